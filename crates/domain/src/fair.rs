@@ -1,0 +1,1 @@
+//! Whose turn it is: quotas and fair shares of a dispatcher run.

@@ -1,0 +1,16 @@
+//! Penstock's rules: everything that can be decided without I/O.
+//!
+//! No clock, no randomness, no database: time comes in as [`time::Timestamp`], chance as a number, rows as
+//! values. The rooms, in the order in which a row meets them: [`csv`], [`pipeline`], [`batch`], [`row`],
+//! [`fair`], [`limit`], [`outcome`].
+
+pub mod batch;
+pub mod csv;
+pub mod fair;
+pub mod ids;
+pub mod ledger;
+pub mod limit;
+pub mod outcome;
+pub mod pipeline;
+pub mod row;
+pub mod time;

@@ -1,0 +1,120 @@
+//! A row's states, and what becomes of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::RowNumber;
+
+/// Where a row stands. The numbers are what SQL stores; they never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(i16)]
+pub enum RowStatus {
+    /// Waits for the dispatcher.
+    Pending = 0,
+    /// Handed to the queue.
+    Queued = 1,
+    /// Claimed by a worker, under a lease.
+    Processing = 2,
+    /// Every step done.
+    Completed = 3,
+    /// Ended with an error.
+    Failed = 4,
+    /// Never run, because its batch was cancelled.
+    Cancelled = 5,
+}
+
+impl RowStatus {
+    /// All of them, in the order of a row's life.
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Queued, Self::Processing, Self::Completed, Self::Failed, Self::Cancelled];
+
+    /// The number that SQL stores.
+    pub const fn code(self) -> i16 {
+        self as i16
+    }
+
+    /// The state behind a stored number.
+    pub fn from_code(code: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.code() == code)
+    }
+
+    /// The name clients see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Queued => "queued",
+            Self::Processing => "processing",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing more happens to such a row unless a person asks for it.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl std::str::FromStr for RowStatus {
+    type Err = UnknownName;
+    fn from_str(s: &str) -> Result<Self, UnknownName> {
+        Self::ALL.into_iter().find(|status| status.name() == s).ok_or_else(|| UnknownName(s.to_owned()))
+    }
+}
+
+/// A word that names no state.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not one of the states")]
+pub struct UnknownName(pub String);
+
+/// One try at one step, as it is kept with a failed row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// When the try ended.
+    pub at: crate::time::Timestamp,
+    /// The step, by name; none when the row never reached one.
+    pub step: Option<String>,
+    /// What came of it (see [`crate::outcome`]).
+    pub code: String,
+    /// The answer's HTTP status, when there was an answer.
+    pub http_status: Option<u16>,
+}
+
+/// What a failed row keeps for its owner. Sealed as a whole; `code`, `step` and `http_status` also stand in
+/// clear beside it, so that failures can be counted without a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowError {
+    /// What went wrong, from the closed list of [`crate::outcome`].
+    pub code: String,
+    /// The step that failed, by name.
+    pub step: Option<String>,
+    /// The answer's HTTP status, when there was an answer.
+    pub http_status: Option<u16>,
+    /// A sentence for the client.
+    pub message: String,
+    /// The answer's body, shortened, when there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<serde_json::Value>,
+    /// Each try, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<AttemptRecord>,
+}
+
+/// The sealed output of a finished step: what a retry needs to go on behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The step's place in the pipeline, from 0.
+    pub step: u16,
+    /// Its output, sealed.
+    pub sealed: Vec<u8>,
+}
+
+/// A row's own number range in a batch, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowRange {
+    /// First number.
+    pub first: RowNumber,
+    /// Last number.
+    pub last: RowNumber,
+}

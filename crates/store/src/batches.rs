@@ -1,0 +1,210 @@
+//! Batches: making one, and finding one.
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
+use penstock_domain::batch::BatchStatus;
+use penstock_domain::ledger::{Canary, Ledger};
+use penstock_domain::row::RowStatus;
+use penstock_domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::StoreResult;
+
+/// A batch as it stands in SQL, without its secrets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Batch {
+    /// Its key in SQL.
+    pub seq: BatchSeq,
+    /// Its public id.
+    pub id: BatchId,
+    /// Whose it is.
+    pub owner: OwnerSeq,
+    /// The owner's name.
+    pub owner_name: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The definition it was uploaded under.
+    pub version: Uuid,
+    /// What the client calls it.
+    pub name: Option<String>,
+    /// The file's columns, as the CSV room's `HeaderMap` in JSON; none until somebody has read the file.
+    pub header: Option<String>,
+    /// Where the file lies in the object store.
+    pub object_key: String,
+    /// Bytes of the plain file.
+    pub file_bytes: u64,
+    /// Whether the stored file is still the client's own plain upload, which the extractor validates and seals.
+    pub unsealed: bool,
+    /// Where callbacks go.
+    pub callback_url: Option<String>,
+    /// Batches of one owner with a higher number go first.
+    pub priority: i16,
+    /// When it was uploaded.
+    pub created_at: Timestamp,
+    /// State and counters.
+    pub ledger: Ledger,
+    /// How far extraction has come.
+    pub checkpoint: Checkpoint,
+    /// The row whose failure ended the batch.
+    pub failure_row: Option<u32>,
+    /// Why the file could not be extracted: JSON with `code`, `message` and, for a bad file, `errors` and `error_count`.
+    pub failure: Option<String>,
+    /// When its payloads were erased.
+    pub erased_at: Option<Timestamp>,
+}
+
+/// A position between two records of the plain file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Byte offset of the next record.
+    pub offset: u64,
+    /// Physical line of the next record.
+    pub line: u64,
+    /// Rows stored so far; the next one has this number plus one.
+    pub rows: u32,
+}
+
+/// What opens a batch's ciphertexts. Gone once the batch is erased.
+#[derive(Clone, Debug)]
+pub struct SealedKey {
+    /// The keyring's key that wraps the data key.
+    pub key_id: String,
+    /// The wrapped data key.
+    pub wrapped: Vec<u8>,
+    /// The request's context, sealed; none when there was none.
+    pub context: Option<Vec<u8>>,
+}
+
+/// The promise behind an `Idempotency-Key`.
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    /// The client's key.
+    pub key: String,
+    /// The keyring's key under which the fingerprint was made.
+    pub key_id: String,
+    /// Keyed hash of everything the client sent.
+    pub fingerprint: Vec<u8>,
+}
+
+/// What an upload leaves.
+#[derive(Clone, Debug)]
+pub struct NewBatch {
+    /// Its public id.
+    pub id: BatchId,
+    /// Whose it is.
+    pub owner: OwnerSeq,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The definition's version; `save_definition` stored it before.
+    pub version: Uuid,
+    /// What the client calls it.
+    pub name: Option<String>,
+    /// See [`Batch::header`].
+    pub header: Option<String>,
+    /// Where the file lies.
+    pub object_key: String,
+    /// Bytes of the plain file.
+    pub file_bytes: u64,
+    /// See [`Batch::unsealed`].
+    pub unsealed: bool,
+    /// Rows, when somebody has counted them.
+    pub rows: Option<u32>,
+    /// See [`Ledger::allow_failures`].
+    pub allow_failures: bool,
+    /// The trial, if any.
+    pub canary: Option<Canary>,
+    /// Where callbacks go.
+    pub callback_url: Option<String>,
+    /// See [`Batch::priority`].
+    pub priority: i16,
+    /// Where extraction begins: behind the header.
+    pub checkpoint: Checkpoint,
+    /// The wrapped data key and the sealed context.
+    pub key: SealedKey,
+    /// The `Idempotency-Key`, if one was sent.
+    pub idempotency: Option<Idempotency>,
+    /// The presigned upload that this batch uses up.
+    pub upload: Option<Uuid>,
+    /// Now.
+    pub created_at: Timestamp,
+}
+
+/// What came of making a batch.
+#[derive(Clone, Debug)]
+pub enum Created {
+    /// It is new.
+    New(Batch),
+    /// The `Idempotency-Key` was used before, for this batch and this content.
+    Existing {
+        /// The earlier batch.
+        batch: Batch,
+        /// What it was made with.
+        idempotency: Idempotency,
+    },
+}
+
+/// Which batches to list. Newest first; everything that is set has to match.
+#[derive(Clone, Debug, Default)]
+pub struct BatchFilter {
+    /// Whose; none: everybody's (operators).
+    pub owner: Option<OwnerSeq>,
+    /// In which states.
+    pub status: Vec<BatchStatus>,
+    /// Of which pipeline.
+    pub pipeline: Option<String>,
+    /// Created at or after.
+    pub created_from: Option<Timestamp>,
+    /// Created before.
+    pub created_to: Option<Timestamp>,
+    /// Only batches with a smaller sequence number: the last one of the page before.
+    pub before: Option<BatchSeq>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A file that a client is to PUT somewhere before it asks for the batch.
+#[derive(Clone, Debug)]
+pub struct PendingUpload {
+    /// Its public id.
+    pub id: Uuid,
+    /// Whose it is.
+    pub owner: OwnerSeq,
+    /// Where the file will lie.
+    pub object_key: String,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it is dropped unless used.
+    pub expires_at: Timestamp,
+    /// The batch that used it.
+    pub batch: Option<BatchSeq>,
+}
+
+/// A row state together with its count, for checks.
+pub type StatusCount = (RowStatus, u32);
+
+/// Making and finding batches.
+#[async_trait]
+pub trait Batches: Send + Sync {
+    /// Keeps a definition; the same version twice is no error.
+    async fn save_definition(&self, version: Uuid, name: &str, source: &str, now: Timestamp) -> StoreResult<()>;
+    /// The definition of that version.
+    async fn definition(&self, version: Uuid) -> StoreResult<Option<String>>;
+    /// What an earlier request with this `Idempotency-Key` made.
+    async fn idempotent(&self, owner: OwnerSeq, key: &str) -> StoreResult<Option<(Batch, Idempotency)>>;
+    /// Makes a batch (state `pending`) with its `batch.created` callback, all or nothing. Two requests with one
+    /// `Idempotency-Key` at once: one makes it, the other is told.
+    async fn create_batch(&self, batch: &NewBatch) -> StoreResult<Created>;
+    /// The batch with that public id; `owner` given: only if it is theirs.
+    async fn batch(&self, id: BatchId, owner: Option<OwnerSeq>) -> StoreResult<Option<Batch>>;
+    /// Batches by their keys; those that do not exist are left out.
+    async fn batches_by_seq(&self, seqs: &[BatchSeq]) -> StoreResult<Vec<Batch>>;
+    /// Batches that match, newest first.
+    async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<Vec<Batch>>;
+    /// What opens the batch; none once it is erased.
+    async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>>;
+    /// Remembers a presigned upload.
+    async fn create_upload(&self, upload: &PendingUpload) -> StoreResult<()>;
+    /// A presigned upload of that owner.
+    async fn upload(&self, id: Uuid, owner: OwnerSeq) -> StoreResult<Option<PendingUpload>>;
+}

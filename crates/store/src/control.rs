@@ -1,0 +1,60 @@
+//! Control: what people ask of a batch after it was uploaded. Each is written to the audit log in its transaction.
+
+use async_trait::async_trait;
+use penstock_domain::ids::BatchSeq;
+use penstock_domain::time::Timestamp;
+
+use crate::StoreResult;
+use crate::batches::Batch;
+
+/// Who asks, for the audit log: `key:<id>` or `operator:<user>`.
+pub type Actor<'a> = &'a str;
+
+/// Which rows a retry takes up.
+#[derive(Clone, Debug, Default)]
+pub struct RetrySelection {
+    /// Failed rows (the default of the API).
+    pub failed: bool,
+    /// Cancelled rows.
+    pub cancelled: bool,
+    /// Of the failed ones, only those with one of these codes; empty: all.
+    pub codes: Vec<String>,
+    /// Of the failed ones, only these; empty: all.
+    pub numbers: Vec<u32>,
+}
+
+/// Control. All return the batch as it stands afterwards.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// Rows not yet started count as cancelled from now on, and never run. One statement whatever the size.
+    ///
+    /// # Errors
+    /// `Refusal` when the batch has ended.
+    async fn cancel(&self, batch: BatchSeq, actor: Actor<'_>, now: Timestamp) -> StoreResult<Batch>;
+    /// Releases no more rows.
+    ///
+    /// # Errors
+    /// `Refusal` when the batch has ended or is being cancelled.
+    async fn pause(&self, batch: BatchSeq, actor: Actor<'_>, now: Timestamp) -> StoreResult<Batch>;
+    /// Releases rows again.
+    ///
+    /// # Errors
+    /// `Refusal` when the batch has ended or is being cancelled.
+    async fn resume(&self, batch: BatchSeq, actor: Actor<'_>, now: Timestamp) -> StoreResult<Batch>;
+    /// Puts the selected rows back to pending, with no attempts; receipts stay, so that finished steps are not called
+    /// again. Tells how many rows.
+    ///
+    /// # Errors
+    /// `Refusal` when the batch is not extracted, is being cancelled, or was erased.
+    async fn retry(
+        &self,
+        batch: BatchSeq,
+        selection: &RetrySelection,
+        actor: Actor<'_>,
+        now: Timestamp,
+    ) -> StoreResult<(Batch, u32)>;
+    /// Deletes the data key first (from then on nothing can be read, even in backups of the rows), then payloads,
+    /// results, errors and receipts in bounded steps. A batch that still runs is cancelled. The counts stay.
+    /// The caller deletes the file.
+    async fn erase(&self, batch: BatchSeq, actor: Actor<'_>, now: Timestamp) -> StoreResult<Batch>;
+}

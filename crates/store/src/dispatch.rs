@@ -1,0 +1,123 @@
+//! Dispatch: the sweep, the owners with work, and the release of rows.
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchSeq, OwnerSeq, RowNumber};
+use penstock_domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::StoreResult;
+
+/// Held while a dispatcher runs; dropping it (or losing its connection) frees the lock.
+pub trait RunLock: Send + Sync {}
+
+/// What a batch of an owner offers.
+#[derive(Clone, Debug)]
+pub struct BatchLoad {
+    /// The batch.
+    pub batch: BatchSeq,
+    /// Its pipeline.
+    pub pipeline: String,
+    /// Higher goes first.
+    pub priority: i16,
+    /// Rows queued or processing.
+    pub in_flight: u32,
+    /// Rows that were never released and may be.
+    pub fresh: u32,
+    /// Rows that came back; some may still wait for their not-before time.
+    pub returned: u32,
+}
+
+/// What an owner offers. Batches come in the order of their turns: by priority, then by the time of their last release.
+#[derive(Clone, Debug)]
+pub struct OwnerLoad {
+    /// The owner.
+    pub owner: OwnerSeq,
+    /// Its name.
+    pub name: String,
+    /// Its own quota, if it has one.
+    pub rows: Option<u32>,
+    /// Its weight.
+    pub weight: u32,
+    /// All its rows queued or processing.
+    pub in_flight: u32,
+    /// Its rows queued or processing by pipeline.
+    pub in_flight_by_pipeline: Vec<(String, u32)>,
+    /// Batches with work, at most as many as were asked for.
+    pub batches: Vec<BatchLoad>,
+}
+
+/// How many rows of a batch a run wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Take {
+    /// The batch.
+    pub batch: BatchSeq,
+    /// At most so many rows; those that came back go before fresh ones.
+    pub rows: u32,
+}
+
+/// What of a batch was released. The order of numbers is the order of release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// The batch.
+    pub batch: BatchSeq,
+    /// The rows.
+    pub numbers: Vec<RowNumber>,
+}
+
+/// What a sweep found and mended (or, dry, would mend).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// Batches whose extraction nobody holds: ring for them.
+    pub extractions: Vec<BatchSeq>,
+    /// Queued rows whose message was lost.
+    pub lost_rows: u32,
+    /// Rows whose lease ran out.
+    pub expired_rows: u32,
+    /// Batches that were finished.
+    pub finished: u32,
+}
+
+/// One dispatcher run, as it is recorded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// Owners that were served.
+    pub owners: u32,
+    /// Rows released.
+    pub rows: u32,
+    /// Messages rung.
+    pub messages: u32,
+    /// Messages the queue would not bear; their rows come back by the sweep.
+    pub held_back: u32,
+    /// What the sweep did.
+    pub swept: Swept,
+    /// What went wrong, if anything did.
+    pub error: Option<String>,
+}
+
+/// Dispatch.
+#[async_trait]
+pub trait Dispatch: Send + Sync {
+    /// Takes the database's dispatcher lock; none when another run holds it.
+    async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>>;
+    /// Mends what crashes left: queued rows past their deadline and processing rows past their lease go back to
+    /// pending, finished batches are finished; tells which extractions nobody holds (pending for longer than
+    /// `extraction_grace_ms`, or processing under a lease that ran out). Works in bounded steps. `everything` treats every queued row
+    /// and every lease as lost: for an engine that only one process serves, at that process's start.
+    async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept>;
+    /// What [`Dispatch::sweep`] would do, without doing it.
+    async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<Swept>;
+    /// Owners with work, those served longest ago first, each with at most `batches_per_owner` batches. Costs by
+    /// owners and batches, never by rows.
+    async fn loads(&self, batches_per_owner: u32) -> StoreResult<Vec<OwnerLoad>>;
+    /// Marks rows queued, each batch's at most as many as asked for, and tells which. Rows that came back are
+    /// taken when their not-before time has come. `lost_after` is when the sweep counts them as lost.
+    async fn release(&self, takes: &[Take], now: Timestamp, lost_after: Timestamp) -> StoreResult<Vec<Released>>;
+    /// Records a run, and forgets those older than a month.
+    async fn record_run(&self, run: &RunRecord) -> StoreResult<()>;
+    /// The latest runs, newest first.
+    async fn runs(&self, limit: u32) -> StoreResult<Vec<RunRecord>>;
+}

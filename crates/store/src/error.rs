@@ -1,0 +1,62 @@
+//! What can go wrong with a database.
+
+use penstock_domain::ledger::Refusal;
+
+/// The result of every method of a store.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Why a transaction did not happen. None of them leaves anything half done.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached, or broke off; the same call may succeed later.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database refused a statement; trying again will not help.
+    #[error("the database refused {transaction}: {source}")]
+    Refused {
+        /// The named transaction.
+        transaction: &'static str,
+        /// What the driver said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What is stored contradicts itself.
+    #[error("{table}.{column} of {key} holds what cannot be there")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// The record.
+        key: String,
+    },
+    /// No such thing.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// The lease is somebody else's, or ran out: whoever held it can write nothing (promise 2).
+    #[error("the lease is no longer held")]
+    LeaseLost,
+    /// The command does not fit the batch's state.
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
+    /// The schema is another version's.
+    #[error("the database's schema is version {found}, this program needs {needed}: {mend}")]
+    Schema {
+        /// What the database has; 0 when it has none.
+        found: i64,
+        /// What this program was built for.
+        needed: i64,
+        /// What to do about it.
+        mend: &'static str,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anybody mending anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}

@@ -1,0 +1,55 @@
+//! What Penstock asks of a database. One method is one named transaction; the engines
+//! (`store-sqlite`, `store-postgres`) have the same file names as this crate and pass the same
+//! [conformance suite](conformance).
+//!
+//! Rules that both engines follow:
+//! - A transaction that moves rows first locks their batches in the order of their sequence numbers, then touches
+//!   rows, then writes the [ledger](penstock_domain::ledger::Ledger) that the domain computed, guarded by its
+//!   revision. So counters move with rows, and no two transactions wait for each other in a circle.
+//! - Every write to a row names the state it leaves and, under a lease, the token.
+//! - A callback is an outbox row, written in the transaction that causes it.
+//! - Rows that were never released have no state record: they are the numbers from `next_number` to
+//!   `release_end`. Extraction therefore writes each row once, a release inserts its states without looking at
+//!   the backlog, and a cancel touches one record whatever the batch's size.
+
+pub mod batches;
+pub mod callbacks;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod control;
+pub mod dispatch;
+pub mod error;
+pub mod extraction;
+pub mod operations;
+pub mod owners;
+pub mod reading;
+pub mod work;
+
+pub use error::{StoreError, StoreResult};
+
+/// Everything an engine does. Services hold it as `Arc<dyn Store>`.
+pub trait Store:
+    owners::Owners
+    + batches::Batches
+    + extraction::Extraction
+    + dispatch::Dispatch
+    + work::Work
+    + control::Control
+    + reading::Reading
+    + callbacks::Callbacks
+    + operations::Operations
+{
+}
+
+impl<T> Store for T where
+    T: owners::Owners
+        + batches::Batches
+        + extraction::Extraction
+        + dispatch::Dispatch
+        + work::Work
+        + control::Control
+        + reading::Reading
+        + callbacks::Callbacks
+        + operations::Operations
+{
+}

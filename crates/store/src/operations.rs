@@ -1,0 +1,119 @@
+//! Operations: the schema, checks, repairs, retention and the audit log.
+
+use async_trait::async_trait;
+use penstock_domain::batch::Counts;
+use penstock_domain::ids::{BatchId, BatchSeq};
+use penstock_domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::StoreResult;
+use crate::batches::{Batch, PendingUpload, SealedKey};
+
+/// One entry of the audit log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// When.
+    pub at: Timestamp,
+    /// Who: `key:<id>` or `operator:<user>`.
+    pub actor: String,
+    /// What: `batch.create`, `batch.cancel`, …
+    pub action: String,
+    /// To which batch.
+    pub batch: Option<BatchId>,
+    /// More, without any row's content.
+    pub detail: Option<String>,
+}
+
+/// Counters that differ from the rows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CountMismatch {
+    /// The batch.
+    pub batch: BatchId,
+    /// Its key in SQL.
+    #[serde(skip)]
+    pub seq: BatchSeq,
+    /// The ledger's revision when it was read: the repair's guard.
+    pub revision: i64,
+    /// What the ledger says.
+    pub ledger: Counts,
+    /// What the rows say.
+    pub rows: Counts,
+}
+
+/// Figures for metrics and `doctor`, cheap to read.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Figures {
+    /// Sums of the counters of unfinished batches, by pipeline.
+    pub by_pipeline: Vec<(String, Counts)>,
+    /// Callbacks that wait.
+    pub callbacks_pending: u32,
+    /// Callbacks whose schedule is exhausted.
+    pub callbacks_exhausted: u32,
+    /// Batches by state, unfinished ones only.
+    pub batches_pending: u32,
+    /// Batches under extraction.
+    pub batches_processing: u32,
+    /// Batches that run.
+    pub batches_queued: u32,
+}
+
+/// What the engine is, for `doctor`.
+#[derive(Clone, Debug, Serialize)]
+pub struct EngineInfo {
+    /// `sqlite` or `postgresql`.
+    pub engine: &'static str,
+    /// The server's (or library's) version.
+    pub version: String,
+    /// The schema's version; 0: none.
+    pub schema: i64,
+    /// The schema this program needs.
+    pub needed_schema: i64,
+    /// The database's clock.
+    pub now: Timestamp,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// Operations.
+#[async_trait]
+pub trait Operations: Send + Sync {
+    /// Brings the schema up to date under a lock; tells from which version to which.
+    async fn migrate(&self) -> StoreResult<(i64, i64)>;
+    /// # Errors
+    /// `Schema` when the schema is older or newer than this program's; `Unavailable`.
+    async fn check_schema(&self) -> StoreResult<()>;
+    /// The cheapest round trip.
+    async fn ping(&self) -> StoreResult<()>;
+    /// What the engine is.
+    async fn engine(&self) -> StoreResult<EngineInfo>;
+    /// Writes an audit entry that belongs to no other transaction.
+    async fn audit(&self, entry: &AuditEntry) -> StoreResult<()>;
+    /// The audit log, newest first, from `before` backwards.
+    async fn audit_log(
+        &self,
+        batch: Option<BatchId>,
+        before: Option<Timestamp>,
+        limit: u32,
+    ) -> StoreResult<Vec<AuditEntry>>;
+    /// Figures for metrics.
+    async fn figures(&self) -> StoreResult<Figures>;
+    /// Extracted batches whose counters differ from their rows. Reads rows: for operators, not for services.
+    async fn count_mismatches(&self) -> StoreResult<Vec<CountMismatch>>;
+    /// Writes the rows' counts into the ledger, provided that nothing has moved since; true when it did.
+    async fn repair_counts(&self, mismatch: &CountMismatch, now: Timestamp) -> StoreResult<bool>;
+    /// Which of these object keys belong to a batch or to an upload that is still open.
+    async fn known_objects(&self, keys: &[String]) -> StoreResult<Vec<String>>;
+    /// Batches whose data key is wrapped by another key than `active`, at most `limit`.
+    async fn keys_to_rewrap(&self, active: &str, limit: u32) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>>;
+    /// Replaces a wrapped key, provided that it is still wrapped as `old`; true when it was.
+    async fn rewrap_key(&self, batch: BatchSeq, old: &SealedKey, new: &SealedKey) -> StoreResult<bool>;
+    /// How many data keys each key of the keyring wraps.
+    async fn key_usage(&self) -> StoreResult<Vec<(String, u64)>>;
+    /// Finished batches whose payloads are older than `finished_before` and not erased.
+    async fn to_erase(&self, finished_before: Timestamp, limit: u32) -> StoreResult<Vec<Batch>>;
+    /// Deletes batches that were erased and finished before; tells how many.
+    async fn delete_batches(&self, finished_before: Timestamp, limit: u32) -> StoreResult<u32>;
+    /// Removes uploads that ran out unused, and tells which, so that their objects can be deleted.
+    async fn expire_uploads(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<PendingUpload>>;
+}

@@ -1,0 +1,83 @@
+//! Reading rows: pages in the file's order, one row, and summaries.
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchSeq, RowNumber};
+use penstock_domain::row::RowStatus;
+use penstock_domain::time::Timestamp;
+use serde::Serialize;
+
+use crate::StoreResult;
+
+/// Which rows to read. Everything that is set has to match.
+#[derive(Clone, Debug, Default)]
+pub struct RowFilter {
+    /// In one of these states; empty: all.
+    pub status: Vec<RowStatus>,
+    /// Failed with this code.
+    pub code: Option<String>,
+    /// Only numbers greater than this: the last one of the page before.
+    pub after: RowNumber,
+    /// At most so many.
+    pub limit: u32,
+    /// Whether to read payloads.
+    pub payload: bool,
+}
+
+/// A row as it stands, still sealed.
+#[derive(Clone, Debug)]
+pub struct RowRecord {
+    /// Its number.
+    pub number: RowNumber,
+    /// Its physical line in the file.
+    pub line: u32,
+    /// Its state, a cancelled batch taken into account.
+    pub status: RowStatus,
+    /// Attempts that failed or completed.
+    pub attempts: u16,
+    /// When it may run next, if it waits.
+    pub not_before: Option<Timestamp>,
+    /// The last error's code.
+    pub code: Option<String>,
+    /// The step where it happened.
+    pub step: Option<u16>,
+    /// The HTTP status of it.
+    pub http_status: Option<u16>,
+    /// Its record; none when not asked for, or erased.
+    pub payload: Option<Vec<u8>>,
+    /// Its result.
+    pub result: Option<Vec<u8>>,
+    /// Its error.
+    pub error: Option<Vec<u8>>,
+    /// Who holds it, while it is processing.
+    pub holder: Option<String>,
+    /// Until when.
+    pub lease_until: Option<Timestamp>,
+    /// While queued: when it counts as lost.
+    pub queued_until: Option<Timestamp>,
+}
+
+/// Failed rows that failed alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ErrorGroup {
+    /// The code.
+    pub code: String,
+    /// The step's place in the pipeline.
+    pub step: Option<u16>,
+    /// How many rows.
+    pub count: u32,
+    /// Three of them, the first ones.
+    pub sample: Vec<RowNumber>,
+}
+
+/// Reading.
+#[async_trait]
+pub trait Reading: Send + Sync {
+    /// A page of rows by number. The page is one consistent read.
+    async fn rows(&self, batch: BatchSeq, filter: &RowFilter) -> StoreResult<Vec<RowRecord>>;
+    /// One row, payload included.
+    async fn row(&self, batch: BatchSeq, number: RowNumber) -> StoreResult<Option<RowRecord>>;
+    /// Failed rows by code and step, most frequent first.
+    async fn error_groups(&self, batch: BatchSeq) -> StoreResult<Vec<ErrorGroup>>;
+    /// The earliest time at which a returned row of the batch may be released.
+    async fn next_due(&self, batch: BatchSeq) -> StoreResult<Option<Timestamp>>;
+}

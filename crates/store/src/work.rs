@@ -1,0 +1,118 @@
+//! Work: claims, leases, receipts and settlements, always in groups.
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
+use penstock_domain::row::Receipt;
+use penstock_domain::time::Timestamp;
+
+use crate::StoreResult;
+
+/// A group of rows that a worker wants.
+#[derive(Clone, Debug)]
+pub struct Claim<'a> {
+    /// The rows; those that are not queued are left out, silently.
+    pub rows: &'a [RowRef],
+    /// The lease they will be held under; one for the whole group.
+    pub token: LeaseToken,
+    /// Who claims, for people to read.
+    pub holder: &'a str,
+    /// When the lease runs out unless renewed.
+    pub until: Timestamp,
+    /// Also take rows that are pending (an operator's `process-row`).
+    pub also_pending: bool,
+}
+
+/// A row that is now the worker's.
+#[derive(Clone, Debug)]
+pub struct ClaimedRow {
+    /// Which row.
+    pub row: RowRef,
+    /// Its physical line in the file.
+    pub line: u32,
+    /// Attempts that failed so far.
+    pub attempts: u16,
+    /// When its first attempt of this run began; none: this is it.
+    pub first_claimed_at: Option<Timestamp>,
+    /// Its record, sealed.
+    pub payload: Vec<u8>,
+    /// Outputs of the steps that are done, sealed, in order.
+    pub receipts: Vec<Receipt>,
+    /// The error (with the story of attempts) that an earlier attempt left, sealed.
+    pub error: Option<Vec<u8>>,
+}
+
+/// What a worker found out about a row.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The row.
+    pub row: RowRef,
+    /// The lease it is held under.
+    pub token: LeaseToken,
+    /// What became of it.
+    pub outcome: Settled,
+}
+
+/// What became of a row.
+#[derive(Clone, Debug)]
+pub enum Settled {
+    /// Every step is done; the result, sealed, unless the pipeline has none.
+    Completed {
+        /// The sealed result.
+        result: Option<Vec<u8>>,
+    },
+    /// It ended with an error.
+    Failed(Trouble),
+    /// It goes back to pending until `not_before`.
+    GivenBack {
+        /// When it may be released again.
+        not_before: Timestamp,
+        /// Whether this cost an attempt; waiting for a limit does not.
+        attempt: bool,
+        /// Why; none when nothing is wrong (a worker drains).
+        trouble: Option<Trouble>,
+        /// Outputs of steps done meanwhile.
+        receipts: Vec<Receipt>,
+    },
+}
+
+/// What went wrong, in clear for counting and sealed for reading.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// See [`penstock_domain::outcome`].
+    pub code: String,
+    /// The step's place in the pipeline, from 0.
+    pub step: Option<u16>,
+    /// The answer's HTTP status.
+    pub http_status: Option<u16>,
+    /// The [`RowError`](penstock_domain::row::RowError), sealed; none leaves an earlier one as it is.
+    pub error: Option<Vec<u8>>,
+    /// Outputs of steps done in this attempt (only read for failed rows; a give-back has its own).
+    pub receipts: Vec<Receipt>,
+}
+
+/// What a group of settlements did.
+#[derive(Clone, Debug, Default)]
+pub struct SettleReport {
+    /// Rows whose lease was lost: nothing was written for them.
+    pub lost: Vec<RowRef>,
+    /// Batches that this group finished.
+    pub finished: Vec<BatchSeq>,
+}
+
+/// Claims, leases, settlements.
+#[async_trait]
+pub trait Work: Send + Sync {
+    /// Claims what of the group is queued, of batches that run. Queued rows of a batch that is paused or held go back
+    /// to pending; those of a cancelled one stay as they are.
+    async fn claim(&self, claim: &Claim<'_>, now: Timestamp) -> StoreResult<Vec<ClaimedRow>>;
+    /// Keeps leases until `until`; tells which rows are still held.
+    async fn renew(&self, rows: &[(RowRef, LeaseToken)], until: Timestamp) -> StoreResult<Vec<RowRef>>;
+    /// Saves outputs of finished steps of rows still held, so that a crash does not call those steps again.
+    async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()>;
+    /// Settles a group: rows, results, errors, counters, finishes and callbacks in one transaction.
+    async fn settle(&self, group: &[Settlement], now: Timestamp) -> StoreResult<SettleReport>;
+    /// Gives back queued rows that this worker has heard of and will not take (it drains); others are left alone.
+    async fn unqueue(&self, rows: &[RowRef], now: Timestamp) -> StoreResult<u32>;
+    /// Who holds a row, and until when.
+    async fn holder(&self, row: RowRef) -> StoreResult<Option<(String, Timestamp)>>;
+}
