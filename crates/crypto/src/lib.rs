@@ -1,1 +1,36 @@
+//! What is sealed, and how: a keyring wraps one data key a batch; a data key seals the batch's rows and its file.
+//!
+//! AES-256-GCM throughout (ring). Associated data binds every ciphertext to its place, so that one copied to another
+//! row, column or batch does not open. Erasing a wrapped data key makes everything under it unreadable.
 
+mod aead;
+pub mod api_key;
+mod data_key;
+mod keyring;
+mod stream;
+pub mod webhook;
+
+pub use api_key::ApiKey;
+pub use data_key::{Ad, DataKey};
+pub use keyring::{Fingerprinter, Keyring, KeyringError, WrappedKey};
+pub use stream::{Place, StreamLayout, StreamOpener, StreamSealer};
+
+/// Why a ciphertext cannot be opened (or, rarely, not be made).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The keyring has no key of that name.
+    #[error("the keyring has no key `{0}`")]
+    UnknownKey(String),
+    /// Another key, another place, or changed bytes: the tag does not fit.
+    #[error("it was sealed for another place, under another key, or changed since")]
+    Rejected,
+    /// Too short, or of a format that this program does not know.
+    #[error("it is not a ciphertext of a known format")]
+    Malformed,
+    /// A stream that ends before its last chunk.
+    #[error("the stream was cut off")]
+    Truncated,
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    NoRandomness,
+}

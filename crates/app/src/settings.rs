@@ -1,0 +1,170 @@
+//! Settings: each a flag and an environment variable, checked against each other before anything starts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::StartError;
+
+/// Settings that every program takes.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// `sqlite://FILE` (one machine) or `postgres://…` (a cluster)
+    #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// `redis://…`; without it the queue and the limits live in this process
+    #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true)]
+    pub redis_url: Option<String>,
+    /// `file:///…` or `s3://bucket/prefix`
+    #[arg(long, env = "OBJECT_STORE_URL", global = true, hide_env_values = true)]
+    pub object_store_url: Option<String>,
+    /// `id:base64,id:base64`: 32-byte keys; the first seals, any opens
+    #[arg(long, env = "PENSTOCK_ENCRYPTION_KEYS", global = true, hide_env_values = true)]
+    pub encryption_keys: Option<String>,
+    /// A folder of pipeline definitions (*.yaml)
+    #[arg(long, env = "PENSTOCK_PIPELINES", global = true)]
+    pub pipelines: Option<PathBuf>,
+    /// Rows in flight for an owner that has no quota of its own
+    #[arg(long, env = "ROWS_PER_OWNER", default_value_t = 100, global = true)]
+    pub rows_per_owner: u32,
+    /// Rows of a whole dispatcher run; without it there is no cap
+    #[arg(long, env = "ROWS_PER_RUN", global = true)]
+    pub rows_per_run: Option<u32>,
+    /// Where the API listens
+    #[arg(long, env = "PENSTOCK_BIND", default_value = "127.0.0.1:8080", global = true)]
+    pub bind: SocketAddr,
+    /// Where a worker answers /livez, /readyz and /metrics
+    #[arg(long, env = "PENSTOCK_HEALTH_BIND", default_value = "127.0.0.1:9090", global = true)]
+    pub health_bind: SocketAddr,
+    /// Rows in flight in a worker
+    #[arg(long, env = "PENSTOCK_CONCURRENCY", default_value_t = 256, global = true)]
+    pub concurrency: usize,
+    /// How long a claimed row's lease lasts unless renewed, in seconds; without it, as the slowest call needs
+    #[arg(long, env = "PENSTOCK_LEASE_SECONDS", global = true)]
+    pub lease_seconds: Option<u64>,
+    /// How long after its start time a queued row counts as lost, in seconds
+    #[arg(long, env = "PENSTOCK_LOST_AFTER_SECONDS", default_value_t = 120, global = true)]
+    pub lost_after_seconds: u64,
+    /// How long an upload may take, in seconds
+    #[arg(long, env = "PENSTOCK_UPLOAD_SECONDS", default_value_t = 1800, global = true)]
+    pub upload_seconds: u64,
+    /// How long an upload may stand still, in seconds
+    #[arg(long, env = "PENSTOCK_UPLOAD_IDLE_SECONDS", default_value_t = 30, global = true)]
+    pub upload_idle_seconds: u64,
+    /// How long what runs may go on after SIGTERM, in seconds
+    #[arg(long, env = "PENSTOCK_GRACE_SECONDS", default_value_t = 25, global = true)]
+    pub grace_seconds: u64,
+    /// Deliver callbacks to private and local addresses too
+    #[arg(long, env = "PENSTOCK_ALLOW_PRIVATE_CALLBACKS", default_value_t = false, global = true)]
+    pub allow_private_callbacks: bool,
+    /// Connections to PostgreSQL
+    #[arg(long, env = "PENSTOCK_DATABASE_CONNECTIONS", default_value_t = 16, global = true)]
+    pub database_connections: u32,
+    /// Payloads of batches that finished so many days ago are erased; without it they are kept
+    #[arg(long, env = "PENSTOCK_ERASE_AFTER_DAYS", global = true)]
+    pub erase_after_days: Option<u32>,
+    /// Batches that finished so many days ago are deleted; without it they are kept
+    #[arg(long, env = "PENSTOCK_DELETE_AFTER_DAYS", global = true)]
+    pub delete_after_days: Option<u32>,
+}
+
+/// A lease lasts at least this long: renewals come three times in it, and a database may need a while to come back.
+const SHORTEST_LEASE: Duration = Duration::from_secs(30);
+
+/// What a lease must leave beside the slowest call.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
+impl Settings {
+    /// The lease of a claimed row, checked against the slowest call of any pipeline.
+    ///
+    /// # Errors
+    /// When the lease that was asked for does not outlast it.
+    pub fn lease(&self, worst_call: Duration) -> Result<Duration, StartError> {
+        let needed = worst_call + LEASE_MARGIN;
+        match self.lease_seconds.map(Duration::from_secs) {
+            None => Ok(SHORTEST_LEASE.max(worst_call * 2 + LEASE_MARGIN)),
+            Some(lease) if lease >= needed => Ok(lease),
+            Some(lease) => Err(StartError(format!(
+                "PENSTOCK_LEASE_SECONDS is {}, but the slowest call may take {} seconds and a lease must outlast it: \
+                 set it to {} or more, or shorten the dependency's timeout.",
+                lease.as_secs(),
+                worst_call.as_secs(),
+                needed.as_secs()
+            ))),
+        }
+    }
+
+    /// Settings that contradict each other, found before anything starts.
+    ///
+    /// # Errors
+    /// A sentence with the mend.
+    pub fn check(&self, lease: Duration) -> Result<(), StartError> {
+        if self.rows_per_owner == 0 {
+            return Err(StartError::new("ROWS_PER_OWNER is 0, so no row would ever run: set it to 1 or more."));
+        }
+        if self.rows_per_run == Some(0) {
+            return Err(StartError::new("ROWS_PER_RUN is 0, so no row would ever run: leave it out for no cap."));
+        }
+        if self.concurrency == 0 {
+            return Err(StartError::new("PENSTOCK_CONCURRENCY is 0, so no row would ever run: set it to 1 or more."));
+        }
+        if Duration::from_secs(self.lost_after_seconds) < lease {
+            return Err(StartError(format!(
+                "PENSTOCK_LOST_AFTER_SECONDS is {}, shorter than a lease ({} seconds): rows would be released again \
+                 while a worker still holds them; set it to {} or more.",
+                self.lost_after_seconds,
+                lease.as_secs(),
+                lease.as_secs()
+            )));
+        }
+        if self.delete_after_days.is_some_and(|delete| self.erase_after_days.is_none_or(|erase| erase > delete)) {
+            return Err(StartError::new(
+                "PENSTOCK_DELETE_AFTER_DAYS deletes batches that were erased before: set PENSTOCK_ERASE_AFTER_DAYS to \
+                 the same number of days or fewer.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn settings(args: &[&str]) -> Settings {
+        Program::parse_from(std::iter::once("program").chain(args.iter().copied())).settings
+    }
+
+    #[test]
+    fn a_lease_outlasts_the_slowest_call_or_the_program_does_not_start() {
+        let worst = Duration::from_secs(60);
+        assert_eq!(settings(&[]).lease(worst).unwrap(), Duration::from_secs(125));
+        let error = settings(&["--lease-seconds", "60"]).lease(worst).unwrap_err().to_string();
+        assert!(error.contains("set it to 65 or more"), "{error}");
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let lease = Duration::from_secs(30);
+        for args in [
+            &["--rows-per-owner", "0"][..],
+            &["--rows-per-run", "0"],
+            &["--concurrency", "0"],
+            &["--lost-after-seconds", "10"],
+            &["--delete-after-days", "3"],
+            &["--delete-after-days", "3", "--erase-after-days", "5"],
+        ] {
+            assert!(settings(args).check(lease).is_err(), "{args:?}");
+        }
+        settings(&["--delete-after-days", "5", "--erase-after-days", "5"]).check(lease).unwrap();
+    }
+}

@@ -1,0 +1,317 @@
+//! The keyring: keys by name, of which the first seals and any opens.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::aead::LessSafeKey;
+use ring::hmac;
+use ring::rand::SecureRandom;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::OpenError;
+use crate::aead::{self, KEY_LEN};
+use crate::data_key::DataKey;
+
+/// A data key under a key of the keyring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrappedKey {
+    /// The keyring's key.
+    pub key_id: String,
+    /// The sealed data key.
+    pub bytes: Vec<u8>,
+}
+
+/// What is wrong with `PENSTOCK_ENCRYPTION_KEYS`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyringError {
+    /// There is no key at all.
+    #[error("there is no key: give `id:base64`, with 32 bytes from `openssl rand -base64 32`")]
+    Empty,
+    /// An entry without a colon or a name.
+    #[error("entry {0} is not `id:base64`")]
+    Shape(usize),
+    /// A name with other characters, or over 32 of them.
+    #[error("the name of entry {0} may have letters, digits, `-` and `_`, 32 at the most")]
+    Name(usize),
+    /// Not base64, or not 32 bytes.
+    #[error("the key `{0}` is not 32 bytes in base64: make one with `openssl rand -base64 32`")]
+    Key(String),
+    /// Two entries of one name.
+    #[error("the key `{0}` is there twice")]
+    Duplicate(String),
+}
+
+struct Entry {
+    id: String,
+    secret: Zeroizing<[u8; KEY_LEN]>,
+    wrap: LessSafeKey,
+    small: LessSafeKey,
+}
+
+/// Keys by name. Never prints them.
+pub struct Keyring {
+    entries: Vec<Entry>,
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.ids()).finish()
+    }
+}
+
+impl Keyring {
+    /// Reads `id:base64,id:base64`.
+    ///
+    /// # Errors
+    /// A sentence that names the entry and the mend, and never shows a key.
+    pub fn parse(keys: &str) -> Result<Self, KeyringError> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let parts = keys.split(',').map(str::trim).filter(|part| !part.is_empty());
+        for (index, part) in parts.enumerate() {
+            let (id, key) = part.split_once(':').ok_or(KeyringError::Shape(index + 1))?;
+            let named = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if id.is_empty() || id.len() > 32 || !id.chars().all(named) {
+                return Err(KeyringError::Name(index + 1));
+            }
+            let bytes = Zeroizing::new(STANDARD.decode(key).map_err(|_| KeyringError::Key(id.to_owned()))?);
+            let secret: [u8; KEY_LEN] =
+                bytes.as_slice().try_into().map_err(|_| KeyringError::Key(id.to_owned()))?;
+            if entries.iter().any(|entry| entry.id == id) {
+                return Err(KeyringError::Duplicate(id.to_owned()));
+            }
+            entries.push(Entry {
+                id: id.to_owned(),
+                wrap: aead::cipher(&aead::derive(&secret, "wrap")),
+                small: aead::cipher(&aead::derive(&secret, "small")),
+                secret: Zeroizing::new(secret),
+            });
+        }
+        if entries.is_empty() { Err(KeyringError::Empty) } else { Ok(Self { entries }) }
+    }
+
+    /// The name of the key that seals.
+    pub fn active_id(&self) -> &str {
+        &self.entries[0].id
+    }
+
+    /// All names, the active one first.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.id.as_str())
+    }
+
+    /// Whether there is a key of that name.
+    pub fn contains(&self, id: &str) -> bool {
+        self.entries.iter().any(|entry| entry.id == id)
+    }
+
+    fn entry(&self, id: &str) -> Result<&Entry, OpenError> {
+        self.entries.iter().find(|entry| entry.id == id).ok_or_else(|| OpenError::UnknownKey(id.to_owned()))
+    }
+
+    /// A new data key for a batch, open and wrapped under the active key.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn new_data_key(
+        &self,
+        batch: Uuid,
+        random: &dyn SecureRandom,
+    ) -> Result<(DataKey, WrappedKey), OpenError> {
+        let mut secret = [0; KEY_LEN];
+        random.fill(&mut secret).map_err(|_| OpenError::NoRandomness)?;
+        let key = DataKey::new(secret);
+        let wrapped = self.wrap(batch, &key, random)?;
+        Ok((key, wrapped))
+    }
+
+    fn wrap(&self, batch: Uuid, key: &DataKey, random: &dyn SecureRandom) -> Result<WrappedKey, OpenError> {
+        let entry = &self.entries[0];
+        let mut bytes = Vec::new();
+        aead::seal_into(&entry.wrap, aead::nonce(random)?, &wrap_ad(batch, &entry.id), key.secret(), &mut bytes)?;
+        Ok(WrappedKey { key_id: entry.id.clone(), bytes })
+    }
+
+    /// Opens a batch's data key.
+    ///
+    /// # Errors
+    /// When the keyring lacks its key, or it is another batch's.
+    pub fn unwrap(&self, batch: Uuid, wrapped: &WrappedKey) -> Result<DataKey, OpenError> {
+        let entry = self.entry(&wrapped.key_id)?;
+        let secret = Zeroizing::new(aead::open(&entry.wrap, &wrap_ad(batch, &entry.id), &wrapped.bytes)?);
+        let secret: [u8; KEY_LEN] = secret.as_slice().try_into().map_err(|_| OpenError::Malformed)?;
+        Ok(DataKey::new(secret))
+    }
+
+    /// The same data key under the active key; none when it already is.
+    ///
+    /// # Errors
+    /// As [`Keyring::unwrap`].
+    pub fn rewrap(
+        &self,
+        batch: Uuid,
+        wrapped: &WrappedKey,
+        random: &dyn SecureRandom,
+    ) -> Result<Option<WrappedKey>, OpenError> {
+        if wrapped.key_id == self.active_id() {
+            return Ok(None);
+        }
+        let key = self.unwrap(batch, wrapped)?;
+        self.wrap(batch, &key, random).map(Some)
+    }
+
+    /// Hashes content under a key of the keyring, so that a fingerprint tells nothing to who has only the database.
+    pub fn fingerprint(&self, id: &str) -> Option<Fingerprinter> {
+        let entry = self.entry(id).ok()?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &aead::derive(&entry.secret, "fingerprint"));
+        Some(Fingerprinter(hmac::Context::with_key(&key)))
+    }
+
+    /// Seals a small secret that belongs to no batch under the active key; the result carries the key's name.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn seal_small(
+        &self,
+        table: &str,
+        row: &str,
+        column: &str,
+        plain: &[u8],
+        random: &dyn SecureRandom,
+    ) -> Result<Vec<u8>, OpenError> {
+        let entry = &self.entries[0];
+        let mut out = vec![u8::try_from(entry.id.len()).map_err(|_| OpenError::Malformed)?];
+        out.extend_from_slice(entry.id.as_bytes());
+        aead::seal_into(&entry.small, aead::nonce(random)?, &small_ad(table, row, column), plain, &mut out)?;
+        Ok(out)
+    }
+
+    /// Opens what [`Keyring::seal_small`] made.
+    ///
+    /// # Errors
+    /// When the keyring lacks its key, or it belongs to another place.
+    pub fn open_small(&self, table: &str, row: &str, column: &str, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let (id, rest) = small_parts(sealed)?;
+        aead::open(&self.entry(id)?.small, &small_ad(table, row, column), rest)
+    }
+
+    /// The name of the key that sealed a small secret.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn small_key_id(sealed: &[u8]) -> Result<&str, OpenError> {
+        small_parts(sealed).map(|(id, _)| id)
+    }
+}
+
+fn small_parts(sealed: &[u8]) -> Result<(&str, &[u8]), OpenError> {
+    let len = usize::from(*sealed.first().ok_or(OpenError::Malformed)?);
+    let id = sealed.get(1..=len).ok_or(OpenError::Malformed)?;
+    let id = std::str::from_utf8(id).map_err(|_| OpenError::Malformed)?;
+    Ok((id, &sealed[1 + len..]))
+}
+
+fn wrap_ad(batch: Uuid, key_id: &str) -> Vec<u8> {
+    [b"data-key/".as_slice(), batch.as_bytes(), key_id.as_bytes()].concat()
+}
+
+/// Lengths before names, so that no two places read alike.
+fn small_ad(table: &str, row: &str, column: &str) -> Vec<u8> {
+    let mut ad = b"small/".to_vec();
+    for name in [table, row, column] {
+        ad.extend_from_slice(&(name.len() as u64).to_be_bytes());
+        ad.extend_from_slice(name.as_bytes());
+    }
+    ad
+}
+
+/// A keyed hash (HMAC-SHA256, RFC 2104) of content that comes in pieces.
+#[derive(Clone)]
+pub struct Fingerprinter(hmac::Context);
+
+impl Fingerprinter {
+    /// Takes the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all pieces.
+    pub fn finish(self) -> [u8; 32] {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(self.0.sign().as_ref());
+        hash
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::rand::SystemRandom;
+
+    fn keyring(ids: &[(&str, u8)]) -> Keyring {
+        let entries: Vec<String> =
+            ids.iter().map(|(id, byte)| format!("{id}:{}", STANDARD.encode([*byte; KEY_LEN]))).collect();
+        Keyring::parse(&entries.join(",")).unwrap()
+    }
+
+    #[test]
+    fn the_first_seals_and_any_opens() {
+        let batch = Uuid::from_u128(5);
+        let old = keyring(&[("a", 1)]);
+        let (key, wrapped) = old.new_data_key(batch, &SystemRandom::new()).unwrap();
+        let both = keyring(&[("b", 2), ("a", 1)]);
+        assert_eq!(both.unwrap(batch, &wrapped).unwrap().secret(), key.secret());
+        let rewrapped = both.rewrap(batch, &wrapped, &SystemRandom::new()).unwrap().unwrap();
+        assert_eq!(rewrapped.key_id, "b");
+        assert_eq!(both.rewrap(batch, &rewrapped, &SystemRandom::new()).unwrap(), None);
+        let new = keyring(&[("b", 2)]);
+        assert_eq!(new.unwrap(batch, &rewrapped).unwrap().secret(), key.secret());
+        assert_eq!(new.unwrap(batch, &wrapped).unwrap_err(), OpenError::UnknownKey("a".into()));
+    }
+
+    #[test]
+    fn a_data_key_is_its_batchs_own() {
+        let keyring = keyring(&[("a", 1)]);
+        let (_, wrapped) = keyring.new_data_key(Uuid::from_u128(5), &SystemRandom::new()).unwrap();
+        assert_eq!(keyring.unwrap(Uuid::from_u128(6), &wrapped).unwrap_err(), OpenError::Rejected);
+    }
+
+    #[test]
+    fn faults_are_named_and_keys_never_shown() {
+        let good = STANDARD.encode([1; 32]);
+        for (keys, error) in [
+            (String::new(), KeyringError::Empty),
+            ("nokey".into(), KeyringError::Shape(1)),
+            (format!("a:{good},b c:{good}"), KeyringError::Name(2)),
+            ("a:short".into(), KeyringError::Key("a".into())),
+            (format!("a:{good},a:{good}"), KeyringError::Duplicate("a".into())),
+        ] {
+            let found = Keyring::parse(&keys).unwrap_err();
+            assert_eq!(found, error);
+            assert!(!found.to_string().contains(&good));
+        }
+        assert_eq!(format!("{:?}", keyring(&[("a", 1), ("b", 2)])), r#"["a", "b"]"#);
+    }
+
+    #[test]
+    fn small_secrets_belong_to_their_place() {
+        let keyring = keyring(&[("a", 1)]);
+        let sealed = keyring.seal_small("owners", "7", "secret", b"whsec", &SystemRandom::new()).unwrap();
+        assert_eq!(keyring.open_small("owners", "7", "secret", &sealed).unwrap(), b"whsec");
+        assert_eq!(keyring.open_small("owners", "8", "secret", &sealed), Err(OpenError::Rejected));
+        assert_eq!(Keyring::small_key_id(&sealed).unwrap(), "a");
+    }
+
+    #[test]
+    fn fingerprints_depend_on_key_and_content_and_not_on_the_pieces() {
+        let keyring = keyring(&[("a", 1), ("b", 2)]);
+        let print = |id: &str, pieces: &[&[u8]]| {
+            let mut fingerprint = keyring.fingerprint(id).unwrap();
+            pieces.iter().for_each(|piece| fingerprint.update(piece));
+            fingerprint.finish()
+        };
+        assert_eq!(print("a", &[b"abc"]), print("a", &[b"a", b"bc"]));
+        assert_ne!(print("a", &[b"abc"]), print("b", &[b"abc"]));
+        assert_ne!(print("a", &[b"abc"]), print("a", &[b"abd"]));
+        assert!(keyring.fingerprint("c").is_none());
+    }
+}

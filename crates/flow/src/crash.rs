@@ -1,0 +1,33 @@
+//! Named places at which tests kill the process, to show that nothing is lost or doubled there.
+//!
+//! Without the feature `crash-points` this is nothing at all.
+
+/// Right after the sealed file is complete in the object store, before SQL knows of the batch.
+pub const FILE_STORED: &str = "file-stored";
+/// Inside extraction, between two chunks.
+pub const INSIDE_EXTRACTION: &str = "inside-extraction";
+/// After rows are marked queued, before the queue is rung.
+pub const BEFORE_RING: &str = "before-ring";
+/// Between two steps of a row.
+pub const BETWEEN_STEPS: &str = "between-steps";
+/// After a row's last call, before it is settled.
+pub const BEFORE_SETTLEMENT: &str = "before-settlement";
+/// After a settlement was committed, before anybody was told.
+pub const AFTER_SETTLEMENT: &str = "after-settlement";
+
+/// Dies here, as by `kill -9`, when `PENSTOCK_CRASH_AT` is `name` or `name:N` (at the Nth time, from 1).
+#[cfg(feature = "crash-points")]
+pub fn point(name: &str) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static PASSED: AtomicU32 = AtomicU32::new(0);
+    let Ok(wanted) = std::env::var("PENSTOCK_CRASH_AT") else { return };
+    let (place, nth) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    if place == name && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == nth.parse().unwrap_or(1) {
+        std::process::abort();
+    }
+}
+
+/// Nothing: the feature `crash-points` is off.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn point(_name: &str) {}

@@ -1,0 +1,72 @@
+//! Pipelines: those loaded at the start, and the versions that older batches were uploaded under.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use penstock_domain::pipeline::{Catalog, Pipeline};
+use penstock_store::batches::Batch;
+use uuid::Uuid;
+
+use crate::engines::Engines;
+use crate::error::FlowError;
+
+/// Looks a variable of the environment up.
+pub type Vars = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+/// At most so many older versions are kept compiled.
+const OLDER_KEPT: usize = 64;
+
+/// The loaded pipelines, and older versions on demand.
+pub struct Definitions {
+    current: Catalog,
+    vars: Box<Vars>,
+    older: Mutex<HashMap<Uuid, Arc<Pipeline>>>,
+}
+
+impl Definitions {
+    /// The pipelines of a catalog; `vars` fills `${VARS}` of older versions.
+    pub fn new(current: Catalog, vars: Box<Vars>) -> Self {
+        Self { current, vars, older: Mutex::default() }
+    }
+
+    /// The loaded pipeline of that name.
+    pub fn get(&self, name: &str) -> Option<Arc<Pipeline>> {
+        self.current.get(name).cloned()
+    }
+
+    /// All loaded pipelines, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Pipeline>> {
+        self.current.iter()
+    }
+
+    /// The definition that a batch was uploaded under.
+    ///
+    /// # Errors
+    /// When it is not stored, or does not load in this environment.
+    pub async fn of(&self, engines: &Engines, batch: &Batch) -> Result<Arc<Pipeline>, FlowError> {
+        if let Some(current) = self.get(&batch.pipeline).filter(|pipeline| pipeline.version == batch.version) {
+            return Ok(current);
+        }
+        if let Some(older) = self.lookup(batch.version) {
+            return Ok(older);
+        }
+        let fault = |reason: String| FlowError::Definition { pipeline: batch.pipeline.clone(), reason };
+        let source = engines.store.definition(batch.version).await?;
+        let source = source.ok_or_else(|| fault("its text is not in the database".into()))?;
+        let file = format!("{} (version {})", batch.pipeline, batch.version);
+        let pipeline = Pipeline::load(&file, &source, &*self.vars).map_err(|errors| {
+            fault(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        })?;
+        let pipeline = Arc::new(pipeline);
+        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        if older.len() >= OLDER_KEPT {
+            older.clear();
+        }
+        older.insert(batch.version, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    fn lookup(&self, version: Uuid) -> Option<Arc<Pipeline>> {
+        self.older.lock().unwrap_or_else(PoisonError::into_inner).get(&version).cloned()
+    }
+}

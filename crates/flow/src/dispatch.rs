@@ -1,0 +1,306 @@
+//! One run of the dispatcher (docs/design.md, "A dispatcher run").
+//!
+//! A run looks at nothing but the database: it is right however late it comes, twice, or after many that did not.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use penstock_domain::fair::{self, BatchOffer, OwnerOffer};
+use penstock_domain::ids::{BatchSeq, RowRef};
+use penstock_domain::time::Timestamp;
+use penstock_queue::{MAX_BACKLOG, Message, PACKET_ROWS, Packet};
+use penstock_store::dispatch::{OwnerLoad, RunRecord, Swept, Take};
+use serde::Serialize;
+
+use crate::engines::Engines;
+use crate::error::FlowError;
+
+/// How a run measures out rows.
+#[derive(Clone, Debug)]
+pub struct DispatchPolicy {
+    /// Rows in flight for an owner that has no quota of its own.
+    pub rows_per_owner: u32,
+    /// Rows of a whole run; none: no cap.
+    pub rows_per_run: Option<u32>,
+    /// How long after its start time a queued row counts as lost.
+    pub lost_after: Duration,
+    /// How long a stored file may wait for its extraction before the bell is rung again.
+    pub extraction_grace: Duration,
+}
+
+/// What a run did, or would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// Whether another run held the lock, so that this one did nothing.
+    pub locked_out: bool,
+    /// Whether nothing was written.
+    pub dry_run: bool,
+    /// Rows by owner.
+    pub owners: Vec<OwnerRelease>,
+    /// What is recorded of it.
+    pub record: RunRecord,
+}
+
+/// What an owner got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OwnerRelease {
+    /// The owner's name.
+    pub owner: String,
+    /// Rows released.
+    pub rows: u32,
+    /// Batches they came from.
+    pub batches: u32,
+}
+
+/// A release may find fewer rows than it asked for (some that came back still wait): the rest of the quota is
+/// offered again, but not for ever.
+const PASSES: usize = 3;
+
+/// Releases are written in transactions of so many batches.
+const TAKES_PER_RELEASE: usize = 1000;
+
+/// The longest stretch over which a run spreads its rows, unless a pipeline says otherwise.
+const DEFAULT_SPREAD: Duration = Duration::from_secs(60);
+
+/// Carries out one run.
+///
+/// # Errors
+/// When the database fails, or the queue does while the backlog is looked at. A queue that fails to ring is no error:
+/// the rows are marked, and the sweep brings them back.
+pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> Result<RunReport, FlowError> {
+    let started_at = engines.clock.now();
+    let mut report = RunReport {
+        locked_out: false,
+        dry_run,
+        owners: Vec::new(),
+        record: RunRecord { started_at, ..RunRecord::default() },
+    };
+    let grace = i64::try_from(policy.extraction_grace.as_millis()).unwrap_or(i64::MAX);
+    if dry_run {
+        report.record.swept = engines.store.sweep_plan(started_at, grace).await?;
+        let loads = engines.store.loads(policy.rows_per_owner.max(1)).await?;
+        let shares = plan(engines, policy, &loads, policy.rows_per_run);
+        tally(&mut report, &loads, shares.iter().map(|share| (share.owner, share.rows)));
+        report.record.finished_at = engines.clock.now();
+        return Ok(report);
+    }
+    let Some(_lock) = engines.store.lock_run().await? else {
+        report.locked_out = true;
+        report.record.finished_at = engines.clock.now();
+        return Ok(report);
+    };
+    report.record.swept = engines.store.sweep(started_at, grace, false).await?;
+    let mut messages = extraction_bells(&report.record.swept);
+    let spread = run_interval(engines, started_at).await?;
+    let result = release_rows(engines, policy, spread, &mut report, &mut messages).await;
+    // What is marked is rung, even when a later release failed.
+    ring(engines, messages, &mut report.record).await;
+    report.record.error = result.as_ref().err().map(ToString::to_string);
+    report.record.finished_at = engines.clock.now();
+    engines.store.record_run(&report.record).await?;
+    result.map(|()| report)
+}
+
+fn extraction_bells(swept: &Swept) -> Vec<Message> {
+    swept.extractions.iter().map(|batch| Message::Extract { batch: *batch }).collect()
+}
+
+/// Runs that come every second spread their rows over a second, those of a CronJob over its minute.
+async fn run_interval(engines: &Engines, now: Timestamp) -> Result<Duration, FlowError> {
+    let last = engines.store.runs(1).await?.into_iter().next();
+    Ok(last.map_or(Duration::ZERO, |run| now.since(run.started_at).min(DEFAULT_SPREAD)))
+}
+
+async fn release_rows(
+    engines: &Engines,
+    policy: &DispatchPolicy,
+    interval: Duration,
+    report: &mut RunReport,
+    messages: &mut Vec<Message>,
+) -> Result<(), FlowError> {
+    let bearable = room_in_queue(engines).await;
+    let mut cap = Some(policy.rows_per_run.unwrap_or(u32::MAX).min(bearable));
+    let mut exhausted: Vec<BatchSeq> = Vec::new();
+    let mut schedule = Schedule::default();
+    for _ in 0..PASSES {
+        let mut loads = engines.store.loads(policy.rows_per_owner.max(1)).await?;
+        for load in &mut loads {
+            load.batches.retain(|batch| !exhausted.contains(&batch.batch));
+        }
+        let shares = plan(engines, policy, &loads, cap);
+        if shares.is_empty() {
+            break;
+        }
+        let mut short = false;
+        for chunk in shares.chunks(TAKES_PER_RELEASE) {
+            let now = engines.clock.now();
+            let takes: Vec<Take> =
+                chunk.iter().map(|share| Take { batch: share.batch, rows: share.rows }).collect();
+            let lost_at = now + interval.max(longest_spread(engines)) + policy.lost_after;
+            let released = engines.store.release(&takes, now, lost_at).await?;
+            let by_batch: HashMap<BatchSeq, Vec<u32>> =
+                released.into_iter().map(|one| (one.batch, one.numbers)).collect();
+            for share in chunk {
+                let numbers = by_batch.get(&share.batch).map(Vec::as_slice).unwrap_or_default();
+                let got = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+                if got < share.rows {
+                    short = true;
+                    exhausted.push(share.batch);
+                }
+                cap = cap.map(|left| left.saturating_sub(got));
+                schedule.add(engines, &loads[share.owner], share.batch, numbers, interval);
+                tally(report, &loads, std::iter::once((share.owner, got)));
+            }
+        }
+        if !short {
+            break;
+        }
+    }
+    messages.extend(schedule.into_messages(engines.clock.now()));
+    Ok(())
+}
+
+/// How many rows the queue still bears. A queue that does not answer bears none: rows stay pending.
+async fn room_in_queue(engines: &Engines) -> u32 {
+    match engines.bell.backlog().await {
+        Ok(backlog) => {
+            let messages = u64::from(MAX_BACKLOG).saturating_sub(backlog);
+            u32::try_from(messages.saturating_mul(PACKET_ROWS as u64)).unwrap_or(u32::MAX)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the queue does not answer; no rows are released in this run");
+            0
+        }
+    }
+}
+
+fn longest_spread(engines: &Engines) -> Duration {
+    engines.pipelines.iter().filter_map(|pipeline| pipeline.dispatch.spread).max().unwrap_or_default()
+}
+
+fn plan(engines: &Engines, policy: &DispatchPolicy, loads: &[OwnerLoad], cap: Option<u32>) -> Vec<fair::Share> {
+    let offers: Vec<OwnerOffer> = loads.iter().map(|load| offer(engines, policy, load)).collect();
+    fair::plan(&offers, cap)
+}
+
+/// An owner's own quota stands above a pipeline's, a pipeline's beside the service's setting.
+fn offer(engines: &Engines, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerOffer {
+    let quota = load.rows.unwrap_or(policy.rows_per_owner);
+    let mut names: Vec<&str> = Vec::new();
+    let mut batches = Vec::with_capacity(load.batches.len());
+    for batch in &load.batches {
+        let room = names.iter().position(|name| *name == batch.pipeline).unwrap_or_else(|| {
+            names.push(&batch.pipeline);
+            names.len() - 1
+        });
+        batches.push(BatchOffer {
+            batch: batch.batch,
+            room,
+            priority: batch.priority,
+            rows: batch.fresh.saturating_add(batch.returned),
+        });
+    }
+    let rooms = names
+        .iter()
+        .map(|name| {
+            let own = engines.pipelines.get(name).and_then(|pipeline| pipeline.dispatch.rows_per_owner);
+            let limit = load.rows.or(own).unwrap_or(quota).min(quota);
+            let used = load.in_flight_by_pipeline.iter().find(|(pipeline, _)| pipeline == name);
+            limit.saturating_sub(used.map_or(0, |(_, rows)| *rows))
+        })
+        .collect();
+    OwnerOffer { quota: quota.saturating_sub(load.in_flight), weight: load.weight, rooms, batches }
+}
+
+fn tally(report: &mut RunReport, loads: &[OwnerLoad], shares: impl Iterator<Item = (usize, u32)>) {
+    for (owner, rows) in shares.filter(|(_, rows)| *rows > 0) {
+        let name = &loads[owner].name;
+        match report.owners.iter_mut().rev().find(|line| line.owner == *name) {
+            Some(line) => {
+                line.rows += rows;
+                line.batches += 1;
+            }
+            None => report.owners.push(OwnerRelease { owner: name.clone(), rows, batches: 1 }),
+        }
+        report.record.rows += rows;
+    }
+    report.record.owners = u32::try_from(report.owners.len()).unwrap_or(u32::MAX);
+}
+
+/// The released rows, with the time at which each may start.
+#[derive(Default)]
+struct Schedule {
+    owners: HashMap<i64, OwnerSchedule>,
+}
+
+struct OwnerSchedule {
+    weight: u32,
+    rows: Vec<(RowRef, Duration)>,
+}
+
+impl Schedule {
+    fn add(&mut self, engines: &Engines, load: &OwnerLoad, batch: BatchSeq, numbers: &[u32], interval: Duration) {
+        let pipeline = load.batches.iter().find(|offer| offer.batch == batch).map(|offer| offer.pipeline.as_str());
+        let spread = pipeline
+            .and_then(|name| engines.pipelines.get(name))
+            .and_then(|pipeline| pipeline.dispatch.spread)
+            .unwrap_or(interval);
+        let owner = self
+            .owners
+            .entry(load.owner.0)
+            .or_insert_with(|| OwnerSchedule { weight: load.weight.max(1), rows: Vec::new() });
+        owner.rows.extend(numbers.iter().map(|number| (RowRef { batch, number: *number }, spread)));
+    }
+
+    /// Each owner's rows evenly over the spread, owners interleaved by weight, in packets.
+    fn into_messages(self, now: Timestamp) -> Vec<Message> {
+        let mut rows: Vec<(u64, u64, RowRef)> = Vec::new();
+        for owner in self.owners.into_values() {
+            let count = owner.rows.len().max(1) as u64;
+            // Batches of one owner take turns too: by the row's place in its own batch.
+            let mut places: HashMap<BatchSeq, u64> = HashMap::new();
+            let mut order: Vec<(u64, RowRef, Duration)> = owner
+                .rows
+                .into_iter()
+                .map(|(row, spread)| {
+                    let place = places.entry(row.batch).or_default();
+                    *place += 1;
+                    (*place, row, spread)
+                })
+                .collect();
+            order.sort_by_key(|(place, row, _)| (*place, row.batch));
+            for (index, (_, row, spread)) in order.into_iter().enumerate() {
+                let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+                let delay = spread_ms.saturating_mul(index as u64) / count;
+                rows.push((delay, (index as u64 + 1) * 1000 / u64::from(owner.weight), row));
+            }
+        }
+        rows.sort_unstable();
+        rows.chunks(PACKET_ROWS)
+            .map(|chunk| {
+                let mut packet = Packet::new(now.millis());
+                for (delay, _, row) in chunk {
+                    packet.push(*row, u32::try_from(*delay).unwrap_or(u32::MAX));
+                }
+                Message::Rows(packet)
+            })
+            .collect()
+    }
+}
+
+async fn ring(engines: &Engines, messages: Vec<Message>, record: &mut RunRecord) {
+    if messages.is_empty() {
+        return;
+    }
+    let count = messages.len();
+    match engines.bell.ring(messages).await {
+        Ok(rung) => {
+            record.messages = u32::try_from(rung.rung).unwrap_or(u32::MAX);
+            record.held_back = u32::try_from(rung.held_back).unwrap_or(u32::MAX);
+        }
+        Err(error) => {
+            record.held_back = u32::try_from(count).unwrap_or(u32::MAX);
+            tracing::warn!(%error, messages = count, "the queue did not take the bells; the sweep brings the rows back");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! When a batch will be done: from what was measured, or else from what is allowed.
+
+use std::time::Duration;
+
+use penstock_domain::batch::BatchStatus;
+use penstock_domain::ledger::Ledger;
+use penstock_domain::pipeline::Pipeline;
+use penstock_domain::time::Timestamp;
+
+/// Estimates further away than this are worth a word at upload.
+const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// So many rows have to have ended before their pace counts more than the limits.
+const ENOUGH_TO_MEASURE: u32 = 20;
+
+/// The time between two dispatcher runs that estimates assume.
+const RUN_EVERY: f64 = 60.0;
+
+/// Rows a second that quota and limits allow a batch that has its owner's quota to itself.
+pub fn allowed_rate(pipeline: Option<&Pipeline>, quota: u32) -> f64 {
+    let quota_rate = f64::from(quota) / RUN_EVERY;
+    let Some(pipeline) = pipeline else { return quota_rate };
+    pipeline
+        .dependencies
+        .iter()
+        .enumerate()
+        .filter_map(|(index, dependency)| {
+            let rate = dependency.rate.as_ref()?;
+            let calls: u32 = pipeline.steps.iter().filter(|step| step.dependency == index).map(|s| s.cost).sum();
+            (calls > 0).then(|| f64::from(rate.limit) / rate.period.as_secs_f64() / f64::from(calls))
+        })
+        .fold(quota_rate, f64::min)
+}
+
+/// When the batch will be done; none when it has ended, stands still or cannot be told.
+pub fn eta(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32, now: Timestamp) -> Option<Timestamp> {
+    if ledger.is_finished() || ledger.paused || ledger.held || ledger.counts.total == 0 {
+        return None;
+    }
+    let ended = ledger.counts.completed + ledger.counts.failed;
+    let measured = ledger.started_at.filter(|_| ended >= ENOUGH_TO_MEASURE && ledger.run == 1).map(|start| {
+        f64::from(ended) / now.since(start).as_secs_f64().max(0.001)
+    });
+    let rate = measured.unwrap_or_else(|| allowed_rate(pipeline, quota));
+    let left = f64::from(ledger.counts.unfinished());
+    if rate <= 0.0 {
+        return None;
+    }
+    // Ten years stand for "longer than anybody waits", and keep the sum in range.
+    Some(now + Duration::from_secs_f64((left / rate).min(315_360_000.0)))
+}
+
+/// A sentence for the client when a new batch will take longer than a day.
+pub fn notice(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32) -> Option<String> {
+    if ledger.status != BatchStatus::Pending {
+        return None;
+    }
+    let rate = allowed_rate(pipeline, quota);
+    let seconds = f64::from(ledger.counts.total) / rate;
+    (seconds > LONG.as_secs_f64()).then(|| {
+        format!(
+            "At the present quota of {quota} rows a run and the limits of the APIs, {} rows will take about {:.0} days; \
+             ask the operator for a larger quota if that is too long.",
+            ledger.counts.total,
+            (seconds / LONG.as_secs_f64()).ceil()
+        )
+    })
+}

@@ -1,0 +1,212 @@
+//! Extraction: from a stored file to rows in SQL.
+//!
+//! One task reads, opens, parses and seals; the other commits. Between them stand at most two chunks. A crash, a lost
+//! lease or a failing engine leaves the batch at its checkpoint, from which anybody goes on.
+
+use std::time::Duration;
+
+use penstock_domain::ids::BatchSeq;
+use penstock_domain::time::Timestamp;
+use penstock_store::StoreError;
+use penstock_store::batches::{Batch, Checkpoint};
+use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::crash;
+use crate::engines::Engines;
+use crate::error::FlowError;
+use crate::reader::{self, Chunk, FileFault};
+use crate::secrets::{Place, SecretsOf};
+use crate::unsealed;
+
+/// Chunks between the reader and the database.
+const CHUNKS_AHEAD: usize = 2;
+
+/// How extraction is carried out.
+#[derive(Clone, Debug)]
+pub struct ExtractPolicy {
+    /// Who extracts, for people to read.
+    pub holder: String,
+    /// How long the lease lasts; every chunk renews it.
+    pub lease: Duration,
+    /// Rows of a chunk at the most.
+    pub chunk_rows: usize,
+    /// Bytes of a chunk at the most (one record can pass it).
+    pub chunk_bytes: usize,
+}
+
+/// What became of an extraction.
+#[derive(Debug)]
+pub enum Extracted {
+    /// All rows are in SQL.
+    Done(Box<Batch>),
+    /// The file cannot be extracted; the batch says why.
+    Failed(Box<Batch>),
+    /// Somebody else holds the lease.
+    Held {
+        /// Who.
+        holder: String,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// The batch is in no state to be extracted.
+    NotExtractable(Box<Batch>),
+    /// It was told to stop; the batch waits at its checkpoint.
+    Stopped,
+}
+
+/// Extracts a batch under the extraction lease. `progress` hears the checkpoint after each chunk.
+///
+/// # Errors
+/// When an engine fails in a way that may pass: the batch goes on from its checkpoint when somebody takes it up.
+pub async fn extract(
+    engines: &Engines,
+    policy: &ExtractPolicy,
+    batch: BatchSeq,
+    revive: bool,
+    stop: &CancellationToken,
+    progress: &mut (dyn FnMut(&Batch, Checkpoint) + Send),
+) -> Result<Extracted, FlowError> {
+    let now = engines.clock.now();
+    let mut lease = ExtractionLease {
+        batch,
+        token: engines.chance.lease_token(),
+        holder: policy.holder.clone(),
+        until: now + policy.lease,
+    };
+    let batch = match engines.store.lease_extraction(&lease, revive, now).await? {
+        Leased::Yours(batch) => batch,
+        Leased::Held { holder, until } => return Ok(Extracted::Held { holder, until }),
+        Leased::NotExtractable(batch) => return Ok(Extracted::NotExtractable(batch)),
+    };
+    tracing::info!(batch = %batch.id, from_row = batch.checkpoint.rows, "extraction begins");
+    let outcome = carry_out(engines, policy, &mut lease, batch, stop, progress).await;
+    match outcome {
+        Ok(extracted) => Ok(extracted),
+        Err(Trouble::File(fault)) => {
+            tracing::warn!(code = fault.code, "the file cannot be extracted");
+            let failure = fault.to_json();
+            let batch = engines.store.fail_extraction(&lease, &failure, engines.clock.now()).await?;
+            Ok(Extracted::Failed(Box::new(batch)))
+        }
+        Err(Trouble::Flow(error)) => {
+            // Best effort: a lease that cannot be given back runs out by itself.
+            if let Err(release) = engines.store.release_extraction(&lease).await {
+                tracing::debug!(error = %release, "the extraction lease was not given back");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Why an extraction stopped.
+pub(crate) enum Trouble {
+    /// The file's own fault: it will not get better.
+    File(FileFault),
+    /// An engine's: the batch waits at its checkpoint.
+    Flow(FlowError),
+}
+
+impl<E: Into<FlowError>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Self::Flow(error.into())
+    }
+}
+
+async fn carry_out(
+    engines: &Engines,
+    policy: &ExtractPolicy,
+    lease: &mut ExtractionLease,
+    mut batch: Box<Batch>,
+    stop: &CancellationToken,
+    progress: &mut (dyn FnMut(&Batch, Checkpoint) + Send),
+) -> Result<Extracted, Trouble> {
+    let Some(secrets) = engines.secrets.try_of(engines, &batch).await? else {
+        return Err(Trouble::File(FileFault::new("erased", "the batch was erased before its file was extracted")));
+    };
+    if batch.unsealed {
+        unsealed::seal(engines, policy, lease, &mut batch, &secrets).await?;
+    }
+    let (sender, mut chunks) = mpsc::channel::<Result<Chunk, Trouble>>(CHUNKS_AHEAD);
+    let reader = tokio::spawn(reader::read(engines.clone(), policy.clone(), batch.clone(), secrets.clone(), sender));
+    let _stop_reading = AbortOnDrop(reader.abort_handle());
+    let mut at = batch.checkpoint;
+    while let Some(chunk) = chunks.recv().await {
+        let chunk = chunk?;
+        commit(engines, policy, lease, &secrets, &chunk, at).await?;
+        at = chunk.end;
+        progress(&batch, at);
+        crash::point(crash::INSIDE_EXTRACTION);
+        if stop.is_cancelled() {
+            engines.store.release_extraction(lease).await?;
+            return Ok(Extracted::Stopped);
+        }
+    }
+    let done = engines.store.finish_extraction(lease, at.rows, engines.clock.now()).await?;
+    tracing::info!(batch = %done.id, rows = at.rows, "extraction is done");
+    Ok(Extracted::Done(Box::new(done)))
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Commits a chunk. When the database takes it not, it is halved, down to the one row that is at fault: that one
+/// becomes a failed row, and nothing else does.
+async fn commit(
+    engines: &Engines,
+    policy: &ExtractPolicy,
+    lease: &mut ExtractionLease,
+    secrets: &SecretsOf,
+    chunk: &Chunk,
+    from: Checkpoint,
+) -> Result<(), FlowError> {
+    let mut parts = vec![(0, chunk.rows.len())];
+    let mut at = from;
+    while let Some((first, last)) = parts.pop() {
+        let now = engines.clock.now();
+        lease.until = now + policy.lease;
+        let to = if last == chunk.rows.len() { chunk.end } else { chunk.positions[last - 1] };
+        match engines.store.commit_chunk(lease, &chunk.rows[first..last], at, to, now).await {
+            Ok(()) => at = to,
+            Err(StoreError::Refused { transaction, source }) if last - first > 1 => {
+                tracing::warn!(transaction, %source, rows = last - first, "a chunk was refused and is halved");
+                let middle = first + (last - first) / 2;
+                parts.push((middle, last));
+                parts.push((first, middle));
+            }
+            Err(StoreError::Refused { source, .. }) => {
+                let row = &chunk.rows[first];
+                tracing::warn!(row = row.number, %source, "a row cannot be stored and is failed");
+                let rejected = rejected_row(secrets, row);
+                engines.store.commit_chunk(lease, std::slice::from_ref(&rejected), at, to, now).await?;
+                at = to;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The row without what the database did not take.
+fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
+    let error = penstock_domain::row::RowError {
+        code: "not_stored".into(),
+        step: None,
+        http_status: None,
+        message: "the database did not take this row".into(),
+        detail: None,
+        attempts: Vec::new(),
+    };
+    NewRow {
+        number: row.number,
+        line: row.line,
+        payload: secrets.seal(Place::Payload(row.number), b""),
+        rejected: Some((error.code.clone(), secrets.seal_json(Place::Error(row.number), &error))),
+    }
+}

@@ -1,0 +1,14 @@
+//! Processing: rows are heard of, claimed in groups, carried through their steps and handed to settlement.
+//!
+//! [`lanes`] hold what was heard of, [`batches`] what is known of its batches, [`scheduler`] claims, [`row`] carries
+//! one row, [`leases`] keeps them while they run.
+
+pub mod batches;
+pub mod lanes;
+pub mod leases;
+pub mod observe;
+pub mod row;
+pub mod scheduler;
+pub mod single;
+
+pub use scheduler::{Worker, WorkerFigures, WorkerPolicy};

@@ -1,0 +1,350 @@
+//! One row through its steps: prepare, call, judge, and say what became of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use penstock_domain::outcome::{self, Verdict};
+use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, Step};
+use penstock_domain::row::{AttemptRecord, Receipt, RowError};
+use penstock_domain::time::Timestamp;
+use penstock_downstream::{Called, Caller, Demand};
+use penstock_store::work::{ClaimedRow, Settled, Trouble};
+use serde_json::{Map, Value};
+
+use crate::crash;
+use crate::engines::Engines;
+use crate::error::FlowError;
+use crate::process::batches::BatchWork;
+use crate::process::leases::RowLease;
+use crate::process::observe::{Observer, StepSeen};
+use crate::secrets::Place;
+
+/// A row that cannot run here waits so long before it is tried again.
+const ELSEWHERE: Duration = Duration::from_secs(30);
+
+/// At most so many characters of an answer are kept as an error's detail.
+const DETAIL_CHARS: usize = 2000;
+
+/// What a row's task works with.
+pub struct RowTask<'a> {
+    /// The engines.
+    pub engines: &'a Engines,
+    /// Calls and their limits.
+    pub caller: &'a Caller,
+    /// The row's batch.
+    pub work: &'a BatchWork,
+    /// Its lease.
+    pub lease: &'a RowLease,
+    /// Hears of each step.
+    pub observer: &'a dyn Observer,
+    /// Whether the worker is about to stop: the row ends at the next step's border.
+    pub draining: &'a (dyn Fn() -> bool + Sync),
+    /// Makes a mark that lives as long as the row waits for a limit.
+    pub limited: &'a (dyn Fn() -> Box<dyn Send> + Sync),
+}
+
+/// Where a row is in its way through the steps.
+struct Progress {
+    attempts: u16,
+    story: Vec<AttemptRecord>,
+    outputs: Map<String, Value>,
+    receipts: Vec<Receipt>,
+}
+
+impl RowTask<'_> {
+    /// Carries the row on from its first unfinished step. None: the lease was lost and nothing may be written.
+    pub async fn run(&self, claimed: ClaimedRow) -> Option<Settled> {
+        let number = claimed.row.number;
+        let mut progress =
+            Progress { attempts: claimed.attempts, story: Vec::new(), outputs: Map::new(), receipts: Vec::new() };
+        let row = match self.open(&claimed, &mut progress) {
+            Ok(row) => row,
+            Err(error) => {
+                tracing::error!(%error, batch = %self.work.id, row = number, "the row cannot be opened here");
+                let not_before = self.engines.clock.now() + ELSEWHERE;
+                let trouble = Trouble { code: outcome::code::UNREADABLE.into(), ..quiet() };
+                return Some(Settled::GivenBack { not_before, attempt: false, trouble: Some(trouble), receipts: Vec::new() });
+            }
+        };
+        let done = progress.outputs.len();
+        let pipeline = &self.work.pipeline;
+        for (index, step) in pipeline.steps.iter().enumerate().skip(done) {
+            if index > done {
+                crash::point(crash::BETWEEN_STEPS);
+            }
+            let now = self.engines.clock.now();
+            if (self.draining)() {
+                return Some(given_back(now, false, None, progress.receipts));
+            }
+            if let Some(deadline) = pipeline.retry.deadline
+                && claimed.first_claimed_at.is_some_and(|first| now.since(first) > deadline)
+            {
+                let problem = Problem::new(outcome::code::DEADLINE_EXCEEDED, "the row was not done by its deadline");
+                return Some(self.failed(number, index, step, problem, progress));
+            }
+            if let Some(settled) = self.step(number, index, step, &row, &mut progress).await? {
+                return Some(settled);
+            }
+        }
+        Some(self.complete(number, &row, progress))
+    }
+
+    /// The row's values; outputs of finished steps and the story so far go into `progress`.
+    fn open(&self, claimed: &ClaimedRow, progress: &mut Progress) -> Result<BTreeMap<String, String>, FlowError> {
+        let secrets = &self.work.secrets;
+        let number = claimed.row.number;
+        for (index, receipt) in claimed.receipts.iter().enumerate() {
+            // Receipts are a prefix of the steps; one behind a gap is of no use.
+            let Some(step) = self.work.pipeline.steps.get(index).filter(|_| usize::from(receipt.step) == index) else {
+                break;
+            };
+            let output: Value = secrets.open_json(Place::Receipt(number, receipt.step), &receipt.sealed)?;
+            progress.outputs.insert(step.name.clone(), output);
+        }
+        if let Some(sealed) = &claimed.error {
+            progress.story = secrets.open_json::<RowError>(Place::Error(number), sealed)?.attempts;
+        }
+        let payload = secrets.open(Place::Payload(number), &claimed.payload)?;
+        self.work
+            .header
+            .values(&payload, &self.work.pipeline.schema)
+            .map_err(|error| FlowError::Inconsistent(format!("row {number} cannot be read again: {error}")))
+    }
+
+    /// One step. `None` inside: it is done, go on.
+    async fn step(
+        &self,
+        number: u32,
+        index: usize,
+        step: &Step,
+        row: &BTreeMap<String, String>,
+        progress: &mut Progress,
+    ) -> Option<Option<Settled>> {
+        let pipeline: &Pipeline = &self.work.pipeline;
+        let dependency = &pipeline.dependencies[step.dependency];
+        let context = RowContext { row, context: self.work.secrets.context(), steps: &progress.outputs };
+        let request = match step.request(&context) {
+            Ok(request) => request,
+            Err(error) => {
+                let problem = Problem::new(outcome::code::TEMPLATE_ERROR, error.to_string());
+                return Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))));
+            }
+        };
+        let demand = Demand {
+            dependency,
+            owner: &self.work.owner_name,
+            cost: step.cost,
+            idempotency_key: step.keyed.then(|| outcome::idempotency_key(self.work.id, number, &step.name)),
+            safe_to_repeat: step.safe_to_repeat(),
+        };
+        let lease = self.lease;
+        let clock = &self.engines.clock;
+        let covered = || lease.covers(clock.now(), dependency.timeout);
+        let method = request.method.clone();
+        let path = request.path.clone();
+        let called = self.caller.call(&demand, request, &covered).await;
+        let now = clock.now();
+        let (verdict, response) = match called {
+            Called::Waits { until, reason } => {
+                let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
+                let receipts = std::mem::take(&mut progress.receipts);
+                return Some(Some(Settled::GivenBack { not_before: until, attempt: false, trouble: Some(trouble), receipts }));
+            }
+            Called::NotCovered => return None,
+            Called::Answered { verdict, response, elapsed } => {
+                self.observer.step(&StepSeen {
+                    step: &step.name,
+                    method: method.as_str(),
+                    path: &path,
+                    status: response.as_ref().map(|response| response.status),
+                    verdict: &verdict,
+                    elapsed,
+                });
+                (verdict, response)
+            }
+        };
+        let status = response.as_ref().map(|response| response.status);
+        let detail = response.as_ref().and_then(|response| shorten(&response.body));
+        match verdict {
+            Verdict::Success => {
+                let Some(response) = response else { return None };
+                let view = ResponseView { status: response.status, headers: &response.headers, body: &response.body };
+                match step.output(&context, view) {
+                    Ok(output) => {
+                        self.remember(number, index, step, output, progress);
+                        Some(None)
+                    }
+                    Err(error) => {
+                        let problem = Problem {
+                            code: outcome::code::BAD_RESPONSE.into(),
+                            message: error.to_string(),
+                            http_status: status,
+                            detail,
+                        };
+                        Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))))
+                    }
+                }
+            }
+            Verdict::Throttled { until } => {
+                let trouble = Trouble {
+                    code: outcome::code::THROTTLED.into(),
+                    step: place(index),
+                    http_status: status,
+                    ..quiet()
+                };
+                Some(Some(given_back(until.unwrap_or(now), false, Some(trouble), std::mem::take(&mut progress.receipts))))
+            }
+            Verdict::Retry { code } => {
+                let problem = Problem { message: said(&code, step, status), code, http_status: status, detail };
+                Some(Some(self.retry_or_fail(number, index, step, problem, std::mem::take(progress), now)))
+            }
+            Verdict::Unknown { code } | Verdict::Fail { code } => {
+                let problem = Problem { message: said(&code, step, status), code, http_status: status, detail };
+                Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))))
+            }
+        }
+    }
+
+    fn remember(&self, number: u32, index: usize, step: &Step, output: Map<String, Value>, progress: &mut Progress) {
+        let output = Value::Object(output);
+        let last = index + 1 == self.work.pipeline.steps.len();
+        // The last step's output goes straight into the result.
+        if !last && let Some(place) = place(index) {
+            let receipt =
+                Receipt { step: place, sealed: self.work.secrets.seal_json(Place::Receipt(number, place), &output) };
+            self.lease.finished_step(receipt.clone());
+            progress.receipts.push(receipt);
+        }
+        progress.outputs.insert(step.name.clone(), output);
+    }
+
+    fn complete(&self, number: u32, row: &BTreeMap<String, String>, progress: Progress) -> Settled {
+        let context = RowContext { row, context: self.work.secrets.context(), steps: &progress.outputs };
+        match self.work.pipeline.result(&context) {
+            Ok(result) if result.is_empty() => Settled::Completed { result: None },
+            Ok(result) => Settled::Completed {
+                result: Some(self.work.secrets.seal_json(Place::Result(number), &Value::Object(result))),
+            },
+            Err(error) => {
+                let problem = Problem::new(outcome::code::TEMPLATE_ERROR, error.to_string());
+                let receipts = progress.receipts.clone();
+                let sealed = self.seal_error(number, None, problem.clone(), progress);
+                Settled::Failed(Trouble {
+                    code: problem.code,
+                    step: None,
+                    http_status: None,
+                    error: Some(sealed),
+                    receipts,
+                })
+            }
+        }
+    }
+
+    fn retry_or_fail(
+        &self,
+        number: u32,
+        index: usize,
+        step: &Step,
+        problem: Problem,
+        progress: Progress,
+        now: Timestamp,
+    ) -> Settled {
+        let retry = &self.work.pipeline.retry;
+        let failed = u32::from(progress.attempts) + 1;
+        if failed >= retry.attempts {
+            return self.failed(number, index, step, problem, progress);
+        }
+        let delay = retry.delay(failed, self.engines.chance.unit());
+        let receipts = progress.receipts.clone();
+        let trouble = Trouble {
+            code: problem.code.clone(),
+            step: place(index),
+            http_status: problem.http_status,
+            error: Some(self.seal_error(number, Some(step), problem, progress)),
+            receipts: Vec::new(),
+        };
+        given_back(now + delay, true, Some(trouble), receipts)
+    }
+
+    fn failed(&self, number: u32, index: usize, step: &Step, problem: Problem, progress: Progress) -> Settled {
+        let receipts = progress.receipts.clone();
+        Settled::Failed(Trouble {
+            code: problem.code.clone(),
+            step: place(index),
+            http_status: problem.http_status,
+            error: Some(self.seal_error(number, Some(step), problem, progress)),
+            receipts,
+        })
+    }
+
+    fn seal_error(&self, number: u32, step: Option<&Step>, problem: Problem, progress: Progress) -> Vec<u8> {
+        let mut attempts = progress.story;
+        attempts.push(AttemptRecord {
+            at: self.engines.clock.now(),
+            step: step.map(|step| step.name.clone()),
+            code: problem.code.clone(),
+            http_status: problem.http_status,
+        });
+        let error = RowError {
+            code: problem.code,
+            step: step.map(|step| step.name.clone()),
+            http_status: problem.http_status,
+            message: problem.message,
+            detail: problem.detail,
+            attempts,
+        };
+        self.work.secrets.seal_json(Place::Error(number), &error)
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { attempts: 0, story: Vec::new(), outputs: Map::new(), receipts: Vec::new() }
+    }
+}
+
+/// What went wrong, before it is sealed.
+#[derive(Clone)]
+struct Problem {
+    code: String,
+    message: String,
+    http_status: Option<u16>,
+    detail: Option<Value>,
+}
+
+impl Problem {
+    fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into(), http_status: None, detail: None }
+    }
+}
+
+fn said(code: &str, step: &Step, status: Option<u16>) -> String {
+    match status {
+        Some(status) => format!("step `{}` was answered with HTTP status {status}", step.name),
+        None => format!("step `{}`: {}", step.name, outcome::sentence(code)),
+    }
+}
+
+fn quiet() -> Trouble {
+    Trouble { code: String::new(), step: None, http_status: None, error: None, receipts: Vec::new() }
+}
+
+fn place(index: usize) -> Option<u16> {
+    u16::try_from(index).ok()
+}
+
+fn given_back(not_before: Timestamp, attempt: bool, trouble: Option<Trouble>, receipts: Vec<Receipt>) -> Settled {
+    Settled::GivenBack { not_before, attempt, trouble, receipts }
+}
+
+/// The answer's body, short enough to keep; none when there was none.
+fn shorten(body: &Value) -> Option<Value> {
+    if body.is_null() {
+        return None;
+    }
+    let text = body.to_string();
+    if text.len() <= DETAIL_CHARS {
+        return Some(body.clone());
+    }
+    Some(Value::String(text.chars().take(DETAIL_CHARS).collect()))
+}

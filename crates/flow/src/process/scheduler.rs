@@ -1,0 +1,458 @@
+//! The worker: takes messages in, claims what is ready as slots allow, and drains when it is told to stop.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchSeq, RowRef};
+use penstock_domain::time::Timestamp;
+use penstock_downstream::Caller;
+use penstock_queue::{Handler, Message, Packet};
+use penstock_store::work::{Claim, ClaimedRow, Settlement};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::engines::Engines;
+use crate::extract::{self, ExtractPolicy, Extracted};
+use crate::process::batches::{BatchCache, BatchWork};
+use crate::process::lanes::Lanes;
+use crate::process::leases::Leases;
+use crate::process::observe::Observer;
+use crate::process::row::RowTask;
+use crate::settle::{self, SettleFigures};
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct WorkerPolicy {
+    /// Who it is, for people to read: unique among running workers.
+    pub name: String,
+    /// Rows in flight that do not wait for a limit.
+    pub concurrency: usize,
+    /// How long a claim lasts unless renewed. Must outlast the worst call.
+    pub lease: Duration,
+    /// How long what runs may go on after the worker was told to stop.
+    pub grace: Duration,
+    /// How extraction is carried out.
+    pub extract: ExtractPolicy,
+}
+
+/// Rows of a claim at the most.
+const CLAIM_ROWS: usize = 200;
+
+/// Rows that are known and not yet claimed, in multiples of the concurrency; further messages wait in the queue.
+const HEARD_PER_SLOT: usize = 32;
+
+/// Extractions that are known and wait.
+const EXTRACTIONS_AHEAD: usize = 256;
+
+/// While a dependency's next free moment is further away than this, its pipeline claims nothing.
+const ADMIT_WITHIN: Duration = Duration::from_millis(500);
+
+/// How often a lane that is held up is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Receipts of rows that have been in flight for this long are saved, so that a crash calls few steps again while
+/// rows that pass quickly cost no further write.
+const RECEIPTS_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a worker that cannot reach the database waits before it claims again.
+const DATABASE_PAUSE: Duration = Duration::from_millis(250);
+
+/// What a worker counts.
+#[derive(Debug, Default)]
+pub struct WorkerFigures {
+    /// Rows heard of and not claimed.
+    pub waiting: AtomicUsize,
+    /// Rows in flight.
+    pub in_flight: AtomicUsize,
+    /// Of these, rows that wait for a limit.
+    pub limited: AtomicUsize,
+    /// Settlements.
+    pub settled: Arc<SettleFigures>,
+}
+
+/// A worker. [`Worker::run`] is its life; as a [`Handler`] it takes the queue's messages.
+pub struct Worker {
+    engines: Engines,
+    caller: Arc<Caller>,
+    policy: WorkerPolicy,
+    observer: Arc<dyn Observer>,
+    cache: BatchCache,
+    lanes: Mutex<Lanes>,
+    heard: Notify,
+    space: Notify,
+    leases: Arc<Leases>,
+    figures: Arc<WorkerFigures>,
+    by_lane: Mutex<std::collections::HashMap<String, usize>>,
+    extractions: mpsc::Sender<BatchSeq>,
+    extractions_in: Mutex<Option<mpsc::Receiver<BatchSeq>>>,
+    draining: AtomicBool,
+}
+
+impl Worker {
+    /// A worker that is not running yet.
+    pub fn new(
+        engines: Engines,
+        caller: Arc<Caller>,
+        policy: WorkerPolicy,
+        observer: Arc<dyn Observer>,
+    ) -> Arc<Self> {
+        let (extractions, extractions_in) = mpsc::channel(EXTRACTIONS_AHEAD);
+        Arc::new(Self {
+            engines,
+            caller,
+            policy,
+            observer,
+            cache: BatchCache::default(),
+            lanes: Mutex::default(),
+            heard: Notify::new(),
+            space: Notify::new(),
+            leases: Arc::default(),
+            figures: Arc::default(),
+            by_lane: Mutex::default(),
+            extractions,
+            extractions_in: Mutex::new(Some(extractions_in)),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// What the worker counts.
+    pub fn figures(&self) -> &Arc<WorkerFigures> {
+        &self.figures
+    }
+
+    /// Works until `stop`, then drains: what was heard of goes back, what runs ends at its next step's border or
+    /// within the grace period.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let (settlements, settlements_in) = mpsc::channel(settle::GROUP_ROWS * 2);
+        let settler = tokio::spawn(settle::run(
+            self.engines.clone(),
+            self.leases.clone(),
+            self.figures.settled.clone(),
+            settlements_in,
+        ));
+        let keeper = tokio::spawn(self.clone().keep_leases());
+        let extractor = tokio::spawn(self.clone().extract_all(stop.clone()));
+        let rows = TaskTracker::new();
+        self.clone().claim_all(&stop, &rows, &settlements).await;
+        self.draining.store(true, Ordering::SeqCst);
+        self.give_back_heard().await;
+        rows.close();
+        if tokio::time::timeout(self.policy.grace, rows.wait()).await.is_err() {
+            tracing::warn!(rows = self.leases.len(), "rows still run after the grace period; their leases run out");
+        }
+        drop(settlements);
+        // The settler ends with its last sender; rows that never ended hold one, so it is not waited for without end.
+        if tokio::time::timeout(self.policy.grace, settler).await.is_err() {
+            tracing::warn!("settlement did not end within the grace period");
+        }
+        if let Err(error) = extractor.await {
+            tracing::error!(%error, "the extractor ended badly");
+        }
+        keeper.abort();
+    }
+
+    async fn claim_all(
+        self: Arc<Self>,
+        stop: &CancellationToken,
+        rows: &TaskTracker,
+        settlements: &mpsc::Sender<Settlement>,
+    ) {
+        while !stop.is_cancelled() {
+            let now = self.engines.clock.now();
+            let Some((pipeline, wanted)) = self.pick(now) else {
+                self.wait_for_work(stop, now).await;
+                continue;
+            };
+            self.space.notify_waiters();
+            match self.claim(&wanted).await {
+                Ok(claimed) => {
+                    for (work, row) in claimed {
+                        self.clone().start(&pipeline, work, row, rows, settlements.clone());
+                    }
+                }
+                Err(error) => {
+                    // The rows stay queued in SQL; the sweep brings them back.
+                    tracing::warn!(%error, rows = wanted.len(), "rows could not be claimed");
+                    tokio::time::sleep(DATABASE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The next rows to claim: of the lane with the fewest rows in flight that has rows ready, a free dependency
+    /// and slots left.
+    fn pick(&self, now: Timestamp) -> Option<(String, Vec<RowRef>)> {
+        let in_flight = self.figures.in_flight.load(Ordering::Relaxed);
+        let limited = self.figures.limited.load(Ordering::Relaxed);
+        let free = self.policy.concurrency.saturating_sub(in_flight.saturating_sub(limited));
+        // Rows that wait for a limit take no slot, but memory: they are bounded too.
+        let free = free.min((self.policy.concurrency * 2).saturating_sub(in_flight));
+        if free == 0 {
+            return None;
+        }
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_lane = self.by_lane.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ready: Vec<(usize, String)> = lanes
+            .ready(now)
+            .into_iter()
+            .map(|name| (by_lane.get(&name).copied().unwrap_or(0), name))
+            .collect();
+        ready.sort();
+        let alone = self.engines.pipelines.iter().count() <= 1;
+        for (used, name) in ready {
+            // Dynamic thresholds (Choudhury & Hahne 1998): a lane may hold at most twice what is left free, so that a
+            // dependency that hangs never takes the slots that other pipelines live on.
+            let allowed = if alone { free } else { (2 * free).saturating_sub(used).min(free) };
+            if allowed == 0 || self.held_up(&name) {
+                continue;
+            }
+            let rows = lanes.take(&name, allowed.min(CLAIM_ROWS), now);
+            if !rows.is_empty() {
+                self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
+                return Some((name, rows));
+            }
+        }
+        None
+    }
+
+    /// Whether one of the pipeline's dependencies is exhausted for longer than a row should wait under a lease.
+    fn held_up(&self, pipeline: &str) -> bool {
+        let Some(pipeline) = self.engines.pipelines.get(pipeline) else { return false };
+        pipeline
+            .steps
+            .iter()
+            .map(|step| &pipeline.dependencies[step.dependency])
+            .any(|dependency| self.caller.predicted_wait(dependency) > ADMIT_WITHIN)
+    }
+
+    async fn wait_for_work(&self, stop: &CancellationToken, now: Timestamp) {
+        let next = {
+            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            if lanes.ready(now).is_empty() {
+                lanes.next_due().map_or(Duration::from_secs(1), |due| due.since(now))
+            } else {
+                LOOK_AGAIN
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.heard.notified() => {}
+            () = tokio::time::sleep(next.max(Duration::from_millis(1))) => {}
+        }
+    }
+
+    async fn claim(
+        &self,
+        wanted: &[RowRef],
+    ) -> Result<Vec<(Arc<BatchWork>, ClaimedRow)>, crate::error::FlowError> {
+        let batches: Vec<BatchSeq> = wanted.iter().map(|row| row.batch).collect();
+        let works = self.cache.get(&self.engines, &batches).await?;
+        let rows: Vec<RowRef> = wanted.iter().filter(|row| works.contains_key(&row.batch)).copied().collect();
+        let now = self.engines.clock.now();
+        let token = self.engines.chance.lease_token();
+        let until = now + self.policy.lease;
+        let claim = Claim { rows: &rows, token, holder: &self.policy.name, until, also_pending: false };
+        let claimed = self.engines.store.claim(&claim, now).await?;
+        Ok(claimed
+            .into_iter()
+            .filter_map(|row| {
+                self.leases.insert(row.row, token, until);
+                Some((works.get(&row.row.batch)?.clone(), row))
+            })
+            .collect())
+    }
+
+    fn start(
+        self: Arc<Self>,
+        lane: &str,
+        work: Arc<BatchWork>,
+        claimed: ClaimedRow,
+        rows: &TaskTracker,
+        settlements: mpsc::Sender<Settlement>,
+    ) {
+        let Some(lease) = self.leases.get(claimed.row) else { return };
+        let slot = Slot::take(self.clone(), lane);
+        rows.spawn(async move {
+            let row = claimed.row;
+            let draining = || self.draining.load(Ordering::Relaxed);
+            let limited = || -> Box<dyn Send> { Box::new(Limited::new(self.figures.clone())) };
+            let task = RowTask {
+                engines: &self.engines,
+                caller: &self.caller,
+                work: &work,
+                lease: &lease,
+                observer: self.observer.as_ref(),
+                draining: &draining,
+                limited: &limited,
+            };
+            match task.run(claimed).await {
+                Some(outcome) => {
+                    let settlement = Settlement { row, token: lease.token, outcome };
+                    // The settler outlives every row; if it is gone, so is the process.
+                    let _ = settlements.send(settlement).await;
+                }
+                None => {
+                    tracing::warn!(batch = %work.id, row = row.number, "the row's lease was lost; nothing is written");
+                    self.leases.remove([row]);
+                }
+            }
+            drop(slot);
+        });
+    }
+
+    async fn keep_leases(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(RECEIPTS_EVERY);
+        let every = self.policy.lease / 3;
+        let mut renewed = tokio::time::Instant::now();
+        loop {
+            tick.tick().await;
+            if self.leases.is_empty() {
+                renewed = tokio::time::Instant::now();
+                continue;
+            }
+            self.leases.save_receipts(&self.engines).await;
+            if renewed.elapsed() >= every {
+                self.leases.renew(&self.engines, self.policy.lease).await;
+                renewed = tokio::time::Instant::now();
+            }
+        }
+    }
+
+    /// One extraction at a time: it is bound by the database, not by waiting.
+    async fn extract_all(self: Arc<Self>, stop: CancellationToken) {
+        let Some(mut batches) = self.extractions_in.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        loop {
+            let batch = tokio::select! {
+                () = stop.cancelled() => return,
+                batch = batches.recv() => match batch {
+                    Some(batch) => batch,
+                    None => return,
+                },
+            };
+            let done =
+                extract::extract(&self.engines, &self.policy.extract, batch, false, &stop, &mut |_, _| {}).await;
+            match done {
+                Ok(Extracted::Held { holder, .. }) => {
+                    tracing::debug!(batch = batch.0, holder, "another worker extracts the batch");
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, batch = batch.0, "the extraction stopped at its checkpoint; the sweep takes it up");
+                }
+            }
+        }
+    }
+
+    async fn give_back_heard(&self) {
+        let rows = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).drain();
+        for group in rows.chunks(settle::GROUP_ROWS) {
+            if let Err(error) = self.engines.store.unqueue(group, self.engines.clock.now()).await {
+                tracing::warn!(%error, rows = group.len(), "rows were not given back; the sweep brings them back");
+                return;
+            }
+        }
+    }
+
+    async fn hear(&self, packet: Packet) {
+        let most = self.policy.concurrency * HEARD_PER_SLOT;
+        loop {
+            let full = {
+                let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+                lanes.len() >= most
+            };
+            if !full || self.draining.load(Ordering::Relaxed) {
+                break;
+            }
+            let space = self.space.notified();
+            // The pause covers a wake-up that fell between the look and the wait.
+            let _ = tokio::time::timeout(LOOK_AGAIN, space).await;
+        }
+        let batches: Vec<BatchSeq> = packet.iter().map(|(row, _)| row.batch).collect();
+        let works = match self.cache.get(&self.engines, &batches).await {
+            Ok(works) => works,
+            Err(error) => {
+                tracing::warn!(%error, "a packet is dropped; the sweep brings its rows back");
+                return;
+            }
+        };
+        if self.draining.load(Ordering::SeqCst) {
+            let rows: Vec<RowRef> = packet.iter().map(|(row, _)| row).collect();
+            if let Err(error) = self.engines.store.unqueue(&rows, self.engines.clock.now()).await {
+                tracing::warn!(%error, "rows were not given back; the sweep brings them back");
+            }
+            return;
+        }
+        {
+            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            for (row, due) in packet.iter() {
+                if let Some(work) = works.get(&row.batch) {
+                    lanes.push(&work.pipeline.name, work.owner, row, Timestamp::from_millis(due));
+                }
+            }
+            self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
+        }
+        self.heard.notify_one();
+    }
+}
+
+#[async_trait]
+impl Handler for Worker {
+    async fn handle(&self, message: Message) {
+        match message {
+            Message::Rows(packet) => self.hear(packet).await,
+            Message::Extract { batch } => {
+                // A full channel drops the bell: the sweep rings again.
+                if self.extractions.try_send(batch).is_err() {
+                    tracing::debug!(batch = batch.0, "too many extractions wait; the sweep rings again");
+                }
+            }
+        }
+    }
+}
+
+/// A row's place in the worker, given up when the row has ended.
+struct Slot {
+    worker: Arc<Worker>,
+    lane: String,
+}
+
+impl Slot {
+    fn take(worker: Arc<Worker>, lane: &str) -> Self {
+        worker.figures.in_flight.fetch_add(1, Ordering::Relaxed);
+        *worker.by_lane.lock().unwrap_or_else(PoisonError::into_inner).entry(lane.to_owned()).or_default() += 1;
+        Self { worker, lane: lane.to_owned() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.worker.figures.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let mut by_lane = self.worker.by_lane.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(used) = by_lane.get_mut(&self.lane) {
+            *used = used.saturating_sub(1);
+        }
+        drop(by_lane);
+        self.worker.heard.notify_one();
+    }
+}
+
+/// While it lives, a row waits for a limit and its slot is free for another.
+struct Limited(Arc<WorkerFigures>);
+
+impl Limited {
+    fn new(figures: Arc<WorkerFigures>) -> Self {
+        figures.limited.fetch_add(1, Ordering::Relaxed);
+        Self(figures)
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.0.limited.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,98 @@
+//! One row, here and now: an operator's `penstock process-row`.
+
+use std::time::Duration;
+
+use penstock_domain::ids::RowRef;
+use penstock_domain::row::RowStatus;
+use penstock_domain::time::Timestamp;
+use penstock_downstream::Caller;
+use penstock_store::batches::Batch;
+use penstock_store::work::{Claim, SettleReport, Settled, Settlement};
+
+use crate::engines::Engines;
+use crate::error::FlowError;
+use crate::process::batches;
+use crate::process::leases::Leases;
+use crate::process::observe::Observer;
+use crate::process::row::RowTask;
+
+/// What became of the row.
+#[derive(Debug)]
+pub enum Single {
+    /// It ran; how it was settled.
+    Ran {
+        /// The outcome that was written.
+        outcome: Settled,
+        /// What writing it did.
+        report: SettleReport,
+    },
+    /// A worker holds it.
+    Held {
+        /// Who.
+        holder: String,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// It has ended, or its batch does not run.
+    NotRunnable(RowStatus),
+    /// There is no such row.
+    NoSuchRow,
+    /// The lease was lost while it ran; nothing was written.
+    LeaseLost,
+}
+
+/// Claims one row and carries it through, whatever the dispatcher's quota says. Limits and breakers hold all the same.
+///
+/// # Errors
+/// When an engine fails.
+pub async fn process_row(
+    engines: &Engines,
+    caller: &Caller,
+    batch: &Batch,
+    number: u32,
+    holder: &str,
+    lease: Duration,
+    observer: &dyn Observer,
+) -> Result<Single, FlowError> {
+    let row = RowRef { batch: batch.seq, number };
+    let Some(record) = engines.store.row(batch.seq, number).await? else { return Ok(Single::NoSuchRow) };
+    if let Some((holder, until)) = engines.store.holder(row).await? {
+        return Ok(Single::Held { holder, until });
+    }
+    let work = batches::load(engines, batch).await?;
+    let now = engines.clock.now();
+    let token = engines.chance.lease_token();
+    let until = now + lease;
+    let claim = Claim { rows: &[row], token, holder, until, also_pending: true };
+    let Some(claimed) = engines.store.claim(&claim, now).await?.into_iter().next() else {
+        return Ok(match engines.store.holder(row).await? {
+            Some((holder, until)) => Single::Held { holder, until },
+            None => Single::NotRunnable(record.status),
+        });
+    };
+    let leases = Leases::default();
+    let held = leases.insert(row, token, until);
+    let task = RowTask {
+        engines,
+        caller,
+        work: &work,
+        lease: &held,
+        observer,
+        draining: &|| false,
+        limited: &|| Box::new(()),
+    };
+    let keep = async {
+        loop {
+            tokio::time::sleep(lease / 3).await;
+            leases.renew(engines, lease).await;
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = task.run(claimed) => outcome,
+        () = keep => None,
+    };
+    let Some(outcome) = outcome else { return Ok(Single::LeaseLost) };
+    let settlement = Settlement { row, token, outcome };
+    let report = engines.store.settle(std::slice::from_ref(&settlement), engines.clock.now()).await?;
+    if report.lost.is_empty() { Ok(Single::Ran { outcome: settlement.outcome, report }) } else { Ok(Single::LeaseLost) }
+}

@@ -1,0 +1,262 @@
+//! Reading a sealed file from a row boundary: open, parse, seal each row, in bounded chunks.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use penstock_crypto::{StreamLayout, StreamOpener};
+use penstock_domain::csv::{Event, HeaderMap, Limits, Parser, RowError as FileError};
+use penstock_store::batches::{Batch, Checkpoint};
+use penstock_store::extraction::NewRow;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::engines::Engines;
+use crate::error::FlowError;
+use crate::extract::{ExtractPolicy, Trouble};
+use crate::secrets::{Place, SecretsOf};
+
+/// So many bytes are asked of the object store at a time: large enough for S3, small enough to hold.
+const BLOCK: u64 = 2 * 1024 * 1024;
+
+/// Rows on their way into SQL.
+pub(crate) struct Chunk {
+    /// The rows, sealed.
+    pub rows: Vec<NewRow>,
+    /// The position behind each of them.
+    pub positions: Vec<Checkpoint>,
+    /// The position behind the last one, blank lines included.
+    pub end: Checkpoint,
+}
+
+/// Why a file cannot be extracted.
+#[derive(Debug)]
+pub(crate) struct FileFault {
+    pub code: &'static str,
+    message: String,
+    errors: Vec<FileError>,
+    error_count: u64,
+}
+
+impl FileFault {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), errors: Vec::new(), error_count: 0 }
+    }
+
+    /// A file that a client stored itself and that has errors: the same list as an upload's 422.
+    pub fn invalid(errors: Vec<FileError>, error_count: u64) -> Self {
+        Self { code: "invalid_file", message: format!("the file has {error_count} errors"), errors, error_count }
+    }
+
+    /// What the batch keeps of it.
+    pub fn to_json(&self) -> String {
+        let mut failure = json!({ "code": self.code, "message": self.message });
+        if self.error_count > 0 {
+            failure["errors"] = json!(self.errors);
+            failure["error_count"] = self.error_count.into();
+        }
+        failure.to_string()
+    }
+}
+
+/// Sends the batch's rows from its checkpoint on, chunk by chunk.
+pub(crate) async fn read(
+    engines: Engines,
+    policy: ExtractPolicy,
+    batch: Box<Batch>,
+    secrets: SecretsOf,
+    chunks: mpsc::Sender<Result<Chunk, Trouble>>,
+) {
+    if let Err(trouble) = read_rows(&engines, &policy, &batch, &secrets, &chunks).await {
+        // The other end is gone only when nobody wants to know.
+        let _ = chunks.send(Err(trouble)).await;
+    }
+}
+
+async fn read_rows(
+    engines: &Engines,
+    policy: &ExtractPolicy,
+    batch: &Batch,
+    secrets: &SecretsOf,
+    chunks: &mpsc::Sender<Result<Chunk, Trouble>>,
+) -> Result<(), Trouble> {
+    let header = header_of(batch)?;
+    let mut file = SealedReader::open(engines, batch, secrets).await?;
+    let mut parser = Parser::resume_at(limits(batch, engines), batch.checkpoint.offset, batch.checkpoint.line);
+    let mut builder = Builder::new(policy, secrets, &header, batch.checkpoint);
+    let mut plain = Vec::new();
+    loop {
+        plain.clear();
+        let more = file.next(&mut plain).await?;
+        if more {
+            parser.push(&plain, &mut |event| builder.take(event)).map_err(|_| builder.limit())?;
+        } else {
+            parser.finish(&mut |event| builder.take(event)).map_err(|_| builder.limit())?;
+        }
+        if let Some(fault) = builder.fault.take() {
+            return Err(Trouble::File(fault));
+        }
+        for chunk in builder.full.drain(..) {
+            if chunks.send(Ok(chunk)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if !more {
+            break;
+        }
+    }
+    if let Some(chunk) = builder.rest() {
+        let _ = chunks.send(Ok(chunk)).await;
+    }
+    Ok(())
+}
+
+fn header_of(batch: &Batch) -> Result<HeaderMap, FlowError> {
+    let header = batch.header.as_deref().unwrap_or_default();
+    serde_json::from_str(header)
+        .map_err(|_| FlowError::Inconsistent(format!("batch {} has no header that can be read", batch.id)))
+}
+
+/// The file was validated under its pipeline's limits; reading it again must not be stricter.
+fn limits(batch: &Batch, engines: &Engines) -> Limits {
+    let mut limits = engines.pipelines.get(&batch.pipeline).map(|pipeline| pipeline.schema.limits.clone()).unwrap_or_default();
+    limits.max_rows = u64::MAX;
+    limits.max_field_chars = usize::MAX;
+    limits.max_record_bytes = limits.max_record_bytes.max(64 * 1024 * 1024);
+    limits
+}
+
+/// Collects parsed records into chunks.
+struct Builder<'a> {
+    policy: &'a ExtractPolicy,
+    secrets: &'a SecretsOf,
+    header: &'a HeaderMap,
+    at: Checkpoint,
+    rows: Vec<NewRow>,
+    positions: Vec<Checkpoint>,
+    bytes: usize,
+    scratch: Vec<u8>,
+    full: Vec<Chunk>,
+    fault: Option<FileFault>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(policy: &'a ExtractPolicy, secrets: &'a SecretsOf, header: &'a HeaderMap, at: Checkpoint) -> Self {
+        Self {
+            policy,
+            secrets,
+            header,
+            at,
+            rows: Vec::new(),
+            positions: Vec::new(),
+            bytes: 0,
+            scratch: Vec::new(),
+            full: Vec::new(),
+            fault: None,
+        }
+    }
+
+    fn take(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Record(record) => {
+                let number = self.at.rows + 1;
+                self.scratch.clear();
+                self.header.payload(&record, &mut self.scratch);
+                let payload = self.secrets.seal(Place::Payload(number), &self.scratch);
+                self.bytes += payload.len();
+                self.at = Checkpoint { offset: record.end, line: record.next_line, rows: number };
+                let line = u32::try_from(record.line).unwrap_or(u32::MAX);
+                self.rows.push(NewRow { number, line, payload, rejected: None });
+                self.positions.push(self.at);
+                if self.rows.len() >= self.policy.chunk_rows || self.bytes >= self.policy.chunk_bytes {
+                    let chunk = self.cut();
+                    self.full.push(chunk);
+                }
+                ControlFlow::Continue(())
+            }
+            Event::Malformed(error) => {
+                self.fault = Some(FileFault::new(
+                    "file_changed",
+                    format!("line {} is no longer the record that was validated", error.line),
+                ));
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn cut(&mut self) -> Chunk {
+        self.bytes = 0;
+        Chunk {
+            rows: std::mem::take(&mut self.rows),
+            positions: std::mem::take(&mut self.positions),
+            end: self.at,
+        }
+    }
+
+    fn rest(&mut self) -> Option<Chunk> {
+        (!self.rows.is_empty()).then(|| self.cut())
+    }
+
+    fn limit(&self) -> Trouble {
+        Trouble::File(FileFault::new("file_changed", "a record is larger than the one that was validated"))
+    }
+}
+
+/// A sealed object, block by block, opened from the chunk that holds an offset of the plain file.
+struct SealedReader {
+    objects: std::sync::Arc<dyn ObjectStore>,
+    path: Path,
+    opener: Option<StreamOpener>,
+    at: u64,
+    end: u64,
+    skip: usize,
+}
+
+impl SealedReader {
+    async fn open(engines: &Engines, batch: &Batch, secrets: &SecretsOf) -> Result<Self, Trouble> {
+        let path = Path::from(batch.object_key.as_str());
+        let meta = match engines.objects.head(&path).await {
+            Ok(meta) => meta,
+            Err(object_store::Error::NotFound { .. }) => {
+                return Err(Trouble::File(FileFault::new("file_missing", "the stored file is gone")));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let header = engines.objects.get_range(&path, 0..StreamLayout::HEADER_LEN as u64).await?;
+        let mut opener =
+            StreamOpener::new(secrets.key(), batch.id.0, &header).map_err(|_| Trouble::File(tampered()))?;
+        let place = StreamLayout::locate(batch.checkpoint.offset);
+        opener.at_chunk(place.chunk);
+        Ok(Self {
+            objects: engines.objects.clone(),
+            path,
+            opener: Some(opener),
+            at: place.sealed_offset,
+            end: meta.size,
+            skip: place.skip,
+        })
+    }
+
+    /// Appends the next plain bytes; false when the file is at its end.
+    async fn next(&mut self, plain: &mut Vec<u8>) -> Result<bool, Trouble> {
+        let Some(mut opener) = self.opener.take() else { return Ok(false) };
+        if self.at >= self.end {
+            opener.finish(plain).map_err(|_| Trouble::File(tampered()))?;
+        } else {
+            let block: Bytes =
+                self.objects.get_range(&self.path, self.at..self.end.min(self.at + BLOCK)).await?;
+            self.at += block.len() as u64;
+            opener.push(&block, plain).map_err(|_| Trouble::File(tampered()))?;
+            self.opener = Some(opener);
+        }
+        let skip = self.skip.min(plain.len());
+        plain.drain(..skip);
+        self.skip -= skip;
+        Ok(true)
+    }
+}
+
+fn tampered() -> FileFault {
+    FileFault::new("file_tampered", "the stored file is not what was sealed: it was cut or changed")
+}

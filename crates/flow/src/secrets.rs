@@ -1,0 +1,204 @@
+//! What is sealed of a batch, opened: its data key and context, kept for a while.
+//!
+//! The places of ciphertexts are named here, once: a value sealed for one place opens in no other (promise 8).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use penstock_crypto::{Ad, DataKey, WrappedKey};
+use penstock_domain::ids::{BatchId, BatchSeq, RowNumber};
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::{Batch, SealedKey};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::engines::Engines;
+use crate::error::FlowError;
+
+/// How long an opened key is kept: an erased batch is unreadable everywhere after at most this time.
+const KEEP: Duration = Duration::from_secs(60);
+
+/// At most so many batches' secrets are kept.
+const CAPACITY: usize = 512;
+
+/// Where a ciphertext of a row or batch lies.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    /// A row's record.
+    Payload(RowNumber),
+    /// A row's result.
+    Result(RowNumber),
+    /// A row's error.
+    Error(RowNumber),
+    /// A finished step's output.
+    Receipt(RowNumber, u16),
+    /// The request's context.
+    Context,
+}
+
+/// A batch's opened secrets.
+#[derive(Clone)]
+pub struct SecretsOf {
+    batch: BatchId,
+    key: Arc<DataKey>,
+    context: Arc<Value>,
+}
+
+impl SecretsOf {
+    /// The secrets of a batch that is being made.
+    pub fn new(batch: BatchId, key: Arc<DataKey>, context: Value) -> Self {
+        Self { batch, key, context: Arc::new(context) }
+    }
+
+    /// The context that came with the upload; an empty object when none did.
+    pub fn context(&self) -> &Arc<Value> {
+        &self.context
+    }
+
+    /// The data key, for the file.
+    pub fn key(&self) -> &DataKey {
+        &self.key
+    }
+
+    /// Seals bytes for their place.
+    pub fn seal(&self, place: Place, plain: &[u8]) -> Vec<u8> {
+        let mut column = [0; 8];
+        self.key.seal(ad(self.batch, place, &mut column), plain)
+    }
+
+    /// Opens bytes from their place.
+    ///
+    /// # Errors
+    /// When they were sealed for another place, under another key, or changed since.
+    pub fn open(&self, place: Place, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
+        let mut column = [0; 8];
+        self.key
+            .open(ad(self.batch, place, &mut column), sealed)
+            .map_err(|source| FlowError::Sealed { what: what(place), source })
+    }
+
+    /// Seals a value as JSON.
+    pub fn seal_json(&self, place: Place, value: &impl Serialize) -> Vec<u8> {
+        // Values of ours have string keys and finite numbers, so JSON always holds them.
+        let plain = serde_json::to_vec(value).unwrap_or_default();
+        self.seal(place, &plain)
+    }
+
+    /// Opens a value from JSON.
+    ///
+    /// # Errors
+    /// As [`SecretsOf::open`], and when it is not what was sealed there.
+    pub fn open_json<T: DeserializeOwned>(&self, place: Place, sealed: &[u8]) -> Result<T, FlowError> {
+        let plain = self.open(place, sealed)?;
+        serde_json::from_slice(&plain)
+            .map_err(|_| FlowError::Inconsistent(format!("{} of batch {} is not JSON", what(place), self.batch)))
+    }
+}
+
+fn what(place: Place) -> &'static str {
+    match place {
+        Place::Payload(_) => "a row's record",
+        Place::Result(_) => "a row's result",
+        Place::Error(_) => "a row's error",
+        Place::Receipt(..) => "a step's output",
+        Place::Context => "the context",
+    }
+}
+
+fn ad(batch: BatchId, place: Place, column: &mut [u8; 8]) -> Ad<'_> {
+    let (table, row, column) = match place {
+        Place::Payload(row) => ("row_data", row, "payload"),
+        Place::Result(row) => ("row_output", row, "result"),
+        Place::Error(row) => ("row_output", row, "error"),
+        Place::Receipt(row, step) => ("row_receipts", row, decimal(step, column)),
+        Place::Context => ("batch_keys", 0, "context"),
+    };
+    Ad { table, batch: batch.0, row, column }
+}
+
+/// `number` in decimal digits, without an allocation.
+fn decimal(mut number: u16, buffer: &mut [u8; 8]) -> &str {
+    let mut at = buffer.len();
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(&buffer[at..]).unwrap_or_default()
+}
+
+/// Opened secrets by batch.
+#[derive(Default)]
+pub struct Secrets {
+    kept: Mutex<HashMap<BatchSeq, (Timestamp, SecretsOf)>>,
+}
+
+impl Secrets {
+    /// The batch's secrets.
+    ///
+    /// # Errors
+    /// [`FlowError::Erased`] when the data key is gone.
+    pub async fn of(&self, engines: &Engines, batch: &Batch) -> Result<SecretsOf, FlowError> {
+        self.try_of(engines, batch).await?.ok_or(FlowError::Erased)
+    }
+
+    /// The batch's secrets; none once it was erased.
+    ///
+    /// # Errors
+    /// When the database fails or the keyring cannot open the data key.
+    pub async fn try_of(&self, engines: &Engines, batch: &Batch) -> Result<Option<SecretsOf>, FlowError> {
+        if batch.erased_at.is_some() {
+            return Ok(None);
+        }
+        let now = engines.clock.now();
+        if let Some(secrets) = self.lookup(batch.seq, now) {
+            return Ok(Some(secrets));
+        }
+        let Some(sealed) = engines.store.sealed_key(batch.seq).await? else { return Ok(None) };
+        let secrets = open_secrets(engines, batch.id, &sealed)?;
+        self.insert(batch.seq, now, secrets.clone());
+        Ok(Some(secrets))
+    }
+
+    /// Drops what is kept of a batch.
+    pub fn forget(&self, batch: BatchSeq) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&batch);
+    }
+
+    fn lookup(&self, batch: BatchSeq, now: Timestamp) -> Option<SecretsOf> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&batch).filter(|(at, _)| now.since(*at) < KEEP).map(|(_, secrets)| secrets.clone())
+    }
+
+    fn insert(&self, batch: BatchSeq, now: Timestamp, secrets: SecretsOf) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= CAPACITY {
+            kept.retain(|_, (at, _)| now.since(*at) < KEEP);
+        }
+        if kept.len() >= CAPACITY {
+            // All are in use: the oldest goes.
+            if let Some(oldest) = kept.iter().min_by_key(|(_, (at, _))| *at).map(|(batch, _)| *batch) {
+                kept.remove(&oldest);
+            }
+        }
+        kept.insert(batch, (now, secrets));
+    }
+}
+
+fn open_secrets(engines: &Engines, batch: BatchId, sealed: &SealedKey) -> Result<SecretsOf, FlowError> {
+    let wrapped = WrappedKey { key_id: sealed.key_id.clone(), bytes: sealed.wrapped.clone() };
+    let key = engines
+        .keyring
+        .unwrap(batch.0, &wrapped)
+        .map_err(|source| FlowError::Sealed { what: "the batch's data key", source })?;
+    let mut secrets = SecretsOf::new(batch, Arc::new(key), Value::Object(serde_json::Map::new()));
+    if let Some(context) = &sealed.context {
+        secrets.context = Arc::new(secrets.open_json(Place::Context, context)?);
+    }
+    Ok(secrets)
+}

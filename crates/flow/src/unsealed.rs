@@ -1,0 +1,83 @@
+//! A file that a client PUT into the object store itself: validated, sealed, and its plain copy deleted.
+
+use futures::StreamExt as _;
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
+use penstock_domain::csv::Validator;
+use penstock_store::batches::{Batch, Checkpoint};
+use penstock_store::extraction::ExtractionLease;
+
+use crate::engines::Engines;
+use crate::error::FlowError;
+use crate::extract::{ExtractPolicy, Trouble};
+use crate::file::{SealedWriter, sealed_key};
+use crate::reader::FileFault;
+use crate::secrets::SecretsOf;
+use crate::upload::delete;
+
+/// The lease is renewed after so many bytes.
+const RENEW_EVERY: u64 = 16 * 1024 * 1024;
+
+/// Reads the plain file once: every row is validated before anything is inserted.
+pub(crate) async fn seal(
+    engines: &Engines,
+    policy: &ExtractPolicy,
+    lease: &mut ExtractionLease,
+    batch: &mut Batch,
+    secrets: &SecretsOf,
+) -> Result<(), Trouble> {
+    let Some(pipeline) = engines.pipelines.get(&batch.pipeline) else {
+        return Err(FlowError::Definition {
+            pipeline: batch.pipeline.clone(),
+            reason: "it is not among the loaded pipelines".into(),
+        }
+        .into());
+    };
+    let plain = Path::from(batch.object_key.as_str());
+    let stored = match engines.objects.get(&plain).await {
+        Ok(stored) => stored,
+        Err(object_store::Error::NotFound { .. }) => {
+            return Err(Trouble::File(FileFault::new("file_missing", "nothing was uploaded to the address that was given")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let path = sealed_key(&batch.owner_name, batch.id);
+    let mut writer =
+        SealedWriter::new(engines.objects.clone(), path, secrets.key(), batch.id, engines.random.as_ref())?;
+    let mut validator = Validator::new(pipeline.schema.clone());
+    let mut bytes = stored.into_stream();
+    let mut renewed_at = 0;
+    while let Some(part) = bytes.next().await {
+        let part = part?;
+        if writer.plain_bytes() + part.len() as u64 > pipeline.max_upload_bytes {
+            let message = format!("the file has more than {} bytes", pipeline.max_upload_bytes);
+            return Err(Trouble::File(FileFault::new("file_too_large", message)));
+        }
+        validator
+            .push(&part)
+            .map_err(|limit| Trouble::File(FileFault::new("file_too_large", limit.to_string())))?;
+        writer.push(&part).await?;
+        if writer.plain_bytes() - renewed_at >= RENEW_EVERY {
+            renewed_at = writer.plain_bytes();
+            lease.until = engines.clock.now() + policy.lease;
+            engines.store.renew_extraction(lease).await?;
+        }
+    }
+    let validated = validator
+        .finish()
+        .map_err(|rejected| Trouble::File(FileFault::invalid(rejected.errors, rejected.error_count)))?;
+    let file = writer.finish().await?;
+    let header = serde_json::to_string(&validated.header)
+        .map_err(|error| FlowError::Inconsistent(error.to_string()))?;
+    let rows = u32::try_from(validated.rows).unwrap_or(u32::MAX);
+    let start = Checkpoint { offset: validated.body_offset, line: validated.body_line, rows: 0 };
+    let key = file.path.to_string();
+    engines.store.describe_file(lease, &header, rows, &key, file.plain_bytes, start).await?;
+    delete(engines, &plain).await;
+    batch.header = Some(header);
+    batch.object_key = key;
+    batch.file_bytes = file.plain_bytes;
+    batch.unsealed = false;
+    batch.checkpoint = start;
+    Ok(())
+}

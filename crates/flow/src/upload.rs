@@ -1,0 +1,357 @@
+//! Upload: bytes are parsed, every row is validated and the sealed file is stored as they arrive.
+//!
+//! Only a file without an error becomes a batch; everything else leaves nothing behind.
+
+use std::sync::Arc;
+
+use object_store::ObjectStoreExt as _;
+use penstock_crypto::Fingerprinter;
+use penstock_domain::csv::{LimitExceeded, Rejected, Validated, Validator};
+use penstock_domain::ids::{BatchId, OwnerSeq};
+use penstock_domain::ledger::Canary;
+use penstock_domain::pipeline::Pipeline;
+use penstock_queue::Message;
+use penstock_store::batches::{Batch, Checkpoint, Created, Idempotency, NewBatch, SealedKey};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::crash;
+use crate::engines::Engines;
+use crate::error::FlowError;
+use crate::file::{SealedWriter, sealed_key};
+use crate::secrets::{Place, SecretsOf};
+
+/// Who uploads, and to what.
+#[derive(Clone)]
+pub struct UploadRequest {
+    /// The owner.
+    pub owner: OwnerSeq,
+    /// Its name, for the object's key.
+    pub owner_name: String,
+    /// The pipeline.
+    pub pipeline: Arc<Pipeline>,
+    /// The `Idempotency-Key` header.
+    pub idempotency_key: Option<String>,
+}
+
+/// What comes beside the file.
+#[derive(Clone, Debug, Default)]
+pub struct UploadFields {
+    /// What the client calls the batch.
+    pub name: Option<String>,
+    /// Values for the templates, a JSON object.
+    pub context: Option<Value>,
+    /// Whether rows go on after one has failed; true unless said.
+    pub allow_failures: Option<bool>,
+    /// Where callbacks go.
+    pub callback_url: Option<String>,
+    /// Its place among the owner's batches; 0 unless said.
+    pub priority: Option<i16>,
+    /// The trial, if not the pipeline's own.
+    pub canary: Option<Canary>,
+}
+
+/// Why an upload did not become a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// A limit was passed.
+    #[error("the upload is larger than is allowed")]
+    TooLarge(TooLarge),
+    /// The file has errors.
+    #[error("{} of the file's values are not right", .0.error_count)]
+    Rejected(Rejected),
+    /// The `Idempotency-Key` was used for something else.
+    #[error("this Idempotency-Key was used before with other content")]
+    KeyReused,
+    /// An engine failed.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
+}
+
+/// Which limit was passed.
+#[derive(Debug)]
+pub enum TooLarge {
+    /// The whole body, in bytes.
+    Bytes(u64),
+    /// A limit on rows, fields or records.
+    Csv(LimitExceeded),
+}
+
+/// What became of an upload.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The batch.
+    pub batch: Batch,
+    /// Whether an earlier request with the same `Idempotency-Key` had made it.
+    pub replayed: bool,
+}
+
+/// An upload under way. Dropping it leaves nothing behind.
+pub struct Upload {
+    engines: Engines,
+    request: UploadRequest,
+    id: BatchId,
+    secrets: SecretsOf,
+    wrapped: SealedKey,
+    validator: Validator,
+    writer: SealedWriter,
+    earlier: Option<(Batch, Idempotency)>,
+    /// The first is made under the active key; a second one compares with an earlier request's.
+    fingerprints: Vec<(String, Fingerprinter)>,
+}
+
+impl Upload {
+    /// Begins an upload.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn start(engines: &Engines, request: UploadRequest) -> Result<Self, FlowError> {
+        let now = engines.clock.now();
+        let id = engines.chance.batch_id(now);
+        let (key, wrapped) = engines
+            .keyring
+            .new_data_key(id.0, engines.random.as_ref())
+            .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
+        let key = Arc::new(key);
+        let earlier = match &request.idempotency_key {
+            Some(idempotency_key) => engines.store.idempotent(request.owner, idempotency_key).await?,
+            None => None,
+        };
+        let fingerprints = match &request.idempotency_key {
+            Some(_) => fingerprinters(engines, earlier.as_ref().map(|(_, promise)| promise.key_id.as_str())),
+            None => Vec::new(),
+        };
+        let path = sealed_key(&request.owner_name, id);
+        let writer =
+            SealedWriter::new(engines.objects.clone(), path, &key, id, engines.random.as_ref())?;
+        Ok(Self {
+            engines: engines.clone(),
+            id,
+            secrets: SecretsOf::new(id, key, Value::Null),
+            wrapped: SealedKey { key_id: wrapped.key_id, wrapped: wrapped.bytes, context: None },
+            validator: Validator::new(request.pipeline.schema.clone()),
+            writer,
+            earlier,
+            fingerprints,
+            request,
+        })
+    }
+
+    /// Takes the next bytes of the file.
+    ///
+    /// # Errors
+    /// As soon as a limit is passed; when the object store fails.
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+        let most = self.request.pipeline.max_upload_bytes;
+        if self.writer.plain_bytes() + bytes.len() as u64 > most {
+            return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
+        }
+        self.validator.push(bytes).map_err(|limit| UploadError::TooLarge(TooLarge::Csv(limit)))?;
+        for (_, fingerprint) in &mut self.fingerprints {
+            fingerprint.update(bytes);
+        }
+        // A file that is refused anyway need not be stored; it is only read on for its other errors.
+        if !self.validator.has_errors() {
+            self.writer.push(bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// The file is complete: makes the batch, unless it has errors.
+    ///
+    /// # Errors
+    /// [`UploadError::Rejected`] with the file's errors; nothing is left behind on any error.
+    pub async fn finish(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
+        let validated = match self.validator.finish() {
+            Ok(validated) => validated,
+            Err(rejected) => {
+                self.writer.abort().await;
+                return Err(UploadError::Rejected(rejected));
+            }
+        };
+        let prints: Vec<(String, [u8; 32])> = self
+            .fingerprints
+            .drain(..)
+            .map(|(key_id, mut fingerprint)| {
+                absorb_fields(&mut fingerprint, &self.request.pipeline, &fields);
+                (key_id, fingerprint.finish())
+            })
+            .collect();
+        if let Some((batch, promise)) = self.earlier {
+            self.writer.abort().await;
+            return replay(batch, &promise, &prints);
+        }
+        let promise = self.request.idempotency_key.take().zip(prints.first()).map(|(key, (key_id, print))| {
+            Idempotency { key, key_id: key_id.clone(), fingerprint: print.to_vec() }
+        });
+        let file = self.writer.finish().await?;
+        crash::point(crash::FILE_STORED);
+        let engines = self.engines;
+        let made = make_batch(
+            &engines,
+            &self.request,
+            Making { id: self.id, secrets: &self.secrets, key: self.wrapped, validated, promise },
+            fields,
+            file.path.to_string(),
+            file.plain_bytes,
+        )
+        .await;
+        match made {
+            Ok(Created::New(batch)) => {
+                ring(&engines, &batch).await;
+                Ok(Accepted { batch, replayed: false })
+            }
+            Ok(Created::Existing { batch, idempotency }) => {
+                delete(&engines, &file.path).await;
+                replay(batch, &idempotency, &prints)
+            }
+            Err(error) => {
+                delete(&engines, &file.path).await;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+struct Making<'a> {
+    id: BatchId,
+    secrets: &'a SecretsOf,
+    key: SealedKey,
+    validated: Validated,
+    promise: Option<Idempotency>,
+}
+
+async fn make_batch(
+    engines: &Engines,
+    request: &UploadRequest,
+    making: Making<'_>,
+    fields: UploadFields,
+    object_key: String,
+    file_bytes: u64,
+) -> Result<Created, FlowError> {
+    let now = engines.clock.now();
+    let pipeline = &request.pipeline;
+    engines.store.save_definition(pipeline.version, &pipeline.name, &pipeline.source, now).await?;
+    let header = serde_json::to_string(&making.validated.header)
+        .map_err(|error| FlowError::Inconsistent(error.to_string()))?;
+    let context = fields.context.map(|context| making.secrets.seal_json(Place::Context, &context));
+    let batch = NewBatch {
+        id: making.id,
+        owner: request.owner,
+        pipeline: pipeline.name.clone(),
+        version: pipeline.version,
+        name: fields.name,
+        header: Some(header),
+        object_key,
+        file_bytes,
+        unsealed: false,
+        rows: Some(u32::try_from(making.validated.rows).unwrap_or(u32::MAX)),
+        allow_failures: fields.allow_failures.unwrap_or(true),
+        canary: fields.canary.or(pipeline.canary),
+        callback_url: fields.callback_url,
+        priority: fields.priority.unwrap_or(0),
+        checkpoint: Checkpoint { offset: making.validated.body_offset, line: making.validated.body_line, rows: 0 },
+        key: SealedKey { context, ..making.key },
+        idempotency: making.promise,
+        upload: None,
+        created_at: now,
+    };
+    Ok(engines.store.create_batch(&batch).await?)
+}
+
+/// A bell that does not ring is no error: the dispatcher's sweep finds the batch.
+pub(crate) async fn ring(engines: &Engines, batch: &Batch) {
+    if let Err(error) = engines.bell.ring(vec![Message::Extract { batch: batch.seq }]).await {
+        tracing::warn!(%error, batch = %batch.id, "the extraction bell did not ring; the next dispatcher run rings it");
+    }
+}
+
+pub(crate) async fn delete(engines: &Engines, path: &object_store::path::Path) {
+    match engines.objects.delete(path).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+        Err(error) => tracing::warn!(%error, %path, "a file that nobody needs could not be deleted; reconcile finds it"),
+    }
+}
+
+fn fingerprinters(engines: &Engines, earlier: Option<&str>) -> Vec<(String, Fingerprinter)> {
+    let active = engines.keyring.active_id();
+    let mut ids = vec![active];
+    ids.extend(earlier.filter(|id| *id != active));
+    ids.into_iter().filter_map(|id| Some((id.to_owned(), engines.keyring.fingerprint(id)?))).collect()
+}
+
+/// The same file under another name is another request.
+fn absorb_fields(fingerprint: &mut Fingerprinter, pipeline: &Pipeline, fields: &UploadFields) {
+    let rest = serde_json::json!([
+        pipeline.name,
+        fields.name,
+        fields.context,
+        fields.allow_failures.unwrap_or(true),
+        fields.callback_url,
+        fields.priority.unwrap_or(0),
+        fields.canary,
+    ]);
+    fingerprint.update(b"\0fields\0");
+    fingerprint.update(rest.to_string().as_bytes());
+}
+
+fn replay(batch: Batch, promise: &Idempotency, prints: &[(String, [u8; 32])]) -> Result<Accepted, UploadError> {
+    let same = prints
+        .iter()
+        .any(|(key_id, print)| *key_id == promise.key_id && promise.fingerprint.as_slice() == print.as_slice());
+    if same { Ok(Accepted { batch, replayed: true }) } else { Err(UploadError::KeyReused) }
+}
+
+/// A file that a client has PUT somewhere becomes a batch; the extractor reads, validates and seals it.
+///
+/// # Errors
+/// When an engine fails.
+pub async fn adopt(
+    engines: &Engines,
+    request: &UploadRequest,
+    upload: Uuid,
+    object_key: String,
+    file_bytes: u64,
+    fields: UploadFields,
+) -> Result<Batch, FlowError> {
+    let now = engines.clock.now();
+    let id = engines.chance.batch_id(now);
+    let (key, wrapped) = engines
+        .keyring
+        .new_data_key(id.0, engines.random.as_ref())
+        .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
+    let secrets = SecretsOf::new(id, Arc::new(key), Value::Null);
+    let pipeline = &request.pipeline;
+    engines.store.save_definition(pipeline.version, &pipeline.name, &pipeline.source, now).await?;
+    let created = engines
+        .store
+        .create_batch(&NewBatch {
+            id,
+            owner: request.owner,
+            pipeline: pipeline.name.clone(),
+            version: pipeline.version,
+            name: fields.name,
+            header: None,
+            object_key,
+            file_bytes,
+            unsealed: true,
+            rows: None,
+            allow_failures: fields.allow_failures.unwrap_or(true),
+            canary: fields.canary.or(pipeline.canary),
+            callback_url: fields.callback_url,
+            priority: fields.priority.unwrap_or(0),
+            checkpoint: Checkpoint::default(),
+            key: SealedKey {
+                key_id: wrapped.key_id,
+                wrapped: wrapped.bytes,
+                context: fields.context.map(|context| secrets.seal_json(Place::Context, &context)),
+            },
+            idempotency: None,
+            upload: Some(upload),
+            created_at: now,
+        })
+        .await?;
+    let (Created::New(batch) | Created::Existing { batch, .. }) = created;
+    ring(engines, &batch).await;
+    Ok(batch)
+}

@@ -1,0 +1,211 @@
+//! What a client sees of a batch and of a row.
+
+use penstock_domain::batch::{BatchStatus, Counts, Outcome};
+use penstock_domain::row::{AttemptRecord, RowError, RowStatus};
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::Batch;
+use penstock_store::reading::RowRecord;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::engines::Engines;
+use crate::error::FlowError;
+use crate::eta;
+use crate::secrets::{Place, SecretsOf};
+
+/// A batch, as `GET /v2/batches/{id}` shows it and as callbacks carry it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct BatchView {
+    /// Its id.
+    #[schema(value_type = String, format = Uuid)]
+    pub id: penstock_domain::ids::BatchId,
+    /// The pipeline it was uploaded to.
+    pub pipeline: String,
+    /// What the client calls it.
+    pub name: Option<String>,
+    /// `pending`, `processing`, `queued`, `completed`, `cancelled` or `failed`.
+    #[schema(value_type = String)]
+    pub status: BatchStatus,
+    /// `success`, `partial_success` or `failure`, once it has ended.
+    #[schema(value_type = Option<String>)]
+    pub outcome: Option<Outcome>,
+    /// Whether rows go on after one has failed.
+    pub allow_failures: bool,
+    /// Whether somebody paused it.
+    pub paused: bool,
+    /// Whether too many of its first rows failed; `resume` lets it go on.
+    pub held: bool,
+    /// Which run of the batch this is; a retry of a finished batch starts the next.
+    pub run: u32,
+    /// Percent of rows that have ended, floored; 100 only when the batch has ended.
+    pub progress: u8,
+    /// How many rows stand where; `total` is the sum of the others.
+    #[schema(value_type = Object)]
+    pub counts: Counts,
+    /// When it will be done at the present pace.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub eta: Option<Timestamp>,
+    /// Something worth knowing, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
+    /// When it was uploaded.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When work on it began.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    /// When this run ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<Timestamp>,
+    /// When it was cancelled.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub cancelled_at: Option<Timestamp>,
+    /// Why it failed: the file's errors, or the row whose failure ended it.
+    #[schema(value_type = Option<Object>)]
+    pub failure: Option<Value>,
+}
+
+/// Builds the view of a batch.
+///
+/// # Errors
+/// When the failed row that ended it cannot be read.
+pub async fn batch_view(engines: &Engines, batch: &Batch, quota: u32) -> Result<BatchView, FlowError> {
+    let failure = failure_of(engines, batch).await?;
+    Ok(describe(engines, batch, quota, failure))
+}
+
+/// The view of a batch without its failing row's error, which is sealed: what a list or a callback shows.
+pub fn describe(engines: &Engines, batch: &Batch, quota: u32, failure: Option<Value>) -> BatchView {
+    let ledger = &batch.ledger;
+    let pipeline = engines.pipelines.get(&batch.pipeline);
+    let pipeline = pipeline.as_deref();
+    BatchView {
+        id: batch.id,
+        pipeline: batch.pipeline.clone(),
+        name: batch.name.clone(),
+        status: ledger.status,
+        outcome: ledger.outcome,
+        allow_failures: ledger.allow_failures,
+        paused: ledger.paused,
+        held: ledger.held,
+        run: ledger.run,
+        progress: ledger.progress(),
+        counts: ledger.counts,
+        eta: eta::eta(ledger, pipeline, quota, engines.clock.now()),
+        notice: eta::notice(ledger, pipeline, quota),
+        created_at: batch.created_at,
+        started_at: ledger.started_at,
+        finished_at: ledger.finished_at,
+        cancelled_at: ledger.cancelled_at,
+        failure,
+    }
+}
+
+/// The failure without what is sealed: the file's errors, or the number of the row that ended the batch.
+pub fn clear_failure(batch: &Batch) -> Option<Value> {
+    if let Some(failure) = &batch.failure {
+        return serde_json::from_str(failure).ok();
+    }
+    batch.failure_row.map(|row| serde_json::json!({ "code": "row_failed", "row": row }))
+}
+
+async fn failure_of(engines: &Engines, batch: &Batch) -> Result<Option<Value>, FlowError> {
+    let Some(number) = batch.failure_row.filter(|_| batch.failure.is_none()) else {
+        return Ok(clear_failure(batch));
+    };
+    let (Some(secrets), Some(record)) =
+        (engines.secrets.try_of(engines, batch).await?, engines.store.row(batch.seq, number).await?)
+    else {
+        return Ok(clear_failure(batch));
+    };
+    let view = row_view(&secrets, &record)?;
+    Ok(view.error.map(|error| {
+        let mut value = serde_json::json!(error);
+        value["row"] = number.into();
+        value["line"] = view.line.into();
+        value
+    }))
+}
+
+/// A row, as `GET /v2/batches/{id}/rows` shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RowView {
+    /// Its number in the file, from 1.
+    pub number: u32,
+    /// The physical line in the file where it starts.
+    pub line: u32,
+    /// `pending`, `queued`, `processing`, `completed`, `failed` or `cancelled`.
+    #[schema(value_type = String)]
+    pub status: RowStatus,
+    /// Attempts that failed or completed; waiting for a limit is none.
+    pub attempts: u16,
+    /// The pipeline's result, once completed.
+    #[schema(value_type = Option<Object>)]
+    pub result: Option<Value>,
+    /// The last error.
+    pub error: Option<ErrorView>,
+    /// When it may run next, while it waits.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub not_before: Option<Timestamp>,
+}
+
+/// What went wrong with a row.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ErrorView {
+    /// From a closed list, for programs.
+    pub code: String,
+    /// The step that failed.
+    pub step: Option<String>,
+    /// The answer's HTTP status.
+    pub http_status: Option<u16>,
+    /// A sentence, for people.
+    pub message: String,
+    /// The answer's body, shortened.
+    #[schema(value_type = Option<Object>)]
+    pub detail: Option<Value>,
+    /// Each attempt, oldest first.
+    #[schema(value_type = Vec<Object>)]
+    pub attempts: Vec<AttemptRecord>,
+}
+
+impl From<RowError> for ErrorView {
+    fn from(error: RowError) -> Self {
+        Self {
+            code: error.code,
+            step: error.step,
+            http_status: error.http_status,
+            message: error.message,
+            detail: error.detail,
+            attempts: error.attempts,
+        }
+    }
+}
+
+/// Opens what is sealed of a row.
+///
+/// # Errors
+/// When it cannot be opened or is not what was sealed there.
+pub fn row_view(secrets: &SecretsOf, record: &RowRecord) -> Result<RowView, FlowError> {
+    let result = match &record.result {
+        Some(sealed) if record.status == RowStatus::Completed => {
+            Some(secrets.open_json(Place::Result(record.number), sealed)?)
+        }
+        _ => None,
+    };
+    let error = match &record.error {
+        Some(sealed) if record.status != RowStatus::Completed => {
+            Some(ErrorView::from(secrets.open_json::<RowError>(Place::Error(record.number), sealed)?))
+        }
+        _ => None,
+    };
+    Ok(RowView {
+        number: record.number,
+        line: record.line,
+        status: record.status,
+        attempts: record.attempts,
+        result,
+        error,
+        not_before: record.not_before.filter(|_| !record.status.is_terminal()),
+    })
+}
