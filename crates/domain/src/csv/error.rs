@@ -1,0 +1,94 @@
+//! Errors of a file, as a client reads them.
+//!
+//! | code | what is wrong |
+//! |---|---|
+//! | `header_missing` | the file has no header line |
+//! | `unknown_column` | the pipeline has no such column |
+//! | `missing_column` | a required column is not in the header |
+//! | `duplicate_column` | a column stands twice in the header |
+//! | `column_order` | the pipeline asks for its own order |
+//! | `no_rows` | nothing follows the header |
+//! | `text_after_quote` | text between a closing quote and the next comma |
+//! | `quote_in_unquoted_field` | a quote inside a field that does not begin with one |
+//! | `unclosed_quote` | a quote is never closed |
+//! | `bare_cr` | a carriage return without a line feed, outside quotes |
+//! | `nul_byte` | a NUL byte |
+//! | `invalid_utf8` | bytes that are not UTF-8 |
+//! | `field_count` | more or fewer fields than the header |
+//! | `required`, `format`, `pattern`, `min_length`, `max_length`, `enum` | a value breaks its column's rule |
+
+use serde::Serialize;
+
+/// How many errors are kept; the rest is counted.
+pub const ERRORS_KEPT: usize = 100;
+
+/// One error of a file. Never shows the value itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RowError {
+    /// The physical line where the record starts, from 1.
+    pub line: u64,
+    /// The column, when it is known.
+    pub column: Option<String>,
+    /// From the list above.
+    pub code: &'static str,
+    /// A sentence that says the mend.
+    pub message: String,
+}
+
+/// The first errors of a file, and how many there are.
+#[derive(Clone, Debug, Default)]
+pub struct ErrorList {
+    errors: Vec<RowError>,
+    count: u64,
+}
+
+impl ErrorList {
+    /// Takes an error; `message` is only made for those that are kept.
+    pub fn push(&mut self, line: u64, column: Option<&str>, code: &'static str, message: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.errors.len() < ERRORS_KEPT {
+            self.errors.push(RowError { line, column: column.map(str::to_owned), code, message: message() });
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The first errors, and how many there are in all.
+    pub fn into_parts(self) -> (Vec<RowError>, u64) {
+        (self.errors, self.count)
+    }
+}
+
+/// Which limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitKind {
+    /// Characters of a field.
+    FieldChars(usize),
+    /// Bytes of a record.
+    RecordBytes(usize),
+    /// Rows of a file.
+    Rows(u64),
+}
+
+/// A limit was passed, and reading stopped there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {}", said(.kind))]
+pub struct LimitExceeded {
+    /// Which one.
+    pub kind: LimitKind,
+    /// The physical line where the record starts.
+    pub line: u64,
+    /// The field's place in its record, from 0.
+    pub field: usize,
+}
+
+fn said(kind: &LimitKind) -> String {
+    match kind {
+        LimitKind::FieldChars(most) => format!("a field has more than {most} characters"),
+        LimitKind::RecordBytes(most) => format!("a record has more than {most} bytes"),
+        LimitKind::Rows(most) => format!("the file has more than {most} rows; split it"),
+    }
+}

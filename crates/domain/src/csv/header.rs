@@ -1,0 +1,185 @@
+//! The header, and what it makes of the records behind it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::ErrorList;
+use super::formula::{neutralise, restore};
+use super::parser::{Event, Parser, Record};
+use super::rules::{Limits, Schema};
+use super::writer::encode_record;
+
+/// Columns that begin so are ours, written by results.csv and failed.csv, and ignored by an upload.
+const OURS: char = '_';
+
+/// Columns that show that a file came from us: then cells were made harmless, and are taken back.
+const MARKS: [&str; 2] = ["_row", "_status"];
+
+/// What is kept of a file's header: how to read its records, and the rows stored from them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderMap {
+    /// The client's columns in the file's order, without ours.
+    columns: Vec<String>,
+    /// Which fields of a record they are; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    kept: Vec<usize>,
+    /// How many fields a record has.
+    fields: usize,
+    /// Whether cells were made harmless by us.
+    #[serde(default)]
+    harmless: bool,
+}
+
+/// A stored row that cannot be read again.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored record is not one with {0} fields")]
+pub struct Unreadable(usize);
+
+impl HeaderMap {
+    /// Judges a header; none when it has errors.
+    pub fn read(record: &Record<'_>, schema: &Schema, errors: &mut ErrorList) -> Option<Self> {
+        let names: Vec<String> = record.values().map(|value| value.into_owned()).collect();
+        let line = record.line;
+        let mut columns: Vec<String> = Vec::new();
+        let mut kept = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            if name.starts_with(OURS) {
+                continue;
+            }
+            if !schema.columns.iter().any(|column| column.name == *name) {
+                errors.push(line, Some(name), "unknown_column", || unknown(name, schema));
+            } else if columns.contains(name) {
+                errors.push(line, Some(name), "duplicate_column", || {
+                    format!("`{name}` stands more than once in the header; keep one of them")
+                });
+            }
+            columns.push(name.clone());
+            kept.push(index);
+        }
+        for column in schema.columns.iter().filter(|column| column.required && !columns.contains(&column.name)) {
+            errors.push(line, Some(&column.name), "missing_column", || {
+                format!("the column `{}` is missing from the header", column.name)
+            });
+        }
+        if !errors.is_empty() {
+            return None;
+        }
+        if schema.ordered {
+            let places: Vec<usize> = columns
+                .iter()
+                .filter_map(|name| schema.columns.iter().position(|column| column.name == *name))
+                .collect();
+            if let Some(at) = places.windows(2).position(|pair| pair[0] > pair[1]) {
+                errors.push(line, Some(&columns[at + 1]), "column_order", || {
+                    let order: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+                    format!("the columns must stand in this order: {}", order.join(", "))
+                });
+                return None;
+            }
+        }
+        let all = kept.len() == names.len();
+        Some(Self {
+            columns,
+            kept: if all { Vec::new() } else { kept },
+            fields: names.len(),
+            harmless: names.iter().any(|name| MARKS.contains(&name.as_str())),
+        })
+    }
+
+    /// The client's columns, in the file's order.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The client's column that a field of a record is.
+    pub fn column_of(&self, field: usize) -> Option<&str> {
+        let place = if self.kept.is_empty() { Some(field) } else { self.kept.iter().position(|kept| *kept == field) };
+        place.and_then(|place| self.columns.get(place)).map(String::as_str)
+    }
+
+    /// How many fields a record has.
+    pub fn fields(&self) -> usize {
+        self.fields
+    }
+
+    /// Calls `each` with the column's place in [`HeaderMap::columns`] and its value.
+    pub fn each_value(&self, record: &Record<'_>, mut each: impl FnMut(usize, &str)) {
+        for place in 0..self.columns.len() {
+            let field = if self.kept.is_empty() { place } else { self.kept[place] };
+            if let Some(value) = record.get(field) {
+                each(place, if self.harmless { restore(&value) } else { &value });
+            }
+        }
+    }
+
+    /// Appends what is stored of a record: its own bytes, or, when something of it is ignored or taken back, the
+    /// remaining values written anew.
+    pub fn payload(&self, record: &Record<'_>, out: &mut Vec<u8>) {
+        if self.kept.is_empty() && !self.harmless {
+            out.extend_from_slice(record.raw.as_bytes());
+            return;
+        }
+        let mut values: Vec<String> = Vec::with_capacity(self.columns.len());
+        self.each_value(record, |_, value| values.push(value.to_owned()));
+        encode_record(values.iter().map(String::as_str), out);
+    }
+
+    /// The values of a stored record by column; columns of the schema that the file leaves out are empty.
+    ///
+    /// # Errors
+    /// When it is not what [`HeaderMap::payload`] stored.
+    pub fn values(&self, payload: &[u8], schema: &Schema) -> Result<BTreeMap<String, String>, Unreadable> {
+        let mut values: BTreeMap<String, String> =
+            schema.columns.iter().map(|column| (column.name.clone(), String::new())).collect();
+        for (column, value) in self.columns.iter().zip(self.cells(payload)?) {
+            values.insert(column.clone(), value);
+        }
+        Ok(values)
+    }
+
+    /// The stored record written anew, when a spreadsheet would take one of its cells for a formula.
+    pub fn formula_safe(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        // A cell begins behind a comma or a quote: most records have no such character there.
+        let suspicious = |byte: &u8| matches!(byte, b'=' | b'+' | b'-' | b'@' | b'\t' | b'\r');
+        if !payload.iter().any(suspicious) {
+            return None;
+        }
+        let cells = self.cells(payload).ok()?;
+        let safe: Vec<_> = cells.iter().map(|cell| neutralise(cell)).collect();
+        if safe.iter().zip(&cells).all(|(safe, cell)| safe == cell) {
+            return None;
+        }
+        let mut out = Vec::with_capacity(payload.len() + 8);
+        encode_record(safe.iter().map(|cell| cell.as_ref()), &mut out);
+        Some(out)
+    }
+
+    fn cells(&self, payload: &[u8]) -> Result<Vec<String>, Unreadable> {
+        let limits = Limits { max_field_chars: usize::MAX, max_record_bytes: usize::MAX, max_rows: u64::MAX };
+        // A stored record has no byte order mark; an offset other than 0 keeps the parser from looking for one.
+        let mut parser = Parser::resume_at(limits, 1, 1);
+        let mut cells = None;
+        let mut take = |event: Event<'_>| {
+            if let Event::Record(record) = event {
+                cells = Some(record.values().map(|value| value.into_owned()).collect::<Vec<String>>());
+            }
+            ControlFlow::Break(())
+        };
+        let read = parser.push(payload, &mut take).and_then(|()| parser.finish(&mut take));
+        let unreadable = Unreadable(self.columns.len());
+        match (read, cells) {
+            (Ok(()), Some(cells)) if cells.len() == self.columns.len() => Ok(cells),
+            _ => Err(unreadable),
+        }
+    }
+}
+
+fn unknown(name: &str, schema: &Schema) -> String {
+    let known: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+    match known.iter().find(|known| known.eq_ignore_ascii_case(name.trim())) {
+        Some(close) => format!("`{name}` is not a column; write it `{close}`"),
+        None => format!("`{name}` is not a column; the columns are: {}", known.join(", ")),
+    }
+}

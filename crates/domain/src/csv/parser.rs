@@ -1,0 +1,426 @@
+//! Records from bytes that come in pieces.
+
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+
+use super::error::{LimitExceeded, LimitKind};
+use super::rules::Limits;
+
+const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
+/// One record as it stands in the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// The physical line where it starts, from 1.
+    pub line: u64,
+    /// The physical line behind it.
+    pub next_line: u64,
+    /// The offset of its first byte.
+    pub offset: u64,
+    /// The offset behind its line end.
+    pub end: u64,
+    /// Its bytes without the line end; valid UTF-8.
+    pub raw: &'a str,
+    fields: &'a [Field],
+}
+
+impl<'a> Record<'a> {
+    /// How many fields it has.
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Never: a record has at least one field.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// The value of a field.
+    pub fn get(&self, index: usize) -> Option<Cow<'a, str>> {
+        self.fields.get(index).map(|field| field.value(self.raw))
+    }
+
+    /// The values of all fields.
+    pub fn values(&self) -> impl Iterator<Item = Cow<'a, str>> + '_ {
+        self.fields.iter().map(|field| field.value(self.raw))
+    }
+}
+
+/// Where a field lies in its record, quotes included.
+#[derive(Clone, Copy, Debug, Default)]
+struct Field {
+    start: usize,
+    end: usize,
+    quoted: bool,
+    doubled: bool,
+}
+
+impl Field {
+    fn value(self, raw: &str) -> Cow<'_, str> {
+        if !self.quoted {
+            return Cow::Borrowed(&raw[self.start..self.end]);
+        }
+        let inside = &raw[self.start + 1..self.end - 1];
+        if self.doubled { Cow::Owned(inside.replace("\"\"", "\"")) } else { Cow::Borrowed(inside) }
+    }
+}
+
+/// A record that breaks the grammar. The parser goes on behind the next line end that lies outside quotes, or, where
+/// it cannot be told what is inside, behind the next line end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// The physical line where the record starts.
+    pub line: u64,
+    /// The field's place, from 0.
+    pub field: usize,
+    /// Which rule is broken; see [`super::error`].
+    pub code: &'static str,
+    /// The physical line where it happened.
+    pub at_line: u64,
+}
+
+/// What the parser found.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A record.
+    Record(Record<'a>),
+    /// Something that should have been one.
+    Malformed(Malformed),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before the first byte of a field.
+    FieldStart,
+    /// Inside a field without quotes.
+    Unquoted,
+    /// Inside quotes.
+    Quoted,
+    /// Behind a quote inside quotes: it closes, or is the first of two.
+    QuoteInQuoted,
+    /// Behind a CR outside quotes.
+    Cr,
+    /// Inside a record that is given up.
+    Skip,
+    /// The sink wants no more, or a limit was passed.
+    Done,
+}
+
+/// A push parser; memory is bounded by the limits.
+#[derive(Debug)]
+pub struct Parser {
+    limits: Limits,
+    state: State,
+    /// Offset of the next byte.
+    offset: u64,
+    /// Physical line of the next byte.
+    line: u64,
+    raw: Vec<u8>,
+    fields: Vec<Field>,
+    field: Field,
+    record_offset: u64,
+    record_line: u64,
+    quote_line: u64,
+    /// The first fault of a record whose structure is still sound.
+    fault: Option<(usize, &'static str, u64)>,
+    blank_lines: u64,
+    bom: Option<usize>,
+}
+
+impl Parser {
+    /// A parser at the start of a file.
+    pub fn new(limits: Limits) -> Self {
+        Self { bom: Some(0), ..Self::resume_at(limits, 0, 1) }
+    }
+
+    /// A parser at a record's first byte in the middle of a file.
+    pub fn resume_at(limits: Limits, offset: u64, line: u64) -> Self {
+        Self {
+            limits,
+            state: State::FieldStart,
+            offset,
+            line,
+            raw: Vec::new(),
+            fields: Vec::new(),
+            field: Field::default(),
+            record_offset: offset,
+            record_line: line,
+            quote_line: line,
+            fault: None,
+            blank_lines: 0,
+            bom: (offset == 0).then_some(0),
+        }
+    }
+
+    /// Lines without a byte, so far.
+    pub fn blank_lines(&self) -> u64 {
+        self.blank_lines
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// As soon as a field or a record passes its limit.
+    pub fn push(
+        &mut self,
+        mut bytes: &[u8],
+        sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(), LimitExceeded> {
+        while let Some(seen) = self.bom
+            && let Some(byte) = bytes.first()
+        {
+            if *byte != BOM[seen] {
+                self.bom = None;
+                // What looked like a mark was the first field's beginning.
+                return self.scan(&BOM[..seen], sink).and_then(|()| self.scan(bytes, sink));
+            }
+            bytes = &bytes[1..];
+            self.bom = (seen + 1 < BOM.len()).then_some(seen + 1);
+            if self.bom.is_none() {
+                self.offset += BOM.len() as u64;
+                self.record_offset = self.offset;
+            }
+        }
+        self.scan(bytes, sink)
+    }
+
+    /// The file is at its end.
+    ///
+    /// # Errors
+    /// As [`Parser::push`].
+    pub fn finish(&mut self, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<(), LimitExceeded> {
+        if let Some(seen) = self.bom.take() {
+            self.scan(&BOM[..seen], sink)?;
+        }
+        match self.state {
+            State::FieldStart if self.raw.is_empty() && self.fields.is_empty() => {}
+            State::FieldStart | State::Unquoted | State::QuoteInQuoted => self.end_record(sink),
+            State::Quoted => self.malformed("unclosed_quote", self.quote_line, sink),
+            State::Cr => self.malformed("bare_cr", self.line, sink),
+            State::Skip | State::Done => {}
+        }
+        self.state = State::Done;
+        Ok(())
+    }
+
+    fn scan(
+        &mut self,
+        bytes: &[u8],
+        sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(), LimitExceeded> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            let run = match self.state {
+                State::Unquoted | State::FieldStart => plain_run(rest, &OUTSIDE),
+                State::Quoted => plain_run(rest, &INSIDE),
+                State::Skip => plain_run(rest, &LINE_END),
+                State::QuoteInQuoted | State::Cr => 0,
+                State::Done => return Ok(()),
+            };
+            if run > 0 {
+                if self.state == State::FieldStart {
+                    self.state = State::Unquoted;
+                }
+                if self.state != State::Skip {
+                    self.raw.extend_from_slice(&rest[..run]);
+                    self.check_limits()?;
+                }
+                self.offset += run as u64;
+                at += run;
+                continue;
+            }
+            self.special(rest[0], sink);
+            self.check_limits()?;
+            at += 1;
+        }
+        Ok(())
+    }
+
+    /// One byte that means something in the present state.
+    fn special(&mut self, byte: u8, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) {
+        let line = self.line;
+        self.offset += 1;
+        if byte == b'\n' {
+            self.line += 1;
+        }
+        match (self.state, byte) {
+            (State::Skip, b'\n') => self.next_record(),
+            (State::Skip | State::Done, _) => {}
+            (State::Cr, b'\n') => self.end_line(sink),
+            (State::Cr, _) => self.give_up("bare_cr", line, byte, sink),
+            (State::FieldStart, b'"') => {
+                self.field.quoted = true;
+                self.quote_line = line;
+                self.raw.push(byte);
+                self.state = State::Quoted;
+            }
+            (State::Unquoted, b'"') => self.give_up("quote_in_unquoted_field", line, byte, sink),
+            (State::Quoted, b'"') => {
+                self.raw.push(byte);
+                self.state = State::QuoteInQuoted;
+            }
+            (State::QuoteInQuoted, b'"') => {
+                self.field.doubled = true;
+                self.raw.push(byte);
+                self.state = State::Quoted;
+            }
+            (State::Quoted, _) => {
+                if byte == 0 {
+                    self.note_fault("nul_byte", line);
+                }
+                self.raw.push(byte);
+            }
+            (_, b',') => {
+                self.end_field();
+                self.raw.push(byte);
+                self.field.start = self.raw.len();
+                self.state = State::FieldStart;
+            }
+            (_, b'\n') => self.end_line(sink),
+            (_, b'\r') => self.state = State::Cr,
+            (State::QuoteInQuoted, _) => self.give_up("text_after_quote", line, byte, sink),
+            (State::FieldStart | State::Unquoted, _) => {
+                if byte == 0 {
+                    self.note_fault("nul_byte", line);
+                }
+                self.raw.push(byte);
+                self.state = State::Unquoted;
+            }
+        }
+    }
+
+    fn note_fault(&mut self, code: &'static str, line: u64) {
+        self.fault.get_or_insert((self.fields.len(), code, line));
+    }
+
+    fn end_field(&mut self) {
+        self.field.end = self.raw.len();
+        self.fields.push(std::mem::take(&mut self.field));
+    }
+
+    fn end_line(&mut self, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) {
+        if self.raw.is_empty() && self.fields.is_empty() {
+            self.blank_lines += 1;
+            self.next_record();
+        } else {
+            self.end_record(sink);
+        }
+    }
+
+    fn end_record(&mut self, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) {
+        self.end_field();
+        let event = match (self.fault, std::str::from_utf8(&self.raw)) {
+            (Some((field, code, at_line)), _) => {
+                Event::Malformed(Malformed { line: self.record_line, field, code, at_line })
+            }
+            (None, Err(error)) => {
+                let at = error.valid_up_to();
+                let field = self.fields.iter().position(|field| at < field.end).unwrap_or(0);
+                let lines = memchr::memchr_iter(b'\n', &self.raw[..at]).count() as u64;
+                let at_line = self.record_line + lines;
+                Event::Malformed(Malformed { line: self.record_line, field, code: "invalid_utf8", at_line })
+            }
+            (None, Ok(raw)) => Event::Record(Record {
+                line: self.record_line,
+                next_line: self.line,
+                offset: self.record_offset,
+                end: self.offset,
+                raw,
+                fields: &self.fields,
+            }),
+        };
+        let stop = sink(event).is_break();
+        self.next_record();
+        if stop {
+            self.state = State::Done;
+        }
+    }
+
+    fn malformed(
+        &mut self,
+        code: &'static str,
+        at_line: u64,
+        sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) {
+        let fault = Malformed { line: self.record_line, field: self.fields.len(), code, at_line };
+        if sink(Event::Malformed(fault)).is_break() {
+            self.state = State::Done;
+        }
+    }
+
+    /// The record's structure is lost: it is told, and skipped up to the line end.
+    fn give_up(
+        &mut self,
+        code: &'static str,
+        at_line: u64,
+        byte: u8,
+        sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) {
+        self.malformed(code, at_line, sink);
+        self.raw.clear();
+        if self.state != State::Done {
+            self.state = State::Skip;
+            if byte == b'\n' {
+                self.next_record();
+            }
+        }
+    }
+
+    fn next_record(&mut self) {
+        self.raw.clear();
+        self.fields.clear();
+        self.field = Field::default();
+        self.fault = None;
+        self.record_offset = self.offset;
+        self.record_line = self.line;
+        self.state = State::FieldStart;
+    }
+
+    fn check_limits(&mut self) -> Result<(), LimitExceeded> {
+        let field = &self.raw[self.field.start.min(self.raw.len())..];
+        let kind = if self.raw.len() > self.limits.max_record_bytes {
+            LimitKind::RecordBytes(self.limits.max_record_bytes)
+        } else if field.len() > self.limits.max_field_chars && self.field_chars() > self.limits.max_field_chars {
+            LimitKind::FieldChars(self.limits.max_field_chars)
+        } else {
+            return Ok(());
+        };
+        self.state = State::Done;
+        Err(LimitExceeded { kind, line: self.record_line, field: self.fields.len() })
+    }
+
+    /// Characters of the field under way: bytes that do not continue one, its own quotes not counted.
+    fn field_chars(&self) -> usize {
+        let field = &self.raw[self.field.start..];
+        let chars = field.iter().filter(|byte| (**byte & 0xC0) != 0x80).count();
+        if !self.field.quoted {
+            return chars;
+        }
+        let quotes = memchr::memchr_iter(b'"', field).count();
+        // The opening quote, and of the others one for each pair or the closing one.
+        chars - 1 - quotes.saturating_sub(1).div_ceil(2)
+    }
+}
+
+/// Bytes that mean something in a state.
+type Marks = [bool; 256];
+
+const fn marks(bytes: &[u8]) -> Marks {
+    let mut marks = [false; 256];
+    let mut at = 0;
+    while at < bytes.len() {
+        marks[bytes[at] as usize] = true;
+        at += 1;
+    }
+    marks
+}
+
+const OUTSIDE: Marks = marks(b",\"\n\r\0");
+const INSIDE: Marks = marks(b"\"\n\0");
+const LINE_END: Marks = marks(b"\n");
+
+/// How many bytes from the start mean nothing.
+fn plain_run(bytes: &[u8], marks: &Marks) -> usize {
+    bytes.iter().position(|byte| marks[*byte as usize]).unwrap_or(bytes.len())
+}

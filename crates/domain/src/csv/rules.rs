@@ -1,0 +1,104 @@
+//! What a pipeline asks of its columns.
+
+use regex::Regex;
+
+use super::error::ErrorList;
+use super::formats::Format;
+
+/// A column of a pipeline.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Its name, as it stands in the header; case counts.
+    pub name: String,
+    /// Whether it must be in the header and every value of it must have a character.
+    pub required: bool,
+    /// The shape of its values.
+    pub format: Option<Format>,
+    /// Values must match; the pattern says itself where they begin and end.
+    pub pattern: Option<Regex>,
+    /// Characters at the least.
+    pub min_length: Option<usize>,
+    /// Characters at the most.
+    pub max_length: Option<usize>,
+    /// The only values there are; empty: any.
+    pub one_of: Vec<String>,
+}
+
+/// How much a file may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Characters of a field.
+    pub max_field_chars: usize,
+    /// Bytes of a record.
+    pub max_record_bytes: usize,
+    /// Rows.
+    pub max_rows: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_field_chars: 64 * 1024, max_record_bytes: 1024 * 1024, max_rows: 1_000_000 }
+    }
+}
+
+/// The columns and limits of a pipeline's files.
+#[derive(Clone, Debug, Default)]
+pub struct Schema {
+    /// The columns.
+    pub columns: Vec<Column>,
+    /// Whether the header must keep their order.
+    pub ordered: bool,
+    /// The limits.
+    pub limits: Limits,
+}
+
+impl Column {
+    /// A column without rules.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            required: false,
+            format: None,
+            pattern: None,
+            min_length: None,
+            max_length: None,
+            one_of: Vec::new(),
+        }
+    }
+
+    /// Judges a value. An empty one that is not required passes every rule.
+    pub fn judge(&self, value: &str, line: u64, errors: &mut ErrorList) {
+        let mut fault = |code, message: &dyn Fn() -> String| errors.push(line, Some(&self.name), code, message);
+        if value.is_empty() {
+            if self.required {
+                fault("required", &|| format!("`{}` must have a value", self.name));
+            }
+            return;
+        }
+        // Bytes bound characters, so most values need no counting.
+        if let Some(most) = self.max_length
+            && value.len() > most
+            && value.chars().count() > most
+        {
+            fault("max_length", &|| format!("`{}` may have at most {most} characters", self.name));
+        }
+        if let Some(least) = self.min_length
+            && value.chars().take(least).count() < least
+        {
+            fault("min_length", &|| format!("`{}` must have at least {least} characters", self.name));
+        }
+        if let Some(format) = self.format
+            && !format.accepts(value)
+        {
+            fault("format", &|| format!("`{}` must be {}", self.name, format.described()));
+        }
+        if let Some(pattern) = &self.pattern
+            && !pattern.is_match(value)
+        {
+            fault("pattern", &|| format!("`{}` must match the pattern {}", self.name, pattern.as_str()));
+        }
+        if !self.one_of.is_empty() && !self.one_of.iter().any(|one| one == value) {
+            fault("enum", &|| format!("`{}` must be one of: {}", self.name, self.one_of.join(", ")));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! A whole file against a pipeline's rules, as it arrives.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::error::{ErrorList, LimitExceeded, LimitKind, RowError};
+use super::header::HeaderMap;
+use super::parser::{Event, Malformed, Parser, Record};
+use super::rules::Schema;
+
+/// A file without an error.
+#[derive(Debug)]
+pub struct Validated {
+    /// How to read its records.
+    pub header: HeaderMap,
+    /// Its rows.
+    pub rows: u64,
+    /// Lines without a byte.
+    pub blank_lines: u64,
+    /// The offset of the first byte behind the header.
+    pub body_offset: u64,
+    /// The physical line there.
+    pub body_line: u64,
+}
+
+/// A file with errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The first ones.
+    pub errors: Vec<RowError>,
+    /// How many there are.
+    pub error_count: u64,
+}
+
+/// Judges a file that is pushed in pieces of any size.
+#[derive(Debug)]
+pub struct Validator {
+    parser: Parser,
+    judge: Judge,
+}
+
+#[derive(Debug)]
+struct Judge {
+    schema: Arc<Schema>,
+    /// For each column of the file, its place in the schema.
+    places: Vec<usize>,
+    header: Option<HeaderMap>,
+    header_seen: bool,
+    body: (u64, u64),
+    rows: u64,
+    errors: ErrorList,
+    limit: Option<LimitExceeded>,
+}
+
+impl Validator {
+    /// A validator at the start of a file.
+    pub fn new(schema: Arc<Schema>) -> Self {
+        Self {
+            parser: Parser::new(schema.limits.clone()),
+            judge: Judge {
+                schema,
+                places: Vec::new(),
+                header: None,
+                header_seen: false,
+                body: (0, 1),
+                rows: 0,
+                errors: ErrorList::default(),
+                limit: None,
+            },
+        }
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// As soon as a limit is passed.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), LimitExceeded> {
+        self.parser.push(bytes, &mut |event| self.judge.take(event))?;
+        self.judge.limit.map_or(Ok(()), Err)
+    }
+
+    /// Whether the file is refused already; it is read on for its other errors.
+    pub fn has_errors(&self) -> bool {
+        !self.judge.errors.is_empty()
+    }
+
+    /// The file is at its end.
+    ///
+    /// # Errors
+    /// The file's errors, when it has any.
+    pub fn finish(mut self) -> Result<Validated, Rejected> {
+        // What is left is at most one record, which passed its limits when it was pushed.
+        if self.parser.finish(&mut |event| self.judge.take(event)).is_err() {
+            self.judge.errors.push(1, None, "record_too_large", || "a record is too large".into());
+        }
+        let mut judge = self.judge;
+        if !judge.header_seen {
+            judge.errors.push(1, None, "header_missing", || {
+                let names: Vec<&str> = judge.schema.columns.iter().map(|column| column.name.as_str()).collect();
+                format!("the file is empty; its first line must name the columns: {}", names.join(","))
+            });
+        } else if judge.errors.is_empty() && judge.rows == 0 {
+            judge.errors.push(judge.body.1, None, "no_rows", || "the file has a header and no rows".into());
+        }
+        match judge.header {
+            Some(header) if judge.errors.is_empty() => Ok(Validated {
+                header,
+                rows: judge.rows,
+                blank_lines: self.parser.blank_lines(),
+                body_offset: judge.body.0,
+                body_line: judge.body.1,
+            }),
+            _ => {
+                let (errors, error_count) = judge.errors.into_parts();
+                Err(Rejected { errors, error_count })
+            }
+        }
+    }
+}
+
+impl Judge {
+    fn take(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Record(record) if !self.header_seen => self.take_header(&record),
+            Event::Record(record) => return self.take_row(&record),
+            Event::Malformed(fault) => {
+                let first = !std::mem::replace(&mut self.header_seen, true);
+                // Behind a header with errors rows cannot be judged, but a fault of the header itself is told.
+                if first || self.header.is_some() {
+                    self.take_fault(&fault);
+                    if !first {
+                        return self.count_row(fault.line);
+                    }
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn take_header(&mut self, record: &Record<'_>) {
+        self.header_seen = true;
+        self.body = (record.end, record.next_line);
+        self.header = HeaderMap::read(record, &self.schema, &mut self.errors);
+        if let Some(header) = &self.header {
+            self.places = header
+                .columns()
+                .iter()
+                .filter_map(|name| self.schema.columns.iter().position(|column| column.name == *name))
+                .collect();
+        }
+    }
+
+    fn take_row(&mut self, record: &Record<'_>) -> ControlFlow<()> {
+        self.count_row(record.line)?;
+        let Some(header) = &self.header else { return ControlFlow::Continue(()) };
+        if record.len() != header.fields() {
+            self.errors.push(record.line, None, "field_count", || {
+                format!("the line has {} fields and the header {}", record.len(), header.fields())
+            });
+            return ControlFlow::Continue(());
+        }
+        header.each_value(record, |place, value| {
+            self.schema.columns[self.places[place]].judge(value, record.line, &mut self.errors);
+        });
+        ControlFlow::Continue(())
+    }
+
+    fn count_row(&mut self, line: u64) -> ControlFlow<()> {
+        self.rows += 1;
+        let most = self.schema.limits.max_rows;
+        if self.rows > most {
+            self.limit = Some(LimitExceeded { kind: LimitKind::Rows(most), line, field: 0 });
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn take_fault(&mut self, fault: &Malformed) {
+        let column = self.header.as_ref().and_then(|header| header.column_of(fault.field));
+        self.errors.push(fault.line, column, fault.code, || match fault.code {
+            "text_after_quote" => "text stands between a closing quote and the next comma; double quotes inside a \
+                                   quoted field, and leave no blanks around it"
+                .into(),
+            "quote_in_unquoted_field" => {
+                "a quote stands inside a field that does not begin with one; quote the whole field and double the quote".into()
+            }
+            "unclosed_quote" => format!("the quote that opens in line {} is never closed", fault.at_line),
+            "bare_cr" => "a carriage return stands without a line feed; end lines with LF or CRLF".into(),
+            "nul_byte" => "the record holds a NUL byte; remove it".into(),
+            _ => "the record is not valid UTF-8; save the file as UTF-8".into(),
+        });
+    }
+}

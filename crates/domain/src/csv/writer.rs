@@ -1,0 +1,31 @@
+//! Values on their way out.
+
+/// Appends a value as a field, in quotes only where RFC 4180 asks for them.
+pub fn encode_value(value: &str, out: &mut Vec<u8>) {
+    if !value.contains(['"', ',', '\n', '\r']) {
+        out.extend_from_slice(value.as_bytes());
+        return;
+    }
+    out.push(b'"');
+    for (index, part) in value.split('"').enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b"\"\"");
+        }
+        out.extend_from_slice(part.as_bytes());
+    }
+    out.push(b'"');
+}
+
+/// Appends a record without its line end. A record of one empty field is written `""`, because an empty line is none.
+pub fn encode_record<'a>(values: impl IntoIterator<Item = &'a str>, out: &mut Vec<u8>) {
+    let start = out.len();
+    for (index, value) in values.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        encode_value(value, out);
+    }
+    if out.len() == start {
+        out.extend_from_slice(b"\"\"");
+    }
+}

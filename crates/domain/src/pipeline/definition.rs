@@ -1,0 +1,208 @@
+//! The YAML, key by key (docs/write-a-pipeline.md is its reference).
+#![allow(missing_docs, reason = "the keys are described in the reference, once")]
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::scalars::{Share, Span};
+use crate::csv::Format;
+
+/// A whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    pub name: Spanned<String>,
+    pub route: Option<Spanned<String>>,
+    pub csv: CsvDefinition,
+    #[serde(default)]
+    pub dependencies: BTreeMap<String, Spanned<DependencyDefinition>>,
+    #[serde(default)]
+    pub steps: Vec<Spanned<StepDefinition>>,
+    #[serde(default)]
+    pub result: BTreeMap<String, Spanned<serde_json::Value>>,
+    #[serde(default)]
+    pub retry: RetryDefinition,
+    #[serde(default)]
+    pub dispatch: DispatchDefinition,
+    pub canary: Option<CanaryDefinition>,
+}
+
+/// `csv`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CsvDefinition {
+    pub max_rows: Option<u64>,
+    pub max_bytes: Option<u64>,
+    pub max_field_chars: Option<usize>,
+    pub max_record_bytes: Option<usize>,
+    #[serde(default)]
+    pub ordered: bool,
+    pub columns: Vec<Spanned<ColumnDefinition>>,
+}
+
+/// `csv.columns[]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnDefinition {
+    pub name: String,
+    #[serde(default)]
+    pub required: bool,
+    pub format: Option<Format>,
+    pub pattern: Option<String>,
+    pub min_length: Option<usize>,
+    pub max_length: Option<usize>,
+    #[serde(default, rename = "enum")]
+    pub one_of: Vec<String>,
+}
+
+/// `dependencies.<name>`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DependencyDefinition {
+    pub base_url: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    pub rate: Option<RateDefinition>,
+    pub concurrency: Option<ConcurrencyDefinition>,
+    pub timeout: Option<Span>,
+    #[serde(default)]
+    pub breaker: BreakerDefinition,
+}
+
+/// `dependencies.<name>.rate`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateDefinition {
+    pub limit: u32,
+    pub period: Span,
+    pub burst: Option<u32>,
+    #[serde(default)]
+    pub per_owner: bool,
+}
+
+/// `dependencies.<name>.concurrency`: a number, or a number and whether it is each owner's own.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum ConcurrencyDefinition {
+    Calls(u32),
+    PerOwner(ConcurrencyPerOwner),
+}
+
+/// The long form of `concurrency`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConcurrencyPerOwner {
+    pub limit: u32,
+    #[serde(default)]
+    pub per_owner: bool,
+}
+
+/// `dependencies.<name>.breaker`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerDefinition {
+    pub failure_share: Option<Share>,
+    pub min_calls: Option<u32>,
+    pub window: Option<Span>,
+    pub open_for: Option<Span>,
+    pub probes: Option<u32>,
+}
+
+/// `steps[]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepDefinition {
+    pub name: String,
+    pub dependency: String,
+    pub cost: Option<u32>,
+    pub request: RequestDefinition,
+    #[serde(default)]
+    pub output: BTreeMap<String, Spanned<serde_json::Value>>,
+}
+
+/// `steps[].request`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestDefinition {
+    pub method: Method,
+    pub path: Spanned<String>,
+    #[serde(default)]
+    pub query: BTreeMap<String, Spanned<serde_json::Value>>,
+    #[serde(default)]
+    pub headers: BTreeMap<String, Spanned<String>>,
+    pub json: Option<Spanned<serde_json::Value>>,
+    #[serde(default)]
+    pub idempotency_key: bool,
+    #[serde(default)]
+    pub idempotent: bool,
+}
+
+/// A request's method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Method {
+    /// The method on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    /// Whether asking twice does no more than asking once (RFC 9110, 9.2.2).
+    pub const fn is_idempotent(self) -> bool {
+        !matches!(self, Self::Post | Self::Patch)
+    }
+}
+
+/// `retry`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryDefinition {
+    pub attempts: Option<u32>,
+    #[serde(default)]
+    pub backoff: BackoffDefinition,
+    pub deadline: Option<Span>,
+}
+
+/// `retry.backoff`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackoffDefinition {
+    pub initial: Option<Span>,
+    pub factor: Option<f64>,
+    pub max: Option<Span>,
+    pub jitter: Option<bool>,
+}
+
+/// `dispatch`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DispatchDefinition {
+    pub rows_per_owner: Option<u32>,
+    pub spread: Option<Span>,
+}
+
+/// `canary`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CanaryDefinition {
+    pub rows: u32,
+    pub max_failure: Share,
+    pub stop_after: Option<u32>,
+}

@@ -1,0 +1,162 @@
+//! A pipeline that was checked and is ready to run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+use uuid::Uuid;
+
+use super::step::{ResultTemplate, Step};
+use crate::csv::Schema;
+use crate::ledger::Canary;
+
+/// A pipeline. Shared by reference; nothing in it changes.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Its name.
+    pub name: String,
+    /// A route of its own, besides the general one.
+    pub route: Option<String>,
+    /// What a file must look like.
+    pub schema: Arc<Schema>,
+    /// Bytes of a file at the most.
+    pub max_upload_bytes: u64,
+    /// The APIs that it calls.
+    pub dependencies: Vec<Dependency>,
+    /// The calls for each row, in order.
+    pub steps: Vec<Step>,
+    /// What of the answers is kept.
+    pub result: ResultTemplate,
+    /// When a failed attempt is tried again.
+    pub retry: Retry,
+    /// How rows are released.
+    pub dispatch: Dispatch,
+    /// The trial that each batch has to pass.
+    pub canary: Option<Canary>,
+    /// The text as it was written: what is kept with a batch. Variables of the environment are not filled in.
+    pub source: Arc<str>,
+    /// The text's name: UUID version 5 of it.
+    pub version: Uuid,
+}
+
+impl Pipeline {
+    /// The longest that a single call may take.
+    pub fn worst_call(&self) -> Duration {
+        self.dependencies.iter().map(|dependency| dependency.timeout).max().unwrap_or_default()
+    }
+
+    /// The result's columns.
+    pub fn result_columns(&self) -> Vec<&str> {
+        self.result.columns()
+    }
+}
+
+/// An API that steps call.
+pub struct Dependency {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// Where it is.
+    pub base_url: Url,
+    /// Headers of every call; they hold secrets.
+    pub headers: Vec<(String, String)>,
+    /// How often it may be called.
+    pub rate: Option<Rate>,
+    /// How many calls may be under way.
+    pub concurrency: Option<Concurrency>,
+    /// How long a call may take, from connecting to the end of the answer.
+    pub timeout: Duration,
+    /// When it is left alone for a while.
+    pub breaker: Breaker,
+}
+
+impl std::fmt::Debug for Dependency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dependency").field("name", &self.name).field("rate", &self.rate).finish_non_exhaustive()
+    }
+}
+
+/// Calls in a period, and how many of them may come at once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rate {
+    /// Calls in a period.
+    pub limit: u32,
+    /// The period.
+    pub period: Duration,
+    /// Calls at once after a quiet time.
+    pub burst: u32,
+    /// Whether each owner has a rate of its own.
+    pub per_owner: bool,
+}
+
+/// Calls under way at the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concurrency {
+    /// Calls.
+    pub limit: u32,
+    /// Whether each owner has its own.
+    pub per_owner: bool,
+}
+
+/// When a dependency is taken for broken: see [`crate::limit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// Share of failures, in hundredths of a percent, that opens it.
+    pub failure_bp: u16,
+    /// Calls in the window at the least.
+    pub min_calls: u32,
+    /// The window.
+    pub window: Duration,
+    /// How long it stays open before probes go out.
+    pub open_for: Duration,
+    /// Probes that must succeed to close it.
+    pub probes: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            failure_bp: 5000,
+            min_calls: 20,
+            window: Duration::from_secs(30),
+            open_for: Duration::from_secs(10),
+            probes: 3,
+        }
+    }
+}
+
+/// When a failed attempt is tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Attempts in all.
+    pub attempts: u32,
+    /// The first pause at the most.
+    pub initial: Duration,
+    /// Each pause is so many times the one before.
+    pub factor: f64,
+    /// No pause is longer.
+    pub max: Duration,
+    /// Whether pauses are random between 0 and their length.
+    pub jitter: bool,
+    /// A row that was not done so long after its first attempt fails.
+    pub deadline: Option<Duration>,
+}
+
+impl Retry {
+    /// The pause after so many failed attempts; `unit` is a random number in [0, 1). Full jitter, after Brooker,
+    /// *Exponential Backoff and Jitter* (AWS Architecture Blog, 2015).
+    pub fn delay(&self, failed_attempts: u32, unit: f64) -> Duration {
+        let exponent = f64::from(failed_attempts.saturating_sub(1));
+        let longest = self.max.as_secs_f64();
+        let pause = (self.initial.as_secs_f64() * self.factor.powf(exponent)).min(longest);
+        Duration::from_secs_f64(if self.jitter { pause * unit } else { pause })
+    }
+}
+
+/// How rows are released.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dispatch {
+    /// Rows of an owner in flight in this pipeline.
+    pub rows_per_owner: Option<u32>,
+    /// Over how long a run's rows are spread; none: over the time between runs, a minute at the most.
+    pub spread: Option<Duration>,
+}

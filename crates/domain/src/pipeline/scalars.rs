@@ -1,0 +1,88 @@
+//! Durations and shares as people write them.
+
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+/// `250ms`, `1s`, `5m`, `1h`, `1d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_duration(&text)
+            .map(Self)
+            .ok_or_else(|| D::Error::custom(format!("`{text}` is no duration; write 250ms, 1s, 5m, 1h or 1d")))
+    }
+}
+
+/// Reads a duration; none when it is none.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.trim() {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * scale).ok()
+}
+
+/// `10 %`, `10%` or `0.1`, kept in hundredths of a percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(pub u16);
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ShareVisitor;
+        impl Visitor<'_> for ShareVisitor {
+            type Value = Share;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a share such as `10 %` or 0.1")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Share, E> {
+                let number = match text.strip_suffix('%') {
+                    Some(percent) => percent.trim().parse::<f64>().ok().map(|percent| percent / 100.0),
+                    None => text.trim().parse::<f64>().ok(),
+                };
+                number.and_then(share).ok_or_else(|| E::custom(format!("`{text}` is no share; write `10 %` or 0.1")))
+            }
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Share, E> {
+                share(number).ok_or_else(|| E::custom(format!("{number} is no share; write `10 %` or 0.1")))
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Share, E> {
+                #[allow(clippy::cast_precision_loss, reason = "anything above 1 is refused")]
+                self.visit_f64(number as f64)
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Share, E> {
+                #[allow(clippy::cast_precision_loss, reason = "anything above 1 is refused")]
+                self.visit_f64(number as f64)
+            }
+        }
+        deserializer.deserialize_any(ShareVisitor)
+    }
+}
+
+fn share(number: f64) -> Option<Share> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10,000")]
+    (0.0..=1.0).contains(&number).then(|| Share((number * 10_000.0).round() as u16))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("2d"), Some(Duration::from_secs(172_800)));
+        for text in ["", "5", "s", "-1s", "1 y", "1e3s"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! A step: the request it makes of a row, and what it reads from the answer.
+
+use std::collections::BTreeMap;
+
+use minijinja::Value;
+use minijinja::value::Serde;
+use serde_json::Map;
+
+use super::definition::Method;
+use super::model::Pipeline;
+use super::template::{JsonTemplate, Template};
+
+/// What templates may read.
+#[derive(Clone, Copy)]
+pub struct RowContext<'a> {
+    /// The row's values by column.
+    pub row: &'a BTreeMap<String, String>,
+    /// What came with the upload.
+    pub context: &'a serde_json::Value,
+    /// Outputs of earlier steps by name.
+    pub steps: &'a Map<String, serde_json::Value>,
+}
+
+/// An answer, as `output` reads it.
+#[derive(Clone, Copy)]
+pub struct ResponseView<'a> {
+    /// Its status.
+    pub status: u16,
+    /// Its headers, names in lower case.
+    pub headers: &'a BTreeMap<String, String>,
+    /// Its body, as JSON.
+    pub body: &'a serde_json::Value,
+}
+
+/// A request, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct RenderedRequest {
+    /// The method.
+    pub method: Method,
+    /// The path behind the dependency's base URL, encoded.
+    pub path: String,
+    /// Query pairs, not yet encoded.
+    pub query: Vec<(String, String)>,
+    /// Headers besides the dependency's own.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub json: Option<serde_json::Value>,
+}
+
+/// A template that read something that is not there. Names the place, never a value.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct RenderError {
+    place: String,
+    reason: String,
+}
+
+impl RenderError {
+    fn new(step: &str, place: impl std::fmt::Display, error: &minijinja::Error) -> Self {
+        let place = if step.is_empty() { place.to_string() } else { format!("step `{step}`, {place}") };
+        let reason = match error.kind() {
+            minijinja::ErrorKind::UndefinedError => "a value that it reads is not there",
+            minijinja::ErrorKind::OutOfFuel => "the template takes too long",
+            _ => "the template cannot be applied to this row",
+        };
+        Self { place, reason: reason.to_owned() }
+    }
+}
+
+/// One call of a pipeline.
+#[derive(Debug)]
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// The dependency's place in the pipeline.
+    pub dependency: usize,
+    /// How much of the dependency's rate a call takes.
+    pub cost: u32,
+    /// Whether calls carry an `Idempotency-Key`.
+    pub keyed: bool,
+    pub(super) idempotent: bool,
+    pub(super) method: Method,
+    pub(super) path: Template,
+    pub(super) query: Vec<(String, Template)>,
+    pub(super) headers: Vec<(String, Template)>,
+    pub(super) json: Option<JsonTemplate>,
+    pub(super) output: Vec<(String, JsonTemplate)>,
+}
+
+impl Step {
+    /// Whether a call whose outcome is unknown may be made again: its method says so, the definition does, or a key
+    /// lets the other side see that it is the same.
+    pub fn safe_to_repeat(&self) -> bool {
+        self.keyed || self.idempotent || self.method.is_idempotent()
+    }
+
+    /// The request for a row.
+    ///
+    /// # Errors
+    /// When a template reads something that is not there, or a header would hold a line break.
+    pub fn request(&self, row: &RowContext<'_>) -> Result<RenderedRequest, RenderError> {
+        let values = values(row, None);
+        let text = |place: &str, template: &Template| {
+            template.render_text(&values).map_err(|error| RenderError::new(&self.name, place, &error))
+        };
+        let path = text("path", &self.path)?;
+        let mut query = Vec::with_capacity(self.query.len());
+        for (name, template) in &self.query {
+            query.push((name.clone(), text("query", template)?));
+        }
+        let mut headers = Vec::with_capacity(self.headers.len());
+        for (name, template) in &self.headers {
+            let value = text("headers", template)?;
+            if value.contains(['\r', '\n', '\0']) {
+                return Err(RenderError {
+                    place: format!("step `{}`, header `{name}`", self.name),
+                    reason: "its value has a line break, which no header may have".into(),
+                });
+            }
+            headers.push((name.clone(), value));
+        }
+        let json = match &self.json {
+            Some(template) => {
+                Some(template.render(&values).map_err(|error| RenderError::new(&self.name, "json", &error))?)
+            }
+            None => None,
+        };
+        Ok(RenderedRequest { method: self.method, path, query, headers, json })
+    }
+
+    /// What is kept of an answer.
+    ///
+    /// # Errors
+    /// When the answer lacks something that is asked of it.
+    pub fn output(
+        &self,
+        row: &RowContext<'_>,
+        response: ResponseView<'_>,
+    ) -> Result<Map<String, serde_json::Value>, RenderError> {
+        if self.output.is_empty() {
+            return Ok(Map::new());
+        }
+        render_fields(&self.output, &values(row, Some(response)), |key| format!("output `{key}`"), &self.name)
+    }
+}
+
+/// What of a row's answers is kept.
+#[derive(Debug, Default)]
+pub struct ResultTemplate {
+    pub(super) fields: Vec<(String, JsonTemplate)>,
+}
+
+impl ResultTemplate {
+    /// The names of its fields.
+    pub fn columns(&self) -> Vec<&str> {
+        self.fields.iter().map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+impl Pipeline {
+    /// A row's result.
+    ///
+    /// # Errors
+    /// When a template reads something that is not there.
+    pub fn result(&self, row: &RowContext<'_>) -> Result<Map<String, serde_json::Value>, RenderError> {
+        if self.result.fields.is_empty() {
+            return Ok(Map::new());
+        }
+        render_fields(&self.result.fields, &values(row, None), |key| format!("result `{key}`"), "")
+    }
+}
+
+fn render_fields(
+    fields: &[(String, JsonTemplate)],
+    values: &Value,
+    place: impl Fn(&str) -> String,
+    step: &str,
+) -> Result<Map<String, serde_json::Value>, RenderError> {
+    let mut rendered = Map::new();
+    for (name, template) in fields {
+        let value = template.render(values).map_err(|error| RenderError::new(step, place(name), &error))?;
+        rendered.insert(name.clone(), value);
+    }
+    Ok(rendered)
+}
+
+fn values(row: &RowContext<'_>, response: Option<ResponseView<'_>>) -> Value {
+    let mut values: BTreeMap<&str, Value> = BTreeMap::new();
+    values.insert("row", Value::from(Serde(row.row)));
+    values.insert("context", Value::from(Serde(row.context)));
+    values.insert("steps", Value::from(Serde(row.steps)));
+    if let Some(response) = response {
+        values.insert("status", Value::from(response.status));
+        values.insert("headers", Value::from(Serde(response.headers)));
+        values.insert("body", Value::from(Serde(response.body)));
+    }
+    Value::from(values)
+}

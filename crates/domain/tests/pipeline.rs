@@ -1,0 +1,107 @@
+//! Definitions: the shipped one, what is refused and where, and what requests look like.
+
+use std::collections::BTreeMap;
+
+use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext};
+use serde_json::{Map, Value, json};
+
+const INVITE: &str = include_str!("../../../pipelines/invite.yaml");
+
+fn vars(name: &str) -> Option<String> {
+    match name {
+        "ADDRESS_API_URL" | "INVITE_API_URL" => Some("http://127.0.0.1:9/api".into()),
+        "INVITE_API_TOKEN" => Some("t0ken".into()),
+        _ => None,
+    }
+}
+
+fn row(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load(text: &str) -> Result<Pipeline, String> {
+    Pipeline::load("p.yaml", text, &vars).map_err(|errors| {
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    })
+}
+
+#[test]
+fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
+    let pipeline = load(INVITE).unwrap();
+    assert_eq!(pipeline.route.as_deref(), Some("/v2/client/users/batch/invite"));
+    assert_eq!(pipeline.result_columns(), ["check_id"]);
+    assert!(pipeline.steps[2].keyed && !pipeline.steps[0].safe_to_repeat() && pipeline.steps[1].safe_to_repeat());
+    let row = row(&[("email", "a@b.co"), ("first_name", "A"), ("last_name", "B"), ("postcode", "12345"), ("phone", "")]);
+    let context = json!({ "campaign": { "id": 7 } });
+    let mut steps = Map::new();
+    let here = RowContext { row: &row, context: &context, steps: &steps };
+    let request = pipeline.steps[0].request(&here).unwrap();
+    assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/address-links"));
+    assert_eq!(request.json, Some(json!({ "postcode": "12345" })));
+    let headers = BTreeMap::new();
+    let body = json!({ "links": [{ "id": 12 }] });
+    let output = pipeline.steps[0]
+        .output(&here, ResponseView { status: 200, headers: &headers, body: &body })
+        .unwrap();
+    assert_eq!(output["link"], json!(12), "a single expression keeps its JSON type");
+    let nothing = json!({ "links": [] });
+    let error = pipeline.steps[0]
+        .output(&here, ResponseView { status: 200, headers: &headers, body: &nothing })
+        .unwrap_err();
+    assert_eq!(error.to_string(), "step `address_links`, output `link`: a value that it reads is not there");
+    steps.insert("address_links".into(), json!({ "link": "../../admin?x=1/y" }));
+    steps.insert("get_addresses".into(), json!({ "address_id": "adr" }));
+    let here = RowContext { row: &row, context: &context, steps: &steps };
+    assert_eq!(pipeline.steps[1].request(&here).unwrap().path, "/addresses/..%2F..%2Fadmin%3Fx%3D1%2Fy");
+    let invite = pipeline.steps[2].request(&here).unwrap().json.unwrap();
+    assert_eq!(invite["name"], "A B");
+    assert_eq!(invite["campaign"], json!({ "id": 7 }));
+    let empty = Value::Object(Map::new());
+    let here = RowContext { row: &row, context: &empty, steps: &steps };
+    assert!(pipeline.steps[2].request(&here).is_err(), "undefined is an error, not an empty string");
+}
+
+#[test]
+fn errors_name_the_line_and_the_mend() {
+    let cases = [
+        ("row.postcode }}", "row.postcod }}", "p.yaml:20: unknown column `postcod` in a template; did you mean `postcode`?"),
+        ("steps.address_links.link }}", "steps.address_link.link }}", "p.yaml:24: no earlier step is named `address_link`; did you mean `address_links`?"),
+        ("steps.get_addresses.address_id", "steps.get_addresses.id", "p.yaml:30: step `get_addresses` has no output `id`; there are: address_id"),
+        ("${INVITE_API_TOKEN}", "${TOKEN}", "p.yaml:15: the environment has no variable TOKEN; set it, or take ${TOKEN} out"),
+        ("dependency: invite", "dependency: invit", "p.yaml:27: step `invite_create`: there is no dependency `invit`; did you mean `invite`?"),
+        ("\"^[A-Z0-9 ]{5,8}$\"", "\"^[A-Z\"", "p.yaml:12: column `postcode`: the pattern cannot be read: error: unclosed character class"),
+        ("attempts: 5", "attempts: 0", "p.yaml:33: retry.attempts is 1 or more; 1 means that nothing is retried"),
+        ("{{ body.check_id }}", "{{ bdy.check_id }}", "p.yaml:31: unknown variable `bdy` in a template; did you mean `body`?"),
+        ("campaign: \"{{ context.campaign }}\"", "campaign: \"{{ body.campaign }}\"", "p.yaml:30: `body` is the answer's, and only known in a step's `output`"),
+        ("route: /v2/client/users/batch/invite", "route: /v2/batches/x", "p.yaml:4: route `/v2/batches/x` is one of Penstock's own; choose another"),
+    ];
+    for (from, to, wanted) in cases {
+        assert!(INVITE.contains(from), "{from}");
+        let error = load(&INVITE.replacen(from, to, 1)).unwrap_err();
+        assert_eq!(error, wanted);
+    }
+    for (from, to, line, words) in [
+        ("max_rows:", "max_row:", 6, "max_row"),
+        ("format: e164", "format: phone", 11, "phone"),
+        ("method: GET", "method: FETCH", 24, "FETCH"),
+        ("period: 1s, burst: 10", "period: 1, burst: 10", 14, "duration"),
+    ] {
+        let error = load(&INVITE.replacen(from, to, 1)).unwrap_err();
+        assert!(error.starts_with(&format!("p.yaml:{line}: ")) && error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn all_errors_are_told_at_once() {
+    let text = INVITE.replace("row.postcode", "row.postcod").replace("attempts: 5", "attempts: 0");
+    assert_eq!(load(&text).unwrap_err().lines().count(), 2);
+}
+
+#[test]
+fn a_variable_can_hold_anything_and_a_pipeline_can_have_no_steps() {
+    let text = "name: noop\ncsv: { columns: [ { name: id, required: true } ] }\nsteps: []\n";
+    let pipeline = load(text).unwrap();
+    assert!(pipeline.steps.is_empty() && pipeline.route.is_none());
+    let quoted = |_: &str| Some("http://h/\" }, x: \"".to_owned());
+    assert!(Pipeline::load("p.yaml", INVITE, &quoted).is_ok(), "a value cannot change the structure");
+}
