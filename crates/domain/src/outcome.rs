@@ -1,1 +1,199 @@
-//! What comes of a call, judged once and in one place (docs/write-a-pipeline.md shows the same table).
+//! What comes of a call, judged once and in one place.
+//!
+//! | what happened | safe to repeat | otherwise |
+//! |---|---|---|
+//! | 2xx with JSON (or nothing) | success | success |
+//! | 2xx that is not JSON | retry `bad_response` | fail `bad_response` |
+//! | 429; 503 with Retry-After | wait, no attempt | wait, no attempt |
+//! | 408, 425, 5xx | retry `http_<status>` | retry `http_<status>` |
+//! | other 4xx, 3xx | fail `http_<status>` | fail `http_<status>` |
+//! | no connection: nothing was sent | retry `connect_failed` | retry `connect_failed` |
+//! | no answer in time | retry `timeout` | unknown `outcome_unknown` |
+//! | connection lost under way | retry `connection_lost` | unknown `outcome_unknown` |
+//!
+//! Safe to repeat: GET, HEAD, PUT, DELETE (RFC 9110, 9.2.2), steps with `idempotency_key: true` or
+//! `idempotent: true`. An unknown outcome ends the row; it is retried only when a person says so.
+
+use uuid::Uuid;
+
+use crate::time::Timestamp;
+
+/// Codes of errors, besides `http_<status>`.
+pub mod code {
+    /// No answer in time.
+    pub const TIMEOUT: &str = "timeout";
+    /// Nothing could be sent.
+    pub const CONNECT_FAILED: &str = "connect_failed";
+    /// The connection broke before the answer.
+    pub const CONNECTION_LOST: &str = "connection_lost";
+    /// The request was sent and may have had its effect.
+    pub const OUTCOME_UNKNOWN: &str = "outcome_unknown";
+    /// The answer is not JSON, or lacks what the step reads from it.
+    pub const BAD_RESPONSE: &str = "bad_response";
+    /// A template reads something that the row, the context or an earlier step does not have.
+    pub const TEMPLATE_ERROR: &str = "template_error";
+    /// The row was not done by its deadline.
+    pub const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
+    /// The dependency said to wait.
+    pub const THROTTLED: &str = "throttled";
+    /// The row cannot be opened where it was to run.
+    pub const UNREADABLE: &str = "unreadable";
+    /// The dependency's rate is used up.
+    pub const RATE_LIMITED: &str = "rate_limited";
+    /// As many calls as are allowed are under way.
+    pub const CONCURRENCY_LIMITED: &str = "concurrency_limited";
+    /// The dependency's circuit breaker is open.
+    pub const BREAKER_OPEN: &str = "breaker_open";
+    /// The shared limiter does not answer.
+    pub const LIMITER_UNAVAILABLE: &str = "limiter_unavailable";
+}
+
+/// A sentence for a code that no HTTP status explains.
+pub fn sentence(code: &str) -> &'static str {
+    match code {
+        code::TIMEOUT => "there was no answer in time",
+        code::CONNECT_FAILED => "no connection could be made",
+        code::CONNECTION_LOST => "the connection broke before the answer",
+        code::OUTCOME_UNKNOWN => {
+            "the request was sent and no answer came, so it may have had its effect; retry it only when you know that it had not"
+        }
+        code::BAD_RESPONSE => "the answer is not JSON",
+        _ => "the call failed",
+    }
+}
+
+/// What happened to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// An answer came.
+    Answer {
+        /// Its status.
+        status: u16,
+        /// Whether its body is JSON, or there is none.
+        json: bool,
+        /// Until when it says to wait.
+        wait_until: Option<Timestamp>,
+    },
+    /// Nothing was sent.
+    ConnectFailed,
+    /// It was sent, and no answer came in time.
+    TimedOut,
+    /// It was sent, and the connection broke.
+    ConnectionLost,
+}
+
+/// What to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Success,
+    /// Wait; costs no attempt.
+    Throttled {
+        /// Until when; none: it was not said.
+        until: Option<Timestamp>,
+    },
+    /// Try again later; costs an attempt.
+    Retry {
+        /// Why.
+        code: String,
+    },
+    /// Nobody knows whether it had its effect.
+    Unknown {
+        /// Why.
+        code: String,
+    },
+    /// Trying again will not help.
+    Fail {
+        /// Why.
+        code: String,
+    },
+}
+
+/// Judges a call: the table above.
+pub fn judge(happened: Happened, safe_to_repeat: bool) -> Verdict {
+    let retry = |code: &str| Verdict::Retry { code: code.to_owned() };
+    let lost = |code: &str| {
+        if safe_to_repeat { retry(code) } else { Verdict::Unknown { code: code::OUTCOME_UNKNOWN.to_owned() } }
+    };
+    match happened {
+        Happened::Answer { status: 200..=299, json: true, .. } => Verdict::Success,
+        Happened::Answer { status: 200..=299, json: false, .. } if safe_to_repeat => retry(code::BAD_RESPONSE),
+        Happened::Answer { status: 200..=299, .. } => Verdict::Fail { code: code::BAD_RESPONSE.to_owned() },
+        Happened::Answer { status: 429, wait_until, .. } => Verdict::Throttled { until: wait_until },
+        Happened::Answer { status: 503, wait_until: Some(until), .. } => Verdict::Throttled { until: Some(until) },
+        Happened::Answer { status: status @ (408 | 425 | 500..=599), .. } => retry(&format!("http_{status}")),
+        Happened::Answer { status, .. } => Verdict::Fail { code: format!("http_{status}") },
+        Happened::ConnectFailed => retry(code::CONNECT_FAILED),
+        Happened::TimedOut => lost(code::TIMEOUT),
+        Happened::ConnectionLost => lost(code::CONNECTION_LOST),
+    }
+}
+
+/// Whether a call speaks for the dependency's health, for its breaker; none: neither way.
+pub fn healthy(happened: Happened) -> Option<bool> {
+    match happened {
+        Happened::Answer { status: 429, .. } => None,
+        Happened::Answer { status: 503, wait_until: Some(_), .. } => None,
+        Happened::Answer { status: 500..=599, .. } => Some(false),
+        Happened::Answer { status: 200..=299, json: false, .. } => Some(false),
+        Happened::Answer { .. } => Some(true),
+        Happened::ConnectFailed | Happened::TimedOut | Happened::ConnectionLost => Some(false),
+    }
+}
+
+/// The `Idempotency-Key` of a row's step: the same for every attempt, and for no other row or step
+/// (draft-ietf-httpapi-idempotency-key-header).
+pub fn idempotency_key(batch: Uuid, number: u32, step: &str) -> String {
+    Uuid::new_v5(&batch, format!("{number}/{step}").as_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16) -> Happened {
+        Happened::Answer { status, json: true, wait_until: None }
+    }
+
+    #[test]
+    fn the_table() {
+        let soon = Some(Timestamp::from_millis(5));
+        let retry = |code: &str| Verdict::Retry { code: code.into() };
+        let fail = |code: &str| Verdict::Fail { code: code.into() };
+        let unknown = || Verdict::Unknown { code: "outcome_unknown".into() };
+        let garbage = Happened::Answer { status: 200, json: false, wait_until: None };
+        let cases = [
+            (answer(200), Verdict::Success, Verdict::Success),
+            (answer(204), Verdict::Success, Verdict::Success),
+            (garbage, retry("bad_response"), fail("bad_response")),
+            (answer(429), Verdict::Throttled { until: None }, Verdict::Throttled { until: None }),
+            (
+                Happened::Answer { status: 503, json: true, wait_until: soon },
+                Verdict::Throttled { until: soon },
+                Verdict::Throttled { until: soon },
+            ),
+            (answer(503), retry("http_503"), retry("http_503")),
+            (answer(500), retry("http_500"), retry("http_500")),
+            (answer(408), retry("http_408"), retry("http_408")),
+            (answer(409), fail("http_409"), fail("http_409")),
+            (answer(422), fail("http_422"), fail("http_422")),
+            (answer(302), fail("http_302"), fail("http_302")),
+            (Happened::ConnectFailed, retry("connect_failed"), retry("connect_failed")),
+            (Happened::TimedOut, retry("timeout"), unknown()),
+            (Happened::ConnectionLost, retry("connection_lost"), unknown()),
+        ];
+        for (happened, safe, unsafe_) in cases {
+            assert_eq!(judge(happened, true), safe, "{happened:?}");
+            assert_eq!(judge(happened, false), unsafe_, "{happened:?}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_its_row_and_steps_own() {
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(idempotency_key(a, 1, "x"), idempotency_key(a, 1, "x"));
+        for other in [idempotency_key(b, 1, "x"), idempotency_key(a, 2, "x"), idempotency_key(a, 1, "y")] {
+            assert_ne!(idempotency_key(a, 1, "x"), other);
+        }
+    }
+}

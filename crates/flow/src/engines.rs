@@ -5,7 +5,6 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use penstock_crypto::Keyring;
 use penstock_domain::ids::{BatchId, LeaseToken};
-use penstock_domain::pipeline::Catalog;
 use penstock_domain::time::{Clock, Timestamp};
 use penstock_queue::Bell;
 use penstock_store::Store;
@@ -13,6 +12,7 @@ use rand::RngExt as _;
 use ring::rand::SecureRandom;
 use uuid::Uuid;
 
+use crate::definitions::Definitions;
 use crate::secrets::Secrets;
 
 /// The engines and what belongs to them. Cheap to clone.
@@ -26,8 +26,8 @@ pub struct Engines {
     pub bell: Arc<dyn Bell>,
     /// Keys that wrap data keys.
     pub keyring: Arc<Keyring>,
-    /// The definitions that are loaded now.
-    pub pipelines: Arc<Catalog>,
+    /// The definitions that are loaded now, and older ones.
+    pub pipelines: Arc<Definitions>,
     /// Batches' opened secrets, for a while.
     pub secrets: Arc<Secrets>,
     /// Time.

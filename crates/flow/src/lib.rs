@@ -1,13 +1,28 @@
-//! The use cases, in the order in which a row meets them: [`upload`], [`extract`], [`dispatch`], [`process`],
-//! [`settle`], then what people ask for: [`view`], [`results`], [`control`], [`callbacks`], [`reconcile`].
+//! The use cases, in the order in which a row meets them: [`upload`] with its [`file`](mod@file), [`extract`] with its
+//! [`reader`](mod@reader), [`dispatch`], [`process`], [`settle`], then what people ask for: [`view`], [`results`],
+//! [`control`], [`callbacks`].
 //!
 //! Nothing here knows which engines were chosen; they come in as [`engines::Engines`].
 
+pub mod callbacks;
+pub mod control;
+pub mod crash;
+pub mod definitions;
 pub mod dispatch;
 pub mod engines;
 pub mod error;
 pub mod eta;
+pub mod extract;
+pub mod file;
+pub mod process;
+mod reader;
+pub mod results;
+pub mod secrets;
+pub mod settle;
+mod unsealed;
+pub mod upload;
 pub mod view;
 
+pub use definitions::Definitions;
 pub use engines::Engines;
 pub use error::FlowError;

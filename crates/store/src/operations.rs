@@ -5,7 +5,6 @@ use penstock_domain::batch::Counts;
 use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::StoreResult;
 use crate::batches::{Batch, PendingUpload, SealedKey};

@@ -253,7 +253,7 @@ fn step(
     let dependency = dependencies.iter().position(|dependency| dependency.name == step.dependency);
     if dependency.is_none() && !definition.dependencies.contains_key(&step.dependency) {
         let known: Vec<&str> = definition.dependencies.keys().map(String::as_str).collect();
-        let at = source.line_of(&step.dependency, line);
+        let at = source.line_of(&format!("dependency: {}", step.dependency), line);
         source.error(
             at,
             format!("step `{}`: there is no dependency `{}`{}", step.name, step.dependency, super::check::mend(&step.dependency, &known)),

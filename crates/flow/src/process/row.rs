@@ -136,13 +136,14 @@ impl RowTask<'_> {
             cost: step.cost,
             idempotency_key: step.keyed.then(|| outcome::idempotency_key(self.work.id, number, &step.name)),
             safe_to_repeat: step.safe_to_repeat(),
+            traceparent: None,
         };
         let lease = self.lease;
         let clock = &self.engines.clock;
         let covered = || lease.covers(clock.now(), dependency.timeout);
         let method = request.method.clone();
         let path = request.path.clone();
-        let called = self.caller.call(&demand, request, &covered).await;
+        let called = self.caller.call(&demand, request, &covered, self.limited).await;
         let now = clock.now();
         let (verdict, response) = match called {
             Called::Waits { until, reason } => {

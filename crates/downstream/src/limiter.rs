@@ -1,0 +1,79 @@
+//! Leave to call, for one worker or for all.
+
+use async_trait::async_trait;
+use penstock_domain::limit::{Decision, Feedback, GatePolicy, RatePolicy, SAFETY, Snapshot};
+use penstock_domain::pipeline::Dependency;
+
+/// The gates that a call has to pass: its dependency's, and its owner's at that dependency where limits are per owner.
+#[derive(Clone, Debug)]
+pub struct Gates {
+    /// The dependency's name and address: pipelines that name the same API alike share its limits.
+    pub dependency: String,
+    /// What the dependency's gate allows.
+    pub policy: GatePolicy,
+    /// The owner's gate and what it allows.
+    pub owner: Option<(String, GatePolicy)>,
+}
+
+impl Gates {
+    /// The gates of a call by `owner`. `cold_wait_us` is how long a gate whose state was lost stays shut.
+    pub fn of(dependency: &Dependency, owner: &str, cold_wait_us: f64) -> Self {
+        let name = format!("{}@{}", dependency.name, dependency.base_url);
+        let rate = dependency.rate.as_ref();
+        let concurrency = dependency.concurrency.as_ref();
+        #[allow(clippy::cast_precision_loss, reason = "periods are seconds to days")]
+        let gate_rate = |per_owner: bool| {
+            rate.filter(|rate| rate.per_owner == per_owner).map(|rate| RatePolicy {
+                interval_us: rate.period.as_micros() as f64 / f64::from(rate.limit) / SAFETY,
+                burst: rate.burst,
+            })
+        };
+        let gate_concurrency =
+            |per_owner: bool| concurrency.filter(|limit| limit.per_owner == per_owner).map(|limit| limit.limit);
+        let owned = GatePolicy {
+            rate: gate_rate(true),
+            concurrency: gate_concurrency(true),
+            breaker: None,
+            cold_wait_us,
+        };
+        let has_own = owned.rate.is_some() || owned.concurrency.is_some();
+        Self {
+            policy: GatePolicy {
+                rate: gate_rate(false),
+                concurrency: gate_concurrency(false),
+                breaker: Some(dependency.breaker),
+                cold_wait_us,
+            },
+            owner: has_own.then(|| (format!("{name}#{owner}"), owned)),
+            dependency: name,
+        }
+    }
+
+    /// Whether what a dependency says about too many calls is about this owner only.
+    pub fn pauses_owner(&self) -> bool {
+        self.owner.as_ref().is_some_and(|(_, policy)| policy.rate.is_some())
+    }
+}
+
+/// Leave to make one call.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Names the call's slot until it is reported.
+    pub token: u64,
+    /// The gates that were passed.
+    pub gates: Gates,
+}
+
+/// Decides when calls may be made. Never lets one pass when in doubt.
+#[async_trait]
+pub trait Limiter: Send + Sync {
+    /// Passes all gates or none. `lease_us` is how long a slot is held at the most. A limiter that cannot be reached
+    /// denies.
+    async fn acquire(&self, gates: &Gates, cost: u32, token: u64, lease_us: f64) -> Decision;
+    /// A granted call has ended.
+    async fn report(&self, grant: Grant, feedback: Feedback);
+    /// A dependency's gate as it stands; none when it is not known.
+    async fn peek(&self, gates: &Gates) -> Option<Snapshot>;
+    /// How long a gate whose state was lost stays shut, microseconds.
+    fn cold_wait_us(&self) -> f64;
+}

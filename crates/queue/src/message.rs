@@ -1,0 +1,76 @@
+//! What goes through the queue.
+
+use penstock_domain::ids::{BatchSeq, RowRef};
+use serde::{Deserialize, Serialize};
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// A file waits for its extraction.
+    #[serde(rename = "x")]
+    Extract {
+        /// Whose.
+        #[serde(rename = "b")]
+        batch: BatchSeq,
+    },
+    /// Rows were released.
+    #[serde(rename = "r")]
+    Rows(Packet),
+}
+
+/// Rows, in the order of their start times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packet {
+    /// Milliseconds since the epoch, to which delays are added.
+    #[serde(rename = "t")]
+    base: i64,
+    /// Batch, number, delay in milliseconds.
+    #[serde(rename = "r")]
+    rows: Vec<(i64, u32, u32)>,
+}
+
+impl Packet {
+    /// An empty packet.
+    pub fn new(base_ms: i64) -> Self {
+        Self { base: base_ms, rows: Vec::new() }
+    }
+
+    /// Adds a row that may start so many milliseconds after the packet's base.
+    pub fn push(&mut self, row: RowRef, delay_ms: u32) {
+        self.rows.push((row.batch.0, row.number, delay_ms));
+    }
+
+    /// The rows, each with the time at which it may start, in milliseconds since the epoch.
+    pub fn iter(&self) -> impl Iterator<Item = (RowRef, i64)> {
+        self.rows.iter().map(|(batch, number, delay)| {
+            (RowRef { batch: BatchSeq(*batch), number: *number }, self.base + i64::from(*delay))
+        })
+    }
+
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_small_and_comes_back() {
+        let mut packet = Packet::new(1_800_000_000_000);
+        for number in 1..=200 {
+            packet.push(RowRef { batch: BatchSeq(7), number }, number * 10);
+        }
+        let message = Message::Rows(packet);
+        let text = serde_json::to_string(&message).unwrap();
+        assert!(text.len() < 200 * 16, "{} bytes", text.len());
+        assert_eq!(serde_json::from_str::<Message>(&text).unwrap(), message);
+    }
+}
