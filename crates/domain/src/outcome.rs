@@ -40,6 +40,8 @@ pub mod code {
     pub const UNREADABLE: &str = "unreadable";
     /// The dependency's rate is used up.
     pub const RATE_LIMITED: &str = "rate_limited";
+    /// The owner's own rate at the dependency is used up.
+    pub const OWNER_RATE_LIMITED: &str = "owner_rate_limited";
     /// As many calls as are allowed are under way.
     pub const CONCURRENCY_LIMITED: &str = "concurrency_limited";
     /// The dependency's circuit breaker is open.

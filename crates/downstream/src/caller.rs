@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use penstock_domain::limit::{Decision, Feedback, Reason, Snapshot};
+use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Reason, Snapshot};
 use penstock_domain::outcome::{self, Happened, Verdict};
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::{Clock, Timestamp};
@@ -105,29 +105,27 @@ impl Caller {
         let dependency = demand.dependency;
         let gates = Gates::of(dependency, demand.owner, self.limiter.cold_wait_us());
         let token = self.tokens.fetch_add(1, Ordering::Relaxed) & 0x000F_FFFF_FFFF_FFFF;
-        #[allow(clippy::cast_precision_loss, reason = "seconds")]
-        let lease_us = (dependency.timeout + SLOT_MARGIN).as_micros() as f64;
+        let ask = Ask { cost: demand.cost, token, lease_us: limit::micros(dependency.timeout + SLOT_MARGIN) };
         let asked_at = self.clock.now();
-        let wait = match self.limiter.acquire(&gates, demand.cost, token, lease_us).await {
-            Decision::Granted { wait } => wait,
-            Decision::Denied { until, reason } => {
-                let until = moment(until).max(asked_at);
-                if reason != Reason::Concurrency {
-                    self.remember(&gates, until);
-                }
-                self.count(&dependency.name, |figures| figures.waits += 1);
-                return Called::Waits { until, reason };
-            }
+        let (wait, probe) = match self.limiter.acquire(&gates, &ask).await {
+            Decision::Granted { wait, probe } => (wait, probe),
+            Decision::Denied(denied) => return self.sent_away(dependency, &gates, denied),
         };
         let grant = Grant { token, gates };
         if wait > 0.0 {
             let pause = Duration::from_secs_f64(wait / 1e6);
             self.remember(&grant.gates, asked_at + pause);
-            let _mark = waiting();
+            let mark = waiting();
             tokio::time::sleep(pause).await;
+            drop(mark);
+            if let Err(denied) = self.limiter.confirm(&grant.gates, &ask).await {
+                let called = self.sent_away(dependency, &grant.gates, denied);
+                self.limiter.report(grant, Feedback { probe, ..Feedback::default() }).await;
+                return called;
+            }
         }
         if !covered() {
-            self.limiter.report(grant, Feedback::default()).await;
+            self.limiter.report(grant, Feedback { probe, ..Feedback::default() }).await;
             return Called::NotCovered;
         }
         let mut extra = Vec::new();
@@ -140,12 +138,13 @@ impl Caller {
         let began = Instant::now();
         let (happened, response) = self.client.send(dependency, request, &extra, self.clock.now()).await;
         let elapsed = began.elapsed();
+        let answered_at = self.clock.now();
         let verdict = outcome::judge(happened, demand.safe_to_repeat);
-        let feedback = feedback(happened, &verdict);
-        if let Some(until) = feedback.pause_until
+        let feedback = Feedback { probe, ..feedback(happened, &verdict, answered_at) };
+        if let Some(pause) = feedback.pause
             && !grant.gates.pauses_owner()
         {
-            self.remember(&grant.gates, moment(until));
+            self.remember(&grant.gates, answered_at + limit::duration(pause));
         }
         self.limiter.report(grant, feedback).await;
         self.count(&dependency.name, |figures| {
@@ -156,6 +155,15 @@ impl Caller {
             figures.elapsed_us += u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         });
         Called::Answered { verdict, response, elapsed }
+    }
+
+    fn sent_away(&self, dependency: &Dependency, gates: &Gates, denied: Denied) -> Called {
+        let until = self.clock.now() + limit::duration(denied.retry_after);
+        if denied.reason != Reason::Concurrency {
+            self.remember(gates, until);
+        }
+        self.count(&dependency.name, |figures| figures.waits += 1);
+        Called::Waits { until, reason: denied.reason }
     }
 
     /// How long a call to the dependency would wait at least, as far as this worker knows.
@@ -193,20 +201,14 @@ impl Caller {
     }
 }
 
-fn moment(micros: f64) -> Timestamp {
-    #[allow(clippy::cast_possible_truncation, reason = "milliseconds since 1970")]
-    Timestamp::from_millis((micros / 1000.0).ceil() as i64)
-}
-
-fn feedback(happened: Happened, verdict: &Verdict) -> Feedback {
-    let pause_until = match happened {
-        #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970")]
-        Happened::Answer { wait_until: Some(until), .. } => Some(until.millis() as f64 * 1000.0),
+fn feedback(happened: Happened, verdict: &Verdict, now: Timestamp) -> Feedback {
+    let pause = match happened {
+        Happened::Answer { wait_until: Some(until), .. } => Some(limit::micros(until.since(now))),
         _ => None,
     };
-    let throttled = matches!(verdict, Verdict::Throttled { .. })
-        || matches!(happened, Happened::Answer { status: 503, .. });
-    Feedback { healthy: outcome::healthy(happened), pause_until, throttled }
+    let throttled =
+        matches!(verdict, Verdict::Throttled { .. }) || matches!(happened, Happened::Answer { status: 503, .. });
+    Feedback { healthy: outcome::healthy(happened), pause, throttled, probe: false }
 }
 
 fn place(verdict: &Verdict) -> usize {

@@ -14,5 +14,4 @@ pub use client::{Client, Response};
 pub use limiter::{Grant, Limiter};
 pub use local::LocalLimiter;
 pub use retry_after::retry_after;
-#[cfg(feature = "redis")]
-pub use shared::SharedLimiter;
+

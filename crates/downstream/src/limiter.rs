@@ -1,7 +1,7 @@
 //! Leave to call, for one worker or for all.
 
 use async_trait::async_trait;
-use penstock_domain::limit::{Decision, Feedback, GatePolicy, RatePolicy, SAFETY, Snapshot};
+use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, GatePolicy, RatePolicy, Snapshot};
 use penstock_domain::pipeline::Dependency;
 
 /// The gates that a call has to pass: its dependency's, and its owner's at that dependency where limits are per owner.
@@ -18,15 +18,12 @@ pub struct Gates {
 impl Gates {
     /// The gates of a call by `owner`. `cold_wait_us` is how long a gate whose state was lost stays shut.
     pub fn of(dependency: &Dependency, owner: &str, cold_wait_us: f64) -> Self {
-        let name = format!("{}@{}", dependency.name, dependency.base_url);
+        let name = limit::identity(&dependency.name, &dependency.base_url);
         let rate = dependency.rate.as_ref();
         let concurrency = dependency.concurrency.as_ref();
-        #[allow(clippy::cast_precision_loss, reason = "periods are seconds to days")]
         let gate_rate = |per_owner: bool| {
-            rate.filter(|rate| rate.per_owner == per_owner).map(|rate| RatePolicy {
-                interval_us: rate.period.as_micros() as f64 / f64::from(rate.limit) / SAFETY,
-                burst: rate.burst,
-            })
+            rate.filter(|rate| rate.per_owner == per_owner)
+                .map(|rate| RatePolicy::new(rate.limit, rate.period, rate.burst))
         };
         let gate_concurrency =
             |per_owner: bool| concurrency.filter(|limit| limit.per_owner == per_owner).map(|limit| limit.limit);
@@ -67,9 +64,11 @@ pub struct Grant {
 /// Decides when calls may be made. Never lets one pass when in doubt.
 #[async_trait]
 pub trait Limiter: Send + Sync {
-    /// Passes all gates or none. `lease_us` is how long a slot is held at the most. A limiter that cannot be reached
+    /// Passes all gates or none. A limiter that cannot be reached
     /// denies.
-    async fn acquire(&self, gates: &Gates, cost: u32, token: u64, lease_us: f64) -> Decision;
+    async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision;
+    /// The moment of a granted call that had to wait has come: may it still be made?
+    async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied>;
     /// A granted call has ended.
     async fn report(&self, grant: Grant, feedback: Feedback);
     /// A dependency's gate as it stands; none when it is not known.

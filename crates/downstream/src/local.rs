@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use penstock_domain::limit::{self, Decision, Feedback, Gate, Snapshot};
+use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Gate, GatePolicy, Snapshot};
 use penstock_domain::time::Clock;
 
 use crate::limiter::{Gates, Grant, Limiter};
@@ -28,6 +28,25 @@ impl LocalLimiter {
     fn now(&self) -> f64 {
         micros(self.clock.as_ref())
     }
+
+    /// Works on a call's gates under the lock.
+    fn with<T>(&self, gates: &Gates, work: impl FnOnce(&mut [(&mut Gate, &GatePolicy)], f64) -> T) -> T {
+        let now = self.now();
+        let mut kept = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() > MOST_GATES {
+            kept.retain(|_, gate| !gate.is_idle(now));
+        }
+        let mut dependency = kept.remove(&gates.dependency).unwrap_or_default();
+        let done = match &gates.owner {
+            None => work(&mut [(&mut dependency, &gates.policy)], now),
+            Some((name, policy)) => {
+                let own = kept.entry(name.clone()).or_default();
+                work(&mut [(&mut dependency, &gates.policy), (own, policy)], now)
+            }
+        };
+        kept.insert(gates.dependency.clone(), dependency);
+        done
+    }
 }
 
 /// The clock in microseconds since the epoch.
@@ -39,47 +58,35 @@ pub(crate) fn micros(clock: &dyn Clock) -> f64 {
 
 #[async_trait]
 impl Limiter for LocalLimiter {
-    async fn acquire(&self, gates: &Gates, cost: u32, token: u64, lease_us: f64) -> Decision {
-        let now = self.now();
-        let mut kept = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() > MOST_GATES {
-            kept.retain(|_, gate| gate.snapshot(now).free_at > now - 60e6);
-        }
-        let mut dependency = kept.remove(&gates.dependency).unwrap_or_default();
-        let decision = match &gates.owner {
-            None => limit::acquire(&mut [(&mut dependency, &gates.policy)], now, cost, token, lease_us),
-            Some((name, policy)) => {
-                let own = kept.entry(name.clone()).or_default();
-                limit::acquire(&mut [(&mut dependency, &gates.policy), (own, policy)], now, cost, token, lease_us)
-            }
-        };
-        kept.insert(gates.dependency.clone(), dependency);
-        decision
+    async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision {
+        self.with(gates, |passing, now| limit::acquire(passing, now, ask))
+    }
+
+    async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied> {
+        self.with(gates, |passing, now| limit::confirm(passing, now, ask))
     }
 
     async fn report(&self, grant: Grant, feedback: Feedback) {
-        let now = self.now();
-        let mut kept = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let told_owner = grant.gates.pauses_owner();
-        let health = Feedback { healthy: feedback.healthy, ..Feedback::default() };
-        let slower = Feedback { healthy: None, ..feedback };
-        if let Some((name, policy)) = &grant.gates.owner {
-            let word = if told_owner { slower } else { Feedback::default() };
-            kept.entry(name.clone()).or_default().report(policy, now, Some(grant.token), &word);
-        }
-        let word = if told_owner { health } else { feedback };
-        kept.entry(grant.gates.dependency.clone()).or_default().report(
-            &grant.gates.policy,
-            now,
-            Some(grant.token),
-            &word,
-        );
+        let health = Feedback { healthy: feedback.healthy, probe: feedback.probe, ..Feedback::default() };
+        let slower = Feedback { healthy: None, probe: false, ..feedback };
+        self.with(&grant.gates, |passing, now| {
+            for (place, (gate, policy)) in passing.iter_mut().enumerate() {
+                let word = match (place, told_owner) {
+                    (0, false) => feedback,
+                    (0, true) => health,
+                    (_, true) => slower,
+                    (_, false) => Feedback::default(),
+                };
+                gate.report(policy, now, grant.token, &word);
+            }
+        });
     }
 
     async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
         let now = self.now();
         let kept = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(&gates.dependency).map(|gate| gate.snapshot(now))
+        kept.get(&gates.dependency).map(|gate| gate.snapshot(&gates.policy, now))
     }
 
     fn cold_wait_us(&self) -> f64 {

@@ -6,7 +6,7 @@
 
 pub mod callbacks;
 pub mod control;
-pub mod crash;
+pub use penstock_store::crash;
 pub mod definitions;
 pub mod dispatch;
 pub mod engines;

@@ -1,1 +1,111 @@
+//! Penstock's database on one machine: SQLite with a write-ahead log, one writer and a few readers.
+//!
+//! `synchronous=NORMAL`: a killed process loses nothing; a power cut can lose the last commits, never the order
+//! (<https://www.sqlite.org/pragma.html#pragma_synchronous>).
 
+mod batches;
+mod callbacks;
+mod control;
+mod convert;
+mod dispatch;
+mod error;
+mod extraction;
+mod ledgers;
+mod operations;
+mod owners;
+mod reading;
+mod schema;
+mod work;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use penstock_store::{StoreError, StoreResult};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{Sqlite, SqliteConnection, Transaction};
+
+use crate::error::store_error;
+
+/// How long a statement waits for another process (an operator's command) that writes.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Reading connections.
+const READERS: u32 = 4;
+
+/// The database of one machine.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    file: PathBuf,
+}
+
+/// Held by the one service process that serves a database file.
+#[derive(Debug)]
+pub struct ServiceGuard(#[allow(dead_code, reason = "closing the file frees the lock")] File);
+
+impl SqliteStore {
+    /// Opens `sqlite://FILE`, and makes the file and its folder when they are missing.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub async fn open(url: &str) -> StoreResult<Self> {
+        let file = PathBuf::from(url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")).unwrap_or(url));
+        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        }
+        let options = SqliteConnectOptions::from_str("sqlite::memory:")
+            .map_err(store_error("open"))?
+            .filename(&file)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .foreign_keys(false)
+            .busy_timeout(BUSY)
+            .pragma("cache_size", "-8192")
+            .pragma("journal_size_limit", "67108864")
+            .pragma("temp_store", "FILE")
+            .statement_cache_capacity(128);
+        let pool = |size: u32| SqlitePoolOptions::new().max_connections(size).min_connections(1);
+        let writer = pool(1).connect_with(options.clone()).await.map_err(store_error("open"))?;
+        let readers = pool(READERS).connect_with(options).await.map_err(store_error("open"))?;
+        Ok(Self { writer, readers, file })
+    }
+
+    /// Makes this process the one that serves the file; none when another one does.
+    ///
+    /// # Errors
+    /// When the lock file cannot be written.
+    pub fn lock_service(&self) -> StoreResult<Option<ServiceGuard>> {
+        Ok(lock_file(&self.file, "lock")?.map(ServiceGuard))
+    }
+
+    /// A transaction that writes: it waits for the writer before it reads, so that what it read stays true.
+    async fn write(&self, name: &'static str) -> StoreResult<Transaction<'static, Sqlite>> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error(name))
+    }
+}
+
+fn lock_file(database: &Path, suffix: &str) -> StoreResult<Option<File>> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".");
+    path.push(suffix);
+    let unavailable = |error: std::io::Error| StoreError::Unavailable(Box::new(error));
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(unavailable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(unavailable(error)),
+    }
+}
+
+/// Commits a named transaction.
+async fn commit(tx: Transaction<'static, Sqlite>, name: &'static str) -> StoreResult<()> {
+    tx.commit().await.map_err(store_error(name))
+}
+
+type Connection = SqliteConnection;

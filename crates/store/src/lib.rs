@@ -17,6 +17,7 @@ pub mod callbacks;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod control;
+pub mod crash;
 pub mod dispatch;
 pub mod error;
 pub mod extraction;

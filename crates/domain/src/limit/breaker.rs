@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::micros;
 use crate::pipeline::Breaker as BreakerPolicy;
 
 /// What the breaker lets through.
@@ -17,7 +18,7 @@ pub enum BreakerState {
 }
 
 /// A breaker's counts.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Breaker {
     window_start: f64,
     good: u32,
@@ -31,64 +32,65 @@ pub struct Breaker {
 
 impl Breaker {
     /// Until when no call may pass; none: one may.
-    pub(super) fn shut_until(&mut self, policy: &BreakerPolicy, now: f64) -> Option<f64> {
+    pub(super) fn shut_until(&self, policy: &BreakerPolicy, now: f64) -> Option<f64> {
         if self.open_until == 0.0 {
             return None;
         }
         if now < self.open_until {
             return Some(self.open_until);
         }
-        #[allow(clippy::cast_precision_loss, reason = "seconds")]
-        let patience = policy.open_for.as_micros() as f64;
+        // A probe whose worker died tells nothing: after a while others may go.
+        let patience = self.probing_since + micros(policy.open_for);
+        (self.probes_out >= policy.probes && now < patience).then_some(patience)
+    }
+
+    /// Until when it is open, and not even probes pass.
+    pub(super) fn open_until(&self, now: f64) -> Option<f64> {
+        (now < self.open_until).then_some(self.open_until)
+    }
+
+    /// A call passes; whether it is a probe.
+    pub(super) fn called(&mut self, policy: &BreakerPolicy, now: f64) -> bool {
+        if self.open_until == 0.0 {
+            return false;
+        }
         if self.probes_out >= policy.probes {
-            // A probe whose worker died tells nothing: after a while others may go.
-            if now - self.probing_since < patience {
-                return Some(self.probing_since + patience);
-            }
             self.probes_out = 0;
         }
-        None
-    }
-
-    /// A call passes.
-    pub(super) fn called(&mut self, now: f64) {
-        if self.open_until > 0.0 {
-            if self.probes_out == 0 {
-                self.probing_since = now;
-            }
-            self.probes_out += 1;
+        if self.probes_out == 0 {
+            self.probing_since = now;
         }
+        self.probes_out += 1;
+        true
     }
 
-    /// A call has ended, well or badly.
-    pub(super) fn told(&mut self, policy: &BreakerPolicy, now: f64, healthy: bool) {
-        #[allow(clippy::cast_precision_loss, reason = "seconds")]
-        let (window, open_for) = (policy.window.as_micros() as f64, policy.open_for.as_micros() as f64);
+    /// Calls have ended, so many well and so many badly. While it is not closed only probes count: the others began
+    /// before it opened.
+    pub(super) fn told(&mut self, policy: &BreakerPolicy, now: f64, good: u32, bad: u32, probe: bool) {
+        let opened = Self { open_until: now + micros(policy.open_for), ..Self::default() };
         if self.open_until > 0.0 {
-            if now < self.open_until {
+            if now < self.open_until || !probe {
                 return;
             }
-            if !healthy {
-                *self = Self { open_until: now + open_for, ..Self::default() };
-            } else {
-                self.probes_good += 1;
-                if self.probes_good >= policy.probes {
-                    *self = Self { window_start: now, ..Self::default() };
-                }
+            if bad > 0 {
+                *self = opened;
+                return;
+            }
+            self.probes_good += good;
+            if self.probes_good >= policy.probes {
+                *self = Self { window_start: now, ..Self::default() };
             }
             return;
         }
-        if now - self.window_start > window {
+        if now - self.window_start > micros(policy.window) {
             *self = Self { window_start: now, ..Self::default() };
         }
-        if healthy {
-            self.good += 1;
-        } else {
-            self.bad += 1;
-        }
+        self.good += good;
+        self.bad += bad;
         let calls = self.good + self.bad;
-        if calls >= policy.min_calls && u64::from(self.bad) * 10_000 >= u64::from(policy.failure_bp) * u64::from(calls) {
-            *self = Self { open_until: now + open_for, ..Self::default() };
+        let share_passed = u64::from(self.bad) * 10_000 >= u64::from(policy.failure_bp) * u64::from(calls);
+        if bad > 0 && calls >= policy.min_calls && share_passed {
+            *self = opened;
         }
     }
 
@@ -108,43 +110,67 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    const NOW: f64 = 1e15;
+
+    fn policy(min_calls: u32, probes: u32) -> BreakerPolicy {
+        BreakerPolicy { min_calls, probes, ..BreakerPolicy::default() }
+    }
+
     #[test]
     fn it_opens_probes_and_closes() {
-        let policy = BreakerPolicy { min_calls: 4, probes: 2, ..BreakerPolicy::default() };
+        let policy = policy(4, 2);
         let mut breaker = Breaker::default();
-        let mut now = 1e15;
-        for healthy in [true, true, false] {
-            breaker.told(&policy, now, healthy);
-        }
+        let mut now = NOW;
+        breaker.told(&policy, now, 2, 0, false);
+        breaker.told(&policy, now, 0, 1, false);
         assert_eq!(breaker.shut_until(&policy, now), None, "too few calls to judge");
-        breaker.told(&policy, now, false);
+        breaker.told(&policy, now, 0, 1, false);
         assert_eq!(breaker.shut_until(&policy, now), Some(now + 10e6));
         now += 10e6;
         for _ in 0..2 {
             assert_eq!(breaker.shut_until(&policy, now), None);
-            breaker.called(now);
+            assert!(breaker.called(&policy, now));
         }
         assert!(breaker.shut_until(&policy, now).is_some(), "two probes are out");
-        breaker.told(&policy, now, false);
+        breaker.told(&policy, now, 0, 1, true);
         assert_eq!(breaker.state(now), BreakerState::Open);
         now += 10e6;
         for _ in 0..2 {
             assert_eq!(breaker.shut_until(&policy, now), None);
-            breaker.called(now);
-            breaker.told(&policy, now, true);
+            breaker.called(&policy, now);
+            breaker.told(&policy, now, 1, 0, true);
         }
         assert_eq!(breaker.state(now), BreakerState::Closed);
     }
 
     #[test]
-    fn a_probe_that_never_answers_does_not_keep_it_shut_for_ever() {
-        let policy = BreakerPolicy { min_calls: 1, probes: 1, ..BreakerPolicy::default() };
+    fn what_began_before_it_opened_is_no_probe() {
+        let policy = policy(1, 1);
         let mut breaker = Breaker::default();
-        let now = 1e15;
-        breaker.told(&policy, now, false);
-        assert_eq!(breaker.shut_until(&policy, now + 10e6), None);
-        breaker.called(now + 10e6);
-        assert_eq!(breaker.shut_until(&policy, now + 11e6), Some(now + 20e6));
-        assert_eq!(breaker.shut_until(&policy, now + 20e6), None);
+        breaker.told(&policy, NOW, 0, 1, false);
+        let now = NOW + 11e6;
+        breaker.told(&policy, now, 5, 0, false);
+        breaker.told(&policy, now, 0, 5, false);
+        assert_eq!(breaker.state(now), BreakerState::HalfOpen);
+    }
+
+    #[test]
+    fn a_probe_that_never_answers_does_not_keep_it_shut_for_ever() {
+        let policy = policy(1, 1);
+        let mut breaker = Breaker::default();
+        breaker.told(&policy, NOW, 0, 1, false);
+        assert_eq!(breaker.shut_until(&policy, NOW + 10e6), None);
+        breaker.called(&policy, NOW + 10e6);
+        assert_eq!(breaker.shut_until(&policy, NOW + 11e6), Some(NOW + 20e6));
+        assert_eq!(breaker.shut_until(&policy, NOW + 20e6), None);
+    }
+
+    #[test]
+    fn old_failures_are_forgotten() {
+        let policy = policy(4, 1);
+        let mut breaker = Breaker::default();
+        breaker.told(&policy, NOW, 0, 3, false);
+        breaker.told(&policy, NOW + 31e6, 0, 3, false);
+        assert_eq!(breaker.state(NOW + 31e6), BreakerState::Closed);
     }
 }

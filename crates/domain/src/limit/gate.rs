@@ -1,19 +1,12 @@
 //! The state of one gate.
 
-use super::breaker::{Breaker, BreakerState};
-use super::{
-    ARRIVAL_MARGIN_US, Decision, MAX_WAIT_US, RECOVERY_PER_SECOND, Reason, SLOW_DOWN_EVERY_US, SLOWEST,
-};
-use crate::pipeline::Breaker as BreakerPolicy;
+use std::time::Duration;
 
-/// How often calls may come.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RatePolicy {
-    /// Microseconds between two calls in the long run.
-    pub interval_us: f64,
-    /// Calls at once after a quiet time.
-    pub burst: u32,
-}
+use super::breaker::{Breaker, BreakerState};
+use super::rate::RatePolicy;
+use super::slow_down::SlowDown;
+use super::{Ask, Denied, MAX_WAIT_US, Reason, SLOT_AHEAD_US, SLOT_RETRY_US, duration};
+use crate::pipeline::Breaker as BreakerPolicy;
 
 /// What a gate allows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,129 +17,179 @@ pub struct GatePolicy {
     pub concurrency: Option<u32>,
     /// The breaker.
     pub breaker: Option<BreakerPolicy>,
-    /// How long a gate whose state was lost stays shut: reservations made before may still come.
+    /// How long a gate whose state is not known stays shut: reservations made before may still come.
     pub cold_wait_us: f64,
 }
 
-/// What a call tells about its dependency.
+/// What a call tells about its dependency when it has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Feedback {
     /// Whether it spoke for the dependency's health; none: neither way.
     pub healthy: Option<bool>,
-    /// Until when the dependency asked to be left alone, microseconds since the epoch.
-    pub pause_until: Option<f64>,
+    /// How long the dependency asked to be left alone, microseconds.
+    pub pause: Option<f64>,
     /// Whether it said that calls come too fast.
     pub throttled: bool,
+    /// Whether the call was a probe of the half-open breaker.
+    pub probe: bool,
 }
 
 /// A gate as an operator sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Snapshot {
-    /// When the next call could be made, microseconds since the epoch.
-    pub free_at: f64,
-    /// Until when it is paused; 0: it is not.
-    pub paused_until: f64,
-    /// Share of the rate that is used now.
+    /// When the next call could be made.
+    pub free_in: Duration,
+    /// How long it is still paused at the dependency's word.
+    pub paused_for: Duration,
+    /// Share of the rate that is used now, in (0, 1].
     pub factor: f64,
-    /// Calls under way.
+    /// Calls under way; only counted where they are limited.
     pub in_flight: usize,
     /// The breaker.
     pub breaker: BreakerState,
 }
 
+impl Snapshot {
+    /// Two gates that a call has to pass both, as one.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            free_in: self.free_in.max(other.free_in),
+            paused_for: self.paused_for.max(other.paused_for),
+            factor: self.factor.min(other.factor),
+            in_flight: self.in_flight.max(other.in_flight),
+            breaker: if self.breaker == BreakerState::Closed { other.breaker } else { self.breaker },
+        }
+    }
+}
+
 /// The state of one dependency's (or owner's) limits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gate {
-    /// The theoretical arrival time of GCRA; none: unknown.
+    /// GCRA's theoretical arrival time; none: unknown.
     tat: Option<f64>,
     paused_until: f64,
-    /// The slow-down and when it was set; none: full speed.
-    slowed: Option<(f64, f64)>,
+    slow_down: SlowDown,
+    /// Token and end of each lease.
     slots: Vec<(u64, f64)>,
     breaker: Breaker,
 }
 
 impl Gate {
-    fn factor(&self, now: f64) -> f64 {
-        self.slowed.map_or(1.0, |(factor, at)| (factor + RECOVERY_PER_SECOND * (now - at).max(0.0) / 1e6).min(1.0))
+    /// GCRA's state at a moment. What was unknown is known from now on, and behind a pause the bucket is empty: the
+    /// dependency said when it takes a call again, not how many.
+    fn tat(&mut self, policy: &GatePolicy, rate: &RatePolicy, now: f64) -> f64 {
+        let tat = self.tat.unwrap_or_else(|| rate.empty_at(now + policy.cold_wait_us)).min(rate.furthest(now));
+        self.tat = Some(tat);
+        if self.paused_until > 0.0 { tat.max(rate.empty_at(self.paused_until)) } else { tat }
     }
 
-    fn start(&self, policy: &GatePolicy, interval: f64, burst: f64, now: f64) -> f64 {
-        self.tat.unwrap_or(now + policy.cold_wait_us + (burst - 1.0) * interval)
-    }
-
-    /// Whether a call could pass, and after how long; takes nothing.
-    pub(super) fn look(&mut self, policy: &GatePolicy, now: f64, cost: u32) -> Decision {
-        if self.paused_until > now {
-            return Decision::Denied { until: self.paused_until, reason: Reason::Paused };
-        }
+    /// Whether a call could pass, and after how many microseconds; takes nothing.
+    pub(super) fn look(&mut self, policy: &GatePolicy, now: f64, cost: u32) -> Result<f64, Denied> {
+        // First of all, so that a denial for another reason does not leave the rate unknown.
+        let moment = policy.rate.map(|rate| {
+            let tat = self.tat(policy, &rate, now);
+            rate.moment(tat, now, cost)
+        });
+        self.not_paused(now)?;
         if let Some(breaker) = &policy.breaker
             && let Some(until) = self.breaker.shut_until(breaker, now)
         {
-            return Decision::Denied { until, reason: Reason::BreakerOpen };
+            return Err(Denied { retry_after: until - now, reason: Reason::BreakerOpen });
         }
-        if let Some(most) = policy.concurrency {
-            self.slots.retain(|(_, expires)| *expires > now);
-            if self.slots.len() >= most as usize {
-                return Decision::Denied { until: now + 50_000.0, reason: Reason::Concurrency };
-            }
-        }
-        let Some(rate) = &policy.rate else { return Decision::Granted { wait: 0.0 } };
-        let interval = rate.interval_us / self.factor(now);
-        let burst = f64::from(rate.burst);
-        let tat = self.start(policy, interval, burst, now).max(now) + f64::from(cost) * interval;
-        let wait = (tat - burst * interval - now).max(0.0);
-        if wait > MAX_WAIT_US {
-            Decision::Denied { until: now + wait, reason: Reason::Rate }
-        } else {
-            Decision::Granted { wait }
-        }
+        self.slot_free(policy, now, None)?;
+        let wait = moment.map_or(0.0, |moment| moment - now);
+        if wait > MAX_WAIT_US { Err(Denied { retry_after: wait, reason: Reason::Rate }) } else { Ok(wait) }
     }
 
-    /// Takes what [`Gate::look`] granted.
-    pub(super) fn take(&mut self, policy: &GatePolicy, now: f64, cost: u32, wait: f64, token: u64, lease_us: f64) {
+    /// Takes what [`Gate::look`] granted; whether the call is a probe.
+    pub(super) fn take(&mut self, policy: &GatePolicy, now: f64, wait: f64, ask: &Ask) -> bool {
         if let Some(rate) = &policy.rate {
-            let interval = rate.interval_us / self.factor(now);
-            let tat = self.start(policy, interval, f64::from(rate.burst), now);
-            let margin = if tat < now { ARRIVAL_MARGIN_US } else { 0.0 };
-            self.tat = Some(tat.max(now) + margin + f64::from(cost) * interval);
+            let tat = self.tat(policy, rate, now);
+            self.tat = Some(rate.charged(tat, now + wait, ask.cost, self.slow_down.factor(now)));
         }
+        if wait <= SLOT_AHEAD_US {
+            self.take_slot(policy, now + wait, ask);
+        }
+        policy.breaker.as_ref().is_some_and(|breaker| self.breaker.called(breaker, now))
+    }
+
+    /// Whether a call whose moment has come may still be made.
+    pub(super) fn still_open(&mut self, policy: &GatePolicy, now: f64, token: u64) -> Result<(), Denied> {
+        self.not_paused(now)?;
+        if policy.breaker.is_some()
+            && let Some(until) = self.breaker.open_until(now)
+        {
+            return Err(Denied { retry_after: until - now, reason: Reason::BreakerOpen });
+        }
+        self.slot_free(policy, now, Some(token))
+    }
+
+    fn not_paused(&self, now: f64) -> Result<(), Denied> {
+        if self.paused_until > now {
+            return Err(Denied { retry_after: self.paused_until - now, reason: Reason::Paused });
+        }
+        Ok(())
+    }
+
+    fn slot_free(&mut self, policy: &GatePolicy, now: f64, token: Option<u64>) -> Result<(), Denied> {
+        let Some(most) = policy.concurrency else { return Ok(()) };
+        self.slots.retain(|(_, ends)| *ends > now);
+        let held = token.is_some_and(|token| self.slots.iter().any(|(holder, _)| *holder == token));
+        if held || self.slots.len() < most as usize {
+            return Ok(());
+        }
+        Err(Denied { retry_after: SLOT_RETRY_US, reason: Reason::Concurrency })
+    }
+
+    /// Takes a call's slot, or renews it.
+    pub(super) fn take_slot(&mut self, policy: &GatePolicy, from: f64, ask: &Ask) {
         if policy.concurrency.is_some() {
-            self.slots.push((token, now + wait + lease_us));
-        }
-        if policy.breaker.is_some() {
-            self.breaker.called(now);
+            self.slots.retain(|(token, _)| *token != ask.token);
+            self.slots.push((ask.token, from + ask.lease_us));
         }
     }
 
-    /// A call under way has ended.
-    pub fn release(&mut self, token: u64) {
+    /// A call has ended: gives its slot back and learns from it.
+    pub fn report(&mut self, policy: &GatePolicy, now: f64, token: u64, feedback: &Feedback) {
         self.slots.retain(|(held, _)| *held != token);
-    }
-
-    /// A call has ended and tells something.
-    pub fn report(&mut self, policy: &GatePolicy, now: f64, token: Option<u64>, feedback: &Feedback) {
-        if let Some(token) = token {
-            self.release(token);
-        }
-        if let Some(until) = feedback.pause_until {
+        let pause_until = feedback.pause.map(|pause| now + pause);
+        if let Some(until) = pause_until {
             self.paused_until = self.paused_until.max(until);
-        } else if feedback.throttled && self.slowed.is_none_or(|(_, at)| now - at >= SLOW_DOWN_EVERY_US) {
-            self.slowed = Some(((self.factor(now) / 2.0).max(SLOWEST), now));
+        }
+        if feedback.throttled {
+            self.slow_down.sign(now, pause_until);
         }
         if let (Some(policy), Some(healthy)) = (&policy.breaker, feedback.healthy) {
-            self.breaker.told(policy, now, healthy);
+            self.breaker.told(policy, now, u32::from(healthy), u32::from(!healthy), feedback.probe);
         }
     }
 
     /// The gate as an operator sees it.
-    pub fn snapshot(&self, now: f64) -> Snapshot {
+    pub fn snapshot(&self, policy: &GatePolicy, now: f64) -> Snapshot {
+        let mut free_at = self.paused_until.max(now);
+        if let (Some(rate), Some(tat)) = (&policy.rate, self.tat) {
+            free_at = free_at.max(rate.moment(tat, now, 1));
+        }
+        if let Some(until) = policy.breaker.as_ref().and_then(|breaker| self.breaker.shut_until(breaker, now)) {
+            free_at = free_at.max(until);
+        }
         Snapshot {
-            free_at: self.tat.unwrap_or(now).max(self.paused_until),
-            paused_until: if self.paused_until > now { self.paused_until } else { 0.0 },
-            factor: self.factor(now),
-            in_flight: self.slots.iter().filter(|(_, expires)| *expires > now).count(),
+            free_in: duration(free_at - now),
+            paused_for: duration(self.paused_until - now),
+            factor: self.slow_down.factor(now),
+            in_flight: self.slots.iter().filter(|(_, ends)| *ends > now).count(),
             breaker: self.breaker.state(now),
         }
+    }
+
+    /// Whether forgetting the gate changes nothing for anybody: it is not paused, nothing runs, its bucket is full.
+    pub fn is_idle(&self, now: f64) -> bool {
+        let quiet = |at: f64| at < now - MAX_WAIT_US;
+        quiet(self.tat.unwrap_or(0.0))
+            && quiet(self.paused_until)
+            && self.slots.iter().all(|(_, ends)| *ends <= now)
+            && self.breaker.state(now) == BreakerState::Closed
+            && self.slow_down.factor(now) >= 1.0
     }
 }

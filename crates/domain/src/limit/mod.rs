@@ -2,62 +2,71 @@
 //!
 //! A [`Gate`] holds, for one dependency (and, where limits are per owner, for one owner of it), the rate, the calls
 //! under way, a pause that the dependency asked for, an adaptive slow-down and the circuit breaker. A call passes all
-//! its gates or none. Times are microseconds since the Unix epoch; the Lua of the shared limiter mirrors this file.
+//! its gates or none. Times are microseconds of whoever keeps the state; what goes in and out is relative, because no
+//! two machines' clocks agree. The Lua of the shared limiter mirrors these files, and a test holds the two together.
 //!
-//! The rate is GCRA (ITU-T I.371; "virtual scheduling") with reservations: who is granted a call may have to wait for
-//! its moment, at most [`MAX_WAIT_US`]. Three things keep the promise "never more than burst + rate·t" true *where the
-//! dependency counts*, although the network delays some calls and not others:
-//! - the rate used is [`SAFETY`] of the one allowed, so that slack builds up at the dependency;
-//! - the first call after a quiet time is charged [`ARRIVAL_MARGIN_US`] more: it may arrive late, and the following
-//!   ones in time;
-//! - what is not known (first use, lost state) starts empty, never full.
+//! Whoever is granted a call may have to wait for its moment, at most [`MAX_WAIT_US`]: a *reservation*. Right before
+//! the call he asks again ([`confirm`]), for much may have happened meanwhile.
+//!
+//! How the rate keeps its promise where the dependency counts, and not only where calls leave, is told in [`rate`].
 
 mod breaker;
 mod gate;
+pub mod rate;
+#[cfg(test)]
+mod simulation;
+mod slow_down;
+
+use std::time::Duration;
+
+use url::Url;
+use uuid::Uuid;
 
 pub use breaker::{Breaker, BreakerState};
-pub use gate::{Feedback, Gate, GatePolicy, RatePolicy, Snapshot};
+pub use gate::{Feedback, Gate, GatePolicy, Snapshot};
+pub use rate::RatePolicy;
+pub use slow_down::SlowDown;
 
 /// The longest that a granted call waits for its moment; a longer wait is denied.
 pub const MAX_WAIT_US: f64 = 1_000_000.0;
 
-/// Share of the allowed rate that is used.
-pub const SAFETY: f64 = 0.995;
+/// Who waits longer for his moment takes his slot only when it has come, so that a row that waits for a rate holds
+/// nothing that another could use.
+pub const SLOT_AHEAD_US: f64 = 10_000.0;
 
-/// How much later than its followers a first call may arrive.
-pub const ARRIVAL_MARGIN_US: f64 = 25_000.0;
-
-/// The slow-down never goes below this share of the rate.
-pub const SLOWEST: f64 = 0.05;
-
-/// Share of the rate that comes back each second after a slow-down.
-pub const RECOVERY_PER_SECOND: f64 = 0.05;
-
-/// Two slow-downs are at least so far apart: answers of one moment are one sign.
-pub const SLOW_DOWN_EVERY_US: f64 = 1_000_000.0;
+/// When a slot may be free again, as far as anybody can tell.
+pub const SLOT_RETRY_US: f64 = 50_000.0;
 
 /// Whether a call may be made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
-    /// It may, after so many microseconds.
+    /// It may.
     Granted {
-        /// Microseconds.
+        /// After so many microseconds.
         wait: f64,
+        /// Whether the breaker is half open and the call is one of its probes.
+        probe: bool,
     },
-    /// It may not before a moment.
-    Denied {
-        /// Microseconds since the epoch.
-        until: f64,
-        /// Which limit.
-        reason: Reason,
-    },
+    /// It may not.
+    Denied(Denied),
+}
+
+/// A call that may not be made now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Denied {
+    /// Microseconds until it is worth asking again.
+    pub retry_after: f64,
+    /// Which limit.
+    pub reason: Reason,
 }
 
 /// Which limit holds a call up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The rate.
+    /// The dependency's rate.
     Rate,
+    /// The owner's own rate at the dependency.
+    OwnerRate,
     /// Calls under way.
     Concurrency,
     /// The dependency asked for a pause.
@@ -74,6 +83,7 @@ impl Reason {
         use crate::outcome::code;
         match self {
             Self::Rate => code::RATE_LIMITED,
+            Self::OwnerRate => code::OWNER_RATE_LIMITED,
             Self::Concurrency => code::CONCURRENCY_LIMITED,
             Self::Paused => code::THROTTLED,
             Self::BreakerOpen => code::BREAKER_OPEN,
@@ -82,138 +92,89 @@ impl Reason {
     }
 }
 
-/// Passes all gates, or none of them.
-pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, cost: u32, token: u64, lease_us: f64) -> Decision {
-    let mut wait: f64 = 0.0;
-    for (gate, policy) in gates.iter_mut() {
-        match gate.look(policy, now, cost) {
-            Decision::Granted { wait: own } => wait = wait.max(own),
-            denied @ Decision::Denied { .. } => return denied,
+/// What one call asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ask {
+    /// How much of the rate it takes; at most the burst.
+    pub cost: u32,
+    /// Names its slot among the calls under way; at most 2^53 − 1, which Lua's numbers hold.
+    pub token: u64,
+    /// How long the slot is held at the most, if its end is never told.
+    pub lease_us: f64,
+}
+
+/// Passes all gates, or none of them: the dependency's first, then its owner's, if there is one.
+///
+/// Only one of them may have a rate: a wait at one would have to be charged at the other.
+pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> Decision {
+    let (mut wait, mut probe) = (0.0_f64, false);
+    for (place, (gate, policy)) in gates.iter_mut().enumerate() {
+        match gate.look(policy, now, ask.cost) {
+            Ok(own) => wait = wait.max(own),
+            Err(denied) if place > 0 && denied.reason == Reason::Rate => {
+                return Decision::Denied(Denied { reason: Reason::OwnerRate, ..denied });
+            }
+            Err(denied) => return Decision::Denied(denied),
         }
     }
     for (gate, policy) in gates.iter_mut() {
-        gate.take(policy, now, cost, wait, token, lease_us);
+        probe |= gate.take(policy, now, wait, ask);
     }
-    Decision::Granted { wait }
+    Decision::Granted { wait, probe }
+}
+
+/// The moment of a call that had to wait for it has come: may it still be made? Takes its slots, all or none.
+///
+/// # Errors
+/// When meanwhile a pause began, the breaker opened or all slots were taken. What was charged to the rate stays charged.
+pub fn confirm(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> Result<(), Denied> {
+    for (gate, policy) in gates.iter_mut() {
+        gate.still_open(policy, now, ask.token)?;
+    }
+    for (gate, policy) in gates.iter_mut() {
+        gate.take_slot(policy, now, ask);
+    }
+    Ok(())
+}
+
+/// The name under which a dependency's limits are kept: its own name and a hash of where it is.
+///
+/// Pipelines that name the same API alike share its limits, whatever they ask of it; the same name at another address
+/// is another API. The address itself may hold a password and is not told.
+pub fn identity(name: &str, base_url: &Url) -> String {
+    let address = base_url.as_str().trim_end_matches('/');
+    format!("{name}:{}", Uuid::new_v5(&Uuid::NAMESPACE_URL, address.as_bytes()).simple())
+}
+
+/// A duration in microseconds.
+#[allow(clippy::cast_precision_loss, reason = "exact up to 285 years")]
+pub fn micros(duration: Duration) -> f64 {
+    duration.as_micros() as f64
+}
+
+/// Microseconds as a duration; negative ones and what is not a number are zero.
+pub fn duration(micros: f64) -> Duration {
+    Duration::try_from_secs_f64(micros / 1e6).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn policy(limit: u32, burst: u32) -> GatePolicy {
-        let rate = RatePolicy { interval_us: 1_000_000.0 / f64::from(limit) / SAFETY, burst };
-        GatePolicy { rate: Some(rate), concurrency: None, breaker: None, cold_wait_us: 0.0 }
-    }
-
-    /// The largest excess of calls over burst + rate·t in any window: the highest level of the bucket that the calls
-    /// would fill (the virtual queue of GCRA), less its burst.
-    fn excess(times: &mut [f64], limit: f64, burst: f64) -> f64 {
-        times.sort_by(f64::total_cmp);
-        let (mut level, mut last, mut worst) = (0.0_f64, 0.0, f64::MIN);
-        for at in times.iter() {
-            level = (level - (at - last) * limit / 1e6).max(0.0) + 1.0;
-            last = *at;
-            worst = worst.max(level - burst);
-        }
-        worst
-    }
-
-    /// A small generator (xorshift): chance is passed in, and a test repeats.
-    fn random(seed: &mut u64) -> f64 {
-        *seed ^= *seed << 13;
-        *seed ^= *seed >> 7;
-        *seed ^= *seed << 17;
-        #[allow(clippy::cast_precision_loss)]
-        let unit = (*seed >> 11) as f64 / (1_u64 << 53) as f64;
-        unit
+    #[test]
+    fn an_identity_is_name_and_address_and_tells_no_password() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let one = identity("address", &url("https://user:secret@api.example/v1/"));
+        assert_eq!(one, identity("address", &url("https://user:secret@API.example:443/v1")));
+        assert_ne!(one, identity("invite", &url("https://user:secret@api.example/v1")));
+        assert_ne!(one, identity("address", &url("https://api.example/v2")));
+        assert!(!one.contains("secret") && !one.contains("example"), "{one}");
     }
 
     #[test]
-    fn what_arrives_never_exceeds_the_limit_and_little_is_wasted() {
-        for (limit, burst) in [(200, 10), (20, 5), (1000, 50), (50, 1)] {
-            let policy = policy(limit, burst);
-            let mut gate = Gate::default();
-            let mut seed = 42;
-            let mut arrivals = Vec::new();
-            let start = 1e15;
-            let end = start + 600e6;
-            // Four workers, each asking again as soon as it may: an endless backlog.
-            let mut workers: [f64; 4] = [start; 4];
-            loop {
-                let worker = (0..4).min_by(|a, b| workers[*a].total_cmp(&workers[*b])).unwrap();
-                let now = workers[worker];
-                if now > end {
-                    break;
-                }
-                match acquire(&mut [(&mut gate, &policy)], now, 1, 0, 0.0) {
-                    Decision::Granted { wait } => {
-                        arrivals.push(now + wait + 300.0 + 15_000.0 * random(&mut seed));
-                        workers[worker] = now + 100.0;
-                    }
-                    Decision::Denied { until, .. } => workers[worker] = until.min(now + 50_000.0) + 1.0,
-                }
-            }
-            let used = arrivals.len();
-            let worst = excess(&mut arrivals, f64::from(limit), f64::from(burst));
-            // A burst of one leaves no room for jitter at all until slack has built up: less than one call over.
-            let allowed = if burst == 1 { 1.0 } else { 1e-6 };
-            assert!(worst <= allowed, "{limit}/s burst {burst}: {worst} too many");
-            #[allow(clippy::cast_precision_loss)]
-            let share = used as f64 / (f64::from(limit) * 600.0);
-            assert!(share > 0.98, "{limit}/s: only {share} used");
-        }
-    }
-
-    #[test]
-    fn a_pause_holds_everybody_and_never_shrinks() {
-        let policy = policy(100, 10);
-        let mut gate = Gate::default();
-        let now = 1e15;
-        gate.report(&policy, now, None, &Feedback { healthy: None, pause_until: Some(now + 5e6), throttled: true });
-        gate.report(&policy, now, None, &Feedback { healthy: None, pause_until: Some(now + 1e6), throttled: true });
-        let denied = acquire(&mut [(&mut gate, &policy)], now + 2e6, 1, 0, 0.0);
-        assert_eq!(denied, Decision::Denied { until: now + 5e6, reason: Reason::Paused });
-        assert!(matches!(acquire(&mut [(&mut gate, &policy)], now + 5e6, 1, 0, 0.0), Decision::Granted { .. }));
-    }
-
-    #[test]
-    fn without_a_word_the_rate_halves_and_comes_back() {
-        let policy = policy(100, 1);
-        let mut gate = Gate::default();
-        let now = 1e15;
-        let sign = Feedback { healthy: None, pause_until: None, throttled: true };
-        gate.report(&policy, now, None, &sign);
-        gate.report(&policy, now + 10.0, None, &sign);
-        assert!((gate.snapshot(now + 10.0).factor - 0.5).abs() < 1e-5, "two signs of one moment are one");
-        assert!((gate.snapshot(now + 4e6).factor - 0.7).abs() < 1e-5);
-        assert_eq!(gate.snapshot(now + 60e6).factor, 1.0);
-    }
-
-    #[test]
-    fn slots_of_a_crashed_worker_come_back() {
-        let policy = GatePolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: 0.0 };
-        let mut gate = Gate::default();
-        let now = 1e15;
-        for token in [1, 2] {
-            assert!(matches!(acquire(&mut [(&mut gate, &policy)], now, 1, token, 1e6), Decision::Granted { .. }));
-        }
-        let third = acquire(&mut [(&mut gate, &policy)], now, 1, 3, 1e6);
-        assert!(matches!(third, Decision::Denied { reason: Reason::Concurrency, .. }), "{third:?}");
-        gate.release(1);
-        assert!(matches!(acquire(&mut [(&mut gate, &policy)], now, 1, 3, 1e6), Decision::Granted { .. }));
-        assert!(matches!(acquire(&mut [(&mut gate, &policy)], now + 2e6, 1, 4, 1e6), Decision::Granted { .. }));
-    }
-
-    #[test]
-    fn all_gates_or_none() {
-        let open = policy(100, 10);
-        let shut = GatePolicy { rate: None, concurrency: Some(0), breaker: None, cold_wait_us: 0.0 };
-        let (mut a, mut b) = (Gate::default(), Gate::default());
-        let now = 1e15;
-        let before = a.clone();
-        let denied = acquire(&mut [(&mut a, &open), (&mut b, &shut)], now, 1, 1, 1e6);
-        assert!(matches!(denied, Decision::Denied { .. }));
-        assert_eq!(a, before, "nothing was taken");
+    fn durations_survive_the_way_there_and_back() {
+        assert_eq!(duration(micros(Duration::from_micros(1_234_567))), Duration::from_micros(1_234_567));
+        assert_eq!(duration(-5.0), Duration::ZERO);
+        assert_eq!(duration(f64::NAN), Duration::ZERO);
     }
 }

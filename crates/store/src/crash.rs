@@ -12,6 +12,8 @@ pub const BEFORE_RING: &str = "before-ring";
 pub const BETWEEN_STEPS: &str = "between-steps";
 /// After a row's last call, before it is settled.
 pub const BEFORE_SETTLEMENT: &str = "before-settlement";
+/// Inside a settlement, before it is committed.
+pub const INSIDE_SETTLEMENT: &str = "inside-settlement";
 /// After a settlement was committed, before anybody was told.
 pub const AFTER_SETTLEMENT: &str = "after-settlement";
 

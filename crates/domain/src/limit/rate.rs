@@ -1,0 +1,78 @@
+//! How often calls may come: GCRA (the generic cell rate algorithm, ITU-T I.371, "virtual scheduling").
+//!
+//! The state is one number, the *theoretical arrival time*: when the bucket will be empty again if nothing more comes.
+//! A call that leaves at `s` moves it to `max(tat, s) + cost·interval`, and may leave when that is no more than the
+//! tolerance ahead of `s`. It follows that for any two calls, the first leaving at `a` and the last at `b`, the costs
+//! from one to the other are at most `(b − a + tolerance) / interval`: with a tolerance of `burst·interval`, exactly
+//! burst + rate·t. Three things carry this from where calls *leave* to where they *arrive*, though the network and the
+//! scheduler delay some calls and not others:
+//!
+//! - [`ARRIVAL_MARGIN_US`] is taken off the tolerance, so that a late first call and a punctual last one stay apart. A
+//!   burst smaller than 1 + margin·rate has less room than that; what is missing is charged to the first call after a
+//!   quiet time, and the rest of the room is what the burst leaves. An API that counts exactly and allows no burst at
+//!   all can only be served exactly below its rate.
+//! - The rate in use is [`SAFETY`] of the one allowed: clocks differ, and slack builds up where calls are counted.
+//! - What is not known (first use, lost state, the end of a pause) starts empty, never full.
+
+use std::time::Duration;
+
+use super::micros;
+
+/// Share of the allowed rate that is used.
+pub const SAFETY: f64 = 0.995;
+
+/// How much later than its followers a call may arrive.
+pub const ARRIVAL_MARGIN_US: f64 = 25_000.0;
+
+/// How often calls may come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RatePolicy {
+    /// Microseconds between two calls of cost 1 in the long run.
+    pub interval_us: f64,
+    /// Calls at once after a quiet time.
+    pub burst: u32,
+}
+
+impl RatePolicy {
+    /// `limit` calls in a `period`, and `burst` at once.
+    pub fn new(limit: u32, period: Duration, burst: u32) -> Self {
+        Self { interval_us: micros(period) / f64::from(limit) / SAFETY, burst }
+    }
+
+    /// The part of the margin that the burst has room for.
+    fn margin(&self) -> f64 {
+        ARRIVAL_MARGIN_US.min((f64::from(self.burst) - 1.0) * self.interval_us)
+    }
+
+    /// How far ahead of a call's moment the theoretical arrival time may be behind it.
+    pub fn tolerance(&self) -> f64 {
+        f64::from(self.burst) * self.interval_us - self.margin()
+    }
+
+    /// What the first call after a quiet time pays besides.
+    pub fn first_surcharge(&self) -> f64 {
+        ARRIVAL_MARGIN_US - self.margin()
+    }
+
+    /// The theoretical arrival time of a bucket from which one call may be taken at `at`, and the next an interval later.
+    pub(super) fn empty_at(&self, at: f64) -> f64 {
+        at + self.tolerance() - self.interval_us
+    }
+
+    /// When a call may leave.
+    pub(super) fn moment(&self, tat: f64, now: f64, cost: u32) -> f64 {
+        now.max(tat + f64::from(cost) * self.interval_us - self.tolerance())
+    }
+
+    /// The theoretical arrival time behind a call that leaves at `at`; `factor` is the share of the rate that is used.
+    pub(super) fn charged(&self, tat: f64, at: f64, cost: u32, factor: f64) -> f64 {
+        let first = if tat < at { self.first_surcharge() } else { 0.0 };
+        tat.max(at) + first + f64::from(cost) * self.interval_us / factor
+    }
+
+    /// No reservation leads further ahead: beyond it, the clock was turned back.
+    pub(super) fn furthest(&self, now: f64) -> f64 {
+        let slowest = f64::from(self.burst) * self.interval_us / super::slow_down::SLOWEST;
+        now + super::MAX_WAIT_US + self.tolerance() + slowest + ARRIVAL_MARGIN_US
+    }
+}

@@ -1,0 +1,1 @@
+//! Limits shared by all workers, on Redis.

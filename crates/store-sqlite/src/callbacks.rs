@@ -1,0 +1,125 @@
+//! The outbox.
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchSeq, LeaseToken, OwnerSeq};
+use penstock_domain::time::Timestamp;
+use penstock_store::StoreResult;
+use penstock_store::callbacks::{Callback, CallbackStatus, Callbacks, Delivery};
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use crate::SqliteStore;
+use crate::convert::{Columns, opt_ms};
+use crate::error::{inconsistent, store_error};
+
+fn callback(row: &SqliteRow) -> StoreResult<Callback> {
+    let c = Columns(row);
+    let id = c.uuid("id");
+    let status = i16::try_from(c.i64("status")).ok().and_then(CallbackStatus::from_code);
+    Ok(Callback {
+        id,
+        owner: OwnerSeq(c.i64("owner")),
+        batch: BatchSeq(c.i64("batch")),
+        event: c.text("event"),
+        url: c.text("url"),
+        created_at: c.time("created_at"),
+        snapshot: c.text("snapshot"),
+        status: status.ok_or_else(|| inconsistent("callbacks", "status", id))?,
+        attempts: c.u16("attempts"),
+        next_at: c.opt_time("next_at"),
+        last_status: c.opt_u16("last_status"),
+        last_error: c.opt_text("last_error"),
+    })
+}
+
+#[async_trait]
+impl Callbacks for SqliteStore {
+    async fn lease_callbacks(
+        &self,
+        token: LeaseToken,
+        now: Timestamp,
+        until: Timestamp,
+        limit: u32,
+    ) -> StoreResult<Vec<Callback>> {
+        let waits: Option<i64> = sqlx::query_scalar(
+            "/* penstock:lease_callbacks */ SELECT 1 FROM callbacks WHERE status = 0 AND next_at <= ? LIMIT 1",
+        )
+        .bind(now.millis())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(store_error("lease_callbacks"))?;
+        if waits.is_none() {
+            return Ok(Vec::new());
+        }
+        let rows = sqlx::query(
+            "/* penstock:lease_callbacks */ UPDATE callbacks SET lease_token = ?1, lease_until = ?3 WHERE id IN \
+             (SELECT c.id FROM callbacks c WHERE c.status = 0 AND c.next_at <= ?2 \
+              AND (c.lease_until IS NULL OR c.lease_until < ?2) AND NOT EXISTS (SELECT 1 FROM callbacks e \
+              WHERE e.batch = c.batch AND e.status = 0 AND e.attempts = 0 \
+              AND (e.created_at, e.position, e.id) < (c.created_at, c.position, c.id)) \
+              ORDER BY c.created_at, c.position LIMIT ?4) RETURNING *",
+        )
+        .bind(token.0.to_string())
+        .bind(now.millis())
+        .bind(until.millis())
+        .bind(limit)
+        .fetch_all(&self.writer)
+        .await
+        .map_err(store_error("lease_callbacks"))?;
+        rows.iter().map(callback).collect()
+    }
+
+    async fn settle_callback(&self, delivery: &Delivery) -> StoreResult<bool> {
+        let done = sqlx::query(
+            "/* penstock:settle_callback */ UPDATE callbacks SET status = ?, attempts = attempts + 1, next_at = ?, \
+             last_status = ?, last_error = ?, lease_token = NULL, lease_until = NULL WHERE id = ? AND lease_token = ?",
+        )
+        .bind(delivery.status.code())
+        .bind(opt_ms(delivery.next_at))
+        .bind(delivery.http_status)
+        .bind(&delivery.error)
+        .bind(delivery.id.to_string())
+        .bind(delivery.token.0.to_string())
+        .execute(&self.writer)
+        .await
+        .map_err(store_error("settle_callback"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    async fn callbacks(
+        &self,
+        owner: Option<OwnerSeq>,
+        batch: Option<BatchSeq>,
+        before: Option<(Timestamp, Uuid)>,
+        limit: u32,
+    ) -> StoreResult<Vec<Callback>> {
+        let rows = sqlx::query(
+            "/* penstock:callbacks */ SELECT * FROM callbacks WHERE (?1 IS NULL OR owner = ?1) \
+             AND (?2 IS NULL OR batch = ?2) AND (?3 IS NULL OR (created_at, id) < (?3, ?4)) \
+             ORDER BY created_at DESC, id DESC LIMIT ?5",
+        )
+        .bind(owner.map(|owner| owner.0))
+        .bind(batch.map(|batch| batch.0))
+        .bind(before.map(|(at, _)| at.millis()))
+        .bind(before.map(|(_, id)| id.to_string()))
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error("callbacks"))?;
+        rows.iter().map(callback).collect()
+    }
+
+    async fn redeliver(&self, id: Uuid, owner: Option<OwnerSeq>, now: Timestamp) -> StoreResult<Option<Callback>> {
+        let row = sqlx::query(
+            "/* penstock:redeliver */ UPDATE callbacks SET status = 0, attempts = 0, next_at = ?3, lease_token = NULL, \
+             lease_until = NULL WHERE id = ?1 AND (?2 IS NULL OR owner = ?2) RETURNING *",
+        )
+        .bind(id.to_string())
+        .bind(owner.map(|owner| owner.0))
+        .bind(now.millis())
+        .fetch_optional(&self.writer)
+        .await
+        .map_err(store_error("redeliver"))?;
+        row.as_ref().map(callback).transpose()
+    }
+}
