@@ -5,8 +5,11 @@
 pub mod boot;
 pub mod data_dir;
 pub mod engines;
+pub mod health;
 pub mod settings;
 pub mod shutdown;
+pub mod signing;
+pub mod startup;
 pub mod telemetry;
 
 pub use engines::{Chosen, Role};

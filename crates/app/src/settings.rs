@@ -129,6 +129,16 @@ impl Settings {
     }
 }
 
+/// Reads a flag such as `60s` or `5m`.
+///
+/// # Errors
+/// A sentence, when it is none.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    penstock_domain::pipeline::scalars::parse_duration(text)
+        .filter(|span| !span.is_zero())
+        .ok_or_else(|| format!("`{text}` is no duration; write 500ms, 1s, 5m or 1h"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

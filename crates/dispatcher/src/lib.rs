@@ -1,1 +1,57 @@
+//! The dispatcher's runs: one, or one after another for machines without cron.
 
+use std::time::Duration;
+
+use penstock_flow::dispatch::{self, DispatchPolicy, RunReport};
+use penstock_flow::{Engines, FlowError};
+use tokio_util::sync::CancellationToken;
+
+/// A run in a line, for people.
+pub fn sentence(report: &RunReport) -> String {
+    if report.locked_out {
+        return "another dispatcher run holds the lock; nothing to do".to_owned();
+    }
+    let record = &report.record;
+    let swept = &record.swept;
+    let verb = if report.dry_run { "would release" } else { "released" };
+    let mut line = format!("{verb} {} rows of {} owners in {} messages", record.rows, record.owners, record.messages);
+    if record.held_back > 0 {
+        line.push_str(&format!(" ({} held back)", record.held_back));
+    }
+    let mended = swept.lost_rows + swept.expired_rows + swept.finished;
+    if mended > 0 || !swept.extractions.is_empty() {
+        line.push_str(&format!(
+            "; swept {} lost and {} expired rows, {} finishes, {} extractions",
+            swept.lost_rows,
+            swept.expired_rows,
+            swept.finished,
+            swept.extractions.len()
+        ));
+    }
+    line
+}
+
+/// Runs again and again until `stop`. A run that fails is told and the next one comes all the same.
+pub async fn every(engines: &Engines, policy: &DispatchPolicy, pause: Duration, stop: &CancellationToken) {
+    let mut tick = tokio::time::interval(pause);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        match dispatch::run(engines, policy, false).await {
+            Ok(report) if report.record.rows > 0 => tracing::info!("{}", sentence(&report)),
+            Ok(report) => tracing::debug!("{}", sentence(&report)),
+            Err(error) => tracing::warn!(%error, "a dispatcher run failed; the next one comes"),
+        }
+    }
+}
+
+/// One run.
+///
+/// # Errors
+/// When an engine fails.
+pub async fn once(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> Result<RunReport, FlowError> {
+    dispatch::run(engines, policy, dry_run).await
+}

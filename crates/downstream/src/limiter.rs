@@ -7,7 +7,7 @@ use penstock_domain::pipeline::Dependency;
 /// The gates that a call has to pass: its dependency's, and its owner's at that dependency where limits are per owner.
 #[derive(Clone, Debug)]
 pub struct Gates {
-    /// The dependency's name and address: pipelines that name the same API alike share its limits.
+    /// The dependency's name and address, see [`limit::identity`].
     pub dependency: String,
     /// What the dependency's gate allows.
     pub policy: GatePolicy,
@@ -50,6 +50,27 @@ impl Gates {
     pub fn pauses_owner(&self) -> bool {
         self.owner.as_ref().is_some_and(|(_, policy)| policy.rate.is_some())
     }
+
+    /// The name of the gate that counts calls under way; none when they are not limited.
+    pub fn slots(&self) -> Option<&str> {
+        match &self.owner {
+            Some((name, policy)) if policy.concurrency.is_some() => Some(name),
+            _ => self.policy.concurrency.map(|_| self.dependency.as_str()),
+        }
+    }
+
+    /// What each gate is told: health goes to the dependency's, what was said about too many calls to the one that has
+    /// the rate.
+    pub(crate) fn told(&self, feedback: Feedback) -> [Feedback; 2] {
+        if self.pauses_owner() {
+            [
+                Feedback { pause: None, throttled: false, ..feedback },
+                Feedback { healthy: None, probe: false, ..feedback },
+            ]
+        } else {
+            [feedback, Feedback::default()]
+        }
+    }
 }
 
 /// Leave to make one call.
@@ -64,14 +85,13 @@ pub struct Grant {
 /// Decides when calls may be made. Never lets one pass when in doubt.
 #[async_trait]
 pub trait Limiter: Send + Sync {
-    /// Passes all gates or none. A limiter that cannot be reached
-    /// denies.
+    /// Passes all gates or none. A limiter that cannot be reached denies.
     async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision;
     /// The moment of a granted call that had to wait has come: may it still be made?
     async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied>;
-    /// A granted call has ended.
+    /// A granted call has ended, or (with a feedback that says nothing) was not made.
     async fn report(&self, grant: Grant, feedback: Feedback);
-    /// A dependency's gate as it stands; none when it is not known.
+    /// The gates as they stand, taken together; none when nothing is known of them.
     async fn peek(&self, gates: &Gates) -> Option<Snapshot>;
     /// How long a gate whose state was lost stays shut, microseconds.
     fn cold_wait_us(&self) -> f64;

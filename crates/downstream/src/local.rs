@@ -9,13 +9,19 @@ use penstock_domain::time::Clock;
 
 use crate::limiter::{Gates, Grant, Limiter};
 
-/// Owners' gates that were not used for so long are dropped when there are many.
-const MOST_GATES: usize = 100_000;
+/// When there are more owners' gates at a dependency, those that tell nothing are dropped.
+const MOST_OWNERS: usize = 10_000;
 
 /// Gates by name, under one lock: a decision takes less than a microsecond.
 pub struct LocalLimiter {
     clock: Arc<dyn Clock>,
-    gates: Mutex<HashMap<String, Gate>>,
+    gates: Mutex<HashMap<String, Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    dependency: Gate,
+    owners: HashMap<String, Gate>,
 }
 
 impl LocalLimiter {
@@ -25,27 +31,24 @@ impl LocalLimiter {
         Self { clock, gates: Mutex::default() }
     }
 
-    fn now(&self) -> f64 {
-        micros(self.clock.as_ref())
-    }
-
     /// Works on a call's gates under the lock.
     fn with<T>(&self, gates: &Gates, work: impl FnOnce(&mut [(&mut Gate, &GatePolicy)], f64) -> T) -> T {
-        let now = self.now();
-        let mut kept = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() > MOST_GATES {
-            kept.retain(|_, gate| !gate.is_idle(now));
-        }
-        let mut dependency = kept.remove(&gates.dependency).unwrap_or_default();
-        let done = match &gates.owner {
-            None => work(&mut [(&mut dependency, &gates.policy)], now),
-            Some((name, policy)) => {
-                let own = kept.entry(name.clone()).or_default();
-                work(&mut [(&mut dependency, &gates.policy), (own, policy)], now)
-            }
+        let now = micros(self.clock.as_ref());
+        let mut all = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = match all.get_mut(&gates.dependency) {
+            Some(kept) => kept,
+            None => all.entry(gates.dependency.clone()).or_default(),
         };
-        kept.insert(gates.dependency.clone(), dependency);
-        done
+        let dependency = (&mut kept.dependency, &gates.policy);
+        let Some((name, policy)) = &gates.owner else { return work(&mut [dependency], now) };
+        if kept.owners.len() > MOST_OWNERS {
+            kept.owners.retain(|_, gate| !gate.is_idle(now));
+        }
+        let owner = match kept.owners.get_mut(name) {
+            Some(gate) => gate,
+            None => kept.owners.entry(name.clone()).or_default(),
+        };
+        work(&mut [dependency, (owner, policy)], now)
     }
 }
 
@@ -67,26 +70,21 @@ impl Limiter for LocalLimiter {
     }
 
     async fn report(&self, grant: Grant, feedback: Feedback) {
-        let told_owner = grant.gates.pauses_owner();
-        let health = Feedback { healthy: feedback.healthy, probe: feedback.probe, ..Feedback::default() };
-        let slower = Feedback { healthy: None, probe: false, ..feedback };
+        let told = grant.gates.told(feedback);
         self.with(&grant.gates, |passing, now| {
-            for (place, (gate, policy)) in passing.iter_mut().enumerate() {
-                let word = match (place, told_owner) {
-                    (0, false) => feedback,
-                    (0, true) => health,
-                    (_, true) => slower,
-                    (_, false) => Feedback::default(),
-                };
-                gate.report(policy, now, grant.token, &word);
+            for ((gate, policy), told) in passing.iter_mut().zip(&told) {
+                gate.report(policy, now, grant.token, told);
             }
         });
     }
 
     async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
-        let now = self.now();
-        let kept = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(&gates.dependency).map(|gate| gate.snapshot(&gates.policy, now))
+        let now = micros(self.clock.as_ref());
+        let all = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = all.get(&gates.dependency)?;
+        let whole = kept.dependency.snapshot(&gates.policy, now);
+        let owner = gates.owner.as_ref().and_then(|(name, policy)| Some(kept.owners.get(name)?.snapshot(policy, now)));
+        Some(owner.map_or(whole, |owner| whole.and(owner)))
     }
 
     fn cold_wait_us(&self) -> f64 {

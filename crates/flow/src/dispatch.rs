@@ -93,6 +93,7 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
     let mut messages = extraction_bells(&report.record.swept);
     let spread = run_interval(engines, started_at).await?;
     let result = release_rows(engines, policy, spread, &mut report, &mut messages).await;
+    crate::crash::point(crate::crash::BEFORE_RING);
     // What is marked is rung, even when a later release failed.
     ring(engines, messages, &mut report.record).await;
     report.record.error = result.as_ref().err().map(ToString::to_string);

@@ -1,1 +1,57 @@
+//! A worker: the queue's messages in, rows settled and callbacks delivered out.
 
+pub mod health;
+pub mod janitor;
+
+use std::sync::Arc;
+
+use penstock_app::engines::process_name;
+use penstock_app::{Chosen, Settings, StartError};
+use penstock_flow::callbacks::Deliverer;
+use penstock_flow::process::Worker;
+use penstock_flow::process::observe::Nobody;
+use penstock_queue::Handler;
+use tokio_util::sync::CancellationToken;
+
+/// A worker with everything that runs beside it.
+pub struct Running {
+    /// The worker itself, for its figures.
+    pub worker: Arc<Worker>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// Starts a worker. It stops when `stop` is cancelled; then [`Running::wait`] ends.
+///
+/// # Errors
+/// When no HTTP client can be made.
+pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> Result<Running, StartError> {
+    let engines = &chosen.engines;
+    let policy = chosen.worker_policy(settings, process_name("worker"));
+    let worker = Worker::new(engines.clone(), chosen.caller.clone(), policy, Arc::new(Nobody));
+    let deliverer =
+        Deliverer::new(engines.clone(), settings.rows_per_owner, settings.allow_private_callbacks)
+            .map_err(|error| StartError(format!("no HTTP client can be made: {error}")))?;
+    let handler: Arc<dyn Handler> = worker.clone();
+    let bell = engines.bell.clone();
+    let tasks = vec![
+        tokio::spawn(worker.clone().run(stop.clone())),
+        tokio::spawn({
+            let stop = stop.clone();
+            async move { bell.listen(handler, stop).await }
+        }),
+        tokio::spawn(deliverer.run(stop.clone())),
+        tokio::spawn(janitor::run(engines.clone(), janitor::Policy::of(settings), stop.clone())),
+    ];
+    Ok(Running { worker, tasks })
+}
+
+impl Running {
+    /// Waits until everything has ended after the stop.
+    pub async fn wait(self) {
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a part of the worker ended badly");
+            }
+        }
+    }
+}

@@ -94,6 +94,11 @@ impl Breaker {
         }
     }
 
+    /// A probe was not made, or told nothing: another may go.
+    pub(super) fn returned(&mut self) {
+        self.probes_out = self.probes_out.saturating_sub(1);
+    }
+
     /// What it lets through at a moment.
     pub fn state(&self, now: f64) -> BreakerState {
         if self.open_until == 0.0 {

@@ -160,8 +160,12 @@ impl Gate {
         if feedback.throttled {
             self.slow_down.sign(now, pause_until);
         }
-        if let (Some(policy), Some(healthy)) = (&policy.breaker, feedback.healthy) {
-            self.breaker.told(policy, now, u32::from(healthy), u32::from(!healthy), feedback.probe);
+        match (&policy.breaker, feedback.healthy) {
+            (Some(policy), Some(healthy)) => {
+                self.breaker.told(policy, now, u32::from(healthy), u32::from(!healthy), feedback.probe);
+            }
+            (Some(_), None) if feedback.probe => self.breaker.returned(),
+            _ => {}
         }
     }
 

@@ -1,0 +1,94 @@
+//! Who asks: `Authorization: Bearer <key>`.
+
+use actix_web::dev::Payload;
+use actix_web::http::{StatusCode, header};
+use actix_web::{FromRequest, HttpRequest, web};
+use futures::future::LocalBoxFuture;
+use penstock_crypto::ApiKey;
+use penstock_domain::ids::{BatchId, OwnerSeq};
+use penstock_store::batches::Batch;
+use penstock_store::owners::KeyRole;
+
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// The holder of a valid key.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The key's public part.
+    pub key_id: String,
+    /// Its owner.
+    pub owner: OwnerSeq,
+    /// The owner's name.
+    pub owner_name: String,
+    /// What it may see.
+    pub role: KeyRole,
+}
+
+impl Caller {
+    /// Who did it, for the audit log.
+    pub fn actor(&self) -> String {
+        format!("key:{}", self.key_id)
+    }
+
+    /// Whose things it may see; none: everybody's.
+    pub fn scope(&self) -> Option<OwnerSeq> {
+        (self.role == KeyRole::Client).then_some(self.owner)
+    }
+
+    /// A batch that it may see.
+    ///
+    /// # Errors
+    /// 404 when there is none, or when it is another owner's.
+    pub async fn batch(&self, state: &ApiState, id: &str) -> Result<Batch, Problem> {
+        let id: BatchId = id.parse().map_err(|_| Problem::not_found("such batch"))?;
+        state.engines.store.batch(id, self.scope()).await?.ok_or_else(|| Problem::not_found("such batch"))
+    }
+
+    /// A batch of its own, to command.
+    ///
+    /// # Errors
+    /// As [`Caller::batch`].
+    pub async fn own_batch(&self, state: &ApiState, id: &str) -> Result<Batch, Problem> {
+        let batch = self.batch(state, id).await?;
+        if batch.owner == self.owner || self.role == KeyRole::Admin {
+            Ok(batch)
+        } else {
+            Err(Problem::not_found("such batch"))
+        }
+    }
+}
+
+impl FromRequest for Caller {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let state = request.app_data::<web::Data<ApiState>>().cloned();
+        let sent = request.headers().get(header::AUTHORIZATION).cloned();
+        Box::pin(async move {
+            let refused = || {
+                Problem::new(
+                    StatusCode::UNAUTHORIZED,
+                    "unauthorized",
+                    "send a valid key as `Authorization: Bearer <key>`; `penstock keys create --owner NAME` makes one",
+                )
+            };
+            let state = state.ok_or_else(refused)?;
+            let sent = sent.as_ref().and_then(|value| value.to_str().ok()).ok_or_else(refused)?;
+            let (scheme, text) = sent.split_once(' ').ok_or_else(refused)?;
+            let key = ApiKey::parse(text.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
+            let key = key.ok_or_else(refused)?;
+            let record = state.engines.store.key(key.id()).await?.ok_or_else(refused)?;
+            if record.revoked_at.is_some() || !key.verify(&record.hash) {
+                return Err(refused());
+            }
+            Ok(Self {
+                key_id: record.id,
+                owner: record.owner_seq,
+                owner_name: record.owner,
+                role: record.role,
+            })
+        })
+    }
+}

@@ -1,0 +1,250 @@
+//! Batches: one, many, and what can be asked of them.
+
+use actix_web::{HttpResponse, web};
+use penstock_domain::batch::BatchStatus;
+use penstock_domain::ids::BatchSeq;
+use penstock_domain::time::Timestamp;
+use penstock_flow::control;
+use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
+use penstock_store::batches::{Batch, BatchFilter};
+use penstock_store::control::RetrySelection;
+use penstock_store::owners::KeyRole;
+use penstock_store::reading::ErrorGroup;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::auth::Caller;
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// Things of a page at the most.
+pub const MOST_OF_A_PAGE: u32 = 1000;
+
+/// A page of batches.
+#[derive(Serialize, ToSchema)]
+pub struct BatchPage {
+    /// The batches, newest first.
+    pub data: Vec<BatchView>,
+    /// Gives the next page; none behind the last.
+    pub next_cursor: Option<String>,
+}
+
+/// Which batches to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    /// States, separated by commas.
+    status: Option<String>,
+    /// Of this pipeline.
+    pipeline: Option<String>,
+    /// Of this owner; for admin keys.
+    owner: Option<String>,
+    /// Created at or after (RFC 3339).
+    #[param(value_type = Option<String>)]
+    created_from: Option<Timestamp>,
+    /// Created before (RFC 3339).
+    #[param(value_type = Option<String>)]
+    created_to: Option<Timestamp>,
+    /// At most so many, 1 to 1000; 50 without it.
+    limit: Option<u32>,
+    /// The last page's `next_cursor`.
+    cursor: Option<String>,
+}
+
+/// Reads states separated by commas.
+pub(crate) fn states<T: std::str::FromStr<Err = penstock_domain::row::UnknownName>>(
+    text: Option<&str>,
+) -> Result<Vec<T>, Problem> {
+    text.unwrap_or_default()
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(|name| name.trim().parse().map_err(|error: penstock_domain::row::UnknownName| {
+            Problem::bad_request("bad_status", error.to_string())
+        }))
+        .collect()
+}
+
+/// The size of a page.
+pub(crate) fn page_size(limit: Option<u32>, default: u32) -> Result<u32, Problem> {
+    match limit.unwrap_or(default) {
+        limit @ 1..=MOST_OF_A_PAGE => Ok(limit),
+        _ => Err(Problem::bad_request("bad_limit", "`limit` is between 1 and 1000")),
+    }
+}
+
+/// Lists batches, newest first.
+#[utoipa::path(get, path = "/v2/batches", tag = "batches", params(ListQuery),
+    responses((status = 200, body = BatchPage)), security(("key" = [])))]
+pub async fn list(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    query: web::Query<ListQuery>,
+) -> Result<HttpResponse, Problem> {
+    let limit = page_size(query.limit, 50)?;
+    let before = query
+        .cursor
+        .as_deref()
+        .map(|cursor| cursor.parse().map(BatchSeq))
+        .transpose()
+        .map_err(|_| Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave"))?;
+    let owner = match (&query.owner, caller.role) {
+        (Some(name), KeyRole::Admin) => {
+            let owners = state.engines.store.owners().await?;
+            let owner = owners.into_iter().find(|owner| owner.name == *name);
+            Some(owner.ok_or_else(|| Problem::not_found("owner of this name"))?.seq)
+        }
+        _ => caller.scope(),
+    };
+    let filter = BatchFilter {
+        owner,
+        status: states::<BatchStatus>(query.status.as_deref())?,
+        pipeline: query.pipeline.clone(),
+        created_from: query.created_from,
+        created_to: query.created_to,
+        before,
+        limit: limit + 1,
+    };
+    let mut batches = state.engines.store.list_batches(&filter).await?;
+    let more = batches.len() > limit as usize;
+    batches.truncate(limit as usize);
+    let next_cursor = batches.last().filter(|_| more).map(|last| last.seq.0.to_string());
+    let data = batches
+        .iter()
+        .map(|batch| describe(&state.engines, batch, state.quota(batch), clear_failure(batch)))
+        .collect();
+    Ok(HttpResponse::Ok().json(BatchPage { data, next_cursor }))
+}
+
+async fn answer(state: &ApiState, batch: &Batch) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(batch_view(&state.engines, batch, state.quota(batch)).await?))
+}
+
+/// Shows a batch.
+#[utoipa::path(get, path = "/v2/batches/{id}", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, body = BatchView), (status = 404, body = Problem)), security(("key" = [])))]
+pub async fn show(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.batch(&state, &id).await?;
+    answer(&state, &batch).await
+}
+
+/// Cancels a batch: rows that have not started never run.
+#[utoipa::path(post, path = "/v2/batches/{id}/cancel", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, body = BatchView), (status = 409, body = Problem)), security(("key" = [])))]
+pub async fn cancel(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.own_batch(&state, &id).await?;
+    let batch = state.engines.store.cancel(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
+    answer(&state, &batch).await
+}
+
+/// Pauses a batch: no more rows are released.
+#[utoipa::path(post, path = "/v2/batches/{id}/pause", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, body = BatchView), (status = 409, body = Problem)), security(("key" = [])))]
+pub async fn pause(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.own_batch(&state, &id).await?;
+    let batch = state.engines.store.pause(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
+    answer(&state, &batch).await
+}
+
+/// Lets a paused or held batch go on.
+#[utoipa::path(post, path = "/v2/batches/{id}/resume", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, body = BatchView), (status = 409, body = Problem)), security(("key" = [])))]
+pub async fn resume(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.own_batch(&state, &id).await?;
+    let batch = state.engines.store.resume(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
+    answer(&state, &batch).await
+}
+
+/// Which rows a retry takes up.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryBody {
+    /// `failed`, `cancelled`; only failed ones without it.
+    include: Option<Vec<String>>,
+    /// Only failed rows with one of these codes.
+    #[serde(default)]
+    codes: Vec<String>,
+    /// Only these failed rows.
+    #[serde(default)]
+    rows: Vec<u32>,
+}
+
+/// Puts failed (and, when asked for, cancelled) rows back. Finished rows are never run again.
+#[utoipa::path(post, path = "/v2/batches/{id}/retry", tag = "batches", params(("id" = String, Path)),
+    request_body = RetryBody,
+    responses((status = 200, body = BatchView), (status = 409, body = Problem)), security(("key" = [])))]
+pub async fn retry(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    body: web::Bytes,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.own_batch(&state, &id).await?;
+    let body: RetryBody = if body.is_empty() {
+        RetryBody::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| Problem::bad_request("bad_json", error.to_string()))?
+    };
+    let include = body.include.unwrap_or_else(|| vec!["failed".into()]);
+    if let Some(other) = include.iter().find(|name| !matches!(name.as_str(), "failed" | "cancelled")) {
+        return Err(Problem::bad_request("bad_include", format!("`include` takes failed and cancelled, not `{other}`")));
+    }
+    let selection = RetrySelection {
+        failed: include.iter().any(|name| name == "failed"),
+        cancelled: include.iter().any(|name| name == "cancelled"),
+        codes: body.codes,
+        numbers: body.rows,
+    };
+    let now = state.engines.clock.now();
+    let (batch, _) = state.engines.store.retry(batch.seq, &selection, &caller.actor(), now).await?;
+    answer(&state, &batch).await
+}
+
+/// Erases a batch: data key, file and payloads. The counts stay.
+#[utoipa::path(delete, path = "/v2/batches/{id}", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, body = BatchView), (status = 404, body = Problem)), security(("key" = [])))]
+pub async fn erase(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.own_batch(&state, &id).await?;
+    let batch = control::erase(&state.engines, &batch, &caller.actor()).await?;
+    answer(&state, &batch).await
+}
+
+/// Failed rows by code and step.
+#[derive(Serialize, ToSchema)]
+pub struct ErrorSummary {
+    /// The groups, most frequent first.
+    #[schema(value_type = Vec<Object>)]
+    pub data: Vec<ErrorGroup>,
+}
+
+/// Sums failed rows up by code and step, with three sample rows of each.
+#[utoipa::path(get, path = "/v2/batches/{id}/errors", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, body = ErrorSummary)), security(("key" = [])))]
+pub async fn errors(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.batch(&state, &id).await?;
+    let data = state.engines.store.error_groups(batch.seq).await?;
+    Ok(HttpResponse::Ok().json(ErrorSummary { data }))
+}

@@ -1,0 +1,117 @@
+//! Callbacks: what was sent, and sending one again; the audit log for admin keys.
+
+use actix_web::{HttpResponse, web};
+use penstock_domain::time::Timestamp;
+use penstock_store::callbacks::Callback;
+use penstock_store::owners::KeyRole;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::auth::Caller;
+use crate::batches::page_size;
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// A page of callbacks.
+#[derive(Serialize, ToSchema)]
+pub struct CallbackPage {
+    /// The callbacks, newest first.
+    #[schema(value_type = Vec<Object>)]
+    pub data: Vec<Callback>,
+    /// Gives the next page; none behind the last.
+    pub next_cursor: Option<String>,
+}
+
+/// Which callbacks to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct CallbackQuery {
+    /// Of this batch.
+    batch: Option<String>,
+    /// At most so many, 1 to 1000; 50 without it.
+    limit: Option<u32>,
+    /// The last page's `next_cursor`.
+    cursor: Option<String>,
+}
+
+/// Lists callbacks, newest first.
+#[utoipa::path(get, path = "/v2/callbacks", tag = "callbacks", params(CallbackQuery),
+    responses((status = 200, body = CallbackPage)), security(("key" = [])))]
+pub async fn list(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    query: web::Query<CallbackQuery>,
+) -> Result<HttpResponse, Problem> {
+    let limit = page_size(query.limit, 50)?;
+    let batch = match &query.batch {
+        Some(id) => Some(caller.batch(&state, id).await?.seq),
+        None => None,
+    };
+    let before = query.cursor.as_deref().map(cursor).transpose()?;
+    let mut data = state.engines.store.callbacks(caller.scope(), batch, before, limit + 1).await?;
+    let more = data.len() > limit as usize;
+    data.truncate(limit as usize);
+    let next_cursor =
+        data.last().filter(|_| more).map(|last| format!("{}_{}", last.created_at.millis(), last.id));
+    Ok(HttpResponse::Ok().json(CallbackPage { data, next_cursor }))
+}
+
+fn cursor(text: &str) -> Result<(Timestamp, Uuid), Problem> {
+    let bad = || Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave");
+    let (at, id) = text.split_once('_').ok_or_else(bad)?;
+    Ok((Timestamp::from_millis(at.parse().map_err(|_| bad())?), id.parse().map_err(|_| bad())?))
+}
+
+/// Sends a callback again, whatever became of it. Its webhook-id stays.
+#[utoipa::path(post, path = "/v2/callbacks/{id}/redeliver", tag = "callbacks", params(("id" = String, Path)),
+    responses((status = 202, body = Object), (status = 404, body = Problem)), security(("key" = [])))]
+pub async fn redeliver(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let id = id.parse().map_err(|_| Problem::not_found("such callback"))?;
+    let now = state.engines.clock.now();
+    let callback = state.engines.store.redeliver(id, caller.scope(), now).await?;
+    Ok(HttpResponse::Accepted().json(callback.ok_or_else(|| Problem::not_found("such callback"))?))
+}
+
+/// Which entries to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct AuditQuery {
+    /// About this batch.
+    batch: Option<String>,
+    /// Before this moment (RFC 3339).
+    #[param(value_type = Option<String>)]
+    before: Option<Timestamp>,
+    /// At most so many, 1 to 1000; 100 without it.
+    limit: Option<u32>,
+}
+
+/// Who did what, newest first. For admin keys.
+#[utoipa::path(get, path = "/v2/audit", tag = "operations", params(AuditQuery),
+    responses((status = 200, body = Object), (status = 403, body = Problem)), security(("key" = [])))]
+pub async fn audit(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    query: web::Query<AuditQuery>,
+) -> Result<HttpResponse, Problem> {
+    if caller.role != KeyRole::Admin {
+        return Err(Problem::new(
+            actix_web::http::StatusCode::FORBIDDEN,
+            "forbidden",
+            "the audit log is for admin keys",
+        ));
+    }
+    let batch = query
+        .batch
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| Problem::not_found("such batch"))?;
+    let limit = page_size(query.limit, 100)?;
+    let data = state.engines.store.audit_log(batch, query.before, limit).await?;
+    Ok(HttpResponse::Ok().json(serde_json::json!({ "data": data })))
+}

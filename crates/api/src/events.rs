@@ -1,0 +1,69 @@
+//! Server-sent events: the batch, whenever it changes.
+
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use penstock_flow::view::batch_view;
+
+use crate::auth::Caller;
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// How often a batch is looked at for its listeners.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Looks without a change after which a comment keeps the connection open.
+const KEEP_ALIVE_LOOKS: u32 = 15;
+
+/// Tells the batch whenever it changes, and ends when it has ended. An event's id is the batch's revision;
+/// `Last-Event-ID` goes on behind it.
+#[utoipa::path(get, path = "/v2/batches/{id}/events", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, description = "text/event-stream of `batch` events")), security(("key" = [])))]
+pub async fn stream(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let first = caller.batch(&state, &id).await?;
+    let mut seen: Option<i64> = request
+        .headers()
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok());
+    let events = async_stream::stream! {
+        let mut quiet = 0;
+        let mut current = Some(first);
+        loop {
+            let batch = match current.take() {
+                Some(batch) => Some(batch),
+                None => caller.batch(&state, &id).await.ok(),
+            };
+            let Some(batch) = batch else { break };
+            if seen != Some(batch.ledger.revision) {
+                let Ok(view) = batch_view(&state.engines, &batch, state.quota(&batch)).await else { break };
+                let Ok(data) = serde_json::to_string(&view) else { break };
+                seen = Some(batch.ledger.revision);
+                quiet = 0;
+                yield Ok::<_, Problem>(Bytes::from(format!("id: {}\nevent: batch\ndata: {data}\n\n", batch.ledger.revision)));
+            }
+            if batch.ledger.is_finished() {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            quiet += 1;
+            if quiet >= KEEP_ALIVE_LOOKS {
+                quiet = 0;
+                yield Ok(Bytes::from_static(b": still here\n\n"));
+            }
+        }
+    };
+    Ok(HttpResponse::Ok()
+        .content_type("text/event-stream")
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        // Compression would hold events back until its buffer is full.
+        .insert_header((header::CONTENT_ENCODING, "identity"))
+        .streaming(Box::pin(events)))
+}

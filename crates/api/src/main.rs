@@ -1,0 +1,66 @@
+//! `penstock-api`: the HTTP API as a service of its own.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use penstock_api::ApiState;
+use penstock_app::engines::choose;
+use penstock_app::telemetry::{self, LogStyle};
+use penstock_app::{Role, Settings, StartError, boot, shutdown};
+
+/// Penstock's HTTP API.
+#[derive(Parser)]
+#[command(version)]
+struct Program {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Asks a running API whether it lives; for images without a shell
+    Health,
+}
+
+fn main() -> ExitCode {
+    let program = Program::parse();
+    boot::install_tls();
+    if let Some(Command::Health) = program.command {
+        return penstock_app::health::ask(program.settings.bind);
+    }
+    let _telemetry = telemetry::start(LogStyle::Json, "info");
+    match actix_web::rt::System::new().block_on(run(program.settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock-api: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: Settings) -> Result<(), StartError> {
+    let pipelines = boot::pipelines_of(&settings)?;
+    let chosen = choose(&settings, pipelines, Role::Service).await?;
+    let stop = shutdown::on_signal();
+    penstock_app::startup::await_schema(&chosen.engines, &stop).await?;
+    let state = ApiState {
+        engines: chosen.engines.clone(),
+        rows_per_owner: settings.rows_per_owner,
+        upload_time: Duration::from_secs(settings.upload_seconds),
+        upload_idle: Duration::from_secs(settings.upload_idle_seconds),
+        allow_private_callbacks: settings.allow_private_callbacks,
+        signer: chosen.signer(),
+    };
+    let (server, address) = penstock_api::serve(state, settings.bind)
+        .map_err(|error| StartError(format!("cannot listen on {}: {error}", settings.bind)))?;
+    tracing::info!(%address, "the API listens");
+    let handle = server.handle();
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        handle.stop(true).await;
+    });
+    server.await.map_err(|error| StartError(error.to_string()))
+}

@@ -1,0 +1,68 @@
+//! The OpenAPI document, made from the handlers themselves.
+
+use actix_web::{HttpResponse, web};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::problem::Problem;
+use crate::{batches, callbacks, events, ingest, presigned, reports, rows};
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Penstock", description = "Rows of a CSV, each carried once through rate-limited APIs."),
+    paths(
+        ingest::upload_to_pipeline,
+        batches::list,
+        batches::show,
+        batches::cancel,
+        batches::pause,
+        batches::resume,
+        batches::retry,
+        batches::erase,
+        batches::errors,
+        rows::list,
+        rows::show,
+        reports::report,
+        events::stream,
+        callbacks::list,
+        callbacks::redeliver,
+        callbacks::audit,
+        presigned::create,
+        presigned::put,
+    ),
+    components(schemas(Problem)),
+    modifiers(&Keys),
+)]
+pub struct Document;
+
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("key", scheme);
+    }
+}
+
+/// Serves the document, with the routes that the loaded pipelines have of their own.
+pub async fn document(document: web::Data<utoipa::openapi::OpenApi>) -> HttpResponse {
+    HttpResponse::Ok().json(document.as_ref())
+}
+
+/// The document, with each pipeline's own route beside the general one.
+pub fn with_routes(routes: &[String]) -> utoipa::openapi::OpenApi {
+    let mut document = Document::openapi();
+    let general = document.paths.paths.get("/v2/pipelines/{name}/batches").cloned();
+    if let Some(general) = general {
+        for route in routes {
+            let mut item = general.clone();
+            if let Some(post) = &mut item.post {
+                post.parameters = None;
+                post.operation_id = Some(format!("upload{}", route.replace('/', "_")));
+            }
+            document.paths.paths.insert(route.clone(), item);
+        }
+    }
+    document
+}

@@ -1,0 +1,122 @@
+//! A place to PUT a large file before asking for its batch.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures::StreamExt as _;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt as _, WriteMultipart};
+use penstock_domain::time::Timestamp;
+use penstock_flow::FlowError;
+use penstock_flow::file::upload_key;
+use penstock_store::batches::PendingUpload;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::auth::Caller;
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// How long an address is good for.
+const VALID: Duration = Duration::from_secs(3600);
+
+/// Bytes that go through this API at the most; an object store's own address has its own limit.
+const MOST_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+
+/// Parts under way besides the one that fills.
+const PARTS_IN_FLIGHT: usize = 1;
+
+const PART_BYTES: usize = 5 * 1024 * 1024;
+
+/// Where to PUT a file.
+#[derive(Serialize, ToSchema)]
+pub struct UploadPlace {
+    /// What the batch is asked for with: `{"upload_id": …}`.
+    #[schema(value_type = String, format = Uuid)]
+    pub upload_id: Uuid,
+    /// Where the file goes.
+    pub url: String,
+    /// How it goes there.
+    pub method: &'static str,
+    /// Whether the request carries the same `Authorization` as this one (the object store's own address does not).
+    pub authorization: bool,
+    /// Until when.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+}
+
+/// Gives an address to which the client PUTs its file.
+#[utoipa::path(post, path = "/v2/uploads", tag = "batches",
+    responses((status = 201, body = UploadPlace)), security(("key" = [])))]
+pub async fn create(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let now = state.engines.clock.now();
+    let id = state.engines.chance.uuid(now);
+    let key = upload_key(&caller.owner_name, id);
+    let expires_at = now + VALID;
+    let upload = PendingUpload {
+        id,
+        owner: caller.owner,
+        object_key: key.to_string(),
+        created_at: now,
+        expires_at,
+        batch: None,
+    };
+    state.engines.store.create_upload(&upload).await?;
+    let (url, authorization) = match &state.signer {
+        Some(signer) => (signer.sign(true, key.as_ref(), VALID).await.map_err(FlowError::from)?, false),
+        None => {
+            let connection = request.connection_info();
+            (format!("{}://{}/v2/uploads/{id}/content", connection.scheme(), connection.host()), true)
+        }
+    };
+    Ok(HttpResponse::Created().json(UploadPlace { upload_id: id, url, method: "PUT", authorization, expires_at }))
+}
+
+/// Takes the file itself, where the object store has no addresses of its own.
+#[utoipa::path(put, path = "/v2/uploads/{id}/content", tag = "batches", params(("id" = String, Path)),
+    request_body(content_type = "text/csv", content = String),
+    responses((status = 204), (status = 404, body = Problem)), security(("key" = [])))]
+pub async fn put(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    mut payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let unknown = || Problem::not_found("open upload of this id");
+    let id = id.parse().map_err(|_| unknown())?;
+    let upload = state.engines.store.upload(id, caller.owner).await?.ok_or_else(unknown)?;
+    if upload.batch.is_some() || upload.expires_at < state.engines.clock.now() {
+        return Err(unknown());
+    }
+    let path = Path::from(upload.object_key.as_str());
+    let target = state.engines.objects.put_multipart(&path).await.map_err(FlowError::from)?;
+    let mut parts = WriteMultipart::new_with_chunk_size(target, PART_BYTES);
+    let mut bytes = 0;
+    let taken = async {
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|error| Problem::bad_request("broken_off", error.to_string()))?;
+            bytes += chunk.len() as u64;
+            if bytes > MOST_BYTES {
+                let detail = format!("the file has more than {MOST_BYTES} bytes");
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", detail));
+            }
+            parts.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(FlowError::from)?;
+            parts.write(&chunk);
+        }
+        Ok(())
+    };
+    if let Err(problem) = taken.await {
+        if let Err(error) = parts.abort().await {
+            tracing::warn!(%error, "an unfinished upload could not be aborted");
+        }
+        return Err(problem);
+    }
+    parts.finish().await.map_err(FlowError::from)?;
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,135 @@
+//! Refusals, as RFC 9457 asks for them.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpResponse, ResponseError};
+use penstock_domain::csv::RowError;
+use penstock_flow::FlowError;
+use penstock_store::StoreError;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// `application/problem+json`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// A URI that names the kind of problem.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// This problem in a sentence, with the mend where there is one.
+    pub detail: String,
+    /// The kind, for programs.
+    pub code: String,
+    /// The first errors of a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub errors: Option<Vec<RowError>>,
+    /// How many errors the file has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_count: Option<u64>,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.title, self.status)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl Problem {
+    /// A problem of a kind.
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:penstock:problem:{code}"),
+            title: status.canonical_reason().unwrap_or("Problem").to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code: code.to_owned(),
+            errors: None,
+            error_count: None,
+        }
+    }
+
+    /// The request is not what the contract asks for.
+    pub fn bad_request(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// There is no such thing, or not for this owner.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what} here"))
+    }
+
+    /// What was sent cannot be taken.
+    pub fn unprocessable(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
+    /// With a file's errors.
+    #[must_use]
+    pub fn with_errors(mut self, errors: Vec<RowError>, count: u64) -> Self {
+        self.errors = Some(errors);
+        self.error_count = Some(count);
+        self
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code()).json(self);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == 401 {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == 503 {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Refusal(refusal) => Self::new(StatusCode::CONFLICT, "conflict", refusal.to_string()),
+            StoreError::NotFound { what } => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} does not exist"))
+            }
+            error if error.is_transient() => {
+                tracing::warn!(%error, "a request met an engine that is away");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "an engine is not available; try again")
+            }
+            error => {
+                tracing::error!(%error, "a request failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong here; it was logged")
+            }
+        }
+    }
+}
+
+impl From<FlowError> for Problem {
+    fn from(error: FlowError) -> Self {
+        match error {
+            FlowError::Store(error) => error.into(),
+            FlowError::Erased => Self::new(StatusCode::GONE, "erased", error.to_string()),
+            error if error.is_transient() => {
+                tracing::warn!(%error, "a request met an engine that is away");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "an engine is not available; try again")
+            }
+            error => {
+                tracing::error!(%error, "a request failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong here; it was logged")
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Rows: a page, one, and why they wait.
+
+use actix_web::{HttpResponse, web};
+use penstock_domain::row::RowStatus;
+use penstock_flow::view::{RowView, row_view};
+use penstock_store::reading::RowFilter;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::auth::Caller;
+use crate::batches::{page_size, states};
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// A page of rows.
+#[derive(Serialize, ToSchema)]
+pub struct RowPage {
+    /// The rows, in the file's order.
+    pub data: Vec<RowView>,
+    /// Gives the next page; none behind the last.
+    pub next_cursor: Option<String>,
+}
+
+/// Which rows to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct RowQuery {
+    /// States, separated by commas.
+    status: Option<String>,
+    /// Failed with this code.
+    code: Option<String>,
+    /// At most so many, 1 to 1000; 100 without it.
+    limit: Option<u32>,
+    /// The last page's `next_cursor`.
+    cursor: Option<String>,
+}
+
+/// Lists a batch's rows in the file's order.
+#[utoipa::path(get, path = "/v2/batches/{id}/rows", tag = "rows", params(("id" = String, Path), RowQuery),
+    responses((status = 200, body = RowPage)), security(("key" = [])))]
+pub async fn list(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    query: web::Query<RowQuery>,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.batch(&state, &id).await?;
+    let limit = page_size(query.limit, 100)?;
+    let after = query
+        .cursor
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave"))?
+        .unwrap_or(0);
+    let filter = RowFilter {
+        status: states::<RowStatus>(query.status.as_deref())?,
+        code: query.code.clone(),
+        after,
+        limit: limit + 1,
+        payload: false,
+    };
+    let secrets = state.engines.secrets.of(&state.engines, &batch).await?;
+    let mut records = state.engines.store.rows(batch.seq, &filter).await?;
+    let more = records.len() > limit as usize;
+    records.truncate(limit as usize);
+    let next_cursor = records.last().filter(|_| more).map(|last| last.number.to_string());
+    let data = records.iter().map(|record| row_view(&secrets, record)).collect::<Result<_, _>>()?;
+    Ok(HttpResponse::Ok().json(RowPage { data, next_cursor }))
+}
+
+/// Shows a row.
+#[utoipa::path(get, path = "/v2/batches/{id}/rows/{number}", tag = "rows",
+    params(("id" = String, Path), ("number" = u32, Path)),
+    responses((status = 200, body = RowView), (status = 404, body = Problem)), security(("key" = [])))]
+pub async fn show(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    path: web::Path<(String, String)>,
+) -> Result<HttpResponse, Problem> {
+    let (id, number) = path.into_inner();
+    let batch = caller.batch(&state, &id).await?;
+    let number = number.parse().map_err(|_| Problem::not_found("such row"))?;
+    let secrets = state.engines.secrets.of(&state.engines, &batch).await?;
+    let record = state.engines.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
+    Ok(HttpResponse::Ok().json(row_view(&secrets, &record)?))
+}

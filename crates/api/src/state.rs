@@ -1,0 +1,33 @@
+//! What every handler works with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use penstock_flow::Engines;
+use penstock_flow::signing::UrlSigner;
+use penstock_store::batches::Batch;
+
+/// The API's state. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState {
+    /// The engines.
+    pub engines: Engines,
+    /// Rows in flight for an owner without a quota of its own, for estimates.
+    pub rows_per_owner: u32,
+    /// How long an upload may take.
+    pub upload_time: Duration,
+    /// How long an upload may stand still.
+    pub upload_idle: Duration,
+    /// Whether callbacks may go to private addresses.
+    pub allow_private_callbacks: bool,
+    /// Makes URLs to which a client can PUT a file, when the object store can.
+    pub signer: Option<Arc<dyn UrlSigner>>,
+}
+
+impl ApiState {
+    /// The quota of a batch's owner, for estimates.
+    pub fn quota(&self, batch: &Batch) -> u32 {
+        let pipeline = self.engines.pipelines.get(&batch.pipeline);
+        pipeline.and_then(|pipeline| pipeline.dispatch.rows_per_owner).unwrap_or(self.rows_per_owner).min(self.rows_per_owner)
+    }
+}

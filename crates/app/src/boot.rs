@@ -1,0 +1,89 @@
+//! What every program does first.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use penstock_domain::pipeline::{Catalog, Pipeline};
+use penstock_domain::time::{Clock, Timestamp};
+
+use crate::StartError;
+
+/// The system's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+        Timestamp::from_millis(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// Makes ring the provider of TLS. Clients of HTTP and S3 cannot be built without one.
+pub fn install_tls() {
+    // An error means that somebody installed one before, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Looks a variable of the environment up.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Loads every `*.yaml` of a folder.
+///
+/// # Errors
+/// All errors of all files, each with its file and line.
+pub fn load_pipelines(
+    folder: &Path,
+    vars: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Pipeline>, StartError> {
+    let cannot = |error: std::io::Error| {
+        StartError(format!(
+            "cannot read the pipelines in {}: {error}; set PENSTOCK_PIPELINES to a folder of *.yaml files",
+            folder.display()
+        ))
+    };
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .map_err(cannot)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml"))
+        .collect();
+    files.sort();
+    let mut pipelines = Vec::new();
+    let mut errors = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| StartError(format!("cannot read {}: {error}", file.display())))?;
+        match Pipeline::load(&file.display().to_string(), &text, vars) {
+            Ok(pipeline) => pipelines.push(pipeline),
+            Err(found) => errors.extend(found.iter().map(ToString::to_string)),
+        }
+    }
+    if errors.is_empty() { Ok(pipelines) } else { Err(StartError(errors.join("\n"))) }
+}
+
+/// A catalog of pipelines.
+///
+/// # Errors
+/// When two of them share a name or a route.
+pub fn catalog(pipelines: Vec<Pipeline>) -> Result<Catalog, StartError> {
+    Catalog::new(pipelines).map_err(|error| StartError(error.to_string()))
+}
+
+/// The clock, shared.
+pub fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
+/// The pipelines that the settings name.
+///
+/// # Errors
+/// When no folder is named, or a definition has errors.
+pub fn pipelines_of(settings: &crate::Settings) -> Result<Vec<Pipeline>, StartError> {
+    let folder = settings
+        .pipelines
+        .as_deref()
+        .ok_or_else(|| StartError::new("PENSTOCK_PIPELINES is not set: name a folder of *.yaml files."))?;
+    load_pipelines(folder, &environment)
+}

@@ -1,0 +1,302 @@
+//! The choice of engines, by three URLs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+#[cfg(feature = "cluster")]
+use object_store::prefix::PrefixStore;
+use penstock_crypto::Keyring;
+use penstock_domain::pipeline::Pipeline;
+use penstock_downstream::{Caller, Client, Limiter, LocalLimiter};
+use penstock_flow::definitions::Definitions;
+use penstock_flow::dispatch::DispatchPolicy;
+use penstock_flow::engines::{Chance as _, SystemChance};
+use penstock_flow::extract::ExtractPolicy;
+use penstock_flow::process::WorkerPolicy;
+use penstock_flow::secrets::Secrets;
+use penstock_flow::Engines;
+use penstock_queue::{Bell, LocalBell};
+use penstock_store::Store;
+use penstock_store_sqlite::{ServiceGuard, SqliteStore};
+use ring::rand::SystemRandom;
+use url::Url;
+
+use crate::StartError;
+use crate::boot;
+use crate::settings::Settings;
+
+/// What a program is to its engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The only service process (`penstock dev`, `demo`).
+    Everything,
+    /// One service of several.
+    Service,
+    /// An operator's command beside the services.
+    Operator,
+}
+
+/// Engines that were chosen, and what has to live as long as they are used.
+pub struct Chosen {
+    /// The engines.
+    pub engines: Engines,
+    /// Calls and their limits.
+    pub caller: Arc<Caller>,
+    /// The lease of a claimed row.
+    pub lease: Duration,
+    /// The object store when it can sign URLs.
+    #[cfg(feature = "cluster")]
+    pub signer: Option<Arc<object_store::aws::AmazonS3>>,
+    /// The path under which signed objects lie.
+    pub object_prefix: String,
+    /// Whether the queue and the limits live in this process.
+    pub local: bool,
+    _guard: Option<ServiceGuard>,
+}
+
+impl Chosen {
+    /// How a dispatcher run measures out rows.
+    pub fn dispatch_policy(&self, settings: &Settings) -> DispatchPolicy {
+        DispatchPolicy {
+            rows_per_owner: settings.rows_per_owner,
+            rows_per_run: settings.rows_per_run,
+            lost_after: Duration::from_secs(settings.lost_after_seconds).max(self.lease),
+            extraction_grace: Duration::from_secs(if self.local { 2 } else { 30 }),
+        }
+    }
+
+    /// How a worker of this name works.
+    pub fn worker_policy(&self, settings: &Settings, name: String) -> WorkerPolicy {
+        WorkerPolicy {
+            extract: self.extract_policy(name.clone()),
+            name,
+            concurrency: settings.concurrency,
+            lease: self.lease,
+            grace: Duration::from_secs(settings.grace_seconds),
+        }
+    }
+
+    /// How a holder of this name extracts.
+    pub fn extract_policy(&self, holder: String) -> ExtractPolicy {
+        ExtractPolicy {
+            holder,
+            lease: Duration::from_secs(60),
+            chunk_rows: 5000,
+            chunk_bytes: 2 * 1024 * 1024,
+        }
+    }
+}
+
+/// A name for people to read: what it is, where it runs, and something of its own.
+pub fn process_name(what: &str) -> String {
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "local" } else { host };
+    let own = SystemChance.lease_token().0.simple().to_string();
+    format!("{what}@{host}/{}-{}", std::process::id(), &own[..6])
+}
+
+/// Opens the engines that the settings name.
+///
+/// # Errors
+/// A sentence with the mend. Engines of a cluster that cannot be reached yet are no error: readiness tells.
+pub async fn choose(settings: &Settings, pipelines: Vec<Pipeline>, role: Role) -> Result<Chosen, StartError> {
+    let worst = pipelines.iter().map(Pipeline::worst_call).max().unwrap_or_default();
+    let lease = settings.lease(worst)?;
+    settings.check(lease)?;
+    let database = settings.database_url.as_deref().ok_or_else(|| {
+        StartError::new("DATABASE_URL is not set: give sqlite://FILE (one machine) or postgres://… (a cluster).")
+    })?;
+    let keys = settings.encryption_keys.as_deref().ok_or_else(|| {
+        StartError::new("PENSTOCK_ENCRYPTION_KEYS is not set: give `id:base64`, with 32 bytes from `openssl rand -base64 32`.")
+    })?;
+    let keyring = Keyring::parse(keys).map_err(|error| StartError(format!("PENSTOCK_ENCRYPTION_KEYS: {error}.")))?;
+    let clock = boot::clock();
+    let (store, guard) = open_store(database, settings, role).await?;
+    let sqlite = database.starts_with("sqlite");
+    let objects = open_objects(settings, role)?;
+    let (bell, limiter, local) = open_queue(settings, sqlite, &clock).await?;
+    let client = Client::new().map_err(|error| StartError(format!("no HTTP client can be made: {error}")))?;
+    #[allow(clippy::cast_possible_truncation, reason = "any 64 random bits")]
+    let seed = SystemChance.lease_token().0.as_u128() as u64;
+    let caller = Arc::new(Caller::new(limiter, client, clock.clone(), seed));
+    let engines = Engines {
+        store,
+        objects: objects.store,
+        bell,
+        keyring: Arc::new(keyring),
+        pipelines: Arc::new(Definitions::new(boot::catalog(pipelines)?, Box::new(boot::environment))),
+        secrets: Arc::new(Secrets::default()),
+        clock,
+        chance: Arc::new(SystemChance),
+        random: Arc::new(SystemRandom::new()),
+    };
+    Ok(Chosen {
+        engines,
+        caller,
+        lease,
+        #[cfg(feature = "cluster")]
+        signer: objects.signer,
+        object_prefix: objects.prefix,
+        local,
+        _guard: guard,
+    })
+}
+
+async fn open_store(
+    url: &str,
+    settings: &Settings,
+    role: Role,
+) -> Result<(Arc<dyn Store>, Option<ServiceGuard>), StartError> {
+    if url.starts_with("sqlite:") {
+        if role == Role::Service {
+            return Err(StartError::new(
+                "DATABASE_URL names SQLite, which serves one process: start `penstock dev`, or give postgres://….",
+            ));
+        }
+        let store = SqliteStore::open(url).await.map_err(|error| StartError(format!("{url}: {error}")))?;
+        let guard = match role {
+            Role::Everything => Some(store.lock_service().map_err(|error| StartError(error.to_string()))?.ok_or_else(
+                || StartError(format!("{url} is served by another process; stop it, or use another data folder.")),
+            )?),
+            _ => None,
+        };
+        return Ok((Arc::new(store), guard));
+    }
+    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        return open_postgres(url, settings).await.map(|store| (store, None));
+    }
+    Err(StartError::new("DATABASE_URL begins with sqlite:// or postgres://."))
+}
+
+#[cfg(feature = "cluster")]
+async fn open_postgres(url: &str, settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
+    let options = penstock_store_postgres::Options {
+        max_connections: settings.database_connections,
+        application_name: process_name("penstock"),
+    };
+    let store = penstock_store_postgres::PostgresStore::connect(url, options)
+        .map_err(|error| StartError(format!("DATABASE_URL: {error}")))?;
+    Ok(Arc::new(store))
+}
+
+#[cfg(not(feature = "cluster"))]
+async fn open_postgres(_url: &str, _settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
+    Err(StartError::new("this build has no PostgreSQL: build with the feature `cluster`."))
+}
+
+struct Objects {
+    store: Arc<dyn ObjectStore>,
+    #[cfg(feature = "cluster")]
+    signer: Option<Arc<object_store::aws::AmazonS3>>,
+    prefix: String,
+}
+
+fn open_objects(settings: &Settings, role: Role) -> Result<Objects, StartError> {
+    let text = settings.object_store_url.as_deref().ok_or_else(|| {
+        StartError::new("OBJECT_STORE_URL is not set: give file:///FOLDER or s3://BUCKET/PREFIX.")
+    })?;
+    let url = Url::parse(text).map_err(|error| StartError(format!("OBJECT_STORE_URL: {error}")))?;
+    match url.scheme() {
+        "file" => {
+            let folder = url
+                .to_file_path()
+                .map_err(|()| StartError::new("OBJECT_STORE_URL: a file URL names an absolute folder, file:///…"))?;
+            std::fs::create_dir_all(&folder)
+                .map_err(|error| StartError(format!("cannot make {}: {error}", folder.display())))?;
+            if role == Role::Everything {
+                clear_staged(&folder);
+            }
+            let files = LocalFileSystem::new_with_prefix(&folder)
+                .map_err(|error| StartError(format!("OBJECT_STORE_URL: {error}")))?
+                .with_automatic_cleanup(true);
+            Ok(Objects {
+                store: Arc::new(files),
+                #[cfg(feature = "cluster")]
+                signer: None,
+                prefix: String::new(),
+            })
+        }
+        "s3" | "s3a" => open_s3(&url),
+        other => Err(StartError(format!("OBJECT_STORE_URL begins with file:// or s3://, not {other}://."))),
+    }
+}
+
+#[cfg(feature = "cluster")]
+fn open_s3(url: &Url) -> Result<Objects, StartError> {
+    let store = object_store::aws::AmazonS3Builder::from_env()
+        .with_url(url.as_str())
+        .with_client_options(
+            object_store::ClientOptions::from_env_or_default()
+                .with_timeout(Duration::from_secs(60))
+                .with_connect_timeout(Duration::from_secs(5)),
+        )
+        .with_retry(object_store::RetryConfig {
+            max_retries: 8,
+            retry_timeout: Duration::from_secs(45),
+            ..object_store::RetryConfig::default()
+        })
+        .build()
+        .map_err(|error| StartError(format!("OBJECT_STORE_URL: {error}")))?;
+    let store = Arc::new(store);
+    let prefix = url.path().trim_matches('/').to_owned();
+    let ported: Arc<dyn ObjectStore> = if prefix.is_empty() {
+        store.clone()
+    } else {
+        Arc::new(PrefixStore::new(store.clone(), prefix.clone()))
+    };
+    Ok(Objects { store: ported, signer: Some(store), prefix })
+}
+
+#[cfg(not(feature = "cluster"))]
+fn open_s3(_url: &Url) -> Result<Objects, StartError> {
+    Err(StartError::new("this build has no S3: build with the feature `cluster`."))
+}
+
+/// Parts of uploads that a killed process left: object_store writes them as `NAME#NUMBER` beside their place.
+fn clear_staged(folder: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+        if path.is_dir() {
+            clear_staged(&path);
+        } else if path.file_name().is_some_and(|name| name.to_string_lossy().contains('#'))
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(%error, path = %path.display(), "what an upload left could not be removed");
+        }
+    }
+}
+
+type Queue = (Arc<dyn Bell>, Arc<dyn Limiter>, bool);
+
+async fn open_queue(
+    settings: &Settings,
+    sqlite: bool,
+    clock: &Arc<dyn penstock_domain::time::Clock>,
+) -> Result<Queue, StartError> {
+    match &settings.redis_url {
+        Some(url) => shared_queue(url).await,
+        None if sqlite => {
+            Ok((Arc::new(LocalBell::default()), Arc::new(LocalLimiter::new(clock.clone())), true))
+        }
+        None => Err(StartError::new(
+            "REDIS_URL is not set: services that share a PostgreSQL need a queue and limits that they share too.",
+        )),
+    }
+}
+
+#[cfg(feature = "cluster")]
+async fn shared_queue(url: &str) -> Result<Queue, StartError> {
+    let bell = penstock_queue::SharedBell::connect(url, &process_name("bell"))
+        .map_err(|error| StartError(format!("REDIS_URL: {error}")))?;
+    let limiter = penstock_downstream::SharedLimiter::connect(url)
+        .map_err(|error| StartError(format!("REDIS_URL: {error}")))?;
+    Ok((Arc::new(bell), Arc::new(limiter), false))
+}
+
+#[cfg(not(feature = "cluster"))]
+async fn shared_queue(_url: &str) -> Result<Queue, StartError> {
+    Err(StartError::new("this build has no Redis: build with the feature `cluster`."))
+}

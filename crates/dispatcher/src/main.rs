@@ -1,0 +1,73 @@
+//! `penstock-dispatcher`: one run and exit, for a CronJob with `concurrencyPolicy: Forbid`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use penstock_app::engines::choose;
+use penstock_app::settings::parse_span;
+use penstock_app::telemetry::{self, LogStyle};
+use penstock_app::{Role, Settings, StartError, boot, shutdown};
+
+/// Penstock's dispatcher: releases rows, and exits.
+#[derive(Parser)]
+#[command(version)]
+struct Program {
+    #[command(flatten)]
+    settings: Settings,
+    /// Prints what a run would do, and does nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Runs again and again, such as `60s`, for machines without cron
+    #[arg(long, value_parser = parse_span)]
+    every: Option<Duration>,
+    /// Prints the run as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let program = Program::parse();
+    boot::install_tls();
+    let _telemetry = telemetry::start(LogStyle::Json, if program.every.is_some() { "info" } else { "warn" });
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("penstock-dispatcher: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(program)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock-dispatcher: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(program: Program) -> Result<(), StartError> {
+    let pipelines = boot::pipelines_of(&program.settings)?;
+    let chosen = choose(&program.settings, pipelines, Role::Service).await?;
+    let policy = chosen.dispatch_policy(&program.settings);
+    let stop = shutdown::on_signal();
+    penstock_app::startup::await_schema(&chosen.engines, &stop).await?;
+    if let Some(pause) = program.every {
+        penstock_dispatcher::every(&chosen.engines, &policy, pause, &stop).await;
+        return Ok(());
+    }
+    let report = penstock_dispatcher::once(&chosen.engines, &policy, program.dry_run)
+        .await
+        .map_err(|error| StartError(error.to_string()))?;
+    if program.json {
+        println!("{}", serde_json::json!(report));
+    } else {
+        println!("{}", penstock_dispatcher::sentence(&report));
+        if program.dry_run {
+            for owner in &report.owners {
+                println!("  {}: {} rows of {} batches", owner.owner, owner.rows, owner.batches);
+            }
+        }
+    }
+    Ok(())
+}

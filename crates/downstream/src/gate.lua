@@ -1,0 +1,302 @@
+-- The gates of penstock_domain::limit, function by function, kept in Redis for all workers. Look there for the reasons;
+-- a test makes both decide the same cases. One call of this script is one decision, and one round trip.
+--
+-- KEYS     for each gate, the dependency's first: its hash, and the sorted set of its slots (token -> end of its lease)
+-- ARGV[1]  what is asked, as JSON: see `Asked` in shared.rs
+-- Times are microseconds of this server's clock. Replies are strings: Lua's numbers would lose their fractions.
+
+local MAX_WAIT, SLOT_AHEAD, SLOT_RETRY = 1e6, 1e4, 5e4
+local MARGIN = 25e3
+-- Gates that were used more recently are not asked whether the server restarted meanwhile.
+local RECENT = 1e5
+local SLOWEST, RECOVERY, AT_CEILING, AROUND = 0.05, 0.05, 0.0005, 0.03
+local SIGN_EVERY, SETTLED = 1e6, 2e6
+local CUT_LITTLE, CUT_PAUSED, CUT_BLIND = 0.9, 0.75, 0.5
+-- State that nobody used for so long is forgotten; longer than the longest pause.
+local KEEP_MS = 6 * 3600 * 1000
+
+local FIELDS = { 'tat', 'paused_until', 'factor', 'ceiling', 'since', 'deaf_until', 'window_start', 'good', 'bad',
+  'open_until', 'probes_out', 'probes_good', 'probing_since', 'used_at' }
+local DEFAULTS = { factor = 1, ceiling = 1 }
+
+local asked = cjson.decode(ARGV[1])
+local now = asked.now
+if not now then
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) * 1e6 + tonumber(time[2])
+end
+
+local function text(number)
+  return string.format('%.17g', number)
+end
+
+-- Whether the server may have started since then: what it knows can be older than what it had granted.
+local function restarted_since(moment)
+  if asked.now or now - moment < RECENT then return false end
+  -- Whole seconds on both ends: a second more is on the safe side.
+  local uptime = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
+  return moment < now - uptime * 1e6 + 1e6
+end
+
+-- rate.rs
+
+local function margin(rate)
+  return math.min(MARGIN, (rate.burst - 1) * rate.interval_us)
+end
+
+local function tolerance(rate)
+  return rate.burst * rate.interval_us - margin(rate)
+end
+
+local function empty_at(rate, at)
+  return at + tolerance(rate) - rate.interval_us
+end
+
+local function moment_of(rate, tat, cost)
+  return math.max(now, tat + cost * rate.interval_us - tolerance(rate))
+end
+
+local function charged(rate, tat, at, cost, factor)
+  local first = 0
+  if tat < at then first = MARGIN - margin(rate) end
+  return math.max(tat, at) + first + cost * rate.interval_us / factor
+end
+
+local function furthest(rate)
+  return now + MAX_WAIT + tolerance(rate) + rate.burst * rate.interval_us / SLOWEST + MARGIN
+end
+
+-- slow_down.rs
+
+local function factor_of(gate)
+  local seconds = math.max(now - gate.since, 0) / 1e6
+  local factor = gate.factor
+  local stages = { { gate.ceiling * (1 - AROUND), RECOVERY }, { gate.ceiling * (1 + AROUND), AT_CEILING * gate.ceiling } }
+  for _, stage in ipairs(stages) do
+    local limit, speed = stage[1], stage[2]
+    if factor < limit then
+      local needed = (limit - factor) / speed
+      if seconds <= needed then return math.min(factor + seconds * speed, 1) end
+      seconds = seconds - needed
+      factor = limit
+    end
+  end
+  return math.min(factor + seconds * RECOVERY, 1)
+end
+
+local function sign(gate, pause_until)
+  if now < gate.deaf_until then return end
+  local ceiling = factor_of(gate)
+  local first = gate.since == 0 or ceiling >= 1
+  local cut
+  if not first and now - gate.since >= SETTLED then
+    cut = CUT_LITTLE
+  elseif not pause_until then
+    cut = CUT_BLIND
+  else
+    cut = first and CUT_LITTLE or CUT_PAUSED
+  end
+  gate.since = math.max(pause_until or now, now)
+  gate.factor = math.max(ceiling * cut, SLOWEST)
+  gate.ceiling = ceiling
+  gate.deaf_until = math.max(gate.since, now + SIGN_EVERY)
+end
+
+-- breaker.rs
+
+local function reset_breaker(gate)
+  gate.window_start, gate.good, gate.bad, gate.open_until = 0, 0, 0, 0
+  gate.probes_out, gate.probes_good, gate.probing_since = 0, 0, 0
+end
+
+local function shut_until(gate)
+  if gate.open_until == 0 then return nil end
+  if now < gate.open_until then return gate.open_until end
+  local patience = gate.probing_since + gate.policy.breaker.open_for_us
+  if gate.probes_out >= gate.policy.breaker.probes and now < patience then return patience end
+  return nil
+end
+
+local function breaker_called(gate)
+  if gate.open_until == 0 then return false end
+  if gate.probes_out >= gate.policy.breaker.probes then gate.probes_out = 0 end
+  if gate.probes_out == 0 then gate.probing_since = now end
+  gate.probes_out = gate.probes_out + 1
+  return true
+end
+
+local function breaker_told(gate, good, bad, probe)
+  local policy = gate.policy.breaker
+  local function open()
+    reset_breaker(gate)
+    gate.open_until = now + policy.open_for_us
+  end
+  if gate.open_until > 0 then
+    if now < gate.open_until or not probe then return end
+    if bad > 0 then return open() end
+    gate.probes_good = gate.probes_good + good
+    if gate.probes_good >= policy.probes then
+      reset_breaker(gate)
+      gate.window_start = now
+    end
+    return
+  end
+  if now - gate.window_start > policy.window_us then
+    reset_breaker(gate)
+    gate.window_start = now
+  end
+  gate.good = gate.good + good
+  gate.bad = gate.bad + bad
+  local calls = gate.good + gate.bad
+  if bad > 0 and calls >= policy.min_calls and gate.bad * 10000 >= policy.failure_bp * calls then open() end
+end
+
+local function breaker_state(gate)
+  if gate.open_until == 0 then return 'closed' end
+  return now < gate.open_until and 'open' or 'half_open'
+end
+
+-- gate.rs
+
+local function load(index)
+  local key = KEYS[2 * index - 1]
+  local found = redis.call('HMGET', key, unpack(FIELDS))
+  local gate = { key = key, slots = KEYS[2 * index], policy = asked.gates[index] }
+  for place, field in ipairs(FIELDS) do
+    gate[field] = tonumber(found[place] or nil) or DEFAULTS[field] or 0
+  end
+  local rate = gate.policy.rate
+  if rate and gate.tat > 0 and restarted_since(gate.used_at) then
+    gate.tat = math.max(gate.tat, empty_at(rate, now + gate.policy.cold_wait_us))
+  end
+  return gate
+end
+
+local function save(gate)
+  gate.used_at = now
+  local values = {}
+  for _, field in ipairs(FIELDS) do
+    values[#values + 1] = field
+    values[#values + 1] = text(gate[field])
+  end
+  redis.call('HSET', gate.key, unpack(values))
+  redis.call('PEXPIRE', gate.key, KEEP_MS)
+end
+
+local function tat_of(gate)
+  local rate = gate.policy.rate
+  if gate.tat == 0 then gate.tat = empty_at(rate, now + gate.policy.cold_wait_us) end
+  gate.tat = math.min(gate.tat, furthest(rate))
+  if gate.paused_until > 0 then return math.max(gate.tat, empty_at(rate, gate.paused_until)) end
+  return gate.tat
+end
+
+local function in_flight(gate)
+  redis.call('ZREMRANGEBYSCORE', gate.slots, '-inf', text(now))
+  return redis.call('ZCARD', gate.slots)
+end
+
+local function no_slot(gate, token)
+  local most = gate.policy.concurrency
+  if not most or in_flight(gate) < most then return false end
+  return not (token and redis.call('ZSCORE', gate.slots, token))
+end
+
+local function take_slot(gate, from)
+  if not gate.policy.concurrency then return end
+  redis.call('ZADD', gate.slots, text(from + asked.lease_us), asked.token)
+  redis.call('PEXPIRE', gate.slots, KEEP_MS)
+end
+
+local function denied(retry_after, reason)
+  return { 'denied', text(retry_after), reason }
+end
+
+local function look(gate, place)
+  local wait = 0
+  if gate.policy.rate then wait = moment_of(gate.policy.rate, tat_of(gate), asked.cost) - now end
+  if gate.paused_until > now then return nil, denied(gate.paused_until - now, 'paused') end
+  local shut = gate.policy.breaker and shut_until(gate)
+  if shut then return nil, denied(shut - now, 'breaker_open') end
+  if no_slot(gate) then return nil, denied(SLOT_RETRY, 'concurrency') end
+  if wait > MAX_WAIT then return nil, denied(wait, place == 1 and 'rate' or 'owner_rate') end
+  return wait
+end
+
+local function take(gate, wait)
+  local rate = gate.policy.rate
+  if rate then gate.tat = charged(rate, tat_of(gate), now + wait, asked.cost, factor_of(gate)) end
+  if wait <= SLOT_AHEAD then take_slot(gate, now + wait) end
+  return gate.policy.breaker and breaker_called(gate)
+end
+
+local function still_open(gate)
+  if gate.paused_until > now then return denied(gate.paused_until - now, 'paused') end
+  if gate.policy.breaker and now < gate.open_until then return denied(gate.open_until - now, 'breaker_open') end
+  if no_slot(gate, asked.token) then return denied(SLOT_RETRY, 'concurrency') end
+end
+
+local function report(gate, told)
+  if gate.policy.concurrency then redis.call('ZREM', gate.slots, asked.token) end
+  local pause_until = told.pause and now + told.pause
+  if pause_until then gate.paused_until = math.max(gate.paused_until, pause_until) end
+  if told.throttled then sign(gate, pause_until) end
+  if not gate.policy.breaker then return end
+  if told.healthy == true then
+    breaker_told(gate, 1, 0, told.probe)
+  elseif told.healthy == false then
+    breaker_told(gate, 0, 1, told.probe)
+  elseif told.probe then
+    gate.probes_out = math.max(gate.probes_out - 1, 0)
+  end
+end
+
+local function snapshot(gate)
+  local free_at = math.max(gate.paused_until, now)
+  if gate.policy.rate and gate.tat > 0 then free_at = math.max(free_at, moment_of(gate.policy.rate, gate.tat, 1)) end
+  free_at = math.max(free_at, gate.policy.breaker and shut_until(gate) or 0)
+  return { text(free_at - now), text(gate.paused_until - now), text(factor_of(gate)), text(in_flight(gate)),
+    breaker_state(gate), gate.used_at > 0 and '1' or '0' }
+end
+
+-- The four questions
+
+local gates = {}
+for index = 1, #KEYS / 2 do gates[index] = load(index) end
+
+if asked.good and gates[1].policy.breaker then breaker_told(gates[1], asked.good, 0, false) end
+
+if asked.op == 'acquire' then
+  local wait, refused = 0, nil
+  for place, gate in ipairs(gates) do
+    local own, reply = look(gate, place)
+    if reply then
+      refused = reply
+      break
+    end
+    wait = math.max(wait, own)
+  end
+  local probe = false
+  if not refused then
+    for _, gate in ipairs(gates) do probe = take(gate, wait) or probe end
+  end
+  for _, gate in ipairs(gates) do save(gate) end
+  return refused or { 'granted', text(wait), probe and '1' or '0' }
+elseif asked.op == 'confirm' then
+  for _, gate in ipairs(gates) do
+    local refused = still_open(gate)
+    if refused then return refused end
+  end
+  for _, gate in ipairs(gates) do take_slot(gate, now) end
+  return { 'confirmed' }
+elseif asked.op == 'report' then
+  for place, gate in ipairs(gates) do
+    report(gate, asked.told[place])
+    save(gate)
+  end
+  return { 'reported' }
+else
+  local seen = {}
+  for index, gate in ipairs(gates) do seen[index] = snapshot(gate) end
+  return seen
+end

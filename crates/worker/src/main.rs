@@ -1,0 +1,70 @@
+//! `penstock-worker`: extracts files, processes rows, delivers callbacks.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use penstock_app::engines::choose;
+use penstock_app::telemetry::{self, LogStyle};
+use penstock_app::{Role, Settings, StartError, boot, shutdown};
+
+/// Penstock's worker.
+#[derive(Parser)]
+#[command(version)]
+struct Program {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Asks a running worker whether it lives; for images without a shell
+    Health,
+}
+
+fn main() -> ExitCode {
+    let program = Program::parse();
+    boot::install_tls();
+    if let Some(Command::Health) = program.command {
+        return penstock_app::health::ask(program.settings.health_bind);
+    }
+    let _telemetry = telemetry::start(LogStyle::Json, "info");
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("penstock-worker: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(program.settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock-worker: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: Settings) -> Result<(), StartError> {
+    let pipelines = boot::pipelines_of(&settings)?;
+    let chosen = choose(&settings, pipelines, Role::Service).await?;
+    let stop = shutdown::on_signal();
+    penstock_app::startup::await_schema(&chosen.engines, &stop).await?;
+    let running = penstock_worker::start(&chosen, &settings, &stop)?;
+    let server = penstock_worker::health::serve(
+        chosen.engines.clone(),
+        running.worker.clone(),
+        chosen.caller.clone(),
+        settings.health_bind,
+    )
+    .map_err(|error| StartError(format!("cannot listen on {}: {error}", settings.health_bind)))?;
+    let handle = server.handle();
+    let serving = tokio::spawn(server);
+    tracing::info!(health = %settings.health_bind, "the worker works");
+    running.wait().await;
+    handle.stop(true).await;
+    let _ = serving.await;
+    tracing::info!("the worker has drained");
+    Ok(())
+}
