@@ -60,6 +60,7 @@ pub fn sentence(code: &str) -> &'static str {
             "the request was sent and no answer came, so it may have had its effect; retry it only when you know that it had not"
         }
         code::BAD_RESPONSE => "the answer is not JSON",
+        code::TEMPLATE_ERROR => "no request can be made of the row's values",
         _ => "the call failed",
     }
 }
@@ -119,10 +120,14 @@ pub fn judge(happened: Happened, safe_to_repeat: bool) -> Verdict {
     };
     match happened {
         Happened::Answer { status: 200..=299, json: true, .. } => Verdict::Success,
-        Happened::Answer { status: 200..=299, json: false, .. } if safe_to_repeat => retry(code::BAD_RESPONSE),
+        Happened::Answer { status: 200..=299, json: false, .. } if safe_to_repeat => {
+            retry(code::BAD_RESPONSE)
+        }
         Happened::Answer { status: 200..=299, .. } => Verdict::Fail { code: code::BAD_RESPONSE.to_owned() },
         Happened::Answer { status: 429, wait_until, .. } => Verdict::Throttled { until: wait_until },
-        Happened::Answer { status: 503, wait_until: Some(until), .. } => Verdict::Throttled { until: Some(until) },
+        Happened::Answer { status: 503, wait_until: Some(until), .. } => {
+            Verdict::Throttled { until: Some(until) }
+        }
         Happened::Answer { status: status @ (408 | 425 | 500..=599), .. } => retry(&format!("http_{status}")),
         Happened::Answer { status, .. } => Verdict::Fail { code: format!("http_{status}") },
         Happened::ConnectFailed => retry(code::CONNECT_FAILED),

@@ -3,18 +3,33 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Reason, Snapshot};
-use penstock_domain::outcome::{self, Happened, Verdict};
+use penstock_domain::outcome::{self, Happened, Verdict, code};
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::{Clock, Timestamp};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use crate::LATE;
 use crate::client::{Client, Response};
 use crate::limiter::{Gates, Grant, Limiter};
 
 /// A slot outlasts its call's timeout by so much, so that it is never given away under a call.
 const SLOT_MARGIN: Duration = Duration::from_secs(5);
+
+/// What takes no longer than that is waited out; for longer, the row is given back.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Who waited longer than that for his moment asks whether something has come between.
+const CONFIRM_ABOVE_US: f64 = 2_000.0;
+
+/// Two questions are at least so far apart.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+
+/// With more names than that, those that nobody waits for are dropped.
+const MOST_WAITED_FOR: usize = 1000;
 
 /// Who calls what.
 pub struct Demand<'a> {
@@ -44,7 +59,7 @@ pub enum Called {
     },
     /// The row's lease would not have covered the call: it was not made.
     NotCovered,
-    /// It was made.
+    /// It was made, or cannot be made at all.
     Answered {
         /// What to do about it.
         verdict: Verdict,
@@ -68,6 +83,9 @@ pub struct CallFigures {
     pub elapsed_us: u64,
 }
 
+/// Makes a mark that lives as long as a call waits for a limit.
+type Waiting<'a> = &'a (dyn Fn() -> Box<dyn Send> + Sync);
+
 /// Calls dependencies through their limits.
 pub struct Caller {
     limiter: Arc<dyn Limiter>,
@@ -76,6 +94,8 @@ pub struct Caller {
     tokens: AtomicU64,
     /// The latest known moment at which each dependency is free again: tells, without asking, whether it is exhausted.
     free_at: Mutex<HashMap<String, Timestamp>>,
+    /// Told when a slot is given back here, by the name of its gate.
+    freed: Mutex<HashMap<String, Arc<Notify>>>,
     figures: Mutex<HashMap<String, CallFigures>>,
 }
 
@@ -89,6 +109,7 @@ impl Caller {
             // Lua's numbers hold 53 bits exactly.
             tokens: AtomicU64::new(seed >> 12),
             free_at: Mutex::default(),
+            freed: Mutex::default(),
             figures: Mutex::default(),
         }
     }
@@ -100,61 +121,136 @@ impl Caller {
         demand: &Demand<'_>,
         request: RenderedRequest,
         covered: &(dyn Fn() -> bool + Sync),
-        waiting: &(dyn Fn() -> Box<dyn Send> + Sync),
+        waiting: Waiting<'_>,
     ) -> Called {
         let dependency = demand.dependency;
+        let mut extra = Vec::new();
+        extra.extend(demand.idempotency_key.as_deref().map(|key| ("idempotency-key", key)));
+        extra.extend(demand.traceparent.as_deref().map(|parent| ("traceparent", parent)));
+        // Before any limit is touched: what cannot be sent takes nothing.
+        let Some(request) = self.client.prepare(dependency, request, &extra) else {
+            let verdict = Verdict::Fail { code: code::TEMPLATE_ERROR.to_owned() };
+            return Called::Answered { verdict, response: None, elapsed: Duration::ZERO };
+        };
         let gates = Gates::of(dependency, demand.owner, self.limiter.cold_wait_us());
         let token = self.tokens.fetch_add(1, Ordering::Relaxed) & 0x000F_FFFF_FFFF_FFFF;
         let ask = Ask { cost: demand.cost, token, lease_us: limit::micros(dependency.timeout + SLOT_MARGIN) };
-        let asked_at = self.clock.now();
-        let (wait, probe) = match self.limiter.acquire(&gates, &ask).await {
-            Decision::Granted { wait, probe } => (wait, probe),
-            Decision::Denied(denied) => return self.sent_away(dependency, &gates, denied),
+        let asked_at = Instant::now();
+        let probe = match self.leave(&gates, &ask, waiting).await {
+            Ok(probe) => probe,
+            Err(denied) => return self.sent_away(dependency, &gates, denied),
         };
+        let waited = asked_at.elapsed();
         let grant = Grant { token, gates };
-        if wait > 0.0 {
-            let pause = Duration::from_secs_f64(wait / 1e6);
-            self.remember(&grant.gates, asked_at + pause);
-            let mark = waiting();
-            tokio::time::sleep(pause).await;
-            drop(mark);
-            if let Err(denied) = self.limiter.confirm(&grant.gates, &ask).await {
-                let called = self.sent_away(dependency, &grant.gates, denied);
-                self.limiter.report(grant, Feedback { probe, ..Feedback::default() }).await;
-                return called;
-            }
-        }
         if !covered() {
-            self.limiter.report(grant, Feedback { probe, ..Feedback::default() }).await;
+            self.report(grant, Feedback { probe, ..Feedback::default() }).await;
             return Called::NotCovered;
         }
-        let mut extra = Vec::new();
-        if let Some(key) = &demand.idempotency_key {
-            extra.push(("idempotency-key", key.clone()));
-        }
-        if let Some(traceparent) = &demand.traceparent {
-            extra.push(("traceparent", traceparent.clone()));
-        }
-        let began = Instant::now();
-        let (happened, response) = self.client.send(dependency, request, &extra, self.clock.now()).await;
-        let elapsed = began.elapsed();
-        let answered_at = self.clock.now();
+        let sent_at = Instant::now();
+        let (happened, response) = self.client.send(request, self.clock.as_ref()).await;
+        let elapsed = sent_at.elapsed();
         let verdict = outcome::judge(happened, demand.safe_to_repeat);
+        let answered_at = self.clock.now();
         let feedback = Feedback { probe, ..feedback(happened, &verdict, answered_at) };
         if let Some(pause) = feedback.pause
             && !grant.gates.pauses_owner()
         {
             self.remember(&grant.gates, answered_at + limit::duration(pause));
         }
-        self.limiter.report(grant, feedback).await;
+        self.report(grant, feedback).await;
         self.count(&dependency.name, |figures| {
             figures.verdicts[place(&verdict)] += 1;
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a second")]
-            let waited = wait as u64;
-            figures.waited_us += waited;
-            figures.elapsed_us += u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+            figures.waited_us += whole_micros(waited);
+            figures.elapsed_us += whole_micros(elapsed);
         });
         Called::Answered { verdict, response, elapsed }
+    }
+
+    /// How long a call to the dependency would wait at least, as far as this worker knows.
+    pub fn predicted_wait(&self, dependency: &Dependency) -> Duration {
+        let now = self.clock.now();
+        let free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = limit::identity(&dependency.name, &dependency.base_url);
+        free_at.get(&name).map_or(Duration::ZERO, |at| at.since(now))
+    }
+
+    /// A dependency's limits as they stand for an owner; none when nothing is known of them.
+    pub async fn peek(&self, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
+        self.limiter.peek(&Gates::of(dependency, owner, self.limiter.cold_wait_us())).await
+    }
+
+    /// What was counted, by dependency.
+    pub fn figures(&self) -> HashMap<String, CallFigures> {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Leave to call, here and now; waits for it while that is a matter of moments. Whether the call is a probe.
+    async fn leave(&self, gates: &Gates, ask: &Ask, waiting: Waiting<'_>) -> Result<bool, Denied> {
+        let began = Instant::now();
+        let mut mark = None;
+        loop {
+            let denied = match self.leave_once(gates, ask, &mut mark, waiting).await {
+                Ok(probe) => return Ok(probe),
+                Err(denied) => denied,
+            };
+            let pause = limit::duration(denied.retry_after).max(SHORTEST_PAUSE);
+            if began.elapsed() + pause > PATIENCE {
+                return Err(denied);
+            }
+            mark.get_or_insert_with(waiting);
+            match gates.slots().filter(|_| denied.reason == Reason::Concurrency) {
+                // The pause ends it in any case: most slots are given back elsewhere.
+                Some(slots) => drop(tokio::time::timeout(pause, self.freed(slots).notified()).await),
+                None => tokio::time::sleep(pause).await,
+            }
+        }
+    }
+
+    async fn leave_once(
+        &self,
+        gates: &Gates,
+        ask: &Ask,
+        mark: &mut Option<Box<dyn Send>>,
+        waiting: Waiting<'_>,
+    ) -> Result<bool, Denied> {
+        let (wait, probe) = match self.limiter.acquire(gates, ask).await {
+            Decision::Granted { wait, probe } => (wait, probe),
+            Decision::Denied(denied) => return Err(denied),
+        };
+        let moment = Instant::now() + limit::duration(wait);
+        let mut refused = None;
+        if wait > 0.0 {
+            self.remember(gates, self.clock.now() + limit::duration(wait));
+            mark.get_or_insert_with(waiting);
+            tokio::time::sleep_until(moment).await;
+            if wait > CONFIRM_ABOVE_US {
+                refused = self.limiter.confirm(gates, ask).await.err();
+            }
+        }
+        if gates.paced() && moment.elapsed() > LATE {
+            refused.get_or_insert(Denied { retry_after: 0.0, reason: Reason::Rate });
+        }
+        let Some(denied) = refused else { return Ok(probe) };
+        let grant = Grant { token: ask.token, gates: gates.clone() };
+        self.report(grant, Feedback { probe, ..Feedback::default() }).await;
+        Err(denied)
+    }
+
+    async fn report(&self, grant: Grant, feedback: Feedback) {
+        let slots = grant.gates.slots().map(str::to_owned);
+        self.limiter.report(grant, feedback).await;
+        let Some(slots) = slots else { return };
+        if let Some(freed) = self.freed.lock().unwrap_or_else(PoisonError::into_inner).get(&slots) {
+            freed.notify_one();
+        }
+    }
+
+    fn freed(&self, slots: &str) -> Arc<Notify> {
+        let mut freed = self.freed.lock().unwrap_or_else(PoisonError::into_inner);
+        if freed.len() > MOST_WAITED_FOR {
+            freed.retain(|_, notify| Arc::strong_count(notify) > 1);
+        }
+        freed.entry(slots.to_owned()).or_default().clone()
     }
 
     fn sent_away(&self, dependency: &Dependency, gates: &Gates, denied: Denied) -> Called {
@@ -164,24 +260,6 @@ impl Caller {
         }
         self.count(&dependency.name, |figures| figures.waits += 1);
         Called::Waits { until, reason: denied.reason }
-    }
-
-    /// How long a call to the dependency would wait at least, as far as this worker knows.
-    pub fn predicted_wait(&self, dependency: &Dependency) -> Duration {
-        let now = self.clock.now();
-        let free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = Gates::of(dependency, "", 0.0).dependency;
-        free_at.get(&name).map_or(Duration::ZERO, |at| at.since(now))
-    }
-
-    /// A dependency's limits as they stand.
-    pub async fn peek(&self, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
-        self.limiter.peek(&Gates::of(dependency, owner, self.limiter.cold_wait_us())).await
-    }
-
-    /// What was counted, by dependency.
-    pub fn figures(&self) -> HashMap<String, CallFigures> {
-        self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn count(&self, dependency: &str, count: impl FnOnce(&mut CallFigures)) {
@@ -197,7 +275,13 @@ impl Caller {
         if gates.owner.is_some() {
             return;
         }
-        self.free_at.lock().unwrap_or_else(PoisonError::into_inner).insert(gates.dependency.clone(), at);
+        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        match free_at.get_mut(&gates.dependency) {
+            Some(known) => *known = at,
+            None => {
+                free_at.insert(gates.dependency.clone(), at);
+            }
+        }
     }
 }
 
@@ -206,9 +290,13 @@ fn feedback(happened: Happened, verdict: &Verdict, now: Timestamp) -> Feedback {
         Happened::Answer { wait_until: Some(until), .. } => Some(limit::micros(until.since(now))),
         _ => None,
     };
-    let throttled =
-        matches!(verdict, Verdict::Throttled { .. }) || matches!(happened, Happened::Answer { status: 503, .. });
+    let throttled = matches!(verdict, Verdict::Throttled { .. })
+        || matches!(happened, Happened::Answer { status: 503, .. });
     Feedback { healthy: outcome::healthy(happened), pause, throttled, probe: false }
+}
+
+fn whole_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn place(verdict: &Verdict) -> usize {

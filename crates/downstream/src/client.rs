@@ -1,4 +1,4 @@
-//! One HTTP call. Redirects are not followed, proxies not used; the answer's body is bounded.
+//! One HTTP call. Redirects are not followed, proxies not used, nothing is retried; the answer's body is bounded.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,8 +6,10 @@ use std::time::Duration;
 use penstock_domain::outcome::Happened;
 use penstock_domain::pipeline::definition::Method;
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
-use penstock_domain::time::Timestamp;
+use penstock_domain::time::Clock;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
+use url::Url;
 
 use crate::retry_after::wait_until;
 
@@ -16,6 +18,13 @@ const MOST_BODY: usize = 1024 * 1024;
 
 /// Idle connections kept for a dependency.
 const IDLE_CONNECTIONS: usize = 256;
+
+/// Idle connections are closed before common servers close them (Node.js and actix after 5 s): a request that meets a
+/// connection just being closed has an unknown outcome.
+const IDLE_FOR: Duration = Duration::from_secs(4);
+
+/// How long connecting may take; shorter than a call's timeout, so that it shows that nothing was sent.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
 /// An answer.
 #[derive(Debug)]
@@ -27,6 +36,10 @@ pub struct Response {
     /// Its body: JSON, a string when it is none, null when it is empty.
     pub body: Value,
 }
+
+/// A request that can be sent.
+#[derive(Debug)]
+pub struct Prepared(reqwest::Request);
 
 /// Makes calls. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,29 +55,25 @@ impl Client {
     pub fn new() -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
             .no_proxy()
             .tcp_nodelay(true)
-            .connect_timeout(Duration::from_secs(5))
+            .connect_timeout(CONNECT_WITHIN)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .pool_idle_timeout(Duration::from_secs(15))
+            .pool_idle_timeout(IDLE_FOR)
             .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self { http })
     }
 
-    /// Sends a request and reads its answer, within the dependency's timeout.
-    pub async fn send(
+    /// The request as it will be sent; none when its values cannot stand in a URL or a header. Of headers with one
+    /// name the last one counts: the dependency's, the step's, `extra`.
+    pub fn prepare(
         &self,
         dependency: &Dependency,
         request: RenderedRequest,
-        extra: &[(&str, String)],
-        now: Timestamp,
-    ) -> (Happened, Option<Response>) {
-        let mut url = dependency.base_url.clone();
-        let base = url.path().trim_end_matches('/').to_owned();
-        url.set_path("");
-        // The path is encoded already; `set_path` would take `%2F` as it stands and encode nothing twice.
-        url.set_path(&format!("{base}{}", request.path));
+        extra: &[(&str, &str)],
+    ) -> Option<Prepared> {
         let method = match request.method {
             Method::Get => reqwest::Method::GET,
             Method::Head => reqwest::Method::HEAD,
@@ -73,20 +82,27 @@ impl Client {
             Method::Patch => reqwest::Method::PATCH,
             Method::Delete => reqwest::Method::DELETE,
         };
+        let url = target(&dependency.base_url, &request.path)?;
+        let mut headers = HeaderMap::new();
+        let own = dependency.headers.iter().chain(&request.headers);
+        for (name, value) in
+            own.map(|(name, value)| (name.as_str(), value.as_str())).chain(extra.iter().copied())
+        {
+            headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
+        }
         let mut builder = self.http.request(method, url).timeout(dependency.timeout);
         if !request.query.is_empty() {
             builder = builder.query(&request.query);
         }
-        for (name, value) in dependency.headers.iter().chain(&request.headers) {
-            builder = builder.header(name, value);
-        }
-        for (name, value) in extra {
-            builder = builder.header(*name, value);
-        }
         if let Some(json) = &request.json {
             builder = builder.json(json);
         }
-        let answer = match builder.send().await {
+        builder.headers(headers).build().ok().map(Prepared)
+    }
+
+    /// Sends a request and reads its answer, within the dependency's timeout.
+    pub async fn send(&self, request: Prepared, clock: &dyn Clock) -> (Happened, Option<Response>) {
+        let answer = match self.http.execute(request.0).await {
             Ok(answer) => answer,
             Err(error) => return (failure(&error), None),
         };
@@ -96,11 +112,12 @@ impl Client {
             .iter()
             .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
             .collect();
-        let until = wait_until(status, &headers, now);
+        let until = wait_until(status, &headers, clock.now());
         match body(answer).await {
-            Ok((body, json)) => {
-                (Happened::Answer { status, json, wait_until: until }, Some(Response { status, headers, body }))
-            }
+            Ok((body, json)) => (
+                Happened::Answer { status, json, wait_until: until },
+                Some(Response { status, headers, body }),
+            ),
             // The status is known and settles most of it; only a success without its body is an open question.
             Err(_) if !(200..300).contains(&status) => {
                 let response = Response { status, headers, body: Value::Null };
@@ -109,6 +126,17 @@ impl Client {
             Err(error) => (failure(&error), None),
         }
     }
+}
+
+/// The address of a path behind a base. The path is encoded already; what cannot stand in one is encoded here. None
+/// when reading it as a URL would give it other segments: a value that is `..`, for one, must not lead elsewhere.
+fn target(base: &Url, path: &str) -> Option<Url> {
+    let mut url = base.clone();
+    let whole = format!("{}{path}", base.path().trim_end_matches('/'));
+    url.set_path(&whole);
+    url.set_fragment(None);
+    let segments = |path: &str| path.matches('/').count();
+    (segments(url.path()) == segments(&whole)).then_some(url)
 }
 
 fn failure(error: &reqwest::Error) -> Happened {
@@ -136,4 +164,21 @@ async fn body(mut answer: reqwest::Response) -> Result<(Value, bool), reqwest::E
         Ok(value) => (value, true),
         Err(_) => (Value::String(String::from_utf8_lossy(&bytes).into_owned()), false),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_where_it_says_or_nowhere() {
+        let base = Url::parse("https://api.example/v1/").unwrap();
+        let target = |path: &str| target(&base, path).map(|url| url.to_string());
+        assert_eq!(target("/links/a%2Fb%3Fc").as_deref(), Some("https://api.example/v1/links/a%2Fb%3Fc"));
+        assert_eq!(target("/links").as_deref(), Some("https://api.example/v1/links"));
+        assert_eq!(target("/straße?x#y").as_deref(), Some("https://api.example/v1/stra%C3%9Fe%3Fx%23y"));
+        for elsewhere in ["/links/../secret", "/links/%2e%2E/secret", "/links/./x", "/links/a\\b"] {
+            assert_eq!(target(elsewhere), None, "{elsewhere}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Calls to dependencies. [`limiter`] decides when, in this process ([`local`]) or for all workers (`shared`, on
 //! Redis); [`client`] makes one call; [`caller`] puts them together and has the answer judged.
 
+use std::time::Duration;
+
 pub mod caller;
 pub mod client;
 pub mod limiter;
@@ -8,10 +10,17 @@ pub mod local;
 pub mod retry_after;
 #[cfg(feature = "redis")]
 pub mod shared;
+#[cfg(feature = "redis")]
+mod wire;
 
-pub use caller::{Called, Caller, Demand};
+pub use caller::{CallFigures, Called, Caller, Demand};
 pub use client::{Client, Response};
-pub use limiter::{Grant, Limiter};
+pub use limiter::{Gates, Grant, Limiter};
 pub use local::LocalLimiter;
 pub use retry_after::retry_after;
+#[cfg(feature = "redis")]
+pub use shared::SharedLimiter;
 
+/// A call that would leave later than so long after its moment is not made and asks again: what is left of the arrival
+/// margin ([`penstock_domain::limit::rate::ARRIVAL_MARGIN_US`]) is the network's.
+pub const LATE: Duration = Duration::from_millis(15);

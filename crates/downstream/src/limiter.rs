@@ -25,8 +25,9 @@ impl Gates {
             rate.filter(|rate| rate.per_owner == per_owner)
                 .map(|rate| RatePolicy::new(rate.limit, rate.period, rate.burst))
         };
-        let gate_concurrency =
-            |per_owner: bool| concurrency.filter(|limit| limit.per_owner == per_owner).map(|limit| limit.limit);
+        let gate_concurrency = |per_owner: bool| {
+            concurrency.filter(|limit| limit.per_owner == per_owner).map(|limit| limit.limit)
+        };
         let owned = GatePolicy {
             rate: gate_rate(true),
             concurrency: gate_concurrency(true),
@@ -49,6 +50,11 @@ impl Gates {
     /// Whether what a dependency says about too many calls is about this owner only.
     pub fn pauses_owner(&self) -> bool {
         self.owner.as_ref().is_some_and(|(_, policy)| policy.rate.is_some())
+    }
+
+    /// Whether there is a rate, so that a call has its moment.
+    pub fn paced(&self) -> bool {
+        self.policy.rate.is_some() || self.pauses_owner()
     }
 
     /// The name of the gate that counts calls under way; none when they are not limited.

@@ -83,7 +83,10 @@ impl Limiter for LocalLimiter {
         let all = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = all.get(&gates.dependency)?;
         let whole = kept.dependency.snapshot(&gates.policy, now);
-        let owner = gates.owner.as_ref().and_then(|(name, policy)| Some(kept.owners.get(name)?.snapshot(policy, now)));
+        let owner = gates
+            .owner
+            .as_ref()
+            .and_then(|(name, policy)| Some(kept.owners.get(name)?.snapshot(policy, now)));
         Some(owner.map_or(whole, |owner| whole.and(owner)))
     }
 

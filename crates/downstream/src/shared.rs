@@ -11,21 +11,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use penstock_domain::limit::{
-    Ask, BreakerState, Decision, Denied, Feedback, GatePolicy, MAX_WAIT_US, Reason, Snapshot, duration, micros,
-};
+use penstock_domain::limit::{Ask, Decision, Denied, Feedback, MAX_WAIT_US, Reason, Snapshot};
 use penstock_domain::time::Clock;
 use redis::Script;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use serde::Serialize;
 
 use crate::LATE;
 use crate::limiter::{Gates, Grant, Limiter};
+use crate::wire::{self, Asked, Policy, Told};
 
 /// Whoever waits longer than that for Redis asks again later. Longer than a reconnection, shorter than a lease.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// When to ask again while Redis cannot be reached.
+/// When to ask again while Redis cannot be reached. An answer that cannot be read is none.
 const UNAVAILABLE: Denied = Denied { retry_after: 1e6, reason: Reason::Unavailable };
 
 /// When to ask again after a grant whose answer was under way for too long.
@@ -77,16 +75,15 @@ impl SharedLimiter {
 
     async fn ask<T: redis::FromRedisValue>(&self, gates: &Gates, mut asked: Asked) -> Option<T> {
         asked.now = self.clock.as_ref().map(|clock| crate::local::micros(clock.as_ref()));
-        asked.gates = std::iter::once(&gates.policy).chain(gates.owner.iter().map(|(_, policy)| policy)).map(Policy::from).collect();
+        asked.gates.push(Policy::from(&gates.policy));
+        asked.gates.extend(gates.owner.iter().map(|(_, policy)| Policy::from(policy)));
         let mut invocation = self.script.prepare_invoke();
         for name in std::iter::once(&gates.dependency).chain(gates.owner.iter().map(|(name, _)| name)) {
             // One hash slot for all keys of a dependency, as a cluster wants it.
-            let key = match name.strip_prefix(gates.dependency.as_str()) {
-                Some(owner) => format!("penstock:lim:{{{}}}{owner}", gates.dependency),
-                None => format!("penstock:lim:{{{}}}#{name}", gates.dependency),
-            };
-            invocation.key(format!("{key}:slots"));
-            invocation.key(key);
+            let owner = name.strip_prefix(gates.dependency.as_str()).unwrap_or(name);
+            let key = format!("penstock:lim:{{{}}}{owner}", gates.dependency);
+            let slots = format!("{key}:slots");
+            invocation.key(key).key(slots);
         }
         let asked = match serde_json::to_string(&asked) {
             Ok(asked) => asked,
@@ -109,7 +106,10 @@ impl SharedLimiter {
             Err(_) => "no answer in time".to_owned(),
         };
         if !self.away.swap(true, Ordering::Relaxed) {
-            tracing::warn!(error = trouble, "the shared limiter does not answer; nothing is called until it does");
+            tracing::warn!(
+                error = trouble,
+                "the shared limiter does not answer; nothing is called until it does"
+            );
         }
         None
     }
@@ -131,8 +131,10 @@ impl Limiter for SharedLimiter {
     async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision {
         let asked_at = Instant::now();
         let asked = Asked { good: self.take_good(&gates.dependency), ..Asked::of("acquire", ask) };
-        let Some(answer) = self.ask::<Vec<String>>(gates, asked).await else { return Decision::Denied(UNAVAILABLE) };
-        match granted(&answer) {
+        let Some(answer) = self.ask::<Vec<String>>(gates, asked).await else {
+            return Decision::Denied(UNAVAILABLE);
+        };
+        match wire::granted(&answer) {
             Some(decision @ Decision::Granted { probe, .. }) if self.clock.is_none() => {
                 if self.too_late(asked_at.elapsed()) {
                     let grant = Grant { token: ask.token, gates: gates.clone() };
@@ -142,7 +144,7 @@ impl Limiter for SharedLimiter {
                 decision
             }
             Some(decision) => decision,
-            None => Decision::Denied(denied(&answer)),
+            None => Decision::Denied(wire::denied(&answer).unwrap_or(UNAVAILABLE)),
         }
     }
 
@@ -150,12 +152,15 @@ impl Limiter for SharedLimiter {
         match self.ask::<Vec<String>>(gates, Asked::of("confirm", ask)).await {
             None => Err(UNAVAILABLE),
             Some(answer) if answer.first().is_some_and(|word| word == "confirmed") => Ok(()),
-            Some(answer) => Err(denied(&answer)),
+            Some(answer) => Err(wire::denied(&answer).unwrap_or(UNAVAILABLE)),
         }
     }
 
     async fn report(&self, grant: Grant, feedback: Feedback) {
-        let plain = !feedback.throttled && feedback.pause.is_none() && !feedback.probe && grant.gates.slots().is_none();
+        let plain = !feedback.throttled
+            && feedback.pause.is_none()
+            && !feedback.probe
+            && grant.gates.slots().is_none();
         match feedback.healthy {
             None if plain => return,
             Some(true) if plain => {
@@ -173,150 +178,18 @@ impl Limiter for SharedLimiter {
         let told = grant.gates.told(feedback).map(Told::from).into();
         let ask = Ask { cost: 0, token: grant.token, lease_us: 0.0 };
         // An answer that does not come has been told of; slots run out by themselves.
-        let asked = Asked { told, good: self.take_good(&grant.gates.dependency), ..Asked::of("report", &ask) };
+        let asked =
+            Asked { told, good: self.take_good(&grant.gates.dependency), ..Asked::of("report", &ask) };
         let _: Option<Vec<String>> = self.ask(&grant.gates, asked).await;
     }
 
     async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
         let asked = Asked::of("peek", &Ask { cost: 0, token: 0, lease_us: 0.0 });
         let seen: Vec<Vec<String>> = self.ask(gates, asked).await?;
-        seen.iter().filter_map(|gate| snapshot(gate)).reduce(Snapshot::and)
+        seen.iter().filter_map(|gate| wire::snapshot(gate)).reduce(Snapshot::and)
     }
 
     fn cold_wait_us(&self) -> f64 {
         MAX_WAIT_US
     }
-}
-
-/// What the script is asked.
-#[derive(Serialize)]
-struct Asked {
-    op: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    now: Option<f64>,
-    cost: u32,
-    token: String,
-    lease_us: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    good: Option<u32>,
-    gates: Vec<Policy>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    told: Vec<Told>,
-}
-
-impl Asked {
-    fn of(op: &'static str, ask: &Ask) -> Self {
-        Self {
-            op,
-            now: None,
-            cost: ask.cost,
-            token: ask.token.to_string(),
-            lease_us: ask.lease_us,
-            good: None,
-            gates: Vec::new(),
-            told: Vec::new(),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Policy {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rate: Option<Rate>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    concurrency: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    breaker: Option<Breaker>,
-    cold_wait_us: f64,
-}
-
-#[derive(Serialize)]
-struct Rate {
-    interval_us: f64,
-    burst: u32,
-}
-
-#[derive(Serialize)]
-struct Breaker {
-    failure_bp: u16,
-    min_calls: u32,
-    window_us: f64,
-    open_for_us: f64,
-    probes: u32,
-}
-
-impl From<&GatePolicy> for Policy {
-    fn from(policy: &GatePolicy) -> Self {
-        Self {
-            rate: policy.rate.map(|rate| Rate { interval_us: rate.interval_us, burst: rate.burst }),
-            concurrency: policy.concurrency,
-            breaker: policy.breaker.map(|breaker| Breaker {
-                failure_bp: breaker.failure_bp,
-                min_calls: breaker.min_calls,
-                window_us: micros(breaker.window),
-                open_for_us: micros(breaker.open_for),
-                probes: breaker.probes,
-            }),
-            cold_wait_us: policy.cold_wait_us,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Told {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    healthy: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pause: Option<f64>,
-    throttled: bool,
-    probe: bool,
-}
-
-impl From<Feedback> for Told {
-    fn from(feedback: Feedback) -> Self {
-        let Feedback { healthy, pause, throttled, probe } = feedback;
-        Self { healthy, pause, throttled, probe }
-    }
-}
-
-/// `{"granted", wait, probe}`.
-fn granted(answer: &[String]) -> Option<Decision> {
-    let [word, wait, probe] = answer else { return None };
-    (word == "granted").then_some(())?;
-    Some(Decision::Granted { wait: wait.parse().ok()?, probe: probe == "1" })
-}
-
-/// `{"denied", retry_after, reason}`.
-fn denied(answer: &[String]) -> Denied {
-    let read = || {
-        let [_, retry_after, reason] = answer else { return None };
-        let reason = match reason.as_str() {
-            "rate" => Reason::Rate,
-            "owner_rate" => Reason::OwnerRate,
-            "concurrency" => Reason::Concurrency,
-            "paused" => Reason::Paused,
-            "breaker_open" => Reason::BreakerOpen,
-            _ => return None,
-        };
-        Some(Denied { retry_after: retry_after.parse().ok()?, reason })
-    };
-    // The script and this file are of one version, so this is a mistake; when in doubt, no call.
-    read().unwrap_or(UNAVAILABLE)
-}
-
-/// `{free_in, paused_for, factor, in_flight, breaker, known}`.
-fn snapshot(gate: &[String]) -> Option<Snapshot> {
-    let [free_in, paused_for, factor, in_flight, breaker, known] = gate else { return None };
-    (known == "1").then_some(())?;
-    Some(Snapshot {
-        free_in: duration(free_in.parse().ok()?),
-        paused_for: duration(paused_for.parse().ok()?),
-        factor: factor.parse().ok()?,
-        in_flight: in_flight.parse().ok()?,
-        breaker: match breaker.as_str() {
-            "open" => BreakerState::Open,
-            "half_open" => BreakerState::HalfOpen,
-            _ => BreakerState::Closed,
-        },
-    })
 }

@@ -79,7 +79,8 @@ impl Gate {
     /// GCRA's state at a moment. What was unknown is known from now on, and behind a pause the bucket is empty: the
     /// dependency said when it takes a call again, not how many.
     fn tat(&mut self, policy: &GatePolicy, rate: &RatePolicy, now: f64) -> f64 {
-        let tat = self.tat.unwrap_or_else(|| rate.empty_at(now + policy.cold_wait_us)).min(rate.furthest(now));
+        let tat =
+            self.tat.unwrap_or_else(|| rate.empty_at(now + policy.cold_wait_us)).min(rate.furthest(now));
         self.tat = Some(tat);
         if self.paused_until > 0.0 { tat.max(rate.empty_at(self.paused_until)) } else { tat }
     }
@@ -175,7 +176,8 @@ impl Gate {
         if let (Some(rate), Some(tat)) = (&policy.rate, self.tat) {
             free_at = free_at.max(rate.moment(tat, now, 1));
         }
-        if let Some(until) = policy.breaker.as_ref().and_then(|breaker| self.breaker.shut_until(breaker, now)) {
+        if let Some(until) = policy.breaker.as_ref().and_then(|breaker| self.breaker.shut_until(breaker, now))
+        {
             free_at = free_at.max(until);
         }
         Snapshot {

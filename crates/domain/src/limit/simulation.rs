@@ -65,7 +65,15 @@ impl Dependency {
     fn new(per_second: f64, burst: f64) -> Self {
         let interval = 1e6 / per_second;
         let tolerance = burst * interval;
-        Self { interval, tolerance, tat: 0.0, paused_until: 0.0, arrivals: Vec::new(), refused: 0, in_pause: 0 }
+        Self {
+            interval,
+            tolerance,
+            tat: 0.0,
+            paused_until: 0.0,
+            arrivals: Vec::new(),
+            refused: 0,
+            in_pause: 0,
+        }
     }
 
     /// None: accepted; else how many microseconds to wait, in whole seconds.

@@ -111,7 +111,10 @@ mod tests {
         let mut slow = SlowDown::default();
         slow.sign(NOW, None);
         slow.sign(NOW + 10.0, None);
-        assert!(close(slow.factor(NOW + 10.0), 0.5 + 10e-6 * RECOVERY_PER_SECOND), "two signs of a moment are one");
+        assert!(
+            close(slow.factor(NOW + 10.0), 0.5 + 10e-6 * RECOVERY_PER_SECOND),
+            "two signs of a moment are one"
+        );
         assert!(close(slow.factor(NOW + 4e6), 0.7));
         assert!(close(slow.factor(NOW + 600e6), 1.0), "it never passes the configured rate");
         slow.sign(NOW + 1e6, None);

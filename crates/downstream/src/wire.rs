@@ -1,0 +1,135 @@
+//! What the shared limiter and its script say to each other.
+
+use penstock_domain::limit::{
+    Ask, BreakerState, Decision, Denied, Feedback, GatePolicy, Reason, Snapshot, duration, micros,
+};
+use serde::Serialize;
+
+/// What the script is asked.
+#[derive(Serialize)]
+pub(crate) struct Asked {
+    pub(crate) op: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) now: Option<f64>,
+    pub(crate) cost: u32,
+    pub(crate) token: String,
+    pub(crate) lease_us: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) good: Option<u32>,
+    pub(crate) gates: Vec<Policy>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) told: Vec<Told>,
+}
+
+impl Asked {
+    pub(crate) fn of(op: &'static str, ask: &Ask) -> Self {
+        Self {
+            op,
+            now: None,
+            cost: ask.cost,
+            token: ask.token.to_string(),
+            lease_us: ask.lease_us,
+            good: None,
+            gates: Vec::new(),
+            told: Vec::new(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(crate) struct Policy {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<Rate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breaker: Option<Breaker>,
+    cold_wait_us: f64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Rate {
+    interval_us: f64,
+    burst: u32,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Breaker {
+    failure_bp: u16,
+    min_calls: u32,
+    window_us: f64,
+    open_for_us: f64,
+    probes: u32,
+}
+
+impl From<&GatePolicy> for Policy {
+    fn from(policy: &GatePolicy) -> Self {
+        Self {
+            rate: policy.rate.map(|rate| Rate { interval_us: rate.interval_us, burst: rate.burst }),
+            concurrency: policy.concurrency,
+            breaker: policy.breaker.map(|breaker| Breaker {
+                failure_bp: breaker.failure_bp,
+                min_calls: breaker.min_calls,
+                window_us: micros(breaker.window),
+                open_for_us: micros(breaker.open_for),
+                probes: breaker.probes,
+            }),
+            cold_wait_us: policy.cold_wait_us,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(crate) struct Told {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    healthy: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause: Option<f64>,
+    throttled: bool,
+    probe: bool,
+}
+
+impl From<Feedback> for Told {
+    fn from(feedback: Feedback) -> Self {
+        let Feedback { healthy, pause, throttled, probe } = feedback;
+        Self { healthy, pause, throttled, probe }
+    }
+}
+
+/// `{"granted", wait, probe}`.
+pub(crate) fn granted(answer: &[String]) -> Option<Decision> {
+    let [word, wait, probe] = answer else { return None };
+    (word == "granted").then_some(())?;
+    Some(Decision::Granted { wait: wait.parse().ok()?, probe: probe == "1" })
+}
+
+/// `{"denied", retry_after, reason}`.
+pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
+    let [_, retry_after, reason] = answer else { return None };
+    let reason = match reason.as_str() {
+        "rate" => Reason::Rate,
+        "owner_rate" => Reason::OwnerRate,
+        "concurrency" => Reason::Concurrency,
+        "paused" => Reason::Paused,
+        "breaker_open" => Reason::BreakerOpen,
+        _ => return None,
+    };
+    Some(Denied { retry_after: retry_after.parse().ok()?, reason })
+}
+
+/// `{free_in, paused_for, factor, in_flight, breaker, known}`.
+pub(crate) fn snapshot(gate: &[String]) -> Option<Snapshot> {
+    let [free_in, paused_for, factor, in_flight, breaker, known] = gate else { return None };
+    (known == "1").then_some(())?;
+    Some(Snapshot {
+        free_in: duration(free_in.parse().ok()?),
+        paused_for: duration(paused_for.parse().ok()?),
+        factor: factor.parse().ok()?,
+        in_flight: in_flight.parse().ok()?,
+        breaker: match breaker.as_str() {
+            "open" => BreakerState::Open,
+            "half_open" => BreakerState::HalfOpen,
+            _ => BreakerState::Closed,
+        },
+    })
+}
