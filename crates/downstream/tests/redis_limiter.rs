@@ -1,0 +1,255 @@
+//! The limiter on Redis: what every limiter does, decision by decision as the one in process does it, and what happens
+//! when Redis forgets, restarts or is away.
+
+mod support;
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_domain::limit::{Ask, Decision, Feedback, Reason};
+use penstock_domain::pipeline::{Breaker, Rate};
+use penstock_domain::time::{ManualClock, Timestamp};
+use penstock_downstream::{Gates, Grant, Limiter, LocalLimiter, SharedLimiter};
+use support::conformance::Scene;
+use support::{Dice, concurrency, dependency, hammer, rate};
+
+const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+fn redis_url() -> String {
+    std::env::var("PENSTOCK_TEST_REDIS_URL")
+        .expect("PENSTOCK_TEST_REDIS_URL is not set: `cargo xtask test` starts a Redis and sets it")
+}
+
+fn shared() -> SharedLimiter {
+    SharedLimiter::connect(&redis_url()).unwrap()
+}
+
+#[tokio::test]
+async fn it_does_what_every_limiter_does() {
+    let clock = Arc::new(ManualClock::new(START));
+    support::conformance::all(Arc::new(shared().timed_by(clock.clone())), clock).await;
+}
+
+/// The script against the state machine that it mirrors, over random histories.
+#[tokio::test]
+async fn it_decides_as_the_one_in_process() {
+    for seed in 1..=12 {
+        let clock = Arc::new(ManualClock::new(START));
+        let (local, shared) = (LocalLimiter::new(clock.clone()), shared().timed_by(clock.clone()));
+        let mut dice = Dice(seed * 0x9E37_79B9);
+        let mut api = dependency("http://api.example");
+        api.rate = (dice.below(4) > 0).then(|| Rate {
+            per_owner: dice.below(3) == 0,
+            ..rate(20, 1 + u32::try_from(dice.below(8)).unwrap())
+        });
+        api.concurrency = (dice.below(2) > 0).then(|| {
+            let mut limit = concurrency(1 + u32::try_from(dice.below(5)).unwrap());
+            limit.per_owner = dice.below(2) == 0;
+            limit
+        });
+        api.breaker = Breaker { min_calls: 6, probes: 2, ..Breaker::default() };
+        let mut under_way: Vec<(Grant, bool)> = Vec::new();
+        for step in 0..600_u64 {
+            let owner = ["acme", "other"][usize::try_from(dice.below(2)).unwrap()];
+            let gates = Gates::of(&api, owner, 1e6);
+            let burst = api.rate.as_ref().map_or(1, |rate| rate.burst);
+            let cost = 1 + u32::try_from(dice.below(u64::from(burst))).unwrap();
+            let ask = Ask { cost, token: step + 1, lease_us: 3e6 };
+            match dice.below(10) {
+                0..=4 => {
+                    let (ours, theirs) =
+                        (local.acquire(&gates, &ask).await, shared.acquire(&gates, &ask).await);
+                    assert_eq!(ours, theirs, "seed {seed}, step {step}: {gates:?}");
+                    if let Decision::Granted { probe, .. } = ours {
+                        under_way.push((Grant { token: ask.token, gates }, probe));
+                    }
+                }
+                5 if !under_way.is_empty() => {
+                    let (grant, _) = &under_way[under_way.len() - 1];
+                    let ask = Ask { token: grant.token, ..ask };
+                    let ours = local.confirm(&grant.gates, &ask).await;
+                    assert_eq!(ours, shared.confirm(&grant.gates, &ask).await, "seed {seed}, step {step}");
+                }
+                5..=7 if !under_way.is_empty() => {
+                    let place = usize::try_from(dice.below(under_way.len() as u64)).unwrap();
+                    let (grant, probe) = under_way.swap_remove(place);
+                    let feedback = match dice.below(8) {
+                        0 => Feedback { throttled: true, ..Feedback::default() },
+                        #[allow(clippy::cast_precision_loss)]
+                        1 => Feedback {
+                            throttled: true,
+                            pause: Some(dice.below(3000) as f64 * 1000.0),
+                            ..Feedback::default()
+                        },
+                        2 => Feedback::default(),
+                        3..=5 => Feedback { healthy: Some(false), ..Feedback::default() },
+                        _ => Feedback { healthy: Some(true), ..Feedback::default() },
+                    };
+                    let feedback = Feedback { probe, ..feedback };
+                    local.report(grant.clone(), feedback).await;
+                    shared.report(grant, feedback).await;
+                    // Good news travels with the next question: ask it at once, so that both hear it at one moment.
+                    let (ours, theirs) =
+                        (local.acquire(&gates, &ask).await, shared.acquire(&gates, &ask).await);
+                    assert_eq!(ours, theirs, "seed {seed}, step {step}, behind {feedback:?}: {gates:?}");
+                    if let Decision::Granted { probe, .. } = ours {
+                        under_way.push((Grant { token: ask.token, gates }, probe));
+                    }
+                }
+                8 => {
+                    let (ours, theirs) = (local.peek(&gates).await, shared.peek(&gates).await);
+                    assert_eq!(ours, theirs, "seed {seed}, step {step}");
+                }
+                _ => {
+                    let most = if dice.below(10) == 0 { 15_000 } else { 400 };
+                    clock.advance(Duration::from_millis(dice.below(most)));
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limit_is_used_and_never_passed() {
+    let workers: [_; 4] = std::array::from_fn(|_| Arc::new(shared()));
+    hammer::exact_limit(workers, Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lower_true_limit_is_respected() {
+    let workers: [_; 4] = std::array::from_fn(|_| Arc::new(shared()));
+    hammer::lower_limit(workers).await;
+}
+
+#[tokio::test]
+async fn a_decision_is_one_round_trip_and_its_keys_do_not_stay() {
+    let limiter = Arc::new(shared());
+    let mut api = dependency("http://api.example");
+    api.rate = Some(rate(1000, 100));
+    let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
+    let client = redis::Client::open(redis_url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    for token in 1..=10 {
+        let ask = Ask { cost: 1, token, lease_us: 1e6 };
+        assert!(matches!(
+            limiter.acquire(&gates, &ask).await,
+            Decision::Granted { .. } | Decision::Denied(_)
+        ));
+        let good = Feedback { healthy: Some(true), ..Feedback::default() };
+        limiter.report(Grant { token, gates: gates.clone() }, good).await;
+    }
+    let key = format!("penstock:lim:{{{}}}", gates.dependency);
+    let heard: u32 = redis::cmd("HGET").arg(&key).arg("good").query_async(&mut connection).await.unwrap();
+    assert_eq!(heard, 9, "each answer but the last travelled with the next question");
+    let ttl: i64 = redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
+    assert!((3600..=6 * 3600).contains(&ttl), "{ttl}");
+}
+
+#[tokio::test]
+async fn the_scripts_memory_and_the_keys_may_be_lost() {
+    let limiter = shared();
+    let mut api = dependency("http://api.example");
+    api.rate = Some(rate(100, 10));
+    let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
+    let client = redis::Client::open(redis_url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let ask = |token| Ask { cost: 1, token, lease_us: 1e6 };
+    let cold = |decision| matches!(decision, Decision::Granted { wait, .. } if wait > 0.95e6);
+    assert!(cold(limiter.acquire(&gates, &ask(1)).await));
+    let (): () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
+    let next = limiter.acquire(&gates, &ask(2)).await;
+    assert!(!matches!(next, Decision::Denied(denied) if denied.reason == Reason::Unavailable), "{next:?}");
+    let key = format!("penstock:lim:{{{}}}", gates.dependency);
+    let (): () = redis::cmd("DEL").arg(&key).query_async(&mut connection).await.unwrap();
+    assert!(
+        cold(limiter.acquire(&gates, &ask(3)).await),
+        "a lost state waits for reservations that may be out"
+    );
+}
+
+#[tokio::test]
+async fn without_redis_nothing_is_called() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let limiter = SharedLimiter::connect(&format!("redis://{nobody}")).unwrap();
+    let api = dependency("http://api.example");
+    let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6 };
+    let began = Instant::now();
+    match limiter.acquire(&gates, &ask).await {
+        Decision::Denied(denied) => assert_eq!(denied.reason, Reason::Unavailable),
+        granted => panic!("{granted:?}"),
+    }
+    assert_eq!(limiter.confirm(&gates, &ask).await.unwrap_err().reason, Reason::Unavailable);
+    assert!(began.elapsed() < Duration::from_secs(4), "a row does not wait for Redis for long");
+}
+
+/// A Redis of the test's own, to be killed.
+struct Own {
+    server: Option<Child>,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Own {
+    fn new() -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { server: None, port, folder: tempfile::tempdir().unwrap() }
+    }
+
+    async fn start(&mut self) {
+        let server = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed by `cargo xtask test`");
+        self.server = Some(server);
+        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[tokio::test]
+async fn a_restart_from_an_older_state_gives_no_second_burst() {
+    let mut redis = Own::new();
+    redis.start().await;
+    let limiter = Arc::new(SharedLimiter::connect(&format!("redis://127.0.0.1:{}", redis.port)).unwrap());
+    let scene = Scene::new(limiter, Arc::default(), |api| api.rate = Some(rate(50, 40)));
+    let until = Instant::now() + Duration::from_secs(10);
+    let ready = async |what: &str| loop {
+        if let Ok(leave) = scene.acquire("acme", 1).await {
+            break leave.wait;
+        }
+        assert!(Instant::now() < until, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    ready("at first").await;
+    // The burst has come back when a call need not wait.
+    while scene.acquire("acme", 1).await.is_ok_and(|leave| leave.wait > Duration::ZERO) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let client = redis::Client::open(format!("redis://127.0.0.1:{}", redis.port)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let (): () = redis::cmd("SAVE").query_async(&mut connection).await.unwrap();
+    while scene.acquire("acme", 1).await.is_ok() {}
+    redis.kill();
+    assert_eq!(scene.acquire("acme", 1).await.unwrap_err().reason, Reason::Unavailable);
+    redis.start().await;
+    let wait = ready("behind the restart").await;
+    assert!(wait > Duration::from_millis(900), "reservations from before may still come: {wait:?}");
+}

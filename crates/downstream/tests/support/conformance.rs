@@ -1,0 +1,345 @@
+//! What every limiter does. Time is the test's own, so that decisions are exact.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use penstock_domain::limit::{Ask, BreakerState, Decision, Denied, Feedback, Reason, Snapshot};
+use penstock_domain::pipeline::{Breaker, Concurrency, Dependency, Rate};
+use penstock_domain::time::ManualClock;
+use penstock_downstream::{Gates, Grant, Limiter};
+
+use super::{concurrency, dependency, rate};
+
+/// A call that got leave.
+#[derive(Debug)]
+pub struct Leave {
+    pub wait: Duration,
+    pub probe: bool,
+    pub grant: Grant,
+    pub ask: Ask,
+}
+
+/// A limiter, its time, and a dependency.
+pub struct Scene {
+    pub limiter: Arc<dyn Limiter>,
+    pub clock: Arc<ManualClock>,
+    pub dependency: Dependency,
+    tokens: AtomicU64,
+}
+
+const HEALTHY: Feedback = Feedback { healthy: Some(true), pause: None, throttled: false, probe: false };
+const FAILED: Feedback = Feedback { healthy: Some(false), pause: None, throttled: false, probe: false };
+const UNUSED: Feedback = Feedback { healthy: None, pause: None, throttled: false, probe: false };
+
+fn told_to_wait(seconds: f64) -> Feedback {
+    Feedback { healthy: None, pause: Some(seconds * 1e6), throttled: true, probe: false }
+}
+
+impl Scene {
+    pub fn new(
+        limiter: Arc<dyn Limiter>,
+        clock: Arc<ManualClock>,
+        set: impl FnOnce(&mut Dependency),
+    ) -> Self {
+        let mut dependency = dependency("http://api.example");
+        set(&mut dependency);
+        Self { limiter, clock, dependency, tokens: AtomicU64::new(1) }
+    }
+
+    pub fn gates(&self, owner: &str) -> Gates {
+        Gates::of(&self.dependency, owner, self.limiter.cold_wait_us())
+    }
+
+    pub async fn acquire(&self, owner: &str, cost: u32) -> Result<Leave, Denied> {
+        let token = self.tokens.fetch_add(1, Ordering::Relaxed);
+        let ask = Ask { cost, token, lease_us: 15e6 };
+        let gates = self.gates(owner);
+        match self.limiter.acquire(&gates, &ask).await {
+            Decision::Granted { wait, probe } => {
+                let wait = penstock_domain::limit::duration(wait);
+                Ok(Leave { wait, probe, grant: Grant { token, gates }, ask })
+            }
+            Decision::Denied(denied) => Err(denied),
+        }
+    }
+
+    async fn refused(&self, owner: &str) -> Denied {
+        self.acquire(owner, 1).await.map(|leave| leave.wait).expect_err("it should have been denied")
+    }
+
+    async fn report(&self, leave: Leave, feedback: Feedback) {
+        self.limiter.report(leave.grant, Feedback { probe: leave.probe, ..feedback }).await;
+    }
+
+    async fn peek(&self, owner: &str) -> Option<Snapshot> {
+        self.limiter.peek(&self.gates(owner)).await
+    }
+
+    fn pass(&self, seconds: f64) {
+        self.clock.advance(Duration::from_secs_f64(seconds));
+    }
+
+    /// Makes the state known, and lets the bucket fill.
+    async fn warm_up(&self, owner: &str) {
+        let first = match self.acquire(owner, 1).await {
+            Ok(leave) => leave,
+            Err(denied) => panic!("the first call was denied: {denied:?}"),
+        };
+        self.report(first, UNUSED).await;
+        self.pass(20.0);
+    }
+}
+
+fn about(wait: Duration, seconds: f64) -> bool {
+    (wait.as_secs_f64() - seconds).abs() < 0.0005
+}
+
+/// Runs every case.
+pub async fn all(limiter: Arc<dyn Limiter>, clock: Arc<ManualClock>) {
+    let scene = |set: fn(&mut Dependency)| Scene::new(limiter.clone(), clock.clone(), set);
+    a_new_state_is_empty(&scene(|api| api.rate = Some(rate(100, 10)))).await;
+    a_full_bucket_gives_a_burst_then_the_rate(&scene(|api| api.rate = Some(rate(100, 10)))).await;
+    a_dear_call_takes_more(&scene(|api| api.rate = Some(rate(100, 10)))).await;
+    long_waits_are_denied(&scene(|api| api.rate = Some(rate(10, 5)))).await;
+    a_pause_holds_everybody(&scene(|api| api.rate = Some(rate(100, 10)))).await;
+    owners_have_their_own(&scene(|api| api.rate = Some(Rate { per_owner: true, ..rate(10, 5) }))).await;
+    too_fast_without_a_word_halves(&scene(|api| api.rate = Some(rate(100, 10)))).await;
+    slots_come_back(&scene(|api| api.concurrency = Some(concurrency(2)))).await;
+    slots_of_owners(&scene(|api| api.concurrency = Some(Concurrency { limit: 1, per_owner: true }))).await;
+    who_waits_holds_no_slot(&scene(|api| {
+        api.rate = Some(rate(10, 2));
+        api.concurrency = Some(concurrency(3));
+    }))
+    .await;
+    all_limits_or_none(&scene(|api| {
+        api.rate = Some(rate(10, 2));
+        api.concurrency = Some(concurrency(1));
+    }))
+    .await;
+    let breaker = |api: &mut Dependency| {
+        api.breaker = Breaker { failure_bp: 5000, min_calls: 4, probes: 2, ..Breaker::default() };
+    };
+    the_breaker_opens_and_closes(&scene(breaker)).await;
+    a_pause_is_no_failure(&scene(breaker)).await;
+    what_is_not_known_is_not_told(&scene(|api| api.rate = Some(rate(100, 10)))).await;
+}
+
+async fn a_new_state_is_empty(scene: &Scene) {
+    let cold = scene.limiter.cold_wait_us() / 1e6;
+    let first = scene.acquire("acme", 1).await.unwrap();
+    assert!(about(first.wait, cold), "{first:?}");
+    match scene.acquire("acme", 1).await {
+        Ok(second) => assert!(about(second.wait, cold + 0.01005), "{second:?}"),
+        Err(denied) => assert!(cold > 0.0 && denied.reason == Reason::Rate, "{denied:?}"),
+    }
+}
+
+async fn a_full_bucket_gives_a_burst_then_the_rate(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        waits.push(scene.acquire("acme", 1).await.unwrap().wait.as_secs_f64());
+    }
+    // 25 ms of the burst's 100 are the arrival margin: seven calls go at once, the eighth almost.
+    assert!(waits[..7].iter().all(|wait| *wait < 1e-6) && waits[7] > 0.0, "{waits:?}");
+    assert!(waits[8..].windows(2).all(|two| (two[1] - two[0] - 0.01005).abs() < 1e-4), "{waits:?}");
+}
+
+async fn a_dear_call_takes_more(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let (before, dear, after) = (
+        scene.acquire("acme", 1).await.unwrap(),
+        scene.acquire("acme", 10).await.unwrap(),
+        scene.acquire("acme", 1).await.unwrap(),
+    );
+    assert!(about(before.wait, 0.0) && dear.wait > Duration::from_millis(30), "{dear:?}");
+    assert!(after.wait > dear.wait, "{after:?}");
+}
+
+async fn long_waits_are_denied(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let mut granted = 0;
+    let denied = loop {
+        match scene.acquire("acme", 1).await {
+            Ok(leave) => assert!(leave.wait <= Duration::from_secs(1)),
+            Err(denied) => break denied,
+        }
+        granted += 1;
+    };
+    assert!((13..=15).contains(&granted), "{granted}");
+    assert_eq!(denied.reason, Reason::Rate);
+    assert!(denied.retry_after > 1e6 && denied.retry_after < 1.2e6, "{denied:?}");
+    scene.pass(0.2);
+    assert!(scene.acquire("acme", 1).await.is_ok(), "denials cost nothing");
+}
+
+async fn a_pause_holds_everybody(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let calls = [scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap()];
+    let waiting = scene.acquire("acme", 1).await.unwrap();
+    for (call, seconds) in calls.into_iter().zip([5.0, 1.0]) {
+        scene.report(call, told_to_wait(seconds)).await;
+    }
+    scene.pass(2.0);
+    let denied = scene.refused("other").await;
+    assert_eq!(
+        denied,
+        Denied { retry_after: 3e6, reason: Reason::Paused },
+        "a shorter pause shortens nothing"
+    );
+    let confirmed = scene.limiter.confirm(&waiting.grant.gates, &waiting.ask).await;
+    assert_eq!(confirmed.unwrap_err().reason, Reason::Paused);
+    assert_eq!(scene.peek("acme").await.unwrap().paused_for, Duration::from_secs(3));
+    scene.pass(3.0);
+    let waits = [scene.acquire("acme", 1).await.unwrap().wait, scene.acquire("acme", 1).await.unwrap().wait];
+    assert!(
+        about(waits[0], 0.0) && waits[1] > Duration::from_millis(9),
+        "no burst behind a pause: {waits:?}"
+    );
+}
+
+async fn owners_have_their_own(scene: &Scene) {
+    scene.warm_up("acme").await;
+    scene.warm_up("other").await;
+    while scene.acquire("acme", 1).await.is_ok() {}
+    assert_eq!(scene.refused("acme").await.reason, Reason::OwnerRate);
+    let other = scene.acquire("other", 1).await.unwrap();
+    assert!(about(other.wait, 0.0));
+    scene.pass(10.0);
+    scene.report(other, told_to_wait(60.0)).await;
+    assert_eq!(scene.refused("other").await.reason, Reason::Paused);
+    assert!(scene.acquire("acme", 1).await.is_ok(), "the pause is the other's");
+    scene.pass(60.0);
+}
+
+async fn too_fast_without_a_word_halves(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let sign = Feedback { healthy: None, pause: None, throttled: true, probe: false };
+    let calls = [scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap()];
+    for call in calls {
+        scene.report(call, sign).await;
+    }
+    let factor = scene.peek("acme").await.unwrap().factor;
+    assert!((factor - 0.5).abs() < 1e-9, "two signs of one moment are one: {factor}");
+    scene.pass(2.0);
+    let factor = scene.peek("acme").await.unwrap().factor;
+    assert!((factor - 0.6).abs() < 1e-9, "{factor}");
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        waits.push(scene.acquire("acme", 1).await.unwrap().wait.as_secs_f64());
+    }
+    let spacing = waits[19] - waits[18];
+    assert!((spacing - 0.01005 / 0.6).abs() < 1e-4, "{spacing}");
+    scene.pass(600.0);
+    assert!((scene.peek("acme").await.unwrap().factor - 1.0).abs() < 1e-9);
+}
+
+async fn slots_come_back(scene: &Scene) {
+    let (first, _second) = (scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap());
+    assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);
+    assert_eq!(scene.peek("acme").await.unwrap().in_flight, 2);
+    scene.report(first, HEALTHY).await;
+    let _third = scene.acquire("acme", 1).await.unwrap();
+    assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);
+    scene.pass(15.1);
+    assert!(scene.acquire("acme", 1).await.is_ok(), "a crashed worker's slot runs out");
+}
+
+async fn slots_of_owners(scene: &Scene) {
+    let acme = scene.acquire("acme", 1).await.unwrap();
+    let _other = scene.acquire("other", 1).await.unwrap();
+    assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);
+    scene.report(acme, HEALTHY).await;
+    assert!(scene.acquire("acme", 1).await.is_ok());
+}
+
+async fn who_waits_holds_no_slot(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let mut waiting = Vec::new();
+    while let Ok(leave) = scene.acquire("acme", 1).await {
+        waiting.push(leave);
+    }
+    assert!(waiting.len() > 8, "{}", waiting.len());
+    assert!(scene.peek("acme").await.unwrap().in_flight <= 2);
+    scene.pass(1.0);
+    let mut confirmed = 0;
+    for leave in waiting.iter().filter(|leave| leave.wait > Duration::from_millis(10)) {
+        match scene.limiter.confirm(&leave.grant.gates, &leave.ask).await {
+            Ok(()) => confirmed += 1,
+            Err(denied) => assert_eq!(denied.reason, Reason::Concurrency),
+        }
+        assert!(scene.peek("acme").await.unwrap().in_flight <= 3);
+    }
+    assert!(confirmed > 0);
+    assert_eq!(scene.peek("acme").await.unwrap().in_flight, 3);
+}
+
+async fn all_limits_or_none(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let first = scene.acquire("acme", 1).await.unwrap();
+    for _ in 0..50 {
+        assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);
+    }
+    scene.report(first, HEALTHY).await;
+    let second = scene.acquire("acme", 1).await.unwrap();
+    assert!(second.wait < Duration::from_millis(200), "refusals were charged to the rate: {second:?}");
+}
+
+async fn the_breaker_opens_and_closes(scene: &Scene) {
+    let call = async |feedback: Feedback| {
+        let leave = scene.acquire("acme", 1).await.unwrap();
+        assert!(!leave.probe);
+        scene.report(leave, feedback).await;
+    };
+    let early = scene.acquire("acme", 1).await.unwrap();
+    for feedback in [HEALTHY, HEALTHY, FAILED] {
+        call(feedback).await;
+    }
+    call(FAILED).await;
+    let denied = scene.refused("acme").await;
+    assert_eq!(denied, Denied { retry_after: 10e6, reason: Reason::BreakerOpen });
+    assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::Open);
+    scene.pass(10.0);
+    assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::HalfOpen);
+    scene.report(early, FAILED).await;
+    let (first, second) = (scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap());
+    assert!(first.probe && second.probe);
+    assert_eq!(scene.refused("acme").await.reason, Reason::BreakerOpen, "two probes are out");
+    scene.report(second, UNUSED).await;
+    let second = scene.acquire("acme", 1).await.unwrap();
+    assert!(second.probe, "one that was not made makes room for another");
+    scene.report(second, HEALTHY).await;
+    assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::HalfOpen);
+    scene.report(first, HEALTHY).await;
+    assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::Closed);
+    for _ in 0..4 {
+        call(FAILED).await;
+    }
+    scene.pass(10.0);
+    let probe = scene.acquire("acme", 1).await.unwrap();
+    scene.report(probe, FAILED).await;
+    assert_eq!(
+        scene.peek("acme").await.unwrap().breaker,
+        BreakerState::Open,
+        "a failed probe opens it again"
+    );
+}
+
+async fn a_pause_is_no_failure(scene: &Scene) {
+    for _ in 0..8 {
+        let leave = scene.acquire("acme", 1).await.unwrap();
+        scene.report(leave, told_to_wait(0.0)).await;
+        scene.pass(2.0);
+    }
+    assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::Closed);
+}
+
+async fn what_is_not_known_is_not_told(scene: &Scene) {
+    assert_eq!(scene.peek("acme").await, None);
+    scene.warm_up("acme").await;
+    let seen = scene.peek("acme").await.unwrap();
+    assert_eq!((seen.free_in, seen.paused_for, seen.in_flight), (Duration::ZERO, Duration::ZERO, 0));
+    while scene.acquire("acme", 1).await.is_ok() {}
+    assert!(scene.peek("acme").await.unwrap().free_in > Duration::from_millis(900));
+}

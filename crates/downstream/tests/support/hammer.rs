@@ -1,0 +1,98 @@
+//! Workers with more rows than the limit allows, against a server that counts exactly.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_domain::pipeline::RenderedRequest;
+use penstock_domain::pipeline::definition::Method;
+use penstock_downstream::{Called, Caller, Client, Demand, Limiter};
+
+use super::server::{Arrived, Server};
+use super::{SystemClock, dependency, rate};
+
+const ROWS_PER_WORKER: usize = 20;
+const RUN: Duration = Duration::from_secs(5);
+
+pub fn caller(limiter: Arc<dyn Limiter>, seed: u64) -> Arc<Caller> {
+    // Another test may have installed it already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Arc::new(Caller::new(limiter, Client::new().unwrap(), Arc::new(SystemClock), seed << 40))
+}
+
+pub fn get(path: &str) -> RenderedRequest {
+    RenderedRequest {
+        method: Method::Get,
+        path: path.to_owned(),
+        query: Vec::new(),
+        headers: Vec::new(),
+        json: None,
+    }
+}
+
+/// Every worker calls `/limited` with all its rows until the time is up.
+async fn run(
+    server: &Server,
+    limiters: [Arc<dyn Limiter>; 4],
+    limit: u32,
+    burst: u32,
+    for_: Duration,
+) -> Vec<Arrived> {
+    let mut api = dependency(server.url());
+    api.rate = Some(rate(limit, burst));
+    let api = Arc::new(api);
+    let until = Instant::now() + for_;
+    let mut rows = tokio::task::JoinSet::new();
+    for (worker, limiter) in limiters.into_iter().enumerate() {
+        let caller = caller(limiter, worker as u64 + 1);
+        for _ in 0..ROWS_PER_WORKER {
+            let (caller, api) = (caller.clone(), api.clone());
+            rows.spawn(async move {
+                while Instant::now() < until {
+                    let demand = Demand {
+                        dependency: &api,
+                        owner: "acme",
+                        cost: 1,
+                        idempotency_key: None,
+                        safe_to_repeat: true,
+                        traceparent: None,
+                    };
+                    let called = caller.call(&demand, get("/limited"), &|| true, &|| Box::new(())).await;
+                    if let Called::Waits { .. } = called {
+                        // As a worker does that gives the row back and takes it up again.
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            });
+        }
+    }
+    while let Some(done) = rows.join_next().await {
+        done.unwrap();
+    }
+    server.arrived()
+}
+
+/// The server allows what is configured: nothing is refused, and nearly all of it used. `cold` is how long the limiter
+/// lets nothing through at first.
+pub async fn exact_limit<L: Limiter + 'static>(workers: [Arc<L>; 4], cold: Duration) {
+    let server = Server::start(200, 10);
+    let workers = workers.map(|worker| worker as Arc<dyn Limiter>);
+    let arrived = run(&server, workers, 200, 10, RUN + cold).await;
+    let refused = arrived.iter().filter(|call| call.refused).count();
+    assert_eq!(refused, 0, "of {}", arrived.len());
+    // From the first to the last: rows that were still waiting for their moment end behind the time.
+    let span = arrived[arrived.len() - 1].at - arrived[0].at;
+    let share = f64::from(u32::try_from(arrived.len()).unwrap()) / (200.0 * span.as_secs_f64());
+    assert!(share > 0.97, "only {share} of the limit used: {} calls in {span:?}", arrived.len());
+}
+
+/// The server allows less than configured and says so: of each pause, at most one call of each worker falls into it.
+pub async fn lower_limit<L: Limiter + 'static>(workers: [Arc<L>; 4]) {
+    let server = Server::start(100, 10);
+    let workers = workers.map(|worker| worker as Arc<dyn Limiter>);
+    let arrived = run(&server, workers, 200, 10, RUN).await;
+    let in_pause = arrived.iter().filter(|call| call.in_pause).count();
+    let pauses = arrived.iter().filter(|call| call.refused && !call.in_pause).count();
+    assert!(pauses > 0, "the limit was never felt");
+    assert!(in_pause <= 4 * pauses, "{in_pause} calls fell into {pauses} pauses");
+    assert!(arrived.len() > 100);
+}
