@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix_web::dev::Server;
+pub use actix_web::dev::ServerHandle as Handle;
 use actix_web::error::{InternalError, QueryPayloadError};
 use actix_web::middleware::Compress;
 use actix_web::{App, HttpResponse, HttpServer, ResponseError as _, web};

@@ -348,3 +348,28 @@ fn open_secret(engines: &Engines, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<
         .open_small("owners", &owner.0.to_string(), "secret", sealed)
         .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
 }
+
+/// Seals an owner's callback secrets under the keyring's active key; true when they were under another.
+///
+/// # Errors
+/// When the database fails or the keyring lacks their key.
+pub async fn reseal_secrets(engines: &Engines, owner: OwnerSeq) -> Result<bool, FlowError> {
+    let before = engines.store.callback_secrets(owner).await?;
+    let active = engines.keyring.active_id();
+    let stale = [&before.current, &before.previous].into_iter().flatten().any(|sealed| {
+        penstock_crypto::Keyring::small_key_id(sealed).is_ok_and(|id| id != active)
+    });
+    if !stale {
+        return Ok(false);
+    }
+    let reseal = |sealed: &Option<Vec<u8>>| match sealed {
+        None => Ok(None),
+        Some(sealed) => seal_secret(engines, owner, &open_secret(engines, owner, sealed)?).map(Some),
+    };
+    let secrets = CallbackSecrets {
+        current: reseal(&before.current)?,
+        previous: reseal(&before.previous)?,
+        previous_until: before.previous_until,
+    };
+    Ok(engines.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await?)
+}

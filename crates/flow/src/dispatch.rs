@@ -103,7 +103,12 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
 }
 
 fn extraction_bells(swept: &Swept) -> Vec<Message> {
-    swept.extractions.iter().map(|batch| Message::Extract { batch: *batch }).collect()
+    swept.extractions.iter().map(|batch| extraction_bell(*batch)).collect()
+}
+
+/// The message that has a batch extracted.
+pub fn extraction_bell(batch: BatchSeq) -> Message {
+    Message::Extract { batch }
 }
 
 /// Runs that come every second spread their rows over a second, those of a CronJob over its minute.

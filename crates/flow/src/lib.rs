@@ -25,6 +25,7 @@ pub mod signing;
 mod unsealed;
 pub mod upload;
 pub mod view;
+pub mod waiting;
 
 pub use definitions::Definitions;
 pub use engines::Engines;

@@ -1,0 +1,242 @@
+//! `penstock demo`: a newcomer's first look, with nothing faked: the real API, extraction, dispatcher, and calls.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use penstock_app::{Settings, StartError, data_dir, shutdown};
+use penstock_crypto::ApiKey;
+use penstock_domain::pipeline::Pipeline;
+use penstock_sandbox::{Config, Faults, Limit, Sandbox};
+use penstock_store::owners::{ApiKeyRecord, KeyRole};
+use serde_json::Value;
+
+use crate::dev::{self, Everything};
+use crate::open::said;
+use crate::output::Output;
+
+const DEFINITION: &str = include_str!("../demo/demo.yaml");
+
+/// The demo's dispatcher does not keep anybody waiting for a minute.
+const RUN_EVERY: Duration = Duration::from_secs(1);
+
+/// Progress is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+pub async fn run(
+    mut settings: Settings,
+    data: &Path,
+    rows: u32,
+    keep: bool,
+    out: Output,
+) -> Result<bool, StartError> {
+    if rows == 0 {
+        return Err(StartError::new("--rows is 1 or more"));
+    }
+    data_dir::fill(&mut settings, data)?;
+    settings.rows_per_owner = settings.rows_per_owner.max(300);
+    if std::net::TcpListener::bind(settings.bind).is_err() {
+        settings.bind = SocketAddr::from(([127, 0, 0, 1], 0));
+    }
+    let sandbox = Sandbox::start(Config {
+        address: Some(Limit { rate: 300.0, burst: 30.0 }),
+        invite: Some(Limit { rate: 150.0, burst: 15.0 }),
+        faults: Faults { latency_ms: 5, jitter_ms: 20, ..Faults::default() },
+        ..Config::default()
+    })
+    .map_err(said)?;
+    let url = sandbox.url();
+    let vars = |name: &str| match name {
+        "ADDRESS_API_URL" | "INVITE_API_URL" => Some(url.clone()),
+        "INVITE_API_TOKEN" => Some("demo".to_owned()),
+        _ => None,
+    };
+    let pipeline = Pipeline::load("demo.yaml", DEFINITION, &vars).map_err(|errors| {
+        StartError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
+    let stop = shutdown::on_signal();
+    let everything = dev::start(&settings, vec![pipeline], RUN_EVERY, stop.clone()).await?;
+    let demo = Demo::new(&everything, out).await?;
+    let finished = tokio::select! {
+        finished = demo.show(rows, &sandbox) => finished?,
+        () = stop.cancelled() => false,
+    };
+    if finished && keep && !stop.is_cancelled() {
+        demo.tell("\nIt stays up until Ctrl-C.");
+        stop.cancelled().await;
+    }
+    everything.finish().await?;
+    Ok(finished)
+}
+
+struct Demo {
+    http: reqwest::Client,
+    base: String,
+    key: String,
+    out: Output,
+}
+
+impl Demo {
+    async fn new(everything: &Everything, out: Output) -> Result<Self, StartError> {
+        let engines = &everything.chosen.engines;
+        let now = engines.clock.now();
+        let owner = engines.store.ensure_owner("demo", now).await.map_err(said)?;
+        let key = ApiKey::generate(engines.random.as_ref()).map_err(said)?;
+        let record = ApiKeyRecord {
+            id: key.id().to_owned(),
+            owner: owner.name,
+            owner_seq: owner.seq,
+            role: KeyRole::Client,
+            hash: key.hash(),
+            created_at: now,
+            revoked_at: None,
+        };
+        engines.store.create_key(&record).await.map_err(said)?;
+        let http = reqwest::Client::builder().no_proxy().build().map_err(said)?;
+        Ok(Self { http, base: format!("http://{}", everything.address), key: key.reveal(), out })
+    }
+
+    /// For people; a program gets one JSON object at the end.
+    fn tell(&self, text: impl AsRef<str>) {
+        if !self.out.json {
+            println!("{}", text.as_ref());
+        }
+    }
+
+    async fn get(&self, path: &str) -> Result<Value, StartError> {
+        let response =
+            self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.key).send().await.map_err(said)?;
+        response.error_for_status().map_err(said)?.json().await.map_err(said)
+    }
+
+    async fn show(&self, rows: u32, sandbox: &Sandbox) -> Result<bool, StartError> {
+        let began = Instant::now();
+        self.tell(format!("Uploading {rows} rows to {}/v2/client/users/batch/invite …", self.base));
+        let batch = self.upload(rows).await?;
+        let id = batch["id"].as_str().unwrap_or_default().to_owned();
+        self.tell(format!("Batch {id} was accepted after {:.1} s; every row was validated on the way.", began.elapsed().as_secs_f64()));
+        let batch = self.watch(&id, rows).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        let errors = self.get(&format!("/v2/batches/{id}/errors")).await?;
+        let stats = sandbox.stats();
+        if self.out.json {
+            self.out.say(&serde_json::json!({ "batch": batch, "errors": errors, "downstream": stats, "seconds": seconds }), String::new);
+            return Ok(true);
+        }
+        self.outcome(&id, &batch, &errors, seconds).await?;
+        let calls = stats.address_links + stats.addresses + stats.invites;
+        println!(
+            "\nThe downstream counted {calls} calls and {} invitations, {} of them twice; it said \"too many\" {} times.",
+            stats.effects,
+            stats.doubled,
+            stats.statuses.get(&429).copied().unwrap_or(0)
+        );
+        println!("\nLook next:");
+        println!("  API      {} (documentation: {}/docs)", self.base, self.base);
+        println!("  key      {}", self.key);
+        println!("  curl -H 'Authorization: Bearer {}' {}/v2/batches/{id}", self.key, self.base);
+        println!("  curl -H 'Authorization: Bearer {}' {}/v2/batches/{id}/results.csv", self.key, self.base);
+        println!("  (with --keep it stays up; `penstock dev` is the same with your own pipelines)");
+        Ok(true)
+    }
+
+    async fn upload(&self, rows: u32) -> Result<Value, StartError> {
+        let head = Bytes::from_static(b"email,first_name,last_name,phone,postcode\n");
+        let lines = (0..rows).map(|number| Ok::<_, std::io::Error>(Bytes::from(sample(number))));
+        let body = futures::stream::iter(std::iter::once(Ok(head)).chain(lines));
+        let response = self
+            .http
+            .post(format!("{}/v2/client/users/batch/invite", self.base))
+            .query(&[("name", "demo"), ("context", r#"{"campaign":"demo"}"#)])
+            .bearer_auth(&self.key)
+            .header("content-type", "text/csv")
+            .body(reqwest::Body::wrap_stream(body))
+            .send()
+            .await
+            .map_err(said)?;
+        let good = response.status().is_success();
+        let value: Value = response.json().await.map_err(said)?;
+        if good { Ok(value) } else { Err(StartError(format!("the upload was refused: {value}"))) }
+    }
+
+    async fn watch(&self, id: &str, rows: u32) -> Result<Value, StartError> {
+        let bar = std::io::stdout().is_terminal() && !self.out.json;
+        let began = Instant::now();
+        let mut said_at = Instant::now();
+        loop {
+            let batch = self.get(&format!("/v2/batches/{id}")).await?;
+            let done = ["completed", "failed"].iter().filter_map(|name| batch["counts"][name].as_u64()).sum::<u64>();
+            #[allow(clippy::cast_precision_loss, reason = "shown with no decimals")]
+            let rate = done as f64 / began.elapsed().as_secs_f64();
+            #[allow(clippy::cast_precision_loss, reason = "shown with no decimals")]
+            let left = if rate > 0.0 { (f64::from(rows) - done as f64) / rate } else { 0.0 };
+            let progress = usize::try_from(batch["progress"].as_u64().unwrap_or(0)).unwrap_or(0);
+            let line = format!(
+                "[{:<25}] {progress:>3} %  {done}/{rows} rows  {rate:.0} rows/s  {left:.0} s left",
+                "#".repeat(progress / 4)
+            );
+            let ended = !batch["finished_at"].is_null();
+            if bar {
+                print!("\r{line} ");
+                std::io::stdout().flush().map_err(said)?;
+            } else if ended || said_at.elapsed() > Duration::from_secs(2) {
+                said_at = Instant::now();
+                self.tell(&line);
+            }
+            if ended {
+                if bar {
+                    println!();
+                }
+                return Ok(batch);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn outcome(&self, id: &str, batch: &Value, errors: &Value, seconds: f64) -> Result<(), StartError> {
+        let counts = &batch["counts"];
+        println!(
+            "\nFinished in {seconds:.1} s: {}. {} completed, {} failed.\n",
+            batch["outcome"].as_str().unwrap_or_default(),
+            counts["completed"],
+            counts["failed"]
+        );
+        println!("{:<12} {:<16} {:>6}  rows such as", "CODE", "STEP", "ROWS");
+        let done = self.get(&format!("/v2/batches/{id}/rows?status=completed&limit=3")).await?;
+        let samples: Vec<String> = done["data"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|row| format!("{} ({})", row["line"], row["result"]["check_id"].as_str().unwrap_or_default()))
+            .collect();
+        println!("{:<12} {:<16} {:>6}  {}", "completed", "", counts["completed"].to_string(), samples.join(", "));
+        for group in errors["data"].as_array().into_iter().flatten() {
+            let mut samples = Vec::new();
+            let mut step = String::new();
+            for number in group["sample"].as_array().into_iter().flatten() {
+                let row = self.get(&format!("/v2/batches/{id}/rows/{number}")).await?;
+                step = row["error"]["step"].as_str().unwrap_or_default().to_owned();
+                let reason = row["error"]["detail"]["error"].as_str().unwrap_or_default();
+                samples.push(format!("{} ({reason})", row["line"]));
+            }
+            let code = group["code"].as_str().unwrap_or_default();
+            println!("{code:<12} {step:<16} {:>6}  {}", group["count"].to_string(), samples.join(", "));
+        }
+        println!("(numbers are lines of the file)");
+        Ok(())
+    }
+}
+
+/// A line of the sample; the downstream refuses a few of them.
+fn sample(number: u32) -> String {
+    let email = match number % 100 {
+        17 => format!("taken{number}@example.com"),
+        53 => format!("person{number}@blocked.example"),
+        _ => format!("person{number}@example.com"),
+    };
+    let postcode = if number % 100 == 71 { format!("ZZ{:04}", number % 10_000) } else { format!("AB{:04}", number % 10_000) };
+    let phone = if number.is_multiple_of(3) { format!("+4917{:08}", number) } else { String::new() };
+    format!("{email},First{number},Last{number},{phone},{postcode}\n")
+}

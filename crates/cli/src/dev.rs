@@ -1,0 +1,90 @@
+//! Everything in one process: `penstock dev`, and the ground of the demo.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use penstock_api::ApiState;
+use penstock_api::server::Handle;
+use penstock_app::engines::choose;
+use penstock_app::{Chosen, Role, Settings, StartError, boot, data_dir, shutdown};
+use penstock_domain::pipeline::Pipeline;
+use tokio_util::sync::CancellationToken;
+
+use crate::open::said;
+
+/// All services of one process.
+pub struct Everything {
+    pub chosen: Chosen,
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+    handle: Handle,
+    worker: penstock_worker::Running,
+    dispatcher: tokio::task::JoinHandle<()>,
+}
+
+/// Starts everything. What a process before this one held is given back first.
+pub async fn start(
+    settings: &Settings,
+    pipelines: Vec<Pipeline>,
+    every: Duration,
+    stop: CancellationToken,
+) -> Result<Everything, StartError> {
+    let chosen = choose(settings, pipelines, Role::Everything).await?;
+    let engines = &chosen.engines;
+    if chosen.local {
+        engines.store.migrate().await.map_err(said)?;
+    }
+    penstock_app::startup::await_schema(engines, &stop).await?;
+    if chosen.local {
+        // One process serves this database: whatever was queued or leased was its predecessor's.
+        let swept = engines.store.sweep(engines.clock.now(), 0, true).await.map_err(said)?;
+        let bells = swept.extractions.iter().map(|batch| penstock_flow::dispatch::extraction_bell(*batch)).collect();
+        engines.bell.ring(bells).await.map_err(said)?;
+    }
+    let worker = penstock_worker::start(&chosen, settings, &stop)?;
+    let state = ApiState {
+        engines: engines.clone(),
+        rows_per_owner: settings.rows_per_owner,
+        upload_time: Duration::from_secs(settings.upload_seconds),
+        upload_idle: Duration::from_secs(settings.upload_idle_seconds),
+        allow_private_callbacks: settings.allow_private_callbacks,
+        signer: chosen.signer(),
+    };
+    let (server, address) = penstock_api::serve(state, settings.bind)
+        .map_err(|error| StartError(format!("cannot listen on {}: {error}", settings.bind)))?;
+    let handle = server.handle();
+    let server = tokio::spawn(server);
+    let policy = chosen.dispatch_policy(settings);
+    let dispatcher = tokio::spawn({
+        let (engines, stop) = (engines.clone(), stop.clone());
+        async move { penstock_dispatcher::every(&engines, &policy, every, &stop).await }
+    });
+    Ok(Everything { chosen, address, stop, server, handle, worker, dispatcher })
+}
+
+impl Everything {
+    /// Stops everything in order: no more requests, no more releases, rows drained.
+    pub async fn finish(self) -> Result<(), StartError> {
+        self.stop.cancel();
+        self.handle.stop(true).await;
+        self.dispatcher.await.map_err(said)?;
+        self.worker.wait().await;
+        self.server.await.map_err(said)?.map_err(said)
+    }
+}
+
+/// `penstock dev`.
+pub async fn run(mut settings: Settings, data: &Path, every: Duration) -> Result<bool, StartError> {
+    data_dir::fill(&mut settings, data)?;
+    let folder = settings.pipelines.clone().unwrap_or_else(|| PathBuf::from("./pipelines"));
+    let pipelines = boot::load_pipelines(&folder, &boot::environment)?;
+    let stop = shutdown::on_signal();
+    let everything = start(&settings, pipelines, every, stop.clone()).await?;
+    println!("Penstock listens on http://{} (documentation: /docs)", everything.address);
+    println!("A key: penstock keys create --owner NAME");
+    stop.cancelled().await;
+    everything.finish().await?;
+    Ok(true)
+}

@@ -1,0 +1,170 @@
+//! `penstock`: everything in one process, and the operator's commands.
+
+mod batches;
+mod demo;
+mod dev;
+mod doctor;
+mod keys;
+mod manual;
+mod open;
+mod output;
+mod owners;
+mod reconcile;
+mod why;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use penstock_app::settings::parse_span;
+use penstock_app::telemetry::{self, LogStyle};
+use penstock_app::{Settings, StartError, boot};
+
+/// A million rows, each carried once through rate-limited APIs.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Program {
+    #[command(flatten)]
+    settings: Settings,
+    /// Where one machine keeps its data, unless URLs say otherwise
+    #[arg(long, default_value = "./data", global = true)]
+    data: PathBuf,
+    /// Prints JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything in one process, with a downstream and a sample file, to see it work
+    Demo {
+        /// Rows of the sample
+        #[arg(long, default_value_t = 1000)]
+        rows: u32,
+        /// Stays up afterwards
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Everything in one process, with your pipelines; stays up
+    Dev {
+        /// The time between two dispatcher runs
+        #[arg(long, value_parser = parse_span, default_value = "60s")]
+        every: Duration,
+    },
+    /// Brings the database's schema up to date
+    Migrate,
+    /// API keys
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Owners: quotas, weights, callback secrets
+    #[command(subcommand)]
+    Owners(owners::Command),
+    /// Batches: look at them and command them
+    #[command(subcommand)]
+    Batches(batches::Command),
+    /// Says why a batch or a row waits, and when it moves next
+    Why {
+        /// The batch
+        batch: String,
+        /// The row's number
+        row: Option<u32>,
+    },
+    /// Takes the extraction lease and extracts here, now
+    Extract {
+        /// The batch
+        batch: String,
+        /// Required: a worker does this by itself
+        #[arg(long, required = true)]
+        manual_run: bool,
+    },
+    /// Claims and processes one row here, now
+    ProcessRow {
+        /// The batch
+        batch: String,
+        /// The row's number
+        row: u32,
+        /// Shows paths and results too; written to the audit log
+        #[arg(long)]
+        reveal: bool,
+    },
+    /// Lists what is stuck and what would be done
+    Reconcile {
+        /// Does it
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Checks engines, schema, keys and pipelines
+    Doctor,
+    /// Erases and deletes what is past its time
+    Prune,
+    /// Sealing: keys of the keyring
+    #[command(subcommand)]
+    Crypto(CryptoCommand),
+}
+
+#[derive(Subcommand)]
+enum CryptoCommand {
+    /// Wraps every data key anew under the keyring's first key
+    Rewrap,
+}
+
+fn main() -> ExitCode {
+    let program = Program::parse();
+    boot::install_tls();
+    let style = if matches!(program.command, Command::Dev { .. }) { LogStyle::Json } else { LogStyle::Text };
+    let default = match program.command {
+        Command::Dev { .. } => "info",
+        Command::Demo { .. } => "error",
+        _ => "warn",
+    };
+    let _telemetry = telemetry::start(style, default);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("penstock: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(program)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("penstock: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Carries a command out; false when it did its work and the answer is no.
+async fn run(mut program: Program) -> Result<bool, StartError> {
+    let out = output::Output { json: program.json };
+    match program.command {
+        Command::Demo { rows, keep } => return demo::run(program.settings, &program.data, rows, keep, out).await,
+        Command::Dev { every } => return dev::run(program.settings, &program.data, every).await,
+        _ => {}
+    }
+    let opened = open::operator(&mut program.settings, &program.data).await?;
+    match program.command {
+        Command::Demo { .. } | Command::Dev { .. } => Ok(true),
+        Command::Migrate => {
+            let (from, to) = opened.chosen.engines.store.migrate().await.map_err(open::said)?;
+            out.say(&serde_json::json!({ "from": from, "to": to }), || {
+                if from == to { format!("the schema is up to date (version {to})") } else { format!("the schema went from version {from} to {to}") }
+            });
+            Ok(true)
+        }
+        Command::Keys(command) => keys::run(&opened, command, out).await,
+        Command::Owners(command) => owners::run(&opened, command, out).await,
+        Command::Batches(command) => batches::run(&opened, command, out).await,
+        Command::Why { batch, row } => why::run(&opened, &batch, row, out).await,
+        Command::Extract { batch, .. } => manual::extract(&opened, &batch, out).await,
+        Command::ProcessRow { batch, row, reveal } => manual::process_row(&opened, &batch, row, reveal, out).await,
+        Command::Reconcile { apply } => reconcile::run(&opened, apply, out).await,
+        Command::Doctor => doctor::run(&opened, out).await,
+        Command::Prune => manual::prune(&opened, out).await,
+        Command::Crypto(CryptoCommand::Rewrap) => keys::rewrap(&opened, out).await,
+    }
+}

@@ -1,0 +1,66 @@
+//! `penstock owners …`.
+
+use clap::Subcommand;
+use penstock_app::StartError;
+use penstock_flow::callbacks::rotate_secret;
+use serde_json::json;
+
+use crate::open::{Opened, said};
+use crate::output::Output;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Lists owners
+    List,
+    /// Sets an owner's quota and weight
+    Set {
+        /// Its name
+        name: String,
+        /// Rows in flight at the most; 0 takes the default again
+        #[arg(long)]
+        rows: Option<u32>,
+        /// Its share when a run's cap is short
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        weight: Option<u32>,
+    },
+    /// Gives an owner a new callback secret; the one before signs too for a day
+    RotateSecret {
+        /// Its name
+        name: String,
+    },
+}
+
+pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool, StartError> {
+    let engines = &opened.chosen.engines;
+    match command {
+        Command::List => {
+            let owners = engines.store.owners().await.map_err(said)?;
+            let rows: Vec<Vec<String>> = owners
+                .iter()
+                .map(|owner| {
+                    let quota = owner.rows.map_or("default".to_owned(), |rows| rows.to_string());
+                    vec![owner.name.clone(), quota, owner.weight.to_string(), owner.created_at.to_string()]
+                })
+                .collect();
+            out.table(&owners, &["OWNER", "ROWS", "WEIGHT", "CREATED"], &rows);
+        }
+        Command::Set { name, rows, weight } => {
+            let rows = rows.map(|rows| (rows > 0).then_some(rows));
+            let owner = engines.store.set_owner(&name, rows, weight).await.map_err(said)?;
+            out.say(&owner, || {
+                let quota = owner.rows.map_or("the default quota".to_owned(), |rows| format!("{rows} rows"));
+                format!("{}: {quota}, weight {}", owner.name, owner.weight)
+            });
+        }
+        Command::RotateSecret { name } => {
+            let owners = engines.store.owners().await.map_err(said)?;
+            let owner = owners.into_iter().find(|owner| owner.name == name);
+            let owner = owner.ok_or_else(|| StartError(format!("there is no owner {name}")))?;
+            let secret = rotate_secret(engines, owner.seq).await.map_err(said)?;
+            out.say(&json!({ "owner": name, "secret": secret }), || {
+                format!("{secret}\n(shown once; the secret before signs too for 24 hours)")
+            });
+        }
+    }
+    Ok(true)
+}

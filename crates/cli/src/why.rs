@@ -1,0 +1,26 @@
+//! `penstock why`: what a batch or a row waits for.
+
+use penstock_app::StartError;
+use penstock_flow::waiting;
+
+use crate::open::{Opened, said};
+use crate::output::Output;
+
+pub async fn run(opened: &Opened, batch: &str, row: Option<u32>, out: Output) -> Result<bool, StartError> {
+    let batch = opened.batch(batch).await?;
+    let engines = &opened.chosen.engines;
+    let waits = waiting::explain(engines, Some(&opened.chosen.caller), &batch, row, opened.settings.rows_per_owner)
+        .await
+        .map_err(said)?;
+    out.say(&waits, || {
+        let lines: Vec<String> = waits
+            .iter()
+            .map(|wait| match wait.until {
+                Some(until) => format!("{}: {} (until {until})", wait.reason, wait.sentence),
+                None => format!("{}: {}", wait.reason, wait.sentence),
+            })
+            .collect();
+        lines.join("\n")
+    });
+    Ok(true)
+}

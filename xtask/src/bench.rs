@@ -1,0 +1,10 @@
+//! `cargo xtask bench`: figures as ratios to a ceiling that is measured in the same run.
+
+use crate::cargo;
+
+/// Builds for speed and measures.
+pub fn run(args: &[String]) -> Result<(), String> {
+    let mut command = cargo();
+    command.args(["run", "--release", "--quiet", "--package", "penstock-benches", "--"]).args(args);
+    crate::run(command)
+}

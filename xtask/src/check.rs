@@ -1,0 +1,48 @@
+//! `cargo xtask test`: what has to hold before anything lands.
+
+use std::time::Instant;
+
+use crate::services::Services;
+use crate::{cargo, run};
+
+/// Formats, lints, then every test, with real servers. Fails, and never skips, when one of them is missing.
+pub fn test(args: &[String]) -> Result<(), String> {
+    let began = Instant::now();
+    step("format", || {
+        let mut command = cargo();
+        command.args(["fmt", "--all", "--check"]);
+        run(command)
+    })?;
+    step("lints", || {
+        let mut command = cargo();
+        command.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]);
+        run(command)
+    })?;
+    let services = Services::start()?;
+    step("programs for whole runs", || {
+        let mut command = cargo();
+        command.args(["build", "--quiet", "--features", "penstock-cli/crash-points,penstock-worker/crash-points,penstock-dispatcher/crash-points,penstock-api/crash-points"]);
+        command.args(["--package", "penstock-cli", "--package", "penstock-api", "--package", "penstock-worker"]);
+        command.args(["--package", "penstock-dispatcher", "--package", "penstock-sandbox"]);
+        run(command)
+    })?;
+    step("tests", || {
+        let mut command = cargo();
+        command.args(["test", "--workspace"]).args(args);
+        for (name, value) in services.environment() {
+            command.env(name, value);
+        }
+        run(command)
+    })?;
+    drop(services);
+    eprintln!("all tests passed after {} s", began.elapsed().as_secs());
+    Ok(())
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let began = Instant::now();
+    eprintln!("== {name}");
+    work()?;
+    eprintln!("== {name}: {} s", began.elapsed().as_secs());
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! `cargo xtask demo | test | bench`: the project's tasks, for people and for CI.
+
+mod bench;
+mod check;
+mod services;
+
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let task = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let done = match task.as_str() {
+        "demo" => demo(&rest),
+        "test" => check::test(&rest),
+        "bench" => bench::run(&rest),
+        _ => {
+            eprintln!(
+                "cargo xtask demo [ARGS]   builds and runs `penstock demo` on the embedded engines\n\
+                 cargo xtask test          formats, lints and all tests, with the servers that they need\n\
+                 cargo xtask bench         measures, as ratios to the machine's own ceiling"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The embedded engines only: what a cluster needs would double a newcomer's build.
+fn demo(args: &[String]) -> Result<(), String> {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--package", "penstock-cli", "--bin", "penstock", "--no-default-features"]);
+    command.args(["--profile", "demo", "--", "demo"]).args(args);
+    eprintln!("building (a few minutes from nothing, seconds afterwards) …");
+    run(command)
+}
+
+/// The cargo that runs this.
+fn cargo() -> Command {
+    Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+}
+
+/// Runs a command to its end; an error names it.
+fn run(mut command: Command) -> Result<(), String> {
+    let shown = format!("{command:?}");
+    let status = command.status().map_err(|error| format!("{shown}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }
+}
