@@ -22,6 +22,9 @@ const SLOT_MARGIN: Duration = Duration::from_secs(5);
 /// What takes no longer than that is waited out; for longer, the row is given back.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a row stays away that was told to wait, but not how long. Meanwhile the slow-down has its effect.
+const UNTOLD_PAUSE: Duration = Duration::from_secs(1);
+
 /// Who waited longer than that for his moment asks whether something has come between.
 const CONFIRM_ABOVE_US: f64 = 2_000.0;
 
@@ -149,7 +152,7 @@ impl Caller {
         let sent_at = Instant::now();
         let (happened, response) = self.client.send(request, self.clock.as_ref()).await;
         let elapsed = sent_at.elapsed();
-        let verdict = outcome::judge(happened, demand.safe_to_repeat);
+        let mut verdict = outcome::judge(happened, demand.safe_to_repeat);
         let answered_at = self.clock.now();
         let feedback = Feedback { probe, ..feedback(happened, &verdict, answered_at) };
         if let Some(pause) = feedback.pause
@@ -158,6 +161,9 @@ impl Caller {
             self.remember(&grant.gates, answered_at + limit::duration(pause));
         }
         self.report(grant, feedback).await;
+        if let Verdict::Throttled { until } = &mut verdict {
+            until.get_or_insert(answered_at + UNTOLD_PAUSE);
+        }
         self.count(&dependency.name, |figures| {
             figures.verdicts[place(&verdict)] += 1;
             figures.waited_us += whole_micros(waited);

@@ -1,5 +1,6 @@
 //! The limiter on Redis: what every limiter does, decision by decision as the one in process does it, and what happens
 //! when Redis forgets, restarts or is away.
+#![allow(clippy::unwrap_used, reason = "a test's way to fail")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! What the tests of limiters and calls share.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test's way to fail")]
 
 pub mod conformance;
 pub mod hammer;

@@ -1,0 +1,236 @@
+//! Calls, from leave to verdict, against a real server.
+#![allow(clippy::unwrap_used, reason = "a test's way to fail")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use penstock_domain::limit::Reason;
+use penstock_domain::outcome::Verdict;
+use penstock_domain::pipeline::definition::Method;
+use penstock_domain::pipeline::{Breaker, Dependency, RenderedRequest};
+use penstock_domain::time::Clock as _;
+use penstock_downstream::{Called, Caller, Demand, LocalLimiter, Response};
+use serde_json::json;
+use support::hammer::{caller, get};
+use support::server::Server;
+use support::{SystemClock, concurrency, dependency, rate};
+
+fn local() -> Arc<Caller> {
+    caller(Arc::new(LocalLimiter::new(Arc::new(SystemClock))), 1)
+}
+
+fn demand(dependency: &Dependency) -> Demand<'_> {
+    Demand {
+        dependency,
+        owner: "acme",
+        cost: 1,
+        idempotency_key: None,
+        safe_to_repeat: false,
+        traceparent: None,
+    }
+}
+
+async fn call(caller: &Caller, demand: &Demand<'_>, request: RenderedRequest) -> Called {
+    caller.call(demand, request, &|| true, &|| Box::new(())).await
+}
+
+async fn verdict(caller: &Caller, demand: &Demand<'_>, path: &str) -> (Verdict, Option<Response>) {
+    match call(caller, demand, get(path)).await {
+        Called::Answered { verdict, response, .. } => (verdict, response),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_ending_has_its_verdict() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.timeout = Duration::from_millis(300);
+    let caller = local();
+    let once = demand(&api);
+    let again = Demand { safe_to_repeat: true, ..demand(&api) };
+    let retry = |code: &str| Verdict::Retry { code: code.into() };
+    let fail = |code: &str| Verdict::Fail { code: code.into() };
+    let unknown = Verdict::Unknown { code: "outcome_unknown".into() };
+    for (path, first, repeatable) in [
+        ("/ok", Verdict::Success, Verdict::Success),
+        ("/nothing", Verdict::Success, Verdict::Success),
+        ("/broken", retry("http_500"), retry("http_500")),
+        ("/refused", fail("http_422"), fail("http_422")),
+        ("/moved", fail("http_302"), fail("http_302")),
+        ("/garbage", fail("bad_response"), retry("bad_response")),
+        ("/large", fail("bad_response"), retry("bad_response")),
+        ("/hang", unknown.clone(), retry("timeout")),
+        ("/drop", unknown, retry("connection_lost")),
+    ] {
+        assert_eq!(verdict(&caller, &once, path).await.0, first, "{path}");
+        assert_eq!(verdict(&caller, &again, path).await.0, repeatable, "{path}, safe to repeat");
+    }
+    let sent = server.arrived().len();
+    assert_eq!(sent, 18, "nothing was sent twice, no redirect was followed");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = dependency(&format!("http://{nobody}"));
+    assert_eq!(verdict(&caller, &demand(&gone), "/ok").await.0, retry("connect_failed"));
+}
+
+#[tokio::test]
+async fn what_is_sent_and_what_is_read() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(&format!("{}/v1/", server.url()));
+    api.headers = vec![("Authorization".into(), "Bearer token".into()), ("X-Kind".into(), "general".into())];
+    let request = RenderedRequest {
+        method: Method::Post,
+        path: "/users/a%2Fb".into(),
+        query: vec![("q".into(), "x&y=z".into())],
+        headers: vec![("x-kind".into(), "special".into())],
+        json: Some(json!({"name": "Ada"})),
+    };
+    let demand = Demand {
+        idempotency_key: Some("key-1".into()),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        ..demand(&api)
+    };
+    let Called::Answered { verdict: Verdict::Success, response: Some(response), elapsed } =
+        call(&local(), &demand, request).await
+    else {
+        panic!("it should have succeeded");
+    };
+    assert_eq!((response.status, &response.body), (200, &json!({"ok": true})));
+    assert_eq!(response.headers.get("x-request-id").map(String::as_str), Some("7"));
+    assert!(elapsed > Duration::ZERO);
+    let arrived = server.arrived().remove(0);
+    assert_eq!(arrived.line, "POST /v1/users/a%2Fb?q=x%26y%3Dz HTTP/1.1");
+    assert_eq!(arrived.body, r#"{"name":"Ada"}"#);
+    for (name, value) in [
+        ("authorization", "Bearer token"),
+        ("x-kind", "special"),
+        ("content-type", "application/json"),
+        ("idempotency-key", "key-1"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ] {
+        assert_eq!(arrived.headers.get(name).map(String::as_str), Some(value), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_is_not_sent() {
+    let server = Server::start(1000, 1000);
+    let api = dependency(server.url());
+    let caller = local();
+    let (verdict, response) = verdict(&caller, &demand(&api), "/users/../admin").await;
+    assert_eq!(verdict, Verdict::Fail { code: "template_error".into() });
+    assert!(response.is_none());
+    let not_covered = caller.call(&demand(&api), get("/ok"), &|| false, &|| Box::new(())).await;
+    assert!(matches!(not_covered, Called::NotCovered), "{not_covered:?}");
+    assert!(server.arrived().is_empty());
+}
+
+#[tokio::test]
+async fn a_word_to_wait_holds_the_dependency_and_costs_no_attempt() {
+    let server = Server::start(1000, 1000);
+    let api = dependency(server.url());
+    let caller = local();
+    let before = SystemClock.now();
+    let (verdict, _) = verdict(&caller, &demand(&api), "/busy").await;
+    let Verdict::Throttled { until: Some(until) } = verdict else { panic!("{verdict:?}") };
+    assert!((1990..3000).contains(&until.since(before).as_millis()), "{until}");
+    match call(&caller, &demand(&api), get("/ok")).await {
+        Called::Waits { until: again, reason: Reason::Paused } => {
+            assert!(again.since(before) > Duration::from_millis(1900));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(caller.predicted_wait(&api) > Duration::from_millis(1500));
+    assert_eq!(server.arrived().len(), 1);
+}
+
+#[tokio::test]
+async fn a_broken_dependency_is_left_alone() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.breaker = Breaker { min_calls: 3, ..Breaker::default() };
+    let caller = local();
+    for _ in 0..3 {
+        verdict(&caller, &demand(&api), "/broken").await;
+    }
+    let denied = call(&caller, &demand(&api), get("/ok")).await;
+    assert!(matches!(denied, Called::Waits { reason: Reason::BreakerOpen, .. }), "{denied:?}");
+    assert_eq!(server.arrived().len(), 3);
+}
+
+#[tokio::test]
+async fn a_short_wait_is_waited_out_and_marked() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.rate = Some(rate(20, 1));
+    let caller = local();
+    let marks = Arc::new(AtomicUsize::new(0));
+    struct Mark(Arc<AtomicUsize>);
+    impl Drop for Mark {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let made = AtomicUsize::new(0);
+    let waiting = || -> Box<dyn Send> {
+        made.fetch_add(1, Ordering::SeqCst);
+        marks.fetch_add(1, Ordering::SeqCst);
+        Box::new(Mark(marks.clone()))
+    };
+    let seen = AtomicUsize::new(0);
+    let covered = || {
+        seen.fetch_max(marks.load(Ordering::SeqCst), Ordering::SeqCst);
+        true
+    };
+    let began = Instant::now();
+    for _ in 0..4 {
+        let called = caller.call(&demand(&api), get("/ok"), &covered, &waiting).await;
+        assert!(matches!(called, Called::Answered { verdict: Verdict::Success, .. }), "{called:?}");
+    }
+    assert!(began.elapsed() >= Duration::from_millis(140), "{:?}", began.elapsed());
+    assert!(made.load(Ordering::SeqCst) >= 3);
+    assert_eq!(seen.load(Ordering::SeqCst), 0, "the mark is gone when the call is made");
+    assert!(caller.figures().values().next().unwrap().waited_us > 100_000);
+}
+
+#[tokio::test]
+async fn a_freed_slot_wakes_who_waits_for_it() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.concurrency = Some(concurrency(2));
+    let caller = local();
+    let api = Arc::new(api);
+    let mut rows = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let (caller, api) = (caller.clone(), api.clone());
+        rows.spawn(async move { verdict(&caller, &demand(&api), "/ok").await.0 });
+    }
+    while let Some(done) = rows.join_next().await {
+        assert_eq!(done.unwrap(), Verdict::Success, "none was sent away");
+    }
+    assert_eq!(server.arrived().len(), 60);
+    let seen = caller.peek(&api, "acme").await.unwrap();
+    assert_eq!(seen.in_flight, 0, "every slot was given back");
+}
+
+#[tokio::test]
+async fn slots_that_stay_taken_send_the_row_away() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.concurrency = Some(concurrency(1));
+    api.timeout = Duration::from_secs(3);
+    let caller = local();
+    let (hanging, waiting) = (demand(&api), demand(&api));
+    let hang = call(&caller, &hanging, get("/hang"));
+    let second = async {
+        while server.arrived().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        call(&caller, &waiting, get("/ok")).await
+    };
+    let (_, second) = tokio::join!(hang, second);
+    assert!(matches!(second, Called::Waits { reason: Reason::Concurrency, .. }), "{second:?}");
+}
