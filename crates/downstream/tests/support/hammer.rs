@@ -1,11 +1,12 @@
 //! Workers with more rows than the limit allows, against a server that counts exactly.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_domain::pipeline::RenderedRequest;
 use penstock_domain::pipeline::definition::Method;
-use penstock_downstream::{Called, Caller, Client, Demand, Limiter};
+use penstock_downstream::{Called, Caller, Client, Demand, LATE, Limiter};
 
 use super::server::{Arrived, Server};
 use super::{SystemClock, dependency, rate};
@@ -74,25 +75,90 @@ async fn run(
 /// The server allows what is configured: nothing is refused, and nearly all of it used. `cold` is how long the limiter
 /// lets nothing through at first.
 pub async fn exact_limit<L: Limiter + 'static>(workers: [Arc<L>; 4], cold: Duration) {
-    let server = Server::start(200, 10);
-    let workers = workers.map(|worker| worker as Arc<dyn Limiter>);
-    let arrived = run(&server, workers, 200, 10, RUN + cold).await;
-    let refused = arrived.iter().filter(|call| call.refused).count();
-    assert_eq!(refused, 0, "of {}", arrived.len());
-    // From the first to the last: rows that were still waiting for their moment end behind the time.
-    let span = arrived[arrived.len() - 1].at - arrived[0].at;
-    let share = f64::from(u32::try_from(arrived.len()).unwrap()) / (200.0 * span.as_secs_f64());
-    assert!(share > 0.97, "only {share} of the limit used: {} calls in {span:?}", arrived.len());
+    in_a_quiet_run(|| async {
+        let server = Server::start(200, 10);
+        let workers = workers.clone().map(|worker| worker as Arc<dyn Limiter>);
+        let arrived = run(&server, workers, 200, 10, RUN + cold).await;
+        let refused = arrived.iter().filter(|call| call.refused).count();
+        if refused > 0 {
+            return Err(format!("{refused} of {} calls were refused", arrived.len()));
+        }
+        // From the first to the last: rows that were still waiting for their moment end behind the time.
+        let span = arrived[arrived.len() - 1].at - arrived[0].at;
+        let share = f64::from(u32::try_from(arrived.len()).unwrap()) / (200.0 * span.as_secs_f64());
+        if share < 0.97 { Err(format!("only {share} of the limit used, in {span:?}")) } else { Ok(()) }
+    })
+    .await;
 }
 
 /// The server allows less than configured and says so: of each pause, at most one call of each worker falls into it.
 pub async fn lower_limit<L: Limiter + 'static>(workers: [Arc<L>; 4]) {
-    let server = Server::start(100, 10);
-    let workers = workers.map(|worker| worker as Arc<dyn Limiter>);
-    let arrived = run(&server, workers, 200, 10, RUN).await;
-    let in_pause = arrived.iter().filter(|call| call.in_pause).count();
-    let pauses = arrived.iter().filter(|call| call.refused && !call.in_pause).count();
-    assert!(pauses > 0, "the limit was never felt");
-    assert!(in_pause <= 4 * pauses, "{in_pause} calls fell into {pauses} pauses");
-    assert!(arrived.len() > 100);
+    in_a_quiet_run(|| async {
+        let server = Server::start(100, 10);
+        let workers = workers.clone().map(|worker| worker as Arc<dyn Limiter>);
+        let arrived = run(&server, workers, 200, 10, RUN).await;
+        let in_pause = arrived.iter().filter(|call| call.in_pause).count();
+        let pauses = arrived.iter().filter(|call| call.refused && !call.in_pause).count();
+        assert!(pauses > 0, "the limit was never felt");
+        assert!(arrived.len() > 100);
+        if in_pause > 4 * pauses {
+            Err(format!("{in_pause} calls fell into {pauses} pauses"))
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+}
+
+/// What is promised is promised for delays within the arrival margin. A run in which the machine itself was later says
+/// nothing, and is made again.
+async fn in_a_quiet_run<F: Future<Output = Result<(), String>>>(run: impl Fn() -> F) {
+    const RUNS: usize = 8;
+    let mut last = String::new();
+    for _ in 0..RUNS {
+        let latest = Latest::watch();
+        match run().await {
+            Ok(()) => return,
+            Err(what) if latest.so_far() < LATE => {
+                panic!("{what}; the machine was at most {:?} late", latest.so_far())
+            }
+            Err(what) => last = what,
+        }
+    }
+    panic!("no run of {RUNS} was on a quiet machine; the last one: {last}");
+}
+
+/// By how much threads of this process are woken late.
+struct Latest {
+    micros: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Latest {
+    fn watch() -> Self {
+        let latest = Self { micros: Arc::default(), stop: Arc::default() };
+        for _ in 0..2 {
+            let (micros, stop) = (latest.micros.clone(), latest.stop.clone());
+            std::thread::spawn(move || {
+                const NAP: Duration = Duration::from_millis(1);
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    std::thread::sleep(NAP);
+                    let late = u64::try_from((began.elapsed() - NAP).as_micros()).unwrap();
+                    micros.fetch_max(late, Ordering::Relaxed);
+                }
+            });
+        }
+        latest
+    }
+
+    fn so_far(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Latest {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
