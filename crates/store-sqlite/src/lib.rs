@@ -19,7 +19,6 @@ mod work;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use penstock_store::{StoreError, StoreResult};
@@ -58,8 +57,7 @@ impl SqliteStore {
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         }
-        let options = SqliteConnectOptions::from_str("sqlite::memory:")
-            .map_err(store_error("open"))?
+        let options = SqliteConnectOptions::new()
             .filename(&file)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)

@@ -67,7 +67,7 @@ impl Work for SqliteStore {
         let kept = sqlx::query(
             "/* penstock:renew */ UPDATE row_state AS s SET lease_until = ?2 FROM json_each(?1) AS j \
              WHERE s.batch = j.value ->> 0 AND s.number = j.value ->> 1 AND s.lease_token = j.value ->> 2 \
-             AND s.status = 2 RETURNING s.batch AS batch, s.number AS number",
+             AND s.status = 2 RETURNING batch, number",
         )
         .bind(json!(list).to_string())
         .bind(until.millis())
@@ -349,7 +349,7 @@ async fn settle_rows(
          not_before = j.value ->> 4, step = j.value ->> 5, code = j.value ->> 6, http_status = j.value ->> 7, \
          has_output = max(s.has_output, j.value ->> 8), lease_token = NULL, lease_holder = NULL, lease_until = NULL \
          FROM json_each(?2) AS j WHERE s.batch = ?1 AND s.number = j.value ->> 0 AND s.status = 2 \
-         AND s.lease_token = j.value ->> 1 RETURNING s.number AS number",
+         AND s.lease_token = j.value ->> 1 RETURNING number",
     )
     .bind(seq.0)
     .bind(json!(list).to_string())
