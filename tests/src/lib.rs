@@ -1,1 +1,253 @@
+//! A service under test: the real program, its own data folder, a sandbox as its downstream.
 
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use penstock_sandbox::Sandbox;
+use serde_json::Value;
+
+/// Nothing that a test waits for takes longer.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A program that was built before: `cargo xtask test` builds them all.
+pub fn program(name: &str) -> PathBuf {
+    let here = std::env::current_exe().expect("a test has a path");
+    let path = here.ancestors().nth(2).expect("target/debug/deps/test").join(name);
+    assert!(path.is_file(), "{} is not built; `cargo xtask test` builds it", path.display());
+    path
+}
+
+/// Where a service keeps its data and finds its pipelines.
+pub struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// An empty place with these pipelines.
+    pub fn new(pipelines: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let definitions = folder.path().join("pipelines");
+        std::fs::create_dir(&definitions).expect("a folder");
+        for (name, text) in pipelines {
+            std::fs::write(definitions.join(name), text).expect("a file");
+        }
+        Self { folder }
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The programs' logs.
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn command(&self, sandbox: &Sandbox) -> Command {
+        let mut command = Command::new(program("penstock"));
+        command
+            .env("PENSTOCK_PIPELINES", self.folder.path().join("pipelines"))
+            .env("ADDRESS_API_URL", sandbox.url())
+            .env("INVITE_API_URL", sandbox.url())
+            .env("INVITE_API_TOKEN", "t0ken")
+            .env("ROWS_PER_OWNER", "500")
+            .env("PENSTOCK_BIND", "127.0.0.1:0")
+            .env("PENSTOCK_ALLOW_PRIVATE_CALLBACKS", "true")
+            .env("RUST_LOG", "debug,hyper=info,reqwest=info,h2=info,sqlx=info")
+            .arg("--data")
+            .arg(self.data());
+        command
+    }
+
+    /// Runs an operator's command; its output as JSON, and whether it ended well.
+    pub fn operate(&self, sandbox: &Sandbox, args: &[&str]) -> (Value, bool) {
+        let output = self.command(sandbox).arg("--json").args(args).env("RUST_LOG", "error").output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let value = serde_json::from_str(&text).unwrap_or_else(|_| {
+            panic!("{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        });
+        (value, output.status.success())
+    }
+
+    /// Starts `penstock dev`.
+    pub fn start(&self, sandbox: &Sandbox, crash_at: Option<&str>) -> Service {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
+        let mut command = self.command(sandbox);
+        command.args(["dev", "--every", "300ms"]).stdout(Stdio::piped()).stderr(log);
+        if let Some(place) = crash_at {
+            command.env("PENSTOCK_CRASH_AT", place);
+        }
+        let mut child = command.spawn().expect("it starts");
+        let output = child.stdout.take().expect("its output");
+        let said = Arc::new(Mutex::new(String::new()));
+        let (sender, address) = std::sync::mpsc::channel();
+        let hear = said.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(rest) = line.strip_prefix("Penstock listens on http://") {
+                    let _ = sender.send(rest.split(' ').next().unwrap_or_default().to_owned());
+                }
+                hear.lock().expect("no test panics here").push_str(&line);
+            }
+        });
+        let address = address.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            panic!("it did not start: {}", std::fs::read_to_string(self.log()).unwrap_or_default())
+        });
+        Service { child, base: format!("http://{address}") }
+    }
+
+    /// Makes a key of an owner.
+    pub fn key(&self, sandbox: &Sandbox, owner: &str) -> String {
+        let (value, good) = self.operate(sandbox, &["keys", "create", "--owner", owner]);
+        assert!(good, "{value}");
+        value["key"].as_str().expect("a key").to_owned()
+    }
+
+    /// Every file of the data folder and the log that holds these bytes.
+    pub fn files_with(&self, needle: &[u8]) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        search(self.folder.path(), needle, &mut found);
+        found
+    }
+
+    /// The objects in the object store, parts of uploads included.
+    pub fn objects(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        search(&self.data().join("files"), b"", &mut found);
+        found
+    }
+}
+
+fn search(folder: &Path, needle: &[u8], found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            search(&path, needle, found);
+        } else if std::fs::read(&path)
+            .is_ok_and(|bytes| needle.is_empty() || bytes.windows(needle.len()).any(|part| part == needle))
+        {
+            found.push(path);
+        }
+    }
+}
+
+/// A running service. Dropping it kills it.
+pub struct Service {
+    child: Child,
+    /// Its API.
+    pub base: String,
+}
+
+impl Service {
+    /// Whether it still runs.
+    pub fn lives(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_none()
+    }
+
+    /// Waits until it has died by itself.
+    pub fn await_death(mut self) {
+        let began = Instant::now();
+        while self.lives() {
+            assert!(began.elapsed() < PATIENCE, "it lives although it was to crash");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it has ended");
+    }
+
+    /// SIGTERM; waits for its end, which has to be in order.
+    pub fn terminate(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        let status = self.child.wait().expect("it has ended");
+        assert!(status.success(), "it ended with {status}");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client with a key.
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    key: String,
+}
+
+impl Client {
+    /// A client of a service.
+    pub fn new(service: &Service, key: &str) -> Self {
+        // An error means that another test was first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        Self { http, base: service.base.clone(), key: key.to_owned() }
+    }
+
+    /// A request with the key.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key)
+    }
+
+    /// GETs JSON.
+    pub async fn get(&self, path: &str) -> Value {
+        let response = self.request("GET", path).send().await.expect("an answer");
+        let status = response.status();
+        let text = response.text().await.expect("a body");
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// GETs text.
+    pub async fn text(&self, path: &str) -> String {
+        let response = self.request("GET", path).send().await.expect("an answer");
+        assert!(response.status().is_success(), "{path}: {}", response.status());
+        response.text().await.expect("a body")
+    }
+
+    /// POSTs JSON; status and answer.
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let response = self.request("POST", path).json(body).send().await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or_default())
+    }
+
+    /// Uploads a CSV as the body; status and answer. None: the connection broke.
+    pub async fn upload(&self, path: &str, csv: impl Into<reqwest::Body>) -> Option<(u16, Value)> {
+        let sent = self.request("POST", path).header("content-type", "text/csv").body(csv).send().await.ok()?;
+        let status = sent.status().as_u16();
+        Some((status, sent.json().await.ok()?))
+    }
+
+    /// Waits until a batch has ended, and sees at every look that its counts add up.
+    pub async fn finished(&self, id: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let batch = self.get(&format!("/v2/batches/{id}")).await;
+            let counts = &batch["counts"];
+            let sum: u64 = ["pending", "queued", "processing", "completed", "failed", "cancelled"]
+                .iter()
+                .map(|name| counts[name].as_u64().expect("a count"))
+                .sum();
+            assert_eq!(counts["total"].as_u64(), Some(sum), "{batch}");
+            assert_eq!(batch["progress"] == 100, !batch["finished_at"].is_null(), "{batch}");
+            if !batch["finished_at"].is_null() {
+                return batch;
+            }
+            assert!(began.elapsed() < PATIENCE, "not finished: {batch}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

@@ -21,8 +21,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
     let services = Services::start()?;
     step("programs for whole runs", || {
         let mut command = cargo();
-        command.args(["build", "--quiet", "--features", "penstock-cli/crash-points,penstock-worker/crash-points,penstock-dispatcher/crash-points,penstock-api/crash-points"]);
-        command.args(["--package", "penstock-cli", "--package", "penstock-api", "--package", "penstock-worker"]);
+        command.args(["build", "--quiet", "--package", "penstock-cli", "--package", "penstock-api", "--package", "penstock-worker"]);
         command.args(["--package", "penstock-dispatcher", "--package", "penstock-sandbox"]);
         run(command)
     })?;

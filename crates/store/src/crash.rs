@@ -1,6 +1,6 @@
 //! Named places at which tests kill the process, to show that nothing is lost or doubled there.
 //!
-//! Without the feature `crash-points` this is nothing at all.
+//! In a release build this is nothing at all.
 
 /// Right after the sealed file is complete in the object store, before SQL knows of the batch.
 pub const FILE_STORED: &str = "file-stored";
@@ -18,7 +18,7 @@ pub const INSIDE_SETTLEMENT: &str = "inside-settlement";
 pub const AFTER_SETTLEMENT: &str = "after-settlement";
 
 /// Dies here, as by `kill -9`, when `PENSTOCK_CRASH_AT` is `name` or `name:N` (at the Nth time, from 1).
-#[cfg(feature = "crash-points")]
+#[cfg(debug_assertions)]
 pub fn point(name: &str) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static PASSED: AtomicU32 = AtomicU32::new(0);
@@ -29,7 +29,7 @@ pub fn point(name: &str) {
     }
 }
 
-/// Nothing: the feature `crash-points` is off.
-#[cfg(not(feature = "crash-points"))]
+/// Nothing: this is a release build.
+#[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn point(_name: &str) {}

@@ -1,0 +1,137 @@
+//! Killed at named places, and at any: every row ends, once.
+
+use std::time::Duration;
+
+use penstock_sandbox::{Config, Faults, Sandbox};
+use penstock_tests::{Client, Place};
+
+use crate::{PEOPLE, invite, people};
+
+const ROWS: u32 = 300;
+
+async fn survives(crash_at: &str, accepted_before: bool) {
+    let sandbox = Sandbox::start(Config { faults: Faults { latency_ms: 2, ..Faults::default() }, ..Config::default() })
+        .expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, Some(crash_at));
+    let answer = Client::new(&service, &key).upload(PEOPLE, people(ROWS)).await;
+    assert_eq!(answer.is_some(), accepted_before, "{crash_at}: {answer:?}");
+    service.await_death();
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let id = match answer {
+        Some((status, batch)) => {
+            assert_eq!(status, 202, "{batch}");
+            batch["id"].as_str().expect("an id").to_owned()
+        }
+        None => {
+            // The file was stored and nobody knew of it: the client asks again, as it was never answered.
+            assert_eq!(client.get("/v2/batches").await["data"], serde_json::json!([]));
+            let (status, batch) = client.upload(PEOPLE, people(ROWS)).await.expect("an answer");
+            assert_eq!(status, 202, "{batch}");
+            batch["id"].as_str().expect("an id").to_owned()
+        }
+    };
+    let batch = client.finished(&id).await;
+    assert_eq!(batch["counts"]["completed"], ROWS, "{crash_at}: {batch}");
+    let stats = sandbox.stats();
+    assert_eq!((stats.effects, stats.doubled, stats.unkeyed), (u64::from(ROWS), 0, 0), "{crash_at}");
+    let (mismatches, _) = place.operate(&sandbox, &["reconcile"]);
+    let stuck: u64 = mismatches["findings"]
+        .as_array()
+        .expect("findings")
+        .iter()
+        .filter(|finding| finding["what"] != "objects without a batch")
+        .map(|finding| finding["count"].as_u64().expect("a count"))
+        .sum();
+    assert_eq!(stuck, 0, "{crash_at}: {mismatches}");
+}
+
+#[tokio::test]
+async fn after_the_file_is_stored() {
+    survives("file-stored", false).await;
+}
+
+#[tokio::test]
+async fn inside_extraction() {
+    survives("inside-extraction", true).await;
+}
+
+#[tokio::test]
+async fn after_queued_before_rung() {
+    survives("before-ring:3", true).await;
+}
+
+#[tokio::test]
+async fn between_two_steps() {
+    survives("between-steps:40", true).await;
+}
+
+#[tokio::test]
+async fn after_the_last_call_before_settlement() {
+    survives("before-settlement:2", true).await;
+}
+
+#[tokio::test]
+async fn inside_settlement() {
+    survives("inside-settlement:2", true).await;
+}
+
+#[tokio::test]
+async fn after_settlement() {
+    survives("after-settlement:2", true).await;
+}
+
+#[tokio::test]
+async fn killed_again_and_again_with_a_downstream_that_fails() {
+    let faults = Faults {
+        latency_ms: 3,
+        jitter_ms: 5,
+        error: 0.05,
+        throttle: 0.01,
+        ..Faults::default()
+    };
+    let sandbox = Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox");
+    let definition = invite().replace("attempts: 5", "attempts: 50");
+    let place = Place::new(&[("invite.yaml", &definition)]);
+    let key = place.key(&sandbox, "acme");
+    let mut service = place.start(&sandbox, None);
+    let rows = 1500;
+    let (status, batch) = Client::new(&service, &key).upload(PEOPLE, people(rows)).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    for _ in 0..4 {
+        // A moment of work between two deaths; which one does not matter, as long as they differ.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        service.kill();
+        service = place.start(&sandbox, None);
+    }
+    let batch = Client::new(&service, &key).finished(&id).await;
+    assert_eq!(batch["counts"]["completed"], rows, "{batch}");
+    let stats = sandbox.stats();
+    assert_eq!((stats.effects, stats.doubled), (u64::from(rows), 0));
+}
+
+#[tokio::test]
+async fn sigterm_gives_back_what_has_not_started_and_ends_in_order() {
+    let sandbox = Sandbox::start(Config { faults: Faults { latency_ms: 20, ..Faults::default() }, ..Config::default() })
+        .expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload(PEOPLE, people(ROWS)).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    while sandbox.stats().effects == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    service.terminate();
+    let (batch, _) = place.operate(&sandbox, &["batches", "show", &id]);
+    assert_eq!(batch["counts"]["processing"], 0, "{batch}");
+    assert_eq!(batch["counts"]["queued"], 0, "{batch}");
+    let service = place.start(&sandbox, None);
+    let batch = Client::new(&service, &key).finished(&id).await;
+    assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
+    assert_eq!((sandbox.stats().effects, sandbox.stats().doubled), (u64::from(ROWS), 0));
+}

@@ -1,0 +1,212 @@
+//! A batch's life as its owner sees it.
+
+use std::time::Duration;
+
+use penstock_sandbox::{Config, Faults, Limit, Sandbox};
+use penstock_tests::{Client, Place};
+use serde_json::{Value, json};
+
+use crate::{PEOPLE, invite, people};
+
+/// Five steps, GET and POST, other columns and results: YAML alone.
+const OTHER: &str = r#"
+name: lookup
+csv:
+  columns:
+    - { name: code, required: true, pattern: "^[A-Z]{2}[0-9]+$" }
+    - { name: day, format: date }
+    - { name: kind, enum: [small, large] }
+dependencies:
+  api: { base_url: "${ADDRESS_API_URL}", timeout: 5s }
+steps:
+  - { name: a, dependency: api, request: { method: POST, path: /address-links, idempotent: true, json: { postcode: "{{ row.code }}" } }, output: { id: "{{ body.links[0].id }}", all: "{{ body.links }}" } }
+  - { name: b, dependency: api, request: { method: GET, path: "/addresses/{{ steps.a.id }}" }, output: { id: "{{ body.addresses[0].id }}" } }
+  - { name: c, dependency: api, request: { method: GET, path: "/addresses/{{ steps.a.all[0].id }}", query: { kind: "{{ row.kind }}" } }, output: { n: "{{ body.addresses | length }}" } }
+  - { name: d, dependency: api, request: { method: POST, path: /address-links, idempotent: true, json: { postcode: "{{ row.code }}", n: "{{ steps.c.n }}" } }, output: { s: "{{ status }}" } }
+  - { name: e, dependency: api, request: { method: GET, path: "/addresses/{{ steps.a.id }}" } }
+result: { address: "{{ steps.b.id }}", count: "{{ steps.c.n }}", status: "{{ steps.d.s }}", label: "{{ row.code }}/{{ row.day }}" }
+dispatch: { spread: 0s }
+"#;
+
+#[tokio::test]
+async fn another_pipeline_is_yaml_alone() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("lookup.yaml", OTHER)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let csv = "kind,code,day\nsmall,AB1,2026-11-23\nlarge,ZZ2,\n,CD3,\n";
+    let (status, batch) = client.upload("/v2/pipelines/lookup/batches", csv).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id");
+    let batch = client.finished(id).await;
+    assert_eq!((&batch["outcome"], &batch["counts"]["failed"]), (&"partial_success".into(), &1.into()));
+    let rows = client.get(&format!("/v2/batches/{id}/rows")).await;
+    let first = &rows["data"][0];
+    assert_eq!((&first["number"], &first["line"], &first["status"]), (&1.into(), &2.into(), &"completed".into()));
+    assert_eq!((&first["result"]["count"], &first["result"]["status"]), (&json!(1), &json!(200)), "types are kept");
+    assert_eq!(first["result"]["label"], "AB1/2026-11-23");
+    let failed = client.get(&format!("/v2/batches/{id}/rows?status=failed")).await;
+    let error = &failed["data"][0]["error"];
+    assert_eq!((&error["code"], &error["step"], &error["http_status"]), (&"http_422".into(), &"a".into(), &422.into()));
+    assert_eq!(error["detail"]["error"], "unknown_postcode");
+}
+
+#[tokio::test]
+async fn failed_csv_is_mended_and_uploaded_as_it_is() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let csv = "email,first_name,last_name,phone,postcode\n\
+               a@example.com,\"Ann, the first\",B,+491701234567,AB0001\n\
+               taken@example.com,\"=cmd()\",'x,,AB0002\n";
+    let (_, batch) = client.upload(PEOPLE, csv).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id");
+    client.finished(id).await;
+    let results = client.text(&format!("/v2/batches/{id}/results.csv")).await;
+    let lines: Vec<&str> = results.split("\r\n").collect();
+    assert_eq!(lines[0], "email,first_name,last_name,phone,postcode,_row,_status,check_id,_code,_message");
+    assert!(lines[1].starts_with("a@example.com,\"Ann, the first\",B,'+491701234567,AB0001,1,completed,chk_"), "{results}");
+    assert!(lines[2].starts_with("taken@example.com,'=cmd(),'x,,AB0002,2,failed,,http_409,"), "{results}");
+    let failed = client.text(&format!("/v2/batches/{id}/failed.csv")).await;
+    assert_eq!(failed.split("\r\n").count(), 3, "{failed}");
+    let mended = failed.replace("taken@", "free@");
+    let (status, batch) = client.upload(PEOPLE, mended).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id");
+    assert_eq!(client.finished(id).await["outcome"], "success");
+    let text = client.text(&format!("/v2/batches/{id}/results.ndjson")).await;
+    let line: Value = serde_json::from_str(text.trim()).expect("JSON");
+    assert_eq!((&line["row"]["first_name"], &line["row"]["last_name"]), (&"=cmd()".into(), &"'x".into()));
+    let unprocessed = client.text(&format!("/v2/batches/{id}/unprocessed.csv")).await;
+    assert_eq!(unprocessed.split("\r\n").filter(|line| !line.is_empty()).count(), 1);
+}
+
+#[tokio::test]
+async fn a_limit_is_kept_and_a_retry_calls_no_finished_step_again() {
+    let limit = Limit { rate: 200.0, burst: 20.0 };
+    let sandbox = Sandbox::start(Config { address: Some(limit), invite: Some(limit), ..Config::default() }).expect("a sandbox");
+    let definition = crate::INVITE
+        .replace("limit: 50, period: 1s, burst: 10", "limit: 200, period: 1s, burst: 20")
+        .replace("limit: 20, period: 1s, burst: 5", "limit: 200, period: 1s, burst: 20")
+        .replace("rows_per_owner: 100", "rows_per_owner: 500, spread: 0s");
+    let place = Place::new(&[("invite.yaml", &definition)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let mut csv = people(300);
+    csv.push_str("taken@example.com,T,T,,AB0001\n");
+    let (_, batch) = client.upload(PEOPLE, csv).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id");
+    let batch = client.finished(id).await;
+    assert_eq!((&batch["counts"]["completed"], &batch["counts"]["failed"]), (&300.into(), &1.into()));
+    let before = sandbox.stats();
+    assert_eq!(before.statuses.get(&429), None, "no call came too early: {before:?}");
+    assert_eq!((before.address_links, before.addresses, before.invites), (301, 301, 301));
+    let times: Vec<f64> = sandbox
+        .calls()
+        .iter()
+        .filter(|call| call.endpoint == penstock_sandbox::Endpoint::Invite)
+        .map(|call| std::time::Duration::from_micros(call.at_us).as_secs_f64())
+        .collect();
+    assert!(penstock_sandbox::limits::worst_excess(&times, &limit) <= 0.0);
+    let (status, batch) = client.post(&format!("/v2/batches/{id}/retry"), &json!({})).await;
+    assert_eq!((status, &batch["run"], &batch["counts"]["pending"]), (200, &2.into(), &1.into()), "{batch}");
+    let batch = client.finished(id).await;
+    assert_eq!(batch["counts"]["failed"], 1);
+    let after = sandbox.stats();
+    assert_eq!((after.address_links, after.addresses, after.invites), (301, 301, 302));
+}
+
+#[tokio::test]
+async fn pause_resume_cancel_and_the_retry_of_what_was_cancelled() {
+    let sandbox = Sandbox::start(Config { faults: Faults { latency_ms: 20, ..Faults::default() }, ..Config::default() })
+        .expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite().replace("rows_per_owner: 500", "rows_per_owner: 50"))]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let rows = 400_u64;
+    let (_, batch) = client.upload(PEOPLE, people(400)).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id");
+    while sandbox.stats().effects < 10 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (status, batch) = client.post(&format!("/v2/batches/{id}/pause"), &json!({})).await;
+    assert_eq!((status, &batch["paused"]), (200, &true.into()));
+    // Rows in flight end; then nothing moves.
+    let still = loop {
+        let batch = client.get(&format!("/v2/batches/{id}")).await;
+        if batch["counts"]["processing"] == 0 && batch["counts"]["queued"] == 0 {
+            break batch;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let effects = sandbox.stats().effects;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(sandbox.stats().effects, effects, "{still}");
+    client.post(&format!("/v2/batches/{id}/resume"), &json!({})).await;
+    while sandbox.stats().effects == effects {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (status, _) = client.post(&format!("/v2/batches/{id}/cancel"), &json!({})).await;
+    assert_eq!(status, 200);
+    let batch = client.finished(id).await;
+    assert_eq!(batch["status"], "cancelled", "{batch}");
+    let completed = batch["counts"]["completed"].as_u64().expect("a count");
+    assert_eq!(batch["counts"]["cancelled"].as_u64(), Some(rows - completed), "{batch}");
+    assert_eq!(sandbox.stats().effects, completed);
+    let unprocessed = client.text(&format!("/v2/batches/{id}/unprocessed.csv")).await;
+    assert_eq!(unprocessed.split("\r\n").filter(|line| !line.is_empty()).count() as u64, 1 + rows - completed);
+    let (status, _) = client.post(&format!("/v2/batches/{id}/cancel"), &json!({})).await;
+    assert_eq!(status, 409);
+    let (status, _) = client.post(&format!("/v2/batches/{id}/retry"), &json!({ "include": ["failed", "cancelled"] })).await;
+    assert_eq!(status, 200);
+    let batch = client.finished(id).await;
+    assert_eq!((&batch["status"], &batch["outcome"], &batch["run"]), (&"completed".into(), &"success".into(), &2.into()));
+    assert_eq!((sandbox.stats().effects, sandbox.stats().doubled), (rows, 0));
+}
+
+#[tokio::test]
+async fn the_first_failure_ends_a_batch_that_allows_none() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite().replace("rows_per_owner: 500", "rows_per_owner: 5"))]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let csv = format!("email,first_name,last_name,phone,postcode\ntaken@example.com,T,T,,AB0001\n{}", people(50).split_once('\n').unwrap().1);
+    let (_, batch) = client.upload(&format!("{PEOPLE}&allow_failures=false"), csv).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id");
+    let batch = client.finished(id).await;
+    assert_eq!((&batch["status"], &batch["outcome"]), (&"cancelled".into(), &"failure".into()), "{batch}");
+    assert_eq!((&batch["failure"]["code"], &batch["failure"]["row"]), (&"http_409".into(), &1.into()), "{batch}");
+    assert!(batch["counts"]["cancelled"].as_u64().unwrap() >= 40, "{batch}");
+}
+
+#[tokio::test]
+async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_story() {
+    let faults = Faults { error: 1.0, ..Faults::default() };
+    let sandbox = Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox");
+    let definition = invite().replace("attempts: 5", "attempts: 3").replace("timeout: 10s }", "timeout: 10s, breaker: { min_calls: 1000 } }");
+    let place = Place::new(&[("invite.yaml", &definition)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload(PEOPLE, people(2)).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id");
+    let batch = client.finished(id).await;
+    assert_eq!((&batch["outcome"], &batch["counts"]["failed"]), (&"failure".into(), &2.into()));
+    let row = client.get(&format!("/v2/batches/{id}/rows/1")).await;
+    assert_eq!((&row["attempts"], &row["error"]["code"]), (&3.into(), &"http_500".into()), "{row}");
+    assert_eq!(row["error"]["attempts"].as_array().map(Vec::len), Some(3), "{row}");
+    let summary = client.get(&format!("/v2/batches/{id}/errors")).await;
+    assert_eq!(summary["data"][0], json!({ "code": "http_500", "step": 0, "count": 2, "sample": [1, 2] }));
+    let ready = client.get("/readyz").await;
+    assert_eq!(ready["ready"], true);
+    let document = client.get("/v2/openapi.json").await;
+    assert!(document["paths"]["/v2/client/users/batch/invite"].is_object());
+    assert!(client.text("/metrics").await.contains("penstock_batches"));
+    assert!(client.text("/docs/").await.contains("swagger"));
+}

@@ -1,0 +1,34 @@
+//! Whole runs of the real programs, on the embedded engines.
+
+mod crashes;
+mod files;
+mod life;
+mod secrecy;
+
+/// The shipped pipeline at the pace of a test.
+const INVITE: &str = include_str!("../../pipelines/invite.yaml");
+
+/// The invite pipeline without limits worth mentioning.
+fn invite() -> String {
+    INVITE
+        .replace("limit: 50, period: 1s, burst: 10", "limit: 5000, period: 1s, burst: 500")
+        .replace("limit: 20, period: 1s, burst: 5", "limit: 5000, period: 1s, burst: 500")
+        .replace("concurrency: 20", "concurrency: 100")
+        .replace("rows_per_owner: 100", "rows_per_owner: 500, spread: 0s")
+        .replace("initial: 1s, factor: 2, max: 5m", "initial: 50ms, factor: 1, max: 50ms")
+}
+
+/// A pipeline that never calls anybody.
+const NOOP: &str = "name: noop\ncsv: { max_rows: 1000, columns: [ { name: id, required: true, format: integer }, { name: note, max_length: 20 } ] }\nsteps: []\ndispatch: { spread: 0s }\n";
+
+/// So many people, all of whom the sandbox invites.
+fn people(count: u32) -> String {
+    let mut csv = "email,first_name,last_name,phone,postcode\n".to_owned();
+    for number in 0..count {
+        csv.push_str(&format!("person{number}@example.com,First{number},Last,,AB{:04}\n", number % 10_000));
+    }
+    csv
+}
+
+/// Where people are uploaded, with the context that the pipeline reads.
+const PEOPLE: &str = "/v2/client/users/batch/invite?context=%7B%22campaign%22%3A%22autumn%22%7D";

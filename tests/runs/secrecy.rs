@@ -1,0 +1,87 @@
+//! No plaintext at rest.
+
+use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::{Client, Place};
+
+use crate::invite;
+
+#[tokio::test]
+async fn a_marker_in_every_field_is_found_nowhere() {
+    const MARKER: &str = "Zq7marker";
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = invite().replace("^[A-Z0-9 ]{5,8}$", "^[A-Za-z0-9 ]{5,20}$");
+    let place = Place::new(&[("invite.yaml", &definition)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let mut csv = "email,first_name,last_name,phone,postcode\n".to_owned();
+    for number in 0..60 {
+        let taken = if number % 3 == 0 { "taken" } else { "" };
+        csv.push_str(&format!("{taken}{MARKER}{number}@{MARKER}.example,{MARKER},{MARKER}{number},,ZA{MARKER}{number}\n"));
+    }
+    let path = format!("/v2/client/users/batch/invite?context=%7B%22campaign%22%3A%22{MARKER}%22%7D");
+    let (status, batch) = client.upload(&path, csv).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id");
+    let batch = client.finished(id).await;
+    assert_eq!((&batch["counts"]["completed"], &batch["counts"]["failed"]), (&40.into(), &20.into()), "{batch}");
+    let results = client.text(&format!("/v2/batches/{id}/results.csv")).await;
+    assert!(results.contains(MARKER), "its owner can read it");
+    // A refused upload leaves no trace either.
+    let (status, _) = client.upload(&path, format!("email,nope\n{MARKER},x\n")).await.expect("an answer");
+    assert_eq!(status, 422);
+    assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new(), "while it runs");
+    service.terminate();
+    assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new(), "afterwards");
+}
+
+#[tokio::test]
+async fn an_erased_batch_keeps_its_counts_and_nothing_else() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload(crate::PEOPLE, crate::people(20)).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id");
+    client.finished(id).await;
+    assert_eq!(place.objects().len(), 1);
+    let erased = client.request("DELETE", &format!("/v2/batches/{id}")).send().await.expect("an answer");
+    assert_eq!(erased.status().as_u16(), 200);
+    assert_eq!(place.objects(), Vec::<std::path::PathBuf>::new());
+    let batch = client.get(&format!("/v2/batches/{id}")).await;
+    assert_eq!(batch["counts"]["completed"], 20);
+    let results = client.request("GET", &format!("/v2/batches/{id}/results.csv")).send().await.expect("an answer");
+    assert_eq!(results.status().as_u16(), 410);
+}
+
+#[tokio::test]
+async fn another_owners_batch_is_not_there() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", crate::NOOP)]);
+    let (mine, theirs) = (place.key(&sandbox, "acme"), place.key(&sandbox, "rival"));
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &mine);
+    let (status, batch) = client.upload("/v2/pipelines/noop/batches", "id,note\n1,x\n").await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id");
+    let rival = Client::new(&service, &theirs);
+    for (method, path) in [
+        ("GET", format!("/v2/batches/{id}")),
+        ("GET", format!("/v2/batches/{id}/rows")),
+        ("GET", format!("/v2/batches/{id}/rows/1")),
+        ("GET", format!("/v2/batches/{id}/results.csv")),
+        ("GET", format!("/v2/batches/{id}/events")),
+        ("POST", format!("/v2/batches/{id}/cancel")),
+        ("POST", format!("/v2/batches/{id}/retry")),
+        ("DELETE", format!("/v2/batches/{id}")),
+    ] {
+        let answer = rival.request(method, &path).send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), 404, "{method} {path}");
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    }
+    assert_eq!(rival.get("/v2/batches").await["data"], serde_json::json!([]));
+    let nobody = Client::new(&service, "psk_0123456789ab_wrong");
+    let answer = nobody.request("GET", "/v2/batches").send().await.expect("an answer");
+    assert_eq!(answer.status().as_u16(), 401);
+}
