@@ -10,8 +10,9 @@ use crate::{PEOPLE, invite, people};
 const ROWS: u32 = 300;
 
 async fn survives(crash_at: &str, accepted_before: bool) {
-    let sandbox = Sandbox::start(Config { faults: Faults { latency_ms: 2, ..Faults::default() }, ..Config::default() })
-        .expect("a sandbox");
+    let sandbox =
+        Sandbox::start(Config { faults: Faults { latency_ms: 2, ..Faults::default() }, ..Config::default() })
+            .expect("a sandbox");
     let place = Place::new(&[("invite.yaml", &invite())]);
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, Some(crash_at));
@@ -85,13 +86,7 @@ async fn after_settlement() {
 
 #[tokio::test]
 async fn killed_again_and_again_with_a_downstream_that_fails() {
-    let faults = Faults {
-        latency_ms: 3,
-        jitter_ms: 5,
-        error: 0.05,
-        throttle: 0.01,
-        ..Faults::default()
-    };
+    let faults = Faults { latency_ms: 3, jitter_ms: 5, error: 0.05, throttle: 0.01, ..Faults::default() };
     let sandbox = Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox");
     let definition = invite().replace("attempts: 5", "attempts: 50");
     let place = Place::new(&[("invite.yaml", &definition)]);
@@ -115,8 +110,11 @@ async fn killed_again_and_again_with_a_downstream_that_fails() {
 
 #[tokio::test]
 async fn sigterm_gives_back_what_has_not_started_and_ends_in_order() {
-    let sandbox = Sandbox::start(Config { faults: Faults { latency_ms: 20, ..Faults::default() }, ..Config::default() })
-        .expect("a sandbox");
+    let sandbox = Sandbox::start(Config {
+        faults: Faults { latency_ms: 20, ..Faults::default() },
+        ..Config::default()
+    })
+    .expect("a sandbox");
     let place = Place::new(&[("invite.yaml", &invite())]);
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);

@@ -23,7 +23,10 @@ fn bad() -> Vec<(&'static [u8], Vec<Fault>)> {
         (b"id,id\n1,2\n", vec![(1, Some("id"), "duplicate_column")]),
         (b" id,note\n1,x\n", vec![(1, Some(" id"), "unknown_column"), (1, Some("id"), "missing_column")]),
         (b"id;note\n1;x\n", vec![(1, Some("id;note"), "unknown_column"), (1, Some("id"), "missing_column")]),
-        (b"\xEF\xBB\xBF\xEF\xBB\xBFid,note\n1,x\n", vec![(1, Some("\u{feff}id"), "unknown_column"), (1, Some("id"), "missing_column")]),
+        (
+            b"\xEF\xBB\xBF\xEF\xBB\xBFid,note\n1,x\n",
+            vec![(1, Some("\u{feff}id"), "unknown_column"), (1, Some("id"), "missing_column")],
+        ),
         (b"id,note\n1,x\n,y\n", vec![(3, Some("id"), "required")]),
         (b"id,note\nx,y\n", vec![(2, Some("id"), "format")]),
         (b"id,note\n1.5,y\n", vec![(2, Some("id"), "format")]),
@@ -51,7 +54,10 @@ fn bad() -> Vec<(&'static [u8], Vec<Fault>)> {
         (b"id,note\n1,\"a\nb\nc\"\n2,\"x\"y\n", vec![(5, Some("note"), "text_after_quote")]),
         (b"id,note\n1,\"a\r\nb\"\r\nx,y\r\n", vec![(4, Some("id"), "format")]),
         (b"id,note\nx,1\n1,y\ny,2\n", vec![(2, Some("id"), "format"), (4, Some("id"), "format")]),
-        (b"id,note\nx,012345678901234567890\n", vec![(2, Some("id"), "format"), (2, Some("note"), "max_length")]),
+        (
+            b"id,note\nx,012345678901234567890\n",
+            vec![(2, Some("id"), "format"), (2, Some("note"), "max_length")],
+        ),
         (b"id,note\n9223372036854775808,x\n", vec![(2, Some("id"), "format")]),
         (b"\"id\"x,note\n1,y\n", vec![(1, None, "text_after_quote")]),
         (b"id,note\n1,x\n2,\"never\nclosed\n3,y\n", vec![(3, Some("note"), "unclosed_quote")]),
@@ -108,7 +114,11 @@ async fn bad_files_are_refused_with_line_and_column_and_leave_nothing() {
             .expect("errors")
             .iter()
             .map(|error| {
-                (error["line"].as_u64().expect("a line"), error["column"].as_str(), error["code"].as_str().expect("a code"))
+                (
+                    error["line"].as_u64().expect("a line"),
+                    error["column"].as_str(),
+                    error["code"].as_str().expect("a code"),
+                )
             })
             .collect();
         assert_eq!(found, faults, "{shown:?}");
@@ -133,7 +143,11 @@ async fn bad_files_are_refused_with_line_and_column_and_leave_nothing() {
         ("text/csv; charset=utf-16", "id\n1\n", 415),
         ("multipart/form-data", "id\n1\n", 400),
         ("multipart/form-data; boundary=x", "--x\r\nnot a part", 400),
-        ("multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\nn\r\n--x--\r\n", 400),
+        (
+            "multipart/form-data; boundary=x",
+            "--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\nn\r\n--x--\r\n",
+            400,
+        ),
         ("application/json", "{}", 400),
         ("application/json", "not json", 400),
     ] {
@@ -149,7 +163,9 @@ async fn bad_files_are_refused_with_line_and_column_and_leave_nothing() {
     }
     // Half an upload: the client promises more than it sends.
     use tokio::io::AsyncWriteExt as _;
-    let mut half = tokio::net::TcpStream::connect(service.base.trim_start_matches("http://")).await.expect("a connection");
+    let mut half = tokio::net::TcpStream::connect(service.base.trim_start_matches("http://"))
+        .await
+        .expect("a connection");
     let head = format!(
         "POST {ROUTE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: text/csv\r\nContent-Length: 1000\r\n\r\nid,note\n1,x\n"
     );
@@ -202,7 +218,12 @@ async fn a_form_carries_its_fields_before_or_behind_the_file() {
     let file = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.csv\"\r\nContent-Type: text/csv\r\n\r\nid,note\n1,x\n\r\n";
     for body in [
         format!("{}{file}{}--x--\r\n", part("name", "first"), part("allow_failures", "false")),
-        format!("{file}{}{}{}--x--\r\n", part("name", "first"), part("allow_failures", "false"), part("context", "{\"a\":1}")),
+        format!(
+            "{file}{}{}{}--x--\r\n",
+            part("name", "first"),
+            part("allow_failures", "false"),
+            part("context", "{\"a\":1}")
+        ),
     ] {
         let answer = client
             .request("POST", ROUTE)

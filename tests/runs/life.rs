@@ -43,12 +43,22 @@ async fn another_pipeline_is_yaml_alone() {
     assert_eq!((&batch["outcome"], &batch["counts"]["failed"]), (&"partial_success".into(), &1.into()));
     let rows = client.get(&format!("/v2/batches/{id}/rows")).await;
     let first = &rows["data"][0];
-    assert_eq!((&first["number"], &first["line"], &first["status"]), (&1.into(), &2.into(), &"completed".into()));
-    assert_eq!((&first["result"]["count"], &first["result"]["status"]), (&json!(1), &json!(200)), "types are kept");
+    assert_eq!(
+        (&first["number"], &first["line"], &first["status"]),
+        (&1.into(), &2.into(), &"completed".into())
+    );
+    assert_eq!(
+        (&first["result"]["count"], &first["result"]["status"]),
+        (&json!(1), &json!(200)),
+        "types are kept"
+    );
     assert_eq!(first["result"]["label"], "AB1/2026-11-23");
     let failed = client.get(&format!("/v2/batches/{id}/rows?status=failed")).await;
     let error = &failed["data"][0]["error"];
-    assert_eq!((&error["code"], &error["step"], &error["http_status"]), (&"http_422".into(), &"a".into(), &422.into()));
+    assert_eq!(
+        (&error["code"], &error["step"], &error["http_status"]),
+        (&"http_422".into(), &"a".into(), &422.into())
+    );
     assert_eq!(error["detail"]["error"], "unknown_postcode");
 }
 
@@ -68,7 +78,10 @@ async fn failed_csv_is_mended_and_uploaded_as_it_is() {
     let results = client.text(&format!("/v2/batches/{id}/results.csv")).await;
     let lines: Vec<&str> = results.split("\r\n").collect();
     assert_eq!(lines[0], "email,first_name,last_name,phone,postcode,_row,_status,check_id,_code,_message");
-    assert!(lines[1].starts_with("a@example.com,\"Ann, the first\",B,'+491701234567,AB0001,1,completed,chk_"), "{results}");
+    assert!(
+        lines[1].starts_with("a@example.com,\"Ann, the first\",B,'+491701234567,AB0001,1,completed,chk_"),
+        "{results}"
+    );
     assert!(lines[2].starts_with("taken@example.com,'=cmd(),'x,,AB0002,2,failed,,http_409,"), "{results}");
     let failed = client.text(&format!("/v2/batches/{id}/failed.csv")).await;
     assert_eq!(failed.split("\r\n").count(), 3, "{failed}");
@@ -87,7 +100,8 @@ async fn failed_csv_is_mended_and_uploaded_as_it_is() {
 #[tokio::test]
 async fn a_limit_is_kept_and_a_retry_calls_no_finished_step_again() {
     let limit = Limit { rate: 200.0, burst: 20.0 };
-    let sandbox = Sandbox::start(Config { address: Some(limit), invite: Some(limit), ..Config::default() }).expect("a sandbox");
+    let sandbox = Sandbox::start(Config { address: Some(limit), invite: Some(limit), ..Config::default() })
+        .expect("a sandbox");
     let definition = crate::INVITE
         .replace("limit: 50, period: 1s, burst: 10", "limit: 200, period: 1s, burst: 20")
         .replace("limit: 20, period: 1s, burst: 5", "limit: 200, period: 1s, burst: 20")
@@ -122,9 +136,13 @@ async fn a_limit_is_kept_and_a_retry_calls_no_finished_step_again() {
 
 #[tokio::test]
 async fn pause_resume_cancel_and_the_retry_of_what_was_cancelled() {
-    let sandbox = Sandbox::start(Config { faults: Faults { latency_ms: 20, ..Faults::default() }, ..Config::default() })
-        .expect("a sandbox");
-    let place = Place::new(&[("invite.yaml", &invite().replace("rows_per_owner: 500", "rows_per_owner: 50"))]);
+    let sandbox = Sandbox::start(Config {
+        faults: Faults { latency_ms: 20, ..Faults::default() },
+        ..Config::default()
+    })
+    .expect("a sandbox");
+    let place =
+        Place::new(&[("invite.yaml", &invite().replace("rows_per_owner: 500", "rows_per_owner: 50"))]);
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
@@ -159,13 +177,20 @@ async fn pause_resume_cancel_and_the_retry_of_what_was_cancelled() {
     assert_eq!(batch["counts"]["cancelled"].as_u64(), Some(rows - completed), "{batch}");
     assert_eq!(sandbox.stats().effects, completed);
     let unprocessed = client.text(&format!("/v2/batches/{id}/unprocessed.csv")).await;
-    assert_eq!(unprocessed.split("\r\n").filter(|line| !line.is_empty()).count() as u64, 1 + rows - completed);
+    assert_eq!(
+        unprocessed.split("\r\n").filter(|line| !line.is_empty()).count() as u64,
+        1 + rows - completed
+    );
     let (status, _) = client.post(&format!("/v2/batches/{id}/cancel"), &json!({})).await;
     assert_eq!(status, 409);
-    let (status, _) = client.post(&format!("/v2/batches/{id}/retry"), &json!({ "include": ["failed", "cancelled"] })).await;
+    let (status, _) =
+        client.post(&format!("/v2/batches/{id}/retry"), &json!({ "include": ["failed", "cancelled"] })).await;
     assert_eq!(status, 200);
     let batch = client.finished(id).await;
-    assert_eq!((&batch["status"], &batch["outcome"], &batch["run"]), (&"completed".into(), &"success".into(), &2.into()));
+    assert_eq!(
+        (&batch["status"], &batch["outcome"], &batch["run"]),
+        (&"completed".into(), &"success".into(), &2.into())
+    );
     assert_eq!((sandbox.stats().effects, sandbox.stats().doubled), (rows, 0));
 }
 
@@ -176,12 +201,19 @@ async fn the_first_failure_ends_a_batch_that_allows_none() {
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
-    let csv = format!("email,first_name,last_name,phone,postcode\ntaken@example.com,T,T,,AB0001\n{}", people(50).split_once('\n').unwrap().1);
+    let csv = format!(
+        "email,first_name,last_name,phone,postcode\ntaken@example.com,T,T,,AB0001\n{}",
+        people(50).split_once('\n').unwrap().1
+    );
     let (_, batch) = client.upload(&format!("{PEOPLE}&allow_failures=false"), csv).await.expect("an answer");
     let id = batch["id"].as_str().expect("an id");
     let batch = client.finished(id).await;
     assert_eq!((&batch["status"], &batch["outcome"]), (&"cancelled".into(), &"failure".into()), "{batch}");
-    assert_eq!((&batch["failure"]["code"], &batch["failure"]["row"]), (&"http_409".into(), &1.into()), "{batch}");
+    assert_eq!(
+        (&batch["failure"]["code"], &batch["failure"]["row"]),
+        (&"http_409".into(), &1.into()),
+        "{batch}"
+    );
     assert!(batch["counts"]["cancelled"].as_u64().unwrap() >= 40, "{batch}");
 }
 
@@ -189,7 +221,9 @@ async fn the_first_failure_ends_a_batch_that_allows_none() {
 async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_story() {
     let faults = Faults { error: 1.0, ..Faults::default() };
     let sandbox = Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox");
-    let definition = invite().replace("attempts: 5", "attempts: 3").replace("timeout: 10s }", "timeout: 10s, breaker: { min_calls: 1000 } }");
+    let definition = invite()
+        .replace("attempts: 5", "attempts: 3")
+        .replace("timeout: 10s }", "timeout: 10s, breaker: { min_calls: 1000 } }");
     let place = Place::new(&[("invite.yaml", &definition)]);
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);

@@ -17,14 +17,20 @@ async fn a_marker_in_every_field_is_found_nowhere() {
     let mut csv = "email,first_name,last_name,phone,postcode\n".to_owned();
     for number in 0..60 {
         let taken = if number % 3 == 0 { "taken" } else { "" };
-        csv.push_str(&format!("{taken}{MARKER}{number}@{MARKER}.example,{MARKER},{MARKER}{number},,ZA{MARKER}{number}\n"));
+        csv.push_str(&format!(
+            "{taken}{MARKER}{number}@{MARKER}.example,{MARKER},{MARKER}{number},,ZA{MARKER}{number}\n"
+        ));
     }
     let path = format!("/v2/client/users/batch/invite?context=%7B%22campaign%22%3A%22{MARKER}%22%7D");
     let (status, batch) = client.upload(&path, csv).await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     let id = batch["id"].as_str().expect("an id");
     let batch = client.finished(id).await;
-    assert_eq!((&batch["counts"]["completed"], &batch["counts"]["failed"]), (&40.into(), &20.into()), "{batch}");
+    assert_eq!(
+        (&batch["counts"]["completed"], &batch["counts"]["failed"]),
+        (&40.into(), &20.into()),
+        "{batch}"
+    );
     let results = client.text(&format!("/v2/batches/{id}/results.csv")).await;
     assert!(results.contains(MARKER), "its owner can read it");
     // A refused upload leaves no trace either.
@@ -51,7 +57,8 @@ async fn an_erased_batch_keeps_its_counts_and_nothing_else() {
     assert_eq!(place.objects(), Vec::<std::path::PathBuf>::new());
     let batch = client.get(&format!("/v2/batches/{id}")).await;
     assert_eq!(batch["counts"]["completed"], 20);
-    let results = client.request("GET", &format!("/v2/batches/{id}/results.csv")).send().await.expect("an answer");
+    let results =
+        client.request("GET", &format!("/v2/batches/{id}/results.csv")).send().await.expect("an answer");
     assert_eq!(results.status().as_u16(), 410);
 }
 
@@ -62,7 +69,8 @@ async fn another_owners_batch_is_not_there() {
     let (mine, theirs) = (place.key(&sandbox, "acme"), place.key(&sandbox, "rival"));
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &mine);
-    let (status, batch) = client.upload("/v2/pipelines/noop/batches", "id,note\n1,x\n").await.expect("an answer");
+    let (status, batch) =
+        client.upload("/v2/pipelines/noop/batches", "id,note\n1,x\n").await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     let id = batch["id"].as_str().expect("an id");
     let rival = Client::new(&service, &theirs);

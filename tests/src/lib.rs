@@ -65,7 +65,13 @@ impl Place {
 
     /// Runs an operator's command; its output as JSON, and whether it ended well.
     pub fn operate(&self, sandbox: &Sandbox, args: &[&str]) -> (Value, bool) {
-        let output = self.command(sandbox).arg("--json").args(args).env("RUST_LOG", "error").output().expect("it runs");
+        let output = self
+            .command(sandbox)
+            .arg("--json")
+            .args(args)
+            .env("RUST_LOG", "error")
+            .output()
+            .expect("it runs");
         let text = String::from_utf8_lossy(&output.stdout);
         let value = serde_json::from_str(&text).unwrap_or_else(|_| {
             panic!("{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -226,7 +232,8 @@ impl Client {
 
     /// Uploads a CSV as the body; status and answer. None: the connection broke.
     pub async fn upload(&self, path: &str, csv: impl Into<reqwest::Body>) -> Option<(u16, Value)> {
-        let sent = self.request("POST", path).header("content-type", "text/csv").body(csv).send().await.ok()?;
+        let sent =
+            self.request("POST", path).header("content-type", "text/csv").body(csv).send().await.ok()?;
         let status = sent.status().as_u16();
         Some((status, sent.json().await.ok()?))
     }

@@ -21,7 +21,16 @@ pub fn test(args: &[String]) -> Result<(), String> {
     let services = Services::start()?;
     step("programs for whole runs", || {
         let mut command = cargo();
-        command.args(["build", "--quiet", "--package", "penstock-cli", "--package", "penstock-api", "--package", "penstock-worker"]);
+        command.args([
+            "build",
+            "--quiet",
+            "--package",
+            "penstock-cli",
+            "--package",
+            "penstock-api",
+            "--package",
+            "penstock-worker",
+        ]);
         command.args(["--package", "penstock-dispatcher", "--package", "penstock-sandbox"]);
         run(command)
     })?;

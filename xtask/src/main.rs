@@ -35,7 +35,15 @@ fn main() -> ExitCode {
 /// The embedded engines only: what a cluster needs would double a newcomer's build.
 fn demo(args: &[String]) -> Result<(), String> {
     let mut command = cargo();
-    command.args(["run", "--quiet", "--package", "penstock-cli", "--bin", "penstock", "--no-default-features"]);
+    command.args([
+        "run",
+        "--quiet",
+        "--package",
+        "penstock-cli",
+        "--bin",
+        "penstock",
+        "--no-default-features",
+    ]);
     command.args(["--profile", "demo", "--", "demo"]).args(args);
     eprintln!("building (a few minutes from nothing, seconds afterwards) …");
     run(command)

@@ -36,7 +36,16 @@ impl Services {
         std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let redis_port = free_port()?;
         let redis = Command::new("redis-server")
-            .args(["--port", &redis_port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &redis_port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .args(["--dir", &folder.display().to_string()])
             .stdout(Stdio::null())
             .spawn()
@@ -92,14 +101,22 @@ impl Postgres {
             run(chown)?;
         }
         let mut init = as_postgres(&bin.join("initdb"));
-        init.arg("-D").arg(&data).args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"]).stdout(Stdio::null());
+        init.arg("-D")
+            .arg(&data)
+            .args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"])
+            .stdout(Stdio::null());
         run(init)?;
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200 \
              -c shared_buffers=256MB -c synchronous_commit=on"
         );
         let mut start = as_postgres(&bin.join("pg_ctl"));
-        start.arg("-D").arg(&data).arg("-l").arg(folder.join("postgres").join("log")).args(["-s", "-w", "-o", &options, "start"]);
+        start
+            .arg("-D")
+            .arg(&data)
+            .arg("-l")
+            .arg(folder.join("postgres").join("log"))
+            .args(["-s", "-w", "-o", &options, "start"]);
         start.stdout(Stdio::null());
         run(start)?;
         wait_for(port, "PostgreSQL")?;

@@ -58,9 +58,11 @@ pub(crate) fn states<T: std::str::FromStr<Err = penstock_domain::row::UnknownNam
     text.unwrap_or_default()
         .split(',')
         .filter(|name| !name.is_empty())
-        .map(|name| name.trim().parse().map_err(|error: penstock_domain::row::UnknownName| {
-            Problem::bad_request("bad_status", error.to_string())
-        }))
+        .map(|name| {
+            name.trim().parse().map_err(|error: penstock_domain::row::UnknownName| {
+                Problem::bad_request("bad_status", error.to_string())
+            })
+        })
         .collect()
 }
 
@@ -202,7 +204,10 @@ pub async fn retry(
     };
     let include = body.include.unwrap_or_else(|| vec!["failed".into()]);
     if let Some(other) = include.iter().find(|name| !matches!(name.as_str(), "failed" | "cancelled")) {
-        return Err(Problem::bad_request("bad_include", format!("`include` takes failed and cancelled, not `{other}`")));
+        return Err(Problem::bad_request(
+            "bad_include",
+            format!("`include` takes failed and cancelled, not `{other}`"),
+        ));
     }
     let selection = RetrySelection {
         failed: include.iter().any(|name| name == "failed"),

@@ -105,12 +105,8 @@ pub async fn audit(
             "the audit log is for admin keys",
         ));
     }
-    let batch = query
-        .batch
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(|_| Problem::not_found("such batch"))?;
+    let batch =
+        query.batch.as_deref().map(str::parse).transpose().map_err(|_| Problem::not_found("such batch"))?;
     let limit = page_size(query.limit, 100)?;
     let data = state.engines.store.audit_log(batch, query.before, limit).await?;
     Ok(HttpResponse::Ok().json(serde_json::json!({ "data": data })))

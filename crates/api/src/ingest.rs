@@ -91,11 +91,16 @@ pub async fn upload(
     let accepted = match essence.as_str() {
         "multipart/form-data" => {
             let mut payload = payload.into_inner();
-            let form = Multipart::from_request(&request, &mut payload).await.map_err(|error| not_multipart(&error))?;
+            let form = Multipart::from_request(&request, &mut payload)
+                .await
+                .map_err(|error| not_multipart(&error))?;
             from_form(&state, wanted, form, deadline).await?
         }
         "text/csv" => {
-            if content_type.contains("charset") && !content_type.contains("utf-8") && !content_type.contains("utf8") {
+            if content_type.contains("charset")
+                && !content_type.contains("utf-8")
+                && !content_type.contains("utf8")
+            {
                 return Err(unsupported());
             }
             let query = web::Query::<RawFields>::from_query(request.query_string())
@@ -112,14 +117,19 @@ pub async fn upload(
         _ => return Err(unsupported()),
     };
     let view = batch_view(&state.engines, &accepted.batch, state.quota(&accepted.batch)).await?;
-    Ok(HttpResponse::Accepted().insert_header((header::LOCATION, format!("/v2/batches/{}", view.id))).json(view))
+    Ok(HttpResponse::Accepted()
+        .insert_header((header::LOCATION, format!("/v2/batches/{}", view.id)))
+        .json(view))
 }
 
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
     let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
     let key = value.to_str().unwrap_or_default().trim().trim_matches('"').to_owned();
     if key.is_empty() || key.len() > 255 {
-        return Err(Problem::bad_request("bad_idempotency_key", "Idempotency-Key has 1 to 255 visible characters"));
+        return Err(Problem::bad_request(
+            "bad_idempotency_key",
+            "Idempotency-Key has 1 to 255 visible characters",
+        ));
     }
     Ok(Some(key))
 }
@@ -185,7 +195,8 @@ async fn from_form(
             return Err(Problem::bad_request("bad_field", format!("the field `{name}` stands twice")));
         }
     }
-    let upload = upload.ok_or_else(|| Problem::bad_request("no_file", "send the CSV as the form field `file`"))?;
+    let upload =
+        upload.ok_or_else(|| Problem::bad_request("no_file", "send the CSV as the form field `file`"))?;
     let raw: RawFields = serde_json::from_value(Value::Object(raw))
         .map_err(|error| Problem::bad_request("bad_field", error.to_string()))?;
     if raw.upload_id.is_some() {
@@ -205,14 +216,21 @@ async fn from_json(
     let mut chunks = payload.map_err(|error| broken_off(&error));
     while let Some(bytes) = deadline.next(&mut chunks).await? {
         if body.len() + bytes.len() > FIELD_BYTES {
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the JSON body is too large"));
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "the JSON body is too large",
+            ));
         }
         body.extend_from_slice(&bytes);
     }
     let raw: RawFields =
         serde_json::from_slice(&body).map_err(|error| Problem::bad_request("bad_json", error.to_string()))?;
     let id = raw.upload_id.ok_or_else(|| {
-        Problem::bad_request("no_file", "send `upload_id` from POST /v2/uploads, or the file itself as multipart/form-data or text/csv")
+        Problem::bad_request(
+            "no_file",
+            "send `upload_id` from POST /v2/uploads, or the file itself as multipart/form-data or text/csv",
+        )
     })?;
     let fields = fields(state, raw)?;
     let pending = state
@@ -222,7 +240,8 @@ async fn from_json(
         .await?
         .filter(|pending| pending.batch.is_none())
         .ok_or_else(|| Problem::unprocessable("no_such_upload", "there is no unused upload of this id"))?;
-    let meta = object_store::ObjectStoreExt::head(&state.engines.objects, &pending.object_key.as_str().into()).await;
+    let meta =
+        object_store::ObjectStoreExt::head(&state.engines.objects, &pending.object_key.as_str().into()).await;
     let bytes = match meta {
         Ok(meta) => meta.size,
         Err(object_store::Error::NotFound { .. }) => {
@@ -258,17 +277,23 @@ fn fields(state: &ApiState, raw: RawFields) -> Result<UploadFields, Problem> {
     };
     let priority = match raw.priority {
         None => None,
-        Some(Value::String(text)) => Some(text.parse().map_err(|_| bad("`priority` is a small whole number"))?),
+        Some(Value::String(text)) => {
+            Some(text.parse().map_err(|_| bad("`priority` is a small whole number"))?)
+        }
         Some(other) => Some(
-            other.as_i64().and_then(|n| i16::try_from(n).ok()).ok_or_else(|| bad("`priority` is a small whole number"))?,
+            other
+                .as_i64()
+                .and_then(|n| i16::try_from(n).ok())
+                .ok_or_else(|| bad("`priority` is a small whole number"))?,
         ),
     };
     if raw.name.as_ref().is_some_and(|name| name.chars().count() > NAME_CHARS) {
         return Err(bad("`name` has at most 200 characters"));
     }
     if let Some(url) = &raw.callback_url {
-        check_address(url, state.allow_private_callbacks)
-            .map_err(|error| Problem::unprocessable("bad_callback_url", format!("`callback_url`: {error}")))?;
+        check_address(url, state.allow_private_callbacks).map_err(|error| {
+            Problem::unprocessable("bad_callback_url", format!("`callback_url`: {error}"))
+        })?;
     }
     Ok(UploadFields {
         name: raw.name.filter(|name| !name.is_empty()),

@@ -75,7 +75,13 @@ pub async fn create(
             (format!("{}://{}/v2/uploads/{id}/content", connection.scheme(), connection.host()), true)
         }
     };
-    Ok(HttpResponse::Created().json(UploadPlace { upload_id: id, url, method: "PUT", authorization, expires_at }))
+    Ok(HttpResponse::Created().json(UploadPlace {
+        upload_id: id,
+        url,
+        method: "PUT",
+        authorization,
+        expires_at,
+    }))
 }
 
 /// Takes the file itself, where the object store has no addresses of its own.

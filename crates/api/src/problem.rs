@@ -107,11 +107,19 @@ impl From<StoreError> for Problem {
             }
             error if error.is_transient() => {
                 tracing::warn!(%error, "a request met an engine that is away");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "an engine is not available; try again")
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "unavailable",
+                    "an engine is not available; try again",
+                )
             }
             error => {
                 tracing::error!(%error, "a request failed");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong here; it was logged")
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "something went wrong here; it was logged",
+                )
             }
         }
     }
@@ -124,11 +132,19 @@ impl From<FlowError> for Problem {
             FlowError::Erased => Self::new(StatusCode::GONE, "erased", error.to_string()),
             error if error.is_transient() => {
                 tracing::warn!(%error, "a request met an engine that is away");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "an engine is not available; try again")
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "unavailable",
+                    "an engine is not available; try again",
+                )
             }
             error => {
                 tracing::error!(%error, "a request failed");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong here; it was logged")
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "something went wrong here; it was logged",
+                )
             }
         }
     }

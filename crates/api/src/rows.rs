@@ -82,6 +82,7 @@ pub async fn show(
     let batch = caller.batch(&state, &id).await?;
     let number = number.parse().map_err(|_| Problem::not_found("such row"))?;
     let secrets = state.engines.secrets.of(&state.engines, &batch).await?;
-    let record = state.engines.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
+    let record =
+        state.engines.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
     Ok(HttpResponse::Ok().json(row_view(&secrets, &record)?))
 }

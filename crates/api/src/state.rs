@@ -28,6 +28,9 @@ impl ApiState {
     /// The quota of a batch's owner, for estimates.
     pub fn quota(&self, batch: &Batch) -> u32 {
         let pipeline = self.engines.pipelines.get(&batch.pipeline);
-        pipeline.and_then(|pipeline| pipeline.dispatch.rows_per_owner).unwrap_or(self.rows_per_owner).min(self.rows_per_owner)
+        pipeline
+            .and_then(|pipeline| pipeline.dispatch.rows_per_owner)
+            .unwrap_or(self.rows_per_owner)
+            .min(self.rows_per_owner)
     }
 }

@@ -41,7 +41,9 @@ fn key(path: &PathBuf) -> Result<String, StartError> {
         Err(error) => return Err(cannot("read", path, &error)),
     }
     let mut secret = [0; 32];
-    SystemRandom::new().fill(&mut secret).map_err(|_| StartError::new("this machine gives no random numbers"))?;
+    SystemRandom::new()
+        .fill(&mut secret)
+        .map_err(|_| StartError::new("this machine gives no random numbers"))?;
     let key = format!("local-1:{}", STANDARD.encode(secret));
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);

@@ -10,13 +10,13 @@ use object_store::prefix::PrefixStore;
 use penstock_crypto::Keyring;
 use penstock_domain::pipeline::Pipeline;
 use penstock_downstream::{Caller, Client, Limiter, LocalLimiter};
+use penstock_flow::Engines;
 use penstock_flow::definitions::Definitions;
 use penstock_flow::dispatch::DispatchPolicy;
 use penstock_flow::engines::{Chance as _, SystemChance};
 use penstock_flow::extract::ExtractPolicy;
 use penstock_flow::process::WorkerPolicy;
 use penstock_flow::secrets::Secrets;
-use penstock_flow::Engines;
 use penstock_queue::{Bell, LocalBell};
 use penstock_store::Store;
 use penstock_store_sqlite::{ServiceGuard, SqliteStore};
@@ -107,12 +107,15 @@ pub async fn choose(settings: &Settings, pipelines: Vec<Pipeline>, role: Role) -
     let lease = settings.lease(worst)?;
     settings.check(lease)?;
     let database = settings.database_url.as_deref().ok_or_else(|| {
-        StartError::new("DATABASE_URL is not set: give sqlite://FILE (one machine) or postgres://… (a cluster).")
+        StartError::new(
+            "DATABASE_URL is not set: give sqlite://FILE (one machine) or postgres://… (a cluster).",
+        )
     })?;
     let keys = settings.encryption_keys.as_deref().ok_or_else(|| {
         StartError::new("PENSTOCK_ENCRYPTION_KEYS is not set: give `id:base64`, with 32 bytes from `openssl rand -base64 32`.")
     })?;
-    let keyring = Keyring::parse(keys).map_err(|error| StartError(format!("PENSTOCK_ENCRYPTION_KEYS: {error}.")))?;
+    let keyring =
+        Keyring::parse(keys).map_err(|error| StartError(format!("PENSTOCK_ENCRYPTION_KEYS: {error}.")))?;
     let clock = boot::clock();
     let (store, guard) = open_store(database, settings, role).await?;
     let sqlite = database.starts_with("sqlite");
@@ -158,9 +161,13 @@ async fn open_store(
         }
         let store = SqliteStore::open(url).await.map_err(|error| StartError(format!("{url}: {error}")))?;
         let guard = match role {
-            Role::Everything => Some(store.lock_service().map_err(|error| StartError(error.to_string()))?.ok_or_else(
-                || StartError(format!("{url} is served by another process; stop it, or use another data folder.")),
-            )?),
+            Role::Everything => Some(
+                store.lock_service().map_err(|error| StartError(error.to_string()))?.ok_or_else(|| {
+                    StartError(format!(
+                        "{url} is served by another process; stop it, or use another data folder."
+                    ))
+                })?,
+            ),
             _ => None,
         };
         return Ok((Arc::new(store), guard));
@@ -201,9 +208,9 @@ fn open_objects(settings: &Settings, role: Role) -> Result<Objects, StartError> 
     let url = Url::parse(text).map_err(|error| StartError(format!("OBJECT_STORE_URL: {error}")))?;
     match url.scheme() {
         "file" => {
-            let folder = url
-                .to_file_path()
-                .map_err(|()| StartError::new("OBJECT_STORE_URL: a file URL names an absolute folder, file:///…"))?;
+            let folder = url.to_file_path().map_err(|()| {
+                StartError::new("OBJECT_STORE_URL: a file URL names an absolute folder, file:///…")
+            })?;
             std::fs::create_dir_all(&folder)
                 .map_err(|error| StartError(format!("cannot make {}: {error}", folder.display())))?;
             if role == Role::Everything {
@@ -289,7 +296,7 @@ async fn open_queue(
 
 #[cfg(feature = "cluster")]
 async fn shared_queue(url: &str) -> Result<Queue, StartError> {
-    let bell = penstock_queue::SharedBell::connect(url, &process_name("bell"))
+    let bell = penstock_queue::SharedBell::connect(url)
         .map_err(|error| StartError(format!("REDIS_URL: {error}")))?;
     let limiter = penstock_downstream::SharedLimiter::connect(url)
         .map_err(|error| StartError(format!("REDIS_URL: {error}")))?;

@@ -102,13 +102,19 @@ impl Settings {
     /// A sentence with the mend.
     pub fn check(&self, lease: Duration) -> Result<(), StartError> {
         if self.rows_per_owner == 0 {
-            return Err(StartError::new("ROWS_PER_OWNER is 0, so no row would ever run: set it to 1 or more."));
+            return Err(StartError::new(
+                "ROWS_PER_OWNER is 0, so no row would ever run: set it to 1 or more.",
+            ));
         }
         if self.rows_per_run == Some(0) {
-            return Err(StartError::new("ROWS_PER_RUN is 0, so no row would ever run: leave it out for no cap."));
+            return Err(StartError::new(
+                "ROWS_PER_RUN is 0, so no row would ever run: leave it out for no cap.",
+            ));
         }
         if self.concurrency == 0 {
-            return Err(StartError::new("PENSTOCK_CONCURRENCY is 0, so no row would ever run: set it to 1 or more."));
+            return Err(StartError::new(
+                "PENSTOCK_CONCURRENCY is 0, so no row would ever run: set it to 1 or more.",
+            ));
         }
         if Duration::from_secs(self.lost_after_seconds) < lease {
             return Err(StartError(format!(
@@ -119,7 +125,10 @@ impl Settings {
                 lease.as_secs()
             )));
         }
-        if self.delete_after_days.is_some_and(|delete| self.erase_after_days.is_none_or(|erase| erase > delete)) {
+        if self
+            .delete_after_days
+            .is_some_and(|delete| self.erase_after_days.is_none_or(|erase| erase > delete))
+        {
             return Err(StartError::new(
                 "PENSTOCK_DELETE_AFTER_DAYS deletes batches that were erased before: set PENSTOCK_ERASE_AFTER_DAYS to \
                  the same number of days or fewer.",

@@ -38,7 +38,9 @@ pub fn start(style: LogStyle, default: &str) -> Telemetry {
         use opentelemetry::trace::TracerProvider as _;
         let provider = provider();
         let traces = provider.as_ref().map(|provider| {
-            tracing_opentelemetry::layer().with_tracer(provider.tracer("penstock")).with_filter(EnvFilter::new("penstock=info"))
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("penstock"))
+                .with_filter(EnvFilter::new("penstock=info"))
         });
         // An error means that a test has a subscriber of its own.
         let _ = registry.with(traces).try_init();

@@ -101,7 +101,8 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
 }
 
 async fn show(opened: &Opened, batch: &Batch, out: Output) -> Result<bool, StartError> {
-    let view = batch_view(&opened.chosen.engines, batch, opened.settings.rows_per_owner).await.map_err(said)?;
+    let view =
+        batch_view(&opened.chosen.engines, batch, opened.settings.rows_per_owner).await.map_err(said)?;
     out.say(&view, || {
         let counts = &view.counts;
         format!(

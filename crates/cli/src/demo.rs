@@ -106,8 +106,13 @@ impl Demo {
     }
 
     async fn get(&self, path: &str) -> Result<Value, StartError> {
-        let response =
-            self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.key).send().await.map_err(said)?;
+        let response = self
+            .http
+            .get(format!("{}{path}", self.base))
+            .bearer_auth(&self.key)
+            .send()
+            .await
+            .map_err(said)?;
         response.error_for_status().map_err(said)?.json().await.map_err(said)
     }
 
@@ -116,7 +121,10 @@ impl Demo {
         self.tell(format!("Uploading {rows} rows to {}/v2/client/users/batch/invite …", self.base));
         let batch = self.upload(rows).await?;
         let id = batch["id"].as_str().unwrap_or_default().to_owned();
-        self.tell(format!("Batch {id} was accepted after {:.1} s; every row was validated on the way.", began.elapsed().as_secs_f64()));
+        self.tell(format!(
+            "Batch {id} was accepted after {:.1} s; every row was validated on the way.",
+            began.elapsed().as_secs_f64()
+        ));
         let batch = self.watch(&id, rows).await?;
         let seconds = began.elapsed().as_secs_f64();
         let errors = self.get(&format!("/v2/batches/{id}/errors")).await?;
@@ -167,7 +175,8 @@ impl Demo {
         let mut said_at = Instant::now();
         loop {
             let batch = self.get(&format!("/v2/batches/{id}")).await?;
-            let done = ["completed", "failed"].iter().filter_map(|name| batch["counts"][name].as_u64()).sum::<u64>();
+            let done =
+                ["completed", "failed"].iter().filter_map(|name| batch["counts"][name].as_u64()).sum::<u64>();
             #[allow(clippy::cast_precision_loss, reason = "shown with no decimals")]
             let rate = done as f64 / began.elapsed().as_secs_f64();
             #[allow(clippy::cast_precision_loss, reason = "shown with no decimals")]
@@ -209,9 +218,17 @@ impl Demo {
             .as_array()
             .into_iter()
             .flatten()
-            .map(|row| format!("{} ({})", row["line"], row["result"]["check_id"].as_str().unwrap_or_default()))
+            .map(|row| {
+                format!("{} ({})", row["line"], row["result"]["check_id"].as_str().unwrap_or_default())
+            })
             .collect();
-        println!("{:<12} {:<16} {:>6}  {}", "completed", "", counts["completed"].to_string(), samples.join(", "));
+        println!(
+            "{:<12} {:<16} {:>6}  {}",
+            "completed",
+            "",
+            counts["completed"].to_string(),
+            samples.join(", ")
+        );
         for group in errors["data"].as_array().into_iter().flatten() {
             let mut samples = Vec::new();
             let mut step = String::new();
@@ -236,7 +253,11 @@ fn sample(number: u32) -> String {
         53 => format!("person{number}@blocked.example"),
         _ => format!("person{number}@example.com"),
     };
-    let postcode = if number % 100 == 71 { format!("ZZ{:04}", number % 10_000) } else { format!("AB{:04}", number % 10_000) };
+    let postcode = if number % 100 == 71 {
+        format!("ZZ{:04}", number % 10_000)
+    } else {
+        format!("AB{:04}", number % 10_000)
+    };
     let phone = if number.is_multiple_of(3) { format!("+4917{:08}", number) } else { String::new() };
     format!("{email},First{number},Last{number},{phone},{postcode}\n")
 }

@@ -40,7 +40,8 @@ pub async fn start(
     if chosen.local {
         // One process serves this database: whatever was queued or leased was its predecessor's.
         let swept = engines.store.sweep(engines.clock.now(), 0, true).await.map_err(said)?;
-        let bells = swept.extractions.iter().map(|batch| penstock_flow::dispatch::extraction_bell(*batch)).collect();
+        let bells =
+            swept.extractions.iter().map(|batch| penstock_flow::dispatch::extraction_bell(*batch)).collect();
         engines.bell.ring(bells).await.map_err(said)?;
     }
     let worker = penstock_worker::start(&chosen, settings, &stop)?;

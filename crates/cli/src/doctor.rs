@@ -45,8 +45,10 @@ pub async fn run(opened: &Opened, out: Output) -> Result<bool, StartError> {
         .map(|line| json!({ "verdict": word(line.verdict), "what": line.what, "found": line.found }))
         .collect();
     out.say(&value, || {
-        let lines: Vec<String> =
-            lines.iter().map(|line| format!("{:<4}  {:<12} {}", word(line.verdict), line.what, line.found)).collect();
+        let lines: Vec<String> = lines
+            .iter()
+            .map(|line| format!("{:<4}  {:<12} {}", word(line.verdict), line.what, line.found))
+            .collect();
         lines.join("\n")
     });
     Ok(healthy)
@@ -63,7 +65,11 @@ async fn database(opened: &Opened, lines: &mut Vec<Line>) {
             });
             let skew = (engines.clock.now().millis() - info.now.millis()).abs();
             let verdict = if skew > SKEW_MS { Verdict::Warn } else { Verdict::Ok };
-            lines.push(Line { verdict, what: "clock", found: format!("{skew} ms apart from the database's") });
+            lines.push(Line {
+                verdict,
+                what: "clock",
+                found: format!("{skew} ms apart from the database's"),
+            });
         }
         Err(error) => lines.push(Line { verdict: Verdict::Fail, what: "database", found: error.to_string() }),
     }
@@ -98,14 +104,30 @@ async fn keys(opened: &Opened, lines: &mut Vec<Line>) {
         Err(error) => (Verdict::Fail, error.to_string()),
         Ok(usage) => {
             let missing: Vec<_> = usage.iter().filter(|(id, _)| !engines.keyring.contains(id)).collect();
-            let unneeded: Vec<_> =
-                engines.keyring.ids().skip(1).filter(|id| !usage.iter().any(|(used, _)| used == id)).collect();
+            let unneeded: Vec<_> = engines
+                .keyring
+                .ids()
+                .skip(1)
+                .filter(|id| !usage.iter().any(|(used, _)| used == id))
+                .collect();
             if let Some((id, count)) = missing.first() {
-                (Verdict::Fail, format!("{count} batches need the key `{id}`, which PENSTOCK_ENCRYPTION_KEYS lacks: put it back"))
+                (
+                    Verdict::Fail,
+                    format!(
+                        "{count} batches need the key `{id}`, which PENSTOCK_ENCRYPTION_KEYS lacks: put it back"
+                    ),
+                )
             } else if unneeded.is_empty() {
                 (Verdict::Ok, format!("`{}` seals; all data keys can be opened", engines.keyring.active_id()))
             } else {
-                (Verdict::Ok, format!("`{}` seals; nothing needs {} any more", engines.keyring.active_id(), unneeded.join(", ")))
+                (
+                    Verdict::Ok,
+                    format!(
+                        "`{}` seals; nothing needs {} any more",
+                        engines.keyring.active_id(),
+                        unneeded.join(", ")
+                    ),
+                )
             }
         }
     };
@@ -116,7 +138,10 @@ fn pipelines(opened: &Opened, lines: &mut Vec<Line>) {
     let names: Vec<&str> =
         opened.chosen.engines.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
     let (verdict, found) = if names.is_empty() {
-        (Verdict::Warn, "none is loaded here; set PENSTOCK_PIPELINES and the variables that they name".to_owned())
+        (
+            Verdict::Warn,
+            "none is loaded here; set PENSTOCK_PIPELINES and the variables that they name".to_owned(),
+        )
     } else {
         (Verdict::Ok, names.join(", "))
     };

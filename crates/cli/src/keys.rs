@@ -108,7 +108,11 @@ fn check_owner(name: &str) -> Result<(), StartError> {
         && name.chars().count() <= OWNER_CHARS
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
         && !name.starts_with('.');
-    if good { Ok(()) } else { Err(StartError::new("an owner's name has 1 to 64 letters, digits, `-`, `_` and `.`")) }
+    if good {
+        Ok(())
+    } else {
+        Err(StartError::new("an owner's name has 1 to 64 letters, digits, `-`, `_` and `.`"))
+    }
 }
 
 /// `penstock crypto rewrap`: costs by batches, not by rows, and disturbs nobody.
@@ -120,7 +124,8 @@ pub async fn rewrap(opened: &Opened, out: Output) -> Result<bool, StartError> {
         let keys = engines.store.keys_to_rewrap(active, 500).await.map_err(said)?;
         let mut moved = 0;
         for (seq, id, old) in &keys {
-            let wrapped = penstock_crypto::WrappedKey { key_id: old.key_id.clone(), bytes: old.wrapped.clone() };
+            let wrapped =
+                penstock_crypto::WrappedKey { key_id: old.key_id.clone(), bytes: old.wrapped.clone() };
             let new = engines.keyring.rewrap(id.0, &wrapped, engines.random.as_ref()).map_err(said)?;
             let Some(new) = new else { continue };
             let new = penstock_store::batches::SealedKey {
@@ -139,7 +144,8 @@ pub async fn rewrap(opened: &Opened, out: Output) -> Result<bool, StartError> {
     }
     let mut secrets = 0_u64;
     for owner in engines.store.owners().await.map_err(said)? {
-        secrets += u64::from(penstock_flow::callbacks::reseal_secrets(engines, owner.seq).await.map_err(said)?);
+        secrets +=
+            u64::from(penstock_flow::callbacks::reseal_secrets(engines, owner.seq).await.map_err(said)?);
     }
     let entry = penstock_store::operations::AuditEntry {
         at: engines.clock.now(),

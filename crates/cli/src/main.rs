@@ -142,7 +142,9 @@ fn main() -> ExitCode {
 async fn run(mut program: Program) -> Result<bool, StartError> {
     let out = output::Output { json: program.json };
     match program.command {
-        Command::Demo { rows, keep } => return demo::run(program.settings, &program.data, rows, keep, out).await,
+        Command::Demo { rows, keep } => {
+            return demo::run(program.settings, &program.data, rows, keep, out).await;
+        }
         Command::Dev { every } => return dev::run(program.settings, &program.data, every).await,
         _ => {}
     }
@@ -152,7 +154,11 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::Migrate => {
             let (from, to) = opened.chosen.engines.store.migrate().await.map_err(open::said)?;
             out.say(&serde_json::json!({ "from": from, "to": to }), || {
-                if from == to { format!("the schema is up to date (version {to})") } else { format!("the schema went from version {from} to {to}") }
+                if from == to {
+                    format!("the schema is up to date (version {to})")
+                } else {
+                    format!("the schema went from version {from} to {to}")
+                }
             });
             Ok(true)
         }
@@ -161,7 +167,9 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::Batches(command) => batches::run(&opened, command, out).await,
         Command::Why { batch, row } => why::run(&opened, &batch, row, out).await,
         Command::Extract { batch, .. } => manual::extract(&opened, &batch, out).await,
-        Command::ProcessRow { batch, row, reveal } => manual::process_row(&opened, &batch, row, reveal, out).await,
+        Command::ProcessRow { batch, row, reveal } => {
+            manual::process_row(&opened, &batch, row, reveal, out).await
+        }
         Command::Reconcile { apply } => reconcile::run(&opened, apply, out).await,
         Command::Doctor => doctor::run(&opened, out).await,
         Command::Prune => manual::prune(&opened, out).await,

@@ -41,7 +41,11 @@ pub async fn extract(opened: &Opened, batch: &str, out: Output) -> Result<bool, 
         }
         Extracted::Failed(batch) => {
             let reason = batch.failure.unwrap_or_default();
-            (false, json!({ "done": false, "failure": reason }), format!("the file cannot be extracted: {reason}"))
+            (
+                false,
+                json!({ "done": false, "failure": reason }),
+                format!("the file cannot be extracted: {reason}"),
+            )
         }
         Extracted::Held { holder, until } => (
             false,
@@ -50,9 +54,15 @@ pub async fn extract(opened: &Opened, batch: &str, out: Output) -> Result<bool, 
         ),
         Extracted::NotExtractable(batch) => {
             let status = batch.ledger.status.name();
-            (false, json!({ "done": false, "status": status }), format!("the batch is {status}; there is nothing to extract"))
+            (
+                false,
+                json!({ "done": false, "status": status }),
+                format!("the batch is {status}; there is nothing to extract"),
+            )
         }
-        Extracted::Stopped => (false, json!({ "done": false }), "it was stopped at its checkpoint".to_owned()),
+        Extracted::Stopped => {
+            (false, json!({ "done": false }), "it was stopped at its checkpoint".to_owned())
+        }
     };
     out.say(&value, || sentence);
     Ok(good)
@@ -93,12 +103,21 @@ pub async fn process_row(
         engines.store.audit(&entry).await.map_err(said)?;
     }
     let holder = process_name("process-row");
-    let done =
-        single::process_row(engines, &chosen.caller, &batch, number, &holder, chosen.lease, &Printer { reveal })
-            .await
-            .map_err(said)?;
+    let done = single::process_row(
+        engines,
+        &chosen.caller,
+        &batch,
+        number,
+        &holder,
+        chosen.lease,
+        &Printer { reveal },
+    )
+    .await
+    .map_err(said)?;
     let (good, outcome, sentence) = match done {
-        Single::Ran { outcome: Settled::Completed { .. }, .. } => (true, "completed", "the row is completed".to_owned()),
+        Single::Ran { outcome: Settled::Completed { .. }, .. } => {
+            (true, "completed", "the row is completed".to_owned())
+        }
         Single::Ran { outcome: Settled::Failed(trouble), .. } => {
             (false, "failed", format!("the row failed: {}", trouble.code))
         }
@@ -127,7 +146,10 @@ pub async fn prune(opened: &Opened, out: Output) -> Result<bool, StartError> {
     let pruned =
         retention::prune(&opened.chosen.engines, &retention, &operator_name()).await.map_err(said)?;
     out.say(&pruned, || {
-        format!("erased {}, deleted {}, dropped {} unused uploads", pruned.erased, pruned.deleted, pruned.uploads)
+        format!(
+            "erased {}, deleted {}, dropped {} unused uploads",
+            pruned.erased, pruned.deleted, pruned.uploads
+        )
     });
     Ok(true)
 }

@@ -9,9 +9,10 @@ use crate::output::Output;
 pub async fn run(opened: &Opened, batch: &str, row: Option<u32>, out: Output) -> Result<bool, StartError> {
     let batch = opened.batch(batch).await?;
     let engines = &opened.chosen.engines;
-    let waits = waiting::explain(engines, Some(&opened.chosen.caller), &batch, row, opened.settings.rows_per_owner)
-        .await
-        .map_err(said)?;
+    let waits =
+        waiting::explain(engines, Some(&opened.chosen.caller), &batch, row, opened.settings.rows_per_owner)
+            .await
+            .map_err(said)?;
     out.say(&waits, || {
         let lines: Vec<String> = waits
             .iter()

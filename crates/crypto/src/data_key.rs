@@ -190,7 +190,14 @@ mod tests {
     fn the_format_does_not_change_unnoticed() {
         // Sealed once by this code with a fixed nonce: format byte, nonce, ciphertext, tag.
         let mut out = Vec::new();
-        aead::seal_into(&key().rows, [9; NONCE_LEN], EncodedAd::new(ad(1, "payload")).as_slice(), b"x", &mut out).unwrap();
+        aead::seal_into(
+            &key().rows,
+            [9; NONCE_LEN],
+            EncodedAd::new(ad(1, "payload")).as_slice(),
+            b"x",
+            &mut out,
+        )
+        .unwrap();
         assert_eq!((out[0], &out[1..13], out.len()), (1, &[9_u8; 12][..], aead::OVERHEAD + 1));
         assert_eq!(key().open(ad(1, "payload"), &out).unwrap(), b"x");
     }

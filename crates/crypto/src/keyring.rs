@@ -127,7 +127,13 @@ impl Keyring {
     fn wrap(&self, batch: Uuid, key: &DataKey, random: &dyn SecureRandom) -> Result<WrappedKey, OpenError> {
         let entry = &self.entries[0];
         let mut bytes = Vec::new();
-        aead::seal_into(&entry.wrap, aead::nonce(random)?, &wrap_ad(batch, &entry.id), key.secret(), &mut bytes)?;
+        aead::seal_into(
+            &entry.wrap,
+            aead::nonce(random)?,
+            &wrap_ad(batch, &entry.id),
+            key.secret(),
+            &mut bytes,
+        )?;
         Ok(WrappedKey { key_id: entry.id.clone(), bytes })
     }
 
@@ -189,7 +195,13 @@ impl Keyring {
     ///
     /// # Errors
     /// When the keyring lacks its key, or it belongs to another place.
-    pub fn open_small(&self, table: &str, row: &str, column: &str, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+    pub fn open_small(
+        &self,
+        table: &str,
+        row: &str,
+        column: &str,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, OpenError> {
         let (id, rest) = small_parts(sealed)?;
         aead::open(&self.entry(id)?.small, &small_ad(table, row, column), rest)
     }

@@ -188,7 +188,8 @@ impl StreamOpener {
     fn open(&mut self, last: bool, out: &mut Vec<u8>) -> Result<(), OpenError> {
         let nonce = nonce(&self.prefix, self.chunk, last);
         let failure = if last { OpenError::Truncated } else { OpenError::Rejected };
-        let plain = self.cipher.open_in_place(nonce, Aad::from(self.ad), &mut self.buffer).map_err(|_| failure)?;
+        let plain =
+            self.cipher.open_in_place(nonce, Aad::from(self.ad), &mut self.buffer).map_err(|_| failure)?;
         out.extend_from_slice(plain);
         self.chunk += 1;
         self.buffer.clear();
@@ -221,7 +222,8 @@ mod tests {
         let place = StreamLayout::locate(offset);
         opener.at_chunk(place.chunk);
         let mut out = Vec::new();
-        for piece in sealed[usize::try_from(place.sealed_offset).unwrap().min(sealed.len())..].chunks(pieces) {
+        for piece in sealed[usize::try_from(place.sealed_offset).unwrap().min(sealed.len())..].chunks(pieces)
+        {
             opener.push(piece, &mut out)?;
         }
         opener.finish(&mut out)?;

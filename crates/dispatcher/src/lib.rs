@@ -14,7 +14,8 @@ pub fn sentence(report: &RunReport) -> String {
     let record = &report.record;
     let swept = &record.swept;
     let verb = if report.dry_run { "would release" } else { "released" };
-    let mut line = format!("{verb} {} rows of {} owners in {} messages", record.rows, record.owners, record.messages);
+    let mut line =
+        format!("{verb} {} rows of {} owners in {} messages", record.rows, record.owners, record.messages);
     if record.held_back > 0 {
         line.push_str(&format!(" ({} held back)", record.held_back));
     }

@@ -48,7 +48,8 @@ pub struct Share {
 
 /// Shares of a run, owner by owner in the order given (who was served longest ago stands first and gets the odd row).
 pub fn plan(owners: &[OwnerOffer], cap: Option<u32>) -> Vec<Share> {
-    let wanted: Vec<Vec<(usize, u32)>> = owners.iter().map(|owner| batch_shares(owner, owner.quota)).collect();
+    let wanted: Vec<Vec<(usize, u32)>> =
+        owners.iter().map(|owner| batch_shares(owner, owner.quota)).collect();
     let demands: Vec<u32> = wanted.iter().map(|shares| shares.iter().map(|(_, rows)| rows).sum()).collect();
     let weights: Vec<u32> = owners.iter().map(|owner| owner.weight.max(1)).collect();
     let granted = match cap {
@@ -82,11 +83,11 @@ fn batch_shares(owner: &OwnerOffer, quota: u32) -> Vec<(usize, u32)> {
     let mut shares = Vec::new();
     for group in by_priority.values().rev() {
         let mut wants: Vec<u32> = group.iter().map(|index| owner.batches[*index].rows).collect();
-        for room in 0..rooms.len() {
+        for (room, room_left) in rooms.iter().enumerate() {
             let members: Vec<usize> =
                 (0..group.len()).filter(|member| owner.batches[group[*member]].room == room).collect();
             let demands: Vec<u32> = members.iter().map(|member| wants[*member]).collect();
-            let granted = max_min(&demands, &vec![1; demands.len()], rooms[room]);
+            let granted = max_min(&demands, &vec![1; demands.len()], *room_left);
             for (member, rows) in members.into_iter().zip(granted) {
                 wants[member] = rows;
             }
@@ -164,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_cap_is_shared_by_weight_and_what_one_leaves_goes_to_the_others() {
-        let owners = [owner(1000, 1, &[(1, 0, 1000)]), owner(1000, 2, &[(2, 0, 1000)]), owner(1000, 4, &[(3, 0, 5)])];
+        let owners =
+            [owner(1000, 1, &[(1, 0, 1000)]), owner(1000, 2, &[(2, 0, 1000)]), owner(1000, 4, &[(3, 0, 5)])];
         assert_eq!(rows(&plan(&owners, Some(65))), [(1, 20), (2, 40), (3, 5)]);
     }
 

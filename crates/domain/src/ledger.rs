@@ -233,7 +233,9 @@ impl Ledger {
             None if self.cancelled_at.is_some() => RowStatus::Cancelled,
             None if self.extracted && number >= self.release_end => RowStatus::Cancelled,
             None => RowStatus::Pending,
-            Some(RowStatus::Pending | RowStatus::Queued) if self.cancelled_at.is_some() => RowStatus::Cancelled,
+            Some(RowStatus::Pending | RowStatus::Queued) if self.cancelled_at.is_some() => {
+                RowStatus::Cancelled
+            }
             Some(status) => status,
         }
     }
@@ -263,7 +265,8 @@ impl Ledger {
 
     /// A chunk held rows that could not be stored: they are failed from the start.
     pub fn extraction_rejected(&mut self, rows: u32, now: Timestamp) -> Vec<Event> {
-        let from = if self.cancelled_at.is_some() { &mut self.counts.cancelled } else { &mut self.counts.pending };
+        let from =
+            if self.cancelled_at.is_some() { &mut self.counts.cancelled } else { &mut self.counts.pending };
         let rows = rows.min(*from);
         *from -= rows;
         self.counts.failed += rows;
@@ -275,7 +278,8 @@ impl Ledger {
 
     /// Every row is in SQL: the total is final, and rows may run.
     pub fn extraction_finished(&mut self, rows: u32, now: Timestamp) -> Vec<Event> {
-        let open = if self.cancelled_at.is_some() { &mut self.counts.cancelled } else { &mut self.counts.pending };
+        let open =
+            if self.cancelled_at.is_some() { &mut self.counts.cancelled } else { &mut self.counts.pending };
         *open = (*open + rows).saturating_sub(self.counts.total);
         self.counts.total = rows;
         self.extracted = true;
@@ -505,7 +509,8 @@ impl Ledger {
             return;
         }
         let ended = self.counts.completed + self.counts.failed;
-        let too_many = u64::from(self.counts.failed) * 10_000 > u64::from(canary.max_failure_bp) * u64::from(ended);
+        let too_many =
+            u64::from(self.counts.failed) * 10_000 > u64::from(canary.max_failure_bp) * u64::from(ended);
         let due = if self.canary_passed {
             canary.stop_after.is_some_and(|after| ended >= after)
         } else {

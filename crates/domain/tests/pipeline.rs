@@ -20,9 +20,8 @@ fn row(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn load(text: &str) -> Result<Pipeline, String> {
-    Pipeline::load("p.yaml", text, &vars).map_err(|errors| {
-        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    })
+    Pipeline::load("p.yaml", text, &vars)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 #[test]
@@ -30,8 +29,16 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     let pipeline = load(INVITE).unwrap();
     assert_eq!(pipeline.route.as_deref(), Some("/v2/client/users/batch/invite"));
     assert_eq!(pipeline.result_columns(), ["check_id"]);
-    assert!(pipeline.steps[2].keyed && !pipeline.steps[0].safe_to_repeat() && pipeline.steps[1].safe_to_repeat());
-    let row = row(&[("email", "a@b.co"), ("first_name", "A"), ("last_name", "B"), ("postcode", "12345"), ("phone", "")]);
+    assert!(
+        pipeline.steps[2].keyed && !pipeline.steps[0].safe_to_repeat() && pipeline.steps[1].safe_to_repeat()
+    );
+    let row = row(&[
+        ("email", "a@b.co"),
+        ("first_name", "A"),
+        ("last_name", "B"),
+        ("postcode", "12345"),
+        ("phone", ""),
+    ]);
     let context = json!({ "campaign": { "id": 7 } });
     let mut steps = Map::new();
     let here = RowContext { row: &row, context: &context, steps: &steps };
@@ -64,16 +71,56 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
 #[test]
 fn errors_name_the_line_and_the_mend() {
     let cases = [
-        ("row.postcode }}", "row.postcod }}", "p.yaml:20: unknown column `postcod` in a template; did you mean `postcode`?"),
-        ("steps.address_links.link }}", "steps.address_link.link }}", "p.yaml:24: no earlier step is named `address_link`; did you mean `address_links`?"),
-        ("steps.get_addresses.address_id", "steps.get_addresses.id", "p.yaml:30: step `get_addresses` has no output `id`; there are: address_id"),
-        ("${INVITE_API_TOKEN}", "${TOKEN}", "p.yaml:15: the environment has no variable TOKEN; set it, or take ${TOKEN} out"),
-        ("dependency: invite", "dependency: invit", "p.yaml:27: step `invite_create`: there is no dependency `invit`; did you mean `invite`?"),
-        ("\"^[A-Z0-9 ]{5,8}$\"", "\"^[A-Z\"", "p.yaml:12: column `postcode`: the pattern cannot be read: error: unclosed character class"),
-        ("attempts: 5", "attempts: 0", "p.yaml:33: retry.attempts is 1 or more; 1 means that nothing is retried"),
-        ("{{ body.check_id }}", "{{ bdy.check_id }}", "p.yaml:31: unknown variable `bdy` in a template; did you mean `body`?"),
-        ("campaign: \"{{ context.campaign }}\"", "campaign: \"{{ body.campaign }}\"", "p.yaml:30: `body` is the answer's, and only known in a step's `output`"),
-        ("route: /v2/client/users/batch/invite", "route: /v2/batches/x", "p.yaml:4: route `/v2/batches/x` is one of Penstock's own; choose another"),
+        (
+            "row.postcode }}",
+            "row.postcod }}",
+            "p.yaml:20: unknown column `postcod` in a template; did you mean `postcode`?",
+        ),
+        (
+            "steps.address_links.link }}",
+            "steps.address_link.link }}",
+            "p.yaml:24: no earlier step is named `address_link`; did you mean `address_links`?",
+        ),
+        (
+            "steps.get_addresses.address_id",
+            "steps.get_addresses.id",
+            "p.yaml:30: step `get_addresses` has no output `id`; there are: address_id",
+        ),
+        (
+            "${INVITE_API_TOKEN}",
+            "${TOKEN}",
+            "p.yaml:15: the environment has no variable TOKEN; set it, or take ${TOKEN} out",
+        ),
+        (
+            "dependency: invite",
+            "dependency: invit",
+            "p.yaml:27: step `invite_create`: there is no dependency `invit`; did you mean `invite`?",
+        ),
+        (
+            "\"^[A-Z0-9 ]{5,8}$\"",
+            "\"^[A-Z\"",
+            "p.yaml:12: column `postcode`: the pattern cannot be read: error: unclosed character class",
+        ),
+        (
+            "attempts: 5",
+            "attempts: 0",
+            "p.yaml:33: retry.attempts is 1 or more; 1 means that nothing is retried",
+        ),
+        (
+            "{{ body.check_id }}",
+            "{{ bdy.check_id }}",
+            "p.yaml:31: unknown variable `bdy` in a template; did you mean `body`?",
+        ),
+        (
+            "campaign: \"{{ context.campaign }}\"",
+            "campaign: \"{{ body.campaign }}\"",
+            "p.yaml:30: `body` is the answer's, and only known in a step's `output`",
+        ),
+        (
+            "route: /v2/client/users/batch/invite",
+            "route: /v2/batches/x",
+            "p.yaml:4: route `/v2/batches/x` is one of Penstock's own; choose another",
+        ),
     ];
     for (from, to, wanted) in cases {
         assert!(INVITE.contains(from), "{from}");

@@ -245,8 +245,9 @@ impl Deliverer {
     }
 
     fn body(&self, callback: &Callback) -> Result<String, FlowError> {
-        let batch: Batch = serde_json::from_str(&callback.snapshot)
-            .map_err(|_| FlowError::Inconsistent(format!("callback {} has no batch that can be read", callback.id)))?;
+        let batch: Batch = serde_json::from_str(&callback.snapshot).map_err(|_| {
+            FlowError::Inconsistent(format!("callback {} has no batch that can be read", callback.id))
+        })?;
         let data = view::describe(&self.engines, &batch, self.rows_per_owner, view::clear_failure(&batch));
         Ok(json!({ "type": callback.event, "timestamp": callback.created_at, "data": data }).to_string())
     }
@@ -280,7 +281,12 @@ impl Deliverer {
         theirs.ok_or_else(|| FlowError::Inconsistent("an owner's callback secret vanished".into()))
     }
 
-    fn judge(&self, callback: &Callback, token: penstock_domain::ids::LeaseToken, answer: Answer) -> Delivery {
+    fn judge(
+        &self,
+        callback: &Callback,
+        token: penstock_domain::ids::LeaseToken,
+        answer: Answer,
+    ) -> Delivery {
         let now = self.engines.clock.now();
         let next = SCHEDULE.get(usize::from(callback.attempts)).map(|pause| {
             let jittered = pause.mul_f64(0.8 + 0.4 * self.engines.chance.unit());
@@ -331,7 +337,9 @@ pub async fn rotate_secret(engines: &Engines, owner: OwnerSeq) -> Result<String,
     if engines.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await? {
         Ok(webhook::format_secret(&secret))
     } else {
-        Err(FlowError::Inconsistent("the secret was rotated by somebody else at this moment; ask again".into()))
+        Err(FlowError::Inconsistent(
+            "the secret was rotated by somebody else at this moment; ask again".into(),
+        ))
     }
 }
 
@@ -356,9 +364,10 @@ fn open_secret(engines: &Engines, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<
 pub async fn reseal_secrets(engines: &Engines, owner: OwnerSeq) -> Result<bool, FlowError> {
     let before = engines.store.callback_secrets(owner).await?;
     let active = engines.keyring.active_id();
-    let stale = [&before.current, &before.previous].into_iter().flatten().any(|sealed| {
-        penstock_crypto::Keyring::small_key_id(sealed).is_ok_and(|id| id != active)
-    });
+    let stale = [&before.current, &before.previous]
+        .into_iter()
+        .flatten()
+        .any(|sealed| penstock_crypto::Keyring::small_key_id(sealed).is_ok_and(|id| id != active));
     if !stale {
         return Ok(false);
     }

@@ -44,7 +44,8 @@ impl Definitions {
     /// # Errors
     /// When it is not stored, or does not load in this environment.
     pub async fn of(&self, engines: &Engines, batch: &Batch) -> Result<Arc<Pipeline>, FlowError> {
-        if let Some(current) = self.get(&batch.pipeline).filter(|pipeline| pipeline.version == batch.version) {
+        if let Some(current) = self.get(&batch.pipeline).filter(|pipeline| pipeline.version == batch.version)
+        {
             return Ok(current);
         }
         if let Some(older) = self.lookup(batch.version) {
@@ -54,9 +55,8 @@ impl Definitions {
         let source = engines.store.definition(batch.version).await?;
         let source = source.ok_or_else(|| fault("its text is not in the database".into()))?;
         let file = format!("{} (version {})", batch.pipeline, batch.version);
-        let pipeline = Pipeline::load(&file, &source, &*self.vars).map_err(|errors| {
-            fault(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-        })?;
+        let pipeline = Pipeline::load(&file, &source, &*self.vars)
+            .map_err(|errors| fault(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let pipeline = Arc::new(pipeline);
         let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
         if older.len() >= OLDER_KEPT {

@@ -184,7 +184,12 @@ fn longest_spread(engines: &Engines) -> Duration {
     engines.pipelines.iter().filter_map(|pipeline| pipeline.dispatch.spread).max().unwrap_or_default()
 }
 
-fn plan(engines: &Engines, policy: &DispatchPolicy, loads: &[OwnerLoad], cap: Option<u32>) -> Vec<fair::Share> {
+fn plan(
+    engines: &Engines,
+    policy: &DispatchPolicy,
+    loads: &[OwnerLoad],
+    cap: Option<u32>,
+) -> Vec<fair::Share> {
     let offers: Vec<OwnerOffer> = loads.iter().map(|load| offer(engines, policy, load)).collect();
     fair::plan(&offers, cap)
 }
@@ -245,8 +250,16 @@ struct OwnerSchedule {
 }
 
 impl Schedule {
-    fn add(&mut self, engines: &Engines, load: &OwnerLoad, batch: BatchSeq, numbers: &[u32], interval: Duration) {
-        let pipeline = load.batches.iter().find(|offer| offer.batch == batch).map(|offer| offer.pipeline.as_str());
+    fn add(
+        &mut self,
+        engines: &Engines,
+        load: &OwnerLoad,
+        batch: BatchSeq,
+        numbers: &[u32],
+        interval: Duration,
+    ) {
+        let pipeline =
+            load.batches.iter().find(|offer| offer.batch == batch).map(|offer| offer.pipeline.as_str());
         let spread = pipeline
             .and_then(|name| engines.pipelines.get(name))
             .and_then(|pipeline| pipeline.dispatch.spread)

@@ -27,7 +27,9 @@ pub enum FlowError {
     #[error("the batch was erased; its rows can no longer be read")]
     Erased,
     /// A stored definition does not load: a variable of the environment is missing here, for example.
-    #[error("the definition of pipeline `{pipeline}` that this batch was uploaded under cannot be loaded: {reason}")]
+    #[error(
+        "the definition of pipeline `{pipeline}` that this batch was uploaded under cannot be loaded: {reason}"
+    )]
     Definition {
         /// The pipeline.
         pipeline: String,

@@ -26,7 +26,8 @@ pub fn allowed_rate(pipeline: Option<&Pipeline>, quota: u32) -> f64 {
         .enumerate()
         .filter_map(|(index, dependency)| {
             let rate = dependency.rate.as_ref()?;
-            let calls: u32 = pipeline.steps.iter().filter(|step| step.dependency == index).map(|s| s.cost).sum();
+            let calls: u32 =
+                pipeline.steps.iter().filter(|step| step.dependency == index).map(|s| s.cost).sum();
             (calls > 0).then(|| f64::from(rate.limit) / rate.period.as_secs_f64() / f64::from(calls))
         })
         .fold(quota_rate, f64::min)
@@ -38,9 +39,10 @@ pub fn eta(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32, now: Timest
         return None;
     }
     let ended = ledger.counts.completed + ledger.counts.failed;
-    let measured = ledger.started_at.filter(|_| ended >= ENOUGH_TO_MEASURE && ledger.run == 1).map(|start| {
-        f64::from(ended) / now.since(start).as_secs_f64().max(0.001)
-    });
+    let measured = ledger
+        .started_at
+        .filter(|_| ended >= ENOUGH_TO_MEASURE && ledger.run == 1)
+        .map(|start| f64::from(ended) / now.since(start).as_secs_f64().max(0.001));
     let rate = measured.unwrap_or_else(|| allowed_rate(pipeline, quota));
     let left = f64::from(ledger.counts.unfinished());
     if rate <= 0.0 {

@@ -123,13 +123,17 @@ async fn carry_out(
     progress: &mut (dyn FnMut(&Batch, Checkpoint) + Send),
 ) -> Result<Extracted, Trouble> {
     let Some(secrets) = engines.secrets.try_of(engines, &batch).await? else {
-        return Err(Trouble::File(FileFault::new("erased", "the batch was erased before its file was extracted")));
+        return Err(Trouble::File(FileFault::new(
+            "erased",
+            "the batch was erased before its file was extracted",
+        )));
     };
     if batch.unsealed {
         unsealed::seal(engines, policy, lease, &mut batch, &secrets).await?;
     }
     let (sender, mut chunks) = mpsc::channel::<Result<Chunk, Trouble>>(CHUNKS_AHEAD);
-    let reader = tokio::spawn(reader::read(engines.clone(), policy.clone(), batch.clone(), secrets.clone(), sender));
+    let reader =
+        tokio::spawn(reader::read(engines.clone(), policy.clone(), batch.clone(), secrets.clone(), sender));
     let _stop_reading = AbortOnDrop(reader.abort_handle());
     let mut at = batch.checkpoint;
     while let Some(chunk) = chunks.recv().await {

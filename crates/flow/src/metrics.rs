@@ -67,9 +67,19 @@ pub async fn render(engines: &Engines, worker: Option<&WorkerFigures>, caller: O
     if let Ok(runs) = engines.store.runs(1).await
         && let Some(run) = runs.first()
     {
-        head(&mut out, "penstock_dispatcher_last_run_timestamp_seconds", "gauge", "When the last dispatcher run began.");
+        head(
+            &mut out,
+            "penstock_dispatcher_last_run_timestamp_seconds",
+            "gauge",
+            "When the last dispatcher run began.",
+        );
         line(&mut out, "penstock_dispatcher_last_run_timestamp_seconds", &[], run.started_at.seconds());
-        head(&mut out, "penstock_dispatcher_last_run_rows", "gauge", "Rows that the last dispatcher run released.");
+        head(
+            &mut out,
+            "penstock_dispatcher_last_run_rows",
+            "gauge",
+            "Rows that the last dispatcher run released.",
+        );
         line(&mut out, "penstock_dispatcher_last_run_rows", &[], run.rows);
     }
     if let Some(worker) = worker {
@@ -82,7 +92,12 @@ pub async fn render(engines: &Engines, worker: Option<&WorkerFigures>, caller: O
 }
 
 fn worker_lines(out: &mut String, worker: &WorkerFigures) {
-    head(out, "penstock_worker_rows", "gauge", "Rows in this worker: heard of, in flight, of these waiting for a limit.");
+    head(
+        out,
+        "penstock_worker_rows",
+        "gauge",
+        "Rows in this worker: heard of, in flight, of these waiting for a limit.",
+    );
     line(out, "penstock_worker_rows", &[("state", "heard")], worker.waiting.load(Relaxed));
     line(out, "penstock_worker_rows", &[("state", "in_flight")], worker.in_flight.load(Relaxed));
     line(out, "penstock_worker_rows", &[("state", "limited")], worker.limited.load(Relaxed));
@@ -138,8 +153,10 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-    let labels: Vec<String> =
-        labels.iter().map(|(label, text)| format!("{label}=\"{}\"", text.replace(['"', '\\', '\n'], "_"))).collect();
+    let labels: Vec<String> = labels
+        .iter()
+        .map(|(label, text)| format!("{label}=\"{}\"", text.replace(['"', '\\', '\n'], "_")))
+        .collect();
     let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
     let _ = writeln!(out, "{name}{labels} {value}");
 }

@@ -46,7 +46,12 @@ impl FileFault {
 
     /// A file that a client stored itself and that has errors: the same list as an upload's 422.
     pub fn invalid(errors: Vec<FileError>, error_count: u64) -> Self {
-        Self { code: "invalid_file", message: format!("the file has {error_count} errors"), errors, error_count }
+        Self {
+            code: "invalid_file",
+            message: format!("the file has {error_count} errors"),
+            errors,
+            error_count,
+        }
     }
 
     /// What the batch keeps of it.
@@ -83,7 +88,8 @@ async fn read_rows(
 ) -> Result<(), Trouble> {
     let header = header_of(batch)?;
     let mut file = SealedReader::open(engines, batch, secrets).await?;
-    let mut parser = Parser::resume_at(limits(batch, engines), batch.checkpoint.offset, batch.checkpoint.line);
+    let mut parser =
+        Parser::resume_at(limits(batch, engines), batch.checkpoint.offset, batch.checkpoint.line);
     let mut builder = Builder::new(policy, secrets, &header, batch.checkpoint);
     let mut plain = Vec::new();
     loop {
@@ -120,7 +126,11 @@ fn header_of(batch: &Batch) -> Result<HeaderMap, FlowError> {
 
 /// The file was validated under its pipeline's limits; reading it again must not be stricter.
 fn limits(batch: &Batch, engines: &Engines) -> Limits {
-    let mut limits = engines.pipelines.get(&batch.pipeline).map(|pipeline| pipeline.schema.limits.clone()).unwrap_or_default();
+    let mut limits = engines
+        .pipelines
+        .get(&batch.pipeline)
+        .map(|pipeline| pipeline.schema.limits.clone())
+        .unwrap_or_default();
     limits.max_rows = u64::MAX;
     limits.max_field_chars = usize::MAX;
     limits.max_record_bytes = limits.max_record_bytes.max(64 * 1024 * 1024);

@@ -64,7 +64,8 @@ pub async fn stream(
 ) -> Result<impl Stream<Item = Result<Bytes, FlowError>> + Send + 'static, FlowError> {
     let secrets = engines.secrets.of(&engines, &batch).await?;
     let pipeline = engines.pipelines.of(&engines, &batch).await?;
-    let header: Option<HeaderMap> = batch.header.as_deref().and_then(|header| serde_json::from_str(header).ok());
+    let header: Option<HeaderMap> =
+        batch.header.as_deref().and_then(|header| serde_json::from_str(header).ok());
     let writer = Writer { secrets, pipeline, header: header.map(Arc::new), report, format };
     let first = writer.head();
     let state = State { engines, batch, writer, after: 0, head: Some(first), done: false };
@@ -119,12 +120,15 @@ impl Writer {
         if self.format == Format::Ndjson {
             return out;
         }
-        let mut cells: Vec<&str> =
-            self.header.as_ref().map(|header| header.columns().iter().map(String::as_str).collect()).unwrap_or_default();
+        let mut cells: Vec<&str> = self
+            .header
+            .as_ref()
+            .map(|header| header.columns().iter().map(String::as_str).collect())
+            .unwrap_or_default();
         cells.extend(["_row", "_status"]);
         let results = self.pipeline.result_columns();
         if self.report == Report::Results {
-            cells.extend(results.iter().map(|column| column.as_ref() as &str));
+            cells.extend(results.iter().copied());
         }
         cells.extend(["_code", "_message"]);
         for (index, cell) in cells.iter().enumerate() {
@@ -144,7 +148,8 @@ impl Writer {
             None => Vec::new(),
         };
         if self.format == Format::Ndjson {
-            let values = self.header.as_ref().and_then(|header| header.values(&payload, &self.pipeline.schema).ok());
+            let values =
+                self.header.as_ref().and_then(|header| header.values(&payload, &self.pipeline.schema).ok());
             let line = json!({
                 "number": view.number,
                 "line": view.line,
@@ -162,7 +167,6 @@ impl Writer {
         if self.report == Report::Results {
             for column in self.pipeline.result_columns() {
                 out.push(b',');
-                let column: &str = column.as_ref();
                 cell(view.result.as_ref().and_then(|result| result.get(column)), out);
             }
         }

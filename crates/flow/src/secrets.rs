@@ -92,8 +92,9 @@ impl SecretsOf {
     /// As [`SecretsOf::open`], and when it is not what was sealed there.
     pub fn open_json<T: DeserializeOwned>(&self, place: Place, sealed: &[u8]) -> Result<T, FlowError> {
         let plain = self.open(place, sealed)?;
-        serde_json::from_slice(&plain)
-            .map_err(|_| FlowError::Inconsistent(format!("{} of batch {} is not JSON", what(place), self.batch)))
+        serde_json::from_slice(&plain).map_err(|_| {
+            FlowError::Inconsistent(format!("{} of batch {} is not JSON", what(place), self.batch))
+        })
     }
 }
 

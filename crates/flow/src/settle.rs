@@ -89,7 +89,11 @@ async fn write(engines: &Engines, leases: &Leases, figures: &SettleFigures, grou
         figures.rows.fetch_add((group.len() - report.lost.len()) as u64, Relaxed);
         figures.lost.fetch_add(report.lost.len() as u64, Relaxed);
         for row in &report.lost {
-            tracing::warn!(batch = row.batch.0, row = row.number, "the row's lease was lost before it was settled");
+            tracing::warn!(
+                batch = row.batch.0,
+                row = row.number,
+                "the row's lease was lost before it was settled"
+            );
         }
         for batch in &report.finished {
             tracing::info!(batch = batch.0, "a batch is finished");

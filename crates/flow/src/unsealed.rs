@@ -37,7 +37,10 @@ pub(crate) async fn seal(
     let stored = match engines.objects.get(&plain).await {
         Ok(stored) => stored,
         Err(object_store::Error::NotFound { .. }) => {
-            return Err(Trouble::File(FileFault::new("file_missing", "nothing was uploaded to the address that was given")));
+            return Err(Trouble::File(FileFault::new(
+                "file_missing",
+                "nothing was uploaded to the address that was given",
+            )));
         }
         Err(error) => return Err(error.into()),
     };

@@ -122,8 +122,7 @@ impl Upload {
             None => Vec::new(),
         };
         let path = sealed_key(&request.owner_name, id);
-        let writer =
-            SealedWriter::new(engines.objects.clone(), path, &key, id, engines.random.as_ref())?;
+        let writer = SealedWriter::new(engines.objects.clone(), path, &key, id, engines.random.as_ref())?;
         Ok(Self {
             engines: engines.clone(),
             id,
@@ -181,9 +180,10 @@ impl Upload {
             self.writer.abort().await;
             return replay(batch, &promise, &prints);
         }
-        let promise = self.request.idempotency_key.take().zip(prints.first()).map(|(key, (key_id, print))| {
-            Idempotency { key, key_id: key_id.clone(), fingerprint: print.to_vec() }
-        });
+        let promise =
+            self.request.idempotency_key.take().zip(prints.first()).map(|(key, (key_id, print))| {
+                Idempotency { key, key_id: key_id.clone(), fingerprint: print.to_vec() }
+            });
         let file = self.writer.finish().await?;
         crash::point(crash::FILE_STORED);
         let engines = self.engines;
@@ -250,7 +250,11 @@ async fn make_batch(
         canary: fields.canary.or(pipeline.canary),
         callback_url: fields.callback_url,
         priority: fields.priority.unwrap_or(0),
-        checkpoint: Checkpoint { offset: making.validated.body_offset, line: making.validated.body_line, rows: 0 },
+        checkpoint: Checkpoint {
+            offset: making.validated.body_offset,
+            line: making.validated.body_line,
+            rows: 0,
+        },
         key: SealedKey { context, ..making.key },
         idempotency: making.promise,
         upload: None,
@@ -269,7 +273,9 @@ pub(crate) async fn ring(engines: &Engines, batch: &Batch) {
 pub(crate) async fn delete(engines: &Engines, path: &object_store::path::Path) {
     match engines.objects.delete(path).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-        Err(error) => tracing::warn!(%error, %path, "a file that nobody needs could not be deleted; reconcile finds it"),
+        Err(error) => {
+            tracing::warn!(%error, %path, "a file that nobody needs could not be deleted; reconcile finds it")
+        }
     }
 }
 
@@ -295,10 +301,14 @@ fn absorb_fields(fingerprint: &mut Fingerprinter, pipeline: &Pipeline, fields: &
     fingerprint.update(rest.to_string().as_bytes());
 }
 
-fn replay(batch: Batch, promise: &Idempotency, prints: &[(String, [u8; 32])]) -> Result<Accepted, UploadError> {
-    let same = prints
-        .iter()
-        .any(|(key_id, print)| *key_id == promise.key_id && promise.fingerprint.as_slice() == print.as_slice());
+fn replay(
+    batch: Batch,
+    promise: &Idempotency,
+    prints: &[(String, [u8; 32])],
+) -> Result<Accepted, UploadError> {
+    let same = prints.iter().any(|(key_id, print)| {
+        *key_id == promise.key_id && promise.fingerprint.as_slice() == print.as_slice()
+    });
     if same { Ok(Accepted { batch, replayed: true }) } else { Err(UploadError::KeyReused) }
 }
 

@@ -47,7 +47,9 @@ pub async fn explain(
     let mut waits = Vec::new();
     let next_run = next_run(engines).await?;
     match batch.ledger.status {
-        BatchStatus::Pending => waits.push(wait("extraction", "its file waits for a worker to extract it", next_run)),
+        BatchStatus::Pending => {
+            waits.push(wait("extraction", "its file waits for a worker to extract it", next_run))
+        }
         BatchStatus::Processing => waits.push(wait("extraction", "a worker extracts its file", None)),
         BatchStatus::Completed | BatchStatus::Cancelled | BatchStatus::Failed => {
             waits.push(wait("ended", format!("the batch is {}", batch.ledger.status.name()), None));
@@ -101,7 +103,8 @@ async fn running(
         ..BatchFilter::default()
     };
     let siblings = engines.store.list_batches(&filter).await?;
-    let in_flight: u32 = siblings.iter().map(|one| one.ledger.counts.queued + one.ledger.counts.processing).sum();
+    let in_flight: u32 =
+        siblings.iter().map(|one| one.ledger.counts.queued + one.ledger.counts.processing).sum();
     if in_flight >= quota && ledger.counts.pending > 0 {
         let others = siblings.len() - 1;
         waits.push(wait(
@@ -112,7 +115,11 @@ async fn running(
     }
     if ledger.returned() > 0 && ledger.fresh() == 0 {
         let due = engines.store.next_due(batch.seq).await?;
-        waits.push(wait("backoff", format!("{} rows came back and wait for their time", ledger.returned()), due));
+        waits.push(wait(
+            "backoff",
+            format!("{} rows came back and wait for their time", ledger.returned()),
+            due,
+        ));
     }
     if let (Some(caller), Some(pipeline)) = (caller, engines.pipelines.get(&batch.pipeline)) {
         for dependency in &pipeline.dependencies {

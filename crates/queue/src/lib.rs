@@ -2,7 +2,7 @@
 //! is the truth (promise 1).
 //!
 //! Two queues, so that extraction never waits behind rows nor rows behind extraction. [`local`] is a bounded channel
-//! in this process; `shared` is apalis on Redis.
+//! in this process; `shared` is two lists in Redis.
 
 pub mod local;
 pub mod message;
@@ -20,7 +20,7 @@ pub use shared::SharedBell;
 /// Rows of a packet at the most.
 pub const PACKET_ROWS: usize = 200;
 
-/// Messages that may wait in a queue. apalis-redis stops for good at 8,000 (its script unpacks all due ids at once).
+/// Messages that may wait in a queue: SQL knows what is queued, and a later run rings for what was held back.
 pub const MAX_BACKLOG: u32 = 4000;
 
 /// Why the bell could not be rung or heard.
@@ -75,10 +75,4 @@ pub trait Bell: Send + Sync {
     /// Hands messages to a handler until `stop`. Survives a queue that goes away for a while; every message is
     /// acknowledged when the handler has taken it.
     async fn listen(&self, handler: std::sync::Arc<dyn Handler>, stop: CancellationToken);
-
-    /// Bytes that the queue holds of what is done and of no more use, cleared in small steps; tells how many entries.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    async fn tidy(&self) -> Result<u64, BellError>;
 }

@@ -55,14 +55,7 @@ impl Bell for LocalBell {
     }
 
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
-        tokio::join!(
-            drain(&self.rows_out, &handler, &stop),
-            drain(&self.extractions_out, &handler, &stop)
-        );
-    }
-
-    async fn tidy(&self) -> Result<u64, BellError> {
-        Ok(0)
+        tokio::join!(drain(&self.rows_out, &handler, &stop), drain(&self.extractions_out, &handler, &stop));
     }
 }
 
@@ -101,7 +94,11 @@ mod tests {
         assert_eq!(bell.ring(rows).await.unwrap(), Rung { rung: most, held_back: 5 });
         assert_eq!(bell.backlog().await.unwrap(), most as u64);
         let extract = Message::Extract { batch: BatchSeq(1) };
-        assert_eq!(bell.ring(vec![extract.clone()]).await.unwrap().rung, 1, "a full queue of rows holds no file up");
+        assert_eq!(
+            bell.ring(vec![extract.clone()]).await.unwrap().rung,
+            1,
+            "a full queue of rows holds no file up"
+        );
         let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let listening = tokio::spawn({

@@ -87,8 +87,10 @@ mod tests {
     fn what_passes_keeps_the_limit() {
         let limit = Limit { rate: 50.0, burst: 10.0 };
         let mut gcra = Gcra::default();
-        let passed: Vec<f64> =
-            (0..2000).map(|tick| f64::from(tick) / 200.0).filter(|at| gcra.pass(&limit, *at).is_ok()).collect();
+        let passed: Vec<f64> = (0..2000)
+            .map(|tick| f64::from(tick) / 200.0)
+            .filter(|at| gcra.pass(&limit, *at).is_ok())
+            .collect();
         assert!(worst_excess(&passed, &limit) <= 1e-3);
         assert!(passed.len() > 490, "{}", passed.len());
     }

@@ -1,1 +1,1 @@
-
+//! PostgreSQL: to come.

@@ -4,7 +4,9 @@ use async_trait::async_trait;
 use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
 use penstock_domain::ledger::{Event, Ledger};
 use penstock_domain::time::Timestamp;
-use penstock_store::batches::{Batch, BatchFilter, Batches, Created, Idempotency, NewBatch, PendingUpload, SealedKey};
+use penstock_store::batches::{
+    Batch, BatchFilter, Batches, Created, Idempotency, NewBatch, PendingUpload, SealedKey,
+};
 use penstock_store::{StoreError, StoreResult};
 use sqlx::QueryBuilder;
 use uuid::Uuid;
@@ -16,7 +18,13 @@ use crate::{SqliteStore, commit};
 
 #[async_trait]
 impl Batches for SqliteStore {
-    async fn save_definition(&self, version: Uuid, name: &str, source: &str, now: Timestamp) -> StoreResult<()> {
+    async fn save_definition(
+        &self,
+        version: Uuid,
+        name: &str,
+        source: &str,
+        now: Timestamp,
+    ) -> StoreResult<()> {
         sqlx::query(
             "/* penstock:save_definition */ INSERT INTO definitions (version, name, source, created_at) \
              VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -40,15 +48,20 @@ impl Batches for SqliteStore {
     }
 
     async fn idempotent(&self, owner: OwnerSeq, key: &str) -> StoreResult<Option<(Batch, Idempotency)>> {
-        let row = sqlx::query("/* penstock:idempotent */ SELECT * FROM idempotency WHERE owner = ? AND key = ?")
-            .bind(owner.0)
-            .bind(key)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(store_error("idempotent"))?;
+        let row =
+            sqlx::query("/* penstock:idempotent */ SELECT * FROM idempotency WHERE owner = ? AND key = ?")
+                .bind(owner.0)
+                .bind(key)
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(store_error("idempotent"))?;
         let Some(row) = row else { return Ok(None) };
         let c = Columns(&row);
-        let promise = Idempotency { key: key.to_owned(), key_id: c.text("key_id"), fingerprint: c.bytes("fingerprint") };
+        let promise = Idempotency {
+            key: key.to_owned(),
+            key_id: c.text("key_id"),
+            fingerprint: c.bytes("fingerprint"),
+        };
         let batch = self.batches_by_seq(&[BatchSeq(c.i64("batch"))]).await?.pop();
         Ok(batch.map(|batch| (batch, promise)))
     }
@@ -57,12 +70,13 @@ impl Batches for SqliteStore {
         const NAME: &str = "create_batch";
         let mut tx = self.write(NAME).await?;
         if let Some(promise) = &new.idempotency {
-            let taken: Option<i64> = sqlx::query_scalar("SELECT batch FROM idempotency WHERE owner = ? AND key = ?")
-                .bind(new.owner.0)
-                .bind(&promise.key)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(store_error(NAME))?;
+            let taken: Option<i64> =
+                sqlx::query_scalar("SELECT batch FROM idempotency WHERE owner = ? AND key = ?")
+                    .bind(new.owner.0)
+                    .bind(&promise.key)
+                    .fetch_optional(&mut *tx)
+                    .await
+                    .map_err(store_error(NAME))?;
             if taken.is_some() {
                 drop(tx);
                 let (batch, idempotency) = self
@@ -115,24 +129,27 @@ impl Batches for SqliteStore {
             .await
             .map_err(store_error(NAME))?;
         if let Some(promise) = &new.idempotency {
-            sqlx::query("INSERT INTO idempotency (owner, key, key_id, fingerprint, batch) VALUES (?, ?, ?, ?, ?)")
-                .bind(new.owner.0)
-                .bind(&promise.key)
-                .bind(&promise.key_id)
-                .bind(&promise.fingerprint)
-                .bind(seq)
-                .execute(&mut *tx)
-                .await
-                .map_err(store_error(NAME))?;
+            sqlx::query(
+                "INSERT INTO idempotency (owner, key, key_id, fingerprint, batch) VALUES (?, ?, ?, ?, ?)",
+            )
+            .bind(new.owner.0)
+            .bind(&promise.key)
+            .bind(&promise.key_id)
+            .bind(&promise.fingerprint)
+            .bind(seq)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
         }
         if let Some(upload) = new.upload {
-            let done = sqlx::query("UPDATE uploads SET batch = ? WHERE id = ? AND owner = ? AND batch IS NULL")
-                .bind(seq)
-                .bind(upload.to_string())
-                .bind(new.owner.0)
-                .execute(&mut *tx)
-                .await
-                .map_err(store_error(NAME))?;
+            let done =
+                sqlx::query("UPDATE uploads SET batch = ? WHERE id = ? AND owner = ? AND batch IS NULL")
+                    .bind(seq)
+                    .bind(upload.to_string())
+                    .bind(new.owner.0)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(store_error(NAME))?;
             if done.rows_affected() != 1 {
                 return Err(StoreError::NotFound { what: "this upload, unused," });
             }
@@ -178,7 +195,9 @@ impl Batches for SqliteStore {
         }
         if !filter.status.is_empty() {
             let codes: Vec<i16> = filter.status.iter().map(|status| status.code()).collect();
-            query.push(" AND b.status IN (SELECT value FROM json_each(").push_bind(serde_json::json!(codes).to_string());
+            query
+                .push(" AND b.status IN (SELECT value FROM json_each(")
+                .push_bind(serde_json::json!(codes).to_string());
             query.push("))");
         }
         if let Some(pipeline) = &filter.pipeline {
@@ -206,7 +225,11 @@ impl Batches for SqliteStore {
             .map_err(store_error("sealed_key"))?;
         Ok(row.map(|row| {
             let c = Columns(&row);
-            SealedKey { key_id: c.text("key_id"), wrapped: c.bytes("wrapped"), context: c.opt_bytes("context") }
+            SealedKey {
+                key_id: c.text("key_id"),
+                wrapped: c.bytes("wrapped"),
+                context: c.opt_bytes("context"),
+            }
         }))
     }
 

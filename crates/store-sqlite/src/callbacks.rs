@@ -109,7 +109,12 @@ impl Callbacks for SqliteStore {
         rows.iter().map(callback).collect()
     }
 
-    async fn redeliver(&self, id: Uuid, owner: Option<OwnerSeq>, now: Timestamp) -> StoreResult<Option<Callback>> {
+    async fn redeliver(
+        &self,
+        id: Uuid,
+        owner: Option<OwnerSeq>,
+        now: Timestamp,
+    ) -> StoreResult<Option<Callback>> {
         let row = sqlx::query(
             "/* penstock:redeliver */ UPDATE callbacks SET status = 0, attempts = 0, next_at = ?3, lease_token = NULL, \
              lease_until = NULL WHERE id = ?1 AND (?2 IS NULL OR owner = ?2) RETURNING *",

@@ -47,11 +47,15 @@ impl Control for SqliteStore {
     }
 
     async fn pause(&self, batch: BatchSeq, actor: &str, now: Timestamp) -> StoreResult<Batch> {
-        self.command(batch, actor, now, "pause", "batch.pause", |ledger| ledger.pause().map(|()| Vec::new())).await
+        self.command(batch, actor, now, "pause", "batch.pause", |ledger| ledger.pause().map(|()| Vec::new()))
+            .await
     }
 
     async fn resume(&self, batch: BatchSeq, actor: &str, now: Timestamp) -> StoreResult<Batch> {
-        self.command(batch, actor, now, "resume", "batch.resume", |ledger| ledger.resume().map(|()| Vec::new())).await
+        self.command(batch, actor, now, "resume", "batch.resume", |ledger| {
+            ledger.resume().map(|()| Vec::new())
+        })
+        .await
     }
 
     async fn retry(
@@ -105,7 +109,8 @@ impl Control for SqliteStore {
         };
         if !from.is_empty() {
             // The failed rows above are pending already: only those that were not must be left out.
-            let keep = if to == 5 { " AND NOT (not_before = ?2 AND attempts = 0 AND code IS NULL)" } else { "" };
+            let keep =
+                if to == 5 { " AND NOT (not_before = ?2 AND attempts = 0 AND code IS NULL)" } else { "" };
             sqlx::query(sqlx::AssertSqlSafe(format!(
                 "/* penstock:retry */ UPDATE row_state SET status = {to}, queued_until = NULL \
                  WHERE batch = ?1 AND status IN ({from}) AND ?2 = ?2{keep}"
@@ -118,7 +123,8 @@ impl Control for SqliteStore {
         }
         batch.failure_row = None;
         ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
-        ledgers::audit(&mut tx, now, actor, "batch.retry", &batch, Some(format!("{rows} rows")), NAME).await?;
+        ledgers::audit(&mut tx, now, actor, "batch.retry", &batch, Some(format!("{rows} rows")), NAME)
+            .await?;
         commit(tx, NAME).await?;
         Ok((batch, rows))
     }

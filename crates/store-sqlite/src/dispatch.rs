@@ -115,7 +115,12 @@ impl SqliteStore {
         Ok(finished)
     }
 
-    async fn dead_extractions(&self, now: Timestamp, grace_ms: i64, everything: bool) -> StoreResult<Vec<BatchSeq>> {
+    async fn dead_extractions(
+        &self,
+        now: Timestamp,
+        grace_ms: i64,
+        everything: bool,
+    ) -> StoreResult<Vec<BatchSeq>> {
         let found: Vec<i64> = sqlx::query_scalar(
             "/* penstock:dead_extractions */ SELECT seq FROM batches WHERE status IN (0, 1) \
              AND (extract_until IS NULL OR extract_until < ?1 OR ?3) \
@@ -222,7 +227,12 @@ impl Dispatch for SqliteStore {
         Ok(loads)
     }
 
-    async fn release(&self, takes: &[Take], now: Timestamp, lost_after: Timestamp) -> StoreResult<Vec<Released>> {
+    async fn release(
+        &self,
+        takes: &[Take],
+        now: Timestamp,
+        lost_after: Timestamp,
+    ) -> StoreResult<Vec<Released>> {
         const NAME: &str = "release";
         let mut tx = self.write(NAME).await?;
         let mut takes = takes.to_vec();

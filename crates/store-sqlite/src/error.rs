@@ -5,9 +5,10 @@ use penstock_store::StoreError;
 /// Names the transaction in an error of its statements.
 pub fn store_error(transaction: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |error| match &error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-            StoreError::Unavailable(Box::new(error))
-        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => StoreError::Unavailable(Box::new(error)),
         // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN: the low byte is the primary code.
         sqlx::Error::Database(database)
             if database

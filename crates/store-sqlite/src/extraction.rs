@@ -18,7 +18,12 @@ const ROWS_PER_INSERT: usize = 500;
 
 #[async_trait]
 impl Extraction for SqliteStore {
-    async fn lease_extraction(&self, lease: &ExtractionLease, revive: bool, now: Timestamp) -> StoreResult<Leased> {
+    async fn lease_extraction(
+        &self,
+        lease: &ExtractionLease,
+        revive: bool,
+        now: Timestamp,
+    ) -> StoreResult<Leased> {
         const NAME: &str = "lease_extraction";
         let mut tx = self.write(NAME).await?;
         let Some(mut batch) = ledgers::read(&mut tx, lease.batch, NAME).await? else {
@@ -153,7 +158,12 @@ impl Extraction for SqliteStore {
         commit(tx, NAME).await
     }
 
-    async fn finish_extraction(&self, lease: &ExtractionLease, rows: u32, now: Timestamp) -> StoreResult<Batch> {
+    async fn finish_extraction(
+        &self,
+        lease: &ExtractionLease,
+        rows: u32,
+        now: Timestamp,
+    ) -> StoreResult<Batch> {
         const NAME: &str = "finish_extraction";
         let mut tx = self.write(NAME).await?;
         let mut batch = leased(&mut tx, lease, NAME).await?;
@@ -165,7 +175,12 @@ impl Extraction for SqliteStore {
         Ok(batch)
     }
 
-    async fn fail_extraction(&self, lease: &ExtractionLease, failure: &str, now: Timestamp) -> StoreResult<Batch> {
+    async fn fail_extraction(
+        &self,
+        lease: &ExtractionLease,
+        failure: &str,
+        now: Timestamp,
+    ) -> StoreResult<Batch> {
         const NAME: &str = "fail_extraction";
         let mut tx = self.write(NAME).await?;
         let mut batch = leased(&mut tx, lease, NAME).await?;

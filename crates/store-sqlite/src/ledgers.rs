@@ -26,7 +26,9 @@ pub fn batch(row: &SqliteRow) -> StoreResult<Batch> {
         BatchStatus::from_code(number("status")).ok_or_else(|| inconsistent("batches", "status", seq))?;
     let outcome = match c.opt_i64("outcome") {
         None => None,
-        Some(_) => Some(Outcome::from_code(number("outcome")).ok_or_else(|| inconsistent("batches", "outcome", seq))?),
+        Some(_) => Some(
+            Outcome::from_code(number("outcome")).ok_or_else(|| inconsistent("batches", "outcome", seq))?,
+        ),
     };
     let canary = c.opt_u32("canary_rows").map(|rows| Canary {
         rows,
@@ -170,7 +172,8 @@ pub async fn say(
         let ordinal = if *event == Event::Progress { i64::from(batch.ledger.progress_said) } else { 0 };
         let text = format!("{}/{}/{ordinal}", batch.ledger.run, event.name());
         let id = Uuid::new_v5(&batch.id.0, text.as_bytes());
-        let snapshot = serde_json::to_string(batch).map_err(|_| inconsistent("batches", "ledger", batch.seq.0))?;
+        let snapshot =
+            serde_json::to_string(batch).map_err(|_| inconsistent("batches", "ledger", batch.seq.0))?;
         sqlx::query(
             "INSERT INTO callbacks (id, owner, batch, run, event, ordinal, url, snapshot, created_at, position, \
              status, attempts, next_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?) ON CONFLICT DO NOTHING",

@@ -53,7 +53,9 @@ impl SqliteStore {
     /// # Errors
     /// When the file cannot be opened.
     pub async fn open(url: &str) -> StoreResult<Self> {
-        let file = PathBuf::from(url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")).unwrap_or(url));
+        let file = PathBuf::from(
+            url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")).unwrap_or(url),
+        );
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         }

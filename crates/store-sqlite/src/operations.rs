@@ -30,7 +30,10 @@ impl Operations for SqliteStore {
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        sqlx::query("/* penstock:ping */ SELECT 1").execute(&self.readers).await.map_err(store_error("ping"))?;
+        sqlx::query("/* penstock:ping */ SELECT 1")
+            .execute(&self.readers)
+            .await
+            .map_err(store_error("ping"))?;
         Ok(())
     }
 
@@ -140,10 +143,11 @@ impl Operations for SqliteStore {
 
     async fn count_mismatches(&self) -> StoreResult<Vec<CountMismatch>> {
         const NAME: &str = "count_mismatches";
-        let seqs: Vec<i64> = sqlx::query_scalar("/* penstock:count_mismatches */ SELECT seq FROM batches WHERE extracted")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(store_error(NAME))?;
+        let seqs: Vec<i64> =
+            sqlx::query_scalar("/* penstock:count_mismatches */ SELECT seq FROM batches WHERE extracted")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(store_error(NAME))?;
         let mut found = Vec::new();
         for seq in seqs {
             let mut tx = self.readers.begin().await.map_err(store_error(NAME))?;
@@ -188,7 +192,11 @@ impl Operations for SqliteStore {
         .map_err(store_error("known_objects"))
     }
 
-    async fn keys_to_rewrap(&self, active: &str, limit: u32) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>> {
+    async fn keys_to_rewrap(
+        &self,
+        active: &str,
+        limit: u32,
+    ) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>> {
         let rows = sqlx::query(
             "/* penstock:keys_to_rewrap */ SELECT k.*, b.id AS id FROM batch_keys k JOIN batches b ON b.seq = k.batch \
              WHERE k.key_id <> ? ORDER BY k.batch LIMIT ?",
@@ -227,10 +235,12 @@ impl Operations for SqliteStore {
     }
 
     async fn key_usage(&self) -> StoreResult<Vec<(String, u64)>> {
-        let rows = sqlx::query("/* penstock:key_usage */ SELECT key_id, count(*) AS count FROM batch_keys GROUP BY key_id")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(store_error("key_usage"))?;
+        let rows = sqlx::query(
+            "/* penstock:key_usage */ SELECT key_id, count(*) AS count FROM batch_keys GROUP BY key_id",
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error("key_usage"))?;
         Ok(rows.iter().map(|row| (Columns(row).text("key_id"), Columns(row).u64("count"))).collect())
     }
 
@@ -319,7 +329,8 @@ async fn rows_count(tx: &mut crate::Connection, batch: &Batch, name: &'static st
     let total = batch.ledger.counts.total;
     let known: u32 = by_status.iter().sum();
     let never = total.saturating_sub(known);
-    let shut_out = (total + 1).saturating_sub(batch.ledger.release_end).saturating_sub(u32_of(beyond)).min(never);
+    let shut_out =
+        (total + 1).saturating_sub(batch.ledger.release_end).saturating_sub(u32_of(beyond)).min(never);
     let [mut pending, mut queued, processing, completed, failed, mut cancelled] = by_status;
     pending += never - shut_out;
     cancelled += shut_out;

@@ -58,7 +58,12 @@ impl Owners for SqliteStore {
         Ok(rows.iter().map(owner).collect())
     }
 
-    async fn set_owner(&self, name: &str, rows: Option<Option<u32>>, weight: Option<u32>) -> StoreResult<Owner> {
+    async fn set_owner(
+        &self,
+        name: &str,
+        rows: Option<Option<u32>>,
+        weight: Option<u32>,
+    ) -> StoreResult<Owner> {
         let row = sqlx::query(
             "/* penstock:set_owner */ UPDATE owners SET rows = CASE WHEN ?1 THEN ?2 ELSE rows END, \
              weight = coalesce(?3, weight) WHERE name = ?4 RETURNING *",

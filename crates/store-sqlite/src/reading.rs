@@ -75,7 +75,9 @@ impl Reading for SqliteStore {
         let batch =
             ledgers::read(&mut tx, seq, "rows").await?.ok_or(StoreError::NotFound { what: "this batch" })?;
         let payload = if filter.payload { ", d.payload AS payload" } else { "" };
-        let mut query = QueryBuilder::new(format!("/* penstock:rows */ SELECT {COLUMNS}{payload}{FROM} WHERE d.batch = "));
+        let mut query = QueryBuilder::new(format!(
+            "/* penstock:rows */ SELECT {COLUMNS}{payload}{FROM} WHERE d.batch = "
+        ));
         query.push_bind(seq.0).push(" AND d.number > ").push_bind(filter.after);
         if !filter.status.is_empty() {
             query.push(" AND ").push(state_condition(&batch, &filter.status));

@@ -36,10 +36,10 @@ impl SqliteStore {
         if from > needed() {
             return Err(newer(from));
         }
-        MIGRATOR.run(&self.writer).await.map_err(|error| StoreError::Refused {
-            transaction: "migrate",
-            source: Box::new(error),
-        })?;
+        MIGRATOR
+            .run(&self.writer)
+            .await
+            .map_err(|error| StoreError::Refused { transaction: "migrate", source: Box::new(error) })?;
         Ok((from, self.schema_version().await?))
     }
 
@@ -47,7 +47,9 @@ impl SqliteStore {
         let found = self.schema_version().await?;
         match found.cmp(&needed()) {
             std::cmp::Ordering::Equal => Ok(()),
-            std::cmp::Ordering::Less => Err(StoreError::Schema { found, needed: needed(), mend: "run `penstock migrate`" }),
+            std::cmp::Ordering::Less => {
+                Err(StoreError::Schema { found, needed: needed(), mend: "run `penstock migrate`" })
+            }
             std::cmp::Ordering::Greater => Err(newer(found)),
         }
     }

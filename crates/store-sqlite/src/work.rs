@@ -250,12 +250,13 @@ async fn take(
 }
 
 async fn receipts(tx: &mut Connection, row: RowRef, name: &'static str) -> StoreResult<Vec<Receipt>> {
-    let rows = sqlx::query("SELECT step, output FROM row_receipts WHERE batch = ? AND number = ? ORDER BY step")
-        .bind(row.batch.0)
-        .bind(row.number)
-        .fetch_all(tx)
-        .await
-        .map_err(store_error(name))?;
+    let rows =
+        sqlx::query("SELECT step, output FROM row_receipts WHERE batch = ? AND number = ? ORDER BY step")
+            .bind(row.batch.0)
+            .bind(row.number)
+            .fetch_all(tx)
+            .await
+            .map_err(store_error(name))?;
     Ok(rows
         .iter()
         .map(|row| {
@@ -301,7 +302,12 @@ async fn wake(tx: &mut Connection, batch: &mut Batch, list: &str, name: &'static
     Ok(())
 }
 
-async fn unqueue_rows(tx: &mut Connection, seq: BatchSeq, list: &str, name: &'static str) -> StoreResult<u32> {
+async fn unqueue_rows(
+    tx: &mut Connection,
+    seq: BatchSeq,
+    list: &str,
+    name: &'static str,
+) -> StoreResult<u32> {
     let done = sqlx::query(
         "/* penstock:unqueue */ UPDATE row_state SET status = 0, queued_until = NULL \
          WHERE batch = ? AND status = 1 AND number IN (SELECT value FROM json_each(?))",
@@ -400,7 +406,12 @@ async fn put_outcome(tx: &mut Connection, settlement: &Settlement, name: &'stati
     }
 }
 
-async fn put_error(tx: &mut Connection, row: RowRef, trouble: &Trouble, name: &'static str) -> StoreResult<()> {
+async fn put_error(
+    tx: &mut Connection,
+    row: RowRef,
+    trouble: &Trouble,
+    name: &'static str,
+) -> StoreResult<()> {
     let Some(error) = &trouble.error else { return Ok(()) };
     sqlx::query(
         "INSERT INTO row_output (batch, number, error) VALUES (?, ?, ?) \

@@ -1,8 +1,8 @@
 //! Batches: making one, and finding one.
 
 use async_trait::async_trait;
-use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
 use penstock_domain::batch::BatchStatus;
+use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
 use penstock_domain::ledger::{Canary, Ledger};
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
@@ -187,7 +187,13 @@ pub type StatusCount = (RowStatus, u32);
 #[async_trait]
 pub trait Batches: Send + Sync {
     /// Keeps a definition; the same version twice is no error.
-    async fn save_definition(&self, version: Uuid, name: &str, source: &str, now: Timestamp) -> StoreResult<()>;
+    async fn save_definition(
+        &self,
+        version: Uuid,
+        name: &str,
+        source: &str,
+        now: Timestamp,
+    ) -> StoreResult<()>;
     /// The definition of that version.
     async fn definition(&self, version: Uuid) -> StoreResult<Option<String>>;
     /// What an earlier request with this `Idempotency-Key` made.

@@ -31,7 +31,9 @@ impl CallbackStatus {
 
     /// The state behind a stored number.
     pub fn from_code(code: i16) -> Option<Self> {
-        [Self::Pending, Self::Delivered, Self::Exhausted, Self::Disabled].into_iter().find(|s| s.code() == code)
+        [Self::Pending, Self::Delivered, Self::Exhausted, Self::Disabled]
+            .into_iter()
+            .find(|s| s.code() == code)
     }
 }
 
@@ -106,5 +108,10 @@ pub trait Callbacks: Send + Sync {
         limit: u32,
     ) -> StoreResult<Vec<Callback>>;
     /// Sends one again now, whatever became of it; none when it is not this owner's.
-    async fn redeliver(&self, id: Uuid, owner: Option<OwnerSeq>, now: Timestamp) -> StoreResult<Option<Callback>>;
+    async fn redeliver(
+        &self,
+        id: Uuid,
+        owner: Option<OwnerSeq>,
+        now: Timestamp,
+    ) -> StoreResult<Option<Callback>>;
 }

@@ -115,7 +115,12 @@ pub trait Dispatch: Send + Sync {
     async fn loads(&self, batches_per_owner: u32) -> StoreResult<Vec<OwnerLoad>>;
     /// Marks rows queued, each batch's at most as many as asked for, and tells which. Rows that came back are
     /// taken when their not-before time has come. `lost_after` is when the sweep counts them as lost.
-    async fn release(&self, takes: &[Take], now: Timestamp, lost_after: Timestamp) -> StoreResult<Vec<Released>>;
+    async fn release(
+        &self,
+        takes: &[Take],
+        now: Timestamp,
+        lost_after: Timestamp,
+    ) -> StoreResult<Vec<Released>>;
     /// Records a run, and forgets those older than a month.
     async fn record_run(&self, run: &RunRecord) -> StoreResult<()>;
     /// The latest runs, newest first.

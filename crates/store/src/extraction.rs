@@ -54,7 +54,12 @@ pub struct NewRow {
 pub trait Extraction: Send + Sync {
     /// Takes the extraction lease of a batch that is pending, or processing under a lease that ran out. With
     /// `revive`, also of one whose extraction failed (an operator's `extract --manual-run`).
-    async fn lease_extraction(&self, lease: &ExtractionLease, revive: bool, now: Timestamp) -> StoreResult<Leased>;
+    async fn lease_extraction(
+        &self,
+        lease: &ExtractionLease,
+        revive: bool,
+        now: Timestamp,
+    ) -> StoreResult<Leased>;
     /// Keeps the lease.
     ///
     /// # Errors
@@ -90,13 +95,23 @@ pub trait Extraction: Send + Sync {
     ///
     /// # Errors
     /// `LeaseLost`.
-    async fn finish_extraction(&self, lease: &ExtractionLease, rows: u32, now: Timestamp) -> StoreResult<Batch>;
+    async fn finish_extraction(
+        &self,
+        lease: &ExtractionLease,
+        rows: u32,
+        now: Timestamp,
+    ) -> StoreResult<Batch>;
     /// The file cannot be extracted: the batch is `failed`, with `failure` as its reason (JSON, see
     /// [`Batch::failure`]). Ends the lease.
     ///
     /// # Errors
     /// `LeaseLost`.
-    async fn fail_extraction(&self, lease: &ExtractionLease, failure: &str, now: Timestamp) -> StoreResult<Batch>;
+    async fn fail_extraction(
+        &self,
+        lease: &ExtractionLease,
+        failure: &str,
+        now: Timestamp,
+    ) -> StoreResult<Batch>;
     /// Gives the lease back; the batch goes on from its checkpoint as soon as somebody takes it.
     async fn release_extraction(&self, lease: &ExtractionLease) -> StoreResult<()>;
 }

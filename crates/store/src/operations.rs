@@ -104,7 +104,11 @@ pub trait Operations: Send + Sync {
     /// Which of these object keys belong to a batch or to an upload that is still open.
     async fn known_objects(&self, keys: &[String]) -> StoreResult<Vec<String>>;
     /// Batches whose data key is wrapped by another key than `active`, at most `limit`.
-    async fn keys_to_rewrap(&self, active: &str, limit: u32) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>>;
+    async fn keys_to_rewrap(
+        &self,
+        active: &str,
+        limit: u32,
+    ) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>>;
     /// Replaces a wrapped key, provided that it is still wrapped as `old`; true when it was.
     async fn rewrap_key(&self, batch: BatchSeq, old: &SealedKey, new: &SealedKey) -> StoreResult<bool>;
     /// How many data keys each key of the keyring wraps.

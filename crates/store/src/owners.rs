@@ -76,7 +76,12 @@ pub trait Owners: Send + Sync {
     ///
     /// # Errors
     /// `NotFound` when there is no such owner.
-    async fn set_owner(&self, name: &str, rows: Option<Option<u32>>, weight: Option<u32>) -> StoreResult<Owner>;
+    async fn set_owner(
+        &self,
+        name: &str,
+        rows: Option<Option<u32>>,
+        weight: Option<u32>,
+    ) -> StoreResult<Owner>;
     /// Stores a new key of an owner.
     async fn create_key(&self, key: &ApiKeyRecord) -> StoreResult<()>;
     /// The key with that public part, revoked ones included.

@@ -1,4 +1,4 @@
-//! What grows is cut back: the queue's finished entries, unused uploads, payloads and batches past their time.
+//! What grows is cut back: unused uploads, payloads and batches past their time.
 
 use std::time::Duration;
 
@@ -7,11 +7,8 @@ use penstock_flow::Engines;
 use penstock_flow::retention::{self, Retention};
 use tokio_util::sync::CancellationToken;
 
-/// The queue is tidied this often.
-const TIDY_EVERY: Duration = Duration::from_secs(10);
-
-/// Retention is looked at once in so many tidyings.
-const RETENTION_EVERY: u32 = 60;
+/// Retention is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
 
 /// How long things are kept.
 #[derive(Clone, Copy, Debug)]
@@ -34,20 +31,13 @@ impl Policy {
 
 /// Runs until `stop`.
 pub async fn run(engines: Engines, policy: Policy, stop: CancellationToken) {
-    let mut round = 0_u32;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(TIDY_EVERY) => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        if let Err(error) = engines.bell.tidy().await {
-            tracing::debug!(%error, "the queue was not tidied");
-        }
-        if round.is_multiple_of(RETENTION_EVERY)
-            && let Err(error) = retention::prune(&engines, &policy.retention, "operator:retention").await
-        {
+        if let Err(error) = retention::prune(&engines, &policy.retention, "operator:retention").await {
             tracing::warn!(%error, "what is past its time was not removed");
         }
-        round = round.wrapping_add(1);
     }
 }

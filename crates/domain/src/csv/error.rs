@@ -44,7 +44,13 @@ pub struct ErrorList {
 
 impl ErrorList {
     /// Takes an error; `message` is only made for those that are kept.
-    pub fn push(&mut self, line: u64, column: Option<&str>, code: &'static str, message: impl FnOnce() -> String) {
+    pub fn push(
+        &mut self,
+        line: u64,
+        column: Option<&str>,
+        code: &'static str,
+        message: impl FnOnce() -> String,
+    ) {
         self.count += 1;
         if self.errors.len() < ERRORS_KEPT {
             self.errors.push(RowError { line, column: column.map(str::to_owned), code, message: message() });

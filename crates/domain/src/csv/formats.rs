@@ -74,7 +74,10 @@ fn e164(value: &str) -> bool {
 
 fn date(value: &str) -> bool {
     let shaped = value.len() == 10
-        && value.bytes().enumerate().all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
+        && value
+            .bytes()
+            .enumerate()
+            .all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
     shaped && NaiveDate::parse_from_str(value, "%Y-%m-%d").is_ok()
 }
 
@@ -116,18 +119,47 @@ mod tests {
             (
                 Format::Email,
                 &["a@b.co", "first.last+tag@sub.example.com", "jörg@exämple.de", "o'neil@example.ie"],
-                &["", "a", "a@b", "@b.co", "a@", "a b@c.de", "a..b@c.de", ".a@c.de", "a@-b.de", "a@b..de", "a@b.de ", "a@b@c.de "],
+                &[
+                    "",
+                    "a",
+                    "a@b",
+                    "@b.co",
+                    "a@",
+                    "a b@c.de",
+                    "a..b@c.de",
+                    ".a@c.de",
+                    "a@-b.de",
+                    "a@b..de",
+                    "a@b.de ",
+                    "a@b@c.de ",
+                ],
             ),
-            (Format::E164, &["+4917012345", "+12"], &["4917012345", "+0123", "+1", "+1234567890123456", "+49 170"]),
-            (Format::Integer, &["0", "-5", "007", "9223372036854775807"], &["", "-", "+5", "1.0", "9223372036854775808", "１"]),
+            (
+                Format::E164,
+                &["+4917012345", "+12"],
+                &["4917012345", "+0123", "+1", "+1234567890123456", "+49 170"],
+            ),
+            (
+                Format::Integer,
+                &["0", "-5", "007", "9223372036854775807"],
+                &["", "-", "+5", "1.0", "9223372036854775808", "１"],
+            ),
             (Format::Decimal, &["0", "-5.25", "10"], &["", ".5", "5.", "1e3", "1,5", "--1"]),
-            (Format::Date, &["2026-11-23", "2024-02-29"], &["2026-02-29", "2026-1-01", "23.11.2026", "2026-11-23T00"]),
+            (
+                Format::Date,
+                &["2026-11-23", "2024-02-29"],
+                &["2026-02-29", "2026-1-01", "23.11.2026", "2026-11-23T00"],
+            ),
             (
                 Format::Uuid,
                 &["123e4567-e89b-42d3-a456-426614174000"],
                 &["123e4567e89b42d3a456426614174000", "{123e4567-e89b-42d3-a456-42661417400}"],
             ),
-            (Format::Url, &["https://example.com/a?b=c", "http://localhost:8080"], &["example.com", "ftp://a.b", "https://", " https://a.b"]),
+            (
+                Format::Url,
+                &["https://example.com/a?b=c", "http://localhost:8080"],
+                &["example.com", "ftp://a.b", "https://", " https://a.b"],
+            ),
         ];
         for (format, good, bad) in cases {
             for value in good {

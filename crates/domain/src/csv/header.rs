@@ -58,7 +58,9 @@ impl HeaderMap {
             columns.push(name.clone());
             kept.push(index);
         }
-        for column in schema.columns.iter().filter(|column| column.required && !columns.contains(&column.name)) {
+        for column in
+            schema.columns.iter().filter(|column| column.required && !columns.contains(&column.name))
+        {
             errors.push(line, Some(&column.name), "missing_column", || {
                 format!("the column `{}` is missing from the header", column.name)
             });
@@ -95,7 +97,8 @@ impl HeaderMap {
 
     /// The client's column that a field of a record is.
     pub fn column_of(&self, field: usize) -> Option<&str> {
-        let place = if self.kept.is_empty() { Some(field) } else { self.kept.iter().position(|kept| *kept == field) };
+        let place =
+            if self.kept.is_empty() { Some(field) } else { self.kept.iter().position(|kept| *kept == field) };
         place.and_then(|place| self.columns.get(place)).map(String::as_str)
     }
 

@@ -188,7 +188,10 @@ impl Parser {
     ///
     /// # Errors
     /// As [`Parser::push`].
-    pub fn finish(&mut self, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<(), LimitExceeded> {
+    pub fn finish(
+        &mut self,
+        sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(), LimitExceeded> {
         if let Some(seen) = self.bom.take() {
             self.scan(&BOM[..seen], sink)?;
         }
@@ -381,7 +384,9 @@ impl Parser {
         let field = &self.raw[self.field.start.min(self.raw.len())..];
         let kind = if self.raw.len() > self.limits.max_record_bytes {
             LimitKind::RecordBytes(self.limits.max_record_bytes)
-        } else if field.len() > self.limits.max_field_chars && self.field_chars() > self.limits.max_field_chars {
+        } else if field.len() > self.limits.max_field_chars
+            && self.field_chars() > self.limits.max_field_chars
+        {
             LimitKind::FieldChars(self.limits.max_field_chars)
         } else {
             return Ok(());

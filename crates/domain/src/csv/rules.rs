@@ -68,7 +68,8 @@ impl Column {
 
     /// Judges a value. An empty one that is not required passes every rule.
     pub fn judge(&self, value: &str, line: u64, errors: &mut ErrorList) {
-        let mut fault = |code, message: &dyn Fn() -> String| errors.push(line, Some(&self.name), code, message);
+        let mut fault =
+            |code, message: &dyn Fn() -> String| errors.push(line, Some(&self.name), code, message);
         if value.is_empty() {
             if self.required {
                 fault("required", &|| format!("`{}` must have a value", self.name));

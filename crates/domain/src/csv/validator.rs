@@ -96,7 +96,8 @@ impl Validator {
         let mut judge = self.judge;
         if !judge.header_seen {
             judge.errors.push(1, None, "header_missing", || {
-                let names: Vec<&str> = judge.schema.columns.iter().map(|column| column.name.as_str()).collect();
+                let names: Vec<&str> =
+                    judge.schema.columns.iter().map(|column| column.name.as_str()).collect();
                 format!("the file is empty; its first line must name the columns: {}", names.join(","))
             });
         } else if judge.errors.is_empty() && judge.rows == 0 {

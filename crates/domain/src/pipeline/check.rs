@@ -4,8 +4,16 @@
 use super::load::DefinitionError;
 
 /// Routes that are not a pipeline's to take.
-const RESERVED: [&str; 8] =
-    ["/v2/batches", "/v2/pipelines", "/v2/uploads", "/v2/callbacks", "/v2/audit", "/v2/openapi.json", "/docs", "/metrics"];
+const RESERVED: [&str; 8] = [
+    "/v2/batches",
+    "/v2/pipelines",
+    "/v2/uploads",
+    "/v2/callbacks",
+    "/v2/audit",
+    "/v2/openapi.json",
+    "/docs",
+    "/metrics",
+];
 
 /// A definition's text, and the errors found in it.
 pub struct Source<'a> {
@@ -60,7 +68,10 @@ impl<'a> Source<'a> {
             }
             out.push_str(before);
             let Some(end) = behind.find('}') else {
-                self.error(self.line_of(text, line), "`${` has no closing `}`; write `$${` for the characters themselves".into());
+                self.error(
+                    self.line_of(text, line),
+                    "`${` has no closing `}`; write `$${` for the characters themselves".into(),
+                );
                 return None;
             };
             let name = &behind[2..end];
@@ -68,7 +79,10 @@ impl<'a> Source<'a> {
                 Some(value) => out.push_str(&value),
                 None => {
                     let at = self.line_of(&format!("${{{name}}}"), line);
-                    self.error(at, format!("the environment has no variable {name}; set it, or take ${{{name}}} out"));
+                    self.error(
+                        at,
+                        format!("the environment has no variable {name}; set it, or take ${{{name}}} out"),
+                    );
                     complete = false;
                 }
             }

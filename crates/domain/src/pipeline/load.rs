@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::check::{Names, Source};
 use super::definition::{
-    BreakerDefinition, ConcurrencyDefinition, Definition, DependencyDefinition, RetryDefinition, StepDefinition,
+    BreakerDefinition, ConcurrencyDefinition, Definition, DependencyDefinition, RetryDefinition,
+    StepDefinition,
 };
 use super::model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Rate, Retry};
 use super::step::{ResultTemplate, Step};
@@ -93,13 +94,21 @@ fn build(definition: Definition, text: &str, source: &mut Source<'_>) -> Option<
     let mut fields = Vec::new();
     for (name, value) in &definition.result {
         if name.starts_with('_') {
-            source.error(value.referenced.line(), format!("result `{name}`: names that begin with `_` are Penstock's own"));
+            source.error(
+                value.referenced.line(),
+                format!("result `{name}`: names that begin with `_` are Penstock's own"),
+            );
         }
-        fields.extend(json(&value.value, value.referenced.line(), &names, false, source).map(|t| (name.clone(), t)));
+        fields.extend(
+            json(&value.value, value.referenced.line(), &names, false, source).map(|t| (name.clone(), t)),
+        );
     }
     let retry = retry(&definition.retry, name_line, source);
     if definition.dispatch.rows_per_owner == Some(0) {
-        source.error(source.line_of("rows_per_owner", 1), "dispatch.rows_per_owner is 0, so no row would ever run".into());
+        source.error(
+            source.line_of("rows_per_owner", 1),
+            "dispatch.rows_per_owner is 0, so no row would ever run".into(),
+        );
     }
     Some(Pipeline {
         name: definition.name.value,
@@ -135,7 +144,10 @@ fn schema(definition: &Definition, source: &mut Source<'_>) -> Schema {
         let line = column.referenced.line();
         let column = &column.value;
         if column.name.is_empty() || column.name.starts_with('_') {
-            source.error(line, format!("column `{}`: a name has a character and does not begin with `_`", column.name));
+            source.error(
+                line,
+                format!("column `{}`: a name has a character and does not begin with `_`", column.name),
+            );
         }
         if columns.iter().any(|other| other.name == column.name) {
             source.error(line, format!("the column `{}` stands twice; remove one of them", column.name));
@@ -191,8 +203,13 @@ fn dependency(
     let mut headers = Vec::new();
     for (header, value) in &definition.headers {
         let value = source.fill(value, line)?;
-        if value.contains(['\r', '\n', '\0']) || !header.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
-            source.error(source.line_of(header, line), format!("dependency `{name}`: `{header}` is no header that can be sent"));
+        if value.contains(['\r', '\n', '\0'])
+            || !header.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        {
+            source.error(
+                source.line_of(header, line),
+                format!("dependency `{name}`: `{header}` is no header that can be sent"),
+            );
         }
         headers.push((header.clone(), value));
     }
@@ -256,7 +273,12 @@ fn step(
         let at = source.line_of(&format!("dependency: {}", step.dependency), line);
         source.error(
             at,
-            format!("step `{}`: there is no dependency `{}`{}", step.name, step.dependency, super::check::mend(&step.dependency, &known)),
+            format!(
+                "step `{}`: there is no dependency `{}`{}",
+                step.name,
+                step.dependency,
+                super::check::mend(&step.dependency, &known)
+            ),
         );
     }
     let cost = step.cost.unwrap_or(1);
@@ -278,17 +300,24 @@ fn step(
             serde_json::Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        query.extend(text(&written, value_line, names, false, source).map(|template| (name.clone(), template)));
+        query.extend(
+            text(&written, value_line, names, false, source).map(|template| (name.clone(), template)),
+        );
     }
     let mut headers = Vec::new();
     for (name, value) in &request.headers {
         let value_line = value.referenced.line();
-        headers.extend(text(&value.value, value_line, names, false, source).map(|template| (name.clone(), template)));
+        headers.extend(
+            text(&value.value, value_line, names, false, source).map(|template| (name.clone(), template)),
+        );
     }
-    let body = request.json.as_ref().map(|body| json(&body.value, body.referenced.line(), names, false, source));
+    let body =
+        request.json.as_ref().map(|body| json(&body.value, body.referenced.line(), names, false, source));
     let mut output = Vec::new();
     for (name, value) in &step.output {
-        output.extend(json(&value.value, value.referenced.line(), names, true, source).map(|t| (name.clone(), t)));
+        output.extend(
+            json(&value.value, value.referenced.line(), names, true, source).map(|t| (name.clone(), t)),
+        );
     }
     let body = match body {
         Some(None) => return None,
@@ -349,7 +378,10 @@ fn finish(
             Some(template)
         }
         Err(error) => {
-            source.error(line, format!("a template cannot be read: {}", error.detail().unwrap_or("its syntax is off")));
+            source.error(
+                line,
+                format!("a template cannot be read: {}", error.detail().unwrap_or("its syntax is off")),
+            );
             None
         }
     }
@@ -366,7 +398,10 @@ fn retry(definition: &RetryDefinition, line: u64, source: &mut Source<'_>) -> Re
         deadline: definition.deadline.map(|deadline| deadline.0),
     };
     if retry.attempts == 0 {
-        source.error(source.line_of("attempts", line), "retry.attempts is 1 or more; 1 means that nothing is retried".into());
+        source.error(
+            source.line_of("attempts", line),
+            "retry.attempts is 1 or more; 1 means that nothing is retried".into(),
+        );
     }
     if !(1.0..=100.0).contains(&retry.factor) {
         source.error(source.line_of("factor", line), "retry.backoff.factor is between 1 and 100".into());

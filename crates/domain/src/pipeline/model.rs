@@ -71,7 +71,10 @@ pub struct Dependency {
 
 impl std::fmt::Debug for Dependency {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dependency").field("name", &self.name).field("rate", &self.rate).finish_non_exhaustive()
+        f.debug_struct("Dependency")
+            .field("name", &self.name)
+            .field("rate", &self.rate)
+            .finish_non_exhaustive()
     }
 }
 

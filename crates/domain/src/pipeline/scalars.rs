@@ -11,9 +11,9 @@ pub struct Span(pub Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_duration(&text)
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("`{text}` is no duration; write 250ms, 1s, 5m, 1h or 1d")))
+        parse_duration(&text).map(Self).ok_or_else(|| {
+            D::Error::custom(format!("`{text}` is no duration; write 250ms, 1s, 5m, 1h or 1d"))
+        })
     }
 }
 
@@ -49,7 +49,9 @@ impl<'de> Deserialize<'de> for Share {
                     Some(percent) => percent.trim().parse::<f64>().ok().map(|percent| percent / 100.0),
                     None => text.trim().parse::<f64>().ok(),
                 };
-                number.and_then(share).ok_or_else(|| E::custom(format!("`{text}` is no share; write `10 %` or 0.1")))
+                number
+                    .and_then(share)
+                    .ok_or_else(|| E::custom(format!("`{text}` is no share; write `10 %` or 0.1")))
             }
             fn visit_f64<E: Error>(self, number: f64) -> Result<Share, E> {
                 share(number).ok_or_else(|| E::custom(format!("{number} is no share; write `10 %` or 0.1")))

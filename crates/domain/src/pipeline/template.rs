@@ -114,8 +114,9 @@ impl Template {
                 if value.is_undefined() {
                     return Err(minijinja::ErrorKind::UndefinedError.into());
                 }
-                serde_json::to_value(&value)
-                    .map_err(|_| minijinja::Error::new(minijinja::ErrorKind::BadSerialization, "not a JSON value"))
+                serde_json::to_value(&value).map_err(|_| {
+                    minijinja::Error::new(minijinja::ErrorKind::BadSerialization, "not a JSON value")
+                })
             }
             Self::Mixed(environment) => {
                 environment.get_template(NAME)?.render(context.clone()).map(serde_json::Value::String)
@@ -188,9 +189,9 @@ impl JsonTemplate {
         Ok(match self {
             Self::Template(template) => template.render(context)?,
             Self::Constant(value) => value.clone(),
-            Self::Array(items) => {
-                serde_json::Value::Array(items.iter().map(|item| item.render(context)).collect::<Result<_, _>>()?)
-            }
+            Self::Array(items) => serde_json::Value::Array(
+                items.iter().map(|item| item.render(context)).collect::<Result<_, _>>()?,
+            ),
             Self::Object(fields) => serde_json::Value::Object(
                 fields
                     .iter()

@@ -82,7 +82,9 @@ impl BatchCache {
                     found.insert(batch.seq, work);
                 }
                 Err(FlowError::Store(error)) if error.is_transient() => return Err(error.into()),
-                Err(error) => tracing::error!(%error, batch = %batch.id, "the batch's rows cannot be processed here"),
+                Err(error) => {
+                    tracing::error!(%error, batch = %batch.id, "the batch's rows cannot be processed here")
+                }
             }
         }
         Ok(found)

@@ -76,7 +76,9 @@ impl Lanes {
 
     /// Takes up to `most` ready rows of a pipeline, an owner a turn.
     pub fn take(&mut self, pipeline: &str, most: usize, now: Timestamp) -> Vec<RowRef> {
-        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.pipeline == pipeline) else { return Vec::new() };
+        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.pipeline == pipeline) else {
+            return Vec::new();
+        };
         lane.ripen(now);
         let mut rows = Vec::new();
         while rows.len() < most {

@@ -118,7 +118,8 @@ impl Leases {
     pub async fn save_receipts(&self, engines: &Engines) {
         let mut receipts = Vec::new();
         for lease in self.all() {
-            receipts.extend(lease.take_unsaved().into_iter().map(|receipt| (lease.row, lease.token, receipt)));
+            receipts
+                .extend(lease.take_unsaved().into_iter().map(|receipt| (lease.row, lease.token, receipt)));
         }
         for group in receipts.chunks(GROUP) {
             if let Err(error) = engines.store.save_receipts(group).await {

@@ -55,15 +55,24 @@ impl RowTask<'_> {
     /// Carries the row on from its first unfinished step. None: the lease was lost and nothing may be written.
     pub async fn run(&self, claimed: ClaimedRow) -> Option<Settled> {
         let number = claimed.row.number;
-        let mut progress =
-            Progress { attempts: claimed.attempts, story: Vec::new(), outputs: Map::new(), receipts: Vec::new() };
+        let mut progress = Progress {
+            attempts: claimed.attempts,
+            story: Vec::new(),
+            outputs: Map::new(),
+            receipts: Vec::new(),
+        };
         let row = match self.open(&claimed, &mut progress) {
             Ok(row) => row,
             Err(error) => {
                 tracing::error!(%error, batch = %self.work.id, row = number, "the row cannot be opened here");
                 let not_before = self.engines.clock.now() + ELSEWHERE;
                 let trouble = Trouble { code: outcome::code::UNREADABLE.into(), ..quiet() };
-                return Some(Settled::GivenBack { not_before, attempt: false, trouble: Some(trouble), receipts: Vec::new() });
+                return Some(Settled::GivenBack {
+                    not_before,
+                    attempt: false,
+                    trouble: Some(trouble),
+                    receipts: Vec::new(),
+                });
             }
         };
         let done = progress.outputs.len();
@@ -79,7 +88,8 @@ impl RowTask<'_> {
             if let Some(deadline) = pipeline.retry.deadline
                 && claimed.first_claimed_at.is_some_and(|first| now.since(first) > deadline)
             {
-                let problem = Problem::new(outcome::code::DEADLINE_EXCEEDED, "the row was not done by its deadline");
+                let problem =
+                    Problem::new(outcome::code::DEADLINE_EXCEEDED, "the row was not done by its deadline");
                 return Some(self.failed(number, index, step, problem, progress));
             }
             if let Some(settled) = self.step(number, index, step, &row, &mut progress).await? {
@@ -90,12 +100,18 @@ impl RowTask<'_> {
     }
 
     /// The row's values; outputs of finished steps and the story so far go into `progress`.
-    fn open(&self, claimed: &ClaimedRow, progress: &mut Progress) -> Result<BTreeMap<String, String>, FlowError> {
+    fn open(
+        &self,
+        claimed: &ClaimedRow,
+        progress: &mut Progress,
+    ) -> Result<BTreeMap<String, String>, FlowError> {
         let secrets = &self.work.secrets;
         let number = claimed.row.number;
         for (index, receipt) in claimed.receipts.iter().enumerate() {
             // Receipts are a prefix of the steps; one behind a gap is of no use.
-            let Some(step) = self.work.pipeline.steps.get(index).filter(|_| usize::from(receipt.step) == index) else {
+            let Some(step) =
+                self.work.pipeline.steps.get(index).filter(|_| usize::from(receipt.step) == index)
+            else {
                 break;
             };
             let output: Value = secrets.open_json(Place::Receipt(number, receipt.step), &receipt.sealed)?;
@@ -141,7 +157,7 @@ impl RowTask<'_> {
         let lease = self.lease;
         let clock = &self.engines.clock;
         let covered = || lease.covers(clock.now(), dependency.timeout);
-        let method = request.method.clone();
+        let method = request.method;
         let path = request.path.clone();
         let called = self.caller.call(&demand, request, &covered, self.limited).await;
         let now = clock.now();
@@ -149,7 +165,12 @@ impl RowTask<'_> {
             Called::Waits { until, reason } => {
                 let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
                 let receipts = std::mem::take(&mut progress.receipts);
-                return Some(Some(Settled::GivenBack { not_before: until, attempt: false, trouble: Some(trouble), receipts }));
+                return Some(Some(Settled::GivenBack {
+                    not_before: until,
+                    attempt: false,
+                    trouble: Some(trouble),
+                    receipts,
+                }));
             }
             Called::NotCovered => return None,
             Called::Answered { verdict, response, elapsed } => {
@@ -168,8 +189,12 @@ impl RowTask<'_> {
         let detail = response.as_ref().and_then(|response| shorten(&response.body));
         match verdict {
             Verdict::Success => {
-                let Some(response) = response else { return None };
-                let view = ResponseView { status: response.status, headers: &response.headers, body: &response.body };
+                let response = response?;
+                let view = ResponseView {
+                    status: response.status,
+                    headers: &response.headers,
+                    body: &response.body,
+                };
                 match step.output(&context, view) {
                     Ok(output) => {
                         self.remember(number, index, step, output, progress);
@@ -193,26 +218,42 @@ impl RowTask<'_> {
                     http_status: status,
                     ..quiet()
                 };
-                Some(Some(given_back(until.unwrap_or(now), false, Some(trouble), std::mem::take(&mut progress.receipts))))
+                Some(Some(given_back(
+                    until.unwrap_or(now),
+                    false,
+                    Some(trouble),
+                    std::mem::take(&mut progress.receipts),
+                )))
             }
             Verdict::Retry { code } => {
-                let problem = Problem { message: said(&code, step, status), code, http_status: status, detail };
+                let problem =
+                    Problem { message: said(&code, step, status), code, http_status: status, detail };
                 Some(Some(self.retry_or_fail(number, index, step, problem, std::mem::take(progress), now)))
             }
             Verdict::Unknown { code } | Verdict::Fail { code } => {
-                let problem = Problem { message: said(&code, step, status), code, http_status: status, detail };
+                let problem =
+                    Problem { message: said(&code, step, status), code, http_status: status, detail };
                 Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))))
             }
         }
     }
 
-    fn remember(&self, number: u32, index: usize, step: &Step, output: Map<String, Value>, progress: &mut Progress) {
+    fn remember(
+        &self,
+        number: u32,
+        index: usize,
+        step: &Step,
+        output: Map<String, Value>,
+        progress: &mut Progress,
+    ) {
         let output = Value::Object(output);
         let last = index + 1 == self.work.pipeline.steps.len();
         // The last step's output goes straight into the result.
         if !last && let Some(place) = place(index) {
-            let receipt =
-                Receipt { step: place, sealed: self.work.secrets.seal_json(Place::Receipt(number, place), &output) };
+            let receipt = Receipt {
+                step: place,
+                sealed: self.work.secrets.seal_json(Place::Receipt(number, place), &output),
+            };
             self.lease.finished_step(receipt.clone());
             progress.receipts.push(receipt);
         }
@@ -267,7 +308,14 @@ impl RowTask<'_> {
         given_back(now + delay, true, Some(trouble), receipts)
     }
 
-    fn failed(&self, number: u32, index: usize, step: &Step, problem: Problem, progress: Progress) -> Settled {
+    fn failed(
+        &self,
+        number: u32,
+        index: usize,
+        step: &Step,
+        problem: Problem,
+        progress: Progress,
+    ) -> Settled {
         let receipts = progress.receipts.clone();
         Settled::Failed(Trouble {
             code: problem.code.clone(),
@@ -334,7 +382,12 @@ fn place(index: usize) -> Option<u16> {
     u16::try_from(index).ok()
 }
 
-fn given_back(not_before: Timestamp, attempt: bool, trouble: Option<Trouble>, receipts: Vec<Receipt>) -> Settled {
+fn given_back(
+    not_before: Timestamp,
+    attempt: bool,
+    trouble: Option<Trouble>,
+    receipts: Vec<Receipt>,
+) -> Settled {
     Settled::GivenBack { not_before, attempt, trouble, receipts }
 }
 

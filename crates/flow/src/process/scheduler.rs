@@ -141,7 +141,10 @@ impl Worker {
         self.give_back_heard().await;
         rows.close();
         if tokio::time::timeout(self.policy.grace, rows.wait()).await.is_err() {
-            tracing::warn!(rows = self.leases.len(), "rows still run after the grace period; their leases run out");
+            tracing::warn!(
+                rows = self.leases.len(),
+                "rows still run after the grace period; their leases run out"
+            );
         }
         drop(settlements);
         // The settler ends with its last sender; rows that never ended hold one, so it is not waited for without end.
@@ -323,7 +326,8 @@ impl Worker {
 
     /// One extraction at a time: it is bound by the database, not by waiting.
     async fn extract_all(self: Arc<Self>, stop: CancellationToken) {
-        let Some(mut batches) = self.extractions_in.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        let Some(mut batches) = self.extractions_in.lock().unwrap_or_else(PoisonError::into_inner).take()
+        else {
             return;
         };
         loop {
@@ -335,7 +339,8 @@ impl Worker {
                 },
             };
             let done =
-                extract::extract(&self.engines, &self.policy.extract, batch, false, &stop, &mut |_, _| {}).await;
+                extract::extract(&self.engines, &self.policy.extract, batch, false, &stop, &mut |_, _| {})
+                    .await;
             match done {
                 Ok(Extracted::Held { holder, .. }) => {
                     tracing::debug!(batch = batch.0, holder, "another worker extracts the batch");
@@ -424,7 +429,8 @@ struct Slot {
 impl Slot {
     fn take(worker: Arc<Worker>, lane: &str) -> Self {
         worker.figures.in_flight.fetch_add(1, Ordering::Relaxed);
-        *worker.by_lane.lock().unwrap_or_else(PoisonError::into_inner).entry(lane.to_owned()).or_default() += 1;
+        *worker.by_lane.lock().unwrap_or_else(PoisonError::into_inner).entry(lane.to_owned()).or_default() +=
+            1;
         Self { worker, lane: lane.to_owned() }
     }
 }

@@ -94,5 +94,9 @@ pub async fn process_row(
     let Some(outcome) = outcome else { return Ok(Single::LeaseLost) };
     let settlement = Settlement { row, token, outcome };
     let report = engines.store.settle(std::slice::from_ref(&settlement), engines.clock.now()).await?;
-    if report.lost.is_empty() { Ok(Single::Ran { outcome: settlement.outcome, report }) } else { Ok(Single::LeaseLost) }
+    if report.lost.is_empty() {
+        Ok(Single::Ran { outcome: settlement.outcome, report })
+    } else {
+        Ok(Single::LeaseLost)
+    }
 }
