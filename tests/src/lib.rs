@@ -10,14 +10,14 @@ use penstock_sandbox::Sandbox;
 use serde_json::Value;
 
 /// Nothing that a test waits for takes longer.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 90 } else { 900 });
 
 /// A program that was built before: `cargo xtask test` builds them all.
 pub fn program(name: &str) -> PathBuf {
     let here = std::env::current_exe().expect("a test has a path");
-    let path = here.ancestors().nth(2).expect("target/debug/deps/test").join(name);
-    assert!(path.is_file(), "{} is not built; `cargo xtask test` builds it", path.display());
-    path
+    // Tests lie in target/debug/deps, benches in target/release: programs one folder up, or beside them.
+    let found = here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not built; `cargo xtask test` (or bench) builds it"))
 }
 
 /// Where a service keeps its data and finds its pipelines.
@@ -54,10 +54,17 @@ impl Place {
             .env("ADDRESS_API_URL", sandbox.url())
             .env("INVITE_API_URL", sandbox.url())
             .env("INVITE_API_TOKEN", "t0ken")
-            .env("ROWS_PER_OWNER", "500")
+            .env("ROWS_PER_OWNER", if cfg!(debug_assertions) { "500" } else { "50000" })
             .env("PENSTOCK_BIND", "127.0.0.1:0")
             .env("PENSTOCK_ALLOW_PRIVATE_CALLBACKS", "true")
-            .env("RUST_LOG", "debug,hyper=info,reqwest=info,h2=info,sqlx=info")
+            .env(
+                "RUST_LOG",
+                if cfg!(debug_assertions) {
+                    "debug,hyper=info,reqwest=info,h2=info,sqlx=info"
+                } else {
+                    "info"
+                },
+            )
             .arg("--data")
             .arg(self.data());
         command
@@ -149,6 +156,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it still runs.
     pub fn lives(&mut self) -> bool {
         self.child.try_wait().expect("a child can be asked").is_none()
