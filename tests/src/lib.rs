@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,32 @@ pub fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not built; `cargo xtask test` (or bench) builds it"))
 }
 
+/// The engines of a test: SQLite and this process, or, with `PENSTOCK_TEST_ENGINES=cluster`, a PostgreSQL database and
+/// a Redis database of the test's own on the servers that `cargo xtask test` starts.
+fn cluster() -> Option<Vec<(&'static str, String)>> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    std::env::var("PENSTOCK_TEST_ENGINES").ok().filter(|engines| engines == "cluster")?;
+    let given = |name| {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; `cargo xtask test` sets it"))
+    };
+    let number = NEXT.fetch_add(1, Ordering::SeqCst);
+    let (postgres, redis) = (given("PENSTOCK_TEST_POSTGRES_URL"), given("PENSTOCK_TEST_REDIS_URL"));
+    let name = format!("penstock_{}_{number}", std::process::id());
+    let made = Command::new("psql").args([&postgres, "-qc", &format!("CREATE DATABASE {name}")]).status();
+    assert!(made.is_ok_and(|status| status.success()), "psql makes a database");
+    let (server, _) = postgres.rsplit_once('/').expect("a database in the URL");
+    Some(vec![
+        ("DATABASE_URL", format!("{server}/{name}")),
+        ("REDIS_URL", format!("{redis}/{number}")),
+        ("PENSTOCK_LEASE_SECONDS", "15".into()),
+        ("PENSTOCK_LOST_AFTER_SECONDS", "15".into()),
+    ])
+}
+
 /// Where a service keeps its data and finds its pipelines.
 pub struct Place {
     folder: tempfile::TempDir,
+    engines: Vec<(&'static str, String)>,
 }
 
 impl Place {
@@ -34,7 +58,20 @@ impl Place {
         for (name, text) in pipelines {
             std::fs::write(definitions.join(name), text).expect("a file");
         }
-        Self { folder }
+        let engines = cluster().unwrap_or_default();
+        let place = Self { folder, engines };
+        if !place.engines.is_empty() {
+            let mut migrate = Command::new(program("penstock"));
+            let migrated =
+                place.engine_variables(&mut migrate).arg("--data").arg(place.data()).arg("migrate").output();
+            let migrated = migrated.expect("it runs");
+            assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        }
+        place
+    }
+
+    fn engine_variables<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.envs(self.engines.iter().map(|(name, value)| (name, value)))
     }
 
     /// The data folder.
@@ -67,6 +104,7 @@ impl Place {
             )
             .arg("--data")
             .arg(self.data());
+        self.engine_variables(&mut command);
         command
     }
 

@@ -42,6 +42,15 @@ pub fn test(args: &[String]) -> Result<(), String> {
         }
         run(command)
     })?;
+    step("whole runs on PostgreSQL and Redis", || {
+        let mut command = cargo();
+        command.args(["test", "--package", "penstock-tests", "--", "--test-threads", "6"]);
+        command.env("PENSTOCK_TEST_ENGINES", "cluster");
+        for (name, value) in services.environment() {
+            command.env(name, value);
+        }
+        run(command)
+    })?;
     drop(services);
     eprintln!("all tests passed after {} s", began.elapsed().as_secs());
     Ok(())

@@ -107,8 +107,8 @@ impl Postgres {
             .stdout(Stdio::null());
         run(init)?;
         let options = format!(
-            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200 \
-             -c shared_buffers=256MB -c synchronous_commit=on"
+            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=500 \
+             -c shared_buffers=128MB -c synchronous_commit=on"
         );
         let mut start = as_postgres(&bin.join("pg_ctl"));
         start

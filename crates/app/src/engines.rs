@@ -80,12 +80,7 @@ impl Chosen {
 
     /// How a holder of this name extracts.
     pub fn extract_policy(&self, holder: String) -> ExtractPolicy {
-        ExtractPolicy {
-            holder,
-            lease: Duration::from_secs(60),
-            chunk_rows: 5000,
-            chunk_bytes: 2 * 1024 * 1024,
-        }
+        ExtractPolicy { holder, lease: self.lease, chunk_rows: 5000, chunk_bytes: 2 * 1024 * 1024 }
     }
 }
 
@@ -235,11 +230,6 @@ fn open_objects(settings: &Settings, role: Role) -> Result<Objects, StartError> 
 fn open_s3(url: &Url) -> Result<Objects, StartError> {
     let store = object_store::aws::AmazonS3Builder::from_env()
         .with_url(url.as_str())
-        .with_client_options(
-            object_store::ClientOptions::from_env_or_default()
-                .with_timeout(Duration::from_secs(60))
-                .with_connect_timeout(Duration::from_secs(5)),
-        )
         .with_retry(object_store::RetryConfig {
             max_retries: 8,
             retry_timeout: Duration::from_secs(45),

@@ -1,1 +1,77 @@
-//! PostgreSQL: to come.
+//! Penstock's database for a cluster: PostgreSQL 14 and later, READ COMMITTED throughout.
+//!
+//! A transaction that moves rows locks their batches first, in the order of their sequence numbers
+//! (`FOR NO KEY UPDATE`), so that counters move with rows and no two transactions wait for each other in a circle.
+
+mod batches;
+mod callbacks;
+mod control;
+mod convert;
+mod copy;
+mod dispatch;
+mod error;
+mod extraction;
+mod ledgers;
+mod operations;
+mod owners;
+mod reading;
+mod schema;
+mod work;
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use penstock_store::StoreResult;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{PgConnection, Postgres, Transaction};
+
+use crate::error::store_error;
+
+/// How long a caller waits for a connection before the database counts as away.
+const ACQUIRE: Duration = Duration::from_secs(5);
+
+/// How a service connects.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Connections at the most.
+    pub max_connections: u32,
+    /// Shown in `pg_stat_activity`.
+    pub application_name: String,
+}
+
+/// The database of a cluster.
+#[derive(Clone, Debug)]
+pub struct PostgresStore {
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    /// A store at a `postgres://` URL. Connects when it is first used, so that a service can start before it.
+    ///
+    /// # Errors
+    /// When it is no such URL.
+    pub fn connect(url: &str, options: Options) -> StoreResult<Self> {
+        let connect = PgConnectOptions::from_str(url)
+            .map_err(store_error("connect"))?
+            .application_name(&options.application_name)
+            .statement_cache_capacity(256)
+            // A statement that hangs must not hold a batch's lock for ever.
+            .options([("statement_timeout", "120s"), ("idle_in_transaction_session_timeout", "60s")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(ACQUIRE)
+            .connect_lazy_with(connect);
+        Ok(Self { pool })
+    }
+
+    async fn write(&self, name: &'static str) -> StoreResult<Transaction<'static, Postgres>> {
+        self.pool.begin().await.map_err(store_error(name))
+    }
+}
+
+/// Commits a named transaction.
+async fn commit(tx: Transaction<'static, Postgres>, name: &'static str) -> StoreResult<()> {
+    tx.commit().await.map_err(store_error(name))
+}
+
+type Connection = PgConnection;

@@ -1,0 +1,271 @@
+//! Making and finding batches.
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
+use penstock_domain::ledger::{Event, Ledger};
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::{
+    Batch, BatchFilter, Batches, Created, Idempotency, NewBatch, PendingUpload, SealedKey,
+};
+use penstock_store::{StoreError, StoreResult};
+use sqlx::QueryBuilder;
+use uuid::Uuid;
+
+use crate::convert::{Columns, int};
+use crate::error::store_error;
+use crate::ledgers::{self, SELECT};
+use crate::{PostgresStore, commit};
+
+#[async_trait]
+impl Batches for PostgresStore {
+    async fn save_definition(
+        &self,
+        version: Uuid,
+        name: &str,
+        source: &str,
+        now: Timestamp,
+    ) -> StoreResult<()> {
+        sqlx::query(
+            "/* penstock:save_definition */ INSERT INTO definitions (version, name, source, created_at) \
+             VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        )
+        .bind(version)
+        .bind(name)
+        .bind(source)
+        .bind(now.millis())
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("save_definition"))?;
+        Ok(())
+    }
+
+    async fn definition(&self, version: Uuid) -> StoreResult<Option<String>> {
+        sqlx::query_scalar("/* penstock:definition */ SELECT source FROM definitions WHERE version = $1")
+            .bind(version)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(store_error("definition"))
+    }
+
+    async fn idempotent(&self, owner: OwnerSeq, key: &str) -> StoreResult<Option<(Batch, Idempotency)>> {
+        let row =
+            sqlx::query("/* penstock:idempotent */ SELECT * FROM idempotency WHERE owner = $1 AND key = $2")
+                .bind(owner.0)
+                .bind(key)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(store_error("idempotent"))?;
+        let Some(row) = row else { return Ok(None) };
+        let c = Columns(&row);
+        let promise = Idempotency {
+            key: key.to_owned(),
+            key_id: c.text("key_id"),
+            fingerprint: c.bytes("fingerprint"),
+        };
+        let batch = self.batches_by_seq(&[BatchSeq(c.i64("batch"))]).await?.pop();
+        Ok(batch.map(|batch| (batch, promise)))
+    }
+
+    async fn create_batch(&self, new: &NewBatch) -> StoreResult<Created> {
+        const NAME: &str = "create_batch";
+        let mut tx = self.write(NAME).await?;
+        if let Some(promise) = &new.idempotency {
+            let taken: Option<i64> =
+                sqlx::query_scalar("SELECT batch FROM idempotency WHERE owner = $1 AND key = $2")
+                    .bind(new.owner.0)
+                    .bind(&promise.key)
+                    .fetch_optional(&mut *tx)
+                    .await
+                    .map_err(store_error(NAME))?;
+            if taken.is_some() {
+                drop(tx);
+                let (batch, idempotency) = self
+                    .idempotent(new.owner, &promise.key)
+                    .await?
+                    .ok_or(StoreError::NotFound { what: "the batch of this Idempotency-Key" })?;
+                return Ok(Created::Existing { batch, idempotency });
+            }
+        }
+        let ledger = Ledger::new(new.rows, new.allow_failures, new.canary);
+        let seq: i64 = sqlx::query_scalar(
+            "/* penstock:create_batch */ INSERT INTO batches (id, owner, pipeline, version, name, header, object_key, \
+             file_bytes, unsealed, callback_url, priority, created_at, status, allow_failures, paused, held, \
+             canary_rows, canary_max_failure_bp, canary_stop_after, canary_passed, total, pending, queued, processing, \
+             completed, failed, cancelled, run, extracted, next_number, release_end, failure_said_run, progress_said, \
+             revision, checkpoint_offset, checkpoint_line, checkpoint_rows) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
+             $12, 0, $13, false, false, $14, $15, $16, $17, $18, $19, 0, 0, 0, 0, 0, 1, false, 1, 1, 0, 0, 1, $20, $21, $22) RETURNING seq",
+        )
+        .bind(new.id.0)
+        .bind(new.owner.0)
+        .bind(&new.pipeline)
+        .bind(new.version)
+        .bind(&new.name)
+        .bind(&new.header)
+        .bind(&new.object_key)
+        .bind(i64::try_from(new.file_bytes).unwrap_or(i64::MAX))
+        .bind(new.unsealed)
+        .bind(&new.callback_url)
+        .bind(i32::from(new.priority))
+        .bind(new.created_at.millis())
+        .bind(new.allow_failures)
+        .bind(new.canary.map(|canary| int(canary.rows)))
+        .bind(new.canary.map(|canary| i32::from(canary.max_failure_bp)))
+        .bind(new.canary.and_then(|canary| canary.stop_after).map(int))
+        .bind(ledger.canary_passed)
+        .bind(int(ledger.counts.total))
+        .bind(int(ledger.counts.pending))
+        .bind(i64::try_from(new.checkpoint.offset).unwrap_or(i64::MAX))
+        .bind(i64::try_from(new.checkpoint.line).unwrap_or(i64::MAX))
+        .bind(int(new.checkpoint.rows))
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
+        sqlx::query("INSERT INTO batch_keys (batch, key_id, wrapped, context) VALUES ($1, $2, $3, $4)")
+            .bind(seq)
+            .bind(&new.key.key_id)
+            .bind(&new.key.wrapped)
+            .bind(&new.key.context)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        if let Some(promise) = &new.idempotency {
+            sqlx::query(
+                "INSERT INTO idempotency (owner, key, key_id, fingerprint, batch) VALUES ($1, $2, $3, $4, $5)",
+            )
+            .bind(new.owner.0)
+            .bind(&promise.key)
+            .bind(&promise.key_id)
+            .bind(&promise.fingerprint)
+            .bind(seq)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        }
+        if let Some(upload) = new.upload {
+            let done =
+                sqlx::query("UPDATE uploads SET batch = $1 WHERE id = $2 AND owner = $3 AND batch IS NULL")
+                    .bind(seq)
+                    .bind(upload)
+                    .bind(new.owner.0)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(store_error(NAME))?;
+            if done.rows_affected() != 1 {
+                return Err(StoreError::NotFound { what: "this upload, unused," });
+            }
+        }
+        let batch = ledgers::read(&mut tx, BatchSeq(seq), NAME)
+            .await?
+            .ok_or(StoreError::NotFound { what: "the owner of this batch" })?;
+        ledgers::say(&mut tx, &batch, &[Event::Created], new.created_at, NAME).await?;
+        let actor = format!("owner:{}", batch.owner_name);
+        ledgers::audit(&mut tx, new.created_at, &actor, "batch.create", &batch, None, NAME).await?;
+        commit(tx, NAME).await?;
+        Ok(Created::New(batch))
+    }
+
+    async fn batch(&self, id: BatchId, owner: Option<OwnerSeq>) -> StoreResult<Option<Batch>> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:batch */ {SELECT} WHERE b.id = $1 AND ($2::int8 IS NULL OR b.owner = $2)"
+        )))
+        .bind(id.0)
+        .bind(owner.map(|owner| owner.0))
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(store_error("batch"))?;
+        row.as_ref().map(ledgers::batch).transpose()
+    }
+
+    async fn batches_by_seq(&self, seqs: &[BatchSeq]) -> StoreResult<Vec<Batch>> {
+        let list: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:batches_by_seq */ {SELECT} WHERE b.seq = ANY($1) ORDER BY b.seq"
+        )))
+        .bind(list)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("batches_by_seq"))?;
+        rows.iter().map(ledgers::batch).collect()
+    }
+
+    async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<Vec<Batch>> {
+        let mut query =
+            QueryBuilder::<sqlx::Postgres>::new(format!("/* penstock:list_batches */ {SELECT} WHERE true"));
+        if let Some(owner) = filter.owner {
+            query.push(" AND b.owner = ").push_bind(owner.0);
+        }
+        if !filter.status.is_empty() {
+            let codes: Vec<i32> = filter.status.iter().map(|status| i32::from(status.code())).collect();
+            query.push(" AND b.status = ANY(").push_bind(codes).push(")");
+        }
+        if let Some(pipeline) = &filter.pipeline {
+            query.push(" AND b.pipeline = ").push_bind(pipeline.clone());
+        }
+        if let Some(from) = filter.created_from {
+            query.push(" AND b.created_at >= ").push_bind(from.millis());
+        }
+        if let Some(to) = filter.created_to {
+            query.push(" AND b.created_at < ").push_bind(to.millis());
+        }
+        if let Some(before) = filter.before {
+            query.push(" AND b.seq < ").push_bind(before.0);
+        }
+        query.push(" ORDER BY b.seq DESC LIMIT ").push_bind(i64::from(filter.limit));
+        let rows = query.build().fetch_all(&self.pool).await.map_err(store_error("list_batches"))?;
+        rows.iter().map(ledgers::batch).collect()
+    }
+
+    async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>> {
+        let row = sqlx::query("/* penstock:sealed_key */ SELECT * FROM batch_keys WHERE batch = $1")
+            .bind(batch.0)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(store_error("sealed_key"))?;
+        Ok(row.map(|row| {
+            let c = Columns(&row);
+            SealedKey {
+                key_id: c.text("key_id"),
+                wrapped: c.bytes("wrapped"),
+                context: c.opt_bytes("context"),
+            }
+        }))
+    }
+
+    async fn create_upload(&self, upload: &PendingUpload) -> StoreResult<()> {
+        sqlx::query(
+            "/* penstock:create_upload */ INSERT INTO uploads (id, owner, object_key, created_at, expires_at) \
+             VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(upload.id)
+        .bind(upload.owner.0)
+        .bind(&upload.object_key)
+        .bind(upload.created_at.millis())
+        .bind(upload.expires_at.millis())
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("create_upload"))?;
+        Ok(())
+    }
+
+    async fn upload(&self, id: Uuid, owner: OwnerSeq) -> StoreResult<Option<PendingUpload>> {
+        let row = sqlx::query("/* penstock:upload */ SELECT * FROM uploads WHERE id = $1 AND owner = $2")
+            .bind(id)
+            .bind(owner.0)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(store_error("upload"))?;
+        Ok(row.as_ref().map(pending_upload))
+    }
+}
+
+pub fn pending_upload(row: &sqlx::postgres::PgRow) -> PendingUpload {
+    let c = Columns(row);
+    PendingUpload {
+        id: c.uuid("id"),
+        owner: OwnerSeq(c.i64("owner")),
+        object_key: c.text("object_key"),
+        created_at: c.time("created_at"),
+        expires_at: c.time("expires_at"),
+        batch: c.opt_i64("batch").map(BatchSeq),
+    }
+}

@@ -1,0 +1,190 @@
+//! What people ask of a batch.
+
+use async_trait::async_trait;
+use penstock_domain::ids::BatchSeq;
+use penstock_domain::ledger::{Event, Ledger, Refusal, RetryScope};
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::Batch;
+use penstock_store::control::{Control, RetrySelection};
+use penstock_store::{StoreError, StoreResult};
+
+use crate::convert::ints;
+use crate::error::store_error;
+use crate::{PostgresStore, commit, ledgers};
+
+/// Rows that are erased in one transaction.
+const ERASE_STEP: i64 = 10_000;
+
+impl PostgresStore {
+    /// A command that touches nothing but the batch.
+    async fn command(
+        &self,
+        seq: BatchSeq,
+        actor: &str,
+        now: Timestamp,
+        name: &'static str,
+        action: &str,
+        decide: impl FnOnce(&mut Ledger) -> Result<Vec<Event>, Refusal> + Send,
+    ) -> StoreResult<Batch> {
+        let mut tx = self.write(name).await?;
+        let mut batch =
+            ledgers::read(&mut tx, seq, name).await?.ok_or(StoreError::NotFound { what: "this batch" })?;
+        let read_revision = batch.ledger.revision;
+        let events = decide(&mut batch.ledger)?;
+        if batch.ledger.revision != read_revision {
+            ledgers::write(&mut tx, &batch, read_revision, &events, now, name).await?;
+            ledgers::audit(&mut tx, now, actor, action, &batch, None, name).await?;
+        }
+        commit(tx, name).await?;
+        Ok(batch)
+    }
+}
+
+#[async_trait]
+impl Control for PostgresStore {
+    async fn cancel(&self, batch: BatchSeq, actor: &str, now: Timestamp) -> StoreResult<Batch> {
+        self.command(batch, actor, now, "cancel", "batch.cancel", |ledger| ledger.cancel(now)).await
+    }
+
+    async fn pause(&self, batch: BatchSeq, actor: &str, now: Timestamp) -> StoreResult<Batch> {
+        self.command(batch, actor, now, "pause", "batch.pause", |ledger| ledger.pause().map(|()| Vec::new()))
+            .await
+    }
+
+    async fn resume(&self, batch: BatchSeq, actor: &str, now: Timestamp) -> StoreResult<Batch> {
+        self.command(batch, actor, now, "resume", "batch.resume", |ledger| {
+            ledger.resume().map(|()| Vec::new())
+        })
+        .await
+    }
+
+    async fn retry(
+        &self,
+        seq: BatchSeq,
+        selection: &RetrySelection,
+        actor: &str,
+        now: Timestamp,
+    ) -> StoreResult<(Batch, u32)> {
+        const NAME: &str = "retry";
+        let mut tx = self.write(NAME).await?;
+        let mut batch =
+            ledgers::read(&mut tx, seq, NAME).await?.ok_or(StoreError::NotFound { what: "this batch" })?;
+        if batch.erased_at.is_some() {
+            return Err(Refusal::Erased.into());
+        }
+        batch.ledger.check_retry()?;
+        let read_revision = batch.ledger.revision;
+        let failed = if selection.failed {
+            sqlx::query(
+                "/* penstock:retry */ UPDATE row_state SET status = 0, attempts = 0, not_before = $2, \
+                 first_claimed_at = NULL, code = NULL, step = NULL, http_status = NULL \
+                 WHERE batch = $1 AND status = 4 \
+                 AND (cardinality($3::text[]) = 0 OR code = ANY($3)) \
+                 AND (cardinality($4::int4[]) = 0 OR number = ANY($4))",
+            )
+            .bind(seq.0)
+            .bind(now.millis())
+            .bind(&selection.codes)
+            .bind(ints(&selection.numbers))
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?
+            .rows_affected()
+        } else {
+            0
+        };
+        let failed = u32::try_from(failed).unwrap_or(u32::MAX);
+        let was_cancelled = batch.ledger.cancelled_at.is_some();
+        let scope = RetryScope { failed: selection.failed, cancelled: selection.cancelled };
+        let rows = batch.ledger.retry(scope, failed);
+        if rows == 0 {
+            return Ok((batch, 0));
+        }
+        let (from, to) = match (was_cancelled, scope.cancelled) {
+            // Cancelled rows run again: those that were queued, and those that an earlier retry left out.
+            (_, true) => ("1, 5", 0),
+            // Rows that were pending or queued when the batch was cancelled stay out of the new run.
+            (true, false) => ("0, 1", 5),
+            (false, false) => ("", 0),
+        };
+        if !from.is_empty() {
+            // The failed rows above are pending already: only those that were not must be left out.
+            let keep =
+                if to == 5 { " AND NOT (not_before = $2 AND attempts = 0 AND code IS NULL)" } else { "" };
+            sqlx::query(sqlx::AssertSqlSafe(format!(
+                "/* penstock:retry */ UPDATE row_state SET status = {to}, queued_until = NULL \
+                 WHERE batch = $1 AND status IN ({from}) AND $2::int8 = $2{keep}"
+            )))
+            .bind(seq.0)
+            .bind(now.millis())
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        }
+        batch.failure_row = None;
+        ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
+        ledgers::audit(&mut tx, now, actor, "batch.retry", &batch, Some(format!("{rows} rows")), NAME)
+            .await?;
+        commit(tx, NAME).await?;
+        Ok((batch, rows))
+    }
+
+    async fn erase(&self, seq: BatchSeq, actor: &str, now: Timestamp) -> StoreResult<Batch> {
+        const NAME: &str = "erase";
+        let mut tx = self.write(NAME).await?;
+        let mut batch =
+            ledgers::read(&mut tx, seq, NAME).await?.ok_or(StoreError::NotFound { what: "this batch" })?;
+        let read_revision = batch.ledger.revision;
+        let events = if batch.ledger.is_finished() { Vec::new() } else { batch.ledger.cancel(now)? };
+        sqlx::query("/* penstock:erase */ DELETE FROM batch_keys WHERE batch = $1")
+            .bind(seq.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        sqlx::query("UPDATE batches SET erased_at = coalesce(erased_at, $1) WHERE seq = $2")
+            .bind(now.millis())
+            .bind(seq.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
+        if batch.erased_at.is_none() {
+            ledgers::audit(&mut tx, now, actor, "batch.erase", &batch, None, NAME).await?;
+        }
+        commit(tx, NAME).await?;
+        batch.erased_at.get_or_insert(now);
+        for table in ["row_output", "row_receipts"] {
+            loop {
+                let sql = format!(
+                    "/* penstock:erase */ DELETE FROM {table} WHERE batch = $1 AND number IN \
+                     (SELECT number FROM {table} WHERE batch = $1 LIMIT {ERASE_STEP})"
+                );
+                if self.erase_step(sql, seq).await? == 0 {
+                    break;
+                }
+            }
+        }
+        // The lines stay, so that every row can still be counted; what stood in them goes.
+        loop {
+            let sql = format!(
+                "/* penstock:erase */ UPDATE row_data SET payload = ''::bytea WHERE batch = $1 AND number IN \
+                 (SELECT number FROM row_data WHERE batch = $1 AND payload <> ''::bytea LIMIT {ERASE_STEP})"
+            );
+            if self.erase_step(sql, seq).await? == 0 {
+                break;
+            }
+        }
+        Ok(batch)
+    }
+}
+
+impl PostgresStore {
+    async fn erase_step(&self, sql: String, seq: BatchSeq) -> StoreResult<u64> {
+        let done = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(seq.0)
+            .execute(&self.pool)
+            .await
+            .map_err(store_error("erase"))?;
+        Ok(done.rows_affected())
+    }
+}

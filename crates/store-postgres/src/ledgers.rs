@@ -1,0 +1,229 @@
+//! Batches as records: read, lock, write back guarded by their revision, and say what happened in the outbox.
+
+use penstock_domain::batch::{BatchStatus, Counts, Outcome};
+use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
+use penstock_domain::ledger::{Canary, Event, Ledger};
+use penstock_domain::time::Timestamp;
+use penstock_store::StoreResult;
+use penstock_store::batches::{Batch, Checkpoint};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use crate::Connection;
+use crate::convert::{Columns, int, opt_ms};
+use crate::error::{inconsistent, store_error};
+
+/// What every read of a batch selects.
+pub const SELECT: &str = "SELECT b.*, o.name AS owner_name FROM batches b JOIN owners o ON o.seq = b.owner ";
+
+/// A batch from its record.
+pub fn batch(row: &PgRow) -> StoreResult<Batch> {
+    let c = Columns(row);
+    let seq = c.i64("seq");
+    let number = |column| i16::try_from(c.i64(column)).unwrap_or(-1);
+    let status =
+        BatchStatus::from_code(number("status")).ok_or_else(|| inconsistent("batches", "status", seq))?;
+    let outcome = match c.opt_i64("outcome") {
+        None => None,
+        Some(_) => Some(
+            Outcome::from_code(number("outcome")).ok_or_else(|| inconsistent("batches", "outcome", seq))?,
+        ),
+    };
+    let canary = c.opt_u32("canary_rows").map(|rows| Canary {
+        rows,
+        max_failure_bp: c.opt_u16("canary_max_failure_bp").unwrap_or(0),
+        stop_after: c.opt_u32("canary_stop_after"),
+    });
+    Ok(Batch {
+        seq: BatchSeq(seq),
+        id: BatchId(c.uuid("id")),
+        owner: OwnerSeq(c.i64("owner")),
+        owner_name: row.get("owner_name"),
+        pipeline: c.text("pipeline"),
+        version: c.uuid("version"),
+        name: c.opt_text("name"),
+        header: c.opt_text("header"),
+        object_key: c.text("object_key"),
+        file_bytes: c.u64("file_bytes"),
+        unsealed: c.flag("unsealed"),
+        callback_url: c.opt_text("callback_url"),
+        priority: number("priority"),
+        created_at: c.time("created_at"),
+        failure_row: c.opt_u32("failure_row"),
+        failure: c.opt_text("failure"),
+        erased_at: c.opt_time("erased_at"),
+        checkpoint: Checkpoint {
+            offset: c.u64("checkpoint_offset"),
+            line: c.u64("checkpoint_line"),
+            rows: c.u32("checkpoint_rows"),
+        },
+        ledger: Ledger {
+            status,
+            outcome,
+            allow_failures: c.flag("allow_failures"),
+            paused: c.flag("paused"),
+            held: c.flag("held"),
+            canary,
+            canary_passed: c.flag("canary_passed"),
+            counts: Counts {
+                total: c.u32("total"),
+                pending: c.u32("pending"),
+                queued: c.u32("queued"),
+                processing: c.u32("processing"),
+                completed: c.u32("completed"),
+                failed: c.u32("failed"),
+                cancelled: c.u32("cancelled"),
+            },
+            run: c.u32("run"),
+            extracted: c.flag("extracted"),
+            next_number: c.u32("next_number"),
+            release_end: c.u32("release_end"),
+            failure_said_run: c.u32("failure_said_run"),
+            progress_said: u8::try_from(c.i64("progress_said")).unwrap_or(100),
+            progress_said_at: c.opt_time("progress_said_at"),
+            started_at: c.opt_time("started_at"),
+            finished_at: c.opt_time("finished_at"),
+            cancelled_at: c.opt_time("cancelled_at"),
+            revision: c.i64("revision"),
+        },
+    })
+}
+
+/// The batch with that key. In a writing transaction nobody else can move it.
+pub async fn read(tx: &mut Connection, seq: BatchSeq, name: &'static str) -> StoreResult<Option<Batch>> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE b.seq = $1 FOR NO KEY UPDATE OF b")))
+        .bind(seq.0)
+        .fetch_optional(tx)
+        .await
+        .map_err(store_error(name))?;
+    row.as_ref().map(batch).transpose()
+}
+
+/// The batch with that key, without a lock.
+pub async fn look(tx: &mut Connection, seq: BatchSeq, name: &'static str) -> StoreResult<Option<Batch>> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE b.seq = $1")))
+        .bind(seq.0)
+        .fetch_optional(tx)
+        .await
+        .map_err(store_error(name))?;
+    row.as_ref().map(batch).transpose()
+}
+
+/// Writes a ledger back, guarded by the revision that was read, and the events in the outbox.
+pub async fn write(
+    tx: &mut Connection,
+    batch: &Batch,
+    read_revision: i64,
+    events: &[Event],
+    now: Timestamp,
+    name: &'static str,
+) -> StoreResult<()> {
+    let ledger = &batch.ledger;
+    if ledger.revision != read_revision {
+        let counts = &ledger.counts;
+        let canary = ledger.canary;
+        let done = sqlx::query(
+            "UPDATE batches SET status = $1, outcome = $2, paused = $3, held = $4, canary_rows = $5, \
+             canary_max_failure_bp = $6, canary_stop_after = $7, canary_passed = $8, total = $9, pending = $10, queued = $11, \
+             processing = $12, completed = $13, failed = $14, cancelled = $15, run = $16, extracted = $17, next_number = $18, \
+             release_end = $19, failure_said_run = $20, progress_said = $21, progress_said_at = $22, started_at = $23, \
+             finished_at = $24, cancelled_at = $25, failure_row = $26, revision = $27 WHERE seq = $28 AND revision = $29",
+        )
+        .bind(i32::from(ledger.status.code()))
+        .bind(ledger.outcome.map(|outcome| i32::from(outcome.code())))
+        .bind(ledger.paused)
+        .bind(ledger.held)
+        .bind(canary.map(|canary| int(canary.rows)))
+        .bind(canary.map(|canary| i32::from(canary.max_failure_bp)))
+        .bind(canary.and_then(|canary| canary.stop_after).map(int))
+        .bind(ledger.canary_passed)
+        .bind(int(counts.total))
+        .bind(int(counts.pending))
+        .bind(int(counts.queued))
+        .bind(int(counts.processing))
+        .bind(int(counts.completed))
+        .bind(int(counts.failed))
+        .bind(int(counts.cancelled))
+        .bind(int(ledger.run))
+        .bind(ledger.extracted)
+        .bind(int(ledger.next_number))
+        .bind(int(ledger.release_end))
+        .bind(int(ledger.failure_said_run))
+        .bind(i32::from(ledger.progress_said))
+        .bind(opt_ms(ledger.progress_said_at))
+        .bind(opt_ms(ledger.started_at))
+        .bind(opt_ms(ledger.finished_at))
+        .bind(opt_ms(ledger.cancelled_at))
+        .bind(batch.failure_row.map(int))
+        .bind(ledger.revision)
+        .bind(batch.seq.0)
+        .bind(read_revision)
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(name))?;
+        if done.rows_affected() != 1 {
+            return Err(inconsistent("batches", "revision", batch.seq.0));
+        }
+    }
+    say(tx, batch, events, now, name).await
+}
+
+/// Writes events in the outbox, when the batch has somewhere to send them. The same event of the same run is one.
+pub async fn say(
+    tx: &mut Connection,
+    batch: &Batch,
+    events: &[Event],
+    now: Timestamp,
+    name: &'static str,
+) -> StoreResult<()> {
+    let Some(url) = &batch.callback_url else { return Ok(()) };
+    for (position, event) in events.iter().enumerate() {
+        let ordinal = if *event == Event::Progress { i32::from(batch.ledger.progress_said) } else { 0 };
+        let text = format!("{}/{}/{ordinal}", batch.ledger.run, event.name());
+        let id = Uuid::new_v5(&batch.id.0, text.as_bytes());
+        let snapshot =
+            serde_json::to_string(batch).map_err(|_| inconsistent("batches", "ledger", batch.seq.0))?;
+        sqlx::query(
+            "INSERT INTO callbacks (id, owner, batch, run, event, ordinal, url, snapshot, created_at, position, \
+             status, attempts, next_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 0, $11) ON CONFLICT DO NOTHING",
+        )
+        .bind(id)
+        .bind(batch.owner.0)
+        .bind(batch.seq.0)
+        .bind(int(batch.ledger.run))
+        .bind(event.name())
+        .bind(ordinal)
+        .bind(url)
+        .bind(snapshot)
+        .bind(now.millis())
+        .bind(i32::try_from(position).unwrap_or(i32::MAX))
+        .bind(now.millis())
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(name))?;
+    }
+    Ok(())
+}
+
+/// Writes who did what.
+pub async fn audit(
+    tx: &mut Connection,
+    now: Timestamp,
+    actor: &str,
+    action: &str,
+    batch: &Batch,
+    detail: Option<String>,
+    name: &'static str,
+) -> StoreResult<()> {
+    sqlx::query("INSERT INTO audit (at, actor, action, batch, detail) VALUES ($1, $2, $3, $4, $5)")
+        .bind(now.millis())
+        .bind(actor)
+        .bind(action)
+        .bind(batch.id.0)
+        .bind(detail)
+        .execute(tx)
+        .await
+        .map_err(store_error(name))?;
+    Ok(())
+}

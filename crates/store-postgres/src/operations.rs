@@ -1,0 +1,340 @@
+//! The schema, checks, repairs, retention and the audit log.
+
+use async_trait::async_trait;
+use penstock_domain::batch::{BatchStatus, Counts};
+use penstock_domain::ids::{BatchId, BatchSeq};
+use penstock_domain::time::Timestamp;
+use penstock_store::StoreResult;
+use penstock_store::batches::{Batch, PendingUpload, SealedKey};
+use penstock_store::operations::{AuditEntry, CountMismatch, EngineInfo, Figures, Operations};
+use sqlx::Row as _;
+
+use crate::batches::pending_upload;
+use crate::convert::{Columns, int};
+use crate::error::store_error;
+use crate::{PostgresStore, commit, ledgers, schema};
+
+fn u32_of(value: i64) -> u32 {
+    u32::try_from(value).unwrap_or_default()
+}
+
+#[async_trait]
+impl Operations for PostgresStore {
+    async fn migrate(&self) -> StoreResult<(i64, i64)> {
+        self.bring_up_to_date().await
+    }
+
+    async fn check_schema(&self) -> StoreResult<()> {
+        self.schema_fits().await
+    }
+
+    async fn ping(&self) -> StoreResult<()> {
+        sqlx::query("/* penstock:ping */ SELECT 1").execute(&self.pool).await.map_err(store_error("ping"))?;
+        Ok(())
+    }
+
+    async fn engine(&self) -> StoreResult<EngineInfo> {
+        let row = sqlx::query(
+            "/* penstock:engine */ SELECT current_setting('server_version') AS version, \
+             pg_database_size(current_database()) AS bytes, \
+             (extract(epoch FROM clock_timestamp()) * 1000)::int8 AS now",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(store_error("engine"))?;
+        let c = Columns(&row);
+        Ok(EngineInfo {
+            engine: "postgresql",
+            version: c.text("version"),
+            schema: self.schema_version().await?,
+            needed_schema: schema::needed(),
+            now: c.time("now"),
+            bytes: c.u64("bytes"),
+        })
+    }
+
+    async fn audit(&self, entry: &AuditEntry) -> StoreResult<()> {
+        sqlx::query("/* penstock:audit */ INSERT INTO audit (at, actor, action, batch, detail) VALUES ($1, $2, $3, $4, $5)")
+            .bind(entry.at.millis())
+            .bind(&entry.actor)
+            .bind(&entry.action)
+            .bind(entry.batch.map(|batch| batch.0))
+            .bind(&entry.detail)
+            .execute(&self.pool)
+            .await
+            .map_err(store_error("audit"))?;
+        Ok(())
+    }
+
+    async fn audit_log(
+        &self,
+        batch: Option<BatchId>,
+        before: Option<Timestamp>,
+        limit: u32,
+    ) -> StoreResult<Vec<AuditEntry>> {
+        let rows = sqlx::query(
+            "/* penstock:audit_log */ SELECT * FROM audit WHERE ($1::uuid IS NULL OR batch = $1) \
+             AND ($2::int8 IS NULL OR at < $2) ORDER BY id DESC LIMIT $3",
+        )
+        .bind(batch.map(|batch| batch.0))
+        .bind(before.map(Timestamp::millis))
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("audit_log"))?;
+        Ok(rows
+            .iter()
+            .map(|row| {
+                let c = Columns(row);
+                AuditEntry {
+                    at: c.time("at"),
+                    actor: c.text("actor"),
+                    action: c.text("action"),
+                    batch: row.get::<Option<uuid::Uuid>, _>("batch").map(BatchId),
+                    detail: c.opt_text("detail"),
+                }
+            })
+            .collect())
+    }
+
+    async fn figures(&self) -> StoreResult<Figures> {
+        let rows = sqlx::query(
+            "/* penstock:figures */ SELECT pipeline, sum(total)::int8 AS total, sum(pending)::int8 AS pending, \
+             sum(queued)::int8 AS queued, sum(processing)::int8 AS processing, sum(completed)::int8 AS completed, \
+             sum(failed)::int8 AS failed, sum(cancelled)::int8 AS cancelled, count(*) FILTER (WHERE status = 0) AS batches_pending, \
+             count(*) FILTER (WHERE status = 1) AS batches_processing, count(*) FILTER (WHERE status = 2) AS batches_queued \
+             FROM batches WHERE status IN (0, 1, 2) GROUP BY pipeline ORDER BY pipeline",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("figures"))?;
+        let mut figures = Figures::default();
+        for row in &rows {
+            let c = Columns(row);
+            let counts = Counts {
+                total: c.u32("total"),
+                pending: c.u32("pending"),
+                queued: c.u32("queued"),
+                processing: c.u32("processing"),
+                completed: c.u32("completed"),
+                failed: c.u32("failed"),
+                cancelled: c.u32("cancelled"),
+            };
+            figures.by_pipeline.push((c.text("pipeline"), counts));
+            figures.batches_pending += c.u32("batches_pending");
+            figures.batches_processing += c.u32("batches_processing");
+            figures.batches_queued += c.u32("batches_queued");
+        }
+        let callbacks = sqlx::query(
+            "/* penstock:figures */ SELECT (SELECT count(*) FROM callbacks WHERE status = 0) AS pending, \
+             (SELECT count(*) FROM callbacks WHERE status = 2) AS exhausted",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(store_error("figures"))?;
+        figures.callbacks_pending = Columns(&callbacks).u32("pending");
+        figures.callbacks_exhausted = Columns(&callbacks).u32("exhausted");
+        Ok(figures)
+    }
+
+    async fn count_mismatches(&self) -> StoreResult<Vec<CountMismatch>> {
+        const NAME: &str = "count_mismatches";
+        let seqs: Vec<i64> =
+            sqlx::query_scalar("/* penstock:count_mismatches */ SELECT seq FROM batches WHERE extracted")
+                .fetch_all(&self.pool)
+                .await
+                .map_err(store_error(NAME))?;
+        let mut found = Vec::new();
+        for seq in seqs {
+            let mut tx = self.pool.begin().await.map_err(store_error(NAME))?;
+            let Some(batch) = ledgers::look(&mut tx, BatchSeq(seq), NAME).await? else { continue };
+            let rows = rows_count(&mut tx, &batch, NAME).await?;
+            if rows != batch.ledger.counts {
+                found.push(CountMismatch {
+                    batch: batch.id,
+                    seq: batch.seq,
+                    revision: batch.ledger.revision,
+                    ledger: batch.ledger.counts,
+                    rows,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn repair_counts(&self, mismatch: &CountMismatch, now: Timestamp) -> StoreResult<bool> {
+        const NAME: &str = "repair_counts";
+        let mut tx = self.write(NAME).await?;
+        let Some(mut batch) = ledgers::read(&mut tx, mismatch.seq, NAME).await? else { return Ok(false) };
+        if batch.ledger.revision != mismatch.revision {
+            return Ok(false);
+        }
+        let events = batch.ledger.correct(mismatch.rows, now);
+        ledgers::write(&mut tx, &batch, mismatch.revision, &events, now, NAME).await?;
+        ledgers::audit(&mut tx, now, "operator", "batch.repair_counts", &batch, None, NAME).await?;
+        commit(tx, NAME).await?;
+        Ok(true)
+    }
+
+    async fn known_objects(&self, keys: &[String]) -> StoreResult<Vec<String>> {
+        sqlx::query_scalar(
+            "/* penstock:known_objects */ SELECT j FROM unnest($1::text[]) j WHERE EXISTS \
+             (SELECT 1 FROM batches b WHERE b.object_key = j AND b.erased_at IS NULL) \
+             OR EXISTS (SELECT 1 FROM uploads u WHERE u.object_key = j AND u.batch IS NULL)",
+        )
+        .bind(keys)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("known_objects"))
+    }
+
+    async fn keys_to_rewrap(
+        &self,
+        active: &str,
+        limit: u32,
+    ) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>> {
+        let rows = sqlx::query(
+            "/* penstock:keys_to_rewrap */ SELECT k.*, b.id AS id FROM batch_keys k JOIN batches b ON b.seq = k.batch \
+             WHERE k.key_id <> $1 ORDER BY k.batch LIMIT $2",
+        )
+        .bind(active)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("keys_to_rewrap"))?;
+        Ok(rows
+            .iter()
+            .map(|row| {
+                let c = Columns(row);
+                let key = SealedKey {
+                    key_id: c.text("key_id"),
+                    wrapped: c.bytes("wrapped"),
+                    context: c.opt_bytes("context"),
+                };
+                (BatchSeq(c.i64("batch")), BatchId(c.uuid("id")), key)
+            })
+            .collect())
+    }
+
+    async fn rewrap_key(&self, batch: BatchSeq, old: &SealedKey, new: &SealedKey) -> StoreResult<bool> {
+        let done = sqlx::query(
+            "/* penstock:rewrap_key */ UPDATE batch_keys SET key_id = $1, wrapped = $2 WHERE batch = $3 AND wrapped = $4",
+        )
+        .bind(&new.key_id)
+        .bind(&new.wrapped)
+        .bind(batch.0)
+        .bind(&old.wrapped)
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("rewrap_key"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    async fn key_usage(&self) -> StoreResult<Vec<(String, u64)>> {
+        let rows = sqlx::query(
+            "/* penstock:key_usage */ SELECT key_id, count(*) AS count FROM batch_keys GROUP BY key_id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("key_usage"))?;
+        Ok(rows.iter().map(|row| (Columns(row).text("key_id"), Columns(row).u64("count"))).collect())
+    }
+
+    async fn to_erase(&self, finished_before: Timestamp, limit: u32) -> StoreResult<Vec<Batch>> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:to_erase */ {} WHERE b.finished_at < $1 AND b.erased_at IS NULL ORDER BY b.finished_at LIMIT $2",
+            ledgers::SELECT
+        )))
+        .bind(finished_before.millis())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("to_erase"))?;
+        rows.iter().map(ledgers::batch).collect()
+    }
+
+    async fn delete_batches(&self, finished_before: Timestamp, limit: u32) -> StoreResult<u32> {
+        const NAME: &str = "delete_batches";
+        let seqs: Vec<i64> = sqlx::query_scalar(
+            "/* penstock:delete_batches */ SELECT seq FROM batches WHERE finished_at < $1 AND erased_at IS NOT NULL LIMIT $2",
+        )
+        .bind(finished_before.millis())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error(NAME))?;
+        let mut deleted = 0;
+        for seq in seqs {
+            let mut tx = self.write(NAME).await?;
+            for (table, column) in [
+                ("row_state", "batch"),
+                ("row_data", "batch"),
+                ("row_output", "batch"),
+                ("row_receipts", "batch"),
+                ("callbacks", "batch"),
+                ("idempotency", "batch"),
+                ("uploads", "batch"),
+                ("batches", "seq"),
+            ] {
+                sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table} WHERE {column} = $1")))
+                    .bind(seq)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(store_error(NAME))?;
+            }
+            commit(tx, NAME).await?;
+            deleted += 1;
+        }
+        Ok(deleted)
+    }
+
+    async fn expire_uploads(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<PendingUpload>> {
+        let rows = sqlx::query(
+            "/* penstock:expire_uploads */ DELETE FROM uploads WHERE id IN (SELECT id FROM uploads WHERE batch IS NULL \
+             AND expires_at < $1 LIMIT $2) RETURNING *",
+        )
+        .bind(now.millis())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("expire_uploads"))?;
+        Ok(rows.iter().map(pending_upload).collect())
+    }
+}
+
+/// The counts that a batch's rows give.
+async fn rows_count(tx: &mut crate::Connection, batch: &Batch, name: &'static str) -> StoreResult<Counts> {
+    let rows =
+        sqlx::query("SELECT status, count(*) AS count FROM row_state WHERE batch = $1 GROUP BY status")
+            .bind(batch.seq.0)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(store_error(name))?;
+    let mut by_status = [0_u32; 6];
+    for row in &rows {
+        let status = i64::from(row.get::<i16, _>("status"));
+        if let Some(slot) = usize::try_from(status).ok().and_then(|status| by_status.get_mut(status)) {
+            *slot = u32_of(row.get("count"));
+        }
+    }
+    let beyond: i64 = sqlx::query_scalar("SELECT count(*) FROM row_state WHERE batch = $1 AND number >= $2")
+        .bind(batch.seq.0)
+        .bind(int(batch.ledger.release_end))
+        .fetch_one(tx)
+        .await
+        .map_err(store_error(name))?;
+    let total = batch.ledger.counts.total;
+    let known: u32 = by_status.iter().sum();
+    let never = total.saturating_sub(known);
+    let shut_out =
+        (total + 1).saturating_sub(batch.ledger.release_end).saturating_sub(u32_of(beyond)).min(never);
+    let [mut pending, mut queued, processing, completed, failed, mut cancelled] = by_status;
+    pending += never - shut_out;
+    cancelled += shut_out;
+    if batch.ledger.cancelled_at.is_some() || batch.ledger.status == BatchStatus::Cancelled {
+        cancelled += pending + queued;
+        pending = 0;
+        queued = 0;
+    }
+    Ok(Counts { total, pending, queued, processing, completed, failed, cancelled })
+}

@@ -1,0 +1,166 @@
+//! Owners, keys and secrets.
+
+use async_trait::async_trait;
+use penstock_domain::ids::OwnerSeq;
+use penstock_domain::time::Timestamp;
+use penstock_store::owners::{ApiKeyRecord, CallbackSecrets, KeyRole, Owner, Owners};
+use penstock_store::{StoreError, StoreResult};
+use sqlx::postgres::PgRow;
+
+use crate::PostgresStore;
+use crate::convert::{Columns, int, opt_ms};
+use crate::error::store_error;
+
+fn owner(row: &PgRow) -> Owner {
+    let c = Columns(row);
+    Owner {
+        seq: OwnerSeq(c.i64("seq")),
+        name: c.text("name"),
+        rows: c.opt_u32("rows"),
+        weight: c.u32("weight"),
+        created_at: c.time("created_at"),
+    }
+}
+
+fn key(row: &PgRow) -> ApiKeyRecord {
+    let c = Columns(row);
+    ApiKeyRecord {
+        id: c.text("id"),
+        owner: c.text("owner_name"),
+        owner_seq: OwnerSeq(c.i64("owner")),
+        role: if c.i64("role") == 1 { KeyRole::Admin } else { KeyRole::Client },
+        hash: c.bytes("hash"),
+        created_at: c.time("created_at"),
+        revoked_at: c.opt_time("revoked_at"),
+    }
+}
+
+#[async_trait]
+impl Owners for PostgresStore {
+    async fn ensure_owner(&self, name: &str, now: Timestamp) -> StoreResult<Owner> {
+        let row = sqlx::query(
+            "/* penstock:ensure_owner */ INSERT INTO owners (name, created_at) VALUES ($1, $2) \
+             ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING *",
+        )
+        .bind(name)
+        .bind(now.millis())
+        .fetch_one(&self.pool)
+        .await
+        .map_err(store_error("ensure_owner"))?;
+        Ok(owner(&row))
+    }
+
+    async fn owners(&self) -> StoreResult<Vec<Owner>> {
+        let rows = sqlx::query("/* penstock:owners */ SELECT * FROM owners ORDER BY name")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(store_error("owners"))?;
+        Ok(rows.iter().map(owner).collect())
+    }
+
+    async fn set_owner(
+        &self,
+        name: &str,
+        rows: Option<Option<u32>>,
+        weight: Option<u32>,
+    ) -> StoreResult<Owner> {
+        let row = sqlx::query(
+            "/* penstock:set_owner */ UPDATE owners SET rows = CASE WHEN $1 THEN $2 ELSE rows END, \
+             weight = coalesce($3, weight) WHERE name = $4 RETURNING *",
+        )
+        .bind(rows.is_some())
+        .bind(rows.flatten().map(int))
+        .bind(weight.map(int))
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(store_error("set_owner"))?;
+        row.as_ref().map(owner).ok_or(StoreError::NotFound { what: "this owner" })
+    }
+
+    async fn create_key(&self, key: &ApiKeyRecord) -> StoreResult<()> {
+        sqlx::query(
+            "/* penstock:create_key */ INSERT INTO api_keys (id, owner, role, hash, created_at) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(&key.id)
+        .bind(key.owner_seq.0)
+        .bind(i32::from(key.role == KeyRole::Admin))
+        .bind(&key.hash)
+        .bind(key.created_at.millis())
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("create_key"))?;
+        Ok(())
+    }
+
+    async fn key(&self, id: &str) -> StoreResult<Option<ApiKeyRecord>> {
+        let row = sqlx::query(
+            "/* penstock:key */ SELECT k.*, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
+             WHERE k.id = $1",
+        )
+        .bind(id)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(store_error("key"))?;
+        Ok(row.as_ref().map(key))
+    }
+
+    async fn keys(&self) -> StoreResult<Vec<ApiKeyRecord>> {
+        let rows = sqlx::query(
+            "/* penstock:keys */ SELECT k.*, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
+             ORDER BY k.created_at DESC, k.id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("keys"))?;
+        Ok(rows.iter().map(key).collect())
+    }
+
+    async fn revoke_key(&self, id: &str, now: Timestamp) -> StoreResult<bool> {
+        let done = sqlx::query(
+            "/* penstock:revoke_key */ UPDATE api_keys SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL",
+        )
+        .bind(now.millis())
+        .bind(id)
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("revoke_key"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    async fn callback_secrets(&self, owner: OwnerSeq) -> StoreResult<CallbackSecrets> {
+        let row = sqlx::query("/* penstock:callback_secrets */ SELECT * FROM owners WHERE seq = $1")
+            .bind(owner.0)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(store_error("callback_secrets"))?
+            .ok_or(StoreError::NotFound { what: "this owner" })?;
+        let c = Columns(&row);
+        Ok(CallbackSecrets {
+            current: c.opt_bytes("secret"),
+            previous: c.opt_bytes("previous_secret"),
+            previous_until: c.opt_time("previous_until"),
+        })
+    }
+
+    async fn set_callback_secrets(
+        &self,
+        owner: OwnerSeq,
+        expected: Option<&[u8]>,
+        secrets: &CallbackSecrets,
+    ) -> StoreResult<bool> {
+        let done = sqlx::query(
+            "/* penstock:set_callback_secrets */ UPDATE owners SET secret = $1, previous_secret = $2, previous_until = $3 \
+             WHERE seq = $4 AND secret IS NOT DISTINCT FROM $5",
+        )
+        .bind(&secrets.current)
+        .bind(&secrets.previous)
+        .bind(opt_ms(secrets.previous_until))
+        .bind(owner.0)
+        .bind(expected)
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("set_callback_secrets"))?;
+        Ok(done.rows_affected() == 1)
+    }
+}

@@ -1,0 +1,139 @@
+//! Pages of rows, one row, summaries.
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchSeq, RowNumber};
+use penstock_domain::row::RowStatus;
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::Batch;
+use penstock_store::reading::{ErrorGroup, Reading, RowFilter, RowRecord};
+use penstock_store::{StoreError, StoreResult};
+use sqlx::QueryBuilder;
+use sqlx::postgres::PgRow;
+
+use crate::convert::{Columns, int, small};
+use crate::error::store_error;
+use crate::{PostgresStore, ledgers};
+
+const COLUMNS: &str = "d.number AS number, d.line AS line, s.status AS status, coalesce(s.attempts, 0::int2) AS attempts, \
+    s.not_before AS not_before, s.code AS code, s.step AS step, s.http_status AS http_status, \
+    s.lease_holder AS lease_holder, s.lease_until AS lease_until, s.queued_until AS queued_until, \
+    o.result AS result, o.error AS error";
+
+const FROM: &str = " FROM row_data d LEFT JOIN row_state s ON s.batch = d.batch AND s.number = d.number \
+    LEFT JOIN row_output o ON o.batch = d.batch AND o.number = d.number";
+
+fn record(batch: &Batch, row: &PgRow, payload: bool) -> RowRecord {
+    let c = Columns(row);
+    let number = c.u32("number");
+    let recorded = c.opt_i64("status").and_then(|code| RowStatus::from_code(i16::try_from(code).ok()?));
+    RowRecord {
+        number,
+        line: c.u32("line"),
+        status: batch.ledger.status_of(number, recorded),
+        attempts: c.u16("attempts"),
+        not_before: c.opt_time("not_before"),
+        code: c.opt_text("code"),
+        step: c.opt_u16("step"),
+        http_status: c.opt_u16("http_status"),
+        payload: if payload { c.opt_bytes("payload").filter(|bytes| !bytes.is_empty()) } else { None },
+        result: c.opt_bytes("result"),
+        error: c.opt_bytes("error"),
+        holder: c.opt_text("lease_holder"),
+        lease_until: c.opt_time("lease_until"),
+        queued_until: c.opt_time("queued_until"),
+    }
+}
+
+/// What a row's record must be for it to count as one of these states, the batch's cancellation taken into account.
+fn state_condition(batch: &Batch, wanted: &[RowStatus]) -> String {
+    let ledger = &batch.ledger;
+    let cancelled = ledger.cancelled_at.is_some();
+    let end = ledger.release_end;
+    let parts: Vec<String> = wanted
+        .iter()
+        .map(|status| match status {
+            RowStatus::Pending if cancelled => "false".to_owned(),
+            RowStatus::Pending if ledger.extracted => {
+                format!("(s.status = 0 OR (s.status IS NULL AND d.number < {end}))")
+            }
+            RowStatus::Pending => "(s.status = 0 OR s.status IS NULL)".to_owned(),
+            RowStatus::Queued if cancelled => "false".to_owned(),
+            RowStatus::Cancelled if cancelled => "(s.status IN (0, 1, 5) OR s.status IS NULL)".to_owned(),
+            RowStatus::Cancelled if ledger.extracted => {
+                format!("(s.status = 5 OR (s.status IS NULL AND d.number >= {end}))")
+            }
+            other => format!("s.status = {}", other.code()),
+        })
+        .collect();
+    format!("({})", parts.join(" OR "))
+}
+
+#[async_trait]
+impl Reading for PostgresStore {
+    async fn rows(&self, seq: BatchSeq, filter: &RowFilter) -> StoreResult<Vec<RowRecord>> {
+        let mut tx = self.pool.begin().await.map_err(store_error("rows"))?;
+        let batch =
+            ledgers::look(&mut tx, seq, "rows").await?.ok_or(StoreError::NotFound { what: "this batch" })?;
+        let payload = if filter.payload { ", d.payload AS payload" } else { "" };
+        let mut query = QueryBuilder::<sqlx::Postgres>::new(format!(
+            "/* penstock:rows */ SELECT {COLUMNS}{payload}{FROM} WHERE d.batch = "
+        ));
+        query.push_bind(seq.0).push(" AND d.number > ").push_bind(int(filter.after));
+        if !filter.status.is_empty() {
+            query.push(" AND ").push(state_condition(&batch, &filter.status));
+        }
+        if let Some(code) = &filter.code {
+            query.push(" AND s.status = 4 AND s.code = ").push_bind(code.clone());
+        }
+        query.push(" ORDER BY d.number LIMIT ").push_bind(i64::from(filter.limit));
+        let rows = query.build().fetch_all(&mut *tx).await.map_err(store_error("rows"))?;
+        Ok(rows.iter().map(|row| record(&batch, row, filter.payload)).collect())
+    }
+
+    async fn row(&self, seq: BatchSeq, number: RowNumber) -> StoreResult<Option<RowRecord>> {
+        let Some(after) = number.checked_sub(1) else { return Ok(None) };
+        let filter = RowFilter { after, limit: 1, payload: true, ..RowFilter::default() };
+        let found = self.rows(seq, &filter).await?.pop();
+        Ok(found.filter(|record| record.number == number))
+    }
+
+    async fn error_groups(&self, seq: BatchSeq) -> StoreResult<Vec<ErrorGroup>> {
+        let rows = sqlx::query(
+            "/* penstock:error_groups */ SELECT code, step, count(*) AS count FROM row_state \
+             WHERE batch = $1 AND status = 4 GROUP BY code, step ORDER BY count DESC, code",
+        )
+        .bind(seq.0)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("error_groups"))?;
+        let mut groups = Vec::new();
+        for row in &rows {
+            let c = Columns(row);
+            let (code, step) = (c.opt_text("code").unwrap_or_default(), c.opt_u16("step"));
+            let sample: Vec<i32> = sqlx::query_scalar(
+                "/* penstock:error_groups */ SELECT number FROM row_state WHERE batch = $1 AND status = 4 \
+                 AND code IS NOT DISTINCT FROM $2 AND step IS NOT DISTINCT FROM $3 ORDER BY number LIMIT 3",
+            )
+            .bind(seq.0)
+            .bind(&code)
+            .bind(step.map(small))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(store_error("error_groups"))?;
+            let sample = sample.into_iter().filter_map(|number| u32::try_from(number).ok()).collect();
+            groups.push(ErrorGroup { code, step, count: c.u32("count"), sample });
+        }
+        Ok(groups)
+    }
+
+    async fn next_due(&self, seq: BatchSeq) -> StoreResult<Option<Timestamp>> {
+        let due: Option<i64> = sqlx::query_scalar(
+            "/* penstock:next_due */ SELECT min(not_before) FROM row_state WHERE batch = $1 AND status = 0",
+        )
+        .bind(seq.0)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(store_error("next_due"))?;
+        Ok(due.map(Timestamp::from_millis))
+    }
+}

@@ -1,0 +1,60 @@
+//! The schema: brought up to date by `penstock migrate`, looked at by every service.
+
+use penstock_store::{StoreError, StoreResult};
+use sqlx::migrate::Migrator;
+
+use crate::PostgresStore;
+use crate::error::store_error;
+
+static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
+
+/// The version that this program needs.
+pub fn needed() -> i64 {
+    MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+impl PostgresStore {
+    /// The version that the database has; 0: none.
+    pub(crate) async fn schema_version(&self) -> StoreResult<i64> {
+        let known: i64 = sqlx::query_scalar(
+            "/* penstock:schema */ SELECT count(*) FROM pg_catalog.pg_tables WHERE tablename = '_sqlx_migrations' AND schemaname = current_schema()",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(store_error("schema"))?;
+        if known == 0 {
+            return Ok(0);
+        }
+        sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(store_error("schema"))
+    }
+
+    pub(crate) async fn bring_up_to_date(&self) -> StoreResult<(i64, i64)> {
+        let from = self.schema_version().await?;
+        if from > needed() {
+            return Err(newer(from));
+        }
+        MIGRATOR
+            .run(&self.pool)
+            .await
+            .map_err(|error| StoreError::Refused { transaction: "migrate", source: Box::new(error) })?;
+        Ok((from, self.schema_version().await?))
+    }
+
+    pub(crate) async fn schema_fits(&self) -> StoreResult<()> {
+        let found = self.schema_version().await?;
+        match found.cmp(&needed()) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Less => {
+                Err(StoreError::Schema { found, needed: needed(), mend: "run `penstock migrate`" })
+            }
+            std::cmp::Ordering::Greater => Err(newer(found)),
+        }
+    }
+}
+
+fn newer(found: i64) -> StoreError {
+    StoreError::Schema { found, needed: needed(), mend: "run the newer Penstock that made it" }
+}
