@@ -86,7 +86,7 @@ async fn after_settlement() {
 
 #[tokio::test]
 async fn killed_again_and_again_with_a_downstream_that_fails() {
-    let faults = Faults { latency_ms: 3, jitter_ms: 5, error: 0.05, throttle: 0.01, ..Faults::default() };
+    let faults = Faults { latency_ms: 3, jitter_ms: 5, error: 0.05, throttle: 0.002, ..Faults::default() };
     let sandbox = Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox");
     let definition = invite().replace("attempts: 5", "attempts: 50");
     let place = Place::new(&[("invite.yaml", &definition)]);

@@ -1,5 +1,7 @@
 //! Whole runs of the real programs, on the embedded engines.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod crashes;
 mod files;
 mod life;

@@ -1,5 +1,7 @@
 //! A service under test: the real program, its own data folder, a sandbox as its downstream.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -1,5 +1,7 @@
 //! The parser against its grammar, and against csv-core on well-formed files.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Definitions: the shipped one, what is refused and where, and what requests look like.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 
 use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext};

@@ -69,23 +69,6 @@ impl Batches for PostgresStore {
     async fn create_batch(&self, new: &NewBatch) -> StoreResult<Created> {
         const NAME: &str = "create_batch";
         let mut tx = self.write(NAME).await?;
-        if let Some(promise) = &new.idempotency {
-            let taken: Option<i64> =
-                sqlx::query_scalar("SELECT batch FROM idempotency WHERE owner = $1 AND key = $2")
-                    .bind(new.owner.0)
-                    .bind(&promise.key)
-                    .fetch_optional(&mut *tx)
-                    .await
-                    .map_err(store_error(NAME))?;
-            if taken.is_some() {
-                drop(tx);
-                let (batch, idempotency) = self
-                    .idempotent(new.owner, &promise.key)
-                    .await?
-                    .ok_or(StoreError::NotFound { what: "the batch of this Idempotency-Key" })?;
-                return Ok(Created::Existing { batch, idempotency });
-            }
-        }
         let ledger = Ledger::new(new.rows, new.allow_failures, new.canary);
         let seq: i64 = sqlx::query_scalar(
             "/* penstock:create_batch */ INSERT INTO batches (id, owner, pipeline, version, name, header, object_key, \
@@ -129,8 +112,10 @@ impl Batches for PostgresStore {
             .await
             .map_err(store_error(NAME))?;
         if let Some(promise) = &new.idempotency {
-            sqlx::query(
-                "INSERT INTO idempotency (owner, key, key_id, fingerprint, batch) VALUES ($1, $2, $3, $4, $5)",
+            // Another request with this key may be about to commit: this waits for it, and yields.
+            let kept = sqlx::query(
+                "INSERT INTO idempotency (owner, key, key_id, fingerprint, batch) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT DO NOTHING",
             )
             .bind(new.owner.0)
             .bind(&promise.key)
@@ -140,6 +125,10 @@ impl Batches for PostgresStore {
             .execute(&mut *tx)
             .await
             .map_err(store_error(NAME))?;
+            if kept.rows_affected() == 0 {
+                drop(tx);
+                return self.existing(new.owner, &promise.key).await;
+            }
         }
         if let Some(upload) = new.upload {
             let done =
@@ -255,6 +244,17 @@ impl Batches for PostgresStore {
             .await
             .map_err(store_error("upload"))?;
         Ok(row.as_ref().map(pending_upload))
+    }
+}
+
+impl PostgresStore {
+    /// The batch behind an `Idempotency-Key` that was used before.
+    async fn existing(&self, owner: OwnerSeq, key: &str) -> StoreResult<Created> {
+        let (batch, idempotency) = self
+            .idempotent(owner, key)
+            .await?
+            .ok_or(StoreError::NotFound { what: "the batch of this Idempotency-Key" })?;
+        Ok(Created::Existing { batch, idempotency })
     }
 }
 

@@ -1,6 +1,5 @@
 //! What Penstock asks of a database. One method is one named transaction; the engines
-//! (`store-sqlite`, `store-postgres`) have the same file names as this crate and pass the same
-//! [conformance suite](conformance).
+//! (`store-sqlite`, `store-postgres`) have the same file names as this crate and pass the same whole runs (`tests`).
 //!
 //! Rules that both engines follow:
 //! - A transaction that moves rows first locks their batches in the order of their sequence numbers, then touches
@@ -14,8 +13,6 @@
 
 pub mod batches;
 pub mod callbacks;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 pub mod control;
 pub mod crash;
 pub mod dispatch;
