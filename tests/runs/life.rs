@@ -237,10 +237,80 @@ async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_sto
     assert_eq!(row["error"]["attempts"].as_array().map(Vec::len), Some(3), "{row}");
     let summary = client.get(&format!("/v2/batches/{id}/errors")).await;
     assert_eq!(summary["data"][0], json!({ "code": "http_500", "step": 0, "count": 2, "sample": [1, 2] }));
+    let waiting = client.get(&format!("/v2/batches/{id}/waiting?row=1")).await;
+    assert_eq!(
+        (&waiting["data"][0]["reason"], &waiting["data"][1]["reason"]),
+        (&"ended".into(), &"ended".into())
+    );
     let ready = client.get("/readyz").await;
     assert_eq!(ready["ready"], true);
     let document = client.get("/v2/openapi.json").await;
     assert!(document["paths"]["/v2/client/users/batch/invite"].is_object());
     assert!(client.text("/metrics").await.contains("penstock_batches"));
     assert!(client.text("/docs/").await.contains("swagger"));
+}
+
+#[tokio::test]
+async fn callbacks_tell_a_batch_from_its_first_to_its_last_event_once() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hook", receiver.local_addr().expect("an address"));
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel::<(String, Value)>();
+    tokio::spawn(async move {
+        let mut refusals = 1;
+        while let Ok((mut connection, _)) = receiver.accept().await {
+            let mut request = Vec::new();
+            let body = loop {
+                let mut piece = [0; 4096];
+                let read = connection.read(&mut piece).await.expect("a request");
+                request.extend_from_slice(&piece[..read]);
+                let text = String::from_utf8_lossy(&request);
+                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                let length =
+                    head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+                if body.len() == length.parse::<usize>().expect("a number") {
+                    let id = head.lines().find_map(|line| line.strip_prefix("webhook-id: ")).expect("an id");
+                    assert!(head.contains("webhook-signature: v1,") && head.contains("webhook-timestamp: "));
+                    break (id.to_owned(), serde_json::from_str(body).expect("JSON"));
+                }
+            };
+            // The first delivery is refused: it comes again under the same id.
+            let status = if refusals > 0 { "500 No" } else { "204 Fine" };
+            refusals -= 1;
+            connection
+                .write_all(
+                    format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes(),
+                )
+                .await
+                .expect("an answer");
+            if sender.send(body).is_err() {
+                return;
+            }
+        }
+    });
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", crate::NOOP)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (status, batch) = client
+        .upload(&format!("/v2/pipelines/noop/batches?callback_url={url}"), "id\n1\n2\n")
+        .await
+        .expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let mut events: Vec<(String, Value)> = Vec::new();
+    while events.len() < 4 {
+        events.push(heard.recv().await.expect("an event"));
+    }
+    let kinds: Vec<&str> = events.iter().map(|(_, body)| body["type"].as_str().expect("a type")).collect();
+    let mut sorted = kinds.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, ["batch.created", "batch.created", "batch.finished", "batch.succeeded"], "{kinds:?}");
+    let ids: Vec<&String> =
+        events.iter().filter(|(_, body)| body["type"] == "batch.created").map(|(id, _)| id).collect();
+    assert_eq!(ids[0], ids[1], "a redelivery keeps its id");
+    let finished = events.iter().find(|(_, body)| body["type"] == "batch.finished").expect("it is told");
+    assert_eq!((&finished.1["data"]["id"], &finished.1["data"]["progress"]), (&batch["id"], &100.into()));
+    let listed = client.get("/v2/callbacks").await;
+    assert_eq!(listed["data"].as_array().map(Vec::len), Some(3));
 }

@@ -23,6 +23,7 @@ use crate::{batches, callbacks, events, ingest, presigned, reports, rows};
         batches::errors,
         rows::list,
         rows::show,
+        rows::waiting,
         reports::report,
         events::stream,
         callbacks::list,

@@ -3,6 +3,7 @@
 use actix_web::{HttpResponse, web};
 use penstock_domain::row::RowStatus;
 use penstock_flow::view::{RowView, row_view};
+use penstock_flow::waiting::{self, Wait};
 use penstock_store::reading::RowFilter;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -85,4 +86,34 @@ pub async fn show(
     let record =
         state.engines.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
     Ok(HttpResponse::Ok().json(row_view(&secrets, &record)?))
+}
+
+/// What a batch waits for.
+#[derive(Serialize, ToSchema)]
+pub struct Waiting {
+    /// Each reason, with the time at which it moves next where that can be told.
+    pub data: Vec<Wait>,
+}
+
+/// Which row to ask about.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct WaitingQuery {
+    /// This row; without it, the batch as a whole.
+    row: Option<u32>,
+}
+
+/// Says why a batch (or one row of it) waits, and when it moves next.
+#[utoipa::path(get, path = "/v2/batches/{id}/waiting", tag = "batches", params(("id" = String, Path), WaitingQuery),
+    responses((status = 200, body = Waiting)), security(("key" = [])))]
+pub async fn waiting(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    query: web::Query<WaitingQuery>,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.batch(&state, &id).await?;
+    let calls = state.caller.as_deref();
+    let data = waiting::explain(&state.engines, calls, &batch, query.row, state.rows_per_owner).await?;
+    Ok(HttpResponse::Ok().json(Waiting { data }))
 }

@@ -62,6 +62,7 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .route("/v2/batches/{id}/retry", web::post().to(batches::retry))
             .route("/v2/batches/{id}/errors", web::get().to(batches::errors))
             .route("/v2/batches/{id}/events", web::get().to(events::stream))
+            .route("/v2/batches/{id}/waiting", web::get().to(rows::waiting))
             .route("/v2/batches/{id}/rows", web::get().to(rows::list))
             .route("/v2/batches/{id}/rows/{number}", web::get().to(rows::show))
             .route("/v2/batches/{id}/{report}", web::get().to(reports::report));

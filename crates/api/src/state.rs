@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use penstock_downstream::Caller;
 use penstock_flow::Engines;
 use penstock_flow::signing::UrlSigner;
 use penstock_store::batches::Batch;
@@ -20,6 +21,8 @@ pub struct ApiState {
     pub upload_idle: Duration,
     /// Whether callbacks may go to private addresses.
     pub allow_private_callbacks: bool,
+    /// Knows the dependencies' limits as they stand.
+    pub caller: Option<Arc<Caller>>,
     /// Makes URLs to which a client can PUT a file, when the object store can.
     pub signer: Option<Arc<dyn UrlSigner>>,
 }

@@ -51,6 +51,7 @@ pub async fn start(
         upload_time: Duration::from_secs(settings.upload_seconds),
         upload_idle: Duration::from_secs(settings.upload_idle_seconds),
         allow_private_callbacks: settings.allow_private_callbacks,
+        caller: Some(chosen.caller.clone()),
         signer: chosen.signer(),
     };
     let (server, address) = penstock_api::serve(state, settings.bind)
