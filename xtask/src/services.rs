@@ -46,6 +46,7 @@ impl Services {
                 "--appendonly",
                 "no",
             ])
+            .args(["--databases", "256"])
             .args(["--dir", &folder.display().to_string()])
             .stdout(Stdio::null())
             .spawn()
