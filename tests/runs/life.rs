@@ -99,7 +99,9 @@ async fn failed_csv_is_mended_and_uploaded_as_it_is() {
 
 #[tokio::test]
 async fn a_limit_is_kept_and_a_retry_calls_no_finished_step_again() {
-    let limit = Limit { rate: 200.0, burst: 20.0 };
+    // The sandbox allows 50 ms more than the pipeline asks for: twenty other services share the machine, and what is
+    // tested here is the metering, not the machine's scheduler.
+    let limit = Limit { rate: 200.0, burst: 30.0 };
     let sandbox = Sandbox::start(Config { address: Some(limit), invite: Some(limit), ..Config::default() })
         .expect("a sandbox");
     let definition = crate::INVITE

@@ -13,7 +13,7 @@ use penstock_sandbox::Sandbox;
 use serde_json::Value;
 
 /// Nothing that a test waits for takes longer.
-pub const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 90 } else { 900 });
+pub const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 180 } else { 900 });
 
 /// A program that was built before: `cargo xtask test` builds them all.
 pub fn program(name: &str) -> PathBuf {
