@@ -40,8 +40,8 @@ fn cluster() -> Option<Vec<(&'static str, String)>> {
     Some(vec![
         ("DATABASE_URL", format!("{server}/{name}")),
         ("REDIS_URL", format!("{redis}/{number}")),
-        ("PENSTOCK_LEASE_SECONDS", "15".into()),
-        ("PENSTOCK_LOST_AFTER_SECONDS", "15".into()),
+        ("PENSTOCK_LEASE_SECONDS", "20".into()),
+        ("PENSTOCK_LOST_AFTER_SECONDS", "20".into()),
     ])
 }
 

@@ -73,8 +73,8 @@ pub struct Settings {
 /// A lease lasts at least this long: renewals come three times in it, and a database may need a while to come back.
 const SHORTEST_LEASE: Duration = Duration::from_secs(30);
 
-/// What a lease must leave beside the slowest call.
-const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// What a lease must leave beside the slowest call: the wait for its moment, and a late renewal.
+const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
 impl Settings {
     /// The lease of a claimed row, checked against the slowest call of any pipeline.
@@ -82,16 +82,17 @@ impl Settings {
     /// # Errors
     /// When the lease that was asked for does not outlast it.
     pub fn lease(&self, worst_call: Duration) -> Result<Duration, StartError> {
-        let needed = worst_call + LEASE_MARGIN;
+        // Renewed at a third, a lease has always two thirds left: these must outlast the call.
+        let needed = (worst_call + LEASE_MARGIN) * 3 / 2;
         match self.lease_seconds.map(Duration::from_secs) {
-            None => Ok(SHORTEST_LEASE.max(worst_call * 2 + LEASE_MARGIN)),
+            None => Ok(SHORTEST_LEASE.max(worst_call * 2 + LEASE_MARGIN * 2)),
             Some(lease) if lease >= needed => Ok(lease),
             Some(lease) => Err(StartError(format!(
                 "PENSTOCK_LEASE_SECONDS is {}, but the slowest call may take {} seconds and a lease must outlast it: \
                  set it to {} or more, or shorten the dependency's timeout.",
                 lease.as_secs(),
                 worst_call.as_secs(),
-                needed.as_secs()
+                needed.as_secs_f64().ceil()
             ))),
         }
     }
@@ -166,9 +167,9 @@ mod tests {
     #[test]
     fn a_lease_outlasts_the_slowest_call_or_the_program_does_not_start() {
         let worst = Duration::from_secs(60);
-        assert_eq!(settings(&[]).lease(worst).unwrap(), Duration::from_secs(125));
+        assert_eq!(settings(&[]).lease(worst).unwrap(), Duration::from_secs(126));
         let error = settings(&["--lease-seconds", "60"]).lease(worst).unwrap_err().to_string();
-        assert!(error.contains("set it to 65 or more"), "{error}");
+        assert!(error.contains("set it to 95 or more"), "{error}");
     }
 
     #[test]

@@ -172,7 +172,11 @@ impl RowTask<'_> {
                     receipts,
                 }));
             }
-            Called::NotCovered => return None,
+            // Too little of the lease is left for a call: the row goes back, unless somebody else has it by now.
+            Called::NotCovered => {
+                let receipts = std::mem::take(&mut progress.receipts);
+                return Some(Some(given_back(now, false, None, receipts)));
+            }
             Called::Answered { verdict, response, elapsed } => {
                 self.observer.step(&StepSeen {
                     step: &step.name,
