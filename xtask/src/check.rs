@@ -44,7 +44,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
     })?;
     step("whole runs on PostgreSQL and Redis", || {
         let mut command = cargo();
-        command.args(["test", "--package", "penstock-tests", "--", "--test-threads", "6"]);
+        command.args(["test", "--package", "penstock-tests", "--", "--test-threads", "4"]);
         command.env("PENSTOCK_TEST_ENGINES", "cluster");
         for (name, value) in services.environment() {
             command.env(name, value);
