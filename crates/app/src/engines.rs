@@ -80,7 +80,7 @@ impl Chosen {
 
     /// How a holder of this name extracts.
     pub fn extract_policy(&self, holder: String) -> ExtractPolicy {
-        ExtractPolicy { holder, lease: self.lease, chunk_rows: 5000, chunk_bytes: 2 * 1024 * 1024 }
+        ExtractPolicy { holder, lease: self.lease, chunk_rows: 5000, chunk_bytes: 768 * 1024 }
     }
 }
 

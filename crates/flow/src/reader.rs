@@ -18,7 +18,7 @@ use crate::extract::{ExtractPolicy, Trouble};
 use crate::secrets::{Place, SecretsOf};
 
 /// So many bytes are asked of the object store at a time: large enough for S3, small enough to hold.
-const BLOCK: u64 = 2 * 1024 * 1024;
+const BLOCK: u64 = 512 * 1024;
 
 /// Rows on their way into SQL.
 pub(crate) struct Chunk {

@@ -66,7 +66,7 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(false)
             .busy_timeout(BUSY)
-            .pragma("cache_size", "-8192")
+            .pragma("cache_size", "-1536")
             .pragma("journal_size_limit", "67108864")
             .pragma("temp_store", "FILE")
             .statement_cache_capacity(128);
