@@ -6,10 +6,10 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures::StreamExt as _;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt as _, WriteMultipart};
 use penstock_domain::time::Timestamp;
 use penstock_flow::FlowError;
 use penstock_flow::file::upload_key;
+use penstock_flow::parts::PartWriter;
 use penstock_store::batches::PendingUpload;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -24,11 +24,6 @@ const VALID: Duration = Duration::from_secs(3600);
 
 /// Bytes that go through this API at the most; an object store's own address has its own limit.
 const MOST_BYTES: u64 = 5 * 1024 * 1024 * 1024;
-
-/// Parts under way besides the one that fills.
-const PARTS_IN_FLIGHT: usize = 1;
-
-const PART_BYTES: usize = 5 * 1024 * 1024;
 
 /// Where to PUT a file.
 #[derive(Serialize, ToSchema)]
@@ -101,28 +96,19 @@ pub async fn put(
         return Err(unknown());
     }
     let path = Path::from(upload.object_key.as_str());
-    let target = state.engines.objects.put_multipart(&path).await.map_err(FlowError::from)?;
-    let mut parts = WriteMultipart::new_with_chunk_size(target, PART_BYTES);
+    let engines = &state.engines;
+    let mut parts = PartWriter::new(engines.objects.clone(), path, engines.part_bytes);
     let mut bytes = 0;
-    let taken = async {
-        while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|error| Problem::bad_request("broken_off", error.to_string()))?;
-            bytes += chunk.len() as u64;
-            if bytes > MOST_BYTES {
-                let detail = format!("the file has more than {MOST_BYTES} bytes");
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", detail));
-            }
-            parts.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(FlowError::from)?;
-            parts.write(&chunk);
+    while let Some(chunk) = payload.next().await {
+        // Every way out drops the writer, which takes back what was sent.
+        let chunk = chunk.map_err(|error| Problem::bad_request("broken_off", error.to_string()))?;
+        bytes += chunk.len() as u64;
+        if bytes > MOST_BYTES {
+            let detail = format!("the file has more than {MOST_BYTES} bytes");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", detail));
         }
-        Ok(())
-    };
-    if let Err(problem) = taken.await {
-        if let Err(error) = parts.abort().await {
-            tracing::warn!(%error, "an unfinished upload could not be aborted");
-        }
-        return Err(problem);
+        parts.push(&chunk).await?;
     }
-    parts.finish().await.map_err(FlowError::from)?;
+    parts.finish().await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -19,8 +19,10 @@ impl Clock for SystemClock {
     }
 }
 
-/// Makes ring the provider of TLS. Clients of HTTP and S3 cannot be built without one.
-pub fn install_tls() {
+/// What `main` does before anything else: memory is bounded before there are threads, and ring becomes the provider of
+/// TLS, without which clients of HTTP and S3 cannot be built.
+pub fn prepare() {
+    penstock_memory::bound_arenas();
     // An error means that somebody installed one before, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -15,6 +15,9 @@ use penstock_flow::definitions::Definitions;
 use penstock_flow::dispatch::DispatchPolicy;
 use penstock_flow::engines::{Chance as _, SystemChance};
 use penstock_flow::extract::ExtractPolicy;
+use penstock_flow::parts::FILE_PART_BYTES;
+#[cfg(feature = "cluster")]
+use penstock_flow::parts::S3_PART_BYTES;
 use penstock_flow::process::WorkerPolicy;
 use penstock_flow::secrets::Secrets;
 use penstock_queue::{Bell, LocalBell};
@@ -123,6 +126,7 @@ pub async fn choose(settings: &Settings, pipelines: Vec<Pipeline>, role: Role) -
     let engines = Engines {
         store,
         objects: objects.store,
+        part_bytes: objects.part_bytes,
         bell,
         keyring: Arc::new(keyring),
         pipelines: Arc::new(Definitions::new(boot::catalog(pipelines)?, Box::new(boot::environment))),
@@ -191,6 +195,7 @@ async fn open_postgres(_url: &str, _settings: &Settings) -> Result<Arc<dyn Store
 
 struct Objects {
     store: Arc<dyn ObjectStore>,
+    part_bytes: usize,
     #[cfg(feature = "cluster")]
     signer: Option<Arc<object_store::aws::AmazonS3>>,
     prefix: String,
@@ -216,6 +221,7 @@ fn open_objects(settings: &Settings, role: Role) -> Result<Objects, StartError> 
                 .with_automatic_cleanup(true);
             Ok(Objects {
                 store: Arc::new(files),
+                part_bytes: FILE_PART_BYTES,
                 #[cfg(feature = "cluster")]
                 signer: None,
                 prefix: String::new(),
@@ -244,7 +250,7 @@ fn open_s3(url: &Url) -> Result<Objects, StartError> {
     } else {
         Arc::new(PrefixStore::new(store.clone(), prefix.clone()))
     };
-    Ok(Objects { store: ported, signer: Some(store), prefix })
+    Ok(Objects { store: ported, part_bytes: S3_PART_BYTES, signer: Some(store), prefix })
 }
 
 #[cfg(not(feature = "cluster"))]

@@ -113,7 +113,7 @@ enum CryptoCommand {
 
 fn main() -> ExitCode {
     let program = Program::parse();
-    boot::install_tls();
+    boot::prepare();
     let style = if matches!(program.command, Command::Dev { .. }) { LogStyle::Json } else { LogStyle::Text };
     let default = match program.command {
         Command::Dev { .. } => "info",

@@ -28,7 +28,7 @@ struct Program {
 
 fn main() -> ExitCode {
     let program = Program::parse();
-    boot::install_tls();
+    boot::prepare();
     let _telemetry = telemetry::start(LogStyle::Json, if program.every.is_some() { "info" } else { "warn" });
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,

@@ -9,12 +9,12 @@ use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Reason, Snap
 use penstock_domain::outcome::{self, Happened, Verdict, code};
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::{Clock, Timestamp};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::LATE;
 use crate::client::{Client, Response};
 use crate::limiter::{Gates, Grant, Limiter};
+use crate::line::{Lines, Turn};
 
 /// A slot outlasts its call's timeout by so much, so that it is never given away under a call.
 const SLOT_MARGIN: Duration = Duration::from_secs(5);
@@ -30,9 +30,6 @@ const CONFIRM_ABOVE_US: f64 = 2_000.0;
 
 /// Two questions are at least so far apart.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-
-/// With more names than that, those that nobody waits for are dropped.
-const MOST_WAITED_FOR: usize = 1000;
 
 /// Who calls what.
 pub struct Demand<'a> {
@@ -97,8 +94,8 @@ pub struct Caller {
     tokens: AtomicU64,
     /// The latest known moment at which each dependency is free again: tells, without asking, whether it is exhausted.
     free_at: Mutex<HashMap<String, Timestamp>>,
-    /// Told when a slot is given back here, by the name of its gate.
-    freed: Mutex<HashMap<String, Arc<Notify>>>,
+    /// Those who wait for a slot.
+    lines: Lines,
     figures: Mutex<HashMap<String, CallFigures>>,
 }
 
@@ -112,7 +109,7 @@ impl Caller {
             // Lua's numbers hold 53 bits exactly.
             tokens: AtomicU64::new(seed >> 12),
             free_at: Mutex::default(),
-            freed: Mutex::default(),
+            lines: Lines::default(),
             figures: Mutex::default(),
         }
     }
@@ -180,6 +177,15 @@ impl Caller {
         free_at.get(&name).map_or(Duration::ZERO, |at| at.since(now))
     }
 
+    /// Whether so many calls wait for one of the dependency's slots that no further row should be taken up for it.
+    pub fn is_crowded(&self, dependency: &Dependency) -> bool {
+        let Some(limit) = dependency.concurrency.as_ref().filter(|limit| !limit.per_owner) else {
+            return false;
+        };
+        let gate = limit::identity(&dependency.name, &dependency.base_url);
+        self.lines.waiting(&gate) > limit.limit as usize / 4
+    }
+
     /// A dependency's limits as they stand for an owner; none when nothing is known of them.
     pub async fn peek(&self, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
         self.limiter.peek(&Gates::of(dependency, owner, self.limiter.cold_wait_us())).await
@@ -192,21 +198,28 @@ impl Caller {
 
     /// Leave to call, here and now; waits for it while that is a matter of moments. Whether the call is a probe.
     async fn leave(&self, gates: &Gates, ask: &Ask, waiting: Waiting<'_>) -> Result<bool, Denied> {
-        let began = Instant::now();
+        let deadline = Instant::now() + PATIENCE;
+        let line = gates.slots().map(|slots| self.lines.at(slots));
         let mut mark = None;
+        let mut turn = None;
+        if let Some(line) = line.as_ref().filter(|line| line.waiting() > 0) {
+            mark.get_or_insert_with(waiting);
+            turn = Some(in_time(deadline, line.turn()).await?);
+        }
         loop {
-            let denied = match self.leave_once(gates, ask, &mut mark, waiting).await {
+            let denied = match self.leave_once(gates, ask, &mut mark, &mut turn, waiting).await {
                 Ok(probe) => return Ok(probe),
                 Err(denied) => denied,
             };
             let pause = limit::duration(denied.retry_after).max(SHORTEST_PAUSE);
-            if began.elapsed() + pause > PATIENCE {
+            if Instant::now() + pause > deadline {
                 return Err(denied);
             }
             mark.get_or_insert_with(waiting);
-            match gates.slots().filter(|_| denied.reason == Reason::Concurrency) {
+            match line.as_ref().filter(|_| denied.reason == Reason::Concurrency) {
+                Some(line) if turn.is_none() => turn = Some(in_time(deadline, line.turn()).await?),
                 // The pause ends it in any case: most slots are given back elsewhere.
-                Some(slots) => drop(tokio::time::timeout(pause, self.freed(slots).notified()).await),
+                Some(line) => drop(tokio::time::timeout(pause, line.freed()).await),
                 None => tokio::time::sleep(pause).await,
             }
         }
@@ -217,12 +230,15 @@ impl Caller {
         gates: &Gates,
         ask: &Ask,
         mark: &mut Option<Box<dyn Send>>,
+        turn: &mut Option<Turn>,
         waiting: Waiting<'_>,
     ) -> Result<bool, Denied> {
         let (wait, probe) = match self.limiter.acquire(gates, ask).await {
             Decision::Granted { wait, probe } => (wait, probe),
             Decision::Denied(denied) => return Err(denied),
         };
+        // While this one waits for its moment the next in line may ask for a later one.
+        *turn = None;
         let moment = Instant::now() + limit::duration(wait);
         let mut refused = None;
         if wait > 0.0 {
@@ -245,23 +261,17 @@ impl Caller {
     async fn report(&self, grant: Grant, feedback: Feedback) {
         let slots = grant.gates.slots().map(str::to_owned);
         self.limiter.report(grant, feedback).await;
-        let Some(slots) = slots else { return };
-        if let Some(freed) = self.freed.lock().unwrap_or_else(PoisonError::into_inner).get(&slots) {
-            freed.notify_one();
+        if let Some(slots) = slots {
+            self.lines.freed(&slots);
         }
-    }
-
-    fn freed(&self, slots: &str) -> Arc<Notify> {
-        let mut freed = self.freed.lock().unwrap_or_else(PoisonError::into_inner);
-        if freed.len() > MOST_WAITED_FOR {
-            freed.retain(|_, notify| Arc::strong_count(notify) > 1);
-        }
-        freed.entry(slots.to_owned()).or_default().clone()
     }
 
     fn sent_away(&self, dependency: &Dependency, gates: &Gates, denied: Denied) -> Called {
-        let until = self.clock.now() + limit::duration(denied.retry_after);
-        if denied.reason != Reason::Concurrency {
+        let mut until = self.clock.now() + limit::duration(denied.retry_after);
+        if denied.reason == Reason::Concurrency {
+            // When a slot is free, one of those that wait in line has it.
+            until = until.max(self.clock.now() + PATIENCE);
+        } else {
             self.remember(gates, until);
         }
         self.count(&dependency.name, |figures| figures.waits += 1);
@@ -289,6 +299,11 @@ impl Caller {
             }
         }
     }
+}
+
+async fn in_time<T>(deadline: Instant, line: impl Future<Output = T>) -> Result<T, Denied> {
+    let late = Denied { retry_after: 0.0, reason: Reason::Concurrency };
+    tokio::time::timeout_at(deadline, line).await.map_err(|_| late)
 }
 
 fn feedback(happened: Happened, verdict: &Verdict, now: Timestamp) -> Feedback {

@@ -6,6 +6,7 @@ use std::time::Duration;
 pub mod caller;
 pub mod client;
 pub mod limiter;
+mod line;
 pub mod local;
 pub mod retry_after;
 #[cfg(feature = "redis")]

@@ -22,6 +22,8 @@ pub struct Engines {
     pub store: Arc<dyn Store>,
     /// Files.
     pub objects: Arc<dyn ObjectStore>,
+    /// Bytes of a part of an object that is written in parts (see [`crate::parts`]).
+    pub part_bytes: usize,
     /// The doorbell.
     pub bell: Arc<dyn Bell>,
     /// Keys that wrap data keys.

@@ -1,20 +1,12 @@
 //! A batch's file in the object store, sealed as a stream while it arrives.
 
-use std::sync::Arc;
-
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 use penstock_crypto::{DataKey, StreamSealer};
 use penstock_domain::ids::BatchId;
-use ring::rand::SecureRandom;
 
+use crate::engines::Engines;
 use crate::error::FlowError;
-
-/// S3 takes no smaller parts than this (but for the last), and one upload holds at most three of them.
-const PART_BYTES: usize = 5 * 1024 * 1024;
-
-/// Parts under way besides the one that fills.
-const PARTS_IN_FLIGHT: usize = 1;
+use crate::parts::PartWriter;
 
 /// Where the sealed file of a batch lies.
 pub fn sealed_key(owner: &str, batch: BatchId) -> Path {
@@ -28,31 +20,24 @@ pub fn upload_key(owner: &str, upload: uuid::Uuid) -> Path {
 
 /// Seals and stores a file as it arrives. Dropping it unfinished leaves nothing behind.
 pub struct SealedWriter {
-    objects: Arc<dyn ObjectStore>,
-    path: Path,
-    sealer: Option<StreamSealer>,
-    buffer: Vec<u8>,
-    multipart: Option<WriteMultipart>,
+    parts: PartWriter,
+    sealer: StreamSealer,
+    sealed: Vec<u8>,
     plain_bytes: u64,
 }
 
 impl SealedWriter {
-    /// Begins a file. Nothing is sent before the first part is full.
-    pub fn new(
-        objects: Arc<dyn ObjectStore>,
-        path: Path,
-        key: &DataKey,
-        batch: BatchId,
-        random: &dyn SecureRandom,
-    ) -> Result<Self, FlowError> {
-        let (sealer, header) = StreamSealer::new(key, batch.0, random)
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// When there are no random numbers.
+    pub fn new(engines: &Engines, path: Path, key: &DataKey, batch: BatchId) -> Result<Self, FlowError> {
+        let (sealer, header) = StreamSealer::new(key, batch.0, engines.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "the file", source })?;
         Ok(Self {
-            objects,
-            path,
-            sealer: Some(sealer),
-            buffer: header.to_vec(),
-            multipart: None,
+            parts: PartWriter::new(engines.objects.clone(), path, engines.part_bytes),
+            sealer,
+            sealed: header.to_vec(),
             plain_bytes: 0,
         })
     }
@@ -62,27 +47,15 @@ impl SealedWriter {
         self.plain_bytes
     }
 
-    /// Takes the next bytes of the plain file; waits while too many parts are under way.
+    /// Takes the next bytes of the plain file; waits while the object store is behind.
     ///
     /// # Errors
     /// When the object store fails.
     pub async fn push(&mut self, plain: &[u8]) -> Result<(), FlowError> {
         self.plain_bytes += plain.len() as u64;
-        if let Some(sealer) = &mut self.sealer {
-            sealer.push(plain, &mut self.buffer);
-        }
-        if self.buffer.len() >= PART_BYTES {
-            let multipart = match &mut self.multipart {
-                Some(multipart) => multipart,
-                none => {
-                    let upload = self.objects.put_multipart(&self.path).await?;
-                    none.insert(WriteMultipart::new_with_chunk_size(upload, PART_BYTES))
-                }
-            };
-            multipart.wait_for_capacity(PARTS_IN_FLIGHT).await?;
-            multipart.write(&self.buffer);
-            self.buffer.clear();
-        }
+        self.sealer.push(plain, &mut self.sealed);
+        self.parts.push(&self.sealed).await?;
+        self.sealed.clear();
         Ok(())
     }
 
@@ -91,44 +64,16 @@ impl SealedWriter {
     /// # Errors
     /// When the object store fails; nothing is left behind then.
     pub async fn finish(mut self) -> Result<StoredFile, FlowError> {
-        if let Some(sealer) = self.sealer.take() {
-            sealer.finish(&mut self.buffer);
-        }
-        match self.multipart.take() {
-            Some(mut multipart) => {
-                multipart.write(&self.buffer);
-                // `finish` aborts the upload itself when it fails.
-                multipart.finish().await?;
-            }
-            None => {
-                self.objects.put(&self.path, std::mem::take(&mut self.buffer).into()).await?;
-            }
-        }
-        Ok(StoredFile { path: self.path.clone(), plain_bytes: self.plain_bytes })
+        self.sealer.finish(&mut self.sealed);
+        self.parts.push(&self.sealed).await?;
+        let path = self.parts.path().clone();
+        self.parts.finish().await?;
+        Ok(StoredFile { path, plain_bytes: self.plain_bytes })
     }
 
     /// Drops what was sent so far.
-    pub async fn abort(mut self) {
-        if let Some(multipart) = self.multipart.take()
-            && let Err(error) = multipart.abort().await
-        {
-            tracing::warn!(%error, path = %self.path, "an unfinished upload could not be aborted");
-        }
-    }
-}
-
-impl Drop for SealedWriter {
-    /// A client that hangs up drops the request's future: the parts are taken back behind it.
-    fn drop(&mut self) {
-        let Some(multipart) = self.multipart.take() else { return };
-        let path = self.path.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(error) = multipart.abort().await {
-                    tracing::warn!(%error, %path, "an unfinished upload could not be aborted");
-                }
-            });
-        }
+    pub async fn abort(self) {
+        self.parts.abort().await;
     }
 }
 

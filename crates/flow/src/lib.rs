@@ -15,6 +15,7 @@ pub mod eta;
 pub mod extract;
 pub mod file;
 pub mod metrics;
+pub mod parts;
 pub mod process;
 mod reader;
 pub mod results;

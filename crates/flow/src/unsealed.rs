@@ -45,8 +45,7 @@ pub(crate) async fn seal(
         Err(error) => return Err(error.into()),
     };
     let path = sealed_key(&batch.owner_name, batch.id);
-    let mut writer =
-        SealedWriter::new(engines.objects.clone(), path, secrets.key(), batch.id, engines.random.as_ref())?;
+    let mut writer = SealedWriter::new(engines, path, secrets.key(), batch.id)?;
     let mut validator = Validator::new(pipeline.schema.clone());
     let mut bytes = stored.into_stream();
     let mut renewed_at = 0;

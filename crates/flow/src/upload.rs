@@ -122,7 +122,7 @@ impl Upload {
             None => Vec::new(),
         };
         let path = sealed_key(&request.owner_name, id);
-        let writer = SealedWriter::new(engines.objects.clone(), path, &key, id, engines.random.as_ref())?;
+        let writer = SealedWriter::new(engines, path, &key, id)?;
         Ok(Self {
             engines: engines.clone(),
             id,

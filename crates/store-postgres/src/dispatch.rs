@@ -1,16 +1,20 @@
 //! Dispatch: the sweep, owners with work, and releases.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::ledger::Tally;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::dispatch::{BatchLoad, Dispatch, OwnerLoad, Released, RunLock, RunRecord, Swept, Take};
+use penstock_store::settling::Moved;
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
 use crate::convert::{Columns, int};
 use crate::error::{inconsistent, store_error};
-use crate::{PostgresStore, commit, ledgers};
+use crate::{Connection, PostgresStore, commit, ledgers};
 
 /// Rows that a sweep mends in one transaction.
 const SWEEP_STEP: i64 = 2000;
@@ -242,79 +246,62 @@ impl Dispatch for PostgresStore {
     ) -> StoreResult<Vec<Released>> {
         const NAME: &str = "release";
         let mut tx = self.write(NAME).await?;
-        let mut takes = takes.to_vec();
-        takes.sort_by_key(|take| take.batch);
-        let mut all = Vec::new();
-        for take in takes {
-            let Some(mut batch) = ledgers::read(&mut tx, take.batch, NAME).await? else { continue };
-            if !batch.ledger.claimable() {
-                continue;
-            }
-            let read_revision = batch.ledger.revision;
-            let returned = sqlx::query(
-                "/* penstock:release */ UPDATE row_state SET status = 1, queued_until = $3 \
-                 WHERE batch = $1 AND status = 0 AND number IN (SELECT number FROM row_state WHERE batch = $1 \
-                 AND status = 0 AND (not_before IS NULL OR not_before <= $2) ORDER BY not_before NULLS FIRST LIMIT $4) \
-                 RETURNING number",
-            )
-            .bind(take.batch.0)
-            .bind(now.millis())
-            .bind(lost_after.millis())
-            .bind(i64::from(take.rows))
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(store_error(NAME))?;
-            let mut numbers: Vec<u32> = returned.iter().map(|row| Columns(row).u32("number")).collect();
-            let came_back = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-            let (mut fresh, mut skipped) = (0, 0);
-            // Numbers that have a state already (rejected at extraction, run by hand) are passed over.
-            while came_back + fresh < take.rows {
-                let left = batch.ledger.fresh().saturating_sub(fresh + skipped);
-                let wanted = (take.rows - came_back - fresh).min(left);
-                if wanted == 0 {
-                    break;
-                }
-                let first = batch.ledger.next_number + fresh + skipped;
-                let made = sqlx::query(
-                    "/* penstock:release */ INSERT INTO row_state (batch, number, status, queued_until) \
-                     SELECT $1, number, 1, $4 FROM generate_series($2::int4, $2::int4 + $3::int4 - 1) AS number \
-                     ON CONFLICT DO NOTHING RETURNING number",
-                )
-                .bind(take.batch.0)
-                .bind(int(first))
-                .bind(int(wanted))
-                .bind(lost_after.millis())
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(store_error(NAME))?;
-                let made: Vec<u32> = made.iter().map(|row| Columns(row).u32("number")).collect();
-                let count = u32::try_from(made.len()).unwrap_or(u32::MAX);
-                fresh += count;
-                skipped += wanted - count;
-                numbers.extend(made);
-            }
-            if fresh + skipped + came_back > 0 {
-                batch.ledger.release(fresh, skipped, came_back);
-                ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
-                sqlx::query("UPDATE batches SET served_at = $1 WHERE seq = $2")
-                    .bind(now.millis())
-                    .bind(take.batch.0)
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(store_error(NAME))?;
-                sqlx::query("UPDATE owners SET served_at = $1 WHERE seq = $2")
-                    .bind(now.millis())
-                    .bind(batch.owner.0)
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(store_error(NAME))?;
-            }
-            if !numbers.is_empty() {
-                all.push(Released { batch: take.batch, numbers });
+        let mut wanted: BTreeMap<BatchSeq, u32> = takes.iter().map(|take| (take.batch, take.rows)).collect();
+        let mut batches = ledgers::read_all(&mut tx, &wanted.keys().copied().collect(), NAME).await?;
+        batches.retain(|moved| moved.batch.ledger.claimable());
+        let mut released: BTreeMap<BatchSeq, Vec<u32>> = BTreeMap::new();
+        let came_back = take_returned(&mut tx, &batches, &wanted, now, lost_after, NAME).await?;
+        for moved in &mut batches {
+            let Some(numbers) = came_back.get(&moved.batch.seq) else { continue };
+            let rows = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+            moved.batch.ledger.release(0, 0, rows);
+            if let Some(left) = wanted.get_mut(&moved.batch.seq) {
+                *left = left.saturating_sub(rows);
             }
         }
+        released.extend(came_back);
+        // Numbers that have a state already (rejected at extraction, run by hand) are passed over, and the next ones
+        // are taken instead.
+        loop {
+            let ranges: Vec<(BatchSeq, u32, u32)> = batches
+                .iter()
+                .filter_map(|moved| {
+                    let ledger = &moved.batch.ledger;
+                    let rows = wanted.get(&moved.batch.seq).copied().unwrap_or(0).min(ledger.fresh());
+                    (rows > 0).then_some((moved.batch.seq, ledger.next_number, rows))
+                })
+                .collect();
+            if ranges.is_empty() {
+                break;
+            }
+            let mut made = take_fresh(&mut tx, &ranges, lost_after, NAME).await?;
+            for (seq, _, rows) in ranges {
+                let numbers = made.remove(&seq).unwrap_or_default();
+                let fresh = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+                if let Some(moved) = batches.iter_mut().find(|moved| moved.batch.seq == seq) {
+                    moved.batch.ledger.release(fresh, rows - fresh, 0);
+                }
+                if let Some(left) = wanted.get_mut(&seq) {
+                    *left = left.saturating_sub(fresh);
+                }
+                released.entry(seq).or_default().extend(numbers);
+            }
+        }
+        batches.retain(Moved::is_dirty);
+        ledgers::write_all(&mut tx, &batches, now, NAME).await?;
+        let seqs: Vec<i64> = batches.iter().map(|moved| moved.batch.seq.0).collect();
+        sqlx::query(
+            "/* penstock:release */ WITH served AS (UPDATE batches SET served_at = $1 WHERE seq = ANY($2) RETURNING owner) \
+             UPDATE owners SET served_at = $1 WHERE seq IN (SELECT owner FROM served)",
+        )
+        .bind(now.millis())
+        .bind(seqs)
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
         commit(tx, NAME).await?;
-        Ok(all)
+        released.retain(|_, numbers| !numbers.is_empty());
+        Ok(released.into_iter().map(|(batch, numbers)| Released { batch, numbers }).collect())
     }
 
     async fn record_run(&self, run: &RunRecord) -> StoreResult<()> {
@@ -345,4 +332,71 @@ impl Dispatch for PostgresStore {
             .map(|body| serde_json::from_str(body).map_err(|_| inconsistent("runs", "body", "a run")))
             .collect()
     }
+}
+
+fn by_batch(rows: &[PgRow]) -> BTreeMap<BatchSeq, Vec<u32>> {
+    let mut grouped: BTreeMap<BatchSeq, Vec<u32>> = BTreeMap::new();
+    for row in rows {
+        let c = Columns(row);
+        grouped.entry(BatchSeq(c.i64("batch"))).or_default().push(c.u32("number"));
+    }
+    grouped.values_mut().for_each(|numbers| numbers.sort_unstable());
+    grouped
+}
+
+/// Queues rows that were given back and whose time has come, of every batch at most what is wanted.
+async fn take_returned(
+    tx: &mut Connection,
+    batches: &[Moved],
+    wanted: &BTreeMap<BatchSeq, u32>,
+    now: Timestamp,
+    lost_after: Timestamp,
+    name: &'static str,
+) -> StoreResult<BTreeMap<BatchSeq, Vec<u32>>> {
+    let (seqs, rows): (Vec<i64>, Vec<i32>) = batches
+        .iter()
+        .filter(|moved| moved.batch.ledger.returned() > 0)
+        .filter_map(|moved| Some((moved.batch.seq.0, int(*wanted.get(&moved.batch.seq)?))))
+        .unzip();
+    if seqs.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows = sqlx::query(
+        "/* penstock:release */ UPDATE row_state AS s SET status = 1, queued_until = $4 \
+         FROM unnest($1::int8[], $2::int4[]) AS t(batch, rows) CROSS JOIN LATERAL \
+         (SELECT w.number FROM row_state w WHERE w.batch = t.batch AND w.status = 0 \
+          AND (w.not_before IS NULL OR w.not_before <= $3) ORDER BY w.not_before NULLS FIRST LIMIT t.rows) AS j \
+         WHERE s.batch = t.batch AND s.number = j.number AND s.status = 0 RETURNING s.batch, s.number",
+    )
+    .bind(seqs)
+    .bind(rows)
+    .bind(now.millis())
+    .bind(lost_after.millis())
+    .fetch_all(tx)
+    .await
+    .map_err(store_error(name))?;
+    Ok(by_batch(&rows))
+}
+
+/// Queues rows that were never released: ranges of (batch, first number, rows).
+async fn take_fresh(
+    tx: &mut Connection,
+    ranges: &[(BatchSeq, u32, u32)],
+    lost_after: Timestamp,
+    name: &'static str,
+) -> StoreResult<BTreeMap<BatchSeq, Vec<u32>>> {
+    let rows = sqlx::query(
+        "/* penstock:release */ INSERT INTO row_state (batch, number, status, queued_until) \
+         SELECT t.batch, number, 1, $4 FROM unnest($1::int8[], $2::int4[], $3::int4[]) AS t(batch, first, rows) \
+         CROSS JOIN LATERAL generate_series(t.first, t.first + t.rows - 1) AS number \
+         ON CONFLICT DO NOTHING RETURNING batch, number",
+    )
+    .bind(ranges.iter().map(|(seq, ..)| seq.0).collect::<Vec<_>>())
+    .bind(ranges.iter().map(|(_, first, _)| int(*first)).collect::<Vec<_>>())
+    .bind(ranges.iter().map(|(.., rows)| int(*rows)).collect::<Vec<_>>())
+    .bind(lost_after.millis())
+    .fetch_all(tx)
+    .await
+    .map_err(store_error(name))?;
+    Ok(by_batch(&rows))
 }

@@ -1,11 +1,15 @@
 //! Batches as records: read, lock, write back guarded by their revision, and say what happened in the outbox.
 
+use std::collections::BTreeSet;
+
 use penstock_domain::batch::{BatchStatus, Counts, Outcome};
 use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
 use penstock_domain::ledger::{Canary, Event, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, Checkpoint};
+use penstock_store::settling::Moved;
+use serde_json::{Value, json};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
@@ -110,6 +114,23 @@ pub async fn look(tx: &mut Connection, seq: BatchSeq, name: &'static str) -> Sto
     row.as_ref().map(batch).transpose()
 }
 
+/// The batches with those keys, locked in the order of their keys: no two transactions wait for each other in a circle.
+pub async fn read_all(
+    tx: &mut Connection,
+    seqs: &BTreeSet<BatchSeq>,
+    name: &'static str,
+) -> StoreResult<Vec<Moved>> {
+    let keys: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "/* penstock:{name} */ {SELECT} WHERE b.seq = ANY($1) ORDER BY b.seq FOR NO KEY UPDATE OF b"
+    )))
+    .bind(keys)
+    .fetch_all(tx)
+    .await
+    .map_err(store_error(name))?;
+    rows.iter().map(|row| batch(row).map(Moved::new)).collect()
+}
+
 /// Writes a ledger back, guarded by the revision that was read, and the events in the outbox.
 pub async fn write(
     tx: &mut Connection,
@@ -119,54 +140,96 @@ pub async fn write(
     now: Timestamp,
     name: &'static str,
 ) -> StoreResult<()> {
-    let ledger = &batch.ledger;
-    if ledger.revision != read_revision {
-        let counts = &ledger.counts;
-        let canary = ledger.canary;
-        let done = sqlx::query(
-            "UPDATE batches SET status = $1, outcome = $2, paused = $3, held = $4, canary_rows = $5, \
-             canary_max_failure_bp = $6, canary_stop_after = $7, canary_passed = $8, total = $9, pending = $10, queued = $11, \
-             processing = $12, completed = $13, failed = $14, cancelled = $15, run = $16, extracted = $17, next_number = $18, \
-             release_end = $19, failure_said_run = $20, progress_said = $21, progress_said_at = $22, started_at = $23, \
-             finished_at = $24, cancelled_at = $25, failure_row = $26, revision = $27 WHERE seq = $28 AND revision = $29",
-        )
-        .bind(i32::from(ledger.status.code()))
-        .bind(ledger.outcome.map(|outcome| i32::from(outcome.code())))
-        .bind(ledger.paused)
-        .bind(ledger.held)
-        .bind(canary.map(|canary| int(canary.rows)))
-        .bind(canary.map(|canary| i32::from(canary.max_failure_bp)))
-        .bind(canary.and_then(|canary| canary.stop_after).map(int))
-        .bind(ledger.canary_passed)
-        .bind(int(counts.total))
-        .bind(int(counts.pending))
-        .bind(int(counts.queued))
-        .bind(int(counts.processing))
-        .bind(int(counts.completed))
-        .bind(int(counts.failed))
-        .bind(int(counts.cancelled))
-        .bind(int(ledger.run))
-        .bind(ledger.extracted)
-        .bind(int(ledger.next_number))
-        .bind(int(ledger.release_end))
-        .bind(int(ledger.failure_said_run))
-        .bind(i32::from(ledger.progress_said))
-        .bind(opt_ms(ledger.progress_said_at))
-        .bind(opt_ms(ledger.started_at))
-        .bind(opt_ms(ledger.finished_at))
-        .bind(opt_ms(ledger.cancelled_at))
-        .bind(batch.failure_row.map(int))
-        .bind(ledger.revision)
-        .bind(batch.seq.0)
-        .bind(read_revision)
-        .execute(&mut *tx)
-        .await
-        .map_err(store_error(name))?;
-        if done.rows_affected() != 1 {
-            return Err(inconsistent("batches", "revision", batch.seq.0));
-        }
-    }
+    write_ledgers(tx, &[(batch, read_revision)], name).await?;
     say(tx, batch, events, now, name).await
+}
+
+/// Writes back what was moved, in one statement whatever the number of batches, and the events in the outbox.
+pub async fn write_all(
+    tx: &mut Connection,
+    moved: &[Moved],
+    now: Timestamp,
+    name: &'static str,
+) -> StoreResult<()> {
+    let batches: Vec<(&Batch, i64)> = moved.iter().map(|one| (&one.batch, one.read_revision)).collect();
+    write_ledgers(tx, &batches, name).await?;
+    for one in moved {
+        say(tx, &one.batch, &one.events, now, name).await?;
+    }
+    Ok(())
+}
+
+async fn write_ledgers(
+    tx: &mut Connection,
+    batches: &[(&Batch, i64)],
+    name: &'static str,
+) -> StoreResult<()> {
+    let dirty: Vec<&(&Batch, i64)> =
+        batches.iter().filter(|(batch, was)| batch.ledger.revision != *was).collect();
+    if dirty.is_empty() {
+        return Ok(());
+    }
+    let count = dirty.len() as u64;
+    let done = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "/* penstock:{name} */ UPDATE batches AS b SET status = j.status, outcome = j.outcome, paused = j.paused, \
+         held = j.held, canary_rows = j.canary_rows, canary_max_failure_bp = j.canary_max_failure_bp, \
+         canary_stop_after = j.canary_stop_after, canary_passed = j.canary_passed, total = j.total, \
+         pending = j.pending, queued = j.queued, processing = j.processing, completed = j.completed, \
+         failed = j.failed, cancelled = j.cancelled, run = j.run, extracted = j.extracted, \
+         next_number = j.next_number, release_end = j.release_end, failure_said_run = j.failure_said_run, \
+         progress_said = j.progress_said, progress_said_at = j.progress_said_at, started_at = j.started_at, \
+         finished_at = j.finished_at, cancelled_at = j.cancelled_at, failure_row = j.failure_row, \
+         revision = j.revision FROM jsonb_populate_recordset(NULL::batches, $1) AS j \
+         JOIN unnest($2::int8[], $3::int8[]) AS was(seq, revision) ON was.seq = j.seq \
+         WHERE b.seq = j.seq AND b.revision = was.revision"
+    )))
+    .bind(Value::Array(dirty.iter().map(|(batch, _)| record(batch)).collect()))
+    .bind(dirty.iter().map(|(batch, _)| batch.seq.0).collect::<Vec<_>>())
+    .bind(dirty.iter().map(|(_, was)| *was).collect::<Vec<_>>())
+    .execute(tx)
+    .await
+    .map_err(store_error(name))?;
+    if done.rows_affected() != count {
+        return Err(inconsistent("batches", "revision", dirty.first().map_or(0, |(batch, _)| batch.seq.0)));
+    }
+    Ok(())
+}
+
+/// A ledger as a record of its table.
+fn record(batch: &Batch) -> Value {
+    let ledger = &batch.ledger;
+    let counts = &ledger.counts;
+    let canary = ledger.canary;
+    json!({
+        "seq": batch.seq.0,
+        "status": ledger.status.code(),
+        "outcome": ledger.outcome.map(Outcome::code),
+        "paused": ledger.paused,
+        "held": ledger.held,
+        "canary_rows": canary.map(|canary| canary.rows),
+        "canary_max_failure_bp": canary.map(|canary| canary.max_failure_bp),
+        "canary_stop_after": canary.and_then(|canary| canary.stop_after),
+        "canary_passed": ledger.canary_passed,
+        "total": counts.total,
+        "pending": counts.pending,
+        "queued": counts.queued,
+        "processing": counts.processing,
+        "completed": counts.completed,
+        "failed": counts.failed,
+        "cancelled": counts.cancelled,
+        "run": ledger.run,
+        "extracted": ledger.extracted,
+        "next_number": ledger.next_number,
+        "release_end": ledger.release_end,
+        "failure_said_run": ledger.failure_said_run,
+        "progress_said": ledger.progress_said,
+        "progress_said_at": opt_ms(ledger.progress_said_at),
+        "started_at": opt_ms(ledger.started_at),
+        "finished_at": opt_ms(ledger.finished_at),
+        "cancelled_at": opt_ms(ledger.cancelled_at),
+        "failure_row": batch.failure_row,
+        "revision": ledger.revision,
+    })
 }
 
 /// Writes events in the outbox, when the batch has somewhere to send them. The same event of the same run is one.

@@ -1,28 +1,30 @@
 //! Claims, leases, receipts and settlements, in groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
-use penstock_domain::ledger::Tally;
-use penstock_domain::row::{Receipt, RowStatus};
+use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::Batch;
-use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settled, Settlement, Trouble, Work};
+use penstock_store::settling::{self, Move};
+use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settlement, Work};
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::convert::{Columns, int, ints, small};
+use crate::convert::{Columns, int, opt_ms, small};
 use crate::error::store_error;
 use crate::{Connection, PostgresStore, commit, ledgers};
 
-/// Rows by batch, batches in the order in which they are locked.
-fn by_batch(rows: impl IntoIterator<Item = RowRef>) -> BTreeMap<BatchSeq, Vec<u32>> {
-    let mut grouped: BTreeMap<BatchSeq, Vec<u32>> = BTreeMap::new();
-    for row in rows {
-        grouped.entry(row.batch).or_default().push(row.number);
-    }
-    grouped
+/// A group's rows, column by column, as `unnest` takes them.
+fn columns<'a>(rows: impl IntoIterator<Item = &'a RowRef>) -> (Vec<i64>, Vec<i32>) {
+    rows.into_iter().map(|row| (row.batch.0, int(row.number))).unzip()
+}
+
+fn row_ref(row: &PgRow) -> RowRef {
+    let c = Columns(row);
+    RowRef { batch: BatchSeq(c.i64("batch")), number: c.u32("number") }
 }
 
 fn count(rows: usize) -> u32 {
@@ -34,37 +36,47 @@ impl Work for PostgresStore {
     async fn claim(&self, claim: &Claim<'_>, now: Timestamp) -> StoreResult<Vec<ClaimedRow>> {
         const NAME: &str = "claim";
         let mut tx = self.write(NAME).await?;
-        let mut claimed = Vec::new();
-        for (seq, numbers) in by_batch(claim.rows.iter().copied()) {
-            let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { continue };
-            let read_revision = batch.ledger.revision;
-            let list = ints(&numbers);
-            if claim.also_pending {
-                self::wake(&mut tx, &mut batch, &list, NAME).await?;
-            } else if !batch.ledger.claimable() {
-                if batch.ledger.cancelled_at.is_none() {
-                    let back = unqueue_rows(&mut tx, seq, &list, NAME).await?;
-                    if back > 0 {
-                        batch.ledger.unqueue(back);
-                    }
-                }
-                ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
-                continue;
+        let seqs: BTreeSet<BatchSeq> = claim.rows.iter().map(|row| row.batch).collect();
+        let mut batches = ledgers::read_all(&mut tx, &seqs, NAME).await?;
+        if claim.also_pending {
+            for moved in &mut batches {
+                wake(&mut tx, &mut moved.batch, claim.rows, NAME).await?;
             }
-            let rows = take(&mut tx, claim, &batch, &list, now, NAME).await?;
-            if !rows.is_empty() {
-                batch.ledger.claim(count(rows.len()));
-            }
-            ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
-            claimed.extend(rows);
         }
+        let mut open: BTreeSet<BatchSeq> = BTreeSet::new();
+        let mut shut: BTreeSet<BatchSeq> = BTreeSet::new();
+        for moved in &batches {
+            let ledger = &moved.batch.ledger;
+            if ledger.claimable() || claim.also_pending {
+                open.insert(moved.batch.seq);
+            } else if ledger.cancelled_at.is_none() {
+                shut.insert(moved.batch.seq);
+            }
+        }
+        let back =
+            unqueue_rows(&mut tx, claim.rows.iter().filter(|row| shut.contains(&row.batch)), NAME).await?;
+        let claimed = take(&mut tx, claim, &open, now, NAME).await?;
+        for moved in &mut batches {
+            let seq = moved.batch.seq;
+            let given_back = count(back.iter().filter(|row| row.batch == seq).count());
+            let taken = count(claimed.iter().filter(|one| one.row.batch == seq).count());
+            if given_back > 0 {
+                moved.batch.ledger.unqueue(given_back);
+            }
+            if taken > 0 {
+                moved.batch.ledger.claim(taken);
+            }
+        }
+        ledgers::write_all(&mut tx, &batches, now, NAME).await?;
         commit(tx, NAME).await?;
         Ok(claimed)
     }
 
     async fn renew(&self, rows: &[(RowRef, LeaseToken)], until: Timestamp) -> StoreResult<Vec<RowRef>> {
-        let batches: Vec<i64> = rows.iter().map(|(row, _)| row.batch.0).collect();
-        let numbers: Vec<i32> = rows.iter().map(|(row, _)| int(row.number)).collect();
+        const NAME: &str = "renew";
+        let mut tx = self.write(NAME).await?;
+        lock_batches(&mut tx, rows.iter().map(|(row, _)| row.batch), NAME).await?;
+        let (batches, numbers) = columns(rows.iter().map(|(row, _)| row));
         let tokens: Vec<Uuid> = rows.iter().map(|(_, token)| token.0).collect();
         let kept = sqlx::query(
             "/* penstock:renew */ UPDATE row_state AS s SET lease_until = $4 \
@@ -76,91 +88,58 @@ impl Work for PostgresStore {
         .bind(numbers)
         .bind(tokens)
         .bind(until.millis())
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await
-        .map_err(store_error("renew"))?;
-        Ok(kept
-            .iter()
-            .map(|row| {
-                let c = Columns(row);
-                RowRef { batch: BatchSeq(c.i64("batch")), number: c.u32("number") }
-            })
-            .collect())
+        .map_err(store_error(NAME))?;
+        commit(tx, NAME).await?;
+        Ok(kept.iter().map(row_ref).collect())
     }
 
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()> {
         const NAME: &str = "save_receipts";
         let mut tx = self.write(NAME).await?;
-        for (row, token, receipt) in receipts {
-            let held = sqlx::query(
-                "/* penstock:save_receipts */ UPDATE row_state SET has_output = true \
-                 WHERE batch = $1 AND number = $2 AND status = 2 AND lease_token = $3",
-            )
-            .bind(row.batch.0)
-            .bind(int(row.number))
-            .bind(token.0)
-            .execute(&mut *tx)
-            .await
-            .map_err(store_error(NAME))?;
-            if held.rows_affected() == 1 {
-                put_receipts(&mut tx, *row, std::slice::from_ref(receipt), NAME).await?;
-            }
-        }
+        lock_batches(&mut tx, receipts.iter().map(|(row, ..)| row.batch), NAME).await?;
+        let (batches, numbers) = columns(receipts.iter().map(|(row, ..)| row));
+        let tokens: Vec<Uuid> = receipts.iter().map(|(_, token, _)| token.0).collect();
+        let held = sqlx::query(
+            "/* penstock:save_receipts */ UPDATE row_state AS s SET has_output = true \
+             FROM (SELECT DISTINCT * FROM unnest($1::int8[], $2::int4[], $3::uuid[]) AS u(batch, number, token)) AS j \
+             WHERE s.batch = j.batch AND s.number = j.number AND s.status = 2 AND s.lease_token = j.token \
+             RETURNING s.batch, s.number",
+        )
+        .bind(batches)
+        .bind(numbers)
+        .bind(tokens)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
+        let held: HashSet<RowRef> = held.iter().map(row_ref).collect();
+        let kept: Vec<(RowRef, &Receipt)> = receipts
+            .iter()
+            .filter(|(row, ..)| held.contains(row))
+            .map(|(row, _, receipt)| (*row, receipt))
+            .collect();
+        put_receipts(&mut tx, &kept, NAME).await?;
         commit(tx, NAME).await
     }
 
     async fn settle(&self, group: &[Settlement], now: Timestamp) -> StoreResult<SettleReport> {
         const NAME: &str = "settle";
         let mut tx = self.write(NAME).await?;
-        let mut report = SettleReport::default();
-        let mut by_batch: BTreeMap<BatchSeq, Vec<&Settlement>> = BTreeMap::new();
-        for settlement in group {
-            by_batch.entry(settlement.row.batch).or_default().push(settlement);
+        let seqs: BTreeSet<BatchSeq> = group.iter().map(|settlement| settlement.row.batch).collect();
+        let mut batches = ledgers::read_all(&mut tx, &seqs, NAME).await?;
+        let held = settle_rows(&mut tx, group, NAME).await?;
+        let ours: Vec<&Settlement> =
+            group.iter().filter(|settlement| held.contains(&settlement.row)).collect();
+        put_results(&mut tx, &ours, NAME).await?;
+        put_errors(&mut tx, &ours, NAME).await?;
+        let mut receipts = Vec::new();
+        for one in ours {
+            receipts.extend(one.receipts().iter().map(|receipt| (one.row, receipt)));
         }
-        for (seq, settlements) in by_batch {
-            let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else {
-                report.lost.extend(settlements.iter().map(|settlement| settlement.row));
-                continue;
-            };
-            let read_revision = batch.ledger.revision;
-            let mut tally = Tally::default();
-            let mut results: Vec<(i32, &[u8])> = Vec::new();
-            let mut first_failed: Option<u32> = None;
-            let settled = settle_rows(&mut tx, seq, &settlements, NAME).await?;
-            for settlement in settlements {
-                if !settled.contains(&settlement.row.number) {
-                    report.lost.push(settlement.row);
-                    continue;
-                }
-                match &settlement.outcome {
-                    Settled::Completed { .. } => tally.completed += 1,
-                    Settled::Failed(_) => {
-                        tally.failed += 1;
-                        let number = settlement.row.number;
-                        first_failed = Some(first_failed.map_or(number, |first| first.min(number)));
-                    }
-                    Settled::GivenBack { .. } => tally.given_back += 1,
-                }
-                if let Settled::Completed { result: Some(result) } = &settlement.outcome {
-                    results.push((int(settlement.row.number), result.as_slice()));
-                } else {
-                    put_outcome(&mut tx, settlement, NAME).await?;
-                }
-            }
-            put_results(&mut tx, seq, &results, NAME).await?;
-            if tally == Tally::default() {
-                continue;
-            }
-            let was_finished = batch.ledger.is_finished();
-            let events = batch.ledger.settle(tally, now);
-            if !batch.ledger.allow_failures && batch.failure_row.is_none() {
-                batch.failure_row = first_failed;
-            }
-            ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
-            if batch.ledger.is_finished() && !was_finished {
-                report.finished.push(seq);
-            }
-        }
+        put_receipts(&mut tx, &receipts, NAME).await?;
+        let report = settling::account(&mut batches, group, &held, now);
+        ledgers::write_all(&mut tx, &batches, now, NAME).await?;
         penstock_store::crash::point(penstock_store::crash::INSIDE_SETTLEMENT);
         commit(tx, NAME).await?;
         Ok(report)
@@ -169,22 +148,20 @@ impl Work for PostgresStore {
     async fn unqueue(&self, rows: &[RowRef], now: Timestamp) -> StoreResult<u32> {
         const NAME: &str = "unqueue";
         let mut tx = self.write(NAME).await?;
-        let mut total = 0;
-        for (seq, numbers) in by_batch(rows.iter().copied()) {
-            let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { continue };
-            if batch.ledger.cancelled_at.is_some() {
-                continue;
+        let seqs: BTreeSet<BatchSeq> = rows.iter().map(|row| row.batch).collect();
+        let mut batches = ledgers::read_all(&mut tx, &seqs, NAME).await?;
+        batches.retain(|moved| moved.batch.ledger.cancelled_at.is_none());
+        let open: BTreeSet<BatchSeq> = batches.iter().map(|moved| moved.batch.seq).collect();
+        let back = unqueue_rows(&mut tx, rows.iter().filter(|row| open.contains(&row.batch)), NAME).await?;
+        for moved in &mut batches {
+            let rows = count(back.iter().filter(|row| row.batch == moved.batch.seq).count());
+            if rows > 0 {
+                moved.batch.ledger.unqueue(rows);
             }
-            let read_revision = batch.ledger.revision;
-            let back = unqueue_rows(&mut tx, seq, &ints(&numbers), NAME).await?;
-            if back > 0 {
-                batch.ledger.unqueue(back);
-                ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
-            }
-            total += back;
         }
+        ledgers::write_all(&mut tx, &batches, now, NAME).await?;
         commit(tx, NAME).await?;
-        Ok(total)
+        Ok(count(back.len()))
     }
 
     async fn holder(&self, row: RowRef) -> StoreResult<Option<(String, Timestamp)>> {
@@ -204,25 +181,43 @@ impl Work for PostgresStore {
     }
 }
 
-/// Claims the queued ones of a batch's rows.
+/// Rows move only under their batches' locks, taken in the order of their keys, so that no two transactions wait for
+/// each other in a circle.
+async fn lock_batches(
+    tx: &mut Connection,
+    seqs: impl Iterator<Item = BatchSeq>,
+    name: &'static str,
+) -> StoreResult<()> {
+    let seqs: BTreeSet<i64> = seqs.map(|seq| seq.0).collect();
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "/* penstock:{name} */ SELECT seq FROM batches WHERE seq = ANY($1) ORDER BY seq FOR NO KEY UPDATE"
+    )))
+    .bind(seqs.into_iter().collect::<Vec<_>>())
+    .execute(tx)
+    .await
+    .map_err(store_error(name))?;
+    Ok(())
+}
+
+/// Claims the queued ones of the rows, of batches that are open.
 async fn take(
     tx: &mut Connection,
     claim: &Claim<'_>,
-    batch: &Batch,
-    list: &[i32],
+    open: &BTreeSet<BatchSeq>,
     now: Timestamp,
     name: &'static str,
 ) -> StoreResult<Vec<ClaimedRow>> {
+    let (batches, numbers) = columns(claim.rows.iter().filter(|row| open.contains(&row.batch)));
     let rows = sqlx::query(
-        "/* penstock:claim */ UPDATE row_state SET status = 2, lease_token = $3, lease_holder = $4, lease_until = $5, \
-         queued_until = NULL, first_claimed_at = coalesce(first_claimed_at, $6) \
-         WHERE batch = $1 AND number = ANY($2) AND status = 1 \
-         RETURNING number, attempts, first_claimed_at, has_output, (SELECT d.line FROM row_data d WHERE \
-         d.batch = row_state.batch AND d.number = row_state.number) AS line, (SELECT d.payload FROM row_data d WHERE \
-         d.batch = row_state.batch AND d.number = row_state.number) AS payload",
+        "/* penstock:claim */ UPDATE row_state AS s SET status = 2, lease_token = $3, lease_holder = $4, \
+         lease_until = $5, queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, $6) \
+         FROM unnest($1::int8[], $2::int4[]) AS j(batch, number) \
+         JOIN row_data d ON d.batch = j.batch AND d.number = j.number \
+         WHERE s.batch = j.batch AND s.number = j.number AND s.status = 1 \
+         RETURNING s.batch, s.number, s.attempts, s.first_claimed_at, s.has_output, d.line, d.payload",
     )
-    .bind(batch.seq.0)
-    .bind(list)
+    .bind(batches)
+    .bind(numbers)
     .bind(claim.token.0)
     .bind(claim.holder)
     .bind(claim.until.millis())
@@ -230,56 +225,84 @@ async fn take(
     .fetch_all(&mut *tx)
     .await
     .map_err(store_error(name))?;
-    let mut claimed = Vec::with_capacity(rows.len());
+    let mut with_output = Vec::new();
+    let mut claimed = BTreeMap::new();
     for row in &rows {
         let c = Columns(row);
-        let row = RowRef { batch: batch.seq, number: c.u32("number") };
-        let first = c.opt_time("first_claimed_at").filter(|first| *first != now);
-        let mut one = ClaimedRow {
-            row,
-            line: c.u32("line"),
-            attempts: c.u16("attempts"),
-            first_claimed_at: first,
-            payload: c.opt_bytes("payload").unwrap_or_default(),
-            receipts: Vec::new(),
-            error: None,
-        };
+        let at = row_ref(row);
         if c.flag("has_output") {
-            one.error = sqlx::query_scalar("SELECT error FROM row_output WHERE batch = $1 AND number = $2")
-                .bind(row.batch.0)
-                .bind(int(row.number))
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(store_error(name))?
-                .flatten();
-            one.receipts = receipts(tx, row, name).await?;
+            with_output.push(at);
         }
-        claimed.push(one);
+        claimed.insert(
+            at,
+            ClaimedRow {
+                row: at,
+                line: c.u32("line"),
+                attempts: c.u16("attempts"),
+                first_claimed_at: c.opt_time("first_claimed_at").filter(|first| *first != now),
+                payload: c.bytes("payload"),
+                receipts: Vec::new(),
+                error: None,
+            },
+        );
     }
-    claimed.sort_by_key(|claimed| claimed.row.number);
-    Ok(claimed)
+    if !with_output.is_empty() {
+        read_outputs(tx, &with_output, &mut claimed, name).await?;
+    }
+    Ok(claimed.into_values().collect())
 }
 
-async fn receipts(tx: &mut Connection, row: RowRef, name: &'static str) -> StoreResult<Vec<Receipt>> {
-    let rows =
-        sqlx::query("SELECT step, output FROM row_receipts WHERE batch = $1 AND number = $2 ORDER BY step")
-            .bind(row.batch.0)
-            .bind(int(row.number))
-            .fetch_all(tx)
-            .await
-            .map_err(store_error(name))?;
-    Ok(rows
-        .iter()
-        .map(|row| {
+/// What earlier attempts left: receipts and errors.
+async fn read_outputs(
+    tx: &mut Connection,
+    rows: &[RowRef],
+    claimed: &mut BTreeMap<RowRef, ClaimedRow>,
+    name: &'static str,
+) -> StoreResult<()> {
+    let (batches, numbers) = columns(rows);
+    let errors = sqlx::query(
+        "/* penstock:claim */ SELECT o.batch, o.number, o.error FROM unnest($1::int8[], $2::int4[]) AS j(batch, number) \
+         JOIN row_output o ON o.batch = j.batch AND o.number = j.number",
+    )
+    .bind(&batches)
+    .bind(&numbers)
+    .fetch_all(&mut *tx)
+    .await
+    .map_err(store_error(name))?;
+    for row in &errors {
+        if let Some(one) = claimed.get_mut(&row_ref(row)) {
+            one.error = Columns(row).opt_bytes("error");
+        }
+    }
+    let receipts = sqlx::query(
+        "/* penstock:claim */ SELECT r.batch, r.number, r.step, r.output \
+         FROM unnest($1::int8[], $2::int4[]) AS j(batch, number) \
+         JOIN row_receipts r ON r.batch = j.batch AND r.number = j.number ORDER BY r.batch, r.number, r.step",
+    )
+    .bind(&batches)
+    .bind(&numbers)
+    .fetch_all(tx)
+    .await
+    .map_err(store_error(name))?;
+    for row in &receipts {
+        if let Some(one) = claimed.get_mut(&row_ref(row)) {
             let c = Columns(row);
-            Receipt { step: c.u16("step"), sealed: c.bytes("output") }
-        })
-        .collect())
+            one.receipts.push(Receipt { step: c.u16("step"), sealed: c.bytes("output") });
+        }
+    }
+    Ok(())
 }
 
 /// An operator's claim: pending rows are queued first, those never released included. The release cursor skips them
 /// later, because they have a state by then.
-async fn wake(tx: &mut Connection, batch: &mut Batch, list: &[i32], name: &'static str) -> StoreResult<()> {
+async fn wake(
+    tx: &mut Connection,
+    batch: &mut Batch,
+    rows: &[RowRef],
+    name: &'static str,
+) -> StoreResult<()> {
+    let list: Vec<i32> =
+        rows.iter().filter(|row| row.batch == batch.seq).map(|row| int(row.number)).collect();
     let runs = batch.ledger.extracted
         && !batch.ledger.is_finished()
         && batch.ledger.cancelled_at.is_none()
@@ -290,7 +313,7 @@ async fn wake(tx: &mut Connection, batch: &mut Batch, list: &[i32], name: &'stat
     let woken =
         sqlx::query("UPDATE row_state SET status = 1 WHERE batch = $1 AND status = 0 AND number = ANY($2)")
             .bind(batch.seq.0)
-            .bind(list)
+            .bind(&list)
             .execute(&mut *tx)
             .await
             .map_err(store_error(name))?
@@ -300,7 +323,7 @@ async fn wake(tx: &mut Connection, batch: &mut Batch, list: &[i32], name: &'stat
          WHERE value >= $3 AND value < $4 ON CONFLICT DO NOTHING",
     )
     .bind(batch.seq.0)
-    .bind(list)
+    .bind(&list)
     .bind(int(batch.ledger.next_number))
     .bind(int(batch.ledger.release_end))
     .execute(&mut *tx)
@@ -316,161 +339,95 @@ async fn wake(tx: &mut Connection, batch: &mut Batch, list: &[i32], name: &'stat
 
 async fn unqueue_rows(
     tx: &mut Connection,
-    seq: BatchSeq,
-    list: &[i32],
+    rows: impl Iterator<Item = &RowRef>,
     name: &'static str,
-) -> StoreResult<u32> {
-    let done = sqlx::query(
-        "/* penstock:unqueue */ UPDATE row_state SET status = 0, queued_until = NULL \
-         WHERE batch = $1 AND status = 1 AND number = ANY($2)",
+) -> StoreResult<Vec<RowRef>> {
+    let (batches, numbers) = columns(rows);
+    if batches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let back = sqlx::query(
+        "/* penstock:unqueue */ UPDATE row_state AS s SET status = 0, queued_until = NULL \
+         FROM unnest($1::int8[], $2::int4[]) AS j(batch, number) \
+         WHERE s.batch = j.batch AND s.number = j.number AND s.status = 1 RETURNING s.batch, s.number",
     )
-    .bind(seq.0)
-    .bind(list)
-    .execute(tx)
+    .bind(batches)
+    .bind(numbers)
+    .fetch_all(tx)
     .await
     .map_err(store_error(name))?;
-    Ok(u32::try_from(done.rows_affected()).unwrap_or(u32::MAX))
+    Ok(back.iter().map(row_ref).collect())
 }
 
 /// Moves the rows that are still held under their tokens, and tells which.
 async fn settle_rows(
     tx: &mut Connection,
-    seq: BatchSeq,
-    settlements: &[&Settlement],
+    group: &[Settlement],
     name: &'static str,
-) -> StoreResult<Vec<u32>> {
-    let mut moved = Moved::default();
-    for settlement in settlements {
-        moved.push(settlement);
-    }
+) -> StoreResult<HashSet<RowRef>> {
+    let moves: Vec<Move<'_>> = group.iter().map(Settlement::moved).collect();
+    let (batches, numbers) = columns(moves.iter().map(|one| &one.row));
     let rows = sqlx::query(
         "/* penstock:settle */ UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
          not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
          has_output = s.has_output OR j.has_output, lease_token = NULL, lease_holder = NULL, lease_until = NULL \
-         FROM unnest($2::int4[], $3::uuid[], $4::int2[], $5::int2[], $6::int8[], $7::int2[], $8::text[], $9::int2[], \
-         $10::bool[]) AS j(number, token, status, attempt, not_before, step, code, http_status, has_output) \
-         WHERE s.batch = $1 AND s.number = j.number AND s.status = 2 AND s.lease_token = j.token RETURNING s.number",
+         FROM unnest($1::int8[], $2::int4[], $3::uuid[], $4::int2[], $5::int2[], $6::int8[], $7::int2[], $8::text[], \
+         $9::int2[], $10::bool[]) AS j(batch, number, token, status, attempt, not_before, step, code, http_status, \
+         has_output) WHERE s.batch = j.batch AND s.number = j.number AND s.status = 2 AND s.lease_token = j.token \
+         RETURNING s.batch, s.number",
     )
-    .bind(seq.0)
-    .bind(moved.numbers)
-    .bind(moved.tokens)
-    .bind(moved.statuses)
-    .bind(moved.attempts)
-    .bind(moved.not_before)
-    .bind(moved.steps)
-    .bind(moved.codes)
-    .bind(moved.http_statuses)
-    .bind(moved.has_output)
+    .bind(batches)
+    .bind(numbers)
+    .bind(moves.iter().map(|one| one.token.0).collect::<Vec<Uuid>>())
+    .bind(moves.iter().map(|one| one.status.code()).collect::<Vec<_>>())
+    .bind(moves.iter().map(|one| i16::from(one.attempt)).collect::<Vec<_>>())
+    .bind(moves.iter().map(|one| opt_ms(one.not_before)).collect::<Vec<_>>())
+    .bind(moves.iter().map(|one| one.step.map(small)).collect::<Vec<_>>())
+    .bind(moves.iter().map(|one| one.code).collect::<Vec<_>>())
+    .bind(moves.iter().map(|one| one.http_status.map(small)).collect::<Vec<_>>())
+    .bind(moves.iter().map(|one| one.has_output).collect::<Vec<_>>())
     .fetch_all(tx)
     .await
     .map_err(store_error(name))?;
-    Ok(rows.iter().map(|row| Columns(row).u32("number")).collect())
+    Ok(rows.iter().map(row_ref).collect())
 }
 
-/// A group's settlements, column by column.
-#[derive(Default)]
-struct Moved {
-    numbers: Vec<i32>,
-    tokens: Vec<Uuid>,
-    statuses: Vec<i16>,
-    attempts: Vec<i16>,
-    not_before: Vec<Option<i64>>,
-    steps: Vec<Option<i16>>,
-    codes: Vec<Option<String>>,
-    http_statuses: Vec<Option<i16>>,
-    has_output: Vec<bool>,
-}
-
-impl Moved {
-    fn push(&mut self, settlement: &Settlement) {
-        let (status, attempt, not_before, trouble) = match &settlement.outcome {
-            Settled::Completed { .. } => (RowStatus::Completed, true, None, None),
-            Settled::Failed(trouble) => (RowStatus::Failed, true, None, Some(trouble)),
-            Settled::GivenBack { not_before, attempt, trouble, .. } => {
-                (RowStatus::Pending, *attempt, Some(not_before.millis()), trouble.as_ref())
-            }
-        };
-        self.numbers.push(int(settlement.row.number));
-        self.tokens.push(settlement.token.0);
-        self.statuses.push(status.code());
-        self.attempts.push(i16::from(attempt));
-        self.not_before.push(not_before);
-        self.steps.push(trouble.and_then(|trouble| trouble.step).map(small));
-        self.codes.push(trouble.map(|trouble| trouble.code.clone()));
-        self.http_statuses.push(trouble.and_then(|trouble| trouble.http_status).map(small));
-        self.has_output.push(leaves_output(&settlement.outcome));
-    }
-}
-
-/// Whether a later claim has to read errors or receipts of the row.
-fn leaves_output(outcome: &Settled) -> bool {
-    match outcome {
-        Settled::Completed { .. } => false,
-        Settled::Failed(_) => true,
-        Settled::GivenBack { trouble, receipts, .. } => {
-            !receipts.is_empty() || trouble.as_ref().is_some_and(|trouble| trouble.error.is_some())
-        }
-    }
-}
-
-/// Results of a batch's rows, in one statement.
-async fn put_results(
-    tx: &mut Connection,
-    seq: BatchSeq,
-    results: &[(i32, &[u8])],
-    name: &'static str,
-) -> StoreResult<()> {
+async fn put_results(tx: &mut Connection, group: &[&Settlement], name: &'static str) -> StoreResult<()> {
+    let results: Vec<(&RowRef, &[u8])> =
+        group.iter().filter_map(|one| one.result().map(|result| (&one.row, result))).collect();
     if results.is_empty() {
         return Ok(());
     }
-    let numbers: Vec<i32> = results.iter().map(|(number, _)| *number).collect();
-    let values: Vec<&[u8]> = results.iter().map(|(_, result)| *result).collect();
+    let (batches, numbers) = columns(results.iter().map(|(row, _)| *row));
     sqlx::query(
         "/* penstock:settle */ INSERT INTO row_output (batch, number, result) \
-         SELECT $1, number, result FROM unnest($2::int4[], $3::bytea[]) AS j(number, result) \
+         SELECT * FROM unnest($1::int8[], $2::int4[], $3::bytea[]) \
          ON CONFLICT (batch, number) DO UPDATE SET result = excluded.result, error = NULL",
     )
-    .bind(seq.0)
+    .bind(batches)
     .bind(numbers)
-    .bind(values)
+    .bind(results.into_iter().map(|(_, result)| result).collect::<Vec<_>>())
     .execute(tx)
     .await
     .map_err(store_error(name))?;
     Ok(())
 }
 
-async fn put_outcome(tx: &mut Connection, settlement: &Settlement, name: &'static str) -> StoreResult<()> {
-    let row = settlement.row;
-    match &settlement.outcome {
-        // Results are written for a whole group at once.
-        Settled::Completed { .. } => Ok(()),
-        Settled::Failed(trouble) => {
-            put_error(tx, row, trouble, name).await?;
-            put_receipts(tx, row, &trouble.receipts, name).await
-        }
-        Settled::GivenBack { trouble, receipts, .. } => {
-            if let Some(trouble) = trouble {
-                put_error(tx, row, trouble, name).await?;
-            }
-            put_receipts(tx, row, receipts, name).await
-        }
+async fn put_errors(tx: &mut Connection, group: &[&Settlement], name: &'static str) -> StoreResult<()> {
+    let errors: Vec<(&RowRef, &[u8])> =
+        group.iter().filter_map(|one| one.error().map(|error| (&one.row, error))).collect();
+    if errors.is_empty() {
+        return Ok(());
     }
-}
-
-async fn put_error(
-    tx: &mut Connection,
-    row: RowRef,
-    trouble: &Trouble,
-    name: &'static str,
-) -> StoreResult<()> {
-    let Some(error) = &trouble.error else { return Ok(()) };
+    let (batches, numbers) = columns(errors.iter().map(|(row, _)| *row));
     sqlx::query(
-        "INSERT INTO row_output (batch, number, error) VALUES ($1, $2, $3) \
+        "/* penstock:settle */ INSERT INTO row_output (batch, number, error) \
+         SELECT * FROM unnest($1::int8[], $2::int4[], $3::bytea[]) \
          ON CONFLICT (batch, number) DO UPDATE SET error = excluded.error",
     )
-    .bind(row.batch.0)
-    .bind(int(row.number))
-    .bind(error)
+    .bind(batches)
+    .bind(numbers)
+    .bind(errors.into_iter().map(|(_, error)| error).collect::<Vec<_>>())
     .execute(tx)
     .await
     .map_err(store_error(name))?;
@@ -479,22 +436,24 @@ async fn put_error(
 
 async fn put_receipts(
     tx: &mut Connection,
-    row: RowRef,
-    receipts: &[Receipt],
+    receipts: &[(RowRef, &Receipt)],
     name: &'static str,
 ) -> StoreResult<()> {
-    for receipt in receipts {
-        sqlx::query(
-            "INSERT INTO row_receipts (batch, number, step, output) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (batch, number, step) DO UPDATE SET output = excluded.output",
-        )
-        .bind(row.batch.0)
-        .bind(int(row.number))
-        .bind(small(receipt.step))
-        .bind(&receipt.sealed)
-        .execute(&mut *tx)
-        .await
-        .map_err(store_error(name))?;
+    if receipts.is_empty() {
+        return Ok(());
     }
+    let (batches, numbers) = columns(receipts.iter().map(|(row, _)| row));
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "/* penstock:{name} */ INSERT INTO row_receipts (batch, number, step, output) \
+         SELECT * FROM unnest($1::int8[], $2::int4[], $3::int2[], $4::bytea[]) \
+         ON CONFLICT (batch, number, step) DO UPDATE SET output = excluded.output"
+    )))
+    .bind(batches)
+    .bind(numbers)
+    .bind(receipts.iter().map(|(_, receipt)| small(receipt.step)).collect::<Vec<_>>())
+    .bind(receipts.iter().map(|(_, receipt)| receipt.sealed.as_slice()).collect::<Vec<_>>())
+    .execute(tx)
+    .await
+    .map_err(store_error(name))?;
     Ok(())
 }

@@ -1,11 +1,14 @@
 //! Batches as records: read, lock, write back guarded by their revision, and say what happened in the outbox.
 
+use std::collections::BTreeSet;
+
 use penstock_domain::batch::{BatchStatus, Counts, Outcome};
 use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
 use penstock_domain::ledger::{Canary, Event, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, Checkpoint};
+use penstock_store::settling::Moved;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -98,6 +101,33 @@ pub async fn read(tx: &mut Connection, seq: BatchSeq, name: &'static str) -> Sto
         .await
         .map_err(store_error(name))?;
     row.as_ref().map(batch).transpose()
+}
+
+/// The batches with those keys.
+pub async fn read_all(
+    tx: &mut Connection,
+    seqs: &BTreeSet<BatchSeq>,
+    name: &'static str,
+) -> StoreResult<Vec<Moved>> {
+    let mut batches = Vec::with_capacity(seqs.len());
+    for seq in seqs {
+        batches.extend(read(tx, *seq, name).await?.map(Moved::new));
+    }
+    Ok(batches)
+}
+
+/// Writes back what was moved, and the events in the outbox. The engine is in the process: a statement for each batch
+/// costs no round trip.
+pub async fn write_all(
+    tx: &mut Connection,
+    moved: &[Moved],
+    now: Timestamp,
+    name: &'static str,
+) -> StoreResult<()> {
+    for one in moved {
+        write(tx, &one.batch, one.read_revision, &one.events, now, name).await?;
+    }
+    Ok(())
 }
 
 /// Writes a ledger back, guarded by the revision that was read, and the events in the outbox.

@@ -1,28 +1,29 @@
 //! Claims, leases, receipts and settlements, in groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashSet};
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
-use penstock_domain::ledger::Tally;
-use penstock_domain::row::{Receipt, RowStatus};
+use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::Batch;
-use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settled, Settlement, Trouble, Work};
+use penstock_store::settling;
+use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settlement, Work};
 use serde_json::json;
+use sqlx::QueryBuilder;
+use sqlx::sqlite::SqliteRow;
 
-use crate::convert::Columns;
+use crate::convert::{Columns, opt_ms};
 use crate::error::store_error;
 use crate::{Connection, SqliteStore, commit, ledgers};
 
-/// Rows by batch, batches in the order in which they are locked.
-fn by_batch(rows: impl IntoIterator<Item = RowRef>) -> BTreeMap<BatchSeq, Vec<u32>> {
-    let mut grouped: BTreeMap<BatchSeq, Vec<u32>> = BTreeMap::new();
-    for row in rows {
-        grouped.entry(row.batch).or_default().push(row.number);
-    }
-    grouped
+/// Rows of one statement: what a statement binds is limited.
+const GROUP: usize = 500;
+
+fn row_ref(row: &SqliteRow) -> RowRef {
+    let c = Columns(row);
+    RowRef { batch: BatchSeq(c.i64("batch")), number: c.u32("number") }
 }
 
 fn count(rows: usize) -> u32 {
@@ -34,122 +35,107 @@ impl Work for SqliteStore {
     async fn claim(&self, claim: &Claim<'_>, now: Timestamp) -> StoreResult<Vec<ClaimedRow>> {
         const NAME: &str = "claim";
         let mut tx = self.write(NAME).await?;
-        let mut claimed = Vec::new();
-        for (seq, numbers) in by_batch(claim.rows.iter().copied()) {
-            let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { continue };
-            let read_revision = batch.ledger.revision;
-            let list = json!(numbers).to_string();
-            if claim.also_pending {
-                self::wake(&mut tx, &mut batch, &list, NAME).await?;
-            } else if !batch.ledger.claimable() {
-                if batch.ledger.cancelled_at.is_none() {
-                    let back = unqueue_rows(&mut tx, seq, &list, NAME).await?;
-                    if back > 0 {
-                        batch.ledger.unqueue(back);
-                    }
-                }
-                ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
-                continue;
+        let seqs: BTreeSet<BatchSeq> = claim.rows.iter().map(|row| row.batch).collect();
+        let mut batches = ledgers::read_all(&mut tx, &seqs, NAME).await?;
+        if claim.also_pending {
+            for moved in &mut batches {
+                wake(&mut tx, &mut moved.batch, claim.rows, NAME).await?;
             }
-            let rows = take(&mut tx, claim, &batch, &list, now, NAME).await?;
-            if !rows.is_empty() {
-                batch.ledger.claim(count(rows.len()));
-            }
-            ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
-            claimed.extend(rows);
         }
+        let mut open: BTreeSet<BatchSeq> = BTreeSet::new();
+        let mut shut: BTreeSet<BatchSeq> = BTreeSet::new();
+        for moved in &batches {
+            let ledger = &moved.batch.ledger;
+            if ledger.claimable() || claim.also_pending {
+                open.insert(moved.batch.seq);
+            } else if ledger.cancelled_at.is_none() {
+                shut.insert(moved.batch.seq);
+            }
+        }
+        let back =
+            unqueue_rows(&mut tx, claim.rows.iter().filter(|row| shut.contains(&row.batch)), NAME).await?;
+        let claimed = take(&mut tx, claim, &open, now, NAME).await?;
+        for moved in &mut batches {
+            let seq = moved.batch.seq;
+            let given_back = count(back.iter().filter(|row| row.batch == seq).count());
+            let taken = count(claimed.iter().filter(|one| one.row.batch == seq).count());
+            if given_back > 0 {
+                moved.batch.ledger.unqueue(given_back);
+            }
+            if taken > 0 {
+                moved.batch.ledger.claim(taken);
+            }
+        }
+        ledgers::write_all(&mut tx, &batches, now, NAME).await?;
         commit(tx, NAME).await?;
         Ok(claimed)
     }
 
     async fn renew(&self, rows: &[(RowRef, LeaseToken)], until: Timestamp) -> StoreResult<Vec<RowRef>> {
-        let list: Vec<_> = rows.iter().map(|(row, token)| json!([row.batch, row.number, token])).collect();
-        let kept = sqlx::query(
-            "/* penstock:renew */ UPDATE row_state AS s SET lease_until = ?2 FROM json_each(?1) AS j \
-             WHERE s.batch = j.value ->> 0 AND s.number = j.value ->> 1 AND s.lease_token = j.value ->> 2 \
-             AND s.status = 2 RETURNING batch, number",
-        )
-        .bind(json!(list).to_string())
-        .bind(until.millis())
-        .fetch_all(&self.writer)
-        .await
-        .map_err(store_error("renew"))?;
-        Ok(kept
-            .iter()
-            .map(|row| {
-                let c = Columns(row);
-                RowRef { batch: BatchSeq(c.i64("batch")), number: c.u32("number") }
-            })
-            .collect())
+        const NAME: &str = "renew";
+        let mut tx = self.write(NAME).await?;
+        let mut kept = Vec::with_capacity(rows.len());
+        for chunk in rows.chunks(GROUP) {
+            let mut query = QueryBuilder::new("/* penstock:renew */ WITH j(batch, number, token) AS (");
+            query.push_values(chunk, |mut values, (row, token)| {
+                values.push_bind(row.batch.0).push_bind(row.number).push_bind(token.0.to_string());
+            });
+            query.push(") UPDATE row_state AS s SET lease_until = ").push_bind(until.millis()).push(
+                " FROM j WHERE s.batch = j.batch AND s.number = j.number AND s.lease_token = j.token \
+                 AND +s.status = 2 RETURNING batch, number",
+            );
+            let rows =
+                query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
+            kept.extend(rows.iter().map(row_ref));
+        }
+        commit(tx, NAME).await?;
+        Ok(kept)
     }
 
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()> {
         const NAME: &str = "save_receipts";
         let mut tx = self.write(NAME).await?;
-        for (row, token, receipt) in receipts {
-            let held = sqlx::query(
-                "/* penstock:save_receipts */ UPDATE row_state SET has_output = 1 \
-                 WHERE batch = ? AND number = ? AND status = 2 AND lease_token = ?",
-            )
-            .bind(row.batch.0)
-            .bind(row.number)
-            .bind(token.0.to_string())
-            .execute(&mut *tx)
-            .await
-            .map_err(store_error(NAME))?;
-            if held.rows_affected() == 1 {
-                put_receipts(&mut tx, *row, std::slice::from_ref(receipt), NAME).await?;
-            }
+        let mut held = HashSet::new();
+        for chunk in receipts.chunks(GROUP) {
+            let mut query =
+                QueryBuilder::new("/* penstock:save_receipts */ WITH j(batch, number, token) AS (");
+            query.push_values(chunk, |mut values, (row, token, _)| {
+                values.push_bind(row.batch.0).push_bind(row.number).push_bind(token.0.to_string());
+            });
+            query.push(
+                ") UPDATE row_state AS s SET has_output = 1 FROM j WHERE s.batch = j.batch AND s.number = j.number \
+                 AND s.lease_token = j.token AND +s.status = 2 RETURNING batch, number",
+            );
+            let rows =
+                query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
+            held.extend(rows.iter().map(row_ref));
         }
+        let kept: Vec<(RowRef, &Receipt)> = receipts
+            .iter()
+            .filter(|(row, ..)| held.contains(row))
+            .map(|(row, _, receipt)| (*row, receipt))
+            .collect();
+        put_receipts(&mut tx, &kept, NAME).await?;
         commit(tx, NAME).await
     }
 
     async fn settle(&self, group: &[Settlement], now: Timestamp) -> StoreResult<SettleReport> {
         const NAME: &str = "settle";
         let mut tx = self.write(NAME).await?;
-        let mut report = SettleReport::default();
-        let mut by_batch: BTreeMap<BatchSeq, Vec<&Settlement>> = BTreeMap::new();
-        for settlement in group {
-            by_batch.entry(settlement.row.batch).or_default().push(settlement);
+        let seqs: BTreeSet<BatchSeq> = group.iter().map(|settlement| settlement.row.batch).collect();
+        let mut batches = ledgers::read_all(&mut tx, &seqs, NAME).await?;
+        let held = settle_rows(&mut tx, group, NAME).await?;
+        let ours: Vec<&Settlement> =
+            group.iter().filter(|settlement| held.contains(&settlement.row)).collect();
+        put_results(&mut tx, &ours, NAME).await?;
+        put_errors(&mut tx, &ours, NAME).await?;
+        let mut receipts = Vec::new();
+        for one in ours {
+            receipts.extend(one.receipts().iter().map(|receipt| (one.row, receipt)));
         }
-        for (seq, settlements) in by_batch {
-            let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else {
-                report.lost.extend(settlements.iter().map(|settlement| settlement.row));
-                continue;
-            };
-            let read_revision = batch.ledger.revision;
-            let mut tally = Tally::default();
-            let mut first_failed: Option<u32> = None;
-            let settled = settle_rows(&mut tx, seq, &settlements, NAME).await?;
-            for settlement in settlements {
-                if !settled.contains(&settlement.row.number) {
-                    report.lost.push(settlement.row);
-                    continue;
-                }
-                match &settlement.outcome {
-                    Settled::Completed { .. } => tally.completed += 1,
-                    Settled::Failed(_) => {
-                        tally.failed += 1;
-                        let number = settlement.row.number;
-                        first_failed = Some(first_failed.map_or(number, |first| first.min(number)));
-                    }
-                    Settled::GivenBack { .. } => tally.given_back += 1,
-                }
-                put_outcome(&mut tx, settlement, NAME).await?;
-            }
-            if tally == Tally::default() {
-                continue;
-            }
-            let was_finished = batch.ledger.is_finished();
-            let events = batch.ledger.settle(tally, now);
-            if !batch.ledger.allow_failures && batch.failure_row.is_none() {
-                batch.failure_row = first_failed;
-            }
-            ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
-            if batch.ledger.is_finished() && !was_finished {
-                report.finished.push(seq);
-            }
-        }
+        put_receipts(&mut tx, &receipts, NAME).await?;
+        let report = settling::account(&mut batches, group, &held, now);
+        ledgers::write_all(&mut tx, &batches, now, NAME).await?;
         penstock_store::crash::point(penstock_store::crash::INSIDE_SETTLEMENT);
         commit(tx, NAME).await?;
         Ok(report)
@@ -158,22 +144,20 @@ impl Work for SqliteStore {
     async fn unqueue(&self, rows: &[RowRef], now: Timestamp) -> StoreResult<u32> {
         const NAME: &str = "unqueue";
         let mut tx = self.write(NAME).await?;
-        let mut total = 0;
-        for (seq, numbers) in by_batch(rows.iter().copied()) {
-            let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { continue };
-            if batch.ledger.cancelled_at.is_some() {
-                continue;
+        let seqs: BTreeSet<BatchSeq> = rows.iter().map(|row| row.batch).collect();
+        let mut batches = ledgers::read_all(&mut tx, &seqs, NAME).await?;
+        batches.retain(|moved| moved.batch.ledger.cancelled_at.is_none());
+        let open: BTreeSet<BatchSeq> = batches.iter().map(|moved| moved.batch.seq).collect();
+        let back = unqueue_rows(&mut tx, rows.iter().filter(|row| open.contains(&row.batch)), NAME).await?;
+        for moved in &mut batches {
+            let rows = count(back.iter().filter(|row| row.batch == moved.batch.seq).count());
+            if rows > 0 {
+                moved.batch.ledger.unqueue(rows);
             }
-            let read_revision = batch.ledger.revision;
-            let back = unqueue_rows(&mut tx, seq, &json!(numbers).to_string(), NAME).await?;
-            if back > 0 {
-                batch.ledger.unqueue(back);
-                ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
-            }
-            total += back;
         }
+        ledgers::write_all(&mut tx, &batches, now, NAME).await?;
         commit(tx, NAME).await?;
-        Ok(total)
+        Ok(count(back.len()))
     }
 
     async fn holder(&self, row: RowRef) -> StoreResult<Option<(String, Timestamp)>> {
@@ -193,82 +177,92 @@ impl Work for SqliteStore {
     }
 }
 
-/// Claims the queued ones of a batch's rows.
+/// Claims the queued ones of the rows, of batches that are open.
 async fn take(
     tx: &mut Connection,
     claim: &Claim<'_>,
-    batch: &Batch,
-    list: &str,
+    open: &BTreeSet<BatchSeq>,
     now: Timestamp,
     name: &'static str,
 ) -> StoreResult<Vec<ClaimedRow>> {
-    let rows = sqlx::query(
-        "/* penstock:claim */ UPDATE row_state SET status = 2, lease_token = ?3, lease_holder = ?4, lease_until = ?5, \
-         queued_until = NULL, first_claimed_at = coalesce(first_claimed_at, ?6) \
-         WHERE batch = ?1 AND number IN (SELECT value FROM json_each(?2)) AND status = 1 \
-         RETURNING number, attempts, first_claimed_at, has_output, (SELECT d.line FROM row_data d WHERE \
-         d.batch = row_state.batch AND d.number = row_state.number) AS line, (SELECT d.payload FROM row_data d WHERE \
-         d.batch = row_state.batch AND d.number = row_state.number) AS payload",
-    )
-    .bind(batch.seq.0)
-    .bind(list)
-    .bind(claim.token.0.to_string())
-    .bind(claim.holder)
-    .bind(claim.until.millis())
-    .bind(now.millis())
-    .fetch_all(&mut *tx)
-    .await
-    .map_err(store_error(name))?;
-    let mut claimed = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let c = Columns(row);
-        let row = RowRef { batch: batch.seq, number: c.u32("number") };
-        let first = c.opt_time("first_claimed_at").filter(|first| *first != now);
-        let mut one = ClaimedRow {
-            row,
-            line: c.u32("line"),
-            attempts: c.u16("attempts"),
-            first_claimed_at: first,
-            payload: c.opt_bytes("payload").unwrap_or_default(),
-            receipts: Vec::new(),
-            error: None,
-        };
-        if c.flag("has_output") {
-            one.error = sqlx::query_scalar("SELECT error FROM row_output WHERE batch = ? AND number = ?")
-                .bind(row.batch.0)
-                .bind(row.number)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(store_error(name))?
-                .flatten();
-            one.receipts = receipts(tx, row, name).await?;
+    let wanted: Vec<&RowRef> = claim.rows.iter().filter(|row| open.contains(&row.batch)).collect();
+    let mut claimed = Vec::with_capacity(wanted.len());
+    for chunk in wanted.chunks(GROUP) {
+        let mut query = QueryBuilder::new("/* penstock:claim */ WITH j(batch, number) AS (");
+        query.push_values(chunk, |mut values, row| {
+            values.push_bind(row.batch.0).push_bind(row.number);
+        });
+        query
+            .push(") UPDATE row_state AS s SET status = 2, lease_token = ")
+            .push_bind(claim.token.0.to_string());
+        query.push(", lease_holder = ").push_bind(claim.holder);
+        query.push(", lease_until = ").push_bind(claim.until.millis());
+        query.push(", queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, ");
+        query.push_bind(now.millis()).push(
+            ") FROM j WHERE s.batch = j.batch AND s.number = j.number AND +s.status = 1 \
+             RETURNING batch, number, attempts, first_claimed_at, has_output, \
+             (SELECT d.line FROM row_data d WHERE d.batch = row_state.batch AND d.number = row_state.number) AS line, \
+             (SELECT d.payload FROM row_data d WHERE d.batch = row_state.batch AND d.number = row_state.number) AS payload",
+        );
+        let rows = query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(name))?;
+        for row in &rows {
+            let c = Columns(row);
+            let at = row_ref(row);
+            let mut one = ClaimedRow {
+                row: at,
+                line: c.u32("line"),
+                attempts: c.u16("attempts"),
+                first_claimed_at: c.opt_time("first_claimed_at").filter(|first| *first != now),
+                payload: c.opt_bytes("payload").unwrap_or_default(),
+                receipts: Vec::new(),
+                error: None,
+            };
+            if c.flag("has_output") {
+                read_output(tx, &mut one, name).await?;
+            }
+            claimed.push(one);
         }
-        claimed.push(one);
     }
-    claimed.sort_by_key(|claimed| claimed.row.number);
+    claimed.sort_by_key(|claimed| claimed.row);
     Ok(claimed)
 }
 
-async fn receipts(tx: &mut Connection, row: RowRef, name: &'static str) -> StoreResult<Vec<Receipt>> {
+/// What earlier attempts left: receipts and errors.
+async fn read_output(tx: &mut Connection, one: &mut ClaimedRow, name: &'static str) -> StoreResult<()> {
+    one.error = sqlx::query_scalar("SELECT error FROM row_output WHERE batch = ? AND number = ?")
+        .bind(one.row.batch.0)
+        .bind(one.row.number)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(store_error(name))?
+        .flatten();
     let rows =
         sqlx::query("SELECT step, output FROM row_receipts WHERE batch = ? AND number = ? ORDER BY step")
-            .bind(row.batch.0)
-            .bind(row.number)
+            .bind(one.row.batch.0)
+            .bind(one.row.number)
             .fetch_all(tx)
             .await
             .map_err(store_error(name))?;
-    Ok(rows
+    one.receipts = rows
         .iter()
         .map(|row| {
             let c = Columns(row);
             Receipt { step: c.u16("step"), sealed: c.bytes("output") }
         })
-        .collect())
+        .collect();
+    Ok(())
 }
 
 /// An operator's claim: pending rows are queued first, those never released included. The release cursor skips them
 /// later, because they have a state by then.
-async fn wake(tx: &mut Connection, batch: &mut Batch, list: &str, name: &'static str) -> StoreResult<()> {
+async fn wake(
+    tx: &mut Connection,
+    batch: &mut Batch,
+    rows: &[RowRef],
+    name: &'static str,
+) -> StoreResult<()> {
+    let list: Vec<u32> = rows.iter().filter(|row| row.batch == batch.seq).map(|row| row.number).collect();
+    let list = json!(list).to_string();
     let runs = batch.ledger.extracted
         && !batch.ledger.is_finished()
         && batch.ledger.cancelled_at.is_none()
@@ -278,7 +272,7 @@ async fn wake(tx: &mut Connection, batch: &mut Batch, list: &str, name: &'static
     }
     let woken = sqlx::query("UPDATE row_state SET status = 1 WHERE batch = ? AND status = 0 AND number IN (SELECT value FROM json_each(?))")
         .bind(batch.seq.0)
-        .bind(list)
+        .bind(&list)
         .execute(&mut *tx)
         .await
         .map_err(store_error(name))?
@@ -288,7 +282,7 @@ async fn wake(tx: &mut Connection, batch: &mut Batch, list: &str, name: &'static
          WHERE value >= ?3 AND value < ?4 ON CONFLICT DO NOTHING",
     )
     .bind(batch.seq.0)
-    .bind(list)
+    .bind(&list)
     .bind(batch.ledger.next_number)
     .bind(batch.ledger.release_end)
     .execute(&mut *tx)
@@ -304,146 +298,101 @@ async fn wake(tx: &mut Connection, batch: &mut Batch, list: &str, name: &'static
 
 async fn unqueue_rows(
     tx: &mut Connection,
-    seq: BatchSeq,
-    list: &str,
+    rows: impl Iterator<Item = &RowRef>,
     name: &'static str,
-) -> StoreResult<u32> {
-    let done = sqlx::query(
-        "/* penstock:unqueue */ UPDATE row_state SET status = 0, queued_until = NULL \
-         WHERE batch = ? AND status = 1 AND number IN (SELECT value FROM json_each(?))",
-    )
-    .bind(seq.0)
-    .bind(list)
-    .execute(tx)
-    .await
-    .map_err(store_error(name))?;
-    Ok(u32::try_from(done.rows_affected()).unwrap_or(u32::MAX))
+) -> StoreResult<Vec<RowRef>> {
+    let rows: Vec<&RowRef> = rows.collect();
+    let mut back = Vec::new();
+    for chunk in rows.chunks(GROUP) {
+        let mut query = QueryBuilder::new("/* penstock:unqueue */ WITH j(batch, number) AS (");
+        query.push_values(chunk, |mut values, row| {
+            values.push_bind(row.batch.0).push_bind(row.number);
+        });
+        query.push(
+            ") UPDATE row_state AS s SET status = 0, queued_until = NULL FROM j \
+             WHERE s.batch = j.batch AND s.number = j.number AND +s.status = 1 RETURNING batch, number",
+        );
+        let rows = query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(name))?;
+        back.extend(rows.iter().map(row_ref));
+    }
+    Ok(back)
 }
 
 /// Moves the rows that are still held under their tokens, and tells which.
 async fn settle_rows(
     tx: &mut Connection,
-    seq: BatchSeq,
-    settlements: &[&Settlement],
+    group: &[Settlement],
     name: &'static str,
-) -> StoreResult<Vec<u32>> {
-    let list: Vec<_> = settlements
-        .iter()
-        .map(|settlement| {
-            let (status, attempt, not_before, trouble) = match &settlement.outcome {
-                Settled::Completed { .. } => (RowStatus::Completed, true, None, None),
-                Settled::Failed(trouble) => (RowStatus::Failed, true, None, Some(trouble)),
-                Settled::GivenBack { not_before, attempt, trouble, .. } => {
-                    (RowStatus::Pending, *attempt, Some(not_before.millis()), trouble.as_ref())
-                }
-            };
-            json!([
-                settlement.row.number,
-                settlement.token,
-                status.code(),
-                i64::from(attempt),
-                not_before,
-                trouble.and_then(|trouble| trouble.step),
-                trouble.map(|trouble| &trouble.code),
-                trouble.and_then(|trouble| trouble.http_status),
-                i64::from(leaves_output(&settlement.outcome)),
-            ])
-        })
-        .collect();
-    let rows = sqlx::query(
-        "/* penstock:settle */ UPDATE row_state AS s SET status = j.value ->> 2, attempts = s.attempts + (j.value ->> 3), \
-         not_before = j.value ->> 4, step = j.value ->> 5, code = j.value ->> 6, http_status = j.value ->> 7, \
-         has_output = max(s.has_output, j.value ->> 8), lease_token = NULL, lease_holder = NULL, lease_until = NULL \
-         FROM json_each(?2) AS j WHERE s.batch = ?1 AND s.number = j.value ->> 0 AND s.status = 2 \
-         AND s.lease_token = j.value ->> 1 RETURNING number",
-    )
-    .bind(seq.0)
-    .bind(json!(list).to_string())
-    .fetch_all(tx)
-    .await
-    .map_err(store_error(name))?;
-    Ok(rows.iter().map(|row| Columns(row).u32("number")).collect())
-}
-
-/// Whether a later claim has to read errors or receipts of the row.
-fn leaves_output(outcome: &Settled) -> bool {
-    match outcome {
-        Settled::Completed { .. } => false,
-        Settled::Failed(_) => true,
-        Settled::GivenBack { trouble, receipts, .. } => {
-            !receipts.is_empty() || trouble.as_ref().is_some_and(|trouble| trouble.error.is_some())
-        }
+) -> StoreResult<HashSet<RowRef>> {
+    let mut held = HashSet::with_capacity(group.len());
+    for chunk in group.chunks(GROUP) {
+        let mut query = QueryBuilder::new(
+            "/* penstock:settle */ WITH j(batch, number, token, status, attempt, not_before, step, code, http_status, \
+             has_output) AS (",
+        );
+        query.push_values(chunk, |mut values, settlement| {
+            let one = settlement.moved();
+            values.push_bind(one.row.batch.0).push_bind(one.row.number).push_bind(one.token.0.to_string());
+            values.push_bind(one.status.code()).push_bind(one.attempt).push_bind(opt_ms(one.not_before));
+            values.push_bind(one.step).push_bind(one.code.map(str::to_owned)).push_bind(one.http_status);
+            values.push_bind(one.has_output);
+        });
+        query.push(
+            ") UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
+             not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
+             has_output = max(s.has_output, j.has_output), lease_token = NULL, lease_holder = NULL, \
+             lease_until = NULL FROM j WHERE s.batch = j.batch AND s.number = j.number AND +s.status = 2 \
+             AND s.lease_token = j.token RETURNING batch, number",
+        );
+        let rows = query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(name))?;
+        held.extend(rows.iter().map(row_ref));
     }
+    Ok(held)
 }
 
-async fn put_outcome(tx: &mut Connection, settlement: &Settlement, name: &'static str) -> StoreResult<()> {
-    let row = settlement.row;
-    match &settlement.outcome {
-        Settled::Completed { result: None } => Ok(()),
-        Settled::Completed { result: Some(result) } => {
-            sqlx::query(
-                "INSERT INTO row_output (batch, number, result) VALUES (?, ?, ?) \
-                 ON CONFLICT DO UPDATE SET result = excluded.result, error = NULL",
-            )
-            .bind(row.batch.0)
-            .bind(row.number)
-            .bind(result)
-            .execute(tx)
-            .await
-            .map_err(store_error(name))?;
-            Ok(())
-        }
-        Settled::Failed(trouble) => {
-            put_error(tx, row, trouble, name).await?;
-            put_receipts(tx, row, &trouble.receipts, name).await
-        }
-        Settled::GivenBack { trouble, receipts, .. } => {
-            if let Some(trouble) = trouble {
-                put_error(tx, row, trouble, name).await?;
-            }
-            put_receipts(tx, row, receipts, name).await
-        }
+async fn put_results(tx: &mut Connection, group: &[&Settlement], name: &'static str) -> StoreResult<()> {
+    let results: Vec<(&RowRef, &[u8])> =
+        group.iter().filter_map(|one| one.result().map(|result| (&one.row, result))).collect();
+    for chunk in results.chunks(GROUP) {
+        let mut query =
+            QueryBuilder::new("/* penstock:settle */ INSERT INTO row_output (batch, number, result) ");
+        query.push_values(chunk, |mut values, (row, result)| {
+            values.push_bind(row.batch.0).push_bind(row.number).push_bind(*result);
+        });
+        query.push(" ON CONFLICT DO UPDATE SET result = excluded.result, error = NULL");
+        query.build().persistent(false).execute(&mut *tx).await.map_err(store_error(name))?;
     }
+    Ok(())
 }
 
-async fn put_error(
-    tx: &mut Connection,
-    row: RowRef,
-    trouble: &Trouble,
-    name: &'static str,
-) -> StoreResult<()> {
-    let Some(error) = &trouble.error else { return Ok(()) };
-    sqlx::query(
-        "INSERT INTO row_output (batch, number, error) VALUES (?, ?, ?) \
-         ON CONFLICT DO UPDATE SET error = excluded.error",
-    )
-    .bind(row.batch.0)
-    .bind(row.number)
-    .bind(error)
-    .execute(tx)
-    .await
-    .map_err(store_error(name))?;
+async fn put_errors(tx: &mut Connection, group: &[&Settlement], name: &'static str) -> StoreResult<()> {
+    let errors: Vec<(&RowRef, &[u8])> =
+        group.iter().filter_map(|one| one.error().map(|error| (&one.row, error))).collect();
+    for chunk in errors.chunks(GROUP) {
+        let mut query =
+            QueryBuilder::new("/* penstock:settle */ INSERT INTO row_output (batch, number, error) ");
+        query.push_values(chunk, |mut values, (row, error)| {
+            values.push_bind(row.batch.0).push_bind(row.number).push_bind(*error);
+        });
+        query.push(" ON CONFLICT DO UPDATE SET error = excluded.error");
+        query.build().persistent(false).execute(&mut *tx).await.map_err(store_error(name))?;
+    }
     Ok(())
 }
 
 async fn put_receipts(
     tx: &mut Connection,
-    row: RowRef,
-    receipts: &[Receipt],
+    receipts: &[(RowRef, &Receipt)],
     name: &'static str,
 ) -> StoreResult<()> {
-    for receipt in receipts {
-        sqlx::query(
-            "INSERT INTO row_receipts (batch, number, step, output) VALUES (?, ?, ?, ?) \
-             ON CONFLICT DO UPDATE SET output = excluded.output",
-        )
-        .bind(row.batch.0)
-        .bind(row.number)
-        .bind(receipt.step)
-        .bind(&receipt.sealed)
-        .execute(&mut *tx)
-        .await
-        .map_err(store_error(name))?;
+    for chunk in receipts.chunks(GROUP) {
+        let mut query = QueryBuilder::new("INSERT INTO row_receipts (batch, number, step, output) ");
+        query.push_values(chunk, |mut values, (row, receipt)| {
+            values.push_bind(row.batch.0).push_bind(row.number);
+            values.push_bind(receipt.step).push_bind(receipt.sealed.as_slice());
+        });
+        query.push(" ON CONFLICT DO UPDATE SET output = excluded.output");
+        query.build().persistent(false).execute(&mut *tx).await.map_err(store_error(name))?;
     }
     Ok(())
 }

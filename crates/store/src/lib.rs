@@ -21,6 +21,7 @@ pub mod extraction;
 pub mod operations;
 pub mod owners;
 pub mod reading;
+pub mod settling;
 pub mod work;
 
 pub use error::{StoreError, StoreResult};

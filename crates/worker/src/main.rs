@@ -25,7 +25,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let program = Program::parse();
-    boot::install_tls();
+    boot::prepare();
     if let Some(Command::Health) = program.command {
         return penstock_app::health::ask(program.settings.health_bind);
     }

@@ -208,7 +208,10 @@ impl Worker {
         for (used, name) in ready {
             // Dynamic thresholds (Choudhury & Hahne 1998): a lane may hold at most twice what is left free, so that a
             // dependency that hangs never takes the slots that other pipelines live on.
-            let allowed = if alone { free } else { (2 * free).saturating_sub(used).min(free) };
+            let mut allowed = if alone { free } else { (2 * free).saturating_sub(used).min(free) };
+            if let Some(useful) = self.useful(&name) {
+                allowed = allowed.min(useful.saturating_sub(used));
+            }
             if allowed == 0 || self.held_up(&name) {
                 continue;
             }
@@ -224,11 +227,21 @@ impl Worker {
     /// Whether one of the pipeline's dependencies is exhausted for longer than a row should wait under a lease.
     fn held_up(&self, pipeline: &str) -> bool {
         let Some(pipeline) = self.engines.pipelines.get(pipeline) else { return false };
-        pipeline
-            .steps
-            .iter()
-            .map(|step| &pipeline.dependencies[step.dependency])
-            .any(|dependency| self.caller.predicted_wait(dependency) > ADMIT_WITHIN)
+        pipeline.steps.iter().map(|step| &pipeline.dependencies[step.dependency]).any(|dependency| {
+            self.caller.predicted_wait(dependency) > ADMIT_WITHIN || self.caller.is_crowded(dependency)
+        })
+    }
+
+    /// How many of a pipeline's rows can be of use in flight: as many as its dependencies take calls at once, and a few
+    /// that are about to ask. None: any number.
+    fn useful(&self, pipeline: &str) -> Option<usize> {
+        let pipeline = self.engines.pipelines.get(pipeline)?;
+        let mut useful = 0;
+        for dependency in &pipeline.dependencies {
+            let limit = dependency.concurrency.as_ref().filter(|limit| !limit.per_owner)?.limit as usize;
+            useful += limit + limit / 4 + 1;
+        }
+        (useful > 0).then_some(useful)
     }
 
     async fn wait_for_work(&self, stop: &CancellationToken, now: Timestamp) {

@@ -1,0 +1,151 @@
+//! What a group of settlements means, before any engine writes it: both engines write the same columns.
+
+use std::collections::{BTreeMap, HashSet};
+
+use penstock_domain::ids::{LeaseToken, RowRef};
+use penstock_domain::ledger::{Event, Tally};
+use penstock_domain::row::{Receipt, RowStatus};
+use penstock_domain::time::Timestamp;
+
+use crate::batches::Batch;
+use crate::work::{SettleReport, Settled, Settlement};
+
+/// A row's new state, column by column. It is written only where the row is still held under the token.
+#[derive(Clone, Copy, Debug)]
+pub struct Move<'a> {
+    /// The row.
+    pub row: RowRef,
+    /// The lease it is held under.
+    pub token: LeaseToken,
+    /// Where it goes.
+    pub status: RowStatus,
+    /// Whether it costs an attempt.
+    pub attempt: bool,
+    /// When it may be released again.
+    pub not_before: Option<Timestamp>,
+    /// The step that went wrong.
+    pub step: Option<u16>,
+    /// What went wrong.
+    pub code: Option<&'a str>,
+    /// With which HTTP status.
+    pub http_status: Option<u16>,
+    /// Whether a later claim has to read errors or receipts.
+    pub has_output: bool,
+}
+
+impl Settlement {
+    /// The row's new state.
+    pub fn moved(&self) -> Move<'_> {
+        let (status, attempt, not_before, trouble) = match &self.outcome {
+            Settled::Completed { .. } => (RowStatus::Completed, true, None, None),
+            Settled::Failed(trouble) => (RowStatus::Failed, true, None, Some(trouble)),
+            Settled::GivenBack { not_before, attempt, trouble, .. } => {
+                (RowStatus::Pending, *attempt, Some(*not_before), trouble.as_ref())
+            }
+        };
+        let has_output = match &self.outcome {
+            Settled::Completed { .. } => false,
+            Settled::Failed(_) => true,
+            Settled::GivenBack { receipts, .. } => !receipts.is_empty() || self.error().is_some(),
+        };
+        Move {
+            row: self.row,
+            token: self.token,
+            status,
+            attempt,
+            not_before,
+            step: trouble.and_then(|trouble| trouble.step),
+            code: trouble.map(|trouble| trouble.code.as_str()),
+            http_status: trouble.and_then(|trouble| trouble.http_status),
+            has_output,
+        }
+    }
+
+    /// The sealed result to keep.
+    pub fn result(&self) -> Option<&[u8]> {
+        match &self.outcome {
+            Settled::Completed { result } => result.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The sealed error to keep; none leaves an earlier one as it is.
+    pub fn error(&self) -> Option<&[u8]> {
+        match &self.outcome {
+            Settled::Completed { .. } => None,
+            Settled::Failed(trouble) => trouble.error.as_deref(),
+            Settled::GivenBack { trouble, .. } => trouble.as_ref()?.error.as_deref(),
+        }
+    }
+
+    /// The finished steps' outputs to keep.
+    pub fn receipts(&self) -> &[Receipt] {
+        match &self.outcome {
+            Settled::Completed { .. } => &[],
+            Settled::Failed(trouble) => &trouble.receipts,
+            Settled::GivenBack { receipts, .. } => receipts,
+        }
+    }
+}
+
+/// A batch that a transaction has locked and moved.
+#[derive(Debug)]
+pub struct Moved {
+    /// As it is to be written.
+    pub batch: Batch,
+    /// The revision it was read at: what the write is guarded by.
+    pub read_revision: i64,
+    /// What is to be said in the outbox.
+    pub events: Vec<Event>,
+}
+
+impl Moved {
+    /// A batch as it was read.
+    pub fn new(batch: Batch) -> Self {
+        Self { read_revision: batch.ledger.revision, batch, events: Vec::new() }
+    }
+
+    /// Whether there is anything to write.
+    pub fn is_dirty(&self) -> bool {
+        self.batch.ledger.revision != self.read_revision || !self.events.is_empty()
+    }
+}
+
+/// Moves the ledgers of a group's batches by what was really `held` (and so was moved), and reports.
+pub fn account(
+    batches: &mut [Moved],
+    group: &[Settlement],
+    held: &HashSet<RowRef>,
+    now: Timestamp,
+) -> SettleReport {
+    let mut report = SettleReport::default();
+    let mut tallies: BTreeMap<_, (Tally, Option<u32>)> = BTreeMap::new();
+    for settlement in group {
+        if !held.contains(&settlement.row) {
+            report.lost.push(settlement.row);
+            continue;
+        }
+        let (tally, first_failed) = tallies.entry(settlement.row.batch).or_default();
+        match &settlement.outcome {
+            Settled::Completed { .. } => tally.completed += 1,
+            Settled::Failed(_) => {
+                tally.failed += 1;
+                let number = settlement.row.number;
+                *first_failed = Some(first_failed.map_or(number, |first| first.min(number)));
+            }
+            Settled::GivenBack { .. } => tally.given_back += 1,
+        }
+    }
+    for moved in batches {
+        let Some((tally, first_failed)) = tallies.remove(&moved.batch.seq) else { continue };
+        let was_finished = moved.batch.ledger.is_finished();
+        moved.events = moved.batch.ledger.settle(tally, now);
+        if !moved.batch.ledger.allow_failures && moved.batch.failure_row.is_none() {
+            moved.batch.failure_row = first_failed;
+        }
+        if moved.batch.ledger.is_finished() && !was_finished {
+            report.finished.push(moved.batch.seq);
+        }
+    }
+    report
+}
