@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub mod fleet;
+pub mod s3;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use penstock_sandbox::Sandbox;
 use serde_json::Value;
+
+use crate::s3::S3;
 
 /// Nothing that a test waits for takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 180 } else { 900 });
@@ -40,6 +45,8 @@ fn cluster() -> Option<Vec<(&'static str, String)>> {
     Some(vec![
         ("DATABASE_URL", format!("{server}/{name}")),
         ("REDIS_URL", format!("{redis}/{number}")),
+        // The key of tests, the same for all programs of a test.
+        ("PENSTOCK_ENCRYPTION_KEYS", "tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into()),
         ("PENSTOCK_LEASE_SECONDS", "20".into()),
         ("PENSTOCK_LOST_AFTER_SECONDS", "20".into()),
     ])
@@ -49,6 +56,7 @@ fn cluster() -> Option<Vec<(&'static str, String)>> {
 pub struct Place {
     folder: tempfile::TempDir,
     engines: Vec<(&'static str, String)>,
+    s3: Option<S3>,
 }
 
 impl Place {
@@ -60,8 +68,10 @@ impl Place {
         for (name, text) in pipelines {
             std::fs::write(definitions.join(name), text).expect("a file");
         }
-        let engines = cluster().unwrap_or_default();
-        let place = Self { folder, engines };
+        let mut engines = cluster().unwrap_or_default();
+        let s3 = (!engines.is_empty()).then(|| S3::start(&folder.path().join("s3")));
+        engines.extend(s3.iter().flat_map(S3::environment));
+        let place = Self { folder, engines, s3 };
         if !place.engines.is_empty() {
             let mut migrate = Command::new(program("penstock"));
             let migrated =
@@ -86,8 +96,29 @@ impl Place {
         self.folder.path().join("log")
     }
 
+    /// The S3 server, when there is one.
+    pub fn s3(&self) -> Option<&S3> {
+        self.s3.as_ref()
+    }
+
+    /// Whether the engines are a cluster's.
+    pub fn is_cluster(&self) -> bool {
+        self.s3.is_some()
+    }
+
+    /// What a program is told about this engine, by the variable's name.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.engines.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
     fn command(&self, sandbox: &Sandbox) -> Command {
-        let mut command = Command::new(program("penstock"));
+        let mut command = self.command_of("penstock", sandbox);
+        command.arg("--data").arg(self.data());
+        command
+    }
+
+    fn command_of(&self, name: &str, sandbox: &Sandbox) -> Command {
+        let mut command = Command::new(program(name));
         command
             .env("PENSTOCK_PIPELINES", self.folder.path().join("pipelines"))
             .env("ADDRESS_API_URL", sandbox.url())
@@ -103,9 +134,7 @@ impl Place {
                 } else {
                     "info"
                 },
-            )
-            .arg("--data")
-            .arg(self.data());
+            );
         self.engine_variables(&mut command);
         command
     }
@@ -169,6 +198,9 @@ impl Place {
 
     /// The objects in the object store, parts of uploads included.
     pub fn objects(&self) -> Vec<PathBuf> {
+        if let Some(s3) = &self.s3 {
+            return s3.objects();
+        }
         let mut found = Vec::new();
         search(&self.data().join("files"), b"", &mut found);
         found
@@ -190,7 +222,7 @@ fn search(folder: &Path, needle: &[u8], found: &mut Vec<PathBuf>) {
 
 /// A running service. Dropping it kills it.
 pub struct Service {
-    child: Child,
+    pub(crate) child: Child,
     /// Its API.
     pub base: String,
 }

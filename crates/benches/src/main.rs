@@ -13,6 +13,12 @@ use uuid::Uuid;
 
 const NOOP: &str = "name: noop\ncsv: { columns: [ { name: email, required: true, format: email }, { name: first_name }, { name: last_name }, { name: phone }, { name: postcode } ] }\nsteps: []\ndispatch: { spread: 0s, rows_per_owner: 50000 }\n";
 
+/// Resident memory that a service may need for any file, MiB.
+const MOST_MIB: f64 = 96.0;
+
+/// How much of it may depend on the file's size, MiB.
+const MOST_APART_MIB: f64 = 16.0;
+
 const ROUTE: &str = "/v2/pipelines/noop/batches";
 
 fn head() -> &'static str {
@@ -38,7 +44,7 @@ fn say(what: &str, rows: u32, took: Duration) -> f64 {
 }
 
 #[tokio::main]
-async fn main() {
+async fn main() -> std::process::ExitCode {
     let rows: u32 = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
     println!("{rows} rows of {} bytes\n", line(1).len());
     let parsing = parse(rows);
@@ -55,6 +61,11 @@ async fn main() {
     println!("peak memory, {rows} rows {:>10} {:>6.1} MiB", "", large.peak);
     let noop_rows = rows.min(100_000);
     process(noop_rows).await;
+    if large.peak > MOST_MIB || large.peak - small.peak > MOST_APART_MIB {
+        eprintln!("memory: at most {MOST_MIB} MiB, and {MOST_APART_MIB} MiB above what 10,000 rows need");
+        return std::process::ExitCode::FAILURE;
+    }
+    std::process::ExitCode::SUCCESS
 }
 
 /// Parsing and validating alone.
