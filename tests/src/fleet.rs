@@ -26,6 +26,14 @@ impl Place {
         }
     }
 
+    /// One run of the dispatcher, as a CronJob makes it; its report.
+    pub fn dispatch_once(&self, sandbox: &Sandbox) -> serde_json::Value {
+        let mut command = self.command_of("penstock-dispatcher", sandbox);
+        let done = command.arg("--json").env("RUST_LOG", "error").output().expect("it runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice(&done.stdout).expect("JSON")
+    }
+
     fn program(&self, sandbox: &Sandbox, name: &str, args: &[&str], bind: &'static str) -> Service {
         let address = free_address();
         let child = self.spawn(sandbox, name, args, Some((bind, address.clone())));

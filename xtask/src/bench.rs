@@ -12,10 +12,27 @@ pub fn run(args: &[String]) -> Result<(), String> {
         "--package",
         "penstock-cli",
         "--package",
+        "penstock-api",
+        "--package",
+        "penstock-worker",
+        "--package",
+        "penstock-dispatcher",
+        "--package",
+        "penstock-sandbox",
+        "--package",
         "penstock-benches",
     ]);
     crate::run(build)?;
+    measure("embedded", args, &[])?;
+    let services = crate::services::Services::start()?;
+    let mut environment = services.environment();
+    environment.push(("PENSTOCK_TEST_ENGINES", "cluster".to_owned()));
+    measure("cluster", args, &environment)
+}
+
+fn measure(engines: &str, args: &[String], environment: &[(&'static str, String)]) -> Result<(), String> {
     let mut command = cargo();
-    command.args(["run", "--release", "--quiet", "--package", "penstock-benches", "--"]).args(args);
+    command.args(["run", "--release", "--quiet", "--package", "penstock-benches", "--", engines]).args(args);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     crate::run(command)
 }

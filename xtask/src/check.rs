@@ -42,9 +42,18 @@ pub fn test(args: &[String]) -> Result<(), String> {
         }
         run(command)
     })?;
-    step("whole runs on PostgreSQL and Redis", || {
+    step("whole runs on PostgreSQL, Redis and S3", || {
         let mut command = cargo();
         command.args(["test", "--package", "penstock-tests", "--", "--test-threads", "4"]);
+        command.env("PENSTOCK_TEST_ENGINES", "cluster");
+        for (name, value) in services.environment() {
+            command.env(name, value);
+        }
+        run(command)
+    })?;
+    step("chaos", || {
+        let mut command = cargo();
+        command.args(["test", "--package", "penstock-tests", "--test", "chaos", "--", "--nocapture"]);
         command.env("PENSTOCK_TEST_ENGINES", "cluster");
         for (name, value) in services.environment() {
             command.env(name, value);

@@ -54,6 +54,7 @@ impl Services {
         let mut services = Self { folder, postgres: None, redis, redis_port };
         wait_for(redis_port, "redis-server")?;
         services.postgres = Some(Postgres::start(&services.folder)?);
+        services.write_restart_script()?;
         Ok(services)
     }
 
@@ -66,8 +67,31 @@ impl Services {
                 "PENSTOCK_TEST_POSTGRES_URL",
                 format!("postgres://postgres@127.0.0.1:{}/postgres", postgres.port),
             ));
+            environment.push(("PENSTOCK_TEST_RESTART_POSTGRES", self.restart_script().display().to_string()));
         }
         environment
+    }
+
+    fn restart_script(&self) -> PathBuf {
+        self.folder.join("restart-postgres")
+    }
+
+    /// A test that breaks PostgreSQL on purpose runs this: it ends without a shutdown and recovers.
+    fn write_restart_script(&self) -> Result<(), String> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let Some(postgres) = &self.postgres else { return Ok(()) };
+        let mut restart = as_postgres(&postgres.bin.join("pg_ctl"));
+        restart.arg("-D").arg(&postgres.data).arg("-l").arg(postgres.data.join("log"));
+        restart.args(["-s", "-w", "-m", "immediate", "restart"]);
+        let words: Vec<String> = std::iter::once(restart.get_program())
+            .chain(restart.get_args())
+            .map(|word| format!("'{}'", word.to_string_lossy()))
+            .collect();
+        let script = self.restart_script();
+        let text = format!("#!/bin/sh\ncd /\nexec {} >/dev/null 2>&1\n", words.join(" "));
+        std::fs::write(&script, text)
+            .and_then(|()| std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)))
+            .map_err(|error| format!("{}: {error}", script.display()))
     }
 }
 

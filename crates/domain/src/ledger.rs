@@ -108,7 +108,7 @@ pub struct Ledger {
     pub release_end: RowNumber,
     /// The run in which `batch.row_failed_first` was last said.
     pub failure_said_run: u32,
-    /// The percentage last said by `batch.progress`.
+    /// The percentage last said by `batch.progress`, or reached when a retry took rows back.
     pub progress_said: u8,
     /// When it was said.
     pub progress_said_at: Option<Timestamp>,
@@ -197,9 +197,11 @@ impl Ledger {
         self.status.is_terminal()
     }
 
-    /// Percent done, floored; see [`Counts::progress`].
+    /// Percent done, floored; see [`Counts::progress`]. Never falls within a run, also when a retry takes failed rows
+    /// back while others still run.
     pub fn progress(&self) -> u8 {
-        self.counts.progress(self.is_finished())
+        let now = self.counts.progress(self.is_finished());
+        if self.is_finished() { now } else { now.max(self.progress_said) }
     }
 
     /// Whether queued rows may be claimed.
@@ -430,6 +432,7 @@ impl Ledger {
         if rows == 0 {
             return 0;
         }
+        self.progress_said = self.progress();
         self.counts.failed -= failed;
         self.counts.cancelled -= cancelled;
         self.counts.pending += rows;

@@ -74,6 +74,24 @@ impl Control for PostgresStore {
         }
         batch.ledger.check_retry()?;
         let read_revision = batch.ledger.revision;
+        let was_cancelled = batch.ledger.cancelled_at.is_some();
+        // Before any failed row is pending again: rows that were pending or queued when the batch was cancelled run
+        // again on request (with those that an earlier retry left out), or stay out of the new run.
+        let change = match (selection.cancelled, was_cancelled) {
+            (true, true) => Some("status = 0, queued_until = NULL WHERE status IN (1, 5)"),
+            (true, false) => Some("status = 0, queued_until = NULL WHERE status = 5"),
+            (false, true) => Some("status = 5, queued_until = NULL WHERE status IN (0, 1)"),
+            (false, false) => None,
+        };
+        if let Some(change) = change {
+            sqlx::query(sqlx::AssertSqlSafe(format!(
+                "/* penstock:retry */ UPDATE row_state SET {change} AND batch = $1"
+            )))
+            .bind(seq.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        }
         let failed = if selection.failed {
             sqlx::query(
                 "/* penstock:retry */ UPDATE row_state SET status = 0, attempts = 0, not_before = $2, \
@@ -94,32 +112,10 @@ impl Control for PostgresStore {
             0
         };
         let failed = u32::try_from(failed).unwrap_or(u32::MAX);
-        let was_cancelled = batch.ledger.cancelled_at.is_some();
         let scope = RetryScope { failed: selection.failed, cancelled: selection.cancelled };
         let rows = batch.ledger.retry(scope, failed);
         if rows == 0 {
             return Ok((batch, 0));
-        }
-        let (from, to) = match (was_cancelled, scope.cancelled) {
-            // Cancelled rows run again: those that were queued, and those that an earlier retry left out.
-            (_, true) => ("1, 5", 0),
-            // Rows that were pending or queued when the batch was cancelled stay out of the new run.
-            (true, false) => ("0, 1", 5),
-            (false, false) => ("", 0),
-        };
-        if !from.is_empty() {
-            // The failed rows above are pending already: only those that were not must be left out.
-            let keep =
-                if to == 5 { " AND NOT (not_before = $2 AND attempts = 0 AND code IS NULL)" } else { "" };
-            sqlx::query(sqlx::AssertSqlSafe(format!(
-                "/* penstock:retry */ UPDATE row_state SET status = {to}, queued_until = NULL \
-                 WHERE batch = $1 AND status IN ({from}) AND $2::int8 = $2{keep}"
-            )))
-            .bind(seq.0)
-            .bind(now.millis())
-            .execute(&mut *tx)
-            .await
-            .map_err(store_error(NAME))?;
         }
         batch.failure_row = None;
         ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;

@@ -42,7 +42,7 @@ pub struct WorkerPolicy {
 const CLAIM_ROWS: usize = 200;
 
 /// Rows that are known and not yet claimed, in multiples of the concurrency; further messages wait in the queue.
-const HEARD_PER_SLOT: usize = 32;
+const HEARD_PER_SLOT: usize = 4;
 
 /// Extractions that are known and wait.
 const EXTRACTIONS_AHEAD: usize = 256;

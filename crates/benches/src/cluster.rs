@@ -1,0 +1,282 @@
+//! The same on PostgreSQL, Redis and S3, with the three programs.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
+use penstock_domain::time::Timestamp;
+use penstock_sandbox::{Config, Sandbox};
+use penstock_store::dispatch::{Dispatch as _, Take};
+use penstock_store::work::{Claim, Settled, Settlement, Work as _};
+use penstock_store_postgres::{Options, PostgresStore};
+use penstock_tests::{Client, Place};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{NOOP, ROUTE, body, plain, say, usage};
+
+const INVITE: &str = include_str!("../../../pipelines/invite.yaml");
+
+/// Resident memory that the API and a worker may need for any file, MiB.
+const MOST_MIB: f64 = 64.0;
+
+/// Measures, prints; whether every ratio that is promised was reached.
+pub async fn run(rows: u32, part: Option<&str>) -> bool {
+    let mut kept = Promises(true);
+    let wanted = |name: &str| part.is_none_or(|part| part == name);
+    if wanted("extraction") {
+        extraction(rows, &mut kept).await;
+    }
+    if wanted("no-op") {
+        no_op(rows.min(200_000), &mut kept).await;
+    }
+    if wanted("three-calls") {
+        three_calls(rows.min(20_000), &mut kept).await;
+    }
+    if wanted("dispatcher") {
+        dispatcher(&mut kept).await;
+    }
+    kept.0
+}
+
+struct Promises(bool);
+
+impl Promises {
+    fn at_least(&mut self, what: &str, value: f64, promised: f64) {
+        self.said(what, value, value >= promised, &format!("at least {promised}"));
+    }
+
+    fn at_most(&mut self, what: &str, value: f64, promised: f64) {
+        self.said(what, value, value <= promised, &format!("at most {promised}"));
+    }
+
+    fn said(&mut self, what: &str, value: f64, good: bool, promise: &str) {
+        println!("{what:<60} {value:>12.2} ({promise}: {})", if good { "kept" } else { "MISSED" });
+        self.0 &= good;
+    }
+}
+
+fn psql(database: &str, commands: &[&str]) -> String {
+    let mut psql = Command::new("psql");
+    psql.args([database, "-qAt", "-v", "ON_ERROR_STOP=1"]);
+    commands.iter().for_each(|command| {
+        psql.args(["-c", command]);
+    });
+    let done = psql.output().expect("psql runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).trim().to_owned()
+}
+
+fn number(text: &str) -> f64 {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))
+}
+
+fn redis_memory(url: &str) -> f64 {
+    let done =
+        Command::new("redis-cli").args(["-u", url, "INFO", "memory"]).output().expect("redis-cli runs");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    number(text.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("a figure").trim())
+}
+
+fn place(definition: &str) -> (Sandbox, Place) {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    (sandbox, Place::new(&[("pipeline.yaml", definition)]))
+}
+
+/// A million sealed rows into PostgreSQL, and the same rows again by `\copy`.
+async fn extraction(rows: u32, kept: &mut Promises) {
+    // Rows are held back by a tiny quota.
+    let (sandbox, place) = place(&NOOP.replace("rows_per_owner: 50000", "rows_per_owner: 1"));
+    let database = place.variable("DATABASE_URL").expect("a cluster").to_owned();
+    let redis = place.variable("REDIS_URL").expect("a cluster").to_owned();
+    let key = place.key(&sandbox, "bench");
+    let (api, worker) = (place.api(&sandbox), place.worker(&sandbox));
+    let client = Client::new(&api, &key);
+    let size = || number(&psql(&database, &["SELECT pg_database_size(current_database())"]));
+    let (size_before, redis_before) = (size(), redis_memory(&redis));
+    let began = Instant::now();
+    let (status, batch) = client.upload(ROUTE, body(rows)).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let uploaded = began.elapsed();
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let began = Instant::now();
+    while client.get(&format!("/v2/batches/{id}")).await["status"] != "queued" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let extracted = began.elapsed();
+    let grown = size() - size_before;
+    let file = place.data().with_extension("copy");
+    let columns = "batch, number, line, payload";
+    let out =
+        format!("\\copy (SELECT {columns} FROM row_data ORDER BY batch, number) TO '{}'", file.display());
+    psql(&database, &[&out, "CREATE TABLE plain_rows (LIKE row_data INCLUDING ALL)"]);
+    let began = Instant::now();
+    psql(&database, &[&format!("\\copy plain_rows ({columns}) FROM '{}'", file.display())]);
+    let copied = began.elapsed();
+    say("upload (HTTP, validate, seal, S3)", rows, uploaded);
+    let copy = say("peer: psql \\copy of the same sealed rows", rows, copied);
+    let ours = say("extraction (read, open, parse, seal, COPY BINARY)", rows, extracted);
+    kept.at_least("extraction / \\copy", ours / copy, 0.9);
+    println!("{:<60} {:>12.0} bytes a row", "PostgreSQL's growth by the upload", grown / f64::from(rows));
+    println!("{:<60} {:>12.0} bytes", "Redis's growth by the upload", redis_memory(&redis) - redis_before);
+    kept.at_most("peak memory of the API, MiB", usage(&api).0, MOST_MIB);
+    kept.at_most("peak memory of the worker, MiB", usage(&worker).0, MOST_MIB);
+    drop((api, worker));
+    groups(&database, rows.min(200_000)).await;
+}
+
+/// Claims and settlements alone, in the groups that workers use, on the rows that were extracted.
+async fn groups(database: &str, rows: u32) {
+    let options = Options { max_connections: 4, application_name: "bench".into() };
+    let store = PostgresStore::connect(database, options).expect("a URL");
+    let batch = BatchSeq(number(&psql(database, &["SELECT seq FROM batches"])) as i64);
+    let now = Timestamp::from_millis(
+        i64::try_from(std::time::UNIX_EPOCH.elapsed().expect("a clock").as_millis()).expect("a time"),
+    );
+    let late = now + Duration::from_secs(3600);
+    let began = Instant::now();
+    let released = store.release(&[Take { batch, rows }], now, late).await.expect("a release");
+    let numbers: Vec<RowRef> = released
+        .iter()
+        .flat_map(|one| one.numbers.iter())
+        .map(|number| RowRef { batch, number: *number })
+        .collect();
+    let count = u32::try_from(numbers.len()).expect("a number");
+    say("release (mark queued), one statement", count, began.elapsed());
+    let token = LeaseToken(Uuid::from_u128(7));
+    let began = Instant::now();
+    for group in numbers.chunks(200) {
+        let claim = Claim { rows: group, token, holder: "bench", until: late, also_pending: false };
+        assert_eq!(store.claim(&claim, now).await.expect("a claim").len(), group.len());
+    }
+    say("claims, groups of 200, one connection", count, began.elapsed());
+    let began = Instant::now();
+    for group in numbers.chunks(500) {
+        let settled: Vec<Settlement> = group
+            .iter()
+            .map(|row| Settlement { row: *row, token, outcome: Settled::Completed { result: None } })
+            .collect();
+        assert!(store.settle(&settled, now).await.expect("a settlement").lost.is_empty());
+    }
+    say("settlements, groups of 500, one connection", count, began.elapsed());
+}
+
+/// What claiming, processing and settling cost when there is nothing to call.
+async fn no_op(rows: u32, kept: &mut Promises) {
+    let (sandbox, place) = place(NOOP);
+    let database = place.variable("DATABASE_URL").expect("a cluster").to_owned();
+    let redis = place.variable("REDIS_URL").expect("a cluster").to_owned();
+    let key = place.key(&sandbox, "bench");
+    let api = place.api(&sandbox);
+    let client = Client::new(&api, &key);
+    let pool = PgPool::connect(&database).await.expect("a pool");
+    let one = plain::one_row_per_transaction(&pool, 10_000, 1).await;
+    let sixteen = plain::one_row_per_transaction(&pool, 40_000, 16).await;
+    pool.close().await;
+    println!();
+    let one = say("peer: one row a transaction, one worker", 10_000, one);
+    say("peer: one row a transaction, 16 connections", 40_000, sixteen);
+    let worker = place.worker(&sandbox);
+    let (status, batch) = client.upload(ROUTE, body(rows)).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    while client.get(&format!("/v2/batches/{id}")).await["status"] != "queued" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = redis_memory(&redis);
+    let dispatcher = place.dispatcher(&sandbox, "200ms");
+    let began = Instant::now();
+    client.finished(&id).await;
+    let ours = say("processing, no-op steps, one worker process", rows, began.elapsed());
+    kept.at_least("no-op / one row a transaction", ours / one, 10.0);
+    println!("{:<60} {:>12.0} bytes", "Redis's growth by the batch", redis_memory(&redis) - before);
+    println!("{:<60} {:>12.1} MiB", "peak memory of the worker", usage(&worker).0);
+    drop(dispatcher);
+}
+
+/// Three calls a row, beside what a bare client gets out of the same downstream.
+async fn three_calls(rows: u32, kept: &mut Promises) {
+    let definition = INVITE
+        .replace("limit: 50, period: 1s, burst: 10", "limit: 100000, period: 1s, burst: 10000")
+        .replace("limit: 20, period: 1s, burst: 5", "limit: 100000, period: 1s, burst: 10000")
+        .replace("concurrency: 20", "concurrency: 64")
+        .replace("rows_per_owner: 100", "rows_per_owner: 20000, spread: 0s");
+    let (sandbox, place) = place(&definition);
+    sandbox.set_faults(penstock_sandbox::Faults { latency_ms: 50, ..penstock_sandbox::Faults::default() });
+    let key = place.key(&sandbox, "bench");
+    let (api, _worker) = (place.api(&sandbox), place.worker(&sandbox));
+    let client = Client::new(&api, &key);
+    println!();
+    let ceiling = plain::three_calls(&sandbox.url(), rows / 2, 64).await;
+    let ceiling = say("ceiling: a bare client, 64 calls at once of 50 ms", rows / 2, ceiling);
+    let route = "/v2/client/users/batch/invite?context=%7B%22campaign%22%3A%22bench%22%7D";
+    let (status, batch) = client.upload(route, body(rows)).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    while client.get(&format!("/v2/batches/{id}")).await["status"] != "queued" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let _dispatcher = place.dispatcher(&sandbox, "1s");
+    let began = Instant::now();
+    let batch = client.finished(&id).await;
+    let ours = say("three calls a row, concurrency 64, one worker process", rows, began.elapsed());
+    assert_eq!(batch["counts"]["completed"], rows, "{batch}");
+    kept.at_least("three calls / the downstream's ceiling", ours / ceiling, 0.7);
+}
+
+/// A run over 10,000 owners, with little and with much waiting.
+async fn dispatcher(kept: &mut Promises) {
+    println!();
+    let mut took = Vec::new();
+    // The same rows are released each time: 10 of each owner.
+    for backlog in [100_000_u32, 3_000_000] {
+        let (sandbox, place) = place(NOOP);
+        let database = place.variable("DATABASE_URL").expect("a cluster").to_owned();
+        let key = place.key(&sandbox, "template");
+        let (api, worker) = (place.api(&sandbox), place.worker(&sandbox));
+        let client = Client::new(&api, &key);
+        let (_, batch) = client.upload(ROUTE, body(10)).await.expect("an answer");
+        let id = batch["id"].as_str().expect("an id").to_owned();
+        while client.get(&format!("/v2/batches/{id}")).await["status"] != "queued" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop((api, worker));
+        let each = backlog / 10_000;
+        // Copies of a real batch: the dispatcher looks at owners and batches, and at rows only when it takes them.
+        let batches = format!(
+            "INSERT INTO batches OVERRIDING SYSTEM VALUE SELECT (jsonb_populate_record(b, jsonb_build_object('seq', \
+             1000000 + o.seq, 'id', gen_random_uuid(), 'owner', o.seq, 'total', {each}, 'pending', {each}, \
+             'release_end', {each} + 1))).* FROM batches b CROSS JOIN owners o WHERE o.name LIKE 'owner%'"
+        );
+        psql(
+            &database,
+            &[
+                "INSERT INTO owners (name, rows, created_at) SELECT 'owner' || o, 10, 0 FROM generate_series(1, 10000) AS o",
+                &batches,
+                "ANALYZE",
+            ],
+        );
+        let mut best = Duration::MAX;
+        for _ in 0..3 {
+            let began = Instant::now();
+            let run = place.dispatch_once(&sandbox);
+            assert!(run["record"]["rows"].as_u64().is_some_and(|rows| rows >= 100_000), "{run}");
+            best = best.min(began.elapsed());
+            psql(
+                &database,
+                &[
+                    "TRUNCATE row_state",
+                    "UPDATE batches SET pending = total, queued = 0, next_number = 1",
+                    "VACUUM ANALYZE",
+                ],
+            );
+        }
+        println!(
+            "{:<60} {:>12.0} ms",
+            format!("a run over 10,000 owners, {backlog} rows waiting, 100,000 released"),
+            best.as_secs_f64() * 1000.0
+        );
+        took.push(best);
+    }
+    kept.at_most("3,000,000 waiting / 100,000 waiting", took[1].as_secs_f64() / took[0].as_secs_f64(), 1.3);
+}

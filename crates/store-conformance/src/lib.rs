@@ -1,0 +1,34 @@
+//! What every store has to do. An engine's tests open an empty database and call [`all`].
+//!
+//! [`history`] drives the real store along random legal histories, crashes and stale leases included, and holds it to
+//! the promises after every step; the other rooms are about one thing each.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+pub mod dice;
+pub mod extraction;
+pub mod fixture;
+pub mod history;
+pub mod outbox;
+pub mod races;
+
+use std::sync::Arc;
+
+use penstock_store::Store;
+
+/// Runs the whole suite on an empty, migrated database. `seeds` is how many random histories are walked.
+pub async fn all(store: Arc<dyn Store>, seeds: u64) {
+    extraction::a_chunk_and_its_checkpoint_are_one(&store).await;
+    extraction::a_lease_is_held_by_one(&store).await;
+    extraction::a_rejected_row_is_failed_from_the_start(&store).await;
+    races::a_row_is_claimed_once(&store).await;
+    races::a_lost_lease_writes_nothing(&store).await;
+    races::two_retries_at_once_do_the_work_once(&store).await;
+    races::one_idempotency_key_makes_one_batch(&store).await;
+    races::settlements_of_one_batch_at_once_all_count(&store).await;
+    outbox::each_event_of_a_run_is_said_once(&store).await;
+    outbox::a_callback_is_delivered_under_one_lease(&store).await;
+    for seed in 1..=seeds {
+        history::walk(&store, seed).await;
+    }
+}
