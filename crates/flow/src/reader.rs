@@ -11,14 +11,12 @@ use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::NewRow;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::extract::{ExtractPolicy, Trouble};
 use crate::secrets::{Place, SecretsOf};
-
-/// So many bytes are asked of the object store at a time: large enough for S3, small enough to hold.
-const BLOCK: u64 = 512 * 1024;
 
 /// Rows on their way into SQL.
 pub(crate) struct Chunk {
@@ -213,13 +211,16 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// A sealed object, block by block, opened from the chunk that holds an offset of the plain file.
+/// A sealed object, block by block, opened from the chunk that holds an offset of the plain file. While a block is
+/// opened and parsed, the next one is on its way.
 struct SealedReader {
     objects: std::sync::Arc<dyn ObjectStore>,
     path: Path,
     opener: Option<StreamOpener>,
     at: u64,
     end: u64,
+    block: u64,
+    coming: Option<JoinHandle<object_store::Result<Bytes>>>,
     skip: usize,
 }
 
@@ -238,27 +239,42 @@ impl SealedReader {
             StreamOpener::new(secrets.key(), batch.id.0, &header).map_err(|_| Trouble::File(tampered()))?;
         let place = StreamLayout::locate(batch.checkpoint.offset);
         opener.at_chunk(place.chunk);
-        Ok(Self {
+        let mut reader = Self {
             objects: engines.objects.clone(),
             path,
             opener: Some(opener),
             at: place.sealed_offset,
             end: meta.size,
+            block: engines.part_bytes as u64 / 2,
+            coming: None,
             skip: place.skip,
-        })
+        };
+        reader.ask();
+        Ok(reader)
+    }
+
+    /// Asks for the next block, if there is one.
+    fn ask(&mut self) {
+        if self.at >= self.end {
+            return;
+        }
+        let range = self.at..self.end.min(self.at + self.block);
+        self.at = range.end;
+        let (objects, path) = (self.objects.clone(), self.path.clone());
+        self.coming = Some(tokio::spawn(async move { objects.get_range(&path, range).await }));
     }
 
     /// Appends the next plain bytes; false when the file is at its end.
     async fn next(&mut self, plain: &mut Vec<u8>) -> Result<bool, Trouble> {
         let Some(mut opener) = self.opener.take() else { return Ok(false) };
-        if self.at >= self.end {
-            opener.finish(plain).map_err(|_| Trouble::File(tampered()))?;
-        } else {
-            let block: Bytes =
-                self.objects.get_range(&self.path, self.at..self.end.min(self.at + BLOCK)).await?;
-            self.at += block.len() as u64;
-            opener.push(&block, plain).map_err(|_| Trouble::File(tampered()))?;
-            self.opener = Some(opener);
+        match self.coming.take() {
+            None => opener.finish(plain).map_err(|_| Trouble::File(tampered()))?,
+            Some(block) => {
+                let block = block.await.map_err(|source| object_store::Error::JoinError { source })??;
+                self.ask();
+                opener.push(&block, plain).map_err(|_| Trouble::File(tampered()))?;
+                self.opener = Some(opener);
+            }
         }
         let skip = self.skip.min(plain.len());
         plain.drain(..skip);
