@@ -10,6 +10,7 @@ mod open;
 mod output;
 mod owners;
 mod reconcile;
+mod smoke;
 mod why;
 
 use std::path::PathBuf;
@@ -100,6 +101,21 @@ enum Command {
     Doctor,
     /// Erases and deletes what is past its time
     Prune,
+    /// Sends one small file through a running installation, and waits for its end
+    Smoke {
+        /// The API's address
+        #[arg(long, default_value = "http://127.0.0.1:8080")]
+        api: String,
+        /// The pipeline that gets it; the default one needs no downstream
+        #[arg(long, default_value = "smoke")]
+        pipeline: String,
+        /// The CSV; without it, a header `id` and one row
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// How long the batch may take
+        #[arg(long, value_parser = parse_span, default_value = "3m")]
+        within: Duration,
+    },
     /// Sealing: keys of the keyring
     #[command(subcommand)]
     Crypto(CryptoCommand),
@@ -173,6 +189,10 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::Reconcile { apply } => reconcile::run(&opened, apply, out).await,
         Command::Doctor => doctor::run(&opened, out).await,
         Command::Prune => manual::prune(&opened, out).await,
+        Command::Smoke { api, pipeline, file, within } => {
+            let smoke = smoke::Smoke { api: &api, pipeline: &pipeline, file: file.as_deref(), within };
+            smoke::run(&opened, &smoke, out).await
+        }
         Command::Crypto(CryptoCommand::Rewrap) => keys::rewrap(&opened, out).await,
     }
 }

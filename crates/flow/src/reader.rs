@@ -18,6 +18,10 @@ use crate::error::FlowError;
 use crate::extract::{ExtractPolicy, Trouble};
 use crate::secrets::{Place, SecretsOf};
 
+/// So many bytes are asked of the object store at a time, at the most: large enough that S3's answers are not waited
+/// for, small enough to hold two of them.
+const LARGEST_BLOCK: u64 = 1 << 20;
+
 /// Rows on their way into SQL.
 pub(crate) struct Chunk {
     /// The rows, sealed.
@@ -245,7 +249,7 @@ impl SealedReader {
             opener: Some(opener),
             at: place.sealed_offset,
             end: meta.size,
-            block: engines.part_bytes as u64 / 2,
+            block: LARGEST_BLOCK.min(engines.part_bytes as u64 / 2),
             coming: None,
             skip: place.skip,
         };
