@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::deploy;
 use crate::services::Services;
 use crate::{cargo, run};
 
@@ -18,6 +19,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
         command.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]);
         run(command)
     })?;
+    step("what installs it", deploy::verify)?;
     let services = Services::start()?;
     step("programs for whole runs", || {
         let mut command = cargo();

@@ -1,7 +1,8 @@
-//! `cargo xtask demo | test | bench`: the project's tasks, for people and for CI.
+//! `cargo xtask demo | test | bench | verify-deploy`: the project's tasks, for people and for CI.
 
 mod bench;
 mod check;
+mod deploy;
 mod services;
 
 use std::process::{Command, ExitCode};
@@ -14,11 +15,13 @@ fn main() -> ExitCode {
         "demo" => demo(&rest),
         "test" => check::test(&rest),
         "bench" => bench::run(&rest),
+        "verify-deploy" => deploy::verify(),
         _ => {
             eprintln!(
                 "cargo xtask demo [ARGS]   builds and runs `penstock demo` on the embedded engines\n\
                  cargo xtask test          formats, lints and all tests, with the servers that they need\n\
-                 cargo xtask bench         measures, as ratios to the machine's own ceiling"
+                 cargo xtask bench         measures, as ratios to the machine's own ceiling\n\
+                 cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules"
             );
             return ExitCode::from(2);
         }
@@ -56,6 +59,10 @@ fn cargo() -> Command {
 
 /// Runs a command to its end; an error names it.
 fn run(mut command: Command) -> Result<(), String> {
+    run_with(&mut command)
+}
+
+fn run_with(command: &mut Command) -> Result<(), String> {
     let shown = format!("{command:?}");
     let status = command.status().map_err(|error| format!("{shown}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{shown} ended with {status}")) }

@@ -158,18 +158,28 @@ fn install() -> Result<(), String> {
     if postgres_bin().is_none() {
         missing.push("postgresql");
     }
+    install_missing(&missing)
+}
+
+/// Installs Debian's packages, if there are any.
+pub fn install_missing(missing: &[&str]) -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
     }
     eprintln!("installing {} …", missing.join(", "));
-    let mut update = privileged("apt-get");
-    update.args(["update", "-qq"]);
-    run(update)?;
+    update_packages()?;
     let mut install = privileged("apt-get");
     // No package starts a server of its own: tests use private ones.
     install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
-    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing).stdout(Stdio::null());
+    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(missing).stdout(Stdio::null());
     run(install)
+}
+
+/// Brings the list of Debian's packages up to date.
+pub fn update_packages() -> Result<(), String> {
+    let mut update = privileged("apt-get");
+    update.args(["update", "-qq"]);
+    run(update)
 }
 
 fn privileged(program: &str) -> Command {
@@ -198,7 +208,7 @@ fn is_root() -> bool {
         || Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.trim_ascii() == b"0")
 }
 
-fn on_path(program: &str) -> bool {
+pub fn on_path(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }

@@ -67,9 +67,9 @@ async fn carry(smoke: &Smoke<'_>, key: &str) -> Result<Value, StartError> {
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().map_err(said)?;
     let base = smoke.api.trim_end_matches('/');
     let file = match smoke.file {
-        Some(path) => tokio::fs::read(path)
-            .await
-            .map_err(|error| StartError(format!("{}: {error}", path.display())))?,
+        Some(path) => {
+            tokio::fs::read(path).await.map_err(|error| StartError(format!("{}: {error}", path.display())))?
+        }
         None => b"id\n1\n".to_vec(),
     };
     let began = Instant::now();
