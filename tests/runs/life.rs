@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
+use penstock_tests::receiver::Receiver;
 use penstock_tests::{Client, Place};
 use serde_json::{Value, json};
 
@@ -254,42 +255,10 @@ async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_sto
 
 #[tokio::test]
 async fn callbacks_tell_a_batch_from_its_first_to_its_last_event_once() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}/hook", receiver.local_addr().expect("an address"));
-    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel::<(String, Value)>();
-    tokio::spawn(async move {
-        let mut refusals = 1;
-        while let Ok((mut connection, _)) = receiver.accept().await {
-            let mut request = Vec::new();
-            let body = loop {
-                let mut piece = [0; 4096];
-                let read = connection.read(&mut piece).await.expect("a request");
-                request.extend_from_slice(&piece[..read]);
-                let text = String::from_utf8_lossy(&request);
-                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-                let length =
-                    head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
-                if body.len() == length.parse::<usize>().expect("a number") {
-                    let id = head.lines().find_map(|line| line.strip_prefix("webhook-id: ")).expect("an id");
-                    assert!(head.contains("webhook-signature: v1,") && head.contains("webhook-timestamp: "));
-                    break (id.to_owned(), serde_json::from_str(body).expect("JSON"));
-                }
-            };
-            // The first delivery is refused: it comes again under the same id.
-            let status = if refusals > 0 { "500 No" } else { "204 Fine" };
-            refusals -= 1;
-            connection
-                .write_all(
-                    format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes(),
-                )
-                .await
-                .expect("an answer");
-            if sender.send(body).is_err() {
-                return;
-            }
-        }
-    });
+    let receiver = Receiver::start().await;
+    let url = format!("{}/hook", receiver.url);
+    // The first delivery is refused: it comes again under the same id.
+    receiver.answer(500);
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let place = Place::new(&[("noop.yaml", crate::NOOP)]);
     let key = place.key(&sandbox, "acme");
@@ -300,19 +269,40 @@ async fn callbacks_tell_a_batch_from_its_first_to_its_last_event_once() {
         .await
         .expect("an answer");
     assert_eq!(status, 202, "{batch}");
-    let mut events: Vec<(String, Value)> = Vec::new();
-    while events.len() < 4 {
-        events.push(heard.recv().await.expect("an event"));
+    let refused = receiver.until(|heard| heard.status == 500).await;
+    receiver.answer(204);
+    let finished =
+        receiver.until(|heard| heard.status == 204 && heard.json()["type"] == "batch.finished").await;
+    let succeeded =
+        receiver.until(|heard| heard.status == 204 && heard.json()["type"] == "batch.succeeded").await;
+    let created =
+        receiver.until(|heard| heard.status == 204 && heard.json()["type"] == "batch.created").await;
+    assert_eq!(created.header("webhook-id"), refused.header("webhook-id"), "a redelivery keeps its id");
+    assert_ne!(finished.header("webhook-id"), succeeded.header("webhook-id"));
+    let data = &finished.json()["data"];
+    assert_eq!((&data["id"], &data["progress"]), (&batch["id"], &100.into()));
+    let taken = receiver.heard().iter().filter(|heard| heard.status == 204).count();
+    assert_eq!(taken, 3, "each event once: {:?}", receiver.heard());
+    // A rotation: the new secret verifies, and for a while the one before does as well.
+    let (first, good) = place.operate(&sandbox, &["owners", "rotate-secret", "acme"]);
+    assert!(good, "{first}");
+    let (second, good) = place.operate(&sandbox, &["owners", "rotate-secret", "acme"]);
+    assert!(good, "{second}");
+    let again = format!("/v2/callbacks/{}/redeliver", created.header("webhook-id"));
+    let (status, said) = client.post(&again, &Value::Null).await;
+    assert!(status < 300, "{said}");
+    let redelivered = receiver
+        .until(|heard| {
+            heard.header("webhook-signature") != created.header("webhook-signature")
+                && heard.header("webhook-id") == created.header("webhook-id")
+                && heard.status == 204
+        })
+        .await;
+    for secret in [&first, &second] {
+        let secret = secret["secret"].as_str().expect("a secret");
+        redelivered.verify(secret).expect("an independent library verifies it");
+        assert!(created.verify(secret).is_err(), "it was signed before");
     }
-    let kinds: Vec<&str> = events.iter().map(|(_, body)| body["type"].as_str().expect("a type")).collect();
-    let mut sorted = kinds.clone();
-    sorted.sort_unstable();
-    assert_eq!(sorted, ["batch.created", "batch.created", "batch.finished", "batch.succeeded"], "{kinds:?}");
-    let ids: Vec<&String> =
-        events.iter().filter(|(_, body)| body["type"] == "batch.created").map(|(id, _)| id).collect();
-    assert_eq!(ids[0], ids[1], "a redelivery keeps its id");
-    let finished = events.iter().find(|(_, body)| body["type"] == "batch.finished").expect("it is told");
-    assert_eq!((&finished.1["data"]["id"], &finished.1["data"]["progress"]), (&batch["id"], &100.into()));
     let listed = client.get("/v2/callbacks").await;
     assert_eq!(listed["data"].as_array().map(Vec::len), Some(3));
 }

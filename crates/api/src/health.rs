@@ -22,5 +22,5 @@ pub async fn readyz(state: web::Data<ApiState>) -> HttpResponse {
 pub async fn metrics(state: web::Data<ApiState>) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body(metrics::render(&state.engines, None, None).await)
+        .body(metrics::render(&state.engines, state.figures.as_deref(), state.caller.as_deref()).await)
 }

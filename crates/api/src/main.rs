@@ -53,6 +53,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
         upload_idle: Duration::from_secs(settings.upload_idle_seconds),
         allow_private_callbacks: settings.allow_private_callbacks,
         caller: Some(chosen.caller.clone()),
+        figures: None,
         signer: chosen.signer(),
     };
     let (server, address) = penstock_api::serve(state, settings.bind)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use penstock_downstream::Caller;
 use penstock_flow::Engines;
+use penstock_flow::process::WorkerFigures;
 use penstock_flow::signing::UrlSigner;
 use penstock_store::batches::Batch;
 
@@ -23,6 +24,8 @@ pub struct ApiState {
     pub allow_private_callbacks: bool,
     /// Knows the dependencies' limits as they stand.
     pub caller: Option<Arc<Caller>>,
+    /// What the worker in this process counted, when there is one.
+    pub figures: Option<Arc<WorkerFigures>>,
     /// Makes URLs to which a client can PUT a file, when the object store can.
     pub signer: Option<Arc<dyn UrlSigner>>,
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use penstock_domain::alert::AlertRules;
 use penstock_domain::pipeline::{Catalog, Pipeline};
 use penstock_domain::time::{Clock, Timestamp};
 
@@ -76,6 +77,20 @@ pub fn catalog(pipelines: Vec<Pipeline>) -> Result<Catalog, StartError> {
 /// The clock, shared.
 pub fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock)
+}
+
+/// The alert rules that the settings name; none when they name none.
+///
+/// # Errors
+/// When the file cannot be read, or has errors.
+pub fn alert_rules(settings: &crate::Settings) -> Result<Option<AlertRules>, StartError> {
+    let Some(file) = &settings.alerts else { return Ok(None) };
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| StartError(format!("PENSTOCK_ALERTS: cannot read {name}: {error}")))?;
+    AlertRules::load(&name, &text, &environment)
+        .map(Some)
+        .map_err(|errors| StartError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
 }
 
 /// The pipelines that the settings name.

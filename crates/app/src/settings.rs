@@ -26,6 +26,9 @@ pub struct Settings {
     /// A folder of pipeline definitions (*.yaml)
     #[arg(long, env = "PENSTOCK_PIPELINES", global = true)]
     pub pipelines: Option<PathBuf>,
+    /// A file of alert rules (YAML); without it nobody is told
+    #[arg(long, env = "PENSTOCK_ALERTS", global = true)]
+    pub alerts: Option<PathBuf>,
     /// Rows in flight for an owner that has no quota of its own
     #[arg(long, env = "ROWS_PER_OWNER", default_value_t = 100, global = true)]
     pub rows_per_owner: u32,

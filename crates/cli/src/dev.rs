@@ -52,6 +52,7 @@ pub async fn start(
         upload_idle: Duration::from_secs(settings.upload_idle_seconds),
         allow_private_callbacks: settings.allow_private_callbacks,
         caller: Some(chosen.caller.clone()),
+        figures: Some(worker.worker.figures().clone()),
         signer: chosen.signer(),
     };
     let (server, address) = penstock_api::serve(state, settings.bind)

@@ -4,6 +4,7 @@
 //! values. The rooms, in the order in which a row meets them: [`csv`], [`pipeline`], [`batch`], [`row`],
 //! [`fair`], [`limit`], [`outcome`].
 
+pub mod alert;
 pub mod batch;
 pub mod csv;
 pub mod fair;

@@ -4,6 +4,7 @@
 //!
 //! Nothing here knows which engines were chosen; they come in as [`engines::Engines`].
 
+pub mod alerts;
 pub mod callbacks;
 pub mod control;
 pub use penstock_store::crash;

@@ -34,7 +34,7 @@ pub async fn readiness(engines: &Engines) -> Readiness {
 /// Renders what is known: the database's figures, and a worker's own.
 pub async fn render(engines: &Engines, worker: Option<&WorkerFigures>, caller: Option<&Caller>) -> String {
     let mut out = String::new();
-    if let Ok(figures) = engines.store.figures().await {
+    if let Ok(figures) = engines.store.figures(engines.clock.now()).await {
         head(&mut out, "penstock_rows", "gauge", "Rows of unfinished batches by pipeline and state.");
         for (pipeline, counts) in &figures.by_pipeline {
             for (state, rows) in [
@@ -59,6 +59,22 @@ pub async fn render(engines: &Engines, worker: Option<&WorkerFigures>, caller: O
         head(&mut out, "penstock_callbacks", "gauge", "Callbacks that wait, and that were given up.");
         line(&mut out, "penstock_callbacks", &[("state", "pending")], figures.callbacks_pending);
         line(&mut out, "penstock_callbacks", &[("state", "exhausted")], figures.callbacks_exhausted);
+        let recent = figures.callbacks_exhausted_recently;
+        let help = "Callbacks of the last five days that were given up.";
+        head(&mut out, "penstock_callbacks_exhausted_recently", "gauge", help);
+        line(&mut out, "penstock_callbacks_exhausted_recently", &[], recent);
+        let help = "Rows whose lease, or whose time in the queue, ran out a while ago.";
+        head(&mut out, "penstock_rows_overdue", "gauge", help);
+        line(&mut out, "penstock_rows_overdue", &[("reason", "lease_expired")], figures.leases_expired);
+        line(&mut out, "penstock_rows_overdue", &[("reason", "lost")], figures.rows_lost);
+        let help = "Batches whose file could not be extracted, in the last hour.";
+        head(&mut out, "penstock_batches_failed_recently", "gauge", help);
+        line(&mut out, "penstock_batches_failed_recently", &[], figures.batches_failed_recently);
+        let help = "The greatest share of failed rows of a batch that runs or ended in the last hour.";
+        head(&mut out, "penstock_batch_failure_ratio", "gauge", help);
+        for (pipeline, ratio) in &figures.failure_ratio {
+            line(&mut out, "penstock_batch_failure_ratio", &[("pipeline", pipeline)], ratio);
+        }
     }
     if let Ok(backlog) = engines.bell.backlog().await {
         head(&mut out, "penstock_queue_messages", "gauge", "Messages that wait in the queue.");
@@ -101,6 +117,8 @@ fn worker_lines(out: &mut String, worker: &WorkerFigures) {
     line(out, "penstock_worker_rows", &[("state", "heard")], worker.waiting.load(Relaxed));
     line(out, "penstock_worker_rows", &[("state", "in_flight")], worker.in_flight.load(Relaxed));
     line(out, "penstock_worker_rows", &[("state", "limited")], worker.limited.load(Relaxed));
+    head(out, "penstock_extracted_rows_total", "counter", "Rows that this worker extracted from files.");
+    line(out, "penstock_extracted_rows_total", &[], worker.extracted.load(Relaxed));
     head(out, "penstock_settled_rows_total", "counter", "Rows that this worker settled.");
     line(out, "penstock_settled_rows_total", &[], worker.settled.rows.load(Relaxed));
     head(out, "penstock_settlement_groups_total", "counter", "Groups in which they were written.");

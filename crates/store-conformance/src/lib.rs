@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub mod alerts;
 pub mod dice;
 pub mod extraction;
 pub mod fixture;
@@ -18,6 +19,8 @@ use penstock_store::Store;
 
 /// Runs the whole suite on an empty, migrated database. `seeds` is how many random histories are walked.
 pub async fn all(store: Arc<dyn Store>, seeds: u64) {
+    alerts::failing_batches_are_found(&store).await;
+    alerts::a_beginning_and_an_end_are_told_once(&store).await;
     extraction::a_chunk_and_its_checkpoint_are_one(&store).await;
     extraction::a_lease_is_held_by_one(&store).await;
     extraction::a_rejected_row_is_failed_from_the_start(&store).await;

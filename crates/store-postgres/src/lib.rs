@@ -3,6 +3,7 @@
 //! A transaction that moves rows locks their batches first, in the order of their sequence numbers
 //! (`FOR NO KEY UPDATE`), so that counters move with rows and no two transactions wait for each other in a circle.
 
+mod alerts;
 mod batches;
 mod callbacks;
 mod control;

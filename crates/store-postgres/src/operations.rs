@@ -6,7 +6,10 @@ use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, PendingUpload, SealedKey};
-use penstock_store::operations::{AuditEntry, CountMismatch, EngineInfo, Figures, Operations};
+use penstock_store::operations::{
+    AuditEntry, CountMismatch, EngineInfo, Figures, OVERDUE_AFTER, Operations, RATIO_ROWS, RECENT,
+    RECENT_CALLBACKS,
+};
 use sqlx::Row as _;
 
 use crate::batches::pending_upload;
@@ -97,7 +100,7 @@ impl Operations for PostgresStore {
             .collect())
     }
 
-    async fn figures(&self) -> StoreResult<Figures> {
+    async fn figures(&self, now: Timestamp) -> StoreResult<Figures> {
         let rows = sqlx::query(
             "/* penstock:figures */ SELECT pipeline, sum(total)::int8 AS total, sum(pending)::int8 AS pending, \
              sum(queued)::int8 AS queued, sum(processing)::int8 AS processing, sum(completed)::int8 AS completed, \
@@ -127,13 +130,35 @@ impl Operations for PostgresStore {
         }
         let callbacks = sqlx::query(
             "/* penstock:figures */ SELECT (SELECT count(*) FROM callbacks WHERE status = 0) AS pending, \
-             (SELECT count(*) FROM callbacks WHERE status = 2) AS exhausted",
+             (SELECT count(*) FROM callbacks WHERE status = 2) AS exhausted, \
+             (SELECT count(*) FROM callbacks WHERE status = 2 AND created_at > $1) AS exhausted_recently, \
+             (SELECT count(*) FROM row_state WHERE status = 2 AND lease_until < $2) AS expired, \
+             (SELECT count(*) FROM row_state WHERE status = 1 AND queued_until < $2) AS lost, \
+             (SELECT count(*) FROM batches WHERE finished_at > $3 AND status = $4) AS failed_batches",
         )
+        .bind((now - RECENT_CALLBACKS).millis())
+        .bind((now - OVERDUE_AFTER).millis())
+        .bind((now - RECENT).millis())
+        .bind(BatchStatus::Failed.code())
         .fetch_one(&self.pool)
         .await
         .map_err(store_error("figures"))?;
         figures.callbacks_pending = Columns(&callbacks).u32("pending");
-        figures.callbacks_exhausted = Columns(&callbacks).u32("exhausted");
+        let c = Columns(&callbacks);
+        figures.callbacks_exhausted = c.u32("exhausted");
+        figures.callbacks_exhausted_recently = c.u32("exhausted_recently");
+        figures.leases_expired = c.u32("expired");
+        figures.rows_lost = c.u32("lost");
+        figures.batches_failed_recently = c.u32("failed_batches");
+        figures.failure_ratio = sqlx::query_as(
+            "/* penstock:figures */ SELECT pipeline, max(failed::float8 / (completed + failed)) FROM batches \
+             WHERE (status = 2 OR finished_at > $1) AND completed + failed >= $2 GROUP BY pipeline ORDER BY pipeline",
+        )
+        .bind((now - RECENT).millis())
+        .bind(i64::from(RATIO_ROWS))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("figures"))?;
         Ok(figures)
     }
 

@@ -3,6 +3,7 @@
 //! `synchronous=NORMAL`: a killed process loses nothing; a power cut can lose the last commits, never the order
 //! (<https://www.sqlite.org/pragma.html#pragma_synchronous>).
 
+mod alerts;
 mod batches;
 mod callbacks;
 mod control;

@@ -50,8 +50,20 @@ impl SqliteStore {
             std::cmp::Ordering::Less => {
                 Err(StoreError::Schema { found, needed: needed(), mend: "run `penstock migrate`" })
             }
+            std::cmp::Ordering::Greater if self.serves(found).await? => Ok(()),
             std::cmp::Ordering::Greater => Err(newer(found)),
         }
+    }
+
+    /// Whether a newer schema says that it serves this program too.
+    async fn serves(&self, found: i64) -> StoreResult<bool> {
+        let oldest: Option<i64> =
+            sqlx::query_scalar("/* penstock:schema */ SELECT oldest FROM schema_serves WHERE version = ?1")
+                .bind(found)
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(store_error("schema"))?;
+        Ok(oldest.is_some_and(|oldest| oldest <= needed()))
     }
 }
 

@@ -11,6 +11,7 @@
 //!   `release_end`. Extraction therefore writes each row once, a release inserts its states without looking at
 //!   the backlog, and a cancel touches one record whatever the batch's size.
 
+pub mod alerts;
 pub mod batches;
 pub mod callbacks;
 pub mod control;
@@ -37,6 +38,7 @@ pub trait Store:
     + reading::Reading
     + callbacks::Callbacks
     + operations::Operations
+    + alerts::Alerts
 {
 }
 
@@ -50,5 +52,6 @@ impl<T> Store for T where
         + reading::Reading
         + callbacks::Callbacks
         + operations::Operations
+        + alerts::Alerts
 {
 }

@@ -1,5 +1,7 @@
 //! Operations: the schema, checks, repairs, retention and the audit log.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use penstock_domain::batch::Counts;
 use penstock_domain::ids::{BatchId, BatchSeq};
@@ -40,6 +42,18 @@ pub struct CountMismatch {
     pub rows: Counts,
 }
 
+/// A row counts as overdue when its lease or its time in the queue ran out so long ago: a sweep comes every minute.
+pub const OVERDUE_AFTER: Duration = Duration::from_secs(90);
+
+/// What counts as recent for batches.
+pub const RECENT: Duration = Duration::from_secs(3600);
+
+/// What counts as recent for callbacks, whose schedule takes days.
+pub const RECENT_CALLBACKS: Duration = Duration::from_secs(5 * 24 * 3600);
+
+/// A batch's share of failures says something from so many ended rows on.
+pub const RATIO_ROWS: u32 = 20;
+
 /// Figures for metrics and `doctor`, cheap to read.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
@@ -55,6 +69,16 @@ pub struct Figures {
     pub batches_processing: u32,
     /// Batches that run.
     pub batches_queued: u32,
+    /// Rows in processing whose lease ran out a while ago.
+    pub leases_expired: u32,
+    /// Rows in the queue whose time ran out a while ago.
+    pub rows_lost: u32,
+    /// Batches whose file could not be extracted, in the last hour.
+    pub batches_failed_recently: u32,
+    /// Callbacks of the last five days whose schedule is exhausted.
+    pub callbacks_exhausted_recently: u32,
+    /// The greatest share of failed rows of any batch that runs or ended in the last hour, by pipeline.
+    pub failure_ratio: Vec<(String, f64)>,
 }
 
 /// What the engine is, for `doctor`.
@@ -95,8 +119,8 @@ pub trait Operations: Send + Sync {
         before: Option<Timestamp>,
         limit: u32,
     ) -> StoreResult<Vec<AuditEntry>>;
-    /// Figures for metrics.
-    async fn figures(&self) -> StoreResult<Figures>;
+    /// Figures for metrics and alerts.
+    async fn figures(&self, now: Timestamp) -> StoreResult<Figures>;
     /// Extracted batches whose counters differ from their rows. Reads rows: for operators, not for services.
     async fn count_mismatches(&self) -> StoreResult<Vec<CountMismatch>>;
     /// Writes the rows' counts into the ledger, provided that nothing has moved since; true when it did.

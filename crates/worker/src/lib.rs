@@ -6,7 +6,8 @@ pub mod janitor;
 use std::sync::Arc;
 
 use penstock_app::engines::process_name;
-use penstock_app::{Chosen, Settings, StartError};
+use penstock_app::{Chosen, Settings, StartError, boot};
+use penstock_flow::alerts::Watch;
 use penstock_flow::callbacks::Deliverer;
 use penstock_flow::process::Worker;
 use penstock_flow::process::observe::Nobody;
@@ -33,7 +34,7 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
             .map_err(|error| StartError(format!("no HTTP client can be made: {error}")))?;
     let handler: Arc<dyn Handler> = worker.clone();
     let bell = engines.bell.clone();
-    let tasks = vec![
+    let mut tasks = vec![
         tokio::spawn(worker.clone().run(stop.clone())),
         tokio::spawn({
             let stop = stop.clone();
@@ -42,6 +43,11 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
         tokio::spawn(deliverer.run(stop.clone())),
         tokio::spawn(janitor::run(engines.clone(), janitor::Policy::of(settings), stop.clone())),
     ];
+    if let Some(rules) = boot::alert_rules(settings)? {
+        let watch = Watch::new(engines.clone(), chosen.caller.clone(), rules)
+            .map_err(|error| StartError(format!("no HTTP client can be made: {error}")))?;
+        tasks.push(tokio::spawn(watch.run(stop.clone())));
+    }
     Ok(Running { worker, tasks })
 }
 

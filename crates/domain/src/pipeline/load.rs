@@ -63,7 +63,7 @@ impl Pipeline {
 }
 
 /// The parser's sentence without its drawing of the place.
-fn plain(error: &serde_saphyr::Error) -> String {
+pub(crate) fn plain(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     text.lines().next().unwrap_or_default().trim().to_owned()
 }

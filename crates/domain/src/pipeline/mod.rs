@@ -4,7 +4,7 @@
 //! reads answers, [`template`] and [`scalars`] are the small parts, [`catalog`] holds all pipelines of a service.
 
 pub mod catalog;
-mod check;
+pub(crate) mod check;
 pub mod definition;
 pub mod load;
 pub mod model;

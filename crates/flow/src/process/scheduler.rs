@@ -1,6 +1,6 @@
 //! The worker: takes messages in, claims what is ready as slots allow, and drains when it is told to stop.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::{Handler, Message, Packet};
+use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::work::{Claim, ClaimedRow, Settlement};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,8 @@ pub struct WorkerFigures {
     pub in_flight: AtomicUsize,
     /// Of these, rows that wait for a limit.
     pub limited: AtomicUsize,
+    /// Rows extracted.
+    pub extracted: AtomicU64,
     /// Settlements.
     pub settled: Arc<SettleFigures>,
 }
@@ -351,9 +354,15 @@ impl Worker {
                     None => return,
                 },
             };
+            let mut rows = None;
+            let mut count = |batch: &Batch, at: Checkpoint| {
+                let before = rows.replace(at.rows).unwrap_or(batch.checkpoint.rows);
+                self.figures
+                    .extracted
+                    .fetch_add(u64::from(at.rows.saturating_sub(before)), Ordering::Relaxed);
+            };
             let done =
-                extract::extract(&self.engines, &self.policy.extract, batch, false, &stop, &mut |_, _| {})
-                    .await;
+                extract::extract(&self.engines, &self.policy.extract, batch, false, &stop, &mut count).await;
             match done {
                 Ok(Extracted::Held { holder, .. }) => {
                     tracing::debug!(batch = batch.0, holder, "another worker extracts the batch");

@@ -1,0 +1,72 @@
+//! Alerts: told once when they begin and once when they end, whoever looks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use penstock_store::Store;
+use penstock_store::alerts::Alert;
+
+use crate::fixture::{LEASE, START, claim, completed, extracted, failed, new_batch, release, token};
+
+fn alert(subject: &str, lasting_ms: i64) -> Alert {
+    Alert {
+        rule: "breaker_open".into(),
+        subject: subject.into(),
+        receiver: "ops".into(),
+        text: format!("{subject} fails"),
+        lasting_ms,
+    }
+}
+
+/// One beginning, one end, nothing between; what did not last is never told.
+pub async fn a_beginning_and_an_end_are_told_once(store: &Arc<dyn Store>) {
+    let lease = |at| async move { store.lease_notices(token(), at, at + LEASE, 10).await.unwrap() };
+    store.note_alerts(&[alert("invite", 0), alert("address", 5000)], START).await.unwrap();
+    store.note_alerts(&[alert("invite", 0), alert("address", 5000)], START).await.unwrap();
+    let (first, second) = (token(), token());
+    let told = store.lease_notices(first, START, START + LEASE, 10).await.unwrap();
+    assert_eq!(told.len(), 1, "the other one has to last");
+    assert!(told[0].firing && told[0].subject == "invite");
+    assert!(store.lease_notices(second, START, START + LEASE, 10).await.unwrap().is_empty(), "it is leased");
+    assert!(!store.settle_notice(&told[0], second, None).await.unwrap(), "the lease is another's");
+    assert!(store.settle_notice(&told[0], first, None).await.unwrap());
+    let later = START + Duration::from_secs(1);
+    store.note_alerts(&[alert("invite", 0)], later).await.unwrap();
+    let much_later = START + LEASE + LEASE;
+    assert!(lease(much_later).await.is_empty(), "told once; the other one did not last");
+    store.note_alerts(&[], much_later).await.unwrap();
+    let third = token();
+    let ended = store.lease_notices(third, much_later, much_later + LEASE, 10).await.unwrap();
+    assert_eq!(ended.len(), 1);
+    assert!(!ended[0].firing && ended[0].since == START);
+    // The receiver is away: it comes again when it is due, not before.
+    let again = much_later + Duration::from_secs(5);
+    assert!(store.settle_notice(&ended[0], third, Some(again)).await.unwrap());
+    assert!(lease(much_later).await.is_empty());
+    let fourth = token();
+    let ended = store.lease_notices(fourth, again, again + LEASE, 10).await.unwrap();
+    assert_eq!(ended[0].attempts, 1);
+    assert!(store.settle_notice(&ended[0], fourth, None).await.unwrap());
+    store.note_alerts(&[], again).await.unwrap();
+    assert!(lease(again + LEASE + LEASE).await.is_empty());
+}
+
+/// Batches of which too much failed are found, others are not.
+pub async fn failing_batches_are_found(store: &Arc<dyn Store>) {
+    let batch = extracted(store, &new_batch(store, 4).await, 4).await;
+    let rows = release(store, batch.seq, 4, START).await;
+    let held = token();
+    claim(store, &rows, held, START).await;
+    let settled = [failed(rows[0], held), failed(rows[1], held), completed(rows[2], held)];
+    store.settle(&settled, START).await.unwrap();
+    let found = |share, rows| async move {
+        let found = store.failing_batches(START, rows, share, 1000).await.unwrap();
+        found.into_iter().find(|one| one.id == batch.id)
+    };
+    let one = found(5000, 3).await.expect("two of three failed");
+    assert_eq!((one.completed, one.failed), (1, 2));
+    assert!(found(7000, 3).await.is_none());
+    assert!(found(5000, 4).await.is_none());
+    let figures = store.figures(START + LEASE + LEASE + LEASE).await.unwrap();
+    assert_eq!(figures.leases_expired, 1, "the fourth row's lease ran out");
+}

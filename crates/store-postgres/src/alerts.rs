@@ -1,0 +1,190 @@
+//! Alerts.
+
+use async_trait::async_trait;
+use penstock_domain::batch::BatchStatus;
+use penstock_domain::ids::{BatchId, LeaseToken};
+use penstock_domain::time::Timestamp;
+use penstock_store::StoreResult;
+use penstock_store::alerts::{Alert, Alerts, Notice, TroubledBatch};
+use sqlx::postgres::PgRow;
+
+use crate::PostgresStore;
+use crate::convert::Columns;
+use crate::error::store_error;
+
+fn troubled(row: &PgRow) -> TroubledBatch {
+    let c = Columns(row);
+    TroubledBatch {
+        id: BatchId(c.uuid("id")),
+        pipeline: c.text("pipeline"),
+        completed: c.u32("completed"),
+        failed: c.u32("failed"),
+    }
+}
+
+fn notice(row: &PgRow) -> Notice {
+    let c = Columns(row);
+    Notice {
+        rule: c.text("rule"),
+        subject: c.text("subject"),
+        receiver: c.text("receiver"),
+        text: c.text("text"),
+        firing: c.flag("firing"),
+        since: c.time("since"),
+        attempts: c.u16("attempts"),
+    }
+}
+
+#[async_trait]
+impl Alerts for PostgresStore {
+    async fn failing_batches(
+        &self,
+        since: Timestamp,
+        min_rows: u32,
+        share_bp: u16,
+        limit: u32,
+    ) -> StoreResult<Vec<TroubledBatch>> {
+        let rows = sqlx::query(
+            "/* penstock:failing_batches */ SELECT id, pipeline, completed, failed FROM batches \
+             WHERE (status = 2 OR finished_at > $1) AND completed + failed >= $2 \
+             AND failed::int8 * 10000 > $3 * (completed + failed)::int8 ORDER BY seq DESC LIMIT $4",
+        )
+        .bind(since.millis())
+        .bind(i64::from(min_rows))
+        .bind(i64::from(share_bp))
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("failing_batches"))?;
+        Ok(rows.iter().map(troubled).collect())
+    }
+
+    async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<TroubledBatch>> {
+        let rows = sqlx::query(
+            "/* penstock:unextractable_batches */ SELECT id, pipeline, completed, failed FROM batches \
+             WHERE finished_at > $1 AND status = $2 ORDER BY seq DESC LIMIT $3",
+        )
+        .bind(since.millis())
+        .bind(BatchStatus::Failed.code())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("unextractable_batches"))?;
+        Ok(rows.iter().map(troubled).collect())
+    }
+
+    async fn note_alerts(&self, found: &[Alert], now: Timestamp) -> StoreResult<()> {
+        const NAME: &str = "note_alerts";
+        let found_none = found.is_empty();
+        let column =
+            |of: fn(&Alert) -> &str| found.iter().map(|alert| of(alert).to_owned()).collect::<Vec<_>>();
+        let (rules, subjects, receivers, texts) = (
+            column(|alert| &alert.rule),
+            column(|alert| &alert.subject),
+            column(|alert| &alert.receiver),
+            column(|alert| &alert.text),
+        );
+        let due: Vec<i64> = found.iter().map(|alert| now.millis() + alert.lasting_ms).collect();
+        let noted: bool =
+            sqlx::query_scalar("/* penstock:note_alerts */ SELECT EXISTS (SELECT 1 FROM alerts)")
+                .fetch_one(&self.pool)
+                .await
+                .map_err(store_error(NAME))?;
+        if found_none && !noted {
+            return Ok(());
+        }
+        let mut tx = self.write(NAME).await?;
+        if !found.is_empty() {
+            sqlx::query(
+                "/* penstock:note_alerts */ INSERT INTO alerts (rule, subject, receiver, text, firing, said, since, attempts, next_at) \
+                 SELECT rule, subject, receiver, text, true, 0, $6, 0, due \
+                 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int8[]) f (rule, subject, receiver, text, due) \
+                 ORDER BY rule, subject, receiver \
+                 ON CONFLICT (rule, subject, receiver) DO UPDATE SET firing = true, text = excluded.text, \
+                 attempts = 0, next_at = excluded.next_at WHERE NOT alerts.firing",
+            )
+            .bind(&rules)
+            .bind(&subjects)
+            .bind(&receivers)
+            .bind(&texts)
+            .bind(&due)
+            .bind(now.millis())
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        }
+        sqlx::query(
+            "/* penstock:note_alerts */ UPDATE alerts SET firing = false, attempts = 0, next_at = $4 WHERE firing \
+             AND (rule, subject, receiver) NOT IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))",
+        )
+        .bind(&rules)
+        .bind(&subjects)
+        .bind(&receivers)
+        .bind(now.millis())
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
+        // It passed before it had lasted: nobody heard of it, nobody needs to.
+        sqlx::query("/* penstock:note_alerts */ DELETE FROM alerts WHERE NOT firing AND said = 0 AND lease_token IS NULL")
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        crate::commit(tx, NAME).await
+    }
+
+    async fn lease_notices(
+        &self,
+        token: LeaseToken,
+        now: Timestamp,
+        until: Timestamp,
+        limit: u32,
+    ) -> StoreResult<Vec<Notice>> {
+        let rows = sqlx::query(
+            "/* penstock:lease_notices */ UPDATE alerts SET lease_token = $1, lease_until = $3 \
+             WHERE (rule, subject, receiver) IN (SELECT rule, subject, receiver FROM alerts \
+             WHERE firing = (said = 0) AND next_at <= $2 AND (lease_until IS NULL OR lease_until < $2) \
+             ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED) RETURNING *",
+        )
+        .bind(token.0)
+        .bind(now.millis())
+        .bind(until.millis())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("lease_notices"))?;
+        Ok(rows.iter().map(notice).collect())
+    }
+
+    async fn settle_notice(
+        &self,
+        notice: &Notice,
+        token: LeaseToken,
+        again: Option<Timestamp>,
+    ) -> StoreResult<bool> {
+        let statement = match (again, notice.firing) {
+            (Some(_), _) => {
+                "/* penstock:settle_notice */ UPDATE alerts SET attempts = attempts + 1, next_at = $5, \
+                 lease_token = NULL, lease_until = NULL WHERE rule = $1 AND subject = $2 AND receiver = $3 AND lease_token = $4"
+            }
+            (None, true) => {
+                "/* penstock:settle_notice */ UPDATE alerts SET said = 1, attempts = 0, \
+                 lease_token = NULL, lease_until = NULL WHERE rule = $1 AND subject = $2 AND receiver = $3 AND lease_token = $4"
+            }
+            // It may have begun again meanwhile; then it is told anew.
+            (None, false) => {
+                "/* penstock:settle_notice */ UPDATE alerts SET said = 0, attempts = 0, \
+                 lease_token = NULL, lease_until = NULL WHERE rule = $1 AND subject = $2 AND receiver = $3 AND lease_token = $4"
+            }
+        };
+        let mut query = sqlx::query(statement)
+            .bind(&notice.rule)
+            .bind(&notice.subject)
+            .bind(&notice.receiver)
+            .bind(token.0);
+        if let Some(again) = again {
+            query = query.bind(again.millis());
+        }
+        let done = query.execute(&self.pool).await.map_err(store_error("settle_notice"))?;
+        Ok(done.rows_affected() == 1)
+    }
+}

@@ -1,0 +1,88 @@
+//! Alerts: what the rules found wrong, and who has been told. Any number of workers look and tell; a guarded statement
+//! each decides whose word goes out.
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchId, LeaseToken};
+use penstock_domain::time::Timestamp;
+
+use crate::StoreResult;
+
+/// A batch that a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TroubledBatch {
+    /// Which.
+    pub id: BatchId,
+    /// Its pipeline.
+    pub pipeline: String,
+    /// Rows completed.
+    pub completed: u32,
+    /// Rows failed.
+    pub failed: u32,
+}
+
+/// Something that a rule found, on its way to one receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// The rule's name.
+    pub rule: String,
+    /// What it is about: a batch, a dependency, …
+    pub subject: String,
+    /// Who is to hear of it.
+    pub receiver: String,
+    /// A sentence, without any row's content.
+    pub text: String,
+    /// It has to last so long before it is told; milliseconds.
+    pub lasting_ms: i64,
+}
+
+/// An alert whose beginning or end a receiver has not heard of yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The rule's name.
+    pub rule: String,
+    /// What it is about.
+    pub subject: String,
+    /// Who is to hear of it.
+    pub receiver: String,
+    /// A sentence.
+    pub text: String,
+    /// Whether it begins; otherwise it ends.
+    pub firing: bool,
+    /// When it began.
+    pub since: Timestamp,
+    /// Tries so far.
+    pub attempts: u16,
+}
+
+/// Alerts.
+#[async_trait]
+pub trait Alerts: Send + Sync {
+    /// Batches that run, or finished after `since`, of whose rows more than `share_bp` hundredths of a percent failed,
+    /// once `min_rows` of them ended; at most `limit`.
+    async fn failing_batches(
+        &self,
+        since: Timestamp,
+        min_rows: u32,
+        share_bp: u16,
+        limit: u32,
+    ) -> StoreResult<Vec<TroubledBatch>>;
+    /// Batches whose file could not be extracted, since `since`; at most `limit`.
+    async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<TroubledBatch>>;
+    /// Writes what is found now: what is new begins, what is no longer found ends, everything else stays as it is.
+    async fn note_alerts(&self, found: &[Alert], now: Timestamp) -> StoreResult<()>;
+    /// Takes beginnings and ends that nobody has told yet, under a lease.
+    async fn lease_notices(
+        &self,
+        token: LeaseToken,
+        now: Timestamp,
+        until: Timestamp,
+        limit: u32,
+    ) -> StoreResult<Vec<Notice>>;
+    /// Settles a notice: told, or to be tried again at `again`. True when the lease still held.
+    async fn settle_notice(
+        &self,
+        notice: &Notice,
+        token: LeaseToken,
+        again: Option<Timestamp>,
+    ) -> StoreResult<bool>;
+}

@@ -1,0 +1,156 @@
+//! What an operator is told, and what their tools read.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use penstock_sandbox::{Config, Faults, Sandbox};
+use penstock_tests::receiver::Receiver;
+use penstock_tests::{Client, Place};
+use serde_json::Value;
+
+use crate::{PEOPLE, invite, people};
+
+const SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+/// Alert rules that look twice a second.
+fn rules(url: &str) -> String {
+    format!(
+        "every: 500ms\nreceivers:\n  - {{ name: chat, kind: slack, url: \"{url}/chat\" }}\n\
+         \x20 - {{ name: pager, kind: webhook, url: \"{url}/pager\", secret: \"{SECRET}\" }}\nrules:\n\
+         \x20 - {{ rule: failure_share, above: 20 %, min_rows: 5, to: [chat, pager] }}\n\
+         \x20 - {{ rule: breaker_open, to: [pager] }}\n\
+         \x20 - {{ rule: stuck_rows, lasting: 10m, to: [pager] }}\n\
+         \x20 - {{ rule: dispatcher_late, after: 5m, to: [pager] }}\n\
+         \x20 - {{ rule: extraction_failed, to: [pager] }}\n\
+         \x20 - {{ rule: callbacks_exhausted, to: [pager] }}\n"
+    )
+}
+
+/// A breaker that opens is told once and, when it has closed, told again; a batch that fails is told to both receivers;
+/// a receiver that is away hears of it when it is back.
+#[tokio::test]
+async fn alerts_are_told_once_and_their_end_too() {
+    let receiver = Receiver::start().await;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let pipeline = invite().replace(
+        "concurrency: 12, timeout: 10s",
+        "concurrency: 12, timeout: 10s, breaker: { failure_share: 50 %, min_calls: 5, window: 10s, open_for: 1s, probes: 1 }",
+    );
+    let mut place = Place::new(&[("invite.yaml", &pipeline)]);
+    let file = place.write("alerts.yaml", &rules(&receiver.url));
+    place.set("PENSTOCK_ALERTS", file);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    receiver.answer(503);
+    sandbox.set_faults(Faults { error: 1.0, ..Faults::default() });
+    let (_, batch) = client.upload(PEOPLE, people(60)).await.expect("an answer");
+    let refused = receiver.until(|heard| heard.json()["data"]["rule"] == "breaker_open").await;
+    assert_eq!(refused.status, 503);
+    receiver.answer(204);
+    let told = |kind: &'static str, rule: &'static str| {
+        move |heard: &penstock_tests::receiver::Heard| {
+            heard.path == "/pager"
+                && heard.status == 204
+                && heard.json()["type"] == kind
+                && heard.json()["data"]["rule"] == rule
+        }
+    };
+    let open = receiver.until(told("alert.firing", "breaker_open")).await;
+    open.verify(SECRET).expect("the reference library verifies it");
+    assert!(open.verify("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").is_err());
+    assert_eq!(open.json()["data"]["subject"], "address");
+    assert_eq!(open.header("webhook-id"), refused.header("webhook-id"), "a try keeps its id");
+    sandbox.set_faults(Faults::default());
+    receiver.until(told("alert.resolved", "breaker_open")).await;
+    client.finished(batch["id"].as_str().expect("an id")).await;
+    // Every row of this file is refused by the downstream for good.
+    let taken = people(20).replace("person", "taken");
+    let (_, failing) = client.upload(PEOPLE, taken).await.expect("an answer");
+    client.finished(failing["id"].as_str().expect("an id")).await;
+    let about = failing["id"].clone();
+    let paged =
+        receiver.until(|heard| heard.path == "/pager" && heard.json()["data"]["subject"] == about).await;
+    assert_eq!(paged.json()["data"]["rule"], "failure_share");
+    let id = about.as_str().expect("an id").to_owned();
+    let chat = receiver.until(|heard| heard.path == "/chat" && heard.body.contains(&id)).await;
+    assert!(chat.json()["text"].as_str().is_some_and(|text| text.contains("100 %")), "{}", chat.body);
+    // Two more rounds: nothing is told twice.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let heard = receiver.heard();
+    let times = |path: &str, subject: &str| {
+        heard
+            .iter()
+            .filter(|one| one.status == 204 && one.path == path && one.body.contains(subject))
+            .filter(|one| path == "/chat" || one.json()["type"] == "alert.firing")
+            .count()
+    };
+    assert_eq!((times("/pager", &id), times("/chat", &id)), (1, 1), "{heard:?}");
+    assert_eq!(times("/pager", "\"subject\":\"address\""), 1);
+    for secret in ["person", "taken", "example.com"] {
+        assert!(!heard.iter().any(|one| one.body.contains(secret)), "an alert carries no row's content");
+    }
+}
+
+/// Prometheus accepts `/metrics`, and every figure that an alert rule or the dashboard reads is there.
+#[tokio::test]
+async fn metrics_are_what_the_alert_rules_and_the_dashboard_read() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) =
+        client.upload(PEOPLE, people(60).replace("person1@", "taken1@")).await.expect("an answer");
+    client.finished(batch["id"].as_str().expect("an id")).await;
+    // Something that still runs, so that there are rows to tell of.
+    sandbox.set_faults(Faults { latency_ms: 2000, ..Faults::default() });
+    let (_, running) = client.upload(PEOPLE, people(30)).await.expect("an answer");
+    let id = running["id"].as_str().expect("an id").to_owned();
+    while client.get(&format!("/v2/batches/{id}")).await["status"] != "queued" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let text = client.text("/metrics").await;
+    let known: std::collections::HashSet<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+    let alerts = include_str!("../../charts/penstock/files/alerts.yaml");
+    let dashboard = include_str!("../../charts/penstock/files/dashboard.json");
+    let board: Value = serde_json::from_str(dashboard).expect("JSON");
+    let expressions: Vec<&str> = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("expr: "))
+        .chain(
+            board["panels"]
+                .as_array()
+                .expect("panels")
+                .iter()
+                .flat_map(|panel| panel["targets"].as_array().expect("targets"))
+                .filter_map(|target| target["expr"].as_str()),
+        )
+        .collect();
+    assert!(expressions.len() > 20);
+    for expression in expressions {
+        for name in expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            assert!(
+                !name.starts_with("penstock_") || known.contains(name),
+                "{name} is read, and not told:\n{text}"
+            );
+        }
+    }
+    let Ok(promtool) = std::env::var("PENSTOCK_TEST_PROMTOOL") else {
+        panic!("PENSTOCK_TEST_PROMTOOL is not set; `cargo xtask test` sets it");
+    };
+    let mut check = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    std::io::Write::write_all(&mut check.stdin.take().expect("its input"), text.as_bytes())
+        .expect("it reads");
+    let said = check.wait_with_output().expect("it ends");
+    assert!(said.status.success(), "{}\n{text}", String::from_utf8_lossy(&said.stderr));
+}

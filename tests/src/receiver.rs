@@ -1,0 +1,132 @@
+//! Somebody else's web server: takes whatever is posted to it, and answers as it is told to.
+
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::PATIENCE;
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// Its path.
+    pub path: String,
+    /// Its headers, names in small letters.
+    pub headers: Vec<(String, String)>,
+    /// Its body, as it came.
+    pub body: String,
+    /// What it was answered.
+    pub status: u16,
+}
+
+impl Heard {
+    /// A header's value; empty without it.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+
+    /// Verifies its signature by the reference library of Standard Webhooks, which is none of ours.
+    ///
+    /// # Errors
+    /// When it does not verify.
+    pub fn verify(&self, secret: &str) -> Result<(), standardwebhooks::WebhookError> {
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in &self.headers {
+            if let (Ok(name), Ok(value)) =
+                (http::HeaderName::from_bytes(name.as_bytes()), http::HeaderValue::from_str(value))
+            {
+                headers.append(name, value);
+            }
+        }
+        standardwebhooks::Webhook::new(secret)?.verify(self.body.as_bytes(), &headers)
+    }
+}
+
+/// The server; it ends with the test's runtime.
+pub struct Receiver {
+    /// Its address, `http://…`.
+    pub url: String,
+    status: Arc<AtomicU16>,
+    heard: Arc<Mutex<Vec<Heard>>>,
+}
+
+impl Receiver {
+    /// Starts it; it answers 204.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let (status, heard) = (Arc::new(AtomicU16::new(204)), Arc::new(Mutex::new(Vec::new())));
+        tokio::spawn({
+            let (status, heard) = (status.clone(), heard.clone());
+            async move {
+                while let Ok((connection, _)) = listener.accept().await {
+                    tokio::spawn(serve(connection, status.clone(), heard.clone()));
+                }
+            }
+        });
+        Self { url, status, heard }
+    }
+
+    /// What it answers from now on.
+    pub fn answer(&self, status: u16) {
+        self.status.store(status, Ordering::SeqCst);
+    }
+
+    /// What it heard so far.
+    pub fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().expect("no test panics here").clone()
+    }
+
+    /// Waits until it heard something of that kind.
+    pub async fn until(&self, what: impl Fn(&Heard) -> bool) -> Heard {
+        let began = Instant::now();
+        loop {
+            if let Some(found) = self.heard().into_iter().find(|heard| what(heard)) {
+                return found;
+            }
+            assert!(began.elapsed() < PATIENCE, "it was never told; it heard {:?}", self.heard());
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn serve(mut connection: TcpStream, status: Arc<AtomicU16>, heard: Arc<Mutex<Vec<Heard>>>) {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 8192];
+    loop {
+        let Ok(read) = connection.read(&mut piece).await else { return };
+        if read == 0 {
+            return;
+        }
+        bytes.extend_from_slice(&piece[..read]);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let mut lines = head.lines();
+        let path = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned();
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let length =
+            headers.iter().find(|(name, _)| name == "content-length").map_or("0", |(_, value)| value);
+        if body.len() < length.parse::<usize>().unwrap_or(0) {
+            continue;
+        }
+        let status = status.load(Ordering::SeqCst);
+        let one = Heard { path, headers: headers.clone(), body: body.to_owned(), status };
+        let answer = format!("HTTP/1.1 {status} Said\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        // Noted before it is answered: who saw the answer finds the note.
+        heard.lock().expect("no test panics here").push(one);
+        let _ = connection.write_all(answer.as_bytes()).await;
+        return;
+    }
+}
