@@ -12,6 +12,7 @@ pub mod fixture;
 pub mod history;
 pub mod outbox;
 pub mod races;
+pub mod upgrade;
 
 use std::sync::Arc;
 
