@@ -1,5 +1,8 @@
 //! Files, good and bad, over the real API: what is refused, where, and that nothing is left behind.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::{Client, Place};
 use serde_json::Value;
@@ -281,4 +284,55 @@ async fn an_idempotency_key_makes_one_batch() {
     }
     assert_eq!(client.get("/v2/batches").await["data"].as_array().map(Vec::len), Some(1));
     assert_eq!(place.objects().len(), 1);
+}
+
+/// One field of 2 GB is refused as soon as it passes the limit: the client has sent next to nothing of it, the service
+/// has held next to nothing of it, and nothing is left behind.
+#[tokio::test]
+async fn a_field_of_two_gigabytes_is_refused_at_once() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    const FIELD: u64 = 2 << 30;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    for quote in ["", "\""] {
+        let address = service.base.strip_prefix("http://").expect("an address");
+        let connection = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        let (mut input, mut output) = connection.into_split();
+        let head = format!(
+            "POST {ROUTE} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\ncontent-type: text/csv\r\n\
+             content-length: {}\r\n\r\nid,note\n1,{quote}",
+            FIELD + 10 + quote.len() as u64
+        );
+        output.write_all(head.as_bytes()).await.expect("it reads");
+        let sent = Arc::new(AtomicU64::new(0));
+        let sending = tokio::spawn({
+            let sent = sent.clone();
+            async move {
+                let block = vec![b'x'; 64 * 1024];
+                while sent.load(Ordering::SeqCst) < FIELD && output.write_all(&block).await.is_ok() {
+                    sent.fetch_add(block.len() as u64, Ordering::SeqCst);
+                }
+            }
+        });
+        let mut answer = Vec::new();
+        let mut piece = [0; 4096];
+        while !String::from_utf8_lossy(&answer).contains("limit_exceeded") {
+            let read = input.read(&mut piece).await.expect("an answer");
+            assert!(read > 0, "it hung up without a word: {}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        let sent = sent.load(Ordering::SeqCst);
+        sending.abort();
+        assert!(sent < 64 << 20, "{sent} bytes of it were taken before the answer");
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with("HTTP/1.1 413"), "{text}");
+        assert!(text.contains("\"line\":2") && text.contains("\"column\":\"note\""), "{text}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).expect("it runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(peak < 256 * 1024, "{peak} KiB");
+    assert!(place.objects().is_empty(), "{:?}", place.objects());
 }

@@ -318,7 +318,8 @@ fn refusal(error: UploadError) -> Problem {
             format!("the file has more than {most} bytes; split it"),
         ),
         UploadError::TooLarge(TooLarge::Csv(limit)) => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", limit.to_string())
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", limit.message.clone())
+                .with_errors(vec![limit], 1)
         }
         UploadError::KeyReused => Problem::unprocessable(
             "idempotency_key_reused",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStoreExt as _;
 use penstock_crypto::Fingerprinter;
-use penstock_domain::csv::{LimitExceeded, Rejected, Validated, Validator};
+use penstock_domain::csv::{Rejected, RowError, Validated, Validator};
 use penstock_domain::ids::{BatchId, OwnerSeq};
 use penstock_domain::ledger::Canary;
 use penstock_domain::pipeline::Pipeline;
@@ -74,7 +74,7 @@ pub enum TooLarge {
     /// The whole body, in bytes.
     Bytes(u64),
     /// A limit on rows, fields or records.
-    Csv(LimitExceeded),
+    Csv(RowError),
 }
 
 /// What became of an upload.
@@ -145,7 +145,9 @@ impl Upload {
         if self.writer.plain_bytes() + bytes.len() as u64 > most {
             return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
         }
-        self.validator.push(bytes).map_err(|limit| UploadError::TooLarge(TooLarge::Csv(limit)))?;
+        if let Err(limit) = self.validator.push(bytes) {
+            return Err(UploadError::TooLarge(TooLarge::Csv(self.validator.error_of(&limit))));
+        }
         for (_, fingerprint) in &mut self.fingerprints {
             fingerprint.update(bytes);
         }

@@ -79,6 +79,22 @@ impl Validator {
         self.judge.limit.map_or(Ok(()), Err)
     }
 
+    /// A limit that was passed, as an error of the file: with its column, when that is known.
+    pub fn error_of(&self, limit: &LimitExceeded) -> RowError {
+        let (code, in_column) = match limit.kind {
+            LimitKind::FieldChars(_) => ("field_too_large", true),
+            LimitKind::RecordBytes(_) => ("record_too_large", false),
+            LimitKind::Rows(_) => ("too_many_rows", false),
+        };
+        let header = self.judge.header.as_ref().filter(|_| in_column);
+        RowError {
+            line: limit.line,
+            column: header.and_then(|header| header.column_of(limit.field)).map(str::to_owned),
+            code,
+            message: limit.to_string(),
+        }
+    }
+
     /// Whether the file is refused already; it is read on for its other errors.
     pub fn has_errors(&self) -> bool {
         !self.judge.errors.is_empty()
