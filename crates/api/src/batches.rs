@@ -233,23 +233,47 @@ pub async fn erase(
     answer(&state, &batch).await
 }
 
-/// Failed rows by code and step.
+/// Failed rows of one code and step.
 #[derive(Serialize, ToSchema)]
 pub struct ErrorSummary {
+    /// The code.
+    pub code: String,
+    /// The step; none when the row failed before its first one.
+    pub step: Option<String>,
+    /// How many rows.
+    pub count: u32,
+    /// The numbers of three of them, the first ones.
+    pub sample: Vec<u32>,
+}
+
+/// Failed rows by code and step.
+#[derive(Serialize, ToSchema)]
+pub struct ErrorSummaries {
     /// The groups, most frequent first.
-    #[schema(value_type = Vec<Object>)]
-    pub data: Vec<ErrorGroup>,
+    pub data: Vec<ErrorSummary>,
 }
 
 /// Sums failed rows up by code and step, with three sample rows of each.
 #[utoipa::path(get, path = "/v2/batches/{id}/errors", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, body = ErrorSummary)), security(("key" = [])))]
+    responses((status = 200, body = ErrorSummaries)), security(("key" = [])))]
 pub async fn errors(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
-    let data = state.engines.store.error_groups(batch.seq).await?;
-    Ok(HttpResponse::Ok().json(ErrorSummary { data }))
+    // A definition that no longer loads here keeps nobody from the codes.
+    let pipeline = state.engines.pipelines.of(&state.engines, &batch).await.ok();
+    let named = |group: ErrorGroup| ErrorSummary {
+        step: group
+            .step
+            .zip(pipeline.as_ref())
+            .and_then(|(step, pipeline)| pipeline.steps.get(usize::from(step)))
+            .map(|step| step.name.clone()),
+        code: group.code,
+        count: group.count,
+        sample: group.sample,
+    };
+    let data = state.engines.store.error_groups(batch.seq).await?.into_iter().map(named).collect();
+    Ok(HttpResponse::Ok().json(ErrorSummaries { data }))
 }
