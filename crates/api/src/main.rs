@@ -54,6 +54,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
         allow_private_callbacks: settings.allow_private_callbacks,
         caller: Some(chosen.caller.clone()),
         figures: None,
+        lengths: penstock_api::reports::Lengths::default(),
         signer: chosen.signer(),
     };
     let (server, address) = penstock_api::serve(state, settings.bind)

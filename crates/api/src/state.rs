@@ -9,6 +9,8 @@ use penstock_flow::process::WorkerFigures;
 use penstock_flow::signing::UrlSigner;
 use penstock_store::batches::Batch;
 
+use crate::reports::Lengths;
+
 /// The API's state. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiState {
@@ -26,6 +28,8 @@ pub struct ApiState {
     pub caller: Option<Arc<Caller>>,
     /// What the worker in this process counted, when there is one.
     pub figures: Option<Arc<WorkerFigures>>,
+    /// How long reports are that were asked for in parts.
+    pub lengths: Lengths,
     /// Makes URLs to which a client can PUT a file, when the object store can.
     pub signer: Option<Arc<dyn UrlSigner>>,
 }

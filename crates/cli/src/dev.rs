@@ -53,6 +53,7 @@ pub async fn start(
         allow_private_callbacks: settings.allow_private_callbacks,
         caller: Some(chosen.caller.clone()),
         figures: Some(worker.worker.figures().clone()),
+        lengths: penstock_api::reports::Lengths::default(),
         signer: chosen.signer(),
     };
     let (server, address) = penstock_api::serve(state, settings.bind)

@@ -98,7 +98,7 @@ impl Outcome {
 }
 
 /// How many rows of a batch stand where. `total` is the sum of the others at every read (promise 4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Counts {
     /// All rows.
     pub total: u32,

@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 pub const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 
 /// The trial that a batch has to pass before all of it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Canary {
     /// How many rows run first.
     pub rows: u32,
@@ -80,7 +80,7 @@ impl Event {
 }
 
 /// State, flags, counters and cursors of one batch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Ledger {
     /// Where the batch stands.
     pub status: BatchStatus,
@@ -140,7 +140,7 @@ impl Tally {
 }
 
 /// Which terminal rows a retry takes up again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RetryScope {
     /// The failed ones.
     pub failed: bool,
@@ -363,9 +363,9 @@ impl Ledger {
     /// Rows not yet started count as cancelled from now on.
     ///
     /// # Errors
-    /// [`Refusal::Ended`] when the run has ended. Cancelling twice is no error and changes nothing.
+    /// [`Refusal::Ended`] when the run has ended otherwise. Cancelling twice is no error and changes nothing.
     pub fn cancel(&mut self, now: Timestamp) -> Result<Vec<Event>, Refusal> {
-        if self.is_finished() {
+        if self.is_finished() && self.status != BatchStatus::Cancelled {
             return Err(Refusal::Ended);
         }
         let mut events = Vec::new();
@@ -445,6 +445,11 @@ impl Ledger {
             self.run += 1;
             self.progress_said = 0;
             self.progress_said_at = None;
+        }
+        // A trial that has had its rows is judged when one of them ends. If that was never to be (it was cancelled
+        // meanwhile), nobody would judge it any more; who retries the batch knows how it went.
+        if self.canary.is_some_and(|canary| self.counts.completed + self.counts.failed >= canary.rows) {
+            self.canary_passed = true;
         }
         self.status = BatchStatus::Queued;
         self.outcome = None;
