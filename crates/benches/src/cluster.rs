@@ -13,7 +13,7 @@ use penstock_tests::{Client, Place};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{NOOP, ROUTE, body, plain, say, usage};
+use crate::{NOOP, Promises, ROUTE, body, plain, say, usage};
 
 const INVITE: &str = include_str!("../../../pipelines/invite.yaml");
 
@@ -22,7 +22,7 @@ const MOST_MIB: f64 = 64.0;
 
 /// Measures, prints; whether every ratio that is promised was reached.
 pub async fn run(rows: u32, part: Option<&str>) -> bool {
-    let mut kept = Promises(true);
+    let mut kept = Promises::default();
     let wanted = |name: &str| part.is_none_or(|part| part == name);
     if wanted("extraction") {
         extraction(rows, &mut kept).await;
@@ -36,24 +36,7 @@ pub async fn run(rows: u32, part: Option<&str>) -> bool {
     if wanted("dispatcher") {
         dispatcher(&mut kept).await;
     }
-    kept.0
-}
-
-struct Promises(bool);
-
-impl Promises {
-    fn at_least(&mut self, what: &str, value: f64, promised: f64) {
-        self.said(what, value, value >= promised, &format!("at least {promised}"));
-    }
-
-    fn at_most(&mut self, what: &str, value: f64, promised: f64) {
-        self.said(what, value, value <= promised, &format!("at most {promised}"));
-    }
-
-    fn said(&mut self, what: &str, value: f64, good: bool, promise: &str) {
-        println!("{what:<60} {value:>12.2} ({promise}: {})", if good { "kept" } else { "MISSED" });
-        self.0 &= good;
-    }
+    kept.all()
 }
 
 fn psql(database: &str, commands: &[&str]) -> String {

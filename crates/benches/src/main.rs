@@ -2,6 +2,7 @@
 
 mod cluster;
 mod embedded;
+mod flow;
 mod plain;
 
 use std::process::ExitCode;
@@ -22,12 +23,48 @@ async fn main() -> ExitCode {
     let good = match engines.as_str() {
         "embedded" => embedded::run(rows).await,
         "cluster" => cluster::run(rows, args.next().as_deref()).await,
+        "flow" => {
+            let mut kept = Promises::default();
+            flow::run(rows.min(600), args.next().as_deref(), &mut kept).await;
+            kept.all()
+        }
         _ => {
-            eprintln!("penstock-benches embedded|cluster [ROWS] [extraction|no-op|three-calls|dispatcher]");
+            eprintln!(
+                "penstock-benches embedded|cluster [ROWS] [extraction|no-op|three-calls|dispatcher]\n\
+                 penstock-benches flow [SECONDS] [exact|unrest|lower|hang|fair]"
+            );
             return ExitCode::from(2);
         }
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What was promised, and whether all of it was kept so far.
+#[derive(Default)]
+pub struct Promises {
+    missed: bool,
+}
+
+impl Promises {
+    /// Whether all were kept.
+    pub fn all(&self) -> bool {
+        !self.missed
+    }
+
+    /// Says a figure that is to be so great or small.
+    pub fn at_least(&mut self, what: &str, value: f64, promised: f64) {
+        self.said(what, value, value >= promised, &format!("at least {promised}"));
+    }
+
+    /// Says a figure that is to be so great or small.
+    pub fn at_most(&mut self, what: &str, value: f64, promised: f64) {
+        self.said(what, value, value <= promised, &format!("at most {promised}"));
+    }
+
+    fn said(&mut self, what: &str, value: f64, good: bool, promise: &str) {
+        println!("{what:<60} {value:>12.2} ({promise}: {})", if good { "kept" } else { "MISSED" });
+        self.missed |= !good;
+    }
 }
 
 fn head() -> &'static str {
