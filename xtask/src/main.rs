@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod deploy;
+mod image;
 mod services;
 
 use std::process::{Command, ExitCode};
@@ -16,12 +17,14 @@ fn main() -> ExitCode {
         "test" => check::test(&rest),
         "bench" => bench::run(&rest),
         "verify-deploy" => deploy::verify(),
+        "verify-image" => image::verify(),
         _ => {
             eprintln!(
                 "cargo xtask demo [ARGS]   builds and runs `penstock demo` on the embedded engines\n\
                  cargo xtask test          formats, lints and all tests, with the servers that they need\n\
                  cargo xtask bench         measures, as ratios to the machine's own ceiling\n\
-                 cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules"
+                 cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules\n\
+                 cargo xtask verify-image  builds the image from a clean clone, and runs it (a release build: not in CI)"
             );
             return ExitCode::from(2);
         }
