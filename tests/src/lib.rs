@@ -4,6 +4,7 @@
 
 pub mod fleet;
 pub mod receiver;
+pub mod redis;
 pub mod s3;
 
 use std::io::{BufRead as _, BufReader};

@@ -46,7 +46,8 @@ pub fn test(args: &[String]) -> Result<(), String> {
     })?;
     step("whole runs on PostgreSQL, Redis and S3", || {
         let mut command = cargo();
-        command.args(["test", "--package", "penstock-tests", "--", "--test-threads", "4"]);
+        command.args(["test", "--package", "penstock-tests"]);
+        command.args(["--test", "whole_runs", "--test", "cluster", "--", "--test-threads", "4"]);
         command.env("PENSTOCK_TEST_ENGINES", "cluster");
         for (name, value) in services.environment() {
             command.env(name, value);

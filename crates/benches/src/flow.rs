@@ -1,10 +1,10 @@
 //! Flow control, by the sandbox's own record of every call: as fast as is allowed, never faster, and fair.
 
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::limits::worst_excess;
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
+use penstock_tests::redis::Redis;
 use penstock_tests::{Client, Place};
 use sqlx::Connection as _;
 
@@ -45,45 +45,6 @@ fn numbers(rows: u32) -> String {
     std::iter::once("id\n".to_owned()).chain((0..rows).map(|number| format!("{number}\n"))).collect()
 }
 
-/// A Redis of the bench's own, that can be restarted.
-struct Redis {
-    child: Child,
-    port: u16,
-}
-
-impl Redis {
-    fn start(port: u16) -> Self {
-        let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server");
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Self { child, port }
-    }
-
-    /// All of it is lost.
-    fn restart(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        *self = Self::start(self.port);
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
 /// When calls were answered well, and when they were refused, in seconds.
 fn record(sandbox: &Sandbox) -> (Vec<f64>, Vec<f64>) {
     #[allow(clippy::cast_precision_loss, reason = "seconds")]
@@ -97,9 +58,10 @@ fn record(sandbox: &Sandbox) -> (Vec<f64>, Vec<f64>) {
 /// one is started, and the limiter's Redis is restarted empty.
 async fn exact(time: Duration, unrest: bool, kept: &mut Promises) {
     let sandbox = Sandbox::start(Config { address: Some(ALLOWED), ..Config::default() }).expect("a sandbox");
-    let mut redis = Redis::start(free_port());
+    let mut redis = Redis::reserve();
+    redis.start(&[]);
     let mut place = Place::new(&[("one.yaml", ONE_CALL)]);
-    place.set("REDIS_URL", format!("redis://127.0.0.1:{}", redis.port));
+    place.set("REDIS_URL", redis.url());
     let key = place.key(&sandbox, "bench");
     let api = place.api(&sandbox);
     let client = Client::new(&api, &key);
@@ -118,7 +80,8 @@ async fn exact(time: Duration, unrest: bool, kept: &mut Promises) {
         tokio::time::sleep(time / 4).await;
         workers.push(place.worker(&sandbox));
         tokio::time::sleep(time / 4).await;
-        redis.restart();
+        redis.stop();
+        redis.start(&[]);
         tokio::time::sleep(time / 4).await;
     } else {
         tokio::time::sleep(time).await;

@@ -598,6 +598,17 @@ mod tests {
         let events = ledger.settle(Tally { completed: 1, given_back: 1, ..Tally::default() }, NOW);
         assert_eq!(events, [Event::Cancelled, Event::Finished]);
         assert_eq!(ledger.counts.cancelled, 9);
+        let before = ledger.clone();
+        assert_eq!(ledger.cancel(NOW), Ok(Vec::new()), "what is cancelled already is cancelled");
+        assert_eq!(ledger, before);
+    }
+
+    #[test]
+    fn what_ran_to_its_end_is_not_cancelled() {
+        let mut ledger = running(1);
+        ledger.release(1, 0, 0);
+        ledger.claim(1);
+        ledger.settle(Tally { completed: 1, ..Tally::default() }, NOW);
         assert_eq!(ledger.cancel(NOW), Err(Refusal::Ended));
     }
 
