@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use object_store::path::Path;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreError;
@@ -19,6 +20,7 @@ use crate::error::FlowError;
 use crate::reader::{self, Chunk, FileFault};
 use crate::secrets::{Place, SecretsOf};
 use crate::unsealed;
+use crate::upload::delete;
 
 /// Chunks between the reader and the database.
 const CHUNKS_AHEAD: usize = 2;
@@ -81,6 +83,7 @@ pub async fn extract(
         Leased::NotExtractable(batch) => return Ok(Extracted::NotExtractable(batch)),
     };
     tracing::info!(batch = %batch.id, from_row = batch.checkpoint.rows, "extraction begins");
+    let plain = batch.unsealed.then(|| Path::from(batch.object_key.as_str()));
     let outcome = carry_out(engines, policy, &mut lease, batch, stop, progress).await;
     match outcome {
         Ok(extracted) => Ok(extracted),
@@ -88,6 +91,10 @@ pub async fn extract(
             tracing::warn!(code = fault.code, "the file cannot be extracted");
             let failure = fault.to_json();
             let batch = engines.store.fail_extraction(&lease, &failure, engines.clock.now()).await?;
+            if let Some(plain) = plain {
+                // Nobody reads it again, and it is not sealed.
+                delete(engines, &plain).await;
+            }
             Ok(Extracted::Failed(Box::new(batch)))
         }
         Err(Trouble::Flow(error)) => {

@@ -1,4 +1,4 @@
-//! Retention: payloads are erased after one time, batches deleted after another, unused uploads after an hour.
+//! Retention: payloads are erased after one time, batches deleted after another, uploads after an hour.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Pruned {
     pub erased: u32,
     /// Batches that were deleted.
     pub deleted: u32,
-    /// Uploads that nobody used.
+    /// Uploads that nobody used, or whose file was taken over.
     pub uploads: u32,
 }
 

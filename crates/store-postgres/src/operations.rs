@@ -315,8 +315,9 @@ impl Operations for PostgresStore {
 
     async fn expire_uploads(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<PendingUpload>> {
         let rows = sqlx::query(
-            "/* penstock:expire_uploads */ DELETE FROM uploads WHERE id IN (SELECT id FROM uploads WHERE batch IS NULL \
-             AND expires_at < $1 LIMIT $2) RETURNING *",
+            "/* penstock:expire_uploads */ DELETE FROM uploads WHERE id IN (SELECT u.id FROM uploads u \
+             WHERE u.expires_at < $1 AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.seq = u.batch \
+             AND b.unsealed AND b.finished_at IS NULL) LIMIT $2) RETURNING *",
         )
         .bind(now.millis())
         .bind(i64::from(limit))

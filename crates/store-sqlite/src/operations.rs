@@ -319,8 +319,9 @@ impl Operations for SqliteStore {
 
     async fn expire_uploads(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<PendingUpload>> {
         let rows = sqlx::query(
-            "/* penstock:expire_uploads */ DELETE FROM uploads WHERE id IN (SELECT id FROM uploads WHERE batch IS NULL \
-             AND expires_at < ? LIMIT ?) RETURNING *",
+            "/* penstock:expire_uploads */ DELETE FROM uploads WHERE id IN (SELECT u.id FROM uploads u \
+             WHERE u.expires_at < ? AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.seq = u.batch \
+             AND b.unsealed = 1 AND b.finished_at IS NULL) LIMIT ?) RETURNING *",
         )
         .bind(now.millis())
         .bind(limit)

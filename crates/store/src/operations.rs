@@ -141,6 +141,7 @@ pub trait Operations: Send + Sync {
     async fn to_erase(&self, finished_before: Timestamp, limit: u32) -> StoreResult<Vec<Batch>>;
     /// Deletes batches that were erased and finished before; tells how many.
     async fn delete_batches(&self, finished_before: Timestamp, limit: u32) -> StoreResult<u32>;
-    /// Removes uploads that ran out unused, and tells which, so that their objects can be deleted.
+    /// Removes uploads whose time is over and whose file no batch has yet to read, and tells which, so that what lies at
+    /// their addresses can be deleted: the address of a used upload could still be PUT to until then.
     async fn expire_uploads(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<PendingUpload>>;
 }
