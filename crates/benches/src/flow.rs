@@ -38,7 +38,7 @@ const ALLOWED: Limit = Limit { rate: 200.0, burst: 20.0 };
 /// One call a row, at the rate that is allowed.
 const ONE_CALL: &str = "name: one\ncsv: { columns: [ { name: id, required: true } ] }\n\
     dependencies: { address: { base_url: \"${ADDRESS_API_URL}\", timeout: 5s, rate: { limit: 200, period: 1s, burst: 20 } } }\n\
-    steps: [ { name: a, dependency: address, request: { method: GET, path: \"/addresses/{{ row.id }}\" } } ]\n\
+    steps: [ { name: a, dependency: address, request: { method: GET, path: \"/addresses/lnk_{{ row.id }}\" } } ]\n\
     dispatch: { spread: 0s, rows_per_owner: 5000 }\n";
 
 fn numbers(rows: u32) -> String {
@@ -135,6 +135,9 @@ async fn lower(time: Duration, kept: &mut Promises) {
     for at in &refused {
         if *at >= until {
             (pauses, within, until) = (pauses + 1, 0, at + 1.0);
+            if std::env::var_os("TIMELINE").is_some() {
+                println!("pause {at:.2} after {} calls", good.iter().filter(|g| **g < *at).count());
+            }
         } else {
             within += 1;
         }
@@ -160,7 +163,7 @@ async fn scalar(place: &Place, query: &'static str) -> i64 {
 async fn hang(kept: &mut Promises) {
     let well = "name: well\ncsv: { columns: [ { name: id, required: true } ] }\n\
         dependencies: { invite: { base_url: \"${INVITE_API_URL}\", timeout: 5s, rate: { limit: 300, period: 1s, burst: 30 } } }\n\
-        steps: [ { name: a, dependency: invite, request: { method: GET, path: \"/addresses/{{ row.id }}\" } } ]\n\
+        steps: [ { name: a, dependency: invite, request: { method: GET, path: \"/addresses/lnk_{{ row.id }}\" } } ]\n\
         dispatch: { spread: 0s, rows_per_owner: 5000 }\n";
     let ill = ONE_CALL.replace("limit: 200, period: 1s, burst: 20", "limit: 1000, period: 1s, burst: 100");
     let (hanging, healthy) = (

@@ -92,7 +92,10 @@ async fn objects(opened: &Opened, lines: &mut Vec<Line>) {
 async fn queue(opened: &Opened, lines: &mut Vec<Line>) {
     let (verdict, found) = match opened.chosen.engines.bell.backlog().await {
         Ok(_) if opened.chosen.local => (Verdict::Ok, "in the service's own process".to_owned()),
-        Ok(backlog) => (Verdict::Ok, format!("reachable, {backlog} messages wait")),
+        Ok(backlog) => {
+            let messages: u64 = backlog.values().sum();
+            (Verdict::Ok, format!("reachable, {messages} messages wait"))
+        }
         Err(error) => (Verdict::Fail, format!("{error}; check REDIS_URL")),
     };
     lines.push(Line { verdict, what: "queue", found });

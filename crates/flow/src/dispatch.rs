@@ -2,15 +2,17 @@
 //!
 //! A run looks at nothing but the database: it is right however late it comes, twice, or after many that did not.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use penstock_domain::fair::{self, BatchOffer, OwnerOffer};
-use penstock_domain::ids::{BatchSeq, RowRef};
+use penstock_domain::ids::{BatchId, BatchSeq, RowRef};
 use penstock_domain::time::Timestamp;
 use penstock_queue::{MAX_BACKLOG, Message, PACKET_ROWS, Packet};
 use penstock_store::dispatch::{OwnerLoad, RunRecord, Swept, Take};
 use serde::Serialize;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
@@ -56,6 +58,10 @@ pub struct OwnerRelease {
 /// offered again, but not for ever.
 const PASSES: usize = 3;
 
+/// A lane of the queue in which so many messages wait gets no more rows in this run. What a run adds to a lane has its
+/// place above that.
+const FULL_LANE: u32 = MAX_BACKLOG / 2;
+
 /// Releases are written in transactions of so many batches.
 const TAKES_PER_RELEASE: usize = 1000;
 
@@ -84,6 +90,17 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
         report.record.finished_at = engines.clock.now();
         return Ok(report);
     }
+    let span = tracing::info_span!(parent: None, "dispatch", trace_id = Empty, rows = Empty);
+    release_run(engines, policy, grace, report).instrument(span).await
+}
+
+async fn release_run(
+    engines: &Engines,
+    policy: &DispatchPolicy,
+    grace: i64,
+    mut report: RunReport,
+) -> Result<RunReport, FlowError> {
+    let started_at = report.record.started_at;
     let Some(_lock) = engines.store.lock_run().await? else {
         report.locked_out = true;
         report.record.finished_at = engines.clock.now();
@@ -99,6 +116,7 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
     report.record.error = result.as_ref().err().map(ToString::to_string);
     report.record.finished_at = engines.clock.now();
     engines.store.record_run(&report.record).await?;
+    tracing::Span::current().record("rows", report.record.rows);
     result.map(|()| report)
 }
 
@@ -124,20 +142,31 @@ async fn release_rows(
     report: &mut RunReport,
     messages: &mut Vec<Message>,
 ) -> Result<(), FlowError> {
-    let bearable = room_in_queue(engines).await;
-    let mut cap = Some(policy.rows_per_run.unwrap_or(u32::MAX).min(bearable));
+    let backlog = match engines.bell.backlog().await {
+        Ok(backlog) => backlog,
+        Err(error) => {
+            tracing::warn!(%error, "the queue does not answer; no rows are released in this run");
+            return Ok(());
+        }
+    };
+    let mut cap = policy.rows_per_run;
     let mut exhausted: Vec<BatchSeq> = Vec::new();
     let mut schedule = Schedule::default();
     for _ in 0..PASSES {
         let mut loads = engines.store.loads(policy.rows_per_owner.max(1)).await?;
         for load in &mut loads {
-            load.batches.retain(|batch| !exhausted.contains(&batch.batch));
+            load.batches.retain(|batch| {
+                let waiting = backlog.get(&batch.pipeline).copied().unwrap_or(0);
+                !exhausted.contains(&batch.batch) && waiting < u64::from(FULL_LANE)
+            });
         }
         let shares = plan(engines, policy, &loads, cap);
         if shares.is_empty() {
             break;
         }
         let mut short = false;
+        let batches = loads.iter().flat_map(|load| &load.batches);
+        let ids: HashMap<BatchSeq, BatchId> = batches.map(|batch| (batch.batch, batch.id)).collect();
         for chunk in shares.chunks(TAKES_PER_RELEASE) {
             let now = engines.clock.now();
             let takes: Vec<Take> =
@@ -154,6 +183,12 @@ async fn release_rows(
                     exhausted.push(share.batch);
                 }
                 cap = cap.map(|left| left.saturating_sub(got));
+                if got > 0
+                    && let Some(id) = ids.get(&share.batch)
+                {
+                    let span = tracing::info_span!("release", batch = %id, rows = got, trace_id = Empty);
+                    engines.traces.of_batch(&span, id.0);
+                }
                 schedule.add(engines, &loads[share.owner], share.batch, numbers, interval);
                 tally(report, &loads, std::iter::once((share.owner, got)));
             }
@@ -164,20 +199,6 @@ async fn release_rows(
     }
     messages.extend(schedule.into_messages(engines.clock.now()));
     Ok(())
-}
-
-/// How many rows the queue still bears. A queue that does not answer bears none: rows stay pending.
-async fn room_in_queue(engines: &Engines) -> u32 {
-    match engines.bell.backlog().await {
-        Ok(backlog) => {
-            let messages = u64::from(MAX_BACKLOG).saturating_sub(backlog);
-            u32::try_from(messages.saturating_mul(PACKET_ROWS as u64)).unwrap_or(u32::MAX)
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the queue does not answer; no rows are released in this run");
-            0
-        }
-    }
 }
 
 fn longest_spread(engines: &Engines) -> Duration {
@@ -238,10 +259,10 @@ fn tally(report: &mut RunReport, loads: &[OwnerLoad], shares: impl Iterator<Item
     report.record.owners = u32::try_from(report.owners.len()).unwrap_or(u32::MAX);
 }
 
-/// The released rows, with the time at which each may start.
+/// The released rows, by pipeline and owner, with the time at which each may start.
 #[derive(Default)]
 struct Schedule {
-    owners: HashMap<i64, OwnerSchedule>,
+    lanes: BTreeMap<String, HashMap<i64, OwnerSchedule>>,
 }
 
 struct OwnerSchedule {
@@ -260,12 +281,13 @@ impl Schedule {
     ) {
         let pipeline =
             load.batches.iter().find(|offer| offer.batch == batch).map(|offer| offer.pipeline.as_str());
-        let spread = pipeline
-            .and_then(|name| engines.pipelines.get(name))
-            .and_then(|pipeline| pipeline.dispatch.spread)
-            .unwrap_or(interval);
+        let pipeline = pipeline.unwrap_or_default();
+        let spread =
+            engines.pipelines.get(pipeline).and_then(|pipeline| pipeline.dispatch.spread).unwrap_or(interval);
         let owner = self
-            .owners
+            .lanes
+            .entry(pipeline.to_owned())
+            .or_default()
             .entry(load.owner.0)
             .or_insert_with(|| OwnerSchedule { weight: load.weight.max(1), rows: Vec::new() });
         owner.rows.extend(numbers.iter().map(|number| (RowRef { batch, number: *number }, spread)));
@@ -273,38 +295,42 @@ impl Schedule {
 
     /// Each owner's rows evenly over the spread, owners interleaved by weight, in packets.
     fn into_messages(self, now: Timestamp) -> Vec<Message> {
-        let mut rows: Vec<(u64, u64, RowRef)> = Vec::new();
-        for owner in self.owners.into_values() {
-            let count = owner.rows.len().max(1) as u64;
-            // Batches of one owner take turns too: by the row's place in its own batch.
-            let mut places: HashMap<BatchSeq, u64> = HashMap::new();
-            let mut order: Vec<(u64, RowRef, Duration)> = owner
-                .rows
-                .into_iter()
-                .map(|(row, spread)| {
-                    let place = places.entry(row.batch).or_default();
-                    *place += 1;
-                    (*place, row, spread)
-                })
-                .collect();
-            order.sort_by_key(|(place, row, _)| (*place, row.batch));
-            for (index, (_, row, spread)) in order.into_iter().enumerate() {
-                let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
-                let delay = spread_ms.saturating_mul(index as u64) / count;
-                rows.push((delay, (index as u64 + 1) * 1000 / u64::from(owner.weight), row));
-            }
-        }
-        rows.sort_unstable();
-        rows.chunks(PACKET_ROWS)
-            .map(|chunk| {
-                let mut packet = Packet::new(now.millis());
-                for (delay, _, row) in chunk {
-                    packet.push(*row, u32::try_from(*delay).unwrap_or(u32::MAX));
-                }
-                Message::Rows(packet)
-            })
-            .collect()
+        self.lanes.into_iter().flat_map(|(lane, owners)| packets(&lane, owners, now)).collect()
     }
+}
+
+fn packets(lane: &str, owners: HashMap<i64, OwnerSchedule>, now: Timestamp) -> Vec<Message> {
+    let mut rows: Vec<(u64, u64, RowRef)> = Vec::new();
+    for owner in owners.into_values() {
+        let count = owner.rows.len().max(1) as u64;
+        // Batches of one owner take turns too: by the row's place in its own batch.
+        let mut places: HashMap<BatchSeq, u64> = HashMap::new();
+        let mut order: Vec<(u64, RowRef, Duration)> = owner
+            .rows
+            .into_iter()
+            .map(|(row, spread)| {
+                let place = places.entry(row.batch).or_default();
+                *place += 1;
+                (*place, row, spread)
+            })
+            .collect();
+        order.sort_by_key(|(place, row, _)| (*place, row.batch));
+        for (index, (_, row, spread)) in order.into_iter().enumerate() {
+            let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+            let delay = spread_ms.saturating_mul(index as u64) / count;
+            rows.push((delay, (index as u64 + 1) * 1000 / u64::from(owner.weight), row));
+        }
+    }
+    rows.sort_unstable();
+    rows.chunks(PACKET_ROWS)
+        .map(|chunk| {
+            let mut packet = Packet::new(lane, now.millis());
+            for (delay, _, row) in chunk {
+                packet.push(*row, u32::try_from(*delay).unwrap_or(u32::MAX));
+            }
+            Message::Rows(packet)
+        })
+        .collect()
 }
 
 async fn ring(engines: &Engines, messages: Vec<Message>, record: &mut RunRecord) {

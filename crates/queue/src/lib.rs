@@ -1,13 +1,16 @@
 //! The doorbell. A message carries ids and times, never content; a lost, late or doubled one is harmless, because SQL
 //! is the truth (promise 1).
 //!
-//! Two queues, so that extraction never waits behind rows nor rows behind extraction. [`local`] is a bounded channel
-//! in this process; `shared` is two lists in Redis.
+//! A lane for each pipeline, so that the rows of one whose dependency is exhausted or hangs never stand before those of
+//! another; and one for extraction. A worker takes only from lanes for which it has room. [`local`] keeps bounded lanes in
+//! this process; `shared` keeps them as lists in Redis.
 
 pub mod local;
 pub mod message;
 #[cfg(feature = "redis")]
 pub mod shared;
+
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +23,7 @@ pub use shared::SharedBell;
 /// Rows of a packet at the most.
 pub const PACKET_ROWS: usize = 200;
 
-/// Messages that may wait in a queue: SQL knows what is queued, and a later run rings for what was held back.
+/// Messages that may wait in a lane: SQL knows what is queued, and a later run rings for what was held back.
 pub const MAX_BACKLOG: u32 = 4000;
 
 /// Why the bell could not be rung or heard.
@@ -49,6 +52,12 @@ pub struct Rung {
 pub trait Handler: Send + Sync + 'static {
     /// Takes one. Ends when there is room for the next: that is the back-pressure.
     async fn handle(&self, message: Message);
+
+    /// Whether it has room for more rows of a lane.
+    fn has_room(&self, lane: &str) -> bool;
+
+    /// Lanes that it knows of: those are listened to before anybody has rung there.
+    fn lanes(&self) -> Vec<String>;
 }
 
 /// The doorbell, both sides.
@@ -60,11 +69,11 @@ pub trait Bell: Send + Sync {
     /// When it does not answer; some messages may have been rung.
     async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError>;
 
-    /// Packets of rows that wait.
+    /// Packets of rows that wait, by lane. A lane that is not named is empty.
     ///
     /// # Errors
     /// When it does not answer.
-    async fn backlog(&self) -> Result<u64, BellError>;
+    async fn backlog(&self) -> Result<HashMap<String, u64>, BellError>;
 
     /// Whether it answers.
     ///
@@ -72,7 +81,7 @@ pub trait Bell: Send + Sync {
     /// When it does not.
     async fn ready(&self) -> Result<(), BellError>;
 
-    /// Hands messages to a handler until `stop`. Survives a queue that goes away for a while; every message is
+    /// Hands messages to a handler, a lane a turn, until `stop`. Survives a queue that goes away for a while; every message is
     /// acknowledged when the handler has taken it.
     async fn listen(&self, handler: std::sync::Arc<dyn Handler>, stop: CancellationToken);
 }

@@ -18,9 +18,12 @@ pub enum Message {
     Rows(Packet),
 }
 
-/// Rows, in the order of their start times.
+/// Rows of one pipeline, in the order of their start times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
+    /// The pipeline: its lane in the queue.
+    #[serde(rename = "p")]
+    lane: String,
     /// Milliseconds since the epoch, to which delays are added.
     #[serde(rename = "t")]
     base: i64,
@@ -31,8 +34,13 @@ pub struct Packet {
 
 impl Packet {
     /// An empty packet.
-    pub fn new(base_ms: i64) -> Self {
-        Self { base: base_ms, rows: Vec::new() }
+    pub fn new(lane: &str, base_ms: i64) -> Self {
+        Self { lane: lane.to_owned(), base: base_ms, rows: Vec::new() }
+    }
+
+    /// The pipeline: its lane in the queue.
+    pub fn lane(&self) -> &str {
+        &self.lane
     }
 
     /// Adds a row that may start so many milliseconds after the packet's base.
@@ -64,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_message_is_small_and_comes_back() {
-        let mut packet = Packet::new(1_800_000_000_000);
+        let mut packet = Packet::new("invite", 1_800_000_000_000);
         for number in 1..=200 {
             packet.push(RowRef { batch: BatchSeq(7), number }, number * 10);
         }

@@ -1,4 +1,4 @@
-//! The doorbell for a cluster: two lists in Redis.
+//! The doorbell for a cluster: a list in Redis for each lane, and a set of the lanes' names.
 //!
 //! A message is pushed at one end and popped at the other, and that is its whole life: nothing is left of it, so
 //! Redis' memory returns to where it was. A worker that dies with a message in its hands loses it, which is harmless:
@@ -8,8 +8,9 @@
 //! costs a stop for good at 8,000 waiting tasks, a worker that ends at any error of the connection, and entries of
 //! finished tasks that are never removed.
 
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use redis::AsyncCommands as _;
@@ -19,14 +20,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Bell, BellError, Handler, MAX_BACKLOG, Message, Rung};
 
-const ROWS: &str = "penstock:rows";
+/// The names of lanes that were rung in.
+const LANES: &str = "penstock:lanes";
 const EXTRACTIONS: &str = "penstock:extract";
 
 /// Messages of a push: small enough that it never holds Redis up.
 const PUSH_AT_ONCE: usize = 200;
 
-/// How long a worker waits for a message before it looks at its stop signal.
+/// How long a worker waits for a message before it looks at its stop signal, and for new lanes.
 const LISTEN: Duration = Duration::from_secs(1);
+
+/// How long it waits while it has no room for some lanes' rows: there may be room by then.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Longer than [`LISTEN`], so that waiting is no error; short enough to notice a server that hangs.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -63,18 +68,35 @@ impl SharedBell {
     }
 }
 
+/// The list of a lane.
+fn list(lane: &str) -> String {
+    format!("penstock:rows:{lane}")
+}
+
 #[async_trait]
 impl Bell for SharedBell {
     async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError> {
         let mut connection = self.connection().await?;
-        let (rows, extractions): (Vec<_>, Vec<_>) =
-            messages.into_iter().partition(|message| matches!(message, Message::Rows(_)));
+        let mut queues: BTreeMap<String, Vec<Message>> = BTreeMap::new();
+        let mut lanes: Vec<String> = Vec::new();
+        for message in messages {
+            let queue = match &message {
+                Message::Extract { .. } => EXTRACTIONS.to_owned(),
+                Message::Rows(packet) => {
+                    if !lanes.iter().any(|lane| lane == packet.lane()) {
+                        lanes.push(packet.lane().to_owned());
+                    }
+                    list(packet.lane())
+                }
+            };
+            queues.entry(queue).or_default().push(message);
+        }
+        if !lanes.is_empty() {
+            let _: u64 = connection.sadd(LANES, lanes).await.map_err(BellError::new)?;
+        }
         let mut rung = Rung::default();
-        for (queue, messages) in [(EXTRACTIONS, extractions), (ROWS, rows)] {
-            if messages.is_empty() {
-                continue;
-            }
-            let waiting: u64 = connection.llen(queue).await.map_err(BellError::new)?;
+        for (queue, messages) in queues {
+            let waiting: u64 = connection.llen(&queue).await.map_err(BellError::new)?;
             let room = usize::try_from(u64::from(MAX_BACKLOG).saturating_sub(waiting)).unwrap_or(0);
             let (taken, left) = messages.split_at(room.min(messages.len()));
             for group in taken.chunks(PUSH_AT_ONCE) {
@@ -83,7 +105,7 @@ impl Bell for SharedBell {
                     .map(serde_json::to_string)
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(BellError::new)?;
-                let _: u64 = connection.rpush(queue, texts).await.map_err(BellError::new)?;
+                let _: u64 = connection.rpush(&queue, texts).await.map_err(BellError::new)?;
                 rung.rung += group.len();
             }
             rung.held_back += left.len();
@@ -91,8 +113,18 @@ impl Bell for SharedBell {
         Ok(rung)
     }
 
-    async fn backlog(&self) -> Result<u64, BellError> {
-        self.connection().await?.llen(ROWS).await.map_err(BellError::new)
+    async fn backlog(&self) -> Result<HashMap<String, u64>, BellError> {
+        let mut connection = self.connection().await?;
+        let lanes: Vec<String> = connection.smembers(LANES).await.map_err(BellError::new)?;
+        if lanes.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut lengths = redis::pipe();
+        for lane in &lanes {
+            lengths.llen(list(lane));
+        }
+        let lengths: Vec<u64> = lengths.query_async(&mut connection).await.map_err(BellError::new)?;
+        Ok(lanes.into_iter().zip(lengths).collect())
     }
 
     async fn ready(&self) -> Result<(), BellError> {
@@ -103,22 +135,23 @@ impl Bell for SharedBell {
 
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
         tokio::join!(
-            self.listen_to(ROWS, handler.as_ref(), &stop),
-            self.listen_to(EXTRACTIONS, handler.as_ref(), &stop)
+            self.listen_to(true, handler.as_ref(), &stop),
+            self.listen_to(false, handler.as_ref(), &stop)
         );
     }
 }
 
 impl SharedBell {
-    /// Waiting blocks a connection, so each queue has one of its own.
-    async fn listen_to(&self, queue: &str, handler: &dyn Handler, stop: &CancellationToken) {
+    /// Waiting blocks a connection, so rows and extractions have one each of their own.
+    async fn listen_to(&self, rows: bool, handler: &dyn Handler, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             let lost = match self.open().await {
-                Ok(connection) => self.drain(queue, connection, handler, stop).await,
+                Ok(connection) if rows => self.drain_rows(connection, handler, stop).await,
+                Ok(connection) => self.drain_extractions(connection, handler, stop).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = lost {
-                tracing::warn!(%error, queue, "the queue is away; it is asked again");
+                tracing::warn!(%error, "the queue is away; it is asked again");
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = tokio::time::sleep(AWAY) => {}
@@ -127,23 +160,70 @@ impl SharedBell {
         }
     }
 
-    async fn drain(
+    async fn drain_extractions(
         &self,
-        queue: &str,
         mut connection: ConnectionManager,
         handler: &dyn Handler,
         stop: &CancellationToken,
     ) -> Result<(), BellError> {
         while !stop.is_cancelled() {
-            let popped: Option<(String, String)> =
-                connection.blpop(queue, LISTEN.as_secs_f64()).await.map_err(BellError::new)?;
-            let Some((_, text)) = popped else { continue };
-            match serde_json::from_str(&text) {
-                Ok(message) => handler.handle(message).await,
-                // Another version's message: its rows come back by the sweep.
-                Err(error) => tracing::warn!(%error, queue, "a message cannot be read and is dropped"),
+            take(&mut connection, &[EXTRACTIONS.to_owned()], LISTEN, handler).await?;
+        }
+        Ok(())
+    }
+
+    async fn drain_rows(
+        &self,
+        mut connection: ConnectionManager,
+        handler: &dyn Handler,
+        stop: &CancellationToken,
+    ) -> Result<(), BellError> {
+        // In the order of their turns.
+        let mut lanes: VecDeque<String> = VecDeque::new();
+        let mut looked = None;
+        while !stop.is_cancelled() {
+            if looked.is_none_or(|looked: Instant| looked.elapsed() >= LISTEN) {
+                looked = Some(Instant::now());
+                let rung: Vec<String> = connection.smembers(LANES).await.map_err(BellError::new)?;
+                for lane in handler.lanes().into_iter().chain(rung) {
+                    if !lanes.contains(&lane) {
+                        lanes.push_back(lane);
+                    }
+                }
+            }
+            let open: Vec<String> =
+                lanes.iter().filter(|lane| handler.has_room(lane)).map(|lane| list(lane)).collect();
+            if open.is_empty() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            let wait = if open.len() < lanes.len() { LOOK_AGAIN } else { LISTEN };
+            // BLPOP takes from the first list that has something: whose turn it was is last the next time.
+            if let Some(queue) = take(&mut connection, &open, wait, handler).await?
+                && let Some(turn) = lanes.iter().position(|lane| list(lane) == queue)
+                && let Some(lane) = lanes.remove(turn)
+            {
+                lanes.push_back(lane);
             }
         }
         Ok(())
     }
+}
+
+/// Takes a message from the first of these lists that has one, and tells which; none within `wait`.
+async fn take(
+    connection: &mut ConnectionManager,
+    queues: &[String],
+    wait: Duration,
+    handler: &dyn Handler,
+) -> Result<Option<String>, BellError> {
+    let popped: Option<(String, String)> =
+        connection.blpop(queues, wait.as_secs_f64()).await.map_err(BellError::new)?;
+    let Some((queue, text)) = popped else { return Ok(None) };
+    match serde_json::from_str(&text) {
+        Ok(message) => handler.handle(message).await,
+        // Another version's message: its rows come back by the sweep.
+        Err(error) => tracing::warn!(%error, queue, "a message cannot be read and is dropped"),
+    }
+    Ok(Some(queue))
 }

@@ -14,15 +14,18 @@ use penstock_domain::time::Timestamp;
 pub struct Lanes {
     lanes: Vec<Lane>,
     known: HashSet<RowRef>,
+    /// Milliseconds that rows waited here after their time had come, in sum over all that were taken.
+    waited_ms: u64,
 }
 
 #[derive(Debug)]
 struct Lane {
     pipeline: String,
     later: BinaryHeap<Reverse<(Timestamp, u64, OwnerSeq, RowRef)>>,
-    ready: HashMap<OwnerSeq, VecDeque<RowRef>>,
+    ready: HashMap<OwnerSeq, VecDeque<(Timestamp, RowRef)>>,
     turns: VecDeque<OwnerSeq>,
     arrivals: u64,
+    waiting: usize,
 }
 
 impl Lanes {
@@ -38,11 +41,13 @@ impl Lanes {
                 ready: HashMap::new(),
                 turns: VecDeque::new(),
                 arrivals: 0,
+                waiting: 0,
             });
             self.lanes.len() - 1
         });
         let lane = &mut self.lanes[index];
         lane.arrivals += 1;
+        lane.waiting += 1;
         lane.later.push(Reverse((due, lane.arrivals, owner, row)));
         true
     }
@@ -50,6 +55,16 @@ impl Lanes {
     /// How many rows wait.
     pub fn len(&self) -> usize {
         self.known.len()
+    }
+
+    /// How many rows of a pipeline wait.
+    pub fn waiting(&self, pipeline: &str) -> usize {
+        self.lanes.iter().find(|lane| lane.pipeline == pipeline).map_or(0, |lane| lane.waiting)
+    }
+
+    /// Milliseconds that the rows taken so far had waited after their time had come.
+    pub fn waited_ms(&self) -> u64 {
+        self.waited_ms
     }
 
     /// Whether no row waits.
@@ -84,8 +99,10 @@ impl Lanes {
         while rows.len() < most {
             let Some(owner) = lane.turns.pop_front() else { break };
             let Some(queue) = lane.ready.get_mut(&owner) else { continue };
-            if let Some(row) = queue.pop_front() {
+            if let Some((due, row)) = queue.pop_front() {
                 self.known.remove(&row);
+                lane.waiting -= 1;
+                self.waited_ms += u64::try_from(now.since(due).as_millis()).unwrap_or(u64::MAX);
                 rows.push(row);
             }
             if queue.is_empty() {
@@ -109,12 +126,12 @@ impl Lane {
         while let Some(Reverse((due, ..))) = self.later.peek()
             && *due <= now
         {
-            let Some(Reverse((_, _, owner, row))) = self.later.pop() else { break };
+            let Some(Reverse((due, _, owner, row))) = self.later.pop() else { break };
             let queue = self.ready.entry(owner).or_default();
             if queue.is_empty() {
                 self.turns.push_back(owner);
             }
-            queue.push_back(row);
+            queue.push_back((due, row));
         }
     }
 }
@@ -148,7 +165,8 @@ mod tests {
         assert!(lanes.ready(NOW).is_empty());
         assert_eq!(lanes.next_due(), Some(later));
         assert_eq!(lanes.ready(later), ["invite"]);
-        assert_eq!(lanes.take("invite", 10, later), [row(1, 1)]);
+        assert_eq!(lanes.take("invite", 10, later + std::time::Duration::from_millis(300)), [row(1, 1)]);
+        assert_eq!(lanes.waited_ms(), 300);
         assert!(lanes.is_empty());
     }
 

@@ -42,7 +42,8 @@ pub struct WorkerPolicy {
 /// Rows of a claim at the most.
 const CLAIM_ROWS: usize = 200;
 
-/// Rows that are known and not yet claimed, in multiples of the concurrency; further messages wait in the queue.
+/// Rows of a pipeline that are known and not yet claimed, in multiples of the concurrency; further ones wait in its lane
+/// of the queue, where they hold up no other pipeline's.
 const HEARD_PER_SLOT: usize = 4;
 
 /// Extractions that are known and wait.
@@ -70,6 +71,14 @@ pub struct WorkerFigures {
     pub in_flight: AtomicUsize,
     /// Of these, rows that wait for a limit.
     pub limited: AtomicUsize,
+    /// Rows that were claimed.
+    pub claimed: AtomicU64,
+    /// Milliseconds that they had waited here after their time had come, in sum.
+    pub queued_ms: AtomicU64,
+    /// Rows that left their slot.
+    pub processed: AtomicU64,
+    /// Milliseconds from their claims to the ends of their runs, in sum.
+    pub processing_ms: AtomicU64,
     /// Rows extracted.
     pub extracted: AtomicU64,
     /// Settlements.
@@ -85,7 +94,6 @@ pub struct Worker {
     cache: BatchCache,
     lanes: Mutex<Lanes>,
     heard: Notify,
-    space: Notify,
     leases: Arc<Leases>,
     figures: Arc<WorkerFigures>,
     by_lane: Mutex<std::collections::HashMap<String, usize>>,
@@ -111,7 +119,6 @@ impl Worker {
             cache: BatchCache::default(),
             lanes: Mutex::default(),
             heard: Notify::new(),
-            space: Notify::new(),
             leases: Arc::default(),
             figures: Arc::default(),
             by_lane: Mutex::default(),
@@ -172,7 +179,6 @@ impl Worker {
                 self.wait_for_work(stop, now).await;
                 continue;
             };
-            self.space.notify_waiters();
             match self.claim(&wanted).await {
                 Ok(claimed) => {
                     for (work, row) in claimed {
@@ -221,6 +227,8 @@ impl Worker {
             let rows = lanes.take(&name, allowed.min(CLAIM_ROWS), now);
             if !rows.is_empty() {
                 self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
+                self.figures.queued_ms.store(lanes.waited_ms(), Ordering::Relaxed);
+                self.figures.claimed.fetch_add(rows.len() as u64, Ordering::Relaxed);
                 return Some((name, rows));
             }
         }
@@ -386,19 +394,6 @@ impl Worker {
     }
 
     async fn hear(&self, packet: Packet) {
-        let most = self.policy.concurrency * HEARD_PER_SLOT;
-        loop {
-            let full = {
-                let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-                lanes.len() >= most
-            };
-            if !full || self.draining.load(Ordering::Relaxed) {
-                break;
-            }
-            let space = self.space.notified();
-            // The pause covers a wake-up that fell between the look and the wait.
-            let _ = tokio::time::timeout(LOOK_AGAIN, space).await;
-        }
         let batches: Vec<BatchSeq> = packet.iter().map(|(row, _)| row.batch).collect();
         let works = match self.cache.get(&self.engines, &batches).await {
             Ok(works) => works,
@@ -440,12 +435,22 @@ impl Handler for Worker {
             }
         }
     }
+
+    fn has_room(&self, lane: &str) -> bool {
+        let most = self.policy.concurrency * HEARD_PER_SLOT;
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting(lane) < most
+    }
+
+    fn lanes(&self) -> Vec<String> {
+        self.engines.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect()
+    }
 }
 
 /// A row's place in the worker, given up when the row has ended.
 struct Slot {
     worker: Arc<Worker>,
     lane: String,
+    since: tokio::time::Instant,
 }
 
 impl Slot {
@@ -453,13 +458,17 @@ impl Slot {
         worker.figures.in_flight.fetch_add(1, Ordering::Relaxed);
         *worker.by_lane.lock().unwrap_or_else(PoisonError::into_inner).entry(lane.to_owned()).or_default() +=
             1;
-        Self { worker, lane: lane.to_owned() }
+        Self { worker, lane: lane.to_owned(), since: tokio::time::Instant::now() }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.worker.figures.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let figures = &self.worker.figures;
+        figures.in_flight.fetch_sub(1, Ordering::Relaxed);
+        figures.processed.fetch_add(1, Ordering::Relaxed);
+        let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        figures.processing_ms.fetch_add(millis, Ordering::Relaxed);
         let mut by_lane = self.worker.by_lane.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(used) = by_lane.get_mut(&self.lane) {
             *used = used.saturating_sub(1);
