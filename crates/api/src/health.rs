@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use penstock_flow::metrics;
+use penstock_flow::readiness::readiness;
 use serde_json::json;
 
 use crate::state::ApiState;
@@ -13,14 +14,15 @@ pub async fn livez() -> HttpResponse {
 
 /// Ready while its engines answer.
 pub async fn readyz(state: web::Data<ApiState>) -> HttpResponse {
-    let report = metrics::readiness(&state.engines).await;
+    let report = readiness(&state.engines).await;
     let mut response = if report.ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.json(report)
 }
 
 /// Metrics in Prometheus' text format.
 pub async fn metrics(state: web::Data<ApiState>) -> HttpResponse {
+    let families = metrics::collect(&state.engines, state.figures.as_deref(), state.caller.as_deref()).await;
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body(metrics::render(&state.engines, state.figures.as_deref(), state.caller.as_deref()).await)
+        .body(metrics::render(&families))
 }

@@ -17,6 +17,7 @@ pub mod reports;
 pub mod rows;
 pub mod server;
 pub mod state;
+mod trace;
 
 pub use server::serve;
 pub use state::ApiState;

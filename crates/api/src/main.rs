@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     if let Some(Command::Health) = program.command {
         return penstock_app::health::ask(program.settings.bind);
     }
-    let _telemetry = telemetry::start(LogStyle::Json, "info");
+    let _telemetry = telemetry::start(LogStyle::Json, "penstock-api", "info");
     match actix_web::rt::System::new().block_on(run(program.settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,6 +60,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let (server, address) = penstock_api::serve(state, settings.bind)
         .map_err(|error| StartError(format!("cannot listen on {}: {error}", settings.bind)))?;
     tracing::info!(%address, "the API listens");
+    telemetry::send_metrics(&chosen.engines, None, chosen.caller.clone(), stop.clone());
     let handle = server.handle();
     tokio::spawn(async move {
         stop.cancelled().await;

@@ -13,6 +13,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::problem::Problem;
 use crate::state::ApiState;
+use crate::trace::Requests;
 use crate::{batches, callbacks, events, health, ingest, openapi, presigned, reports, rows};
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
@@ -37,7 +38,7 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .app_data(document.clone())
             .app_data(web::QueryConfig::default().error_handler(bad_query))
             .wrap(Compress::default())
-            .wrap(TracingLogger::default())
+            .wrap(TracingLogger::<Requests>::new())
             .route("/livez", web::get().to(health::livez))
             .route("/readyz", web::get().to(health::readyz))
             .route("/metrics", web::get().to(health::metrics))

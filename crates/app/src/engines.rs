@@ -137,6 +137,7 @@ pub async fn choose(settings: &Settings, pipelines: Vec<Pipeline>, role: Role) -
         secrets: Arc::new(Secrets::default()),
         clock,
         chance: Arc::new(SystemChance),
+        traces: crate::telemetry::traces(),
         random: Arc::new(SystemRandom::new()),
     };
     Ok(Chosen {

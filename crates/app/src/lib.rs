@@ -6,6 +6,8 @@ pub mod boot;
 pub mod data_dir;
 pub mod engines;
 pub mod health;
+#[cfg(feature = "otlp")]
+mod otlp;
 pub mod settings;
 pub mod shutdown;
 pub mod signing;

@@ -1,6 +1,9 @@
-//! Logs, as JSON on standard error (or as text for people); traces by OTLP where `OTEL_EXPORTER_OTLP_ENDPOINT` names
-//! a collector. Nothing of a row's content goes into either.
+//! Logs, as JSON on standard error (or as text for people); traces and metrics by OTLP where
+//! `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector. Nothing of a row's content goes into any of them.
 
+use std::sync::Arc;
+
+use penstock_flow::traces::{Traces, Untraced};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -18,11 +21,11 @@ pub enum LogStyle {
 #[derive(Default)]
 pub struct Telemetry {
     #[cfg(feature = "otlp")]
-    provider: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
+    otlp: Option<crate::otlp::Otlp>,
 }
 
 /// Starts telemetry. `RUST_LOG` chooses what is logged; `default` without it.
-pub fn start(style: LogStyle, default: &str) -> Telemetry {
+pub fn start(style: LogStyle, service: &'static str, default: &str) -> Telemetry {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let logs = match style {
         LogStyle::Json => {
@@ -35,49 +38,48 @@ pub fn start(style: LogStyle, default: &str) -> Telemetry {
     let registry = tracing_subscriber::registry().with(logs.with_filter(filter));
     #[cfg(feature = "otlp")]
     {
-        use opentelemetry::trace::TracerProvider as _;
-        let provider = provider();
-        let traces = provider.as_ref().map(|provider| {
-            tracing_opentelemetry::layer()
-                .with_tracer(provider.tracer("penstock"))
-                .with_filter(EnvFilter::new("penstock=info"))
-        });
+        let otlp = crate::otlp::start(service);
+        let layer = otlp.as_ref().map(crate::otlp::Otlp::layer);
         // An error means that a test has a subscriber of its own.
-        let _ = registry.with(traces).try_init();
-        Telemetry { provider }
+        let _ = registry.with(layer).try_init();
+        Telemetry { otlp }
     }
     #[cfg(not(feature = "otlp"))]
     {
-        let _ = registry.try_init();
+        let _ = (registry.try_init(), service);
         Telemetry::default()
     }
 }
 
-/// The exporter, on a thread of its own: its HTTP client blocks, and must not be made inside a runtime.
-#[cfg(feature = "otlp")]
-fn provider() -> Option<opentelemetry_sdk::trace::SdkTracerProvider> {
-    let named = |name| std::env::var(name).is_ok_and(|value: String| !value.is_empty());
-    if !named("OTEL_EXPORTER_OTLP_ENDPOINT") && !named("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
-        return None;
+/// What ties spans together: nothing does where no collector is named.
+pub fn traces() -> Arc<dyn Traces> {
+    #[cfg(feature = "otlp")]
+    if crate::otlp::wanted(crate::otlp::TRACES) {
+        return Arc::new(crate::otlp::Tied);
     }
-    let made = std::thread::spawn(|| {
-        let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().build().ok()?;
-        let resource = opentelemetry_sdk::Resource::builder().with_service_name("penstock").build();
-        let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder()
-            .with_resource(resource)
-            .with_batch_exporter(exporter)
-            .build();
-        Some(provider)
-    });
-    made.join().ok().flatten()
+    Arc::new(Untraced)
+}
+
+/// Sends a service's metrics, until `stop`, where a collector is named.
+pub fn send_metrics(
+    engines: &penstock_flow::Engines,
+    worker: Option<Arc<penstock_flow::process::WorkerFigures>>,
+    caller: Arc<penstock_downstream::Caller>,
+    stop: tokio_util::sync::CancellationToken,
+) {
+    #[cfg(feature = "otlp")]
+    if crate::otlp::wanted(crate::otlp::METRICS) {
+        tokio::spawn(crate::otlp::metrics(engines.clone(), worker, caller, stop));
+    }
+    #[cfg(not(feature = "otlp"))]
+    let _ = (engines, worker, caller, stop);
 }
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
         #[cfg(feature = "otlp")]
-        if let Some(provider) = self.provider.take() {
-            // Off the runtime: shutting down sends what is left with a client that blocks.
-            let _ = std::thread::spawn(move || provider.shutdown()).join();
+        if let Some(otlp) = self.otlp.take() {
+            otlp.end();
         }
     }
 }

@@ -45,6 +45,12 @@ pub async fn start(
         engines.bell.ring(bells).await.map_err(said)?;
     }
     let worker = penstock_worker::start(&chosen, settings, &stop)?;
+    penstock_app::telemetry::send_metrics(
+        engines,
+        Some(worker.worker.figures().clone()),
+        chosen.caller.clone(),
+        stop.clone(),
+    );
     let state = ApiState {
         engines: engines.clone(),
         rows_per_owner: settings.rows_per_owner,

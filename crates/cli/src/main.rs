@@ -136,7 +136,7 @@ fn main() -> ExitCode {
         Command::Demo { .. } => "error",
         _ => "warn",
     };
-    let _telemetry = telemetry::start(style, default);
+    let _telemetry = telemetry::start(style, "penstock", default);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -29,7 +29,11 @@ struct Program {
 fn main() -> ExitCode {
     let program = Program::parse();
     boot::prepare();
-    let _telemetry = telemetry::start(LogStyle::Json, if program.every.is_some() { "info" } else { "warn" });
+    let _telemetry = telemetry::start(
+        LogStyle::Json,
+        "penstock-dispatcher",
+        if program.every.is_some() { "info" } else { "warn" },
+    );
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

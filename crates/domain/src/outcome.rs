@@ -112,6 +112,18 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// The error's code, where it is one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Success => None,
+            Self::Throttled { .. } => Some(code::THROTTLED),
+            Self::Retry { code } | Self::Unknown { code } | Self::Fail { code } => Some(code),
+        }
+    }
+}
+
 /// Judges a call: the table above.
 pub fn judge(happened: Happened, safe_to_repeat: bool) -> Verdict {
     let retry = |code: &str| Verdict::Retry { code: code.to_owned() };

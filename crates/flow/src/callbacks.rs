@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use penstock_crypto::webhook;
-use penstock_domain::ids::OwnerSeq;
+use penstock_domain::ids::{BatchId, OwnerSeq};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::callbacks::{Callback, CallbackStatus, Delivery};
@@ -17,6 +17,8 @@ use penstock_store::owners::CallbackSecrets;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 use url::{Host, Url};
 
 use crate::engines::Engines;
@@ -211,10 +213,14 @@ impl Deliverer {
             Ok(url) => url,
             Err(error) => return Answer::failed(error.to_string()),
         };
-        let body = match self.body(callback) {
-            Ok(body) => body,
+        let (batch, body) = match self.body(callback) {
+            Ok(told) => told,
             Err(error) => return Answer::failed(error.to_string()),
         };
+        let span = tracing::info_span!(
+            parent: None, "callback", otel.kind = "client", batch = %batch, event = callback.event, trace_id = Empty
+        );
+        self.engines.traces.of_batch(&span, batch.0);
         let signatures = match self.signatures(callback, now, &body).await {
             Ok(signatures) => signatures,
             Err(error) => return Answer::failed(error.to_string()),
@@ -228,6 +234,7 @@ impl Deliverer {
             .header("webhook-signature", signatures)
             .body(body)
             .send()
+            .instrument(span)
             .await;
         match sent {
             Ok(response) => Answer {
@@ -244,12 +251,13 @@ impl Deliverer {
         }
     }
 
-    fn body(&self, callback: &Callback) -> Result<String, FlowError> {
+    fn body(&self, callback: &Callback) -> Result<(BatchId, String), FlowError> {
         let batch: Batch = serde_json::from_str(&callback.snapshot).map_err(|_| {
             FlowError::Inconsistent(format!("callback {} has no batch that can be read", callback.id))
         })?;
         let data = view::describe(&self.engines, &batch, self.rows_per_owner, view::clear_failure(&batch));
-        Ok(json!({ "type": callback.event, "timestamp": callback.created_at, "data": data }).to_string())
+        let body = json!({ "type": callback.event, "timestamp": callback.created_at, "data": data });
+        Ok((batch.id, body.to_string()))
     }
 
     async fn signatures(&self, callback: &Callback, now: Timestamp, body: &str) -> Result<String, FlowError> {

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::definitions::Definitions;
 use crate::secrets::Secrets;
+use crate::traces::Traces;
 
 /// The engines and what belongs to them. Cheap to clone.
 #[derive(Clone)]
@@ -36,6 +37,8 @@ pub struct Engines {
     pub clock: Arc<dyn Clock>,
     /// Ids and dice.
     pub chance: Arc<dyn Chance>,
+    /// Traces.
+    pub traces: Arc<dyn Traces>,
     /// Randomness for keys and nonces.
     pub random: Arc<dyn SecureRandom + Send + Sync>,
 }

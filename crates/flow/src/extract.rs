@@ -13,6 +13,8 @@ use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::crash;
 use crate::engines::Engines;
@@ -84,7 +86,9 @@ pub async fn extract(
     };
     tracing::info!(batch = %batch.id, from_row = batch.checkpoint.rows, "extraction begins");
     let plain = batch.unsealed.then(|| Path::from(batch.object_key.as_str()));
-    let outcome = carry_out(engines, policy, &mut lease, batch, stop, progress).await;
+    let span = tracing::info_span!(parent: None, "extract", batch = %batch.id, trace_id = Empty);
+    engines.traces.of_batch(&span, batch.id.0);
+    let outcome = carry_out(engines, policy, &mut lease, batch, stop, progress).instrument(span).await;
     match outcome {
         Ok(extracted) => Ok(extracted),
         Err(Trouble::File(fault)) => {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_store::work::Settlement;
+use penstock_store::work::{Settled, Settlement};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -24,13 +24,26 @@ pub const GROUP_WAIT: Duration = Duration::from_millis(4);
 /// somebody else's, and the last try says so.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 
+/// What a settled row's attempt came to: `retried` ones come back after an attempt that failed, `returned` ones without
+/// having cost one.
+pub const OUTCOMES: [&str; 4] = ["completed", "failed", "retried", "returned"];
+
+fn outcome(settled: &Settled) -> usize {
+    match settled {
+        Settled::Completed { .. } => 0,
+        Settled::Failed(_) => 1,
+        Settled::GivenBack { attempt: true, .. } => 2,
+        Settled::GivenBack { attempt: false, .. } => 3,
+    }
+}
+
 /// Figures of the settler.
 #[derive(Debug, Default)]
 pub struct SettleFigures {
     /// Groups written.
     pub groups: std::sync::atomic::AtomicU64,
-    /// Rows settled.
-    pub rows: std::sync::atomic::AtomicU64,
+    /// Rows settled, by [`OUTCOMES`].
+    pub rows: [std::sync::atomic::AtomicU64; 4],
     /// Rows whose lease was lost before they could be settled.
     pub lost: std::sync::atomic::AtomicU64,
 }
@@ -86,7 +99,9 @@ async fn write(engines: &Engines, leases: &Leases, figures: &SettleFigures, grou
     leases.remove(group.iter().map(|settlement| settlement.row));
     if let Some(report) = report {
         figures.groups.fetch_add(1, Relaxed);
-        figures.rows.fetch_add((group.len() - report.lost.len()) as u64, Relaxed);
+        for settlement in group.iter().filter(|settlement| !report.lost.contains(&settlement.row)) {
+            figures.rows[outcome(&settlement.outcome)].fetch_add(1, Relaxed);
+        }
         figures.lost.fetch_add(report.lost.len() as u64, Relaxed);
         for row in &report.lost {
             tracing::warn!(
@@ -106,7 +121,7 @@ async fn single(engines: &Engines, figures: &SettleFigures, settlement: &Settlem
     let row = settlement.row;
     match engines.store.settle(std::slice::from_ref(settlement), engines.clock.now()).await {
         Ok(report) if report.lost.is_empty() => {
-            figures.rows.fetch_add(1, Relaxed);
+            figures.rows[outcome(&settlement.outcome)].fetch_add(1, Relaxed);
         }
         Ok(_) => {
             figures.lost.fetch_add(1, Relaxed);

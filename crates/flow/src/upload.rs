@@ -13,6 +13,8 @@ use penstock_domain::pipeline::Pipeline;
 use penstock_queue::Message;
 use penstock_store::batches::{Batch, Checkpoint, Created, Idempotency, NewBatch, SealedKey};
 use serde_json::Value;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::crash;
@@ -91,6 +93,7 @@ pub struct Upload {
     engines: Engines,
     request: UploadRequest,
     id: BatchId,
+    span: Span,
     secrets: SecretsOf,
     wrapped: SealedKey,
     validator: Validator,
@@ -123,9 +126,12 @@ impl Upload {
         };
         let path = sealed_key(&request.owner_name, id);
         let writer = SealedWriter::new(engines, path, &key, id)?;
+        let span = tracing::info_span!("upload", batch = %id, trace_id = Empty);
+        engines.traces.of_batch(&span, id.0);
         Ok(Self {
             engines: engines.clone(),
             id,
+            span,
             secrets: SecretsOf::new(id, key, Value::Null),
             wrapped: SealedKey { key_id: wrapped.key_id, wrapped: wrapped.bytes, context: None },
             validator: Validator::new(request.pipeline.schema.clone()),
@@ -162,7 +168,12 @@ impl Upload {
     ///
     /// # Errors
     /// [`UploadError::Rejected`] with the file's errors; nothing is left behind on any error.
-    pub async fn finish(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
+    pub async fn finish(self, fields: UploadFields) -> Result<Accepted, UploadError> {
+        let span = self.span.clone();
+        self.end(fields).instrument(span).await
+    }
+
+    async fn end(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
         let validated = match self.validator.finish() {
             Ok(validated) => validated,
             Err(rejected) => {

@@ -14,6 +14,26 @@ use crate::error::FlowError;
 use crate::eta;
 use crate::secrets::{Place, SecretsOf};
 
+/// How many rows stand where, for the document: the domain knows of none.
+#[allow(dead_code, reason = "it describes `Counts`")]
+#[derive(ToSchema)]
+pub struct CountsView {
+    /// All rows.
+    total: u32,
+    /// Waiting for the dispatcher.
+    pending: u32,
+    /// Handed to the queue.
+    queued: u32,
+    /// Claimed by a worker.
+    processing: u32,
+    /// Done.
+    completed: u32,
+    /// Ended with an error.
+    failed: u32,
+    /// Never run.
+    cancelled: u32,
+}
+
 /// A batch, as `GET /v2/batches/{id}` shows it and as callbacks carry it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct BatchView {
@@ -41,7 +61,7 @@ pub struct BatchView {
     /// Percent of rows that have ended, floored; 100 only when the batch has ended.
     pub progress: u8,
     /// How many rows stand where; `total` is the sum of the others.
-    #[schema(value_type = Object)]
+    #[schema(value_type = CountsView)]
     pub counts: Counts,
     /// When it will be done at the present pace.
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -59,6 +59,10 @@ pub struct Stats {
     pub doubled: u64,
     /// The most calls of any second on the sandbox's clock.
     pub most_in_a_second: u64,
+    /// Calls that carried a `traceparent` (W3C Trace Context).
+    pub traced: u64,
+    /// The last of them.
+    pub last_traceparent: Option<String>,
     /// Whether calls were too many to be kept one by one.
     pub overflowed: bool,
 }
@@ -73,6 +77,14 @@ pub struct Record {
     keys: HashMap<u64, u64>,
     /// Person and campaign to the number of invitations.
     people: HashMap<u64, u64>,
+}
+
+impl Record {
+    /// Notes a call's `traceparent`.
+    pub fn traced(&mut self, traceparent: &str) {
+        self.counted.traced += 1;
+        self.counted.last_traceparent = Some(traceparent.to_owned());
+    }
 }
 
 /// What an invitation came to.

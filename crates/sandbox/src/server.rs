@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix_web::dev::Server;
+use actix_web::dev::{Server, Service as _};
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde::Deserialize;
@@ -124,6 +124,13 @@ pub fn bind(state: Arc<State>, config: &Config) -> std::io::Result<(Server, Sock
     let server = HttpServer::new(move || {
         App::new()
             .app_data(data.clone())
+            .wrap_fn(|request, service| {
+                let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+                if let (Some(parent), Some(state)) = (parent, request.app_data::<web::Data<State>>()) {
+                    state.record().traced(parent);
+                }
+                service.call(request)
+            })
             .route("/address-links", web::post().to(address_links))
             .route("/addresses/{link}", web::get().to(addresses))
             .route("/invite/create", web::post().to(invite))

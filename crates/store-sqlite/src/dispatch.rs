@@ -215,6 +215,7 @@ impl Dispatch for SqliteStore {
             if open && load.batches.len() < batches_per_owner as usize {
                 load.batches.push(BatchLoad {
                     batch: batch.seq,
+                    id: batch.id,
                     pipeline: batch.pipeline,
                     priority: batch.priority,
                     in_flight,

@@ -1,7 +1,7 @@
 //! Dispatch: the sweep, the owners with work, and the release of rows.
 
 use async_trait::async_trait;
-use penstock_domain::ids::{BatchSeq, OwnerSeq, RowNumber};
+use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq, RowNumber};
 use penstock_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,8 @@ pub trait RunLock: Send + Sync {}
 pub struct BatchLoad {
     /// The batch.
     pub batch: BatchSeq,
+    /// Its public id.
+    pub id: BatchId,
     /// Its pipeline.
     pub pipeline: String,
     /// Higher goes first.

@@ -7,6 +7,7 @@ use actix_web::dev::Server;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use penstock_downstream::Caller;
 use penstock_flow::process::Worker;
+use penstock_flow::readiness::readiness;
 use penstock_flow::{Engines, metrics};
 use serde_json::json;
 
@@ -40,12 +41,14 @@ pub fn serve(
 }
 
 async fn readyz(told: web::Data<Told>) -> HttpResponse {
-    let report = metrics::readiness(&told.engines).await;
+    let report = readiness(&told.engines).await;
     let mut response = if report.ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.json(report)
 }
 
 async fn metrics_text(told: web::Data<Told>) -> HttpResponse {
-    let text = metrics::render(&told.engines, Some(told.worker.figures()), Some(&told.caller)).await;
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
+    let families = metrics::collect(&told.engines, Some(told.worker.figures()), Some(&told.caller)).await;
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(metrics::render(&families))
 }

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     if let Some(Command::Health) = program.command {
         return penstock_app::health::ask(program.settings.health_bind);
     }
-    let _telemetry = telemetry::start(LogStyle::Json, "info");
+    let _telemetry = telemetry::start(LogStyle::Json, "penstock-worker", "info");
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -59,6 +59,12 @@ async fn run(settings: Settings) -> Result<(), StartError> {
         settings.health_bind,
     )
     .map_err(|error| StartError(format!("cannot listen on {}: {error}", settings.health_bind)))?;
+    telemetry::send_metrics(
+        &chosen.engines,
+        Some(running.worker.figures().clone()),
+        chosen.caller.clone(),
+        stop.clone(),
+    );
     let handle = server.handle();
     let serving = tokio::spawn(server);
     tracing::info!(health = %settings.health_bind, "the worker works");

@@ -10,6 +10,8 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::{Called, Caller, Demand};
 use penstock_store::work::{ClaimedRow, Settled, Trouble};
 use serde_json::{Map, Value};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::crash;
 use crate::engines::Engines;
@@ -54,6 +56,13 @@ struct Progress {
 impl RowTask<'_> {
     /// Carries the row on from its first unfinished step. None: the lease was lost and nothing may be written.
     pub async fn run(&self, claimed: ClaimedRow) -> Option<Settled> {
+        let (batch, row) = (self.work.id, claimed.row.number);
+        let span = tracing::info_span!(parent: None, "row", %batch, row, trace_id = Empty);
+        self.engines.traces.linked(&span, batch);
+        self.carry(claimed).instrument(span).await
+    }
+
+    async fn carry(&self, claimed: ClaimedRow) -> Option<Settled> {
         let number = claimed.row.number;
         let mut progress = Progress {
             attempts: claimed.attempts,
@@ -146,20 +155,30 @@ impl RowTask<'_> {
                 return Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))));
             }
         };
+        let span = tracing::info_span!(
+            "call",
+            otel.kind = "client",
+            step = step.name,
+            dependency = dependency.name,
+            http.request.method = request.method.as_str(),
+            http.response.status_code = Empty,
+            error.type = Empty,
+        );
         let demand = Demand {
             dependency,
             owner: &self.work.owner_name,
             cost: step.cost,
             idempotency_key: step.keyed.then(|| outcome::idempotency_key(self.work.id, number, &step.name)),
             safe_to_repeat: step.safe_to_repeat(),
-            traceparent: None,
+            traceparent: self.engines.traces.traceparent(&span),
         };
         let lease = self.lease;
         let clock = &self.engines.clock;
         let covered = || lease.covers(clock.now(), dependency.timeout);
         let method = request.method;
         let path = request.path.clone();
-        let called = self.caller.call(&demand, request, &covered, self.limited).await;
+        let called =
+            self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
         let now = clock.now();
         let (verdict, response) = match called {
             Called::Waits { until, reason } => {
@@ -178,6 +197,12 @@ impl RowTask<'_> {
                 return Some(Some(given_back(now, false, None, receipts)));
             }
             Called::Answered { verdict, response, elapsed } => {
+                if let Some(response) = &response {
+                    span.record("http.response.status_code", i64::from(response.status));
+                }
+                if let Some(code) = verdict.code() {
+                    span.record("error.type", code);
+                }
                 self.observer.step(&StepSeen {
                     step: &step.name,
                     method: method.as_str(),
