@@ -127,7 +127,18 @@ fn the_rest_guide_is_answered_as_it_says() {
             _ => {}
         }
     }
-    bash(&script, folder.path(), &[("API", service.base.clone()), ("KEY", key)]);
+    let tools = std::env::var("PENSTOCK_TEST_TOOLS").expect("`cargo xtask test` names where generators are");
+    let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
+    bash(&script, folder.path(), &[("API", service.base.clone()), ("KEY", key), ("PATH", path)]);
+    for (name, said) in [("upload.py", "completed, 1 failed"), ("upload.mts", "completed, 1 failed")] {
+        let line = blocks(&root().join("docs/rest.md"))
+            .iter()
+            .find(|block| block.text.contains(&format!("cat > {name}")))
+            .map(|block| block.line)
+            .expect("a client");
+        let answer = std::fs::read_to_string(folder.path().join(format!("answer-{line}"))).unwrap();
+        assert!(answer.contains(said), "{name}: {answer}");
+    }
     assert!(shown.len() >= 8);
     for (line, wanted) in shown {
         let answer = std::fs::read_to_string(folder.path().join(format!("answer-{line}"))).unwrap();

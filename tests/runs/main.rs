@@ -5,8 +5,10 @@
 mod crashes;
 mod files;
 mod life;
+mod mending;
 mod operations;
 mod secrecy;
+mod telemetry;
 
 /// The shipped pipeline at the pace of a test.
 const INVITE: &str = include_str!("../../pipelines/invite.yaml");

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub mod database;
 pub mod fleet;
 pub mod receiver;
 pub mod redis;
@@ -167,6 +168,13 @@ impl Place {
             panic!("{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
         });
         (value, output.status.success())
+    }
+
+    /// Runs an operator's command as a person would; what it says, and whether it ended well.
+    pub fn say(&self, sandbox: &Sandbox, args: &[&str]) -> (String, bool) {
+        let output = self.command(sandbox).args(args).env("RUST_LOG", "error").output().expect("it runs");
+        let text = [output.stderr, output.stdout].concat();
+        (String::from_utf8_lossy(&text).into_owned(), output.status.success())
     }
 
     /// Starts `penstock dev`.

@@ -1,5 +1,7 @@
 //! `penstock reconcile`: what is stuck, what would be done, and doing it.
 
+use std::time::Duration;
+
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
@@ -25,7 +27,12 @@ struct Finding {
     count: usize,
     repair: &'static str,
     detail: Value,
+    /// Whether `--apply` mends it; if not, `repair` is for people.
+    ours: bool,
 }
+
+/// Without a dispatcher run for so long, runs have stopped coming.
+const RUNS_STOPPED: Duration = Duration::from_secs(300);
 
 pub async fn run(opened: &Opened, apply: bool, out: Output) -> Result<bool, StartError> {
     let engines = &opened.chosen.engines;
@@ -35,52 +42,76 @@ pub async fn run(opened: &Opened, apply: bool, out: Output) -> Result<bool, Star
     let plan = engines.store.sweep_plan(now, grace).await.map_err(said)?;
     let mismatches = engines.store.count_mismatches().await.map_err(said)?;
     let orphans = orphans(engines).await?;
+    let figures = engines.store.figures(now).await.map_err(said)?;
+    let last_run = engines.store.runs(1).await.map_err(said)?.first().map(|run| run.started_at);
+    let waiting = figures.by_pipeline.iter().any(|(_, counts)| counts.pending > 0);
+    let silent = waiting && last_run.is_none_or(|last| now.since(last) > RUNS_STOPPED);
     let findings = [
         Finding {
             what: "rows queued whose message was lost",
             count: plan.lost_rows as usize,
             repair: "back to pending",
             detail: json!(plan.lost_rows),
+            ours: true,
         },
         Finding {
             what: "rows processing whose lease ran out",
             count: plan.expired_rows as usize,
             repair: "back to pending",
             detail: json!(plan.expired_rows),
+            ours: true,
         },
         Finding {
             what: "batches whose extraction nobody holds",
             count: plan.extractions.len(),
             repair: "ring for them",
             detail: json!(plan.extractions),
+            ours: true,
         },
         Finding {
             what: "batches that should be finished",
             count: plan.finished as usize,
             repair: "finish them",
             detail: json!(plan.finished),
+            ours: true,
         },
         Finding {
             what: "batches whose counters differ from their rows",
             count: mismatches.len(),
             repair: "write what the rows say",
             detail: json!(mismatches),
+            ours: true,
         },
         Finding {
             what: "objects without a batch",
             count: orphans.len(),
             repair: "delete them",
             detail: json!(orphans),
+            ours: true,
+        },
+        Finding {
+            what: "callbacks that were given up",
+            count: figures.callbacks_exhausted_recently as usize,
+            repair: "mend the receiver, then POST /v2/callbacks/{id}/redeliver",
+            detail: json!(figures.callbacks_exhausted_recently),
+            ours: false,
+        },
+        Finding {
+            what: "dispatcher runs that stopped coming",
+            count: usize::from(silent),
+            repair: "start the dispatcher (docs/runbooks.md)",
+            detail: json!(last_run),
+            ours: false,
         },
     ];
-    let planned: usize = findings.iter().map(|finding| finding.count).sum();
+    let planned: usize = findings.iter().filter(|finding| finding.ours).map(|finding| finding.count).sum();
     let mut applied = 0;
     if apply {
         applied = repair(engines, &Permission, grace, &mismatches, &orphans).await?;
     }
     let report: Vec<Value> = findings
         .iter()
-        .map(|finding| json!({ "what": finding.what, "count": finding.count, "repair": finding.repair, "detail": finding.detail }))
+        .map(|finding| json!({ "what": finding.what, "count": finding.count, "repair": finding.repair, "by_apply": finding.ours, "detail": finding.detail }))
         .collect();
     let overtaken = if apply { planned.saturating_sub(applied) } else { 0 };
     let value = json!({ "findings": report, "planned": planned, "applied": applied, "overtaken": overtaken });
