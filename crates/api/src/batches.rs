@@ -75,8 +75,8 @@ pub(crate) fn page_size(limit: Option<u32>, default: u32) -> Result<u32, Problem
 }
 
 /// Lists batches, newest first.
-#[utoipa::path(get, path = "/v2/batches", tag = "batches", params(ListQuery),
-    responses((status = 200, body = BatchPage)), security(("key" = [])))]
+#[utoipa::path(get, operation_id = "list_batches", path = "/v2/batches", tag = "batches", params(ListQuery),
+    responses((status = 200, description = "As it is now", body = BatchPage)), security(("key" = [])))]
 pub async fn list(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -122,8 +122,8 @@ async fn answer(state: &ApiState, batch: &Batch) -> Result<HttpResponse, Problem
 }
 
 /// Shows a batch.
-#[utoipa::path(get, path = "/v2/batches/{id}", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, body = BatchView), (status = 404, body = Problem)), security(("key" = [])))]
+#[utoipa::path(get, operation_id = "show_batch", path = "/v2/batches/{id}", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, description = "As it is now", body = BatchView), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
 pub async fn show(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -134,8 +134,8 @@ pub async fn show(
 }
 
 /// Cancels a batch: rows that have not started never run.
-#[utoipa::path(post, path = "/v2/batches/{id}/cancel", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, body = BatchView), (status = 409, body = Problem)), security(("key" = [])))]
+#[utoipa::path(post, operation_id = "cancel_batch", path = "/v2/batches/{id}/cancel", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, description = "As it is now", body = BatchView), (status = 409, description = "The batch is not in a state for that", body = Problem)), security(("key" = [])))]
 pub async fn cancel(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -147,8 +147,8 @@ pub async fn cancel(
 }
 
 /// Pauses a batch: no more rows are released.
-#[utoipa::path(post, path = "/v2/batches/{id}/pause", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, body = BatchView), (status = 409, body = Problem)), security(("key" = [])))]
+#[utoipa::path(post, operation_id = "pause_batch", path = "/v2/batches/{id}/pause", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, description = "As it is now", body = BatchView), (status = 409, description = "The batch is not in a state for that", body = Problem)), security(("key" = [])))]
 pub async fn pause(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -160,8 +160,8 @@ pub async fn pause(
 }
 
 /// Lets a paused or held batch go on.
-#[utoipa::path(post, path = "/v2/batches/{id}/resume", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, body = BatchView), (status = 409, body = Problem)), security(("key" = [])))]
+#[utoipa::path(post, operation_id = "resume_batch", path = "/v2/batches/{id}/resume", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, description = "As it is now", body = BatchView), (status = 409, description = "The batch is not in a state for that", body = Problem)), security(("key" = [])))]
 pub async fn resume(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -187,9 +187,9 @@ pub struct RetryBody {
 }
 
 /// Puts failed (and, when asked for, cancelled) rows back. Finished rows are never run again.
-#[utoipa::path(post, path = "/v2/batches/{id}/retry", tag = "batches", params(("id" = String, Path)),
+#[utoipa::path(post, operation_id = "retry_batch", path = "/v2/batches/{id}/retry", tag = "batches", params(("id" = String, Path)),
     request_body = RetryBody,
-    responses((status = 200, body = BatchView), (status = 409, body = Problem)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = BatchView), (status = 409, description = "The batch is not in a state for that", body = Problem)), security(("key" = [])))]
 pub async fn retry(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -221,8 +221,8 @@ pub async fn retry(
 }
 
 /// Erases a batch: data key, file and payloads. The counts stay.
-#[utoipa::path(delete, path = "/v2/batches/{id}", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, body = BatchView), (status = 404, body = Problem)), security(("key" = [])))]
+#[utoipa::path(delete, operation_id = "erase_batch", path = "/v2/batches/{id}", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, description = "As it is now", body = BatchView), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
 pub async fn erase(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -254,8 +254,8 @@ pub struct ErrorSummaries {
 }
 
 /// Sums failed rows up by code and step, with three sample rows of each.
-#[utoipa::path(get, path = "/v2/batches/{id}/errors", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, body = ErrorSummaries)), security(("key" = [])))]
+#[utoipa::path(get, operation_id = "summarize_errors", path = "/v2/batches/{id}/errors", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, description = "As it is now", body = ErrorSummaries)), security(("key" = [])))]
 pub async fn errors(
     caller: Caller,
     state: web::Data<ApiState>,

@@ -36,8 +36,8 @@ pub struct CallbackQuery {
 }
 
 /// Lists callbacks, newest first.
-#[utoipa::path(get, path = "/v2/callbacks", tag = "callbacks", params(CallbackQuery),
-    responses((status = 200, body = CallbackPage)), security(("key" = [])))]
+#[utoipa::path(get, operation_id = "list_callbacks", path = "/v2/callbacks", tag = "callbacks", params(CallbackQuery),
+    responses((status = 200, description = "As it is now", body = CallbackPage)), security(("key" = [])))]
 pub async fn list(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -64,8 +64,8 @@ fn cursor(text: &str) -> Result<(Timestamp, Uuid), Problem> {
 }
 
 /// Sends a callback again, whatever became of it. Its webhook-id stays.
-#[utoipa::path(post, path = "/v2/callbacks/{id}/redeliver", tag = "callbacks", params(("id" = String, Path)),
-    responses((status = 202, body = Object), (status = 404, body = Problem)), security(("key" = [])))]
+#[utoipa::path(post, operation_id = "redeliver_callback", path = "/v2/callbacks/{id}/redeliver", tag = "callbacks", params(("id" = String, Path)),
+    responses((status = 202, description = "It is taken", body = Object), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
 pub async fn redeliver(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -91,8 +91,8 @@ pub struct AuditQuery {
 }
 
 /// Who did what, newest first. For admin keys.
-#[utoipa::path(get, path = "/v2/audit", tag = "operations", params(AuditQuery),
-    responses((status = 200, body = Object), (status = 403, body = Problem)), security(("key" = [])))]
+#[utoipa::path(get, operation_id = "list_audit", path = "/v2/audit", tag = "operations", params(AuditQuery),
+    responses((status = 200, description = "As it is now", body = Object), (status = 403, description = "Not with this key", body = Problem)), security(("key" = [])))]
 pub async fn audit(
     caller: Caller,
     state: web::Data<ApiState>,

@@ -19,7 +19,7 @@ const KEEP_ALIVE_LOOKS: u32 = 15;
 
 /// Tells the batch whenever it changes, and ends when it has ended. An event's id is the batch's revision;
 /// `Last-Event-ID` goes on behind it.
-#[utoipa::path(get, path = "/v2/batches/{id}/events", tag = "batches", params(("id" = String, Path)),
+#[utoipa::path(get, operation_id = "stream_events", path = "/v2/batches/{id}/events", tag = "batches", params(("id" = String, Path)),
     responses((status = 200, description = "text/event-stream of `batch` events")), security(("key" = [])))]
 pub async fn stream(
     caller: Caller,

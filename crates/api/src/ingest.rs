@@ -6,6 +6,8 @@ use actix_multipart::Multipart;
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use penstock_domain::ledger::Canary;
+use penstock_domain::pipeline::CanaryDefinition;
 use penstock_domain::pipeline::Pipeline;
 use penstock_flow::callbacks::check_address;
 use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadFields, UploadRequest, adopt};
@@ -14,6 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::Caller;
@@ -35,15 +38,60 @@ pub struct RawFields {
     allow_failures: Option<Value>,
     callback_url: Option<String>,
     priority: Option<Value>,
+    canary: Option<Value>,
     upload_id: Option<Uuid>,
+}
+
+/// A form with a file.
+#[allow(dead_code, reason = "it describes what is read as a stream")]
+#[derive(ToSchema)]
+pub struct UploadForm {
+    /// The CSV.
+    #[schema(content_media_type = "application/octet-stream", format = Binary)]
+    file: String,
+    /// What the client calls it, at most 200 characters.
+    name: Option<String>,
+    /// A JSON object that templates read.
+    context: Option<String>,
+    /// `false`: the first failed row cancels the rest.
+    allow_failures: Option<bool>,
+    /// Where callbacks go.
+    callback_url: Option<String>,
+    /// Higher goes first among the owner's batches.
+    priority: Option<i16>,
+    /// The trial, in JSON, as a pipeline has it.
+    canary: Option<String>,
+}
+
+/// What was uploaded before.
+#[allow(dead_code, reason = "RawFields reads it")]
+#[derive(ToSchema)]
+pub struct UploadedBefore {
+    /// Of `POST /v2/uploads`.
+    upload_id: Uuid,
+    /// As in a form.
+    name: Option<String>,
+    /// As in a form, an object.
+    #[schema(value_type = Option<Object>)]
+    context: Option<Value>,
+    /// As in a form.
+    allow_failures: Option<bool>,
+    /// As in a form.
+    callback_url: Option<String>,
+    /// As in a form.
+    priority: Option<i16>,
+    /// As in a form, an object.
+    #[schema(value_type = Option<Object>)]
+    canary: Option<Value>,
 }
 
 /// Uploads a file to a pipeline.
 #[utoipa::path(
-    post, path = "/v2/pipelines/{name}/batches", tag = "batches",
-    params(("name" = String, Path, description = "The pipeline")),
-    request_body(content_type = "multipart/form-data", content = Object,
-        description = "`file`, and optionally `name`, `context` (a JSON object), `allow_failures`, `callback_url`; or the CSV itself as text/csv"),
+    post, operation_id = "upload_to_pipeline", path = "/v2/pipelines/{name}/batches", tag = "batches",
+    params(("name" = String, Path, description = "The pipeline"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and content is answered with the same batch")),
+    request_body(description = "A form, or the CSV itself with the other fields in the query",
+        content((UploadForm = "multipart/form-data"), (String = "text/csv"), (UploadedBefore = "application/json"))),
     responses(
         (status = 202, description = "The batch was made", body = BatchView),
         (status = 413, description = "A limit was passed", body = Problem),
@@ -287,6 +335,16 @@ fn fields(state: &ApiState, raw: RawFields) -> Result<UploadFields, Problem> {
                 .ok_or_else(|| bad("`priority` is a small whole number"))?,
         ),
     };
+    let canary = match raw.canary {
+        None => None,
+        Some(Value::String(text)) => Some(serde_json::from_str::<CanaryDefinition>(&text)),
+        Some(other) => Some(serde_json::from_value::<CanaryDefinition>(other)),
+    };
+    let canary = canary
+        .transpose()
+        .ok()
+        .filter(|canary| canary.as_ref().is_none_or(|canary| canary.rows > 0))
+        .ok_or_else(|| bad("`canary` is an object such as {\"rows\": 20, \"max_failure\": \"10 %\"}"))?;
     if raw.name.as_ref().is_some_and(|name| name.chars().count() > NAME_CHARS) {
         return Err(bad("`name` has at most 200 characters"));
     }
@@ -301,7 +359,7 @@ fn fields(state: &ApiState, raw: RawFields) -> Result<UploadFields, Problem> {
         allow_failures,
         callback_url: raw.callback_url.filter(|url| !url.is_empty()),
         priority,
-        canary: None,
+        canary: canary.map(Canary::from),
     })
 }
 

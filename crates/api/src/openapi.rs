@@ -1,6 +1,7 @@
 //! The OpenAPI document, made from the handlers themselves.
 
 use actix_web::{HttpResponse, web};
+use utoipa::openapi::RefOr;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -59,7 +60,11 @@ pub fn with_routes(routes: &[String]) -> utoipa::openapi::OpenApi {
         for route in routes {
             let mut item = general.clone();
             if let Some(post) = &mut item.post {
-                post.parameters = None;
+                if let Some(parameters) = &mut post.parameters {
+                    parameters.retain(
+                        |parameter| !matches!(parameter, RefOr::T(parameter) if parameter.name == "name"),
+                    );
+                }
                 post.operation_id = Some(format!("upload{}", route.replace('/', "_")));
             }
             document.paths.paths.insert(route.clone(), item);

@@ -43,8 +43,8 @@ pub struct UploadPlace {
 }
 
 /// Gives an address to which the client PUTs its file.
-#[utoipa::path(post, path = "/v2/uploads", tag = "batches",
-    responses((status = 201, body = UploadPlace)), security(("key" = [])))]
+#[utoipa::path(post, operation_id = "create_upload", path = "/v2/uploads", tag = "batches",
+    responses((status = 201, description = "A place for a file", body = UploadPlace)), security(("key" = [])))]
 pub async fn create(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -80,9 +80,9 @@ pub async fn create(
 }
 
 /// Takes the file itself, where the object store has no addresses of its own.
-#[utoipa::path(put, path = "/v2/uploads/{id}/content", tag = "batches", params(("id" = String, Path)),
+#[utoipa::path(put, operation_id = "put_upload", path = "/v2/uploads/{id}/content", tag = "batches", params(("id" = String, Path)),
     request_body(content_type = "text/csv", content = String),
-    responses((status = 204), (status = 404, body = Problem)), security(("key" = [])))]
+    responses((status = 204, description = "The file is there"), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
 pub async fn put(
     caller: Caller,
     state: web::Data<ApiState>,

@@ -16,10 +16,10 @@ use crate::state::ApiState;
 
 /// Streams a report of a batch. A finished batch's is the same bytes every time: it has an ETag, and a download that broke
 /// off goes on by `Range`.
-#[utoipa::path(get, path = "/v2/batches/{id}/{report}", tag = "results",
+#[utoipa::path(get, operation_id = "download_report", path = "/v2/batches/{id}/{report}", tag = "results",
     params(("id" = String, Path),
         ("report" = String, Path, description = "results.csv, failed.csv, unprocessed.csv, or the same with .ndjson")),
-    responses((status = 206, description = "A range of a finished batch's report"), (status = 200, description = "The file's columns first, then _row, _status, the result's columns, _code, _message")),
+    responses((status = 206, description = "A range of a finished batch's report", body = String, content_type = "text/csv"), (status = 200, description = "The file's columns first, then _row, _status, the result's columns, _code, _message", body = String, content_type = "text/csv")),
     security(("key" = [])))]
 pub async fn report(
     caller: Caller,

@@ -37,8 +37,8 @@ pub struct RowQuery {
 }
 
 /// Lists a batch's rows in the file's order.
-#[utoipa::path(get, path = "/v2/batches/{id}/rows", tag = "rows", params(("id" = String, Path), RowQuery),
-    responses((status = 200, body = RowPage)), security(("key" = [])))]
+#[utoipa::path(get, operation_id = "list_rows", path = "/v2/batches/{id}/rows", tag = "rows", params(("id" = String, Path), RowQuery),
+    responses((status = 200, description = "As it is now", body = RowPage)), security(("key" = [])))]
 pub async fn list(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -71,9 +71,9 @@ pub async fn list(
 }
 
 /// Shows a row.
-#[utoipa::path(get, path = "/v2/batches/{id}/rows/{number}", tag = "rows",
+#[utoipa::path(get, operation_id = "show_row", path = "/v2/batches/{id}/rows/{number}", tag = "rows",
     params(("id" = String, Path), ("number" = u32, Path)),
-    responses((status = 200, body = RowView), (status = 404, body = Problem)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = RowView), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
 pub async fn show(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -104,8 +104,8 @@ pub struct WaitingQuery {
 }
 
 /// Says why a batch (or one row of it) waits, and when it moves next.
-#[utoipa::path(get, path = "/v2/batches/{id}/waiting", tag = "batches", params(("id" = String, Path), WaitingQuery),
-    responses((status = 200, body = Waiting)), security(("key" = [])))]
+#[utoipa::path(get, operation_id = "explain_waiting", path = "/v2/batches/{id}/waiting", tag = "batches", params(("id" = String, Path), WaitingQuery),
+    responses((status = 200, description = "As it is now", body = Waiting)), security(("key" = [])))]
 pub async fn waiting(
     caller: Caller,
     state: web::Data<ApiState>,

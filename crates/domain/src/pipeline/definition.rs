@@ -8,6 +8,7 @@ use serde_saphyr::Spanned;
 
 use super::scalars::{Share, Span};
 use crate::csv::Format;
+use crate::ledger::Canary;
 
 /// A whole file.
 #[derive(Debug, Deserialize)]
@@ -198,11 +199,17 @@ pub struct DispatchDefinition {
     pub spread: Option<Span>,
 }
 
-/// `canary`.
+/// `canary`, in a pipeline or beside an upload.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CanaryDefinition {
     pub rows: u32,
     pub max_failure: Share,
     pub stop_after: Option<u32>,
+}
+
+impl From<CanaryDefinition> for Canary {
+    fn from(canary: CanaryDefinition) -> Self {
+        Self { rows: canary.rows, max_failure_bp: canary.max_failure.0, stop_after: canary.stop_after }
+    }
 }

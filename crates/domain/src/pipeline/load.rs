@@ -123,11 +123,7 @@ fn build(definition: Definition, text: &str, source: &mut Source<'_>) -> Option<
             rows_per_owner: definition.dispatch.rows_per_owner,
             spread: definition.dispatch.spread.map(|spread| spread.0),
         },
-        canary: definition.canary.map(|canary| Canary {
-            rows: canary.rows,
-            max_failure_bp: canary.max_failure.0,
-            stop_after: canary.stop_after,
-        }),
+        canary: definition.canary.map(Canary::from),
         source: text.into(),
         version: Uuid::new_v5(&NAMESPACE, text.as_bytes()),
     })

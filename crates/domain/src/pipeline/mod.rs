@@ -13,6 +13,7 @@ pub mod step;
 pub mod template;
 
 pub use catalog::Catalog;
+pub use definition::CanaryDefinition;
 pub use load::DefinitionError;
 pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Rate, Retry};
 pub use step::{RenderError, RenderedRequest, ResponseView, RowContext, Step};
