@@ -9,8 +9,8 @@ local MAX_WAIT, SLOT_AHEAD, SLOT_RETRY = 1e6, 1e4, 5e4
 local MARGIN = 25e3
 -- Gates that were used more recently are not asked whether the server restarted meanwhile.
 local RECENT = 1e5
-local SLOWEST, RECOVERY, AT_CEILING, AROUND = 0.05, 0.05, 0.0005, 0.03
-local SIGN_EVERY, SETTLED = 1e6, 2e6
+local SLOWEST, RECOVERY, AT_CEILING, BELOW, ABOVE = 0.05, 0.05, 0.0005, 0.08, 0.03
+local SIGN_EVERY, SETTLED = 1e6, 5e6
 local CUT_LITTLE, CUT_PAUSED, CUT_BLIND = 0.9, 0.75, 0.5
 -- State that nobody used for so long is forgotten; longer than the longest pause.
 local KEEP_MS = 6 * 3600 * 1000
@@ -71,7 +71,7 @@ end
 local function factor_of(gate)
   local seconds = math.max(now - gate.since, 0) / 1e6
   local factor = gate.factor
-  local stages = { { gate.ceiling * (1 - AROUND), RECOVERY }, { gate.ceiling * (1 + AROUND), AT_CEILING * gate.ceiling } }
+  local stages = { { gate.ceiling * (1 - BELOW), RECOVERY }, { gate.ceiling * (1 + ABOVE), AT_CEILING * gate.ceiling } }
   for _, stage in ipairs(stages) do
     local limit, speed = stage[1], stage[2]
     if factor < limit then

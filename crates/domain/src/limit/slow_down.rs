@@ -14,14 +14,17 @@ pub const RECOVERY_PER_SECOND: f64 = 0.05;
 /// What comes back each second around the ceiling, of the ceiling.
 pub const RECOVERY_AT_CEILING: f64 = 0.0005;
 
-/// How far below and above the ceiling that is.
-pub const AROUND_CEILING: f64 = 0.03;
+/// From how far below the ceiling that is: what a dependency's own burst lets pass before it says a word hides that much.
+pub const BELOW_CEILING: f64 = 0.08;
+
+/// Up to how far above it.
+pub const ABOVE_CEILING: f64 = 0.03;
 
 /// Two cuts are at least so far apart: answers of one moment are one sign.
 pub const EVERY_US: f64 = 1_000_000.0;
 
 /// A share that was kept for so long before the next sign was good, and is cut by little.
-pub const SETTLED_US: f64 = 2_000_000.0;
+pub const SETTLED_US: f64 = 5_000_000.0;
 
 /// The cut of a share that had settled, and of the first sign that came with a pause.
 pub const CUT_LITTLE: f64 = 0.9;
@@ -57,8 +60,8 @@ impl SlowDown {
         let mut seconds = (now - self.since).max(0.0) / 1e6;
         let mut factor = self.factor;
         for (until, speed) in [
-            (self.ceiling * (1.0 - AROUND_CEILING), RECOVERY_PER_SECOND),
-            (self.ceiling * (1.0 + AROUND_CEILING), RECOVERY_AT_CEILING * self.ceiling),
+            (self.ceiling * (1.0 - BELOW_CEILING), RECOVERY_PER_SECOND),
+            (self.ceiling * (1.0 + ABOVE_CEILING), RECOVERY_AT_CEILING * self.ceiling),
         ] {
             if factor < until {
                 let needed = (until - factor) / speed;
