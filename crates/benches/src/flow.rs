@@ -135,9 +135,6 @@ async fn lower(time: Duration, kept: &mut Promises) {
     for at in &refused {
         if *at >= until {
             (pauses, within, until) = (pauses + 1, 0, at + 1.0);
-            if std::env::var_os("TIMELINE").is_some() {
-                println!("pause {at:.2} after {} calls", good.iter().filter(|g| **g < *at).count());
-            }
         } else {
             within += 1;
         }
