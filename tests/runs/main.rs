@@ -7,6 +7,7 @@ mod files;
 mod life;
 mod mending;
 mod operations;
+mod rotation;
 mod secrecy;
 mod telemetry;
 

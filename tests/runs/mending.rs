@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use penstock_sandbox::{Config, Faults, Sandbox};
 use penstock_tests::database::Database;
 use penstock_tests::{Client, PATIENCE, Place, Service};
-use serde_json::Value;
 
 use crate::{PEOPLE, invite, people};
 
@@ -232,12 +231,7 @@ async fn reconcile_beside_a_working_service_disturbs_nothing() {
     let id = batch["id"].as_str().expect("an id").to_owned();
     let mut rounds = 0;
     let ended = loop {
-        let (report, good) = if place.is_cluster() {
-            place.operate(&sandbox, &["reconcile", "--apply"])
-        } else {
-            // The embedded engines are one process's: the sweep runs inside it, at every dispatcher run.
-            (Value::Null, true)
-        };
+        let (report, good) = place.operate(&sandbox, &["reconcile", "--apply"]);
         assert!(good, "{report}");
         rounds += 1;
         let batch = client.get(&format!("/v2/batches/{id}")).await;

@@ -3,6 +3,7 @@
 mod cluster;
 mod embedded;
 mod flow;
+mod million;
 mod plain;
 
 use std::process::ExitCode;
@@ -28,10 +29,16 @@ async fn main() -> ExitCode {
             flow::run(rows.min(600), args.next().as_deref(), &mut kept).await;
             kept.all()
         }
+        "million" => {
+            let mut kept = Promises::default();
+            million::run(rows, &mut kept).await;
+            kept.all()
+        }
         _ => {
             eprintln!(
                 "penstock-benches embedded|cluster [ROWS] [extraction|no-op|three-calls|dispatcher]\n\
-                 penstock-benches flow [SECONDS] [exact|unrest|lower|hang|fair]"
+                 penstock-benches flow [SECONDS] [exact|unrest|lower|hang|fair]\n\
+                 penstock-benches million [ROWS]"
             );
             return ExitCode::from(2);
         }
