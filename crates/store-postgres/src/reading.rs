@@ -19,8 +19,11 @@ const COLUMNS: &str = "d.number AS number, d.line AS line, s.status AS status, c
     s.lease_holder AS lease_holder, s.lease_until AS lease_until, s.queued_until AS queued_until, \
     o.result AS result, o.error AS error";
 
-const FROM: &str = " FROM row_data d LEFT JOIN row_state s ON s.batch = d.batch AND s.number = d.number \
-    LEFT JOIN row_output o ON o.batch = d.batch AND o.number = d.number";
+/// What belongs to the rows that were chosen, one by one. The fence (`OFFSET 0`) keeps each a look into the primary key:
+/// with statistics that are older than the batch (a server that crashed has none) the planner takes a batch for one row, and
+/// joins all of its states to each of its rows.
+const STATE: &str = " LEFT JOIN LATERAL (SELECT * FROM row_state WHERE batch = d.batch AND number = d.number OFFSET 0) s ON true";
+const OUTPUT: &str = " LEFT JOIN LATERAL (SELECT * FROM row_output WHERE batch = d.batch AND number = d.number OFFSET 0) o ON true";
 
 fn record(batch: &Batch, row: &PgRow, payload: bool) -> RowRecord {
     let c = Columns(row);
@@ -75,17 +78,44 @@ impl Reading for PostgresStore {
         let batch =
             ledgers::look(&mut tx, seq, "rows").await?.ok_or(StoreError::NotFound { what: "this batch" })?;
         let payload = if filter.payload { ", d.payload AS payload" } else { "" };
+        let condition =
+            (!filter.status.is_empty()).then(|| state_condition(&batch, &filter.status)).unwrap_or_default();
         let mut query = QueryBuilder::<sqlx::Postgres>::new(format!(
-            "/* penstock:rows */ SELECT {COLUMNS}{payload}{FROM} WHERE d.batch = "
+            "/* penstock:rows */ SELECT {COLUMNS}{payload} FROM "
         ));
-        query.push_bind(seq.0).push(" AND d.number > ").push_bind(int(filter.after));
-        if !filter.status.is_empty() {
-            query.push(" AND ").push(state_condition(&batch, &filter.status));
+        let recorded = filter.code.is_some() || (!condition.is_empty() && !condition.contains("IS NULL"));
+        if recorded {
+            // Only rows with a record can be meant: few of many, found by it.
+            query.push("(SELECT s.* FROM row_state s WHERE s.batch = ").push_bind(seq.0);
+            query.push(" AND s.number > ").push_bind(int(filter.after));
+            if !condition.is_empty() {
+                query.push(" AND ").push(condition);
+            }
+            if let Some(code) = &filter.code {
+                query.push(" AND s.status = 4 AND s.code = ").push_bind(code.clone());
+            }
+            query.push(" ORDER BY s.number LIMIT ").push_bind(i64::from(filter.limit));
+            query.push(
+                ") s CROSS JOIN LATERAL (SELECT * FROM row_data WHERE batch = s.batch AND number = s.number OFFSET 0) d",
+            );
+            query.push(OUTPUT);
+        } else {
+            query.push("(SELECT d.* FROM row_data d");
+            if !condition.is_empty() {
+                query.push(STATE);
+            }
+            query
+                .push(" WHERE d.batch = ")
+                .push_bind(seq.0)
+                .push(" AND d.number > ")
+                .push_bind(int(filter.after));
+            if !condition.is_empty() {
+                query.push(" AND ").push(condition);
+            }
+            query.push(" ORDER BY d.number LIMIT ").push_bind(i64::from(filter.limit)).push(") d");
+            query.push(STATE).push(OUTPUT);
         }
-        if let Some(code) = &filter.code {
-            query.push(" AND s.status = 4 AND s.code = ").push_bind(code.clone());
-        }
-        query.push(" ORDER BY d.number LIMIT ").push_bind(i64::from(filter.limit));
+        query.push(" ORDER BY d.number");
         let rows = query.build().fetch_all(&mut *tx).await.map_err(store_error("rows"))?;
         Ok(rows.iter().map(|row| record(&batch, row, filter.payload)).collect())
     }
