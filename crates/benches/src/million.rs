@@ -46,6 +46,7 @@ pub async fn run(rows: u32, kept: &mut Promises) {
     let mut batches = futures::future::join_all(uploads).await;
     say("\nuploads through three APIs at once", each * (BATCHES - 1), began.elapsed());
     batches.insert(0, first);
+    assert!(batches.iter().all(|batch| batch["id"].is_string()), "{batches:?}");
     while sandbox.stats().effects < u64::from(rows / 3) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
