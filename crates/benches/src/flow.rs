@@ -93,6 +93,7 @@ async fn exact(time: Duration, unrest: bool, kept: &mut Promises) {
     let used = (good.len() - first) as f64 / (took * ALLOWED.rate);
     let what = if unrest { "a worker killed, one started, Redis restarted" } else { "four workers" };
     println!("\n200 calls/s, burst 20, {took:.0} s, {what}: {} calls", good.len());
+    tenths(&good, first, took);
     kept.at_least("share of the allowed calls that was used", used, 0.98);
     let every: Vec<f64> = sandbox
         .calls()
@@ -106,6 +107,19 @@ async fn exact(time: Duration, unrest: bool, kept: &mut Promises) {
     kept.at_most("calls above burst + rate·t in the worst window", worst_excess(&every, &ALLOWED), 0.001);
     #[allow(clippy::cast_precision_loss, reason = "few")]
     kept.at_most("answers 429", refused.len() as f64, 0.0);
+}
+
+/// Calls a second in each tenth of the time.
+fn tenths(good: &[f64], first: usize, took: f64) {
+    let Some(began) = good.get(first) else { return };
+    let mut counts = [0.0_f64; 10];
+    for at in &good[first..] {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "one of ten")]
+        let tenth = ((at - began) / took * 10.0) as usize;
+        counts[tenth.min(9)] += 10.0 / took;
+    }
+    let rates: Vec<String> = counts.iter().map(|rate| format!("{rate:.0}")).collect();
+    println!("calls/s in each tenth of the time: {}", rates.join(" "));
 }
 
 /// The sandbox allows half of what is configured, and says so by 429 with Retry-After.
@@ -143,6 +157,7 @@ async fn lower(time: Duration, kept: &mut Promises) {
     #[allow(clippy::cast_precision_loss, reason = "some thousands")]
     let used = (good.len() - first) as f64 / (took * truth.rate);
     println!("\n200 calls/s configured, 100 allowed, {took:.0} s: {} calls, {pauses} pauses", good.len());
+    tenths(&good, first, took);
     kept.at_least("share of the true limit that was used", used, 0.9);
     kept.at_most("calls that landed in one pause, with 3 workers", f64::from(most), f64::from(workers));
     let lost = scalar(&place, "SELECT count(*) FROM row_state WHERE attempts > 1 OR status = 4").await;
