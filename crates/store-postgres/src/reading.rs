@@ -79,7 +79,7 @@ impl Reading for PostgresStore {
             ledgers::look(&mut tx, seq, "rows").await?.ok_or(StoreError::NotFound { what: "this batch" })?;
         let payload = if filter.payload { ", d.payload AS payload" } else { "" };
         let condition =
-            (!filter.status.is_empty()).then(|| state_condition(&batch, &filter.status)).unwrap_or_default();
+            if filter.status.is_empty() { String::new() } else { state_condition(&batch, &filter.status) };
         let mut query = QueryBuilder::<sqlx::Postgres>::new(format!(
             "/* penstock:rows */ SELECT {COLUMNS}{payload} FROM "
         ));
