@@ -239,7 +239,7 @@ async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_sto
     assert_eq!((&row["attempts"], &row["error"]["code"]), (&3.into(), &"http_500".into()), "{row}");
     assert_eq!(row["error"]["attempts"].as_array().map(Vec::len), Some(3), "{row}");
     let summary = client.get(&format!("/v2/batches/{id}/errors")).await;
-    assert_eq!(summary["data"][0], json!({ "code": "http_500", "step": 0, "count": 2, "sample": [1, 2] }));
+    assert_eq!(summary["data"][0], json!({ "code": "http_500", "step": "address_links", "count": 2, "sample": [1, 2] }));
     let waiting = client.get(&format!("/v2/batches/{id}/waiting?row=1")).await;
     assert_eq!(
         (&waiting["data"][0]["reason"], &waiting["data"][1]["reason"]),

@@ -2,7 +2,7 @@
 //!
 //! | what happened | safe to repeat | otherwise |
 //! |---|---|---|
-//! | 2xx with JSON (or nothing) | success | success |
+//! | 2xx with JSON, with nothing, or with what the step does not read | success | success |
 //! | 2xx that is not JSON | retry `bad_response` | fail `bad_response` |
 //! | 429; 503 with Retry-After | wait, no attempt | wait, no attempt |
 //! | 408, 425, 5xx | retry `http_<status>` | retry `http_<status>` |
@@ -83,6 +83,17 @@ pub enum Happened {
     TimedOut,
     /// It was sent, and the connection broke.
     ConnectionLost,
+}
+
+impl Happened {
+    /// The same of a call whose answer's body nobody reads.
+    #[must_use]
+    pub fn with_unread_body(self) -> Self {
+        match self {
+            Self::Answer { status, wait_until, .. } => Self::Answer { status, json: true, wait_until },
+            other => other,
+        }
+    }
 }
 
 /// What to do about it.

@@ -154,3 +154,20 @@ fn a_variable_can_hold_anything_and_a_pipeline_can_have_no_steps() {
     let quoted = |_: &str| Some("http://h/\" }, x: \"".to_owned());
     assert!(Pipeline::load("p.yaml", INVITE, &quoted).is_ok(), "a value cannot change the structure");
 }
+
+#[test]
+fn a_step_knows_what_it_reads_and_a_minus_is_no_white_space_control() {
+    let text = "name: p\ncsv: { columns: [ { name: id, format: integer } ] }\n\
+        dependencies: { d: { base_url: \"http://h\" } }\n\
+        steps:\n\
+        \x20 - { name: a, dependency: d, request: { method: GET, path: /a }, output: { n: \"{{ -status }}\", s: \"{{- status -}}\" } }\n\
+        \x20 - { name: b, dependency: d, request: { method: GET, path: /b }, output: { all: [ { x: \"<{{ body.x }}>\" } ] } }\n";
+    let pipeline = load(text).unwrap();
+    assert!(!pipeline.steps[0].reads_body && pipeline.steps[1].reads_body);
+    let (row, context, steps) = (row(&[("id", "1")]), json!({}), Map::new());
+    let here = RowContext { row: &row, context: &context, steps: &steps };
+    let headers = BTreeMap::new();
+    let answer = ResponseView { status: 200, headers: &headers, body: &Value::Null };
+    let output = pipeline.steps[0].output(&here, answer).unwrap();
+    assert_eq!((&output["n"], &output["s"]), (&json!(-200), &json!(200)));
+}

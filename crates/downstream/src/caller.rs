@@ -43,6 +43,8 @@ pub struct Demand<'a> {
     pub idempotency_key: Option<String>,
     /// Whether the call may be made again when its outcome is unknown.
     pub safe_to_repeat: bool,
+    /// Whether anything of the answer's body is read: what nobody reads may be anything.
+    pub reads_body: bool,
     /// The `traceparent` (W3C Trace Context), when the row is traced.
     pub traceparent: Option<String>,
 }
@@ -149,6 +151,7 @@ impl Caller {
         let sent_at = Instant::now();
         let (happened, response) = self.client.send(request, self.clock.as_ref()).await;
         let elapsed = sent_at.elapsed();
+        let happened = if demand.reads_body { happened } else { happened.with_unread_body() };
         let mut verdict = outcome::judge(happened, demand.safe_to_repeat);
         let answered_at = self.clock.now();
         let feedback = Feedback { probe, ..feedback(happened, &verdict, answered_at) };

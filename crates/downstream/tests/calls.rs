@@ -29,6 +29,7 @@ fn demand(dependency: &Dependency) -> Demand<'_> {
         cost: 1,
         idempotency_key: None,
         safe_to_repeat: false,
+        reads_body: true,
         traceparent: None,
     }
 }
@@ -69,8 +70,11 @@ async fn every_ending_has_its_verdict() {
         assert_eq!(verdict(&caller, &once, path).await.0, first, "{path}");
         assert_eq!(verdict(&caller, &again, path).await.0, repeatable, "{path}, safe to repeat");
     }
+    let unread = Demand { reads_body: false, ..demand(&api) };
+    assert_eq!(verdict(&caller, &unread, "/garbage").await.0, Verdict::Success, "nobody reads it");
+    assert_eq!(verdict(&caller, &unread, "/broken").await.0, retry("http_500"));
     let sent = server.arrived().len();
-    assert_eq!(sent, 18, "nothing was sent twice, no redirect was followed");
+    assert_eq!(sent, 20, "nothing was sent twice, no redirect was followed");
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gone = dependency(&format!("http://{nobody}"));
     assert_eq!(verdict(&caller, &demand(&gone), "/ok").await.0, retry("connect_failed"));

@@ -6,10 +6,17 @@ fn is_formula(value: &str) -> bool {
     value.trim_start_matches('\'').starts_with(['=', '+', '-', '@', '\t', '\r'])
 }
 
+/// `+491511234567`, `-12.5`: a spreadsheet reads a number, and there is nothing to run.
+fn is_number(value: &str) -> bool {
+    let digits = value.strip_prefix(['+', '-']).unwrap_or(value);
+    let (whole, rest) = digits.split_once('.').unwrap_or((digits, "0"));
+    [whole, rest].iter().all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Puts an apostrophe before a value that a spreadsheet would run. One that begins with apostrophes before such a
-/// character gets one more, so that [`restore`] is exact.
+/// character gets one more, so that [`restore`] is exact. Plain numbers, telephone numbers among them, stay as they are.
 pub fn neutralise(value: &str) -> Cow<'_, str> {
-    if is_formula(value) { Cow::Owned(format!("'{value}")) } else { Cow::Borrowed(value) }
+    if is_formula(value) && !is_number(value) { Cow::Owned(format!("'{value}")) } else { Cow::Borrowed(value) }
 }
 
 /// Takes back what [`neutralise`] did.
@@ -31,11 +38,17 @@ mod tests {
         assert_eq!(neutralise("O'Neil"), "O'Neil");
         assert_eq!(neutralise("'tis"), "'tis");
         assert_eq!(restore("'tis"), "'tis");
+        for number in ["+491511234567", "-1", "-12.50", "+0.5"] {
+            assert_eq!(neutralise(number), number);
+        }
+        for formula in ["-1+1", "+1-800", "-", "+", "-1.", "-1e3", "+A1", "@x", "-1.2.3", "'+1"] {
+            assert_eq!(neutralise(formula), format!("'{formula}"));
+        }
     }
 
     proptest::proptest! {
         #[test]
-        fn it_can_always_be_taken_back(value in "['=+@a\t-]{0,6}") {
+        fn it_can_always_be_taken_back(value in "['=+@a.1\t-]{0,6}") {
             let harmless = neutralise(&value);
             proptest::prop_assert_eq!(restore(&harmless), value.as_str());
         }

@@ -325,6 +325,7 @@ fn step(
         dependency: dependency?,
         cost,
         keyed: request.idempotency_key,
+        reads_body: output.iter().any(|(_, template)| template.reads("body")),
         idempotent: request.idempotent,
         method: request.method,
         path: path?,

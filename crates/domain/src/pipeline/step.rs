@@ -78,6 +78,8 @@ pub struct Step {
     pub cost: u32,
     /// Whether calls carry an `Idempotency-Key`.
     pub keyed: bool,
+    /// Whether it reads anything of an answer's body.
+    pub reads_body: bool,
     pub(super) idempotent: bool,
     pub(super) method: Method,
     pub(super) path: Template,

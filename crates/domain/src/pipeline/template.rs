@@ -102,6 +102,11 @@ impl Template {
         variables
     }
 
+    /// Whether it reads anything of a variable.
+    pub fn reads(&self, name: &str) -> bool {
+        self.variables().iter().any(|variable| variable.split('.').next() == Some(name))
+    }
+
     /// Its value.
     ///
     /// # Errors
@@ -141,7 +146,10 @@ impl Template {
 fn single_expression(text: &str) -> Option<&str> {
     let inside = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
     let plain = !inside.contains("{{") && !inside.contains("}}") && !inside.contains("{%");
-    plain.then(|| inside.trim().trim_matches('-').trim())
+    // `{{-` and `-}}` trim white space around them; a minus apart from the braces is the expression's own.
+    let inside = inside.strip_prefix('-').unwrap_or(inside);
+    let inside = inside.strip_suffix('-').unwrap_or(inside);
+    plain.then(|| inside.trim())
 }
 
 /// A JSON value with templates for its strings.
@@ -179,6 +187,16 @@ impl JsonTemplate {
             ),
             constant => Self::Constant(constant.clone()),
         })
+    }
+
+    /// Whether it reads anything of a variable.
+    pub fn reads(&self, name: &str) -> bool {
+        match self {
+            Self::Template(template) => template.reads(name),
+            Self::Constant(_) => false,
+            Self::Array(items) => items.iter().any(|item| item.reads(name)),
+            Self::Object(fields) => fields.iter().any(|(_, field)| field.reads(name)),
+        }
     }
 
     /// Its value.

@@ -55,6 +55,7 @@ async fn run(
                         cost: 1,
                         idempotency_key: None,
                         safe_to_repeat: true,
+                        reads_body: true,
                         traceparent: None,
                     };
                     let called = caller.call(&demand, get("/limited"), &|| true, &|| Box::new(())).await;

@@ -170,6 +170,7 @@ impl RowTask<'_> {
             cost: step.cost,
             idempotency_key: step.keyed.then(|| outcome::idempotency_key(self.work.id, number, &step.name)),
             safe_to_repeat: step.safe_to_repeat(),
+            reads_body: step.reads_body,
             traceparent: self.engines.traces.traceparent(&span),
         };
         let lease = self.lease;
