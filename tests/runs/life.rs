@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use penstock_sandbox::faults::Wait;
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
 use penstock_tests::receiver::Receiver;
 use penstock_tests::{Client, Place};
@@ -80,7 +81,7 @@ async fn failed_csv_is_mended_and_uploaded_as_it_is() {
     let lines: Vec<&str> = results.split("\r\n").collect();
     assert_eq!(lines[0], "email,first_name,last_name,phone,postcode,_row,_status,check_id,_code,_message");
     assert!(
-        lines[1].starts_with("a@example.com,\"Ann, the first\",B,'+491701234567,AB0001,1,completed,chk_"),
+        lines[1].starts_with("a@example.com,\"Ann, the first\",B,+491701234567,AB0001,1,completed,chk_"),
         "{results}"
     );
     assert!(lines[2].starts_with("taken@example.com,'=cmd(),'x,,AB0002,2,failed,,http_409,"), "{results}");
@@ -239,7 +240,10 @@ async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_sto
     assert_eq!((&row["attempts"], &row["error"]["code"]), (&3.into(), &"http_500".into()), "{row}");
     assert_eq!(row["error"]["attempts"].as_array().map(Vec::len), Some(3), "{row}");
     let summary = client.get(&format!("/v2/batches/{id}/errors")).await;
-    assert_eq!(summary["data"][0], json!({ "code": "http_500", "step": "address_links", "count": 2, "sample": [1, 2] }));
+    assert_eq!(
+        summary["data"][0],
+        json!({ "code": "http_500", "step": "address_links", "count": 2, "sample": [1, 2] })
+    );
     let waiting = client.get(&format!("/v2/batches/{id}/waiting?row=1")).await;
     assert_eq!(
         (&waiting["data"][0]["reason"], &waiting["data"][1]["reason"]),
@@ -251,6 +255,75 @@ async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_sto
     assert!(document["paths"]["/v2/client/users/batch/invite"].is_object());
     assert!(client.text("/metrics").await.contains("penstock_batches"));
     assert!(client.text("/docs/").await.contains("swagger"));
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones_and_head_is_get_without_a_body() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    for (method, path, allowed) in [
+        ("DELETE", "/v2/batches", "GET, HEAD"),
+        ("PUT", "/v2/batches/01a20eb9-5373-77c3-a722-7aca373acbe4", "GET, HEAD, DELETE"),
+        ("GET", "/v2/batches/01a20eb9-5373-77c3-a722-7aca373acbe4/cancel", "POST"),
+        ("GET", "/v2/client/users/batch/invite", "POST"),
+        ("POST", "/livez", "GET, HEAD"),
+    ] {
+        let response = client.request(method, path).send().await.expect("an answer");
+        assert_eq!(response.status(), 405, "{method} {path}");
+        assert_eq!(response.headers()["allow"], allowed, "{method} {path}");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+    // No form field that a browser leaves empty is an error.
+    let fields = ["name", "context", "allow_failures", "callback_url", "priority", "canary"];
+    let form = fields.into_iter().fold(String::new(), |form, name| {
+        form + &format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n\r\n")
+    });
+    let file = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.csv\"\r\n\r\n";
+    let body = format!("{form}{file}{}\r\n--b--\r\n", people(1));
+    let request = client.request("POST", "/v2/pipelines/invite/batches");
+    let response = request.header("content-type", "multipart/form-data; boundary=b").body(body).send().await;
+    let response = response.expect("an answer");
+    assert_eq!(response.status(), 202);
+    let batch: Value = response.json().await.expect("a batch");
+    let path = format!("/v2/batches/{}", batch["id"].as_str().expect("an id"));
+    let head = client.request("HEAD", &path).send().await.expect("an answer");
+    assert_eq!(
+        (head.status().as_u16(), &head.headers()["content-type"]),
+        (200, &"application/json".parse().unwrap())
+    );
+    assert!(head.bytes().await.expect("nothing").is_empty());
+}
+
+/// The downstream allows far less than is configured, and says so in each of the ways in which that is done.
+#[tokio::test]
+async fn however_a_429_says_how_long_it_is_waited_out() {
+    let allowed = Limit { rate: 20.0, burst: 20.0 };
+    let sandbox = Sandbox::start(Config { address: Some(allowed), ..Config::default() }).expect("a sandbox");
+    let place = Place::new(&[("lookup.yaml", OTHER)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let mut refused_before = 0;
+    for wait in [Wait::Seconds, Wait::Date, Wait::RateLimit, Wait::Reset, Wait::Nothing] {
+        sandbox.set_faults(Faults { wait, ..Faults::default() });
+        let csv: String = (0..8).map(|number| format!("small,AB{number},\n")).collect();
+        let (_, batch) = client
+            .upload("/v2/pipelines/lookup/batches", format!("kind,code,day\n{csv}"))
+            .await
+            .expect("an answer");
+        let id = batch["id"].as_str().expect("an id");
+        let batch = client.finished(id).await;
+        assert_eq!(batch["outcome"], "success", "{wait:?}: {batch}");
+        let rows = client.get(&format!("/v2/batches/{id}/rows")).await;
+        let rows = rows["data"].as_array().expect("rows");
+        assert!(rows.iter().all(|row| row["attempts"] == 1), "{wait:?}: {rows:?}");
+        let all = sandbox.stats().statuses.get(&429).copied().unwrap_or(0);
+        let refused = all - std::mem::replace(&mut refused_before, all);
+        assert!((1..=40).contains(&refused), "{wait:?}: {refused} calls were refused");
+    }
 }
 
 #[tokio::test]

@@ -7,8 +7,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use penstock_domain::ledger::Canary;
-use penstock_domain::pipeline::CanaryDefinition;
-use penstock_domain::pipeline::Pipeline;
+use penstock_domain::pipeline::{CanaryDefinition, Pipeline};
 use penstock_flow::callbacks::check_address;
 use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadFields, UploadRequest, adopt};
 use penstock_flow::view::{BatchView, batch_view};
@@ -40,6 +39,23 @@ pub struct RawFields {
     priority: Option<Value>,
     canary: Option<Value>,
     upload_id: Option<Uuid>,
+}
+
+impl RawFields {
+    /// A browser sends every field of a form: one that is left empty is not given.
+    fn without_empty(self) -> Self {
+        let text = |value: Option<String>| value.filter(|value| !value.is_empty());
+        let any = |value: Option<Value>| value.filter(|value| value != "");
+        Self {
+            name: text(self.name),
+            context: any(self.context),
+            allow_failures: any(self.allow_failures),
+            callback_url: text(self.callback_url),
+            priority: any(self.priority),
+            canary: any(self.canary),
+            upload_id: self.upload_id,
+        }
+    }
 }
 
 /// A form with a file.
@@ -302,6 +318,7 @@ async fn from_json(
 }
 
 fn fields(state: &ApiState, raw: RawFields) -> Result<UploadFields, Problem> {
+    let raw = raw.without_empty();
     let bad = |detail: &str| Problem::unprocessable("bad_field", detail);
     let context = match raw.context {
         None => None,
@@ -354,10 +371,10 @@ fn fields(state: &ApiState, raw: RawFields) -> Result<UploadFields, Problem> {
         })?;
     }
     Ok(UploadFields {
-        name: raw.name.filter(|name| !name.is_empty()),
+        name: raw.name,
         context,
         allow_failures,
-        callback_url: raw.callback_url.filter(|url| !url.is_empty()),
+        callback_url: raw.callback_url,
         priority,
         canary: canary.map(Canary::from),
     })

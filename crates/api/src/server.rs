@@ -6,8 +6,11 @@ use std::time::Duration;
 use actix_web::dev::Server;
 pub use actix_web::dev::ServerHandle as Handle;
 use actix_web::error::{InternalError, QueryPayloadError};
+use actix_web::guard::{self, Guard};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::Compress;
-use actix_web::{App, HttpResponse, HttpServer, ResponseError as _, web};
+use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError as _, Route, web};
 use tracing_actix_web::TracingLogger;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -39,43 +42,41 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .app_data(web::QueryConfig::default().error_handler(bad_query))
             .wrap(Compress::default())
             .wrap(TracingLogger::<Requests>::new())
-            .route("/livez", web::get().to(health::livez))
-            .route("/readyz", web::get().to(health::readyz))
-            .route("/metrics", web::get().to(health::metrics))
-            .route("/v2/openapi.json", web::get().to(openapi::document))
-            .route("/docs", web::get().to(docs))
+            .service(read("/livez", web::to(health::livez)))
+            .service(read("/readyz", web::to(health::readyz)))
+            .service(read("/metrics", web::to(health::metrics)))
+            .service(read("/v2/openapi.json", web::to(openapi::document)))
+            .service(read("/docs", web::to(docs)))
             .service(SwaggerUi::new("/docs/{_:.*}").url("/docs/openapi.json", document.get_ref().clone()))
-            .route("/v2/pipelines/{name}/batches", web::post().to(ingest::upload_to_pipeline))
-            .route("/v2/uploads", web::post().to(presigned::create))
-            .route("/v2/uploads/{id}/content", web::put().to(presigned::put))
-            .route("/v2/callbacks", web::get().to(callbacks::list))
-            .route("/v2/callbacks/{id}/redeliver", web::post().to(callbacks::redeliver))
-            .route("/v2/audit", web::get().to(callbacks::audit))
-            .route("/v2/batches", web::get().to(batches::list))
+            .service(post("/v2/pipelines/{name}/batches", web::to(ingest::upload_to_pipeline)))
+            .service(post("/v2/uploads", web::to(presigned::create)))
+            .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))
+            .service(read("/v2/callbacks", web::to(callbacks::list)))
+            .service(post("/v2/callbacks/{id}/redeliver", web::to(callbacks::redeliver)))
+            .service(read("/v2/audit", web::to(callbacks::audit)))
+            .service(read("/v2/batches", web::to(batches::list)))
             .service(
-                web::resource("/v2/batches/{id}")
-                    .route(web::get().to(batches::show))
+                only("/v2/batches/{id}", "GET, HEAD, DELETE")
+                    .route(web::to(batches::show).guard(reading()))
                     .route(web::delete().to(batches::erase)),
             )
-            .route("/v2/batches/{id}/cancel", web::post().to(batches::cancel))
-            .route("/v2/batches/{id}/pause", web::post().to(batches::pause))
-            .route("/v2/batches/{id}/resume", web::post().to(batches::resume))
-            .route("/v2/batches/{id}/retry", web::post().to(batches::retry))
-            .route("/v2/batches/{id}/errors", web::get().to(batches::errors))
-            .route("/v2/batches/{id}/events", web::get().to(events::stream))
-            .route("/v2/batches/{id}/waiting", web::get().to(rows::waiting))
-            .route("/v2/batches/{id}/rows", web::get().to(rows::list))
-            .route("/v2/batches/{id}/rows/{number}", web::get().to(rows::show))
-            .route("/v2/batches/{id}/{report}", web::get().to(reports::report));
+            .service(post("/v2/batches/{id}/cancel", web::to(batches::cancel)))
+            .service(post("/v2/batches/{id}/pause", web::to(batches::pause)))
+            .service(post("/v2/batches/{id}/resume", web::to(batches::resume)))
+            .service(post("/v2/batches/{id}/retry", web::to(batches::retry)))
+            .service(read("/v2/batches/{id}/errors", web::to(batches::errors)))
+            .service(read("/v2/batches/{id}/events", web::to(events::stream)))
+            .service(read("/v2/batches/{id}/waiting", web::to(rows::waiting)))
+            .service(read("/v2/batches/{id}/rows", web::to(rows::list)))
+            .service(read("/v2/batches/{id}/rows/{number}", web::to(rows::show)))
+            .service(read("/v2/batches/{id}/{report}", web::to(reports::report)));
         for pipeline in pipelines.iter() {
             let Some(route) = pipeline.route.clone() else { continue };
             let pipeline = pipeline.clone();
-            app = app.route(
-                &route,
-                web::post().to(move |caller, state, request, payload| {
-                    ingest::upload(caller, state, pipeline.clone(), request, payload)
-                }),
-            );
+            let upload = web::to(move |caller, state, request, payload| {
+                ingest::upload(caller, state, pipeline.clone(), request, payload)
+            });
+            app = app.service(post(&route, upload));
         }
         app.default_service(web::to(nothing_here))
     })
@@ -86,6 +87,29 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
     .bind(bind)?;
     let address = server.addrs().first().copied().unwrap_or(bind);
     Ok((server.run(), address))
+}
+
+/// A resource that says which methods it has when it is asked for another (RFC 9110, 15.5.6).
+fn only(path: &str, methods: &'static str) -> Resource {
+    web::resource(path).default_service(web::to(move || async move {
+        let detail = format!("this is for {methods}");
+        let mut response =
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).error_response();
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+        response
+    }))
+}
+
+fn reading() -> impl Guard {
+    guard::Any(guard::Get()).or(guard::Head())
+}
+
+fn read(path: &str, route: Route) -> Resource {
+    only(path, "GET, HEAD").route(route.guard(reading()))
+}
+
+fn post(path: &str, route: Route) -> Resource {
+    only(path, "POST").route(route.guard(guard::Post()))
 }
 
 async fn docs() -> HttpResponse {

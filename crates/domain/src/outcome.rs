@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 2xx with JSON, with nothing, or with what the step does not read | success | success |
 //! | 2xx that is not JSON | retry `bad_response` | fail `bad_response` |
-//! | 429; 503 with Retry-After | wait, no attempt | wait, no attempt |
+//! | 429; 503 with Retry-After, or RateLimit headers by which nothing is left | wait, no attempt | wait, no attempt |
 //! | 408, 425, 5xx | retry `http_<status>` | retry `http_<status>` |
 //! | other 4xx, 3xx | fail `http_<status>` | fail `http_<status>` |
 //! | no connection: nothing was sent | retry `connect_failed` | retry `connect_failed` |

@@ -156,16 +156,20 @@ fn a_variable_can_hold_anything_and_a_pipeline_can_have_no_steps() {
 }
 
 #[test]
-fn a_step_knows_what_it_reads_and_a_minus_is_no_white_space_control() {
+fn order_minus_signs_and_what_is_read_are_as_written() {
     let text = "name: p\ncsv: { columns: [ { name: id, format: integer } ] }\n\
         dependencies: { d: { base_url: \"http://h\" } }\n\
         steps:\n\
         \x20 - { name: a, dependency: d, request: { method: GET, path: /a }, output: { n: \"{{ -status }}\", s: \"{{- status -}}\" } }\n\
-        \x20 - { name: b, dependency: d, request: { method: GET, path: /b }, output: { all: [ { x: \"<{{ body.x }}>\" } ] } }\n";
+        \x20 - { name: b, dependency: d, request: { method: GET, path: /b, query: { z: 1, a: 2 } }, output: { all: [ { x: \"<{{ body.x }}>\" } ] } }\n\
+        result: { z: 1, m: 2, a: 3 }\n";
     let pipeline = load(text).unwrap();
+    assert_eq!(pipeline.result_columns(), ["z", "m", "a"], "the definition's order");
     assert!(!pipeline.steps[0].reads_body && pipeline.steps[1].reads_body);
     let (row, context, steps) = (row(&[("id", "1")]), json!({}), Map::new());
     let here = RowContext { row: &row, context: &context, steps: &steps };
+    let query = pipeline.steps[1].request(&here).unwrap().query;
+    assert_eq!(query, [("z".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())]);
     let headers = BTreeMap::new();
     let answer = ResponseView { status: 200, headers: &headers, body: &Value::Null };
     let output = pipeline.steps[0].output(&here, answer).unwrap();

@@ -29,7 +29,8 @@ pub fn wait_until(status: u16, headers: &BTreeMap<String, String>, now: Timestam
     if let Some(pause) = headers.get("retry-after").and_then(|value| retry_after(value, now)) {
         return Some(now + pause);
     }
-    if status != 429 {
+    // A 503 is about the limit only when the headers say that nothing of it is left.
+    if status != 429 && !nothing_left(headers) {
         return None;
     }
     let reset = headers
@@ -42,6 +43,15 @@ pub fn wait_until(status: u16, headers: &BTreeMap<String, String>, now: Timestam
     let now_seconds = u64::try_from(now.seconds()).unwrap_or(0);
     let pause = if seconds > 1_000_000_000 { seconds.saturating_sub(now_seconds) } else { seconds };
     Some(now + Duration::from_secs(pause).min(LONGEST))
+}
+
+fn nothing_left(headers: &BTreeMap<String, String>) -> bool {
+    let remaining = headers
+        .get("ratelimit")
+        .and_then(|value| parameter(value, "r").or_else(|| parameter(value, "remaining")))
+        .or_else(|| headers.get("ratelimit-remaining").cloned())
+        .or_else(|| headers.get("x-ratelimit-remaining").cloned());
+    remaining.is_some_and(|remaining| remaining.trim() == "0")
 }
 
 /// A parameter of a structured field: `"default";r=0;t=30` or `limit=100, remaining=0, reset=30`.
@@ -81,6 +91,9 @@ mod tests {
         }
         assert_eq!(until(503, &[("retry-after", "3")]), Some(3));
         assert_eq!(until(503, &[("ratelimit-reset", "3")]), None);
+        assert_eq!(until(503, &[("ratelimit", "\"default\";r=7;t=3")]), None);
+        assert_eq!(until(503, &[("ratelimit", "\"default\";r=0;t=3")]), Some(3));
+        assert_eq!(until(503, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "3")]), Some(3));
         assert_eq!(until(200, &[("retry-after", "3")]), None);
     }
 }

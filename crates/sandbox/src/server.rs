@@ -167,8 +167,10 @@ async fn answer(
         Fate::Answer => effect(),
         Fate::Early(early, wait) => {
             let mut response = HttpResponse::TooManyRequests();
-            if wait == Wait::Seconds {
-                response.insert_header(("retry-after", format!("{:.0}", early.ceil().max(1.0))));
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few seconds")]
+            let seconds = early.ceil().max(1.0) as u64;
+            for header in wait.headers(seconds) {
+                response.insert_header(header);
             }
             (429, response.json(json!({ "error": "too_many_requests", "message": "slow down" })))
         }

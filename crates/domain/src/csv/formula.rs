@@ -16,7 +16,11 @@ fn is_number(value: &str) -> bool {
 /// Puts an apostrophe before a value that a spreadsheet would run. One that begins with apostrophes before such a
 /// character gets one more, so that [`restore`] is exact. Plain numbers, telephone numbers among them, stay as they are.
 pub fn neutralise(value: &str) -> Cow<'_, str> {
-    if is_formula(value) && !is_number(value) { Cow::Owned(format!("'{value}")) } else { Cow::Borrowed(value) }
+    if is_formula(value) && !is_number(value) {
+        Cow::Owned(format!("'{value}"))
+    } else {
+        Cow::Borrowed(value)
+    }
 }
 
 /// Takes back what [`neutralise`] did.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -22,7 +23,7 @@ pub struct Definition {
     #[serde(default)]
     pub steps: Vec<Spanned<StepDefinition>>,
     #[serde(default)]
-    pub result: BTreeMap<String, Spanned<serde_json::Value>>,
+    pub result: IndexMap<String, Spanned<serde_json::Value>>,
     #[serde(default)]
     pub retry: RetryDefinition,
     #[serde(default)]
@@ -120,7 +121,7 @@ pub struct StepDefinition {
     pub cost: Option<u32>,
     pub request: RequestDefinition,
     #[serde(default)]
-    pub output: BTreeMap<String, Spanned<serde_json::Value>>,
+    pub output: IndexMap<String, Spanned<serde_json::Value>>,
 }
 
 /// `steps[].request`.
@@ -130,9 +131,9 @@ pub struct RequestDefinition {
     pub method: Method,
     pub path: Spanned<String>,
     #[serde(default)]
-    pub query: BTreeMap<String, Spanned<serde_json::Value>>,
+    pub query: IndexMap<String, Spanned<serde_json::Value>>,
     #[serde(default)]
-    pub headers: BTreeMap<String, Spanned<String>>,
+    pub headers: IndexMap<String, Spanned<String>>,
     pub json: Option<Spanned<serde_json::Value>>,
     #[serde(default)]
     pub idempotency_key: bool,
