@@ -16,17 +16,19 @@ const BUILD_BASE: &str = "localhost/penstock-build-base";
 const RUN_BASE: &str = "localhost/penstock-run-base";
 const IMAGE: &str = "localhost/penstock:verify";
 
-/// Builds, runs, and stops.
+/// Builds, runs, and stops. With the name of an image that was built before, runs and stops that one.
 ///
 /// # Errors
 /// When the image does not build, or a program in it does not do as it should.
-pub fn verify() -> Result<(), String> {
+pub fn verify(built: Option<&str>) -> Result<(), String> {
     let tools: Vec<&str> =
         ["buildah", "podman", "mmdebstrap", "runc"].into_iter().filter(|name| !on_path(name)).collect();
     install_missing(&tools)?;
     let work = std::env::temp_dir().join(format!("penstock-image-{}", std::process::id()));
     std::fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
-    let done = build(&work).and_then(|()| inspect()).and_then(|()| serve(&work));
+    let made = if built.is_some() { Ok(()) } else { build(&work) };
+    let image = built.unwrap_or(IMAGE);
+    let done = made.and_then(|()| inspect(image)).and_then(|()| serve(image, &work));
     if let Err(error) = std::fs::remove_dir_all(&work) {
         eprintln!("{} was not removed: {error}", work.display());
     }
@@ -77,6 +79,9 @@ fn base_images(work: &Path) -> Result<(), String> {
         )?;
         let container = said(Command::new("buildah").args(["from", "scratch"]))?;
         run_with(Command::new("buildah").args(["add", "--quiet", &container]).arg(&archive).arg("/"))?;
+        // Whom this machine trusts, they trust; the package's own script, which would write this file, does not run here.
+        let trusted = "/etc/ssl/certs/ca-certificates.crt";
+        run_with(Command::new("buildah").args(["add", "--quiet", &container, trusted, trusted]))?;
         if name == BUILD_BASE {
             let toolchain = said(Command::new("rustc").args(["--print", "sysroot"]))?;
             run_with(Command::new("buildah").args([
@@ -86,9 +91,6 @@ fn base_images(work: &Path) -> Result<(), String> {
                 &toolchain,
                 "/usr/local/rust",
             ]))?;
-            // Whom this machine trusts, the build trusts.
-            let trusted = "/etc/ssl/certs/ca-certificates.crt";
-            run_with(Command::new("buildah").args(["add", "--quiet", &container, trusted, trusted]))?;
             run_with(Command::new("buildah").args(["config", "--env", "CARGO_HOME=/usr/local/cargo"]).args(
                 [
                     "--env",
@@ -107,21 +109,21 @@ fn base_images(work: &Path) -> Result<(), String> {
 }
 
 /// What the image says of itself.
-fn inspect() -> Result<(), String> {
+fn inspect(image: &str) -> Result<(), String> {
     let config =
-        said(Command::new("podman").args(["image", "inspect", "--format", "{{json .Config}}", IMAGE]))?;
+        said(Command::new("podman").args(["image", "inspect", "--format", "{{json .Config}}", image]))?;
     for wanted in ["\"User\":\"65532:65532\"", "org.opencontainers.image.licenses"] {
         if !config.contains(wanted) {
             return Err(format!("the image does not say {wanted}: {config}"));
         }
     }
-    let bytes = said(Command::new("podman").args(["image", "inspect", "--format", "{{.Size}}", IMAGE]))?;
+    let bytes = said(Command::new("podman").args(["image", "inspect", "--format", "{{.Size}}", image]))?;
     eprintln!("the image has {} MB", bytes.parse::<u64>().unwrap_or(0) / 1_000_000);
     Ok(())
 }
 
 /// Every service of the image, on real engines.
-fn serve(work: &Path) -> Result<(), String> {
+fn serve(image: &str, work: &Path) -> Result<(), String> {
     let services = Services::start()?;
     let given = services.environment();
     let of = |name: &str| given.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
@@ -147,12 +149,15 @@ fn serve(work: &Path) -> Result<(), String> {
             "run",
             "--runtime",
             "runc",
-            "--cgroups",
-            "disabled",
             "--network",
             "host",
             "--name",
             name,
+            // Limits that stand within any machine's own.
+            "--ulimit",
+            "nofile=4096:4096",
+            "--ulimit",
+            "nproc=4096:4096",
         ]);
         podman.args(["--read-only", "--read-only-tmpfs=false", "--cap-drop", "all"]);
         podman.args(["--volume", &format!("{}:/files", files.display())]);
@@ -161,7 +166,7 @@ fn serve(work: &Path) -> Result<(), String> {
         for (variable, value) in &environment {
             podman.args(["--env", &format!("{variable}={value}")]);
         }
-        podman.arg(IMAGE).args(command).stdout(Stdio::null());
+        podman.arg(image).args(command).stdout(Stdio::null());
         run_with(&mut podman)
     };
     container("penstock-migrate", false, &["/usr/local/bin/penstock", "migrate"])?;

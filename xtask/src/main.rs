@@ -17,14 +17,14 @@ fn main() -> ExitCode {
         "test" => check::test(&rest),
         "bench" => bench::run(&rest),
         "verify-deploy" => deploy::verify(),
-        "verify-image" => image::verify(),
+        "verify-image" => image::verify(rest.first().map(String::as_str)),
         _ => {
             eprintln!(
                 "cargo xtask demo [ARGS]   builds and runs `penstock demo` on the embedded engines\n\
                  cargo xtask test          formats, lints and all tests, with the servers that they need\n\
                  cargo xtask bench         measures, as ratios to the machine's own ceiling\n\
                  cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules\n\
-                 cargo xtask verify-image  builds the image from a clean clone, and runs it (a release build: not in CI)"
+                 cargo xtask verify-image [IMAGE]  builds the image from a clean clone (a release build: not in CI), or takes one, and runs it"
             );
             return ExitCode::from(2);
         }
