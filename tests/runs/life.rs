@@ -1,6 +1,6 @@
 //! A batch's life as its owner sees it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use penstock_sandbox::faults::Wait;
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
@@ -255,6 +255,40 @@ async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_sto
     assert!(document["paths"]["/v2/client/users/batch/invite"].is_object());
     assert!(client.text("/metrics").await.contains("penstock_batches"));
     assert!(client.text("/docs/").await.contains("swagger"));
+}
+
+/// A row that is claimed and comes back unserved waits for the dispatcher's next run: a worker takes up what the slowest
+/// dependency can soon carry, also when that one is called last.
+#[tokio::test]
+async fn few_rows_are_claimed_in_vain() {
+    let faults = Faults { latency_ms: 100, ..Faults::default() };
+    let sandbox = Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox");
+    let definition = "name: narrow\ncsv: { columns: [ { name: id, required: true } ] }\n\
+        dependencies:\n  wide: { base_url: \"${ADDRESS_API_URL}\" }\n\
+        \x20 narrow: { base_url: \"${INVITE_API_URL}\", rate: { limit: 20, period: 1s, burst: 5 } }\n\
+        steps:\n\
+        \x20 - { name: a, dependency: wide, request: { method: GET, path: /addresses/lnk_x } }\n\
+        \x20 - { name: b, dependency: narrow, request: { method: GET, path: /addresses/lnk_y } }\n\
+        dispatch: { spread: 0s }\n";
+    let place = Place::new(&[("narrow.yaml", definition)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let rows = 200;
+    let file: String =
+        std::iter::once("id\n".to_owned()).chain((0..rows).map(|n| format!("{n}\n"))).collect();
+    let (_, batch) = client.upload("/v2/pipelines/narrow/batches", file).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id");
+    let began = Instant::now();
+    assert_eq!(client.finished(id).await["outcome"], "success");
+    let took = began.elapsed();
+    let metrics = client.text("/metrics").await;
+    let claims = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("penstock_row_state_exits_total{state=\"queued\"} "))
+        .and_then(|value| value.parse::<f64>().ok())
+        .expect("a figure");
+    assert!(claims < f64::from(rows) * 1.25, "{claims} claims for {rows} rows, {took:?}");
 }
 
 #[tokio::test]

@@ -9,15 +9,15 @@ local MAX_WAIT, SLOT_AHEAD, SLOT_RETRY = 1e6, 1e4, 5e4
 local MARGIN = 25e3
 -- Gates that were used more recently are not asked whether the server restarted meanwhile.
 local RECENT = 1e5
-local SLOWEST, RECOVERY, AT_CEILING, BELOW, ABOVE = 0.05, 0.05, 0.0005, 0.08, 0.03
+local SLOWEST, PAUSES_TO_CEILING, SOONEST, LATEST = 0.05, 20, 20e6, 300e6
 local SIGN_EVERY, SETTLED = 1e6, 5e6
 local CUT_LITTLE, CUT_PAUSED, CUT_BLIND = 0.9, 0.75, 0.5
 -- State that nobody used for so long is forgotten; longer than the longest pause.
 local KEEP_MS = 6 * 3600 * 1000
 
-local FIELDS = { 'tat', 'paused_until', 'factor', 'ceiling', 'since', 'deaf_until', 'window_start', 'good', 'bad',
+local FIELDS = { 'tat', 'paused_until', 'factor', 'ceiling', 'since', 'deaf_until', 'climb', 'window_start', 'good', 'bad',
   'open_until', 'probes_out', 'probes_good', 'probing_since', 'used_at' }
-local DEFAULTS = { factor = 1, ceiling = 1 }
+local DEFAULTS = { factor = 1, ceiling = 1, climb = SOONEST }
 
 local asked = cjson.decode(ARGV[1])
 local now = asked.now
@@ -69,19 +69,15 @@ end
 -- slow_down.rs
 
 local function factor_of(gate)
-  local seconds = math.max(now - gate.since, 0) / 1e6
-  local factor = gate.factor
-  local stages = { { gate.ceiling * (1 - BELOW), RECOVERY }, { gate.ceiling * (1 + ABOVE), AT_CEILING * gate.ceiling } }
-  for _, stage in ipairs(stages) do
-    local limit, speed = stage[1], stage[2]
-    if factor < limit then
-      local needed = (limit - factor) / speed
-      if seconds <= needed then return math.min(factor + seconds * speed, 1) end
-      seconds = seconds - needed
-      factor = limit
-    end
-  end
-  return math.min(factor + seconds * RECOVERY, 1)
+  local left = 1 - math.max(now - gate.since, 0) / gate.climb
+  return math.min(gate.ceiling - (gate.ceiling - gate.factor) * left * left * left, 1)
+end
+
+local function mean_of(gate)
+  local passed = now - gate.since
+  local left = 1 - passed / gate.climb
+  local under = (1 - left * left * left * left) / 4 * gate.climb / passed
+  return math.min(gate.ceiling - (gate.ceiling - gate.factor) * under, 1)
 end
 
 local function sign(gate, pause_until)
@@ -90,7 +86,7 @@ local function sign(gate, pause_until)
   local first = gate.since == 0 or ceiling >= 1
   local cut
   if not first and now - gate.since >= SETTLED then
-    cut = CUT_LITTLE
+    ceiling, cut = mean_of(gate), CUT_LITTLE
   elseif not pause_until then
     cut = CUT_BLIND
   else
@@ -98,8 +94,9 @@ local function sign(gate, pause_until)
   end
   gate.since = math.max(pause_until or now, now)
   gate.factor = math.max(ceiling * cut, SLOWEST)
-  gate.ceiling = ceiling
+  gate.ceiling = math.max(ceiling, gate.factor / CUT_LITTLE)
   gate.deaf_until = math.max(gate.since, now + SIGN_EVERY)
+  gate.climb = math.min(math.max((gate.since - now) * PAUSES_TO_CEILING, SOONEST), LATEST)
 end
 
 -- breaker.rs

@@ -1,24 +1,23 @@
 //! What is done when a dependency says "too fast" although the configured rate is kept: the true limit is lower, and is
-//! found by trying (additive increase, multiplicative decrease; Chiu & Jain 1989).
+//! found by trying (multiplicative decrease; Chiu & Jain 1989).
 //!
-//! A sign cuts the share of the rate that is used; it then grows back. Around the share at which the last sign came (the
-//! *ceiling*) it grows slowly, and quickly again once it is well past it, as TCP CUBIC does (RFC 9438): much time is
-//! spent just below the true limit, and a limit that was raised is found all the same.
+//! A sign cuts the share of the rate that is used; it then grows back along a cubic (as TCP CUBIC does, RFC 9438, 4.2):
+//! quickly at first, flat around the *ceiling*, quickly again well past it. Much time is spent just below the true limit,
+//! and a limit that was raised is found all the same. The ceiling is the mean of what was used between two signs: what
+//! went well for so long, with a chance burst or a late peak evened out.
 
 /// The share never goes below this.
 pub const SLOWEST: f64 = 0.05;
 
-/// What comes back each second, of the whole rate.
-pub const RECOVERY_PER_SECOND: f64 = 0.05;
+/// From a cut to the ceiling it takes so many times the pause that came with the sign: trying costs a pause, so it is
+/// tried the less often the longer one lasts.
+pub const PAUSES_TO_CEILING: f64 = 20.0;
 
-/// What comes back each second around the ceiling, of the ceiling.
-pub const RECOVERY_AT_CEILING: f64 = 0.0005;
+/// At least so long, and after a sign without a pause.
+pub const SOONEST_US: f64 = 20e6;
 
-/// From how far below the ceiling that is: what a dependency's own burst lets pass before it says a word hides that much.
-pub const BELOW_CEILING: f64 = 0.08;
-
-/// Up to how far above it.
-pub const ABOVE_CEILING: f64 = 0.03;
+/// At most so long.
+pub const LATEST_US: f64 = 300e6;
 
 /// Two cuts are at least so far apart: answers of one moment are one sign.
 pub const EVERY_US: f64 = 1_000_000.0;
@@ -40,39 +39,35 @@ pub const CUT_BLIND: f64 = 0.5;
 pub struct SlowDown {
     /// The share at `since`.
     pub factor: f64,
-    /// The share at which the last sign came.
+    /// The share that is thought to be right.
     pub ceiling: f64,
     /// When it began to grow: at the cut, or at the end of the pause that came with it. 0: there was no sign yet.
     pub since: f64,
     /// Until when further signs are the same one.
     pub deaf_until: f64,
+    /// How long it takes from `since` to the ceiling, microseconds.
+    pub climb: f64,
 }
 
 impl Default for SlowDown {
     fn default() -> Self {
-        Self { factor: 1.0, ceiling: 1.0, since: 0.0, deaf_until: 0.0 }
+        Self { factor: 1.0, ceiling: 1.0, since: 0.0, deaf_until: 0.0, climb: SOONEST_US }
     }
 }
 
 impl SlowDown {
     /// The share at a moment.
     pub fn factor(&self, now: f64) -> f64 {
-        let mut seconds = (now - self.since).max(0.0) / 1e6;
-        let mut factor = self.factor;
-        for (until, speed) in [
-            (self.ceiling * (1.0 - BELOW_CEILING), RECOVERY_PER_SECOND),
-            (self.ceiling * (1.0 + ABOVE_CEILING), RECOVERY_AT_CEILING * self.ceiling),
-        ] {
-            if factor < until {
-                let needed = (until - factor) / speed;
-                if seconds <= needed {
-                    return (factor + seconds * speed).min(1.0);
-                }
-                seconds -= needed;
-                factor = until;
-            }
-        }
-        (factor + seconds * RECOVERY_PER_SECOND).min(1.0)
+        let left = 1.0 - (now - self.since).max(0.0) / self.climb;
+        (self.ceiling - (self.ceiling - self.factor) * left * left * left).min(1.0)
+    }
+
+    /// The mean of the share since it began to grow.
+    fn mean(&self, now: f64) -> f64 {
+        let passed = now - self.since;
+        let left = 1.0 - passed / self.climb;
+        let under = (1.0 - left * left * left * left) / 4.0 * self.climb / passed;
+        (self.ceiling - (self.ceiling - self.factor) * under).min(1.0)
     }
 
     /// The dependency said that calls come too fast, and perhaps until when to pause.
@@ -80,21 +75,24 @@ impl SlowDown {
         if now < self.deaf_until {
             return;
         }
-        let ceiling = self.factor(now);
-        let first = self.since == 0.0 || ceiling >= 1.0;
+        let peak = self.factor(now);
+        let first = self.since == 0.0 || peak >= 1.0;
         let settled = !first && now - self.since >= SETTLED_US;
-        let cut = match pause_until {
-            _ if settled => CUT_LITTLE,
-            Some(_) if first => CUT_LITTLE,
-            Some(_) => CUT_PAUSED,
-            None => CUT_BLIND,
+        let (ceiling, cut) = match pause_until {
+            _ if settled => (self.mean(now), CUT_LITTLE),
+            Some(_) if first => (peak, CUT_LITTLE),
+            Some(_) => (peak, CUT_PAUSED),
+            None => (peak, CUT_BLIND),
         };
         let since = pause_until.unwrap_or(now).max(now);
+        let factor = (ceiling * cut).max(SLOWEST);
         *self = Self {
-            factor: (ceiling * cut).max(SLOWEST),
-            ceiling,
+            factor,
+            // Above the share itself, or it would never grow again.
+            ceiling: ceiling.max(factor / CUT_LITTLE),
             since,
             deaf_until: since.max(now + EVERY_US),
+            climb: ((since - now) * PAUSES_TO_CEILING).clamp(SOONEST_US, LATEST_US),
         };
     }
 }
@@ -114,23 +112,22 @@ mod tests {
         let mut slow = SlowDown::default();
         slow.sign(NOW, None);
         slow.sign(NOW + 10.0, None);
-        assert!(
-            close(slow.factor(NOW + 10.0), 0.5 + 10e-6 * RECOVERY_PER_SECOND),
-            "two signs of a moment are one"
-        );
-        assert!(close(slow.factor(NOW + 4e6), 0.7));
+        assert!((slow.factor(NOW + 10.0) - 0.5).abs() < 1e-5, "two signs of a moment are one");
+        assert!(slow.factor(NOW + 10e6) > 0.9 && slow.factor(NOW + 15e6) < 1.0);
         assert!(close(slow.factor(NOW + 600e6), 1.0), "it never passes the configured rate");
+        let peak = slow.factor(NOW + 1e6);
         slow.sign(NOW + 1e6, None);
-        assert!(close(slow.factor(NOW + 1e6), 0.275));
+        assert!(close(slow.factor(NOW + 1e6), peak / 2.0));
     }
 
     #[test]
-    fn it_never_stops_altogether() {
+    fn it_never_stops_altogether_and_never_stays_down() {
         let mut slow = SlowDown::default();
         for second in 0..20 {
             slow.sign(NOW + f64::from(second) * 1e6, None);
         }
         assert!(slow.factor(NOW + 20e6) >= SLOWEST);
+        assert!(close(slow.factor(NOW + 150e6), 1.0));
     }
 
     #[test]
@@ -145,13 +142,25 @@ mod tests {
     }
 
     #[test]
-    fn around_the_ceiling_it_is_slow() {
-        let mut slow = SlowDown { factor: 0.5, ceiling: 1.0, since: NOW, deaf_until: NOW };
-        let now = NOW + 5e6;
-        slow.sign(now, Some(now + 1e6));
-        assert!(close(slow.ceiling, 0.75) && close(slow.factor, 0.675));
-        let share = |seconds: f64| slow.factor(now + 1e6 + seconds * 1e6);
-        assert!(share(2.0) < 0.73 && share(60.0) < 0.755, "{} {}", share(2.0), share(60.0));
-        assert!(share(300.0) > 0.99);
+    fn it_is_flat_around_what_went_well_and_tries_again_later_after_a_long_pause() {
+        let steady = SlowDown { factor: 0.45, ceiling: 0.5, since: NOW, deaf_until: NOW, climb: SOONEST_US };
+        let after = |seconds: f64| steady.factor(NOW + seconds * 1e6);
+        assert!(after(5.0) > 0.475 && after(15.0) > 0.499 && after(25.0) < 0.501 && after(30.0) < 0.51);
+        assert!(close(after(80.0), 1.0), "a limit that was raised is found");
+        let mut slow = steady;
+        slow.sign(NOW + 30e6, Some(NOW + 31e6));
+        assert!((0.48..0.5).contains(&slow.ceiling), "a late peak is evened out: {}", slow.ceiling);
+        assert!(close(slow.climb, SOONEST_US));
+        slow.sign(NOW + 60e6, Some(NOW + 70e6));
+        assert!(close(slow.climb, 200e6), "ten seconds are a dear trial");
+    }
+
+    #[test]
+    fn the_mean_is_that_of_the_curve() {
+        let slow = SlowDown { factor: 0.3, ceiling: 0.4, since: NOW, deaf_until: NOW, climb: SOONEST_US };
+        let steps = 100_000_u32;
+        let sum: f64 =
+            (0..steps).map(|step| slow.factor(NOW + (f64::from(step) + 0.5) / f64::from(steps) * 33e6)).sum();
+        assert!((slow.mean(NOW + 33e6) - sum / f64::from(steps)).abs() < 1e-6);
     }
 }

@@ -1,5 +1,6 @@
 //! The worker: takes messages in, claims what is ready as slots allow, and drains when it is told to stop.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,8 +11,9 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::{Handler, Message, Packet};
 use penstock_store::batches::{Batch, Checkpoint};
-use penstock_store::work::{Claim, ClaimedRow, Settlement};
+use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -51,6 +53,9 @@ const EXTRACTIONS_AHEAD: usize = 256;
 
 /// While a dependency's next free moment is further away than this, its pipeline claims nothing.
 const ADMIT_WITHIN: Duration = Duration::from_millis(500);
+
+/// How many times the rows that a rate lets through while one is on its way are taken up while the rate is not used up.
+const FREE_AHEAD: f64 = 4.0;
 
 /// How often a lane that is held up is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -96,7 +101,7 @@ pub struct Worker {
     heard: Notify,
     leases: Arc<Leases>,
     figures: Arc<WorkerFigures>,
-    by_lane: Mutex<std::collections::HashMap<String, usize>>,
+    loads: Mutex<HashMap<String, LaneLoad>>,
     extractions: mpsc::Sender<BatchSeq>,
     extractions_in: Mutex<Option<mpsc::Receiver<BatchSeq>>>,
     draining: AtomicBool,
@@ -121,7 +126,7 @@ impl Worker {
             heard: Notify::new(),
             leases: Arc::default(),
             figures: Arc::default(),
-            by_lane: Mutex::default(),
+            loads: Mutex::default(),
             extractions,
             extractions_in: Mutex::new(Some(extractions_in)),
             draining: AtomicBool::new(false),
@@ -206,19 +211,20 @@ impl Worker {
             return None;
         }
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let by_lane = self.by_lane.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ready: Vec<(usize, String)> = lanes
+        let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ready: Vec<(LaneLoad, String)> = lanes
             .ready(now)
             .into_iter()
-            .map(|name| (by_lane.get(&name).copied().unwrap_or(0), name))
+            .map(|name| (loads.get(&name).copied().unwrap_or_default(), name))
             .collect();
-        ready.sort();
+        ready.sort_by(|(load, name), (other, its_name)| (load.rows, name).cmp(&(other.rows, its_name)));
         let alone = self.engines.pipelines.iter().count() <= 1;
-        for (used, name) in ready {
+        for (load, name) in ready {
+            let used = load.rows;
             // Dynamic thresholds (Choudhury & Hahne 1998): a lane may hold at most twice what is left free, so that a
             // dependency that hangs never takes the slots that other pipelines live on.
             let mut allowed = if alone { free } else { (2 * free).saturating_sub(used).min(free) };
-            if let Some(useful) = self.useful(&name) {
+            for useful in [self.useful(&name), self.useful_at_its_rates(&name, &load)].into_iter().flatten() {
                 allowed = allowed.min(useful.saturating_sub(used));
             }
             if allowed == 0 || self.held_up(&name) {
@@ -253,6 +259,29 @@ impl Worker {
             useful += limit + limit / 4 + 1;
         }
         (useful > 0).then_some(useful)
+    }
+
+    /// How many of a pipeline's rows can be of use in flight at its dependencies' rates (Little's law): as many as a rate
+    /// lets through while a row is on its way, and as may wait for their moment. More would come back unserved, and a
+    /// row that comes back waits for the dispatcher's next run. None: any number.
+    fn useful_at_its_rates(&self, pipeline: &str, load: &LaneLoad) -> Option<usize> {
+        let pipeline = self.engines.pipelines.get(pipeline)?;
+        let mut useful: Option<f64> = None;
+        for (index, dependency) in pipeline.dependencies.iter().enumerate() {
+            let Some(rate) = dependency.rate.as_ref().filter(|rate| !rate.per_owner) else { continue };
+            let own = pipeline.steps.iter().filter(|step| step.dependency == index);
+            let cost = f64::from(own.map(|step| step.cost).sum::<u32>().max(1));
+            let waits = self.caller.predicted_wait(dependency);
+            // While it is not used up, rows may be many that end before they come to it.
+            let ahead = if waits.is_zero() { FREE_AHEAD } else { 1.0 };
+            let seconds =
+                ahead * load.service.as_secs_f64() + ADMIT_WITHIN.saturating_sub(waits).as_secs_f64();
+            let a_second = f64::from(rate.limit) / rate.period.as_secs_f64();
+            let rows = (a_second * seconds + f64::from(rate.burst)) / cost;
+            useful = Some(useful.map_or(rows, |least| least.min(rows)));
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of rows")]
+        useful.map(|rows| rows.ceil().max(1.0) as usize)
     }
 
     async fn wait_for_work(&self, stop: &CancellationToken, now: Timestamp) {
@@ -301,11 +330,13 @@ impl Worker {
         settlements: mpsc::Sender<Settlement>,
     ) {
         let Some(lease) = self.leases.get(claimed.row) else { return };
-        let slot = Slot::take(self.clone(), lane);
+        let mut slot = Slot::take(self.clone(), lane);
         rows.spawn(async move {
             let row = claimed.row;
             let draining = || self.draining.load(Ordering::Relaxed);
-            let limited = || -> Box<dyn Send> { Box::new(Limited::new(self.figures.clone())) };
+            let waited = slot.waited.clone();
+            let limited =
+                || -> Box<dyn Send> { Box::new(Limited::new(self.figures.clone(), waited.clone())) };
             let task = RowTask {
                 engines: &self.engines,
                 caller: &self.caller,
@@ -317,6 +348,7 @@ impl Worker {
             };
             match task.run(claimed).await {
                 Some(outcome) => {
+                    slot.served = !matches!(outcome, Settled::GivenBack { attempt: false, .. });
                     let settlement = Settlement { row, token: lease.token, outcome };
                     // The settler outlives every row; if it is gone, so is the process.
                     let _ = settlements.send(settlement).await;
@@ -333,17 +365,17 @@ impl Worker {
     async fn keep_leases(self: Arc<Self>) {
         let mut tick = tokio::time::interval(RECEIPTS_EVERY);
         let every = self.policy.lease / 3;
-        let mut renewed = tokio::time::Instant::now();
+        let mut renewed = Instant::now();
         loop {
             tick.tick().await;
             if self.leases.is_empty() {
-                renewed = tokio::time::Instant::now();
+                renewed = Instant::now();
                 continue;
             }
             self.leases.save_receipts(&self.engines).await;
             if renewed.elapsed() >= every {
                 self.leases.renew(&self.engines, self.policy.lease).await;
-                renewed = tokio::time::Instant::now();
+                renewed = Instant::now();
             }
         }
     }
@@ -446,19 +478,46 @@ impl Handler for Worker {
     }
 }
 
+/// What a pipeline has in flight in this worker.
+#[derive(Clone, Copy, Debug, Default)]
+struct LaneLoad {
+    /// Rows.
+    rows: usize,
+    /// How long a row is on its way, without its waits for limits: a moving mean.
+    service: Duration,
+}
+
+impl LaneLoad {
+    /// Each further row moves the mean by so much.
+    const WEIGHT: u32 = 32;
+
+    fn served(&mut self, took: Duration) {
+        self.service = if self.service.is_zero() {
+            took
+        } else {
+            (self.service * (Self::WEIGHT - 1) + took) / Self::WEIGHT
+        };
+    }
+}
+
 /// A row's place in the worker, given up when the row has ended.
 struct Slot {
     worker: Arc<Worker>,
     lane: String,
-    since: tokio::time::Instant,
+    since: Instant,
+    /// Microseconds that it waited for limits.
+    waited: Arc<AtomicU64>,
+    /// Whether it came to an end, rather than being sent away.
+    served: bool,
 }
 
 impl Slot {
     fn take(worker: Arc<Worker>, lane: &str) -> Self {
         worker.figures.in_flight.fetch_add(1, Ordering::Relaxed);
-        *worker.by_lane.lock().unwrap_or_else(PoisonError::into_inner).entry(lane.to_owned()).or_default() +=
-            1;
-        Self { worker, lane: lane.to_owned(), since: tokio::time::Instant::now() }
+        let mut loads = worker.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        loads.entry(lane.to_owned()).or_default().rows += 1;
+        drop(loads);
+        Self { worker, lane: lane.to_owned(), since: Instant::now(), waited: Arc::default(), served: false }
     }
 }
 
@@ -467,29 +526,42 @@ impl Drop for Slot {
         let figures = &self.worker.figures;
         figures.in_flight.fetch_sub(1, Ordering::Relaxed);
         figures.processed.fetch_add(1, Ordering::Relaxed);
-        let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        figures.processing_ms.fetch_add(millis, Ordering::Relaxed);
-        let mut by_lane = self.worker.by_lane.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(used) = by_lane.get_mut(&self.lane) {
-            *used = used.saturating_sub(1);
+        let took = self.since.elapsed();
+        figures.processing_ms.fetch_add(whole(took.as_millis()), Ordering::Relaxed);
+        let mut loads = self.worker.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(load) = loads.get_mut(&self.lane) {
+            load.rows = load.rows.saturating_sub(1);
+            if self.served {
+                let waited = Duration::from_micros(self.waited.load(Ordering::Relaxed));
+                load.served(took.saturating_sub(waited));
+            }
         }
-        drop(by_lane);
+        drop(loads);
         self.worker.heard.notify_one();
     }
 }
 
 /// While it lives, a row waits for a limit and its slot is free for another.
-struct Limited(Arc<WorkerFigures>);
+struct Limited {
+    figures: Arc<WorkerFigures>,
+    waited: Arc<AtomicU64>,
+    since: Instant,
+}
 
 impl Limited {
-    fn new(figures: Arc<WorkerFigures>) -> Self {
+    fn new(figures: Arc<WorkerFigures>, waited: Arc<AtomicU64>) -> Self {
         figures.limited.fetch_add(1, Ordering::Relaxed);
-        Self(figures)
+        Self { figures, waited, since: Instant::now() }
     }
 }
 
 impl Drop for Limited {
     fn drop(&mut self) {
-        self.0.limited.fetch_sub(1, Ordering::Relaxed);
+        self.waited.fetch_add(whole(self.since.elapsed().as_micros()), Ordering::Relaxed);
+        self.figures.limited.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn whole(number: u128) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
