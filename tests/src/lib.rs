@@ -65,8 +65,7 @@ pub struct Place {
 impl Place {
     /// An empty place with these pipelines.
     pub fn new(pipelines: &[(&str, &str)]) -> Self {
-        let mut folder = tempfile::tempdir().expect("a temporary folder");
-        folder.disable_cleanup(true);
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let definitions = folder.path().join("pipelines");
         std::fs::create_dir(&definitions).expect("a folder");
         for (name, text) in pipelines {
