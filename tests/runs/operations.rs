@@ -44,7 +44,8 @@ async fn alerts_are_told_once_and_their_end_too() {
     let client = Client::new(&service, &key);
     receiver.answer(503);
     sandbox.set_faults(Faults { error: 1.0, ..Faults::default() });
-    let (_, batch) = client.upload(PEOPLE, people(60)).await.expect("an answer");
+    let path = format!("{PEOPLE}&callback_url={}/hook", receiver.url);
+    let (_, batch) = client.upload(&path, people(60)).await.expect("an answer");
     let refused = receiver.until(|heard| heard.json()["data"]["rule"] == "breaker_open").await;
     assert_eq!(refused.status, 503);
     receiver.answer(204);
@@ -61,6 +62,9 @@ async fn alerts_are_told_once_and_their_end_too() {
     assert!(open.verify("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").is_err());
     assert_eq!(open.json()["data"]["subject"], "address");
     assert_eq!(open.header("webhook-id"), refused.header("webhook-id"), "a try keeps its id");
+    let delayed = |heard: &penstock_tests::receiver::Heard| heard.json()["type"] == "batch.delayed";
+    let callback = receiver.until(|heard| heard.status == 204 && delayed(heard)).await;
+    assert_eq!((&callback.path, &callback.json()["data"]["id"]), (&"/hook".to_owned(), &batch["id"]));
     sandbox.set_faults(Faults::default());
     receiver.until(told("alert.resolved", "breaker_open")).await;
     client.finished(batch["id"].as_str().expect("an id")).await;
@@ -87,6 +91,7 @@ async fn alerts_are_told_once_and_their_end_too() {
     };
     assert_eq!((times("/pager", &id), times("/chat", &id)), (1, 1), "{heard:?}");
     assert_eq!(times("/pager", "\"subject\":\"address\""), 1);
+    assert_eq!(heard.iter().filter(|one| one.status == 204 && delayed(one)).count(), 1, "once in a run");
     for secret in ["person", "taken", "example.com"] {
         assert!(!heard.iter().any(|one| one.body.contains(secret)), "an alert carries no row's content");
     }

@@ -42,6 +42,9 @@ pub enum Event {
     /// The canary (or the ceiling) held the batch.
     #[serde(rename = "batch.held")]
     Held,
+    /// A dependency of this run fails, its circuit breaker is open: rows wait.
+    #[serde(rename = "batch.delayed")]
+    Delayed,
     /// This run ended and no row failed.
     #[serde(rename = "batch.succeeded")]
     Succeeded,
@@ -55,11 +58,12 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Created,
         Self::Progress,
         Self::RowFailedFirst,
         Self::Held,
+        Self::Delayed,
         Self::Succeeded,
         Self::Cancelled,
         Self::Finished,
@@ -72,6 +76,7 @@ impl Event {
             Self::Progress => "batch.progress",
             Self::RowFailedFirst => "batch.row_failed_first",
             Self::Held => "batch.held",
+            Self::Delayed => "batch.delayed",
             Self::Succeeded => "batch.succeeded",
             Self::Cancelled => "batch.cancelled",
             Self::Finished => "batch.finished",

@@ -9,6 +9,7 @@ pub mod callbacks;
 pub mod control;
 pub use penstock_store::crash;
 pub mod definitions;
+pub mod delays;
 pub mod dispatch;
 pub mod engines;
 pub mod error;

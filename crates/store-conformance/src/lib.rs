@@ -31,6 +31,7 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     races::one_idempotency_key_makes_one_batch(&store).await;
     races::settlements_of_one_batch_at_once_all_count(&store).await;
     outbox::each_event_of_a_run_is_said_once(&store).await;
+    outbox::a_delay_is_said_once_in_a_run(&store).await;
     outbox::a_callback_is_delivered_under_one_lease(&store).await;
     for seed in 1..=seeds {
         history::walk(&store, seed).await;

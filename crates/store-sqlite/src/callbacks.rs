@@ -1,16 +1,18 @@
 //! The outbox.
 
 use async_trait::async_trait;
+use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::{BatchSeq, LeaseToken, OwnerSeq};
+use penstock_domain::ledger::Event;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::callbacks::{Callback, CallbackStatus, Callbacks, Delivery};
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use crate::SqliteStore;
 use crate::convert::{Columns, opt_ms};
 use crate::error::{inconsistent, store_error};
+use crate::{SqliteStore, commit, ledgers};
 
 fn callback(row: &SqliteRow) -> StoreResult<Callback> {
     let c = Columns(row);
@@ -84,6 +86,33 @@ impl Callbacks for SqliteStore {
         .await
         .map_err(store_error("settle_callback"))?;
         Ok(done.rows_affected() == 1)
+    }
+
+    async fn say_delayed(&self, pipelines: &[String], limit: u32, now: Timestamp) -> StoreResult<u32> {
+        const NAME: &str = "say_delayed";
+        let running: Vec<i64> = sqlx::query_scalar(
+            "/* penstock:say_delayed */ SELECT b.seq FROM batches b WHERE b.status = 2 AND b.cancelled_at IS NULL \
+             AND b.callback_url IS NOT NULL AND b.pipeline IN (SELECT value FROM json_each(?1)) AND NOT EXISTS (SELECT 1 FROM callbacks c \
+             WHERE c.batch = b.seq AND c.run = b.run AND c.event = ?2) ORDER BY b.seq LIMIT ?3",
+        )
+        .bind(serde_json::json!(pipelines).to_string())
+        .bind(Event::Delayed.name())
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error(NAME))?;
+        let mut said = 0;
+        for seq in running {
+            let mut tx = self.write(NAME).await?;
+            let batch = ledgers::read(&mut tx, BatchSeq(seq), NAME).await?;
+            // It may have ended meanwhile; another worker that is as quick says the same, and the outbox keeps it once.
+            if let Some(batch) = batch.filter(|batch| batch.ledger.status == BatchStatus::Queued) {
+                ledgers::say(&mut tx, &batch, &[Event::Delayed], now, NAME).await?;
+                said += 1;
+            }
+            commit(tx, NAME).await?;
+        }
+        Ok(said)
     }
 
     async fn callbacks(

@@ -99,6 +99,9 @@ pub trait Callbacks: Send + Sync {
     ) -> StoreResult<Vec<Callback>>;
     /// Writes down what came of a delivery; false when the lease was lost.
     async fn settle_callback(&self, delivery: &Delivery) -> StoreResult<bool>;
+    /// Says `batch.delayed` of batches of these pipelines that run now, and have somewhere to send it: once in a run of a
+    /// batch, and of so many batches at the most. Of how many it was said.
+    async fn say_delayed(&self, pipelines: &[String], limit: u32, now: Timestamp) -> StoreResult<u32>;
     /// An owner's callbacks, newest first; `before` is the last one of the page before.
     async fn callbacks(
         &self,

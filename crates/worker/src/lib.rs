@@ -9,6 +9,7 @@ use penstock_app::engines::process_name;
 use penstock_app::{Chosen, Settings, StartError, boot};
 use penstock_flow::alerts::Watch;
 use penstock_flow::callbacks::Deliverer;
+use penstock_flow::delays;
 use penstock_flow::process::Worker;
 use penstock_flow::process::observe::Nobody;
 use penstock_queue::Handler;
@@ -41,6 +42,7 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
             async move { bell.listen(handler, stop).await }
         }),
         tokio::spawn(deliverer.run(stop.clone())),
+        tokio::spawn(delays::run(engines.clone(), chosen.caller.clone(), stop.clone())),
         tokio::spawn(janitor::run(engines.clone(), janitor::Policy::of(settings), stop.clone())),
     ];
     if let Some(rules) = boot::alert_rules(settings)? {
