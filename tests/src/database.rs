@@ -49,7 +49,7 @@ impl Database {
                 sqlx::query(sqlx::AssertSqlSafe(query)).fetch_all(&mut self.connection).await.expect("rows");
             all.extend(rows.iter().map(|row| format!("{table}: {}", row.get::<String, _>(0))));
         }
-        assert!(all.len() > 5, "{all:?}");
+        assert!(all.iter().any(|line| line.starts_with("api_keys: ")), "it looked at nothing: {all:?}");
         all
     }
 

@@ -16,12 +16,14 @@ fn main() -> ExitCode {
         "demo" => demo(&rest),
         "test" => check::test(&rest),
         "bench" => bench::run(&rest),
+        "with-servers" => with_servers(&rest),
         "verify-deploy" => deploy::verify(),
         "verify-image" => image::verify(rest.first().map(String::as_str)),
         _ => {
             eprintln!(
                 "cargo xtask demo [ARGS]   builds and runs `penstock demo` on the embedded engines\n\
                  cargo xtask test          formats, lints and all tests, with the servers that they need\n\
+                 cargo xtask with-servers COMMAND  runs a command beside the servers that tests need, with what tests read to find them\n\
                  cargo xtask bench         measures, as ratios to the machine's own ceiling\n\
                  cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules\n\
                  cargo xtask verify-image [IMAGE]  builds the image from a clean clone (a release build: not in CI), or takes one, and runs it"
@@ -52,6 +54,15 @@ fn demo(args: &[String]) -> Result<(), String> {
     ]);
     command.args(["--profile", "demo", "--", "demo"]).args(args);
     eprintln!("building (a few minutes from nothing, seconds afterwards) …");
+    run(command)
+}
+
+/// One test at a time, or a tool, against real servers: what `test` does with all of them.
+fn with_servers(words: &[String]) -> Result<(), String> {
+    let (program, args) = words.split_first().ok_or("say which command")?;
+    let services = services::Services::start()?;
+    let mut command = Command::new(program);
+    command.args(args).envs(services.environment().iter().map(|(name, value)| (*name, value)));
     run(command)
 }
 

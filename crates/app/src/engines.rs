@@ -297,7 +297,7 @@ async fn open_queue(
 
 #[cfg(feature = "cluster")]
 async fn shared_queue(url: &str) -> Result<Queue, StartError> {
-    let bell = penstock_queue::SharedBell::connect(url)
+    let bell = penstock_queue::SharedBell::connect(url, process_name("queue"))
         .map_err(|error| StartError(format!("REDIS_URL: {error}")))?;
     let limiter = penstock_downstream::SharedLimiter::connect(url)
         .map_err(|error| StartError(format!("REDIS_URL: {error}")))?;

@@ -2,19 +2,23 @@
 //! is the truth (promise 1).
 //!
 //! A lane for each pipeline, so that the rows of one whose dependency is exhausted or hangs never stand before those of
-//! another; and one for extraction. A worker takes only from lanes for which it has room. [`local`] keeps bounded lanes in
-//! this process; `shared` keeps them as lists in Redis.
+//! another; and one for extraction. Each lane is a queue of apalis, and a worker listens to each with an apalis worker that
+//! takes a message when it has room for it ([`listen`]). [`local`] keeps the lanes in this process, [`shared`] in Redis.
 
+pub mod lane;
+mod listen;
 pub mod local;
 pub mod message;
 #[cfg(feature = "redis")]
 pub mod shared;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+pub use lane::Lane;
 pub use local::LocalBell;
 pub use message::{Message, Packet};
 #[cfg(feature = "redis")]
@@ -23,7 +27,8 @@ pub use shared::SharedBell;
 /// Rows of a packet at the most.
 pub const PACKET_ROWS: usize = 200;
 
-/// Messages that may wait in a lane: SQL knows what is queued, and a later run rings for what was held back.
+/// Messages that may wait in a lane: SQL knows what is queued, and a later run rings for what was held back. Far from the
+/// 8,000 at which apalis-redis stops for good: its fetch unpacks all that is due into one Redis command.
 pub const MAX_BACKLOG: u32 = 4000;
 
 /// Why the bell could not be rung or heard.
@@ -50,14 +55,14 @@ pub struct Rung {
 /// Takes messages from the queue.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Takes one. Ends when there is room for the next: that is the back-pressure.
+    /// Takes one. The next one of its lane comes when this has ended.
     async fn handle(&self, message: Message);
 
-    /// Whether it has room for more rows of a lane.
-    fn has_room(&self, lane: &str) -> bool;
+    /// Whether it has room for a message of a lane: without it the message stays in the queue, for others to take.
+    fn has_room(&self, lane: &Lane) -> bool;
 
-    /// Lanes that it knows of: those are listened to before anybody has rung there.
-    fn lanes(&self) -> Vec<String>;
+    /// Pipelines that it knows of: their lanes are listened to before anybody has rung there.
+    fn pipelines(&self) -> Vec<String>;
 }
 
 /// The doorbell, both sides.
@@ -69,7 +74,7 @@ pub trait Bell: Send + Sync {
     /// When it does not answer; some messages may have been rung.
     async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError>;
 
-    /// Packets of rows that wait, by lane. A lane that is not named is empty.
+    /// Packets of rows that wait, by pipeline. A pipeline that is not named has none.
     ///
     /// # Errors
     /// When it does not answer.
@@ -81,7 +86,16 @@ pub trait Bell: Send + Sync {
     /// When it does not.
     async fn ready(&self) -> Result<(), BellError>;
 
-    /// Hands messages to a handler, a lane a turn, until `stop`. Survives a queue that goes away for a while; every message is
-    /// acknowledged when the handler has taken it.
-    async fn listen(&self, handler: std::sync::Arc<dyn Handler>, stop: CancellationToken);
+    /// Hands messages to a handler, each lane's one after another, until `stop`; then waits for those that are being taken.
+    /// Survives a queue that goes away for a while. A message that a worker had taken when it died comes again.
+    async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken);
+}
+
+/// Messages by the lanes that they go through.
+fn by_lane(messages: Vec<Message>) -> std::collections::BTreeMap<Lane, Vec<Message>> {
+    let mut lanes = std::collections::BTreeMap::<Lane, Vec<Message>>::new();
+    for message in messages {
+        lanes.entry(message.lane()).or_default().push(message);
+    }
+    lanes
 }

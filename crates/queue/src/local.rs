@@ -1,85 +1,80 @@
-//! The doorbell in one process: bounded lanes.
-//!
-//! Not apalis' MemoryStorage: it has no bound, and a doorbell needs nothing of a job's life (retries, results,
-//! priorities are SQL's).
+//! The doorbell in one process: apalis' memory storage, with a bound.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+use apalis::prelude::{
+    MemorySink, MemoryStorage, RandomId, Task, TaskBuilder, TaskId, WorkerBuilder, WorkerBuilderExt as _,
+    WorkerContext,
+};
 use async_trait::async_trait;
-use tokio::sync::{Notify, mpsc};
+use futures::channel::mpsc::{Sender, channel};
+use futures::{SinkExt as _, StreamExt as _};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bell, BellError, Handler, MAX_BACKLOG, Message, Packet, Rung};
+use crate::listen::{Ear, until};
+use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, Rung, by_lane};
 
-/// How often lanes are looked at again whose rows the handler had no room for.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// Bounded lanes for rows, and a channel for extraction.
+/// Lanes in this process.
+#[derive(Default)]
 pub struct LocalBell {
-    lanes: Mutex<VecDeque<(String, VecDeque<Packet>)>>,
-    rung: Notify,
-    extractions: mpsc::Sender<Message>,
-    extractions_out: tokio::sync::Mutex<mpsc::Receiver<Message>>,
+    lanes: Mutex<HashMap<Lane, LocalLane>>,
+    /// A lane was opened.
+    opened: Notify,
 }
 
-impl Default for LocalBell {
-    fn default() -> Self {
-        let (extractions, extractions_out) = mpsc::channel(MAX_BACKLOG as usize);
-        Self {
-            lanes: Mutex::default(),
-            rung: Notify::new(),
-            extractions,
-            extractions_out: tokio::sync::Mutex::new(extractions_out),
+/// apalis' own storage has no bound; the channel under this one has. What it does not take is held back.
+struct LocalLane {
+    sender: Sender<Task<Message>>,
+    waiting: Arc<AtomicU64>,
+    /// Until somebody listens.
+    storage: Option<MemoryStorage<Message>>,
+}
+
+impl LocalLane {
+    fn open() -> Self {
+        // A channel holds one more than its buffer for each sender that sends, and there is one.
+        let (sender, receiver) = channel(MAX_BACKLOG as usize - 1);
+        let waiting = Arc::new(AtomicU64::new(0));
+        let taken = waiting.clone();
+        let receiver = receiver.inspect(move |_| {
+            taken.fetch_sub(1, Ordering::Relaxed);
+        });
+        // The storage's own sender is never used: it panics when two tasks push at once.
+        let unused = sender.clone().sink_map_err(Into::into);
+        let sink = MemorySink::new(Arc::new(futures::lock::Mutex::new(Box::new(unused))));
+        let storage = Some(MemoryStorage::new_with(sink, receiver.boxed()));
+        Self { sender, waiting, storage }
+    }
+
+    fn push(&mut self, message: Message) -> bool {
+        let task = TaskBuilder::new(message).task_id(TaskId::from_string(RandomId::default())).build();
+        // Counted first: it may be taken before this returns.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let taken = self.sender.try_send(task).is_ok();
+        if !taken {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
+        taken
     }
 }
 
 impl LocalBell {
-    fn push(&self, packet: Packet) -> bool {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = lanes.iter().position(|(name, _)| name == packet.lane()).unwrap_or_else(|| {
-            lanes.push_back((packet.lane().to_owned(), VecDeque::new()));
-            lanes.len() - 1
-        });
-        let lane = &mut lanes[index].1;
-        let room = lane.len() < MAX_BACKLOG as usize;
-        if room {
-            lane.push_back(packet);
-        }
-        room
+    fn with_lanes<T>(&self, work: impl FnOnce(&mut HashMap<Lane, LocalLane>) -> T) -> T {
+        work(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The next packet of a lane that has one and for which there is room; that lane's next turn is after the others'.
-    /// Or whether any has one at all.
-    fn pop(&self, has_room: &dyn Fn(&str) -> bool) -> Result<Packet, bool> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = lanes.iter().any(|(_, packets)| !packets.is_empty());
-        let turn =
-            lanes.iter().position(|(name, packets)| !packets.is_empty() && has_room(name)).ok_or(waiting)?;
-        let mut lane = lanes.remove(turn).ok_or(waiting)?;
-        let packet = lane.1.pop_front().ok_or(waiting);
-        lanes.push_back(lane);
-        packet
-    }
-
-    async fn listen_to_rows(&self, handler: &dyn Handler, stop: &CancellationToken) {
-        while !stop.is_cancelled() {
-            // Asked for before the look, so that a ring between look and wait is heard.
-            let rung = self.rung.notified();
-            match self.pop(&|lane| handler.has_room(lane)) {
-                Ok(packet) => handler.handle(Message::Rows(packet)).await,
-                Err(waiting) => {
-                    let again = if waiting { LOOK_AGAIN } else { Duration::from_secs(3600) };
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = rung => {}
-                        () = tokio::time::sleep(again) => {}
-                    }
-                }
-            }
-        }
+    /// The lanes to which nobody listens yet.
+    fn unheard(&self) -> Vec<(Lane, MemoryStorage<Message>)> {
+        self.with_lanes(|lanes| {
+            lanes
+                .iter_mut()
+                .filter_map(|(lane, state)| state.storage.take().map(|storage| (lane.clone(), storage)))
+                .collect()
+        })
     }
 }
 
@@ -87,24 +82,32 @@ impl LocalBell {
 impl Bell for LocalBell {
     async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError> {
         let mut rung = Rung::default();
-        for message in messages {
-            let taken = match message {
-                Message::Rows(packet) => self.push(packet),
-                extract @ Message::Extract { .. } => self.extractions.try_send(extract).is_ok(),
-            };
-            if taken {
-                rung.rung += 1;
-            } else {
-                rung.held_back += 1;
+        self.with_lanes(|lanes| {
+            for (lane, messages) in by_lane(messages) {
+                let lane = lanes.entry(lane).or_insert_with(LocalLane::open);
+                for message in messages {
+                    if lane.push(message) {
+                        rung.rung += 1;
+                    } else {
+                        rung.held_back += 1;
+                    }
+                }
             }
-        }
-        self.rung.notify_waiters();
+        });
+        self.opened.notify_one();
         Ok(rung)
     }
 
     async fn backlog(&self) -> Result<HashMap<String, u64>, BellError> {
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(lanes.iter().map(|(name, packets)| (name.clone(), packets.len() as u64)).collect())
+        Ok(self.with_lanes(|lanes| {
+            lanes
+                .iter()
+                .filter_map(|(lane, state)| match lane {
+                    Lane::Rows(pipeline) => Some((pipeline.clone(), state.waiting.load(Ordering::Relaxed))),
+                    Lane::Extractions => None,
+                })
+                .collect()
+        }))
     }
 
     async fn ready(&self) -> Result<(), BellError> {
@@ -112,26 +115,36 @@ impl Bell for LocalBell {
     }
 
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
-        tokio::join!(
-            self.listen_to_rows(handler.as_ref(), &stop),
-            listen_to_extractions(&self.extractions_out, handler.as_ref(), &stop)
-        );
+        let mut listeners = JoinSet::new();
+        while !stop.is_cancelled() {
+            for (lane, storage) in self.unheard() {
+                listeners.spawn(listen(lane, storage, handler.clone(), stop.clone()));
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.opened.notified() => {}
+            }
+        }
+        while listeners.join_next().await.is_some() {}
     }
 }
 
-async fn listen_to_extractions(
-    queue: &tokio::sync::Mutex<mpsc::Receiver<Message>>,
-    handler: &dyn Handler,
-    stop: &CancellationToken,
+async fn listen(
+    lane: Lane,
+    storage: MemoryStorage<Message>,
+    handler: Arc<dyn Handler>,
+    stop: CancellationToken,
 ) {
-    let mut queue = queue.lock().await;
-    loop {
-        let message = tokio::select! {
-            () = stop.cancelled() => return,
-            message = queue.recv() => message,
-        };
-        let Some(message) = message else { return };
-        handler.handle(message).await;
+    let worker = WorkerContext::new(&lane.to_string());
+    let ear = Ear::new(handler, lane.clone());
+    let running = WorkerBuilder::new(worker.clone())
+        .backend(storage)
+        .concurrency(1)
+        .layer(ear.room())
+        .build(move |message: Message| ear.clone().hear(message))
+        .run();
+    if let Err(error) = until(&stop, &worker, running).await {
+        tracing::error!(%error, %lane, "a lane of the queue in this process has ended");
     }
 }
 
@@ -139,8 +152,11 @@ async fn listen_to_extractions(
 mod tests {
     use super::*;
     use penstock_domain::ids::BatchSeq;
+    use tokio::sync::mpsc;
 
-    /// Has room for everything but one lane.
+    use crate::Packet;
+
+    /// Has room for everything but one pipeline's rows.
     struct Count {
         heard: mpsc::UnboundedSender<Message>,
         full: &'static str,
@@ -149,37 +165,47 @@ mod tests {
     #[async_trait]
     impl Handler for Count {
         async fn handle(&self, message: Message) {
+            assert_ne!(message, Message::Extract { batch: BatchSeq(13) }, "a handler that panics");
             self.heard.send(message).unwrap();
         }
 
-        fn has_room(&self, lane: &str) -> bool {
-            lane != self.full
+        fn has_room(&self, lane: &Lane) -> bool {
+            *lane != Lane::Rows(self.full.to_owned())
         }
 
-        fn lanes(&self) -> Vec<String> {
+        fn pipelines(&self) -> Vec<String> {
             Vec::new()
         }
     }
 
-    fn rows(lane: &str) -> Message {
-        Message::Rows(Packet::new(lane, 0))
+    fn rows(pipeline: &str) -> Message {
+        Message::Rows(Packet::new(pipeline, 0))
     }
 
-    async fn heard(bell: &Arc<LocalBell>, full: &'static str, messages: usize) -> Vec<Message> {
-        let (sender, mut receiver) = mpsc::unbounded_channel();
-        let stop = CancellationToken::new();
-        let handler = Arc::new(Count { heard: sender, full });
-        let listening = tokio::spawn({
-            let (bell, stop) = (bell.clone(), stop.clone());
-            async move { bell.listen(handler, stop).await }
-        });
-        let mut all = Vec::new();
-        for _ in 0..messages {
-            all.push(receiver.recv().await.unwrap());
+    struct Listening {
+        heard: mpsc::UnboundedReceiver<Message>,
+        stop: CancellationToken,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    impl Listening {
+        fn to(bell: &Arc<LocalBell>, full: &'static str) -> Self {
+            let (sender, heard) = mpsc::unbounded_channel();
+            let stop = CancellationToken::new();
+            let task = tokio::spawn({
+                let (bell, stop) = (bell.clone(), stop.clone());
+                async move { bell.listen(Arc::new(Count { heard: sender, full }), stop).await }
+            });
+            Self { heard, stop, task }
         }
-        stop.cancel();
-        listening.await.unwrap();
-        all
+
+        async fn next(&mut self, messages: usize) -> Vec<Message> {
+            let mut all = Vec::new();
+            for _ in 0..messages {
+                all.push(self.heard.recv().await.unwrap());
+            }
+            all
+        }
     }
 
     #[tokio::test]
@@ -189,19 +215,33 @@ mod tests {
         let messages = (0..most + 5).map(|_| rows("one")).collect();
         assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back: 5 });
         assert_eq!(bell.backlog().await.unwrap()["one"], most as u64);
-        let extract = Message::Extract { batch: BatchSeq(1) };
-        let more = bell.ring(vec![extract.clone(), rows("other")]).await.unwrap();
+        let more = bell.ring(vec![Message::Extract { batch: BatchSeq(1) }, rows("other")]).await.unwrap();
         assert_eq!(more.rung, 2, "a full lane holds up neither a file nor another lane");
-        let all = heard(&bell, "", most + 2).await;
-        assert_eq!(all.iter().filter(|message| **message == extract).count(), 1);
-        assert!(all[..4].contains(&rows("other")), "lanes take turns");
+        let mut listening = Listening::to(&bell, "");
+        let all = listening.next(most + 2).await;
+        assert_eq!(all.iter().filter(|message| message.lane() == Lane::Extractions).count(), 1);
+        assert_eq!(bell.backlog().await.unwrap()["one"], 0);
+        // Lanes that were opened while somebody listens are heard as well.
+        bell.ring(vec![rows("late")]).await.unwrap();
+        assert_eq!(listening.next(1).await, [rows("late")]);
+        listening.stop.cancel();
+        listening.task.await.unwrap();
     }
 
     #[tokio::test]
     async fn a_lane_without_room_waits_and_holds_nobody_up() {
         let bell = Arc::new(LocalBell::default());
         bell.ring(vec![rows("hangs"), rows("hangs"), rows("goes"), rows("goes")]).await.unwrap();
-        assert_eq!(heard(&bell, "hangs", 2).await, [rows("goes"), rows("goes")]);
-        assert_eq!(heard(&bell, "", 2).await, [rows("hangs"), rows("hangs")]);
+        let mut listening = Listening::to(&bell, "hangs");
+        assert_eq!(listening.next(2).await, [rows("goes"), rows("goes")]);
+        assert_eq!(bell.backlog().await.unwrap()["hangs"], 2, "they are still in the queue");
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_hears_the_next_one() {
+        let bell = Arc::new(LocalBell::default());
+        let next = Message::Extract { batch: BatchSeq(14) };
+        bell.ring(vec![Message::Extract { batch: BatchSeq(13) }, next.clone()]).await.unwrap();
+        assert_eq!(Listening::to(&bell, "").next(1).await, [next]);
     }
 }

@@ -3,6 +3,8 @@
 use penstock_domain::ids::{BatchSeq, RowRef};
 use serde::{Deserialize, Serialize};
 
+use crate::Lane;
+
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
@@ -18,12 +20,22 @@ pub enum Message {
     Rows(Packet),
 }
 
+impl Message {
+    /// The lane that it goes through.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Extract { .. } => Lane::Extractions,
+            Self::Rows(packet) => Lane::Rows(packet.pipeline.clone()),
+        }
+    }
+}
+
 /// Rows of one pipeline, in the order of their start times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
-    /// The pipeline: its lane in the queue.
+    /// The pipeline.
     #[serde(rename = "p")]
-    lane: String,
+    pipeline: String,
     /// Milliseconds since the epoch, to which delays are added.
     #[serde(rename = "t")]
     base: i64,
@@ -34,13 +46,8 @@ pub struct Packet {
 
 impl Packet {
     /// An empty packet.
-    pub fn new(lane: &str, base_ms: i64) -> Self {
-        Self { lane: lane.to_owned(), base: base_ms, rows: Vec::new() }
-    }
-
-    /// The pipeline: its lane in the queue.
-    pub fn lane(&self) -> &str {
-        &self.lane
+    pub fn new(pipeline: &str, base_ms: i64) -> Self {
+        Self { pipeline: pipeline.to_owned(), base: base_ms, rows: Vec::new() }
     }
 
     /// Adds a row that may start so many milliseconds after the packet's base.

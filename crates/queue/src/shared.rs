@@ -1,113 +1,159 @@
-//! The doorbell for a cluster: a list in Redis for each lane, and a set of the lanes' names.
+//! The doorbell for a cluster: apalis on Redis, a queue for each lane.
 //!
-//! A message is pushed at one end and popped at the other, and that is its whole life: nothing is left of it, so
-//! Redis' memory returns to where it was. A worker that dies with a message in its hands loses it, which is harmless:
-//! the row stays queued in SQL until its deadline, and the sweep brings it back (promise 1).
+//! What apalis-redis 1.0 does by itself, and what is done about it here:
 //!
-//! Not apalis-redis: what it adds to this (locks, acknowledgements, retries, results, heartbeats) is SQL's here, and
-//! costs a stop for good at 8,000 waiting tasks, a worker that ends at any error of the connection, and entries of
-//! finished tasks that are never removed.
+//! | it | so |
+//! |---|---|
+//! | stops for good when about 8,000 messages are due at once | the backlog is looked at before each ring, [`MAX_BACKLOG`] wait at the most |
+//! | keeps every message that was done, and acknowledges only where results are kept | [`Acknowledge`] takes a message out of Redis, whole, when it was taken; no results, no events |
+//! | locks each message with a scan of all that wait | `lock_tasks(false)`: the claim in SQL decides |
+//! | ends a worker at any error of its connection | [`SharedBell::listen`] starts another one, under a new name: the old one is refused while it looks alive |
+//! | looks for work every 30 s when it is idle | `poll_with_interval` ([`IDLE`]) |
+//! | sends no heartbeat while messages wait in its own buffer, and gives them to others then | `batch_size(1)`: it has no buffer |
+//! | has redis-rs give up after half a second | [`ANSWER`] |
+//! | leaves a worker's description for good | it expires ([`FORGET`]) |
+//! | hands what cannot be decoded to nobody, for ever | a message is any JSON to apalis, and is read here |
+//!
+//! Retries, schedules and deadlines are SQL's. A message in the hands of a worker that dies comes again, when its name has
+//! been silent for [`HEARTBEAT`] × [`MISSED`]; one that is lost comes with the sweep.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use apalis::prelude::{
+    AcknowledgementExt as _, BackendExt as _, BoxDynError, ExecutionContext, TaskSink as _, WorkerBuilder,
+    WorkerBuilderExt as _, WorkerContext, WorkerError,
+};
+use apalis_redis::{Config, RedisStorage};
 use async_trait::async_trait;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use redis::AsyncCommands as _;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use serde_json::Value;
 use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bell, BellError, Handler, MAX_BACKLOG, Message, Rung};
+use crate::listen::{Ear, until};
+use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, Rung, by_lane};
 
-/// The names of lanes that were rung in.
-const LANES: &str = "penstock:lanes";
-const EXTRACTIONS: &str = "penstock:extract";
+/// The pipelines in whose lanes somebody has rung.
+const PIPELINES: &str = "penstock:pipelines";
 
 /// Messages of a push: small enough that it never holds Redis up.
 const PUSH_AT_ONCE: usize = 200;
 
-/// How long a worker waits for a message before it looks at its stop signal, and for new lanes.
-const LISTEN: Duration = Duration::from_secs(1);
+/// How often an idle lane is looked at.
+const IDLE: Duration = Duration::from_millis(100);
 
-/// How long it waits while it has no room for some lanes' rows: there may be room by then.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often a worker says that it lives. Workers judge each other by their own clocks: what it takes to count as gone has
+/// to be well more than what clocks differ by.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Longer than [`LISTEN`], so that waiting is no error; short enough to notice a server that hangs.
+/// After so many heartbeats that did not come, what it had taken is given to others.
+const MISSED: usize = 6;
+
+/// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// A Redis that is away is asked again after so long.
 const AWAY: Duration = Duration::from_millis(500);
 
-/// Lists in Redis. Connects when it is first used, so that a service can start before Redis does.
+/// How often it is looked whether somebody rang in a new lane.
+const LOOK_FOR_LANES: Duration = Duration::from_secs(1);
+
+/// What is left of a worker that was killed is gone after so long.
+const FORGET: Duration = Duration::from_secs(3600);
+
+/// An acknowledgement is tried so often; then the message comes again, when its worker is gone.
+const ACKNOWLEDGE_TRIES: u32 = 5;
+
+type Storage = RedisStorage<Value, ConnectionManager>;
+
+/// Queues in Redis. Connects when it is first used, so that a service can start before Redis does.
 pub struct SharedBell {
     client: redis::Client,
     connection: OnceCell<ConnectionManager>,
+    /// Among all processes.
+    name: String,
+    starts: AtomicU64,
+    heartbeat: Duration,
+    missed: usize,
 }
 
 impl SharedBell {
-    /// A doorbell at a `redis://` URL.
+    /// A doorbell at a `redis://` URL, for a process of this name: no other one may have it, before or after.
     ///
     /// # Errors
     /// When it is no such URL.
-    pub fn connect(url: &str) -> Result<Self, BellError> {
+    pub fn connect(url: &str, name: String) -> Result<Self, BellError> {
         let client = redis::Client::open(url).map_err(BellError::new)?;
-        Ok(Self { client, connection: OnceCell::new() })
+        let (heartbeat, missed) = (HEARTBEAT, MISSED);
+        Ok(Self { client, connection: OnceCell::new(), name, starts: AtomicU64::new(0), heartbeat, missed })
     }
 
-    async fn open(&self) -> Result<ConnectionManager, BellError> {
-        let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(ANSWER))
-            .set_connection_timeout(Some(ANSWER))
-            .set_number_of_retries(1);
-        ConnectionManager::new_with_config(self.client.clone(), config).await.map_err(BellError::new)
+    /// Has listeners say that they live so often (5 s), and count as gone after so many times (6) that they did not.
+    #[must_use]
+    pub fn with_heartbeats(self, every: Duration, missed: usize) -> Self {
+        Self { heartbeat: every, missed, ..self }
     }
 
     async fn connection(&self) -> Result<ConnectionManager, BellError> {
-        self.connection.get_or_try_init(|| self.open()).await.cloned()
+        let open = || async {
+            let config = ConnectionManagerConfig::new()
+                .set_response_timeout(Some(ANSWER))
+                .set_connection_timeout(Some(ANSWER))
+                .set_number_of_retries(1);
+            ConnectionManager::new_with_config(self.client.clone(), config).await.map_err(BellError::new)
+        };
+        self.connection.get_or_try_init(open).await.cloned()
     }
 }
 
-/// The list of a lane.
-fn list(lane: &str) -> String {
-    format!("penstock:rows:{lane}")
+/// The queue of a lane.
+fn queue(lane: &Lane) -> Config {
+    let name = match lane {
+        Lane::Extractions => "penstock:extractions".to_owned(),
+        Lane::Rows(pipeline) => format!("penstock:rows:{pipeline}"),
+    };
+    Config::default().queue(name).batch_size(1).lock_tasks(false).persist_results(false).emit_events(false)
+}
+
+/// How many messages wait in each of these lanes: due ones, and those that the next fetch makes due.
+async fn waiting(connection: &mut ConnectionManager, lanes: &[Lane]) -> Result<Vec<u64>, BellError> {
+    if lanes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut lengths = redis::pipe();
+    for lane in lanes {
+        let queue = queue(lane);
+        lengths.llen(queue.active_jobs_list()).zcard(queue.scheduled_jobs_set());
+    }
+    let lengths: Vec<u64> = lengths.query_async(connection).await.map_err(BellError::new)?;
+    Ok(lengths.as_chunks::<2>().0.iter().map(|[active, scheduled]| active + scheduled).collect())
 }
 
 #[async_trait]
 impl Bell for SharedBell {
     async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError> {
         let mut connection = self.connection().await?;
-        let mut queues: BTreeMap<String, Vec<Message>> = BTreeMap::new();
-        let mut lanes: Vec<String> = Vec::new();
-        for message in messages {
-            let queue = match &message {
-                Message::Extract { .. } => EXTRACTIONS.to_owned(),
-                Message::Rows(packet) => {
-                    if !lanes.iter().any(|lane| lane == packet.lane()) {
-                        lanes.push(packet.lane().to_owned());
-                    }
-                    list(packet.lane())
-                }
-            };
-            queues.entry(queue).or_default().push(message);
-        }
-        if !lanes.is_empty() {
-            let _: u64 = connection.sadd(LANES, lanes).await.map_err(BellError::new)?;
-        }
         let mut rung = Rung::default();
-        for (queue, messages) in queues {
-            let waiting: u64 = connection.llen(&queue).await.map_err(BellError::new)?;
+        for (lane, messages) in by_lane(messages) {
+            if let Lane::Rows(pipeline) = &lane {
+                let _: u64 = connection.sadd(PIPELINES, pipeline).await.map_err(BellError::new)?;
+            }
+            let waiting = waiting(&mut connection, std::slice::from_ref(&lane)).await?.into_iter().sum();
             let room = usize::try_from(u64::from(MAX_BACKLOG).saturating_sub(waiting)).unwrap_or(0);
             let (taken, left) = messages.split_at(room.min(messages.len()));
+            let mut storage = Storage::new(connection.clone()).with_config(queue(&lane));
             for group in taken.chunks(PUSH_AT_ONCE) {
-                let texts = group
-                    .iter()
-                    .map(serde_json::to_string)
-                    .collect::<Result<Vec<_>, _>>()
-                    .map_err(BellError::new)?;
-                let _: u64 = connection.rpush(&queue, texts).await.map_err(BellError::new)?;
-                rung.rung += group.len();
+                let group = group.iter().map(serde_json::to_value).collect::<Result<_, _>>();
+                storage.push_bulk(group.map_err(BellError::new)?).await.map_err(BellError::new)?;
             }
+            rung.rung += taken.len();
             rung.held_back += left.len();
         }
         Ok(rung)
@@ -115,16 +161,10 @@ impl Bell for SharedBell {
 
     async fn backlog(&self) -> Result<HashMap<String, u64>, BellError> {
         let mut connection = self.connection().await?;
-        let lanes: Vec<String> = connection.smembers(LANES).await.map_err(BellError::new)?;
-        if lanes.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let mut lengths = redis::pipe();
-        for lane in &lanes {
-            lengths.llen(list(lane));
-        }
-        let lengths: Vec<u64> = lengths.query_async(&mut connection).await.map_err(BellError::new)?;
-        Ok(lanes.into_iter().zip(lengths).collect())
+        let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(BellError::new)?;
+        let lanes: Vec<Lane> = pipelines.iter().cloned().map(Lane::Rows).collect();
+        let waiting = waiting(&mut connection, &lanes).await?;
+        Ok(pipelines.into_iter().zip(waiting).collect())
     }
 
     async fn ready(&self) -> Result<(), BellError> {
@@ -134,24 +174,77 @@ impl Bell for SharedBell {
     }
 
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
-        tokio::join!(
-            self.listen_to(true, handler.as_ref(), &stop),
-            self.listen_to(false, handler.as_ref(), &stop)
-        );
+        let Some(mut connection) = self.first_connection(&stop).await else { return };
+        let mut heard: HashSet<Lane> = HashSet::new();
+        let mut listeners = JoinSet::new();
+        let known = std::iter::once(Lane::Extractions)
+            .chain(handler.pipelines().into_iter().map(Lane::Rows))
+            .collect::<Vec<_>>();
+        while !stop.is_cancelled() {
+            // Those of pipelines that are loaded nowhere any more, but have batches left.
+            let rung: Vec<String> = connection.smembers(PIPELINES).await.unwrap_or_default();
+            for lane in known.iter().cloned().chain(rung.into_iter().map(Lane::Rows)) {
+                if heard.insert(lane.clone()) {
+                    let listener = Listener {
+                        connection: connection.clone(),
+                        process: self.name.clone(),
+                        number: self.starts.fetch_add(1, Ordering::Relaxed),
+                        queue: queue(&lane).heartbeat_interval(self.heartbeat).missed_heartbeats(self.missed),
+                        ear: Ear::new(handler.clone(), lane.clone()),
+                        lane,
+                    };
+                    listeners.spawn(listener.supervise(stop.clone()));
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(LOOK_FOR_LANES) => {}
+            }
+        }
+        while listeners.join_next().await.is_some() {}
     }
 }
 
 impl SharedBell {
-    /// Waiting blocks a connection, so rows and extractions have one each of their own.
-    async fn listen_to(&self, rows: bool, handler: &dyn Handler, stop: &CancellationToken) {
+    /// None: it was stopped before Redis was there.
+    async fn first_connection(&self, stop: &CancellationToken) -> Option<ConnectionManager> {
+        loop {
+            match self.connection().await {
+                Ok(connection) => return Some(connection),
+                Err(error) => tracing::warn!(%error, "the queue is away; it is asked again"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(AWAY) => {}
+            }
+        }
+    }
+}
+
+/// Listens to one lane.
+struct Listener {
+    connection: ConnectionManager,
+    process: String,
+    number: u64,
+    lane: Lane,
+    queue: Config,
+    ear: Ear,
+}
+
+impl Listener {
+    /// A worker that ended by an error is followed by another one, until `stop`.
+    async fn supervise(self, stop: CancellationToken) {
+        let mut starts = 0_u64;
         while !stop.is_cancelled() {
-            let lost = match self.open().await {
-                Ok(connection) if rows => self.drain_rows(connection, handler, stop).await,
-                Ok(connection) => self.drain_extractions(connection, handler, stop).await,
-                Err(error) => Err(error),
+            let worker = WorkerContext::new(&format!("{}/{}.{starts}", self.process, self.number));
+            starts += 1;
+            let ended = tokio::select! {
+                ended = self.run(&worker, &stop) => ended,
+                never = self.keep_expiring(&worker) => never,
             };
-            if let Err(error) = lost {
-                tracing::warn!(%error, "the queue is away; it is asked again");
+            self.forget(&worker).await;
+            if let Err(error) = ended {
+                tracing::warn!(%error, lane = %self.lane, "the queue is away; it is listened to again");
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = tokio::time::sleep(AWAY) => {}
@@ -160,70 +253,95 @@ impl SharedBell {
         }
     }
 
-    async fn drain_extractions(
-        &self,
-        mut connection: ConnectionManager,
-        handler: &dyn Handler,
-        stop: &CancellationToken,
-    ) -> Result<(), BellError> {
-        while !stop.is_cancelled() {
-            take(&mut connection, &[EXTRACTIONS.to_owned()], LISTEN, handler).await?;
-        }
-        Ok(())
-    }
-
-    async fn drain_rows(
-        &self,
-        mut connection: ConnectionManager,
-        handler: &dyn Handler,
-        stop: &CancellationToken,
-    ) -> Result<(), BellError> {
-        // In the order of their turns.
-        let mut lanes: VecDeque<String> = VecDeque::new();
-        let mut looked = None;
-        while !stop.is_cancelled() {
-            if looked.is_none_or(|looked: Instant| looked.elapsed() >= LISTEN) {
-                looked = Some(Instant::now());
-                let rung: Vec<String> = connection.smembers(LANES).await.map_err(BellError::new)?;
-                for lane in handler.lanes().into_iter().chain(rung) {
-                    if !lanes.contains(&lane) {
-                        lanes.push_back(lane);
+    async fn run(&self, worker: &WorkerContext, stop: &CancellationToken) -> Result<(), WorkerError> {
+        let config = self.queue.clone();
+        let acknowledge = Acknowledge {
+            connection: self.connection.clone(),
+            inflight: config.inflight_set_for(worker),
+            data: config.job_data_hash(),
+            meta: config.job_meta_hash(),
+        };
+        let (ear, lane) = (self.ear.clone(), self.lane.clone());
+        let running = WorkerBuilder::new(worker.clone())
+            .backend(Storage::new(self.connection.clone()).with_config(config).poll_with_interval(IDLE))
+            .concurrency(1)
+            .ack_with(acknowledge)
+            .layer(self.ear.room())
+            .build(move |message: Value| {
+                let (ear, lane) = (ear.clone(), lane.clone());
+                async move {
+                    match serde_json::from_value(message) {
+                        Ok(message) => ear.hear(message).await,
+                        // Another version's message: its rows come back by the sweep.
+                        Err(error) => {
+                            tracing::warn!(%error, %lane, "a message cannot be read and is dropped")
+                        }
                     }
                 }
-            }
-            let open: Vec<String> =
-                lanes.iter().filter(|lane| handler.has_room(lane)).map(|lane| list(lane)).collect();
-            if open.is_empty() {
-                tokio::time::sleep(LOOK_AGAIN).await;
-                continue;
-            }
-            let wait = if open.len() < lanes.len() { LOOK_AGAIN } else { LISTEN };
-            // BLPOP takes from the first list that has something: whose turn it was is last the next time.
-            if let Some(queue) = take(&mut connection, &open, wait, handler).await?
-                && let Some(turn) = lanes.iter().position(|lane| list(lane) == queue)
-                && let Some(lane) = lanes.remove(turn)
-            {
-                lanes.push_back(lane);
-            }
+            })
+            .run();
+        until(stop, worker, running).await
+    }
+
+    /// A killed worker cannot clean up behind itself: what describes it in Redis expires unless it lives.
+    async fn keep_expiring(&self, worker: &WorkerContext) -> ! {
+        let description = self.queue.worker_metadata_key(worker);
+        let mut connection = self.connection.clone();
+        loop {
+            tokio::time::sleep(self.queue.heartbeat_interval).await;
+            let seconds = i64::try_from(FORGET.as_secs()).unwrap_or(i64::MAX);
+            // When it fails, so does the worker's own heartbeat.
+            let _: Result<bool, _> = connection.expire(&description, seconds).await;
         }
-        Ok(())
+    }
+
+    /// Takes a worker that has ended off the list; what it had in its hands (after an error) is given to others when it
+    /// has been silent for long enough, so it stays listed then.
+    async fn forget(&self, worker: &WorkerContext) {
+        let queue = &self.queue;
+        let inflight = queue.inflight_set_for(worker);
+        let mut connection = self.connection.clone();
+        let held: Result<u64, _> = connection.scard(&inflight).await;
+        if matches!(held, Ok(0)) {
+            let _: Result<(), _> = redis::pipe()
+                .zrem(queue.workers_set(), worker.name())
+                .del(queue.worker_metadata_key(worker))
+                .query_async(&mut connection)
+                .await;
+        }
     }
 }
 
-/// Takes a message from the first of these lists that has one, and tells which; none within `wait`.
-async fn take(
-    connection: &mut ConnectionManager,
-    queues: &[String],
-    wait: Duration,
-    handler: &dyn Handler,
-) -> Result<Option<String>, BellError> {
-    let popped: Option<(String, String)> =
-        connection.blpop(queues, wait.as_secs_f64()).await.map_err(BellError::new)?;
-    let Some((queue, text)) = popped else { return Ok(None) };
-    match serde_json::from_str(&text) {
-        Ok(message) => handler.handle(message).await,
-        // Another version's message: its rows come back by the sweep.
-        Err(error) => tracing::warn!(%error, queue, "a message cannot be read and is dropped"),
+/// Takes a message out of Redis when it was taken: its place in the worker's hands, its content, and what is told of it.
+#[derive(Clone)]
+struct Acknowledge {
+    connection: ConnectionManager,
+    inflight: String,
+    data: String,
+    meta: String,
+}
+
+impl apalis::prelude::Acknowledge<()> for Acknowledge {
+    type Error = redis::RedisError;
+    type Future = BoxFuture<'static, Result<(), Self::Error>>;
+
+    fn ack(&mut self, _: &Result<(), BoxDynError>, context: &ExecutionContext) -> Self::Future {
+        let Self { mut connection, inflight, data, meta } = self.clone();
+        let Some(id) = context.task_id().map(ToString::to_string) else { return async { Ok(()) }.boxed() };
+        async move {
+            let mut taken_out = redis::pipe();
+            taken_out.atomic().srem(inflight, &id).ignore();
+            taken_out.hdel(data, &id).ignore().del(format!("{meta}:{id}")).ignore();
+            let mut tried = 0;
+            loop {
+                tried += 1;
+                match taken_out.query_async::<()>(&mut connection).await {
+                    Err(error) if tried == ACKNOWLEDGE_TRIES => return Err(error),
+                    Err(_) => tokio::time::sleep(AWAY).await,
+                    Ok(()) => return Ok(()),
+                }
+            }
+        }
+        .boxed()
     }
-    Ok(Some(queue))
 }

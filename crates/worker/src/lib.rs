@@ -12,7 +12,6 @@ use penstock_flow::callbacks::Deliverer;
 use penstock_flow::delays;
 use penstock_flow::process::Worker;
 use penstock_flow::process::observe::Nobody;
-use penstock_queue::Handler;
 use tokio_util::sync::CancellationToken;
 
 /// A worker with everything that runs beside it.
@@ -33,7 +32,7 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
     let deliverer =
         Deliverer::new(engines.clone(), settings.rows_per_owner, settings.allow_private_callbacks)
             .map_err(|error| StartError(format!("no HTTP client can be made: {error}")))?;
-    let handler: Arc<dyn Handler> = worker.clone();
+    let handler = worker.ears();
     let bell = engines.bell.clone();
     let mut tasks = vec![
         tokio::spawn(worker.clone().run(stop.clone())),

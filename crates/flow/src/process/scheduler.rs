@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
-use penstock_queue::{Handler, Message, Packet};
+use penstock_queue::{Handler, Lane, Message, Packet};
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,9 +47,6 @@ const CLAIM_ROWS: usize = 200;
 /// Rows of a pipeline that are known and not yet claimed, in multiples of the concurrency; further ones wait in its lane
 /// of the queue, where they hold up no other pipeline's.
 const HEARD_PER_SLOT: usize = 4;
-
-/// Extractions that are known and wait.
-const EXTRACTIONS_AHEAD: usize = 256;
 
 /// While a dependency's next free moment is further away than this, its pipeline claims nothing.
 const ADMIT_WITHIN: Duration = Duration::from_millis(500);
@@ -90,7 +87,7 @@ pub struct WorkerFigures {
     pub settled: Arc<SettleFigures>,
 }
 
-/// A worker. [`Worker::run`] is its life; as a [`Handler`] it takes the queue's messages.
+/// A worker. [`Worker::run`] is its life, its [`ears`](Worker::ears) take the queue's messages.
 pub struct Worker {
     engines: Engines,
     caller: Arc<Caller>,
@@ -102,8 +99,11 @@ pub struct Worker {
     leases: Arc<Leases>,
     figures: Arc<WorkerFigures>,
     loads: Mutex<HashMap<String, LaneLoad>>,
-    extractions: mpsc::Sender<BatchSeq>,
-    extractions_in: Mutex<Option<mpsc::Receiver<BatchSeq>>>,
+    /// One extraction at a time: it is bound by the database, not by waiting. Further files wait in the queue, where
+    /// another worker finds them.
+    extraction: Arc<Semaphore>,
+    extractions: TaskTracker,
+    extract_no_more: CancellationToken,
     draining: AtomicBool,
 }
 
@@ -115,7 +115,6 @@ impl Worker {
         policy: WorkerPolicy,
         observer: Arc<dyn Observer>,
     ) -> Arc<Self> {
-        let (extractions, extractions_in) = mpsc::channel(EXTRACTIONS_AHEAD);
         Arc::new(Self {
             engines,
             caller,
@@ -127,10 +126,16 @@ impl Worker {
             leases: Arc::default(),
             figures: Arc::default(),
             loads: Mutex::default(),
-            extractions,
-            extractions_in: Mutex::new(Some(extractions_in)),
+            extraction: Arc::new(Semaphore::new(1)),
+            extractions: TaskTracker::new(),
+            extract_no_more: CancellationToken::new(),
             draining: AtomicBool::new(false),
         })
+    }
+
+    /// What takes the queue's messages.
+    pub fn ears(self: &Arc<Self>) -> Arc<dyn Handler> {
+        Arc::new(Ears(self.clone()))
     }
 
     /// What the worker counts.
@@ -149,10 +154,11 @@ impl Worker {
             settlements_in,
         ));
         let keeper = tokio::spawn(self.clone().keep_leases());
-        let extractor = tokio::spawn(self.clone().extract_all(stop.clone()));
         let rows = TaskTracker::new();
         self.clone().claim_all(&stop, &rows, &settlements).await;
         self.draining.store(true, Ordering::SeqCst);
+        self.extract_no_more.cancel();
+        self.extractions.close();
         self.give_back_heard().await;
         rows.close();
         if tokio::time::timeout(self.policy.grace, rows.wait()).await.is_err() {
@@ -166,9 +172,8 @@ impl Worker {
         if tokio::time::timeout(self.policy.grace, settler).await.is_err() {
             tracing::warn!("settlement did not end within the grace period");
         }
-        if let Err(error) = extractor.await {
-            tracing::error!(%error, "the extractor ended badly");
-        }
+        // An extraction stops behind the chunk that it is at.
+        self.extractions.wait().await;
         keeper.abort();
     }
 
@@ -380,37 +385,23 @@ impl Worker {
         }
     }
 
-    /// One extraction at a time: it is bound by the database, not by waiting.
-    async fn extract_all(self: Arc<Self>, stop: CancellationToken) {
-        let Some(mut batches) = self.extractions_in.lock().unwrap_or_else(PoisonError::into_inner).take()
-        else {
-            return;
+    async fn extract(self: Arc<Self>, batch: BatchSeq) {
+        let mut rows = None;
+        let mut count = |batch: &Batch, at: Checkpoint| {
+            let before = rows.replace(at.rows).unwrap_or(batch.checkpoint.rows);
+            let more = u64::from(at.rows.saturating_sub(before));
+            self.figures.extracted.fetch_add(more, Ordering::Relaxed);
         };
-        loop {
-            let batch = tokio::select! {
-                () = stop.cancelled() => return,
-                batch = batches.recv() => match batch {
-                    Some(batch) => batch,
-                    None => return,
-                },
-            };
-            let mut rows = None;
-            let mut count = |batch: &Batch, at: Checkpoint| {
-                let before = rows.replace(at.rows).unwrap_or(batch.checkpoint.rows);
-                self.figures
-                    .extracted
-                    .fetch_add(u64::from(at.rows.saturating_sub(before)), Ordering::Relaxed);
-            };
-            let done =
-                extract::extract(&self.engines, &self.policy.extract, batch, false, &stop, &mut count).await;
-            match done {
-                Ok(Extracted::Held { holder, .. }) => {
-                    tracing::debug!(batch = batch.0, holder, "another worker extracts the batch");
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, batch = batch.0, "the extraction stopped at its checkpoint; the sweep takes it up");
-                }
+        let stop = &self.extract_no_more;
+        let done =
+            extract::extract(&self.engines, &self.policy.extract, batch, false, stop, &mut count).await;
+        match done {
+            Ok(Extracted::Held { holder, .. }) => {
+                tracing::debug!(batch = batch.0, holder, "another worker extracts the batch");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, batch = batch.0, "the extraction stopped at its checkpoint; the sweep takes it up");
             }
         }
     }
@@ -454,27 +445,46 @@ impl Worker {
     }
 }
 
+/// The worker as the queue sees it.
+struct Ears(Arc<Worker>);
+
 #[async_trait]
-impl Handler for Worker {
+impl Handler for Ears {
     async fn handle(&self, message: Message) {
+        let worker = &self.0;
         match message {
-            Message::Rows(packet) => self.hear(packet).await,
+            Message::Rows(packet) => worker.hear(packet).await,
             Message::Extract { batch } => {
-                // A full channel drops the bell: the sweep rings again.
-                if self.extractions.try_send(batch).is_err() {
-                    tracing::debug!(batch = batch.0, "too many extractions wait; the sweep rings again");
+                let Ok(only) = worker.extraction.clone().try_acquire_owned() else { return };
+                if worker.extract_no_more.is_cancelled() {
+                    return;
+                }
+                let extraction = worker.clone().extract(batch);
+                // A task of its own: it goes on when the queue breaks off in the middle.
+                let ended = worker.extractions.spawn(async move {
+                    extraction.await;
+                    drop(only);
+                });
+                if let Err(error) = ended.await {
+                    tracing::error!(%error, batch = batch.0, "an extraction ended badly");
                 }
             }
         }
     }
 
-    fn has_room(&self, lane: &str) -> bool {
-        let most = self.policy.concurrency * HEARD_PER_SLOT;
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting(lane) < most
+    fn has_room(&self, lane: &Lane) -> bool {
+        let worker = &self.0;
+        match lane {
+            Lane::Extractions => worker.extraction.available_permits() > 0,
+            Lane::Rows(pipeline) => {
+                let most = worker.policy.concurrency * HEARD_PER_SLOT;
+                worker.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting(pipeline) < most
+            }
+        }
     }
 
-    fn lanes(&self) -> Vec<String> {
-        self.engines.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect()
+    fn pipelines(&self) -> Vec<String> {
+        self.0.engines.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect()
     }
 }
 

@@ -1,0 +1,358 @@
+//! The doorbell on Redis, on a real one of each test's own: what it promises, and each of the ways in which apalis-redis
+//! is known to lose or keep too much.
+#![allow(clippy::unwrap_used, reason = "a test's way to fail")]
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchSeq, RowRef};
+use penstock_queue::{Bell as _, Handler, Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet, Rung, SharedBell};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Nothing that is waited for takes longer.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A Redis of a test's own.
+struct Redis {
+    server: Option<Child>,
+    port: u16,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut redis = Self { server: None, port };
+        redis.again();
+        redis
+    }
+
+    /// Starts it, empty.
+    fn again(&mut self) {
+        let port = self.port.to_string();
+        let server = Command::new("redis-server")
+            .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed by `cargo xtask test`");
+        self.server = Some(server);
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+
+    fn ask(&self, words: &[&str]) -> String {
+        let output =
+            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// What it needs for its keys, without its own books and buffers.
+    fn bytes(&self) -> u64 {
+        let info = self.ask(&["info", "memory"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).unwrap();
+        line.trim().parse().unwrap()
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn bell(&self, process: &str) -> Arc<SharedBell> {
+        Arc::new(SharedBell::connect(&self.url(), process.to_owned()).unwrap())
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Takes messages as the test wants it to.
+struct Taker {
+    heard: mpsc::UnboundedSender<Message>,
+    has_room: Arc<AtomicBool>,
+    takes: Duration,
+}
+
+#[async_trait]
+impl Handler for Taker {
+    async fn handle(&self, message: Message) {
+        assert_ne!(message, extract(13), "a handler that panics");
+        self.heard.send(message).unwrap();
+        tokio::time::sleep(self.takes).await;
+    }
+
+    fn has_room(&self, _: &Lane) -> bool {
+        self.has_room.load(Ordering::SeqCst)
+    }
+
+    fn pipelines(&self) -> Vec<String> {
+        vec!["invite".to_owned()]
+    }
+}
+
+/// Somebody who listens.
+struct Listening {
+    heard: mpsc::UnboundedReceiver<Message>,
+    has_room: Arc<AtomicBool>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Listening {
+    fn to(bell: &Arc<SharedBell>) -> Self {
+        Self::slowly_to(bell, Duration::ZERO)
+    }
+
+    fn slowly_to(bell: &Arc<SharedBell>, takes: Duration) -> Self {
+        let (sender, heard) = mpsc::unbounded_channel();
+        let (stop, has_room) = (CancellationToken::new(), Arc::new(AtomicBool::new(true)));
+        let taker = Arc::new(Taker { heard: sender, has_room: has_room.clone(), takes });
+        let task = tokio::spawn({
+            let (bell, stop) = (bell.clone(), stop.clone());
+            async move { bell.listen(taker, stop).await }
+        });
+        Self { heard, has_room, stop, task }
+    }
+
+    async fn next(&mut self) -> Message {
+        tokio::time::timeout(PATIENCE, self.heard.recv()).await.expect("it comes").unwrap()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.expect("it ends").unwrap();
+    }
+}
+
+fn extract(batch: i64) -> Message {
+    Message::Extract { batch: BatchSeq(batch) }
+}
+
+/// A full packet, the `number`th.
+fn rows(pipeline: &str, number: u32) -> Message {
+    let mut packet = Packet::new(pipeline, 1_800_000_000_000);
+    for row in 1..=u32::try_from(PACKET_ROWS).unwrap() {
+        packet.push(RowRef { batch: BatchSeq(1), number: number * 1000 + row }, row);
+    }
+    Message::Rows(packet)
+}
+
+/// Waits until it is so.
+async fn until(mut so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < PATIENCE, "it never was");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// As many messages as a million rows make go through, and Redis' memory is where it was: nothing of them is left. Nobody
+/// who has ended is listed any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_of_messages_that_were_taken() {
+    let redis = Redis::start();
+    let (ringer, bell) = (redis.bell("ringer"), redis.bell("listener"));
+    let mut listening = Listening::to(&bell);
+    ringer.ring(vec![rows("invite", 0)]).await.unwrap();
+    listening.next().await;
+    until(|| redis.ask(&["scard", "penstock:rows:invite:inflight:listener/1.0"]) == "0").await;
+    let (keys, bytes) = (redis.ask(&["dbsize"]), redis.bytes());
+    for round in 0..5 {
+        let messages = (0..1000).map(|number| rows("invite", round * 1000 + number)).collect();
+        assert_eq!(ringer.ring(messages).await.unwrap(), Rung { rung: 1000, held_back: 0 });
+        for _ in 0..1000 {
+            listening.next().await;
+        }
+    }
+    until(|| redis.ask(&["dbsize"]) == keys).await;
+    assert_eq!(bell.backlog().await.unwrap()["invite"], 0);
+    let after = redis.bytes();
+    assert!(after < bytes + 20_000, "{bytes} bytes before a million rows, {after} afterwards");
+    listening.end().await;
+    until(|| redis.ask(&["zcard", "penstock:rows:invite:workers"]) == "0").await;
+    assert_eq!(redis.ask(&["keys", "*:workers:metadata:*"]), "");
+}
+
+/// 8,000 messages at once would stop every listener for good: no more than half of that ever wait, the rest is held back,
+/// and all that wait can be fetched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_bears_so_many_messages_and_no_more() {
+    let redis = Redis::start();
+    let bell = redis.bell("one");
+    let most = MAX_BACKLOG as usize;
+    let messages = (0..10_000).map(|number| rows("invite", number)).collect();
+    assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back: 10_000 - most });
+    let more = bell.ring(vec![rows("invite", 0), rows("other", 0), extract(1)]).await.unwrap();
+    assert_eq!(more, Rung { rung: 2, held_back: 1 }, "a full lane holds up neither a file nor another one");
+    assert_eq!(bell.backlog().await.unwrap()["invite"], most as u64);
+    let mut listening = Listening::to(&bell);
+    let began = Instant::now();
+    for _ in 0..most + 2 {
+        listening.next().await;
+    }
+    println!("{most} packets were taken in {:?}", began.elapsed());
+    listening.end().await;
+}
+
+/// A lane in which nobody has rung before is listened to; an idle one is looked at many times a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_listener_hears_at_once() {
+    let redis = Redis::start();
+    let bell = redis.bell("one");
+    let mut listening = Listening::to(&bell);
+    bell.ring(vec![rows("invite", 0), rows("unknown", 0)]).await.unwrap();
+    let mut heard = vec![listening.next().await.lane(), listening.next().await.lane()];
+    heard.sort();
+    assert_eq!(heard, [Lane::Rows("invite".into()), Lane::Rows("unknown".into())]);
+    let mut waits = Vec::new();
+    for number in 0..20 {
+        tokio::time::sleep(Duration::from_millis(130)).await;
+        let began = Instant::now();
+        bell.ring(vec![rows("invite", number)]).await.unwrap();
+        listening.next().await;
+        waits.push(began.elapsed());
+    }
+    waits.sort();
+    assert!(waits[10] < Duration::from_millis(250), "{waits:?}");
+    listening.end().await;
+}
+
+/// A listener without room takes nothing: what waits goes to another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_has_no_room_for_another_takes() {
+    let redis = Redis::start();
+    let (full, free) = (redis.bell("full"), redis.bell("free"));
+    let mut crowded = Listening::to(&full);
+    crowded.has_room.store(false, Ordering::SeqCst);
+    // What it may have asked for before it was full.
+    full.ring(vec![rows("invite", 0)]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    while crowded.heard.try_recv().is_ok() {}
+    let mut other = Listening::to(&free);
+    full.ring((1..=20).map(|number| rows("invite", number)).collect()).await.unwrap();
+    let mut heard = 0;
+    while heard < 20 {
+        other.next().await;
+        heard += 1;
+    }
+    assert!(crowded.heard.try_recv().is_err());
+    crowded.has_room.store(true, Ordering::SeqCst);
+    full.ring(vec![rows("invite", 30), rows("invite", 31)]).await.unwrap();
+    tokio::select! {
+        _ = crowded.next() => {}
+        _ = other.next() => {}
+    }
+    crowded.end().await;
+    other.end().await;
+}
+
+/// Connections that are cut, all keys lost, a Redis that was away and comes back empty: the listener is there again by itself,
+/// under a name that nobody had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_comes_back_whatever_happens_to_redis() {
+    let mut redis = Redis::start();
+    let bell = redis.bell("one");
+    let mut listening = Listening::to(&bell);
+    let next = AtomicU64::new(1);
+    let ring = async |listening: &mut Listening| {
+        let number = u32::try_from(next.fetch_add(1, Ordering::SeqCst)).unwrap();
+        let began = Instant::now();
+        while bell.ring(vec![rows("invite", number)]).await.is_err() {
+            assert!(began.elapsed() < PATIENCE);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        while listening.next().await != rows("invite", number) {}
+    };
+    ring(&mut listening).await;
+    for _ in 0..3 {
+        redis.ask(&["client", "kill", "type", "normal"]);
+        ring(&mut listening).await;
+    }
+    redis.ask(&["flushall"]);
+    // The worker that is no longer registered ends; the next one hears it.
+    ring(&mut listening).await;
+    redis.kill();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    redis.again();
+    ring(&mut listening).await;
+    listening.end().await;
+}
+
+/// A message in the hands of a listener that was killed comes to another one, once its name has been silent for long enough.
+/// One whose handler takes long, while others live, does not come twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_listener_had_in_its_hands_comes_again() {
+    let redis = Redis::start();
+    let quick = |process: &str| {
+        let bell = SharedBell::connect(&redis.url(), process.to_owned()).unwrap();
+        Arc::new(bell.with_heartbeats(Duration::from_secs(1), 3))
+    };
+    let (first, second) = (quick("first"), quick("second"));
+    let mut doomed = Listening::slowly_to(&first, Duration::from_secs(3600));
+    first.ring(vec![extract(7)]).await.unwrap();
+    assert_eq!(doomed.next().await, extract(7));
+    let slow = Duration::from_secs(8);
+    let mut other = Listening::slowly_to(&second, slow);
+    // kill -9: no word is said any more.
+    doomed.task.abort();
+    let began = Instant::now();
+    assert_eq!(other.next().await, extract(7));
+    println!("it came again after {:?}", began.elapsed());
+    let third = quick("third");
+    let mut idle = Listening::to(&third);
+    let twice = tokio::time::timeout(slow + Duration::from_secs(5), idle.heard.recv()).await;
+    assert!(twice.is_err(), "its listener lives: {twice:?}");
+    assert_eq!(redis.ask(&["hlen", "penstock:extractions:data"]), "0", "and it is acknowledged");
+}
+
+/// What is no message of ours, and what makes the handler panic, is dropped and gone: neither comes again for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_taken_is_dropped_for_good() {
+    let redis = Redis::start();
+    let bell = redis.bell("one");
+    let mut listening = Listening::to(&bell);
+    for (id, text) in [("a", "{\"z\":1}"), ("b", "7")] {
+        redis.ask(&["hset", "penstock:extractions:data", id, text]);
+        redis.ask(&[
+            "hset",
+            &format!("penstock:extractions:meta:{id}"),
+            "attempts",
+            "0",
+            "max_attempts",
+            "1",
+            "status",
+            "Pending",
+        ]);
+        redis.ask(&["rpush", "penstock:extractions:active", id]);
+    }
+    bell.ring(vec![extract(13), extract(14)]).await.unwrap();
+    assert_eq!(listening.next().await, extract(14));
+    until(|| redis.ask(&["hlen", "penstock:extractions:data"]) == "0").await;
+    assert_eq!(redis.ask(&["keys", "penstock:extractions:meta:*"]), "");
+    listening.end().await;
+}
+
+/// A queue that is away is an error for who rings, and nothing to wait for when it stops.
+#[tokio::test]
+async fn it_is_stopped_before_redis_is_there() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let bell = redis.bell("one");
+    let listening = Listening::to(&bell);
+    assert!(bell.ready().await.is_err());
+    assert!(bell.ring(vec![extract(1)]).await.is_err());
+    listening.end().await;
+}
