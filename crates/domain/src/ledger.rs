@@ -170,6 +170,23 @@ pub enum Refusal {
     Erased,
 }
 
+/// More rows would leave a state than are in it: the rows and the ledger contradict each other, and nothing may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{rows} rows cannot leave `{state}`, which has {has}")]
+pub struct Overdrawn {
+    /// The counter.
+    pub state: &'static str,
+    /// What it counts.
+    pub has: u32,
+    /// What was to leave.
+    pub rows: u32,
+}
+
+fn draw(state: &'static str, from: &mut u32, rows: u32) -> Result<(), Overdrawn> {
+    *from = from.checked_sub(rows).ok_or(Overdrawn { state, has: *from, rows })?;
+    Ok(())
+}
+
 impl Ledger {
     /// The ledger of a new batch. `rows` is what the upload counted; none when nobody has read the file yet.
     pub fn new(rows: Option<u32>, allow_failures: bool, canary: Option<Canary>) -> Self {
@@ -323,31 +340,46 @@ impl Ledger {
 
     /// The dispatcher hands rows to the queue: `fresh` ones from the cursor, which moves over `skipped` more that
     /// were terminal already, and `returned` ones.
-    pub fn release(&mut self, fresh: u32, skipped: u32, returned: u32) {
+    ///
+    /// # Errors
+    /// When so many are not pending.
+    pub fn release(&mut self, fresh: u32, skipped: u32, returned: u32) -> Result<(), Overdrawn> {
+        draw("pending", &mut self.counts.pending, fresh + returned)?;
         self.next_number += fresh + skipped;
-        self.counts.pending -= fresh + returned;
         self.counts.queued += fresh + returned;
         self.touch();
+        Ok(())
     }
 
     /// Queued rows that no worker will take go back: the bell was lost, the batch was paused, a worker drains.
-    pub fn unqueue(&mut self, rows: u32) {
-        self.counts.queued -= rows;
+    ///
+    /// # Errors
+    /// When so many are not queued; so it is when the batch was cancelled meanwhile.
+    pub fn unqueue(&mut self, rows: u32) -> Result<(), Overdrawn> {
+        draw("queued", &mut self.counts.queued, rows)?;
         self.counts.pending += rows;
         self.touch();
+        Ok(())
     }
 
     /// A worker claimed queued rows.
-    pub fn claim(&mut self, rows: u32) {
-        self.counts.queued -= rows;
+    ///
+    /// # Errors
+    /// When so many are not queued; so it is when the batch was cancelled meanwhile.
+    pub fn claim(&mut self, rows: u32) -> Result<(), Overdrawn> {
+        draw("queued", &mut self.counts.queued, rows)?;
         self.counts.processing += rows;
         self.touch();
+        Ok(())
     }
 
     /// Claimed rows are settled, or their leases ran out (`given_back`).
-    pub fn settle(&mut self, tally: Tally, now: Timestamp) -> Vec<Event> {
+    ///
+    /// # Errors
+    /// When so many are not claimed.
+    pub fn settle(&mut self, tally: Tally, now: Timestamp) -> Result<Vec<Event>, Overdrawn> {
         let mut events = Vec::new();
-        self.counts.processing -= tally.rows();
+        draw("processing", &mut self.counts.processing, tally.rows())?;
         self.counts.completed += tally.completed;
         self.counts.failed += tally.failed;
         if self.cancelled_at.is_some() {
@@ -362,7 +394,7 @@ impl Ledger {
             self.note_progress(now, &mut events);
         }
         self.touch();
-        events
+        Ok(events)
     }
 
     /// Rows not yet started count as cancelled from now on.
@@ -583,10 +615,10 @@ mod tests {
     fn a_batch_runs_to_its_end() {
         let mut ledger = running(3);
         assert_eq!(ledger.fresh(), 3);
-        ledger.release(3, 0, 0);
-        ledger.claim(3);
-        assert!(ledger.settle(Tally { completed: 2, ..Tally::default() }, NOW).is_empty());
-        let events = ledger.settle(Tally { failed: 1, ..Tally::default() }, NOW);
+        ledger.release(3, 0, 0).unwrap();
+        ledger.claim(3).unwrap();
+        assert!(ledger.settle(Tally { completed: 2, ..Tally::default() }, NOW).unwrap().is_empty());
+        let events = ledger.settle(Tally { failed: 1, ..Tally::default() }, NOW).unwrap();
         assert_eq!(events, [Event::RowFailedFirst, Event::Finished]);
         assert_eq!((ledger.status, ledger.outcome), (BatchStatus::Completed, Some(Outcome::PartialSuccess)));
         assert_eq!(ledger.progress(), 100);
@@ -595,12 +627,12 @@ mod tests {
     #[test]
     fn cancel_counts_what_has_not_started_and_ends_with_the_last_row_in_flight() {
         let mut ledger = running(10);
-        ledger.release(4, 0, 0);
-        ledger.claim(2);
+        ledger.release(4, 0, 0).unwrap();
+        ledger.claim(2).unwrap();
         assert!(ledger.cancel(NOW).unwrap().is_empty());
         assert_eq!((ledger.counts.cancelled, ledger.counts.processing), (8, 2));
         assert_eq!(ledger.status, BatchStatus::Queued, "two rows still run");
-        let events = ledger.settle(Tally { completed: 1, given_back: 1, ..Tally::default() }, NOW);
+        let events = ledger.settle(Tally { completed: 1, given_back: 1, ..Tally::default() }, NOW).unwrap();
         assert_eq!(events, [Event::Cancelled, Event::Finished]);
         assert_eq!(ledger.counts.cancelled, 9);
         let before = ledger.clone();
@@ -611,9 +643,9 @@ mod tests {
     #[test]
     fn what_ran_to_its_end_is_not_cancelled() {
         let mut ledger = running(1);
-        ledger.release(1, 0, 0);
-        ledger.claim(1);
-        ledger.settle(Tally { completed: 1, ..Tally::default() }, NOW);
+        ledger.release(1, 0, 0).unwrap();
+        ledger.claim(1).unwrap();
+        ledger.settle(Tally { completed: 1, ..Tally::default() }, NOW).unwrap();
         assert_eq!(ledger.cancel(NOW), Err(Refusal::Ended));
     }
 
@@ -621,9 +653,9 @@ mod tests {
     fn the_first_failure_cancels_the_rest_when_failures_are_not_allowed() {
         let mut ledger = running(10);
         ledger.allow_failures = false;
-        ledger.release(5, 0, 0);
-        ledger.claim(1);
-        let events = ledger.settle(Tally { failed: 1, ..Tally::default() }, NOW);
+        ledger.release(5, 0, 0).unwrap();
+        ledger.claim(1).unwrap();
+        let events = ledger.settle(Tally { failed: 1, ..Tally::default() }, NOW).unwrap();
         assert_eq!(events, [Event::RowFailedFirst, Event::Cancelled, Event::Finished]);
         assert_eq!((ledger.status, ledger.outcome), (BatchStatus::Cancelled, Some(Outcome::Failure)));
         assert_eq!(ledger.counts.cancelled, 9);
@@ -632,9 +664,9 @@ mod tests {
     #[test]
     fn retry_of_a_cancelled_batch_takes_up_what_is_asked_for() {
         let mut ledger = running(10);
-        ledger.release(2, 0, 0);
-        ledger.claim(2);
-        ledger.settle(Tally { completed: 1, failed: 1, ..Tally::default() }, NOW);
+        ledger.release(2, 0, 0).unwrap();
+        ledger.claim(2).unwrap();
+        ledger.settle(Tally { completed: 1, failed: 1, ..Tally::default() }, NOW).unwrap();
         ledger.cancel(NOW).unwrap();
         let mut only_failed = ledger.clone();
         assert_eq!(only_failed.retry(RetryScope { failed: true, cancelled: false }, 1), 1);
@@ -647,9 +679,9 @@ mod tests {
     #[test]
     fn a_retry_that_finds_nothing_changes_nothing() {
         let mut ledger = running(1);
-        ledger.release(1, 0, 0);
-        ledger.claim(1);
-        ledger.settle(Tally { completed: 1, ..Tally::default() }, NOW);
+        ledger.release(1, 0, 0).unwrap();
+        ledger.claim(1).unwrap();
+        ledger.settle(Tally { completed: 1, ..Tally::default() }, NOW).unwrap();
         let before = ledger.clone();
         assert_eq!(ledger.retry(RetryScope { failed: true, cancelled: true }, 0), 0);
         assert_eq!(ledger, before);
@@ -662,9 +694,9 @@ mod tests {
         ledger.extraction_started(NOW);
         ledger.extraction_finished(10, NOW);
         assert_eq!(ledger.fresh(), 2);
-        ledger.release(2, 0, 0);
-        ledger.claim(2);
-        let events = ledger.settle(Tally { completed: 1, failed: 1, ..Tally::default() }, NOW);
+        ledger.release(2, 0, 0).unwrap();
+        ledger.claim(2).unwrap();
+        let events = ledger.settle(Tally { completed: 1, failed: 1, ..Tally::default() }, NOW).unwrap();
         assert_eq!(events, [Event::RowFailedFirst, Event::Held]);
         assert_eq!(ledger.fresh(), 0);
         ledger.resume().unwrap();

@@ -96,7 +96,7 @@ impl Life {
                 skipped += 1;
             }
         }
-        self.ledger.release(fresh, skipped, returned);
+        self.ledger.release(fresh, skipped, returned).expect("they are pending");
     }
 
     /// A worker's word about a row: it counts only while the worker holds it.
@@ -110,7 +110,7 @@ impl Life {
         }
         self.rows[row].record = Some(record);
         self.rows[row].holder = None;
-        let events = self.ledger.settle(tally, NOW);
+        let events = self.ledger.settle(tally, NOW).expect("they are claimed");
         self.tell(events);
     }
 
@@ -148,13 +148,13 @@ impl Life {
             Step::Release(most) => self.release(most),
             Step::LoseMessage(row) => {
                 self.rows[row].record = Some(RowStatus::Pending);
-                self.ledger.unqueue(1);
+                self.ledger.unqueue(1).expect("it is queued");
             }
             Step::Claim(row, worker) => {
                 self.rows[row].record = Some(RowStatus::Processing);
                 self.rows[row].holder = Some(worker);
                 self.rows[row].believers |= 1 << worker;
-                self.ledger.claim(1);
+                self.ledger.claim(1).expect("it is queued");
             }
             Step::Complete(row, worker) => {
                 self.settle(row, worker, RowStatus::Completed, Tally { completed: 1, ..Tally::default() });

@@ -30,6 +30,8 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     races::two_retries_at_once_do_the_work_once(&store).await;
     races::one_idempotency_key_makes_one_batch(&store).await;
     races::settlements_of_one_batch_at_once_all_count(&store).await;
+    races::a_sweep_and_a_cancel_at_once(&store).await;
+    races::an_operators_claim_leaves_a_cancelled_batch_alone(&store).await;
     outbox::each_event_of_a_run_is_said_once(&store).await;
     outbox::a_delay_is_said_once_in_a_run(&store).await;
     outbox::a_callback_is_delivered_under_one_lease(&store).await;

@@ -7,6 +7,7 @@ use penstock_domain::ids::RowRef;
 use penstock_store::Store;
 use penstock_store::batches::{Created, Idempotency};
 use penstock_store::control::RetrySelection;
+use penstock_store::work::Claim;
 
 use crate::fixture::{LEASE, START, claim, completed, extracted, failed, look, new_batch, release, token};
 
@@ -135,4 +136,42 @@ pub async fn settlements_of_one_batch_at_once_all_count(store: &Arc<dyn Store>) 
     }
     let ledger = look(store, batch.seq).await.ledger;
     assert_eq!((finished, ledger.counts.completed, ledger.is_finished()), (1, 100, true));
+}
+
+/// A cancel that comes between what a sweep has seen and what it does: the rows stay where they are, and count as cancelled.
+pub async fn a_sweep_and_a_cancel_at_once(store: &Arc<dyn Store>) {
+    let late = START + LEASE + LEASE;
+    for round in 0..12 {
+        let batch = extracted(store, &new_batch(store, 60).await, 60).await;
+        release(store, batch.seq, 60, START).await;
+        let sweep = async {
+            for _ in 0..round % 4 {
+                tokio::task::yield_now().await;
+            }
+            store.sweep(late, 0, false).await
+        };
+        let (swept, cancelled) = tokio::join!(sweep, store.cancel(batch.seq, "operator:suite", late));
+        swept.unwrap();
+        cancelled.unwrap();
+        let counts = look(store, batch.seq).await.ledger.counts;
+        assert_eq!((counts.cancelled, counts.unfinished()), (60, 0));
+    }
+}
+
+/// What an operator asks for by hand runs of a paused batch, and never of a cancelled one.
+pub async fn an_operators_claim_leaves_a_cancelled_batch_alone(store: &Arc<dyn Store>) {
+    let batch = extracted(store, &new_batch(store, 4).await, 4).await;
+    release(store, batch.seq, 2, START).await;
+    store.pause(batch.seq, "operator:suite", START).await.unwrap();
+    let by_hand = async |number| {
+        let rows = [RowRef { batch: batch.seq, number }];
+        let claim =
+            Claim { rows: &rows, token: token(), holder: "suite", until: START + LEASE, also_pending: true };
+        store.claim(&claim, START).await.unwrap().len()
+    };
+    assert_eq!((by_hand(1).await, by_hand(3).await), (1, 1), "one that was queued, one that never was");
+    store.cancel(batch.seq, "operator:suite", START).await.unwrap();
+    assert_eq!((by_hand(2).await, by_hand(4).await), (0, 0));
+    let counts = look(store, batch.seq).await.ledger.counts;
+    assert_eq!((counts.processing, counts.cancelled), (2, 2));
 }

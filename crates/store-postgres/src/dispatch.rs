@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::ledger::Tally;
 use penstock_domain::time::Timestamp;
-use penstock_store::StoreResult;
 use penstock_store::dispatch::{BatchLoad, Dispatch, OwnerLoad, Released, RunLock, RunRecord, Swept, Take};
 use penstock_store::settling::Moved;
+use penstock_store::{StoreResult, overdrawn};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
@@ -70,6 +70,9 @@ impl PostgresStore {
             for row in &found {
                 let seq = BatchSeq(row.get("batch"));
                 let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { continue };
+                if matches!(stale, Stale::Queued) && batch.ledger.cancelled_at.is_some() {
+                    continue;
+                }
                 let read_revision = batch.ledger.revision;
                 let done = sqlx::query(sqlx::AssertSqlSafe(format!(
                     "/* penstock:sweep */ UPDATE row_state AS s SET status = 0, not_before = $1, lease_token = NULL, \
@@ -85,10 +88,13 @@ impl PostgresStore {
                 let rows = u32::try_from(done.rows_affected()).unwrap_or(u32::MAX);
                 let events = match stale {
                     Stale::Queued => {
-                        batch.ledger.unqueue(rows);
+                        batch.ledger.unqueue(rows).map_err(overdrawn(seq))?;
                         Vec::new()
                     }
-                    Stale::Leased => batch.ledger.settle(Tally { given_back: rows, ..Tally::default() }, now),
+                    Stale::Leased => {
+                        let tally = Tally { given_back: rows, ..Tally::default() };
+                        batch.ledger.settle(tally, now).map_err(overdrawn(seq))?
+                    }
                 };
                 ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
                 total += rows;
@@ -255,7 +261,7 @@ impl Dispatch for PostgresStore {
         for moved in &mut batches {
             let Some(numbers) = came_back.get(&moved.batch.seq) else { continue };
             let rows = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-            moved.batch.ledger.release(0, 0, rows);
+            moved.batch.ledger.release(0, 0, rows).map_err(overdrawn(moved.batch.seq))?;
             if let Some(left) = wanted.get_mut(&moved.batch.seq) {
                 *left = left.saturating_sub(rows);
             }
@@ -280,7 +286,7 @@ impl Dispatch for PostgresStore {
                 let numbers = made.remove(&seq).unwrap_or_default();
                 let fresh = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
                 if let Some(moved) = batches.iter_mut().find(|moved| moved.batch.seq == seq) {
-                    moved.batch.ledger.release(fresh, rows - fresh, 0);
+                    moved.batch.ledger.release(fresh, rows - fresh, 0).map_err(overdrawn(seq))?;
                 }
                 if let Some(left) = wanted.get_mut(&seq) {
                     *left = left.saturating_sub(fresh);

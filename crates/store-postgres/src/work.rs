@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
-use penstock_store::StoreResult;
 use penstock_store::batches::Batch;
 use penstock_store::settling::{self, Move};
 use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settlement, Work};
+use penstock_store::{StoreResult, overdrawn};
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
@@ -42,7 +42,7 @@ impl Work for PostgresStore {
         let seqs: BTreeSet<BatchSeq> = claim.rows.iter().map(|row| row.batch).collect();
         let mut batches = ledgers::read_all(&mut tx, &seqs, NAME).await?;
         if claim.also_pending {
-            for moved in &mut batches {
+            for moved in batches.iter_mut().filter(|moved| moved.batch.runs()) {
                 wake(&mut tx, &mut moved.batch, claim.rows, NAME).await?;
             }
         }
@@ -50,7 +50,7 @@ impl Work for PostgresStore {
         let mut shut: BTreeSet<BatchSeq> = BTreeSet::new();
         for moved in &batches {
             let ledger = &moved.batch.ledger;
-            if ledger.claimable() || claim.also_pending {
+            if ledger.claimable() || (claim.also_pending && moved.batch.runs()) {
                 open.insert(moved.batch.seq);
             } else if ledger.cancelled_at.is_none() {
                 shut.insert(moved.batch.seq);
@@ -64,10 +64,10 @@ impl Work for PostgresStore {
             let given_back = count(back.iter().filter(|row| row.batch == seq).count());
             let taken = count(claimed.iter().filter(|one| one.row.batch == seq).count());
             if given_back > 0 {
-                moved.batch.ledger.unqueue(given_back);
+                moved.batch.ledger.unqueue(given_back).map_err(overdrawn(seq))?;
             }
             if taken > 0 {
-                moved.batch.ledger.claim(taken);
+                moved.batch.ledger.claim(taken).map_err(overdrawn(seq))?;
             }
         }
         ledgers::write_all(&mut tx, &batches, now, NAME).await?;
@@ -141,7 +141,7 @@ impl Work for PostgresStore {
             receipts.extend(one.receipts().iter().map(|receipt| (one.row, receipt)));
         }
         put_receipts(&mut tx, &receipts, NAME).await?;
-        let report = settling::account(&mut batches, group, &held, now);
+        let report = settling::account(&mut batches, group, &held, now)?;
         ledgers::write_all(&mut tx, &batches, now, NAME).await?;
         penstock_store::crash::point(penstock_store::crash::INSIDE_SETTLEMENT);
         commit(tx, NAME).await?;
@@ -159,7 +159,7 @@ impl Work for PostgresStore {
         for moved in &mut batches {
             let rows = count(back.iter().filter(|row| row.batch == moved.batch.seq).count());
             if rows > 0 {
-                moved.batch.ledger.unqueue(rows);
+                moved.batch.ledger.unqueue(rows).map_err(overdrawn(moved.batch.seq))?;
             }
         }
         ledgers::write_all(&mut tx, &batches, now, NAME).await?;
@@ -306,13 +306,6 @@ async fn wake(
 ) -> StoreResult<()> {
     let list: Vec<i32> =
         rows.iter().filter(|row| row.batch == batch.seq).map(|row| int(row.number)).collect();
-    let runs = batch.ledger.extracted
-        && !batch.ledger.is_finished()
-        && batch.ledger.cancelled_at.is_none()
-        && batch.erased_at.is_none();
-    if !runs {
-        return Ok(());
-    }
     let woken =
         sqlx::query("UPDATE row_state SET status = 1 WHERE batch = $1 AND status = 0 AND number = ANY($2)")
             .bind(batch.seq.0)
@@ -335,7 +328,7 @@ async fn wake(
     .rows_affected();
     let rows = u32::try_from(woken + fresh).unwrap_or(u32::MAX);
     if rows > 0 {
-        batch.ledger.release(0, 0, rows);
+        batch.ledger.release(0, 0, rows).map_err(overdrawn(batch.seq))?;
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::ledger::Tally;
 use penstock_domain::time::Timestamp;
-use penstock_store::StoreResult;
 use penstock_store::dispatch::{BatchLoad, Dispatch, OwnerLoad, Released, RunLock, RunRecord, Swept, Take};
+use penstock_store::{StoreResult, overdrawn};
 use sqlx::Row as _;
 
 use crate::convert::Columns;
@@ -64,6 +64,9 @@ impl SqliteStore {
             for row in &found {
                 let seq = BatchSeq(row.get("batch"));
                 let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { continue };
+                if matches!(stale, Stale::Queued) && batch.ledger.cancelled_at.is_some() {
+                    continue;
+                }
                 let read_revision = batch.ledger.revision;
                 let done = sqlx::query(sqlx::AssertSqlSafe(format!(
                     "/* penstock:sweep */ UPDATE row_state AS s SET status = 0, not_before = ?1, lease_token = NULL, \
@@ -79,10 +82,13 @@ impl SqliteStore {
                 let rows = u32::try_from(done.rows_affected()).unwrap_or(u32::MAX);
                 let events = match stale {
                     Stale::Queued => {
-                        batch.ledger.unqueue(rows);
+                        batch.ledger.unqueue(rows).map_err(overdrawn(seq))?;
                         Vec::new()
                     }
-                    Stale::Leased => batch.ledger.settle(Tally { given_back: rows, ..Tally::default() }, now),
+                    Stale::Leased => {
+                        let tally = Tally { given_back: rows, ..Tally::default() };
+                        batch.ledger.settle(tally, now).map_err(overdrawn(seq))?
+                    }
                 };
                 ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
                 total += rows;
@@ -289,7 +295,7 @@ impl Dispatch for SqliteStore {
                 numbers.extend(made);
             }
             if fresh + skipped + came_back > 0 {
-                batch.ledger.release(fresh, skipped, came_back);
+                batch.ledger.release(fresh, skipped, came_back).map_err(overdrawn(take.batch))?;
                 ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
                 sqlx::query("UPDATE batches SET served_at = ? WHERE seq = ?")
                     .bind(now.millis())

@@ -54,6 +54,16 @@ pub struct Batch {
     pub erased_at: Option<Timestamp>,
 }
 
+impl Batch {
+    /// Whether any of its rows may still be run: all of them are in SQL, it has neither ended nor been cancelled or erased.
+    pub fn runs(&self) -> bool {
+        self.ledger.extracted
+            && !self.ledger.is_finished()
+            && self.ledger.cancelled_at.is_none()
+            && self.erased_at.is_none()
+    }
+}
+
 /// A position between two records of the plain file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {

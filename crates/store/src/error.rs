@@ -1,6 +1,7 @@
 //! What can go wrong with a database.
 
-use penstock_domain::ledger::Refusal;
+use penstock_domain::ids::BatchSeq;
+use penstock_domain::ledger::{Overdrawn, Refusal};
 
 /// The result of every method of a store.
 pub type StoreResult<T> = Result<T, StoreError>;
@@ -29,6 +30,14 @@ pub enum StoreError {
         column: &'static str,
         /// The record.
         key: String,
+    },
+    /// A ledger and its rows contradict each other; nothing was written.
+    #[error("the ledger of batch {batch} does not fit its rows: {overdrawn}")]
+    Overdrawn {
+        /// The batch's key in SQL.
+        batch: i64,
+        /// What does not fit.
+        overdrawn: Overdrawn,
     },
     /// No such thing.
     #[error("{what} does not exist")]
@@ -59,4 +68,9 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
+}
+
+/// Names the batch whose ledger does not fit its rows.
+pub fn overdrawn(batch: BatchSeq) -> impl Fn(Overdrawn) -> StoreError {
+    move |overdrawn| StoreError::Overdrawn { batch: batch.0, overdrawn }
 }

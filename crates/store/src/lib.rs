@@ -25,7 +25,7 @@ pub mod reading;
 pub mod settling;
 pub mod work;
 
-pub use error::{StoreError, StoreResult};
+pub use error::{StoreError, StoreResult, overdrawn};
 
 /// Everything an engine does. Services hold it as `Arc<dyn Store>`.
 pub trait Store:

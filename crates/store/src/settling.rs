@@ -7,7 +7,9 @@ use penstock_domain::ledger::{Event, Tally};
 use penstock_domain::row::{Receipt, RowStatus};
 use penstock_domain::time::Timestamp;
 
+use crate::StoreResult;
 use crate::batches::Batch;
+use crate::error::overdrawn;
 use crate::work::{SettleReport, Settled, Settlement};
 
 /// A row's new state, column by column. It is written only where the row is still held under the token.
@@ -112,12 +114,15 @@ impl Moved {
 }
 
 /// Moves the ledgers of a group's batches by what was really `held` (and so was moved), and reports.
+///
+/// # Errors
+/// When a ledger does not have what was held.
 pub fn account(
     batches: &mut [Moved],
     group: &[Settlement],
     held: &HashSet<RowRef>,
     now: Timestamp,
-) -> SettleReport {
+) -> StoreResult<SettleReport> {
     let mut report = SettleReport::default();
     let mut tallies: BTreeMap<_, (Tally, Option<u32>)> = BTreeMap::new();
     for settlement in group {
@@ -139,7 +144,7 @@ pub fn account(
     for moved in batches {
         let Some((tally, first_failed)) = tallies.remove(&moved.batch.seq) else { continue };
         let was_finished = moved.batch.ledger.is_finished();
-        moved.events = moved.batch.ledger.settle(tally, now);
+        moved.events = moved.batch.ledger.settle(tally, now).map_err(overdrawn(moved.batch.seq))?;
         if !moved.batch.ledger.allow_failures && moved.batch.failure_row.is_none() {
             moved.batch.failure_row = first_failed;
         }
@@ -147,5 +152,5 @@ pub fn account(
             report.finished.push(moved.batch.seq);
         }
     }
-    report
+    Ok(report)
 }
