@@ -8,16 +8,16 @@ use penstock_domain::time::Timestamp;
 /// No answer holds a dependency up for longer.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3). An hour at the most; none when it cannot be read.
-pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+/// `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3). `longest` at the most; none when it cannot be read.
+pub fn retry_after(value: &str, now: Timestamp, longest: Duration) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds).min(LONGEST));
+        return Some(Duration::from_secs(seconds).min(longest));
     }
     let at = httpdate::parse_http_date(value).ok()?;
     let at = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     let at = Timestamp::from_millis(i64::try_from(at.as_millis()).ok()?);
-    Some(at.since(now).min(LONGEST))
+    Some(at.since(now).min(longest))
 }
 
 /// Until when an answer of this status asks to wait, by `Retry-After` or, when it says that nothing is left, by the
@@ -26,7 +26,7 @@ pub fn wait_until(status: u16, headers: &BTreeMap<String, String>, now: Timestam
     if !matches!(status, 429 | 503) {
         return None;
     }
-    if let Some(pause) = headers.get("retry-after").and_then(|value| retry_after(value, now)) {
+    if let Some(pause) = headers.get("retry-after").and_then(|value| retry_after(value, now, LONGEST)) {
         return Some(now + pause);
     }
     // A 503 is about the limit only when the headers say that nothing of it is left.

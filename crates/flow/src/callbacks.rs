@@ -7,15 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use penstock_crypto::webhook;
-use penstock_domain::ids::{BatchId, OwnerSeq};
+use penstock_domain::ids::{BatchId, LeaseToken, OwnerSeq};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
-use penstock_store::callbacks::{Callback, CallbackStatus, Delivery};
+use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Delivery};
 use penstock_store::owners::CallbackSecrets;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
@@ -45,10 +45,19 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const LEASE: Duration = Duration::from_secs(60);
 
 /// Deliveries under way in one worker.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 32;
 
-/// How often the outbox is looked at while it is empty.
+/// Deliveries to one receiver under way in all workers: one that hangs holds up its own callbacks and nobody else's.
+const PER_RECEIVER: u32 = 4;
+
+/// How often the outbox is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What is under way may go on for so long after the worker was told to stop; then it is sent again, under the same id.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// A receiver that asks for a longer pause does not get it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// After a rotation the previous secret signs beside the new one for so long.
 pub const ROTATION_OVERLAP: Duration = Duration::from_secs(24 * 3600);
@@ -103,6 +112,7 @@ fn is_private(ip: IpAddr) -> bool {
                 || a == 0
                 || (a == 100 && (64..128).contains(&b))
                 || (a == 192 && b == 0 && c == 0)
+                || (a == 192 && b == 88 && c == 99)
                 || (a == 198 && (18..20).contains(&b))
                 || a >= 240
         }
@@ -110,15 +120,19 @@ fn is_private(ip: IpAddr) -> bool {
             if let Some(mapped) = ip.to_ipv4_mapped() {
                 return is_private(IpAddr::V4(mapped));
             }
-            let first = ip.segments()[0];
-            ip.is_loopback()
+            let [first, second, ..] = ip.segments();
+            // Compatible addresses (::a.b.c.d) are long out of use, and lead where their last half says.
+            (first == 0 && second == 0)
+                || ip.is_loopback()
                 || ip.is_unspecified()
                 || ip.is_multicast()
                 || (first & 0xfe00) == 0xfc00
                 || (first & 0xffc0) == 0xfe80
                 || first == 0x0064
-                || (first == 0x2001 && ip.segments()[1] == 0x0db8)
+                || (first == 0x2001 && (second < 0x0200 || second == 0x0db8))
                 || first == 0x2002
+                || (first & 0xfff0) == 0x3ff0
+                || first == 0x5f00
         }
     }
 }
@@ -164,47 +178,46 @@ impl Deliverer {
         Ok(Self { engines, client: builder.build()?, rows_per_owner, allow_private })
     }
 
-    /// Delivers until `stop`.
+    /// Delivers until `stop`. A slot that is free again is filled at once, whatever the others wait for.
     pub async fn run(self, stop: CancellationToken) {
+        let this = Arc::new(self);
+        let mut under_way = JoinSet::new();
         while !stop.is_cancelled() {
-            let delivered = match self.deliver_due().await {
-                Ok(delivered) => delivered,
-                Err(error) => {
-                    tracing::warn!(%error, "callbacks wait for the database");
-                    0
+            let free = AT_ONCE.saturating_sub(under_way.len());
+            match this.lease(free).await {
+                Ok((token, due)) => {
+                    for callback in due {
+                        under_way.spawn(this.clone().carry(callback, token));
+                    }
                 }
-            };
-            if delivered == 0 {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
-                }
+                Err(error) => tracing::warn!(%error, "callbacks wait for the database"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                Some(_) = under_way.join_next() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
+        let ended = async { while under_way.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(STOP_WITHIN, ended).await;
     }
 
-    /// Delivers what is due, and tells how many were tried.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn deliver_due(&self) -> Result<usize, FlowError> {
+    async fn lease(&self, free: usize) -> Result<(LeaseToken, Vec<Callback>), FlowError> {
         let now = self.engines.clock.now();
         let token = self.engines.chance.lease_token();
-        let limit = u32::try_from(AT_ONCE).unwrap_or(u32::MAX);
-        let due = self.engines.store.lease_callbacks(token, now, now + LEASE, limit).await?;
-        let tried = due.len();
-        let deliveries: Vec<Result<(), FlowError>> = futures::stream::iter(due)
-            .map(|callback| async move {
-                let outcome = self.deliver(&callback).await;
-                let delivery = self.judge(&callback, token, outcome);
-                self.engines.store.settle_callback(&delivery).await?;
-                Ok(())
-            })
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
-        deliveries.into_iter().collect::<Result<(), FlowError>>()?;
-        Ok(tried)
+        let limit = u32::try_from(free).unwrap_or(u32::MAX);
+        let lease = CallbackLease { token, now, until: now + LEASE, limit, per_receiver: PER_RECEIVER };
+        let due = if limit == 0 { Vec::new() } else { self.engines.store.lease_callbacks(&lease).await? };
+        Ok((token, due))
+    }
+
+    /// One delivery, and what came of it. What cannot be written down is sent again when its lease has run out.
+    async fn carry(self: Arc<Self>, callback: Callback, token: LeaseToken) {
+        let answer = self.deliver(&callback).await;
+        let delivery = self.judge(&callback, token, answer);
+        if let Err(error) = self.engines.store.settle_callback(&delivery).await {
+            tracing::warn!(%error, callback = %callback.id, "a delivery was not written down");
+        }
     }
 
     async fn deliver(&self, callback: &Callback) -> Answer {
@@ -243,11 +256,11 @@ impl Deliverer {
                     .headers()
                     .get("retry-after")
                     .and_then(|value| value.to_str().ok())
-                    .and_then(|value| penstock_downstream::retry_after(value, now)),
+                    .and_then(|value| penstock_downstream::retry_after(value, now, LONGEST_PAUSE)),
                 error: None,
             },
             // The address itself stays out of the text.
-            Err(error) => Answer::failed(error.without_url().to_string()),
+            Err(error) => Answer::failed(with_causes(&error.without_url())),
         }
     }
 
@@ -289,12 +302,7 @@ impl Deliverer {
         theirs.ok_or_else(|| FlowError::Inconsistent("an owner's callback secret vanished".into()))
     }
 
-    fn judge(
-        &self,
-        callback: &Callback,
-        token: penstock_domain::ids::LeaseToken,
-        answer: Answer,
-    ) -> Delivery {
+    fn judge(&self, callback: &Callback, token: LeaseToken, answer: Answer) -> Delivery {
         let now = self.engines.clock.now();
         let next = SCHEDULE.get(usize::from(callback.attempts)).map(|pause| {
             let jittered = pause.mul_f64(0.8 + 0.4 * self.engines.chance.unit());
@@ -311,8 +319,30 @@ impl Deliverer {
         if status == CallbackStatus::Exhausted {
             tracing::warn!(callback = %callback.id, "a callback's schedule is exhausted");
         }
-        Delivery { id: callback.id, token, status, next_at, http_status: answer.status, error: answer.error }
+        Delivery {
+            id: callback.id,
+            token,
+            at: now,
+            status,
+            next_at,
+            http_status: answer.status,
+            error: answer.error,
+        }
     }
+}
+
+/// An error with what caused it: "error sending request: … : connection refused" rather than its first half alone.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 struct Answer {
@@ -389,4 +419,63 @@ pub async fn reseal_secrets(engines: &Engines, owner: OwnerSeq) -> Result<bool, 
         previous_until: before.previous_until,
     };
     Ok(engines.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_purpose_addresses_are_refused_however_they_are_written() {
+        for private in [
+            "http://localhost/x",
+            "http://a.localhost",
+            "http://127.0.0.1",
+            "http://127.1",
+            "http://0x7f000001",
+            "http://2130706433",
+            "http://10.1.2.3",
+            "http://172.16.0.1",
+            "http://192.168.1.1",
+            "http://169.254.169.254/latest",
+            "http://100.64.0.1",
+            "http://0.0.0.0",
+            "http://192.0.0.8",
+            "http://192.88.99.1",
+            "http://198.18.0.1",
+            "http://203.0.113.9",
+            "http://224.0.0.1",
+            "http://240.0.0.1",
+            "http://255.255.255.255",
+            "http://[::1]",
+            "http://[::]",
+            "http://[::127.0.0.1]",
+            "http://[::ffff:10.0.0.1]",
+            "http://[64:ff9b::a00:1]",
+            "http://[fc00::1]",
+            "http://[fd00:ec2::254]",
+            "http://[fe80::1]",
+            "http://[ff02::1]",
+            "http://[2001:0::1]",
+            "http://[2001:db8::1]",
+            "http://[2002:a00:1::]",
+        ] {
+            assert!(matches!(check_address(private, false), Err(AddressError::Private)), "{private}");
+            assert!(check_address(private, true).is_ok(), "{private}: a setting allows it");
+        }
+        for public in ["https://hooks.example/x", "http://93.184.216.34:8080", "https://[2606:2800:220::1]/"]
+        {
+            check_address(public, false).expect(public);
+        }
+        for neither in ["ftp://a.example", "hooks.example/x", "", "https://"] {
+            assert!(matches!(check_address(neither, false), Err(AddressError::NotHttp)), "{neither}");
+        }
+        assert!(matches!(check_address("https://me:pw@a.example", false), Err(AddressError::Credentials)));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_inside_is_not_called() {
+        let found = PublicOnly.resolve("localhost".parse().expect("a name")).await;
+        assert!(found.is_err());
+    }
 }

@@ -34,6 +34,9 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     races::an_operators_claim_leaves_a_cancelled_batch_alone(&store).await;
     outbox::each_event_of_a_run_is_said_once(&store).await;
     outbox::a_delay_is_said_once_in_a_run(&store).await;
+    outbox::receivers_take_turns(&store).await;
+    outbox::nothing_comes_behind_the_end(&store).await;
+    outbox::an_address_that_is_gone_gets_nothing_more(&store).await;
     outbox::a_callback_is_delivered_under_one_lease(&store).await;
     for seed in 1..=seeds {
         history::walk(&store, seed).await;

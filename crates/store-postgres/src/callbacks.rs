@@ -2,14 +2,15 @@
 
 use async_trait::async_trait;
 use penstock_domain::batch::BatchStatus;
-use penstock_domain::ids::{BatchSeq, LeaseToken, OwnerSeq};
+use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
 use penstock_domain::ledger::Event;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
-use penstock_store::callbacks::{Callback, CallbackStatus, Callbacks, Delivery};
+use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Callbacks, Delivery};
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use crate::Connection;
 use crate::convert::{Columns, opt_ms, small};
 use crate::error::{inconsistent, store_error};
 use crate::{PostgresStore, commit, ledgers};
@@ -21,7 +22,9 @@ fn callback(row: &PgRow) -> StoreResult<Callback> {
     Ok(Callback {
         id,
         owner: OwnerSeq(c.i64("owner")),
-        batch: BatchSeq(c.i64("batch")),
+        seq: BatchSeq(c.i64("batch")),
+        batch: BatchId(c.uuid("batch_id")),
+        run: c.u32("run"),
         event: c.text("event"),
         url: c.text("url"),
         created_at: c.time("created_at"),
@@ -36,45 +39,62 @@ fn callback(row: &PgRow) -> StoreResult<Callback> {
 
 #[async_trait]
 impl Callbacks for PostgresStore {
-    async fn lease_callbacks(
-        &self,
-        token: LeaseToken,
-        now: Timestamp,
-        until: Timestamp,
-        limit: u32,
-    ) -> StoreResult<Vec<Callback>> {
+    async fn lease_callbacks(&self, lease: &CallbackLease) -> StoreResult<Vec<Callback>> {
+        const NAME: &str = "lease_callbacks";
         let waits: Option<i32> = sqlx::query_scalar(
             "/* penstock:lease_callbacks */ SELECT 1 FROM callbacks WHERE status = 0 AND next_at <= $1 LIMIT 1",
         )
-        .bind(now.millis())
+        .bind(lease.now.millis())
         .fetch_optional(&self.pool)
         .await
-        .map_err(store_error("lease_callbacks"))?;
+        .map_err(store_error(NAME))?;
         if waits.is_none() {
             return Ok(Vec::new());
         }
-        let rows = sqlx::query(
-            "/* penstock:lease_callbacks */ UPDATE callbacks SET lease_token = $1, lease_until = $3 WHERE id IN \
-             (SELECT c.id FROM callbacks c WHERE c.status = 0 AND c.next_at <= $2 \
-              AND (c.lease_until IS NULL OR c.lease_until < $2) AND NOT EXISTS (SELECT 1 FROM callbacks e \
-              WHERE e.batch = c.batch AND e.status = 0 AND e.attempts = 0 \
-              AND (e.created_at, e.position, e.id) < (c.created_at, c.position, c.id)) \
-              ORDER BY c.created_at, c.position LIMIT $4 FOR UPDATE SKIP LOCKED) RETURNING *",
+        sqlx::query(
+            "/* penstock:lease_callbacks */ DELETE FROM callbacks WHERE status = 0 AND next_at <= $1 AND event = $2 \
+             AND (lease_until IS NULL OR lease_until < $1) AND EXISTS (SELECT 1 FROM callbacks f \
+             WHERE f.batch = callbacks.batch AND f.run = callbacks.run AND f.event = $3)",
         )
-        .bind(token.0)
-        .bind(now.millis())
-        .bind(until.millis())
-        .bind(i64::from(limit))
+        .bind(lease.now.millis())
+        .bind(Event::Progress.name())
+        .bind(Event::Finished.name())
+        .execute(&self.pool)
+        .await
+        .map_err(store_error(NAME))?;
+        let rows = sqlx::query(
+            "/* penstock:lease_callbacks */ WITH due AS (SELECT DISTINCT coalesce(receiver, url) AS receiver \
+             FROM callbacks WHERE status = 0 AND next_at <= $2), picked AS (SELECT c.id FROM due CROSS JOIN LATERAL \
+             (SELECT c.id, c.attempts, c.next_at FROM callbacks c WHERE c.status = 0 \
+              AND coalesce(c.receiver, c.url) = due.receiver AND c.next_at <= $2 \
+              AND (c.lease_until IS NULL OR c.lease_until < $2) AND NOT EXISTS (SELECT 1 FROM callbacks e \
+              WHERE e.batch = c.batch AND e.status = 0 AND (e.attempts = 0 OR e.lease_until >= $2) \
+              AND (e.created_at, e.position, e.id) < (c.created_at, c.position, c.id)) \
+              ORDER BY c.attempts > 0, c.next_at, c.position LIMIT greatest(0, $5 - (SELECT count(*) FROM callbacks l \
+              WHERE l.status = 0 AND coalesce(l.receiver, l.url) = due.receiver AND l.lease_until >= $2))) c \
+             ORDER BY c.attempts > 0, c.next_at LIMIT $4) \
+             UPDATE callbacks SET lease_token = $1, lease_until = $3 WHERE id IN (SELECT id FROM picked) \
+             AND status = 0 AND (lease_until IS NULL OR lease_until < $2) \
+             RETURNING *, (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
+        )
+        .bind(lease.token.0)
+        .bind(lease.now.millis())
+        .bind(lease.until.millis())
+        .bind(i64::from(lease.limit))
+        .bind(i64::from(lease.per_receiver))
         .fetch_all(&self.pool)
         .await
-        .map_err(store_error("lease_callbacks"))?;
+        .map_err(store_error(NAME))?;
         rows.iter().map(callback).collect()
     }
 
     async fn settle_callback(&self, delivery: &Delivery) -> StoreResult<bool> {
-        let done = sqlx::query(
+        const NAME: &str = "settle_callback";
+        let mut tx = self.write(NAME).await?;
+        let settled = sqlx::query(
             "/* penstock:settle_callback */ UPDATE callbacks SET status = $1, attempts = attempts + 1, next_at = $2, \
-             last_status = $3, last_error = $4, lease_token = NULL, lease_until = NULL WHERE id = $5 AND lease_token = $6",
+             last_status = $3, last_error = $4, lease_token = NULL, lease_until = NULL WHERE id = $5 AND lease_token = $6 \
+             RETURNING owner, url",
         )
         .bind(delivery.status.code())
         .bind(opt_ms(delivery.next_at))
@@ -82,10 +102,19 @@ impl Callbacks for PostgresStore {
         .bind(&delivery.error)
         .bind(delivery.id)
         .bind(delivery.token.0)
-        .execute(&self.pool)
+        .fetch_optional(&mut *tx)
         .await
-        .map_err(store_error("settle_callback"))?;
-        Ok(done.rows_affected() == 1)
+        .map_err(store_error(NAME))?;
+        let Some(settled) = settled else { return Ok(false) };
+        let c = Columns(&settled);
+        let (owner, url) = (c.i64("owner"), c.text("url"));
+        match delivery.status {
+            CallbackStatus::Disabled => disable(&mut tx, owner, &url, delivery.at, NAME).await?,
+            CallbackStatus::Delivered => enable(&mut tx, owner, &url, NAME).await?,
+            CallbackStatus::Pending | CallbackStatus::Exhausted => {}
+        }
+        commit(tx, NAME).await?;
+        Ok(true)
     }
 
     async fn say_delayed(&self, pipelines: &[String], limit: u32, now: Timestamp) -> StoreResult<u32> {
@@ -123,7 +152,7 @@ impl Callbacks for PostgresStore {
         limit: u32,
     ) -> StoreResult<Vec<Callback>> {
         let rows = sqlx::query(
-            "/* penstock:callbacks */ SELECT * FROM callbacks WHERE ($1::int8 IS NULL OR owner = $1) \
+            "/* penstock:callbacks */ SELECT *, (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id FROM callbacks WHERE ($1::int8 IS NULL OR owner = $1) \
              AND ($2::int8 IS NULL OR batch = $2) AND ($3::int8 IS NULL OR (created_at, id) < ($3, $4)) \
              ORDER BY created_at DESC, id DESC LIMIT $5",
         )
@@ -146,7 +175,8 @@ impl Callbacks for PostgresStore {
     ) -> StoreResult<Option<Callback>> {
         let row = sqlx::query(
             "/* penstock:redeliver */ UPDATE callbacks SET status = 0, attempts = 0, next_at = $3, lease_token = NULL, \
-             lease_until = NULL WHERE id = $1 AND ($2::int8 IS NULL OR owner = $2) RETURNING *",
+             lease_until = NULL WHERE id = $1 AND ($2::int8 IS NULL OR owner = $2) \
+             RETURNING *, (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
         )
         .bind(id)
         .bind(owner.map(|owner| owner.0))
@@ -156,4 +186,46 @@ impl Callbacks for PostgresStore {
         .map_err(store_error("redeliver"))?;
         row.as_ref().map(callback).transpose()
     }
+}
+
+/// An address has said that it is gone: what waits for it is sent no more, and what comes is born disabled.
+async fn disable(
+    tx: &mut Connection,
+    owner: i64,
+    url: &str,
+    now: Timestamp,
+    name: &'static str,
+) -> StoreResult<()> {
+    sqlx::query(
+        "/* penstock:settle_callback */ INSERT INTO gone_receivers (owner, url, since) VALUES ($1, $2, $3) \
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(owner)
+    .bind(url)
+    .bind(now.millis())
+    .execute(&mut *tx)
+    .await
+    .map_err(store_error(name))?;
+    sqlx::query(
+        "/* penstock:settle_callback */ UPDATE callbacks SET status = 3, next_at = NULL WHERE owner = $1 AND url = $2 \
+         AND status = 0 AND (lease_until IS NULL OR lease_until < $3)",
+    )
+    .bind(owner)
+    .bind(url)
+    .bind(now.millis())
+    .execute(tx)
+    .await
+    .map_err(store_error(name))?;
+    Ok(())
+}
+
+/// An address that was gone is there again.
+pub async fn enable(tx: &mut Connection, owner: i64, url: &str, name: &'static str) -> StoreResult<()> {
+    sqlx::query("/* penstock:settle_callback */ DELETE FROM gone_receivers WHERE owner = $1 AND url = $2")
+        .bind(owner)
+        .bind(url)
+        .execute(tx)
+        .await
+        .map_err(store_error(name))?;
+    Ok(())
 }

@@ -11,6 +11,7 @@ use penstock_store::{StoreError, StoreResult};
 use sqlx::QueryBuilder;
 use uuid::Uuid;
 
+use crate::callbacks;
 use crate::convert::Columns;
 use crate::error::store_error;
 use crate::ledgers::{self, SELECT};
@@ -157,6 +158,10 @@ impl Batches for SqliteStore {
         let batch = ledgers::read(&mut tx, BatchSeq(seq), NAME)
             .await?
             .ok_or(StoreError::NotFound { what: "the owner of this batch" })?;
+        if let Some(url) = &batch.callback_url {
+            // Whoever names the address again says that it is there.
+            callbacks::enable(&mut tx, batch.owner.0, url, NAME).await?;
+        }
         ledgers::say(&mut tx, &batch, &[Event::Created], new.created_at, NAME).await?;
         let actor = format!("owner:{}", batch.owner_name);
         ledgers::audit(&mut tx, new.created_at, &actor, "batch.create", &batch, None, NAME).await?;

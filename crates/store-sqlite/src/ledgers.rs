@@ -8,6 +8,7 @@ use penstock_domain::ledger::{Canary, Event, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, Checkpoint};
+use penstock_store::callbacks::receiver_of;
 use penstock_store::settling::Moved;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -206,7 +207,10 @@ pub async fn say(
             serde_json::to_string(batch).map_err(|_| inconsistent("batches", "ledger", batch.seq.0))?;
         sqlx::query(
             "INSERT INTO callbacks (id, owner, batch, run, event, ordinal, url, snapshot, created_at, position, \
-             status, attempts, next_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?) ON CONFLICT DO NOTHING",
+             status, attempts, next_at, receiver) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+             CASE WHEN gone THEN 3 ELSE 0 END, 0, CASE WHEN gone THEN NULL ELSE ?9 END, ?11 \
+             FROM (SELECT EXISTS (SELECT 1 FROM gone_receivers WHERE owner = ?2 AND url = ?7) AS gone) AS receiver \
+             WHERE true ON CONFLICT DO NOTHING",
         )
         .bind(id.to_string())
         .bind(batch.owner.0)
@@ -218,7 +222,7 @@ pub async fn say(
         .bind(snapshot)
         .bind(now.millis())
         .bind(i64::try_from(position).unwrap_or(i64::MAX))
-        .bind(now.millis())
+        .bind(receiver_of(url))
         .execute(&mut *tx)
         .await
         .map_err(store_error(name))?;

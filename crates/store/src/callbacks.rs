@@ -1,7 +1,7 @@
 //! The outbox: callbacks written by the transactions that cause them, delivered by workers.
 
 use async_trait::async_trait;
-use penstock_domain::ids::{BatchSeq, LeaseToken, OwnerSeq};
+use penstock_domain::ids::{BatchId, BatchSeq, LeaseToken, OwnerSeq};
 use penstock_domain::time::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ pub enum CallbackStatus {
     Delivered = 1,
     /// The schedule is exhausted.
     Exhausted = 2,
-    /// The receiver answered 410 Gone.
+    /// The receiver answered 410 Gone, to this one or to another one of the same address.
     Disabled = 3,
 }
 
@@ -45,9 +45,13 @@ pub struct Callback {
     /// Whose batch.
     #[serde(skip)]
     pub owner: OwnerSeq,
-    /// Which batch.
+    /// Which batch, by its key in SQL.
     #[serde(skip)]
-    pub batch: BatchSeq,
+    pub seq: BatchSeq,
+    /// Which batch.
+    pub batch: BatchId,
+    /// Which run of it.
+    pub run: u32,
     /// The event's type.
     pub event: String,
     /// Where it goes.
@@ -76,6 +80,8 @@ pub struct Delivery {
     pub id: Uuid,
     /// The lease it was delivered under.
     pub token: LeaseToken,
+    /// When it ended.
+    pub at: Timestamp,
     /// Where it stands now.
     pub status: CallbackStatus,
     /// When to try again, while pending.
@@ -86,18 +92,36 @@ pub struct Delivery {
     pub error: Option<String>,
 }
 
+/// Which callbacks to take, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct CallbackLease {
+    /// Its secret.
+    pub token: LeaseToken,
+    /// Due by now.
+    pub now: Timestamp,
+    /// When it runs out.
+    pub until: Timestamp,
+    /// At most so many.
+    pub limit: u32,
+    /// At most so many of one receiver, with those that are under way already, whoever delivers them.
+    pub per_receiver: u32,
+}
+
+/// The receiver behind a callback's address: the address up to its path.
+pub fn receiver_of(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let end = url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at);
+    &url[..end]
+}
+
 /// The outbox.
 #[async_trait]
 pub trait Callbacks: Send + Sync {
-    /// Takes up to `limit` callbacks that are due under a lease; of one batch the oldest first.
-    async fn lease_callbacks(
-        &self,
-        token: LeaseToken,
-        now: Timestamp,
-        until: Timestamp,
-        limit: u32,
-    ) -> StoreResult<Vec<Callback>>;
-    /// Writes down what came of a delivery; false when the lease was lost.
+    /// Takes callbacks that are due. Receivers take turns, first tries go before repeated ones, and of one batch what
+    /// happened first goes first. `batch.progress` of a run that has ended is dropped: nothing comes behind `batch.finished`.
+    async fn lease_callbacks(&self, lease: &CallbackLease) -> StoreResult<Vec<Callback>>;
+    /// Writes down what came of a delivery; false when the lease was lost. An address that is disabled gets nothing more, of
+    /// no batch of its owner, until an upload names it again or it takes a redelivery.
     async fn settle_callback(&self, delivery: &Delivery) -> StoreResult<bool>;
     /// Says `batch.delayed` of batches of these pipelines that run now, and have somewhere to send it: once in a run of a
     /// batch, and of so many batches at the most. Of how many it was said.
@@ -117,4 +141,21 @@ pub trait Callbacks: Send + Sync {
         owner: Option<OwnerSeq>,
         now: Timestamp,
     ) -> StoreResult<Option<Callback>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::receiver_of;
+
+    #[test]
+    fn a_receiver_is_an_address_up_to_its_path() {
+        for (url, receiver) in [
+            ("https://a.example/hook/7?x=1", "https://a.example"),
+            ("http://a.example:8080?x", "http://a.example:8080"),
+            ("https://a.example", "https://a.example"),
+            ("https://[::1]:9/x", "https://[::1]:9"),
+        ] {
+            assert_eq!(receiver_of(url), receiver);
+        }
+    }
 }
