@@ -83,9 +83,8 @@ pub async fn redeliver(
 pub struct AuditQuery {
     /// About this batch.
     batch: Option<String>,
-    /// Before this moment (RFC 3339).
-    #[param(value_type = Option<String>)]
-    before: Option<Timestamp>,
+    /// The last page's `next_cursor`.
+    cursor: Option<String>,
     /// At most so many, 1 to 1000; 100 without it.
     limit: Option<u32>,
 }
@@ -108,6 +107,15 @@ pub async fn audit(
     let batch =
         query.batch.as_deref().map(str::parse).transpose().map_err(|_| Problem::not_found("such batch"))?;
     let limit = page_size(query.limit, 100)?;
-    let data = state.engines.store.audit_log(batch, query.before, limit).await?;
-    Ok(HttpResponse::Ok().json(serde_json::json!({ "data": data })))
+    let before = query
+        .cursor
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave"))?;
+    let mut data = state.engines.store.audit_log(batch, before, limit + 1).await?;
+    let more = data.len() > limit as usize;
+    data.truncate(limit as usize);
+    let next_cursor = data.last().filter(|_| more).map(|last| last.id.to_string());
+    Ok(HttpResponse::Ok().json(serde_json::json!({ "data": data, "next_cursor": next_cursor })))
 }

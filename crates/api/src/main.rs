@@ -58,7 +58,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
         signer: chosen.signer(),
     };
     let (server, address) = penstock_api::serve(state, settings.bind)
-        .map_err(|error| StartError(format!("cannot listen on {}: {error}", settings.bind)))?;
+        .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.bind)))?;
     tracing::info!(%address, "the API listens");
     telemetry::send_metrics(&chosen.engines, None, chosen.caller.clone(), stop.clone());
     let handle = server.handle();
@@ -66,5 +66,5 @@ async fn run(settings: Settings) -> Result<(), StartError> {
         stop.cancelled().await;
         handle.stop(true).await;
     });
-    server.await.map_err(|error| StartError(error.to_string()))
+    server.await.map_err(|error| StartError::new(error.to_string()))
 }

@@ -42,7 +42,7 @@ pub fn load_pipelines(
     vars: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<Pipeline>, StartError> {
     let cannot = |error: std::io::Error| {
-        StartError(format!(
+        StartError::new(format!(
             "cannot read the pipelines in {}: {error}; set PENSTOCK_PIPELINES to a folder of *.yaml files",
             folder.display()
         ))
@@ -57,13 +57,13 @@ pub fn load_pipelines(
     let mut errors = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(&file)
-            .map_err(|error| StartError(format!("cannot read {}: {error}", file.display())))?;
+            .map_err(|error| StartError::new(format!("cannot read {}: {error}", file.display())))?;
         match Pipeline::load(&file.display().to_string(), &text, vars) {
             Ok(pipeline) => pipelines.push(pipeline),
             Err(found) => errors.extend(found.iter().map(ToString::to_string)),
         }
     }
-    if errors.is_empty() { Ok(pipelines) } else { Err(StartError(errors.join("\n"))) }
+    if errors.is_empty() { Ok(pipelines) } else { Err(StartError::new(errors.join("\n"))) }
 }
 
 /// A catalog of pipelines.
@@ -71,7 +71,7 @@ pub fn load_pipelines(
 /// # Errors
 /// When two of them share a name or a route.
 pub fn catalog(pipelines: Vec<Pipeline>) -> Result<Catalog, StartError> {
-    Catalog::new(pipelines).map_err(|error| StartError(error.to_string()))
+    Catalog::new(pipelines).map_err(|error| StartError::new(error.to_string()))
 }
 
 /// The clock, shared.
@@ -87,10 +87,10 @@ pub fn alert_rules(settings: &crate::Settings) -> Result<Option<AlertRules>, Sta
     let Some(file) = &settings.alerts else { return Ok(None) };
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file)
-        .map_err(|error| StartError(format!("PENSTOCK_ALERTS: cannot read {name}: {error}")))?;
-    AlertRules::load(&name, &text, &environment)
-        .map(Some)
-        .map_err(|errors| StartError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
+        .map_err(|error| StartError::new(format!("PENSTOCK_ALERTS: cannot read {name}: {error}")))?;
+    AlertRules::load(&name, &text, &environment).map(Some).map_err(|errors| {
+        StartError::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })
 }
 
 /// The pipelines that the settings name.
@@ -101,6 +101,6 @@ pub fn pipelines_of(settings: &crate::Settings) -> Result<Vec<Pipeline>, StartEr
     let folder = settings
         .pipelines
         .as_deref()
-        .ok_or_else(|| StartError::new("PENSTOCK_PIPELINES is not set: name a folder of *.yaml files."))?;
+        .ok_or_else(|| StartError::misuse("PENSTOCK_PIPELINES is not set: name a folder of *.yaml files."))?;
     load_pipelines(folder, &environment)
 }

@@ -3,9 +3,8 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use ring::rand::{SecureRandom as _, SystemRandom};
+use penstock_crypto::Keyring;
+use ring::rand::SystemRandom;
 
 use crate::StartError;
 use crate::settings::Settings;
@@ -17,7 +16,7 @@ use crate::settings::Settings;
 /// When the folder cannot be written.
 pub fn fill(settings: &mut Settings, folder: &Path) -> Result<(), StartError> {
     let folder = std::path::absolute(folder).map_err(|error| cannot("use", folder, &error))?;
-    std::fs::create_dir_all(&folder).map_err(|error| cannot("make", &folder, &error))?;
+    make(&folder)?;
     if settings.database_url.is_none() {
         settings.database_url = Some(format!("sqlite://{}", folder.join("penstock.db").display()));
     }
@@ -25,7 +24,7 @@ pub fn fill(settings: &mut Settings, folder: &Path) -> Result<(), StartError> {
         let files = folder.join("files");
         std::fs::create_dir_all(&files).map_err(|error| cannot("make", &files, &error))?;
         let url = url::Url::from_directory_path(&files)
-            .map_err(|()| StartError(format!("{} is no folder that a URL can name", files.display())))?;
+            .map_err(|()| StartError::new(format!("{} is no folder that a URL can name", files.display())))?;
         settings.object_store_url = Some(url.to_string());
     }
     if settings.encryption_keys.is_none() {
@@ -34,17 +33,23 @@ pub fn fill(settings: &mut Settings, folder: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Nobody else on the machine looks into it: what is sealed is sealed, but the key lies there too.
+fn make(folder: &Path) -> Result<(), StartError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).map_err(|error| cannot("make", folder, &error))
+}
+
 fn key(path: &PathBuf) -> Result<String, StartError> {
     match std::fs::read_to_string(path) {
         Ok(key) => return Ok(key.trim().to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(cannot("read", path, &error)),
     }
-    let mut secret = [0; 32];
-    SystemRandom::new()
-        .fill(&mut secret)
-        .map_err(|_| StartError::new("this machine gives no random numbers"))?;
-    let key = format!("local-1:{}", STANDARD.encode(secret));
+    let key = Keyring::new_entry("local-1", &SystemRandom::new())
+        .map_err(|error| StartError::new(error.to_string()))?;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -55,5 +60,5 @@ fn key(path: &PathBuf) -> Result<String, StartError> {
 }
 
 fn cannot(what: &str, path: &Path, error: &std::io::Error) -> StartError {
-    StartError(format!("cannot {what} {}: {error}", path.display()))
+    StartError::new(format!("cannot {what} {}: {error}", path.display()))
 }

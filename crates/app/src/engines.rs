@@ -56,6 +56,8 @@ pub struct Chosen {
     pub object_prefix: String,
     /// Whether the queue and the limits live in this process.
     pub local: bool,
+    /// Whether the database is a file that one service process serves.
+    pub embedded: bool,
     _guard: Option<ServiceGuard>,
 }
 
@@ -109,21 +111,22 @@ pub async fn choose(settings: &Settings, pipelines: Vec<Pipeline>, role: Role) -
     let lease = settings.lease(worst)?;
     settings.check(lease)?;
     let database = settings.database_url.as_deref().ok_or_else(|| {
-        StartError::new(
+        StartError::misuse(
             "DATABASE_URL is not set: give sqlite://FILE (one machine) or postgres://… (a cluster).",
         )
     })?;
     let keys = settings.encryption_keys.as_deref().ok_or_else(|| {
-        StartError::new("PENSTOCK_ENCRYPTION_KEYS is not set: give `id:base64`, with 32 bytes from `openssl rand -base64 32`.")
+        StartError::misuse("PENSTOCK_ENCRYPTION_KEYS is not set: give `id:base64`, with 32 bytes from `openssl rand -base64 32`.")
     })?;
-    let keyring =
-        Keyring::parse(keys).map_err(|error| StartError(format!("PENSTOCK_ENCRYPTION_KEYS: {error}.")))?;
+    let keyring = Keyring::parse(keys)
+        .map_err(|error| StartError::misuse(format!("PENSTOCK_ENCRYPTION_KEYS: {error}.")))?;
     let clock = boot::clock();
     let (store, guard) = open_store(database, settings, role).await?;
     let sqlite = database.starts_with("sqlite");
     let objects = open_objects(settings, role)?;
     let (bell, limiter, local) = open_queue(settings, sqlite, &clock).await?;
-    let client = Client::new().map_err(|error| StartError(format!("no HTTP client can be made: {error}")))?;
+    let client =
+        Client::new().map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
     #[allow(clippy::cast_possible_truncation, reason = "any 64 random bits")]
     let seed = SystemChance.lease_token().0.as_u128() as u64;
     let caller = Arc::new(Caller::new(limiter, client, clock.clone(), seed));
@@ -148,6 +151,7 @@ pub async fn choose(settings: &Settings, pipelines: Vec<Pipeline>, role: Role) -
         signer: objects.signer,
         object_prefix: objects.prefix,
         local,
+        embedded: sqlite,
         _guard: guard,
     })
 }
@@ -159,19 +163,22 @@ async fn open_store(
 ) -> Result<(Arc<dyn Store>, Option<ServiceGuard>), StartError> {
     if url.starts_with("sqlite:") {
         if role == Role::Service {
-            return Err(StartError::new(
+            return Err(StartError::misuse(
                 "DATABASE_URL names SQLite, which serves one process: start `penstock dev`, or give postgres://….",
             ));
         }
-        let store = SqliteStore::open(url).await.map_err(|error| StartError(format!("{url}: {error}")))?;
+        let store =
+            SqliteStore::open(url).await.map_err(|error| StartError::new(format!("{url}: {error}")))?;
         let guard = match role {
-            Role::Everything => Some(
-                store.lock_service().map_err(|error| StartError(error.to_string()))?.ok_or_else(|| {
-                    StartError(format!(
-                        "{url} is served by another process; stop it, or use another data folder."
-                    ))
-                })?,
-            ),
+            Role::Everything => {
+                Some(store.lock_service().map_err(|error| StartError::new(error.to_string()))?.ok_or_else(
+                    || {
+                        StartError::new(format!(
+                            "{url} is served by another process; stop it, or use another data folder."
+                        ))
+                    },
+                )?)
+            }
             _ => None,
         };
         return Ok((Arc::new(store), guard));
@@ -179,7 +186,7 @@ async fn open_store(
     if url.starts_with("postgres:") || url.starts_with("postgresql:") {
         return open_postgres(url, settings).await.map(|store| (store, None));
     }
-    Err(StartError::new("DATABASE_URL begins with sqlite:// or postgres://."))
+    Err(StartError::misuse("DATABASE_URL begins with sqlite:// or postgres://."))
 }
 
 #[cfg(feature = "cluster")]
@@ -189,13 +196,13 @@ async fn open_postgres(url: &str, settings: &Settings) -> Result<Arc<dyn Store>,
         application_name: process_name("penstock"),
     };
     let store = penstock_store_postgres::PostgresStore::connect(url, options)
-        .map_err(|error| StartError(format!("DATABASE_URL: {error}")))?;
+        .map_err(|error| StartError::misuse(format!("DATABASE_URL: {error}")))?;
     Ok(Arc::new(store))
 }
 
 #[cfg(not(feature = "cluster"))]
 async fn open_postgres(_url: &str, _settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
-    Err(StartError::new("this build has no PostgreSQL: build with the feature `cluster`."))
+    Err(StartError::misuse("this build has no PostgreSQL: build with the feature `cluster`."))
 }
 
 struct Objects {
@@ -208,21 +215,21 @@ struct Objects {
 
 fn open_objects(settings: &Settings, role: Role) -> Result<Objects, StartError> {
     let text = settings.object_store_url.as_deref().ok_or_else(|| {
-        StartError::new("OBJECT_STORE_URL is not set: give file:///FOLDER or s3://BUCKET/PREFIX.")
+        StartError::misuse("OBJECT_STORE_URL is not set: give file:///FOLDER or s3://BUCKET/PREFIX.")
     })?;
-    let url = Url::parse(text).map_err(|error| StartError(format!("OBJECT_STORE_URL: {error}")))?;
+    let url = Url::parse(text).map_err(|error| StartError::misuse(format!("OBJECT_STORE_URL: {error}")))?;
     match url.scheme() {
         "file" => {
             let folder = url.to_file_path().map_err(|()| {
-                StartError::new("OBJECT_STORE_URL: a file URL names an absolute folder, file:///…")
+                StartError::misuse("OBJECT_STORE_URL: a file URL names an absolute folder, file:///…")
             })?;
             std::fs::create_dir_all(&folder)
-                .map_err(|error| StartError(format!("cannot make {}: {error}", folder.display())))?;
+                .map_err(|error| StartError::new(format!("cannot make {}: {error}", folder.display())))?;
             if role == Role::Everything {
                 clear_staged(&folder);
             }
             let files = LocalFileSystem::new_with_prefix(&folder)
-                .map_err(|error| StartError(format!("OBJECT_STORE_URL: {error}")))?
+                .map_err(|error| StartError::misuse(format!("OBJECT_STORE_URL: {error}")))?
                 .with_automatic_cleanup(true);
             Ok(Objects {
                 store: Arc::new(files),
@@ -233,7 +240,9 @@ fn open_objects(settings: &Settings, role: Role) -> Result<Objects, StartError> 
             })
         }
         "s3" | "s3a" => open_s3(&url),
-        other => Err(StartError(format!("OBJECT_STORE_URL begins with file:// or s3://, not {other}://."))),
+        other => {
+            Err(StartError::misuse(format!("OBJECT_STORE_URL begins with file:// or s3://, not {other}://.")))
+        }
     }
 }
 
@@ -247,7 +256,7 @@ fn open_s3(url: &Url) -> Result<Objects, StartError> {
             ..object_store::RetryConfig::default()
         })
         .build()
-        .map_err(|error| StartError(format!("OBJECT_STORE_URL: {error}")))?;
+        .map_err(|error| StartError::misuse(format!("OBJECT_STORE_URL: {error}")))?;
     let store = Arc::new(store);
     let prefix = url.path().trim_matches('/').to_owned();
     let ported: Arc<dyn ObjectStore> = if prefix.is_empty() {
@@ -260,7 +269,7 @@ fn open_s3(url: &Url) -> Result<Objects, StartError> {
 
 #[cfg(not(feature = "cluster"))]
 fn open_s3(_url: &Url) -> Result<Objects, StartError> {
-    Err(StartError::new("this build has no S3: build with the feature `cluster`."))
+    Err(StartError::misuse("this build has no S3: build with the feature `cluster`."))
 }
 
 /// Parts of uploads that a killed process left: object_store writes them as `NAME#NUMBER` beside their place.
@@ -289,7 +298,7 @@ async fn open_queue(
         None if sqlite => {
             Ok((Arc::new(LocalBell::default()), Arc::new(LocalLimiter::new(clock.clone())), true))
         }
-        None => Err(StartError::new(
+        None => Err(StartError::misuse(
             "REDIS_URL is not set: services that share a PostgreSQL need a queue and limits that they share too.",
         )),
     }
@@ -298,13 +307,13 @@ async fn open_queue(
 #[cfg(feature = "cluster")]
 async fn shared_queue(url: &str) -> Result<Queue, StartError> {
     let bell = penstock_queue::SharedBell::connect(url, process_name("queue"))
-        .map_err(|error| StartError(format!("REDIS_URL: {error}")))?;
+        .map_err(|error| StartError::misuse(format!("REDIS_URL: {error}")))?;
     let limiter = penstock_downstream::SharedLimiter::connect(url)
-        .map_err(|error| StartError(format!("REDIS_URL: {error}")))?;
+        .map_err(|error| StartError::misuse(format!("REDIS_URL: {error}")))?;
     Ok((Arc::new(bell), Arc::new(limiter), false))
 }
 
 #[cfg(not(feature = "cluster"))]
 async fn shared_queue(_url: &str) -> Result<Queue, StartError> {
-    Err(StartError::new("this build has no Redis: build with the feature `cluster`."))
+    Err(StartError::misuse("this build has no Redis: build with the feature `cluster`."))
 }

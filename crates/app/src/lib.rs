@@ -19,12 +19,25 @@ pub use settings::Settings;
 
 /// A sentence for whoever started the program, with the mend in it.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(pub String);
+#[error("{sentence}")]
+pub struct StartError {
+    sentence: String,
+    misused: bool,
+}
 
 impl StartError {
-    /// A start error from anything that can be said.
+    /// Something failed.
     pub fn new(sentence: impl Into<String>) -> Self {
-        Self(sentence.into())
+        Self { sentence: sentence.into(), misused: false }
+    }
+
+    /// Nothing was tried: what was asked for makes no sense as it stands.
+    pub fn misuse(sentence: impl Into<String>) -> Self {
+        Self { sentence: sentence.into(), misused: true }
+    }
+
+    /// Whether the program was misused (exit code 2), rather than unable (1).
+    pub fn is_misuse(&self) -> bool {
+        self.misused
     }
 }

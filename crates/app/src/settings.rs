@@ -90,7 +90,7 @@ impl Settings {
         match self.lease_seconds.map(Duration::from_secs) {
             None => Ok(SHORTEST_LEASE.max(worst_call * 2 + LEASE_MARGIN * 2)),
             Some(lease) if lease >= needed => Ok(lease),
-            Some(lease) => Err(StartError(format!(
+            Some(lease) => Err(StartError::misuse(format!(
                 "PENSTOCK_LEASE_SECONDS is {}, but the slowest call may take {} seconds and a lease must outlast it: \
                  set it to {} or more, or shorten the dependency's timeout.",
                 lease.as_secs(),
@@ -106,22 +106,22 @@ impl Settings {
     /// A sentence with the mend.
     pub fn check(&self, lease: Duration) -> Result<(), StartError> {
         if self.rows_per_owner == 0 {
-            return Err(StartError::new(
+            return Err(StartError::misuse(
                 "ROWS_PER_OWNER is 0, so no row would ever run: set it to 1 or more.",
             ));
         }
         if self.rows_per_run == Some(0) {
-            return Err(StartError::new(
+            return Err(StartError::misuse(
                 "ROWS_PER_RUN is 0, so no row would ever run: leave it out for no cap.",
             ));
         }
         if self.concurrency == 0 {
-            return Err(StartError::new(
+            return Err(StartError::misuse(
                 "PENSTOCK_CONCURRENCY is 0, so no row would ever run: set it to 1 or more.",
             ));
         }
         if Duration::from_secs(self.lost_after_seconds) < lease {
-            return Err(StartError(format!(
+            return Err(StartError::misuse(format!(
                 "PENSTOCK_LOST_AFTER_SECONDS is {}, shorter than a lease ({} seconds): rows would be released again \
                  while a worker still holds them; set it to {} or more.",
                 self.lost_after_seconds,
@@ -133,7 +133,7 @@ impl Settings {
             .delete_after_days
             .is_some_and(|delete| self.erase_after_days.is_none_or(|erase| erase > delete))
         {
-            return Err(StartError::new(
+            return Err(StartError::misuse(
                 "PENSTOCK_DELETE_AFTER_DAYS deletes batches that were erased before: set PENSTOCK_ERASE_AFTER_DAYS to \
                  the same number of days or fewer.",
             ));

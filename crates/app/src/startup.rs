@@ -24,7 +24,7 @@ pub async fn await_schema(engines: &Engines, stop: &CancellationToken) -> Result
         match &error {
             penstock_store::StoreError::Schema { found: 0, .. } => {}
             error if error.is_transient() => {}
-            error => return Err(StartError(error.to_string())),
+            error => return Err(StartError::new(error.to_string())),
         }
         if !said {
             tracing::warn!(%error, "waiting for the database");

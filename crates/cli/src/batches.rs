@@ -2,12 +2,16 @@
 
 use clap::Subcommand;
 use penstock_app::StartError;
+use penstock_domain::batch::BatchStatus;
+use penstock_domain::ids::BatchId;
+use penstock_domain::time::Timestamp;
 use penstock_flow::control;
-use penstock_flow::view::{batch_view, clear_failure, describe};
+use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::control::RetrySelection;
+use serde_json::{Value, json};
 
-use crate::open::{Opened, operator_name, said};
+use crate::open::{Opened, batch_id, operator_name, owner_name, said};
 use crate::output::Output;
 
 #[derive(Subcommand)]
@@ -15,54 +19,86 @@ pub enum Command {
     /// Lists batches, newest first
     List {
         /// Only in these states, separated by commas
-        #[arg(long)]
-        status: Option<String>,
+        #[arg(long, value_delimiter = ',', value_parser = status)]
+        status: Vec<BatchStatus>,
         /// Only of this owner
-        #[arg(long)]
+        #[arg(long, value_parser = owner_name)]
         owner: Option<String>,
+        /// Only of this pipeline
+        #[arg(long)]
+        pipeline: Option<String>,
+        /// Only those created at or after this moment, such as 2026-11-24T08:00:00Z
+        #[arg(long, value_parser = moment)]
+        created_from: Option<Timestamp>,
+        /// Only those created before this moment
+        #[arg(long, value_parser = moment)]
+        created_to: Option<Timestamp>,
+        /// Only those older than this batch: the last one of the page before
+        #[arg(long, value_parser = batch_id)]
+        before: Option<BatchId>,
         /// At most so many
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
     /// Shows a batch
     Show {
         /// The batch
-        batch: String,
+        #[arg(value_parser = batch_id)]
+        batch: BatchId,
     },
     /// Cancels a batch
     Cancel {
         /// The batch
-        batch: String,
+        #[arg(value_parser = batch_id)]
+        batch: BatchId,
     },
     /// Pauses a batch
     Pause {
         /// The batch
-        batch: String,
+        #[arg(value_parser = batch_id)]
+        batch: BatchId,
     },
     /// Lets a paused or held batch go on
     Resume {
         /// The batch
-        batch: String,
+        #[arg(value_parser = batch_id)]
+        batch: BatchId,
     },
-    /// Puts failed rows back
+    /// Puts failed rows back, and cancelled ones when asked for
     Retry {
         /// The batch
-        batch: String,
+        #[arg(value_parser = batch_id)]
+        batch: BatchId,
         /// Takes cancelled rows up too
         #[arg(long)]
         cancelled: bool,
+        /// Leaves failed rows as they are
+        #[arg(long, requires = "cancelled", conflicts_with_all = ["code", "row"])]
+        no_failed: bool,
         /// Only failed rows with this code; can be given several times
         #[arg(long)]
         code: Vec<String>,
+        /// Only this failed row, by its number; can be given several times
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        row: Vec<u32>,
     },
     /// Erases a batch's data key, file and payloads
     Erase {
         /// The batch
-        batch: String,
+        #[arg(value_parser = batch_id)]
+        batch: BatchId,
         /// Required: nothing brings them back
         #[arg(long, required = true)]
         yes: bool,
     },
+}
+
+fn status(text: &str) -> Result<BatchStatus, String> {
+    text.parse().map_err(|error: penstock_domain::row::UnknownName| error.to_string())
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "write it as 2026-11-24T08:00:00Z".to_owned())
 }
 
 pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool, StartError> {
@@ -71,48 +107,67 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
     let actor = operator_name();
     let now = engines.clock.now();
     let batch = match command {
-        Command::List { status, owner, limit } => return list(opened, status, owner, limit, out).await,
-        Command::Show { batch } => opened.batch(&batch).await?,
+        Command::List { status, owner, pipeline, created_from, created_to, before, limit } => {
+            let filter =
+                BatchFilter { status, pipeline, created_from, created_to, limit, ..BatchFilter::default() };
+            return list(opened, filter, owner, before, out).await;
+        }
+        Command::Show { batch } => opened.batch(batch).await?,
         Command::Cancel { batch } => {
-            let batch = opened.batch(&batch).await?;
+            let batch = opened.batch(batch).await?;
             store.cancel(batch.seq, &actor, now).await.map_err(said)?
         }
         Command::Pause { batch } => {
-            let batch = opened.batch(&batch).await?;
+            let batch = opened.batch(batch).await?;
             store.pause(batch.seq, &actor, now).await.map_err(said)?
         }
         Command::Resume { batch } => {
-            let batch = opened.batch(&batch).await?;
+            let batch = opened.batch(batch).await?;
             store.resume(batch.seq, &actor, now).await.map_err(said)?
         }
-        Command::Retry { batch, cancelled, code } => {
-            let batch = opened.batch(&batch).await?;
-            let selection = RetrySelection { failed: true, cancelled, codes: code, numbers: Vec::new() };
+        Command::Retry { batch, cancelled, no_failed, code, row } => {
+            let batch = opened.batch(batch).await?;
+            let selection = RetrySelection { failed: !no_failed, cancelled, codes: code, numbers: row };
             let (batch, rows) = store.retry(batch.seq, &selection, &actor, now).await.map_err(said)?;
-            eprintln!("{rows} rows go back");
-            batch
+            let view = batch_view(engines, &batch, opened.settings.rows_per_owner).await.map_err(said)?;
+            let mut value = with_owner(&batch, &view);
+            value["retried"] = rows.into();
+            out.say(&value, || format!("{rows} rows go back\n{}", told(&batch, &view)));
+            return Ok(true);
         }
         Command::Erase { batch, .. } => {
-            let batch = opened.batch(&batch).await?;
+            let batch = opened.batch(batch).await?;
             control::erase(engines, &batch, &actor).await.map_err(said)?
         }
     };
-    show(opened, &batch, out).await
+    let view = batch_view(engines, &batch, opened.settings.rows_per_owner).await.map_err(said)?;
+    out.say(&with_owner(&batch, &view), || told(&batch, &view));
+    Ok(true)
 }
 
-async fn show(opened: &Opened, batch: &Batch, out: Output) -> Result<bool, StartError> {
-    let view =
-        batch_view(&opened.chosen.engines, batch, opened.settings.rows_per_owner).await.map_err(said)?;
-    out.say(&view, || {
-        let counts = &view.counts;
+/// What the API shows to an owner, and whose it is.
+fn with_owner(batch: &Batch, view: &BatchView) -> Value {
+    let mut value = json!(view);
+    value["owner"] = batch.owner_name.clone().into();
+    value
+}
+
+fn told(batch: &Batch, view: &BatchView) -> String {
+    let counts = &view.counts;
+    let mut lines = vec![
         format!(
-            "{} ({}, owner {}): {}{}, {} %\n  total {}, pending {}, queued {}, processing {}, completed {}, failed {}, cancelled {}",
+            "{} ({}, owner {}, run {}): {}{}{}, {} %",
             view.id,
             view.pipeline,
             batch.owner_name,
+            view.run,
             view.status.name(),
             view.outcome.map_or(String::new(), |outcome| format!(", {}", outcome.name())),
+            if view.paused { ", paused" } else { "" },
             view.progress,
+        ),
+        format!(
+            "  total {}, pending {}, queued {}, processing {}, completed {}, failed {}, cancelled {}",
             counts.total,
             counts.pending,
             counts.queued,
@@ -120,34 +175,44 @@ async fn show(opened: &Opened, batch: &Batch, out: Output) -> Result<bool, Start
             counts.completed,
             counts.failed,
             counts.cancelled
-        )
-    });
-    Ok(true)
+        ),
+    ];
+    if let Some(reason) = &view.held_reason {
+        lines.push(format!("  held: {reason}"));
+    }
+    if let Some(failure) = &view.failure {
+        let message = failure["message"].as_str().or(failure["code"].as_str()).unwrap_or_default();
+        lines.push(format!("  failure: {message}"));
+        for error in failure["errors"].as_array().into_iter().flatten().take(5) {
+            let column = error["column"].as_str().map_or(String::new(), |column| format!(", {column}"));
+            lines.push(format!(
+                "    line {}{column}: {}",
+                error["line"],
+                error["message"].as_str().unwrap_or_default()
+            ));
+        }
+    }
+    lines.extend(view.eta.map(|eta| format!("  done by {eta} at this pace")));
+    lines.extend(view.notice.iter().map(|notice| format!("  {notice}")));
+    lines.join("\n")
 }
 
 async fn list(
     opened: &Opened,
-    status: Option<String>,
+    mut filter: BatchFilter,
     owner: Option<String>,
-    limit: u32,
+    before: Option<BatchId>,
     out: Output,
 ) -> Result<bool, StartError> {
     let engines = &opened.chosen.engines;
-    let owner = match owner {
-        None => None,
-        Some(name) => {
-            let owners = engines.store.owners().await.map_err(said)?;
-            let owner = owners.into_iter().find(|owner| owner.name == name);
-            Some(owner.ok_or_else(|| StartError(format!("there is no owner {name}")))?.seq)
-        }
-    };
-    let status = status
-        .unwrap_or_default()
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(|name| name.parse().map_err(said))
-        .collect::<Result<Vec<_>, _>>()?;
-    let filter = BatchFilter { owner, status, limit, ..BatchFilter::default() };
+    if let Some(name) = owner {
+        let owners = engines.store.owners().await.map_err(said)?;
+        let owner = owners.into_iter().find(|owner| owner.name == name);
+        filter.owner = Some(owner.ok_or_else(|| StartError::new(format!("there is no owner {name}")))?.seq);
+    }
+    if let Some(before) = before {
+        filter.before = Some(opened.batch(before).await?.seq);
+    }
     let batches = engines.store.list_batches(&filter).await.map_err(said)?;
     let rows: Vec<Vec<String>> = batches
         .iter()
@@ -165,8 +230,10 @@ async fn list(
         })
         .collect();
     let quota = opened.settings.rows_per_owner;
-    let views: Vec<_> =
-        batches.iter().map(|batch| describe(engines, batch, quota, clear_failure(batch))).collect();
+    let views: Vec<Value> = batches
+        .iter()
+        .map(|batch| with_owner(batch, &describe(engines, batch, quota, clear_failure(batch))))
+        .collect();
     out.table(&views, &["BATCH", "OWNER", "PIPELINE", "STATUS", "DONE", "ROWS", "FAILED"], &rows);
     Ok(true)
 }

@@ -54,7 +54,7 @@ pub async fn run(
         _ => None,
     };
     let pipeline = Pipeline::load("demo.yaml", DEFINITION, &vars).map_err(|errors| {
-        StartError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        StartError::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })?;
     let stop = shutdown::on_signal();
     let everything = dev::start(&settings, vec![pipeline], RUN_EVERY, stop.clone()).await?;
@@ -166,7 +166,7 @@ impl Demo {
             .map_err(said)?;
         let good = response.status().is_success();
         let value: Value = response.json().await.map_err(said)?;
-        if good { Ok(value) } else { Err(StartError(format!("the upload was refused: {value}"))) }
+        if good { Ok(value) } else { Err(StartError::new(format!("the upload was refused: {value}"))) }
     }
 
     async fn watch(&self, id: &str, rows: u32) -> Result<Value, StartError> {

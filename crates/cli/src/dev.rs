@@ -11,7 +11,10 @@ use penstock_app::{Chosen, Role, Settings, StartError, boot, data_dir, shutdown}
 use penstock_domain::pipeline::Pipeline;
 use tokio_util::sync::CancellationToken;
 
+use serde_json::json;
+
 use crate::open::said;
+use crate::output::Output;
 
 /// All services of one process.
 pub struct Everything {
@@ -33,11 +36,11 @@ pub async fn start(
 ) -> Result<Everything, StartError> {
     let chosen = choose(settings, pipelines, Role::Everything).await?;
     let engines = &chosen.engines;
-    if chosen.local {
+    if chosen.embedded {
         engines.store.migrate().await.map_err(said)?;
     }
     penstock_app::startup::await_schema(engines, &stop).await?;
-    if chosen.local {
+    if chosen.embedded {
         // One process serves this database: whatever was queued or leased was its predecessor's.
         let swept = engines.store.sweep(engines.clock.now(), 0, true).await.map_err(said)?;
         let bells =
@@ -63,7 +66,7 @@ pub async fn start(
         signer: chosen.signer(),
     };
     let (server, address) = penstock_api::serve(state, settings.bind)
-        .map_err(|error| StartError(format!("cannot listen on {}: {error}", settings.bind)))?;
+        .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.bind)))?;
     let handle = server.handle();
     let server = tokio::spawn(server);
     let policy = chosen.dispatch_policy(settings);
@@ -86,14 +89,23 @@ impl Everything {
 }
 
 /// `penstock dev`.
-pub async fn run(mut settings: Settings, data: &Path, every: Duration) -> Result<bool, StartError> {
+pub async fn run(
+    mut settings: Settings,
+    data: &Path,
+    every: Duration,
+    out: Output,
+) -> Result<bool, StartError> {
     data_dir::fill(&mut settings, data)?;
     let folder = settings.pipelines.clone().unwrap_or_else(|| PathBuf::from("./pipelines"));
     let pipelines = boot::load_pipelines(&folder, &boot::environment)?;
     let stop = shutdown::on_signal();
     let everything = start(&settings, pipelines, every, stop.clone()).await?;
-    println!("Penstock listens on http://{} (documentation: /docs)", everything.address);
-    println!("A key: penstock keys create --owner NAME");
+    let address = format!("http://{}", everything.address);
+    out.say(&json!({ "api": address, "documentation": format!("{address}/docs") }), || {
+        format!(
+            "Penstock listens on {address} (documentation: /docs)\nA key: penstock keys create --owner NAME"
+        )
+    });
     stop.cancelled().await;
     everything.finish().await?;
     Ok(true)

@@ -1,17 +1,29 @@
-//! `penstock doctor`: each engine, the schema, keys, pipelines and runs, with the mend.
+//! `penstock doctor`: each engine, the schema, keys, pipelines and runs, each line with what was found and the mend.
+
+use std::path::Path;
 
 use futures::TryStreamExt as _;
 use penstock_app::StartError;
+use penstock_flow::rotation;
+use penstock_queue::QueueServer;
 use serde_json::json;
+use url::Url;
 
-use crate::open::{Opened, said};
+use crate::keys::all_of;
+use crate::open::Opened;
 use crate::output::Output;
 
 /// Runs are expected at least this often, in seconds.
 const RUN_LATE_SECONDS: u64 = 180;
 
-/// Clocks may differ by so much, in milliseconds.
+/// Clocks may differ by so much, in milliseconds: leases and start times are told between machines.
 const SKEW_MS: i64 = 2000;
+
+/// Less free disk than this is worth a word.
+const LITTLE_DISK: u64 = 1024 * 1024 * 1024;
+
+/// The queue's share of its memory from which it is worth a word.
+const MUCH_MEMORY: f64 = 0.8;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -26,14 +38,38 @@ struct Line {
     found: String,
 }
 
+#[derive(Default)]
+struct Findings(Vec<Line>);
+
+impl Findings {
+    fn say(&mut self, verdict: Verdict, what: &'static str, found: impl Into<String>) {
+        self.0.push(Line { verdict, what, found: found.into() });
+    }
+
+    fn ok(&mut self, what: &'static str, found: impl Into<String>) {
+        self.say(Verdict::Ok, what, found);
+    }
+
+    fn warn(&mut self, what: &'static str, found: impl Into<String>) {
+        self.say(Verdict::Warn, what, found);
+    }
+
+    fn fail(&mut self, what: &'static str, found: impl Into<String>) {
+        self.say(Verdict::Fail, what, found);
+    }
+}
+
 pub async fn run(opened: &Opened, out: Output) -> Result<bool, StartError> {
-    let mut lines = Vec::new();
-    database(opened, &mut lines).await;
-    objects(opened, &mut lines).await;
-    queue(opened, &mut lines).await;
-    keys(opened, &mut lines).await;
-    pipelines(opened, &mut lines);
-    runs(opened, &mut lines).await;
+    let mut findings = Findings::default();
+    if database(opened, &mut findings).await {
+        keys(opened, &mut findings).await;
+        runs(opened, &mut findings).await;
+    }
+    objects(opened, &mut findings).await;
+    queue(opened, &mut findings).await;
+    pipelines(opened, &mut findings);
+    disk(opened, &mut findings);
+    let lines = findings.0;
     let healthy = lines.iter().all(|line| line.verdict != Verdict::Fail);
     let word = |verdict| match verdict {
         Verdict::Ok => "ok",
@@ -54,115 +90,185 @@ pub async fn run(opened: &Opened, out: Output) -> Result<bool, StartError> {
     Ok(healthy)
 }
 
-async fn database(opened: &Opened, lines: &mut Vec<Line>) {
+/// Whether what lies in the database can be looked at.
+async fn database(opened: &Opened, findings: &mut Findings) -> bool {
     let engines = &opened.chosen.engines;
-    match engines.store.engine().await {
-        Ok(info) => {
-            lines.push(Line {
-                verdict: Verdict::Ok,
-                what: "database",
-                found: format!("{} {}, {} MiB", info.engine, info.version, info.bytes / 1024 / 1024),
-            });
-            let skew = (engines.clock.now().millis() - info.now.millis()).abs();
-            let verdict = if skew > SKEW_MS { Verdict::Warn } else { Verdict::Ok };
-            lines.push(Line {
-                verdict,
-                what: "clock",
-                found: format!("{skew} ms apart from the database's"),
-            });
+    let info = match engines.store.engine().await {
+        Ok(info) => info,
+        Err(error) => {
+            findings.fail(
+                "database",
+                format!("{error}; is it up, and is DATABASE_URL right? What needs it was not looked at"),
+            );
+            return false;
         }
-        Err(error) => lines.push(Line { verdict: Verdict::Fail, what: "database", found: error.to_string() }),
+    };
+    let found = format!("{} {}, {} MiB", info.engine, info.version, info.bytes / 1024 / 1024);
+    if info.supported {
+        findings.ok("database", found);
+    } else {
+        findings.fail("database", format!("{found}: {} or later is needed", info.needed_version));
     }
-    let (verdict, found) = match engines.store.check_schema().await {
-        Ok(()) => (Verdict::Ok, "up to date".to_owned()),
-        Err(error) => (Verdict::Fail, error.to_string()),
-    };
-    lines.push(Line { verdict, what: "schema", found });
+    clock(findings, "clock", "the database's", engines.clock.now().millis() - info.now.millis());
+    match engines.store.check_schema().await {
+        Ok(()) => findings.ok("schema", format!("up to date (version {})", info.schema)),
+        Err(error) => {
+            findings.fail("schema", error.to_string());
+            return false;
+        }
+    }
+    true
 }
 
-async fn objects(opened: &Opened, lines: &mut Vec<Line>) {
+fn clock(findings: &mut Findings, what: &'static str, whose: &str, apart: i64) {
+    let apart = apart.abs();
+    let found = format!("{apart} ms apart from {whose}");
+    if apart > SKEW_MS {
+        findings.warn(what, format!("{found}: set both by NTP"));
+    } else {
+        findings.ok(what, found);
+    }
+}
+
+async fn objects(opened: &Opened, findings: &mut Findings) {
     let mut listed = opened.chosen.engines.objects.list(None);
-    let (verdict, found) = match listed.try_next().await {
-        Ok(_) => (Verdict::Ok, "reachable".to_owned()),
-        Err(error) => (Verdict::Fail, format!("{error}; check OBJECT_STORE_URL and its credentials")),
-    };
-    lines.push(Line { verdict, what: "objects", found });
-}
-
-async fn queue(opened: &Opened, lines: &mut Vec<Line>) {
-    let (verdict, found) = match opened.chosen.engines.bell.backlog().await {
-        Ok(_) if opened.chosen.local => (Verdict::Ok, "in the service's own process".to_owned()),
-        Ok(backlog) => {
-            let messages: u64 = backlog.values().sum();
-            (Verdict::Ok, format!("reachable, {messages} messages wait"))
+    match listed.try_next().await {
+        Ok(_) => findings.ok("objects", "reachable"),
+        Err(error) => {
+            findings.fail("objects", format!("{error}; check OBJECT_STORE_URL and its credentials"));
         }
-        Err(error) => (Verdict::Fail, format!("{error}; check REDIS_URL")),
-    };
-    lines.push(Line { verdict, what: "queue", found });
+    }
 }
 
-async fn keys(opened: &Opened, lines: &mut Vec<Line>) {
+async fn queue(opened: &Opened, findings: &mut Findings) {
     let engines = &opened.chosen.engines;
-    let (verdict, found) = match engines.store.key_usage().await {
-        Err(error) => (Verdict::Fail, error.to_string()),
-        Ok(usage) => {
-            let missing: Vec<_> = usage.iter().filter(|(id, _)| !engines.keyring.contains(id)).collect();
-            let unneeded: Vec<_> = engines
-                .keyring
-                .ids()
-                .skip(1)
-                .filter(|id| !usage.iter().any(|(used, _)| used == id))
-                .collect();
-            if let Some((id, count)) = missing.first() {
-                (
-                    Verdict::Fail,
-                    format!(
-                        "{count} batches need the key `{id}`, which PENSTOCK_ENCRYPTION_KEYS lacks: put it back"
-                    ),
-                )
-            } else if unneeded.is_empty() {
-                (Verdict::Ok, format!("`{}` seals; all data keys can be opened", engines.keyring.active_id()))
-            } else {
-                (
-                    Verdict::Ok,
-                    format!(
-                        "`{}` seals; nothing needs {} any more",
-                        engines.keyring.active_id(),
-                        unneeded.join(", ")
-                    ),
-                )
-            }
-        }
+    let server = match engines.bell.server().await {
+        Ok(Some(server)) => server,
+        Ok(None) => return findings.ok("queue", "in the service's own process"),
+        Err(error) => return findings.fail("queue", format!("{error}; is it up, and is REDIS_URL right?")),
     };
-    lines.push(Line { verdict, what: "keys", found });
+    let waiting = match engines.bell.backlog().await {
+        Ok(backlog) => backlog.values().sum::<u64>(),
+        Err(error) => return findings.fail("queue", error.to_string()),
+    };
+    let found = format!("Redis {}, {waiting} messages wait", server.version);
+    if server.is_supported() {
+        findings.ok("queue", found);
+    } else {
+        findings.fail("queue", format!("{found}: {} or later is needed", QueueServer::NEEDED));
+    }
+    clock(findings, "queue clock", "Redis'", engines.clock.now().millis() - server.now_ms);
+    memory(&server, findings);
 }
 
-fn pipelines(opened: &Opened, lines: &mut Vec<Line>) {
+fn memory(server: &QueueServer, findings: &mut Findings) {
+    let mib = |bytes: u64| bytes / 1024 / 1024;
+    if server.memory_policy != "noeviction" {
+        return findings.warn(
+            "queue memory",
+            format!(
+                "maxmemory-policy is {}: limits and messages may be thrown away; set it to noeviction",
+                server.memory_policy
+            ),
+        );
+    }
+    let Some(most) = server.most_bytes else {
+        return findings.ok("queue memory", format!("{} MiB, noeviction", mib(server.used_bytes)));
+    };
+    let found = format!("{} of {} MiB, noeviction", mib(server.used_bytes), mib(most));
+    #[allow(clippy::cast_precision_loss, reason = "a share")]
+    let share = server.used_bytes as f64 / most as f64;
+    if share > MUCH_MEMORY {
+        findings.warn("queue memory", format!("{found}: raise maxmemory"));
+    } else {
+        findings.ok("queue memory", found);
+    }
+}
+
+async fn keys(opened: &Opened, findings: &mut Findings) {
+    let engines = &opened.chosen.engines;
+    let needs = match rotation::needs(engines).await {
+        Ok(needs) => needs,
+        Err(error) => return findings.fail("keys", error.to_string()),
+    };
+    let active = engines.keyring.active_id();
+    if let Some(need) = needs.iter().find(|need| !engines.keyring.contains(&need.key_id)) {
+        return findings.fail(
+            "keys",
+            format!(
+                "{} data keys, {} secrets and {} promises need the key `{}`, which PENSTOCK_ENCRYPTION_KEYS lacks: put it back",
+                need.data_keys, need.secrets, need.promises, need.key_id
+            ),
+        );
+    }
+    let unneeded: Vec<&str> = engines
+        .keyring
+        .ids()
+        .filter(|id| *id != active && !needs.iter().any(|need| need.key_id == *id && all_of(need) > 0))
+        .collect();
+    let left: u64 = needs.iter().filter(|need| need.key_id != active).map(all_of).sum();
+    let found = match (unneeded.is_empty(), left) {
+        (false, _) => format!("`{active}` seals; nothing needs {} any more", unneeded.join(", ")),
+        (true, 0) => format!("`{active}` seals, and all that is sealed is under it"),
+        (true, left) => {
+            format!("`{active}` seals; {left} things are under other keys (`penstock crypto rewrap`)")
+        }
+    };
+    findings.ok("keys", found);
+}
+
+fn pipelines(opened: &Opened, findings: &mut Findings) {
     let names: Vec<&str> =
         opened.chosen.engines.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
-    let (verdict, found) = if names.is_empty() {
-        (
-            Verdict::Warn,
-            "none is loaded here; set PENSTOCK_PIPELINES and the variables that they name".to_owned(),
-        )
-    } else {
-        (Verdict::Ok, names.join(", "))
-    };
-    lines.push(Line { verdict, what: "pipelines", found });
+    match &opened.pipelines_fault {
+        Some(fault) => findings.fail("pipelines", fault),
+        None if names.is_empty() => findings.warn(
+            "pipelines",
+            "none is loaded here; set PENSTOCK_PIPELINES and the variables that they name",
+        ),
+        None => findings.ok("pipelines", names.join(", ")),
+    }
 }
 
-async fn runs(opened: &Opened, lines: &mut Vec<Line>) {
+async fn runs(opened: &Opened, findings: &mut Findings) {
     let engines = &opened.chosen.engines;
-    let (verdict, found) = match engines.store.runs(1).await.map_err(said) {
-        Err(error) => (Verdict::Fail, error.to_string()),
+    match engines.store.runs(1).await {
+        Err(error) => findings.fail("dispatcher", error.to_string()),
         Ok(runs) => match runs.first() {
-            None => (Verdict::Warn, "no run was recorded yet; start the dispatcher".to_owned()),
+            None => findings.warn("dispatcher", "no run was recorded yet; start the dispatcher"),
             Some(run) => {
                 let ago = engines.clock.now().since(run.started_at).as_secs();
-                let verdict = if ago > RUN_LATE_SECONDS { Verdict::Warn } else { Verdict::Ok };
-                (verdict, format!("the last run began {ago} seconds ago and released {} rows", run.rows))
+                let found = format!("the last run began {ago} seconds ago and released {} rows", run.rows);
+                match &run.error {
+                    Some(error) => findings.warn("dispatcher", format!("{found}, and failed: {error}")),
+                    None if ago > RUN_LATE_SECONDS => {
+                        findings
+                            .warn("dispatcher", format!("{found}; is the CronJob there (docs/runbooks.md)?"));
+                    }
+                    None => findings.ok("dispatcher", found),
+                }
             }
         },
-    };
-    lines.push(Line { verdict, what: "dispatcher", found });
+    }
+}
+
+/// Where this machine keeps something itself.
+fn disk(opened: &Opened, findings: &mut Findings) {
+    let settings = &opened.settings;
+    let file = settings.database_url.as_deref().and_then(|url| url.strip_prefix("sqlite://"));
+    let files = settings.object_store_url.as_deref().and_then(|url| Url::parse(url).ok());
+    let folder = files.filter(|url| url.scheme() == "file").and_then(|url| url.to_file_path().ok());
+    let places = [("disk (rows)", file.map(Path::new)), ("disk (files)", folder.as_deref())];
+    for (what, place) in places.into_iter().filter_map(|(what, place)| Some((what, place?))) {
+        // The file may not be there yet; its folder is.
+        let there = place.ancestors().find(|path| path.exists()).unwrap_or(place);
+        match fs4::available_space(there) {
+            Err(error) => findings.fail(what, format!("{}: {error}", place.display())),
+            Ok(free) if free < LITTLE_DISK => findings
+                .warn(what, format!("{} MiB are free at {}: make room", free / 1024 / 1024, place.display())),
+            Ok(free) => {
+                findings.ok(what, format!("{} GiB are free", free / 1024 / 1024 / 1024));
+            }
+        }
+    }
 }

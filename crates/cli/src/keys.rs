@@ -2,24 +2,22 @@
 
 use clap::Subcommand;
 use penstock_app::StartError;
-use penstock_crypto::ApiKey;
+use penstock_crypto::{ApiKey, Keyring};
+use penstock_flow::rotation::{self, KeyNeed};
 use penstock_store::owners::{ApiKeyRecord, KeyRole};
 use serde_json::json;
 
-use crate::open::{Opened, operator_name, said};
+use crate::open::{Opened, operator_name, owner_name, said};
 use crate::output::Output;
-
-/// Owners' names have so many characters at the most.
-const OWNER_CHARS: usize = 64;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Makes a key, and the owner if there is none. The key is shown once
     Create {
         /// Whose it is
-        #[arg(long)]
+        #[arg(long, value_parser = owner_name)]
         owner: String,
-        /// Sees every owner's batches, and the audit log
+        /// Sees every owner's batches, and the audit log; commands only its own owner's
         #[arg(long)]
         admin: bool,
     },
@@ -30,7 +28,7 @@ pub enum Command {
         /// The key's id
         id: String,
     },
-    /// Says how to rotate the keyring, and how far it has come
+    /// Makes a new key for the keyring, and says what is to be done with it, and how far a rotation has come
     Rotate,
 }
 
@@ -40,7 +38,6 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
     let now = engines.clock.now();
     match command {
         Command::Create { owner, admin } => {
-            check_owner(&owner)?;
             prepare(opened).await?;
             let owner = store.ensure_owner(&owner, now).await.map_err(said)?;
             let key = ApiKey::generate(engines.random.as_ref()).map_err(said)?;
@@ -54,6 +51,8 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
                 revoked_at: None,
             };
             store.create_key(&record).await.map_err(said)?;
+            let role = if admin { "an admin" } else { "a client" };
+            opened.audit("key.create", None, format!("{} ({role} of {})", record.id, record.owner)).await?;
             let shown = json!({ "id": record.id, "owner": record.owner, "key": key.reveal() });
             out.say(&shown, || format!("{}\n(shown once; its id is {})", key.reveal(), record.id));
             Ok(true)
@@ -73,90 +72,65 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         }
         Command::Revoke { id } => {
             let done = store.revoke_key(&id, now).await.map_err(said)?;
+            if done {
+                opened.audit("key.revoke", None, id.clone()).await?;
+            }
             out.say(&json!({ "id": id, "revoked": done }), || {
                 if done { format!("{id} is revoked") } else { format!("there is no valid key {id}") }
             });
             Ok(done)
         }
-        Command::Rotate => {
-            let usage = store.key_usage().await.map_err(said)?;
-            let active = engines.keyring.active_id().to_owned();
-            let left: u64 = usage.iter().filter(|(id, _)| *id != active).map(|(_, count)| count).sum();
-            out.say(&json!({ "active": active, "usage": usage, "left": left }), || {
-                format!(
-                    "{active} seals; {left} data keys are wrapped by other keys.\n\
-                     To rotate: put a new key (`openssl rand -base64 32`) first in PENSTOCK_ENCRYPTION_KEYS, restart the \
-                     services, run `penstock crypto rewrap`, and drop the old key when `penstock doctor` says that nothing needs it."
-                )
-            });
-            Ok(true)
-        }
+        Command::Rotate => rotate(opened, out).await,
     }
 }
 
 /// Brings a new file's schema up, so that the first command on one machine needs no other.
 async fn prepare(opened: &Opened) -> Result<(), StartError> {
     let store = &opened.chosen.engines.store;
-    if opened.chosen.local && store.engine().await.map_err(said)?.schema == 0 {
+    if opened.chosen.embedded && store.engine().await.map_err(said)?.schema == 0 {
         store.migrate().await.map_err(said)?;
     }
     store.check_schema().await.map_err(said)
 }
 
-fn check_owner(name: &str) -> Result<(), StartError> {
-    let good = !name.is_empty()
-        && name.chars().count() <= OWNER_CHARS
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        && !name.starts_with('.');
-    if good {
-        Ok(())
-    } else {
-        Err(StartError::new("an owner's name has 1 to 64 letters, digits, `-`, `_` and `.`"))
-    }
+/// The keyring is a setting, not a thing of ours: a new key is made and the steps are said, in the order in which no
+/// process meets a key that it does not have.
+async fn rotate(opened: &Opened, out: Output) -> Result<bool, StartError> {
+    let engines = &opened.chosen.engines;
+    let active = engines.keyring.active_id().to_owned();
+    let needs = rotation::needs(engines).await.map_err(said)?;
+    let left: u64 = needs.iter().filter(|need| need.key_id != active).map(all_of).sum();
+    let at = engines.clock.now().to_string();
+    let id = format!("k{}", at.chars().filter(char::is_ascii_digit).take(12).collect::<String>());
+    let entry = Keyring::new_entry(&id, engines.random.as_ref()).map_err(said)?;
+    let value = json!({ "active": active, "needs": needs, "left": left, "new": entry });
+    out.say(&value, || {
+        format!(
+            "`{active}` seals; {left} things are still under other keys.\n\n\
+             A new key, shown once: {entry}\n\n\
+             1. put it LAST in PENSTOCK_ENCRYPTION_KEYS (with `penstock dev`: in DATA/encryption.keys), and restart all services: \
+             every one can open it, none seals with it yet\n\
+             2. put it FIRST, and restart all services\n\
+             3. `penstock crypto rewrap`, or wait for the workers, which do the same every ten minutes\n\
+             4. drop the old key when `penstock doctor` says that nothing needs it, and restart"
+        )
+    });
+    Ok(true)
 }
 
-/// `penstock crypto rewrap`: costs by batches, not by rows, and disturbs nobody.
+/// Everything that needs a key.
+pub fn all_of(need: &KeyNeed) -> u64 {
+    need.data_keys + need.secrets + need.promises
+}
+
+/// `penstock crypto rewrap`.
 pub async fn rewrap(opened: &Opened, out: Output) -> Result<bool, StartError> {
     let engines = &opened.chosen.engines;
+    let done = rotation::rewrap(engines, &operator_name()).await.map_err(said)?;
     let active = engines.keyring.active_id();
-    let mut rewrapped = 0_u64;
-    loop {
-        let keys = engines.store.keys_to_rewrap(active, 500).await.map_err(said)?;
-        let mut moved = 0;
-        for (seq, id, old) in &keys {
-            let wrapped =
-                penstock_crypto::WrappedKey { key_id: old.key_id.clone(), bytes: old.wrapped.clone() };
-            let new = engines.keyring.rewrap(id.0, &wrapped, engines.random.as_ref()).map_err(said)?;
-            let Some(new) = new else { continue };
-            let new = penstock_store::batches::SealedKey {
-                key_id: new.key_id,
-                wrapped: new.bytes,
-                context: old.context.clone(),
-            };
-            if engines.store.rewrap_key(*seq, old, &new).await.map_err(said)? {
-                moved += 1;
-            }
-        }
-        rewrapped += moved;
-        if moved == 0 {
-            break;
-        }
-    }
-    let mut secrets = 0_u64;
-    for owner in engines.store.owners().await.map_err(said)? {
-        secrets +=
-            u64::from(penstock_flow::callbacks::reseal_secrets(engines, owner.seq).await.map_err(said)?);
-    }
-    let entry = penstock_store::operations::AuditEntry {
-        at: engines.clock.now(),
-        actor: operator_name(),
-        action: "crypto.rewrap".into(),
-        batch: None,
-        detail: Some(format!("{rewrapped} data keys, {secrets} callback secrets")),
-    };
-    engines.store.audit(&entry).await.map_err(said)?;
-    out.say(&json!({ "rewrapped": rewrapped, "secrets": secrets, "active": active }), || {
-        format!("{rewrapped} data keys and {secrets} callback secrets are now under `{active}`")
+    let value = json!({ "rewrapped": done.data_keys, "secrets": done.secrets, "active": active });
+    out.say(&value, || {
+        format!("{} data keys and {} secrets are now under `{active}`", done.data_keys, done.secrets)
     });
     Ok(true)
 }

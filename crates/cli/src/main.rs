@@ -21,10 +21,11 @@ use clap::{Parser, Subcommand};
 use penstock_app::settings::parse_span;
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Settings, StartError, boot};
+use penstock_domain::ids::BatchId;
 
 /// A million rows, each carried once through rate-limited APIs.
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "penstock", version, propagate_version = true)]
 struct Program {
     #[command(flatten)]
     settings: Settings,
@@ -43,7 +44,7 @@ enum Command {
     /// Everything in one process, with a downstream and a sample file, to see it work
     Demo {
         /// Rows of the sample
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rows: u32,
         /// Stays up afterwards
         #[arg(long)]
@@ -69,14 +70,16 @@ enum Command {
     /// Says why a batch or a row waits, and when it moves next
     Why {
         /// The batch
-        batch: String,
+        #[arg(value_parser = open::batch_id)]
+        batch: BatchId,
         /// The row's number
         row: Option<u32>,
     },
     /// Takes the extraction lease and extracts here, now
     Extract {
         /// The batch
-        batch: String,
+        #[arg(value_parser = open::batch_id)]
+        batch: BatchId,
         /// Required: a worker does this by itself
         #[arg(long, required = true)]
         manual_run: bool,
@@ -84,10 +87,12 @@ enum Command {
     /// Claims and processes one row here, now
     ProcessRow {
         /// The batch
-        batch: String,
+        #[arg(value_parser = open::batch_id)]
+        batch: BatchId,
         /// The row's number
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         row: u32,
-        /// Shows paths and results too; written to the audit log
+        /// Shows paths, the result and the answer to a failed call too; the audit log says so
         #[arg(long)]
         reveal: bool,
     },
@@ -144,15 +149,23 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let json = program.json;
     match runtime.block_on(run(program)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("penstock: {error}");
-            ExitCode::FAILURE
+            if json {
+                println!("{}", serde_json::json!({ "error": error.to_string() }));
+            } else {
+                eprintln!("penstock: {error}");
+            }
+            if error.is_misuse() { ExitCode::from(MISUSED) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// What clap exits with as well.
+const MISUSED: u8 = 2;
 
 /// Carries a command out; false when it did its work and the answer is no.
 async fn run(mut program: Program) -> Result<bool, StartError> {
@@ -161,10 +174,11 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::Demo { rows, keep } => {
             return demo::run(program.settings, &program.data, rows, keep, out).await;
         }
-        Command::Dev { every } => return dev::run(program.settings, &program.data, every).await,
+        Command::Dev { every } => return dev::run(program.settings, &program.data, every, out).await,
         _ => {}
     }
-    let opened = open::operator(&mut program.settings, &program.data).await?;
+    let makes = matches!(program.command, Command::Migrate | Command::Keys(keys::Command::Create { .. }));
+    let opened = open::operator(&mut program.settings, &program.data, makes).await?;
     match program.command {
         Command::Demo { .. } | Command::Dev { .. } => Ok(true),
         Command::Migrate => {
@@ -181,10 +195,10 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::Keys(command) => keys::run(&opened, command, out).await,
         Command::Owners(command) => owners::run(&opened, command, out).await,
         Command::Batches(command) => batches::run(&opened, command, out).await,
-        Command::Why { batch, row } => why::run(&opened, &batch, row, out).await,
-        Command::Extract { batch, .. } => manual::extract(&opened, &batch, out).await,
+        Command::Why { batch, row } => why::run(&opened, batch, row, out).await,
+        Command::Extract { batch, .. } => manual::extract(&opened, batch, out).await,
         Command::ProcessRow { batch, row, reveal } => {
-            manual::process_row(&opened, &batch, row, reveal, out).await
+            manual::process_row(&opened, batch, row, reveal, out).await
         }
         Command::Reconcile { apply } => reconcile::run(&opened, apply, out).await,
         Command::Doctor => doctor::run(&opened, out).await,

@@ -1,25 +1,28 @@
 //! What a worker does, by hand: extraction, one row, pruning.
 
 use std::io::IsTerminal as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_app::StartError;
 use penstock_app::engines::process_name;
+use penstock_domain::ids::BatchId;
 use penstock_flow::extract::{self, Extracted};
 use penstock_flow::process::observe::{Observer, StepSeen};
 use penstock_flow::process::single::{self, Single};
 use penstock_flow::retention::{self, Retention};
-use penstock_store::operations::AuditEntry;
+use penstock_flow::view::row_view;
 use penstock_store::work::Settled;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::open::{Opened, operator_name, said};
 use crate::output::Output;
 
 /// `penstock extract BATCH --manual-run`.
-pub async fn extract(opened: &Opened, batch: &str, out: Output) -> Result<bool, StartError> {
+pub async fn extract(opened: &Opened, batch: BatchId, out: Output) -> Result<bool, StartError> {
     let batch = opened.batch(batch).await?;
+    opened.audit("batch.extract", Some(batch.id), None).await?;
     let engines = &opened.chosen.engines;
     let policy = opened.chosen.extract_policy(process_name("extract"));
     let stop = CancellationToken::new();
@@ -60,6 +63,12 @@ pub async fn extract(opened: &Opened, batch: &str, out: Output) -> Result<bool, 
                 format!("the batch is {status}; there is nothing to extract"),
             )
         }
+        Extracted::Hopeless(why) => (false, json!({ "done": false, "reason": why }), why),
+        Extracted::Erased => (
+            false,
+            json!({ "done": false, "status": "cancelled" }),
+            "the batch was erased; there is nothing to extract any more".to_owned(),
+        ),
         Extracted::Stopped => {
             (false, json!({ "done": false }), "it was stopped at its checkpoint".to_owned())
         }
@@ -68,23 +77,35 @@ pub async fn extract(opened: &Opened, batch: &str, out: Output) -> Result<bool, 
     Ok(good)
 }
 
-/// Prints each step as it ends.
+/// Tells each step as it ends: at once for people, all of them at the end for programs.
 struct Printer {
     reveal: bool,
+    out: Output,
+    steps: Mutex<Vec<Value>>,
 }
 
 impl Observer for Printer {
     fn step(&self, seen: &StepSeen<'_>) {
         let path = if self.reveal { seen.path } else { "…" };
-        let status = seen.status.map_or("no answer".to_owned(), |status| status.to_string());
-        eprintln!("{}: {} {path} → {status} in {} ms", seen.step, seen.method, seen.elapsed.as_millis());
+        if !self.out.json {
+            let status = seen.status.map_or("no answer".to_owned(), |status| status.to_string());
+            println!("{}: {} {path} → {status} in {} ms", seen.step, seen.method, seen.elapsed.as_millis());
+        }
+        let mut step = json!({
+            "step": seen.step, "method": seen.method, "status": seen.status, "code": seen.verdict.code(),
+            "milliseconds": u64::try_from(seen.elapsed.as_millis()).unwrap_or(u64::MAX),
+        });
+        if self.reveal {
+            step["path"] = seen.path.into();
+        }
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
     }
 }
 
 /// `penstock process-row BATCH ROW`.
 pub async fn process_row(
     opened: &Opened,
-    batch: &str,
+    batch: BatchId,
     number: u32,
     reveal: bool,
     out: Output,
@@ -92,28 +113,14 @@ pub async fn process_row(
     let batch = opened.batch(batch).await?;
     let chosen = &opened.chosen;
     let engines = &chosen.engines;
-    if reveal {
-        let entry = AuditEntry {
-            at: engines.clock.now(),
-            actor: operator_name(),
-            action: "row.reveal".into(),
-            batch: Some(batch.id),
-            detail: Some(format!("row {number}")),
-        };
-        engines.store.audit(&entry).await.map_err(said)?;
-    }
+    // Written down before anything is done or shown.
+    let action = if reveal { "row.process_and_reveal" } else { "row.process" };
+    opened.audit(action, Some(batch.id), format!("row {number}")).await?;
     let holder = process_name("process-row");
-    let done = single::process_row(
-        engines,
-        &chosen.caller,
-        &batch,
-        number,
-        &holder,
-        chosen.lease,
-        &Printer { reveal },
-    )
-    .await
-    .map_err(said)?;
+    let printer = Printer { reveal, out, steps: Mutex::default() };
+    let done = single::process_row(engines, &chosen.caller, &batch, number, &holder, chosen.lease, &printer)
+        .await
+        .map_err(said)?;
     let (good, outcome, sentence) = match done {
         Single::Ran { outcome: Settled::Completed { .. }, .. } => {
             (true, "completed", "the row is completed".to_owned())
@@ -126,13 +133,38 @@ pub async fn process_row(
             (false, "pending", format!("the row waits until {not_before}{why}"))
         }
         Single::Held { holder, until } => (false, "held", format!("{holder} holds the row until {until}")),
-        Single::NotRunnable(status) => {
-            (false, status.name(), format!("the row is {}, and its batch lets nothing run", status.name()))
-        }
+        Single::Ended(status) => (
+            false,
+            status.name(),
+            format!("the row is {} already; only a retry takes it up again", status.name()),
+        ),
+        Single::BatchDoesNotRun => (
+            false,
+            "batch_does_not_run",
+            format!(
+                "the batch is {}{}; none of its rows can be run",
+                batch.ledger.status.name(),
+                if batch.ledger.cancelled_at.is_some() { " and cancelled" } else { "" }
+            ),
+        ),
         Single::NoSuchRow => (false, "not_found", format!("the batch has no row {number}")),
         Single::LeaseLost => (false, "lease_lost", "the lease was lost; nothing was written".to_owned()),
     };
-    out.say(&json!({ "outcome": outcome, "sentence": sentence }), || sentence.clone());
+    let steps = printer.steps.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut value = json!({ "outcome": outcome, "sentence": sentence, "steps": steps });
+    let mut sentence = sentence;
+    if reveal && let Some(record) = engines.store.row(batch.seq, number).await.map_err(said)? {
+        let secrets = engines.secrets.of(engines, &batch).await.map_err(said)?;
+        let row = row_view(&secrets, &record).map_err(said)?;
+        if let Some(result) = &row.result {
+            sentence = format!("{sentence}: {result}");
+        }
+        if let Some(detail) = row.error.as_ref().and_then(|error| error.detail.as_ref()) {
+            sentence = format!("{sentence}: {detail}");
+        }
+        value["row"] = json!(row);
+    }
+    out.say(&value, || sentence);
     Ok(good)
 }
 

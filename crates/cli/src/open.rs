@@ -6,16 +6,19 @@ use penstock_app::engines::choose;
 use penstock_app::{Chosen, Role, Settings, StartError, boot, data_dir};
 use penstock_domain::ids::BatchId;
 use penstock_store::batches::Batch;
+use penstock_store::operations::AuditEntry;
 
 /// Engines and settings.
 pub struct Opened {
     pub chosen: Chosen,
     pub settings: Settings,
+    /// Why the pipelines could not be loaded here. Most commands need none; those that do say it.
+    pub pipelines_fault: Option<String>,
 }
 
 /// An engine's error as a sentence.
 pub fn said(error: impl std::fmt::Display) -> StartError {
-    StartError(error.to_string())
+    StartError::new(error.to_string())
 }
 
 /// Who runs the command, for the audit log and leases.
@@ -24,9 +27,17 @@ pub fn operator_name() -> String {
     format!("operator:{user}")
 }
 
-/// Opens engines for a command. Without a `DATABASE_URL` these are the data folder's.
-pub async fn operator(settings: &mut Settings, data: &Path) -> Result<Opened, StartError> {
+/// Opens engines for a command. Without a `DATABASE_URL` these are the data folder's, which has to be there unless the
+/// command is one of those that begin an installation (`makes`).
+pub async fn operator(settings: &mut Settings, data: &Path, makes: bool) -> Result<Opened, StartError> {
     if settings.database_url.is_none() {
+        let file = data.join("penstock.db");
+        if !makes && !file.exists() {
+            return Err(StartError::new(format!(
+                "there is no database at {}: start `penstock dev` there once, or give DATABASE_URL (or --data)",
+                file.display()
+            )));
+        }
         data_dir::fill(settings, data)?;
     }
     let cluster = settings.database_url.as_deref().is_some_and(|url| url.starts_with("postgres"));
@@ -39,27 +50,66 @@ pub async fn operator(settings: &mut Settings, data: &Path) -> Result<Opened, St
         settings.encryption_keys = rest.encryption_keys;
     }
     if cluster && settings.redis_url.is_none() {
-        return Err(StartError::new("REDIS_URL is not set: give the one that the services use."));
+        return Err(StartError::misuse("REDIS_URL is not set: give the one that the services use."));
     }
-    let pipelines = match &settings.pipelines {
-        Some(folder) => boot::load_pipelines(folder, &boot::environment)?,
-        // A variable that only the services have keeps no command from its work.
-        None => boot::load_pipelines(&PathBuf::from("./pipelines"), &boot::environment).unwrap_or_default(),
+    let folder = settings.pipelines.clone();
+    let asked = folder.is_some();
+    let loaded =
+        boot::load_pipelines(&folder.unwrap_or_else(|| PathBuf::from("./pipelines")), &boot::environment);
+    // A definition that is wrong, or a variable that only the services have, keeps no command from its work.
+    let (pipelines, fault) = match loaded {
+        Ok(pipelines) => (pipelines, None),
+        Err(error) => (Vec::new(), asked.then(|| error.to_string())),
     };
     let chosen = choose(settings, pipelines, Role::Operator).await?;
-    Ok(Opened { chosen, settings: settings.clone() })
+    Ok(Opened { chosen, settings: settings.clone(), pipelines_fault: fault })
 }
 
 impl Opened {
     /// The batch of that id.
-    pub async fn batch(&self, id: &str) -> Result<Batch, StartError> {
-        let parsed: BatchId = id.parse().map_err(|_| StartError(format!("`{id}` is no batch id")))?;
+    pub async fn batch(&self, id: BatchId) -> Result<Batch, StartError> {
         self.chosen
             .engines
             .store
-            .batch(parsed, None)
+            .batch(id, None)
             .await
             .map_err(said)?
-            .ok_or_else(|| StartError(format!("there is no batch {id}")))
+            .ok_or_else(|| StartError::new(format!("there is no batch {id}")))
+    }
+
+    /// Writes down who did what, where no transaction of the store does.
+    pub async fn audit(
+        &self,
+        action: &str,
+        batch: Option<BatchId>,
+        detail: impl Into<Option<String>>,
+    ) -> Result<(), StartError> {
+        let engines = &self.chosen.engines;
+        let entry = AuditEntry {
+            id: 0,
+            at: engines.clock.now(),
+            actor: operator_name(),
+            action: action.to_owned(),
+            batch,
+            detail: detail.into(),
+        };
+        engines.store.audit(&entry).await.map_err(said)
+    }
+}
+
+/// Reads a batch's id from the command line.
+pub fn batch_id(text: &str) -> Result<BatchId, String> {
+    text.parse().map_err(|_| "a batch's id looks like 01a20b64-4c23-7a77-86b0-6a29b5a1007b".to_owned())
+}
+
+/// Reads an owner's name from the command line.
+pub fn owner_name(text: &str) -> Result<String, String> {
+    const MOST: usize = 64;
+    let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let good = (1..=MOST).contains(&text.len()) && text.chars().all(named) && !text.starts_with('.');
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("an owner's name has 1 to 64 letters, digits, `-`, `_` and `.`".to_owned())
     }
 }

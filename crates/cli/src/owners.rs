@@ -5,7 +5,7 @@ use penstock_app::StartError;
 use penstock_flow::callbacks::rotate_secret;
 use serde_json::json;
 
-use crate::open::{Opened, said};
+use crate::open::{Opened, owner_name, said};
 use crate::output::Output;
 
 #[derive(Subcommand)]
@@ -15,9 +15,10 @@ pub enum Command {
     /// Sets an owner's quota and weight
     Set {
         /// Its name
+        #[arg(value_parser = owner_name)]
         name: String,
         /// Rows in flight at the most; 0 takes the default again
-        #[arg(long)]
+        #[arg(long, required_unless_present = "weight")]
         rows: Option<u32>,
         /// Its share when a run's cap is short
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -26,6 +27,7 @@ pub enum Command {
     /// Gives an owner a new callback secret; the one before signs too for a day
     RotateSecret {
         /// Its name
+        #[arg(value_parser = owner_name)]
         name: String,
     },
 }
@@ -47,6 +49,8 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         Command::Set { name, rows, weight } => {
             let rows = rows.map(|rows| (rows > 0).then_some(rows));
             let owner = engines.store.set_owner(&name, rows, weight).await.map_err(said)?;
+            let quota = owner.rows.map_or("default".to_owned(), |rows| rows.to_string());
+            opened.audit("owner.set", None, format!("{name}: rows {quota}, weight {}", owner.weight)).await?;
             out.say(&owner, || {
                 let quota = owner.rows.map_or("the default quota".to_owned(), |rows| format!("{rows} rows"));
                 format!("{}: {quota}, weight {}", owner.name, owner.weight)
@@ -55,8 +59,9 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         Command::RotateSecret { name } => {
             let owners = engines.store.owners().await.map_err(said)?;
             let owner = owners.into_iter().find(|owner| owner.name == name);
-            let owner = owner.ok_or_else(|| StartError(format!("there is no owner {name}")))?;
+            let owner = owner.ok_or_else(|| StartError::new(format!("there is no owner {name}")))?;
             let secret = rotate_secret(engines, owner.seq).await.map_err(said)?;
+            opened.audit("owner.rotate_secret", None, name.clone()).await?;
             out.say(&json!({ "owner": name, "secret": secret }), || {
                 format!("{secret}\n(shown once; the secret before signs too for 24 hours)")
             });

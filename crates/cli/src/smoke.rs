@@ -67,9 +67,9 @@ async fn carry(smoke: &Smoke<'_>, key: &str) -> Result<Value, StartError> {
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().map_err(said)?;
     let base = smoke.api.trim_end_matches('/');
     let file = match smoke.file {
-        Some(path) => {
-            tokio::fs::read(path).await.map_err(|error| StartError(format!("{}: {error}", path.display())))?
-        }
+        Some(path) => tokio::fs::read(path)
+            .await
+            .map_err(|error| StartError::new(format!("{}: {error}", path.display())))?,
         None => b"id\n1\n".to_vec(),
     };
     let began = Instant::now();
@@ -85,12 +85,12 @@ async fn carry(smoke: &Smoke<'_>, key: &str) -> Result<Value, StartError> {
     let accepted = response.status().is_success();
     let mut batch: Value = response.json().await.map_err(said)?;
     if !accepted {
-        return Err(StartError(format!("the upload was refused: {batch}")));
+        return Err(StartError::new(format!("the upload was refused: {batch}")));
     }
     let address = format!("{base}/v2/batches/{}", batch["id"].as_str().unwrap_or_default());
     while batch["finished_at"].is_null() {
         if began.elapsed() > smoke.within {
-            return Err(StartError(format!(
+            return Err(StartError::new(format!(
                 "the batch did not end within {} s: {}; ask `penstock why {}`",
                 smoke.within.as_secs(),
                 batch["counts"],

@@ -1,12 +1,13 @@
 //! `penstock why`: what a batch or a row waits for.
 
 use penstock_app::StartError;
+use penstock_domain::ids::BatchId;
 use penstock_flow::waiting;
 
 use crate::open::{Opened, said};
 use crate::output::Output;
 
-pub async fn run(opened: &Opened, batch: &str, row: Option<u32>, out: Output) -> Result<bool, StartError> {
+pub async fn run(opened: &Opened, batch: BatchId, row: Option<u32>, out: Output) -> Result<bool, StartError> {
     let batch = opened.batch(batch).await?;
     let engines = &opened.chosen.engines;
     let waits =

@@ -89,6 +89,16 @@ impl Keyring {
         if entries.is_empty() { Err(KeyringError::Empty) } else { Ok(Self { entries }) }
     }
 
+    /// A new key for a keyring, as `id:base64`.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn new_entry(id: &str, random: &dyn SecureRandom) -> Result<String, OpenError> {
+        let mut secret = Zeroizing::new([0; KEY_LEN]);
+        random.fill(secret.as_mut()).map_err(|_| OpenError::NoRandomness)?;
+        Ok(format!("{id}:{}", STANDARD.encode(secret.as_ref())))
+    }
+
     /// The name of the key that seals.
     pub fn active_id(&self) -> &str {
         &self.entries[0].id
@@ -241,6 +251,11 @@ fn small_ad(table: &str, row: &str, column: &str) -> Vec<u8> {
 pub struct Fingerprinter(hmac::Context);
 
 impl Fingerprinter {
+    /// A hash under a secret of its own.
+    pub fn new(secret: &[u8]) -> Self {
+        Self(hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret)))
+    }
+
     /// Takes the next piece.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);

@@ -62,7 +62,7 @@ async fn run(program: Program) -> Result<(), StartError> {
     }
     let report = penstock_dispatcher::once(&chosen.engines, &policy, program.dry_run)
         .await
-        .map_err(|error| StartError(error.to_string()))?;
+        .map_err(|error| StartError::new(error.to_string()))?;
     if program.json {
         println!("{}", serde_json::json!(report));
     } else {

@@ -326,14 +326,27 @@ impl Ledger {
         vec![Event::Finished]
     }
 
-    /// A person takes up a failed extraction again from its checkpoint.
+    /// The batch was erased before all of its rows were in SQL: nothing of it will ever run.
+    pub fn extraction_abandoned(&mut self, now: Timestamp) -> Vec<Event> {
+        self.counts.cancelled += self.counts.pending;
+        self.counts.pending = 0;
+        self.cancelled_at.get_or_insert(now);
+        self.status = BatchStatus::Cancelled;
+        self.outcome = Some(Outcome::Failure);
+        self.finished_at = Some(now);
+        self.touch();
+        vec![Event::Cancelled, Event::Finished]
+    }
+
+    /// A person takes up a failed extraction again from its checkpoint. A batch that was cancelled stays cancelled.
     pub fn extraction_revived(&mut self) {
-        self.counts.pending += self.counts.cancelled;
-        self.counts.cancelled = 0;
+        if self.cancelled_at.is_none() {
+            self.counts.pending += self.counts.cancelled;
+            self.counts.cancelled = 0;
+        }
         self.status = BatchStatus::Pending;
         self.outcome = None;
         self.finished_at = None;
-        self.cancelled_at = None;
         self.run += 1;
         self.touch();
     }
@@ -492,7 +505,6 @@ impl Ledger {
         self.outcome = None;
         self.finished_at = None;
         self.cancelled_at = None;
-        self.paused = false;
         self.touch();
         rows
     }
@@ -585,6 +597,8 @@ impl Ledger {
         }
         self.outcome = Some(self.counts.outcome(self.allow_failures));
         self.finished_at = Some(now);
+        self.paused = false;
+        self.held = false;
         if self.cancelled_at.is_some() {
             self.status = BatchStatus::Cancelled;
             events.push(Event::Cancelled);

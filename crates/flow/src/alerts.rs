@@ -27,8 +27,12 @@ const LEASE: Duration = Duration::from_secs(30);
 /// Notices under way in one worker.
 const AT_ONCE: usize = 4;
 
-/// Batches that one rule tells of, at the most: a channel with more of them is read by nobody.
-const MOST_BATCHES: u32 = 20;
+/// Batches that one rule tells of, at the most: a channel with more of them is read by nobody. Those that it has told of
+/// stay until they are well, whatever comes after them.
+const MOST_BATCHES: usize = 20;
+
+/// Batches that are looked at for one rule.
+const LOOKED_AT: u32 = 5000;
 
 /// Between two tries: doubled each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -102,9 +106,21 @@ impl Watch {
 
     async fn find(&self, now: Timestamp) -> Result<Vec<Alert>, FlowError> {
         let figures = self.engines.store.figures(now).await?;
+        let firing = self.engines.store.firing().await?;
         let mut found = Vec::new();
         for rule in &self.rules.rules {
-            for (subject, text) in self.look(rule, &figures, now).await? {
+            let mut seen = self.look(rule, &figures, now).await?;
+            let known = |subject: &str| {
+                firing.iter().any(|(name, known)| name == rule.condition.name() && known == subject)
+            };
+            let mut left =
+                MOST_BATCHES.saturating_sub(seen.iter().filter(|(subject, _)| known(subject)).count());
+            seen.retain(|(subject, _)| {
+                let told = known(subject) || left > 0;
+                left -= usize::from(told && !known(subject));
+                told
+            });
+            for (subject, text) in seen {
                 found.extend(rule.to.iter().map(|receiver| Alert {
                     rule: rule.condition.name().to_owned(),
                     subject: subject.clone(),
@@ -130,7 +146,7 @@ impl Watch {
         let store = &self.engines.store;
         Ok(match rule.condition {
             Condition::FailureShare { above_bp, min_rows } => store
-                .failing_batches(now - RECENT, min_rows.max(1), above_bp, MOST_BATCHES)
+                .failing_batches(now - RECENT, min_rows.max(1), above_bp, LOOKED_AT)
                 .await?
                 .into_iter()
                 .map(|batch| {
@@ -144,7 +160,7 @@ impl Watch {
                 })
                 .collect(),
             Condition::ExtractionFailed => store
-                .unextractable_batches(now - RECENT, MOST_BATCHES)
+                .unextractable_batches(now - RECENT, LOOKED_AT)
                 .await?
                 .into_iter()
                 .map(|batch| {

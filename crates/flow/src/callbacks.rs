@@ -399,8 +399,11 @@ fn open_secret(engines: &Engines, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<
 ///
 /// # Errors
 /// When the database fails or the keyring lacks their key.
-pub async fn reseal_secrets(engines: &Engines, owner: OwnerSeq) -> Result<bool, FlowError> {
-    let before = engines.store.callback_secrets(owner).await?;
+pub async fn reseal_secrets(
+    engines: &Engines,
+    owner: OwnerSeq,
+    before: &CallbackSecrets,
+) -> Result<bool, FlowError> {
     let active = engines.keyring.active_id();
     let stale = [&before.current, &before.previous]
         .into_iter()

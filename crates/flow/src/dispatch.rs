@@ -9,7 +9,7 @@ use penstock_domain::fair::{self, BatchOffer, OwnerOffer};
 use penstock_domain::ids::{BatchId, BatchSeq, RowRef};
 use penstock_domain::time::Timestamp;
 use penstock_queue::{MAX_BACKLOG, Message, PACKET_ROWS, Packet};
-use penstock_store::dispatch::{OwnerLoad, RunRecord, Swept, Take};
+use penstock_store::dispatch::{OwnerLoad, RunRecord, StuckRows, SweepPlan, Swept, Take};
 use serde::Serialize;
 use tracing::Instrument as _;
 use tracing::field::Empty;
@@ -83,7 +83,7 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
     };
     let grace = i64::try_from(policy.extraction_grace.as_millis()).unwrap_or(i64::MAX);
     if dry_run {
-        report.record.swept = engines.store.sweep_plan(started_at, grace).await?;
+        report.record.swept = planned(engines.store.sweep_plan(started_at, grace).await?);
         let loads = engines.store.loads(policy.rows_per_owner.max(1)).await?;
         let shares = plan(engines, policy, &loads, policy.rows_per_run);
         tally(&mut report, &loads, shares.iter().map(|share| (share.owner, share.rows)));
@@ -92,6 +92,17 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
     }
     let span = tracing::info_span!(parent: None, "dispatch", trace_id = Empty, rows = Empty);
     release_run(engines, policy, grace, report).instrument(span).await
+}
+
+/// A plan in a run's figures.
+fn planned(plan: SweepPlan) -> Swept {
+    let rows = |stuck: Vec<StuckRows>| stuck.iter().map(|one| one.rows).sum();
+    Swept {
+        extractions: plan.extractions.into_iter().map(|(batch, _)| batch).collect(),
+        lost_rows: rows(plan.lost_rows),
+        expired_rows: rows(plan.expired_rows),
+        finished: u32::try_from(plan.finished.len()).unwrap_or(u32::MAX),
+    }
 }
 
 async fn release_run(

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
@@ -56,6 +57,10 @@ pub enum Extracted {
     },
     /// The batch is in no state to be extracted.
     NotExtractable(Box<Batch>),
+    /// It failed, and would again: the file itself is at fault, or gone. The sentence says why.
+    Hopeless(String),
+    /// It was erased meanwhile, and is cancelled.
+    Erased,
     /// It was told to stop; the batch waits at its checkpoint.
     Stopped,
 }
@@ -72,6 +77,9 @@ pub async fn extract(
     stop: &CancellationToken,
     progress: &mut (dyn FnMut(&Batch, Checkpoint) + Send),
 ) -> Result<Extracted, FlowError> {
+    if revive && let Some(why) = hopeless(engines, batch).await? {
+        return Ok(Extracted::Hopeless(why));
+    }
     let now = engines.clock.now();
     let mut lease = ExtractionLease {
         batch,
@@ -91,6 +99,16 @@ pub async fn extract(
     let outcome = carry_out(engines, policy, &mut lease, batch, stop, progress).instrument(span).await;
     match outcome {
         Ok(extracted) => Ok(extracted),
+        Err(Trouble::Flow(FlowError::Store(StoreError::LeaseLost))) => {
+            // It may be that nobody took the lease, and the batch is not to be extracted any more.
+            let now = engines.clock.now();
+            let batch = engines.store.batches_by_seq(&[lease.batch]).await?.pop();
+            if batch.is_some_and(|batch| batch.erased_at.is_some()) {
+                engines.store.fail_extraction(&lease, "", now).await?;
+                return Ok(Extracted::Erased);
+            }
+            Err(StoreError::LeaseLost.into())
+        }
         Err(Trouble::File(fault)) => {
             tracing::warn!(code = fault.code, "the file cannot be extracted");
             let failure = fault.to_json();
@@ -98,6 +116,9 @@ pub async fn extract(
             if let Some(plain) = plain {
                 // Nobody reads it again, and it is not sealed.
                 delete(engines, &plain).await;
+            }
+            if batch.erased_at.is_some() {
+                return Ok(Extracted::Erased);
             }
             Ok(Extracted::Failed(Box::new(batch)))
         }
@@ -108,6 +129,25 @@ pub async fn extract(
             }
             Err(error)
         }
+    }
+}
+
+/// Why a failed extraction need not be tried again: its batch keeps what is known about the file.
+async fn hopeless(engines: &Engines, batch: BatchSeq) -> Result<Option<String>, FlowError> {
+    let Some(batch) = engines.store.batches_by_seq(&[batch]).await?.pop() else { return Ok(None) };
+    let Some(failure) = batch.failure.as_deref() else { return Ok(None) };
+    let code = FileFault::code_of(failure);
+    if code.as_deref().is_some_and(FileFault::is_the_files_own) {
+        return Ok(Some(format!(
+            "the file itself is at fault ({}): upload it again when it is mended",
+            code.unwrap_or_default()
+        )));
+    }
+    match engines.objects.head(&Path::from(batch.object_key.as_str())).await {
+        Err(object_store::Error::NotFound { .. }) => {
+            Ok(Some("the stored file is gone: put it back from a backup, or upload it again".to_owned()))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -50,10 +50,21 @@ impl FileFault {
     pub fn invalid(errors: Vec<FileError>, error_count: u64) -> Self {
         Self {
             code: "invalid_file",
-            message: format!("the file has {error_count} errors"),
+            message: format!("the file has {error_count} error{}", if error_count == 1 { "" } else { "s" }),
             errors,
             error_count,
         }
+    }
+
+    /// The code in what a batch keeps of it.
+    pub fn code_of(failure: &str) -> Option<String> {
+        let failure: serde_json::Value = serde_json::from_str(failure).ok()?;
+        failure["code"].as_str().map(str::to_owned)
+    }
+
+    /// Whether the file is at fault, whatever becomes of the engines: reading it again finds the same.
+    pub fn is_the_files_own(code: &str) -> bool {
+        matches!(code, "invalid_file" | "file_too_large" | "erased")
     }
 
     /// What the batch keeps of it.

@@ -53,11 +53,12 @@ pub async fn prune(engines: &Engines, retention: &Retention, actor: &str) -> Res
     if let Some(after) = retention.erase_after {
         loop {
             let batches = engines.store.to_erase(now - after, STEP).await?;
+            let mut erased = 0;
             for batch in &batches {
-                control::erase(engines, batch, actor).await?;
-                pruned.erased += 1;
+                erased += u32::from(control::erase_ended(engines, batch, now - after, actor).await?);
             }
-            if batches.is_empty() {
+            pruned.erased += erased;
+            if erased == 0 {
                 break;
             }
         }

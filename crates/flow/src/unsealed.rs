@@ -26,13 +26,8 @@ pub(crate) async fn seal(
     batch: &mut Batch,
     secrets: &SecretsOf,
 ) -> Result<(), Trouble> {
-    let Some(pipeline) = engines.pipelines.get(&batch.pipeline) else {
-        return Err(FlowError::Definition {
-            pipeline: batch.pipeline.clone(),
-            reason: "it is not among the loaded pipelines".into(),
-        }
-        .into());
-    };
+    // The one it was uploaded under, which may be an older one by now.
+    let pipeline = engines.pipelines.of(engines, batch).await?;
     let plain = Path::from(batch.object_key.as_str());
     let stored = match engines.objects.get(&plain).await {
         Ok(stored) => stored,

@@ -21,6 +21,7 @@ use crate::crash;
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::file::{SealedWriter, sealed_key};
+use crate::rotation;
 use crate::secrets::{Place, SecretsOf};
 
 /// Who uploads, and to what.
@@ -99,7 +100,7 @@ pub struct Upload {
     validator: Validator,
     writer: SealedWriter,
     earlier: Option<(Batch, Idempotency)>,
-    /// The first is made under the active key; a second one compares with an earlier request's.
+    /// The first is made under the installation's own secret; a second one compares with a promise from before there was one.
     fingerprints: Vec<(String, Fingerprinter)>,
 }
 
@@ -121,7 +122,10 @@ impl Upload {
             None => None,
         };
         let fingerprints = match &request.idempotency_key {
-            Some(_) => fingerprinters(engines, earlier.as_ref().map(|(_, promise)| promise.key_id.as_str())),
+            Some(_) => {
+                let earlier = earlier.as_ref().map(|(_, promise)| promise.key_id.as_str());
+                fingerprinters(engines, earlier).await?
+            }
             None => Vec::new(),
         };
         let path = sealed_key(&request.owner_name, id);
@@ -292,11 +296,15 @@ pub(crate) async fn delete(engines: &Engines, path: &object_store::path::Path) {
     }
 }
 
-fn fingerprinters(engines: &Engines, earlier: Option<&str>) -> Vec<(String, Fingerprinter)> {
-    let active = engines.keyring.active_id();
-    let mut ids = vec![active];
-    ids.extend(earlier.filter(|id| *id != active));
-    ids.into_iter().filter_map(|id| Some((id.to_owned(), engines.keyring.fingerprint(id)?))).collect()
+async fn fingerprinters(
+    engines: &Engines,
+    earlier: Option<&str>,
+) -> Result<Vec<(String, Fingerprinter)>, FlowError> {
+    let mut all = vec![(String::new(), rotation::fingerprinter(engines).await?)];
+    if let Some(id) = earlier.filter(|id| !id.is_empty()) {
+        all.extend(engines.keyring.fingerprint(id).map(|fingerprinter| (id.to_owned(), fingerprinter)));
+    }
+    Ok(all)
 }
 
 /// The same file under another name is another request.

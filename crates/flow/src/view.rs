@@ -1,6 +1,7 @@
 //! What a client sees of a batch and of a row.
 
 use penstock_domain::batch::{BatchStatus, Counts, Outcome};
+use penstock_domain::ledger::Ledger;
 use penstock_domain::row::{AttemptRecord, RowError, RowStatus};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
@@ -56,6 +57,9 @@ pub struct BatchView {
     pub paused: bool,
     /// Whether too many of its first rows failed; `resume` lets it go on.
     pub held: bool,
+    /// Why it is held, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_reason: Option<String>,
     /// Which run of the batch this is; a retry of a finished batch starts the next.
     pub run: u32,
     /// Percent of rows that have ended, floored; 100 only when the batch has ended.
@@ -109,6 +113,7 @@ pub fn describe(engines: &Engines, batch: &Batch, quota: u32, failure: Option<Va
         allow_failures: ledger.allow_failures,
         paused: ledger.paused,
         held: ledger.held,
+        held_reason: held_reason(ledger),
         run: ledger.run,
         progress: ledger.progress(),
         counts: ledger.counts,
@@ -120,6 +125,17 @@ pub fn describe(engines: &Engines, batch: &Batch, quota: u32, failure: Option<Va
         cancelled_at: ledger.cancelled_at,
         failure,
     }
+}
+
+fn held_reason(ledger: &Ledger) -> Option<String> {
+    let canary = ledger.canary.filter(|_| ledger.held)?;
+    let ended = ledger.counts.completed + ledger.counts.failed;
+    let allowed = f64::from(canary.max_failure_bp) / 100.0;
+    let which = if ledger.canary_passed { "rows that have ended" } else { "first rows" };
+    Some(format!(
+        "{} of the {ended} {which} failed, and at most {allowed} % may: resume it, or cancel it",
+        ledger.counts.failed
+    ))
 }
 
 /// The failure without what is sealed: the file's errors, or the number of the row that ended the batch.

@@ -52,6 +52,32 @@ pub struct Rung {
     pub held_back: usize,
 }
 
+/// What keeps the queue, for `doctor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueServer {
+    /// Its version.
+    pub version: String,
+    /// What it does when its memory is full.
+    pub memory_policy: String,
+    /// Bytes that it uses.
+    pub used_bytes: u64,
+    /// Bytes that it may use; none: no limit.
+    pub most_bytes: Option<u64>,
+    /// Its clock: milliseconds since the epoch.
+    pub now_ms: i64,
+}
+
+impl QueueServer {
+    /// The oldest version that is supported.
+    pub const NEEDED: &'static str = "6.2";
+
+    /// Whether its version is at least that.
+    pub fn is_supported(&self) -> bool {
+        let mut parts = self.version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 2)
+    }
+}
+
 /// Takes messages from the queue.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
@@ -85,6 +111,12 @@ pub trait Bell: Send + Sync {
     /// # Errors
     /// When it does not.
     async fn ready(&self) -> Result<(), BellError>;
+
+    /// What keeps it; none when it is this process.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    async fn server(&self) -> Result<Option<QueueServer>, BellError>;
 
     /// Hands messages to a handler, each lane's one after another, until `stop`; then waits for those that are being taken.
     /// Survives a queue that goes away for a while. A message that a worker had taken when it died comes again.

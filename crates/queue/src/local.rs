@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::{Ear, until};
-use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, Rung, by_lane};
+use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, QueueServer, Rung, by_lane};
 
 /// Lanes in this process.
 #[derive(Default)]
@@ -112,6 +112,10 @@ impl Bell for LocalBell {
 
     async fn ready(&self) -> Result<(), BellError> {
         Ok(())
+    }
+
+    async fn server(&self) -> Result<Option<QueueServer>, BellError> {
+        Ok(None)
     }
 
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {

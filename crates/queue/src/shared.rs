@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::{Ear, until};
-use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, Rung, by_lane};
+use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, QueueServer, Rung, by_lane};
 
 /// The pipelines in whose lanes somebody has rung.
 const PIPELINES: &str = "penstock:pipelines";
@@ -171,6 +171,25 @@ impl Bell for SharedBell {
         let mut connection = self.connection().await?;
         let _: String = redis::cmd("PING").query_async(&mut connection).await.map_err(BellError::new)?;
         Ok(())
+    }
+
+    async fn server(&self) -> Result<Option<QueueServer>, BellError> {
+        let mut connection = self.connection().await?;
+        let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(BellError::new)?;
+        let (seconds, micros): (i64, i64) =
+            redis::cmd("TIME").query_async(&mut connection).await.map_err(BellError::new)?;
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        let bytes = |name: &str| field(name).parse::<u64>().unwrap_or(0);
+        Ok(Some(QueueServer {
+            version: field("redis_version"),
+            memory_policy: field("maxmemory_policy"),
+            used_bytes: bytes("used_memory"),
+            most_bytes: Some(bytes("maxmemory")).filter(|most| *most > 0),
+            now_ms: seconds * 1000 + micros / 1000,
+        }))
     }
 
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {

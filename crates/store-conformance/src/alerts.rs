@@ -47,6 +47,17 @@ pub async fn a_beginning_and_an_end_are_told_once(store: &Arc<dyn Store>) {
     let ended = store.lease_notices(fourth, again, again + LEASE, 10).await.unwrap();
     assert_eq!(ended[0].attempts, 1);
     assert!(store.settle_notice(&ended[0], fourth, None).await.unwrap());
+    // What begins again as soon as its end was told is another beginning.
+    store.note_alerts(&[alert("invite", 0)], again).await.unwrap();
+    assert_eq!(store.firing().await.unwrap(), [("breaker_open".to_owned(), "invite".to_owned())]);
+    let fifth = token();
+    let anew = store.lease_notices(fifth, again, again + LEASE, 10).await.unwrap();
+    assert!(anew[0].firing && anew[0].since == again, "{anew:?}");
+    assert!(store.settle_notice(&anew[0], fifth, None).await.unwrap());
+    store.note_alerts(&[], again).await.unwrap();
+    let sixth = token();
+    let ended = store.lease_notices(sixth, again, again + LEASE, 10).await.unwrap();
+    assert!(store.settle_notice(&ended[0], sixth, None).await.unwrap());
     store.note_alerts(&[], again).await.unwrap();
     assert!(lease(again + LEASE + LEASE).await.is_empty());
 }

@@ -244,7 +244,13 @@ impl Walk<'_> {
         let finished = said.iter().filter(|callback| callback.event == "batch.finished").count();
         assert_eq!(finished, batch.ledger.run as usize, "{:#?}", self.log);
         assert_eq!(
-            self.store.count_mismatches().await.unwrap().iter().filter(|one| one.seq == self.batch).count(),
+            self.store
+                .count_mismatches(Timestamp::from_millis(0))
+                .await
+                .unwrap()
+                .iter()
+                .filter(|one| one.seq == self.batch)
+                .count(),
             0
         );
     }

@@ -73,6 +73,13 @@ impl Alerts for PostgresStore {
         Ok(rows.iter().map(troubled).collect())
     }
 
+    async fn firing(&self) -> StoreResult<Vec<(String, String)>> {
+        sqlx::query_as("/* penstock:firing */ SELECT DISTINCT rule, subject FROM alerts WHERE firing ORDER BY rule, subject")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(store_error("firing"))
+    }
+
     async fn note_alerts(&self, found: &[Alert], now: Timestamp) -> StoreResult<()> {
         const NAME: &str = "note_alerts";
         let found_none = found.is_empty();
@@ -101,7 +108,8 @@ impl Alerts for PostgresStore {
                  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int8[]) f (rule, subject, receiver, text, due) \
                  ORDER BY rule, subject, receiver \
                  ON CONFLICT (rule, subject, receiver) DO UPDATE SET firing = true, text = excluded.text, \
-                 attempts = 0, next_at = excluded.next_at WHERE NOT alerts.firing",
+                 attempts = 0, next_at = excluded.next_at, \
+                 since = CASE WHEN alerts.said = 0 THEN excluded.since ELSE alerts.since END WHERE NOT alerts.firing",
             )
             .bind(&rules)
             .bind(&subjects)

@@ -13,7 +13,7 @@ use crate::error::store_error;
 use crate::{PostgresStore, commit, ledgers};
 
 /// Rows that are erased in one transaction.
-const ERASE_STEP: i64 = 10_000;
+const ERASE_STEP: u32 = 10_000;
 
 impl PostgresStore {
     /// A command that touches nothing but the batch.
@@ -125,11 +125,21 @@ impl Control for PostgresStore {
         Ok((batch, rows))
     }
 
-    async fn erase(&self, seq: BatchSeq, actor: &str, now: Timestamp) -> StoreResult<Batch> {
+    async fn erase(
+        &self,
+        seq: BatchSeq,
+        ended_before: Option<Timestamp>,
+        actor: &str,
+        now: Timestamp,
+    ) -> StoreResult<Option<Batch>> {
         const NAME: &str = "erase";
         let mut tx = self.write(NAME).await?;
         let mut batch =
             ledgers::read(&mut tx, seq, NAME).await?.ok_or(StoreError::NotFound { what: "this batch" })?;
+        let ended = batch.ledger.finished_at;
+        if ended_before.is_some_and(|before| ended.is_none_or(|ended| ended >= before)) {
+            return Ok(None);
+        }
         let read_revision = batch.ledger.revision;
         let events = if batch.ledger.is_finished() { Vec::new() } else { batch.ledger.cancel(now)? };
         sqlx::query("/* penstock:erase */ DELETE FROM batch_keys WHERE batch = $1")
@@ -149,38 +159,22 @@ impl Control for PostgresStore {
         }
         commit(tx, NAME).await?;
         batch.erased_at.get_or_insert(now);
-        for table in ["row_output", "row_receipts"] {
-            loop {
-                let sql = format!(
-                    "/* penstock:erase */ DELETE FROM {table} WHERE batch = $1 AND number IN \
-                     (SELECT number FROM {table} WHERE batch = $1 LIMIT {ERASE_STEP})"
-                );
-                if self.erase_step(sql, seq).await? == 0 {
-                    break;
-                }
-            }
-        }
         // The lines stay, so that every row can still be counted; what stood in them goes.
-        loop {
-            let sql = format!(
-                "/* penstock:erase */ UPDATE row_data SET payload = ''::bytea WHERE batch = $1 AND number IN \
-                 (SELECT number FROM row_data WHERE batch = $1 AND payload <> ''::bytea LIMIT {ERASE_STEP})"
-            );
-            if self.erase_step(sql, seq).await? == 0 {
-                break;
+        for statement in [
+            "/* penstock:erase */ UPDATE row_data SET payload = ''::bytea WHERE batch = $1 AND number BETWEEN $2 AND $3",
+            "/* penstock:erase */ DELETE FROM row_output WHERE batch = $1 AND number BETWEEN $2 AND $3",
+            "/* penstock:erase */ DELETE FROM row_receipts WHERE batch = $1 AND number BETWEEN $2 AND $3",
+        ] {
+            for first in (1..=batch.ledger.counts.total).step_by(ERASE_STEP as usize) {
+                sqlx::query(statement)
+                    .bind(seq.0)
+                    .bind(i64::from(first))
+                    .bind(i64::from(first) + i64::from(ERASE_STEP) - 1)
+                    .execute(&self.pool)
+                    .await
+                    .map_err(store_error(NAME))?;
             }
         }
-        Ok(batch)
-    }
-}
-
-impl PostgresStore {
-    async fn erase_step(&self, sql: String, seq: BatchSeq) -> StoreResult<u64> {
-        let done = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(seq.0)
-            .execute(&self.pool)
-            .await
-            .map_err(store_error("erase"))?;
-        Ok(done.rows_affected())
+        Ok(Some(batch))
     }
 }

@@ -121,7 +121,7 @@ impl Extraction for PostgresStore {
         let mut tx = self.write(NAME).await?;
         let done = sqlx::query(
             "/* penstock:commit_chunk */ UPDATE batches SET checkpoint_offset = $1, checkpoint_line = $2, \
-             checkpoint_rows = $3, extract_until = $4 WHERE seq = $5 AND extract_token = $6 AND checkpoint_offset = $7",
+             checkpoint_rows = $3, extract_until = $4 WHERE seq = $5 AND extract_token = $6 AND checkpoint_offset = $7 AND erased_at IS NULL",
         )
         .bind(i64::try_from(to.offset).unwrap_or(i64::MAX))
         .bind(i64::try_from(to.line).unwrap_or(i64::MAX))
@@ -171,9 +171,13 @@ impl Extraction for PostgresStore {
         let mut tx = self.write(NAME).await?;
         let mut batch = leased(&mut tx, lease, NAME).await?;
         let read_revision = batch.ledger.revision;
-        let events = batch.ledger.extraction_failed(now);
-        batch.failure = Some(failure.to_owned());
-        end_lease(&mut tx, lease, Some(failure), NAME).await?;
+        let (events, failure) = if batch.erased_at.is_some() {
+            (batch.ledger.extraction_abandoned(now), None)
+        } else {
+            (batch.ledger.extraction_failed(now), Some(failure))
+        };
+        batch.failure = failure.map(str::to_owned);
+        end_lease(&mut tx, lease, failure, NAME).await?;
         ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
         commit(tx, NAME).await?;
         Ok(batch)

@@ -7,8 +7,8 @@ use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, PendingUpload, SealedKey};
 use penstock_store::operations::{
-    AuditEntry, CountMismatch, EngineInfo, Figures, OVERDUE_AFTER, Operations, RATIO_ROWS, RECENT,
-    RECENT_CALLBACKS,
+    AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Figures, KeyUsage, OVERDUE_AFTER,
+    Operations, RATIO_ROWS, RECENT, RECENT_CALLBACKS,
 };
 use sqlx::Row as _;
 
@@ -39,6 +39,7 @@ impl Operations for PostgresStore {
     async fn engine(&self) -> StoreResult<EngineInfo> {
         let row = sqlx::query(
             "/* penstock:engine */ SELECT current_setting('server_version') AS version, \
+             current_setting('server_version_num')::int4 >= 140000 AS supported, \
              pg_database_size(current_database()) AS bytes, \
              (extract(epoch FROM clock_timestamp()) * 1000)::int8 AS now",
         )
@@ -49,6 +50,8 @@ impl Operations for PostgresStore {
         Ok(EngineInfo {
             engine: "postgresql",
             version: c.text("version"),
+            needed_version: "14",
+            supported: c.flag("supported"),
             schema: self.schema_version().await?,
             needed_schema: schema::needed(),
             now: c.time("now"),
@@ -72,15 +75,15 @@ impl Operations for PostgresStore {
     async fn audit_log(
         &self,
         batch: Option<BatchId>,
-        before: Option<Timestamp>,
+        before: Option<i64>,
         limit: u32,
     ) -> StoreResult<Vec<AuditEntry>> {
         let rows = sqlx::query(
             "/* penstock:audit_log */ SELECT * FROM audit WHERE ($1::uuid IS NULL OR batch = $1) \
-             AND ($2::int8 IS NULL OR at < $2) ORDER BY id DESC LIMIT $3",
+             AND ($2::int8 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
         )
         .bind(batch.map(|batch| batch.0))
-        .bind(before.map(Timestamp::millis))
+        .bind(before)
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await
@@ -90,6 +93,7 @@ impl Operations for PostgresStore {
             .map(|row| {
                 let c = Columns(row);
                 AuditEntry {
+                    id: c.i64("id"),
                     at: c.time("at"),
                     actor: c.text("actor"),
                     action: c.text("action"),
@@ -131,6 +135,7 @@ impl Operations for PostgresStore {
         let callbacks = sqlx::query(
             "/* penstock:figures */ SELECT (SELECT count(*) FROM callbacks WHERE status = 0) AS pending, \
              (SELECT count(*) FROM callbacks WHERE status = 2) AS exhausted, \
+             (SELECT count(*) FROM callbacks WHERE status = 0 AND next_at < $5 AND (lease_until IS NULL OR lease_until < $5)) AS overdue, \
              (SELECT count(*) FROM callbacks WHERE status = 2 AND created_at > $1) AS exhausted_recently, \
              (SELECT count(*) FROM row_state WHERE status = 2 AND lease_until < $2) AS expired, \
              (SELECT count(*) FROM row_state WHERE status = 1 AND queued_until < $2) AS lost, \
@@ -140,12 +145,14 @@ impl Operations for PostgresStore {
         .bind((now - OVERDUE_AFTER).millis())
         .bind((now - RECENT).millis())
         .bind(BatchStatus::Failed.code())
+        .bind((now - CALLBACK_OVERDUE_AFTER).millis())
         .fetch_one(&self.pool)
         .await
         .map_err(store_error("figures"))?;
         figures.callbacks_pending = Columns(&callbacks).u32("pending");
         let c = Columns(&callbacks);
         figures.callbacks_exhausted = c.u32("exhausted");
+        figures.callbacks_overdue = c.u32("overdue");
         figures.callbacks_exhausted_recently = c.u32("exhausted_recently");
         figures.leases_expired = c.u32("expired");
         figures.rows_lost = c.u32("lost");
@@ -162,16 +169,23 @@ impl Operations for PostgresStore {
         Ok(figures)
     }
 
-    async fn count_mismatches(&self) -> StoreResult<Vec<CountMismatch>> {
+    async fn count_mismatches(&self, ended_after: Timestamp) -> StoreResult<Vec<CountMismatch>> {
         const NAME: &str = "count_mismatches";
-        let seqs: Vec<i64> =
-            sqlx::query_scalar("/* penstock:count_mismatches */ SELECT seq FROM batches WHERE extracted")
-                .fetch_all(&self.pool)
-                .await
-                .map_err(store_error(NAME))?;
+        let seqs: Vec<i64> = sqlx::query_scalar(
+            "/* penstock:count_mismatches */ SELECT seq FROM batches WHERE extracted AND (finished_at IS NULL OR finished_at > $1)",
+        )
+        .bind(ended_after.millis())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error(NAME))?;
         let mut found = Vec::new();
         for seq in seqs {
-            let mut tx = self.pool.begin().await.map_err(store_error(NAME))?;
+            // At one moment: beside a worker both move all the time.
+            let mut tx = self
+                .pool
+                .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                .await
+                .map_err(store_error(NAME))?;
             let Some(batch) = ledgers::look(&mut tx, BatchSeq(seq), NAME).await? else { continue };
             let rows = rows_count(&mut tx, &batch, NAME).await?;
             if rows != batch.ledger.counts {
@@ -187,7 +201,12 @@ impl Operations for PostgresStore {
         Ok(found)
     }
 
-    async fn repair_counts(&self, mismatch: &CountMismatch, now: Timestamp) -> StoreResult<bool> {
+    async fn repair_counts(
+        &self,
+        mismatch: &CountMismatch,
+        actor: &str,
+        now: Timestamp,
+    ) -> StoreResult<bool> {
         const NAME: &str = "repair_counts";
         let mut tx = self.write(NAME).await?;
         let Some(mut batch) = ledgers::read(&mut tx, mismatch.seq, NAME).await? else { return Ok(false) };
@@ -196,7 +215,7 @@ impl Operations for PostgresStore {
         }
         let events = batch.ledger.correct(mismatch.rows, now);
         ledgers::write(&mut tx, &batch, mismatch.revision, &events, now, NAME).await?;
-        ledgers::audit(&mut tx, now, "operator", "batch.repair_counts", &batch, None, NAME).await?;
+        ledgers::audit(&mut tx, now, actor, "batch.repair_counts", &batch, None, NAME).await?;
         commit(tx, NAME).await?;
         Ok(true)
     }
@@ -255,14 +274,51 @@ impl Operations for PostgresStore {
         Ok(done.rows_affected() == 1)
     }
 
-    async fn key_usage(&self) -> StoreResult<Vec<(String, u64)>> {
+    async fn key_usage(&self) -> StoreResult<Vec<KeyUsage>> {
         let rows = sqlx::query(
-            "/* penstock:key_usage */ SELECT key_id, count(*) AS count FROM batch_keys GROUP BY key_id",
+            "/* penstock:key_usage */ SELECT key_id, sum(data_keys)::int8 AS data_keys, sum(promises)::int8 AS promises FROM \
+             (SELECT key_id, count(*) AS data_keys, 0 AS promises FROM batch_keys GROUP BY key_id UNION ALL \
+              SELECT key_id, 0, count(*) FROM idempotency WHERE key_id <> '' GROUP BY key_id) AS used GROUP BY key_id ORDER BY key_id",
         )
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("key_usage"))?;
-        Ok(rows.iter().map(|row| (Columns(row).text("key_id"), Columns(row).u64("count"))).collect())
+        Ok(rows
+            .iter()
+            .map(|row| {
+                let c = Columns(row);
+                KeyUsage {
+                    key_id: c.text("key_id"),
+                    data_keys: c.u64("data_keys"),
+                    promises: c.u64("promises"),
+                }
+            })
+            .collect())
+    }
+
+    async fn secret(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        sqlx::query_scalar("/* penstock:secret */ SELECT sealed FROM secrets WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(store_error("secret"))
+    }
+
+    async fn set_secret(&self, name: &str, expected: Option<&[u8]>, sealed: &[u8]) -> StoreResult<bool> {
+        let statement = match expected {
+            None => {
+                "/* penstock:set_secret */ INSERT INTO secrets (name, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+            }
+            Some(_) => {
+                "/* penstock:set_secret */ UPDATE secrets SET sealed = $2 WHERE name = $1 AND sealed = $3"
+            }
+        };
+        let mut query = sqlx::query(statement).bind(name).bind(sealed);
+        if let Some(expected) = expected {
+            query = query.bind(expected);
+        }
+        let done = query.execute(&self.pool).await.map_err(store_error("set_secret"))?;
+        Ok(done.rows_affected() == 1)
     }
 
     async fn to_erase(&self, finished_before: Timestamp, limit: u32) -> StoreResult<Vec<Batch>> {

@@ -135,12 +135,17 @@ impl Owners for PostgresStore {
             .await
             .map_err(store_error("callback_secrets"))?
             .ok_or(StoreError::NotFound { what: "this owner" })?;
-        let c = Columns(&row);
-        Ok(CallbackSecrets {
-            current: c.opt_bytes("secret"),
-            previous: c.opt_bytes("previous_secret"),
-            previous_until: c.opt_time("previous_until"),
-        })
+        Ok(secrets(&row))
+    }
+
+    async fn all_callback_secrets(&self) -> StoreResult<Vec<(OwnerSeq, CallbackSecrets)>> {
+        let rows = sqlx::query(
+            "/* penstock:all_callback_secrets */ SELECT * FROM owners WHERE secret IS NOT NULL ORDER BY seq",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("all_callback_secrets"))?;
+        Ok(rows.iter().map(|row| (OwnerSeq(Columns(row).i64("seq")), secrets(row))).collect())
     }
 
     async fn set_callback_secrets(
@@ -162,5 +167,14 @@ impl Owners for PostgresStore {
         .await
         .map_err(store_error("set_callback_secrets"))?;
         Ok(done.rows_affected() == 1)
+    }
+}
+
+fn secrets(row: &PgRow) -> CallbackSecrets {
+    let c = Columns(row);
+    CallbackSecrets {
+        current: c.opt_bytes("secret"),
+        previous: c.opt_bytes("previous_secret"),
+        previous_until: c.opt_time("previous_until"),
     }
 }

@@ -73,6 +73,13 @@ impl Alerts for SqliteStore {
         Ok(rows.iter().map(troubled).collect())
     }
 
+    async fn firing(&self) -> StoreResult<Vec<(String, String)>> {
+        sqlx::query_as("/* penstock:firing */ SELECT DISTINCT rule, subject FROM alerts WHERE firing ORDER BY rule, subject")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(store_error("firing"))
+    }
+
     async fn note_alerts(&self, found: &[Alert], now: Timestamp) -> StoreResult<()> {
         const NAME: &str = "note_alerts";
         let found_none = found.is_empty();
@@ -102,7 +109,8 @@ impl Alerts for SqliteStore {
             "/* penstock:note_alerts */ INSERT INTO alerts (rule, subject, receiver, text, firing, said, since, attempts, next_at) \
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 1, 0, ?2, 0, value ->> 4 FROM json_each(?1) WHERE true \
              ON CONFLICT (rule, subject, receiver) DO UPDATE SET firing = 1, text = excluded.text, \
-             attempts = 0, next_at = excluded.next_at WHERE NOT alerts.firing",
+             attempts = 0, next_at = excluded.next_at, \
+                 since = CASE WHEN alerts.said = 0 THEN excluded.since ELSE alerts.since END WHERE NOT alerts.firing",
         )
         .bind(&found)
         .bind(now.millis())

@@ -3,10 +3,13 @@
 use std::fs::File;
 
 use async_trait::async_trait;
-use penstock_domain::ids::BatchSeq;
+use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::ledger::Tally;
 use penstock_domain::time::Timestamp;
-use penstock_store::dispatch::{BatchLoad, Dispatch, OwnerLoad, Released, RunLock, RunRecord, Swept, Take};
+use penstock_store::batches::Batches as _;
+use penstock_store::dispatch::{
+    BatchLoad, Dispatch, OwnerLoad, Released, RunLock, RunRecord, StuckRows, SweepPlan, Swept, Take,
+};
 use penstock_store::{StoreResult, overdrawn};
 use sqlx::Row as _;
 
@@ -121,6 +124,21 @@ impl SqliteStore {
         Ok(finished)
     }
 
+    async fn stuck_rows(&self, query: &'static str, now: Timestamp) -> StoreResult<Vec<StuckRows>> {
+        let rows = sqlx::query(query)
+            .bind(now.millis())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(store_error("sweep_plan"))?;
+        Ok(rows
+            .iter()
+            .map(|row| {
+                let c = Columns(row);
+                StuckRows { batch: BatchId(c.uuid("id")), rows: c.u32("rows") }
+            })
+            .collect())
+    }
+
     async fn dead_extractions(
         &self,
         now: Timestamp,
@@ -164,25 +182,40 @@ impl Dispatch for SqliteStore {
         })
     }
 
-    async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<Swept> {
-        let row = sqlx::query(
-            "/* penstock:sweep_plan */ SELECT \
-             (SELECT count(*) FROM row_state s JOIN batches b ON b.seq = s.batch WHERE s.status = 1 \
-              AND s.queued_until < ?1 AND b.cancelled_at IS NULL) AS lost, \
-             (SELECT count(*) FROM row_state WHERE status = 2 AND lease_until < ?1) AS expired, \
-             (SELECT count(*) FROM batches WHERE status = 2 AND extracted AND pending = 0 AND queued = 0 \
-              AND processing = 0) AS finished",
+    async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<SweepPlan> {
+        const NAME: &str = "sweep_plan";
+        let lost_rows = self
+            .stuck_rows(
+                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows FROM row_state s JOIN batches b ON b.seq = s.batch \
+                 WHERE s.status = 1 AND s.queued_until < ?1 AND b.cancelled_at IS NULL GROUP BY b.id, b.seq ORDER BY b.seq",
+                now,
+            )
+            .await?;
+        let expired_rows = self
+            .stuck_rows(
+                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows FROM row_state s JOIN batches b ON b.seq = s.batch \
+                 WHERE s.status = 2 AND s.lease_until < ?1 GROUP BY b.id, b.seq ORDER BY b.seq",
+                now,
+            )
+            .await?;
+        let finished = sqlx::query(
+            "/* penstock:sweep_plan */ SELECT id FROM batches WHERE status = 2 AND extracted AND pending = 0 \
+             AND queued = 0 AND processing = 0 ORDER BY seq",
         )
-        .bind(now.millis())
-        .fetch_one(&self.readers)
+        .fetch_all(&self.readers)
         .await
-        .map_err(store_error("sweep_plan"))?;
-        let c = Columns(&row);
-        Ok(Swept {
-            lost_rows: c.u32("lost"),
-            expired_rows: c.u32("expired"),
-            finished: c.u32("finished"),
-            extractions: self.dead_extractions(now, extraction_grace_ms, false).await?,
+        .map_err(store_error(NAME))?;
+        let dead = self.dead_extractions(now, extraction_grace_ms, false).await?;
+        Ok(SweepPlan {
+            lost_rows,
+            expired_rows,
+            finished: finished.iter().map(|row| BatchId(Columns(row).uuid("id"))).collect(),
+            extractions: self
+                .batches_by_seq(&dead)
+                .await?
+                .into_iter()
+                .map(|batch| (batch.seq, batch.id))
+                .collect(),
         })
     }
 

@@ -68,6 +68,8 @@ pub trait Alerts: Send + Sync {
     ) -> StoreResult<Vec<TroubledBatch>>;
     /// Batches whose file could not be extracted, since `since`; at most `limit`.
     async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<TroubledBatch>>;
+    /// What fires now, told or not: rule and subject.
+    async fn firing(&self) -> StoreResult<Vec<(String, String)>>;
     /// Writes what is found now: what is new begins, what is no longer found ends, everything else stays as it is.
     async fn note_alerts(&self, found: &[Alert], now: Timestamp) -> StoreResult<()>;
     /// Takes beginnings and ends that nobody has told yet, under a lease.

@@ -91,7 +91,7 @@ pub struct SealedKey {
 pub struct Idempotency {
     /// The client's key.
     pub key: String,
-    /// The keyring's key under which the fingerprint was made.
+    /// The keyring's key under which the fingerprint was made; empty: the installation's own secret for that.
     pub key_id: String,
     /// Keyed hash of everything the client sent.
     pub fingerprint: Vec<u8>,

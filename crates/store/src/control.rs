@@ -55,6 +55,13 @@ pub trait Control: Send + Sync {
     ) -> StoreResult<(Batch, u32)>;
     /// Deletes the data key first (from then on nothing can be read, even in backups of the rows), then payloads,
     /// results, errors and receipts in bounded steps. A batch that still runs is cancelled. The counts stay.
-    /// The caller deletes the file.
-    async fn erase(&self, batch: BatchSeq, actor: Actor<'_>, now: Timestamp) -> StoreResult<Batch>;
+    /// The caller deletes the file. With `ended_before` nothing is done, and none returned, unless the batch ended before
+    /// that time: a retry may have begun since somebody looked.
+    async fn erase(
+        &self,
+        batch: BatchSeq,
+        ended_before: Option<Timestamp>,
+        actor: Actor<'_>,
+        now: Timestamp,
+    ) -> StoreResult<Option<Batch>>;
 }

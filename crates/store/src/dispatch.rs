@@ -79,6 +79,28 @@ pub struct Swept {
     pub finished: u32,
 }
 
+/// Rows of one batch that are stuck.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StuckRows {
+    /// The batch.
+    pub batch: BatchId,
+    /// How many of its rows.
+    pub rows: u32,
+}
+
+/// What a sweep would mend, batch by batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepPlan {
+    /// Batches whose extraction nobody holds.
+    pub extractions: Vec<(BatchSeq, BatchId)>,
+    /// Queued rows whose message was lost.
+    pub lost_rows: Vec<StuckRows>,
+    /// Rows whose lease ran out.
+    pub expired_rows: Vec<StuckRows>,
+    /// Batches that should be finished.
+    pub finished: Vec<BatchId>,
+}
+
 /// One dispatcher run, as it is recorded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -111,7 +133,7 @@ pub trait Dispatch: Send + Sync {
     /// and every lease as lost: for an engine that only one process serves, at that process's start.
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept>;
     /// What [`Dispatch::sweep`] would do, without doing it.
-    async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<Swept>;
+    async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<SweepPlan>;
     /// Owners with work, those served longest ago first, each with at most `batches_per_owner` batches. Costs by
     /// owners and batches, never by rows.
     async fn loads(&self, batches_per_owner: u32) -> StoreResult<Vec<OwnerLoad>>;

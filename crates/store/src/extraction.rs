@@ -82,7 +82,7 @@ pub trait Extraction: Send + Sync {
     /// transaction that also checks and renews the lease.
     ///
     /// # Errors
-    /// `LeaseLost`; `Refused` when the database does not take one of the rows: split the chunk.
+    /// `LeaseLost`, also when the batch was erased meanwhile; `Refused` when the database does not take one of the rows: split the chunk.
     async fn commit_chunk(
         &self,
         lease: &ExtractionLease,
@@ -102,7 +102,7 @@ pub trait Extraction: Send + Sync {
         now: Timestamp,
     ) -> StoreResult<Batch>;
     /// The file cannot be extracted: the batch is `failed`, with `failure` as its reason (JSON, see
-    /// [`Batch::failure`]). Ends the lease.
+    /// [`Batch::failure`]). One that was erased meanwhile is `cancelled` instead, without a reason. Ends the lease.
     ///
     /// # Errors
     /// `LeaseLost`.

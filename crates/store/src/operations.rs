@@ -14,6 +14,9 @@ use crate::batches::{Batch, PendingUpload, SealedKey};
 /// One entry of the audit log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuditEntry {
+    /// Its number: later entries have higher ones. 0 until it is written.
+    #[serde(default)]
+    pub id: i64,
     /// When.
     pub at: Timestamp,
     /// Who: `key:<id>` or `operator:<user>`.
@@ -45,6 +48,9 @@ pub struct CountMismatch {
 /// A row counts as overdue when its lease or its time in the queue ran out so long ago: a sweep comes every minute.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(90);
 
+/// A callback counts as overdue when nobody took it up so long after it was due.
+pub const CALLBACK_OVERDUE_AFTER: Duration = Duration::from_secs(600);
+
 /// What counts as recent for batches.
 pub const RECENT: Duration = Duration::from_secs(3600);
 
@@ -69,6 +75,8 @@ pub struct Figures {
     pub batches_processing: u32,
     /// Batches that run.
     pub batches_queued: u32,
+    /// Callbacks that are due since a while, and nobody delivers them.
+    pub callbacks_overdue: u32,
     /// Rows in processing whose lease ran out a while ago.
     pub leases_expired: u32,
     /// Rows in the queue whose time ran out a while ago.
@@ -79,6 +87,17 @@ pub struct Figures {
     pub callbacks_exhausted_recently: u32,
     /// The greatest share of failed rows of any batch that runs or ended in the last hour, by pipeline.
     pub failure_ratio: Vec<(String, f64)>,
+}
+
+/// What a key of the keyring is needed for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeyUsage {
+    /// The key's name.
+    pub key_id: String,
+    /// Batches whose data key it wraps.
+    pub data_keys: u64,
+    /// Promises whose fingerprint it made.
+    pub promises: u64,
 }
 
 /// What the engine is, for `doctor`.
@@ -92,6 +111,10 @@ pub struct EngineInfo {
     pub schema: i64,
     /// The schema this program needs.
     pub needed_schema: i64,
+    /// The oldest version that is supported.
+    pub needed_version: &'static str,
+    /// Whether its version is at least that.
+    pub supported: bool,
     /// The database's clock.
     pub now: Timestamp,
     /// Bytes on disk.
@@ -112,19 +135,21 @@ pub trait Operations: Send + Sync {
     async fn engine(&self) -> StoreResult<EngineInfo>;
     /// Writes an audit entry that belongs to no other transaction.
     async fn audit(&self, entry: &AuditEntry) -> StoreResult<()>;
-    /// The audit log, newest first, from `before` backwards.
+    /// The audit log, newest first; `before` is the number of the last entry of the page before.
     async fn audit_log(
         &self,
         batch: Option<BatchId>,
-        before: Option<Timestamp>,
+        before: Option<i64>,
         limit: u32,
     ) -> StoreResult<Vec<AuditEntry>>;
     /// Figures for metrics and alerts.
     async fn figures(&self, now: Timestamp) -> StoreResult<Figures>;
-    /// Extracted batches whose counters differ from their rows. Reads rows: for operators, not for services.
-    async fn count_mismatches(&self) -> StoreResult<Vec<CountMismatch>>;
+    /// Extracted batches whose counters differ from their rows, of those that run or ended after `ended_after`; ledger and
+    /// rows are read at one moment. Reads rows: for operators, not for services.
+    async fn count_mismatches(&self, ended_after: Timestamp) -> StoreResult<Vec<CountMismatch>>;
     /// Writes the rows' counts into the ledger, provided that nothing has moved since; true when it did.
-    async fn repair_counts(&self, mismatch: &CountMismatch, now: Timestamp) -> StoreResult<bool>;
+    async fn repair_counts(&self, mismatch: &CountMismatch, actor: &str, now: Timestamp)
+    -> StoreResult<bool>;
     /// Which of these object keys belong to a batch or to an upload that is still open.
     async fn known_objects(&self, keys: &[String]) -> StoreResult<Vec<String>>;
     /// Batches whose data key is wrapped by another key than `active`, at most `limit`.
@@ -135,8 +160,14 @@ pub trait Operations: Send + Sync {
     ) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>>;
     /// Replaces a wrapped key, provided that it is still wrapped as `old`; true when it was.
     async fn rewrap_key(&self, batch: BatchSeq, old: &SealedKey, new: &SealedKey) -> StoreResult<bool>;
-    /// How many data keys each key of the keyring wraps.
-    async fn key_usage(&self) -> StoreResult<Vec<(String, u64)>>;
+    /// What each key of the keyring is needed for, by its name: data keys that it wraps, and promises of an
+    /// `Idempotency-Key` whose fingerprint it made.
+    async fn key_usage(&self) -> StoreResult<Vec<KeyUsage>>;
+    /// A small secret of the installation, sealed.
+    async fn secret(&self, name: &str) -> StoreResult<Option<Vec<u8>>>;
+    /// Keeps a small secret, provided that it is still the one given as `expected` (none: there is none yet); true when it
+    /// was.
+    async fn set_secret(&self, name: &str, expected: Option<&[u8]>, sealed: &[u8]) -> StoreResult<bool>;
     /// Finished batches whose payloads are older than `finished_before` and not erased.
     async fn to_erase(&self, finished_before: Timestamp, limit: u32) -> StoreResult<Vec<Batch>>;
     /// Deletes batches that were erased and finished before; tells how many.

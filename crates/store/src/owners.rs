@@ -90,6 +90,8 @@ pub trait Owners: Send + Sync {
     async fn keys(&self) -> StoreResult<Vec<ApiKeyRecord>>;
     /// Revokes a key; true when this call did it.
     async fn revoke_key(&self, id: &str, now: Timestamp) -> StoreResult<bool>;
+    /// Everybody's callback secrets, of owners that have any.
+    async fn all_callback_secrets(&self) -> StoreResult<Vec<(OwnerSeq, CallbackSecrets)>>;
     /// The owner's callback secrets.
     async fn callback_secrets(&self, owner: OwnerSeq) -> StoreResult<CallbackSecrets>;
     /// Replaces the callback secrets, provided that `current` is still the one given as `expected`; true when it was.

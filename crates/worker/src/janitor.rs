@@ -1,10 +1,12 @@
-//! What grows is cut back: unused uploads, payloads and batches past their time.
+//! What grows is cut back: unused uploads, payloads and batches past their time; and what is still under an older key of
+//! the keyring is put under the active one.
 
 use std::time::Duration;
 
 use penstock_app::Settings;
 use penstock_flow::Engines;
 use penstock_flow::retention::{self, Retention};
+use penstock_flow::rotation::{self, Rewrapped};
 use tokio_util::sync::CancellationToken;
 
 /// Retention is looked at this often.
@@ -38,6 +40,20 @@ pub async fn run(engines: Engines, policy: Policy, stop: CancellationToken) {
         }
         if let Err(error) = retention::prune(&engines, &policy.retention, "operator:retention").await {
             tracing::warn!(%error, "what is past its time was not removed");
+        }
+        // Not at the start: while services are restarted one after another, some do not have the new key yet.
+        match rotation::rewrap(&engines, "operator:rotation").await {
+            Ok(done) if done != Rewrapped::default() => {
+                tracing::info!(
+                    data_keys = done.data_keys,
+                    secrets = done.secrets,
+                    "put under the active key"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "what is under an older key was not put under the active one")
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
     let worker = Worker::new(engines.clone(), chosen.caller.clone(), policy, Arc::new(Nobody));
     let deliverer =
         Deliverer::new(engines.clone(), settings.rows_per_owner, settings.allow_private_callbacks)
-            .map_err(|error| StartError(format!("no HTTP client can be made: {error}")))?;
+            .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
     let handler = worker.ears();
     let bell = engines.bell.clone();
     let mut tasks = vec![
@@ -46,7 +46,7 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
     ];
     if let Some(rules) = boot::alert_rules(settings)? {
         let watch = Watch::new(engines.clone(), chosen.caller.clone(), rules)
-            .map_err(|error| StartError(format!("no HTTP client can be made: {error}")))?;
+            .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
         tasks.push(tokio::spawn(watch.run(stop.clone())));
     }
     Ok(Running { worker, tasks })

@@ -58,7 +58,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
         chosen.caller.clone(),
         settings.health_bind,
     )
-    .map_err(|error| StartError(format!("cannot listen on {}: {error}", settings.health_bind)))?;
+    .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.health_bind)))?;
     telemetry::send_metrics(
         &chosen.engines,
         Some(running.worker.figures().clone()),

@@ -33,8 +33,10 @@ pub enum Single {
         /// Until when.
         until: Timestamp,
     },
-    /// It has ended, or its batch does not run.
-    NotRunnable(RowStatus),
+    /// It has ended.
+    Ended(RowStatus),
+    /// It has not, but its batch runs nothing any more, or does not yet.
+    BatchDoesNotRun,
     /// There is no such row.
     NoSuchRow,
     /// The lease was lost while it ran; nothing was written.
@@ -59,6 +61,9 @@ pub async fn process_row(
     if let Some((holder, until)) = engines.store.holder(row).await? {
         return Ok(Single::Held { holder, until });
     }
+    if record.status.is_terminal() {
+        return Ok(Single::Ended(record.status));
+    }
     let work = batches::load(engines, batch).await?;
     let now = engines.clock.now();
     let token = engines.chance.lease_token();
@@ -67,7 +72,7 @@ pub async fn process_row(
     let Some(claimed) = engines.store.claim(&claim, now).await?.into_iter().next() else {
         return Ok(match engines.store.holder(row).await? {
             Some((holder, until)) => Single::Held { holder, until },
-            None => Single::NotRunnable(record.status),
+            None => Single::BatchDoesNotRun,
         });
     };
     let leases = Leases::default();
