@@ -3,9 +3,11 @@
 Arguments: the project's folder, helm, kubectl, docker-compose, hadolint, promtool.
 """
 
-import copy
+import functools
 import json
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,35 +19,14 @@ from cloudcoil.models.keda import v1alpha1 as keda
 from cloudcoil.models.prometheus_operator import v1 as prometheus
 
 import objects as rules
+import required
+import sources
+import variants
 
-ROOT, HELM, KUBECTL, COMPOSE, HADOLINT, PROMTOOL = (pathlib.Path(a) for a in sys.argv[1:7])
+ROOT, HELM, KUBECTL, COMPOSE, HADOLINT, PROMTOOL = (pathlib.Path(a).resolve() for a in sys.argv[1:7])
 CHART = ROOT / "charts" / "penstock"
 VERSIONS = [f"1.{minor}" for minor in range(29, 37)]
-SECRET = ["--set", "existingSecret=given"]
-MATRIX = {
-    "defaults": SECRET,
-    "everything": SECRET + ["--set", ",".join([
-        "api.autoscaling.enabled=true", "worker.autoscaling.enabled=true", "worker.autoscaling.by=queue",
-        "metrics.serviceMonitor.enabled=true", "alerts.enabled=true", "dashboard.enabled=true",
-        "api.ingress.enabled=true", "api.ingress.host=penstock.example.com", "api.ingress.className=nginx",
-        "api.ingress.tlsSecret=tls", "extraSecrets={given}", "existingPipelines=given", "image.tag=1.2.3",
-        "imagePullSecrets[0].name=given", "settings.ROWS_PER_OWNER=250", "dispatcher.schedule=*/2 * * * *"])],
-    "cpu": SECRET + ["--set", "worker.autoscaling.enabled=true,worker.autoscaling.by=cpu,image.digest=sha256:" + "0" * 64],
-    "bundled": ["--set", "bundled.enabled=true"],
-    "little": SECRET + ["--set", "smokePipeline=false,migration.enabled=false,podDisruptionBudget.enabled=false,"
-                        "networkPolicy.enabled=false,serviceAccount.create=false"],
-    "pipeline": SECRET + ["--set-file", f"pipelines.invite\\.yaml={ROOT / 'pipelines' / 'invite.yaml'}"],
-}
-# Values that the schema has to refuse.
-REFUSED = {
-    "a typing error in a key": ["--set", "worker.replica=3"],
-    "a wrong type": ["--set-string", "worker.replicas=three"],
-    "a wrong enum": ["--set", "image.pullPolicy=Sometimes"],
-    "a wrong enum of ours": ["--set", "worker.autoscaling.by=mood"],
-    "a schedule of four fields": ["--set", "dispatcher.schedule=* * * *"],
-    "a setting in small letters": ["--set", "settings.rows_per_owner=3"],
-    "no Secret": ["--set", "existingSecret="],
-}
+GIVEN = {"given", "tls"}
 CRDS = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"): prometheus.ServiceMonitor,
     ("monitoring.coreos.com/v1", "PrometheusRule"): prometheus.PrometheusRule,
@@ -57,7 +38,7 @@ failures = []
 def check(name, found):
     """Notes what is wrong; says what is right."""
     found = list(found)
-    print(f"   {'ok ' if not found else 'BAD'} {name}")
+    print(f"   {'ok ' if not found else 'BAD'} {name}", flush=True)
     failures.extend(f"{name}: {fault}" for fault in found)
 
 
@@ -77,19 +58,26 @@ def strict(schema):
 CRD_SCHEMAS = {key: strict(model.model_json_schema(by_alias=True)) for key, model in CRDS.items()}
 
 
-def schema_faults(obj, version):
+@functools.cache
+def schema_faults_of(text, version):
+    """What a schema says of one object. Most objects of two renderings are the same, and asked for once."""
+    obj = json.loads(text)
     key = (obj["apiVersion"], obj["kind"])
     where = f"{obj['kind']}/{obj['metadata'].get('name')}"
     if key in CRD_SCHEMAS:
-        for error in jsonschema.Draft202012Validator(CRD_SCHEMAS[key]).iter_errors(obj):
-            yield f"{where}: {error.json_path}: {error.message}"
-        return
+        return [f"{where}: {error.json_path}: {error.message}"
+                for error in jsonschema.Draft202012Validator(CRD_SCHEMAS[key]).iter_errors(obj)]
     try:
         kubernetes_validate.validate(obj, version, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
-        yield f"{where}: {version} knows no {obj['kind']} of {obj['apiVersion']}"
+        return [f"{where}: {version} knows no {obj['kind']} of {obj['apiVersion']}"]
     except (kubernetes_validate.ValidationError, jsonschema.ValidationError) as error:
-        yield f"{where} on {version}: {getattr(error, 'message', error)}"
+        return [f"{where} on {version}: {getattr(error, 'message', error)}"]
+    return []
+
+
+def schema_faults(obj, version):
+    return schema_faults_of(json.dumps(obj, sort_keys=True, default=str), version)
 
 
 def all_faults(documents, given=frozenset()):
@@ -103,113 +91,275 @@ def load(text):
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def render(*arguments):
-    code, out, error = call(HELM, "template", "release", CHART, "--kube-version", "1.31.0", *arguments)
-    return (load(out), None) if code == 0 else (None, error.strip().splitlines()[-1])
+def template(release, *arguments):
+    return call(HELM, "template", release, CHART, "--kube-version", "1.31.0", *arguments)
+
+
+def render(release, *arguments):
+    code, out, error = template(release, *arguments)
+    return (load(out), None) if code == 0 else (None, error.strip())
 
 
 def chart():
-    code, out, error = call(HELM, "lint", "--strict", CHART, *SECRET)
+    code, out, error = call(HELM, "lint", "--strict", CHART, *variants.SECRET)
     check("helm lint --strict", [] if code == 0 else [out + error])
-    for name, arguments in MATRIX.items():
-        documents, error = render(*arguments)
+    rendered = {}
+    for name, (release, arguments) in variants.MATRIX.items():
+        code, out, error = template(release, *arguments)
+        rendered[name] = load(out) if code == 0 else []
         check(f"helm template, {name}: strict for {VERSIONS[0]} to {VERSIONS[-1]}",
-              [error] if error else all_faults(documents, {"given", "tls"}))
-    for name, arguments in REFUSED.items():
-        documents, _ = render(*SECRET, *arguments)
-        check(f"the values' schema refuses {name}", ["it was accepted"] if documents is not None else [])
+              [error] if code else all_faults(rendered[name], GIVEN))
+        check(f"helm template, {name}: no number is written as a float", set(re.findall(r".*\d[eE]\+\d.*", out)))
+    check("large numbers are written as they were given", numbers_lost(rendered["large numbers"]))
+    for name in ("everywhere", "everywhere, bundled"):
+        check(f"{name}: every pod gets what the values give", not_everywhere(rendered[name]))
+    check("the chart has everything", required.faults(rendered["autoscaling by CPU"], required.CORE | required.SCALED))
+    check("the chart has every extra", required.faults(rendered["everything"], required.CORE | required.EXTRAS))
+    for name in ("alert rules as a file", "everywhere", "everything"):
+        check(f"{name}: the worker reads alert rules", alerts_missing(rendered[name]))
+    for name, (arguments, reason) in variants.REFUSED.items():
+        documents, error = render("release", *variants.SECRET, *arguments)
+        check(f"the chart refuses {name}",
+              ["it was accepted"] if documents is not None else [error] if reason not in error else [])
+    for release, why in (("1st", "begins with a letter"), ("a.b", "begins with a letter")):
+        documents, error = render(release, *variants.SECRET)
+        check(f"the chart refuses the release's name {release}", ["it was accepted"] if documents else [error] if why not in error else [])
+    settings = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]["propertyNames"]["then"]["enum"]
+    check("the values' schema knows every setting",
+          set(settings) ^ {name for name in sources.settings() if name.startswith("PENSTOCK_")})
+    texts()
+
+
+def numbers_lost(documents):
+    """Every whole number of the file has to be found in what it became; numbers that are added to others are not."""
+    given = yaml.safe_load((variants.VALUES / "large.yaml").read_text())
+    settings = next(o for o in documents if o["kind"] == "ConfigMap" and o["metadata"]["name"].endswith("-settings"))["data"]
+    for name, value in given["settings"].items():
+        if settings.get(name) != (value if isinstance(value, str) else json.dumps(value)):
+            yield f"{name} became {settings.get(name)}"
+    written = {str(value) for obj in documents for _, _, value in rules.walk(obj) if isinstance(value, (int, str))}
+    for path, _, value in rules.walk({key: value for key, value in given.items() if key != "settings"}):
+        if isinstance(value, int) and not isinstance(value, bool) and str(value) not in written:
+            yield f"{path} is {value}, and is nowhere"
+
+
+def not_everywhere(documents):
+    given = yaml.safe_load((variants.VALUES / "everywhere.yaml").read_text())
+    placed = given["api"]
+    for obj in documents:
+        if obj["kind"] not in rules.WORKLOADS or rules.component(obj).startswith("bundled"):
+            continue
+        where, (_, pod) = f"{obj['kind']} of {rules.component(obj)}", rules.pod_of(obj)
+        template_ = obj if obj["kind"] == "Pod" else (obj["spec"].get("jobTemplate") or obj)["spec"]["template"]
+        if not placed["podAnnotations"].items() <= template_["metadata"].get("annotations", {}).items():
+            yield f"{where}: podAnnotations"
+        for key in ("nodeSelector", "tolerations", "affinity"):
+            if pod.get(key) != placed[key]:
+                yield f"{where}: {key}"
+        if pod.get("imagePullSecrets") != given["imagePullSecrets"]:
+            yield f"{where}: imagePullSecrets"
+        container = pod["containers"][0]
+        for key, wanted, there in (("extraEnv", given["extraEnv"], container.get("env", [])),
+                                   ("extraVolumeMounts", given["extraVolumeMounts"], container.get("volumeMounts", [])),
+                                   ("extraVolumes", given["extraVolumes"], pod.get("volumes", [])),
+                                   ("extraSecrets", [{"secretRef": {"name": "given"}}], container["envFrom"])):
+            if not all(item in there for item in wanted):
+                yield f"{where}: {key}"
+
+
+def alerts_missing(documents):
+    """The worker has the file that it is told of, and what is in a ConfigMap is a file of rules."""
+    worker = rules.pod_of(required.find(documents, "Deployment", "worker"))[1]
+    container = worker["containers"][0]
+    file = next((v["value"] for v in container.get("env", []) if v["name"] == "PENSTOCK_ALERTS"), None)
+    if file is None:
+        yield "PENSTOCK_ALERTS is not set"
+        return
+    mount = next((m for m in container["volumeMounts"] if file.startswith(m["mountPath"] + "/")), None)
+    volume = next((v for v in worker["volumes"] if mount and v["name"] == mount["name"]), {})
+    if "configMap" in volume:
+        held = next(o for o in documents if o["kind"] == "ConfigMap" and o["metadata"]["name"] == volume["configMap"]["name"])
+        if not {"receivers", "rules"} <= yaml.safe_load(held["data"][pathlib.PurePosixPath(file).name]).keys():
+            yield "the file has no receivers or no rules"
+    elif [item["path"] for item in volume.get("secret", {}).get("items", [])] != [pathlib.PurePosixPath(file).name]:
+        yield "no file of that name is mounted"
+
+
+def leaves(values, path=""):
+    """Every key of the values with its default. What holds a choice of one's own is a leaf."""
+    for key, value in values.items():
+        name = f"{path}{key}"
+        if isinstance(value, dict) and value and key not in {"settings", "resources", "labels"}:
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def texts():
+    """What people copy: README.md and NOTES.txt."""
+    readme = (CHART / "README.md").read_text()
+    values = dict(leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
+    table = {name: yaml.safe_load(default) for name, default in re.findall(r"^\| `([A-Za-z.]+)` \| `(.*?)` \|", readme, re.M)}
+    check("the chart's README has every value with its default",
+          [f"{name}: {table.get(name, 'nothing')} instead of {value}" for name, value in values.items()
+           if name not in table or table[name] != value] + sorted(f"{name} is no value" for name in table.keys() - values.keys()))
+    for block in re.findall(r"```yaml\n(.*?)```", readme, re.S):
+        code, _, error = call(HELM, "template", "release", CHART, *variants.SECRET, "-f", "-", stdin=block)
+        check(f"the chart's README: {block.split()[0]} renders", [error] if code else [])
+    install = re.search(r"^helm install (?:.*\\\n)*.*", readme, re.M).group(0).replace("\\\n", " ")
+    done = subprocess.run(install.replace("helm install", f"{HELM} install --dry-run=client").replace("--wait", ""),
+                          shell=True, cwd=ROOT, capture_output=True, text=True)
+    check("the chart's README: its install is one that Helm takes", [done.stderr] if done.returncode else [])
+    told = [readme]
+    for name in ("defaults", "everything", "bundled", "little", "a long name"):
+        release, arguments = variants.MATRIX[name]
+        code, out, error = call(HELM, "install", release, CHART, "--dry-run=client", "--namespace", "there", *arguments)
+        notes = out.partition("\nNOTES:\n")[2]
+        check(f"NOTES.txt, {name}", [error] if code else [] if "keys create" in notes and "%!" not in notes else [notes])
+        told.append(notes)
+    check("commands that are told of are there",
+          filter(None, (sources.command_fault(words.split(), rules.KNOWN["programs"], rules.KNOWN["words"])
+                        for text in told for words in re.findall(r"/usr/local/bin/penstock[-a-z]*(?: (?!\|)[-a-z]+)*", text))))
 
 
 def kustomize():
     for folder in ("base", "overlays/example"):
         code, out, error = call(KUBECTL, "kustomize", ROOT / "k8s" / folder)
+        documents = load(out) if code == 0 else []
         check(f"k8s/{folder}: strict for {VERSIONS[0]} to {VERSIONS[-1]}",
-              [error] if code else all_faults(load(out), {"penstock"}))
-        if code == 0:
-            check(f"k8s/{folder}: no Secret's content", [o["kind"] for o in load(out) if o["kind"] == "Secret"])
-    _, out, _ = call(KUBECTL, "kustomize", ROOT / "k8s" / "base")
-    plain = next(o for o in load(out) if o["kind"] == "CronJob")["spec"]
-    helm = next(o for o in render(*SECRET)[0] if o["kind"] == "CronJob")["spec"]
+              [error] if code else all_faults(documents, {"penstock"}))
+        check(f"k8s/{folder}: no Secret's content", [o["kind"] for o in documents if o["kind"] == "Secret"])
+        check(f"k8s/{folder} has everything", required.faults(documents, required.CORE | required.SCALED))
+    with tempfile.TemporaryDirectory() as copied:
+        whole = pathlib.Path(copied) / "k8s"
+        shutil.copytree(ROOT / "k8s", whole)
+        overlay = whole / "overlays" / "example" / "kustomization.yaml"
+        overlay.write_text(uncommented(overlay.read_text()))
+        code, out, error = call(KUBECTL, "kustomize", overlay.parent)
+        documents = load(out) if code == 0 else []
+        check("k8s/overlays/example with its components: strict",
+              [error] if code else all_faults(documents, {"penstock", "private-authorities"}))
+        check("k8s/overlays/example with its components: the worker reads alert rules",
+              ["it does not render"] if code else alerts_missing(documents))
+    plain = load(call(KUBECTL, "kustomize", ROOT / "k8s" / "base")[1])
+    helm, _ = render("release", *variants.SECRET)
+    jobs = [next(o for o in documents if o["kind"] == "CronJob")["spec"] for documents in (plain, helm)]
     keys = ("schedule", "concurrencyPolicy", "startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit")
-    check("manifests and chart run the dispatcher alike", [key for key in keys if plain[key] != helm[key]])
+    check("manifests and chart run the dispatcher alike", [key for key in keys if jobs[0][key] != jobs[1][key]])
+    ways = [next(o for o in documents if o["kind"] == "NetworkPolicy")["spec"]["egress"] for documents in (plain, helm)]
+    check("manifests and chart let out alike", [] if ways[0] == ways[1] else ways)
     copies = {"k8s/overlays/example/pipelines/invite.yaml": "pipelines/invite.yaml",
               "k8s/base/pipelines/smoke.yaml": "charts/penstock/files/smoke.yaml",
               "deploy/compose/pipelines/smoke.yaml": "charts/penstock/files/smoke.yaml"}
     check("copies of pipelines are copies",
           [a for a, b in copies.items() if (ROOT / a).read_bytes() != (ROOT / b).read_bytes()])
+    version = re.search(r'^version = "(.*)"', sources.read("Cargo.toml"), re.M).group(1)
+    named = {"charts/penstock/Chart.yaml": yaml.safe_load(sources.read("charts/penstock/Chart.yaml"))["appVersion"],
+             "k8s/base/kustomization.yaml": yaml.safe_load(sources.read("k8s/base/kustomization.yaml"))["images"][0]["newTag"],
+             "Dockerfile": re.search(r"^ARG VERSION=(.*)", sources.read("Dockerfile"), re.M).group(1)}
+    check("all name one version", [f"{file}: {name}" for file, name in named.items() if name != version])
 
 
-def set_at(documents, kind, path, value, name=""):
-    documents = copy.deepcopy(documents)
-    node = next(o for o in documents if o["kind"] == kind and name in o["metadata"]["name"])
-    *parents, last = path
-    for step in parents:
-        node = node[step]
-    node[last] = value
-    return documents
+def uncommented(text):
+    """YAML with the parts switched on that are commented out: without a space, or with the two of an indentation."""
+    return re.sub(r"^( *)#(?=\S|  \S)", r"\1", text, flags=re.M)
 
 
 def broken():
-    """Each variant has to be caught; one that passes is a hole in the checks above."""
-    documents, _ = render(*MATRIX["everything"])
-    pod = ("spec", "template", "spec")
-    run = ("spec", "jobTemplate", "spec", "template", "spec")
-    variants = {
-        "a typing error in a key": set_at(documents, "Deployment", (*pod, "containers", 0, "imagePullPolicies"), "Always"),
-        "a typing error deep inside": set_at(documents, "Deployment", (*pod, "containers", 0, "livenessProbe", "periodSecond"), 1),
-        "a wrong type": set_at(documents, "Deployment", (*pod, "terminationGracePeriodSeconds"), "60"),
-        "a number in a ConfigMap": set_at(documents, "ConfigMap", ("data", "ROWS_PER_OWNER"), 100),
-        "a wrong enum": set_at(documents, "Deployment", (*pod, "containers", 0, "imagePullPolicy"), "Sometimes"),
-        "a wrong concurrencyPolicy": set_at(documents, "CronJob", ("spec", "concurrencyPolicy"), "Forbidden"),
-        "overlapping runs": set_at(documents, "CronJob", ("spec", "concurrencyPolicy"), "Allow"),
-        "a bad minute": set_at(documents, "CronJob", ("spec", "schedule"), "60 * * * *"),
-        "a schedule of six fields": set_at(documents, "CronJob", ("spec", "schedule"), "* * * * * *"),
-        "a run without an end": set_at(documents, "CronJob", ("spec", "jobTemplate", "spec", "activeDeadlineSeconds"), 0),
-        "a Job that restarts always": set_at(documents, "CronJob", (*run, "restartPolicy"), "Always"),
-        "root": set_at(documents, "Deployment", (*pod, "securityContext", "runAsNonRoot"), False),
-        "a root file system that can be written":
-            set_at(documents, "Deployment", (*pod, "containers", 0, "securityContext", "readOnlyRootFilesystem"), False),
-        "a probe of no port": set_at(documents, "Deployment", (*pod, "containers", 0, "livenessProbe", "httpGet", "port"), "web"),
-        "a Service that selects nothing": set_at(documents, "Service", ("spec", "selector"), {"app": "other"}),
-        "a Service to no port": set_at(documents, "Service", ("spec", "ports", 0, "targetPort"), "web"),
-        "a grace shorter than the worker's": set_at(documents, "Deployment", (*pod, "terminationGracePeriodSeconds"), 10, "worker"),
-        "a ConfigMap that is not there":
-            set_at(documents, "Deployment", (*pod, "containers", 0, "envFrom", 0), {"configMapRef": {"name": "nowhere"}}),
-        "a bad quantity": set_at(documents, "Deployment", (*pod, "containers", 0, "resources", "limits", "memory"), "192 MB"),
-        "an unknown kind": set_at(documents, "Service", ("kind",), "Servise"),
-        "a kind of a removed API": set_at(documents, "CronJob", ("apiVersion",), "batch/v1beta1"),
-        "a typing error in a ServiceMonitor": set_at(documents, "ServiceMonitor", ("spec", "endpoint"), []),
-        "a typing error in a PrometheusRule": set_at(documents, "PrometheusRule", ("spec", "groups", 0, "rule"), []),
-        "a typing error in a ScaledObject": set_at(documents, "ScaledObject", ("spec", "maxReplicas"), 3),
-        "an autoscaler of nothing": set_at(documents, "ScaledObject", ("spec", "scaleTargetRef", "name"), "nobody"),
-    }
-    for name, variant in variants.items():
-        caught = next(iter(all_faults(variant, {"given", "tls"})), None)
+    documents, _ = render(*flat(variants.MATRIX["everything"]))
+    found = variants.broken(documents)
+    for name, variant in found.items():
+        caught = next(iter([*rules_of(variant), *all_schemas(variant)]), None)
         check(f"caught: {name}", [] if caught else ["it passed"])
+    sets = {"the chart": (render(*flat(variants.MATRIX["autoscaling by CPU"]))[0], required.CORE | required.SCALED),
+            "the chart's extras": (documents, required.EXTRAS),
+            "k8s/base": (load(call(KUBECTL, "kustomize", ROOT / "k8s" / "base")[1]), required.CORE | required.SCALED)}
+    for name, (whole, wanted) in sets.items():
+        missing = list(required.holes(whole, wanted))
+        check(f"caught: each of {len(missing)} things that {name} may lack",
+              [what for what, less in missing if not list(required.faults(less, wanted))])
+
+
+def flat(entry):
+    release, arguments = entry
+    return [release, *arguments]
+
+
+def rules_of(documents):
+    """The rules' faults. What they cannot read at all is the schemas' to say."""
+    found = []
+    try:
+        found.extend(rules.faults(documents, GIVEN))
+    except (KeyError, TypeError, AttributeError):
+        pass
+    return found
+
+
+def all_schemas(documents):
+    return [fault for obj in documents for fault in schema_faults(obj, VERSIONS[0])]
 
 
 def tools():
+    dockerfile = sources.read("Dockerfile")
     code, out, error = call(HADOLINT, ROOT / "Dockerfile")
     check("hadolint", [] if code == 0 else [out + error])
+    check("the image", sources.image_faults(dockerfile))
+    for name, text in variants.broken_images(dockerfile).items():
+        check(f"caught: {name}", [] if list(sources.image_faults(text)) else ["it passed"])
     with tempfile.TemporaryDirectory() as folder:
         wrong = pathlib.Path(folder) / "Dockerfile"
         wrong.write_text("FROM debian\nRUN cd /tmp && sudo apt-get install curl\n")
         check("caught: a careless Dockerfile", ["it passed"] if call(HADOLINT, wrong)[0] == 0 else [])
-        code, out, error = call(COMPOSE, "--env-file", ROOT / ".env.example", "-f", ROOT / "docker-compose.yml",
-                                "--profile", "tools", "--profile", "sandbox", "config", "--format", "json")
-        check("docker compose config", [] if code == 0 else [error])
-        check("compose services", compose_faults(json.loads(out)) if code == 0 else [])
-        code, _, _ = call("env", "-i", COMPOSE, "--env-file", "/dev/null", "-f", ROOT / "docker-compose.yml", "config", "-q")
-        check("caught: compose without a .env", ["it passed"] if code == 0 else [])
-        misspelt = pathlib.Path(folder) / "compose.yml"
-        misspelt.write_text((ROOT / "docker-compose.yml").read_text().replace("depends_on:", "depend_on:"))
-        code, _, _ = call(COMPOSE, "--env-file", ROOT / ".env.example", "-f", misspelt, "config", "-q")
-        check("caught: a typing error in compose", ["it passed"] if code == 0 else [])
+        compose(pathlib.Path(folder))
         prometheus_rules(pathlib.Path(folder))
 
 
+def composed(file, environment=ROOT / ".env.example"):
+    code, out, error = call("env", "-i", COMPOSE, "--project-directory", ROOT, "--env-file", environment, "-f", file,
+                            "--profile", "tools", "--profile", "sandbox", "config", "--format", "json")
+    return (json.loads(out), None) if code == 0 else (None, error)
+
+
+def compose(folder):
+    file = ROOT / "docker-compose.yml"
+    text = file.read_text()
+    config, error = composed(file)
+    check("docker compose config", [error] if error else [])
+    check("compose services", compose_faults(config) if config else [])
+    check("caught: compose without a .env", ["it passed"] if composed(file, "/dev/null")[0] else [])
+    with_secrets = folder / "env"
+    with_secrets.write_text((ROOT / ".env.example").read_text() + "SLACK_WEBHOOK_URL=https://hooks.example.com\n")
+    whole = folder / "whole.yml"
+    whole.write_text(uncommented(text))
+    config, error = composed(whole, with_secrets)
+    check("compose with everything that is commented out", [error] if error else compose_faults(config))
+    worker = config["services"]["worker"] if config else {"environment": {}, "configs": []}
+    check("compose with everything that is commented out: the worker reads alert rules",
+          [] if worker["environment"].get("PENSTOCK_ALERTS") in [c["target"] for c in worker["configs"]] else ["it does not"])
+    for name, wrong in {
+        "a typing error in compose": text.replace("depends_on:", "depend_on:"),
+        "a first batch without a dispatcher": text.replace("      dispatcher:\n        condition: service_started\n", ""),
+        "an API for the whole network": text.replace("${PENSTOCK_ADDRESS:-127.0.0.1}:", ""),
+        "a worker that is killed before its grace is over": text.replace("stop_grace_period: 60s", "stop_grace_period: 40s"),
+        "a program that the image has not": text.replace("/usr/local/bin/penstock-dispatcher", "/usr/local/bin/dispatcher"),
+        "a flag that there is not": text.replace('"--every"', '"--each"'),
+        "a variable that nobody reads": text.replace("ROWS_PER_OWNER:", "ROWS_PER_CLIENT:"),
+        "an image of no version": text.replace("postgres:17.6", "postgres"),
+    }.items():
+        broken_file = folder / "compose.yml"
+        broken_file.write_text(wrong)
+        config, _ = composed(broken_file)
+        check(f"caught: {name}", ["it passed"] if wrong == text or (config and not list(compose_faults(config))) else [])
+
+
 def compose_faults(config):
+    named = set(sources.VARIABLE.findall(sources.read("pipelines/invite.yaml") + sources.read("k8s/components/alerts/alerts.yaml")))
     for name, service in config["services"].items():
+        for port in service.get("ports", []):
+            if port.get("host_ip") != "127.0.0.1":
+                yield f"{name}: listens to the whole network"
+        if not re.search(r":[^:/]+$", service.get("image", "")):
+            yield f"{name}: its image has no version"
         if not service.get("image", "").startswith("penstock"):
             continue
         if not service.get("read_only") or "ALL" not in service.get("cap_drop", []):
@@ -218,6 +368,16 @@ def compose_faults(config):
             if condition["condition"] == "service_healthy" and other != "api" \
                     and not config["services"][other].get("healthcheck"):
                 yield f"{name} waits for the health of {other}, which says nothing of it"
+        if name == "sandbox":
+            continue
+        yield from filter(None, [sources.command_fault(service["command"], rules.KNOWN["programs"], rules.KNOWN["words"])])
+        yield from (f"{name}: nothing reads {variable}" for variable in service["environment"]
+                    if variable not in rules.KNOWN["settings"] | named and not sources.ELSEWHERE.match(variable))
+    if missing := {"api", "worker", "dispatcher"} - config["services"]["first-batch"].get("depends_on", {}).keys():
+        yield f"first-batch never ends without {sorted(missing)}"
+    for name, least in (("worker", 2 * rules.KNOWN["grace"]), ("api", rules.KNOWN["shutdown"])):
+        if sources.seconds(config["services"][name].get("stop_grace_period", "10s")) <= least:
+            yield f"{name} is killed before {least} s are over"
 
 
 def prometheus_rules(folder):
@@ -226,18 +386,27 @@ def prometheus_rules(folder):
     check("promtool check rules", [] if code == 0 else [out + error])
     code, out, error = call(PROMTOOL, "test", "rules", files / "alerts_test.yaml")
     check("promtool test rules", [] if code == 0 else [out + error])
-    alerts = [rule["alert"] for group in yaml.safe_load((files / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
-    tested = (files / "alerts_test.yaml").read_text()
-    check("every alert has a test", [alert for alert in alerts if f"alertname: {alert}\n" not in tested])
-    runbooks = (ROOT / "docs" / "runbooks.md").read_text()
-    for group in yaml.safe_load((files / "alerts.yaml").read_text())["groups"]:
-        check("every alert has a part in the runbooks",
-              [rule["alert"] for rule in group["rules"]
-               if f"## {rule['annotations']['runbook_url'].split('#')[1]}\n" not in runbooks])
-    loose = folder / "alerts.yaml"
-    loose.write_text((files / "alerts.yaml").read_text().replace("> 300", "> 30000"))
+    text, tested = (files / "alerts.yaml").read_text(), (files / "alerts_test.yaml").read_text()
+    alerts = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    check("every alert has a test", [rule["alert"] for rule in alerts if f"alertname: {rule['alert']}\n" not in tested])
+    runbooks = sources.read("docs/runbooks.md")
+    check("every alert has a part in the runbooks",
+          [rule["alert"] for rule in alerts if f"## {rule['annotations']['runbook_url'].split('#')[1]}\n" not in runbooks])
     (folder / "alerts_test.yaml").write_text(tested)
-    check("caught: an alert that never fires", ["it passed"] if call(PROMTOOL, "test", "rules", folder / "alerts_test.yaml")[0] == 0 else [])
+    of = "by (namespace, app_kubernetes_io_instance)"
+    for name, wrong in {
+        "an alert that never fires": text.replace("> 300", "> 30000"),
+        "a living dispatcher that hides a dead one": text.replace(f"min {of}", f"max {of}"),
+        "a dispatcher that never came and is not missed": re.sub(r" or \(max by \([^)]*\) \(penstock_rows.*Inf", "", text),
+        "no worker, and nobody notices": text.replace(f"unless sum {of} (rate(penstock_settled_rows_total[10m])) > 0",
+                                                      f"and sum {of} (rate(penstock_settled_rows_total[10m])) == 0"),
+        "a batch that no worker extracts": re.sub(r" or \(max by \([^)]*\) \(penstock_batches\) > 0.*", "", text),
+        "two installations in one": text.replace(f"{of} (penstock_dispatcher", "(penstock_dispatcher"),
+        "nothing is told, and nobody notices": text.replace(" or absent_over_time(penstock_batches[6h])", ""),
+    }.items():
+        (folder / "alerts.yaml").write_text(wrong)
+        passed = wrong == text or call(PROMTOOL, "test", "rules", folder / "alerts_test.yaml")[0] == 0
+        check(f"caught: {name}", ["it passed"] if passed else [])
     board = json.loads((files / "dashboard.json").read_text())
     expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     plain = [e.replace("$pipeline", ".*").replace("$dependency", ".*") for e in expressions]
@@ -249,7 +418,7 @@ def prometheus_rules(folder):
 
 
 for part in (chart, kustomize, broken, tools):
-    print(f"-- {part.__name__}")
+    print(f"-- {part.__name__}", flush=True)
     part()
 for failure in failures:
     print(f"BAD {failure}", file=sys.stderr)
