@@ -86,10 +86,19 @@ impl Scene {
 
 /// Numbers, holders and moments differ from run to run.
 fn masked(text: &str) -> String {
-    let words = text.split(' ').map(|word| {
+    let lines: Vec<String> = text.lines().map(masked_line).collect();
+    lines.join("\n")
+}
+
+fn masked_line(line: &str) -> String {
+    let words = line.split(' ').map(|word| {
         let bare = word.trim_end_matches([':', ',', ';']);
         let rest = &word[bare.len()..];
-        let shown = if bare.contains('@') {
+        let shown = if bare.contains("/batches/") {
+            "OBJECT"
+        } else if bare.len() == 36 && bare.bytes().filter(|byte| *byte == b'-').count() == 4 {
+            "BATCH"
+        } else if bare.contains('@') {
             "HOLDER"
         } else if bare.len() > 18 && bare.ends_with('Z') {
             "MOMENT"
@@ -105,11 +114,11 @@ fn masked(text: &str) -> String {
 
 #[tokio::test]
 async fn rows_whose_message_was_lost() {
-    let scene = Scene::after_death_at("before-ring:2").await;
+    let scene = Scene::after_death_at("before-ring").await;
     let said = scene.dry_run().await;
     assert_eq!(
         said,
-        "N  rows queued whose message was lost: back to pending\nnothing was written; --apply does it"
+        "N  rows queued whose message was lost: back to pending\nBATCH: N rows\nnothing was written; --apply does it"
     );
     let mended = scene.mend().await;
     assert!(mended.ends_with("planned N, applied N, overtaken 0"), "{mended}");
@@ -124,8 +133,11 @@ async fn rows_whose_worker_died() {
     assert!(!good);
     assert_eq!(held, "HOLDER holds the row until MOMENT");
     let said = scene.dry_run().await;
-    assert!(said.contains("N  rows processing whose lease ran out: back to pending"), "{said}");
-    scene.mend().await;
+    // Rows that it had heard of may have been lost by then as well.
+    let expired = "N  rows processing whose lease ran out: back to pending\nBATCH: N rows\n";
+    assert!(said.contains(expired) && said.ends_with("nothing was written; --apply does it"), "{said}");
+    let mended = scene.mend().await;
+    assert!(mended.ends_with("planned N, applied N, overtaken 0"), "{mended}");
     // One of them by hand: each step is told, without its content.
     let calls = scene.sandbox.stats();
     let (said, good) = scene.say(&["process-row", scene.id(), &first_unfinished(&scene).await]);
@@ -165,10 +177,18 @@ async fn an_extraction_whose_worker_died_is_done_by_hand() {
     assert!(!good);
     assert_eq!(said, "HOLDER extracts this batch; its lease lasts until MOMENT");
     let said = scene.dry_run().await;
-    assert_eq!(
-        said,
-        "N  batches whose extraction nobody holds: ring for them\nnothing was written; --apply does it"
-    );
+    if scene.place.is_cluster() {
+        assert_eq!(
+            said,
+            "N  batches whose extraction nobody holds: ring for them\nBATCH\nnothing was written; --apply does it"
+        );
+    } else {
+        // The queue is in the process that is gone: nobody would hear it.
+        assert_eq!(
+            said,
+            "N  batches whose extraction nobody holds: start `penstock dev`, or `penstock extract BATCH --manual-run`\nBATCH"
+        );
+    }
     let (said, good) = scene.say(&["extract", scene.id(), "--manual-run"]);
     assert!(good, "{said}");
     assert_eq!(said.lines().last(), Some("N rows are in the database"));
@@ -176,6 +196,58 @@ async fn an_extraction_whose_worker_died_is_done_by_hand() {
     let (said, good) = scene.say(&["extract", scene.id(), "--manual-run"]);
     assert!(!good);
     assert_eq!(said, "the batch is queued; there is nothing to extract");
+    scene.ends_well().await;
+}
+
+/// The bell is rung for an extraction that nobody holds, and a worker hears it, without a dispatcher's help.
+#[tokio::test]
+async fn an_extraction_whose_worker_died_is_rung_for() {
+    let scene = Scene::after_death_at("inside-extraction").await;
+    let said = scene.dry_run().await;
+    assert!(said.starts_with("N  batches whose extraction nobody holds"), "{said}");
+    if scene.place.is_cluster() {
+        let (said, good) = scene.say(&["reconcile", "--apply"]);
+        assert!(good && said.ends_with("planned N, applied N, overtaken 0"), "{said}");
+        let _worker = scene.place.worker(&scene.sandbox);
+        let began = Instant::now();
+        while scene.place.operate(&scene.sandbox, &["batches", "show", scene.id()]).0["status"] != "queued" {
+            assert!(began.elapsed() < PATIENCE, "nobody heard the bell");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    } else {
+        let (said, good) = scene.say(&["reconcile", "--apply"]);
+        assert!(good && said.ends_with("planned 0, applied 0, overtaken 0"), "{said}");
+    }
+    scene.ends_well().await;
+}
+
+/// What no command mends is said all the same, with what a person has to do.
+#[tokio::test]
+async fn what_is_left_to_people_is_said() {
+    let scene = Scene::after_death_at("before-ring").await;
+    scene.dry_run().await;
+    scene.mend().await;
+    let mut database = Database::of(&scene.place).await;
+    database.run("DELETE FROM runs").await;
+    assert_eq!(
+        scene.dry_run().await,
+        "N  dispatcher runs that stopped coming: start the dispatcher (docs/runbooks.md)"
+    );
+    let callback = "INSERT INTO callbacks (id, owner, batch, run, event, ordinal, url, snapshot, created_at, position, \
+        status, attempts, next_at) SELECT '01a20b64-4c23-7a77-86b0-6a29b5a1007b', owner, seq, 1, 'batch.created', 0, 'http://a.example', \
+        '{}', created_at, 0, 0, 1, created_at - 3600000 FROM batches";
+    assert_eq!(database.run(callback).await, 1);
+    let said = scene.dry_run().await;
+    assert!(said.contains("N  callbacks that are due and nobody delivers: start a worker"), "{said}");
+    database.run("UPDATE callbacks SET status = 2").await;
+    let said = scene.dry_run().await;
+    assert!(
+        said.contains(
+            "N  callbacks that were given up: mend the receiver, then POST /v2/callbacks/{id}/redeliver"
+        ),
+        "{said}"
+    );
+    database.run("DELETE FROM callbacks").await;
     scene.ends_well().await;
 }
 
@@ -191,7 +263,7 @@ async fn an_object_that_no_batch_knows() {
     let file = std::fs::File::options().append(true).open(&objects[0]).expect("the object");
     file.set_modified(old).expect("it is older now");
     let said = scene.dry_run().await;
-    assert_eq!(said, "N  objects without a batch: delete them\nnothing was written; --apply does it");
+    assert_eq!(said, "N  objects without a batch: delete them\nOBJECT\nnothing was written; --apply does it");
     assert_eq!(scene.place.objects().len(), 1);
     scene.mend().await;
     assert!(scene.place.objects().is_empty());
@@ -207,7 +279,10 @@ async fn a_finish_that_was_missed() {
     let mut database = Database::of(&scene.place).await;
     assert_eq!(database.run("UPDATE batches SET status = 2, finished_at = NULL, outcome = NULL").await, 1);
     let said = scene.dry_run().await;
-    assert_eq!(said, "N  batches that should be finished: finish them\nnothing was written; --apply does it");
+    assert_eq!(
+        said,
+        "N  batches that should be finished: finish them\nBATCH\nnothing was written; --apply does it"
+    );
     scene.mend().await;
     let (mended, _) = scene.place.operate(&scene.sandbox, &["batches", "show", scene.id()]);
     assert_eq!((&mended["outcome"], &mended["counts"]), (&ended["outcome"], &ended["counts"]), "{mended}");
@@ -225,7 +300,7 @@ async fn counters_that_differ() {
     let said = scene.dry_run().await;
     assert_eq!(
         said,
-        "N  batches whose counters differ from their rows: write what the rows say\nnothing was written; --apply does it"
+        "N  batches whose counters differ from their rows: write what the rows say\nBATCH\nnothing was written; --apply does it"
     );
     let mended = scene.mend().await;
     assert!(mended.ends_with("planned N, applied N, overtaken 0"), "{mended}");

@@ -121,7 +121,9 @@ async fn release_run(
     let mut messages = extraction_bells(&report.record.swept);
     let spread = run_interval(engines, started_at).await?;
     let result = release_rows(engines, policy, spread, &mut report, &mut messages).await;
-    crate::crash::point(crate::crash::BEFORE_RING);
+    if report.record.rows > 0 {
+        crate::crash::point(crate::crash::BEFORE_RING);
+    }
     // What is marked is rung, even when a later release failed.
     ring(engines, messages, &mut report.record).await;
     report.record.error = result.as_ref().err().map(ToString::to_string);
