@@ -113,20 +113,27 @@ impl Walk<'_> {
             self.held.iter().map(|(row, held)| (*row, *held)).filter(|_| self.dice.lucky(60)).collect();
         let mut group = Vec::new();
         let mut completes = HashSet::new();
+        // In the same group, before and behind those that count: somebody whose lease is gone.
+        let stale: Vec<_> = self.stale.drain(..).collect();
+        let (before, behind) = stale.split_at(stale.len() / 2);
+        group.extend(before.iter().map(|(row, held)| completed(*row, *held)));
         for (row, held) in rows {
             self.held.remove(&row);
             group.push(match self.dice.roll(4) {
                 0 => failed(row, held),
                 1 => given_back(row, held, self.now + Duration::from_secs(u64::from(self.dice.roll(5)))),
                 _ => {
-                    completes.insert(row);
+                    completes.insert((row, held));
                     completed(row, held)
                 }
             });
         }
+        group.extend(behind.iter().map(|(row, held)| completed(*row, *held)));
         let report = self.store.settle(&group, self.now).await.unwrap();
         self.note(format!("settle {group:?}: {report:?}"));
-        self.done.extend(completes.into_iter().filter(|row| !report.lost.contains(row)));
+        assert!(stale.iter().all(|one| report.lost.contains(one)), "{:#?}", self.log);
+        let counts = |one: &(RowRef, LeaseToken)| !report.lost.contains(one);
+        self.done.extend(completes.into_iter().filter(counts).map(|(row, _)| row));
     }
 
     /// Somebody whose lease is gone: nothing that he says counts.
@@ -134,7 +141,7 @@ impl Walk<'_> {
         let Some((row, held)) = self.stale.pop() else { return };
         let report = self.store.settle(&[completed(row, held)], self.now).await.unwrap();
         self.note(format!("stale settlement of {row:?}"));
-        assert_eq!(report.lost, [row], "{:#?}", self.log);
+        assert_eq!(report.lost, [(row, held)], "{:#?}", self.log);
     }
 
     /// A worker dies with what it holds and what it has heard of.

@@ -151,7 +151,7 @@ impl Alerts for PostgresStore {
             "/* penstock:lease_notices */ UPDATE alerts SET lease_token = $1, lease_until = $3 \
              WHERE (rule, subject, receiver) IN (SELECT rule, subject, receiver FROM alerts \
              WHERE firing = (said = 0) AND next_at <= $2 AND (lease_until IS NULL OR lease_until < $2) \
-             ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED) RETURNING *",
+             ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED) RETURNING rule, subject, receiver, text, firing, since, attempts",
         )
         .bind(token.0)
         .bind(now.millis())

@@ -50,7 +50,7 @@ impl Batches for PostgresStore {
 
     async fn idempotent(&self, owner: OwnerSeq, key: &str) -> StoreResult<Option<(Batch, Idempotency)>> {
         let row =
-            sqlx::query("/* penstock:idempotent */ SELECT * FROM idempotency WHERE owner = $1 AND key = $2")
+            sqlx::query("/* penstock:idempotent */ SELECT fingerprint, batch, key_id FROM idempotency WHERE owner = $1 AND key = $2")
                 .bind(owner.0)
                 .bind(key)
                 .fetch_optional(&self.pool)
@@ -210,11 +210,13 @@ impl Batches for PostgresStore {
     }
 
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>> {
-        let row = sqlx::query("/* penstock:sealed_key */ SELECT * FROM batch_keys WHERE batch = $1")
-            .bind(batch.0)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(store_error("sealed_key"))?;
+        let row = sqlx::query(
+            "/* penstock:sealed_key */ SELECT key_id, wrapped, context FROM batch_keys WHERE batch = $1",
+        )
+        .bind(batch.0)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(store_error("sealed_key"))?;
         Ok(row.map(|row| {
             let c = Columns(&row);
             SealedKey {
@@ -242,7 +244,7 @@ impl Batches for PostgresStore {
     }
 
     async fn upload(&self, id: Uuid, owner: OwnerSeq) -> StoreResult<Option<PendingUpload>> {
-        let row = sqlx::query("/* penstock:upload */ SELECT * FROM uploads WHERE id = $1 AND owner = $2")
+        let row = sqlx::query("/* penstock:upload */ SELECT id, owner, object_key, created_at, expires_at, batch FROM uploads WHERE id = $1 AND owner = $2")
             .bind(id)
             .bind(owner.0)
             .fetch_optional(&self.pool)

@@ -69,13 +69,14 @@ impl Callbacks for PostgresStore {
               AND coalesce(c.receiver, c.url) = due.receiver AND c.next_at <= $2 \
               AND (c.lease_until IS NULL OR c.lease_until < $2) AND NOT EXISTS (SELECT 1 FROM callbacks e \
               WHERE e.batch = c.batch AND e.status = 0 AND (e.attempts = 0 OR e.lease_until >= $2) \
-              AND (e.created_at, e.position, e.id) < (c.created_at, c.position, c.id)) \
+              AND (e.position, e.created_at, e.id) < (c.position, c.created_at, c.id)) \
               ORDER BY c.attempts > 0, c.next_at, c.position LIMIT greatest(0, $5 - (SELECT count(*) FROM callbacks l \
               WHERE l.status = 0 AND coalesce(l.receiver, l.url) = due.receiver AND l.lease_until >= $2))) c \
              ORDER BY c.attempts > 0, c.next_at LIMIT $4) \
              UPDATE callbacks SET lease_token = $1, lease_until = $3 WHERE id IN (SELECT id FROM picked) \
              AND status = 0 AND (lease_until IS NULL OR lease_until < $2) \
-             RETURNING *, (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
+             RETURNING id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
+             (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
         )
         .bind(lease.token.0)
         .bind(lease.now.millis())
@@ -152,7 +153,8 @@ impl Callbacks for PostgresStore {
         limit: u32,
     ) -> StoreResult<Vec<Callback>> {
         let rows = sqlx::query(
-            "/* penstock:callbacks */ SELECT *, (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id FROM callbacks WHERE ($1::int8 IS NULL OR owner = $1) \
+            "/* penstock:callbacks */ SELECT id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
+             (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id FROM callbacks WHERE ($1::int8 IS NULL OR owner = $1) \
              AND ($2::int8 IS NULL OR batch = $2) AND ($3::int8 IS NULL OR (created_at, id) < ($3, $4)) \
              ORDER BY created_at DESC, id DESC LIMIT $5",
         )
@@ -176,7 +178,8 @@ impl Callbacks for PostgresStore {
         let row = sqlx::query(
             "/* penstock:redeliver */ UPDATE callbacks SET status = 0, attempts = 0, next_at = $3, lease_token = NULL, \
              lease_until = NULL WHERE id = $1 AND ($2::int8 IS NULL OR owner = $2) \
-             RETURNING *, (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
+             RETURNING id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
+             (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
         )
         .bind(id)
         .bind(owner.map(|owner| owner.0))

@@ -8,7 +8,7 @@ use penstock_domain::ledger::{Canary, Event, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, Checkpoint};
-use penstock_store::callbacks::receiver_of;
+use penstock_store::callbacks::{position, receiver_of};
 use penstock_store::settling::Moved;
 use serde_json::{Value, json};
 use sqlx::Row as _;
@@ -19,8 +19,16 @@ use crate::Connection;
 use crate::convert::{Columns, int, opt_ms};
 use crate::error::{inconsistent, store_error};
 
-/// What every read of a batch selects.
-pub const SELECT: &str = "SELECT b.*, o.name AS owner_name FROM batches b JOIN owners o ON o.seq = b.owner ";
+/// What every read of a batch selects. By name, here and everywhere: a `*` would break off statements that are prepared
+/// when a later migration adds a column.
+pub const SELECT: &str = "SELECT b.seq, b.id, b.owner, b.pipeline, b.version, b.name, b.header, b.object_key, b.file_bytes, b.unsealed, \
+    b.callback_url, b.priority, b.created_at, b.failure_row, b.failure, b.erased_at, b.status, b.outcome, \
+    b.allow_failures, b.paused, b.held, b.canary_rows, b.canary_max_failure_bp, b.canary_stop_after, \
+    b.canary_passed, b.total, b.pending, b.queued, b.processing, b.completed, b.failed, b.cancelled, b.run, \
+    b.extracted, b.next_number, b.release_end, b.failure_said_run, b.progress_said, b.progress_said_at, \
+    b.started_at, b.finished_at, b.cancelled_at, b.revision, b.checkpoint_offset, b.checkpoint_line, \
+    b.checkpoint_rows, \
+    o.name AS owner_name, o.weight AS owner_weight FROM batches b JOIN owners o ON o.seq = b.owner ";
 
 /// A batch from its record.
 pub fn batch(row: &PgRow) -> StoreResult<Batch> {
@@ -45,6 +53,7 @@ pub fn batch(row: &PgRow) -> StoreResult<Batch> {
         id: BatchId(c.uuid("id")),
         owner: OwnerSeq(c.i64("owner")),
         owner_name: row.get("owner_name"),
+        owner_weight: c.u32("owner_weight"),
         pipeline: c.text("pipeline"),
         version: c.uuid("version"),
         name: c.opt_text("name"),
@@ -242,7 +251,7 @@ pub async fn say(
     name: &'static str,
 ) -> StoreResult<()> {
     let Some(url) = &batch.callback_url else { return Ok(()) };
-    for (position, event) in events.iter().enumerate() {
+    for (index, event) in events.iter().enumerate() {
         let ordinal = if *event == Event::Progress { i32::from(batch.ledger.progress_said) } else { 0 };
         let text = format!("{}/{}/{ordinal}", batch.ledger.run, event.name());
         let id = Uuid::new_v5(&batch.id.0, text.as_bytes());
@@ -264,7 +273,7 @@ pub async fn say(
         .bind(url)
         .bind(snapshot)
         .bind(now.millis())
-        .bind(i32::try_from(position).unwrap_or(i32::MAX))
+        .bind(position(batch.ledger.revision, index))
         .bind(receiver_of(url))
         .execute(&mut *tx)
         .await

@@ -79,7 +79,7 @@ impl Operations for PostgresStore {
         limit: u32,
     ) -> StoreResult<Vec<AuditEntry>> {
         let rows = sqlx::query(
-            "/* penstock:audit_log */ SELECT * FROM audit WHERE ($1::uuid IS NULL OR batch = $1) \
+            "/* penstock:audit_log */ SELECT id, at, actor, action, batch, detail FROM audit WHERE ($1::uuid IS NULL OR batch = $1) \
              AND ($2::int8 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
         )
         .bind(batch.map(|batch| batch.0))
@@ -138,7 +138,7 @@ impl Operations for PostgresStore {
              (SELECT count(*) FROM callbacks WHERE status = 0 AND next_at < $5 AND (lease_until IS NULL OR lease_until < $5)) AS overdue, \
              (SELECT count(*) FROM callbacks WHERE status = 2 AND created_at > $1) AS exhausted_recently, \
              (SELECT count(*) FROM row_state WHERE status = 2 AND lease_until < $2) AS expired, \
-             (SELECT count(*) FROM row_state WHERE status = 1 AND queued_until < $2) AS lost, \
+             (SELECT count(*) FROM row_state s JOIN batches b ON b.seq = s.batch WHERE s.status = 1 AND s.queued_until < $2 AND b.cancelled_at IS NULL) AS lost, \
              (SELECT count(*) FROM batches WHERE finished_at > $3 AND status = $4) AS failed_batches",
         )
         .bind((now - RECENT_CALLBACKS).millis())
@@ -238,7 +238,7 @@ impl Operations for PostgresStore {
         limit: u32,
     ) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>> {
         let rows = sqlx::query(
-            "/* penstock:keys_to_rewrap */ SELECT k.*, b.id AS id FROM batch_keys k JOIN batches b ON b.seq = k.batch \
+            "/* penstock:keys_to_rewrap */ SELECT k.batch, k.key_id, k.wrapped, k.context, b.id AS id FROM batch_keys k JOIN batches b ON b.seq = k.batch \
              WHERE k.key_id <> $1 ORDER BY k.batch LIMIT $2",
         )
         .bind(active)
@@ -373,7 +373,7 @@ impl Operations for PostgresStore {
         let rows = sqlx::query(
             "/* penstock:expire_uploads */ DELETE FROM uploads WHERE id IN (SELECT u.id FROM uploads u \
              WHERE u.expires_at < $1 AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.seq = u.batch \
-             AND b.unsealed AND b.finished_at IS NULL) LIMIT $2) RETURNING *",
+             AND b.unsealed AND b.finished_at IS NULL) LIMIT $2) RETURNING id, owner, object_key, created_at, expires_at, batch",
         )
         .bind(now.millis())
         .bind(i64::from(limit))

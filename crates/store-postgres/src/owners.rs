@@ -40,7 +40,7 @@ impl Owners for PostgresStore {
     async fn ensure_owner(&self, name: &str, now: Timestamp) -> StoreResult<Owner> {
         let row = sqlx::query(
             "/* penstock:ensure_owner */ INSERT INTO owners (name, created_at) VALUES ($1, $2) \
-             ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING *",
+             ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING seq, name, rows, weight, created_at",
         )
         .bind(name)
         .bind(now.millis())
@@ -51,10 +51,12 @@ impl Owners for PostgresStore {
     }
 
     async fn owners(&self) -> StoreResult<Vec<Owner>> {
-        let rows = sqlx::query("/* penstock:owners */ SELECT * FROM owners ORDER BY name")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(store_error("owners"))?;
+        let rows = sqlx::query(
+            "/* penstock:owners */ SELECT seq, name, rows, weight, created_at FROM owners ORDER BY name",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("owners"))?;
         Ok(rows.iter().map(owner).collect())
     }
 
@@ -66,7 +68,7 @@ impl Owners for PostgresStore {
     ) -> StoreResult<Owner> {
         let row = sqlx::query(
             "/* penstock:set_owner */ UPDATE owners SET rows = CASE WHEN $1 THEN $2 ELSE rows END, \
-             weight = coalesce($3, weight) WHERE name = $4 RETURNING *",
+             weight = coalesce($3, weight) WHERE name = $4 RETURNING seq, name, rows, weight, created_at",
         )
         .bind(rows.is_some())
         .bind(rows.flatten().map(int))
@@ -95,7 +97,7 @@ impl Owners for PostgresStore {
 
     async fn key(&self, id: &str) -> StoreResult<Option<ApiKeyRecord>> {
         let row = sqlx::query(
-            "/* penstock:key */ SELECT k.*, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
+            "/* penstock:key */ SELECT k.id, k.owner, k.role, k.hash, k.created_at, k.revoked_at, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
              WHERE k.id = $1",
         )
         .bind(id)
@@ -107,7 +109,7 @@ impl Owners for PostgresStore {
 
     async fn keys(&self) -> StoreResult<Vec<ApiKeyRecord>> {
         let rows = sqlx::query(
-            "/* penstock:keys */ SELECT k.*, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
+            "/* penstock:keys */ SELECT k.id, k.owner, k.role, k.hash, k.created_at, k.revoked_at, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
              ORDER BY k.created_at DESC, k.id",
         )
         .fetch_all(&self.pool)
@@ -129,7 +131,7 @@ impl Owners for PostgresStore {
     }
 
     async fn callback_secrets(&self, owner: OwnerSeq) -> StoreResult<CallbackSecrets> {
-        let row = sqlx::query("/* penstock:callback_secrets */ SELECT * FROM owners WHERE seq = $1")
+        let row = sqlx::query("/* penstock:callback_secrets */ SELECT secret, previous_secret, previous_until FROM owners WHERE seq = $1")
             .bind(owner.0)
             .fetch_optional(&self.pool)
             .await
@@ -140,7 +142,7 @@ impl Owners for PostgresStore {
 
     async fn all_callback_secrets(&self) -> StoreResult<Vec<(OwnerSeq, CallbackSecrets)>> {
         let rows = sqlx::query(
-            "/* penstock:all_callback_secrets */ SELECT * FROM owners WHERE secret IS NOT NULL ORDER BY seq",
+            "/* penstock:all_callback_secrets */ SELECT seq, secret, previous_secret, previous_until FROM owners WHERE secret IS NOT NULL ORDER BY seq",
         )
         .fetch_all(&self.pool)
         .await

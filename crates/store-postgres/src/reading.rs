@@ -158,7 +158,7 @@ impl Reading for PostgresStore {
 
     async fn next_due(&self, seq: BatchSeq) -> StoreResult<Option<Timestamp>> {
         let due: Option<i64> = sqlx::query_scalar(
-            "/* penstock:next_due */ SELECT min(not_before) FROM row_state WHERE batch = $1 AND status = 0",
+            "/* penstock:next_due */ SELECT min(coalesce(not_before, 0)) FROM row_state WHERE batch = $1 AND status = 0",
         )
         .bind(seq.0)
         .fetch_one(&self.pool)

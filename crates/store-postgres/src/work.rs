@@ -3,15 +3,15 @@
 //! Rows are found by their keys. `s.status + 0` keeps the planner off the partial indexes: with the statistics of an
 //! empty table it takes them for shorter, and scans all rows in flight for every row of a group.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
-use penstock_store::settling::{self, Move};
-use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settlement, Work};
+use penstock_store::settling::{self, Held, Move};
+use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settled, Settlement, Work};
 use penstock_store::{StoreResult, overdrawn};
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
@@ -131,16 +131,24 @@ impl Work for PostgresStore {
         let mut tx = self.write(NAME).await?;
         let seqs: BTreeSet<BatchSeq> = group.iter().map(|settlement| settlement.row.batch).collect();
         let mut batches = ledgers::read_all(&mut tx, &seqs, NAME).await?;
-        let held = settle_rows(&mut tx, group, NAME).await?;
-        let ours: Vec<&Settlement> =
-            group.iter().filter(|settlement| held.contains(&settlement.row)).collect();
+        let (mut ours, mut left) = (Vec::with_capacity(group.len()), Vec::new());
+        for part in settling::apart(group) {
+            let moved = settle_rows(&mut tx, &part, NAME).await?;
+            for one in part {
+                let Some(has_output) = moved.get(&one.row) else { continue };
+                if *has_output && matches!(one.outcome, Settled::Completed { .. }) {
+                    left.push(one);
+                }
+                ours.push(one);
+            }
+        }
+        clear_outputs(&mut tx, &left, NAME).await?;
         put_results(&mut tx, &ours, NAME).await?;
         put_errors(&mut tx, &ours, NAME).await?;
-        let mut receipts = Vec::new();
-        for one in ours {
-            receipts.extend(one.receipts().iter().map(|receipt| (one.row, receipt)));
-        }
+        let receipts: Vec<(RowRef, &Receipt)> =
+            ours.iter().flat_map(|one| one.receipts().iter().map(|receipt| (one.row, receipt))).collect();
         put_receipts(&mut tx, &receipts, NAME).await?;
+        let held: HashSet<Held> = ours.iter().map(|one| one.held()).collect();
         let report = settling::account(&mut batches, group, &held, now)?;
         ledgers::write_all(&mut tx, &batches, now, NAME).await?;
         penstock_store::crash::point(penstock_store::crash::INSIDE_SETTLEMENT);
@@ -355,13 +363,13 @@ async fn unqueue_rows(
     Ok(back.iter().map(row_ref).collect())
 }
 
-/// Moves the rows that are still held under their tokens, and tells which.
+/// Moves the rows that are still held under their tokens. Tells which, and whether an attempt left anything of them.
 async fn settle_rows(
     tx: &mut Connection,
-    group: &[Settlement],
+    part: &[&Settlement],
     name: &'static str,
-) -> StoreResult<HashSet<RowRef>> {
-    let moves: Vec<Move<'_>> = group.iter().map(Settlement::moved).collect();
+) -> StoreResult<HashMap<RowRef, bool>> {
+    let moves: Vec<Move<'_>> = part.iter().map(|one| one.moved()).collect();
     let (batches, numbers) = columns(moves.iter().map(|one| &one.row));
     let rows = sqlx::query(
         "/* penstock:settle */ UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
@@ -370,7 +378,7 @@ async fn settle_rows(
          FROM unnest($1::int8[], $2::int4[], $3::uuid[], $4::int2[], $5::int2[], $6::int8[], $7::int2[], $8::text[], \
          $9::int2[], $10::bool[]) AS j(batch, number, token, status, attempt, not_before, step, code, http_status, \
          has_output) WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 2 AND s.lease_token = j.token \
-         RETURNING s.batch, s.number",
+         RETURNING s.batch, s.number, s.has_output",
     )
     .bind(batches)
     .bind(numbers)
@@ -385,7 +393,29 @@ async fn settle_rows(
     .fetch_all(tx)
     .await
     .map_err(store_error(name))?;
-    Ok(rows.iter().map(row_ref).collect())
+    Ok(rows.iter().map(|row| (row_ref(row), Columns(row).flag("has_output"))).collect())
+}
+
+/// What attempts left of rows that are completed now is of no use to anybody.
+async fn clear_outputs(tx: &mut Connection, rows: &[&Settlement], name: &'static str) -> StoreResult<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (batches, numbers) = columns(rows.iter().map(|one| &one.row));
+    for statement in [
+        "/* penstock:settle */ DELETE FROM row_receipts AS r USING unnest($1::int8[], $2::int4[]) AS j(batch, number) \
+         WHERE r.batch = j.batch AND r.number = j.number",
+        "/* penstock:settle */ DELETE FROM row_output AS o USING unnest($1::int8[], $2::int4[]) AS j(batch, number) \
+         WHERE o.batch = j.batch AND o.number = j.number",
+    ] {
+        sqlx::query(statement)
+            .bind(&batches)
+            .bind(&numbers)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(name))?;
+    }
+    Ok(())
 }
 
 async fn put_results(tx: &mut Connection, group: &[&Settlement], name: &'static str) -> StoreResult<()> {

@@ -45,8 +45,32 @@ async fn first_release(url: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_disturbs_nobody() {
     let url = database("upgrade").await;
+    let store = open(&url);
+    store.migrate().await.expect("a schema");
+    upgrade::an_upgrade_disturbs_nobody(Arc::new(store), async {
+        for statement in upgrade::expansion() {
+            run(&url, &statement).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_schema_is_served() {
+    let url = database("later").await;
+    let store = open(&url);
+    store.migrate().await.expect("a schema");
+    for statement in upgrade::expansion() {
+        run(&url, &statement).await;
+    }
+    penstock_store_conformance::all(Arc::new(store), 2).await;
+}
+
+#[tokio::test]
+async fn an_old_schema_is_brought_up_to_date() {
+    let url = database("old").await;
     first_release(&url).await;
-    upgrade::an_upgrade_disturbs_nobody(Arc::new(open(&url))).await;
+    upgrade::an_old_schema_is_brought_up_to_date(Arc::new(open(&url))).await;
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ impl Batches for SqliteStore {
 
     async fn idempotent(&self, owner: OwnerSeq, key: &str) -> StoreResult<Option<(Batch, Idempotency)>> {
         let row =
-            sqlx::query("/* penstock:idempotent */ SELECT * FROM idempotency WHERE owner = ? AND key = ?")
+            sqlx::query("/* penstock:idempotent */ SELECT fingerprint, batch, key_id FROM idempotency WHERE owner = ? AND key = ?")
                 .bind(owner.0)
                 .bind(key)
                 .fetch_optional(&self.readers)
@@ -223,11 +223,13 @@ impl Batches for SqliteStore {
     }
 
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>> {
-        let row = sqlx::query("/* penstock:sealed_key */ SELECT * FROM batch_keys WHERE batch = ?")
-            .bind(batch.0)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(store_error("sealed_key"))?;
+        let row = sqlx::query(
+            "/* penstock:sealed_key */ SELECT key_id, wrapped, context FROM batch_keys WHERE batch = ?",
+        )
+        .bind(batch.0)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(store_error("sealed_key"))?;
         Ok(row.map(|row| {
             let c = Columns(&row);
             SealedKey {
@@ -255,7 +257,7 @@ impl Batches for SqliteStore {
     }
 
     async fn upload(&self, id: Uuid, owner: OwnerSeq) -> StoreResult<Option<PendingUpload>> {
-        let row = sqlx::query("/* penstock:upload */ SELECT * FROM uploads WHERE id = ? AND owner = ?")
+        let row = sqlx::query("/* penstock:upload */ SELECT id, owner, object_key, created_at, expires_at, batch FROM uploads WHERE id = ? AND owner = ?")
             .bind(id.to_string())
             .bind(owner.0)
             .fetch_optional(&self.readers)

@@ -68,13 +68,14 @@ impl Callbacks for SqliteStore {
              ORDER BY c.attempts > 0, c.next_at, c.position) AS turn FROM callbacks c WHERE c.status = 0 \
              AND c.next_at <= ?2 AND (c.lease_until IS NULL OR c.lease_until < ?2) AND NOT EXISTS (SELECT 1 FROM callbacks e \
              WHERE e.batch = c.batch AND e.status = 0 AND (e.attempts = 0 OR e.lease_until >= ?2) \
-             AND (e.created_at, e.position, e.id) < (c.created_at, c.position, c.id))), \
+             AND (e.position, e.created_at, e.id) < (c.position, c.created_at, c.id))), \
              under_way AS (SELECT coalesce(receiver, url) AS receiver, count(*) AS n FROM callbacks \
              WHERE status = 0 AND lease_until >= ?2 GROUP BY 1) \
              UPDATE callbacks SET lease_token = ?1, lease_until = ?3 WHERE id IN (SELECT r.id FROM ranked r \
              LEFT JOIN under_way u ON u.receiver = r.receiver WHERE r.turn <= ?5 - coalesce(u.n, 0) \
              ORDER BY r.attempts > 0, r.next_at, r.position LIMIT ?4) \
-             RETURNING *, (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
+             RETURNING id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
+             (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
         )
         .bind(lease.token.0.to_string())
         .bind(lease.now.millis())
@@ -151,7 +152,8 @@ impl Callbacks for SqliteStore {
         limit: u32,
     ) -> StoreResult<Vec<Callback>> {
         let rows = sqlx::query(
-            "/* penstock:callbacks */ SELECT *, (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id FROM callbacks WHERE (?1 IS NULL OR owner = ?1) \
+            "/* penstock:callbacks */ SELECT id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
+             (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id FROM callbacks WHERE (?1 IS NULL OR owner = ?1) \
              AND (?2 IS NULL OR batch = ?2) AND (?3 IS NULL OR (created_at, id) < (?3, ?4)) \
              ORDER BY created_at DESC, id DESC LIMIT ?5",
         )
@@ -175,7 +177,8 @@ impl Callbacks for SqliteStore {
         let row = sqlx::query(
             "/* penstock:redeliver */ UPDATE callbacks SET status = 0, attempts = 0, next_at = ?3, lease_token = NULL, \
              lease_until = NULL WHERE id = ?1 AND (?2 IS NULL OR owner = ?2) \
-             RETURNING *, (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
+             RETURNING id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
+             (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
         )
         .bind(id.to_string())
         .bind(owner.map(|owner| owner.0))

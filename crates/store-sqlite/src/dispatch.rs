@@ -8,9 +8,10 @@ use penstock_domain::ledger::Tally;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batches as _;
 use penstock_store::dispatch::{
-    BatchLoad, Dispatch, OwnerLoad, Released, RunLock, RunRecord, StuckRows, SweepPlan, Swept, Take,
+    Dispatch, OwnerLoad, Released, RunLock, RunRecord, Running, StuckRows, SweepPlan, Swept, Take, by_owner,
 };
-use penstock_store::{StoreResult, overdrawn};
+use penstock_store::{StoreError, StoreResult, overdrawn};
+use serde_json::json;
 use sqlx::Row as _;
 
 use crate::convert::Columns;
@@ -19,6 +20,12 @@ use crate::{SqliteStore, commit, ledgers, lock_file};
 
 /// Rows that a sweep mends in one transaction.
 const SWEEP_STEP: i64 = 2000;
+
+/// What a run wants to know of a running batch. Only batches of which rows came back are asked which of them are due.
+const RUNNING: &str = "o.name AS owner_name, o.rows AS owner_rows, \
+    CASE WHEN b.pending > b.release_end - b.next_number AND b.extracted AND NOT b.paused AND NOT b.held \
+    AND b.cancelled_at IS NULL THEN (SELECT count(*) FROM (SELECT 1 FROM row_state w WHERE w.batch = b.seq AND w.status = 0 \
+    AND coalesce(w.not_before, 0) <= ?1 LIMIT coalesce(o.rows, ?2)) AS waiting) ELSE 0 END AS due";
 
 /// Runs are remembered for so long.
 const RUNS_KEPT_MS: i64 = 31 * 24 * 3600 * 1000;
@@ -46,19 +53,28 @@ impl Stale {
 }
 
 impl SqliteStore {
-    async fn sweep_rows(&self, stale: Stale, now: Timestamp, everything: bool) -> StoreResult<u32> {
+    /// Sends what is stale back to pending, a batch a transaction: one whose counters do not bear it holds up no other.
+    async fn sweep_rows(
+        &self,
+        stale: Stale,
+        now: Timestamp,
+        everything: bool,
+        miscounted: &mut Vec<BatchSeq>,
+    ) -> StoreResult<u32> {
         const NAME: &str = "sweep";
+        let condition = stale.condition(everything);
         let mut total = 0;
+        let mut passed = miscounted.clone();
         loop {
-            let mut tx = self.write(NAME).await?;
-            let condition = stale.condition(everything);
             let found = sqlx::query(sqlx::AssertSqlSafe(format!(
                 "/* penstock:sweep */ SELECT s.batch AS batch, json_group_array(s.number) AS numbers FROM \
                  (SELECT s.batch, s.number FROM row_state s JOIN batches b ON b.seq = s.batch WHERE {condition} \
-                 AND (s.status = 2 OR b.cancelled_at IS NULL) LIMIT {SWEEP_STEP}) s GROUP BY s.batch ORDER BY s.batch"
+                 AND (s.status = 2 OR b.cancelled_at IS NULL) AND s.batch NOT IN (SELECT value FROM json_each(?2)) LIMIT {SWEEP_STEP}) s \
+                 GROUP BY s.batch ORDER BY s.batch"
             )))
             .bind(now.millis())
-            .fetch_all(&mut *tx)
+            .bind(json!(passed.iter().map(|seq| seq.0).collect::<Vec<_>>()).to_string())
+            .fetch_all(&self.readers)
             .await
             .map_err(store_error(NAME))?;
             if found.is_empty() {
@@ -66,38 +82,74 @@ impl SqliteStore {
             }
             for row in &found {
                 let seq = BatchSeq(row.get("batch"));
-                let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { continue };
-                if matches!(stale, Stale::Queued) && batch.ledger.cancelled_at.is_some() {
-                    continue;
+                match self.sweep_batch(stale, seq, &row.get::<String, _>("numbers"), now, everything).await {
+                    // Somebody else was faster, with all of them: what is left can wait for the next sweep.
+                    Ok(0) => passed.push(seq),
+                    Ok(rows) => total += rows,
+                    Err(StoreError::Overdrawn { .. }) => {
+                        passed.push(seq);
+                        miscounted.push(seq);
+                    }
+                    Err(error) => return Err(error),
                 }
-                let read_revision = batch.ledger.revision;
-                let done = sqlx::query(sqlx::AssertSqlSafe(format!(
-                    "/* penstock:sweep */ UPDATE row_state AS s SET status = 0, not_before = ?1, lease_token = NULL, \
-                     lease_holder = NULL, lease_until = NULL, queued_until = NULL \
-                     WHERE s.batch = ?2 AND s.number IN (SELECT value FROM json_each(?3)) AND {condition}"
-                )))
-                .bind(now.millis())
-                .bind(seq.0)
-                .bind(row.get::<String, _>("numbers"))
-                .execute(&mut *tx)
-                .await
-                .map_err(store_error(NAME))?;
-                let rows = u32::try_from(done.rows_affected()).unwrap_or(u32::MAX);
-                let events = match stale {
-                    Stale::Queued => {
-                        batch.ledger.unqueue(rows).map_err(overdrawn(seq))?;
-                        Vec::new()
-                    }
-                    Stale::Leased => {
-                        let tally = Tally { given_back: rows, ..Tally::default() };
-                        batch.ledger.settle(tally, now).map_err(overdrawn(seq))?
-                    }
-                };
-                ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
-                total += rows;
             }
-            commit(tx, NAME).await?;
         }
+    }
+
+    async fn sweep_batch(
+        &self,
+        stale: Stale,
+        seq: BatchSeq,
+        numbers: &str,
+        now: Timestamp,
+        everything: bool,
+    ) -> StoreResult<u32> {
+        const NAME: &str = "sweep";
+        let mut tx = self.write(NAME).await?;
+        let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { return Ok(0) };
+        if matches!(stale, Stale::Queued) && batch.ledger.cancelled_at.is_some() {
+            return Ok(0);
+        }
+        let read_revision = batch.ledger.revision;
+        let done = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:sweep */ UPDATE row_state AS s SET status = 0, not_before = ?1, lease_token = NULL, \
+             lease_holder = NULL, lease_until = NULL, queued_until = NULL \
+             WHERE s.batch = ?2 AND s.number IN (SELECT value FROM json_each(?3)) AND {}",
+            stale.condition(everything)
+        )))
+        .bind(now.millis())
+        .bind(seq.0)
+        .bind(numbers)
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
+        let rows = u32::try_from(done.rows_affected()).unwrap_or(u32::MAX);
+        let events = match stale {
+            Stale::Queued => {
+                batch.ledger.unqueue(rows).map_err(overdrawn(seq))?;
+                Vec::new()
+            }
+            Stale::Leased => {
+                let tally = Tally { given_back: rows, ..Tally::default() };
+                batch.ledger.settle(tally, now).map_err(overdrawn(seq))?
+            }
+        };
+        ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
+        commit(tx, NAME).await?;
+        Ok(rows)
+    }
+
+    /// Queued rows of cancelled batches stay as they are, and are looked at only once.
+    async fn forget_cancelled(&self, now: Timestamp) -> StoreResult<()> {
+        sqlx::query(
+            "/* penstock:sweep */ UPDATE row_state AS s SET queued_until = NULL FROM batches b \
+             WHERE s.status = 1 AND s.queued_until < ?1 AND b.seq = s.batch AND b.cancelled_at IS NOT NULL",
+        )
+        .bind(now.millis())
+        .execute(&self.writer)
+        .await
+        .map_err(store_error("sweep"))?;
+        Ok(())
     }
 
     async fn sweep_finishes(&self, now: Timestamp) -> StoreResult<u32> {
@@ -174,11 +226,14 @@ impl Dispatch for SqliteStore {
                 .await
                 .map_err(store_error("sweep"))?;
         }
+        self.forget_cancelled(now).await?;
+        let mut miscounted = Vec::new();
         Ok(Swept {
-            lost_rows: self.sweep_rows(Stale::Queued, now, everything).await?,
-            expired_rows: self.sweep_rows(Stale::Leased, now, everything).await?,
+            lost_rows: self.sweep_rows(Stale::Queued, now, everything, &mut miscounted).await?,
+            expired_rows: self.sweep_rows(Stale::Leased, now, everything, &mut miscounted).await?,
             finished: self.sweep_finishes(now).await?,
             extractions: self.dead_extractions(now, extraction_grace_ms, everything).await?,
+            miscounted,
         })
     }
 
@@ -219,52 +274,26 @@ impl Dispatch for SqliteStore {
         })
     }
 
-    async fn loads(&self, batches_per_owner: u32) -> StoreResult<Vec<OwnerLoad>> {
+    async fn loads(&self, rows_per_owner: u32, now: Timestamp) -> StoreResult<Vec<OwnerLoad>> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "/* penstock:loads */ {} WHERE b.status = 2 ORDER BY o.served_at, o.seq, b.priority DESC, b.served_at, b.seq",
-            ledgers::SELECT.replace("o.name AS owner_name", "o.name AS owner_name, o.rows AS owner_rows, o.weight AS owner_weight")
+            ledgers::SELECT.replace("o.name AS owner_name", RUNNING)
         )))
+        .bind(now.millis())
+        .bind(rows_per_owner)
         .fetch_all(&self.readers)
         .await
         .map_err(store_error("loads"))?;
-        let mut loads: Vec<OwnerLoad> = Vec::new();
+        let mut running = Vec::with_capacity(rows.len());
         for row in &rows {
-            let batch = ledgers::batch(row)?;
             let c = Columns(row);
-            if loads.last().is_none_or(|load| load.owner != batch.owner) {
-                loads.push(OwnerLoad {
-                    owner: batch.owner,
-                    name: batch.owner_name.clone(),
-                    rows: c.opt_u32("owner_rows"),
-                    weight: c.u32("owner_weight"),
-                    in_flight: 0,
-                    in_flight_by_pipeline: Vec::new(),
-                    batches: Vec::new(),
-                });
-            }
-            let Some(load) = loads.last_mut() else { continue };
-            let in_flight = batch.ledger.counts.queued + batch.ledger.counts.processing;
-            load.in_flight += in_flight;
-            match load.in_flight_by_pipeline.iter_mut().find(|(pipeline, _)| *pipeline == batch.pipeline) {
-                Some((_, rows)) => *rows += in_flight,
-                None => load.in_flight_by_pipeline.push((batch.pipeline.clone(), in_flight)),
-            }
-            let (fresh, returned) = (batch.ledger.fresh(), batch.ledger.returned());
-            let open = batch.ledger.claimable() && fresh + returned > 0;
-            if open && load.batches.len() < batches_per_owner as usize {
-                load.batches.push(BatchLoad {
-                    batch: batch.seq,
-                    id: batch.id,
-                    pipeline: batch.pipeline,
-                    priority: batch.priority,
-                    in_flight,
-                    fresh,
-                    returned,
-                });
-            }
+            running.push(Running {
+                batch: ledgers::batch(row)?,
+                owner_rows: c.opt_u32("owner_rows"),
+                due: c.u32("due"),
+            });
         }
-        loads.retain(|load| !load.batches.is_empty());
-        Ok(loads)
+        Ok(by_owner(running, rows_per_owner))
     }
 
     async fn release(
@@ -287,7 +316,7 @@ impl Dispatch for SqliteStore {
             let returned = sqlx::query(
                 "/* penstock:release */ UPDATE row_state SET status = 1, queued_until = ?3 \
                  WHERE batch = ?1 AND status = 0 AND number IN (SELECT number FROM row_state WHERE batch = ?1 \
-                 AND status = 0 AND (not_before IS NULL OR not_before <= ?2) ORDER BY not_before LIMIT ?4) \
+                 AND status = 0 AND coalesce(not_before, 0) <= ?2 ORDER BY coalesce(not_before, 0), number LIMIT ?4) \
                  RETURNING number",
             )
             .bind(take.batch.0)

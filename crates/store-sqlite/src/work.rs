@@ -1,14 +1,14 @@
 //! Claims, leases, receipts and settlements, in groups.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
-use penstock_store::settling;
-use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settlement, Work};
+use penstock_store::settling::{self, Held};
+use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settled, Settlement, Work};
 use penstock_store::{StoreResult, overdrawn};
 use serde_json::json;
 use sqlx::QueryBuilder;
@@ -124,16 +124,24 @@ impl Work for SqliteStore {
         let mut tx = self.write(NAME).await?;
         let seqs: BTreeSet<BatchSeq> = group.iter().map(|settlement| settlement.row.batch).collect();
         let mut batches = ledgers::read_all(&mut tx, &seqs, NAME).await?;
-        let held = settle_rows(&mut tx, group, NAME).await?;
-        let ours: Vec<&Settlement> =
-            group.iter().filter(|settlement| held.contains(&settlement.row)).collect();
+        let (mut ours, mut left) = (Vec::with_capacity(group.len()), Vec::new());
+        for part in settling::apart(group) {
+            let moved = settle_rows(&mut tx, &part, NAME).await?;
+            for one in part {
+                let Some(has_output) = moved.get(&one.row) else { continue };
+                if *has_output && matches!(one.outcome, Settled::Completed { .. }) {
+                    left.push(one);
+                }
+                ours.push(one);
+            }
+        }
+        clear_outputs(&mut tx, &left, NAME).await?;
         put_results(&mut tx, &ours, NAME).await?;
         put_errors(&mut tx, &ours, NAME).await?;
-        let mut receipts = Vec::new();
-        for one in ours {
-            receipts.extend(one.receipts().iter().map(|receipt| (one.row, receipt)));
-        }
+        let receipts: Vec<(RowRef, &Receipt)> =
+            ours.iter().flat_map(|one| one.receipts().iter().map(|receipt| (one.row, receipt))).collect();
         put_receipts(&mut tx, &receipts, NAME).await?;
+        let held: HashSet<Held> = ours.iter().map(|one| one.held()).collect();
         let report = settling::account(&mut batches, group, &held, now)?;
         ledgers::write_all(&mut tx, &batches, now, NAME).await?;
         penstock_store::crash::point(penstock_store::crash::INSIDE_SETTLEMENT);
@@ -311,14 +319,14 @@ async fn unqueue_rows(
     Ok(back)
 }
 
-/// Moves the rows that are still held under their tokens, and tells which.
+/// Moves the rows that are still held under their tokens. Tells which, and whether an attempt left anything of them.
 async fn settle_rows(
     tx: &mut Connection,
-    group: &[Settlement],
+    part: &[&Settlement],
     name: &'static str,
-) -> StoreResult<HashSet<RowRef>> {
-    let mut held = HashSet::with_capacity(group.len());
-    for chunk in group.chunks(GROUP) {
+) -> StoreResult<HashMap<RowRef, bool>> {
+    let mut moved = HashMap::with_capacity(part.len());
+    for chunk in part.chunks(GROUP) {
         let mut query = QueryBuilder::new(
             "/* penstock:settle */ WITH j(batch, number, token, status, attempt, not_before, step, code, http_status, \
              has_output) AS (",
@@ -335,12 +343,30 @@ async fn settle_rows(
              not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
              has_output = max(s.has_output, j.has_output), lease_token = NULL, lease_holder = NULL, \
              lease_until = NULL FROM j WHERE s.batch = j.batch AND s.number = j.number AND +s.status = 2 \
-             AND s.lease_token = j.token RETURNING batch, number",
+             AND s.lease_token = j.token RETURNING batch, number, has_output",
         );
         let rows = query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(name))?;
-        held.extend(rows.iter().map(row_ref));
+        moved.extend(rows.iter().map(|row| (row_ref(row), Columns(row).flag("has_output"))));
     }
-    Ok(held)
+    Ok(moved)
+}
+
+/// What attempts left of rows that are completed now is of no use to anybody.
+async fn clear_outputs(tx: &mut Connection, rows: &[&Settlement], name: &'static str) -> StoreResult<()> {
+    for one in rows {
+        for statement in [
+            "/* penstock:settle */ DELETE FROM row_receipts WHERE batch = ? AND number = ?",
+            "/* penstock:settle */ DELETE FROM row_output WHERE batch = ? AND number = ?",
+        ] {
+            sqlx::query(statement)
+                .bind(one.row.batch.0)
+                .bind(one.row.number)
+                .execute(&mut *tx)
+                .await
+                .map_err(store_error(name))?;
+        }
+    }
+    Ok(())
 }
 
 async fn put_results(tx: &mut Connection, group: &[&Settlement], name: &'static str) -> StoreResult<()> {
@@ -379,7 +405,9 @@ async fn put_receipts(
     name: &'static str,
 ) -> StoreResult<()> {
     for chunk in receipts.chunks(GROUP) {
-        let mut query = QueryBuilder::new("INSERT INTO row_receipts (batch, number, step, output) ");
+        let mut query = QueryBuilder::new(
+            "/* penstock:receipts */ INSERT INTO row_receipts (batch, number, step, output) ",
+        );
         query.push_values(chunk, |mut values, (row, receipt)| {
             values.push_bind(row.batch.0).push_bind(row.number);
             values.push_bind(receipt.step).push_bind(receipt.sealed.as_slice());

@@ -22,6 +22,8 @@ pub struct Batch {
     pub owner: OwnerSeq,
     /// The owner's name.
     pub owner_name: String,
+    /// Its owner's weight among owners, at least 1.
+    pub owner_weight: u32,
     /// The pipeline's name.
     pub pipeline: String,
     /// The definition it was uploaded under.

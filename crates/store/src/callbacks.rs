@@ -92,6 +92,14 @@ pub struct Delivery {
     pub error: Option<String>,
 }
 
+/// Where an event of a batch stands among all of its events: what was said at an earlier revision goes before, whatever
+/// the clocks of those who said it. `index` counts the events of one transaction.
+pub fn position(revision: i64, index: usize) -> i32 {
+    const EVENTS_AT_ONCE: i64 = 8;
+    let index = i64::try_from(index).unwrap_or(i64::MAX).min(EVENTS_AT_ONCE - 1);
+    i32::try_from(revision.saturating_mul(EVENTS_AT_ONCE).saturating_add(index)).unwrap_or(i32::MAX)
+}
+
 /// Which callbacks to take, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct CallbackLease {

@@ -6,6 +6,7 @@ use penstock_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::StoreResult;
+use crate::batches::Batch;
 
 /// Held while a dispatcher runs; dropping it (or losing its connection) frees the lock.
 pub trait RunLock: Send + Sync {}
@@ -25,7 +26,7 @@ pub struct BatchLoad {
     pub in_flight: u32,
     /// Rows that were never released and may be.
     pub fresh: u32,
-    /// Rows that came back; some may still wait for their not-before time.
+    /// Rows that came back and whose not-before time has come; counted up to the owner's quota.
     pub returned: u32,
 }
 
@@ -46,6 +47,57 @@ pub struct OwnerLoad {
     pub in_flight_by_pipeline: Vec<(String, u32)>,
     /// Batches with work, at most as many as were asked for.
     pub batches: Vec<BatchLoad>,
+}
+
+/// A running batch as it is read for a dispatcher run.
+#[derive(Debug)]
+pub struct Running {
+    /// The batch.
+    pub batch: Batch,
+    /// Its owner's quota, if it has one.
+    pub owner_rows: Option<u32>,
+    /// Its rows that came back and whose time has come, see [`BatchLoad::returned`].
+    pub due: u32,
+}
+
+/// Owners with work, from all running batches in the order of their turns: owner by owner, of each at most so many
+/// batches. What is in flight counts for all of its batches, also for those that offer nothing.
+pub fn by_owner(running: Vec<Running>, batches_per_owner: u32) -> Vec<OwnerLoad> {
+    let mut loads: Vec<OwnerLoad> = Vec::new();
+    for Running { batch, owner_rows, due } in running {
+        if loads.last().is_none_or(|load| load.owner != batch.owner) {
+            loads.push(OwnerLoad {
+                owner: batch.owner,
+                name: batch.owner_name.clone(),
+                rows: owner_rows,
+                weight: batch.owner_weight,
+                in_flight: 0,
+                in_flight_by_pipeline: Vec::new(),
+                batches: Vec::new(),
+            });
+        }
+        let Some(load) = loads.last_mut() else { continue };
+        let in_flight = batch.ledger.counts.queued + batch.ledger.counts.processing;
+        load.in_flight += in_flight;
+        match load.in_flight_by_pipeline.iter_mut().find(|(pipeline, _)| *pipeline == batch.pipeline) {
+            Some((_, rows)) => *rows += in_flight,
+            None => load.in_flight_by_pipeline.push((batch.pipeline.clone(), in_flight)),
+        }
+        let fresh = batch.ledger.fresh();
+        if fresh + due > 0 && load.batches.len() < batches_per_owner as usize {
+            load.batches.push(BatchLoad {
+                batch: batch.seq,
+                id: batch.id,
+                pipeline: batch.pipeline,
+                priority: batch.priority,
+                in_flight,
+                fresh,
+                returned: due,
+            });
+        }
+    }
+    loads.retain(|load| !load.batches.is_empty());
+    loads
 }
 
 /// How many rows of a batch a run wants.
@@ -77,6 +129,9 @@ pub struct Swept {
     pub expired_rows: u32,
     /// Batches that were finished.
     pub finished: u32,
+    /// Batches whose counters do not bear what their rows need: left alone until they are reconciled.
+    #[serde(default)]
+    pub miscounted: Vec<BatchSeq>,
 }
 
 /// Rows of one batch that are stuck.
@@ -134,9 +189,9 @@ pub trait Dispatch: Send + Sync {
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept>;
     /// What [`Dispatch::sweep`] would do, without doing it.
     async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<SweepPlan>;
-    /// Owners with work, those served longest ago first, each with at most `batches_per_owner` batches. Costs by
-    /// owners and batches, never by rows.
-    async fn loads(&self, batches_per_owner: u32) -> StoreResult<Vec<OwnerLoad>>;
+    /// Owners with work, those served longest ago first, each with at most `rows_per_owner` batches that have rows to
+    /// release now. Costs by running batches and by what could be released of them, never by the backlog.
+    async fn loads(&self, rows_per_owner: u32, now: Timestamp) -> StoreResult<Vec<OwnerLoad>>;
     /// Marks rows queued, each batch's at most as many as asked for, and tells which. Rows that came back are
     /// taken when their not-before time has come. `lost_after` is when the sweep counts them as lost.
     async fn release(

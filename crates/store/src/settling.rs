@@ -36,6 +36,11 @@ pub struct Move<'a> {
 }
 
 impl Settlement {
+    /// The row, and the lease under which it was.
+    pub fn held(&self) -> Held {
+        (self.row, self.token)
+    }
+
     /// The row's new state.
     pub fn moved(&self) -> Move<'_> {
         let (status, attempt, not_before, trouble) = match &self.outcome {
@@ -113,6 +118,25 @@ impl Moved {
     }
 }
 
+/// A row under one lease.
+pub type Held = (RowRef, LeaseToken);
+
+/// A group in parts in which no row comes twice. A worker that lost a row and claimed it anew may settle both claims in
+/// one group; a statement that touches a row twice would not tell which of the two it wrote.
+pub fn apart<'a>(group: impl IntoIterator<Item = &'a Settlement>) -> Vec<Vec<&'a Settlement>> {
+    let mut parts: Vec<(HashSet<RowRef>, Vec<&Settlement>)> = Vec::new();
+    for settlement in group {
+        match parts.iter_mut().find(|(rows, _)| !rows.contains(&settlement.row)) {
+            Some((rows, part)) => {
+                rows.insert(settlement.row);
+                part.push(settlement);
+            }
+            None => parts.push((HashSet::from([settlement.row]), vec![settlement])),
+        }
+    }
+    parts.into_iter().map(|(_, part)| part).collect()
+}
+
 /// Moves the ledgers of a group's batches by what was really `held` (and so was moved), and reports.
 ///
 /// # Errors
@@ -120,14 +144,14 @@ impl Moved {
 pub fn account(
     batches: &mut [Moved],
     group: &[Settlement],
-    held: &HashSet<RowRef>,
+    held: &HashSet<Held>,
     now: Timestamp,
 ) -> StoreResult<SettleReport> {
     let mut report = SettleReport::default();
     let mut tallies: BTreeMap<_, (Tally, Option<u32>)> = BTreeMap::new();
     for settlement in group {
-        if !held.contains(&settlement.row) {
-            report.lost.push(settlement.row);
+        if !held.contains(&settlement.held()) {
+            report.lost.push(settlement.held());
             continue;
         }
         let (tally, first_failed) = tallies.entry(settlement.row.batch).or_default();

@@ -93,8 +93,8 @@ pub struct Trouble {
 /// What a group of settlements did.
 #[derive(Clone, Debug, Default)]
 pub struct SettleReport {
-    /// Rows whose lease was lost: nothing was written for them.
-    pub lost: Vec<RowRef>,
+    /// Leases that were lost: nothing was written for their rows.
+    pub lost: Vec<(RowRef, LeaseToken)>,
     /// Batches that this group finished.
     pub finished: Vec<BatchSeq>,
 }
