@@ -167,6 +167,12 @@ pub async fn apply(
     _permission: &Permission,
 ) -> Result<(), FlowError> {
     let now = engines.clock.now();
+    // Before the sweep: it leaves batches alone whose counters do not bear what it would do.
+    let mut counted = 0;
+    for mismatch in &plan.mismatches {
+        counted += usize::from(engines.store.repair_counts(mismatch, actor, now).await?);
+    }
+    plan.applied(MISCOUNTED, counted);
     let swept = engines.store.sweep(now, millis(policy.extraction_grace), false).await?;
     plan.applied(LOST, swept.lost_rows as usize);
     plan.applied(EXPIRED, swept.expired_rows as usize);
@@ -176,11 +182,6 @@ pub async fn apply(
             swept.extractions.into_iter().map(|batch| Message::Extract { batch }).collect();
         plan.applied(UNHELD, engines.bell.ring(bells).await?.rung);
     }
-    let mut counted = 0;
-    for mismatch in &plan.mismatches {
-        counted += usize::from(engines.store.repair_counts(mismatch, actor, now).await?);
-    }
-    plan.applied(MISCOUNTED, counted);
     let deleted = delete_orphans(engines, &plan.orphans).await?;
     plan.applied(ORPHANED, deleted);
     let repairs: Vec<String> = plan

@@ -96,14 +96,14 @@ async fn write(engines: &Engines, leases: &Leases, figures: &SettleFigures, grou
         }
     };
     crash::point(crash::AFTER_SETTLEMENT);
-    leases.remove(group.iter().map(|settlement| settlement.row));
+    leases.remove(group.iter().map(Settlement::held));
     if let Some(report) = report {
         figures.groups.fetch_add(1, Relaxed);
-        for settlement in group.iter().filter(|settlement| !report.lost.contains(&settlement.row)) {
+        for settlement in group.iter().filter(|settlement| !report.lost.contains(&settlement.held())) {
             figures.rows[outcome(&settlement.outcome)].fetch_add(1, Relaxed);
         }
         figures.lost.fetch_add(report.lost.len() as u64, Relaxed);
-        for row in &report.lost {
+        for (row, _) in &report.lost {
             tracing::warn!(
                 batch = row.batch.0,
                 row = row.number,

@@ -50,6 +50,11 @@ impl Packet {
         Self { pipeline: pipeline.to_owned(), base: base_ms, rows: Vec::new() }
     }
 
+    /// The pipeline of its rows.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
     /// Adds a row that may start so many milliseconds after the packet's base.
     pub fn push(&mut self, row: RowRef, delay_ms: u32) {
         self.rows.push((row.batch.0, row.number, delay_ms));

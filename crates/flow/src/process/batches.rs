@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_domain::csv::HeaderMap;
-use penstock_domain::ids::{BatchSeq, OwnerSeq};
+use penstock_domain::ids::BatchSeq;
 use penstock_domain::pipeline::Pipeline;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
+use crate::process::lanes::Owner;
 use crate::secrets::SecretsOf;
 
 /// How long it is kept: an erased batch's key leaves every worker after at most this time.
@@ -27,8 +28,8 @@ pub struct BatchWork {
     pub seq: BatchSeq,
     /// Its public id.
     pub id: Uuid,
-    /// Whose it is.
-    pub owner: OwnerSeq,
+    /// Whose it is, and how it weighs among others.
+    pub owner: Owner,
     /// The owner's name: limits may be per owner.
     pub owner_name: String,
     /// The definition it was uploaded under.
@@ -115,7 +116,7 @@ pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowErr
     Ok(BatchWork {
         seq: batch.seq,
         id: batch.id.0,
-        owner: batch.owner,
+        owner: Owner { seq: batch.owner, weight: batch.owner_weight },
         owner_name: batch.owner_name.clone(),
         pipeline,
         secrets,

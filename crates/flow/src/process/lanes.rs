@@ -1,13 +1,31 @@
 //! Rows that this worker has heard of and not yet claimed: one lane for each pipeline, turns for owners in a lane.
 //!
 //! Only ids stand here. A row becomes ready at its start time; a pipeline whose dependency is exhausted holds up
-//! nobody but itself.
+//! nobody but itself. Where a lane is the bottleneck its owners share it by their weights, by start-time fair queueing
+//! (Goyal, Vin & Cheng 1996): each row has a tag on a clock that goes by rows served, an owner's tags lie the further
+//! apart the less it weighs, and the lowest tag is next. Who comes anew starts at the present tag: before everybody
+//! else's backlog, behind nobody's, and with no credit for the time it was away.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 
 use penstock_domain::ids::{OwnerSeq, RowRef};
 use penstock_domain::time::Timestamp;
+
+/// What a row of an owner of weight 1 adds to its owner's tag: divisible without much loss by any weight in use.
+const STRIDE: u64 = 1 << 32;
+
+/// When more owners' tags are remembered, those that have no effect any more are dropped.
+const MOST_TAGS: usize = 1024;
+
+/// Whose row it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// The owner.
+    pub seq: OwnerSeq,
+    /// Its weight, at least 1.
+    pub weight: u32,
+}
 
 /// The waiting rows of all lanes.
 #[derive(Debug, Default)]
@@ -18,31 +36,29 @@ pub struct Lanes {
     waited_ms: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Lane {
     pipeline: String,
-    later: BinaryHeap<Reverse<(Timestamp, u64, OwnerSeq, RowRef)>>,
+    later: BinaryHeap<Reverse<(Timestamp, u64, Owner, RowRef)>>,
     ready: HashMap<OwnerSeq, VecDeque<(Timestamp, RowRef)>>,
-    turns: VecDeque<OwnerSeq>,
+    /// Owners with rows ready, by the tag of their next row; the number keeps those of one tag in order.
+    turns: BinaryHeap<Reverse<(u64, u64, Owner)>>,
+    /// Where owners' tags end, behind their last rows.
+    tags: HashMap<OwnerSeq, u64>,
+    /// The tag of the row that was taken last.
+    now: u64,
     arrivals: u64,
     waiting: usize,
 }
 
 impl Lanes {
     /// Adds a row that may start at `due`; false when it is known already (a doubled message).
-    pub fn push(&mut self, pipeline: &str, owner: OwnerSeq, row: RowRef, due: Timestamp) -> bool {
+    pub fn push(&mut self, pipeline: &str, owner: Owner, row: RowRef, due: Timestamp) -> bool {
         if !self.known.insert(row) {
             return false;
         }
         let index = self.lanes.iter().position(|lane| lane.pipeline == pipeline).unwrap_or_else(|| {
-            self.lanes.push(Lane {
-                pipeline: pipeline.to_owned(),
-                later: BinaryHeap::new(),
-                ready: HashMap::new(),
-                turns: VecDeque::new(),
-                arrivals: 0,
-                waiting: 0,
-            });
+            self.lanes.push(Lane { pipeline: pipeline.to_owned(), ..Lane::default() });
             self.lanes.len() - 1
         });
         let lane = &mut self.lanes[index];
@@ -89,7 +105,7 @@ impl Lanes {
         self.lanes.iter().filter_map(|lane| lane.later.peek().map(|Reverse((due, ..))| *due)).min()
     }
 
-    /// Takes up to `most` ready rows of a pipeline, an owner a turn.
+    /// Takes up to `most` ready rows of a pipeline, owners by their turns.
     pub fn take(&mut self, pipeline: &str, most: usize, now: Timestamp) -> Vec<RowRef> {
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.pipeline == pipeline) else {
             return Vec::new();
@@ -97,19 +113,10 @@ impl Lanes {
         lane.ripen(now);
         let mut rows = Vec::new();
         while rows.len() < most {
-            let Some(owner) = lane.turns.pop_front() else { break };
-            let Some(queue) = lane.ready.get_mut(&owner) else { continue };
-            if let Some((due, row)) = queue.pop_front() {
-                self.known.remove(&row);
-                lane.waiting -= 1;
-                self.waited_ms += u64::try_from(now.since(due).as_millis()).unwrap_or(u64::MAX);
-                rows.push(row);
-            }
-            if queue.is_empty() {
-                lane.ready.remove(&owner);
-            } else {
-                lane.turns.push_back(owner);
-            }
+            let Some((due, row)) = lane.next() else { break };
+            self.known.remove(&row);
+            self.waited_ms += u64::try_from(now.since(due).as_millis()).unwrap_or(u64::MAX);
+            rows.push(row);
         }
         rows
     }
@@ -126,13 +133,33 @@ impl Lane {
         while let Some(Reverse((due, ..))) = self.later.peek()
             && *due <= now
         {
-            let Some(Reverse((due, _, owner, row))) = self.later.pop() else { break };
-            let queue = self.ready.entry(owner).or_default();
-            if queue.is_empty() {
-                self.turns.push_back(owner);
-            }
+            let Some(Reverse((due, arrival, owner, row))) = self.later.pop() else { break };
+            let queue = self.ready.entry(owner.seq).or_default();
             queue.push_back((due, row));
+            if queue.len() == 1 {
+                let tag = self.tags.get(&owner.seq).map_or(self.now, |tag| self.now.max(*tag));
+                self.turns.push(Reverse((tag, arrival, owner)));
+            }
         }
+    }
+
+    fn next(&mut self) -> Option<(Timestamp, RowRef)> {
+        let Reverse((tag, turn, owner)) = self.turns.pop()?;
+        let queue = self.ready.get_mut(&owner.seq)?;
+        let taken = queue.pop_front();
+        self.now = tag;
+        let behind = tag + STRIDE / u64::from(owner.weight.max(1));
+        if queue.is_empty() {
+            self.ready.remove(&owner.seq);
+            self.tags.insert(owner.seq, behind);
+            if self.tags.len() > MOST_TAGS {
+                self.tags.retain(|_, tag| *tag > self.now);
+            }
+        } else {
+            self.turns.push(Reverse((behind, turn, owner)));
+        }
+        self.waiting -= 1;
+        taken
     }
 }
 
@@ -145,23 +172,58 @@ mod tests {
         RowRef { batch: BatchSeq(batch), number }
     }
 
+    fn owner(seq: i64) -> Owner {
+        Owner { seq: OwnerSeq(seq), weight: 1 }
+    }
+
     const NOW: Timestamp = Timestamp::from_millis(1000);
 
     #[test]
     fn owners_take_turns_whatever_came_first() {
         let mut lanes = Lanes::default();
         for number in 1..=100 {
-            lanes.push("invite", OwnerSeq(1), row(1, number), NOW);
+            lanes.push("invite", owner(1), row(1, number), NOW);
         }
-        lanes.push("invite", OwnerSeq(2), row(2, 1), NOW);
+        lanes.push("invite", owner(2), row(2, 1), NOW);
         assert_eq!(lanes.take("invite", 3, NOW), [row(1, 1), row(2, 1), row(1, 2)]);
+    }
+
+    #[test]
+    fn owners_share_a_lane_by_their_weights_whenever_their_rows_come() {
+        let mut lanes = Lanes::default();
+        let mut served = [0_i64; 3];
+        for turn in 0..7000 {
+            // The third owner's rows come one by one, and its queue is empty in between.
+            for (index, weight) in [1, 2, 4].into_iter().enumerate() {
+                let owner = Owner { seq: OwnerSeq(index as i64), weight };
+                if index < 2 || turn % 7 < 5 {
+                    lanes.push("invite", owner, row(index as i64, turn), NOW);
+                }
+            }
+            for one in lanes.take("invite", 1, NOW) {
+                served[usize::try_from(one.batch.0).unwrap()] += 1;
+            }
+        }
+        for (rows, share) in served.into_iter().zip([1000, 2000, 4000]) {
+            assert!((rows - share).abs() <= 2, "{served:?}");
+        }
+    }
+
+    #[test]
+    fn who_comes_late_is_served_at_once_and_has_no_credit() {
+        let mut lanes = Lanes::default();
+        (0..1000).for_each(|number| assert!(lanes.push("invite", owner(1), row(1, number), NOW)));
+        lanes.take("invite", 500, NOW);
+        (0..100).for_each(|number| assert!(lanes.push("invite", owner(2), row(2, number), NOW)));
+        let taken = lanes.take("invite", 20, NOW);
+        assert_eq!(taken.iter().filter(|row| row.batch == BatchSeq(2)).count(), 10, "{taken:?}");
     }
 
     #[test]
     fn a_row_waits_for_its_time() {
         let mut lanes = Lanes::default();
         let later = Timestamp::from_millis(2000);
-        lanes.push("invite", OwnerSeq(1), row(1, 1), later);
+        lanes.push("invite", owner(1), row(1, 1), later);
         assert!(lanes.ready(NOW).is_empty());
         assert_eq!(lanes.next_due(), Some(later));
         assert_eq!(lanes.ready(later), ["invite"]);
@@ -173,10 +235,10 @@ mod tests {
     #[test]
     fn a_doubled_message_is_heard_once() {
         let mut lanes = Lanes::default();
-        assert!(lanes.push("invite", OwnerSeq(1), row(1, 1), NOW));
-        assert!(!lanes.push("invite", OwnerSeq(1), row(1, 1), NOW));
+        assert!(lanes.push("invite", owner(1), row(1, 1), NOW));
+        assert!(!lanes.push("invite", owner(1), row(1, 1), NOW));
         assert_eq!(lanes.len(), 1);
         lanes.take("invite", 1, NOW);
-        assert!(lanes.push("invite", OwnerSeq(1), row(1, 1), NOW), "taken rows may come again");
+        assert!(lanes.push("invite", owner(1), row(1, 1), NOW), "taken rows may come again");
     }
 }

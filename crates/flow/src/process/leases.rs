@@ -8,6 +8,7 @@ use std::time::Duration;
 use penstock_domain::ids::{LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
+use penstock_store::settling::Held;
 
 use crate::engines::Engines;
 
@@ -45,7 +46,8 @@ impl RowLease {
 /// All rows in flight in this worker.
 #[derive(Debug, Default)]
 pub struct Leases {
-    held: Mutex<HashMap<RowRef, Arc<RowLease>>>,
+    /// By row and token: a row whose lease was lost may be claimed anew before its former task has ended.
+    held: Mutex<HashMap<Held, Arc<RowLease>>>,
 }
 
 impl Leases {
@@ -58,17 +60,12 @@ impl Leases {
             lost: AtomicBool::new(false),
             unsaved: Mutex::default(),
         });
-        self.lock().insert(row, lease.clone());
+        self.lock().insert((row, token), lease.clone());
         lease
     }
 
-    /// The lease of a row in flight.
-    pub fn get(&self, row: RowRef) -> Option<Arc<RowLease>> {
-        self.lock().get(&row).cloned()
-    }
-
-    /// A row is settled (or lost).
-    pub fn remove(&self, rows: impl IntoIterator<Item = RowRef>) {
+    /// Rows are settled (or lost).
+    pub fn remove(&self, rows: impl IntoIterator<Item = Held>) {
         let mut held = self.lock();
         for row in rows {
             held.remove(&row);
@@ -85,7 +82,7 @@ impl Leases {
         self.lock().is_empty()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RowRef, Arc<RowLease>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Held, Arc<RowLease>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

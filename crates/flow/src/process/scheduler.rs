@@ -1,15 +1,16 @@
 //! The worker: takes messages in, claims what is ready as slots allow, and drains when it is told to stop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use penstock_domain::ids::{BatchSeq, RowRef};
+use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::{Handler, Lane, Message, Packet};
+use penstock_store::StoreError;
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -18,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engines::Engines;
+use crate::error::FlowError;
 use crate::extract::{self, ExtractPolicy, Extracted};
 use crate::process::batches::{BatchCache, BatchWork};
 use crate::process::lanes::Lanes;
-use crate::process::leases::Leases;
+use crate::process::leases::{Leases, RowLease};
 use crate::process::observe::Observer;
 use crate::process::row::RowTask;
 use crate::settle::{self, SettleFigures};
@@ -44,9 +46,15 @@ pub struct WorkerPolicy {
 /// Rows of a claim at the most.
 const CLAIM_ROWS: usize = 200;
 
-/// Rows of a pipeline that are known and not yet claimed, in multiples of the concurrency; further ones wait in its lane
-/// of the queue, where they hold up no other pipeline's.
+/// Rows of a pipeline that a worker hears of at once, in multiples of its concurrency.
 const HEARD_PER_SLOT: usize = 4;
+
+/// Rows of a pipeline that it hears of at the most. Owners take turns among the rows that are known: where a dependency is
+/// slower than what is released, the lane of the queue would be first come, first served.
+const HEARD: usize = 8192;
+
+/// Beyond what its slots need, a worker hears a further packet only so often: workers that have nothing to do are faster.
+const HEAR_AGAIN: Duration = Duration::from_millis(250);
 
 /// While a dependency's next free moment is further away than this, its pipeline claims nothing.
 const ADMIT_WITHIN: Duration = Duration::from_millis(500);
@@ -191,8 +199,8 @@ impl Worker {
             };
             match self.claim(&wanted).await {
                 Ok(claimed) => {
-                    for (work, row) in claimed {
-                        self.clone().start(&pipeline, work, row, rows, settlements.clone());
+                    for row in claimed {
+                        self.clone().start(&pipeline, row, rows, settlements.clone());
                     }
                 }
                 Err(error) => {
@@ -305,10 +313,7 @@ impl Worker {
         }
     }
 
-    async fn claim(
-        &self,
-        wanted: &[RowRef],
-    ) -> Result<Vec<(Arc<BatchWork>, ClaimedRow)>, crate::error::FlowError> {
+    async fn claim(&self, wanted: &[RowRef]) -> Result<Vec<Claimed>, FlowError> {
         let batches: Vec<BatchSeq> = wanted.iter().map(|row| row.batch).collect();
         let works = self.cache.get(&self.engines, &batches).await?;
         let rows: Vec<RowRef> = wanted.iter().filter(|row| works.contains_key(&row.batch)).copied().collect();
@@ -316,26 +321,55 @@ impl Worker {
         let token = self.engines.chance.lease_token();
         let until = now + self.policy.lease;
         let claim = Claim { rows: &rows, token, holder: &self.policy.name, until, also_pending: false };
-        let claimed = self.engines.store.claim(&claim, now).await?;
+        let claimed = match self.engines.store.claim(&claim, now).await {
+            Err(error @ StoreError::Overdrawn { .. }) if rows.len() > 1 => {
+                tracing::error!(%error, "a batch's counters do not fit its rows: `penstock reconcile --apply` mends it");
+                self.claim_apart(&rows, token, until, now).await?
+            }
+            claimed => claimed?,
+        };
         Ok(claimed
             .into_iter()
             .filter_map(|row| {
-                self.leases.insert(row.row, token, until);
-                Some((works.get(&row.row.batch)?.clone(), row))
+                let lease = self.leases.insert(row.row, token, until);
+                Some(Claimed { work: works.get(&row.row.batch)?.clone(), lease, row })
             })
             .collect())
+    }
+
+    /// Batch by batch: one whose ledger is wrong holds up no other.
+    async fn claim_apart(
+        &self,
+        rows: &[RowRef],
+        token: LeaseToken,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<ClaimedRow>, FlowError> {
+        let mut batches: BTreeMap<BatchSeq, Vec<RowRef>> = BTreeMap::new();
+        for row in rows {
+            batches.entry(row.batch).or_default().push(*row);
+        }
+        let mut claimed = Vec::new();
+        for rows in batches.into_values() {
+            let claim = Claim { rows: &rows, token, holder: &self.policy.name, until, also_pending: false };
+            match self.engines.store.claim(&claim, now).await {
+                Ok(ours) => claimed.extend(ours),
+                Err(StoreError::Overdrawn { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(claimed)
     }
 
     fn start(
         self: Arc<Self>,
         lane: &str,
-        work: Arc<BatchWork>,
-        claimed: ClaimedRow,
+        claimed: Claimed,
         rows: &TaskTracker,
         settlements: mpsc::Sender<Settlement>,
     ) {
-        let Some(lease) = self.leases.get(claimed.row) else { return };
         let mut slot = Slot::take(self.clone(), lane);
+        let Claimed { work, lease, row: claimed } = claimed;
         rows.spawn(async move {
             let row = claimed.row;
             let draining = || self.draining.load(Ordering::Relaxed);
@@ -360,7 +394,7 @@ impl Worker {
                 }
                 None => {
                     tracing::warn!(batch = %work.id, row = row.number, "the row's lease was lost; nothing is written");
-                    self.leases.remove([row]);
+                    self.leases.remove([(row, lease.token)]);
                 }
             }
             drop(slot);
@@ -416,7 +450,18 @@ impl Worker {
         }
     }
 
+    fn heard_long_ago(&self, pipeline: &str) -> bool {
+        let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        loads.get(pipeline).and_then(|load| load.heard_at).is_none_or(|at| at.elapsed() >= HEAR_AGAIN)
+    }
+
     async fn hear(&self, packet: Packet) {
+        self.loads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(packet.pipeline().to_owned())
+            .or_default()
+            .heard_at = Some(Instant::now());
         let batches: Vec<BatchSeq> = packet.iter().map(|(row, _)| row.batch).collect();
         let works = match self.cache.get(&self.engines, &batches).await {
             Ok(works) => works,
@@ -477,8 +522,9 @@ impl Handler for Ears {
         match lane {
             Lane::Extractions => worker.extraction.available_permits() > 0,
             Lane::Rows(pipeline) => {
-                let most = worker.policy.concurrency * HEARD_PER_SLOT;
-                worker.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting(pipeline) < most
+                let needed = worker.policy.concurrency * HEARD_PER_SLOT;
+                let waiting = worker.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting(pipeline);
+                waiting < needed || (waiting < HEARD && worker.heard_long_ago(pipeline))
             }
         }
     }
@@ -488,6 +534,13 @@ impl Handler for Ears {
     }
 }
 
+/// A row that is this worker's.
+struct Claimed {
+    work: Arc<BatchWork>,
+    lease: Arc<RowLease>,
+    row: ClaimedRow,
+}
+
 /// What a pipeline has in flight in this worker.
 #[derive(Clone, Copy, Debug, Default)]
 struct LaneLoad {
@@ -495,6 +548,8 @@ struct LaneLoad {
     rows: usize,
     /// How long a row is on its way, without its waits for limits: a moving mean.
     service: Duration,
+    /// When it heard of rows last.
+    heard_at: Option<Instant>,
 }
 
 impl LaneLoad {
