@@ -4,6 +4,7 @@
 
 mod crashes;
 mod files;
+mod http;
 mod life;
 mod mending;
 mod operations;

@@ -1,18 +1,25 @@
 //! The HTTP API: thin handlers over the use cases.
 //!
-//! [`ingest`] takes files, [`batches`] and [`rows`] show and command, [`reports`] stream results, [`events`] tell
-//! changes as they happen, [`callbacks`] and [`presigned`] are what their names say; [`auth`] knows owners by their
-//! keys, [`problem`] words every refusal.
+//! [`ingest`] takes files (a [`form`], its [`fields`]), [`batches`] and [`rows`] show and command,
+//! [`reports`] stream results, [`events`] tell changes as they happen,
+//! [`callbacks`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
+//! [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal.
 
 pub mod auth;
 pub mod batches;
+pub mod body;
 pub mod callbacks;
 pub mod events;
+pub mod fields;
+pub mod form;
 pub mod health;
 pub mod ingest;
+pub mod media;
 pub mod openapi;
 pub mod presigned;
 pub mod problem;
+pub mod query;
+pub mod refusals;
 pub mod reports;
 pub mod rows;
 pub mod server;

@@ -2,10 +2,11 @@
 
 use actix_web::{HttpResponse, web};
 use utoipa::openapi::RefOr;
+use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::problem::Problem;
+use crate::problem::{FileError, Problem};
 use crate::{batches, callbacks, events, ingest, presigned, reports, rows};
 
 /// The document.
@@ -33,7 +34,7 @@ use crate::{batches, callbacks, events, ingest, presigned, reports, rows};
         presigned::create,
         presigned::put,
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, FileError)),
     modifiers(&Keys),
 )]
 pub struct Document;
@@ -61,9 +62,9 @@ pub fn with_routes(routes: &[String]) -> utoipa::openapi::OpenApi {
             let mut item = general.clone();
             if let Some(post) = &mut item.post {
                 if let Some(parameters) = &mut post.parameters {
-                    parameters.retain(
-                        |parameter| !matches!(parameter, RefOr::T(parameter) if parameter.name == "name"),
-                    );
+                    parameters.retain(|parameter| {
+                        !matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path)
+                    });
                 }
                 post.operation_id = Some(format!("upload{}", route.replace('/', "_")));
             }
