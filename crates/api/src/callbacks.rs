@@ -11,6 +11,8 @@ use uuid::Uuid;
 use crate::auth::Caller;
 use crate::batches::page_size;
 use crate::problem::Problem;
+use crate::query::{NoQuery, Query};
+use crate::refusals;
 use crate::state::ApiState;
 
 /// A page of callbacks.
@@ -25,6 +27,7 @@ pub struct CallbackPage {
 
 /// Which callbacks to list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct CallbackQuery {
     /// Of this batch.
@@ -37,11 +40,11 @@ pub struct CallbackQuery {
 
 /// Lists callbacks, newest first.
 #[utoipa::path(get, operation_id = "list_callbacks", path = "/v2/callbacks", tag = "callbacks", params(CallbackQuery),
-    responses((status = 200, description = "As it is now", body = CallbackPage)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = CallbackPage), refusals::Asked, refusals::Named), security(("key" = [])))]
 pub async fn list(
     caller: Caller,
     state: web::Data<ApiState>,
-    query: web::Query<CallbackQuery>,
+    Query(query): Query<CallbackQuery>,
 ) -> Result<HttpResponse, Problem> {
     let limit = page_size(query.limit, 50)?;
     let batch = match &query.batch {
@@ -65,11 +68,13 @@ fn cursor(text: &str) -> Result<(Timestamp, Uuid), Problem> {
 
 /// Sends a callback again, whatever became of it. Its webhook-id stays.
 #[utoipa::path(post, operation_id = "redeliver_callback", path = "/v2/callbacks/{id}/redeliver", tag = "callbacks", params(("id" = String, Path)),
-    responses((status = 202, description = "It is taken", body = Object), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
+    responses((status = 202, description = "It is taken", body = Object), refusals::Asked,
+        refusals::Named), security(("key" = [])))]
 pub async fn redeliver(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let id = id.parse().map_err(|_| Problem::not_found("such callback"))?;
     let now = state.engines.clock.now();
@@ -96,7 +101,7 @@ pub struct AuditQuery {
 pub async fn audit(
     caller: Caller,
     state: web::Data<ApiState>,
-    query: web::Query<AuditQuery>,
+    Query(query): Query<AuditQuery>,
 ) -> Result<HttpResponse, Problem> {
     if caller.role != KeyRole::Admin {
         return Err(Problem::new(

@@ -25,6 +25,7 @@ pub mod rows;
 pub mod server;
 pub mod state;
 mod trace;
+mod wording;
 
 pub use server::serve;
 pub use state::ApiState;

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 pub use actix_web::dev::ServerHandle as Handle;
-use actix_web::error::{InternalError, QueryPayloadError};
 use actix_web::guard::{self, Guard};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::middleware::Compress;
+use actix_web::middleware::{Compress, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError as _, Route, web};
 use tracing_actix_web::TracingLogger;
 use utoipa_swagger_ui::SwaggerUi;
@@ -17,6 +16,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::problem::Problem;
 use crate::state::ApiState;
 use crate::trace::Requests;
+use crate::wording::worded;
 use crate::{batches, callbacks, events, health, ingest, openapi, presigned, reports, rows};
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
@@ -39,8 +39,8 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
         let mut app = App::new()
             .app_data(state.clone())
             .app_data(document.clone())
-            .app_data(web::QueryConfig::default().error_handler(bad_query))
             .wrap(Compress::default())
+            .wrap(from_fn(worded))
             .wrap(TracingLogger::<Requests>::new())
             .service(read("/livez", web::to(health::livez)))
             .service(read("/readyz", web::to(health::readyz)))
@@ -118,9 +118,4 @@ async fn docs() -> HttpResponse {
 
 async fn nothing_here() -> HttpResponse {
     Problem::not_found("such route").error_response()
-}
-
-fn bad_query(error: QueryPayloadError, _: &actix_web::HttpRequest) -> actix_web::Error {
-    let response = Problem::bad_request("bad_query", error.to_string()).error_response();
-    InternalError::from_response(error, response).into()
 }
