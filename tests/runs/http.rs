@@ -304,6 +304,59 @@ async fn an_upload_by_its_id_can_be_repeated() {
     assert_eq!(statuses, [202, 409]);
 }
 
+#[tokio::test]
+async fn a_retry_takes_what_is_asked_for_and_says_how_much() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &crate::invite())]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let mut csv = crate::people(3);
+    for number in 0..4 {
+        csv.push_str(&format!("taken{number}@example.com,T,T,,AB0001\n"));
+    }
+    let (_, batch) = client.upload(crate::PEOPLE, csv).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id");
+    assert_eq!(client.finished(id).await["counts"]["failed"], 4);
+    let path = format!("/v2/batches/{id}/retry");
+    for body in [
+        json!({ "include": [] }),
+        json!({ "codes": [] }),
+        json!({ "rows": [] }),
+        json!({ "include": ["completed"] }),
+        json!({ "include": ["failed", "cancelled"], "codes": ["http_409"] }),
+        json!({ "include": ["cancelled"], "rows": [4] }),
+        json!({ "codes": ["a\u{0}b"] }),
+        json!({ "code": ["http_409"] }),
+        json!([1]),
+    ] {
+        let (status, problem) = refused(client.request("POST", &path).json(&body)).await;
+        assert_eq!(status, 400, "{body}: {problem}");
+    }
+    // Not in the query, where it would be overlooked and everything put back.
+    let (status, _) = refused(client.request("POST", &format!("{path}?rows=4"))).await;
+    assert_eq!(status, 400);
+    let (status, problem) = refused(client.request("POST", &path).body("x".repeat(300_000))).await;
+    assert_eq!((status, &problem["code"]), (413, &"body_too_large".into()));
+    let (status, problem) = refused(client.request("POST", &path).body("{")).await;
+    assert_eq!((status, &problem["code"]), (400, &"bad_json".into()));
+    let unchanged = client.get(&format!("/v2/batches/{id}")).await;
+    assert_eq!((&unchanged["run"], unchanged.get("retried")), (&1.into(), None));
+    for (body, rows) in [
+        (json!({ "codes": ["http_500"] }), 0),
+        (json!({ "rows": [1, 5, 99] }), 1),
+        (json!({ "codes": ["http_409"], "rows": [4, 5] }), 2),
+        (Value::Null, 4),
+    ] {
+        let request = client.request("POST", &path);
+        let request = if body.is_null() { request } else { request.json(&body) };
+        let answer: Value = request.send().await.expect("an answer").json().await.expect("JSON");
+        assert_eq!((&answer["retried"], &answer["id"]), (&rows.into(), &id.into()), "{body}: {answer}");
+        assert_eq!(answer["counts"]["failed"], 4 - rows);
+        client.finished(id).await;
+    }
+}
+
 /// Framing that breaks in the middle of a body makes no batch. (Actix takes the client for gone and may hang up before
 /// the refusal is written.)
 #[tokio::test]

@@ -7,7 +7,6 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::control;
 use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
 use penstock_store::batches::{Batch, BatchFilter};
-use penstock_store::control::RetrySelection;
 use penstock_store::owners::KeyRole;
 use penstock_store::reading::ErrorGroup;
 use serde::{Deserialize, Serialize};
@@ -182,54 +181,6 @@ pub async fn resume(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
     let batch = state.engines.store.resume(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
-    answer(&state, &batch).await
-}
-
-/// Which rows a retry takes up.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RetryBody {
-    /// `failed`, `cancelled`; only failed ones without it.
-    include: Option<Vec<String>>,
-    /// Only failed rows with one of these codes.
-    #[serde(default)]
-    codes: Vec<String>,
-    /// Only these failed rows.
-    #[serde(default)]
-    rows: Vec<u32>,
-}
-
-/// Puts failed (and, when asked for, cancelled) rows back. Finished rows are never run again.
-#[utoipa::path(post, operation_id = "retry_batch", path = "/v2/batches/{id}/retry", tag = "batches", params(("id" = String, Path)),
-    request_body = RetryBody,
-    responses((status = 200, description = "As it is now", body = BatchView), (status = 409, description = "The batch is not in a state for that", body = Problem)), security(("key" = [])))]
-pub async fn retry(
-    caller: Caller,
-    state: web::Data<ApiState>,
-    id: web::Path<String>,
-    body: web::Bytes,
-) -> Result<HttpResponse, Problem> {
-    let batch = caller.own_batch(&state, &id).await?;
-    let body: RetryBody = if body.is_empty() {
-        RetryBody::default()
-    } else {
-        serde_json::from_slice(&body).map_err(|error| Problem::bad_request("bad_json", error.to_string()))?
-    };
-    let include = body.include.unwrap_or_else(|| vec!["failed".into()]);
-    if let Some(other) = include.iter().find(|name| !matches!(name.as_str(), "failed" | "cancelled")) {
-        return Err(Problem::bad_request(
-            "bad_include",
-            format!("`include` takes failed and cancelled, not `{other}`"),
-        ));
-    }
-    let selection = RetrySelection {
-        failed: include.iter().any(|name| name == "failed"),
-        cancelled: include.iter().any(|name| name == "cancelled"),
-        codes: body.codes,
-        numbers: body.rows,
-    };
-    let now = state.engines.clock.now();
-    let (batch, _) = state.engines.store.retry(batch.seq, &selection, &caller.actor(), now).await?;
     answer(&state, &batch).await
 }
 

@@ -1,6 +1,6 @@
 //! The HTTP API: thin handlers over the use cases.
 //!
-//! [`ingest`] takes files (a [`form`], its [`fields`]), [`batches`] and [`rows`] show and command,
+//! [`ingest`] takes files (a [`form`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
 //! [`reports`] stream results, [`events`] tell changes as they happen,
 //! [`callbacks`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
 //! [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal.
@@ -21,6 +21,7 @@ pub mod problem;
 pub mod query;
 pub mod refusals;
 pub mod reports;
+pub mod retry;
 pub mod rows;
 pub mod server;
 pub mod state;

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::problem::{FileError, Problem};
-use crate::{batches, callbacks, events, ingest, presigned, reports, rows};
+use crate::{batches, callbacks, events, ingest, presigned, reports, retry, rows};
 
 /// The document.
 #[derive(OpenApi)]
@@ -20,7 +20,7 @@ use crate::{batches, callbacks, events, ingest, presigned, reports, rows};
         batches::cancel,
         batches::pause,
         batches::resume,
-        batches::retry,
+        retry::retry,
         batches::erase,
         batches::errors,
         rows::list,
