@@ -357,6 +357,81 @@ async fn a_retry_takes_what_is_asked_for_and_says_how_much() {
     }
 }
 
+/// An admin key sees everybody's batches and changes none of them, but those of its own owner.
+#[tokio::test]
+async fn an_admin_key_reads() {
+    let receiver = penstock_tests::receiver::Receiver::start().await;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    let key = place.key(&sandbox, "acme");
+    let (admin, good) = place.operate(&sandbox, &["keys", "create", "--owner", "ops", "--admin"]);
+    assert!(good, "{admin}");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let admin = Client::new(&service, admin["key"].as_str().expect("a key"));
+    let upload = format!("{ROUTE}?callback_url={}", receiver.url);
+    let (_, theirs) = client.upload(&upload, "id\n1\n").await.expect("an answer");
+    let (_, own) = admin.upload(&upload, "id\n2\n").await.expect("an answer");
+    let (theirs, own) = (theirs["id"].as_str().expect("an id"), own["id"].as_str().expect("an id"));
+    client.finished(theirs).await;
+    admin.finished(own).await;
+    for path in [
+        format!("/v2/batches/{theirs}"),
+        format!("/v2/batches/{theirs}/rows"),
+        format!("/v2/callbacks?batch={theirs}"),
+        format!("/v2/audit?batch={theirs}"),
+        "/v2/batches?owner=acme".to_owned(),
+    ] {
+        assert!(!admin.text(&path).await.is_empty(), "{path}");
+    }
+    assert_eq!(admin.get("/v2/batches").await["data"].as_array().map(Vec::len), Some(2));
+    let callback = client.get("/v2/callbacks").await["data"][0]["id"].as_str().expect("an id").to_owned();
+    let before = client.get(&format!("/v2/batches/{theirs}")).await;
+    for (method, path) in [
+        ("POST", format!("/v2/batches/{theirs}/cancel")),
+        ("POST", format!("/v2/batches/{theirs}/pause")),
+        ("POST", format!("/v2/batches/{theirs}/resume")),
+        ("POST", format!("/v2/batches/{theirs}/retry")),
+        ("DELETE", format!("/v2/batches/{theirs}")),
+        ("POST", format!("/v2/callbacks/{callback}/redeliver")),
+    ] {
+        let (status, problem) = refused(admin.request(method, &path)).await;
+        assert_eq!((status, &problem["code"]), (403, &"forbidden".into()), "{method} {path}");
+        assert!(problem["detail"].as_str().expect("text").contains("key of the owner"), "{problem}");
+    }
+    assert_eq!(client.get(&format!("/v2/batches/{theirs}")).await, before);
+    let (status, _) = admin.post(&format!("/v2/batches/{own}/retry"), &json!({})).await;
+    assert_eq!(status, 200);
+    let own_callback = admin.get(&format!("/v2/callbacks?batch={own}")).await["data"][0]["id"].clone();
+    let redeliver = format!("/v2/callbacks/{}/redeliver", own_callback.as_str().expect("an id"));
+    assert_eq!(admin.post(&redeliver, &json!({})).await.0, 202);
+    // What is for admins is refused, and never passed over in silence.
+    for path in ["/v2/batches?owner=rival", "/v2/batches?owner=acme", "/v2/audit"] {
+        let (status, problem) = refused(client.request("GET", path)).await;
+        assert_eq!((status, &problem["code"]), (403, &"forbidden".into()), "{path}");
+    }
+    assert_eq!(refused(admin.request("GET", "/v2/batches?owner=nobody")).await.0, 404);
+    // The audit log, page by page: every entry once, also those of one millisecond.
+    for number in 0..12 {
+        client.upload(ROUTE, format!("id\n{number}\n")).await.expect("an answer");
+    }
+    let whole = admin.get("/v2/audit").await;
+    assert_eq!(whole["next_cursor"], Value::Null);
+    let mut paged = Vec::new();
+    let mut path = "/v2/audit?limit=3".to_owned();
+    loop {
+        let page = admin.get(&path).await;
+        let data = page["data"].as_array().expect("entries");
+        assert!(data.len() <= 3);
+        paged.extend(data.iter().cloned());
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/v2/audit?limit=3&cursor={cursor}");
+    }
+    assert!(paged.len() > 12);
+    assert_eq!(&paged, whole["data"].as_array().expect("entries"));
+    assert_eq!(refused(admin.request("GET", "/v2/audit?cursor=x")).await.0, 400);
+}
+
 /// Framing that breaks in the middle of a body makes no batch. (Actix takes the client for gone and may hang up before
 /// the refusal is written.)
 #[tokio::test]

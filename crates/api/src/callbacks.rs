@@ -1,4 +1,4 @@
-//! Callbacks: what was sent, and sending one again; the audit log for admin keys.
+//! Callbacks: what was sent, and sending one again.
 
 use actix_web::{HttpResponse, web};
 use penstock_domain::time::Timestamp;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::auth::Caller;
+use crate::auth::{Caller, reads_only};
 use crate::batches::page_size;
 use crate::problem::Problem;
 use crate::query::{NoQuery, Query};
@@ -66,10 +66,10 @@ fn cursor(text: &str) -> Result<(Timestamp, Uuid), Problem> {
     Ok((Timestamp::from_millis(at.parse().map_err(|_| bad())?), id.parse().map_err(|_| bad())?))
 }
 
-/// Sends a callback again, whatever became of it. Its webhook-id stays.
+/// Sends a callback again, whatever became of it. Its webhook-id stays. An admin key redelivers its own owner's only.
 #[utoipa::path(post, operation_id = "redeliver_callback", path = "/v2/callbacks/{id}/redeliver", tag = "callbacks", params(("id" = String, Path)),
     responses((status = 202, description = "It is taken", body = Object), refusals::Asked,
-        refusals::Named), security(("key" = [])))]
+        refusals::Named, refusals::Reading), security(("key" = [])))]
 pub async fn redeliver(
     caller: Caller,
     state: web::Data<ApiState>,
@@ -78,41 +78,10 @@ pub async fn redeliver(
 ) -> Result<HttpResponse, Problem> {
     let id = id.parse().map_err(|_| Problem::not_found("such callback"))?;
     let now = state.engines.clock.now();
-    let callback = state.engines.store.redeliver(id, caller.scope(), now).await?;
-    Ok(HttpResponse::Accepted().json(callback.ok_or_else(|| Problem::not_found("such callback"))?))
-}
-
-/// Which entries to list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct AuditQuery {
-    /// About this batch.
-    batch: Option<String>,
-    /// Before this moment (RFC 3339).
-    #[param(value_type = Option<String>)]
-    before: Option<Timestamp>,
-    /// At most so many, 1 to 1000; 100 without it.
-    limit: Option<u32>,
-}
-
-/// Who did what, newest first. For admin keys.
-#[utoipa::path(get, operation_id = "list_audit", path = "/v2/audit", tag = "operations", params(AuditQuery),
-    responses((status = 200, description = "As it is now", body = Object), (status = 403, description = "Not with this key", body = Problem)), security(("key" = [])))]
-pub async fn audit(
-    caller: Caller,
-    state: web::Data<ApiState>,
-    Query(query): Query<AuditQuery>,
-) -> Result<HttpResponse, Problem> {
-    if caller.role != KeyRole::Admin {
-        return Err(Problem::new(
-            actix_web::http::StatusCode::FORBIDDEN,
-            "forbidden",
-            "the audit log is for admin keys",
-        ));
-    }
-    let batch =
-        query.batch.as_deref().map(str::parse).transpose().map_err(|_| Problem::not_found("such batch"))?;
-    let limit = page_size(query.limit, 100)?;
-    let data = state.engines.store.audit_log(batch, query.before, limit).await?;
-    Ok(HttpResponse::Ok().json(serde_json::json!({ "data": data })))
+    let callback = state.engines.store.redeliver(id, Some(caller.owner), now).await?;
+    let callback = callback.ok_or_else(|| match caller.role {
+        KeyRole::Client => Problem::not_found("such callback"),
+        KeyRole::Admin => reads_only(),
+    })?;
+    Ok(HttpResponse::Accepted().json(callback))
 }

@@ -2,9 +2,10 @@
 //!
 //! [`ingest`] takes files (a [`form`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
 //! [`reports`] stream results, [`events`] tell changes as they happen,
-//! [`callbacks`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
+//! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
 //! [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal.
 
+pub mod audit;
 pub mod auth;
 pub mod batches;
 pub mod body;

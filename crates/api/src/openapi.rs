@@ -7,7 +7,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::problem::{FileError, Problem};
-use crate::{batches, callbacks, events, ingest, presigned, reports, retry, rows};
+use crate::{audit, batches, callbacks, events, ingest, presigned, reports, retry, rows};
 
 /// The document.
 #[derive(OpenApi)]
@@ -30,7 +30,7 @@ use crate::{batches, callbacks, events, ingest, presigned, reports, retry, rows}
         events::stream,
         callbacks::list,
         callbacks::redeliver,
-        callbacks::audit,
+        audit::list,
         presigned::create,
         presigned::put,
     ),

@@ -17,7 +17,7 @@ use crate::problem::Problem;
 use crate::state::ApiState;
 use crate::trace::Requests;
 use crate::wording::worded;
-use crate::{batches, callbacks, events, health, ingest, openapi, presigned, reports, retry, rows};
+use crate::{audit, batches, callbacks, events, health, ingest, openapi, presigned, reports, retry, rows};
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
 const WORKERS: usize = 2;
@@ -53,7 +53,7 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))
             .service(read("/v2/callbacks", web::to(callbacks::list)))
             .service(post("/v2/callbacks/{id}/redeliver", web::to(callbacks::redeliver)))
-            .service(read("/v2/audit", web::to(callbacks::audit)))
+            .service(read("/v2/audit", web::to(audit::list)))
             .service(read("/v2/batches", web::to(batches::list)))
             .service(
                 only("/v2/batches/{id}", "GET, HEAD, DELETE")
