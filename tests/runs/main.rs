@@ -6,6 +6,7 @@ mod crashes;
 mod files;
 mod http;
 mod life;
+mod listening;
 mod mending;
 mod operations;
 mod rotation;

@@ -53,6 +53,11 @@ impl Caller {
         let batch = self.batch(state, id).await?;
         if batch.owner == self.owner { Ok(batch) } else { Err(reads_only()) }
     }
+
+    /// Whether the key is still good: who listens for hours asks again.
+    pub async fn is_valid(&self, state: &ApiState) -> bool {
+        matches!(state.engines.store.key(&self.key_id).await, Ok(Some(record)) if record.revoked_at.is_none())
+    }
 }
 
 impl From<ApiKeyRecord> for Caller {
