@@ -6,6 +6,7 @@ mod crashes;
 mod files;
 mod http;
 mod life;
+mod links;
 mod listening;
 mod mending;
 mod operations;

@@ -1,7 +1,7 @@
 //! The HTTP API: thin handlers over the use cases.
 //!
 //! [`ingest`] takes files (a [`form`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
-//! [`reports`] stream results, [`events`] tell changes as they happen,
+//! [`reports`] stream results, [`downloads`] give them to who has no key, [`events`] tell changes as they happen,
 //! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
 //! [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal.
 
@@ -10,6 +10,7 @@ pub mod auth;
 pub mod batches;
 pub mod body;
 pub mod callbacks;
+pub mod downloads;
 pub mod events;
 pub mod fields;
 pub mod form;

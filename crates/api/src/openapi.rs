@@ -7,7 +7,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::problem::{FileError, Problem};
-use crate::{audit, batches, callbacks, events, ingest, presigned, reports, retry, rows};
+use crate::{audit, batches, callbacks, downloads, events, ingest, presigned, reports, retry, rows};
 
 /// The document.
 #[derive(OpenApi)]
@@ -27,6 +27,8 @@ use crate::{audit, batches, callbacks, events, ingest, presigned, reports, retry
         rows::show,
         rows::waiting,
         reports::report,
+        downloads::create,
+        downloads::follow,
         events::stream,
         callbacks::list,
         callbacks::redeliver,

@@ -17,7 +17,9 @@ use crate::problem::Problem;
 use crate::state::ApiState;
 use crate::trace::Requests;
 use crate::wording::worded;
-use crate::{audit, batches, callbacks, events, health, ingest, openapi, presigned, reports, retry, rows};
+use crate::{
+    audit, batches, callbacks, downloads, events, health, ingest, openapi, presigned, reports, retry, rows,
+};
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
 const WORKERS: usize = 2;
@@ -64,6 +66,8 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .service(post("/v2/batches/{id}/pause", web::to(batches::pause)))
             .service(post("/v2/batches/{id}/resume", web::to(batches::resume)))
             .service(post("/v2/batches/{id}/retry", web::to(retry::retry)))
+            .service(post("/v2/batches/{id}/downloads", web::to(downloads::create)))
+            .service(read("/v2/downloads/{token}", web::to(downloads::follow)))
             .service(read("/v2/batches/{id}/errors", web::to(batches::errors)))
             .service(read("/v2/batches/{id}/events", web::to(events::stream)))
             .service(read("/v2/batches/{id}/waiting", web::to(rows::waiting)))
