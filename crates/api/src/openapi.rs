@@ -7,7 +7,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::problem::{FileError, Problem};
-use crate::{audit, batches, callbacks, downloads, events, ingest, presigned, reports, retry, rows};
+use crate::{audit, batches, callbacks, downloads, events, health, ingest, presigned, reports, retry, rows};
 
 /// The document.
 #[derive(OpenApi)]
@@ -35,6 +35,9 @@ use crate::{audit, batches, callbacks, downloads, events, ingest, presigned, rep
         audit::list,
         presigned::create,
         presigned::put,
+        health::livez,
+        health::readyz,
+        health::metrics,
     ),
     components(schemas(Problem, FileError)),
     modifiers(&Keys),
