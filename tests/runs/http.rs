@@ -621,3 +621,39 @@ async fn broken_framing_leaves_nothing() {
     assert_eq!(client.get("/v2/batches").await["data"], json!([]));
     assert!(place.objects().is_empty());
 }
+
+/// The guide names every code of a file, of a row and of a wait, and every status that the document has.
+#[tokio::test]
+async fn the_guide_names_every_code() {
+    let guide = include_str!("../../docs/rest.md");
+    let named =
+        |code: &str| assert!(guide.contains(&format!("`{code}`")), "docs/rest.md does not name `{code}`");
+    let file = include_str!("../../crates/domain/src/csv/error.rs");
+    let table = file
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | `"))
+        .filter_map(|line| line.split(" |").next());
+    let codes: Vec<&str> = table.flat_map(|codes| codes.trim_end_matches('`').split("`, `")).collect();
+    assert!(codes.len() > 15, "{codes:?}");
+    codes.into_iter().for_each(named);
+    let waits = include_str!("../../crates/flow/src/waiting.rs");
+    let waits: Vec<&str> = waits
+        .split("wait(")
+        .skip(2)
+        .filter_map(|call| call.trim_start().strip_prefix('"')?.split('"').next())
+        .collect();
+    assert!(waits.len() > 12, "{waits:?}");
+    waits.into_iter().for_each(named);
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let document = Client::new(&service, &key).get("/v2/openapi.json").await;
+    for operation in document["paths"].as_object().expect("paths").values().filter_map(Value::as_object) {
+        for responses in operation.values().filter_map(|operation| operation["responses"].as_object()) {
+            for status in responses.keys().filter(|status| status.as_str() >= "400") {
+                assert!(guide.contains(&format!("\n| {status} | `")), "docs/rest.md does not name {status}");
+            }
+        }
+    }
+}
