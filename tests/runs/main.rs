@@ -4,7 +4,10 @@
 
 mod crashes;
 mod files;
+mod http;
 mod life;
+mod links;
+mod listening;
 mod mending;
 mod operations;
 mod rotation;

@@ -7,7 +7,7 @@ use futures::future::LocalBoxFuture;
 use penstock_crypto::ApiKey;
 use penstock_domain::ids::{BatchId, OwnerSeq};
 use penstock_store::batches::Batch;
-use penstock_store::owners::KeyRole;
+use penstock_store::owners::{ApiKeyRecord, KeyRole};
 
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -48,15 +48,29 @@ impl Caller {
     /// A batch of its own, to command.
     ///
     /// # Errors
-    /// As [`Caller::batch`].
+    /// As [`Caller::batch`]; 403 for an admin key, which sees other owners' batches and changes none of them.
     pub async fn own_batch(&self, state: &ApiState, id: &str) -> Result<Batch, Problem> {
         let batch = self.batch(state, id).await?;
-        if batch.owner == self.owner || self.role == KeyRole::Admin {
-            Ok(batch)
-        } else {
-            Err(Problem::not_found("such batch"))
-        }
+        if batch.owner == self.owner { Ok(batch) } else { Err(reads_only()) }
     }
+
+    /// Whether the key is still good: who listens for hours asks again.
+    pub async fn is_valid(&self, state: &ApiState) -> bool {
+        matches!(state.engines.store.key(&self.key_id).await, Ok(Some(record)) if record.revoked_at.is_none())
+    }
+}
+
+impl From<ApiKeyRecord> for Caller {
+    fn from(record: ApiKeyRecord) -> Self {
+        Self { key_id: record.id, owner: record.owner_seq, owner_name: record.owner, role: record.role }
+    }
+}
+
+/// An admin key reads.
+pub fn reads_only() -> Problem {
+    Problem::forbidden(
+        "an admin key reads, and changes only what is its own owner's; use a key of the owner or the penstock command",
+    )
 }
 
 impl FromRequest for Caller {
@@ -83,12 +97,7 @@ impl FromRequest for Caller {
             if record.revoked_at.is_some() || !key.verify(&record.hash) {
                 return Err(refused());
             }
-            Ok(Self {
-                key_id: record.id,
-                owner: record.owner_seq,
-                owner_name: record.owner,
-                role: record.role,
-            })
+            Ok(record.into())
         })
     }
 }

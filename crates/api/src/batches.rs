@@ -7,7 +7,6 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::control;
 use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
 use penstock_store::batches::{Batch, BatchFilter};
-use penstock_store::control::RetrySelection;
 use penstock_store::owners::KeyRole;
 use penstock_store::reading::ErrorGroup;
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::problem::Problem;
+use crate::query::{NoQuery, Query};
+use crate::refusals;
 use crate::state::ApiState;
 
 /// Things of a page at the most.
@@ -31,6 +32,7 @@ pub struct BatchPage {
 
 /// Which batches to list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
     /// States, separated by commas.
@@ -76,11 +78,13 @@ pub(crate) fn page_size(limit: Option<u32>, default: u32) -> Result<u32, Problem
 
 /// Lists batches, newest first.
 #[utoipa::path(get, operation_id = "list_batches", path = "/v2/batches", tag = "batches", params(ListQuery),
-    responses((status = 200, description = "As it is now", body = BatchPage)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = BatchPage), refusals::Asked,
+        (status = 403, description = "`owner` is for admin keys", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such owner", body = Problem, content_type = "application/problem+json")), security(("key" = [])))]
 pub async fn list(
     caller: Caller,
     state: web::Data<ApiState>,
-    query: web::Query<ListQuery>,
+    Query(query): Query<ListQuery>,
 ) -> Result<HttpResponse, Problem> {
     let limit = page_size(query.limit, 50)?;
     let before = query
@@ -95,12 +99,13 @@ pub async fn list(
             let owner = owners.into_iter().find(|owner| owner.name == *name);
             Some(owner.ok_or_else(|| Problem::not_found("owner of this name"))?.seq)
         }
-        _ => caller.scope(),
+        (Some(_), KeyRole::Client) => return Err(Problem::forbidden("`owner` is for admin keys")),
+        (None, _) => caller.scope(),
     };
     let filter = BatchFilter {
         owner,
         status: states::<BatchStatus>(query.status.as_deref())?,
-        pipeline: query.pipeline.clone(),
+        pipeline: query.pipeline,
         created_from: query.created_from,
         created_to: query.created_to,
         before,
@@ -123,11 +128,12 @@ async fn answer(state: &ApiState, batch: &Batch) -> Result<HttpResponse, Problem
 
 /// Shows a batch.
 #[utoipa::path(get, operation_id = "show_batch", path = "/v2/batches/{id}", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, description = "As it is now", body = BatchView), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = BatchView), refusals::Asked, refusals::Named), security(("key" = [])))]
 pub async fn show(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     answer(&state, &batch).await
@@ -135,11 +141,13 @@ pub async fn show(
 
 /// Cancels a batch: rows that have not started never run.
 #[utoipa::path(post, operation_id = "cancel_batch", path = "/v2/batches/{id}/cancel", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, description = "As it is now", body = BatchView), (status = 409, description = "The batch is not in a state for that", body = Problem)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = BatchView), refusals::Asked, refusals::Commanded,
+        refusals::Stateful), security(("key" = [])))]
 pub async fn cancel(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
     let batch = state.engines.store.cancel(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
@@ -148,11 +156,13 @@ pub async fn cancel(
 
 /// Pauses a batch: no more rows are released.
 #[utoipa::path(post, operation_id = "pause_batch", path = "/v2/batches/{id}/pause", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, description = "As it is now", body = BatchView), (status = 409, description = "The batch is not in a state for that", body = Problem)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = BatchView), refusals::Asked, refusals::Commanded,
+        refusals::Stateful), security(("key" = [])))]
 pub async fn pause(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
     let batch = state.engines.store.pause(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
@@ -161,72 +171,27 @@ pub async fn pause(
 
 /// Lets a paused or held batch go on.
 #[utoipa::path(post, operation_id = "resume_batch", path = "/v2/batches/{id}/resume", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, description = "As it is now", body = BatchView), (status = 409, description = "The batch is not in a state for that", body = Problem)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = BatchView), refusals::Asked, refusals::Commanded,
+        refusals::Stateful), security(("key" = [])))]
 pub async fn resume(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
     let batch = state.engines.store.resume(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
     answer(&state, &batch).await
 }
 
-/// Which rows a retry takes up.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RetryBody {
-    /// `failed`, `cancelled`; only failed ones without it.
-    include: Option<Vec<String>>,
-    /// Only failed rows with one of these codes.
-    #[serde(default)]
-    codes: Vec<String>,
-    /// Only these failed rows.
-    #[serde(default)]
-    rows: Vec<u32>,
-}
-
-/// Puts failed (and, when asked for, cancelled) rows back. Finished rows are never run again.
-#[utoipa::path(post, operation_id = "retry_batch", path = "/v2/batches/{id}/retry", tag = "batches", params(("id" = String, Path)),
-    request_body = RetryBody,
-    responses((status = 200, description = "As it is now", body = BatchView), (status = 409, description = "The batch is not in a state for that", body = Problem)), security(("key" = [])))]
-pub async fn retry(
-    caller: Caller,
-    state: web::Data<ApiState>,
-    id: web::Path<String>,
-    body: web::Bytes,
-) -> Result<HttpResponse, Problem> {
-    let batch = caller.own_batch(&state, &id).await?;
-    let body: RetryBody = if body.is_empty() {
-        RetryBody::default()
-    } else {
-        serde_json::from_slice(&body).map_err(|error| Problem::bad_request("bad_json", error.to_string()))?
-    };
-    let include = body.include.unwrap_or_else(|| vec!["failed".into()]);
-    if let Some(other) = include.iter().find(|name| !matches!(name.as_str(), "failed" | "cancelled")) {
-        return Err(Problem::bad_request(
-            "bad_include",
-            format!("`include` takes failed and cancelled, not `{other}`"),
-        ));
-    }
-    let selection = RetrySelection {
-        failed: include.iter().any(|name| name == "failed"),
-        cancelled: include.iter().any(|name| name == "cancelled"),
-        codes: body.codes,
-        numbers: body.rows,
-    };
-    let now = state.engines.clock.now();
-    let (batch, _) = state.engines.store.retry(batch.seq, &selection, &caller.actor(), now).await?;
-    answer(&state, &batch).await
-}
-
 /// Erases a batch: data key, file and payloads. The counts stay.
 #[utoipa::path(delete, operation_id = "erase_batch", path = "/v2/batches/{id}", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, description = "As it is now", body = BatchView), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = BatchView), refusals::Asked, refusals::Commanded), security(("key" = [])))]
 pub async fn erase(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
     let batch = control::erase(&state.engines, &batch, &caller.actor()).await?;
@@ -255,11 +220,12 @@ pub struct ErrorSummaries {
 
 /// Sums failed rows up by code and step, with three sample rows of each.
 #[utoipa::path(get, operation_id = "summarize_errors", path = "/v2/batches/{id}/errors", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, description = "As it is now", body = ErrorSummaries)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = ErrorSummaries), refusals::Asked, refusals::Named), security(("key" = [])))]
 pub async fn errors(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     // A definition that no longer loads here keeps nobody from the codes.

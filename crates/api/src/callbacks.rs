@@ -1,4 +1,4 @@
-//! Callbacks: what was sent, and sending one again; the audit log for admin keys.
+//! Callbacks: what was sent, and sending one again.
 
 use actix_web::{HttpResponse, web};
 use penstock_domain::time::Timestamp;
@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::auth::Caller;
+use crate::auth::{Caller, reads_only};
 use crate::batches::page_size;
 use crate::problem::Problem;
+use crate::query::{NoQuery, Query};
+use crate::refusals;
 use crate::state::ApiState;
 
 /// A page of callbacks.
@@ -25,6 +27,7 @@ pub struct CallbackPage {
 
 /// Which callbacks to list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct CallbackQuery {
     /// Of this batch.
@@ -37,11 +40,11 @@ pub struct CallbackQuery {
 
 /// Lists callbacks, newest first.
 #[utoipa::path(get, operation_id = "list_callbacks", path = "/v2/callbacks", tag = "callbacks", params(CallbackQuery),
-    responses((status = 200, description = "As it is now", body = CallbackPage)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = CallbackPage), refusals::Asked, refusals::Named), security(("key" = [])))]
 pub async fn list(
     caller: Caller,
     state: web::Data<ApiState>,
-    query: web::Query<CallbackQuery>,
+    Query(query): Query<CallbackQuery>,
 ) -> Result<HttpResponse, Problem> {
     let limit = page_size(query.limit, 50)?;
     let batch = match &query.batch {
@@ -63,59 +66,22 @@ fn cursor(text: &str) -> Result<(Timestamp, Uuid), Problem> {
     Ok((Timestamp::from_millis(at.parse().map_err(|_| bad())?), id.parse().map_err(|_| bad())?))
 }
 
-/// Sends a callback again, whatever became of it. Its webhook-id stays.
+/// Sends a callback again, whatever became of it. Its webhook-id stays. An admin key redelivers its own owner's only.
 #[utoipa::path(post, operation_id = "redeliver_callback", path = "/v2/callbacks/{id}/redeliver", tag = "callbacks", params(("id" = String, Path)),
-    responses((status = 202, description = "It is taken", body = Object), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
+    responses((status = 202, description = "It is taken", body = Object), refusals::Asked,
+        refusals::Named, refusals::Reading), security(("key" = [])))]
 pub async fn redeliver(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let id = id.parse().map_err(|_| Problem::not_found("such callback"))?;
     let now = state.engines.clock.now();
-    let callback = state.engines.store.redeliver(id, caller.scope(), now).await?;
-    Ok(HttpResponse::Accepted().json(callback.ok_or_else(|| Problem::not_found("such callback"))?))
-}
-
-/// Which entries to list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub struct AuditQuery {
-    /// About this batch.
-    batch: Option<String>,
-    /// The last page's `next_cursor`.
-    cursor: Option<String>,
-    /// At most so many, 1 to 1000; 100 without it.
-    limit: Option<u32>,
-}
-
-/// Who did what, newest first. For admin keys.
-#[utoipa::path(get, operation_id = "list_audit", path = "/v2/audit", tag = "operations", params(AuditQuery),
-    responses((status = 200, description = "As it is now", body = Object), (status = 403, description = "Not with this key", body = Problem)), security(("key" = [])))]
-pub async fn audit(
-    caller: Caller,
-    state: web::Data<ApiState>,
-    query: web::Query<AuditQuery>,
-) -> Result<HttpResponse, Problem> {
-    if caller.role != KeyRole::Admin {
-        return Err(Problem::new(
-            actix_web::http::StatusCode::FORBIDDEN,
-            "forbidden",
-            "the audit log is for admin keys",
-        ));
-    }
-    let batch =
-        query.batch.as_deref().map(str::parse).transpose().map_err(|_| Problem::not_found("such batch"))?;
-    let limit = page_size(query.limit, 100)?;
-    let before = query
-        .cursor
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(|_| Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave"))?;
-    let mut data = state.engines.store.audit_log(batch, before, limit + 1).await?;
-    let more = data.len() > limit as usize;
-    data.truncate(limit as usize);
-    let next_cursor = data.last().filter(|_| more).map(|last| last.id.to_string());
-    Ok(HttpResponse::Ok().json(serde_json::json!({ "data": data, "next_cursor": next_cursor })))
+    let callback = state.engines.store.redeliver(id, Some(caller.owner), now).await?;
+    let callback = callback.ok_or_else(|| match caller.role {
+        KeyRole::Client => Problem::not_found("such callback"),
+        KeyRole::Admin => reads_only(),
+    })?;
+    Ok(HttpResponse::Accepted().json(callback))
 }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use actix_web::http::header;
+use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use penstock_flow::view::batch_view;
 
 use crate::auth::Caller;
 use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::refusals;
+use crate::reports::nothing;
 use crate::state::ApiState;
 
 /// How often a batch is looked at for its listeners.
@@ -17,14 +20,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks without a change after which a comment keeps the connection open.
 const KEEP_ALIVE_LOOKS: u32 = 15;
 
+/// Looks after which the listener's key is asked for again.
+const KEY_LOOKS: u32 = 3;
+
 /// Tells the batch whenever it changes, and ends when it has ended. An event's id is the batch's revision;
-/// `Last-Event-ID` goes on behind it.
-#[utoipa::path(get, operation_id = "stream_events", path = "/v2/batches/{id}/events", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, description = "text/event-stream of `batch` events")), security(("key" = [])))]
+/// `Last-Event-ID` goes on behind it. A stream also ends when the service stops or the key is revoked: a listener that
+/// comes again is answered by another instance, or refused.
+#[utoipa::path(get, operation_id = "stream_events", path = "/v2/batches/{id}/events", tag = "batches",
+    params(("id" = String, Path), ("Last-Event-ID" = Option<String>, Header, description = "The last event that was seen")),
+    responses((status = 200, description = "`batch` events; the data of each is the batch", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The batch has ended, and its last event was seen: there is nothing to come again for"),
+        refusals::Asked, refusals::Named), security(("key" = [])))]
 pub async fn stream(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
+    _: NoQuery,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let first = caller.batch(&state, &id).await?;
@@ -33,8 +44,19 @@ pub async fn stream(
         .get("last-event-id")
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse().ok());
+    if first.ledger.is_finished() && seen == Some(first.ledger.revision) {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    let mut response = HttpResponse::Ok();
+    response.content_type("text/event-stream");
+    response.insert_header((header::CACHE_CONTROL, "no-cache"));
+    // Compression would hold events back until its buffer is full.
+    response.insert_header((header::CONTENT_ENCODING, "identity"));
+    if request.method() == Method::HEAD {
+        return Ok(response.streaming(nothing()));
+    }
     let events = async_stream::stream! {
-        let mut quiet = 0;
+        let (mut looks, mut quiet) = (0_u32, 0);
         let mut current = Some(first);
         loop {
             let batch = match current.take() {
@@ -52,7 +74,14 @@ pub async fn stream(
             if batch.ledger.is_finished() {
                 break;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::select! {
+                () = state.stop.cancelled() => break,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            looks = looks.wrapping_add(1);
+            if looks % KEY_LOOKS == 0 && !caller.is_valid(&state).await {
+                break;
+            }
             quiet += 1;
             if quiet >= KEEP_ALIVE_LOOKS {
                 quiet = 0;
@@ -60,10 +89,5 @@ pub async fn stream(
             }
         }
     };
-    Ok(HttpResponse::Ok()
-        .content_type("text/event-stream")
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        // Compression would hold events back until its buffer is full.
-        .insert_header((header::CONTENT_ENCODING, "identity"))
-        .streaming(Box::pin(events)))
+    Ok(response.streaming(Box::pin(events)))
 }

@@ -8,11 +8,16 @@ use serde_json::json;
 use crate::state::ApiState;
 
 /// Lives as long as it answers.
+#[utoipa::path(get, operation_id = "live", path = "/livez", tag = "operations",
+    responses((status = 200, description = "It lives", body = Object)))]
 pub async fn livez() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
 /// Ready while its engines answer.
+#[utoipa::path(get, operation_id = "ready", path = "/readyz", tag = "operations",
+    responses((status = 200, description = "All engines answer", body = Object),
+        (status = 503, description = "One does not; which one, and why", body = Object)))]
 pub async fn readyz(state: web::Data<ApiState>) -> HttpResponse {
     let report = readiness(&state.engines).await;
     let mut response = if report.ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
@@ -20,6 +25,8 @@ pub async fn readyz(state: web::Data<ApiState>) -> HttpResponse {
 }
 
 /// Metrics in Prometheus' text format.
+#[utoipa::path(get, operation_id = "metrics", path = "/metrics", tag = "operations",
+    responses((status = 200, description = "As they are now", body = String, content_type = "text/plain")))]
 pub async fn metrics(state: web::Data<ApiState>) -> HttpResponse {
     let families = metrics::collect(&state.engines, state.figures.as_deref(), state.caller.as_deref()).await;
     HttpResponse::Ok()

@@ -1,118 +1,33 @@
 //! Uploads: multipart/form-data, text/csv as the body, or the id of a file that was PUT before.
 
-use std::time::Duration;
-
-use actix_multipart::Multipart;
-use actix_web::http::{StatusCode, header};
-use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use penstock_domain::ledger::Canary;
-use penstock_domain::pipeline::{CanaryDefinition, Pipeline};
-use penstock_flow::callbacks::check_address;
-use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadFields, UploadRequest, adopt};
-use penstock_flow::view::{BatchView, batch_view};
-use serde::Deserialize;
-use serde_json::Value;
 use std::sync::Arc;
-use tokio::time::Instant;
-use utoipa::ToSchema;
-use uuid::Uuid;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_domain::csv::Rejected;
+use penstock_domain::pipeline::Pipeline;
+use penstock_flow::adopt::adopt;
+use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadRequest, counted};
+use penstock_flow::view::{BatchView, batch_view};
 
 use crate::auth::Caller;
+use crate::body::{self, Deadline};
+use crate::fields::{RawFields, UploadForm, UploadQuery, UploadedBefore};
+use crate::form;
+use crate::media::Media;
 use crate::problem::Problem;
+use crate::query::{self, Nothing};
+use crate::refusals;
 use crate::state::ApiState;
-
-/// Bytes of a form field besides the file.
-const FIELD_BYTES: usize = 256 * 1024;
-
-/// Characters of a batch's name.
-const NAME_CHARS: usize = 200;
-
-/// Fields as they come in a query, a form or a JSON body.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawFields {
-    name: Option<String>,
-    context: Option<Value>,
-    allow_failures: Option<Value>,
-    callback_url: Option<String>,
-    priority: Option<Value>,
-    canary: Option<Value>,
-    upload_id: Option<Uuid>,
-}
-
-impl RawFields {
-    /// A browser sends every field of a form: one that is left empty is not given.
-    fn without_empty(self) -> Self {
-        let text = |value: Option<String>| value.filter(|value| !value.is_empty());
-        let any = |value: Option<Value>| value.filter(|value| value != "");
-        Self {
-            name: text(self.name),
-            context: any(self.context),
-            allow_failures: any(self.allow_failures),
-            callback_url: text(self.callback_url),
-            priority: any(self.priority),
-            canary: any(self.canary),
-            upload_id: self.upload_id,
-        }
-    }
-}
-
-/// A form with a file.
-#[allow(dead_code, reason = "it describes what is read as a stream")]
-#[derive(ToSchema)]
-pub struct UploadForm {
-    /// The CSV.
-    #[schema(content_media_type = "application/octet-stream", format = Binary)]
-    file: String,
-    /// What the client calls it, at most 200 characters.
-    name: Option<String>,
-    /// A JSON object that templates read.
-    context: Option<String>,
-    /// `false`: the first failed row cancels the rest.
-    allow_failures: Option<bool>,
-    /// Where callbacks go.
-    callback_url: Option<String>,
-    /// Higher goes first among the owner's batches.
-    priority: Option<i16>,
-    /// The trial, in JSON, as a pipeline has it.
-    canary: Option<String>,
-}
-
-/// What was uploaded before.
-#[allow(dead_code, reason = "RawFields reads it")]
-#[derive(ToSchema)]
-pub struct UploadedBefore {
-    /// Of `POST /v2/uploads`.
-    upload_id: Uuid,
-    /// As in a form.
-    name: Option<String>,
-    /// As in a form, an object.
-    #[schema(value_type = Option<Object>)]
-    context: Option<Value>,
-    /// As in a form.
-    allow_failures: Option<bool>,
-    /// As in a form.
-    callback_url: Option<String>,
-    /// As in a form.
-    priority: Option<i16>,
-    /// As in a form, an object.
-    #[schema(value_type = Option<Object>)]
-    canary: Option<Value>,
-}
 
 /// Uploads a file to a pipeline.
 #[utoipa::path(
     post, operation_id = "upload_to_pipeline", path = "/v2/pipelines/{name}/batches", tag = "batches",
-    params(("name" = String, Path, description = "The pipeline"),
+    params(("name" = String, Path, description = "The pipeline"), UploadQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "The same key and content is answered with the same batch")),
-    request_body(description = "A form, or the CSV itself with the other fields in the query",
+    request_body(description = "A form, the CSV itself with the other fields in the query, or the id of an upload",
         content((UploadForm = "multipart/form-data"), (String = "text/csv"), (UploadedBefore = "application/json"))),
-    responses(
-        (status = 202, description = "The batch was made", body = BatchView),
-        (status = 413, description = "A limit was passed", body = Problem),
-        (status = 422, description = "The file has errors", body = Problem),
-    ),
+    responses((status = 202, description = "The batch was made", body = BatchView), refusals::Asked, refusals::Upload),
     security(("key" = []))
 )]
 pub async fn upload_to_pipeline(
@@ -144,41 +59,30 @@ pub async fn upload(
         pipeline,
         idempotency_key: idempotency_key(&request)?,
     };
-    let deadline = Deadline { end: Instant::now() + state.upload_time, idle: state.upload_idle };
-    let content_type = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_owned();
-    let accepted = match essence.as_str() {
-        "multipart/form-data" => {
-            let mut payload = payload.into_inner();
-            let form = Multipart::from_request(&request, &mut payload)
-                .await
-                .map_err(|error| not_multipart(&error))?;
-            from_form(&state, wanted, form, deadline).await?
+    let deadline = Deadline::start(&state);
+    body::unencoded(request.headers())?;
+    let accepted = match Media::of(request.headers())? {
+        Media::Form => {
+            no_query(&request)?;
+            form::take(&state, wanted, &request, payload, deadline).await?
         }
-        "text/csv" => {
-            if content_type.contains("charset")
-                && !content_type.contains("utf-8")
-                && !content_type.contains("utf8")
-            {
-                return Err(unsupported());
+        Media::Csv => {
+            let raw: RawFields = query::read(request.query_string())?;
+            if raw.upload_id.is_some() {
+                return Err(Problem::bad_request("bad_query", "`upload_id` goes without a file, as JSON"));
             }
-            let query = web::Query::<RawFields>::from_query(request.query_string())
-                .map_err(|error| Problem::bad_request("bad_query", error.to_string()))?;
-            let fields = fields(&state, query.into_inner())?;
+            let fields = raw.checked(&state)?;
             let mut upload = Upload::start(&state.engines, wanted).await?;
-            let mut body = payload.map_err(|error| broken_off(&error));
+            let mut body = body::bytes(payload);
             while let Some(bytes) = deadline.next(&mut body).await? {
                 upload.push(&bytes).await.map_err(refusal)?;
             }
             upload.finish(fields).await.map_err(refusal)?
         }
-        "application/json" => from_json(&state, wanted, payload, deadline).await?,
-        _ => return Err(unsupported()),
+        Media::Json => {
+            no_query(&request)?;
+            from_json(&state, wanted, &request, payload, deadline).await?
+        }
     };
     let view = batch_view(&state.engines, &accepted.batch, state.quota(&accepted.batch)).await?;
     Ok(HttpResponse::Accepted()
@@ -186,207 +90,51 @@ pub async fn upload(
         .json(view))
 }
 
+/// What stands in the query beside a form would be taken for said, and is not.
+fn no_query(request: &HttpRequest) -> Result<(), Problem> {
+    query::read::<Nothing>(request.query_string()).map(|_| ()).map_err(|_| {
+        Problem::bad_request(
+            "bad_query",
+            "query parameters go with text/csv; a form and JSON have them as fields of their own",
+        )
+    })
+}
+
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
     let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
+    let bad = "bad_idempotency_key";
+    if value.as_bytes().iter().any(u8::is_ascii_control) {
+        return Err(Problem::unprocessable(bad, "Idempotency-Key holds a control character"));
+    }
     let key = value.to_str().unwrap_or_default().trim().trim_matches('"').to_owned();
     if key.is_empty() || key.len() > 255 {
-        return Err(Problem::bad_request(
-            "bad_idempotency_key",
-            "Idempotency-Key has 1 to 255 visible characters",
-        ));
+        return Err(Problem::bad_request(bad, "Idempotency-Key has 1 to 255 visible ASCII characters"));
     }
     Ok(Some(key))
-}
-
-/// How long an upload may take, and how long it may stand still.
-#[derive(Clone, Copy)]
-struct Deadline {
-    end: Instant,
-    idle: Duration,
-}
-
-impl Deadline {
-    async fn next<S, T>(&self, stream: &mut S) -> Result<Option<T>, Problem>
-    where
-        S: Stream<Item = Result<T, Problem>> + Unpin,
-    {
-        let until = (Instant::now() + self.idle).min(self.end);
-        match tokio::time::timeout_at(until, stream.next()).await {
-            Ok(next) => next.transpose(),
-            Err(_) => Err(Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "upload_timeout",
-                "the upload stood still or took too long; send it again",
-            )),
-        }
-    }
-}
-
-async fn from_form(
-    state: &ApiState,
-    wanted: UploadRequest,
-    mut form: Multipart,
-    deadline: Deadline,
-) -> Result<Accepted, Problem> {
-    let mut raw = serde_json::Map::new();
-    let mut upload: Option<Upload> = None;
-    let mut parts = (&mut form).map_err(|error| not_multipart(&error.into()));
-    while let Some(mut part) = deadline.next(&mut parts).await? {
-        let name = part.name().unwrap_or_default().to_owned();
-        let mut chunks = (&mut part).map_err(|error| not_multipart(&error.into()));
-        if name == "file" {
-            if upload.is_some() {
-                return Err(Problem::bad_request("two_files", "send one field `file`"));
-            }
-            let mut taking = Upload::start(&state.engines, wanted.clone()).await?;
-            while let Some(bytes) = deadline.next(&mut chunks).await? {
-                taking.push(&bytes).await.map_err(refusal)?;
-            }
-            upload = Some(taking);
-            continue;
-        }
-        let mut value = Vec::new();
-        while let Some(bytes) = deadline.next(&mut chunks).await? {
-            if value.len() + bytes.len() > FIELD_BYTES {
-                let detail = format!("the field `{name}` has more than {FIELD_BYTES} bytes");
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "field_too_large", detail));
-            }
-            value.extend_from_slice(&bytes);
-        }
-        let text = String::from_utf8(value)
-            .map_err(|_| Problem::bad_request("bad_field", format!("the field `{name}` is not UTF-8")))?;
-        if raw.insert(name.clone(), Value::String(text)).is_some() {
-            return Err(Problem::bad_request("bad_field", format!("the field `{name}` stands twice")));
-        }
-    }
-    let upload =
-        upload.ok_or_else(|| Problem::bad_request("no_file", "send the CSV as the form field `file`"))?;
-    let raw: RawFields = serde_json::from_value(Value::Object(raw))
-        .map_err(|error| Problem::bad_request("bad_field", error.to_string()))?;
-    if raw.upload_id.is_some() {
-        return Err(Problem::bad_request("bad_field", "`upload_id` goes without a file, as JSON"));
-    }
-    let fields = fields(state, raw)?;
-    upload.finish(fields).await.map_err(refusal)
 }
 
 async fn from_json(
     state: &ApiState,
     wanted: UploadRequest,
+    request: &HttpRequest,
     payload: web::Payload,
     deadline: Deadline,
 ) -> Result<Accepted, Problem> {
-    let mut body = Vec::new();
-    let mut chunks = payload.map_err(|error| broken_off(&error));
-    while let Some(bytes) = deadline.next(&mut chunks).await? {
-        if body.len() + bytes.len() > FIELD_BYTES {
-            return Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                "the JSON body is too large",
-            ));
-        }
-        body.extend_from_slice(&bytes);
-    }
-    let raw: RawFields =
-        serde_json::from_slice(&body).map_err(|error| Problem::bad_request("bad_json", error.to_string()))?;
+    let raw: RawFields = body::json(&body::small(request.headers(), payload, deadline).await?)?;
     let id = raw.upload_id.ok_or_else(|| {
         Problem::bad_request(
             "no_file",
             "send `upload_id` from POST /v2/uploads, or the file itself as multipart/form-data or text/csv",
         )
     })?;
-    let fields = fields(state, raw)?;
-    let pending = state
-        .engines
-        .store
-        .upload(id, wanted.owner)
-        .await?
-        .filter(|pending| pending.batch.is_none())
-        .ok_or_else(|| Problem::unprocessable("no_such_upload", "there is no unused upload of this id"))?;
-    let meta =
-        object_store::ObjectStoreExt::head(&state.engines.objects, &pending.object_key.as_str().into()).await;
-    let bytes = match meta {
-        Ok(meta) => meta.size,
-        Err(object_store::Error::NotFound { .. }) => {
-            return Err(Problem::unprocessable("not_uploaded", "nothing was PUT to this upload's URL yet"));
-        }
-        Err(error) => return Err(penstock_flow::FlowError::from(error).into()),
-    };
-    let batch = adopt(&state.engines, &wanted, id, pending.object_key, bytes, fields).await?;
-    Ok(Accepted { batch, replayed: false })
+    let fields = raw.checked(state)?;
+    adopt(&state.engines, wanted, id, fields).await.map_err(refusal)
 }
 
-fn fields(state: &ApiState, raw: RawFields) -> Result<UploadFields, Problem> {
-    let raw = raw.without_empty();
-    let bad = |detail: &str| Problem::unprocessable("bad_field", detail);
-    let context = match raw.context {
-        None => None,
-        Some(Value::String(text)) => {
-            Some(serde_json::from_str(&text).map_err(|_| bad("`context` is not a JSON object"))?)
-        }
-        Some(other) => Some(other),
-    };
-    if context.as_ref().is_some_and(|context| !Value::is_object(context)) {
-        return Err(bad("`context` is not a JSON object"));
-    }
-    let allow_failures = match raw.allow_failures {
-        None => None,
-        Some(Value::Bool(allow)) => Some(allow),
-        Some(Value::String(text)) => Some(match text.to_ascii_lowercase().as_str() {
-            "true" | "1" => true,
-            "false" | "0" => false,
-            _ => return Err(bad("`allow_failures` is true or false")),
-        }),
-        Some(_) => return Err(bad("`allow_failures` is true or false")),
-    };
-    let priority = match raw.priority {
-        None => None,
-        Some(Value::String(text)) => {
-            Some(text.parse().map_err(|_| bad("`priority` is a small whole number"))?)
-        }
-        Some(other) => Some(
-            other
-                .as_i64()
-                .and_then(|n| i16::try_from(n).ok())
-                .ok_or_else(|| bad("`priority` is a small whole number"))?,
-        ),
-    };
-    let canary = match raw.canary {
-        None => None,
-        Some(Value::String(text)) => Some(serde_json::from_str::<CanaryDefinition>(&text)),
-        Some(other) => Some(serde_json::from_value::<CanaryDefinition>(other)),
-    };
-    let canary = canary
-        .transpose()
-        .ok()
-        .filter(|canary| canary.as_ref().is_none_or(|canary| canary.rows > 0))
-        .ok_or_else(|| bad("`canary` is an object such as {\"rows\": 20, \"max_failure\": \"10 %\"}"))?;
-    if raw.name.as_ref().is_some_and(|name| name.chars().count() > NAME_CHARS) {
-        return Err(bad("`name` has at most 200 characters"));
-    }
-    if let Some(url) = &raw.callback_url {
-        check_address(url, state.allow_private_callbacks).map_err(|error| {
-            Problem::unprocessable("bad_callback_url", format!("`callback_url`: {error}"))
-        })?;
-    }
-    Ok(UploadFields {
-        name: raw.name,
-        context,
-        allow_failures,
-        callback_url: raw.callback_url,
-        priority,
-        canary: canary.map(Canary::from),
-    })
-}
-
-fn refusal(error: UploadError) -> Problem {
+/// Words what a use case refused.
+pub(crate) fn refusal(error: UploadError) -> Problem {
     match error {
-        UploadError::Rejected(rejected) => Problem::unprocessable(
-            "invalid_file",
-            format!("the file has {} errors; the first ones are listed", rejected.error_count),
-        )
-        .with_errors(rejected.errors, rejected.error_count),
+        UploadError::Rejected(rejected) => invalid_file(rejected),
         UploadError::TooLarge(TooLarge::Bytes(most)) => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "file_too_large",
@@ -400,22 +148,27 @@ fn refusal(error: UploadError) -> Problem {
             "idempotency_key_reused",
             "this Idempotency-Key was used before with other content; send a new key with new content",
         ),
+        UploadError::NoSuchUpload => Problem::unprocessable(
+            "no_such_upload",
+            "there is no upload of this id; POST /v2/uploads gives one",
+        ),
+        UploadError::NotUploaded => {
+            Problem::unprocessable("not_uploaded", "nothing was PUT to this upload's URL yet")
+        }
+        UploadError::UploadUsed(batch) => {
+            let batch = batch.map_or_else(|| "a batch".to_owned(), |id| format!("batch {id}"));
+            let detail = format!(
+                "this upload has become {batch} before; an Idempotency-Key makes a request repeatable"
+            );
+            Problem::new(StatusCode::CONFLICT, "upload_used", detail)
+        }
         UploadError::Flow(error) => error.into(),
     }
 }
 
-fn unsupported() -> Problem {
-    Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported_media_type",
-        "send multipart/form-data with a field `file`, or text/csv (UTF-8) as the body",
-    )
-}
-
-fn not_multipart(error: &actix_web::Error) -> Problem {
-    Problem::bad_request("bad_multipart", format!("the form cannot be read: {error}"))
-}
-
-fn broken_off(error: &dyn std::fmt::Display) -> Problem {
-    Problem::bad_request("broken_off", format!("the body broke off: {error}"))
+pub(crate) fn invalid_file(rejected: Rejected) -> Problem {
+    let (all, kept) = (rejected.error_count, rejected.errors.len() as u64);
+    let listed = if all > kept { format!("; the first {kept} are listed") } else { String::new() };
+    Problem::unprocessable("invalid_file", format!("the file has {}{listed}", counted(all)))
+        .with_errors(rejected.errors, all)
 }

@@ -1,23 +1,34 @@
 //! The HTTP API: thin handlers over the use cases.
 //!
-//! [`ingest`] takes files, [`batches`] and [`rows`] show and command, [`reports`] stream results, [`events`] tell
-//! changes as they happen, [`callbacks`] and [`presigned`] are what their names say; [`auth`] knows owners by their
-//! keys, [`problem`] words every refusal.
+//! [`ingest`] takes files (a [`form`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
+//! [`reports`] stream results, [`downloads`] give them to who has no key, [`events`] tell changes as they happen,
+//! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
+//! [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal.
 
+pub mod audit;
 pub mod auth;
 pub mod batches;
+pub mod body;
 pub mod callbacks;
+pub mod downloads;
 pub mod events;
+pub mod fields;
+pub mod form;
 pub mod health;
 pub mod ingest;
+pub mod media;
 pub mod openapi;
 pub mod presigned;
 pub mod problem;
+pub mod query;
+pub mod refusals;
 pub mod reports;
+pub mod retry;
 pub mod rows;
 pub mod server;
 pub mod state;
 mod trace;
+mod wording;
 
 pub use server::serve;
 pub use state::ApiState;

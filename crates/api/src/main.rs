@@ -56,6 +56,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
         figures: None,
         lengths: penstock_api::reports::Lengths::default(),
         signer: chosen.signer(),
+        stop: stop.clone(),
     };
     let (server, address) = penstock_api::serve(state, settings.bind)
         .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.bind)))?;

@@ -2,11 +2,12 @@
 
 use actix_web::{HttpResponse, web};
 use utoipa::openapi::RefOr;
+use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::problem::Problem;
-use crate::{batches, callbacks, events, ingest, presigned, reports, rows};
+use crate::problem::{FileError, Problem};
+use crate::{audit, batches, callbacks, downloads, events, health, ingest, presigned, reports, retry, rows};
 
 /// The document.
 #[derive(OpenApi)]
@@ -19,21 +20,26 @@ use crate::{batches, callbacks, events, ingest, presigned, reports, rows};
         batches::cancel,
         batches::pause,
         batches::resume,
-        batches::retry,
+        retry::retry,
         batches::erase,
         batches::errors,
         rows::list,
         rows::show,
         rows::waiting,
         reports::report,
+        downloads::create,
+        downloads::follow,
         events::stream,
         callbacks::list,
         callbacks::redeliver,
-        callbacks::audit,
+        audit::list,
         presigned::create,
         presigned::put,
+        health::livez,
+        health::readyz,
+        health::metrics,
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, FileError)),
     modifiers(&Keys),
 )]
 pub struct Document;
@@ -61,9 +67,9 @@ pub fn with_routes(routes: &[String]) -> utoipa::openapi::OpenApi {
             let mut item = general.clone();
             if let Some(post) = &mut item.post {
                 if let Some(parameters) = &mut post.parameters {
-                    parameters.retain(
-                        |parameter| !matches!(parameter, RefOr::T(parameter) if parameter.name == "name"),
-                    );
+                    parameters.retain(|parameter| {
+                        !matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Path)
+                    });
                 }
                 post.operation_id = Some(format!("upload{}", route.replace('/', "_")));
             }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use futures::StreamExt as _;
 use object_store::path::Path;
 use penstock_domain::time::Timestamp;
 use penstock_flow::FlowError;
@@ -16,7 +15,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::Caller;
+use crate::body::{self, Deadline};
 use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::refusals;
 use crate::state::ApiState;
 
 /// How long an address is good for.
@@ -44,10 +46,11 @@ pub struct UploadPlace {
 
 /// Gives an address to which the client PUTs its file.
 #[utoipa::path(post, operation_id = "create_upload", path = "/v2/uploads", tag = "batches",
-    responses((status = 201, description = "A place for a file", body = UploadPlace)), security(("key" = [])))]
+    responses((status = 201, description = "A place for a file", body = UploadPlace), refusals::Asked), security(("key" = [])))]
 pub async fn create(
     caller: Caller,
     state: web::Data<ApiState>,
+    _: NoQuery,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let now = state.engines.clock.now();
@@ -82,13 +85,16 @@ pub async fn create(
 /// Takes the file itself, where the object store has no addresses of its own.
 #[utoipa::path(put, operation_id = "put_upload", path = "/v2/uploads/{id}/content", tag = "batches", params(("id" = String, Path)),
     request_body(content_type = "text/csv", content = String),
-    responses((status = 204, description = "The file is there"), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
+    responses((status = 204, description = "The file is there"), refusals::Asked, refusals::Named, refusals::Small), security(("key" = [])))]
 pub async fn put(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
-    mut payload: web::Payload,
+    _: NoQuery,
+    request: HttpRequest,
+    payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    body::unencoded(request.headers())?;
     let unknown = || Problem::not_found("open upload of this id");
     let id = id.parse().map_err(|_| unknown())?;
     let upload = state.engines.store.upload(id, caller.owner).await?.ok_or_else(unknown)?;
@@ -98,10 +104,11 @@ pub async fn put(
     let path = Path::from(upload.object_key.as_str());
     let engines = &state.engines;
     let mut parts = PartWriter::new(engines.objects.clone(), path, engines.part_bytes);
+    let deadline = Deadline::start(&state);
+    let mut chunks = body::bytes(payload);
     let mut bytes = 0;
-    while let Some(chunk) = payload.next().await {
-        // Every way out drops the writer, which takes back what was sent.
-        let chunk = chunk.map_err(|error| Problem::bad_request("broken_off", error.to_string()))?;
+    // Every way out drops the writer, which takes back what was sent.
+    while let Some(chunk) = deadline.next(&mut chunks).await? {
         bytes += chunk.len() as u64;
         if bytes > MOST_BYTES {
             let detail = format!("the file has more than {MOST_BYTES} bytes");

@@ -4,10 +4,25 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use penstock_domain::csv::RowError;
+use penstock_domain::ledger::Refusal;
 use penstock_flow::FlowError;
 use penstock_store::StoreError;
 use serde::Serialize;
 use utoipa::ToSchema;
+
+/// One error of a file, for the document: the domain knows of none.
+#[allow(dead_code, reason = "it describes `RowError`")]
+#[derive(ToSchema)]
+pub struct FileError {
+    /// The physical line where the record starts, from 1.
+    line: u64,
+    /// The column, when it is known.
+    column: Option<String>,
+    /// Which rule is broken, for programs.
+    code: String,
+    /// A sentence that says the mend.
+    message: String,
+}
 
 /// `application/problem+json`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -25,7 +40,7 @@ pub struct Problem {
     pub code: String,
     /// The first errors of a file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Object>>)]
+    #[schema(value_type = Option<Vec<FileError>>)]
     pub errors: Option<Vec<RowError>>,
     /// How many errors the file has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +72,11 @@ impl Problem {
     /// The request is not what the contract asks for.
     pub fn bad_request(code: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// The key may not do this.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
     /// There is no such thing, or not for this owner.
@@ -101,6 +121,7 @@ impl ResponseError for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::Refusal(Refusal::Erased) => FlowError::Erased.into(),
             StoreError::Refusal(refusal) => Self::new(StatusCode::CONFLICT, "conflict", refusal.to_string()),
             StoreError::NotFound { what } => {
                 Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} does not exist"))

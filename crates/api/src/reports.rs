@@ -3,15 +3,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, EntityTag, IfNoneMatch};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::{Buf as _, Bytes};
 use futures::{Stream, TryStreamExt as _};
-use penstock_flow::results::{self, Format, Report};
+use penstock_flow::FlowError;
+use penstock_flow::results::{self, Format, named};
+use penstock_store::batches::Batch;
 
 use crate::auth::Caller;
 use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::refusals;
 use crate::state::ApiState;
 
 /// Streams a report of a batch. A finished batch's is the same bytes every time: it has an ETag, and a download that broke
@@ -19,29 +23,52 @@ use crate::state::ApiState;
 #[utoipa::path(get, operation_id = "download_report", path = "/v2/batches/{id}/{report}", tag = "results",
     params(("id" = String, Path),
         ("report" = String, Path, description = "results.csv, failed.csv, unprocessed.csv, or the same with .ndjson")),
-    responses((status = 206, description = "A range of a finished batch's report", body = String, content_type = "text/csv"), (status = 200, description = "The file's columns first, then _row, _status, the result's columns, _code, _message", body = String, content_type = "text/csv")),
+    responses((status = 200, description = "The file's columns first, then _row, _status, the result's columns, _code, _message", content((String = "text/csv"), (String = "application/x-ndjson"))),
+        (status = 206, description = "A range of a finished batch's report", content((String = "text/csv"), (String = "application/x-ndjson"))),
+        (status = 304, description = "It is what If-None-Match names"),
+        refusals::Asked, refusals::Named, refusals::Sealed, refusals::Ranged),
     security(("key" = [])))]
 pub async fn report(
     caller: Caller,
     state: web::Data<ApiState>,
     path: web::Path<(String, String)>,
+    _: NoQuery,
     seen: web::Header<IfNoneMatch>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let (id, name) = path.into_inner();
-    let (report, format) = named(&name).ok_or_else(|| Problem::not_found("such report"))?;
     let batch = caller.batch(&state, &id).await?;
+    send(&state, batch, &name, seen.into_inner(), &request).await
+}
+
+/// Sends a report of a batch, as the request's headers ask for it.
+///
+/// # Errors
+/// 404 when there is no report of that name, 410 when the batch was erased.
+pub async fn send(
+    state: &ApiState,
+    batch: Batch,
+    name: &str,
+    seen: IfNoneMatch,
+    request: &HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let (report, format) = named(name).ok_or_else(|| Problem::not_found("such report"))?;
+    if batch.erased_at.is_some() {
+        // Before what the client has of it is compared: a copy of what was erased is not "still the same".
+        return Err(FlowError::Erased.into());
+    }
     let finished = batch.ledger.is_finished();
     // At one revision of a finished batch the bytes are always the same; compressed they are others.
     let opaque = format!("{}-{}-{name}", batch.id, batch.ledger.revision);
-    let ranged = finished.then(|| Wanted::of(&request, &opaque)).flatten();
-    let compressed = ranged.is_none() && accepts_gzip(&request);
+    let head = request.method() == Method::HEAD;
+    let ranged = (finished && !head).then(|| Wanted::of(request, &opaque)).flatten();
+    let compressed = ranged.is_none() && accepts_gzip(request);
     let tag = if finished && !compressed {
         EntityTag::new_strong(opaque.clone())
     } else {
         EntityTag::new_weak(opaque.clone())
     };
-    if let IfNoneMatch::Items(tags) = seen.into_inner()
+    if let IfNoneMatch::Items(tags) = seen
         && tags.iter().any(|known| known.weak_eq(&tag))
     {
         return Ok(HttpResponse::NotModified().insert_header(header::ETag(tag)).finish());
@@ -64,6 +91,9 @@ pub async fn report(
         response.insert_header(header::ETag(tag));
         response.insert_header((header::ACCEPT_RANGES, "bytes"));
     }
+    if head {
+        return Ok(response.streaming(nothing()));
+    }
     let Some(wanted) = ranged else { return Ok(response.streaming(written().await?)) };
     let length = match state.lengths.known(&opaque) {
         Some(length) => length,
@@ -83,6 +113,11 @@ pub async fn report(
     response.insert_header((header::CONTENT_ENCODING, "identity"));
     response.no_chunking(last - first + 1);
     Ok(response.streaming(cut(written().await?, first, last + 1 - first)))
+}
+
+/// The body of an answer to HEAD. A stream would be read to its end for nobody, and hold its connection until then.
+pub fn nothing() -> impl Stream<Item = Result<Bytes, Problem>> {
+    futures::stream::empty()
 }
 
 /// Whether the answer is going to be compressed.
@@ -174,22 +209,6 @@ impl Lengths {
         }
         known.insert(opaque, length);
     }
-}
-
-fn named(name: &str) -> Option<(Report, Format)> {
-    let (report, format) = name.rsplit_once('.')?;
-    let report = match report {
-        "results" => Report::Results,
-        "failed" => Report::Failed,
-        "unprocessed" => Report::Unprocessed,
-        _ => return None,
-    };
-    let format = match format {
-        "csv" => Format::Csv,
-        "ndjson" => Format::Ndjson,
-        _ => return None,
-    };
-    Some((report, format))
 }
 
 #[cfg(test)]

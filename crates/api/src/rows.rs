@@ -11,6 +11,8 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::batches::{page_size, states};
 use crate::problem::Problem;
+use crate::query::{NoQuery, Query};
+use crate::refusals;
 use crate::state::ApiState;
 
 /// A page of rows.
@@ -24,6 +26,7 @@ pub struct RowPage {
 
 /// Which rows to list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct RowQuery {
     /// States, separated by commas.
@@ -38,12 +41,13 @@ pub struct RowQuery {
 
 /// Lists a batch's rows in the file's order.
 #[utoipa::path(get, operation_id = "list_rows", path = "/v2/batches/{id}/rows", tag = "rows", params(("id" = String, Path), RowQuery),
-    responses((status = 200, description = "As it is now", body = RowPage)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = RowPage),
+        refusals::Asked, refusals::Named, refusals::Sealed), security(("key" = [])))]
 pub async fn list(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
-    query: web::Query<RowQuery>,
+    Query(query): Query<RowQuery>,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     let limit = page_size(query.limit, 100)?;
@@ -56,7 +60,7 @@ pub async fn list(
         .unwrap_or(0);
     let filter = RowFilter {
         status: states::<RowStatus>(query.status.as_deref())?,
-        code: query.code.clone(),
+        code: query.code,
         after,
         limit: limit + 1,
         payload: false,
@@ -73,19 +77,27 @@ pub async fn list(
 /// Shows a row.
 #[utoipa::path(get, operation_id = "show_row", path = "/v2/batches/{id}/rows/{number}", tag = "rows",
     params(("id" = String, Path), ("number" = u32, Path)),
-    responses((status = 200, description = "As it is now", body = RowView), (status = 404, description = "There is none of this id for this key", body = Problem)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = RowView), refusals::Asked,
+        refusals::Named, refusals::Sealed), security(("key" = [])))]
 pub async fn show(
     caller: Caller,
     state: web::Data<ApiState>,
     path: web::Path<(String, String)>,
+    _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let (id, number) = path.into_inner();
     let batch = caller.batch(&state, &id).await?;
-    let number = number.parse().map_err(|_| Problem::not_found("such row"))?;
+    let number = row_number(&number).ok_or_else(|| Problem::not_found("such row"))?;
     let secrets = state.engines.secrets.of(&state.engines, &batch).await?;
     let record =
         state.engines.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
     Ok(HttpResponse::Ok().json(row_view(&secrets, &record)?))
+}
+
+/// A row has one address: its number in digits, without a sign or zeros in front.
+fn row_number(text: &str) -> Option<u32> {
+    let number: u32 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
 }
 
 /// What a batch waits for.
@@ -97,6 +109,7 @@ pub struct Waiting {
 
 /// Which row to ask about.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct WaitingQuery {
     /// This row; without it, the batch as a whole.
@@ -105,12 +118,13 @@ pub struct WaitingQuery {
 
 /// Says why a batch (or one row of it) waits, and when it moves next.
 #[utoipa::path(get, operation_id = "explain_waiting", path = "/v2/batches/{id}/waiting", tag = "batches", params(("id" = String, Path), WaitingQuery),
-    responses((status = 200, description = "As it is now", body = Waiting)), security(("key" = [])))]
+    responses((status = 200, description = "As it is now", body = Waiting),
+        refusals::Asked, refusals::Named), security(("key" = [])))]
 pub async fn waiting(
     caller: Caller,
     state: web::Data<ApiState>,
     id: web::Path<String>,
-    query: web::Query<WaitingQuery>,
+    Query(query): Query<WaitingQuery>,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     let calls = state.caller.as_deref();

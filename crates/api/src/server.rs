@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 pub use actix_web::dev::ServerHandle as Handle;
-use actix_web::error::{InternalError, QueryPayloadError};
 use actix_web::guard::{self, Guard};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::middleware::Compress;
+use actix_web::middleware::{Compress, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError as _, Route, web};
 use tracing_actix_web::TracingLogger;
 use utoipa_swagger_ui::SwaggerUi;
@@ -17,7 +16,10 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::problem::Problem;
 use crate::state::ApiState;
 use crate::trace::Requests;
-use crate::{batches, callbacks, events, health, ingest, openapi, presigned, reports, rows};
+use crate::wording::worded;
+use crate::{
+    audit, batches, callbacks, downloads, events, health, ingest, openapi, presigned, reports, retry, rows,
+};
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
 const WORKERS: usize = 2;
@@ -39,8 +41,8 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
         let mut app = App::new()
             .app_data(state.clone())
             .app_data(document.clone())
-            .app_data(web::QueryConfig::default().error_handler(bad_query))
             .wrap(Compress::default())
+            .wrap(from_fn(worded))
             .wrap(TracingLogger::<Requests>::new())
             .service(read("/livez", web::to(health::livez)))
             .service(read("/readyz", web::to(health::readyz)))
@@ -53,7 +55,7 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))
             .service(read("/v2/callbacks", web::to(callbacks::list)))
             .service(post("/v2/callbacks/{id}/redeliver", web::to(callbacks::redeliver)))
-            .service(read("/v2/audit", web::to(callbacks::audit)))
+            .service(read("/v2/audit", web::to(audit::list)))
             .service(read("/v2/batches", web::to(batches::list)))
             .service(
                 only("/v2/batches/{id}", "GET, HEAD, DELETE")
@@ -63,7 +65,9 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .service(post("/v2/batches/{id}/cancel", web::to(batches::cancel)))
             .service(post("/v2/batches/{id}/pause", web::to(batches::pause)))
             .service(post("/v2/batches/{id}/resume", web::to(batches::resume)))
-            .service(post("/v2/batches/{id}/retry", web::to(batches::retry)))
+            .service(post("/v2/batches/{id}/retry", web::to(retry::retry)))
+            .service(post("/v2/batches/{id}/downloads", web::to(downloads::create)))
+            .service(read("/v2/downloads/{token}", web::to(downloads::follow)))
             .service(read("/v2/batches/{id}/errors", web::to(batches::errors)))
             .service(read("/v2/batches/{id}/events", web::to(events::stream)))
             .service(read("/v2/batches/{id}/waiting", web::to(rows::waiting)))
@@ -118,9 +122,4 @@ async fn docs() -> HttpResponse {
 
 async fn nothing_here() -> HttpResponse {
     Problem::not_found("such route").error_response()
-}
-
-fn bad_query(error: QueryPayloadError, _: &actix_web::HttpRequest) -> actix_web::Error {
-    let response = Problem::bad_request("bad_query", error.to_string()).error_response();
-    InternalError::from_response(error, response).into()
 }

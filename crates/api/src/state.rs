@@ -8,6 +8,7 @@ use penstock_flow::Engines;
 use penstock_flow::process::WorkerFigures;
 use penstock_flow::signing::UrlSigner;
 use penstock_store::batches::Batch;
+use tokio_util::sync::CancellationToken;
 
 use crate::reports::Lengths;
 
@@ -32,6 +33,8 @@ pub struct ApiState {
     pub lengths: Lengths,
     /// Makes URLs to which a client can PUT a file, when the object store can.
     pub signer: Option<Arc<dyn UrlSigner>>,
+    /// Cancelled when the service stops: who listens to events is let go.
+    pub stop: CancellationToken,
 }
 
 impl ApiState {

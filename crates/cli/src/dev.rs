@@ -64,6 +64,7 @@ pub async fn start(
         figures: Some(worker.worker.figures().clone()),
         lengths: penstock_api::reports::Lengths::default(),
         signer: chosen.signer(),
+        stop: stop.clone(),
     };
     let (server, address) = penstock_api::serve(state, settings.bind)
         .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.bind)))?;

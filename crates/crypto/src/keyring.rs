@@ -114,6 +114,16 @@ impl Keyring {
         self.entries.iter().any(|entry| entry.id == id)
     }
 
+    /// The name of the key that seals, and the key.
+    pub(crate) fn active(&self) -> (&str, &[u8; KEY_LEN]) {
+        (&self.entries[0].id, &self.entries[0].secret)
+    }
+
+    /// The key of that name.
+    pub(crate) fn secret(&self, id: &str) -> Result<&[u8; KEY_LEN], OpenError> {
+        self.entry(id).map(|entry| &*entry.secret)
+    }
+
     fn entry(&self, id: &str) -> Result<&Entry, OpenError> {
         self.entries.iter().find(|entry| entry.id == id).ok_or_else(|| OpenError::UnknownKey(id.to_owned()))
     }

@@ -8,6 +8,7 @@ pub mod api_key;
 mod data_key;
 mod keyring;
 mod stream;
+mod token;
 pub mod webhook;
 
 pub use api_key::ApiKey;

@@ -33,9 +33,10 @@ pub fn allowed_rate(pipeline: Option<&Pipeline>, quota: u32) -> f64 {
         .fold(quota_rate, f64::min)
 }
 
-/// When the batch will be done; none when it has ended, stands still or cannot be told.
+/// When the batch will be done; none when it has ended, stands still, is being cancelled or cannot be told.
 pub fn eta(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32, now: Timestamp) -> Option<Timestamp> {
-    if ledger.is_finished() || ledger.paused || ledger.held || ledger.counts.total == 0 {
+    let stands = ledger.paused || ledger.held || ledger.cancelled_at.is_some();
+    if ledger.is_finished() || stands || ledger.counts.total == 0 {
         return None;
     }
     let ended = ledger.counts.completed + ledger.counts.failed;
@@ -54,7 +55,7 @@ pub fn eta(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32, now: Timest
 
 /// A sentence for the client when a new batch will take longer than a day.
 pub fn notice(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32) -> Option<String> {
-    if ledger.status != BatchStatus::Pending {
+    if ledger.status != BatchStatus::Pending || ledger.cancelled_at.is_some() {
         return None;
     }
     let rate = allowed_rate(pipeline, quota);
@@ -67,4 +68,22 @@ pub fn notice(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32) -> Optio
             (seconds / LONG.as_secs_f64()).ceil()
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_being_cancelled_is_not_done_at_any_time() {
+        let now = Timestamp::from_millis(1_000_000);
+        let mut ledger = Ledger::new(Some(1_000_000), true, None);
+        assert!(eta(&ledger, None, 100, now).is_some());
+        assert!(notice(&ledger, None, 100).is_some());
+        ledger.extraction_started(now);
+        ledger.cancel(now).unwrap();
+        assert!(!ledger.is_finished(), "its lines are not all in SQL");
+        assert_eq!(eta(&ledger, None, 100, now), None);
+        assert_eq!(notice(&ledger, None, 100), None);
+    }
 }

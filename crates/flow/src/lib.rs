@@ -1,9 +1,10 @@
-//! The use cases, in the order in which a row meets them: [`upload`] with its [`file`](mod@file), [`extract`] with its
-//! [`reader`](mod@reader), [`dispatch`], [`process`], [`settle`], then what people ask for: [`view`], [`results`],
-//! [`control`], [`callbacks`].
+//! The use cases, in the order in which a row meets them: [`upload`] (or [`adopt`]) with its [`file`](mod@file),
+//! [`extract`] with its [`reader`](mod@reader), [`dispatch`], [`process`], [`settle`], then what people ask for:
+//! [`view`], [`results`] with their [`links`], [`control`], [`callbacks`].
 //!
 //! Nothing here knows which engines were chosen; they come in as [`engines::Engines`].
 
+pub mod adopt;
 pub mod alerts;
 pub mod callbacks;
 pub mod control;
@@ -16,6 +17,7 @@ pub mod error;
 pub mod eta;
 pub mod extract;
 pub mod file;
+pub mod links;
 pub mod metrics;
 pub mod parts;
 pub mod process;

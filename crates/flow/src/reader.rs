@@ -17,6 +17,7 @@ use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::extract::{ExtractPolicy, Trouble};
 use crate::secrets::{Place, SecretsOf};
+use crate::upload::counted;
 
 /// So many bytes are asked of the object store at a time, at the most: large enough that S3's answers are not waited
 /// for, small enough to hold two of them.
@@ -50,7 +51,7 @@ impl FileFault {
     pub fn invalid(errors: Vec<FileError>, error_count: u64) -> Self {
         Self {
             code: "invalid_file",
-            message: format!("the file has {error_count} error{}", if error_count == 1 { "" } else { "s" }),
+            message: format!("the file has {}", counted(error_count)),
             errors,
             error_count,
         }

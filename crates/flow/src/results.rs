@@ -42,6 +42,23 @@ impl Report {
     }
 }
 
+/// The report of that name: `results.csv`, `failed.ndjson`, …
+pub fn named(name: &str) -> Option<(Report, Format)> {
+    let (report, format) = name.rsplit_once('.')?;
+    let report = match report {
+        "results" => Report::Results,
+        "failed" => Report::Failed,
+        "unprocessed" => Report::Unprocessed,
+        _ => return None,
+    };
+    let format = match format {
+        "csv" => Format::Csv,
+        "ndjson" => Format::Ndjson,
+        _ => return None,
+    };
+    Some((report, format))
+}
+
 /// How a report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

@@ -15,7 +15,6 @@ use penstock_store::batches::{Batch, Checkpoint, Created, Idempotency, NewBatch,
 use serde_json::Value;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
-use uuid::Uuid;
 
 use crate::crash;
 use crate::engines::Engines;
@@ -61,14 +60,28 @@ pub enum UploadError {
     #[error("the upload is larger than is allowed")]
     TooLarge(TooLarge),
     /// The file has errors.
-    #[error("{} of the file's values are not right", .0.error_count)]
+    #[error("the file has {}", counted(.0.error_count))]
     Rejected(Rejected),
     /// The `Idempotency-Key` was used for something else.
     #[error("this Idempotency-Key was used before with other content")]
     KeyReused,
+    /// There is no presigned upload of this id, or not of this owner.
+    #[error("there is no upload of this id")]
+    NoSuchUpload,
+    /// Nothing was PUT to the presigned upload's address yet.
+    #[error("nothing was PUT to this upload's address yet")]
+    NotUploaded,
+    /// The presigned upload has become a batch before.
+    #[error("this upload has become a batch before")]
+    UploadUsed(Option<BatchId>),
     /// An engine failed.
     #[error(transparent)]
     Flow(#[from] FlowError),
+}
+
+/// So many errors, in words.
+pub fn counted(errors: u64) -> String {
+    if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") }
 }
 
 /// Which limit was passed.
@@ -99,6 +112,8 @@ pub struct Upload {
     wrapped: SealedKey,
     validator: Validator,
     writer: SealedWriter,
+    /// Bytes that came, stored or not.
+    received: u64,
     earlier: Option<(Batch, Idempotency)>,
     /// The first is made under the installation's own secret; a second one compares with a promise from before there was one.
     fingerprints: Vec<(String, Fingerprinter)>,
@@ -140,6 +155,7 @@ impl Upload {
             wrapped: SealedKey { key_id: wrapped.key_id, wrapped: wrapped.bytes, context: None },
             validator: Validator::new(request.pipeline.schema.clone()),
             writer,
+            received: 0,
             earlier,
             fingerprints,
             request,
@@ -152,7 +168,8 @@ impl Upload {
     /// As soon as a limit is passed; when the object store fails.
     pub async fn push(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
         let most = self.request.pipeline.max_upload_bytes;
-        if self.writer.plain_bytes() + bytes.len() as u64 > most {
+        self.received += bytes.len() as u64;
+        if self.received > most {
             return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
         }
         if let Err(limit) = self.validator.push(bytes) {
@@ -166,6 +183,13 @@ impl Upload {
             self.writer.push(bytes).await?;
         }
         Ok(())
+    }
+
+    /// Something else was wrong, and the file becomes no batch: its own errors, when it has any.
+    pub async fn abandon(self) -> Option<Rejected> {
+        let rejected = self.validator.finish().err();
+        self.writer.abort().await;
+        rejected
     }
 
     /// The file is complete: makes the batch, unless it has errors.
@@ -296,7 +320,7 @@ pub(crate) async fn delete(engines: &Engines, path: &object_store::path::Path) {
     }
 }
 
-async fn fingerprinters(
+pub(crate) async fn fingerprinters(
     engines: &Engines,
     earlier: Option<&str>,
 ) -> Result<Vec<(String, Fingerprinter)>, FlowError> {
@@ -308,7 +332,7 @@ async fn fingerprinters(
 }
 
 /// The same file under another name is another request.
-fn absorb_fields(fingerprint: &mut Fingerprinter, pipeline: &Pipeline, fields: &UploadFields) {
+pub(crate) fn absorb_fields(fingerprint: &mut Fingerprinter, pipeline: &Pipeline, fields: &UploadFields) {
     let rest = serde_json::json!([
         pipeline.name,
         fields.name,
@@ -322,7 +346,7 @@ fn absorb_fields(fingerprint: &mut Fingerprinter, pipeline: &Pipeline, fields: &
     fingerprint.update(rest.to_string().as_bytes());
 }
 
-fn replay(
+pub(crate) fn replay(
     batch: Batch,
     promise: &Idempotency,
     prints: &[(String, [u8; 32])],
@@ -331,58 +355,4 @@ fn replay(
         *key_id == promise.key_id && promise.fingerprint.as_slice() == print.as_slice()
     });
     if same { Ok(Accepted { batch, replayed: true }) } else { Err(UploadError::KeyReused) }
-}
-
-/// A file that a client has PUT somewhere becomes a batch; the extractor reads, validates and seals it.
-///
-/// # Errors
-/// When an engine fails.
-pub async fn adopt(
-    engines: &Engines,
-    request: &UploadRequest,
-    upload: Uuid,
-    object_key: String,
-    file_bytes: u64,
-    fields: UploadFields,
-) -> Result<Batch, FlowError> {
-    let now = engines.clock.now();
-    let id = engines.chance.batch_id(now);
-    let (key, wrapped) = engines
-        .keyring
-        .new_data_key(id.0, engines.random.as_ref())
-        .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
-    let secrets = SecretsOf::new(id, Arc::new(key), Value::Null);
-    let pipeline = &request.pipeline;
-    engines.store.save_definition(pipeline.version, &pipeline.name, &pipeline.source, now).await?;
-    let created = engines
-        .store
-        .create_batch(&NewBatch {
-            id,
-            owner: request.owner,
-            pipeline: pipeline.name.clone(),
-            version: pipeline.version,
-            name: fields.name,
-            header: None,
-            object_key,
-            file_bytes,
-            unsealed: true,
-            rows: None,
-            allow_failures: fields.allow_failures.unwrap_or(true),
-            canary: fields.canary.or(pipeline.canary),
-            callback_url: fields.callback_url,
-            priority: fields.priority.unwrap_or(0),
-            checkpoint: Checkpoint::default(),
-            key: SealedKey {
-                key_id: wrapped.key_id,
-                wrapped: wrapped.bytes,
-                context: fields.context.map(|context| secrets.seal_json(Place::Context, &context)),
-            },
-            idempotency: None,
-            upload: Some(upload),
-            created_at: now,
-        })
-        .await?;
-    let (Created::New(batch) | Created::Existing { batch, .. }) = created;
-    ring(engines, &batch).await;
-    Ok(batch)
 }

@@ -7,6 +7,7 @@
 
 pub mod alerts;
 pub mod dice;
+pub mod dispatch;
 pub mod extraction;
 pub mod fixture;
 pub mod history;
@@ -32,6 +33,10 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     races::settlements_of_one_batch_at_once_all_count(&store).await;
     races::a_sweep_and_a_cancel_at_once(&store).await;
     races::an_operators_claim_leaves_a_cancelled_batch_alone(&store).await;
+    dispatch::only_what_is_due_is_offered(&store).await;
+    dispatch::what_waited_longest_is_released_first(&store).await;
+    dispatch::a_completed_row_keeps_no_error(&store).await;
+    dispatch::a_miscounted_batch_holds_up_no_sweep(&store).await;
     outbox::each_event_of_a_run_is_said_once(&store).await;
     outbox::a_delay_is_said_once_in_a_run(&store).await;
     outbox::receivers_take_turns(&store).await;

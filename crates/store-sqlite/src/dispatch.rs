@@ -21,11 +21,12 @@ use crate::{SqliteStore, commit, ledgers, lock_file};
 /// Rows that a sweep mends in one transaction.
 const SWEEP_STEP: i64 = 2000;
 
-/// What a run wants to know of a running batch. Only batches of which rows came back are asked which of them are due.
+/// What a run wants to know of a running batch. Only batches of which rows came back are asked which of them are due, and
+/// up to the largest quota: a limit cannot name the owner's here.
 const RUNNING: &str = "o.name AS owner_name, o.rows AS owner_rows, \
     CASE WHEN b.pending > b.release_end - b.next_number AND b.extracted AND NOT b.paused AND NOT b.held \
     AND b.cancelled_at IS NULL THEN (SELECT count(*) FROM (SELECT 1 FROM row_state w WHERE w.batch = b.seq AND w.status = 0 \
-    AND coalesce(w.not_before, 0) <= ?1 LIMIT coalesce(o.rows, ?2)) AS waiting) ELSE 0 END AS due";
+    AND coalesce(w.not_before, 0) <= ?1 LIMIT max(?2, (SELECT coalesce(max(rows), 0) FROM owners))) AS waiting) ELSE 0 END AS due";
 
 /// Runs are remembered for so long.
 const RUNS_KEPT_MS: i64 = 31 * 24 * 3600 * 1000;

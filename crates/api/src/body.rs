@@ -1,0 +1,101 @@
+//! Bodies: how long one may take to come, how it is encoded, and small ones as a whole.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::web;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
+
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// Bytes of a JSON body, or of a form's fields beside the file.
+pub const SMALL_BYTES: usize = 256 * 1024;
+
+/// How long a body may take, and how long it may stand still.
+#[derive(Clone, Copy)]
+pub struct Deadline {
+    end: Instant,
+    idle: Duration,
+}
+
+impl Deadline {
+    /// From now on.
+    pub fn start(state: &ApiState) -> Self {
+        Self { end: Instant::now() + state.upload_time, idle: state.upload_idle }
+    }
+
+    /// The next part of a body.
+    ///
+    /// # Errors
+    /// 408 when it does not come in time.
+    pub async fn next<S, T>(&self, stream: &mut S) -> Result<Option<T>, Problem>
+    where
+        S: Stream<Item = Result<T, Problem>> + Unpin,
+    {
+        let until = (Instant::now() + self.idle).min(self.end);
+        match tokio::time::timeout_at(until, stream.next()).await {
+            Ok(next) => next.transpose(),
+            Err(_) => Err(Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "upload_timeout",
+                "the body stood still or took too long; send it again",
+            )),
+        }
+    }
+}
+
+/// A body's bytes as they come.
+pub fn bytes(payload: web::Payload) -> impl Stream<Item = Result<web::Bytes, Problem>> + Unpin {
+    payload.map_err(|error| Problem::bad_request("broken_off", format!("the body broke off: {error}")))
+}
+
+/// A small body as a whole.
+///
+/// # Errors
+/// 413 when it is not small, 408 when it does not come in time, 415 when it is encoded.
+pub async fn small(
+    headers: &HeaderMap,
+    payload: web::Payload,
+    deadline: Deadline,
+) -> Result<Vec<u8>, Problem> {
+    unencoded(headers)?;
+    let mut body = Vec::new();
+    let mut chunks = bytes(payload);
+    while let Some(chunk) = deadline.next(&mut chunks).await? {
+        if body.len() + chunk.len() > SMALL_BYTES {
+            let detail = format!("a JSON body has at most {SMALL_BYTES} bytes");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// 400 when it is none, or not what is asked for.
+pub fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| Problem::bad_request("bad_json", error.to_string()))
+}
+
+/// A body that is compressed would be taken for what it is not.
+///
+/// # Errors
+/// 415 when it has any content coding.
+pub fn unencoded(headers: &HeaderMap) -> Result<(), Problem> {
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let value = value.to_str().unwrap_or("?").trim();
+        if !value.is_empty() && !value.eq_ignore_ascii_case("identity") {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_encoding",
+                format!("the body has Content-Encoding `{value}`; send it as it is, without one"),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Links to reports: for a browser, a spreadsheet or a colleague who has no key.
+
+use std::time::Duration;
+
+use actix_web::http::header::IfNoneMatch;
+use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_domain::time::Timestamp;
+use penstock_flow::FlowError;
+use penstock_flow::links::Link;
+use penstock_flow::results::named;
+use penstock_store::operations::AuditEntry;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::auth::Caller;
+use crate::body::{self, Deadline};
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::ApiState;
+use crate::{refusals, reports};
+
+/// How long a link is good for unless said, in seconds.
+const VALID: u32 = 900;
+
+/// How long one may be good for, in seconds.
+const MOST_VALID: u32 = 86_400;
+
+/// Which report, and for how long.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DownloadBody {
+    /// `results.csv`, `failed.csv`, `unprocessed.csv`, or the same with `.ndjson`.
+    report: String,
+    /// Seconds, 1 to 86400; 900 without it.
+    #[schema(minimum = 1, maximum = 86400)]
+    expires_in: Option<u32>,
+}
+
+/// A link to a report.
+#[derive(Serialize, ToSchema)]
+pub struct Download {
+    /// Where the report is; no `Authorization` is needed there. Who has it can read the report.
+    pub url: String,
+    /// Until when.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+}
+
+/// Makes a link by which a report is downloaded without a key, for a while. It ends early when the key that made it is
+/// revoked or the batch is erased.
+#[utoipa::path(post, operation_id = "create_download", path = "/v2/batches/{id}/downloads", tag = "results", params(("id" = String, Path)),
+    request_body = DownloadBody,
+    responses((status = 201, description = "The link", body = Download), refusals::Asked, refusals::Named, refusals::Small,
+        refusals::Sealed, refusals::Unprocessable), security(("key" = [])))]
+pub async fn create(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    _: NoQuery,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.batch(&state, &id).await?;
+    let body = body::small(request.headers(), payload, Deadline::start(&state)).await?;
+    let body: DownloadBody = body::json(&body)?;
+    if named(&body.report).is_none() {
+        let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson";
+        return Err(Problem::unprocessable("bad_field", detail));
+    }
+    let valid = body.expires_in.unwrap_or(VALID);
+    if !(1..=MOST_VALID).contains(&valid) {
+        return Err(Problem::unprocessable("bad_field", "`expires_in` is 1 to 86400 seconds"));
+    }
+    if batch.erased_at.is_some() {
+        return Err(FlowError::Erased.into());
+    }
+    let now = state.engines.clock.now();
+    let expires_at = now + Duration::from_secs(u64::from(valid));
+    let actor = caller.actor();
+    let link = Link { batch: batch.id, report: body.report, key_id: caller.key_id, expires_at };
+    // Who gave rows of a batch away is worth knowing later; the link itself is written nowhere.
+    let entry = AuditEntry {
+        id: 0,
+        at: now,
+        actor,
+        action: "batch.link".into(),
+        batch: Some(batch.id),
+        detail: Some(format!("{} until {expires_at}", link.report)),
+    };
+    state.engines.store.audit(&entry).await?;
+    let token = link.token(&state.engines.keyring);
+    let connection = request.connection_info();
+    let url = format!("{}://{}/v2/downloads/{token}", connection.scheme(), connection.host());
+    Ok(HttpResponse::Created().json(Download { url, expires_at }))
+}
+
+/// Streams the report behind a link, as `GET /v2/batches/{id}/{report}` does.
+#[utoipa::path(get, operation_id = "follow_download", path = "/v2/downloads/{token}", tag = "results", params(("token" = String, Path)),
+    responses((status = 200, description = "The report", content((String = "text/csv"), (String = "application/x-ndjson"))),
+        (status = 206, description = "A range of a finished batch's report", content((String = "text/csv"), (String = "application/x-ndjson"))),
+        (status = 304, description = "It is what If-None-Match names"),
+        refusals::Opened, refusals::Linked, refusals::Sealed, refusals::Ranged))]
+pub async fn follow(
+    state: web::Data<ApiState>,
+    token: web::Path<String>,
+    _: NoQuery,
+    seen: web::Header<IfNoneMatch>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let engines = &state.engines;
+    let link = Link::read(&engines.keyring, &token, engines.clock.now())
+        .map_err(|error| Problem::forbidden(error.to_string()))?;
+    let key = engines.store.key(&link.key_id).await?.filter(|record| record.revoked_at.is_none());
+    let key = key.ok_or_else(|| Problem::forbidden("the key that made this link was revoked"))?;
+    let batch = Caller::from(key).batch(&state, &link.batch.to_string()).await?;
+    reports::send(&state, batch, &link.report, seen.into_inner(), &request).await
+}

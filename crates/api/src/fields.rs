@@ -1,0 +1,201 @@
+//! What comes beside a file: in a form, in the query, or in a JSON body.
+
+use penstock_domain::ledger::Canary;
+use penstock_domain::pipeline::CanaryDefinition;
+use penstock_flow::callbacks::check_address;
+use penstock_flow::upload::UploadFields;
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// Characters of a batch's name.
+const NAME_CHARS: usize = 200;
+
+/// The highest priority.
+const MOST_PRIORITY: i16 = 9;
+
+/// Fields of a form besides the file.
+pub const NAMES: [&str; 6] = ["name", "context", "allow_failures", "callback_url", "priority", "canary"];
+
+/// Fields as they come.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawFields {
+    /// Which upload becomes a batch; only in JSON, where no file comes along.
+    pub upload_id: Option<Uuid>,
+    name: Option<String>,
+    context: Option<Value>,
+    allow_failures: Option<Value>,
+    callback_url: Option<String>,
+    priority: Option<Value>,
+    canary: Option<Value>,
+}
+
+impl RawFields {
+    /// A browser sends every field of a form: one that is left empty is not given.
+    fn without_empty(self) -> Self {
+        let text = |value: Option<String>| value.filter(|value| !value.is_empty());
+        let any = |value: Option<Value>| value.filter(|value| value != "");
+        Self {
+            upload_id: self.upload_id,
+            name: text(self.name),
+            context: any(self.context),
+            allow_failures: any(self.allow_failures),
+            callback_url: text(self.callback_url),
+            priority: any(self.priority),
+            canary: any(self.canary),
+        }
+    }
+
+    /// The fields as the use case takes them.
+    ///
+    /// # Errors
+    /// 422 when a value is not what its field takes.
+    pub fn checked(self, state: &ApiState) -> Result<UploadFields, Problem> {
+        let raw = self.without_empty();
+        Ok(UploadFields {
+            name: raw.name.map(name).transpose()?,
+            context: raw.context.map(context).transpose()?,
+            allow_failures: raw.allow_failures.map(allow_failures).transpose()?,
+            callback_url: raw.callback_url.map(|url| callback_url(url, state)).transpose()?,
+            priority: raw.priority.map(priority).transpose()?,
+            canary: raw.canary.map(canary).transpose()?,
+        })
+    }
+}
+
+fn bad(detail: &str) -> Problem {
+    Problem::unprocessable("bad_field", detail)
+}
+
+fn name(name: String) -> Result<String, Problem> {
+    if name.chars().count() > NAME_CHARS {
+        return Err(bad("`name` has at most 200 characters"));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(bad("`name` holds a control character"));
+    }
+    Ok(name)
+}
+
+fn context(sent: Value) -> Result<Value, Problem> {
+    let context = match sent {
+        Value::String(text) => serde_json::from_str(&text).unwrap_or_default(),
+        other => other,
+    };
+    if context.is_object() { Ok(context) } else { Err(bad("`context` is not a JSON object")) }
+}
+
+fn allow_failures(sent: Value) -> Result<bool, Problem> {
+    let allow = match sent {
+        Value::Bool(allow) => Some(allow),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    };
+    allow.ok_or_else(|| bad("`allow_failures` is true or false"))
+}
+
+fn callback_url(url: String, state: &ApiState) -> Result<String, Problem> {
+    let bad = |why: &str| Problem::unprocessable("bad_callback_url", format!("`callback_url`: {why}"));
+    // A parser of URLs would leave line breaks out without a word.
+    if url.chars().any(char::is_control) {
+        return Err(bad("it holds a control character"));
+    }
+    check_address(&url, state.allow_private_callbacks).map_err(|error| bad(&error.to_string()))?;
+    Ok(url)
+}
+
+fn priority(sent: Value) -> Result<i16, Problem> {
+    let number = match sent {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_i64().and_then(|number| i16::try_from(number).ok()),
+    };
+    number
+        .filter(|number| (0..=MOST_PRIORITY).contains(number))
+        .ok_or_else(|| bad("`priority` is a whole number from 0 to 9"))
+}
+
+fn canary(sent: Value) -> Result<Canary, Problem> {
+    let canary: Result<CanaryDefinition, _> = match sent {
+        Value::String(text) => serde_json::from_str(&text),
+        other => serde_json::from_value(other),
+    };
+    canary
+        .ok()
+        .filter(|canary| canary.rows > 0)
+        .map(Canary::from)
+        .ok_or_else(|| bad("`canary` is an object such as {\"rows\": 20, \"max_failure\": \"10 %\"}"))
+}
+
+/// A form with a file.
+#[allow(dead_code, reason = "it describes what is read as a stream")]
+#[derive(ToSchema)]
+pub struct UploadForm {
+    /// The CSV.
+    #[schema(content_media_type = "application/octet-stream", format = Binary)]
+    file: String,
+    /// What the client calls it, at most 200 characters.
+    name: Option<String>,
+    /// A JSON object that templates read.
+    context: Option<String>,
+    /// `false`: the first failed row cancels the rest.
+    allow_failures: Option<bool>,
+    /// Where callbacks go.
+    callback_url: Option<String>,
+    /// 0 to 9: higher goes first among the owner's batches.
+    #[schema(minimum = 0, maximum = 9)]
+    priority: Option<i16>,
+    /// The trial, in JSON, as a pipeline has it.
+    canary: Option<String>,
+}
+
+/// The same beside a body of text/csv. A form and JSON carry them as fields, and take no query.
+#[allow(dead_code, reason = "RawFields reads it")]
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct UploadQuery {
+    /// With text/csv: what the client calls it, at most 200 characters.
+    name: Option<String>,
+    /// With text/csv: a JSON object that templates read.
+    context: Option<String>,
+    /// With text/csv: `false`, and the first failed row cancels the rest.
+    allow_failures: Option<bool>,
+    /// With text/csv: where callbacks go.
+    callback_url: Option<String>,
+    /// With text/csv: 0 to 9, higher goes first among the owner's batches.
+    #[param(minimum = 0, maximum = 9)]
+    priority: Option<i16>,
+    /// With text/csv: the trial, in JSON, as a pipeline has it.
+    canary: Option<String>,
+}
+
+/// What was uploaded before.
+#[allow(dead_code, reason = "RawFields reads it")]
+#[derive(ToSchema)]
+pub struct UploadedBefore {
+    /// Of `POST /v2/uploads`.
+    upload_id: Uuid,
+    /// As in a form.
+    name: Option<String>,
+    /// As in a form, an object.
+    #[schema(value_type = Option<Object>)]
+    context: Option<Value>,
+    /// As in a form.
+    allow_failures: Option<bool>,
+    /// As in a form.
+    callback_url: Option<String>,
+    /// As in a form.
+    #[schema(minimum = 0, maximum = 9)]
+    priority: Option<i16>,
+    /// As in a form, an object.
+    #[schema(value_type = Option<Object>)]
+    canary: Option<Value>,
+}

@@ -1,0 +1,96 @@
+//! Retry: failed rows, and cancelled ones when asked for, go back.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_flow::view::{BatchView, batch_view};
+use penstock_store::control::RetrySelection;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::auth::Caller;
+use crate::body::{self, Deadline};
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::refusals;
+use crate::state::ApiState;
+
+/// Which rows a retry takes up. Without anything: all that failed.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryBody {
+    /// `failed`, `cancelled`; only failed ones without it.
+    include: Option<Vec<String>>,
+    /// Only failed rows with one of these codes. Not together with cancelled ones, which have none.
+    codes: Option<Vec<String>>,
+    /// Only these failed rows. Not together with cancelled ones, which go back all together.
+    rows: Option<Vec<u32>>,
+}
+
+impl RetryBody {
+    /// An empty list is nobody's way to say "all": a program that found no row to retry sends one.
+    fn selection(self) -> Result<RetrySelection, Problem> {
+        let bad = |detail: String| Problem::bad_request("bad_selection", detail);
+        for (name, empty) in [
+            ("include", self.include.as_ref().is_some_and(Vec::is_empty)),
+            ("codes", self.codes.as_ref().is_some_and(Vec::is_empty)),
+            ("rows", self.rows.as_ref().is_some_and(Vec::is_empty)),
+        ] {
+            if empty {
+                return Err(bad(format!("`{name}` is empty, which selects nothing; leave it out")));
+            }
+        }
+        let include = self.include.unwrap_or_else(|| vec!["failed".into()]);
+        if let Some(other) = include.iter().find(|name| !matches!(name.as_str(), "failed" | "cancelled")) {
+            return Err(bad(format!("`include` takes failed and cancelled, not `{other}`")));
+        }
+        let cancelled = include.iter().any(|name| name == "cancelled");
+        if cancelled && (self.codes.is_some() || self.rows.is_some()) {
+            return Err(bad(
+                "`codes` and `rows` select failed rows; cancelled ones go back all together, in a request of their own"
+                    .into(),
+            ));
+        }
+        let codes = self.codes.unwrap_or_default();
+        if codes.iter().any(|code| code.chars().any(char::is_control)) {
+            return Err(bad("a code holds a control character".into()));
+        }
+        Ok(RetrySelection {
+            failed: include.iter().any(|name| name == "failed"),
+            cancelled,
+            codes,
+            numbers: self.rows.unwrap_or_default(),
+        })
+    }
+}
+
+/// The batch, and what the retry did.
+#[derive(Serialize, ToSchema)]
+pub struct RetriedBatch {
+    /// As it is now.
+    #[serde(flatten)]
+    pub batch: BatchView,
+    /// How many rows went back; 0 when none was as the request says, and then nothing changed.
+    pub retried: u32,
+}
+
+/// Puts failed (and, when asked for, cancelled) rows back. Finished rows are never run again.
+#[utoipa::path(post, operation_id = "retry_batch", path = "/v2/batches/{id}/retry", tag = "batches", params(("id" = String, Path)),
+    request_body = RetryBody,
+    responses((status = 200, description = "As it is now, and how many rows went back", body = RetriedBatch),
+        refusals::Asked, refusals::Commanded, refusals::Stateful, refusals::Small, refusals::Sealed), security(("key" = [])))]
+pub async fn retry(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    _: NoQuery,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let batch = caller.own_batch(&state, &id).await?;
+    let body = body::small(request.headers(), payload, Deadline::start(&state)).await?;
+    let body = if body.is_empty() { RetryBody::default() } else { body::json(&body)? };
+    let selection = body.selection()?;
+    let now = state.engines.clock.now();
+    let (batch, retried) = state.engines.store.retry(batch.seq, &selection, &caller.actor(), now).await?;
+    let batch = batch_view(&state.engines, &batch, state.quota(&batch)).await?;
+    Ok(HttpResponse::Ok().json(RetriedBatch { batch, retried }))
+}
