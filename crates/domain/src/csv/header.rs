@@ -22,9 +22,9 @@ const MARKS: [&str; 2] = ["_row", "_status"];
 pub struct HeaderMap {
     /// The client's columns in the file's order, without ours.
     columns: Vec<String>,
-    /// Which fields of a record they are; empty: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    kept: Vec<usize>,
+    /// Which fields of a record they are; none: all. Never an empty list, which older programs read as all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<Vec<usize>>,
     /// How many fields a record has.
     fields: usize,
     /// Whether cells were made harmless by us.
@@ -65,6 +65,12 @@ impl HeaderMap {
                 format!("the column `{}` is missing from the header", column.name)
             });
         }
+        // A row without a single value has nothing to store, and nothing to read back.
+        if columns.is_empty() && errors.is_empty() {
+            errors.push(line, None, "missing_column", || {
+                format!("the header names no column of the pipeline; the columns are: {}", listed(schema))
+            });
+        }
         if !errors.is_empty() {
             return None;
         }
@@ -75,8 +81,7 @@ impl HeaderMap {
                 .collect();
             if let Some(at) = places.windows(2).position(|pair| pair[0] > pair[1]) {
                 errors.push(line, Some(&columns[at + 1]), "column_order", || {
-                    let order: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
-                    format!("the columns must stand in this order: {}", order.join(", "))
+                    format!("the columns must stand in this order: {}", listed(schema))
                 });
                 return None;
             }
@@ -84,7 +89,7 @@ impl HeaderMap {
         let all = kept.len() == names.len();
         Some(Self {
             columns,
-            kept: if all { Vec::new() } else { kept },
+            kept: if all { None } else { Some(kept) },
             fields: names.len(),
             harmless: names.iter().any(|name| MARKS.contains(&name.as_str())),
         })
@@ -97,9 +102,19 @@ impl HeaderMap {
 
     /// The client's column that a field of a record is.
     pub fn column_of(&self, field: usize) -> Option<&str> {
-        let place =
-            if self.kept.is_empty() { Some(field) } else { self.kept.iter().position(|kept| *kept == field) };
+        let place = match &self.kept {
+            None => Some(field),
+            Some(kept) => kept.iter().position(|kept| *kept == field),
+        };
         place.and_then(|place| self.columns.get(place)).map(String::as_str)
+    }
+
+    /// Where a column's value stands in a record.
+    fn field_of(&self, place: usize) -> Option<usize> {
+        match &self.kept {
+            None => Some(place),
+            Some(kept) => kept.get(place).copied(),
+        }
     }
 
     /// How many fields a record has.
@@ -110,8 +125,7 @@ impl HeaderMap {
     /// Calls `each` with the column's place in [`HeaderMap::columns`] and its value.
     pub fn each_value(&self, record: &Record<'_>, mut each: impl FnMut(usize, &str)) {
         for place in 0..self.columns.len() {
-            let field = if self.kept.is_empty() { place } else { self.kept[place] };
-            if let Some(value) = record.get(field) {
+            if let Some(value) = self.field_of(place).and_then(|field| record.get(field)) {
                 each(place, if self.harmless { restore(&value) } else { &value });
             }
         }
@@ -120,7 +134,7 @@ impl HeaderMap {
     /// Appends what is stored of a record: its own bytes, or, when something of it is ignored or taken back, the
     /// remaining values written anew.
     pub fn payload(&self, record: &Record<'_>, out: &mut Vec<u8>) {
-        if self.kept.is_empty() && !self.harmless {
+        if self.kept.is_none() && !self.harmless {
             out.extend_from_slice(record.raw.as_bytes());
             return;
         }
@@ -180,9 +194,14 @@ impl HeaderMap {
 }
 
 fn unknown(name: &str, schema: &Schema) -> String {
-    let known: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
-    match known.iter().find(|known| known.eq_ignore_ascii_case(name.trim())) {
-        Some(close) => format!("`{name}` is not a column; write it `{close}`"),
-        None => format!("`{name}` is not a column; the columns are: {}", known.join(", ")),
+    match schema.columns.iter().find(|known| known.name.eq_ignore_ascii_case(name.trim())) {
+        Some(close) => format!("`{name}` is not a column; write it `{}`", close.name),
+        None => format!("`{name}` is not a column; the columns are: {}", listed(schema)),
     }
+}
+
+/// The pipeline's columns, for a sentence.
+pub(super) fn listed(schema: &Schema) -> String {
+    let names: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+    names.join(", ")
 }
