@@ -384,7 +384,10 @@ fn refusal(error: UploadError) -> Problem {
     match error {
         UploadError::Rejected(rejected) => Problem::unprocessable(
             "invalid_file",
-            format!("the file has {} errors; the first ones are listed", rejected.error_count),
+            match rejected.error_count {
+                1 => "the file has 1 error".to_owned(),
+                count => format!("the file has {count} errors; the first ones are listed"),
+            },
         )
         .with_errors(rejected.errors, rejected.error_count),
         UploadError::TooLarge(TooLarge::Bytes(most)) => Problem::new(

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use penstock_crypto::{StreamLayout, StreamOpener};
-use penstock_domain::csv::{Event, HeaderMap, Limits, Parser, RowError as FileError};
+use penstock_domain::csv::{Event, HeaderMap, Limits, Parser, RowError as FileError, error};
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::NewRow;
 use serde_json::json;
@@ -50,7 +50,7 @@ impl FileFault {
     pub fn invalid(errors: Vec<FileError>, error_count: u64) -> Self {
         Self {
             code: "invalid_file",
-            message: format!("the file has {error_count} errors"),
+            message: format!("the file has {}", error::of(error_count, "error")),
             errors,
             error_count,
         }
@@ -90,8 +90,8 @@ async fn read_rows(
 ) -> Result<(), Trouble> {
     let header = header_of(batch)?;
     let mut file = SealedReader::open(engines, batch, secrets).await?;
-    let mut parser =
-        Parser::resume_at(limits(batch, engines), batch.checkpoint.offset, batch.checkpoint.line);
+    // The file was held to its pipeline's limits before it was sealed; reading it again must not be stricter.
+    let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line);
     let mut builder = Builder::new(policy, secrets, &header, batch.checkpoint);
     let mut plain = Vec::new();
     loop {
@@ -124,19 +124,6 @@ fn header_of(batch: &Batch) -> Result<HeaderMap, FlowError> {
     let header = batch.header.as_deref().unwrap_or_default();
     serde_json::from_str(header)
         .map_err(|_| FlowError::Inconsistent(format!("batch {} has no header that can be read", batch.id)))
-}
-
-/// The file was validated under its pipeline's limits; reading it again must not be stricter.
-fn limits(batch: &Batch, engines: &Engines) -> Limits {
-    let mut limits = engines
-        .pipelines
-        .get(&batch.pipeline)
-        .map(|pipeline| pipeline.schema.limits.clone())
-        .unwrap_or_default();
-    limits.max_rows = u64::MAX;
-    limits.max_field_chars = usize::MAX;
-    limits.max_record_bytes = limits.max_record_bytes.max(64 * 1024 * 1024);
-    limits
 }
 
 /// Collects parsed records into chunks.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStoreExt as _;
 use penstock_crypto::Fingerprinter;
-use penstock_domain::csv::{Rejected, RowError, Validated, Validator};
+use penstock_domain::csv::{Refused, Rejected, RowError, Validated, Validator};
 use penstock_domain::ids::{BatchId, OwnerSeq};
 use penstock_domain::ledger::Canary;
 use penstock_domain::pipeline::Pipeline;
@@ -97,6 +97,8 @@ pub struct Upload {
     secrets: SecretsOf,
     wrapped: SealedKey,
     validator: Validator,
+    /// Bytes of the file so far; the writer knows only those that are stored.
+    taken: u64,
     writer: SealedWriter,
     earlier: Option<(Batch, Idempotency)>,
     /// The first is made under the active key; a second one compares with an earlier request's.
@@ -135,6 +137,7 @@ impl Upload {
             secrets: SecretsOf::new(id, key, Value::Null),
             wrapped: SealedKey { key_id: wrapped.key_id, wrapped: wrapped.bytes, context: None },
             validator: Validator::new(request.pipeline.schema.clone()),
+            taken: 0,
             writer,
             earlier,
             fingerprints,
@@ -147,12 +150,13 @@ impl Upload {
     /// # Errors
     /// As soon as a limit is passed; when the object store fails.
     pub async fn push(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
-        let most = self.request.pipeline.max_upload_bytes;
-        if self.writer.plain_bytes() + bytes.len() as u64 > most {
-            return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
-        }
         if let Err(limit) = self.validator.push(bytes) {
             return Err(UploadError::TooLarge(TooLarge::Csv(self.validator.error_of(&limit))));
+        }
+        self.taken += bytes.len() as u64;
+        let most = self.request.pipeline.max_upload_bytes;
+        if self.taken > most.saturating_add(self.validator.allowance()) {
+            return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
         }
         for (_, fingerprint) in &mut self.fingerprints {
             fingerprint.update(bytes);
@@ -176,9 +180,12 @@ impl Upload {
     async fn end(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
         let validated = match self.validator.finish() {
             Ok(validated) => validated,
-            Err(rejected) => {
+            Err(refused) => {
                 self.writer.abort().await;
-                return Err(UploadError::Rejected(rejected));
+                return Err(match refused {
+                    Refused::Errors(rejected) => UploadError::Rejected(rejected),
+                    Refused::Limit(error) => UploadError::TooLarge(TooLarge::Csv(error)),
+                });
             }
         };
         let prints: Vec<(String, [u8; 32])> = self

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::ErrorList;
-use super::formula::{neutralise, restore};
+use super::error::{ErrorList, LimitExceeded, LimitKind};
+use super::formula::{may_begin, neutralise, restore};
 use super::parser::{Event, Parser, Record};
 use super::rules::{Limits, Schema};
 use super::writer::encode_record;
@@ -122,6 +122,51 @@ impl HeaderMap {
         self.fields
     }
 
+    /// Whether the file came from us: a report that is uploaded again.
+    pub fn is_ours(&self) -> bool {
+        self.harmless
+    }
+
+    /// How many bytes of a record a report added: its columns, and apostrophes before cells.
+    pub(super) fn ours(&self, record: &Record<'_>) -> usize {
+        if !self.harmless {
+            return 0;
+        }
+        let mut added = 0;
+        for field in 0..record.len() {
+            added += match (self.column_of(field), record.get(field)) {
+                (Some(_), Some(value)) => value.len() - restore(&value).len(),
+                _ => record.width(field) + 1,
+            };
+        }
+        added
+    }
+
+    /// The limit that a record passes, if it does. Of a report that is uploaded again the client's own part counts, as
+    /// it was before: what was accepted once is accepted again.
+    pub(super) fn exceeded(&self, record: &Record<'_>, limits: &Limits) -> Option<LimitExceeded> {
+        let passed = |kind, field| Some(LimitExceeded { kind, line: record.line, field });
+        let own = record.raw.len() - self.ours(record);
+        if own > limits.max_record_bytes {
+            return passed(LimitKind::RecordBytes(limits.max_record_bytes), 0);
+        }
+        let most = limits.max_field_chars;
+        // Bytes bound characters, so most fields need no counting.
+        let wide = (0..record.len()).filter(|field| record.width(*field) > most);
+        for field in wide {
+            let Some(value) = record.get(field) else { continue };
+            let value = match self.column_of(field) {
+                Some(_) if self.harmless => restore(&value),
+                None if self.harmless => continue,
+                _ => &value,
+            };
+            if value.chars().count() > most {
+                return passed(LimitKind::FieldChars(most), field);
+            }
+        }
+        None
+    }
+
     /// Calls `each` with the column's place in [`HeaderMap::columns`] and its value.
     pub fn each_value(&self, record: &Record<'_>, mut each: impl FnMut(usize, &str)) {
         for place in 0..self.columns.len() {
@@ -158,9 +203,7 @@ impl HeaderMap {
 
     /// The stored record written anew, when a spreadsheet would take one of its cells for a formula.
     pub fn formula_safe(&self, payload: &[u8]) -> Option<Vec<u8>> {
-        // A cell begins behind a comma or a quote: most records have no such character there.
-        let suspicious = |byte: &u8| matches!(byte, b'=' | b'+' | b'-' | b'@' | b'\t' | b'\r');
-        if !payload.iter().any(suspicious) {
+        if !payload.iter().any(|byte| may_begin(*byte)) {
             return None;
         }
         let cells = self.cells(payload).ok()?;
@@ -174,9 +217,8 @@ impl HeaderMap {
     }
 
     fn cells(&self, payload: &[u8]) -> Result<Vec<String>, Unreadable> {
-        let limits = Limits { max_field_chars: usize::MAX, max_record_bytes: usize::MAX, max_rows: u64::MAX };
         // A stored record has no byte order mark; an offset other than 0 keeps the parser from looking for one.
-        let mut parser = Parser::resume_at(limits, 1, 1);
+        let mut parser = Parser::resume_at(Limits::NONE, 1, 1);
         let mut cells = None;
         let mut take = |event: Event<'_>| {
             if let Event::Record(record) = event {
