@@ -44,7 +44,7 @@ fn failed_csv(file: &[u8], header: &HeaderMap, message: &str) -> Vec<u8> {
         if number > 0 {
             row.clear();
             header.payload(&record, &mut row);
-            out.extend_from_slice(&header.formula_safe(&row).unwrap_or(row.clone()));
+            out.extend_from_slice(&header.formula_safe(&row).unwrap());
             out.extend_from_slice(format!(",{number},failed,http_422,").as_bytes());
             encode_value(message, &mut out);
             out.extend_from_slice(b"\r\n");
@@ -92,6 +92,11 @@ fn stored_headers_of_every_age_are_read() {
     // What an older program made of a header of ignored columns only: its rows cannot be read, and are not taken for
     // rows of another shape.
     assert!(values(r#"{"columns":[],"fields":1}"#, "foo").is_err());
+    let broken: HeaderMap = serde_json::from_str(r#"{"columns":["a","b"],"fields":2}"#).unwrap();
+    for payload in ["", "1", "1,2,3", "1,\"2", "1\n2,3"] {
+        assert!(broken.formula_safe(payload.as_bytes()).is_err(), "{payload}");
+    }
+    assert_eq!(broken.empty(), b",");
     let all = judge(schema.clone(), b"a,b\n1,2\n").unwrap().header;
     assert_eq!(serde_json::to_string(&all).unwrap(), r#"{"columns":["a","b"],"fields":2,"harmless":false}"#);
     let some = judge(schema.clone(), b"_n,a\n1,2\n").unwrap().header;

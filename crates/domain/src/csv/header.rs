@@ -1,5 +1,6 @@
 //! The header, and what it makes of the records behind it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -201,19 +202,30 @@ impl HeaderMap {
         Ok(values)
     }
 
-    /// The stored record written anew, when a spreadsheet would take one of its cells for a formula.
-    pub fn formula_safe(&self, payload: &[u8]) -> Option<Vec<u8>> {
+    /// The stored record as a report shows it: its own bytes, unless a spreadsheet would take one of its cells for a
+    /// formula; then it is written anew.
+    ///
+    /// # Errors
+    /// When it is not what [`HeaderMap::payload`] stored.
+    pub fn formula_safe<'a>(&self, payload: &'a [u8]) -> Result<Cow<'a, [u8]>, Unreadable> {
+        let cells = self.cells(payload)?;
         if !payload.iter().any(|byte| may_begin(*byte)) {
-            return None;
+            return Ok(Cow::Borrowed(payload));
         }
-        let cells = self.cells(payload).ok()?;
         let safe: Vec<_> = cells.iter().map(|cell| neutralise(cell)).collect();
         if safe.iter().zip(&cells).all(|(safe, cell)| safe == cell) {
-            return None;
+            return Ok(Cow::Borrowed(payload));
         }
         let mut out = Vec::with_capacity(payload.len() + 8);
         encode_record(safe.iter().map(|cell| cell.as_ref()), &mut out);
-        Some(out)
+        Ok(Cow::Owned(out))
+    }
+
+    /// A record of empty cells, for a row that cannot be read.
+    pub fn empty(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_record(self.columns.iter().map(|_| ""), &mut out);
+        out
     }
 
     fn cells(&self, payload: &[u8]) -> Result<Vec<String>, Unreadable> {
