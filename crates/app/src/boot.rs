@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use penstock_domain::alert::AlertRules;
-use penstock_domain::pipeline::{Catalog, Pipeline};
+use penstock_domain::pipeline::{Catalog, DefinitionError, Pipeline, utf8};
 use penstock_domain::time::{Clock, Timestamp};
 
 use crate::StartError;
@@ -56,9 +56,18 @@ pub fn load_pipelines(
     let mut pipelines = Vec::new();
     let mut errors = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| StartError(format!("cannot read {}: {error}", file.display())))?;
-        match Pipeline::load(&file.display().to_string(), &text, vars) {
+        let name = file.display().to_string();
+        let bytes = match std::fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                errors.push(format!("{name}: it cannot be read: {error}"));
+                continue;
+            }
+        };
+        let loaded = utf8(&name, &bytes)
+            .map_err(|error| vec![error])
+            .and_then(|text| Pipeline::load(&name, text, vars));
+        match loaded {
             Ok(pipeline) => pipelines.push(pipeline),
             Err(found) => errors.extend(found.iter().map(ToString::to_string)),
         }
@@ -71,7 +80,11 @@ pub fn load_pipelines(
 /// # Errors
 /// When two of them share a name or a route.
 pub fn catalog(pipelines: Vec<Pipeline>) -> Result<Catalog, StartError> {
-    Catalog::new(pipelines).map_err(|error| StartError(error.to_string()))
+    Catalog::new(pipelines).map_err(|errors| StartError(listed(&errors)))
+}
+
+fn listed(errors: &[DefinitionError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// The clock, shared.
@@ -86,11 +99,13 @@ pub fn clock() -> Arc<dyn Clock> {
 pub fn alert_rules(settings: &crate::Settings) -> Result<Option<AlertRules>, StartError> {
     let Some(file) = &settings.alerts else { return Ok(None) };
     let name = file.display().to_string();
-    let text = std::fs::read_to_string(file)
+    let bytes = std::fs::read(file)
         .map_err(|error| StartError(format!("PENSTOCK_ALERTS: cannot read {name}: {error}")))?;
-    AlertRules::load(&name, &text, &environment)
+    utf8(&name, &bytes)
+        .map_err(|error| vec![error])
+        .and_then(|text| AlertRules::load(&name, text, &environment))
         .map(Some)
-        .map_err(|errors| StartError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
+        .map_err(|errors| StartError(listed(&errors)))
 }
 
 /// The pipelines that the settings name.
