@@ -23,7 +23,7 @@ const MARKS: [&str; 2] = ["_row", "_status"];
 pub struct HeaderMap {
     /// The client's columns in the file's order, without ours.
     columns: Vec<String>,
-    /// Which fields of a record they are; none: all. Never an empty list, which older programs read as all.
+    /// Which fields of a record they are, in ascending order; none: all. Never an empty list, which older programs read as all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kept: Option<Vec<usize>>,
     /// How many fields a record has.
@@ -105,7 +105,7 @@ impl HeaderMap {
     pub fn column_of(&self, field: usize) -> Option<&str> {
         let place = match &self.kept {
             None => Some(field),
-            Some(kept) => kept.iter().position(|kept| *kept == field),
+            Some(kept) => kept.binary_search(&field).ok(),
         };
         place.and_then(|place| self.columns.get(place)).map(String::as_str)
     }
@@ -143,12 +143,16 @@ impl HeaderMap {
         added
     }
 
-    /// The limit that a record passes, if it does. Of a report that is uploaded again the client's own part counts, as
+    /// The limit that a record passes, if it does; `ours` is what [`HeaderMap::ours`] says of it. Of a report that is uploaded again the client's own part counts, as
     /// it was before: what was accepted once is accepted again.
-    pub(super) fn exceeded(&self, record: &Record<'_>, limits: &Limits) -> Option<LimitExceeded> {
+    pub(super) fn exceeded(
+        &self,
+        record: &Record<'_>,
+        ours: usize,
+        limits: &Limits,
+    ) -> Option<LimitExceeded> {
         let passed = |kind, field| Some(LimitExceeded { kind, line: record.line, field });
-        let own = record.raw.len() - self.ours(record);
-        if own > limits.max_record_bytes {
+        if record.raw.len().saturating_sub(ours) > limits.max_record_bytes {
             return passed(LimitKind::RecordBytes(limits.max_record_bytes), 0);
         }
         let most = limits.max_field_chars;

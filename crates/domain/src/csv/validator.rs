@@ -192,8 +192,9 @@ impl Judge {
             });
             return ControlFlow::Continue(());
         }
-        self.ours += header.ours(record) as u64;
-        self.limit = header.exceeded(record, &self.schema.limits);
+        let ours = header.ours(record);
+        self.ours += ours as u64;
+        self.limit = header.exceeded(record, ours, &self.schema.limits);
         if self.limit.is_some() {
             return ControlFlow::Break(());
         }

@@ -67,8 +67,10 @@ fn reason(error: &minijinja::Error) -> String {
     if let Some(name) = error.detail().and_then(undefined) {
         return format!("`{name}` is not there");
     }
-    if error.kind() == minijinja::ErrorKind::OutOfFuel {
-        return "the template takes too long".into();
+    match error.kind() {
+        minijinja::ErrorKind::OutOfFuel => return "the template takes too long".into(),
+        minijinja::ErrorKind::UndefinedError => return "a value that it reads is not there".into(),
+        _ => {}
     }
     match error.range().and_then(|range| error.template_source()?.get(range)) {
         Some(expression) => format!("`{}` cannot be applied to what it is given", expression.trim()),

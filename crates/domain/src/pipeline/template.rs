@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use minijinja::machinery::parse_expr;
+use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, Expression, UndefinedBehavior, Value};
 
 use super::inspect::{self, Reading};
@@ -22,14 +23,32 @@ pub(super) fn environment() -> Environment<'static> {
     environment.set_debug(true);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_fuel(Some(FUEL));
+    environment.set_formatter(|out, state, value| {
+        if holds_undefined(value) {
+            return Err(ErrorKind::UndefinedError.into());
+        }
+        minijinja::escape_formatter(out, state, value)
+    });
     environment
+}
+
+/// Whether a list or map of the template's own making holds what is not there: written out it would be null, or the word
+/// `undefined`.
+fn holds_undefined(value: &Value) -> bool {
+    let missing = |item: &Value| item.is_undefined() || holds_undefined(item);
+    let Ok(mut items) = value.try_iter() else { return false };
+    match value.kind() {
+        ValueKind::Seq => items.any(|item| missing(&item)),
+        ValueKind::Map => items.any(|key| value.get_item(&key).is_ok_and(|item| missing(&item))),
+        _ => false,
+    }
 }
 
 /// An environment in which every expression is encoded as one path segment (RFC 3986, 3.3).
 fn path_environment() -> Environment<'static> {
     let mut environment = environment();
     environment.set_formatter(|out, _state, value| {
-        if value.is_undefined() {
+        if value.is_undefined() || holds_undefined(value) {
             return Err(minijinja::Error::from(ErrorKind::UndefinedError));
         }
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -95,7 +114,9 @@ impl Template {
             Self::Expression(expression) => {
                 let (text, expression) = expression.as_ref();
                 let value = expression.eval(context.clone())?;
-                if value.is_undefined() {
+                // Only an expression that makes a list or a map can put into it what is not there.
+                let makes = text.contains(['[', '{', '(']);
+                if value.is_undefined() || (makes && holds_undefined(&value)) {
                     let what = format!("`{text}` is undefined");
                     return Err(minijinja::Error::new(ErrorKind::UndefinedError, what));
                 }
