@@ -156,7 +156,8 @@ impl AlertRules {
         text: &str,
         vars: &(dyn Fn(&str) -> Option<String> + '_),
     ) -> Result<Self, Vec<DefinitionError>> {
-        let definition: FileDefinition = yaml::read(file, text).map_err(|error| vec![error])?;
+        let definition: FileDefinition =
+            yaml::read(file, text, "`receivers` and `rules`").map_err(|error| vec![error])?;
         let mut source = Source::new(file, text, vars);
         let receivers: Vec<Receiver> =
             definition.receivers.into_iter().map(|one| receiver(one, &mut source)).collect();
@@ -272,6 +273,7 @@ mod tests {
             let error = load(&format!("{head}  - {rule}\n")).unwrap_err();
             assert!(error.starts_with(expected), "{error}");
         }
+        assert_eq!(load("").unwrap_err(), "alerts.yaml:1: the file is empty; write `receivers` and `rules`");
         let error =
             load("receivers:\n  - { name: ops, kind: webhook, url: \"${NONE}\" }\nrules: []\n").unwrap_err();
         assert!(error.contains("alerts.yaml:2:") && error.contains("NONE"), "{error}");

@@ -71,7 +71,8 @@ fn read(
     text: &str,
     vars: &(dyn Fn(&str) -> Option<String> + '_),
 ) -> Result<(Option<Pipeline>, Vec<DefinitionError>), Vec<DefinitionError>> {
-    let definition: Definition = yaml::read(file, text).map_err(|error| vec![error])?;
+    let definition: Definition =
+        yaml::read(file, text, "`name`, `csv` and `steps`").map_err(|error| vec![error])?;
     let mut source = Source::new(file, text, vars);
     let pipeline = build(definition, file, text, &mut source);
     let whole = !source.is_broken;

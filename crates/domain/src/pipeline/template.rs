@@ -36,10 +36,11 @@ pub(super) fn environment() -> Environment<'static> {
 /// `undefined`.
 fn holds_undefined(value: &Value) -> bool {
     let missing = |item: &Value| item.is_undefined() || holds_undefined(item);
-    let Ok(mut items) = value.try_iter() else { return false };
     match value.kind() {
-        ValueKind::Seq => items.any(|item| missing(&item)),
-        ValueKind::Map => items.any(|key| value.get_item(&key).is_ok_and(|item| missing(&item))),
+        ValueKind::Seq => value.try_iter().is_ok_and(|mut items| items.any(|item| missing(&item))),
+        ValueKind::Map => value
+            .try_iter()
+            .is_ok_and(|mut keys| keys.any(|key| value.get_item(&key).is_ok_and(|item| missing(&item)))),
         _ => false,
     }
 }

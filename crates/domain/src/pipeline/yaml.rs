@@ -23,14 +23,21 @@ pub fn utf8<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, DefinitionError>
     })
 }
 
-/// Reads a file's YAML.
+/// Reads a file's YAML; `keys` are those that it has to have.
 ///
 /// # Errors
 /// The first place that is not what belongs there.
-pub(crate) fn read<'a, T: serde::Deserialize<'a>>(file: &str, text: &'a str) -> Result<T, DefinitionError> {
+pub(crate) fn read<'a, T: serde::Deserialize<'a>>(
+    file: &str,
+    text: &'a str,
+    keys: &str,
+) -> Result<T, DefinitionError> {
     serde_saphyr::from_str(text).map_err(|error| {
         let (line, column) = error.location().map_or((1, 1), |location| (location.line(), location.column()));
-        let message = sentence(error.without_snippet(), &Place::of(text, line, column));
+        let message = match error.without_snippet() {
+            Error::Eof { .. } => format!("the file is empty; write {keys}"),
+            error => sentence(error, &Place::of(text, line, column)),
+        };
         DefinitionError { file: file.to_owned(), line, message }
     })
 }
@@ -77,7 +84,6 @@ impl<'a> Place<'a> {
 fn sentence(error: &Error, place: &Place<'_>) -> String {
     match error {
         Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => sentence(error, place),
-        Error::Eof { .. } => "the file is empty; write `name`, `csv` and `steps`".into(),
         Error::MultipleDocuments { .. } => {
             "a second YAML document begins here; keep one in a file, and take the line `---` out".into()
         }
