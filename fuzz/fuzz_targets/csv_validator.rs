@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use penstock_domain::csv::{Column, Limits, Schema, Validator};
+use penstock_domain::csv::{Column, Limits, Refused, Schema, Validator};
 
 fn outcome(bytes: &[u8], pieces: usize) -> String {
     let limits = Limits { max_field_chars: 64, max_record_bytes: 256, max_rows: 50 };
@@ -12,12 +12,13 @@ fn outcome(bytes: &[u8], pieces: usize) -> String {
     let mut validator = Validator::new(Arc::new(Schema { columns, ordered: false, limits }));
     for piece in bytes.chunks(pieces) {
         if let Err(limit) = validator.push(piece) {
-            return format!("{:?}", limit.kind);
+            return validator.error_of(&limit).code.to_owned();
         }
     }
     match validator.finish() {
         Ok(validated) => format!("{} rows", validated.rows),
-        Err(rejected) => format!("{:?}", rejected.errors),
+        Err(Refused::Errors(rejected)) => format!("{:?}", rejected.errors),
+        Err(Refused::Limit(error)) => error.code.to_owned(),
     }
 }
 

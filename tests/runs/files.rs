@@ -21,6 +21,7 @@ fn bad() -> Vec<(&'static [u8], Vec<Fault>)> {
         (b"id,note\n", vec![(2, None, "no_rows")]),
         (b"id,note", vec![(1, None, "no_rows")]),
         (b"note\nx\n", vec![(1, Some("id"), "missing_column")]),
+        (b"_x,_row\nx,1\n", vec![(1, Some("id"), "missing_column")]),
         (b"id,other\n1,x\n", vec![(1, Some("other"), "unknown_column")]),
         (b"ID,note\n1,x\n", vec![(1, Some("ID"), "unknown_column"), (1, Some("id"), "missing_column")]),
         (b"id,id\n1,2\n", vec![(1, Some("id"), "duplicate_column")]),

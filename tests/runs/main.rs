@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod crashes;
+mod damage;
 mod files;
 mod http;
 mod life;

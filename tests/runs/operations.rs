@@ -159,3 +159,24 @@ async fn metrics_are_what_the_alert_rules_and_the_dashboard_read() {
     let said = check.wait_with_output().expect("it ends");
     assert!(said.status.success(), "{}\n{text}", String::from_utf8_lossy(&said.stderr));
 }
+
+/// Everything that is wrong with a folder of definitions is told at once, each with its place.
+#[tokio::test]
+async fn definitions_that_cannot_be_loaded_stop_a_program_with_their_places() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", crate::NOOP)]);
+    place.write("pipelines/second.yaml", &format!("# another\n{}", crate::NOOP));
+    let (said, good) = place.say(&sandbox, &["dev"]);
+    assert!(!good, "{said}");
+    let (first, second) =
+        ("/noop.yaml:1 defines a pipeline `noop` as well; rename one of them", "/second.yaml:2: ");
+    assert!(said.contains(first) && said.contains(second), "{said}");
+    let latin = place.write("pipelines/second.yaml", "");
+    std::fs::write(latin, b"name: second\n# J\xf6rg\n").expect("a file");
+    place.write("pipelines/third.yaml", &crate::NOOP.replace("steps: []", "steps:"));
+    let (said, good) = place.say(&sandbox, &["dev"]);
+    assert!(!good, "{said}");
+    for wanted in ["/second.yaml:2: the file is not UTF-8", "/third.yaml:3: `steps:`: a list belongs here"] {
+        assert!(said.contains(wanted), "{said}");
+    }
+}

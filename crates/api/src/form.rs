@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::body::{Deadline, SMALL_BYTES};
 use crate::fields::{self, RawFields};
-use crate::ingest::{invalid_file, refusal};
+use crate::ingest::refusal;
 use crate::media;
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -51,7 +51,7 @@ pub async fn take(
     });
     match fields {
         Ok(fields) => upload.finish(fields).await.map_err(refusal),
-        Err(problem) => Err(upload.abandon().await.map_or(problem, invalid_file)),
+        Err(problem) => Err(upload.abandon().await.map_or(problem, refusal)),
     }
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use penstock_domain::csv::Rejected;
+use penstock_domain::csv::{Rejected, error};
 use penstock_domain::pipeline::Pipeline;
 use penstock_flow::adopt::adopt;
-use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadRequest, counted};
+use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadRequest};
 use penstock_flow::view::{BatchView, batch_view};
 
 use crate::auth::Caller;
@@ -166,9 +166,9 @@ pub(crate) fn refusal(error: UploadError) -> Problem {
     }
 }
 
-pub(crate) fn invalid_file(rejected: Rejected) -> Problem {
+fn invalid_file(rejected: Rejected) -> Problem {
     let (all, kept) = (rejected.error_count, rejected.errors.len() as u64);
     let listed = if all > kept { format!("; the first {kept} are listed") } else { String::new() };
-    Problem::unprocessable("invalid_file", format!("the file has {}{listed}", counted(all)))
+    Problem::unprocessable("invalid_file", format!("the file has {}{listed}", error::of(all, "error")))
         .with_errors(rejected.errors, all)
 }

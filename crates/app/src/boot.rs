@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use penstock_domain::alert::AlertRules;
-use penstock_domain::pipeline::{Catalog, Pipeline};
+use penstock_domain::pipeline::{Catalog, DefinitionError, Pipeline, utf8};
 use penstock_domain::time::{Clock, Timestamp};
 
 use crate::StartError;
@@ -36,11 +36,8 @@ pub fn environment(name: &str) -> Option<String> {
 /// Loads every `*.yaml` of a folder.
 ///
 /// # Errors
-/// All errors of all files, each with its file and line.
-pub fn load_pipelines(
-    folder: &Path,
-    vars: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<Pipeline>, StartError> {
+/// All errors of all files, each with its file and line; names and routes that two of them share.
+pub fn load_pipelines(folder: &Path, vars: &dyn Fn(&str) -> Option<String>) -> Result<Catalog, StartError> {
     let cannot = |error: std::io::Error| {
         StartError::new(format!(
             "cannot read the pipelines in {}: {error}; set PENSTOCK_PIPELINES to a folder of *.yaml files",
@@ -56,22 +53,30 @@ pub fn load_pipelines(
     let mut pipelines = Vec::new();
     let mut errors = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| StartError::new(format!("cannot read {}: {error}", file.display())))?;
-        match Pipeline::load(&file.display().to_string(), &text, vars) {
+        let name = file.display().to_string();
+        let bytes = match std::fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                errors.push(format!("{name}: it cannot be read: {error}"));
+                continue;
+            }
+        };
+        let loaded = utf8(&name, &bytes)
+            .map_err(|error| vec![error])
+            .and_then(|text| Pipeline::load(&name, text, vars));
+        match loaded {
             Ok(pipeline) => pipelines.push(pipeline),
             Err(found) => errors.extend(found.iter().map(ToString::to_string)),
         }
     }
-    if errors.is_empty() { Ok(pipelines) } else { Err(StartError::new(errors.join("\n"))) }
+    if !errors.is_empty() {
+        return Err(StartError::new(errors.join("\n")));
+    }
+    Catalog::new(pipelines).map_err(|errors| StartError::new(listed(&errors)))
 }
 
-/// A catalog of pipelines.
-///
-/// # Errors
-/// When two of them share a name or a route.
-pub fn catalog(pipelines: Vec<Pipeline>) -> Result<Catalog, StartError> {
-    Catalog::new(pipelines).map_err(|error| StartError::new(error.to_string()))
+fn listed(errors: &[DefinitionError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// The clock, shared.
@@ -86,18 +91,20 @@ pub fn clock() -> Arc<dyn Clock> {
 pub fn alert_rules(settings: &crate::Settings) -> Result<Option<AlertRules>, StartError> {
     let Some(file) = &settings.alerts else { return Ok(None) };
     let name = file.display().to_string();
-    let text = std::fs::read_to_string(file)
+    let bytes = std::fs::read(file)
         .map_err(|error| StartError::new(format!("PENSTOCK_ALERTS: cannot read {name}: {error}")))?;
-    AlertRules::load(&name, &text, &environment).map(Some).map_err(|errors| {
-        StartError::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })
+    utf8(&name, &bytes)
+        .map_err(|error| vec![error])
+        .and_then(|text| AlertRules::load(&name, text, &environment))
+        .map(Some)
+        .map_err(|errors| StartError::new(listed(&errors)))
 }
 
 /// The pipelines that the settings name.
 ///
 /// # Errors
 /// When no folder is named, or a definition has errors.
-pub fn pipelines_of(settings: &crate::Settings) -> Result<Vec<Pipeline>, StartError> {
+pub fn pipelines_of(settings: &crate::Settings) -> Result<Catalog, StartError> {
     let folder = settings
         .pipelines
         .as_deref()

@@ -8,7 +8,7 @@ use object_store::local::LocalFileSystem;
 #[cfg(feature = "cluster")]
 use object_store::prefix::PrefixStore;
 use penstock_crypto::Keyring;
-use penstock_domain::pipeline::Pipeline;
+use penstock_domain::pipeline::Catalog;
 use penstock_downstream::{Caller, Client, Limiter, LocalLimiter};
 use penstock_flow::Engines;
 use penstock_flow::definitions::Definitions;
@@ -106,8 +106,8 @@ pub fn process_name(what: &str) -> String {
 ///
 /// # Errors
 /// A sentence with the mend. Engines of a cluster that cannot be reached yet are no error: readiness tells.
-pub async fn choose(settings: &Settings, pipelines: Vec<Pipeline>, role: Role) -> Result<Chosen, StartError> {
-    let worst = pipelines.iter().map(Pipeline::worst_call).max().unwrap_or_default();
+pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Result<Chosen, StartError> {
+    let worst = pipelines.iter().map(|pipeline| pipeline.worst_call()).max().unwrap_or_default();
     let lease = settings.lease(worst)?;
     settings.check(lease)?;
     let database = settings.database_url.as_deref().ok_or_else(|| {
@@ -136,7 +136,7 @@ pub async fn choose(settings: &Settings, pipelines: Vec<Pipeline>, role: Role) -
         part_bytes: objects.part_bytes,
         bell,
         keyring: Arc::new(keyring),
-        pipelines: Arc::new(Definitions::new(boot::catalog(pipelines)?, Box::new(boot::environment))),
+        pipelines: Arc::new(Definitions::new(pipelines, Box::new(boot::environment))),
         secrets: Arc::new(Secrets::default()),
         clock,
         chance: Arc::new(SystemChance),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use penstock_app::{Settings, StartError, data_dir, shutdown};
 use penstock_crypto::ApiKey;
-use penstock_domain::pipeline::Pipeline;
+use penstock_domain::pipeline::{Catalog, Pipeline};
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
 use penstock_store::owners::{ApiKeyRecord, KeyRole};
 use serde_json::Value;
@@ -53,11 +53,13 @@ pub async fn run(
         "INVITE_API_TOKEN" => Some("demo".to_owned()),
         _ => None,
     };
-    let pipeline = Pipeline::load("demo.yaml", DEFINITION, &vars).map_err(|errors| {
-        StartError::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
+    let catalog = Pipeline::load("demo.yaml", DEFINITION, &vars)
+        .and_then(|pipeline| Catalog::new(vec![pipeline]))
+        .map_err(|errors| {
+            StartError::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        })?;
     let stop = shutdown::on_signal();
-    let everything = dev::start(&settings, vec![pipeline], RUN_EVERY, stop.clone()).await?;
+    let everything = dev::start(&settings, catalog, RUN_EVERY, stop.clone()).await?;
     let demo = Demo::new(&everything, out).await?;
     let finished = tokio::select! {
         finished = demo.show(rows, &sandbox) => finished?,

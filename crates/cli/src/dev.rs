@@ -8,7 +8,7 @@ use penstock_api::ApiState;
 use penstock_api::server::Handle;
 use penstock_app::engines::choose;
 use penstock_app::{Chosen, Role, Settings, StartError, boot, data_dir, shutdown};
-use penstock_domain::pipeline::Pipeline;
+use penstock_domain::pipeline::Catalog;
 use tokio_util::sync::CancellationToken;
 
 use serde_json::json;
@@ -30,7 +30,7 @@ pub struct Everything {
 /// Starts everything. What a process before this one held is given back first.
 pub async fn start(
     settings: &Settings,
-    pipelines: Vec<Pipeline>,
+    pipelines: Catalog,
     every: Duration,
     stop: CancellationToken,
 ) -> Result<Everything, StartError> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use penstock_app::engines::choose;
 use penstock_app::{Chosen, Role, Settings, StartError, boot, data_dir};
 use penstock_domain::ids::BatchId;
+use penstock_domain::pipeline::Catalog;
 use penstock_store::batches::Batch;
 use penstock_store::operations::AuditEntry;
 
@@ -59,7 +60,7 @@ pub async fn operator(settings: &mut Settings, data: &Path, makes: bool) -> Resu
     // A definition that is wrong, or a variable that only the services have, keeps no command from its work.
     let (pipelines, fault) = match loaded {
         Ok(pipelines) => (pipelines, None),
-        Err(error) => (Vec::new(), asked.then(|| error.to_string())),
+        Err(error) => (Catalog::default(), asked.then(|| error.to_string())),
     };
     let chosen = choose(settings, pipelines, Role::Operator).await?;
     Ok(Opened { chosen, settings: settings.clone(), pipelines_fault: fault })

@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use crate::pipeline::DefinitionError;
 use crate::pipeline::check::Source;
-use crate::pipeline::load::plain;
 use crate::pipeline::scalars::{Share, Span};
+use crate::pipeline::yaml;
 
 /// What a rule looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,10 +156,8 @@ impl AlertRules {
         text: &str,
         vars: &(dyn Fn(&str) -> Option<String> + '_),
     ) -> Result<Self, Vec<DefinitionError>> {
-        let definition: FileDefinition = serde_saphyr::from_str(text).map_err(|error| {
-            let line = error.location().map_or(1, |location| location.line());
-            vec![DefinitionError { file: file.to_owned(), line, message: plain(&error) }]
-        })?;
+        let definition: FileDefinition =
+            yaml::read(file, text, "`receivers` and `rules`").map_err(|error| vec![error])?;
         let mut source = Source::new(file, text, vars);
         let receivers: Vec<Receiver> =
             definition.receivers.into_iter().map(|one| receiver(one, &mut source)).collect();
@@ -275,6 +273,7 @@ mod tests {
             let error = load(&format!("{head}  - {rule}\n")).unwrap_err();
             assert!(error.starts_with(expected), "{error}");
         }
+        assert_eq!(load("").unwrap_err(), "alerts.yaml:1: the file is empty; write `receivers` and `rules`");
         let error =
             load("receivers:\n  - { name: ops, kind: webhook, url: \"${NONE}\" }\nrules: []\n").unwrap_err();
         assert!(error.contains("alerts.yaml:2:") && error.contains("NONE"), "{error}");

@@ -36,7 +36,7 @@ pub mod code {
     pub const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
     /// The dependency said to wait.
     pub const THROTTLED: &str = "throttled";
-    /// The row cannot be opened where it was to run.
+    /// What is stored of the row cannot be read; while the row waits: it cannot be opened where it was to run.
     pub const UNREADABLE: &str = "unreadable";
     /// The dependency's rate is used up.
     pub const RATE_LIMITED: &str = "rate_limited";
@@ -60,6 +60,7 @@ pub fn sentence(code: &str) -> &'static str {
             "the request was sent and no answer came, so it may have had its effect; retry it only when you know that it had not"
         }
         code::BAD_RESPONSE => "the answer is not JSON",
+        code::UNREADABLE => "what is stored of the row cannot be read: it was damaged or changed",
         code::TEMPLATE_ERROR => "no request can be made of the row's values",
         _ => "the call failed",
     }

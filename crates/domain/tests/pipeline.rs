@@ -57,7 +57,7 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     let error = pipeline.steps[0]
         .output(&here, ResponseView { status: 200, headers: &headers, body: &nothing })
         .unwrap_err();
-    assert_eq!(error.to_string(), "step `address_links`, output `link`: a value that it reads is not there");
+    assert_eq!(error.to_string(), "step `address_links`, output `link`: `body.links[0]` is not there");
     steps.insert("address_links".into(), json!({ "link": "../../admin?x=1/y" }));
     steps.insert("get_addresses".into(), json!({ "address_id": "adr" }));
     let here = RowContext { row: &row, context: &context, steps: &steps };
@@ -151,7 +151,7 @@ fn a_variable_can_hold_anything_and_a_pipeline_can_have_no_steps() {
     let text = "name: noop\ncsv: { columns: [ { name: id, required: true } ] }\nsteps: []\n";
     let pipeline = load(text).unwrap();
     assert!(pipeline.steps.is_empty() && pipeline.route.is_none());
-    let quoted = |_: &str| Some("http://h/\" }, x: \"".to_owned());
+    let quoted = |_: &str| Some("http://h/\"},x:\"".to_owned());
     assert!(Pipeline::load("p.yaml", INVITE, &quoted).is_ok(), "a value cannot change the structure");
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use penstock_crypto::{StreamLayout, StreamOpener};
-use penstock_domain::csv::{Event, HeaderMap, Limits, Parser, RowError as FileError};
+use penstock_domain::csv::{Event, HeaderMap, Limits, Parser, RowError as FileError, error};
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::NewRow;
 use serde_json::json;
@@ -17,7 +17,6 @@ use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::extract::{ExtractPolicy, Trouble};
 use crate::secrets::{Place, SecretsOf};
-use crate::upload::counted;
 
 /// So many bytes are asked of the object store at a time, at the most: large enough that S3's answers are not waited
 /// for, small enough to hold two of them.
@@ -51,7 +50,7 @@ impl FileFault {
     pub fn invalid(errors: Vec<FileError>, error_count: u64) -> Self {
         Self {
             code: "invalid_file",
-            message: format!("the file has {}", counted(error_count)),
+            message: format!("the file has {}", error::of(error_count, "error")),
             errors,
             error_count,
         }
@@ -102,8 +101,8 @@ async fn read_rows(
 ) -> Result<(), Trouble> {
     let header = header_of(batch)?;
     let mut file = SealedReader::open(engines, batch, secrets).await?;
-    let mut parser =
-        Parser::resume_at(limits(batch, engines), batch.checkpoint.offset, batch.checkpoint.line);
+    // The file was held to its pipeline's limits before it was sealed; reading it again must not be stricter.
+    let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line);
     let mut builder = Builder::new(policy, secrets, &header, batch.checkpoint);
     let mut plain = Vec::new();
     loop {
@@ -136,19 +135,6 @@ fn header_of(batch: &Batch) -> Result<HeaderMap, FlowError> {
     let header = batch.header.as_deref().unwrap_or_default();
     serde_json::from_str(header)
         .map_err(|_| FlowError::Inconsistent(format!("batch {} has no header that can be read", batch.id)))
-}
-
-/// The file was validated under its pipeline's limits; reading it again must not be stricter.
-fn limits(batch: &Batch, engines: &Engines) -> Limits {
-    let mut limits = engines
-        .pipelines
-        .get(&batch.pipeline)
-        .map(|pipeline| pipeline.schema.limits.clone())
-        .unwrap_or_default();
-    limits.max_rows = u64::MAX;
-    limits.max_field_chars = usize::MAX;
-    limits.max_record_bytes = limits.max_record_bytes.max(64 * 1024 * 1024);
-    limits
 }
 
 /// Collects parsed records into chunks.

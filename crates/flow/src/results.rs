@@ -1,10 +1,12 @@
 //! Results: every line of the file with what became of it, streamed in the file's order.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
-use penstock_domain::csv::{HeaderMap, encode_value, neutralise};
+use penstock_domain::csv::{HeaderMap, OURS_BYTES, encode_value, neutralise};
 use penstock_domain::pipeline::Pipeline;
 use penstock_domain::row::RowStatus;
 use penstock_store::batches::Batch;
@@ -14,10 +16,13 @@ use serde_json::{Value, json};
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::secrets::{Place, SecretsOf};
-use crate::view::row_view;
+use crate::view::{ErrorView, RowView, row_view};
 
 /// Rows read from SQL at a time.
 const PAGE: u32 = 500;
+
+/// Characters of an error's message in a CSV report; the row's own page and NDJSON have all of it.
+const MESSAGE_CHARS: usize = 1000;
 
 /// Which lines, and what stands beside them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +113,7 @@ pub async fn stream(
         state.after = last.number;
         let mut page = Vec::with_capacity(rows.len() * 128);
         for row in &rows {
-            state.writer.line(row, &mut page)?;
+            state.writer.line(row, &mut page);
         }
         Ok::<_, FlowError>(Some((Bytes::from(page), state)))
     }))
@@ -129,6 +134,12 @@ struct Writer {
     header: Option<Arc<HeaderMap>>,
     report: Report,
     format: Format,
+}
+
+/// What a client wrote into a row, as a format shows it.
+enum Own {
+    Cells(Vec<u8>),
+    Values(BTreeMap<String, String>),
 }
 
 impl Writer {
@@ -158,29 +169,44 @@ impl Writer {
         out
     }
 
-    fn line(&self, record: &RowRecord, out: &mut Vec<u8>) -> Result<(), FlowError> {
-        let view = row_view(&self.secrets, record)?;
-        let payload = match &record.payload {
-            Some(sealed) => self.secrets.open(Place::Payload(record.number), sealed)?,
-            None => Vec::new(),
-        };
-        if self.format == Format::Ndjson {
-            let values =
-                self.header.as_ref().and_then(|header| header.values(&payload, &self.pipeline.schema).ok());
-            let line = json!({
-                "number": view.number,
-                "line": view.line,
-                "status": view.status,
-                "row": values,
-                "result": view.result,
-                "error": view.error,
-            });
-            out.extend_from_slice(line.to_string().as_bytes());
-            out.push(b'\n');
-            return Ok(());
+    fn line(&self, record: &RowRecord, out: &mut Vec<u8>) {
+        let mut view = row_view(&self.secrets, record);
+        // A row that cannot be read stands in the report as what it is: whoever downloads it gets all the others.
+        let own = self.own(record).unwrap_or_else(|error| {
+            tracing::error!(%error, row = record.number, "what is stored of the row cannot be read");
+            view.error.get_or_insert_with(|| ErrorView::unreadable(record));
+            None
+        });
+        match (self.format, own) {
+            (Format::Csv, Some(Own::Cells(cells))) => self.csv(&view, Some(&cells), out),
+            (Format::Csv, _) => self.csv(&view, None, out),
+            (Format::Ndjson, Some(Own::Values(values))) => ndjson(&view, Some(&values), out),
+            (Format::Ndjson, _) => ndjson(&view, None, out),
         }
-        self.own_columns(&payload, out);
-        out.extend_from_slice(format!(",{},{}", record.number, record.status.name()).as_bytes());
+    }
+
+    /// What the client wrote; none when it was erased meanwhile.
+    fn own(&self, record: &RowRecord) -> Result<Option<Own>, FlowError> {
+        let (Some(sealed), Some(header)) = (&record.payload, &self.header) else { return Ok(None) };
+        let payload = self.secrets.open(Place::Payload(record.number), sealed)?;
+        let own = match self.format {
+            Format::Csv => header.formula_safe(&payload).map(|cells| Own::Cells(cells.into_owned())),
+            Format::Ndjson => header.values(&payload, &self.pipeline.schema).map(Own::Values),
+        };
+        own.map(Some).map_err(|error| {
+            FlowError::Inconsistent(format!("row {} cannot be read again: {error}", record.number))
+        })
+    }
+
+    /// The client's own cells come first, byte for byte, unless a spreadsheet would take one for a formula: then that
+    /// line is written anew with an apostrophe before such cells, which an upload takes back.
+    fn csv(&self, view: &RowView, cells: Option<&[u8]>, out: &mut Vec<u8>) {
+        match (cells, &self.header) {
+            (Some(cells), _) => out.extend_from_slice(cells),
+            (None, Some(header)) => out.extend_from_slice(&header.empty()),
+            (None, None) => {}
+        }
+        out.extend_from_slice(format!(",{},{}", view.number, view.status.name()).as_bytes());
         if self.report == Report::Results {
             for column in self.pipeline.result_columns() {
                 out.push(b',');
@@ -191,22 +217,33 @@ impl Writer {
         if let Some(error) = &view.error {
             encode_value(&error.code, out);
             out.push(b',');
-            encode_value(&neutralise(&error.message), out);
+            encode_value(&neutralise(&shortened(&error.message)), out);
         } else {
             out.push(b',');
         }
         out.extend_from_slice(b"\r\n");
-        Ok(())
     }
+}
 
-    /// The client's own cells, byte for byte, unless a spreadsheet would take one for a formula: then that line is
-    /// written anew with an apostrophe before such cells, which an upload takes back.
-    fn own_columns(&self, payload: &[u8], out: &mut Vec<u8>) {
-        let Some(header) = &self.header else { return };
-        match header.formula_safe(payload) {
-            None => out.extend_from_slice(payload),
-            Some(safe) => out.extend_from_slice(&safe),
-        }
+fn ndjson(view: &RowView, values: Option<&BTreeMap<String, String>>, out: &mut Vec<u8>) {
+    let line = json!({
+        "number": view.number,
+        "line": view.line,
+        "status": view.status,
+        "row": values,
+        "result": view.result,
+        "error": view.error,
+    });
+    out.extend_from_slice(line.to_string().as_bytes());
+    out.push(b'\n');
+}
+
+/// A message as a cell: far below what an upload of the report allows for our columns ([`OURS_BYTES`]).
+fn shortened(message: &str) -> Cow<'_, str> {
+    const { assert!(MESSAGE_CHARS * 4 < OURS_BYTES / 2) };
+    match message.char_indices().nth(MESSAGE_CHARS) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &message[..end])),
+        None => Cow::Borrowed(message),
     }
 }
 

@@ -3,7 +3,7 @@
 use futures::StreamExt as _;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
-use penstock_domain::csv::Validator;
+use penstock_domain::csv::{Refused, Validator};
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::ExtractionLease;
 
@@ -46,13 +46,14 @@ pub(crate) async fn seal(
     let mut renewed_at = 0;
     while let Some(part) = bytes.next().await {
         let part = part?;
-        if writer.plain_bytes() + part.len() as u64 > pipeline.max_upload_bytes {
-            let message = format!("the file has more than {} bytes", pipeline.max_upload_bytes);
-            return Err(Trouble::File(FileFault::new("file_too_large", message)));
-        }
         validator
             .push(&part)
             .map_err(|limit| Trouble::File(FileFault::new("file_too_large", limit.to_string())))?;
+        let most = pipeline.max_upload_bytes.saturating_add(validator.allowance());
+        if writer.plain_bytes() + part.len() as u64 > most {
+            let message = format!("the file has more than {} bytes", pipeline.max_upload_bytes);
+            return Err(Trouble::File(FileFault::new("file_too_large", message)));
+        }
         writer.push(&part).await?;
         if writer.plain_bytes() - renewed_at >= RENEW_EVERY {
             renewed_at = writer.plain_bytes();
@@ -60,9 +61,12 @@ pub(crate) async fn seal(
             engines.store.renew_extraction(lease).await?;
         }
     }
-    let validated = validator
-        .finish()
-        .map_err(|rejected| Trouble::File(FileFault::invalid(rejected.errors, rejected.error_count)))?;
+    let validated = validator.finish().map_err(|refused| {
+        Trouble::File(match refused {
+            Refused::Errors(rejected) => FileFault::invalid(rejected.errors, rejected.error_count),
+            Refused::Limit(error) => FileFault::new("file_too_large", error.message),
+        })
+    })?;
     let file = writer.finish().await?;
     let header = serde_json::to_string(&validated.header)
         .map_err(|error| FlowError::Inconsistent(error.to_string()))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStoreExt as _;
 use penstock_crypto::Fingerprinter;
-use penstock_domain::csv::{Rejected, RowError, Validated, Validator};
+use penstock_domain::csv::{Refused, Rejected, RowError, Validated, Validator, error};
 use penstock_domain::ids::{BatchId, OwnerSeq};
 use penstock_domain::ledger::Canary;
 use penstock_domain::pipeline::Pipeline;
@@ -60,7 +60,7 @@ pub enum UploadError {
     #[error("the upload is larger than is allowed")]
     TooLarge(TooLarge),
     /// The file has errors.
-    #[error("the file has {}", counted(.0.error_count))]
+    #[error("the file has {}", error::of(.0.error_count, "error"))]
     Rejected(Rejected),
     /// The `Idempotency-Key` was used for something else.
     #[error("this Idempotency-Key was used before with other content")]
@@ -79,9 +79,13 @@ pub enum UploadError {
     Flow(#[from] FlowError),
 }
 
-/// So many errors, in words.
-pub fn counted(errors: u64) -> String {
-    if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") }
+impl From<Refused> for UploadError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Errors(rejected) => Self::Rejected(rejected),
+            Refused::Limit(error) => Self::TooLarge(TooLarge::Csv(error)),
+        }
+    }
 }
 
 /// Which limit was passed.
@@ -167,13 +171,13 @@ impl Upload {
     /// # Errors
     /// As soon as a limit is passed; when the object store fails.
     pub async fn push(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
-        let most = self.request.pipeline.max_upload_bytes;
-        self.received += bytes.len() as u64;
-        if self.received > most {
-            return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
-        }
         if let Err(limit) = self.validator.push(bytes) {
             return Err(UploadError::TooLarge(TooLarge::Csv(self.validator.error_of(&limit))));
+        }
+        self.received += bytes.len() as u64;
+        let most = self.request.pipeline.max_upload_bytes;
+        if self.received > most.saturating_add(self.validator.allowance()) {
+            return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
         }
         for (_, fingerprint) in &mut self.fingerprints {
             fingerprint.update(bytes);
@@ -185,11 +189,11 @@ impl Upload {
         Ok(())
     }
 
-    /// Something else was wrong, and the file becomes no batch: its own errors, when it has any.
-    pub async fn abandon(self) -> Option<Rejected> {
-        let rejected = self.validator.finish().err();
+    /// Something else was wrong, and the file becomes no batch: what is wrong with the file itself, if anything is.
+    pub async fn abandon(self) -> Option<UploadError> {
+        let refused = self.validator.finish().err();
         self.writer.abort().await;
-        rejected
+        refused.map(UploadError::from)
     }
 
     /// The file is complete: makes the batch, unless it has errors.
@@ -204,9 +208,9 @@ impl Upload {
     async fn end(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
         let validated = match self.validator.finish() {
             Ok(validated) => validated,
-            Err(rejected) => {
+            Err(refused) => {
                 self.writer.abort().await;
-                return Err(UploadError::Rejected(rejected));
+                return Err(refused.into());
             }
         };
         let prints: Vec<(String, [u8; 32])> = self

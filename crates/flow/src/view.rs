@@ -2,6 +2,7 @@
 
 use penstock_domain::batch::{BatchStatus, Counts, Outcome};
 use penstock_domain::ledger::Ledger;
+use penstock_domain::outcome::{self, code};
 use penstock_domain::row::{AttemptRecord, RowError, RowStatus};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
@@ -93,7 +94,7 @@ pub struct BatchView {
 /// Builds the view of a batch.
 ///
 /// # Errors
-/// When the failed row that ended it cannot be read.
+/// When the database fails, or the keyring lacks the batch's key.
 pub async fn batch_view(engines: &Engines, batch: &Batch, quota: u32) -> Result<BatchView, FlowError> {
     let failure = failure_of(engines, batch).await?;
     Ok(describe(engines, batch, quota, failure))
@@ -155,7 +156,7 @@ async fn failure_of(engines: &Engines, batch: &Batch) -> Result<Option<Value>, F
     else {
         return Ok(clear_failure(batch));
     };
-    let view = row_view(&secrets, &record)?;
+    let view = row_view(&secrets, &record);
     Ok(view.error.map(|error| {
         let mut value = serde_json::json!(error);
         value["row"] = number.into();
@@ -205,6 +206,21 @@ pub struct ErrorView {
     pub attempts: Vec<AttemptRecord>,
 }
 
+impl ErrorView {
+    /// The error of a row of which something cannot be read; what stands in clear beside it is kept.
+    pub fn unreadable(record: &RowRecord) -> Self {
+        let code = code::UNREADABLE;
+        Self {
+            code: record.code.clone().unwrap_or_else(|| code.to_owned()),
+            step: None,
+            http_status: record.http_status,
+            message: outcome::sentence(code).to_owned(),
+            detail: None,
+            attempts: Vec::new(),
+        }
+    }
+}
+
 impl From<RowError> for ErrorView {
     fn from(error: RowError) -> Self {
         Self {
@@ -218,24 +234,28 @@ impl From<RowError> for ErrorView {
     }
 }
 
-/// Opens what is sealed of a row.
-///
-/// # Errors
-/// When it cannot be opened or is not what was sealed there.
-pub fn row_view(secrets: &SecretsOf, record: &RowRecord) -> Result<RowView, FlowError> {
-    let result = match &record.result {
-        Some(sealed) if record.status == RowStatus::Completed => {
-            Some(secrets.open_json(Place::Result(record.number), sealed)?)
-        }
-        _ => None,
+/// Opens what is sealed of a row. What cannot be read is told as the row's error: one damaged row is no reason not to
+/// show the others.
+pub fn row_view(secrets: &SecretsOf, record: &RowRecord) -> RowView {
+    let unread = |what: FlowError| {
+        tracing::error!(error = %what, row = record.number, "what is stored of the row cannot be read");
+        ErrorView::unreadable(record)
     };
-    let error = match &record.error {
-        Some(sealed) if record.status != RowStatus::Completed => {
-            Some(ErrorView::from(secrets.open_json::<RowError>(Place::Error(record.number), sealed)?))
+    let (mut result, mut error) = (None, None);
+    match (record.status, &record.result, &record.error) {
+        (RowStatus::Completed, Some(sealed), _) => {
+            match secrets.open_json(Place::Result(record.number), sealed) {
+                Ok(value) => result = Some(value),
+                Err(what) => error = Some(unread(what)),
+            }
         }
-        _ => None,
-    };
-    Ok(RowView {
+        (RowStatus::Completed, None, _) | (_, _, None) => {}
+        (_, _, Some(sealed)) => {
+            let told = secrets.open_json::<RowError>(Place::Error(record.number), sealed);
+            error = Some(told.map_or_else(unread, ErrorView::from));
+        }
+    }
+    RowView {
         number: record.number,
         line: record.line,
         status: record.status,
@@ -243,5 +263,5 @@ pub fn row_view(secrets: &SecretsOf, record: &RowRecord) -> Result<RowView, Flow
         result,
         error,
         not_before: record.not_before.filter(|_| !record.status.is_terminal()),
-    })
+    }
 }

@@ -69,6 +69,11 @@ impl ErrorList {
     }
 }
 
+/// So many of something: `1 error`, `2 errors`.
+pub fn of(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Which limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKind {
@@ -94,8 +99,8 @@ pub struct LimitExceeded {
 
 fn said(kind: &LimitKind) -> String {
     match kind {
-        LimitKind::FieldChars(most) => format!("a field has more than {most} characters"),
-        LimitKind::RecordBytes(most) => format!("a record has more than {most} bytes"),
-        LimitKind::Rows(most) => format!("the file has more than {most} rows; split it"),
+        LimitKind::FieldChars(most) => format!("a field has more than {}", of(*most as u64, "character")),
+        LimitKind::RecordBytes(most) => format!("a record has more than {}", of(*most as u64, "byte")),
+        LimitKind::Rows(most) => format!("the file has more than {}; split it", of(*most, "row")),
     }
 }

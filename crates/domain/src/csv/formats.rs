@@ -18,11 +18,12 @@ pub enum Format {
     Integer,
     /// An optional `-`, digits, and optionally a point and digits.
     Decimal,
-    /// A calendar date, `yyyy-mm-dd` (ISO 8601).
+    /// A calendar date, `yyyy-mm-dd` (ISO 8601), from the year 1 on.
     Date,
     /// 8-4-4-4-12 hexadecimal digits (RFC 9562).
     Uuid,
-    /// An absolute http or https URL.
+    /// An absolute http or https URL as it goes over the wire: with `//` and a host, without white space, control and
+    /// invisible characters, or backslashes.
     Url,
 }
 
@@ -78,13 +79,18 @@ fn date(value: &str) -> bool {
             .bytes()
             .enumerate()
             .all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
-    shaped && NaiveDate::parse_from_str(value, "%Y-%m-%d").is_ok()
+    shaped && !value.starts_with("0000") && NaiveDate::parse_from_str(value, "%Y-%m-%d").is_ok()
 }
 
+/// The URL standard repairs what it reads: `http:a`, `http:///a` and `https:\\a` all become addresses there. Who is called
+/// may repair them otherwise, so that only what needs no repair is taken.
 fn url(value: &str) -> bool {
-    let trimmed = value.trim_matches(|c: char| c.is_whitespace() || c.is_control());
-    trimmed.len() == value.len()
-        && Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    let Some((scheme, rest)) = value.split_once("://") else { return false };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
+        && !host.is_empty()
+        && !value.chars().any(|c| c.is_whitespace() || c == '\\' || c.is_control() || invisible(c))
+        && Url::parse(value).is_ok_and(|url| url.has_host())
 }
 
 fn email(value: &str) -> bool {
@@ -106,7 +112,19 @@ fn email(value: &str) -> bool {
 
 /// A character beyond ASCII that can stand in a name.
 fn wide(c: char) -> bool {
-    !c.is_ascii() && !c.is_whitespace() && !c.is_control()
+    !c.is_ascii() && !c.is_whitespace() && !c.is_control() && !invisible(c)
+}
+
+/// Characters that show nothing, or turn what stands around them: Unicode's general category Cf, variation selectors,
+/// fillers, and code points that are none. Two addresses that differ only by them look alike.
+fn invisible(c: char) -> bool {
+    matches!(c,
+        '\u{AD}' | '\u{34F}' | '\u{600}'..='\u{605}' | '\u{61C}' | '\u{6DD}' | '\u{70F}' | '\u{890}'..='\u{891}'
+        | '\u{8E2}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}' | '\u{180B}'..='\u{180F}'
+        | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{3164}'
+        | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFFB}' | '\u{FFFE}'..='\u{FFFF}'
+        | '\u{110BD}' | '\u{110CD}' | '\u{13430}'..='\u{1343F}' | '\u{1BCA0}'..='\u{1BCA3}'
+        | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}')
 }
 
 #[cfg(test)]
@@ -132,6 +150,10 @@ mod tests {
                     "a@b..de",
                     "a@b.de ",
                     "a@b@c.de ",
+                    "a@ex\u{200B}ample.de",
+                    "a@example\u{AD}.de",
+                    "a@\u{202E}ed.elpmaxe",
+                    "a\u{FEFF}@example.de",
                 ],
             ),
             (
@@ -147,8 +169,8 @@ mod tests {
             (Format::Decimal, &["0", "-5.25", "10"], &["", ".5", "5.", "1e3", "1,5", "--1"]),
             (
                 Format::Date,
-                &["2026-11-23", "2024-02-29"],
-                &["2026-02-29", "2026-1-01", "23.11.2026", "2026-11-23T00"],
+                &["2026-11-23", "2024-02-29", "0001-01-01", "9999-12-31"],
+                &["2026-02-29", "2026-1-01", "23.11.2026", "2026-11-23T00", "0000-01-01", "0000-02-29"],
             ),
             (
                 Format::Uuid,
@@ -157,8 +179,39 @@ mod tests {
             ),
             (
                 Format::Url,
-                &["https://example.com/a?b=c", "http://localhost:8080"],
-                &["example.com", "ftp://a.b", "https://", " https://a.b"],
+                &[
+                    "https://example.com/a?b=c",
+                    "http://localhost:8080",
+                    "HTTPS://Example.com",
+                    "https://example.com?a#b",
+                    "http://[::1]/a%20b",
+                    "https://exämple.de/straße",
+                    "https://user:pw@example.com/a//b",
+                ],
+                &[
+                    "example.com",
+                    "ftp://a.b",
+                    "https://",
+                    " https://a.b",
+                    "http:a",
+                    "http:/a.b",
+                    "http:///a",
+                    "http://?a",
+                    "http://#a",
+                    "http:////a.b",
+                    "https:\\\\a.b",
+                    "https://a.b\\c",
+                    "http://a/b c",
+                    "http://a/b\tc",
+                    "ht\ntp://a.b",
+                    "http://a.b\n",
+                    "http://a.b/\u{200B}",
+                    "http://a.b/\u{7F}",
+                    "http://a b",
+                    "http://:80",
+                    "http://user@",
+                    "a://http://b",
+                ],
             ),
         ];
         for (format, good, bad) in cases {

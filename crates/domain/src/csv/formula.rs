@@ -2,8 +2,18 @@
 
 use std::borrow::Cow;
 
+/// What a formula begins with, in some spreadsheet: the full-width forms count where people type them, and white space
+/// that is not shown is skipped.
+const BEGINNINGS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
+
 fn is_formula(value: &str) -> bool {
-    value.trim_start_matches('\'').starts_with(['=', '+', '-', '@', '\t', '\r'])
+    value.trim_start_matches('\'').starts_with(BEGINNINGS)
+}
+
+/// Whether a byte may be the first of a formula's beginning: rules most records out at once. The full-width forms are
+/// three bytes long, and 0xEF is the first of each.
+pub(super) fn may_begin(byte: u8) -> bool {
+    matches!(byte, b'=' | b'+' | b'-' | b'@' | b'\t' | b'\r' | b'\n' | 0xEF)
 }
 
 /// `+491511234567`, `-12.5`: a spreadsheet reads a number, and there is nothing to run.
@@ -48,11 +58,21 @@ mod tests {
         for formula in ["-1+1", "+1-800", "-", "+", "-1.", "-1e3", "+A1", "@x", "-1.2.3", "'+1"] {
             assert_eq!(neutralise(formula), format!("'{formula}"));
         }
+        for formula in ["\n=1+1", "\r\n=1", "＝1+1", "＋1", "－1", "＠x", "'＝1"] {
+            assert_eq!(neutralise(formula), format!("'{formula}"));
+        }
+    }
+
+    #[test]
+    fn no_beginning_is_passed_over() {
+        for beginning in BEGINNINGS {
+            assert!(may_begin(beginning.to_string().as_bytes()[0]), "{beginning:?}");
+        }
     }
 
     proptest::proptest! {
         #[test]
-        fn it_can_always_be_taken_back(value in "['=+@a.1\t-]{0,6}") {
+        fn it_can_always_be_taken_back(value in "['=+@a.1\t\n\r＝＋－＠-]{0,6}") {
             let harmless = neutralise(&value);
             proptest::prop_assert_eq!(restore(&harmless), value.as_str());
         }

@@ -1,12 +1,13 @@
 //! The header, and what it makes of the records behind it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::ErrorList;
-use super::formula::{neutralise, restore};
+use super::error::{ErrorList, LimitExceeded, LimitKind};
+use super::formula::{may_begin, neutralise, restore};
 use super::parser::{Event, Parser, Record};
 use super::rules::{Limits, Schema};
 use super::writer::encode_record;
@@ -22,9 +23,9 @@ const MARKS: [&str; 2] = ["_row", "_status"];
 pub struct HeaderMap {
     /// The client's columns in the file's order, without ours.
     columns: Vec<String>,
-    /// Which fields of a record they are; empty: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    kept: Vec<usize>,
+    /// Which fields of a record they are, in ascending order; none: all. Never an empty list, which older programs read as all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<Vec<usize>>,
     /// How many fields a record has.
     fields: usize,
     /// Whether cells were made harmless by us.
@@ -65,6 +66,12 @@ impl HeaderMap {
                 format!("the column `{}` is missing from the header", column.name)
             });
         }
+        // A row without a single value has nothing to store, and nothing to read back.
+        if columns.is_empty() && errors.is_empty() {
+            errors.push(line, None, "missing_column", || {
+                format!("the header names no column of the pipeline; the columns are: {}", listed(schema))
+            });
+        }
         if !errors.is_empty() {
             return None;
         }
@@ -75,8 +82,7 @@ impl HeaderMap {
                 .collect();
             if let Some(at) = places.windows(2).position(|pair| pair[0] > pair[1]) {
                 errors.push(line, Some(&columns[at + 1]), "column_order", || {
-                    let order: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
-                    format!("the columns must stand in this order: {}", order.join(", "))
+                    format!("the columns must stand in this order: {}", listed(schema))
                 });
                 return None;
             }
@@ -84,7 +90,7 @@ impl HeaderMap {
         let all = kept.len() == names.len();
         Some(Self {
             columns,
-            kept: if all { Vec::new() } else { kept },
+            kept: if all { None } else { Some(kept) },
             fields: names.len(),
             harmless: names.iter().any(|name| MARKS.contains(&name.as_str())),
         })
@@ -97,9 +103,19 @@ impl HeaderMap {
 
     /// The client's column that a field of a record is.
     pub fn column_of(&self, field: usize) -> Option<&str> {
-        let place =
-            if self.kept.is_empty() { Some(field) } else { self.kept.iter().position(|kept| *kept == field) };
+        let place = match &self.kept {
+            None => Some(field),
+            Some(kept) => kept.binary_search(&field).ok(),
+        };
         place.and_then(|place| self.columns.get(place)).map(String::as_str)
+    }
+
+    /// Where a column's value stands in a record.
+    fn field_of(&self, place: usize) -> Option<usize> {
+        match &self.kept {
+            None => Some(place),
+            Some(kept) => kept.get(place).copied(),
+        }
     }
 
     /// How many fields a record has.
@@ -107,11 +123,59 @@ impl HeaderMap {
         self.fields
     }
 
+    /// Whether the file came from us: a report that is uploaded again.
+    pub fn is_ours(&self) -> bool {
+        self.harmless
+    }
+
+    /// How many bytes of a record a report added: its columns, and apostrophes before cells.
+    pub(super) fn ours(&self, record: &Record<'_>) -> usize {
+        if !self.harmless {
+            return 0;
+        }
+        let mut added = 0;
+        for field in 0..record.len() {
+            added += match (self.column_of(field), record.get(field)) {
+                (Some(_), Some(value)) => value.len() - restore(&value).len(),
+                _ => record.width(field) + 1,
+            };
+        }
+        added
+    }
+
+    /// The limit that a record passes, if it does; `ours` is what [`HeaderMap::ours`] says of it. Of a report that is uploaded again the client's own part counts, as
+    /// it was before: what was accepted once is accepted again.
+    pub(super) fn exceeded(
+        &self,
+        record: &Record<'_>,
+        ours: usize,
+        limits: &Limits,
+    ) -> Option<LimitExceeded> {
+        let passed = |kind, field| Some(LimitExceeded { kind, line: record.line, field });
+        if record.raw.len().saturating_sub(ours) > limits.max_record_bytes {
+            return passed(LimitKind::RecordBytes(limits.max_record_bytes), 0);
+        }
+        let most = limits.max_field_chars;
+        // Bytes bound characters, so most fields need no counting.
+        let wide = (0..record.len()).filter(|field| record.width(*field) > most);
+        for field in wide {
+            let Some(value) = record.get(field) else { continue };
+            let value = match self.column_of(field) {
+                Some(_) if self.harmless => restore(&value),
+                None if self.harmless => continue,
+                _ => &value,
+            };
+            if value.chars().count() > most {
+                return passed(LimitKind::FieldChars(most), field);
+            }
+        }
+        None
+    }
+
     /// Calls `each` with the column's place in [`HeaderMap::columns`] and its value.
     pub fn each_value(&self, record: &Record<'_>, mut each: impl FnMut(usize, &str)) {
         for place in 0..self.columns.len() {
-            let field = if self.kept.is_empty() { place } else { self.kept[place] };
-            if let Some(value) = record.get(field) {
+            if let Some(value) = self.field_of(place).and_then(|field| record.get(field)) {
                 each(place, if self.harmless { restore(&value) } else { &value });
             }
         }
@@ -120,7 +184,7 @@ impl HeaderMap {
     /// Appends what is stored of a record: its own bytes, or, when something of it is ignored or taken back, the
     /// remaining values written anew.
     pub fn payload(&self, record: &Record<'_>, out: &mut Vec<u8>) {
-        if self.kept.is_empty() && !self.harmless {
+        if self.kept.is_none() && !self.harmless {
             out.extend_from_slice(record.raw.as_bytes());
             return;
         }
@@ -142,27 +206,35 @@ impl HeaderMap {
         Ok(values)
     }
 
-    /// The stored record written anew, when a spreadsheet would take one of its cells for a formula.
-    pub fn formula_safe(&self, payload: &[u8]) -> Option<Vec<u8>> {
-        // A cell begins behind a comma or a quote: most records have no such character there.
-        let suspicious = |byte: &u8| matches!(byte, b'=' | b'+' | b'-' | b'@' | b'\t' | b'\r');
-        if !payload.iter().any(suspicious) {
-            return None;
+    /// The stored record as a report shows it: its own bytes, unless a spreadsheet would take one of its cells for a
+    /// formula; then it is written anew.
+    ///
+    /// # Errors
+    /// When it is not what [`HeaderMap::payload`] stored.
+    pub fn formula_safe<'a>(&self, payload: &'a [u8]) -> Result<Cow<'a, [u8]>, Unreadable> {
+        let cells = self.cells(payload)?;
+        if !payload.iter().any(|byte| may_begin(*byte)) {
+            return Ok(Cow::Borrowed(payload));
         }
-        let cells = self.cells(payload).ok()?;
         let safe: Vec<_> = cells.iter().map(|cell| neutralise(cell)).collect();
         if safe.iter().zip(&cells).all(|(safe, cell)| safe == cell) {
-            return None;
+            return Ok(Cow::Borrowed(payload));
         }
         let mut out = Vec::with_capacity(payload.len() + 8);
         encode_record(safe.iter().map(|cell| cell.as_ref()), &mut out);
-        Some(out)
+        Ok(Cow::Owned(out))
+    }
+
+    /// A record of empty cells, for a row that cannot be read.
+    pub fn empty(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_record(self.columns.iter().map(|_| ""), &mut out);
+        out
     }
 
     fn cells(&self, payload: &[u8]) -> Result<Vec<String>, Unreadable> {
-        let limits = Limits { max_field_chars: usize::MAX, max_record_bytes: usize::MAX, max_rows: u64::MAX };
         // A stored record has no byte order mark; an offset other than 0 keeps the parser from looking for one.
-        let mut parser = Parser::resume_at(limits, 1, 1);
+        let mut parser = Parser::resume_at(Limits::NONE, 1, 1);
         let mut cells = None;
         let mut take = |event: Event<'_>| {
             if let Event::Record(record) = event {
@@ -180,9 +252,14 @@ impl HeaderMap {
 }
 
 fn unknown(name: &str, schema: &Schema) -> String {
-    let known: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
-    match known.iter().find(|known| known.eq_ignore_ascii_case(name.trim())) {
-        Some(close) => format!("`{name}` is not a column; write it `{close}`"),
-        None => format!("`{name}` is not a column; the columns are: {}", known.join(", ")),
+    match schema.columns.iter().find(|known| known.name.eq_ignore_ascii_case(name.trim())) {
+        Some(close) => format!("`{name}` is not a column; write it `{}`", close.name),
+        None => format!("`{name}` is not a column; the columns are: {}", listed(schema)),
     }
+}
+
+/// The pipeline's columns, for a sentence.
+pub(super) fn listed(schema: &Schema) -> String {
+    let names: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+    names.join(", ")
 }

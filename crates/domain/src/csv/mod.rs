@@ -21,6 +21,6 @@ pub use formats::Format;
 pub use formula::{neutralise, restore};
 pub use header::HeaderMap;
 pub use parser::{Event, Malformed, Parser, Record};
-pub use rules::{Column, Limits, Schema};
-pub use validator::{Rejected, Validated, Validator};
+pub use rules::{Column, Limits, OURS_BYTES, Schema};
+pub use validator::{Refused, Rejected, Validated, Validator};
 pub use writer::encode_value;

@@ -35,6 +35,11 @@ impl<'a> Record<'a> {
         self.fields.is_empty()
     }
 
+    /// How many bytes a field takes in the file, its quotes included.
+    pub fn width(&self, index: usize) -> usize {
+        self.fields.get(index).map_or(0, |field| field.end - field.start)
+    }
+
     /// The value of a field.
     pub fn get(&self, index: usize) -> Option<Cow<'a, str>> {
         self.fields.get(index).map(|field| field.value(self.raw))

@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::error::ErrorList;
+use super::error::{ErrorList, of};
 use super::formats::Format;
 
 /// A column of a pipeline.
@@ -40,6 +40,25 @@ impl Default for Limits {
         Self { max_field_chars: 64 * 1024, max_record_bytes: 1024 * 1024, max_rows: 1_000_000 }
     }
 }
+
+impl Limits {
+    /// For what was held to its limits before.
+    pub const NONE: Self =
+        Self { max_field_chars: usize::MAX, max_record_bytes: usize::MAX, max_rows: u64::MAX };
+
+    /// What a record may have besides the client's own part: the columns that a report adds, and an apostrophe for each
+    /// cell that a report made harmless. Bounds memory; the client's part is judged by itself.
+    pub fn with_ours(&self, columns: usize) -> Self {
+        Self {
+            max_field_chars: self.max_field_chars.saturating_add(1).max(OURS_BYTES),
+            max_record_bytes: self.max_record_bytes.saturating_add(columns).saturating_add(OURS_BYTES),
+            max_rows: self.max_rows,
+        }
+    }
+}
+
+/// Bytes that the columns added by a report (`_row`, `_status`, `_code`, `_message`) take in a record, at the most.
+pub const OURS_BYTES: usize = 64 * 1024;
 
 /// The columns and limits of a pipeline's files.
 #[derive(Clone, Debug, Default)]
@@ -81,12 +100,16 @@ impl Column {
             && value.len() > most
             && value.chars().count() > most
         {
-            fault("max_length", &|| format!("`{}` may have at most {most} characters", self.name));
+            fault("max_length", &|| {
+                format!("`{}` may have at most {}", self.name, of(most as u64, "character"))
+            });
         }
         if let Some(least) = self.min_length
             && value.chars().take(least).count() < least
         {
-            fault("min_length", &|| format!("`{}` must have at least {least} characters", self.name));
+            fault("min_length", &|| {
+                format!("`{}` must have at least {}", self.name, of(least as u64, "character"))
+            });
         }
         if let Some(format) = self.format
             && !format.accepts(value)

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::error::{ErrorList, LimitExceeded, LimitKind, RowError};
-use super::header::HeaderMap;
+use super::error::{ErrorList, LimitExceeded, LimitKind, RowError, of};
+use super::header::{HeaderMap, listed};
 use super::parser::{Event, Malformed, Parser, Record};
-use super::rules::Schema;
+use super::rules::{OURS_BYTES, Schema};
 
 /// A file without an error.
 #[derive(Debug)]
@@ -32,6 +32,15 @@ pub struct Rejected {
     pub error_count: u64,
 }
 
+/// Why a file is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It has errors.
+    Errors(Rejected),
+    /// Its last record passed a limit.
+    Limit(RowError),
+}
+
 /// Judges a file that is pushed in pieces of any size.
 #[derive(Debug)]
 pub struct Validator {
@@ -48,6 +57,8 @@ struct Judge {
     header_seen: bool,
     body: (u64, u64),
     rows: u64,
+    /// Bytes so far that a report of ours added.
+    ours: u64,
     errors: ErrorList,
     limit: Option<LimitExceeded>,
 }
@@ -55,8 +66,10 @@ struct Judge {
 impl Validator {
     /// A validator at the start of a file.
     pub fn new(schema: Arc<Schema>) -> Self {
+        // Whether the file came from us is known behind its header; until then the parser only bounds memory.
+        let limits = schema.limits.with_ours(schema.columns.len());
         Self {
-            parser: Parser::new(schema.limits.clone()),
+            parser: Parser::new(limits),
             judge: Judge {
                 schema,
                 places: Vec::new(),
@@ -64,6 +77,7 @@ impl Validator {
                 header_seen: false,
                 body: (0, 1),
                 rows: 0,
+                ours: 0,
                 errors: ErrorList::default(),
                 limit: None,
             },
@@ -75,23 +89,21 @@ impl Validator {
     /// # Errors
     /// As soon as a limit is passed.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), LimitExceeded> {
-        self.parser.push(bytes, &mut |event| self.judge.take(event))?;
+        let parsed = self.parser.push(bytes, &mut |event| self.judge.take(event));
+        parsed.map_err(|limit| self.judge.as_asked(limit))?;
         self.judge.limit.map_or(Ok(()), Err)
     }
 
     /// A limit that was passed, as an error of the file: with its column, when that is known.
     pub fn error_of(&self, limit: &LimitExceeded) -> RowError {
-        let (code, in_column) = match limit.kind {
-            LimitKind::FieldChars(_) => ("field_too_large", true),
-            LimitKind::RecordBytes(_) => ("record_too_large", false),
-            LimitKind::Rows(_) => ("too_many_rows", false),
-        };
-        let header = self.judge.header.as_ref().filter(|_| in_column);
-        RowError {
-            line: limit.line,
-            column: header.and_then(|header| header.column_of(limit.field)).map(str::to_owned),
-            code,
-            message: limit.to_string(),
+        self.judge.error_of(limit)
+    }
+
+    /// How many bytes more than its limit a file may have so far, because a report of ours added them.
+    pub fn allowance(&self) -> u64 {
+        match &self.judge.header {
+            Some(header) if header.is_ours() => self.judge.ours + OURS_BYTES as u64,
+            _ => 0,
         }
     }
 
@@ -103,18 +115,19 @@ impl Validator {
     /// The file is at its end.
     ///
     /// # Errors
-    /// The file's errors, when it has any.
-    pub fn finish(mut self) -> Result<Validated, Rejected> {
-        // What is left is at most one record, which passed its limits when it was pushed.
+    /// The file's errors, when it has any; a limit, when its last record passes one.
+    pub fn finish(mut self) -> Result<Validated, Refused> {
+        // What is left is at most one record, which passed the parser's limits when it was pushed.
         if self.parser.finish(&mut |event| self.judge.take(event)).is_err() {
             self.judge.errors.push(1, None, "record_too_large", || "a record is too large".into());
+        }
+        if let Some(limit) = &self.judge.limit {
+            return Err(Refused::Limit(self.judge.error_of(limit)));
         }
         let mut judge = self.judge;
         if !judge.header_seen {
             judge.errors.push(1, None, "header_missing", || {
-                let names: Vec<&str> =
-                    judge.schema.columns.iter().map(|column| column.name.as_str()).collect();
-                format!("the file is empty; its first line must name the columns: {}", names.join(","))
+                format!("the file is empty; its first line must name the columns: {}", listed(&judge.schema))
             });
         } else if judge.errors.is_empty() && judge.rows == 0 {
             judge.errors.push(judge.body.1, None, "no_rows", || "the file has a header and no rows".into());
@@ -129,7 +142,7 @@ impl Validator {
             }),
             _ => {
                 let (errors, error_count) = judge.errors.into_parts();
-                Err(Rejected { errors, error_count })
+                Err(Refused::Errors(Rejected { errors, error_count }))
             }
         }
     }
@@ -145,9 +158,10 @@ impl Judge {
                 // Behind a header with errors rows cannot be judged, but a fault of the header itself is told.
                 if first || self.header.is_some() {
                     self.take_fault(&fault);
-                    if !first {
-                        return self.count_row(fault.line);
-                    }
+                }
+                // Rows they are all the same: a file of nothing but faults ends at its limit as well.
+                if !first {
+                    return self.count_row(fault.line);
                 }
             }
         }
@@ -159,6 +173,7 @@ impl Judge {
         self.body = (record.end, record.next_line);
         self.header = HeaderMap::read(record, &self.schema, &mut self.errors);
         if let Some(header) = &self.header {
+            self.ours = header.ours(record) as u64;
             self.places = header
                 .columns()
                 .iter()
@@ -172,9 +187,16 @@ impl Judge {
         let Some(header) = &self.header else { return ControlFlow::Continue(()) };
         if record.len() != header.fields() {
             self.errors.push(record.line, None, "field_count", || {
-                format!("the line has {} fields and the header {}", record.len(), header.fields())
+                let fields = of(record.len() as u64, "field");
+                format!("the line has {fields} and the header {}", header.fields())
             });
             return ControlFlow::Continue(());
+        }
+        let ours = header.ours(record);
+        self.ours += ours as u64;
+        self.limit = header.exceeded(record, ours, &self.schema.limits);
+        if self.limit.is_some() {
+            return ControlFlow::Break(());
         }
         header.each_value(record, |place, value| {
             self.schema.columns[self.places[place]].judge(value, record.line, &mut self.errors);
@@ -190,6 +212,32 @@ impl Judge {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
+    }
+
+    /// A limit of the parser's, which are wider, as the one that the pipeline asks for.
+    fn as_asked(&self, limit: LimitExceeded) -> LimitExceeded {
+        let asked = &self.schema.limits;
+        let kind = match limit.kind {
+            LimitKind::FieldChars(_) => LimitKind::FieldChars(asked.max_field_chars),
+            LimitKind::RecordBytes(_) => LimitKind::RecordBytes(asked.max_record_bytes),
+            LimitKind::Rows(_) => LimitKind::Rows(asked.max_rows),
+        };
+        LimitExceeded { kind, ..limit }
+    }
+
+    fn error_of(&self, limit: &LimitExceeded) -> RowError {
+        let (code, in_column) = match limit.kind {
+            LimitKind::FieldChars(_) => ("field_too_large", true),
+            LimitKind::RecordBytes(_) => ("record_too_large", false),
+            LimitKind::Rows(_) => ("too_many_rows", false),
+        };
+        let header = self.header.as_ref().filter(|_| in_column);
+        RowError {
+            line: limit.line,
+            column: header.and_then(|header| header.column_of(limit.field)).map(str::to_owned),
+            code,
+            message: limit.to_string(),
+        }
     }
 
     fn take_fault(&mut self, fault: &Malformed) {

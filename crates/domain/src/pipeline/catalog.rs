@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::load::DefinitionError;
 use super::model::Pipeline;
 
 /// Pipelines by name; no two share a name or a route.
@@ -11,36 +12,35 @@ pub struct Catalog {
     pipelines: BTreeMap<String, Arc<Pipeline>>,
 }
 
-/// Two definitions that cannot stand beside each other.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CatalogError {
-    /// One name twice.
-    #[error("two pipelines are named `{0}`; rename one of them")]
-    Name(String),
-    /// One route twice.
-    #[error("the pipelines `{0}` and `{1}` have the same route {2}; change one of them")]
-    Route(String, String, String),
-}
-
 impl Catalog {
     /// A catalog of these pipelines.
     ///
     /// # Errors
-    /// When two of them share a name or a route.
-    pub fn new(pipelines: Vec<Pipeline>) -> Result<Self, CatalogError> {
+    /// Each pipeline that has the name or the route of one before it, with both places.
+    pub fn new(pipelines: Vec<Pipeline>) -> Result<Self, Vec<DefinitionError>> {
         let mut catalog = Self::default();
+        let mut errors = Vec::new();
         for pipeline in pipelines {
-            if catalog.pipelines.contains_key(&pipeline.name) {
-                return Err(CatalogError::Name(pipeline.name));
+            let place = &pipeline.place;
+            let error = |line, message| DefinitionError { file: place.file.to_string(), line, message };
+            if let Some(other) = catalog.pipelines.get(&pipeline.name) {
+                let there = format!("{}:{}", other.place.file, other.place.name_line);
+                let message =
+                    format!("{there} defines a pipeline `{}` as well; rename one of them", pipeline.name);
+                errors.push(error(place.name_line, message));
+                continue;
             }
             if let Some(route) = &pipeline.route
                 && let Some(other) = catalog.iter().find(|other| other.route.as_ref() == Some(route))
             {
-                return Err(CatalogError::Route(other.name.clone(), pipeline.name.clone(), route.clone()));
+                let there = format!("{}:{}", other.place.file, other.place.route_line);
+                let message =
+                    format!("`{}` at {there} has the route {route} as well; change one of them", other.name);
+                errors.push(error(place.route_line, message));
             }
             catalog.pipelines.insert(pipeline.name.clone(), Arc::new(pipeline));
         }
-        Ok(catalog)
+        if errors.is_empty() { Ok(catalog) } else { Err(errors) }
     }
 
     /// The pipeline of that name.

@@ -1,7 +1,8 @@
-//! What the checks of a definition share: its lines, its variables, and the names that templates may read.
+//! What the checks of a definition share: its lines, its variables, and the errors found so far.
 #![allow(missing_docs, reason = "private to the loader")]
 
 use super::load::DefinitionError;
+use super::vars::{self, Filled};
 
 /// Routes that are not a pipeline's to take.
 const RESERVED: [&str; 8] = [
@@ -21,11 +22,19 @@ pub struct Source<'a> {
     text: &'a str,
     vars: &'a (dyn Fn(&str) -> Option<String> + 'a),
     pub errors: Vec<DefinitionError>,
+    /// Whether one of them leaves a hole in what is made of the text, so that it cannot run.
+    pub is_broken: bool,
 }
 
 impl<'a> Source<'a> {
     pub fn new(file: &'a str, text: &'a str, vars: &'a (dyn Fn(&str) -> Option<String> + 'a)) -> Self {
-        Self { file, text, vars, errors: Vec::new() }
+        Self { file, text, vars, errors: Vec::new(), is_broken: false }
+    }
+
+    /// An error without whose mend nothing can be made of the text.
+    pub fn broken(&mut self, line: u64, message: String) {
+        self.is_broken = true;
+        self.error(line, message);
     }
 
     pub fn error(&mut self, line: u64, message: String) {
@@ -53,43 +62,56 @@ impl<'a> Source<'a> {
             .map_or(from, |(index, _)| index as u64 + 1)
     }
 
-    /// The text with `${NAME}` filled in; none when one is missing.
-    pub fn fill(&mut self, text: &str, line: u64) -> Option<String> {
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        let mut complete = true;
-        while let Some(at) = rest.find("${") {
-            let (before, behind) = rest.split_at(at);
-            if let Some(escaped) = before.strip_suffix('$') {
-                out.push_str(escaped);
-                out.push_str("${");
-                rest = &behind[2..];
-                continue;
+    /// The line of a template's own line, which is its `nth`: what stands in a block is counted on, a text that is
+    /// folded or quoted over several lines is told by its first.
+    pub fn line_in(&self, written: &str, first: u64, nth: u64) -> u64 {
+        let index = |line: u64| usize::try_from(line.saturating_sub(1)).unwrap_or(0);
+        let there = self.text.lines().nth(index(first + nth - 1)).unwrap_or_default();
+        match written.lines().nth(index(nth)) {
+            Some(line) if nth > 1 && !line.trim().is_empty() && there.contains(line.trim()) => {
+                first + nth - 1
             }
-            out.push_str(before);
-            let Some(end) = behind.find('}') else {
-                self.error(
-                    self.line_of(text, line),
-                    "`${` has no closing `}`; write `$${` for the characters themselves".into(),
-                );
-                return None;
-            };
-            let name = &behind[2..end];
-            match (self.vars)(name) {
-                Some(value) => out.push_str(&value),
-                None => {
-                    let at = self.line_of(&format!("${{{name}}}"), line);
-                    self.error(
-                        at,
-                        format!("the environment has no variable {name}; set it, or take ${{{name}}} out"),
-                    );
-                    complete = false;
-                }
-            }
-            rest = &behind[end + 1..];
+            _ => first,
         }
-        out.push_str(rest);
-        complete.then_some(out)
+    }
+
+    /// A text that is no template, with `${NAME}` filled in; none when one is missing.
+    pub fn fill(&mut self, text: &str, line: u64) -> Option<String> {
+        self.filled(text, line, |lookup| vars::fill(text, lookup))
+    }
+
+    /// A template, with `${NAME}` filled in as text; none when one is missing.
+    pub fn fill_template(&mut self, text: &str, line: u64, path: bool) -> Option<Filled> {
+        self.filled(text, line, |lookup| vars::fill_template(text, path, lookup))
+    }
+
+    fn filled<T>(
+        &mut self,
+        text: &str,
+        line: u64,
+        fill: impl FnOnce(vars::Lookup<'_>) -> Result<Option<T>, vars::Unclosed>,
+    ) -> Option<T> {
+        let mut missing: Vec<String> = Vec::new();
+        let lookup = self.vars;
+        let filled = fill(&mut |name| {
+            let value = lookup(name);
+            if value.is_none() {
+                missing.push(name.to_owned());
+            }
+            value
+        });
+        for name in missing {
+            let at = self.line_of(&format!("${{{name}}}"), line);
+            self.broken(
+                at,
+                format!("the environment has no variable {name}; set it, or take ${{{name}}} out"),
+            );
+        }
+        filled.unwrap_or_else(|vars::Unclosed| {
+            let at = self.line_of(text, line);
+            self.broken(at, "`${` has no closing `}`; write `$${` for the characters themselves".into());
+            None
+        })
     }
 
     pub fn check_name(&mut self, what: &str, name: &str, line: u64) {
@@ -109,96 +131,4 @@ impl<'a> Source<'a> {
             self.error(line, format!("route `{route}` is one of Penstock's own; choose another"));
         }
     }
-}
-
-/// What templates may read at some place.
-pub struct Names {
-    columns: Vec<String>,
-    steps: Vec<(String, Vec<String>)>,
-}
-
-impl Names {
-    pub fn new(columns: Vec<String>) -> Self {
-        Self { columns, steps: Vec::new() }
-    }
-
-    pub fn has_step(&self, name: &str) -> bool {
-        self.steps.iter().any(|(step, _)| step == name)
-    }
-
-    pub fn add_step(&mut self, name: &str, outputs: Vec<String>) {
-        self.steps.push((name.to_owned(), outputs));
-    }
-
-    /// Whether a variable (`row.email`, `steps.link.id`, …) is known; the error says what is.
-    pub fn check(&self, variable: &str, answer: bool) -> Result<(), String> {
-        let mut parts = variable.split('.');
-        let root = parts.next().unwrap_or_default();
-        match root {
-            "row" => match parts.next() {
-                Some(column) if !self.columns.iter().any(|known| known == column) => {
-                    let known: Vec<&str> = self.columns.iter().map(String::as_str).collect();
-                    Err(format!("unknown column `{column}` in a template{}", mend(column, &known)))
-                }
-                _ => Ok(()),
-            },
-            "context" => Ok(()),
-            "steps" => {
-                let Some(step) = parts.next() else { return Ok(()) };
-                let Some((_, outputs)) = self.steps.iter().find(|(name, _)| name == step) else {
-                    let known: Vec<&str> = self.steps.iter().map(|(name, _)| name.as_str()).collect();
-                    return Err(format!("no earlier step is named `{step}`{}", mend(step, &known)));
-                };
-                match parts.next() {
-                    Some(output) if !outputs.iter().any(|known| known == output) => {
-                        let known: Vec<&str> = outputs.iter().map(String::as_str).collect();
-                        Err(format!("step `{step}` has no output `{output}`{}", mend(output, &known)))
-                    }
-                    _ => Ok(()),
-                }
-            }
-            "body" | "status" | "headers" if answer => Ok(()),
-            "body" | "status" | "headers" => {
-                Err(format!("`{root}` is the answer's, and only known in a step's `output`"))
-            }
-            _ => {
-                let known: &[&str] = if answer {
-                    &["row", "context", "steps", "body", "status", "headers"]
-                } else {
-                    &["row", "context", "steps"]
-                };
-                Err(format!("unknown variable `{root}` in a template{}", mend(root, known)))
-            }
-        }
-    }
-}
-
-/// `; did you mean …?`, or what there is.
-pub fn mend(word: &str, known: &[&str]) -> String {
-    let close = known
-        .iter()
-        .map(|known| (distance(word, known), known))
-        .filter(|(distance, known)| *distance <= 2 && *distance < known.len())
-        .min();
-    match close {
-        Some((_, known)) => format!("; did you mean `{known}`?"),
-        None if known.is_empty() => "; there is none".to_owned(),
-        None => format!("; there are: {}", known.join(", ")),
-    }
-}
-
-/// Edits between two words (Levenshtein 1965).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut before = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replace = before + usize::from(ca != *cb);
-            before = row[j + 1];
-            row[j + 1] = replace.min(before + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

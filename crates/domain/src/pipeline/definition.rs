@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde_saphyr::Spanned;
 
 use super::scalars::{Share, Span};
@@ -28,20 +30,20 @@ pub struct Definition {
     pub retry: RetryDefinition,
     #[serde(default)]
     pub dispatch: DispatchDefinition,
-    pub canary: Option<CanaryDefinition>,
+    pub canary: Option<Spanned<CanaryDefinition>>,
 }
 
 /// `csv`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CsvDefinition {
-    pub max_rows: Option<u64>,
-    pub max_bytes: Option<u64>,
-    pub max_field_chars: Option<usize>,
-    pub max_record_bytes: Option<usize>,
+    pub max_rows: Option<Spanned<u64>>,
+    pub max_bytes: Option<Spanned<u64>>,
+    pub max_field_chars: Option<Spanned<usize>>,
+    pub max_record_bytes: Option<Spanned<usize>>,
     #[serde(default)]
     pub ordered: bool,
-    pub columns: Vec<Spanned<ColumnDefinition>>,
+    pub columns: Spanned<Vec<Spanned<ColumnDefinition>>>,
 }
 
 /// `csv.columns[]`.
@@ -55,20 +57,20 @@ pub struct ColumnDefinition {
     pub pattern: Option<String>,
     pub min_length: Option<usize>,
     pub max_length: Option<usize>,
-    #[serde(default, rename = "enum")]
-    pub one_of: Vec<String>,
+    #[serde(rename = "enum")]
+    pub one_of: Option<Vec<String>>,
 }
 
 /// `dependencies.<name>`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DependencyDefinition {
-    pub base_url: String,
+    pub base_url: Spanned<String>,
     #[serde(default)]
-    pub headers: BTreeMap<String, String>,
-    pub rate: Option<RateDefinition>,
-    pub concurrency: Option<ConcurrencyDefinition>,
-    pub timeout: Option<Span>,
+    pub headers: BTreeMap<String, Spanned<String>>,
+    pub rate: Option<Spanned<RateDefinition>>,
+    pub concurrency: Option<Spanned<ConcurrencyDefinition>>,
+    pub timeout: Option<Spanned<Span>>,
     #[serde(default)]
     pub breaker: BreakerDefinition,
 }
@@ -85,20 +87,46 @@ pub struct RateDefinition {
 }
 
 /// `dependencies.<name>.concurrency`: a number, or a number and whether it is each owner's own.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub enum ConcurrencyDefinition {
-    Calls(u32),
-    PerOwner(ConcurrencyPerOwner),
+#[derive(Clone, Copy, Debug)]
+pub struct ConcurrencyDefinition {
+    pub limit: u32,
+    pub per_owner: bool,
 }
 
 /// The long form of `concurrency`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ConcurrencyPerOwner {
-    pub limit: u32,
+struct ConcurrencyPerOwner {
+    limit: u32,
     #[serde(default)]
-    pub per_owner: bool,
+    per_owner: bool,
+}
+
+impl<'de> Deserialize<'de> for ConcurrencyDefinition {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = ConcurrencyDefinition;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number of calls such as 20, or `{ limit: 5, per_owner: true }`,")
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+                let limit = u32::try_from(number)
+                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))?;
+                Ok(ConcurrencyDefinition { limit, per_owner: false })
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+                let number =
+                    u64::try_from(number).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))?;
+                self.visit_u64(number)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let long = ConcurrencyPerOwner::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ConcurrencyDefinition { limit: long.limit, per_owner: long.per_owner })
+            }
+        }
+        deserializer.deserialize_any(Forms)
+    }
 }
 
 /// `dependencies.<name>.breaker`.
@@ -106,10 +134,10 @@ pub struct ConcurrencyPerOwner {
 #[serde(deny_unknown_fields)]
 pub struct BreakerDefinition {
     pub failure_share: Option<Share>,
-    pub min_calls: Option<u32>,
-    pub window: Option<Span>,
-    pub open_for: Option<Span>,
-    pub probes: Option<u32>,
+    pub min_calls: Option<Spanned<u32>>,
+    pub window: Option<Spanned<Span>>,
+    pub open_for: Option<Spanned<Span>>,
+    pub probes: Option<Spanned<u32>>,
 }
 
 /// `steps[]`.
@@ -117,8 +145,8 @@ pub struct BreakerDefinition {
 #[serde(deny_unknown_fields)]
 pub struct StepDefinition {
     pub name: String,
-    pub dependency: String,
-    pub cost: Option<u32>,
+    pub dependency: Spanned<String>,
+    pub cost: Option<Spanned<u32>>,
     pub request: RequestDefinition,
     #[serde(default)]
     pub output: IndexMap<String, Spanned<serde_json::Value>>,
@@ -176,19 +204,19 @@ impl Method {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryDefinition {
-    pub attempts: Option<u32>,
+    pub attempts: Option<Spanned<u32>>,
     #[serde(default)]
     pub backoff: BackoffDefinition,
-    pub deadline: Option<Span>,
+    pub deadline: Option<Spanned<Span>>,
 }
 
 /// `retry.backoff`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackoffDefinition {
-    pub initial: Option<Span>,
-    pub factor: Option<f64>,
-    pub max: Option<Span>,
+    pub initial: Option<Spanned<Span>>,
+    pub factor: Option<Spanned<f64>>,
+    pub max: Option<Spanned<Span>>,
     pub jitter: Option<bool>,
 }
 
@@ -196,7 +224,7 @@ pub struct BackoffDefinition {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DispatchDefinition {
-    pub rows_per_owner: Option<u32>,
+    pub rows_per_owner: Option<Spanned<u32>>,
     pub spread: Option<Span>,
 }
 

@@ -1,19 +1,30 @@
 //! A pipeline: what a file must look like, which calls are made for each row, and what of the answers is kept.
 //!
-//! [`definition`] is the YAML as it is written, [`load`] checks it and makes it ready, [`step`] renders requests and
-//! reads answers, [`template`] and [`scalars`] are the small parts, [`catalog`] holds all pipelines of a service.
+//! [`definition`] is the YAML as it is written, `yaml` reads it, [`load`] makes it ready, room by room: `columns`,
+//! `dependency`, `call`. Every template is looked through by `inspect`, with the names of `names`, the variables of `vars`
+//! and the engine's own word (`probe`). [`step`] renders requests and reads answers, [`template`] and [`scalars`] are the
+//! small parts, [`catalog`] holds all pipelines of a service.
 
+mod call;
 pub mod catalog;
 pub(crate) mod check;
+mod columns;
 pub mod definition;
+mod dependency;
+mod inspect;
 pub mod load;
 pub mod model;
+mod names;
+mod probe;
 pub mod scalars;
 pub mod step;
 pub mod template;
+mod vars;
+pub(crate) mod yaml;
 
 pub use catalog::Catalog;
 pub use definition::CanaryDefinition;
 pub use load::DefinitionError;
-pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Rate, Retry};
+pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Place, Rate, Retry};
 pub use step::{RenderError, RenderedRequest, ResponseView, RowContext, Step};
+pub use yaml::utf8;

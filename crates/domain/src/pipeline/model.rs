@@ -1,5 +1,6 @@
 //! A pipeline that was checked and is ready to run.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ pub struct Pipeline {
     pub dispatch: Dispatch,
     /// The trial that each batch has to pass.
     pub canary: Option<Canary>,
+    /// Where it was defined.
+    pub place: Place,
+    pub(super) context_keys: BTreeSet<String>,
     /// The text as it was written: what is kept with a batch. Variables of the environment are not filled in.
     pub source: Arc<str>,
     /// The text's name: UUID version 5 of it.
@@ -45,10 +49,27 @@ impl Pipeline {
         self.dependencies.iter().map(|dependency| dependency.timeout).max().unwrap_or_default()
     }
 
+    /// The keys of an upload's context without which every one of its rows fails for certain: templates read them, no
+    /// default stands in for them, and no condition stands before them. A row may need more than these.
+    pub fn context_keys(&self) -> &BTreeSet<String> {
+        &self.context_keys
+    }
+
     /// The result's columns.
     pub fn result_columns(&self) -> Vec<&str> {
         self.result.columns()
     }
+}
+
+/// Where a pipeline was defined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: Arc<str>,
+    /// The line of its name.
+    pub name_line: u64,
+    /// The line of its route; of its name, when it has none of its own.
+    pub route_line: u64,
 }
 
 /// An API that steps call.

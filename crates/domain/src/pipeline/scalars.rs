@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
+/// Whatever is longer was not meant.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
 /// `250ms`, `1s`, `5m`, `1h`, `1d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -11,9 +14,13 @@ pub struct Span(pub Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_duration(&text).map(Self).ok_or_else(|| {
+        let span = parse_duration(&text).ok_or_else(|| {
             D::Error::custom(format!("`{text}` is no duration; write 250ms, 1s, 5m, 1h or 1d"))
-        })
+        })?;
+        if span > LONGEST {
+            return Err(D::Error::custom(format!("`{text}` is longer than a year; write 365d at the most")));
+        }
+        Ok(Self(span))
     }
 }
 

@@ -58,13 +58,40 @@ pub struct RenderError {
 impl RenderError {
     fn new(step: &str, place: impl std::fmt::Display, error: &minijinja::Error) -> Self {
         let place = if step.is_empty() { place.to_string() } else { format!("step `{step}`, {place}") };
-        let reason = match error.kind() {
-            minijinja::ErrorKind::UndefinedError => "a value that it reads is not there",
-            minijinja::ErrorKind::OutOfFuel => "the template takes too long",
-            _ => "the template cannot be applied to this row",
-        };
-        Self { place, reason: reason.to_owned() }
+        Self { place, reason: reason(error) }
     }
+}
+
+/// What is missing, or cannot be computed, as the definition writes it. The engine's own sentences may hold values.
+fn reason(error: &minijinja::Error) -> String {
+    if let Some(name) = error.detail().and_then(undefined) {
+        return format!("`{name}` is not there");
+    }
+    match error.kind() {
+        minijinja::ErrorKind::OutOfFuel => return "the template takes too long".into(),
+        minijinja::ErrorKind::UndefinedError => return "a value that it reads is not there".into(),
+        _ => {}
+    }
+    match error.range().and_then(|range| error.template_source()?.get(range)) {
+        Some(expression) => format!("`{}` cannot be applied to what it is given", expression.trim()),
+        None => "the template cannot be applied to this row".into(),
+    }
+}
+
+/// The expression of which the engine says that it is undefined.
+fn undefined(detail: &str) -> Option<&str> {
+    let (before, _) = detail.rsplit_once("` is undefined")?;
+    before.rsplit_once('`').map(|(_, name)| name)
+}
+
+/// Whether a header can have that name (RFC 9110, 5.1).
+pub(super) fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// Whether a header can have that value.
+pub(super) fn is_header_value(value: &str) -> bool {
+    value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7F))
 }
 
 /// One call of a pipeline.
@@ -113,10 +140,12 @@ impl Step {
         let mut headers = Vec::with_capacity(self.headers.len());
         for (name, template) in &self.headers {
             let value = text("headers", template)?;
-            if value.contains(['\r', '\n', '\0']) {
+            if !is_header_value(&value) {
                 return Err(RenderError {
                     place: format!("step `{}`, header `{name}`", self.name),
-                    reason: "its value has a line break, which no header may have".into(),
+                    reason:
+                        "its value has a line break or another control character, which no header may have"
+                            .into(),
                 });
             }
             headers.push((name.clone(), value));

@@ -2,7 +2,13 @@
 
 use std::sync::{Arc, LazyLock};
 
-use minijinja::{Environment, Expression, UndefinedBehavior, Value};
+use minijinja::machinery::parse_expr;
+use minijinja::value::ValueKind;
+use minijinja::{Environment, ErrorKind, Expression, UndefinedBehavior, Value};
+
+use super::inspect::{self, Reading};
+use super::names::Names;
+use super::vars::Filled;
 
 /// What a single rendering may cost: far above any sensible template, far below a spin.
 const FUEL: u64 = 50_000;
@@ -10,20 +16,41 @@ const FUEL: u64 = 50_000;
 /// Expressions are compiled against this environment; it has no templates of its own.
 static PLAIN: LazyLock<Environment<'static>> = LazyLock::new(environment);
 
-fn environment() -> Environment<'static> {
+pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    // Errors say which expression is undefined, or cannot be computed. They also hold values, and are never shown whole.
+    environment.set_debug(true);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_fuel(Some(FUEL));
+    environment.set_formatter(|out, state, value| {
+        if holds_undefined(value) {
+            return Err(ErrorKind::UndefinedError.into());
+        }
+        minijinja::escape_formatter(out, state, value)
+    });
     environment
+}
+
+/// Whether a list or map of the template's own making holds what is not there: written out it would be null, or the word
+/// `undefined`.
+fn holds_undefined(value: &Value) -> bool {
+    let missing = |item: &Value| item.is_undefined() || holds_undefined(item);
+    match value.kind() {
+        ValueKind::Seq => value.try_iter().is_ok_and(|mut items| items.any(|item| missing(&item))),
+        ValueKind::Map => value
+            .try_iter()
+            .is_ok_and(|mut keys| keys.any(|key| value.get_item(&key).is_ok_and(|item| missing(&item)))),
+        _ => false,
+    }
 }
 
 /// An environment in which every expression is encoded as one path segment (RFC 3986, 3.3).
 fn path_environment() -> Environment<'static> {
     let mut environment = environment();
     environment.set_formatter(|out, _state, value| {
-        if value.is_undefined() {
-            return Err(minijinja::Error::from(minijinja::ErrorKind::UndefinedError));
+        if value.is_undefined() || holds_undefined(value) {
+            return Err(minijinja::Error::from(ErrorKind::UndefinedError));
         }
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         out.write_str(&encode_segment(&text)).map_err(minijinja::Error::from)
@@ -52,7 +79,7 @@ pub enum Template {
     /// No expression at all.
     Text(String),
     /// One expression and nothing else: its value, whatever its type.
-    Expression(Arc<Expression<'static, 'static>>),
+    Expression(Arc<(String, Expression<'static, 'static>)>),
     /// Text around expressions: a string.
     Mixed(Arc<Environment<'static>>),
 }
@@ -60,51 +87,22 @@ pub enum Template {
 const NAME: &str = "template";
 
 impl Template {
-    /// Compiles a value.
+    /// Compiles a value; in a path every expression is one segment's part, and there is no other type than text.
     ///
     /// # Errors
     /// When it is no template.
-    pub fn value(text: &str) -> Result<Self, minijinja::Error> {
-        if let Some(expression) = single_expression(text) {
-            return Ok(Self::Expression(Arc::new(PLAIN.compile_expression_owned(expression.to_owned())?)));
-        }
-        Self::mixed(text, environment)
-    }
-
-    /// Compiles a path, in which every expression is one segment's part.
-    ///
-    /// # Errors
-    /// When it is no template.
-    pub fn path(text: &str) -> Result<Self, minijinja::Error> {
-        Self::mixed(text, path_environment)
-    }
-
-    fn mixed(text: &str, environment: fn() -> Environment<'static>) -> Result<Self, minijinja::Error> {
-        if !text.contains('{') {
-            return Ok(Self::Text(text.to_owned()));
-        }
-        let mut environment = environment();
-        environment.add_template_owned(NAME, text.to_owned())?;
-        Ok(Self::Mixed(Arc::new(environment)))
-    }
-
-    /// The variables that it reads, with their dots: `row.email`.
-    pub fn variables(&self) -> Vec<String> {
-        let mut variables: Vec<String> = match self {
-            Self::Text(_) => Vec::new(),
-            Self::Expression(expression) => expression.undeclared_variables(true).into_iter().collect(),
-            Self::Mixed(environment) => environment
-                .get_template(NAME)
-                .map(|template| template.undeclared_variables(true).into_iter().collect())
-                .unwrap_or_default(),
+    pub(super) fn compile(filled: Filled, path: bool) -> Result<Self, minijinja::Error> {
+        let text = match filled {
+            Filled::Plain(text) => return Ok(Self::Text(text)),
+            Filled::Template(text) => text,
         };
-        variables.sort();
-        variables
-    }
-
-    /// Whether it reads anything of a variable.
-    pub fn reads(&self, name: &str) -> bool {
-        self.variables().iter().any(|variable| variable.split('.').next() == Some(name))
+        if let Some(expression) = single_expression(&text).filter(|_| !path) {
+            let compiled = PLAIN.compile_expression_owned(expression.to_owned())?;
+            return Ok(Self::Expression(Arc::new((expression.to_owned(), compiled))));
+        }
+        let mut environment = if path { path_environment() } else { environment() };
+        environment.add_template_owned(NAME, text)?;
+        Ok(Self::Mixed(Arc::new(environment)))
     }
 
     /// Its value.
@@ -115,13 +113,16 @@ impl Template {
         match self {
             Self::Text(text) => Ok(serde_json::Value::String(text.clone())),
             Self::Expression(expression) => {
+                let (text, expression) = expression.as_ref();
                 let value = expression.eval(context.clone())?;
-                if value.is_undefined() {
-                    return Err(minijinja::ErrorKind::UndefinedError.into());
+                // Only an expression that makes a list or a map can put into it what is not there.
+                let makes = text.contains(['[', '{', '(']);
+                if value.is_undefined() || (makes && holds_undefined(&value)) {
+                    let what = format!("`{text}` is undefined");
+                    return Err(minijinja::Error::new(ErrorKind::UndefinedError, what));
                 }
-                serde_json::to_value(&value).map_err(|_| {
-                    minijinja::Error::new(minijinja::ErrorKind::BadSerialization, "not a JSON value")
-                })
+                serde_json::to_value(&value)
+                    .map_err(|_| minijinja::Error::new(ErrorKind::BadSerialization, "not a JSON value"))
             }
             Self::Mixed(environment) => {
                 environment.get_template(NAME)?.render(context.clone()).map(serde_json::Value::String)
@@ -142,14 +143,26 @@ impl Template {
     }
 }
 
+/// What a template reads, and what of it can never be right.
+pub(super) fn read(filled: &Filled, path: bool, names: &Names, answer: bool) -> Reading {
+    match filled {
+        Filled::Plain(text) => Reading { skeleton: text.clone(), ..Reading::default() },
+        Filled::Template(text) => match single_expression(text).filter(|_| !path) {
+            Some(expression) => inspect::expression(expression, names, answer, &PLAIN),
+            None => inspect::text(text, names, answer, &PLAIN),
+        },
+    }
+}
+
 /// What stands between `{{` and `}}` when nothing stands around them.
 fn single_expression(text: &str) -> Option<&str> {
     let inside = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;
-    let plain = !inside.contains("{{") && !inside.contains("}}") && !inside.contains("{%");
     // `{{-` and `-}}` trim white space around them; a minus apart from the braces is the expression's own.
     let inside = inside.strip_prefix('-').unwrap_or(inside);
     let inside = inside.strip_suffix('-').unwrap_or(inside);
-    plain.then(|| inside.trim())
+    let plain = !inside.contains("{{") && !inside.contains("}}") && !inside.contains("{%");
+    // Braces may be a string's or a map's own.
+    (plain || parse_expr(inside).is_ok()).then(|| inside.trim())
 }
 
 /// A JSON value with templates for its strings.
@@ -187,16 +200,6 @@ impl JsonTemplate {
             ),
             constant => Self::Constant(constant.clone()),
         })
-    }
-
-    /// Whether it reads anything of a variable.
-    pub fn reads(&self, name: &str) -> bool {
-        match self {
-            Self::Template(template) => template.reads(name),
-            Self::Constant(_) => false,
-            Self::Array(items) => items.iter().any(|item| item.reads(name)),
-            Self::Object(fields) => fields.iter().any(|(_, field)| field.reads(name)),
-        }
     }
 
     /// Its value.

@@ -1,12 +1,13 @@
 //! Processing: rows are heard of, claimed in groups, carried through their steps and handed to settlement.
 //!
-//! [`lanes`] hold what was heard of, [`batches`] what is known of its batches, [`scheduler`] claims, [`row`] carries
-//! one row, [`leases`] keeps them while they run.
+//! [`lanes`] hold what was heard of, [`batches`] what is known of its batches, [`scheduler`] claims, `open` opens
+//! and [`row`] carries one row, [`leases`] keeps them while they run.
 
 pub mod batches;
 pub mod lanes;
 pub mod leases;
 pub mod observe;
+mod open;
 pub mod row;
 pub mod scheduler;
 pub mod single;

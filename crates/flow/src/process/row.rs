@@ -15,10 +15,10 @@ use tracing::field::Empty;
 
 use crate::crash;
 use crate::engines::Engines;
-use crate::error::FlowError;
 use crate::process::batches::BatchWork;
 use crate::process::leases::RowLease;
 use crate::process::observe::{Observer, StepSeen};
+use crate::process::open;
 use crate::secrets::Place;
 
 /// A row that cannot run here waits so long before it is tried again.
@@ -70,18 +70,21 @@ impl RowTask<'_> {
             outputs: Map::new(),
             receipts: Vec::new(),
         };
-        let row = match self.open(&claimed, &mut progress) {
-            Ok(row) => row,
+        let row = match open::open(self.work, &claimed) {
+            Ok(opened) => {
+                progress.outputs = opened.outputs;
+                progress.story = opened.story;
+                opened.values
+            }
+            Err(error) if open::is_the_rows_own(&error) => {
+                tracing::error!(%error, batch = %self.work.id, row = number, "what is stored of the row cannot be read");
+                return Some(self.unreadable(number, progress));
+            }
             Err(error) => {
                 tracing::error!(%error, batch = %self.work.id, row = number, "the row cannot be opened here");
                 let not_before = self.engines.clock.now() + ELSEWHERE;
                 let trouble = Trouble { code: outcome::code::UNREADABLE.into(), ..quiet() };
-                return Some(Settled::GivenBack {
-                    not_before,
-                    attempt: false,
-                    trouble: Some(trouble),
-                    receipts: Vec::new(),
-                });
+                return Some(given_back(not_before, false, Some(trouble), Vec::new()));
             }
         };
         let done = progress.outputs.len();
@@ -106,34 +109,6 @@ impl RowTask<'_> {
             }
         }
         Some(self.complete(number, &row, progress))
-    }
-
-    /// The row's values; outputs of finished steps and the story so far go into `progress`.
-    fn open(
-        &self,
-        claimed: &ClaimedRow,
-        progress: &mut Progress,
-    ) -> Result<BTreeMap<String, String>, FlowError> {
-        let secrets = &self.work.secrets;
-        let number = claimed.row.number;
-        for (index, receipt) in claimed.receipts.iter().enumerate() {
-            // Receipts are a prefix of the steps; one behind a gap is of no use.
-            let Some(step) =
-                self.work.pipeline.steps.get(index).filter(|_| usize::from(receipt.step) == index)
-            else {
-                break;
-            };
-            let output: Value = secrets.open_json(Place::Receipt(number, receipt.step), &receipt.sealed)?;
-            progress.outputs.insert(step.name.clone(), output);
-        }
-        if let Some(sealed) = &claimed.error {
-            progress.story = secrets.open_json::<RowError>(Place::Error(number), sealed)?.attempts;
-        }
-        let payload = secrets.open(Place::Payload(number), &claimed.payload)?;
-        self.work
-            .header
-            .values(&payload, &self.work.pipeline.schema)
-            .map_err(|error| FlowError::Inconsistent(format!("row {number} cannot be read again: {error}")))
     }
 
     /// One step. `None` inside: it is done, go on.
@@ -310,6 +285,13 @@ impl RowTask<'_> {
                 })
             }
         }
+    }
+
+    fn unreadable(&self, number: u32, progress: Progress) -> Settled {
+        let code = outcome::code::UNREADABLE;
+        let problem = Problem::new(code, outcome::sentence(code));
+        let error = Some(self.seal_error(number, None, problem, progress));
+        Settled::Failed(Trouble { code: code.into(), error, ..quiet() })
     }
 
     fn retry_or_fail(

@@ -1,0 +1,136 @@
+//! `dependencies`: whom steps call, and how often they may.
+#![allow(missing_docs, reason = "private to the loader")]
+
+use std::time::Duration;
+
+use serde_saphyr::Spanned;
+use url::Url;
+
+use super::check::Source;
+use super::definition::{BreakerDefinition, DependencyDefinition};
+use super::model::{Breaker, Concurrency, Dependency, Rate};
+use super::scalars::Span;
+use super::step::{is_header_name, is_header_value};
+use crate::csv::Format;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Times are kept in milliseconds.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// Headers that say how the message itself is sent: HTTP's own business.
+const FRAMING: [&str; 4] = ["connection", "content-length", "transfer-encoding", "upgrade"];
+
+pub fn dependency(
+    name: &str,
+    definition: &DependencyDefinition,
+    line: u64,
+    source: &mut Source<'_>,
+) -> Option<Dependency> {
+    source.check_name("dependency", name, line);
+    let url_line = definition.base_url.referenced.line();
+    let base_url = source.fill(&definition.base_url.value, url_line).and_then(|filled| {
+        let url = Url::parse(&filled).ok().filter(|_| Format::Url.accepts(&filled));
+        if url.is_none() {
+            let message = "base_url is not an absolute http or https URL, such as https://api.example.com/v1";
+            source.broken(url_line, format!("dependency `{name}`: {message}"));
+        }
+        url
+    });
+    let mut headers = Vec::new();
+    for (header, value) in &definition.headers {
+        let at = value.referenced.line();
+        check_header(&format!("dependency `{name}`"), header, at, source);
+        let Some(value) = source.fill(&value.value, at) else { continue };
+        if !is_header_value(&value) {
+            source.error(at, format!("dependency `{name}`: the value of `{header}` has a control character, which no header may have"));
+        }
+        headers.push((header.clone(), value));
+    }
+    let rate = definition.rate.as_ref().map(|rate| {
+        let at = rate.referenced.line();
+        let rate = Rate {
+            limit: rate.value.limit,
+            period: rate.value.period.0,
+            burst: rate.value.burst.unwrap_or(1),
+            per_owner: rate.value.per_owner,
+        };
+        if rate.limit == 0 || rate.burst == 0 {
+            source.error(
+                at,
+                format!(
+                    "dependency `{name}`: a rate's limit and burst are above 0; without `rate` there is none"
+                ),
+            );
+        }
+        if rate.period < SHORTEST {
+            source.error(at, format!("dependency `{name}`: a rate's period is 1ms or more"));
+        }
+        rate
+    });
+    let concurrency = definition.concurrency.as_ref().map(|concurrency| {
+        let at = concurrency.referenced.line();
+        let concurrency = concurrency.value;
+        if concurrency.limit == 0 {
+            source.error(
+                at,
+                format!("dependency `{name}`: concurrency is above 0; without it there is no limit"),
+            );
+        }
+        Concurrency { limit: concurrency.limit, per_owner: concurrency.per_owner }
+    });
+    let timeout =
+        time(&format!("dependency `{name}`: timeout"), definition.timeout.as_ref(), DEFAULT_TIMEOUT, source);
+    Some(Dependency {
+        name: name.to_owned(),
+        base_url: base_url?,
+        headers,
+        rate,
+        concurrency,
+        timeout,
+        breaker: breaker(name, &definition.breaker, source),
+    })
+}
+
+/// A name that a header can have, and that is not HTTP's own.
+pub fn check_header(whose: &str, name: &str, line: u64, source: &mut Source<'_>) {
+    if !is_header_name(name) {
+        source.error(
+            line,
+            format!("{whose}: `{name}` is no header that can be sent; a name has letters, digits and `-`"),
+        );
+    } else if FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing)) {
+        source.error(
+            line,
+            format!("{whose}: `{name}` says how a message is sent, which is not a definition's; remove it"),
+        );
+    }
+}
+
+fn time(what: &str, value: Option<&Spanned<Span>>, default: Duration, source: &mut Source<'_>) -> Duration {
+    let Some(value) = value else { return default };
+    if value.value.0 < SHORTEST {
+        source.error(value.referenced.line(), format!("{what} is 1ms or more"));
+    }
+    value.value.0
+}
+
+fn count(what: &str, value: Option<&Spanned<u32>>, default: u32, source: &mut Source<'_>) -> u32 {
+    let Some(value) = value else { return default };
+    if value.value == 0 {
+        source.error(value.referenced.line(), format!("{what} is above 0"));
+    }
+    value.value.max(1)
+}
+
+fn breaker(name: &str, definition: &BreakerDefinition, source: &mut Source<'_>) -> Breaker {
+    let defaults = Breaker::default();
+    let of = |key: &str| format!("dependency `{name}`: breaker.{key}");
+    Breaker {
+        failure_bp: definition.failure_share.map_or(defaults.failure_bp, |share| share.0),
+        min_calls: count(&of("min_calls"), definition.min_calls.as_ref(), defaults.min_calls, source),
+        window: time(&of("window"), definition.window.as_ref(), defaults.window, source),
+        open_for: time(&of("open_for"), definition.open_for.as_ref(), defaults.open_for, source),
+        probes: count(&of("probes"), definition.probes.as_ref(), defaults.probes, source),
+    }
+}

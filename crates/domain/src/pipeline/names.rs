@@ -1,0 +1,111 @@
+//! The names that templates may read, and the nearest one to a name that they may not.
+#![allow(missing_docs, reason = "private to the loader")]
+
+/// What an answer has, in a step's `output`.
+const ANSWER: [&str; 3] = ["body", "status", "headers"];
+
+/// What templates may read at some place.
+pub struct Names {
+    columns: Vec<String>,
+    steps: Vec<(String, Vec<String>)>,
+}
+
+impl Names {
+    pub fn new(columns: Vec<String>) -> Self {
+        Self { columns, steps: Vec::new() }
+    }
+
+    pub fn has_step(&self, name: &str) -> bool {
+        self.steps.iter().any(|(step, _)| step == name)
+    }
+
+    pub fn add_step(&mut self, name: &str, outputs: Vec<String>) {
+        self.steps.push((name.to_owned(), outputs));
+    }
+
+    /// Whether there is a column; the error says which there are.
+    pub fn column(&self, column: &str) -> Result<(), String> {
+        if self.columns.iter().any(|known| known == column) {
+            return Ok(());
+        }
+        let known: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+        let mend = dashed("row", column, &known).unwrap_or_else(|| mend(column, &known));
+        Err(format!("unknown column `{column}` in a template{mend}"))
+    }
+
+    /// The place of an earlier step.
+    pub fn step(&self, step: &str) -> Result<usize, String> {
+        self.steps.iter().position(|(name, _)| name == step).ok_or_else(|| {
+            let known: Vec<&str> = self.steps.iter().map(|(name, _)| name.as_str()).collect();
+            let mend = dashed("steps", step, &known).unwrap_or_else(|| mend(step, &known));
+            format!("no earlier step is named `{step}`{mend}")
+        })
+    }
+
+    /// Whether a step has an output.
+    pub fn output(&self, step: usize, output: &str) -> Result<(), String> {
+        let (step, outputs) = &self.steps[step];
+        if outputs.iter().any(|known| known == output) {
+            return Ok(());
+        }
+        let known: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let mend = dashed(&format!("steps.{step}"), output, &known).unwrap_or_else(|| mend(output, &known));
+        Err(format!("step `{step}` has no output `{output}`{mend}"))
+    }
+
+    /// Why a variable is none of these.
+    pub fn no_variable(name: &str, answer: bool) -> String {
+        if ANSWER.contains(&name) && !answer {
+            return format!("`{name}` is the answer's, and only known in a step's `output`");
+        }
+        let mut known = vec!["row", "context", "steps"];
+        known.extend(ANSWER.iter().filter(|_| answer));
+        format!("unknown variable `{name}` in a template{}", mend(name, &known))
+    }
+}
+
+/// `steps.get-user` is read as a subtraction: such names are written in brackets.
+fn dashed(of: &str, word: &str, known: &[&str]) -> Option<String> {
+    let whole = known
+        .iter()
+        .find(|known| known.strip_prefix(word).is_some_and(|rest| rest.starts_with(['-', ' ', '.'])))?;
+    Some(format!("; write `{of}['{whole}']`"))
+}
+
+/// `; did you mean …?`, or what there is.
+pub fn mend(word: &str, known: &[&str]) -> String {
+    match nearest(word, known) {
+        Some(known) => format!("; did you mean `{known}`?"),
+        None if known.is_empty() => "; there is none".to_owned(),
+        None => format!("; there are: {}", known.join(", ")),
+    }
+}
+
+/// The word that was probably meant.
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    if let Some(same) = known.iter().find(|known| known.eq_ignore_ascii_case(word)) {
+        return Some(same);
+    }
+    known
+        .iter()
+        .map(|known| (distance(word, known), *known))
+        .filter(|(distance, known)| *distance <= 2 && *distance < known.len())
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Edits between two words (Levenshtein 1965).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replace = before + usize::from(ca != *cb);
+            before = row[j + 1];
+            row[j + 1] = replace.min(before + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,211 @@
+//! Whole files against a pipeline's columns: what is refused and where, and what comes back from a report.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use penstock_domain::csv::{
+    Column, Event, HeaderMap, Limits, OURS_BYTES, Parser, Refused, RowError, Schema, Validated, Validator,
+    encode_value, writer,
+};
+use proptest::prelude::*;
+
+fn schema(columns: &[&str]) -> Schema {
+    Schema { columns: columns.iter().map(|name| Column::named(*name)).collect(), ..Schema::default() }
+}
+
+/// A file that comes in pieces; its errors as `line column code`.
+fn judge(schema: Schema, file: &[u8]) -> Result<Validated, Vec<String>> {
+    let said =
+        |error: RowError| format!("{} {} {}", error.line, error.column.unwrap_or_default(), error.code);
+    let mut validator = Validator::new(Arc::new(schema));
+    for piece in file.chunks(1021) {
+        if let Err(limit) = validator.push(piece) {
+            return Err(vec![said(validator.error_of(&limit))]);
+        }
+    }
+    validator.finish().map_err(|refused| match refused {
+        Refused::Errors(rejected) => rejected.errors.into_iter().map(said).collect(),
+        Refused::Limit(error) => vec![said(error)],
+    })
+}
+
+/// What a report makes of a file: every line as a failed one.
+fn failed_csv(file: &[u8], header: &HeaderMap, message: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    writer::encode_record(header.columns().iter().map(String::as_str), &mut out);
+    out.extend_from_slice(b",_row,_status,_code,_message\r\n");
+    let mut parser = Parser::new(Limits::NONE);
+    let (mut number, mut row) = (0, Vec::new());
+    let mut take = |event: Event<'_>| {
+        let Event::Record(record) = event else { panic!("{event:?}") };
+        if number > 0 {
+            row.clear();
+            header.payload(&record, &mut row);
+            out.extend_from_slice(&header.formula_safe(&row).unwrap());
+            out.extend_from_slice(format!(",{number},failed,http_422,").as_bytes());
+            encode_value(message, &mut out);
+            out.extend_from_slice(b"\r\n");
+        }
+        number += 1;
+        ControlFlow::Continue(())
+    };
+    parser.push(file, &mut take).and_then(|()| parser.finish(&mut take)).unwrap();
+    out
+}
+
+/// The values of every row of a file, as steps would read them.
+fn rows(file: &[u8], header: &HeaderMap, schema: &Schema) -> Vec<BTreeMap<String, String>> {
+    let mut parser = Parser::new(Limits::NONE);
+    let mut rows = Vec::new();
+    let mut take = |event: Event<'_>| {
+        let Event::Record(record) = event else { panic!("{event:?}") };
+        let mut stored = Vec::new();
+        header.payload(&record, &mut stored);
+        rows.push(header.values(&stored, schema));
+        ControlFlow::Continue(())
+    };
+    parser.push(file, &mut take).and_then(|()| parser.finish(&mut take)).unwrap();
+    rows.into_iter().skip(1).map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_header_of_ignored_columns_only_is_refused() {
+    let columns = || schema(&["a", "b"]);
+    assert_eq!(judge(columns(), b"_x\nfoo\n").unwrap_err(), ["1  missing_column"]);
+    assert_eq!(judge(columns(), b"_row,_status\n1,failed\n").unwrap_err(), ["1  missing_column"]);
+    let file = judge(columns(), b"_x,b,_y\nfoo,bar,baz\n").unwrap();
+    assert_eq!(file.header.columns(), ["b"]);
+}
+
+#[test]
+fn stored_headers_of_every_age_are_read() {
+    let schema = schema(&["a", "b"]);
+    let values = |header: &str, payload: &str| {
+        let header: HeaderMap = serde_json::from_str(header).unwrap();
+        header.values(payload.as_bytes(), &schema).map(|values| format!("{}|{}", values["a"], values["b"]))
+    };
+    assert_eq!(values(r#"{"columns":["a","b"],"fields":2}"#, "1,2").unwrap(), "1|2");
+    assert_eq!(values(r#"{"columns":["b"],"kept":[1],"fields":2,"harmless":true}"#, "2").unwrap(), "|2");
+    // What an older program made of a header of ignored columns only: its rows cannot be read, and are not taken for
+    // rows of another shape.
+    assert!(values(r#"{"columns":[],"fields":1}"#, "foo").is_err());
+    let broken: HeaderMap = serde_json::from_str(r#"{"columns":["a","b"],"fields":2}"#).unwrap();
+    for payload in ["", "1", "1,2,3", "1,\"2", "1\n2,3"] {
+        assert!(broken.formula_safe(payload.as_bytes()).is_err(), "{payload}");
+    }
+    assert_eq!(broken.empty(), b",");
+    let all = judge(schema.clone(), b"a,b\n1,2\n").unwrap().header;
+    assert_eq!(serde_json::to_string(&all).unwrap(), r#"{"columns":["a","b"],"fields":2,"harmless":false}"#);
+    let some = judge(schema.clone(), b"_n,a\n1,2\n").unwrap().header;
+    let stored = serde_json::to_string(&some).unwrap();
+    assert_eq!(stored, r#"{"columns":["a"],"kept":[1],"fields":2,"harmless":false}"#);
+}
+
+#[test]
+fn malformed_records_count_as_rows_behind_any_header() {
+    let limits = Limits { max_rows: 3, ..Limits::default() };
+    for header in ["a", "\"a\"x", "nonsense"] {
+        let file = |rows: usize| format!("{header}\n{}", "\"x\"y\n".repeat(rows));
+        let judged = |rows| {
+            judge(Schema { limits: limits.clone(), ..schema(&["a"]) }, file(rows).as_bytes()).unwrap_err()
+        };
+        assert!(judged(3).iter().all(|error| !error.ends_with("too_many_rows")), "{header}");
+        assert_eq!(judged(4), ["5  too_many_rows"], "{header}");
+    }
+}
+
+#[test]
+fn the_last_record_is_held_to_the_limits_though_its_line_does_not_end() {
+    let limits = Limits { max_field_chars: 5, max_record_bytes: 20, max_rows: 2 };
+    let judged =
+        |file: &str| judge(Schema { limits: limits.clone(), ..schema(&["a", "b"]) }, file.as_bytes());
+    assert_eq!(judged("a,b\n1,2\n3,4\n5,6").unwrap_err(), ["4  too_many_rows"]);
+    assert_eq!(judged("a,b\n1,123456").unwrap_err(), ["2 b field_too_large"]);
+    assert_eq!(judged("a,b\n1,123456\n").unwrap_err(), ["2 b field_too_large"]);
+    assert_eq!(
+        judged("a,b\n\"\"\"\"\"\"\"\"\"\",\"\"\"\"\"\"\"\"\"\"\n").unwrap_err(),
+        ["2  record_too_large"]
+    );
+    assert_eq!(judged("a,b\n12345,12345\nééééé,x").unwrap().rows, 2);
+}
+
+#[test]
+fn a_report_is_taken_again_though_it_added_what_passes_the_limits() {
+    let schema = || {
+        let limits = Limits { max_field_chars: 65_536, max_record_bytes: 131_080, max_rows: 2 };
+        Schema { limits, ..schema(&["a", "b"]) }
+    };
+    let widest = format!("={}", "x".repeat(65_535));
+    let file = format!("a,b\n{widest},{widest}\n1,-1+2\n");
+    let header = judge(schema(), file.as_bytes()).unwrap().header;
+    let failed = failed_csv(file.as_bytes(), &header, &"y".repeat(1000));
+    assert!(failed.len() > file.len() + 2000);
+    let again = judge(schema(), &failed).unwrap();
+    assert_eq!(rows(&failed, &again.header, &schema()), rows(file.as_bytes(), &header, &schema()));
+    // One more character of the client's own is one too many, in a report as elsewhere.
+    for (from, to, wanted) in [
+        ("'=", "'=x", "2 a field_too_large"),
+        ("a,b,_row", "a,b,_x", "2  record_too_large"),
+        ("\r\n1,", "\r\n2,2,9,failed,,\r\n1,", "4  too_many_rows"),
+    ] {
+        let text = String::from_utf8(failed.clone()).unwrap();
+        assert!(text.contains(from), "{from}");
+        let mut text = text.replacen(from, to, 1);
+        if to == "a,b,_x" {
+            text = text.replacen("_status", "_y", 1);
+        }
+        assert_eq!(judge(schema(), text.as_bytes()).unwrap_err(), [wanted]);
+    }
+    let beyond = String::from_utf8(failed).unwrap().replacen("failed,", &"z".repeat(2 * OURS_BYTES), 1);
+    assert_eq!(judge(schema(), beyond.as_bytes()).unwrap_err(), ["2  record_too_large"]);
+}
+
+#[test]
+fn a_report_may_be_longer_than_a_file_by_what_it_added() {
+    let columns = schema(&["a"]);
+    let mut validator = Validator::new(Arc::new(columns));
+    validator.push(b"a,_row,_status,_code,_message\n").unwrap();
+    let before = validator.allowance();
+    validator.push(b"'=1,7,failed,http_422,\"no, not this one\"\n").unwrap();
+    assert_eq!(validator.allowance() - before, "',7,failed,http_422,\"no, not this one\"".len() as u64);
+    let mut other = Validator::new(Arc::new(schema(&["a"])));
+    other.push(b"a,_note\n1,xyz\n").unwrap();
+    assert_eq!(other.allowance(), 0);
+}
+
+fn cell() -> impl Strategy<Value = String> {
+    prop_oneof!["['=+@-]{0,2}[a\",\n\r＝]{0,3}", "[0-9.+-]{0,5}", "[ab'\"]{0,6}"]
+}
+
+proptest! {
+    /// "failed.csv can be uploaded again as it is": whatever a file holds that was taken once, and however often.
+    #[test]
+    fn what_was_taken_once_is_taken_again(
+        cells in prop::collection::vec((cell(), cell()), 1..4),
+        chars in 3_usize..7,
+        bytes in 8_usize..24,
+        message in "[a-z \",]{0,200}",
+    ) {
+        let limits = Limits { max_field_chars: chars, max_record_bytes: bytes, max_rows: 3 };
+        let schema = || Schema { limits: limits.clone(), ..schema(&["a", "b"]) };
+        let mut file = b"a,b\n".to_vec();
+        for (a, b) in &cells {
+            writer::encode_record([a.as_str(), b.as_str()], &mut file);
+            file.push(b'\n');
+        }
+        if let Ok(first) = judge(schema(), &file) {
+            let values = rows(&file, &first.header, &schema());
+            let mut report = failed_csv(&file, &first.header, &message);
+            for _ in 0..2 {
+                let again = judge(schema(), &report);
+                prop_assert!(again.is_ok(), "{again:?} {}", String::from_utf8_lossy(&report));
+                let header = again.unwrap().header;
+                prop_assert_eq!(&rows(&report, &header, &schema()), &values);
+                report = failed_csv(&report, &header, &message);
+            }
+        }
+    }
+}
