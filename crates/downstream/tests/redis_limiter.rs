@@ -56,7 +56,8 @@ async fn it_decides_as_the_one_in_process() {
             let gates = Gates::of(&api, owner, 1e6);
             let burst = api.rate.as_ref().map_or(1, |rate| rate.burst);
             let cost = 1 + u32::try_from(dice.below(u64::from(burst))).unwrap();
-            let ask = Ask { cost, token: step + 1, lease_us: 3e6 };
+            let lead_us = [0.0, 0.0, 30e3, 200e3][usize::try_from(dice.below(4)).unwrap()];
+            let ask = Ask { cost, token: step + 1, lease_us: 3e6, lead_us };
             match dice.below(10) {
                 0..=4 => {
                     let (ours, theirs) =
@@ -114,7 +115,7 @@ async fn it_decides_as_the_one_in_process() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_limit_is_used_and_never_passed() {
     let workers: [_; 4] = std::array::from_fn(|_| Arc::new(shared()));
-    hammer::exact_limit(workers, Duration::from_secs(1)).await;
+    hammer::exact_limit(workers, (200, 10), 0.97, Duration::from_secs(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,7 +133,7 @@ async fn a_decision_is_one_round_trip_and_its_keys_do_not_stay() {
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     for token in 1..=10 {
-        let ask = Ask { cost: 1, token, lease_us: 1e6 };
+        let ask = Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0 };
         assert!(matches!(
             limiter.acquire(&gates, &ask).await,
             Decision::Granted { .. } | Decision::Denied(_)
@@ -155,7 +156,7 @@ async fn the_scripts_memory_and_the_keys_may_be_lost() {
     let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let ask = |token| Ask { cost: 1, token, lease_us: 1e6 };
+    let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0 };
     let cold = |decision| matches!(decision, Decision::Granted { wait, .. } if wait > 0.95e6);
     assert!(cold(limiter.acquire(&gates, &ask(1)).await));
     let (): () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
@@ -175,7 +176,7 @@ async fn without_redis_nothing_is_called() {
     let limiter = SharedLimiter::connect(&format!("redis://{nobody}")).unwrap();
     let api = dependency("http://api.example");
     let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6 };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0 };
     let began = Instant::now();
     match limiter.acquire(&gates, &ask).await {
         Decision::Denied(denied) => assert_eq!(denied.reason, Reason::Unavailable),

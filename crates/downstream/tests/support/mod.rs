@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's way to fail")]
 
 pub mod conformance;
+pub mod far;
 pub mod hammer;
 pub mod server;
 
