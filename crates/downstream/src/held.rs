@@ -92,3 +92,48 @@ async fn tell(held: Weak<Held>, server: Weak<Server>, gate: String) {
         let _ = server.ask(&gates, asked).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use penstock_domain::limit::GatePolicy;
+    use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+
+    use super::*;
+
+    /// Of a gate with slots, and of a server that nobody asks here.
+    fn scene() -> (Arc<Held>, Arc<Server>, Gates) {
+        let client = redis::Client::open("redis://127.0.0.1:1").unwrap();
+        let config = ConnectionManagerConfig::new();
+        let connection = ConnectionManager::new_lazy_with_config(client, config).unwrap();
+        let policy = GatePolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: 1e6 };
+        let gates = Gates { dependency: "api".to_owned(), policy, owner: None };
+        (Arc::default(), Arc::new(Server::new(connection, None)), gates)
+    }
+
+    fn told(held: &Held) -> Option<(Vec<String>, Vec<String>)> {
+        let (_, asked) = held.round("api")?;
+        let held = asked.held.unwrap().into_iter().map(|slot| slot.token).collect();
+        Some((held, asked.gone.unwrap()))
+    }
+
+    #[tokio::test]
+    async fn what_was_told_and_is_free_is_taken_back_once() {
+        let (held, server, gates) = scene();
+        let until = Instant::now() + Duration::from_secs(10);
+        held.take(&server, &gates, 1, until);
+        assert_eq!(told(&held), Some((vec!["1".into()], vec![])));
+        held.free(&gates, 1);
+        held.take(&server, &gates, 2, until);
+        assert_eq!(told(&held), Some((vec!["2".into()], vec!["1".into()])));
+        held.free(&gates, 2);
+        assert_eq!(told(&held), Some((vec![], vec!["2".into()])));
+        assert_eq!(told(&held), None, "nothing is left to tell");
+    }
+
+    #[tokio::test]
+    async fn a_slot_whose_end_is_never_told_runs_out() {
+        let (held, server, gates) = scene();
+        held.take(&server, &gates, 1, Instant::now());
+        assert_eq!(told(&held), None);
+    }
+}

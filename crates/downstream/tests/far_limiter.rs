@@ -5,11 +5,12 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use penstock_downstream::SharedLimiter;
+use penstock_downstream::{Called, SharedLimiter};
 use support::far::{Far, Way};
-use support::hammer;
+use support::server::Server;
+use support::{concurrency, dependency, hammer};
 
 fn redis() -> SocketAddr {
     let url = std::env::var("PENSTOCK_TEST_REDIS_URL")
@@ -56,4 +57,35 @@ async fn from_a_hundred_to_a_hundred_and_thirty_milliseconds_each_way() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_worker_at_a_distance_of_its_own() {
     workers_at([Way::millis(0, 0), Way::millis(10, 5), Way::millis(50, 30), Way::millis(100, 10)]).await;
+}
+
+/// A slot is on its way for a round trip and is then used for next to no time: forty calls a second go through eight of
+/// them, if enough rows ask at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_are_used_from_afar() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.concurrency = Some(concurrency(8));
+    let api = Arc::new(api);
+    let far = [Far::away(redis(), Way::millis(100, 0)), Far::away(redis(), Way::millis(100, 0))];
+    let until = Instant::now() + Duration::from_secs(6);
+    let mut rows = tokio::task::JoinSet::new();
+    for (far, worker) in far.iter().zip(1..) {
+        let limiter = SharedLimiter::connect(&format!("redis://{}", far.address())).unwrap();
+        let caller = hammer::caller(Arc::new(limiter), worker);
+        for _ in 0..20 {
+            let (caller, api) = (caller.clone(), api.clone());
+            rows.spawn(async move {
+                while Instant::now() < until {
+                    if let Called::Waits { .. } = hammer::call(&caller, &api, "/ok").await {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            });
+        }
+    }
+    rows.join_all().await;
+    let calls = server.arrived().len();
+    println!("{calls} calls in about four seconds and a half");
+    assert!(calls > 90, "{calls}");
 }

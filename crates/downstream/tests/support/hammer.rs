@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_domain::pipeline::RenderedRequest;
 use penstock_domain::pipeline::definition::Method;
+use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_downstream::{Called, Caller, Client, Demand, LATE, Limiter};
 
 use super::server::{Arrived, Server};
@@ -30,6 +30,20 @@ pub fn get(path: &str) -> RenderedRequest {
     }
 }
 
+/// A call of a step that may be repeated.
+pub async fn call(caller: &Caller, api: &Dependency, path: &str) -> Called {
+    let demand = Demand {
+        dependency: api,
+        owner: "acme",
+        cost: 1,
+        idempotency_key: None,
+        safe_to_repeat: true,
+        reads_body: true,
+        traceparent: None,
+    };
+    caller.call(&demand, get(path), &|| true, &|| Box::new(())).await
+}
+
 /// Every worker calls `/limited` with all its rows until the time is up.
 async fn run(
     server: &Server,
@@ -49,16 +63,7 @@ async fn run(
             let (caller, api) = (caller.clone(), api.clone());
             rows.spawn(async move {
                 while Instant::now() < until {
-                    let demand = Demand {
-                        dependency: &api,
-                        owner: "acme",
-                        cost: 1,
-                        idempotency_key: None,
-                        safe_to_repeat: true,
-                        reads_body: true,
-                        traceparent: None,
-                    };
-                    let called = caller.call(&demand, get("/limited"), &|| true, &|| Box::new(())).await;
+                    let called = call(&caller, &api, "/limited").await;
                     if let Called::Waits { .. } = called {
                         // As a worker does that gives the row back and takes it up again.
                         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -5,6 +5,7 @@
 pub mod conformance;
 pub mod far;
 pub mod hammer;
+pub mod redis;
 pub mod server;
 
 use std::sync::atomic::{AtomicU32, Ordering};
