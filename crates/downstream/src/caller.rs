@@ -159,7 +159,7 @@ impl Caller {
             return Called::NotCovered;
         }
         let sent_at = Instant::now();
-        let (happened, response) = self.client.send(request, self.clock.as_ref()).await;
+        let (happened, response) = request.send(self.clock.as_ref()).await;
         let elapsed = sent_at.elapsed();
         let happened = if demand.reads_body { happened } else { happened.with_unread_body() };
         let mut verdict = outcome::judge(happened, demand.safe_to_repeat);

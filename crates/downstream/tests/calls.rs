@@ -80,6 +80,27 @@ async fn every_ending_has_its_verdict() {
     assert_eq!(verdict(&caller, &demand(&gone), "/ok").await.0, retry("connect_failed"));
 }
 
+/// A server that takes no further connection: its queue of two is full.
+#[tokio::test]
+async fn a_connection_that_is_not_made_in_time_shows_that_nothing_was_sent() {
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = full.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let _queued = [
+        tokio::net::TcpStream::connect(address).await.unwrap(),
+        tokio::net::TcpStream::connect(address).await.unwrap(),
+    ];
+    let mut api = dependency(&format!("http://{address}"));
+    for timeout in [Duration::from_millis(400), Duration::from_secs(2)] {
+        api.timeout = timeout;
+        let began = Instant::now();
+        let (verdict, _) = verdict(&local(), &demand(&api), "/ok").await;
+        assert_eq!(verdict, Verdict::Retry { code: "connect_failed".into() }, "{timeout:?}");
+        assert!(began.elapsed() < timeout * 3 / 4, "{:?}", began.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn what_is_sent_and_what_is_read() {
     let server = Server::start(1000, 1000);
