@@ -146,8 +146,10 @@ impl Caller {
         };
         let gates = Gates::of(dependency, demand.owner, self.limiter.cold_wait_us());
         let lease_us = limit::micros(dependency.timeout + SLOT_MARGIN);
+        // A burst may have been made smaller than what one call of an older definition costs: it takes all of it then.
+        let cost = dependency.rate.as_ref().map_or(demand.cost, |rate| demand.cost.min(rate.burst));
         let asked_at = Instant::now();
-        let leave = self.leave(&gates, demand.cost, lease_us, waiting).await;
+        let leave = self.leave(&gates, cost, lease_us, waiting).await;
         let Leave { token, probe } = match leave {
             Ok(leave) => leave,
             Err(denied) => return self.sent_away(dependency, &gates, denied),

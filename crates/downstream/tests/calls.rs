@@ -221,6 +221,17 @@ async fn a_short_wait_is_waited_out_and_marked() {
     assert!(caller.figures().values().next().unwrap().waited_us > 100_000);
 }
 
+/// As of a step of an older definition, when the burst was made smaller meanwhile.
+#[tokio::test]
+async fn a_call_that_costs_more_than_the_burst_takes_all_of_it() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.rate = Some(rate(1, 1));
+    let dear = Demand { cost: 4, ..demand(&api) };
+    let called = call(&local(), &dear, get("/ok")).await;
+    assert!(matches!(called, Called::Answered { verdict: Verdict::Success, .. }), "{called:?}");
+}
+
 #[tokio::test]
 async fn a_freed_slot_wakes_who_waits_for_it() {
     let server = Server::start(1000, 1000);
