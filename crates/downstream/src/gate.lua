@@ -167,6 +167,7 @@ local function load(index)
   for place, field in ipairs(FIELDS) do
     gate[field] = tonumber(found[place] or nil) or DEFAULTS[field] or 0
   end
+  gate.was_known_since = gate.known_since
   local rate = gate.policy.rate
   if gate.used_at > 0 and restarted_since(gate.used_at) then
     gate.known_since = now
@@ -311,7 +312,9 @@ elseif asked.op == 'confirm' then
   if not refused then
     for _, gate in ipairs(gates) do take_slot(gate, now, asked.token, asked.lease_us) end
   end
-  for _, gate in ipairs(gates) do save(gate) end
+  for _, gate in ipairs(gates) do
+    if gate.known_since ~= gate.was_known_since then save(gate) end
+  end
   return refused or { text(now), 'confirmed' }
 elseif asked.op == 'report' then
   for place, gate in ipairs(gates) do

@@ -92,6 +92,7 @@ impl Server {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
+        self.distance.lock().unwrap_or_else(PoisonError::into_inner).forget();
         if !self.away.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 error = trouble,

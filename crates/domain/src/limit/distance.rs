@@ -69,6 +69,11 @@ impl Distance {
         };
     }
 
+    /// Another server may answer from now on, whose clock is another one.
+    pub fn forget(&mut self) {
+        *self = Self { longest: self.longest, ..Self::default() };
+    }
+
     /// Whether enough was heard to rely on it.
     pub fn is_known(&self) -> bool {
         self.answers >= ENOUGH
@@ -163,6 +168,22 @@ mod tests {
         }
         assert!(distance.is_known());
         assert!((distance.here(SERVER + now) - now - 5e6).abs() < 1.0);
+    }
+
+    #[test]
+    fn behind_a_lost_connection_only_the_lead_is_known() {
+        let mut distance = Distance::default();
+        let now = ask(&mut distance, 0.0, &[(100e3, 100e3); 20]);
+        let lead = distance.lead();
+        distance.forget();
+        assert!(!distance.is_known());
+        assert_eq!(distance.lead(), lead);
+        // The other server's clock differs by less than a round trip, which would contradict nothing.
+        for round in 1..=3_u32 {
+            let asked = now + f64::from(round) * 1e6;
+            distance.heard(asked, SERVER + asked + 150e3, asked + 200e3);
+        }
+        assert!((distance.here(SERVER + now) - now + 50e3).abs() < 1.0);
     }
 
     #[test]
