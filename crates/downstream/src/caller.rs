@@ -276,8 +276,7 @@ impl Caller {
         // While this one waits for its moment others in line may ask for later ones.
         *turn = None;
         if wait > 0.0 {
-            // Without the lead: who asks again asks with it as well.
-            self.remember(gates, Reason::Rate, self.clock.now() + limit::duration(wait - lead.answer_us));
+            self.remember(gates, Reason::Rate, self.clock.now() + limit::duration(wait));
             mark.get_or_insert_with(waiting);
         }
         let mut refused = None;
