@@ -150,6 +150,12 @@ async fn rows_whose_worker_died() {
     );
     assert!(!said.contains("/invite/create") && !said.contains("example.com"));
     assert_eq!(scene.sandbox.stats().effects, calls.effects + 1);
+    // Where limits are not shared it is said.
+    let own = !scene.place.is_cluster();
+    assert_eq!(lines[0].starts_with("limits are kept by each process here"), own, "{said}");
+    let row = ["process-row", scene.id(), &first_unfinished(&scene).await];
+    let (told, good) = scene.place.operate(&scene.sandbox, &row);
+    assert!(good && told["note"].is_string() == own, "{told}");
     // What has ended is not run again.
     let (said, good) = scene.say(&["process-row", scene.id(), "999"]);
     assert!(!good && said == "the batch has no row N", "{said}");

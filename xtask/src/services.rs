@@ -168,8 +168,10 @@ impl Postgres {
 /// Installs Debian's packages when programs are missing.
 fn install() -> Result<(), String> {
     let mut missing = Vec::new();
-    if !on_path("redis-server") {
-        missing.push("redis-server");
+    for program in ["redis-server", "openssl"] {
+        if !on_path(program) {
+            missing.push(program);
+        }
     }
     if postgres_bin().is_none() {
         missing.push("postgresql");

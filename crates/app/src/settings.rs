@@ -14,7 +14,7 @@ pub struct Settings {
     /// `sqlite://FILE` (one machine) or `postgres://…` (a cluster)
     #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true)]
     pub database_url: Option<String>,
-    /// `redis://…`; without it the queue and the limits live in this process
+    /// `redis://…`, or `rediss://…` for TLS; without it the queue and the limits live in this process
     #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true)]
     pub redis_url: Option<String>,
     /// `file:///…` or `s3://bucket/prefix`

@@ -102,6 +102,10 @@ impl Observer for Printer {
     }
 }
 
+/// Said when the limits live in this process: those of a `penstock dev` beside it are not known here.
+const OWN_LIMITS: &str = "limits are kept by each process here: what was called just now came on top of the calls of a \
+                          `penstock dev` that runs beside it";
+
 /// `penstock process-row BATCH ROW`.
 pub async fn process_row(
     opened: &Opened,
@@ -121,6 +125,7 @@ pub async fn process_row(
     let done = single::process_row(engines, &chosen.caller, &batch, number, &holder, chosen.lease, &printer)
         .await
         .map_err(said)?;
+    let note = (chosen.local && matches!(done, Single::Ran { .. })).then_some(OWN_LIMITS);
     let (good, outcome, sentence) = match done {
         Single::Ran { outcome: Settled::Completed { .. }, .. } => {
             (true, "completed", "the row is completed".to_owned())
@@ -163,6 +168,12 @@ pub async fn process_row(
             sentence = format!("{sentence}: {detail}");
         }
         value["row"] = json!(row);
+    }
+    if let Some(note) = note {
+        value["note"] = note.into();
+        if !out.json {
+            eprintln!("{note}");
+        }
     }
     out.say(&value, || sentence);
     Ok(good)

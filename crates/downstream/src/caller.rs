@@ -11,8 +11,8 @@ use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
-use crate::LATE;
 use crate::client::{Client, Response};
+use crate::lateness::Lateness;
 use crate::limiter::{Gates, Grant, Limiter};
 use crate::line::{Lines, Turn};
 
@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a row stays away that was told to wait, but not how long. Meanwhile the slow-down has its effect.
 const UNTOLD_PAUSE: Duration = Duration::from_secs(1);
 
-/// Who waited longer than that for his moment asks whether something has come between.
-const CONFIRM_ABOVE_US: f64 = 2_000.0;
+/// When more owners' limits are remembered, those that are over are forgotten.
+const MOST_REMEMBERED: usize = 10_000;
 
 /// Two questions are at least so far apart.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
@@ -85,6 +85,13 @@ pub struct CallFigures {
     pub elapsed_us: u64,
 }
 
+/// Leave to make a call now.
+struct Leave {
+    token: u64,
+    /// Whether the call is a probe of the half-open breaker.
+    probe: bool,
+}
+
 /// Makes a mark that lives as long as a call waits for a limit.
 type Waiting<'a> = &'a (dyn Fn() -> Box<dyn Send> + Sync);
 
@@ -94,10 +101,12 @@ pub struct Caller {
     client: Client,
     clock: Arc<dyn Clock>,
     tokens: AtomicU64,
-    /// The latest known moment at which each dependency is free again: tells, without asking, whether it is exhausted.
+    /// The latest known moment at which each gate, a dependency's or an owner's, is free again: tells, without asking,
+    /// whether it is exhausted.
     free_at: Mutex<HashMap<String, Timestamp>>,
     /// Those who wait for a slot.
     lines: Lines,
+    lateness: Lateness,
     figures: Mutex<HashMap<String, CallFigures>>,
 }
 
@@ -112,6 +121,7 @@ impl Caller {
             tokens: AtomicU64::new(seed >> 12),
             free_at: Mutex::default(),
             lines: Lines::default(),
+            lateness: Lateness::default(),
             figures: Mutex::default(),
         }
     }
@@ -135,11 +145,13 @@ impl Caller {
             return Called::Answered { verdict, response: None, elapsed: Duration::ZERO };
         };
         let gates = Gates::of(dependency, demand.owner, self.limiter.cold_wait_us());
-        let token = self.tokens.fetch_add(1, Ordering::Relaxed) & 0x000F_FFFF_FFFF_FFFF;
-        let ask = Ask { cost: demand.cost, token, lease_us: limit::micros(dependency.timeout + SLOT_MARGIN) };
+        let lease_us = limit::micros(dependency.timeout + SLOT_MARGIN);
+        // A burst may have been made smaller than what one call of an older definition costs: it takes all of it then.
+        let cost = dependency.rate.as_ref().map_or(demand.cost, |rate| demand.cost.min(rate.burst));
         let asked_at = Instant::now();
-        let probe = match self.leave(&gates, &ask, waiting).await {
-            Ok(probe) => probe,
+        let leave = self.leave(&gates, cost, lease_us, waiting).await;
+        let Leave { token, probe } = match leave {
+            Ok(leave) => leave,
             Err(denied) => return self.sent_away(dependency, &gates, denied),
         };
         let waited = asked_at.elapsed();
@@ -149,16 +161,14 @@ impl Caller {
             return Called::NotCovered;
         }
         let sent_at = Instant::now();
-        let (happened, response) = self.client.send(request, self.clock.as_ref()).await;
+        let (happened, response) = request.send(self.clock.as_ref()).await;
         let elapsed = sent_at.elapsed();
         let happened = if demand.reads_body { happened } else { happened.with_unread_body() };
         let mut verdict = outcome::judge(happened, demand.safe_to_repeat);
         let answered_at = self.clock.now();
         let feedback = Feedback { probe, ..feedback(happened, &verdict, answered_at) };
-        if let Some(pause) = feedback.pause
-            && !grant.gates.pauses_owner()
-        {
-            self.remember(&grant.gates, answered_at + limit::duration(pause));
+        if let Some(pause) = feedback.pause {
+            self.remember(&grant.gates, Reason::Paused, answered_at + limit::duration(pause));
         }
         self.report(grant, feedback).await;
         if let Verdict::Throttled { until } = &mut verdict {
@@ -172,12 +182,23 @@ impl Caller {
         Called::Answered { verdict, response, elapsed }
     }
 
-    /// How long a call to the dependency would wait at least, as far as this worker knows.
+    /// How long any call to the dependency would wait at least, as far as this worker knows. What an owner's own limit
+    /// says is not in it.
     pub fn predicted_wait(&self, dependency: &Dependency) -> Duration {
+        self.known_wait(&limit::identity(&dependency.name, &dependency.base_url))
+    }
+
+    /// How long a call to the dependency for this owner would wait at least, as far as this worker knows.
+    pub fn predicted_wait_of(&self, dependency: &Dependency, owner: &str) -> Duration {
+        let gates = Gates::of(dependency, owner, self.limiter.cold_wait_us());
+        let own = gates.owner.map_or(Duration::ZERO, |(name, _)| self.known_wait(&name));
+        own.max(self.known_wait(&gates.dependency))
+    }
+
+    fn known_wait(&self, gate: &str) -> Duration {
         let now = self.clock.now();
         let free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = limit::identity(&dependency.name, &dependency.base_url);
-        free_at.get(&name).map_or(Duration::ZERO, |at| at.since(now))
+        free_at.get(gate).map_or(Duration::ZERO, |at| at.since(now))
     }
 
     /// Whether so many calls wait for one of the dependency's slots that no further row should be taken up for it.
@@ -199,8 +220,14 @@ impl Caller {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Leave to call, here and now; waits for it while that is a matter of moments. Whether the call is a probe.
-    async fn leave(&self, gates: &Gates, ask: &Ask, waiting: Waiting<'_>) -> Result<bool, Denied> {
+    /// Leave to call, here and now; waits for it while that is a matter of moments.
+    async fn leave(
+        &self,
+        gates: &Gates,
+        cost: u32,
+        lease_us: f64,
+        waiting: Waiting<'_>,
+    ) -> Result<Leave, Denied> {
         let deadline = Instant::now() + PATIENCE;
         let line = gates.slots().map(|slots| self.lines.at(slots));
         let mut mark = None;
@@ -210,8 +237,11 @@ impl Caller {
             turn = Some(in_time(deadline, line.turn()).await?);
         }
         loop {
+            // A token of its own for each try: what is still told of an earlier one does not meet this one.
+            let token = self.tokens.fetch_add(1, Ordering::Relaxed) & 0x000F_FFFF_FFFF_FFFF;
+            let ask = Ask { cost, token, lease_us, lead_us: 0.0 };
             let denied = match self.leave_once(gates, ask, &mut mark, &mut turn, waiting).await {
-                Ok(probe) => return Ok(probe),
+                Ok(leave) => return Ok(leave),
                 Err(denied) => denied,
             };
             let pause = limit::duration(denied.retry_after).max(SHORTEST_PAUSE);
@@ -231,41 +261,48 @@ impl Caller {
     async fn leave_once(
         &self,
         gates: &Gates,
-        ask: &Ask,
+        ask: Ask,
         mark: &mut Option<Box<dyn Send>>,
         turn: &mut Option<Turn>,
         waiting: Waiting<'_>,
-    ) -> Result<bool, Denied> {
-        let (wait, probe) = match self.limiter.acquire(gates, ask).await {
-            Decision::Granted { wait, probe } => (wait, probe),
+    ) -> Result<Leave, Denied> {
+        let lead = self.limiter.lead().await?;
+        let ask = Ask { lead_us: lead.answer_us, ..ask };
+        let (wait, slack, probe, confirm) = match self.limiter.acquire(gates, &ask).await {
+            Decision::Granted { wait, slack, probe, confirm } => (wait, slack, probe, confirm),
             Decision::Denied(denied) => return Err(denied),
         };
-        // While this one waits for its moment the next in line may ask for a later one.
+        let answered = Instant::now();
+        // While this one waits for its moment others in line may ask for later ones.
         *turn = None;
-        let moment = Instant::now() + limit::duration(wait);
-        let mut refused = None;
         if wait > 0.0 {
-            self.remember(gates, self.clock.now() + limit::duration(wait));
+            self.remember(gates, Reason::Rate, self.clock.now() + limit::duration(wait));
             mark.get_or_insert_with(waiting);
-            tokio::time::sleep_until(moment).await;
-            if wait > CONFIRM_ABOVE_US {
-                refused = self.limiter.confirm(gates, ask).await.err();
-            }
         }
-        if gates.paced() && moment.elapsed() > LATE {
-            refused.get_or_insert(Denied { retry_after: 0.0, reason: Reason::Rate });
+        let mut refused = None;
+        if confirm {
+            tokio::time::sleep_until(answered + limit::duration(wait - lead.round_trip_us)).await;
+            let ask = Ask { lead_us: lead.round_trip_us, ..ask };
+            refused = self.limiter.confirm(gates, &ask).await.err();
         }
-        let Some(denied) = refused else { return Ok(probe) };
+        if refused.is_none() {
+            tokio::time::sleep_until(answered + limit::duration(wait)).await;
+        }
+        if refused.is_none() && gates.paced() {
+            let by = limit::micros(answered.elapsed()) - wait - slack;
+            refused = self.lateness.judge(by, &lead);
+        }
+        let Some(denied) = refused else { return Ok(Leave { token: ask.token, probe }) };
         let grant = Grant { token: ask.token, gates: gates.clone() };
         self.report(grant, Feedback { probe, ..Feedback::default() }).await;
         Err(denied)
     }
 
     async fn report(&self, grant: Grant, feedback: Feedback) {
-        let slots = grant.gates.slots().map(str::to_owned);
+        let slots = grant.gates.slots().map(|(gate, _)| gate.to_owned());
         self.limiter.report(grant, feedback).await;
-        if let Some(slots) = slots {
-            self.lines.freed(&slots);
+        if let Some(gate) = slots {
+            self.lines.freed(&gate);
         }
     }
 
@@ -275,7 +312,7 @@ impl Caller {
             // When a slot is free, one of those that wait in line has it.
             until = until.max(self.clock.now() + PATIENCE);
         } else {
-            self.remember(gates, until);
+            self.remember(gates, denied.reason, until);
         }
         self.count(&dependency.name, |figures| figures.waits += 1);
         Called::Waits { until, reason: denied.reason }
@@ -289,16 +326,22 @@ impl Caller {
         }
     }
 
-    /// What an owner's own limit says tells nothing about other owners.
-    fn remember(&self, gates: &Gates, at: Timestamp) {
-        if gates.owner.is_some() {
-            return;
-        }
+    /// When the gate is free again of which the reason speaks. What an owner's own limit says tells nothing about others.
+    fn remember(&self, gates: &Gates, reason: Reason, at: Timestamp) {
+        let own = match reason {
+            Reason::OwnerRate | Reason::Rate | Reason::Paused => gates.pauses_owner(),
+            Reason::Concurrency | Reason::BreakerOpen | Reason::Unavailable | Reason::Late => false,
+        };
+        let gate = gates.owner.as_ref().filter(|_| own).map_or(&gates.dependency, |(name, _)| name);
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-        match free_at.get_mut(&gates.dependency) {
+        match free_at.get_mut(gate) {
             Some(known) => *known = at,
             None => {
-                free_at.insert(gates.dependency.clone(), at);
+                if free_at.len() >= MOST_REMEMBERED {
+                    let now = self.clock.now();
+                    free_at.retain(|_, at| *at > now);
+                }
+                free_at.insert(gate.clone(), at);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! One HTTP call. Redirects are not followed, proxies not used, nothing is retried; the answer's body is bounded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_domain::outcome::Happened;
@@ -23,7 +24,8 @@ const IDLE_CONNECTIONS: usize = 256;
 /// connection just being closed has an unknown outcome.
 const IDLE_FOR: Duration = Duration::from_secs(4);
 
-/// How long connecting may take; shorter than a call's timeout, so that it shows that nothing was sent.
+/// How long connecting may take at the most, and no longer than half of a call's timeout: when it is connecting that takes
+/// too long, it has to be known before the call's time is up that nothing was sent, and the call is safe to repeat.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
 /// An answer.
@@ -39,12 +41,17 @@ pub struct Response {
 
 /// A request that can be sent.
 #[derive(Debug)]
-pub struct Prepared(reqwest::Request);
+pub struct Prepared {
+    request: reqwest::Request,
+    by: reqwest::Client,
+}
 
 /// Makes calls. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
+    /// Those that connect within less than [`CONNECT_WITHIN`]: a client has one such time for all its calls.
+    quicker: Arc<Mutex<HashMap<Duration, reqwest::Client>>>,
 }
 
 impl Client {
@@ -53,17 +60,26 @@ impl Client {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new() -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_WITHIN)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .pool_idle_timeout(IDLE_FOR)
-            .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { http })
+        Ok(Self { http: connecting_within(CONNECT_WITHIN)?, quicker: Arc::default() })
+    }
+
+    /// The client for calls with this timeout.
+    fn with_timeout(&self, timeout: Duration) -> reqwest::Client {
+        let within = timeout / 2;
+        if within >= CONNECT_WITHIN {
+            return self.http.clone();
+        }
+        let mut quicker = self.quicker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = quicker.get(&within) {
+            return client.clone();
+        }
+        match connecting_within(within) {
+            Ok(client) => quicker.entry(within).or_insert(client).clone(),
+            Err(error) => {
+                tracing::error!(%error, "an HTTP client cannot be made a second time");
+                self.http.clone()
+            }
+        }
     }
 
     /// The request as it will be sent; none when its values cannot stand in a URL or a header. Of headers with one
@@ -90,19 +106,23 @@ impl Client {
         {
             headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
         }
-        let mut builder = self.http.request(method, url).timeout(dependency.timeout);
+        let by = self.with_timeout(dependency.timeout);
+        let mut builder = by.request(method, url).timeout(dependency.timeout);
         if !request.query.is_empty() {
             builder = builder.query(&request.query);
         }
         if let Some(json) = &request.json {
             builder = builder.json(json);
         }
-        builder.headers(headers).build().ok().map(Prepared)
+        let request = builder.headers(headers).build().ok()?;
+        Some(Prepared { request, by })
     }
+}
 
-    /// Sends a request and reads its answer, within the dependency's timeout.
-    pub async fn send(&self, request: Prepared, clock: &dyn Clock) -> (Happened, Option<Response>) {
-        let answer = match self.http.execute(request.0).await {
+impl Prepared {
+    /// Sends the request and reads its answer, within the dependency's timeout.
+    pub async fn send(self, clock: &dyn Clock) -> (Happened, Option<Response>) {
+        let answer = match self.by.execute(self.request).await {
             Ok(answer) => answer,
             Err(error) => return (failure(&error), None),
         };
@@ -126,6 +146,19 @@ impl Client {
             Err(error) => (failure(&error), None),
         }
     }
+}
+
+fn connecting_within(time: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .tcp_nodelay(true)
+        .connect_timeout(time)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .pool_idle_timeout(IDLE_FOR)
+        .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")))
+        .build()
 }
 
 /// The address of a path behind a base. The path is encoded already; what cannot stand in one is encoded here. None

@@ -2,10 +2,11 @@
 -- a test makes both decide the same cases. One call of this script is one decision, and one round trip.
 --
 -- KEYS     for each gate, the dependency's first: its hash, and the sorted set of its slots (token -> end of its lease)
--- ARGV[1]  what is asked, as JSON: see `Asked` in shared.rs
--- Times are microseconds of this server's clock. Replies are strings: Lua's numbers would lose their fractions.
+-- ARGV[1]  what is asked, as JSON: see `Asked` in wire.rs
+-- Times are microseconds of this server's clock. Replies are strings: Lua's numbers would lose their fractions. All but
+-- what an operator sees begin with this server's time.
 
-local MAX_WAIT, SLOT_AHEAD, SLOT_RETRY = 1e6, 1e4, 5e4
+local MAX_WAIT, FRESH, FRESH_LEADS, SLOT_RETRY = 1e6, 2e3, 3, 5e4
 local MARGIN = 25e3
 -- Gates that were used more recently are not asked whether the server restarted meanwhile.
 local RECENT = 1e5
@@ -16,7 +17,7 @@ local CUT_LITTLE, CUT_PAUSED, CUT_BLIND = 0.9, 0.75, 0.5
 local KEEP_MS = 6 * 3600 * 1000
 
 local FIELDS = { 'tat', 'paused_until', 'factor', 'ceiling', 'since', 'deaf_until', 'climb', 'window_start', 'good', 'bad',
-  'open_until', 'probes_out', 'probes_good', 'probing_since', 'used_at' }
+  'open_until', 'probes_out', 'probes_good', 'probing_since', 'known_since', 'used_at' }
 local DEFAULTS = { factor = 1, ceiling = 1, climb = SOONEST }
 
 local asked = cjson.decode(ARGV[1])
@@ -52,8 +53,12 @@ local function empty_at(rate, at)
   return at + tolerance(rate) - rate.interval_us
 end
 
-local function moment_of(rate, tat, cost)
-  return math.max(now, tat + cost * rate.interval_us - tolerance(rate))
+local function moment_of(rate, tat, soonest, cost)
+  return math.max(soonest, tat + cost * rate.interval_us - tolerance(rate))
+end
+
+local function slack_of(tat, at)
+  return math.max(tat - at, 0)
 end
 
 local function charged(rate, tat, at, cost, factor)
@@ -162,9 +167,11 @@ local function load(index)
   for place, field in ipairs(FIELDS) do
     gate[field] = tonumber(found[place] or nil) or DEFAULTS[field] or 0
   end
+  gate.was_known_since = gate.known_since
   local rate = gate.policy.rate
-  if rate and gate.tat > 0 and restarted_since(gate.used_at) then
-    gate.tat = math.max(gate.tat, empty_at(rate, now + gate.policy.cold_wait_us))
+  if gate.used_at > 0 and restarted_since(gate.used_at) then
+    gate.known_since = now
+    if rate and gate.tat > 0 then gate.tat = math.max(gate.tat, empty_at(rate, now + gate.policy.cold_wait_us)) end
   end
   return gate
 end
@@ -188,6 +195,11 @@ local function tat_of(gate)
   return gate.tat
 end
 
+local function slots_from(gate)
+  if gate.known_since == 0 then gate.known_since = now end
+  return gate.known_since + gate.policy.cold_wait_us
+end
+
 local function in_flight(gate)
   redis.call('ZREMRANGEBYSCORE', gate.slots, '-inf', text(now))
   return redis.call('ZCARD', gate.slots)
@@ -199,37 +211,48 @@ local function no_slot(gate, token)
   return not (token and redis.call('ZSCORE', gate.slots, token))
 end
 
-local function take_slot(gate, from)
+local function take_slot(gate, from, token, lease)
   if not gate.policy.concurrency then return end
-  redis.call('ZADD', gate.slots, text(from + asked.lease_us), asked.token)
+  redis.call('ZADD', gate.slots, text(from + lease), token)
   redis.call('PEXPIRE', gate.slots, KEEP_MS)
 end
 
 local function denied(retry_after, reason)
-  return { 'denied', text(retry_after), reason }
+  return { text(now), 'denied', text(retry_after), reason }
 end
 
 local function look(gate, place)
-  local wait = 0
-  if gate.policy.rate then wait = moment_of(gate.policy.rate, tat_of(gate), asked.cost) - now end
+  local wait, cold_until = 0, slots_from(gate)
+  if gate.policy.rate then
+    wait = moment_of(gate.policy.rate, tat_of(gate), now + asked.lead_us, asked.cost) - now
+  end
   if gate.paused_until > now then return nil, denied(gate.paused_until - now, 'paused') end
   local shut = gate.policy.breaker and shut_until(gate)
   if shut then return nil, denied(shut - now, 'breaker_open') end
   if no_slot(gate) then return nil, denied(SLOT_RETRY, 'concurrency') end
   if wait > MAX_WAIT then return nil, denied(wait, place == 1 and 'rate' or 'owner_rate') end
-  return wait
+  local cold = gate.policy.concurrency and now < cold_until
+  if cold then wait = math.max(wait, cold_until - now) end
+  return { wait = wait, cold = cold }
 end
 
-local function take(gate, wait)
+local function charge(gate, wait)
   local rate = gate.policy.rate
-  if rate then gate.tat = charged(rate, tat_of(gate), now + wait, asked.cost, factor_of(gate)) end
-  if wait <= SLOT_AHEAD then take_slot(gate, now + wait) end
+  if not rate then return 0 end
+  local tat = tat_of(gate)
+  gate.tat = charged(rate, tat, now + wait, asked.cost, factor_of(gate))
+  return slack_of(tat, now + wait)
+end
+
+local function call(gate)
   return gate.policy.breaker and breaker_called(gate)
 end
 
 local function still_open(gate)
   if gate.paused_until > now then return denied(gate.paused_until - now, 'paused') end
   if gate.policy.breaker and now < gate.open_until then return denied(gate.open_until - now, 'breaker_open') end
+  local cold_until = slots_from(gate)
+  if gate.policy.concurrency and now + asked.lead_us < cold_until then return denied(cold_until - now, 'concurrency') end
   if no_slot(gate, asked.token) then return denied(SLOT_RETRY, 'concurrency') end
 end
 
@@ -250,13 +273,13 @@ end
 
 local function snapshot(gate)
   local free_at = math.max(gate.paused_until, now)
-  if gate.policy.rate and gate.tat > 0 then free_at = math.max(free_at, moment_of(gate.policy.rate, gate.tat, 1)) end
+  if gate.policy.rate and gate.tat > 0 then free_at = math.max(free_at, moment_of(gate.policy.rate, gate.tat, now, 1)) end
   free_at = math.max(free_at, gate.policy.breaker and shut_until(gate) or 0)
   return { text(free_at - now), text(gate.paused_until - now), text(factor_of(gate)), text(in_flight(gate)),
     breaker_state(gate), gate.used_at > 0 and '1' or '0' }
 end
 
--- The four questions
+-- The questions
 
 local gates = {}
 for index = 1, #KEYS / 2 do gates[index] = load(index) end
@@ -264,34 +287,49 @@ for index = 1, #KEYS / 2 do gates[index] = load(index) end
 if asked.good and gates[1].policy.breaker then breaker_told(gates[1], asked.good, 0, false) end
 
 if asked.op == 'acquire' then
-  local wait, refused = 0, nil
+  local wait, cold, refused = 0, false, nil
   for place, gate in ipairs(gates) do
     local own, reply = look(gate, place)
     if reply then
       refused = reply
       break
     end
-    wait = math.max(wait, own)
+    wait, cold = math.max(wait, own.wait), cold or own.cold
   end
-  local probe = false
+  local slack, probe, confirm = 0, false, cold or wait > FRESH + FRESH_LEADS * asked.lead_us
   if not refused then
-    for _, gate in ipairs(gates) do probe = take(gate, wait) or probe end
+    for _, gate in ipairs(gates) do
+      slack = math.max(slack, charge(gate, wait))
+      probe = call(gate) or probe
+      if not confirm then take_slot(gate, now + wait, asked.token, asked.lease_us) end
+    end
   end
   for _, gate in ipairs(gates) do save(gate) end
-  return refused or { 'granted', text(wait), probe and '1' or '0' }
+  return refused or { text(now), 'granted', text(wait), text(slack), probe and '1' or '0', confirm and '1' or '0' }
 elseif asked.op == 'confirm' then
-  for _, gate in ipairs(gates) do
-    local refused = still_open(gate)
-    if refused then return refused end
+  local refused
+  for _, gate in ipairs(gates) do refused = refused or still_open(gate) end
+  if not refused then
+    for _, gate in ipairs(gates) do take_slot(gate, now, asked.token, asked.lease_us) end
   end
-  for _, gate in ipairs(gates) do take_slot(gate, now) end
-  return { 'confirmed' }
+  for _, gate in ipairs(gates) do
+    if gate.known_since ~= gate.was_known_since then save(gate) end
+  end
+  return refused or { text(now), 'confirmed' }
 elseif asked.op == 'report' then
   for place, gate in ipairs(gates) do
     report(gate, asked.told[place])
     save(gate)
   end
-  return { 'reported' }
+  return { text(now), 'reported' }
+elseif asked.op == 'hold' then
+  for _, gate in ipairs(gates) do
+    slots_from(gate)
+    for _, token in ipairs(asked.gone) do redis.call('ZREM', gate.slots, token) end
+    for _, slot in ipairs(asked.held) do take_slot(gate, now, slot.token, slot.left_us) end
+    save(gate)
+  end
+  return { text(now), 'held' }
 else
   local seen = {}
   for index, gate in ipairs(gates) do seen[index] = snapshot(gate) end

@@ -5,10 +5,15 @@ use std::time::Duration;
 
 pub mod caller;
 pub mod client;
+#[cfg(feature = "redis")]
+mod held;
+mod lateness;
 pub mod limiter;
 mod line;
 pub mod local;
 pub mod retry_after;
+#[cfg(feature = "redis")]
+mod server;
 #[cfg(feature = "redis")]
 pub mod shared;
 #[cfg(feature = "redis")]
@@ -22,6 +27,6 @@ pub use retry_after::retry_after;
 #[cfg(feature = "redis")]
 pub use shared::SharedLimiter;
 
-/// A call that would leave later than so long after its moment is not made and asks again: what is left of the arrival
-/// margin ([`penstock_domain::limit::rate::ARRIVAL_MARGIN_US`]) is the network's.
-pub const LATE: Duration = Duration::from_millis(15);
+/// A call that would leave later than so long after it may is not made and asks again
+/// ([`penstock_domain::limit::rate::LATE_US`]).
+pub const LATE: Duration = Duration::from_micros(penstock_domain::limit::rate::LATE_US as u64);

@@ -1,7 +1,7 @@
 //! Leave to call, for one worker or for all.
 
 use async_trait::async_trait;
-use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, GatePolicy, RatePolicy, Snapshot};
+use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, GatePolicy, Lead, RatePolicy, Snapshot};
 use penstock_domain::pipeline::Dependency;
 
 /// The gates that a call has to pass: its dependency's, and its owner's at that dependency where limits are per owner.
@@ -57,12 +57,11 @@ impl Gates {
         self.policy.rate.is_some() || self.pauses_owner()
     }
 
-    /// The name of the gate that counts calls under way; none when they are not limited.
-    pub fn slots(&self) -> Option<&str> {
-        match &self.owner {
-            Some((name, policy)) if policy.concurrency.is_some() => Some(name),
-            _ => self.policy.concurrency.map(|_| self.dependency.as_str()),
-        }
+    /// The name of the gate that counts calls under way, and how many it allows; none when they are not limited.
+    pub fn slots(&self) -> Option<(&str, u32)> {
+        let own = self.owner.as_ref().map(|(name, policy)| (name.as_str(), policy));
+        let gates = own.into_iter().chain([(self.dependency.as_str(), &self.policy)]);
+        gates.filter_map(|(name, policy)| Some((name, policy.concurrency?))).next()
     }
 
     /// What each gate is told: health goes to the dependency's, what was said about too many calls to the one that has
@@ -91,9 +90,18 @@ pub struct Grant {
 /// Decides when calls may be made. Never lets one pass when in doubt.
 #[async_trait]
 pub trait Limiter: Send + Sync {
+    /// How far away it is: with what lead it has to be asked.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    async fn lead(&self) -> Result<Lead, Denied>;
     /// Passes all gates or none. A limiter that cannot be reached denies.
     async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision;
-    /// The moment of a granted call that had to wait has come: may it still be made?
+    /// The moment of a granted call that had to wait has all but come: may it still be made? Asked so long before the moment
+    /// as the round trip takes.
+    ///
+    /// # Errors
+    /// When it may not.
     async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied>;
     /// A granted call has ended, or (with a feedback that says nothing) was not made.
     async fn report(&self, grant: Grant, feedback: Feedback);

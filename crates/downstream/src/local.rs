@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Gate, GatePolicy, Snapshot};
+use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Gate, GatePolicy, Lead, Snapshot};
 use penstock_domain::time::Clock;
 
 use crate::limiter::{Gates, Grant, Limiter};
@@ -61,6 +61,10 @@ pub(crate) fn micros(clock: &dyn Clock) -> f64 {
 
 #[async_trait]
 impl Limiter for LocalLimiter {
+    async fn lead(&self) -> Result<Lead, Denied> {
+        Ok(Lead::default())
+    }
+
     async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision {
         self.with(gates, |passing, now| limit::acquire(passing, now, ask))
     }

@@ -14,11 +14,25 @@ pub(crate) struct Asked {
     pub(crate) cost: u32,
     pub(crate) token: String,
     pub(crate) lease_us: f64,
+    pub(crate) lead_us: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) good: Option<u32>,
     pub(crate) gates: Vec<Policy>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) told: Vec<Told>,
+    /// Only of `hold`: slots of calls under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) held: Option<Vec<Slot>>,
+    /// Only of `hold`: tokens of slots that were told before and are free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gone: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Slot {
+    pub(crate) token: String,
+    /// How long it is held at the most.
+    pub(crate) left_us: f64,
 }
 
 impl Asked {
@@ -29,10 +43,18 @@ impl Asked {
             cost: ask.cost,
             token: ask.token.to_string(),
             lease_us: ask.lease_us,
+            lead_us: ask.lead_us,
             good: None,
             gates: Vec::new(),
             told: Vec::new(),
+            held: None,
+            gone: None,
         }
+    }
+
+    /// What concerns no call that is to be made.
+    pub(crate) fn about(op: &'static str, token: u64) -> Self {
+        Self::of(op, &Ask { cost: 0, token, lease_us: 0.0, lead_us: 0.0 })
     }
 }
 
@@ -96,11 +118,22 @@ impl From<Feedback> for Told {
     }
 }
 
-/// `{"granted", wait, probe}`.
-pub(crate) fn granted(answer: &[String]) -> Option<Decision> {
-    let [word, wait, probe] = answer else { return None };
+/// An answer and the server's time: all but what an operator sees begin with it.
+pub(crate) fn timed(answer: &[String]) -> Option<(f64, &[String])> {
+    let (now, answer) = answer.split_first()?;
+    Some((now.parse().ok()?, answer))
+}
+
+/// `{"granted", wait, slack, probe, confirm}` or `{"denied", retry_after, reason}`.
+pub(crate) fn decision(answer: &[String]) -> Option<Decision> {
+    let [word, wait, slack, probe, confirm] = answer else { return denied(answer).map(Decision::Denied) };
     (word == "granted").then_some(())?;
-    Some(Decision::Granted { wait: wait.parse().ok()?, probe: probe == "1" })
+    Some(Decision::Granted {
+        wait: wait.parse().ok()?,
+        slack: slack.parse().ok()?,
+        probe: probe == "1",
+        confirm: confirm == "1",
+    })
 }
 
 /// `{"denied", retry_after, reason}`.

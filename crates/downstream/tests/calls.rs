@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use penstock_domain::limit::Reason;
 use penstock_domain::outcome::Verdict;
 use penstock_domain::pipeline::definition::Method;
-use penstock_domain::pipeline::{Breaker, Dependency, RenderedRequest};
+use penstock_domain::pipeline::{Breaker, Dependency, Rate, RenderedRequest};
 use penstock_domain::time::Clock as _;
 use penstock_downstream::{Called, Caller, Demand, LocalLimiter, Response};
 use serde_json::json;
@@ -78,6 +78,27 @@ async fn every_ending_has_its_verdict() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gone = dependency(&format!("http://{nobody}"));
     assert_eq!(verdict(&caller, &demand(&gone), "/ok").await.0, retry("connect_failed"));
+}
+
+/// A server that takes no further connection: its queue of two is full.
+#[tokio::test]
+async fn a_connection_that_is_not_made_in_time_shows_that_nothing_was_sent() {
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = full.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let _queued = [
+        tokio::net::TcpStream::connect(address).await.unwrap(),
+        tokio::net::TcpStream::connect(address).await.unwrap(),
+    ];
+    let mut api = dependency(&format!("http://{address}"));
+    for timeout in [Duration::from_millis(400), Duration::from_secs(2)] {
+        api.timeout = timeout;
+        let began = Instant::now();
+        let (verdict, _) = verdict(&local(), &demand(&api), "/ok").await;
+        assert_eq!(verdict, Verdict::Retry { code: "connect_failed".into() }, "{timeout:?}");
+        assert!(began.elapsed() < timeout * 3 / 4, "{:?}", began.elapsed());
+    }
 }
 
 #[tokio::test]
@@ -200,6 +221,17 @@ async fn a_short_wait_is_waited_out_and_marked() {
     assert!(caller.figures().values().next().unwrap().waited_us > 100_000);
 }
 
+/// As of a step of an older definition, when the burst was made smaller meanwhile.
+#[tokio::test]
+async fn a_call_that_costs_more_than_the_burst_takes_all_of_it() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.rate = Some(rate(1, 1));
+    let dear = Demand { cost: 4, ..demand(&api) };
+    let called = call(&local(), &dear, get("/ok")).await;
+    assert!(matches!(called, Called::Answered { verdict: Verdict::Success, .. }), "{called:?}");
+}
+
 #[tokio::test]
 async fn a_freed_slot_wakes_who_waits_for_it() {
     let server = Server::start(1000, 1000);
@@ -237,4 +269,67 @@ async fn slots_that_stay_taken_send_the_row_away() {
     };
     let (_, second) = tokio::join!(hang, second);
     assert!(matches!(second, Called::Waits { reason: Reason::Concurrency, .. }), "{second:?}");
+}
+
+/// A thread that is always busy when a call's moment comes.
+#[tokio::test]
+async fn a_worker_that_is_woken_too_late_calls_nothing_and_says_why() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.rate = Some(rate(20, 1));
+    let caller = local();
+    let busy = tokio::spawn(async {
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            tokio::task::yield_now().await;
+        }
+    });
+    // The first ones ask again at once, until it is plain that most are late.
+    let told = async {
+        loop {
+            let called = call(&caller, &demand(&api), get("/ok")).await;
+            if let Called::Waits { reason: Reason::Late, until } = called
+                && until.since(SystemClock.now()) > Duration::from_millis(500)
+            {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.unwrap();
+    busy.abort();
+    assert_eq!(Reason::Late.code(), "limiter_late");
+    assert!(
+        caller.predicted_wait(&api) > Duration::from_millis(500),
+        "others do not take from the rate as well"
+    );
+}
+
+#[tokio::test]
+async fn what_is_about_an_owner_holds_him_and_what_is_about_the_dependency_everybody() {
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.rate = Some(Rate { per_owner: true, ..rate(1, 1) });
+    api.breaker = Breaker { min_calls: 3, failure_bp: 2000, ..Breaker::default() };
+    let caller = local();
+    let call_of = async |owner: &'static str, path: &str| {
+        call(&caller, &Demand { owner, ..demand(&api) }, get(path)).await
+    };
+    let waits = |owner: &str| caller.predicted_wait_of(&api, owner);
+    let first = call_of("acme", "/ok").await;
+    assert!(matches!(first, Called::Answered { verdict: Verdict::Success, .. }), "{first:?}");
+    let denied = call_of("acme", "/ok").await;
+    assert!(matches!(denied, Called::Waits { reason: Reason::OwnerRate, .. }), "{denied:?}");
+    assert!(waits("acme") > Duration::from_millis(500));
+    assert_eq!(waits("other"), Duration::ZERO);
+    // A word to wait is about him whose rate it is.
+    call_of("third", "/busy").await;
+    assert!(waits("third") > Duration::from_secs(1));
+    assert_eq!((waits("other"), caller.predicted_wait(&api)), (Duration::ZERO, Duration::ZERO));
+    for owner in ["a", "b", "c"] {
+        call_of(owner, "/broken").await;
+    }
+    let denied = call_of("other", "/ok").await;
+    assert!(matches!(denied, Called::Waits { reason: Reason::BreakerOpen, .. }), "{denied:?}");
+    assert!(caller.predicted_wait(&api) > Duration::from_secs(5), "an open breaker is everybody's");
+    assert!(waits("somebody") > Duration::from_secs(5));
 }

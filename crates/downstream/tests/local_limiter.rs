@@ -18,7 +18,7 @@ async fn it_does_what_every_limiter_does() {
 async fn the_limit_is_used_and_never_passed() {
     let limiter = Arc::new(LocalLimiter::new(Arc::new(support::SystemClock)));
     let workers: [_; 4] = std::array::from_fn(|_| limiter.clone());
-    support::hammer::exact_limit(workers, Duration::ZERO).await;
+    support::hammer::exact_limit(workers, (200, 10), 0.97, Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

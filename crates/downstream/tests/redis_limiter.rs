@@ -4,15 +4,16 @@
 
 mod support;
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_domain::limit::{Ask, Decision, Feedback, Reason};
 use penstock_domain::pipeline::{Breaker, Rate};
 use penstock_domain::time::{ManualClock, Timestamp};
-use penstock_downstream::{Gates, Grant, Limiter, LocalLimiter, SharedLimiter};
+use penstock_downstream::{Called, Gates, Grant, Limiter, LocalLimiter, SharedLimiter};
 use support::conformance::Scene;
+use support::redis::Own;
+use support::server::Server;
 use support::{Dice, concurrency, dependency, hammer, rate};
 
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -56,7 +57,8 @@ async fn it_decides_as_the_one_in_process() {
             let gates = Gates::of(&api, owner, 1e6);
             let burst = api.rate.as_ref().map_or(1, |rate| rate.burst);
             let cost = 1 + u32::try_from(dice.below(u64::from(burst))).unwrap();
-            let ask = Ask { cost, token: step + 1, lease_us: 3e6 };
+            let lead_us = [0.0, 0.0, 30e3, 200e3][usize::try_from(dice.below(4)).unwrap()];
+            let ask = Ask { cost, token: step + 1, lease_us: 3e6, lead_us };
             match dice.below(10) {
                 0..=4 => {
                     let (ours, theirs) =
@@ -114,7 +116,7 @@ async fn it_decides_as_the_one_in_process() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_limit_is_used_and_never_passed() {
     let workers: [_; 4] = std::array::from_fn(|_| Arc::new(shared()));
-    hammer::exact_limit(workers, Duration::from_secs(1)).await;
+    hammer::exact_limit(workers, (200, 10), 0.97, Duration::from_secs(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,7 +134,7 @@ async fn a_decision_is_one_round_trip_and_its_keys_do_not_stay() {
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     for token in 1..=10 {
-        let ask = Ask { cost: 1, token, lease_us: 1e6 };
+        let ask = Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0 };
         assert!(matches!(
             limiter.acquire(&gates, &ask).await,
             Decision::Granted { .. } | Decision::Denied(_)
@@ -155,7 +157,7 @@ async fn the_scripts_memory_and_the_keys_may_be_lost() {
     let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let ask = |token| Ask { cost: 1, token, lease_us: 1e6 };
+    let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0 };
     let cold = |decision| matches!(decision, Decision::Granted { wait, .. } if wait > 0.95e6);
     assert!(cold(limiter.acquire(&gates, &ask(1)).await));
     let (): () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
@@ -175,7 +177,7 @@ async fn without_redis_nothing_is_called() {
     let limiter = SharedLimiter::connect(&format!("redis://{nobody}")).unwrap();
     let api = dependency("http://api.example");
     let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6 };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0 };
     let began = Instant::now();
     match limiter.acquire(&gates, &ask).await {
         Decision::Denied(denied) => assert_eq!(denied.reason, Reason::Unavailable),
@@ -185,51 +187,10 @@ async fn without_redis_nothing_is_called() {
     assert!(began.elapsed() < Duration::from_secs(4), "a row does not wait for Redis for long");
 }
 
-/// A Redis of the test's own, to be killed.
-struct Own {
-    server: Option<Child>,
-    port: u16,
-    folder: tempfile::TempDir,
-}
-
-impl Own {
-    fn new() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { server: None, port, folder: tempfile::tempdir().unwrap() }
-    }
-
-    async fn start(&mut self) {
-        let server = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
-            .arg(self.folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed by `cargo xtask test`");
-        self.server = Some(server);
-        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            server.kill().unwrap();
-            server.wait().unwrap();
-        }
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 #[tokio::test]
 async fn a_restart_from_an_older_state_gives_no_second_burst() {
-    let mut redis = Own::new();
-    redis.start().await;
-    let limiter = Arc::new(SharedLimiter::connect(&format!("redis://127.0.0.1:{}", redis.port)).unwrap());
+    let mut redis = Own::start().await;
+    let limiter = Arc::new(SharedLimiter::connect(&redis.url()).unwrap());
     let scene = Scene::new(limiter, Arc::default(), |api| api.rate = Some(rate(50, 40)));
     let until = Instant::now() + Duration::from_secs(10);
     let ready = async |what: &str| loop {
@@ -244,13 +205,54 @@ async fn a_restart_from_an_older_state_gives_no_second_burst() {
     while scene.acquire("acme", 1).await.is_ok_and(|leave| leave.wait > Duration::ZERO) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let client = redis::Client::open(format!("redis://127.0.0.1:{}", redis.port)).unwrap();
+    let client = redis::Client::open(redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let (): () = redis::cmd("SAVE").query_async(&mut connection).await.unwrap();
     while scene.acquire("acme", 1).await.is_ok() {}
     redis.kill();
     assert_eq!(scene.acquire("acme", 1).await.unwrap_err().reason, Reason::Unavailable);
-    redis.start().await;
+    redis.restart().await;
     let wait = ready("behind the restart").await;
     assert!(wait > Duration::from_millis(900), "reservations from before may still come: {wait:?}");
+}
+
+/// Calls go on when Redis forgets them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_does_not_let_more_calls_at_once() {
+    const SLOTS: u32 = 4;
+    let redis = Own::start().await;
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.concurrency = Some(concurrency(SLOTS));
+    let api = Arc::new(api);
+    let until = Instant::now() + Duration::from_secs(9);
+    let mut rows = tokio::task::JoinSet::new();
+    for worker in 1..=2 {
+        let caller = hammer::caller(Arc::new(SharedLimiter::connect(&redis.url()).unwrap()), worker);
+        for _ in 0..SLOTS * 2 {
+            let (caller, api) = (caller.clone(), api.clone());
+            rows.spawn(async move {
+                let mut called = 0;
+                while Instant::now() < until {
+                    match hammer::call(&caller, &api, "/slow").await {
+                        Called::Answered { .. } => called += 1,
+                        _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
+                }
+                called
+            });
+        }
+    }
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut flushes = 0;
+    // At any phase of the calls, which outlast the time for which a gate is cold.
+    while Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(1_930)).await;
+        let (): () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
+        flushes += 1;
+    }
+    let called: u32 = rows.join_all().await.into_iter().sum();
+    assert_eq!(server.most_at_once(), SLOTS, "{called} calls in {flushes} flushes");
+    assert!(called >= SLOTS * flushes / 2, "{called} calls in {flushes} flushes");
 }

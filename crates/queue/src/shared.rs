@@ -85,7 +85,7 @@ pub struct SharedBell {
 }
 
 impl SharedBell {
-    /// A doorbell at a `redis://` URL, for a process of this name: no other one may have it, before or after.
+    /// A doorbell at a `redis://` or `rediss://` URL, for a process of this name: no other one may have it, before or after.
     ///
     /// # Errors
     /// When it is no such URL.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::breaker::{Breaker, BreakerState};
 use super::rate::RatePolicy;
 use super::slow_down::SlowDown;
-use super::{Ask, Denied, MAX_WAIT_US, Reason, SLOT_AHEAD_US, SLOT_RETRY_US, duration};
+use super::{Ask, Denied, MAX_WAIT_US, Reason, SLOT_RETRY_US, duration};
 use crate::pipeline::Breaker as BreakerPolicy;
 
 /// What a gate allows.
@@ -17,7 +17,8 @@ pub struct GatePolicy {
     pub concurrency: Option<u32>,
     /// The breaker.
     pub breaker: Option<BreakerPolicy>,
-    /// How long a gate whose state is not known stays shut: reservations made before may still come.
+    /// How long a gate whose state is not known stays shut: reservations made before may still come, and calls under way
+    /// are told again meanwhile.
     pub cold_wait_us: f64,
 }
 
@@ -63,6 +64,22 @@ impl Snapshot {
     }
 }
 
+/// What passing a gate takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Look {
+    /// Microseconds until the call's moment.
+    pub(super) wait: f64,
+    /// Whether it is not known yet which slots are taken.
+    pub(super) cold: bool,
+}
+
+impl Look {
+    /// Passing both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { wait: self.wait.max(other.wait), cold: self.cold || other.cold }
+    }
+}
+
 /// The state of one dependency's (or owner's) limits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gate {
@@ -70,6 +87,8 @@ pub struct Gate {
     tat: Option<f64>,
     paused_until: f64,
     slow_down: SlowDown,
+    /// Since when it has been known who calls; none: not yet.
+    known_since: Option<f64>,
     /// Token and end of each lease.
     slots: Vec<(u64, f64)>,
     breaker: Breaker,
@@ -85,13 +104,19 @@ impl Gate {
         if self.paused_until > 0.0 { tat.max(rate.empty_at(self.paused_until)) } else { tat }
     }
 
-    /// Whether a call could pass, and after how many microseconds; takes nothing.
-    pub(super) fn look(&mut self, policy: &GatePolicy, now: f64, cost: u32) -> Result<f64, Denied> {
-        // First of all, so that a denial for another reason does not leave the rate unknown.
+    /// From when on slots are given away: those that were taken before the state was lost are known by then.
+    fn slots_from(&mut self, policy: &GatePolicy, now: f64) -> f64 {
+        *self.known_since.get_or_insert(now) + policy.cold_wait_us
+    }
+
+    /// Whether a call could pass, and when; takes nothing.
+    pub(super) fn look(&mut self, policy: &GatePolicy, now: f64, ask: &Ask) -> Result<Look, Denied> {
+        // First of all, so that a denial for another reason does not leave the state unknown.
         let moment = policy.rate.map(|rate| {
             let tat = self.tat(policy, &rate, now);
-            rate.moment(tat, now, cost)
+            rate.moment(tat, now + ask.lead_us, ask.cost)
         });
+        let slots_from = self.slots_from(policy, now);
         self.not_paused(now)?;
         if let Some(breaker) = &policy.breaker
             && let Some(until) = self.breaker.shut_until(breaker, now)
@@ -100,30 +125,39 @@ impl Gate {
         }
         self.slot_free(policy, now, None)?;
         let wait = moment.map_or(0.0, |moment| moment - now);
-        if wait > MAX_WAIT_US { Err(Denied { retry_after: wait, reason: Reason::Rate }) } else { Ok(wait) }
+        if wait > MAX_WAIT_US {
+            return Err(Denied { retry_after: wait, reason: Reason::Rate });
+        }
+        let cold = policy.concurrency.is_some() && now < slots_from;
+        Ok(Look { wait: if cold { wait.max(slots_from - now) } else { wait }, cold })
     }
 
-    /// Takes what [`Gate::look`] granted; whether the call is a probe.
-    pub(super) fn take(&mut self, policy: &GatePolicy, now: f64, wait: f64, ask: &Ask) -> bool {
-        if let Some(rate) = &policy.rate {
-            let tat = self.tat(policy, rate, now);
-            self.tat = Some(rate.charged(tat, now + wait, ask.cost, self.slow_down.factor(now)));
-        }
-        if wait <= SLOT_AHEAD_US {
-            self.take_slot(policy, now + wait, ask);
-        }
+    /// Charges what [`Gate::look`] granted; the slack that the call has.
+    pub(super) fn charge(&mut self, policy: &GatePolicy, now: f64, wait: f64, ask: &Ask) -> f64 {
+        let Some(rate) = &policy.rate else { return 0.0 };
+        let tat = self.tat(policy, rate, now);
+        self.tat = Some(rate.charged(tat, now + wait, ask.cost, self.slow_down.factor(now)));
+        RatePolicy::slack(tat, now + wait)
+    }
+
+    /// A call passes the breaker; whether it is a probe.
+    pub(super) fn call(&mut self, policy: &GatePolicy, now: f64) -> bool {
         policy.breaker.as_ref().is_some_and(|breaker| self.breaker.called(breaker, now))
     }
 
     /// Whether a call whose moment has come may still be made.
-    pub(super) fn still_open(&mut self, policy: &GatePolicy, now: f64, token: u64) -> Result<(), Denied> {
+    pub(super) fn still_open(&mut self, policy: &GatePolicy, now: f64, ask: &Ask) -> Result<(), Denied> {
         self.not_paused(now)?;
         if policy.breaker.is_some()
             && let Some(until) = self.breaker.open_until(now)
         {
             return Err(Denied { retry_after: until - now, reason: Reason::BreakerOpen });
         }
-        self.slot_free(policy, now, Some(token))
+        let slots_from = self.slots_from(policy, now);
+        if policy.concurrency.is_some() && now + ask.lead_us < slots_from {
+            return Err(Denied { retry_after: slots_from - now, reason: Reason::Concurrency });
+        }
+        self.slot_free(policy, now, Some(ask.token))
     }
 
     fn not_paused(&self, now: f64) -> Result<(), Denied> {

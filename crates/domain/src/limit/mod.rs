@@ -6,11 +6,18 @@
 //! two machines' clocks agree. The Lua of the shared limiter mirrors these files, and a test holds the two together.
 //!
 //! Whoever is granted a call may have to wait for its moment, at most [`MAX_WAIT_US`]: a *reservation*. Right before
-//! the call he asks again ([`confirm`]), for much may have happened meanwhile.
+//! the call he asks again ([`confirm`]), for much may have happened meanwhile. How far away he is from whoever keeps the
+//! state, and so when he has to ask, is what a [`Distance`] learns.
 //!
 //! How the rate keeps its promise where the dependency counts, and not only where calls leave, is told in [`rate`].
+//!
+//! What a granted call was charged is not given back when it is not made. Others have asked meanwhile, and who of them was
+//! not held up by that charge would be free to spend it a second time; with a burst of one, that is everybody. Grants that
+//! cannot be used are made rare instead, by the lead with which somebody far away asks ([`Ask::lead_us`]), and by the slack
+//! that a late one has.
 
 mod breaker;
+mod distance;
 mod gate;
 pub mod rate;
 #[cfg(test)]
@@ -23,6 +30,8 @@ use url::Url;
 use uuid::Uuid;
 
 pub use breaker::{Breaker, BreakerState};
+pub use distance::{Distance, Lead};
+use gate::Look;
 pub use gate::{Feedback, Gate, GatePolicy, Snapshot};
 pub use rate::RatePolicy;
 pub use slow_down::SlowDown;
@@ -30,9 +39,13 @@ pub use slow_down::SlowDown;
 /// The longest that a granted call waits for its moment; a longer wait is denied.
 pub const MAX_WAIT_US: f64 = 1_000_000.0;
 
-/// Who waits longer for his moment takes his slot only when it has come, so that a row that waits for a rate holds
-/// nothing that another could use.
-pub const SLOT_AHEAD_US: f64 = 10_000.0;
+/// A grant whose moment is no further away holds its slot already and need not be confirmed. Who waits for longer takes his
+/// slot only when his moment has come: a row that waits for a rate holds nothing that another could use. For somebody
+/// further away it is [`FRESH_LEADS`] leads more: an answer's way, and the round trip of a question.
+pub const FRESH_US: f64 = 2_000.0;
+
+/// See [`FRESH_US`].
+pub const FRESH_LEADS: f64 = 3.0;
 
 /// When a slot may be free again, as far as anybody can tell.
 pub const SLOT_RETRY_US: f64 = 50_000.0;
@@ -42,10 +55,14 @@ pub const SLOT_RETRY_US: f64 = 50_000.0;
 pub enum Decision {
     /// It may.
     Granted {
-        /// After so many microseconds.
+        /// After so many microseconds; negative when its moment has passed while the answer was under way.
         wait: f64,
+        /// How many microseconds later than at its moment it may still leave; see [`rate`].
+        slack: f64,
         /// Whether the breaker is half open and the call is one of its probes.
         probe: bool,
+        /// Whether it has to be confirmed when its moment has come.
+        confirm: bool,
     },
     /// It may not.
     Denied(Denied),
@@ -75,6 +92,8 @@ pub enum Reason {
     BreakerOpen,
     /// The shared limiter does not answer.
     Unavailable,
+    /// Leave was given, but the call could not be made in time: the limiter is too far away, or this worker too busy.
+    Late,
 }
 
 impl Reason {
@@ -88,6 +107,7 @@ impl Reason {
             Self::Paused => code::THROTTLED,
             Self::BreakerOpen => code::BREAKER_OPEN,
             Self::Unavailable => code::LIMITER_UNAVAILABLE,
+            Self::Late => code::LIMITER_LATE,
         }
     }
 }
@@ -101,26 +121,35 @@ pub struct Ask {
     pub token: u64,
     /// How long the slot is held at the most, if its end is never told.
     pub lease_us: f64,
+    /// How long the answer is on its way: the call leaves so much later at the soonest.
+    pub lead_us: f64,
 }
 
 /// Passes all gates, or none of them: the dependency's first, then its owner's, if there is one.
 ///
 /// Only one of them may have a rate: a wait at one would have to be charged at the other.
 pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> Decision {
-    let (mut wait, mut probe) = (0.0_f64, false);
+    let mut looked = Look::default();
     for (place, (gate, policy)) in gates.iter_mut().enumerate() {
-        match gate.look(policy, now, ask.cost) {
-            Ok(own) => wait = wait.max(own),
+        match gate.look(policy, now, ask) {
+            Ok(own) => looked = looked.and(own),
             Err(denied) if place > 0 && denied.reason == Reason::Rate => {
                 return Decision::Denied(Denied { reason: Reason::OwnerRate, ..denied });
             }
             Err(denied) => return Decision::Denied(denied),
         }
     }
+    let Look { wait, cold } = looked;
+    let confirm = cold || wait > FRESH_US + FRESH_LEADS * ask.lead_us;
+    let (mut slack, mut probe) = (0.0_f64, false);
     for (gate, policy) in gates.iter_mut() {
-        probe |= gate.take(policy, now, wait, ask);
+        slack = slack.max(gate.charge(policy, now, wait, ask));
+        probe |= gate.call(policy, now);
+        if !confirm {
+            gate.take_slot(policy, now + wait, ask);
+        }
     }
-    Decision::Granted { wait, probe }
+    Decision::Granted { wait, slack, probe, confirm }
 }
 
 /// The moment of a call that had to wait for it has come: may it still be made? Takes its slots, all or none.
@@ -129,7 +158,7 @@ pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> D
 /// When meanwhile a pause began, the breaker opened or all slots were taken. What was charged to the rate stays charged.
 pub fn confirm(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> Result<(), Denied> {
     for (gate, policy) in gates.iter_mut() {
-        gate.still_open(policy, now, ask.token)?;
+        gate.still_open(policy, now, ask)?;
     }
     for (gate, policy) in gates.iter_mut() {
         gate.take_slot(policy, now, ask);

@@ -2,10 +2,15 @@
 //!
 //! The state is one number, the *theoretical arrival time*: when the bucket will be empty again if nothing more comes.
 //! A call that leaves at `s` moves it to `max(tat, s) + cost·interval`, and may leave when that is no more than the
-//! tolerance ahead of `s`. It follows that for any two calls, the first leaving at `a` and the last at `b`, the costs
-//! from one to the other are at most `(b − a + tolerance) / interval`: with a tolerance of `burst·interval`, exactly
-//! burst + rate·t. Three things carry this from where calls *leave* to where they *arrive*, though the network and the
-//! scheduler delay some calls and not others:
+//! tolerance ahead of `s`. Behind a call it is therefore at least `cost·interval` and at most the tolerance ahead of where
+//! the call left, and each call moves it on by its cost. It follows that for any calls, the one granted first leaving at
+//! `a` and the one granted last at `b`, their costs are at most `(b − a + tolerance) / interval`: with a tolerance of
+//! `burst·interval`, exactly burst + rate·t. The order in which they leave does not matter, so somebody further away may
+//! be granted a later moment than who asks after him; and a call may leave later than at its moment, as long as that is
+//! not behind the theoretical arrival time that it found ([`RatePolicy::slack`]).
+//!
+//! Three things carry this from where calls *leave* to where they *arrive*, though the network and the scheduler delay
+//! some calls and not others:
 //!
 //! - [`ARRIVAL_MARGIN_US`] is taken off the tolerance, so that a late first call and a punctual last one stay apart. A
 //!   burst smaller than 1 + margin·rate has less room than that; what is missing is charged to the first call after a
@@ -23,6 +28,9 @@ pub const SAFETY: f64 = 0.995;
 
 /// How much later than its followers a call may arrive.
 pub const ARRIVAL_MARGIN_US: f64 = 25_000.0;
+
+/// Of that, how much later than allowed a call may leave. What leaves later is not made; the rest is the network's.
+pub const LATE_US: f64 = 15_000.0;
 
 /// How often calls may come.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,9 +67,15 @@ impl RatePolicy {
         at + self.tolerance() - self.interval_us
     }
 
-    /// When a call may leave.
-    pub(super) fn moment(&self, tat: f64, now: f64, cost: u32) -> f64 {
-        now.max(tat + f64::from(cost) * self.interval_us - self.tolerance())
+    /// When a call that cannot leave before `soonest` may leave.
+    pub(super) fn moment(&self, tat: f64, soonest: f64, cost: u32) -> f64 {
+        soonest.max(tat + f64::from(cost) * self.interval_us - self.tolerance())
+    }
+
+    /// How much later than at its moment `at` a call may leave that found this theoretical arrival time. Nothing after a
+    /// quiet time; behind a burst, as much as the burst is ahead of the rate.
+    pub(super) fn slack(tat: f64, at: f64) -> f64 {
+        (tat - at).max(0.0)
     }
 
     /// The theoretical arrival time behind a call that leaves at `at`; `factor` is the share of the rate that is used.

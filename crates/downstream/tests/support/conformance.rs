@@ -53,10 +53,10 @@ impl Scene {
 
     pub async fn acquire(&self, owner: &str, cost: u32) -> Result<Leave, Denied> {
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
-        let ask = Ask { cost, token, lease_us: 15e6 };
+        let ask = Ask { cost, token, lease_us: 15e6, lead_us: 0.0 };
         let gates = self.gates(owner);
         match self.limiter.acquire(&gates, &ask).await {
-            Decision::Granted { wait, probe } => {
+            Decision::Granted { wait, probe, .. } => {
                 let wait = penstock_domain::limit::duration(wait);
                 Ok(Leave { wait, probe, grant: Grant { token, gates }, ask })
             }
@@ -106,6 +106,8 @@ pub async fn all(limiter: Arc<dyn Limiter>, clock: Arc<ManualClock>) {
     owners_have_their_own(&scene(|api| api.rate = Some(Rate { per_owner: true, ..rate(10, 5) }))).await;
     too_fast_without_a_word_halves(&scene(|api| api.rate = Some(rate(100, 10)))).await;
     slots_come_back(&scene(|api| api.concurrency = Some(concurrency(2)))).await;
+    a_new_state_gives_no_slot_away(&scene(|api| api.concurrency = Some(concurrency(2)))).await;
+    a_late_answer_has_its_slack(&scene(|api| api.rate = Some(rate(100, 10)))).await;
     slots_of_owners(&scene(|api| api.concurrency = Some(Concurrency { limit: 1, per_owner: true }))).await;
     who_waits_holds_no_slot(&scene(|api| {
         api.rate = Some(rate(10, 2));
@@ -237,6 +239,7 @@ async fn too_fast_without_a_word_halves(scene: &Scene) {
 }
 
 async fn slots_come_back(scene: &Scene) {
+    scene.warm_up("acme").await;
     let (first, _second) = (scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap());
     assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);
     assert_eq!(scene.peek("acme").await.unwrap().in_flight, 2);
@@ -247,7 +250,42 @@ async fn slots_come_back(scene: &Scene) {
     assert!(scene.acquire("acme", 1).await.is_ok(), "a crashed worker's slot runs out");
 }
 
+async fn a_new_state_gives_no_slot_away(scene: &Scene) {
+    let cold = scene.limiter.cold_wait_us() / 1e6;
+    let first = scene.acquire("acme", 1).await.unwrap();
+    assert!(about(first.wait, cold), "{first:?}");
+    assert_eq!(scene.peek("acme").await.unwrap().in_flight, usize::from(cold == 0.0));
+    if cold > 0.0 {
+        let early = scene.limiter.confirm(&first.grant.gates, &first.ask).await.unwrap_err();
+        assert_eq!(early, Denied { retry_after: cold * 1e6, reason: Reason::Concurrency });
+        scene.pass(cold);
+        scene.limiter.confirm(&first.grant.gates, &first.ask).await.unwrap();
+    }
+    assert!(about(scene.acquire("acme", 1).await.unwrap().wait, 0.0));
+    assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);
+}
+
+/// A call may leave as late as the burst that went before it is ahead of the rate.
+async fn a_late_answer_has_its_slack(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let (gates, mut granted) = (scene.gates("acme"), Vec::new());
+    for (token, lead_us) in [(1, 0.0), (2, 0.0), (3, 30e3), (4, 0.0)] {
+        let ask = Ask { cost: 1, token, lease_us: 15e6, lead_us };
+        match scene.limiter.acquire(&gates, &ask).await {
+            Decision::Granted { wait, slack, confirm, .. } => granted.push((wait, slack, confirm)),
+            Decision::Denied(denied) => panic!("{denied:?}"),
+        }
+    }
+    let interval = 1e4 / 0.995;
+    let expected = [(0.0, 0.0), (0.0, interval), (30e3, 0.0), (0.0, 30e3 + interval)];
+    for ((wait, slack, confirm), (moment, late)) in granted.iter().zip(expected) {
+        assert!((wait - moment).abs() < 1.0 && (slack - late).abs() < 1.0 && !confirm, "{granted:?}");
+    }
+}
+
 async fn slots_of_owners(scene: &Scene) {
+    scene.warm_up("acme").await;
+    scene.warm_up("other").await;
     let acme = scene.acquire("acme", 1).await.unwrap();
     let _other = scene.acquire("other", 1).await.unwrap();
     assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test's way to fail")]
 
 pub mod conformance;
+pub mod far;
 pub mod hammer;
+pub mod redis;
 pub mod server;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+/// How long `/slow` takes.
+pub const SLOW: Duration = Duration::from_millis(2500);
+
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub struct Arrived {
@@ -29,6 +32,8 @@ struct Limit {
 
 struct State {
     arrived: Mutex<Vec<Arrived>>,
+    /// Calls of `/slow` now, and the most of them that there were.
+    at_once: Mutex<(u32, u32)>,
     limit: Mutex<Limit>,
 }
 
@@ -47,7 +52,11 @@ impl Server {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let interval = Duration::from_secs(1) / per_second;
         let limit = Limit { interval, tolerance: interval * burst, tat: None, paused_until: None };
-        let state = Arc::new(State { arrived: Mutex::default(), limit: Mutex::new(limit) });
+        let state = Arc::new(State {
+            arrived: Mutex::default(),
+            at_once: Mutex::default(),
+            limit: Mutex::new(limit),
+        });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let serving = state.clone();
         let thread = std::thread::spawn(move || {
@@ -65,6 +74,11 @@ impl Server {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How many calls of `/slow` there were at once at the most.
+    pub fn most_at_once(&self) -> u32 {
+        self.state.at_once.lock().unwrap().1
     }
 
     pub fn arrived(&self) -> Vec<Arrived> {
@@ -124,6 +138,16 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) {
         let answer = match answer {
             Answer::Text(text) => text,
             Answer::Drop => return,
+            Answer::Slow => {
+                {
+                    let mut at_once = state.at_once.lock().unwrap();
+                    at_once.0 += 1;
+                    at_once.1 = at_once.1.max(at_once.0);
+                }
+                tokio::time::sleep(SLOW).await;
+                state.at_once.lock().unwrap().0 -= 1;
+                "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_owned()
+            }
             Answer::Hang => std::future::pending().await,
         };
         if stream.write_all(answer.as_bytes()).await.is_err() {
@@ -135,6 +159,7 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) {
 enum Answer {
     Text(String),
     Drop,
+    Slow,
     Hang,
 }
 
@@ -161,6 +186,7 @@ fn answer(path: &str, at: Instant, state: &State) -> (Answer, bool, bool) {
         "/large" => text("200 OK", "", &format!("\"{}\"", "x".repeat(1024 * 1024))),
         "/hang" => Answer::Hang,
         "/drop" => Answer::Drop,
+        "/slow" => Answer::Slow,
         _ => text("200 OK", "x-request-id: 7\r\n", "{\"ok\":true}"),
     };
     (answer, false, false)

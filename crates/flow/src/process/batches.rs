@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use penstock_domain::csv::HeaderMap;
 use penstock_domain::ids::BatchSeq;
-use penstock_domain::pipeline::Pipeline;
+use penstock_domain::limit;
+use penstock_domain::pipeline::{Dependency, Pipeline};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use uuid::Uuid;
@@ -34,6 +35,8 @@ pub struct BatchWork {
     pub owner_name: String,
     /// The definition it was uploaded under.
     pub pipeline: Arc<Pipeline>,
+    /// That definition's dependencies, in its order, with the limits of today.
+    pub dependencies: Vec<Dependency>,
     /// Its data key and context.
     pub secrets: SecretsOf,
     /// The file's columns.
@@ -109,6 +112,7 @@ impl BatchCache {
 /// When the database fails, the batch was erased, or its definition does not load here.
 pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowError> {
     let pipeline = engines.pipelines.of(engines, batch).await?;
+    let dependencies = with_limits_of_today(&pipeline, engines.pipelines.iter().map(Arc::as_ref));
     let secrets = engines.secrets.of(engines, batch).await?;
     let header = batch.header.as_deref().unwrap_or_default();
     let header = serde_json::from_str(header)
@@ -119,7 +123,99 @@ pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowErr
         owner: Owner { seq: batch.owner, weight: batch.owner_weight },
         owner_name: batch.owner_name.clone(),
         pipeline,
+        dependencies,
         secrets,
         header,
     })
+}
+
+/// A batch keeps the definition that it was uploaded under: its columns, its steps, where they go and what they send. Rates,
+/// concurrency, breakers and timeouts say what an API bears *today*, and an operator who lowers one means the batches
+/// that run as well: these are taken from the loaded pipelines, for each dependency of the same name at the same address
+/// ([`limit::identity`]). The pipeline of the batch's name goes first, then the others by name; a dependency that none of
+/// them has any more keeps the limits that it had.
+fn with_limits_of_today<'a>(
+    frozen: &Pipeline,
+    loaded: impl Iterator<Item = &'a Pipeline>,
+) -> Vec<Dependency> {
+    let mut loaded: Vec<&Pipeline> = loaded.collect();
+    loaded.sort_by_key(|pipeline| pipeline.name != frozen.name);
+    let identity = |dependency: &Dependency| limit::identity(&dependency.name, &dependency.base_url);
+    let merged = frozen.dependencies.iter().map(|dependency| {
+        let name = identity(dependency);
+        let mut known = loaded.iter().flat_map(|pipeline| &pipeline.dependencies);
+        let today = known.find(|known| identity(known) == name).unwrap_or(dependency);
+        Dependency {
+            name: dependency.name.clone(),
+            base_url: dependency.base_url.clone(),
+            headers: dependency.headers.clone(),
+            rate: today.rate.clone(),
+            concurrency: today.concurrency,
+            timeout: today.timeout,
+            breaker: today.breaker,
+        }
+    });
+    merged.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipeline with these dependencies, each a name, an address and what else is said of it.
+    fn pipeline(name: &str, dependencies: &[(&str, &str, &str)]) -> Pipeline {
+        let mut text =
+            format!("name: {name}\ncsv: {{ columns: [{{ name: a }}] }}\nsteps: []\ndependencies:\n");
+        for (name, url, limits) in dependencies {
+            text += &format!("  {name}: {{ base_url: \"{url}\", {limits} }}\n");
+        }
+        Pipeline::load("test", &text, &|_| None).unwrap()
+    }
+
+    fn merged(frozen: &Pipeline, loaded: &[Pipeline]) -> Vec<Dependency> {
+        with_limits_of_today(frozen, loaded.iter())
+    }
+
+    const API: &str = "https://api.example/v1";
+
+    #[test]
+    fn limits_are_those_of_today_and_all_else_is_as_it_was() {
+        let before = "headers: { X-Is: old }, rate: { limit: 50, period: 1s, burst: 10 }, timeout: 30s, concurrency: 20";
+        let today = "headers: { X-Is: new }, rate: { limit: 5, period: 1s, burst: 2 }, timeout: 10s, concurrency: 3, \
+                     breaker: { min_calls: 7 }";
+        let frozen = pipeline("invite", &[("api", API, before)]);
+        let loaded = [pipeline("invite", &[("another", API, ""), ("api", API, today)])];
+        let merged = merged(&frozen, &loaded);
+        let (now, was) = (&loaded[0].dependencies, &frozen.dependencies[0]);
+        let now = now.iter().find(|dependency| dependency.name == "api").unwrap();
+        assert_eq!(merged.len(), 1);
+        assert_eq!((&merged[0].rate, merged[0].concurrency), (&now.rate, now.concurrency));
+        assert_eq!((merged[0].timeout, merged[0].breaker), (now.timeout, now.breaker));
+        assert_eq!(merged[0].rate.as_ref().unwrap().limit, 5);
+        assert_eq!((&merged[0].name, &merged[0].base_url), (&was.name, &was.base_url));
+        assert_eq!(merged[0].headers, was.headers);
+    }
+
+    #[test]
+    fn a_limit_that_was_taken_away_is_gone_and_one_that_is_new_holds() {
+        let limited = pipeline("invite", &[("api", API, "rate: { limit: 50, period: 1s }")]);
+        let free = pipeline("invite", &[("api", API, "timeout: 5s")]);
+        assert_eq!(merged(&limited, &[pipeline("invite", &[("api", API, "timeout: 5s")])])[0].rate, None);
+        assert!(merged(&free, &[limited])[0].rate.is_some());
+    }
+
+    #[test]
+    fn the_pipeline_of_the_same_name_goes_first_then_any() {
+        let of = |name: &str, limit: u32| {
+            pipeline(name, &[("api", API, &format!("rate: {{ limit: {limit}, period: 1s }}"))])
+        };
+        let frozen = of("invite", 50);
+        let limit = |loaded: &[Pipeline]| merged(&frozen, loaded)[0].rate.as_ref().unwrap().limit;
+        assert_eq!(limit(&[of("a", 1), of("invite", 2), of("z", 3)]), 2);
+        assert_eq!(limit(&[of("a", 1), of("z", 3)]), 1);
+        assert_eq!(limit(&[]), 50, "nobody knows it any more");
+        let elsewhere =
+            pipeline("invite", &[("api", "https://api.example/v2", "rate: { limit: 9, period: 1s }")]);
+        assert_eq!(limit(&[elsewhere]), 50, "the same name at another address is another API");
+    }
 }

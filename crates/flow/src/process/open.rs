@@ -101,6 +101,7 @@ mod tests {
             owner: Owner { seq: OwnerSeq(1), weight: 1 },
             owner_name: "acme".into(),
             pipeline: Arc::new(Pipeline::load("p.yaml", DEFINITION, &|_| None).unwrap()),
+            dependencies: Vec::new(),
             secrets: SecretsOf::new(BatchId(id), Arc::new(key), json!({})),
             header: serde_json::from_value(json!({ "columns": ["a", "b"], "fields": 2 })).unwrap(),
         }

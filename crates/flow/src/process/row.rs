@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use penstock_domain::outcome::{self, Verdict};
-use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, Step};
+use penstock_domain::pipeline::{ResponseView, RowContext, Step};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Called, Caller, Demand};
@@ -120,8 +120,7 @@ impl RowTask<'_> {
         row: &BTreeMap<String, String>,
         progress: &mut Progress,
     ) -> Option<Option<Settled>> {
-        let pipeline: &Pipeline = &self.work.pipeline;
-        let dependency = &pipeline.dependencies[step.dependency];
+        let dependency = &self.work.dependencies[step.dependency];
         let context = RowContext { row, context: self.work.secrets.context(), steps: &progress.outputs };
         let request = match step.request(&context) {
             Ok(request) => request,

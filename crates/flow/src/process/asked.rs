@@ -1,0 +1,76 @@
+//! Calls that are made at most once: before each, it is noted in SQL that its row asks for it, so that nobody asks again
+//! when this worker dies in the middle.
+//!
+//! Rows that are about to call at the same time share a write, as settlements do.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use penstock_store::settling::Held;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::engines::Engines;
+use crate::process::leases::RowLease;
+
+/// Notes of a write at the most.
+const GROUP_ROWS: usize = 500;
+
+/// How long the first note of a group waits for company: a call is about to be made.
+const GROUP_WAIT: Duration = Duration::from_millis(2);
+
+/// A note that is to be written, and who waits for it.
+struct Note {
+    held: Held,
+    step: u16,
+    written: oneshot::Sender<bool>,
+}
+
+/// Takes notes. Clones write to the same book.
+#[derive(Clone)]
+pub struct Book {
+    notes: mpsc::Sender<Note>,
+}
+
+impl Book {
+    /// A book that is written until its last clone is gone.
+    pub fn open(engines: Engines) -> Self {
+        let (notes, taken) = mpsc::channel(GROUP_ROWS * 2);
+        tokio::spawn(write(engines, taken));
+        Self { notes }
+    }
+
+    /// Notes that a row asks for a step. False: its lease was lost, or the database did not take it; the call may not be
+    /// made.
+    pub async fn note(&self, lease: &RowLease, step: u16) -> bool {
+        let (written, answer) = oneshot::channel();
+        let note = Note { held: (lease.row, lease.token), step, written };
+        self.notes.send(note).await.is_ok() && answer.await.unwrap_or(false)
+    }
+}
+
+async fn write(engines: Engines, mut taken: mpsc::Receiver<Note>) {
+    let mut group = Vec::with_capacity(GROUP_ROWS);
+    while let Some(first) = taken.recv().await {
+        group.push(first);
+        let close_at = Instant::now() + GROUP_WAIT;
+        while group.len() < GROUP_ROWS {
+            match tokio::time::timeout_at(close_at, taken.recv()).await {
+                Ok(Some(note)) => group.push(note),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let asked: Vec<_> = group.iter().map(|note| (note.held.0, note.held.1, note.step)).collect();
+        let held: HashSet<Held> = match engines.store.note_asked(&asked).await {
+            Ok(held) => held.into_iter().collect(),
+            Err(error) => {
+                tracing::warn!(%error, rows = asked.len(), "it could not be noted what rows ask for; they go back");
+                HashSet::new()
+            }
+        };
+        for note in group.drain(..) {
+            // Whoever asked may be gone.
+            let _ = note.written.send(held.contains(&note.held));
+        }
+    }
+}
