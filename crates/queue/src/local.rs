@@ -98,15 +98,10 @@ impl Bell for LocalBell {
         Ok(rung)
     }
 
-    async fn backlog(&self) -> Result<HashMap<String, u64>, BellError> {
+    async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError> {
         Ok(self.with_lanes(|lanes| {
-            lanes
-                .iter()
-                .filter_map(|(lane, state)| match lane {
-                    Lane::Rows(pipeline) => Some((pipeline.clone(), state.waiting.load(Ordering::Relaxed))),
-                    Lane::Extractions => None,
-                })
-                .collect()
+            let waiting = |state: &LocalLane| state.waiting.load(Ordering::Relaxed);
+            lanes.iter().map(|(lane, state)| (lane.clone(), waiting(state))).collect()
         }))
     }
 
