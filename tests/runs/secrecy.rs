@@ -10,9 +10,10 @@ async fn a_marker_in_every_field_is_found_nowhere() {
     const MARKER: &str = "Zq7marker";
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     // A value in an address too.
-    let definition = invite()
-        .replace("^[A-Z0-9 ]{5,8}$", "^[A-Za-z0-9 ]{5,20}$")
-        .replace("steps.address_links.link }}\" }", "steps.address_links.link }}\", query: { who: \"{{ row.first_name }}\" } }");
+    let definition = invite().replace("^[A-Z0-9 ]{5,8}$", "^[A-Za-z0-9 ]{5,20}$").replace(
+        "steps.address_links.link }}\" }",
+        "steps.address_links.link }}\", query: { who: \"{{ row.first_name }}\" } }",
+    );
     assert!(definition.contains("who:"), "{definition}");
     let mut place = Place::new(&[("invite.yaml", &definition)]);
     // Whatever an operator asks the log for, other people's crates included.

@@ -197,7 +197,8 @@ async fn a_lane_bears_so_many_messages_and_no_more() {
     assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back: 10_000 - most });
     let more = bell.ring(vec![rows("invite", 0), rows("other", 0), extract(1)]).await.unwrap();
     assert_eq!(more, Rung { rung: 2, held_back: 1 }, "a full lane holds up neither a file nor another one");
-    assert_eq!(bell.backlog().await.unwrap()[&Lane::Rows("invite".into())], most as u64);
+    let waiting = bell.backlog().await.unwrap();
+    assert_eq!((waiting[&Lane::Rows("invite".into())], waiting[&Lane::Extractions]), (most as u64, 1));
     let mut listening = Listening::to(&bell);
     let began = Instant::now();
     for _ in 0..most + 2 {

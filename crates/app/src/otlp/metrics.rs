@@ -66,7 +66,11 @@ async fn post(client: &reqwest::Client, target: &Target, body: Vec<u8>) -> Resul
     match request.send().await {
         Ok(answer) if answer.status().is_success() => Ok(()),
         Ok(answer) => Err(format!("the collector answered {}", answer.status())),
-        Err(error) => Err(error.without_url().to_string()),
+        Err(error) => {
+            let error = error.without_url();
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            Err(causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")))
+        }
     }
 }
 
