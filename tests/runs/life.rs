@@ -285,7 +285,7 @@ async fn few_rows_are_claimed_in_vain() {
     let metrics = client.text("/metrics").await;
     let claims = metrics
         .lines()
-        .find_map(|line| line.strip_prefix("penstock_row_state_exits_total{state=\"queued\"} "))
+        .find_map(|line| line.strip_prefix("penstock_row_queue_duration_seconds_count{pipeline=\"narrow\"} "))
         .and_then(|value| value.parse::<f64>().ok())
         .expect("a figure");
     assert!(claims < f64::from(rows) * 1.25, "{claims} claims for {rows} rows, {took:?}");

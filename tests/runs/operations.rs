@@ -1,12 +1,10 @@
 //! What an operator is told, and what their tools read.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use penstock_sandbox::{Config, Faults, Sandbox};
 use penstock_tests::receiver::Receiver;
 use penstock_tests::{Client, Place};
-use serde_json::Value;
 
 use crate::{PEOPLE, invite, people};
 
@@ -95,69 +93,6 @@ async fn alerts_are_told_once_and_their_end_too() {
     for secret in ["person", "taken", "example.com"] {
         assert!(!heard.iter().any(|one| one.body.contains(secret)), "an alert carries no row's content");
     }
-}
-
-/// Prometheus accepts `/metrics`, and every figure that an alert rule or the dashboard reads is there.
-#[tokio::test]
-async fn metrics_are_what_the_alert_rules_and_the_dashboard_read() {
-    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let place = Place::new(&[("invite.yaml", &invite())]);
-    let key = place.key(&sandbox, "acme");
-    let service = place.start(&sandbox, None);
-    let client = Client::new(&service, &key);
-    let (_, batch) =
-        client.upload(PEOPLE, people(60).replace("person1@", "taken1@")).await.expect("an answer");
-    client.finished(batch["id"].as_str().expect("an id")).await;
-    // Something that still runs, so that there are rows to tell of.
-    sandbox.set_faults(Faults { latency_ms: 2000, ..Faults::default() });
-    let (_, running) = client.upload(PEOPLE, people(30)).await.expect("an answer");
-    let id = running["id"].as_str().expect("an id").to_owned();
-    while client.get(&format!("/v2/batches/{id}")).await["status"] != "queued" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let text = client.text("/metrics").await;
-    let known: std::collections::HashSet<&str> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split(['{', ' ']).next())
-        .collect();
-    let alerts = include_str!("../../charts/penstock/files/alerts.yaml");
-    let dashboard = include_str!("../../charts/penstock/files/dashboard.json");
-    let board: Value = serde_json::from_str(dashboard).expect("JSON");
-    let expressions: Vec<&str> = alerts
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("expr: "))
-        .chain(
-            board["panels"]
-                .as_array()
-                .expect("panels")
-                .iter()
-                .flat_map(|panel| panel["targets"].as_array().expect("targets"))
-                .filter_map(|target| target["expr"].as_str()),
-        )
-        .collect();
-    assert!(expressions.len() > 20);
-    for expression in expressions {
-        for name in expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-            assert!(
-                !name.starts_with("penstock_") || known.contains(name),
-                "{name} is read, and not told:\n{text}"
-            );
-        }
-    }
-    let Ok(promtool) = std::env::var("PENSTOCK_TEST_PROMTOOL") else {
-        panic!("PENSTOCK_TEST_PROMTOOL is not set; `cargo xtask test` sets it");
-    };
-    let mut check = Command::new(promtool)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it runs");
-    std::io::Write::write_all(&mut check.stdin.take().expect("its input"), text.as_bytes())
-        .expect("it reads");
-    let said = check.wait_with_output().expect("it ends");
-    assert!(said.status.success(), "{}\n{text}", String::from_utf8_lossy(&said.stderr));
 }
 
 /// Everything that is wrong with a folder of definitions is told at once, each with its place.

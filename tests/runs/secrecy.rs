@@ -9,8 +9,15 @@ use crate::invite;
 async fn a_marker_in_every_field_is_found_nowhere() {
     const MARKER: &str = "Zq7marker";
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let definition = invite().replace("^[A-Z0-9 ]{5,8}$", "^[A-Za-z0-9 ]{5,20}$");
-    let place = Place::new(&[("invite.yaml", &definition)]);
+    // A value in an address too.
+    let definition = invite().replace("^[A-Z0-9 ]{5,8}$", "^[A-Za-z0-9 ]{5,20}$").replace(
+        "steps.address_links.link }}\" }",
+        "steps.address_links.link }}\", query: { who: \"{{ row.first_name }}\" } }",
+    );
+    assert!(definition.contains("who:"), "{definition}");
+    let mut place = Place::new(&[("invite.yaml", &definition)]);
+    // Whatever an operator asks the log for, other people's crates included.
+    place.set("RUST_LOG", "trace".into());
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
@@ -39,6 +46,8 @@ async fn a_marker_in_every_field_is_found_nowhere() {
     assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new(), "while it runs");
     service.terminate();
     assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new(), "afterwards");
+    let log = std::fs::read_to_string(place.log()).expect("a log");
+    assert!(log.contains(r#""level":"TRACE""#), "everything was told");
 }
 
 #[tokio::test]

@@ -409,7 +409,7 @@ def prometheus_rules(folder):
         check(f"caught: {name}", ["it passed"] if passed else [])
     board = json.loads((files / "dashboard.json").read_text())
     expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    plain = [e.replace("$pipeline", ".*").replace("$dependency", ".*") for e in expressions]
+    plain = [re.sub(r"\$\w+", ".*", expression) for expression in expressions]
     written = folder / "dashboard.yaml"
     written.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": [
         {"record": f"panel:{index}", "expr": expression} for index, expression in enumerate(plain)]}]}))

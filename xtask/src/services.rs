@@ -71,6 +71,9 @@ impl Services {
             vec![("PENSTOCK_TEST_REDIS_URL", format!("redis://127.0.0.1:{}", self.redis_port))];
         if let Some(promtool) = &self.promtool {
             environment.push(("PENSTOCK_TEST_PROMTOOL", promtool.display().to_string()));
+            // Debian's package has both.
+            let prometheus = promtool.with_file_name("prometheus");
+            environment.push(("PENSTOCK_TEST_PROMETHEUS", prometheus.display().to_string()));
         }
         if let Some(tools) = &self.tools {
             environment.push(("PENSTOCK_TEST_TOOLS", tools.display().to_string()));

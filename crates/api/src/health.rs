@@ -28,8 +28,7 @@ pub async fn readyz(state: web::Data<ApiState>) -> HttpResponse {
 #[utoipa::path(get, operation_id = "metrics", path = "/metrics", tag = "operations",
     responses((status = 200, description = "As they are now", body = String, content_type = "text/plain")))]
 pub async fn metrics(state: web::Data<ApiState>) -> HttpResponse {
-    let families = metrics::collect(&state.engines, state.figures.as_deref(), state.caller.as_deref()).await;
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body(metrics::render(&families))
+        .body(metrics::render(&state.sources.collect().await))
 }

@@ -1,6 +1,7 @@
 //! `penstock-api`: the HTTP API as a service of its own.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -8,6 +9,8 @@ use penstock_api::ApiState;
 use penstock_app::engines::choose;
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Role, Settings, StartError, boot, shutdown};
+
+const SERVICE: &str = "penstock-api";
 
 /// Penstock's HTTP API.
 #[derive(Parser)]
@@ -31,7 +34,7 @@ fn main() -> ExitCode {
     if let Some(Command::Health) = program.command {
         return penstock_app::health::ask(program.settings.bind);
     }
-    let _telemetry = telemetry::start(LogStyle::Json, "penstock-api", "info");
+    let _telemetry = telemetry::start(LogStyle::Json, SERVICE, "info");
     match actix_web::rt::System::new().block_on(run(program.settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,6 +49,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let chosen = choose(&settings, pipelines, Role::Service).await?;
     let stop = shutdown::on_signal();
     penstock_app::startup::await_schema(&chosen.engines, &stop).await?;
+    let sources = chosen.sources(None, Some(Arc::default()));
     let state = ApiState {
         engines: chosen.engines.clone(),
         rows_per_owner: settings.rows_per_owner,
@@ -53,7 +57,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
         upload_idle: Duration::from_secs(settings.upload_idle_seconds),
         allow_private_callbacks: settings.allow_private_callbacks,
         caller: Some(chosen.caller.clone()),
-        figures: None,
+        sources: sources.clone(),
         lengths: penstock_api::reports::Lengths::default(),
         signer: chosen.signer(),
         stop: stop.clone(),
@@ -61,7 +65,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let (server, address) = penstock_api::serve(state, settings.bind)
         .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.bind)))?;
     tracing::info!(%address, "the API listens");
-    telemetry::send_metrics(&chosen.engines, None, chosen.caller.clone(), stop.clone());
+    telemetry::send_metrics(sources, SERVICE, stop.clone());
     let handle = server.handle();
     tokio::spawn(async move {
         stop.cancelled().await;

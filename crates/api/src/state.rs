@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use penstock_downstream::Caller;
 use penstock_flow::Engines;
-use penstock_flow::process::WorkerFigures;
+use penstock_flow::metrics::Sources;
 use penstock_flow::signing::UrlSigner;
 use penstock_store::batches::Batch;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +27,8 @@ pub struct ApiState {
     pub allow_private_callbacks: bool,
     /// Knows the dependencies' limits as they stand.
     pub caller: Option<Arc<Caller>>,
-    /// What the worker in this process counted, when there is one.
-    pub figures: Option<Arc<WorkerFigures>>,
+    /// What this process has to tell of.
+    pub sources: Sources,
     /// How long reports are that were asked for in parts.
     pub lengths: Lengths,
     /// Makes URLs to which a client can PUT a file, when the object store can.

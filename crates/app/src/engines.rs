@@ -15,10 +15,11 @@ use penstock_flow::definitions::Definitions;
 use penstock_flow::dispatch::DispatchPolicy;
 use penstock_flow::engines::{Chance as _, SystemChance};
 use penstock_flow::extract::ExtractPolicy;
+use penstock_flow::metrics::{RequestFigures, Sources};
 use penstock_flow::parts::FILE_PART_BYTES;
 #[cfg(feature = "cluster")]
 use penstock_flow::parts::S3_PART_BYTES;
-use penstock_flow::process::WorkerPolicy;
+use penstock_flow::process::{WorkerFigures, WorkerPolicy};
 use penstock_flow::secrets::Secrets;
 use penstock_queue::{Bell, LocalBell};
 use penstock_store::Store;
@@ -69,6 +70,21 @@ impl Chosen {
             rows_per_run: settings.rows_per_run,
             lost_after: Duration::from_secs(settings.lost_after_seconds).max(self.lease),
             extraction_grace: Duration::from_secs(if self.local { 2 } else { 30 }),
+        }
+    }
+
+    /// What a process has to tell of. Made when it starts.
+    pub fn sources(
+        &self,
+        worker: Option<Arc<WorkerFigures>>,
+        requests: Option<Arc<RequestFigures>>,
+    ) -> Sources {
+        Sources {
+            engines: self.engines.clone(),
+            started_at: self.engines.clock.now(),
+            caller: self.caller.clone(),
+            worker,
+            requests,
         }
     }
 

@@ -6,6 +6,7 @@ pub mod boot;
 pub mod data_dir;
 pub mod engines;
 pub mod health;
+mod logs;
 #[cfg(feature = "otlp")]
 mod otlp;
 pub mod settings;

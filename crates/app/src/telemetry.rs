@@ -3,10 +3,15 @@
 
 use std::sync::Arc;
 
-use penstock_flow::traces::{Traces, Untraced};
+use penstock_flow::metrics::Sources;
+use penstock_flow::traces::Traces;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::logs::{Json, OwnSpans};
 
 /// How logs look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,53 +31,52 @@ pub struct Telemetry {
 
 /// Starts telemetry. `RUST_LOG` chooses what is logged; `default` without it.
 pub fn start(style: LogStyle, service: &'static str, default: &str) -> Telemetry {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let chosen = std::env::var("RUST_LOG").unwrap_or_default();
+    let read = EnvFilter::try_new(if chosen.is_empty() { default } else { &chosen });
+    let bad = read.as_ref().err().map(ToString::to_string);
+    let filter = read.unwrap_or_else(|_| EnvFilter::new(default)).or(OwnSpans);
     let logs = match style {
-        LogStyle::Json => {
-            tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
-        }
+        LogStyle::Json => Json(std::io::stderr).with_filter(filter).boxed(),
         LogStyle::Text => {
-            tracing_subscriber::fmt::layer().compact().with_target(false).with_writer(std::io::stderr).boxed()
+            let text = tracing_subscriber::fmt::layer().compact().with_target(false);
+            text.with_writer(std::io::stderr).with_filter(filter).boxed()
         }
     };
-    let registry = tracing_subscriber::registry().with(logs.with_filter(filter));
+    let registry = tracing_subscriber::registry().with(logs);
     #[cfg(feature = "otlp")]
-    {
+    let telemetry = {
         let otlp = crate::otlp::start(service);
         let layer = otlp.as_ref().map(crate::otlp::Otlp::layer);
         // An error means that a test has a subscriber of its own.
         let _ = registry.with(layer).try_init();
+        crate::otlp::complain();
         Telemetry { otlp }
-    }
+    };
     #[cfg(not(feature = "otlp"))]
-    {
+    let telemetry = {
         let _ = (registry.try_init(), service);
         Telemetry::default()
+    };
+    if let Some(error) = bad {
+        tracing::warn!("RUST_LOG is `{chosen}`: {error}; `{default}` is taken");
     }
+    telemetry
 }
 
-/// What ties spans together: nothing does where no collector is named.
+/// What ties spans together. [`start`] comes first.
 pub fn traces() -> Arc<dyn Traces> {
     #[cfg(feature = "otlp")]
-    if crate::otlp::wanted(crate::otlp::TRACES) {
-        return Arc::new(crate::otlp::Tied);
-    }
-    Arc::new(Untraced)
+    return crate::otlp::traces();
+    #[cfg(not(feature = "otlp"))]
+    return Arc::new(penstock_flow::traces::Local::default());
 }
 
 /// Sends a service's metrics, until `stop`, where a collector is named.
-pub fn send_metrics(
-    engines: &penstock_flow::Engines,
-    worker: Option<Arc<penstock_flow::process::WorkerFigures>>,
-    caller: Arc<penstock_downstream::Caller>,
-    stop: tokio_util::sync::CancellationToken,
-) {
+pub fn send_metrics(sources: Sources, service: &'static str, stop: CancellationToken) {
     #[cfg(feature = "otlp")]
-    if crate::otlp::wanted(crate::otlp::METRICS) {
-        tokio::spawn(crate::otlp::metrics(engines.clone(), worker, caller, stop));
-    }
+    crate::otlp::send_metrics(sources, service, stop);
     #[cfg(not(feature = "otlp"))]
-    let _ = (engines, worker, caller, stop);
+    let _ = (sources, service, stop);
 }
 
 impl Drop for Telemetry {

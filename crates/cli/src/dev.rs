@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_api::ApiState;
@@ -48,12 +49,8 @@ pub async fn start(
         engines.bell.ring(bells).await.map_err(said)?;
     }
     let worker = penstock_worker::start(&chosen, settings, &stop)?;
-    penstock_app::telemetry::send_metrics(
-        engines,
-        Some(worker.worker.figures().clone()),
-        chosen.caller.clone(),
-        stop.clone(),
-    );
+    let sources = chosen.sources(Some(worker.worker.figures().clone()), Some(Arc::default()));
+    penstock_app::telemetry::send_metrics(sources.clone(), "penstock", stop.clone());
     let state = ApiState {
         engines: engines.clone(),
         rows_per_owner: settings.rows_per_owner,
@@ -61,7 +58,7 @@ pub async fn start(
         upload_idle: Duration::from_secs(settings.upload_idle_seconds),
         allow_private_callbacks: settings.allow_private_callbacks,
         caller: Some(chosen.caller.clone()),
-        figures: Some(worker.worker.figures().clone()),
+        sources,
         lengths: penstock_api::reports::Lengths::default(),
         signer: chosen.signer(),
         stop: stop.clone(),

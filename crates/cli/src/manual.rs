@@ -11,10 +11,12 @@ use penstock_flow::extract::{self, Extracted};
 use penstock_flow::process::observe::{Observer, StepSeen};
 use penstock_flow::process::single::{self, Single};
 use penstock_flow::retention::{self, Retention};
+use penstock_flow::traces;
 use penstock_flow::view::row_view;
 use penstock_store::work::Settled;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::open::{Opened, operator_name, said};
 use crate::output::Output;
@@ -32,6 +34,7 @@ pub async fn extract(opened: &Opened, batch: BatchId, out: Output) -> Result<boo
             eprint!("\r{} of {} rows", at.rows, batch.ledger.counts.total);
         }
     })
+    .instrument(traces::extraction(engines.traces.as_ref(), batch.id.0))
     .await
     .map_err(said)?;
     if show {

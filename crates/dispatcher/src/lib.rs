@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use penstock_flow::dispatch::{self, DispatchPolicy, RunReport};
+use penstock_flow::traces::dispatcher_run;
 use penstock_flow::{Engines, FlowError};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// A run in a line, for people.
 pub fn sentence(report: &RunReport) -> String {
@@ -41,11 +43,14 @@ pub async fn every(engines: &Engines, policy: &DispatchPolicy, pause: Duration, 
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match dispatch::run(engines, policy, false).await {
-            Ok(report) if report.record.rows > 0 => tracing::info!("{}", sentence(&report)),
-            Ok(report) => tracing::debug!("{}", sentence(&report)),
-            Err(error) => tracing::warn!(%error, "a dispatcher run failed; the next one comes"),
-        }
+        let run = async {
+            match dispatch::run(engines, policy, false).await {
+                Ok(report) if report.record.rows > 0 => tracing::info!("{}", sentence(&report)),
+                Ok(report) => tracing::debug!("{}", sentence(&report)),
+                Err(error) => tracing::warn!(%error, "a dispatcher run failed; the next one comes"),
+            }
+        };
+        run.instrument(dispatcher_run(engines.traces.as_ref())).await;
     }
 }
 
@@ -54,5 +59,6 @@ pub async fn every(engines: &Engines, policy: &DispatchPolicy, pause: Duration, 
 /// # Errors
 /// When an engine fails.
 pub async fn once(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> Result<RunReport, FlowError> {
-    dispatch::run(engines, policy, dry_run).await
+    let run = dispatch::run(engines, policy, dry_run);
+    run.instrument(dispatcher_run(engines.traces.as_ref())).await
 }

@@ -12,6 +12,7 @@ use penstock_domain::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
 use crate::client::{Client, Response};
+use crate::figures::{CallFigures, Figures};
 use crate::lateness::Lateness;
 use crate::limiter::{Gates, Grant, Limiter};
 use crate::line::{Lines, Turn};
@@ -72,19 +73,6 @@ pub enum Called {
     },
 }
 
-/// Figures of one dependency, for metrics.
-#[derive(Clone, Debug, Default)]
-pub struct CallFigures {
-    /// Calls by verdict: success, throttled, retry, unknown, fail.
-    pub verdicts: [u64; 5],
-    /// Rows that were sent away to wait.
-    pub waits: u64,
-    /// Microseconds that granted calls waited for their moment.
-    pub waited_us: u64,
-    /// Microseconds under way.
-    pub elapsed_us: u64,
-}
-
 /// Leave to make a call now.
 struct Leave {
     token: u64,
@@ -107,7 +95,7 @@ pub struct Caller {
     /// Those who wait for a slot.
     lines: Lines,
     lateness: Lateness,
-    figures: Mutex<HashMap<String, CallFigures>>,
+    figures: Figures,
 }
 
 impl Caller {
@@ -122,7 +110,7 @@ impl Caller {
             free_at: Mutex::default(),
             lines: Lines::default(),
             lateness: Lateness::default(),
-            figures: Mutex::default(),
+            figures: Figures::default(),
         }
     }
 
@@ -154,7 +142,7 @@ impl Caller {
             Ok(leave) => leave,
             Err(denied) => return self.sent_away(dependency, &gates, denied),
         };
-        let waited = asked_at.elapsed();
+        self.figures.count(&dependency.name, |figures| figures.waited.took(asked_at.elapsed()));
         let grant = Grant { token, gates };
         if !covered() {
             self.report(grant, Feedback { probe, ..Feedback::default() }).await;
@@ -174,11 +162,8 @@ impl Caller {
         if let Verdict::Throttled { until } = &mut verdict {
             until.get_or_insert(answered_at + UNTOLD_PAUSE);
         }
-        self.count(&dependency.name, |figures| {
-            figures.verdicts[place(&verdict)] += 1;
-            figures.waited_us += whole_micros(waited);
-            figures.elapsed_us += whole_micros(elapsed);
-        });
+        let status = response.as_ref().map(|response| response.status);
+        self.figures.count(&dependency.name, |figures| figures.called(&verdict, status, elapsed));
         Called::Answered { verdict, response, elapsed }
     }
 
@@ -217,7 +202,7 @@ impl Caller {
 
     /// What was counted, by dependency.
     pub fn figures(&self) -> HashMap<String, CallFigures> {
-        self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.figures.read()
     }
 
     /// Leave to call, here and now; waits for it while that is a matter of moments.
@@ -314,16 +299,8 @@ impl Caller {
         } else {
             self.remember(gates, denied.reason, until);
         }
-        self.count(&dependency.name, |figures| figures.waits += 1);
+        self.figures.count(&dependency.name, |figures| figures.sent_away(denied.reason));
         Called::Waits { until, reason: denied.reason }
-    }
-
-    fn count(&self, dependency: &str, count: impl FnOnce(&mut CallFigures)) {
-        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
-        match figures.get_mut(dependency) {
-            Some(known) => count(known),
-            None => count(figures.entry(dependency.to_owned()).or_default()),
-        }
     }
 
     /// When the gate is free again of which the reason speaks. What an owner's own limit says tells nothing about others.
@@ -360,18 +337,4 @@ fn feedback(happened: Happened, verdict: &Verdict, now: Timestamp) -> Feedback {
     let throttled = matches!(verdict, Verdict::Throttled { .. })
         || matches!(happened, Happened::Answer { status: 503, .. });
     Feedback { healthy: outcome::healthy(happened), pause, throttled, probe: false }
-}
-
-fn whole_micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn place(verdict: &Verdict) -> usize {
-    match verdict {
-        Verdict::Success => 0,
-        Verdict::Throttled { .. } => 1,
-        Verdict::Retry { .. } => 2,
-        Verdict::Unknown { .. } => 3,
-        Verdict::Fail { .. } => 4,
-    }
 }

@@ -1,10 +1,12 @@
 //! Calls to dependencies. [`limiter`] decides when, in this process ([`local`]) or for all workers (`shared`, on
-//! Redis); [`client`] makes one call; [`caller`] puts them together and has the answer judged.
+//! Redis); [`client`] makes one call; [`caller`] puts them together and has the answer judged;
+//! [`figures`] count.
 
 use std::time::Duration;
 
 pub mod caller;
 pub mod client;
+pub mod figures;
 #[cfg(feature = "redis")]
 mod held;
 mod lateness;
@@ -19,8 +21,9 @@ pub mod shared;
 #[cfg(feature = "redis")]
 mod wire;
 
-pub use caller::{CallFigures, Called, Caller, Demand};
+pub use caller::{Called, Caller, Demand};
 pub use client::{Client, Response};
+pub use figures::{CallFigures, Histogram};
 pub use limiter::{Gates, Grant, Limiter};
 pub use local::LocalLimiter;
 pub use retry_after::retry_after;

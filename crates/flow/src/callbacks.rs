@@ -5,10 +5,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use penstock_crypto::webhook;
-use penstock_domain::ids::{BatchId, LeaseToken, OwnerSeq};
+use penstock_domain::ids::{LeaseToken, OwnerSeq};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Delivery};
@@ -17,13 +18,13 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
-use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 use url::{Host, Url};
 
 use crate::engines::Engines;
 use crate::error::FlowError;
-use crate::view;
+use crate::process::figures::{self, WorkerFigures};
+use crate::{traces, view};
 
 /// Tries after the first one; the schedule that the specification recommends, over about three days.
 const SCHEDULE: [Duration; 9] = [
@@ -159,6 +160,7 @@ pub struct Deliverer {
     client: reqwest::Client,
     rows_per_owner: u32,
     allow_private: bool,
+    figures: Arc<WorkerFigures>,
 }
 
 impl Deliverer {
@@ -166,7 +168,12 @@ impl Deliverer {
     ///
     /// # Errors
     /// When the TLS backend cannot be set up.
-    pub fn new(engines: Engines, rows_per_owner: u32, allow_private: bool) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        engines: Engines,
+        rows_per_owner: u32,
+        allow_private: bool,
+        figures: Arc<WorkerFigures>,
+    ) -> Result<Self, reqwest::Error> {
         let mut builder = reqwest::Client::builder()
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
@@ -175,7 +182,7 @@ impl Deliverer {
         if !allow_private {
             builder = builder.dns_resolver(Arc::new(PublicOnly));
         }
-        Ok(Self { engines, client: builder.build()?, rows_per_owner, allow_private })
+        Ok(Self { engines, client: builder.build()?, rows_per_owner, allow_private, figures })
     }
 
     /// Delivers until `stop`. A slot that is free again is filled at once, whatever the others wait for.
@@ -213,10 +220,36 @@ impl Deliverer {
 
     /// One delivery, and what came of it. What cannot be written down is sent again when its lease has run out.
     async fn carry(self: Arc<Self>, callback: Callback, token: LeaseToken) {
+        let span = traces::callback(self.engines.traces.as_ref(), callback.batch.0, &callback.event);
+        self.carry_out(callback, token).instrument(span).await;
+    }
+
+    async fn carry_out(&self, callback: Callback, token: LeaseToken) {
         let answer = self.deliver(&callback).await;
+        if let Some(status) = answer.status {
+            Span::current().record("http.response.status_code", i64::from(status));
+        }
         let delivery = self.judge(&callback, token, answer);
         if let Err(error) = self.engines.store.settle_callback(&delivery).await {
             tracing::warn!(%error, callback = %callback.id, "a delivery was not written down");
+            return;
+        }
+        self.figures.deliveries[figures::delivery(delivery.status)].fetch_add(1, Relaxed);
+        let (callback, http_status, attempts) = (callback.id, delivery.http_status, callback.attempts + 1);
+        let error = delivery.error;
+        match delivery.status {
+            CallbackStatus::Delivered => {
+                tracing::debug!(%callback, http_status, attempts, "a callback was delivered");
+            }
+            CallbackStatus::Pending => {
+                tracing::info!(%callback, http_status, error, attempts, "a callback was refused; it is tried again");
+            }
+            CallbackStatus::Exhausted => {
+                tracing::warn!(%callback, http_status, error, attempts, "a callback was given up");
+            }
+            CallbackStatus::Disabled => {
+                tracing::warn!(%callback, http_status, attempts, "a callback's address is gone (410); it gets no more");
+            }
         }
     }
 
@@ -226,14 +259,10 @@ impl Deliverer {
             Ok(url) => url,
             Err(error) => return Answer::failed(error.to_string()),
         };
-        let (batch, body) = match self.body(callback) {
-            Ok(told) => told,
+        let body = match self.body(callback) {
+            Ok(body) => body,
             Err(error) => return Answer::failed(error.to_string()),
         };
-        let span = tracing::info_span!(
-            parent: None, "callback", otel.kind = "client", batch = %batch, event = callback.event, trace_id = Empty
-        );
-        self.engines.traces.of_batch(&span, batch.0);
         let signatures = match self.signatures(callback, now, &body).await {
             Ok(signatures) => signatures,
             Err(error) => return Answer::failed(error.to_string()),
@@ -247,7 +276,6 @@ impl Deliverer {
             .header("webhook-signature", signatures)
             .body(body)
             .send()
-            .instrument(span)
             .await;
         match sent {
             Ok(response) => Answer {
@@ -264,13 +292,13 @@ impl Deliverer {
         }
     }
 
-    fn body(&self, callback: &Callback) -> Result<(BatchId, String), FlowError> {
+    fn body(&self, callback: &Callback) -> Result<String, FlowError> {
         let batch: Batch = serde_json::from_str(&callback.snapshot).map_err(|_| {
             FlowError::Inconsistent(format!("callback {} has no batch that can be read", callback.id))
         })?;
         let data = view::describe(&self.engines, &batch, self.rows_per_owner, view::clear_failure(&batch));
         let body = json!({ "type": callback.event, "timestamp": callback.created_at, "data": data });
-        Ok((batch.id, body.to_string()))
+        Ok(body.to_string())
     }
 
     async fn signatures(&self, callback: &Callback, now: Timestamp, body: &str) -> Result<String, FlowError> {
@@ -316,9 +344,6 @@ impl Deliverer {
                 None => (CallbackStatus::Exhausted, None),
             },
         };
-        if status == CallbackStatus::Exhausted {
-            tracing::warn!(callback = %callback.id, "a callback's schedule is exhausted");
-        }
         Delivery {
             id: callback.id,
             token,

@@ -8,11 +8,10 @@ use std::time::Duration;
 use penstock_domain::fair::{self, BatchOffer, OwnerOffer};
 use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq, RowRef};
 use penstock_domain::time::Timestamp;
-use penstock_queue::{MAX_BACKLOG, Message, PACKET_ROWS, Packet};
+use penstock_queue::{Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet};
 use penstock_store::StoreError;
 use penstock_store::dispatch::{OwnerLoad, RunRecord, StuckRows, SweepPlan, Swept, Take};
 use serde::Serialize;
-use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::engines::Engines;
@@ -74,7 +73,7 @@ const TAKES_PER_RELEASE: usize = 1000;
 /// The longest stretch over which a run spreads its rows, unless a pipeline says otherwise.
 const DEFAULT_SPREAD: Duration = Duration::from_secs(60);
 
-/// Carries out one run.
+/// Carries out one run. Its span ([`crate::traces::dispatcher_run`]) is the caller's, who has something to say about it.
 ///
 /// # Errors
 /// When the database fails, or the queue does while the backlog is looked at. A queue that fails to ring is no error:
@@ -97,8 +96,7 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
         report.record.finished_at = engines.clock.now();
         return Ok(report);
     }
-    let span = tracing::info_span!(parent: None, "dispatch", trace_id = Empty, rows = Empty);
-    release_run(engines, policy, grace, report).instrument(span).await
+    release_run(engines, policy, grace, report).await
 }
 
 /// A plan in a run's figures.
@@ -183,7 +181,7 @@ async fn release_rows(
         let mut loads = engines.store.loads(policy.rows_per_owner.max(1), engines.clock.now()).await?;
         for load in &mut loads {
             load.batches.retain(|batch| {
-                let waiting = backlog.get(&batch.pipeline).copied().unwrap_or(0);
+                let waiting = backlog.get(&Lane::Rows(batch.pipeline.clone())).copied().unwrap_or(0);
                 !exhausted.contains(&batch.batch) && waiting < u64::from(FULL_LANE)
             });
         }
@@ -228,6 +226,7 @@ async fn release_rows(
                 {
                     let span = tracing::info_span!("release", batch = %id, rows = got, trace_id = Empty);
                     engines.traces.of_batch(&span, id.0);
+                    tracing::debug!(parent: &span, "rows are released");
                 }
                 schedule.add(engines, &loads[share.owner], share.batch, numbers, interval);
                 tally(report, &loads, std::iter::once((share.owner, got)));

@@ -15,7 +15,6 @@ use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-use tracing::field::Empty;
 
 use crate::crash;
 use crate::engines::Engines;
@@ -65,7 +64,8 @@ pub enum Extracted {
     Stopped,
 }
 
-/// Extracts a batch under the extraction lease. `progress` hears the checkpoint after each chunk.
+/// Extracts a batch under the extraction lease. `progress` hears the checkpoint after each chunk. Its span
+/// ([`crate::traces::extraction`]) is the caller's, who has something to say about it.
 ///
 /// # Errors
 /// When an engine fails in a way that may pass: the batch goes on from its checkpoint when somebody takes it up.
@@ -92,11 +92,9 @@ pub async fn extract(
         Leased::Held { holder, until } => return Ok(Extracted::Held { holder, until }),
         Leased::NotExtractable(batch) => return Ok(Extracted::NotExtractable(batch)),
     };
-    tracing::info!(batch = %batch.id, from_row = batch.checkpoint.rows, "extraction begins");
+    tracing::info!(from_row = batch.checkpoint.rows, "extraction begins");
     let plain = batch.unsealed.then(|| Path::from(batch.object_key.as_str()));
-    let span = tracing::info_span!(parent: None, "extract", batch = %batch.id, trace_id = Empty);
-    engines.traces.of_batch(&span, batch.id.0);
-    let outcome = carry_out(engines, policy, &mut lease, batch, stop, progress).instrument(span).await;
+    let outcome = carry_out(engines, policy, &mut lease, batch, stop, progress).await;
     match outcome {
         Ok(extracted) => Ok(extracted),
         Err(Trouble::Flow(FlowError::Store(StoreError::LeaseLost))) => {
@@ -183,8 +181,8 @@ async fn carry_out(
         unsealed::seal(engines, policy, lease, &mut batch, &secrets).await?;
     }
     let (sender, mut chunks) = mpsc::channel::<Result<Chunk, Trouble>>(CHUNKS_AHEAD);
-    let reader =
-        tokio::spawn(reader::read(engines.clone(), policy.clone(), batch.clone(), secrets.clone(), sender));
+    let reader = reader::read(engines.clone(), policy.clone(), batch.clone(), secrets.clone(), sender);
+    let reader = tokio::spawn(reader.in_current_span());
     let _stop_reading = AbortOnDrop(reader.abort_handle());
     let mut at = batch.checkpoint;
     while let Some(chunk) = chunks.recv().await {
@@ -199,7 +197,7 @@ async fn carry_out(
         }
     }
     let done = engines.store.finish_extraction(lease, at.rows, engines.clock.now()).await?;
-    tracing::info!(batch = %done.id, rows = at.rows, "extraction is done");
+    tracing::info!(rows = at.rows, "extraction is done");
     Ok(Extracted::Done(Box::new(done)))
 }
 

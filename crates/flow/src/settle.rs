@@ -4,15 +4,20 @@
 //! the batch's counters are touched once a group.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use penstock_store::work::{Settled, Settlement};
+use penstock_store::work::{SettleReport, Settled, Settlement, Trouble};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::crash;
 use crate::engines::Engines;
+use crate::process::batches::BatchWork;
+use crate::process::figures::{self, WorkerFigures};
 use crate::process::leases::Leases;
+use crate::traces::{self, ROW_LINES};
 
 /// Rows of a group at the most.
 pub const GROUP_ROWS: usize = 500;
@@ -24,44 +29,79 @@ pub const GROUP_WAIT: Duration = Duration::from_millis(4);
 /// somebody else's, and the last try says so.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 
-/// What a settled row's attempt came to: `retried` ones come back after an attempt that failed, `returned` ones without
-/// having cost one.
-pub const OUTCOMES: [&str; 4] = ["completed", "failed", "retried", "returned"];
+/// A row that has ended, or goes back: what is to be written, and what there is to say.
+pub type Ended = (Settlement, About);
 
-fn outcome(settled: &Settled) -> usize {
-    match settled {
-        Settled::Completed { .. } => 0,
-        Settled::Failed(_) => 1,
-        Settled::GivenBack { attempt: true, .. } => 2,
-        Settled::GivenBack { attempt: false, .. } => 3,
-    }
+/// What is said of a settled row.
+pub struct About {
+    /// Its batch.
+    pub work: Arc<BatchWork>,
+    /// Attempts that failed before this one.
+    pub attempts: u16,
+    /// Its span, which ends when it is settled.
+    pub span: Span,
 }
 
-/// Figures of the settler.
-#[derive(Debug, Default)]
-pub struct SettleFigures {
-    /// Groups written.
-    pub groups: std::sync::atomic::AtomicU64,
-    /// Rows settled, by [`OUTCOMES`].
-    pub rows: [std::sync::atomic::AtomicU64; 4],
-    /// Rows whose lease was lost before they could be settled.
-    pub lost: std::sync::atomic::AtomicU64,
+impl About {
+    fn settled(&self, settled: &Settled, figures: &WorkerFigures) {
+        let outcome = figures::outcome(settled);
+        let attempts = u32::from(self.attempts) + 1;
+        figures.of(&self.work.pipeline.name, |of| {
+            of.settled[outcome] += 1;
+            if let Some(ended) = of.attempts.get_mut(outcome) {
+                ended.observe(f64::from(attempts));
+            }
+        });
+        let step = |trouble: &Trouble| {
+            let place = usize::from(trouble.step?);
+            self.work.pipeline.steps.get(place).map(|step| step.name.as_str())
+        };
+        match settled {
+            Settled::Completed { .. } => {
+                tracing::debug!(target: ROW_LINES, parent: &self.span, attempts, "the row is completed");
+            }
+            Settled::Failed(trouble) => tracing::warn!(
+                target: ROW_LINES,
+                parent: &self.span,
+                attempts,
+                step = step(trouble),
+                code = trouble.code,
+                http_status = trouble.http_status,
+                "the row failed"
+            ),
+            Settled::GivenBack { not_before, attempt, trouble, .. } => tracing::debug!(
+                target: ROW_LINES,
+                parent: &self.span,
+                attempts = u32::from(self.attempts) + u32::from(*attempt),
+                step = trouble.as_ref().and_then(step),
+                code = trouble.as_ref().map(|trouble| trouble.code.as_str()),
+                http_status = trouble.as_ref().and_then(|trouble| trouble.http_status),
+                %not_before,
+                "the row goes back"
+            ),
+        }
+    }
+
+    fn lost(&self, figures: &WorkerFigures) {
+        figures.lost.fetch_add(1, Relaxed);
+        tracing::warn!(parent: &self.span, "the row's lease was lost before it was settled");
+    }
 }
 
 /// Writes settlements until the last sender is gone.
 pub async fn run(
     engines: Engines,
     leases: Arc<Leases>,
-    figures: Arc<SettleFigures>,
-    mut settlements: mpsc::Receiver<Settlement>,
+    figures: Arc<WorkerFigures>,
+    mut ends: mpsc::Receiver<Ended>,
 ) {
     let mut group = Vec::with_capacity(GROUP_ROWS);
-    while let Some(first) = settlements.recv().await {
+    while let Some(first) = ends.recv().await {
         group.push(first);
         let close_at = Instant::now() + GROUP_WAIT;
         while group.len() < GROUP_ROWS {
-            match tokio::time::timeout_at(close_at, settlements.recv()).await {
-                Ok(Some(settlement)) => group.push(settlement),
+            match tokio::time::timeout_at(close_at, ends.recv()).await {
+                Ok(Some(ended)) => group.push(ended),
                 Ok(None) | Err(_) => break,
             }
         }
@@ -69,9 +109,9 @@ pub async fn run(
     }
 }
 
-async fn write(engines: &Engines, leases: &Leases, figures: &SettleFigures, group: Vec<Settlement>) {
-    use std::sync::atomic::Ordering::Relaxed;
+async fn write(engines: &Engines, leases: &Leases, figures: &WorkerFigures, ended: Vec<Ended>) {
     crash::point(crash::BEFORE_SETTLEMENT);
+    let (group, about): (Vec<Settlement>, Vec<About>) = ended.into_iter().unzip();
     let began = Instant::now();
     let mut pause = Duration::from_millis(20);
     let report = loop {
@@ -84,8 +124,8 @@ async fn write(engines: &Engines, leases: &Leases, figures: &SettleFigures, grou
             }
             Err(error) if group.len() > 1 && !error.is_transient() => {
                 tracing::warn!(%error, rows = group.len(), "a group was refused; its rows are settled one by one");
-                for settlement in &group {
-                    single(engines, figures, settlement).await;
+                for (settlement, about) in group.iter().zip(&about) {
+                    single(engines, figures, settlement, about).await;
                 }
                 break None;
             }
@@ -98,36 +138,38 @@ async fn write(engines: &Engines, leases: &Leases, figures: &SettleFigures, grou
     crash::point(crash::AFTER_SETTLEMENT);
     leases.remove(group.iter().map(Settlement::held));
     if let Some(report) = report {
-        figures.groups.fetch_add(1, Relaxed);
-        for settlement in group.iter().filter(|settlement| !report.lost.contains(&settlement.held())) {
-            figures.rows[outcome(&settlement.outcome)].fetch_add(1, Relaxed);
+        figures.group(group.len(), began.elapsed());
+        tell(engines, figures, group.iter().zip(&about), &report);
+    }
+}
+
+/// Counts and logs what was written.
+fn tell<'a>(
+    engines: &Engines,
+    figures: &WorkerFigures,
+    group: impl Iterator<Item = (&'a Settlement, &'a About)> + Clone,
+    report: &SettleReport,
+) {
+    for (settlement, about) in group.clone() {
+        if report.lost.contains(&settlement.held()) {
+            about.lost(figures);
+        } else {
+            about.settled(&settlement.outcome, figures);
         }
-        figures.lost.fetch_add(report.lost.len() as u64, Relaxed);
-        for (row, _) in &report.lost {
-            tracing::warn!(
-                batch = row.batch.0,
-                row = row.number,
-                "the row's lease was lost before it was settled"
-            );
-        }
-        for batch in &report.finished {
-            tracing::info!(batch = batch.0, "a batch is finished");
+    }
+    for batch in &report.finished {
+        if let Some((_, about)) = group.clone().find(|(settlement, _)| settlement.row.batch == *batch) {
+            let span = traces::finish(engines.traces.as_ref(), about.work.id);
+            tracing::info!(parent: &span, "a batch is finished");
         }
     }
 }
 
-async fn single(engines: &Engines, figures: &SettleFigures, settlement: &Settlement) {
-    use std::sync::atomic::Ordering::Relaxed;
-    let row = settlement.row;
+async fn single(engines: &Engines, figures: &WorkerFigures, settlement: &Settlement, about: &About) {
     match engines.store.settle(std::slice::from_ref(settlement), engines.clock.now()).await {
-        Ok(report) if report.lost.is_empty() => {
-            figures.rows[outcome(&settlement.outcome)].fetch_add(1, Relaxed);
-        }
-        Ok(_) => {
-            figures.lost.fetch_add(1, Relaxed);
-        }
+        Ok(report) => tell(engines, figures, std::iter::once((settlement, about)), &report),
         Err(error) => {
-            tracing::error!(%error, batch = row.batch.0, row = row.number, "the row was not settled; its lease runs out");
+            tracing::error!(parent: &about.span, %error, "the row was not settled; its lease runs out");
         }
     }
 }

@@ -100,11 +100,11 @@ pub trait Bell: Send + Sync {
     /// When it does not answer; some messages may have been rung.
     async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError>;
 
-    /// Packets of rows that wait, by pipeline. A pipeline that is not named has none.
+    /// Messages that wait, by lane. A lane that is not named has none.
     ///
     /// # Errors
     /// When it does not answer.
-    async fn backlog(&self) -> Result<HashMap<String, u64>, BellError>;
+    async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError>;
 
     /// Whether it answers.
     ///

@@ -98,15 +98,10 @@ impl Bell for LocalBell {
         Ok(rung)
     }
 
-    async fn backlog(&self) -> Result<HashMap<String, u64>, BellError> {
+    async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError> {
         Ok(self.with_lanes(|lanes| {
-            lanes
-                .iter()
-                .filter_map(|(lane, state)| match lane {
-                    Lane::Rows(pipeline) => Some((pipeline.clone(), state.waiting.load(Ordering::Relaxed))),
-                    Lane::Extractions => None,
-                })
-                .collect()
+            let waiting = |state: &LocalLane| state.waiting.load(Ordering::Relaxed);
+            lanes.iter().map(|(lane, state)| (lane.clone(), waiting(state))).collect()
         }))
     }
 
@@ -218,13 +213,14 @@ mod tests {
         let most = MAX_BACKLOG as usize;
         let messages = (0..most + 5).map(|_| rows("one")).collect();
         assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back: 5 });
-        assert_eq!(bell.backlog().await.unwrap()["one"], most as u64);
+        assert_eq!(bell.backlog().await.unwrap()[&Lane::Rows("one".into())], most as u64);
         let more = bell.ring(vec![Message::Extract { batch: BatchSeq(1) }, rows("other")]).await.unwrap();
         assert_eq!(more.rung, 2, "a full lane holds up neither a file nor another lane");
+        assert_eq!(bell.backlog().await.unwrap()[&Lane::Extractions], 1);
         let mut listening = Listening::to(&bell, "");
         let all = listening.next(most + 2).await;
         assert_eq!(all.iter().filter(|message| message.lane() == Lane::Extractions).count(), 1);
-        assert_eq!(bell.backlog().await.unwrap()["one"], 0);
+        assert_eq!(bell.backlog().await.unwrap()[&Lane::Rows("one".into())], 0);
         // Lanes that were opened while somebody listens are heard as well.
         bell.ring(vec![rows("late")]).await.unwrap();
         assert_eq!(listening.next(1).await, [rows("late")]);
@@ -238,7 +234,11 @@ mod tests {
         bell.ring(vec![rows("hangs"), rows("hangs"), rows("goes"), rows("goes")]).await.unwrap();
         let mut listening = Listening::to(&bell, "hangs");
         assert_eq!(listening.next(2).await, [rows("goes"), rows("goes")]);
-        assert_eq!(bell.backlog().await.unwrap()["hangs"], 2, "they are still in the queue");
+        assert_eq!(
+            bell.backlog().await.unwrap()[&Lane::Rows("hangs".into())],
+            2,
+            "they are still in the queue"
+        );
     }
 
     #[tokio::test]

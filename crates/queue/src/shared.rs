@@ -124,9 +124,6 @@ fn queue(lane: &Lane) -> Config {
 
 /// How many messages wait in each of these lanes: due ones, and those that the next fetch makes due.
 async fn waiting(connection: &mut ConnectionManager, lanes: &[Lane]) -> Result<Vec<u64>, BellError> {
-    if lanes.is_empty() {
-        return Ok(Vec::new());
-    }
     let mut lengths = redis::pipe();
     for lane in lanes {
         let queue = queue(lane);
@@ -159,12 +156,12 @@ impl Bell for SharedBell {
         Ok(rung)
     }
 
-    async fn backlog(&self) -> Result<HashMap<String, u64>, BellError> {
+    async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError> {
         let mut connection = self.connection().await?;
         let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(BellError::new)?;
-        let lanes: Vec<Lane> = pipelines.iter().cloned().map(Lane::Rows).collect();
+        let lanes: Vec<Lane> = pipelines.into_iter().map(Lane::Rows).chain([Lane::Extractions]).collect();
         let waiting = waiting(&mut connection, &lanes).await?;
-        Ok(pipelines.into_iter().zip(waiting).collect())
+        Ok(lanes.into_iter().zip(waiting).collect())
     }
 
     async fn ready(&self) -> Result<(), BellError> {

@@ -178,7 +178,7 @@ async fn nothing_is_left_of_messages_that_were_taken() {
         }
     }
     until(|| redis.ask(&["dbsize"]) == keys).await;
-    assert_eq!(bell.backlog().await.unwrap()["invite"], 0);
+    assert_eq!(bell.backlog().await.unwrap()[&Lane::Rows("invite".into())], 0);
     let after = redis.bytes();
     assert!(after < bytes + 20_000, "{bytes} bytes before a million rows, {after} afterwards");
     listening.end().await;
@@ -197,7 +197,8 @@ async fn a_lane_bears_so_many_messages_and_no_more() {
     assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back: 10_000 - most });
     let more = bell.ring(vec![rows("invite", 0), rows("other", 0), extract(1)]).await.unwrap();
     assert_eq!(more, Rung { rung: 2, held_back: 1 }, "a full lane holds up neither a file nor another one");
-    assert_eq!(bell.backlog().await.unwrap()["invite"], most as u64);
+    let waiting = bell.backlog().await.unwrap();
+    assert_eq!((waiting[&Lane::Rows("invite".into())], waiting[&Lane::Extractions]), (most as u64, 1));
     let mut listening = Listening::to(&bell);
     let began = Instant::now();
     for _ in 0..most + 2 {

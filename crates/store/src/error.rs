@@ -32,7 +32,7 @@ pub enum StoreError {
         key: String,
     },
     /// A ledger and its rows contradict each other; nothing was written.
-    #[error("the ledger of batch {batch} does not fit its rows: {overdrawn}")]
+    #[error("the ledger of a batch (its key in SQL is {batch}) does not fit its rows: {overdrawn}")]
     Overdrawn {
         /// The batch's key in SQL.
         batch: i64,

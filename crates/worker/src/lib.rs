@@ -11,7 +11,7 @@ use penstock_flow::alerts::Watch;
 use penstock_flow::callbacks::Deliverer;
 use penstock_flow::delays;
 use penstock_flow::process::Worker;
-use penstock_flow::process::observe::Nobody;
+use penstock_flow::process::observe::Log;
 use tokio_util::sync::CancellationToken;
 
 /// A worker with everything that runs beside it.
@@ -28,10 +28,10 @@ pub struct Running {
 pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> Result<Running, StartError> {
     let engines = &chosen.engines;
     let policy = chosen.worker_policy(settings, process_name("worker"));
-    let worker = Worker::new(engines.clone(), chosen.caller.clone(), policy, Arc::new(Nobody));
-    let deliverer =
-        Deliverer::new(engines.clone(), settings.rows_per_owner, settings.allow_private_callbacks)
-            .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
+    let worker = Worker::new(engines.clone(), chosen.caller.clone(), policy, Arc::new(Log));
+    let (quota, private) = (settings.rows_per_owner, settings.allow_private_callbacks);
+    let deliverer = Deliverer::new(engines.clone(), quota, private, worker.figures().clone())
+        .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
     let handler = worker.ears();
     let bell = engines.bell.clone();
     let mut tasks = vec![

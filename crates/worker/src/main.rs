@@ -7,6 +7,8 @@ use penstock_app::engines::choose;
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Role, Settings, StartError, boot, shutdown};
 
+const SERVICE: &str = "penstock-worker";
+
 /// Penstock's worker.
 #[derive(Parser)]
 #[command(version)]
@@ -29,7 +31,7 @@ fn main() -> ExitCode {
     if let Some(Command::Health) = program.command {
         return penstock_app::health::ask(program.settings.health_bind);
     }
-    let _telemetry = telemetry::start(LogStyle::Json, "penstock-worker", "info");
+    let _telemetry = telemetry::start(LogStyle::Json, SERVICE, "info");
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -52,19 +54,10 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let stop = shutdown::on_signal();
     penstock_app::startup::await_schema(&chosen.engines, &stop).await?;
     let running = penstock_worker::start(&chosen, &settings, &stop)?;
-    let server = penstock_worker::health::serve(
-        chosen.engines.clone(),
-        running.worker.clone(),
-        chosen.caller.clone(),
-        settings.health_bind,
-    )
-    .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.health_bind)))?;
-    telemetry::send_metrics(
-        &chosen.engines,
-        Some(running.worker.figures().clone()),
-        chosen.caller.clone(),
-        stop.clone(),
-    );
+    let sources = chosen.sources(Some(running.worker.figures().clone()), None);
+    let server = penstock_worker::health::serve(sources.clone(), settings.health_bind)
+        .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.health_bind)))?;
+    telemetry::send_metrics(sources, SERVICE, stop.clone());
     let handle = server.handle();
     let serving = tokio::spawn(server);
     tracing::info!(health = %settings.health_bind, "the worker works");

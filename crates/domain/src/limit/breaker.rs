@@ -17,6 +17,12 @@ pub enum BreakerState {
     HalfOpen,
 }
 
+impl BreakerState {
+    /// All of them, with their names.
+    pub const ALL: [(Self, &str); 3] =
+        [(Self::Closed, "closed"), (Self::Open, "open"), (Self::HalfOpen, "half_open")];
+}
+
 /// A breaker's counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Breaker {

@@ -97,6 +97,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Rate, Self::OwnerRate, Self::Concurrency, Self::Paused, Self::BreakerOpen, Self::Unavailable];
+
     /// The reason's code, see [`crate::outcome::code`].
     pub const fn code(self) -> &'static str {
         use crate::outcome::code;

@@ -10,6 +10,7 @@ use penstock_domain::limit;
 use penstock_domain::pipeline::{Dependency, Pipeline};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
+use penstock_store::work::ClaimedRow;
 use uuid::Uuid;
 
 use crate::engines::Engines;
@@ -37,10 +38,21 @@ pub struct BatchWork {
     pub pipeline: Arc<Pipeline>,
     /// That definition's dependencies, in its order, with the limits of today.
     pub dependencies: Vec<Dependency>,
+    /// When it was uploaded.
+    pub created_at: Timestamp,
+    /// Which run of it this is.
+    pub run: u32,
     /// Its data key and context.
     pub secrets: SecretsOf,
     /// The file's columns.
     pub header: HeaderMap,
+}
+
+impl BatchWork {
+    /// How long after the upload a row starts for the first time; none: it has run before.
+    pub fn first_start_of(&self, claimed: &ClaimedRow, now: Timestamp) -> Option<Duration> {
+        (self.run == 1 && claimed.first_claimed_at.is_none()).then(|| now.since(self.created_at))
+    }
 }
 
 /// Batches that rows were heard of lately.
@@ -124,6 +136,8 @@ pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowErr
         owner_name: batch.owner_name.clone(),
         pipeline,
         dependencies,
+        created_at: batch.created_at,
+        run: batch.ledger.run,
         secrets,
         header,
     })

@@ -8,6 +8,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use penstock_domain::ids::{OwnerSeq, RowRef};
 use penstock_domain::time::Timestamp;
@@ -32,8 +33,6 @@ pub struct Owner {
 pub struct Lanes {
     lanes: Vec<Lane>,
     known: HashSet<RowRef>,
-    /// Milliseconds that rows waited here after their time had come, in sum over all that were taken.
-    waited_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -78,11 +77,6 @@ impl Lanes {
         self.lanes.iter().find(|lane| lane.pipeline == pipeline).map_or(0, |lane| lane.waiting)
     }
 
-    /// Milliseconds that the rows taken so far had waited after their time had come.
-    pub fn waited_ms(&self) -> u64 {
-        self.waited_ms
-    }
-
     /// Whether no row waits.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
@@ -105,8 +99,9 @@ impl Lanes {
         self.lanes.iter().filter_map(|lane| lane.later.peek().map(|Reverse((due, ..))| *due)).min()
     }
 
-    /// Takes up to `most` ready rows of a pipeline, owners by their turns.
-    pub fn take(&mut self, pipeline: &str, most: usize, now: Timestamp) -> Vec<RowRef> {
+    /// Takes up to `most` ready rows of a pipeline, owners by their turns; with each, how long it waited after its time had
+    /// come.
+    pub fn take(&mut self, pipeline: &str, most: usize, now: Timestamp) -> Vec<(RowRef, Duration)> {
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.pipeline == pipeline) else {
             return Vec::new();
         };
@@ -115,8 +110,7 @@ impl Lanes {
         while rows.len() < most {
             let Some((due, row)) = lane.next() else { break };
             self.known.remove(&row);
-            self.waited_ms += u64::try_from(now.since(due).as_millis()).unwrap_or(u64::MAX);
-            rows.push(row);
+            rows.push((row, now.since(due)));
         }
         rows
     }
@@ -185,7 +179,8 @@ mod tests {
             lanes.push("invite", owner(1), row(1, number), NOW);
         }
         lanes.push("invite", owner(2), row(2, 1), NOW);
-        assert_eq!(lanes.take("invite", 3, NOW), [row(1, 1), row(2, 1), row(1, 2)]);
+        let taken = [row(1, 1), row(2, 1), row(1, 2)].map(|row| (row, Duration::ZERO));
+        assert_eq!(lanes.take("invite", 3, NOW), taken);
     }
 
     #[test]
@@ -200,7 +195,7 @@ mod tests {
                     lanes.push("invite", owner, row(index as i64, turn), NOW);
                 }
             }
-            for one in lanes.take("invite", 1, NOW) {
+            for (one, _) in lanes.take("invite", 1, NOW) {
                 served[usize::try_from(one.batch.0).unwrap()] += 1;
             }
         }
@@ -216,7 +211,7 @@ mod tests {
         lanes.take("invite", 500, NOW);
         (0..100).for_each(|number| assert!(lanes.push("invite", owner(2), row(2, number), NOW)));
         let taken = lanes.take("invite", 20, NOW);
-        assert_eq!(taken.iter().filter(|row| row.batch == BatchSeq(2)).count(), 10, "{taken:?}");
+        assert_eq!(taken.iter().filter(|(row, _)| row.batch == BatchSeq(2)).count(), 10, "{taken:?}");
     }
 
     #[test]
@@ -227,8 +222,8 @@ mod tests {
         assert!(lanes.ready(NOW).is_empty());
         assert_eq!(lanes.next_due(), Some(later));
         assert_eq!(lanes.ready(later), ["invite"]);
-        assert_eq!(lanes.take("invite", 10, later + std::time::Duration::from_millis(300)), [row(1, 1)]);
-        assert_eq!(lanes.waited_ms(), 300);
+        let waited = Duration::from_millis(300);
+        assert_eq!(lanes.take("invite", 10, later + waited), [(row(1, 1), waited)]);
         assert!(lanes.is_empty());
     }
 

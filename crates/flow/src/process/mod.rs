@@ -1,9 +1,10 @@
 //! Processing: rows are heard of, claimed in groups, carried through their steps and handed to settlement.
 //!
 //! [`lanes`] hold what was heard of, [`batches`] what is known of its batches, [`scheduler`] claims, `open` opens
-//! and [`row`] carries one row, [`leases`] keeps them while they run.
+//! and [`row`] carries one row, [`leases`] keeps them while they run; [`figures`] count.
 
 pub mod batches;
+pub mod figures;
 pub mod lanes;
 pub mod leases;
 pub mod observe;
@@ -12,4 +13,5 @@ pub mod row;
 pub mod scheduler;
 pub mod single;
 
-pub use scheduler::{Worker, WorkerFigures, WorkerPolicy};
+pub use figures::WorkerFigures;
+pub use scheduler::{Worker, WorkerPolicy};

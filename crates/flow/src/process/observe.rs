@@ -1,8 +1,10 @@
-//! Who listens to a row's steps: nobody, the metrics, or an operator at a terminal.
+//! Who listens to a row's steps: the log, or an operator at a terminal.
 
 use std::time::Duration;
 
 use penstock_domain::outcome::Verdict;
+
+use crate::traces::ROW_LINES;
 
 /// One call, without its content.
 #[derive(Debug)]
@@ -27,10 +29,20 @@ pub trait Observer: Send + Sync {
     fn step(&self, seen: &StepSeen<'_>);
 }
 
-/// Nobody listens.
+/// The log: a line for each step, at `debug`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Nobody;
+pub struct Log;
 
-impl Observer for Nobody {
-    fn step(&self, _seen: &StepSeen<'_>) {}
+impl Observer for Log {
+    fn step(&self, seen: &StepSeen<'_>) {
+        tracing::debug!(
+            target: ROW_LINES,
+            step = seen.step,
+            method = seen.method,
+            http_status = seen.status,
+            code = seen.verdict.code(),
+            milliseconds = seen.elapsed.as_secs_f64() * 1e3,
+            "a step was called"
+        );
+    }
 }

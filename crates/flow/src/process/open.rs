@@ -102,6 +102,8 @@ mod tests {
             owner_name: "acme".into(),
             pipeline: Arc::new(Pipeline::load("p.yaml", DEFINITION, &|_| None).unwrap()),
             dependencies: Vec::new(),
+            created_at: penstock_domain::time::Timestamp::from_millis(0),
+            run: 1,
             secrets: SecretsOf::new(BatchId(id), Arc::new(key), json!({})),
             header: serde_json::from_value(json!({ "columns": ["a", "b"], "fields": 2 })).unwrap(),
         }

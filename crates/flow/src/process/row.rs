@@ -20,6 +20,7 @@ use crate::process::leases::RowLease;
 use crate::process::observe::{Observer, StepSeen};
 use crate::process::open;
 use crate::secrets::Place;
+use crate::traces::RowTrace;
 
 /// A row that cannot run here waits so long before it is tried again.
 const ELSEWHERE: Duration = Duration::from_secs(30);
@@ -37,6 +38,8 @@ pub struct RowTask<'a> {
     pub work: &'a BatchWork,
     /// Its lease.
     pub lease: &'a RowLease,
+    /// Its span.
+    pub trace: &'a RowTrace,
     /// Hears of each step.
     pub observer: &'a dyn Observer,
     /// Whether the worker is about to stop: the row ends at the next step's border.
@@ -56,10 +59,7 @@ struct Progress {
 impl RowTask<'_> {
     /// Carries the row on from its first unfinished step. None: the lease was lost and nothing may be written.
     pub async fn run(&self, claimed: ClaimedRow) -> Option<Settled> {
-        let (batch, row) = (self.work.id, claimed.row.number);
-        let span = tracing::info_span!(parent: None, "row", %batch, row, trace_id = Empty);
-        self.engines.traces.linked(&span, batch);
-        self.carry(claimed).instrument(span).await
+        self.carry(claimed).instrument(self.trace.span.clone()).await
     }
 
     async fn carry(&self, claimed: ClaimedRow) -> Option<Settled> {
@@ -81,7 +81,7 @@ impl RowTask<'_> {
                 return Some(self.unreadable(number, progress));
             }
             Err(error) => {
-                tracing::error!(%error, batch = %self.work.id, row = number, "the row cannot be opened here");
+                tracing::error!(%error, "the row cannot be opened here");
                 let not_before = self.engines.clock.now() + ELSEWHERE;
                 let trouble = Trouble { code: outcome::code::UNREADABLE.into(), ..quiet() };
                 return Some(given_back(not_before, false, Some(trouble), Vec::new()));
@@ -145,7 +145,7 @@ impl RowTask<'_> {
             idempotency_key: step.keyed.then(|| outcome::idempotency_key(self.work.id, number, &step.name)),
             safe_to_repeat: step.safe_to_repeat(),
             reads_body: step.reads_body,
-            traceparent: self.engines.traces.traceparent(&span),
+            traceparent: self.engines.traces.traceparent(&span, self.trace.id),
         };
         let lease = self.lease;
         let clock = &self.engines.clock;

@@ -1,7 +1,7 @@
 //! The worker: takes messages in, claims what is ready as slots allow, and drains when it is told to stop.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,16 +17,19 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::extract::{self, ExtractPolicy, Extracted};
 use crate::process::batches::{BatchCache, BatchWork};
+use crate::process::figures::WorkerFigures;
 use crate::process::lanes::Lanes;
 use crate::process::leases::{Leases, RowLease};
 use crate::process::observe::Observer;
 use crate::process::row::RowTask;
-use crate::settle::{self, SettleFigures};
+use crate::settle::{self, About, Ended};
+use crate::traces::{self, RowTrace};
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -71,29 +74,6 @@ const RECEIPTS_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a worker that cannot reach the database waits before it claims again.
 const DATABASE_PAUSE: Duration = Duration::from_millis(250);
-
-/// What a worker counts.
-#[derive(Debug, Default)]
-pub struct WorkerFigures {
-    /// Rows heard of and not claimed.
-    pub waiting: AtomicUsize,
-    /// Rows in flight.
-    pub in_flight: AtomicUsize,
-    /// Of these, rows that wait for a limit.
-    pub limited: AtomicUsize,
-    /// Rows that were claimed.
-    pub claimed: AtomicU64,
-    /// Milliseconds that they had waited here after their time had come, in sum.
-    pub queued_ms: AtomicU64,
-    /// Rows that left their slot.
-    pub processed: AtomicU64,
-    /// Milliseconds from their claims to the ends of their runs, in sum.
-    pub processing_ms: AtomicU64,
-    /// Rows extracted.
-    pub extracted: AtomicU64,
-    /// Settlements.
-    pub settled: Arc<SettleFigures>,
-}
 
 /// A worker. [`Worker::run`] is its life, its [`ears`](Worker::ears) take the queue's messages.
 pub struct Worker {
@@ -158,7 +138,7 @@ impl Worker {
         let settler = tokio::spawn(settle::run(
             self.engines.clone(),
             self.leases.clone(),
-            self.figures.settled.clone(),
+            self.figures.clone(),
             settlements_in,
         ));
         let keeper = tokio::spawn(self.clone().keep_leases());
@@ -189,7 +169,7 @@ impl Worker {
         self: Arc<Self>,
         stop: &CancellationToken,
         rows: &TaskTracker,
-        settlements: &mpsc::Sender<Settlement>,
+        settlements: &mpsc::Sender<Ended>,
     ) {
         while !stop.is_cancelled() {
             let now = self.engines.clock.now();
@@ -246,9 +226,8 @@ impl Worker {
             let rows = lanes.take(&name, allowed.min(CLAIM_ROWS), now);
             if !rows.is_empty() {
                 self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
-                self.figures.queued_ms.store(lanes.waited_ms(), Ordering::Relaxed);
-                self.figures.claimed.fetch_add(rows.len() as u64, Ordering::Relaxed);
-                return Some((name, rows));
+                self.figures.of(&name, |of| rows.iter().for_each(|(_, waited)| of.queued.took(*waited)));
+                return Some((name, rows.into_iter().map(|(row, _)| row).collect()));
             }
         }
         None
@@ -322,8 +301,9 @@ impl Worker {
         let until = now + self.policy.lease;
         let claim = Claim { rows: &rows, token, holder: &self.policy.name, until, also_pending: false };
         let claimed = match self.engines.store.claim(&claim, now).await {
-            Err(error @ StoreError::Overdrawn { .. }) if rows.len() > 1 => {
-                tracing::error!(%error, "a batch's counters do not fit its rows: `penstock reconcile --apply` mends it");
+            Err(error @ StoreError::Overdrawn { batch, .. }) if rows.len() > 1 => {
+                let batch = works.get(&BatchSeq(batch)).map(|work| tracing::field::display(work.id));
+                tracing::error!(%error, batch, "a batch's counters do not fit its rows: `penstock reconcile --apply` mends it");
                 self.claim_apart(&rows, token, until, now).await?
             }
             claimed => claimed?,
@@ -366,12 +346,17 @@ impl Worker {
         lane: &str,
         claimed: Claimed,
         rows: &TaskTracker,
-        settlements: mpsc::Sender<Settlement>,
+        settlements: mpsc::Sender<Ended>,
     ) {
         let mut slot = Slot::take(self.clone(), lane);
         let Claimed { work, lease, row: claimed } = claimed;
+        if let Some(pending) = work.first_start_of(&claimed, self.engines.clock.now()) {
+            self.figures.of(lane, |of| of.pending.took(pending));
+        }
         rows.spawn(async move {
             let row = claimed.row;
+            let attempts = claimed.attempts;
+            let trace = RowTrace::new(self.engines.traces.as_ref(), work.id, row.number);
             let draining = || self.draining.load(Ordering::Relaxed);
             let waited = slot.waited.clone();
             let limited =
@@ -381,6 +366,7 @@ impl Worker {
                 caller: &self.caller,
                 work: &work,
                 lease: &lease,
+                trace: &trace,
                 observer: self.observer.as_ref(),
                 draining: &draining,
                 limited: &limited,
@@ -389,11 +375,12 @@ impl Worker {
                 Some(outcome) => {
                     slot.served = !matches!(outcome, Settled::GivenBack { attempt: false, .. });
                     let settlement = Settlement { row, token: lease.token, outcome };
+                    let about = About { work: work.clone(), attempts, span: trace.span };
                     // The settler outlives every row; if it is gone, so is the process.
-                    let _ = settlements.send(settlement).await;
+                    let _ = settlements.send((settlement, about)).await;
                 }
                 None => {
-                    tracing::warn!(batch = %work.id, row = row.number, "the row's lease was lost; nothing is written");
+                    tracing::warn!(parent: &trace.span, "the row's lease was lost; nothing is written");
                     self.leases.remove([(row, lease.token)]);
                 }
             }
@@ -419,25 +406,34 @@ impl Worker {
         }
     }
 
-    async fn extract(self: Arc<Self>, batch: BatchSeq) {
-        let mut rows = None;
+    async fn extract(self: Arc<Self>, batch: Batch) {
+        let began = Instant::now();
+        let mut before = None;
         let mut count = |batch: &Batch, at: Checkpoint| {
-            let before = rows.replace(at.rows).unwrap_or(batch.checkpoint.rows);
-            let more = u64::from(at.rows.saturating_sub(before));
-            self.figures.extracted.fetch_add(more, Ordering::Relaxed);
+            let before = before.replace(at).unwrap_or(batch.checkpoint);
+            self.figures.of(&batch.pipeline, |of| {
+                of.extracted_rows += u64::from(at.rows.saturating_sub(before.rows));
+                of.extracted_bytes += at.offset.saturating_sub(before.offset);
+            });
         };
         let stop = &self.extract_no_more;
-        let done =
-            extract::extract(&self.engines, &self.policy.extract, batch, false, stop, &mut count).await;
-        match done {
+        let policy = &self.policy.extract;
+        let done = extract::extract(&self.engines, policy, batch.seq, false, stop, &mut count).await;
+        let end = match &done {
             Ok(Extracted::Held { holder, .. }) => {
-                tracing::debug!(batch = batch.0, holder, "another worker extracts the batch");
+                tracing::debug!(holder, "another worker extracts the batch");
+                return;
             }
-            Ok(_) => {}
+            Ok(Extracted::NotExtractable(_) | Extracted::Hopeless(_)) => return,
+            Ok(Extracted::Done(_)) => 0,
+            Ok(Extracted::Failed(_) | Extracted::Erased) => 1,
+            Ok(Extracted::Stopped) => 2,
             Err(error) => {
-                tracing::warn!(%error, batch = batch.0, "the extraction stopped at its checkpoint; the sweep takes it up");
+                tracing::warn!(%error, "the extraction stopped at its checkpoint; the sweep takes it up");
+                2
             }
-        }
+        };
+        self.figures.of(&batch.pipeline, |of| of.extractions[end].took(began.elapsed()));
     }
 
     async fn give_back_heard(&self) {
@@ -504,14 +500,24 @@ impl Handler for Ears {
                 if worker.extract_no_more.is_cancelled() {
                     return;
                 }
-                let extraction = worker.clone().extract(batch);
+                let batch = match worker.engines.store.batches_by_seq(&[batch]).await {
+                    Ok(batches) => batches.into_iter().next(),
+                    Err(error) => {
+                        tracing::warn!(%error, "an extraction could not begin; the sweep takes it up");
+                        return;
+                    }
+                };
+                // None: it was deleted meanwhile.
+                let Some(batch) = batch else { return };
+                let span = traces::extraction(worker.engines.traces.as_ref(), batch.id.0);
+                let extraction = worker.clone().extract(batch).instrument(span.clone());
                 // A task of its own: it goes on when the queue breaks off in the middle.
                 let ended = worker.extractions.spawn(async move {
                     extraction.await;
                     drop(only);
                 });
                 if let Err(error) = ended.await {
-                    tracing::error!(%error, batch = batch.0, "an extraction ended badly");
+                    tracing::error!(parent: &span, %error, "an extraction ended badly; the sweep takes it up");
                 }
             }
         }
@@ -590,9 +596,8 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let figures = &self.worker.figures;
         figures.in_flight.fetch_sub(1, Ordering::Relaxed);
-        figures.processed.fetch_add(1, Ordering::Relaxed);
         let took = self.since.elapsed();
-        figures.processing_ms.fetch_add(whole(took.as_millis()), Ordering::Relaxed);
+        figures.of(&self.lane, |of| of.processing.took(took));
         let mut loads = self.worker.loads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(load) = loads.get_mut(&self.lane) {
             load.rows = load.rows.saturating_sub(1);

@@ -15,6 +15,7 @@ use crate::process::batches;
 use crate::process::leases::Leases;
 use crate::process::observe::Observer;
 use crate::process::row::RowTask;
+use crate::traces::RowTrace;
 
 /// What became of the row.
 #[derive(Debug)]
@@ -77,11 +78,13 @@ pub async fn process_row(
     };
     let leases = Leases::default();
     let held = leases.insert(row, token, until);
+    let trace = RowTrace::new(engines.traces.as_ref(), work.id, number);
     let task = RowTask {
         engines,
         caller,
         work: &work,
         lease: &held,
+        trace: &trace,
         observer,
         draining: &|| false,
         limited: &|| Box::new(()),

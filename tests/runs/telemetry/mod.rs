@@ -1,4 +1,7 @@
-//! Traces and metrics, as a collector sees them.
+//! Traces and metrics as a collector sees them; [`logs`] and [`metrics`] as people and Prometheus do.
+
+mod logs;
+mod metrics;
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -89,6 +92,10 @@ async fn traces_and_metrics_arrive_at_a_collector() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::new(&[("invite.yaml", &invite())]);
     place.set("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", collector.port));
+    // Only `true` disables.
+    place.set("OTEL_SDK_DISABLED", "false".into());
+    place.set("OTEL_TRACES_SAMPLER", "sometimes".into());
+    place.set("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test%20bed".into());
     place.set("OTEL_METRIC_EXPORT_INTERVAL", "1000".into());
     place.set("OTEL_BSP_SCHEDULE_DELAY", "500".into());
     let service = place.start(&sandbox, None);
@@ -120,6 +127,7 @@ async fn traces_and_metrics_arrive_at_a_collector() {
         "penstock.settled_rows",
         "penstock.rows",
         "penstock.limiter.allowed_rate",
+        "http.client.request.duration",
         "POST /v2/client",
     ]);
     service.terminate();
@@ -154,6 +162,12 @@ async fn traces_and_metrics_arrive_at_a_collector() {
         .expect("a call's parent is a row");
     assert_eq!(field(of_row, "Trace ID"), Some(call_trace));
     assert!(!heard.contains(MARKER) && !heard.contains("ZQ7 7QZ"), "content of a row in a trace");
+    assert!(heard.contains("deployment.environment.name: Str(test bed)"), "{heard}");
     let log = std::fs::read_to_string(place.log()).expect("a log");
     assert!(!log.contains(MARKER));
+    assert!(log.contains("OTEL_TRACES_SAMPLER is `sometimes`"), "what cannot be heeded is told");
+    // The same ids that the collector has.
+    let told = log.lines().find(|line| line.contains("the row is completed")).expect("a row's end");
+    let told: serde_json::Value = serde_json::from_str(told).expect("JSON");
+    assert!(rows.iter().any(|row| field(row, "Trace ID") == told["trace_id"].as_str()), "{told}");
 }

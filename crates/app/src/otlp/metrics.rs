@@ -1,0 +1,145 @@
+//! Metrics by OTLP, the same as `/metrics` shows: collected, written as the protocol's messages, and sent. The SDK's
+//! instruments have no place for a histogram that somebody else keeps.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as AnyValueKind;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Number;
+use opentelemetry_proto::tonic::metrics::v1::{
+    AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
+    ScopeMetrics, Sum,
+};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use penstock_flow::metrics::{Family, Kind, Sample, Sources, Value};
+use prost::Message as _;
+use tokio_util::sync::CancellationToken;
+
+use super::settings::Target;
+
+/// Collects and sends every `interval` until `stop`; then once more.
+pub async fn send(
+    sources: Sources,
+    resource: BTreeMap<String, String>,
+    target: Target,
+    interval: Duration,
+    stop: CancellationToken,
+) {
+    let client = match reqwest::Client::builder().timeout(target.timeout).build() {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::warn!(%error, "no metrics are sent");
+            return;
+        }
+    };
+    let began = nanos(SystemTime::now());
+    let mut fails = false;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(interval) => {}
+        }
+        let families = sources.collect().await;
+        let request = request(families, &resource, began, nanos(SystemTime::now()));
+        let sent = post(&client, &target, request.encode_to_vec()).await;
+        match &sent {
+            Ok(()) if fails => tracing::info!("metrics are taken again"),
+            // Values are cumulative: the next ones make up for these.
+            Err(error) if !fails => {
+                tracing::warn!(error, "metrics are not taken; they are sent again and again")
+            }
+            _ => {}
+        }
+        fails = sent.is_err();
+    }
+}
+
+async fn post(client: &reqwest::Client, target: &Target, body: Vec<u8>) -> Result<(), String> {
+    let mut request = client.post(target.endpoint.clone());
+    for (name, value) in &target.headers {
+        request = request.header(name, value);
+    }
+    let request = request.header("content-type", "application/x-protobuf").body(body);
+    match request.send().await {
+        Ok(answer) if answer.status().is_success() => Ok(()),
+        Ok(answer) => Err(format!("the collector answered {}", answer.status())),
+        Err(error) => {
+            let error = error.without_url();
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            Err(causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")))
+        }
+    }
+}
+
+fn nanos(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn request(
+    families: Vec<Family>,
+    resource: &BTreeMap<String, String>,
+    began: u64,
+    now: u64,
+) -> ExportMetricsServiceRequest {
+    let attributes = resource.iter().map(|(name, value)| attribute(name, value)).collect();
+    let scope = InstrumentationScope {
+        name: "penstock".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..InstrumentationScope::default()
+    };
+    let metrics = families.into_iter().map(|family| metric(family, began, now)).collect();
+    let scope_metrics = vec![ScopeMetrics { scope: Some(scope), metrics, schema_url: String::new() }];
+    let resource = Some(Resource { attributes, ..Resource::default() });
+    let resource_metrics = vec![ResourceMetrics { resource, scope_metrics, schema_url: String::new() }];
+    ExportMetricsServiceRequest { resource_metrics }
+}
+
+fn attribute(name: &str, value: &str) -> KeyValue {
+    let value = AnyValue { value: Some(AnyValueKind::StringValue(value.to_owned())) };
+    KeyValue { key: name.to_owned(), value: Some(value), ..KeyValue::default() }
+}
+
+fn metric(family: Family, began: u64, now: u64) -> Metric {
+    let (mut numbers, mut histograms) = (Vec::new(), Vec::new());
+    // What a gauge shows has no beginning.
+    let start_time_unix_nano = if family.kind == Kind::Gauge { 0 } else { began };
+    for Sample { labels, value } in family.samples {
+        let attributes = labels.iter().map(|(label, value)| attribute(label, value)).collect();
+        match value {
+            Value::Number(number) => numbers.push(NumberDataPoint {
+                attributes,
+                start_time_unix_nano,
+                time_unix_nano: now,
+                value: Some(Number::AsDouble(number)),
+                ..NumberDataPoint::default()
+            }),
+            Value::Histogram(histogram) => histograms.push(HistogramDataPoint {
+                attributes,
+                start_time_unix_nano,
+                time_unix_nano: now,
+                count: histogram.count(),
+                sum: Some(histogram.sum),
+                bucket_counts: histogram.counts,
+                explicit_bounds: histogram.bounds.to_vec(),
+                ..HistogramDataPoint::default()
+            }),
+        }
+    }
+    let aggregation_temporality = AggregationTemporality::Cumulative.into();
+    let data = match family.kind {
+        Kind::Counter => Data::Sum(Sum { data_points: numbers, aggregation_temporality, is_monotonic: true }),
+        Kind::Gauge => Data::Gauge(Gauge { data_points: numbers }),
+        Kind::Histogram => Data::Histogram(Histogram { data_points: histograms, aggregation_temporality }),
+    };
+    Metric {
+        name: family.name.to_owned(),
+        description: family.help.to_owned(),
+        unit: family.unit.to_owned(),
+        data: Some(data),
+        ..Metric::default()
+    }
+}
