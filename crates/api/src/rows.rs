@@ -70,7 +70,8 @@ pub async fn list(
     let more = records.len() > limit as usize;
     records.truncate(limit as usize);
     let next_cursor = records.last().filter(|_| more).map(|last| last.number.to_string());
-    let data = records.iter().map(|record| row_view(&secrets, record)).collect();
+    let pipeline = state.engines.pipelines.of(&state.engines, &batch).await.ok();
+    let data = records.iter().map(|record| row_view(&secrets, pipeline.as_deref(), record)).collect();
     Ok(HttpResponse::Ok().json(RowPage { data, next_cursor }))
 }
 
@@ -91,7 +92,8 @@ pub async fn show(
     let secrets = state.engines.secrets.of(&state.engines, &batch).await?;
     let record =
         state.engines.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
-    Ok(HttpResponse::Ok().json(row_view(&secrets, &record)))
+    let pipeline = state.engines.pipelines.of(&state.engines, &batch).await.ok();
+    Ok(HttpResponse::Ok().json(row_view(&secrets, pipeline.as_deref(), &record)))
 }
 
 /// A row has one address: its number in digits, without a sign or zeros in front.

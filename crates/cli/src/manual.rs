@@ -163,7 +163,8 @@ pub async fn process_row(
     let mut sentence = sentence;
     if reveal && let Some(record) = engines.store.row(batch.seq, number).await.map_err(said)? {
         let secrets = engines.secrets.of(engines, &batch).await.map_err(said)?;
-        let row = row_view(&secrets, &record);
+        let pipeline = engines.pipelines.of(engines, &batch).await.ok();
+        let row = row_view(&secrets, pipeline.as_deref(), &record);
         if let Some(result) = &row.result {
             sentence = format!("{sentence}: {result}");
         }

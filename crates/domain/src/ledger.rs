@@ -139,7 +139,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn rows(self) -> u32 {
+    /// All of them.
+    pub fn rows(self) -> u32 {
         self.completed + self.failed + self.given_back
     }
 }

@@ -107,6 +107,7 @@ fn planned(plan: SweepPlan) -> Swept {
         lost_rows: rows(plan.lost_rows),
         expired_rows: rows(plan.expired_rows),
         finished: u32::try_from(plan.finished.len()).unwrap_or(u32::MAX),
+        unknown_rows: 0,
         miscounted: Vec::new(),
     }
 }

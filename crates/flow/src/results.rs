@@ -170,7 +170,7 @@ impl Writer {
     }
 
     fn line(&self, record: &RowRecord, out: &mut Vec<u8>) {
-        let mut view = row_view(&self.secrets, record);
+        let mut view = row_view(&self.secrets, Some(&self.pipeline), record);
         // A row that cannot be read stands in the report as what it is: whoever downloads it gets all the others.
         let own = self.own(record).unwrap_or_else(|error| {
             tracing::error!(%error, row = record.number, "what is stored of the row cannot be read");

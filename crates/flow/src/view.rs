@@ -3,6 +3,7 @@
 use penstock_domain::batch::{BatchStatus, Counts, Outcome};
 use penstock_domain::ledger::Ledger;
 use penstock_domain::outcome::{self, code};
+use penstock_domain::pipeline::Pipeline;
 use penstock_domain::row::{AttemptRecord, RowError, RowStatus};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
@@ -156,7 +157,8 @@ async fn failure_of(engines: &Engines, batch: &Batch) -> Result<Option<Value>, F
     else {
         return Ok(clear_failure(batch));
     };
-    let view = row_view(&secrets, &record);
+    let pipeline = engines.pipelines.of(engines, batch).await.ok();
+    let view = row_view(&secrets, pipeline.as_deref(), &record);
     Ok(view.error.map(|error| {
         let mut value = serde_json::json!(error);
         value["row"] = number.into();
@@ -221,6 +223,25 @@ impl ErrorView {
     }
 }
 
+impl ErrorView {
+    /// The error of a row whose outcome is unknown. When its worker died in the middle of a call, nobody was there to
+    /// write one: what stands sealed is of an earlier attempt, if of any.
+    fn unknown(told: Option<Self>, pipeline: Option<&Pipeline>, record: &RowRecord) -> Self {
+        if let Some(own) = told.as_ref().filter(|told| told.code == code::OUTCOME_UNKNOWN) {
+            return own.clone();
+        }
+        let step = record.step.and_then(|step| pipeline?.steps.get(usize::from(step)));
+        Self {
+            code: code::OUTCOME_UNKNOWN.to_owned(),
+            step: step.map(|step| step.name.clone()),
+            http_status: None,
+            message: "the worker stopped in the middle of the call, so it may have had its effect; retry it only when you know that it had not".to_owned(),
+            detail: None,
+            attempts: told.map(|told| told.attempts).unwrap_or_default(),
+        }
+    }
+}
+
 impl From<RowError> for ErrorView {
     fn from(error: RowError) -> Self {
         Self {
@@ -234,9 +255,9 @@ impl From<RowError> for ErrorView {
     }
 }
 
-/// Opens what is sealed of a row. What cannot be read is told as the row's error: one damaged row is no reason not to
+/// Opens what is sealed of a row; `pipeline` names the steps. What cannot be read is told as the row's error: one damaged row is no reason not to
 /// show the others.
-pub fn row_view(secrets: &SecretsOf, record: &RowRecord) -> RowView {
+pub fn row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRecord) -> RowView {
     let unread = |what: FlowError| {
         tracing::error!(error = %what, row = record.number, "what is stored of the row cannot be read");
         ErrorView::unreadable(record)
@@ -254,6 +275,9 @@ pub fn row_view(secrets: &SecretsOf, record: &RowRecord) -> RowView {
             let told = secrets.open_json::<RowError>(Place::Error(record.number), sealed);
             error = Some(told.map_or_else(unread, ErrorView::from));
         }
+    }
+    if record.status == RowStatus::Failed && record.code.as_deref() == Some(code::OUTCOME_UNKNOWN) {
+        error = Some(ErrorView::unknown(error, pipeline, record));
     }
     RowView {
         number: record.number,

@@ -98,6 +98,28 @@ impl Work for PostgresStore {
         Ok(kept.iter().map(row_ref).collect())
     }
 
+    async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
+        const NAME: &str = "note_asked";
+        let mut tx = self.write(NAME).await?;
+        lock_batches(&mut tx, asked.iter().map(|(row, ..)| row.batch), NAME).await?;
+        let (batches, numbers) = columns(asked.iter().map(|(row, ..)| row));
+        let held = sqlx::query(
+            "/* penstock:note_asked */ UPDATE row_state AS s SET asked = j.step \
+             FROM unnest($1::int8[], $2::int4[], $3::uuid[], $4::int2[]) AS j(batch, number, token, step) \
+             WHERE s.batch = j.batch AND s.number = j.number AND s.lease_token = j.token AND s.status + 0 = 2 \
+             RETURNING s.batch, s.number, s.lease_token",
+        )
+        .bind(batches)
+        .bind(numbers)
+        .bind(asked.iter().map(|(_, token, _)| token.0).collect::<Vec<_>>())
+        .bind(asked.iter().map(|(.., step)| small(*step)).collect::<Vec<_>>())
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
+        commit(tx, NAME).await?;
+        Ok(held.iter().map(|row| (row_ref(row), LeaseToken(Columns(row).uuid("lease_token")))).collect())
+    }
+
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()> {
         const NAME: &str = "save_receipts";
         let mut tx = self.write(NAME).await?;
@@ -105,14 +127,16 @@ impl Work for PostgresStore {
         let (batches, numbers) = columns(receipts.iter().map(|(row, ..)| row));
         let tokens: Vec<Uuid> = receipts.iter().map(|(_, token, _)| token.0).collect();
         let held = sqlx::query(
-            "/* penstock:save_receipts */ UPDATE row_state AS s SET has_output = true \
-             FROM (SELECT DISTINCT * FROM unnest($1::int8[], $2::int4[], $3::uuid[]) AS u(batch, number, token)) AS j \
-             WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 2 AND s.lease_token = j.token \
+            "/* penstock:save_receipts */ UPDATE row_state AS s SET has_output = true, \
+             asked = CASE WHEN s.asked <= j.step THEN NULL ELSE s.asked END \
+             FROM (SELECT batch, number, token, max(step) AS step FROM unnest($1::int8[], $2::int4[], $3::uuid[], $4::int2[]) \
+             AS u(batch, number, token, step) GROUP BY 1, 2, 3) AS j WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 2 AND s.lease_token = j.token \
              RETURNING s.batch, s.number",
         )
         .bind(batches)
         .bind(numbers)
         .bind(tokens)
+        .bind(receipts.iter().map(|(.., receipt)| small(receipt.step)).collect::<Vec<_>>())
         .fetch_all(&mut *tx)
         .await
         .map_err(store_error(NAME))?;
@@ -374,7 +398,8 @@ async fn settle_rows(
     let rows = sqlx::query(
         "/* penstock:settle */ UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
          not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
-         has_output = s.has_output OR j.has_output, lease_token = NULL, lease_holder = NULL, lease_until = NULL \
+         has_output = s.has_output OR j.has_output, asked = NULL, lease_token = NULL, lease_holder = NULL, \
+         lease_until = NULL \
          FROM unnest($1::int8[], $2::int4[], $3::uuid[], $4::int2[], $5::int2[], $6::int8[], $7::int2[], $8::text[], \
          $9::int2[], $10::bool[]) AS j(batch, number, token, status, attempt, not_before, step, code, http_status, \
          has_output) WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 2 AND s.lease_token = j.token \

@@ -5,11 +5,14 @@ use std::fs::File;
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::ledger::Tally;
+use penstock_domain::outcome::code;
+use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batches as _;
 use penstock_store::dispatch::{
     Dispatch, OwnerLoad, Released, RunLock, RunRecord, Running, StuckRows, SweepPlan, Swept, Take, by_owner,
 };
+use penstock_store::settling::Moved;
 use penstock_store::{StoreError, StoreResult, overdrawn};
 use serde_json::json;
 use sqlx::Row as _;
@@ -61,10 +64,10 @@ impl SqliteStore {
         now: Timestamp,
         everything: bool,
         miscounted: &mut Vec<BatchSeq>,
-    ) -> StoreResult<u32> {
+    ) -> StoreResult<Tally> {
         const NAME: &str = "sweep";
         let condition = stale.condition(everything);
-        let mut total = 0;
+        let mut total = Tally::default();
         let mut passed = miscounted.clone();
         loop {
             let found = sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -85,8 +88,11 @@ impl SqliteStore {
                 let seq = BatchSeq(row.get("batch"));
                 match self.sweep_batch(stale, seq, &row.get::<String, _>("numbers"), now, everything).await {
                     // Somebody else was faster, with all of them: what is left can wait for the next sweep.
-                    Ok(0) => passed.push(seq),
-                    Ok(rows) => total += rows,
+                    Ok(tally) if tally.rows() == 0 => passed.push(seq),
+                    Ok(tally) => {
+                        total.given_back += tally.given_back;
+                        total.failed += tally.failed;
+                    }
                     Err(StoreError::Overdrawn { .. }) => {
                         passed.push(seq);
                         miscounted.push(seq);
@@ -104,40 +110,50 @@ impl SqliteStore {
         numbers: &str,
         now: Timestamp,
         everything: bool,
-    ) -> StoreResult<u32> {
+    ) -> StoreResult<Tally> {
         const NAME: &str = "sweep";
         let mut tx = self.write(NAME).await?;
-        let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { return Ok(0) };
+        let Some(batch) = ledgers::read(&mut tx, seq, NAME).await? else { return Ok(Tally::default()) };
         if matches!(stale, Stale::Queued) && batch.ledger.cancelled_at.is_some() {
-            return Ok(0);
+            return Ok(Tally::default());
         }
-        let read_revision = batch.ledger.revision;
-        let done = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "/* penstock:sweep */ UPDATE row_state AS s SET status = 0, not_before = ?1, lease_token = NULL, \
-             lease_holder = NULL, lease_until = NULL, queued_until = NULL \
-             WHERE s.batch = ?2 AND s.number IN (SELECT value FROM json_each(?3)) AND {}",
+        let mut moved = Moved::new(batch);
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:sweep */ UPDATE row_state AS s SET status = CASE WHEN s.asked IS NULL THEN 0 ELSE 4 END, \
+             code = CASE WHEN s.asked IS NULL THEN s.code ELSE ?4 END, step = coalesce(s.asked, s.step), \
+             http_status = CASE WHEN s.asked IS NULL THEN s.http_status END, \
+             attempts = s.attempts + CASE WHEN s.asked IS NULL THEN 0 ELSE 1 END, asked = NULL, \
+             not_before = CASE WHEN s.asked IS NULL THEN ?1 END, lease_token = NULL, lease_holder = NULL, \
+             lease_until = NULL, queued_until = NULL WHERE s.batch = ?2 AND s.number IN (SELECT value FROM json_each(?3)) AND {} RETURNING number, status",
             stale.condition(everything)
         )))
         .bind(now.millis())
         .bind(seq.0)
         .bind(numbers)
-        .execute(&mut *tx)
+        .bind(code::OUTCOME_UNKNOWN)
+        .fetch_all(&mut *tx)
         .await
         .map_err(store_error(NAME))?;
-        let rows = u32::try_from(done.rows_affected()).unwrap_or(u32::MAX);
-        let events = match stale {
-            Stale::Queued => {
-                batch.ledger.unqueue(rows).map_err(overdrawn(seq))?;
-                Vec::new()
+        let mut tally = Tally::default();
+        let mut first_failed: Option<u32> = None;
+        for row in &rows {
+            let c = Columns(row);
+            if c.i64("status") == i64::from(RowStatus::Failed.code()) {
+                tally.failed += 1;
+                first_failed = first_failed.into_iter().chain([c.u32("number")]).min();
+            } else {
+                tally.given_back += 1;
             }
+        }
+        match stale {
+            Stale::Queued => moved.batch.ledger.unqueue(tally.given_back).map_err(overdrawn(seq))?,
             Stale::Leased => {
-                let tally = Tally { given_back: rows, ..Tally::default() };
-                batch.ledger.settle(tally, now).map_err(overdrawn(seq))?
+                moved.settle(tally, first_failed, now)?;
             }
-        };
-        ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
+        }
+        ledgers::write(&mut tx, &moved.batch, moved.read_revision, &moved.events, now, NAME).await?;
         commit(tx, NAME).await?;
-        Ok(rows)
+        Ok(tally)
     }
 
     /// Queued rows of cancelled batches stay as they are, and are looked at only once.
@@ -229,9 +245,12 @@ impl Dispatch for SqliteStore {
         }
         self.forget_cancelled(now).await?;
         let mut miscounted = Vec::new();
+        let lost = self.sweep_rows(Stale::Queued, now, everything, &mut miscounted).await?;
+        let expired = self.sweep_rows(Stale::Leased, now, everything, &mut miscounted).await?;
         Ok(Swept {
-            lost_rows: self.sweep_rows(Stale::Queued, now, everything, &mut miscounted).await?,
-            expired_rows: self.sweep_rows(Stale::Leased, now, everything, &mut miscounted).await?,
+            lost_rows: lost.rows(),
+            expired_rows: expired.rows(),
+            unknown_rows: expired.failed,
             finished: self.sweep_finishes(now).await?,
             extractions: self.dead_extractions(now, extraction_grace_ms, everything).await?,
             miscounted,

@@ -92,19 +92,45 @@ impl Work for SqliteStore {
         Ok(kept)
     }
 
+    async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
+        const NAME: &str = "note_asked";
+        let mut tx = self.write(NAME).await?;
+        let mut held = Vec::with_capacity(asked.len());
+        for chunk in asked.chunks(GROUP) {
+            let mut query =
+                QueryBuilder::new("/* penstock:note_asked */ WITH j(batch, number, token, step) AS (");
+            query.push_values(chunk, |mut values, (row, token, step)| {
+                values.push_bind(row.batch.0).push_bind(row.number).push_bind(token.0.to_string());
+                values.push_bind(*step);
+            });
+            query.push(
+                ") UPDATE row_state AS s SET asked = j.step FROM j WHERE s.batch = j.batch AND s.number = j.number \
+                 AND s.lease_token = j.token AND +s.status = 2 RETURNING batch, number, lease_token",
+            );
+            let rows =
+                query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
+            held.extend(rows.iter().map(|row| (row_ref(row), LeaseToken(Columns(row).uuid("lease_token")))));
+        }
+        commit(tx, NAME).await?;
+        Ok(held)
+    }
+
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()> {
         const NAME: &str = "save_receipts";
         let mut tx = self.write(NAME).await?;
         let mut held = HashSet::new();
         for chunk in receipts.chunks(GROUP) {
             let mut query =
-                QueryBuilder::new("/* penstock:save_receipts */ WITH j(batch, number, token) AS (");
-            query.push_values(chunk, |mut values, (row, token, _)| {
+                QueryBuilder::new("/* penstock:save_receipts */ WITH u(batch, number, token, step) AS (");
+            query.push_values(chunk, |mut values, (row, token, receipt)| {
                 values.push_bind(row.batch.0).push_bind(row.number).push_bind(token.0.to_string());
+                values.push_bind(receipt.step);
             });
             query.push(
-                ") UPDATE row_state AS s SET has_output = 1 FROM j WHERE s.batch = j.batch AND s.number = j.number \
-                 AND s.lease_token = j.token AND +s.status = 2 RETURNING batch, number",
+                "), j AS (SELECT batch, number, token, max(step) AS step FROM u GROUP BY 1, 2, 3) \
+                 UPDATE row_state AS s SET has_output = 1, asked = CASE WHEN s.asked <= j.step THEN NULL ELSE s.asked END \
+                 FROM j WHERE s.batch = j.batch AND s.number = j.number AND s.lease_token = j.token \
+                 AND +s.status = 2 RETURNING batch, number",
             );
             let rows =
                 query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
@@ -341,7 +367,7 @@ async fn settle_rows(
         query.push(
             ") UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
              not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
-             has_output = max(s.has_output, j.has_output), lease_token = NULL, lease_holder = NULL, \
+             has_output = max(s.has_output, j.has_output), asked = NULL, lease_token = NULL, lease_holder = NULL, \
              lease_until = NULL FROM j WHERE s.batch = j.batch AND s.number = j.number AND +s.status = 2 \
              AND s.lease_token = j.token RETURNING batch, number, has_output",
         );

@@ -127,6 +127,9 @@ pub struct Swept {
     pub lost_rows: u32,
     /// Rows whose lease ran out.
     pub expired_rows: u32,
+    /// Of these, rows that ended, because nobody can tell whether their last call had its effect.
+    #[serde(default)]
+    pub unknown_rows: u32,
     /// Batches that were finished.
     pub finished: u32,
     /// Batches whose counters do not bear what their rows need: left alone until they are reconciled.
@@ -183,7 +186,7 @@ pub trait Dispatch: Send + Sync {
     /// Takes the database's dispatcher lock; none when another run holds it.
     async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>>;
     /// Mends what crashes left: queued rows past their deadline and processing rows past their lease go back to
-    /// pending, finished batches are finished; tells which extractions nobody holds (pending for longer than
+    /// pending (or fail, see [`Work::note_asked`](crate::work::Work::note_asked)), finished batches are finished; tells which extractions nobody holds (pending for longer than
     /// `extraction_grace_ms`, or processing under a lease that ran out). Works in bounded steps. `everything` treats every queued row
     /// and every lease as lost: for an engine that only one process serves, at that process's start.
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept>;

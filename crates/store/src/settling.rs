@@ -112,6 +112,19 @@ impl Moved {
         Self { read_revision: batch.ledger.revision, batch, events: Vec::new() }
     }
 
+    /// Rows leave `processing`. `first_failed` is the lowest number of those that failed. Whether that finished the batch.
+    ///
+    /// # Errors
+    /// When the ledger does not have so many.
+    pub fn settle(&mut self, tally: Tally, first_failed: Option<u32>, now: Timestamp) -> StoreResult<bool> {
+        let was_finished = self.batch.ledger.is_finished();
+        self.events.extend(self.batch.ledger.settle(tally, now).map_err(overdrawn(self.batch.seq))?);
+        if !self.batch.ledger.allow_failures && self.batch.failure_row.is_none() {
+            self.batch.failure_row = first_failed;
+        }
+        Ok(self.batch.ledger.is_finished() && !was_finished)
+    }
+
     /// Whether there is anything to write.
     pub fn is_dirty(&self) -> bool {
         self.batch.ledger.revision != self.read_revision || !self.events.is_empty()
@@ -167,12 +180,7 @@ pub fn account(
     }
     for moved in batches {
         let Some((tally, first_failed)) = tallies.remove(&moved.batch.seq) else { continue };
-        let was_finished = moved.batch.ledger.is_finished();
-        moved.events = moved.batch.ledger.settle(tally, now).map_err(overdrawn(moved.batch.seq))?;
-        if !moved.batch.ledger.allow_failures && moved.batch.failure_row.is_none() {
-            moved.batch.failure_row = first_failed;
-        }
-        if moved.batch.ledger.is_finished() && !was_finished {
+        if moved.settle(tally, first_failed, now)? {
             report.finished.push(moved.batch.seq);
         }
     }

@@ -6,6 +6,7 @@ use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 
 use crate::StoreResult;
+use crate::settling::Held;
 
 /// A group of rows that a worker wants.
 #[derive(Clone, Debug)]
@@ -107,6 +108,10 @@ pub trait Work: Send + Sync {
     async fn claim(&self, claim: &Claim<'_>, now: Timestamp) -> StoreResult<Vec<ClaimedRow>>;
     /// Keeps leases until `until`; tells which rows are still held.
     async fn renew(&self, rows: &[(RowRef, LeaseToken)], until: Timestamp) -> StoreResult<Vec<RowRef>>;
+    /// Notes, of rows still held, the step that each is about to ask for: one that is called at most once. Tells which
+    /// rows are held. A row whose lease runs out behind such a note ends as `outcome_unknown`; a receipt of the step, or
+    /// the row's settlement, takes the note away.
+    async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>>;
     /// Saves outputs of finished steps of rows still held, so that a crash does not call those steps again.
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()>;
     /// Settles a group: rows, results, errors, counters, finishes and callbacks in one transaction.

@@ -165,8 +165,7 @@ pub struct RequestDefinition {
     pub json: Option<Spanned<serde_json::Value>>,
     #[serde(default)]
     pub idempotency_key: bool,
-    #[serde(default)]
-    pub idempotent: bool,
+    pub idempotent: Option<bool>,
 }
 
 /// A request's method.

@@ -107,7 +107,7 @@ pub struct Step {
     pub keyed: bool,
     /// Whether it reads anything of an answer's body.
     pub reads_body: bool,
-    pub(super) idempotent: bool,
+    pub(super) idempotent: Option<bool>,
     pub(super) method: Method,
     pub(super) path: Template,
     pub(super) query: Vec<(String, Template)>,
@@ -120,7 +120,13 @@ impl Step {
     /// Whether a call whose outcome is unknown may be made again: its method says so, the definition does, or a key
     /// lets the other side see that it is the same.
     pub fn safe_to_repeat(&self) -> bool {
-        self.keyed || self.idempotent || self.method.is_idempotent()
+        self.keyed || self.idempotent.unwrap_or(self.method.is_idempotent())
+    }
+
+    /// Whether a call must rather not be made than be made twice, also when the worker that made it is gone: the
+    /// definition says that it is not idempotent, and no key lets the other side see that it is the same.
+    pub fn at_most_once(&self) -> bool {
+        !self.keyed && self.idempotent == Some(false)
     }
 
     /// The request for a row.

@@ -1,8 +1,10 @@
 //! Processing: rows are heard of, claimed in groups, carried through their steps and handed to settlement.
 //!
 //! [`lanes`] hold what was heard of, [`batches`] what is known of its batches, [`scheduler`] claims, `open` opens
-//! and [`row`] carries one row, [`leases`] keeps them while they run; [`figures`] count.
+//! and [`row`] carries one row, [`leases`] keeps them while they run, [`asked`] notes what may be asked for only once;
+//! [`figures`] count.
 
+pub mod asked;
 pub mod batches;
 pub mod figures;
 pub mod lanes;

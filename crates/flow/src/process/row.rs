@@ -15,6 +15,7 @@ use tracing::field::Empty;
 
 use crate::crash;
 use crate::engines::Engines;
+use crate::process::asked::Book;
 use crate::process::batches::BatchWork;
 use crate::process::leases::RowLease;
 use crate::process::observe::{Observer, StepSeen};
@@ -40,6 +41,8 @@ pub struct RowTask<'a> {
     pub lease: &'a RowLease,
     /// Its span.
     pub trace: &'a RowTrace,
+    /// Where calls are noted that are made at most once.
+    pub book: &'a Book,
     /// Hears of each step.
     pub observer: &'a dyn Observer,
     /// Whether the worker is about to stop: the row ends at the next step's border.
@@ -149,6 +152,14 @@ impl RowTask<'_> {
         };
         let lease = self.lease;
         let clock = &self.engines.clock;
+        // Before any limit is asked: the write may take longer than a granted call may be late.
+        if step.at_most_once()
+            && let Some(asked) = place(index)
+            && !self.book.note(lease, asked).await
+        {
+            let receipts = std::mem::take(&mut progress.receipts);
+            return Some(Some(given_back(clock.now(), false, None, receipts)));
+        }
         let covered = || lease.covers(clock.now(), dependency.timeout);
         let method = request.method;
         let path = request.path.clone();

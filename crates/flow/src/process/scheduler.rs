@@ -22,6 +22,7 @@ use tracing::Instrument as _;
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::extract::{self, ExtractPolicy, Extracted};
+use crate::process::asked::Book;
 use crate::process::batches::{BatchCache, BatchWork};
 use crate::process::figures::WorkerFigures;
 use crate::process::lanes::Lanes;
@@ -70,7 +71,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Receipts of rows that have been in flight for this long are saved, so that a crash calls few steps again while
 /// rows that pass quickly cost no further write.
-const RECEIPTS_EVERY: Duration = Duration::from_secs(1);
+const RECEIPTS_EVERY: Duration = Duration::from_millis(200);
 
 /// How long a worker that cannot reach the database waits before it claims again.
 const DATABASE_PAUSE: Duration = Duration::from_millis(250);
@@ -143,7 +144,8 @@ impl Worker {
         ));
         let keeper = tokio::spawn(self.clone().keep_leases());
         let rows = TaskTracker::new();
-        self.clone().claim_all(&stop, &rows, &settlements).await;
+        let ways_out = WaysOut { settlements, book: Book::open(self.engines.clone()) };
+        self.clone().claim_all(&stop, &rows, &ways_out).await;
         self.draining.store(true, Ordering::SeqCst);
         self.extract_no_more.cancel();
         self.extractions.close();
@@ -155,7 +157,7 @@ impl Worker {
                 "rows still run after the grace period; their leases run out"
             );
         }
-        drop(settlements);
+        drop(ways_out);
         // The settler ends with its last sender; rows that never ended hold one, so it is not waited for without end.
         if tokio::time::timeout(self.policy.grace, settler).await.is_err() {
             tracing::warn!("settlement did not end within the grace period");
@@ -165,12 +167,7 @@ impl Worker {
         keeper.abort();
     }
 
-    async fn claim_all(
-        self: Arc<Self>,
-        stop: &CancellationToken,
-        rows: &TaskTracker,
-        settlements: &mpsc::Sender<Ended>,
-    ) {
+    async fn claim_all(self: Arc<Self>, stop: &CancellationToken, rows: &TaskTracker, ways_out: &WaysOut) {
         while !stop.is_cancelled() {
             let now = self.engines.clock.now();
             let Some((pipeline, wanted)) = self.pick(now) else {
@@ -180,7 +177,7 @@ impl Worker {
             match self.claim(&wanted).await {
                 Ok(claimed) => {
                     for row in claimed {
-                        self.clone().start(&pipeline, row, rows, settlements.clone());
+                        self.clone().start(&pipeline, row, rows, ways_out.clone());
                     }
                 }
                 Err(error) => {
@@ -341,13 +338,7 @@ impl Worker {
         Ok(claimed)
     }
 
-    fn start(
-        self: Arc<Self>,
-        lane: &str,
-        claimed: Claimed,
-        rows: &TaskTracker,
-        settlements: mpsc::Sender<Ended>,
-    ) {
+    fn start(self: Arc<Self>, lane: &str, claimed: Claimed, rows: &TaskTracker, ways_out: WaysOut) {
         let mut slot = Slot::take(self.clone(), lane);
         let Claimed { work, lease, row: claimed } = claimed;
         if let Some(pending) = work.first_start_of(&claimed, self.engines.clock.now()) {
@@ -367,6 +358,7 @@ impl Worker {
                 work: &work,
                 lease: &lease,
                 trace: &trace,
+                book: &ways_out.book,
                 observer: self.observer.as_ref(),
                 draining: &draining,
                 limited: &limited,
@@ -377,7 +369,7 @@ impl Worker {
                     let settlement = Settlement { row, token: lease.token, outcome };
                     let about = About { work: work.clone(), attempts, span: trace.span };
                     // The settler outlives every row; if it is gone, so is the process.
-                    let _ = settlements.send((settlement, about)).await;
+                    let _ = ways_out.settlements.send((settlement, about)).await;
                 }
                 None => {
                     tracing::warn!(parent: &trace.span, "the row's lease was lost; nothing is written");
@@ -538,6 +530,13 @@ impl Handler for Ears {
     fn pipelines(&self) -> Vec<String> {
         self.0.engines.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect()
     }
+}
+
+/// Where a row's task writes to, through groups.
+#[derive(Clone)]
+struct WaysOut {
+    settlements: mpsc::Sender<Ended>,
+    book: Book,
 }
 
 /// A row that is this worker's.

@@ -11,6 +11,7 @@ use penstock_store::work::{Claim, SettleReport, Settled, Settlement};
 
 use crate::engines::Engines;
 use crate::error::FlowError;
+use crate::process::asked::Book;
 use crate::process::batches;
 use crate::process::leases::Leases;
 use crate::process::observe::Observer;
@@ -85,6 +86,7 @@ pub async fn process_row(
         work: &work,
         lease: &held,
         trace: &trace,
+        book: &Book::open(engines.clone()),
         observer,
         draining: &|| false,
         limited: &|| Box::new(()),
