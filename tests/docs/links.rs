@@ -128,3 +128,34 @@ fn pages_that_the_tree_names_exist() {
     }
     assert!(named > 20, "{named}");
 }
+
+/// Tests that docs/laravel-batches.md names as proof: `file::function`, and the model's properties in italics.
+#[test]
+fn tests_that_are_named_as_proof_exist() {
+    let model = read("crates/domain/tests/lifecycle_model.rs");
+    let text = read("docs/laravel-batches.md");
+    let mut named = 0;
+    for (line, text) in prose(&text) {
+        for (file, name) in spans(text).into_iter().filter_map(|span| span.split_once("::")) {
+            let placeholder = name == "…" || name == "tests" || file.starts_with(char::is_uppercase);
+            if placeholder {
+                continue;
+            }
+            let homes = [format!("tests/runs/{file}.rs"), format!("crates/store-conformance/src/{file}.rs")];
+            let found = homes
+                .iter()
+                .filter_map(|home| std::fs::read_to_string(root().join(home)).ok())
+                .any(|source| source.contains(&format!("fn {name}(")));
+            assert!(found, "docs/laravel-batches.md:{line}: there is no test `{file}::{name}`");
+            named += 1;
+        }
+        for property in text.split("`lifecycle_model`: *").skip(1).filter_map(|rest| rest.split('*').next()) {
+            assert!(
+                model.contains(&format!("\"{property}\"")),
+                "docs/laravel-batches.md:{line}: *{property}*"
+            );
+            named += 1;
+        }
+    }
+    assert!(named > 20, "{named}");
+}
