@@ -101,13 +101,13 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
 
 /// A plan in a run's figures.
 fn planned(plan: SweepPlan) -> Swept {
-    let rows = |stuck: Vec<StuckRows>| stuck.iter().map(|one| one.rows).sum();
+    let rows = |stuck: &[StuckRows]| stuck.iter().map(|one| one.rows).sum();
     Swept {
         extractions: plan.extractions.into_iter().map(|(batch, _)| batch).collect(),
-        lost_rows: rows(plan.lost_rows),
-        expired_rows: rows(plan.expired_rows),
+        lost_rows: rows(&plan.lost_rows),
+        expired_rows: rows(&plan.expired_rows),
+        unknown_rows: plan.expired_rows.iter().map(|one| one.unknown).sum(),
         finished: u32::try_from(plan.finished.len()).unwrap_or(u32::MAX),
-        unknown_rows: 0,
         miscounted: Vec::new(),
     }
 }

@@ -144,6 +144,14 @@ pub struct StuckRows {
     pub batch: BatchId,
     /// How many of its rows.
     pub rows: u32,
+    /// Of these, rows that end, because nobody can tell whether their last call had its effect.
+    #[serde(skip_serializing_if = "is_none")]
+    pub unknown: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(rows: &u32) -> bool {
+    *rows == 0
 }
 
 /// What a sweep would mend, batch by batch.
@@ -186,9 +194,10 @@ pub trait Dispatch: Send + Sync {
     /// Takes the database's dispatcher lock; none when another run holds it.
     async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>>;
     /// Mends what crashes left: queued rows past their deadline and processing rows past their lease go back to
-    /// pending (or fail, see [`Work::note_asked`](crate::work::Work::note_asked)), finished batches are finished; tells which extractions nobody holds (pending for longer than
-    /// `extraction_grace_ms`, or processing under a lease that ran out). Works in bounded steps. `everything` treats every queued row
-    /// and every lease as lost: for an engine that only one process serves, at that process's start.
+    /// pending (or fail, see [`Work::note_asked`](crate::work::Work::note_asked)), finished batches are finished; tells which
+    /// extractions nobody holds (pending for longer than `extraction_grace_ms`, or processing under a lease that ran
+    /// out). Works in bounded steps. `everything` treats every queued row and every lease as lost: for an engine that
+    /// only one process serves, at that process's start.
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept>;
     /// What [`Dispatch::sweep`] would do, without doing it.
     async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<SweepPlan>;
