@@ -23,6 +23,7 @@ use url::{Host, Url};
 
 use crate::engines::Engines;
 use crate::error::FlowError;
+use crate::pace::Pace;
 use crate::process::figures::{self, WorkerFigures};
 use crate::{traces, view};
 
@@ -259,7 +260,7 @@ impl Deliverer {
             Ok(url) => url,
             Err(error) => return Answer::failed(error.to_string()),
         };
-        let body = match self.body(callback) {
+        let body = match self.body(callback).await {
             Ok(body) => body,
             Err(error) => return Answer::failed(error.to_string()),
         };
@@ -292,11 +293,12 @@ impl Deliverer {
         }
     }
 
-    fn body(&self, callback: &Callback) -> Result<String, FlowError> {
+    async fn body(&self, callback: &Callback) -> Result<String, FlowError> {
         let batch: Batch = serde_json::from_str(&callback.snapshot).map_err(|_| {
             FlowError::Inconsistent(format!("callback {} has no batch that can be read", callback.id))
         })?;
-        let data = view::describe(&self.engines, &batch, self.rows_per_owner, view::clear_failure(&batch));
+        let pace = Pace::of(&self.engines, self.rows_per_owner).await?;
+        let data = view::describe(&self.engines, &batch, &pace, view::clear_failure(&batch));
         let body = json!({ "type": callback.event, "timestamp": callback.created_at, "data": data });
         Ok(body.to_string())
     }

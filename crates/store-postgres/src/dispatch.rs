@@ -28,7 +28,7 @@ const ENDS: &str = "s.status = 2 AND s.asked IS NOT NULL";
 const SWEEP_STEP: i64 = 2000;
 
 /// What a run wants to know of a running batch. Only batches of which rows came back are asked which of them are due.
-const RUNNING: &str = "o.name AS owner_name, o.rows AS owner_rows, \
+const RUNNING: &str = "o.name AS owner_name, \
     CASE WHEN b.pending > b.release_end - b.next_number AND b.extracted AND NOT b.paused AND NOT b.held \
     AND b.cancelled_at IS NULL THEN (SELECT count(*) FROM (SELECT 1 FROM row_state w WHERE w.batch = b.seq AND w.status = 0 \
     AND coalesce(w.not_before, 0) <= $1 LIMIT coalesce(o.rows, $2)) AS waiting) ELSE 0 END AS due";
@@ -320,11 +320,7 @@ impl Dispatch for PostgresStore {
         let mut running = Vec::with_capacity(rows.len());
         for row in &rows {
             let c = Columns(row);
-            running.push(Running {
-                batch: ledgers::batch(row)?,
-                owner_rows: c.opt_u32("owner_rows"),
-                due: c.u32("due"),
-            });
+            running.push(Running { batch: ledgers::batch(row)?, due: c.u32("due") });
         }
         Ok(by_owner(running, rows_per_owner))
     }

@@ -54,8 +54,6 @@ pub struct OwnerLoad {
 pub struct Running {
     /// The batch.
     pub batch: Batch,
-    /// Its owner's quota, if it has one.
-    pub owner_rows: Option<u32>,
     /// Its rows that came back and whose time has come, see [`BatchLoad::returned`].
     pub due: u32,
 }
@@ -64,12 +62,12 @@ pub struct Running {
 /// batches. What is in flight counts for all of its batches, also for those that offer nothing.
 pub fn by_owner(running: Vec<Running>, batches_per_owner: u32) -> Vec<OwnerLoad> {
     let mut loads: Vec<OwnerLoad> = Vec::new();
-    for Running { batch, owner_rows, due } in running {
+    for Running { batch, due } in running {
         if loads.last().is_none_or(|load| load.owner != batch.owner) {
             loads.push(OwnerLoad {
                 owner: batch.owner,
                 name: batch.owner_name.clone(),
-                rows: owner_rows,
+                rows: batch.owner_rows,
                 weight: batch.owner_weight,
                 in_flight: 0,
                 in_flight_by_pipeline: Vec::new(),
@@ -184,6 +182,9 @@ pub struct RunRecord {
     pub held_back: u32,
     /// What the sweep did.
     pub swept: Swept,
+    /// Whether it released as many rows as a whole run may, and so perhaps not all that their owners were entitled to.
+    #[serde(default)]
+    pub capped: bool,
     /// What went wrong, if anything did.
     pub error: Option<String>,
 }
