@@ -10,6 +10,7 @@ mod life;
 mod links;
 mod listening;
 mod mending;
+mod once;
 mod operations;
 mod rotation;
 mod secrecy;
