@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod callbacks;
 mod crashes;
 mod damage;
 mod files;
@@ -9,9 +10,11 @@ mod http;
 mod life;
 mod links;
 mod listening;
+mod lists;
 mod mending;
 mod once;
 mod operations;
+mod operator;
 mod rotation;
 mod secrecy;
 mod telemetry;

@@ -177,6 +177,11 @@ impl Place {
         (String::from_utf8_lossy(&text).into_owned(), output.status.success())
     }
 
+    /// Runs an operator's command; what it exits with.
+    pub fn exit_code(&self, sandbox: &Sandbox, args: &[&str]) -> Option<i32> {
+        self.command(sandbox).args(args).env("RUST_LOG", "error").output().expect("it runs").status.code()
+    }
+
     /// Starts `penstock dev`.
     pub fn start(&self, sandbox: &Sandbox, crash_at: Option<&str>) -> Service {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");

@@ -115,9 +115,10 @@ pub async fn list(
     let more = batches.len() > limit as usize;
     batches.truncate(limit as usize);
     let next_cursor = batches.last().filter(|_| more).map(|last| last.seq.0.to_string());
+    let now = state.engines.clock.now();
     let data = batches
         .iter()
-        .map(|batch| describe(&state.engines, batch, state.quota(batch), clear_failure(batch)))
+        .map(|batch| describe(&state.engines, batch, state.quota(batch), clear_failure(batch), now))
         .collect();
     Ok(HttpResponse::Ok().json(BatchPage { data, next_cursor }))
 }

@@ -229,10 +229,10 @@ async fn list(
             ]
         })
         .collect();
-    let quota = opened.settings.rows_per_owner;
+    let (quota, now) = (opened.settings.rows_per_owner, engines.clock.now());
     let views: Vec<Value> = batches
         .iter()
-        .map(|batch| with_owner(batch, &describe(engines, batch, quota, clear_failure(batch))))
+        .map(|batch| with_owner(batch, &describe(engines, batch, quota, clear_failure(batch), now)))
         .collect();
     out.table(&views, &["BATCH", "OWNER", "PIPELINE", "STATUS", "DONE", "ROWS", "FAILED"], &rows);
     Ok(true)

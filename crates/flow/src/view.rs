@@ -98,11 +98,18 @@ pub struct BatchView {
 /// When the database fails, or the keyring lacks the batch's key.
 pub async fn batch_view(engines: &Engines, batch: &Batch, quota: u32) -> Result<BatchView, FlowError> {
     let failure = failure_of(engines, batch).await?;
-    Ok(describe(engines, batch, quota, failure))
+    Ok(describe(engines, batch, quota, failure, engines.clock.now()))
 }
 
-/// The view of a batch without its failing row's error, which is sealed: what a list or a callback shows.
-pub fn describe(engines: &Engines, batch: &Batch, quota: u32, failure: Option<Value>) -> BatchView {
+/// The view of a batch as it stood `at` that moment, without its failing row's error, which is sealed: what a list or a
+/// callback shows.
+pub fn describe(
+    engines: &Engines,
+    batch: &Batch,
+    quota: u32,
+    failure: Option<Value>,
+    at: Timestamp,
+) -> BatchView {
     let ledger = &batch.ledger;
     let pipeline = engines.pipelines.get(&batch.pipeline);
     let pipeline = pipeline.as_deref();
@@ -119,7 +126,7 @@ pub fn describe(engines: &Engines, batch: &Batch, quota: u32, failure: Option<Va
         run: ledger.run,
         progress: ledger.progress(),
         counts: ledger.counts,
-        eta: eta::eta(ledger, pipeline, quota, engines.clock.now()),
+        eta: eta::eta(ledger, pipeline, quota, at),
         notice: eta::notice(ledger, pipeline, quota),
         created_at: batch.created_at,
         started_at: ledger.started_at,
