@@ -18,6 +18,7 @@ mod operator;
 mod rotation;
 mod secrecy;
 mod telemetry;
+mod upgrade;
 
 /// The shipped pipeline at the pace of a test.
 const INVITE: &str = include_str!("../../pipelines/invite.yaml");
