@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod callbacks;
+mod canary;
 mod crashes;
 mod damage;
 mod files;
