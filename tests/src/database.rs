@@ -61,6 +61,11 @@ impl Database {
         sqlx::query_scalar(query).fetch_one(&mut self.connection).await.expect("a number")
     }
 
+    /// The texts of a column.
+    pub async fn texts(&mut self, query: &'static str) -> Vec<String> {
+        sqlx::query_scalar(query).fetch_all(&mut self.connection).await.expect("texts")
+    }
+
     /// Every row of every table as text, in an order of its own: equal when nothing was written.
     pub async fn contents(&mut self) -> Vec<String> {
         let tables = if self.postgres {
