@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use penstock_domain::time::Timestamp;
 use penstock_sandbox::{Config, Faults, Sandbox};
 use penstock_tests::database::Database;
 use penstock_tests::receiver::{Heard, Receiver};
@@ -81,6 +82,49 @@ async fn services_wait_for_redis_and_come_back_by_themselves() {
     assert_eq!((sandbox.stats().effects, sandbox.stats().doubled), (3000, 0));
     assert!(api.lives() && worker.lives());
     until_ready(&worker, 200).await;
+}
+
+/// Machines whose clocks are a minute apart judge each other's leases by the clock of the database that they share: no row
+/// that is being carried is taken for an abandoned one.
+#[tokio::test]
+async fn clocks_that_disagree_take_no_row_away() {
+    const ROWS: u32 = 120;
+    let sandbox = Sandbox::start(Config {
+        faults: Faults { latency_ms: 400, ..Faults::default() },
+        ..Config::default()
+    })
+    .expect("a sandbox");
+    let mut place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    place.set("LD_PRELOAD", std::env::var("PENSTOCK_TEST_FAKETIME").expect("`cargo xtask test` sets it"));
+    place.set("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned());
+    place.set("FAKETIME", "+25s".to_owned());
+    let (api, _ahead) = (place.api(&sandbox), place.worker(&sandbox));
+    place.set("FAKETIME", "-25s".to_owned());
+    let _behind = place.worker(&sandbox);
+    place.set("FAKETIME", "+90s".to_owned());
+    let _dispatcher = place.dispatcher(&sandbox, "200ms");
+    let client = Client::new(&api, &key);
+    let began = Instant::now();
+    let (_, batch) = client.upload(ROUTE, people(ROWS, "clock")).await.expect("an answer");
+    let batch = client.finished(batch["id"].as_str().expect("an id")).await;
+    assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
+    let stats = sandbox.stats();
+    assert_eq!(
+        (stats.invites, stats.effects, stats.doubled),
+        (u64::from(ROWS), u64::from(ROWS), 0),
+        "{stats:?}"
+    );
+    let finished: Timestamp = serde_json::from_value(batch["finished_at"].clone()).expect("a time");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time").as_secs();
+    let apart = finished.seconds().abs_diff(i64::try_from(now).expect("seconds"));
+    assert!(apart < 20, "the times of a batch are the database's: {batch}");
+    let said = std::fs::read_to_string(place.log()).expect("a log");
+    assert_eq!(
+        said.matches("this machine's clock is apart from the database's").count(),
+        4,
+        "each says so once"
+    );
 }
 
 /// A Redis that takes no more writes stops no row for good.

@@ -1,48 +1,28 @@
 //! The documentation, held to what it says: every command of Get started and the REST guide is run, every answer that
-//! they show has the fields of the real one, every YAML and JSON is read by what reads it.
+//! they show has the fields of the real one, every YAML and JSON is read by what reads it. Whatever a page names is there
+//! ([`links`], [`commands`]), and what there is has been described: settings, keys of a definition, routes, alerts.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod api;
+mod commands;
+mod definitions;
+mod links;
+mod markdown;
+mod operations;
+mod settings;
+
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use penstock_domain::alert::AlertRules;
 use penstock_domain::pipeline::Pipeline;
 use penstock_sandbox::{Config, Sandbox};
-use penstock_tests::{Place, program};
+use penstock_tests::{Client, Place};
 use serde_json::Value;
 
-/// A fenced block: its language, its text, and the line on which it stands.
-struct Block {
-    language: String,
-    text: String,
-    line: usize,
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-fn blocks(file: &Path) -> Vec<Block> {
-    let text = std::fs::read_to_string(file).unwrap();
-    let mut found: Vec<Block> = Vec::new();
-    let mut open = false;
-    for (number, line) in text.lines().enumerate() {
-        if let Some(language) = line.strip_prefix("```") {
-            if !open {
-                found.push(Block { language: language.to_owned(), text: String::new(), line: number + 2 });
-            }
-            open = !open;
-        } else if open {
-            let block = found.last_mut().unwrap();
-            block.text.push_str(line);
-            block.text.push('\n');
-        }
-    }
-    assert!(!open, "{}: a block is not closed", file.display());
-    found
-}
+use crate::markdown::{blocks, root};
 
 /// Runs a script in a process group of its own; everything that it left running is ended. Its output.
 fn bash(script: &str, folder: &Path, environment: &[(&str, String)]) -> String {
@@ -71,7 +51,7 @@ fn bash(script: &str, folder: &Path, environment: &[(&str, String)]) -> String {
 #[test]
 fn get_started_runs_from_its_first_to_its_last_command() {
     let folder = tempfile::tempdir().unwrap();
-    let script: String = blocks(&root().join("docs/get-started.md"))
+    let script: String = blocks("docs/get-started.md")
         .into_iter()
         .filter(|block| block.language == "sh")
         .map(|block| format!("echo '== line {}'\n{}", block.line, block.text))
@@ -110,7 +90,7 @@ fn the_rest_guide_is_answered_as_it_says() {
     let mut script = format!("cd '{}'\n", folder.path().display());
     let mut shown: Vec<(usize, Value)> = Vec::new();
     let mut ran = 0;
-    for block in blocks(&root().join("docs/rest.md")) {
+    for block in blocks("docs/rest.md") {
         match block.language.as_str() {
             "sh" => {
                 ran = block.line;
@@ -131,7 +111,7 @@ fn the_rest_guide_is_answered_as_it_says() {
     let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
     bash(&script, folder.path(), &[("API", service.base.clone()), ("KEY", key), ("PATH", path)]);
     for (name, said) in [("upload.py", "completed, 1 failed"), ("upload.mts", "completed, 1 failed")] {
-        let line = blocks(&root().join("docs/rest.md"))
+        let line = blocks("docs/rest.md")
             .iter()
             .find(|block| block.text.contains(&format!("cat > {name}")))
             .map(|block| block.line)
@@ -177,12 +157,12 @@ fn every_yaml_and_json_is_read_by_what_reads_it() {
     let vars = |name: &str| Some(format!("https://{}.example.com", name.to_lowercase().replace('_', "-")));
     let mut read = 0;
     for entry in std::fs::read_dir(root().join("docs")).unwrap() {
-        let file = entry.unwrap().path();
-        if file.extension().is_none_or(|ending| ending != "md") {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.ends_with(".md") {
             continue;
         }
-        for block in blocks(&file) {
-            let place = format!("{}:{}", file.file_name().unwrap().to_string_lossy(), block.line);
+        for block in blocks(&format!("docs/{name}")) {
+            let place = format!("{name}:{}", block.line);
             let said = |errors: Vec<penstock_domain::pipeline::DefinitionError>| {
                 errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
             };
@@ -224,18 +204,12 @@ fn whole(part: &str) -> String {
     text
 }
 
-/// Programs that the documentation names are there, with the commands that it names.
-#[test]
-fn commands_that_are_named_exist() {
-    let said = Command::new(program("penstock")).arg("--help").output().unwrap();
-    let help = String::from_utf8(said.stdout).unwrap();
-    for entry in std::fs::read_dir(root().join("docs")).unwrap() {
-        let file = entry.unwrap().path();
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        for command in text.split("`penstock ").skip(1) {
-            let word =
-                command.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next().unwrap_or_default();
-            assert!(help.contains(&format!("  {word} ")), "{}: `penstock {word}`", file.display());
-        }
-    }
+/// The guide has every route of the document, and no other; the invite pipeline's own route is among them.
+#[tokio::test]
+async fn the_rest_guide_has_every_route() {
+    let sandbox = Sandbox::start(Config::default()).unwrap();
+    let place = Place::new(&[("invite.yaml", include_str!("../../pipelines/invite.yaml"))]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    api::same_routes(&Client::new(&service, &key).get("/v2/openapi.json").await);
 }

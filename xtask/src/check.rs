@@ -1,10 +1,14 @@
 //! `cargo xtask test`: what has to hold before anything lands.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::deploy;
 use crate::services::Services;
+use crate::within::run_within;
 use crate::{cargo, run};
+
+/// The longest that building and running the tests of one step may take: several times what two slow cores need.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Formats, lints, then every test, with real servers. Fails, and never skips, when one of them is missing.
 pub fn test(args: &[String]) -> Result<(), String> {
@@ -42,7 +46,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
         for (name, value) in services.environment() {
             command.env(name, value);
         }
-        run(command)
+        run_within(LIMIT, command)
     })?;
     step("whole runs on PostgreSQL, Redis and S3", || {
         let mut command = cargo();
@@ -52,7 +56,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
         for (name, value) in services.environment() {
             command.env(name, value);
         }
-        run(command)
+        run_within(LIMIT, command)
     })?;
     step("chaos", || {
         let mut command = cargo();
@@ -61,7 +65,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
         for (name, value) in services.environment() {
             command.env(name, value);
         }
-        run(command)
+        run_within(LIMIT, command)
     })?;
     drop(services);
     eprintln!("all tests passed after {} s", began.elapsed().as_secs());

@@ -5,6 +5,7 @@ mod check;
 mod deploy;
 mod image;
 mod services;
+mod within;
 
 use std::process::{Command, ExitCode};
 

@@ -75,6 +75,9 @@ impl Services {
             let prometheus = promtool.with_file_name("prometheus");
             environment.push(("PENSTOCK_TEST_PROMETHEUS", prometheus.display().to_string()));
         }
+        if let Some(library) = faketime() {
+            environment.push(("PENSTOCK_TEST_FAKETIME", library.display().to_string()));
+        }
         if let Some(tools) = &self.tools {
             environment.push(("PENSTOCK_TEST_TOOLS", tools.display().to_string()));
         }
@@ -179,6 +182,9 @@ fn install() -> Result<(), String> {
     if postgres_bin().is_none() {
         missing.push("postgresql");
     }
+    if faketime().is_none() {
+        missing.push("libfaketime");
+    }
     install_missing(&missing)
 }
 
@@ -232,6 +238,12 @@ fn is_root() -> bool {
 pub fn on_path(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
+/// A library that gives a program another time than the system's, for tests of clocks that disagree.
+fn faketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten();
+    folders.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.is_file())
 }
 
 /// Where Debian keeps PostgreSQL's programs, the newest version first.

@@ -48,7 +48,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let pipelines = boot::pipelines_of(&settings)?;
     let chosen = choose(&settings, pipelines, Role::Service).await?;
     let stop = shutdown::on_signal();
-    penstock_app::startup::await_schema(&chosen.engines, &stop).await?;
+    penstock_app::startup::await_engines(&chosen, Some(settings.bind), &stop).await?;
     let sources = chosen.sources(None, Some(Arc::default()));
     let state = ApiState {
         engines: chosen.engines.clone(),

@@ -1,24 +1,11 @@
 //! What every program does first.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use penstock_domain::alert::AlertRules;
 use penstock_domain::pipeline::{Catalog, DefinitionError, Pipeline, utf8};
-use penstock_domain::time::{Clock, Timestamp};
 
 use crate::StartError;
-
-/// The system's clock.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-        Timestamp::from_millis(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
-    }
-}
 
 /// What `main` does before anything else: memory is bounded before there are threads, and ring becomes the provider of
 /// TLS, without which clients of HTTP and S3 cannot be built.
@@ -77,11 +64,6 @@ pub fn load_pipelines(folder: &Path, vars: &dyn Fn(&str) -> Option<String>) -> R
 
 fn listed(errors: &[DefinitionError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
-/// The clock, shared.
-pub fn clock() -> Arc<dyn Clock> {
-    Arc::new(SystemClock)
 }
 
 /// The alert rules that the settings name; none when they name none.

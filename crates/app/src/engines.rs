@@ -9,6 +9,7 @@ use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use penstock_crypto::Keyring;
 use penstock_domain::pipeline::Catalog;
+use penstock_domain::time::Clock;
 use penstock_downstream::{Caller, Client, Limiter, LocalLimiter};
 use penstock_flow::Engines;
 use penstock_flow::definitions::Definitions;
@@ -29,6 +30,7 @@ use url::Url;
 
 use crate::StartError;
 use crate::boot;
+use crate::clock::{SharedClock, SystemClock};
 use crate::settings::Settings;
 
 /// What a program is to its engines.
@@ -59,6 +61,8 @@ pub struct Chosen {
     pub local: bool,
     /// Whether the database is a file that one service process serves.
     pub embedded: bool,
+    /// The clock, where services on several machines go by the database's.
+    pub(crate) shared_clock: Option<Arc<SharedClock>>,
     _guard: Option<ServiceGuard>,
 }
 
@@ -70,6 +74,13 @@ impl Chosen {
             rows_per_run: settings.rows_per_run,
             lost_after: Duration::from_secs(settings.lost_after_seconds).max(self.lease),
             extraction_grace: Duration::from_secs(if self.local { 2 } else { 30 }),
+        }
+    }
+
+    /// Sets the clock by the database's, where services on several machines share one.
+    pub async fn set_clock(&self) {
+        if let Some(clock) = &self.shared_clock {
+            clock.set(self.engines.store.as_ref()).await;
         }
     }
 
@@ -136,9 +147,13 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
     })?;
     let keyring = Keyring::parse(keys)
         .map_err(|error| StartError::misuse(format!("PENSTOCK_ENCRYPTION_KEYS: {error}.")))?;
-    let clock = boot::clock();
     let (store, guard) = open_store(database, settings, role).await?;
     let sqlite = database.starts_with("sqlite");
+    let shared_clock = (!sqlite).then(Arc::<SharedClock>::default);
+    let clock: Arc<dyn Clock> = match &shared_clock {
+        Some(clock) => clock.clone(),
+        None => Arc::new(SystemClock),
+    };
     let objects = open_objects(settings, role)?;
     let (bell, limiter, local) = open_queue(settings, sqlite, &clock).await?;
     let client =
@@ -168,6 +183,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         object_prefix: objects.prefix,
         local,
         embedded: sqlite,
+        shared_clock,
         _guard: guard,
     })
 }
@@ -304,11 +320,7 @@ fn clear_staged(folder: &std::path::Path) {
 
 type Queue = (Arc<dyn Bell>, Arc<dyn Limiter>, bool);
 
-async fn open_queue(
-    settings: &Settings,
-    sqlite: bool,
-    clock: &Arc<dyn penstock_domain::time::Clock>,
-) -> Result<Queue, StartError> {
+async fn open_queue(settings: &Settings, sqlite: bool, clock: &Arc<dyn Clock>) -> Result<Queue, StartError> {
     match &settings.redis_url {
         Some(url) => shared_queue(url).await,
         None if sqlite => {

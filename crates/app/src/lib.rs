@@ -3,6 +3,7 @@
 //! Nothing outside this crate (and the engines' own) knows which engine was chosen.
 
 pub mod boot;
+pub mod clock;
 pub mod data_dir;
 pub mod engines;
 pub mod health;
@@ -14,6 +15,7 @@ pub mod shutdown;
 pub mod signing;
 pub mod startup;
 pub mod telemetry;
+mod waiting_room;
 
 pub use engines::{Chosen, Role};
 pub use settings::Settings;

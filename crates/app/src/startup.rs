@@ -1,38 +1,81 @@
-//! Waiting for engines that start later, without a crash loop.
+//! Waiting for engines that start later, without a crash loop, and refusing those that cannot serve.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use penstock_flow::Engines;
+use penstock_queue::QueueServer;
+use penstock_store::StoreError;
 use tokio_util::sync::CancellationToken;
 
-use crate::StartError;
+use crate::waiting_room::WaitingRoom;
+use crate::{Chosen, StartError};
 
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Waits until the database answers, and sees that its schema is this program's. A database that has no schema yet may
-/// be about to get one: that is waited for as well.
+/// Waits until the database answers, and sees that its schema is this program's and the engines' versions are served. A
+/// database that has no schema yet may be about to get one: that is waited for as well. Meanwhile `health` answers
+/// `/livez`, so that nobody restarts a service for another one's absence. From then on the engines' clock is the
+/// database's, until `stop`.
 ///
 /// # Errors
-/// When the schema is a newer one; when it was asked to stop meanwhile.
-pub async fn await_schema(engines: &Engines, stop: &CancellationToken) -> Result<(), StartError> {
-    let mut said = false;
-    loop {
-        let error = match engines.store.check_schema().await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        match &error {
-            penstock_store::StoreError::Schema { found: 0, .. } => {}
-            error if error.is_transient() => {}
-            error => return Err(StartError::new(error.to_string())),
-        }
-        if !said {
-            tracing::warn!(%error, "waiting for the database");
-            said = true;
+/// When the schema is a newer one, or an engine's version an older one than is needed; when it was asked to stop meanwhile.
+pub async fn await_engines(
+    chosen: &Chosen,
+    health: Option<SocketAddr>,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
+    let engines = &chosen.engines;
+    let mut room = None;
+    while let Some(missing) = missing(engines).await? {
+        if room.is_none() {
+            tracing::warn!(error = %missing, "waiting for the database");
+            room = Some(WaitingRoom::open(health));
         }
         tokio::select! {
             () = stop.cancelled() => return Err(StartError::new("stopped while waiting for the database")),
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }
     }
+    if let Some(room) = room {
+        room.close().await;
+    }
+    refuse_old_engines(engines).await?;
+    chosen.set_clock().await;
+    if let Some(clock) = &chosen.shared_clock {
+        tokio::spawn(clock.clone().keep(engines.store.clone(), stop.clone()));
+    }
+    Ok(())
+}
+
+/// What has to be waited for; none when the schema is there.
+async fn missing(engines: &Engines) -> Result<Option<StoreError>, StartError> {
+    match engines.store.check_schema().await {
+        Ok(()) => Ok(None),
+        Err(error @ StoreError::Schema { found: 0, .. }) => Ok(Some(error)),
+        Err(error) if error.is_transient() => Ok(Some(error)),
+        Err(error) => Err(StartError::new(error.to_string())),
+    }
+}
+
+/// Redis may come later; what it is then, `doctor` tells.
+async fn refuse_old_engines(engines: &Engines) -> Result<(), StartError> {
+    if let Ok(database) = engines.store.engine().await
+        && !database.supported
+    {
+        return Err(StartError::new(format!(
+            "DATABASE_URL names {} {}, but {} or later is needed.",
+            database.engine, database.version, database.needed_version
+        )));
+    }
+    if let Ok(Some(server)) = engines.bell.server().await
+        && !server.is_supported()
+    {
+        return Err(StartError::new(format!(
+            "REDIS_URL names Redis {}, but {} or later is needed.",
+            server.version,
+            QueueServer::NEEDED
+        )));
+    }
+    Ok(())
 }

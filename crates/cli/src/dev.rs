@@ -40,7 +40,7 @@ pub async fn start(
     if chosen.embedded {
         engines.store.migrate().await.map_err(said)?;
     }
-    penstock_app::startup::await_schema(engines, &stop).await?;
+    penstock_app::startup::await_engines(&chosen, Some(settings.bind), &stop).await?;
     if chosen.embedded {
         // One process serves this database: whatever was queued or leased was its predecessor's.
         let swept = engines.store.sweep(engines.clock.now(), 0, true).await.map_err(said)?;

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use futures::TryStreamExt as _;
 use penstock_app::StartError;
+use penstock_app::clock::SystemClock;
+use penstock_domain::time::Clock as _;
 use penstock_flow::rotation;
 use penstock_queue::QueueServer;
 use serde_json::json;
@@ -109,7 +111,7 @@ async fn database(opened: &Opened, findings: &mut Findings) -> bool {
     } else {
         findings.fail("database", format!("{found}: {} or later is needed", info.needed_version));
     }
-    clock(findings, "clock", "the database's", engines.clock.now().millis() - info.now.millis());
+    clock(findings, "clock", "the database's", SystemClock.now().millis() - info.now.millis());
     match engines.store.check_schema().await {
         Ok(()) => findings.ok("schema", format!("up to date (version {})", info.schema)),
         Err(error) => {
@@ -157,7 +159,7 @@ async fn queue(opened: &Opened, findings: &mut Findings) {
     } else {
         findings.fail("queue", format!("{found}: {} or later is needed", QueueServer::NEEDED));
     }
-    clock(findings, "queue clock", "Redis'", engines.clock.now().millis() - server.now_ms);
+    clock(findings, "queue clock", "Redis'", SystemClock.now().millis() - server.now_ms);
     memory(&server, findings);
 }
 

@@ -63,6 +63,7 @@ pub async fn operator(settings: &mut Settings, data: &Path, makes: bool) -> Resu
         Err(error) => (Catalog::default(), asked.then(|| error.to_string())),
     };
     let chosen = choose(settings, pipelines, Role::Operator).await?;
+    chosen.set_clock().await;
     Ok(Opened { chosen, settings: settings.clone(), pipelines_fault: fault })
 }
 

@@ -55,7 +55,7 @@ async fn run(program: Program) -> Result<(), StartError> {
     let chosen = choose(&program.settings, pipelines, Role::Service).await?;
     let policy = chosen.dispatch_policy(&program.settings);
     let stop = shutdown::on_signal();
-    penstock_app::startup::await_schema(&chosen.engines, &stop).await?;
+    penstock_app::startup::await_engines(&chosen, None, &stop).await?;
     if let Some(pause) = program.every {
         penstock_dispatcher::every(&chosen.engines, &policy, pause, &stop).await;
         return Ok(());

@@ -12,6 +12,7 @@
 //! | sends no heartbeat while messages wait in its own buffer, and gives them to others then | `batch_size(1)`: it has no buffer |
 //! | has redis-rs give up after half a second | [`ANSWER`] |
 //! | leaves a worker's description for good | it expires ([`FORGET`]) |
+//! | has a message wait until the reader's clock shows what the writer's showed | [`all_due`] |
 //! | hands what cannot be decoded to nobody, for ever | a message is any JSON to apalis, and is read here |
 //!
 //! Retries, schedules and deadlines are SQL's. A message in the hands of a worker that dies comes again, when its name has
@@ -54,7 +55,7 @@ const IDLE: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// After so many heartbeats that did not come, what it had taken is given to others.
-const MISSED: usize = 6;
+const MISSED: usize = 12;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -95,7 +96,7 @@ impl SharedBell {
         Ok(Self { client, connection: OnceCell::new(), name, starts: AtomicU64::new(0), heartbeat, missed })
     }
 
-    /// Has listeners say that they live so often (5 s), and count as gone after so many times (6) that they did not.
+    /// Has listeners say that they live so often (5 s), and count as gone after so many times (12) that they did not.
     #[must_use]
     pub fn with_heartbeats(self, every: Duration, missed: usize) -> Self {
         Self { heartbeat: every, missed, ..self }
@@ -133,6 +134,15 @@ async fn waiting(connection: &mut ConnectionManager, lanes: &[Lane]) -> Result<V
     Ok(lengths.as_chunks::<2>().0.iter().map(|[active, scheduled]| active + scheduled).collect())
 }
 
+/// Every message is due at once: schedules are SQL's. A dispatcher whose clock runs ahead delays nothing.
+async fn all_due(connection: &mut ConnectionManager, lane: &Lane) -> Result<(), BellError> {
+    let scheduled = queue(lane).scheduled_jobs_set();
+    let mut due = redis::cmd("ZUNIONSTORE");
+    due.arg(&scheduled).arg(1).arg(&scheduled).arg("WEIGHTS").arg(0);
+    let _: u64 = due.query_async(connection).await.map_err(BellError::new)?;
+    Ok(())
+}
+
 #[async_trait]
 impl Bell for SharedBell {
     async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError> {
@@ -150,6 +160,7 @@ impl Bell for SharedBell {
                 let group = group.iter().map(serde_json::to_value).collect::<Result<_, _>>();
                 storage.push_bulk(group.map_err(BellError::new)?).await.map_err(BellError::new)?;
             }
+            all_due(&mut connection, &lane).await?;
             rung.rung += taken.len();
             rung.held_back += left.len();
         }

@@ -31,6 +31,16 @@ impl Operations for PostgresStore {
         self.schema_fits().await
     }
 
+    async fn now(&self) -> StoreResult<Timestamp> {
+        let now: i64 = sqlx::query_scalar(
+            "/* penstock:now */ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(store_error("now"))?;
+        Ok(Timestamp::from_millis(now))
+    }
+
     async fn ping(&self) -> StoreResult<()> {
         sqlx::query("/* penstock:ping */ SELECT 1").execute(&self.pool).await.map_err(store_error("ping"))?;
         Ok(())
@@ -40,8 +50,7 @@ impl Operations for PostgresStore {
         let row = sqlx::query(
             "/* penstock:engine */ SELECT current_setting('server_version') AS version, \
              current_setting('server_version_num')::int4 >= 140000 AS supported, \
-             pg_database_size(current_database()) AS bytes, \
-             (extract(epoch FROM clock_timestamp()) * 1000)::int8 AS now",
+             pg_database_size(current_database()) AS bytes",
         )
         .fetch_one(&self.pool)
         .await
@@ -54,7 +63,7 @@ impl Operations for PostgresStore {
             supported: c.flag("supported"),
             schema: self.schema_version().await?,
             needed_schema: schema::needed(),
-            now: c.time("now"),
+            now: self.now().await?,
             bytes: c.u64("bytes"),
         })
     }

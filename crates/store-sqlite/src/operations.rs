@@ -32,6 +32,15 @@ impl Operations for SqliteStore {
         self.schema_fits().await
     }
 
+    async fn now(&self) -> StoreResult<Timestamp> {
+        let now: i64 =
+            sqlx::query_scalar("/* penstock:now */ SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)")
+                .fetch_one(&self.readers)
+                .await
+                .map_err(store_error("now"))?;
+        Ok(Timestamp::from_millis(now))
+    }
+
     async fn ping(&self) -> StoreResult<()> {
         sqlx::query("/* penstock:ping */ SELECT 1")
             .execute(&self.readers)
@@ -43,8 +52,7 @@ impl Operations for SqliteStore {
     async fn engine(&self) -> StoreResult<EngineInfo> {
         let row = sqlx::query(
             "/* penstock:engine */ SELECT sqlite_version() AS version, \
-             (SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()) AS bytes, \
-             CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now",
+             (SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()) AS bytes",
         )
         .fetch_one(&self.readers)
         .await
@@ -58,7 +66,7 @@ impl Operations for SqliteStore {
             supported: true,
             schema: self.schema_version().await?,
             needed_schema: schema::needed(),
-            now: c.time("now"),
+            now: self.now().await?,
             bytes: c.u64("bytes"),
         })
     }

@@ -129,6 +129,8 @@ pub trait Operations: Send + Sync {
     /// # Errors
     /// `Schema` when the schema is older or newer than this program's; `Unavailable`.
     async fn check_schema(&self) -> StoreResult<()>;
+    /// The database's clock.
+    async fn now(&self) -> StoreResult<Timestamp>;
     /// The cheapest round trip.
     async fn ping(&self) -> StoreResult<()>;
     /// What the engine is.

@@ -52,7 +52,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let pipelines = boot::pipelines_of(&settings)?;
     let chosen = choose(&settings, pipelines, Role::Service).await?;
     let stop = shutdown::on_signal();
-    penstock_app::startup::await_schema(&chosen.engines, &stop).await?;
+    penstock_app::startup::await_engines(&chosen, Some(settings.health_bind), &stop).await?;
     let running = penstock_worker::start(&chosen, &settings, &stop)?;
     let sources = chosen.sources(Some(running.worker.figures().clone()), None);
     let server = penstock_worker::health::serve(sources.clone(), settings.health_bind)
