@@ -125,6 +125,9 @@ async fn a_worker_dies_in_the_middle() {
     assert_eq!(waiting["data"][0]["reason"], "ended", "{waiting}");
     let (said, good) = place.say(&sandbox, &["why", &id, "1"]);
     assert!(good && said.contains("failed"), "{said}");
+    let log = std::fs::read_to_string(place.log()).expect("a log");
+    let told = log.lines().find(|line| line.contains("died in the middle of a call")).expect("a warning");
+    assert!(told.contains("\"level\":\"WARN\"") && told.contains("\"rows\":3"), "{told}");
     let hook = |kind: &'static str| {
         move |heard: &penstock_tests::receiver::Heard| heard.path == "/hook" && heard.json()["type"] == kind
     };
