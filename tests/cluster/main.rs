@@ -7,6 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use penstock_domain::time::Timestamp;
 use penstock_sandbox::{Config, Faults, Sandbox};
+use penstock_tests::database::Database;
+use penstock_tests::receiver::{Heard, Receiver};
 use penstock_tests::redis::Redis;
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::{Value, json};
@@ -185,6 +187,72 @@ async fn runs_at_once_and_back_to_back_keep_the_quota() {
     // Missed runs are not made up for at once.
     let late = place.dispatch_once(&sandbox);
     assert!(late["record"]["rows"].as_u64().is_some_and(|rows| rows <= 40), "{late}");
+}
+
+/// What only a dispatcher mends is told of while none comes, and is over with its next run: runs that are late, rows whose
+/// worker died, rows whose message was lost.
+#[tokio::test]
+async fn alerts_of_what_no_dispatcher_mends() {
+    let receiver = Receiver::start().await;
+    let sandbox = Sandbox::start(Config {
+        faults: Faults { latency_ms: 60_000, ..Faults::default() },
+        ..Config::default()
+    })
+    .expect("a sandbox");
+    let mut place = Place::new(&[("invite.yaml", &invite())]);
+    place.set("ROWS_PER_OWNER", "10".into());
+    let rules = format!(
+        "every: 300ms\nreceivers: [ {{ name: pager, kind: webhook, url: \"{}\" }} ]\nrules:\n\
+         \x20 - {{ rule: dispatcher_late, after: 30s, to: [pager] }}\n\x20 - {{ rule: stuck_rows, to: [pager] }}\n",
+        receiver.url
+    );
+    let file = place.write("alerts.yaml", &rules);
+    place.set("PENSTOCK_ALERTS", file);
+    let (api, worker) = (place.api(&sandbox), place.worker(&sandbox));
+    let client = Client::new(&api, &place.key(&sandbox, "acme"));
+    let told = |kind: &'static str, subject: &'static str| {
+        move |heard: &Heard| heard.json()["type"] == kind && heard.json()["data"]["subject"] == subject
+    };
+    let (_, batch) = client.upload(ROUTE, people(40, "p")).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let path = format!("/v2/batches/{id}");
+    // No run ever came, and rows wait for one.
+    receiver.until(told("alert.firing", "dispatcher")).await;
+    place.dispatch_once(&sandbox);
+    receiver.until(told("alert.resolved", "dispatcher")).await;
+    let began = Instant::now();
+    loop {
+        let counts = client.get(&path).await["counts"].clone();
+        if counts["processing"].as_u64().is_some_and(|rows| rows > 4) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{counts}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Their worker dies; another one looks at what it left, and minutes go by.
+    worker.kill();
+    let mut database = Database::of(&place).await;
+    let lost = "UPDATE row_state SET status = 1, queued_until = 1, lease_until = NULL, lease_token = NULL, \
+                lease_holder = NULL WHERE ctid IN (SELECT ctid FROM row_state WHERE status = 2 LIMIT 2)";
+    assert_eq!(database.run(lost).await, 2);
+    assert_eq!(database.run("UPDATE batches SET queued = queued + 2, processing = processing - 2").await, 1);
+    let expired = "UPDATE row_state SET lease_until = lease_until - 600000 WHERE status = 2";
+    let expired = database.run(expired).await;
+    sandbox.set_faults(Faults::default());
+    let _worker = place.worker(&sandbox);
+    for (subject, rows) in [("lease_expired", expired), ("lost", 2)] {
+        let firing = receiver.until(told("alert.firing", subject)).await.json();
+        let text = firing["data"]["text"].as_str().expect("a sentence");
+        assert!(text.starts_with(&format!("{rows} rows")), "{firing}");
+    }
+    let report = place.dispatch_once(&sandbox);
+    let swept = &report["record"]["swept"];
+    assert_eq!((&swept["expired_rows"], &swept["lost_rows"]), (&json!(expired), &json!(2)), "{report}");
+    for subject in ["lease_expired", "lost"] {
+        receiver.until(told("alert.resolved", subject)).await;
+    }
+    let firing = receiver.heard().iter().filter(|heard| heard.json()["type"] == "alert.firing").count();
+    assert_eq!(firing, 3, "{:?}", receiver.heard());
 }
 
 /// A client PUTs its file to the bucket, not to the API; what is good becomes a batch, what is bad ends with the list of

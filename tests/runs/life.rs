@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use penstock_sandbox::faults::Wait;
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
+use penstock_tests::database::Database;
 use penstock_tests::receiver::Receiver;
 use penstock_tests::{Client, Place};
 use serde_json::{Value, json};
@@ -521,6 +522,9 @@ async fn a_large_batch_is_cancelled_at_once() {
     assert_eq!(ended["counts"]["cancelled"].as_u64(), Some(u64::from(rows) - done(&ended)));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(client.get(&path).await["counts"], ended["counts"], "and nothing moves any more");
+    // Whatever the machine's pace: it wrote to no row that had not begun.
+    let begun = Database::of(&place).await.number("SELECT count(*) FROM row_state").await;
+    assert!(begun < i64::from(rows) / 4, "{begun}");
 }
 
 /// `batch.progress` is told each percent or every half minute, whichever is later, and never behind the end; the events

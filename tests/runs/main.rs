@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod callbacks;
+mod canary;
 mod crashes;
 mod damage;
 mod files;
@@ -9,11 +11,16 @@ mod http;
 mod life;
 mod links;
 mod listening;
+mod lists;
 mod mending;
+mod once;
 mod operations;
+mod operator;
+mod quota;
 mod rotation;
 mod secrecy;
 mod telemetry;
+mod upgrade;
 
 /// The shipped pipeline at the pace of a test.
 const INVITE: &str = include_str!("../../pipelines/invite.yaml");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use penstock_sandbox::{Config, Faults, Sandbox};
+use penstock_tests::database::Database;
 use penstock_tests::receiver::Receiver;
 use penstock_tests::{Client, Place};
 
@@ -93,6 +94,54 @@ async fn alerts_are_told_once_and_their_end_too() {
     for secret in ["person", "taken", "example.com"] {
         assert!(!heard.iter().any(|one| one.body.contains(secret)), "an alert carries no row's content");
     }
+}
+
+/// A file that turns out bad when it is extracted is told of, to those whom it concerns by now, and is over when it is an
+/// hour ago; a receiver whose rule waits hears nothing.
+#[tokio::test]
+async fn a_file_that_cannot_be_extracted_is_told_of() {
+    let receiver = Receiver::start().await;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("noop.yaml", crate::NOOP)]);
+    let url = &receiver.url;
+    let rules = format!(
+        "every: 300ms\nreceivers:\n  - {{ name: chat, kind: slack, url: \"{url}/chat\" }}\n\
+         \x20 - {{ name: pager, kind: webhook, url: \"{url}/pager\" }}\n\
+         \x20 - {{ name: patient, kind: webhook, url: \"{url}/patient\" }}\nrules:\n\
+         \x20 - {{ rule: extraction_failed, to: [chat, pager] }}\n\
+         \x20 - {{ rule: extraction_failed, lasting: 10m, to: [patient] }}\n"
+    );
+    let file = place.write("alerts.yaml", &rules);
+    place.set("PENSTOCK_ALERTS", file);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, upload) = client.post("/v2/uploads", &serde_json::json!({})).await;
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let put = http.put(upload["url"].as_str().expect("a URL")).body("id\nnot-a-number\n");
+    let put = if upload["authorization"] == true { put.bearer_auth(&key) } else { put };
+    assert!(put.send().await.expect("an answer").status().is_success());
+    let body = serde_json::json!({ "upload_id": upload["upload_id"] });
+    let (status, batch) = client.post("/v2/pipelines/noop/batches", &body).await;
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let ended = client.finished(&id).await;
+    assert_eq!((&ended["status"], &ended["outcome"]), (&"failed".into(), &"failure".into()), "{ended}");
+    let paged = receiver.until(|heard| heard.path == "/pager").await.json();
+    assert_eq!(
+        (&paged["type"], &paged["data"]["subject"]),
+        (&"alert.firing".into(), &batch["id"]),
+        "{paged}"
+    );
+    let chat = receiver.until(|heard| heard.path == "/chat").await;
+    assert!(chat.body.contains(&id) && !chat.body.contains("not-a-number"), "{}", chat.body);
+    let mut database = Database::of(&place).await;
+    assert_eq!(database.run("UPDATE batches SET finished_at = finished_at - 7200000").await, 1);
+    receiver.until(|heard| heard.path == "/pager" && heard.json()["type"] == "alert.resolved").await;
+    let mut paths: Vec<String> = receiver.heard().into_iter().map(|heard| heard.path).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    assert_eq!(paths, ["/chat", "/pager"]);
 }
 
 /// Everything that is wrong with a folder of definitions is told at once, each with its place.

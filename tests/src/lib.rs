@@ -63,8 +63,21 @@ pub struct Place {
 }
 
 impl Place {
-    /// An empty place with these pipelines.
+    /// An empty place with these pipelines, and a database that is up to date.
     pub fn new(pipelines: &[(&str, &str)]) -> Self {
+        let place = Self::bare(pipelines);
+        if !place.engines.is_empty() {
+            let mut migrate = Command::new(program("penstock"));
+            let migrated =
+                place.engine_variables(&mut migrate).arg("--data").arg(place.data()).arg("migrate").output();
+            let migrated = migrated.expect("it runs");
+            assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        }
+        place
+    }
+
+    /// A place in whose database is nothing yet.
+    pub fn bare(pipelines: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let definitions = folder.path().join("pipelines");
         std::fs::create_dir(&definitions).expect("a folder");
@@ -74,15 +87,7 @@ impl Place {
         let mut engines = cluster().unwrap_or_default();
         let s3 = (!engines.is_empty()).then(|| S3::start(&folder.path().join("s3")));
         engines.extend(s3.iter().flat_map(S3::environment));
-        let place = Self { folder, engines, s3 };
-        if !place.engines.is_empty() {
-            let mut migrate = Command::new(program("penstock"));
-            let migrated =
-                place.engine_variables(&mut migrate).arg("--data").arg(place.data()).arg("migrate").output();
-            let migrated = migrated.expect("it runs");
-            assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
-        }
-        place
+        Self { folder, engines, s3 }
     }
 
     fn engine_variables<'c>(&self, command: &'c mut Command) -> &'c mut Command {
@@ -175,6 +180,11 @@ impl Place {
         let output = self.command(sandbox).args(args).env("RUST_LOG", "error").output().expect("it runs");
         let text = [output.stderr, output.stdout].concat();
         (String::from_utf8_lossy(&text).into_owned(), output.status.success())
+    }
+
+    /// Runs an operator's command; what it exits with.
+    pub fn exit_code(&self, sandbox: &Sandbox, args: &[&str]) -> Option<i32> {
+        self.command(sandbox).args(args).env("RUST_LOG", "error").output().expect("it runs").status.code()
     }
 
     /// Starts `penstock dev`.

@@ -1,7 +1,6 @@
 //! Somebody else's web server: takes whatever is posted to it, and answers as it is told to.
 
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -19,7 +18,7 @@ pub struct Heard {
     pub headers: Vec<(String, String)>,
     /// Its body, as it came.
     pub body: String,
-    /// What it was answered.
+    /// What it was answered; 0: nothing, and the connection stays open.
     pub status: u16,
 }
 
@@ -55,30 +54,39 @@ impl Heard {
 pub struct Receiver {
     /// Its address, `http://…`.
     pub url: String,
-    status: Arc<AtomicU16>,
+    decide: Arc<Mutex<Decide>>,
     heard: Arc<Mutex<Vec<Heard>>>,
 }
+
+/// Status and headers of an answer, by what was heard; status 0 never answers.
+type Decide = Box<dyn Fn(&Heard) -> (u16, String) + Send>;
 
 impl Receiver {
     /// Starts it; it answers 204.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let (status, heard) = (Arc::new(AtomicU16::new(204)), Arc::new(Mutex::new(Vec::new())));
+        let decide: Decide = Box::new(|_| (204, String::new()));
+        let (decide, heard) = (Arc::new(Mutex::new(decide)), Arc::new(Mutex::new(Vec::new())));
         tokio::spawn({
-            let (status, heard) = (status.clone(), heard.clone());
+            let (decide, heard) = (decide.clone(), heard.clone());
             async move {
                 while let Ok((connection, _)) = listener.accept().await {
-                    tokio::spawn(serve(connection, status.clone(), heard.clone()));
+                    tokio::spawn(serve(connection, decide.clone(), heard.clone()));
                 }
             }
         });
-        Self { url, status, heard }
+        Self { url, decide, heard }
     }
 
     /// What it answers from now on.
     pub fn answer(&self, status: u16) {
-        self.status.store(status, Ordering::SeqCst);
+        self.answer_by(move |_| (status, String::new()));
+    }
+
+    /// What it answers from now on: a status (0: nothing, and the connection stays open) and header lines.
+    pub fn answer_by(&self, decide: impl Fn(&Heard) -> (u16, String) + Send + 'static) {
+        *self.decide.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(decide);
     }
 
     /// What it heard so far.
@@ -99,7 +107,7 @@ impl Receiver {
     }
 }
 
-async fn serve(mut connection: TcpStream, status: Arc<AtomicU16>, heard: Arc<Mutex<Vec<Heard>>>) {
+async fn serve(mut connection: TcpStream, decide: Arc<Mutex<Decide>>, heard: Arc<Mutex<Vec<Heard>>>) {
     let mut bytes = Vec::new();
     let mut piece = [0; 8192];
     loop {
@@ -121,11 +129,18 @@ async fn serve(mut connection: TcpStream, status: Arc<AtomicU16>, heard: Arc<Mut
         if body.len() < length.parse::<usize>().unwrap_or(0) {
             continue;
         }
-        let status = status.load(Ordering::SeqCst);
-        let one = Heard { path, headers: headers.clone(), body: body.to_owned(), status };
-        let answer = format!("HTTP/1.1 {status} Said\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        let mut one = Heard { path, headers: headers.clone(), body: body.to_owned(), status: 0 };
+        let (status, more) = decide.lock().unwrap_or_else(PoisonError::into_inner)(&one);
+        one.status = status;
+        let answer =
+            format!("HTTP/1.1 {status} Said\r\ncontent-length: 0\r\n{more}connection: close\r\n\r\n");
         // Noted before it is answered: who saw the answer finds the note.
         heard.lock().expect("no test panics here").push(one);
+        if status == 0 {
+            // Until the other side has gone.
+            let _ = connection.read(&mut piece).await;
+            return;
+        }
         let _ = connection.write_all(answer.as_bytes()).await;
         return;
     }

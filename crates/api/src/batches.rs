@@ -117,8 +117,11 @@ pub async fn list(
     batches.truncate(limit as usize);
     let next_cursor = batches.last().filter(|_| more).map(|last| last.seq.0.to_string());
     let pace = Pace::of(&state.engines, state.rows_per_owner).await?;
-    let data =
-        batches.iter().map(|batch| describe(&state.engines, batch, &pace, clear_failure(batch))).collect();
+    let now = state.engines.clock.now();
+    let data = batches
+        .iter()
+        .map(|batch| describe(&state.engines, batch, &pace, clear_failure(batch), now))
+        .collect();
     Ok(HttpResponse::Ok().json(BatchPage { data, next_cursor }))
 }
 

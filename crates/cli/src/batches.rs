@@ -231,9 +231,10 @@ async fn list(
         })
         .collect();
     let pace = Pace::of(engines, opened.settings.rows_per_owner).await.map_err(said)?;
+    let now = engines.clock.now();
     let views: Vec<Value> = batches
         .iter()
-        .map(|batch| with_owner(batch, &describe(engines, batch, &pace, clear_failure(batch))))
+        .map(|batch| with_owner(batch, &describe(engines, batch, &pace, clear_failure(batch), now)))
         .collect();
     out.table(&views, &["BATCH", "OWNER", "PIPELINE", "STATUS", "DONE", "ROWS", "FAILED"], &rows);
     Ok(true)

@@ -44,6 +44,7 @@ pub async fn start(
     if chosen.embedded {
         // One process serves this database: whatever was queued or leased was its predecessor's.
         let swept = engines.store.sweep(engines.clock.now(), 0, true).await.map_err(said)?;
+        penstock_flow::dispatch::tell_unknown(&swept);
         let bells =
             swept.extractions.iter().map(|batch| penstock_flow::dispatch::extraction_bell(*batch)).collect();
         engines.bell.ring(bells).await.map_err(said)?;

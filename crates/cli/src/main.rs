@@ -179,6 +179,10 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
     }
     let makes = matches!(program.command, Command::Migrate | Command::Keys(keys::Command::Create { .. }));
     let opened = open::operator(&mut program.settings, &program.data, makes).await?;
+    // Those that begin an installation see to it themselves, and the doctor tells it among the rest.
+    if !makes && !matches!(program.command, Command::Doctor) {
+        opened.chosen.engines.store.check_schema().await.map_err(open::said)?;
+    }
     match program.command {
         Command::Demo { .. } | Command::Dev { .. } => Ok(true),
         Command::Migrate => {

@@ -31,6 +31,9 @@ pub fn sentence(report: &RunReport) -> String {
             swept.extractions.len()
         ));
     }
+    if swept.unknown_rows > 0 {
+        line.push_str(&format!("; {} expired rows failed as outcome_unknown", swept.unknown_rows));
+    }
     line
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use penstock_domain::fair::{self, BatchOffer, OwnerOffer};
 use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq, RowRef};
+use penstock_domain::outcome::code;
 use penstock_domain::time::Timestamp;
 use penstock_queue::{Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet};
 use penstock_store::StoreError;
@@ -126,6 +127,7 @@ async fn release_run(
         return Ok(report);
     };
     report.record.swept = engines.store.sweep(started_at, grace, false).await?;
+    tell_unknown(&report.record.swept);
     for batch in engines.store.batches_by_seq(&report.record.swept.miscounted).await? {
         tracing::error!(batch = %batch.id, "{MISCOUNTED}");
     }
@@ -144,6 +146,17 @@ async fn release_run(
     engines.store.record_run(&report.record).await?;
     tracing::Span::current().record("rows", report.record.rows);
     result.map(|()| report)
+}
+
+/// Rows that a sweep ended have no worker who tells of them.
+pub fn tell_unknown(swept: &Swept) {
+    if swept.unknown_rows > 0 {
+        tracing::warn!(
+            rows = swept.unknown_rows,
+            code = code::OUTCOME_UNKNOWN,
+            "rows failed: their worker died in the middle of a call that is made at most once"
+        );
+    }
 }
 
 fn extraction_bells(swept: &Swept) -> Vec<Message> {

@@ -52,23 +52,25 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// As it is where nothing else is known.
+    pub fn usual(rows_per_owner: u32) -> Self {
+        Self { rows_per_owner, run_every: RUN_EVERY, last_run: None, capped: false }
+    }
+
     /// As the last runs tell it.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn of(engines: &Engines, rows_per_owner: u32) -> Result<Self, FlowError> {
         let runs = engines.store.runs(2).await?;
-        let run_every = match runs.as_slice() {
-            [last, before] => last.started_at.since(before.started_at).clamp(SHORTEST, LONGEST),
-            _ => RUN_EVERY,
-        };
-        let last = runs.first();
-        Ok(Self {
-            rows_per_owner,
-            run_every,
-            last_run: last.map(|run| run.started_at),
-            capped: last.is_some_and(|run| run.capped),
-        })
+        let mut pace = Self::usual(rows_per_owner);
+        if let [last, before] = runs.as_slice() {
+            pace.run_every = last.started_at.since(before.started_at).clamp(SHORTEST, LONGEST);
+        }
+        if let Some(last) = runs.first() {
+            (pace.last_run, pace.capped) = (Some(last.started_at), last.capped);
+        }
+        Ok(pace)
     }
 
     /// The quota of a batch's owner.

@@ -104,11 +104,18 @@ pub async fn batch_view(
 ) -> Result<BatchView, FlowError> {
     let pace = Pace::of(engines, rows_per_owner).await?;
     let failure = failure_of(engines, batch).await?;
-    Ok(describe(engines, batch, &pace, failure))
+    Ok(describe(engines, batch, &pace, failure, engines.clock.now()))
 }
 
-/// The view of a batch without its failing row's error, which is sealed: what a list or a callback shows.
-pub fn describe(engines: &Engines, batch: &Batch, pace: &Pace, failure: Option<Value>) -> BatchView {
+/// The view of a batch as it stood `at` that moment, without its failing row's error, which is sealed: what a list or a
+/// callback shows.
+pub fn describe(
+    engines: &Engines,
+    batch: &Batch,
+    pace: &Pace,
+    failure: Option<Value>,
+    at: Timestamp,
+) -> BatchView {
     let ledger = &batch.ledger;
     let pipeline = engines.pipelines.get(&batch.pipeline);
     let pipeline = pipeline.as_deref();
@@ -126,7 +133,7 @@ pub fn describe(engines: &Engines, batch: &Batch, pace: &Pace, failure: Option<V
         run: ledger.run,
         progress: ledger.progress(),
         counts: ledger.counts,
-        eta: eta::eta(ledger, pipeline, quota, pace.run_every, engines.clock.now()),
+        eta: eta::eta(ledger, pipeline, quota, pace.run_every, at),
         notice: eta::notice(ledger, pipeline, quota, pace.run_every),
         created_at: batch.created_at,
         started_at: ledger.started_at,

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 pub mod alerts;
+pub mod asked;
 pub mod dice;
 pub mod dispatch;
 pub mod extraction;
@@ -23,6 +24,9 @@ use penstock_store::Store;
 pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     alerts::failing_batches_are_found(&store).await;
     alerts::a_beginning_and_an_end_are_told_once(&store).await;
+    asked::what_was_asked_for_is_not_asked_again(&store).await;
+    asked::a_sweep_that_fails_rows_ends_batches(&store).await;
+    asked::a_note_lives_as_long_as_its_lease(&store).await;
     extraction::a_chunk_and_its_checkpoint_are_one(&store).await;
     extraction::a_lease_is_held_by_one(&store).await;
     extraction::a_rejected_row_is_failed_from_the_start(&store).await;

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use crate::StoreResult;
 
-/// A batch as it stands in SQL, without its secrets.
+/// A batch as it stands in SQL, without its secrets. Callbacks keep it as it was, and a later release delivers them: a
+/// field that comes new has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Batch {
     /// Its key in SQL.
@@ -23,6 +24,7 @@ pub struct Batch {
     /// The owner's name.
     pub owner_name: String,
     /// Its owner's weight among owners, at least 1.
+    #[serde(default = "usual_weight")]
     pub owner_weight: u32,
     /// Its owner's own quota, where it has one.
     #[serde(default)]
@@ -57,6 +59,10 @@ pub struct Batch {
     pub failure: Option<String>,
     /// When its payloads were erased.
     pub erased_at: Option<Timestamp>,
+}
+
+fn usual_weight() -> u32 {
+    1
 }
 
 impl Batch {

@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use penstock_domain::row::Receipt;
+use penstock_store::StoreResult;
 use penstock_store::settling::Held;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -23,6 +25,8 @@ const GROUP_WAIT: Duration = Duration::from_millis(2);
 struct Note {
     held: Held,
     step: u16,
+    /// Outputs of the steps before it.
+    receipts: Vec<Receipt>,
     written: oneshot::Sender<bool>,
 }
 
@@ -40,11 +44,12 @@ impl Book {
         Self { notes }
     }
 
-    /// Notes that a row asks for a step. False: its lease was lost, or the database did not take it; the call may not be
-    /// made.
-    pub async fn note(&self, lease: &RowLease, step: u16) -> bool {
+    /// Notes that a row asks for a step, and writes down first what the steps before it gave: a row that ends behind the
+    /// note goes on from this step when somebody has it tried again, and calls none before it a second time. False: its
+    /// lease was lost, or the database did not take it; the call may not be made.
+    pub async fn note(&self, lease: &RowLease, step: u16, receipts: &[Receipt]) -> bool {
         let (written, answer) = oneshot::channel();
-        let note = Note { held: (lease.row, lease.token), step, written };
+        let note = Note { held: (lease.row, lease.token), step, receipts: receipts.to_vec(), written };
         self.notes.send(note).await.is_ok() && answer.await.unwrap_or(false)
     }
 }
@@ -60,11 +65,10 @@ async fn write(engines: Engines, mut taken: mpsc::Receiver<Note>) {
                 Ok(None) | Err(_) => break,
             }
         }
-        let asked: Vec<_> = group.iter().map(|note| (note.held.0, note.held.1, note.step)).collect();
-        let held: HashSet<Held> = match engines.store.note_asked(&asked).await {
+        let held: HashSet<Held> = match put_down(&engines, &mut group).await {
             Ok(held) => held.into_iter().collect(),
             Err(error) => {
-                tracing::warn!(%error, rows = asked.len(), "it could not be noted what rows ask for; they go back");
+                tracing::warn!(%error, rows = group.len(), "it could not be noted what rows ask for; they go back");
                 HashSet::new()
             }
         };
@@ -73,4 +77,17 @@ async fn write(engines: Engines, mut taken: mpsc::Receiver<Note>) {
             let _ = note.written.send(held.contains(&note.held));
         }
     }
+}
+
+async fn put_down(engines: &Engines, group: &mut [Note]) -> StoreResult<Vec<Held>> {
+    let mut receipts = Vec::new();
+    for note in &mut *group {
+        let (row, token) = note.held;
+        receipts.extend(note.receipts.drain(..).map(|receipt| (row, token, receipt)));
+    }
+    if !receipts.is_empty() {
+        engines.store.save_receipts(&receipts).await?;
+    }
+    let asked: Vec<_> = group.iter().map(|note| (note.held.0, note.held.1, note.step)).collect();
+    engines.store.note_asked(&asked).await
 }

@@ -155,7 +155,7 @@ impl RowTask<'_> {
         // Before any limit is asked: the write may take longer than a granted call may be late.
         if step.repetition() == Repetition::Harmful
             && let Some(asked) = place(index)
-            && !self.book.note(lease, asked).await
+            && !self.book.note(lease, asked, &progress.receipts).await
         {
             let receipts = std::mem::take(&mut progress.receipts);
             return Some(Some(given_back(clock.now(), false, None, receipts)));
