@@ -84,6 +84,40 @@ async fn services_wait_for_redis_and_come_back_by_themselves() {
     until_ready(&worker, 200).await;
 }
 
+/// A service that waits for its database's schema lives, so that nobody restarts it, and is not ready until it is there.
+#[tokio::test]
+async fn services_live_while_they_wait_for_a_schema() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("invite.yaml", &invite())]);
+    let migrated = place.variable("DATABASE_URL").expect("a cluster").to_owned();
+    let empty = format!("{migrated}_empty");
+    let name = empty.rsplit('/').next().expect("a name");
+    let made = Command::new("psql").args([&migrated, "-qc", &format!("CREATE DATABASE {name}")]).status();
+    assert!(made.expect("psql runs").success());
+    place.set("DATABASE_URL", empty);
+    let (api, worker) = (place.api(&sandbox), place.worker(&sandbox));
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    for service in [&api, &worker] {
+        let status = |path: &str| http.get(format!("{}{path}", service.base)).send();
+        assert_eq!(status("/livez").await.expect("an answer").status(), 200);
+        assert_eq!(status("/readyz").await.expect("an answer").status(), 503);
+    }
+    assert!(place.operate(&sandbox, &["migrate"]).1);
+    for service in [&api, &worker] {
+        let began = Instant::now();
+        while !http
+            .get(format!("{}/readyz", service.base))
+            .send()
+            .await
+            .is_ok_and(|answer| answer.status() == 200)
+        {
+            assert!(began.elapsed() < PATIENCE, "it is never ready");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
 /// Machines whose clocks are a minute apart judge each other's leases by the clock of the database that they share: no row
 /// that is being carried is taken for an abandoned one.
 #[tokio::test]
