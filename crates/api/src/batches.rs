@@ -5,6 +5,7 @@ use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
 use penstock_flow::control;
+use penstock_flow::pace::Pace;
 use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::owners::KeyRole;
@@ -115,16 +116,17 @@ pub async fn list(
     let more = batches.len() > limit as usize;
     batches.truncate(limit as usize);
     let next_cursor = batches.last().filter(|_| more).map(|last| last.seq.0.to_string());
+    let pace = Pace::of(&state.engines, state.rows_per_owner).await?;
     let now = state.engines.clock.now();
     let data = batches
         .iter()
-        .map(|batch| describe(&state.engines, batch, state.quota(batch), clear_failure(batch), now))
+        .map(|batch| describe(&state.engines, batch, &pace, clear_failure(batch), now))
         .collect();
     Ok(HttpResponse::Ok().json(BatchPage { data, next_cursor }))
 }
 
 async fn answer(state: &ApiState, batch: &Batch) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(batch_view(&state.engines, batch, state.quota(batch)).await?))
+    Ok(HttpResponse::Ok().json(batch_view(&state.engines, batch, state.rows_per_owner).await?))
 }
 
 /// Shows a batch.

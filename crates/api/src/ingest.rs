@@ -84,7 +84,7 @@ pub async fn upload(
             from_json(&state, wanted, &request, payload, deadline).await?
         }
     };
-    let view = batch_view(&state.engines, &accepted.batch, state.quota(&accepted.batch)).await?;
+    let view = batch_view(&state.engines, &accepted.batch, state.rows_per_owner).await?;
     Ok(HttpResponse::Accepted()
         .insert_header((header::LOCATION, format!("/v2/batches/{}", view.id)))
         .json(view))

@@ -91,6 +91,6 @@ pub async fn retry(
     let selection = body.selection()?;
     let now = state.engines.clock.now();
     let (batch, retried) = state.engines.store.retry(batch.seq, &selection, &caller.actor(), now).await?;
-    let batch = batch_view(&state.engines, &batch, state.quota(&batch)).await?;
+    let batch = batch_view(&state.engines, &batch, state.rows_per_owner).await?;
     Ok(HttpResponse::Ok().json(RetriedBatch { batch, retried }))
 }

@@ -7,7 +7,6 @@ use penstock_downstream::Caller;
 use penstock_flow::Engines;
 use penstock_flow::metrics::Sources;
 use penstock_flow::signing::UrlSigner;
-use penstock_store::batches::Batch;
 use tokio_util::sync::CancellationToken;
 
 use crate::reports::Lengths;
@@ -35,15 +34,4 @@ pub struct ApiState {
     pub signer: Option<Arc<dyn UrlSigner>>,
     /// Cancelled when the service stops: who listens to events is let go.
     pub stop: CancellationToken,
-}
-
-impl ApiState {
-    /// The quota of a batch's owner, for estimates.
-    pub fn quota(&self, batch: &Batch) -> u32 {
-        let pipeline = self.engines.pipelines.get(&batch.pipeline);
-        pipeline
-            .and_then(|pipeline| pipeline.dispatch.rows_per_owner)
-            .unwrap_or(self.rows_per_owner)
-            .min(self.rows_per_owner)
-    }
 }

@@ -6,6 +6,7 @@ use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::BatchId;
 use penstock_domain::time::Timestamp;
 use penstock_flow::control;
+use penstock_flow::pace::Pace;
 use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::control::RetrySelection;
@@ -229,10 +230,11 @@ async fn list(
             ]
         })
         .collect();
-    let (quota, now) = (opened.settings.rows_per_owner, engines.clock.now());
+    let pace = Pace::of(engines, opened.settings.rows_per_owner).await.map_err(said)?;
+    let now = engines.clock.now();
     let views: Vec<Value> = batches
         .iter()
-        .map(|batch| with_owner(batch, &describe(engines, batch, quota, clear_failure(batch), now)))
+        .map(|batch| with_owner(batch, &describe(engines, batch, &pace, clear_failure(batch), now)))
         .collect();
     out.table(&views, &["BATCH", "OWNER", "PIPELINE", "STATUS", "DONE", "ROWS", "FAILED"], &rows);
     Ok(true)

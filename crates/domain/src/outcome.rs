@@ -1,18 +1,20 @@
 //! What comes of a call, judged once and in one place.
 //!
-//! | what happened | safe to repeat | otherwise |
-//! |---|---|---|
-//! | 2xx with JSON, with nothing, or with what the step does not read | success | success |
-//! | 2xx that is not JSON | retry `bad_response` | fail `bad_response` |
-//! | 429; 503 with Retry-After, or RateLimit headers by which nothing is left | wait, no attempt | wait, no attempt |
-//! | 408, 425, 5xx | retry `http_<status>` | retry `http_<status>` |
-//! | other 4xx, 3xx | fail `http_<status>` | fail `http_<status>` |
-//! | no connection: nothing was sent | retry `connect_failed` | retry `connect_failed` |
-//! | no answer in time | retry `timeout` | unknown `outcome_unknown` |
-//! | connection lost under way | retry `connection_lost` | unknown `outcome_unknown` |
+//! | what happened | safe to repeat | not said | at most once |
+//! |---|---|---|---|
+//! | 2xx with JSON, with nothing, or with what the step does not read | success | success | success |
+//! | 2xx that is not JSON | retry `bad_response` | fail `bad_response` | fail `bad_response` |
+//! | 429; 503 with Retry-After, or RateLimit headers by which nothing is left | wait, no attempt | wait, no attempt | wait, no attempt |
+//! | 408, 425, 503: nothing was done (RFC 9110, 15.5.9 and 15.6.4; RFC 8470, 5.2) | retry `http_<status>` | retry `http_<status>` | retry `http_<status>` |
+//! | other 5xx | retry `http_<status>` | retry `http_<status>` | unknown `outcome_unknown` |
+//! | other 4xx, 3xx | fail `http_<status>` | fail `http_<status>` | fail `http_<status>` |
+//! | no connection: nothing was sent | retry `connect_failed` | retry `connect_failed` | retry `connect_failed` |
+//! | no answer in time | retry `timeout` | unknown `outcome_unknown` | unknown `outcome_unknown` |
+//! | connection lost under way | retry `connection_lost` | unknown `outcome_unknown` | unknown `outcome_unknown` |
 //!
 //! Safe to repeat: GET, HEAD, PUT, DELETE (RFC 9110, 9.2.2), steps with `idempotency_key: true` or
-//! `idempotent: true`. An unknown outcome ends the row; it is retried only when a person says so.
+//! `idempotent: true`. At most once: steps with `idempotent: false` and no key. An unknown outcome ends the row; it is
+//! retried only when a person says so.
 
 use uuid::Uuid;
 
@@ -138,12 +140,23 @@ impl Verdict {
     }
 }
 
+/// What it is to make a call again of which nobody knows whether it had its effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repetition {
+    /// Harmless: the method, the definition or a key says so.
+    Harmless,
+    /// Nobody has said.
+    Unsaid,
+    /// Worse than not to make it: the definition says so.
+    Harmful,
+}
+
 /// Judges a call: the table above.
-pub fn judge(happened: Happened, safe_to_repeat: bool) -> Verdict {
+pub fn judge(happened: Happened, repetition: Repetition) -> Verdict {
+    let safe_to_repeat = repetition == Repetition::Harmless;
     let retry = |code: &str| Verdict::Retry { code: code.to_owned() };
-    let lost = |code: &str| {
-        if safe_to_repeat { retry(code) } else { Verdict::Unknown { code: code::OUTCOME_UNKNOWN.to_owned() } }
-    };
+    let unknown = || Verdict::Unknown { code: code::OUTCOME_UNKNOWN.to_owned() };
+    let lost = |code: &str| if safe_to_repeat { retry(code) } else { unknown() };
     match happened {
         Happened::Answer { status: 200..=299, json: true, .. } => Verdict::Success,
         Happened::Answer { status: 200..=299, json: false, .. } if safe_to_repeat => {
@@ -153,6 +166,9 @@ pub fn judge(happened: Happened, safe_to_repeat: bool) -> Verdict {
         Happened::Answer { status: 429, wait_until, .. } => Verdict::Throttled { until: wait_until },
         Happened::Answer { status: 503, wait_until: Some(until), .. } => {
             Verdict::Throttled { until: Some(until) }
+        }
+        Happened::Answer { status: 500..=502 | 504..=599, .. } if repetition == Repetition::Harmful => {
+            unknown()
         }
         Happened::Answer { status: status @ (408 | 425 | 500..=599), .. } => retry(&format!("http_{status}")),
         Happened::Answer { status, .. } => Verdict::Fail { code: format!("http_{status}") },
@@ -215,10 +231,17 @@ mod tests {
             (Happened::TimedOut, retry("timeout"), unknown()),
             (Happened::ConnectionLost, retry("connection_lost"), unknown()),
         ];
-        for (happened, safe, unsafe_) in cases {
-            assert_eq!(judge(happened, true), safe, "{happened:?}");
-            assert_eq!(judge(happened, false), unsafe_, "{happened:?}");
+        for (happened, safe, unsaid) in cases {
+            assert_eq!(judge(happened, Repetition::Harmless), safe, "{happened:?}");
+            assert_eq!(judge(happened, Repetition::Unsaid), unsaid, "{happened:?}");
+            let once = if happened == answer(500) { unknown() } else { unsaid };
+            assert_eq!(judge(happened, Repetition::Harmful), once, "{happened:?}");
         }
+        assert_eq!(
+            judge(answer(504), Repetition::Harmful),
+            unknown(),
+            "a gateway gave up; what is behind it may not have"
+        );
     }
 
     #[test]

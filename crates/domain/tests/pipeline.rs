@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext};
+use penstock_domain::outcome::Repetition;
+use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, Step};
 use serde_json::{Map, Value, json};
 
 const INVITE: &str = include_str!("../../../pipelines/invite.yaml");
@@ -31,9 +32,9 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     let pipeline = load(INVITE).unwrap();
     assert_eq!(pipeline.route.as_deref(), Some("/v2/client/users/batch/invite"));
     assert_eq!(pipeline.result_columns(), ["check_id"]);
-    assert!(
-        pipeline.steps[2].keyed && !pipeline.steps[0].safe_to_repeat() && pipeline.steps[1].safe_to_repeat()
-    );
+    let repetitions: Vec<Repetition> = pipeline.steps.iter().map(Step::repetition).collect();
+    assert_eq!(repetitions, [Repetition::Unsaid, Repetition::Harmless, Repetition::Harmless]);
+    assert!(pipeline.steps[2].keyed);
     let row = row(&[
         ("email", "a@b.co"),
         ("first_name", "A"),

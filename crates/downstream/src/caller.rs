@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Reason, Snapshot};
-use penstock_domain::outcome::{self, Happened, Verdict, code};
+use penstock_domain::outcome::{self, Happened, Repetition, Verdict, code};
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::{Clock, Timestamp};
 use tokio::time::Instant;
@@ -42,8 +42,8 @@ pub struct Demand<'a> {
     pub cost: u32,
     /// The `Idempotency-Key`, for steps that carry one.
     pub idempotency_key: Option<String>,
-    /// Whether the call may be made again when its outcome is unknown.
-    pub safe_to_repeat: bool,
+    /// What it is to make the call again when its outcome is unknown.
+    pub repetition: Repetition,
     /// Whether anything of the answer's body is read: what nobody reads may be anything.
     pub reads_body: bool,
     /// The `traceparent` (W3C Trace Context), when the row is traced.
@@ -152,7 +152,7 @@ impl Caller {
         let (happened, response) = request.send(self.clock.as_ref()).await;
         let elapsed = sent_at.elapsed();
         let happened = if demand.reads_body { happened } else { happened.with_unread_body() };
-        let mut verdict = outcome::judge(happened, demand.safe_to_repeat);
+        let mut verdict = outcome::judge(happened, demand.repetition);
         let answered_at = self.clock.now();
         let feedback = Feedback { probe, ..feedback(happened, &verdict, answered_at) };
         if let Some(pause) = feedback.pause {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_domain::limit::Reason;
-use penstock_domain::outcome::Verdict;
+use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::definition::Method;
 use penstock_domain::pipeline::{Breaker, Dependency, Rate, RenderedRequest};
 use penstock_domain::time::Clock as _;
@@ -28,7 +28,7 @@ fn demand(dependency: &Dependency) -> Demand<'_> {
         owner: "acme",
         cost: 1,
         idempotency_key: None,
-        safe_to_repeat: false,
+        repetition: Repetition::Unsaid,
         reads_body: true,
         traceparent: None,
     }
@@ -52,7 +52,7 @@ async fn every_ending_has_its_verdict() {
     api.timeout = Duration::from_millis(300);
     let caller = local();
     let once = demand(&api);
-    let again = Demand { safe_to_repeat: true, ..demand(&api) };
+    let again = Demand { repetition: Repetition::Harmless, ..demand(&api) };
     let retry = |code: &str| Verdict::Retry { code: code.into() };
     let fail = |code: &str| Verdict::Fail { code: code.into() };
     let unknown = Verdict::Unknown { code: "outcome_unknown".into() };

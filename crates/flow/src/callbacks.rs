@@ -23,6 +23,7 @@ use url::{Host, Url};
 
 use crate::engines::Engines;
 use crate::error::FlowError;
+use crate::pace::Pace;
 use crate::process::figures::{self, WorkerFigures};
 use crate::{traces, view};
 
@@ -298,7 +299,8 @@ impl Deliverer {
         })?;
         // As it was then, whenever it is delivered: every try of a callback says the same.
         let failure = view::clear_failure(&batch);
-        let data = view::describe(&self.engines, &batch, self.rows_per_owner, failure, callback.created_at);
+        let pace = Pace::usual(self.rows_per_owner);
+        let data = view::describe(&self.engines, &batch, &pace, failure, callback.created_at);
         let body = json!({ "type": callback.event, "timestamp": callback.created_at, "data": data });
         Ok(body.to_string())
     }

@@ -17,6 +17,7 @@ use tracing::field::Empty;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
+use crate::pace::Quota;
 
 /// How a run measures out rows.
 #[derive(Clone, Debug)]
@@ -63,7 +64,7 @@ const PASSES: usize = 3;
 
 /// A lane of the queue in which so many messages wait gets no more rows in this run. What a run adds to a lane has its
 /// place above that.
-const FULL_LANE: u32 = MAX_BACKLOG / 2;
+pub const FULL_LANE: u32 = MAX_BACKLOG / 2;
 
 /// What is said of a batch that a run leaves alone.
 const MISCOUNTED: &str = "the batch's counters do not fit its rows, so this run leaves it alone: `penstock reconcile --apply` mends it";
@@ -102,13 +103,13 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
 
 /// A plan in a run's figures.
 fn planned(plan: SweepPlan) -> Swept {
-    let rows = |stuck: Vec<StuckRows>| stuck.iter().map(|one| one.rows).sum();
+    let rows = |stuck: &[StuckRows]| stuck.iter().map(|one| one.rows).sum();
     Swept {
         extractions: plan.extractions.into_iter().map(|(batch, _)| batch).collect(),
-        lost_rows: rows(plan.lost_rows),
-        expired_rows: rows(plan.expired_rows),
+        lost_rows: rows(&plan.lost_rows),
+        expired_rows: rows(&plan.expired_rows),
+        unknown_rows: plan.expired_rows.iter().map(|one| one.unknown).sum(),
         finished: u32::try_from(plan.finished.len()).unwrap_or(u32::MAX),
-        unknown_rows: 0,
         miscounted: Vec::new(),
     }
 }
@@ -250,6 +251,7 @@ async fn release_rows(
             break;
         }
     }
+    report.record.capped = cap == Some(0);
     Ok(())
 }
 
@@ -267,9 +269,7 @@ fn plan(
     fair::plan(&offers, cap)
 }
 
-/// An owner's own quota stands above a pipeline's, a pipeline's beside the service's setting.
 fn offer(engines: &Engines, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerOffer {
-    let quota = load.rows.unwrap_or(policy.rows_per_owner);
     let mut names: Vec<&str> = Vec::new();
     let mut batches = Vec::with_capacity(load.batches.len());
     for batch in &load.batches {
@@ -287,12 +287,12 @@ fn offer(engines: &Engines, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerO
     let rooms = names
         .iter()
         .map(|name| {
-            let own = engines.pipelines.get(name).and_then(|pipeline| pipeline.dispatch.rows_per_owner);
-            let limit = load.rows.or(own).unwrap_or(quota).min(quota);
+            let limit = Quota::of(engines, load.rows, name, policy.rows_per_owner).pipeline;
             let used = load.in_flight_by_pipeline.iter().find(|(pipeline, _)| pipeline == name);
             limit.saturating_sub(used.map_or(0, |(_, rows)| *rows))
         })
         .collect();
+    let quota = load.rows.unwrap_or(policy.rows_per_owner);
     OwnerOffer { quota: quota.saturating_sub(load.in_flight), weight: load.weight, rooms, batches }
 }
 

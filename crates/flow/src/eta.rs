@@ -13,12 +13,9 @@ const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 /// So many rows have to have ended before their pace counts more than the limits.
 const ENOUGH_TO_MEASURE: u32 = 20;
 
-/// The time between two dispatcher runs that estimates assume.
-const RUN_EVERY: f64 = 60.0;
-
 /// Rows a second that quota and limits allow a batch that has its owner's quota to itself.
-pub fn allowed_rate(pipeline: Option<&Pipeline>, quota: u32) -> f64 {
-    let quota_rate = f64::from(quota) / RUN_EVERY;
+pub fn allowed_rate(pipeline: Option<&Pipeline>, quota: u32, run_every: Duration) -> f64 {
+    let quota_rate = f64::from(quota) / run_every.as_secs_f64();
     let Some(pipeline) = pipeline else { return quota_rate };
     pipeline
         .dependencies
@@ -34,7 +31,13 @@ pub fn allowed_rate(pipeline: Option<&Pipeline>, quota: u32) -> f64 {
 }
 
 /// When the batch will be done; none when it has ended, stands still, is being cancelled or cannot be told.
-pub fn eta(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32, now: Timestamp) -> Option<Timestamp> {
+pub fn eta(
+    ledger: &Ledger,
+    pipeline: Option<&Pipeline>,
+    quota: u32,
+    run_every: Duration,
+    now: Timestamp,
+) -> Option<Timestamp> {
     let stands = ledger.paused || ledger.held || ledger.cancelled_at.is_some();
     if ledger.is_finished() || stands || ledger.counts.total == 0 {
         return None;
@@ -44,7 +47,7 @@ pub fn eta(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32, now: Timest
         .started_at
         .filter(|_| ended >= ENOUGH_TO_MEASURE && ledger.run == 1)
         .map(|start| f64::from(ended) / now.since(start).as_secs_f64().max(0.001));
-    let rate = measured.unwrap_or_else(|| allowed_rate(pipeline, quota));
+    let rate = measured.unwrap_or_else(|| allowed_rate(pipeline, quota, run_every));
     let left = f64::from(ledger.counts.unfinished());
     if rate <= 0.0 {
         return None;
@@ -54,11 +57,16 @@ pub fn eta(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32, now: Timest
 }
 
 /// A sentence for the client when a new batch will take longer than a day.
-pub fn notice(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32) -> Option<String> {
+pub fn notice(
+    ledger: &Ledger,
+    pipeline: Option<&Pipeline>,
+    quota: u32,
+    run_every: Duration,
+) -> Option<String> {
     if ledger.status != BatchStatus::Pending || ledger.cancelled_at.is_some() {
         return None;
     }
-    let rate = allowed_rate(pipeline, quota);
+    let rate = allowed_rate(pipeline, quota, run_every);
     let seconds = f64::from(ledger.counts.total) / rate;
     (seconds > LONG.as_secs_f64()).then(|| {
         format!(
@@ -74,16 +82,24 @@ pub fn notice(ledger: &Ledger, pipeline: Option<&Pipeline>, quota: u32) -> Optio
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn runs_that_come_more_often_let_go_of_more() {
+        assert!((allowed_rate(None, 120, MINUTE) - 2.0).abs() < 1e-9);
+        assert!((allowed_rate(None, 120, Duration::from_secs(1)) - 120.0).abs() < 1e-9);
+    }
+
     #[test]
     fn what_is_being_cancelled_is_not_done_at_any_time() {
         let now = Timestamp::from_millis(1_000_000);
         let mut ledger = Ledger::new(Some(1_000_000), true, None);
-        assert!(eta(&ledger, None, 100, now).is_some());
-        assert!(notice(&ledger, None, 100).is_some());
+        assert!(eta(&ledger, None, 100, MINUTE, now).is_some());
+        assert!(notice(&ledger, None, 100, MINUTE).is_some());
         ledger.extraction_started(now);
         ledger.cancel(now).unwrap();
         assert!(!ledger.is_finished(), "its lines are not all in SQL");
-        assert_eq!(eta(&ledger, None, 100, now), None);
-        assert_eq!(notice(&ledger, None, 100), None);
+        assert_eq!(eta(&ledger, None, 100, MINUTE, now), None);
+        assert_eq!(notice(&ledger, None, 100, MINUTE), None);
     }
 }

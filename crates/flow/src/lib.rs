@@ -19,6 +19,7 @@ pub mod extract;
 pub mod file;
 pub mod links;
 pub mod metrics;
+pub mod pace;
 pub mod parts;
 pub mod process;
 mod reader;

@@ -118,11 +118,16 @@ pub async fn plan(engines: &Engines, policy: &ReconcilePolicy) -> Result<Plan, F
     } else {
         "start `penstock dev`, or `penstock extract BATCH --manual-run`"
     };
+    let expired = if stuck.expired_rows.iter().any(|one| one.unknown > 0) {
+        "back to pending; those whose last call may have had its effect and must not be made twice fail as outcome_unknown"
+    } else {
+        "back to pending"
+    };
     let by_apply = |what, count, repair, detail| finding(what, count, repair, true, detail);
     let by_people = |what, count, repair, detail| finding(what, count, repair, false, detail);
     let findings = vec![
         by_apply(LOST, rows(&stuck.lost_rows), "back to pending", json!(stuck.lost_rows)),
-        by_apply(EXPIRED, rows(&stuck.expired_rows), "back to pending", json!(stuck.expired_rows)),
+        by_apply(EXPIRED, rows(&stuck.expired_rows), expired, json!(stuck.expired_rows)),
         finding(
             UNHELD,
             stuck.extractions.len(),

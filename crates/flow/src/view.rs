@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::eta;
+use crate::pace::Pace;
 use crate::secrets::{Place, SecretsOf};
 
 /// How many rows stand where, for the document: the domain knows of none.
@@ -96,9 +97,14 @@ pub struct BatchView {
 ///
 /// # Errors
 /// When the database fails, or the keyring lacks the batch's key.
-pub async fn batch_view(engines: &Engines, batch: &Batch, quota: u32) -> Result<BatchView, FlowError> {
+pub async fn batch_view(
+    engines: &Engines,
+    batch: &Batch,
+    rows_per_owner: u32,
+) -> Result<BatchView, FlowError> {
+    let pace = Pace::of(engines, rows_per_owner).await?;
     let failure = failure_of(engines, batch).await?;
-    Ok(describe(engines, batch, quota, failure, engines.clock.now()))
+    Ok(describe(engines, batch, &pace, failure, engines.clock.now()))
 }
 
 /// The view of a batch as it stood `at` that moment, without its failing row's error, which is sealed: what a list or a
@@ -106,13 +112,14 @@ pub async fn batch_view(engines: &Engines, batch: &Batch, quota: u32) -> Result<
 pub fn describe(
     engines: &Engines,
     batch: &Batch,
-    quota: u32,
+    pace: &Pace,
     failure: Option<Value>,
     at: Timestamp,
 ) -> BatchView {
     let ledger = &batch.ledger;
     let pipeline = engines.pipelines.get(&batch.pipeline);
     let pipeline = pipeline.as_deref();
+    let quota = pace.quota(engines, batch).pipeline;
     BatchView {
         id: batch.id,
         pipeline: batch.pipeline.clone(),
@@ -126,8 +133,8 @@ pub fn describe(
         run: ledger.run,
         progress: ledger.progress(),
         counts: ledger.counts,
-        eta: eta::eta(ledger, pipeline, quota, at),
-        notice: eta::notice(ledger, pipeline, quota),
+        eta: eta::eta(ledger, pipeline, quota, pace.run_every, at),
+        notice: eta::notice(ledger, pipeline, quota, pace.run_every),
         created_at: batch.created_at,
         started_at: ledger.started_at,
         finished_at: ledger.finished_at,
@@ -136,7 +143,7 @@ pub fn describe(
     }
 }
 
-fn held_reason(ledger: &Ledger) -> Option<String> {
+pub(crate) fn held_reason(ledger: &Ledger) -> Option<String> {
     let canary = ledger.canary.filter(|_| ledger.held)?;
     let ended = ledger.counts.completed + ledger.counts.failed;
     let allowed = f64::from(canary.max_failure_bp) / 100.0;

@@ -4,18 +4,26 @@ use std::time::Duration;
 
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::limit::BreakerState;
+use penstock_domain::pipeline::{Dependency, Pipeline};
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
+use penstock_queue::Lane;
 use penstock_store::batches::{Batch, BatchFilter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::dispatch::FULL_LANE;
 use crate::engines::Engines;
 use crate::error::FlowError;
+use crate::pace::Pace;
+use crate::view;
 
-/// Runs of the dispatcher are expected this far apart.
-const RUN_EVERY: Duration = Duration::from_secs(60);
+/// A rate that is free again within this time is waited out by the row itself.
+const WORTH_A_WORD: Duration = Duration::from_secs(1);
+
+/// Of an owner's other running batches, at most so many are looked at.
+const SIBLINGS: u32 = 1000;
 
 /// One thing that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -44,21 +52,20 @@ pub async fn explain(
     row: Option<u32>,
     rows_per_owner: u32,
 ) -> Result<Vec<Wait>, FlowError> {
-    let mut waits = Vec::new();
-    let next_run = next_run(engines).await?;
-    match batch.ledger.status {
+    let pace = Pace::of(engines, rows_per_owner).await?;
+    let next_run = pace.next_run(engines.clock.now());
+    let mut waits = match batch.ledger.status {
         BatchStatus::Pending => {
-            waits.push(wait("extraction", "its file waits for a worker to extract it", next_run))
+            vec![wait("extraction", "its file waits for a worker to extract it", next_run)]
         }
-        BatchStatus::Processing => waits.push(wait("extraction", "a worker extracts its file", None)),
+        BatchStatus::Processing => vec![wait("extraction", "a worker extracts its file", None)],
         BatchStatus::Completed | BatchStatus::Cancelled | BatchStatus::Failed => {
-            waits.push(wait("ended", format!("the batch is {}", batch.ledger.status.name()), None));
+            vec![wait("ended", format!("the batch is {}", batch.ledger.status.name()), None)]
         }
-        BatchStatus::Queued => running(engines, caller, batch, rows_per_owner, next_run, &mut waits).await?,
-    }
+        BatchStatus::Queued => running(engines, caller, batch, &pace).await?,
+    };
     if let Some(number) = row {
-        let found = one_row(engines, batch, number, next_run).await?;
-        waits.insert(0, found);
+        waits.insert(0, one_row(engines, batch, number, next_run).await?);
     }
     if waits.is_empty() {
         waits.push(wait("next_run", "its rows are released by the next dispatcher run", next_run));
@@ -66,87 +73,164 @@ pub async fn explain(
     Ok(waits)
 }
 
-async fn next_run(engines: &Engines) -> Result<Option<Timestamp>, FlowError> {
-    let last = engines.store.runs(1).await?.into_iter().next();
-    Ok(last.map(|run| (run.started_at + RUN_EVERY).max(engines.clock.now())))
-}
-
 async fn running(
     engines: &Engines,
     caller: Option<&Caller>,
     batch: &Batch,
-    rows_per_owner: u32,
-    next_run: Option<Timestamp>,
-    waits: &mut Vec<Wait>,
-) -> Result<(), FlowError> {
+    pace: &Pace,
+) -> Result<Vec<Wait>, FlowError> {
     let ledger = &batch.ledger;
+    let counts = ledger.counts;
     if ledger.cancelled_at.is_some() {
-        waits.push(wait("cancelling", "it is being cancelled; its last rows in flight end", None));
-        return Ok(());
+        return Ok(vec![wait("cancelling", "it is being cancelled; its last rows in flight end", None)]);
     }
+    let mut waits = Vec::new();
     if ledger.paused {
         waits.push(wait("paused", "somebody paused it; `resume` lets it go on", None));
     }
     if ledger.held {
-        waits.push(wait("held", "too many of its rows failed; `resume` or `cancel` it", None));
+        let why = view::held_reason(ledger).unwrap_or_else(|| "too many of its rows failed".to_owned());
+        waits.push(wait("held", why, None));
     }
-    let owners = engines.store.owners().await?;
-    let quota = owners
-        .iter()
-        .find(|owner| owner.seq == batch.owner)
-        .and_then(|owner| owner.rows)
-        .unwrap_or(rows_per_owner);
+    let stands = ledger.paused || ledger.held;
+    if counts.pending > 0 && !stands {
+        releases(engines, batch, pace, &mut waits).await?;
+    }
+    if counts.queued + counts.processing > 0 || !stands {
+        match engines.pipelines.of(engines, batch).await {
+            Ok(pipeline) => limits(engines, caller, batch, &pipeline, &mut waits).await,
+            Err(error) => waits.push(wait("definition", error.to_string(), None)),
+        }
+    }
+    if waits.is_empty() && counts.queued + counts.processing > 0 && counts.pending == 0 {
+        let (queued, processing) = (counts.queued, counts.processing);
+        let sentence =
+            format!("{queued} rows are on their way to a worker, {processing} are being carried through");
+        waits.push(wait("in_flight", sentence, None));
+    }
+    Ok(waits)
+}
+
+/// What keeps the next run from releasing its rows.
+async fn releases(
+    engines: &Engines,
+    batch: &Batch,
+    pace: &Pace,
+    waits: &mut Vec<Wait>,
+) -> Result<(), FlowError> {
+    let now = engines.clock.now();
+    let next_run = pace.next_run(now);
+    let ledger = &batch.ledger;
+    if pace.is_late(now) {
+        let since = pace.last_run.map_or("yet".to_owned(), |last| format!("since {last}"));
+        waits.push(wait(
+            "no_runs",
+            format!("no dispatcher run came {since}: rows are released by none"),
+            None,
+        ));
+    }
     let filter = BatchFilter {
         owner: Some(batch.owner),
         status: vec![BatchStatus::Queued],
-        limit: 1000,
+        limit: SIBLINGS,
         ..BatchFilter::default()
     };
     let siblings = engines.store.list_batches(&filter).await?;
-    let in_flight: u32 =
-        siblings.iter().map(|one| one.ledger.counts.queued + one.ledger.counts.processing).sum();
-    if in_flight >= quota && ledger.counts.pending > 0 {
-        let others = siblings.len() - 1;
-        waits.push(wait(
-            "owner_quota",
-            format!("the owner's quota of {quota} rows is in flight ({in_flight}), shared with {others} other batches"),
-            next_run,
-        ));
+    let in_flight = |one: &Batch| one.ledger.counts.queued + one.ledger.counts.processing;
+    let of_owner: u32 = siblings.iter().map(in_flight).sum();
+    let of_pipeline: u32 = siblings.iter().filter(|one| one.pipeline == batch.pipeline).map(in_flight).sum();
+    let quota = pace.quota(engines, batch);
+    let others = siblings.len().saturating_sub(1);
+    if of_owner >= quota.owner {
+        let sentence = format!(
+            "the owner's quota of {} rows is in flight ({of_owner}), shared with {others} other batches",
+            quota.owner
+        );
+        waits.push(wait("owner_quota", sentence, next_run));
+    } else if of_pipeline >= quota.pipeline {
+        let sentence = format!(
+            "the owner's quota of {} rows for `{}` is in flight ({of_pipeline})",
+            quota.pipeline, batch.pipeline
+        );
+        waits.push(wait("pipeline_quota", sentence, next_run));
+    }
+    let before = siblings
+        .iter()
+        .filter(|one| one.priority > batch.priority && one.ledger.counts.pending > 0 && one.runs())
+        .count();
+    if before > 0 {
+        let sentence = format!("{before} batches of the owner have a higher priority, and go first");
+        waits.push(wait("behind", sentence, next_run));
+    }
+    if pace.capped {
+        let sentence = "the last run released as many rows as a run may for all owners (ROWS_PER_RUN)";
+        waits.push(wait("run_cap", sentence, next_run));
+    }
+    match engines.bell.backlog().await {
+        Ok(backlog) => {
+            let lane = backlog.get(&Lane::Rows(batch.pipeline.clone())).copied().unwrap_or(0);
+            if lane >= u64::from(FULL_LANE) {
+                let sentence = format!("{lane} messages of `{}` wait for workers already", batch.pipeline);
+                waits.push(wait("queue_full", sentence, next_run));
+            }
+        }
+        Err(error) => {
+            waits.push(wait("queue_away", format!("the queue does not answer: {error}"), None));
+        }
     }
     if ledger.returned() > 0 && ledger.fresh() == 0 {
         let due = engines.store.next_due(batch.seq).await?;
-        waits.push(wait(
-            "backoff",
-            format!("{} rows came back and wait for their time", ledger.returned()),
-            due,
-        ));
+        let sentence = format!("{} rows came back and wait for their time", ledger.returned());
+        waits.push(wait("backoff", sentence, due));
     }
-    if let (Some(caller), Some(pipeline)) = (caller, engines.pipelines.get(&batch.pipeline)) {
-        for dependency in &pipeline.dependencies {
-            let Some(gate) = caller.peek(dependency, &batch.owner_name).await else { continue };
-            let now = engines.clock.now();
-            if gate.breaker != BreakerState::Closed {
-                waits.push(wait(
-                    "breaker_open",
-                    format!("the breaker of `{}` is open: too many of its calls failed", dependency.name),
-                    Some(now + gate.free_in),
-                ));
-            } else if !gate.paused_for.is_zero() {
-                waits.push(wait(
-                    "throttled",
-                    format!("`{}` asked to be left alone", dependency.name),
-                    Some(now + gate.paused_for),
-                ));
-            } else if gate.free_in > Duration::from_secs(1) {
-                waits.push(wait(
-                    "rate_limited",
-                    format!("the rate of `{}` is used up", dependency.name),
-                    Some(now + gate.free_in),
-                ));
+    Ok(())
+}
+
+/// What keeps workers from making its calls.
+async fn limits(
+    engines: &Engines,
+    caller: Option<&Caller>,
+    batch: &Batch,
+    pipeline: &Pipeline,
+    waits: &mut Vec<Wait>,
+) {
+    let Some(caller) = caller else { return };
+    // The limits of today count, also for batches of an older definition.
+    let loaded = engines.pipelines.get(&batch.pipeline);
+    for dependency in &loaded.as_deref().unwrap_or(pipeline).dependencies {
+        match caller.peek(dependency, &batch.owner_name).await {
+            Some(gate) => waits.extend(at_gate(dependency, &gate, engines.clock.now())),
+            None => {
+                let sentence = "the shared limits do not answer: no call is made without them";
+                waits.push(wait("limiter_unavailable", sentence, None));
+                return;
             }
         }
     }
-    Ok(())
+}
+
+fn at_gate(dependency: &Dependency, gate: &penstock_domain::limit::Snapshot, now: Timestamp) -> Option<Wait> {
+    let name = &dependency.name;
+    if gate.breaker != BreakerState::Closed {
+        let sentence = format!("the breaker of `{name}` is open: too many of its calls failed");
+        return Some(wait("breaker_open", sentence, Some(now + gate.free_in)));
+    }
+    if !gate.paused_for.is_zero() {
+        let sentence = format!("`{name}` asked to be left alone");
+        return Some(wait("throttled", sentence, Some(now + gate.paused_for)));
+    }
+    if gate.free_in > WORTH_A_WORD {
+        let sentence = format!("the rate of `{name}` is used up");
+        return Some(wait("rate_limited", sentence, Some(now + gate.free_in)));
+    }
+    let slots = dependency.concurrency.as_ref()?.limit as usize;
+    (gate.in_flight >= slots).then(|| {
+        wait(
+            "concurrency_limited",
+            format!("all {slots} calls that `{name}` takes at once are under way"),
+            None,
+        )
+    })
 }
 
 async fn one_row(

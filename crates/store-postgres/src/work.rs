@@ -30,6 +30,10 @@ fn row_ref(row: &PgRow) -> RowRef {
     RowRef { batch: BatchSeq(c.i64("batch")), number: c.u32("number") }
 }
 
+fn held_row(row: &PgRow) -> Held {
+    (row_ref(row), LeaseToken(Columns(row).uuid("lease_token")))
+}
+
 fn count(rows: usize) -> u32 {
     u32::try_from(rows).unwrap_or(u32::MAX)
 }
@@ -75,7 +79,7 @@ impl Work for PostgresStore {
         Ok(claimed)
     }
 
-    async fn renew(&self, rows: &[(RowRef, LeaseToken)], until: Timestamp) -> StoreResult<Vec<RowRef>> {
+    async fn renew(&self, rows: &[Held], until: Timestamp) -> StoreResult<Vec<Held>> {
         const NAME: &str = "renew";
         let mut tx = self.write(NAME).await?;
         lock_batches(&mut tx, rows.iter().map(|(row, _)| row.batch), NAME).await?;
@@ -85,7 +89,7 @@ impl Work for PostgresStore {
             "/* penstock:renew */ UPDATE row_state AS s SET lease_until = $4 \
              FROM unnest($1::int8[], $2::int4[], $3::uuid[]) AS j(batch, number, token) \
              WHERE s.batch = j.batch AND s.number = j.number AND s.lease_token = j.token AND s.status + 0 = 2 \
-             RETURNING s.batch, s.number",
+             RETURNING s.batch, s.number, s.lease_token",
         )
         .bind(batches)
         .bind(numbers)
@@ -95,7 +99,7 @@ impl Work for PostgresStore {
         .await
         .map_err(store_error(NAME))?;
         commit(tx, NAME).await?;
-        Ok(kept.iter().map(row_ref).collect())
+        Ok(kept.iter().map(held_row).collect())
     }
 
     async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
@@ -117,7 +121,7 @@ impl Work for PostgresStore {
         .await
         .map_err(store_error(NAME))?;
         commit(tx, NAME).await?;
-        Ok(held.iter().map(|row| (row_ref(row), LeaseToken(Columns(row).uuid("lease_token")))).collect())
+        Ok(held.iter().map(held_row).collect())
     }
 
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()> {

@@ -21,12 +21,15 @@ use crate::convert::Columns;
 use crate::error::{inconsistent, store_error};
 use crate::{SqliteStore, commit, ledgers, lock_file};
 
+/// Of a stale row: whether it ends, because nobody can tell whether the call that was noted of it had its effect.
+const ENDS: &str = "s.status = 2 AND s.asked IS NOT NULL";
+
 /// Rows that a sweep mends in one transaction.
 const SWEEP_STEP: i64 = 2000;
 
 /// What a run wants to know of a running batch. Only batches of which rows came back are asked which of them are due, and
 /// up to the largest quota: a limit cannot name the owner's here.
-const RUNNING: &str = "o.name AS owner_name, o.rows AS owner_rows, \
+const RUNNING: &str = "o.name AS owner_name, \
     CASE WHEN b.pending > b.release_end - b.next_number AND b.extracted AND NOT b.paused AND NOT b.held \
     AND b.cancelled_at IS NULL THEN (SELECT count(*) FROM (SELECT 1 FROM row_state w WHERE w.batch = b.seq AND w.status = 0 \
     AND coalesce(w.not_before, 0) <= ?1 LIMIT max(?2, (SELECT coalesce(max(rows), 0) FROM owners))) AS waiting) ELSE 0 END AS due";
@@ -119,11 +122,12 @@ impl SqliteStore {
         }
         let mut moved = Moved::new(batch);
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "/* penstock:sweep */ UPDATE row_state AS s SET status = CASE WHEN s.asked IS NULL THEN 0 ELSE 4 END, \
-             code = CASE WHEN s.asked IS NULL THEN s.code ELSE ?4 END, step = coalesce(s.asked, s.step), \
-             http_status = CASE WHEN s.asked IS NULL THEN s.http_status END, \
-             attempts = s.attempts + CASE WHEN s.asked IS NULL THEN 0 ELSE 1 END, asked = NULL, \
-             not_before = CASE WHEN s.asked IS NULL THEN ?1 END, lease_token = NULL, lease_holder = NULL, \
+            "/* penstock:sweep */ UPDATE row_state AS s SET status = CASE WHEN {ENDS} THEN 4 ELSE 0 END, \
+             code = CASE WHEN {ENDS} THEN ?4 ELSE s.code END, \
+             step = CASE WHEN {ENDS} THEN s.asked ELSE s.step END, \
+             http_status = CASE WHEN {ENDS} THEN NULL ELSE s.http_status END, \
+             attempts = s.attempts + CASE WHEN {ENDS} THEN 1 ELSE 0 END, asked = NULL, \
+             not_before = CASE WHEN {ENDS} THEN NULL ELSE ?1 END, lease_token = NULL, lease_holder = NULL, \
              lease_until = NULL, queued_until = NULL WHERE s.batch = ?2 AND s.number IN (SELECT value FROM json_each(?3)) AND {} RETURNING number, status",
             stale.condition(everything)
         )))
@@ -203,7 +207,7 @@ impl SqliteStore {
             .iter()
             .map(|row| {
                 let c = Columns(row);
-                StuckRows { batch: BatchId(c.uuid("id")), rows: c.u32("rows") }
+                StuckRows { batch: BatchId(c.uuid("id")), rows: c.u32("rows"), unknown: c.u32("unknown") }
             })
             .collect())
     }
@@ -261,14 +265,14 @@ impl Dispatch for SqliteStore {
         const NAME: &str = "sweep_plan";
         let lost_rows = self
             .stuck_rows(
-                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows FROM row_state s JOIN batches b ON b.seq = s.batch \
+                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows, CAST(0 AS BIGINT) AS unknown FROM row_state s JOIN batches b ON b.seq = s.batch \
                  WHERE s.status = 1 AND s.queued_until < ?1 AND b.cancelled_at IS NULL GROUP BY b.id, b.seq ORDER BY b.seq",
                 now,
             )
             .await?;
         let expired_rows = self
             .stuck_rows(
-                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows FROM row_state s JOIN batches b ON b.seq = s.batch \
+                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows, count(s.asked) AS unknown FROM row_state s JOIN batches b ON b.seq = s.batch \
                  WHERE s.status = 2 AND s.lease_until < ?1 GROUP BY b.id, b.seq ORDER BY b.seq",
                 now,
             )
@@ -307,11 +311,7 @@ impl Dispatch for SqliteStore {
         let mut running = Vec::with_capacity(rows.len());
         for row in &rows {
             let c = Columns(row);
-            running.push(Running {
-                batch: ledgers::batch(row)?,
-                owner_rows: c.opt_u32("owner_rows"),
-                due: c.u32("due"),
-            });
+            running.push(Running { batch: ledgers::batch(row)?, due: c.u32("due") });
         }
         Ok(by_owner(running, rows_per_owner))
     }

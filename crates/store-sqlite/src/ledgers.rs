@@ -27,7 +27,7 @@ pub const SELECT: &str = "SELECT b.seq, b.id, b.owner, b.pipeline, b.version, b.
     b.extracted, b.next_number, b.release_end, b.failure_said_run, b.progress_said, b.progress_said_at, \
     b.started_at, b.finished_at, b.cancelled_at, b.revision, b.checkpoint_offset, b.checkpoint_line, \
     b.checkpoint_rows, \
-    o.name AS owner_name, o.weight AS owner_weight FROM batches b JOIN owners o ON o.seq = b.owner ";
+    o.name AS owner_name, o.rows AS owner_rows, o.weight AS owner_weight FROM batches b JOIN owners o ON o.seq = b.owner ";
 
 /// A batch from its record.
 pub fn batch(row: &SqliteRow) -> StoreResult<Batch> {
@@ -52,6 +52,7 @@ pub fn batch(row: &SqliteRow) -> StoreResult<Batch> {
         id: BatchId(c.uuid("id")),
         owner: OwnerSeq(c.i64("owner")),
         owner_name: row.get("owner_name"),
+        owner_rows: c.opt_u32("owner_rows"),
         owner_weight: c.u32("owner_weight"),
         pipeline: c.text("pipeline"),
         version: c.uuid("version"),

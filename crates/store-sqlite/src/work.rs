@@ -26,6 +26,10 @@ fn row_ref(row: &SqliteRow) -> RowRef {
     RowRef { batch: BatchSeq(c.i64("batch")), number: c.u32("number") }
 }
 
+fn held_row(row: &SqliteRow) -> Held {
+    (row_ref(row), LeaseToken(Columns(row).uuid("lease_token")))
+}
+
 fn count(rows: usize) -> u32 {
     u32::try_from(rows).unwrap_or(u32::MAX)
 }
@@ -71,7 +75,7 @@ impl Work for SqliteStore {
         Ok(claimed)
     }
 
-    async fn renew(&self, rows: &[(RowRef, LeaseToken)], until: Timestamp) -> StoreResult<Vec<RowRef>> {
+    async fn renew(&self, rows: &[Held], until: Timestamp) -> StoreResult<Vec<Held>> {
         const NAME: &str = "renew";
         let mut tx = self.write(NAME).await?;
         let mut kept = Vec::with_capacity(rows.len());
@@ -82,11 +86,11 @@ impl Work for SqliteStore {
             });
             query.push(") UPDATE row_state AS s SET lease_until = ").push_bind(until.millis()).push(
                 " FROM j WHERE s.batch = j.batch AND s.number = j.number AND s.lease_token = j.token \
-                 AND +s.status = 2 RETURNING batch, number",
+                 AND +s.status = 2 RETURNING batch, number, lease_token",
             );
             let rows =
                 query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
-            kept.extend(rows.iter().map(row_ref));
+            kept.extend(rows.iter().map(held_row));
         }
         commit(tx, NAME).await?;
         Ok(kept)
@@ -109,7 +113,7 @@ impl Work for SqliteStore {
             );
             let rows =
                 query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
-            held.extend(rows.iter().map(|row| (row_ref(row), LeaseToken(Columns(row).uuid("lease_token")))));
+            held.extend(rows.iter().map(held_row));
         }
         commit(tx, NAME).await?;
         Ok(held)

@@ -26,6 +26,9 @@ pub struct Batch {
     /// Its owner's weight among owners, at least 1.
     #[serde(default = "usual_weight")]
     pub owner_weight: u32,
+    /// Its owner's own quota, where it has one.
+    #[serde(default)]
+    pub owner_rows: Option<u32>,
     /// The pipeline's name.
     pub pipeline: String,
     /// The definition it was uploaded under.

@@ -54,8 +54,6 @@ pub struct OwnerLoad {
 pub struct Running {
     /// The batch.
     pub batch: Batch,
-    /// Its owner's quota, if it has one.
-    pub owner_rows: Option<u32>,
     /// Its rows that came back and whose time has come, see [`BatchLoad::returned`].
     pub due: u32,
 }
@@ -64,12 +62,12 @@ pub struct Running {
 /// batches. What is in flight counts for all of its batches, also for those that offer nothing.
 pub fn by_owner(running: Vec<Running>, batches_per_owner: u32) -> Vec<OwnerLoad> {
     let mut loads: Vec<OwnerLoad> = Vec::new();
-    for Running { batch, owner_rows, due } in running {
+    for Running { batch, due } in running {
         if loads.last().is_none_or(|load| load.owner != batch.owner) {
             loads.push(OwnerLoad {
                 owner: batch.owner,
                 name: batch.owner_name.clone(),
-                rows: owner_rows,
+                rows: batch.owner_rows,
                 weight: batch.owner_weight,
                 in_flight: 0,
                 in_flight_by_pipeline: Vec::new(),
@@ -144,6 +142,14 @@ pub struct StuckRows {
     pub batch: BatchId,
     /// How many of its rows.
     pub rows: u32,
+    /// Of these, rows that end, because nobody can tell whether their last call had its effect.
+    #[serde(skip_serializing_if = "is_none")]
+    pub unknown: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(rows: &u32) -> bool {
+    *rows == 0
 }
 
 /// What a sweep would mend, batch by batch.
@@ -176,6 +182,9 @@ pub struct RunRecord {
     pub held_back: u32,
     /// What the sweep did.
     pub swept: Swept,
+    /// Whether it released as many rows as a whole run may, and so perhaps not all that their owners were entitled to.
+    #[serde(default)]
+    pub capped: bool,
     /// What went wrong, if anything did.
     pub error: Option<String>,
 }
@@ -186,9 +195,10 @@ pub trait Dispatch: Send + Sync {
     /// Takes the database's dispatcher lock; none when another run holds it.
     async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>>;
     /// Mends what crashes left: queued rows past their deadline and processing rows past their lease go back to
-    /// pending (or fail, see [`Work::note_asked`](crate::work::Work::note_asked)), finished batches are finished; tells which extractions nobody holds (pending for longer than
-    /// `extraction_grace_ms`, or processing under a lease that ran out). Works in bounded steps. `everything` treats every queued row
-    /// and every lease as lost: for an engine that only one process serves, at that process's start.
+    /// pending (or fail, see [`Work::note_asked`](crate::work::Work::note_asked)), finished batches are finished; tells which
+    /// extractions nobody holds (pending for longer than `extraction_grace_ms`, or processing under a lease that ran
+    /// out). Works in bounded steps. `everything` treats every queued row and every lease as lost: for an engine that
+    /// only one process serves, at that process's start.
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept>;
     /// What [`Dispatch::sweep`] would do, without doing it.
     async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<SweepPlan>;

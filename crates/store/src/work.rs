@@ -107,7 +107,7 @@ pub trait Work: Send + Sync {
     /// to pending; those of a cancelled one stay as they are.
     async fn claim(&self, claim: &Claim<'_>, now: Timestamp) -> StoreResult<Vec<ClaimedRow>>;
     /// Keeps leases until `until`; tells which rows are still held.
-    async fn renew(&self, rows: &[(RowRef, LeaseToken)], until: Timestamp) -> StoreResult<Vec<RowRef>>;
+    async fn renew(&self, rows: &[Held], until: Timestamp) -> StoreResult<Vec<Held>>;
     /// Notes, of rows still held, the step that each is about to ask for: one that is called at most once. Tells which
     /// rows are held. A row whose lease runs out behind such a note ends as `outcome_unknown`; a receipt of the step, or
     /// the row's settlement, takes the note away.

@@ -9,6 +9,7 @@ use serde_json::Map;
 use super::definition::Method;
 use super::model::Pipeline;
 use super::template::{JsonTemplate, Template};
+use crate::outcome::Repetition;
 
 /// What templates may read.
 #[derive(Clone, Copy)]
@@ -117,16 +118,16 @@ pub struct Step {
 }
 
 impl Step {
-    /// Whether a call whose outcome is unknown may be made again: its method says so, the definition does, or a key
-    /// lets the other side see that it is the same.
-    pub fn safe_to_repeat(&self) -> bool {
-        self.keyed || self.idempotent.unwrap_or(self.method.is_idempotent())
-    }
-
-    /// Whether a call must rather not be made than be made twice, also when the worker that made it is gone: the
-    /// definition says that it is not idempotent, and no key lets the other side see that it is the same.
-    pub fn at_most_once(&self) -> bool {
-        !self.keyed && self.idempotent == Some(false)
+    /// What it is to make a call of it again whose outcome is unknown: a key lets the other side see that it is the
+    /// same; without one, what the definition says counts, and then what the method says.
+    pub fn repetition(&self) -> Repetition {
+        match self.idempotent {
+            _ if self.keyed => Repetition::Harmless,
+            Some(true) => Repetition::Harmless,
+            Some(false) => Repetition::Harmful,
+            None if self.method.is_idempotent() => Repetition::Harmless,
+            None => Repetition::Unsaid,
+        }
     }
 
     /// The request for a row.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use penstock_domain::outcome::Repetition;
 use penstock_domain::pipeline::definition::Method;
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_downstream::{Called, Caller, Client, Demand, LATE, Limiter};
@@ -37,7 +38,7 @@ pub async fn call(caller: &Caller, api: &Dependency, path: &str) -> Called {
         owner: "acme",
         cost: 1,
         idempotency_key: None,
-        safe_to_repeat: true,
+        repetition: Repetition::Harmless,
         reads_body: true,
         traceparent: None,
     };

@@ -94,12 +94,12 @@ impl Leases {
     pub async fn renew(&self, engines: &Engines, lease: Duration) {
         for group in self.all().chunks(GROUP) {
             let until = engines.clock.now() + lease;
-            let rows: Vec<(RowRef, LeaseToken)> = group.iter().map(|one| (one.row, one.token)).collect();
+            let rows: Vec<Held> = group.iter().map(|one| (one.row, one.token)).collect();
             match engines.store.renew(&rows, until).await {
                 Ok(kept) => {
-                    let kept: std::collections::HashSet<RowRef> = kept.into_iter().collect();
+                    let kept: std::collections::HashSet<Held> = kept.into_iter().collect();
                     for one in group {
-                        if kept.contains(&one.row) {
+                        if kept.contains(&(one.row, one.token)) {
                             one.until.store(until.millis(), Ordering::Relaxed);
                         } else {
                             one.lost.store(true, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use penstock_domain::outcome::{self, Verdict};
+use penstock_domain::outcome::{self, Repetition, Verdict};
 use penstock_domain::pipeline::{ResponseView, RowContext, Step};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError};
 use penstock_domain::time::Timestamp;
@@ -146,14 +146,14 @@ impl RowTask<'_> {
             owner: &self.work.owner_name,
             cost: step.cost,
             idempotency_key: step.keyed.then(|| outcome::idempotency_key(self.work.id, number, &step.name)),
-            safe_to_repeat: step.safe_to_repeat(),
+            repetition: step.repetition(),
             reads_body: step.reads_body,
             traceparent: self.engines.traces.traceparent(&span, self.trace.id),
         };
         let lease = self.lease;
         let clock = &self.engines.clock;
         // Before any limit is asked: the write may take longer than a granted call may be late.
-        if step.at_most_once()
+        if step.repetition() == Repetition::Harmful
             && let Some(asked) = place(index)
             && !self.book.note(lease, asked, &progress.receipts).await
         {
@@ -391,6 +391,12 @@ impl Problem {
 
 fn said(code: &str, step: &Step, status: Option<u16>) -> String {
     match status {
+        Some(status) if code == outcome::code::OUTCOME_UNKNOWN => {
+            format!(
+                "step `{}` was answered with HTTP status {status}, and may have had its effect",
+                step.name
+            )
+        }
         Some(status) => format!("step `{}` was answered with HTTP status {status}", step.name),
         None => format!("step `{}`: {}", step.name, outcome::sentence(code)),
     }

@@ -1,0 +1,90 @@
+//! How fast rows are let go: whose quota, and how often.
+
+use std::time::Duration;
+
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::Batch;
+
+use crate::engines::Engines;
+use crate::error::FlowError;
+
+/// Runs of the dispatcher are expected this far apart until two of them have told.
+const RUN_EVERY: Duration = Duration::from_secs(60);
+
+/// Runs further apart than this are no rhythm.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Runs closer together are one and the same rhythm: two dispatchers beside each other.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// A run is late when it has not come after so many times what is usual.
+const LATE: u32 = 3;
+
+/// How many rows an owner may have in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Over all of its batches.
+    pub owner: u32,
+    /// Of one pipeline's batches, at most as many.
+    pub pipeline: u32,
+}
+
+impl Quota {
+    /// An owner's own quota stands above a pipeline's, a pipeline's beside the service's setting.
+    pub fn of(engines: &Engines, own: Option<u32>, pipeline: &str, rows_per_owner: u32) -> Self {
+        let owner = own.unwrap_or(rows_per_owner);
+        let its = engines.pipelines.get(pipeline).and_then(|pipeline| pipeline.dispatch.rows_per_owner);
+        Self { owner, pipeline: own.or(its).unwrap_or(owner).min(owner) }
+    }
+}
+
+/// The dispatcher's rhythm.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The service's setting: rows that an owner may have in flight.
+    pub rows_per_owner: u32,
+    /// The time between two runs.
+    pub run_every: Duration,
+    /// When the last one began.
+    pub last_run: Option<Timestamp>,
+    /// Whether it released as many rows as a whole run may.
+    pub capped: bool,
+}
+
+impl Pace {
+    /// As it is where nothing else is known.
+    pub fn usual(rows_per_owner: u32) -> Self {
+        Self { rows_per_owner, run_every: RUN_EVERY, last_run: None, capped: false }
+    }
+
+    /// As the last runs tell it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn of(engines: &Engines, rows_per_owner: u32) -> Result<Self, FlowError> {
+        let runs = engines.store.runs(2).await?;
+        let mut pace = Self::usual(rows_per_owner);
+        if let [last, before] = runs.as_slice() {
+            pace.run_every = last.started_at.since(before.started_at).clamp(SHORTEST, LONGEST);
+        }
+        if let Some(last) = runs.first() {
+            (pace.last_run, pace.capped) = (Some(last.started_at), last.capped);
+        }
+        Ok(pace)
+    }
+
+    /// The quota of a batch's owner.
+    pub fn quota(&self, engines: &Engines, batch: &Batch) -> Quota {
+        Quota::of(engines, batch.owner_rows, &batch.pipeline, self.rows_per_owner)
+    }
+
+    /// When the next run is expected; none when none ever came.
+    pub fn next_run(&self, now: Timestamp) -> Option<Timestamp> {
+        self.last_run.map(|last| (last + self.run_every).max(now))
+    }
+
+    /// Whether runs have stopped coming.
+    pub fn is_late(&self, now: Timestamp) -> bool {
+        self.last_run.is_none_or(|last| now.since(last) > self.run_every.max(Duration::from_secs(1)) * LATE)
+    }
+}
