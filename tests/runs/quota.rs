@@ -1,6 +1,6 @@
 //! What a dispatcher's run may release: never more than its owner's rows, whoever runs at the same time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use penstock_sandbox::{Config, Faults, Sandbox};
 use penstock_tests::database::Database;
