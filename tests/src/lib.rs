@@ -313,7 +313,9 @@ impl Client {
     pub fn new(service: &Service, key: &str) -> Self {
         // An error means that another test was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        // Less than the API keeps a connection: while a test waits for a command, nobody here sees that it was closed.
+        let idle = Duration::from_secs(2);
+        let http = reqwest::Client::builder().no_proxy().pool_idle_timeout(idle).build().expect("a client");
         Self { http, base: service.base.clone(), key: key.to_owned() }
     }
 
