@@ -135,7 +135,7 @@ impl Work for PostgresStore {
              asked = CASE WHEN s.asked <= j.step THEN NULL ELSE s.asked END \
              FROM (SELECT batch, number, token, max(step) AS step FROM unnest($1::int8[], $2::int4[], $3::uuid[], $4::int2[]) \
              AS u(batch, number, token, step) GROUP BY 1, 2, 3) AS j WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 2 AND s.lease_token = j.token \
-             RETURNING s.batch, s.number",
+             RETURNING s.batch, s.number, s.lease_token",
         )
         .bind(batches)
         .bind(numbers)
@@ -144,10 +144,10 @@ impl Work for PostgresStore {
         .fetch_all(&mut *tx)
         .await
         .map_err(store_error(NAME))?;
-        let held: HashSet<RowRef> = held.iter().map(row_ref).collect();
+        let held: HashSet<Held> = held.iter().map(held_row).collect();
         let kept: Vec<(RowRef, &Receipt)> = receipts
             .iter()
-            .filter(|(row, ..)| held.contains(row))
+            .filter(|(row, token, _)| held.contains(&(*row, *token)))
             .map(|(row, _, receipt)| (*row, receipt))
             .collect();
         put_receipts(&mut tx, &kept, NAME).await?;

@@ -134,15 +134,15 @@ impl Work for SqliteStore {
                 "), j AS (SELECT batch, number, token, max(step) AS step FROM u GROUP BY 1, 2, 3) \
                  UPDATE row_state AS s SET has_output = 1, asked = CASE WHEN s.asked <= j.step THEN NULL ELSE s.asked END \
                  FROM j WHERE s.batch = j.batch AND s.number = j.number AND s.lease_token = j.token \
-                 AND +s.status = 2 RETURNING batch, number",
+                 AND +s.status = 2 RETURNING batch, number, lease_token",
             );
             let rows =
                 query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
-            held.extend(rows.iter().map(row_ref));
+            held.extend(rows.iter().map(held_row));
         }
         let kept: Vec<(RowRef, &Receipt)> = receipts
             .iter()
-            .filter(|(row, ..)| held.contains(row))
+            .filter(|(row, token, _)| held.contains(&(*row, *token)))
             .map(|(row, _, receipt)| (*row, receipt))
             .collect();
         put_receipts(&mut tx, &kept, NAME).await?;
