@@ -204,6 +204,14 @@ async fn metrics_are_what_dashboard_alerts_and_documentation_say() {
     let prometheus = Prometheus::start(&watched);
     prometheus.shows(&format!("count(up == 1) == {}", watched.len()), "the list of targets").await;
     let client = Client::new(&services[0], &key);
+    // A rate is told of what goes on between two scrapes: somebody looks on all the time.
+    let somebody = Client::new(&services[0], &key);
+    let looks = tokio::spawn(async move {
+        loop {
+            somebody.get("/v2/batches").await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
     let path = format!("{PEOPLE}&callback_url={}/hook", receiver.url);
     let (_, batch) =
         client.upload(&path, people(60).replace("person1@", "taken1@")).await.expect("an answer");
@@ -260,6 +268,8 @@ async fn metrics_are_what_dashboard_alerts_and_documentation_say() {
             prometheus.shows(&expression, panel["title"].as_str().expect("a title")).await;
         }
     }
+
+    looks.abort();
 
     let names = prometheus.get("label/__name__/values", &[]).await;
     let is_known = |name: &str| names.as_array().is_some_and(|names| names.iter().any(|one| one == name));
