@@ -166,6 +166,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         objects: objects.store,
         part_bytes: objects.part_bytes,
         bell,
+        longest_call: Settings::longest_call(lease),
         keyring: Arc::new(keyring),
         pipelines: Arc::new(Definitions::new(pipelines, Box::new(boot::environment))),
         secrets: Arc::new(Secrets::default()),

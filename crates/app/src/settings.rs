@@ -100,6 +100,11 @@ impl Settings {
         }
     }
 
+    /// The longest timeout of a call that rows under such a lease can make: two thirds of it are always left.
+    pub fn longest_call(lease: Duration) -> Duration {
+        (lease * 2 / 3).saturating_sub(LEASE_MARGIN)
+    }
+
     /// Settings that contradict each other, found before anything starts.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Waiting for engines that start later, without a crash loop, and refusing those that cannot serve.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use penstock_flow::Engines;
 use penstock_queue::QueueServer;
@@ -13,13 +13,16 @@ use crate::{Chosen, StartError};
 
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// A schema that is an older one for longer than this is not being migrated.
+const MIGRATING: Duration = Duration::from_secs(3);
+
 /// Waits until the database answers, and sees that its schema is this program's and the engines' versions are served. A
-/// database that has no schema yet may be about to get one: that is waited for as well. Meanwhile `health` answers
+/// database that has none yet may be about to get one: that is waited for as well. Meanwhile `health` answers
 /// `/livez`, so that nobody restarts a service for another one's absence. From then on the engines' clock is the
 /// database's, until `stop`.
 ///
 /// # Errors
-/// When the schema is a newer one, or an engine's version an older one than is needed; when it was asked to stop meanwhile.
+/// When the schema is a newer one, or stays an older one, or an engine's version an older one than is needed; when it was asked to stop meanwhile.
 pub async fn await_engines(
     chosen: &Chosen,
     health: Option<SocketAddr>,
@@ -27,7 +30,8 @@ pub async fn await_engines(
 ) -> Result<(), StartError> {
     let engines = &chosen.engines;
     let mut room = None;
-    while let Some(missing) = missing(engines).await? {
+    let mut older_since = None;
+    while let Some(missing) = missing(engines, &mut older_since).await? {
         if room.is_none() {
             tracing::warn!(error = %missing, "waiting for the database");
             room = Some(WaitingRoom::open(health));
@@ -49,10 +53,18 @@ pub async fn await_engines(
 }
 
 /// What has to be waited for; none when the schema is there.
-async fn missing(engines: &Engines) -> Result<Option<StoreError>, StartError> {
+async fn missing(
+    engines: &Engines,
+    older_since: &mut Option<Instant>,
+) -> Result<Option<StoreError>, StartError> {
     match engines.store.check_schema().await {
         Ok(()) => Ok(None),
-        Err(error @ StoreError::Schema { found: 0, .. }) => Ok(Some(error)),
+        // Between the first migration and the last it is an older one.
+        Err(error @ StoreError::Schema { found, needed, .. })
+            if found < needed && older_since.get_or_insert_with(Instant::now).elapsed() < MIGRATING =>
+        {
+            Ok(Some(error))
+        }
         Err(error) if error.is_transient() => Ok(Some(error)),
         Err(error) => Err(StartError::new(error.to_string())),
     }

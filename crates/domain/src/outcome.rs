@@ -40,6 +40,8 @@ pub mod code {
     pub const THROTTLED: &str = "throttled";
     /// What is stored of the row cannot be read; while the row waits: it cannot be opened where it was to run.
     pub const UNREADABLE: &str = "unreadable";
+    /// The program failed at the row: a defect of Penstock's.
+    pub const INTERNAL_ERROR: &str = "internal_error";
     /// The dependency's rate is used up.
     pub const RATE_LIMITED: &str = "rate_limited";
     /// The owner's own rate at the dependency is used up.
@@ -65,6 +67,7 @@ pub fn sentence(code: &str) -> &'static str {
         }
         code::BAD_RESPONSE => "the answer is not JSON",
         code::UNREADABLE => "what is stored of the row cannot be read: it was damaged or changed",
+        code::INTERNAL_ERROR => "the program failed at the row; the operator's log says where",
         code::TEMPLATE_ERROR => "no request can be made of the row's values",
         _ => "the call failed",
     }

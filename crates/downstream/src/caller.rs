@@ -23,6 +23,9 @@ const SLOT_MARGIN: Duration = Duration::from_secs(5);
 /// What takes no longer than that is waited out; for longer, the row is given back.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// What was granted for the last moment of the patience, and was refused then, has so much more to be asked for again.
+const LAST_TRY: Duration = Duration::from_millis(500);
+
 /// How long a row stays away that was told to wait, but not how long. Meanwhile the slow-down has its effect.
 const UNTOLD_PAUSE: Duration = Duration::from_secs(1);
 
@@ -213,7 +216,7 @@ impl Caller {
         lease_us: f64,
         waiting: Waiting<'_>,
     ) -> Result<Leave, Denied> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE + LAST_TRY;
         let line = gates.slots().map(|slots| self.lines.at(slots));
         let mut mark = None;
         let mut turn = None;
@@ -230,7 +233,7 @@ impl Caller {
                 Err(denied) => denied,
             };
             let pause = limit::duration(denied.retry_after).max(SHORTEST_PAUSE);
-            if Instant::now() + pause > deadline {
+            if pause > PATIENCE || Instant::now() + pause > deadline {
                 return Err(denied);
             }
             mark.get_or_insert_with(waiting);

@@ -63,7 +63,7 @@ pub struct CallFigures {
     /// How long calls that got leave had waited for it.
     pub waited: Histogram,
     /// Rows that were sent away to wait, by [`Reason::ALL`].
-    pub denied: [u64; 6],
+    pub denied: [u64; Reason::ALL.len()],
 }
 
 impl Default for CallFigures {
@@ -72,7 +72,7 @@ impl Default for CallFigures {
             verdicts: [0; 5],
             durations: std::array::from_fn(|_| Histogram::new(MOMENTS)),
             waited: Histogram::new(MOMENTS),
-            denied: [0; 6],
+            denied: [0; Reason::ALL.len()],
         }
     }
 }
@@ -94,8 +94,9 @@ impl CallFigures {
 
     /// A limit sent a row away.
     pub fn sent_away(&mut self, reason: Reason) {
-        let place = Reason::ALL.iter().position(|one| *one == reason);
-        self.denied[place.unwrap_or_default()] += 1;
+        if let Some(place) = Reason::ALL.iter().position(|one| *one == reason) {
+            self.denied[place] += 1;
+        }
     }
 }
 
@@ -122,6 +123,16 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_reason_has_its_place() {
+        let mut figures = CallFigures::default();
+        for reason in Reason::ALL {
+            figures.sent_away(reason);
+        }
+        figures.sent_away(Reason::Late);
+        assert_eq!(figures.denied, [1, 1, 1, 1, 1, 1, 2]);
+    }
 
     #[test]
     fn a_value_falls_into_the_bucket_whose_bound_it_does_not_pass() {

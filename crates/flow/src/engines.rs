@@ -1,6 +1,7 @@
 //! What the use cases work with. Chosen once, in `app`; everything here only knows the ports.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::ObjectStore;
 use penstock_crypto::Keyring;
@@ -27,6 +28,8 @@ pub struct Engines {
     pub part_bytes: usize,
     /// The doorbell.
     pub bell: Arc<dyn Bell>,
+    /// The longest timeout of a call that a row's lease here bears.
+    pub longest_call: Duration,
     /// Keys that wrap data keys.
     pub keyring: Arc<Keyring>,
     /// The definitions that are loaded now, and older ones.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
+use penstock_store::dispatch::RunRecord;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
@@ -16,6 +17,9 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Runs closer together are one and the same rhythm: two dispatchers beside each other.
 const SHORTEST: Duration = Duration::from_millis(100);
+
+/// The usual time between two runs is the median of so many.
+pub const INTERVALS: u32 = 10;
 
 /// A run is late when it has not come after so many times what is usual.
 const LATE: u32 = 3;
@@ -36,6 +40,15 @@ impl Quota {
         let its = engines.pipelines.get(pipeline).and_then(|pipeline| pipeline.dispatch.rows_per_owner);
         Self { owner, pipeline: own.or(its).unwrap_or(owner).min(owner) }
     }
+}
+
+/// The usual time between two of these runs, the last one first: a run that came late, or one that somebody made beside
+/// them, is no change of rhythm.
+pub fn usual_interval(runs: &[RunRecord]) -> Option<Duration> {
+    let mut gaps: Vec<Duration> =
+        runs.windows(2).map(|pair| pair[0].started_at.since(pair[1].started_at)).collect();
+    gaps.sort_unstable();
+    gaps.get(gaps.len() / 2).copied()
 }
 
 /// The dispatcher's rhythm.
@@ -62,10 +75,10 @@ impl Pace {
     /// # Errors
     /// When the database fails.
     pub async fn of(engines: &Engines, rows_per_owner: u32) -> Result<Self, FlowError> {
-        let runs = engines.store.runs(2).await?;
+        let runs = engines.store.runs(INTERVALS + 1).await?;
         let mut pace = Self::usual(rows_per_owner);
-        if let [last, before] = runs.as_slice() {
-            pace.run_every = last.started_at.since(before.started_at).clamp(SHORTEST, LONGEST);
+        if let Some(usual) = usual_interval(&runs) {
+            pace.run_every = usual.clamp(SHORTEST, LONGEST);
         }
         if let Some(last) = runs.first() {
             (pace.last_run, pace.capped) = (Some(last.started_at), last.capped);

@@ -3,10 +3,13 @@
 //! A group is closed by size or by a few milliseconds, whichever is first: that is where throughput comes from, and
 //! the batch's counters are touched once a group.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use penstock_store::settling::Held;
 use penstock_store::work::{SettleReport, Settled, Settlement, Trouble};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -25,9 +28,9 @@ pub const GROUP_ROWS: usize = 500;
 /// How long the first row of a group waits for company.
 pub const GROUP_WAIT: Duration = Duration::from_millis(4);
 
-/// How long a settlement is tried again while the database is away. Longer than any lease: by then the rows are
+/// A settlement is tried again while the database is away until so long after the rows' lease: by then they are
 /// somebody else's, and the last try says so.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+const BEYOND_LEASE: Duration = Duration::from_secs(60);
 
 /// A row that has ended, or goes back: what is to be written, and what there is to say.
 pub type Ended = (Settlement, About);
@@ -93,6 +96,7 @@ pub async fn run(
     engines: Engines,
     leases: Arc<Leases>,
     figures: Arc<WorkerFigures>,
+    lease: Duration,
     mut ends: mpsc::Receiver<Ended>,
 ) {
     let mut group = Vec::with_capacity(GROUP_ROWS);
@@ -105,11 +109,24 @@ pub async fn run(
                 Ok(None) | Err(_) => break,
             }
         }
-        write(&engines, &leases, &figures, std::mem::take(&mut group)).await;
+        let group = std::mem::take(&mut group);
+        let held: Vec<Held> = group.iter().map(|(settlement, _)| settlement.held()).collect();
+        let written = write(&engines, &leases, &figures, lease + BEYOND_LEASE, group);
+        // A defect: rows that are not let go would be held for as long as this process lives.
+        if AssertUnwindSafe(written).catch_unwind().await.is_err() {
+            tracing::error!(rows = held.len(), "settling failed; the rows' leases run out");
+            leases.remove(held);
+        }
     }
 }
 
-async fn write(engines: &Engines, leases: &Leases, figures: &WorkerFigures, ended: Vec<Ended>) {
+async fn write(
+    engines: &Engines,
+    leases: &Leases,
+    figures: &WorkerFigures,
+    give_up_after: Duration,
+    ended: Vec<Ended>,
+) {
     crash::point(crash::BEFORE_SETTLEMENT);
     let (group, about): (Vec<Settlement>, Vec<About>) = ended.into_iter().unzip();
     let began = Instant::now();
@@ -117,7 +134,7 @@ async fn write(engines: &Engines, leases: &Leases, figures: &WorkerFigures, ende
     let report = loop {
         match engines.store.settle(&group, engines.clock.now()).await {
             Ok(report) => break Some(report),
-            Err(error) if error.is_transient() && began.elapsed() < GIVE_UP_AFTER => {
+            Err(error) if error.is_transient() && began.elapsed() < give_up_after => {
                 tracing::warn!(%error, rows = group.len(), "a settlement waits for the database");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));

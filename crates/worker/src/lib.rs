@@ -3,8 +3,10 @@
 pub mod health;
 pub mod janitor;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use penstock_app::engines::process_name;
 use penstock_app::{Chosen, Settings, StartError, boot};
 use penstock_flow::alerts::Watch;
@@ -35,21 +37,39 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
     let handler = worker.ears();
     let bell = engines.bell.clone();
     let mut tasks = vec![
-        tokio::spawn(worker.clone().run(stop.clone())),
-        tokio::spawn({
-            let stop = stop.clone();
-            async move { bell.listen(handler, stop).await }
-        }),
-        tokio::spawn(deliverer.run(stop.clone())),
-        tokio::spawn(delays::run(engines.clone(), chosen.caller.clone(), stop.clone())),
-        tokio::spawn(janitor::run(engines.clone(), janitor::Policy::of(settings), stop.clone())),
+        part(worker.clone().run(stop.clone()), stop),
+        part(
+            {
+                let stop = stop.clone();
+                async move { bell.listen(handler, stop).await }
+            },
+            stop,
+        ),
+        part(deliverer.run(stop.clone()), stop),
+        part(delays::run(engines.clone(), chosen.caller.clone(), stop.clone()), stop),
+        part(janitor::run(engines.clone(), janitor::Policy::of(settings), stop.clone()), stop),
     ];
     if let Some(rules) = boot::alert_rules(settings)? {
         let watch = Watch::new(engines.clone(), chosen.caller.clone(), rules)
             .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
-        tasks.push(tokio::spawn(watch.run(stop.clone())));
+        tasks.push(part(watch.run(stop.clone()), stop));
     }
     Ok(Running { worker, tasks })
+}
+
+/// Runs a part of the worker. One that fails by a defect stops the others, in order: somebody starts the process again,
+/// while a worker without one of its parts would go on holding what it cannot carry.
+fn part(
+    work: impl Future<Output = ()> + Send + 'static,
+    stop: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+            tracing::error!("a part of the worker failed: a defect, please report it; the worker stops");
+            stop.cancel();
+        }
+    })
 }
 
 impl Running {

@@ -98,8 +98,15 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Rate, Self::OwnerRate, Self::Concurrency, Self::Paused, Self::BreakerOpen, Self::Unavailable];
+    pub const ALL: [Self; 7] = [
+        Self::Rate,
+        Self::OwnerRate,
+        Self::Concurrency,
+        Self::Paused,
+        Self::BreakerOpen,
+        Self::Unavailable,
+        Self::Late,
+    ];
 
     /// The reason's code, see [`crate::outcome::code`].
     pub const fn code(self) -> &'static str {

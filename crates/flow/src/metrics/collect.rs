@@ -14,6 +14,7 @@ use penstock_store::dispatch::RunRecord;
 
 use super::{Family, RequestFigures};
 use crate::engines::Engines;
+use crate::pace::usual_interval;
 use crate::process::WorkerFigures;
 use crate::process::figures::{DELIVERIES, EXTRACTION_ENDS, OUTCOMES, PipelineFigures};
 
@@ -176,12 +177,9 @@ fn runs(runs: &[RunRecord], now: Timestamp, families: &mut Vec<Family>) {
             f64::from(u8::from(last.error.is_some())),
         ),
     ]);
-    let mut gaps: Vec<f64> =
-        runs.windows(2).map(|pair| pair[0].started_at.since(pair[1].started_at).as_secs_f64()).collect();
-    let Some(gap) = gaps.first().copied() else { return };
-    gaps.sort_by(f64::total_cmp);
-    let usual = gaps[gaps.len() / 2];
-    let late = (now.since(last.started_at).as_secs_f64() - usual).max(0.0);
+    let Some(usual) = usual_interval(runs) else { return };
+    let gap = last.started_at.since(runs[1].started_at).as_secs_f64();
+    let late = now.since(last.started_at).saturating_sub(usual).as_secs_f64();
     families.extend([
         gauge(
             "penstock.dispatcher.run_interval",

@@ -4,8 +4,10 @@
 //! Rows that are about to call at the same time share a write, as settlements do.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use penstock_domain::row::Receipt;
 use penstock_store::StoreResult;
 use penstock_store::settling::Held;
@@ -65,10 +67,18 @@ async fn write(engines: Engines, mut taken: mpsc::Receiver<Note>) {
                 Ok(None) | Err(_) => break,
             }
         }
-        let held: HashSet<Held> = match put_down(&engines, &mut group).await {
-            Ok(held) => held.into_iter().collect(),
-            Err(error) => {
+        let held: HashSet<Held> = match AssertUnwindSafe(put_down(&engines, &mut group)).catch_unwind().await
+        {
+            Ok(Ok(held)) => held.into_iter().collect(),
+            Ok(Err(error)) => {
                 tracing::warn!(%error, rows = group.len(), "it could not be noted what rows ask for; they go back");
+                HashSet::new()
+            }
+            Err(_) => {
+                tracing::error!(
+                    rows = group.len(),
+                    "noting what rows ask for failed: a defect, please report it"
+                );
                 HashSet::new()
             }
         };

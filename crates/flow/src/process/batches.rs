@@ -124,7 +124,8 @@ impl BatchCache {
 /// When the database fails, the batch was erased, or its definition does not load here.
 pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowError> {
     let pipeline = engines.pipelines.of(engines, batch).await?;
-    let dependencies = with_limits_of_today(&pipeline, engines.pipelines.iter().map(Arc::as_ref));
+    let loaded = engines.pipelines.iter().map(Arc::as_ref);
+    let dependencies = with_limits_of_today(&pipeline, loaded, engines.longest_call);
     let secrets = engines.secrets.of(engines, batch).await?;
     let header = batch.header.as_deref().unwrap_or_default();
     let header = serde_json::from_str(header)
@@ -147,10 +148,11 @@ pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowErr
 /// concurrency, breakers and timeouts say what an API bears *today*, and an operator who lowers one means the batches
 /// that run as well: these are taken from the loaded pipelines, for each dependency of the same name at the same address
 /// ([`limit::identity`]). The pipeline of the batch's name goes first, then the others by name; a dependency that none of
-/// them has any more keeps the limits that it had.
+/// them has any more keeps the limits that it had, but for a `timeout` that no row's lease here bears: cut to `longest_call`.
 fn with_limits_of_today<'a>(
     frozen: &Pipeline,
     loaded: impl Iterator<Item = &'a Pipeline>,
+    longest_call: Duration,
 ) -> Vec<Dependency> {
     let mut loaded: Vec<&Pipeline> = loaded.collect();
     loaded.sort_by_key(|pipeline| pipeline.name != frozen.name);
@@ -165,7 +167,7 @@ fn with_limits_of_today<'a>(
             headers: dependency.headers.clone(),
             rate: today.rate.clone(),
             concurrency: today.concurrency,
-            timeout: today.timeout,
+            timeout: today.timeout.min(longest_call),
             breaker: today.breaker,
         }
     });
@@ -187,7 +189,7 @@ mod tests {
     }
 
     fn merged(frozen: &Pipeline, loaded: &[Pipeline]) -> Vec<Dependency> {
-        with_limits_of_today(frozen, loaded.iter())
+        with_limits_of_today(frozen, loaded.iter(), Duration::from_secs(60))
     }
 
     const API: &str = "https://api.example/v1";
@@ -216,6 +218,14 @@ mod tests {
         let free = pipeline("invite", &[("api", API, "timeout: 5s")]);
         assert_eq!(merged(&limited, &[pipeline("invite", &[("api", API, "timeout: 5s")])])[0].rate, None);
         assert!(merged(&free, &[limited])[0].rate.is_some());
+    }
+
+    #[test]
+    fn a_call_that_no_lease_here_bears_is_cut_short_and_not_never_made() {
+        let frozen = pipeline("invite", &[("api", API, "timeout: 90s")]);
+        assert_eq!(merged(&frozen, &[])[0].timeout, Duration::from_secs(60));
+        let shorter = pipeline("invite", &[("api", API, "timeout: 20s")]);
+        assert_eq!(merged(&shorter, &[])[0].timeout, Duration::from_secs(20));
     }
 
     #[test]

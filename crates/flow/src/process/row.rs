@@ -402,7 +402,7 @@ fn said(code: &str, step: &Step, status: Option<u16>) -> String {
     }
 }
 
-fn quiet() -> Trouble {
+pub(super) fn quiet() -> Trouble {
     Trouble { code: String::new(), step: None, http_status: None, error: None, receipts: Vec::new() }
 }
 

@@ -1,18 +1,21 @@
 //! The worker: takes messages in, claims what is ready as slots allow, and drains when it is told to stop.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
+use penstock_domain::outcome::code;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::{Handler, Lane, Message, Packet};
 use penstock_store::StoreError;
 use penstock_store::batches::{Batch, Checkpoint};
-use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement};
+use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement, Trouble};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +31,7 @@ use crate::process::figures::WorkerFigures;
 use crate::process::lanes::Lanes;
 use crate::process::leases::{Leases, RowLease};
 use crate::process::observe::Observer;
-use crate::process::row::RowTask;
+use crate::process::row::{RowTask, quiet};
 use crate::settle::{self, About, Ended};
 use crate::traces::{self, RowTrace};
 
@@ -140,6 +143,7 @@ impl Worker {
             self.engines.clone(),
             self.leases.clone(),
             self.figures.clone(),
+            self.policy.lease,
             settlements_in,
         ));
         let keeper = tokio::spawn(self.clone().keep_leases());
@@ -363,12 +367,17 @@ impl Worker {
                 draining: &draining,
                 limited: &limited,
             };
-            match task.run(claimed).await {
+            let ended = AssertUnwindSafe(task.run(claimed)).catch_unwind().await.unwrap_or_else(|_| {
+                // It would fail like this at any other worker, and never end.
+                tracing::error!(parent: &trace.span, "the program failed at the row: a defect, please report it");
+                Some(Settled::Failed(Trouble { code: code::INTERNAL_ERROR.to_owned(), ..quiet() }))
+            });
+            match ended {
                 Some(outcome) => {
                     slot.served = !matches!(outcome, Settled::GivenBack { attempt: false, .. });
                     let settlement = Settlement { row, token: lease.token, outcome };
                     let about = About { work: work.clone(), attempts, span: trace.span };
-                    // The settler outlives every row; if it is gone, so is the process.
+                    // The settler outlives every row.
                     let _ = ways_out.settlements.send((settlement, about)).await;
                 }
                 None => {
