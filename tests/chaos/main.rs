@@ -182,7 +182,10 @@ async fn everything_fails_at_once_and_nothing_is_lost_or_doubled() {
     assert_eq!(ended.completed + ended.failed, u64::from(rows));
     assert!(ended.failed * 50 < u64::from(rows), "{ended:?}");
     assert_eq!((stats.doubled, stats.unkeyed), (0, 0));
-    assert_eq!(stats.effects, ended.completed, "one effect for each completed row, none for the others");
+    // One effect for each completed row. A row that failed may have one too: its worker died behind its last call, and on its
+    // way anew its first step, which has no key, was not answered.
+    let most = ended.completed + ended.failed;
+    assert!((ended.completed..=most).contains(&stats.effects), "{} effects, {ended:?}", stats.effects);
 }
 
 #[derive(Debug, Default)]
