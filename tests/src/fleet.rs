@@ -37,10 +37,14 @@ impl Place {
     fn program(&self, sandbox: &Sandbox, name: &str, args: &[&str], bind: &'static str) -> Service {
         let address = free_address();
         let child = self.spawn(sandbox, name, args, Some((bind, address.clone())));
-        let service = Service { child, base: format!("http://{address}") };
+        let mut service = Service { child, base: format!("http://{address}") };
         let began = Instant::now();
         while std::net::TcpStream::connect(&address).is_err() {
             assert!(began.elapsed() < PATIENCE, "{name} does not answer");
+            if let Ok(Some(ended)) = service.child.try_wait() {
+                let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+                panic!("{name} ended with {ended} before it answered:\n{log}");
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
         service

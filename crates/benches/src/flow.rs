@@ -200,7 +200,9 @@ async fn hang(kept: &mut Promises) {
         tokio::time::sleep(Duration::from_secs(40)).await;
         #[allow(clippy::cast_precision_loss, reason = "some thousands")]
         let calls = (healthy.stats().addresses - first) as f64;
-        calls / began.elapsed().as_secs_f64()
+        let took = began.elapsed().as_secs_f64();
+        tenths(&record(&healthy).0, usize::try_from(first).unwrap_or(usize::MAX), took);
+        calls / took
     };
     let before = rate().await;
     hanging.set_faults(Faults { hang: 1.0, hang_ms: 120_000, ..Faults::default() });

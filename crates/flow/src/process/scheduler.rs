@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use crate::process::lanes::Lanes;
 use crate::process::leases::{Leases, RowLease};
 use crate::process::observe::Observer;
 use crate::process::row::{RowTask, quiet};
+use crate::process::slots::{Limited, Load, Slots};
 use crate::settle::{self, About, Ended};
 use crate::traces::{self, RowTrace};
 
@@ -87,10 +88,13 @@ pub struct Worker {
     observer: Arc<dyn Observer>,
     cache: BatchCache,
     lanes: Mutex<Lanes>,
-    heard: Notify,
+    slots: Arc<Slots>,
+    /// There may be something to claim that was not before.
+    changed: Arc<Notify>,
     leases: Arc<Leases>,
     figures: Arc<WorkerFigures>,
-    loads: Mutex<HashMap<String, LaneLoad>>,
+    /// When rows of each pipeline were heard of last.
+    heard_at: Mutex<HashMap<String, Instant>>,
     /// One extraction at a time: it is bound by the database, not by waiting. Further files wait in the queue, where
     /// another worker finds them.
     extraction: Arc<Semaphore>,
@@ -107,17 +111,20 @@ impl Worker {
         policy: WorkerPolicy,
         observer: Arc<dyn Observer>,
     ) -> Arc<Self> {
+        let (figures, changed) = <(Arc<WorkerFigures>, Arc<Notify>)>::default();
+        let pipelines = engines.pipelines.iter().count();
         Arc::new(Self {
+            slots: Slots::new(policy.concurrency, pipelines, figures.clone(), changed.clone()),
             engines,
             caller,
             policy,
             observer,
             cache: BatchCache::default(),
             lanes: Mutex::default(),
-            heard: Notify::new(),
+            changed,
             leases: Arc::default(),
-            figures: Arc::default(),
-            loads: Mutex::default(),
+            figures,
+            heard_at: Mutex::default(),
             extraction: Arc::new(Semaphore::new(1)),
             extractions: TaskTracker::new(),
             extract_no_more: CancellationToken::new(),
@@ -196,30 +203,14 @@ impl Worker {
     /// The next rows to claim: of the lane with the fewest rows in flight that has rows ready, a free dependency
     /// and slots left.
     fn pick(&self, now: Timestamp) -> Option<(String, Vec<RowRef>)> {
-        let in_flight = self.figures.in_flight.load(Ordering::Relaxed);
-        let limited = self.figures.limited.load(Ordering::Relaxed);
-        let free = self.policy.concurrency.saturating_sub(in_flight.saturating_sub(limited));
-        // Rows that wait for a limit take no slot, but memory: they are bounded too.
-        let free = free.min((self.policy.concurrency * 2).saturating_sub(in_flight));
-        if free == 0 {
-            return None;
-        }
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ready: Vec<(LaneLoad, String)> = lanes
-            .ready(now)
-            .into_iter()
-            .map(|name| (loads.get(&name).copied().unwrap_or_default(), name))
-            .collect();
+        let mut ready: Vec<(Load, String)> =
+            lanes.ready(now).into_iter().map(|name| (self.slots.load(&name), name)).collect();
         ready.sort_by(|(load, name), (other, its_name)| (load.rows, name).cmp(&(other.rows, its_name)));
-        let alone = self.engines.pipelines.iter().count() <= 1;
         for (load, name) in ready {
-            let used = load.rows;
-            // Dynamic thresholds (Choudhury & Hahne 1998): a lane may hold at most twice what is left free, so that a
-            // dependency that hangs never takes the slots that other pipelines live on.
-            let mut allowed = if alone { free } else { (2 * free).saturating_sub(used).min(free) };
+            let mut allowed = self.slots.room(&load);
             for useful in [self.useful(&name), self.useful_at_its_rates(&name, &load)].into_iter().flatten() {
-                allowed = allowed.min(useful.saturating_sub(used));
+                allowed = allowed.min(useful.saturating_sub(load.rows));
             }
             if allowed == 0 || self.held_up(&name) {
                 continue;
@@ -257,7 +248,7 @@ impl Worker {
     /// How many of a pipeline's rows can be of use in flight at its dependencies' rates (Little's law): as many as a rate
     /// lets through while a row is on its way, and as may wait for their moment. More would come back unserved, and a
     /// row that comes back waits for the dispatcher's next run. None: any number.
-    fn useful_at_its_rates(&self, pipeline: &str, load: &LaneLoad) -> Option<usize> {
+    fn useful_at_its_rates(&self, pipeline: &str, load: &Load) -> Option<usize> {
         let pipeline = self.engines.pipelines.get(pipeline)?;
         let mut useful: Option<f64> = None;
         for (index, dependency) in pipeline.dependencies.iter().enumerate() {
@@ -288,7 +279,7 @@ impl Worker {
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.heard.notified() => {}
+            () = self.changed.notified() => {}
             () = tokio::time::sleep(next.max(Duration::from_millis(1))) => {}
         }
     }
@@ -343,7 +334,7 @@ impl Worker {
     }
 
     fn start(self: Arc<Self>, lane: &str, claimed: Claimed, rows: &TaskTracker, ways_out: WaysOut) {
-        let mut slot = Slot::take(self.clone(), lane);
+        let mut slot = self.slots.take(lane);
         let Claimed { work, lease, row: claimed } = claimed;
         if let Some(pending) = work.first_start_of(&claimed, self.engines.clock.now()) {
             self.figures.of(lane, |of| of.pending.took(pending));
@@ -353,9 +344,8 @@ impl Worker {
             let attempts = claimed.attempts;
             let trace = RowTrace::new(self.engines.traces.as_ref(), work.id, row.number);
             let draining = || self.draining.load(Ordering::Relaxed);
-            let waited = slot.waited.clone();
-            let limited =
-                || -> Box<dyn Send> { Box::new(Limited::new(self.figures.clone(), waited.clone())) };
+            let waits = slot.waits.clone();
+            let limited = || -> Box<dyn Send> { Box::new(Limited::new(waits.clone())) };
             let task = RowTask {
                 engines: &self.engines,
                 caller: &self.caller,
@@ -374,7 +364,7 @@ impl Worker {
             });
             match ended {
                 Some(outcome) => {
-                    slot.served = !matches!(outcome, Settled::GivenBack { attempt: false, .. });
+                    slot.ended(&outcome);
                     let settlement = Settlement { row, token: lease.token, outcome };
                     let about = About { work: work.clone(), attempts, span: trace.span };
                     // The settler outlives every row.
@@ -448,17 +438,15 @@ impl Worker {
     }
 
     fn heard_long_ago(&self, pipeline: &str) -> bool {
-        let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        loads.get(pipeline).and_then(|load| load.heard_at).is_none_or(|at| at.elapsed() >= HEAR_AGAIN)
+        let heard_at = self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
+        heard_at.get(pipeline).is_none_or(|at| at.elapsed() >= HEAR_AGAIN)
     }
 
     async fn hear(&self, packet: Packet) {
-        self.loads
+        self.heard_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .entry(packet.pipeline().to_owned())
-            .or_default()
-            .heard_at = Some(Instant::now());
+            .insert(packet.pipeline().to_owned(), Instant::now());
         let batches: Vec<BatchSeq> = packet.iter().map(|(row, _)| row.batch).collect();
         let works = match self.cache.get(&self.engines, &batches).await {
             Ok(works) => works,
@@ -483,7 +471,7 @@ impl Worker {
             }
             self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
         }
-        self.heard.notify_one();
+        self.changed.notify_one();
     }
 }
 
@@ -553,93 +541,4 @@ struct Claimed {
     work: Arc<BatchWork>,
     lease: Arc<RowLease>,
     row: ClaimedRow,
-}
-
-/// What a pipeline has in flight in this worker.
-#[derive(Clone, Copy, Debug, Default)]
-struct LaneLoad {
-    /// Rows.
-    rows: usize,
-    /// How long a row is on its way, without its waits for limits: a moving mean.
-    service: Duration,
-    /// When it heard of rows last.
-    heard_at: Option<Instant>,
-}
-
-impl LaneLoad {
-    /// Each further row moves the mean by so much.
-    const WEIGHT: u32 = 32;
-
-    fn served(&mut self, took: Duration) {
-        self.service = if self.service.is_zero() {
-            took
-        } else {
-            (self.service * (Self::WEIGHT - 1) + took) / Self::WEIGHT
-        };
-    }
-}
-
-/// A row's place in the worker, given up when the row has ended.
-struct Slot {
-    worker: Arc<Worker>,
-    lane: String,
-    since: Instant,
-    /// Microseconds that it waited for limits.
-    waited: Arc<AtomicU64>,
-    /// Whether it came to an end, rather than being sent away.
-    served: bool,
-}
-
-impl Slot {
-    fn take(worker: Arc<Worker>, lane: &str) -> Self {
-        worker.figures.in_flight.fetch_add(1, Ordering::Relaxed);
-        let mut loads = worker.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        loads.entry(lane.to_owned()).or_default().rows += 1;
-        drop(loads);
-        Self { worker, lane: lane.to_owned(), since: Instant::now(), waited: Arc::default(), served: false }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let figures = &self.worker.figures;
-        figures.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let took = self.since.elapsed();
-        figures.of(&self.lane, |of| of.processing.took(took));
-        let mut loads = self.worker.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(load) = loads.get_mut(&self.lane) {
-            load.rows = load.rows.saturating_sub(1);
-            if self.served {
-                let waited = Duration::from_micros(self.waited.load(Ordering::Relaxed));
-                load.served(took.saturating_sub(waited));
-            }
-        }
-        drop(loads);
-        self.worker.heard.notify_one();
-    }
-}
-
-/// While it lives, a row waits for a limit and its slot is free for another.
-struct Limited {
-    figures: Arc<WorkerFigures>,
-    waited: Arc<AtomicU64>,
-    since: Instant,
-}
-
-impl Limited {
-    fn new(figures: Arc<WorkerFigures>, waited: Arc<AtomicU64>) -> Self {
-        figures.limited.fetch_add(1, Ordering::Relaxed);
-        Self { figures, waited, since: Instant::now() }
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        self.waited.fetch_add(whole(self.since.elapsed().as_micros()), Ordering::Relaxed);
-        self.figures.limited.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn whole(number: u128) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
 }
