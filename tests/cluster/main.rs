@@ -76,10 +76,20 @@ async fn services_wait_for_redis_and_come_back_by_themselves() {
     }
     redis.stop();
     until_ready(&worker, 503).await;
+    until_ready(&api, 503).await;
+    // The doorbell is away, and nothing else: the API goes on.
+    let status = client.request("GET", "/readyz?only=database").send().await.expect("an answer").status();
+    assert_eq!(status, 200);
+    let (status, meanwhile) = client.upload(ROUTE, people(50, "meanwhile")).await.expect("an answer");
+    assert_eq!((status, &meanwhile["counts"]["total"]), (202, &json!(50)), "{meanwhile}");
+    let status = client.request("GET", "/readyz?only=queue").send().await.expect("an answer").status();
+    assert_eq!(status, 400);
     redis.start(&[]);
+    let meanwhile = client.finished(meanwhile["id"].as_str().expect("an id")).await;
+    assert_eq!(meanwhile["counts"]["completed"], 50, "{meanwhile}");
     let batch = client.finished(batch["id"].as_str().expect("an id")).await;
     assert_eq!(batch["counts"]["completed"], 3000, "{batch}");
-    assert_eq!((sandbox.stats().effects, sandbox.stats().doubled), (3000, 0));
+    assert_eq!((sandbox.stats().effects, sandbox.stats().doubled), (3050, 0));
     assert!(api.lives() && worker.lives());
     until_ready(&worker, 200).await;
 }
@@ -103,6 +113,8 @@ async fn services_live_while_they_wait_for_a_schema() {
         assert_eq!(status("/livez").await.expect("an answer").status(), 200);
         assert_eq!(status("/readyz").await.expect("an answer").status(), 503);
     }
+    // However long it takes until somebody migrates.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(place.operate(&sandbox, &["migrate"]).1);
     for service in [&api, &worker] {
         let began = Instant::now();
@@ -115,6 +127,110 @@ async fn services_live_while_they_wait_for_a_schema() {
             assert!(began.elapsed() < PATIENCE, "it is never ready");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// Owners with a rate of their own, of whose rows a single run releases more than a rate lets through in a second: they wait in
+/// the worker, and do not come back unserved to wait for a run that comes a minute later. Nobody waits for another.
+#[tokio::test]
+async fn an_owners_own_rate_is_used_without_a_further_run() {
+    const PIPELINE: &str = "name: own\ncsv: { columns: [ { name: id, required: true } ] }\n\
+        dependencies: { address: { base_url: \"${ADDRESS_API_URL}\", timeout: 5s, rate: { limit: 20, period: 1s, burst: 5, per_owner: true } } }\n\
+        steps: [ { name: a, dependency: address, request: { method: GET, path: \"/addresses/lnk_{{ row.id }}\" } } ]\n\
+        dispatch: { spread: 0s, rows_per_owner: 1000 }\n";
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("own.yaml", PIPELINE)]);
+    let keys = ["much", "little"].map(|owner| place.key(&sandbox, owner));
+    let (api, _worker) = (place.api(&sandbox), place.worker(&sandbox));
+    let mut batches = Vec::new();
+    for (key, rows) in keys.iter().zip([160, 20]) {
+        let client = Client::new(&api, key);
+        let ids: String = (0..rows).map(|number| format!("{number}\n")).collect();
+        let (_, batch) =
+            client.upload("/v2/pipelines/own/batches", format!("id\n{ids}")).await.expect("an answer");
+        let path = format!("/v2/batches/{}", batch["id"].as_str().expect("an id"));
+        while client.get(&path).await["status"] != "queued" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        batches.push((client, path, rows));
+    }
+    let report = place.dispatch_once(&sandbox);
+    let released = report["owners"].as_array().expect("owners").iter();
+    assert_eq!(released.map(|owner| owner["rows"].as_u64().expect("rows")).sum::<u64>(), 180, "{report}");
+    let began = Instant::now();
+    let completed = async |which: usize| {
+        let (client, path, _) = &batches[which];
+        client.get(path).await["counts"]["completed"].as_i64().expect("a number")
+    };
+    while completed(1).await < 20 {
+        assert!(began.elapsed() < PATIENCE, "the second owner's rows are done");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(completed(0).await < 80, "both at once");
+    // 160 rows at 20 a second.
+    while completed(0).await < 150 {
+        assert!(began.elapsed() < PATIENCE, "{} of 160 rows, and nothing more comes", completed(0).await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The next release's migration expands the schema while this release's programs work, and every one of them is started anew
+/// beside it: no row is lost, none is done twice.
+#[tokio::test]
+async fn a_next_schema_comes_while_programs_work() {
+    const ROWS: u32 = 6000;
+    let sandbox =
+        Sandbox::start(Config { faults: Faults { latency_ms: 5, ..Faults::default() }, ..Config::default() })
+            .expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    let api = place.api(&sandbox);
+    let dispatcher = place.dispatcher(&sandbox, "200ms");
+    let workers = [place.worker(&sandbox), place.worker(&sandbox)];
+    let client = Client::new(&api, &key);
+    let (_, batch) = client.upload(ROUTE, people(ROWS, "before")).await.expect("an answer");
+    let so_many = async |effects: u64| {
+        let began = Instant::now();
+        while sandbox.stats().effects < effects {
+            assert!(began.elapsed() < PATIENCE, "{:?}", sandbox.stats());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    so_many(500).await;
+    let mut database = Database::of(&place).await;
+    for statement in penstock_store_conformance::upgrade::expansion() {
+        database.run_owned(statement).await;
+    }
+    database
+        .run(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             SELECT max(version) + 1, 'next', true, ''::bytea, 0 FROM _sqlx_migrations",
+        )
+        .await;
+    database
+        .run("INSERT INTO schema_serves (version, oldest) SELECT max(version) + 1, max(version) FROM schema_serves")
+        .await;
+    so_many(1000).await;
+    // One after the other, as a rollout does it, and one that dies of it.
+    let mut after = Vec::new();
+    for (place_of, worker) in workers.into_iter().enumerate() {
+        after.push(place.worker(&sandbox));
+        if place_of == 0 { worker.terminate() } else { worker.kill() }
+    }
+    dispatcher.terminate();
+    let _dispatcher = place.dispatcher(&sandbox, "200ms");
+    let second = place.api(&sandbox);
+    let client = Client::new(&second, &key);
+    api.terminate();
+    assert!(sandbox.stats().effects < u64::from(ROWS), "it was in the middle of it");
+    let batch = client.finished(batch["id"].as_str().expect("an id")).await;
+    assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
+    let (_, new) = client.upload(ROUTE, people(500, "after")).await.expect("an answer");
+    let new = client.finished(new["id"].as_str().expect("an id")).await;
+    assert_eq!(new["counts"]["completed"], 500, "{new}");
+    assert_eq!((sandbox.stats().effects, sandbox.stats().doubled), (u64::from(ROWS) + 500, 0));
+    for service in after.iter().chain([&second]) {
+        until_ready(service, 200).await;
     }
 }
 

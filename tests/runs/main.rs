@@ -16,6 +16,7 @@ mod mending;
 mod once;
 mod operations;
 mod operator;
+mod outage;
 mod quota;
 mod rotation;
 mod secrecy;

@@ -9,6 +9,47 @@ use serde_json::{Value, json};
 
 use crate::{NOOP, PEOPLE, invite, people};
 
+/// That no call was made to a dependency yet is not told as a limiter that does not answer, neither by the service nor by a
+/// command beside it, which on one machine does not see the service's limits at all. And what is said of when a row moves
+/// next is no deadline.
+#[tokio::test]
+async fn what_was_never_called_is_not_waited_for() {
+    let faults = Faults { latency_ms: 2000, ..Faults::default() };
+    let sandbox = Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox");
+    let late = "name: late\ncsv: { columns: [ { name: id } ] }\n\
+        dependencies: { late: { base_url: \"${ADDRESS_API_URL}\", rate: { limit: 1, period: 1s } } }\n\
+        steps: [ { name: one, dependency: late, request: { method: GET, path: /addresses/1 } } ]\n";
+    let mut place = Place::new(&[("invite.yaml", &invite()), ("late.yaml", late)]);
+    place.set("ROWS_PER_OWNER", "1".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, first) = client.upload(PEOPLE, people(1)).await.expect("an answer");
+    let first = first["id"].as_str().expect("an id").to_owned();
+    let began = Instant::now();
+    // A call is under way, so that the row is given back no more.
+    while sandbox.stats().address_links < 1 {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (_, second) = client.upload("/v2/pipelines/late/batches", "id\n1\n").await.expect("an answer");
+    let second = second["id"].as_str().expect("an id").to_owned();
+    while client.get(&format!("/v2/batches/{second}")).await["status"] != "queued" {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let row = client.get(&format!("/v2/batches/{first}/waiting?row=1")).await;
+    let served = client.get(&format!("/v2/batches/{second}/waiting")).await;
+    let (operated, good) = place.operate(&sandbox, &["why", &second]);
+    assert!(good, "{operated}");
+    assert_eq!((&row["data"][0]["reason"], &row["data"][0]["until"]), (&json!("processing"), &Value::Null));
+    for waits in [&served["data"], &operated] {
+        let reasons: Vec<&Value> =
+            waits.as_array().expect("waits").iter().map(|wait| &wait["reason"]).collect();
+        assert_eq!(reasons, ["owner_quota"], "{waits}");
+    }
+}
+
 /// Batches from the command line: found, told, paused, resumed, cancelled, retried in parts, erased.
 #[tokio::test]
 async fn batches_are_commanded() {

@@ -200,7 +200,7 @@ def workload(obj):
                 asked = container[probe].get("httpGet", container[probe].get("tcpSocket", {}))
                 if isinstance(asked.get("port"), str) and asked["port"] not in ports:
                     yield f"{name}: {probe} asks the port `{asked['port']}`, which is not there"
-                if own and asked.get("path") != path:
+                if own and asked.get("path", "").split("?")[0] != path:
                     yield f"{name}: {probe} does not ask {path}"
             elif kind == "Deployment":
                 yield f"{name}: no {probe}"
@@ -330,7 +330,10 @@ def variables(objects):
         if obj["kind"] == "ConfigMap" and "-settings" in obj["metadata"]["name"]:
             given.update({name: where for name in obj.get("data", {})})
         if obj["kind"] in WORKLOADS and not component(obj).startswith("bundled"):
-            given.update({variable["name"]: where for c in containers(pod_of(obj)[1]) for variable in c.get("env", [])})
+            own = [variable for c in containers(pod_of(obj)[1]) for variable in c.get("env", [])]
+            given.update({variable["name"]: where for variable in own})
+            # Kubernetes puts the one into the other.
+            named.update(name for variable in own for name in re.findall(r"\$\(([A-Za-z_][\w.-]*)\)", variable.get("value", "")))
     for name, where in given.items():
         if name not in KNOWN["settings"] | named and not sources.ELSEWHERE.match(name):
             yield f"{where}: nothing reads {name}"

@@ -9,6 +9,9 @@ SECRET = ["--set", "existingSecret=given"]
 RULES = sources.ROOT / "k8s" / "components" / "alerts" / "alerts.yaml"
 # The longest that Helm lets a release be named.
 LONG = "release-" + "x" * 45
+# Variables that the chart sets itself, and those that hold a secret.
+OWN = ["PENSTOCK_CONCURRENCY", "PENSTOCK_GRACE_SECONDS", "PENSTOCK_PIPELINES", "PENSTOCK_ALERTS", "PENSTOCK_BIND", "PENSTOCK_HEALTH_BIND"]
+SECRETS = ["DATABASE_URL", "REDIS_URL", "PENSTOCK_ENCRYPTION_KEYS", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
 EVERYTHING = SECRET + ["--set", ",".join([
     "api.autoscaling.enabled=true", "worker.autoscaling.enabled=true", "worker.autoscaling.by=queue",
     "metrics.serviceMonitor.enabled=true", "alerts.enabled=true", "dashboard.enabled=true",
@@ -35,6 +38,12 @@ MATRIX = {
     "a long name, bundled": (LONG, ["--set", "bundled.enabled=true"]),
     "a long name of one's own": ("release", SECRET + ["--set", "fullnameOverride=" + "a" * 40]),
     "a schedule with everything": ("release", SECRET + ["--set-string", "dispatcher.schedule=*/5\\,7-9\\,30-59/10 0 ? jan-MAR\\,12 Mon-5"]),
+    "a dispatcher that comes rarely": ("release", SECRET + ["--set", "dispatcher.schedule=*/10 * * * *,alerts.enabled=true,"
+                                                            "alerts.dispatcherLateSeconds=900,test.within=15m"]),
+    "a secret of another Secret": ("release", SECRET + [
+        "--set", "extraEnv[0].name=REDIS_PASSWORD,extraEnv[0].valueFrom.secretKeyRef.name=given,"
+                 "extraEnv[0].valueFrom.secretKeyRef.key=password,extraEnv[1].name=REDIS_URL,"
+                 "extraEnv[1].value=redis://:$(REDIS_PASSWORD)@redis:6379"]),
     "the API for some": ("release", SECRET + ["--set", "networkPolicy.apiFrom[0].namespaceSelector.matchLabels.a=b"]),
 }
 # Values that have to be refused, and a word of the sentence that says why.
@@ -51,6 +60,7 @@ REFUSED = {
     "a setting that there is not": (["--set", "settings.PENSTOCK_CONCURENCY=3"], "PENSTOCK_CONCURENCY"),
     "a setting that is the chart's own": (["--set", "settings.PENSTOCK_GRACE_SECONDS=3"], "set worker.graceSeconds"),
     "a secret among the settings": (["--set", "settings.DATABASE_URL=postgres://a"], "put it into the Secret"),
+    "Redis' password among the settings": (["--set", "settings.REDIS_URL=redis://:a@b"], "settings.REDIS_URL would be readable"),
     "no Secret": (["--set", "existingSecret="], "existingSecret is not set"),
     "more replicas at least than at most":
         (["--set", "api.autoscaling.enabled=true,api.autoscaling.minReplicas=5,api.autoscaling.maxReplicas=2"], "minReplicas (5)"),
@@ -70,7 +80,13 @@ REFUSED = {
     "a pipeline that the chart adds itself": (["--set", "pipelines.smoke\\.yaml=a"], "smoke.yaml"),
     "a Secret's name that is none": (["--set", "existingSecret=My_Secret"], "existingSecret"),
     "a variable twice": (["--set", "extraEnv[0].name=A,extraEnv[1].name=A"], "extraEnv has A twice"),
-    "a variable that is the chart's own": (["--set", "extraEnv[0].name=PENSTOCK_PIPELINES"], "PENSTOCK_PIPELINES is the chart's own"),
+    **{f"{name}, which is the chart's own": (["--set-string", f"extraEnv[0].name={name},extraEnv[0].value=9"], f"{name} is the chart's own")
+       for name in OWN},
+    **{f"{name} as an open text": (["--set", f"extraEnv[0].name={name},extraEnv[0].value=open"], f"extraEnv: {name} would be readable")
+       for name in SECRETS},
+    "a secret variable of nothing": (["--set", "extraEnv[0].name=DATABASE_URL"], "extraEnv: DATABASE_URL would be readable"),
+    "a bound that any run is late by": (["--set", "alerts.dispatcherLateSeconds=30"], "dispatcherLateSeconds"),
+    "a bound that is no number": (["--set-string", "alerts.dispatcherLateSeconds=5m"], "dispatcherLateSeconds"),
     "a volume that is the chart's own": (["--set", "extraVolumes[0].name=pipelines"], "extraVolumes"),
     "alert rules of two places": (["--set", "alerts.hooks=a,alerts.existingSecret=b"], "both set"),
     "alert rules without receivers": (["--set", "alerts.hooks.rules[0].rule=stuck_rows"], "hooks"),

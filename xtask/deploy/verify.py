@@ -3,6 +3,7 @@
 Arguments: the project's folder, helm, kubectl, docker-compose, hadolint, promtool.
 """
 
+import base64
 import functools
 import json
 import pathlib
@@ -117,6 +118,10 @@ def chart():
     check("the chart has every extra", required.faults(rendered["everything"], required.CORE | required.EXTRAS))
     for name in ("alert rules as a file", "everywhere", "everything"):
         check(f"{name}: the worker reads alert rules", alerts_missing(rendered[name]))
+    late = [rules_file(rendered[name]) for name in ("everything", "a dispatcher that comes rarely", "large numbers")]
+    plain = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    check("the alert rules are the file's, with the bound of the values", [
+        f"with {seconds} s" for seconds, found in zip((300, 900, 1000000), late) if found != with_bound(plain, seconds)])
     for name, (arguments, reason) in variants.REFUSED.items():
         documents, error = render("release", *variants.SECRET, *arguments)
         check(f"the chart refuses {name}",
@@ -128,6 +133,17 @@ def chart():
     check("the values' schema knows every setting",
           set(settings) ^ {name for name in sources.settings() if name.startswith("PENSTOCK_")})
     texts()
+
+
+def rules_file(documents):
+    return next((o["spec"] for o in documents if o["kind"] == "PrometheusRule"), None)
+
+
+def with_bound(plain, seconds):
+    """The rules with another time after which a dispatcher is late."""
+    late = plain["groups"][0]["rules"][0]
+    assert late["alert"] == "PenstockDispatcherLate" and late["expr"].count("> 300 or") == 1
+    return json.loads(json.dumps(plain).replace("> 300 or", f"> {seconds} or"))
 
 
 def numbers_lost(documents):
@@ -234,7 +250,14 @@ def kustomize():
         whole = pathlib.Path(copied) / "k8s"
         shutil.copytree(ROOT / "k8s", whole)
         overlay = whole / "overlays" / "example" / "kustomization.yaml"
-        overlay.write_text(uncommented(overlay.read_text()))
+        text, pipeline = overlay.read_text(), overlay.parent / "pipelines" / "invite.yaml"
+        before, definition = migration(overlay.parent), pipeline.read_text()
+        pipeline.write_text(definition + "# edited\n")
+        overlay.write_text(text.replace("AWS_REGION=eu-central-1", "AWS_REGION=eu-west-1"))
+        check("k8s/overlays/example: an edit of a pipeline or a setting leaves the migration's Job as it is",
+              [] if before and before == migration(overlay.parent) else ["a Job cannot be changed"])
+        pipeline.write_text(definition)
+        overlay.write_text(uncommented(text))
         code, out, error = call(KUBECTL, "kustomize", overlay.parent)
         documents = load(out) if code == 0 else []
         check("k8s/overlays/example with its components: strict",
@@ -258,6 +281,10 @@ def kustomize():
              "k8s/base/kustomization.yaml": yaml.safe_load(sources.read("k8s/base/kustomization.yaml"))["images"][0]["newTag"],
              "Dockerfile": re.search(r"^ARG VERSION=(.*)", sources.read("Dockerfile"), re.M).group(1)}
     check("all name one version", [f"{file}: {name}" for file, name in named.items() if name != version])
+
+
+def migration(folder):
+    return next((o for o in load(call(KUBECTL, "kustomize", folder)[1]) if o["kind"] == "Job"), None)
 
 
 def uncommented(text):
@@ -314,7 +341,7 @@ def tools():
         prometheus_rules(pathlib.Path(folder))
 
 
-def composed(file, environment=ROOT / ".env.example"):
+def composed(file, environment):
     code, out, error = call("env", "-i", COMPOSE, "--project-directory", ROOT, "--env-file", environment, "-f", file,
                             "--profile", "tools", "--profile", "sandbox", "config", "--format", "json")
     return (json.loads(out), None) if code == 0 else (None, error)
@@ -323,12 +350,21 @@ def composed(file, environment=ROOT / ".env.example"):
 def compose(folder):
     file = ROOT / "docker-compose.yml"
     text = file.read_text()
-    config, error = composed(file)
+    example = ROOT / ".env.example"
+    made, faults = own_environment(text, example, folder / "own")
+    check("compose: its first command makes a password and a key", faults)
+    config, error = composed(file, made)
     check("docker compose config", [error] if error else [])
     check("compose services", compose_faults(config) if config else [])
+    check("compose: the bucket is made, however late the filer comes", bucket_faults(config, folder) if config else [])
     check("caught: compose without a .env", ["it passed"] if composed(file, "/dev/null")[0] else [])
+    check("caught: a .env that nobody filled in", ["it passed"] if composed(file, example)[0] else [])
+    for name in ("POSTGRES_PASSWORD", "PENSTOCK_ENCRYPTION_KEYS"):
+        half = folder / "half"
+        half.write_text(re.sub(f"^{name}=.*", f"{name}=", made.read_text(), flags=re.M))
+        check(f"caught: a .env without {name}", ["it passed"] if composed(file, half)[0] else [])
     with_secrets = folder / "env"
-    with_secrets.write_text((ROOT / ".env.example").read_text() + "SLACK_WEBHOOK_URL=https://hooks.example.com\n")
+    with_secrets.write_text(made.read_text() + "SLACK_WEBHOOK_URL=https://hooks.example.com\n")
     whole = folder / "whole.yml"
     whole.write_text(uncommented(text))
     config, error = composed(whole, with_secrets)
@@ -348,8 +384,57 @@ def compose(folder):
     }.items():
         broken_file = folder / "compose.yml"
         broken_file.write_text(wrong)
-        config, _ = composed(broken_file)
+        config, _ = composed(broken_file, made)
         check(f"caught: {name}", ["it passed"] if wrong == text or (config and not list(compose_faults(config))) else [])
+
+
+def own_environment(text, example, folder):
+    """The .env that the command in docker-compose.yml makes of the example, and what is wrong with it."""
+    command = re.search(r"^#   (test -e \.env .*\n(?:#     .*\n)*)", text, re.M).group(1).replace("\n#   ", "\n")
+    folder.mkdir()
+    shutil.copy(example, folder / ".env.example")
+    made, found = folder / ".env", []
+    for _ in range(2):
+        before = made.read_text() if made.exists() else None
+        done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
+        found += [done.stderr] if done.returncode or done.stderr else []
+        if before not in (None, made.read_text()):
+            found.append("a second time, it puts another key in the place of the one that is in use")
+    values = dict(re.findall(r"^([A-Z_]+)=(.*)$", made.read_text(), re.M))
+    if not re.fullmatch(r"[0-9a-f]{32,}", values["POSTGRES_PASSWORD"]):
+        found.append("the password is not hexadecimal, and becomes a part of a URL")
+    name, _, key = values["PENSTOCK_ENCRYPTION_KEYS"].partition(":")
+    if not name or len(base64.b64decode(key)) != 32:
+        found.append("the key is not a name and 32 bytes")
+    if command.strip().replace("\n  ", "\n") not in sources.read("docs/operate.md").replace("\n  ", "\n"):
+        found.append("docs/operate.md says another command")
+    return made, found
+
+
+# `weed shell` as it is: it exits with 0 whatever became of its command. Here the filer is there from the third on.
+WEED = """#!/bin/sh
+read -r command
+echo once >> "$0.asked"
+[ "$(wc -l < "$0.asked")" -ge 3 ] || { echo "error: no filer" >&2; exit 0; }
+case "$command" in
+  "s3.bucket.create -name penstock") touch "$0.made" ;;
+  s3.bucket.list) [ -e "$0.made" ] && printf '  penstock\\tsize:0\\tchunk:0\\n' ;;
+esac
+exit 0
+"""
+
+
+def bucket_faults(config, folder):
+    services = config["services"]
+    if not any(":8333" in word for word in services["objects"]["healthcheck"]["test"]):
+        yield "the health of objects is not S3's"
+    weed = folder / "weed"
+    weed.write_text(WEED)
+    weed.chmod(0o755)
+    script = services["bucket"]["entrypoint"][-1].replace("$$", "$")
+    done = subprocess.run(["sh", "-c", f'PATH="{folder}:$PATH"\n{script}'], capture_output=True, text=True, timeout=60)
+    if done.returncode or not pathlib.Path(f"{weed}.made").exists():
+        yield f"it ended with {done.returncode}, and there is no bucket: {done.stdout}{done.stderr}"
 
 
 def compose_faults(config):

@@ -3,8 +3,11 @@
 use actix_web::{HttpResponse, web};
 use penstock_flow::metrics;
 use penstock_flow::readiness::readiness;
+use serde::Deserialize;
 use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
+use crate::query::Query;
 use crate::state::ApiState;
 
 /// Lives as long as it answers.
@@ -14,13 +17,34 @@ pub async fn livez() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
+/// An engine.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// The database.
+    Database,
+}
+
+/// What readiness goes by.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct ReadyQuery {
+    /// The only engine that it goes by. Without the queue this service goes on: uploads are taken and everything can be read.
+    only: Option<Engine>,
+}
+
 /// Ready while its engines answer.
-#[utoipa::path(get, operation_id = "ready", path = "/readyz", tag = "operations",
+#[utoipa::path(get, operation_id = "ready", path = "/readyz", tag = "operations", params(ReadyQuery),
     responses((status = 200, description = "All engines answer", body = Object),
         (status = 503, description = "One does not; which one, and why", body = Object)))]
-pub async fn readyz(state: web::Data<ApiState>) -> HttpResponse {
+pub async fn readyz(state: web::Data<ApiState>, Query(query): Query<ReadyQuery>) -> HttpResponse {
     let report = readiness(&state.engines).await;
-    let mut response = if report.ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    let ready = match query.only {
+        Some(Engine::Database) => report.database_answers(),
+        None => report.ready,
+    };
+    let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.json(report)
 }
 

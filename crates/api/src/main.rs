@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use penstock_api::ApiState;
 use penstock_app::engines::choose;
+use penstock_app::startup::{Patience, await_engines};
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Role, Settings, StartError, boot, shutdown};
 
@@ -48,7 +49,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let pipelines = boot::pipelines_of(&settings)?;
     let chosen = choose(&settings, pipelines, Role::Service).await?;
     let stop = shutdown::on_signal();
-    penstock_app::startup::await_engines(&chosen, Some(settings.bind), &stop).await?;
+    await_engines(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
     let sources = chosen.sources(None, Some(Arc::default()));
     let state = ApiState {
         engines: chosen.engines.clone(),

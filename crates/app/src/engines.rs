@@ -101,6 +101,14 @@ impl Chosen {
 
     /// How a worker of this name works.
     pub fn worker_policy(&self, settings: &Settings, name: String) -> WorkerPolicy {
+        let longest = self.engines.pipelines.iter().map(|pipeline| pipeline.worst_call()).max();
+        if longest.is_some_and(|longest| Duration::from_secs(settings.grace_seconds) <= longest) {
+            tracing::warn!(
+                grace_seconds = settings.grace_seconds,
+                longest_call_seconds = longest.map_or(0, |longest| longest.as_secs()),
+                "calls may be cut short when this worker stops: set PENSTOCK_GRACE_SECONDS to more than the longest call, and the time it has to end to more than that"
+            );
+        }
         WorkerPolicy {
             extract: self.extract_policy(name.clone()),
             name,

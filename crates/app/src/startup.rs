@@ -13,27 +13,46 @@ use crate::{Chosen, StartError};
 
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// A schema that is an older one for longer than this is not being migrated.
+/// It is said anew that a service still waits.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// A schema that is an older one for longer than this is not being migrated, as far as a single run goes.
 const MIGRATING: Duration = Duration::from_secs(3);
 
-/// Waits until the database answers, and sees that its schema is this program's and the engines' versions are served. A
-/// database that has none yet may be about to get one: that is waited for as well. Meanwhile `health` answers
-/// `/livez`, so that nobody restarts a service for another one's absence. From then on the engines' clock is the
+/// How long is waited for a schema that is not there yet, or an older one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// A service: for as long as it takes, because a migration takes as long as it takes, and who is restarted instead
+    /// comes the later. `/livez` is answered meanwhile, where there is an address for it.
+    Service(Option<SocketAddr>),
+    /// A single run: a moment. The next one comes soon.
+    Run,
+}
+
+/// Waits until the database answers, and sees that its schema is this program's and the engines' versions are served.
+/// Nobody restarts a service for another one's absence: it lives meanwhile. From then on the engines' clock is the
 /// database's, until `stop`.
 ///
 /// # Errors
-/// When the schema is a newer one, or stays an older one, or an engine's version an older one than is needed; when it was asked to stop meanwhile.
+/// When the schema is a newer one, or in a single run stays an older one, or an engine's version is an older one than is
+/// needed; when it was asked to stop meanwhile.
 pub async fn await_engines(
     chosen: &Chosen,
-    health: Option<SocketAddr>,
+    patience: Patience,
     stop: &CancellationToken,
 ) -> Result<(), StartError> {
     let engines = &chosen.engines;
     let mut room = None;
     let mut older_since = None;
-    while let Some(missing) = missing(engines, &mut older_since).await? {
-        if room.is_none() {
+    let mut said_at: Option<Instant> = None;
+    while let Some(missing) = missing(engines, patience, &mut older_since).await? {
+        if said_at.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
             tracing::warn!(error = %missing, "waiting for the database");
+            said_at = Some(Instant::now());
+        }
+        if let Patience::Service(health) = patience
+            && room.is_none()
+        {
             room = Some(WaitingRoom::open(health));
         }
         tokio::select! {
@@ -55,13 +74,16 @@ pub async fn await_engines(
 /// What has to be waited for; none when the schema is there.
 async fn missing(
     engines: &Engines,
+    patience: Patience,
     older_since: &mut Option<Instant>,
 ) -> Result<Option<StoreError>, StartError> {
     match engines.store.check_schema().await {
         Ok(()) => Ok(None),
-        // Between the first migration and the last it is an older one.
+        // Before the first migration there is none, and between the first and the last an older one.
         Err(error @ StoreError::Schema { found, needed, .. })
-            if found < needed && older_since.get_or_insert_with(Instant::now).elapsed() < MIGRATING =>
+            if found < needed
+                && (patience != Patience::Run
+                    || older_since.get_or_insert_with(Instant::now).elapsed() < MIGRATING) =>
         {
             Ok(Some(error))
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use penstock_api::ApiState;
 use penstock_api::server::Handle;
 use penstock_app::engines::choose;
+use penstock_app::startup::{Patience, await_engines};
 use penstock_app::{Chosen, Role, Settings, StartError, boot, data_dir, shutdown};
 use penstock_domain::pipeline::Catalog;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ pub async fn start(
     if chosen.embedded {
         engines.store.migrate().await.map_err(said)?;
     }
-    penstock_app::startup::await_engines(&chosen, Some(settings.bind), &stop).await?;
+    await_engines(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
     if chosen.embedded {
         // One process serves this database: whatever was queued or leased was its predecessor's.
         let swept = engines.store.sweep(engines.clock.now(), 0, true).await.map_err(said)?;

@@ -9,11 +9,12 @@ use crate::output::Output;
 
 pub async fn run(opened: &Opened, batch: BatchId, row: Option<u32>, out: Output) -> Result<bool, StartError> {
     let batch = opened.batch(batch).await?;
-    let engines = &opened.chosen.engines;
-    let waits =
-        waiting::explain(engines, Some(&opened.chosen.caller), &batch, row, opened.settings.rows_per_owner)
-            .await
-            .map_err(said)?;
+    let chosen = &opened.chosen;
+    // Limits that live in the service's own process are not seen from here.
+    let caller = (!chosen.local).then_some(chosen.caller.as_ref());
+    let waits = waiting::explain(&chosen.engines, caller, &batch, row, opened.settings.rows_per_owner)
+        .await
+        .map_err(said)?;
     out.say(&waits, || {
         let lines: Vec<String> = waits
             .iter()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use penstock_app::engines::choose;
 use penstock_app::settings::parse_span;
+use penstock_app::startup::{Patience, await_engines};
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Role, Settings, StartError, boot, shutdown};
 
@@ -55,7 +56,8 @@ async fn run(program: Program) -> Result<(), StartError> {
     let chosen = choose(&program.settings, pipelines, Role::Service).await?;
     let policy = chosen.dispatch_policy(&program.settings);
     let stop = shutdown::on_signal();
-    penstock_app::startup::await_engines(&chosen, None, &stop).await?;
+    let patience = if program.every.is_some() { Patience::Service(None) } else { Patience::Run };
+    await_engines(&chosen, patience, &stop).await?;
     if let Some(pause) = program.every {
         penstock_dispatcher::every(&chosen.engines, &policy, pause, &stop).await;
         return Ok(());

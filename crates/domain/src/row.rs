@@ -79,6 +79,9 @@ pub struct AttemptRecord {
     pub code: String,
     /// The answer's HTTP status, when there was an answer.
     pub http_status: Option<u16>,
+    /// It tried whether a dependency is well again whose breaker had opened, and cost no attempt.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
 }
 
 /// What a failed row keeps for its owner. Sealed as a whole; `code`, `step` and `http_status` also stand in

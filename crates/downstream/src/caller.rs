@@ -73,6 +73,8 @@ pub enum Called {
         response: Option<Response>,
         /// From sending to the end of the answer.
         elapsed: Duration,
+        /// Whether it was a probe of the half-open breaker.
+        probe: bool,
     },
 }
 
@@ -133,7 +135,7 @@ impl Caller {
         // Before any limit is touched: what cannot be sent takes nothing.
         let Some(request) = self.client.prepare(dependency, request, &extra) else {
             let verdict = Verdict::Fail { code: code::TEMPLATE_ERROR.to_owned() };
-            return Called::Answered { verdict, response: None, elapsed: Duration::ZERO };
+            return Called::Answered { verdict, response: None, elapsed: Duration::ZERO, probe: false };
         };
         let gates = Gates::of(dependency, demand.owner, self.limiter.cold_wait_us());
         let lease_us = limit::micros(dependency.timeout + SLOT_MARGIN);
@@ -167,7 +169,7 @@ impl Caller {
         }
         let status = response.as_ref().map(|response| response.status);
         self.figures.count(&dependency.name, |figures| figures.called(&verdict, status, elapsed));
-        Called::Answered { verdict, response, elapsed }
+        Called::Answered { verdict, response, elapsed, probe }
     }
 
     /// How long any call to the dependency would wait at least, as far as this worker knows. What an owner's own limit
@@ -181,6 +183,15 @@ impl Caller {
         let gates = Gates::of(dependency, owner, self.limiter.cold_wait_us());
         let own = gates.owner.map_or(Duration::ZERO, |(name, _)| self.known_wait(&name));
         own.max(self.known_wait(&gates.dependency))
+    }
+
+    /// Whether this worker has met the limits of a call to the dependency for this owner. Of a gate that nobody has met, what
+    /// is granted first may be a second away, and then what is asked for beside it is further.
+    pub fn has_met(&self, dependency: &Dependency, owner: Option<&str>) -> bool {
+        let gates = Gates::of(dependency, owner.unwrap_or_default(), self.limiter.cold_wait_us());
+        let free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = gates.owner.as_ref().filter(|_| owner.is_some());
+        free_at.contains_key(&gates.dependency) && own.is_none_or(|(name, _)| free_at.contains_key(name))
     }
 
     fn known_wait(&self, gate: &str) -> Duration {
@@ -198,7 +209,7 @@ impl Caller {
         self.lines.waiting(&gate) > limit.limit as usize / 4
     }
 
-    /// A dependency's limits as they stand for an owner; none when nothing is known of them.
+    /// A dependency's limits as they stand for an owner; none when the limiter does not answer.
     pub async fn peek(&self, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
         self.limiter.peek(&Gates::of(dependency, owner, self.limiter.cold_wait_us())).await
     }
@@ -263,6 +274,7 @@ impl Caller {
         let answered = Instant::now();
         // While this one waits for its moment others in line may ask for later ones.
         *turn = None;
+        self.meet(gates);
         if wait > 0.0 {
             self.remember(gates, Reason::Rate, self.clock.now() + limit::duration(wait));
             mark.get_or_insert_with(waiting);
@@ -306,6 +318,24 @@ impl Caller {
         Called::Waits { until, reason: denied.reason }
     }
 
+    /// Leave was given: the gates are known from now on.
+    fn meet(&self, gates: &Gates) {
+        let now = self.clock.now();
+        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        for gate in std::iter::once(&gates.dependency).chain(gates.owner.as_ref().map(|(name, _)| name)) {
+            if !free_at.contains_key(gate) {
+                Self::forget_some(&mut free_at, now);
+                free_at.insert(gate.clone(), now);
+            }
+        }
+    }
+
+    fn forget_some(free_at: &mut HashMap<String, Timestamp>, now: Timestamp) {
+        if free_at.len() >= MOST_REMEMBERED {
+            free_at.retain(|_, at| *at > now);
+        }
+    }
+
     /// When the gate is free again of which the reason speaks. What an owner's own limit says tells nothing about others.
     fn remember(&self, gates: &Gates, reason: Reason, at: Timestamp) {
         let own = match reason {
@@ -317,10 +347,7 @@ impl Caller {
         match free_at.get_mut(gate) {
             Some(known) => *known = at,
             None => {
-                if free_at.len() >= MOST_REMEMBERED {
-                    let now = self.clock.now();
-                    free_at.retain(|_, at| *at > now);
-                }
+                Self::forget_some(&mut free_at, self.clock.now());
                 free_at.insert(gate.clone(), at);
             }
         }

@@ -33,7 +33,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 pub struct Response {
     /// Its status.
     pub status: u16,
-    /// Its headers, names in lower case; the last of several.
+    /// Its headers, names in lower case; the last of several, and of `RateLimit` all.
     pub headers: BTreeMap<String, String>,
     /// Its body: JSON, a string when it is none, null when it is empty.
     pub body: Value,
@@ -127,11 +127,16 @@ impl Prepared {
             Err(error) => return (failure(&error), None),
         };
         let status = answer.status().as_u16();
-        let headers: BTreeMap<String, String> = answer
+        let mut headers: BTreeMap<String, String> = answer
             .headers()
             .iter()
             .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
             .collect();
+        // A list may come in several lines (RFC 9110, 5.3): each may be the policy that is used up.
+        if let Some(limits) = headers.get_mut("ratelimit") {
+            let lines = answer.headers().get_all("ratelimit");
+            *limits = lines.iter().filter_map(|line| line.to_str().ok()).collect::<Vec<_>>().join(", ");
+        }
         let until = wait_until(status, &headers, clock.now());
         match body(answer).await {
             Ok((body, json)) => (

@@ -17,7 +17,7 @@ local CUT_LITTLE, CUT_PAUSED, CUT_BLIND = 0.9, 0.75, 0.5
 local KEEP_MS = 6 * 3600 * 1000
 
 local FIELDS = { 'tat', 'paused_until', 'factor', 'ceiling', 'since', 'deaf_until', 'climb', 'window_start', 'good', 'bad',
-  'open_until', 'probes_out', 'probes_good', 'probing_since', 'known_since', 'used_at' }
+  'run', 'open_until', 'probes_out', 'probes_good', 'probing_since', 'known_since', 'used_at' }
 local DEFAULTS = { factor = 1, ceiling = 1, climb = SOONEST }
 
 local asked = cjson.decode(ARGV[1])
@@ -51,6 +51,10 @@ end
 
 local function empty_at(rate, at)
   return at + tolerance(rate) - rate.interval_us
+end
+
+local function unknown_at(rate, cold_wait)
+  return empty_at(rate, now + math.max(cold_wait, rate.interval_us - MARGIN))
 end
 
 local function moment_of(rate, tat, soonest, cost)
@@ -107,7 +111,7 @@ end
 -- breaker.rs
 
 local function reset_breaker(gate)
-  gate.window_start, gate.good, gate.bad, gate.open_until = 0, 0, 0, 0
+  gate.window_start, gate.good, gate.bad, gate.run, gate.open_until = 0, 0, 0, 0, 0
   gate.probes_out, gate.probes_good, gate.probing_since = 0, 0, 0
 end
 
@@ -149,8 +153,10 @@ local function breaker_told(gate, good, bad, probe)
   end
   gate.good = gate.good + good
   gate.bad = gate.bad + bad
+  gate.run = good > 0 and bad or gate.run + bad
   local calls = gate.good + gate.bad
-  if bad > 0 and calls >= policy.min_calls and gate.bad * 10000 >= policy.failure_bp * calls then open() end
+  local share_passed = gate.bad * 10000 >= policy.failure_bp * calls
+  if bad > 0 and (gate.run >= policy.min_calls or calls >= policy.min_calls and share_passed) then open() end
 end
 
 local function breaker_state(gate)
@@ -171,7 +177,7 @@ local function load(index)
   local rate = gate.policy.rate
   if gate.used_at > 0 and restarted_since(gate.used_at) then
     gate.known_since = now
-    if rate and gate.tat > 0 then gate.tat = math.max(gate.tat, empty_at(rate, now + gate.policy.cold_wait_us)) end
+    if rate and gate.tat > 0 then gate.tat = math.max(gate.tat, unknown_at(rate, gate.policy.cold_wait_us)) end
   end
   return gate
 end
@@ -189,7 +195,7 @@ end
 
 local function tat_of(gate)
   local rate = gate.policy.rate
-  if gate.tat == 0 then gate.tat = empty_at(rate, now + gate.policy.cold_wait_us) end
+  if gate.tat == 0 then gate.tat = unknown_at(rate, gate.policy.cold_wait_us) end
   gate.tat = math.min(gate.tat, furthest(rate))
   if gate.paused_until > 0 then return math.max(gate.tat, empty_at(rate, gate.paused_until)) end
   return gate.tat

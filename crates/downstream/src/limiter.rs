@@ -105,7 +105,8 @@ pub trait Limiter: Send + Sync {
     async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied>;
     /// A granted call has ended, or (with a feedback that says nothing) was not made.
     async fn report(&self, grant: Grant, feedback: Feedback);
-    /// The gates as they stand, taken together; none when nothing is known of them.
+    /// The gates as they stand, taken together; none when the limiter does not answer. A gate of which nothing is known
+    /// (it was never passed, or its state was lost) holds nothing up.
     async fn peek(&self, gates: &Gates) -> Option<Snapshot>;
     /// How long a gate whose state was lost stays shut, microseconds.
     fn cold_wait_us(&self) -> f64;

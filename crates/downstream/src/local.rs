@@ -85,13 +85,12 @@ impl Limiter for LocalLimiter {
     async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
         let now = micros(self.clock.as_ref());
         let all = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = all.get(&gates.dependency)?;
-        let whole = kept.dependency.snapshot(&gates.policy, now);
-        let owner = gates
-            .owner
-            .as_ref()
-            .and_then(|(name, policy)| Some(kept.owners.get(name)?.snapshot(policy, now)));
-        Some(owner.map_or(whole, |owner| whole.and(owner)))
+        let unknown = Gate::default();
+        let kept = all.get(&gates.dependency);
+        let whole = kept.map_or(&unknown, |kept| &kept.dependency).snapshot(&gates.policy, now);
+        let Some((name, policy)) = &gates.owner else { return Some(whole) };
+        let owner = kept.and_then(|kept| kept.owners.get(name)).unwrap_or(&unknown);
+        Some(whole.and(owner.snapshot(policy, now)))
     }
 
     fn cold_wait_us(&self) -> f64 {

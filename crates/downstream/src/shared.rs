@@ -149,7 +149,8 @@ impl Limiter for SharedLimiter {
 
     async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
         let seen: Vec<Vec<String>> = self.server.invoke(gates, Asked::about("peek", 0)).await?;
-        seen.iter().filter_map(|gate| wire::snapshot(gate)).reduce(Snapshot::and)
+        let seen: Option<Vec<Snapshot>> = seen.iter().map(|gate| wire::snapshot(gate)).collect();
+        seen?.into_iter().reduce(Snapshot::and)
     }
 
     fn cold_wait_us(&self) -> f64 {

@@ -118,7 +118,7 @@ async fn what_is_sent_and_what_is_read() {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         ..demand(&api)
     };
-    let Called::Answered { verdict: Verdict::Success, response: Some(response), elapsed } =
+    let Called::Answered { verdict: Verdict::Success, response: Some(response), elapsed, .. } =
         call(&local(), &demand, request).await
     else {
         panic!("it should have succeeded");
@@ -170,6 +170,16 @@ async fn a_word_to_wait_holds_the_dependency_and_costs_no_attempt() {
     }
     assert!(caller.predicted_wait(&api) > Duration::from_millis(1500));
     assert_eq!(server.arrived().len(), 1);
+}
+
+#[tokio::test]
+async fn of_several_policies_the_one_that_is_used_up_counts_in_whatever_lines_they_come() {
+    let server = Server::start(1000, 1000);
+    let api = dependency(server.url());
+    let before = SystemClock.now();
+    let (verdict, _) = verdict(&local(), &demand(&api), "/policies").await;
+    let Verdict::Throttled { until: Some(until) } = verdict else { panic!("{verdict:?}") };
+    assert!((1990..3000).contains(&until.since(before).as_millis()), "{until}");
 }
 
 #[tokio::test]

@@ -185,6 +185,7 @@ async fn without_redis_nothing_is_called() {
     }
     assert_eq!(limiter.confirm(&gates, &ask).await.unwrap_err().reason, Reason::Unavailable);
     assert!(began.elapsed() < Duration::from_secs(4), "a row does not wait for Redis for long");
+    assert_eq!(limiter.peek(&gates).await, None, "that it does not answer is told");
 }
 
 #[tokio::test]

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use penstock_domain::fair::{self, BatchOffer, OwnerOffer};
-use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq, RowRef};
+use penstock_domain::ids::{BatchSeq, OwnerSeq, RowRef};
 use penstock_domain::outcome::code;
 use penstock_domain::time::Timestamp;
 use penstock_queue::{Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet};
 use penstock_store::StoreError;
-use penstock_store::dispatch::{OwnerLoad, RunRecord, StuckRows, SweepPlan, Swept, Take};
+use penstock_store::dispatch::{BatchLoad, OwnerLoad, RunRecord, StuckRows, SweepPlan, Swept, Take};
 use serde::Serialize;
 use tracing::field::Empty;
 
@@ -206,7 +206,7 @@ async fn release_rows(
         }
         let mut short = false;
         let batches = loads.iter().flat_map(|load| &load.batches);
-        let ids: HashMap<BatchSeq, BatchId> = batches.map(|batch| (batch.batch, batch.id)).collect();
+        let offered: HashMap<BatchSeq, &BatchLoad> = batches.map(|batch| (batch.batch, batch)).collect();
         for chunk in shares.chunks(TAKES_PER_RELEASE) {
             let now = engines.clock.now();
             let takes: Vec<Take> =
@@ -217,7 +217,7 @@ async fn release_rows(
                 // The others of the chunk are offered again without it.
                 Err(error @ StoreError::Overdrawn { batch, .. }) => {
                     let batch = BatchSeq(batch);
-                    let id = ids.get(&batch).map(ToString::to_string).unwrap_or_default();
+                    let id = offered.get(&batch).map(|load| load.id.to_string()).unwrap_or_default();
                     tracing::error!(%error, batch = id, "{MISCOUNTED}");
                     exhausted.insert(batch);
                     passes += 1;
@@ -237,13 +237,14 @@ async fn release_rows(
                 }
                 cap = cap.map(|left| left.saturating_sub(got));
                 if got > 0
-                    && let Some(id) = ids.get(&share.batch)
+                    && let Some(batch) = offered.get(&share.batch)
                 {
-                    let span = tracing::info_span!("release", batch = %id, rows = got, trace_id = Empty);
-                    engines.traces.of_batch(&span, id.0);
+                    let span =
+                        tracing::info_span!("release", batch = %batch.id, rows = got, trace_id = Empty);
+                    engines.traces.of_batch(&span, batch.id.0);
                     tracing::debug!(parent: &span, "rows are released");
+                    schedule.add(engines, &loads[share.owner], batch, numbers, interval);
                 }
-                schedule.add(engines, &loads[share.owner], share.batch, numbers, interval);
                 tally(report, &loads, std::iter::once((share.owner, got)));
             }
         }
@@ -266,7 +267,7 @@ fn plan(
     cap: Option<u32>,
 ) -> Vec<fair::Share> {
     let offers: Vec<OwnerOffer> = loads.iter().map(|load| offer(engines, policy, load)).collect();
-    fair::plan(&offers, cap)
+    fair::plan(&offers, cap, &mut || engines.chance.unit())
 }
 
 fn offer(engines: &Engines, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerOffer {
@@ -281,6 +282,7 @@ fn offer(engines: &Engines, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerO
             batch: batch.batch,
             room,
             priority: batch.priority,
+            served_at: batch.served_at,
             rows: batch.fresh.saturating_add(batch.returned),
         });
     }
@@ -293,7 +295,13 @@ fn offer(engines: &Engines, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerO
         })
         .collect();
     let quota = load.rows.unwrap_or(policy.rows_per_owner);
-    OwnerOffer { quota: quota.saturating_sub(load.in_flight), weight: load.weight, rooms, batches }
+    OwnerOffer {
+        quota: quota.saturating_sub(load.in_flight),
+        weight: load.weight,
+        served_at: load.served_at,
+        rooms,
+        batches,
+    }
 }
 
 /// Owners of later passes may be others: they are told apart by their keys.
@@ -319,7 +327,23 @@ struct Schedule {
 
 struct OwnerSchedule {
     weight: u32,
-    rows: Vec<(RowRef, Duration)>,
+    /// Tells who is first of owners whose turn it is at the same time.
+    lot: u32,
+    batches: HashMap<BatchSeq, BatchSchedule>,
+}
+
+struct BatchSchedule {
+    /// The same among its owner's batches.
+    lot: u32,
+    spread: Duration,
+    rows: Vec<RowRef>,
+}
+
+/// A random number that decides between equals.
+fn draw(engines: &Engines) -> u32 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in [0, 2³²)")]
+    let lot = (engines.chance.unit() * 4_294_967_296.0) as u32;
+    lot
 }
 
 impl Schedule {
@@ -327,22 +351,23 @@ impl Schedule {
         &mut self,
         engines: &Engines,
         load: &OwnerLoad,
-        batch: BatchSeq,
+        batch: &BatchLoad,
         numbers: &[u32],
         interval: Duration,
     ) {
-        let pipeline =
-            load.batches.iter().find(|offer| offer.batch == batch).map(|offer| offer.pipeline.as_str());
-        let pipeline = pipeline.unwrap_or_default();
+        let pipeline = batch.pipeline.as_str();
         let spread =
             engines.pipelines.get(pipeline).and_then(|pipeline| pipeline.dispatch.spread).unwrap_or(interval);
-        let owner = self
-            .lanes
-            .entry(pipeline.to_owned())
-            .or_default()
-            .entry(load.owner.0)
-            .or_insert_with(|| OwnerSchedule { weight: load.weight.max(1), rows: Vec::new() });
-        owner.rows.extend(numbers.iter().map(|number| (RowRef { batch, number: *number }, spread)));
+        let owner =
+            self.lanes.entry(pipeline.to_owned()).or_default().entry(load.owner.0).or_insert_with(|| {
+                OwnerSchedule { weight: load.weight.max(1), lot: draw(engines), batches: HashMap::new() }
+            });
+        let schedule = owner.batches.entry(batch.batch).or_insert_with(|| BatchSchedule {
+            lot: draw(engines),
+            spread,
+            rows: Vec::new(),
+        });
+        schedule.rows.extend(numbers.iter().map(|number| RowRef { batch: batch.batch, number: *number }));
     }
 
     /// Each owner's rows evenly over the spread, owners interleaved by weight, in packets.
@@ -352,32 +377,29 @@ impl Schedule {
 }
 
 fn packets(lane: &str, owners: HashMap<i64, OwnerSchedule>, now: Timestamp) -> Vec<Message> {
-    let mut rows: Vec<(u64, u64, RowRef)> = Vec::new();
+    let mut rows: Vec<(u64, u64, u32, RowRef)> = Vec::new();
     for owner in owners.into_values() {
-        let count = owner.rows.len().max(1) as u64;
         // Batches of one owner take turns too: by the row's place in its own batch.
-        let mut places: HashMap<BatchSeq, u64> = HashMap::new();
-        let mut order: Vec<(u64, RowRef, Duration)> = owner
-            .rows
-            .into_iter()
-            .map(|(row, spread)| {
-                let place = places.entry(row.batch).or_default();
-                *place += 1;
-                (*place, row, spread)
+        let mut order: Vec<(usize, u32, RowRef, Duration)> = owner
+            .batches
+            .into_values()
+            .flat_map(|BatchSchedule { lot, spread, rows }| {
+                rows.into_iter().enumerate().map(move |(place, row)| (place, lot, row, spread))
             })
             .collect();
-        order.sort_by_key(|(place, row, _)| (*place, row.batch));
-        for (index, (_, row, spread)) in order.into_iter().enumerate() {
+        order.sort_unstable_by_key(|(place, lot, row, _)| (*place, *lot, row.batch));
+        let count = order.len().max(1) as u64;
+        for (index, (_, _, row, spread)) in order.into_iter().enumerate() {
             let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
             let delay = spread_ms.saturating_mul(index as u64) / count;
-            rows.push((delay, (index as u64 + 1) * 1000 / u64::from(owner.weight), row));
+            rows.push((delay, (index as u64 + 1) * 1000 / u64::from(owner.weight), owner.lot, row));
         }
     }
     rows.sort_unstable();
     rows.chunks(PACKET_ROWS)
         .map(|chunk| {
             let mut packet = Packet::new(lane, now.millis());
-            for (delay, _, row) in chunk {
+            for (delay, _, _, row) in chunk {
                 packet.push(*row, u32::try_from(*delay).unwrap_or(u32::MAX));
             }
             Message::Rows(packet)
@@ -398,6 +420,45 @@ async fn ring(engines: &Engines, messages: Vec<Message>, record: &mut RunRecord)
         Err(error) => {
             record.held_back = u32::try_from(count).unwrap_or(u32::MAX);
             tracing::warn!(%error, messages = count, "the queue did not take the bells; the sweep brings the rows back");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(batch: i64, lot: u32, rows: u32) -> (BatchSeq, BatchSchedule) {
+        let batch = BatchSeq(batch);
+        let rows = (1..=rows).map(|number| RowRef { batch, number }).collect();
+        (batch, BatchSchedule { lot, spread: Duration::ZERO, rows })
+    }
+
+    fn order(owners: [(i64, OwnerSchedule); 2]) -> Vec<(i64, u32)> {
+        let messages = packets("noop", owners.into(), Timestamp::from_millis(0));
+        let packets = messages.iter().filter_map(|message| match message {
+            Message::Rows(packet) => Some(packet),
+            _ => None,
+        });
+        packets.flat_map(Packet::iter).map(|(row, _)| (row.batch.0, row.number)).collect()
+    }
+
+    /// Of owners, and of an owner's batches, whose turn it is at the same time, the lot says who is first.
+    #[test]
+    fn the_lot_tells_between_equals() {
+        for ours_first in [true, false] {
+            for (one, other) in [(1, 2), (2, 1)] {
+                let ours = OwnerSchedule {
+                    weight: 1,
+                    lot: if ours_first { 1 } else { 9 },
+                    batches: [schedule(1, one, 2), schedule(2, other, 2)].into(),
+                };
+                let theirs = OwnerSchedule { weight: 1, lot: 5, batches: [schedule(3, 5, 1)].into() };
+                let first = if one < other { (1, 2) } else { (2, 1) };
+                let mut expected = vec![(first.0, 1), (first.1, 1), (first.0, 2), (first.1, 2)];
+                expected.insert(usize::from(ours_first), (3, 1));
+                assert_eq!(order([(1, ours), (2, theirs)]), expected);
+            }
         }
     }
 }

@@ -51,6 +51,12 @@ pub fn usual_interval(runs: &[RunRecord]) -> Option<Duration> {
     gaps.get(gaps.len() / 2).copied()
 }
 
+/// Rows of an owner in the last of these runs that released as many as a whole run may.
+fn run_share(runs: &[RunRecord]) -> Option<f64> {
+    let run = runs.iter().find(|run| run.capped && run.rows > 0)?;
+    Some(f64::from(run.rows) / f64::from(run.owners.max(1)))
+}
+
 /// The dispatcher's rhythm.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -62,12 +68,15 @@ pub struct Pace {
     pub last_run: Option<Timestamp>,
     /// Whether it released as many rows as a whole run may.
     pub capped: bool,
+    /// What fell to an owner when that last happened, on an average: what a run may release is the dispatcher's setting,
+    /// and its runs tell it.
+    pub run_share: Option<f64>,
 }
 
 impl Pace {
     /// As it is where nothing else is known.
     pub fn usual(rows_per_owner: u32) -> Self {
-        Self { rows_per_owner, run_every: RUN_EVERY, last_run: None, capped: false }
+        Self { rows_per_owner, run_every: RUN_EVERY, last_run: None, capped: false, run_share: None }
     }
 
     /// As the last runs tell it.
@@ -83,6 +92,7 @@ impl Pace {
         if let Some(last) = runs.first() {
             (pace.last_run, pace.capped) = (Some(last.started_at), last.capped);
         }
+        pace.run_share = run_share(&runs);
         Ok(pace)
     }
 

@@ -6,7 +6,7 @@ use penstock_domain::outcome::{self, code};
 use penstock_domain::pipeline::Pipeline;
 use penstock_domain::row::{AttemptRecord, RowError, RowStatus};
 use penstock_domain::time::Timestamp;
-use penstock_store::batches::Batch;
+use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::reading::RowRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,9 +14,12 @@ use utoipa::ToSchema;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
-use crate::eta;
+use crate::eta::{self, Allowance, Beside};
 use crate::pace::Pace;
 use crate::secrets::{Place, SecretsOf};
+
+/// Of an owner's running batches, at most so many are looked at.
+const SIBLINGS: u32 = 1000;
 
 /// How many rows stand where, for the document: the domain knows of none.
 #[allow(dead_code, reason = "it describes `Counts`")]
@@ -104,11 +107,26 @@ pub async fn batch_view(
 ) -> Result<BatchView, FlowError> {
     let pace = Pace::of(engines, rows_per_owner).await?;
     let failure = failure_of(engines, batch).await?;
-    Ok(describe(engines, batch, &pace, failure, engines.clock.now()))
+    let mut beside = Beside::default();
+    if eta::is_guessed(&batch.ledger) {
+        beside = Beside::of(batch, &running_beside(engines, batch).await?);
+    }
+    Ok(describe_beside(engines, batch, &pace, beside, failure, engines.clock.now()))
+}
+
+/// Running batches of the batch's owner, itself among them if it runs.
+pub(crate) async fn running_beside(engines: &Engines, batch: &Batch) -> Result<Vec<Batch>, FlowError> {
+    let filter = BatchFilter {
+        owner: Some(batch.owner),
+        status: vec![BatchStatus::Queued],
+        limit: SIBLINGS,
+        ..BatchFilter::default()
+    };
+    Ok(engines.store.list_batches(&filter).await?)
 }
 
 /// The view of a batch as it stood `at` that moment, without its failing row's error, which is sealed: what a list or a
-/// callback shows.
+/// callback shows. Its estimate knows nothing of the owner's other batches.
 pub fn describe(
     engines: &Engines,
     batch: &Batch,
@@ -116,10 +134,26 @@ pub fn describe(
     failure: Option<Value>,
     at: Timestamp,
 ) -> BatchView {
+    describe_beside(engines, batch, pace, Beside::default(), failure, at)
+}
+
+fn describe_beside(
+    engines: &Engines,
+    batch: &Batch,
+    pace: &Pace,
+    beside: Beside,
+    failure: Option<Value>,
+    at: Timestamp,
+) -> BatchView {
     let ledger = &batch.ledger;
     let pipeline = engines.pipelines.get(&batch.pipeline);
     let pipeline = pipeline.as_deref();
-    let quota = pace.quota(engines, batch).pipeline;
+    let allowance = Allowance {
+        quota: pace.quota(engines, batch),
+        run_share: pace.run_share,
+        run_every: pace.run_every,
+        beside,
+    };
     BatchView {
         id: batch.id,
         pipeline: batch.pipeline.clone(),
@@ -133,8 +167,8 @@ pub fn describe(
         run: ledger.run,
         progress: ledger.progress(),
         counts: ledger.counts,
-        eta: eta::eta(ledger, pipeline, quota, pace.run_every, at),
-        notice: eta::notice(ledger, pipeline, quota, pace.run_every),
+        eta: eta::eta(ledger, pipeline, &allowance, at),
+        notice: eta::notice(ledger, pipeline, &allowance),
         created_at: batch.created_at,
         started_at: ledger.started_at,
         finished_at: ledger.finished_at,

@@ -9,7 +9,7 @@ use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::Lane;
-use penstock_store::batches::{Batch, BatchFilter};
+use penstock_store::batches::Batch;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -21,9 +21,6 @@ use crate::view;
 
 /// A rate that is free again within this time is waited out by the row itself.
 const WORTH_A_WORD: Duration = Duration::from_secs(1);
-
-/// Of an owner's other running batches, at most so many are looked at.
-const SIBLINGS: u32 = 1000;
 
 /// One thing that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -41,7 +38,7 @@ fn wait(reason: &str, sentence: impl Into<String>, until: Option<Timestamp>) -> 
     Wait { reason: reason.to_owned(), sentence: sentence.into(), until }
 }
 
-/// Everything that a batch (or one row of it) waits for. Never empty.
+/// Everything that a batch (or one row of it) waits for. Never empty. Without a `caller` nothing is said of limits.
 ///
 /// # Errors
 /// When the database fails.
@@ -129,13 +126,7 @@ async fn releases(
             None,
         ));
     }
-    let filter = BatchFilter {
-        owner: Some(batch.owner),
-        status: vec![BatchStatus::Queued],
-        limit: SIBLINGS,
-        ..BatchFilter::default()
-    };
-    let siblings = engines.store.list_batches(&filter).await?;
+    let siblings = view::running_beside(engines, batch).await?;
     let in_flight = |one: &Batch| one.ledger.counts.queued + one.ledger.counts.processing;
     let of_owner: u32 = siblings.iter().map(in_flight).sum();
     let of_pipeline: u32 = siblings.iter().filter(|one| one.pipeline == batch.pipeline).map(in_flight).sum();
@@ -200,6 +191,7 @@ async fn limits(
     for dependency in &loaded.as_deref().unwrap_or(pipeline).dependencies {
         match caller.peek(dependency, &batch.owner_name).await {
             Some(gate) => waits.extend(at_gate(dependency, &gate, engines.clock.now())),
+            // One limiter keeps them all: the others would only be waited for in vain.
             None => {
                 let sentence = "the shared limits do not answer: no call is made without them";
                 waits.push(wait("limiter_unavailable", sentence, None));
@@ -248,12 +240,11 @@ async fn one_row(
             let until = record.not_before.filter(|at| *at > engines.clock.now()).or(next_run);
             wait("pending", format!("row {number} waits to be released{why}"), until)
         }
-        RowStatus::Queued => {
-            wait("queued", format!("row {number} is on its way to a worker"), record.queued_until)
-        }
+        // Its start is in its message, and what SQL knows is only when it counts as lost.
+        RowStatus::Queued => wait("queued", format!("row {number} is on its way to a worker"), None),
         RowStatus::Processing => {
             let holder = record.holder.unwrap_or_default();
-            wait("processing", format!("row {number} runs on {holder}"), record.lease_until)
+            wait("processing", format!("row {number} runs on {holder}"), None)
         }
         ended => wait("ended", format!("row {number} is {}{why}", ended.name()), None),
     })

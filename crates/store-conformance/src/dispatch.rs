@@ -68,6 +68,24 @@ pub async fn only_what_is_due_is_offered(store: &Arc<dyn Store>) {
     assert_eq!(offers.in_flight, 1);
 }
 
+/// A run is told of all batches with work, also of more than the quota has rows, and when each was served last: whose turn
+/// it is is decided there.
+pub async fn all_that_wait_are_offered_with_their_turns(store: &Arc<dyn Store>) {
+    let like = new_batch(store, 3).await;
+    let first = extracted(store, &like, 3).await;
+    let second = sibling(store, &like, 3).await;
+    let third = sibling(store, &like, 3).await;
+    let later = START + Duration::from_secs(1);
+    assert_eq!(release(store, first.seq, 1, START).await.len(), 1);
+    assert_eq!(release(store, second.seq, 1, later).await.len(), 1);
+    let offers = load(store, like.owner, 1, later).await.expect("three batches'");
+    let mut turns: Vec<_> = offers.batches.iter().map(|one| (one.batch, one.served_at)).collect();
+    turns.sort_unstable();
+    let never = Timestamp::from_millis(0);
+    assert_eq!(turns, [(first.seq, START), (second.seq, later), (third.seq, never)]);
+    assert_eq!(offers.served_at, later);
+}
+
 /// Rows whose time came first are released first, whatever was never released behind them.
 pub async fn what_waited_longest_is_released_first(store: &Arc<dyn Store>) {
     let batch = extracted(store, &new_batch(store, 6).await, 6).await;

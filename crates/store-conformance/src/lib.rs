@@ -38,6 +38,7 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     races::a_sweep_and_a_cancel_at_once(&store).await;
     races::an_operators_claim_leaves_a_cancelled_batch_alone(&store).await;
     dispatch::only_what_is_due_is_offered(&store).await;
+    dispatch::all_that_wait_are_offered_with_their_turns(&store).await;
     dispatch::what_waited_longest_is_released_first(&store).await;
     dispatch::a_completed_row_keeps_no_error(&store).await;
     dispatch::a_miscounted_batch_holds_up_no_sweep(&store).await;

@@ -28,7 +28,7 @@ const ENDS: &str = "s.status = 2 AND s.asked IS NOT NULL";
 const SWEEP_STEP: i64 = 2000;
 
 /// What a run wants to know of a running batch. Only batches of which rows came back are asked which of them are due.
-const RUNNING: &str = "o.name AS owner_name, \
+const RUNNING: &str = "o.name AS owner_name, b.served_at AS served_at, o.served_at AS owner_served_at, \
     CASE WHEN b.pending > b.release_end - b.next_number AND b.extracted AND NOT b.paused AND NOT b.held \
     AND b.cancelled_at IS NULL THEN (SELECT count(*) FROM (SELECT 1 FROM row_state w WHERE w.batch = b.seq AND w.status = 0 \
     AND coalesce(w.not_before, 0) <= $1 LIMIT coalesce(o.rows, $2)) AS waiting) ELSE 0 END AS due";
@@ -320,9 +320,14 @@ impl Dispatch for PostgresStore {
         let mut running = Vec::with_capacity(rows.len());
         for row in &rows {
             let c = Columns(row);
-            running.push(Running { batch: ledgers::batch(row)?, due: c.u32("due") });
+            running.push(Running {
+                batch: ledgers::batch(row)?,
+                due: c.u32("due"),
+                served_at: c.time("served_at"),
+                owner_served_at: c.time("owner_served_at"),
+            });
         }
-        Ok(by_owner(running, rows_per_owner))
+        Ok(by_owner(running))
     }
 
     async fn release(

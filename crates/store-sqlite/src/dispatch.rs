@@ -29,7 +29,7 @@ const SWEEP_STEP: i64 = 2000;
 
 /// What a run wants to know of a running batch. Only batches of which rows came back are asked which of them are due, and
 /// up to the largest quota: a limit cannot name the owner's here.
-const RUNNING: &str = "o.name AS owner_name, \
+const RUNNING: &str = "o.name AS owner_name, b.served_at AS served_at, o.served_at AS owner_served_at, \
     CASE WHEN b.pending > b.release_end - b.next_number AND b.extracted AND NOT b.paused AND NOT b.held \
     AND b.cancelled_at IS NULL THEN (SELECT count(*) FROM (SELECT 1 FROM row_state w WHERE w.batch = b.seq AND w.status = 0 \
     AND coalesce(w.not_before, 0) <= ?1 LIMIT max(?2, (SELECT coalesce(max(rows), 0) FROM owners))) AS waiting) ELSE 0 END AS due";
@@ -311,9 +311,14 @@ impl Dispatch for SqliteStore {
         let mut running = Vec::with_capacity(rows.len());
         for row in &rows {
             let c = Columns(row);
-            running.push(Running { batch: ledgers::batch(row)?, due: c.u32("due") });
+            running.push(Running {
+                batch: ledgers::batch(row)?,
+                due: c.u32("due"),
+                served_at: c.time("served_at"),
+                owner_served_at: c.time("owner_served_at"),
+            });
         }
-        Ok(by_owner(running, rows_per_owner))
+        Ok(by_owner(running))
     }
 
     async fn release(

@@ -22,6 +22,8 @@ pub struct BatchLoad {
     pub pipeline: String,
     /// Higher goes first.
     pub priority: i16,
+    /// When rows of it were last released.
+    pub served_at: Timestamp,
     /// Rows queued or processing.
     pub in_flight: u32,
     /// Rows that were never released and may be.
@@ -30,7 +32,7 @@ pub struct BatchLoad {
     pub returned: u32,
 }
 
-/// What an owner offers. Batches come in the order of their turns: by priority, then by the time of their last release.
+/// What an owner offers.
 #[derive(Clone, Debug)]
 pub struct OwnerLoad {
     /// The owner.
@@ -41,11 +43,14 @@ pub struct OwnerLoad {
     pub rows: Option<u32>,
     /// Its weight.
     pub weight: u32,
+    /// When rows of it were last released.
+    pub served_at: Timestamp,
     /// All its rows queued or processing.
     pub in_flight: u32,
     /// Its rows queued or processing by pipeline.
     pub in_flight_by_pipeline: Vec<(String, u32)>,
-    /// Batches with work, at most as many as were asked for.
+    /// Batches with work: all of them, because a cut between some that were served together would fall in the same place
+    /// every time, and one between those whose pipeline has no room would hide the others.
     pub batches: Vec<BatchLoad>,
 }
 
@@ -56,19 +61,24 @@ pub struct Running {
     pub batch: Batch,
     /// Its rows that came back and whose time has come, see [`BatchLoad::returned`].
     pub due: u32,
+    /// When rows of it were last released.
+    pub served_at: Timestamp,
+    /// When rows of its owner were.
+    pub owner_served_at: Timestamp,
 }
 
-/// Owners with work, from all running batches in the order of their turns: owner by owner, of each at most so many
-/// batches. What is in flight counts for all of its batches, also for those that offer nothing.
-pub fn by_owner(running: Vec<Running>, batches_per_owner: u32) -> Vec<OwnerLoad> {
+/// Owners with work, from all running batches, owner by owner. What is in flight counts for all of its batches, also for
+/// those that offer nothing.
+pub fn by_owner(running: Vec<Running>) -> Vec<OwnerLoad> {
     let mut loads: Vec<OwnerLoad> = Vec::new();
-    for Running { batch, due } in running {
+    for Running { batch, due, served_at, owner_served_at } in running {
         if loads.last().is_none_or(|load| load.owner != batch.owner) {
             loads.push(OwnerLoad {
                 owner: batch.owner,
                 name: batch.owner_name.clone(),
                 rows: batch.owner_rows,
                 weight: batch.owner_weight,
+                served_at: owner_served_at,
                 in_flight: 0,
                 in_flight_by_pipeline: Vec::new(),
                 batches: Vec::new(),
@@ -82,12 +92,13 @@ pub fn by_owner(running: Vec<Running>, batches_per_owner: u32) -> Vec<OwnerLoad>
             None => load.in_flight_by_pipeline.push((batch.pipeline.clone(), in_flight)),
         }
         let fresh = batch.ledger.fresh();
-        if fresh + due > 0 && load.batches.len() < batches_per_owner as usize {
+        if fresh + due > 0 {
             load.batches.push(BatchLoad {
                 batch: batch.seq,
                 id: batch.id,
                 pipeline: batch.pipeline,
                 priority: batch.priority,
+                served_at,
                 in_flight,
                 fresh,
                 returned: due,
@@ -202,8 +213,8 @@ pub trait Dispatch: Send + Sync {
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept>;
     /// What [`Dispatch::sweep`] would do, without doing it.
     async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<SweepPlan>;
-    /// Owners with work, those served longest ago first, each with at most `rows_per_owner` batches that have rows to
-    /// release now. Costs by running batches and by what could be released of them, never by the backlog.
+    /// Owners with work, those served longest ago first, each with its batches that have rows to release now; an owner without a quota of its own has
+    /// `rows_per_owner`. Costs by running batches and by what could be released of them, never by the backlog.
     async fn loads(&self, rows_per_owner: u32, now: Timestamp) -> StoreResult<Vec<OwnerLoad>>;
     /// Marks rows queued, each batch's at most as many as asked for, and tells which. Rows that came back are
     /// taken when their not-before time has come. `lost_after` is when the sweep counts them as lost.

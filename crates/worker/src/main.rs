@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use penstock_app::engines::choose;
+use penstock_app::startup::{Patience, await_engines};
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Role, Settings, StartError, boot, shutdown};
 
@@ -52,7 +53,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
     let pipelines = boot::pipelines_of(&settings)?;
     let chosen = choose(&settings, pipelines, Role::Service).await?;
     let stop = shutdown::on_signal();
-    penstock_app::startup::await_engines(&chosen, Some(settings.health_bind), &stop).await?;
+    await_engines(&chosen, Patience::Service(Some(settings.health_bind)), &stop).await?;
     let running = penstock_worker::start(&chosen, &settings, &stop)?;
     let sources = chosen.sources(Some(running.worker.figures().clone()), None);
     let server = penstock_worker::health::serve(sources.clone(), settings.health_bind)

@@ -1,4 +1,5 @@
-//! The circuit breaker (Nygard, *Release It!*): opens on a share of failures, tries a few probes, closes again.
+//! The circuit breaker (Nygard, *Release It!*): opens on a share of failures, or on so many in a row that the share of
+//! what was good before says nothing any more; tries a few probes, closes again.
 
 use serde::Serialize;
 
@@ -29,6 +30,8 @@ pub struct Breaker {
     window_start: f64,
     good: u32,
     bad: u32,
+    /// Failures since the last success.
+    run: u32,
     /// Until when it is open; 0: it is closed. Behind that moment it is half open.
     open_until: f64,
     probes_out: u32,
@@ -93,9 +96,10 @@ impl Breaker {
         }
         self.good += good;
         self.bad += bad;
+        self.run = if good > 0 { bad } else { self.run + bad };
         let calls = self.good + self.bad;
         let share_passed = u64::from(self.bad) * 10_000 >= u64::from(policy.failure_bp) * u64::from(calls);
-        if bad > 0 && calls >= policy.min_calls && share_passed {
+        if bad > 0 && (self.run >= policy.min_calls || calls >= policy.min_calls && share_passed) {
             *self = opened;
         }
     }
@@ -174,6 +178,19 @@ mod tests {
         breaker.called(&policy, NOW + 10e6);
         assert_eq!(breaker.shut_until(&policy, NOW + 11e6), Some(NOW + 20e6));
         assert_eq!(breaker.shut_until(&policy, NOW + 20e6), None);
+    }
+
+    #[test]
+    fn a_good_past_does_not_hide_an_outage() {
+        let policy = policy(20, 1);
+        let mut breaker = Breaker::default();
+        breaker.told(&policy, NOW, 5000, 0, false);
+        (0..19).for_each(|_| breaker.told(&policy, NOW, 0, 1, false));
+        breaker.told(&policy, NOW, 1, 0, false);
+        (0..19).for_each(|_| breaker.told(&policy, NOW, 0, 1, false));
+        assert_eq!(breaker.state(NOW), BreakerState::Closed);
+        breaker.told(&policy, NOW, 0, 1, false);
+        assert_eq!(breaker.state(NOW), BreakerState::Open, "twenty in a row");
     }
 
     #[test]

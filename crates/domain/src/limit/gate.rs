@@ -99,7 +99,7 @@ impl Gate {
     /// dependency said when it takes a call again, not how many.
     fn tat(&mut self, policy: &GatePolicy, rate: &RatePolicy, now: f64) -> f64 {
         let tat =
-            self.tat.unwrap_or_else(|| rate.empty_at(now + policy.cold_wait_us)).min(rate.furthest(now));
+            self.tat.unwrap_or_else(|| rate.unknown_at(now, policy.cold_wait_us)).min(rate.furthest(now));
         self.tat = Some(tat);
         if self.paused_until > 0.0 { tat.max(rate.empty_at(self.paused_until)) } else { tat }
     }

@@ -67,6 +67,13 @@ impl RatePolicy {
         at + self.tolerance() - self.interval_us
     }
 
+    /// The same of a bucket of which nothing is known. Calls that were granted before may leave for `cold_wait_us` yet; and where
+    /// an interval is longer, the last one may have left a moment ago, for nothing is lost and asked for again sooner than
+    /// in [`ARRIVAL_MARGIN_US`]. Not both waits one after the other: whoever asks first would be sent away at every rate.
+    pub(super) fn unknown_at(&self, now: f64, cold_wait_us: f64) -> f64 {
+        self.empty_at(now + cold_wait_us.max(self.interval_us - ARRIVAL_MARGIN_US))
+    }
+
     /// When a call that cannot leave before `soonest` may leave.
     pub(super) fn moment(&self, tat: f64, soonest: f64, cost: u32) -> f64 {
         soonest.max(tat + f64::from(cost) * self.interval_us - self.tolerance())

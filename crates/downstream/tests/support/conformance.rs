@@ -99,6 +99,10 @@ fn about(wait: Duration, seconds: f64) -> bool {
 pub async fn all(limiter: Arc<dyn Limiter>, clock: Arc<ManualClock>) {
     let scene = |set: fn(&mut Dependency)| Scene::new(limiter.clone(), clock.clone(), set);
     a_new_state_is_empty(&scene(|api| api.rate = Some(rate(100, 10)))).await;
+    a_slow_rate_begins_an_interval_later(&scene(|api| {
+        api.rate = Some(Rate { period: Duration::from_secs(20), ..rate(2, 1) });
+    }))
+    .await;
     a_full_bucket_gives_a_burst_then_the_rate(&scene(|api| api.rate = Some(rate(100, 10)))).await;
     a_dear_call_takes_more(&scene(|api| api.rate = Some(rate(100, 10)))).await;
     long_waits_are_denied(&scene(|api| api.rate = Some(rate(10, 5)))).await;
@@ -124,7 +128,11 @@ pub async fn all(limiter: Arc<dyn Limiter>, clock: Arc<ManualClock>) {
     };
     the_breaker_opens_and_closes(&scene(breaker)).await;
     a_pause_is_no_failure(&scene(breaker)).await;
-    what_is_not_known_is_not_told(&scene(|api| api.rate = Some(rate(100, 10)))).await;
+    what_is_not_known_holds_nothing_up(&scene(|api| api.rate = Some(rate(100, 10)))).await;
+    what_is_not_known_holds_nothing_up(&scene(|api| {
+        api.rate = Some(Rate { per_owner: true, ..rate(100, 10) });
+    }))
+    .await;
 }
 
 async fn a_new_state_is_empty(scene: &Scene) {
@@ -135,6 +143,15 @@ async fn a_new_state_is_empty(scene: &Scene) {
         Ok(second) => assert!(about(second.wait, cold + 0.01005), "{second:?}"),
         Err(denied) => assert!(cold > 0.0 && denied.reason == Reason::Rate, "{denied:?}"),
     }
+}
+
+/// Whoever was here before may have called a moment ago.
+async fn a_slow_rate_begins_an_interval_later(scene: &Scene) {
+    let denied = scene.refused("acme").await;
+    assert_eq!(denied.reason, Reason::Rate);
+    assert!((9.9e6..10.2e6).contains(&denied.retry_after), "{denied:?}");
+    scene.pass(10.1);
+    scene.acquire("acme", 1).await.unwrap();
 }
 
 async fn a_full_bucket_gives_a_burst_then_the_rate(scene: &Scene) {
@@ -374,8 +391,11 @@ async fn a_pause_is_no_failure(scene: &Scene) {
     assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::Closed);
 }
 
-async fn what_is_not_known_is_not_told(scene: &Scene) {
-    assert_eq!(scene.peek("acme").await, None);
+/// That no call was made yet is something else than a limiter that does not answer.
+async fn what_is_not_known_holds_nothing_up(scene: &Scene) {
+    let unknown = scene.peek("acme").await.expect("it answers");
+    assert_eq!((unknown.free_in, unknown.paused_for, unknown.in_flight), (Duration::ZERO, Duration::ZERO, 0));
+    assert_eq!((unknown.breaker, unknown.factor.to_bits()), (BreakerState::Closed, 1.0_f64.to_bits()));
     scene.warm_up("acme").await;
     let seen = scene.peek("acme").await.unwrap();
     assert_eq!((seen.free_in, seen.paused_for, seen.in_flight), (Duration::ZERO, Duration::ZERO, 0));

@@ -178,6 +178,12 @@ fn answer(path: &str, at: Instant, state: &State) -> (Answer, bool, bool) {
             return (answer, refused.is_some(), in_pause);
         }
         "/busy" => text("503 Service Unavailable", "retry-after: 2\r\n", "{\"error\":\"busy\"}"),
+        // One list in two lines, as a gateway before the service writes it.
+        "/policies" => text(
+            "429 Too Many Requests",
+            "ratelimit: \"second\";r=0;t=2\r\nratelimit: \"hour\";r=900;t=3000\r\n",
+            "{}",
+        ),
         "/broken" => text("500 Internal Server Error", "", "oh no"),
         "/refused" => text("422 Unprocessable Content", "", "{\"error\":\"bad_email\"}"),
         "/moved" => text("302 Found", "location: /ok\r\n", ""),

@@ -4,7 +4,8 @@
 //! nobody but itself. Where a lane is the bottleneck its owners share it by their weights, by start-time fair queueing
 //! (Goyal, Vin & Cheng 1996): each row has a tag on a clock that goes by rows served, an owner's tags lie the further
 //! apart the less it weighs, and the lowest tag is next. Who comes anew starts at the present tag: before everybody
-//! else's backlog, behind nobody's, and with no credit for the time it was away.
+//! else's backlog, behind nobody's, and with no credit for the time it was away. An owner that its own limit holds up is
+//! passed over until that has time for it.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -42,6 +43,8 @@ struct Lane {
     ready: HashMap<OwnerSeq, VecDeque<(Timestamp, RowRef)>>,
     /// Owners with rows ready, by the tag of their next row; the number keeps those of one tag in order.
     turns: BinaryHeap<Reverse<(u64, u64, Owner)>>,
+    /// Owners that were passed over, by when they are looked at again; then as in `turns`.
+    parked: BinaryHeap<Reverse<(Timestamp, u64, u64, Owner)>>,
     /// Where owners' tags end, behind their last rows.
     tags: HashMap<OwnerSeq, u64>,
     /// The tag of the row that was taken last.
@@ -96,19 +99,27 @@ impl Lanes {
 
     /// When the next row becomes ready that is not yet.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.lanes.iter().filter_map(|lane| lane.later.peek().map(|Reverse((due, ..))| *due)).min()
+        let rows = self.lanes.iter().filter_map(|lane| lane.later.peek().map(|Reverse((due, ..))| *due));
+        let owners = self.lanes.iter().filter_map(|lane| lane.parked.peek().map(|Reverse((at, ..))| *at));
+        rows.chain(owners).min()
     }
 
     /// Takes up to `most` ready rows of a pipeline, owners by their turns; with each, how long it waited after its time had
-    /// come.
-    pub fn take(&mut self, pipeline: &str, most: usize, now: Timestamp) -> Vec<(RowRef, Duration)> {
+    /// come. An owner is passed over for which `held_until` says until when, and asked for again then.
+    pub fn take(
+        &mut self,
+        pipeline: &str,
+        most: usize,
+        now: Timestamp,
+        mut held_until: impl FnMut(OwnerSeq) -> Option<Timestamp>,
+    ) -> Vec<(RowRef, Duration)> {
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.pipeline == pipeline) else {
             return Vec::new();
         };
         lane.ripen(now);
         let mut rows = Vec::new();
         while rows.len() < most {
-            let Some((due, row)) = lane.next() else { break };
+            let Some((due, row)) = lane.next(&mut held_until) else { break };
             self.known.remove(&row);
             rows.push((row, now.since(due)));
         }
@@ -135,10 +146,23 @@ impl Lane {
                 self.turns.push(Reverse((tag, arrival, owner)));
             }
         }
+        while let Some(Reverse((at, tag, turn, owner))) = self.parked.peek().copied()
+            && at <= now
+        {
+            self.parked.pop();
+            self.turns.push(Reverse((self.now.max(tag), turn, owner)));
+        }
     }
 
-    fn next(&mut self) -> Option<(Timestamp, RowRef)> {
-        let Reverse((tag, turn, owner)) = self.turns.pop()?;
+    fn next(
+        &mut self,
+        held_until: &mut impl FnMut(OwnerSeq) -> Option<Timestamp>,
+    ) -> Option<(Timestamp, RowRef)> {
+        let (tag, turn, owner) = loop {
+            let Reverse((tag, turn, owner)) = self.turns.pop()?;
+            let Some(at) = held_until(owner.seq) else { break (tag, turn, owner) };
+            self.parked.push(Reverse((at, tag, turn, owner)));
+        };
         let queue = self.ready.get_mut(&owner.seq)?;
         let taken = queue.pop_front();
         self.now = tag;
@@ -180,7 +204,7 @@ mod tests {
         }
         lanes.push("invite", owner(2), row(2, 1), NOW);
         let taken = [row(1, 1), row(2, 1), row(1, 2)].map(|row| (row, Duration::ZERO));
-        assert_eq!(lanes.take("invite", 3, NOW), taken);
+        assert_eq!(lanes.take("invite", 3, NOW, |_| None), taken);
     }
 
     #[test]
@@ -195,7 +219,7 @@ mod tests {
                     lanes.push("invite", owner, row(index as i64, turn), NOW);
                 }
             }
-            for (one, _) in lanes.take("invite", 1, NOW) {
+            for (one, _) in lanes.take("invite", 1, NOW, |_| None) {
                 served[usize::try_from(one.batch.0).unwrap()] += 1;
             }
         }
@@ -208,10 +232,34 @@ mod tests {
     fn who_comes_late_is_served_at_once_and_has_no_credit() {
         let mut lanes = Lanes::default();
         (0..1000).for_each(|number| assert!(lanes.push("invite", owner(1), row(1, number), NOW)));
-        lanes.take("invite", 500, NOW);
+        lanes.take("invite", 500, NOW, |_| None);
         (0..100).for_each(|number| assert!(lanes.push("invite", owner(2), row(2, number), NOW)));
-        let taken = lanes.take("invite", 20, NOW);
+        let taken = lanes.take("invite", 20, NOW, |_| None);
         assert_eq!(taken.iter().filter(|(row, _)| row.batch == BatchSeq(2)).count(), 10, "{taken:?}");
+    }
+
+    #[test]
+    fn who_is_held_up_by_its_own_limit_is_passed_over_until_then() {
+        let mut lanes = Lanes::default();
+        for number in 0..10 {
+            lanes.push("invite", owner(1), row(1, number), NOW);
+            lanes.push("invite", owner(2), row(2, number), NOW);
+        }
+        let later = Timestamp::from_millis(1500);
+        let mut asked = 0;
+        let held = |seq: OwnerSeq| {
+            asked += usize::from(seq == OwnerSeq(1));
+            (seq == OwnerSeq(1)).then_some(later)
+        };
+        let taken = lanes.take("invite", 20, NOW, held);
+        assert!(taken.len() == 10 && taken.iter().all(|(row, _)| row.batch == BatchSeq(2)), "{taken:?}");
+        assert_eq!(asked, 1, "it is asked for once");
+        assert!(lanes.ready(NOW).is_empty());
+        assert_eq!((lanes.next_due(), lanes.len()), (Some(later), 10));
+        (10..15).for_each(|number| assert!(lanes.push("invite", owner(1), row(1, number), NOW)));
+        assert!(lanes.ready(NOW).is_empty(), "more of its rows change nothing");
+        assert_eq!(lanes.ready(later), ["invite"]);
+        assert_eq!(lanes.take("invite", 20, later, |_| None).len(), 15);
     }
 
     #[test]
@@ -223,7 +271,7 @@ mod tests {
         assert_eq!(lanes.next_due(), Some(later));
         assert_eq!(lanes.ready(later), ["invite"]);
         let waited = Duration::from_millis(300);
-        assert_eq!(lanes.take("invite", 10, later + waited), [(row(1, 1), waited)]);
+        assert_eq!(lanes.take("invite", 10, later + waited, |_| None), [(row(1, 1), waited)]);
         assert!(lanes.is_empty());
     }
 
@@ -233,7 +281,7 @@ mod tests {
         assert!(lanes.push("invite", owner(1), row(1, 1), NOW));
         assert!(!lanes.push("invite", owner(1), row(1, 1), NOW));
         assert_eq!(lanes.len(), 1);
-        lanes.take("invite", 1, NOW);
+        lanes.take("invite", 1, NOW, |_| None);
         assert!(lanes.push("invite", owner(1), row(1, 1), NOW), "taken rows may come again");
     }
 }

@@ -1,7 +1,7 @@
 //! Processing: rows are heard of, claimed in groups, carried through their steps and handed to settlement.
 //!
-//! [`lanes`] hold what was heard of, [`batches`] what is known of its batches, [`scheduler`] claims as `slots` allow,
-//! `open` opens and [`row`] carries one row, [`leases`] keeps them while they run, [`asked`] notes what may be asked for only once;
+//! [`lanes`] hold what was heard of, [`batches`] what is known of its batches, [`scheduler`] claims as `slots`
+//! and `owners` allow, `open` opens and [`row`] carries one row, [`leases`] keeps them while they run, [`asked`] notes what may be asked for only once;
 //! [`figures`] count.
 
 pub mod asked;
@@ -11,6 +11,7 @@ pub mod lanes;
 pub mod leases;
 pub mod observe;
 mod open;
+mod owners;
 pub mod row;
 pub mod scheduler;
 pub mod single;

@@ -29,6 +29,10 @@ const ELSEWHERE: Duration = Duration::from_secs(30);
 /// At most so many characters of an answer are kept as an error's detail.
 const DETAIL_CHARS: usize = 2000;
 
+/// So often a row may be a breaker's probe and lose no attempt by it. Further probes cost one, so that a row which itself is
+/// what the dependency fails at comes to an end.
+const FREE_PROBES: usize = 20;
+
 /// What a row's task works with.
 pub struct RowTask<'a> {
     /// The engines.
@@ -166,7 +170,7 @@ impl RowTask<'_> {
         let called =
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
         let now = clock.now();
-        let (verdict, response) = match called {
+        let (verdict, response, probe) = match called {
             Called::Waits { until, reason } => {
                 let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
                 let receipts = std::mem::take(&mut progress.receipts);
@@ -182,7 +186,7 @@ impl RowTask<'_> {
                 let receipts = std::mem::take(&mut progress.receipts);
                 return Some(Some(given_back(now, false, None, receipts)));
             }
-            Called::Answered { verdict, response, elapsed } => {
+            Called::Answered { verdict, response, elapsed, probe } => {
                 if let Some(response) = &response {
                     span.record("http.response.status_code", i64::from(response.status));
                 }
@@ -197,7 +201,7 @@ impl RowTask<'_> {
                     verdict: &verdict,
                     elapsed,
                 });
-                (verdict, response)
+                (verdict, response, probe)
             }
         };
         let status = response.as_ref().map(|response| response.status);
@@ -243,7 +247,12 @@ impl RowTask<'_> {
             Verdict::Retry { code } => {
                 let problem =
                     Problem { message: said(&code, step, status), code, http_status: status, detail };
-                Some(Some(self.retry_or_fail(number, index, step, problem, std::mem::take(progress), now)))
+                let progress = std::mem::take(progress);
+                let probed = progress.story.iter().filter(|attempt| attempt.probe).count();
+                if probe && probed < FREE_PROBES {
+                    return Some(Some(self.probed(number, index, step, problem, progress, now)));
+                }
+                Some(Some(self.retry_or_fail(number, index, step, problem, progress, now)))
             }
             Verdict::Unknown { code } | Verdict::Fail { code } => {
                 let problem =
@@ -330,6 +339,31 @@ impl RowTask<'_> {
         given_back(now + delay, true, Some(trouble), receipts)
     }
 
+    /// The row found out for all others that the dependency is not well yet. It goes back as they did, and behind them.
+    fn probed(
+        &self,
+        number: u32,
+        index: usize,
+        step: &Step,
+        problem: Problem,
+        progress: Progress,
+        now: Timestamp,
+    ) -> Settled {
+        let probes = progress.story.iter().filter(|attempt| attempt.probe).count();
+        let probes = u32::try_from(probes + 1).unwrap_or(u32::MAX);
+        let open_for = self.work.dependencies[step.dependency].breaker.open_for;
+        let delay = open_for + self.work.pipeline.retry.delay(probes, self.engines.chance.unit());
+        let receipts = progress.receipts.clone();
+        let trouble = Trouble {
+            code: problem.code.clone(),
+            step: place(index),
+            http_status: problem.http_status,
+            error: Some(self.seal_story(number, Some(step), problem, progress, true)),
+            receipts: Vec::new(),
+        };
+        given_back(now + delay, false, Some(trouble), receipts)
+    }
+
     fn failed(
         &self,
         number: u32,
@@ -349,12 +383,24 @@ impl RowTask<'_> {
     }
 
     fn seal_error(&self, number: u32, step: Option<&Step>, problem: Problem, progress: Progress) -> Vec<u8> {
+        self.seal_story(number, step, problem, progress, false)
+    }
+
+    fn seal_story(
+        &self,
+        number: u32,
+        step: Option<&Step>,
+        problem: Problem,
+        progress: Progress,
+        probe: bool,
+    ) -> Vec<u8> {
         let mut attempts = progress.story;
         attempts.push(AttemptRecord {
             at: self.engines.clock.now(),
             step: step.map(|step| step.name.clone()),
             code: problem.code.clone(),
             http_status: problem.http_status,
+            probe,
         });
         let error = RowError {
             code: problem.code,

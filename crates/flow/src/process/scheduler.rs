@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
+use penstock_domain::ids::{BatchSeq, LeaseToken, OwnerSeq, RowRef};
 use penstock_domain::outcome::code;
+use penstock_domain::pipeline::{Dependency, Pipeline, Rate};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::{Handler, Lane, Message, Packet};
@@ -31,6 +32,7 @@ use crate::process::figures::WorkerFigures;
 use crate::process::lanes::Lanes;
 use crate::process::leases::{Leases, RowLease};
 use crate::process::observe::Observer;
+use crate::process::owners::Owners;
 use crate::process::row::{RowTask, quiet};
 use crate::process::slots::{Limited, Load, Slots};
 use crate::settle::{self, About, Ended};
@@ -70,6 +72,9 @@ const ADMIT_WITHIN: Duration = Duration::from_millis(500);
 /// How many times the rows that a rate lets through while one is on its way are taken up while the rate is not used up.
 const FREE_AHEAD: f64 = 4.0;
 
+/// So many rows go ahead to a limit that is not known yet: of more, all but one would come back.
+const UNKNOWN_ROWS: f64 = 1.0;
+
 /// How often a lane that is held up is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -89,6 +94,7 @@ pub struct Worker {
     cache: BatchCache,
     lanes: Mutex<Lanes>,
     slots: Arc<Slots>,
+    owners: Arc<Owners>,
     /// There may be something to claim that was not before.
     changed: Arc<Notify>,
     leases: Arc<Leases>,
@@ -121,6 +127,7 @@ impl Worker {
             observer,
             cache: BatchCache::default(),
             lanes: Mutex::default(),
+            owners: Arc::default(),
             changed,
             leases: Arc::default(),
             figures,
@@ -215,7 +222,10 @@ impl Worker {
             if allowed == 0 || self.held_up(&name) {
                 continue;
             }
-            let rows = lanes.take(&name, allowed.min(CLAIM_ROWS), now);
+            let mut taken = HashMap::new();
+            let rows = lanes.take(&name, allowed.min(CLAIM_ROWS), now, |owner| {
+                self.held_until(&name, &load, owner, taken.entry(owner).or_default(), now)
+            });
             if !rows.is_empty() {
                 self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
                 self.figures.of(&name, |of| rows.iter().for_each(|(_, waited)| of.queued.took(*waited)));
@@ -250,22 +260,52 @@ impl Worker {
     /// row that comes back waits for the dispatcher's next run. None: any number.
     fn useful_at_its_rates(&self, pipeline: &str, load: &Load) -> Option<usize> {
         let pipeline = self.engines.pipelines.get(pipeline)?;
-        let mut useful: Option<f64> = None;
+        let mut useful = first_paced(&pipeline)
+            .filter(|dependency| !self.caller.has_met(dependency, None))
+            .map(|_| UNKNOWN_ROWS);
         for (index, dependency) in pipeline.dependencies.iter().enumerate() {
             let Some(rate) = dependency.rate.as_ref().filter(|rate| !rate.per_owner) else { continue };
-            let own = pipeline.steps.iter().filter(|step| step.dependency == index);
-            let cost = f64::from(own.map(|step| step.cost).sum::<u32>().max(1));
             let waits = self.caller.predicted_wait(dependency);
-            // While it is not used up, rows may be many that end before they come to it.
-            let ahead = if waits.is_zero() { FREE_AHEAD } else { 1.0 };
-            let seconds =
-                ahead * load.service.as_secs_f64() + ADMIT_WITHIN.saturating_sub(waits).as_secs_f64();
-            let a_second = f64::from(rate.limit) / rate.period.as_secs_f64();
-            let rows = (a_second * seconds + f64::from(rate.burst)) / cost;
+            let rows = useful_at(rate, cost_of(&pipeline, index), load, waits);
             useful = Some(useful.map_or(rows, |least| least.min(rows)));
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of rows")]
         useful.map(|rows| rows.ceil().max(1.0) as usize)
+    }
+
+    /// Until when an owner's own limits hold its rows up, of which `taken` are about to be claimed; none: they do not, and one
+    /// more is taken.
+    fn held_until(
+        &self,
+        pipeline: &str,
+        load: &Load,
+        owner: OwnerSeq,
+        taken: &mut usize,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let of = self.engines.pipelines.get(pipeline).filter(|pipeline| Owners::matter(pipeline))?;
+        let own = self.owners.get(pipeline, owner)?;
+        let met = first_paced(&of).is_none_or(|dependency| self.caller.has_met(dependency, Some(&own.name)));
+        if !met && own.rows + *taken > 0 {
+            return Some(now + LOOK_AGAIN);
+        }
+        for (index, dependency) in of.dependencies.iter().enumerate() {
+            let Some(rate) = dependency.rate.as_ref().filter(|rate| rate.per_owner) else { continue };
+            let waits = self.caller.predicted_wait_of(dependency, &own.name);
+            if waits > ADMIT_WITHIN {
+                return Some(now + waits.saturating_sub(ADMIT_WITHIN).max(LOOK_AGAIN));
+            }
+            let useful = useful_at(rate, cost_of(&of, index), load, waits);
+            #[allow(clippy::cast_precision_loss, reason = "a number of rows")]
+            if (own.rows + *taken) as f64 >= useful.max(1.0) {
+                return Some(now + LOOK_AGAIN);
+            }
+        }
+        if slots_of(&of.dependencies).is_some_and(|useful| own.rows + *taken >= useful) {
+            return Some(now + LOOK_AGAIN);
+        }
+        *taken += 1;
+        None
     }
 
     async fn wait_for_work(&self, stop: &CancellationToken, now: Timestamp) {
@@ -336,10 +376,13 @@ impl Worker {
     fn start(self: Arc<Self>, lane: &str, claimed: Claimed, rows: &TaskTracker, ways_out: WaysOut) {
         let mut slot = self.slots.take(lane);
         let Claimed { work, lease, row: claimed } = claimed;
+        let own =
+            Owners::matter(&work.pipeline).then(|| self.owners.take(lane, work.owner.seq, &work.owner_name));
         if let Some(pending) = work.first_start_of(&claimed, self.engines.clock.now()) {
             self.figures.of(lane, |of| of.pending.took(pending));
         }
         rows.spawn(async move {
+            let _own = own;
             let row = claimed.row;
             let attempts = claimed.attempts;
             let trace = RowTrace::new(self.engines.traces.as_ref(), work.id, row.number);
@@ -455,24 +498,58 @@ impl Worker {
                 return;
             }
         };
-        if self.draining.load(Ordering::SeqCst) {
-            let rows: Vec<RowRef> = packet.iter().map(|(row, _)| row).collect();
-            if let Err(error) = self.engines.store.unqueue(&rows, self.engines.clock.now()).await {
-                tracing::warn!(%error, "rows were not given back; the sweep brings them back");
-            }
-            return;
-        }
-        {
+        let taken = {
             let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            for (row, due) in packet.iter() {
+            // Under the lock: whoever drains the lanes has said so before, and looks into them once.
+            let taken = !self.draining.load(Ordering::SeqCst);
+            for (row, due) in packet.iter().filter(|_| taken) {
                 if let Some(work) = works.get(&row.batch) {
+                    if Owners::matter(&work.pipeline) {
+                        self.owners.heard(&work.pipeline.name, work.owner.seq, &work.owner_name);
+                    }
                     lanes.push(&work.pipeline.name, work.owner, row, Timestamp::from_millis(due));
                 }
             }
             self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
+            taken
+        };
+        if taken {
+            self.changed.notify_one();
+            return;
         }
-        self.changed.notify_one();
+        let rows: Vec<RowRef> = packet.iter().map(|(row, _)| row).collect();
+        if let Err(error) = self.engines.store.unqueue(&rows, self.engines.clock.now()).await {
+            tracing::warn!(%error, "rows were not given back; the sweep brings them back");
+        }
     }
+}
+
+/// The dependency that a pipeline's rows come to first, where it has a rate.
+fn first_paced(pipeline: &Pipeline) -> Option<&Dependency> {
+    let first = &pipeline.dependencies[pipeline.steps.first()?.dependency];
+    first.rate.is_some().then_some(first)
+}
+
+/// What a row's calls to a dependency cost in all.
+fn cost_of(pipeline: &Pipeline, dependency: usize) -> f64 {
+    let own = pipeline.steps.iter().filter(|step| step.dependency == dependency);
+    f64::from(own.map(|step| step.cost).sum::<u32>().max(1))
+}
+
+/// How many rows can be of use in flight at a rate for which a call waits so long.
+fn useful_at(rate: &Rate, cost: f64, load: &Load, waits: Duration) -> f64 {
+    // While it is not used up, rows may be many that end before they come to it.
+    let ahead = if waits.is_zero() { FREE_AHEAD } else { 1.0 };
+    let seconds = ahead * load.service().as_secs_f64() + ADMIT_WITHIN.saturating_sub(waits).as_secs_f64();
+    let a_second = f64::from(rate.limit) / rate.period.as_secs_f64();
+    (a_second * seconds + f64::from(rate.burst)) / cost
+}
+
+/// How many of an owner's rows can be of use in flight where an owner's calls at once are limited; none: any number.
+fn slots_of(dependencies: &[Dependency]) -> Option<usize> {
+    let limits: Option<Vec<_>> = dependencies.iter().map(|dependency| dependency.concurrency).collect();
+    let limits = limits.filter(|limits| limits.iter().any(|limit| limit.per_owner))?;
+    Some(limits.iter().map(|limit| (limit.limit + limit.limit / 4 + 1) as usize).sum())
 }
 
 /// The worker as the queue sees it.
