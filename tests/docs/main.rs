@@ -43,8 +43,18 @@ fn bash(script: &str, folder: &Path, environment: &[(&str, String)]) -> String {
     let status = child.wait().unwrap();
     let group = format!("-{}", child.id());
     let _ = Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status();
-    let output = std::fs::read_to_string(folder.join("output")).unwrap();
-    assert!(status.success(), "a command of the documentation failed:\n{output}");
+    let mut output = std::fs::read_to_string(folder.join("output")).unwrap();
+    if !status.success() {
+        // What commands wrote into files of their own.
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let said = std::fs::read_to_string(&path).unwrap_or_default();
+                output.push_str(&format!("\n{}:\n{said}", path.display()));
+            }
+        }
+        panic!("a command of the documentation failed:\n{output}");
+    }
     output
 }
 

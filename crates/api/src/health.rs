@@ -31,6 +31,7 @@ pub enum Engine {
 #[serde(deny_unknown_fields)]
 pub struct ReadyQuery {
     /// The only engine that it goes by. Without the queue this service goes on: uploads are taken and everything can be read.
+    #[param(inline)]
     only: Option<Engine>,
 }
 
