@@ -248,11 +248,7 @@ impl RowTask<'_> {
                 let problem =
                     Problem { message: said(&code, step, status), code, http_status: status, detail };
                 let progress = std::mem::take(progress);
-                let probed = progress.story.iter().filter(|attempt| attempt.probe).count();
-                if probe && probed < FREE_PROBES {
-                    return Some(Some(self.probed(number, index, step, problem, progress, now)));
-                }
-                Some(Some(self.retry_or_fail(number, index, step, problem, progress, now)))
+                Some(Some(self.retry_or_fail(number, index, step, problem, progress, probe)))
             }
             Verdict::Unknown { code } | Verdict::Fail { code } => {
                 let problem =
@@ -320,48 +316,30 @@ impl RowTask<'_> {
         step: &Step,
         problem: Problem,
         progress: Progress,
-        now: Timestamp,
+        probe: bool,
     ) -> Settled {
         let retry = &self.work.pipeline.retry;
-        let failed = u32::from(progress.attempts) + 1;
-        if failed >= retry.attempts {
+        let probes = progress.story.iter().filter(|attempt| attempt.probe).count();
+        let free = probe && probes < FREE_PROBES;
+        let failed = if free { u32::try_from(probes).unwrap_or(u32::MAX) } else { progress.attempts.into() };
+        let failed = failed.saturating_add(1);
+        if !free && failed >= retry.attempts {
             return self.failed(number, index, step, problem, progress);
         }
-        let delay = retry.delay(failed, self.engines.chance.unit());
+        let mut delay = retry.delay(failed, self.engines.chance.unit());
+        if free {
+            // It found out for all others that the dependency is not well yet: it goes back as they did, and behind them.
+            delay += self.work.dependencies[step.dependency].breaker.open_for;
+        }
         let receipts = progress.receipts.clone();
         let trouble = Trouble {
             code: problem.code.clone(),
             step: place(index),
             http_status: problem.http_status,
-            error: Some(self.seal_error(number, Some(step), problem, progress)),
+            error: Some(self.seal_story(number, Some(step), problem, progress, free)),
             receipts: Vec::new(),
         };
-        given_back(now + delay, true, Some(trouble), receipts)
-    }
-
-    /// The row found out for all others that the dependency is not well yet. It goes back as they did, and behind them.
-    fn probed(
-        &self,
-        number: u32,
-        index: usize,
-        step: &Step,
-        problem: Problem,
-        progress: Progress,
-        now: Timestamp,
-    ) -> Settled {
-        let probes = progress.story.iter().filter(|attempt| attempt.probe).count();
-        let probes = u32::try_from(probes + 1).unwrap_or(u32::MAX);
-        let open_for = self.work.dependencies[step.dependency].breaker.open_for;
-        let delay = open_for + self.work.pipeline.retry.delay(probes, self.engines.chance.unit());
-        let receipts = progress.receipts.clone();
-        let trouble = Trouble {
-            code: problem.code.clone(),
-            step: place(index),
-            http_status: problem.http_status,
-            error: Some(self.seal_story(number, Some(step), problem, progress, true)),
-            receipts: Vec::new(),
-        };
-        given_back(now + delay, false, Some(trouble), receipts)
+        given_back(self.engines.clock.now() + delay, !free, Some(trouble), receipts)
     }
 
     fn failed(
