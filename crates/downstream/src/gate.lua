@@ -282,7 +282,7 @@ local function snapshot(gate)
   if gate.policy.rate and gate.tat > 0 then free_at = math.max(free_at, moment_of(gate.policy.rate, gate.tat, now, 1)) end
   free_at = math.max(free_at, gate.policy.breaker and shut_until(gate) or 0)
   return { text(free_at - now), text(gate.paused_until - now), text(factor_of(gate)), text(in_flight(gate)),
-    breaker_state(gate), gate.used_at > 0 and '1' or '0' }
+    breaker_state(gate) }
 end
 
 -- The questions

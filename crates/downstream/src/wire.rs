@@ -150,9 +150,9 @@ pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
     Some(Denied { retry_after: retry_after.parse().ok()?, reason })
 }
 
-/// `{free_in, paused_for, factor, in_flight, breaker, known}`. What is not known stands as it would be at first: open.
+/// `{free_in, paused_for, factor, in_flight, breaker}`. What is not known stands as it would be at first: open.
 pub(crate) fn snapshot(gate: &[String]) -> Option<Snapshot> {
-    let [free_in, paused_for, factor, in_flight, breaker, _known] = gate else { return None };
+    let [free_in, paused_for, factor, in_flight, breaker] = gate else { return None };
     Some(Snapshot {
         free_in: duration(free_in.parse().ok()?),
         paused_for: duration(paused_for.parse().ok()?),

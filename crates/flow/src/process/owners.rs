@@ -23,6 +23,14 @@ pub(super) struct Own {
     pub(super) name: Arc<str>,
     /// Its rows in flight in this worker.
     pub(super) rows: usize,
+    /// Whether any of its rows has ended here.
+    pub(super) any_left: bool,
+}
+
+impl Own {
+    fn new(name: &str) -> Self {
+        Self { name: name.into(), rows: 0, any_left: false }
+    }
 }
 
 impl Owners {
@@ -40,7 +48,7 @@ impl Owners {
         if known.len() >= MOST_KNOWN {
             known.retain(|_, own| own.rows > 0);
         }
-        known.entry((pipeline.to_owned(), owner)).or_insert_with(|| Own { name: name.into(), rows: 0 });
+        known.entry((pipeline.to_owned(), owner)).or_insert_with(|| Own::new(name));
     }
 
     /// What is known of an owner; none: nothing.
@@ -53,7 +61,7 @@ impl Owners {
     pub(super) fn take(self: &Arc<Self>, pipeline: &str, owner: OwnerSeq, name: &str) -> OwnRow {
         let key = (pipeline.to_owned(), owner);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.entry(key.clone()).or_insert_with(|| Own { name: name.into(), rows: 0 }).rows += 1;
+        known.entry(key.clone()).or_insert_with(|| Own::new(name)).rows += 1;
         drop(known);
         OwnRow { owners: self.clone(), key }
     }
@@ -70,6 +78,7 @@ impl Drop for OwnRow {
         let mut known = self.owners.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = known.get_mut(&self.key) {
             own.rows = own.rows.saturating_sub(1);
+            own.any_left = true;
         }
     }
 }
@@ -90,6 +99,7 @@ mod tests {
         assert!(owners.known.lock().expect("a lock").len() <= MOST_KNOWN);
         assert_eq!(&*owners.get("a", OwnerSeq(1)).expect("known").name, "acme");
         drop(rows);
-        assert_eq!(owners.get("a", OwnerSeq(1)).expect("known").rows, 0);
+        let own = owners.get("a", OwnerSeq(1)).expect("known");
+        assert!(own.rows == 0 && own.any_left);
     }
 }

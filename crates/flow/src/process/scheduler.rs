@@ -72,7 +72,8 @@ const ADMIT_WITHIN: Duration = Duration::from_millis(500);
 /// How many times the rows that a rate lets through while one is on its way are taken up while the rate is not used up.
 const FREE_AHEAD: f64 = 4.0;
 
-/// So many rows go ahead to a limit that is not known yet: of more, all but one would come back.
+/// So many rows go ahead to a limit that is not known yet: of more, all but one would come back. Once one has been there
+/// and back, rows that go on at a later step do not come to it at all.
 const UNKNOWN_ROWS: f64 = 1.0;
 
 /// How often a lane that is held up is looked at again.
@@ -261,7 +262,7 @@ impl Worker {
     fn useful_at_its_rates(&self, pipeline: &str, load: &Load) -> Option<usize> {
         let pipeline = self.engines.pipelines.get(pipeline)?;
         let mut useful = first_paced(&pipeline)
-            .filter(|dependency| !self.caller.has_met(dependency, None))
+            .filter(|dependency| !load.any_left && !self.caller.has_met(dependency, None))
             .map(|_| UNKNOWN_ROWS);
         for (index, dependency) in pipeline.dependencies.iter().enumerate() {
             let Some(rate) = dependency.rate.as_ref().filter(|rate| !rate.per_owner) else { continue };
@@ -286,7 +287,7 @@ impl Worker {
         let of = self.engines.pipelines.get(pipeline).filter(|pipeline| Owners::matter(pipeline))?;
         let own = self.owners.get(pipeline, owner)?;
         let met = first_paced(&of).is_none_or(|dependency| self.caller.has_met(dependency, Some(&own.name)));
-        if !met && own.rows + *taken > 0 {
+        if !met && !own.any_left && own.rows + *taken > 0 {
             return Some(now + LOOK_AGAIN);
         }
         for (index, dependency) in of.dependencies.iter().enumerate() {

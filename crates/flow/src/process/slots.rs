@@ -55,6 +55,8 @@ pub(super) struct Load {
     pub rows: usize,
     /// How long a row is on its way, without its waits for limits: a moving mean.
     service: Duration,
+    /// Whether any of its rows has left a slot.
+    pub any_left: bool,
     waiting: Arc<Waiting>,
     /// How many rows it may hold beyond the first few.
     window: usize,
@@ -217,6 +219,7 @@ impl Drop for Slot {
         let mut lanes = self.slots.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(load) = lanes.get_mut(&self.pipeline) {
             load.rows = load.rows.saturating_sub(1);
+            load.any_left = true;
             if self.end != End::Away {
                 let waited = Duration::from_micros(self.waits.waited.load(Ordering::Relaxed));
                 load.served(took.saturating_sub(waited));
