@@ -196,6 +196,15 @@ pub fn clear_failure(batch: &Batch) -> Option<Value> {
     batch.failure_row.map(|row| serde_json::json!({ "code": "row_failed", "row": row }))
 }
 
+/// The same with the first of the file's errors alone: a list of a thousand batches stays small. The batch itself shows all that are kept.
+pub fn brief_failure(batch: &Batch) -> Option<Value> {
+    let mut failure = clear_failure(batch)?;
+    if let Some(errors) = failure.get_mut("errors").and_then(Value::as_array_mut) {
+        errors.truncate(1);
+    }
+    Some(failure)
+}
+
 async fn failure_of(engines: &Engines, batch: &Batch) -> Result<Option<Value>, FlowError> {
     let Some(number) = batch.failure_row.filter(|_| batch.failure.is_none()) else {
         return Ok(clear_failure(batch));

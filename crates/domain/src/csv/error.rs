@@ -6,6 +6,7 @@
 //! | `unknown_column` | the pipeline has no such column |
 //! | `missing_column` | a required column is not in the header |
 //! | `duplicate_column` | a column stands twice in the header |
+//! | `too_many_columns` | the header has more columns than any file needs |
 //! | `column_order` | the pipeline asks for its own order |
 //! | `no_rows` | nothing follows the header |
 //! | `text_after_quote` | text between a closing quote and the next comma |
@@ -15,13 +16,48 @@
 //! | `nul_byte` | a NUL byte |
 //! | `invalid_utf8` | bytes that are not UTF-8 |
 //! | `field_count` | more or fewer fields than the header |
-//! | `field_too_large`, `record_too_large`, `too_many_rows` | a limit was passed; reading stopped there |
+//! | `field_too_large`, `record_too_large`, `header_too_large`, `too_many_rows` | a limit was passed; reading stopped there |
 //! | `required`, `format`, `pattern`, `min_length`, `max_length`, `enum` | a value breaks its column's rule |
+
+use std::borrow::Cow;
 
 use serde::Serialize;
 
 /// How many errors are kept; the rest is counted.
 pub const ERRORS_KEPT: usize = 100;
+
+/// Bytes of an error's sentence: with [`ERRORS_KEPT`] an answer stays far below a mebibyte.
+pub const MESSAGE_BYTES: usize = 500;
+
+/// Bytes that an error shows of a column's name.
+pub const COLUMN_BYTES: usize = 100;
+
+/// Text that is cut behind a character so that it has at most that many bytes, with a sign that it was.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(most)]))
+}
+
+/// The first of several values, for a sentence, and how many more there are.
+pub fn some_of<'a>(values: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let all = values.len();
+    let mut text = String::new();
+    for (index, value) in values.enumerate() {
+        if index > 0 && text.len() + value.len() > LISTED_BYTES {
+            return format!("{text} and {} more", all - index);
+        }
+        if index > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(&shortened(value, COLUMN_BYTES));
+    }
+    text
+}
+
+/// Bytes after which a sentence lists no more values.
+const LISTED_BYTES: usize = 300;
 
 /// One error of a file. Never shows the value itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +90,9 @@ impl ErrorList {
     ) {
         self.count += 1;
         if self.errors.len() < ERRORS_KEPT {
-            self.errors.push(RowError { line, column: column.map(str::to_owned), code, message: message() });
+            let column = column.map(|name| shortened(name, COLUMN_BYTES).into_owned());
+            let message = shortened(&message(), MESSAGE_BYTES).into_owned();
+            self.errors.push(RowError { line, column, code, message });
         }
     }
 
@@ -77,6 +115,8 @@ pub fn of(count: u64, what: &str) -> String {
 /// Which limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKind {
+    /// Bytes of the header.
+    HeaderBytes(usize),
     /// Characters of a field.
     FieldChars(usize),
     /// Bytes of a record.
@@ -99,6 +139,7 @@ pub struct LimitExceeded {
 
 fn said(kind: &LimitKind) -> String {
     match kind {
+        LimitKind::HeaderBytes(most) => format!("the header has more than {}", of(*most as u64, "byte")),
         LimitKind::FieldChars(most) => format!("a field has more than {}", of(*most as u64, "character")),
         LimitKind::RecordBytes(most) => format!("a record has more than {}", of(*most as u64, "byte")),
         LimitKind::Rows(most) => format!("the file has more than {}; split it", of(*most, "row")),

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{ErrorList, LimitExceeded, LimitKind};
+use super::error::{COLUMN_BYTES, ErrorList, LimitExceeded, LimitKind, shortened, some_of};
 use super::formula::{may_begin, neutralise, restore};
 use super::parser::{Event, Parser, Record};
 use super::rules::{Limits, Schema};
@@ -53,7 +53,10 @@ impl HeaderMap {
                 errors.push(line, Some(name), "unknown_column", || unknown(name, schema));
             } else if columns.contains(name) {
                 errors.push(line, Some(name), "duplicate_column", || {
-                    format!("`{name}` stands more than once in the header; keep one of them")
+                    format!(
+                        "`{}` stands more than once in the header; keep one of them",
+                        shortened(name, COLUMN_BYTES)
+                    )
                 });
             }
             columns.push(name.clone());
@@ -252,14 +255,14 @@ impl HeaderMap {
 }
 
 fn unknown(name: &str, schema: &Schema) -> String {
+    let shown = shortened(name, COLUMN_BYTES);
     match schema.columns.iter().find(|known| known.name.eq_ignore_ascii_case(name.trim())) {
-        Some(close) => format!("`{name}` is not a column; write it `{}`", close.name),
-        None => format!("`{name}` is not a column; the columns are: {}", listed(schema)),
+        Some(close) => format!("`{shown}` is not a column; write it `{}`", close.name),
+        None => format!("`{shown}` is not a column; the columns are: {}", listed(schema)),
     }
 }
 
 /// The pipeline's columns, for a sentence.
 pub(super) fn listed(schema: &Schema) -> String {
-    let names: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
-    names.join(", ")
+    some_of(schema.columns.iter().map(|column| column.name.as_str()))
 }

@@ -70,13 +70,22 @@ impl Field {
     }
 }
 
+/// What a file's first record may have, beside what any record may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderLimits {
+    /// Columns.
+    pub max_columns: usize,
+    /// Bytes, without the line end.
+    pub max_bytes: usize,
+}
+
 /// A record that breaks the grammar. The parser goes on behind the next line end that lies outside quotes, or, where
 /// it cannot be told what is inside, behind the next line end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed {
     /// The physical line where the record starts.
     pub line: u64,
-    /// The field's place, from 0.
+    /// The field's place, from 0; for `field_count` and `too_many_columns` the number of fields.
     pub field: usize,
     /// Which rule is broken; see [`super::error`].
     pub code: &'static str,
@@ -111,10 +120,24 @@ enum State {
     Done,
 }
 
-/// A push parser; memory is bounded by the limits.
+/// How much of the field under way was counted already: each byte is counted once, however it arrives.
+#[derive(Clone, Copy, Debug, Default)]
+struct Measured {
+    /// Bytes of the field that were counted.
+    bytes: usize,
+    /// Bytes among them that do not continue a character.
+    chars: usize,
+    quotes: usize,
+}
+
+/// A push parser. Memory is bounded by the limits, and time is linear in the bytes that are pushed.
 #[derive(Debug)]
 pub struct Parser {
     limits: Limits,
+    /// The limits of the record under way, while that is a file's first one.
+    header: Option<HeaderLimits>,
+    /// Fields that are kept of a record; those after them are only counted.
+    max_fields: usize,
     state: State,
     /// Offset of the next byte.
     offset: u64,
@@ -123,6 +146,11 @@ pub struct Parser {
     raw: Vec<u8>,
     fields: Vec<Field>,
     field: Field,
+    /// Bytes of the record under way, kept or not.
+    record_bytes: usize,
+    /// Fields that ended after the last one that is kept.
+    surplus: usize,
+    measured: Measured,
     record_offset: u64,
     record_line: u64,
     quote_line: u64,
@@ -138,16 +166,26 @@ impl Parser {
         Self { bom: Some(0), ..Self::resume_at(limits, 0, 1) }
     }
 
+    /// A parser at the start of a file whose first record is a header: no later record may have more fields.
+    pub fn with_header(limits: Limits, header: HeaderLimits) -> Self {
+        Self { header: Some(header), max_fields: header.max_columns, ..Self::new(limits) }
+    }
+
     /// A parser at a record's first byte in the middle of a file.
     pub fn resume_at(limits: Limits, offset: u64, line: u64) -> Self {
         Self {
             limits,
+            header: None,
+            max_fields: usize::MAX,
             state: State::FieldStart,
             offset,
             line,
             raw: Vec::new(),
             fields: Vec::new(),
             field: Field::default(),
+            record_bytes: 0,
+            surplus: 0,
+            measured: Measured::default(),
             record_offset: offset,
             record_line: line,
             quote_line: line,
@@ -201,7 +239,7 @@ impl Parser {
             self.scan(&BOM[..seen], sink)?;
         }
         match self.state {
-            State::FieldStart if self.raw.is_empty() && self.fields.is_empty() => {}
+            State::FieldStart if self.record_bytes == 0 => {}
             State::FieldStart | State::Unquoted | State::QuoteInQuoted => self.end_record(sink),
             State::Quoted => self.malformed("unclosed_quote", self.quote_line, sink),
             State::Cr => self.malformed("bare_cr", self.line, sink),
@@ -231,7 +269,7 @@ impl Parser {
                     self.state = State::Unquoted;
                 }
                 if self.state != State::Skip {
-                    self.raw.extend_from_slice(&rest[..run]);
+                    self.keep(&rest[..run]);
                     self.check_limits()?;
                 }
                 self.offset += run as u64;
@@ -260,29 +298,30 @@ impl Parser {
             (State::FieldStart, b'"') => {
                 self.field.quoted = true;
                 self.quote_line = line;
-                self.raw.push(byte);
+                self.keep(&[byte]);
                 self.state = State::Quoted;
             }
             (State::Unquoted, b'"') => self.give_up("quote_in_unquoted_field", line, byte, sink),
             (State::Quoted, b'"') => {
-                self.raw.push(byte);
+                self.keep(&[byte]);
                 self.state = State::QuoteInQuoted;
             }
             (State::QuoteInQuoted, b'"') => {
                 self.field.doubled = true;
-                self.raw.push(byte);
+                self.keep(&[byte]);
                 self.state = State::Quoted;
             }
             (State::Quoted, _) => {
                 if byte == 0 {
                     self.note_fault("nul_byte", line);
                 }
-                self.raw.push(byte);
+                self.keep(&[byte]);
             }
             (_, b',') => {
                 self.end_field();
-                self.raw.push(byte);
+                self.keep(&[byte]);
                 self.field.start = self.raw.len();
+                self.measured = Measured::default();
                 self.state = State::FieldStart;
             }
             (_, b'\n') => self.end_line(sink),
@@ -292,23 +331,41 @@ impl Parser {
                 if byte == 0 {
                     self.note_fault("nul_byte", line);
                 }
-                self.raw.push(byte);
+                self.keep(&[byte]);
                 self.state = State::Unquoted;
             }
         }
     }
 
+    /// Takes bytes of the record, as long as it has no more fields than are kept.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.record_bytes += bytes.len();
+        if self.fields.len() < self.max_fields {
+            self.raw.extend_from_slice(bytes);
+        }
+    }
+
+    /// The place of the field under way.
+    fn place(&self) -> usize {
+        self.fields.len() + self.surplus
+    }
+
     fn note_fault(&mut self, code: &'static str, line: u64) {
-        self.fault.get_or_insert((self.fields.len(), code, line));
+        self.fault.get_or_insert((self.place(), code, line));
     }
 
     fn end_field(&mut self) {
-        self.field.end = self.raw.len();
-        self.fields.push(std::mem::take(&mut self.field));
+        let mut field = std::mem::take(&mut self.field);
+        field.end = self.raw.len();
+        if self.fields.len() < self.max_fields {
+            self.fields.push(field);
+        } else {
+            self.surplus += 1;
+        }
     }
 
     fn end_line(&mut self, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) {
-        if self.raw.is_empty() && self.fields.is_empty() {
+        if self.record_bytes == 0 {
             self.blank_lines += 1;
             self.next_record();
         } else {
@@ -319,6 +376,15 @@ impl Parser {
     fn end_record(&mut self, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) {
         self.end_field();
         let event = match (self.fault, std::str::from_utf8(&self.raw)) {
+            _ if self.surplus > 0 => {
+                let code = if self.header.is_some() { "too_many_columns" } else { "field_count" };
+                Event::Malformed(Malformed {
+                    line: self.record_line,
+                    field: self.place(),
+                    code,
+                    at_line: self.record_line,
+                })
+            }
             (Some((field, code, at_line)), _) => {
                 Event::Malformed(Malformed { line: self.record_line, field, code, at_line })
             }
@@ -338,6 +404,9 @@ impl Parser {
                 fields: &self.fields,
             }),
         };
+        if self.header.is_some() && matches!(event, Event::Record(_)) {
+            self.max_fields = self.fields.len();
+        }
         let stop = sink(event).is_break();
         self.next_record();
         if stop {
@@ -351,7 +420,7 @@ impl Parser {
         at_line: u64,
         sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) {
-        let fault = Malformed { line: self.record_line, field: self.fields.len(), code, at_line };
+        let fault = Malformed { line: self.record_line, field: self.place(), code, at_line };
         if sink(Event::Malformed(fault)).is_break() {
             self.state = State::Done;
         }
@@ -366,6 +435,7 @@ impl Parser {
         sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) {
         self.malformed(code, at_line, sink);
+        self.header = None;
         self.raw.clear();
         if self.state != State::Done {
             self.state = State::Skip;
@@ -376,9 +446,15 @@ impl Parser {
     }
 
     fn next_record(&mut self) {
+        if self.record_bytes > 0 {
+            self.header = None;
+        }
         self.raw.clear();
         self.fields.clear();
         self.field = Field::default();
+        self.record_bytes = 0;
+        self.surplus = 0;
+        self.measured = Measured::default();
         self.fault = None;
         self.record_offset = self.offset;
         self.record_line = self.line;
@@ -386,10 +462,13 @@ impl Parser {
     }
 
     fn check_limits(&mut self) -> Result<(), LimitExceeded> {
-        let field = &self.raw[self.field.start.min(self.raw.len())..];
-        let kind = if self.raw.len() > self.limits.max_record_bytes {
+        let header = self.header.filter(|header| self.record_bytes > header.max_bytes);
+        let kind = if let Some(header) = header {
+            LimitKind::HeaderBytes(header.max_bytes)
+        } else if self.record_bytes > self.limits.max_record_bytes {
             LimitKind::RecordBytes(self.limits.max_record_bytes)
-        } else if field.len() > self.limits.max_field_chars
+        } else if self.surplus == 0
+            && self.raw.len() - self.field.start.min(self.raw.len()) > self.limits.max_field_chars
             && self.field_chars() > self.limits.max_field_chars
         {
             LimitKind::FieldChars(self.limits.max_field_chars)
@@ -397,17 +476,20 @@ impl Parser {
             return Ok(());
         };
         self.state = State::Done;
-        Err(LimitExceeded { kind, line: self.record_line, field: self.fields.len() })
+        Err(LimitExceeded { kind, line: self.record_line, field: self.place() })
     }
 
     /// Characters of the field under way: bytes that do not continue one, its own quotes not counted.
-    fn field_chars(&self) -> usize {
+    fn field_chars(&mut self) -> usize {
         let field = &self.raw[self.field.start..];
-        let chars = field.iter().filter(|byte| (**byte & 0xC0) != 0x80).count();
+        let new = &field[self.measured.bytes..];
+        self.measured.chars += new.iter().filter(|byte| (**byte & 0xC0) != 0x80).count();
+        self.measured.quotes += memchr::memchr_iter(b'"', new).count();
+        self.measured.bytes = field.len();
+        let Measured { chars, quotes, .. } = self.measured;
         if !self.field.quoted {
             return chars;
         }
-        let quotes = memchr::memchr_iter(b'"', field).count();
         // The opening quote, and of the others one for each pair or the closing one.
         chars - 1 - quotes.saturating_sub(1).div_ceil(2)
     }

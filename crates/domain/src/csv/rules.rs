@@ -1,9 +1,12 @@
 //! What a pipeline asks of its columns.
 
+use std::collections::HashSet;
+
 use regex::Regex;
 
-use super::error::{ErrorList, of};
+use super::error::{ErrorList, of, some_of};
 use super::formats::Format;
+use super::parser::HeaderLimits;
 
 /// A column of a pipeline.
 #[derive(Clone, Debug)]
@@ -21,7 +24,38 @@ pub struct Column {
     /// Characters at the most.
     pub max_length: Option<usize>,
     /// The only values there are; empty: any.
-    pub one_of: Vec<String>,
+    pub one_of: Choices,
+}
+
+/// The only values of a column, in the order of its definition.
+#[derive(Clone, Debug, Default)]
+pub struct Choices {
+    listed: Vec<String>,
+    /// The same, found without a walk through all of them.
+    known: HashSet<String>,
+}
+
+impl Choices {
+    /// Whether a value is among them.
+    pub fn contains(&self, value: &str) -> bool {
+        self.known.contains(value)
+    }
+
+    /// Whether there are none, so that any value goes.
+    pub fn is_empty(&self) -> bool {
+        self.listed.is_empty()
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.listed.iter().map(String::as_str)
+    }
+}
+
+impl From<Vec<String>> for Choices {
+    fn from(listed: Vec<String>) -> Self {
+        Self { known: listed.iter().cloned().collect(), listed }
+    }
 }
 
 /// How much a file may have.
@@ -57,6 +91,12 @@ impl Limits {
     }
 }
 
+/// Columns of a header beside those that the pipeline knows.
+const OTHER_COLUMNS: usize = 1000;
+
+/// Bytes of a header beside the names of the columns that the pipeline knows.
+const OTHER_HEADER_BYTES: usize = 64 * 1024;
+
 /// Bytes that the columns added by a report (`_row`, `_status`, `_code`, `_message`) take in a record, at the most.
 pub const OURS_BYTES: usize = 64 * 1024;
 
@@ -71,6 +111,17 @@ pub struct Schema {
     pub limits: Limits,
 }
 
+impl Schema {
+    /// What a header may have: far more than the columns that there are, and not without end.
+    pub fn header_limits(&self) -> HeaderLimits {
+        let known: usize = self.columns.iter().map(|column| column.name.len() * 2 + 3).sum();
+        HeaderLimits {
+            max_columns: self.columns.len() + OTHER_COLUMNS,
+            max_bytes: known + OTHER_HEADER_BYTES,
+        }
+    }
+}
+
 impl Column {
     /// A column without rules.
     pub fn named(name: impl Into<String>) -> Self {
@@ -81,7 +132,7 @@ impl Column {
             pattern: None,
             min_length: None,
             max_length: None,
-            one_of: Vec::new(),
+            one_of: Choices::default(),
         }
     }
 
@@ -121,8 +172,8 @@ impl Column {
         {
             fault("pattern", &|| format!("`{}` must match the pattern {}", self.name, pattern.as_str()));
         }
-        if !self.one_of.is_empty() && !self.one_of.iter().any(|one| one == value) {
-            fault("enum", &|| format!("`{}` must be one of: {}", self.name, self.one_of.join(", ")));
+        if !self.one_of.is_empty() && !self.one_of.contains(value) {
+            fault("enum", &|| format!("`{}` must be one of: {}", self.name, some_of(self.one_of.iter())));
         }
     }
 }

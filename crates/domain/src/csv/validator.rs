@@ -69,7 +69,7 @@ impl Validator {
         // Whether the file came from us is known behind its header; until then the parser only bounds memory.
         let limits = schema.limits.with_ours(schema.columns.len());
         Self {
-            parser: Parser::new(limits),
+            parser: Parser::with_header(limits, schema.header_limits()),
             judge: Judge {
                 schema,
                 places: Vec::new(),
@@ -186,10 +186,7 @@ impl Judge {
         self.count_row(record.line)?;
         let Some(header) = &self.header else { return ControlFlow::Continue(()) };
         if record.len() != header.fields() {
-            self.errors.push(record.line, None, "field_count", || {
-                let fields = of(record.len() as u64, "field");
-                format!("the line has {fields} and the header {}", header.fields())
-            });
+            self.errors.push(record.line, None, "field_count", || field_count(record.len(), header.fields()));
             return ControlFlow::Continue(());
         }
         let ours = header.ours(record);
@@ -218,6 +215,7 @@ impl Judge {
     fn as_asked(&self, limit: LimitExceeded) -> LimitExceeded {
         let asked = &self.schema.limits;
         let kind = match limit.kind {
+            header @ LimitKind::HeaderBytes(_) => header,
             LimitKind::FieldChars(_) => LimitKind::FieldChars(asked.max_field_chars),
             LimitKind::RecordBytes(_) => LimitKind::RecordBytes(asked.max_record_bytes),
             LimitKind::Rows(_) => LimitKind::Rows(asked.max_rows),
@@ -227,6 +225,7 @@ impl Judge {
 
     fn error_of(&self, limit: &LimitExceeded) -> RowError {
         let (code, in_column) = match limit.kind {
+            LimitKind::HeaderBytes(_) => ("header_too_large", false),
             LimitKind::FieldChars(_) => ("field_too_large", true),
             LimitKind::RecordBytes(_) => ("record_too_large", false),
             LimitKind::Rows(_) => ("too_many_rows", false),
@@ -242,6 +241,7 @@ impl Judge {
 
     fn take_fault(&mut self, fault: &Malformed) {
         let column = self.header.as_ref().and_then(|header| header.column_of(fault.field));
+        let fields = self.header.as_ref().map_or(0, HeaderMap::fields);
         self.errors.push(fault.line, column, fault.code, || match fault.code {
             "text_after_quote" => "text stands between a closing quote and the next comma; double quotes inside a \
                                    quoted field, and leave no blanks around it"
@@ -251,8 +251,16 @@ impl Judge {
             }
             "unclosed_quote" => format!("the quote that opens in line {} is never closed", fault.at_line),
             "bare_cr" => "a carriage return stands without a line feed; end lines with LF or CRLF".into(),
+            "field_count" => field_count(fault.field, fields),
+            "too_many_columns" => {
+                format!("the header has {}; the columns are: {}", of(fault.field as u64, "column"), listed(&self.schema))
+            }
             "nul_byte" => "the record holds a NUL byte; remove it".into(),
             _ => "the record is not valid UTF-8; save the file as UTF-8".into(),
         });
     }
+}
+
+fn field_count(fields: usize, of_header: usize) -> String {
+    format!("the line has {} and the header {of_header}", of(fields as u64, "field"))
 }

@@ -106,9 +106,9 @@ fn column(definition: &ColumnDefinition, line: u64, limits: &Limits, source: &mu
         pattern,
         min_length: definition.min_length,
         max_length: definition.max_length,
-        one_of: definition.one_of.clone().unwrap_or_default(),
+        one_of: definition.one_of.clone().unwrap_or_default().into(),
     };
-    for value in &column.one_of {
+    for value in column.one_of.iter() {
         let mut errors = ErrorList::default();
         column.judge(value, line, &mut errors);
         if !errors.is_empty() {
