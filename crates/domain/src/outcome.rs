@@ -4,13 +4,15 @@
 //! |---|---|---|---|
 //! | 2xx with JSON, with nothing, or with what the step does not read | success | success | success |
 //! | 2xx that is not JSON | retry `bad_response` | fail `bad_response` | fail `bad_response` |
-//! | 429; 503 with Retry-After, or RateLimit headers by which nothing is left | wait, no attempt | wait, no attempt | wait, no attempt |
+//! | 429; 503 or 529 with Retry-After, or with rate-limit headers by which nothing is left | wait, no attempt | wait, no attempt | wait, no attempt |
 //! | 408, 425, 503: nothing was done (RFC 9110, 15.5.9 and 15.6.4; RFC 8470, 5.2) | retry `http_<status>` | retry `http_<status>` | retry `http_<status>` |
 //! | other 5xx | retry `http_<status>` | retry `http_<status>` | unknown `outcome_unknown` |
 //! | other 4xx, 3xx | fail `http_<status>` | fail `http_<status>` | fail `http_<status>` |
 //! | no connection: nothing was sent | retry `connect_failed` | retry `connect_failed` | retry `connect_failed` |
 //! | no answer in time | retry `timeout` | unknown `outcome_unknown` | unknown `outcome_unknown` |
 //! | connection lost under way | retry `connection_lost` | unknown `outcome_unknown` | unknown `outcome_unknown` |
+//!
+//! Whatever is tried again waits as long as the answer's Retry-After asks, if that is longer than its backoff.
 //!
 //! Safe to repeat: GET, HEAD, PUT, DELETE (RFC 9110, 9.2.2), steps with `idempotency_key: true` or
 //! `idempotent: true`. At most once: steps with `idempotent: false` and no key. An unknown outcome ends the row; it is
@@ -94,6 +96,15 @@ pub enum Happened {
 }
 
 impl Happened {
+    /// Until when the answer asks to wait.
+    #[must_use]
+    pub fn wait_until(self) -> Option<Timestamp> {
+        match self {
+            Self::Answer { wait_until, .. } => wait_until,
+            Self::ConnectFailed | Self::TimedOut | Self::ConnectionLost => None,
+        }
+    }
+
     /// The same of a call whose answer's body nobody reads.
     #[must_use]
     pub fn with_unread_body(self) -> Self {
@@ -167,7 +178,7 @@ pub fn judge(happened: Happened, repetition: Repetition) -> Verdict {
         }
         Happened::Answer { status: 200..=299, .. } => Verdict::Fail { code: code::BAD_RESPONSE.to_owned() },
         Happened::Answer { status: 429, wait_until, .. } => Verdict::Throttled { until: wait_until },
-        Happened::Answer { status: 503, wait_until: Some(until), .. } => {
+        Happened::Answer { status: 503 | 529, wait_until: Some(until), .. } => {
             Verdict::Throttled { until: Some(until) }
         }
         Happened::Answer { status: 500..=502 | 504..=599, .. } if repetition == Repetition::Harmful => {
@@ -185,7 +196,7 @@ pub fn judge(happened: Happened, repetition: Repetition) -> Verdict {
 pub fn healthy(happened: Happened) -> Option<bool> {
     match happened {
         Happened::Answer { status: 429, .. } => None,
-        Happened::Answer { status: 503, wait_until: Some(_), .. } => None,
+        Happened::Answer { status: 503 | 529, wait_until: Some(_), .. } => None,
         Happened::Answer { status: 500..=599, .. } => Some(false),
         Happened::Answer { status: 200..=299, json: false, .. } => Some(false),
         Happened::Answer { .. } => Some(true),
@@ -224,6 +235,16 @@ mod tests {
                 Verdict::Throttled { until: soon },
                 Verdict::Throttled { until: soon },
             ),
+            (
+                Happened::Answer { status: 529, json: true, wait_until: soon },
+                Verdict::Throttled { until: soon },
+                Verdict::Throttled { until: soon },
+            ),
+            (
+                Happened::Answer { status: 500, json: true, wait_until: soon },
+                retry("http_500"),
+                retry("http_500"),
+            ),
             (answer(503), retry("http_503"), retry("http_503")),
             (answer(500), retry("http_500"), retry("http_500")),
             (answer(408), retry("http_408"), retry("http_408")),
@@ -237,7 +258,8 @@ mod tests {
         for (happened, safe, unsaid) in cases {
             assert_eq!(judge(happened, Repetition::Harmless), safe, "{happened:?}");
             assert_eq!(judge(happened, Repetition::Unsaid), unsaid, "{happened:?}");
-            let once = if happened == answer(500) { unknown() } else { unsaid };
+            let internal = matches!(happened, Happened::Answer { status: 500, .. });
+            let once = if internal { unknown() } else { unsaid };
             assert_eq!(judge(happened, Repetition::Harmful), once, "{happened:?}");
         }
         assert_eq!(

@@ -71,6 +71,8 @@ pub enum Called {
         verdict: Verdict,
         /// The answer, if one came.
         response: Option<Response>,
+        /// When the call may be repeated at the earliest, where the answer asks for it.
+        not_before: Option<Timestamp>,
         /// From sending to the end of the answer.
         elapsed: Duration,
         /// Whether it was a probe of the half-open breaker.
@@ -135,7 +137,13 @@ impl Caller {
         // Before any limit is touched: what cannot be sent takes nothing.
         let Some(request) = self.client.prepare(dependency, request, &extra) else {
             let verdict = Verdict::Fail { code: code::TEMPLATE_ERROR.to_owned() };
-            return Called::Answered { verdict, response: None, elapsed: Duration::ZERO, probe: false };
+            return Called::Answered {
+                verdict,
+                response: None,
+                not_before: None,
+                elapsed: Duration::ZERO,
+                probe: false,
+            };
         };
         let gates = Gates::of(dependency, demand.owner, self.limiter.cold_wait_us());
         let lease_us = limit::micros(dependency.timeout + SLOT_MARGIN);
@@ -169,7 +177,8 @@ impl Caller {
         }
         let status = response.as_ref().map(|response| response.status);
         self.figures.count(&dependency.name, |figures| figures.called(&verdict, status, elapsed));
-        Called::Answered { verdict, response, elapsed, probe }
+        let not_before = happened.wait_until();
+        Called::Answered { verdict, response, not_before, elapsed, probe }
     }
 
     /// How long any call to the dependency would wait at least, as far as this worker knows. What an owner's own limit
@@ -360,10 +369,9 @@ async fn in_time<T>(deadline: Instant, line: impl Future<Output = T>) -> Result<
 }
 
 fn feedback(happened: Happened, verdict: &Verdict, now: Timestamp) -> Feedback {
-    let pause = match happened {
-        Happened::Answer { wait_until: Some(until), .. } => Some(limit::micros(until.since(now))),
-        _ => None,
-    };
+    // A 408, 409 or 425 is about this one call.
+    let about_all = matches!(happened, Happened::Answer { status: 429 | 500..=599, .. });
+    let pause = happened.wait_until().filter(|_| about_all).map(|until| limit::micros(until.since(now)));
     let throttled = matches!(verdict, Verdict::Throttled { .. })
         || matches!(happened, Happened::Answer { status: 503, .. });
     Feedback { healthy: outcome::healthy(happened), pause, throttled, probe: false }

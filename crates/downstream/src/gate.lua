@@ -13,7 +13,7 @@ local RECENT = 1e5
 local SLOWEST, PAUSES_TO_CEILING, SOONEST, LATEST = 0.05, 20, 20e6, 300e6
 local SIGN_EVERY, SETTLED = 1e6, 5e6
 local CUT_LITTLE, CUT_PAUSED, CUT_BLIND = 0.9, 0.75, 0.5
--- State that nobody used for so long is forgotten; longer than the longest pause.
+-- State that nobody used for so long is forgotten, but no pause is (see `save`).
 local KEEP_MS = 6 * 3600 * 1000
 
 local FIELDS = { 'tat', 'paused_until', 'factor', 'ceiling', 'since', 'deaf_until', 'climb', 'window_start', 'good', 'bad',
@@ -190,7 +190,8 @@ local function save(gate)
     values[#values + 1] = text(gate[field])
   end
   redis.call('HSET', gate.key, unpack(values))
-  redis.call('PEXPIRE', gate.key, KEEP_MS)
+  local paused_ms = math.max(math.ceil((gate.paused_until - now) / 1e3), 0)
+  redis.call('PEXPIRE', gate.key, KEEP_MS + paused_ms)
 end
 
 local function tat_of(gate)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub mod caller;
 pub mod client;
+pub mod delay;
 pub mod figures;
 #[cfg(feature = "redis")]
 mod held;

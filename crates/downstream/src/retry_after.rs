@@ -1,113 +1,118 @@
-//! How long an answer asks to wait.
+//! How long an answer asks to wait: `Retry-After`, and the rate-limit headers of the standard's drafts and of vendors.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use penstock_domain::time::Timestamp;
 
-/// No answer holds a dependency up for longer.
-const LONGEST: Duration = Duration::from_secs(3600);
+use crate::delay::{self, Unit};
 
-/// `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3). `longest` at the most; none when it cannot be read.
+/// `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3), and the other forms that are in use. `longest` at most; none
+/// when its form is not known.
 pub fn retry_after(value: &str, now: Timestamp, longest: Duration) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds).min(longest));
-    }
-    let at = httpdate::parse_http_date(value).ok()?;
-    let at = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let at = Timestamp::from_millis(i64::try_from(at.as_millis()).ok()?);
-    Some(at.since(now).min(longest))
+    delay::parse(value, Unit::Seconds, now).map(|wait| wait.min(longest))
 }
 
-/// Until when an answer of this status asks to wait, by `Retry-After` or, when it says that nothing is left, by the
-/// RateLimit headers (draft-ietf-httpapi-ratelimit-headers, and the older `X-RateLimit-*`).
+/// Until when an answer of this status asks to wait: by `Retry-After` or, when a limit is used up, by the headers that say
+/// when it is whole again.
 pub fn wait_until(status: u16, headers: &BTreeMap<String, String>, now: Timestamp) -> Option<Timestamp> {
-    if !matches!(status, 429 | 503) {
+    if !matches!(status, 408 | 409 | 425 | 429 | 500..=599) {
         return None;
     }
-    if let Some(pause) = headers.get("retry-after").and_then(|value| retry_after(value, now, LONGEST)) {
-        return Some(now + pause);
-    }
-    // A 503 is about the limit only when the headers say that nothing of it is left.
-    if status != 429 && !nothing_left(headers) {
-        return None;
-    }
-    let reset = limits(headers)
-        .and_then(|limits| limits.reset())
-        .or_else(|| number(headers.get("ratelimit-reset")))
-        .or_else(|| number(headers.get("x-ratelimit-reset")));
-    let seconds = reset?;
-    // Some servers give the moment instead of the seconds until it.
-    let now_seconds = u64::try_from(now.seconds()).unwrap_or(0);
-    let pause = if seconds > 1_000_000_000 { seconds.saturating_sub(now_seconds) } else { seconds };
-    Some(now + Duration::from_secs(pause).min(LONGEST))
+    // A date is compared to the clock that wrote it.
+    let date = headers.get("date").and_then(|date| httpdate::parse_http_date(date).ok());
+    let server_now = date
+        .and_then(|date| date.duration_since(std::time::SystemTime::UNIX_EPOCH).ok())
+        .map_or(now, |since_epoch| Timestamp::from_millis(0) + since_epoch);
+    let standard =
+        headers.get("retry-after").and_then(|value| delay::parse(value, Unit::Seconds, server_now));
+    let asked = standard.or_else(|| vendors_retry_after(headers, server_now));
+    let wait = asked.or_else(|| {
+        // Only a 429 is about a limit in any case.
+        let limits = limits(headers, server_now);
+        let about_limits =
+            status == 429 || matches!(status, 503 | 529) && limits.iter().any(Limit::is_used_up);
+        if about_limits { reset(&limits) } else { None }
+    })?;
+    Some(now + wait)
 }
 
-fn nothing_left(headers: &BTreeMap<String, String>) -> bool {
-    let told = limits(headers).filter(Limits::tells_what_is_left);
-    told.map(|limits| limits.used_up().next().is_some()).unwrap_or_else(|| {
-        number(headers.get("ratelimit-remaining")).or_else(|| number(headers.get("x-ratelimit-remaining")))
-            == Some(0)
-    })
+/// `Retry-After-Ms`, `X-Rate-Limit-Retry-After-Seconds` and the like.
+fn vendors_retry_after(headers: &BTreeMap<String, String>, server_now: Timestamp) -> Option<Duration> {
+    headers.iter().filter(|(name, _)| name.contains("retry-after") && *name != "retry-after").find_map(
+        |(name, value)| {
+            let unit = if counts_milliseconds(name) { Unit::Milliseconds } else { Unit::Seconds };
+            delay::parse(value, unit, server_now)
+        },
+    )
 }
 
-fn number(value: Option<&String>) -> Option<u64> {
-    value?.trim().parse().ok()
+fn counts_milliseconds(name: &str) -> bool {
+    name.split('-').any(|word| matches!(word, "ms" | "millis" | "milliseconds"))
 }
 
-/// What `RateLimit` says: of each policy, what is left and in how many seconds it is whole again.
-struct Limits(Vec<Limit>);
-
-#[derive(Clone, Copy)]
+/// What is known of one of an API's limits.
+#[derive(Clone, Copy, Debug, Default)]
 struct Limit {
-    left: Option<u64>,
-    reset: Option<u64>,
+    /// What is left of it.
+    left: Option<f64>,
+    /// In what time it is whole again.
+    reset: Option<Duration>,
 }
 
-fn limits(headers: &BTreeMap<String, String>) -> Option<Limits> {
-    headers.get("ratelimit").map(|value| Limits::of(value))
-}
-
-impl Limits {
-    /// A list of policies, `"hour";r=900;t=3000, "second";r=0;t=1`; or, as older drafts had it, the one that is closest to
-    /// its end: `limit=100, remaining=0, reset=30`.
-    fn of(value: &str) -> Self {
-        let limit =
-            |item: &str, left, reset| Limit { left: parameter(item, left), reset: parameter(item, reset) };
-        let mut limits: Vec<Limit> =
-            split(value, ',').into_iter().map(|item| limit(item, "r", "t")).collect();
-        limits.retain(|limit| limit.left.is_some() || limit.reset.is_some());
-        if limits.is_empty() {
-            limits.push(limit(value, "remaining", "reset"));
-        }
-        Self(limits)
-    }
-
-    fn tells_what_is_left(&self) -> bool {
-        self.0.iter().any(|limit| limit.left.is_some())
-    }
-
-    fn used_up(&self) -> impl Iterator<Item = &Limit> {
-        self.0.iter().filter(|limit| limit.left == Some(0))
-    }
-
-    /// When a call passes all policies again. A policy of which something is left holds nothing up, unless there is no
-    /// other that could have refused the call.
-    fn reset(&self) -> Option<u64> {
-        if self.used_up().next().is_some() {
-            self.used_up().filter_map(|limit| limit.reset).max()
-        } else {
-            self.0.iter().find_map(|limit| limit.reset)
-        }
+impl Limit {
+    fn is_used_up(&self) -> bool {
+        self.left == Some(0.0)
     }
 }
 
-/// A whole number among the parameters of a structured field (RFC 9651).
-fn parameter(item: &str, name: &str) -> Option<u64> {
+/// When a call passes all limits again. A limit of which something is left holds nothing up, unless there is no other that
+/// could have refused the call.
+fn reset(limits: &[Limit]) -> Option<Duration> {
+    let used_up = || limits.iter().filter(|limit| limit.is_used_up());
+    if let Some(last) = used_up().filter_map(|limit| limit.reset).max() {
+        return Some(last);
+    }
+    let unknown = limits.iter().filter(|limit| limit.left.is_none());
+    if let Some(first) = unknown.filter_map(|limit| limit.reset).min() {
+        return Some(first);
+    }
+    if used_up().next().is_some() {
+        return None;
+    }
+    let scarcest = limits
+        .iter()
+        .filter(|limit| limit.reset.is_some())
+        .min_by(|a, b| a.left.unwrap_or(0.0).total_cmp(&b.left.unwrap_or(0.0)));
+    scarcest.and_then(|limit| limit.reset)
+}
+
+fn limits(headers: &BTreeMap<String, String>, server_now: Timestamp) -> Vec<Limit> {
+    let mut limits = headers.get("ratelimit").map(|value| policies(value, server_now)).unwrap_or_default();
+    limits.extend(by_header(headers, server_now).into_values());
+    limits
+}
+
+/// `RateLimit` (draft-ietf-httpapi-ratelimit-headers): a list of policies, `"hour";r=900;t=3000, "second";r=0;t=1`; or, as older
+/// drafts had it, the one that is closest to its end: `limit=100, remaining=0, reset=30`.
+fn policies(value: &str, server_now: Timestamp) -> Vec<Limit> {
+    let limit = |item: &str, left, reset| Limit {
+        left: parameter(item, left).and_then(delay::plain_number),
+        reset: parameter(item, reset).and_then(|value| delay::parse(value, Unit::Unstated, server_now)),
+    };
+    let mut limits: Vec<Limit> = split(value, ',').into_iter().map(|item| limit(item, "r", "t")).collect();
+    limits.retain(|limit| limit.left.is_some() || limit.reset.is_some());
+    if limits.is_empty() {
+        limits.push(limit(value, "remaining", "reset"));
+    }
+    limits
+}
+
+/// A parameter of a structured field (RFC 9651).
+fn parameter<'a>(item: &'a str, name: &str) -> Option<&'a str> {
     split(item, ';').into_iter().flat_map(|part| split(part, ',')).find_map(|part| {
         let (key, value) = part.split_once('=')?;
-        (key.trim() == name).then(|| value.trim().parse().ok())?
+        (key.trim() == name).then_some(value.trim())
     })
 }
 
@@ -127,27 +132,132 @@ fn split(value: &str, separator: char) -> Vec<&str> {
         .collect()
 }
 
+/// Limits with a header for each of their properties: `X-RateLimit-Remaining` and `-Reset`, `RateLimit-Reset`,
+/// `X-Rate-Limit-Reset-After`, `X-RateLimit-Reset-Tokens`, `Vendor-RateLimit-Requests-Reset`. Headers whose names differ in
+/// nothing else are about one limit.
+fn by_header(headers: &BTreeMap<String, String>, server_now: Timestamp) -> BTreeMap<String, Limit> {
+    let mut limits: BTreeMap<String, Limit> = BTreeMap::new();
+    for (name, value) in headers {
+        let words = name.replace("rate-limit", "ratelimit");
+        if !words.split('-').any(|word| word == "ratelimit") {
+            continue;
+        }
+        let has = |wanted: &[&str]| words.split('-').any(|word| wanted.contains(&word));
+        // A value may have parameters: `0;w=60`.
+        let value = value.split(';').next().unwrap_or_default();
+        let scope = || {
+            const PROPERTY: [&str; 10] = [
+                "x",
+                "remaining",
+                "remain",
+                "reset",
+                "after",
+                "at",
+                "ms",
+                "millis",
+                "milliseconds",
+                "seconds",
+            ];
+            let own: Vec<&str> = words.split('-').filter(|word| !PROPERTY.contains(word)).collect();
+            own.join("-")
+        };
+        if has(&["remaining", "remain"]) {
+            limits.entry(scope()).or_default().left = delay::plain_number(value.trim());
+        } else if has(&["reset"]) {
+            let unit = if counts_milliseconds(&words) { Unit::Milliseconds } else { Unit::Unstated };
+            let limit = limits.entry(scope()).or_default();
+            limit.reset = limit.reset.max(delay::parse(value, unit, server_now));
+        }
+    }
+    limits
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// 2027-01-15T08:00:00Z
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+    const DAY: u64 = 86_400_000;
 
-    fn until(status: u16, headers: &[(&str, &str)]) -> Option<u128> {
+    /// Milliseconds from now.
+    fn until(status: u16, headers: &[(&str, &str)]) -> Option<u64> {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        wait_until(status, &headers, NOW).map(|at| at.since(NOW).as_secs().into())
+        wait_until(status, &headers, NOW).map(|at| u64::try_from(at.since(NOW).as_millis()).unwrap())
     }
 
     #[test]
-    fn every_way_to_say_it() {
-        let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_007));
+    fn retry_after_is_read_in_every_form_and_holds_as_long_as_it_asks() {
+        for (headers, wait) in [
+            (vec![("retry-after", "3")], Some(3_000)),
+            (vec![("retry-after", "2.0")], Some(2_000)),
+            (vec![("retry-after", "0.35")], Some(350)),
+            (vec![("retry-after", "86400")], Some(DAY)),
+            (vec![("retry-after", "99999999")], Some(31 * DAY)),
+            (vec![("retry-after", "Fri, 15 Jan 2027 08:00:07 GMT")], Some(7_000)),
+            (vec![("retry-after", "Fri, 15 Jan 2027 10:00:07 +0200")], Some(7_000)),
+            (vec![("retry-after", "Fri, 15 Jan 2027 08:00:07 UTC")], Some(7_000)),
+            (vec![("retry-after", "Fri, 15 Jan 2027 07:00:00 GMT")], Some(0)),
+            (vec![("retry-after", "soon")], None),
+            (vec![("retry-after", "soon"), ("x-ratelimit-reset", "4")], Some(4_000)),
+            (vec![("retry-after-ms", "350")], Some(350)),
+            (vec![("x-ms-retry-after-ms", "1200")], Some(1_200)),
+            (vec![("x-rate-limit-retry-after-seconds", "9")], Some(9_000)),
+            (vec![("retry-after", "1"), ("retry-after-ms", "350")], Some(1_000)),
+            (vec![], None),
+        ] {
+            assert_eq!(until(429, &headers), wait, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_compared_to_the_clock_that_wrote_it() {
+        // The server's clock is an hour ahead of ours.
+        let date = ("date", "Fri, 15 Jan 2027 09:00:00 GMT");
+        assert_eq!(until(429, &[date, ("retry-after", "Fri, 15 Jan 2027 09:00:05 GMT")]), Some(5_000));
+        assert_eq!(until(429, &[date, ("x-ratelimit-reset", "1800003605")]), Some(5_000));
+        assert_eq!(until(429, &[date, ("retry-after", "5")]), Some(5_000));
+        assert_eq!(until(429, &[("date", "now"), ("x-ratelimit-reset", "1800000005")]), Some(5_000));
+    }
+
+    #[test]
+    fn resets_are_read_in_every_form() {
+        for (name, value, wait) in [
+            ("ratelimit-reset", "5", Some(5_000)),
+            ("x-ratelimit-reset", "5.5", Some(5_500)),
+            ("x-ratelimit-reset", "1800000012", Some(12_000)),
+            ("x-ratelimit-reset", "1800000012.5", Some(12_500)),
+            ("x-ratelimit-reset", "1800000012500", Some(12_500)),
+            ("x-ratelimit-reset", "2027-01-15T08:00:12Z", Some(12_000)),
+            ("x-ratelimit-reset", "2027-01-15T08:01Z", Some(60_000)),
+            ("x-ratelimit-reset", "Fri, 15 Jan 2027 08:00:12 GMT", Some(12_000)),
+            ("x-ratelimit-reset", "6m0s", Some(360_000)),
+            ("x-ratelimit-reset", "7200", Some(7_200_000)),
+            ("x-ratelimit-reset", "1799999000", Some(0)),
+            ("x-ratelimit-reset", "tomorrow", None),
+            ("x-ratelimit-reset", "-1", None),
+            ("x-rate-limit-reset", "1800000012", Some(12_000)),
+            ("x-rate-limit-reset", "8", Some(8_000)),
+            ("x-ratelimit-reset-after", "1.234", Some(1_234)),
+            ("x-rate-limit-reset-after", "3", Some(3_000)),
+            ("x-ratelimit-reset-ms", "1500", Some(1_500)),
+            ("x-ratelimit-reset-requests", "1s", Some(1_000)),
+            ("x-ratelimit-reset-tokens", "6m0s", Some(360_000)),
+            ("x-ratelimit-requests-reset", "1800000012500", Some(12_500)),
+            ("anthropic-ratelimit-input-tokens-reset", "2027-01-15T08:00:03Z", Some(3_000)),
+            ("x-contentful-ratelimit-reset", "1", Some(1_000)),
+            ("x-ratelimit-limit", "100", None),
+            ("x-reset", "5", None),
+        ] {
+            assert_eq!(until(429, &[(name, value)]), wait, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn of_several_limits_the_one_that_is_used_up_counts() {
         for (headers, seconds) in [
-            (vec![("retry-after", "3")], Some(3)),
-            (vec![("retry-after", date.as_str())], Some(7)),
-            (vec![("retry-after", "999999")], Some(3600)),
             (vec![("ratelimit", "\"default\";r=0;t=30")], Some(30)),
             (vec![("ratelimit", "limit=100, remaining=0, reset=9")], Some(9)),
-            // Of several policies those hold up of which nothing is left.
             (vec![("ratelimit", "\"hour\";r=900;t=3000, \"second\";r=0;t=1")], Some(1)),
             (vec![("ratelimit", "\"second\";r=0;t=1, \"hour\";r=900;t=3000")], Some(1)),
             (vec![("ratelimit", "\"second\";r=0;t=1, \"minute\";r=0;t=40,\"day\";r=5;t=80000")], Some(40)),
@@ -157,29 +267,60 @@ mod tests {
             (vec![("ratelimit", "\"default\";t=4")], Some(4)),
             (vec![("ratelimit", "\"a;r=0;t=9, \\\"b\";r=1;t=5, second;r=0;t=2")], Some(2)),
             (vec![("ratelimit", "\"second\";r=0;t=soon")], None),
-            (vec![("ratelimit-reset", "5")], Some(5)),
             (
                 vec![("ratelimit-limit", "100"), ("ratelimit-remaining", "0"), ("ratelimit-reset", "6")],
                 Some(6),
             ),
             (vec![("ratelimit-limit", "100, 100;w=60"), ("ratelimit-reset", "8")], Some(8)),
-            (vec![("x-ratelimit-reset", "1800000012")], Some(12)),
-            (vec![("retry-after", "soon")], None),
-            (vec![], None),
+            (vec![("ratelimit-remaining", "0;w=60"), ("ratelimit-reset", "6;w=60")], Some(6)),
+            (
+                vec![
+                    ("x-ratelimit-remaining-requests", "4999"),
+                    ("x-ratelimit-reset-requests", "8h"),
+                    ("x-ratelimit-remaining-tokens", "0"),
+                    ("x-ratelimit-reset-tokens", "6m0s"),
+                ],
+                Some(360),
+            ),
+            // Neither is at its end, but this call wanted more than one of them has.
+            (
+                vec![
+                    ("x-ratelimit-remaining-requests", "4999"),
+                    ("x-ratelimit-reset-requests", "8h"),
+                    ("x-ratelimit-remaining-tokens", "12"),
+                    ("x-ratelimit-reset-tokens", "2s"),
+                ],
+                Some(2),
+            ),
+            (vec![("x-ratelimit-reset-day", "80000"), ("x-ratelimit-reset-minute", "20")], Some(20)),
+            (vec![("x-ratelimit-remain", "0"), ("x-ratelimit-reset", "1800000300")], Some(300)),
+            (vec![("x-ratelimit-reset", "1800000005"), ("x-ratelimit-reset-after", "5.0")], Some(5)),
         ] {
-            assert_eq!(until(429, &headers), seconds, "{headers:?}");
+            assert_eq!(until(429, &headers), seconds.map(|s: u64| s * 1000), "{headers:?}");
         }
-        assert_eq!(until(503, &[("retry-after", "3")]), Some(3));
+    }
+
+    #[test]
+    fn other_statuses_ask_to_wait_as_well() {
+        for status in [408, 409, 425, 429, 500, 502, 503, 504, 529, 599] {
+            assert_eq!(until(status, &[("retry-after", "3")]), Some(3_000), "{status}");
+        }
+        for status in [200, 202, 301, 400, 403, 404, 422] {
+            assert_eq!(until(status, &[("retry-after", "3")]), None, "{status}");
+        }
+        let used_up = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "3")];
+        for (status, wait) in
+            [(429, Some(3_000)), (503, Some(3_000)), (529, Some(3_000)), (500, None), (502, None)]
+        {
+            assert_eq!(until(status, &used_up), wait, "{status}");
+        }
         assert_eq!(until(503, &[("ratelimit-reset", "3")]), None);
         assert_eq!(until(503, &[("ratelimit", "\"default\";r=7;t=3")]), None);
-        assert_eq!(until(503, &[("ratelimit", "\"default\";r=0;t=3")]), Some(3));
+        assert_eq!(until(503, &[("ratelimit", "\"default\";r=0;t=3")]), Some(3_000));
         let two = "\"hour\";r=900;t=3000, \"second\";r=0;t=1";
-        assert_eq!(until(503, &[("ratelimit", two)]), Some(1));
+        assert_eq!(until(503, &[("ratelimit", two)]), Some(1_000));
         assert_eq!(until(503, &[("ratelimit", "\"hour\";r=900;t=3000, \"second\";r=3;t=1")]), None);
-        assert_eq!(until(503, &[("ratelimit", "limit=100, remaining=0, reset=9")]), Some(9));
+        assert_eq!(until(503, &[("ratelimit", "limit=100, remaining=0, reset=9")]), Some(9_000));
         assert_eq!(until(503, &[("ratelimit", "limit=100, remaining=2, reset=9")]), None);
-        assert_eq!(until(503, &[("ratelimit-remaining", "0"), ("ratelimit-reset", "3")]), Some(3));
-        assert_eq!(until(503, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "3")]), Some(3));
-        assert_eq!(until(200, &[("retry-after", "3")]), None);
     }
 }

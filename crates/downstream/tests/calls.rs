@@ -172,6 +172,51 @@ async fn a_word_to_wait_holds_the_dependency_and_costs_no_attempt() {
     assert_eq!(server.arrived().len(), 1);
 }
 
+/// A day is a day; what is about one call only holds nobody else up.
+#[tokio::test]
+async fn whoever_asks_to_wait_is_left_alone_as_long_as_he_asks() {
+    let server = Server::start(1000, 1000);
+    let retry = |code: &str| Verdict::Retry { code: code.into() };
+    for (path, verdict, wait, pauses) in [
+        ("/said/500/90", retry("http_500"), 90, true),
+        ("/said/502/2.0", retry("http_502"), 2, true),
+        ("/said/408/90", retry("http_408"), 90, false),
+        ("/said/425/90", retry("http_425"), 90, false),
+        ("/said/529/86400", Verdict::Throttled { until: None }, 86_400, true),
+        ("/said/429/864000", Verdict::Throttled { until: None }, 864_000, true),
+        ("/said/429/1m30s", Verdict::Throttled { until: None }, 90, true),
+    ] {
+        let api = dependency(server.url());
+        let caller = local();
+        let before = SystemClock.now();
+        let called = call(&caller, &demand(&api), get(path)).await;
+        let Called::Answered { verdict: got, not_before: Some(not_before), .. } = called else {
+            panic!("{path}: {called:?}")
+        };
+        let until = match &got {
+            Verdict::Throttled { until } => {
+                assert_eq!(*until, Some(not_before), "{path}");
+                Verdict::Throttled { until: None }
+            }
+            other => other.clone(),
+        };
+        assert_eq!(until, verdict, "{path}");
+        let waited = not_before.since(before);
+        assert!(
+            waited >= Duration::from_secs(wait) && waited < Duration::from_secs(wait + 10),
+            "{path}: {waited:?}"
+        );
+        let next = call(&caller, &demand(&api), get("/ok")).await;
+        match next {
+            Called::Waits { until, reason: Reason::Paused } if pauses => {
+                assert!(until.since(before) >= Duration::from_secs(wait), "{path}: {until}");
+            }
+            Called::Answered { verdict: Verdict::Success, .. } if !pauses => {}
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn of_several_policies_the_one_that_is_used_up_counts_in_whatever_lines_they_come() {
     let server = Server::start(1000, 1000);

@@ -147,6 +147,13 @@ async fn a_decision_is_one_round_trip_and_its_keys_do_not_stay() {
     assert_eq!(heard, 9, "each answer but the last travelled with the next question");
     let ttl: i64 = redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
     assert!((3600..=6 * 3600).contains(&ttl), "{ttl}");
+    let ten_days = Duration::from_secs(10 * 24 * 3600);
+    let pause = Feedback { pause: Some(penstock_domain::limit::micros(ten_days)), ..Feedback::default() };
+    limiter.report(Grant { token: 11, gates: gates.clone() }, pause).await;
+    let paused_for = limiter.peek(&gates).await.unwrap().paused_for;
+    assert!(paused_for > ten_days - Duration::from_secs(60), "{paused_for:?}");
+    let ttl: u64 = redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
+    assert!(ttl > paused_for.as_secs(), "a pause is not forgotten before it ends: {ttl}");
 }
 
 #[tokio::test]

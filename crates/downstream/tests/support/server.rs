@@ -193,6 +193,11 @@ fn answer(path: &str, at: Instant, state: &State) -> (Answer, bool, bool) {
         "/hang" => Answer::Hang,
         "/drop" => Answer::Drop,
         "/slow" => Answer::Slow,
+        // `/said/<status>/<Retry-After>`
+        said if said.starts_with("/said/") => {
+            let (status, wait) = said["/said/".len()..].split_once('/').unwrap();
+            text(&format!("{status} Said"), &format!("retry-after: {wait}\r\n"), "{}")
+        }
         _ => text("200 OK", "x-request-id: 7\r\n", "{\"ok\":true}"),
     };
     (answer, false, false)

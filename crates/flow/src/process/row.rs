@@ -170,7 +170,7 @@ impl RowTask<'_> {
         let called =
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
         let now = clock.now();
-        let (verdict, response, probe) = match called {
+        let (verdict, response, not_before, probe) = match called {
             Called::Waits { until, reason } => {
                 let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
                 let receipts = std::mem::take(&mut progress.receipts);
@@ -186,7 +186,7 @@ impl RowTask<'_> {
                 let receipts = std::mem::take(&mut progress.receipts);
                 return Some(Some(given_back(now, false, None, receipts)));
             }
-            Called::Answered { verdict, response, elapsed, probe } => {
+            Called::Answered { verdict, response, not_before, elapsed, probe } => {
                 if let Some(response) = &response {
                     span.record("http.response.status_code", i64::from(response.status));
                 }
@@ -201,7 +201,7 @@ impl RowTask<'_> {
                     verdict: &verdict,
                     elapsed,
                 });
-                (verdict, response, probe)
+                (verdict, response, not_before, probe)
             }
         };
         let status = response.as_ref().map(|response| response.status);
@@ -225,6 +225,7 @@ impl RowTask<'_> {
                             message: error.to_string(),
                             http_status: status,
                             detail,
+                            not_before: None,
                         };
                         Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))))
                     }
@@ -245,14 +246,24 @@ impl RowTask<'_> {
                 )))
             }
             Verdict::Retry { code } => {
-                let problem =
-                    Problem { message: said(&code, step, status), code, http_status: status, detail };
+                let problem = Problem {
+                    message: said(&code, step, status),
+                    code,
+                    http_status: status,
+                    detail,
+                    not_before,
+                };
                 let progress = std::mem::take(progress);
                 Some(Some(self.retry_or_fail(number, index, step, problem, progress, probe)))
             }
             Verdict::Unknown { code } | Verdict::Fail { code } => {
-                let problem =
-                    Problem { message: said(&code, step, status), code, http_status: status, detail };
+                let problem = Problem {
+                    message: said(&code, step, status),
+                    code,
+                    http_status: status,
+                    detail,
+                    not_before,
+                };
                 Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))))
             }
         }
@@ -331,6 +342,8 @@ impl RowTask<'_> {
             // It found out for all others that the dependency is not well yet: it goes back as they did, and behind them.
             delay += self.work.dependencies[step.dependency].breaker.open_for;
         }
+        let backoff_ends = self.engines.clock.now() + delay;
+        let not_before = problem.not_before.map_or(backoff_ends, |asked| asked.max(backoff_ends));
         let receipts = progress.receipts.clone();
         let trouble = Trouble {
             code: problem.code.clone(),
@@ -339,7 +352,7 @@ impl RowTask<'_> {
             error: Some(self.seal_story(number, Some(step), problem, progress, free)),
             receipts: Vec::new(),
         };
-        given_back(self.engines.clock.now() + delay, !free, Some(trouble), receipts)
+        given_back(not_before, !free, Some(trouble), receipts)
     }
 
     fn failed(
@@ -405,11 +418,19 @@ struct Problem {
     message: String,
     http_status: Option<u16>,
     detail: Option<Value>,
+    /// Until when the answer asks to wait.
+    not_before: Option<Timestamp>,
 }
 
 impl Problem {
     fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), message: message.into(), http_status: None, detail: None }
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+            http_status: None,
+            detail: None,
+            not_before: None,
+        }
     }
 }
 
