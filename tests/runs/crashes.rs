@@ -59,6 +59,58 @@ async fn inside_extraction() {
     survives("inside-extraction", true).await;
 }
 
+/// Records of a fixed length: the file ends where a sealed block ends, and the worker dies before it has said so.
+#[tokio::test]
+async fn at_the_end_of_a_file_of_whole_blocks() {
+    let text = "name: blocks\ncsv: { columns: [ { name: comment, required: true } ] }\nsteps: []\ndispatch: { spread: 0s }\n";
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    for blocks in [1, 2] {
+        let place = Place::new(&[("blocks.yaml", text)]);
+        let key = place.key(&sandbox, "acme");
+        // A header of 8 bytes, and records of 64; the first one is shorter.
+        let rows = blocks * 65_536 / 64;
+        let mut csv = format!("comment\n{:0>55}\n", 1);
+        csv.extend((2..=rows).map(|row| format!("{row:0>63}\n")));
+        assert_eq!(csv.len(), blocks * 65_536);
+        let service = place.start(&sandbox, Some("inside-extraction"));
+        let answer = Client::new(&service, &key).upload("/v2/pipelines/blocks/batches", csv).await;
+        let (status, batch) = answer.expect("an answer");
+        assert_eq!(status, 202, "{batch}");
+        service.await_death();
+        let service = place.start(&sandbox, None);
+        let batch = Client::new(&service, &key).finished(batch["id"].as_str().expect("an id")).await;
+        assert_eq!(
+            (&batch["outcome"], &batch["counts"]["completed"]),
+            (&"success".into(), &rows.into()),
+            "{batch}"
+        );
+    }
+}
+
+/// A task that reads a file and panics does not end the file early: the batch fails and names the reason, and an operator
+/// can have it read again.
+#[tokio::test]
+async fn a_reader_that_panics_ends_no_file_early() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    place.set("PENSTOCK_PANIC_AT", "reading".into());
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload(PEOPLE, people(5)).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let batch = client.finished(&id).await;
+    assert_eq!((&batch["status"], &batch["failure"]["code"]), (&"failed".into(), &"internal_error".into()));
+    assert_eq!(sandbox.stats().effects, 0);
+    service.terminate();
+    place.set("PENSTOCK_PANIC_AT", String::new());
+    let (again, good) = place.operate(&sandbox, &["extract", &id, "--manual-run"]);
+    assert!(good, "{again}");
+    let service = place.start(&sandbox, None);
+    let batch = Client::new(&service, &key).finished(&id).await;
+    assert_eq!(batch["counts"]["completed"], 5, "{batch}");
+}
+
 #[tokio::test]
 async fn after_queued_before_rung() {
     survives("before-ring", true).await;

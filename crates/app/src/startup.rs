@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use penstock_flow::Engines;
+use penstock_flow::supervise::spawn_part;
 use penstock_queue::QueueServer;
 use penstock_store::StoreError;
 use tokio_util::sync::CancellationToken;
@@ -66,7 +67,7 @@ pub async fn await_engines(
     refuse_old_engines(engines).await?;
     chosen.set_clock().await;
     if let Some(clock) = &chosen.shared_clock {
-        tokio::spawn(clock.clone().keep(engines.store.clone(), stop.clone()));
+        spawn_part("clock", clock.clone().keep(engines.store.clone(), stop.clone()), stop);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use penstock_app::engines::choose;
 use penstock_app::startup::{Patience, await_engines};
 use penstock_app::{Chosen, Role, Settings, StartError, boot, data_dir, shutdown};
 use penstock_domain::pipeline::Catalog;
+use penstock_flow::supervise::spawn_part;
 use tokio_util::sync::CancellationToken;
 
 use serde_json::json;
@@ -70,10 +71,11 @@ pub async fn start(
     let handle = server.handle();
     let server = tokio::spawn(server);
     let policy = chosen.dispatch_policy(settings);
-    let dispatcher = tokio::spawn({
+    let dispatching = {
         let (engines, stop) = (engines.clone(), stop.clone());
         async move { penstock_dispatcher::every(&engines, &policy, every, &stop).await }
-    });
+    };
+    let dispatcher = spawn_part("dispatcher", dispatching, &stop);
     Ok(Everything { chosen, address, stop, server, handle, worker, dispatcher })
 }
 

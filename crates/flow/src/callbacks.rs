@@ -202,11 +202,15 @@ impl Deliverer {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                Some(_) = under_way.join_next() => {}
+                Some(ended) = under_way.join_next() => report_panic(ended),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
-        let ended = async { while under_way.join_next().await.is_some() {} };
+        let ended = async {
+            while let Some(ended) = under_way.join_next().await {
+                report_panic(ended)
+            }
+        };
         let _ = tokio::time::timeout(STOP_WITHIN, ended).await;
     }
 
@@ -451,6 +455,13 @@ pub async fn reseal_secrets(
         previous_until: before.previous_until,
     };
     Ok(engines.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await?)
+}
+
+/// The callback is sent again when its lease has run out.
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a delivery panicked: please report it; it is tried again");
+    }
 }
 
 #[cfg(test)]

@@ -8,11 +8,13 @@ use std::time::Duration;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use penstock_domain::ids::BatchSeq;
+use penstock_domain::outcome::code;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreError;
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -196,9 +198,25 @@ async fn carry_out(
             return Ok(Extracted::Stopped);
         }
     }
+    read_to_the_end(reader.await, at.rows, batch.ledger.counts.total)?;
     let done = engines.store.finish_extraction(lease, at.rows, engines.clock.now()).await?;
     tracing::info!(rows = at.rows, "extraction is done");
     Ok(Extracted::Done(Box::new(done)))
+}
+
+/// The reader has sent its last chunk: it ended in order, and the rows are those that were validated.
+fn read_to_the_end(reader: Result<(), JoinError>, rows: u32, validated: u32) -> Result<(), Trouble> {
+    if let Err(error) = reader {
+        // It would panic again in any other worker, and the batch would never end.
+        tracing::error!(%error, "reading a file panicked: please report it");
+        let message = "a defect of this service; its operator can have the file read again";
+        return Err(Trouble::File(FileFault::new(code::INTERNAL_ERROR, message)));
+    }
+    if rows != validated {
+        let message = format!("the file has {rows} rows, and {validated} were validated");
+        return Err(Trouble::File(FileFault::new("file_changed", message)));
+    }
+    Ok(())
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);

@@ -31,6 +31,7 @@ pub mod rotation;
 pub mod secrets;
 pub mod settle;
 pub mod signing;
+pub mod supervise;
 pub mod traces;
 mod unsealed;
 pub mod upload;

@@ -107,6 +107,7 @@ async fn read_rows(
     let mut plain = Vec::new();
     loop {
         plain.clear();
+        crate::crash::panic_point(crate::crash::READING);
         let more = file.next(&mut plain).await?;
         if more {
             parser.push(&plain, &mut |event| builder.take(event)).map_err(|_| builder.limit())?;

@@ -80,9 +80,11 @@ impl SecretsOf {
     }
 
     /// Seals a value as JSON.
+    ///
+    /// # Panics
+    /// When JSON cannot hold the value: a defect, because values here have string keys and finite numbers.
     pub fn seal_json(&self, place: Place, value: &impl Serialize) -> Vec<u8> {
-        // Values of ours have string keys and finite numbers, so JSON always holds them.
-        let plain = serde_json::to_vec(value).unwrap_or_default();
+        let plain = serde_json::to_vec(value).expect("JSON holds the value");
         self.seal(place, &plain)
     }
 

@@ -80,5 +80,6 @@ pub(crate) async fn seal(
     batch.file_bytes = file.plain_bytes;
     batch.unsealed = false;
     batch.checkpoint = start;
+    batch.ledger.counted(rows);
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 pub mod alerts;
 pub mod asked;
+pub mod decoding;
 pub mod dice;
 pub mod dispatch;
 pub mod extraction;

@@ -6,33 +6,34 @@ use penstock_domain::ids::{BatchId, LeaseToken};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::alerts::{Alert, Alerts, Notice, TroubledBatch};
+use penstock_store::decode::Columns as _;
 use sqlx::postgres::PgRow;
 
 use crate::PostgresStore;
 use crate::convert::Columns;
 use crate::error::store_error;
 
-fn troubled(row: &PgRow) -> TroubledBatch {
-    let c = Columns(row);
-    TroubledBatch {
-        id: BatchId(c.uuid("id")),
-        pipeline: c.text("pipeline"),
-        completed: c.u32("completed"),
-        failed: c.u32("failed"),
-    }
+fn troubled(row: &PgRow) -> StoreResult<TroubledBatch> {
+    let c = Columns::of("batches", row);
+    Ok(TroubledBatch {
+        id: BatchId(c.uuid("id")?),
+        pipeline: c.text("pipeline")?,
+        completed: c.u32("completed")?,
+        failed: c.u32("failed")?,
+    })
 }
 
-fn notice(row: &PgRow) -> Notice {
-    let c = Columns(row);
-    Notice {
-        rule: c.text("rule"),
-        subject: c.text("subject"),
-        receiver: c.text("receiver"),
-        text: c.text("text"),
-        firing: c.flag("firing"),
-        since: c.time("since"),
-        attempts: c.u16("attempts"),
-    }
+fn notice(row: &PgRow) -> StoreResult<Notice> {
+    let c = Columns::of("alerts", row);
+    Ok(Notice {
+        rule: c.text("rule")?,
+        subject: c.text("subject")?,
+        receiver: c.text("receiver")?,
+        text: c.text("text")?,
+        firing: c.flag("firing")?,
+        since: c.time("since")?,
+        attempts: c.u16("attempts")?,
+    })
 }
 
 #[async_trait]
@@ -56,7 +57,7 @@ impl Alerts for PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("failing_batches"))?;
-        Ok(rows.iter().map(troubled).collect())
+        rows.iter().map(troubled).collect()
     }
 
     async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<TroubledBatch>> {
@@ -70,7 +71,7 @@ impl Alerts for PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("unextractable_batches"))?;
-        Ok(rows.iter().map(troubled).collect())
+        rows.iter().map(troubled).collect()
     }
 
     async fn firing(&self) -> StoreResult<Vec<(String, String)>> {
@@ -160,7 +161,7 @@ impl Alerts for PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("lease_notices"))?;
-        Ok(rows.iter().map(notice).collect())
+        rows.iter().map(notice).collect()
     }
 
     async fn settle_notice(

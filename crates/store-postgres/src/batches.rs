@@ -7,6 +7,7 @@ use penstock_domain::time::Timestamp;
 use penstock_store::batches::{
     Batch, BatchFilter, Batches, Created, Idempotency, NewBatch, PendingUpload, SealedKey,
 };
+use penstock_store::decode::Columns as _;
 use penstock_store::{StoreError, StoreResult};
 use sqlx::QueryBuilder;
 use uuid::Uuid;
@@ -57,13 +58,13 @@ impl Batches for PostgresStore {
                 .await
                 .map_err(store_error("idempotent"))?;
         let Some(row) = row else { return Ok(None) };
-        let c = Columns(&row);
+        let c = Columns::of("idempotency", &row);
         let promise = Idempotency {
             key: key.to_owned(),
-            key_id: c.text("key_id"),
-            fingerprint: c.bytes("fingerprint"),
+            key_id: c.text("key_id")?,
+            fingerprint: c.bytes("fingerprint")?,
         };
-        let batch = self.batches_by_seq(&[BatchSeq(c.i64("batch"))]).await?.pop();
+        let batch = self.batches_by_seq(&[BatchSeq(c.i64("batch")?)]).await?.pop();
         Ok(batch.map(|batch| (batch, promise)))
     }
 
@@ -217,13 +218,12 @@ impl Batches for PostgresStore {
         .fetch_optional(&self.pool)
         .await
         .map_err(store_error("sealed_key"))?;
-        Ok(row.map(|row| {
-            let c = Columns(&row);
-            SealedKey {
-                key_id: c.text("key_id"),
-                wrapped: c.bytes("wrapped"),
-                context: c.opt_bytes("context"),
-            }
+        let Some(row) = row else { return Ok(None) };
+        let c = Columns::of("batch_keys", &row);
+        Ok(Some(SealedKey {
+            key_id: c.text("key_id")?,
+            wrapped: c.bytes("wrapped")?,
+            context: c.opt_bytes("context")?,
         }))
     }
 
@@ -250,7 +250,7 @@ impl Batches for PostgresStore {
             .fetch_optional(&self.pool)
             .await
             .map_err(store_error("upload"))?;
-        Ok(row.as_ref().map(pending_upload))
+        row.as_ref().map(pending_upload).transpose()
     }
 }
 
@@ -265,14 +265,14 @@ impl PostgresStore {
     }
 }
 
-pub fn pending_upload(row: &sqlx::postgres::PgRow) -> PendingUpload {
-    let c = Columns(row);
-    PendingUpload {
-        id: c.uuid("id"),
-        owner: OwnerSeq(c.i64("owner")),
-        object_key: c.text("object_key"),
-        created_at: c.time("created_at"),
-        expires_at: c.time("expires_at"),
-        batch: c.opt_i64("batch").map(BatchSeq),
-    }
+pub fn pending_upload(row: &sqlx::postgres::PgRow) -> StoreResult<PendingUpload> {
+    let c = Columns::of("uploads", row);
+    Ok(PendingUpload {
+        id: c.uuid("id")?,
+        owner: OwnerSeq(c.i64("owner")?),
+        object_key: c.text("object_key")?,
+        created_at: c.time("created_at")?,
+        expires_at: c.time("expires_at")?,
+        batch: c.opt_i64("batch")?.map(BatchSeq),
+    })
 }

@@ -7,33 +7,33 @@ use penstock_domain::ledger::Event;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Callbacks, Delivery};
+use penstock_store::decode::Columns as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::Connection;
 use crate::convert::{Columns, opt_ms, small};
-use crate::error::{inconsistent, store_error};
+use crate::error::store_error;
 use crate::{PostgresStore, commit, ledgers};
 
 fn callback(row: &PgRow) -> StoreResult<Callback> {
-    let c = Columns(row);
-    let id = c.uuid("id");
-    let status = i16::try_from(c.i64("status")).ok().and_then(CallbackStatus::from_code);
+    let c = Columns::of("callbacks", row);
+    let id = c.uuid("id")?;
     Ok(Callback {
         id,
-        owner: OwnerSeq(c.i64("owner")),
-        seq: BatchSeq(c.i64("batch")),
-        batch: BatchId(c.uuid("batch_id")),
-        run: c.u32("run"),
-        event: c.text("event"),
-        url: c.text("url"),
-        created_at: c.time("created_at"),
-        snapshot: c.text("snapshot"),
-        status: status.ok_or_else(|| inconsistent("callbacks", "status", id))?,
-        attempts: c.u16("attempts"),
-        next_at: c.opt_time("next_at"),
-        last_status: c.opt_u16("last_status"),
-        last_error: c.opt_text("last_error"),
+        owner: OwnerSeq(c.i64("owner")?),
+        seq: BatchSeq(c.i64("batch")?),
+        batch: BatchId(c.uuid("batch_id")?),
+        run: c.u32("run")?,
+        event: c.text("event")?,
+        url: c.text("url")?,
+        created_at: c.time("created_at")?,
+        snapshot: c.text("snapshot")?,
+        status: c.code("status", CallbackStatus::from_code)?,
+        attempts: c.u16("attempts")?,
+        next_at: c.opt_time("next_at")?,
+        last_status: c.opt_u16("last_status")?,
+        last_error: c.opt_text("last_error")?,
     })
 }
 
@@ -107,8 +107,8 @@ impl Callbacks for PostgresStore {
         .await
         .map_err(store_error(NAME))?;
         let Some(settled) = settled else { return Ok(false) };
-        let c = Columns(&settled);
-        let (owner, url) = (c.i64("owner"), c.text("url"));
+        let c = Columns::of("callbacks", &settled);
+        let (owner, url) = (c.i64("owner")?, c.text("url")?);
         match delivery.status {
             CallbackStatus::Disabled => disable(&mut tx, owner, &url, delivery.at, NAME).await?,
             CallbackStatus::Delivered => enable(&mut tx, owner, &url, NAME).await?,

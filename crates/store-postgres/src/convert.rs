@@ -1,7 +1,8 @@
 //! Between PostgreSQL's values and the domain's.
-#![allow(missing_docs, reason = "the names say it")]
 
 use penstock_domain::time::Timestamp;
+use penstock_store::decode::{self, key_of};
+use penstock_store::{StoreError, StoreResult};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
@@ -11,75 +12,61 @@ pub fn opt_ms(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::millis)
 }
 
-/// Reads columns by name. The schema is ours, so a value of another type is a fault of this program.
-pub struct Columns<'a>(pub &'a PgRow);
+/// Reads the columns of a table's record by name.
+pub struct Columns<'a> {
+    row: &'a PgRow,
+    table: &'static str,
+}
 
-impl Columns<'_> {
-    pub fn i64(&self, column: &str) -> i64 {
-        self.opt_i64(column).unwrap_or_default()
+impl<'a> Columns<'a> {
+    /// The record `row`, which was read from `table`.
+    pub fn of(table: &'static str, row: &'a PgRow) -> Self {
+        Self { row, table }
     }
 
-    /// Any width of integer.
-    pub fn opt_i64(&self, column: &str) -> Option<i64> {
-        if let Ok(value) = self.0.try_get::<Option<i64>, _>(column) {
-            return value;
-        }
-        if let Ok(value) = self.0.try_get::<Option<i32>, _>(column) {
-            return value.map(i64::from);
-        }
-        self.0.get::<Option<i16>, _>(column).map(i64::from)
+    fn read<T>(&self, column: &'static str) -> StoreResult<T>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        self.row.try_get(column).map_err(|_| decode::Columns::inconsistent(self, column))
+    }
+}
+
+/// An integer of any width. None: the column has another type.
+fn integer(row: &PgRow, column: &str) -> Option<Option<i64>> {
+    let small = || row.try_get::<Option<i16>, _>(column).map(|value| value.map(i64::from));
+    let usual = || row.try_get::<Option<i32>, _>(column).map(|value| value.map(i64::from));
+    row.try_get(column).or_else(|_| usual()).or_else(|_| small()).ok()
+}
+
+impl decode::Columns for Columns<'_> {
+    fn inconsistent(&self, column: &'static str) -> StoreError {
+        let key = key_of(|column| {
+            let number = integer(self.row, column).flatten().map(|number| number.to_string());
+            let uuid = || self.row.try_get::<Uuid, _>(column).ok().map(|id| id.to_string());
+            number.or_else(uuid).or_else(|| self.row.try_get(column).ok())
+        });
+        StoreError::Inconsistent { table: self.table, column, key }
     }
 
-    pub fn u32(&self, column: &str) -> u32 {
-        u32::try_from(self.i64(column)).unwrap_or_default()
+    fn opt_i64(&self, column: &'static str) -> StoreResult<Option<i64>> {
+        integer(self.row, column).ok_or_else(|| self.inconsistent(column))
     }
 
-    pub fn opt_u32(&self, column: &str) -> Option<u32> {
-        self.opt_i64(column).and_then(|value| u32::try_from(value).ok())
+    fn opt_text(&self, column: &'static str) -> StoreResult<Option<String>> {
+        self.read(column)
     }
 
-    pub fn u16(&self, column: &str) -> u16 {
-        u16::try_from(self.i64(column)).unwrap_or_default()
+    fn opt_bytes(&self, column: &'static str) -> StoreResult<Option<Vec<u8>>> {
+        self.read(column)
     }
 
-    pub fn opt_u16(&self, column: &str) -> Option<u16> {
-        self.opt_i64(column).and_then(|value| u16::try_from(value).ok())
+    fn opt_uuid(&self, column: &'static str) -> StoreResult<Option<Uuid>> {
+        self.read(column)
     }
 
-    pub fn u64(&self, column: &str) -> u64 {
-        u64::try_from(self.i64(column)).unwrap_or_default()
-    }
-
-    pub fn flag(&self, column: &str) -> bool {
-        self.0.get(column)
-    }
-
-    pub fn text(&self, column: &str) -> String {
-        self.0.get(column)
-    }
-
-    pub fn opt_text(&self, column: &str) -> Option<String> {
-        self.0.get(column)
-    }
-
-    pub fn bytes(&self, column: &str) -> Vec<u8> {
-        self.0.get(column)
-    }
-
-    pub fn opt_bytes(&self, column: &str) -> Option<Vec<u8>> {
-        self.0.get(column)
-    }
-
-    pub fn time(&self, column: &str) -> Timestamp {
-        Timestamp::from_millis(self.i64(column))
-    }
-
-    pub fn opt_time(&self, column: &str) -> Option<Timestamp> {
-        self.opt_i64(column).map(Timestamp::from_millis)
-    }
-
-    pub fn uuid(&self, column: &str) -> Uuid {
-        self.0.get(column)
+    fn flag(&self, column: &'static str) -> StoreResult<bool> {
+        self.read(column)
     }
 }
 

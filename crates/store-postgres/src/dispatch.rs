@@ -9,6 +9,7 @@ use penstock_domain::outcome::code;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batches as _;
+use penstock_store::decode::Columns as _;
 use penstock_store::dispatch::{
     Dispatch, OwnerLoad, Released, RunLock, RunRecord, Running, StuckRows, SweepPlan, Swept, Take, by_owner,
 };
@@ -145,10 +146,10 @@ impl PostgresStore {
         let mut tally = Tally::default();
         let mut first_failed: Option<u32> = None;
         for row in &rows {
-            let c = Columns(row);
-            if c.i64("status") == i64::from(RowStatus::Failed.code()) {
+            let c = Columns::of("row_state", row);
+            if c.code("status", RowStatus::from_code)? == RowStatus::Failed {
                 tally.failed += 1;
-                first_failed = first_failed.into_iter().chain([c.u32("number")]).min();
+                first_failed = first_failed.into_iter().chain([c.u32("number")?]).min();
             } else {
                 tally.given_back += 1;
             }
@@ -207,13 +208,16 @@ impl PostgresStore {
             .fetch_all(&self.pool)
             .await
             .map_err(store_error("sweep_plan"))?;
-        Ok(rows
-            .iter()
+        rows.iter()
             .map(|row| {
-                let c = Columns(row);
-                StuckRows { batch: BatchId(c.uuid("id")), rows: c.u32("rows"), unknown: c.u32("unknown") }
+                let c = Columns::of("batches", row);
+                Ok(StuckRows {
+                    batch: BatchId(c.uuid("id")?),
+                    rows: c.u32("rows")?,
+                    unknown: c.u32("unknown")?,
+                })
             })
-            .collect())
+            .collect()
     }
 
     async fn dead_extractions(
@@ -297,7 +301,10 @@ impl Dispatch for PostgresStore {
         Ok(SweepPlan {
             lost_rows,
             expired_rows,
-            finished: finished.iter().map(|row| BatchId(Columns(row).uuid("id"))).collect(),
+            finished: finished
+                .iter()
+                .map(|row| Ok(BatchId(Columns::of("batches", row).uuid("id")?)))
+                .collect::<StoreResult<_>>()?,
             extractions: self
                 .batches_by_seq(&dead)
                 .await?
@@ -319,12 +326,20 @@ impl Dispatch for PostgresStore {
         .map_err(store_error("loads"))?;
         let mut running = Vec::with_capacity(rows.len());
         for row in &rows {
-            let c = Columns(row);
+            let c = Columns::of("batches", row);
+            let batch = match ledgers::batch(row) {
+                Ok(batch) => batch,
+                // It holds up nobody else's batches.
+                Err(error) => {
+                    tracing::error!(%error, "a batch cannot be read and is left out of this run");
+                    continue;
+                }
+            };
             running.push(Running {
-                batch: ledgers::batch(row)?,
-                due: c.u32("due"),
-                served_at: c.time("served_at"),
-                owner_served_at: c.time("owner_served_at"),
+                batch,
+                due: c.u32("due")?,
+                served_at: c.time("served_at")?,
+                owner_served_at: c.time("owner_served_at")?,
             });
         }
         Ok(by_owner(running))
@@ -426,14 +441,14 @@ impl Dispatch for PostgresStore {
     }
 }
 
-fn by_batch(rows: &[PgRow]) -> BTreeMap<BatchSeq, Vec<u32>> {
+fn by_batch(rows: &[PgRow]) -> StoreResult<BTreeMap<BatchSeq, Vec<u32>>> {
     let mut grouped: BTreeMap<BatchSeq, Vec<u32>> = BTreeMap::new();
     for row in rows {
-        let c = Columns(row);
-        grouped.entry(BatchSeq(c.i64("batch"))).or_default().push(c.u32("number"));
+        let c = Columns::of("row_state", row);
+        grouped.entry(BatchSeq(c.i64("batch")?)).or_default().push(c.u32("number")?);
     }
     grouped.values_mut().for_each(|numbers| numbers.sort_unstable());
-    grouped
+    Ok(grouped)
 }
 
 /// Queues rows that were given back and whose time has come, of every batch at most what is wanted. `+ 0` keeps the
@@ -468,7 +483,7 @@ async fn take_returned(
     .fetch_all(tx)
     .await
     .map_err(store_error(name))?;
-    Ok(by_batch(&rows))
+    by_batch(&rows)
 }
 
 /// Queues rows that were never released: ranges of (batch, first number, rows).
@@ -491,5 +506,5 @@ async fn take_fresh(
     .fetch_all(tx)
     .await
     .map_err(store_error(name))?;
-    Ok(by_batch(&rows))
+    by_batch(&rows)
 }

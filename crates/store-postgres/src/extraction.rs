@@ -5,6 +5,7 @@ use penstock_domain::batch::BatchStatus;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{Batch, Checkpoint};
+use penstock_store::decode::Columns as _;
 use penstock_store::extraction::{Extraction, ExtractionLease, Leased, NewRow};
 use penstock_store::{StoreError, StoreResult};
 
@@ -30,8 +31,8 @@ impl Extraction for PostgresStore {
             .fetch_one(&mut *tx)
             .await
             .map_err(store_error(NAME))?;
-        let c = Columns(&held);
-        if let (Some(holder), Some(until)) = (c.opt_text("extract_holder"), c.opt_time("extract_until"))
+        let c = Columns::of("batches", &held);
+        if let (Some(holder), Some(until)) = (c.opt_text("extract_holder")?, c.opt_time("extract_until")?)
             && until > now
         {
             return Ok(Leased::Held { holder, until });

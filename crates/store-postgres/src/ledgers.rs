@@ -9,9 +9,9 @@ use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::callbacks::{position, receiver_of};
+use penstock_store::decode::Columns as _;
 use penstock_store::settling::Moved;
 use serde_json::{Value, json};
-use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
@@ -32,75 +32,68 @@ pub const SELECT: &str = "SELECT b.seq, b.id, b.owner, b.pipeline, b.version, b.
 
 /// A batch from its record.
 pub fn batch(row: &PgRow) -> StoreResult<Batch> {
-    let c = Columns(row);
-    let seq = c.i64("seq");
-    let number = |column| i16::try_from(c.i64(column)).unwrap_or(-1);
-    let status =
-        BatchStatus::from_code(number("status")).ok_or_else(|| inconsistent("batches", "status", seq))?;
-    let outcome = match c.opt_i64("outcome") {
+    let c = Columns::of("batches", row);
+    let canary = match c.opt_u32("canary_rows")? {
         None => None,
-        Some(_) => Some(
-            Outcome::from_code(number("outcome")).ok_or_else(|| inconsistent("batches", "outcome", seq))?,
-        ),
+        Some(rows) => Some(Canary {
+            rows,
+            max_failure_bp: c.u16("canary_max_failure_bp")?,
+            stop_after: c.opt_u32("canary_stop_after")?,
+        }),
     };
-    let canary = c.opt_u32("canary_rows").map(|rows| Canary {
-        rows,
-        max_failure_bp: c.opt_u16("canary_max_failure_bp").unwrap_or(0),
-        stop_after: c.opt_u32("canary_stop_after"),
-    });
     Ok(Batch {
-        seq: BatchSeq(seq),
-        id: BatchId(c.uuid("id")),
-        owner: OwnerSeq(c.i64("owner")),
-        owner_name: row.get("owner_name"),
-        owner_rows: c.opt_u32("owner_rows"),
-        owner_weight: c.u32("owner_weight"),
-        pipeline: c.text("pipeline"),
-        version: c.uuid("version"),
-        name: c.opt_text("name"),
-        header: c.opt_text("header"),
-        object_key: c.text("object_key"),
-        file_bytes: c.u64("file_bytes"),
-        unsealed: c.flag("unsealed"),
-        callback_url: c.opt_text("callback_url"),
-        priority: number("priority"),
-        created_at: c.time("created_at"),
-        failure_row: c.opt_u32("failure_row"),
-        failure: c.opt_text("failure"),
-        erased_at: c.opt_time("erased_at"),
+        seq: BatchSeq(c.i64("seq")?),
+        id: BatchId(c.uuid("id")?),
+        owner: OwnerSeq(c.i64("owner")?),
+        owner_name: c.text("owner_name")?,
+        owner_rows: c.opt_u32("owner_rows")?,
+        owner_weight: c.u32("owner_weight")?,
+        pipeline: c.text("pipeline")?,
+        version: c.uuid("version")?,
+        name: c.opt_text("name")?,
+        header: c.opt_text("header")?,
+        object_key: c.text("object_key")?,
+        file_bytes: c.u64("file_bytes")?,
+        unsealed: c.flag("unsealed")?,
+        callback_url: c.opt_text("callback_url")?,
+        priority: c.in_range("priority")?,
+        created_at: c.time("created_at")?,
+        failure_row: c.opt_u32("failure_row")?,
+        failure: c.opt_text("failure")?,
+        erased_at: c.opt_time("erased_at")?,
         checkpoint: Checkpoint {
-            offset: c.u64("checkpoint_offset"),
-            line: c.u64("checkpoint_line"),
-            rows: c.u32("checkpoint_rows"),
+            offset: c.u64("checkpoint_offset")?,
+            line: c.u64("checkpoint_line")?,
+            rows: c.u32("checkpoint_rows")?,
         },
         ledger: Ledger {
-            status,
-            outcome,
-            allow_failures: c.flag("allow_failures"),
-            paused: c.flag("paused"),
-            held: c.flag("held"),
+            status: c.code("status", BatchStatus::from_code)?,
+            outcome: c.opt_code("outcome", Outcome::from_code)?,
+            allow_failures: c.flag("allow_failures")?,
+            paused: c.flag("paused")?,
+            held: c.flag("held")?,
             canary,
-            canary_passed: c.flag("canary_passed"),
+            canary_passed: c.flag("canary_passed")?,
             counts: Counts {
-                total: c.u32("total"),
-                pending: c.u32("pending"),
-                queued: c.u32("queued"),
-                processing: c.u32("processing"),
-                completed: c.u32("completed"),
-                failed: c.u32("failed"),
-                cancelled: c.u32("cancelled"),
+                total: c.u32("total")?,
+                pending: c.u32("pending")?,
+                queued: c.u32("queued")?,
+                processing: c.u32("processing")?,
+                completed: c.u32("completed")?,
+                failed: c.u32("failed")?,
+                cancelled: c.u32("cancelled")?,
             },
-            run: c.u32("run"),
-            extracted: c.flag("extracted"),
-            next_number: c.u32("next_number"),
-            release_end: c.u32("release_end"),
-            failure_said_run: c.u32("failure_said_run"),
-            progress_said: u8::try_from(c.i64("progress_said")).unwrap_or(100),
-            progress_said_at: c.opt_time("progress_said_at"),
-            started_at: c.opt_time("started_at"),
-            finished_at: c.opt_time("finished_at"),
-            cancelled_at: c.opt_time("cancelled_at"),
-            revision: c.i64("revision"),
+            run: c.u32("run")?,
+            extracted: c.flag("extracted")?,
+            next_number: c.u32("next_number")?,
+            release_end: c.u32("release_end")?,
+            failure_said_run: c.u32("failure_said_run")?,
+            progress_said: c.in_range("progress_said")?,
+            progress_said_at: c.opt_time("progress_said_at")?,
+            started_at: c.opt_time("started_at")?,
+            finished_at: c.opt_time("finished_at")?,
+            cancelled_at: c.opt_time("cancelled_at")?,
+            revision: c.i64("revision")?,
         },
     })
 }

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use penstock_domain::ids::OwnerSeq;
 use penstock_domain::time::Timestamp;
+use penstock_store::decode::Columns as _;
 use penstock_store::owners::{ApiKeyRecord, CallbackSecrets, KeyRole, Owner, Owners};
 use penstock_store::{StoreError, StoreResult};
 use sqlx::postgres::PgRow;
@@ -11,28 +12,28 @@ use crate::PostgresStore;
 use crate::convert::{Columns, int, opt_ms};
 use crate::error::store_error;
 
-fn owner(row: &PgRow) -> Owner {
-    let c = Columns(row);
-    Owner {
-        seq: OwnerSeq(c.i64("seq")),
-        name: c.text("name"),
-        rows: c.opt_u32("rows"),
-        weight: c.u32("weight"),
-        created_at: c.time("created_at"),
-    }
+fn owner(row: &PgRow) -> StoreResult<Owner> {
+    let c = Columns::of("owners", row);
+    Ok(Owner {
+        seq: OwnerSeq(c.i64("seq")?),
+        name: c.text("name")?,
+        rows: c.opt_u32("rows")?,
+        weight: c.u32("weight")?,
+        created_at: c.time("created_at")?,
+    })
 }
 
-fn key(row: &PgRow) -> ApiKeyRecord {
-    let c = Columns(row);
-    ApiKeyRecord {
-        id: c.text("id"),
-        owner: c.text("owner_name"),
-        owner_seq: OwnerSeq(c.i64("owner")),
-        role: if c.i64("role") == 1 { KeyRole::Admin } else { KeyRole::Client },
-        hash: c.bytes("hash"),
-        created_at: c.time("created_at"),
-        revoked_at: c.opt_time("revoked_at"),
-    }
+fn key(row: &PgRow) -> StoreResult<ApiKeyRecord> {
+    let c = Columns::of("api_keys", row);
+    Ok(ApiKeyRecord {
+        id: c.text("id")?,
+        owner: c.text("owner_name")?,
+        owner_seq: OwnerSeq(c.i64("owner")?),
+        role: c.code("role", KeyRole::from_code)?,
+        hash: c.bytes("hash")?,
+        created_at: c.time("created_at")?,
+        revoked_at: c.opt_time("revoked_at")?,
+    })
 }
 
 #[async_trait]
@@ -47,7 +48,7 @@ impl Owners for PostgresStore {
         .fetch_one(&self.pool)
         .await
         .map_err(store_error("ensure_owner"))?;
-        Ok(owner(&row))
+        owner(&row)
     }
 
     async fn owners(&self) -> StoreResult<Vec<Owner>> {
@@ -57,7 +58,7 @@ impl Owners for PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("owners"))?;
-        Ok(rows.iter().map(owner).collect())
+        rows.iter().map(owner).collect()
     }
 
     async fn set_owner(
@@ -77,7 +78,7 @@ impl Owners for PostgresStore {
         .fetch_optional(&self.pool)
         .await
         .map_err(store_error("set_owner"))?;
-        row.as_ref().map(owner).ok_or(StoreError::NotFound { what: "this owner" })
+        owner(&row.ok_or(StoreError::NotFound { what: "this owner" })?)
     }
 
     async fn create_key(&self, key: &ApiKeyRecord) -> StoreResult<()> {
@@ -86,7 +87,7 @@ impl Owners for PostgresStore {
         )
         .bind(&key.id)
         .bind(key.owner_seq.0)
-        .bind(i32::from(key.role == KeyRole::Admin))
+        .bind(i32::from(key.role.code()))
         .bind(&key.hash)
         .bind(key.created_at.millis())
         .execute(&self.pool)
@@ -104,7 +105,7 @@ impl Owners for PostgresStore {
         .fetch_optional(&self.pool)
         .await
         .map_err(store_error("key"))?;
-        Ok(row.as_ref().map(key))
+        row.as_ref().map(key).transpose()
     }
 
     async fn keys(&self) -> StoreResult<Vec<ApiKeyRecord>> {
@@ -115,7 +116,7 @@ impl Owners for PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("keys"))?;
-        Ok(rows.iter().map(key).collect())
+        rows.iter().map(key).collect()
     }
 
     async fn revoke_key(&self, id: &str, now: Timestamp) -> StoreResult<bool> {
@@ -137,7 +138,7 @@ impl Owners for PostgresStore {
             .await
             .map_err(store_error("callback_secrets"))?
             .ok_or(StoreError::NotFound { what: "this owner" })?;
-        Ok(secrets(&row))
+        secrets(&row)
     }
 
     async fn all_callback_secrets(&self) -> StoreResult<Vec<(OwnerSeq, CallbackSecrets)>> {
@@ -147,7 +148,7 @@ impl Owners for PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("all_callback_secrets"))?;
-        Ok(rows.iter().map(|row| (OwnerSeq(Columns(row).i64("seq")), secrets(row))).collect())
+        rows.iter().map(|row| Ok((OwnerSeq(Columns::of("owners", row).i64("seq")?), secrets(row)?))).collect()
     }
 
     async fn set_callback_secrets(
@@ -172,11 +173,11 @@ impl Owners for PostgresStore {
     }
 }
 
-fn secrets(row: &PgRow) -> CallbackSecrets {
-    let c = Columns(row);
-    CallbackSecrets {
-        current: c.opt_bytes("secret"),
-        previous: c.opt_bytes("previous_secret"),
-        previous_until: c.opt_time("previous_until"),
-    }
+fn secrets(row: &PgRow) -> StoreResult<CallbackSecrets> {
+    let c = Columns::of("owners", row);
+    Ok(CallbackSecrets {
+        current: c.opt_bytes("secret")?,
+        previous: c.opt_bytes("previous_secret")?,
+        previous_until: c.opt_time("previous_until")?,
+    })
 }

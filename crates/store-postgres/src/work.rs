@@ -10,6 +10,7 @@ use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
+use penstock_store::decode::Columns as _;
 use penstock_store::settling::{self, Held, Move};
 use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settled, Settlement, Work};
 use penstock_store::{StoreResult, overdrawn};
@@ -25,13 +26,13 @@ fn columns<'a>(rows: impl IntoIterator<Item = &'a RowRef>) -> (Vec<i64>, Vec<i32
     rows.into_iter().map(|row| (row.batch.0, int(row.number))).unzip()
 }
 
-fn row_ref(row: &PgRow) -> RowRef {
-    let c = Columns(row);
-    RowRef { batch: BatchSeq(c.i64("batch")), number: c.u32("number") }
+fn row_ref(row: &PgRow) -> StoreResult<RowRef> {
+    let c = Columns::of("row_state", row);
+    Ok(RowRef { batch: BatchSeq(c.i64("batch")?), number: c.u32("number")? })
 }
 
-fn held_row(row: &PgRow) -> Held {
-    (row_ref(row), LeaseToken(Columns(row).uuid("lease_token")))
+fn held_row(row: &PgRow) -> StoreResult<Held> {
+    Ok((row_ref(row)?, LeaseToken(Columns::of("row_state", row).uuid("lease_token")?)))
 }
 
 fn count(rows: usize) -> u32 {
@@ -99,7 +100,7 @@ impl Work for PostgresStore {
         .await
         .map_err(store_error(NAME))?;
         commit(tx, NAME).await?;
-        Ok(kept.iter().map(held_row).collect())
+        kept.iter().map(held_row).collect()
     }
 
     async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
@@ -121,7 +122,7 @@ impl Work for PostgresStore {
         .await
         .map_err(store_error(NAME))?;
         commit(tx, NAME).await?;
-        Ok(held.iter().map(held_row).collect())
+        held.iter().map(held_row).collect()
     }
 
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()> {
@@ -144,7 +145,7 @@ impl Work for PostgresStore {
         .fetch_all(&mut *tx)
         .await
         .map_err(store_error(NAME))?;
-        let held: HashSet<Held> = held.iter().map(held_row).collect();
+        let held: HashSet<Held> = held.iter().map(held_row).collect::<StoreResult<_>>()?;
         let kept: Vec<(RowRef, &Receipt)> = receipts
             .iter()
             .filter(|(row, token, _)| held.contains(&(*row, *token)))
@@ -213,10 +214,9 @@ impl Work for PostgresStore {
         .fetch_optional(&self.pool)
         .await
         .map_err(store_error("holder"))?;
-        Ok(found.map(|found| {
-            let c = Columns(&found);
-            (c.opt_text("lease_holder").unwrap_or_default(), c.time("lease_until"))
-        }))
+        let Some(found) = found else { return Ok(None) };
+        let c = Columns::of("row_state", &found);
+        Ok(Some((c.text("lease_holder")?, c.time("lease_until")?)))
     }
 }
 
@@ -267,19 +267,19 @@ async fn take(
     let mut with_output = Vec::new();
     let mut claimed = BTreeMap::new();
     for row in &rows {
-        let c = Columns(row);
-        let at = row_ref(row);
-        if c.flag("has_output") {
+        let c = Columns::of("row_state", row);
+        let at = row_ref(row)?;
+        if c.flag("has_output")? {
             with_output.push(at);
         }
         claimed.insert(
             at,
             ClaimedRow {
                 row: at,
-                line: c.u32("line"),
-                attempts: c.u16("attempts"),
-                first_claimed_at: c.opt_time("first_claimed_at").filter(|first| *first != now),
-                payload: c.bytes("payload"),
+                line: c.u32("line")?,
+                attempts: c.u16("attempts")?,
+                first_claimed_at: c.opt_time("first_claimed_at")?.filter(|first| *first != now),
+                payload: c.bytes("payload")?,
                 receipts: Vec::new(),
                 error: None,
             },
@@ -309,8 +309,8 @@ async fn read_outputs(
     .await
     .map_err(store_error(name))?;
     for row in &errors {
-        if let Some(one) = claimed.get_mut(&row_ref(row)) {
-            one.error = Columns(row).opt_bytes("error");
+        if let Some(one) = claimed.get_mut(&row_ref(row)?) {
+            one.error = Columns::of("row_state", row).opt_bytes("error")?;
         }
     }
     let receipts = sqlx::query(
@@ -324,9 +324,9 @@ async fn read_outputs(
     .await
     .map_err(store_error(name))?;
     for row in &receipts {
-        if let Some(one) = claimed.get_mut(&row_ref(row)) {
-            let c = Columns(row);
-            one.receipts.push(Receipt { step: c.u16("step"), sealed: c.bytes("output") });
+        if let Some(one) = claimed.get_mut(&row_ref(row)?) {
+            let c = Columns::of("row_state", row);
+            one.receipts.push(Receipt { step: c.u16("step")?, sealed: c.bytes("output")? });
         }
     }
     Ok(())
@@ -388,7 +388,7 @@ async fn unqueue_rows(
     .fetch_all(tx)
     .await
     .map_err(store_error(name))?;
-    Ok(back.iter().map(row_ref).collect())
+    back.iter().map(row_ref).collect()
 }
 
 /// Moves the rows that are still held under their tokens. Tells which, and whether an attempt left anything of them.
@@ -422,7 +422,7 @@ async fn settle_rows(
     .fetch_all(tx)
     .await
     .map_err(store_error(name))?;
-    Ok(rows.iter().map(|row| (row_ref(row), Columns(row).flag("has_output"))).collect())
+    rows.iter().map(|row| Ok((row_ref(row)?, Columns::of("row_state", row).flag("has_output")?))).collect()
 }
 
 /// What attempts left of rows that are completed now is of no use to anybody.

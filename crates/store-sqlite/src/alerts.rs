@@ -6,33 +6,34 @@ use penstock_domain::ids::{BatchId, LeaseToken};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::alerts::{Alert, Alerts, Notice, TroubledBatch};
+use penstock_store::decode::Columns as _;
 use sqlx::sqlite::SqliteRow;
 
 use crate::SqliteStore;
 use crate::convert::Columns;
 use crate::error::store_error;
 
-fn troubled(row: &SqliteRow) -> TroubledBatch {
-    let c = Columns(row);
-    TroubledBatch {
-        id: BatchId(c.uuid("id")),
-        pipeline: c.text("pipeline"),
-        completed: c.u32("completed"),
-        failed: c.u32("failed"),
-    }
+fn troubled(row: &SqliteRow) -> StoreResult<TroubledBatch> {
+    let c = Columns::of("batches", row);
+    Ok(TroubledBatch {
+        id: BatchId(c.uuid("id")?),
+        pipeline: c.text("pipeline")?,
+        completed: c.u32("completed")?,
+        failed: c.u32("failed")?,
+    })
 }
 
-fn notice(row: &SqliteRow) -> Notice {
-    let c = Columns(row);
-    Notice {
-        rule: c.text("rule"),
-        subject: c.text("subject"),
-        receiver: c.text("receiver"),
-        text: c.text("text"),
-        firing: c.flag("firing"),
-        since: c.time("since"),
-        attempts: c.u16("attempts"),
-    }
+fn notice(row: &SqliteRow) -> StoreResult<Notice> {
+    let c = Columns::of("alerts", row);
+    Ok(Notice {
+        rule: c.text("rule")?,
+        subject: c.text("subject")?,
+        receiver: c.text("receiver")?,
+        text: c.text("text")?,
+        firing: c.flag("firing")?,
+        since: c.time("since")?,
+        attempts: c.u16("attempts")?,
+    })
 }
 
 #[async_trait]
@@ -56,7 +57,7 @@ impl Alerts for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(store_error("failing_batches"))?;
-        Ok(rows.iter().map(troubled).collect())
+        rows.iter().map(troubled).collect()
     }
 
     async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<TroubledBatch>> {
@@ -70,7 +71,7 @@ impl Alerts for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(store_error("unextractable_batches"))?;
-        Ok(rows.iter().map(troubled).collect())
+        rows.iter().map(troubled).collect()
     }
 
     async fn firing(&self) -> StoreResult<Vec<(String, String)>> {
@@ -154,7 +155,7 @@ impl Alerts for SqliteStore {
         .fetch_all(&self.writer)
         .await
         .map_err(store_error("lease_notices"))?;
-        Ok(rows.iter().map(notice).collect())
+        rows.iter().map(notice).collect()
     }
 
     async fn settle_notice(

@@ -1,7 +1,8 @@
 //! Between SQLite's values and the domain's.
-#![allow(missing_docs, reason = "the names say it")]
 
 use penstock_domain::time::Timestamp;
+use penstock_store::decode::{self, key_of};
+use penstock_store::{StoreError, StoreResult};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -11,67 +12,58 @@ pub fn opt_ms(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::millis)
 }
 
-/// Reads columns by name. The schema is STRICT and ours, so a value of another type is a fault of this program.
-pub struct Columns<'a>(pub &'a SqliteRow);
+/// Reads the columns of a table's record by name.
+pub struct Columns<'a> {
+    row: &'a SqliteRow,
+    table: &'static str,
+}
 
-impl Columns<'_> {
-    pub fn i64(&self, column: &str) -> i64 {
-        self.0.get(column)
+impl<'a> Columns<'a> {
+    /// The record `row`, which was read from `table`.
+    pub fn of(table: &'static str, row: &'a SqliteRow) -> Self {
+        Self { row, table }
     }
 
-    pub fn opt_i64(&self, column: &str) -> Option<i64> {
-        self.0.get(column)
+    /// A column as SQLite's own type: the schema is STRICT, so another one is an error.
+    fn read<T>(&self, column: &'static str) -> StoreResult<T>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        self.row.try_get(column).map_err(|_| decode::Columns::inconsistent(self, column))
+    }
+}
+
+impl decode::Columns for Columns<'_> {
+    fn inconsistent(&self, column: &'static str) -> StoreError {
+        let key = key_of(|column| {
+            let number = self.row.try_get::<i64, _>(column).map(|number| number.to_string());
+            number.or_else(|_| self.row.try_get::<String, _>(column)).ok()
+        });
+        StoreError::Inconsistent { table: self.table, column, key }
     }
 
-    pub fn u32(&self, column: &str) -> u32 {
-        u32::try_from(self.i64(column)).unwrap_or_default()
+    fn opt_i64(&self, column: &'static str) -> StoreResult<Option<i64>> {
+        self.read(column)
     }
 
-    pub fn opt_u32(&self, column: &str) -> Option<u32> {
-        self.opt_i64(column).and_then(|value| u32::try_from(value).ok())
+    fn opt_text(&self, column: &'static str) -> StoreResult<Option<String>> {
+        self.read(column)
     }
 
-    pub fn u16(&self, column: &str) -> u16 {
-        u16::try_from(self.i64(column)).unwrap_or_default()
+    fn opt_bytes(&self, column: &'static str) -> StoreResult<Option<Vec<u8>>> {
+        self.read(column)
     }
 
-    pub fn opt_u16(&self, column: &str) -> Option<u16> {
-        self.opt_i64(column).and_then(|value| u16::try_from(value).ok())
+    fn opt_uuid(&self, column: &'static str) -> StoreResult<Option<Uuid>> {
+        let text = self.opt_text(column)?;
+        text.map(|text| Uuid::parse_str(&text).map_err(|_| self.inconsistent(column))).transpose()
     }
 
-    pub fn u64(&self, column: &str) -> u64 {
-        u64::try_from(self.i64(column)).unwrap_or_default()
-    }
-
-    pub fn flag(&self, column: &str) -> bool {
-        self.i64(column) != 0
-    }
-
-    pub fn text(&self, column: &str) -> String {
-        self.0.get(column)
-    }
-
-    pub fn opt_text(&self, column: &str) -> Option<String> {
-        self.0.get(column)
-    }
-
-    pub fn bytes(&self, column: &str) -> Vec<u8> {
-        self.0.get(column)
-    }
-
-    pub fn opt_bytes(&self, column: &str) -> Option<Vec<u8>> {
-        self.0.get(column)
-    }
-
-    pub fn time(&self, column: &str) -> Timestamp {
-        Timestamp::from_millis(self.i64(column))
-    }
-
-    pub fn opt_time(&self, column: &str) -> Option<Timestamp> {
-        self.opt_i64(column).map(Timestamp::from_millis)
-    }
-
-    pub fn uuid(&self, column: &str) -> Uuid {
-        Uuid::parse_str(&self.text(column)).unwrap_or_default()
+    fn flag(&self, column: &'static str) -> StoreResult<bool> {
+        match self.read::<i64>(column)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.inconsistent(column)),
+        }
     }
 }

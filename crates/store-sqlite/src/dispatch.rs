@@ -9,6 +9,7 @@ use penstock_domain::outcome::code;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batches as _;
+use penstock_store::decode::Columns as _;
 use penstock_store::dispatch::{
     Dispatch, OwnerLoad, Released, RunLock, RunRecord, Running, StuckRows, SweepPlan, Swept, Take, by_owner,
 };
@@ -16,6 +17,7 @@ use penstock_store::settling::Moved;
 use penstock_store::{StoreError, StoreResult, overdrawn};
 use serde_json::json;
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
 
 use crate::convert::Columns;
 use crate::error::{inconsistent, store_error};
@@ -141,10 +143,10 @@ impl SqliteStore {
         let mut tally = Tally::default();
         let mut first_failed: Option<u32> = None;
         for row in &rows {
-            let c = Columns(row);
-            if c.i64("status") == i64::from(RowStatus::Failed.code()) {
+            let c = Columns::of("row_state", row);
+            if c.code("status", RowStatus::from_code)? == RowStatus::Failed {
                 tally.failed += 1;
-                first_failed = first_failed.into_iter().chain([c.u32("number")]).min();
+                first_failed = first_failed.into_iter().chain([c.u32("number")?]).min();
             } else {
                 tally.given_back += 1;
             }
@@ -203,13 +205,16 @@ impl SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(store_error("sweep_plan"))?;
-        Ok(rows
-            .iter()
+        rows.iter()
             .map(|row| {
-                let c = Columns(row);
-                StuckRows { batch: BatchId(c.uuid("id")), rows: c.u32("rows"), unknown: c.u32("unknown") }
+                let c = Columns::of("batches", row);
+                Ok(StuckRows {
+                    batch: BatchId(c.uuid("id")?),
+                    rows: c.u32("rows")?,
+                    unknown: c.u32("unknown")?,
+                })
             })
-            .collect())
+            .collect()
     }
 
     async fn dead_extractions(
@@ -288,7 +293,10 @@ impl Dispatch for SqliteStore {
         Ok(SweepPlan {
             lost_rows,
             expired_rows,
-            finished: finished.iter().map(|row| BatchId(Columns(row).uuid("id"))).collect(),
+            finished: finished
+                .iter()
+                .map(|row| Ok(BatchId(Columns::of("batches", row).uuid("id")?)))
+                .collect::<StoreResult<_>>()?,
             extractions: self
                 .batches_by_seq(&dead)
                 .await?
@@ -310,12 +318,20 @@ impl Dispatch for SqliteStore {
         .map_err(store_error("loads"))?;
         let mut running = Vec::with_capacity(rows.len());
         for row in &rows {
-            let c = Columns(row);
+            let c = Columns::of("batches", row);
+            let batch = match ledgers::batch(row) {
+                Ok(batch) => batch,
+                // It holds up nobody else's batches.
+                Err(error) => {
+                    tracing::error!(%error, "a batch cannot be read and is left out of this run");
+                    continue;
+                }
+            };
             running.push(Running {
-                batch: ledgers::batch(row)?,
-                due: c.u32("due"),
-                served_at: c.time("served_at"),
-                owner_served_at: c.time("owner_served_at"),
+                batch,
+                due: c.u32("due")?,
+                served_at: c.time("served_at")?,
+                owner_served_at: c.time("owner_served_at")?,
             });
         }
         Ok(by_owner(running))
@@ -351,7 +367,7 @@ impl Dispatch for SqliteStore {
             .fetch_all(&mut *tx)
             .await
             .map_err(store_error(NAME))?;
-            let mut numbers: Vec<u32> = returned.iter().map(|row| Columns(row).u32("number")).collect();
+            let mut numbers = numbers_of(&returned)?;
             let came_back = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
             let (mut fresh, mut skipped) = (0, 0);
             // Numbers that have a state already (rejected at extraction, run by hand) are passed over.
@@ -375,7 +391,7 @@ impl Dispatch for SqliteStore {
                 .fetch_all(&mut *tx)
                 .await
                 .map_err(store_error(NAME))?;
-                let made: Vec<u32> = made.iter().map(|row| Columns(row).u32("number")).collect();
+                let made = numbers_of(&made)?;
                 let count = u32::try_from(made.len()).unwrap_or(u32::MAX);
                 fresh += count;
                 skipped += wanted - count;
@@ -433,4 +449,8 @@ impl Dispatch for SqliteStore {
             .map(|body| serde_json::from_str(body).map_err(|_| inconsistent("runs", "body", "a run")))
             .collect()
     }
+}
+
+fn numbers_of(rows: &[SqliteRow]) -> StoreResult<Vec<u32>> {
+    rows.iter().map(|row| Columns::of("row_state", row).u32("number")).collect()
 }

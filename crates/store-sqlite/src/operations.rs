@@ -3,24 +3,21 @@
 use async_trait::async_trait;
 use penstock_domain::batch::{BatchStatus, Counts};
 use penstock_domain::ids::{BatchId, BatchSeq};
+use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, PendingUpload, SealedKey};
+use penstock_store::decode::Columns as _;
 use penstock_store::operations::{
     AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Figures, KeyUsage, OVERDUE_AFTER,
     Operations, RATIO_ROWS, RECENT, RECENT_CALLBACKS,
 };
 use serde_json::json;
-use sqlx::Row as _;
 
 use crate::batches::pending_upload;
 use crate::convert::Columns;
 use crate::error::store_error;
 use crate::{SqliteStore, commit, ledgers, schema};
-
-fn u32_of(value: i64) -> u32 {
-    u32::try_from(value).unwrap_or_default()
-}
 
 #[async_trait]
 impl Operations for SqliteStore {
@@ -57,17 +54,17 @@ impl Operations for SqliteStore {
         .fetch_one(&self.readers)
         .await
         .map_err(store_error("engine"))?;
-        let c = Columns(&row);
+        let c = Columns::of("sqlite_master", &row);
         Ok(EngineInfo {
             engine: "sqlite",
-            version: c.text("version"),
+            version: c.text("version")?,
             // It is built in.
             needed_version: "3.38",
             supported: true,
             schema: self.schema_version().await?,
             needed_schema: schema::needed(),
             now: self.now().await?,
-            bytes: c.u64("bytes"),
+            bytes: c.u64("bytes")?,
         })
     }
 
@@ -100,20 +97,19 @@ impl Operations for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(store_error("audit_log"))?;
-        Ok(rows
-            .iter()
+        rows.iter()
             .map(|row| {
-                let c = Columns(row);
-                AuditEntry {
-                    id: c.i64("id"),
-                    at: c.time("at"),
-                    actor: c.text("actor"),
-                    action: c.text("action"),
-                    batch: c.opt_text("batch").and_then(|id| id.parse().ok()),
-                    detail: c.opt_text("detail"),
-                }
+                let c = Columns::of("audit", row);
+                Ok(AuditEntry {
+                    id: c.i64("id")?,
+                    at: c.time("at")?,
+                    actor: c.text("actor")?,
+                    action: c.text("action")?,
+                    batch: c.opt_uuid("batch")?.map(BatchId),
+                    detail: c.opt_text("detail")?,
+                })
             })
-            .collect())
+            .collect()
     }
 
     async fn figures(&self, now: Timestamp) -> StoreResult<Figures> {
@@ -129,20 +125,20 @@ impl Operations for SqliteStore {
         .map_err(store_error("figures"))?;
         let mut figures = Figures::default();
         for row in &rows {
-            let c = Columns(row);
+            let c = Columns::of("batches", row);
             let counts = Counts {
-                total: c.u32("total"),
-                pending: c.u32("pending"),
-                queued: c.u32("queued"),
-                processing: c.u32("processing"),
-                completed: c.u32("completed"),
-                failed: c.u32("failed"),
-                cancelled: c.u32("cancelled"),
+                total: c.u32("total")?,
+                pending: c.u32("pending")?,
+                queued: c.u32("queued")?,
+                processing: c.u32("processing")?,
+                completed: c.u32("completed")?,
+                failed: c.u32("failed")?,
+                cancelled: c.u32("cancelled")?,
             };
-            figures.by_pipeline.push((c.text("pipeline"), counts));
-            figures.batches_pending += c.u32("batches_pending");
-            figures.batches_processing += c.u32("batches_processing");
-            figures.batches_queued += c.u32("batches_queued");
+            figures.by_pipeline.push((c.text("pipeline")?, counts));
+            figures.batches_pending += c.u32("batches_pending")?;
+            figures.batches_processing += c.u32("batches_processing")?;
+            figures.batches_queued += c.u32("batches_queued")?;
         }
         let callbacks = sqlx::query(
             "/* penstock:figures */ SELECT (SELECT count(*) FROM callbacks WHERE status = 0) AS pending, \
@@ -161,14 +157,14 @@ impl Operations for SqliteStore {
         .fetch_one(&self.readers)
         .await
         .map_err(store_error("figures"))?;
-        figures.callbacks_pending = Columns(&callbacks).u32("pending");
-        let c = Columns(&callbacks);
-        figures.callbacks_exhausted = c.u32("exhausted");
-        figures.callbacks_overdue = c.u32("overdue");
-        figures.callbacks_exhausted_recently = c.u32("exhausted_recently");
-        figures.leases_expired = c.u32("expired");
-        figures.rows_lost = c.u32("lost");
-        figures.batches_failed_recently = c.u32("failed_batches");
+        let c = Columns::of("callbacks", &callbacks);
+        figures.callbacks_pending = c.u32("pending")?;
+        figures.callbacks_exhausted = c.u32("exhausted")?;
+        figures.callbacks_overdue = c.u32("overdue")?;
+        figures.callbacks_exhausted_recently = c.u32("exhausted_recently")?;
+        figures.leases_expired = c.u32("expired")?;
+        figures.rows_lost = c.u32("lost")?;
+        figures.batches_failed_recently = c.u32("failed_batches")?;
         figures.failure_ratio = sqlx::query_as(
             "/* penstock:figures */ SELECT pipeline, max(CAST(failed AS REAL) / (completed + failed)) FROM batches \
              WHERE (status = 2 OR finished_at > ?1) AND completed + failed >= ?2 GROUP BY pipeline ORDER BY pipeline",
@@ -254,18 +250,17 @@ impl Operations for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(store_error("keys_to_rewrap"))?;
-        Ok(rows
-            .iter()
+        rows.iter()
             .map(|row| {
-                let c = Columns(row);
+                let c = Columns::of("batch_keys", row);
                 let key = SealedKey {
-                    key_id: c.text("key_id"),
-                    wrapped: c.bytes("wrapped"),
-                    context: c.opt_bytes("context"),
+                    key_id: c.text("key_id")?,
+                    wrapped: c.bytes("wrapped")?,
+                    context: c.opt_bytes("context")?,
                 };
-                (BatchSeq(c.i64("batch")), BatchId(c.uuid("id")), key)
+                Ok((BatchSeq(c.i64("batch")?), BatchId(c.uuid("id")?), key))
             })
-            .collect())
+            .collect()
     }
 
     async fn rewrap_key(&self, batch: BatchSeq, old: &SealedKey, new: &SealedKey) -> StoreResult<bool> {
@@ -291,17 +286,16 @@ impl Operations for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(store_error("key_usage"))?;
-        Ok(rows
-            .iter()
+        rows.iter()
             .map(|row| {
-                let c = Columns(row);
-                KeyUsage {
-                    key_id: c.text("key_id"),
-                    data_keys: c.u64("data_keys"),
-                    promises: c.u64("promises"),
-                }
+                let c = Columns::of("batch_keys", row);
+                Ok(KeyUsage {
+                    key_id: c.text("key_id")?,
+                    data_keys: c.u64("data_keys")?,
+                    promises: c.u64("promises")?,
+                })
             })
-            .collect())
+            .collect()
     }
 
     async fn secret(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
@@ -388,35 +382,35 @@ impl Operations for SqliteStore {
         .fetch_all(&self.writer)
         .await
         .map_err(store_error("expire_uploads"))?;
-        Ok(rows.iter().map(pending_upload).collect())
+        rows.iter().map(pending_upload).collect()
     }
 }
 
 /// The counts that a batch's rows give.
 async fn rows_count(tx: &mut crate::Connection, batch: &Batch, name: &'static str) -> StoreResult<Counts> {
-    let rows = sqlx::query("SELECT status, count(*) AS count FROM row_state WHERE batch = ? GROUP BY status")
-        .bind(batch.seq.0)
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(store_error(name))?;
+    let rows = sqlx::query(
+        "SELECT batch, status, count(*) AS count FROM row_state WHERE batch = ? GROUP BY batch, status",
+    )
+    .bind(batch.seq.0)
+    .fetch_all(&mut *tx)
+    .await
+    .map_err(store_error(name))?;
     let mut by_status = [0_u32; 6];
     for row in &rows {
-        let status: i64 = row.get("status");
-        if let Some(slot) = usize::try_from(status).ok().and_then(|status| by_status.get_mut(status)) {
-            *slot = u32_of(row.get("count"));
-        }
+        let c = Columns::of("row_state", row);
+        by_status[c.code("status", RowStatus::from_code)? as usize] = c.u32("count")?;
     }
-    let beyond: i64 = sqlx::query_scalar("SELECT count(*) FROM row_state WHERE batch = ? AND number >= ?")
+    let beyond = sqlx::query("SELECT count(*) AS beyond FROM row_state WHERE batch = ? AND number >= ?")
         .bind(batch.seq.0)
         .bind(batch.ledger.release_end)
         .fetch_one(tx)
         .await
         .map_err(store_error(name))?;
+    let beyond = Columns::of("row_state", &beyond).u32("beyond")?;
     let total = batch.ledger.counts.total;
     let known: u32 = by_status.iter().sum();
     let never = total.saturating_sub(known);
-    let shut_out =
-        (total + 1).saturating_sub(batch.ledger.release_end).saturating_sub(u32_of(beyond)).min(never);
+    let shut_out = (total + 1).saturating_sub(batch.ledger.release_end).saturating_sub(beyond).min(never);
     let [mut pending, mut queued, processing, completed, failed, mut cancelled] = by_status;
     pending += never - shut_out;
     cancelled += shut_out;

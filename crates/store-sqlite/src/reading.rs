@@ -5,6 +5,7 @@ use penstock_domain::ids::{BatchSeq, RowNumber};
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
+use penstock_store::decode::Columns as _;
 use penstock_store::reading::{ErrorGroup, Reading, RowFilter, RowRecord};
 use penstock_store::{StoreError, StoreResult};
 use sqlx::QueryBuilder;
@@ -22,26 +23,26 @@ const COLUMNS: &str = "d.number AS number, d.line AS line, s.status AS status, c
 const FROM: &str = " FROM row_data d LEFT JOIN row_state s ON s.batch = d.batch AND s.number = d.number \
     LEFT JOIN row_output o ON o.batch = d.batch AND o.number = d.number";
 
-fn record(batch: &Batch, row: &SqliteRow, payload: bool) -> RowRecord {
-    let c = Columns(row);
-    let number = c.u32("number");
-    let recorded = c.opt_i64("status").and_then(|code| RowStatus::from_code(i16::try_from(code).ok()?));
-    RowRecord {
+fn record(batch: &Batch, row: &SqliteRow, payload: bool) -> StoreResult<RowRecord> {
+    let c = Columns::of("row_state", row);
+    let number = c.u32("number")?;
+    let recorded = c.opt_code("status", RowStatus::from_code)?;
+    Ok(RowRecord {
         number,
-        line: c.u32("line"),
+        line: c.u32("line")?,
         status: batch.ledger.status_of(number, recorded),
-        attempts: c.u16("attempts"),
-        not_before: c.opt_time("not_before"),
-        code: c.opt_text("code"),
-        step: c.opt_u16("step"),
-        http_status: c.opt_u16("http_status"),
-        payload: if payload { c.opt_bytes("payload").filter(|bytes| !bytes.is_empty()) } else { None },
-        result: c.opt_bytes("result"),
-        error: c.opt_bytes("error"),
-        holder: c.opt_text("lease_holder"),
-        lease_until: c.opt_time("lease_until"),
-        queued_until: c.opt_time("queued_until"),
-    }
+        attempts: c.u16("attempts")?,
+        not_before: c.opt_time("not_before")?,
+        code: c.opt_text("code")?,
+        step: c.opt_u16("step")?,
+        http_status: c.opt_u16("http_status")?,
+        payload: if payload { c.opt_bytes("payload")?.filter(|bytes| !bytes.is_empty()) } else { None },
+        result: c.opt_bytes("result")?,
+        error: c.opt_bytes("error")?,
+        holder: c.opt_text("lease_holder")?,
+        lease_until: c.opt_time("lease_until")?,
+        queued_until: c.opt_time("queued_until")?,
+    })
 }
 
 /// What a row's record must be for it to count as one of these states, the batch's cancellation taken into account.
@@ -87,7 +88,7 @@ impl Reading for SqliteStore {
         }
         query.push(" ORDER BY d.number LIMIT ").push_bind(filter.limit);
         let rows = query.build().fetch_all(&mut *tx).await.map_err(store_error("rows"))?;
-        Ok(rows.iter().map(|row| record(&batch, row, filter.payload)).collect())
+        rows.iter().map(|row| record(&batch, row, filter.payload)).collect()
     }
 
     async fn row(&self, seq: BatchSeq, number: RowNumber) -> StoreResult<Option<RowRecord>> {
@@ -99,8 +100,8 @@ impl Reading for SqliteStore {
 
     async fn error_groups(&self, seq: BatchSeq) -> StoreResult<Vec<ErrorGroup>> {
         let rows = sqlx::query(
-            "/* penstock:error_groups */ SELECT code, step, count(*) AS count FROM row_state \
-             WHERE batch = ? AND status = 4 GROUP BY code, step ORDER BY count DESC, code",
+            "/* penstock:error_groups */ SELECT batch, code, step, count(*) AS count FROM row_state \
+             WHERE batch = ? AND status = 4 GROUP BY batch, code, step ORDER BY count DESC, code",
         )
         .bind(seq.0)
         .fetch_all(&self.readers)
@@ -108,8 +109,8 @@ impl Reading for SqliteStore {
         .map_err(store_error("error_groups"))?;
         let mut groups = Vec::new();
         for row in &rows {
-            let c = Columns(row);
-            let (code, step) = (c.opt_text("code").unwrap_or_default(), c.opt_u16("step"));
+            let c = Columns::of("row_state", row);
+            let (code, step) = (c.opt_text("code")?.unwrap_or_default(), c.opt_u16("step")?);
             let sample: Vec<i64> = sqlx::query_scalar(
                 "/* penstock:error_groups */ SELECT number FROM row_state WHERE batch = ? AND status = 4 \
                  AND code IS ? AND step IS ? ORDER BY number LIMIT 3",
@@ -120,20 +121,22 @@ impl Reading for SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(store_error("error_groups"))?;
-            let sample = sample.into_iter().filter_map(|number| u32::try_from(number).ok()).collect();
-            groups.push(ErrorGroup { code, step, count: c.u32("count"), sample });
+            let sample =
+                sample.into_iter().map(|number| u32::try_from(number).map_err(|_| c.inconsistent("sample")));
+            let sample = sample.collect::<StoreResult<_>>()?;
+            groups.push(ErrorGroup { code, step, count: c.u32("count")?, sample });
         }
         Ok(groups)
     }
 
     async fn next_due(&self, seq: BatchSeq) -> StoreResult<Option<Timestamp>> {
-        let due: Option<i64> = sqlx::query_scalar(
-            "/* penstock:next_due */ SELECT min(coalesce(not_before, 0)) FROM row_state WHERE batch = ? AND status = 0",
+        let row = sqlx::query(
+            "/* penstock:next_due */ SELECT min(batch) AS batch, min(coalesce(not_before, 0)) AS due FROM row_state WHERE batch = ? AND status = 0",
         )
         .bind(seq.0)
         .fetch_one(&self.readers)
         .await
         .map_err(store_error("next_due"))?;
-        Ok(due.map(Timestamp::from_millis))
+        Columns::of("row_state", &row).opt_time("due")
     }
 }

@@ -7,6 +7,7 @@ use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
+use penstock_store::decode::Columns as _;
 use penstock_store::settling::{self, Held};
 use penstock_store::work::{Claim, ClaimedRow, SettleReport, Settled, Settlement, Work};
 use penstock_store::{StoreResult, overdrawn};
@@ -21,13 +22,17 @@ use crate::{Connection, SqliteStore, commit, ledgers};
 /// Rows of one statement: what a statement binds is limited.
 const GROUP: usize = 500;
 
-fn row_ref(row: &SqliteRow) -> RowRef {
-    let c = Columns(row);
-    RowRef { batch: BatchSeq(c.i64("batch")), number: c.u32("number") }
+fn row_ref(row: &SqliteRow) -> StoreResult<RowRef> {
+    let c = Columns::of("row_state", row);
+    Ok(RowRef { batch: BatchSeq(c.i64("batch")?), number: c.u32("number")? })
 }
 
-fn held_row(row: &SqliteRow) -> Held {
-    (row_ref(row), LeaseToken(Columns(row).uuid("lease_token")))
+fn held_row(row: &SqliteRow) -> StoreResult<Held> {
+    Ok((row_ref(row)?, LeaseToken(Columns::of("row_state", row).uuid("lease_token")?)))
+}
+
+fn held_rows(rows: &[SqliteRow]) -> StoreResult<Vec<Held>> {
+    rows.iter().map(held_row).collect()
 }
 
 fn count(rows: usize) -> u32 {
@@ -90,7 +95,7 @@ impl Work for SqliteStore {
             );
             let rows =
                 query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
-            kept.extend(rows.iter().map(held_row));
+            kept.extend(held_rows(&rows)?);
         }
         commit(tx, NAME).await?;
         Ok(kept)
@@ -113,7 +118,7 @@ impl Work for SqliteStore {
             );
             let rows =
                 query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
-            held.extend(rows.iter().map(held_row));
+            held.extend(held_rows(&rows)?);
         }
         commit(tx, NAME).await?;
         Ok(held)
@@ -138,7 +143,7 @@ impl Work for SqliteStore {
             );
             let rows =
                 query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
-            held.extend(rows.iter().map(held_row));
+            held.extend(held_rows(&rows)?);
         }
         let kept: Vec<(RowRef, &Receipt)> = receipts
             .iter()
@@ -208,10 +213,9 @@ impl Work for SqliteStore {
         .fetch_optional(&self.readers)
         .await
         .map_err(store_error("holder"))?;
-        Ok(found.map(|found| {
-            let c = Columns(&found);
-            (c.opt_text("lease_holder").unwrap_or_default(), c.time("lease_until"))
-        }))
+        let Some(found) = found else { return Ok(None) };
+        let c = Columns::of("row_state", &found);
+        Ok(Some((c.text("lease_holder")?, c.time("lease_until")?)))
     }
 }
 
@@ -244,18 +248,18 @@ async fn take(
         );
         let rows = query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(name))?;
         for row in &rows {
-            let c = Columns(row);
-            let at = row_ref(row);
+            let c = Columns::of("row_state", row);
+            let at = row_ref(row)?;
             let mut one = ClaimedRow {
                 row: at,
-                line: c.u32("line"),
-                attempts: c.u16("attempts"),
-                first_claimed_at: c.opt_time("first_claimed_at").filter(|first| *first != now),
-                payload: c.opt_bytes("payload").unwrap_or_default(),
+                line: c.u32("line")?,
+                attempts: c.u16("attempts")?,
+                first_claimed_at: c.opt_time("first_claimed_at")?.filter(|first| *first != now),
+                payload: c.bytes("payload")?,
                 receipts: Vec::new(),
                 error: None,
             };
-            if c.flag("has_output") {
+            if c.flag("has_output")? {
                 read_output(tx, &mut one, name).await?;
             }
             claimed.push(one);
@@ -284,10 +288,10 @@ async fn read_output(tx: &mut Connection, one: &mut ClaimedRow, name: &'static s
     one.receipts = rows
         .iter()
         .map(|row| {
-            let c = Columns(row);
-            Receipt { step: c.u16("step"), sealed: c.bytes("output") }
+            let c = Columns::of("row_state", row);
+            Ok(Receipt { step: c.u16("step")?, sealed: c.bytes("output")? })
         })
-        .collect();
+        .collect::<StoreResult<_>>()?;
     Ok(())
 }
 
@@ -344,7 +348,9 @@ async fn unqueue_rows(
              WHERE s.batch = j.batch AND s.number = j.number AND +s.status = 1 RETURNING batch, number",
         );
         let rows = query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(name))?;
-        back.extend(rows.iter().map(row_ref));
+        for row in &rows {
+            back.push(row_ref(row)?);
+        }
     }
     Ok(back)
 }
@@ -376,7 +382,9 @@ async fn settle_rows(
              AND s.lease_token = j.token RETURNING batch, number, has_output",
         );
         let rows = query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(name))?;
-        moved.extend(rows.iter().map(|row| (row_ref(row), Columns(row).flag("has_output"))));
+        for row in &rows {
+            moved.insert(row_ref(row)?, Columns::of("row_state", row).flag("has_output")?);
+        }
     }
     Ok(moved)
 }

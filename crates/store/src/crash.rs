@@ -33,3 +33,18 @@ pub fn point(name: &str) {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn point(_name: &str) {}
+
+/// Inside the task that reads a stored file, before each block.
+pub const READING: &str = "reading";
+
+/// Panics here, as by a defect, when `PENSTOCK_PANIC_AT` is `name`.
+#[cfg(debug_assertions)]
+pub fn panic_point(name: &str) {
+    let wanted = std::env::var("PENSTOCK_PANIC_AT").is_ok_and(|wanted| wanted == name);
+    assert!(!wanted, "PENSTOCK_PANIC_AT is {name}");
+}
+
+/// Nothing: this is a release build.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn panic_point(_name: &str) {}

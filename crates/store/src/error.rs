@@ -21,8 +21,8 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What is stored contradicts itself.
-    #[error("{table}.{column} of {key} holds what cannot be there")]
+    /// A stored value that the schema cannot have: somebody changed it by hand, or it was damaged.
+    #[error("invalid value in {table}.{column} ({key})")]
     Inconsistent {
         /// The table.
         table: &'static str,

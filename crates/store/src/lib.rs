@@ -16,6 +16,7 @@ pub mod batches;
 pub mod callbacks;
 pub mod control;
 pub mod crash;
+pub mod decode;
 pub mod dispatch;
 pub mod error;
 pub mod extraction;

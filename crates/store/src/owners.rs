@@ -17,6 +17,21 @@ pub enum KeyRole {
     Admin,
 }
 
+impl KeyRole {
+    /// Its number in the database.
+    pub const fn code(self) -> i16 {
+        match self {
+            Self::Client => 0,
+            Self::Admin => 1,
+        }
+    }
+
+    /// The role with that number.
+    pub fn from_code(code: i16) -> Option<Self> {
+        [Self::Client, Self::Admin].into_iter().find(|role| role.code() == code)
+    }
+}
+
 /// An owner: a client of the company that runs Penstock.
 #[derive(Clone, Debug, Serialize)]
 pub struct Owner {

@@ -13,9 +13,11 @@ use penstock_store::StoreResult;
 use penstock_store::settling::Held;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::engines::Engines;
 use crate::process::leases::RowLease;
+use crate::supervise::spawn_part;
 
 /// Notes of a write at the most.
 const GROUP_ROWS: usize = 500;
@@ -40,9 +42,9 @@ pub struct Book {
 
 impl Book {
     /// A book that is written until its last clone is gone.
-    pub fn open(engines: Engines) -> Self {
+    pub fn open(engines: Engines, stop: &CancellationToken) -> Self {
         let (notes, taken) = mpsc::channel(GROUP_ROWS * 2);
-        tokio::spawn(write(engines, taken));
+        spawn_part("intent log", write(engines, taken), stop);
         Self { notes }
     }
 

@@ -36,6 +36,7 @@ use crate::process::owners::Owners;
 use crate::process::row::{RowTask, quiet};
 use crate::process::slots::{Limited, Load, Slots};
 use crate::settle::{self, About, Ended};
+use crate::supervise::spawn_part;
 use crate::traces::{self, RowTrace};
 
 /// How a worker works.
@@ -154,16 +155,17 @@ impl Worker {
     /// within the grace period.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (settlements, settlements_in) = mpsc::channel(settle::GROUP_ROWS * 2);
-        let settler = tokio::spawn(settle::run(
+        let settling = settle::run(
             self.engines.clone(),
             self.leases.clone(),
             self.figures.clone(),
             self.policy.lease,
             settlements_in,
-        ));
-        let keeper = tokio::spawn(self.clone().keep_leases());
+        );
+        let settler = spawn_part("settlements", settling, &stop);
+        let keeper = spawn_part("leases", self.clone().keep_leases(), &stop);
         let rows = TaskTracker::new();
-        let ways_out = WaysOut { settlements, book: Book::open(self.engines.clone()) };
+        let ways_out = WaysOut { settlements, book: Book::open(self.engines.clone(), &stop) };
         self.clone().claim_all(&stop, &rows, &ways_out).await;
         self.draining.store(true, Ordering::SeqCst);
         self.extract_no_more.cancel();
@@ -339,6 +341,10 @@ impl Worker {
                 tracing::error!(%error, batch, "a batch's counters do not fit its rows: `penstock reconcile --apply` mends it");
                 self.claim_apart(&rows, token, until, now).await?
             }
+            Err(error @ StoreError::Inconsistent { .. }) if rows.len() > 1 => {
+                tracing::error!(%error, "an invalid value is stored; the other rows of its group are claimed without it");
+                self.claim_apart(&rows, token, until, now).await?
+            }
             claimed => claimed?,
         };
         Ok(claimed
@@ -350,7 +356,7 @@ impl Worker {
             .collect())
     }
 
-    /// Batch by batch: one whose ledger is wrong holds up no other.
+    /// Batch by batch, and row by row where a stored value is invalid: neither holds up the others.
     async fn claim_apart(
         &self,
         rows: &[RowRef],
@@ -363,11 +369,15 @@ impl Worker {
             batches.entry(row.batch).or_default().push(*row);
         }
         let mut claimed = Vec::new();
-        for rows in batches.into_values() {
+        let mut groups: Vec<Vec<RowRef>> = batches.into_values().collect();
+        while let Some(rows) = groups.pop() {
             let claim = Claim { rows: &rows, token, holder: &self.policy.name, until, also_pending: false };
             match self.engines.store.claim(&claim, now).await {
                 Ok(ours) => claimed.extend(ours),
-                Err(StoreError::Overdrawn { .. }) => {}
+                Err(StoreError::Inconsistent { .. }) if rows.len() > 1 => {
+                    groups.extend(rows.iter().map(|row| vec![*row]));
+                }
+                Err(StoreError::Overdrawn { .. } | StoreError::Inconsistent { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -8,6 +8,7 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_store::batches::Batch;
 use penstock_store::work::{Claim, SettleReport, Settled, Settlement};
+use tokio_util::sync::CancellationToken;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
@@ -86,7 +87,7 @@ pub async fn process_row(
         work: &work,
         lease: &held,
         trace: &trace,
-        book: &Book::open(engines.clone()),
+        book: &Book::open(engines.clone(), &CancellationToken::new()),
         observer,
         draining: &|| false,
         limited: &|| Box::new(()),
