@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use penstock_domain::cause::Cause;
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::Place;
 
@@ -57,6 +58,15 @@ fn every_finding_of_reconcile_is_explained() {
         .map(|row| row.cells[0].trim_matches('`'))
         .collect();
     assert_eq!(explained, found);
+}
+
+#[test]
+fn every_cause_of_a_failed_call_is_explained() {
+    let rows = table_rows(&read("docs/runbooks.md"));
+    let explained: BTreeSet<&str> =
+        rows.iter().filter(|row| row.heading == "`cause`").flat_map(|row| spans(&row.cells[0])).collect();
+    let causes: BTreeSet<&str> = Cause::ALL.into_iter().map(Cause::name).collect();
+    assert_eq!(explained, causes);
 }
 
 /// What `penstock doctor` looks at, on every engine: its source has all of it.

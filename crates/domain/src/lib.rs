@@ -6,6 +6,7 @@
 
 pub mod alert;
 pub mod batch;
+pub mod cause;
 pub mod csv;
 pub mod fair;
 pub mod ids;

@@ -3,12 +3,14 @@
 //! | what happened | safe to repeat | not said | at most once |
 //! |---|---|---|---|
 //! | 2xx with JSON, with nothing, or with what the step does not read | success | success | success |
-//! | 2xx that is not JSON | retry `bad_response` | fail `bad_response` | fail `bad_response` |
+//! | 2xx whose header or body cannot be read: cut, late, too long, encoded, not JSON | retry `bad_response` | fail `bad_response` | fail `bad_response` |
 //! | 429; 503 or 529 with Retry-After, or with rate-limit headers by which nothing is left | wait, no attempt | wait, no attempt | wait, no attempt |
 //! | 408, 425, 503: nothing was done (RFC 9110, 15.5.9 and 15.6.4; RFC 8470, 5.2) | retry `http_<status>` | retry `http_<status>` | retry `http_<status>` |
 //! | other 5xx | retry `http_<status>` | retry `http_<status>` | unknown `outcome_unknown` |
+//! | 409, where an earlier try with the same `idempotency_key` had no answer | retry `http_409` | | |
 //! | other 4xx, 3xx | fail `http_<status>` | fail `http_<status>` | fail `http_<status>` |
 //! | no connection: nothing was sent | retry `connect_failed` | retry `connect_failed` | retry `connect_failed` |
+//! | refused by HTTP/2 before anything was done (RFC 9113, 8.7) | retry `not_processed` | retry `not_processed` | retry `not_processed` |
 //! | no answer in time | retry `timeout` | unknown `outcome_unknown` | unknown `outcome_unknown` |
 //! | connection lost under way | retry `connection_lost` | unknown `outcome_unknown` | unknown `outcome_unknown` |
 //!
@@ -32,7 +34,9 @@ pub mod code {
     pub const CONNECTION_LOST: &str = "connection_lost";
     /// The request was sent and may have had its effect.
     pub const OUTCOME_UNKNOWN: &str = "outcome_unknown";
-    /// The answer is not JSON, or lacks what the step reads from it.
+    /// The request was refused before anything was done.
+    pub const NOT_PROCESSED: &str = "not_processed";
+    /// The answer cannot be read, or lacks what the step reads from it.
     pub const BAD_RESPONSE: &str = "bad_response";
     /// A template reads something that the row, the context or an earlier step does not have.
     pub const TEMPLATE_ERROR: &str = "template_error";
@@ -65,9 +69,10 @@ pub fn sentence(code: &str) -> &'static str {
         code::CONNECT_FAILED => "no connection could be made",
         code::CONNECTION_LOST => "the connection broke before the answer",
         code::OUTCOME_UNKNOWN => {
-            "the request was sent and no answer came, so it may have had its effect; retry it only when you know that it had not"
+            "the request was sent, so it may have had its effect; retry it only when you know that it had not"
         }
-        code::BAD_RESPONSE => "the answer is not JSON",
+        code::NOT_PROCESSED => "the server refused the request before it did anything",
+        code::BAD_RESPONSE => "the answer cannot be read",
         code::UNREADABLE => "what is stored of the row cannot be read: it was damaged or changed",
         code::INTERNAL_ERROR => "the program failed at the row; the operator's log says where",
         code::TEMPLATE_ERROR => "no request can be made of the row's values",
@@ -82,13 +87,15 @@ pub enum Happened {
     Answer {
         /// Its status.
         status: u16,
-        /// Whether its body is JSON, or there is none.
+        /// Whether its body is JSON, or there is none; false also when its header cannot be read.
         json: bool,
         /// Until when it says to wait.
         wait_until: Option<Timestamp>,
     },
     /// Nothing was sent.
     ConnectFailed,
+    /// It was sent, and refused before anything was done.
+    NotProcessed,
     /// It was sent, and no answer came in time.
     TimedOut,
     /// It was sent, and the connection broke.
@@ -101,7 +108,7 @@ impl Happened {
     pub fn wait_until(self) -> Option<Timestamp> {
         match self {
             Self::Answer { wait_until, .. } => wait_until,
-            Self::ConnectFailed | Self::TimedOut | Self::ConnectionLost => None,
+            Self::ConnectFailed | Self::NotProcessed | Self::TimedOut | Self::ConnectionLost => None,
         }
     }
 
@@ -187,8 +194,18 @@ pub fn judge(happened: Happened, repetition: Repetition) -> Verdict {
         Happened::Answer { status: status @ (408 | 425 | 500..=599), .. } => retry(&format!("http_{status}")),
         Happened::Answer { status, .. } => Verdict::Fail { code: format!("http_{status}") },
         Happened::ConnectFailed => retry(code::CONNECT_FAILED),
+        Happened::NotProcessed => retry(code::NOT_PROCESSED),
         Happened::TimedOut => lost(code::TIMEOUT),
         Happened::ConnectionLost => lost(code::CONNECTION_LOST),
+    }
+}
+
+/// The verdict on a call with a key of which an earlier try had no answer: a 409 may only say that the earlier try is still under way
+/// (draft-ietf-httpapi-idempotency-key-header, 2.6), as a 425 does in any case. It is tried again, and the last answer counts.
+pub fn judge_repeat(happened: Happened, repetition: Repetition) -> Verdict {
+    match happened {
+        Happened::Answer { status: 409, .. } => Verdict::Retry { code: "http_409".to_owned() },
+        _ => judge(happened, repetition),
     }
 }
 
@@ -200,7 +217,9 @@ pub fn healthy(happened: Happened) -> Option<bool> {
         Happened::Answer { status: 500..=599, .. } => Some(false),
         Happened::Answer { status: 200..=299, json: false, .. } => Some(false),
         Happened::Answer { .. } => Some(true),
-        Happened::ConnectFailed | Happened::TimedOut | Happened::ConnectionLost => Some(false),
+        Happened::ConnectFailed | Happened::NotProcessed | Happened::TimedOut | Happened::ConnectionLost => {
+            Some(false)
+        }
     }
 }
 
@@ -252,6 +271,7 @@ mod tests {
             (answer(422), fail("http_422"), fail("http_422")),
             (answer(302), fail("http_302"), fail("http_302")),
             (Happened::ConnectFailed, retry("connect_failed"), retry("connect_failed")),
+            (Happened::NotProcessed, retry("not_processed"), retry("not_processed")),
             (Happened::TimedOut, retry("timeout"), unknown()),
             (Happened::ConnectionLost, retry("connection_lost"), unknown()),
         ];
@@ -267,6 +287,16 @@ mod tests {
             unknown(),
             "a gateway gave up; what is behind it may not have"
         );
+    }
+
+    #[test]
+    fn a_conflict_with_a_try_that_had_no_answer_is_tried_again() {
+        let conflict = answer(409);
+        assert_eq!(judge_repeat(conflict, Repetition::Harmless), Verdict::Retry { code: "http_409".into() });
+        assert_eq!(judge(conflict, Repetition::Harmless), Verdict::Fail { code: "http_409".into() });
+        for other in [answer(200), answer(422), answer(429), answer(503), Happened::TimedOut] {
+            assert_eq!(judge_repeat(other, Repetition::Harmless), judge(other, Repetition::Harmless));
+        }
     }
 
     #[test]

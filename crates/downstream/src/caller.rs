@@ -11,7 +11,9 @@ use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
-use crate::client::{Client, Response};
+use crate::client::{Client, Response, Sent};
+use crate::failure::Failure;
+use crate::failure_log::FailureLog;
 use crate::figures::{CallFigures, Figures};
 use crate::lateness::Lateness;
 use crate::limiter::{Gates, Grant, Limiter};
@@ -47,6 +49,8 @@ pub struct Demand<'a> {
     pub idempotency_key: Option<String>,
     /// What it is to make the call again when its outcome is unknown.
     pub repetition: Repetition,
+    /// Whether an earlier try with the same key had no answer, so that it may still be under way.
+    pub unanswered_before: bool,
     /// Whether anything of the answer's body is read: what nobody reads may be anything.
     pub reads_body: bool,
     /// The `traceparent` (W3C Trace Context), when the row is traced.
@@ -71,6 +75,8 @@ pub enum Called {
         verdict: Verdict,
         /// The answer, if one came.
         response: Option<Response>,
+        /// Why there is none, or why it cannot be used.
+        failure: Option<Failure>,
         /// When the call may be repeated at the earliest, where the answer asks for it.
         not_before: Option<Timestamp>,
         /// From sending to the end of the answer.
@@ -103,6 +109,7 @@ pub struct Caller {
     lines: Lines,
     lateness: Lateness,
     figures: Figures,
+    failures: FailureLog,
 }
 
 impl Caller {
@@ -118,6 +125,7 @@ impl Caller {
             lines: Lines::default(),
             lateness: Lateness::default(),
             figures: Figures::default(),
+            failures: FailureLog::default(),
         }
     }
 
@@ -140,6 +148,7 @@ impl Caller {
             return Called::Answered {
                 verdict,
                 response: None,
+                failure: None,
                 not_before: None,
                 elapsed: Duration::ZERO,
                 probe: false,
@@ -162,12 +171,15 @@ impl Caller {
             return Called::NotCovered;
         }
         let sent_at = Instant::now();
-        let (happened, response) = request.send(self.clock.as_ref()).await;
+        let Sent { happened, response, failure } = request.send(self.clock.as_ref()).await;
         let elapsed = sent_at.elapsed();
         let happened = if demand.reads_body { happened } else { happened.with_unread_body() };
-        let mut verdict = outcome::judge(happened, demand.repetition);
+        let judge = if demand.unanswered_before { outcome::judge_repeat } else { outcome::judge };
+        let mut verdict = judge(happened, demand.repetition);
         let answered_at = self.clock.now();
-        let feedback = Feedback { probe, ..feedback(happened, &verdict, answered_at) };
+        let cause =
+            failure.as_ref().map(|failure| failure.cause).filter(|cause| cause.is_about_the_dependency());
+        let feedback = Feedback { probe, cause, ..feedback(happened, &verdict, answered_at) };
         if let Some(pause) = feedback.pause {
             self.remember(&grant.gates, Reason::Paused, answered_at + limit::duration(pause));
         }
@@ -178,7 +190,10 @@ impl Caller {
         let status = response.as_ref().map(|response| response.status);
         self.figures.count(&dependency.name, |figures| figures.called(&verdict, status, elapsed));
         let not_before = happened.wait_until();
-        Called::Answered { verdict, response, not_before, elapsed, probe }
+        if let Some(failure) = &failure {
+            self.failures.log(dependency, failure);
+        }
+        Called::Answered { verdict, response, failure, not_before, elapsed, probe }
     }
 
     /// How long any call to the dependency would wait at least, as far as this worker knows. What an owner's own limit
@@ -374,5 +389,5 @@ fn feedback(happened: Happened, verdict: &Verdict, now: Timestamp) -> Feedback {
     let pause = happened.wait_until().filter(|_| about_all).map(|until| limit::micros(until.since(now)));
     let throttled = matches!(verdict, Verdict::Throttled { .. })
         || matches!(happened, Happened::Answer { status: 503, .. });
-    Feedback { healthy: outcome::healthy(happened), pause, throttled, probe: false }
+    Feedback { healthy: outcome::healthy(happened), pause, throttled, ..Feedback::default() }
 }

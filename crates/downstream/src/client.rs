@@ -1,21 +1,35 @@
-//! One HTTP call. Redirects are not followed, proxies not used, nothing is retried; the answer's body is bounded.
+//! One HTTP call. Redirects are not followed, proxies not used, nothing is sent twice; the answer's body is bounded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::Extensions;
+use hyper::{Request, Uri};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use penstock_domain::cause::Cause;
 use penstock_domain::outcome::Happened;
-use penstock_domain::pipeline::definition::Method;
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::Clock;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
 use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use crate::body;
+use crate::connect::Connector;
+use crate::failure::{self, Failure};
 use crate::retry_after::wait_until;
-
-/// Bytes of an answer's body that are read at the most; a longer one is not JSON that a step could use.
-const MOST_BODY: usize = 1024 * 1024;
+use crate::status_line::Beginning;
+use crate::tls;
 
 /// Idle connections kept for a dependency.
 const IDLE_CONNECTIONS: usize = 256;
@@ -28,6 +42,20 @@ const IDLE_FOR: Duration = Duration::from_secs(4);
 /// too long, it has to be known before the call's time is up that nothing was sent, and the call is safe to repeat.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
+/// Lines that an answer's header may have.
+pub(crate) const MOST_HEADERS: usize = 512;
+
+/// Bytes that an answer's header may have in HTTP/2; in HTTP/1 hyper allows 400 KiB.
+const MOST_HEADER_BYTES: u32 = 256 * 1024;
+
+/// What is sent unless a definition says otherwise. Without `Accept-Encoding` a server may compress as it likes (RFC 9110,
+/// 12.5.3).
+const DEFAULT_HEADERS: [(HeaderName, &str); 3] = [
+    (header::ACCEPT, "*/*"),
+    (header::ACCEPT_ENCODING, "identity"),
+    (header::USER_AGENT, concat!("penstock/", env!("CARGO_PKG_VERSION"))),
+];
+
 /// An answer.
 #[derive(Debug)]
 pub struct Response {
@@ -35,23 +63,39 @@ pub struct Response {
     pub status: u16,
     /// Its headers, names in lower case; the last of several, and of `RateLimit` all.
     pub headers: BTreeMap<String, String>,
-    /// Its body: JSON, a string when it is none, null when it is empty.
+    /// Its body: JSON, a string when it is none, null when it is empty or cannot be read.
     pub body: Value,
+    /// How many bytes of the body came.
+    pub bytes: usize,
 }
+
+/// What came of a request.
+#[derive(Debug)]
+pub struct Sent {
+    /// For the verdict.
+    pub happened: Happened,
+    /// The answer, as far as it could be read.
+    pub response: Option<Response>,
+    /// Why there is none, or why it cannot be used.
+    pub failure: Option<Failure>,
+}
+
+type HttpClient = legacy::Client<Connector, Full<Bytes>>;
 
 /// A request that can be sent.
 #[derive(Debug)]
 pub struct Prepared {
-    request: reqwest::Request,
-    by: reqwest::Client,
+    request: Request<Full<Bytes>>,
+    by: HttpClient,
+    timeout: Duration,
 }
 
 /// Makes calls. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
-    /// Those that connect within less than [`CONNECT_WITHIN`]: a client has one such time for all its calls.
-    quicker: Arc<Mutex<HashMap<Duration, reqwest::Client>>>,
+    tls: ClientConfig,
+    /// By the time within which they connect: a client has one such time for all its calls.
+    clients: Arc<Mutex<HashMap<Duration, HttpClient>>>,
 }
 
 impl Client {
@@ -59,27 +103,36 @@ impl Client {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        Ok(Self { http: connecting_within(CONNECT_WITHIN)?, quicker: Arc::default() })
+    pub fn new() -> Result<Self, rustls::Error> {
+        Self::trusting([])
+    }
+
+    /// A client that trusts these authorities besides the system's.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn trusting(
+        authorities: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self { tls: tls::config(authorities)?, clients: Arc::default() })
     }
 
     /// The client for calls with this timeout.
-    fn with_timeout(&self, timeout: Duration) -> reqwest::Client {
-        let within = timeout / 2;
-        if within >= CONNECT_WITHIN {
-            return self.http.clone();
-        }
-        let mut quicker = self.quicker.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = quicker.get(&within) {
-            return client.clone();
-        }
-        match connecting_within(within) {
-            Ok(client) => quicker.entry(within).or_insert(client).clone(),
-            Err(error) => {
-                tracing::error!(%error, "an HTTP client cannot be made a second time");
-                self.http.clone()
-            }
-        }
+    fn with_timeout(&self, timeout: Duration) -> HttpClient {
+        let within = CONNECT_WITHIN.min(timeout / 2);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = clients.entry(within).or_insert_with(|| {
+            legacy::Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_FOR)
+                .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                .http1_max_headers(MOST_HEADERS)
+                .http1_allow_obsolete_multiline_headers_in_responses(true)
+                .http1_allow_spaces_after_header_name_in_responses(true)
+                .http2_max_header_list_size(MOST_HEADER_BYTES)
+                .build(Connector::new(self.tls.clone(), within))
+        });
+        client.clone()
     }
 
     /// The request as it will be sent; none when its values cannot stand in a URL or a header. Of headers with one
@@ -87,83 +140,119 @@ impl Client {
     pub fn prepare(
         &self,
         dependency: &Dependency,
-        request: RenderedRequest,
+        rendered: RenderedRequest,
         extra: &[(&str, &str)],
     ) -> Option<Prepared> {
-        let method = match request.method {
-            Method::Get => reqwest::Method::GET,
-            Method::Head => reqwest::Method::HEAD,
-            Method::Post => reqwest::Method::POST,
-            Method::Put => reqwest::Method::PUT,
-            Method::Patch => reqwest::Method::PATCH,
-            Method::Delete => reqwest::Method::DELETE,
-        };
-        let url = target(&dependency.base_url, &request.path)?;
+        let mut url = target(&dependency.base_url, &rendered.path)?;
+        if !rendered.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&rendered.query);
+        }
         let mut headers = HeaderMap::new();
-        let own = dependency.headers.iter().chain(&request.headers);
+        for (name, value) in DEFAULT_HEADERS {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        if let Some(basic) = user_of(&mut url) {
+            headers.insert(header::AUTHORIZATION, basic);
+        }
+        let body = match &rendered.json {
+            Some(json) => {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                Bytes::from(serde_json::to_vec(json).ok()?)
+            }
+            None => Bytes::new(),
+        };
+        let own = dependency.headers.iter().chain(&rendered.headers);
         for (name, value) in
             own.map(|(name, value)| (name.as_str(), value.as_str())).chain(extra.iter().copied())
         {
             headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
         }
-        let by = self.with_timeout(dependency.timeout);
-        let mut builder = by.request(method, url).timeout(dependency.timeout);
-        if !request.query.is_empty() {
-            builder = builder.query(&request.query);
-        }
-        if let Some(json) = &request.json {
-            builder = builder.json(json);
-        }
-        let request = builder.headers(headers).build().ok()?;
-        Some(Prepared { request, by })
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = hyper::Method::from_bytes(rendered.method.as_str().as_bytes()).ok()?;
+        *request.uri_mut() = Uri::try_from(url.as_str()).ok()?;
+        *request.headers_mut() = headers;
+        Some(Prepared { request, by: self.with_timeout(dependency.timeout), timeout: dependency.timeout })
     }
 }
 
 impl Prepared {
     /// Sends the request and reads its answer, within the dependency's timeout.
-    pub async fn send(self, clock: &dyn Clock) -> (Happened, Option<Response>) {
-        let answer = match self.by.execute(self.request).await {
-            Ok(answer) => answer,
-            Err(error) => return (failure(&error), None),
-        };
-        let status = answer.status().as_u16();
-        let mut headers: BTreeMap<String, String> = answer
-            .headers()
-            .iter()
-            .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
-            .collect();
-        // A list may come in several lines (RFC 9110, 5.3): each may be the policy that is used up.
-        if let Some(limits) = headers.get_mut("ratelimit") {
-            let lines = answer.headers().get_all("ratelimit");
-            *limits = lines.iter().filter_map(|line| line.to_str().ok()).collect::<Vec<_>>().join(", ");
-        }
-        let until = wait_until(status, &headers, clock.now());
-        match body(answer).await {
-            Ok((body, json)) => (
-                Happened::Answer { status, json, wait_until: until },
-                Some(Response { status, headers, body }),
-            ),
-            // The status is known and settles most of it; only a success without its body is an open question.
-            Err(_) if !(200..300).contains(&status) => {
-                let response = Response { status, headers, body: Value::Null };
-                (Happened::Answer { status, json: true, wait_until: until }, Some(response))
-            }
-            Err(error) => (failure(&error), None),
+    pub async fn send(mut self, clock: &dyn Clock) -> Sent {
+        let deadline = Instant::now() + self.timeout;
+        let connection = capture_connection(&mut self.request);
+        match timeout_at(deadline, self.by.request(self.request)).await {
+            Ok(Ok(answer)) => read(answer, clock, deadline).await,
+            Ok(Err(error)) => match begun(&connection) {
+                Some(status) => unreadable(status, failure::header(&error)),
+                None => {
+                    let (happened, failure) = failure::sending(&error);
+                    Sent { happened, response: None, failure: Some(failure) }
+                }
+            },
+            Err(_) => match begun(&connection) {
+                Some(status) => unreadable(status, "its header did not come in time".to_owned()),
+                None => {
+                    let failure =
+                        Failure::new(Cause::Timeout, format!("no answer within {:?}", self.timeout));
+                    Sent { happened: Happened::TimedOut, response: None, failure: Some(failure) }
+                }
+            },
         }
     }
 }
 
-fn connecting_within(time: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .tcp_nodelay(true)
-        .connect_timeout(time)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .pool_idle_timeout(IDLE_FOR)
-        .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// The status of an answer of which no more than the status could be read.
+fn begun(connection: &CaptureConnection) -> Option<u16> {
+    let mut extras = Extensions::new();
+    connection.connection_metadata().as_ref()?.get_extras(&mut extras);
+    extras.get::<Beginning>()?.status()
+}
+
+fn unreadable(status: u16, sentence: String) -> Sent {
+    let response = Response { status, headers: BTreeMap::new(), body: Value::Null, bytes: 0 };
+    Sent {
+        happened: Happened::Answer { status, json: false, wait_until: None },
+        response: Some(response),
+        failure: Some(Failure::with_sentence(Cause::BadHeader, sentence)),
+    }
+}
+
+async fn read(answer: hyper::Response<Incoming>, clock: &dyn Clock, deadline: Instant) -> Sent {
+    let (head, incoming) = answer.into_parts();
+    let status = head.status.as_u16();
+    let mut headers: BTreeMap<String, String> = head
+        .headers
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
+        .collect();
+    // A list may come in several lines (RFC 9110, 5.3): each may be the policy that is used up.
+    if let Some(limits) = headers.get_mut("ratelimit") {
+        let lines = head.headers.get_all("ratelimit");
+        *limits = lines.iter().filter_map(|line| line.to_str().ok()).collect::<Vec<_>>().join(", ");
+    }
+    let wait_until = wait_until(status, &headers, clock.now());
+    let body = body::read(&head.headers, incoming, deadline).await;
+    Sent {
+        happened: Happened::Answer { status, json: body.failure.is_none(), wait_until },
+        response: Some(Response { status, headers, body: body.value, bytes: body.bytes }),
+        failure: body.failure,
+    }
+}
+
+/// The user of a URL as HTTP's basic authentication, taken out of it.
+fn user_of(url: &mut Url) -> Option<HeaderValue> {
+    let decoded = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
+    let (name, password) = (decoded(url.username()), url.password().map(decoded));
+    if name.is_empty() && password.is_none() {
+        return None;
+    }
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    let credentials = [name.as_slice(), b":", &password.unwrap_or_default()].concat();
+    let basic = format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(credentials));
+    let mut value = HeaderValue::try_from(basic).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// The address of a path behind a base. The path is encoded already; what cannot stand in one is encoded here. None
@@ -175,33 +264,6 @@ fn target(base: &Url, path: &str) -> Option<Url> {
     url.set_fragment(None);
     let segments = |path: &str| path.matches('/').count();
     (segments(url.path()) == segments(&whole)).then_some(url)
-}
-
-fn failure(error: &reqwest::Error) -> Happened {
-    if error.is_connect() || error.is_builder() {
-        Happened::ConnectFailed
-    } else if error.is_timeout() {
-        Happened::TimedOut
-    } else {
-        Happened::ConnectionLost
-    }
-}
-
-async fn body(mut answer: reqwest::Response) -> Result<(Value, bool), reqwest::Error> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
-        if bytes.len() + chunk.len() > MOST_BODY {
-            return Ok((Value::String(format!("more than {MOST_BODY} bytes")), false));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    if bytes.is_empty() {
-        return Ok((Value::Null, true));
-    }
-    Ok(match serde_json::from_slice(&bytes) {
-        Ok(value) => (value, true),
-        Err(_) => (Value::String(String::from_utf8_lossy(&bytes).into_owned()), false),
-    })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ local CUT_LITTLE, CUT_PAUSED, CUT_BLIND = 0.9, 0.75, 0.5
 local KEEP_MS = 6 * 3600 * 1000
 
 local FIELDS = { 'tat', 'paused_until', 'factor', 'ceiling', 'since', 'deaf_until', 'climb', 'window_start', 'good', 'bad',
-  'run', 'open_until', 'probes_out', 'probes_good', 'probing_since', 'known_since', 'used_at' }
+  'run', 'open_until', 'probes_out', 'probes_good', 'probing_since', 'known_since', 'used_at', 'cause' }
 local DEFAULTS = { factor = 1, ceiling = 1, climb = SOONEST }
 
 local asked = cjson.decode(ARGV[1])
@@ -268,6 +268,8 @@ local function report(gate, told)
   local pause_until = told.pause and now + told.pause
   if pause_until then gate.paused_until = math.max(gate.paused_until, pause_until) end
   if told.throttled then sign(gate, pause_until) end
+  if told.healthy == true then gate.cause = 0 end
+  gate.cause = told.cause or gate.cause
   if not gate.policy.breaker then return end
   if told.healthy == true then
     breaker_told(gate, 1, 0, told.probe)
@@ -283,7 +285,7 @@ local function snapshot(gate)
   if gate.policy.rate and gate.tat > 0 then free_at = math.max(free_at, moment_of(gate.policy.rate, gate.tat, now, 1)) end
   free_at = math.max(free_at, gate.policy.breaker and shut_until(gate) or 0)
   return { text(free_at - now), text(gate.paused_until - now), text(factor_of(gate)), text(in_flight(gate)),
-    breaker_state(gate) }
+    breaker_state(gate), text(gate.cause) }
 end
 
 -- The questions
@@ -291,7 +293,10 @@ end
 local gates = {}
 for index = 1, #KEYS / 2 do gates[index] = load(index) end
 
-if asked.good and gates[1].policy.breaker then breaker_told(gates[1], asked.good, 0, false) end
+if asked.good then
+  gates[1].cause = 0
+  if gates[1].policy.breaker then breaker_told(gates[1], asked.good, 0, false) end
+end
 
 if asked.op == 'acquire' then
   local wait, cold, refused = 0, false, nil

@@ -4,9 +4,13 @@
 
 use std::time::Duration;
 
+mod body;
 pub mod caller;
 pub mod client;
+mod connect;
 pub mod delay;
+pub mod failure;
+mod failure_log;
 pub mod figures;
 #[cfg(feature = "redis")]
 mod held;
@@ -19,11 +23,14 @@ pub mod retry_after;
 mod server;
 #[cfg(feature = "redis")]
 pub mod shared;
+mod status_line;
+mod tls;
 #[cfg(feature = "redis")]
 mod wire;
 
 pub use caller::{Called, Caller, Demand};
 pub use client::{Client, Response};
+pub use failure::Failure;
 pub use figures::{CallFigures, Histogram};
 pub use limiter::{Gates, Grant, Limiter};
 pub use local::LocalLimiter;

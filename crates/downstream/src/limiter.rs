@@ -70,7 +70,7 @@ impl Gates {
         if self.pauses_owner() {
             [
                 Feedback { pause: None, throttled: false, ..feedback },
-                Feedback { healthy: None, probe: false, ..feedback },
+                Feedback { healthy: None, probe: false, cause: None, ..feedback },
             ]
         } else {
             [feedback, Feedback::default()]

@@ -1,5 +1,6 @@
 //! What the shared limiter and its script say to each other.
 
+use penstock_domain::cause::Cause;
 use penstock_domain::limit::{
     Ask, BreakerState, Decision, Denied, Feedback, GatePolicy, Reason, Snapshot, duration, micros,
 };
@@ -109,12 +110,14 @@ pub(crate) struct Told {
     pause: Option<f64>,
     throttled: bool,
     probe: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<u8>,
 }
 
 impl From<Feedback> for Told {
     fn from(feedback: Feedback) -> Self {
-        let Feedback { healthy, pause, throttled, probe } = feedback;
-        Self { healthy, pause, throttled, probe }
+        let Feedback { healthy, pause, throttled, probe, cause } = feedback;
+        Self { healthy, pause, throttled, probe, cause: cause.map(Cause::code) }
     }
 }
 
@@ -150,9 +153,9 @@ pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
     Some(Denied { retry_after: retry_after.parse().ok()?, reason })
 }
 
-/// `{free_in, paused_for, factor, in_flight, breaker}`. What is not known stands as it would be at first: open.
+/// `{free_in, paused_for, factor, in_flight, breaker, cause}`. What is not known stands as it would be at first: open.
 pub(crate) fn snapshot(gate: &[String]) -> Option<Snapshot> {
-    let [free_in, paused_for, factor, in_flight, breaker] = gate else { return None };
+    let [free_in, paused_for, factor, in_flight, breaker, cause] = gate else { return None };
     Some(Snapshot {
         free_in: duration(free_in.parse().ok()?),
         paused_for: duration(paused_for.parse().ok()?),
@@ -163,5 +166,6 @@ pub(crate) fn snapshot(gate: &[String]) -> Option<Snapshot> {
             "half_open" => BreakerState::HalfOpen,
             _ => BreakerState::Closed,
         },
+        cause: cause.parse().ok().and_then(Cause::from_code),
     })
 }

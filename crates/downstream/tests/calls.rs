@@ -29,6 +29,7 @@ fn demand(dependency: &Dependency) -> Demand<'_> {
         cost: 1,
         idempotency_key: None,
         repetition: Repetition::Unsaid,
+        unanswered_before: false,
         reads_body: true,
         traceparent: None,
     }

@@ -6,6 +6,7 @@ use super::breaker::{Breaker, BreakerState};
 use super::rate::RatePolicy;
 use super::slow_down::SlowDown;
 use super::{Ask, Denied, MAX_WAIT_US, Reason, SLOT_RETRY_US, duration};
+use crate::cause::Cause;
 use crate::pipeline::Breaker as BreakerPolicy;
 
 /// What a gate allows.
@@ -33,6 +34,8 @@ pub struct Feedback {
     pub throttled: bool,
     /// Whether the call was a probe of the half-open breaker.
     pub probe: bool,
+    /// Why the dependency could not be asked or did not answer.
+    pub cause: Option<Cause>,
 }
 
 /// A gate as an operator sees it.
@@ -48,6 +51,8 @@ pub struct Snapshot {
     pub in_flight: usize,
     /// The breaker.
     pub breaker: BreakerState,
+    /// Why the last call failed, unless one has succeeded since.
+    pub cause: Option<Cause>,
 }
 
 impl Snapshot {
@@ -60,6 +65,7 @@ impl Snapshot {
             factor: self.factor.min(other.factor),
             in_flight: self.in_flight.max(other.in_flight),
             breaker: if self.breaker == BreakerState::Closed { other.breaker } else { self.breaker },
+            cause: self.cause.or(other.cause),
         }
     }
 }
@@ -92,6 +98,7 @@ pub struct Gate {
     /// Token and end of each lease.
     slots: Vec<(u64, f64)>,
     breaker: Breaker,
+    cause: Option<Cause>,
 }
 
 impl Gate {
@@ -195,6 +202,10 @@ impl Gate {
         if feedback.throttled {
             self.slow_down.sign(now, pause_until);
         }
+        if feedback.healthy == Some(true) {
+            self.cause = None;
+        }
+        self.cause = feedback.cause.or(self.cause);
         match (&policy.breaker, feedback.healthy) {
             (Some(policy), Some(healthy)) => {
                 self.breaker.told(policy, now, u32::from(healthy), u32::from(!healthy), feedback.probe);
@@ -220,6 +231,7 @@ impl Gate {
             factor: self.slow_down.factor(now),
             in_flight: self.slots.iter().filter(|(_, ends)| *ends > now).count(),
             breaker: self.breaker.state(now),
+            cause: self.cause,
         }
     }
 

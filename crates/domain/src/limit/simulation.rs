@@ -345,7 +345,7 @@ impl World {
             }
             Event::Answer { probe, pause } => {
                 let healthy = if pause.is_some() { None } else { Some(true) };
-                let feedback = Feedback { healthy, pause, throttled: pause.is_some(), probe };
+                let feedback = Feedback { healthy, pause, throttled: pause.is_some(), probe, cause: None };
                 let at = self.arrival(row, now);
                 self.at(at, row, Event::Reported { feedback });
                 self.at(now + 100.0, row, Event::Ask);

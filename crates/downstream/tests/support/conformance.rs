@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use penstock_domain::cause::Cause;
 use penstock_domain::limit::{Ask, BreakerState, Decision, Denied, Feedback, Reason, Snapshot};
 use penstock_domain::pipeline::{Breaker, Concurrency, Dependency, Rate};
 use penstock_domain::time::ManualClock;
@@ -28,12 +29,12 @@ pub struct Scene {
     tokens: AtomicU64,
 }
 
-const HEALTHY: Feedback = Feedback { healthy: Some(true), pause: None, throttled: false, probe: false };
-const FAILED: Feedback = Feedback { healthy: Some(false), pause: None, throttled: false, probe: false };
-const UNUSED: Feedback = Feedback { healthy: None, pause: None, throttled: false, probe: false };
+const UNUSED: Feedback = Feedback { healthy: None, pause: None, throttled: false, probe: false, cause: None };
+const HEALTHY: Feedback = Feedback { healthy: Some(true), ..UNUSED };
+const FAILED: Feedback = Feedback { healthy: Some(false), ..UNUSED };
 
 fn told_to_wait(seconds: f64) -> Feedback {
-    Feedback { healthy: None, pause: Some(seconds * 1e6), throttled: true, probe: false }
+    Feedback { pause: Some(seconds * 1e6), throttled: true, ..UNUSED }
 }
 
 impl Scene {
@@ -127,6 +128,7 @@ pub async fn all(limiter: Arc<dyn Limiter>, clock: Arc<ManualClock>) {
         api.breaker = Breaker { failure_bp: 5000, min_calls: 4, probes: 2, ..Breaker::default() };
     };
     the_breaker_opens_and_closes(&scene(breaker)).await;
+    the_last_failures_cause_is_known_until_a_call_succeeds(&scene(|_| {})).await;
     a_pause_is_no_failure(&scene(breaker)).await;
     what_is_not_known_holds_nothing_up(&scene(|api| api.rate = Some(rate(100, 10)))).await;
     what_is_not_known_holds_nothing_up(&scene(|api| {
@@ -234,7 +236,7 @@ async fn owners_have_their_own(scene: &Scene) {
 
 async fn too_fast_without_a_word_halves(scene: &Scene) {
     scene.warm_up("acme").await;
-    let sign = Feedback { healthy: None, pause: None, throttled: true, probe: false };
+    let sign = Feedback { throttled: true, ..UNUSED };
     let calls = [scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap()];
     for call in calls {
         scene.report(call, sign).await;
@@ -380,6 +382,26 @@ async fn the_breaker_opens_and_closes(scene: &Scene) {
         BreakerState::Open,
         "a failed probe opens it again"
     );
+}
+
+async fn the_last_failures_cause_is_known_until_a_call_succeeds(scene: &Scene) {
+    let cause = async || scene.peek("acme").await.unwrap().cause;
+    assert_eq!(cause().await, None);
+    for (feedback, known) in [
+        (Feedback { cause: Some(Cause::ConnectionRefused), ..FAILED }, Some(Cause::ConnectionRefused)),
+        (UNUSED, Some(Cause::ConnectionRefused)),
+        (Feedback { cause: Some(Cause::CertificateExpired), ..FAILED }, Some(Cause::CertificateExpired)),
+        // An answer of 500 is no success.
+        (FAILED, Some(Cause::CertificateExpired)),
+        (HEALTHY, None),
+    ] {
+        let leave = scene.acquire("acme", 1).await.expect("leave");
+        scene.report(leave, feedback).await;
+        // What went well is told with the next question.
+        let next = scene.acquire("acme", 1).await.expect("leave");
+        scene.report(next, UNUSED).await;
+        assert_eq!(cause().await, known, "{feedback:?}");
+    }
 }
 
 async fn a_pause_is_no_failure(scene: &Scene) {

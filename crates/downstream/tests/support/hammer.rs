@@ -39,6 +39,7 @@ pub async fn call(caller: &Caller, api: &Dependency, path: &str) -> Called {
         cost: 1,
         idempotency_key: None,
         repetition: Repetition::Harmless,
+        unanswered_before: false,
         reads_body: true,
         traceparent: None,
     };

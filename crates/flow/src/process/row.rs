@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use penstock_domain::outcome::{self, Repetition, Verdict};
-use penstock_domain::pipeline::{ResponseView, RowContext, Step};
+use penstock_domain::pipeline::{Dependency, ResponseView, RowContext, Step};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError};
 use penstock_domain::time::Timestamp;
-use penstock_downstream::{Called, Caller, Demand};
+use penstock_downstream::{Called, Caller, Demand, Failure, Response};
 use penstock_store::work::{ClaimedRow, Settled, Trouble};
 use serde_json::{Map, Value};
 use tracing::Instrument as _;
@@ -152,6 +152,7 @@ impl RowTask<'_> {
             idempotency_key: step.keyed.then(|| outcome::idempotency_key(self.work.id, number, &step.name)),
             repetition: step.repetition(),
             reads_body: step.reads_body,
+            unanswered_before: step.keyed && had_no_answer(&progress.story, step),
             traceparent: self.engines.traces.traceparent(&span, self.trace.id),
         };
         let lease = self.lease;
@@ -170,7 +171,7 @@ impl RowTask<'_> {
         let called =
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
         let now = clock.now();
-        let (verdict, response, not_before, probe) = match called {
+        let (verdict, response, failure, not_before, probe) = match called {
             Called::Waits { until, reason } => {
                 let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
                 let receipts = std::mem::take(&mut progress.receipts);
@@ -186,7 +187,7 @@ impl RowTask<'_> {
                 let receipts = std::mem::take(&mut progress.receipts);
                 return Some(Some(given_back(now, false, None, receipts)));
             }
-            Called::Answered { verdict, response, not_before, elapsed, probe } => {
+            Called::Answered { verdict, response, failure, not_before, elapsed, probe } => {
                 if let Some(response) = &response {
                     span.record("http.response.status_code", i64::from(response.status));
                 }
@@ -201,7 +202,7 @@ impl RowTask<'_> {
                     verdict: &verdict,
                     elapsed,
                 });
-                (verdict, response, not_before, probe)
+                (verdict, response, failure, not_before, probe)
             }
         };
         let status = response.as_ref().map(|response| response.status);
@@ -222,7 +223,7 @@ impl RowTask<'_> {
                     Err(error) => {
                         let problem = Problem {
                             code: outcome::code::BAD_RESPONSE.into(),
-                            message: error.to_string(),
+                            message: unusable(step, &response, failure.as_ref(), &error.to_string()),
                             http_status: status,
                             detail,
                             not_before: None,
@@ -247,7 +248,7 @@ impl RowTask<'_> {
             }
             Verdict::Retry { code } => {
                 let problem = Problem {
-                    message: said(&code, step, status),
+                    message: message(&code, step, dependency, status, failure.as_ref()),
                     code,
                     http_status: status,
                     detail,
@@ -258,7 +259,7 @@ impl RowTask<'_> {
             }
             Verdict::Unknown { code } | Verdict::Fail { code } => {
                 let problem = Problem {
-                    message: said(&code, step, status),
+                    message: message(&code, step, dependency, status, failure.as_ref()),
                     code,
                     http_status: status,
                     detail,
@@ -434,17 +435,49 @@ impl Problem {
     }
 }
 
-fn said(code: &str, step: &Step, status: Option<u16>) -> String {
-    match status {
-        Some(status) if code == outcome::code::OUTCOME_UNKNOWN => {
-            format!(
-                "step `{}` was answered with HTTP status {status}, and may have had its effect",
-                step.name
-            )
+/// What the row's owner is told: the step, the status if there was one, and the cause.
+fn message(
+    code: &str,
+    step: &Step,
+    dependency: &Dependency,
+    status: Option<u16>,
+    failure: Option<&Failure>,
+) -> String {
+    let Step { name, .. } = step;
+    let cause = failure.map(|failure| failure.sentence.as_str());
+    let unknown = code == outcome::code::OUTCOME_UNKNOWN;
+    match (status, cause) {
+        (Some(status), _) if unknown => {
+            format!("step `{name}` was answered with HTTP status {status}, and may have had its effect")
         }
-        Some(status) => format!("step `{}` was answered with HTTP status {status}", step.name),
-        None => format!("step `{}`: {}", step.name, outcome::sentence(code)),
+        (Some(status), Some(cause)) => {
+            format!("step `{name}` was answered with HTTP status {status}, but {cause}")
+        }
+        (Some(status), None) => format!("step `{name}` was answered with HTTP status {status}"),
+        (None, Some(cause)) if unknown => {
+            format!("step `{name}`: {cause}; {}", outcome::sentence(code))
+        }
+        (None, Some(cause)) => format!("step `{name}`: the call to `{}` failed: {cause}", dependency.name),
+        (None, None) => format!("step `{name}`: {}", outcome::sentence(code)),
     }
+}
+
+/// What the row's owner is told of a success that lacks what the step reads from it.
+fn unusable(step: &Step, response: &Response, failure: Option<&Failure>, missing: &str) -> String {
+    let Response { status, bytes, .. } = response;
+    let cause = failure.map_or(String::new(), |failure| format!("{}: ", failure.sentence));
+    format!(
+        "step `{}` was answered with HTTP status {status} ({bytes} bytes), but {cause}{missing}",
+        step.name
+    )
+}
+
+/// Whether an earlier try of the step had no answer: with its key it may still be under way.
+fn had_no_answer(story: &[AttemptRecord], step: &Step) -> bool {
+    story.iter().any(|attempt| {
+        attempt.step.as_ref() == Some(&step.name)
+            && [outcome::code::TIMEOUT, outcome::code::CONNECTION_LOST].contains(&attempt.code.as_str())
+    })
 }
 
 pub(super) fn quiet() -> Trouble {

@@ -1,0 +1,131 @@
+//! Reads an answer's body, at most so much of it, and says what is wrong with it.
+
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
+use penstock_domain::cause::Cause;
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+
+use crate::failure::Failure;
+
+/// Bytes of an answer's body that are read at most: a longer one is not JSON that a step could use.
+pub(crate) const MOST_BODY: usize = 1024 * 1024;
+
+/// A text may begin with this, and JSON may be read without it (RFC 8259, 8.1).
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// A body that was read.
+#[derive(Debug)]
+pub(crate) struct Body {
+    /// JSON; a string when it is none; null when there is none, or none that could be read.
+    pub(crate) value: Value,
+    /// Bytes that came.
+    pub(crate) bytes: usize,
+    /// Why it cannot be used.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Reads a body until the deadline.
+pub(crate) async fn read(headers: &HeaderMap, mut incoming: Incoming, deadline: Instant) -> Body {
+    let mut bytes = Vec::new();
+    let declared = incoming.size_hint().exact().or_else(|| text(headers, CONTENT_LENGTH)?.parse().ok());
+    let of_all = declared.map_or(String::new(), |all| format!(" of {all}"));
+    let unusable = |failure, bytes| Body { value: Value::Null, bytes, failure: Some(failure) };
+    loop {
+        let frame = match timeout_at(deadline, incoming.frame()).await {
+            Err(_) => {
+                let sentence = format!("its body did not come in time ({}{of_all} bytes came)", bytes.len());
+                return unusable(Failure::with_sentence(Cause::BodyLate, sentence), bytes.len());
+            }
+            Ok(None) => break,
+            Ok(Some(Err(error))) => {
+                let sentence = format!("its body broke off ({}{of_all} bytes came)", bytes.len());
+                let failure = Failure {
+                    detail: format!("{sentence}: {error}"),
+                    ..Failure::with_sentence(Cause::BodyCut, sentence)
+                };
+                return unusable(failure, bytes.len());
+            }
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        let came = bytes.len() + data.len();
+        if came > MOST_BODY {
+            let size = declared.map_or(format!("{came} bytes came"), |all| format!("{all} bytes"));
+            let sentence = format!("its body is longer than {MOST_BODY} bytes ({size})");
+            return unusable(Failure::with_sentence(Cause::BodyTooLong, sentence), came);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    parse(headers, &bytes)
+}
+
+fn parse(headers: &HeaderMap, bytes: &[u8]) -> Body {
+    let size = bytes.len();
+    if bytes.is_empty() {
+        return Body { value: Value::Null, bytes: 0, failure: None };
+    }
+    let encoding =
+        text(headers, CONTENT_ENCODING).filter(|encoding| !encoding.eq_ignore_ascii_case("identity"));
+    if let Some(encoding) = encoding {
+        let sentence = format!("its body is encoded as `{encoding}`, which was not asked for ({size} bytes)");
+        let failure = Failure::with_sentence(Cause::BodyEncoded, sentence);
+        return Body { value: Value::Null, bytes: size, failure: Some(failure) };
+    }
+    let plain = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    match serde_json::from_slice(plain) {
+        Ok(value) => Body { value, bytes: size, failure: None },
+        Err(error) => {
+            let kind = text(headers, CONTENT_TYPE).map_or(String::new(), |kind| format!("{kind}, "));
+            let sentence = format!("its body is not JSON: {error} ({kind}{size} bytes)");
+            let value = Value::String(String::from_utf8_lossy(plain).into_owned());
+            Body { value, bytes: size, failure: Some(Failure::with_sentence(Cause::NotJson, sentence)) }
+        }
+    }
+}
+
+/// A header's value, short enough for a sentence.
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    const LONGEST: usize = 100;
+    let value = headers.get(name)?.to_str().ok()?.trim();
+    (!value.is_empty()).then(|| value.chars().take(LONGEST).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(header: Option<(HeaderName, &str)>, bytes: &[u8]) -> Body {
+        let header = header.map(|(name, value)| (name, value.parse().expect("a header's value")));
+        parse(&header.into_iter().collect(), bytes)
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_json_is_passed_over() {
+        let body = parsed(None, b"\xEF\xBB\xBF{\"ok\":true}");
+        assert_eq!((body.value, body.failure), (json!({"ok": true}), None));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_body_is_said_with_its_size() {
+        let html = parsed(Some((CONTENT_TYPE, "text/html; charset=utf-8")), b"<html>");
+        assert_eq!(html.value, json!("<html>"), "it is kept for people");
+        let failure = html.failure.expect("it is not JSON");
+        assert_eq!(failure.cause, Cause::NotJson);
+        assert_eq!(
+            failure.sentence,
+            "its body is not JSON: expected value at line 1 column 1 (text/html; charset=utf-8, 6 bytes)"
+        );
+        let gzip = parsed(Some((CONTENT_ENCODING, "gzip")), &[0x1f, 0x8b, 8, 0]);
+        let failure = gzip.failure.expect("it cannot be read");
+        assert_eq!(failure.cause, Cause::BodyEncoded);
+        assert_eq!(failure.sentence, "its body is encoded as `gzip`, which was not asked for (4 bytes)");
+        assert_eq!(parsed(Some((CONTENT_ENCODING, "identity")), b"1").failure, None);
+        assert_eq!(parsed(Some((CONTENT_TYPE, "text/html")), b"").failure, None, "there is no body");
+        let utf16 = parsed(None, &[0xff, 0xfe, b'{', 0, b'}', 0]);
+        assert_eq!(utf16.failure.expect("only UTF-8 is JSON").cause, Cause::NotJson);
+    }
+}
