@@ -134,8 +134,8 @@ async fn a_link_opens_one_report_for_a_while() {
 async fn a_link_outlives_a_rotation_and_not_its_batch() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::new(&[("noop.yaml", NOOP)]);
-    let old = "old:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
-    let new = "new:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+    let old = "old:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let new = "new:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
     place.set("PENSTOCK_ENCRYPTION_KEYS", old.into());
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);

@@ -8,6 +8,7 @@ mod crashes;
 mod damage;
 mod files;
 mod http;
+mod keyring;
 mod life;
 mod links;
 mod listening;

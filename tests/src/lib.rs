@@ -8,7 +8,7 @@ pub mod receiver;
 pub mod redis;
 pub mod s3;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -212,6 +212,44 @@ impl Place {
             panic!("it did not start: {}", std::fs::read_to_string(self.log()).unwrap_or_default())
         });
         Service { child, base: format!("http://{address}") }
+    }
+
+    /// Takes a setting away from programs that are started from now on; what it was.
+    pub fn unset(&mut self, name: &str) -> Option<String> {
+        let value = self.variable(name).map(str::to_owned);
+        self.engines.retain(|(known, _)| *known != name);
+        value
+    }
+
+    /// Starts `penstock dev`, which refuses; what it says.
+    pub fn refusal(&self, sandbox: &Sandbox) -> String {
+        let mut command = self.command(sandbox);
+        command.arg("dev").env("RUST_LOG", "error").stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it runs");
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child can be asked") {
+                break status;
+            }
+            if began.elapsed() > PATIENCE {
+                let _ = child.kill();
+                panic!("it started, and was to refuse");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let mut said = String::new();
+        child.stderr.take().expect("its errors").read_to_string(&mut said).expect("text");
+        assert!(!status.success(), "{said}");
+        said
+    }
+
+    /// Waits until a program's log has a text.
+    pub async fn logged(&self, text: &str) {
+        let began = Instant::now();
+        while !std::fs::read_to_string(self.log()).unwrap_or_default().contains(text) {
+            assert!(began.elapsed() < PATIENCE, "nothing is logged of {text}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Makes a key of an owner.

@@ -88,7 +88,9 @@ pub async fn create(
         detail: Some(format!("{} until {expires_at}", link.report)),
     };
     state.engines.store.audit(&entry).await?;
-    let token = link.token(&state.engines.keyring);
+    let token = link
+        .token(&state.engines.keyring.get())
+        .map_err(|source| FlowError::Sealed { what: "a link", source })?;
     let connection = request.connection_info();
     let url = format!("{}://{}/v2/downloads/{token}", connection.scheme(), connection.host());
     Ok(HttpResponse::Created().json(Download { url, expires_at }))
@@ -108,7 +110,7 @@ pub async fn follow(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let engines = &state.engines;
-    let link = Link::read(&engines.keyring, &token, engines.clock.now())
+    let link = Link::read(&engines.keyring.get(), &token, engines.clock.now())
         .map_err(|error| Problem::forbidden(error.to_string()))?;
     let key = engines.store.key(&link.key_id).await?.filter(|record| record.revoked_at.is_none());
     let key = key.ok_or_else(|| Problem::forbidden("the key that made this link was revoked"))?;

@@ -45,9 +45,10 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(settings: Settings) -> Result<(), StartError> {
-    let pipelines = boot::pipelines_of(&settings)?;
-    let chosen = choose(&settings, pipelines, Role::Service).await?;
+async fn run(mut settings: Settings) -> Result<(), StartError> {
+    settings.read_files()?;
+    let pipelines = boot::pipelines_of(&settings, Role::Api)?;
+    let chosen = choose(&settings, pipelines, Role::Api).await?;
     let stop = shutdown::on_signal();
     await_engines(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
     let sources = chosen.sources(None, Some(Arc::default()));

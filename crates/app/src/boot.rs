@@ -5,26 +5,34 @@ use std::path::Path;
 use penstock_domain::alert::AlertRules;
 use penstock_domain::pipeline::{Catalog, DefinitionError, Pipeline, utf8};
 
-use crate::StartError;
+use crate::{Role, StartError, Variables};
 
-/// What `main` does before anything else: memory is bounded before there are threads, and ring becomes the provider of
-/// TLS, without which clients of HTTP and S3 cannot be built.
+/// What `main` does before anything else: memory is bounded before there are threads, no dump shows what was in it, and ring
+/// becomes the provider of TLS, without which clients of HTTP and S3 cannot be built.
 pub fn prepare() {
     penstock_memory::bound_arenas();
+    forbid_dumps();
     // An error means that somebody installed one before, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// Looks a variable of the environment up.
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+/// A core dump would put keys and rows into a file, and a debugger of the same user could read them: neither is allowed.
+/// A system that refuses these calls is no reason not to start.
+fn forbid_dumps() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+        let none = Rlimit { current: Some(0), maximum: Some(0) };
+        let _ = setrlimit(Resource::Core, none);
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
 }
 
 /// Loads every `*.yaml` of a folder.
 ///
 /// # Errors
 /// All errors of all files, each with its file and line; names and routes that two of them share.
-pub fn load_pipelines(folder: &Path, vars: &dyn Fn(&str) -> Option<String>) -> Result<Catalog, StartError> {
+pub fn load_pipelines(folder: &Path, variables: &Variables) -> Result<Catalog, StartError> {
     let cannot = |error: std::io::Error| {
         StartError::new(format!(
             "cannot read the pipelines in {}: {error}; set PENSTOCK_PIPELINES to a folder of *.yaml files",
@@ -48,9 +56,9 @@ pub fn load_pipelines(folder: &Path, vars: &dyn Fn(&str) -> Option<String>) -> R
                 continue;
             }
         };
-        let loaded = utf8(&name, &bytes)
-            .map_err(|error| vec![error])
-            .and_then(|text| Pipeline::load(&name, text, vars));
+        let loaded = utf8(&name, &bytes).map_err(|error| vec![error]).and_then(|text| {
+            Pipeline::load_with(&name, text, &|name| variables.lookup(name), variables.unset)
+        });
         match loaded {
             Ok(pipeline) => pipelines.push(pipeline),
             Err(found) => errors.extend(found.iter().map(ToString::to_string)),
@@ -72,24 +80,48 @@ fn listed(errors: &[DefinitionError]) -> String {
 /// When the file cannot be read, or has errors.
 pub fn alert_rules(settings: &crate::Settings) -> Result<Option<AlertRules>, StartError> {
     let Some(file) = &settings.alerts else { return Ok(None) };
+    let variables = Variables::of(settings, Role::Worker);
     let name = file.display().to_string();
     let bytes = std::fs::read(file)
         .map_err(|error| StartError::new(format!("PENSTOCK_ALERTS: cannot read {name}: {error}")))?;
     utf8(&name, &bytes)
         .map_err(|error| vec![error])
-        .and_then(|text| AlertRules::load(&name, text, &environment))
+        .and_then(|text| AlertRules::load(&name, text, &|name| variables.lookup(name)))
         .map(Some)
         .map_err(|errors| StartError::new(listed(&errors)))
 }
 
-/// The pipelines that the settings name.
+/// The pipelines that the settings name, as far as a program of that role needs them.
 ///
 /// # Errors
 /// When no folder is named, or a definition has errors.
-pub fn pipelines_of(settings: &crate::Settings) -> Result<Catalog, StartError> {
+pub fn pipelines_of(settings: &crate::Settings, role: Role) -> Result<Catalog, StartError> {
     let folder = settings
         .pipelines
         .as_deref()
         .ok_or_else(|| StartError::misuse("PENSTOCK_PIPELINES is not set: name a folder of *.yaml files."))?;
-    load_pipelines(folder, &environment)
+    let pipelines = load_pipelines(folder, &Variables::of(settings, role))?;
+    for pipeline in pipelines.iter() {
+        for dependency in pipeline.open_addresses() {
+            tracing::warn!(
+                pipeline = pipeline.name,
+                dependency,
+                "the address of this dependency has a variable without a value here: `waiting`, `eta` and the metrics of this process know nothing of its limits; set the variable if it is not secret"
+            );
+        }
+    }
+    Ok(pipelines)
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
+
+    #[test]
+    fn nothing_of_the_memory_is_dumped() {
+        super::forbid_dumps();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+    }
 }

@@ -1,22 +1,24 @@
 //! The data folder of one machine: database, files and a key of its own, made at the first start.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use penstock_crypto::Keyring;
 use ring::rand::SystemRandom;
 
 use crate::StartError;
 use crate::settings::Settings;
+use crate::variables::read_file;
 
 /// Fills what `penstock dev` and `demo` leave out with places under `folder`, and makes the folder and its key when
 /// they are missing.
 ///
 /// # Errors
-/// When the folder cannot be written.
+/// When the folder cannot be written, or others can write it.
 pub fn fill(settings: &mut Settings, folder: &Path) -> Result<(), StartError> {
     let folder = std::path::absolute(folder).map_err(|error| cannot("use", folder, &error))?;
     make(&folder)?;
+    refuse_if_others_write(&folder)?;
     if settings.database_url.is_none() {
         settings.database_url = Some(format!("sqlite://{}", folder.join("penstock.db").display()));
     }
@@ -28,7 +30,9 @@ pub fn fill(settings: &mut Settings, folder: &Path) -> Result<(), StartError> {
         settings.object_store_url = Some(url.to_string());
     }
     if settings.encryption_keys.is_none() {
-        settings.encryption_keys = Some(key(&folder.join("encryption.keys"))?);
+        let file = folder.join("encryption.keys");
+        settings.encryption_keys = Some(key(&file)?);
+        settings.encryption_keys_file = Some(file);
     }
     Ok(())
 }
@@ -42,9 +46,50 @@ fn make(folder: &Path) -> Result<(), StartError> {
     builder.create(folder).map_err(|error| cannot("make", folder, &error))
 }
 
-fn key(path: &PathBuf) -> Result<String, StartError> {
-    match std::fs::read_to_string(path) {
-        Ok(key) => return Ok(key.trim().to_owned()),
+/// Whoever can write the folder can replace the database, the files or the key. What lies directly in it is looked at too.
+#[cfg(unix)]
+fn refuse_if_others_write(folder: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    /// Group and others may write.
+    const WRITABLE: u32 = 0o022;
+    let owner = std::fs::metadata(folder).map_err(|error| cannot("use", folder, &error))?.uid();
+    let me = rustix::process::geteuid().as_raw();
+    if me != 0 && owner != 0 && owner != me {
+        return Err(StartError::new(format!(
+            "{} belongs to another user, who can change what lies in it: use a folder of your own",
+            folder.display()
+        )));
+    }
+    let inside = std::fs::read_dir(folder).map_err(|error| cannot("use", folder, &error))?;
+    let inside = inside.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    for path in std::iter::once(folder.to_owned()).chain(inside) {
+        // What vanished meanwhile, as a write-ahead log does, is nobody's to change.
+        let Ok(mode) =
+            std::fs::symlink_metadata(&path).map(|meta| (meta.is_symlink(), meta.permissions().mode()))
+        else {
+            continue;
+        };
+        if !mode.0 && mode.1 & WRITABLE != 0 {
+            return Err(StartError::new(format!(
+                "others can write {}: whoever changes it changes what is called for whom; run `chmod go-w {0}`",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn refuse_if_others_write(_folder: &Path) -> Result<(), StartError> {
+    Ok(())
+}
+
+fn key(path: &Path) -> Result<String, StartError> {
+    match std::fs::metadata(path) {
+        Ok(found) => {
+            refuse_if_others_read(path, &found)?;
+            return read_file("PENSTOCK_ENCRYPTION_KEYS", path).map(|key| key.trim().to_owned());
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(cannot("read", path, &error)),
     }
@@ -59,6 +104,85 @@ fn key(path: &PathBuf) -> Result<String, StartError> {
     Ok(key)
 }
 
+#[cfg(unix)]
+fn refuse_if_others_read(path: &Path, found: &std::fs::Metadata) -> Result<(), StartError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if found.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(StartError::new(format!(
+        "others can read the key in {}: whoever has it opens everything; run `chmod 600 {0}`",
+        path.display()
+    )))
+}
+
+#[cfg(not(unix))]
+fn refuse_if_others_read(_path: &Path, _found: &std::fs::Metadata) -> Result<(), StartError> {
+    Ok(())
+}
+
 fn cannot(what: &str, path: &Path, error: &std::io::Error) -> StartError {
     StartError::new(format!("cannot {what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn filled(folder: &Path) -> Result<Settings, String> {
+        let mut settings = Program::parse_from(["program"]).settings;
+        fill(&mut settings, folder).map(|()| settings).map_err(|error| error.to_string())
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_new_folder_is_its_users_own() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("data");
+        let first = filled(&folder).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&folder.join("encryption.keys"))), (0o700, 0o600));
+        assert_eq!(filled(&folder).unwrap().encryption_keys, first.encryption_keys);
+        set_mode(&folder, 0o755);
+        assert!(filled(&folder).is_ok(), "others may look at names");
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("data");
+        filled(&folder).unwrap();
+        for mode in [0o777, 0o770, 0o707, 0o720, 0o702, 0o1777] {
+            set_mode(&folder, mode);
+            let said = filled(&folder).map(|_| ()).unwrap_err();
+            assert!(said.contains("others can write") && said.contains("chmod go-w"), "{mode:o}: {said}");
+        }
+        set_mode(&folder, 0o700);
+        let database = folder.join("penstock.db");
+        std::fs::write(&database, "").unwrap();
+        set_mode(&database, 0o666);
+        assert!(filled(&folder).map(|_| ()).unwrap_err().contains("penstock.db"));
+        set_mode(&database, 0o644);
+        set_mode(&folder.join("files"), 0o777);
+        assert!(filled(&folder).map(|_| ()).unwrap_err().contains("files"));
+        set_mode(&folder.join("files"), 0o755);
+        set_mode(&folder.join("encryption.keys"), 0o640);
+        assert!(filled(&folder).map(|_| ()).unwrap_err().contains("chmod 600"));
+        set_mode(&folder.join("encryption.keys"), 0o400);
+        assert!(filled(&folder).is_ok());
+    }
 }

@@ -1,13 +1,15 @@
 //! The choice of engines, by three URLs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use object_store::ObjectStore;
+#[cfg(feature = "cluster")]
+use object_store::aws::AmazonS3ConfigKey;
 use object_store::local::LocalFileSystem;
 #[cfg(feature = "cluster")]
 use object_store::prefix::PrefixStore;
-use penstock_crypto::Keyring;
+use penstock_crypto::{CurrentKeyring, Keyring};
 use penstock_domain::pipeline::Catalog;
 use penstock_domain::time::Clock;
 use penstock_downstream::{Caller, Client, Limiter, LocalLimiter};
@@ -29,19 +31,41 @@ use ring::rand::SystemRandom;
 use url::Url;
 
 use crate::StartError;
-use crate::boot;
 use crate::clock::{SharedClock, SystemClock};
+use crate::secret_files::{Reconnect, SecretFiles};
 use crate::settings::Settings;
+use crate::variables::{self, Variables};
 
 /// What a program is to its engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The only service process (`penstock dev`, `demo`).
     Everything,
-    /// One service of several.
-    Service,
+    /// The HTTP API as a service of its own.
+    Api,
+    /// A worker as a service of its own.
+    Worker,
+    /// A dispatcher: it moves rows and reads none of them.
+    Dispatcher,
     /// An operator's command beside the services.
     Operator,
+}
+
+impl Role {
+    /// Whether it calls the pipelines' APIs, and so holds the values of their variables.
+    pub fn makes_calls(self) -> bool {
+        matches!(self, Self::Everything | Self::Worker | Self::Operator)
+    }
+
+    /// Whether it reads or writes rows and files, and so holds the keyring and reaches the object store.
+    pub fn reads_rows(self) -> bool {
+        self != Self::Dispatcher
+    }
+
+    /// Whether it is one service of several.
+    fn is_one_of_several(self) -> bool {
+        matches!(self, Self::Api | Self::Worker | Self::Dispatcher)
+    }
 }
 
 /// Engines that were chosen, and what has to live as long as they are used.
@@ -63,6 +87,8 @@ pub struct Chosen {
     pub embedded: bool,
     /// The clock, where services on several machines go by the database's.
     pub(crate) shared_clock: Option<Arc<SharedClock>>,
+    /// Secrets that are read again when their file changes; taken by whoever watches them.
+    pub(crate) secret_files: Mutex<Option<SecretFiles>>,
     _guard: Option<ServiceGuard>,
 }
 
@@ -150,33 +176,32 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
             "DATABASE_URL is not set: give sqlite://FILE (one machine) or postgres://… (a cluster).",
         )
     })?;
-    let keys = settings.encryption_keys.as_deref().ok_or_else(|| {
-        StartError::misuse("PENSTOCK_ENCRYPTION_KEYS is not set: give `id:base64`, with 32 bytes from `openssl rand -base64 32`.")
-    })?;
-    let keyring = Keyring::parse(keys)
-        .map_err(|error| StartError::misuse(format!("PENSTOCK_ENCRYPTION_KEYS: {error}.")))?;
-    let (store, guard) = open_store(database, settings, role).await?;
+    let keyring = if role.reads_rows() { keyring_of(settings)? } else { Keyring::none() };
+    let Database { store, guard, reconnect } = open_store(database, settings, role).await?;
+    let secret_files = SecretFiles::of(settings, role.reads_rows(), reconnect);
     let sqlite = database.starts_with("sqlite");
     let shared_clock = (!sqlite).then(Arc::<SharedClock>::default);
     let clock: Arc<dyn Clock> = match &shared_clock {
         Some(clock) => clock.clone(),
         None => Arc::new(SystemClock),
     };
-    let objects = open_objects(settings, role)?;
+    let objects = if role.reads_rows() { open_objects(settings, role)? } else { Objects::none() };
     let (bell, limiter, local) = open_queue(settings, sqlite, &clock).await?;
     let client =
         Client::new().map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
     #[allow(clippy::cast_possible_truncation, reason = "any 64 random bits")]
     let seed = SystemChance.lease_token().0.as_u128() as u64;
     let caller = Arc::new(Caller::new(limiter, client, clock.clone(), seed));
+    let variables = Variables::of(settings, role);
+    let unset = variables.unset;
     let engines = Engines {
         store,
         objects: objects.store,
         part_bytes: objects.part_bytes,
         bell,
         longest_call: Settings::longest_call(lease),
-        keyring: Arc::new(keyring),
-        pipelines: Arc::new(Definitions::new(pipelines, Box::new(boot::environment))),
+        keyring: Arc::new(CurrentKeyring::new(keyring)),
+        pipelines: Arc::new(Definitions::new(pipelines, unset, Box::new(move |name| variables.lookup(name)))),
         secrets: Arc::new(Secrets::default()),
         clock,
         chance: Arc::new(SystemChance),
@@ -193,17 +218,29 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         local,
         embedded: sqlite,
         shared_clock,
+        secret_files: Mutex::new(Some(secret_files)),
         _guard: guard,
     })
 }
 
-async fn open_store(
-    url: &str,
-    settings: &Settings,
-    role: Role,
-) -> Result<(Arc<dyn Store>, Option<ServiceGuard>), StartError> {
+/// The database, and what belongs to it.
+struct Database {
+    store: Arc<dyn Store>,
+    guard: Option<ServiceGuard>,
+    /// None for a file.
+    reconnect: Option<Reconnect>,
+}
+
+fn keyring_of(settings: &Settings) -> Result<Keyring, StartError> {
+    let keys = settings.encryption_keys.as_deref().ok_or_else(|| {
+        StartError::misuse("PENSTOCK_ENCRYPTION_KEYS is not set: give `id:base64`, with 32 bytes from `openssl rand -base64 32`.")
+    })?;
+    Keyring::parse(keys).map_err(|error| StartError::misuse(format!("PENSTOCK_ENCRYPTION_KEYS: {error}.")))
+}
+
+async fn open_store(url: &str, settings: &Settings, role: Role) -> Result<Database, StartError> {
     if url.starts_with("sqlite:") {
-        if role == Role::Service {
+        if role.is_one_of_several() {
             return Err(StartError::misuse(
                 "DATABASE_URL names SQLite, which serves one process: start `penstock dev`, or give postgres://….",
             ));
@@ -222,27 +259,29 @@ async fn open_store(
             }
             _ => None,
         };
-        return Ok((Arc::new(store), guard));
+        return Ok(Database { store: Arc::new(store), guard, reconnect: None });
     }
     if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        return open_postgres(url, settings).await.map(|store| (store, None));
+        return open_postgres(url, settings).await;
     }
     Err(StartError::misuse("DATABASE_URL begins with sqlite:// or postgres://."))
 }
 
 #[cfg(feature = "cluster")]
-async fn open_postgres(url: &str, settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
+async fn open_postgres(url: &str, settings: &Settings) -> Result<Database, StartError> {
     let options = penstock_store_postgres::Options {
         max_connections: settings.database_connections,
         application_name: process_name("penstock"),
     };
-    let store = penstock_store_postgres::PostgresStore::connect(url, options)
-        .map_err(|error| StartError::misuse(format!("DATABASE_URL: {error}")))?;
-    Ok(Arc::new(store))
+    let wrong = |error| StartError::misuse(format!("DATABASE_URL: {error}"));
+    let store = penstock_store_postgres::PostgresStore::connect(url, options).map_err(wrong)?;
+    let again = store.clone();
+    let reconnect: Reconnect = Box::new(move |url| again.connect_anew(url).map_err(wrong));
+    Ok(Database { store: Arc::new(store), guard: None, reconnect: Some(reconnect) })
 }
 
 #[cfg(not(feature = "cluster"))]
-async fn open_postgres(_url: &str, _settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
+async fn open_postgres(_url: &str, _settings: &Settings) -> Result<Database, StartError> {
     Err(StartError::misuse("this build has no PostgreSQL: build with the feature `cluster`."))
 }
 
@@ -252,6 +291,19 @@ struct Objects {
     #[cfg(feature = "cluster")]
     signer: Option<Arc<object_store::aws::AmazonS3>>,
     prefix: String,
+}
+
+impl Objects {
+    /// For a program that reads and writes no files: what it would write goes nowhere.
+    fn none() -> Self {
+        Self {
+            store: Arc::new(object_store::memory::InMemory::new()),
+            part_bytes: FILE_PART_BYTES,
+            #[cfg(feature = "cluster")]
+            signer: None,
+            prefix: String::new(),
+        }
+    }
 }
 
 fn open_objects(settings: &Settings, role: Role) -> Result<Objects, StartError> {
@@ -289,7 +341,17 @@ fn open_objects(settings: &Settings, role: Role) -> Result<Objects, StartError> 
 
 #[cfg(feature = "cluster")]
 fn open_s3(url: &Url) -> Result<Objects, StartError> {
-    let store = object_store::aws::AmazonS3Builder::from_env()
+    let mut builder = object_store::aws::AmazonS3Builder::from_env();
+    for (name, key) in [
+        ("AWS_ACCESS_KEY_ID", AmazonS3ConfigKey::AccessKeyId),
+        ("AWS_SECRET_ACCESS_KEY", AmazonS3ConfigKey::SecretAccessKey),
+        ("AWS_SESSION_TOKEN", AmazonS3ConfigKey::Token),
+    ] {
+        if let Some(value) = variables::value(name)? {
+            builder = builder.with_config(key, value);
+        }
+    }
+    let store = builder
         .with_url(url.as_str())
         .with_retry(object_store::RetryConfig {
             max_retries: 8,

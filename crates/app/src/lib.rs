@@ -10,15 +10,18 @@ pub mod health;
 mod logs;
 #[cfg(feature = "otlp")]
 mod otlp;
+pub mod secret_files;
 pub mod settings;
 pub mod shutdown;
 pub mod signing;
 pub mod startup;
 pub mod telemetry;
+pub mod variables;
 mod waiting_room;
 
 pub use engines::{Chosen, Role};
 pub use settings::Settings;
+pub use variables::Variables;
 
 /// A sentence for whoever started the program, with the mend in it.
 #[derive(Debug, thiserror::Error)]

@@ -6,26 +6,41 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::StartError;
+use crate::{StartError, variables};
 
 /// Settings that every program takes.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone)]
 pub struct Settings {
     /// `sqlite://FILE` (one machine) or `postgres://…` (a cluster)
     #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true)]
     pub database_url: Option<String>,
+    /// A file that holds DATABASE_URL, in its place; read again when it changes
+    #[arg(long, env = "DATABASE_URL_FILE", global = true)]
+    pub database_url_file: Option<PathBuf>,
     /// `redis://…`, or `rediss://…` for TLS; without it the queue and the limits live in this process
     #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true)]
     pub redis_url: Option<String>,
+    /// A file that holds REDIS_URL, in its place
+    #[arg(long, env = "REDIS_URL_FILE", global = true)]
+    pub redis_url_file: Option<PathBuf>,
     /// `file:///…` or `s3://bucket/prefix`
     #[arg(long, env = "OBJECT_STORE_URL", global = true, hide_env_values = true)]
     pub object_store_url: Option<String>,
+    /// A file that holds OBJECT_STORE_URL, in its place
+    #[arg(long, env = "OBJECT_STORE_URL_FILE", global = true)]
+    pub object_store_url_file: Option<PathBuf>,
     /// `id:base64,id:base64`: 32-byte keys; the first seals, any opens
     #[arg(long, env = "PENSTOCK_ENCRYPTION_KEYS", global = true, hide_env_values = true)]
     pub encryption_keys: Option<String>,
+    /// A file that holds PENSTOCK_ENCRYPTION_KEYS, in its place; read again when it changes
+    #[arg(long, env = "PENSTOCK_ENCRYPTION_KEYS_FILE", global = true)]
+    pub encryption_keys_file: Option<PathBuf>,
     /// A folder of pipeline definitions (*.yaml)
     #[arg(long, env = "PENSTOCK_PIPELINES", global = true)]
     pub pipelines: Option<PathBuf>,
+    /// Settings of Penstock itself that `${NAME}` in a definition may read all the same, with commas between them
+    #[arg(long, env = "PENSTOCK_PIPELINE_VARIABLES", value_delimiter = ',', global = true)]
+    pub pipeline_variables: Vec<String>,
     /// A file of alert rules (YAML); without it nobody is told
     #[arg(long, env = "PENSTOCK_ALERTS", global = true)]
     pub alerts: Option<PathBuf>,
@@ -80,6 +95,26 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(30);
 const LEASE_MARGIN: Duration = Duration::from_secs(3);
 
 impl Settings {
+    /// Reads the secrets that are given as files.
+    ///
+    /// # Errors
+    /// When one is given twice, or a file cannot be read.
+    pub fn read_files(&mut self) -> Result<(), StartError> {
+        for (name, value, file) in [
+            ("DATABASE_URL", &mut self.database_url, &self.database_url_file),
+            ("REDIS_URL", &mut self.redis_url, &self.redis_url_file),
+            ("OBJECT_STORE_URL", &mut self.object_store_url, &self.object_store_url_file),
+            ("PENSTOCK_ENCRYPTION_KEYS", &mut self.encryption_keys, &self.encryption_keys_file),
+        ] {
+            let Some(file) = file.as_deref().filter(|file| !file.as_os_str().is_empty()) else { continue };
+            if value.is_some() {
+                return Err(variables::both(name));
+            }
+            *value = Some(variables::read_file(name, file)?);
+        }
+        Ok(())
+    }
+
     /// The lease of a claimed row, checked against the slowest call of any pipeline.
     ///
     /// # Errors
@@ -178,6 +213,20 @@ mod tests {
         assert_eq!(settings(&[]).lease(worst).unwrap(), Duration::from_secs(126));
         let error = settings(&["--lease-seconds", "60"]).lease(worst).unwrap_err().to_string();
         assert!(error.contains("set it to 95 or more"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_comes_from_its_file_and_never_from_two_places() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("url");
+        std::fs::write(&file, "redis://:secret@host\n").unwrap();
+        let file = file.to_str().unwrap();
+        let mut by_file = settings(&["--redis-url-file", file]);
+        by_file.read_files().unwrap();
+        assert_eq!(by_file.redis_url.as_deref(), Some("redis://:secret@host"));
+        let mut twice = settings(&["--redis-url-file", file, "--redis-url", "redis://other"]);
+        assert!(twice.read_files().unwrap_err().to_string().contains("both set"));
+        assert!(settings(&["--database-url-file", "/no/such/file"]).read_files().is_err());
     }
 
     #[test]

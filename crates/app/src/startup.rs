@@ -1,10 +1,11 @@
 //! Waiting for engines that start later, without a crash loop, and refusing those that cannot serve.
 
 use std::net::SocketAddr;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use penstock_flow::Engines;
 use penstock_flow::supervise::spawn_part;
+use penstock_flow::{Engines, FlowError, rotation};
 use penstock_queue::QueueServer;
 use penstock_store::StoreError;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,10 @@ pub async fn await_engines(
     if let Some(clock) = &chosen.shared_clock {
         spawn_part("clock", clock.clone().keep(engines.store.clone(), stop.clone()), stop);
     }
+    let files = chosen.secret_files.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(files) = files {
+        spawn_part("secret files", files.watch(engines.clone(), stop.clone()), stop);
+    }
     Ok(())
 }
 
@@ -79,7 +84,7 @@ async fn missing(
     older_since: &mut Option<Instant>,
 ) -> Result<Option<StoreError>, StartError> {
     match engines.store.check_schema().await {
-        Ok(()) => Ok(None),
+        Ok(()) => wrong_keyring(engines).await,
         // Before the first migration there is none, and between the first and the last an older one.
         Err(error @ StoreError::Schema { found, needed, .. })
             if found < needed
@@ -89,6 +94,21 @@ async fn missing(
             Ok(Some(error))
         }
         Err(error) if error.is_transient() => Ok(Some(error)),
+        Err(error) => Err(StartError::new(error.to_string())),
+    }
+}
+
+/// Refuses a keyring under which nothing of this database was sealed: what it would seal, nobody else could open.
+async fn wrong_keyring(engines: &Engines) -> Result<Option<StoreError>, StartError> {
+    if engines.keyring.get().ids().next().is_none() {
+        return Ok(None);
+    }
+    match rotation::claim_keyring(engines).await {
+        Ok(()) => Ok(None),
+        Err(FlowError::Store(error)) if error.is_transient() => Ok(Some(error)),
+        Err(error @ FlowError::Sealed { .. }) => Err(StartError::misuse(format!(
+            "PENSTOCK_ENCRYPTION_KEYS is not the keyring of this database: {error}. Give the one that its other services use; an old key is dropped only when `penstock doctor` reports that nothing needs it."
+        ))),
         Err(error) => Err(StartError::new(error.to_string())),
     }
 }

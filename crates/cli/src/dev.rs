@@ -9,7 +9,7 @@ use penstock_api::ApiState;
 use penstock_api::server::Handle;
 use penstock_app::engines::choose;
 use penstock_app::startup::{Patience, await_engines};
-use penstock_app::{Chosen, Role, Settings, StartError, boot, data_dir, shutdown};
+use penstock_app::{Chosen, Role, Settings, StartError, Variables, boot, data_dir, shutdown};
 use penstock_domain::pipeline::Catalog;
 use penstock_flow::supervise::spawn_part;
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,7 @@ pub async fn run(
 ) -> Result<bool, StartError> {
     data_dir::fill(&mut settings, data)?;
     let folder = settings.pipelines.clone().unwrap_or_else(|| PathBuf::from("./pipelines"));
-    let pipelines = boot::load_pipelines(&folder, &boot::environment)?;
+    let pipelines = boot::load_pipelines(&folder, &Variables::of(&settings, Role::Everything))?;
     let stop = shutdown::on_signal();
     let everything = start(&settings, pipelines, every, stop.clone()).await?;
     let address = format!("http://{}", everything.address);

@@ -193,8 +193,13 @@ async fn keys(opened: &Opened, findings: &mut Findings) {
         Ok(needs) => needs,
         Err(error) => return findings.fail("keys", error.to_string()),
     };
-    let active = engines.keyring.active_id();
-    if let Some(need) = needs.iter().find(|need| !engines.keyring.contains(&need.key_id)) {
+    let keyring = engines.keyring.get();
+    let active = keyring.active_id();
+    if let Err(error) = rotation::check_keyring(engines, &keyring).await {
+        return findings
+            .fail("keys", format!("PENSTOCK_ENCRYPTION_KEYS is not the keyring of this database: {error}"));
+    }
+    if let Some(need) = needs.iter().find(|need| !keyring.contains(&need.key_id)) {
         return findings.fail(
             "keys",
             format!(
@@ -203,8 +208,7 @@ async fn keys(opened: &Opened, findings: &mut Findings) {
             ),
         );
     }
-    let unneeded: Vec<&str> = engines
-        .keyring
+    let unneeded: Vec<&str> = keyring
         .ids()
         .filter(|id| *id != active && !needs.iter().any(|need| need.key_id == *id && all_of(need) > 0))
         .collect();

@@ -90,14 +90,15 @@ async fn prepare(opened: &Opened) -> Result<(), StartError> {
     if opened.chosen.embedded && store.engine().await.map_err(said)?.schema == 0 {
         store.migrate().await.map_err(said)?;
     }
-    store.check_schema().await.map_err(said)
+    store.check_schema().await.map_err(said)?;
+    rotation::claim_keyring(&opened.chosen.engines).await.map_err(said)
 }
 
 /// The keyring is a setting, not a thing of ours: a new key is made and the steps are said, in the order in which no
 /// process meets a key that it does not have.
 async fn rotate(opened: &Opened, out: Output) -> Result<bool, StartError> {
     let engines = &opened.chosen.engines;
-    let active = engines.keyring.active_id().to_owned();
+    let active = engines.keyring.get().active_id().to_owned();
     let needs = rotation::needs(engines).await.map_err(said)?;
     let left: u64 = needs.iter().filter(|need| need.key_id != active).map(all_of).sum();
     let at = engines.clock.now().to_string();
@@ -127,7 +128,8 @@ pub fn all_of(need: &KeyNeed) -> u64 {
 pub async fn rewrap(opened: &Opened, out: Output) -> Result<bool, StartError> {
     let engines = &opened.chosen.engines;
     let done = rotation::rewrap(engines, &operator_name()).await.map_err(said)?;
-    let active = engines.keyring.active_id();
+    let keyring = engines.keyring.get();
+    let active = keyring.active_id();
     let value = json!({ "rewrapped": done.data_keys, "secrets": done.secrets, "active": active });
     out.say(&value, || {
         format!("{} data keys and {} secrets are now under `{active}`", done.data_keys, done.secrets)

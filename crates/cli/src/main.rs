@@ -169,6 +169,7 @@ const MISUSED: u8 = 2;
 
 /// Carries a command out; false when it did its work and the answer is no.
 async fn run(mut program: Program) -> Result<bool, StartError> {
+    program.settings.read_files()?;
     let out = output::Output { json: program.json };
     match program.command {
         Command::Demo { rows, keep } => {

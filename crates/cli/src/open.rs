@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use penstock_app::engines::choose;
-use penstock_app::{Chosen, Role, Settings, StartError, boot, data_dir};
+use penstock_app::{Chosen, Role, Settings, StartError, Variables, boot, data_dir};
 use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::Catalog;
 use penstock_store::batches::Batch;
@@ -55,8 +55,8 @@ pub async fn operator(settings: &mut Settings, data: &Path, makes: bool) -> Resu
     }
     let folder = settings.pipelines.clone();
     let asked = folder.is_some();
-    let loaded =
-        boot::load_pipelines(&folder.unwrap_or_else(|| PathBuf::from("./pipelines")), &boot::environment);
+    let folder = folder.unwrap_or_else(|| PathBuf::from("./pipelines"));
+    let loaded = boot::load_pipelines(&folder, &Variables::of(settings, Role::Operator));
     // A definition that is wrong, or a variable that only the services have, keeps no command from its work.
     let (pipelines, fault) = match loaded {
         Ok(pipelines) => (pipelines, None),

@@ -1,5 +1,8 @@
 //! The keyring: keys by name, of which the first seals and any opens.
 
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::aead::LessSafeKey;
@@ -39,7 +42,14 @@ pub enum KeyringError {
     /// Two entries of one name.
     #[error("the key `{0}` is there twice")]
     Duplicate(String),
+    /// All zeros, a pattern, a word: not what a random generator gives.
+    #[error("the key `{0}` is not random: make one with `openssl rand -base64 32`")]
+    NotRandom(String),
 }
+
+/// Different bytes that a key has at least. 32 random bytes have fewer than 16 once in 10^15 keys; zeros, repeated words and
+/// digits have fewer.
+const DISTINCT_BYTES: usize = 16;
 
 struct Entry {
     id: String,
@@ -51,6 +61,27 @@ struct Entry {
 /// Keys by name. Never prints them.
 pub struct Keyring {
     entries: Vec<Entry>,
+}
+
+/// The keyring of a running program, which may be replaced while it runs.
+#[derive(Debug)]
+pub struct CurrentKeyring(RwLock<Arc<Keyring>>);
+
+impl CurrentKeyring {
+    /// Begins with this one.
+    pub fn new(keyring: Keyring) -> Self {
+        Self(RwLock::new(Arc::new(keyring)))
+    }
+
+    /// The present one.
+    pub fn get(&self) -> Arc<Keyring> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces it.
+    pub fn replace(&self, keyring: Arc<Keyring>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keyring;
+    }
 }
 
 impl std::fmt::Debug for Keyring {
@@ -76,6 +107,10 @@ impl Keyring {
             let bytes = Zeroizing::new(STANDARD.decode(key).map_err(|_| KeyringError::Key(id.to_owned()))?);
             let secret: [u8; KEY_LEN] =
                 bytes.as_slice().try_into().map_err(|_| KeyringError::Key(id.to_owned()))?;
+            let distinct: HashSet<u8> = secret.into_iter().collect();
+            if distinct.len() < DISTINCT_BYTES {
+                return Err(KeyringError::NotRandom(id.to_owned()));
+            }
             if entries.iter().any(|entry| entry.id == id) {
                 return Err(KeyringError::Duplicate(id.to_owned()));
             }
@@ -89,6 +124,11 @@ impl Keyring {
         if entries.is_empty() { Err(KeyringError::Empty) } else { Ok(Self { entries }) }
     }
 
+    /// Of a program that neither seals nor opens anything: it has no key.
+    pub fn none() -> Self {
+        Self { entries: Vec::new() }
+    }
+
     /// A new key for a keyring, as `id:base64`.
     ///
     /// # Errors
@@ -99,9 +139,9 @@ impl Keyring {
         Ok(format!("{id}:{}", STANDARD.encode(secret.as_ref())))
     }
 
-    /// The name of the key that seals.
+    /// The name of the key that seals; empty when there is none.
     pub fn active_id(&self) -> &str {
-        &self.entries[0].id
+        self.entries.first().map_or("", |entry| &entry.id)
     }
 
     /// All names, the active one first.
@@ -115,8 +155,12 @@ impl Keyring {
     }
 
     /// The name of the key that seals, and the key.
-    pub(crate) fn active(&self) -> (&str, &[u8; KEY_LEN]) {
-        (&self.entries[0].id, &self.entries[0].secret)
+    pub(crate) fn active(&self) -> Result<(&str, &[u8; KEY_LEN]), OpenError> {
+        self.first().map(|entry| (entry.id.as_str(), &*entry.secret))
+    }
+
+    fn first(&self) -> Result<&Entry, OpenError> {
+        self.entries.first().ok_or(OpenError::NoKey)
     }
 
     /// The key of that name.
@@ -145,7 +189,7 @@ impl Keyring {
     }
 
     fn wrap(&self, batch: Uuid, key: &DataKey, random: &dyn SecureRandom) -> Result<WrappedKey, OpenError> {
-        let entry = &self.entries[0];
+        let entry = self.first()?;
         let mut bytes = Vec::new();
         aead::seal_into(
             &entry.wrap,
@@ -204,7 +248,7 @@ impl Keyring {
         plain: &[u8],
         random: &dyn SecureRandom,
     ) -> Result<Vec<u8>, OpenError> {
-        let entry = &self.entries[0];
+        let entry = self.first()?;
         let mut out = vec![u8::try_from(entry.id.len()).map_err(|_| OpenError::Malformed)?];
         out.extend_from_slice(entry.id.as_bytes());
         aead::seal_into(&entry.small, aead::nonce(random)?, &small_ad(table, row, column), plain, &mut out)?;
@@ -285,9 +329,13 @@ mod tests {
     use ring::rand::SystemRandom;
 
     fn keyring(ids: &[(&str, u8)]) -> Keyring {
-        let entries: Vec<String> =
-            ids.iter().map(|(id, byte)| format!("{id}:{}", STANDARD.encode([*byte; KEY_LEN]))).collect();
-        Keyring::parse(&entries.join(",")).unwrap()
+        Keyring::parse(&entries(ids)).unwrap()
+    }
+
+    /// Keys that begin with a byte of their own.
+    fn entries(ids: &[(&str, u8)]) -> String {
+        let key = |first: u8| STANDARD.encode(std::array::from_fn::<u8, KEY_LEN, _>(|at| first + at as u8));
+        ids.iter().map(|(id, first)| format!("{id}:{}", key(*first))).collect::<Vec<_>>().join(",")
     }
 
     #[test]
@@ -314,7 +362,7 @@ mod tests {
 
     #[test]
     fn faults_are_named_and_keys_never_shown() {
-        let good = STANDARD.encode([1; 32]);
+        let good = entries(&[("a", 1)]).split_off(2);
         for (keys, error) in [
             (String::new(), KeyringError::Empty),
             ("nokey".into(), KeyringError::Shape(1)),
@@ -327,6 +375,38 @@ mod tests {
             assert!(!found.to_string().contains(&good));
         }
         assert_eq!(format!("{:?}", keyring(&[("a", 1), ("b", 2)])), r#"["a", "b"]"#);
+    }
+
+    #[test]
+    fn a_key_that_nobody_drew_is_refused() {
+        for key in [
+            [0; KEY_LEN],
+            [0xff; KEY_LEN],
+            *b"01234567890123456789012345678901",
+            *b"changemechangemechangemechangeme",
+        ] {
+            let found =
+                Keyring::parse(&format!("{},k:{}", entries(&[("a", 1)]), STANDARD.encode(key))).unwrap_err();
+            assert_eq!(found, KeyringError::NotRandom("k".into()));
+        }
+        for _ in 0..1000 {
+            let entry = Keyring::new_entry("k", &SystemRandom::new()).unwrap();
+            assert!(Keyring::parse(&entry).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_program_without_a_keyring_seals_and_opens_nothing() {
+        let (none, one) = (Keyring::none(), keyring(&[("a", 1)]));
+        let random = SystemRandom::new();
+        assert_eq!((none.active_id(), none.ids().count()), ("", 0));
+        assert_eq!(none.new_data_key(Uuid::from_u128(1), &random).unwrap_err(), OpenError::NoKey);
+        assert_eq!(none.seal_small("t", "r", "c", b"x", &random).unwrap_err(), OpenError::NoKey);
+        let sealed = one.seal_small("t", "r", "c", b"x", &random).unwrap();
+        assert_eq!(none.open_small("t", "r", "c", &sealed), Err(OpenError::UnknownKey("a".into())));
+        let current = CurrentKeyring::new(none);
+        current.replace(Arc::new(one));
+        assert_eq!(current.get().open_small("t", "r", "c", &sealed).unwrap(), b"x");
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod webhook;
 
 pub use api_key::ApiKey;
 pub use data_key::{Ad, DataKey};
-pub use keyring::{Fingerprinter, Keyring, KeyringError, WrappedKey};
+pub use keyring::{CurrentKeyring, Fingerprinter, Keyring, KeyringError, WrappedKey};
 pub use stream::{Place, StreamLayout, StreamOpener, StreamSealer};
 
 /// Why a ciphertext cannot be opened (or, rarely, not be made).
@@ -22,6 +22,9 @@ pub enum OpenError {
     /// The keyring has no key of that name.
     #[error("the keyring has no key `{0}`")]
     UnknownKey(String),
+    /// This program has no keyring.
+    #[error("this program has no keyring")]
+    NoKey,
     /// Another key, another place, or changed bytes: the tag does not fit.
     #[error("it was sealed for another place, under another key, or changed since")]
     Rejected,

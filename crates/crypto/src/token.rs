@@ -10,10 +10,13 @@ use crate::{Keyring, OpenError};
 
 impl Keyring {
     /// Signs what a token says under the active key. A token for one purpose is none for another.
-    pub fn sign_token(&self, purpose: &str, said: &[u8]) -> String {
-        let (id, secret) = self.active();
+    ///
+    /// # Errors
+    /// When there is no key.
+    pub fn sign_token(&self, purpose: &str, said: &[u8]) -> Result<String, OpenError> {
+        let (id, secret) = self.active()?;
         let tag = hmac::sign(&key(secret), &message(purpose, id, said));
-        format!("{id}.{}.{}", URL_SAFE_NO_PAD.encode(said), URL_SAFE_NO_PAD.encode(tag))
+        Ok(format!("{id}.{}.{}", URL_SAFE_NO_PAD.encode(said), URL_SAFE_NO_PAD.encode(tag)))
     }
 
     /// What a token of [`Keyring::sign_token`] says. Takes the same time for every wrong tag.
@@ -55,14 +58,14 @@ mod tests {
     use base64::engine::general_purpose::STANDARD;
 
     fn keyring(ids: &[(&str, u8)]) -> Keyring {
-        let entries: Vec<String> =
-            ids.iter().map(|(id, byte)| format!("{id}:{}", STANDARD.encode([*byte; KEY_LEN]))).collect();
+        let key = |first: u8| STANDARD.encode(std::array::from_fn::<u8, KEY_LEN, _>(|at| first + at as u8));
+        let entries: Vec<String> = ids.iter().map(|(id, first)| format!("{id}:{}", key(*first))).collect();
         Keyring::parse(&entries.join(",")).unwrap()
     }
 
     #[test]
     fn a_token_outlives_a_rotation_and_not_its_key() {
-        let token = keyring(&[("a", 1)]).sign_token("report", b"seven");
+        let token = keyring(&[("a", 1)]).sign_token("report", b"seven").unwrap();
         assert_eq!(keyring(&[("b", 2), ("a", 1)]).read_token("report", &token).unwrap(), b"seven");
         assert_eq!(keyring(&[("b", 2)]).read_token("report", &token), Err(OpenError::UnknownKey("a".into())));
         assert_eq!(keyring(&[("a", 2)]).read_token("report", &token), Err(OpenError::Rejected));
@@ -71,9 +74,9 @@ mod tests {
     #[test]
     fn a_token_is_for_its_purpose_and_says_what_was_signed() {
         let keyring = keyring(&[("a", 1), ("b", 1)]);
-        let token = keyring.sign_token("report", b"seven");
+        let token = keyring.sign_token("report", b"seven").unwrap();
         assert_eq!(keyring.read_token("upload", &token), Err(OpenError::Rejected));
-        let other = keyring.sign_token("report", b"eight");
+        let other = keyring.sign_token("report", b"eight").unwrap();
         let (said, tag) = (other.split('.').nth(1).unwrap(), token.rsplit('.').next().unwrap());
         assert_eq!(keyring.read_token("report", &format!("a.{said}.{tag}")), Err(OpenError::Rejected));
         assert_eq!(keyring.read_token("report", &token.replacen('a', "b", 1)), Err(OpenError::Rejected));

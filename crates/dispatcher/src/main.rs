@@ -51,9 +51,10 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(program: Program) -> Result<(), StartError> {
-    let pipelines = boot::pipelines_of(&program.settings)?;
-    let chosen = choose(&program.settings, pipelines, Role::Service).await?;
+async fn run(mut program: Program) -> Result<(), StartError> {
+    program.settings.read_files()?;
+    let pipelines = boot::pipelines_of(&program.settings, Role::Dispatcher)?;
+    let chosen = choose(&program.settings, pipelines, Role::Dispatcher).await?;
     let policy = chosen.dispatch_policy(&program.settings);
     let stop = shutdown::on_signal();
     let patience = if program.every.is_some() { Patience::Service(None) } else { Patience::Run };

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::pipeline::DefinitionError;
 use crate::pipeline::check::Source;
 use crate::pipeline::scalars::{Share, Span};
-use crate::pipeline::yaml;
+use crate::pipeline::{DefinitionError, Unset, yaml};
 
 /// What a rule looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +157,7 @@ impl AlertRules {
     ) -> Result<Self, Vec<DefinitionError>> {
         let definition: FileDefinition =
             yaml::read(file, text, "`receivers` and `rules`").map_err(|error| vec![error])?;
-        let mut source = Source::new(file, text, vars);
+        let mut source = Source::new(file, text, vars, Unset::Refused);
         let receivers: Vec<Receiver> =
             definition.receivers.into_iter().map(|one| receiver(one, &mut source)).collect();
         let rules = definition.rules.into_iter().map(|one| rule(one, &receivers, &mut source)).collect();

@@ -111,6 +111,7 @@ impl Asked<'_> {
         let id = engines.chance.batch_id(now);
         let (key, wrapped) = engines
             .keyring
+            .get()
             .new_data_key(id.0, engines.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
         let secrets = SecretsOf::new(id, Arc::new(key), Value::Null);

@@ -417,6 +417,7 @@ pub async fn rotate_secret(engines: &Engines, owner: OwnerSeq) -> Result<String,
 fn seal_secret(engines: &Engines, owner: OwnerSeq, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
     engines
         .keyring
+        .get()
         .seal_small("owners", &owner.0.to_string(), "secret", secret, engines.random.as_ref())
         .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
 }
@@ -424,6 +425,7 @@ fn seal_secret(engines: &Engines, owner: OwnerSeq, secret: &[u8]) -> Result<Vec<
 fn open_secret(engines: &Engines, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
     engines
         .keyring
+        .get()
         .open_small("owners", &owner.0.to_string(), "secret", sealed)
         .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
 }
@@ -437,7 +439,8 @@ pub async fn reseal_secrets(
     owner: OwnerSeq,
     before: &CallbackSecrets,
 ) -> Result<bool, FlowError> {
-    let active = engines.keyring.active_id();
+    let keyring = engines.keyring.get();
+    let active = keyring.active_id();
     let stale = [&before.current, &before.previous]
         .into_iter()
         .flatten()

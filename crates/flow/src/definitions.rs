@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use penstock_domain::pipeline::{Catalog, Pipeline};
+use penstock_domain::pipeline::{Catalog, Pipeline, Unset};
 use penstock_store::batches::Batch;
 use uuid::Uuid;
 
@@ -19,14 +19,16 @@ const OLDER_KEPT: usize = 64;
 /// The loaded pipelines, and older versions on demand.
 pub struct Definitions {
     current: Catalog,
+    unset: Unset,
     vars: Box<Vars>,
     older: Mutex<HashMap<Uuid, Arc<Pipeline>>>,
 }
 
 impl Definitions {
-    /// The pipelines of a catalog; `vars` fills `${VARS}` of older versions.
-    pub fn new(current: Catalog, vars: Box<Vars>) -> Self {
-        Self { current, vars, older: Mutex::default() }
+    /// The pipelines of a catalog; `vars` fills `${VARS}` of older versions, and `unset` says what becomes of one without a
+    /// value.
+    pub fn new(current: Catalog, unset: Unset, vars: Box<Vars>) -> Self {
+        Self { current, unset, vars, older: Mutex::default() }
     }
 
     /// The loaded pipeline of that name.
@@ -55,7 +57,7 @@ impl Definitions {
         let source = engines.store.definition(batch.version).await?;
         let source = source.ok_or_else(|| fault("its text is not in the database".into()))?;
         let file = format!("{} (version {})", batch.pipeline, batch.version);
-        let pipeline = Pipeline::load_accepted(&file, &source, &*self.vars)
+        let pipeline = Pipeline::load_accepted(&file, &source, &*self.vars, self.unset)
             .map_err(|errors| fault(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let pipeline = Arc::new(pipeline);
         let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::ObjectStore;
-use penstock_crypto::Keyring;
+use penstock_crypto::CurrentKeyring;
 use penstock_domain::ids::{BatchId, LeaseToken};
 use penstock_domain::time::{Clock, Timestamp};
 use penstock_queue::Bell;
@@ -31,7 +31,7 @@ pub struct Engines {
     /// The longest timeout of a call that a row's lease here bears.
     pub longest_call: Duration,
     /// Keys that wrap data keys.
-    pub keyring: Arc<Keyring>,
+    pub keyring: Arc<CurrentKeyring>,
     /// The definitions that are loaded now, and older ones.
     pub pipelines: Arc<Definitions>,
     /// Batches' opened secrets, for a while.

@@ -71,7 +71,8 @@ pub async fn needs(engines: &Engines) -> Result<Vec<KeyNeed>, FlowError> {
 /// # Errors
 /// When the database fails, or the keyring lacks a key; what was moved stays moved.
 pub async fn rewrap(engines: &Engines, actor: &str) -> Result<Rewrapped, FlowError> {
-    let active = engines.keyring.active_id();
+    let keyring = engines.keyring.get();
+    let active = keyring.active_id();
     let mut done = Rewrapped::default();
     loop {
         let keys = engines.store.keys_to_rewrap(active, STEP).await?;
@@ -80,6 +81,7 @@ pub async fn rewrap(engines: &Engines, actor: &str) -> Result<Rewrapped, FlowErr
             let wrapped = WrappedKey { key_id: old.key_id.clone(), bytes: old.wrapped.clone() };
             let new = engines
                 .keyring
+                .get()
                 .rewrap(id.0, &wrapped, engines.random.as_ref())
                 .map_err(|source| FlowError::Sealed { what: "a batch's data key", source })?;
             let Some(new) = new else { continue };
@@ -110,14 +112,48 @@ pub async fn rewrap(engines: &Engines, actor: &str) -> Result<Rewrapped, FlowErr
     Ok(done)
 }
 
+/// Checks that a keyring is the one under which things in the database are sealed, as far as there are any.
+///
+/// # Errors
+/// [`FlowError::Sealed`] when it is another one; when the database fails.
+pub async fn check_keyring(engines: &Engines, keyring: &Keyring) -> Result<(), FlowError> {
+    if let Some(sealed) = engines.store.secret(FINGERPRINT).await? {
+        return open(keyring, &sealed).map(|_| ());
+    }
+    // A database from before there was such a secret: any data key tells.
+    if let Some((_, id, key)) = engines.store.keys_to_rewrap("", 1).await?.first() {
+        let wrapped = WrappedKey { key_id: key.key_id.clone(), bytes: key.wrapped.clone() };
+        keyring
+            .unwrap(id.0, &wrapped)
+            .map_err(|source| FlowError::Sealed { what: "a batch's data key", source })?;
+    }
+    Ok(())
+}
+
+/// Checks the keyring of this program before it seals anything. In a new database it leaves a sealed secret, with which
+/// later ones are compared.
+///
+/// # Errors
+/// As [`check_keyring`].
+pub async fn claim_keyring(engines: &Engines) -> Result<(), FlowError> {
+    let keyring = engines.keyring.get();
+    check_keyring(engines, &keyring).await?;
+    fingerprint_secret(engines, &keyring).await.map(|_| ())
+}
+
 /// Hashes content for an `Idempotency-Key`, under a secret that outlives the keyring's keys.
 ///
 /// # Errors
 /// When the database fails, or the keyring lacks the secret's key.
 pub async fn fingerprinter(engines: &Engines) -> Result<Fingerprinter, FlowError> {
+    let secret = fingerprint_secret(engines, &engines.keyring.get()).await?;
+    Ok(Fingerprinter::new(&secret))
+}
+
+async fn fingerprint_secret(engines: &Engines, keyring: &Keyring) -> Result<Vec<u8>, FlowError> {
     loop {
         if let Some(sealed) = engines.store.secret(FINGERPRINT).await? {
-            return Ok(Fingerprinter::new(&open(engines, &sealed)?));
+            return open(keyring, &sealed);
         }
         let mut secret = [0; 32];
         engines.random.fill(&mut secret).map_err(|_| FlowError::Sealed {
@@ -125,29 +161,28 @@ pub async fn fingerprinter(engines: &Engines) -> Result<Fingerprinter, FlowError
             source: penstock_crypto::OpenError::NoRandomness,
         })?;
         // Somebody else may be first: then theirs is read.
-        engines.store.set_secret(FINGERPRINT, None, &seal(engines, &secret)?).await?;
+        engines.store.set_secret(FINGERPRINT, None, &seal(engines, keyring, &secret)?).await?;
     }
 }
 
 async fn reseal_fingerprint(engines: &Engines) -> Result<bool, FlowError> {
     let Some(sealed) = engines.store.secret(FINGERPRINT).await? else { return Ok(false) };
-    if Keyring::small_key_id(&sealed).is_ok_and(|id| id == engines.keyring.active_id()) {
+    let keyring = engines.keyring.get();
+    if Keyring::small_key_id(&sealed).is_ok_and(|id| id == keyring.active_id()) {
         return Ok(false);
     }
-    let again = seal(engines, &open(engines, &sealed)?)?;
+    let again = seal(engines, &keyring, &open(&keyring, &sealed)?)?;
     Ok(engines.store.set_secret(FINGERPRINT, Some(&sealed), &again).await?)
 }
 
-fn seal(engines: &Engines, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
-    engines
-        .keyring
+fn seal(engines: &Engines, keyring: &Keyring, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
+    keyring
         .seal_small("secrets", FINGERPRINT, "sealed", secret, engines.random.as_ref())
         .map_err(|source| FlowError::Sealed { what: "the fingerprint's secret", source })
 }
 
-fn open(engines: &Engines, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
-    engines
-        .keyring
+fn open(keyring: &Keyring, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
+    keyring
         .open_small("secrets", FINGERPRINT, "sealed", sealed)
         .map_err(|source| FlowError::Sealed { what: "the fingerprint's secret", source })
 }

@@ -197,6 +197,7 @@ fn open_secrets(engines: &Engines, batch: BatchId, sealed: &SealedKey) -> Result
     let wrapped = WrappedKey { key_id: sealed.key_id.clone(), bytes: sealed.wrapped.clone() };
     let key = engines
         .keyring
+        .get()
         .unwrap(batch.0, &wrapped)
         .map_err(|source| FlowError::Sealed { what: "the batch's data key", source })?;
     let mut secrets = SecretsOf::new(batch, Arc::new(key), Value::Object(serde_json::Map::new()));

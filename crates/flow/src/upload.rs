@@ -133,6 +133,7 @@ impl Upload {
         let id = engines.chance.batch_id(now);
         let (key, wrapped) = engines
             .keyring
+            .get()
             .new_data_key(id.0, engines.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
         let key = Arc::new(key);
@@ -330,7 +331,7 @@ pub(crate) async fn fingerprinters(
 ) -> Result<Vec<(String, Fingerprinter)>, FlowError> {
     let mut all = vec![(String::new(), rotation::fingerprinter(engines).await?)];
     if let Some(id) = earlier.filter(|id| !id.is_empty()) {
-        all.extend(engines.keyring.fingerprint(id).map(|fingerprinter| (id.to_owned(), fingerprinter)));
+        all.extend(engines.keyring.get().fingerprint(id).map(|fingerprinter| (id.to_owned(), fingerprinter)));
     }
     Ok(all)
 }

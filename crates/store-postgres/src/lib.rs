@@ -44,6 +44,7 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     pool: PgPool,
+    application_name: String,
 }
 
 impl PostgresStore {
@@ -52,22 +53,35 @@ impl PostgresStore {
     /// # Errors
     /// When it is no such URL.
     pub fn connect(url: &str, options: Options) -> StoreResult<Self> {
-        let connect = PgConnectOptions::from_str(url)
-            .map_err(store_error("connect"))?
-            .application_name(&options.application_name)
-            .statement_cache_capacity(256)
-            // A statement that hangs must not hold a batch's lock for ever.
-            .options([("statement_timeout", "120s"), ("idle_in_transaction_session_timeout", "60s")]);
+        let connect = connect_options(url, &options.application_name)?;
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections)
             .acquire_timeout(ACQUIRE)
             .connect_lazy_with(connect);
-        Ok(Self { pool })
+        Ok(Self { pool, application_name: options.application_name })
+    }
+
+    /// Opens connections to another URL from now on, as after a change of the password. Those that are open go on.
+    ///
+    /// # Errors
+    /// When it is no such URL.
+    pub fn connect_anew(&self, url: &str) -> StoreResult<()> {
+        self.pool.set_connect_options(connect_options(url, &self.application_name)?);
+        Ok(())
     }
 
     async fn write(&self, name: &'static str) -> StoreResult<Transaction<'static, Postgres>> {
         self.pool.begin().await.map_err(store_error(name))
     }
+}
+
+fn connect_options(url: &str, application_name: &str) -> StoreResult<PgConnectOptions> {
+    Ok(PgConnectOptions::from_str(url)
+        .map_err(store_error("connect"))?
+        .application_name(application_name)
+        .statement_cache_capacity(256)
+        // A statement that hangs must not hold a batch's lock for ever.
+        .options([("statement_timeout", "120s"), ("idle_in_transaction_session_timeout", "60s")]))
 }
 
 /// Commits a named transaction.

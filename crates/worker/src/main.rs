@@ -49,9 +49,10 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(settings: Settings) -> Result<(), StartError> {
-    let pipelines = boot::pipelines_of(&settings)?;
-    let chosen = choose(&settings, pipelines, Role::Service).await?;
+async fn run(mut settings: Settings) -> Result<(), StartError> {
+    settings.read_files()?;
+    let pipelines = boot::pipelines_of(&settings, Role::Worker)?;
+    let chosen = choose(&settings, pipelines, Role::Worker).await?;
     let stop = shutdown::on_signal();
     await_engines(&chosen, Patience::Service(Some(settings.health_bind)), &stop).await?;
     let running = penstock_worker::start(&chosen, &settings, &stop)?;

@@ -27,7 +27,17 @@ use uuid::Uuid;
 use settings::{Otel, Sampling, Target, resource};
 
 /// What the variables say.
-static OTEL: LazyLock<Otel> = LazyLock::new(|| Otel::read(&crate::boot::environment));
+static OTEL: LazyLock<Otel> = LazyLock::new(|| {
+    let faults = std::cell::RefCell::new(Vec::new());
+    let mut otel = Otel::read(&|name| {
+        crate::variables::value(name).unwrap_or_else(|error| {
+            faults.borrow_mut().push(error.to_string());
+            None
+        })
+    });
+    otel.complaints.append(&mut faults.into_inner());
+    otel
+});
 
 /// This process among others of its kind.
 static INSTANCE: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);

@@ -175,8 +175,14 @@ fn compiled(
     source: &mut Source<'_>,
 ) -> Option<(Template, Reading)> {
     let at = source.line_of(written, here.line);
+    source.take_left_open();
     let filled = source.fill_template(written, at, path)?;
     let mut reading = template::read(&filled, path, here.names, here.answer);
+    if source.take_left_open() {
+        // What it reads is known. What it makes is not, and nobody asks it to.
+        read.context.append(&mut reading.context);
+        return Some((Template::empty(), reading));
+    }
     for fault in std::mem::take(&mut reading.faults) {
         source.error(source.line_in(written, at, fault.line), fault.message);
     }

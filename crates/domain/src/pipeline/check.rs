@@ -2,7 +2,7 @@
 #![allow(missing_docs, reason = "private to the loader")]
 
 use super::load::DefinitionError;
-use super::vars::{self, Filled};
+use super::vars::{self, Filled, Unset};
 
 /// Routes that are not a pipeline's to take.
 const RESERVED: [&str; 8] = [
@@ -21,14 +21,27 @@ pub struct Source<'a> {
     file: &'a str,
     text: &'a str,
     vars: &'a (dyn Fn(&str) -> Option<String> + 'a),
+    unset: Unset,
+    /// Whether a variable without a value was left open since somebody asked.
+    left_open: bool,
     pub errors: Vec<DefinitionError>,
     /// Whether one of them leaves a hole in what is made of the text, so that it cannot run.
     pub is_broken: bool,
 }
 
 impl<'a> Source<'a> {
-    pub fn new(file: &'a str, text: &'a str, vars: &'a (dyn Fn(&str) -> Option<String> + 'a)) -> Self {
-        Self { file, text, vars, errors: Vec::new(), is_broken: false }
+    pub fn new(
+        file: &'a str,
+        text: &'a str,
+        vars: &'a (dyn Fn(&str) -> Option<String> + 'a),
+        unset: Unset,
+    ) -> Self {
+        Self { file, text, vars, unset, left_open: false, errors: Vec::new(), is_broken: false }
+    }
+
+    /// Whether a variable without a value was left open since the last call.
+    pub fn take_left_open(&mut self) -> bool {
+        std::mem::take(&mut self.left_open)
     }
 
     /// An error without whose mend nothing can be made of the text.
@@ -92,20 +105,22 @@ impl<'a> Source<'a> {
         fill: impl FnOnce(vars::Lookup<'_>) -> Result<Option<T>, vars::Unclosed>,
     ) -> Option<T> {
         let mut missing: Vec<String> = Vec::new();
-        let lookup = self.vars;
-        let filled = fill(&mut |name| {
-            let value = lookup(name);
-            if value.is_none() {
+        let (lookup, unset) = (self.vars, self.unset);
+        let filled = fill(&mut |name| match lookup(name) {
+            None => {
                 missing.push(name.to_owned());
+                // A number can stand in text, in quotes and in an expression.
+                (unset == Unset::Allowed && !vars::is_own_setting(name)).then(|| "0".to_owned())
             }
-            value
+            value => value,
         });
         for name in missing {
+            if unset == Unset::Allowed && !vars::is_own_setting(&name) {
+                self.left_open = true;
+                continue;
+            }
             let at = self.line_of(&format!("${{{name}}}"), line);
-            self.broken(
-                at,
-                format!("the environment has no variable {name}; set it, or take ${{{name}}} out"),
-            );
+            self.broken(at, vars::why_missing(&name));
         }
         filled.unwrap_or_else(|vars::Unclosed| {
             let at = self.line_of(text, line);

@@ -18,6 +18,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Times are kept in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// Stands for the address of a dependency where its variable has no value. Nobody is called there.
+const UNKNOWN_ADDRESS: &str = "http://unset.invalid";
+
 /// Headers that say how the message itself is sent: HTTP's own business.
 const FRAMING: [&str; 4] = ["connection", "content-length", "transfer-encoding", "upgrade"];
 
@@ -25,11 +28,18 @@ pub fn dependency(
     name: &str,
     definition: &DependencyDefinition,
     line: u64,
+    open_addresses: &mut Vec<String>,
     source: &mut Source<'_>,
 ) -> Option<Dependency> {
     source.check_name("dependency", name, line);
     let url_line = definition.base_url.referenced.line();
-    let base_url = source.fill(&definition.base_url.value, url_line).and_then(|filled| {
+    source.take_left_open();
+    let mut filled = source.fill(&definition.base_url.value, url_line);
+    if source.take_left_open() {
+        open_addresses.push(name.to_owned());
+        filled = Some(UNKNOWN_ADDRESS.to_owned());
+    }
+    let base_url = filled.and_then(|filled| {
         let url = Url::parse(&filled).ok().filter(|_| Format::Url.accepts(&filled));
         if url.is_none() {
             let message = "base_url is not an absolute http or https URL, such as https://api.example.com/v1";

@@ -14,6 +14,7 @@ use super::dependency;
 use super::model::{Dispatch, Pipeline, Place, Retry};
 use super::names::Names;
 use super::step::ResultTemplate;
+use super::vars::Unset;
 use super::yaml;
 use crate::csv::Schema;
 use crate::ledger::Canary;
@@ -46,7 +47,21 @@ impl Pipeline {
         text: &str,
         vars: &(dyn Fn(&str) -> Option<String> + '_),
     ) -> Result<Self, Vec<DefinitionError>> {
-        let (pipeline, errors) = read(file, text, vars)?;
+        Self::load_with(file, text, vars, Unset::Refused)
+    }
+
+    /// Reads a definition, with or without a value for each of its variables. Without one it cannot make its calls, and
+    /// everything else about it is known.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn load_with(
+        file: &str,
+        text: &str,
+        vars: &(dyn Fn(&str) -> Option<String> + '_),
+        unset: Unset,
+    ) -> Result<Self, Vec<DefinitionError>> {
+        let (pipeline, errors) = read(file, text, vars, unset)?;
         pipeline.filter(|_| errors.is_empty()).ok_or(errors)
     }
 
@@ -59,8 +74,9 @@ impl Pipeline {
         file: &str,
         text: &str,
         vars: &(dyn Fn(&str) -> Option<String> + '_),
+        unset: Unset,
     ) -> Result<Self, Vec<DefinitionError>> {
-        let (pipeline, errors) = read(file, text, vars)?;
+        let (pipeline, errors) = read(file, text, vars, unset)?;
         pipeline.ok_or(errors)
     }
 }
@@ -70,10 +86,11 @@ fn read(
     file: &str,
     text: &str,
     vars: &(dyn Fn(&str) -> Option<String> + '_),
+    unset: Unset,
 ) -> Result<(Option<Pipeline>, Vec<DefinitionError>), Vec<DefinitionError>> {
     let definition: Definition =
         yaml::read(file, text, "`name`, `csv` and `steps`").map_err(|error| vec![error])?;
-    let mut source = Source::new(file, text, vars);
+    let mut source = Source::new(file, text, vars, unset);
     let pipeline = build(definition, file, text, &mut source);
     let whole = !source.is_broken;
     Ok((Some(pipeline).filter(|_| whole), source.into_errors()))
@@ -89,10 +106,16 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
     }
     let schema = columns::schema(&definition.csv, source);
     let max_upload_bytes = columns::max_bytes(&definition.csv, source);
-    let mut dependencies = Vec::new();
+    let (mut dependencies, mut open_addresses) = (Vec::new(), Vec::new());
     for (name, dependency) in &definition.dependencies {
         let line = dependency.referenced.line();
-        dependencies.extend(dependency::dependency(name, &dependency.value, line, source));
+        dependencies.extend(dependency::dependency(
+            name,
+            &dependency.value,
+            line,
+            &mut open_addresses,
+            source,
+        ));
     }
     let mut names = Names::new(schema.columns.iter().map(|column| column.name.clone()).collect());
     let mut read = Read::default();
@@ -123,6 +146,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         max_upload_bytes,
         schema: Arc::new(schema),
         dependencies,
+        open_addresses,
         steps,
         result: ResultTemplate { fields },
         context_keys: read.context,

@@ -19,7 +19,7 @@ mod probe;
 pub mod scalars;
 pub mod step;
 pub mod template;
-mod vars;
+pub(crate) mod vars;
 pub(crate) mod yaml;
 
 pub use catalog::Catalog;
@@ -27,4 +27,5 @@ pub use definition::CanaryDefinition;
 pub use load::DefinitionError;
 pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Place, Rate, Retry};
 pub use step::{RenderError, RenderedRequest, ResponseView, RowContext, Step};
+pub use vars::{Unset, is_own_setting};
 pub use yaml::utf8;

@@ -37,6 +37,7 @@ pub struct Pipeline {
     /// Where it was defined.
     pub place: Place,
     pub(super) context_keys: BTreeSet<String>,
+    pub(super) open_addresses: Vec<String>,
     /// The text as it was written: what is kept with a batch. Variables of the environment are not filled in.
     pub source: Arc<str>,
     /// The text's name: UUID version 5 of it.
@@ -53,6 +54,12 @@ impl Pipeline {
     /// default stands in for them, and no condition stands before them. A row may need more than these.
     pub fn context_keys(&self) -> &BTreeSet<String> {
         &self.context_keys
+    }
+
+    /// Dependencies whose address has a variable without a value: nobody can be called there, and what the limiter knows
+    /// of them cannot be found. Always empty where a missing value is an error.
+    pub fn open_addresses(&self) -> &[String] {
+        &self.open_addresses
     }
 
     /// The result's columns.

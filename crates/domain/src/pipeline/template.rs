@@ -87,6 +87,11 @@ pub enum Template {
 const NAME: &str = "template";
 
 impl Template {
+    /// Stands for a template of which a variable has no value.
+    pub(super) fn empty() -> Self {
+        Self::Text(String::new())
+    }
+
     /// Compiles a value; in a path every expression is one segment's part, and there is no other type than text.
     ///
     /// # Errors

@@ -13,6 +13,40 @@ enum Piece<'a> {
     Variable(&'a str),
 }
 
+/// What becomes of a `${NAME}` that has no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unset {
+    /// An error: the definition cannot make its calls.
+    Refused,
+    /// It stays open. For services that make no calls and must not hold the values.
+    Allowed,
+}
+
+/// Variables by which Penstock itself is set up. Some hold its own secrets, so `${NAME}` reads none of them.
+const OWN_PREFIXES: [&str; 7] =
+    ["PENSTOCK_", "DATABASE_URL", "REDIS_URL", "OBJECT_STORE_URL", "AWS_", "OTEL_", "PGSSL"];
+
+/// Variables that the client of PostgreSQL reads.
+const OWN_NAMES: [&str; 7] =
+    ["PGPASSWORD", "PGPASSFILE", "PGUSER", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE"];
+
+/// Whether a variable sets Penstock itself up, so that a definition reads it only where the operator listed it.
+pub fn is_own_setting(name: &str) -> bool {
+    OWN_NAMES.contains(&name) || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Why a variable has no value, and what to do.
+pub fn why_missing(name: &str) -> String {
+    if is_own_setting(name) {
+        format!(
+            "${{{name}}} is a setting of Penstock itself, which definitions do not read; take it out, or list {name} in \
+             PENSTOCK_PIPELINE_VARIABLES if it is meant"
+        )
+    } else {
+        format!("the environment has no variable {name}; set it, or take ${{{name}}} out")
+    }
+}
+
 /// A `${` that nothing closes.
 #[derive(Debug, PartialEq)]
 pub struct Unclosed;

@@ -61,7 +61,7 @@ pub(crate) fn is_the_rows_own(error: &FlowError) -> bool {
         // The data key was opened before: what it rejects is not what it sealed there.
         FlowError::Sealed { source, .. } => match source {
             OpenError::Rejected | OpenError::Malformed | OpenError::Truncated => true,
-            OpenError::UnknownKey(_) | OpenError::NoRandomness => false,
+            OpenError::UnknownKey(_) | OpenError::NoKey | OpenError::NoRandomness => false,
         },
         FlowError::Inconsistent(_) => true,
         FlowError::Store(_)

@@ -1,0 +1,98 @@
+//! Variables of the environment: a value, or the file that holds it (`NAME_FILE`), and which of them definitions may read.
+
+use std::path::Path;
+
+use penstock_domain::pipeline::{Unset, is_own_setting};
+
+use crate::{Role, Settings, StartError};
+
+/// A secret is a line of text; a larger file is another file than was meant.
+const MOST_BYTES: u64 = 64 * 1024;
+
+/// The value of a variable, or what the file of `NAME_FILE` holds.
+///
+/// # Errors
+/// When both are set, or the file cannot be read.
+pub fn value(name: &str) -> Result<Option<String>, StartError> {
+    let file = std::env::var_os(format!("{name}_FILE")).filter(|file| !file.is_empty());
+    match (std::env::var(name).ok(), file) {
+        (Some(_), Some(_)) => Err(both(name)),
+        (value, None) => Ok(value),
+        (None, Some(file)) => read_file(name, Path::new(&file)).map(Some),
+    }
+}
+
+/// Two values for one variable: nobody can tell which is meant.
+pub fn both(name: &str) -> StartError {
+    StartError::misuse(format!("{name} and {name}_FILE are both set: keep one of them."))
+}
+
+/// What a secret's file holds, without the line end behind it.
+///
+/// # Errors
+/// When it cannot be read, is not text, or is larger than any secret.
+pub fn read_file(name: &str, file: &Path) -> Result<String, StartError> {
+    let cannot = |why: String| StartError::new(format!("{name}_FILE: cannot read {}: {why}", file.display()));
+    let size = std::fs::metadata(file).map_err(|error| cannot(error.to_string()))?.len();
+    if size > MOST_BYTES {
+        return Err(cannot(format!("it has more than {MOST_BYTES} bytes")));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| cannot(error.to_string()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// What `${NAME}` stands for in a program.
+#[derive(Clone, Debug)]
+pub struct Variables {
+    /// Penstock's own settings that may be read all the same.
+    listed: Vec<String>,
+    /// What becomes of one without a value.
+    pub unset: Unset,
+}
+
+impl Variables {
+    /// Those of a program. A program that makes no calls goes without the values that only calls need.
+    pub fn of(settings: &Settings, role: Role) -> Self {
+        let unset = if role.makes_calls() { Unset::Refused } else { Unset::Allowed };
+        Self { listed: settings.pipeline_variables.clone(), unset }
+    }
+
+    /// The value that a definition reads. A file that cannot be read is reported here, and counts as no value.
+    pub fn lookup(&self, name: &str) -> Option<String> {
+        if is_own_setting(name) && !self.listed.iter().any(|listed| listed == name) {
+            return None;
+        }
+        value(name).unwrap_or_else(|error| {
+            tracing::error!(%error, "a variable of a definition has no value");
+            None
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_gives_its_line_and_a_wrong_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "postgres://x\r\n").unwrap();
+        assert_eq!(read_file("DATABASE_URL", &file).unwrap(), "postgres://x");
+        for wrong in [&b"\xff\xfe"[..], &vec![b'x'; 70_000]] {
+            std::fs::write(&file, wrong).unwrap();
+            let said = read_file("DATABASE_URL", &file).unwrap_err().to_string();
+            assert!(said.starts_with("DATABASE_URL_FILE: cannot read /"), "{said}");
+        }
+        assert!(read_file("REDIS_URL", &folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn own_settings_are_read_where_they_are_listed() {
+        // Every test process has these.
+        let all = Variables { listed: vec!["PENSTOCK_X".into()], unset: Unset::Refused };
+        assert!(all.lookup("PATH").is_some());
+        assert_eq!(all.lookup("AWS_SECRET_ACCESS_KEY"), None);
+        assert_eq!(all.lookup("PENSTOCK_X"), std::env::var("PENSTOCK_X").ok());
+    }
+}
