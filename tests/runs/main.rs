@@ -6,6 +6,7 @@ mod callbacks;
 mod canary;
 mod crashes;
 mod damage;
+mod ending;
 mod files;
 mod http;
 mod keyring;

@@ -1,9 +1,13 @@
 //! Who asks: `Authorization: Bearer <key>`.
 
+use std::time::{Duration, Instant};
+
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, web};
+use bytes::Bytes;
 use futures::future::LocalBoxFuture;
+use futures::{Stream, TryStreamExt as _};
 use penstock_crypto::ApiKey;
 use penstock_domain::ids::{BatchId, OwnerSeq};
 use penstock_store::batches::Batch;
@@ -11,6 +15,9 @@ use penstock_store::owners::{ApiKeyRecord, KeyRole};
 
 use crate::problem::Problem;
 use crate::state::ApiState;
+
+/// How often the key of a running download is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The holder of a valid key.
 #[derive(Clone, Debug)]
@@ -58,6 +65,28 @@ impl Caller {
     pub async fn is_valid(&self, state: &ApiState) -> bool {
         matches!(state.engines.store.key(&self.key_id).await, Ok(Some(record)) if record.revoked_at.is_none())
     }
+
+    /// A body that breaks off when the key is no longer good.
+    pub fn hold<S: Stream<Item = Result<Bytes, Problem>>>(
+        self,
+        state: &ApiState,
+        body: S,
+    ) -> impl Stream<Item = Result<Bytes, Problem>> + use<S> {
+        let state = state.clone();
+        async_stream::try_stream! {
+            let mut body = std::pin::pin!(body);
+            let mut looked_at = Instant::now();
+            while let Some(part) = body.try_next().await? {
+                if looked_at.elapsed() >= LOOK_EVERY {
+                    if !self.is_valid(&state).await {
+                        Err(Problem::forbidden("the key is no longer valid"))?;
+                    }
+                    looked_at = Instant::now();
+                }
+                yield part;
+            }
+        }
+    }
 }
 
 impl From<ApiKeyRecord> for Caller {
@@ -79,8 +108,13 @@ impl FromRequest for Caller {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let state = request.app_data::<web::Data<ApiState>>().cloned();
-        let sent = request.headers().get(header::AUTHORIZATION).cloned();
+        let mut sent = request.headers().get_all(header::AUTHORIZATION).cloned();
+        let (sent, another) = (sent.next(), sent.next().is_some());
         Box::pin(async move {
+            if another {
+                // What stands before this service may have looked at the other one.
+                return Err(Problem::bad_request("two_keys", "send one `Authorization` header"));
+            }
             let refused = || {
                 Problem::new(
                     StatusCode::UNAUTHORIZED,

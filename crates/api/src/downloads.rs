@@ -114,6 +114,7 @@ pub async fn follow(
         .map_err(|error| Problem::forbidden(error.to_string()))?;
     let key = engines.store.key(&link.key_id).await?.filter(|record| record.revoked_at.is_none());
     let key = key.ok_or_else(|| Problem::forbidden("the key that made this link was revoked"))?;
-    let batch = Caller::from(key).batch(&state, &link.batch.to_string()).await?;
-    reports::send(&state, batch, &link.report, seen.into_inner(), &request).await
+    let caller = Caller::from(key);
+    let batch = caller.batch(&state, &link.batch.to_string()).await?;
+    reports::send(&state, caller, batch, &link.report, seen.into_inner(), &request).await
 }

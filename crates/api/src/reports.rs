@@ -38,15 +38,17 @@ pub async fn report(
 ) -> Result<HttpResponse, Problem> {
     let (id, name) = path.into_inner();
     let batch = caller.batch(&state, &id).await?;
-    send(&state, batch, &name, seen.into_inner(), &request).await
+    send(&state, caller, batch, &name, seen.into_inner(), &request).await
 }
 
-/// Sends a report of a batch, as the request's headers ask for it.
+/// Sends a report of a batch, as the request's headers ask for it. It breaks off when the caller's key is no longer good, or
+/// when the batch is erased.
 ///
 /// # Errors
 /// 404 when there is no report of that name, 410 when the batch was erased.
 pub async fn send(
     state: &ApiState,
+    caller: Caller,
     batch: Batch,
     name: &str,
     seen: IfNoneMatch,
@@ -79,8 +81,12 @@ pub async fn send(
     };
     let written = || async {
         let body = results::stream(state.engines.clone(), batch.clone(), report, format).await?;
+        let body = body.map_err(Problem::from);
         Ok::<_, Problem>(
-            body.inspect_err(|error| tracing::warn!(%error, "a report broke off")).map_err(Problem::from),
+            caller
+                .clone()
+                .hold(state, body)
+                .inspect_err(|error| tracing::warn!(reason = error.detail, "a report broke off")),
         )
     };
     let mut response = HttpResponse::Ok();

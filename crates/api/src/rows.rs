@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use penstock_domain::row::RowStatus;
+use penstock_flow::results;
 use penstock_flow::view::{RowView, row_view};
 use penstock_flow::waiting::{self, Wait};
 use penstock_store::reading::RowFilter;
@@ -67,6 +68,7 @@ pub async fn list(
     };
     let secrets = state.engines.secrets.of(&state.engines, &batch).await?;
     let mut records = state.engines.store.rows(batch.seq, &filter).await?;
+    results::refuse_erased(&state.engines, &batch).await?;
     let more = records.len() > limit as usize;
     records.truncate(limit as usize);
     let next_cursor = records.last().filter(|_| more).map(|last| last.number.to_string());
@@ -92,6 +94,7 @@ pub async fn show(
     let secrets = state.engines.secrets.of(&state.engines, &batch).await?;
     let record =
         state.engines.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
+    results::refuse_erased(&state.engines, &batch).await?;
     let pipeline = state.engines.pipelines.of(&state.engines, &batch).await.ok();
     Ok(HttpResponse::Ok().json(row_view(&secrets, pipeline.as_deref(), &record)))
 }

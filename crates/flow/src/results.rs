@@ -76,8 +76,8 @@ pub enum Format {
 /// Streams a report, a page of rows at a time.
 ///
 /// # Errors
-/// [`FlowError::Erased`] when the batch was erased; when an engine fails. A failure behind the first page ends the
-/// stream with an error, so that a client does not take a part for the whole.
+/// [`FlowError::Erased`] when the batch was erased; when an engine fails. A failure behind the first page, or an erasure
+/// meanwhile, ends the stream with an error, so that a client does not take a part for the whole.
 pub async fn stream(
     engines: Engines,
     batch: Batch,
@@ -108,6 +108,8 @@ pub async fn stream(
             payload: true,
         };
         let rows = state.engines.store.rows(state.batch.seq, &filter).await?;
+        // Looked at behind the rows: an erasure is recorded before the first row is emptied.
+        refuse_erased(&state.engines, &state.batch).await?;
         state.done = rows.len() < PAGE as usize;
         let Some(last) = rows.last() else { return Ok(None) };
         state.after = last.number;
@@ -117,6 +119,15 @@ pub async fn stream(
         }
         Ok::<_, FlowError>(Some((Bytes::from(page), state)))
     }))
+}
+
+/// Whether rows that were read a moment ago were all still there.
+///
+/// # Errors
+/// [`FlowError::Erased`] when the batch was erased meanwhile; when the database fails.
+pub async fn refuse_erased(engines: &Engines, batch: &Batch) -> Result<(), FlowError> {
+    let now = engines.store.batches_by_seq(&[batch.seq]).await?.pop();
+    if now.is_some_and(|now| now.erased_at.is_none()) { Ok(()) } else { Err(FlowError::Erased) }
 }
 
 struct State {
