@@ -269,6 +269,66 @@ async fn redelivered(service: &Service, key: &str, receiver: &Receiver, what: &H
     }
 }
 
+/// An owner with forty receivers that hang, each with callbacks of several batches, makes nobody else's callbacks late: not
+/// even those of an owner at one of the same hosts.
+#[tokio::test]
+async fn an_owner_whose_receivers_hang_makes_nobody_late() {
+    let mut receivers = Vec::new();
+    for _ in 0..40 {
+        let receiver = Receiver::start().await;
+        receiver.answer_by(|heard| (if heard.path == "/good" { 204 } else { 0 }, String::new()));
+        receivers.push(receiver);
+    }
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    let (hanging, good) = (place.key(&sandbox, "hanging"), place.key(&sandbox, "good"));
+    let service = place.start(&sandbox, None);
+    let (hanging, good) = (Client::new(&service, &hanging), Client::new(&service, &good));
+    for receiver in &receivers {
+        for _ in 0..4 {
+            upload(&hanging, receiver, "/hang").await;
+        }
+    }
+    let under_way =
+        || receivers.iter().flat_map(Receiver::heard).filter(|heard| heard.path == "/hang").count();
+    let began = Instant::now();
+    while under_way() < 40 {
+        assert!(began.elapsed() < PATIENCE, "{} hang", under_way());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let shared = &receivers[0];
+    let id = upload(&good, shared, "/good").await;
+    good.finished(&id).await;
+    let began = Instant::now();
+    until(&good, &id, 3, |one| one["status"] == "delivered").await;
+    // A receiver that hangs is waited for twenty seconds.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+/// What an owner reads of a delivery that failed tells nothing about names inside: one that leads inside fails as one that
+/// nobody knows does.
+#[tokio::test]
+async fn names_inside_fail_as_unknown_ones_do() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("noop.yaml", NOOP)]);
+    place.set("PENSTOCK_ALLOW_PRIVATE_CALLBACKS", "false".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let inside = std::fs::read_to_string("/etc/hostname").expect("this machine has a name");
+    let mut said = Vec::new();
+    for name in [inside.trim(), "no-such-name.invalid"] {
+        let to = format!("{ROUTE}?callback_url=http://{name}/x");
+        let (status, batch) = client.upload(&to, "id\n1\n").await.expect("an answer");
+        assert_eq!(status, 202, "{name} is judged when it is resolved: {batch}");
+        let id = batch["id"].as_str().expect("an id").to_owned();
+        let all = until(&client, &id, 3, |one| one["last_error"].is_string()).await;
+        said.extend(all.iter().map(|one| one["last_error"].as_str().expect("a sentence").to_owned()));
+    }
+    said.dedup();
+    assert_eq!(said.len(), 1, "{said:?}");
+}
+
 /// Without being allowed to, nothing is sent to addresses of one's own network.
 #[tokio::test]
 async fn a_private_address_is_refused() {
@@ -287,6 +347,12 @@ async fn a_private_address_is_refused() {
         "http://0x7f000001/x",
         "http://u:p@receiver.example/x",
         "ftp://receiver.example/x",
+        "http://[fec0::1]/x",
+        "http://[100::1]/x",
+        "http://192.31.196.1/x",
+        "http://receiver..example/x",
+        "http://receiver.example:0/x",
+        &format!("http://receiver.example/{}", "x".repeat(2048)),
     ] {
         let (status, problem) =
             client.upload(&format!("{ROUTE}?callback_url={address}"), "id\n1\n").await.expect("an answer");

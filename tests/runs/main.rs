@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod bounds;
 mod callbacks;
 mod canary;
 mod crashes;
@@ -22,6 +23,7 @@ mod outage;
 mod quota;
 mod rotation;
 mod secrecy;
+mod surface;
 mod telemetry;
 mod upgrade;
 

@@ -197,7 +197,13 @@ pub async fn erase(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
-    let batch = control::erase(&state.engines, &batch, &caller.actor()).await?;
+    let (engines, actor) = (state.engines.clone(), caller.actor());
+    // An erasure that was begun is finished, also when its client hangs up meanwhile.
+    let erasing = tokio::spawn(async move { control::erase(&engines, &batch, &actor).await });
+    let batch = erasing.await.map_err(|error| {
+        tracing::error!(%error, "an erasure panicked");
+        Problem::internal()
+    })??;
     answer(&state, &batch).await
 }
 

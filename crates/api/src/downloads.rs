@@ -91,8 +91,7 @@ pub async fn create(
     let token = link
         .token(&state.engines.keyring.get())
         .map_err(|source| FlowError::Sealed { what: "a link", source })?;
-    let connection = request.connection_info();
-    let url = format!("{}://{}/v2/downloads/{token}", connection.scheme(), connection.host());
+    let url = format!("{}/v2/downloads/{token}", state.base);
     Ok(HttpResponse::Created().json(Download { url, expires_at }))
 }
 

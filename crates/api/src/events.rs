@@ -49,7 +49,6 @@ pub async fn stream(
     }
     let mut response = HttpResponse::Ok();
     response.content_type("text/event-stream");
-    response.insert_header((header::CACHE_CONTROL, "no-cache"));
     // Compression would hold events back until its buffer is full.
     response.insert_header((header::CONTENT_ENCODING, "identity"));
     if request.method() == Method::HEAD {

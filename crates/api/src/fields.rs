@@ -2,7 +2,7 @@
 
 use penstock_domain::ledger::Canary;
 use penstock_domain::pipeline::CanaryDefinition;
-use penstock_flow::callbacks::check_address;
+use penstock_flow::addresses::check_address;
 use penstock_flow::upload::UploadFields;
 use serde::Deserialize;
 use serde_json::Value;

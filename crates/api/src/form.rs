@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::body::{Deadline, SMALL_BYTES};
 use crate::fields::{self, RawFields};
-use crate::ingest::refusal;
+use crate::ingest::{finished, refusal};
 use crate::media;
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -50,7 +50,7 @@ pub async fn take(
         raw.checked(state)
     });
     match fields {
-        Ok(fields) => upload.finish(fields).await.map_err(refusal),
+        Ok(fields) => finished(upload.finish(fields)).await,
         Err(problem) => Err(upload.abandon().await.map_or(problem, refusal)),
     }
 }

@@ -77,7 +77,7 @@ pub async fn upload(
             while let Some(bytes) = deadline.next(&mut body).await? {
                 upload.push(&bytes).await.map_err(refusal)?;
             }
-            upload.finish(fields).await.map_err(refusal)?
+            finished(upload.finish(fields)).await?
         }
         Media::Json => {
             no_query(&request)?;
@@ -128,7 +128,22 @@ async fn from_json(
         )
     })?;
     let fields = raw.checked(state)?;
-    adopt(&state.engines, wanted, id, fields).await.map_err(refusal)
+    let engines = state.engines.clone();
+    finished(async move { adopt(&engines, wanted, id, fields).await }).await
+}
+
+/// Carries the last part of an upload to its end, also when its client hangs up meanwhile: a file whose batch is just being
+/// made is not left lying without one.
+pub(crate) async fn finished(
+    end: impl Future<Output = Result<Accepted, UploadError>> + Send + 'static,
+) -> Result<Accepted, Problem> {
+    match tokio::spawn(end).await {
+        Ok(ended) => ended.map_err(refusal),
+        Err(error) => {
+            tracing::error!(%error, "the end of an upload panicked");
+            Err(Problem::internal())
+        }
+    }
 }
 
 /// Words what a use case refused.

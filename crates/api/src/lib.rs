@@ -3,17 +3,19 @@
 //! [`ingest`] takes files (a [`form`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
 //! [`reports`] stream results, [`downloads`] give them to who has no key, [`events`] tell changes as they happen,
 //! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
-//! [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal.
+//! [`connections`] bounds what strangers cost before that, [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
 
 pub mod audit;
 pub mod auth;
 pub mod batches;
 pub mod body;
 pub mod callbacks;
+pub mod connections;
 pub mod downloads;
 pub mod events;
 pub mod fields;
 pub mod form;
+pub mod headers;
 pub mod health;
 pub mod ingest;
 pub mod media;
@@ -30,5 +32,5 @@ pub mod state;
 mod trace;
 mod wording;
 
-pub use server::serve;
+pub use server::start;
 pub use state::ApiState;

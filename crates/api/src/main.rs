@@ -2,10 +2,8 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use penstock_api::ApiState;
 use penstock_app::engines::choose;
 use penstock_app::startup::{Patience, await_engines};
 use penstock_app::telemetry::{self, LogStyle};
@@ -52,20 +50,7 @@ async fn run(mut settings: Settings) -> Result<(), StartError> {
     let stop = shutdown::on_signal();
     await_engines(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
     let sources = chosen.sources(None, Some(Arc::default()));
-    let state = ApiState {
-        engines: chosen.engines.clone(),
-        rows_per_owner: settings.rows_per_owner,
-        upload_time: Duration::from_secs(settings.upload_seconds),
-        upload_idle: Duration::from_secs(settings.upload_idle_seconds),
-        allow_private_callbacks: settings.allow_private_callbacks,
-        caller: Some(chosen.caller.clone()),
-        sources: sources.clone(),
-        lengths: penstock_api::reports::Lengths::default(),
-        signer: chosen.signer(),
-        stop: stop.clone(),
-    };
-    let (server, address) = penstock_api::serve(state, settings.bind)
-        .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.bind)))?;
+    let (server, address) = penstock_api::start(&chosen, &settings, sources.clone(), stop.clone())?;
     tracing::info!(%address, "the API listens");
     telemetry::send_metrics(sources, SERVICE, stop.clone());
     let handle = server.handle();

@@ -47,12 +47,7 @@ pub struct UploadPlace {
 /// Gives an address to which the client PUTs its file.
 #[utoipa::path(post, operation_id = "create_upload", path = "/v2/uploads", tag = "batches",
     responses((status = 201, description = "A place for a file", body = UploadPlace), refusals::Asked), security(("key" = [])))]
-pub async fn create(
-    caller: Caller,
-    state: web::Data<ApiState>,
-    _: NoQuery,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
+pub async fn create(caller: Caller, state: web::Data<ApiState>, _: NoQuery) -> Result<HttpResponse, Problem> {
     let now = state.engines.clock.now();
     let id = state.engines.chance.uuid(now);
     let key = upload_key(&caller.owner_name, id);
@@ -68,10 +63,7 @@ pub async fn create(
     state.engines.store.create_upload(&upload).await?;
     let (url, authorization) = match &state.signer {
         Some(signer) => (signer.sign(true, key.as_ref(), VALID).await.map_err(FlowError::from)?, false),
-        None => {
-            let connection = request.connection_info();
-            (format!("{}://{}/v2/uploads/{id}/content", connection.scheme(), connection.host()), true)
-        }
+        None => (format!("{}/v2/uploads/{id}/content", state.base), true),
     };
     Ok(HttpResponse::Created().json(UploadPlace {
         upload_id: id,
@@ -116,6 +108,17 @@ pub async fn put(
         }
         parts.push(&chunk).await?;
     }
-    parts.finish().await?;
+    finished(parts).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// Completes the file, also when its client hangs up meanwhile.
+async fn finished(parts: PartWriter) -> Result<(), Problem> {
+    match tokio::spawn(parts.finish()).await {
+        Ok(ended) => Ok(ended?),
+        Err(error) => {
+            tracing::error!(%error, "the end of a file panicked");
+            Err(Problem::internal())
+        }
+    }
 }

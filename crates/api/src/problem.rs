@@ -10,6 +10,9 @@ use penstock_store::StoreError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// Seconds after which somebody who was refused for now tries again.
+pub const RETRY_AFTER: u32 = 2;
+
 /// One error of a file, for the document: the domain knows of none.
 #[allow(dead_code, reason = "it describes `RowError`")]
 #[derive(ToSchema)]
@@ -89,6 +92,12 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
     }
 
+    /// Something is wrong here, and was logged.
+    pub fn internal() -> Self {
+        let detail = "something went wrong here; it was logged";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
     /// With a file's errors.
     #[must_use]
     pub fn with_errors(mut self, errors: Vec<RowError>, count: u64) -> Self {
@@ -112,7 +121,7 @@ impl ResponseError for Problem {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.status == 503 {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
         }
         response
     }
@@ -136,11 +145,7 @@ impl From<StoreError> for Problem {
             }
             error => {
                 tracing::error!(%error, "a request failed");
-                Self::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "internal",
-                    "something went wrong here; it was logged",
-                )
+                Self::internal()
             }
         }
     }
@@ -161,11 +166,7 @@ impl From<FlowError> for Problem {
             }
             error => {
                 tracing::error!(%error, "a request failed");
-                Self::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "internal",
-                    "something went wrong here; it was logged",
-                )
+                Self::internal()
             }
         }
     }

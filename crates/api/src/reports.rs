@@ -92,7 +92,6 @@ pub async fn send(
     let mut response = HttpResponse::Ok();
     response.content_type(content_type);
     response.insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")));
-    response.insert_header((header::CACHE_CONTROL, "private, no-cache"));
     if finished {
         response.insert_header(header::ETag(tag));
         response.insert_header((header::ACCEPT_RANGES, "bytes"));

@@ -1,18 +1,30 @@
 //! The server: routes, bounds and an orderly end.
 
+use std::future::ready;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Server;
+use actix_http::HttpServiceBuilder;
+use actix_http::error::DispatchError;
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
 pub use actix_web::dev::ServerHandle as Handle;
+use actix_web::dev::{AppConfig, Server};
 use actix_web::guard::{self, Guard};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::{Compress, from_fn};
-use actix_web::{App, HttpResponse, HttpServer, Resource, ResponseError as _, Route, web};
+use actix_web::{App, HttpResponse, Resource, ResponseError as _, Route, web};
+use penstock_app::{Chosen, Settings, StartError};
+use penstock_flow::metrics::Sources;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tracing_actix_web::TracingLogger;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::connections::stream::turn_away;
+use crate::connections::{Connections, Guarded, track};
+use crate::headers::secured;
 use crate::problem::Problem;
 use crate::state::ApiState;
 use crate::trace::Requests;
@@ -27,23 +39,54 @@ const WORKERS: usize = 2;
 /// Requests under way get so long after the process was asked to stop.
 const SHUTDOWN_SECONDS: u64 = 20;
 
+/// A client that was refused with a body under way has so long to take the answer.
+const DISCONNECT: Duration = Duration::from_secs(5);
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 2048;
+
+/// Starts the API over these services. The caller awaits the server, and stops it by its handle.
+///
+/// # Errors
+/// When the settings make no sense, or the address is taken.
+pub fn start(
+    chosen: &Chosen,
+    settings: &Settings,
+    sources: Sources,
+    stop: CancellationToken,
+) -> Result<(Server, SocketAddr), StartError> {
+    let state = ApiState::new(chosen, settings, sources, stop)?;
+    serve(state, settings.bind)
+        .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.bind)))
+}
+
 /// Binds and serves. The caller awaits the server, and stops it by its handle.
 ///
 /// # Errors
 /// When the address is taken.
-pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, SocketAddr)> {
+fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, SocketAddr)> {
     let routes: Vec<String> =
         state.engines.pipelines.iter().filter_map(|pipeline| pipeline.route.clone()).collect();
     let document = web::Data::new(openapi::with_routes(&routes));
+    let listener = listen(bind)?;
+    let address = listener.local_addr()?;
+    if state.base.is_empty() && !address.ip().is_unspecified() {
+        state.base = format!("http://{address}");
+    }
     let state = web::Data::new(state);
-    let server = HttpServer::new(move || {
+    let builder = Server::build().workers(WORKERS).shutdown_timeout(SHUTDOWN_SECONDS).disable_signals();
+    let stopping = builder.graceful_shutdown_signal();
+    let connections = state.connections.clone();
+    let server = builder.listen("penstock-api", listener, move || {
         let pipelines = state.engines.pipelines.clone();
         let mut app = App::new()
             .app_data(state.clone())
             .app_data(document.clone())
             .wrap(Compress::default())
             .wrap(from_fn(worded))
+            .wrap(from_fn(secured))
             .wrap(TracingLogger::<Requests>::new())
+            .wrap(from_fn(track))
             .service(read("/livez", web::to(health::livez)))
             .service(read("/readyz", web::to(health::readyz)))
             .service(read("/metrics", web::to(health::metrics)))
@@ -82,15 +125,53 @@ pub fn serve(state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             });
             app = app.service(post(&route, upload));
         }
-        app.default_service(web::to(nothing_here))
-    })
-    .workers(WORKERS)
-    .shutdown_timeout(SHUTDOWN_SECONDS)
-    .disable_signals()
-    .client_request_timeout(Duration::from_secs(15))
-    .bind(bind)?;
-    let address = server.addrs().first().copied().unwrap_or(bind);
+        let app = app.default_service(web::to(nothing_here));
+        let stopping = stopping.clone();
+        let http = HttpServiceBuilder::<Guarded, _, _, _>::default()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .local_addr(address)
+            // Heads have a deadline of ours, each of them.
+            .client_request_timeout(Duration::ZERO)
+            .client_disconnect_timeout(DISCONNECT)
+            // Who hangs up is not worked for any more.
+            .h1_allow_half_closed(false)
+            .on_connect_ext(|io: &Guarded, data| {
+                data.insert(io.connection());
+            })
+            .h1(map_config(
+                app.into_factory().map_err(|error: actix_web::Error| error.error_response()),
+                |_| AppConfig::default(),
+            ));
+        let connections = connections.clone();
+        fn_service(move |io: TcpStream| ready(admit(&connections, io))).and_then(http)
+    })?;
     Ok((server.run(), address))
+}
+
+/// A listening socket; connections wait in a long line while many come at once.
+fn listen(bind: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(bind), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&bind.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A place for a connection, or a word to who gets none.
+fn admit(
+    connections: &Arc<Connections>,
+    io: TcpStream,
+) -> Result<(Guarded, Option<SocketAddr>), DispatchError> {
+    let peer = io.peer_addr()?;
+    let Some(held) = connections.admit(peer.ip()) else {
+        tokio::task::spawn_local(turn_away(io, connections.clone()));
+        return Err(DispatchError::Io(std::io::ErrorKind::ConnectionRefused.into()));
+    };
+    let _ = io.set_nodelay(true);
+    Ok((Guarded::new(io, held), Some(peer)))
 }
 
 /// A resource that says which methods it has when it is asked for another (RFC 9110, 15.5.6).

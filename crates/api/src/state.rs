@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use penstock_app::{Chosen, Settings, StartError};
 use penstock_downstream::Caller;
 use penstock_flow::Engines;
 use penstock_flow::metrics::Sources;
 use penstock_flow::signing::UrlSigner;
 use tokio_util::sync::CancellationToken;
 
+use crate::connections::{Connections, Limits};
 use crate::reports::Lengths;
+
+/// How long a client that is being sent an answer may take no byte of it.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// The API's state. Cheap to clone.
 #[derive(Clone)]
@@ -30,8 +35,48 @@ pub struct ApiState {
     pub sources: Sources,
     /// How long reports are that were asked for in parts.
     pub lengths: Lengths,
+    /// What links begin with: where clients reach the API. Never what a request says of that.
+    pub base: String,
     /// Makes URLs to which a client can PUT a file, when the object store can.
     pub signer: Option<Arc<dyn UrlSigner>>,
+    /// The connections that are open.
+    pub connections: Arc<Connections>,
     /// Cancelled when the service stops: who listens to events is let go.
     pub stop: CancellationToken,
+}
+
+impl ApiState {
+    /// The state of an API over these services.
+    ///
+    /// # Errors
+    /// When the settings make no sense.
+    pub fn new(
+        chosen: &Chosen,
+        settings: &Settings,
+        sources: Sources,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let surface = &settings.surface;
+        let connections = Connections::new(Limits {
+            most: surface.connections(),
+            per_address: surface.per_address(),
+            head: surface.head(),
+            stalled: STALLED,
+            trusted: surface.trusted_proxies.clone(),
+        });
+        Ok(Self {
+            engines: chosen.engines.clone(),
+            rows_per_owner: settings.rows_per_owner,
+            upload_time: Duration::from_secs(settings.upload_seconds),
+            upload_idle: Duration::from_secs(settings.upload_idle_seconds),
+            allow_private_callbacks: settings.allow_private_callbacks,
+            caller: Some(chosen.caller.clone()),
+            sources,
+            lengths: Lengths::default(),
+            base: surface.public_base()?.unwrap_or_default(),
+            signer: chosen.signer(),
+            connections,
+            stop,
+        })
+    }
 }

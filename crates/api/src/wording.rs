@@ -9,6 +9,7 @@ use actix_web::http::header::{self, HeaderName};
 use actix_web::middleware::Next;
 use actix_web::{HttpResponse, ResponseError as _};
 
+use crate::headers::{self, Kind};
 use crate::problem::Problem;
 
 /// Headers that belong to a body, and go with the one that is replaced.
@@ -23,7 +24,8 @@ pub async fn worded(
     let response = match next.call(request).await {
         Ok(response) => response.map_into_boxed_body(),
         Err(error) => {
-            let response = of(error.as_response_error().status_code()).error_response();
+            let mut response = of(error.as_response_error().status_code()).error_response();
+            headers::set(response.headers_mut(), Kind::Owned);
             return Err(InternalError::from_response(error, response).into());
         }
     };

@@ -4,14 +4,17 @@ use std::path::Path;
 
 use penstock_domain::alert::AlertRules;
 use penstock_domain::pipeline::{Catalog, DefinitionError, Pipeline, utf8};
+use penstock_flow::addresses::check_hook;
 
 use crate::{Role, StartError, Variables};
 
-/// What `main` does before anything else: memory is bounded before there are threads, no dump shows what was in it, and ring
-/// becomes the provider of TLS, without which clients of HTTP and S3 cannot be built.
+/// What `main` does before anything else: memory is bounded before there are threads, no dump shows what was in it, as many
+/// files may be open as the system allows, and ring becomes the provider of TLS, without which clients of HTTP and S3 cannot be
+/// built.
 pub fn prepare() {
     penstock_memory::bound_arenas();
     forbid_dumps();
+    crate::surface::raise_open_files();
     // An error means that somebody installed one before, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
@@ -84,11 +87,21 @@ pub fn alert_rules(settings: &crate::Settings) -> Result<Option<AlertRules>, Sta
     let name = file.display().to_string();
     let bytes = std::fs::read(file)
         .map_err(|error| StartError::new(format!("PENSTOCK_ALERTS: cannot read {name}: {error}")))?;
-    utf8(&name, &bytes)
+    let rules = utf8(&name, &bytes)
         .map_err(|error| vec![error])
         .and_then(|text| AlertRules::load(&name, text, &|name| variables.lookup(name)))
-        .map(Some)
-        .map_err(|errors| StartError::new(listed(&errors)))
+        .map_err(|errors| StartError::new(listed(&errors)))?;
+    for receiver in &rules.receivers {
+        // The address itself stays out of the text: Slack's are secrets.
+        check_hook(&receiver.url).map_err(|_| {
+            let receiver = &receiver.name;
+            StartError::new(format!(
+                "{name}: the url of the receiver `{receiver}` is not one that can be delivered to: an http or https \
+                 address, and no multicast, documentation or reserved range"
+            ))
+        })?;
+    }
+    Ok(Some(rules))
 }
 
 /// The pipelines that the settings name, as far as a program of that role needs them.

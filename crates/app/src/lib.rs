@@ -15,6 +15,7 @@ pub mod settings;
 pub mod shutdown;
 pub mod signing;
 pub mod startup;
+pub mod surface;
 pub mod telemetry;
 pub mod variables;
 mod waiting_room;

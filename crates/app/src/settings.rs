@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::surface::Surface;
 use crate::{StartError, variables};
 
 /// Settings that every program takes.
@@ -77,6 +78,9 @@ pub struct Settings {
     /// Deliver callbacks to private and local addresses too
     #[arg(long, env = "PENSTOCK_ALLOW_PRIVATE_CALLBACKS", default_value_t = false, global = true)]
     pub allow_private_callbacks: bool,
+    /// What strangers and clients meet
+    #[command(flatten)]
+    pub surface: Surface,
     /// Connections to PostgreSQL
     #[arg(long, env = "PENSTOCK_DATABASE_CONNECTIONS", default_value_t = 16, global = true)]
     pub database_connections: u32,
@@ -160,6 +164,7 @@ impl Settings {
                 "PENSTOCK_CONCURRENCY is 0, so no row would ever run: set it to 1 or more.",
             ));
         }
+        self.surface.check()?;
         if Duration::from_secs(self.lost_after_seconds) < lease {
             return Err(StartError::misuse(format!(
                 "PENSTOCK_LOST_AFTER_SECONDS is {}, shorter than a lease ({} seconds): rows would be released again \

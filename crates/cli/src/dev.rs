@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_api::ApiState;
 use penstock_api::server::Handle;
 use penstock_app::engines::choose;
 use penstock_app::startup::{Patience, await_engines};
@@ -54,20 +53,7 @@ pub async fn start(
     let worker = penstock_worker::start(&chosen, settings, &stop)?;
     let sources = chosen.sources(Some(worker.worker.figures().clone()), Some(Arc::default()));
     penstock_app::telemetry::send_metrics(sources.clone(), "penstock", stop.clone());
-    let state = ApiState {
-        engines: engines.clone(),
-        rows_per_owner: settings.rows_per_owner,
-        upload_time: Duration::from_secs(settings.upload_seconds),
-        upload_idle: Duration::from_secs(settings.upload_idle_seconds),
-        allow_private_callbacks: settings.allow_private_callbacks,
-        caller: Some(chosen.caller.clone()),
-        sources,
-        lengths: penstock_api::reports::Lengths::default(),
-        signer: chosen.signer(),
-        stop: stop.clone(),
-    };
-    let (server, address) = penstock_api::serve(state, settings.bind)
-        .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.bind)))?;
+    let (server, address) = penstock_api::start(&chosen, settings, sources, stop.clone())?;
     let handle = server.handle();
     let server = tokio::spawn(server);
     let policy = chosen.dispatch_policy(settings);

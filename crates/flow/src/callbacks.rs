@@ -3,7 +3,6 @@
 //!
 //! A callback that fails changes nothing about its batch and holds up no row.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,13 +13,12 @@ use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Delivery};
 use penstock_store::owners::CallbackSecrets;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
-use url::{Host, Url};
 
+use crate::addresses::{PublicOnly, check_address};
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::pace::Pace;
@@ -47,10 +45,14 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const LEASE: Duration = Duration::from_secs(60);
 
 /// Deliveries under way in one worker.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 128;
 
-/// Deliveries to one receiver under way in all workers: one that hangs holds up its own callbacks and nobody else's.
+/// Deliveries to one owner's receiver under way in all workers: one that hangs holds up its own callbacks and nobody else's.
 const PER_RECEIVER: u32 = 4;
+
+/// An owner holds at most this share of the slots that are free, so that the next owner always finds some of the rest
+/// (dynamic thresholds, as for rows in `process/slots.rs`).
+const OWNERS_SHARE_OF_FREE: u32 = 2;
 
 /// How often the outbox is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -63,97 +65,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// After a rotation the previous secret signs beside the new one for so long.
 pub const ROTATION_OVERLAP: Duration = Duration::from_secs(24 * 3600);
-
-/// Why a callback address is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum AddressError {
-    /// Not an http or https URL.
-    #[error("a callback address is an absolute http or https URL")]
-    NotHttp,
-    /// User and password in it.
-    #[error("a callback address carries no user name or password")]
-    Credentials,
-    /// It names a private address.
-    #[error("a callback address is not in a private or local range")]
-    Private,
-}
-
-/// Checks a callback address as far as that goes without DNS; names are checked again whenever they are resolved.
-///
-/// # Errors
-/// When it is not http(s), carries credentials, or is a private address while those are refused.
-pub fn check_address(address: &str, allow_private: bool) -> Result<Url, AddressError> {
-    let url = Url::parse(address).map_err(|_| AddressError::NotHttp)?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(AddressError::NotHttp);
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(AddressError::Credentials);
-    }
-    let private = match url.host() {
-        None => return Err(AddressError::NotHttp),
-        Some(Host::Ipv4(ip)) => is_private(IpAddr::V4(ip)),
-        Some(Host::Ipv6(ip)) => is_private(IpAddr::V6(ip)),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-    };
-    if private && !allow_private { Err(AddressError::Private) } else { Ok(url) }
-}
-
-/// Whether an address is not one of the public internet: RFC 6890's special-purpose ranges.
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_unspecified()
-                || ip.is_broadcast()
-                || ip.is_multicast()
-                || ip.is_documentation()
-                || a == 0
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 192 && b == 0 && c == 0)
-                || (a == 192 && b == 88 && c == 99)
-                || (a == 198 && (18..20).contains(&b))
-                || a >= 240
-        }
-        IpAddr::V6(ip) => {
-            if let Some(mapped) = ip.to_ipv4_mapped() {
-                return is_private(IpAddr::V4(mapped));
-            }
-            let [first, second, ..] = ip.segments();
-            // Compatible addresses (::a.b.c.d) are long out of use, and lead where their last half says.
-            (first == 0 && second == 0)
-                || ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_multicast()
-                || (first & 0xfe00) == 0xfc00
-                || (first & 0xffc0) == 0xfe80
-                || first == 0x0064
-                || (first == 0x2001 && (second < 0x0200 || second == 0x0db8))
-                || first == 0x2002
-                || (first & 0xfff0) == 0x3ff0
-                || first == 0x5f00
-        }
-    }
-}
-
-/// Resolves names as the system does and leaves private addresses out, so that no name leads into the cluster.
-struct PublicOnly;
-
-impl Resolve for PublicOnly {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = found.filter(|address| !is_private(address.ip())).collect();
-            if public.is_empty() {
-                return Err("the name leads to a private address".into());
-            }
-            Ok(Box::new(public.into_iter()) as Addrs)
-        })
-    }
-}
 
 /// Delivers callbacks.
 pub struct Deliverer {
@@ -218,7 +129,14 @@ impl Deliverer {
         let now = self.engines.clock.now();
         let token = self.engines.chance.lease_token();
         let limit = u32::try_from(free).unwrap_or(u32::MAX);
-        let lease = CallbackLease { token, now, until: now + LEASE, limit, per_receiver: PER_RECEIVER };
+        let lease = CallbackLease {
+            token,
+            now,
+            until: now + LEASE,
+            limit,
+            per_receiver: PER_RECEIVER,
+            per_owner: (limit / OWNERS_SHARE_OF_FREE).max(1),
+        };
         let due = if limit == 0 { Vec::new() } else { self.engines.store.lease_callbacks(&lease).await? };
         Ok((token, due))
     }
@@ -464,64 +382,5 @@ pub async fn reseal_secrets(
 fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "a delivery panicked: please report it; it is tried again");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn special_purpose_addresses_are_refused_however_they_are_written() {
-        for private in [
-            "http://localhost/x",
-            "http://a.localhost",
-            "http://127.0.0.1",
-            "http://127.1",
-            "http://0x7f000001",
-            "http://2130706433",
-            "http://10.1.2.3",
-            "http://172.16.0.1",
-            "http://192.168.1.1",
-            "http://169.254.169.254/latest",
-            "http://100.64.0.1",
-            "http://0.0.0.0",
-            "http://192.0.0.8",
-            "http://192.88.99.1",
-            "http://198.18.0.1",
-            "http://203.0.113.9",
-            "http://224.0.0.1",
-            "http://240.0.0.1",
-            "http://255.255.255.255",
-            "http://[::1]",
-            "http://[::]",
-            "http://[::127.0.0.1]",
-            "http://[::ffff:10.0.0.1]",
-            "http://[64:ff9b::a00:1]",
-            "http://[fc00::1]",
-            "http://[fd00:ec2::254]",
-            "http://[fe80::1]",
-            "http://[ff02::1]",
-            "http://[2001:0::1]",
-            "http://[2001:db8::1]",
-            "http://[2002:a00:1::]",
-        ] {
-            assert!(matches!(check_address(private, false), Err(AddressError::Private)), "{private}");
-            assert!(check_address(private, true).is_ok(), "{private}: a setting allows it");
-        }
-        for public in ["https://hooks.example/x", "http://93.184.216.34:8080", "https://[2606:2800:220::1]/"]
-        {
-            check_address(public, false).expect(public);
-        }
-        for neither in ["ftp://a.example", "hooks.example/x", "", "https://"] {
-            assert!(matches!(check_address(neither, false), Err(AddressError::NotHttp)), "{neither}");
-        }
-        assert!(matches!(check_address("https://me:pw@a.example", false), Err(AddressError::Credentials)));
-    }
-
-    #[tokio::test]
-    async fn a_name_that_leads_inside_is_not_called() {
-        let found = PublicOnly.resolve("localhost".parse().expect("a name")).await;
-        assert!(found.is_err());
     }
 }

@@ -1,11 +1,13 @@
 //! The use cases, in the order in which a row meets them: [`upload`] (or [`adopt`]) with its [`file`](mod@file),
 //! [`extract`] with its [`reader`](mod@reader), [`dispatch`], [`process`], [`settle`], then what people ask for:
-//! [`view`], [`results`] with their [`links`], [`control`], [`callbacks`].
+//! [`view`], [`results`] with their [`links`], [`control`], [`callbacks`] to their [`addresses`].
 //!
 //! Nothing here knows which engines were chosen; they come in as [`engines::Engines`].
 
+pub mod addresses;
 pub mod adopt;
 pub mod alerts;
+pub mod budget;
 pub mod callbacks;
 pub mod control;
 pub use penstock_store::crash;

@@ -46,6 +46,7 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     outbox::each_event_of_a_run_is_said_once(&store).await;
     outbox::a_delay_is_said_once_in_a_run(&store).await;
     outbox::receivers_take_turns(&store).await;
+    outbox::owners_take_turns_at_deliveries(&store).await;
     outbox::nothing_comes_behind_the_end(&store).await;
     outbox::an_address_that_is_gone_gets_nothing_more(&store).await;
     outbox::a_callback_is_delivered_under_one_lease(&store).await;

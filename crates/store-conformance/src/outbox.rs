@@ -74,7 +74,7 @@ async fn leased(
     per_receiver: u32,
     of: &[BatchSeq],
 ) -> Vec<Callback> {
-    let lease = CallbackLease { token, now, until: now + LEASE, limit: 1000, per_receiver };
+    let lease = CallbackLease { token, now, until: now + LEASE, limit: 1000, per_receiver, per_owner: 1000 };
     let mut all = store.lease_callbacks(&lease).await.unwrap();
     all.retain(|callback| of.contains(&callback.seq));
     all
@@ -114,7 +114,11 @@ pub async fn receivers_take_turns(store: &Arc<dyn Store>) {
     let hanging = to(store, "hangs").await;
     let mut seqs = Vec::new();
     for _ in 0..20 {
-        let more = NewBatch { callback_url: hanging.callback_url.clone(), ..new_batch(store, 1).await };
+        let more = NewBatch {
+            callback_url: hanging.callback_url.clone(),
+            owner: hanging.owner,
+            ..new_batch(store, 1).await
+        };
         seqs.push(create(store, &more).await.seq);
     }
     let first = token();
@@ -133,6 +137,41 @@ pub async fn receivers_take_turns(store: &Arc<dyn Store>) {
     let much_later = later + LEASE + LEASE;
     let next = leased(store, token(), much_later, 1, &seqs).await;
     assert!(next.iter().all(|one| one.seq == good.seq || one.attempts == 0), "{next:?}");
+}
+
+/// An owner whose forty receivers hang leaves the others their slots, even others who share its receivers' hosts; those
+/// that wait take turns, owner by owner.
+pub async fn owners_take_turns_at_deliveries(store: &Arc<dyn Store>) {
+    let hanging = new_batch(store, 1).await;
+    let (mut seqs, mut shared) = (Vec::new(), None);
+    for _ in 0..40 {
+        let more = NewBatch { owner: hanging.owner, ..to(store, "many").await };
+        shared = more.callback_url.clone();
+        seqs.push(create(store, &more).await.seq);
+    }
+    let at = |limit| CallbackLease {
+        token: token(),
+        now: START,
+        until: START + LEASE,
+        limit,
+        per_receiver: 4,
+        per_owner: 10,
+    };
+    let of = |due: Vec<Callback>, seqs: &[BatchSeq]| due.iter().filter(|one| seqs.contains(&one.seq)).count();
+    let first = store.lease_callbacks(&at(1000)).await.unwrap();
+    assert_eq!(of(first, &seqs), 10, "so many of one owner");
+    assert_eq!(of(store.lease_callbacks(&at(1000)).await.unwrap(), &seqs), 0, "whoever delivers them");
+    let good = create(store, &NewBatch { callback_url: shared, ..new_batch(store, 1).await }).await;
+    assert_eq!(
+        of(store.lease_callbacks(&at(1000)).await.unwrap(), &[good.seq]),
+        1,
+        "another owner at a host of theirs"
+    );
+    // When all leases have run out, two slots are for two owners.
+    let later = START + LEASE + LEASE;
+    let lease = CallbackLease { now: later, until: later + LEASE, ..at(2) };
+    let due = store.lease_callbacks(&lease).await.unwrap();
+    assert!(due.len() == 2 && due[0].owner != due[1].owner, "{due:?}");
 }
 
 /// `batch.progress` that was refused does not come behind `batch.finished`, and what is under way is waited for.

@@ -63,16 +63,21 @@ impl Callbacks for PostgresStore {
         .await
         .map_err(store_error(NAME))?;
         let rows = sqlx::query(
-            "/* penstock:lease_callbacks */ WITH due AS (SELECT DISTINCT coalesce(receiver, url) AS receiver \
-             FROM callbacks WHERE status = 0 AND next_at <= $2), picked AS (SELECT c.id FROM due CROSS JOIN LATERAL \
-             (SELECT c.id, c.attempts, c.next_at FROM callbacks c WHERE c.status = 0 \
+            "/* penstock:lease_callbacks */ WITH due AS (SELECT DISTINCT owner, coalesce(receiver, url) AS receiver \
+             FROM callbacks WHERE status = 0 AND next_at <= $2), \
+             under_way AS (SELECT owner, coalesce(receiver, url) AS receiver, count(*) AS n FROM callbacks \
+             WHERE status = 0 AND lease_until >= $2 GROUP BY 1, 2), \
+             ranked AS (SELECT c.*, row_number() OVER (PARTITION BY due.owner ORDER BY c.attempts > 0, c.next_at, c.position) \
+              + coalesce((SELECT sum(o.n) FROM under_way o WHERE o.owner = due.owner), 0) AS of_owner FROM due CROSS JOIN LATERAL \
+             (SELECT c.id, c.attempts, c.next_at, c.position FROM callbacks c WHERE c.status = 0 AND c.owner = due.owner \
               AND coalesce(c.receiver, c.url) = due.receiver AND c.next_at <= $2 \
               AND (c.lease_until IS NULL OR c.lease_until < $2) AND NOT EXISTS (SELECT 1 FROM callbacks e \
               WHERE e.batch = c.batch AND e.status = 0 AND (e.attempts = 0 OR e.lease_until >= $2) \
               AND (e.position, e.created_at, e.id) < (c.position, c.created_at, c.id)) \
-              ORDER BY c.attempts > 0, c.next_at, c.position LIMIT greatest(0, $5 - (SELECT count(*) FROM callbacks l \
-              WHERE l.status = 0 AND coalesce(l.receiver, l.url) = due.receiver AND l.lease_until >= $2))) c \
-             ORDER BY c.attempts > 0, c.next_at LIMIT $4) \
+              ORDER BY c.attempts > 0, c.next_at, c.position LIMIT greatest(0, $5 - coalesce((SELECT u.n FROM under_way u \
+              WHERE u.owner = due.owner AND u.receiver = due.receiver), 0))) c), \
+             picked AS (SELECT id FROM ranked WHERE of_owner <= $6 \
+             ORDER BY of_owner, attempts > 0, next_at, position LIMIT $4) \
              UPDATE callbacks SET lease_token = $1, lease_until = $3 WHERE id IN (SELECT id FROM picked) \
              AND status = 0 AND (lease_until IS NULL OR lease_until < $2) \
              RETURNING id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
@@ -83,6 +88,7 @@ impl Callbacks for PostgresStore {
         .bind(lease.until.millis())
         .bind(i64::from(lease.limit))
         .bind(i64::from(lease.per_receiver))
+        .bind(i64::from(lease.per_owner))
         .fetch_all(&self.pool)
         .await
         .map_err(store_error(NAME))?;

@@ -63,17 +63,19 @@ impl Callbacks for SqliteStore {
         .await
         .map_err(store_error(NAME))?;
         let rows = sqlx::query(
-            "/* penstock:lease_callbacks */ WITH ranked AS (SELECT c.id, c.attempts, c.next_at, c.position, \
-             coalesce(c.receiver, c.url) AS receiver, row_number() OVER (PARTITION BY coalesce(c.receiver, c.url) \
-             ORDER BY c.attempts > 0, c.next_at, c.position) AS turn FROM callbacks c WHERE c.status = 0 \
+            "/* penstock:lease_callbacks */ WITH due AS (SELECT c.id, c.owner, c.attempts, c.next_at, c.position, \
+             coalesce(c.receiver, c.url) AS receiver, row_number() OVER (PARTITION BY c.owner, coalesce(c.receiver, c.url) \
+             ORDER BY c.attempts > 0, c.next_at, c.position) AS place FROM callbacks c WHERE c.status = 0 \
              AND c.next_at <= ?2 AND (c.lease_until IS NULL OR c.lease_until < ?2) AND NOT EXISTS (SELECT 1 FROM callbacks e \
              WHERE e.batch = c.batch AND e.status = 0 AND (e.attempts = 0 OR e.lease_until >= ?2) \
              AND (e.position, e.created_at, e.id) < (c.position, c.created_at, c.id))), \
-             under_way AS (SELECT coalesce(receiver, url) AS receiver, count(*) AS n FROM callbacks \
-             WHERE status = 0 AND lease_until >= ?2 GROUP BY 1) \
-             UPDATE callbacks SET lease_token = ?1, lease_until = ?3 WHERE id IN (SELECT r.id FROM ranked r \
-             LEFT JOIN under_way u ON u.receiver = r.receiver WHERE r.turn <= ?5 - coalesce(u.n, 0) \
-             ORDER BY r.attempts > 0, r.next_at, r.position LIMIT ?4) \
+             under_way AS (SELECT owner, coalesce(receiver, url) AS receiver, count(*) AS n FROM callbacks \
+             WHERE status = 0 AND lease_until >= ?2 GROUP BY 1, 2), \
+             ranked AS (SELECT d.*, row_number() OVER (PARTITION BY d.owner ORDER BY d.attempts > 0, d.next_at, d.position) \
+             + coalesce((SELECT sum(o.n) FROM under_way o WHERE o.owner = d.owner), 0) AS of_owner FROM due d \
+             LEFT JOIN under_way u ON u.owner = d.owner AND u.receiver = d.receiver WHERE d.place <= ?5 - coalesce(u.n, 0)) \
+             UPDATE callbacks SET lease_token = ?1, lease_until = ?3 WHERE id IN (SELECT id FROM ranked \
+             WHERE of_owner <= ?6 ORDER BY of_owner, attempts > 0, next_at, position LIMIT ?4) \
              RETURNING id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
              (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id",
         )
@@ -82,6 +84,7 @@ impl Callbacks for SqliteStore {
         .bind(lease.until.millis())
         .bind(i64::from(lease.limit))
         .bind(i64::from(lease.per_receiver))
+        .bind(i64::from(lease.per_owner))
         .fetch_all(&self.writer)
         .await
         .map_err(store_error(NAME))?;

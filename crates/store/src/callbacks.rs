@@ -111,8 +111,10 @@ pub struct CallbackLease {
     pub until: Timestamp,
     /// At most so many.
     pub limit: u32,
-    /// At most so many of one receiver, with those that are under way already, whoever delivers them.
+    /// At most so many of one owner's receiver, with those that are under way already, whoever delivers them.
     pub per_receiver: u32,
+    /// At most that many of one owner, with those that are under way already, whoever delivers them.
+    pub per_owner: u32,
 }
 
 /// The receiver behind a callback's address: the address up to its path.
@@ -125,7 +127,7 @@ pub fn receiver_of(url: &str) -> &str {
 /// The outbox.
 #[async_trait]
 pub trait Callbacks: Send + Sync {
-    /// Takes callbacks that are due. Receivers take turns, first tries go before repeated ones, and of one batch what
+    /// Takes callbacks that are due. Owners take turns, and so do the receivers of each; first tries go before repeated ones, and of one batch what
     /// happened first goes first. `batch.progress` of a run that has ended is dropped: nothing comes behind `batch.finished`.
     async fn lease_callbacks(&self, lease: &CallbackLease) -> StoreResult<Vec<Callback>>;
     /// Writes down what came of a delivery; false when the lease was lost. An address that is disabled gets nothing more, of
