@@ -227,8 +227,8 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Commits a chunk. When the database takes it not, it is halved, down to the one row that is at fault: that one
-/// becomes a failed row, and nothing else does.
+/// Commits a chunk. When the database refuses its data, it is halved, down to the one row that is refused: that one becomes
+/// a failed row, and nothing else does. Any other error stops the extraction at its checkpoint.
 async fn commit(
     engines: &Engines,
     policy: &ExtractPolicy,
@@ -245,17 +245,25 @@ async fn commit(
         let to = if last == chunk.rows.len() { chunk.end } else { chunk.positions[last - 1] };
         match engines.store.commit_chunk(lease, &chunk.rows[first..last], at, to, now).await {
             Ok(()) => at = to,
-            Err(StoreError::Refused { transaction, source }) if last - first > 1 => {
+            Err(StoreError::InvalidData { transaction, source }) if last - first > 1 => {
                 tracing::warn!(transaction, %source, rows = last - first, "a chunk was refused and is halved");
                 let middle = first + (last - first) / 2;
                 parts.push((middle, last));
                 parts.push((first, middle));
             }
-            Err(StoreError::Refused { source, .. }) => {
+            Err(StoreError::InvalidData { source, .. }) => {
                 let row = &chunk.rows[first];
                 tracing::warn!(row = row.number, %source, "a row cannot be stored and is failed");
-                let rejected = rejected_row(secrets, row);
-                engines.store.commit_chunk(lease, std::slice::from_ref(&rejected), at, to, now).await?;
+                let mut rejected = rejected_row(secrets, row);
+                let kept =
+                    engines.store.commit_chunk(lease, std::slice::from_ref(&rejected), at, to, now).await;
+                if matches!(kept, Err(StoreError::InvalidData { .. })) {
+                    // It is the record itself that is refused: the stored file still has it.
+                    rejected.payload = secrets.seal(Place::Payload(row.number), b"");
+                    engines.store.commit_chunk(lease, std::slice::from_ref(&rejected), at, to, now).await?;
+                } else {
+                    kept?;
+                }
                 at = to;
             }
             Err(error) => return Err(error.into()),
@@ -264,7 +272,7 @@ async fn commit(
     Ok(())
 }
 
-/// The row without what the database did not take.
+/// The row, failed. Its record is kept.
 fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
     let error = penstock_domain::row::RowError {
         code: "not_stored".into(),
@@ -277,7 +285,7 @@ fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
     NewRow {
         number: row.number,
         line: row.line,
-        payload: secrets.seal(Place::Payload(row.number), b""),
+        payload: row.payload.clone(),
         rejected: Some((error.code.clone(), secrets.seal_json(Place::Error(row.number), &error))),
     }
 }

@@ -134,12 +134,12 @@ async fn write(
     let report = loop {
         match engines.store.settle(&group, engines.clock.now()).await {
             Ok(report) => break Some(report),
-            Err(error) if error.is_transient() && began.elapsed() < give_up_after => {
+            Err(error) if error.is_the_databases() && began.elapsed() < give_up_after => {
                 tracing::warn!(%error, rows = group.len(), "a settlement waits for the database");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
-            Err(error) if group.len() > 1 && !error.is_transient() => {
+            Err(error) if group.len() > 1 && !error.is_the_databases() => {
                 tracing::warn!(%error, rows = group.len(), "a group was refused; its rows are settled one by one");
                 for (settlement, about) in group.iter().zip(&about) {
                     single(engines, figures, settlement, about).await;

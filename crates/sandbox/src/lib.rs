@@ -6,6 +6,7 @@
 
 pub mod faults;
 pub mod limits;
+pub mod proxy;
 pub mod record;
 mod server;
 

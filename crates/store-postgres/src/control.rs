@@ -66,7 +66,7 @@ impl Control for PostgresStore {
         now: Timestamp,
     ) -> StoreResult<(Batch, u32)> {
         const NAME: &str = "retry";
-        let mut tx = self.write(NAME).await?;
+        let mut tx = self.long(NAME).await?;
         let mut batch =
             ledgers::read(&mut tx, seq, NAME).await?.ok_or(StoreError::NotFound { what: "this batch" })?;
         if batch.erased_at.is_some() {

@@ -15,12 +15,12 @@ use penstock_store::dispatch::{
 };
 use penstock_store::settling::Moved;
 use penstock_store::{StoreError, StoreResult, overdrawn};
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row as _};
 
 use crate::convert::{Columns, int};
 use crate::error::{inconsistent, store_error};
-use crate::{Connection, PostgresStore, commit, ledgers};
+use crate::{Connection, PostgresStore, commit, ledgers, run_lock};
 
 /// Of a stale row: whether it ends, because nobody can tell whether the call that was noted of it had its effect.
 const ENDS: &str = "s.status = 2 AND s.asked IS NOT NULL";
@@ -36,14 +36,6 @@ const RUNNING: &str = "o.name AS owner_name, b.served_at AS served_at, o.served_
 
 /// Runs are remembered for so long.
 const RUNS_KEPT_MS: i64 = 31 * 24 * 3600 * 1000;
-
-/// A session's advisory lock lives as long as its connection, which is this lock's own.
-struct DispatchLock(#[allow(dead_code, reason = "closing the connection frees the lock")] PgConnection);
-
-impl RunLock for DispatchLock {}
-
-/// The number of the dispatcher's lock: any that nobody else uses in this database.
-const LOCK: i64 = 0x7065_6e73_746f_636b;
 
 /// What a sweep looks for.
 #[derive(Clone, Copy)]
@@ -167,15 +159,16 @@ impl PostgresStore {
 
     /// Queued rows of cancelled batches stay as they are, and are looked at only once.
     async fn forget_cancelled(&self, now: Timestamp) -> StoreResult<()> {
+        let mut tx = self.long("sweep").await?;
         sqlx::query(
             "/* penstock:sweep */ UPDATE row_state AS s SET queued_until = NULL FROM batches b \
              WHERE s.status = 1 AND s.queued_until < $1 AND b.seq = s.batch AND b.cancelled_at IS NOT NULL",
         )
         .bind(now.millis())
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await
         .map_err(store_error("sweep"))?;
-        Ok(())
+        commit(tx, "sweep").await
     }
 
     async fn sweep_finishes(&self, now: Timestamp) -> StoreResult<u32> {
@@ -244,13 +237,7 @@ impl PostgresStore {
 #[async_trait]
 impl Dispatch for PostgresStore {
     async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>> {
-        let mut connection = self.pool.acquire().await.map_err(store_error("lock_run"))?.detach();
-        let locked: bool = sqlx::query_scalar("/* penstock:lock_run */ SELECT pg_try_advisory_lock($1)")
-            .bind(LOCK)
-            .fetch_one(&mut connection)
-            .await
-            .map_err(store_error("lock_run"))?;
-        Ok(locked.then(|| Box::new(DispatchLock(connection)) as Box<dyn RunLock>))
+        run_lock::acquire(&self.pool).await.map_err(store_error("lock_run"))
     }
 
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept> {
@@ -352,7 +339,7 @@ impl Dispatch for PostgresStore {
         lost_after: Timestamp,
     ) -> StoreResult<Vec<Released>> {
         const NAME: &str = "release";
-        let mut tx = self.write(NAME).await?;
+        let mut tx = self.long(NAME).await?;
         let mut wanted: BTreeMap<BatchSeq, u32> = takes.iter().map(|take| (take.batch, take.rows)).collect();
         let mut batches = ledgers::read_all(&mut tx, &wanted.keys().copied().collect(), NAME).await?;
         batches.retain(|moved| moved.batch.ledger.claimable());

@@ -1,6 +1,7 @@
 //! Extraction: the lease, chunks with their checkpoint, and the end.
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
@@ -8,6 +9,7 @@ use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::decode::Columns as _;
 use penstock_store::extraction::{Extraction, ExtractionLease, Leased, NewRow};
 use penstock_store::{StoreError, StoreResult};
+use sqlx::PgConnection;
 
 use crate::convert::{Columns, int};
 use crate::error::store_error;
@@ -137,7 +139,9 @@ impl Extraction for PostgresStore {
         if done.rows_affected() != 1 {
             return Err(StoreError::LeaseLost);
         }
-        copy_rows(&mut tx, lease.batch.0, rows).await.map_err(store_error(NAME))?;
+        tx.within_limit(|connection| copy_rows(connection, lease.batch.0, rows).boxed())
+            .await
+            .map_err(store_error(NAME))?;
         let rejected: Vec<&NewRow> = rows.iter().filter(|row| row.rejected.is_some()).collect();
         if !rejected.is_empty() {
             reject(&mut tx, lease, &rejected, now, NAME).await?;
@@ -199,8 +203,8 @@ impl Extraction for PostgresStore {
 }
 
 /// A chunk by COPY, in bounded pieces.
-async fn copy_rows(tx: &mut Connection, batch: i64, rows: &[NewRow]) -> Result<(), sqlx::Error> {
-    let mut sink = tx
+async fn copy_rows(connection: &mut PgConnection, batch: i64, rows: &[NewRow]) -> Result<(), sqlx::Error> {
+    let mut sink = connection
         .copy_in_raw("COPY row_data (batch, number, line, payload) FROM STDIN WITH (FORMAT binary)")
         .await?;
     let mut piece = Vec::with_capacity(copy::PIECE + 1024);

@@ -1,4 +1,4 @@
-//! Penstock's database for a cluster: PostgreSQL 14 and later, READ COMMITTED throughout.
+//! Penstock's database for a cluster: PostgreSQL 14 and later, READ COMMITTED throughout ([`connection`] sees to it).
 //!
 //! A transaction that moves rows locks their batches first, in the order of their sequence numbers
 //! (`FOR NO KEY UPDATE`), so that counters move with rows and no two transactions wait for each other in a circle.
@@ -6,6 +6,7 @@
 mod alerts;
 mod batches;
 mod callbacks;
+mod connection;
 mod control;
 mod convert;
 mod copy;
@@ -16,20 +17,17 @@ mod ledgers;
 mod operations;
 mod owners;
 mod reading;
+mod run_lock;
 mod schema;
 mod work;
 
 use std::str::FromStr as _;
-use std::time::Duration;
 
 use penstock_store::StoreResult;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::postgres::PgConnectOptions;
 
+use crate::connection::{Connection, Limit, Pool, Tx};
 use crate::error::store_error;
-
-/// How long a caller waits for a connection before the database counts as away.
-const ACQUIRE: Duration = Duration::from_secs(5);
 
 /// How a service connects.
 #[derive(Clone, Debug)]
@@ -43,7 +41,7 @@ pub struct Options {
 /// The database of a cluster.
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
-    pool: PgPool,
+    pool: Pool,
     application_name: String,
 }
 
@@ -54,10 +52,7 @@ impl PostgresStore {
     /// When it is no such URL.
     pub fn connect(url: &str, options: Options) -> StoreResult<Self> {
         let connect = connect_options(url, &options.application_name)?;
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(ACQUIRE)
-            .connect_lazy_with(connect);
+        let pool = Pool::new(connect, options.max_connections);
         Ok(Self { pool, application_name: options.application_name })
     }
 
@@ -70,8 +65,14 @@ impl PostgresStore {
         Ok(())
     }
 
-    async fn write(&self, name: &'static str) -> StoreResult<Transaction<'static, Postgres>> {
-        self.pool.begin().await.map_err(store_error(name))
+    /// A transaction whose statements touch groups of rows.
+    async fn write(&self, name: &'static str) -> StoreResult<Tx> {
+        self.pool.begin(Limit::Ordinary).await.map_err(store_error(name))
+    }
+
+    /// A transaction one of whose statements may touch, or look at, all rows of a batch.
+    async fn long(&self, name: &'static str) -> StoreResult<Tx> {
+        self.pool.begin(Limit::Long).await.map_err(store_error(name))
     }
 }
 
@@ -79,14 +80,10 @@ fn connect_options(url: &str, application_name: &str) -> StoreResult<PgConnectOp
     Ok(PgConnectOptions::from_str(url)
         .map_err(store_error("connect"))?
         .application_name(application_name)
-        .statement_cache_capacity(256)
-        // A statement that hangs must not hold a batch's lock for ever.
-        .options([("statement_timeout", "120s"), ("idle_in_transaction_session_timeout", "60s")]))
+        .statement_cache_capacity(256))
 }
 
 /// Commits a named transaction.
-async fn commit(tx: Transaction<'static, Postgres>, name: &'static str) -> StoreResult<()> {
+async fn commit(tx: Tx, name: &'static str) -> StoreResult<()> {
     tx.commit().await.map_err(store_error(name))
 }
-
-type Connection = PgConnection;

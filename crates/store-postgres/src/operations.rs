@@ -16,7 +16,7 @@ use penstock_store::operations::{
 use crate::batches::pending_upload;
 use crate::convert::{Columns, int};
 use crate::error::store_error;
-use crate::{PostgresStore, commit, ledgers, schema};
+use crate::{Limit, PostgresStore, commit, ledgers, schema};
 
 #[async_trait]
 impl Operations for PostgresStore {
@@ -188,7 +188,10 @@ impl Operations for PostgresStore {
             // At one moment: beside a worker both move all the time.
             let mut tx = self
                 .pool
-                .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                .begin_with(
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '120s'",
+                    Limit::Long,
+                )
                 .await
                 .map_err(store_error(NAME))?;
             let Some(batch) = ledgers::look(&mut tx, BatchSeq(seq), NAME).await? else { continue };
@@ -349,7 +352,7 @@ impl Operations for PostgresStore {
         .map_err(store_error(NAME))?;
         let mut deleted = 0;
         for seq in seqs {
-            let mut tx = self.write(NAME).await?;
+            let mut tx = self.long(NAME).await?;
             for (table, column) in [
                 ("row_state", "batch"),
                 ("row_data", "batch"),

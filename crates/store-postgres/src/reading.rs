@@ -75,7 +75,7 @@ fn state_condition(batch: &Batch, wanted: &[RowStatus]) -> String {
 #[async_trait]
 impl Reading for PostgresStore {
     async fn rows(&self, seq: BatchSeq, filter: &RowFilter) -> StoreResult<Vec<RowRecord>> {
-        let mut tx = self.pool.begin().await.map_err(store_error("rows"))?;
+        let mut tx = self.long("rows").await?;
         let batch =
             ledgers::look(&mut tx, seq, "rows").await?.ok_or(StoreError::NotFound { what: "this batch" })?;
         let payload = if filter.payload { ", d.payload AS payload" } else { "" };

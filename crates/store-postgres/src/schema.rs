@@ -36,8 +36,9 @@ impl PostgresStore {
         if from > needed() {
             return Err(newer(from));
         }
+        let unlimited = self.pool.unlimited().await.map_err(store_error("migrate"))?;
         MIGRATOR
-            .run(&self.pool)
+            .run(&unlimited)
             .await
             .map_err(|error| StoreError::Refused { transaction: "migrate", source: Box::new(error) })?;
         Ok((from, self.schema_version().await?))

@@ -16,6 +16,7 @@ mod operations;
 mod owners;
 mod reading;
 mod schema;
+mod transaction;
 mod work;
 
 use std::fs::{File, TryLockError};
@@ -23,12 +24,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use penstock_store::{StoreError, StoreResult};
+use sqlx::SqliteConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::error::store_error;
+use crate::transaction::Tx;
 
 /// How long a statement waits for another process (an operator's command) that writes.
 const BUSY: Duration = Duration::from_secs(10);
@@ -86,8 +88,13 @@ impl SqliteStore {
     }
 
     /// A transaction that writes: it waits for the writer before it reads, so that what it read stays true.
-    async fn write(&self, name: &'static str) -> StoreResult<Transaction<'static, Sqlite>> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error(name))
+    async fn write(&self, name: &'static str) -> StoreResult<Tx> {
+        Tx::begin(&self.writer, "BEGIN IMMEDIATE").await.map_err(store_error(name))
+    }
+
+    /// A transaction that reads: it sees the database as it stands at its first statement.
+    async fn read(&self, name: &'static str) -> StoreResult<Tx> {
+        Tx::begin(&self.readers, "BEGIN").await.map_err(store_error(name))
     }
 }
 
@@ -105,7 +112,7 @@ fn lock_file(database: &Path, suffix: &str) -> StoreResult<Option<File>> {
 }
 
 /// Commits a named transaction.
-async fn commit(tx: Transaction<'static, Sqlite>, name: &'static str) -> StoreResult<()> {
+async fn commit(tx: Tx, name: &'static str) -> StoreResult<()> {
     tx.commit().await.map_err(store_error(name))
 }
 

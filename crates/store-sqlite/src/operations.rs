@@ -189,7 +189,7 @@ impl Operations for SqliteStore {
         let mut found = Vec::new();
         for seq in seqs {
             // At one moment: beside a worker both move all the time.
-            let mut tx = self.readers.begin().await.map_err(store_error(NAME))?;
+            let mut tx = self.read(NAME).await?;
             let Some(batch) = ledgers::read(&mut tx, BatchSeq(seq), NAME).await? else { continue };
             let rows = rows_count(&mut tx, &batch, NAME).await?;
             if rows != batch.ledger.counts {

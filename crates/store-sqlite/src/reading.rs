@@ -72,7 +72,7 @@ fn state_condition(batch: &Batch, wanted: &[RowStatus]) -> String {
 #[async_trait]
 impl Reading for SqliteStore {
     async fn rows(&self, seq: BatchSeq, filter: &RowFilter) -> StoreResult<Vec<RowRecord>> {
-        let mut tx = self.readers.begin().await.map_err(store_error("rows"))?;
+        let mut tx = self.read("rows").await?;
         let batch =
             ledgers::read(&mut tx, seq, "rows").await?.ok_or(StoreError::NotFound { what: "this batch" })?;
         let payload = if filter.payload { ", d.payload AS payload" } else { "" };

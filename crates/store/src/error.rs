@@ -12,12 +12,23 @@ pub enum StoreError {
     /// The database cannot be reached, or broke off; the same call may succeed later.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The database refused a statement; trying again will not help.
+    /// The database refused the data: a value or a constraint (SQLSTATE classes 22 and 23). The same data is refused again;
+    /// without it the others of its group are not.
+    #[error("the database refused the data of {transaction}: {source}")]
+    InvalidData {
+        /// The named transaction.
+        transaction: &'static str,
+        /// The driver's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database refused a statement for another reason: a missing right, a missing table. Nothing is wrong with the data;
+    /// the same call succeeds once somebody has fixed the database.
     #[error("the database refused {transaction}: {source}")]
     Refused {
         /// The named transaction.
         transaction: &'static str,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -67,6 +78,12 @@ impl StoreError {
     /// Whether the same call may succeed later without anybody mending anything.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_))
+    }
+
+    /// Whether the database itself is the reason, and not what was asked of it: who holds something that has to be written
+    /// keeps it, and tries again until the database is fixed.
+    pub fn is_the_databases(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Refused { .. })
     }
 }
 

@@ -82,7 +82,7 @@ pub trait Extraction: Send + Sync {
     /// transaction that also checks and renews the lease.
     ///
     /// # Errors
-    /// `LeaseLost`, also when the batch was erased meanwhile; `Refused` when the database does not take one of the rows: split the chunk.
+    /// `LeaseLost`, also when the batch was erased meanwhile; `InvalidData` when the database refuses the data of one of the rows: split the chunk.
     async fn commit_chunk(
         &self,
         lease: &ExtractionLease,

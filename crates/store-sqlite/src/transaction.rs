@@ -1,0 +1,151 @@
+//! A transaction on a pooled connection. A connection on which BEGIN, COMMIT or ROLLBACK failed is not used again: the
+//! state of its transaction is unknown, and on a full disk SQLite may have rolled back by itself.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::SqlitePool;
+use sqlx::{Executor as _, Sqlite, SqliteConnection};
+
+/// A rollback takes no longer, or the connection is closed.
+const ROLLBACK_WITHIN: Duration = Duration::from_secs(30);
+
+/// An open transaction. Dropping it rolls it back.
+pub struct Tx {
+    connection: Option<PoolConnection<Sqlite>>,
+}
+
+impl Tx {
+    /// Begins a transaction with `statement`.
+    pub async fn begin(pool: &SqlitePool, statement: &'static str) -> Result<Self, sqlx::Error> {
+        // Before the statement runs, so that a caller that is dropped meanwhile leaves no open transaction in the pool.
+        let mut tx = Self { connection: Some(pool.acquire().await?) };
+        tx.run(statement).await?;
+        Ok(tx)
+    }
+
+    /// Commits it.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.run("COMMIT").await?;
+        self.connection = None;
+        Ok(())
+    }
+
+    async fn run(&mut self, statement: &'static str) -> Result<(), sqlx::Error> {
+        let done = (&mut **self).execute(statement).await;
+        if done.is_err()
+            && let Some(mut connection) = self.connection.take()
+        {
+            connection.close_on_drop();
+        }
+        done.map(|_| ())
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        let (Some(mut connection), Ok(runtime)) =
+            (self.connection.take(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        runtime.spawn(async move {
+            let rolled_back = tokio::time::timeout(ROLLBACK_WITHIN, connection.execute("ROLLBACK")).await;
+            if !matches!(rolled_back, Ok(Ok(_))) {
+                connection.close_on_drop();
+            }
+        });
+    }
+}
+
+impl Deref for Tx {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        self.connection.as_deref().expect("it is open until it is committed or dropped")
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        self.connection.as_deref_mut().expect("it is open until it is committed or dropped")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_domain::time::Timestamp;
+    use penstock_store::operations::{AuditEntry, Operations as _};
+    use sqlx::Executor as _;
+
+    use crate::SqliteStore;
+
+    fn entry(bytes: usize) -> AuditEntry {
+        AuditEntry {
+            id: 0,
+            at: Timestamp::from_millis(1),
+            actor: "operator:suite".into(),
+            action: "suite".into(),
+            batch: None,
+            detail: Some("x".repeat(bytes)),
+        }
+    }
+
+    /// A database that is full for the present writing connection, as a full disk makes it: SQLite rolls back by itself.
+    async fn full(store: &SqliteStore) {
+        let pages = sqlx::query_scalar::<_, i64>("PRAGMA page_count").fetch_one(&store.writer).await.unwrap();
+        let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        store.writer.execute(limit).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_transaction_failed_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("full.db").display());
+        let store = SqliteStore::open(&url).await.unwrap();
+        store.migrate().await.unwrap();
+        full(&store).await;
+        let mut tx = store.write("suite").await.unwrap();
+        let text = "x".repeat(100_000);
+        let insert = format!("INSERT INTO audit (at, actor, action, detail) VALUES (1, 'a', 'a', '{text}')");
+        let error = tx.execute(sqlx::AssertSqlSafe(insert)).await.unwrap_err();
+        let error = crate::error::store_error("suite")(error);
+        assert!(error.is_transient(), "{error}");
+        drop(tx);
+        // On the connection as it was, even this begin failed.
+        store.audit(&entry(100_000)).await.expect("the next connection is a new one, which knows no limit");
+        let tx = store.write("suite").await.expect("it begins");
+        tx.commit().await.expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn a_failed_begin_and_a_cancelled_caller_leave_no_open_transaction() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("begin.db").display());
+        let store = SqliteStore::open(&url).await.unwrap();
+        store.migrate().await.unwrap();
+        assert!(super::Tx::begin(&store.writer, "BEGIN NONSENSE").await.is_err());
+        // A caller that goes away in the middle of BEGIN, at any point of it.
+        for polls in 0..4 {
+            let mut begin = Box::pin(store.write("suite"));
+            for _ in 0..polls {
+                if poll_once(&mut begin).await {
+                    break;
+                }
+            }
+        }
+        let tx = store.write("suite").await.expect("it begins");
+        tx.commit().await.expect("it ends");
+    }
+
+    /// Polls once, and lets others work; whether it is done.
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> bool {
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context).is_ready())
+        });
+        let done = polled.await;
+        tokio::task::yield_now().await;
+        done
+    }
+}
