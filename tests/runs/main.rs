@@ -26,6 +26,7 @@ mod secrecy;
 mod surface;
 mod telemetry;
 mod upgrade;
+mod values;
 
 /// The shipped pipeline at the pace of a test.
 const INVITE: &str = include_str!("../../pipelines/invite.yaml");

@@ -58,15 +58,34 @@ pub struct Receiver {
     heard: Arc<Mutex<Vec<Heard>>>,
 }
 
-/// Status and headers of an answer, by what was heard; status 0 never answers.
-type Decide = Box<dyn Fn(&Heard) -> (u16, String) + Send>;
+/// What it answers.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status; 0: nothing, and the connection stays open.
+    pub status: u16,
+    /// Header lines besides the usual ones, each with its line end.
+    pub headers: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// 200 with a JSON text.
+    pub fn json(body: impl Into<String>) -> Self {
+        Self { status: 200, headers: "content-type: application/json\r\n".into(), body: body.into() }
+    }
+}
+
+/// The answer, by what was heard.
+type Decide = Box<dyn Fn(&Heard) -> Answer + Send>;
 
 impl Receiver {
     /// Starts it; it answers 204.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let decide: Decide = Box::new(|_| (204, String::new()));
+        let decide: Decide =
+            Box::new(|_| Answer { status: 204, headers: String::new(), body: String::new() });
         let (decide, heard) = (Arc::new(Mutex::new(decide)), Arc::new(Mutex::new(Vec::new())));
         tokio::spawn({
             let (decide, heard) = (decide.clone(), heard.clone());
@@ -86,6 +105,14 @@ impl Receiver {
 
     /// What it answers from now on: a status (0: nothing, and the connection stays open) and header lines.
     pub fn answer_by(&self, decide: impl Fn(&Heard) -> (u16, String) + Send + 'static) {
+        self.answer_with(move |heard| {
+            let (status, headers) = decide(heard);
+            Answer { status, headers, body: String::new() }
+        });
+    }
+
+    /// What it answers from now on, body included.
+    pub fn answer_with(&self, decide: impl Fn(&Heard) -> Answer + Send + 'static) {
         *self.decide.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(decide);
     }
 
@@ -130,10 +157,13 @@ async fn serve(mut connection: TcpStream, decide: Arc<Mutex<Decide>>, heard: Arc
             continue;
         }
         let mut one = Heard { path, headers: headers.clone(), body: body.to_owned(), status: 0 };
-        let (status, more) = decide.lock().unwrap_or_else(PoisonError::into_inner)(&one);
+        let Answer { status, headers: more, body } =
+            decide.lock().unwrap_or_else(PoisonError::into_inner)(&one);
         one.status = status;
-        let answer =
-            format!("HTTP/1.1 {status} Said\r\ncontent-length: 0\r\n{more}connection: close\r\n\r\n");
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 {status} Said\r\ncontent-length: {length}\r\n{more}connection: close\r\n\r\n{body}"
+        );
         // Noted before it is answered: who saw the answer finds the note.
         heard.lock().expect("no test panics here").push(one);
         if status == 0 {

@@ -246,7 +246,10 @@ fn a_variable_never_becomes_a_template() {
     assert_eq!(pipeline.dependencies[0].headers[0].1, "Bearer {{ row.a }}");
     let row = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())].into();
     let (context, steps) = (serde_json::json!({}), serde_json::Map::new());
-    let here = penstock_domain::pipeline::RowContext { row: &row, context: &context, steps: &steps };
+    let here = penstock_domain::pipeline::RowContext {
+        values: &penstock_domain::pipeline::RowValues::new(&row, &context),
+        steps: &steps,
+    };
     let request = pipeline.steps[0].request(&here).unwrap();
     assert_eq!(request.query, [("q".to_owned(), "{{ row.a }} 2".to_owned())]);
     assert_eq!(request.path, "/x/%7B%7Brow.a}}%7B%/1");

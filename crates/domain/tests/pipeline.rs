@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use penstock_domain::outcome::Repetition;
-use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, Step};
+use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues, Step};
 use serde_json::{Map, Value, json};
 
 const INVITE: &str = include_str!("../../../pipelines/invite.yaml");
@@ -44,7 +44,7 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     ]);
     let context = json!({ "campaign": { "id": 7 } });
     let mut steps = Map::new();
-    let here = RowContext { row: &row, context: &context, steps: &steps };
+    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
     let request = pipeline.steps[0].request(&here).unwrap();
     assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/address-links"));
     assert_eq!(request.json, Some(json!({ "postcode": "12345" })));
@@ -61,13 +61,13 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     assert_eq!(error.to_string(), "step `address_links`, output `link`: `body.links[0]` is not there");
     steps.insert("address_links".into(), json!({ "link": "../../admin?x=1/y" }));
     steps.insert("get_addresses".into(), json!({ "address_id": "adr" }));
-    let here = RowContext { row: &row, context: &context, steps: &steps };
+    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
     assert_eq!(pipeline.steps[1].request(&here).unwrap().path, "/addresses/..%2F..%2Fadmin%3Fx%3D1%2Fy");
     let invite = pipeline.steps[2].request(&here).unwrap().json.unwrap();
     assert_eq!(invite["name"], "A B");
     assert_eq!(invite["campaign"], json!({ "id": 7 }));
     let empty = Value::Object(Map::new());
-    let here = RowContext { row: &row, context: &empty, steps: &steps };
+    let here = RowContext { values: &RowValues::new(&row, &empty), steps: &steps };
     assert!(pipeline.steps[2].request(&here).is_err(), "undefined is an error, not an empty string");
 }
 
@@ -168,11 +168,56 @@ fn order_minus_signs_and_what_is_read_are_as_written() {
     assert_eq!(pipeline.result_columns(), ["z", "m", "a"], "the definition's order");
     assert!(!pipeline.steps[0].reads_body && pipeline.steps[1].reads_body);
     let (row, context, steps) = (row(&[("id", "1")]), json!({}), Map::new());
-    let here = RowContext { row: &row, context: &context, steps: &steps };
+    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
     let query = pipeline.steps[1].request(&here).unwrap().query;
     assert_eq!(query, [("z".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())]);
     let headers = BTreeMap::new();
     let answer = ResponseView { status: 200, headers: &headers, body: &Value::Null };
     let output = pipeline.steps[0].output(&here, answer).unwrap();
     assert_eq!((&output["n"], &output["s"]), (&json!(-200), &json!(200)));
+}
+
+#[test]
+fn a_value_never_leads_to_another_path() {
+    let path = |template: &str, value: &str| {
+        let text = format!(
+            "name: p\ncsv: {{ columns: [ {{ name: a }} ] }}\ndependencies: {{ d: {{ base_url: \"http://d.example\" }} }}\n\
+             steps: [ {{ name: s, dependency: d, request: {{ method: DELETE, path: \"{template}\" }} }} ]\n"
+        );
+        let pipeline = load(&text).unwrap();
+        let (row, steps) = (row(&[("a", value)]), Map::new());
+        let here = RowContext { values: &RowValues::new(&row, &json!({})), steps: &steps };
+        pipeline.steps[0].request(&here).map(|request| request.path).map_err(|error| error.to_string())
+    };
+    for (template, value, wanted) in [
+        ("/people/{{ row.a }}", "7", "/people/7"),
+        ("/people/{{ row.a }}", "a/b", "/people/a%2Fb"),
+        ("/people/{{ row.a }}", "../x", "/people/..%2Fx"),
+        ("/people/{{ row.a }}", "...", "/people/..."),
+        ("/people/{{ row.a }}", "%2e", "/people/%252e"),
+        ("/people/{{ row.a }}", "\\", "/people/%5C"),
+        ("/people/{{ row.a }}.json", "", "/people/.json"),
+        ("/people/x{{ row.a }}/y", "", "/people/x/y"),
+        ("/people/{{ row.a }}{{ row.a }}", "a.", "/people/a.a."),
+        ("/people/{% if row.a %}{{ row.a }}{% endif %}", "", "/people/"),
+    ] {
+        assert_eq!(path(template, value).as_deref(), Ok(wanted), "{template} {value}");
+    }
+    let empty =
+        "step `s`, path: a value is empty and would leave a segment of the path empty, which is another path";
+    let dots = "step `s`, path: a value makes a segment of the path `.` or `..`, which is another path";
+    for (template, value, wanted) in [
+        ("/people/{{ row.a }}", "", empty),
+        ("/people/{{ row.a }}/mails", "", empty),
+        ("/people/{{ row.a }}{{ row.a }}", "", empty),
+        ("/people/{{ row.a }}", ".", dots),
+        ("/people/{{ row.a }}", "..", dots),
+        ("/people/{{ row.a }}/mails", "..", dots),
+        ("/people/{{ row.a }}{{ row.a }}", ".", dots),
+        ("/people/.{{ row.a }}", ".", dots),
+        ("/people/.{{ row.a }}", "", dots),
+        ("/people/%2E{{ row.a }}", ".", dots),
+    ] {
+        assert_eq!(path(template, value), Err(wanted.to_owned()), "{template} {value}");
+    }
 }

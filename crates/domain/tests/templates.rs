@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext};
+use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
 use serde_json::{Map, Value, json};
 
 /// Two steps; the templates stand in the second one's body and output, and in the result.
@@ -266,7 +266,7 @@ fn a_row_without_a_needed_key_fails() {
         let pipeline = in_json(template).unwrap();
         assert_eq!(pipeline.context_keys().len(), 1, "{template}");
         let (row, context, steps) = (row(), json!({}), steps());
-        let here = RowContext { row: &row, context: &context, steps: &steps };
+        let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
         let error = pipeline.steps[1].request(&here).unwrap_err().to_string();
         assert!(
             error.contains("`context.a` is not there") || template.contains("attr"),
@@ -288,7 +288,7 @@ fn a_rows_error_names_what_is_missing_and_never_what_is_there() {
     let said = |template: &str| {
         let pipeline = in_json(template).unwrap();
         let (row, context, steps) = (row(), json!({ "there": { "x": "secret" }, "n": "secret" }), steps());
-        let here = RowContext { row: &row, context: &context, steps: &steps };
+        let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
         pipeline.steps[1].request(&here).map(|_| template.to_owned()).unwrap_err().to_string()
     };
     for (template, wanted) in [
@@ -315,7 +315,7 @@ fn a_rows_error_names_what_is_missing_and_never_what_is_there() {
     }
     let pipeline = load(&definition("1", &quoted("{{ body.check.id }}"), "1")).unwrap();
     let (row, context, steps, headers) = (row(), json!({}), steps(), BTreeMap::new());
-    let here = RowContext { row: &row, context: &context, steps: &steps };
+    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
     let body = json!({ "other": "secret" });
     let answer = ResponseView { status: 200, headers: &headers, body: &body };
     let error = pipeline.steps[1].output(&here, answer).unwrap_err();

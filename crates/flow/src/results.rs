@@ -258,11 +258,11 @@ fn shortened(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// A value of the result as a cell: text as it stands, anything else as JSON.
+/// A value of the result as a cell: text as it stands, anything else as JSON, which no spreadsheet takes for a formula.
 fn cell(value: Option<&Value>, out: &mut Vec<u8>) {
     match value {
         None | Some(Value::Null) => {}
         Some(Value::String(text)) => encode_value(&neutralise(text), out),
-        Some(other) => encode_value(&neutralise(&other.to_string()), out),
+        Some(other) => encode_value(&other.to_string(), out),
     }
 }

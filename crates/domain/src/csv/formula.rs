@@ -16,11 +16,16 @@ pub(super) fn may_begin(byte: u8) -> bool {
     matches!(byte, b'=' | b'+' | b'-' | b'@' | b'\t' | b'\r' | b'\n' | 0xEF)
 }
 
-/// `+491511234567`, `-12.5`: a spreadsheet reads a number, and there is nothing to run.
+/// `+491511234567`, `-12.5`, `-1.5e-9`: a spreadsheet reads a number, and there is nothing to run.
 fn is_number(value: &str) -> bool {
-    let digits = value.strip_prefix(['+', '-']).unwrap_or(value);
-    let (whole, rest) = digits.split_once('.').unwrap_or((digits, "0"));
-    [whole, rest].iter().all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+    fn unsigned(value: &str) -> &str {
+        value.strip_prefix(['+', '-']).unwrap_or(value)
+    }
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let value = unsigned(value);
+    let (mantissa, exponent) = value.split_once(['e', 'E']).unwrap_or((value, "0"));
+    let (whole, rest) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
+    digits(whole) && digits(rest) && digits(unsigned(exponent))
 }
 
 /// Puts an apostrophe before a value that a spreadsheet would run. One that begins with apostrophes before such a
@@ -52,10 +57,12 @@ mod tests {
         assert_eq!(neutralise("O'Neil"), "O'Neil");
         assert_eq!(neutralise("'tis"), "'tis");
         assert_eq!(restore("'tis"), "'tis");
-        for number in ["+491511234567", "-1", "-12.50", "+0.5"] {
+        for number in ["+491511234567", "-1", "-12.50", "+0.5", "-1e3", "-1.5e-9", "+2E+10"] {
             assert_eq!(neutralise(number), number);
         }
-        for formula in ["-1+1", "+1-800", "-", "+", "-1.", "-1e3", "+A1", "@x", "-1.2.3", "'+1"] {
+        for formula in [
+            "-1+1", "+1-800", "-", "+", "-1.", "-1e", "-e3", "-1e3+1", "-1e2e3", "+A1", "@x", "-1.2.3", "'+1",
+        ] {
             assert_eq!(neutralise(formula), format!("'{formula}"));
         }
         for formula in ["\n=1+1", "\r\n=1", "＝1+1", "＋1", "－1", "＠x", "'＝1"] {

@@ -53,8 +53,8 @@ pub fn step(
     let path = path(step, here(request.path.referenced.line()), read, source);
     let mut query = Vec::new();
     for (name, value) in &request.query {
-        let written = match &value.value {
-            serde_json::Value::String(text) => text.clone(),
+        let written = match source.json(value) {
+            serde_json::Value::String(text) => text,
             other => other.to_string(),
         };
         let compiled = text(&written, here(value.referenced.line()), read, source);
@@ -71,14 +71,14 @@ pub fn step(
         headers.extend(text(&value.value, here(at), read, source).map(|template| (name.clone(), template)));
     }
     let json = match &request.json {
-        Some(body) => Some(json(&body.value, here(body.referenced.line()), read, source)?.0),
+        Some(body) => Some(json(&source.json(body), here(body.referenced.line()), read, source)?.0),
         None => None,
     };
     let mut output = Vec::new();
     let mut reads_body = false;
     for (name, value) in &step.output {
         let at = Here { names, answer: true, line: value.referenced.line() };
-        if let Some((template, reads)) = self::json(&value.value, at, read, source) {
+        if let Some((template, reads)) = self::json(&source.json(value), at, read, source) {
             if reads && request.method == Method::Head {
                 let message = "an answer to HEAD has no body; use GET, or read `headers`";
                 source.error(at.line, format!("step `{}`: {message}", step.name));

@@ -1,8 +1,11 @@
 //! What the checks of a definition share: its lines, its variables, and the errors found so far.
 #![allow(missing_docs, reason = "private to the loader")]
 
+use serde_saphyr::Spanned;
+
 use super::load::DefinitionError;
 use super::vars::{self, Filled, Unset};
+use super::written::Written;
 
 /// Routes that are not a pipeline's to take.
 const RESERVED: [&str; 8] = [
@@ -73,6 +76,11 @@ impl<'a> Source<'a> {
             .skip(skip)
             .find(|(_, line)| line.contains(needle))
             .map_or(from, |(index, _)| index as u64 + 1)
+    }
+
+    /// A value of the definition, with its numbers as they are written.
+    pub fn json(&self, written: &Spanned<Written>) -> serde_json::Value {
+        written.value.json(self.text, written.defined)
     }
 
     /// The line of a template's own line, which is its `nth`: what stands in a block is counted on, a text that is

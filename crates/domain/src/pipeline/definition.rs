@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde_saphyr::Spanned;
 
 use super::scalars::{Share, Span};
+use super::written::Written;
 use crate::csv::Format;
 use crate::ledger::Canary;
 
@@ -25,7 +26,7 @@ pub struct Definition {
     #[serde(default)]
     pub steps: Vec<Spanned<StepDefinition>>,
     #[serde(default)]
-    pub result: IndexMap<String, Spanned<serde_json::Value>>,
+    pub result: IndexMap<String, Spanned<Written>>,
     #[serde(default)]
     pub retry: RetryDefinition,
     #[serde(default)]
@@ -149,7 +150,7 @@ pub struct StepDefinition {
     pub cost: Option<Spanned<u32>>,
     pub request: RequestDefinition,
     #[serde(default)]
-    pub output: IndexMap<String, Spanned<serde_json::Value>>,
+    pub output: IndexMap<String, Spanned<Written>>,
 }
 
 /// `steps[].request`.
@@ -159,10 +160,10 @@ pub struct RequestDefinition {
     pub method: Method,
     pub path: Spanned<String>,
     #[serde(default)]
-    pub query: IndexMap<String, Spanned<serde_json::Value>>,
+    pub query: IndexMap<String, Spanned<Written>>,
     #[serde(default)]
     pub headers: IndexMap<String, Spanned<String>>,
-    pub json: Option<Spanned<serde_json::Value>>,
+    pub json: Option<Spanned<Written>>,
     #[serde(default)]
     pub idempotency_key: bool,
     pub idempotent: Option<bool>,

@@ -133,7 +133,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         let line = value.referenced.line();
         check_result(name, line, &schema, source);
         let here = Here { names: &names, answer: false, line };
-        let field = call::json(&value.value, here, &mut read, source);
+        let field = call::json(&source.json(value), here, &mut read, source);
         fields.extend(field.map(|(template, _)| (name.clone(), template)));
     }
     Pipeline {

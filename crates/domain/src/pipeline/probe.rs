@@ -125,7 +125,10 @@ pub fn exists(environment: &Environment<'_>, what: What, name: &str) -> Result<(
             if what == What::Filter { FILTERS.to_vec() } else { TESTS.to_vec() }
         }
         What::Function => {
-            let known: Vec<&str> = environment.globals().map(|(name, _)| name).collect();
+            // Operators are functions too, whose names nobody can write.
+            let written =
+                |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric()) && *name != "in";
+            let known: Vec<&str> = environment.globals().map(|(name, _)| name).filter(written).collect();
             if known.contains(&name) {
                 return Ok(());
             }

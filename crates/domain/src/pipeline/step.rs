@@ -3,21 +3,33 @@
 use std::collections::BTreeMap;
 
 use minijinja::Value;
-use minijinja::value::Serde;
 use serde_json::Map;
 
 use super::definition::Method;
+use super::engine;
 use super::model::Pipeline;
-use super::template::{JsonTemplate, Template};
+use super::template::{JsonTemplate, Template, checked_path};
 use crate::outcome::Repetition;
+
+/// What of a row stays the same at all its steps, as templates read it: made once for each row.
+#[derive(Debug)]
+pub struct RowValues {
+    row: Value,
+    context: Value,
+}
+
+impl RowValues {
+    /// Of the row's values by column, and of what came with the upload.
+    pub fn new(row: &BTreeMap<String, String>, context: &serde_json::Value) -> Self {
+        Self { row: engine::from_texts(row), context: engine::from_json(context) }
+    }
+}
 
 /// What templates may read.
 #[derive(Clone, Copy)]
 pub struct RowContext<'a> {
-    /// The row's values by column.
-    pub row: &'a BTreeMap<String, String>,
-    /// What came with the upload.
-    pub context: &'a serde_json::Value,
+    /// The row's values and the upload's context.
+    pub values: &'a RowValues,
     /// Outputs of earlier steps by name.
     pub steps: &'a Map<String, serde_json::Value>,
 }
@@ -139,7 +151,10 @@ impl Step {
         let text = |place: &str, template: &Template| {
             template.render_text(&values).map_err(|error| RenderError::new(&self.name, place, &error))
         };
-        let path = text("path", &self.path)?;
+        let path = checked_path(&text("path", &self.path)?).map_err(|reason| RenderError {
+            place: format!("step `{}`, path", self.name),
+            reason: reason.into(),
+        })?;
         let mut query = Vec::with_capacity(self.query.len());
         for (name, template) in &self.query {
             query.push((name.clone(), text("query", template)?));
@@ -224,13 +239,13 @@ fn render_fields(
 
 fn values(row: &RowContext<'_>, response: Option<ResponseView<'_>>) -> Value {
     let mut values: BTreeMap<&str, Value> = BTreeMap::new();
-    values.insert("row", Value::from(Serde(row.row)));
-    values.insert("context", Value::from(Serde(row.context)));
-    values.insert("steps", Value::from(Serde(row.steps)));
+    values.insert("row", row.values.row.clone());
+    values.insert("context", row.values.context.clone());
+    values.insert("steps", engine::from_fields(row.steps));
     if let Some(response) = response {
         values.insert("status", Value::from(response.status));
-        values.insert("headers", Value::from(Serde(response.headers)));
-        values.insert("body", Value::from(Serde(response.body)));
+        values.insert("headers", engine::from_texts(response.headers));
+        values.insert("body", engine::from_json(response.body));
     }
     Value::from(values)
 }

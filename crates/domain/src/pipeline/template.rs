@@ -1,11 +1,13 @@
 //! Templates: minijinja with strict undefined, compiled once. A value that is one expression keeps its JSON type.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
 use minijinja::machinery::parse_expr;
 use minijinja::value::ValueKind;
-use minijinja::{Environment, ErrorKind, Expression, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 
+use super::engine::{self, Program};
 use super::inspect::{self, Reading};
 use super::names::Names;
 use super::vars::Filled;
@@ -13,11 +15,15 @@ use super::vars::Filled;
 /// What a single rendering may cost: far above any sensible template, far below a spin.
 const FUEL: u64 = 50_000;
 
-/// Expressions are compiled against this environment; it has no templates of its own.
+/// Where all templates run but those of paths.
 static PLAIN: LazyLock<Environment<'static>> = LazyLock::new(environment);
+
+/// Where every expression is encoded as one path segment (RFC 3986, 3.3).
+static PATH: LazyLock<Environment<'static>> = LazyLock::new(path_environment);
 
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
+    engine::install(&mut environment);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     // Errors say which expression is undefined, or cannot be computed. They also hold values, and are never shown whole.
     environment.set_debug(true);
@@ -45,7 +51,6 @@ fn holds_undefined(value: &Value) -> bool {
     }
 }
 
-/// An environment in which every expression is encoded as one path segment (RFC 3986, 3.3).
 fn path_environment() -> Environment<'static> {
     let mut environment = environment();
     environment.set_formatter(|out, _state, value| {
@@ -53,18 +58,22 @@ fn path_environment() -> Environment<'static> {
             return Err(minijinja::Error::from(ErrorKind::UndefinedError));
         }
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        out.write_str(&encode_segment(&text)).map_err(minijinja::Error::from)
+        out.write_char(MADE)
+            .and_then(|()| out.write_str(&encode_segment(&text)))
+            .map_err(minijinja::Error::from)
     });
     environment
 }
 
-/// Percent-encodes all but unreserved characters. Dots are encoded where a segment is nothing but dots, so that no
-/// value can climb.
+/// Stands before what an expression made in a rendered path. No text of a path holds it, and no value does once it is
+/// encoded.
+const MADE: char = '\0';
+
+/// Percent-encodes all but unreserved characters (RFC 3986, 2.3).
 pub fn encode_segment(value: &str) -> String {
-    let dots = value.bytes().all(|byte| byte == b'.');
     let mut out = String::with_capacity(value.len());
     for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && !dots) {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
             out.push(char::from(byte));
         } else {
             out.push_str(&format!("%{byte:02X}"));
@@ -73,18 +82,40 @@ pub fn encode_segment(value: &str) -> String {
     out
 }
 
+/// A rendered path as it can be sent. A segment that values have made must not be empty, `.` or `..`: every reader of URLs takes
+/// these for another path, percent-encoded dots too (RFC 3986, 5.2.4; WHATWG URL, "double-dot path segment").
+///
+/// # Errors
+/// A sentence that says which kind of segment it is.
+pub(super) fn checked_path(rendered: &str) -> Result<String, &'static str> {
+    for segment in rendered.split('/').filter(|segment| segment.contains(MADE)) {
+        match segment.replace(MADE, "").to_ascii_lowercase().replace("%2e", ".").as_str() {
+            "" => {
+                return Err(
+                    "a value is empty and would leave a segment of the path empty, which is another path",
+                );
+            }
+            "." | ".." => {
+                return Err("a value makes a segment of the path `.` or `..`, which is another path");
+            }
+            _ => {}
+        }
+    }
+    Ok(rendered.replace(MADE, ""))
+}
+
 /// A piece of text with expressions in it.
 #[derive(Clone, Debug)]
 pub enum Template {
     /// No expression at all.
     Text(String),
     /// One expression and nothing else: its value, whatever its type.
-    Expression(Arc<(String, Expression<'static, 'static>)>),
+    Expression(Arc<Program>),
     /// Text around expressions: a string.
-    Mixed(Arc<Environment<'static>>),
+    Mixed(Arc<Program>),
+    /// A path: every expression is one segment's part ([`checked_path`]).
+    Path(Arc<Program>),
 }
-
-const NAME: &str = "template";
 
 impl Template {
     /// Stands for a template of which a variable has no value.
@@ -101,13 +132,15 @@ impl Template {
             Filled::Plain(text) => return Ok(Self::Text(text)),
             Filled::Template(text) => text,
         };
-        if let Some(expression) = single_expression(&text).filter(|_| !path) {
-            let compiled = PLAIN.compile_expression_owned(expression.to_owned())?;
-            return Ok(Self::Expression(Arc::new((expression.to_owned(), compiled))));
+        if path {
+            return Program::template(&text).map(|program| Self::Path(Arc::new(program)));
         }
-        let mut environment = if path { path_environment() } else { environment() };
-        environment.add_template_owned(NAME, text)?;
-        Ok(Self::Mixed(Arc::new(environment)))
+        match single_expression(&text) {
+            Some(expression) => {
+                Program::expression(expression).map(|program| Self::Expression(Arc::new(program)))
+            }
+            None => Program::template(&text).map(|program| Self::Mixed(Arc::new(program))),
+        }
     }
 
     /// Its value.
@@ -117,21 +150,19 @@ impl Template {
     pub fn render(&self, context: &Value) -> Result<serde_json::Value, minijinja::Error> {
         match self {
             Self::Text(text) => Ok(serde_json::Value::String(text.clone())),
-            Self::Expression(expression) => {
-                let (text, expression) = expression.as_ref();
-                let value = expression.eval(context.clone())?;
+            Self::Expression(program) => {
+                let text = program.text();
+                let value = program.value(&PLAIN, context.clone())?;
                 // Only an expression that makes a list or a map can put into it what is not there.
                 let makes = text.contains(['[', '{', '(']);
                 if value.is_undefined() || (makes && holds_undefined(&value)) {
                     let what = format!("`{text}` is undefined");
                     return Err(minijinja::Error::new(ErrorKind::UndefinedError, what));
                 }
-                serde_json::to_value(&value)
-                    .map_err(|_| minijinja::Error::new(ErrorKind::BadSerialization, "not a JSON value"))
+                engine::to_json(&value)
             }
-            Self::Mixed(environment) => {
-                environment.get_template(NAME)?.render(context.clone()).map(serde_json::Value::String)
-            }
+            Self::Mixed(program) => program.render(&PLAIN, context.clone()).map(serde_json::Value::String),
+            Self::Path(program) => program.render(&PATH, context.clone()).map(serde_json::Value::String),
         }
     }
 

@@ -1,10 +1,9 @@
 //! One row through its steps: prepare, call, judge, and say what became of it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use penstock_domain::outcome::{self, Repetition, Verdict};
-use penstock_domain::pipeline::{Dependency, ResponseView, RowContext, Step};
+use penstock_domain::pipeline::{Dependency, ResponseView, RowContext, RowValues, Step};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Called, Caller, Demand, Failure, Response};
@@ -81,7 +80,7 @@ impl RowTask<'_> {
             Ok(opened) => {
                 progress.outputs = opened.outputs;
                 progress.story = opened.story;
-                opened.values
+                RowValues::new(&opened.values, self.work.secrets.context())
             }
             Err(error) if open::is_the_rows_own(&error) => {
                 tracing::error!(%error, batch = %self.work.id, row = number, "what is stored of the row cannot be read");
@@ -124,11 +123,11 @@ impl RowTask<'_> {
         number: u32,
         index: usize,
         step: &Step,
-        row: &BTreeMap<String, String>,
+        row: &RowValues,
         progress: &mut Progress,
     ) -> Option<Option<Settled>> {
         let dependency = &self.work.dependencies[step.dependency];
-        let context = RowContext { row, context: self.work.secrets.context(), steps: &progress.outputs };
+        let context = RowContext { values: row, steps: &progress.outputs };
         let request = match step.request(&context) {
             Ok(request) => request,
             Err(error) => {
@@ -292,8 +291,8 @@ impl RowTask<'_> {
         progress.outputs.insert(step.name.clone(), output);
     }
 
-    fn complete(&self, number: u32, row: &BTreeMap<String, String>, progress: Progress) -> Settled {
-        let context = RowContext { row, context: self.work.secrets.context(), steps: &progress.outputs };
+    fn complete(&self, number: u32, row: &RowValues, progress: Progress) -> Settled {
+        let context = RowContext { values: row, steps: &progress.outputs };
         match self.work.pipeline.result(&context) {
             Ok(result) if result.is_empty() => Settled::Completed { result: None },
             Ok(result) => Settled::Completed {
