@@ -139,3 +139,90 @@ async fn a_value_never_leads_to_another_path() {
     assert!(messages[0].contains("`.` or `..`") && messages[2].contains("is empty"), "{messages:?}");
     assert_eq!(rows["data"][0]["number"], json!(1));
 }
+
+/// Forms as clients write them: none loses a row, or is taken for what it is not.
+#[tokio::test]
+async fn forms_of_all_kinds_keep_every_row() {
+    let scene = Scene::of(&format!("{HEAD}steps: []\n")).await;
+    let send = async |content_type: &str, body: Vec<u8>| {
+        let request = scene.client.request("POST", ROUTE).header("content-type", content_type).body(body);
+        let answer = request.send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        (status, answer.json::<serde_json::Value>().await.expect("JSON"))
+    };
+    let rows = "id\n1\n2\n3\n";
+    let plain = "multipart/form-data; boundary=b";
+    let part = |head: &str, content: &str| {
+        format!("--b\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n")
+    };
+    let file = part("name=\"file\"; filename=\"a.csv\"", rows);
+    let with = |more: &str| part(&format!("name=\"file\"; filename=\"a.csv\"\r\n{more}"), rows);
+    let taken: [(&str, Vec<u8>); 18] = [
+        (plain, format!("{file}--b--\r\n").into()),
+        (plain, format!("{}--b--\r\n", with("Content-Length: 5")).into()),
+        (plain, format!("{}--b--\r\n", with("Content-Length: 5000")).into()),
+        (plain, format!("{}--b--\r\n", with("Content-Type: text/csv; charset=us-ascii")).into()),
+        (plain, format!("{}--b--\r\n", with("Content-Transfer-Encoding: 8bit")).into()),
+        (plain, format!("{file}--b--").into()),
+        (plain, format!("preamble\r\n{file}--b--\r\nepilogue\r\n--b\r\n").into()),
+        (plain, format!("{}--b-- \r\n", file.replacen("--b\r\n", "--b \t\r\n", 1)).into()),
+        (plain, format!("{file}--b--\r\n").replace("\r\n", "\n").into()),
+        (plain, format!("{}--b--\r\n", part("name=file", rows)).into()),
+        (plain, format!("{}--b--\r\n", part("name=\"file\"; filename*=iso-8859-1''M%E4rz.csv", rows)).into()),
+        (
+            plain,
+            [
+                b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"M\xe4rz.csv\"\r\n\r\n",
+                rows.as_bytes(),
+                b"\r\n--b--\r\n",
+            ]
+            .concat(),
+        ),
+        (plain, format!("{}{file}--b--\r\n", part("name=\"_charset_\"", "utf-8")).into()),
+        (
+            plain,
+            format!(
+                "{}{file}--b--\r\n",
+                part("name=\"name\"\r\nContent-Type: text/plain; charset=ISO-8859-1", "x")
+            )
+            .into(),
+        ),
+        ("multipart/form-data; boundary=\"b\"", format!("{file}--b--\r\n").into()),
+        ("multipart/form-data; charset=UTF-8; boundary=\"b\"", format!("{file}--b--\r\n").into()),
+        (
+            "multipart/form-data; boundary=----=_Part_1.2",
+            format!("{file}--b--\r\n").replace("--b", "------=_Part_1.2").into(),
+        ),
+        (
+            plain,
+            format!("{}--b--\r\n", part("name=\"file\"", "id,note\r\n1,--b\r\n2,\"x\r\n--bc\"\r\n3,--\r\n"))
+                .into(),
+        ),
+    ];
+    for (content_type, body) in taken {
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let (status, batch) = send(content_type, body).await;
+        assert_eq!(status, 202, "{shown}: {batch}");
+        let ended = scene.client.finished(batch["id"].as_str().expect("an id")).await;
+        assert_eq!(ended["counts"]["completed"], 3, "{shown}: {ended}");
+    }
+    let latin1 = [b"--b\r\nContent-Disposition: form-data; name=\"name\"\r\nContent-Type: text/plain; charset=ISO-8859-1\r\n\r\nM\xe4rz\r\n", file.as_bytes(), b"--b--"];
+    assert_eq!(send(plain, latin1.concat()).await.1["name"], "M\u{e4}rz");
+    for (body, status, code) in [
+        (file.clone(), 400, "bad_multipart"),
+        (format!("{file}--b-"), 400, "bad_multipart"),
+        (format!("{file}--b x\r\n"), 400, "bad_multipart"),
+        (format!("--b x\r\n{file}--b--"), 400, "bad_multipart"),
+        (format!("{file}{file}--b--"), 400, "two_files"),
+        (format!("{file}{}--b--", part("name=\"name\"", "x").repeat(2)), 400, "bad_field"),
+        (format!("{}--b--", with("Content-Type: text/csv; charset=utf-16")), 415, "unsupported_encoding"),
+        (format!("{}--b--", with("Content-Transfer-Encoding: base64")), 415, "unsupported_encoding"),
+        (format!("{}{file}--b--", part("name=\"_charset_\"", "utf-16")), 415, "unsupported_encoding"),
+        ("--b--\r\n".to_owned(), 400, "no_file"),
+    ] {
+        let (got, problem) = send(plain, body.clone().into_bytes()).await;
+        assert_eq!((got, &problem["code"]), (status, &json!(code)), "{body}: {problem}");
+    }
+    let batches = scene.client.get("/v2/batches?limit=100").await;
+    assert_eq!(batches["data"].as_array().map(Vec::len), Some(19), "a refused form makes no batch");
+}

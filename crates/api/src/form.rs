@@ -1,22 +1,33 @@
 //! A form with a file, read as it comes.
 
-use actix_multipart::Multipart;
-use actix_web::http::StatusCode;
-use actix_web::{FromRequest as _, HttpRequest, web};
-use futures::TryStreamExt as _;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, web};
 use penstock_flow::upload::{Accepted, Upload, UploadRequest};
 use serde_json::{Map, Value};
 
-use crate::body::{Deadline, SMALL_BYTES};
+use crate::body::{self, Deadline, SMALL_BYTES};
 use crate::fields::{self, RawFields};
 use crate::ingest::{finished, refusal};
-use crate::media;
+use crate::multipart::{self, Charset, Event, Malformed, Parser, PartHead};
 use crate::problem::Problem;
 use crate::state::ApiState;
+
+/// A hidden field by which browsers report the form's charset (RFC 7578, section 4.6).
+const CHARSET_FIELD: &str = "_charset_";
+
+/// The part that is being read.
+#[derive(Default)]
+enum Part {
+    #[default]
+    None,
+    File(Box<Upload>),
+    Field(PartHead, Vec<u8>),
+}
 
 /// What has come of it so far.
 #[derive(Default)]
 struct Taken {
+    part: Part,
     /// The file, once all of it is there.
     upload: Option<Upload>,
     fields: Map<String, Value>,
@@ -36,10 +47,10 @@ pub async fn take(
     payload: web::Payload,
     deadline: Deadline,
 ) -> Result<Accepted, Problem> {
-    let mut payload = payload.into_inner();
-    let form = Multipart::from_request(request, &mut payload).await.map_err(|error| not_multipart(&error))?;
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let boundary = multipart::boundary(content_type.unwrap_or_default()).map_err(not_multipart)?;
     let mut taken = Taken::default();
-    let read = taken.read(state, wanted, form, deadline).await;
+    let read = taken.read(state, wanted, Parser::new(&boundary), payload, deadline).await;
     let Some(upload) = taken.upload else {
         read?;
         return Err(Problem::bad_request("no_file", "send the CSV as the form field `file`"));
@@ -60,35 +71,56 @@ impl Taken {
         &mut self,
         state: &ApiState,
         wanted: UploadRequest,
-        mut form: Multipart,
+        mut form: Parser,
+        payload: web::Payload,
         deadline: Deadline,
     ) -> Result<(), Problem> {
-        let mut parts = (&mut form).map_err(|error| not_multipart(&error.into()));
-        while let Some(mut part) = deadline.next(&mut parts).await? {
-            let name = part.name().unwrap_or_default().to_owned();
-            self.expect(&name)?;
-            media::plain_part(&part, &name)?;
-            let mut chunks = (&mut part).map_err(|error| not_multipart(&error.into()));
-            if name == "file" {
-                let mut upload = Upload::start(&state.engines, wanted.clone()).await?;
-                while let Some(bytes) = deadline.next(&mut chunks).await? {
-                    upload.push(&bytes).await.map_err(refusal)?;
+        let mut body = body::bytes(payload);
+        loop {
+            match form.next_event().map_err(not_multipart)? {
+                Some(Event::Part(head)) => {
+                    self.end_part()?;
+                    self.expect(&head.name)?;
+                    self.part = begin(head, state, &wanted).await?;
                 }
-                self.upload = Some(upload);
-                continue;
+                Some(Event::Content(bytes)) => self.content(&bytes).await?,
+                None if form.is_done() => return self.end_part(),
+                None => match deadline.next(&mut body).await? {
+                    Some(bytes) => form.push(&bytes),
+                    None => form.finish(),
+                },
             }
-            let mut value = Vec::new();
-            while let Some(bytes) = deadline.next(&mut chunks).await? {
+        }
+    }
+
+    async fn content(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        match &mut self.part {
+            Part::None => {}
+            Part::File(upload) => upload.push(bytes).await.map_err(refusal)?,
+            Part::Field(_, value) => {
                 self.bytes += bytes.len();
                 if self.bytes > SMALL_BYTES {
                     let detail = format!("the fields beside the file have more than {SMALL_BYTES} bytes");
                     return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "field_too_large", detail));
                 }
-                value.extend_from_slice(&bytes);
+                value.extend_from_slice(bytes);
             }
-            let text = String::from_utf8(value)
-                .map_err(|_| Problem::bad_request("bad_field", format!("the field `{name}` is not UTF-8")))?;
-            self.fields.insert(name, Value::String(text));
+        }
+        Ok(())
+    }
+
+    /// All of a part is there.
+    fn end_part(&mut self) -> Result<(), Problem> {
+        match std::mem::take(&mut self.part) {
+            Part::None => {}
+            Part::File(upload) => self.upload = Some(*upload),
+            Part::Field(head, value) => {
+                let text = text(&head, value)?;
+                if head.name == CHARSET_FIELD {
+                    return known_charset(&head.name, &Charset::named(&text));
+                }
+                self.fields.insert(head.name, Value::String(text));
+            }
         }
         Ok(())
     }
@@ -100,7 +132,7 @@ impl Taken {
             "file" if self.upload.is_some() => {
                 Err(Problem::bad_request("two_files", "send one field `file`"))
             }
-            "file" => Ok(()),
+            "file" | CHARSET_FIELD => Ok(()),
             "upload_id" => bad("`upload_id` goes without a file, as JSON".into()),
             name if !fields::NAMES.contains(&name) => {
                 let shown: String = name.chars().filter(|c| !c.is_control()).take(50).collect();
@@ -115,6 +147,38 @@ impl Taken {
     }
 }
 
-fn not_multipart(error: &actix_web::Error) -> Problem {
-    Problem::bad_request("bad_multipart", format!("the form cannot be read: {error}"))
+async fn begin(head: PartHead, state: &ApiState, wanted: &UploadRequest) -> Result<Part, Problem> {
+    if let Some((what, value)) = &head.encoding {
+        let detail =
+            format!("the field `{}` has the {what} `{value}`; send it as it is, in UTF-8", head.name);
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
+    }
+    if head.name != "file" {
+        return Ok(Part::Field(head, Vec::new()));
+    }
+    known_charset(&head.name, &head.charset)?;
+    Ok(Part::File(Box::new(Upload::start(&state.engines, wanted.clone()).await?)))
+}
+
+fn text(head: &PartHead, value: Vec<u8>) -> Result<String, Problem> {
+    if head.charset == Charset::Latin1 {
+        return Ok(multipart::latin1(&value));
+    }
+    known_charset(&head.name, &head.charset)?;
+    String::from_utf8(value)
+        .map_err(|_| Problem::bad_request("bad_field", format!("the field `{}` is not UTF-8", head.name)))
+}
+
+fn known_charset(name: &str, charset: &Charset) -> Result<(), Problem> {
+    let other = match charset {
+        Charset::Utf8 => return Ok(()),
+        Charset::Latin1 => "ISO-8859-1",
+        Charset::Other(other) => other,
+    };
+    let detail = format!("the field `{name}` has the charset `{other}`; send it in UTF-8");
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail))
+}
+
+fn not_multipart(malformed: Malformed) -> Problem {
+    Problem::bad_request("bad_multipart", format!("the form cannot be read: {malformed}"))
 }

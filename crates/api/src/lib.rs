@@ -1,6 +1,6 @@
 //! The HTTP API: thin handlers over the use cases.
 //!
-//! [`ingest`] takes files (a [`form`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
+//! [`ingest`] takes files (a [`form`] of [`multipart`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
 //! [`reports`] stream results, [`downloads`] give them to who has no key, [`events`] tell changes as they happen,
 //! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
 //! [`connections`] bounds what strangers cost before that, [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
@@ -19,6 +19,7 @@ pub mod headers;
 pub mod health;
 pub mod ingest;
 pub mod media;
+pub mod multipart;
 pub mod openapi;
 pub mod presigned;
 pub mod problem;
