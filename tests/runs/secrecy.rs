@@ -1,7 +1,10 @@
 //! No plaintext at rest.
 
 use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::database::Database;
+use penstock_tests::receiver::Receiver;
 use penstock_tests::{Client, Place};
+use serde_json::json;
 
 use crate::invite;
 
@@ -48,6 +51,75 @@ async fn a_marker_in_every_field_is_found_nowhere() {
     assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new(), "afterwards");
     let log = std::fs::read_to_string(place.log()).expect("a log");
     assert!(log.contains(r#""level":"TRACE""#), "everything was told");
+}
+
+/// Files whose first row is a person, because they have no header, through the API and by a presigned upload, with every kind
+/// of error that quotes something. Whoever uploaded it reads all of it; the database, callbacks and logs have codes and
+/// counts.
+#[tokio::test]
+async fn a_file_without_a_header_is_quoted_to_nobody_else() {
+    const MARKER: &str = "Zq8marker";
+    let receiver = Receiver::start().await;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("invite.yaml", &invite())]);
+    place.set("RUST_LOG", "trace".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let files = [
+        format!("{MARKER}@{MARKER}.example,{MARKER},{MARKER},,AB1234\nb@b.example,B,B,,AB1234\n"),
+        format!("email,first_name,last_name,phone,{MARKER}\na@a.example,A,A,,AB1234\n"),
+        format!("{MARKER},{MARKER}\n"),
+        format!("email,first_name,last_name,phone,postcode\n{MARKER},{MARKER},{MARKER},{MARKER},{MARKER}\n"),
+        format!("email,first_name,last_name,phone,postcode\n\"a@a.example\"{MARKER},A,A,,AB1234\n"),
+        format!(
+            "email,first_name,last_name,phone,postcode\na@a.example,{MARKER}{},A,,AB1234\n",
+            "x".repeat(70_000)
+        ),
+        format!("{MARKER}{}", ",x".repeat(20_000)),
+    ];
+    for file in files {
+        let (status, refused) = client.upload(crate::PEOPLE, file.clone()).await.expect("an answer");
+        assert!(status == 422 || status == 413, "{refused}");
+        let (_, upload) = client.post("/v2/uploads", &json!({})).await;
+        let url = upload["url"].as_str().expect("a URL");
+        let put = reqwest::Client::builder().no_proxy().build().expect("a client").put(url).body(file);
+        let put = if upload["authorization"] == true { put.bearer_auth(&key) } else { put };
+        assert!(put.send().await.expect("an answer").status().is_success());
+        let fields = json!({
+            "upload_id": upload["upload_id"],
+            "context": { "campaign": "x" },
+            "callback_url": format!("{}/hook", receiver.url),
+        });
+        let (status, batch) = client.post("/v2/pipelines/invite/batches", &fields).await;
+        assert_eq!(status, 202, "{batch}");
+        let id = batch["id"].as_str().expect("an id").to_owned();
+        let failed = client.finished(&id).await;
+        assert_eq!(failed["status"], "failed", "{failed}");
+        // Its owner reads why, line by line, until the batch is erased.
+        let failure = &failed["failure"];
+        let code = failure["code"].as_str().expect("a code");
+        let told =
+            code == "file_too_large" || failure["errors"].as_array().is_some_and(|all| !all.is_empty());
+        assert!(told && failure["message"].is_string(), "{failure}");
+        let heard = receiver
+            .until(|heard| heard.json()["type"] == "batch.finished" && heard.json()["data"]["id"] == *id)
+            .await;
+        let told = &heard.json()["data"]["failure"];
+        assert_eq!((&told["code"], &told["error_count"]), (&json!(code), &failure["error_count"]), "{told}");
+        assert!(!heard.body.contains(MARKER) && told["errors"].is_null(), "{}", heard.body);
+        let listed = client.get("/v2/batches?limit=1").await["data"][0]["failure"].to_string();
+        assert!(!listed.contains(MARKER) && listed.contains(code), "{listed}");
+        let erased = client.request("DELETE", &format!("/v2/batches/{id}")).send().await.expect("an answer");
+        assert_eq!(erased.status(), 200);
+        let left = client.get(&format!("/v2/batches/{id}")).await["failure"].clone();
+        assert!(left["errors"].is_null() && left["code"] == code, "{left}");
+    }
+    service.terminate();
+    assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new());
+    let mut database = Database::of(&place).await;
+    let contents = database.contents().await;
+    assert!(!contents.iter().any(|line| line.contains(MARKER)), "nothing of a file lies in a table");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
 use penstock_flow::control;
 use penstock_flow::pace::Pace;
-use penstock_flow::view::{BatchView, batch_view, brief_failure, describe};
+use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::owners::KeyRole;
 use penstock_store::reading::ErrorGroup;
@@ -120,7 +120,7 @@ pub async fn list(
     let now = state.engines.clock.now();
     let data = batches
         .iter()
-        .map(|batch| describe(&state.engines, batch, &pace, brief_failure(batch), now))
+        .map(|batch| describe(&state.engines, batch, &pace, clear_failure(batch), now))
         .collect();
     Ok(HttpResponse::Ok().json(BatchPage { data, next_cursor }))
 }

@@ -10,6 +10,7 @@ pub mod health;
 mod logs;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod panics;
 pub mod secret_files;
 pub mod settings;
 pub mod shutdown;

@@ -57,6 +57,7 @@ pub fn start(style: LogStyle, service: &'static str, default: &str) -> Telemetry
         let _ = (registry.try_init(), service);
         Telemetry::default()
     };
+    crate::panics::log();
     if let Some(error) = bad {
         tracing::warn!("RUST_LOG is `{chosen}`: {error}; `{default}` is taken");
     }

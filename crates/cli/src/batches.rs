@@ -7,7 +7,7 @@ use penstock_domain::ids::BatchId;
 use penstock_domain::time::Timestamp;
 use penstock_flow::control;
 use penstock_flow::pace::Pace;
-use penstock_flow::view::{BatchView, batch_view, brief_failure, describe};
+use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::control::RetrySelection;
 use serde_json::{Value, json};
@@ -234,7 +234,7 @@ async fn list(
     let now = engines.clock.now();
     let views: Vec<Value> = batches
         .iter()
-        .map(|batch| with_owner(batch, &describe(engines, batch, &pace, brief_failure(batch), now)))
+        .map(|batch| with_owner(batch, &describe(engines, batch, &pace, clear_failure(batch), now)))
         .collect();
     out.table(&views, &["BATCH", "OWNER", "PIPELINE", "STATUS", "DONE", "ROWS", "FAILED"], &rows);
     Ok(true)

@@ -12,7 +12,7 @@ use penstock_domain::outcome::code;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreError;
 use penstock_store::batches::{Batch, Checkpoint};
-use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
+use penstock_store::extraction::{ExtractionFailure, ExtractionLease, Leased, NewRow};
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
@@ -96,7 +96,11 @@ pub async fn extract(
     };
     tracing::info!(from_row = batch.checkpoint.rows, "extraction begins");
     let plain = batch.unsealed.then(|| Path::from(batch.object_key.as_str()));
-    let outcome = carry_out(engines, policy, &mut lease, batch, stop, progress).await;
+    let secrets = match engines.secrets.try_of(engines, &batch).await {
+        Ok(secrets) => secrets,
+        Err(error) => return give_back(engines, &lease, error).await,
+    };
+    let outcome = carry_out(engines, policy, &mut lease, batch, secrets.clone(), stop, progress).await;
     match outcome {
         Ok(extracted) => Ok(extracted),
         Err(Trouble::Flow(FlowError::Store(StoreError::LeaseLost))) => {
@@ -104,14 +108,14 @@ pub async fn extract(
             let now = engines.clock.now();
             let batch = engines.store.batches_by_seq(&[lease.batch]).await?.pop();
             if batch.is_some_and(|batch| batch.erased_at.is_some()) {
-                engines.store.fail_extraction(&lease, "", now).await?;
+                engines.store.fail_extraction(&lease, &ExtractionFailure::default(), now).await?;
                 return Ok(Extracted::Erased);
             }
             Err(StoreError::LeaseLost.into())
         }
         Err(Trouble::File(fault)) => {
             tracing::warn!(code = fault.code, "the file cannot be extracted");
-            let failure = fault.to_json();
+            let failure = fault.kept(secrets.as_ref());
             let batch = engines.store.fail_extraction(&lease, &failure, engines.clock.now()).await?;
             if let Some(plain) = plain {
                 // Nobody reads it again, and it is not sealed.
@@ -122,14 +126,20 @@ pub async fn extract(
             }
             Ok(Extracted::Failed(Box::new(batch)))
         }
-        Err(Trouble::Flow(error)) => {
-            // Best effort: a lease that cannot be given back runs out by itself.
-            if let Err(release) = engines.store.release_extraction(&lease).await {
-                tracing::debug!(error = %release, "the extraction lease was not given back");
-            }
-            Err(error)
-        }
+        Err(Trouble::Flow(error)) => give_back(engines, &lease, error).await,
     }
+}
+
+/// Best effort: a lease that cannot be given back runs out by itself.
+async fn give_back(
+    engines: &Engines,
+    lease: &ExtractionLease,
+    error: FlowError,
+) -> Result<Extracted, FlowError> {
+    if let Err(release) = engines.store.release_extraction(lease).await {
+        tracing::debug!(error = %release, "the extraction lease was not given back");
+    }
+    Err(error)
 }
 
 /// Why a failed extraction need not be tried again: its batch keeps what is known about the file.
@@ -170,17 +180,18 @@ async fn carry_out(
     policy: &ExtractPolicy,
     lease: &mut ExtractionLease,
     mut batch: Box<Batch>,
+    secrets: Option<SecretsOf>,
     stop: &CancellationToken,
     progress: &mut (dyn FnMut(&Batch, Checkpoint) + Send),
 ) -> Result<Extracted, Trouble> {
-    let Some(secrets) = engines.secrets.try_of(engines, &batch).await? else {
+    let Some(mut secrets) = secrets else {
         return Err(Trouble::File(FileFault::new(
             "erased",
             "the batch was erased before its file was extracted",
         )));
     };
     if batch.unsealed {
-        unsealed::seal(engines, policy, lease, &mut batch, &secrets).await?;
+        secrets = unsealed::seal(engines, policy, lease, &mut batch, secrets).await?;
     }
     let (sender, mut chunks) = mpsc::channel::<Result<Chunk, Trouble>>(CHUNKS_AHEAD);
     let reader = reader::read(engines.clone(), policy.clone(), batch.clone(), secrets.clone(), sender);

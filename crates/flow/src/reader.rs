@@ -8,15 +8,14 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use penstock_crypto::{StreamLayout, StreamOpener};
 use penstock_domain::csv::{Event, HeaderMap, Limits, Parser, RowError as FileError, error};
 use penstock_store::batches::{Batch, Checkpoint};
-use penstock_store::extraction::NewRow;
+use penstock_store::extraction::{ExtractionFailure, NewRow};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::engines::Engines;
-use crate::error::FlowError;
 use crate::extract::{ExtractPolicy, Trouble};
-use crate::secrets::{Place, SecretsOf};
+use crate::secrets::{Place, SecretsOf, unreadable_header};
 
 /// So many bytes are asked of the object store at a time, at the most: large enough that S3's answers are not waited
 /// for, small enough to hold two of them.
@@ -67,14 +66,29 @@ impl FileFault {
         matches!(code, "invalid_file" | "file_too_large" | "erased")
     }
 
-    /// What the batch keeps of it.
-    pub fn to_json(&self) -> String {
-        let mut failure = json!({ "code": self.code, "message": self.message });
+    /// What the batch keeps of it: a code and a count in the clear, and sealed what is said of the file itself.
+    pub fn kept(&self, secrets: Option<&SecretsOf>) -> ExtractionFailure {
+        let mut clear = json!({ "code": self.code, "message": sentence(self.code) });
+        let mut whole = json!({ "message": self.message });
         if self.error_count > 0 {
-            failure["errors"] = json!(self.errors);
-            failure["error_count"] = self.error_count.into();
+            clear["error_count"] = self.error_count.into();
+            whole["errors"] = json!(self.errors);
         }
-        failure.to_string()
+        let sealed = secrets.map(|secrets| secrets.seal_json(Place::Failure, &whole));
+        ExtractionFailure { clear: clear.to_string(), sealed }
+    }
+}
+
+/// A code in words that say nothing of the file: callbacks carry them, and they lie in the database as they are.
+fn sentence(code: &str) -> &'static str {
+    match code {
+        "invalid_file" => "the file has errors",
+        "file_too_large" => "a limit of the pipeline was passed",
+        "file_missing" => "the file is not in the object store",
+        "file_changed" => "the file is no longer the one that was validated",
+        "file_tampered" => "the stored file is not what was sealed: it was cut or changed",
+        "erased" => "the batch was erased before its file was extracted",
+        _ => "a defect of this service; its operator can have the file read again",
     }
 }
 
@@ -99,11 +113,11 @@ async fn read_rows(
     secrets: &SecretsOf,
     chunks: &mpsc::Sender<Result<Chunk, Trouble>>,
 ) -> Result<(), Trouble> {
-    let header = header_of(batch)?;
+    let header = secrets.header().ok_or_else(|| unreadable_header(batch))?;
     let mut file = SealedReader::open(engines, batch, secrets).await?;
     // The file was held to its pipeline's limits before it was sealed; reading it again must not be stricter.
     let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line);
-    let mut builder = Builder::new(policy, secrets, &header, batch.checkpoint);
+    let mut builder = Builder::new(policy, secrets, header, batch.checkpoint);
     let mut plain = Vec::new();
     loop {
         plain.clear();
@@ -130,12 +144,6 @@ async fn read_rows(
         let _ = chunks.send(Ok(chunk)).await;
     }
     Ok(())
-}
-
-fn header_of(batch: &Batch) -> Result<HeaderMap, FlowError> {
-    let header = batch.header.as_deref().unwrap_or_default();
-    serde_json::from_str(header)
-        .map_err(|_| FlowError::Inconsistent(format!("batch {} has no header that can be read", batch.id)))
 }
 
 /// Collects parsed records into chunks.

@@ -86,9 +86,8 @@ pub async fn stream(
 ) -> Result<impl Stream<Item = Result<Bytes, FlowError>> + Send + 'static, FlowError> {
     let secrets = engines.secrets.of(&engines, &batch).await?;
     let pipeline = engines.pipelines.of(&engines, &batch).await?;
-    let header: Option<HeaderMap> =
-        batch.header.as_deref().and_then(|header| serde_json::from_str(header).ok());
-    let writer = Writer { secrets, pipeline, header: header.map(Arc::new), report, format };
+    let header = secrets.header().cloned();
+    let writer = Writer { secrets, pipeline, header, report, format };
     let first = writer.head();
     let state = State { engines, batch, writer, after: 0, head: Some(first), done: false };
     Ok(futures::stream::try_unfold(state, |mut state| async move {

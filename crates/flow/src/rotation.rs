@@ -85,7 +85,7 @@ pub async fn rewrap(engines: &Engines, actor: &str) -> Result<Rewrapped, FlowErr
                 .rewrap(id.0, &wrapped, engines.random.as_ref())
                 .map_err(|source| FlowError::Sealed { what: "a batch's data key", source })?;
             let Some(new) = new else { continue };
-            let new = SealedKey { key_id: new.key_id, wrapped: new.bytes, context: old.context.clone() };
+            let new = SealedKey { key_id: new.key_id, wrapped: new.bytes, ..old.clone() };
             moved += u64::from(engines.store.rewrap_key(*seq, old, &new).await?);
         }
         done.data_keys += moved;

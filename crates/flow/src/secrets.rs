@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_crypto::{Ad, DataKey, WrappedKey};
+use penstock_domain::csv::HeaderMap;
 use penstock_domain::ids::{BatchId, BatchSeq, RowNumber};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{Batch, SealedKey};
@@ -36,6 +37,10 @@ pub enum Place {
     Receipt(RowNumber, u16),
     /// The request's context.
     Context,
+    /// How the file's records are read.
+    Header,
+    /// What the errors of the file say.
+    Failure,
 }
 
 /// A batch's opened secrets.
@@ -44,12 +49,25 @@ pub struct SecretsOf {
     batch: BatchId,
     key: Arc<DataKey>,
     context: Arc<Value>,
+    header: Option<Arc<HeaderMap>>,
 }
 
 impl SecretsOf {
     /// The secrets of a batch that is being made.
     pub fn new(batch: BatchId, key: Arc<DataKey>, context: Value) -> Self {
-        Self { batch, key, context: Arc::new(context) }
+        Self { batch, key, context: Arc::new(context), header: None }
+    }
+
+    /// How the file's records are read; none until somebody has read the file.
+    pub fn header(&self) -> Option<&Arc<HeaderMap>> {
+        self.header.as_ref()
+    }
+
+    /// The same of a batch whose file has been read by now.
+    #[must_use]
+    pub fn with_header(mut self, header: HeaderMap) -> Self {
+        self.header = Some(Arc::new(header));
+        self
     }
 
     /// The context that came with the upload; an empty object when none did.
@@ -107,6 +125,8 @@ fn what(place: Place) -> &'static str {
         Place::Error(_) => "a row's error",
         Place::Receipt(..) => "a step's output",
         Place::Context => "the context",
+        Place::Header => "the file's header",
+        Place::Failure => "the file's errors",
     }
 }
 
@@ -117,6 +137,8 @@ fn ad(batch: BatchId, place: Place, column: &mut [u8; 8]) -> Ad<'_> {
         Place::Error(row) => ("row_output", row, "error"),
         Place::Receipt(row, step) => ("row_receipts", row, decimal(step, column)),
         Place::Context => ("batch_keys", 0, "context"),
+        Place::Header => ("batch_keys", 0, "header"),
+        Place::Failure => ("batch_keys", 0, "failure"),
     };
     Ad { table, batch: batch.0, row, column }
 }
@@ -133,6 +155,11 @@ fn decimal(mut number: u16, buffer: &mut [u8; 8]) -> &str {
         }
     }
     std::str::from_utf8(&buffer[at..]).unwrap_or_default()
+}
+
+/// A batch whose rows were to be read before its file was, or whose header is damaged.
+pub(crate) fn unreadable_header(batch: &Batch) -> FlowError {
+    FlowError::Inconsistent(format!("batch {} has no header that can be read", batch.id))
 }
 
 /// Opened secrets by batch.
@@ -163,8 +190,11 @@ impl Secrets {
             return Ok(Some(secrets));
         }
         let Some(sealed) = engines.store.sealed_key(batch.seq).await? else { return Ok(None) };
-        let secrets = open_secrets(engines, batch.id, &sealed)?;
-        self.insert(batch.seq, now, secrets.clone());
+        let secrets = open_secrets(engines, batch, &sealed)?;
+        // Without a header it is about to change.
+        if secrets.header.is_some() {
+            self.insert(batch.seq, now, secrets.clone());
+        }
         Ok(Some(secrets))
     }
 
@@ -193,16 +223,22 @@ impl Secrets {
     }
 }
 
-fn open_secrets(engines: &Engines, batch: BatchId, sealed: &SealedKey) -> Result<SecretsOf, FlowError> {
+fn open_secrets(engines: &Engines, batch: &Batch, sealed: &SealedKey) -> Result<SecretsOf, FlowError> {
     let wrapped = WrappedKey { key_id: sealed.key_id.clone(), bytes: sealed.wrapped.clone() };
     let key = engines
         .keyring
         .get()
-        .unwrap(batch.0, &wrapped)
+        .unwrap(batch.id.0, &wrapped)
         .map_err(|source| FlowError::Sealed { what: "the batch's data key", source })?;
-    let mut secrets = SecretsOf::new(batch, Arc::new(key), Value::Object(serde_json::Map::new()));
+    let mut secrets = SecretsOf::new(batch.id, Arc::new(key), Value::Object(serde_json::Map::new()));
     if let Some(context) = &sealed.context {
         secrets.context = Arc::new(secrets.open_json(Place::Context, context)?);
     }
+    let header = match (&sealed.header, &batch.header) {
+        (Some(sealed), _) => Some(secrets.open_json(Place::Header, sealed)?),
+        (None, Some(clear)) => Some(serde_json::from_str(clear).map_err(|_| unreadable_header(batch))?),
+        (None, None) => None,
+    };
+    secrets.header = header.map(Arc::new);
     Ok(secrets)
 }

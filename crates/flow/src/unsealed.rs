@@ -8,24 +8,24 @@ use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::ExtractionLease;
 
 use crate::engines::Engines;
-use crate::error::FlowError;
 use crate::extract::{ExtractPolicy, Trouble};
 use crate::file::{SealedWriter, sealed_key};
 use crate::reader::FileFault;
-use crate::secrets::SecretsOf;
+use crate::secrets::{Place, SecretsOf};
 use crate::upload::delete;
 
 /// The lease is renewed after so many bytes.
 const RENEW_EVERY: u64 = 16 * 1024 * 1024;
 
-/// Reads the plain file once: every row is validated before anything is inserted.
+/// Reads the plain file once: every row is validated before anything is inserted. From then on the batch's secrets have its
+/// header.
 pub(crate) async fn seal(
     engines: &Engines,
     policy: &ExtractPolicy,
     lease: &mut ExtractionLease,
     batch: &mut Batch,
-    secrets: &SecretsOf,
-) -> Result<(), Trouble> {
+    secrets: SecretsOf,
+) -> Result<SecretsOf, Trouble> {
     // The one it was uploaded under, which may be an older one by now.
     let pipeline = engines.pipelines.of(engines, batch).await?;
     let plain = Path::from(batch.object_key.as_str());
@@ -68,18 +68,16 @@ pub(crate) async fn seal(
         })
     })?;
     let file = writer.finish().await?;
-    let header = serde_json::to_string(&validated.header)
-        .map_err(|error| FlowError::Inconsistent(error.to_string()))?;
+    let header = secrets.seal_json(Place::Header, &validated.header);
     let rows = u32::try_from(validated.rows).unwrap_or(u32::MAX);
     let start = Checkpoint { offset: validated.body_offset, line: validated.body_line, rows: 0 };
     let key = file.path.to_string();
     engines.store.describe_file(lease, &header, rows, &key, file.plain_bytes, start).await?;
     delete(engines, &plain).await;
-    batch.header = Some(header);
     batch.object_key = key;
     batch.file_bytes = file.plain_bytes;
     batch.unsealed = false;
     batch.checkpoint = start;
     batch.ledger.counted(rows);
-    Ok(())
+    Ok(secrets.with_header(validated.header))
 }

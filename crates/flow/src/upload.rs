@@ -157,7 +157,12 @@ impl Upload {
             id,
             span,
             secrets: SecretsOf::new(id, key, Value::Null),
-            wrapped: SealedKey { key_id: wrapped.key_id, wrapped: wrapped.bytes, context: None },
+            wrapped: SealedKey {
+                key_id: wrapped.key_id,
+                wrapped: wrapped.bytes,
+                context: None,
+                header: None,
+            },
             validator: Validator::new(request.pipeline.schema.clone()),
             writer,
             received: 0,
@@ -278,8 +283,7 @@ async fn make_batch(
     let now = engines.clock.now();
     let pipeline = &request.pipeline;
     engines.store.save_definition(pipeline.version, &pipeline.name, &pipeline.source, now).await?;
-    let header = serde_json::to_string(&making.validated.header)
-        .map_err(|error| FlowError::Inconsistent(error.to_string()))?;
+    let header = making.secrets.seal_json(Place::Header, &making.validated.header);
     let context = fields.context.map(|context| making.secrets.seal_json(Place::Context, &context));
     let batch = NewBatch {
         id: making.id,
@@ -287,7 +291,6 @@ async fn make_batch(
         pipeline: pipeline.name.clone(),
         version: pipeline.version,
         name: fields.name,
-        header: Some(header),
         object_key,
         file_bytes,
         unsealed: false,
@@ -301,7 +304,7 @@ async fn make_batch(
             line: making.validated.body_line,
             rows: 0,
         },
-        key: SealedKey { context, ..making.key },
+        key: SealedKey { context, header: Some(header), ..making.key },
         idempotency: making.promise,
         upload: None,
         created_at: now,

@@ -188,27 +188,35 @@ pub(crate) fn held_reason(ledger: &Ledger) -> Option<String> {
     ))
 }
 
-/// The failure without what is sealed: the file's errors, or the number of the row that ended the batch.
+/// The failure without what is sealed: a code with its sentence and a count, or the number of the row that ended the batch.
+/// What a list or a callback shows.
 pub fn clear_failure(batch: &Batch) -> Option<Value> {
     if let Some(failure) = &batch.failure {
-        return serde_json::from_str(failure).ok();
+        let mut failure: Value = serde_json::from_str(failure).ok()?;
+        // Releases before this one kept the file's errors here, and a callback of theirs may still be on its way.
+        failure.as_object_mut()?.remove("errors");
+        return Some(failure);
     }
     batch.failure_row.map(|row| serde_json::json!({ "code": "row_failed", "row": row }))
 }
 
-/// The same with the first of the file's errors alone: a list of a thousand batches stays small. The batch itself shows all that are kept.
-pub fn brief_failure(batch: &Batch) -> Option<Value> {
-    let mut failure = clear_failure(batch)?;
-    if let Some(errors) = failure.get_mut("errors").and_then(Value::as_array_mut) {
-        errors.truncate(1);
+/// Why the file could not be extracted, with what its errors say; none of that once the batch was erased.
+async fn failure_of_file(engines: &Engines, batch: &Batch) -> Result<Option<Value>, FlowError> {
+    let mut failure = clear_failure(batch);
+    let Some(sealed) = engines.store.sealed_failure(batch.seq).await? else { return Ok(failure) };
+    let Some(secrets) = engines.secrets.try_of(engines, batch).await? else { return Ok(failure) };
+    let whole: serde_json::Map<String, Value> = secrets.open_json(Place::Failure, &sealed)?;
+    if let Some(failure) = failure.as_mut().and_then(Value::as_object_mut) {
+        failure.extend(whole);
     }
-    Some(failure)
+    Ok(failure)
 }
 
 async fn failure_of(engines: &Engines, batch: &Batch) -> Result<Option<Value>, FlowError> {
-    let Some(number) = batch.failure_row.filter(|_| batch.failure.is_none()) else {
-        return Ok(clear_failure(batch));
-    };
+    if batch.failure.is_some() {
+        return failure_of_file(engines, batch).await;
+    }
+    let Some(number) = batch.failure_row else { return Ok(None) };
     let (Some(secrets), Some(record)) =
         (engines.secrets.try_of(engines, batch).await?, engines.store.row(batch.seq, number).await?)
     else {

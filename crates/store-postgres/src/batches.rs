@@ -73,19 +73,18 @@ impl Batches for PostgresStore {
         let mut tx = self.write(NAME).await?;
         let ledger = Ledger::new(new.rows, new.allow_failures, new.canary);
         let seq: i64 = sqlx::query_scalar(
-            "/* penstock:create_batch */ INSERT INTO batches (id, owner, pipeline, version, name, header, object_key, \
+            "/* penstock:create_batch */ INSERT INTO batches (id, owner, pipeline, version, name, object_key, \
              file_bytes, unsealed, callback_url, priority, created_at, status, allow_failures, paused, held, \
              canary_rows, canary_max_failure_bp, canary_stop_after, canary_passed, total, pending, queued, processing, \
              completed, failed, cancelled, run, extracted, next_number, release_end, failure_said_run, progress_said, \
-             revision, checkpoint_offset, checkpoint_line, checkpoint_rows) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
-             $12, 0, $13, false, false, $14, $15, $16, $17, $18, $19, 0, 0, 0, 0, 0, 1, false, 1, 1, 0, 0, 1, $20, $21, $22) RETURNING seq",
+             revision, checkpoint_offset, checkpoint_line, checkpoint_rows) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, \
+             $11, 0, $12, false, false, $13, $14, $15, $16, $17, $18, 0, 0, 0, 0, 0, 1, false, 1, 1, 0, 0, 1, $19, $20, $21) RETURNING seq",
         )
         .bind(new.id.0)
         .bind(new.owner.0)
         .bind(&new.pipeline)
         .bind(new.version)
         .bind(&new.name)
-        .bind(&new.header)
         .bind(&new.object_key)
         .bind(i64::try_from(new.file_bytes).unwrap_or(i64::MAX))
         .bind(new.unsealed)
@@ -105,14 +104,17 @@ impl Batches for PostgresStore {
         .fetch_one(&mut *tx)
         .await
         .map_err(store_error(NAME))?;
-        sqlx::query("INSERT INTO batch_keys (batch, key_id, wrapped, context) VALUES ($1, $2, $3, $4)")
-            .bind(seq)
-            .bind(&new.key.key_id)
-            .bind(&new.key.wrapped)
-            .bind(&new.key.context)
-            .execute(&mut *tx)
-            .await
-            .map_err(store_error(NAME))?;
+        sqlx::query(
+            "INSERT INTO batch_keys (batch, key_id, wrapped, context, header) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(seq)
+        .bind(&new.key.key_id)
+        .bind(&new.key.wrapped)
+        .bind(&new.key.context)
+        .bind(&new.key.header)
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
         if let Some(promise) = &new.idempotency {
             // Another request with this key may be about to commit: this waits for it, and yields.
             let kept = sqlx::query(
@@ -212,7 +214,7 @@ impl Batches for PostgresStore {
 
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>> {
         let row = sqlx::query(
-            "/* penstock:sealed_key */ SELECT key_id, wrapped, context FROM batch_keys WHERE batch = $1",
+            "/* penstock:sealed_key */ SELECT key_id, wrapped, context, header FROM batch_keys WHERE batch = $1",
         )
         .bind(batch.0)
         .fetch_optional(&self.pool)
@@ -224,7 +226,18 @@ impl Batches for PostgresStore {
             key_id: c.text("key_id")?,
             wrapped: c.bytes("wrapped")?,
             context: c.opt_bytes("context")?,
+            header: c.opt_bytes("header")?,
         }))
+    }
+
+    async fn sealed_failure(&self, batch: BatchSeq) -> StoreResult<Option<Vec<u8>>> {
+        let row =
+            sqlx::query("/* penstock:sealed_failure */ SELECT failure FROM batch_keys WHERE batch = $1")
+                .bind(batch.0)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(store_error("sealed_failure"))?;
+        row.map_or(Ok(None), |row| Columns::of("batch_keys", &row).opt_bytes("failure"))
     }
 
     async fn create_upload(&self, upload: &PendingUpload) -> StoreResult<()> {

@@ -246,7 +246,7 @@ impl Operations for PostgresStore {
         limit: u32,
     ) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>> {
         let rows = sqlx::query(
-            "/* penstock:keys_to_rewrap */ SELECT k.batch, k.key_id, k.wrapped, k.context, b.id AS id FROM batch_keys k JOIN batches b ON b.seq = k.batch \
+            "/* penstock:keys_to_rewrap */ SELECT k.batch, k.key_id, k.wrapped, k.context, k.header, b.id AS id FROM batch_keys k JOIN batches b ON b.seq = k.batch \
              WHERE k.key_id <> $1 ORDER BY k.batch LIMIT $2",
         )
         .bind(active)
@@ -261,6 +261,7 @@ impl Operations for PostgresStore {
                     key_id: c.text("key_id")?,
                     wrapped: c.bytes("wrapped")?,
                     context: c.opt_bytes("context")?,
+                    header: c.opt_bytes("header")?,
                 };
                 Ok((BatchSeq(c.i64("batch")?), BatchId(c.uuid("id")?), key))
             })

@@ -90,11 +90,11 @@ impl Batches for SqliteStore {
         }
         let ledger = Ledger::new(new.rows, new.allow_failures, new.canary);
         let seq: i64 = sqlx::query_scalar(
-            "/* penstock:create_batch */ INSERT INTO batches (id, owner, pipeline, version, name, header, object_key, \
+            "/* penstock:create_batch */ INSERT INTO batches (id, owner, pipeline, version, name, object_key, \
              file_bytes, unsealed, callback_url, priority, created_at, status, allow_failures, paused, held, \
              canary_rows, canary_max_failure_bp, canary_stop_after, canary_passed, total, pending, queued, processing, \
              completed, failed, cancelled, run, extracted, next_number, release_end, failure_said_run, progress_said, \
-             revision, checkpoint_offset, checkpoint_line, checkpoint_rows) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, \
+             revision, checkpoint_offset, checkpoint_line, checkpoint_rows) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, \
              ?, 0, ?, 0, 0, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 1, ?, ?, ?) RETURNING seq",
         )
         .bind(new.id.to_string())
@@ -102,7 +102,6 @@ impl Batches for SqliteStore {
         .bind(&new.pipeline)
         .bind(new.version.to_string())
         .bind(&new.name)
-        .bind(&new.header)
         .bind(&new.object_key)
         .bind(i64::try_from(new.file_bytes).unwrap_or(i64::MAX))
         .bind(new.unsealed)
@@ -122,14 +121,17 @@ impl Batches for SqliteStore {
         .fetch_one(&mut *tx)
         .await
         .map_err(store_error(NAME))?;
-        sqlx::query("INSERT INTO batch_keys (batch, key_id, wrapped, context) VALUES (?, ?, ?, ?)")
-            .bind(seq)
-            .bind(&new.key.key_id)
-            .bind(&new.key.wrapped)
-            .bind(&new.key.context)
-            .execute(&mut *tx)
-            .await
-            .map_err(store_error(NAME))?;
+        sqlx::query(
+            "INSERT INTO batch_keys (batch, key_id, wrapped, context, header) VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(seq)
+        .bind(&new.key.key_id)
+        .bind(&new.key.wrapped)
+        .bind(&new.key.context)
+        .bind(&new.key.header)
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
         if let Some(promise) = &new.idempotency {
             sqlx::query(
                 "INSERT INTO idempotency (owner, key, key_id, fingerprint, batch) VALUES (?, ?, ?, ?, ?)",
@@ -225,7 +227,7 @@ impl Batches for SqliteStore {
 
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>> {
         let row = sqlx::query(
-            "/* penstock:sealed_key */ SELECT key_id, wrapped, context FROM batch_keys WHERE batch = ?",
+            "/* penstock:sealed_key */ SELECT key_id, wrapped, context, header FROM batch_keys WHERE batch = ?",
         )
         .bind(batch.0)
         .fetch_optional(&self.readers)
@@ -237,7 +239,17 @@ impl Batches for SqliteStore {
             key_id: c.text("key_id")?,
             wrapped: c.bytes("wrapped")?,
             context: c.opt_bytes("context")?,
+            header: c.opt_bytes("header")?,
         }))
+    }
+
+    async fn sealed_failure(&self, batch: BatchSeq) -> StoreResult<Option<Vec<u8>>> {
+        let row = sqlx::query("/* penstock:sealed_failure */ SELECT failure FROM batch_keys WHERE batch = ?")
+            .bind(batch.0)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(store_error("sealed_failure"))?;
+        row.map_or(Ok(None), |row| Columns::of("batch_keys", &row).opt_bytes("failure"))
     }
 
     async fn create_upload(&self, upload: &PendingUpload) -> StoreResult<()> {

@@ -6,7 +6,7 @@ use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::decode::Columns as _;
-use penstock_store::extraction::{Extraction, ExtractionLease, Leased, NewRow};
+use penstock_store::extraction::{Extraction, ExtractionFailure, ExtractionLease, Leased, NewRow};
 use penstock_store::{StoreError, StoreResult};
 use sqlx::QueryBuilder;
 
@@ -84,7 +84,7 @@ impl Extraction for SqliteStore {
     async fn describe_file(
         &self,
         lease: &ExtractionLease,
-        header: &str,
+        header: &[u8],
         rows: u32,
         object_key: &str,
         file_bytes: u64,
@@ -96,10 +96,9 @@ impl Extraction for SqliteStore {
         let read_revision = batch.ledger.revision;
         batch.ledger.counted(rows);
         sqlx::query(
-            "/* penstock:describe_file */ UPDATE batches SET header = ?, object_key = ?, file_bytes = ?, unsealed = 0, \
+            "/* penstock:describe_file */ UPDATE batches SET object_key = ?, file_bytes = ?, unsealed = 0, \
              checkpoint_offset = ?, checkpoint_line = ?, checkpoint_rows = ?, extract_until = ? WHERE seq = ?",
         )
-        .bind(header)
         .bind(object_key)
         .bind(i64::try_from(file_bytes).unwrap_or(i64::MAX))
         .bind(i64::try_from(start.offset).unwrap_or(i64::MAX))
@@ -110,6 +109,12 @@ impl Extraction for SqliteStore {
         .execute(&mut *tx)
         .await
         .map_err(store_error(NAME))?;
+        sqlx::query("UPDATE batch_keys SET header = ? WHERE batch = ?")
+            .bind(header)
+            .bind(lease.batch.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
         ledgers::write(&mut tx, &batch, read_revision, &[], lease.until, NAME).await?;
         commit(tx, NAME).await
     }
@@ -179,20 +184,27 @@ impl Extraction for SqliteStore {
     async fn fail_extraction(
         &self,
         lease: &ExtractionLease,
-        failure: &str,
+        failure: &ExtractionFailure,
         now: Timestamp,
     ) -> StoreResult<Batch> {
         const NAME: &str = "fail_extraction";
         let mut tx = self.write(NAME).await?;
         let mut batch = leased(&mut tx, lease, NAME).await?;
         let read_revision = batch.ledger.revision;
-        let (events, failure) = if batch.erased_at.is_some() {
+        let (events, clear) = if batch.erased_at.is_some() {
             (batch.ledger.extraction_abandoned(now), None)
         } else {
-            (batch.ledger.extraction_failed(now), Some(failure))
+            (batch.ledger.extraction_failed(now), Some(failure.clear.as_str()))
         };
-        batch.failure = failure.map(str::to_owned);
-        end_lease(&mut tx, lease, failure, NAME).await?;
+        batch.failure = clear.map(str::to_owned);
+        end_lease(&mut tx, lease, clear, NAME).await?;
+        // An erased batch has no such record any more.
+        sqlx::query("UPDATE batch_keys SET failure = ? WHERE batch = ?")
+            .bind(&failure.sealed)
+            .bind(lease.batch.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
         ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
         commit(tx, NAME).await?;
         Ok(batch)

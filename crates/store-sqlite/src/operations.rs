@@ -242,7 +242,7 @@ impl Operations for SqliteStore {
         limit: u32,
     ) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>> {
         let rows = sqlx::query(
-            "/* penstock:keys_to_rewrap */ SELECT k.batch, k.key_id, k.wrapped, k.context, b.id AS id FROM batch_keys k JOIN batches b ON b.seq = k.batch \
+            "/* penstock:keys_to_rewrap */ SELECT k.batch, k.key_id, k.wrapped, k.context, k.header, b.id AS id FROM batch_keys k JOIN batches b ON b.seq = k.batch \
              WHERE k.key_id <> ? ORDER BY k.batch LIMIT ?",
         )
         .bind(active)
@@ -257,6 +257,7 @@ impl Operations for SqliteStore {
                     key_id: c.text("key_id")?,
                     wrapped: c.bytes("wrapped")?,
                     context: c.opt_bytes("context")?,
+                    header: c.opt_bytes("header")?,
                 };
                 Ok((BatchSeq(c.i64("batch")?), BatchId(c.uuid("id")?), key))
             })

@@ -35,7 +35,7 @@ pub struct Batch {
     pub version: Uuid,
     /// What the client calls it.
     pub name: Option<String>,
-    /// The file's columns, as the CSV room's `HeaderMap` in JSON; none until somebody has read the file.
+    /// Of batches from before there was [`SealedKey::header`]: the same, not sealed.
     pub header: Option<String>,
     /// Where the file lies in the object store.
     pub object_key: String,
@@ -55,7 +55,8 @@ pub struct Batch {
     pub checkpoint: Checkpoint,
     /// The row whose failure ended the batch.
     pub failure_row: Option<u32>,
-    /// Why the file could not be extracted: JSON with `code`, `message` and, for a bad file, `errors` and `error_count`.
+    /// Why the file could not be extracted: JSON with `code`, its `message` and, for a bad file, `error_count`. Nothing that
+    /// stands in the file: that is in [`Batches::sealed_failure`].
     pub failure: Option<String>,
     /// When its payloads were erased.
     pub erased_at: Option<Timestamp>,
@@ -95,6 +96,8 @@ pub struct SealedKey {
     pub wrapped: Vec<u8>,
     /// The request's context, sealed; none when there was none.
     pub context: Option<Vec<u8>>,
+    /// How the file's records are read, sealed: the CSV room's `HeaderMap` in JSON. None until somebody has read the file.
+    pub header: Option<Vec<u8>>,
 }
 
 /// The promise behind an `Idempotency-Key`.
@@ -121,8 +124,6 @@ pub struct NewBatch {
     pub version: Uuid,
     /// What the client calls it.
     pub name: Option<String>,
-    /// See [`Batch::header`].
-    pub header: Option<String>,
     /// Where the file lies.
     pub object_key: String,
     /// Bytes of the plain file.
@@ -230,6 +231,8 @@ pub trait Batches: Send + Sync {
     async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<Vec<Batch>>;
     /// What opens the batch; none once it is erased.
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>>;
+    /// What the file's errors say, sealed; none when it has none, and once the batch is erased.
+    async fn sealed_failure(&self, batch: BatchSeq) -> StoreResult<Option<Vec<u8>>>;
     /// Remembers a presigned upload.
     async fn create_upload(&self, upload: &PendingUpload) -> StoreResult<()>;
     /// A presigned upload of that owner.

@@ -49,6 +49,15 @@ pub struct NewRow {
     pub rejected: Option<(String, Vec<u8>)>,
 }
 
+/// Why a file cannot be extracted.
+#[derive(Clone, Debug, Default)]
+pub struct ExtractionFailure {
+    /// What may be seen of it: see [`Batch::failure`].
+    pub clear: String,
+    /// What the file's errors say, sealed.
+    pub sealed: Option<Vec<u8>>,
+}
+
 /// Extraction.
 #[async_trait]
 pub trait Extraction: Send + Sync {
@@ -65,14 +74,15 @@ pub trait Extraction: Send + Sync {
     /// # Errors
     /// `LeaseLost`.
     async fn renew_extraction(&self, lease: &ExtractionLease) -> StoreResult<()>;
-    /// Tells what a first reading of an unseen file found, once, and where its sealed copy lies.
+    /// Tells what a first reading of an unseen file found, once, and where its sealed copy lies. `header`: see
+    /// [`SealedKey::header`](crate::batches::SealedKey::header).
     ///
     /// # Errors
     /// `LeaseLost`.
     async fn describe_file(
         &self,
         lease: &ExtractionLease,
-        header: &str,
+        header: &[u8],
         rows: u32,
         object_key: &str,
         file_bytes: u64,
@@ -101,15 +111,14 @@ pub trait Extraction: Send + Sync {
         rows: u32,
         now: Timestamp,
     ) -> StoreResult<Batch>;
-    /// The file cannot be extracted: the batch is `failed`, with `failure` as its reason (JSON, see
-    /// [`Batch::failure`]). One that was erased meanwhile is `cancelled` instead, without a reason. Ends the lease.
+    /// The file cannot be extracted: the batch is `failed`, with `failure` as its reason. One that was erased meanwhile is `cancelled` instead, without a reason. Ends the lease.
     ///
     /// # Errors
     /// `LeaseLost`.
     async fn fail_extraction(
         &self,
         lease: &ExtractionLease,
-        failure: &str,
+        failure: &ExtractionFailure,
         now: Timestamp,
     ) -> StoreResult<Batch>;
     /// Gives the lease back; the batch goes on from its checkpoint as soon as somebody takes it.

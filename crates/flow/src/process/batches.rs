@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::process::lanes::Owner;
-use crate::secrets::SecretsOf;
+use crate::secrets::{SecretsOf, unreadable_header};
 
 /// How long it is kept: an erased batch's key leaves every worker after at most this time.
 const KEEP: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ pub struct BatchWork {
     /// Its data key and context.
     pub secrets: SecretsOf,
     /// The file's columns.
-    pub header: HeaderMap,
+    pub header: Arc<HeaderMap>,
 }
 
 impl BatchWork {
@@ -127,9 +127,7 @@ pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowErr
     let loaded = engines.pipelines.iter().map(Arc::as_ref);
     let dependencies = with_limits_of_today(&pipeline, loaded, engines.longest_call);
     let secrets = engines.secrets.of(engines, batch).await?;
-    let header = batch.header.as_deref().unwrap_or_default();
-    let header = serde_json::from_str(header)
-        .map_err(|_| FlowError::Inconsistent(format!("batch {} has no header that can be read", batch.id)))?;
+    let header = secrets.header().cloned().ok_or_else(|| unreadable_header(batch))?;
     Ok(BatchWork {
         seq: batch.seq,
         id: batch.id.0,

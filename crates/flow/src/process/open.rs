@@ -105,7 +105,7 @@ mod tests {
             created_at: penstock_domain::time::Timestamp::from_millis(0),
             run: 1,
             secrets: SecretsOf::new(BatchId(id), Arc::new(key), json!({})),
-            header: serde_json::from_value(json!({ "columns": ["a", "b"], "fields": 2 })).unwrap(),
+            header: Arc::new(serde_json::from_value(json!({ "columns": ["a", "b"], "fields": 2 })).unwrap()),
         }
     }
 
