@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use penstock_domain::csv::{Column, Limits, Refused, Schema, Validator};
+use penstock_domain::csv::{Column, Limits, NoReferences, Refused, Schema, Validator};
 
 fn outcome(bytes: &[u8], pieces: usize) -> String {
     let limits = Limits { max_field_chars: 64, max_record_bytes: 256, max_rows: 50 };
     let columns = vec![Column::named("a"), Column::named("b")];
-    let mut validator = Validator::new(Arc::new(Schema { columns, ordered: false, limits }));
+    let mut validator = Validator::new(Arc::new(Schema { columns, ordered: false, limits }), Arc::new(NoReferences));
     for piece in bytes.chunks(pieces) {
         if let Err(limit) = validator.push(piece) {
             return validator.error_of(&limit).code.to_owned();

@@ -94,7 +94,7 @@ fn good() -> Vec<Good> {
         (b"id,note\n1,J\xc3\xb6rg \xf0\x9f\x8e\x89\n", vec![("1", "Jörg 🎉", 2)]),
         (b"id,note\n-7,x\n007,y\n", vec![("-7", "x", 2), ("007", "y", 3)]),
         (b"id,note\n1,=1+1\n", vec![("1", "=1+1", 2)]),
-        (b"id,note,_row,_status\n1,'=1+1,9,failed\n", vec![("1", "=1+1", 2)]),
+        (b"id,note,_row,_status\n1,'=1+1,9,failed\n", vec![("1", "'=1+1", 2)]),
         (b"_a,id,_b,note,_a\nq,1,r,x,s\n", vec![("1", "x", 2)]),
         (b"id,note\n1,'quoted'\n", vec![("1", "'quoted'", 2)]),
         (b"id,note\n1,a;b\tc\n", vec![("1", "a;b\tc", 2)]),

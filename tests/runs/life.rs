@@ -80,7 +80,10 @@ async fn failed_csv_is_mended_and_uploaded_as_it_is() {
     client.finished(id).await;
     let results = client.text(&format!("/v2/batches/{id}/results.csv")).await;
     let lines: Vec<&str> = results.split("\r\n").collect();
-    assert_eq!(lines[0], "email,first_name,last_name,phone,postcode,_row,_status,check_id,_code,_message");
+    assert_eq!(
+        lines[0],
+        "email,first_name,last_name,phone,postcode,_row,_status,check_id,_code,_message,_ref"
+    );
     assert!(
         lines[1].starts_with("a@example.com,\"Ann, the first\",B,+491701234567,AB0001,1,completed,chk_"),
         "{results}"

@@ -9,6 +9,8 @@ use penstock_domain::pipeline::Pipeline;
 use penstock_flow::adopt::adopt;
 use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadRequest};
 use penstock_flow::view::{BatchView, batch_view};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::auth::Caller;
 use crate::body::{self, Deadline};
@@ -27,7 +29,7 @@ use crate::state::ApiState;
         ("Idempotency-Key" = Option<String>, Header, description = "The same key and content is answered with the same batch")),
     request_body(description = "A form, the CSV itself with the other fields in the query, or the id of an upload",
         content((UploadForm = "multipart/form-data"), (String = "text/csv"), (UploadedBefore = "application/json"))),
-    responses((status = 202, description = "The batch was made", body = BatchView), refusals::Asked, refusals::Upload),
+    responses((status = 202, description = "The batch was made", body = UploadedBatch), refusals::Asked, refusals::Upload),
     security(("key" = []))
 )]
 pub async fn upload_to_pipeline(
@@ -87,7 +89,18 @@ pub async fn upload(
     let view = batch_view(&state.engines, &accepted.batch, state.rows_per_owner).await?;
     Ok(HttpResponse::Accepted()
         .insert_header((header::LOCATION, format!("/v2/batches/{}", view.id)))
-        .json(view))
+        .json(UploadedBatch { batch: view, ignored_columns: accepted.ignored_columns }))
+}
+
+/// A batch that was just made.
+#[derive(Serialize, ToSchema)]
+pub struct UploadedBatch {
+    /// As it is now.
+    #[serde(flatten)]
+    pub batch: BatchView,
+    /// Columns of the file that begin with `_`, are not declared by the pipeline and are none of a report's own: they were
+    /// ignored. At most 100 of them; empty for an upload by its `upload_id`, whose file is read later.
+    pub ignored_columns: Vec<String>,
 }
 
 /// What stands in the query beside a form would be taken for said, and is not.

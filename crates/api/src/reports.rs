@@ -23,7 +23,7 @@ use crate::state::ApiState;
 #[utoipa::path(get, operation_id = "download_report", path = "/v2/batches/{id}/{report}", tag = "results",
     params(("id" = String, Path),
         ("report" = String, Path, description = "results.csv, failed.csv, unprocessed.csv, or the same with .ndjson")),
-    responses((status = 200, description = "The file's columns first, then _row, _status, the result's columns, _code, _message", content((String = "text/csv"), (String = "application/x-ndjson"))),
+    responses((status = 200, description = "The file's columns first, then _row, _status, the result's columns, _code, _message, _ref", content((String = "text/csv"), (String = "application/x-ndjson"))),
         (status = 206, description = "A range of a finished batch's report", content((String = "text/csv"), (String = "application/x-ndjson"))),
         (status = 304, description = "It is what If-None-Match names"),
         refusals::Asked, refusals::Named, refusals::Sealed, refusals::Ranged),

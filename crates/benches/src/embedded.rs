@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_crypto::{Ad, Keyring};
-use penstock_domain::csv::{Column, Limits, Schema, Validator};
+use penstock_domain::csv::{Column, Limits, NoReferences, Schema, Validator};
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::{Client, Place};
 use ring::rand::SystemRandom;
@@ -47,7 +47,8 @@ fn parse(rows: u32) -> f64 {
     let mut columns: Vec<Column> = head().trim().split(',').map(Column::named).collect();
     columns[0].required = true;
     let limits = Limits { max_rows: u64::MAX, ..Limits::default() };
-    let mut validator = Validator::new(Arc::new(Schema { columns, ordered: false, limits }));
+    let mut validator =
+        Validator::new(Arc::new(Schema { columns, ordered: false, limits }), Arc::new(NoReferences));
     let mut took = Duration::ZERO;
     let mut block = head().to_owned();
     for number in 0..rows {

@@ -7,6 +7,7 @@ mod aead;
 pub mod api_key;
 mod data_key;
 mod keyring;
+mod short_token;
 mod stream;
 mod token;
 pub mod webhook;
@@ -14,6 +15,7 @@ pub mod webhook;
 pub use api_key::ApiKey;
 pub use data_key::{Ad, DataKey};
 pub use keyring::{CurrentKeyring, Fingerprinter, Keyring, KeyringError, WrappedKey};
+pub use short_token::ShortTokens;
 pub use stream::{Place, StreamLayout, StreamOpener, StreamSealer};
 
 /// Why a ciphertext cannot be opened (or, rarely, not be made).

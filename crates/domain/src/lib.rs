@@ -8,6 +8,7 @@ pub mod alert;
 pub mod batch;
 pub mod cause;
 pub mod csv;
+pub mod effect;
 pub mod fair;
 pub mod ids;
 pub mod ledger;

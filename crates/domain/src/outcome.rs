@@ -46,6 +46,8 @@ pub mod code {
     pub const THROTTLED: &str = "throttled";
     /// What is stored of the row cannot be read; while the row waits: it cannot be opened where it was to run.
     pub const UNREADABLE: &str = "unreadable";
+    /// The database did not take the row when its file was extracted.
+    pub const NOT_STORED: &str = "not_stored";
     /// The program failed at the row: a defect of Penstock's.
     pub const INTERNAL_ERROR: &str = "internal_error";
     /// The dependency's rate is used up.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_domain::csv::{Column, Refused, RowError, Schema, Validator};
+use penstock_domain::csv::{Column, NoReferences, Refused, RowError, Schema, Validator};
 
 const PIECE: usize = 32 * 1024;
 
@@ -15,7 +15,7 @@ fn schema() -> Schema {
 
 /// The errors of a file, in pieces as a network brings them; at most `most` bytes of anything were held meanwhile.
 fn errors(schema: Schema, file: impl Iterator<Item = Vec<u8>>, most: usize) -> Vec<RowError> {
-    let mut validator = Validator::new(Arc::new(schema));
+    let mut validator = Validator::new(Arc::new(schema), Arc::new(NoReferences));
     for (count, piece) in file.enumerate() {
         if let Err(limit) = validator.push(&piece) {
             return vec![validator.error_of(&limit)];
@@ -54,7 +54,7 @@ fn a_field_of_quotes_costs_time_linear_in_its_bytes() {
     // Byte by byte, and one character more than a field may have.
     file.splice(11..11, *b"x");
     let singly = file.iter().map(|byte| vec![*byte]).collect::<Vec<_>>();
-    let mut validator = Validator::new(Arc::new(schema()));
+    let mut validator = Validator::new(Arc::new(schema()), Arc::new(NoReferences));
     let limit = singly.iter().find_map(|piece| validator.push(piece).err());
     assert_eq!(limit.map(|limit| validator.error_of(&limit).code), Some("field_too_large"));
     // It took minutes when each byte had the whole field counted.

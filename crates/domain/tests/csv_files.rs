@@ -7,20 +7,41 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use penstock_domain::csv::{
-    Column, Event, HeaderMap, Limits, OURS_BYTES, Parser, Refused, RowError, Schema, Validated, Validator,
-    encode_value, writer,
+    Column, Event, HeaderMap, Limits, OURS_BYTES, Parser, ReferenceReader, Refused, RowError, RowReference,
+    Schema, Validated, Validator, encode_value, writer,
 };
+use penstock_domain::ids::BatchId;
 use proptest::prelude::*;
 
 fn schema(columns: &[&str]) -> Schema {
     Schema { columns: columns.iter().map(|name| Column::named(*name)).collect(), ..Schema::default() }
 }
 
+/// References without a tag: `r` and their bytes in hexadecimal digits.
+#[derive(Debug)]
+struct Untagged;
+
+impl Untagged {
+    fn write(reference: &RowReference) -> String {
+        let digits: String = reference.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("r{digits}")
+    }
+}
+
+impl ReferenceReader for Untagged {
+    fn read(&self, text: &str) -> Option<RowReference> {
+        let digits = text.strip_prefix('r')?;
+        let byte = |at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+        let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
+        RowReference::from_bytes(&bytes?)
+    }
+}
+
 /// A file that comes in pieces; its errors as `line column code`.
 fn judge(schema: Schema, file: &[u8]) -> Result<Validated, Vec<String>> {
     let said =
         |error: RowError| format!("{} {} {}", error.line, error.column.unwrap_or_default(), error.code);
-    let mut validator = Validator::new(Arc::new(schema));
+    let mut validator = Validator::new(Arc::new(schema), Arc::new(Untagged));
     for piece in file.chunks(1021) {
         if let Err(limit) = validator.push(piece) {
             return Err(vec![said(validator.error_of(&limit))]);
@@ -36,18 +57,21 @@ fn judge(schema: Schema, file: &[u8]) -> Result<Validated, Vec<String>> {
 fn failed_csv(file: &[u8], header: &HeaderMap, message: &str) -> Vec<u8> {
     let mut out = Vec::new();
     writer::encode_record(header.columns().iter().map(String::as_str), &mut out);
-    out.extend_from_slice(b",_row,_status,_code,_message\r\n");
+    out.extend_from_slice(b",_row,_status,_code,_message,_ref\r\n");
     let mut parser = Parser::new(Limits::NONE);
-    let (mut number, mut row) = (0, Vec::new());
+    let (mut number, mut row) = (0_u32, Vec::new());
     let mut take = |event: Event<'_>| {
         let Event::Record(record) = event else { panic!("{event:?}") };
         if number > 0 {
             row.clear();
-            header.payload(&record, &mut row);
-            out.extend_from_slice(&header.formula_safe(&row).unwrap());
+            header.payload(&record, &Untagged, &mut row);
+            let shown = header.report_cells(&row).unwrap();
+            out.extend_from_slice(&shown.cells);
             out.extend_from_slice(format!(",{number},failed,http_422,").as_bytes());
             encode_value(message, &mut out);
-            out.extend_from_slice(b"\r\n");
+            let reference =
+                RowReference { batch: BatchId(uuid::Uuid::nil()), row: number, protected: shown.protected };
+            out.extend_from_slice(format!(",{}\r\n", Untagged::write(&reference)).as_bytes());
         }
         number += 1;
         ControlFlow::Continue(())
@@ -63,7 +87,7 @@ fn rows(file: &[u8], header: &HeaderMap, schema: &Schema) -> Vec<BTreeMap<String
     let mut take = |event: Event<'_>| {
         let Event::Record(record) = event else { panic!("{event:?}") };
         let mut stored = Vec::new();
-        header.payload(&record, &mut stored);
+        header.payload(&record, &Untagged, &mut stored);
         rows.push(header.values(&stored, schema));
         ControlFlow::Continue(())
     };
@@ -94,14 +118,14 @@ fn stored_headers_of_every_age_are_read() {
     assert!(values(r#"{"columns":[],"fields":1}"#, "foo").is_err());
     let broken: HeaderMap = serde_json::from_str(r#"{"columns":["a","b"],"fields":2}"#).unwrap();
     for payload in ["", "1", "1,2,3", "1,\"2", "1\n2,3"] {
-        assert!(broken.formula_safe(payload.as_bytes()).is_err(), "{payload}");
+        assert!(broken.report_cells(payload.as_bytes()).is_err(), "{payload}");
     }
     assert_eq!(broken.empty(), b",");
     let all = judge(schema.clone(), b"a,b\n1,2\n").unwrap().header;
-    assert_eq!(serde_json::to_string(&all).unwrap(), r#"{"columns":["a","b"],"fields":2,"harmless":false}"#);
+    assert_eq!(serde_json::to_string(&all).unwrap(), r#"{"columns":["a","b"],"fields":2}"#);
     let some = judge(schema.clone(), b"_n,a\n1,2\n").unwrap().header;
     let stored = serde_json::to_string(&some).unwrap();
-    assert_eq!(stored, r#"{"columns":["a"],"kept":[1],"fields":2,"harmless":false}"#);
+    assert_eq!(stored, r#"{"columns":["a"],"kept":[1],"fields":2}"#);
 }
 
 #[test]
@@ -149,13 +173,13 @@ fn a_report_is_taken_again_though_it_added_what_passes_the_limits() {
     for (from, to, wanted) in [
         ("'=", "'=x", "2 a field_too_large"),
         ("a,b,_row", "a,b,_x", "2  record_too_large"),
-        ("\r\n1,", "\r\n2,2,9,failed,,\r\n1,", "4  too_many_rows"),
+        ("\r\n1,", "\r\n2,2,9,failed,,,\r\n1,", "4  too_many_rows"),
     ] {
         let text = String::from_utf8(failed.clone()).unwrap();
         assert!(text.contains(from), "{from}");
         let mut text = text.replacen(from, to, 1);
         if to == "a,b,_x" {
-            text = text.replacen("_status", "_y", 1);
+            text = text.replacen("_status", "_y", 1).replacen("_ref", "_z", 1);
         }
         assert_eq!(judge(schema(), text.as_bytes()).unwrap_err(), [wanted]);
     }
@@ -165,15 +189,75 @@ fn a_report_is_taken_again_though_it_added_what_passes_the_limits() {
 
 #[test]
 fn a_report_may_be_longer_than_a_file_by_what_it_added() {
-    let columns = schema(&["a"]);
-    let mut validator = Validator::new(Arc::new(columns));
-    validator.push(b"a,_row,_status,_code,_message\n").unwrap();
-    let before = validator.allowance();
-    validator.push(b"'=1,7,failed,http_422,\"no, not this one\"\n").unwrap();
-    assert_eq!(validator.allowance() - before, "',7,failed,http_422,\"no, not this one\"".len() as u64);
-    let mut other = Validator::new(Arc::new(schema(&["a"])));
+    let validator = |columns: &[&str]| Validator::new(Arc::new(schema(columns)), Arc::new(Untagged));
+    let mut report = validator(&["a"]);
+    report.push(b"a,_row,_status,_code,_message,_ref\n").unwrap();
+    let before = report.allowance();
+    let protected = vec![penstock_domain::csv::column_tag("a")];
+    let reference = Untagged::write(&RowReference { batch: BatchId(uuid::Uuid::nil()), row: 7, protected });
+    let added = format!(",7,failed,http_422,\"no, not this one\",{reference}");
+    report.push(format!("'=1{added}\n").as_bytes()).unwrap();
+    assert_eq!(report.allowance() - before, "'".len() as u64 + added.len() as u64);
+    let mut other = validator(&["a"]);
     other.push(b"a,_note\n1,xyz\n").unwrap();
     assert_eq!(other.allowance(), 0);
+}
+
+/// What an apostrophe before a cell means is decided by the line's reference, and by nothing else.
+#[test]
+fn only_apostrophes_that_a_report_put_there_are_taken_off() {
+    let schema = || schema(&["a", "b"]);
+    let read = |file: &str| {
+        let judged = judge(schema(), file.as_bytes()).unwrap();
+        let all = rows(file.as_bytes(), &judged.header, &schema());
+        let shown: Vec<String> = all.iter().map(|row| format!("{}|{}", row["a"], row["b"])).collect();
+        shown.join(";")
+    };
+    let file = "a,b\n=1+1,'=2\n-5,'tis\n";
+    let header = judge(schema(), file.as_bytes()).unwrap().header;
+    let report = String::from_utf8(failed_csv(file.as_bytes(), &header, "no")).unwrap();
+    assert!(report.contains("\r\n'=1+1,'=2,") && report.contains("\r\n-5,'tis,"), "{report}");
+    assert_eq!(read(&report), "=1+1|'=2;-5|'tis", "as it was");
+    // A tidy person takes our columns out, all of them or the reference only: the cells are what they say, and never grow.
+    let cut = |columns: usize| {
+        let line = |line: &str| line.split(',').take(columns).collect::<Vec<_>>().join(",");
+        report.lines().map(line).collect::<Vec<_>>().join("\n") + "\n"
+    };
+    assert_eq!(read(&cut(2)), "'=1+1|'=2;-5|'tis");
+    assert_eq!(read(&cut(6)), "'=1+1|'=2;-5|'tis");
+    let again = judge(schema(), cut(2).as_bytes()).unwrap().header;
+    let again = String::from_utf8(failed_csv(cut(2).as_bytes(), &again, "no")).unwrap();
+    assert!(again.contains("\r\n'=1+1,'=2,"), "{again}");
+    // Mended by hand: the apostrophe may be gone, the columns may have moved, a reference of somebody else is none.
+    assert_eq!(read(&report.replacen("'=1+1", "=7", 1)), "=7|'=2;-5|'tis");
+    assert_eq!(read(&report.replacen("'=1+1", "'-7", 1)), "-7|'=2;-5|'tis");
+    assert_eq!(read(&report.replace(",r01", ",x01")), "'=1+1|'=2;-5|'tis");
+    let reference = report.lines().nth(1).unwrap().rsplit(',').next().unwrap();
+    assert_eq!(read(&format!("_ref,b,a\n{reference},'=2,'=1+1\n,'=2,'=1+1\n")), "=1+1|'=2;'=1+1|'=2");
+    // A client's own column of a name that reports use makes no apostrophe vanish.
+    assert_eq!(read("a,b,_row\n'=1,'=2,x\n"), "'=1|'=2");
+}
+
+#[test]
+fn columns_that_are_ignored_are_named() {
+    let ignored = |columns: &[&str], header: &str| {
+        let file = format!("{header}\n{}\n", vec!["1"; header.split(',').count()].join(","));
+        judge(schema(columns), file.as_bytes()).unwrap().ignored_columns.join(",")
+    };
+    assert_eq!(ignored(&["a"], "a"), "");
+    assert_eq!(ignored(&["a"], "_id,a,_note"), "_id,_note");
+    assert_eq!(ignored(&["a", "_id"], "_id,a,_note"), "_note", "a declared one is kept");
+    assert_eq!(
+        ignored(&["a"], "a,_row,_status,_code,_message,_ref,_id"),
+        "_id",
+        "a report's own are none of the client's"
+    );
+    assert_eq!(ignored(&["a"], "a,_status"), "_status");
+    let many: Vec<String> = (0..150).map(|number| format!("_{number}")).collect();
+    assert_eq!(ignored(&["a"], &format!("a,{}", many.join(","))).split(',').count(), 100);
+    let kept = judge(schema(&["a", "_id"]), b"_id,a\n7,1\n").unwrap();
+    let all = rows(b"_id,a\n7,1\n", &kept.header, &schema(&["a", "_id"]));
+    assert_eq!(all[0]["_id"], "7");
 }
 
 fn cell() -> impl Strategy<Value = String> {

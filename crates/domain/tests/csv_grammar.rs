@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use penstock_domain::csv::{Column, Event, Limits, Parser, Schema, Validator, writer};
+use penstock_domain::csv::{Column, Event, Limits, NoReferences, Parser, Schema, Validator, writer};
 use proptest::prelude::*;
 
 /// What a parser made of bytes that came in pieces: records with their places, or faults.
@@ -151,7 +151,7 @@ proptest! {
     #[test]
     fn no_bytes_make_the_validator_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let schema = Schema { columns: vec![Column::named("a")], ordered: false, limits: limits() };
-        let mut validator = Validator::new(Arc::new(schema));
+        let mut validator = Validator::new(Arc::new(schema), Arc::new(NoReferences));
         if validator.push(&bytes).is_ok() {
             let _ = validator.finish();
         }

@@ -186,7 +186,7 @@ fn what_would_fail_each_row_or_mislead_is_refused_where_it_stands() {
         ("enum: [x, yy]", "enum: []", 8, "column `a`: enum lists no value; name some, or take it out".into()),
         ("enum: [x, yy]", "format: integer, enum: [x, 5]", 8, "column `a`: its other rules refuse `x` of its enum".into()),
         ("name: b }", "name: a }", 9, "the column `a` stands twice; remove one of them\np.yaml:30: unknown column `b` in a template; there are: a, a".into()),
-        ("name: b }", "name: _b }", 9, "column `_b`: a name has a character and does not begin with `_`\np.yaml:30: unknown column `b` in a template; did you mean `_b`?".into()),
+        ("name: b }", "name: _row }", 9, "column `_row`: reports have a column of that name; rename it\np.yaml:30: unknown column `b` in a template; there are: a, _row".into()),
         ("\"${URL}\"", "\"http:/d.example\"", 12, format!("{whom}: base_url is not an absolute http or https URL, such as https://api.example.com/v1")),
         ("\"${URL}\"", "\"${NONE}\"", 12, "the environment has no variable NONE; set it, or take ${NONE} out".into()),
         ("Authorization:", "\"A b\":", 14, format!("{whom}: `A b` is no header that can be sent; a name has letters, digits and `-`")),

@@ -42,7 +42,7 @@ pub async fn adopt(
     match asked.make(pending, bytes).await {
         Ok(Created::New(batch)) => {
             ring(engines, &batch).await;
-            Ok(Accepted { batch, replayed: false })
+            Ok(Accepted { batch, replayed: false, ignored_columns: Vec::new() })
         }
         Ok(Created::Existing { batch, idempotency }) => asked.answer(batch, &idempotency).await,
         // Another request took it between the look and the write.

@@ -286,7 +286,7 @@ async fn commit(
 /// The row, failed. Its record is kept.
 fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
     let error = penstock_domain::row::RowError {
-        code: "not_stored".into(),
+        code: code::NOT_STORED.into(),
         step: None,
         http_status: None,
         message: "the database did not take this row".into(),

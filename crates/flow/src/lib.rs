@@ -1,6 +1,6 @@
 //! The use cases, in the order in which a row meets them: [`upload`] (or [`adopt`]) with its [`file`](mod@file),
 //! [`extract`] with its [`reader`](mod@reader), [`dispatch`], [`process`], [`settle`], then what people ask for:
-//! [`view`], [`results`] with their [`links`], [`control`], [`callbacks`] to their [`addresses`].
+//! [`view`], [`results`] with their [`references`] and [`links`], [`control`], [`callbacks`] to their [`addresses`].
 //!
 //! Nothing here knows which engines were chosen; they come in as [`engines::Engines`].
 
@@ -27,6 +27,7 @@ pub mod process;
 mod reader;
 pub mod readiness;
 pub mod reconcile;
+pub mod references;
 pub mod results;
 pub mod retention;
 pub mod rotation;

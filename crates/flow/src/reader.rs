@@ -6,7 +6,9 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use penstock_crypto::{StreamLayout, StreamOpener};
-use penstock_domain::csv::{Event, HeaderMap, Limits, Parser, RowError as FileError, error};
+use penstock_domain::csv::{
+    Event, HeaderMap, Limits, NoReferences, Parser, ReferenceReader, RowError as FileError, error,
+};
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::{ExtractionFailure, NewRow};
 use serde_json::json;
@@ -15,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::engines::Engines;
 use crate::extract::{ExtractPolicy, Trouble};
+use crate::references::References;
 use crate::secrets::{Place, SecretsOf, unreadable_header};
 
 /// So many bytes are asked of the object store at a time, at the most: large enough that S3's answers are not waited
@@ -117,7 +120,12 @@ async fn read_rows(
     let mut file = SealedReader::open(engines, batch, secrets).await?;
     // The file was held to its pipeline's limits before it was sealed; reading it again must not be stricter.
     let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line);
-    let mut builder = Builder::new(policy, secrets, header, batch.checkpoint);
+    let references: Box<dyn ReferenceReader> = if header.is_report() {
+        Box::new(References::of(engines, &batch.owner_name).await?)
+    } else {
+        Box::new(NoReferences)
+    };
+    let mut builder = Builder::new(policy, secrets, header, references.as_ref(), batch.checkpoint);
     let mut plain = Vec::new();
     loop {
         plain.clear();
@@ -151,6 +159,7 @@ struct Builder<'a> {
     policy: &'a ExtractPolicy,
     secrets: &'a SecretsOf,
     header: &'a HeaderMap,
+    references: &'a dyn ReferenceReader,
     at: Checkpoint,
     rows: Vec<NewRow>,
     positions: Vec<Checkpoint>,
@@ -161,11 +170,18 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(policy: &'a ExtractPolicy, secrets: &'a SecretsOf, header: &'a HeaderMap, at: Checkpoint) -> Self {
+    fn new(
+        policy: &'a ExtractPolicy,
+        secrets: &'a SecretsOf,
+        header: &'a HeaderMap,
+        references: &'a dyn ReferenceReader,
+        at: Checkpoint,
+    ) -> Self {
         Self {
             policy,
             secrets,
             header,
+            references,
             at,
             rows: Vec::new(),
             positions: Vec::new(),
@@ -181,7 +197,7 @@ impl<'a> Builder<'a> {
             Event::Record(record) => {
                 let number = self.at.rows + 1;
                 self.scratch.clear();
-                self.header.payload(&record, &mut self.scratch);
+                self.header.payload(&record, self.references, &mut self.scratch);
                 let payload = self.secrets.seal(Place::Payload(number), &self.scratch);
                 self.bytes += payload.len();
                 self.at = Checkpoint { offset: record.end, line: record.next_line, rows: number };

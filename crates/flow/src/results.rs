@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
-use penstock_domain::csv::{HeaderMap, OURS_BYTES, encode_value, neutralise};
+use penstock_domain::csv::{
+    ColumnTag, HeaderMap, OURS_BYTES, RowReference, column_tag, encode_value, neutralise,
+};
+use penstock_domain::effect::{self, Failure};
+use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::Pipeline;
 use penstock_domain::row::RowStatus;
 use penstock_store::batches::Batch;
@@ -15,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::engines::Engines;
 use crate::error::FlowError;
+use crate::references::References;
 use crate::secrets::{Place, SecretsOf};
 use crate::view::{ErrorView, RowView, row_view};
 
@@ -29,9 +34,9 @@ const MESSAGE_CHARS: usize = 1000;
 pub enum Report {
     /// Every line, with the result's columns.
     Results,
-    /// Failed lines: mended, they can be uploaded again.
+    /// Failed lines that can be corrected and uploaded again: nothing was done for them that a new upload would do twice.
     Failed,
-    /// Lines that never ended: pending, queued, processing or cancelled.
+    /// Lines that never ended (pending, queued, processing or cancelled), and failed ones that may have had their effect.
     Unprocessed,
 }
 
@@ -40,9 +45,13 @@ impl Report {
         match self {
             Self::Results => Vec::new(),
             Self::Failed => vec![RowStatus::Failed],
-            Self::Unprocessed => {
-                vec![RowStatus::Pending, RowStatus::Queued, RowStatus::Processing, RowStatus::Cancelled]
-            }
+            Self::Unprocessed => vec![
+                RowStatus::Pending,
+                RowStatus::Queued,
+                RowStatus::Processing,
+                RowStatus::Failed,
+                RowStatus::Cancelled,
+            ],
         }
     }
 }
@@ -67,7 +76,7 @@ pub fn named(name: &str) -> Option<(Report, Format)> {
 /// How a report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// The file's columns first, then `_row`, `_status`, the result's columns, `_code`, `_message`.
+    /// The file's columns first, then `_row`, `_status`, the result's columns, `_code`, `_message`, `_ref`.
     Csv,
     /// A JSON object a line: number, line, status, row, result, error.
     Ndjson,
@@ -87,7 +96,8 @@ pub async fn stream(
     let secrets = engines.secrets.of(&engines, &batch).await?;
     let pipeline = engines.pipelines.of(&engines, &batch).await?;
     let header = secrets.header().cloned();
-    let writer = Writer { secrets, pipeline, header, report, format };
+    let references = References::of(&engines, &batch.owner_name).await?;
+    let writer = Writer { batch: batch.id, secrets, pipeline, references, header, report, format };
     let first = writer.head();
     let state = State { engines, batch, writer, after: 0, head: Some(first), done: false };
     Ok(futures::stream::try_unfold(state, |mut state| async move {
@@ -96,27 +106,29 @@ pub async fn stream(
         {
             return Ok(Some((Bytes::from(head), state)));
         }
-        if state.done {
-            return Ok(None);
+        while !state.done {
+            let filter = RowFilter {
+                status: state.writer.report.statuses(),
+                code: None,
+                after: state.after,
+                limit: PAGE,
+                payload: true,
+            };
+            let rows = state.engines.store.rows(state.batch.seq, &filter).await?;
+            // Looked at behind the rows: an erasure is recorded before the first row is emptied.
+            refuse_erased(&state.engines, &state.batch).await?;
+            state.done = rows.len() < PAGE as usize;
+            state.after = rows.last().map_or(state.after, |last| last.number);
+            let mut page = Vec::with_capacity(rows.len() * 128);
+            for row in &rows {
+                state.writer.line(row, &mut page);
+            }
+            // A page may hold no line of this report.
+            if !page.is_empty() {
+                return Ok::<_, FlowError>(Some((Bytes::from(page), state)));
+            }
         }
-        let filter = RowFilter {
-            status: state.writer.report.statuses(),
-            code: None,
-            after: state.after,
-            limit: PAGE,
-            payload: true,
-        };
-        let rows = state.engines.store.rows(state.batch.seq, &filter).await?;
-        // Looked at behind the rows: an erasure is recorded before the first row is emptied.
-        refuse_erased(&state.engines, &state.batch).await?;
-        state.done = rows.len() < PAGE as usize;
-        let Some(last) = rows.last() else { return Ok(None) };
-        state.after = last.number;
-        let mut page = Vec::with_capacity(rows.len() * 128);
-        for row in &rows {
-            state.writer.line(row, &mut page);
-        }
-        Ok::<_, FlowError>(Some((Bytes::from(page), state)))
+        Ok(None)
     }))
 }
 
@@ -139,8 +151,10 @@ struct State {
 }
 
 struct Writer {
+    batch: BatchId,
     secrets: SecretsOf,
     pipeline: Arc<Pipeline>,
+    references: References,
     header: Option<Arc<HeaderMap>>,
     report: Report,
     format: Format,
@@ -148,7 +162,7 @@ struct Writer {
 
 /// What a client wrote into a row, as a format shows it.
 enum Own {
-    Cells(Vec<u8>),
+    Cells(Vec<u8>, Vec<ColumnTag>),
     Values(BTreeMap<String, String>),
 }
 
@@ -168,7 +182,7 @@ impl Writer {
         if self.report == Report::Results {
             cells.extend(results.iter().copied());
         }
-        cells.extend(["_code", "_message"]);
+        cells.extend(["_code", "_message", "_ref"]);
         for (index, cell) in cells.iter().enumerate() {
             if index > 0 {
                 out.push(b',');
@@ -181,6 +195,9 @@ impl Writer {
 
     fn line(&self, record: &RowRecord, out: &mut Vec<u8>) {
         let mut view = row_view(&self.secrets, Some(&self.pipeline), record);
+        if !self.has(record, view.error.as_ref()) {
+            return;
+        }
         // A row that cannot be read stands in the report as what it is: whoever downloads it gets all the others.
         let own = self.own(record).unwrap_or_else(|error| {
             tracing::error!(%error, row = record.number, "what is stored of the row cannot be read");
@@ -188,11 +205,35 @@ impl Writer {
             None
         });
         match (self.format, own) {
-            (Format::Csv, Some(Own::Cells(cells))) => self.csv(&view, Some(&cells), out),
-            (Format::Csv, _) => self.csv(&view, None, out),
+            (Format::Csv, Some(Own::Cells(cells, protected))) => {
+                self.csv(&view, Some(&cells), protected, out);
+            }
+            (Format::Csv, _) => self.csv(&view, None, Vec::new(), out),
             (Format::Ndjson, Some(Own::Values(values))) => ndjson(&view, Some(&values), out),
             (Format::Ndjson, _) => ndjson(&view, None, out),
         }
+    }
+
+    /// Whether the report has the row.
+    fn has(&self, record: &RowRecord, error: Option<&ErrorView>) -> bool {
+        match (self.report, record.status) {
+            (Report::Failed, RowStatus::Failed) => !self.may_be_repeated(record, error),
+            (Report::Unprocessed, RowStatus::Failed) => self.may_be_repeated(record, error),
+            _ => true,
+        }
+    }
+
+    /// Whether another upload of a failed row may repeat an effect that it had.
+    fn may_be_repeated(&self, record: &RowRecord, error: Option<&ErrorView>) -> bool {
+        let step = record.step.map(usize::from);
+        let name = step.and_then(|step| self.pipeline.steps.get(step)).map(|step| step.name.as_str());
+        let tries = error.into_iter().flat_map(|error| &error.attempts);
+        let tries: Vec<&str> = tries
+            .filter(|attempt| attempt.step.as_deref() == name)
+            .map(|attempt| attempt.code.as_str())
+            .collect();
+        let code = record.code.as_deref().unwrap_or_default();
+        effect::may_be_repeated(&self.pipeline.steps, &Failure { code, step, tries: &tries })
     }
 
     /// What the client wrote; none when it was erased meanwhile.
@@ -200,7 +241,9 @@ impl Writer {
         let (Some(sealed), Some(header)) = (&record.payload, &self.header) else { return Ok(None) };
         let payload = self.secrets.open(Place::Payload(record.number), sealed)?;
         let own = match self.format {
-            Format::Csv => header.formula_safe(&payload).map(|cells| Own::Cells(cells.into_owned())),
+            Format::Csv => header
+                .report_cells(&payload)
+                .map(|shown| Own::Cells(shown.cells.into_owned(), shown.protected)),
             Format::Ndjson => header.values(&payload, &self.pipeline.schema).map(Own::Values),
         };
         own.map(Some).map_err(|error| {
@@ -209,8 +252,9 @@ impl Writer {
     }
 
     /// The client's own cells come first, byte for byte, unless a spreadsheet would take one for a formula: then that
-    /// line is written anew with an apostrophe before such cells, which an upload takes back.
-    fn csv(&self, view: &RowView, cells: Option<&[u8]>, out: &mut Vec<u8>) {
+    /// line is written anew with an apostrophe before such cells. Which they are is in `_ref`, so that an upload takes exactly
+    /// these apostrophes off again.
+    fn csv(&self, view: &RowView, cells: Option<&[u8]>, mut protected: Vec<ColumnTag>, out: &mut Vec<u8>) {
         match (cells, &self.header) {
             (Some(cells), _) => out.extend_from_slice(cells),
             (None, Some(header)) => out.extend_from_slice(&header.empty()),
@@ -220,7 +264,9 @@ impl Writer {
         if self.report == Report::Results {
             for column in self.pipeline.result_columns() {
                 out.push(b',');
-                cell(view.result.as_ref().and_then(|result| result.get(column)), out);
+                if cell(view.result.as_ref().and_then(|result| result.get(column)), out) {
+                    protected.push(column_tag(column));
+                }
             }
         }
         out.push(b',');
@@ -231,6 +277,9 @@ impl Writer {
         } else {
             out.push(b',');
         }
+        out.push(b',');
+        let reference = RowReference { batch: self.batch, row: view.number, protected };
+        out.extend_from_slice(self.references.write(&reference).as_bytes());
         out.extend_from_slice(b"\r\n");
     }
 }
@@ -257,11 +306,19 @@ fn shortened(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// A value of the result as a cell: text as it stands, anything else as JSON, which no spreadsheet takes for a formula.
-fn cell(value: Option<&Value>, out: &mut Vec<u8>) {
+/// A value of the result as a cell: text as it stands, anything else as JSON, which no spreadsheet takes for a formula. Whether
+/// it got an apostrophe.
+fn cell(value: Option<&Value>, out: &mut Vec<u8>) -> bool {
     match value {
-        None | Some(Value::Null) => {}
-        Some(Value::String(text)) => encode_value(&neutralise(text), out),
-        Some(other) => encode_value(&other.to_string(), out),
+        None | Some(Value::Null) => false,
+        Some(Value::String(text)) => {
+            let safe = neutralise(text);
+            encode_value(&safe, out);
+            matches!(safe, Cow::Owned(_))
+        }
+        Some(other) => {
+            encode_value(&other.to_string(), out);
+            false
+        }
     }
 }

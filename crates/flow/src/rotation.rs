@@ -150,6 +150,15 @@ pub async fn fingerprinter(engines: &Engines) -> Result<Fingerprinter, FlowError
     Ok(Fingerprinter::new(&secret))
 }
 
+/// The installation's own secret: it outlives the keyring's keys, which only seal it.
+///
+/// # Errors
+/// As [`fingerprinter`].
+pub(crate) async fn installation_secret(engines: &Engines) -> Result<[u8; 32], FlowError> {
+    let secret = fingerprint_secret(engines, &engines.keyring.get()).await?;
+    secret.try_into().map_err(|_| FlowError::Inconsistent("the installation's secret is not 32 bytes".into()))
+}
+
 async fn fingerprint_secret(engines: &Engines, keyring: &Keyring) -> Result<Vec<u8>, FlowError> {
     loop {
         if let Some(sealed) = engines.store.secret(FINGERPRINT).await? {

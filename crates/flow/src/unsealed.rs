@@ -1,5 +1,7 @@
 //! A file that a client PUT into the object store itself: validated, sealed, and its plain copy deleted.
 
+use std::sync::Arc;
+
 use futures::StreamExt as _;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
@@ -11,6 +13,7 @@ use crate::engines::Engines;
 use crate::extract::{ExtractPolicy, Trouble};
 use crate::file::{SealedWriter, sealed_key};
 use crate::reader::FileFault;
+use crate::references::References;
 use crate::secrets::{Place, SecretsOf};
 use crate::upload::delete;
 
@@ -41,7 +44,8 @@ pub(crate) async fn seal(
     };
     let path = sealed_key(&batch.owner_name, batch.id);
     let mut writer = SealedWriter::new(engines, path, secrets.key(), batch.id)?;
-    let mut validator = Validator::new(pipeline.schema.clone());
+    let references = Arc::new(References::of(engines, &batch.owner_name).await?);
+    let mut validator = Validator::new(pipeline.schema.clone(), references);
     let mut bytes = stored.into_stream();
     let mut renewed_at = 0;
     while let Some(part) = bytes.next().await {

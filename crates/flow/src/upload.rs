@@ -20,6 +20,7 @@ use crate::crash;
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::file::{SealedWriter, sealed_key};
+use crate::references::References;
 use crate::rotation;
 use crate::secrets::{Place, SecretsOf};
 
@@ -104,6 +105,8 @@ pub struct Accepted {
     pub batch: Batch,
     /// Whether an earlier request with the same `Idempotency-Key` had made it.
     pub replayed: bool,
+    /// Columns of the file that were ignored, at most 100 of them; of a presigned upload they are not known yet.
+    pub ignored_columns: Vec<String>,
 }
 
 /// An upload under way. Dropping it leaves nothing behind.
@@ -148,6 +151,7 @@ impl Upload {
             }
             None => Vec::new(),
         };
+        let references = Arc::new(References::of(engines, &request.owner_name).await?);
         let path = sealed_key(&request.owner_name, id);
         let writer = SealedWriter::new(engines, path, &key, id)?;
         let span = tracing::info_span!("upload", batch = %id, trace_id = Empty);
@@ -163,7 +167,7 @@ impl Upload {
                 context: None,
                 header: None,
             },
-            validator: Validator::new(request.pipeline.schema.clone()),
+            validator: Validator::new(request.pipeline.schema.clone(), references),
             writer,
             received: 0,
             earlier,
@@ -212,13 +216,14 @@ impl Upload {
     }
 
     async fn end(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
-        let validated = match self.validator.finish() {
+        let mut validated = match self.validator.finish() {
             Ok(validated) => validated,
             Err(refused) => {
                 self.writer.abort().await;
                 return Err(refused.into());
             }
         };
+        let ignored_columns = std::mem::take(&mut validated.ignored_columns);
         let prints: Vec<(String, [u8; 32])> = self
             .fingerprints
             .drain(..)
@@ -229,7 +234,7 @@ impl Upload {
             .collect();
         if let Some((batch, promise)) = self.earlier {
             self.writer.abort().await;
-            return replay(batch, &promise, &prints);
+            return Ok(Accepted { ignored_columns, ..replay(batch, &promise, &prints)? });
         }
         let promise =
             self.request.idempotency_key.take().zip(prints.first()).map(|(key, (key_id, print))| {
@@ -250,11 +255,11 @@ impl Upload {
         match made {
             Ok(Created::New(batch)) => {
                 ring(&engines, &batch).await;
-                Ok(Accepted { batch, replayed: false })
+                Ok(Accepted { batch, replayed: false, ignored_columns })
             }
             Ok(Created::Existing { batch, idempotency }) => {
                 delete(&engines, &file.path).await;
-                replay(batch, &idempotency, &prints)
+                Ok(Accepted { ignored_columns, ..replay(batch, &idempotency, &prints)? })
             }
             Err(error) => {
                 delete(&engines, &file.path).await;
@@ -362,5 +367,8 @@ pub(crate) fn replay(
     let same = prints.iter().any(|(key_id, print)| {
         *key_id == promise.key_id && promise.fingerprint.as_slice() == print.as_slice()
     });
-    if same { Ok(Accepted { batch, replayed: true }) } else { Err(UploadError::KeyReused) }
+    if !same {
+        return Err(UploadError::KeyReused);
+    }
+    Ok(Accepted { batch, replayed: true, ignored_columns: Vec::new() })
 }

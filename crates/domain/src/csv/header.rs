@@ -9,14 +9,24 @@ use serde::{Deserialize, Serialize};
 use super::error::{COLUMN_BYTES, ErrorList, LimitExceeded, LimitKind, shortened, some_of};
 use super::formula::{may_begin, neutralise, restore};
 use super::parser::{Event, Parser, Record};
+use super::reference::{ColumnTag, ReferenceReader, column_tag};
 use super::rules::{Limits, Schema};
 use super::writer::encode_record;
 
-/// Columns that begin so are ours, written by results.csv and failed.csv, and ignored by an upload.
-const OURS: char = '_';
+/// Columns that begin so and that the pipeline does not declare are ignored by an upload.
+const IGNORED: char = '_';
 
-/// Columns that show that a file came from us: then cells were made harmless, and are taken back.
-const MARKS: [&str; 2] = ["_row", "_status"];
+/// The columns that a report adds, which no pipeline can declare; [`REFERENCE`] is one of them.
+pub const REPORT_COLUMNS: [&str; 5] = ["_row", "_status", "_code", "_message", REFERENCE];
+
+/// The column of a line's [`super::RowReference`].
+const REFERENCE: &str = "_ref";
+
+/// Columns that show that a file is a report, whose own columns do not count against the limits.
+const MARKS: [&str; 3] = ["_row", "_status", REFERENCE];
+
+/// Names of ignored columns that are told at most.
+const MOST_TOLD: usize = 100;
 
 /// What is kept of a file's header: how to read its records, and the rows stored from them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +38,25 @@ pub struct HeaderMap {
     kept: Option<Vec<usize>>,
     /// How many fields a record has.
     fields: usize,
-    /// Whether cells were made harmless by us.
-    #[serde(default)]
-    harmless: bool,
+    /// Whether the file is a report that is uploaded again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    report: bool,
+    /// The field with each line's reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reference: Option<usize>,
+}
+
+/// The fields of a record that a report protected by an apostrophe.
+#[derive(Debug, Default)]
+pub struct ProtectedFields(Vec<usize>);
+
+/// A stored record as a report shows it.
+#[derive(Debug)]
+pub struct ReportCells<'a> {
+    /// The cells, as CSV.
+    pub cells: Cow<'a, [u8]>,
+    /// The columns of those that got an apostrophe.
+    pub protected: Vec<ColumnTag>,
 }
 
 /// A stored row that cannot be read again.
@@ -39,17 +65,18 @@ pub struct HeaderMap {
 pub struct Unreadable(usize);
 
 impl HeaderMap {
-    /// Judges a header; none when it has errors.
-    pub fn read(record: &Record<'_>, schema: &Schema, errors: &mut ErrorList) -> Option<Self> {
+    /// Judges a header; none when it has errors. Also gives the names of columns that are ignored.
+    pub fn read(record: &Record<'_>, schema: &Schema, errors: &mut ErrorList) -> Option<(Self, Vec<String>)> {
         let names: Vec<String> = record.values().map(|value| value.into_owned()).collect();
         let line = record.line;
         let mut columns: Vec<String> = Vec::new();
         let mut kept = Vec::new();
         for (index, name) in names.iter().enumerate() {
-            if name.starts_with(OURS) {
+            let declared = schema.columns.iter().any(|column| column.name == *name);
+            if name.starts_with(IGNORED) && !declared {
                 continue;
             }
-            if !schema.columns.iter().any(|column| column.name == *name) {
+            if !declared {
                 errors.push(line, Some(name), "unknown_column", || unknown(name, schema));
             } else if columns.contains(name) {
                 errors.push(line, Some(name), "duplicate_column", || {
@@ -91,12 +118,15 @@ impl HeaderMap {
             }
         }
         let all = kept.len() == names.len();
-        Some(Self {
+        let ignored = ignored(&names, &columns);
+        let header = Self {
             columns,
             kept: if all { None } else { Some(kept) },
             fields: names.len(),
-            harmless: names.iter().any(|name| MARKS.contains(&name.as_str())),
-        })
+            report: names.iter().any(|name| MARKS.contains(&name.as_str())),
+            reference: names.iter().position(|name| name == REFERENCE),
+        };
+        Some((header, ignored))
     }
 
     /// The client's columns, in the file's order.
@@ -126,36 +156,48 @@ impl HeaderMap {
         self.fields
     }
 
-    /// Whether the file came from us: a report that is uploaded again.
-    pub fn is_ours(&self) -> bool {
-        self.harmless
+    /// Whether the file is a report that is uploaded again.
+    pub fn is_report(&self) -> bool {
+        self.report
+    }
+
+    /// The fields of a record that a report protected, by its reference; none without a reference that can be read.
+    pub fn protected(&self, record: &Record<'_>, references: &dyn ReferenceReader) -> ProtectedFields {
+        let text = self.reference.and_then(|field| record.get(field)).filter(|text| !text.is_empty());
+        let Some(reference) = text.and_then(|text| references.read(&text)) else {
+            return ProtectedFields::default();
+        };
+        if reference.protected.is_empty() {
+            return ProtectedFields::default();
+        }
+        let fields = (0..record.len()).filter(|field| {
+            self.column_of(*field).is_some_and(|name| reference.protected.contains(&column_tag(name)))
+        });
+        ProtectedFields(fields.collect())
     }
 
     /// How many bytes of a record a report added: its columns, and apostrophes before cells.
-    pub(super) fn ours(&self, record: &Record<'_>) -> usize {
-        if !self.harmless {
+    pub(super) fn added(&self, record: &Record<'_>, protected: &ProtectedFields) -> usize {
+        if !self.report {
             return 0;
         }
-        let mut added = 0;
-        for field in 0..record.len() {
-            added += match (self.column_of(field), record.get(field)) {
-                (Some(_), Some(value)) => value.len() - restore(&value).len(),
-                _ => record.width(field) + 1,
-            };
-        }
-        added
+        let ignored = (0..record.len()).filter(|field| self.column_of(*field).is_none());
+        let apostrophes = protected.0.iter().filter_map(|field| record.get(*field));
+        ignored.map(|field| record.width(field) + 1).sum::<usize>()
+            + apostrophes.map(|value| value.len() - restore(&value).len()).sum::<usize>()
     }
 
-    /// The limit that a record passes, if it does; `ours` is what [`HeaderMap::ours`] says of it. Of a report that is uploaded again the client's own part counts, as
-    /// it was before: what was accepted once is accepted again.
+    /// The limit that a record passes, if it does; `added` is what [`HeaderMap::added`] says of it. Of a report that is uploaded
+    /// again the client's own part counts, as it was before: what was accepted once is accepted again.
     pub(super) fn exceeded(
         &self,
         record: &Record<'_>,
-        ours: usize,
+        protected: &ProtectedFields,
+        added: usize,
         limits: &Limits,
     ) -> Option<LimitExceeded> {
         let passed = |kind, field| Some(LimitExceeded { kind, line: record.line, field });
-        if record.raw.len().saturating_sub(ours) > limits.max_record_bytes {
+        if record.raw.len().saturating_sub(added) > limits.max_record_bytes {
             return passed(LimitKind::RecordBytes(limits.max_record_bytes), 0);
         }
         let most = limits.max_field_chars;
@@ -163,11 +205,10 @@ impl HeaderMap {
         let wide = (0..record.len()).filter(|field| record.width(*field) > most);
         for field in wide {
             let Some(value) = record.get(field) else { continue };
-            let value = match self.column_of(field) {
-                Some(_) if self.harmless => restore(&value),
-                None if self.harmless => continue,
-                _ => &value,
-            };
+            if self.report && self.column_of(field).is_none() {
+                continue;
+            }
+            let value = protected.restored(field, &value);
             if value.chars().count() > most {
                 return passed(LimitKind::FieldChars(most), field);
             }
@@ -176,23 +217,31 @@ impl HeaderMap {
     }
 
     /// Calls `each` with the column's place in [`HeaderMap::columns`] and its value.
-    pub fn each_value(&self, record: &Record<'_>, mut each: impl FnMut(usize, &str)) {
+    pub fn each_value(
+        &self,
+        record: &Record<'_>,
+        protected: &ProtectedFields,
+        mut each: impl FnMut(usize, &str),
+    ) {
         for place in 0..self.columns.len() {
-            if let Some(value) = self.field_of(place).and_then(|field| record.get(field)) {
-                each(place, if self.harmless { restore(&value) } else { &value });
+            if let Some(field) = self.field_of(place)
+                && let Some(value) = record.get(field)
+            {
+                each(place, protected.restored(field, &value));
             }
         }
     }
 
     /// Appends what is stored of a record: its own bytes, or, when something of it is ignored or taken back, the
     /// remaining values written anew.
-    pub fn payload(&self, record: &Record<'_>, out: &mut Vec<u8>) {
-        if self.kept.is_none() && !self.harmless {
+    pub fn payload(&self, record: &Record<'_>, references: &dyn ReferenceReader, out: &mut Vec<u8>) {
+        if self.kept.is_none() {
             out.extend_from_slice(record.raw.as_bytes());
             return;
         }
+        let protected = self.protected(record, references);
         let mut values: Vec<String> = Vec::with_capacity(self.columns.len());
-        self.each_value(record, |_, value| values.push(value.to_owned()));
+        self.each_value(record, &protected, |_, value| values.push(value.to_owned()));
         encode_record(values.iter().map(String::as_str), out);
     }
 
@@ -214,18 +263,21 @@ impl HeaderMap {
     ///
     /// # Errors
     /// When it is not what [`HeaderMap::payload`] stored.
-    pub fn formula_safe<'a>(&self, payload: &'a [u8]) -> Result<Cow<'a, [u8]>, Unreadable> {
+    pub fn report_cells<'a>(&self, payload: &'a [u8]) -> Result<ReportCells<'a>, Unreadable> {
         let cells = self.cells(payload)?;
+        let own = ReportCells { cells: Cow::Borrowed(payload), protected: Vec::new() };
         if !payload.iter().any(|byte| may_begin(*byte)) {
-            return Ok(Cow::Borrowed(payload));
+            return Ok(own);
         }
         let safe: Vec<_> = cells.iter().map(|cell| neutralise(cell)).collect();
-        if safe.iter().zip(&cells).all(|(safe, cell)| safe == cell) {
-            return Ok(Cow::Borrowed(payload));
+        let changed = self.columns.iter().zip(&safe).filter(|(_, safe)| matches!(safe, Cow::Owned(_)));
+        let protected: Vec<ColumnTag> = changed.map(|(name, _)| column_tag(name)).collect();
+        if protected.is_empty() {
+            return Ok(own);
         }
         let mut out = Vec::with_capacity(payload.len() + 8);
         encode_record(safe.iter().map(|cell| cell.as_ref()), &mut out);
-        Ok(Cow::Owned(out))
+        Ok(ReportCells { cells: Cow::Owned(out), protected })
     }
 
     /// A record of empty cells, for a row that cannot be read.
@@ -252,6 +304,21 @@ impl HeaderMap {
             _ => Err(unreadable),
         }
     }
+}
+
+impl ProtectedFields {
+    /// A field's value, without the apostrophe that a report put before it.
+    fn restored<'a>(&self, field: usize, value: &'a str) -> &'a str {
+        if self.0.contains(&field) { restore(value) } else { value }
+    }
+}
+
+/// The names of columns that an upload ignores; a report's own are none of a client's.
+fn ignored(names: &[String], columns: &[String]) -> Vec<String> {
+    let report = names.iter().any(|name| name == REFERENCE);
+    let ours = |name: &str| report && REPORT_COLUMNS.contains(&name);
+    let ignored = names.iter().filter(|name| !columns.contains(name) && !ours(name));
+    ignored.take(MOST_TOLD).map(|name| shortened(name, COLUMN_BYTES).into_owned()).collect()
 }
 
 fn unknown(name: &str, schema: &Schema) -> String {

@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::error::{ErrorList, LimitExceeded, LimitKind, RowError, of};
-use super::header::{HeaderMap, listed};
+use super::header::{HeaderMap, ProtectedFields, listed};
 use super::parser::{Event, Malformed, Parser, Record};
+use super::reference::ReferenceReader;
 use super::rules::{OURS_BYTES, Schema};
 
 /// A file without an error.
@@ -13,6 +14,8 @@ use super::rules::{OURS_BYTES, Schema};
 pub struct Validated {
     /// How to read its records.
     pub header: HeaderMap,
+    /// The client's own columns that were ignored, the first of them.
+    pub ignored_columns: Vec<String>,
     /// Its rows.
     pub rows: u64,
     /// Lines without a byte.
@@ -53,19 +56,22 @@ struct Judge {
     schema: Arc<Schema>,
     /// For each column of the file, its place in the schema.
     places: Vec<usize>,
+    /// Reads what reports wrote into `_ref`.
+    references: Arc<dyn ReferenceReader>,
     header: Option<HeaderMap>,
+    ignored_columns: Vec<String>,
     header_seen: bool,
     body: (u64, u64),
     rows: u64,
-    /// Bytes so far that a report of ours added.
-    ours: u64,
+    /// Bytes so far that a report added.
+    added: u64,
     errors: ErrorList,
     limit: Option<LimitExceeded>,
 }
 
 impl Validator {
-    /// A validator at the start of a file.
-    pub fn new(schema: Arc<Schema>) -> Self {
+    /// A validator at the start of a file; `references` are those of the file's owner.
+    pub fn new(schema: Arc<Schema>, references: Arc<dyn ReferenceReader>) -> Self {
         // Whether the file came from us is known behind its header; until then the parser only bounds memory.
         let limits = schema.limits.with_ours(schema.columns.len());
         Self {
@@ -73,11 +79,13 @@ impl Validator {
             judge: Judge {
                 schema,
                 places: Vec::new(),
+                references,
                 header: None,
+                ignored_columns: Vec::new(),
                 header_seen: false,
                 body: (0, 1),
                 rows: 0,
-                ours: 0,
+                added: 0,
                 errors: ErrorList::default(),
                 limit: None,
             },
@@ -102,7 +110,7 @@ impl Validator {
     /// How many bytes more than its limit a file may have so far, because a report of ours added them.
     pub fn allowance(&self) -> u64 {
         match &self.judge.header {
-            Some(header) if header.is_ours() => self.judge.ours + OURS_BYTES as u64,
+            Some(header) if header.is_report() => self.judge.added + OURS_BYTES as u64,
             _ => 0,
         }
     }
@@ -135,6 +143,7 @@ impl Validator {
         match judge.header {
             Some(header) if judge.errors.is_empty() => Ok(Validated {
                 header,
+                ignored_columns: judge.ignored_columns,
                 rows: judge.rows,
                 blank_lines: self.parser.blank_lines(),
                 body_offset: judge.body.0,
@@ -171,14 +180,16 @@ impl Judge {
     fn take_header(&mut self, record: &Record<'_>) {
         self.header_seen = true;
         self.body = (record.end, record.next_line);
-        self.header = HeaderMap::read(record, &self.schema, &mut self.errors);
-        if let Some(header) = &self.header {
-            self.ours = header.ours(record) as u64;
+        let read = HeaderMap::read(record, &self.schema, &mut self.errors);
+        if let Some((header, ignored)) = read {
+            self.added = header.added(record, &ProtectedFields::default()) as u64;
+            self.ignored_columns = ignored;
             self.places = header
                 .columns()
                 .iter()
                 .filter_map(|name| self.schema.columns.iter().position(|column| column.name == *name))
                 .collect();
+            self.header = Some(header);
         }
     }
 
@@ -189,13 +200,14 @@ impl Judge {
             self.errors.push(record.line, None, "field_count", || field_count(record.len(), header.fields()));
             return ControlFlow::Continue(());
         }
-        let ours = header.ours(record);
-        self.ours += ours as u64;
-        self.limit = header.exceeded(record, ours, &self.schema.limits);
+        let protected = header.protected(record, self.references.as_ref());
+        let added = header.added(record, &protected);
+        self.added += added as u64;
+        self.limit = header.exceeded(record, &protected, added, &self.schema.limits);
         if self.limit.is_some() {
             return ControlFlow::Break(());
         }
-        header.each_value(record, |place, value| {
+        header.each_value(record, &protected, |place, value| {
             self.schema.columns[self.places[place]].judge(value, record.line, &mut self.errors);
         });
         ControlFlow::Continue(())

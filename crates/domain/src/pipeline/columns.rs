@@ -6,13 +6,16 @@ use serde_saphyr::Spanned;
 
 use super::check::Source;
 use super::definition::{ColumnDefinition, CsvDefinition};
-use crate::csv::{Column, ErrorList, Limits, Schema};
+use crate::csv::{Column, ErrorList, Limits, REPORT_COLUMNS, Schema};
 
 /// Rows of a batch at the most, whatever a definition says: numbers have 31 bits.
 const MOST_ROWS: u64 = 2_000_000_000;
 
 /// Bytes of a record at the most, whatever a definition says: one is held in memory for each upload.
 const MOST_RECORD_BYTES: usize = 64 * 1024 * 1024;
+
+/// Columns of the list of a refused file's errors, besides those of other reports.
+const REFUSAL_COLUMNS: [&str; 2] = ["_line", "_column"];
 
 const DEFAULT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
@@ -73,8 +76,11 @@ fn above_0<T: PartialEq + From<u8>>(key: &str, value: Option<&Spanned<T>>, sourc
 
 fn column(definition: &ColumnDefinition, line: u64, limits: &Limits, source: &mut Source<'_>) -> Column {
     let name = &definition.name;
-    if name.is_empty() || name.starts_with('_') {
-        source.error(line, format!("column `{name}`: a name has a character and does not begin with `_`"));
+    if name.is_empty() {
+        source.error(line, "a column has no name; give it one".into());
+    }
+    if REPORT_COLUMNS.contains(&name.as_str()) || REFUSAL_COLUMNS.contains(&name.as_str()) {
+        source.error(line, format!("column `{name}`: reports have a column of that name; rename it"));
     }
     let mut wrong = |message: &str| source.error(line, format!("column `{name}`: {message}"));
     if definition.min_length.zip(definition.max_length).is_some_and(|(least, most)| least > most) {
