@@ -23,6 +23,7 @@ mod outage;
 mod quota;
 mod rotation;
 mod secrecy;
+mod storage;
 mod surface;
 mod telemetry;
 mod upgrade;

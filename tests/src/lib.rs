@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 pub mod database;
+pub mod disk;
 pub mod fleet;
+pub mod postgres;
 pub mod receiver;
 pub mod redis;
 pub mod s3;
@@ -190,6 +192,11 @@ impl Place {
     /// Starts `penstock dev`.
     pub fn start(&self, sandbox: &Sandbox, crash_at: Option<&str>) -> Service {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
+        self.start_logging_to(sandbox, crash_at, log.into())
+    }
+
+    /// Starts `penstock dev` with another standard error.
+    pub fn start_logging_to(&self, sandbox: &Sandbox, crash_at: Option<&str>, log: Stdio) -> Service {
         let mut command = self.command(sandbox);
         command.args(["dev", "--every", "300ms"]).stdout(Stdio::piped()).stderr(log);
         if let Some(place) = crash_at {

@@ -1,7 +1,8 @@
 //! Somebody else's web server: takes whatever is posted to it, and answers as it is told to.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -56,6 +57,7 @@ pub struct Receiver {
     pub url: String,
     decide: Arc<Mutex<Decide>>,
     heard: Arc<Mutex<Vec<Heard>>>,
+    delay_ms: Arc<AtomicU64>,
 }
 
 /// What it answers.
@@ -87,20 +89,26 @@ impl Receiver {
         let decide: Decide =
             Box::new(|_| Answer { status: 204, headers: String::new(), body: String::new() });
         let (decide, heard) = (Arc::new(Mutex::new(decide)), Arc::new(Mutex::new(Vec::new())));
+        let delay_ms = Arc::<AtomicU64>::default();
         tokio::spawn({
-            let (decide, heard) = (decide.clone(), heard.clone());
+            let (decide, heard, delay_ms) = (decide.clone(), heard.clone(), delay_ms.clone());
             async move {
                 while let Ok((connection, _)) = listener.accept().await {
-                    tokio::spawn(serve(connection, decide.clone(), heard.clone()));
+                    tokio::spawn(serve(connection, decide.clone(), heard.clone(), delay_ms.clone()));
                 }
             }
         });
-        Self { url, decide, heard }
+        Self { url, decide, heard, delay_ms }
     }
 
     /// What it answers from now on.
     pub fn answer(&self, status: u16) {
         self.answer_by(move |_| (status, String::new()));
+    }
+
+    /// How long after it heard a request it answers, from now on.
+    pub fn answer_after(&self, delay: Duration) {
+        self.delay_ms.store(u64::try_from(delay.as_millis()).expect("a short time"), Ordering::SeqCst);
     }
 
     /// What it answers from now on: a status (0: nothing, and the connection stays open) and header lines.
@@ -134,7 +142,12 @@ impl Receiver {
     }
 }
 
-async fn serve(mut connection: TcpStream, decide: Arc<Mutex<Decide>>, heard: Arc<Mutex<Vec<Heard>>>) {
+async fn serve(
+    mut connection: TcpStream,
+    decide: Arc<Mutex<Decide>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    delay_ms: Arc<AtomicU64>,
+) {
     let mut bytes = Vec::new();
     let mut piece = [0; 8192];
     loop {
@@ -171,6 +184,7 @@ async fn serve(mut connection: TcpStream, decide: Arc<Mutex<Decide>>, heard: Arc
             let _ = connection.read(&mut piece).await;
             return;
         }
+        tokio::time::sleep(Duration::from_millis(delay_ms.load(Ordering::SeqCst))).await;
         let _ = connection.write_all(answer.as_bytes()).await;
         return;
     }

@@ -6,7 +6,7 @@ use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
 use penstock_flow::control;
 use penstock_flow::pace::Pace;
-use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
+use penstock_flow::view::{BatchView, batch_view, clear_failure, describe, done_view};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::owners::KeyRole;
 use penstock_store::reading::ErrorGroup;
@@ -125,8 +125,9 @@ pub async fn list(
     Ok(HttpResponse::Ok().json(BatchPage { data, next_cursor }))
 }
 
-async fn answer(state: &ApiState, batch: &Batch) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(batch_view(&state.engines, batch, state.rows_per_owner).await?))
+/// The answer to something that was done to a batch.
+async fn answer(state: &ApiState, batch: &Batch) -> HttpResponse {
+    HttpResponse::Ok().json(done_view(&state.engines, batch, state.rows_per_owner).await)
 }
 
 /// Shows a batch.
@@ -139,7 +140,7 @@ pub async fn show(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
-    answer(&state, &batch).await
+    Ok(HttpResponse::Ok().json(batch_view(&state.engines, &batch, state.rows_per_owner).await?))
 }
 
 /// Cancels a batch: rows that have not started never run.
@@ -154,7 +155,7 @@ pub async fn cancel(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
     let batch = state.engines.store.cancel(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
-    answer(&state, &batch).await
+    Ok(answer(&state, &batch).await)
 }
 
 /// Pauses a batch: no more rows are released.
@@ -169,7 +170,7 @@ pub async fn pause(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
     let batch = state.engines.store.pause(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
-    answer(&state, &batch).await
+    Ok(answer(&state, &batch).await)
 }
 
 /// Lets a paused or held batch go on.
@@ -184,7 +185,7 @@ pub async fn resume(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
     let batch = state.engines.store.resume(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
-    answer(&state, &batch).await
+    Ok(answer(&state, &batch).await)
 }
 
 /// Erases a batch: data key, file and payloads. The counts stay.
@@ -204,7 +205,7 @@ pub async fn erase(
         tracing::error!(%error, "an erasure panicked");
         Problem::internal()
     })??;
-    answer(&state, &batch).await
+    Ok(answer(&state, &batch).await)
 }
 
 /// Failed rows of one code and step.

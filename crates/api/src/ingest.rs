@@ -8,7 +8,7 @@ use penstock_domain::csv::{Rejected, error};
 use penstock_domain::pipeline::Pipeline;
 use penstock_flow::adopt::adopt;
 use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadRequest};
-use penstock_flow::view::{BatchView, batch_view};
+use penstock_flow::view::{BatchView, done_view};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -86,7 +86,7 @@ pub async fn upload(
             from_json(&state, wanted, &request, payload, deadline).await?
         }
     };
-    let view = batch_view(&state.engines, &accepted.batch, state.rows_per_owner).await?;
+    let view = done_view(&state.engines, &accepted.batch, state.rows_per_owner).await;
     Ok(HttpResponse::Accepted()
         .insert_header((header::LOCATION, format!("/v2/batches/{}", view.id)))
         .json(UploadedBatch { batch: view, ignored_columns: accepted.ignored_columns }))

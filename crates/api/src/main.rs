@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     match actix_web::rt::System::new().block_on(run(program.settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("penstock-api: {error}");
+            telemetry::last_words("penstock-api", &error);
             ExitCode::FAILURE
         }
     }

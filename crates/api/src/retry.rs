@@ -1,7 +1,7 @@
 //! Retry: failed rows, and cancelled ones when asked for, go back.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use penstock_flow::view::{BatchView, batch_view};
+use penstock_flow::view::{BatchView, done_view};
 use penstock_store::control::RetrySelection;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -91,6 +91,6 @@ pub async fn retry(
     let selection = body.selection()?;
     let now = state.engines.clock.now();
     let (batch, retried) = state.engines.store.retry(batch.seq, &selection, &caller.actor(), now).await?;
-    let batch = batch_view(&state.engines, &batch, state.rows_per_owner).await?;
+    let batch = done_view(&state.engines, &batch, state.rows_per_owner).await;
     Ok(HttpResponse::Ok().json(RetriedBatch { batch, retried }))
 }

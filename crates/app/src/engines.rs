@@ -122,6 +122,7 @@ impl Chosen {
             caller: self.caller.clone(),
             worker,
             requests,
+            dropped_log_lines: crate::log_pipe::dropped_lines,
         }
     }
 
@@ -205,6 +206,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         secrets: Arc::new(Secrets::default()),
         clock,
         chance: Arc::new(SystemChance),
+        readiness: Arc::default(),
         traces: crate::telemetry::traces(),
         random: Arc::new(SystemRandom::new()),
     };

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod data_dir;
 pub mod engines;
 pub mod health;
+pub mod log_pipe;
 mod logs;
 #[cfg(feature = "otlp")]
 mod otlp;

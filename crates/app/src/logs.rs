@@ -127,6 +127,20 @@ fn write(
     map.end()
 }
 
+/// The line that reports dropped ones.
+pub fn dropped_notice(lines: usize) -> Vec<u8> {
+    let mut timestamp = String::new();
+    let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+    let notice = serde_json::json!({
+        "timestamp": timestamp,
+        "level": "WARN",
+        "message": "log lines were dropped: nobody read standard error",
+        "lines": lines,
+        "target": module_path!(),
+    });
+    format!("{notice}\n").into_bytes()
+}
+
 /// Lets our own spans pass, whatever `RUST_LOG` says of lines: a warning has to say which row it is about, though nobody
 /// asked for more than warnings.
 pub struct OwnSpans;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use penstock_flow::metrics::Sources;
 use penstock_flow::traces::Traces;
 use tokio_util::sync::CancellationToken;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
-use crate::logs::{Json, OwnSpans};
+use crate::log_pipe::LogPipe;
+use crate::logs::{Json, OwnSpans, dropped_notice};
 
 /// How logs look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum LogStyle {
 pub struct Telemetry {
     #[cfg(feature = "otlp")]
     otlp: Option<crate::otlp::Otlp>,
+    /// Dropping it writes the log lines that wait.
+    _logs: Option<WorkerGuard>,
 }
 
 /// Starts telemetry. `RUST_LOG` chooses what is logged; `default` without it.
@@ -35,8 +39,14 @@ pub fn start(style: LogStyle, service: &'static str, default: &str) -> Telemetry
     let read = EnvFilter::try_new(if chosen.is_empty() { default } else { &chosen });
     let bad = read.as_ref().err().map(ToString::to_string);
     let filter = read.unwrap_or_else(|_| EnvFilter::new(default)).or(OwnSpans);
+    let mut written = None;
     let logs = match style {
-        LogStyle::Json => Json(std::io::stderr).with_filter(filter).boxed(),
+        LogStyle::Json => {
+            let (pipe, guard) = LogPipe::to(std::io::stderr(), dropped_notice);
+            written = Some(guard);
+            log_panics();
+            Json(move || pipe.writer()).with_filter(filter).boxed()
+        }
         LogStyle::Text => {
             let text = tracing_subscriber::fmt::layer().compact().with_target(false);
             text.with_writer(std::io::stderr).with_filter(filter).boxed()
@@ -50,18 +60,38 @@ pub fn start(style: LogStyle, service: &'static str, default: &str) -> Telemetry
         // An error means that a test has a subscriber of its own.
         let _ = registry.with(layer).try_init();
         crate::otlp::complain();
-        Telemetry { otlp }
+        Telemetry { otlp, _logs: written }
     };
     #[cfg(not(feature = "otlp"))]
     let telemetry = {
         let _ = (registry.try_init(), service);
-        Telemetry::default()
+        Telemetry { _logs: written }
     };
     crate::panics::log();
     if let Some(error) = bad {
         tracing::warn!("RUST_LOG is `{chosen}`: {error}; `{default}` is taken");
     }
     telemetry
+}
+
+/// A panic is a log line as well: what Rust prints by default waits for a pipe that nobody reads.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string);
+        tracing::error!(location, reason = panic.payload_as_str(), "a thread panicked");
+    }));
+}
+
+/// The last words of a program that ends with an error. They are waited for, but not for ever: nobody may read them.
+pub fn last_words(program: &str, error: &dyn std::fmt::Display) {
+    let text = format!("{program}: {error}");
+    let (written, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        eprintln!("{text}");
+        // Whoever waited may be gone.
+        let _ = written.send(());
+    });
+    let _ = done.recv_timeout(std::time::Duration::from_secs(1));
 }
 
 /// What ties spans together. [`start`] comes first.

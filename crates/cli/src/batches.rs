@@ -7,7 +7,7 @@ use penstock_domain::ids::BatchId;
 use penstock_domain::time::Timestamp;
 use penstock_flow::control;
 use penstock_flow::pace::Pace;
-use penstock_flow::view::{BatchView, batch_view, clear_failure, describe};
+use penstock_flow::view::{BatchView, batch_view, clear_failure, describe, done_view};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::control::RetrySelection;
 use serde_json::{Value, json};
@@ -113,7 +113,12 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
                 BatchFilter { status, pipeline, created_from, created_to, limit, ..BatchFilter::default() };
             return list(opened, filter, owner, before, out).await;
         }
-        Command::Show { batch } => opened.batch(batch).await?,
+        Command::Show { batch } => {
+            let batch = opened.batch(batch).await?;
+            let view = batch_view(engines, &batch, opened.settings.rows_per_owner).await.map_err(said)?;
+            out.say(&with_owner(&batch, &view), || told(&batch, &view));
+            return Ok(true);
+        }
         Command::Cancel { batch } => {
             let batch = opened.batch(batch).await?;
             store.cancel(batch.seq, &actor, now).await.map_err(said)?
@@ -130,7 +135,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             let batch = opened.batch(batch).await?;
             let selection = RetrySelection { failed: !no_failed, cancelled, codes: code, numbers: row };
             let (batch, rows) = store.retry(batch.seq, &selection, &actor, now).await.map_err(said)?;
-            let view = batch_view(engines, &batch, opened.settings.rows_per_owner).await.map_err(said)?;
+            let view = done_view(engines, &batch, opened.settings.rows_per_owner).await;
             let mut value = with_owner(&batch, &view);
             value["retried"] = rows.into();
             out.say(&value, || format!("{rows} rows go back\n{}", told(&batch, &view)));
@@ -141,7 +146,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             control::erase(engines, &batch, &actor).await.map_err(said)?
         }
     };
-    let view = batch_view(engines, &batch, opened.settings.rows_per_owner).await.map_err(said)?;
+    let view = done_view(engines, &batch, opened.settings.rows_per_owner).await;
     out.say(&with_owner(&batch, &view), || told(&batch, &view));
     Ok(true)
 }

@@ -111,12 +111,24 @@ async fn database(opened: &Opened, findings: &mut Findings) -> bool {
     } else {
         findings.fail("database", format!("{found}: {} or later is needed", info.needed_version));
     }
+    if !info.missing_rights.is_empty() {
+        let missing = info.missing_rights.join(", ");
+        findings.fail("rights", format!("DATABASE_URL's role lacks {missing}: grant them"));
+    }
     clock(findings, "clock", "the database's", SystemClock.now().millis() - info.now.millis());
     match engines.store.check_schema().await {
         Ok(()) => findings.ok("schema", format!("up to date (version {})", info.schema)),
         Err(error) => {
             findings.fail("schema", error.to_string());
             return false;
+        }
+    }
+    match engines.store.probe_writes(engines.clock.now()).await {
+        Ok(()) => findings.ok("writes", "the database takes them"),
+        Err(error) => {
+            let hint =
+                "is it a standby, read-only, or its disk full? Nothing is processed until it takes writes";
+            findings.fail("writes", format!("{error}; {hint}"));
         }
     }
     true
@@ -149,6 +161,10 @@ async fn queue(opened: &Opened, findings: &mut Findings) {
         Ok(None) => return findings.ok("queue", "in the service's own process"),
         Err(error) => return findings.fail("queue", format!("{error}; is it up, and is REDIS_URL right?")),
     };
+    if let Err(error) = engines.bell.ready().await {
+        let hint = "is it a replica, or unable to save? Nothing is enqueued until it takes writes";
+        return findings.fail("queue", format!("{error}; {hint}"));
+    }
     let waiting = match engines.bell.backlog().await {
         Ok(backlog) => backlog.values().sum::<u64>(),
         Err(error) => return findings.fail("queue", error.to_string()),

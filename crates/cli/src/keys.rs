@@ -52,7 +52,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             };
             store.create_key(&record).await.map_err(said)?;
             let role = if admin { "an admin" } else { "a client" };
-            opened.audit("key.create", None, format!("{} ({role} of {})", record.id, record.owner)).await?;
+            opened.audit_done("key.create", format!("{} ({role} of {})", record.id, record.owner)).await;
             let shown = json!({ "id": record.id, "owner": record.owner, "key": key.reveal() });
             out.say(&shown, || format!("{}\n(shown once; its id is {})", key.reveal(), record.id));
             Ok(true)
@@ -73,7 +73,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         Command::Revoke { id } => {
             let done = store.revoke_key(&id, now).await.map_err(said)?;
             if done {
-                opened.audit("key.revoke", None, id.clone()).await?;
+                opened.audit_done("key.revoke", id.clone()).await;
             }
             out.say(&json!({ "id": id, "revoked": done }), || {
                 if done { format!("{id} is revoked") } else { format!("there is no valid key {id}") }

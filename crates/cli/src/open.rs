@@ -79,7 +79,14 @@ impl Opened {
             .ok_or_else(|| StartError::new(format!("there is no batch {id}")))
     }
 
-    /// Writes down who did what, where no transaction of the store does.
+    /// Writes down who did what, after it was done. That it cannot be written is reported and does not hide what was done.
+    pub async fn audit_done(&self, action: &str, detail: impl Into<Option<String>>) {
+        if let Err(error) = self.audit(action, None, detail).await {
+            eprintln!("done, but not written to the audit log: {error}");
+        }
+    }
+
+    /// Writes down who does what, before it is done, where no transaction of the store does.
     pub async fn audit(
         &self,
         action: &str,

@@ -50,7 +50,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             let rows = rows.map(|rows| (rows > 0).then_some(rows));
             let owner = engines.store.set_owner(&name, rows, weight).await.map_err(said)?;
             let quota = owner.rows.map_or("default".to_owned(), |rows| rows.to_string());
-            opened.audit("owner.set", None, format!("{name}: rows {quota}, weight {}", owner.weight)).await?;
+            opened.audit_done("owner.set", format!("{name}: rows {quota}, weight {}", owner.weight)).await;
             out.say(&owner, || {
                 let quota = owner.rows.map_or("the default quota".to_owned(), |rows| format!("{rows} rows"));
                 format!("{}: {quota}, weight {}", owner.name, owner.weight)
@@ -61,7 +61,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             let owner = owners.into_iter().find(|owner| owner.name == name);
             let owner = owner.ok_or_else(|| StartError::new(format!("there is no owner {name}")))?;
             let secret = rotate_secret(engines, owner.seq).await.map_err(said)?;
-            opened.audit("owner.rotate_secret", None, name.clone()).await?;
+            opened.audit_done("owner.rotate_secret", name.clone()).await;
             out.say(&json!({ "owner": name, "secret": secret }), || {
                 format!("{secret}\n(shown once; the secret before signs too for 24 hours)")
             });

@@ -38,14 +38,14 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("penstock-dispatcher: {error}");
+            telemetry::last_words("penstock-dispatcher", &error);
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(program)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("penstock-dispatcher: {error}");
+            telemetry::last_words("penstock-dispatcher", &error);
             ExitCode::FAILURE
         }
     }

@@ -96,15 +96,14 @@ async fn tell(held: Weak<Held>, server: Weak<Server>, gate: String) {
 #[cfg(test)]
 mod tests {
     use penstock_domain::limit::GatePolicy;
-    use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+    use penstock_redis::{Connection, Limits};
 
     use super::*;
 
     /// Of a gate with slots, and of a server that nobody asks here.
     fn scene() -> (Arc<Held>, Arc<Server>, Gates) {
-        let client = redis::Client::open("redis://127.0.0.1:1").unwrap();
-        let config = ConnectionManagerConfig::new();
-        let connection = ConnectionManager::new_lazy_with_config(client, config).unwrap();
+        let limits = Limits { answer: Duration::from_secs(1), connect: Duration::from_secs(1) };
+        let connection = Connection::open("redis://127.0.0.1:1", limits).unwrap();
         let policy = GatePolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: 1e6 };
         let gates = Gates { dependency: "api".to_owned(), policy, owner: None };
         (Arc::default(), Arc::new(Server::new(connection, None)), gates)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use penstock_domain::limit::{Distance, micros};
 use penstock_domain::time::Clock;
-use redis::aio::ConnectionManager;
+use penstock_redis::Connection;
 use redis::{FromRedisValue, RedisResult, Script};
 
 use crate::limiter::Gates;
@@ -20,7 +20,7 @@ const MOST_MEASUREMENTS: u32 = 6;
 
 /// A Redis and what is known of it.
 pub(crate) struct Server {
-    pub(crate) connection: ConnectionManager,
+    pub(crate) connection: Connection,
     script: Script,
     /// In microseconds since `epoch`.
     distance: Mutex<Distance>,
@@ -34,7 +34,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(connection: ConnectionManager, clock: Option<Arc<dyn Clock>>) -> Self {
+    pub(crate) fn new(connection: Connection, clock: Option<Arc<dyn Clock>>) -> Self {
         Self {
             connection,
             script: Script::new(include_str!("gate.lua")),
@@ -82,20 +82,19 @@ impl Server {
     }
 
     async fn answered<T>(&self, question: impl Future<Output = RedisResult<T>>) -> Option<T> {
-        let trouble = match tokio::time::timeout(PATIENCE, question).await {
-            Ok(Ok(answer)) => {
+        let error = match question.await {
+            Ok(answer) => {
                 if self.away.swap(false, Ordering::Relaxed) {
                     tracing::info!("the shared limiter answers again");
                 }
                 return Some(answer);
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
+            Err(error) => error,
         };
         self.distance.lock().unwrap_or_else(PoisonError::into_inner).forget();
         if !self.away.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                error = trouble,
+                %error,
                 "the shared limiter does not answer; nothing is called until it does"
             );
         }

@@ -18,7 +18,7 @@ use penstock_domain::limit::{
     Ask, Decision, Denied, Feedback, Lead, MAX_WAIT_US, Reason, Snapshot, duration,
 };
 use penstock_domain::time::Clock;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use penstock_redis::{Connection, Limits};
 use tokio::time::Instant;
 
 use crate::held::Held;
@@ -42,22 +42,13 @@ pub struct SharedLimiter {
 
 impl SharedLimiter {
     /// Limits in the Redis at `url` (`redis://`, or `rediss://` for TLS, for which a rustls provider must be installed).
-    /// Connects when it is first asked, and again whenever the connection is lost.
+    /// Connects when it is first asked, and again whenever the connection is lost or falls silent.
     ///
     /// # Errors
     /// When the URL cannot be read.
     pub fn connect(url: &str) -> Result<Self, redis::RedisError> {
-        let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(PATIENCE))
-            .set_connection_timeout(Some(CONNECT_WITHIN))
-            .set_max_delay(PATIENCE)
-            .set_number_of_retries(1);
-        Ok(Self::new(ConnectionManager::new_lazy_with_config(redis::Client::open(url)?, config)?))
-    }
-
-    /// Limits in a Redis that is connected already. Its response timeout should be about a second.
-    pub fn new(connection: ConnectionManager) -> Self {
-        Self::on(Server::new(connection, None))
+        let limits = Limits { answer: PATIENCE, connect: CONNECT_WITHIN };
+        Ok(Self::on(Server::new(Connection::open(url, limits)?, None)))
     }
 
     /// Takes the time from `clock` and not from Redis: for tests that compare decisions at given moments. Slots of calls

@@ -11,6 +11,7 @@ use penstock_domain::limit::{Ask, Decision, Feedback, Reason};
 use penstock_domain::pipeline::{Breaker, Rate};
 use penstock_domain::time::{ManualClock, Timestamp};
 use penstock_downstream::{Called, Gates, Grant, Limiter, LocalLimiter, SharedLimiter};
+use penstock_sandbox::proxy::Proxy;
 use support::conformance::Scene;
 use support::redis::Own;
 use support::server::Server;
@@ -176,6 +177,29 @@ async fn the_scripts_memory_and_the_keys_may_be_lost() {
         cold(limiter.acquire(&gates, &ask(3)).await),
         "a lost state waits for reservations that may be out"
     );
+}
+
+/// A firewall forgets the limiter's connection: calls go on, on a new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_connection_is_replaced() {
+    let (proxy, url) = Proxy::before(&redis_url()).unwrap();
+    let limiter = SharedLimiter::connect(&url).unwrap();
+    let mut api = dependency("http://silent.example");
+    api.rate = Some(rate(100, 10));
+    let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
+    let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0 };
+    let answers = async |token| !matches!(limiter.acquire(&gates, &ask(token)).await, Decision::Denied(denied) if denied.reason == Reason::Unavailable);
+    assert!(answers(1).await);
+    for round in 0..2 {
+        proxy.silence();
+        let began = Instant::now();
+        let mut token = 2;
+        while !answers(token).await {
+            token += 1;
+            assert!(began.elapsed() < Duration::from_secs(10), "round {round}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "round {round}: {:?}", began.elapsed());
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,8 @@ use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::secrets::{Place, SecretsOf};
 use crate::upload::{
-    Accepted, UploadError, UploadFields, UploadRequest, absorb_fields, fingerprinters, replay, ring,
+    Accepted, NotMade, UploadError, UploadFields, UploadRequest, absorb_fields, create, fingerprinters,
+    replay, ring,
 };
 
 /// Makes the batch of a presigned upload.
@@ -46,11 +47,13 @@ pub async fn adopt(
         }
         Ok(Created::Existing { batch, idempotency }) => asked.answer(batch, &idempotency).await,
         // Another request took it between the look and the write.
-        Err(FlowError::Store(StoreError::NotFound { .. })) => match asked.pending().await? {
-            Some(pending) => asked.used(&pending).await,
-            None => Err(UploadError::NoSuchUpload),
-        },
-        Err(error) => Err(error.into()),
+        Err(NotMade { error: FlowError::Store(StoreError::NotFound { .. }), .. }) => {
+            match asked.pending().await? {
+                Some(pending) => asked.used(&pending).await,
+                None => Err(UploadError::NoSuchUpload),
+            }
+        }
+        Err(NotMade { error, .. }) => Err(error.into()),
     }
 }
 
@@ -104,7 +107,7 @@ impl Asked<'_> {
         Err(UploadError::UploadUsed(batches.first().map(|batch| batch.id)))
     }
 
-    async fn make(&self, pending: PendingUpload, file_bytes: u64) -> Result<Created, FlowError> {
+    async fn make(&self, pending: PendingUpload, file_bytes: u64) -> Result<Created, NotMade> {
         let (engines, pipeline) = (self.engines, &self.request.pipeline);
         let fields = self.fields.clone();
         let now = engines.clock.now();
@@ -149,6 +152,6 @@ impl Asked<'_> {
             upload: Some(pending.id),
             created_at: now,
         };
-        Ok(engines.store.create_batch(&batch).await?)
+        create(engines, &batch).await
     }
 }

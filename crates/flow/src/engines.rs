@@ -14,6 +14,7 @@ use ring::rand::SecureRandom;
 use uuid::Uuid;
 
 use crate::definitions::Definitions;
+use crate::readiness::LastReadiness;
 use crate::secrets::Secrets;
 use crate::traces::Traces;
 
@@ -40,6 +41,8 @@ pub struct Engines {
     pub clock: Arc<dyn Clock>,
     /// Ids and dice.
     pub chance: Arc<dyn Chance>,
+    /// Whether the database and the queue took writes when they were asked last.
+    pub readiness: Arc<LastReadiness>,
     /// Traces.
     pub traces: Arc<dyn Traces>,
     /// Randomness for keys and nonces.

@@ -199,7 +199,10 @@ pub async fn apply(
         let detail = Some(repairs.join("; "));
         let action = "reconcile.apply".to_owned();
         let entry = AuditEntry { id: 0, at: now, actor: actor.to_owned(), action, batch: None, detail };
-        engines.store.audit(&entry).await?;
+        // What was done is done.
+        if let Err(error) = engines.store.audit(&entry).await {
+            tracing::warn!(%error, action = entry.action, "not written to the audit log");
+        }
     }
     Ok(())
 }

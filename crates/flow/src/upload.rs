@@ -3,6 +3,7 @@
 //! Only a file without an error becomes a batch; everything else leaves nothing behind.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::ObjectStoreExt as _;
 use penstock_crypto::Fingerprinter;
@@ -23,6 +24,12 @@ use crate::file::{SealedWriter, sealed_key};
 use crate::references::References;
 use crate::rotation;
 use crate::secrets::{Place, SecretsOf};
+
+/// A database whose answer to making a batch was lost is asked for it this long.
+const LOOK_WITHIN: Duration = Duration::from_secs(6);
+
+/// The pause between two questions.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Who uploads, and to what.
 #[derive(Clone)]
@@ -261,11 +268,52 @@ impl Upload {
                 delete(&engines, &file.path).await;
                 Ok(Accepted { ignored_columns, ..replay(batch, &idempotency, &prints)? })
             }
-            Err(error) => {
-                delete(&engines, &file.path).await;
+            Err(NotMade { error, certainly }) => {
+                // A batch that may have been made needs its file; `reconcile` finds one that nobody needs.
+                if certainly {
+                    delete(&engines, &file.path).await;
+                }
                 Err(error.into())
             }
         }
+    }
+}
+
+/// Why there is no batch, as far as is known.
+pub(crate) struct NotMade {
+    /// The error.
+    pub error: FlowError,
+    /// Whether there is none; otherwise the database may have committed it, and its answer was lost.
+    pub certainly: bool,
+}
+
+impl<E: Into<FlowError>> From<E> for NotMade {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), certainly: true }
+    }
+}
+
+/// Makes a batch. When the database's answer is lost, it is asked whether the batch is there.
+pub(crate) async fn create(engines: &Engines, batch: &NewBatch) -> Result<Created, NotMade> {
+    let error = match engines.store.create_batch(batch).await {
+        Err(error) if error.is_transient() => error,
+        made => return Ok(made?),
+    };
+    let look = async {
+        loop {
+            match engines.store.batch(batch.id, Some(batch.owner)).await {
+                Err(error) if error.is_transient() => tokio::time::sleep(LOOK_AGAIN).await,
+                found => return found,
+            }
+        }
+    };
+    match tokio::time::timeout(LOOK_WITHIN, look).await {
+        Ok(Ok(Some(made))) => {
+            tracing::warn!(%error, batch = %made.id, "the answer to making a batch was lost; it was made");
+            Ok(Created::New(made))
+        }
+        Ok(Ok(None)) => Err(error.into()),
+        Ok(Err(_)) | Err(_) => Err(NotMade { error: error.into(), certainly: false }),
     }
 }
 
@@ -284,7 +332,7 @@ async fn make_batch(
     fields: UploadFields,
     object_key: String,
     file_bytes: u64,
-) -> Result<Created, FlowError> {
+) -> Result<Created, NotMade> {
     let now = engines.clock.now();
     let pipeline = &request.pipeline;
     engines.store.save_definition(pipeline.version, &pipeline.name, &pipeline.source, now).await?;
@@ -314,7 +362,7 @@ async fn make_batch(
         upload: None,
         created_at: now,
     };
-    Ok(engines.store.create_batch(&batch).await?)
+    create(engines, &batch).await
 }
 
 /// A bell that does not ring is no error: the dispatcher's sweep finds the batch.

@@ -1,5 +1,7 @@
 //! What a client sees of a batch and of a row.
 
+use std::time::Duration;
+
 use penstock_domain::batch::{BatchStatus, Counts, Outcome};
 use penstock_domain::ledger::Ledger;
 use penstock_domain::outcome::{self, code};
@@ -17,6 +19,9 @@ use crate::error::FlowError;
 use crate::eta::{self, Allowance, Beside};
 use crate::pace::Pace;
 use crate::secrets::{Place, SecretsOf};
+
+/// What a view needs is waited for no longer when something was done: the answer to a request must not be lost.
+const VIEW_WITHIN: Duration = Duration::from_secs(2);
 
 /// Of an owner's running batches, at most so many are looked at.
 const SIBLINGS: u32 = 1000;
@@ -112,6 +117,20 @@ pub async fn batch_view(
         beside = Beside::of(batch, &running_beside(engines, batch).await?);
     }
     Ok(describe_beside(engines, batch, &pace, beside, failure, engines.clock.now()))
+}
+
+/// The view of a batch after something was done to it. What was done is done, whatever becomes of the view: without what
+/// cannot be read, or not in time, it has no estimate of its own.
+pub async fn done_view(engines: &Engines, batch: &Batch, rows_per_owner: u32) -> BatchView {
+    let view = tokio::time::timeout(VIEW_WITHIN, batch_view(engines, batch, rows_per_owner)).await;
+    let error = match view {
+        Ok(Ok(view)) => return view,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("not read within {} ms", VIEW_WITHIN.as_millis()),
+    };
+    tracing::warn!(error, batch = %batch.id, "the view of a batch is not complete");
+    let pace = Pace::usual(rows_per_owner);
+    describe(engines, batch, &pace, clear_failure(batch), engines.clock.now())
 }
 
 /// Running batches of the batch's owner, itself among them if it runs.

@@ -106,7 +106,7 @@ pub trait Bell: Send + Sync {
     /// When it does not answer.
     async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError>;
 
-    /// Whether it answers.
+    /// Whether it answers and takes writes.
     ///
     /// # Errors
     /// When it does not.

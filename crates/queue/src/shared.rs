@@ -7,7 +7,7 @@
 //! | stops for good when about 8,000 messages are due at once | the backlog is looked at before each ring, [`MAX_BACKLOG`] wait at the most |
 //! | keeps every message that was done, and acknowledges only where results are kept | [`Acknowledge`] takes a message out of Redis, whole, when it was taken; no results, no events |
 //! | locks each message with a scan of all that wait | `lock_tasks(false)`: the claim in SQL decides |
-//! | ends a worker at any error of its connection | [`SharedBell::listen`] starts another one, under a new name: the old one is refused while it looks alive |
+//! | ends a worker at any error of its connection | [`SharedBell::listen`] starts another one, under a new name: the old one is refused while it looks alive; what the old one had taken is enqueued again |
 //! | looks for work every 30 s when it is idle | `poll_with_interval` ([`IDLE`]) |
 //! | sends no heartbeat while messages wait in its own buffer, and gives them to others then | `batch_size(1)`: it has no buffer |
 //! | has redis-rs give up after half a second | [`ANSWER`] |
@@ -18,7 +18,7 @@
 //! Retries, schedules and deadlines are SQL's. A message in the hands of a worker that dies comes again, when its name has
 //! been silent for [`HEARTBEAT`] × [`MISSED`]; one that is lost comes with the sweep.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,11 +31,10 @@ use apalis_redis::{Config, RedisStorage};
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use penstock_redis::{Connection, Limits};
 use redis::AsyncCommands as _;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use serde_json::Value;
-use tokio::sync::OnceCell;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::{Ear, until};
@@ -43,6 +42,10 @@ use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, QueueServer, R
 
 /// The pipelines in whose lanes somebody has rung.
 const PIPELINES: &str = "penstock:pipelines";
+
+/// What is written to see that writes are taken, and how long it is kept.
+const READY: &str = "penstock:ready";
+const READY_KEPT: Duration = Duration::from_secs(60);
 
 /// Messages of a push: small enough that it never holds Redis up.
 const PUSH_AT_ONCE: usize = 200;
@@ -58,7 +61,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const MISSED: usize = 12;
 
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(4);
 
 /// A Redis that is away is asked again after so long.
 const AWAY: Duration = Duration::from_millis(500);
@@ -72,12 +75,19 @@ const FORGET: Duration = Duration::from_secs(3600);
 /// An acknowledgement is tried so often; then the message comes again, when its worker is gone.
 const ACKNOWLEDGE_TRIES: u32 = 5;
 
-type Storage = RedisStorage<Value, ConnectionManager>;
+/// KEYS: a worker's messages in its hands, the messages that wait, the workers, the worker's description. ARGV: its name.
+const FORGET_WORKER: &str = "\
+    local held = redis.call('smembers', KEYS[1]) \
+    for at = 1, #held do redis.call('rpush', KEYS[2], held[at]) end \
+    redis.call('del', KEYS[1], KEYS[4]) \
+    redis.call('zrem', KEYS[3], ARGV[1]) \
+    return #held";
+
+type Storage = RedisStorage<Value, Connection>;
 
 /// Queues in Redis. Connects when it is first used, so that a service can start before Redis does.
 pub struct SharedBell {
-    client: redis::Client,
-    connection: OnceCell<ConnectionManager>,
+    connection: Connection,
     /// Among all processes.
     name: String,
     starts: AtomicU64,
@@ -91,26 +101,16 @@ impl SharedBell {
     /// # Errors
     /// When it is no such URL.
     pub fn connect(url: &str, name: String) -> Result<Self, BellError> {
-        let client = redis::Client::open(url).map_err(BellError::new)?;
+        let limits = Limits { answer: ANSWER, connect: ANSWER };
+        let connection = Connection::open(url, limits).map_err(BellError::new)?;
         let (heartbeat, missed) = (HEARTBEAT, MISSED);
-        Ok(Self { client, connection: OnceCell::new(), name, starts: AtomicU64::new(0), heartbeat, missed })
+        Ok(Self { connection, name, starts: AtomicU64::new(0), heartbeat, missed })
     }
 
     /// Has listeners say that they live so often (5 s), and count as gone after so many times (12) that they did not.
     #[must_use]
     pub fn with_heartbeats(self, every: Duration, missed: usize) -> Self {
         Self { heartbeat: every, missed, ..self }
-    }
-
-    async fn connection(&self) -> Result<ConnectionManager, BellError> {
-        let open = || async {
-            let config = ConnectionManagerConfig::new()
-                .set_response_timeout(Some(ANSWER))
-                .set_connection_timeout(Some(ANSWER))
-                .set_number_of_retries(1);
-            ConnectionManager::new_with_config(self.client.clone(), config).await.map_err(BellError::new)
-        };
-        self.connection.get_or_try_init(open).await.cloned()
     }
 }
 
@@ -124,7 +124,7 @@ fn queue(lane: &Lane) -> Config {
 }
 
 /// How many messages wait in each of these lanes: due ones, and those that the next fetch makes due.
-async fn waiting(connection: &mut ConnectionManager, lanes: &[Lane]) -> Result<Vec<u64>, BellError> {
+async fn waiting(connection: &mut Connection, lanes: &[Lane]) -> Result<Vec<u64>, BellError> {
     let mut lengths = redis::pipe();
     for lane in lanes {
         let queue = queue(lane);
@@ -135,7 +135,7 @@ async fn waiting(connection: &mut ConnectionManager, lanes: &[Lane]) -> Result<V
 }
 
 /// Every message is due at once: schedules are SQL's. A dispatcher whose clock runs ahead delays nothing.
-async fn all_due(connection: &mut ConnectionManager, lane: &Lane) -> Result<(), BellError> {
+async fn all_due(connection: &mut Connection, lane: &Lane) -> Result<(), BellError> {
     let scheduled = queue(lane).scheduled_jobs_set();
     let mut due = redis::cmd("ZUNIONSTORE");
     due.arg(&scheduled).arg(1).arg(&scheduled).arg("WEIGHTS").arg(0);
@@ -146,7 +146,93 @@ async fn all_due(connection: &mut ConnectionManager, lane: &Lane) -> Result<(), 
 #[async_trait]
 impl Bell for SharedBell {
     async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError> {
-        let mut connection = self.connection().await?;
+        // Rows that are marked and in no queue wait until they count as lost. A message that comes twice is harmless.
+        match self.enqueue(messages.clone()).await {
+            Err(error) => {
+                tracing::debug!(%error, "messages were not enqueued; they are tried once more");
+                self.enqueue(messages).await
+            }
+            enqueued => enqueued,
+        }
+    }
+
+    async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError> {
+        let mut connection = self.connection.clone();
+        let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(BellError::new)?;
+        let lanes: Vec<Lane> = pipelines.into_iter().map(Lane::Rows).chain([Lane::Extractions]).collect();
+        let waiting = waiting(&mut connection, &lanes).await?;
+        Ok(lanes.into_iter().zip(waiting).collect())
+    }
+
+    async fn ready(&self) -> Result<(), BellError> {
+        let mut connection = self.connection.clone();
+        // A write: a replica, and a Redis that cannot save, answer a PING as well.
+        let seconds = READY_KEPT.as_secs();
+        let _: () = connection.set_ex(READY, 1, seconds).await.map_err(BellError::new)?;
+        Ok(())
+    }
+
+    async fn server(&self) -> Result<Option<QueueServer>, BellError> {
+        let mut connection = self.connection.clone();
+        let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(BellError::new)?;
+        let (seconds, micros): (i64, i64) =
+            redis::cmd("TIME").query_async(&mut connection).await.map_err(BellError::new)?;
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        let bytes = |name: &str| field(name).parse::<u64>().unwrap_or(0);
+        Ok(Some(QueueServer {
+            version: field("redis_version"),
+            memory_policy: field("maxmemory_policy"),
+            used_bytes: bytes("used_memory"),
+            most_bytes: Some(bytes("maxmemory")).filter(|most| *most > 0),
+            now_ms: seconds * 1000 + micros / 1000,
+        }))
+    }
+
+    async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
+        let mut connection = self.connection.clone();
+        let mut listeners = JoinSet::new();
+        let mut heard: HashMap<Id, Lane> = HashMap::new();
+        let known = std::iter::once(Lane::Extractions)
+            .chain(handler.pipelines().into_iter().map(Lane::Rows))
+            .collect::<Vec<_>>();
+        while !stop.is_cancelled() {
+            // Those of pipelines that are loaded nowhere any more, but have batches left.
+            let rung: Vec<String> = connection.smembers(PIPELINES).await.unwrap_or_default();
+            for lane in known.iter().cloned().chain(rung.into_iter().map(Lane::Rows)) {
+                if !heard.values().any(|heard| *heard == lane) {
+                    let listener = Listener {
+                        connection: connection.clone(),
+                        process: self.name.clone(),
+                        number: self.starts.fetch_add(1, Ordering::Relaxed),
+                        queue: queue(&lane).heartbeat_interval(self.heartbeat).missed_heartbeats(self.missed),
+                        ear: Ear::new(handler.clone(), lane.clone()),
+                        lane: lane.clone(),
+                    };
+                    heard.insert(listeners.spawn(listener.supervise(stop.clone())).id(), lane);
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(LOOK_FOR_LANES) => {}
+            }
+            while let Some(ended) = listeners.try_join_next_with_id() {
+                if let Err(error) = ended
+                    && let Some(lane) = heard.remove(&error.id())
+                {
+                    tracing::error!(%error, %lane, "listening to a queue panicked: please report it; it begins again");
+                }
+            }
+        }
+        while listeners.join_next().await.is_some() {}
+    }
+}
+
+impl SharedBell {
+    async fn enqueue(&self, messages: Vec<Message>) -> Result<Rung, BellError> {
+        let mut connection = self.connection.clone();
         let mut rung = Rung::default();
         for (lane, messages) in by_lane(messages) {
             if let Lane::Rows(pipeline) = &lane {
@@ -166,91 +252,11 @@ impl Bell for SharedBell {
         }
         Ok(rung)
     }
-
-    async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError> {
-        let mut connection = self.connection().await?;
-        let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(BellError::new)?;
-        let lanes: Vec<Lane> = pipelines.into_iter().map(Lane::Rows).chain([Lane::Extractions]).collect();
-        let waiting = waiting(&mut connection, &lanes).await?;
-        Ok(lanes.into_iter().zip(waiting).collect())
-    }
-
-    async fn ready(&self) -> Result<(), BellError> {
-        let mut connection = self.connection().await?;
-        let _: String = redis::cmd("PING").query_async(&mut connection).await.map_err(BellError::new)?;
-        Ok(())
-    }
-
-    async fn server(&self) -> Result<Option<QueueServer>, BellError> {
-        let mut connection = self.connection().await?;
-        let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(BellError::new)?;
-        let (seconds, micros): (i64, i64) =
-            redis::cmd("TIME").query_async(&mut connection).await.map_err(BellError::new)?;
-        let field = |name: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.unwrap_or_default().trim().to_owned()
-        };
-        let bytes = |name: &str| field(name).parse::<u64>().unwrap_or(0);
-        Ok(Some(QueueServer {
-            version: field("redis_version"),
-            memory_policy: field("maxmemory_policy"),
-            used_bytes: bytes("used_memory"),
-            most_bytes: Some(bytes("maxmemory")).filter(|most| *most > 0),
-            now_ms: seconds * 1000 + micros / 1000,
-        }))
-    }
-
-    async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
-        let Some(mut connection) = self.first_connection(&stop).await else { return };
-        let mut heard: HashSet<Lane> = HashSet::new();
-        let mut listeners = JoinSet::new();
-        let known = std::iter::once(Lane::Extractions)
-            .chain(handler.pipelines().into_iter().map(Lane::Rows))
-            .collect::<Vec<_>>();
-        while !stop.is_cancelled() {
-            // Those of pipelines that are loaded nowhere any more, but have batches left.
-            let rung: Vec<String> = connection.smembers(PIPELINES).await.unwrap_or_default();
-            for lane in known.iter().cloned().chain(rung.into_iter().map(Lane::Rows)) {
-                if heard.insert(lane.clone()) {
-                    let listener = Listener {
-                        connection: connection.clone(),
-                        process: self.name.clone(),
-                        number: self.starts.fetch_add(1, Ordering::Relaxed),
-                        queue: queue(&lane).heartbeat_interval(self.heartbeat).missed_heartbeats(self.missed),
-                        ear: Ear::new(handler.clone(), lane.clone()),
-                        lane,
-                    };
-                    listeners.spawn(listener.supervise(stop.clone()));
-                }
-            }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(LOOK_FOR_LANES) => {}
-            }
-        }
-        while listeners.join_next().await.is_some() {}
-    }
-}
-
-impl SharedBell {
-    /// None: it was stopped before Redis was there.
-    async fn first_connection(&self, stop: &CancellationToken) -> Option<ConnectionManager> {
-        loop {
-            match self.connection().await {
-                Ok(connection) => return Some(connection),
-                Err(error) => tracing::warn!(%error, "the queue is away; it is asked again"),
-            }
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                () = tokio::time::sleep(AWAY) => {}
-            }
-        }
-    }
 }
 
 /// Listens to one lane.
 struct Listener {
-    connection: ConnectionManager,
+    connection: Connection,
     process: String,
     number: u64,
     lane: Lane,
@@ -262,6 +268,7 @@ impl Listener {
     /// A worker that ended by an error is followed by another one, until `stop`.
     async fn supervise(self, stop: CancellationToken) {
         let mut starts = 0_u64;
+        let mut ended_before: Vec<WorkerContext> = Vec::new();
         while !stop.is_cancelled() {
             let worker = WorkerContext::new(&format!("{}/{}.{starts}", self.process, self.number));
             starts += 1;
@@ -269,7 +276,8 @@ impl Listener {
                 ended = self.run(&worker, &stop) => ended,
                 never = self.keep_expiring(&worker) => never,
             };
-            self.forget(&worker).await;
+            ended_before.push(worker);
+            self.forget(&mut ended_before).await;
             if let Err(error) = ended {
                 tracing::warn!(%error, lane = %self.lane, "the queue is away; it is listened to again");
                 tokio::select! {
@@ -322,19 +330,20 @@ impl Listener {
         }
     }
 
-    /// Takes a worker that has ended off the list; what it had in its hands (after an error) is given to others when it
-    /// has been silent for long enough, so it stays listed then.
-    async fn forget(&self, worker: &WorkerContext) {
+    /// Takes workers that have ended off the list, and puts what they had in their hands into the queue again: nobody in
+    /// this process works on it any more. Those that Redis could not be told of are left for the next time.
+    async fn forget(&self, ended: &mut Vec<WorkerContext>) {
         let queue = &self.queue;
-        let inflight = queue.inflight_set_for(worker);
+        let script = redis::Script::new(FORGET_WORKER);
         let mut connection = self.connection.clone();
-        let held: Result<u64, _> = connection.scard(&inflight).await;
-        if matches!(held, Ok(0)) {
-            let _: Result<(), _> = redis::pipe()
-                .zrem(queue.workers_set(), worker.name())
-                .del(queue.worker_metadata_key(worker))
-                .query_async(&mut connection)
-                .await;
+        while let Some(worker) = ended.last() {
+            let mut forget = script.key(queue.inflight_set_for(worker));
+            forget.key(queue.active_jobs_list()).key(queue.workers_set());
+            forget.key(queue.worker_metadata_key(worker)).arg(worker.name());
+            if forget.invoke_async::<u64>(&mut connection).await.is_err() {
+                return;
+            }
+            ended.pop();
         }
     }
 }
@@ -342,7 +351,7 @@ impl Listener {
 /// Takes a message out of Redis when it was taken: its place in the worker's hands, its content, and what is told of it.
 #[derive(Clone)]
 struct Acknowledge {
-    connection: ConnectionManager,
+    connection: Connection,
     inflight: String,
     data: String,
     meta: String,

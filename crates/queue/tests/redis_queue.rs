@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_queue::{Bell as _, Handler, Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet, Rung, SharedBell};
+use penstock_sandbox::proxy::Proxy;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,8 @@ impl Redis {
         let port = self.port.to_string();
         let server = Command::new("redis-server")
             .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            // A test sets where it saves.
+            .args(["--enable-protected-configs", "yes"])
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed by `cargo xtask test`");
@@ -356,4 +359,87 @@ async fn it_is_stopped_before_redis_is_there() {
     assert!(bell.ready().await.is_err());
     assert!(bell.ring(vec![extract(1)]).await.is_err());
     listening.end().await;
+}
+
+/// Everything goes on within this time after connections have fallen silent.
+const GOES_ON: Duration = Duration::from_secs(10);
+
+/// A firewall forgets the connections of both sides: both go on, on new ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_are_replaced() {
+    let redis = Redis::start();
+    let (proxy, url) = Proxy::before(&redis.url()).unwrap();
+    let bell = |process: &str| Arc::new(SharedBell::connect(&url, process.to_owned()).unwrap());
+    let (ringer, listener) = (bell("ringer"), bell("listener"));
+    let mut listening = Listening::to(&listener);
+    ringer.ring(vec![extract(1), rows("invite", 0)]).await.unwrap();
+    listening.next().await;
+    listening.next().await;
+    for round in 0..2 {
+        proxy.silence();
+        let began = Instant::now();
+        ringer
+            .ring(vec![extract(2), rows("invite", 1)])
+            .await
+            .expect("it is tried again on another connection");
+        listening.next().await;
+        listening.next().await;
+        assert!(began.elapsed() < GOES_ON, "round {round}: {:?}", began.elapsed());
+    }
+    listening.end().await;
+}
+
+/// A listener whose connection breaks with a message in its hands puts it back: nobody waits until it counts as gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_broken_listener_had_in_its_hands_comes_at_once() {
+    let redis = Redis::start();
+    let bell = redis.bell("listener");
+    let mut listening = Listening::to(&bell);
+    // It is there and idle.
+    bell.ring(vec![extract(1)]).await.unwrap();
+    listening.next().await;
+    until(|| redis.ask(&["hlen", "penstock:extractions:data"]) == "0").await;
+    listening.has_room.store(false, Ordering::SeqCst);
+    bell.ring(vec![extract(7)]).await.unwrap();
+    // Its answer to the next fetch is lost: the message is in its hands, and it does not know.
+    let id = redis.ask(&["zrange", "penstock:extractions:scheduled", "0", "0"]);
+    assert_eq!(redis.ask(&["zrem", "penstock:extractions:scheduled", &id]), "1", "{id}");
+    let name = redis.ask(&["zrange", "penstock:extractions:workers", "0", "0"]);
+    assert_eq!(redis.ask(&["sadd", &format!("penstock:extractions:inflight:{name}"), &id]), "1", "{name}");
+    redis.ask(&["client", "kill", "type", "normal"]);
+    listening.has_room.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    assert_eq!(listening.next().await, extract(7));
+    assert!(began.elapsed() < GOES_ON, "{:?}", began.elapsed());
+    listening.end().await;
+}
+
+/// A Redis that is a replica, or cannot save and takes no writes for that, is not ready. A connection to a replica is
+/// replaced: after a failover the next one leads to the new primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_takes_no_writes_is_not_ready() {
+    let redis = Redis::start();
+    let (proxy, url) = Proxy::before(&redis.url()).unwrap();
+    let bell = SharedBell::connect(&url, "one".to_owned()).unwrap();
+    bell.ready().await.unwrap();
+    redis.ask(&["replicaof", "127.0.0.1", "1"]);
+    let before = proxy.accepted();
+    let error = bell.ready().await.unwrap_err();
+    assert!(error.to_string().contains("read only"), "{error}");
+    assert!(bell.ring(vec![extract(1)]).await.is_err());
+    assert!(proxy.accepted() > before, "it asks for another connection");
+    redis.ask(&["replicaof", "no", "one"]);
+    bell.ready().await.expect("it is the primary again");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display().to_string();
+    assert_eq!(redis.ask(&["config", "set", "dir", &path]), "OK");
+    assert_eq!(redis.ask(&["config", "set", "save", "3600 1"]), "OK");
+    drop(folder);
+    redis.ask(&["bgsave"]);
+    until(|| redis.ask(&["info", "persistence"]).contains("rdb_last_bgsave_status:err")).await;
+    let error = bell.ready().await.unwrap_err();
+    assert!(error.to_string().contains("MISCONF"), "{error}");
+    assert_eq!(redis.ask(&["config", "set", "save", ""]), "OK");
+    bell.ready().await.expect("it takes writes again");
 }

@@ -20,7 +20,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    target: String,
+    target: Mutex<String>,
     /// How often connections were silenced: those that were opened before are silent.
     silenced: watch::Sender<usize>,
     /// The answer to the next message that holds these bytes is lost.
@@ -39,7 +39,7 @@ impl Proxy {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            target: target.to_owned(),
+            target: Mutex::new(target.to_owned()),
             silenced: watch::channel(0).0,
             lose_answer_to: Mutex::default(),
             accepted: AtomicUsize::new(0),
@@ -70,6 +70,11 @@ impl Proxy {
     /// Every connection that is open now forwards nothing any more, in either direction, and stays open. New ones work.
     pub fn silence(&self) {
         self.shared.silenced.send_modify(|times| *times += 1);
+    }
+
+    /// New connections lead to `target` from now on. Those that are open stay where they are.
+    pub fn lead_to(&self, target: &str) {
+        target.clone_into(&mut self.shared.target.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The next message of a client that holds these bytes arrives; the answer does not, and the connection is closed.
@@ -115,7 +120,8 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
 async fn carry(client: TcpStream, shared: Arc<Shared>) {
     let mut silenced = shared.silenced.subscribe();
     silenced.mark_unchanged();
-    let Ok(server) = TcpStream::connect(&shared.target).await else { return };
+    let target = shared.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let Ok(server) = TcpStream::connect(&target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let lost = watch::channel(false).0;

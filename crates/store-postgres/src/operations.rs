@@ -38,8 +38,15 @@ impl Operations for PostgresStore {
         Ok(Timestamp::from_millis(now))
     }
 
-    async fn ping(&self) -> StoreResult<()> {
-        sqlx::query("/* penstock:ping */ SELECT 1").execute(&self.pool).await.map_err(store_error("ping"))?;
+    async fn probe_writes(&self, now: Timestamp) -> StoreResult<()> {
+        sqlx::query(
+            "/* penstock:probe_writes */ INSERT INTO write_probe (id, at) VALUES (1, $1) \
+             ON CONFLICT (id) DO UPDATE SET at = excluded.at",
+        )
+        .bind(now.millis())
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("probe_writes"))?;
         Ok(())
     }
 
@@ -62,6 +69,7 @@ impl Operations for PostgresStore {
             needed_schema: schema::needed(),
             now: self.now().await?,
             bytes: c.u64("bytes")?,
+            missing_rights: self.missing_rights().await?,
         })
     }
 

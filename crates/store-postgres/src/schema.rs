@@ -56,6 +56,25 @@ impl PostgresStore {
         }
     }
 
+    /// Rights on this program's tables that the role lacks.
+    pub(crate) async fn missing_rights(&self) -> StoreResult<Vec<String>> {
+        let made =
+            MIGRATOR.iter().flat_map(|migration| migration.sql.as_str().split("CREATE TABLE ").skip(1));
+        let tables: Vec<&str> = made.filter_map(|rest| rest.split([' ', '(']).next()).collect();
+        sqlx::query_scalar(
+            "/* penstock:missing_rights */ SELECT r.name || ' on ' || c.relname FROM pg_catalog.pg_class c \
+             CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r(name) \
+             WHERE c.relnamespace = to_regnamespace(current_schema()) AND c.relkind = 'r' AND c.relname = ANY($1) \
+             AND NOT (c.relname = 'schema_serves' AND r.name <> 'SELECT') \
+             AND NOT (c.relname = 'audit' AND r.name IN ('UPDATE', 'DELETE')) \
+             AND NOT has_table_privilege(c.oid, r.name) ORDER BY c.relname, r.name",
+        )
+        .bind(tables)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("missing_rights"))
+    }
+
     /// Whether a newer schema says that it serves this program too.
     async fn serves(&self, found: i64) -> StoreResult<bool> {
         let oldest: Option<i64> =

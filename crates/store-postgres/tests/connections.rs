@@ -46,7 +46,7 @@ async fn silent_connections_are_replaced() {
         all
     };
     // Several idle connections.
-    let pings = (0..6).map(|_| store.ping());
+    let pings = (0..6).map(|_| store.now());
     futures::future::try_join_all(pings).await.unwrap();
     // One that waits for an answer, and one that is inside a transaction and holds a batch. Both wait for a table that
     // somebody else has locked.

@@ -35,6 +35,9 @@ use crate::transaction::Tx;
 /// How long a statement waits for another process (an operator's command) that writes.
 const BUSY: Duration = Duration::from_secs(10);
 
+/// With less free disk, in bytes, nothing can be relied on to be written: a chunk of rows and its pages in the log.
+const LEAST_ROOM: u64 = 1024 * 1024;
+
 /// Reading connections.
 const READERS: u32 = 4;
 
@@ -85,6 +88,19 @@ impl SqliteStore {
     /// When the lock file cannot be written.
     pub fn lock_service(&self) -> StoreResult<Option<ServiceGuard>> {
         Ok(lock_file(&self.file, "lock")?.map(ServiceGuard))
+    }
+
+    /// Whether the disk has room. A small write may still succeed on a full disk, where the write-ahead log has pages to use
+    /// again, and the next larger one fails.
+    fn has_room(&self) -> StoreResult<()> {
+        let folder = self.file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let unavailable = |error: std::io::Error| StoreError::Unavailable(Box::new(error));
+        let free = fs4::available_space(folder.unwrap_or(Path::new("."))).map_err(unavailable)?;
+        if free < LEAST_ROOM {
+            let text = format!("the disk is full: {} KiB are free at {}", free / 1024, self.file.display());
+            return Err(unavailable(std::io::Error::new(std::io::ErrorKind::StorageFull, text)));
+        }
+        Ok(())
     }
 
     /// A transaction that writes: it waits for the writer before it reads, so that what it read stays true.

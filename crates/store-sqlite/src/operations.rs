@@ -38,11 +38,16 @@ impl Operations for SqliteStore {
         Ok(Timestamp::from_millis(now))
     }
 
-    async fn ping(&self) -> StoreResult<()> {
-        sqlx::query("/* penstock:ping */ SELECT 1")
-            .execute(&self.readers)
-            .await
-            .map_err(store_error("ping"))?;
+    async fn probe_writes(&self, now: Timestamp) -> StoreResult<()> {
+        self.has_room()?;
+        sqlx::query(
+            "/* penstock:probe_writes */ INSERT INTO write_probe (id, at) VALUES (1, ?) \
+             ON CONFLICT (id) DO UPDATE SET at = excluded.at",
+        )
+        .bind(now.millis())
+        .execute(&self.writer)
+        .await
+        .map_err(store_error("probe_writes"))?;
         Ok(())
     }
 
@@ -65,6 +70,7 @@ impl Operations for SqliteStore {
             needed_schema: schema::needed(),
             now: self.now().await?,
             bytes: c.u64("bytes")?,
+            missing_rights: Vec::new(),
         })
     }
 

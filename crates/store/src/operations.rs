@@ -119,6 +119,8 @@ pub struct EngineInfo {
     pub now: Timestamp,
     /// Bytes on disk.
     pub bytes: u64,
+    /// Rights that the role lacks, as `SELECT on runs`; none with an embedded engine.
+    pub missing_rights: Vec<String>,
 }
 
 /// Operations.
@@ -131,8 +133,12 @@ pub trait Operations: Send + Sync {
     async fn check_schema(&self) -> StoreResult<()>;
     /// The database's clock.
     async fn now(&self) -> StoreResult<Timestamp>;
-    /// The cheapest round trip.
-    async fn ping(&self) -> StoreResult<()>;
+    /// Writes something small and commits it: a server that became read-only, or whose disk is full, answers questions as
+    /// before.
+    ///
+    /// # Errors
+    /// `Unavailable` when nothing can be written now; `Refused` when the right to do so is missing.
+    async fn probe_writes(&self, now: Timestamp) -> StoreResult<()>;
     /// What the engine is.
     async fn engine(&self) -> StoreResult<EngineInfo>;
     /// Writes an audit entry that belongs to no other transaction.

@@ -36,14 +36,14 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("penstock-worker: {error}");
+            telemetry::last_words("penstock-worker", &error);
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(program.settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("penstock-worker: {error}");
+            telemetry::last_words("penstock-worker", &error);
             ExitCode::FAILURE
         }
     }

@@ -34,6 +34,8 @@ pub struct Sources {
     pub worker: Option<Arc<WorkerFigures>>,
     /// The API's figures, where it is served.
     pub requests: Option<Arc<RequestFigures>>,
+    /// How many log lines the process has dropped.
+    pub dropped_log_lines: fn() -> u64,
 }
 
 impl Sources {
@@ -65,6 +67,9 @@ impl Sources {
         }
         let uptime = self.engines.clock.now().since(self.started_at).as_secs_f64();
         families.push(Family::gauge("process.uptime", "s", "How long this process runs.").alone(uptime));
+        let help = "Log lines that were dropped because nobody read standard error.";
+        let dropped = (self.dropped_log_lines)();
+        families.push(Family::counter("penstock.log.dropped", "{line}", help).alone(dropped));
     }
 }
 

@@ -1,0 +1,125 @@
+//! PostgreSQL servers of a test's own: a primary, and a standby that can be promoted.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use sqlx::{Connection as _, PgConnection};
+
+/// A server; it ends with its owner.
+pub struct Postgres {
+    // Dropped last: the server ends before its folder goes.
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Postgres {
+    /// A primary with an empty database `penstock`.
+    pub async fn start() -> Self {
+        let server = Self::reserve();
+        let mut init = server.tool("initdb");
+        init.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"]);
+        run(&mut init);
+        server.launch();
+        let mut connection = PgConnection::connect(&server.url("postgres")).await.expect("it answers");
+        sqlx::query("CREATE DATABASE penstock").execute(&mut connection).await.expect("a database");
+        server
+    }
+
+    /// A standby of this one, up to date.
+    pub fn standby(&self) -> Self {
+        let standby = Self::reserve();
+        let mut copy = standby.program("pg_basebackup");
+        copy.args(["-h", "127.0.0.1", "-U", "postgres", "-X", "stream", "-c", "fast", "-R", "-p"]);
+        copy.arg(self.port.to_string()).arg("-D").arg(standby.data());
+        run(&mut copy);
+        standby.launch();
+        standby
+    }
+
+    /// Makes it a primary.
+    pub fn promote(&self) {
+        run(self.tool("pg_ctl").args(["-w", "promote"]));
+    }
+
+    /// Its address, `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The URL of a database of it.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@{}/{database}", self.address())
+    }
+
+    fn reserve() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        if is_root() {
+            // PostgreSQL refuses to run as root.
+            run(Command::new("chown").arg("postgres").arg(folder.path()));
+        }
+        Self { folder, port }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn launch(&self) {
+        let options = format!(
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=100 -c shared_buffers=32MB",
+            self.port
+        );
+        let mut start = self.tool("pg_ctl");
+        start.arg("-l").arg(self.folder.path().join("log")).args(["-s", "-w", "-o", &options, "start"]);
+        // The server would keep an inherited pipe open.
+        let started = start.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("pg_ctl");
+        let log = || std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        assert!(started.success(), "{}", log());
+    }
+
+    /// A program of the server's, for its folder.
+    fn tool(&self, name: &str) -> Command {
+        let mut tool = self.program(name);
+        tool.arg("-D").arg(self.data());
+        tool
+    }
+
+    fn program(&self, name: &str) -> Command {
+        let program = bin().join(name);
+        if !is_root() {
+            return Command::new(program);
+        }
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(program);
+        command.current_dir("/");
+        command
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let _ = self.tool("pg_ctl").args(["-m", "immediate", "-s", "stop"]).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.trim_ascii() == b"0")
+}
+
+/// Where the newest server's programs are.
+fn bin() -> PathBuf {
+    let versions =
+        std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed by `cargo xtask test`");
+    let bins = versions.flatten().map(|version| version.path().join("bin"));
+    let mut bins: Vec<PathBuf> =
+        bins.filter(|bin: &PathBuf| Path::new(bin).join("initdb").is_file()).collect();
+    bins.sort();
+    bins.pop().expect("PostgreSQL's programs")
+}
