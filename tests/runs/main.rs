@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bounds;
+mod budgets;
 mod callbacks;
 mod canary;
 mod crashes;

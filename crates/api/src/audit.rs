@@ -8,10 +8,14 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::batches::page_size;
+use crate::body;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::refusals;
 use crate::state::ApiState;
+
+/// Bytes that a page may have.
+const PAGE_BYTES: u64 = 1024 * 1024;
 
 /// A page of the audit log.
 #[derive(Serialize, ToSchema)]
@@ -57,9 +61,12 @@ pub async fn list(
         .map(str::parse)
         .transpose()
         .map_err(|_| Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave"))?;
+    let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
+    let read = state.budgets.read(caller.owner).await?;
     let mut data = state.engines.store.audit_log(batch, before, limit + 1).await?;
+    drop(read);
     let more = data.len() > limit as usize;
     data.truncate(limit as usize);
     let next_cursor = data.last().filter(|_| more).map(|last| last.id.to_string());
-    Ok(HttpResponse::Ok().json(AuditPage { data, next_cursor }))
+    body::answer(&AuditPage { data, next_cursor }, room)
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
+use crate::body;
 use crate::problem::Problem;
 use crate::query::{NoQuery, Query};
 use crate::refusals;
@@ -22,12 +23,19 @@ use crate::state::ApiState;
 /// Things of a page at the most.
 pub const MOST_OF_A_PAGE: u32 = 1000;
 
+/// Bytes of a batch in a list, at most.
+const BATCH_BYTES: u64 = 2048;
+
+/// Batches that a page looks at for those that match.
+const LOOKED_AT: u32 = 10_000;
+
 /// A page of batches.
 #[derive(Serialize, ToSchema)]
 pub struct BatchPage {
     /// The batches, newest first.
     pub data: Vec<BatchView>,
-    /// Gives the next page; none behind the last.
+    /// Gives the next page; none behind the last. A page may have fewer batches than were asked for, even none, and be followed
+    /// by others.
     pub next_cursor: Option<String>,
 }
 
@@ -110,19 +118,22 @@ pub async fn list(
         created_from: query.created_from,
         created_to: query.created_to,
         before,
-        limit: limit + 1,
+        limit,
+        looked_at: Some(LOOKED_AT),
     };
-    let mut batches = state.engines.store.list_batches(&filter).await?;
-    let more = batches.len() > limit as usize;
-    batches.truncate(limit as usize);
-    let next_cursor = batches.last().filter(|_| more).map(|last| last.seq.0.to_string());
+    let room = state.budgets.answer(caller.owner, u64::from(limit) * BATCH_BYTES).await?;
+    let read = state.budgets.read(caller.owner).await?;
+    let page = state.engines.store.list_batches(&filter).await?;
+    drop(read);
+    let next_cursor = page.next.map(|next| next.0.to_string());
     let pace = Pace::of(&state.engines, state.rows_per_owner).await?;
     let now = state.engines.clock.now();
-    let data = batches
+    let data = page
+        .batches
         .iter()
         .map(|batch| describe(&state.engines, batch, &pace, clear_failure(batch), now))
         .collect();
-    Ok(HttpResponse::Ok().json(BatchPage { data, next_cursor }))
+    body::answer(&BatchPage { data, next_cursor }, room)
 }
 
 /// The answer to something that was done to a batch.
@@ -250,6 +261,9 @@ pub async fn errors(
         count: group.count,
         sample: group.sample,
     };
-    let data = state.engines.store.error_groups(batch.seq).await?.into_iter().map(named).collect();
+    let read = state.budgets.read(caller.owner).await?;
+    let groups = state.engines.store.error_groups(batch.seq).await?;
+    drop(read);
+    let data = groups.into_iter().map(named).collect();
     Ok(HttpResponse::Ok().json(ErrorSummaries { data }))
 }

@@ -4,15 +4,23 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
-use actix_web::web;
+use actix_web::{HttpResponse, mime, web};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use penstock_domain::ids::OwnerSeq;
+use penstock_flow::budget::Reserved;
+use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::budgets::UploadRoom;
 use crate::problem::Problem;
 use crate::state::ApiState;
 
 /// Bytes of a JSON body, or of a form's fields beside the file.
 pub const SMALL_BYTES: usize = 256 * 1024;
+
+/// Bytes of an answer that are handed over at a time: a client that reads slowly has no more of them in its connection's
+/// buffer.
+pub const PIECE: usize = 32 * 1024;
 
 /// How long a body may take, and how long it may stand still.
 #[derive(Clone, Copy)]
@@ -52,16 +60,39 @@ pub fn bytes(payload: web::Payload) -> impl Stream<Item = Result<web::Bytes, Pro
     payload.map_err(|error| Problem::bad_request("broken_off", format!("the body broke off: {error}")))
 }
 
+/// The same, as far as there is room for it.
+pub fn within(
+    payload: web::Payload,
+    room: &UploadRoom,
+) -> impl Stream<Item = Result<web::Bytes, Problem>> + Unpin + use<> {
+    let (mut body, room) = (bytes(payload), room.clone());
+    Box::pin(async_stream::try_stream! {
+        while let Some(bytes) = body.try_next().await? {
+            room.take(bytes.len()).await?;
+            yield bytes;
+        }
+    })
+}
+
+/// How long a body says that it is.
+pub fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// A small body as a whole.
 ///
 /// # Errors
-/// 413 when it is not small, 408 when it does not come in time, 415 when it is encoded.
+/// 413 when it is not small, 408 when it does not come in time, 415 when it is encoded, 503 when there is no room for it.
 pub async fn small(
+    state: &ApiState,
+    owner: OwnerSeq,
     headers: &HeaderMap,
     payload: web::Payload,
-    deadline: Deadline,
 ) -> Result<Vec<u8>, Problem> {
     unencoded(headers)?;
+    let announced = announced(headers).and_then(|bytes| usize::try_from(bytes).ok());
+    let _room = state.budgets.body(owner, announced.unwrap_or(SMALL_BYTES).min(SMALL_BYTES)).await?;
+    let deadline = Deadline::start(state);
     let mut body = Vec::new();
     let mut chunks = bytes(payload);
     while let Some(chunk) = deadline.next(&mut chunks).await? {
@@ -72,6 +103,26 @@ pub async fn small(
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// An answer in JSON that may be long: its room is held until its client has taken it, and it is handed over in pieces.
+///
+/// # Errors
+/// When it cannot be written, which is a fault of this program.
+pub fn answer<T: Serialize>(value: &T, mut room: Reserved) -> Result<HttpResponse, Problem> {
+    let mut rest = web::Bytes::from(serde_json::to_vec(value).map_err(|error| {
+        tracing::error!(%error, "an answer cannot be written");
+        Problem::internal()
+    })?);
+    room.shrink(rest.len());
+    let mut response = HttpResponse::Ok();
+    response.content_type(mime::APPLICATION_JSON).no_chunking(rest.len() as u64);
+    Ok(response.streaming(async_stream::stream! {
+        let _room = room;
+        while !rest.is_empty() {
+            yield Ok::<_, Problem>(rest.split_to(rest.len().min(PIECE)));
+        }
+    }))
 }
 
 /// Reads JSON.

@@ -10,10 +10,14 @@ use uuid::Uuid;
 
 use crate::auth::{Caller, reads_only};
 use crate::batches::page_size;
+use crate::body;
 use crate::problem::Problem;
 use crate::query::{NoQuery, Query};
 use crate::refusals;
 use crate::state::ApiState;
+
+/// Bytes that a page may have.
+const PAGE_BYTES: u64 = 1024 * 1024;
 
 /// A page of callbacks.
 #[derive(Serialize, ToSchema)]
@@ -52,12 +56,15 @@ pub async fn list(
         None => None,
     };
     let before = query.cursor.as_deref().map(cursor).transpose()?;
+    let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
+    let read = state.budgets.read(caller.owner).await?;
     let mut data = state.engines.store.callbacks(caller.scope(), batch, before, limit + 1).await?;
+    drop(read);
     let more = data.len() > limit as usize;
     data.truncate(limit as usize);
     let next_cursor =
         data.last().filter(|_| more).map(|last| format!("{}_{}", last.created_at.millis(), last.id));
-    Ok(HttpResponse::Ok().json(CallbackPage { data, next_cursor }))
+    body::answer(&CallbackPage { data, next_cursor }, room)
 }
 
 fn cursor(text: &str) -> Result<(Timestamp, Uuid), Problem> {

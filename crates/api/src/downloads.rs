@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
-use crate::body::{self, Deadline};
+use crate::body;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::state::ApiState;
@@ -61,7 +61,7 @@ pub async fn create(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
-    let body = body::small(request.headers(), payload, Deadline::start(&state)).await?;
+    let body = body::small(&state, caller.owner, request.headers(), payload).await?;
     let body: DownloadBody = body::json(&body)?;
     if named(&body.report).is_none() {
         let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson";

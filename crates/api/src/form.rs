@@ -2,10 +2,12 @@
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, web};
+use futures::Stream;
 use penstock_flow::upload::{Accepted, Upload, UploadRequest};
 use serde_json::{Map, Value};
 
 use crate::body::{self, Deadline, SMALL_BYTES};
+use crate::budgets::UploadRoom;
 use crate::fields::{self, RawFields};
 use crate::ingest::{finished, refusal};
 use crate::multipart::{self, Charset, Event, Malformed, Parser, PartHead};
@@ -45,12 +47,13 @@ pub async fn take(
     wanted: UploadRequest,
     request: &HttpRequest,
     payload: web::Payload,
-    deadline: Deadline,
+    room: &UploadRoom,
 ) -> Result<Accepted, Problem> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let boundary = multipart::boundary(content_type.unwrap_or_default()).map_err(not_multipart)?;
+    let deadline = Deadline::start(state);
     let mut taken = Taken::default();
-    let read = taken.read(state, wanted, Parser::new(&boundary), payload, deadline).await;
+    let read = taken.read(state, wanted, Parser::new(&boundary), body::within(payload, room), deadline).await;
     let Some(upload) = taken.upload else {
         read?;
         return Err(Problem::bad_request("no_file", "send the CSV as the form field `file`"));
@@ -72,10 +75,9 @@ impl Taken {
         state: &ApiState,
         wanted: UploadRequest,
         mut form: Parser,
-        payload: web::Payload,
+        mut body: impl Stream<Item = Result<web::Bytes, Problem>> + Unpin,
         deadline: Deadline,
     ) -> Result<(), Problem> {
-        let mut body = body::bytes(payload);
         loop {
             match form.next_event().map_err(not_multipart)? {
                 Some(Event::Part(head)) => {

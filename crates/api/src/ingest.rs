@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use crate::auth::Caller;
 use crate::body::{self, Deadline};
+use crate::budgets::UploadRoom;
 use crate::fields::{RawFields, UploadForm, UploadQuery, UploadedBefore};
 use crate::form;
 use crate::media::Media;
@@ -61,12 +62,12 @@ pub async fn upload(
         pipeline,
         idempotency_key: idempotency_key(&request)?,
     };
-    let deadline = Deadline::start(&state);
     body::unencoded(request.headers())?;
     let accepted = match Media::of(request.headers())? {
         Media::Form => {
             no_query(&request)?;
-            form::take(&state, wanted, &request, payload, deadline).await?
+            let room = room(&state, &wanted, &request).await?;
+            form::take(&state, wanted, &request, payload, &room).await?
         }
         Media::Csv => {
             let raw: RawFields = query::read(request.query_string())?;
@@ -74,8 +75,10 @@ pub async fn upload(
                 return Err(Problem::bad_request("bad_query", "`upload_id` goes without a file, as JSON"));
             }
             let fields = raw.checked(&state)?;
+            let room = room(&state, &wanted, &request).await?;
+            let deadline = Deadline::start(&state);
             let mut upload = Upload::start(&state.engines, wanted).await?;
-            let mut body = body::bytes(payload);
+            let mut body = body::within(payload, &room);
             while let Some(bytes) = deadline.next(&mut body).await? {
                 upload.push(&bytes).await.map_err(refusal)?;
             }
@@ -83,7 +86,7 @@ pub async fn upload(
         }
         Media::Json => {
             no_query(&request)?;
-            from_json(&state, wanted, &request, payload, deadline).await?
+            from_json(&state, wanted, &request, payload).await?
         }
     };
     let view = done_view(&state.engines, &accepted.batch, state.rows_per_owner).await;
@@ -101,6 +104,16 @@ pub struct UploadedBatch {
     /// Columns of the file that begin with `_`, are not declared by the pipeline and are none of a report's own: they were
     /// ignored. At most 100 of them; empty for an upload by its `upload_id`, whose file is read later.
     pub ignored_columns: Vec<String>,
+}
+
+/// Memory for a file: a part that fills, and a record as it is parsed.
+async fn room(
+    state: &ApiState,
+    wanted: &UploadRequest,
+    request: &HttpRequest,
+) -> Result<UploadRoom, Problem> {
+    let most = state.engines.part_bytes + wanted.pipeline.schema.limits.max_record_bytes;
+    state.budgets.upload(wanted.owner, body::announced(request.headers()), most).await
 }
 
 /// What stands in the query beside a form would be taken for said, and is not.
@@ -131,9 +144,8 @@ async fn from_json(
     wanted: UploadRequest,
     request: &HttpRequest,
     payload: web::Payload,
-    deadline: Deadline,
 ) -> Result<Accepted, Problem> {
-    let raw: RawFields = body::json(&body::small(request.headers(), payload, deadline).await?)?;
+    let raw: RawFields = body::json(&body::small(state, wanted.owner, request.headers(), payload).await?)?;
     let id = raw.upload_id.ok_or_else(|| {
         Problem::bad_request(
             "no_file",

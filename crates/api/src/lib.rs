@@ -1,14 +1,16 @@
 //! The HTTP API: thin handlers over the use cases.
 //!
 //! [`ingest`] takes files (a [`form`] of [`multipart`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
-//! [`reports`] stream results, [`downloads`] give them to who has no key, [`events`] tell changes as they happen,
+//! [`reports`] stream results (in [`ranges`], by what the [`report_index`] knows), [`downloads`] give them to who has no key,
+//! [`events`] tell changes as they happen,
 //! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
-//! [`connections`] bounds what strangers cost before that, [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
+//! [`connections`] bounds what strangers cost before that, [`budgets`] what clients take at a time, [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
 
 pub mod audit;
 pub mod auth;
 pub mod batches;
 pub mod body;
+pub mod budgets;
 pub mod callbacks;
 pub mod connections;
 pub mod downloads;
@@ -24,7 +26,9 @@ pub mod openapi;
 pub mod presigned;
 pub mod problem;
 pub mod query;
+pub mod ranges;
 pub mod refusals;
+pub mod report_index;
 pub mod reports;
 pub mod retry;
 pub mod rows;

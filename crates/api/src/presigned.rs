@@ -94,10 +94,11 @@ pub async fn put(
         return Err(unknown());
     }
     let path = Path::from(upload.object_key.as_str());
-    let engines = &state.engines;
-    let mut parts = PartWriter::new(engines.objects.clone(), path, engines.part_bytes);
+    let most = state.engines.part_bytes;
+    let room = state.budgets.upload(caller.owner, body::announced(request.headers()), most).await?;
+    let mut parts = PartWriter::new(&state.engines, path);
     let deadline = Deadline::start(&state);
-    let mut chunks = body::bytes(payload);
+    let mut chunks = body::within(payload, &room);
     let mut bytes = 0;
     // Every way out drops the writer, which takes back what was sent.
     while let Some(chunk) = deadline.next(&mut chunks).await? {

@@ -155,6 +155,7 @@ impl From<FlowError> for Problem {
     fn from(error: FlowError) -> Self {
         match error {
             FlowError::Store(error) => error.into(),
+            FlowError::Busy(busy) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", busy.to_string()),
             FlowError::Erased => Self::new(StatusCode::GONE, "erased", error.to_string()),
             error if error.is_transient() => {
                 tracing::warn!(%error, "a request met an engine that is away");

@@ -1,21 +1,23 @@
 //! Results as a stream: results.csv, failed.csv, unprocessed.csv, and the same as NDJSON.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use actix_web::http::header::{self, EntityTag, IfNoneMatch};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use penstock_flow::FlowError;
-use penstock_flow::results::{self, Format, named};
+use penstock_flow::results::{self, Format, Report, named};
 use penstock_store::batches::Batch;
 
 use crate::auth::Caller;
+use crate::body::PIECE;
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::ranges::{Wanted, cut};
 use crate::refusals;
+use crate::report_index::{Known, Position};
 use crate::state::ApiState;
 
 /// Streams a report of a batch. A finished batch's is the same bytes every time: it has an ETag, and a download that broke
@@ -63,7 +65,7 @@ pub async fn send(
     // At one revision of a finished batch the bytes are always the same; compressed they are others.
     let opaque = format!("{}-{}-{name}", batch.id, batch.ledger.revision);
     let head = request.method() == Method::HEAD;
-    let ranged = (finished && !head).then(|| Wanted::of(request, &opaque)).flatten();
+    let ranged = (finished && !head).then(|| Wanted::of(request.headers(), &opaque)).flatten();
     let compressed = ranged.is_none() && accepts_gzip(request);
     let tag = if finished && !compressed {
         EntityTag::new_strong(opaque.clone())
@@ -79,16 +81,6 @@ pub async fn send(
         Format::Csv => "text/csv; charset=utf-8; header=present",
         Format::Ndjson => "application/x-ndjson",
     };
-    let written = || async {
-        let body = results::stream(state.engines.clone(), batch.clone(), report, format).await?;
-        let body = body.map_err(Problem::from);
-        Ok::<_, Problem>(
-            caller
-                .clone()
-                .hold(state, body)
-                .inspect_err(|error| tracing::warn!(reason = error.detail, "a report broke off")),
-        )
-    };
     let mut response = HttpResponse::Ok();
     response.content_type(content_type);
     response.insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")));
@@ -99,15 +91,12 @@ pub async fn send(
     if head {
         return Ok(response.streaming(nothing()));
     }
-    let Some(wanted) = ranged else { return Ok(response.streaming(written().await?)) };
-    let length = match state.lengths.known(&opaque) {
-        Some(length) => length,
-        None => {
-            let length = written().await?.try_fold(0, async |sum, part| Ok(sum + part.len() as u64)).await?;
-            state.lengths.note(opaque, length);
-            length
-        }
+    let known = state.reports.known(&opaque);
+    let writing = Writing { state: state.clone(), caller, batch, report, format, known: known.clone() };
+    let Some(wanted) = ranged else {
+        return Ok(response.streaming(writing.from(Position::default(), compressed).await?));
     };
+    let length = writing.length().await?;
     let Some((first, last)) = wanted.within(length) else {
         return Ok(HttpResponse::RangeNotSatisfiable()
             .insert_header((header::CONTENT_RANGE, format!("bytes */{length}")))
@@ -117,7 +106,87 @@ pub async fn send(
     response.insert_header((header::CONTENT_RANGE, format!("bytes {first}-{last}/{length}")));
     response.insert_header((header::CONTENT_ENCODING, "identity"));
     response.no_chunking(last - first + 1);
-    Ok(response.streaming(cut(written().await?, first, last + 1 - first)))
+    let start = known.before(first);
+    let body = writing.from(start, false).await?;
+    Ok(response.streaming(cut(body, first - start.offset, last + 1 - first)))
+}
+
+/// A report that is being written, and what is learnt of it meanwhile.
+struct Writing {
+    state: ApiState,
+    caller: Caller,
+    batch: Batch,
+    report: Report,
+    format: Format,
+    known: Arc<Known>,
+}
+
+impl Writing {
+    async fn pages(
+        &self,
+        start: Position,
+    ) -> Result<impl Stream<Item = Result<(Bytes, Position), FlowError>> + 'static + use<>, FlowError> {
+        let finished = self.batch.ledger.is_finished();
+        let after = (start.after > 0).then_some(start.after);
+        let (engines, batch) = (self.state.engines.clone(), self.batch.clone());
+        let reader = self.state.budgets.reader(self.caller.owner);
+        let pages = results::stream(engines, batch, self.report, self.format, reader, after).await?;
+        let known = self.known.clone();
+        Ok(async_stream::try_stream! {
+            let mut pages = std::pin::pin!(pages);
+            let mut offset = start.offset;
+            while let Some(page) = pages.try_next().await? {
+                offset += page.bytes.len() as u64;
+                let position = Position { offset, after: page.last };
+                if finished {
+                    known.note(position);
+                }
+                yield (page.bytes, position);
+            }
+            if finished {
+                known.ended(offset);
+            }
+        })
+    }
+
+    /// Its bytes from a position on, in pieces that do not pile up before a slow client. It breaks off with the caller's key.
+    async fn from(
+        &self,
+        start: Position,
+        compressed: bool,
+    ) -> Result<impl Stream<Item = Result<Bytes, Problem>> + 'static + use<>, Problem> {
+        let room =
+            if compressed { Some(self.state.budgets.compressor(self.caller.owner).await?) } else { None };
+        let pages = self.pages(start).await?;
+        let body = async_stream::try_stream! {
+            let _room = room;
+            let mut pages = std::pin::pin!(pages);
+            while let Some((mut bytes, _)) = pages.try_next().await? {
+                while !bytes.is_empty() {
+                    yield bytes.split_to(bytes.len().min(PIECE));
+                }
+            }
+        };
+        let held = self.caller.clone().hold(&self.state, body);
+        Ok(Box::pin(
+            held.inspect_err(|error: &Problem| tracing::warn!(reason = error.detail, "a report broke off")),
+        ))
+    }
+
+    /// How long it is: it is written to nobody once, from where it was known to.
+    async fn length(&self) -> Result<u64, Problem> {
+        if let Some(length) = self.known.length() {
+            return Ok(length);
+        }
+        let _measuring = self.known.measuring.lock().await;
+        if let Some(length) = self.known.length() {
+            return Ok(length);
+        }
+        let start = self.known.before(u64::MAX);
+        let pages = self.pages(start).await?;
+        let end = pages.try_fold(start.offset, async |_, (_, position)| Ok(position.offset)).await?;
+        Ok(end)
+    }
 }
 
 /// The body of an answer to HEAD. A stream would be read to its end for nobody, and hold its connection until then.
@@ -129,113 +198,4 @@ pub fn nothing() -> impl Stream<Item = Result<Bytes, Problem>> {
 fn accepts_gzip(request: &HttpRequest) -> bool {
     let accepted = request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
     accepted.is_some_and(|accepted| accepted.contains("gzip") || accepted.contains('*'))
-}
-
-/// One range of bytes that was asked for (RFC 9110, section 14): from here on, or so many of the last ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
-    From { first: u64, last: Option<u64> },
-    Last(u64),
-}
-
-impl Wanted {
-    /// None: the whole is to be sent. That is so for several ranges too, which nobody has to honour.
-    fn of(request: &HttpRequest, opaque: &str) -> Option<Self> {
-        let headers = request.headers();
-        if let Some(if_range) = headers.get(header::IF_RANGE) {
-            // Only a strong match says that the part fits the parts before it.
-            if if_range.to_str().ok()? != format!("\"{opaque}\"") {
-                return None;
-            }
-        }
-        Self::parse(headers.get(header::RANGE)?.to_str().ok()?)
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let (first, last) = text.strip_prefix("bytes=")?.trim().split_once('-')?;
-        if first.is_empty() {
-            return last.parse().ok().map(Self::Last);
-        }
-        let first = first.parse().ok()?;
-        let last = if last.is_empty() { None } else { Some(last.parse().ok()?) };
-        if last.is_some_and(|last| last < first) { None } else { Some(Self::From { first, last }) }
-    }
-
-    /// The first and the last byte, of so many; none when there is nothing there.
-    fn within(self, length: u64) -> Option<(u64, u64)> {
-        let end = length.checked_sub(1)?;
-        match self {
-            Self::From { first, .. } if first > end => None,
-            Self::From { first, last } => Some((first, last.map_or(end, |last| last.min(end)))),
-            Self::Last(0) => None,
-            Self::Last(bytes) => Some((length.saturating_sub(bytes), end)),
-        }
-    }
-}
-
-/// So many bytes of a stream, from one of them on.
-fn cut(
-    body: impl Stream<Item = Result<Bytes, Problem>>,
-    mut skip: u64,
-    mut left: u64,
-) -> impl Stream<Item = Result<Bytes, Problem>> {
-    async_stream::try_stream! {
-        let mut body = std::pin::pin!(body);
-        while left > 0 {
-            let Some(mut part) = body.try_next().await? else { break };
-            let passed = skip.min(part.len() as u64);
-            skip -= passed;
-            part.advance(usize::try_from(passed).unwrap_or(usize::MAX));
-            part.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-            left -= part.len() as u64;
-            if !part.is_empty() {
-                yield part;
-            }
-        }
-    }
-}
-
-/// How long reports are that were asked for in parts: counted once, by writing them to nobody.
-#[derive(Clone, Debug, Default)]
-pub struct Lengths(Arc<Mutex<HashMap<String, u64>>>);
-
-/// So many are remembered; then all are forgotten.
-const LENGTHS_KEPT: usize = 256;
-
-impl Lengths {
-    fn known(&self, opaque: &str) -> Option<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(opaque).copied()
-    }
-
-    fn note(&self, opaque: String, length: u64) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= LENGTHS_KEPT {
-            known.clear();
-        }
-        known.insert(opaque, length);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_range_is_understood_and_kept_within_the_file() {
-        for (text, length, expected) in [
-            ("bytes=0-9", 100, Some((0, 9))),
-            ("bytes=90-", 100, Some((90, 99))),
-            ("bytes=90-200", 100, Some((90, 99))),
-            ("bytes=-5", 100, Some((95, 99))),
-            ("bytes=-500", 100, Some((0, 99))),
-            ("bytes=100-", 100, None),
-            ("bytes=-0", 100, None),
-            ("bytes=0-", 0, None),
-        ] {
-            assert_eq!(Wanted::parse(text).unwrap().within(length), expected, "{text}");
-        }
-        for text in ["bytes=5-2", "bytes=0-1,4-5", "lines=0-1", "bytes=", "bytes=a-b", "bytes=-"] {
-            assert_eq!(Wanted::parse(text), None, "{text}");
-        }
-    }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
-use crate::body::{self, Deadline};
+use crate::body;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::refusals;
@@ -86,7 +86,7 @@ pub async fn retry(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
-    let body = body::small(request.headers(), payload, Deadline::start(&state)).await?;
+    let body = body::small(&state, caller.owner, request.headers(), payload).await?;
     let body = if body.is_empty() { RetryBody::default() } else { body::json(&body)? };
     let selection = body.selection()?;
     let now = state.engines.clock.now();

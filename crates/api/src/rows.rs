@@ -5,23 +5,32 @@ use penstock_domain::row::RowStatus;
 use penstock_flow::results;
 use penstock_flow::view::{RowView, row_view};
 use penstock_flow::waiting::{self, Wait};
-use penstock_store::reading::RowFilter;
+use penstock_store::batches::Batch;
+use penstock_store::reading::{RowFilter, RowPage as StoredPage};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::batches::{page_size, states};
+use crate::body;
 use crate::problem::Problem;
 use crate::query::{NoQuery, Query};
 use crate::refusals;
 use crate::state::ApiState;
+
+/// Sealed bytes of a page of rows, after which it ends however many were asked for.
+const PAGE_BYTES: u64 = 1024 * 1024;
+
+/// Looks at a large batch for rows of a few states, in one request.
+const MOST_LOOKS: u32 = 20;
 
 /// A page of rows.
 #[derive(Serialize, ToSchema)]
 pub struct RowPage {
     /// The rows, in the file's order.
     pub data: Vec<RowView>,
-    /// Gives the next page; none behind the last.
+    /// Gives the next page; none behind the last. A page may have fewer rows than were asked for, even none, and be followed by
+    /// others.
     pub next_cursor: Option<String>,
 }
 
@@ -59,22 +68,43 @@ pub async fn list(
         .transpose()
         .map_err(|_| Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave"))?
         .unwrap_or(0);
-    let filter = RowFilter {
+    let mut filter = RowFilter {
         status: states::<RowStatus>(query.status.as_deref())?,
         code: query.code,
         after,
-        limit: limit + 1,
+        limit,
+        max_bytes: Some(PAGE_BYTES),
         payload: false,
     };
     let secrets = state.engines.secrets.of(&state.engines, &batch).await?;
-    let mut records = state.engines.store.rows(batch.seq, &filter).await?;
+    let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
+    let page = found(&state, &caller, &batch, &mut filter).await?;
     results::refuse_erased(&state.engines, &batch).await?;
-    let more = records.len() > limit as usize;
-    records.truncate(limit as usize);
-    let next_cursor = records.last().filter(|_| more).map(|last| last.number.to_string());
+    let next_cursor = page.next.map(|next| next.to_string());
     let pipeline = state.engines.pipelines.of(&state.engines, &batch).await.ok();
-    let data = records.iter().map(|record| row_view(&secrets, pipeline.as_deref(), record)).collect();
-    Ok(HttpResponse::Ok().json(RowPage { data, next_cursor }))
+    let data = page.rows.iter().map(|record| row_view(&secrets, pipeline.as_deref(), record)).collect();
+    body::answer(&RowPage { data, next_cursor }, room)
+}
+
+/// The next page that has rows. Each look at the batch costs little, and is taken in turns with other readers; after some of
+/// them the page is empty, and its cursor leads on.
+async fn found(
+    state: &ApiState,
+    caller: &Caller,
+    batch: &Batch,
+    filter: &mut RowFilter,
+) -> Result<StoredPage, Problem> {
+    let mut looks = 0;
+    loop {
+        let read = state.budgets.read(caller.owner).await?;
+        let page = state.engines.store.rows(batch.seq, filter).await?;
+        drop(read);
+        looks += 1;
+        match page.next {
+            Some(next) if page.rows.is_empty() && looks < MOST_LOOKS => filter.after = next,
+            _ => return Ok(page),
+        }
+    }
 }
 
 /// Shows a row.
@@ -95,8 +125,9 @@ pub async fn show(
     let record =
         state.engines.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
     results::refuse_erased(&state.engines, &batch).await?;
+    let room = state.budgets.answer(caller.owner, record.sealed_bytes() as u64).await?;
     let pipeline = state.engines.pipelines.of(&state.engines, &batch).await.ok();
-    Ok(HttpResponse::Ok().json(row_view(&secrets, pipeline.as_deref(), &record)))
+    body::answer(&row_view(&secrets, pipeline.as_deref(), &record), room)
 }
 
 /// A row has one address: its number in digits, without a sign or zeros in front.

@@ -10,8 +10,9 @@ use penstock_flow::metrics::Sources;
 use penstock_flow::signing::UrlSigner;
 use tokio_util::sync::CancellationToken;
 
+use crate::budgets::Budgets;
 use crate::connections::{Connections, Limits};
-use crate::reports::Lengths;
+use crate::report_index::Reports;
 
 /// How long a client that is being sent an answer may take no byte of it.
 const STALLED: Duration = Duration::from_secs(60);
@@ -33,8 +34,10 @@ pub struct ApiState {
     pub caller: Option<Arc<Caller>>,
     /// What this process has to tell of.
     pub sources: Sources,
-    /// How long reports are that were asked for in parts.
-    pub lengths: Lengths,
+    /// What is known of reports that were written.
+    pub reports: Reports,
+    /// What clients may take at a time.
+    pub budgets: Budgets,
     /// What links begin with: where clients reach the API. Never what a request says of that.
     pub base: String,
     /// Makes URLs to which a client can PUT a file, when the object store can.
@@ -72,7 +75,8 @@ impl ApiState {
             allow_private_callbacks: settings.allow_private_callbacks,
             caller: Some(chosen.caller.clone()),
             sources,
-            lengths: Lengths::default(),
+            reports: Reports::default(),
+            budgets: Budgets::new(surface.memory_bytes(), chosen.reads_at_once()),
             base: surface.public_base()?.unwrap_or_default(),
             signer: chosen.signer(),
             connections,

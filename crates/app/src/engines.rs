@@ -76,6 +76,7 @@ pub struct Chosen {
     pub caller: Arc<Caller>,
     /// The lease of a claimed row.
     pub lease: Duration,
+    reads_at_once: usize,
     /// The object store when it can sign URLs.
     #[cfg(feature = "cluster")]
     pub signer: Option<Arc<object_store::aws::AmazonS3>>,
@@ -126,6 +127,12 @@ impl Chosen {
         }
     }
 
+    /// Reads for clients that the database bears beside everything else: half of its connections, or of SQLite's readers all
+    /// but one.
+    pub fn reads_at_once(&self) -> usize {
+        self.reads_at_once
+    }
+
     /// How a worker of this name works.
     pub fn worker_policy(&self, settings: &Settings, name: String) -> WorkerPolicy {
         let longest = self.engines.pipelines.iter().map(|pipeline| pipeline.worst_call()).max();
@@ -164,6 +171,9 @@ pub fn process_name(what: &str) -> String {
     format!("{what}@{host}/{}-{}", std::process::id(), &own[..6])
 }
 
+/// SQLite has four connections that read.
+const SQLITE_READS: usize = 3;
+
 /// Opens the engines that the settings name.
 ///
 /// # Errors
@@ -199,6 +209,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         store,
         objects: objects.store,
         part_bytes: objects.part_bytes,
+        parts_under_way: Arc::new(tokio::sync::Semaphore::new(penstock_flow::parts::PARTS_UNDER_WAY)),
         bell,
         longest_call: Settings::longest_call(lease),
         keyring: Arc::new(CurrentKeyring::new(keyring)),
@@ -214,6 +225,11 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         engines,
         caller,
         lease,
+        reads_at_once: if sqlite {
+            SQLITE_READS
+        } else {
+            (settings.database_connections as usize / 2).max(2)
+        },
         #[cfg(feature = "cluster")]
         signer: objects.signer,
         object_prefix: objects.prefix,

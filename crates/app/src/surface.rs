@@ -26,10 +26,16 @@ pub struct Surface {
     /// How long the head of a request may take, in seconds
     #[arg(long, env = "PENSTOCK_HEAD_SECONDS", default_value_t = 15, global = true)]
     pub head_seconds: u64,
+    /// Memory for uploads, reports and answers on their way in the API, in MiB
+    #[arg(long, env = "PENSTOCK_API_MEMORY_MIB", default_value_t = 64, global = true)]
+    pub api_memory_mib: usize,
 }
 
 /// Files that a service needs beside its connections: databases, the object store, pipes.
 const OTHER_FILES: u64 = 256;
+
+/// Half of it holds a part of an object (5 MiB) and a record.
+const LEAST_MEMORY_MIB: usize = 16;
 
 impl Surface {
     /// The address that links begin with, without a slash at the end; none when links name where the API listens.
@@ -69,6 +75,11 @@ impl Surface {
         self.max_connections.min(possible)
     }
 
+    /// Memory for what is on its way, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.api_memory_mib.saturating_mul(1024 * 1024)
+    }
+
     /// Connections that one address can have.
     pub fn per_address(&self) -> usize {
         self.connections_per_address.unwrap_or_else(|| self.connections() / 2).max(1)
@@ -84,6 +95,12 @@ impl Surface {
             return Err(StartError::misuse(
                 "PENSTOCK_MAX_CONNECTIONS and PENSTOCK_CONNECTIONS_PER_ADDRESS are 1 or more.",
             ));
+        }
+        if self.api_memory_mib < LEAST_MEMORY_MIB {
+            return Err(StartError::misuse(format!(
+                "PENSTOCK_API_MEMORY_MIB is {}, too little for a large upload: set it to {LEAST_MEMORY_MIB} or more.",
+                self.api_memory_mib
+            )));
         }
         if self.head_seconds == 0 {
             return Err(StartError::misuse("PENSTOCK_HEAD_SECONDS is 1 or more."));

@@ -219,7 +219,7 @@ async fn list(
     if let Some(before) = before {
         filter.before = Some(opened.batch(before).await?.seq);
     }
-    let batches = engines.store.list_batches(&filter).await.map_err(said)?;
+    let batches = engines.store.list_batches(&filter).await.map_err(said)?.batches;
     let rows: Vec<Vec<String>> = batches
         .iter()
         .map(|batch| {

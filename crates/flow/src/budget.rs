@@ -1,4 +1,4 @@
-//! A bounded amount of memory that owners share: uploads on their way, reports being written, answers being built.
+//! A bounded amount that owners share: memory of uploads and reports in bytes, the database's time in reads at once.
 //!
 //! Who needs more than there is waits, and is refused after a while. An owner may hold half of what the others leave, so
 //! that the next one always finds something (dynamic thresholds, as for rows in `process/slots.rs`); those that wait are
@@ -11,14 +11,17 @@ use std::time::Duration;
 use penstock_domain::ids::OwnerSeq;
 use tokio::sync::oneshot;
 
+/// How long somebody waits before he is refused.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
 /// There was no room in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no memory is free for this; try again")]
+#[error("too much of this is under way; try again")]
 pub struct Exhausted;
 
-/// Memory that is shared, in bytes. Cheap to clone.
+/// What is shared, in bytes or in things of a kind. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct MemoryBudget(Arc<Mutex<State>>);
+pub struct Budget(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -31,20 +34,20 @@ struct State {
 #[derive(Debug)]
 struct Waiter {
     owner: OwnerSeq,
-    bytes: usize,
+    amount: usize,
     granted: oneshot::Sender<Reserved>,
 }
 
-/// Memory that somebody holds, until this is dropped.
+/// What somebody holds of it, until this is dropped.
 #[derive(Debug)]
 pub struct Reserved {
-    budget: MemoryBudget,
+    budget: Budget,
     owner: OwnerSeq,
-    bytes: usize,
+    amount: usize,
 }
 
-impl MemoryBudget {
-    /// That many bytes, at least one.
+impl Budget {
+    /// That much, at least one.
     pub fn new(total: usize) -> Self {
         let total = total.max(1);
         Self(Arc::new(Mutex::new(State { total, free: total, held: HashMap::new(), waiting: Vec::new() })))
@@ -54,7 +57,7 @@ impl MemoryBudget {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that nobody holds.
+    /// What nobody holds.
     pub fn free(&self) -> usize {
         self.state().free
     }
@@ -64,22 +67,22 @@ impl MemoryBudget {
         self.state().waiting.len()
     }
 
-    /// Takes bytes for an owner; waits for them as long as `patience`. More than there are in all counts as all of them: it
-    /// goes alone.
+    /// Takes some for an owner; waits for it as long as `patience`. More than there is in all counts as all of it: it goes
+    /// alone.
     ///
     /// # Errors
-    /// When they were not free in time.
+    /// When it was not free in time.
     pub async fn reserve(
         &self,
         owner: OwnerSeq,
-        bytes: usize,
+        amount: usize,
         patience: Duration,
     ) -> Result<Reserved, Exhausted> {
         let (granted, grant) = oneshot::channel();
         {
             let mut state = self.state();
-            let bytes = bytes.min(state.total);
-            state.waiting.push(Waiter { owner, bytes, granted });
+            let amount = amount.min(state.total);
+            state.waiting.push(Waiter { owner, amount, granted });
         }
         // Who gives up, or is dropped, may have kept those behind it waiting.
         let _serve_again = ServesAgain(self);
@@ -105,23 +108,23 @@ impl MemoryBudget {
             .waiting
             .iter()
             .enumerate()
-            .filter(|(_, waiter)| state.may_hold(waiter.owner, waiter.bytes))
+            .filter(|(_, waiter)| state.may_hold(waiter.owner, waiter.amount))
             .min_by_key(|(place, waiter)| (state.held_by(waiter.owner), *place))?;
         // The first in line is not passed over for ever by those that need less.
-        if waiter.bytes > state.free {
+        if waiter.amount > state.free {
             return None;
         }
         let waiter = state.waiting.remove(place);
-        state.free -= waiter.bytes;
-        *state.held.entry(waiter.owner).or_default() += waiter.bytes;
-        let reserved = Reserved { budget: self.clone(), owner: waiter.owner, bytes: waiter.bytes };
+        state.free -= waiter.amount;
+        *state.held.entry(waiter.owner).or_default() += waiter.amount;
+        let reserved = Reserved { budget: self.clone(), owner: waiter.owner, amount: waiter.amount };
         Some((waiter, reserved))
     }
 
-    fn release(&self, owner: OwnerSeq, bytes: usize) {
+    fn release(&self, owner: OwnerSeq, amount: usize) {
         let mut state = self.state();
-        state.free += bytes;
-        let held = state.held_by(owner) - bytes;
+        state.free += amount;
+        let held = state.held_by(owner) - amount;
         if held == 0 {
             state.held.remove(&owner);
         } else {
@@ -131,7 +134,7 @@ impl MemoryBudget {
 }
 
 /// Serves those that wait when somebody no longer does.
-struct ServesAgain<'a>(&'a MemoryBudget);
+struct ServesAgain<'a>(&'a Budget);
 
 impl Drop for ServesAgain<'_> {
     fn drop(&mut self) {
@@ -145,32 +148,32 @@ impl State {
     }
 
     /// Whether an owner may hold so much more, room or not: half of what the others leave, and one thing in any case.
-    fn may_hold(&self, owner: OwnerSeq, bytes: usize) -> bool {
+    fn may_hold(&self, owner: OwnerSeq, amount: usize) -> bool {
         let held = self.held_by(owner);
-        held == 0 || held + bytes <= (self.free + held) / 2
+        held == 0 || held + amount <= (self.free + held) / 2
     }
 }
 
 impl Reserved {
     /// Gives back what is no longer needed.
     pub fn shrink(&mut self, to: usize) {
-        let less = self.bytes.saturating_sub(to);
+        let less = self.amount.saturating_sub(to);
         if less > 0 {
-            self.bytes -= less;
+            self.amount -= less;
             self.budget.release(self.owner, less);
             self.budget.serve();
         }
     }
 
-    /// Bytes that are held.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// How much is held.
+    pub fn amount(&self) -> usize {
+        self.amount
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.budget.release(self.owner, self.bytes);
+        self.budget.release(self.owner, self.amount);
         self.budget.serve();
     }
 }
@@ -188,7 +191,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_owner_leaves_something_to_the_next() {
-        let budget = MemoryBudget::new(64);
+        let budget = Budget::new(64);
         let mut held = Vec::new();
         for number in 1..=4 {
             while let Ok(more) = budget.reserve(owner(number), 4, NOW).await {
@@ -205,7 +208,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_that_wait_are_served_by_how_little_their_owner_holds() {
-        let budget = MemoryBudget::new(8);
+        let budget = Budget::new(8);
         let first = budget.reserve(owner(1), 4, NOW).await.unwrap();
         let second = budget.reserve(owner(2), 4, NOW).await.unwrap();
         let mut line = Vec::new();
@@ -226,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_too_long_is_refused_and_blocks_nobody() {
-        let budget = MemoryBudget::new(8);
+        let budget = Budget::new(8);
         let held = budget.reserve(owner(1), 6, NOW).await.unwrap();
         assert_eq!(budget.reserve(owner(2), 4, SOON).await.unwrap_err(), Exhausted);
         // One who needs less does not overtake one who waits for more.
@@ -243,9 +246,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_larger_than_everything_goes_alone() {
-        let budget = MemoryBudget::new(8);
+        let budget = Budget::new(8);
         let mut all = budget.reserve(owner(1), 100, NOW).await.unwrap();
-        assert_eq!((all.bytes(), budget.free()), (8, 0));
+        assert_eq!((all.amount(), budget.free()), (8, 0));
         all.shrink(2);
         assert_eq!(budget.free(), 6);
         budget.reserve(owner(2), 5, NOW).await.unwrap();

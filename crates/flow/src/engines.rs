@@ -11,6 +11,7 @@ use penstock_queue::Bell;
 use penstock_store::Store;
 use rand::RngExt as _;
 use ring::rand::SecureRandom;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::definitions::Definitions;
@@ -27,6 +28,8 @@ pub struct Engines {
     pub objects: Arc<dyn ObjectStore>,
     /// Bytes of a part of an object that is written in parts (see [`crate::parts`]).
     pub part_bytes: usize,
+    /// Parts of objects that may be under way at a time, of all writers.
+    pub parts_under_way: Arc<Semaphore>,
     /// The doorbell.
     pub bell: Arc<dyn Bell>,
     /// The longest timeout of a call that a row's lease here bears.

@@ -36,6 +36,9 @@ pub enum FlowError {
         /// What is wrong.
         reason: String,
     },
+    /// Others take all that there is at this moment.
+    #[error(transparent)]
+    Busy(#[from] crate::budget::Exhausted),
     /// Something stored contradicts itself.
     #[error("{0}")]
     Inconsistent(String),
@@ -47,7 +50,7 @@ impl FlowError {
         match self {
             Self::Store(error) => error.is_transient(),
             Self::Objects(error) => !matches!(error, object_store::Error::NotFound { .. }),
-            Self::Bell(_) => true,
+            Self::Bell(_) | Self::Busy(_) => true,
             _ => false,
         }
     }

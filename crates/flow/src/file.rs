@@ -34,12 +34,7 @@ impl SealedWriter {
     pub fn new(engines: &Engines, path: Path, key: &DataKey, batch: BatchId) -> Result<Self, FlowError> {
         let (sealer, header) = StreamSealer::new(key, batch.0, engines.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "the file", source })?;
-        Ok(Self {
-            parts: PartWriter::new(engines.objects.clone(), path, engines.part_bytes),
-            sealer,
-            sealed: header.to_vec(),
-            plain_bytes: 0,
-        })
+        Ok(Self { parts: PartWriter::new(engines, path), sealer, sealed: header.to_vec(), plain_bytes: 0 })
     }
 
     /// Plain bytes taken so far.

@@ -1,11 +1,14 @@
-//! An object that is written part by part: at most one part is under way while the next one fills.
+//! An object that is written part by part: at most one part is under way while the next one fills. All writers of a process
+//! share what may be under way, so that what a writer holds is the part that fills.
 
 use std::sync::Arc;
 
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayloadMut};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::engines::Engines;
 use crate::error::FlowError;
 
 /// The smallest part that S3 takes, but for the last
@@ -15,14 +18,19 @@ pub const S3_PART_BYTES: usize = 5 * 1024 * 1024;
 /// Parts for a folder, where their size is only a matter of memory.
 pub const FILE_PART_BYTES: usize = 1024 * 1024;
 
-/// A part is collected in blocks of this size, so that it never moves while it grows.
-const BLOCK_BYTES: usize = 256 * 1024;
+/// A part is collected in blocks of this size, so that it never moves while it grows. A small object has one.
+const BLOCK_BYTES: usize = 64 * 1024;
+
+/// Parts under way in a process, of all objects.
+pub const PARTS_UNDER_WAY: usize = 3;
 
 /// Writes one object. Holds at most two parts; dropping it unfinished leaves nothing behind.
 pub struct PartWriter {
     objects: Arc<dyn ObjectStore>,
     path: Path,
     part_bytes: usize,
+    /// Leave to have a part under way.
+    turns: Arc<Semaphore>,
     filling: PutPayloadMut,
     upload: Option<Box<dyn MultipartUpload>>,
     under_way: Option<JoinHandle<object_store::Result<()>>>,
@@ -30,8 +38,16 @@ pub struct PartWriter {
 
 impl PartWriter {
     /// An object at `path`. Nothing is sent before the first part is full.
-    pub fn new(objects: Arc<dyn ObjectStore>, path: Path, part_bytes: usize) -> Self {
-        Self { objects, path, part_bytes, filling: empty(), upload: None, under_way: None }
+    pub fn new(engines: &Engines, path: Path) -> Self {
+        Self {
+            objects: engines.objects.clone(),
+            path,
+            part_bytes: engines.part_bytes,
+            turns: engines.parts_under_way.clone(),
+            filling: empty(),
+            upload: None,
+            under_way: None,
+        }
     }
 
     /// Where the object will lie.
@@ -58,7 +74,14 @@ impl PartWriter {
             none => none.insert(self.objects.put_multipart(&self.path).await?),
         };
         let part = std::mem::replace(&mut self.filling, empty());
-        self.under_way = Some(tokio::spawn(upload.put_part(part.freeze())));
+        // The semaphore is never closed.
+        let turn = self.turns.clone().acquire_owned().await.ok();
+        let sending = upload.put_part(part.freeze());
+        self.under_way = Some(tokio::spawn(async move {
+            let sent = sending.await;
+            drop(turn);
+            sent
+        }));
         Ok(())
     }
 

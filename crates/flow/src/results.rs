@@ -10,21 +10,26 @@ use penstock_domain::csv::{
     ColumnTag, HeaderMap, OURS_BYTES, RowReference, column_tag, encode_value, neutralise,
 };
 use penstock_domain::effect::{self, Failure};
-use penstock_domain::ids::BatchId;
+use penstock_domain::ids::{BatchId, OwnerSeq, RowNumber};
 use penstock_domain::pipeline::Pipeline;
 use penstock_domain::row::RowStatus;
 use penstock_store::batches::Batch;
 use penstock_store::reading::{RowFilter, RowRecord};
 use serde_json::{Value, json};
 
+use crate::budget::{Budget, PATIENCE, Reserved};
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::references::References;
 use crate::secrets::{Place, SecretsOf};
 use crate::view::{ErrorView, RowView, row_view};
 
-/// Rows read from SQL at a time.
+/// Rows read from SQL at a time, and their sealed bytes: a row that is longer is read alone.
 const PAGE: u32 = 500;
+const PAGE_BYTES: u64 = 128 * 1024;
+
+/// Memory of a report that is being sent: a page as it was read, as it is written, and what of it is on its way.
+const READER_BYTES: usize = 3 * PAGE_BYTES as usize;
 
 /// Characters of an error's message in a CSV report; the row's own page and NDJSON have all of it.
 const MESSAGE_CHARS: usize = 1000;
@@ -82,54 +87,95 @@ pub enum Format {
     Ndjson,
 }
 
-/// Streams a report, a page of rows at a time.
+/// Who reads a report, and what he may take: the database for one page at a time, and memory for one page.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// Whose share it is.
+    pub owner: OwnerSeq,
+    /// Reads of the database at once.
+    pub reads: Budget,
+    /// Bytes.
+    pub memory: Budget,
+}
+
+/// A piece of a report.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Whole lines.
+    pub bytes: Bytes,
+    /// The last row in them; 0: none yet. What follows can be written from here on.
+    pub last: RowNumber,
+}
+
+/// Streams a report, a page of rows at a time; with `after`, only what follows that row, without a header.
 ///
 /// # Errors
-/// [`FlowError::Erased`] when the batch was erased; when an engine fails. A failure behind the first page, or an erasure
-/// meanwhile, ends the stream with an error, so that a client does not take a part for the whole.
+/// [`FlowError::Erased`] when the batch was erased; [`FlowError::Busy`] when others take all memory; when an engine fails. A
+/// failure behind the first page, or an erasure meanwhile, ends the stream with an error, so that a client does not take a part
+/// for the whole.
 pub async fn stream(
     engines: Engines,
     batch: Batch,
     report: Report,
     format: Format,
-) -> Result<impl Stream<Item = Result<Bytes, FlowError>> + Send + 'static, FlowError> {
+    reader: Reader,
+    after: Option<RowNumber>,
+) -> Result<impl Stream<Item = Result<Page, FlowError>> + Send + 'static, FlowError> {
+    let held = reader.memory.reserve(reader.owner, READER_BYTES, PATIENCE).await?;
     let secrets = engines.secrets.of(&engines, &batch).await?;
     let pipeline = engines.pipelines.of(&engines, &batch).await?;
     let header = secrets.header().cloned();
     let references = References::of(&engines, &batch.owner_name).await?;
     let writer = Writer { batch: batch.id, secrets, pipeline, references, header, report, format };
-    let first = writer.head();
-    let state = State { engines, batch, writer, after: 0, head: Some(first), done: false };
+    let head = after.is_none().then(|| writer.head()).filter(|head| !head.is_empty());
+    let next = Some(after.unwrap_or(0));
+    let state = State { engines, batch, writer, reader, next, head, _held: held, more: None };
     Ok(futures::stream::try_unfold(state, |mut state| async move {
-        if let Some(head) = state.head.take()
-            && !head.is_empty()
-        {
-            return Ok(Some((Bytes::from(head), state)));
+        if let Some(head) = state.head.take() {
+            return Ok(Some((Page { bytes: head.into(), last: 0 }, state)));
         }
-        while !state.done {
+        let page = state.page().await?;
+        Ok::<_, FlowError>(page.map(|page| (page, state)))
+    }))
+}
+
+impl State {
+    /// The next page that has rows; none behind the last.
+    async fn page(&mut self) -> Result<Option<Page>, FlowError> {
+        // What the page before took beyond the usual is free again: it was sent.
+        self.more = None;
+        while let Some(after) = self.next {
             let filter = RowFilter {
-                status: state.writer.report.statuses(),
+                status: self.writer.report.statuses(),
                 code: None,
-                after: state.after,
+                after,
                 limit: PAGE,
+                max_bytes: Some(PAGE_BYTES),
                 payload: true,
             };
-            let rows = state.engines.store.rows(state.batch.seq, &filter).await?;
+            let read = self.reader.reads.reserve(self.reader.owner, 1, PATIENCE).await?;
+            let page = self.engines.store.rows(self.batch.seq, &filter).await?;
             // Looked at behind the rows: an erasure is recorded before the first row is emptied.
-            refuse_erased(&state.engines, &state.batch).await?;
-            state.done = rows.len() < PAGE as usize;
-            state.after = rows.last().map_or(state.after, |last| last.number);
-            let mut page = Vec::with_capacity(rows.len() * 128);
-            for row in &rows {
-                state.writer.line(row, &mut page);
+            refuse_erased(&self.engines, &self.batch).await?;
+            drop(read);
+            self.next = page.next;
+            let Some(last) = page.rows.last().map(|row| row.number) else { continue };
+            let sealed: usize = page.rows.iter().map(RowRecord::sealed_bytes).sum();
+            if sealed > READER_BYTES / 3 * 2 {
+                let memory = &self.reader.memory;
+                self.more = Some(memory.reserve(self.reader.owner, sealed * 2, PATIENCE).await?);
+            }
+            let mut bytes = Vec::with_capacity(sealed + page.rows.len() * 64);
+            for row in &page.rows {
+                self.writer.line(row, &mut bytes);
             }
             // A page may hold no line of this report.
-            if !page.is_empty() {
-                return Ok::<_, FlowError>(Some((Bytes::from(page), state)));
+            if !bytes.is_empty() {
+                return Ok(Some(Page { bytes: bytes.into(), last }));
             }
         }
         Ok(None)
-    }))
+    }
 }
 
 /// Whether rows that were read a moment ago were all still there.
@@ -145,9 +191,13 @@ struct State {
     engines: Engines,
     batch: Batch,
     writer: Writer,
-    after: u32,
+    reader: Reader,
+    /// Behind which row the next page begins; none when there is no other.
+    next: Option<RowNumber>,
     head: Option<Vec<u8>>,
-    done: bool,
+    _held: Reserved,
+    /// What a long row takes beyond that.
+    more: Option<Reserved>,
 }
 
 struct Writer {

@@ -141,7 +141,7 @@ pub(crate) async fn running_beside(engines: &Engines, batch: &Batch) -> Result<V
         limit: SIBLINGS,
         ..BatchFilter::default()
     };
-    Ok(engines.store.list_batches(&filter).await?)
+    Ok(engines.store.list_batches(&filter).await?.batches)
 }
 
 /// The view of a batch as it stood `at` that moment, without its failing row's error, which is sealed: what a list or a

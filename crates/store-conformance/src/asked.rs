@@ -69,7 +69,7 @@ pub async fn what_was_asked_for_is_not_asked_again(store: &Arc<dyn Store>) {
     assert_eq!((row.step, row.http_status, row.attempts), (Some(STEP), None, 1));
     assert_eq!((row.not_before, row.holder, row.error), (None, None, None));
     let filter = RowFilter { code: Some(code::OUTCOME_UNKNOWN.into()), limit: 9, ..RowFilter::default() };
-    assert_eq!(store.rows(batch, &filter).await.unwrap().len(), 1);
+    assert_eq!(store.rows(batch, &filter).await.unwrap().rows.len(), 1);
     let groups = store.error_groups(batch).await.unwrap();
     assert_eq!(
         (groups[0].code.as_str(), groups[0].step, &groups[0].sample),

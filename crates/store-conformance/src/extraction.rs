@@ -20,7 +20,7 @@ pub async fn a_chunk_and_its_checkpoint_are_one(store: &Arc<dyn Store>) {
     assert!(again.is_err(), "the checkpoint has moved");
     let page =
         store.rows(batch.seq, &RowFilter { limit: 10, payload: true, ..RowFilter::default() }).await.unwrap();
-    assert_eq!(page.iter().filter(|row| row.payload.is_some()).count(), 2, "nothing is there twice");
+    assert_eq!(page.rows.iter().filter(|row| row.payload.is_some()).count(), 2, "nothing is there twice");
     let rest: Vec<NewRow> = (3..=5).map(row).collect();
     store.commit_chunk(&lease, &rest, behind(2), behind(5), START).await.unwrap();
     let done = store.finish_extraction(&lease, 5, START).await.unwrap();

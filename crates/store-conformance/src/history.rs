@@ -195,7 +195,7 @@ impl Walk<'_> {
         let ledger = &batch.ledger;
         let mut by_status: BTreeMap<_, u32> = BTreeMap::new();
         let page = RowFilter { limit: 100, ..RowFilter::default() };
-        for row in self.store.rows(self.batch, &page).await.unwrap() {
+        for row in self.store.rows(self.batch, &page).await.unwrap().rows {
             *by_status.entry(row.status.name()).or_default() += 1;
             let at = RowRef { batch: self.batch, number: row.number };
             if self.done.contains(&at) {

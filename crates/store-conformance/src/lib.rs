@@ -15,6 +15,7 @@ pub mod fixture;
 pub mod history;
 pub mod outbox;
 pub mod races;
+pub mod reading;
 pub mod upgrade;
 
 use std::sync::Arc;
@@ -31,6 +32,9 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     extraction::a_chunk_and_its_checkpoint_are_one(&store).await;
     extraction::a_lease_is_held_by_one(&store).await;
     extraction::a_rejected_row_is_failed_from_the_start(&store).await;
+    reading::a_page_has_its_bytes_and_no_more(&store).await;
+    reading::a_filtered_page_looks_at_its_share(&store).await;
+    reading::batches_are_listed_in_pages(&store).await;
     races::a_row_is_claimed_once(&store).await;
     races::a_lost_lease_writes_nothing(&store).await;
     races::two_retries_at_once_do_the_work_once(&store).await;

@@ -5,7 +5,7 @@ use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
 use penstock_domain::ledger::{Event, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{
-    Batch, BatchFilter, Batches, Created, Idempotency, NewBatch, PendingUpload, SealedKey,
+    Batch, BatchFilter, BatchPage, Batches, Created, Idempotency, NewBatch, PendingUpload, SealedKey,
 };
 use penstock_store::decode::Columns as _;
 use penstock_store::{StoreError, StoreResult};
@@ -16,7 +16,7 @@ use crate::callbacks;
 use crate::convert::{Columns, int};
 use crate::error::store_error;
 use crate::ledgers::{self, SELECT};
-use crate::{PostgresStore, commit};
+use crate::{Connection, PostgresStore, commit};
 
 #[async_trait]
 impl Batches for PostgresStore {
@@ -185,31 +185,22 @@ impl Batches for PostgresStore {
         rows.iter().map(ledgers::batch).collect()
     }
 
-    async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<Vec<Batch>> {
+    async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<BatchPage> {
+        const NAME: &str = "list_batches";
+        let mut tx = self.read(NAME).await?;
+        let (floor, more) = window(&mut tx, filter, NAME).await?;
         let mut query =
-            QueryBuilder::<sqlx::Postgres>::new(format!("/* penstock:list_batches */ {SELECT} WHERE true"));
-        if let Some(owner) = filter.owner {
-            query.push(" AND b.owner = ").push_bind(owner.0);
-        }
-        if !filter.status.is_empty() {
-            let codes: Vec<i32> = filter.status.iter().map(|status| i32::from(status.code())).collect();
-            query.push(" AND b.status = ANY(").push_bind(codes).push(")");
-        }
-        if let Some(pipeline) = &filter.pipeline {
-            query.push(" AND b.pipeline = ").push_bind(pipeline.clone());
-        }
-        if let Some(from) = filter.created_from {
-            query.push(" AND b.created_at >= ").push_bind(from.millis());
-        }
-        if let Some(to) = filter.created_to {
-            query.push(" AND b.created_at < ").push_bind(to.millis());
-        }
-        if let Some(before) = filter.before {
-            query.push(" AND b.seq < ").push_bind(before.0);
-        }
-        query.push(" ORDER BY b.seq DESC LIMIT ").push_bind(i64::from(filter.limit));
-        let rows = query.build().fetch_all(&self.pool).await.map_err(store_error("list_batches"))?;
-        rows.iter().map(ledgers::batch).collect()
+            QueryBuilder::<sqlx::Postgres>::new(format!("/* penstock:{NAME} */ {SELECT} WHERE true"));
+        push_filter(&mut query, filter, floor);
+        // One more than the page may have tells whether another page follows.
+        query.push(" ORDER BY b.seq DESC LIMIT ").push_bind(i64::from(filter.limit) + 1);
+        let rows = query.build().fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
+        let mut batches: Vec<Batch> = rows.iter().map(ledgers::batch).collect::<StoreResult<_>>()?;
+        let full = batches.len() > filter.limit as usize;
+        batches.truncate(filter.limit as usize);
+        let last = batches.last().map(|batch| batch.seq);
+        let next = if full { last } else { floor.filter(|_| more) };
+        Ok(BatchPage { batches, next })
     }
 
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>> {
@@ -288,4 +279,51 @@ pub fn pending_upload(row: &sqlx::postgres::PgRow) -> StoreResult<PendingUpload>
         expires_at: c.time("expires_at")?,
         batch: c.opt_i64("batch")?.map(BatchSeq),
     })
+}
+
+/// Whose batches, from where to where.
+fn push_range(query: &mut QueryBuilder<sqlx::Postgres>, filter: &BatchFilter) {
+    if let Some(owner) = filter.owner {
+        query.push(" AND b.owner = ").push_bind(owner.0);
+    }
+    if let Some(before) = filter.before {
+        query.push(" AND b.seq < ").push_bind(before.0);
+    }
+}
+
+fn push_filter(query: &mut QueryBuilder<sqlx::Postgres>, filter: &BatchFilter, floor: Option<BatchSeq>) {
+    push_range(query, filter);
+    if let Some(floor) = floor {
+        query.push(" AND b.seq >= ").push_bind(floor.0);
+    }
+    if !filter.status.is_empty() {
+        let codes: Vec<i32> = filter.status.iter().map(|status| i32::from(status.code())).collect();
+        query.push(" AND b.status = ANY(").push_bind(codes).push(")");
+    }
+    if let Some(pipeline) = &filter.pipeline {
+        query.push(" AND b.pipeline = ").push_bind(pipeline.clone());
+    }
+    if let Some(from) = filter.created_from {
+        query.push(" AND b.created_at >= ").push_bind(from.millis());
+    }
+    if let Some(to) = filter.created_to {
+        query.push(" AND b.created_at < ").push_bind(to.millis());
+    }
+}
+
+/// The last batch that a page looks at, and whether others follow it; none when it may look at all of them.
+async fn window(
+    tx: &mut Connection,
+    filter: &BatchFilter,
+    name: &'static str,
+) -> StoreResult<(Option<BatchSeq>, bool)> {
+    let Some(looked_at) = filter.looked_at.filter(|_| filter.is_narrow()) else { return Ok((None, false)) };
+    let mut query = QueryBuilder::<sqlx::Postgres>::new(format!(
+        "/* penstock:{name} */ SELECT min(seq), count(*) FROM (SELECT b.seq AS seq FROM batches b WHERE true"
+    ));
+    push_range(&mut query, filter);
+    query.push(" ORDER BY b.seq DESC LIMIT ").push_bind(i64::from(looked_at)).push(") w");
+    let (floor, count): (Option<i64>, i64) =
+        query.build_query_as().fetch_one(&mut *tx).await.map_err(store_error(name))?;
+    Ok((floor.map(BatchSeq), count >= i64::from(looked_at)))
 }

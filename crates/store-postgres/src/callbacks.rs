@@ -158,8 +158,9 @@ impl Callbacks for PostgresStore {
         before: Option<(Timestamp, Uuid)>,
         limit: u32,
     ) -> StoreResult<Vec<Callback>> {
+        let mut tx = self.read("callbacks").await?;
         let rows = sqlx::query(
-            "/* penstock:callbacks */ SELECT id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
+            "/* penstock:callbacks */ SELECT id, owner, batch, run, event, url, created_at, '' AS snapshot, status, attempts, next_at, last_status, last_error, \
              (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id FROM callbacks WHERE ($1::int8 IS NULL OR owner = $1) \
              AND ($2::int8 IS NULL OR batch = $2) AND ($3::int8 IS NULL OR (created_at, id) < ($3, $4)) \
              ORDER BY created_at DESC, id DESC LIMIT $5",
@@ -169,7 +170,7 @@ impl Callbacks for PostgresStore {
         .bind(before.map(|(at, _)| at.millis()))
         .bind(before.map(|(_, id)| id))
         .bind(i64::from(limit))
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await
         .map_err(store_error("callbacks"))?;
         rows.iter().map(callback).collect()

@@ -19,7 +19,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{
     PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo,
 };
-use sqlx::{Connection as _, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+use sqlx::{Connection as _, Either, Execute, Executor, PgConnection, Postgres, Row as _, SqlStr};
 use tokio::time::Instant;
 
 use crate::error::sqlstate;
@@ -41,6 +41,12 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 
 /// An idle connection that does not answer within this time is replaced.
 const PING: Duration = Duration::from_secs(2);
+
+/// How long ending another connection's statement may take.
+const CANCEL: Duration = Duration::from_secs(2);
+
+/// The connection for that is closed when nobody hung up for so long.
+const CANCELS_IDLE: Duration = Duration::from_secs(60);
 
 /// A connection that answered so recently is not asked again before it is used.
 const ANSWERED_RECENTLY: Duration = Duration::from_millis(500);
@@ -122,6 +128,8 @@ impl UselessSince {
 #[derive(Clone)]
 pub struct Pool {
     connections: PgPool,
+    /// A connection of its own for ending what others run: when all are busy, it is needed most.
+    cancels: PgPool,
     useless_since: UselessSince,
 }
 
@@ -161,13 +169,20 @@ impl Pool {
             })
             // sqlx asks again after this, without a limit: what is silent does not get that far.
             .after_release(|connection, _| ping(connection).map_ok(|()| true).boxed())
+            .connect_lazy_with(options.clone());
+        let cancels = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(CANCEL)
+            .idle_timeout(CANCELS_IDLE)
+            .after_connect(|connection, _| apply_settings(connection, Some(CANCEL)).boxed())
             .connect_lazy_with(options);
-        Self { connections, useless_since }
+        Self { connections, cancels, useless_since }
     }
 
     /// Opens connections with other options from now on. Those that are open go on.
     pub fn set_connect_options(&self, options: PgConnectOptions) {
-        self.connections.set_connect_options(options);
+        self.connections.set_connect_options(options.clone());
+        self.cancels.set_connect_options(options);
     }
 
     /// A pool of one connection whose statements have no time limit: for migrations.
@@ -183,7 +198,13 @@ impl Pool {
     pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
         let connection = self.connections.acquire().await?;
         let useless_since = self.useless_since.clone();
-        Ok(Connection { connection, limit: Limit::Ordinary, useless_since, is_useless: false })
+        Ok(Connection {
+            connection,
+            limit: Limit::Ordinary,
+            useless_since,
+            is_useless: false,
+            under_way: false,
+        })
     }
 
     /// Begins a transaction: READ COMMITTED, because the ledger of a batch is read again under its lock.
@@ -193,6 +214,22 @@ impl Pool {
             Limit::Long => "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '120s'",
         };
         self.begin_with(statement, limit).await
+    }
+
+    /// Begins a transaction that reads for a client: it sees one moment, and what it asks ends with its caller.
+    pub async fn begin_reading(&self) -> Result<ReadTx, sqlx::Error> {
+        let mut connection = self.acquire().await?;
+        connection.limit = Limit::Ordinary;
+        let mut tx = Tx { connection: Some(connection) };
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_backend_pid()";
+        let began = (&mut *tx).fetch_optional(begin).await;
+        if began.is_err()
+            && let Some(mut connection) = tx.connection.take()
+        {
+            connection.connection.close_on_drop();
+        }
+        let backend = began?.ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
+        Ok(ReadTx { tx: Some(tx), backend, cancels: self.cancels.clone() })
     }
 
     /// Begins a transaction with a statement of the caller's.
@@ -237,6 +274,8 @@ pub struct Connection {
     limit: Limit,
     useless_since: UselessSince,
     is_useless: bool,
+    /// Whether a statement is under way: true when its caller was dropped in the middle of it.
+    under_way: bool,
 }
 
 impl Connection {
@@ -245,9 +284,11 @@ impl Connection {
         &'c mut self,
         work: impl FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
-        let Self { connection, limit, useless_since, is_useless } = self;
+        let Self { connection, limit, useless_since, is_useless, under_way } = self;
+        *under_way = true;
         let done =
             tokio::time::timeout(limit.here(), work(connection)).await.unwrap_or_else(|_| Err(silent()));
+        *under_way = false;
         if let Err(error) = &done {
             Self::note(error, useless_since, is_useless);
         }
@@ -418,5 +459,47 @@ impl Deref for Tx {
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut Connection {
         self.connection.as_mut().expect("it is open until it is committed or dropped")
+    }
+}
+
+/// An open transaction that reads for a client. When its caller is dropped in the middle of a statement (the client hung up), the
+/// server is told to end it: otherwise it would run on, and hold its connection, for nobody.
+pub struct ReadTx {
+    tx: Option<Tx>,
+    /// The server's process.
+    backend: i32,
+    cancels: PgPool,
+}
+
+impl Drop for ReadTx {
+    fn drop(&mut self) {
+        let Some(tx) = self.tx.take().filter(|tx| tx.connection.as_ref().is_some_and(|held| held.under_way))
+        else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (backend, cancels) = (self.backend, self.cancels.clone());
+        runtime.spawn(async move {
+            // The connection is still this transaction's, so the statement that is ended is no other one.
+            let ended = sqlx::query("/* penstock:cancel */ SELECT pg_cancel_backend($1)").bind(backend);
+            if let Err(error) = ended.execute(&cancels).await {
+                tracing::debug!(%error, "a read whose client hung up runs on to its limit");
+            }
+            drop(tx);
+        });
+    }
+}
+
+impl Deref for ReadTx {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.tx.as_ref().expect("it is open until it is dropped")
+    }
+}
+
+impl DerefMut for ReadTx {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.tx.as_mut().expect("it is open until it is dropped")
     }
 }

@@ -26,7 +26,7 @@ use std::str::FromStr as _;
 use penstock_store::StoreResult;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::connection::{Connection, Limit, Pool, Tx};
+use crate::connection::{Connection, Limit, Pool, ReadTx, Tx};
 use crate::error::store_error;
 
 /// How a service connects.
@@ -68,6 +68,11 @@ impl PostgresStore {
     /// A transaction whose statements touch groups of rows.
     async fn write(&self, name: &'static str) -> StoreResult<Tx> {
         self.pool.begin(Limit::Ordinary).await.map_err(store_error(name))
+    }
+
+    /// A transaction that reads for a client, and ends with it.
+    async fn read(&self, name: &'static str) -> StoreResult<ReadTx> {
+        self.pool.begin_reading().await.map_err(store_error(name))
     }
 
     /// A transaction one of whose statements may touch, or look at, all rows of a batch.

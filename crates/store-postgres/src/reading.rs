@@ -6,7 +6,7 @@ use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::decode::Columns as _;
-use penstock_store::reading::{ErrorGroup, Reading, RowFilter, RowRecord};
+use penstock_store::reading::{ErrorGroup, Reading, RowFilter, RowPage, RowRecord};
 use penstock_store::{StoreError, StoreResult};
 use sqlx::QueryBuilder;
 use sqlx::postgres::PgRow;
@@ -72,69 +72,104 @@ fn state_condition(batch: &Batch, wanted: &[RowStatus]) -> String {
     format!("({})", parts.join(" OR "))
 }
 
+/// One more row than the page may have tells whether another page follows; rows behind those with enough bytes are left out. The
+/// lengths are known without the values being read.
+fn page_query(batch: &Batch, filter: &RowFilter) -> QueryBuilder<sqlx::Postgres> {
+    let payload = if filter.payload { ", d.payload AS payload" } else { "" };
+    let of_payload = if filter.payload { "coalesce(octet_length(d.payload), 0) + " } else { "" };
+    let condition =
+        if filter.status.is_empty() { String::new() } else { state_condition(batch, &filter.status) };
+    let mut query = QueryBuilder::<sqlx::Postgres>::new(format!(
+        "/* penstock:rows */ SELECT * FROM (SELECT p.*, sum(bytes) OVER (ORDER BY number) - bytes AS bytes_before, \
+         count(*) OVER () AS candidates FROM (SELECT {COLUMNS}{payload}, \
+         {of_payload}coalesce(octet_length(o.result), 0) + coalesce(octet_length(o.error), 0) AS bytes FROM "
+    ));
+    let recorded = filter.code.is_some() || (!condition.is_empty() && !condition.contains("IS NULL"));
+    let number = if recorded { "s.number" } else { "d.number" };
+    if recorded {
+        // Only rows with a record can be meant: few of many, found by it.
+        query.push("(SELECT s.* FROM row_state s");
+    } else {
+        query.push("(SELECT d.* FROM row_data d");
+        if !condition.is_empty() {
+            query.push(STATE);
+        }
+    }
+    query.push(if recorded { " WHERE s.batch = " } else { " WHERE d.batch = " }).push_bind(batch.seq.0);
+    query.push(format!(" AND {number} > ")).push_bind(int(filter.after));
+    if let Some(last) = filter.last_looked_at() {
+        query.push(format!(" AND {number} <= ")).push_bind(int(last));
+    }
+    if !condition.is_empty() {
+        query.push(" AND ").push(condition);
+    }
+    if let Some(code) = &filter.code {
+        query.push(" AND s.status = 4 AND s.code = ").push_bind(code.clone());
+    }
+    query.push(format!(" ORDER BY {number} LIMIT ")).push_bind(i64::from(filter.limit) + 1);
+    if recorded {
+        query.push(
+            ") s CROSS JOIN LATERAL (SELECT * FROM row_data WHERE batch = s.batch AND number = s.number OFFSET 0) d",
+        );
+        query.push(OUTPUT);
+    } else {
+        query.push(") d").push(STATE).push(OUTPUT);
+    }
+    query.push(") p) page WHERE bytes_before < ");
+    query.push_bind(
+        filter.max_bytes.map_or(i64::MAX, |bytes| i64::try_from(bytes.max(1)).unwrap_or(i64::MAX)),
+    );
+    query.push(" ORDER BY number LIMIT ").push_bind(i64::from(filter.limit));
+    query
+}
+
 #[async_trait]
 impl Reading for PostgresStore {
-    async fn rows(&self, seq: BatchSeq, filter: &RowFilter) -> StoreResult<Vec<RowRecord>> {
-        let mut tx = self.long("rows").await?;
+    async fn rows(&self, seq: BatchSeq, filter: &RowFilter) -> StoreResult<RowPage> {
+        let mut tx = self.read("rows").await?;
         let batch =
             ledgers::look(&mut tx, seq, "rows").await?.ok_or(StoreError::NotFound { what: "this batch" })?;
-        let payload = if filter.payload { ", d.payload AS payload" } else { "" };
-        let condition =
-            if filter.status.is_empty() { String::new() } else { state_condition(&batch, &filter.status) };
-        let mut query = QueryBuilder::<sqlx::Postgres>::new(format!(
-            "/* penstock:rows */ SELECT {COLUMNS}{payload} FROM "
-        ));
-        let recorded = filter.code.is_some() || (!condition.is_empty() && !condition.contains("IS NULL"));
-        if recorded {
-            // Only rows with a record can be meant: few of many, found by it.
-            query.push("(SELECT s.* FROM row_state s WHERE s.batch = ").push_bind(seq.0);
-            query.push(" AND s.number > ").push_bind(int(filter.after));
-            if !condition.is_empty() {
-                query.push(" AND ").push(condition);
-            }
-            if let Some(code) = &filter.code {
-                query.push(" AND s.status = 4 AND s.code = ").push_bind(code.clone());
-            }
-            query.push(" ORDER BY s.number LIMIT ").push_bind(i64::from(filter.limit));
-            query.push(
-                ") s CROSS JOIN LATERAL (SELECT * FROM row_data WHERE batch = s.batch AND number = s.number OFFSET 0) d",
-            );
-            query.push(OUTPUT);
-        } else {
-            query.push("(SELECT d.* FROM row_data d");
-            if !condition.is_empty() {
-                query.push(STATE);
-            }
-            query
-                .push(" WHERE d.batch = ")
-                .push_bind(seq.0)
-                .push(" AND d.number > ")
-                .push_bind(int(filter.after));
-            if !condition.is_empty() {
-                query.push(" AND ").push(condition);
-            }
-            query.push(" ORDER BY d.number LIMIT ").push_bind(i64::from(filter.limit)).push(") d");
-            query.push(STATE).push(OUTPUT);
+        let found =
+            page_query(&batch, filter).build().fetch_all(&mut *tx).await.map_err(store_error("rows"))?;
+        let candidates = match found.first() {
+            Some(row) => Columns::of("row_state", row).i64("candidates")?,
+            None => 0,
+        };
+        let rows: Vec<RowRecord> =
+            found.iter().map(|row| record(&batch, row, filter.payload)).collect::<StoreResult<_>>()?;
+        let mut next = rows
+            .last()
+            .filter(|_| candidates > i64::try_from(rows.len()).unwrap_or(i64::MAX))
+            .map(|last| last.number);
+        if let Some(last) = filter.last_looked_at().filter(|_| next.is_none()) {
+            let more: bool = sqlx::query_scalar(
+                "/* penstock:rows */ SELECT EXISTS (SELECT 1 FROM row_data WHERE batch = $1 AND number > $2)",
+            )
+            .bind(seq.0)
+            .bind(int(last))
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(store_error("rows"))?;
+            next = more.then_some(last);
         }
-        query.push(" ORDER BY d.number");
-        let rows = query.build().fetch_all(&mut *tx).await.map_err(store_error("rows"))?;
-        rows.iter().map(|row| record(&batch, row, filter.payload)).collect()
+        Ok(RowPage { rows, next })
     }
 
     async fn row(&self, seq: BatchSeq, number: RowNumber) -> StoreResult<Option<RowRecord>> {
         let Some(after) = number.checked_sub(1) else { return Ok(None) };
         let filter = RowFilter { after, limit: 1, payload: true, ..RowFilter::default() };
-        let found = self.rows(seq, &filter).await?.pop();
+        let found = self.rows(seq, &filter).await?.rows.pop();
         Ok(found.filter(|record| record.number == number))
     }
 
     async fn error_groups(&self, seq: BatchSeq) -> StoreResult<Vec<ErrorGroup>> {
+        let mut tx = self.read("error_groups").await?;
         let rows = sqlx::query(
             "/* penstock:error_groups */ SELECT batch, code, step, count(*) AS count FROM row_state \
              WHERE batch = $1 AND status = 4 GROUP BY batch, code, step ORDER BY count DESC, code",
         )
         .bind(seq.0)
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await
         .map_err(store_error("error_groups"))?;
         let mut groups = Vec::new();
@@ -148,7 +183,7 @@ impl Reading for PostgresStore {
             .bind(seq.0)
             .bind(&code)
             .bind(step.map(small))
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *tx)
             .await
             .map_err(store_error("error_groups"))?;
             let sample =

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use penstock_sandbox::proxy::Proxy;
 use penstock_store::operations::Operations as _;
+use penstock_store::reading::RowFilter;
 use penstock_store::work::Settlement;
 use penstock_store::{Store, StoreError};
 use penstock_store_conformance::fixture::{
@@ -172,6 +173,43 @@ async fn a_read_only_database_is_unavailable_and_its_connections_are_replaced() 
     until_it_works(|| settle(&settled)).await;
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(look(&store, batch.seq).await.ledger.counts.completed, 1);
+}
+
+/// A read whose client hung up ends on the server at once, and its connection serves others: with as many hanging reads as there
+/// are connections, and again and again.
+#[tokio::test]
+async fn a_read_ends_with_its_client() {
+    let (_, url) = migrated("hung_up").await;
+    let store: Arc<dyn Store> = Arc::new(open(&url, 3));
+    let batch = extracted(&store, &new_batch(&store, 2).await, 2).await.seq;
+    let filter = RowFilter { limit: 10, ..RowFilter::default() };
+    let mut beside = PgConnection::connect(&url).await.unwrap();
+    let mut watch = PgConnection::connect(&url).await.unwrap();
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
+                   AND query LIKE '%penstock:rows%' AND pid <> pg_backend_pid()";
+    for _ in 0..5 {
+        beside.execute("BEGIN; LOCK TABLE row_data IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                let (store, filter) = (store.clone(), filter.clone());
+                tokio::spawn(async move { store.rows(batch, &filter).await.map(|page| page.rows.len()) })
+            })
+            .collect();
+        let mut count = async || sqlx::query_scalar::<_, i64>(running).fetch_one(&mut watch).await.unwrap();
+        while count().await < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        readers.iter().for_each(tokio::task::JoinHandle::abort);
+        let began = Instant::now();
+        while count().await > 0 {
+            assert!(began.elapsed() < Duration::from_secs(2), "they run on for nobody");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        beside.execute("ROLLBACK").await.unwrap();
+        let began = Instant::now();
+        assert_eq!(store.rows(batch, &filter).await.unwrap().rows.len(), 2);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
 }
 
 #[tokio::test]

@@ -154,8 +154,9 @@ impl Callbacks for SqliteStore {
         before: Option<(Timestamp, Uuid)>,
         limit: u32,
     ) -> StoreResult<Vec<Callback>> {
+        let mut tx = self.read("callbacks").await?;
         let rows = sqlx::query(
-            "/* penstock:callbacks */ SELECT id, owner, batch, run, event, url, created_at, snapshot, status, attempts, next_at, last_status, last_error, \
+            "/* penstock:callbacks */ SELECT id, owner, batch, run, event, url, created_at, '' AS snapshot, status, attempts, next_at, last_status, last_error, \
              (SELECT b.id FROM batches b WHERE b.seq = callbacks.batch) AS batch_id FROM callbacks WHERE (?1 IS NULL OR owner = ?1) \
              AND (?2 IS NULL OR batch = ?2) AND (?3 IS NULL OR (created_at, id) < (?3, ?4)) \
              ORDER BY created_at DESC, id DESC LIMIT ?5",
@@ -165,7 +166,7 @@ impl Callbacks for SqliteStore {
         .bind(before.map(|(at, _)| at.millis()))
         .bind(before.map(|(_, id)| id.to_string()))
         .bind(limit)
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *tx)
         .await
         .map_err(store_error("callbacks"))?;
         rows.iter().map(callback).collect()

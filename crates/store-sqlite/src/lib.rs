@@ -30,7 +30,7 @@ use sqlx::sqlite::{
 };
 
 use crate::error::store_error;
-use crate::transaction::Tx;
+use crate::transaction::{ReadTx, Tx};
 
 /// How long a statement waits for another process (an operator's command) that writes.
 const BUSY: Duration = Duration::from_secs(10);
@@ -108,9 +108,14 @@ impl SqliteStore {
         Tx::begin(&self.writer, "BEGIN IMMEDIATE").await.map_err(store_error(name))
     }
 
-    /// A transaction that reads: it sees the database as it stands at its first statement.
-    async fn read(&self, name: &'static str) -> StoreResult<Tx> {
+    /// A transaction that reads for an operator, however long that takes: it sees the database as it stands at its first statement.
+    async fn snapshot(&self, name: &'static str) -> StoreResult<Tx> {
         Tx::begin(&self.readers, "BEGIN").await.map_err(store_error(name))
+    }
+
+    /// A transaction that reads for a client, and ends with it: it sees the database as it stands at its first statement.
+    async fn read(&self, name: &'static str) -> StoreResult<ReadTx> {
+        ReadTx::begin(&self.readers).await.map_err(store_error(name))
     }
 }
 

@@ -195,7 +195,7 @@ impl Operations for SqliteStore {
         let mut found = Vec::new();
         for seq in seqs {
             // At one moment: beside a worker both move all the time.
-            let mut tx = self.read(NAME).await?;
+            let mut tx = self.snapshot(NAME).await?;
             let Some(batch) = ledgers::read(&mut tx, BatchSeq(seq), NAME).await? else { continue };
             let rows = rows_count(&mut tx, &batch, NAME).await?;
             if rows != batch.ledger.counts {

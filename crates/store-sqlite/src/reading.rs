@@ -6,7 +6,7 @@ use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::decode::Columns as _;
-use penstock_store::reading::{ErrorGroup, Reading, RowFilter, RowRecord};
+use penstock_store::reading::{ErrorGroup, Reading, RowFilter, RowPage, RowRecord};
 use penstock_store::{StoreError, StoreResult};
 use sqlx::QueryBuilder;
 use sqlx::sqlite::SqliteRow;
@@ -69,42 +69,86 @@ fn state_condition(batch: &Batch, wanted: &[RowStatus]) -> String {
     format!("({})", parts.join(" OR "))
 }
 
+/// Rows that a filter finds, up to a number.
+fn page_query(
+    batch: &Batch,
+    filter: &RowFilter,
+    columns: &str,
+    last: Option<RowNumber>,
+    limit: u32,
+) -> QueryBuilder<sqlx::Sqlite> {
+    let mut query = QueryBuilder::new(format!("/* penstock:rows */ SELECT {columns}{FROM} WHERE d.batch = "));
+    query.push_bind(batch.seq.0).push(" AND d.number > ").push_bind(filter.after);
+    if let Some(last) = last {
+        query.push(" AND d.number <= ").push_bind(last);
+    }
+    if !filter.status.is_empty() {
+        query.push(" AND ").push(state_condition(batch, &filter.status));
+    }
+    if let Some(code) = &filter.code {
+        query.push(" AND s.status = 4 AND s.code = ").push_bind(code.clone());
+    }
+    query.push(" ORDER BY d.number LIMIT ").push_bind(limit);
+    query
+}
+
 #[async_trait]
 impl Reading for SqliteStore {
-    async fn rows(&self, seq: BatchSeq, filter: &RowFilter) -> StoreResult<Vec<RowRecord>> {
+    async fn rows(&self, seq: BatchSeq, filter: &RowFilter) -> StoreResult<RowPage> {
         let mut tx = self.read("rows").await?;
         let batch =
             ledgers::read(&mut tx, seq, "rows").await?.ok_or(StoreError::NotFound { what: "this batch" })?;
+        // Differs by necessity: a window over the rows would copy their values, which are long, into a temporary table. So
+        // their lengths are read first; SQLite has them without the values.
+        let of_payload = if filter.payload { "coalesce(length(d.payload), 0) + " } else { "" };
+        let lengths = format!(
+            "d.number AS number, {of_payload}coalesce(length(o.result), 0) + coalesce(length(o.error), 0) AS bytes"
+        );
+        let mut query = page_query(&batch, filter, &lengths, filter.last_looked_at(), filter.limit + 1);
+        let found = query.build().fetch_all(&mut *tx).await.map_err(store_error("rows"))?;
+        let (mut kept, mut bytes, mut end) = (0, 0, None);
+        for row in &found {
+            if kept == filter.limit || filter.max_bytes.is_some_and(|most| bytes >= most.max(1)) {
+                break;
+            }
+            let c = Columns::of("row_data", row);
+            (kept, bytes, end) = (kept + 1, bytes + c.u64("bytes")?, Some(c.u32("number")?));
+        }
+        let mut next = end.filter(|_| found.len() > kept as usize);
+        if let Some(last) = filter.last_looked_at().filter(|_| next.is_none()) {
+            let more: bool = sqlx::query_scalar(
+                "/* penstock:rows */ SELECT EXISTS (SELECT 1 FROM row_data WHERE batch = ? AND number > ?)",
+            )
+            .bind(seq.0)
+            .bind(last)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(store_error("rows"))?;
+            next = more.then_some(last);
+        }
+        let Some(end) = end else { return Ok(RowPage { rows: Vec::new(), next }) };
         let payload = if filter.payload { ", d.payload AS payload" } else { "" };
-        let mut query = QueryBuilder::new(format!(
-            "/* penstock:rows */ SELECT {COLUMNS}{payload}{FROM} WHERE d.batch = "
-        ));
-        query.push_bind(seq.0).push(" AND d.number > ").push_bind(filter.after);
-        if !filter.status.is_empty() {
-            query.push(" AND ").push(state_condition(&batch, &filter.status));
-        }
-        if let Some(code) = &filter.code {
-            query.push(" AND s.status = 4 AND s.code = ").push_bind(code.clone());
-        }
-        query.push(" ORDER BY d.number LIMIT ").push_bind(filter.limit);
+        let mut query = page_query(&batch, filter, &format!("{COLUMNS}{payload}"), Some(end), kept);
         let rows = query.build().fetch_all(&mut *tx).await.map_err(store_error("rows"))?;
-        rows.iter().map(|row| record(&batch, row, filter.payload)).collect()
+        let rows = rows.iter().map(|row| record(&batch, row, filter.payload)).collect::<StoreResult<_>>()?;
+        Ok(RowPage { rows, next })
     }
 
     async fn row(&self, seq: BatchSeq, number: RowNumber) -> StoreResult<Option<RowRecord>> {
         let Some(after) = number.checked_sub(1) else { return Ok(None) };
         let filter = RowFilter { after, limit: 1, payload: true, ..RowFilter::default() };
-        let found = self.rows(seq, &filter).await?.pop();
+        let found = self.rows(seq, &filter).await?.rows.pop();
         Ok(found.filter(|record| record.number == number))
     }
 
     async fn error_groups(&self, seq: BatchSeq) -> StoreResult<Vec<ErrorGroup>> {
+        let mut tx = self.read("error_groups").await?;
         let rows = sqlx::query(
             "/* penstock:error_groups */ SELECT batch, code, step, count(*) AS count FROM row_state \
              WHERE batch = ? AND status = 4 GROUP BY batch, code, step ORDER BY count DESC, code",
         )
         .bind(seq.0)
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *tx)
         .await
         .map_err(store_error("error_groups"))?;
         let mut groups = Vec::new();
@@ -118,7 +162,7 @@ impl Reading for SqliteStore {
             .bind(seq.0)
             .bind(&code)
             .bind(step)
-            .fetch_all(&self.readers)
+            .fetch_all(&mut *tx)
             .await
             .map_err(store_error("error_groups"))?;
             let sample =

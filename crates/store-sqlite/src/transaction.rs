@@ -2,7 +2,9 @@
 //! state of its transaction is unknown, and on a full disk SQLite may have rolled back by itself.
 
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqlitePool;
@@ -73,6 +75,69 @@ impl DerefMut for Tx {
     }
 }
 
+/// Steps of SQLite's machine between two looks at whether somebody still waits.
+const STEPS: i32 = 10_000;
+
+/// How long a read for a client may take.
+const READ: Duration = Duration::from_secs(7);
+
+/// An open transaction that reads for a client. What it asks ends with its caller, and after [`READ`]: otherwise it would run on,
+/// and hold its connection, for nobody.
+pub struct ReadTx {
+    tx: Option<Tx>,
+    /// Set when nobody waits any more.
+    abandoned: Arc<AtomicBool>,
+}
+
+impl ReadTx {
+    /// Begins it.
+    pub async fn begin(pool: &SqlitePool) -> Result<Self, sqlx::Error> {
+        let mut read =
+            Self { tx: Some(Tx { connection: Some(pool.acquire().await?) }), abandoned: Arc::default() };
+        let (abandoned, began) = (read.abandoned.clone(), Instant::now());
+        read.lock_handle().await?.set_progress_handler(STEPS, move || {
+            !abandoned.load(Ordering::Relaxed) && began.elapsed() < READ
+        });
+        if let Some(tx) = &mut read.tx {
+            tx.run("BEGIN").await?;
+        }
+        Ok(read)
+    }
+}
+
+impl Drop for ReadTx {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        let (Some(mut tx), Ok(runtime)) = (self.tx.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        runtime.spawn(async move {
+            // It waits until the statement that is under way has ended.
+            let handle = async { tx.lock_handle().await.map(|mut handle| handle.remove_progress_handler()) };
+            if !matches!(tokio::time::timeout(ROLLBACK_WITHIN, handle).await, Ok(Ok(())))
+                && let Some(connection) = &mut tx.connection
+            {
+                connection.close_on_drop();
+            }
+            drop(tx);
+        });
+    }
+}
+
+impl Deref for ReadTx {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        self.tx.as_ref().expect("it is open until it is dropped")
+    }
+}
+
+impl DerefMut for ReadTx {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        self.tx.as_mut().expect("it is open until it is dropped")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use penstock_domain::time::Timestamp;
@@ -137,6 +202,35 @@ mod tests {
         }
         let tx = store.write("suite").await.expect("it begins");
         tx.commit().await.expect("it ends");
+    }
+
+    /// A read whose client hung up, and one that takes too long, end in the middle of their statement and leave their connection to
+    /// others.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_read_ends_with_its_client() {
+        const ENDLESS: &str =
+            "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n";
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("read.db").display());
+        let store = SqliteStore::open(&url).await.unwrap();
+        store.migrate().await.unwrap();
+        // Twice as many as there are connections.
+        for _ in 0..8 {
+            let mut tx = store.read("suite").await.unwrap();
+            let counting = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *tx);
+            assert!(tokio::time::timeout(std::time::Duration::from_millis(50), counting).await.is_err());
+        }
+        let began = std::time::Instant::now();
+        for _ in 0..8 {
+            let mut tx = store.read("suite").await.unwrap();
+            let one: i64 = sqlx::query_scalar("SELECT 1").fetch_one(&mut *tx).await.unwrap();
+            assert_eq!(one, 1);
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+        let mut tx = store.read("suite").await.unwrap();
+        let ended = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *tx).await.unwrap_err();
+        let error = crate::error::store_error("suite")(ended);
+        assert!(error.is_transient(), "{error}");
     }
 
     /// Polls once, and lets others work; whether it is done.

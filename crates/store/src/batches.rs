@@ -183,6 +183,28 @@ pub struct BatchFilter {
     pub before: Option<BatchSeq>,
     /// At most so many.
     pub limit: u32,
+    /// How many of the owner's (without one: of all) batches are looked at, at most; what matches further back is on a later
+    /// page. None: all of them.
+    pub looked_at: Option<u32>,
+}
+
+impl BatchFilter {
+    /// Whether it leaves out batches that it has to look at.
+    pub fn is_narrow(&self) -> bool {
+        !self.status.is_empty()
+            || self.pipeline.is_some()
+            || self.created_from.is_some()
+            || self.created_to.is_some()
+    }
+}
+
+/// Some batches, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct BatchPage {
+    /// The batches; a page may have none and still be followed by others.
+    pub batches: Vec<Batch>,
+    /// What `before` gives the next page; none behind the last.
+    pub next: Option<BatchSeq>,
 }
 
 /// A file that a client is to PUT somewhere before it asks for the batch.
@@ -227,8 +249,8 @@ pub trait Batches: Send + Sync {
     async fn batch(&self, id: BatchId, owner: Option<OwnerSeq>) -> StoreResult<Option<Batch>>;
     /// Batches by their keys; those that do not exist are left out.
     async fn batches_by_seq(&self, seqs: &[BatchSeq]) -> StoreResult<Vec<Batch>>;
-    /// Batches that match, newest first.
-    async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<Vec<Batch>>;
+    /// A page of batches that match, newest first.
+    async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<BatchPage>;
     /// What opens the batch; none once it is erased.
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>>;
     /// What the file's errors say, sealed; none when it has none, and once the batch is erased.

@@ -136,7 +136,7 @@ pub trait Callbacks: Send + Sync {
     /// Says `batch.delayed` of batches of these pipelines that run now, and have somewhere to send it: once in a run of a
     /// batch, and of so many batches at the most. Of how many it was said.
     async fn say_delayed(&self, pipelines: &[String], limit: u32, now: Timestamp) -> StoreResult<u32>;
-    /// An owner's callbacks, newest first; `before` is the last one of the page before.
+    /// An owner's callbacks, newest first, without their snapshots; `before` is the last one of the page before.
     async fn callbacks(
         &self,
         owner: Option<OwnerSeq>,

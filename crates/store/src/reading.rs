@@ -19,8 +19,32 @@ pub struct RowFilter {
     pub after: RowNumber,
     /// At most so many.
     pub limit: u32,
+    /// No more rows once those that were found have this many sealed bytes: at least one is read, and the last one may go
+    /// beyond it. None: without a limit.
+    pub max_bytes: Option<u64>,
     /// Whether to read payloads.
     pub payload: bool,
+}
+
+/// Numbers that one filtered page looks at, at most: rows in few states of a large batch are found in several pages, so that no
+/// read costs more than what can be returned by one.
+pub const LOOKED_AT: RowNumber = 10_000;
+
+impl RowFilter {
+    /// The last number that a page may look at; none: there is no filter that could leave rows out.
+    pub fn last_looked_at(&self) -> Option<RowNumber> {
+        let filtered = !self.status.is_empty() || self.code.is_some();
+        filtered.then(|| self.after.saturating_add(LOOKED_AT))
+    }
+}
+
+/// Some rows of a batch, by number.
+#[derive(Clone, Debug, Default)]
+pub struct RowPage {
+    /// The rows; a filtered page may have none and still be followed by others.
+    pub rows: Vec<RowRecord>,
+    /// What `after` gives the next page; none behind the last.
+    pub next: Option<RowNumber>,
 }
 
 /// A row as it stands, still sealed.
@@ -56,6 +80,13 @@ pub struct RowRecord {
     pub queued_until: Option<Timestamp>,
 }
 
+impl RowRecord {
+    /// Bytes of its sealed values.
+    pub fn sealed_bytes(&self) -> usize {
+        [&self.payload, &self.result, &self.error].into_iter().flatten().map(Vec::len).sum()
+    }
+}
+
 /// Failed rows that failed alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ErrorGroup {
@@ -72,8 +103,8 @@ pub struct ErrorGroup {
 /// Reading.
 #[async_trait]
 pub trait Reading: Send + Sync {
-    /// A page of rows by number. The page is one consistent read.
-    async fn rows(&self, batch: BatchSeq, filter: &RowFilter) -> StoreResult<Vec<RowRecord>>;
+    /// A page of rows by number. The page is one consistent read. A page that is filtered looks at [`LOOKED_AT`] numbers.
+    async fn rows(&self, batch: BatchSeq, filter: &RowFilter) -> StoreResult<RowPage>;
     /// One row, payload included.
     async fn row(&self, batch: BatchSeq, number: RowNumber) -> StoreResult<Option<RowRecord>>;
     /// Failed rows by code and step, most frequent first.

@@ -67,6 +67,7 @@ pub(crate) fn is_the_rows_own(error: &FlowError) -> bool {
         FlowError::Store(_)
         | FlowError::Objects(_)
         | FlowError::Bell(_)
+        | FlowError::Busy(_)
         | FlowError::Erased
         | FlowError::Definition { .. } => false,
     }

@@ -1,0 +1,234 @@
+//! What clients may take at a time: memory of uploads and reports, reads of the database; and what they leave to others.
+
+use std::time::{Duration, Instant};
+
+use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::{Client, PATIENCE, Place, Service};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::NOOP;
+use crate::bounds::memory;
+
+/// Rows of any length, which nobody calls anybody for.
+const WIDE: &str = "name: wide\ncsv: { max_field_chars: 300000, columns: [ { name: id, required: true }, { name: note } ] }\nsteps: []\ndispatch: { spread: 0s }\n";
+
+fn head(method: &str, path: &str, key: &str, length: usize) -> String {
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: text/csv\r\ncontent-length: {length}\r\n\r\n"
+    )
+}
+
+async fn connect(service: &Service) -> TcpStream {
+    TcpStream::connect(service.base.trim_start_matches("http://")).await.expect("it listens")
+}
+
+/// A file of about so many bytes.
+fn file(bytes: usize) -> String {
+    let mut csv = "id,note\n".to_owned();
+    let mut number = 0;
+    while csv.len() < bytes {
+        number += 1;
+        csv.push_str(&format!("{number},{}\n", "x".repeat(1000)));
+    }
+    csv
+}
+
+/// Uploads that stand still hold what the budget has and no more; who comes later waits, and is told when to come again;
+/// another owner finds room, for a small file and for a large one. When they are gone, so is what they held.
+#[tokio::test]
+async fn uploads_share_a_budget() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("wide.yaml", WIDE)]);
+    place.set("PENSTOCK_API_MEMORY_MIB", "32".into());
+    let (key, other) = (place.key(&sandbox, "acme"), place.key(&sandbox, "rival"));
+    let service = place.start(&sandbox, None);
+    let rival = Client::new(&service, &other);
+    let large = file(5_000_000);
+    let before = memory(&service);
+    let mut stalled = Vec::new();
+    for _ in 0..34 {
+        let mut connection = connect(&service).await;
+        let begin = head("POST", "/v2/pipelines/wide/batches", &key, large.len());
+        connection.write_all(begin.as_bytes()).await.expect("it is taken");
+        // As much as is taken.
+        let part = large.as_bytes()[..4_000_000].to_vec();
+        stalled.push(tokio::spawn(async move {
+            let _ = tokio::time::timeout(Duration::from_secs(60), connection.write_all(&part)).await;
+            connection
+        }));
+    }
+    let began = Instant::now();
+    let (status, batch) =
+        rival.upload("/v2/pipelines/wide/batches", "id,note\n1,x\n").await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let (status, batch) = rival.upload("/v2/pipelines/wide/batches", large.clone()).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    assert!(
+        began.elapsed() < Duration::from_secs(9),
+        "{:?}: it did not wait for those that stall",
+        began.elapsed()
+    );
+    // One more of the first owner's finds no room.
+    let mine = Client::new(&service, &key);
+    let refused = mine
+        .request("POST", "/v2/pipelines/wide/batches")
+        .header("content-type", "text/csv")
+        .body(large.clone())
+        .send()
+        .await;
+    // It may be answered while it is still being sent.
+    if let Ok(refused) = refused {
+        assert_eq!(refused.status(), 503);
+        assert!(refused.headers().contains_key("retry-after"));
+        assert_eq!(refused.json::<Value>().await.expect("JSON")["code"], "busy");
+    }
+    let after = memory(&service);
+    assert!(after < before + 70, "{before} MiB before, {after} with 34 uploads that stall");
+    for connection in stalled {
+        connection.abort();
+        drop(connection.await);
+    }
+    let began = Instant::now();
+    loop {
+        let sent = mine.upload("/v2/pipelines/wide/batches", large.clone()).await;
+        if sent.is_some_and(|(status, _)| status == 202) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "what they held is not free");
+    }
+    service.terminate();
+}
+
+/// Readers of long rows who take nothing hold a page each, and a report is the same for who reads slowly.
+#[tokio::test]
+async fn readers_hold_a_page_each() {
+    const ROWS: usize = 60;
+    const READERS: usize = 12;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("wide.yaml", WIDE)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let mut csv = "id,note\n".to_owned();
+    for number in 0..ROWS {
+        csv.push_str(&format!("{number},{}\n", "n".repeat(262_000)));
+    }
+    let (status, batch) = client.upload("/v2/pipelines/wide/batches", csv).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    client.finished(&id).await;
+    let path = format!("/v2/batches/{id}/results.csv");
+    let whole = client.text(&path).await;
+    assert_eq!(whole.lines().count(), ROWS + 1);
+    let before = memory(&service);
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        let mut connection = connect(&service).await;
+        connection.write_all(head("GET", &path, &key, 0).as_bytes()).await.expect("it is taken");
+        let mut first = [0; 12];
+        connection.read_exact(&mut first).await.expect("an answer");
+        assert_eq!(&first, b"HTTP/1.1 200");
+        readers.push(connection);
+    }
+    // Each of them could have all of it, sixteen megabytes; what is held is a row or two.
+    let page = client.get(&format!("/v2/batches/{id}/rows?limit=1000")).await;
+    assert_eq!(page["data"].as_array().expect("rows").len(), ROWS);
+    let after = memory(&service);
+    assert!(after < before + 4 * READERS as u64, "{before} MiB before, {after} with {READERS} readers");
+    // The last of them goes on.
+    let mut last = readers.pop().expect("a reader");
+    let mut rest = Vec::new();
+    let mut piece = vec![0; 100_000];
+    while !rest.ends_with(b"0\r\n\r\n") {
+        let read =
+            tokio::time::timeout(PATIENCE, last.read(&mut piece)).await.expect("in time").expect("more");
+        assert!(read > 0, "it broke off after {} bytes", rest.len());
+        rest.extend_from_slice(&piece[..read]);
+    }
+    assert!(rest.len() > whole.len());
+}
+
+/// The end of a report costs its length once, and then what it has.
+#[tokio::test]
+async fn a_range_costs_what_it_has() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("wide.yaml", WIDE)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload("/v2/pipelines/wide/batches", file(12_000_000)).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    client.finished(&id).await;
+    let path = format!("/v2/batches/{id}/results.csv");
+    let range = async |range: &str| {
+        let began = Instant::now();
+        let answer = client.request("GET", &path).header("range", range).send().await.expect("an answer");
+        assert_eq!(answer.status(), 206, "{range}");
+        let of = answer.headers()["content-range"].to_str().expect("text").to_owned();
+        (answer.bytes().await.expect("a body"), of, began.elapsed())
+    };
+    // Ten at once measure it once.
+    let began = Instant::now();
+    let all = futures::future::join_all((0..10).map(|_| range("bytes=-1"))).await;
+    let first = began.elapsed();
+    let length: usize = all[0].1.rsplit('/').next().and_then(|length| length.parse().ok()).expect("a length");
+    assert!(all.iter().all(|(bytes, of, _)| bytes.as_ref() == b"\n" && *of == all[0].1));
+    let (_, _, again) = range("bytes=-1").await;
+    assert!(again * 4 < first, "{first:?} for the first ten, {again:?} for one more");
+    // Parts fit together to the whole, wherever they are cut.
+    let whole = client.text(&path).await.into_bytes();
+    assert_eq!(whole.len(), length);
+    for (from, to) in
+        [(0, 10), (1_048_570, 1_048_590), (5_000_000, 5_300_000), (length - 2_000_000, length - 1)]
+    {
+        let (bytes, _, _) = range(&format!("bytes={from}-{to}")).await;
+        assert!(bytes == whole[from..=to], "{from} to {to}");
+    }
+}
+
+/// Somebody who asks for rows of few states of a large batch, many times at once, holds up nobody.
+#[tokio::test]
+async fn many_readers_of_one_owner_hold_up_nobody() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let noop = NOOP.replace("max_rows: 1000", "max_rows: 100000");
+    let place = Place::new(&[("noop.yaml", &noop)]);
+    let (key, other) = (place.key(&sandbox, "acme"), place.key(&sandbox, "rival"));
+    let service = place.start(&sandbox, None);
+    let (client, rival) = (Client::new(&service, &key), Client::new(&service, &other));
+    let rows = if cfg!(debug_assertions) { 30_000 } else { 100_000 };
+    let csv: String =
+        std::iter::once("id\n".to_owned()).chain((1..=rows).map(|number| format!("{number}\n"))).collect();
+    let (status, batch) = client.upload("/v2/pipelines/noop/batches", csv).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    client.post(&format!("/v2/batches/{id}/cancel"), &Value::Null).await;
+    client.finished(&id).await;
+    let path = format!("/v2/batches/{id}/rows?status=processing&limit=10");
+    let reading: Vec<_> = (0..40)
+        .map(|_| {
+            let request = client.request("GET", &path);
+            tokio::spawn(async move {
+                let began = Instant::now();
+                while began.elapsed() < Duration::from_secs(4) {
+                    let answer = request.try_clone().expect("no body").send().await.expect("an answer");
+                    assert!([200, 503].contains(&answer.status().as_u16()), "{}", answer.status());
+                    let page: Value = answer.json().await.expect("JSON");
+                    assert!(page["code"] == "busy" || page["data"] == json!([]), "{page}");
+                }
+            })
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..15 {
+        let began = Instant::now();
+        rival.get("/v2/batches").await;
+        slowest = slowest.max(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    for reader in reading {
+        reader.await.expect("it was answered each time");
+    }
+}
