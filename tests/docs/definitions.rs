@@ -100,7 +100,7 @@ fn every_code_of_a_failed_row_is_described() {
         .filter(|line| line.trim().starts_with("pub const") && line.contains(": &str = \""))
         .filter_map(|line| line.split('"').nth(1))
         .collect();
-    let waits = ["throttled", "rate_limited", "owner_rate_limited", "concurrency_limited", "breaker_open"];
+    let waits = ["rate_limited", "owner_rate_limited", "concurrency_limited", "breaker_open"];
     let limiter = ["limiter_unavailable", "limiter_late"];
     let mut wanted: BTreeSet<&str> = &known - &waits.into_iter().chain(limiter).collect();
     wanted.extend(["http_<status>", "not_stored"]);

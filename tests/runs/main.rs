@@ -25,6 +25,7 @@ mod quota;
 mod rotation;
 mod secrecy;
 mod storage;
+mod shares;
 mod surface;
 mod telemetry;
 mod upgrade;

@@ -197,7 +197,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         None => Arc::new(SystemClock),
     };
     let objects = if role.reads_rows() { open_objects(settings, role)? } else { Objects::none() };
-    let (bell, limiter, local) = open_queue(settings, sqlite, &clock).await?;
+    let (bell, limiter, local) = open_queue(settings, sqlite).await?;
     let client =
         Client::new().map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
     #[allow(clippy::cast_possible_truncation, reason = "any 64 random bits")]
@@ -409,12 +409,10 @@ fn clear_staged(folder: &std::path::Path) {
 
 type Queue = (Arc<dyn Bell>, Arc<dyn Limiter>, bool);
 
-async fn open_queue(settings: &Settings, sqlite: bool, clock: &Arc<dyn Clock>) -> Result<Queue, StartError> {
+async fn open_queue(settings: &Settings, sqlite: bool) -> Result<Queue, StartError> {
     match &settings.redis_url {
         Some(url) => shared_queue(url).await,
-        None if sqlite => {
-            Ok((Arc::new(LocalBell::default()), Arc::new(LocalLimiter::new(clock.clone())), true))
-        }
+        None if sqlite => Ok((Arc::new(LocalBell::default()), Arc::new(LocalLimiter::new()), true)),
         None => Err(StartError::misuse(
             "REDIS_URL is not set: services that share a PostgreSQL need a queue and limits that they share too.",
         )),

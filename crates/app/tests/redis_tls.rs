@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use penstock_domain::limit::{Ask, Decision, GatePolicy, Reason};
+use penstock_domain::limit::{Ask, Decision, GatePolicy, Past, Reason};
 use penstock_downstream::{Gates, Limiter as _, SharedLimiter};
 use penstock_queue::{Bell as _, SharedBell};
 
@@ -92,7 +92,7 @@ async fn queue_and_limits_over_tls() {
     let limiter = SharedLimiter::connect(&url).unwrap();
     let policy = GatePolicy { rate: None, concurrency: Some(1), breaker: None, cold_wait_us: 0.0 };
     let gates = Gates { dependency: "api".to_owned(), policy, owner: None };
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0 };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let limits = match limiter.acquire(&gates, &ask).await {
         Decision::Granted { .. } => "granted".to_owned(),
         Decision::Denied(denied) => {

@@ -15,5 +15,6 @@ pub mod ledger;
 pub mod limit;
 pub mod outcome;
 pub mod pipeline;
+pub mod retry;
 pub mod row;
 pub mod time;

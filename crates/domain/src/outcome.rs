@@ -73,6 +73,8 @@ pub fn sentence(code: &str) -> &'static str {
         code::OUTCOME_UNKNOWN => {
             "the request was sent, so it may have had its effect; retry it only when you know that it had not"
         }
+        code::DEADLINE_EXCEEDED => "the row was not done by its deadline",
+        code::THROTTLED => "the API answered each time that it is called too often",
         code::NOT_PROCESSED => "the server refused the request before it did anything",
         code::BAD_RESPONSE => "the answer cannot be read",
         code::UNREADABLE => "what is stored of the row cannot be read: it was damaged or changed",
@@ -80,6 +82,11 @@ pub fn sentence(code: &str) -> &'static str {
         code::TEMPLATE_ERROR => "no request can be made of the row's values",
         _ => "the call failed",
     }
+}
+
+/// A sentence for a row whose time is over, with what its last call came to.
+pub fn run_out(code: &str, last: &str) -> String {
+    format!("{}; the last: {last}", sentence(code))
 }
 
 /// What happened to a call.

@@ -102,6 +102,20 @@ pub struct RowError {
     /// Each try, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<AttemptRecord>,
+    /// The unbroken series of throttled answers that the row is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<Throttled>,
+}
+
+/// An unbroken series of throttled answers to one row at one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throttled {
+    /// When the first of them came.
+    pub since: crate::time::Timestamp,
+    /// How many there were.
+    pub times: u32,
+    /// Whether calls of other rows went through meanwhile, so that the answers are about this row only.
+    pub alone: bool,
 }
 
 /// The sealed output of a finished step: what a retry needs to go on behind it.

@@ -98,6 +98,12 @@ impl ManualClock {
         let now = self.now() + by;
         self.0.store(now.millis(), Ordering::SeqCst);
     }
+
+    /// Sets the clock back, as an operator or NTP may.
+    pub fn set_back(&self, by: Duration) {
+        let now = self.now() - by;
+        self.0.store(now.millis(), Ordering::SeqCst);
+    }
 }
 
 impl Clock for ManualClock {

@@ -220,6 +220,12 @@ fn what_would_fail_each_row_or_mislead_is_refused_where_it_stands() {
         ("factor: 2", "factor: 0.5", 41, "retry.backoff.factor is between 1 and 100".into()),
         ("max: 5m", "max: 0s", 42, "retry.backoff.max (0ns) is below its initial (1s)".into()),
         ("deadline: 1h", "deadline: 0s", 43, "retry.deadline is 0, so every row would fail; take it out for none".into()),
+        (
+            "deadline: 1h",
+            "throttled_for: 0s",
+            43,
+            "retry.throttled_for is 0, so a row would fail at its first 429; give it a time, or take it out for 1d".into(),
+        ),
         ("rows_per_owner: 5", "rows_per_owner: 0", 45, "dispatch.rows_per_owner is 0, so no row would ever run".into()),
         ("{ rows: 5,", "{ rows: 0,", 47, "canary.rows is 0, so no row would ever run; take `canary` out for no trial".into()),
         ("stop_after: 100", "stop_after: 0", 47, "canary.stop_after is above 0; without it the share holds the first rows only".into()),

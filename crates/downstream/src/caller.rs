@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Reason, Snapshot};
+use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Past, Reason, Snapshot};
 use penstock_domain::outcome::{self, Happened, Repetition, Verdict, code};
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::{Clock, Timestamp};
@@ -27,9 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was granted for the last moment of the patience, and was refused then, has so much more to be asked for again.
 const LAST_TRY: Duration = Duration::from_millis(500);
-
-/// How long a row stays away that was told to wait, but not how long. Meanwhile the slow-down has its effect.
-const UNTOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// When more owners' limits are remembered, those that are over are forgotten.
 const MOST_REMEMBERED: usize = 10_000;
@@ -55,6 +52,8 @@ pub struct Demand<'a> {
     pub reads_body: bool,
     /// The `traceparent` (W3C Trace Context), when the row is traced.
     pub traceparent: Option<String>,
+    /// What the row's own past at the step says.
+    pub past: Past,
 }
 
 /// What came of it.
@@ -81,16 +80,27 @@ pub enum Called {
         not_before: Option<Timestamp>,
         /// From sending to the end of the answer.
         elapsed: Duration,
-        /// Whether it was a probe of the half-open breaker.
+        /// Whether it was a probe, see [`Decision::Granted`].
         probe: bool,
+        /// Whether it was throttled for a reason of its row's own, so that it holds up no other.
+        alone: bool,
     },
 }
 
 /// Leave to make a call now.
 struct Leave {
     token: u64,
-    /// Whether the call is a probe of the half-open breaker.
+    /// Whether the call is a probe, see [`Decision::Granted`].
     probe: bool,
+}
+
+/// What this worker knows of a gate without asking.
+#[derive(Clone, Copy)]
+struct Known {
+    /// The latest known moment at which it is free again.
+    free_at: Instant,
+    /// Whether its breaker was not closed when it last answered.
+    probing: bool,
 }
 
 /// Makes a mark that lives as long as a call waits for a limit.
@@ -102,9 +112,8 @@ pub struct Caller {
     client: Client,
     clock: Arc<dyn Clock>,
     tokens: AtomicU64,
-    /// The latest known moment at which each gate, a dependency's or an owner's, is free again: tells, without asking,
-    /// whether it is exhausted.
-    free_at: Mutex<HashMap<String, Timestamp>>,
+    /// What is known of each gate, a dependency's or an owner's: tells, without asking, whether it is exhausted.
+    known: Mutex<HashMap<String, Known>>,
     /// Those who wait for a slot.
     lines: Lines,
     lateness: Lateness,
@@ -121,7 +130,7 @@ impl Caller {
             clock,
             // Lua's numbers hold 53 bits exactly.
             tokens: AtomicU64::new(seed >> 12),
-            free_at: Mutex::default(),
+            known: Mutex::default(),
             lines: Lines::default(),
             lateness: Lateness::default(),
             figures: Figures::default(),
@@ -152,6 +161,7 @@ impl Caller {
                 not_before: None,
                 elapsed: Duration::ZERO,
                 probe: false,
+                alone: false,
             };
         };
         let gates = Gates::of(dependency, demand.owner, self.limiter.cold_wait_us());
@@ -159,7 +169,8 @@ impl Caller {
         // A burst may have been made smaller than what one call of an older definition costs: it takes all of it then.
         let cost = dependency.rate.as_ref().map_or(demand.cost, |rate| demand.cost.min(rate.burst));
         let asked_at = Instant::now();
-        let leave = self.leave(&gates, cost, lease_us, waiting).await;
+        let ask = Ask { cost, token: 0, lease_us, lead_us: 0.0, past: demand.past };
+        let leave = self.leave(&gates, &ask, waiting).await;
         let Leave { token, probe } = match leave {
             Ok(leave) => leave,
             Err(denied) => return self.sent_away(dependency, &gates, denied),
@@ -175,17 +186,20 @@ impl Caller {
         let elapsed = sent_at.elapsed();
         let happened = if demand.reads_body { happened } else { happened.with_unread_body() };
         let judge = if demand.unanswered_before { outcome::judge_repeat } else { outcome::judge };
-        let mut verdict = judge(happened, demand.repetition);
-        let answered_at = self.clock.now();
+        let verdict = judge(happened, demand.repetition);
         let cause =
             failure.as_ref().map(|failure| failure.cause).filter(|cause| cause.is_about_the_dependency());
-        let feedback = Feedback { probe, cause, ..feedback(happened, &verdict, answered_at) };
-        if let Some(pause) = feedback.pause {
-            self.remember(&grant.gates, Reason::Paused, answered_at + limit::duration(pause));
-        }
-        self.report(grant, feedback).await;
-        if let Verdict::Throttled { until } = &mut verdict {
-            until.get_or_insert(answered_at + UNTOLD_PAUSE);
+        let feedback = Feedback {
+            probe,
+            past: demand.past,
+            elapsed: limit::micros(elapsed),
+            cause,
+            ..feedback(happened, &verdict, self.clock.now())
+        };
+        let gates = grant.gates.clone();
+        let alone = self.report(grant, feedback).await;
+        if let Some(pause) = feedback.pause.filter(|_| !alone) {
+            self.remember(&gates, Reason::Paused, Instant::now() + limit::duration(pause));
         }
         let status = response.as_ref().map(|response| response.status);
         self.figures.count(&dependency.name, |figures| figures.called(&verdict, status, elapsed));
@@ -193,7 +207,7 @@ impl Caller {
         if let Some(failure) = &failure {
             self.failures.log(dependency, failure);
         }
-        Called::Answered { verdict, response, failure, not_before, elapsed, probe }
+        Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone }
     }
 
     /// How long any call to the dependency would wait at least, as far as this worker knows. What an owner's own limit
@@ -213,15 +227,23 @@ impl Caller {
     /// is granted first may be a second away, and then what is asked for beside it is further.
     pub fn has_met(&self, dependency: &Dependency, owner: Option<&str>) -> bool {
         let gates = Gates::of(dependency, owner.unwrap_or_default(), self.limiter.cold_wait_us());
-        let free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let own = gates.owner.as_ref().filter(|_| owner.is_some());
-        free_at.contains_key(&gates.dependency) && own.is_none_or(|(name, _)| free_at.contains_key(name))
+        known.contains_key(&gates.dependency) && own.is_none_or(|(name, _)| known.contains_key(name))
     }
 
     fn known_wait(&self, gate: &str) -> Duration {
-        let now = self.clock.now();
-        let free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-        free_at.get(gate).map_or(Duration::ZERO, |at| at.since(now))
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(gate)
+            .map_or(Duration::ZERO, |known| known.free_at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether the dependency's breaker was not closed when it last answered: the next calls are probes.
+    pub fn is_probing(&self, dependency: &Dependency) -> bool {
+        let gate = limit::identity(&dependency.name, &dependency.base_url);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&gate).is_some_and(|known| known.probing)
     }
 
     /// Whether so many calls wait for one of the dependency's slots that no further row should be taken up for it.
@@ -244,13 +266,7 @@ impl Caller {
     }
 
     /// Leave to call, here and now; waits for it while that is a matter of moments.
-    async fn leave(
-        &self,
-        gates: &Gates,
-        cost: u32,
-        lease_us: f64,
-        waiting: Waiting<'_>,
-    ) -> Result<Leave, Denied> {
+    async fn leave(&self, gates: &Gates, ask: &Ask, waiting: Waiting<'_>) -> Result<Leave, Denied> {
         let deadline = Instant::now() + PATIENCE + LAST_TRY;
         let line = gates.slots().map(|slots| self.lines.at(slots));
         let mut mark = None;
@@ -262,7 +278,7 @@ impl Caller {
         loop {
             // A token of its own for each try: what is still told of an earlier one does not meet this one.
             let token = self.tokens.fetch_add(1, Ordering::Relaxed) & 0x000F_FFFF_FFFF_FFFF;
-            let ask = Ask { cost, token, lease_us, lead_us: 0.0 };
+            let ask = Ask { token, ..*ask };
             let denied = match self.leave_once(gates, ask, &mut mark, &mut turn, waiting).await {
                 Ok(leave) => return Ok(leave),
                 Err(denied) => denied,
@@ -298,9 +314,9 @@ impl Caller {
         let answered = Instant::now();
         // While this one waits for its moment others in line may ask for later ones.
         *turn = None;
-        self.meet(gates);
+        self.meet(gates, probe);
         if wait > 0.0 {
-            self.remember(gates, Reason::Rate, self.clock.now() + limit::duration(wait));
+            self.remember(gates, Reason::Rate, answered + limit::duration(wait));
             mark.get_or_insert_with(waiting);
         }
         let mut refused = None;
@@ -322,64 +338,59 @@ impl Caller {
         Err(denied)
     }
 
-    async fn report(&self, grant: Grant, feedback: Feedback) {
+    async fn report(&self, grant: Grant, feedback: Feedback) -> bool {
         let slots = grant.gates.slots().map(|(gate, _)| gate.to_owned());
-        self.limiter.report(grant, feedback).await;
+        let alone = self.limiter.report(grant, feedback).await;
         if let Some(gate) = slots {
             self.lines.freed(&gate);
         }
+        alone
     }
 
     fn sent_away(&self, dependency: &Dependency, gates: &Gates, denied: Denied) -> Called {
-        let mut until = self.clock.now() + limit::duration(denied.retry_after);
+        let mut pause = limit::duration(denied.retry_after);
         if denied.reason == Reason::Concurrency {
             // When a slot is free, one of those that wait in line has it.
-            until = until.max(self.clock.now() + PATIENCE);
-        } else {
-            self.remember(gates, denied.reason, until);
+            pause = pause.max(PATIENCE);
+        } else if !denied.row_only {
+            self.remember(gates, denied.reason, Instant::now() + pause);
         }
         self.figures.count(&dependency.name, |figures| figures.sent_away(denied.reason));
-        Called::Waits { until, reason: denied.reason }
+        Called::Waits { until: self.clock.now() + pause, reason: denied.reason }
     }
 
     /// Leave was given: the gates are known from now on.
-    fn meet(&self, gates: &Gates) {
-        let now = self.clock.now();
-        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+    fn meet(&self, gates: &Gates, probing: bool) {
+        let now = Instant::now();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for gate in std::iter::once(&gates.dependency).chain(gates.owner.as_ref().map(|(name, _)| name)) {
-            if !free_at.contains_key(gate) {
-                Self::forget_some(&mut free_at, now);
-                free_at.insert(gate.clone(), now);
-            }
-        }
-    }
-
-    fn forget_some(free_at: &mut HashMap<String, Timestamp>, now: Timestamp) {
-        if free_at.len() >= MOST_REMEMBERED {
-            free_at.retain(|_, at| *at > now);
+            Self::known_of(&mut known, gate, now).probing = probing;
         }
     }
 
     /// When the gate is free again of which the reason speaks. What an owner's own limit says tells nothing about others.
-    fn remember(&self, gates: &Gates, reason: Reason, at: Timestamp) {
+    fn remember(&self, gates: &Gates, reason: Reason, at: Instant) {
         let own = match reason {
             Reason::OwnerRate | Reason::Rate | Reason::Paused => gates.pauses_owner(),
             Reason::Concurrency | Reason::BreakerOpen | Reason::Unavailable | Reason::Late => false,
         };
         let gate = gates.owner.as_ref().filter(|_| own).map_or(&gates.dependency, |(name, _)| name);
-        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-        match free_at.get_mut(gate) {
-            Some(known) => *known = at,
-            None => {
-                Self::forget_some(&mut free_at, self.clock.now());
-                free_at.insert(gate.clone(), at);
-            }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = Self::known_of(&mut known, gate, Instant::now());
+        known.free_at = at;
+        known.probing |= reason == Reason::BreakerOpen;
+    }
+
+    fn known_of<'k>(known: &'k mut HashMap<String, Known>, gate: &str, now: Instant) -> &'k mut Known {
+        if !known.contains_key(gate) && known.len() >= MOST_REMEMBERED {
+            known.retain(|_, known| known.free_at > now);
         }
+        known.entry(gate.to_owned()).or_insert(Known { free_at: now, probing: false })
     }
 }
 
 async fn in_time<T>(deadline: Instant, line: impl Future<Output = T>) -> Result<T, Denied> {
-    let late = Denied { retry_after: 0.0, reason: Reason::Concurrency };
+    let late = Denied::new(0.0, Reason::Concurrency);
     tokio::time::timeout_at(deadline, line).await.map_err(|_| late)
 }
 
@@ -387,7 +398,9 @@ fn feedback(happened: Happened, verdict: &Verdict, now: Timestamp) -> Feedback {
     // A 408, 409 or 425 is about this one call.
     let about_all = matches!(happened, Happened::Answer { status: 429 | 500..=599, .. });
     let pause = happened.wait_until().filter(|_| about_all).map(|until| limit::micros(until.since(now)));
-    let throttled = matches!(verdict, Verdict::Throttled { .. })
-        || matches!(happened, Happened::Answer { status: 503, .. });
-    Feedback { healthy: outcome::healthy(happened), pause, throttled, ..Feedback::default() }
+    let is_throttled = matches!(verdict, Verdict::Throttled { .. });
+    let throttled = is_throttled || matches!(happened, Happened::Answer { status: 503, .. });
+    // A refusal speaks neither for the dependency's health nor against it.
+    let healthy = outcome::healthy(happened).filter(|_| !is_throttled);
+    Feedback { healthy, pause, throttled, ..Feedback::default() }
 }

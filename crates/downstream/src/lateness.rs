@@ -42,7 +42,7 @@ impl Lateness {
         } else if turned {
             tracing::info!("calls are made in time again");
         }
-        late.then_some(Denied { retry_after: if many { PAUSE_US } else { 0.0 }, reason: Reason::Late })
+        late.then_some(Denied::new(if many { PAUSE_US } else { 0.0 }, Reason::Late))
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(lateness.judge(-500.0, &lead), None);
         assert_eq!(lateness.judge(LATE_US, &lead), None);
         let denied = lateness.judge(LATE_US + 1.0, &lead).unwrap();
-        assert_eq!(denied, Denied { retry_after: 0.0, reason: Reason::Late });
+        assert_eq!(denied, Denied::new(0.0, Reason::Late));
         let pauses: Vec<f64> = (0..50).map(|_| lateness.judge(20e3, &lead).unwrap().retry_after).collect();
         assert_eq!(pauses.last(), Some(&PAUSE_US));
     }

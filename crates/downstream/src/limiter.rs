@@ -70,11 +70,17 @@ impl Gates {
         if self.pauses_owner() {
             [
                 Feedback { pause: None, throttled: false, ..feedback },
-                Feedback { healthy: None, probe: false, cause: None, ..feedback },
+                Feedback { probe: false, cause: None, ..feedback },
             ]
         } else {
             [feedback, Feedback::default()]
         }
+    }
+
+    /// The innermost gate: what goes well there goes well at the others.
+    #[cfg(feature = "redis")]
+    pub(crate) fn innermost(&self) -> &str {
+        self.owner.as_ref().map_or(&self.dependency, |(name, _)| name)
     }
 }
 
@@ -103,8 +109,9 @@ pub trait Limiter: Send + Sync {
     /// # Errors
     /// When it may not.
     async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied>;
-    /// A granted call has ended, or (with a feedback that says nothing) was not made.
-    async fn report(&self, grant: Grant, feedback: Feedback);
+    /// A granted call has ended, or (with a feedback that says nothing) was not made. Whether it was throttled for a reason
+    /// of its row's own, so that it holds up no other.
+    async fn report(&self, grant: Grant, feedback: Feedback) -> bool;
     /// The gates as they stand, taken together; none when the limiter does not answer. A gate of which nothing is known
     /// (it was never passed, or its state was lost) holds nothing up.
     async fn peek(&self, gates: &Gates) -> Option<Snapshot>;

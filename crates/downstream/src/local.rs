@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Gate, GatePolicy, Lead, Snapshot};
@@ -12,9 +13,14 @@ use crate::limiter::{Gates, Grant, Limiter};
 /// When there are more owners' gates at a dependency, those that tell nothing are dropped.
 const MOST_OWNERS: usize = 10_000;
 
+/// The process's start on the gates' clock, microseconds: any time that leaves room before it, for 0 stands for none.
+const START_US: f64 = 1e12;
+
 /// Gates by name, under one lock: a decision takes less than a microsecond.
 pub struct LocalLimiter {
-    clock: Arc<dyn Clock>,
+    epoch: Instant,
+    /// A test's own time.
+    clock: Option<Arc<dyn Clock>>,
     gates: Mutex<HashMap<String, Kept>>,
 }
 
@@ -26,14 +32,27 @@ struct Kept {
 
 impl LocalLimiter {
     /// A limiter that knows nothing yet: every gate starts empty, because a process before this one may just have
-    /// used its burst.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, gates: Mutex::default() }
+    /// used its burst. Its time is the process's own, which nobody can set.
+    pub fn new() -> Self {
+        Self { epoch: Instant::now(), clock: None, gates: Mutex::default() }
+    }
+
+    /// Takes the time from `clock`: for tests that compare decisions at given moments.
+    #[must_use]
+    pub fn timed_by(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
+    fn now(&self) -> f64 {
+        match &self.clock {
+            Some(clock) => micros(clock.as_ref()),
+            None => START_US + limit::micros(self.epoch.elapsed()),
+        }
     }
 
     /// Works on a call's gates under the lock.
     fn with<T>(&self, gates: &Gates, work: impl FnOnce(&mut [(&mut Gate, &GatePolicy)], f64) -> T) -> T {
-        let now = micros(self.clock.as_ref());
+        let now = self.now();
         let mut all = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = match all.get_mut(&gates.dependency) {
             Some(kept) => kept,
@@ -49,6 +68,12 @@ impl LocalLimiter {
             None => kept.owners.entry(name.clone()).or_default(),
         };
         work(&mut [dependency, (owner, policy)], now)
+    }
+}
+
+impl Default for LocalLimiter {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -73,17 +98,18 @@ impl Limiter for LocalLimiter {
         self.with(gates, |passing, now| limit::confirm(passing, now, ask))
     }
 
-    async fn report(&self, grant: Grant, feedback: Feedback) {
+    async fn report(&self, grant: Grant, feedback: Feedback) -> bool {
         let told = grant.gates.told(feedback);
         self.with(&grant.gates, |passing, now| {
-            for ((gate, policy), told) in passing.iter_mut().zip(&told) {
-                gate.report(policy, now, grant.token, told);
-            }
-        });
+            passing
+                .iter_mut()
+                .zip(&told)
+                .fold(false, |own, ((gate, policy), told)| gate.report(policy, now, grant.token, told) || own)
+        })
     }
 
     async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
-        let now = micros(self.clock.as_ref());
+        let now = self.now();
         let all = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let unknown = Gate::default();
         let kept = all.get(&gates.dependency);

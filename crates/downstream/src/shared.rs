@@ -24,20 +24,24 @@ use tokio::time::Instant;
 use crate::held::Held;
 use crate::limiter::{Gates, Grant, Limiter};
 use crate::server::{PATIENCE, Server};
-use crate::wire::{self, Asked, Told};
+use crate::wire::{self, Asked, Good, Told};
 
 /// How long connecting may take: three round trips with TLS.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// When to ask again while Redis cannot be reached. An answer that cannot be read is none.
-const UNAVAILABLE: Denied = Denied { retry_after: 1e6, reason: Reason::Unavailable };
+const UNAVAILABLE: Denied = Denied::new(1e6, Reason::Unavailable);
+
+/// When calls of more gates wait to be told, those that do are forgotten: they only say that all is well.
+const MOST_GOOD: usize = 10_000;
 
 /// Limits kept in Redis.
 pub struct SharedLimiter {
     server: Arc<Server>,
     held: Arc<Held>,
-    /// Calls that went well and were not told yet: they travel with the next question.
-    good: Mutex<HashMap<String, u32>>,
+    /// Calls that went well and were not told yet, by their innermost gate: they travel with the next question. With the
+    /// time at which the newest of them left.
+    good: Mutex<HashMap<String, (u32, f64)>>,
 }
 
 impl SharedLimiter {
@@ -62,8 +66,30 @@ impl SharedLimiter {
         Self { server: Arc::new(server), held: Arc::default(), good: Mutex::default() }
     }
 
-    fn take_good(&self, dependency: &str) -> Option<u32> {
-        self.good.lock().unwrap_or_else(PoisonError::into_inner).remove(dependency)
+    /// The time by which it is told how long ago something was.
+    fn now(&self) -> f64 {
+        match &self.server.clock {
+            Some(clock) => crate::local::micros(clock.as_ref()),
+            None => self.server.now(),
+        }
+    }
+
+    fn take_good(&self, gates: &Gates) -> Option<Good> {
+        let now = self.now();
+        let (calls, left_at) =
+            self.good.lock().unwrap_or_else(PoisonError::into_inner).remove(gates.innermost())?;
+        Some(Good { calls, elapsed: now - left_at })
+    }
+
+    fn keep_good(&self, gates: &Gates, elapsed: f64) {
+        let left_at = self.now() - elapsed;
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        if good.len() >= MOST_GOOD {
+            good.clear();
+        }
+        let (calls, newest) = good.entry(gates.innermost().to_owned()).or_insert((0, left_at));
+        *calls = calls.saturating_add(1);
+        *newest = newest.max(left_at);
     }
 
     fn hold(&self, gates: &Gates, ask: &Ask, wait: f64) {
@@ -83,7 +109,7 @@ impl Limiter for SharedLimiter {
     }
 
     async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision {
-        let asked = Asked { good: self.take_good(&gates.dependency), ..Asked::of("acquire", ask) };
+        let asked = Asked { good: self.take_good(gates), ..Asked::of("acquire", ask) };
         let Some((server_time, answer)) = self.server.ask(gates, asked).await else {
             return Decision::Denied(UNAVAILABLE);
         };
@@ -111,31 +137,27 @@ impl Limiter for SharedLimiter {
         }
     }
 
-    async fn report(&self, grant: Grant, feedback: Feedback) {
+    async fn report(&self, grant: Grant, feedback: Feedback) -> bool {
         self.held.free(&grant.gates, grant.token);
         let plain = !feedback.throttled
             && feedback.pause.is_none()
             && !feedback.probe
+            && !feedback.past.is_suspect()
             && grant.gates.slots().is_none();
         match feedback.healthy {
-            None if plain => return,
+            None if plain => return false,
             Some(true) if plain => {
-                let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-                match good.get_mut(&grant.gates.dependency) {
-                    Some(count) => *count = count.saturating_add(1),
-                    None => {
-                        good.insert(grant.gates.dependency, 1);
-                    }
-                }
-                return;
+                self.keep_good(&grant.gates, feedback.elapsed);
+                return false;
             }
             _ => {}
         }
         let told = grant.gates.told(feedback).map(Told::from).into();
         // An answer that does not come has been told of; slots run out by themselves.
-        let good = self.take_good(&grant.gates.dependency);
+        let good = self.take_good(&grant.gates);
         let asked = Asked { told, good, ..Asked::about("report", grant.token) };
-        let _ = self.server.ask(&grant.gates, asked).await;
+        let answer = self.server.ask(&grant.gates, asked).await;
+        answer.is_some_and(|(_, answer)| answer.get(1).is_some_and(|own| own == "1"))
     }
 
     async fn peek(&self, gates: &Gates) -> Option<Snapshot> {

@@ -1,8 +1,8 @@
 //! What the shared limiter and its script say to each other.
 
-use penstock_domain::cause::Cause;
+use penstock_domain::cause::{Cause, Stage};
 use penstock_domain::limit::{
-    Ask, BreakerState, Decision, Denied, Feedback, GatePolicy, Reason, Snapshot, duration, micros,
+    Ask, BreakerState, Decision, Denied, Feedback, GatePolicy, Past, Reason, Snapshot, duration, micros,
 };
 use serde::Serialize;
 
@@ -16,8 +16,10 @@ pub(crate) struct Asked {
     pub(crate) token: String,
     pub(crate) lease_us: f64,
     pub(crate) lead_us: f64,
+    pub(crate) past: &'static str,
+    /// Calls of rows with a clean past that went well and were not told yet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) good: Option<u32>,
+    pub(crate) good: Option<Good>,
     pub(crate) gates: Vec<Policy>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) told: Vec<Told>,
@@ -27,6 +29,23 @@ pub(crate) struct Asked {
     /// Only of `hold`: tokens of slots that were told before and are free.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gone: Option<Vec<String>>,
+}
+
+/// Calls that went well.
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct Good {
+    pub(crate) calls: u32,
+    /// How long ago the newest of them left, microseconds.
+    pub(crate) elapsed: f64,
+}
+
+const fn past(past: Past) -> &'static str {
+    match past {
+        Past::Clean => "clean",
+        Past::Failed => "failed",
+        Past::Throttled => "throttled",
+        Past::ThrottledAlone => "throttled_alone",
+    }
 }
 
 #[derive(Serialize)]
@@ -45,6 +64,7 @@ impl Asked {
             token: ask.token.to_string(),
             lease_us: ask.lease_us,
             lead_us: ask.lead_us,
+            past: past(ask.past),
             good: None,
             gates: Vec::new(),
             told: Vec::new(),
@@ -55,7 +75,7 @@ impl Asked {
 
     /// What concerns no call that is to be made.
     pub(crate) fn about(op: &'static str, token: u64) -> Self {
-        Self::of(op, &Ask { cost: 0, token, lease_us: 0.0, lead_us: 0.0 })
+        Self::of(op, &Ask { cost: 0, token, lease_us: 0.0, lead_us: 0.0, past: Past::Clean })
     }
 }
 
@@ -110,14 +130,27 @@ pub(crate) struct Told {
     pause: Option<f64>,
     throttled: bool,
     probe: bool,
+    past: &'static str,
+    elapsed: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<u8>,
+    /// Whether no connection could be made.
+    away: bool,
 }
 
 impl From<Feedback> for Told {
     fn from(feedback: Feedback) -> Self {
-        let Feedback { healthy, pause, throttled, probe, cause } = feedback;
-        Self { healthy, pause, throttled, probe, cause: cause.map(Cause::code) }
+        let Feedback { healthy, pause, throttled, probe, past, elapsed, cause } = feedback;
+        Self {
+            healthy,
+            pause,
+            throttled,
+            probe,
+            past: self::past(past),
+            elapsed,
+            cause: cause.map(Cause::code),
+            away: cause.is_some_and(|cause| cause.stage() < Stage::Answer),
+        }
     }
 }
 
@@ -127,7 +160,7 @@ pub(crate) fn timed(answer: &[String]) -> Option<(f64, &[String])> {
     Some((now.parse().ok()?, answer))
 }
 
-/// `{"granted", wait, slack, probe, confirm}` or `{"denied", retry_after, reason}`.
+/// `{"granted", wait, slack, probe, confirm}`, or what [`denied`] reads.
 pub(crate) fn decision(answer: &[String]) -> Option<Decision> {
     let [word, wait, slack, probe, confirm] = answer else { return denied(answer).map(Decision::Denied) };
     (word == "granted").then_some(())?;
@@ -139,9 +172,9 @@ pub(crate) fn decision(answer: &[String]) -> Option<Decision> {
     })
 }
 
-/// `{"denied", retry_after, reason}`.
+/// `{"denied", retry_after, reason, row_only}`.
 pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
-    let [_, retry_after, reason] = answer else { return None };
+    let [_, retry_after, reason, row_only] = answer else { return None };
     let reason = match reason.as_str() {
         "rate" => Reason::Rate,
         "owner_rate" => Reason::OwnerRate,
@@ -150,15 +183,16 @@ pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
         "breaker_open" => Reason::BreakerOpen,
         _ => return None,
     };
-    Some(Denied { retry_after: retry_after.parse().ok()?, reason })
+    Some(Denied { retry_after: retry_after.parse().ok()?, reason, row_only: row_only == "1" })
 }
 
-/// `{free_in, paused_for, factor, in_flight, breaker, cause}`. What is not known stands as it would be at first: open.
+/// `{free_in, paused_for, refusals, factor, in_flight, breaker, cause}`. What is not known stands as it would be at first: open.
 pub(crate) fn snapshot(gate: &[String]) -> Option<Snapshot> {
-    let [free_in, paused_for, factor, in_flight, breaker, cause] = gate else { return None };
+    let [free_in, paused_for, refusals, factor, in_flight, breaker, cause] = gate else { return None };
     Some(Snapshot {
         free_in: duration(free_in.parse().ok()?),
         paused_for: duration(paused_for.parse().ok()?),
+        refusals: refusals.parse().ok()?,
         factor: factor.parse().ok()?,
         in_flight: in_flight.parse().ok()?,
         breaker: match breaker.as_str() {

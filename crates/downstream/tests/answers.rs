@@ -11,8 +11,8 @@ use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::Dependency;
 use penstock_downstream::{Called, Caller, Demand, Failure, LocalLimiter, Response};
 use serde_json::{Value, json};
+use support::dependency;
 use support::hammer::{caller, get};
-use support::{SystemClock, dependency};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -46,11 +46,12 @@ fn demand(dependency: &Dependency, repetition: Repetition) -> Demand<'_> {
         unanswered_before: false,
         reads_body: true,
         traceparent: None,
+        past: penstock_domain::limit::Past::Clean,
     }
 }
 
 fn local() -> Arc<Caller> {
-    caller(Arc::new(LocalLimiter::new(Arc::new(SystemClock))), 1)
+    caller(Arc::new(LocalLimiter::new()), 1)
 }
 
 struct Seen {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_domain::limit::Reason;
+use penstock_domain::limit::{Past, Reason};
 use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::definition::Method;
 use penstock_domain::pipeline::{Breaker, Dependency, Rate, RenderedRequest};
@@ -19,7 +19,7 @@ use support::server::Server;
 use support::{SystemClock, concurrency, dependency, rate};
 
 fn local() -> Arc<Caller> {
-    caller(Arc::new(LocalLimiter::new(Arc::new(SystemClock))), 1)
+    caller(Arc::new(LocalLimiter::new()), 1)
 }
 
 fn demand(dependency: &Dependency) -> Demand<'_> {
@@ -32,6 +32,7 @@ fn demand(dependency: &Dependency) -> Demand<'_> {
         unanswered_before: false,
         reads_body: true,
         traceparent: None,
+        past: Past::Clean,
     }
 }
 

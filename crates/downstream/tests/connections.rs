@@ -102,7 +102,7 @@ async fn tls(config: ServerConfig) -> u16 {
 fn caller(trusted: &Authority) -> Caller {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::trusting([trusted.der().clone()]).unwrap();
-    Caller::new(Arc::new(LocalLimiter::new(Arc::new(SystemClock))), client, Arc::new(SystemClock), 1)
+    Caller::new(Arc::new(LocalLimiter::new()), client, Arc::new(SystemClock), 1)
 }
 
 /// A call that the definition says nothing of: only what was not sent, or not processed, is tried again.
@@ -118,6 +118,7 @@ async fn called(caller: &Caller, url: &str) -> (Verdict, Option<Cause>, String) 
         unanswered_before: false,
         reads_body: true,
         traceparent: None,
+        past: penstock_domain::limit::Past::Clean,
     };
     match caller.call(&demand, get("/"), &|| true, &|| Box::new(())).await {
         Called::Answered { verdict, failure, .. } => {

@@ -7,8 +7,8 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_domain::limit::{Ask, Decision, Feedback, Reason};
-use penstock_domain::pipeline::{Breaker, Rate};
+use penstock_domain::limit::{Ask, Decision, Feedback, Past, Reason};
+use penstock_domain::pipeline::{Breaker, Dependency, Rate};
 use penstock_domain::time::{ManualClock, Timestamp};
 use penstock_downstream::{Called, Gates, Grant, Limiter, LocalLimiter, SharedLimiter};
 use penstock_sandbox::proxy::Proxy;
@@ -16,6 +16,18 @@ use support::conformance::Scene;
 use support::redis::Own;
 use support::server::Server;
 use support::{Dice, concurrency, dependency, hammer, rate};
+
+/// Most rows have a clean past.
+const PASTS: [Past; 8] = [
+    Past::Clean,
+    Past::Clean,
+    Past::Clean,
+    Past::Clean,
+    Past::Failed,
+    Past::Failed,
+    Past::Throttled,
+    Past::ThrottledAlone,
+];
 
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
@@ -37,9 +49,9 @@ async fn it_does_what_every_limiter_does() {
 /// The script against the state machine that it mirrors, over random histories.
 #[tokio::test]
 async fn it_decides_as_the_one_in_process() {
-    for seed in 1..=12 {
+    for seed in 1..=16 {
         let clock = Arc::new(ManualClock::new(START));
-        let (local, shared) = (LocalLimiter::new(clock.clone()), shared().timed_by(clock.clone()));
+        let (local, shared) = (LocalLimiter::new().timed_by(clock.clone()), shared().timed_by(clock.clone()));
         let mut dice = Dice(seed * 0x9E37_79B9);
         let mut api = dependency("http://api.example");
         api.rate = (dice.below(4) > 0).then(|| Rate {
@@ -52,32 +64,33 @@ async fn it_decides_as_the_one_in_process() {
             limit
         });
         api.breaker = Breaker { min_calls: 6, probes: 2, ..Breaker::default() };
-        let mut under_way: Vec<(Grant, bool)> = Vec::new();
+        let mut under_way: Vec<(Grant, bool, Past)> = Vec::new();
         for step in 0..600_u64 {
             let owner = ["acme", "other"][usize::try_from(dice.below(2)).unwrap()];
             let gates = Gates::of(&api, owner, 1e6);
             let burst = api.rate.as_ref().map_or(1, |rate| rate.burst);
             let cost = 1 + u32::try_from(dice.below(u64::from(burst))).unwrap();
+            let past = PASTS[usize::try_from(dice.below(8)).unwrap()];
             let lead_us = [0.0, 0.0, 30e3, 200e3][usize::try_from(dice.below(4)).unwrap()];
-            let ask = Ask { cost, token: step + 1, lease_us: 3e6, lead_us };
+            let ask = Ask { cost, token: step + 1, lease_us: 3e6, lead_us, past };
             match dice.below(10) {
                 0..=4 => {
                     let (ours, theirs) =
                         (local.acquire(&gates, &ask).await, shared.acquire(&gates, &ask).await);
                     assert_eq!(ours, theirs, "seed {seed}, step {step}: {gates:?}");
                     if let Decision::Granted { probe, .. } = ours {
-                        under_way.push((Grant { token: ask.token, gates }, probe));
+                        under_way.push((Grant { token: ask.token, gates }, probe, past));
                     }
                 }
                 5 if !under_way.is_empty() => {
-                    let (grant, _) = &under_way[under_way.len() - 1];
+                    let (grant, ..) = &under_way[under_way.len() - 1];
                     let ask = Ask { token: grant.token, ..ask };
                     let ours = local.confirm(&grant.gates, &ask).await;
                     assert_eq!(ours, shared.confirm(&grant.gates, &ask).await, "seed {seed}, step {step}");
                 }
                 5..=7 if !under_way.is_empty() => {
                     let place = usize::try_from(dice.below(under_way.len() as u64)).unwrap();
-                    let (grant, probe) = under_way.swap_remove(place);
+                    let (grant, probe, past) = under_way.swap_remove(place);
                     let feedback = match dice.below(8) {
                         0 => Feedback { throttled: true, ..Feedback::default() },
                         #[allow(clippy::cast_precision_loss)]
@@ -90,17 +103,22 @@ async fn it_decides_as_the_one_in_process() {
                         3..=5 => Feedback { healthy: Some(false), ..Feedback::default() },
                         _ => Feedback { healthy: Some(true), ..Feedback::default() },
                     };
-                    let feedback = Feedback { probe, ..feedback };
-                    local.report(grant.clone(), feedback).await;
-                    shared.report(grant, feedback).await;
+                    #[allow(clippy::cast_precision_loss)]
+                    let elapsed = dice.below(500) as f64 * 1000.0;
+                    let feedback = Feedback { probe, past, elapsed, ..feedback };
+                    let gates = grant.gates.clone();
+                    let (ours, theirs) =
+                        (local.report(grant.clone(), feedback).await, shared.report(grant, feedback).await);
+                    assert_eq!(ours, theirs, "seed {seed}, step {step}: {feedback:?}");
                     // Good news travels with the next question: ask it at once, so that both hear it at one moment.
                     let (ours, theirs) =
                         (local.acquire(&gates, &ask).await, shared.acquire(&gates, &ask).await);
                     assert_eq!(ours, theirs, "seed {seed}, step {step}, behind {feedback:?}: {gates:?}");
                     if let Decision::Granted { probe, .. } = ours {
-                        under_way.push((Grant { token: ask.token, gates }, probe));
+                        under_way.push((Grant { token: ask.token, gates }, probe, past));
                     }
                 }
+                8 if dice.below(6) == 0 => clock.set_back(Duration::from_millis(dice.below(20_000))),
                 8 => {
                     let (ours, theirs) = (local.peek(&gates).await, shared.peek(&gates).await);
                     assert_eq!(ours, theirs, "seed {seed}, step {step}");
@@ -135,7 +153,7 @@ async fn a_decision_is_one_round_trip_and_its_keys_do_not_stay() {
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     for token in 1..=10 {
-        let ask = Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0 };
+        let ask = Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
         assert!(matches!(
             limiter.acquire(&gates, &ask).await,
             Decision::Granted { .. } | Decision::Denied(_)
@@ -165,7 +183,7 @@ async fn the_scripts_memory_and_the_keys_may_be_lost() {
     let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0 };
+    let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let cold = |decision| matches!(decision, Decision::Granted { wait, .. } if wait > 0.95e6);
     assert!(cold(limiter.acquire(&gates, &ask(1)).await));
     let (): () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
@@ -208,7 +226,7 @@ async fn without_redis_nothing_is_called() {
     let limiter = SharedLimiter::connect(&format!("redis://{nobody}")).unwrap();
     let api = dependency("http://api.example");
     let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0 };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let began = Instant::now();
     match limiter.acquire(&gates, &ask).await {
         Decision::Denied(denied) => assert_eq!(denied.reason, Reason::Unavailable),
@@ -248,25 +266,63 @@ async fn a_restart_from_an_older_state_gives_no_second_burst() {
     assert!(wait > Duration::from_millis(900), "reservations from before may still come: {wait:?}");
 }
 
-/// Calls go on when Redis forgets them.
+/// Calls go on when Redis forgets them: all of it, or only one of a gate's two keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flush_does_not_let_more_calls_at_once() {
-    const SLOTS: u32 = 4;
+    forget(|_| redis::cmd("FLUSHALL")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_slots_do_not_let_more_calls_at_once() {
+    forget(|gate| redis::cmd("DEL").arg(format!("{gate}:slots")).to_owned()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_gate_whose_slots_are_kept_does_not_let_more_calls_at_once() {
+    forget(|gate| redis::cmd("DEL").arg(gate).to_owned()).await;
+}
+
+async fn forget(lose: impl Fn(&str) -> redis::Cmd) {
+    const SLOTS: u32 = 5;
     let redis = Own::start().await;
     let server = Server::start(1000, 1000);
     let mut api = dependency(server.url());
     api.concurrency = Some(concurrency(SLOTS));
     let api = Arc::new(api);
     let until = Instant::now() + Duration::from_secs(9);
+    let rows = rows_until(until, &redis, &api, SLOTS * 2, "/slow");
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let gate = format!("penstock:lim:{{{}}}", Gates::of(&api, "acme", 1e6).dependency);
+    let mut losses = 0;
+    // At any phase of the calls, which outlast the time for which a gate is cold.
+    while Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(1_930)).await;
+        let (): () = lose(&gate).query_async(&mut connection).await.unwrap();
+        losses += 1;
+    }
+    let called: u32 = rows.join_all().await.into_iter().sum();
+    assert_eq!(server.most_at_once(), SLOTS, "{called} calls in {losses} losses");
+    assert!(called >= SLOTS * losses / 2, "{called} calls in {losses} losses");
+}
+
+/// Two workers' rows that call until a moment; each tells how often it did.
+fn rows_until(
+    until: Instant,
+    redis: &Own,
+    api: &Arc<Dependency>,
+    rows_per_worker: u32,
+    path: &'static str,
+) -> tokio::task::JoinSet<u32> {
     let mut rows = tokio::task::JoinSet::new();
     for worker in 1..=2 {
         let caller = hammer::caller(Arc::new(SharedLimiter::connect(&redis.url()).unwrap()), worker);
-        for _ in 0..SLOTS * 2 {
+        for _ in 0..rows_per_worker {
             let (caller, api) = (caller.clone(), api.clone());
             rows.spawn(async move {
                 let mut called = 0;
                 while Instant::now() < until {
-                    match hammer::call(&caller, &api, "/slow").await {
+                    match hammer::call(&caller, &api, path).await {
                         Called::Answered { .. } => called += 1,
                         _ => tokio::time::sleep(Duration::from_millis(20)).await,
                     }
@@ -275,16 +331,34 @@ async fn a_flush_does_not_let_more_calls_at_once() {
             });
         }
     }
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let mut flushes = 0;
-    // At any phase of the calls, which outlast the time for which a gate is cold.
-    while Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(1_930)).await;
-        let (): () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
-        flushes += 1;
+    rows
+}
+
+/// Redis's clock jumps an hour forward and two back: calls go on, and their limits hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_stops_no_calls() {
+    const SLOTS: u32 = 5;
+    let redis = Own::with_a_clock().await;
+    let server = Server::start(1000, 1000);
+    let mut api = dependency(server.url());
+    api.concurrency = Some(concurrency(SLOTS));
+    api.rate = Some(rate(50, 10));
+    let api = Arc::new(api);
+    let until = Instant::now() + Duration::from_secs(24);
+    let rows = rows_until(until, &redis, &api, 10, "/slow");
+    for offset in [0, 3600, -3600] {
+        redis.set_clock(offset);
+        let set_at = Instant::now();
+        // The calls of before have ended by then.
+        let well_at = set_at + Duration::from_secs(4);
+        while server.arrived().last().is_none_or(|last| last.at < well_at) {
+            assert!(
+                set_at.elapsed() < Duration::from_secs(10),
+                "no call after the clock was set {offset} s ahead"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
-    let called: u32 = rows.join_all().await.into_iter().sum();
-    assert_eq!(server.most_at_once(), SLOTS, "{called} calls in {flushes} flushes");
-    assert!(called >= SLOTS * flushes / 2, "{called} calls in {flushes} flushes");
+    drop(rows);
+    assert_eq!(server.most_at_once(), SLOTS);
 }

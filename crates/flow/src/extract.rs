@@ -292,6 +292,7 @@ fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
         message: "the database did not take this row".into(),
         detail: None,
         attempts: Vec::new(),
+        throttled: None,
     };
     NewRow {
         number: row.number,

@@ -6,7 +6,7 @@ use penstock_domain::batch::{BatchStatus, Counts, Outcome};
 use penstock_domain::ledger::Ledger;
 use penstock_domain::outcome::{self, code};
 use penstock_domain::pipeline::Pipeline;
-use penstock_domain::row::{AttemptRecord, RowError, RowStatus};
+use penstock_domain::row::{AttemptRecord, RowError, RowStatus, Throttled};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::reading::RowRecord;
@@ -290,6 +290,11 @@ pub struct ErrorView {
     /// Each attempt, oldest first.
     #[schema(value_type = Vec<Object>)]
     pub attempts: Vec<AttemptRecord>,
+    /// The unbroken series of answers that the step is called too often, while the row is in one: `since` when, how many `times`, and
+    /// whether calls of other rows went through meanwhile (`alone`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub throttled: Option<Throttled>,
 }
 
 impl ErrorView {
@@ -303,6 +308,7 @@ impl ErrorView {
             message: outcome::sentence(code).to_owned(),
             detail: None,
             attempts: Vec::new(),
+            throttled: None,
         }
     }
 }
@@ -322,6 +328,7 @@ impl ErrorView {
             message: "the worker stopped in the middle of the call, so it may have had its effect; retry it only when you know that it had not".to_owned(),
             detail: None,
             attempts: told.map(|told| told.attempts).unwrap_or_default(),
+            throttled: None,
         }
     }
 }
@@ -335,6 +342,7 @@ impl From<RowError> for ErrorView {
             message: error.message,
             detail: error.detail,
             attempts: error.attempts,
+            throttled: error.throttled,
         }
     }
 }

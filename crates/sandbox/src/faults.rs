@@ -64,4 +64,6 @@ pub struct Faults {
     pub hang_ms: u64,
     /// How a 429 says how long to wait.
     pub wait: Wait,
+    /// How many seconds a person asks to wait who is always refused, see [`crate::server`].
+    pub wait_seconds: u64,
 }

@@ -1,4 +1,7 @@
 //! The three calls, and the control under /_sandbox/.
+//!
+//! Some people have a fate of their own, whatever else goes wrong: nobody can invite whose address begins with `busy`
+//! (429 each time) or with `broken` (500 each time).
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +73,26 @@ impl State {
         let mut control = lock(&self.control);
         control.address.0 = address;
         control.invite.0 = invite;
+    }
+
+    /// The answer to an invitation that never succeeds.
+    fn own_fate(&self, email: &str) -> Option<(u16, HttpResponse)> {
+        if email.starts_with("broken") {
+            return Some(refused(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "this person breaks everything",
+            ));
+        }
+        email.starts_with("busy").then(|| {
+            let faults = lock(&self.control).faults;
+            let mut response = HttpResponse::TooManyRequests();
+            for header in faults.wait.headers(faults.wait_seconds) {
+                response.insert_header(header);
+            }
+            let message = "this person has had too many invitations";
+            (429, response.json(json!({ "error": "person_is_busy", "message": message })))
+        })
     }
 
     fn now_us(&self) -> u64 {
@@ -244,6 +267,9 @@ async fn invite(state: web::Data<State>, request: HttpRequest, body: web::Json<V
     let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
     answer(&state, Endpoint::Invite, || {
         let email = body["email"].as_str().unwrap_or_default();
+        if let Some(answer) = state.own_fate(email) {
+            return answer;
+        }
         if email.starts_with("taken") {
             return refused(StatusCode::CONFLICT, "email_taken", "this person was invited before");
         }

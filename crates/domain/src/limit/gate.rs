@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use super::breaker::{Breaker, BreakerState};
+use super::breaker::{Breaker, BreakerState, Calls};
+use super::past::Past;
 use super::rate::RatePolicy;
-use super::slow_down::SlowDown;
-use super::{Ask, Denied, MAX_WAIT_US, Reason, SLOT_RETRY_US, duration};
-use crate::cause::Cause;
+use super::throttle::Throttle;
+use super::{Ask, Denied, MAX_WAIT_US, Reason, SLOT_RETRY_US, duration, set_back};
+use crate::cause::{Cause, Stage};
 use crate::pipeline::Breaker as BreakerPolicy;
+
+/// Who has a slot is heard of more often than that.
+const SILENT_US: f64 = 5_000_000.0;
 
 /// What a gate allows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,8 +36,12 @@ pub struct Feedback {
     pub pause: Option<f64>,
     /// Whether it said that calls come too fast.
     pub throttled: bool,
-    /// Whether the call was a probe of the half-open breaker.
+    /// Whether the call was a probe, see [`Decision::Granted`](super::Decision::Granted).
     pub probe: bool,
+    /// What the row's past said when it asked.
+    pub past: Past,
+    /// How long ago the call left, microseconds.
+    pub elapsed: f64,
     /// Why the dependency could not be asked or did not answer.
     pub cause: Option<Cause>,
 }
@@ -45,6 +53,8 @@ pub struct Snapshot {
     pub free_in: Duration,
     /// How long it is still paused at the dependency's word.
     pub paused_for: Duration,
+    /// Pauses in a row behind which no call went through.
+    pub refusals: u32,
     /// Share of the rate that is used now, in (0, 1].
     pub factor: f64,
     /// Calls under way; only counted where they are limited.
@@ -62,6 +72,7 @@ impl Snapshot {
         Self {
             free_in: self.free_in.max(other.free_in),
             paused_for: self.paused_for.max(other.paused_for),
+            refusals: self.refusals.max(other.refusals),
             factor: self.factor.min(other.factor),
             in_flight: self.in_flight.max(other.in_flight),
             breaker: if self.breaker == BreakerState::Closed { other.breaker } else { self.breaker },
@@ -91,24 +102,48 @@ impl Look {
 pub struct Gate {
     /// GCRA's theoretical arrival time; none: unknown.
     tat: Option<f64>,
-    paused_until: f64,
-    slow_down: SlowDown,
+    throttle: Throttle,
     /// Since when it has been known who calls; none: not yet.
     known_since: Option<f64>,
     /// Token and end of each lease.
     slots: Vec<(u64, f64)>,
     breaker: Breaker,
     cause: Option<Cause>,
+    /// When it was used last.
+    used_at: f64,
 }
 
 impl Gate {
+    /// The gate is about to be used. When its clock shows less than it did, it was set back by as much, and all that was to
+    /// come lies that much closer. When nobody used it for long although slots are taken, it may have been set forward, and the
+    /// slots are not over: those that are taken are told again.
+    pub(super) fn tick(&mut self, now: f64) {
+        let (used_at, by) = (self.used_at, self.used_at - now);
+        self.used_at = now;
+        if by <= 0.0 {
+            if -by > SILENT_US && self.slots.iter().any(|(_, ends)| *ends > used_at) {
+                self.known_since = Some(now);
+            }
+            return;
+        }
+        for time in [&mut self.tat, &mut self.known_since].into_iter().flatten() {
+            set_back(time, by);
+        }
+        for (_, ends) in &mut self.slots {
+            set_back(ends, by);
+        }
+        self.throttle.set_back(by);
+        self.breaker.set_back(by);
+    }
+
     /// GCRA's state at a moment. What was unknown is known from now on, and behind a pause the bucket is empty: the
     /// dependency said when it takes a call again, not how many.
     fn tat(&mut self, policy: &GatePolicy, rate: &RatePolicy, now: f64) -> f64 {
         let tat =
             self.tat.unwrap_or_else(|| rate.unknown_at(now, policy.cold_wait_us)).min(rate.furthest(now));
         self.tat = Some(tat);
-        if self.paused_until > 0.0 { tat.max(rate.empty_at(self.paused_until)) } else { tat }
+        let paused_until = self.throttle.paused_until;
+        if paused_until > 0.0 { tat.max(rate.empty_at(paused_until)) } else { tat }
     }
 
     /// From when on slots are given away: those that were taken before the state was lost are known by then.
@@ -124,16 +159,14 @@ impl Gate {
             rate.moment(tat, now + ask.lead_us, ask.cost)
         });
         let slots_from = self.slots_from(policy, now);
-        self.not_paused(now)?;
-        if let Some(breaker) = &policy.breaker
-            && let Some(until) = self.breaker.shut_until(breaker, now)
-        {
-            return Err(Denied { retry_after: until - now, reason: Reason::BreakerOpen });
+        self.throttle.admits(now, ask)?;
+        if let Some(breaker) = &policy.breaker {
+            self.breaker.admits(breaker, now, ask.past)?;
         }
         self.slot_free(policy, now, None)?;
         let wait = moment.map_or(0.0, |moment| moment - now);
         if wait > MAX_WAIT_US {
-            return Err(Denied { retry_after: wait, reason: Reason::Rate });
+            return Err(Denied::new(wait, Reason::Rate));
         }
         let cold = policy.concurrency.is_some() && now < slots_from;
         Ok(Look { wait: if cold { wait.max(slots_from - now) } else { wait }, cold })
@@ -143,35 +176,29 @@ impl Gate {
     pub(super) fn charge(&mut self, policy: &GatePolicy, now: f64, wait: f64, ask: &Ask) -> f64 {
         let Some(rate) = &policy.rate else { return 0.0 };
         let tat = self.tat(policy, rate, now);
-        self.tat = Some(rate.charged(tat, now + wait, ask.cost, self.slow_down.factor(now)));
+        self.tat = Some(rate.charged(tat, now + wait, ask.cost, self.throttle.slow_down.factor(now)));
         RatePolicy::slack(tat, now + wait)
     }
 
-    /// A call passes the breaker; whether it is a probe.
-    pub(super) fn call(&mut self, policy: &GatePolicy, now: f64) -> bool {
-        policy.breaker.as_ref().is_some_and(|breaker| self.breaker.called(breaker, now))
+    /// A call is granted for a moment; whether it finds out for all others whether the dependency works again.
+    pub(super) fn call(&mut self, policy: &GatePolicy, now: f64, at: f64, ask: &Ask) -> bool {
+        let tried = self.throttle.granted(at, ask);
+        policy.breaker.as_ref().is_some_and(|breaker| self.breaker.called(breaker, now, ask.past)) || tried
     }
 
     /// Whether a call whose moment has come may still be made.
     pub(super) fn still_open(&mut self, policy: &GatePolicy, now: f64, ask: &Ask) -> Result<(), Denied> {
-        self.not_paused(now)?;
+        self.throttle.not_paused(now)?;
         if policy.breaker.is_some()
-            && let Some(until) = self.breaker.open_until(now)
+            && let Some(until) = self.breaker.open_until(now, ask.past)
         {
-            return Err(Denied { retry_after: until - now, reason: Reason::BreakerOpen });
+            return Err(Denied::new(until - now, Reason::BreakerOpen));
         }
         let slots_from = self.slots_from(policy, now);
         if policy.concurrency.is_some() && now + ask.lead_us < slots_from {
-            return Err(Denied { retry_after: slots_from - now, reason: Reason::Concurrency });
+            return Err(Denied::new(slots_from - now, Reason::Concurrency));
         }
         self.slot_free(policy, now, Some(ask.token))
-    }
-
-    fn not_paused(&self, now: f64) -> Result<(), Denied> {
-        if self.paused_until > now {
-            return Err(Denied { retry_after: self.paused_until - now, reason: Reason::Paused });
-        }
-        Ok(())
     }
 
     fn slot_free(&mut self, policy: &GatePolicy, now: f64, token: Option<u64>) -> Result<(), Denied> {
@@ -181,7 +208,7 @@ impl Gate {
         if held || self.slots.len() < most as usize {
             return Ok(());
         }
-        Err(Denied { retry_after: SLOT_RETRY_US, reason: Reason::Concurrency })
+        Err(Denied::new(SLOT_RETRY_US, Reason::Concurrency))
     }
 
     /// Takes a call's slot, or renews it.
@@ -192,32 +219,47 @@ impl Gate {
         }
     }
 
-    /// A call has ended: gives its slot back and learns from it.
-    pub fn report(&mut self, policy: &GatePolicy, now: f64, token: u64, feedback: &Feedback) {
+    /// A call has ended: gives its slot back and learns from it. Whether it was throttled for a reason of its row's own, so
+    /// that it holds up no other.
+    pub fn report(&mut self, policy: &GatePolicy, now: f64, token: u64, feedback: &Feedback) -> bool {
+        self.tick(now);
         self.slots.retain(|(held, _)| *held != token);
-        let pause_until = feedback.pause.map(|pause| now + pause);
-        if let Some(until) = pause_until {
-            self.paused_until = self.paused_until.max(until);
-        }
-        if feedback.throttled {
-            self.slow_down.sign(now, pause_until);
-        }
+        let own = self.throttle.told(policy.rate.as_ref(), now, token, feedback);
         if feedback.healthy == Some(true) {
             self.cause = None;
         }
         self.cause = feedback.cause.or(self.cause);
         match (&policy.breaker, feedback.healthy) {
             (Some(policy), Some(healthy)) => {
-                self.breaker.told(policy, now, u32::from(healthy), u32::from(!healthy), feedback.probe);
+                let (good, bad) = (u32::from(healthy), u32::from(!healthy));
+                let away = feedback.cause.is_some_and(|cause| cause.stage() < Stage::Answer);
+                let calls = Calls { good, bad, probe: feedback.probe, past: feedback.past, away };
+                self.breaker.told(policy, now, &calls);
             }
             (Some(_), None) if feedback.probe => self.breaker.returned(),
             _ => {}
+        }
+        own
+    }
+
+    /// So many calls of rows with a clean past went well, the newest of which left so long ago: what a worker has collected.
+    pub fn went_well(&mut self, policy: &GatePolicy, now: f64, calls: u32, elapsed: f64) {
+        self.tick(now);
+        self.throttle.passed(now - elapsed);
+        self.cause = None;
+        if let Some(policy) = &policy.breaker {
+            self.breaker.told(policy, now, &Calls { good: calls, ..Calls::default() });
         }
     }
 
     /// The gate as an operator sees it.
     pub fn snapshot(&self, policy: &GatePolicy, now: f64) -> Snapshot {
-        let mut free_at = self.paused_until.max(now);
+        if self.used_at > now {
+            let mut ticked = self.clone();
+            ticked.tick(now);
+            return ticked.snapshot(policy, now);
+        }
+        let mut free_at = self.throttle.paused_until.max(now);
         if let (Some(rate), Some(tat)) = (&policy.rate, self.tat) {
             free_at = free_at.max(rate.moment(tat, now, 1));
         }
@@ -227,8 +269,9 @@ impl Gate {
         }
         Snapshot {
             free_in: duration(free_at - now),
-            paused_for: duration(self.paused_until - now),
-            factor: self.slow_down.factor(now),
+            paused_for: duration(self.throttle.paused_until - now),
+            refusals: self.throttle.refusals,
+            factor: self.throttle.slow_down.factor(now),
             in_flight: self.slots.iter().filter(|(_, ends)| *ends > now).count(),
             breaker: self.breaker.state(now),
             cause: self.cause,
@@ -239,9 +282,8 @@ impl Gate {
     pub fn is_idle(&self, now: f64) -> bool {
         let quiet = |at: f64| at < now - MAX_WAIT_US;
         quiet(self.tat.unwrap_or(0.0))
-            && quiet(self.paused_until)
             && self.slots.iter().all(|(_, ends)| *ends <= now)
             && self.breaker.state(now) == BreakerState::Closed
-            && self.slow_down.factor(now) >= 1.0
+            && self.throttle.is_idle(now)
     }
 }

@@ -19,10 +19,14 @@
 mod breaker;
 mod distance;
 mod gate;
+mod past;
 pub mod rate;
+#[cfg(test)]
+mod rows_simulation;
 #[cfg(test)]
 mod simulation;
 mod slow_down;
+pub mod throttle;
 
 use std::time::Duration;
 
@@ -33,8 +37,10 @@ pub use breaker::{Breaker, BreakerState};
 pub use distance::{Distance, Lead};
 use gate::Look;
 pub use gate::{Feedback, Gate, GatePolicy, Snapshot};
+pub use past::Past;
 pub use rate::RatePolicy;
 pub use slow_down::SlowDown;
+pub use throttle::Throttle;
 
 /// The longest that a granted call waits for its moment; a longer wait is denied.
 pub const MAX_WAIT_US: f64 = 1_000_000.0;
@@ -50,6 +56,9 @@ pub const FRESH_LEADS: f64 = 3.0;
 /// When a slot may be free again, as far as anybody can tell.
 pub const SLOT_RETRY_US: f64 = 50_000.0;
 
+/// When it is worth asking again while a call is under way that finds out for all whether the dependency works again.
+pub const PROBE_RETRY_US: f64 = 1_000_000.0;
+
 /// Whether a call may be made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
@@ -59,7 +68,8 @@ pub enum Decision {
         wait: f64,
         /// How many microseconds later than at its moment it may still leave; see [`rate`].
         slack: f64,
-        /// Whether the breaker is half open and the call is one of its probes.
+        /// Whether it finds out for all others whether the dependency works again: as a probe of the half-open breaker, or
+        /// as the one call that is tried behind a pause.
         probe: bool,
         /// Whether it has to be confirmed when its moment has come.
         confirm: bool,
@@ -75,6 +85,20 @@ pub struct Denied {
     pub retry_after: f64,
     /// Which limit.
     pub reason: Reason,
+    /// Whether it holds up this row only, because of the row's own past, and other rows may ask.
+    pub row_only: bool,
+}
+
+impl Denied {
+    /// A limit that holds up everybody.
+    pub const fn new(retry_after: f64, reason: Reason) -> Self {
+        Self { retry_after, reason, row_only: false }
+    }
+
+    /// A row that has to let others go first.
+    pub const fn of_row(retry_after: f64, reason: Reason) -> Self {
+        Self { retry_after, reason, row_only: true }
+    }
 }
 
 /// Which limit holds a call up.
@@ -134,12 +158,15 @@ pub struct Ask {
     pub lease_us: f64,
     /// How long the answer is on its way: the call leaves so much later at the soonest.
     pub lead_us: f64,
+    /// What the row's own past at this step says.
+    pub past: Past,
 }
 
 /// Passes all gates, or none of them: the dependency's first, then its owner's, if there is one.
 ///
 /// Only one of them may have a rate: a wait at one would have to be charged at the other.
 pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> Decision {
+    gates.iter_mut().for_each(|(gate, _)| gate.tick(now));
     let mut looked = Look::default();
     for (place, (gate, policy)) in gates.iter_mut().enumerate() {
         match gate.look(policy, now, ask) {
@@ -155,7 +182,7 @@ pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> D
     let (mut slack, mut probe) = (0.0_f64, false);
     for (gate, policy) in gates.iter_mut() {
         slack = slack.max(gate.charge(policy, now, wait, ask));
-        probe |= gate.call(policy, now);
+        probe |= gate.call(policy, now, now + wait, ask);
         if !confirm {
             gate.take_slot(policy, now + wait, ask);
         }
@@ -168,6 +195,7 @@ pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> D
 /// # Errors
 /// When meanwhile a pause began, the breaker opened or all slots were taken. What was charged to the rate stays charged.
 pub fn confirm(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> Result<(), Denied> {
+    gates.iter_mut().for_each(|(gate, _)| gate.tick(now));
     for (gate, policy) in gates.iter_mut() {
         gate.still_open(policy, now, ask)?;
     }
@@ -184,6 +212,13 @@ pub fn confirm(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> R
 pub fn identity(name: &str, base_url: &Url) -> String {
     let address = base_url.as_str().trim_end_matches('/');
     format!("{name}:{}", Uuid::new_v5(&Uuid::NAMESPACE_URL, address.as_bytes()).simple())
+}
+
+/// A time of a gate whose clock was set back; 0 stands for none.
+fn set_back(time: &mut f64, by: f64) {
+    if *time != 0.0 {
+        *time -= by;
+    }
 }
 
 /// A duration in microseconds.

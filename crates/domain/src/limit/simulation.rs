@@ -270,7 +270,8 @@ impl World {
     fn happens(&mut self, now: f64, row: usize, event: Event) {
         let shown = self.shown(row, now);
         let distance = self.distances[row % WORKERS];
-        let ask = |lead_us: f64| Ask { cost: 1, token: row as u64, lease_us: 10e6, lead_us };
+        let ask =
+            |lead_us: f64| Ask { cost: 1, token: row as u64, lease_us: 10e6, lead_us, past: Past::Clean };
         match event {
             Event::Ask if (now - START) % EVERY_US < self.rests * EVERY_US => {
                 let rest = self.rests * EVERY_US - (now - START) % EVERY_US;
@@ -345,7 +346,15 @@ impl World {
             }
             Event::Answer { probe, pause } => {
                 let healthy = if pause.is_some() { None } else { Some(true) };
-                let feedback = Feedback { healthy, pause, throttled: pause.is_some(), probe, cause: None };
+                let elapsed = 600.0;
+                let feedback = Feedback {
+                    healthy,
+                    pause,
+                    throttled: pause.is_some(),
+                    probe,
+                    elapsed,
+                    ..Feedback::default()
+                };
                 let at = self.arrival(row, now);
                 self.at(at, row, Event::Reported { feedback });
                 self.at(now + 100.0, row, Event::Ask);
@@ -497,7 +506,7 @@ fn a_lower_true_limit_is_found_and_used() {
 fn calls_under_way_never_pass_their_limit_and_waiting_holds_no_slot() {
     let slow = GatePolicy { concurrency: Some(3), ..policy(50, 5) };
     let mut gate = Gate::default();
-    let ask = |token: u64| Ask { cost: 1, token, lease_us: 10e6, lead_us: 0.0 };
+    let ask = |token: u64| Ask { cost: 1, token, lease_us: 10e6, lead_us: 0.0, past: Past::Clean };
     let mut now = START;
     // Reservations far ahead: none of them has a slot.
     let mut waiting = Vec::new();
@@ -522,7 +531,7 @@ fn all_gates_or_none() {
     let open = policy(100, 10);
     let shut = GatePolicy { rate: None, concurrency: Some(0), breaker: None, cold_wait_us: 0.0 };
     let (mut a, mut b) = (Gate::default(), Gate::default());
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0 };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     assert!(matches!(acquire(&mut [(&mut a, &open)], START, &ask), Decision::Granted { .. }));
     let before = a.clone();
     let denied = acquire(&mut [(&mut a, &open), (&mut b, &shut)], START, &ask);
@@ -534,7 +543,7 @@ fn all_gates_or_none() {
 fn an_owners_own_rate_is_named_as_such() {
     let (wide, narrow) = (GatePolicy { rate: None, ..policy(1, 1) }, policy(1, 1));
     let (mut dependency, mut owner) = (Gate::default(), Gate::default());
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0 };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let reasons: Vec<_> = (0..3)
         .filter_map(|_| match acquire(&mut [(&mut dependency, &wide), (&mut owner, &narrow)], START, &ask) {
             Decision::Granted { .. } => None,
@@ -549,11 +558,11 @@ fn a_pause_holds_everybody_never_shrinks_and_ends_without_a_burst() {
     let policy = policy(100, 10);
     let mut gate = Gate::default();
     let word = |pause: f64| Feedback { pause: Some(pause), throttled: true, ..Feedback::default() };
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0 };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     gate.report(&policy, START, 1, &word(5e6));
     gate.report(&policy, START, 1, &word(1e6));
     let denied = acquire(&mut [(&mut gate, &policy)], START + 2e6, &ask);
-    assert_eq!(denied, Decision::Denied(Denied { retry_after: 3e6, reason: Reason::Paused }));
+    assert_eq!(denied, Decision::Denied(Denied::new(3e6, Reason::Paused)));
     assert_eq!(confirm(&mut [(&mut gate, &policy)], START + 2e6, &ask).unwrap_err().reason, Reason::Paused);
     let mut waits = (0..3).map(|_| acquire(&mut [(&mut gate, &policy)], START + 5e6, &ask));
     let waits: Vec<f64> = waits
@@ -570,7 +579,7 @@ fn a_pause_holds_everybody_never_shrinks_and_ends_without_a_burst() {
 fn a_dear_call_is_granted_in_the_end_even_from_an_unknown_state() {
     let policy = GatePolicy { cold_wait_us: MAX_WAIT_US, ..policy(10, 10) };
     let mut gate = Gate::default();
-    let ask = Ask { cost: 10, token: 1, lease_us: 1e6, lead_us: 0.0 };
+    let ask = Ask { cost: 10, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let mut now = START;
     for _ in 0..3 {
         match acquire(&mut [(&mut gate, &policy)], now, &ask) {
@@ -586,7 +595,7 @@ fn a_dear_call_is_granted_in_the_end_even_from_an_unknown_state() {
 fn slots_are_not_given_away_before_those_that_were_taken_are_known() {
     let policy = GatePolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: MAX_WAIT_US };
     let mut gate = Gate::default();
-    let ask = |token: u64| Ask { cost: 1, token, lease_us: 10e6, lead_us: 0.0 };
+    let ask = |token: u64| Ask { cost: 1, token, lease_us: 10e6, lead_us: 0.0, past: Past::Clean };
     for token in [1, 2] {
         let decision = acquire(&mut [(&mut gate, &policy)], START, &ask(token));
         let Decision::Granted { wait, confirm: true, .. } = decision else { panic!("{decision:?}") };
@@ -610,7 +619,11 @@ fn slots_of_a_crashed_worker_come_back() {
     let policy = GatePolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: 0.0 };
     let mut gate = Gate::default();
     let mut ask = |token: u64, now: f64| {
-        acquire(&mut [(&mut gate, &policy)], now, &Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0 })
+        acquire(
+            &mut [(&mut gate, &policy)],
+            now,
+            &Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean },
+        )
     };
     for token in [1, 2] {
         assert!(matches!(ask(token, START), Decision::Granted { .. }));

@@ -70,6 +70,20 @@ impl SlowDown {
         (self.ceiling - (self.ceiling - self.factor) * under).min(1.0)
     }
 
+    /// The share stays as it is until a moment, and grows from then on: behind a refusal that says nothing of the rate.
+    pub(super) fn resume_at(&mut self, now: f64, at: f64) {
+        self.factor = self.factor(now);
+        self.ceiling = self.ceiling.max(self.factor / CUT_LITTLE).min(1.0);
+        self.since = at.max(now);
+        self.deaf_until = self.since.max(now + EVERY_US);
+    }
+
+    /// The clock was set back.
+    pub(super) fn set_back(&mut self, by: f64) {
+        super::set_back(&mut self.since, by);
+        super::set_back(&mut self.deaf_until, by);
+    }
+
     /// The dependency said that calls come too fast, and perhaps until when to pause.
     pub(super) fn sign(&mut self, now: f64, pause_until: Option<f64>) {
         if now < self.deaf_until {

@@ -208,6 +208,7 @@ pub struct RetryDefinition {
     #[serde(default)]
     pub backoff: BackoffDefinition,
     pub deadline: Option<Spanned<Span>>,
+    pub throttled_for: Option<Spanned<Span>>,
 }
 
 /// `retry.backoff`.

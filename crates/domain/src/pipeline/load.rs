@@ -1,7 +1,6 @@
 //! From the YAML's text to a pipeline that is ready to run, or to every error that was found in it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_saphyr::Spanned;
 use uuid::Uuid;
@@ -13,6 +12,7 @@ use super::definition::{CanaryDefinition, Definition, DispatchDefinition, RetryD
 use super::dependency;
 use super::model::{Dispatch, Pipeline, Place, Retry};
 use super::names::Names;
+use super::scalars::Span;
 use super::step::ResultTemplate;
 use super::vars::Unset;
 use super::yaml;
@@ -193,13 +193,16 @@ fn checked(canary: Spanned<CanaryDefinition>, source: &mut Source<'_>) -> Canary
 
 fn retry(definition: &RetryDefinition, source: &mut Source<'_>) -> Retry {
     let backoff = &definition.backoff;
+    let usual = Retry::default();
+    let span = |span: &Option<Spanned<Span>>, usual| span.as_ref().map_or(usual, |span| span.value.0);
     let retry = Retry {
-        attempts: definition.attempts.as_ref().map_or(5, |attempts| attempts.value),
-        initial: backoff.initial.as_ref().map_or(Duration::from_secs(1), |initial| initial.value.0),
-        factor: backoff.factor.as_ref().map_or(2.0, |factor| factor.value),
-        max: backoff.max.as_ref().map_or(Duration::from_secs(300), |max| max.value.0),
-        jitter: backoff.jitter.unwrap_or(true),
+        attempts: definition.attempts.as_ref().map_or(usual.attempts, |attempts| attempts.value),
+        initial: span(&backoff.initial, usual.initial),
+        factor: backoff.factor.as_ref().map_or(usual.factor, |factor| factor.value),
+        max: span(&backoff.max, usual.max),
+        jitter: backoff.jitter.unwrap_or(usual.jitter),
         deadline: definition.deadline.as_ref().map(|deadline| deadline.value.0),
+        throttled_for: span(&definition.throttled_for, usual.throttled_for),
     };
     if let Some(attempts) = &definition.attempts {
         let line = attempts.referenced.line();
@@ -224,6 +227,13 @@ fn retry(definition: &RetryDefinition, source: &mut Source<'_>) -> Retry {
         source.error(
             deadline.referenced.line(),
             "retry.deadline is 0, so every row would fail; take it out for none".into(),
+        );
+    }
+    if let Some(time) = definition.throttled_for.as_ref().filter(|time| time.value.0.is_zero()) {
+        source.error(
+            time.referenced.line(),
+            "retry.throttled_for is 0, so a row would fail at its first 429; give it a time, or take it out for 1d"
+                .into(),
         );
     }
     retry

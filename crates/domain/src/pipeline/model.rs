@@ -170,6 +170,22 @@ pub struct Retry {
     pub jitter: bool,
     /// A row that was not done so long after its first attempt fails.
     pub deadline: Option<Duration>,
+    /// A row that was throttled each time for so long fails.
+    pub throttled_for: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 5,
+            initial: Duration::from_secs(1),
+            factor: 2.0,
+            max: Duration::from_secs(300),
+            jitter: true,
+            deadline: None,
+            throttled_for: Duration::from_secs(24 * 60 * 60),
+        }
+    }
 }
 
 impl Retry {

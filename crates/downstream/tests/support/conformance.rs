@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use penstock_domain::cause::Cause;
-use penstock_domain::limit::{Ask, BreakerState, Decision, Denied, Feedback, Reason, Snapshot};
+use penstock_domain::limit::{Ask, BreakerState, Decision, Denied, Feedback, Past, Reason, Snapshot};
 use penstock_domain::pipeline::{Breaker, Concurrency, Dependency, Rate};
 use penstock_domain::time::ManualClock;
 use penstock_downstream::{Gates, Grant, Limiter};
@@ -29,12 +29,16 @@ pub struct Scene {
     tokens: AtomicU64,
 }
 
-const UNUSED: Feedback = Feedback { healthy: None, pause: None, throttled: false, probe: false, cause: None };
-const HEALTHY: Feedback = Feedback { healthy: Some(true), ..UNUSED };
-const FAILED: Feedback = Feedback { healthy: Some(false), ..UNUSED };
+const HEALTHY: Feedback = told(Some(true), None, false);
+const FAILED: Feedback = told(Some(false), None, false);
+const UNUSED: Feedback = told(None, None, false);
+
+const fn told(healthy: Option<bool>, pause: Option<f64>, throttled: bool) -> Feedback {
+    Feedback { healthy, pause, throttled, probe: false, past: Past::Clean, elapsed: 0.0, cause: None }
+}
 
 fn told_to_wait(seconds: f64) -> Feedback {
-    Feedback { pause: Some(seconds * 1e6), throttled: true, ..UNUSED }
+    told(None, Some(seconds * 1e6), true)
 }
 
 impl Scene {
@@ -53,8 +57,12 @@ impl Scene {
     }
 
     pub async fn acquire(&self, owner: &str, cost: u32) -> Result<Leave, Denied> {
+        self.acquire_as(owner, cost, Past::Clean).await
+    }
+
+    async fn acquire_as(&self, owner: &str, cost: u32, past: Past) -> Result<Leave, Denied> {
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
-        let ask = Ask { cost, token, lease_us: 15e6, lead_us: 0.0 };
+        let ask = Ask { cost, token, lease_us: 15e6, lead_us: 0.0, past };
         let gates = self.gates(owner);
         match self.limiter.acquire(&gates, &ask).await {
             Decision::Granted { wait, probe, .. } => {
@@ -69,8 +77,15 @@ impl Scene {
         self.acquire(owner, 1).await.map(|leave| leave.wait).expect_err("it should have been denied")
     }
 
-    async fn report(&self, leave: Leave, feedback: Feedback) {
-        self.limiter.report(leave.grant, Feedback { probe: leave.probe, ..feedback }).await;
+    async fn report(&self, leave: Leave, feedback: Feedback) -> bool {
+        let feedback = Feedback { probe: leave.probe, past: leave.ask.past, ..feedback };
+        self.limiter.report(leave.grant, feedback).await
+    }
+
+    /// A call by a row with this past, and its answer. Whether it was throttled for a reason of its row's own.
+    async fn call(&self, past: Past, feedback: Feedback) -> bool {
+        let leave = self.acquire_as("acme", 1, past).await.unwrap();
+        self.report(leave, feedback).await
     }
 
     async fn peek(&self, owner: &str) -> Option<Snapshot> {
@@ -129,6 +144,18 @@ pub async fn all(limiter: Arc<dyn Limiter>, clock: Arc<ManualClock>) {
     };
     the_breaker_opens_and_closes(&scene(breaker)).await;
     the_last_failures_cause_is_known_until_a_call_succeeds(&scene(|_| {})).await;
+    rows_that_failed_before_are_no_probes_while_there_are_others(&scene(breaker)).await;
+    for per_owner in [false, true] {
+        let set = |api: &mut Dependency| api.rate = Some(Rate { per_owner, ..rate(100, 10) });
+        let scene = || Scene::new(limiter.clone(), clock.clone(), set);
+        a_row_that_is_refused_beside_others_waits_alone(&scene()).await;
+        while_nothing_goes_through_pauses_grow(&scene()).await;
+    }
+    a_clock_that_is_set_back_holds_up_nobody(&scene(|api| {
+        api.rate = Some(rate(100, 10));
+        api.concurrency = Some(concurrency(1));
+    }))
+    .await;
     a_pause_is_no_failure(&scene(breaker)).await;
     what_is_not_known_holds_nothing_up(&scene(|api| api.rate = Some(rate(100, 10)))).await;
     what_is_not_known_holds_nothing_up(&scene(|api| {
@@ -204,11 +231,7 @@ async fn a_pause_holds_everybody(scene: &Scene) {
     }
     scene.pass(2.0);
     let denied = scene.refused("other").await;
-    assert_eq!(
-        denied,
-        Denied { retry_after: 3e6, reason: Reason::Paused },
-        "a shorter pause shortens nothing"
-    );
+    assert_eq!(denied, Denied::new(3e6, Reason::Paused), "a shorter pause shortens nothing");
     let confirmed = scene.limiter.confirm(&waiting.grant.gates, &waiting.ask).await;
     assert_eq!(confirmed.unwrap_err().reason, Reason::Paused);
     assert_eq!(scene.peek("acme").await.unwrap().paused_for, Duration::from_secs(3));
@@ -236,7 +259,7 @@ async fn owners_have_their_own(scene: &Scene) {
 
 async fn too_fast_without_a_word_halves(scene: &Scene) {
     scene.warm_up("acme").await;
-    let sign = Feedback { throttled: true, ..UNUSED };
+    let sign = told(None, None, true);
     let calls = [scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap()];
     for call in calls {
         scene.report(call, sign).await;
@@ -276,7 +299,7 @@ async fn a_new_state_gives_no_slot_away(scene: &Scene) {
     assert_eq!(scene.peek("acme").await.unwrap().in_flight, usize::from(cold == 0.0));
     if cold > 0.0 {
         let early = scene.limiter.confirm(&first.grant.gates, &first.ask).await.unwrap_err();
-        assert_eq!(early, Denied { retry_after: cold * 1e6, reason: Reason::Concurrency });
+        assert_eq!(early, Denied::new(cold * 1e6, Reason::Concurrency));
         scene.pass(cold);
         scene.limiter.confirm(&first.grant.gates, &first.ask).await.unwrap();
     }
@@ -289,7 +312,7 @@ async fn a_late_answer_has_its_slack(scene: &Scene) {
     scene.warm_up("acme").await;
     let (gates, mut granted) = (scene.gates("acme"), Vec::new());
     for (token, lead_us) in [(1, 0.0), (2, 0.0), (3, 30e3), (4, 0.0)] {
-        let ask = Ask { cost: 1, token, lease_us: 15e6, lead_us };
+        let ask = Ask { cost: 1, token, lease_us: 15e6, lead_us, past: Past::Clean };
         match scene.limiter.acquire(&gates, &ask).await {
             Decision::Granted { wait, slack, confirm, .. } => granted.push((wait, slack, confirm)),
             Decision::Denied(denied) => panic!("{denied:?}"),
@@ -351,12 +374,11 @@ async fn the_breaker_opens_and_closes(scene: &Scene) {
         scene.report(leave, feedback).await;
     };
     let early = scene.acquire("acme", 1).await.unwrap();
-    for feedback in [HEALTHY, HEALTHY, FAILED] {
+    for feedback in [HEALTHY, HEALTHY, FAILED, FAILED, FAILED, FAILED] {
         call(feedback).await;
     }
-    call(FAILED).await;
     let denied = scene.refused("acme").await;
-    assert_eq!(denied, Denied { retry_after: 10e6, reason: Reason::BreakerOpen });
+    assert_eq!(denied, Denied::new(10e6, Reason::BreakerOpen));
     assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::Open);
     scene.pass(10.0);
     assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::HalfOpen);
@@ -375,13 +397,99 @@ async fn the_breaker_opens_and_closes(scene: &Scene) {
         call(FAILED).await;
     }
     scene.pass(10.0);
+    for _ in 0..2 {
+        assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::HalfOpen);
+        let probe = scene.acquire("acme", 1).await.unwrap();
+        scene.report(probe, FAILED).await;
+    }
+    assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::Open, "failed probes open it again");
+}
+
+async fn rows_that_failed_before_are_no_probes_while_there_are_others(scene: &Scene) {
+    for _ in 0..4 {
+        scene.call(Past::Clean, FAILED).await;
+    }
+    scene.pass(10.0);
+    let denied = scene.acquire_as("acme", 1, Past::Failed).await.unwrap_err();
+    assert_eq!(denied, Denied::of_row(2e6, Reason::BreakerOpen), "others may come");
     let probe = scene.acquire("acme", 1).await.unwrap();
-    scene.report(probe, FAILED).await;
-    assert_eq!(
-        scene.peek("acme").await.unwrap().breaker,
-        BreakerState::Open,
-        "a failed probe opens it again"
-    );
+    assert!(probe.probe);
+    scene.pass(2.0);
+    let denied = scene.acquire_as("acme", 1, Past::Failed).await.unwrap_err();
+    assert_eq!(denied, Denied::of_row(10e6, Reason::BreakerOpen), "others have come");
+    scene.report(probe, HEALTHY).await;
+    scene.call(Past::Clean, HEALTHY).await;
+    assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::Closed);
+    // Now there are only rows that fail each time.
+    for _ in 0..4 {
+        scene.call(Past::Clean, FAILED).await;
+    }
+    for state in [BreakerState::Open, BreakerState::Open, BreakerState::HalfOpen] {
+        scene.pass(25.0);
+        for _ in 0..2 {
+            scene.call(Past::Failed, FAILED).await;
+        }
+        assert_eq!(scene.peek("acme").await.unwrap().breaker, state, "after a minute it is theirs to end");
+    }
+}
+
+async fn a_row_that_is_refused_beside_others_waits_alone(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let share = async || scene.peek("acme").await.unwrap().factor;
+    assert!(!scene.call(Past::Clean, told_to_wait(2.0)).await, "a first refusal counts for all");
+    assert_eq!(scene.refused("acme").await.reason, Reason::Paused);
+    scene.pass(3.0);
+    assert!(share().await < 1.0);
+    scene.call(Past::Clean, Feedback { elapsed: 0.5e6, ..HEALTHY }).await;
+    assert!(scene.call(Past::Throttled, told_to_wait(60.0)).await, "it was refused again, others were not");
+    assert!((share().await - 1.0).abs() < 1e-9, "what it did is undone");
+    assert!(scene.call(Past::ThrottledAlone, told_to_wait(60.0)).await);
+    scene.call(Past::Clean, HEALTHY).await;
+    assert!(scene.call(Past::Clean, told_to_wait(60.0)).await, "another one's refusal is doubted");
+    assert!(scene.acquire("acme", 1).await.is_ok());
+    assert!(!scene.call(Past::Clean, told_to_wait(1.0)).await, "two in a row are not");
+    scene.pass(1.0);
+    scene.call(Past::Throttled, HEALTHY).await;
+    assert!(!scene.call(Past::Clean, told_to_wait(1.0)).await, "it was about speed after all");
+    scene.pass(600.0);
+}
+
+async fn while_nothing_goes_through_pauses_grow(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let sign = told(None, None, true);
+    let paused = async || scene.peek("acme").await.unwrap().paused_for.as_secs();
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        scene.call(Past::Clean, sign).await;
+        pauses.push(paused().await);
+        scene.pass(10.0);
+    }
+    assert_eq!(pauses, [0, 2, 4, 8]);
+    assert_eq!(scene.peek("acme").await.unwrap().refusals, 4);
+    let tried = scene.acquire("acme", 1).await.unwrap();
+    assert!(tried.probe);
+    assert_eq!(scene.refused("acme").await, Denied::new(1e6, Reason::Paused), "one is tried alone");
+    let denied = scene.acquire_as("acme", 1, Past::Throttled).await.unwrap_err();
+    assert_eq!(denied, Denied::of_row(5e6, Reason::Paused), "and not one that was refused before");
+    scene.report(tried, HEALTHY).await;
+    assert!(!scene.acquire("acme", 1).await.unwrap().probe);
+    scene.pass(600.0);
+}
+
+async fn a_clock_that_is_set_back_holds_up_nobody(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let call = scene.acquire("acme", 1).await.unwrap();
+    scene.clock.set_back(Duration::from_secs(3600));
+    assert_eq!(scene.peek("acme").await.unwrap().in_flight, 1);
+    assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency, "the slot is still taken");
+    scene.report(call, told_to_wait(5.0)).await;
+    scene.clock.set_back(Duration::from_secs(3600));
+    assert_eq!(scene.refused("acme").await, Denied::new(5e6, Reason::Paused), "a pause is as long as it was");
+    scene.pass(5.0);
+    scene.call(Past::Clean, HEALTHY).await;
+    scene.clock.set_back(Duration::from_secs(3600));
+    assert!(scene.acquire("acme", 1).await.is_ok());
+    scene.pass(3.0 * 3600.0);
 }
 
 async fn the_last_failures_cause_is_known_until_a_call_succeeds(scene: &Scene) {
@@ -408,7 +516,7 @@ async fn a_pause_is_no_failure(scene: &Scene) {
     for _ in 0..8 {
         let leave = scene.acquire("acme", 1).await.unwrap();
         scene.report(leave, told_to_wait(0.0)).await;
-        scene.pass(2.0);
+        scene.pass(400.0);
     }
     assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::Closed);
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use penstock_domain::limit::Past;
 use penstock_domain::outcome::Repetition;
 use penstock_domain::pipeline::definition::Method;
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
@@ -42,6 +43,7 @@ pub async fn call(caller: &Caller, api: &Dependency, path: &str) -> Called {
         unanswered_before: false,
         reads_body: true,
         traceparent: None,
+        past: Past::Clean,
     };
     caller.call(&demand, get(path), &|| true, &|| Box::new(())).await
 }

@@ -126,6 +126,22 @@ impl Lanes {
         rows
     }
 
+    /// Brings a row from anywhere among the next owner's rows to their front; `unit` is a random number in [0, 1). For probes of
+    /// a dependency that failed: where rows that fail for reasons of their own stand together, the next one is no good probe.
+    pub fn scatter(&mut self, pipeline: &str, unit: f64) {
+        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.pipeline == pipeline) else { return };
+        let Some(Reverse((.., owner))) = lane.turns.peek() else { return };
+        let Some(queue) = lane.ready.get_mut(&owner.seq).filter(|queue| queue.len() > 1) else { return };
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a place among some thousand rows"
+        )]
+        let place = (unit * queue.len() as f64) as usize;
+        queue.swap(0, place.min(queue.len() - 1));
+    }
+
     /// Takes everything: the worker drains.
     pub fn drain(&mut self) -> Vec<RowRef> {
         self.lanes.clear();
@@ -283,5 +299,24 @@ mod tests {
         assert_eq!(lanes.len(), 1);
         lanes.take("invite", 1, NOW, |_| None);
         assert!(lanes.push("invite", owner(1), row(1, 1), NOW), "taken rows may come again");
+    }
+
+    #[test]
+    fn a_probe_comes_from_anywhere_and_each_row_once() {
+        let mut lanes = Lanes::default();
+        lanes.scatter("invite", 0.5);
+        for number in 0..10 {
+            lanes.push("invite", owner(1), row(1, number), NOW);
+        }
+        lanes.ready(NOW);
+        let mut taken = Vec::new();
+        for unit in [0.5, 0.999, 0.0] {
+            lanes.scatter("invite", unit);
+            taken.extend(lanes.take("invite", 1, NOW, |_| None).into_iter().map(|(row, _)| row.number));
+        }
+        assert_eq!(taken, [5, 9, 2]);
+        taken.extend(lanes.take("invite", 10, NOW, |_| None).into_iter().map(|(row, _)| row.number));
+        taken.sort_unstable();
+        assert_eq!(taken, (0..10).collect::<Vec<_>>());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use penstock_crypto::OpenError;
-use penstock_domain::row::{AttemptRecord, RowError};
+use penstock_domain::row::RowError;
 use penstock_store::work::ClaimedRow;
 use serde_json::{Map, Value};
 
@@ -18,8 +18,8 @@ pub(crate) struct OpenedRow {
     pub values: BTreeMap<String, String>,
     /// What finished steps gave.
     pub outputs: Map<String, Value>,
-    /// Its attempts so far.
-    pub story: Vec<AttemptRecord>,
+    /// What an earlier attempt left.
+    pub error: Option<RowError>,
 }
 
 /// Opens a claimed row.
@@ -38,20 +38,20 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
         let output: Value = secrets.open_json(Place::Receipt(number, receipt.step), &receipt.sealed)?;
         outputs.insert(step.name.clone(), output);
     }
-    let story = claimed.error.as_ref().map_or_else(Vec::new, |sealed| {
+    let error = claimed.error.as_ref().and_then(|sealed| {
         let told = secrets.open_json::<RowError>(Place::Error(number), sealed);
-        // Nothing depends on the story: the row goes on with a new one.
-        told.map(|error| error.attempts).unwrap_or_else(|error| {
+        // Nothing depends on it: the row goes on as if there had been no attempt.
+        told.inspect_err(|error| {
             tracing::warn!(%error, batch = %work.id, row = number, "the row's earlier attempts cannot be read");
-            Vec::new()
         })
+        .ok()
     });
     let payload = secrets.open(Place::Payload(number), &claimed.payload)?;
     let values = work
         .header
         .values(&payload, &work.pipeline.schema)
         .map_err(|error| FlowError::Inconsistent(format!("row {number} cannot be read again: {error}")))?;
-    Ok(OpenedRow { values, outputs, story })
+    Ok(OpenedRow { values, outputs, error })
 }
 
 /// Whether an error of [`open`] is about what is stored of the row, and so the same everywhere and for ever: the row
@@ -119,6 +119,7 @@ mod tests {
             message: String::new(),
             detail: None,
             attempts: Vec::new(),
+            throttled: None,
         };
         ClaimedRow {
             row: RowRef { batch: work.seq, number: 3 },
@@ -162,7 +163,7 @@ mod tests {
             assert!(is_the_rows_own(&error), "{error}");
         }
         let lost = open(&work, &ClaimedRow { error: Some(vec![1; 64]), ..row(&work) }).unwrap();
-        assert!(lost.story.is_empty() && lost.values["b"] == "2", "a story that cannot be read ends nothing");
+        assert!(lost.error.is_none() && lost.values["b"] == "2", "a story that cannot be read ends nothing");
     }
 
     #[test]

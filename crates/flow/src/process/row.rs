@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use penstock_domain::outcome::{self, Repetition, Verdict};
 use penstock_domain::pipeline::{Dependency, ResponseView, RowContext, RowValues, Step};
-use penstock_domain::row::{AttemptRecord, Receipt, RowError};
+use penstock_domain::retry::{self, Failed, Next};
+use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Called, Caller, Demand, Failure, Response};
 use penstock_store::work::{ClaimedRow, Settled, Trouble};
@@ -19,6 +20,7 @@ use crate::process::batches::BatchWork;
 use crate::process::leases::RowLease;
 use crate::process::observe::{Observer, StepSeen};
 use crate::process::open;
+use crate::process::progress::Progress;
 use crate::secrets::Place;
 use crate::traces::RowTrace;
 
@@ -27,10 +29,6 @@ const ELSEWHERE: Duration = Duration::from_secs(30);
 
 /// At most so many characters of an answer are kept as an error's detail.
 const DETAIL_CHARS: usize = 2000;
-
-/// So often a row may be a breaker's probe and lose no attempt by it. Further probes cost one, so that a row which itself is
-/// what the dependency fails at comes to an end.
-const FREE_PROBES: usize = 20;
 
 /// What a row's task works with.
 pub struct RowTask<'a> {
@@ -54,14 +52,6 @@ pub struct RowTask<'a> {
     pub limited: &'a (dyn Fn() -> Box<dyn Send> + Sync),
 }
 
-/// Where a row is in its way through the steps.
-struct Progress {
-    attempts: u16,
-    story: Vec<AttemptRecord>,
-    outputs: Map<String, Value>,
-    receipts: Vec<Receipt>,
-}
-
 impl RowTask<'_> {
     /// Carries the row on from its first unfinished step. None: the lease was lost and nothing may be written.
     pub async fn run(&self, claimed: ClaimedRow) -> Option<Settled> {
@@ -70,16 +60,10 @@ impl RowTask<'_> {
 
     async fn carry(&self, claimed: ClaimedRow) -> Option<Settled> {
         let number = claimed.row.number;
-        let mut progress = Progress {
-            attempts: claimed.attempts,
-            story: Vec::new(),
-            outputs: Map::new(),
-            receipts: Vec::new(),
-        };
+        let mut progress = Progress::new(&claimed, self.engines.clock.now());
         let row = match open::open(self.work, &claimed) {
             Ok(opened) => {
-                progress.outputs = opened.outputs;
-                progress.story = opened.story;
+                progress.opened(&claimed, opened.outputs, opened.error);
                 RowValues::new(&opened.values, self.work.secrets.context())
             }
             Err(error) if open::is_the_rows_own(&error) => {
@@ -103,11 +87,10 @@ impl RowTask<'_> {
             if (self.draining)() {
                 return Some(given_back(now, false, None, progress.receipts));
             }
-            if let Some(deadline) = pipeline.retry.deadline
-                && claimed.first_claimed_at.is_some_and(|first| now.since(first) > deadline)
+            if let Some(expiry) =
+                progress.expiry(&pipeline.retry, &step.name).filter(|expiry| now >= expiry.at)
             {
-                let problem =
-                    Problem::new(outcome::code::DEADLINE_EXCEEDED, "the row was not done by its deadline");
+                let problem = Problem::run_out(expiry.code, progress.last(&step.name));
                 return Some(self.failed(number, index, step, problem, progress));
             }
             if let Some(settled) = self.step(number, index, step, &row, &mut progress).await? {
@@ -153,6 +136,7 @@ impl RowTask<'_> {
             reads_body: step.reads_body,
             unanswered_before: step.keyed && had_no_answer(&progress.story, step),
             traceparent: self.engines.traces.traceparent(&span, self.trace.id),
+            past: progress.past(&step.name),
         };
         let lease = self.lease;
         let clock = &self.engines.clock;
@@ -170,7 +154,7 @@ impl RowTask<'_> {
         let called =
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
         let now = clock.now();
-        let (verdict, response, failure, not_before, probe) = match called {
+        let (verdict, response, failure, not_before, probe, alone) = match called {
             Called::Waits { until, reason } => {
                 let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
                 let receipts = std::mem::take(&mut progress.receipts);
@@ -186,7 +170,7 @@ impl RowTask<'_> {
                 let receipts = std::mem::take(&mut progress.receipts);
                 return Some(Some(given_back(now, false, None, receipts)));
             }
-            Called::Answered { verdict, response, failure, not_before, elapsed, probe } => {
+            Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone } => {
                 if let Some(response) = &response {
                     span.record("http.response.status_code", i64::from(response.status));
                 }
@@ -201,7 +185,7 @@ impl RowTask<'_> {
                     verdict: &verdict,
                     elapsed,
                 });
-                (verdict, response, failure, not_before, probe)
+                (verdict, response, failure, not_before, probe, alone)
             }
         };
         let status = response.as_ref().map(|response| response.status);
@@ -232,20 +216,19 @@ impl RowTask<'_> {
                 }
             }
             Verdict::Throttled { until } => {
-                let trouble = Trouble {
-                    code: outcome::code::THROTTLED.into(),
-                    step: place(index),
+                let series = progress.throttled(&step.name, now, alone);
+                let code = outcome::code::THROTTLED;
+                let problem = Problem {
+                    message: throttled_message(step, status, &series),
                     http_status: status,
-                    ..quiet()
+                    detail,
+                    not_before: Some(retry::throttled_until(&series, now, until)),
+                    ..Problem::new(code, "")
                 };
-                Some(Some(given_back(
-                    until.unwrap_or(now),
-                    false,
-                    Some(trouble),
-                    std::mem::take(&mut progress.receipts),
-                )))
+                Some(Some(self.throttled(number, index, step, problem, std::mem::take(progress))))
             }
             Verdict::Retry { code } => {
+                progress.not_throttled();
                 let problem = Problem {
                     message: message(&code, step, dependency, status, failure.as_ref()),
                     code,
@@ -288,6 +271,7 @@ impl RowTask<'_> {
             self.lease.finished_step(receipt.clone());
             progress.receipts.push(receipt);
         }
+        progress.not_throttled();
         progress.outputs.insert(step.name.clone(), output);
     }
 
@@ -329,30 +313,57 @@ impl RowTask<'_> {
         progress: Progress,
         probe: bool,
     ) -> Settled {
-        let retry = &self.work.pipeline.retry;
-        let probes = progress.story.iter().filter(|attempt| attempt.probe).count();
-        let free = probe && probes < FREE_PROBES;
-        let failed = if free { u32::try_from(probes).unwrap_or(u32::MAX) } else { progress.attempts.into() };
-        let failed = failed.saturating_add(1);
-        if !free && failed >= retry.attempts {
+        let now = self.engines.clock.now();
+        let failed = Failed {
+            at: now,
+            code: &problem.code,
+            step: &step.name,
+            probe,
+            open_for: self.work.dependencies[step.dependency].breaker.open_for,
+            attempts: progress.attempts.into(),
+            earlier: progress.failures(),
+        };
+        let next = retry::after_failure(&self.work.pipeline.retry, &failed, self.engines.chance.unit());
+        let Next::Again { delay, attempt } = next else {
             return self.failed(number, index, step, problem, progress);
-        }
-        let mut delay = retry.delay(failed, self.engines.chance.unit());
-        if free {
-            // It found out for all others that the dependency is not well yet: it goes back as they did, and behind them.
-            delay += self.work.dependencies[step.dependency].breaker.open_for;
-        }
-        let backoff_ends = self.engines.clock.now() + delay;
+        };
+        let backoff_ends = now + delay;
         let not_before = problem.not_before.map_or(backoff_ends, |asked| asked.max(backoff_ends));
         let receipts = progress.receipts.clone();
         let trouble = Trouble {
             code: problem.code.clone(),
             step: place(index),
             http_status: problem.http_status,
-            error: Some(self.seal_story(number, Some(step), problem, progress, free)),
+            error: Some(self.seal_story(number, Some(step), problem, progress, !attempt)),
             receipts: Vec::new(),
         };
-        given_back(not_before, !free, Some(trouble), receipts)
+        given_back(not_before, attempt, Some(trouble), receipts)
+    }
+
+    /// The step is called too often: the row goes back, or fails when that has lasted for too long.
+    fn throttled(
+        &self,
+        number: u32,
+        index: usize,
+        step: &Step,
+        problem: Problem,
+        progress: Progress,
+    ) -> Settled {
+        let now = self.engines.clock.now();
+        let expiry = progress.expiry(&self.work.pipeline.retry, &step.name);
+        let not_before = problem.not_before.into_iter().chain(expiry.map(|expiry| expiry.at)).min();
+        if expiry.is_some_and(|expiry| expiry.code == problem.code && now >= expiry.at) {
+            return self.failed(number, index, step, problem, progress);
+        }
+        let receipts = progress.receipts.clone();
+        let trouble = Trouble {
+            code: problem.code.clone(),
+            step: place(index),
+            http_status: problem.http_status,
+            error: Some(self.seal(number, Some(step), problem, progress)),
+            receipts: Vec::new(),
+        };
+        given_back(not_before.unwrap_or(now), false, Some(trouble), receipts)
     }
 
     fn failed(
@@ -385,29 +396,29 @@ impl RowTask<'_> {
         progress: Progress,
         probe: bool,
     ) -> Vec<u8> {
-        let mut attempts = progress.story;
-        attempts.push(AttemptRecord {
+        let mut progress = progress;
+        progress.story.push(AttemptRecord {
             at: self.engines.clock.now(),
             step: step.map(|step| step.name.clone()),
             code: problem.code.clone(),
             http_status: problem.http_status,
             probe,
         });
+        self.seal(number, step, problem, progress)
+    }
+
+    fn seal(&self, number: u32, step: Option<&Step>, problem: Problem, progress: Progress) -> Vec<u8> {
+        let throttled = step.and_then(|step| progress.series(&step.name));
         let error = RowError {
             code: problem.code,
             step: step.map(|step| step.name.clone()),
             http_status: problem.http_status,
             message: problem.message,
             detail: problem.detail,
-            attempts,
+            attempts: progress.story,
+            throttled,
         };
         self.work.secrets.seal_json(Place::Error(number), &error)
-    }
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { attempts: 0, story: Vec::new(), outputs: Map::new(), receipts: Vec::new() }
     }
 }
 
@@ -423,6 +434,16 @@ struct Problem {
 }
 
 impl Problem {
+    /// A row's time is over; what its last call of the step came to is part of it.
+    fn run_out(code: &str, last: Option<&RowError>) -> Self {
+        let Some(last) = last else { return Self::new(code, outcome::sentence(code)) };
+        Self {
+            http_status: last.http_status,
+            detail: last.detail.clone(),
+            ..Self::new(code, outcome::run_out(code, &last.message))
+        }
+    }
+
     fn new(code: &str, message: impl Into<String>) -> Self {
         Self {
             code: code.to_owned(),
@@ -469,6 +490,19 @@ fn unusable(step: &Step, response: &Response, failure: Option<&Failure>, missing
         "step `{}` was answered with HTTP status {status} ({bytes} bytes), but {cause}{missing}",
         step.name
     )
+}
+
+/// What the row's owner is told while the step is called too often.
+fn throttled_message(step: &Step, status: Option<u16>, series: &Throttled) -> String {
+    let status = status.map_or(String::new(), |status| format!(" with HTTP status {status}"));
+    let alone = if series.alone { ", while calls for other rows went through" } else { "" };
+    match series.times {
+        0 | 1 => format!("step `{}` was answered{status}: it is called too often", step.name),
+        times => format!(
+            "step `{}` was answered{status}, {times} times in a row since {}{alone}",
+            step.name, series.since
+        ),
+    }
 }
 
 /// Whether an earlier try of the step had no answer: with its key it may still be under way.

@@ -225,6 +225,10 @@ impl Worker {
             if allowed == 0 || self.held_up(&name) {
                 continue;
             }
+            if self.is_probing(&name) {
+                allowed = 1;
+                lanes.scatter(&name, self.engines.chance.unit());
+            }
             let mut taken = HashMap::new();
             let rows = lanes.take(&name, allowed.min(CLAIM_ROWS), now, |owner| {
                 self.held_until(&name, &load, owner, taken.entry(owner).or_default(), now)
@@ -244,6 +248,12 @@ impl Worker {
         pipeline.steps.iter().map(|step| &pipeline.dependencies[step.dependency]).any(|dependency| {
             self.caller.predicted_wait(dependency) > ADMIT_WITHIN || self.caller.is_crowded(dependency)
         })
+    }
+
+    /// Whether the next calls of one of the pipeline's dependencies are probes of its breaker.
+    fn is_probing(&self, pipeline: &str) -> bool {
+        let pipeline = self.engines.pipelines.get(pipeline);
+        pipeline.is_some_and(|pipeline| pipeline.dependencies.iter().any(|one| self.caller.is_probing(one)))
     }
 
     /// How many of a pipeline's rows can be of use in flight: as many as its dependencies take calls at once, and a few

@@ -1,0 +1,113 @@
+//! Where a row is on its way through the steps, and what its earlier calls say about the next one.
+
+use penstock_domain::limit::Past;
+use penstock_domain::outcome::code;
+use penstock_domain::pipeline::Retry;
+use penstock_domain::retry;
+use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
+use penstock_domain::time::Timestamp;
+use penstock_store::work::ClaimedRow;
+use serde_json::{Map, Value};
+
+/// When a row that is not done fails, and as what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Expiry {
+    /// When.
+    pub(super) at: Timestamp,
+    /// Its code then.
+    pub(super) code: &'static str,
+}
+
+/// Where a row is on its way through the steps.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Attempts that failed.
+    pub(super) attempts: u16,
+    /// All earlier failures, those of earlier runs of the batch first.
+    pub(super) story: Vec<AttemptRecord>,
+    /// Where the failures of this run begin in them.
+    this_run: usize,
+    /// The series of throttled answers that the row is in, and the step that gives them.
+    series: Option<(String, Throttled)>,
+    /// What the row's last failure of this run was.
+    last: Option<RowError>,
+    /// When the row's first attempt of this run began.
+    first_claimed_at: Timestamp,
+    /// What finished steps gave.
+    pub(super) outputs: Map<String, Value>,
+    /// Receipts of the steps that were finished since the claim.
+    pub(super) receipts: Vec<Receipt>,
+}
+
+impl Progress {
+    /// A row that was claimed a moment ago.
+    pub(super) fn new(claimed: &ClaimedRow, now: Timestamp) -> Self {
+        Self {
+            attempts: claimed.attempts,
+            first_claimed_at: claimed.first_claimed_at.unwrap_or(now),
+            ..Self::default()
+        }
+    }
+
+    /// What is stored of the row was opened.
+    pub(super) fn opened(
+        &mut self,
+        claimed: &ClaimedRow,
+        outputs: Map<String, Value>,
+        error: Option<RowError>,
+    ) {
+        self.outputs = outputs;
+        let Some(mut error) = error else { return };
+        self.story = std::mem::take(&mut error.attempts);
+        // What an earlier run left says nothing about this one.
+        self.this_run = self.story.len();
+        if let Some(first) = claimed.first_claimed_at {
+            self.this_run = self.story.partition_point(|attempt| attempt.at < first);
+            self.series = error.step.clone().zip(error.throttled);
+            self.last = Some(error);
+        }
+    }
+
+    /// What the row's last failure at a step was.
+    pub(super) fn last(&self, step: &str) -> Option<&RowError> {
+        self.last.as_ref().filter(|error| error.step.as_deref() == Some(step))
+    }
+
+    /// Failures of this run, oldest first.
+    pub(super) fn failures(&self) -> &[AttemptRecord] {
+        &self.story[self.this_run.min(self.story.len())..]
+    }
+
+    /// The unbroken series of throttled answers of a step.
+    pub(super) fn series(&self, step: &str) -> Option<Throttled> {
+        self.series.as_ref().filter(|(of, _)| of == step).map(|(_, series)| *series)
+    }
+
+    /// What the row's earlier calls of a step say about the next one.
+    pub(super) fn past(&self, step: &str) -> Past {
+        retry::past(self.series(step), self.failures(), step)
+    }
+
+    /// A step answered that it is called too often. The series.
+    pub(super) fn throttled(&mut self, step: &str, at: Timestamp, alone: bool) -> Throttled {
+        let series = retry::throttled(self.series(step), at, alone);
+        self.series = Some((step.to_owned(), series));
+        series
+    }
+
+    /// A call was answered otherwise: the series ends.
+    pub(super) fn not_throttled(&mut self) {
+        self.series = None;
+    }
+
+    /// When the row's time is over if it is not done at the step by then, and as what it fails.
+    pub(super) fn expiry(&self, retry: &Retry, step: &str) -> Option<Expiry> {
+        let deadline = retry
+            .deadline
+            .map(|deadline| Expiry { at: self.first_claimed_at + deadline, code: code::DEADLINE_EXCEEDED });
+        let throttled = self
+            .series(step)
+            .map(|series| Expiry { at: series.since + retry.throttled_for, code: code::THROTTLED });
+        deadline.into_iter().chain(throttled).min_by_key(|expiry| expiry.at)
+    }
+}
