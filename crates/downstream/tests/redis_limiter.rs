@@ -205,7 +205,7 @@ async fn a_silent_connection_is_replaced() {
     let mut api = dependency("http://silent.example");
     api.rate = Some(rate(100, 10));
     let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
-    let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0 };
+    let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let answers = async |token| !matches!(limiter.acquire(&gates, &ask(token)).await, Decision::Denied(denied) if denied.reason == Reason::Unavailable);
     assert!(answers(1).await);
     for round in 0..2 {
