@@ -393,7 +393,8 @@ async fn silent_connections_are_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_broken_listener_had_in_its_hands_comes_at_once() {
     let redis = Redis::start();
-    let bell = redis.bell("listener");
+    let (proxy, url) = Proxy::before(&redis.url()).unwrap();
+    let bell = Arc::new(SharedBell::connect(&url, "listener".to_owned()).unwrap());
     let mut listening = Listening::to(&bell);
     // It is there and idle.
     bell.ring(vec![extract(1)]).await.unwrap();
@@ -406,7 +407,7 @@ async fn what_a_broken_listener_had_in_its_hands_comes_at_once() {
     assert_eq!(redis.ask(&["zrem", "penstock:extractions:scheduled", &id]), "1", "{id}");
     let name = redis.ask(&["zrange", "penstock:extractions:workers", "0", "0"]);
     assert_eq!(redis.ask(&["sadd", &format!("penstock:extractions:inflight:{name}"), &id]), "1", "{name}");
-    redis.ask(&["client", "kill", "type", "normal"]);
+    proxy.silence();
     listening.has_room.store(true, Ordering::SeqCst);
     let began = Instant::now();
     assert_eq!(listening.next().await, extract(7));
