@@ -355,3 +355,47 @@ async fn who_may_have_been_created_is_not_offered_again() {
         assert_eq!(created(id), 1, "{id} was asked for under one key");
     }
 }
+
+/// A success that `output` cannot read had its effect: its answer is kept, and a retry reads it and calls nobody. What is
+/// harmless to ask again is asked again. A typo in `result` calls nobody again either.
+#[tokio::test]
+async fn a_success_that_cannot_be_read_is_not_asked_for_again() {
+    let pipeline = |create: &str, find: &str, result: &str| {
+        format!(
+            "{HEAD}steps:\n\
+             \x20 - {{ name: mail, dependency: api, request: {{ method: POST, path: /mail, json: {{ id: \"{{{{ row.id }}}}\" }} }}, output: {{ id: \"{{{{ body.{create} }}}}\" }} }}\n\
+             \x20 - {{ name: find, dependency: api, request: {{ method: GET, path: /find }}, output: {{ n: \"{{{{ body.{find} }}}}\" }} }}\n\
+             result: {{ mail: \"{{{{ steps.mail.id }}}}\", n: \"{{{{ steps.find.n }}}}\", more: \"{{{{ {result} }}}}\" }}\n"
+        )
+    };
+    let scene = Scene::of(&pipeline("uid", "n", "1")).await;
+    let late = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    scene.receiver.answer_with({
+        let late = late.clone();
+        move |heard| {
+            Answer::json(match heard.path.as_str() {
+                "/mail" => r#"{"id": 12345678901234567891.50}"#,
+                _ if late.load(std::sync::atomic::Ordering::SeqCst) => r#"{"n": 2}"#,
+                _ => "{}",
+            })
+        }
+    });
+    let calls = |path: &str| scene.receiver.heard().iter().filter(|heard| heard.path == path).count();
+    let batch = scene.run("", "id\n1\n2\n").await;
+    let id = batch.rsplit('/').next().expect("an id");
+    let retried = async || {
+        let (status, answer) = scene.client.post(&format!("{batch}/retry"), &json!({})).await;
+        assert_eq!((status, &answer["retried"]), (200, &json!(2)), "{answer}");
+        scene.client.finished(id).await
+    };
+    let error = scene.client.get(&format!("{batch}/rows/1")).await["error"].clone();
+    assert_eq!((&error["code"], &error["step"]), (&json!("bad_response"), &json!("mail")), "{error}");
+    assert_eq!(calls("/mail"), 2);
+    assert_eq!(retried().await["counts"]["failed"], 2, "the typo is still there");
+    assert_eq!(calls("/mail"), 2, "and nobody gets a second mail");
+    let error = scene.client.get(&format!("{batch}/rows/1")).await["error"].clone();
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("`body.uid`")), "{error}");
+    assert_eq!(error["attempts"].as_array().map(Vec::len), Some(2), "{error}");
+    let rest = scene.client.text(&format!("{batch}/unprocessed.csv")).await;
+    assert_eq!(rest.lines().count(), 3, "{rest}");
+}

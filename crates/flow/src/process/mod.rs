@@ -7,6 +7,7 @@
 pub mod asked;
 pub mod batches;
 pub mod figures;
+mod kept;
 pub mod lanes;
 pub mod leases;
 pub mod observe;

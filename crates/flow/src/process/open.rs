@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::error::FlowError;
 use crate::process::batches::BatchWork;
+use crate::process::kept::KeptAnswer;
 use crate::secrets::Place;
 
 /// A row, ready to go on.
@@ -18,6 +19,8 @@ pub(crate) struct OpenedRow {
     pub values: BTreeMap<String, String>,
     /// What finished steps gave.
     pub outputs: Map<String, Value>,
+    /// The kept answer of the step after them.
+    pub answer: Option<KeptAnswer>,
     /// What an earlier attempt left.
     pub error: Option<RowError>,
 }
@@ -30,12 +33,19 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
     let secrets = &work.secrets;
     let number = claimed.row.number;
     let mut outputs = Map::new();
+    let mut answer = None;
     for (index, receipt) in claimed.receipts.iter().enumerate() {
         // Receipts are a prefix of the steps; one behind a gap is of no use.
         let Some(step) = work.pipeline.steps.get(index).filter(|_| usize::from(receipt.step) == index) else {
             break;
         };
         let output: Value = secrets.open_json(Place::Receipt(number, receipt.step), &receipt.sealed)?;
+        if output.is_array() {
+            let kept = KeptAnswer::from_json(output);
+            answer =
+                Some(kept.ok_or_else(|| FlowError::Inconsistent("a kept answer cannot be read".into()))?);
+            break;
+        }
         outputs.insert(step.name.clone(), output);
     }
     let error = claimed.error.as_ref().and_then(|sealed| {
@@ -51,7 +61,7 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
         .header
         .values(&payload, &work.pipeline.schema)
         .map_err(|error| FlowError::Inconsistent(format!("row {number} cannot be read again: {error}")))?;
-    Ok(OpenedRow { values, outputs, error })
+    Ok(OpenedRow { values, outputs, answer, error })
 }
 
 /// Whether an error of [`open`] is about what is stored of the row, and so the same everywhere and for ever: the row
@@ -157,11 +167,21 @@ mod tests {
             let error = open(&work, &ClaimedRow { payload, ..row(&work) }).unwrap_err();
             assert!(is_the_rows_own(&error), "{error}");
         }
-        for sealed in [vec![1; 64], work.secrets.seal(Place::Receipt(3, 0), b"not json")] {
+        for sealed in [
+            vec![1; 64],
+            work.secrets.seal(Place::Receipt(3, 0), b"not json"),
+            work.secrets.seal(Place::Receipt(3, 0), b"[1]"),
+        ] {
             let receipts = vec![Receipt { step: 0, sealed }];
             let error = open(&work, &ClaimedRow { receipts, ..row(&work) }).unwrap_err();
             assert!(is_the_rows_own(&error), "{error}");
         }
+        let answer =
+            KeptAnswer { status: 200, headers: BTreeMap::new(), body: json!({ "ID": 9 }), fault: None };
+        let sealed = work.secrets.seal_json(Place::Receipt(3, 0), &answer.to_json());
+        let kept =
+            open(&work, &ClaimedRow { receipts: vec![Receipt { step: 0, sealed }], ..row(&work) }).unwrap();
+        assert_eq!((kept.answer, kept.outputs.len()), (Some(answer), 0), "the step is not done");
         let lost = open(&work, &ClaimedRow { error: Some(vec![1; 64]), ..row(&work) }).unwrap();
         assert!(lost.error.is_none() && lost.values["b"] == "2", "a story that cannot be read ends nothing");
     }

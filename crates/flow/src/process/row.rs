@@ -17,6 +17,7 @@ use crate::crash;
 use crate::engines::Engines;
 use crate::process::asked::Book;
 use crate::process::batches::BatchWork;
+use crate::process::kept::{self, KeptAnswer};
 use crate::process::leases::RowLease;
 use crate::process::observe::{Observer, StepSeen};
 use crate::process::open;
@@ -61,10 +62,10 @@ impl RowTask<'_> {
     async fn carry(&self, claimed: ClaimedRow) -> Option<Settled> {
         let number = claimed.row.number;
         let mut progress = Progress::new(&claimed, self.engines.clock.now());
-        let row = match open::open(self.work, &claimed) {
+        let (row, mut kept) = match open::open(self.work, &claimed) {
             Ok(opened) => {
                 progress.opened(&claimed, opened.outputs, opened.error);
-                RowValues::new(&opened.values, self.work.secrets.context())
+                (RowValues::new(&opened.values, self.work.secrets.context()), opened.answer)
             }
             Err(error) if open::is_the_rows_own(&error) => {
                 tracing::error!(%error, batch = %self.work.id, row = number, "what is stored of the row cannot be read");
@@ -93,11 +94,46 @@ impl RowTask<'_> {
                 let problem = Problem::run_out(expiry.code, progress.last(&step.name));
                 return Some(self.failed(number, index, step, problem, progress));
             }
+            if let Some(answer) = kept.take() {
+                match self.kept(number, index, step, answer, &row, &mut progress) {
+                    ReadAgain::Done => continue,
+                    ReadAgain::Failed(settled) => return Some(settled),
+                    ReadAgain::Call => {}
+                }
+            }
             if let Some(settled) = self.step(number, index, step, &row, &mut progress).await? {
                 return Some(settled);
             }
         }
         Some(self.complete(number, &row, progress))
+    }
+
+    /// Reads the kept answer of a step again.
+    fn kept(
+        &self,
+        number: u32,
+        index: usize,
+        step: &Step,
+        answer: KeptAnswer,
+        row: &RowValues,
+        progress: &mut Progress,
+    ) -> ReadAgain {
+        let context = RowContext { values: row, steps: &progress.outputs };
+        match answer.output(step, &context) {
+            Ok(output) => {
+                self.remember(number, index, step, output, progress);
+                ReadAgain::Done
+            }
+            Err(_) if kept::is_called_again(step) => ReadAgain::Call,
+            Err(message) => {
+                let problem = Problem {
+                    http_status: Some(answer.status),
+                    detail: shorten(&answer.body),
+                    ..Problem::new(outcome::code::BAD_RESPONSE, message)
+                };
+                ReadAgain::Failed(self.failed(number, index, step, problem, std::mem::take(progress)))
+            }
+        }
     }
 
     /// One step. `None` inside: it is done, go on.
@@ -190,6 +226,10 @@ impl RowTask<'_> {
         };
         let status = response.as_ref().map(|response| response.status);
         let detail = response.as_ref().and_then(|response| shorten(&response.body));
+        // A success that cannot be read had its effect all the same.
+        let read = verdict.code() == Some(outcome::code::BAD_RESPONSE);
+        let answer = response.as_ref().filter(|_| read && !kept::is_called_again(step));
+        let answer = answer.map(|response| KeptAnswer::of(response, failure.as_ref()));
         match verdict {
             Verdict::Success => {
                 let response = response?;
@@ -210,6 +250,7 @@ impl RowTask<'_> {
                             http_status: status,
                             detail,
                             not_before: None,
+                            answer: Some(KeptAnswer::of(&response, failure.as_ref())),
                         };
                         Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))))
                     }
@@ -235,6 +276,7 @@ impl RowTask<'_> {
                     http_status: status,
                     detail,
                     not_before,
+                    answer,
                 };
                 let progress = std::mem::take(progress);
                 Some(Some(self.retry_or_fail(number, index, step, problem, progress, probe)))
@@ -246,6 +288,7 @@ impl RowTask<'_> {
                     http_status: status,
                     detail,
                     not_before,
+                    answer,
                 };
                 Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))))
             }
@@ -264,15 +307,23 @@ impl RowTask<'_> {
         let last = index + 1 == self.work.pipeline.steps.len();
         // The last step's output goes straight into the result.
         if !last && let Some(place) = place(index) {
-            let receipt = Receipt {
-                step: place,
-                sealed: self.work.secrets.seal_json(Place::Receipt(number, place), &output),
-            };
+            let receipt = self.receipt(number, place, &output);
             self.lease.finished_step(receipt.clone());
             progress.receipts.push(receipt);
         }
         progress.not_throttled();
         progress.outputs.insert(step.name.clone(), output);
+    }
+
+    fn receipt(&self, number: u32, step: u16, output: &Value) -> Receipt {
+        Receipt { step, sealed: self.work.secrets.seal_json(Place::Receipt(number, step), output) }
+    }
+
+    /// What the last step gave, of a row that ends although all its steps are done: a retry calls none of them again.
+    fn last_receipt(&self, number: u32, outputs: &Map<String, Value>) -> Option<Receipt> {
+        let last = self.work.pipeline.steps.len().checked_sub(1)?;
+        let output = outputs.get(&self.work.pipeline.steps[last].name)?;
+        Some(self.receipt(number, place(last)?, output))
     }
 
     fn complete(&self, number: u32, row: &RowValues, progress: Progress) -> Settled {
@@ -284,7 +335,8 @@ impl RowTask<'_> {
             },
             Err(error) => {
                 let problem = Problem::new(outcome::code::TEMPLATE_ERROR, error.to_string());
-                let receipts = progress.receipts.clone();
+                let mut receipts = progress.receipts.clone();
+                receipts.extend(self.last_receipt(number, &progress.outputs));
                 let sealed = self.seal_error(number, None, problem.clone(), progress);
                 Settled::Failed(Trouble {
                     code: problem.code,
@@ -374,7 +426,10 @@ impl RowTask<'_> {
         problem: Problem,
         progress: Progress,
     ) -> Settled {
-        let receipts = progress.receipts.clone();
+        let mut receipts = progress.receipts.clone();
+        if let Some((answer, step)) = problem.answer.as_ref().zip(place(index)) {
+            receipts.push(self.receipt(number, step, &answer.to_json()));
+        }
         Settled::Failed(Trouble {
             code: problem.code.clone(),
             step: place(index),
@@ -422,6 +477,16 @@ impl RowTask<'_> {
     }
 }
 
+/// What came of reading a kept answer again.
+enum ReadAgain {
+    /// The step is done.
+    Done,
+    /// It still cannot be read, and the step is harmless to repeat.
+    Call,
+    /// It still cannot be read.
+    Failed(Settled),
+}
+
 /// What went wrong, before it is sealed.
 #[derive(Clone)]
 struct Problem {
@@ -431,6 +496,8 @@ struct Problem {
     detail: Option<Value>,
     /// Until when the answer asks to wait.
     not_before: Option<Timestamp>,
+    /// The answer of a success that could not be read: kept when the row fails.
+    answer: Option<KeptAnswer>,
 }
 
 impl Problem {
@@ -451,6 +518,7 @@ impl Problem {
             http_status: None,
             detail: None,
             not_before: None,
+            answer: None,
         }
     }
 }
