@@ -26,6 +26,16 @@ impl Scene {
         Self { receiver, place, service, client, sandbox }
     }
 
+    /// The same place after its definition was edited and the service restarted.
+    async fn under(self, pipeline: &str) -> Self {
+        let Self { receiver, place, service, client, sandbox } = self;
+        drop((service, client));
+        place.write("pipelines/values.yaml", pipeline);
+        let service = place.start(&sandbox, None);
+        let client = Client::new(&service, &place.key(&sandbox, "acme"));
+        Self { receiver, place, service, client, sandbox }
+    }
+
     /// Uploads a file and waits for its end; the batch's path.
     async fn run(&self, query: &str, csv: &str) -> String {
         let (status, batch) =
@@ -398,4 +408,47 @@ async fn a_success_that_cannot_be_read_is_not_asked_for_again() {
     assert_eq!(error["attempts"].as_array().map(Vec::len), Some(2), "{error}");
     let rest = scene.client.text(&format!("{batch}/unprocessed.csv")).await;
     assert_eq!(rest.lines().count(), 3, "{rest}");
+    // Corrected, and retried under today's definition: the kept answers are read, digit by digit.
+    let scene = scene.under(&pipeline("id", "n", "steps.mail.id.x")).await;
+    let ask = async |body: serde_json::Value| scene.client.post(&format!("{batch}/retry"), &body).await;
+    let (status, problem) = ask(json!({ "definition": "today" })).await;
+    assert_eq!((status, &problem["code"]), (400, &json!("bad_selection")), "{problem}");
+    let (status, answer) = ask(json!({ "definition": "current" })).await;
+    assert_eq!((status, &answer["retried"]), (200, &json!(2)), "{answer}");
+    scene.client.finished(id).await;
+    let calls = |path: &str| scene.receiver.heard().iter().filter(|heard| heard.path == path).count();
+    assert_eq!((calls("/mail"), calls("/find")), (2, 2), "nobody got a second mail");
+    // The lookup's answer lacks what is read of it. It is harmless to ask again, and by now it has it.
+    late.store(true, std::sync::atomic::Ordering::SeqCst);
+    let error = scene.client.get(&format!("{batch}/rows/1")).await["error"].clone();
+    assert_eq!((&error["code"], &error["step"]), (&json!("bad_response"), &json!("find")), "{error}");
+    let (status, answer) = ask(json!({})).await;
+    assert_eq!((status, &answer["retried"]), (200, &json!(2)), "{answer}");
+    let ended = scene.client.finished(id).await;
+    assert_eq!((calls("/mail"), calls("/find")), (2, 4), "{ended}");
+    // All steps are done, and the result cannot be made: that calls nobody again either.
+    let error = scene.client.get(&format!("{batch}/rows/1")).await["error"].clone();
+    assert_eq!((&error["code"], &error["step"]), (&json!("template_error"), &json!(null)), "{error}");
+    // A definition that what was done does not fit is refused, and changes nothing.
+    let other =
+        pipeline("id", "n", "1").replace("name: find", "name: look").replace("steps.find", "steps.look");
+    let scene = scene.under(&other).await;
+    let (status, problem) =
+        scene.client.post(&format!("{batch}/retry"), &json!({ "definition": "current" })).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("definition_does_not_fit")), "{problem}");
+    assert!(
+        problem["detail"].as_str().is_some_and(|text| text.contains("step 2 (`find`), which is `look`")),
+        "{problem}"
+    );
+    let scene = scene.under(&pipeline("id", "n", "steps.mail.id + 1")).await;
+    let (said, good) = scene.place.say(&scene.sandbox, &["batches", "retry", id, "--current-definition"]);
+    assert!(good && said.contains("2 rows go back"), "{said}");
+    assert_eq!(scene.client.finished(id).await["outcome"], "success");
+    let calls = |path: &str| scene.receiver.heard().iter().filter(|heard| heard.path == path).count();
+    assert_eq!((calls("/mail"), calls("/find")), (2, 4));
+    let row = scene.client.text(&format!("{batch}/rows/1")).await;
+    assert!(
+        row.contains(r#"{"mail":12345678901234567891.50,"more":12345678901234567892.50,"n":2}"#),
+        "{row}"
+    );
 }

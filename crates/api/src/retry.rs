@@ -1,6 +1,8 @@
 //! Retry: failed rows, and cancelled ones when asked for, go back.
 
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_flow::control::{self, RetryError};
 use penstock_flow::view::{BatchView, done_view};
 use penstock_store::control::RetrySelection;
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,9 @@ pub struct RetryBody {
     codes: Option<Vec<String>>,
     /// Only these failed rows. Not together with cancelled ones, which go back all together.
     rows: Option<Vec<u32>>,
+    /// `current`: the batch, which has ended, goes on under the definition of its pipeline that is loaded today; `kept`, and
+    /// without it: under the one that it was uploaded under.
+    definition: Option<String>,
 }
 
 impl RetryBody {
@@ -58,7 +63,17 @@ impl RetryBody {
             cancelled,
             codes,
             numbers: self.rows.unwrap_or_default(),
+            definition: None,
         })
+    }
+
+    /// Whether the batch goes on under today's definition.
+    fn current_definition(&self) -> Result<bool, Problem> {
+        match self.definition.as_deref() {
+            None | Some("kept") => Ok(false),
+            Some("current") => Ok(true),
+            Some(_) => Err(Problem::bad_request("bad_selection", "`definition` takes current and kept")),
+        }
     }
 }
 
@@ -88,9 +103,16 @@ pub async fn retry(
     let batch = caller.own_batch(&state, &id).await?;
     let body = body::small(&state, caller.owner, request.headers(), payload).await?;
     let body = if body.is_empty() { RetryBody::default() } else { body::json(&body)? };
+    let current = body.current_definition()?;
     let selection = body.selection()?;
-    let now = state.engines.clock.now();
-    let (batch, retried) = state.engines.store.retry(batch.seq, &selection, &caller.actor(), now).await?;
+    // What rows keep of their steps may take a while to read.
+    let read = if current { Some(state.budgets.read(caller.owner).await?) } else { None };
+    let retried = control::retry(&state.engines, &batch, selection, current, &caller.actor()).await;
+    drop(read);
+    let (batch, retried) = retried.map_err(|error| match error {
+        RetryError::Flow(error) => error.into(),
+        error => Problem::new(StatusCode::CONFLICT, "definition_does_not_fit", error.to_string()),
+    })?;
     let batch = done_view(&state.engines, &batch, state.rows_per_owner).await;
     Ok(HttpResponse::Ok().json(RetriedBatch { batch, retried }))
 }

@@ -82,6 +82,9 @@ pub enum Command {
         /// Only this failed row, by its number; can be given several times
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         row: Vec<u32>,
+        /// The batch, which has ended, goes on under today's definition of its pipeline, and not the one it was uploaded under
+        #[arg(long)]
+        current_definition: bool,
     },
     /// Erases a batch's data key, file and payloads
     Erase {
@@ -131,10 +134,12 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             let batch = opened.batch(batch).await?;
             store.resume(batch.seq, &actor, now).await.map_err(said)?
         }
-        Command::Retry { batch, cancelled, no_failed, code, row } => {
+        Command::Retry { batch, cancelled, no_failed, code, row, current_definition } => {
             let batch = opened.batch(batch).await?;
-            let selection = RetrySelection { failed: !no_failed, cancelled, codes: code, numbers: row };
-            let (batch, rows) = store.retry(batch.seq, &selection, &actor, now).await.map_err(said)?;
+            let selection =
+                RetrySelection { failed: !no_failed, cancelled, codes: code, numbers: row, definition: None };
+            let retried = control::retry(engines, &batch, selection, current_definition, &actor).await;
+            let (batch, rows) = retried.map_err(said)?;
             let view = done_view(engines, &batch, opened.settings.rows_per_owner).await;
             let mut value = with_owner(&batch, &view);
             value["retried"] = rows.into();

@@ -166,6 +166,12 @@ pub enum Refusal {
     /// Not all rows are in SQL yet.
     #[error("the batch is not extracted yet")]
     NotExtracted,
+    /// It has not ended, and what is asked for changes what its rows run under.
+    #[error("the batch has not ended; its definition can only be changed when no row of it runs")]
+    Runs,
+    /// Somebody changed it since the caller looked.
+    #[error("the batch was changed meanwhile; try again")]
+    Changed,
     /// Its rows can no longer be read.
     #[error("the batch was erased; its rows can no longer be read")]
     Erased,

@@ -8,6 +8,7 @@
 pub mod alerts;
 pub mod asked;
 pub mod decoding;
+pub mod definitions;
 pub mod dice;
 pub mod dispatch;
 pub mod extraction;
@@ -29,6 +30,7 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     asked::what_was_asked_for_is_not_asked_again(&store).await;
     asked::a_sweep_that_fails_rows_ends_batches(&store).await;
     asked::a_note_lives_as_long_as_its_lease(&store).await;
+    definitions::a_retry_can_change_the_definition(&store).await;
     extraction::a_chunk_and_its_checkpoint_are_one(&store).await;
     extraction::a_lease_is_held_by_one(&store).await;
     extraction::a_rejected_row_is_failed_from_the_start(&store).await;

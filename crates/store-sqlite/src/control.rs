@@ -5,12 +5,12 @@ use penstock_domain::ids::BatchSeq;
 use penstock_domain::ledger::{Event, Ledger, Refusal, RetryScope};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
-use penstock_store::control::{Control, RetrySelection};
+use penstock_store::control::{Control, DefinitionChange, RetrySelection};
 use penstock_store::{StoreError, StoreResult};
 use serde_json::json;
 
 use crate::error::store_error;
-use crate::{SqliteStore, commit, ledgers};
+use crate::{Connection, SqliteStore, commit, ledgers};
 
 /// Rows that are erased in one transaction.
 const ERASE_STEP: u32 = 10_000;
@@ -74,6 +74,9 @@ impl Control for SqliteStore {
         }
         batch.ledger.check_retry()?;
         let read_revision = batch.ledger.revision;
+        if let Some(change) = &selection.definition {
+            change_definition(&mut tx, &mut batch, change, NAME).await?;
+        }
         let was_cancelled = batch.ledger.cancelled_at.is_some();
         // Before any failed row is pending again: rows that were pending or queued when the batch was cancelled run
         // again on request (with those that an earlier retry left out), or stay out of the new run.
@@ -115,12 +118,18 @@ impl Control for SqliteStore {
         let scope = RetryScope { failed: selection.failed, cancelled: selection.cancelled };
         let rows = batch.ledger.retry(scope, failed);
         if rows == 0 {
+            if let Some(change) = &selection.definition {
+                batch.version = change.from;
+            }
             return Ok((batch, 0));
         }
         batch.failure_row = None;
+        let mut detail = format!("{rows} rows");
+        if let Some(change) = &selection.definition {
+            detail = format!("{detail}, definition {}", change.to);
+        }
         ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
-        ledgers::audit(&mut tx, now, actor, "batch.retry", &batch, Some(format!("{rows} rows")), NAME)
-            .await?;
+        ledgers::audit(&mut tx, now, actor, "batch.retry", &batch, Some(detail), NAME).await?;
         commit(tx, NAME).await?;
         Ok((batch, rows))
     }
@@ -177,4 +186,27 @@ impl Control for SqliteStore {
         }
         Ok(Some(batch))
     }
+}
+
+/// Gives a batch that has ended another definition. Its data key and its rows stay as they are.
+async fn change_definition(
+    tx: &mut Connection,
+    batch: &mut Batch,
+    change: &DefinitionChange,
+    name: &'static str,
+) -> StoreResult<()> {
+    if !batch.ledger.is_finished() {
+        return Err(Refusal::Runs.into());
+    }
+    if batch.version != change.from || batch.ledger.revision != change.revision {
+        return Err(Refusal::Changed.into());
+    }
+    sqlx::query("/* penstock:retry */ UPDATE batches SET version = ?1 WHERE seq = ?2")
+        .bind(change.to.to_string())
+        .bind(batch.seq.0)
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(name))?;
+    batch.version = change.to;
+    Ok(())
 }

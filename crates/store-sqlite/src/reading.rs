@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowNumber};
+use penstock_domain::pipeline::KeptStep;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
@@ -139,6 +140,25 @@ impl Reading for SqliteStore {
         let filter = RowFilter { after, limit: 1, payload: true, ..RowFilter::default() };
         let found = self.rows(seq, &filter).await?.rows.pop();
         Ok(found.filter(|record| record.number == number))
+    }
+
+    async fn kept_steps(&self, seq: BatchSeq) -> StoreResult<Vec<KeptStep>> {
+        let mut tx = self.read("kept_steps").await?;
+        // At the step that a row failed at, only an answer can be kept.
+        let rows = sqlx::query(
+            "/* penstock:kept_steps */ SELECT r.batch, r.step, max(s.step IS NULL OR r.step < s.step) AS finished FROM row_receipts r \
+             JOIN row_state s ON s.batch = r.batch AND s.number = r.number \
+             WHERE r.batch = ? GROUP BY r.batch, r.step ORDER BY r.step",
+        )
+        .bind(seq.0)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(store_error("kept_steps"))?;
+        let kept = |row| {
+            let c = Columns::of("row_receipts", row);
+            Ok(KeptStep { step: c.u16("step")?, finished: c.flag("finished")? })
+        };
+        rows.iter().map(kept).collect()
     }
 
     async fn error_groups(&self, seq: BatchSeq) -> StoreResult<Vec<ErrorGroup>> {

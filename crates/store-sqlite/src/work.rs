@@ -63,11 +63,15 @@ impl Work for SqliteStore {
         }
         let back =
             unqueue_rows(&mut tx, claim.rows.iter().filter(|row| shut.contains(&row.batch)), NAME).await?;
-        let claimed = take(&mut tx, claim, &open, now, NAME).await?;
+        let mut claimed = take(&mut tx, claim, &open, now, NAME).await?;
         for moved in &mut batches {
             let seq = moved.batch.seq;
             let given_back = count(back.iter().filter(|row| row.batch == seq).count());
-            let taken = count(claimed.iter().filter(|one| one.row.batch == seq).count());
+            let mut taken = 0;
+            for one in claimed.iter_mut().filter(|one| one.row.batch == seq) {
+                one.run = moved.batch.ledger.run;
+                taken += 1;
+            }
             if given_back > 0 {
                 moved.batch.ledger.unqueue(given_back).map_err(overdrawn(seq))?;
             }
@@ -258,6 +262,7 @@ async fn take(
                 payload: c.bytes("payload")?,
                 receipts: Vec::new(),
                 error: None,
+                run: 0,
             };
             if c.flag("has_output")? {
                 read_output(tx, &mut one, name).await?;

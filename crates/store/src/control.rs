@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
+use uuid::Uuid;
 
 use crate::StoreResult;
 use crate::batches::Batch;
@@ -21,6 +22,19 @@ pub struct RetrySelection {
     pub codes: Vec<String>,
     /// Of the failed ones, only these; empty: all.
     pub numbers: Vec<u32>,
+    /// The definition that the batch goes on under; none: its own.
+    pub definition: Option<DefinitionChange>,
+}
+
+/// Another definition for a batch that has ended. It is stored already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefinitionChange {
+    /// The version that the batch has.
+    pub from: Uuid,
+    /// The version that it gets.
+    pub to: Uuid,
+    /// The ledger's revision when it was seen that what its rows keep fits.
+    pub revision: i64,
 }
 
 /// Control. All return the batch as it stands afterwards.
@@ -45,7 +59,8 @@ pub trait Control: Send + Sync {
     /// again. Tells how many rows.
     ///
     /// # Errors
-    /// `Refusal` when the batch is not extracted, is being cancelled, or was erased.
+    /// `Refusal` when the batch is not extracted, is being cancelled, or was erased; with another definition also when it
+    /// has not ended, or was changed meanwhile.
     async fn retry(
         &self,
         batch: BatchSeq,

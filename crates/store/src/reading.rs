@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowNumber};
+use penstock_domain::pipeline::KeptStep;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use serde::Serialize;
@@ -107,6 +108,8 @@ pub trait Reading: Send + Sync {
     async fn rows(&self, batch: BatchSeq, filter: &RowFilter) -> StoreResult<RowPage>;
     /// One row, payload included.
     async fn row(&self, batch: BatchSeq, number: RowNumber) -> StoreResult<Option<RowRecord>>;
+    /// The steps of which rows that have not completed keep an output or an answer.
+    async fn kept_steps(&self, batch: BatchSeq) -> StoreResult<Vec<KeptStep>>;
     /// Failed rows by code and step, most frequent first.
     async fn error_groups(&self, batch: BatchSeq) -> StoreResult<Vec<ErrorGroup>>;
     /// The earliest time at which a returned row of the batch may be released.

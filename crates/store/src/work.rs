@@ -40,6 +40,8 @@ pub struct ClaimedRow {
     pub receipts: Vec<Receipt>,
     /// The error (with the story of attempts) that an earlier attempt left, sealed.
     pub error: Option<Vec<u8>>,
+    /// Which run of its batch this is: what a worker knows of an earlier run may not hold.
+    pub run: u32,
 }
 
 /// What a worker found out about a row.

@@ -1,6 +1,6 @@
 //! What a worker knows of a batch: everything about it that does not change while its rows run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -104,6 +104,34 @@ impl BatchCache {
             }
         }
         Ok(found)
+    }
+
+    /// The batches of claimed rows: read again where a row belongs to another run than what is cached, because a retry may
+    /// have given the batch another definition. One whose definition does not load here is left out.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn of_claimed(
+        &self,
+        engines: &Engines,
+        mut works: HashMap<BatchSeq, Arc<BatchWork>>,
+        claimed: &[ClaimedRow],
+    ) -> Result<HashMap<BatchSeq, Arc<BatchWork>>, FlowError> {
+        let other_run = |row: &&ClaimedRow| works.get(&row.row.batch).is_some_and(|work| work.run != row.run);
+        let stale: BTreeSet<BatchSeq> = claimed.iter().filter(other_run).map(|row| row.row.batch).collect();
+        if stale.is_empty() {
+            return Ok(works);
+        }
+        let stale: Vec<BatchSeq> = stale.into_iter().collect();
+        {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            for batch in &stale {
+                works.remove(batch);
+                kept.remove(batch);
+            }
+        }
+        works.extend(self.get(engines, &stale).await?);
+        Ok(works)
     }
 
     fn insert(&self, now: Timestamp, work: Arc<BatchWork>) {

@@ -142,6 +142,7 @@ mod tests {
                 sealed: secrets.seal_json(Place::Receipt(3, 0), &json!({ "id": 9 })),
             }],
             error: Some(secrets.seal_json(Place::Error(3), &error)),
+            run: 1,
         }
     }
 

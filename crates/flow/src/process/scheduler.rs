@@ -357,11 +357,14 @@ impl Worker {
             }
             claimed => claimed?,
         };
+        let works = self.cache.of_claimed(&self.engines, works, &claimed).await?;
         Ok(claimed
             .into_iter()
             .filter_map(|row| {
+                // A row that cannot be worked on here has no lease here that is renewed: another worker gets it.
+                let work = works.get(&row.row.batch)?.clone();
                 let lease = self.leases.insert(row.row, token, until);
-                Some(Claimed { work: works.get(&row.row.batch)?.clone(), lease, row })
+                Some(Claimed { work, lease, row })
             })
             .collect())
     }
