@@ -28,8 +28,16 @@ async fn batches_of_the_second_schema_go_on() {
     assert!(good && again["from"] == migrated["to"] && again["to"] == migrated["to"], "{again}");
     let (lines, good) = place.operate(&sandbox, &["doctor"]);
     assert!(good, "{lines}");
-    // What the release before had written of callbacks goes to a receiver that listens.
+    // Nothing is left in a form that a writer to the database could pass something off in.
     let mut database = Database::of(&place).await;
+    for left in [
+        "SELECT count(*) FROM batch_keys WHERE epoch IS NULL OR header IS NULL",
+        "SELECT count(*) FROM definitions WHERE mac IS NULL",
+        "SELECT count(*) FROM batches WHERE header IS NOT NULL",
+    ] {
+        assert_eq!(database.number(left).await, 0, "{left}");
+    }
+    // What the release before had written of callbacks goes to a receiver that listens.
     let to = format!(
         "UPDATE callbacks SET url = '{0}/hook', attempts = 0, status = 0, next_at = 1, lease_token = NULL, lease_until = NULL",
         receiver.url

@@ -187,7 +187,12 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
             "DATABASE_URL is not set: give sqlite://FILE (one machine) or postgres://… (a cluster).",
         )
     })?;
-    let keyring = if role.reads_rows() { keyring_of(settings)? } else { Keyring::none() };
+    let keyring = match role {
+        Role::Dispatcher => Keyring::none(),
+        // A command that needs one says so.
+        Role::Operator if settings.encryption_keys.is_none() => Keyring::none(),
+        _ => keyring_of(settings)?,
+    };
     let Database { store, guard, reconnect } = open_store(database, settings, role).await?;
     let secret_files = SecretFiles::of(settings, role.reads_rows(), reconnect);
     let sqlite = database.starts_with("sqlite");

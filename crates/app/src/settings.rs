@@ -87,6 +87,9 @@ pub struct Settings {
     /// Payloads of batches that finished so many days ago are erased; without it they are kept
     #[arg(long, env = "PENSTOCK_ERASE_AFTER_DAYS", global = true)]
     pub erase_after_days: Option<u32>,
+    /// An erasure is final after so many hours: then the key that wrapped its batch's is replaced and dropped
+    #[arg(long, env = "PENSTOCK_EPOCH_HOURS", default_value_t = 24, global = true)]
+    pub epoch_hours: u32,
     /// Batches that finished so many days ago are deleted; without it they are kept
     #[arg(long, env = "PENSTOCK_DELETE_AFTER_DAYS", global = true)]
     pub delete_after_days: Option<u32>,

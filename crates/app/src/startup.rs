@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use penstock_crypto::OpenError;
 use penstock_flow::supervise::spawn_part;
 use penstock_flow::{Engines, FlowError, rotation};
 use penstock_queue::QueueServer;
@@ -106,10 +107,18 @@ async fn wrong_keyring(engines: &Engines) -> Result<Option<StoreError>, StartErr
     match rotation::claim_keyring(engines).await {
         Ok(()) => Ok(None),
         Err(FlowError::Store(error)) if error.is_transient() => Ok(Some(error)),
-        Err(error @ FlowError::Sealed { .. }) => Err(StartError::misuse(format!(
+        Err(error) => Err(keyring_error(&error)),
+    }
+}
+
+/// Why a program does not go on with its keyring, and what to do.
+pub fn keyring_error(error: &FlowError) -> StartError {
+    match error {
+        FlowError::Sealed { source: OpenError::NoKey, .. } => StartError::misuse(error.to_string()),
+        FlowError::Sealed { .. } => StartError::misuse(format!(
             "PENSTOCK_ENCRYPTION_KEYS is not the keyring of this database: {error}. Give the one that its other services use; an old key is dropped only when `penstock doctor` reports that nothing needs it."
-        ))),
-        Err(error) => Err(StartError::new(error.to_string())),
+        )),
+        _ => StartError::new(error.to_string()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use penstock_domain::pipeline::{Unset, is_own_setting};
+use penstock_domain::pipeline::{Unset, is_own_setting, is_s3_setting};
 
 use crate::{Role, Settings, StartError};
 
@@ -46,6 +46,8 @@ pub fn read_file(name: &str, file: &Path) -> Result<String, StartError> {
 pub struct Variables {
     /// Penstock's own settings that may be read all the same.
     listed: Vec<String>,
+    /// Whether the object store is S3: then `AWS_*` are Penstock's own settings too.
+    s3: bool,
     /// What becomes of one without a value.
     pub unset: Unset,
 }
@@ -54,18 +56,28 @@ impl Variables {
     /// Those of a program. A program that makes no calls goes without the values that only calls need.
     pub fn of(settings: &Settings, role: Role) -> Self {
         let unset = if role.makes_calls() { Unset::Refused } else { Unset::Allowed };
-        Self { listed: settings.pipeline_variables.clone(), unset }
+        // A URL that comes from a file may be one of S3.
+        let s3 = settings
+            .object_store_url
+            .as_deref()
+            .map_or(settings.object_store_url_file.is_some(), |url| !url.starts_with("file:"));
+        Self { listed: settings.pipeline_variables.clone(), s3, unset }
     }
 
     /// The value that a definition reads. A file that cannot be read is reported here, and counts as no value.
     pub fn lookup(&self, name: &str) -> Option<String> {
-        if is_own_setting(name) && !self.listed.iter().any(|listed| listed == name) {
+        if self.is_kept_back(name) {
             return None;
         }
         value(name).unwrap_or_else(|error| {
             tracing::error!(%error, "a variable of a definition has no value");
             None
         })
+    }
+
+    fn is_kept_back(&self, name: &str) -> bool {
+        let own = is_own_setting(name) || (self.s3 && is_s3_setting(name));
+        own && !self.listed.iter().any(|listed| listed == name)
     }
 }
 
@@ -90,9 +102,14 @@ mod tests {
     #[test]
     fn own_settings_are_read_where_they_are_listed() {
         // Every test process has these.
-        let all = Variables { listed: vec!["OTEL_TRACES_SAMPLER_ARG".into()], unset: Unset::Refused };
+        let all =
+            Variables { listed: vec!["OTEL_TRACES_SAMPLER_ARG".into()], s3: true, unset: Unset::Refused };
         assert!(all.lookup("PATH").is_some());
-        assert_eq!(all.lookup("AWS_SECRET_ACCESS_KEY"), None);
         assert_eq!(all.lookup("OTEL_TRACES_SAMPLER_ARG"), value("OTEL_TRACES_SAMPLER_ARG").unwrap());
+        assert!(!all.is_kept_back("OTEL_TRACES_SAMPLER_ARG") && all.is_kept_back("OTEL_SERVICE_NAME"));
+        // Whose credentials `AWS_*` are depends on where objects lie.
+        assert!(all.is_kept_back("AWS_SECRET_ACCESS_KEY"));
+        let files = Variables { s3: false, ..all };
+        assert!(!files.is_kept_back("AWS_SECRET_ACCESS_KEY") && files.is_kept_back("DATABASE_URL"));
     }
 }

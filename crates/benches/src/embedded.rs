@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_crypto::{Ad, Keyring};
+use penstock_crypto::{Ad, DataKey};
 use penstock_domain::csv::{Column, Limits, NoReferences, Schema, Validator};
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::{Client, Place};
@@ -65,9 +65,8 @@ fn parse(rows: u32) -> f64 {
 }
 
 fn seal(rows: u32) -> f64 {
-    let keyring = Keyring::parse("bench:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("a key");
     let batch = Uuid::from_u128(1);
-    let (key, _) = keyring.new_data_key(batch, &SystemRandom::new()).expect("random numbers");
+    let key = DataKey::generate(&SystemRandom::new()).expect("random numbers");
     let plain = line(1);
     let mut out = Vec::new();
     let began = Instant::now();

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use penstock_api::server::Handle;
 use penstock_app::engines::choose;
-use penstock_app::startup::{Patience, await_engines};
+use penstock_app::startup::{Patience, await_engines, keyring_error};
 use penstock_app::{Chosen, Role, Settings, StartError, Variables, boot, data_dir, shutdown};
 use penstock_domain::pipeline::Catalog;
+use penstock_flow::rotation;
 use penstock_flow::supervise::spawn_part;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +40,7 @@ pub async fn start(
     let chosen = choose(settings, pipelines, Role::Everything).await?;
     let engines = &chosen.engines;
     if chosen.embedded {
-        engines.store.migrate().await.map_err(said)?;
+        rotation::migrate(engines, "operator:migration").await.map_err(|error| keyring_error(&error))?;
     }
     await_engines(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
     if chosen.embedded {

@@ -219,8 +219,8 @@ async fn keys(opened: &Opened, findings: &mut Findings) {
         return findings.fail(
             "keys",
             format!(
-                "{} data keys, {} secrets and {} promises need the key `{}`, which PENSTOCK_ENCRYPTION_KEYS lacks: put it back",
-                need.data_keys, need.secrets, need.promises, need.key_id
+                "{} data keys, {} secrets, {} definitions and {} promises need the key `{}`, which PENSTOCK_ENCRYPTION_KEYS lacks: put it back",
+                need.data_keys, need.secrets, need.definitions, need.promises, need.key_id
             ),
         );
     }

@@ -1,7 +1,10 @@
 //! `penstock keys …`, and the keyring's rotation.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use penstock_app::StartError;
+use penstock_app::startup::keyring_error;
 use penstock_crypto::{ApiKey, Keyring};
 use penstock_flow::rotation::{self, KeyNeed};
 use penstock_store::owners::{ApiKeyRecord, KeyRole};
@@ -88,10 +91,12 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
 async fn prepare(opened: &Opened) -> Result<(), StartError> {
     let store = &opened.chosen.engines.store;
     if opened.chosen.embedded && store.engine().await.map_err(said)?.schema == 0 {
-        store.migrate().await.map_err(said)?;
+        rotation::migrate(&opened.chosen.engines, &operator_name())
+            .await
+            .map_err(|error| keyring_error(&error))?;
     }
     store.check_schema().await.map_err(said)?;
-    rotation::claim_keyring(&opened.chosen.engines).await.map_err(said)
+    rotation::claim_keyring(&opened.chosen.engines).await.map_err(|error| keyring_error(&error))
 }
 
 /// The keyring is a setting, not a thing of ours: a new key is made and the steps are said, in the order in which no
@@ -121,18 +126,35 @@ async fn rotate(opened: &Opened, out: Output) -> Result<bool, StartError> {
 
 /// Everything that needs a key.
 pub fn all_of(need: &KeyNeed) -> u64 {
-    need.data_keys + need.secrets + need.promises
+    need.data_keys + need.secrets + need.definitions + need.promises
 }
 
 /// `penstock crypto rewrap`.
 pub async fn rewrap(opened: &Opened, out: Output) -> Result<bool, StartError> {
     let engines = &opened.chosen.engines;
-    let done = rotation::rewrap(engines, &operator_name()).await.map_err(said)?;
+    let done = rotation::rewrap(engines, Duration::ZERO, &operator_name()).await.map_err(said)?;
     let keyring = engines.keyring.get();
     let active = keyring.active_id();
-    let value = json!({ "rewrapped": done.data_keys, "secrets": done.secrets, "active": active });
-    out.say(&value, || {
-        format!("{} data keys and {} secrets are now under `{active}`", done.data_keys, done.secrets)
+    let value = json!({
+        "rewrapped": done.data_keys,
+        "secrets": done.secrets,
+        "definitions": done.definitions,
+        "epochs": done.epochs,
+        "unreadable": done.unreadable,
+        "active": active,
     });
-    Ok(true)
+    out.say(&value, || {
+        let mut text = format!(
+            "{} data keys, {} secrets and {} definitions are now under `{active}`; {} epochs were dropped",
+            done.data_keys, done.secrets, done.definitions, done.epochs
+        );
+        if done.unreadable > 0 {
+            text += &format!(
+                "\n{} things cannot be opened, and stay as they are: the log names them",
+                done.unreadable
+            );
+        }
+        text
+    });
+    Ok(done.unreadable == 0)
 }

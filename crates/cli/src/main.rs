@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use penstock_app::settings::parse_span;
+use penstock_app::startup::keyring_error;
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Settings, StartError, boot};
 use penstock_domain::ids::BatchId;
@@ -187,7 +188,10 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
     match program.command {
         Command::Demo { .. } | Command::Dev { .. } => Ok(true),
         Command::Migrate => {
-            let (from, to) = opened.chosen.engines.store.migrate().await.map_err(open::said)?;
+            let engines = &opened.chosen.engines;
+            let (from, to) = penstock_flow::rotation::migrate(engines, &open::operator_name())
+                .await
+                .map_err(|error| keyring_error(&error))?;
             out.say(&serde_json::json!({ "from": from, "to": to }), || {
                 if from == to {
                     format!("the schema is up to date (version {to})")

@@ -42,13 +42,18 @@ pub async fn operator(settings: &mut Settings, data: &Path, makes: bool) -> Resu
         data_dir::fill(settings, data)?;
     }
     let cluster = settings.database_url.as_deref().is_some_and(|url| url.starts_with("postgres"));
-    // Commands that need none of these must not ask for them.
-    if settings.object_store_url.is_none() || settings.encryption_keys.is_none() {
+    // Commands that need none of these must not ask for them. A keyring that was made here would open nothing of a cluster's.
+    if settings.object_store_url.is_none() || (settings.encryption_keys.is_none() && !cluster) {
         let mut rest = settings.clone();
         rest.database_url.get_or_insert_default();
+        if cluster {
+            rest.encryption_keys.get_or_insert_default();
+        }
         data_dir::fill(&mut rest, data)?;
         settings.object_store_url = rest.object_store_url;
-        settings.encryption_keys = rest.encryption_keys;
+        if !cluster {
+            settings.encryption_keys = rest.encryption_keys;
+        }
     }
     if cluster && settings.redis_url.is_none() {
         return Err(StartError::misuse("REDIS_URL is not set: give the one that the services use."));

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use ring::aead::{LessSafeKey, NONCE_LEN};
-use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::rand::{SecureRandom, SystemRandom};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -84,6 +84,21 @@ impl DataKey {
         let rows = aead::cipher(&aead::derive(&secret, "rows"));
         let nonces = Nonces { drawn: [0; NONCE_LEN * NONCES_AT_ONCE], used: NONCES_AT_ONCE };
         Self { secret: Zeroizing::new(secret), rows, nonces: Mutex::new(nonces) }
+    }
+
+    /// A new key.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn generate(random: &dyn SecureRandom) -> Result<Self, OpenError> {
+        let mut secret = Zeroizing::new([0; KEY_LEN]);
+        random.fill(secret.as_mut()).map_err(|_| OpenError::NoRandomness)?;
+        Ok(Self::new(*secret))
+    }
+
+    /// The key that was wrapped.
+    pub(crate) fn of(bytes: &[u8]) -> Result<Self, OpenError> {
+        bytes.try_into().map(Self::new).map_err(|_| OpenError::Malformed)
     }
 
     pub(crate) fn secret(&self) -> &[u8; KEY_LEN] {

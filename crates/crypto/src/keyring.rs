@@ -14,8 +14,9 @@ use zeroize::Zeroizing;
 use crate::OpenError;
 use crate::aead::{self, KEY_LEN};
 use crate::data_key::DataKey;
+use crate::places::encoded;
 
-/// A data key under a key of the keyring.
+/// A data key under a key of the keyring, as it was before there were epochs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrappedKey {
     /// The keyring's key.
@@ -172,61 +173,14 @@ impl Keyring {
         self.entries.iter().find(|entry| entry.id == id).ok_or_else(|| OpenError::UnknownKey(id.to_owned()))
     }
 
-    /// A new data key for a batch, open and wrapped under the active key.
-    ///
-    /// # Errors
-    /// When the system gives no random numbers.
-    pub fn new_data_key(
-        &self,
-        batch: Uuid,
-        random: &dyn SecureRandom,
-    ) -> Result<(DataKey, WrappedKey), OpenError> {
-        let mut secret = [0; KEY_LEN];
-        random.fill(&mut secret).map_err(|_| OpenError::NoRandomness)?;
-        let key = DataKey::new(secret);
-        let wrapped = self.wrap(batch, &key, random)?;
-        Ok((key, wrapped))
-    }
-
-    fn wrap(&self, batch: Uuid, key: &DataKey, random: &dyn SecureRandom) -> Result<WrappedKey, OpenError> {
-        let entry = self.first()?;
-        let mut bytes = Vec::new();
-        aead::seal_into(
-            &entry.wrap,
-            aead::nonce(random)?,
-            &wrap_ad(batch, &entry.id),
-            key.secret(),
-            &mut bytes,
-        )?;
-        Ok(WrappedKey { key_id: entry.id.clone(), bytes })
-    }
-
-    /// Opens a batch's data key.
+    /// Opens a data key that was wrapped before there were epochs: bound to its batch alone.
     ///
     /// # Errors
     /// When the keyring lacks its key, or it is another batch's.
-    pub fn unwrap(&self, batch: Uuid, wrapped: &WrappedKey) -> Result<DataKey, OpenError> {
+    pub fn unwrap_earlier(&self, batch: Uuid, wrapped: &WrappedKey) -> Result<DataKey, OpenError> {
         let entry = self.entry(&wrapped.key_id)?;
         let secret = Zeroizing::new(aead::open(&entry.wrap, &wrap_ad(batch, &entry.id), &wrapped.bytes)?);
-        let secret: [u8; KEY_LEN] = secret.as_slice().try_into().map_err(|_| OpenError::Malformed)?;
-        Ok(DataKey::new(secret))
-    }
-
-    /// The same data key under the active key; none when it already is.
-    ///
-    /// # Errors
-    /// As [`Keyring::unwrap`].
-    pub fn rewrap(
-        &self,
-        batch: Uuid,
-        wrapped: &WrappedKey,
-        random: &dyn SecureRandom,
-    ) -> Result<Option<WrappedKey>, OpenError> {
-        if wrapped.key_id == self.active_id() {
-            return Ok(None);
-        }
-        let key = self.unwrap(batch, wrapped)?;
-        self.wrap(batch, &key, random).map(Some)
+        DataKey::of(&secret)
     }
 
     /// Hashes content under a key of the keyring, so that a fingerprint tells nothing to who has only the database.
@@ -279,7 +233,8 @@ impl Keyring {
     }
 }
 
-fn small_parts(sealed: &[u8]) -> Result<(&str, &[u8]), OpenError> {
+/// The name of the key and what is behind it.
+pub(crate) fn small_parts(sealed: &[u8]) -> Result<(&str, &[u8]), OpenError> {
     let len = usize::from(*sealed.first().ok_or(OpenError::Malformed)?);
     let id = sealed.get(1..=len).ok_or(OpenError::Malformed)?;
     let id = std::str::from_utf8(id).map_err(|_| OpenError::Malformed)?;
@@ -290,14 +245,8 @@ fn wrap_ad(batch: Uuid, key_id: &str) -> Vec<u8> {
     [b"data-key/".as_slice(), batch.as_bytes(), key_id.as_bytes()].concat()
 }
 
-/// Lengths before names, so that no two places read alike.
 fn small_ad(table: &str, row: &str, column: &str) -> Vec<u8> {
-    let mut ad = b"small/".to_vec();
-    for name in [table, row, column] {
-        ad.extend_from_slice(&(name.len() as u64).to_be_bytes());
-        ad.extend_from_slice(name.as_bytes());
-    }
-    ad
+    encoded("small/", &[table.as_bytes(), row.as_bytes(), column.as_bytes()])
 }
 
 /// A keyed hash (HMAC-SHA256, RFC 2104) of content that comes in pieces.
@@ -340,24 +289,27 @@ mod tests {
 
     #[test]
     fn the_first_seals_and_any_opens() {
-        let batch = Uuid::from_u128(5);
-        let old = keyring(&[("a", 1)]);
-        let (key, wrapped) = old.new_data_key(batch, &SystemRandom::new()).unwrap();
+        let random = SystemRandom::new();
+        let sealed = keyring(&[("a", 1)]).seal_small("t", "r", "c", b"x", &random).unwrap();
         let both = keyring(&[("b", 2), ("a", 1)]);
-        assert_eq!(both.unwrap(batch, &wrapped).unwrap().secret(), key.secret());
-        let rewrapped = both.rewrap(batch, &wrapped, &SystemRandom::new()).unwrap().unwrap();
-        assert_eq!(rewrapped.key_id, "b");
-        assert_eq!(both.rewrap(batch, &rewrapped, &SystemRandom::new()).unwrap(), None);
+        assert_eq!(both.open_small("t", "r", "c", &sealed).unwrap(), b"x");
+        let again = both.seal_small("t", "r", "c", b"x", &random).unwrap();
+        assert_eq!(Keyring::small_key_id(&again), Ok("b"));
         let new = keyring(&[("b", 2)]);
-        assert_eq!(new.unwrap(batch, &rewrapped).unwrap().secret(), key.secret());
-        assert_eq!(new.unwrap(batch, &wrapped).unwrap_err(), OpenError::UnknownKey("a".into()));
+        assert_eq!(new.open_small("t", "r", "c", &again).unwrap(), b"x");
+        assert_eq!(new.open_small("t", "r", "c", &sealed), Err(OpenError::UnknownKey("a".into())));
     }
 
     #[test]
-    fn a_data_key_is_its_batchs_own() {
-        let keyring = keyring(&[("a", 1)]);
-        let (_, wrapped) = keyring.new_data_key(Uuid::from_u128(5), &SystemRandom::new()).unwrap();
-        assert_eq!(keyring.unwrap(Uuid::from_u128(6), &wrapped).unwrap_err(), OpenError::Rejected);
+    fn a_key_of_before_epochs_opens_for_its_batch() {
+        let (ring, batch) = (keyring(&[("a", 1)]), Uuid::from_u128(5));
+        let mut bytes = Vec::new();
+        let nonce = aead::nonce(&SystemRandom::new()).unwrap();
+        aead::seal_into(&ring.entries[0].wrap, nonce, &wrap_ad(batch, "a"), &[7; KEY_LEN], &mut bytes)
+            .unwrap();
+        let wrapped = WrappedKey { key_id: "a".into(), bytes };
+        assert_eq!(ring.unwrap_earlier(batch, &wrapped).unwrap().secret(), &[7; KEY_LEN]);
+        assert_eq!(ring.unwrap_earlier(Uuid::from_u128(6), &wrapped).unwrap_err(), OpenError::Rejected);
     }
 
     #[test]
@@ -400,7 +352,7 @@ mod tests {
         let (none, one) = (Keyring::none(), keyring(&[("a", 1)]));
         let random = SystemRandom::new();
         assert_eq!((none.active_id(), none.ids().count()), ("", 0));
-        assert_eq!(none.new_data_key(Uuid::from_u128(1), &random).unwrap_err(), OpenError::NoKey);
+        assert_eq!(none.new_epoch(1, &random).unwrap_err(), OpenError::NoKey);
         assert_eq!(none.seal_small("t", "r", "c", b"x", &random).unwrap_err(), OpenError::NoKey);
         let sealed = one.seal_small("t", "r", "c", b"x", &random).unwrap();
         assert_eq!(none.open_small("t", "r", "c", &sealed), Err(OpenError::UnknownKey("a".into())));

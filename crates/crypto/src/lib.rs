@@ -1,4 +1,5 @@
-//! What is sealed, and how: a keyring wraps one data key a batch; a data key seals the batch's rows and its file.
+//! What is sealed, and how: the keyring seals an epoch's key, an epoch's key wraps one data key a batch, and a data key seals
+//! the batch's rows and its file.
 //!
 //! AES-256-GCM throughout (ring). Associated data binds every ciphertext to its place, so that one copied to another
 //! row, column or batch does not open. Erasing a wrapped data key makes everything under it unreadable.
@@ -6,7 +7,10 @@
 mod aead;
 pub mod api_key;
 mod data_key;
+mod epoch;
 mod keyring;
+mod mac;
+mod places;
 mod short_token;
 mod stream;
 mod token;
@@ -14,6 +18,7 @@ pub mod webhook;
 
 pub use api_key::ApiKey;
 pub use data_key::{Ad, DataKey};
+pub use epoch::{Binding, EpochKey};
 pub use keyring::{CurrentKeyring, Fingerprinter, Keyring, KeyringError, WrappedKey};
 pub use short_token::ShortTokens;
 pub use stream::{Place, StreamLayout, StreamOpener, StreamSealer};
@@ -25,8 +30,14 @@ pub enum OpenError {
     #[error("the keyring has no key `{0}`")]
     UnknownKey(String),
     /// This program has no keyring.
-    #[error("this program has no keyring")]
+    #[error("this program has no keyring: set PENSTOCK_ENCRYPTION_KEYS")]
     NoKey,
+    /// The epoch whose key wrapped it was dropped.
+    #[error("its epoch was dropped")]
+    EpochDropped,
+    /// It has the form of an earlier release, which is no longer taken.
+    #[error("it has the form of an earlier release, and the time for taking that over has passed")]
+    EarlierForm,
     /// Another key, another place, or changed bytes: the tag does not fit.
     #[error("it was sealed for another place, under another key, or changed since")]
     Rejected,

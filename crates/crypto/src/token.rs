@@ -6,6 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 
 use crate::aead::{self, KEY_LEN};
+use crate::places::encoded;
 use crate::{Keyring, OpenError};
 
 impl Keyring {
@@ -42,14 +43,8 @@ fn key(secret: &[u8; KEY_LEN]) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, &aead::derive(secret, "token"))
 }
 
-/// Lengths before names, so that no two tokens read alike.
 fn message(purpose: &str, id: &str, said: &[u8]) -> Vec<u8> {
-    let mut message = Vec::new();
-    for part in [purpose.as_bytes(), id.as_bytes(), said] {
-        message.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        message.extend_from_slice(part);
-    }
-    message
+    encoded("", &[purpose.as_bytes(), id.as_bytes(), said])
 }
 
 #[cfg(test)]

@@ -339,7 +339,6 @@ fn a_setting_of_penstocks_own_is_read_only_where_it_was_listed() {
         "DATABASE_URL_FILE",
         "REDIS_URL",
         "OBJECT_STORE_URL",
-        "AWS_SECRET_ACCESS_KEY",
         "OTEL_EXPORTER_OTLP_HEADERS",
         "PGPASSWORD",
         "PGSSLKEY",

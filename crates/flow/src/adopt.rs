@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use object_store::ObjectStoreExt as _;
+use penstock_crypto::DataKey;
 use penstock_store::StoreError;
 use penstock_store::batches::{Batch, Checkpoint, Created, Idempotency, NewBatch, PendingUpload, SealedKey};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::definitions;
 use crate::engines::Engines;
+use crate::epochs;
 use crate::error::FlowError;
+use crate::file::upload_key;
 use crate::secrets::{Place, SecretsOf};
 use crate::upload::{
-    Accepted, NotMade, UploadError, UploadFields, UploadRequest, absorb_fields, create, fingerprinters,
-    replay, ring,
+    Accepted, NotMade, UploadError, UploadFields, UploadRequest, absorb_fields, fingerprinters, replay, ring,
 };
 
 /// Makes the batch of a presigned upload.
@@ -34,6 +37,12 @@ pub async fn adopt(
     let Some(pending) = asked.pending().await? else { return Err(UploadError::NoSuchUpload) };
     if pending.batch.is_some() {
         return asked.used(&pending).await;
+    }
+    // An upload's file lies at an address of its own, whatever the database says.
+    if pending.object_key != upload_key(&asked.request.owner_name, pending.id).as_ref() {
+        return Err(
+            FlowError::Inconsistent(format!("upload {} has another upload's address", pending.id)).into()
+        );
     }
     let bytes = match engines.objects.head(&pending.object_key.as_str().into()).await {
         Ok(meta) => meta.size,
@@ -112,10 +121,7 @@ impl Asked<'_> {
         let fields = self.fields.clone();
         let now = engines.clock.now();
         let id = engines.chance.batch_id(now);
-        let (key, wrapped) = engines
-            .keyring
-            .get()
-            .new_data_key(id.0, engines.random.as_ref())
+        let key = DataKey::generate(engines.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
         let secrets = SecretsOf::new(id, Arc::new(key), Value::Null);
         let promise = match self.request.idempotency_key.clone() {
@@ -126,7 +132,7 @@ impl Asked<'_> {
             }),
             None => None,
         };
-        engines.store.save_definition(pipeline.version, &pipeline.name, &pipeline.source, now).await?;
+        definitions::save(engines, pipeline, now).await?;
         let batch = NewBatch {
             id,
             owner: self.request.owner,
@@ -143,15 +149,13 @@ impl Asked<'_> {
             priority: fields.priority.unwrap_or(0),
             checkpoint: Checkpoint::default(),
             key: SealedKey {
-                key_id: wrapped.key_id,
-                wrapped: wrapped.bytes,
                 context: fields.context.map(|context| secrets.seal_json(Place::Context, &context)),
-                header: None,
+                ..SealedKey::default()
             },
             idempotency: promise,
             upload: Some(pending.id),
             created_at: now,
         };
-        create(engines, &batch).await
+        epochs::create_batch(engines, &self.request.owner_name, &secrets, batch).await
     }
 }

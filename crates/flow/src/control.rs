@@ -1,14 +1,21 @@
 //! What people ask of a batch. The store decides and writes; what is left here is to tell the others.
 
 use object_store::path::Path;
+use penstock_crypto::Binding;
+use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreError;
 use penstock_store::batches::Batch;
 use penstock_store::control::{DefinitionChange, RetrySelection};
 
+use crate::definitions;
 use crate::engines::Engines;
+use crate::epochs;
 use crate::error::FlowError;
 use crate::upload::delete;
+
+/// Erasures that a sweep reads at once.
+const RESUMED_AT_ONCE: u32 = 100;
 
 /// Why a retry was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -66,18 +73,32 @@ async fn definition_of_today(
         let earlier = engines.pipelines.of(engines, batch).await?;
         today.can_follow(&earlier, &kept).map_err(RetryError::DoesNotFit)?;
     }
-    engines.store.save_definition(today.version, &today.name, &today.source, now).await?;
-    Ok(Some(DefinitionChange { from: batch.version, to: today.version, revision: batch.ledger.revision }))
+    // The data key is bound to the definition. An erased batch has none, and no retry.
+    let Some(secrets) = engines.secrets.try_of(engines, batch).await? else { return Ok(None) };
+    let Some(old) = engines.store.sealed_key(batch.seq).await? else { return Ok(None) };
+    let (epoch, epoch_key) = epochs::newest(engines).await?;
+    let mut key = old.key.clone();
+    let binding = Binding { version: today.version, ..epochs::binding(batch) };
+    epochs::wrap(engines, &epoch, &epoch_key, binding, secrets.key(), &mut key)?;
+    definitions::save(engines, &today, now).await?;
+    let revision = batch.ledger.revision;
+    Ok(Some(DefinitionChange {
+        from: batch.version,
+        to: today.version,
+        revision,
+        from_key: old.key,
+        to_key: key,
+    }))
 }
 
 /// Erases a batch: the data key first, then payloads, then the file. From the first step on nothing of it can be
 /// read, not even in backups.
 ///
 /// # Errors
-/// When the database fails; a file that cannot be deleted is found by `reconcile`, and unreadable by then.
+/// When the database fails; what is left then, the sweep of the workers deletes.
 pub async fn erase(engines: &Engines, batch: &Batch, actor: &str) -> Result<Batch, FlowError> {
     let erased = engines.store.erase(batch.seq, None, actor, engines.clock.now()).await?;
-    tell_others(engines, batch).await;
+    finish_erasure(engines, batch).await;
     erased.ok_or_else(|| {
         FlowError::Inconsistent("a batch was not erased although nothing spoke against it".into())
     })
@@ -95,12 +116,37 @@ pub async fn erase_ended(
 ) -> Result<bool, FlowError> {
     let erased = engines.store.erase(batch.seq, Some(ended_before), actor, engines.clock.now()).await?;
     if erased.is_some() {
-        tell_others(engines, batch).await;
+        finish_erasure(engines, batch).await;
     }
     Ok(erased.is_some())
 }
 
-async fn tell_others(engines: &Engines, batch: &Batch) {
+/// The data key is gone already. What cannot be done now, the sweep does.
+async fn finish_erasure(engines: &Engines, batch: &Batch) {
     engines.secrets.forget(batch.seq);
-    delete(engines, &Path::from(batch.object_key.as_str())).await;
+    let finished = delete(engines, &Path::from(batch.object_key.as_str())).await
+        && engines.store.finish_erasure(batch.seq).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, batch = %batch.id, "failed to finish an erasure");
+            false
+        });
+    if !finished {
+        tracing::warn!(batch = %batch.id, "copies of what was erased may be left; the next sweep tries again");
+    }
+}
+
+/// Finishes erasures that were broken off; returns how many there were.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn resume_erasures(engines: &Engines, actor: &str) -> Result<u32, FlowError> {
+    let (mut after, mut found) = (BatchSeq(0), 0);
+    loop {
+        let batches = engines.store.unfinished_erasures(after, RESUMED_AT_ONCE).await?;
+        let Some(last) = batches.last() else { return Ok(found) };
+        after = last.seq;
+        for batch in &batches {
+            erase(engines, batch, actor).await?;
+            found += 1;
+        }
+    }
 }

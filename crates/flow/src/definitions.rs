@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use penstock_crypto::OpenError;
 use penstock_domain::pipeline::{Catalog, Pipeline, Unset};
-use penstock_store::batches::Batch;
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::{Batch, StoredDefinition};
 use uuid::Uuid;
 
+use crate::earlier;
 use crate::engines::Engines;
 use crate::error::FlowError;
 
@@ -15,6 +18,9 @@ pub type Vars = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 /// At most so many older versions are kept compiled.
 const OLDER_KEPT: usize = 64;
+
+/// What the keyring authenticates definitions for.
+const PURPOSE: &str = "definition";
 
 /// The loaded pipelines, and older versions on demand.
 pub struct Definitions {
@@ -44,7 +50,7 @@ impl Definitions {
     /// The definition that a batch was uploaded under.
     ///
     /// # Errors
-    /// When it is not stored, or does not load in this environment.
+    /// When it is not stored, was not stored by Penstock, or does not load in this environment.
     pub async fn of(&self, engines: &Engines, batch: &Batch) -> Result<Arc<Pipeline>, FlowError> {
         if let Some(current) = self.get(&batch.pipeline).filter(|pipeline| pipeline.version == batch.version)
         {
@@ -54,10 +60,11 @@ impl Definitions {
             return Ok(older);
         }
         let fault = |reason: String| FlowError::Definition { pipeline: batch.pipeline.clone(), reason };
-        let source = engines.store.definition(batch.version).await?;
-        let source = source.ok_or_else(|| fault("its text is not in the database".into()))?;
+        let stored = engines.store.definition(batch.version).await?;
+        let stored = stored.ok_or_else(|| fault("its text is not in the database".into()))?;
+        authenticate(engines, batch, &stored).await?;
         let file = format!("{} (version {})", batch.pipeline, batch.version);
-        let pipeline = Pipeline::load_accepted(&file, &source, &*self.vars, self.unset)
+        let pipeline = Pipeline::load_accepted(&file, &stored.source, &*self.vars, self.unset)
             .map_err(|errors| fault(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let pipeline = Arc::new(pipeline);
         let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,5 +77,60 @@ impl Definitions {
 
     fn lookup(&self, version: Uuid) -> Option<Arc<Pipeline>> {
         self.older.lock().unwrap_or_else(PoisonError::into_inner).get(&version).cloned()
+    }
+}
+
+/// Keeps a loaded definition with the batches that are uploaded under it.
+///
+/// # Errors
+/// When the database fails, or there is no keyring.
+pub(crate) async fn save(engines: &Engines, pipeline: &Pipeline, now: Timestamp) -> Result<(), FlowError> {
+    let mac = mac(engines, pipeline.version, &pipeline.name, &pipeline.source)?;
+    let stored =
+        StoredDefinition { name: pipeline.name.clone(), source: pipeline.source.to_string(), mac: Some(mac) };
+    Ok(engines.store.save_definition(pipeline.version, &stored, now).await?)
+}
+
+/// A MAC of a definition under the keyring's first key.
+pub(crate) fn mac(engines: &Engines, version: Uuid, name: &str, source: &str) -> Result<Vec<u8>, FlowError> {
+    engines
+        .keyring
+        .get()
+        .mac(PURPOSE, &[version.as_bytes(), name.as_bytes(), source.as_bytes()])
+        .map_err(|source| FlowError::Sealed { what: "a definition", source })
+}
+
+/// Whether a stored definition is one that Penstock stored.
+///
+/// # Errors
+/// [`FlowError::Sealed`] when it is not, or the keyring lacks the key of its MAC.
+pub(crate) async fn check(
+    engines: &Engines,
+    version: Uuid,
+    stored: &StoredDefinition,
+) -> Result<(), FlowError> {
+    let sealed = |source| FlowError::Sealed { what: "a definition", source };
+    let Some(mac) = &stored.mac else {
+        let taken = earlier::is_open(engines).await?;
+        return if taken { Ok(()) } else { Err(sealed(OpenError::EarlierForm)) };
+    };
+    let parts = [version.as_bytes().as_slice(), stored.name.as_bytes(), stored.source.as_bytes()];
+    engines.keyring.get().check_mac(PURPOSE, &parts, mac).map_err(sealed)
+}
+
+/// Whoever can write to the database must not choose what is called for the rows of a batch, and with which variables.
+async fn authenticate(engines: &Engines, batch: &Batch, stored: &StoredDefinition) -> Result<(), FlowError> {
+    let fault = |reason: String| FlowError::Definition { pipeline: batch.pipeline.clone(), reason };
+    if stored.name != batch.pipeline {
+        return Err(fault("the one in the database is another pipeline's".into()));
+    }
+    match check(engines, batch.version, stored).await {
+        Err(FlowError::Sealed { source: OpenError::UnknownKey(key), .. }) => {
+            Err(fault(format!("the keyring has no key `{key}`, which authenticates it")))
+        }
+        Err(FlowError::Sealed { .. }) => {
+            Err(fault("the one in the database was not stored by Penstock, or was changed since".into()))
+        }
+        checked => checked,
     }
 }

@@ -13,6 +13,11 @@ pub fn sealed_key(owner: &str, batch: BatchId) -> Path {
     Path::from_iter(["owners", owner, "batches", &format!("{batch}.csv.sealed")])
 }
 
+/// Where an owner's own uploads lie.
+pub(crate) fn upload_folder(owner: &str) -> Path {
+    Path::from_iter(["owners", owner, "uploads"])
+}
+
 /// Where a client's own upload lies until the extractor has sealed it.
 pub fn upload_key(owner: &str, upload: uuid::Uuid) -> Path {
     Path::from_iter(["owners", owner, "uploads", &format!("{upload}.csv")])

@@ -50,6 +50,7 @@ pub async fn prune(engines: &Engines, retention: &Retention, actor: &str) -> Res
             break;
         }
     }
+    pruned.erased += control::resume_erasures(engines, actor).await?;
     if let Some(after) = retention.erase_after {
         loop {
             let batches = engines.store.to_erase(now - after, STEP).await?;

@@ -6,16 +6,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use penstock_crypto::{Ad, DataKey, WrappedKey};
+use penstock_crypto::{Ad, DataKey};
 use penstock_domain::csv::HeaderMap;
 use penstock_domain::ids::{BatchId, BatchSeq, RowNumber};
 use penstock_domain::time::Timestamp;
-use penstock_store::batches::{Batch, SealedKey};
+use penstock_store::batches::{Batch, StoredKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::engines::Engines;
+use crate::epochs;
 use crate::error::FlowError;
 
 /// How long an opened key is kept: an erased batch is unreadable everywhere after at most this time.
@@ -165,7 +167,19 @@ pub(crate) fn unreadable_header(batch: &Batch) -> FlowError {
 /// Opened secrets by batch.
 #[derive(Default)]
 pub struct Secrets {
-    kept: Mutex<HashMap<BatchSeq, (Timestamp, SecretsOf)>>,
+    kept: Mutex<HashMap<BatchSeq, Kept>>,
+}
+
+/// Opened secrets, and of which record they are: one that was changed since opens anew, or not at all.
+struct Kept {
+    at: Timestamp,
+    record: (BatchId, String, String, Uuid),
+    secrets: SecretsOf,
+}
+
+/// What of a batch's record its key is bound to.
+fn record_of(batch: &Batch) -> (BatchId, String, String, Uuid) {
+    (batch.id, batch.owner_name.clone(), batch.pipeline.clone(), batch.version)
 }
 
 impl Secrets {
@@ -186,14 +200,14 @@ impl Secrets {
             return Ok(None);
         }
         let now = engines.clock.now();
-        if let Some(secrets) = self.lookup(batch.seq, now) {
+        if let Some(secrets) = self.lookup(batch, now) {
             return Ok(Some(secrets));
         }
         let Some(sealed) = engines.store.sealed_key(batch.seq).await? else { return Ok(None) };
-        let secrets = open_secrets(engines, batch, &sealed)?;
+        let secrets = open_secrets(engines, batch, &sealed).await?;
         // Without a header it is about to change.
         if secrets.header.is_some() {
-            self.insert(batch.seq, now, secrets.clone());
+            self.insert(batch, now, secrets.clone());
         }
         Ok(Some(secrets))
     }
@@ -203,41 +217,38 @@ impl Secrets {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&batch);
     }
 
-    fn lookup(&self, batch: BatchSeq, now: Timestamp) -> Option<SecretsOf> {
+    fn lookup(&self, batch: &Batch, now: Timestamp) -> Option<SecretsOf> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(&batch).filter(|(at, _)| now.since(*at) < KEEP).map(|(_, secrets)| secrets.clone())
+        let fresh = kept.get(&batch.seq).filter(|kept| now.since(kept.at) < KEEP);
+        fresh.filter(|kept| kept.record == record_of(batch)).map(|kept| kept.secrets.clone())
     }
 
-    fn insert(&self, batch: BatchSeq, now: Timestamp, secrets: SecretsOf) {
+    fn insert(&self, batch: &Batch, now: Timestamp, secrets: SecretsOf) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= CAPACITY {
-            kept.retain(|_, (at, _)| now.since(*at) < KEEP);
+            kept.retain(|_, kept| now.since(kept.at) < KEEP);
         }
         if kept.len() >= CAPACITY {
             // All are in use: the oldest goes.
-            if let Some(oldest) = kept.iter().min_by_key(|(_, (at, _))| *at).map(|(batch, _)| *batch) {
+            if let Some(oldest) = kept.iter().min_by_key(|(_, kept)| kept.at).map(|(batch, _)| *batch) {
                 kept.remove(&oldest);
             }
         }
-        kept.insert(batch, (now, secrets));
+        kept.insert(batch.seq, Kept { at: now, record: record_of(batch), secrets });
     }
 }
 
-fn open_secrets(engines: &Engines, batch: &Batch, sealed: &SealedKey) -> Result<SecretsOf, FlowError> {
-    let wrapped = WrappedKey { key_id: sealed.key_id.clone(), bytes: sealed.wrapped.clone() };
-    let key = engines
-        .keyring
-        .get()
-        .unwrap(batch.id.0, &wrapped)
-        .map_err(|source| FlowError::Sealed { what: "the batch's data key", source })?;
+async fn open_secrets(engines: &Engines, batch: &Batch, stored: &StoredKey) -> Result<SecretsOf, FlowError> {
+    let key = epochs::open(engines, batch, stored).await?;
     let mut secrets = SecretsOf::new(batch.id, Arc::new(key), Value::Object(serde_json::Map::new()));
-    if let Some(context) = &sealed.context {
+    if let Some(context) = &stored.key.context {
         secrets.context = Arc::new(secrets.open_json(Place::Context, context)?);
     }
-    let header = match (&sealed.header, &batch.header) {
-        (Some(sealed), _) => Some(secrets.open_json(Place::Header, sealed)?),
-        (None, Some(clear)) => Some(serde_json::from_str(clear).map_err(|_| unreadable_header(batch))?),
-        (None, None) => None,
+    let header = match (&stored.key.header, stored.key.epoch, &batch.header) {
+        (Some(sealed), _, _) => Some(secrets.open_json(Place::Header, sealed)?),
+        // Only of batches from before headers were sealed.
+        (None, None, Some(clear)) => Some(serde_json::from_str(clear).map_err(|_| unreadable_header(batch))?),
+        _ => None,
     };
     secrets.header = header.map(Arc::new);
     Ok(secrets)

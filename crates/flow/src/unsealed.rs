@@ -10,8 +10,9 @@ use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::ExtractionLease;
 
 use crate::engines::Engines;
+use crate::error::FlowError;
 use crate::extract::{ExtractPolicy, Trouble};
-use crate::file::{SealedWriter, sealed_key};
+use crate::file::{SealedWriter, sealed_key, upload_folder};
 use crate::reader::FileFault;
 use crate::references::References;
 use crate::secrets::{Place, SecretsOf};
@@ -32,6 +33,10 @@ pub(crate) async fn seal(
     // The one it was uploaded under, which may be an older one by now.
     let pipeline = engines.pipelines.of(engines, batch).await?;
     let plain = Path::from(batch.object_key.as_str());
+    // The database may say where the file lies, and not whose it is.
+    if !plain.prefix_matches(&upload_folder(&batch.owner_name)) {
+        return Err(FlowError::Inconsistent(format!("batch {} has another owner's file", batch.id)).into());
+    }
     let stored = match engines.objects.get(&plain).await {
         Ok(stored) => stored,
         Err(object_store::Error::NotFound { .. }) => {

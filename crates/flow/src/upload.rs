@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::ObjectStoreExt as _;
-use penstock_crypto::Fingerprinter;
+use penstock_crypto::{DataKey, Fingerprinter};
 use penstock_domain::csv::{Refused, Rejected, RowError, Validated, Validator, error};
 use penstock_domain::ids::{BatchId, OwnerSeq};
 use penstock_domain::ledger::Canary;
@@ -18,7 +18,9 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::crash;
+use crate::definitions;
 use crate::engines::Engines;
+use crate::epochs;
 use crate::error::FlowError;
 use crate::file::{SealedWriter, sealed_key};
 use crate::references::References;
@@ -123,7 +125,6 @@ pub struct Upload {
     id: BatchId,
     span: Span,
     secrets: SecretsOf,
-    wrapped: SealedKey,
     validator: Validator,
     writer: SealedWriter,
     /// Bytes that came, stored or not.
@@ -141,10 +142,7 @@ impl Upload {
     pub async fn start(engines: &Engines, request: UploadRequest) -> Result<Self, FlowError> {
         let now = engines.clock.now();
         let id = engines.chance.batch_id(now);
-        let (key, wrapped) = engines
-            .keyring
-            .get()
-            .new_data_key(id.0, engines.random.as_ref())
+        let key = DataKey::generate(engines.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
         let key = Arc::new(key);
         let earlier = match &request.idempotency_key {
@@ -168,12 +166,6 @@ impl Upload {
             id,
             span,
             secrets: SecretsOf::new(id, key, Value::Null),
-            wrapped: SealedKey {
-                key_id: wrapped.key_id,
-                wrapped: wrapped.bytes,
-                context: None,
-                header: None,
-            },
             validator: Validator::new(request.pipeline.schema.clone(), references),
             writer,
             received: 0,
@@ -253,7 +245,7 @@ impl Upload {
         let made = make_batch(
             &engines,
             &self.request,
-            Making { id: self.id, secrets: &self.secrets, key: self.wrapped, validated, promise },
+            Making { id: self.id, secrets: &self.secrets, validated, promise },
             fields,
             file.path.to_string(),
             file.plain_bytes,
@@ -320,7 +312,6 @@ pub(crate) async fn create(engines: &Engines, batch: &NewBatch) -> Result<Create
 struct Making<'a> {
     id: BatchId,
     secrets: &'a SecretsOf,
-    key: SealedKey,
     validated: Validated,
     promise: Option<Idempotency>,
 }
@@ -335,7 +326,7 @@ async fn make_batch(
 ) -> Result<Created, NotMade> {
     let now = engines.clock.now();
     let pipeline = &request.pipeline;
-    engines.store.save_definition(pipeline.version, &pipeline.name, &pipeline.source, now).await?;
+    definitions::save(engines, pipeline, now).await?;
     let header = making.secrets.seal_json(Place::Header, &making.validated.header);
     let context = fields.context.map(|context| making.secrets.seal_json(Place::Context, &context));
     let batch = NewBatch {
@@ -357,12 +348,12 @@ async fn make_batch(
             line: making.validated.body_line,
             rows: 0,
         },
-        key: SealedKey { context, header: Some(header), ..making.key },
+        key: SealedKey { context, header: Some(header), ..SealedKey::default() },
         idempotency: making.promise,
         upload: None,
         created_at: now,
     };
-    create(engines, &batch).await
+    epochs::create_batch(engines, &request.owner_name, making.secrets, batch).await
 }
 
 /// A bell that does not ring is no error: the dispatcher's sweep finds the batch.
@@ -372,11 +363,13 @@ pub(crate) async fn ring(engines: &Engines, batch: &Batch) {
     }
 }
 
-pub(crate) async fn delete(engines: &Engines, path: &object_store::path::Path) {
+/// Deletes a file that nobody needs; false when it may still be there.
+pub(crate) async fn delete(engines: &Engines, path: &object_store::path::Path) -> bool {
     match engines.objects.delete(path).await {
-        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => true,
         Err(error) => {
-            tracing::warn!(%error, %path, "a file that nobody needs could not be deleted; reconcile finds it")
+            tracing::warn!(%error, %path, "a file that nobody needs could not be deleted; reconcile finds it");
+            false
         }
     }
 }

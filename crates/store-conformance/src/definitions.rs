@@ -5,6 +5,7 @@ use std::sync::Arc;
 use penstock_domain::ledger::Refusal;
 use penstock_domain::pipeline::KeptStep;
 use penstock_domain::row::Receipt;
+use penstock_store::batches::{SealedKey, StoredDefinition};
 use penstock_store::control::{DefinitionChange, RetrySelection};
 use penstock_store::work::{Settled, Settlement};
 use penstock_store::{Store, StoreError};
@@ -18,9 +19,19 @@ pub async fn a_retry_can_change_the_definition(store: &Arc<dyn Store>) {
     let batch = extracted(store, &new_batch(store, 2).await, 2).await;
     let (seq, from) = (batch.seq, batch.version);
     let to = Uuid::now_v7();
-    store.save_definition(to, "p", "name: p", START).await.unwrap();
+    let definition = StoredDefinition { name: "p".into(), source: "name: p".into(), mac: None };
+    store.save_definition(to, &definition, START).await.unwrap();
+    let from_key = store.sealed_key(seq).await.unwrap().unwrap().key;
+    let to_key = SealedKey { wrapped: vec![8; 40], ..from_key.clone() };
+    let change = |from, to, revision| DefinitionChange {
+        from,
+        to,
+        revision,
+        from_key: from_key.clone(),
+        to_key: to_key.clone(),
+    };
     let selection = |to, revision| {
-        let definition = Some(DefinitionChange { from, to, revision });
+        let definition = Some(change(from, to, revision));
         RetrySelection { failed: true, definition, ..RetrySelection::default() }
     };
     let rows = release(store, seq, 2, START).await;
@@ -46,19 +57,26 @@ pub async fn a_retry_can_change_the_definition(store: &Arc<dyn Store>) {
     assert_eq!(store.kept_steps(seq).await.unwrap(), [kept(0, true), kept(1, false)]);
     let revision = look(store, seq).await.ledger.revision;
     for (from_now, revision) in [(from, revision - 1), (to, revision)] {
-        let change = DefinitionChange { from: from_now, to, revision };
-        let selection =
-            RetrySelection { failed: true, definition: Some(change), ..RetrySelection::default() };
+        let definition = Some(change(from_now, to, revision));
+        let selection = RetrySelection { failed: true, definition, ..RetrySelection::default() };
         let refused = store.retry(seq, &selection, "operator:suite", START).await.unwrap_err();
         assert!(matches!(refused, StoreError::Refusal(Refusal::Changed)), "{refused}");
         assert_eq!(look(store, seq).await.version, from);
     }
+    // The key is another one since somebody looked.
+    let mut stale = selection(to, revision);
+    if let Some(change) = &mut stale.definition {
+        change.from_key.wrapped = vec![9];
+    }
+    let refused = store.retry(seq, &stale, "operator:suite", START).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Refusal(Refusal::Changed)), "{refused}");
     let mut nobody = selection(to, revision);
     nobody.numbers = vec![99];
     let (after, retried) = store.retry(seq, &nobody, "operator:suite", START).await.unwrap();
     assert_eq!((after.version, retried, look(store, seq).await.version), (from, 0, from));
     let (after, retried) = store.retry(seq, &selection(to, revision), "operator:suite", START).await.unwrap();
     assert_eq!((after.version, retried, look(store, seq).await.version), (to, 2, to));
+    assert_eq!(store.sealed_key(seq).await.unwrap().unwrap().key.wrapped, to_key.wrapped);
     let rows = release(store, seq, 2, START).await;
     let claimed = claim(store, &rows, token(), START).await;
     assert_eq!(claimed.iter().map(|row| row.run).collect::<Vec<_>>(), [2, 2]);

@@ -7,9 +7,10 @@ use std::time::Duration;
 use penstock_domain::ids::{BatchId, BatchSeq, LeaseToken, RowRef};
 use penstock_domain::time::Timestamp;
 use penstock_store::Store;
-use penstock_store::batches::{Batch, Checkpoint, Created, NewBatch, SealedKey};
+use penstock_store::batches::{Batch, Checkpoint, Created, NewBatch, SealedKey, StoredDefinition};
 use penstock_store::dispatch::Take;
 use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
+use penstock_store::sealing::Epoch;
 use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement, Trouble};
 use uuid::Uuid;
 
@@ -36,7 +37,10 @@ pub async fn new_batch(store: &Arc<dyn Store>, rows: u32) -> NewBatch {
     let number = unique();
     let owner = store.ensure_owner(&format!("owner{number}"), START).await.unwrap();
     let version = Uuid::from_u128(0xD0);
-    store.save_definition(version, "test", "name: test", START).await.unwrap();
+    let definition = StoredDefinition { name: "test".into(), source: "name: test".into(), mac: None };
+    store.save_definition(version, &definition, START).await.unwrap();
+    let epoch = Epoch { id: 1, sealed: vec![8; 60], created_at: START, erased: false };
+    store.add_epoch(&epoch).await.unwrap();
     NewBatch {
         id: BatchId(Uuid::from_u128(u128::from(number) << 64 | 1)),
         owner: owner.seq,
@@ -53,6 +57,7 @@ pub async fn new_batch(store: &Arc<dyn Store>, rows: u32) -> NewBatch {
         priority: 0,
         checkpoint: Checkpoint { offset: 10, line: 2, rows: 0 },
         key: SealedKey {
+            epoch: Some(1),
             key_id: "k1".into(),
             wrapped: vec![1, 2, 3],
             context: None,

@@ -17,6 +17,7 @@ pub mod history;
 pub mod outbox;
 pub mod races;
 pub mod reading;
+pub mod sealing;
 pub mod upgrade;
 
 use std::sync::Arc;
@@ -56,6 +57,10 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     outbox::nothing_comes_behind_the_end(&store).await;
     outbox::an_address_that_is_gone_gets_nothing_more(&store).await;
     outbox::a_callback_is_delivered_under_one_lease(&store).await;
+    sealing::an_epoch_ends_when_it_wraps_nothing(&store).await;
+    sealing::an_erasure_marks_its_epoch(&store).await;
+    sealing::no_key_is_lost_beside_a_drop(&store).await;
+    sealing::a_definitions_mac_is_replaced_under_guard(&store).await;
     for seed in 1..=seeds {
         history::walk(&store, seed).await;
     }

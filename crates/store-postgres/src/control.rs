@@ -10,6 +10,7 @@ use penstock_store::{StoreError, StoreResult};
 
 use crate::convert::ints;
 use crate::error::store_error;
+use crate::sealing::replace_key;
 use crate::{Connection, PostgresStore, commit, ledgers};
 
 /// Rows that are erased in one transaction.
@@ -151,7 +152,21 @@ impl Control for PostgresStore {
         }
         let read_revision = batch.ledger.revision;
         let events = if batch.ledger.is_finished() { Vec::new() } else { batch.ledger.cancel(now)? };
+        // Copies of the wrapped key may lie in freed pages and logs: its epoch is to be dropped.
+        sqlx::query(
+            "/* penstock:erase */ UPDATE epochs SET erased = true WHERE NOT erased \
+             AND id = (SELECT epoch FROM batch_keys WHERE batch = $1)",
+        )
+        .bind(seq.0)
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
         sqlx::query("/* penstock:erase */ DELETE FROM batch_keys WHERE batch = $1")
+            .bind(seq.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        sqlx::query("INSERT INTO erasures (batch) VALUES ($1) ON CONFLICT DO NOTHING")
             .bind(seq.0)
             .execute(&mut *tx)
             .await
@@ -168,6 +183,7 @@ impl Control for PostgresStore {
         }
         commit(tx, NAME).await?;
         batch.erased_at.get_or_insert(now);
+        penstock_store::crash::point(penstock_store::crash::INSIDE_ERASURE);
         // The lines stay, so that every row can still be counted; what stood in them goes.
         for statement in [
             "/* penstock:erase */ UPDATE row_data SET payload = ''::bytea WHERE batch = $1 AND number BETWEEN $2 AND $3",
@@ -186,9 +202,31 @@ impl Control for PostgresStore {
         }
         Ok(Some(batch))
     }
+
+    async fn finish_erasure(&self, seq: BatchSeq) -> StoreResult<bool> {
+        sqlx::query("/* penstock:finish_erasure */ DELETE FROM erasures WHERE batch = $1")
+            .bind(seq.0)
+            .execute(&self.pool)
+            .await
+            .map_err(store_error("finish_erasure"))?;
+        Ok(true)
+    }
+
+    async fn unfinished_erasures(&self, after: BatchSeq, limit: u32) -> StoreResult<Vec<Batch>> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:unfinished_erasures */ {} JOIN erasures e ON e.batch = b.seq WHERE e.batch > $1 ORDER BY e.batch LIMIT $2",
+            ledgers::SELECT
+        )))
+        .bind(after.0)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("unfinished_erasures"))?;
+        rows.iter().map(ledgers::batch).collect()
+    }
 }
 
-/// Gives a batch that has ended another definition. Its data key and its rows stay as they are.
+/// Gives a batch that has ended another definition. Its data key is bound to that one; its rows stay as they are.
 async fn change_definition(
     tx: &mut Connection,
     batch: &mut Batch,
@@ -207,6 +245,10 @@ async fn change_definition(
         .execute(&mut *tx)
         .await
         .map_err(store_error(name))?;
+    // Rotation may have moved the key meanwhile.
+    if !replace_key(tx, batch.seq, &change.from_key, &change.to_key, name).await? {
+        return Err(Refusal::Changed.into());
+    }
     batch.version = change.to;
     Ok(())
 }

@@ -19,6 +19,7 @@ mod owners;
 mod reading;
 mod run_lock;
 mod schema;
+mod sealing;
 mod work;
 
 use std::str::FromStr as _;

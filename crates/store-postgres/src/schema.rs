@@ -31,14 +31,14 @@ impl PostgresStore {
             .map_err(store_error("schema"))
     }
 
-    pub(crate) async fn bring_up_to_date(&self) -> StoreResult<(i64, i64)> {
+    pub(crate) async fn bring_up_to(&self, version: i64) -> StoreResult<(i64, i64)> {
         let from = self.schema_version().await?;
         if from > needed() {
             return Err(newer(from));
         }
         let unlimited = self.pool.unlimited().await.map_err(store_error("migrate"))?;
         MIGRATOR
-            .run(&unlimited)
+            .run_to(version, &unlimited)
             .await
             .map_err(|error| StoreError::Refused { transaction: "migrate", source: Box::new(error) })?;
         Ok((from, self.schema_version().await?))

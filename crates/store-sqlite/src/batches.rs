@@ -6,6 +6,7 @@ use penstock_domain::ledger::{Event, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{
     Batch, BatchFilter, BatchPage, Batches, Created, Idempotency, NewBatch, PendingUpload, SealedKey,
+    StoredDefinition, StoredKey,
 };
 use penstock_store::decode::Columns as _;
 use penstock_store::{StoreError, StoreResult};
@@ -23,17 +24,19 @@ impl Batches for SqliteStore {
     async fn save_definition(
         &self,
         version: Uuid,
-        name: &str,
-        source: &str,
+        definition: &StoredDefinition,
         now: Timestamp,
     ) -> StoreResult<()> {
         sqlx::query(
-            "/* penstock:save_definition */ INSERT INTO definitions (version, name, source, created_at) \
-             VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "/* penstock:save_definition */ INSERT INTO definitions (version, name, source, mac, created_at) \
+             VALUES (?, ?, ?, ?, ?) ON CONFLICT (version) DO UPDATE \
+             SET name = excluded.name, source = excluded.source, mac = excluded.mac \
+             WHERE definitions.mac IS NOT excluded.mac",
         )
         .bind(version.to_string())
-        .bind(name)
-        .bind(source)
+        .bind(&definition.name)
+        .bind(&definition.source)
+        .bind(&definition.mac)
         .bind(now.millis())
         .execute(&self.writer)
         .await
@@ -41,12 +44,21 @@ impl Batches for SqliteStore {
         Ok(())
     }
 
-    async fn definition(&self, version: Uuid) -> StoreResult<Option<String>> {
-        sqlx::query_scalar("/* penstock:definition */ SELECT source FROM definitions WHERE version = ?")
-            .bind(version.to_string())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(store_error("definition"))
+    async fn definition(&self, version: Uuid) -> StoreResult<Option<StoredDefinition>> {
+        let row = sqlx::query(
+            "/* penstock:definition */ SELECT name, source, mac FROM definitions WHERE version = ?1",
+        )
+        .bind(version.to_string())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(store_error("definition"))?;
+        let Some(row) = row else { return Ok(None) };
+        let c = Columns::of("definitions", &row);
+        Ok(Some(StoredDefinition {
+            name: c.text("name")?,
+            source: c.text("source")?,
+            mac: c.opt_bytes("mac")?,
+        }))
     }
 
     async fn idempotent(&self, owner: OwnerSeq, key: &str) -> StoreResult<Option<(Batch, Idempotency)>> {
@@ -121,10 +133,12 @@ impl Batches for SqliteStore {
         .fetch_one(&mut *tx)
         .await
         .map_err(store_error(NAME))?;
-        sqlx::query(
-            "INSERT INTO batch_keys (batch, key_id, wrapped, context, header) VALUES (?, ?, ?, ?, ?)",
+        let key = sqlx::query(
+            "INSERT INTO batch_keys (batch, epoch, key_id, wrapped, context, header) SELECT ?1, ?2, ?3, ?4, ?5, ?6 \
+             WHERE EXISTS (SELECT 1 FROM epochs WHERE id = ?2)",
         )
         .bind(seq)
+        .bind(new.key.epoch)
         .bind(&new.key.key_id)
         .bind(&new.key.wrapped)
         .bind(&new.key.context)
@@ -132,6 +146,9 @@ impl Batches for SqliteStore {
         .execute(&mut *tx)
         .await
         .map_err(store_error(NAME))?;
+        if key.rows_affected() != 1 {
+            return Err(StoreError::EpochDropped);
+        }
         if let Some(promise) = &new.idempotency {
             sqlx::query(
                 "INSERT INTO idempotency (owner, key, key_id, fingerprint, batch) VALUES (?, ?, ?, ?, ?)",
@@ -214,9 +231,10 @@ impl Batches for SqliteStore {
         Ok(BatchPage { batches, next })
     }
 
-    async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>> {
+    async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<StoredKey>> {
         let row = sqlx::query(
-            "/* penstock:sealed_key */ SELECT key_id, wrapped, context, header FROM batch_keys WHERE batch = ?",
+            "/* penstock:sealed_key */ SELECT k.epoch, k.key_id, k.wrapped, k.context, k.header, e.sealed AS epoch_key \
+             FROM batch_keys k LEFT JOIN epochs e ON e.id = k.epoch WHERE k.batch = ?1",
         )
         .bind(batch.0)
         .fetch_optional(&self.readers)
@@ -224,12 +242,14 @@ impl Batches for SqliteStore {
         .map_err(store_error("sealed_key"))?;
         let Some(row) = row else { return Ok(None) };
         let c = Columns::of("batch_keys", &row);
-        Ok(Some(SealedKey {
+        let key = SealedKey {
+            epoch: c.opt_i64("epoch")?,
             key_id: c.text("key_id")?,
             wrapped: c.bytes("wrapped")?,
             context: c.opt_bytes("context")?,
             header: c.opt_bytes("header")?,
-        }))
+        };
+        Ok(Some(StoredKey { key, epoch_key: c.opt_bytes("epoch_key")? }))
     }
 
     async fn sealed_failure(&self, batch: BatchSeq) -> StoreResult<Option<Vec<u8>>> {

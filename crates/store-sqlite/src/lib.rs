@@ -16,7 +16,9 @@ mod operations;
 mod owners;
 mod reading;
 mod schema;
+mod sealing;
 mod transaction;
+mod wal;
 mod work;
 
 use std::fs::{File, TryLockError};
@@ -47,6 +49,7 @@ pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
     file: PathBuf,
+    options: SqliteConnectOptions,
 }
 
 /// Held by the one service process that serves a database file.
@@ -75,11 +78,13 @@ impl SqliteStore {
             .pragma("cache_size", "-1536")
             .pragma("journal_size_limit", "67108864")
             .pragma("temp_store", "FILE")
+            // What is deleted is overwritten, in the pages that stay and in those that are freed.
+            .pragma("secure_delete", "ON")
             .statement_cache_capacity(128);
         let pool = |size: u32| SqlitePoolOptions::new().max_connections(size).min_connections(1);
         let writer = pool(1).connect_with(options.clone()).await.map_err(store_error("open"))?;
-        let readers = pool(READERS).connect_with(options).await.map_err(store_error("open"))?;
-        Ok(Self { writer, readers, file })
+        let readers = pool(READERS).connect_with(options.clone()).await.map_err(store_error("open"))?;
+        Ok(Self { writer, readers, file, options })
     }
 
     /// Makes this process the one that serves the file; none when another one does.

@@ -6,11 +6,11 @@ use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
-use penstock_store::batches::{Batch, PendingUpload, SealedKey};
+use penstock_store::batches::{Batch, PendingUpload};
 use penstock_store::decode::Columns as _;
 use penstock_store::operations::{
-    AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Figures, KeyUsage, OVERDUE_AFTER,
-    Operations, RATIO_ROWS, RECENT, RECENT_CALLBACKS,
+    AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Figures, OVERDUE_AFTER, Operations,
+    RATIO_ROWS, RECENT, RECENT_CALLBACKS,
 };
 use serde_json::json;
 
@@ -21,8 +21,12 @@ use crate::{SqliteStore, commit, ledgers, schema};
 
 #[async_trait]
 impl Operations for SqliteStore {
+    async fn migrate_to(&self, version: i64) -> StoreResult<(i64, i64)> {
+        self.bring_up_to(version).await
+    }
+
     async fn migrate(&self) -> StoreResult<(i64, i64)> {
-        self.bring_up_to_date().await
+        self.bring_up_to(schema::needed()).await
     }
 
     async fn check_schema(&self) -> StoreResult<()> {
@@ -242,94 +246,6 @@ impl Operations for SqliteStore {
         .map_err(store_error("known_objects"))
     }
 
-    async fn keys_to_rewrap(
-        &self,
-        active: &str,
-        limit: u32,
-    ) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>> {
-        let rows = sqlx::query(
-            "/* penstock:keys_to_rewrap */ SELECT k.batch, k.key_id, k.wrapped, k.context, k.header, b.id AS id FROM batch_keys k JOIN batches b ON b.seq = k.batch \
-             WHERE k.key_id <> ? ORDER BY k.batch LIMIT ?",
-        )
-        .bind(active)
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error("keys_to_rewrap"))?;
-        rows.iter()
-            .map(|row| {
-                let c = Columns::of("batch_keys", row);
-                let key = SealedKey {
-                    key_id: c.text("key_id")?,
-                    wrapped: c.bytes("wrapped")?,
-                    context: c.opt_bytes("context")?,
-                    header: c.opt_bytes("header")?,
-                };
-                Ok((BatchSeq(c.i64("batch")?), BatchId(c.uuid("id")?), key))
-            })
-            .collect()
-    }
-
-    async fn rewrap_key(&self, batch: BatchSeq, old: &SealedKey, new: &SealedKey) -> StoreResult<bool> {
-        let done = sqlx::query(
-            "/* penstock:rewrap_key */ UPDATE batch_keys SET key_id = ?, wrapped = ? WHERE batch = ? AND wrapped = ?",
-        )
-        .bind(&new.key_id)
-        .bind(&new.wrapped)
-        .bind(batch.0)
-        .bind(&old.wrapped)
-        .execute(&self.writer)
-        .await
-        .map_err(store_error("rewrap_key"))?;
-        Ok(done.rows_affected() == 1)
-    }
-
-    async fn key_usage(&self) -> StoreResult<Vec<KeyUsage>> {
-        let rows = sqlx::query(
-            "/* penstock:key_usage */ SELECT key_id, sum(data_keys) AS data_keys, sum(promises) AS promises FROM \
-             (SELECT key_id, count(*) AS data_keys, 0 AS promises FROM batch_keys GROUP BY key_id UNION ALL \
-              SELECT key_id, 0, count(*) FROM idempotency WHERE key_id <> '' GROUP BY key_id) AS used GROUP BY key_id ORDER BY key_id",
-        )
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error("key_usage"))?;
-        rows.iter()
-            .map(|row| {
-                let c = Columns::of("batch_keys", row);
-                Ok(KeyUsage {
-                    key_id: c.text("key_id")?,
-                    data_keys: c.u64("data_keys")?,
-                    promises: c.u64("promises")?,
-                })
-            })
-            .collect()
-    }
-
-    async fn secret(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
-        sqlx::query_scalar("/* penstock:secret */ SELECT sealed FROM secrets WHERE name = ?1")
-            .bind(name)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(store_error("secret"))
-    }
-
-    async fn set_secret(&self, name: &str, expected: Option<&[u8]>, sealed: &[u8]) -> StoreResult<bool> {
-        let statement = match expected {
-            None => {
-                "/* penstock:set_secret */ INSERT INTO secrets (name, sealed) VALUES (?1, ?2) ON CONFLICT DO NOTHING"
-            }
-            Some(_) => {
-                "/* penstock:set_secret */ UPDATE secrets SET sealed = ?2 WHERE name = ?1 AND sealed = ?3"
-            }
-        };
-        let mut query = sqlx::query(statement).bind(name).bind(sealed);
-        if let Some(expected) = expected {
-            query = query.bind(expected);
-        }
-        let done = query.execute(&self.writer).await.map_err(store_error("set_secret"))?;
-        Ok(done.rows_affected() == 1)
-    }
-
     async fn to_erase(&self, finished_before: Timestamp, limit: u32) -> StoreResult<Vec<Batch>> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "/* penstock:to_erase */ {} WHERE b.finished_at < ? AND b.erased_at IS NULL ORDER BY b.finished_at LIMIT ?",
@@ -346,7 +262,7 @@ impl Operations for SqliteStore {
     async fn delete_batches(&self, finished_before: Timestamp, limit: u32) -> StoreResult<u32> {
         const NAME: &str = "delete_batches";
         let seqs: Vec<i64> = sqlx::query_scalar(
-            "/* penstock:delete_batches */ SELECT seq FROM batches WHERE finished_at < ? AND erased_at IS NOT NULL LIMIT ?",
+            "/* penstock:delete_batches */ SELECT seq FROM batches WHERE finished_at < ? AND erased_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM erasures e WHERE e.batch = batches.seq) LIMIT ?",
         )
         .bind(finished_before.millis())
         .bind(limit)

@@ -88,9 +88,11 @@ pub struct Checkpoint {
 }
 
 /// What opens a batch's ciphertexts. Gone once the batch is erased.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SealedKey {
-    /// The keyring's key that wraps the data key.
+    /// The epoch whose key wraps the data key; none: the keyring's key does, as it was before there were epochs.
+    pub epoch: Option<i64>,
+    /// The keyring's key that seals the epoch's.
     pub key_id: String,
     /// The wrapped data key.
     pub wrapped: Vec<u8>,
@@ -98,6 +100,26 @@ pub struct SealedKey {
     pub context: Option<Vec<u8>>,
     /// How the file's records are read, sealed: the CSV room's `HeaderMap` in JSON. None until somebody has read the file.
     pub header: Option<Vec<u8>>,
+}
+
+/// [`SealedKey`] as it is read, with the key of its epoch.
+#[derive(Clone, Debug)]
+pub struct StoredKey {
+    /// What the batch has.
+    pub key: SealedKey,
+    /// The epoch's key, sealed under the keyring; none when there is no such epoch.
+    pub epoch_key: Option<Vec<u8>>,
+}
+
+/// A definition as it is kept with the batches that were uploaded under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredDefinition {
+    /// The pipeline's name.
+    pub name: String,
+    /// Its text.
+    pub source: String,
+    /// A MAC under the keyring over version, name and text; none before there were any.
+    pub mac: Option<Vec<u8>>,
 }
 
 /// The promise behind an `Idempotency-Key`.
@@ -230,20 +252,22 @@ pub type StatusCount = (RowStatus, u32);
 /// Making and finding batches.
 #[async_trait]
 pub trait Batches: Send + Sync {
-    /// Keeps a definition; the same version twice is no error.
+    /// Keeps a definition. One of the same version with another MAC is replaced: the caller has the definition itself.
     async fn save_definition(
         &self,
         version: Uuid,
-        name: &str,
-        source: &str,
+        definition: &StoredDefinition,
         now: Timestamp,
     ) -> StoreResult<()>;
     /// The definition of that version.
-    async fn definition(&self, version: Uuid) -> StoreResult<Option<String>>;
+    async fn definition(&self, version: Uuid) -> StoreResult<Option<StoredDefinition>>;
     /// What an earlier request with this `Idempotency-Key` made.
     async fn idempotent(&self, owner: OwnerSeq, key: &str) -> StoreResult<Option<(Batch, Idempotency)>>;
     /// Makes a batch (state `pending`) with its `batch.created` callback, all or nothing. Two requests with one
     /// `Idempotency-Key` at once: one makes it, the other is told.
+    ///
+    /// # Errors
+    /// `EpochDropped` when the epoch of its key is no longer there: wrap the key anew.
     async fn create_batch(&self, batch: &NewBatch) -> StoreResult<Created>;
     /// The batch with that public id; `owner` given: only if it is theirs.
     async fn batch(&self, id: BatchId, owner: Option<OwnerSeq>) -> StoreResult<Option<Batch>>;
@@ -252,7 +276,7 @@ pub trait Batches: Send + Sync {
     /// A page of batches that match, newest first.
     async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<BatchPage>;
     /// What opens the batch; none once it is erased.
-    async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<SealedKey>>;
+    async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<StoredKey>>;
     /// What the file's errors say, sealed; none when it has none, and once the batch is erased.
     async fn sealed_failure(&self, batch: BatchSeq) -> StoreResult<Option<Vec<u8>>>;
     /// Remembers a presigned upload.

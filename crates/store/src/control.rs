@@ -6,7 +6,7 @@ use penstock_domain::time::Timestamp;
 use uuid::Uuid;
 
 use crate::StoreResult;
-use crate::batches::Batch;
+use crate::batches::{Batch, SealedKey};
 
 /// Who asks, for the audit log: `key:<id>` or `operator:<user>`.
 pub type Actor<'a> = &'a str;
@@ -27,7 +27,7 @@ pub struct RetrySelection {
 }
 
 /// Another definition for a batch that has ended. It is stored already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct DefinitionChange {
     /// The version that the batch has.
     pub from: Uuid,
@@ -35,6 +35,10 @@ pub struct DefinitionChange {
     pub to: Uuid,
     /// The ledger's revision when it was seen that what its rows keep fits.
     pub revision: i64,
+    /// The batch's key as it was then, bound to the version that it has.
+    pub from_key: SealedKey,
+    /// The same, bound to the version that it gets.
+    pub to_key: SealedKey,
 }
 
 /// Control. All return the batch as it stands afterwards.
@@ -79,4 +83,9 @@ pub trait Control: Send + Sync {
         actor: Actor<'_>,
         now: Timestamp,
     ) -> StoreResult<Option<Batch>>;
+    /// Ends an erasure whose file is deleted as well, once the database's own files hold no copy that it can overwrite.
+    /// False when somebody was in the way: it stays among the unfinished ones.
+    async fn finish_erasure(&self, batch: BatchSeq) -> StoreResult<bool>;
+    /// Batches behind `after` whose erasure is under way or was broken off.
+    async fn unfinished_erasures(&self, after: BatchSeq, limit: u32) -> StoreResult<Vec<Batch>>;
 }

@@ -17,6 +17,9 @@ pub const INSIDE_SETTLEMENT: &str = "inside-settlement";
 /// After a settlement was committed, before anybody was told.
 pub const AFTER_SETTLEMENT: &str = "after-settlement";
 
+/// Inside an erasure, once the data key is gone and before the rows are.
+pub const INSIDE_ERASURE: &str = "inside-erasure";
+
 /// Dies here, as by `kill -9`, when `PENSTOCK_CRASH_AT` is `name` or `name:N` (at the Nth time, from 1).
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {

@@ -59,6 +59,9 @@ pub enum StoreError {
     /// The lease is somebody else's, or ran out: whoever held it can write nothing (promise 2).
     #[error("the lease is no longer held")]
     LeaseLost,
+    /// The epoch that wraps a new batch's key was dropped meanwhile: wrap the key in the newest one.
+    #[error("the epoch of the batch's key was dropped meanwhile")]
+    EpochDropped,
     /// The command does not fit the batch's state.
     #[error(transparent)]
     Refusal(#[from] Refusal),

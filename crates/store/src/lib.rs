@@ -23,6 +23,7 @@ pub mod extraction;
 pub mod operations;
 pub mod owners;
 pub mod reading;
+pub mod sealing;
 pub mod settling;
 pub mod work;
 
@@ -39,6 +40,7 @@ pub trait Store:
     + reading::Reading
     + callbacks::Callbacks
     + operations::Operations
+    + sealing::Sealing
     + alerts::Alerts
 {
 }
@@ -53,6 +55,7 @@ impl<T> Store for T where
         + reading::Reading
         + callbacks::Callbacks
         + operations::Operations
+        + sealing::Sealing
         + alerts::Alerts
 {
 }

@@ -9,7 +9,7 @@ use penstock_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::StoreResult;
-use crate::batches::{Batch, PendingUpload, SealedKey};
+use crate::batches::{Batch, PendingUpload};
 
 /// One entry of the audit log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,17 +89,6 @@ pub struct Figures {
     pub failure_ratio: Vec<(String, f64)>,
 }
 
-/// What a key of the keyring is needed for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct KeyUsage {
-    /// The key's name.
-    pub key_id: String,
-    /// Batches whose data key it wraps.
-    pub data_keys: u64,
-    /// Promises whose fingerprint it made.
-    pub promises: u64,
-}
-
 /// What the engine is, for `doctor`.
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineInfo {
@@ -128,6 +117,8 @@ pub struct EngineInfo {
 pub trait Operations: Send + Sync {
     /// Brings the schema up to date under a lock; tells from which version to which.
     async fn migrate(&self) -> StoreResult<(i64, i64)>;
+    /// The same up to a version, for what has to be recorded before the next.
+    async fn migrate_to(&self, version: i64) -> StoreResult<(i64, i64)>;
     /// # Errors
     /// `Schema` when the schema is older or newer than this program's; `Unavailable`.
     async fn check_schema(&self) -> StoreResult<()>;
@@ -160,22 +151,6 @@ pub trait Operations: Send + Sync {
     -> StoreResult<bool>;
     /// Which of these object keys belong to a batch or to an upload that is still open.
     async fn known_objects(&self, keys: &[String]) -> StoreResult<Vec<String>>;
-    /// Batches whose data key is wrapped by another key than `active`, at most `limit`.
-    async fn keys_to_rewrap(
-        &self,
-        active: &str,
-        limit: u32,
-    ) -> StoreResult<Vec<(BatchSeq, BatchId, SealedKey)>>;
-    /// Replaces a wrapped key, provided that it is still wrapped as `old`; true when it was.
-    async fn rewrap_key(&self, batch: BatchSeq, old: &SealedKey, new: &SealedKey) -> StoreResult<bool>;
-    /// What each key of the keyring is needed for, by its name: data keys that it wraps, and promises of an
-    /// `Idempotency-Key` whose fingerprint it made.
-    async fn key_usage(&self) -> StoreResult<Vec<KeyUsage>>;
-    /// A small secret of the installation, sealed.
-    async fn secret(&self, name: &str) -> StoreResult<Option<Vec<u8>>>;
-    /// Keeps a small secret, provided that it is still the one given as `expected` (none: there is none yet); true when it
-    /// was.
-    async fn set_secret(&self, name: &str, expected: Option<&[u8]>, sealed: &[u8]) -> StoreResult<bool>;
     /// Finished batches whose payloads are older than `finished_before` and not erased.
     async fn to_erase(&self, finished_before: Timestamp, limit: u32) -> StoreResult<Vec<Batch>>;
     /// Deletes batches that were erased and finished before; tells how many.

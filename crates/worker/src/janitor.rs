@@ -6,7 +6,7 @@ use std::time::Duration;
 use penstock_app::Settings;
 use penstock_flow::Engines;
 use penstock_flow::retention::{self, Retention};
-use penstock_flow::rotation::{self, Rewrapped};
+use penstock_flow::rotation;
 use tokio_util::sync::CancellationToken;
 
 /// Retention is looked at this often.
@@ -16,6 +16,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(600);
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     retention: Retention,
+    /// An epoch in which a batch was erased ends after this time.
+    epoch: Duration,
 }
 
 impl Policy {
@@ -27,6 +29,7 @@ impl Policy {
                 erase_after: days(settings.erase_after_days),
                 delete_after: days(settings.delete_after_days),
             },
+            epoch: Duration::from_secs(u64::from(settings.epoch_hours) * 3600),
         }
     }
 }
@@ -42,12 +45,14 @@ pub async fn run(engines: Engines, policy: Policy, stop: CancellationToken) {
             tracing::warn!(%error, "what is past its time was not removed");
         }
         // Not at the start: while services are restarted one after another, some do not have the new key yet.
-        match rotation::rewrap(&engines, "operator:rotation").await {
-            Ok(done) if done != Rewrapped::default() => {
+        match rotation::rewrap(&engines, policy.epoch, "operator:rotation").await {
+            Ok(done) if done.is_something() => {
                 tracing::info!(
                     data_keys = done.data_keys,
                     secrets = done.secrets,
-                    "put under the active key"
+                    definitions = done.definitions,
+                    epochs = done.epochs,
+                    "put under the active key; epochs that wrap nothing any more were dropped"
                 );
             }
             Ok(_) => {}

@@ -31,5 +31,5 @@ pub use load::DefinitionError;
 pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Place, Rate, Retry};
 pub use step::{RenderError, RenderedRequest, ResponseView, RowContext, RowValues, Step};
 pub use successor::KeptStep;
-pub use vars::{Unset, is_own_setting};
+pub use vars::{Unset, is_own_setting, is_s3_setting};
 pub use yaml::utf8;

@@ -71,7 +71,11 @@ pub(crate) fn is_the_rows_own(error: &FlowError) -> bool {
         // The data key was opened before: what it rejects is not what it sealed there.
         FlowError::Sealed { source, .. } => match source {
             OpenError::Rejected | OpenError::Malformed | OpenError::Truncated => true,
-            OpenError::UnknownKey(_) | OpenError::NoKey | OpenError::NoRandomness => false,
+            OpenError::UnknownKey(_)
+            | OpenError::NoKey
+            | OpenError::EpochDropped
+            | OpenError::EarlierForm
+            | OpenError::NoRandomness => false,
         },
         FlowError::Inconsistent(_) => true,
         FlowError::Store(_)
@@ -87,7 +91,7 @@ pub(crate) fn is_the_rows_own(error: &FlowError) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use penstock_crypto::Keyring;
+    use penstock_crypto::DataKey;
     use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq, RowRef};
     use penstock_domain::pipeline::Pipeline;
     use penstock_domain::row::Receipt;
@@ -104,8 +108,7 @@ mod tests {
 
     fn work() -> BatchWork {
         let id = Uuid::from_u128(7);
-        let keyring = Keyring::parse("tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
-        let (key, _) = keyring.new_data_key(id, &ring::rand::SystemRandom::new()).unwrap();
+        let key = DataKey::generate(&ring::rand::SystemRandom::new()).unwrap();
         BatchWork {
             seq: BatchSeq(1),
             id,
