@@ -26,7 +26,7 @@ fn ids(count: u32) -> String {
 }
 
 /// How often each row was asked for.
-fn calls(receiver: &Receiver) -> BTreeMap<String, usize> {
+pub(crate) fn calls(receiver: &Receiver) -> BTreeMap<String, usize> {
     let mut calls = BTreeMap::new();
     for heard in receiver.heard() {
         *calls.entry(heard.json()["id"].as_str().expect("an id").to_owned()).or_default() += 1;
@@ -35,7 +35,7 @@ fn calls(receiver: &Receiver) -> BTreeMap<String, usize> {
 }
 
 /// Waits until it is so.
-async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
     let began = Instant::now();
     while !so().await {
         assert!(began.elapsed() < PATIENCE, "{what}");
@@ -44,7 +44,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) 
 }
 
 /// The status of `/readyz`, and what it says of the database.
-async fn readiness(base: &str) -> (u16, String) {
+pub(crate) async fn readiness(base: &str) -> (u16, String) {
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
     let answer = http.get(format!("{base}/readyz")).send().await.expect("an answer");
     let status = answer.status().as_u16();

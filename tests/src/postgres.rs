@@ -36,6 +36,29 @@ impl Postgres {
         standby
     }
 
+    /// Stops it in order: its standbys have everything before.
+    pub fn shut_down(&self) {
+        run(self.tool("pg_ctl").args(["-s", "-w", "-m", "fast", "stop"]));
+    }
+
+    /// Starts it again, as a standby of another server.
+    pub fn come_back_as_standby_of(&self, primary: &Self) {
+        let follows = format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n", primary.port);
+        let settings = self.data().join("postgresql.auto.conf");
+        let before = std::fs::read_to_string(&settings).expect("its settings");
+        std::fs::write(&settings, before + &follows).expect("its settings");
+        std::fs::write(self.data().join("standby.signal"), "").expect("a file");
+        self.launch();
+    }
+
+    /// Changes its settings by a statement, which takes effect at once.
+    pub async fn configure(&self, statement: &'static str) {
+        let mut connection = PgConnection::connect(&self.url("postgres")).await.expect("it answers");
+        for statement in [statement, "SELECT pg_reload_conf()"] {
+            sqlx::query(statement).execute(&mut connection).await.expect("it runs");
+        }
+    }
+
     /// Makes it a primary.
     pub fn promote(&self) {
         run(self.tool("pg_ctl").args(["-w", "promote"]));

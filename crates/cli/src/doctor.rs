@@ -27,6 +27,9 @@ const LITTLE_DISK: u64 = 1024 * 1024 * 1024;
 /// The queue's share of its memory from which it is worth a word.
 const MUCH_MEMORY: f64 = 0.8;
 
+/// Batches that no worker can process are listed up to this number.
+const MOST_BATCHES: usize = 5;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Ok,
@@ -66,6 +69,7 @@ pub async fn run(opened: &Opened, out: Output) -> Result<bool, StartError> {
     if database(opened, &mut findings).await {
         keys(opened, &mut findings).await;
         runs(opened, &mut findings).await;
+        batches(opened, &mut findings).await;
     }
     objects(opened, &mut findings).await;
     queue(opened, &mut findings).await;
@@ -271,6 +275,28 @@ async fn runs(opened: &Opened, findings: &mut Findings) {
                 }
             }
         },
+    }
+}
+
+/// Batches that no worker can process.
+async fn batches(opened: &Opened, findings: &mut Findings) {
+    let faults = match opened.chosen.engines.store.faults().await {
+        Ok(faults) => faults,
+        Err(error) => return findings.fail("batches", error.to_string()),
+    };
+    for fault in faults.iter().take(MOST_BATCHES) {
+        let found = format!(
+            "no worker can process {} of `{}` since {}: {}",
+            fault.batch, fault.pipeline, fault.since, fault.reason
+        );
+        findings.fail("batches", found);
+    }
+    match faults.len() {
+        0 => findings.ok("batches", "workers can process all that run"),
+        all if all > MOST_BATCHES => {
+            findings.fail("batches", format!("{} more: `penstock reconcile`", all - MOST_BATCHES));
+        }
+        _ => {}
     }
 }
 

@@ -34,6 +34,9 @@ pub fn sentence(report: &RunReport) -> String {
     if swept.unknown_rows > 0 {
         line.push_str(&format!("; {} expired rows failed as outcome_unknown", swept.unknown_rows));
     }
+    if swept.overdue_rows > 0 {
+        line.push_str(&format!("; {} waiting rows failed: their deadline passed", swept.overdue_rows));
+    }
     line
 }
 

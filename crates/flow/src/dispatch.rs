@@ -66,6 +66,9 @@ const PASSES: usize = 3;
 /// place above that.
 pub const FULL_LANE: u32 = MAX_BACKLOG / 2;
 
+/// A batch that a worker cannot process is offered to workers again after this time.
+pub const HELD_AFTER_FAULT: Duration = Duration::from_secs(10);
+
 /// What is said of a batch that a run leaves alone.
 const MISCOUNTED: &str = "the batch's counters do not fit its rows, so this run leaves it alone: `penstock reconcile --apply` mends it";
 
@@ -110,7 +113,7 @@ fn planned(plan: SweepPlan) -> Swept {
         expired_rows: rows(&plan.expired_rows),
         unknown_rows: plan.expired_rows.iter().map(|one| one.unknown).sum(),
         finished: u32::try_from(plan.finished.len()).unwrap_or(u32::MAX),
-        miscounted: Vec::new(),
+        ..Swept::default()
     }
 }
 
@@ -127,14 +130,19 @@ async fn release_run(
         return Ok(report);
     };
     report.record.swept = engines.store.sweep(started_at, grace, false).await?;
+    let overdue = engines.store.end_overdue(started_at).await?;
+    report.record.swept.overdue_rows = overdue.rows;
+    report.record.swept.miscounted.extend(overdue.miscounted);
     tell_unknown(&report.record.swept);
     for batch in engines.store.batches_by_seq(&report.record.swept.miscounted).await? {
         tracing::error!(batch = %batch.id, "{MISCOUNTED}");
     }
+    let held = held_after_fault(engines, started_at).await?;
+    report.record.swept.extractions.retain(|batch| !held.contains(batch));
     let mut messages = extraction_bells(&report.record.swept);
     let spread = run_interval(engines, started_at).await?;
     let mut schedule = Schedule::default();
-    let result = release_rows(engines, policy, spread, &mut report, &mut schedule).await;
+    let result = release_rows(engines, policy, spread, held, &mut report, &mut schedule).await;
     messages.extend(schedule.into_messages(engines.clock.now()));
     if report.record.rows > 0 {
         crate::crash::point(crate::crash::BEFORE_RING);
@@ -157,6 +165,15 @@ pub fn tell_unknown(swept: &Swept) {
             "rows failed: their worker died in the middle of a call that is made at most once"
         );
     }
+    if swept.overdue_rows > 0 {
+        tracing::warn!(rows = swept.overdue_rows, "rows failed: their deadline passed while they waited");
+    }
+}
+
+/// Batches that a worker could not process a moment ago.
+async fn held_after_fault(engines: &Engines, now: Timestamp) -> Result<HashSet<BatchSeq>, FlowError> {
+    let faults = engines.store.faults().await?.into_iter();
+    Ok(faults.filter(|fault| now.since(fault.seen_at) < HELD_AFTER_FAULT).map(|fault| fault.seq).collect())
 }
 
 fn extraction_bells(swept: &Swept) -> Vec<Message> {
@@ -178,6 +195,7 @@ async fn release_rows(
     engines: &Engines,
     policy: &DispatchPolicy,
     interval: Duration,
+    mut exhausted: HashSet<BatchSeq>,
     report: &mut RunReport,
     schedule: &mut Schedule,
 ) -> Result<(), FlowError> {
@@ -189,7 +207,6 @@ async fn release_rows(
         }
     };
     let mut cap = policy.rows_per_run;
-    let mut exhausted: HashSet<BatchSeq> = HashSet::new();
     let mut passes = PASSES;
     while passes > 0 {
         passes -= 1;

@@ -94,6 +94,7 @@ const EXPIRED: &str = "rows processing whose lease ran out";
 const UNHELD: &str = "batches whose extraction nobody holds";
 const UNFINISHED: &str = "batches that should be finished";
 const MISCOUNTED: &str = "batches whose counters differ from their rows";
+const UNPROCESSABLE: &str = "batches that no worker can process";
 const ORPHANED: &str = "objects without a batch";
 
 /// Looks, and writes nothing.
@@ -106,6 +107,7 @@ pub async fn plan(engines: &Engines, policy: &ReconcilePolicy) -> Result<Plan, F
     let stuck = store.sweep_plan(now, millis(policy.extraction_grace)).await?;
     let mismatches = store.count_mismatches(now - COUNTED_OVER).await?;
     let orphans = orphans(engines).await?;
+    let faults = store.faults().await?;
     let figures = store.figures(now).await?;
     let last_run = store.runs(1).await?.first().map(|run| run.started_at);
     let waiting = figures.by_pipeline.iter().any(|(_, counts)| counts.pending > 0);
@@ -138,6 +140,12 @@ pub async fn plan(engines: &Engines, policy: &ReconcilePolicy) -> Result<Plan, F
         by_apply(UNFINISHED, stuck.finished.len(), "finish them", json!(stuck.finished)),
         by_apply(MISCOUNTED, mismatches.len(), "write what the rows say", json!(mismatches)),
         by_apply(ORPHANED, orphans.len(), "delete them", json!(orphans)),
+        by_people(
+            UNPROCESSABLE,
+            faults.len(),
+            "give the workers what they lack: a batch goes on within seconds (docs/runbooks.md)",
+            json!(faults),
+        ),
         by_people(
             "callbacks that are due and nobody delivers",
             figures.callbacks_overdue as usize,

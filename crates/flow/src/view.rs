@@ -333,6 +333,31 @@ impl ErrorView {
     }
 }
 
+impl ErrorView {
+    /// The error of a row whose time was over while it waited: no worker had it then, and what is sealed is of its last call,
+    /// if there was one.
+    fn overdue(last: Option<Self>, pipeline: Option<&Pipeline>, record: &RowRecord) -> Self {
+        let code = code::DEADLINE_EXCEEDED;
+        if let Some(own) = last.as_ref().filter(|last| last.code == code) {
+            return own.clone();
+        }
+        let step = record.step.and_then(|step| pipeline?.steps.get(usize::from(step)));
+        let message = last
+            .as_ref()
+            .map_or_else(|| outcome::sentence(code).to_owned(), |last| outcome::run_out(code, &last.message));
+        let step = step.map(|step| step.name.clone());
+        Self {
+            code: code.to_owned(),
+            step: step.or_else(|| last.as_ref()?.step.clone()),
+            http_status: record.http_status.or_else(|| last.as_ref()?.http_status),
+            message,
+            detail: last.as_ref().and_then(|last| last.detail.clone()),
+            throttled: last.as_ref().and_then(|last| last.throttled),
+            attempts: last.map(|last| last.attempts).unwrap_or_default(),
+        }
+    }
+}
+
 impl From<RowError> for ErrorView {
     fn from(error: RowError) -> Self {
         Self {
@@ -368,8 +393,12 @@ pub fn row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRe
             error = Some(told.map_or_else(unread, ErrorView::from));
         }
     }
-    if record.status == RowStatus::Failed && record.code.as_deref() == Some(code::OUTCOME_UNKNOWN) {
-        error = Some(ErrorView::unknown(error, pipeline, record));
+    if record.status == RowStatus::Failed {
+        match record.code.as_deref() {
+            Some(code::OUTCOME_UNKNOWN) => error = Some(ErrorView::unknown(error, pipeline, record)),
+            Some(code::DEADLINE_EXCEEDED) => error = Some(ErrorView::overdue(error, pipeline, record)),
+            _ => {}
+        }
     }
     RowView {
         number: record.number,

@@ -61,6 +61,10 @@ pub async fn explain(
         }
         BatchStatus::Queued => running(engines, caller, batch, &pace).await?,
     };
+    if let Some(fault) = fault(engines, batch).await? {
+        waits.retain(|wait| wait.reason != "definition");
+        waits.insert(0, fault);
+    }
     if let Some(number) = row {
         waits.insert(0, one_row(engines, batch, number, next_run).await?);
     }
@@ -68,6 +72,16 @@ pub async fn explain(
         waits.push(wait("next_run", "its rows are released by the next dispatcher run", next_run));
     }
     Ok(waits)
+}
+
+/// Why no worker can process it, as far as one has tried.
+async fn fault(engines: &Engines, batch: &Batch) -> Result<Option<Wait>, FlowError> {
+    let faults = engines.store.faults().await?;
+    let fault = faults.into_iter().find(|fault| fault.seq == batch.seq);
+    Ok(fault.map(|fault| {
+        let sentence = format!("since {} no worker can process it: {}", fault.since, fault.reason);
+        wait("unprocessable", sentence, None)
+    }))
 }
 
 async fn running(

@@ -11,7 +11,7 @@ use penstock_store::batches::{Batch, Checkpoint, Created, NewBatch, SealedKey, S
 use penstock_store::dispatch::Take;
 use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
 use penstock_store::sealing::Epoch;
-use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement, Trouble};
+use penstock_store::work::{Claim, ClaimedRow, Expiry, Settled, Settlement, Trouble};
 use uuid::Uuid;
 
 /// When every test begins.
@@ -135,8 +135,18 @@ pub fn failed(row: RowRef, token: LeaseToken) -> Settlement {
 
 /// The row goes back until `not_before`.
 pub fn given_back(row: RowRef, token: LeaseToken, not_before: Timestamp) -> Settlement {
-    let outcome =
-        Settled::GivenBack { not_before, attempt: true, trouble: Some(trouble()), receipts: Vec::new() };
+    expiring(row, token, not_before, None)
+}
+
+/// The row goes back until `not_before`, and fails as `expires` says.
+pub fn expiring(
+    row: RowRef,
+    token: LeaseToken,
+    not_before: Timestamp,
+    expires: Option<Expiry>,
+) -> Settlement {
+    let (trouble, receipts) = (Some(trouble()), Vec::new());
+    let outcome = Settled::GivenBack { not_before, attempt: true, trouble, receipts, expires };
     Settlement { row, token, outcome }
 }
 

@@ -19,6 +19,7 @@ pub mod races;
 pub mod reading;
 pub mod sealing;
 pub mod upgrade;
+pub mod waiting;
 
 use std::sync::Arc;
 
@@ -61,6 +62,9 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     sealing::an_erasure_marks_its_epoch(&store).await;
     sealing::no_key_is_lost_beside_a_drop(&store).await;
     sealing::a_definitions_mac_is_replaced_under_guard(&store).await;
+    waiting::what_waits_beyond_its_time_fails(&store).await;
+    waiting::a_batch_that_stands_still_keeps_its_rows(&store).await;
+    waiting::an_ended_batch_has_no_fault(&store).await;
     for seed in 1..=seeds {
         history::walk(&store, seed).await;
     }

@@ -16,6 +16,14 @@ use crate::{Connection, PostgresStore, commit, ledgers};
 /// Rows that are erased in one transaction.
 const ERASE_STEP: u32 = 10_000;
 
+/// Cancelled rows run again: their time begins anew, too.
+const AGAIN: &str = "status = 0, queued_until = NULL, first_claimed_at = NULL, expires_at = NULL, expires_as = NULL \
+     WHERE status = 5";
+
+/// The same in a batch that was cancelled as a whole.
+const AGAIN_ALL: &str = "status = 0, queued_until = NULL, first_claimed_at = NULL, expires_at = NULL, expires_as = NULL \
+     WHERE status IN (0, 1, 5)";
+
 impl PostgresStore {
     /// A command that touches nothing but the batch.
     async fn command(
@@ -82,8 +90,8 @@ impl Control for PostgresStore {
         // Before any failed row is pending again: rows that were pending or queued when the batch was cancelled run
         // again on request (with those that an earlier retry left out), or stay out of the new run.
         let change = match (selection.cancelled, was_cancelled) {
-            (true, true) => Some("status = 0, queued_until = NULL WHERE status IN (1, 5)"),
-            (true, false) => Some("status = 0, queued_until = NULL WHERE status = 5"),
+            (true, true) => Some(AGAIN_ALL),
+            (true, false) => Some(AGAIN),
             (false, true) => Some("status = 5, queued_until = NULL WHERE status IN (0, 1)"),
             (false, false) => None,
         };
@@ -99,7 +107,7 @@ impl Control for PostgresStore {
         let failed = if selection.failed {
             sqlx::query(
                 "/* penstock:retry */ UPDATE row_state SET status = 0, attempts = 0, not_before = $2, \
-                 first_claimed_at = NULL, code = NULL, step = NULL, http_status = NULL \
+                 first_claimed_at = NULL, expires_at = NULL, expires_as = NULL, code = NULL, step = NULL, http_status = NULL \
                  WHERE batch = $1 AND status = 4 \
                  AND (cardinality($3::text[]) = 0 OR code = ANY($3)) \
                  AND (cardinality($4::int4[]) = 0 OR number = ANY($4))",

@@ -258,6 +258,7 @@ impl Dispatch for PostgresStore {
             finished: self.sweep_finishes(now).await?,
             extractions: self.dead_extractions(now, extraction_grace_ms, everything).await?,
             miscounted,
+            ..Swept::default()
         })
     }
 

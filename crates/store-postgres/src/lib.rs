@@ -20,6 +20,7 @@ mod reading;
 mod run_lock;
 mod schema;
 mod sealing;
+mod waiting;
 mod work;
 
 use std::str::FromStr as _;

@@ -407,11 +407,11 @@ async fn settle_rows(
     let rows = sqlx::query(
         "/* penstock:settle */ UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
          not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
-         has_output = s.has_output OR j.has_output, asked = NULL, lease_token = NULL, lease_holder = NULL, \
+         expires_at = j.expires_at, expires_as = j.expires_as, has_output = s.has_output OR j.has_output, asked = NULL, lease_token = NULL, lease_holder = NULL, \
          lease_until = NULL \
          FROM unnest($1::int8[], $2::int4[], $3::uuid[], $4::int2[], $5::int2[], $6::int8[], $7::int2[], $8::text[], \
-         $9::int2[], $10::bool[]) AS j(batch, number, token, status, attempt, not_before, step, code, http_status, \
-         has_output) WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 2 AND s.lease_token = j.token \
+         $9::int2[], $10::bool[], $11::int8[], $12::text[]) AS j(batch, number, token, status, attempt, not_before, step, \
+         code, http_status, has_output, expires_at, expires_as) WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 2 AND s.lease_token = j.token \
          RETURNING s.batch, s.number, s.has_output",
     )
     .bind(batches)
@@ -424,6 +424,8 @@ async fn settle_rows(
     .bind(moves.iter().map(|one| one.code).collect::<Vec<_>>())
     .bind(moves.iter().map(|one| one.http_status.map(small)).collect::<Vec<_>>())
     .bind(moves.iter().map(|one| one.has_output).collect::<Vec<_>>())
+    .bind(moves.iter().map(|one| opt_ms(one.expires.map(|expires| expires.at))).collect::<Vec<_>>())
+    .bind(moves.iter().map(|one| one.expires.map(|expires| expires.code)).collect::<Vec<_>>())
     .fetch_all(tx)
     .await
     .map_err(store_error(name))?;

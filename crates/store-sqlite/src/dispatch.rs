@@ -263,6 +263,7 @@ impl Dispatch for SqliteStore {
             finished: self.sweep_finishes(now).await?,
             extractions: self.dead_extractions(now, extraction_grace_ms, everything).await?,
             miscounted,
+            ..Swept::default()
         })
     }
 

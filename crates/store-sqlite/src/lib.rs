@@ -18,6 +18,7 @@ mod reading;
 mod schema;
 mod sealing;
 mod transaction;
+mod waiting;
 mod wal;
 mod work;
 

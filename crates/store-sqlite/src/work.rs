@@ -370,18 +370,20 @@ async fn settle_rows(
     for chunk in part.chunks(GROUP) {
         let mut query = QueryBuilder::new(
             "/* penstock:settle */ WITH j(batch, number, token, status, attempt, not_before, step, code, http_status, \
-             has_output) AS (",
+             has_output, expires_at, expires_as) AS (",
         );
         query.push_values(chunk, |mut values, settlement| {
             let one = settlement.moved();
             values.push_bind(one.row.batch.0).push_bind(one.row.number).push_bind(one.token.0.to_string());
             values.push_bind(one.status.code()).push_bind(one.attempt).push_bind(opt_ms(one.not_before));
             values.push_bind(one.step).push_bind(one.code.map(str::to_owned)).push_bind(one.http_status);
-            values.push_bind(one.has_output);
+            values.push_bind(one.has_output).push_bind(opt_ms(one.expires.map(|expires| expires.at)));
+            values.push_bind(one.expires.map(|expires| expires.code));
         });
         query.push(
             ") UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
              not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
+             expires_at = j.expires_at, expires_as = j.expires_as, \
              has_output = max(s.has_output, j.has_output), asked = NULL, lease_token = NULL, lease_holder = NULL, \
              lease_until = NULL FROM j WHERE s.batch = j.batch AND s.number = j.number AND +s.status = 2 \
              AND s.lease_token = j.token RETURNING batch, number, has_output",

@@ -139,6 +139,9 @@ pub struct Swept {
     /// Of these, rows that ended, because nobody can tell whether their last call had its effect.
     #[serde(default)]
     pub unknown_rows: u32,
+    /// Rows whose time was over while they waited.
+    #[serde(default)]
+    pub overdue_rows: u32,
     /// Batches that were finished.
     pub finished: u32,
     /// Batches whose counters do not bear what their rows need: left alone until they are reconciled.

@@ -25,6 +25,7 @@ pub mod owners;
 pub mod reading;
 pub mod sealing;
 pub mod settling;
+pub mod waiting;
 pub mod work;
 
 pub use error::{StoreError, StoreResult, overdrawn};
@@ -42,6 +43,7 @@ pub trait Store:
     + operations::Operations
     + sealing::Sealing
     + alerts::Alerts
+    + waiting::Waiting
 {
 }
 
@@ -57,5 +59,7 @@ impl<T> Store for T where
         + operations::Operations
         + sealing::Sealing
         + alerts::Alerts
+        + waiting::Waiting
+        + waiting::Waiting
 {
 }

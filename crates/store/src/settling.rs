@@ -10,7 +10,7 @@ use penstock_domain::time::Timestamp;
 use crate::StoreResult;
 use crate::batches::Batch;
 use crate::error::overdrawn;
-use crate::work::{SettleReport, Settled, Settlement};
+use crate::work::{Expiry, SettleReport, Settled, Settlement};
 
 /// A row's new state, column by column. It is written only where the row is still held under the token.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,8 @@ pub struct Move<'a> {
     pub attempt: bool,
     /// When it may be released again.
     pub not_before: Option<Timestamp>,
+    /// When it fails while it waits.
+    pub expires: Option<Expiry>,
     /// The step that went wrong.
     pub step: Option<u16>,
     /// What went wrong.
@@ -43,11 +45,12 @@ impl Settlement {
 
     /// The row's new state.
     pub fn moved(&self) -> Move<'_> {
-        let (status, attempt, not_before, trouble) = match &self.outcome {
-            Settled::Completed { .. } => (RowStatus::Completed, true, None, None),
-            Settled::Failed(trouble) => (RowStatus::Failed, true, None, Some(trouble)),
-            Settled::GivenBack { not_before, attempt, trouble, .. } => {
-                (RowStatus::Pending, *attempt, Some(*not_before), trouble.as_ref())
+        let (status, attempt, not_before, expires, trouble) = match &self.outcome {
+            Settled::Completed { .. } => (RowStatus::Completed, true, None, None, None),
+            Settled::Failed(trouble) => (RowStatus::Failed, true, None, None, Some(trouble)),
+            Settled::GivenBack { not_before, attempt, trouble, expires, .. } => {
+                let not_before = expires.map_or(*not_before, |expires| expires.at.min(*not_before));
+                (RowStatus::Pending, *attempt, Some(not_before), *expires, trouble.as_ref())
             }
         };
         let has_output = match &self.outcome {
@@ -61,6 +64,7 @@ impl Settlement {
             status,
             attempt,
             not_before,
+            expires,
             step: trouble.and_then(|trouble| trouble.step),
             code: trouble.map(|trouble| trouble.code.as_str()),
             http_status: trouble.and_then(|trouble| trouble.http_status),
@@ -123,6 +127,23 @@ impl Moved {
             self.batch.failure_row = first_failed;
         }
         Ok(self.batch.ledger.is_finished() && !was_finished)
+    }
+
+    /// Rows that waited, `pending` and `queued`, fail; `first_failed` as for [`Moved::settle`].
+    ///
+    /// # Errors
+    /// When the ledger does not have so many.
+    pub fn fail_waiting(
+        &mut self,
+        pending: u32,
+        queued: u32,
+        first_failed: Option<u32>,
+        now: Timestamp,
+    ) -> StoreResult<()> {
+        let (ledger, overdrawn) = (&mut self.batch.ledger, overdrawn(self.batch.seq));
+        ledger.release(0, 0, pending).map_err(&overdrawn)?;
+        ledger.claim(pending + queued).map_err(&overdrawn)?;
+        self.settle(Tally { failed: pending + queued, ..Tally::default() }, first_failed, now).map(|_| ())
     }
 
     /// Whether there is anything to write.

@@ -75,7 +75,18 @@ pub enum Settled {
         trouble: Option<Trouble>,
         /// Outputs of steps done meanwhile.
         receipts: Vec<Receipt>,
+        /// When it fails if it is still not done; none: never.
+        expires: Option<Expiry>,
     },
+}
+
+/// When a row that is not done fails, and as what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// When.
+    pub at: Timestamp,
+    /// Its code then.
+    pub code: &'static str,
 }
 
 /// What went wrong, in clear for counting and sealed for reading.

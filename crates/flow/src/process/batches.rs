@@ -21,6 +21,9 @@ use crate::secrets::{SecretsOf, unreadable_header};
 /// How long it is kept: an erased batch's key leaves every worker after at most this time.
 const KEEP: Duration = Duration::from_secs(60);
 
+/// A batch that could not be loaded is tried again after this time: less than [`HELD_AFTER_FAULT`](crate::dispatch::HELD_AFTER_FAULT).
+const RELOAD_AFTER: Duration = Duration::from_secs(5);
+
 /// At most so many batches are kept.
 const CAPACITY: usize = 1024;
 
@@ -56,14 +59,22 @@ impl BatchWork {
 }
 
 /// Batches that rows were heard of lately.
-#[derive(Default)]
 pub struct BatchCache {
+    /// The worker, which reports batches that it cannot process.
+    worker: String,
     kept: Mutex<HashMap<BatchSeq, (Timestamp, Arc<BatchWork>)>>,
+    /// When batches could not be loaded.
+    broken: Mutex<HashMap<BatchSeq, Timestamp>>,
 }
 
 impl BatchCache {
-    /// The batches with those keys. Those that cannot be worked on (erased, gone, a definition that does not load
-    /// here) are left out, and why is logged.
+    /// An empty cache of a worker.
+    pub fn new(worker: String) -> Self {
+        Self { worker, kept: Mutex::default(), broken: Mutex::default() }
+    }
+
+    /// The batches with those keys. Those that cannot be processed (erased, gone, a definition that does not load
+    /// here) are left out, and the reason is logged and reported for operators.
     ///
     /// # Errors
     /// When the database fails.
@@ -77,12 +88,14 @@ impl BatchCache {
         let mut missing = Vec::new();
         {
             let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+            broken.retain(|_, at| now.since(*at) < RELOAD_AFTER);
             for batch in wanted {
                 match kept.get(batch).filter(|(at, _)| now.since(*at) < KEEP) {
                     Some((_, work)) => {
                         found.insert(*batch, work.clone());
                     }
-                    None if !missing.contains(batch) => missing.push(*batch),
+                    None if !missing.contains(batch) && !broken.contains_key(batch) => missing.push(*batch),
                     None => {}
                 }
             }
@@ -90,20 +103,41 @@ impl BatchCache {
         if missing.is_empty() {
             return Ok(found);
         }
+        let (mut loaded, mut faults) = (Vec::new(), Vec::new());
         for batch in engines.store.batches_by_seq(&missing).await? {
             match load(engines, &batch).await {
                 Ok(work) => {
                     let work = Arc::new(work);
                     self.insert(now, work.clone());
                     found.insert(batch.seq, work);
+                    loaded.push(batch.seq);
                 }
                 Err(FlowError::Store(error)) if error.is_transient() => return Err(error.into()),
                 Err(error) => {
-                    tracing::error!(%error, batch = %batch.id, "the batch's rows cannot be processed here")
+                    tracing::error!(%error, batch = %batch.id, "the batch's rows cannot be processed here");
+                    faults.push((batch.seq, error.to_string()));
                 }
             }
         }
+        self.report(engines, &loaded, &faults).await;
         Ok(found)
+    }
+
+    /// Best effort: what cannot be written now is reported when the batch is tried again.
+    pub async fn report(&self, engines: &Engines, loaded: &[BatchSeq], faults: &[(BatchSeq, String)]) {
+        let now = engines.clock.now();
+        if !faults.is_empty() {
+            let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+            broken.extend(faults.iter().map(|(batch, _)| (*batch, now)));
+        }
+        let cleared = engines.store.clear_faults(loaded).await;
+        let reported = match faults {
+            [] => Ok(()),
+            faults => engines.store.report_faults(faults, &self.worker, now).await,
+        };
+        if let Err(error) = cleared.and(reported) {
+            tracing::warn!(%error, "failed to record which batches can be processed");
+        }
     }
 
     /// The batches of claimed rows: read again where a row belongs to another run than what is cached, because a retry may

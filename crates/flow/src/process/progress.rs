@@ -6,17 +6,8 @@ use penstock_domain::pipeline::Retry;
 use penstock_domain::retry;
 use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
 use penstock_domain::time::Timestamp;
-use penstock_store::work::ClaimedRow;
+use penstock_store::work::{ClaimedRow, Expiry};
 use serde_json::{Map, Value};
-
-/// When a row that is not done fails, and as what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Expiry {
-    /// When.
-    pub(super) at: Timestamp,
-    /// Its code then.
-    pub(super) code: &'static str,
-}
 
 /// Where a row is on its way through the steps.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use penstock_domain::retry::{self, Failed, Next};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Called, Caller, Demand, Failure, Response};
-use penstock_store::work::{ClaimedRow, Settled, Trouble};
+use penstock_store::work::{ClaimedRow, Expiry, Settled, Trouble};
 use serde_json::{Map, Value};
 use tracing::Instrument as _;
 use tracing::field::Empty;
@@ -75,7 +75,8 @@ impl RowTask<'_> {
                 tracing::error!(%error, "the row cannot be opened here");
                 let not_before = self.engines.clock.now() + ELSEWHERE;
                 let trouble = Trouble { code: outcome::code::UNREADABLE.into(), ..quiet() };
-                return Some(given_back(not_before, false, Some(trouble), Vec::new()));
+                let expires = progress.expiry(&self.work.pipeline.retry, "");
+                return Some(given_back(not_before, false, Some(trouble), Vec::new(), expires));
             }
         };
         let done = progress.outputs.len();
@@ -85,12 +86,11 @@ impl RowTask<'_> {
                 crash::point(crash::BETWEEN_STEPS);
             }
             let now = self.engines.clock.now();
+            let expiry = progress.expiry(&pipeline.retry, &step.name);
             if (self.draining)() {
-                return Some(given_back(now, false, None, progress.receipts));
+                return Some(given_back(now, false, None, progress.receipts, expiry));
             }
-            if let Some(expiry) =
-                progress.expiry(&pipeline.retry, &step.name).filter(|expiry| now >= expiry.at)
-            {
+            if let Some(expiry) = expiry.filter(|expiry| now >= expiry.at) {
                 let problem = Problem::run_out(expiry.code, progress.last(&step.name));
                 return Some(self.failed(number, index, step, problem, progress));
             }
@@ -176,13 +176,14 @@ impl RowTask<'_> {
         };
         let lease = self.lease;
         let clock = &self.engines.clock;
+        let expiry = progress.expiry(&self.work.pipeline.retry, &step.name);
         // Before any limit is asked: the write may take longer than a granted call may be late.
         if step.repetition() == Repetition::Harmful
             && let Some(asked) = place(index)
             && !self.book.note(lease, asked, &progress.receipts).await
         {
             let receipts = std::mem::take(&mut progress.receipts);
-            return Some(Some(given_back(clock.now(), false, None, receipts)));
+            return Some(Some(given_back(clock.now(), false, None, receipts, expiry)));
         }
         let covered = || lease.covers(clock.now(), dependency.timeout);
         let method = request.method;
@@ -194,17 +195,12 @@ impl RowTask<'_> {
             Called::Waits { until, reason } => {
                 let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
                 let receipts = std::mem::take(&mut progress.receipts);
-                return Some(Some(Settled::GivenBack {
-                    not_before: until,
-                    attempt: false,
-                    trouble: Some(trouble),
-                    receipts,
-                }));
+                return Some(Some(given_back(until, false, Some(trouble), receipts, expiry)));
             }
             // Too little of the lease is left for a call: the row goes back, unless somebody else has it by now.
             Called::NotCovered => {
                 let receipts = std::mem::take(&mut progress.receipts);
-                return Some(Some(given_back(now, false, None, receipts)));
+                return Some(Some(given_back(now, false, None, receipts, expiry)));
             }
             Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone } => {
                 if let Some(response) = &response {
@@ -381,6 +377,7 @@ impl RowTask<'_> {
         };
         let backoff_ends = now + delay;
         let not_before = problem.not_before.map_or(backoff_ends, |asked| asked.max(backoff_ends));
+        let expires = progress.expiry(&self.work.pipeline.retry, &step.name);
         let receipts = progress.receipts.clone();
         let trouble = Trouble {
             code: problem.code.clone(),
@@ -389,7 +386,7 @@ impl RowTask<'_> {
             error: Some(self.seal_story(number, Some(step), problem, progress, !attempt)),
             receipts: Vec::new(),
         };
-        given_back(not_before, attempt, Some(trouble), receipts)
+        given_back(not_before, attempt, Some(trouble), receipts, expires)
     }
 
     /// The step is called too often: the row goes back, or fails when that has lasted for too long.
@@ -403,7 +400,7 @@ impl RowTask<'_> {
     ) -> Settled {
         let now = self.engines.clock.now();
         let expiry = progress.expiry(&self.work.pipeline.retry, &step.name);
-        let not_before = problem.not_before.into_iter().chain(expiry.map(|expiry| expiry.at)).min();
+        let not_before = problem.not_before.unwrap_or(now);
         if expiry.is_some_and(|expiry| expiry.code == problem.code && now >= expiry.at) {
             return self.failed(number, index, step, problem, progress);
         }
@@ -415,7 +412,7 @@ impl RowTask<'_> {
             error: Some(self.seal(number, Some(step), problem, progress)),
             receipts: Vec::new(),
         };
-        given_back(not_before.unwrap_or(now), false, Some(trouble), receipts)
+        given_back(not_before, false, Some(trouble), receipts, expiry)
     }
 
     fn failed(
@@ -594,8 +591,9 @@ fn given_back(
     attempt: bool,
     trouble: Option<Trouble>,
     receipts: Vec<Receipt>,
+    expires: Option<Expiry>,
 ) -> Settled {
-    Settled::GivenBack { not_before, attempt, trouble, receipts }
+    Settled::GivenBack { not_before, attempt, trouble, receipts, expires }
 }
 
 /// The answer's body, short enough to keep; none when there was none.

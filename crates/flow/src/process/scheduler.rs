@@ -123,11 +123,11 @@ impl Worker {
         let pipelines = engines.pipelines.iter().count();
         Arc::new(Self {
             slots: Slots::new(policy.concurrency, pipelines, figures.clone(), changed.clone()),
+            cache: BatchCache::new(policy.name.clone()),
             engines,
             caller,
             policy,
             observer,
-            cache: BatchCache::default(),
             lanes: Mutex::default(),
             owners: Arc::default(),
             changed,
@@ -340,7 +340,9 @@ impl Worker {
     async fn claim(&self, wanted: &[RowRef]) -> Result<Vec<Claimed>, FlowError> {
         let batches: Vec<BatchSeq> = wanted.iter().map(|row| row.batch).collect();
         let works = self.cache.get(&self.engines, &batches).await?;
-        let rows: Vec<RowRef> = wanted.iter().filter(|row| works.contains_key(&row.batch)).copied().collect();
+        let (rows, unprocessable): (Vec<RowRef>, Vec<RowRef>) =
+            wanted.iter().partition(|row| works.contains_key(&row.batch));
+        self.requeue(&unprocessable).await;
         let now = self.engines.clock.now();
         let token = self.engines.chance.lease_token();
         let until = now + self.policy.lease;
@@ -488,6 +490,9 @@ impl Worker {
             Ok(Extracted::Stopped) => 2,
             Err(error) => {
                 tracing::warn!(%error, "the extraction stopped at its checkpoint; the sweep takes it up");
+                if !error.is_transient() {
+                    self.cache.report(&self.engines, &[], &[(batch.seq, error.to_string())]).await;
+                }
                 2
             }
         };
@@ -501,6 +506,16 @@ impl Worker {
                 tracing::warn!(%error, rows = group.len(), "rows were not given back; the sweep brings them back");
                 return;
             }
+        }
+    }
+
+    /// Rows that this worker does not take go back to pending, so that they do not count against their owner's quota.
+    async fn requeue(&self, rows: &[RowRef]) {
+        if rows.is_empty() {
+            return;
+        }
+        if let Err(error) = self.engines.store.unqueue(rows, self.engines.clock.now()).await {
+            tracing::warn!(%error, rows = rows.len(), "rows were not requeued; the sweep requeues them");
         }
     }
 
@@ -539,12 +554,10 @@ impl Worker {
         };
         if taken {
             self.changed.notify_one();
-            return;
         }
-        let rows: Vec<RowRef> = packet.iter().map(|(row, _)| row).collect();
-        if let Err(error) = self.engines.store.unqueue(&rows, self.engines.clock.now()).await {
-            tracing::warn!(%error, "rows were not given back; the sweep brings them back");
-        }
+        let rows = packet.iter().map(|(row, _)| row);
+        let not_taken: Vec<RowRef> = rows.filter(|row| !taken || !works.contains_key(&row.batch)).collect();
+        self.requeue(&not_taken).await;
     }
 }
 

@@ -358,6 +358,7 @@ mod tests {
                     attempt: true,
                     trouble: Some(trouble),
                     receipts: Vec::new(),
+                    expires: None,
                 }
             });
         }
