@@ -123,6 +123,61 @@ async fn an_idempotency_key_tells_numbers_apart() {
     drop((scene.service, scene.place));
 }
 
+/// JSON that serde_json would parse anew, each level with a stack of its own.
+fn nested_in_strings() -> String {
+    (0..10).fold("1".to_owned(), |inner, _| {
+        let escaped = inner.replace('\\', "\\u005c").replace('"', "\\u0022");
+        let (open, close) = ("[".repeat(120), "]".repeat(120));
+        format!("{open}{{\"$serde_json::private::RawValue\":\"{escaped}\"}}{close}")
+    })
+}
+
+#[tokio::test]
+async fn json_of_strangers_is_bounded_and_what_is_accepted_can_be_read_back() {
+    let scene = Scene::of(&format!(
+        "{HEAD}steps: [ {{ name: get, dependency: api, request: {{ method: GET, path: \"/{{{{ row.id }}}}\" }}, \
+         output: {{ v: \"{{{{ body.v }}}}\" }} }} ]\n\
+         result: {{ v: {{ w: [ \"{{{{ steps.get.v }}}}\" ] }}, c: \"{{{{ context.n }}}}\" }}\n"
+    ))
+    .await;
+    let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+    let refused = async |context: &str, why: &str| {
+        let request = scene.client.request("POST", ROUTE).query(&[("context", context)]);
+        let answer =
+            request.header("content-type", "text/csv").body("id\n1\n").send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), 422);
+        let text = answer.text().await.expect("a text");
+        assert!(text.contains(why), "{text}");
+    };
+    refused(r#"{"n":{"$serde_json::private::Number":"5"}}"#, "is not accepted").await;
+    refused(r#"{"n":{"\u0024serde_json::private::RawValue":"[1]"}}"#, "is not accepted").await;
+    refused(&format!("{{\"n\":{}}}", deep(64)), "more than 64 levels deep").await;
+    let json = format!("{{\"upload_id\":null,\"context\":{{\"n\":{}}}}}", nested_in_strings());
+    let request = scene.client.request("POST", ROUTE).header("content-type", "application/json").body(json);
+    assert_eq!(request.send().await.expect("an answer").status().as_u16(), 400);
+    let nested = nested_in_strings();
+    scene.receiver.answer_with(move |heard| {
+        Answer::json(match heard.path.as_str() {
+            "/1" => format!("{{\"v\":{}}}", deep(63)),
+            "/2" => format!("{{\"v\":{nested}}}"),
+            "/3" => format!("{{\"v\":{}}}", deep(64)),
+            _ => r#"{"v":{"$serde_json::private::Number":"5"}}"#.to_owned(),
+        })
+    });
+    let canary = "%7B%22rows%22%3A20%2C%22max_failure%22%3A0.1%7D";
+    let context = "%7B%22n%22%3A%5B%5B7%5D%5D%7D";
+    let batch = scene.run(&format!("?context={context}&canary={canary}"), "id\n1\n2\n3\n4\n").await;
+    let row = scene.client.text(&format!("{batch}/rows/1")).await;
+    assert!(row.contains(&format!("\"result\":{{\"c\":[[7]],\"v\":{{\"w\":[{}]}}}}", deep(63))), "{row}");
+    for (row, why) in
+        [(2, "more than 64 levels deep"), (3, "more than 64 levels deep"), (4, "is not accepted")]
+    {
+        let row = scene.client.get(&format!("{batch}/rows/{row}")).await;
+        assert_eq!(row["status"], "failed", "{row}");
+        assert!(row["error"]["message"].as_str().is_some_and(|message| message.contains(why)), "{row}");
+    }
+}
+
 #[tokio::test]
 async fn a_value_never_leads_to_another_path() {
     let scene = Scene::of(&format!(

@@ -7,6 +7,7 @@ use actix_web::http::header::{self, HeaderMap};
 use actix_web::{HttpResponse, mime, web};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use penstock_domain::ids::OwnerSeq;
+use penstock_domain::json;
 use penstock_flow::budget::Reserved;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -128,9 +129,9 @@ pub fn answer<T: Serialize>(value: &T, mut room: Reserved) -> Result<HttpRespons
 /// Reads JSON.
 ///
 /// # Errors
-/// 400 when it is none, or not what is asked for.
+/// 400 when it is none, is nested too deeply, or not what is asked for.
 pub fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| Problem::bad_request("bad_json", error.to_string()))
+    json::read(body).map_err(|error| Problem::bad_request("bad_json", error.to_string()))
 }
 
 /// A body that is compressed would be taken for what it is not.

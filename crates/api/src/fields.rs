@@ -1,5 +1,6 @@
 //! What comes beside a file: in a form, in the query, or in a JSON body.
 
+use penstock_domain::json::{self, JsonError};
 use penstock_domain::ledger::Canary;
 use penstock_domain::pipeline::CanaryDefinition;
 use penstock_flow::addresses::check_address;
@@ -84,7 +85,11 @@ fn name(name: String) -> Result<String, Problem> {
 
 fn context(sent: Value) -> Result<Value, Problem> {
     let context = match sent {
-        Value::String(text) => serde_json::from_str(&text).unwrap_or_default(),
+        Value::String(text) => match json::read(text.as_bytes()) {
+            Ok(context) => context,
+            Err(JsonError::Invalid(_)) => Value::Null,
+            Err(error) => return Err(bad(&format!("`context`: {error}"))),
+        },
         other => other,
     };
     if context.is_object() { Ok(context) } else { Err(bad("`context` is not a JSON object")) }
@@ -124,11 +129,11 @@ fn priority(sent: Value) -> Result<i16, Problem> {
 }
 
 fn canary(sent: Value) -> Result<Canary, Problem> {
-    let canary: Result<CanaryDefinition, _> = match sent {
-        Value::String(text) => serde_json::from_str(&text),
-        other => serde_json::from_value(other),
+    let sent = match sent {
+        Value::String(text) => json::read(text.as_bytes()).unwrap_or_default(),
+        other => other,
     };
-    canary
+    serde_json::from_value::<CanaryDefinition>(sent)
         .ok()
         .filter(|canary| canary.rows > 0)
         .map(Canary::from)

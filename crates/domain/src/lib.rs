@@ -1,7 +1,7 @@
 //! Penstock's rules: everything that can be decided without I/O.
 //!
 //! No clock, no randomness, no database: time comes in as [`time::Timestamp`], chance as a number, rows as
-//! values. The rooms, in the order in which a row meets them: [`csv`], [`pipeline`], [`batch`], [`row`],
+//! values; JSON of others is read by [`json`] only. The rooms, in the order in which a row meets them: [`csv`], [`pipeline`], [`batch`], [`row`],
 //! [`fair`], [`limit`], [`outcome`].
 
 pub mod alert;
@@ -11,6 +11,7 @@ pub mod csv;
 pub mod effect;
 pub mod fair;
 pub mod ids;
+pub mod json;
 pub mod ledger;
 pub mod limit;
 pub mod outcome;

@@ -4,6 +4,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use penstock_domain::cause::Cause;
+use penstock_domain::json::{self, JsonError};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
@@ -74,11 +75,12 @@ fn parse(headers: &HeaderMap, bytes: &[u8]) -> Body {
         return Body { value: Value::Null, bytes: size, failure: Some(failure) };
     }
     let plain = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-    match serde_json::from_slice(plain) {
+    match json::read(plain) {
         Ok(value) => Body { value, bytes: size, failure: None },
         Err(error) => {
             let kind = text(headers, CONTENT_TYPE).map_or(String::new(), |kind| format!("{kind}, "));
-            let sentence = format!("its body is not JSON: {error} ({kind}{size} bytes)");
+            let what = if matches!(error, JsonError::Invalid(_)) { "is not JSON" } else { "cannot be used" };
+            let sentence = format!("its body {what}: {error} ({kind}{size} bytes)");
             let value = Value::String(String::from_utf8_lossy(plain).into_owned());
             Body { value, bytes: size, failure: Some(Failure::with_sentence(Cause::NotJson, sentence)) }
         }
@@ -118,6 +120,18 @@ mod tests {
         assert_eq!(
             failure.sentence,
             "its body is not JSON: expected value at line 1 column 1 (text/html; charset=utf-8, 6 bytes)"
+        );
+        let private = parsed(None, br#"{"$serde_json::private::RawValue":"1"}"#);
+        let failure = private.failure.expect("the key is not accepted");
+        assert_eq!(failure.cause, Cause::NotJson);
+        assert_eq!(
+            failure.sentence,
+            "its body cannot be used: a key that begins with `$serde_json::private::` is not accepted (38 bytes)"
+        );
+        let deep = parsed(None, "[".repeat(126).as_bytes()).failure.expect("it is too deep");
+        assert_eq!(
+            deep.sentence,
+            "its body cannot be used: lists and objects are nested more than 64 levels deep (126 bytes)"
         );
         let gzip = parsed(Some((CONTENT_ENCODING, "gzip")), &[0x1f, 0x8b, 8, 0]);
         let failure = gzip.failure.expect("it cannot be read");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use penstock_crypto::{Ad, DataKey};
 use penstock_domain::csv::HeaderMap;
 use penstock_domain::ids::{BatchId, BatchSeq, RowNumber};
+use penstock_domain::json;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{Batch, StoredKey};
 use serde::Serialize;
@@ -114,7 +115,7 @@ impl SecretsOf {
     /// As [`SecretsOf::open`], and when it is not what was sealed there.
     pub fn open_json<T: DeserializeOwned>(&self, place: Place, sealed: &[u8]) -> Result<T, FlowError> {
         let plain = self.open(place, sealed)?;
-        serde_json::from_slice(&plain).map_err(|_| {
+        json::read_stored(&plain).map_err(|_| {
             FlowError::Inconsistent(format!("{} of batch {} is not JSON", what(place), self.batch))
         })
     }

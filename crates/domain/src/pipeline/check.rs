@@ -79,8 +79,11 @@ impl<'a> Source<'a> {
     }
 
     /// A value of the definition, with its numbers as they are written.
-    pub fn json(&self, written: &Spanned<Written>) -> serde_json::Value {
-        written.value.json(self.text, written.defined)
+    pub fn json(&mut self, written: &Spanned<Written>) -> serde_json::Value {
+        written.value.json(self.text, written.defined).unwrap_or_else(|error| {
+            self.error(error.line, error.message);
+            serde_json::Value::Null
+        })
     }
 
     /// The line of a template's own line, which is its `nth`: what stands in a block is counted on, a text that is

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
 
 /// Whatever is longer was not meant.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
@@ -46,7 +47,7 @@ pub struct Share(pub u16);
 impl<'de> Deserialize<'de> for Share {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct ShareVisitor;
-        impl Visitor<'_> for ShareVisitor {
+        impl<'de> Visitor<'de> for ShareVisitor {
             type Value = Share;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a share such as `10 %` or 0.1")
@@ -71,6 +72,12 @@ impl<'de> Deserialize<'de> for Share {
                 #[allow(clippy::cast_precision_loss, reason = "anything above 1 is refused")]
                 self.visit_f64(number as f64)
             }
+            // serde_json gives out a fraction as a map of its own, to keep the digits.
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Share, A::Error> {
+                let value = serde_json::Value::deserialize(MapAccessDeserializer::new(map))?;
+                let number = value.as_f64().ok_or_else(|| A::Error::invalid_type(Unexpected::Map, &self))?;
+                self.visit_f64(number)
+            }
         }
         deserializer.deserialize_any(ShareVisitor)
     }
@@ -84,6 +91,27 @@ fn share(number: f64) -> Option<Share> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_read_from_json_text_and_from_its_value() {
+        for (text, share) in [
+            ("0.1", 1000),
+            ("0.10", 1000),
+            ("1e-1", 1000),
+            ("1", 10_000),
+            ("1.0", 10_000),
+            ("0", 0),
+            ("\"10 %\"", 1000),
+            ("\"0.1\"", 1000),
+        ] {
+            assert_eq!(serde_json::from_str::<Share>(text).unwrap(), Share(share), "{text}");
+            let value: serde_json::Value = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::from_value::<Share>(value).unwrap(), Share(share), "{text}");
+        }
+        for text in ["1.1", "-0.1", "{}", "{\"a\":0.1}", "[0.1]", "\"x\"", "null", "1e400"] {
+            assert!(serde_json::from_str::<Share>(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations() {

@@ -103,7 +103,9 @@ fn sentence(error: &Error, place: &Place<'_>) -> String {
         }
         Error::InvalidScalar { ty, .. } => format!("{}: {}", place.shown(), wanted(ty)),
         Error::InvalidBooleanStrict { .. } => format!("{}: {}", place.shown(), wanted("boolean")),
-        Error::NonFiniteFloat { .. } => format!("{}: {}", place.shown(), wanted("floating point")),
+        Error::NonFiniteFloat { .. } => {
+            format!("{} is too large a number, or not a number; quote it if it is a text", place.shown())
+        }
         Error::Unexpected { expected, .. } => format!("{}: {}", place.shown(), wanted(expected)),
         Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
             format!("{}: {}", place.shown(), wanted(expected))

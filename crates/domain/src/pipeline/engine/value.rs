@@ -7,6 +7,7 @@ use minijinja::{Error, ErrorKind, Value};
 use serde_json::Number as JsonNumber;
 
 use super::number::{self, as_exact};
+use crate::json::{JsonError, MAX_EXPRESSION_DEPTH, is_private_key};
 
 /// A JSON value as the templates see it.
 pub fn from_json(json: &serde_json::Value) -> Value {
@@ -42,27 +43,35 @@ fn map<'a>(entries: impl Iterator<Item = (&'a String, Value)>) -> Value {
 /// A value of a template as JSON.
 ///
 /// # Errors
-/// When it is nothing that JSON has.
+/// When it is nothing that JSON has, or cannot be read back: it is nested too deeply, or has a key that is not accepted.
 pub fn to_json(value: &Value) -> Result<serde_json::Value, Error> {
+    to_json_within(value, MAX_EXPRESSION_DEPTH)
+}
+
+/// `levels` of lists and maps may follow.
+fn to_json_within(value: &Value, levels: usize) -> Result<serde_json::Value, Error> {
+    let deeper = || levels.checked_sub(1).ok_or_else(too_deep);
     Ok(match value.kind() {
         ValueKind::None | ValueKind::Undefined => serde_json::Value::Null,
         ValueKind::Bool => serde_json::Value::Bool(value.is_true()),
         ValueKind::Number => serde_json::Value::Number(to_number(value)?),
         ValueKind::String => serde_json::Value::String(value.as_str().unwrap_or_default().to_owned()),
         ValueKind::Seq | ValueKind::Iterable => {
-            value.try_iter()?.map(|item| to_json(&item)).collect::<Result<_, _>>()?
+            let levels = deeper()?;
+            value.try_iter()?.map(|item| to_json_within(&item, levels)).collect::<Result<_, _>>()?
         }
         ValueKind::Map => {
+            let levels = deeper()?;
             let mut fields = serde_json::Map::new();
             for key in value.try_iter()? {
-                let field = to_json(&value.get_item(&key)?)?;
+                let field = to_json_within(&value.get_item(&key)?, levels)?;
                 fields.insert(to_key(&key)?, field);
             }
             serde_json::Value::Object(fields)
         }
         _ => match as_exact(value) {
             Some(exact) => serde_json::Value::Number(exact.text().parse().map_err(|_| no_json())?),
-            None => serde_json::to_value(value).map_err(|_| no_json())?,
+            None => return Err(no_json()),
         },
     })
 }
@@ -81,12 +90,19 @@ fn to_number(value: &Value) -> Result<JsonNumber, Error> {
 /// An object's key is text; a number or a truth value stands in it as JSON has it.
 fn to_key(key: &Value) -> Result<String, Error> {
     if let Some(text) = key.as_str() {
+        if is_private_key(text) {
+            return Err(Error::new(ErrorKind::BadSerialization, JsonError::PrivateKey.to_string()));
+        }
         return Ok(text.to_owned());
     }
     match to_json(key)? {
         json @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => Ok(json.to_string()),
         _ => Err(no_json()),
     }
+}
+
+fn too_deep() -> Error {
+    Error::new(ErrorKind::BadSerialization, JsonError::TooDeep(MAX_EXPRESSION_DEPTH).to_string())
 }
 
 fn no_json() -> Error {
@@ -118,6 +134,17 @@ mod tests {
             let json: serde_json::Value = serde_json::from_str(text).unwrap();
             assert_eq!(to_json(&from_json(&json)).unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn what_could_not_be_read_back_is_refused() {
+        let nested = |levels| (0..levels).fold(Value::from(1), |inner, _| Value::from(vec![inner]));
+        assert!(to_json(&nested(MAX_EXPRESSION_DEPTH)).is_ok());
+        let error = to_json(&nested(MAX_EXPRESSION_DEPTH + 1)).unwrap_err();
+        assert_eq!(error.detail(), Some("lists and objects are nested more than 80 levels deep"));
+        let private = Value::from_pairs([("$serde_json::private::RawValue", "[1]")]);
+        let error = to_json(&private).unwrap_err();
+        assert_eq!(error.detail(), Some("a key that begins with `$serde_json::private::` is not accepted"));
     }
 
     #[test]
