@@ -82,6 +82,13 @@ async fn services_wait_for_redis_and_come_back_by_themselves() {
     assert_eq!(status, 200);
     let (status, meanwhile) = client.upload(ROUTE, people(50, "meanwhile")).await.expect("an answer");
     assert_eq!((status, &meanwhile["counts"]["total"]), (202, &json!(50)), "{meanwhile}");
+    // Nobody knows when it will be back, so nothing promises a time.
+    assert_eq!(meanwhile["eta"], json!(null), "{meanwhile}");
+    let id = meanwhile["id"].as_str().expect("an id");
+    let waits = client.get(&format!("/v2/batches/{id}/waiting?row=1")).await["data"].clone();
+    let waits = waits.as_array().expect("entries");
+    assert!(waits.iter().any(|wait| wait["reason"] == "queue_away"), "{waits:?}");
+    assert!(waits.iter().all(|wait| wait["until"].is_null()), "{waits:?}");
     let status = client.request("GET", "/readyz?only=queue").send().await.expect("an answer").status();
     assert_eq!(status, 400);
     redis.start(&[]);

@@ -6,6 +6,7 @@ mod bounds;
 mod budgets;
 mod callbacks;
 mod canary;
+mod causes;
 mod crashes;
 mod damage;
 mod ending;

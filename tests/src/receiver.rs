@@ -19,6 +19,8 @@ pub struct Heard {
     pub headers: Vec<(String, String)>,
     /// Its body, as it came.
     pub body: String,
+    /// When it came.
+    pub at: Instant,
     /// What it was answered; 0: nothing, and the connection stays open.
     pub status: u16,
 }
@@ -169,7 +171,8 @@ async fn serve(
         if body.len() < length.parse::<usize>().unwrap_or(0) {
             continue;
         }
-        let mut one = Heard { path, headers: headers.clone(), body: body.to_owned(), status: 0 };
+        let mut one =
+            Heard { path, headers: headers.clone(), body: body.to_owned(), at: Instant::now(), status: 0 };
         let Answer { status, headers: more, body } =
             decide.lock().unwrap_or_else(PoisonError::into_inner)(&one);
         one.status = status;

@@ -6,7 +6,7 @@ use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
 use penstock_flow::control;
 use penstock_flow::pace::Pace;
-use penstock_flow::view::{BatchView, batch_view, clear_failure, describe, done_view};
+use penstock_flow::view::{BatchView, batch_view, clear_failure, describe_now, done_view};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::owners::KeyRole;
 use penstock_store::reading::ErrorGroup;
@@ -127,12 +127,10 @@ pub async fn list(
     drop(read);
     let next_cursor = page.next.map(|next| next.0.to_string());
     let pace = Pace::of(&state.engines, state.rows_per_owner).await?;
-    let now = state.engines.clock.now();
-    let data = page
-        .batches
-        .iter()
-        .map(|batch| describe(&state.engines, batch, &pace, clear_failure(batch), now))
-        .collect();
+    let mut data = Vec::with_capacity(page.batches.len());
+    for batch in &page.batches {
+        data.push(describe_now(&state.engines, batch, &pace, clear_failure(batch)).await);
+    }
     body::answer(&BatchPage { data, next_cursor }, room)
 }
 

@@ -24,6 +24,7 @@ use penstock_flow::parts::FILE_PART_BYTES;
 use penstock_flow::parts::S3_PART_BYTES;
 use penstock_flow::process::{WorkerFigures, WorkerPolicy};
 use penstock_flow::secrets::Secrets;
+use penstock_flow::standstill::LimitsView;
 use penstock_queue::{Bell, LocalBell};
 use penstock_store::Store;
 use penstock_store_sqlite::{ServiceGuard, SqliteStore};
@@ -220,6 +221,8 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         keyring: Arc::new(CurrentKeyring::new(keyring)),
         pipelines: Arc::new(Definitions::new(pipelines, unset, Box::new(move |name| variables.lookup(name)))),
         secrets: Arc::new(Secrets::default()),
+        // An operator's command does not see limits that a service keeps in its own process.
+        limits: Arc::new(LimitsView::new((!local || role != Role::Operator).then(|| caller.clone()))),
         clock,
         chance: Arc::new(SystemChance),
         readiness: Arc::default(),

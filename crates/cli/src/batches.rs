@@ -7,7 +7,7 @@ use penstock_domain::ids::BatchId;
 use penstock_domain::time::Timestamp;
 use penstock_flow::control;
 use penstock_flow::pace::Pace;
-use penstock_flow::view::{BatchView, batch_view, clear_failure, describe, done_view};
+use penstock_flow::view::{BatchView, batch_view, clear_failure, describe_now, done_view};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::control::RetrySelection;
 use serde_json::{Value, json};
@@ -241,11 +241,10 @@ async fn list(
         })
         .collect();
     let pace = Pace::of(engines, opened.settings.rows_per_owner).await.map_err(said)?;
-    let now = engines.clock.now();
-    let views: Vec<Value> = batches
-        .iter()
-        .map(|batch| with_owner(batch, &describe(engines, batch, &pace, clear_failure(batch), now)))
-        .collect();
+    let mut views: Vec<Value> = Vec::with_capacity(batches.len());
+    for batch in &batches {
+        views.push(with_owner(batch, &describe_now(engines, batch, &pace, clear_failure(batch)).await));
+    }
     out.table(&views, &["BATCH", "OWNER", "PIPELINE", "STATUS", "DONE", "ROWS", "FAILED"], &rows);
     Ok(true)
 }

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::open::said;
 use crate::output::Output;
+use crate::socket;
 
 /// All services of one process.
 pub struct Everything {
@@ -28,6 +29,7 @@ pub struct Everything {
     handle: Handle,
     worker: penstock_worker::Running,
     dispatcher: tokio::task::JoinHandle<()>,
+    socket: tokio::task::JoinHandle<()>,
 }
 
 /// Starts everything. What a process before this one held is given back first.
@@ -63,7 +65,18 @@ pub async fn start(
         async move { penstock_dispatcher::every(&engines, &policy, every, &stop).await }
     };
     let dispatcher = spawn_part("dispatcher", dispatching, &stop);
-    Ok(Everything { chosen, address, stop, server, handle, worker, dispatcher })
+    let socket = if chosen.local { socket::Service::open(&chosen, settings) } else { None };
+    let answering = stop.clone();
+    let socket = spawn_part(
+        "operators' socket",
+        async move {
+            if let Some(socket) = socket {
+                socket.run(answering).await;
+            }
+        },
+        &stop,
+    );
+    Ok(Everything { chosen, address, stop, server, handle, worker, dispatcher, socket })
 }
 
 impl Everything {
@@ -72,6 +85,7 @@ impl Everything {
         self.stop.cancel();
         self.handle.stop(true).await;
         self.dispatcher.await.map_err(said)?;
+        self.socket.await.map_err(said)?;
         self.worker.wait().await;
         self.server.await.map_err(said)?.map_err(said)
     }

@@ -1,11 +1,12 @@
-//! `penstock doctor`: each engine, the schema, keys, pipelines and runs, each line with what was found and the mend.
+//! `penstock doctor`: each engine, the schema, keys, pipelines, their dependencies and runs, each line with what was found and the mend.
 
 use std::path::Path;
 
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use penstock_app::StartError;
 use penstock_app::clock::SystemClock;
 use penstock_domain::time::Clock as _;
+use penstock_flow::dependencies::{self, DependencyState};
 use penstock_flow::rotation;
 use penstock_queue::QueueServer;
 use serde_json::json;
@@ -14,6 +15,7 @@ use url::Url;
 use crate::keys::all_of;
 use crate::open::Opened;
 use crate::output::Output;
+use crate::socket::{self, Answer, Question};
 
 /// Runs are expected at least this often, in seconds.
 const RUN_LATE_SECONDS: u64 = 180;
@@ -23,6 +25,9 @@ const SKEW_MS: i64 = 2000;
 
 /// Less free disk than this is worth a word.
 const LITTLE_DISK: u64 = 1024 * 1024 * 1024;
+
+/// Dependencies that are asked for a connection at once.
+const PROBES: usize = 8;
 
 /// The queue's share of its memory from which it is worth a word.
 const MUCH_MEMORY: f64 = 0.8;
@@ -74,6 +79,7 @@ pub async fn run(opened: &Opened, out: Output) -> Result<bool, StartError> {
     objects(opened, &mut findings).await;
     queue(opened, &mut findings).await;
     pipelines(opened, &mut findings);
+    dependencies(opened, &mut findings).await;
     disk(opened, &mut findings);
     let lines = findings.0;
     let healthy = lines.iter().all(|line| line.verdict != Verdict::Fail);
@@ -254,6 +260,60 @@ fn pipelines(opened: &Opened, findings: &mut Findings) {
         ),
         None => findings.ok("pipelines", names.join(", ")),
     }
+}
+
+/// Asks each dependency for a connection, and the limiter how it stands.
+async fn dependencies(opened: &Opened, findings: &mut Findings) {
+    let chosen = &opened.chosen;
+    let (states, unseen) = states(opened).await;
+    let all = dependencies::all(chosen.engines.pipelines.iter());
+    let probing = all.iter().map(|(identity, (_, dependency))| async move {
+        (identity, *dependency, chosen.caller.probe(dependency).await)
+    });
+    let probed: Vec<_> = futures::stream::iter(probing).buffered(PROBES).collect().await;
+    for (identity, dependency, probed) in probed {
+        let state = states.iter().find(|state| state.identity == *identity);
+        let stands = state.map_or_else(|| unseen.clone(), standing);
+        let name = format!("`{}` ({})", dependency.name, dependency.base_url.origin().ascii_serialization());
+        match probed {
+            Err(failure) => findings.fail(
+                "dependency",
+                format!("{name}: {} ({}); {stands}", failure.cause.sentence(), failure.detail),
+            ),
+            Ok(took) => {
+                let found = format!("{name}: connected in {} ms; {stands}", took.as_millis());
+                if state.is_some_and(|state| state.breaker != "closed" || state.paused_until.is_some()) {
+                    findings.warn("dependency", found);
+                } else {
+                    findings.ok("dependency", found);
+                }
+            }
+        }
+    }
+}
+
+/// How dependencies stand; and a sentence for those of which nothing is known.
+async fn states(opened: &Opened) -> (Vec<DependencyState>, String) {
+    let chosen = &opened.chosen;
+    if !chosen.local {
+        let unseen = "the limiter does not say how it stands".to_owned();
+        return (dependencies::states(&chosen.engines, &chosen.caller).await, unseen);
+    }
+    let unseen =
+        |why: &str| format!("breaker, pause and rate are the service's own and cannot be seen: {why}");
+    match socket::ask(&opened.settings, &Question::Dependencies).await {
+        Ok(Answer::Dependencies(states)) => (states, unseen("it does not have this dependency")),
+        Ok(Answer::Failed(error)) | Err(error) => (Vec::new(), unseen(&error)),
+        Ok(Answer::Waits(_)) => (Vec::new(), unseen("it answered something else")),
+    }
+}
+
+fn standing(state: &DependencyState) -> String {
+    let mut parts = vec![format!("breaker {}", state.breaker)];
+    parts.extend(state.paused_until.map(|until| format!("paused until {until} as it asked")));
+    parts.push(format!("{:.0} % of the rate in use", state.share * 100.0));
+    parts.extend(state.cause.as_ref().map(|cause| format!("the last call failed: {cause}")));
+    parts.join(", ")
 }
 
 async fn runs(opened: &Opened, findings: &mut Findings) {

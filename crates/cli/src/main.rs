@@ -11,6 +11,7 @@ mod output;
 mod owners;
 mod reconcile;
 mod smoke;
+mod socket;
 mod why;
 
 use std::path::PathBuf;

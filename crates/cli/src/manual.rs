@@ -89,13 +89,16 @@ struct Printer {
 
 impl Observer for Printer {
     fn step(&self, seen: &StepSeen<'_>) {
-        let path = if self.reveal { seen.path } else { "…" };
+        let path = if self.reveal { seen.path } else { seen.path_template };
         if !self.out.json {
             let status = seen.status.map_or("no answer".to_owned(), |status| status.to_string());
-            println!("{}: {} {path} → {status} in {} ms", seen.step, seen.method, seen.elapsed.as_millis());
+            let cause = seen.failure.map_or(String::new(), |failure| format!(": {}", failure.sentence));
+            let milliseconds = seen.elapsed.as_millis();
+            println!("{}: {} {path} → {status} in {milliseconds} ms{cause}", seen.step, seen.method);
         }
         let mut step = json!({
-            "step": seen.step, "method": seen.method, "status": seen.status, "code": seen.verdict.code(),
+            "step": seen.step, "method": seen.method, "path_template": seen.path_template, "status": seen.status, "code": seen.verdict.code(),
+            "cause": seen.failure.map(|failure| failure.cause.name()),
             "milliseconds": u64::try_from(seen.elapsed.as_millis()).unwrap_or(u64::MAX),
         });
         if self.reveal {

@@ -2,19 +2,18 @@
 
 use penstock_app::StartError;
 use penstock_domain::ids::BatchId;
-use penstock_flow::waiting;
+use penstock_flow::waiting::{self, Wait};
 
 use crate::open::{Opened, said};
 use crate::output::Output;
+use crate::socket::{self, Answer, Question};
 
 pub async fn run(opened: &Opened, batch: BatchId, row: Option<u32>, out: Output) -> Result<bool, StartError> {
-    let batch = opened.batch(batch).await?;
-    let chosen = &opened.chosen;
-    // Limits that live in the service's own process are not seen from here.
-    let caller = (!chosen.local).then_some(chosen.caller.as_ref());
-    let waits = waiting::explain(&chosen.engines, caller, &batch, row, opened.settings.rows_per_owner)
-        .await
-        .map_err(said)?;
+    let waits = if opened.chosen.local {
+        beside_the_service(opened, batch, row).await?
+    } else {
+        explain(opened, batch, row).await?
+    };
     out.say(&waits, || {
         let lines: Vec<String> = waits
             .iter()
@@ -26,4 +25,34 @@ pub async fn run(opened: &Opened, batch: BatchId, row: Option<u32>, out: Output)
         lines.join("\n")
     });
     Ok(true)
+}
+
+/// On one machine the limits are the service's own: it is asked, or else it is said what is not seen.
+async fn beside_the_service(
+    opened: &Opened,
+    batch: BatchId,
+    row: Option<u32>,
+) -> Result<Vec<Wait>, StartError> {
+    let reason = match socket::ask(&opened.settings, &Question::Why { batch, row }).await {
+        Ok(Answer::Waits(waits)) => return Ok(waits),
+        Ok(Answer::Failed(error)) => error,
+        Ok(Answer::Dependencies(_)) => "it answered something else".to_owned(),
+        Err(error) => error,
+    };
+    let mut waits = explain(opened, batch, row).await?;
+    waits.push(Wait {
+        reason: "limits_unseen".to_owned(),
+        sentence: format!(
+            "rates, pauses and breakers are in the service's own process and cannot be seen: {reason}"
+        ),
+        until: None,
+    });
+    Ok(waits)
+}
+
+async fn explain(opened: &Opened, batch: BatchId, row: Option<u32>) -> Result<Vec<Wait>, StartError> {
+    let batch = opened.batch(batch).await?;
+    let chosen = &opened.chosen;
+    let caller = (!chosen.local).then_some(chosen.caller.as_ref());
+    waiting::explain(&chosen.engines, caller, &batch, row, opened.settings.rows_per_owner).await.map_err(said)
 }

@@ -119,6 +119,48 @@ fn two_pipelines_of_a_name_or_a_route_are_told_with_both_places() {
     );
 }
 
+#[test]
+fn two_pipelines_with_other_limits_for_one_dependency_are_told_with_both_places() {
+    let pipeline = |name: &str, dependency: &str, url: &str, limits: &str| {
+        let text = format!(
+            "name: {name}\ncsv: {{ columns: [ {{ name: a }} ] }}\ndependencies:\n  other: {{ base_url: https://other.example }}\n\
+             \x20 {dependency}: {{ base_url: \"{url}\"{limits} }}\n"
+        );
+        Pipeline::load(&format!("{name}.yaml"), &text, &vars).unwrap()
+    };
+    let twenty = ", rate: { limit: 20, period: 1s }, timeout: 5s";
+    let fifty = ", rate: { limit: 50, period: 1s }, concurrency: 3";
+    let errors = Catalog::new(vec![
+        pipeline("a", "crm", "https://api.example/v1", twenty),
+        // The same limits, whatever else differs; other names and other addresses.
+        pipeline(
+            "b",
+            "crm",
+            "https://API.example:443/v1/",
+            ", rate: { limit: 20, period: 1000ms, burst: 1 }",
+        ),
+        pipeline("c", "crm2", "https://api.example/v1", fifty),
+        pipeline("d", "crm", "https://api.example/v2", fifty),
+        pipeline("e", "crm", "https://api.example/v1", fifty),
+        pipeline("f", "crm", "https://api.example/v1", ""),
+    ])
+    .unwrap_err();
+    let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let told = |keys: &str| {
+        format!(
+            "dependency `crm` has another {keys} at a.yaml:5, and both share one limit, because they name the same API; write the \
+             same in both, or rename one of them"
+        )
+    };
+    assert_eq!(
+        said,
+        [
+            format!("e.yaml:5: {}", told("`rate` and another `concurrency`")),
+            format!("f.yaml:5: {}", told("`rate`"))
+        ]
+    );
+}
+
 /// One dependency, one step, one result, each line by itself.
 const WHOLE: &str = "name: p
 csv:

@@ -260,6 +260,14 @@ impl Caller {
         self.limiter.peek(&Gates::of(dependency, owner, self.limiter.cold_wait_us())).await
     }
 
+    /// Makes a connection to a dependency, and sends nothing: how long it took.
+    ///
+    /// # Errors
+    /// Why it could not be made.
+    pub async fn probe(&self, dependency: &Dependency) -> Result<Duration, Failure> {
+        self.client.probe(dependency).await
+    }
+
     /// What was counted, by dependency.
     pub fn figures(&self) -> HashMap<String, CallFigures> {
         self.figures.read()

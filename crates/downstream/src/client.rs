@@ -135,6 +135,19 @@ impl Client {
         client.clone()
     }
 
+    /// Makes a connection to a dependency, and sends nothing: how long it took.
+    ///
+    /// # Errors
+    /// Why it could not be made.
+    pub async fn probe(&self, dependency: &Dependency) -> Result<Duration, Failure> {
+        let url = &dependency.base_url;
+        // Without user, password and path.
+        let origin = url.origin().ascii_serialization();
+        let invalid = |error| Failure::new(Cause::ConnectFailed, format!("{origin}: {error}"));
+        let origin = Uri::try_from(origin.as_str()).map_err(invalid)?;
+        Connector::new(self.tls.clone(), CONNECT_WITHIN).probe(origin).await
+    }
+
     /// The request as it will be sent; none when its values cannot stand in a URL or a header. Of headers with one
     /// name the last one counts: the dependency's, the step's, `extra`.
     pub fn prepare(

@@ -13,12 +13,17 @@ use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioIo;
 use penstock_domain::cause::Cause;
 use rustls::ClientConfig;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tower::Service;
 
 use crate::failure::{self, Failure, LookupFailed, NotConnected};
 use crate::status_line::Recording;
 use crate::tls;
+
+/// A server that asked for a client certificate has judged it within this time, as far as a probe waits for it.
+const JUDGED_WITHIN: Duration = Duration::from_millis(500);
 
 /// A connection, as the HTTP client uses it.
 pub(crate) type Connection = Recording<MaybeHttpsStream<TokioIo<TcpStream>>>;
@@ -44,6 +49,27 @@ impl Connector {
             .enable_http2()
             .wrap_connector(http);
         Self { https, within }
+    }
+}
+
+impl Connector {
+    /// Makes a connection and closes it again: what it took, or why there is none.
+    pub(crate) async fn probe(&mut self, to: Uri) -> Result<Duration, Failure> {
+        let began = Instant::now();
+        let connecting = tls::noting_certificate_requests(self.https.call(to));
+        let (connected, asked) = tokio::time::timeout(self.within, connecting).await.map_err(|_| {
+            Failure::new(Cause::ConnectTimeout, format!("no connection within {:?}", self.within))
+        })?;
+        let stream = connected.map_err(|error| failure::connecting(error.as_ref(), asked))?;
+        let took = began.elapsed();
+        // In TLS 1.3 the server judges the client's certificate after the client's part of the handshake.
+        if let MaybeHttpsStream::Https(mut stream) = stream
+            && asked
+            && let Ok(Err(error)) = tokio::time::timeout(JUDGED_WITHIN, stream.inner_mut().read_u8()).await
+        {
+            return Err(failure::connecting(&error, asked));
+        }
+        Ok(took)
     }
 }
 

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::definitions::Definitions;
 use crate::readiness::LastReadiness;
 use crate::secrets::Secrets;
+use crate::standstill::LimitsView;
 use crate::traces::Traces;
 
 /// The engines and what belongs to them. Cheap to clone.
@@ -40,6 +41,8 @@ pub struct Engines {
     pub pipelines: Arc<Definitions>,
     /// Batches' opened secrets, for a while.
     pub secrets: Arc<Secrets>,
+    /// Limits as they stand, for estimates.
+    pub limits: Arc<LimitsView>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Ids and dice.

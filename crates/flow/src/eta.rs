@@ -10,6 +10,7 @@ use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 
 use crate::pace::Quota;
+use crate::standstill::Standstill;
 
 /// Estimates further away than this are worth a word at upload.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
@@ -31,6 +32,8 @@ pub struct Allowance {
     pub run_every: Duration,
     /// What shares all that with it.
     pub beside: Beside,
+    /// What holds its calls up now.
+    pub standstill: Standstill,
 }
 
 /// Rows of the owner's other batches that are done before the last of a batch's own: of those that share alike no more
@@ -85,7 +88,7 @@ fn dependencies_rate(pipeline: &Pipeline) -> f64 {
 
 /// How many seconds `rows` of a batch take at the least.
 fn allowed_seconds(rows: u32, pipeline: Option<&Pipeline>, allowance: &Allowance) -> f64 {
-    let Allowance { quota, run_share, run_every, beside } = allowance;
+    let Allowance { quota, run_share, run_every, beside, standstill: _ } = allowance;
     let a_run = run_share.unwrap_or(f64::INFINITY);
     let of_owner = f64::from(quota.owner).min(a_run) / run_every.as_secs_f64();
     let limits = pipeline.map_or(f64::INFINITY, dependencies_rate);
@@ -118,7 +121,8 @@ pub fn is_guessed(ledger: &Ledger) -> bool {
     ends(ledger) && measured(ledger).is_none()
 }
 
-/// When the batch will be done; none when it has ended, stands still, is being cancelled or cannot be told.
+/// When the batch will be done; none when it has ended, stands still, is being cancelled or cannot be told: while nobody knows when
+/// its calls go on, for one.
 pub fn eta(
     ledger: &Ledger,
     pipeline: Option<&Pipeline>,
@@ -128,6 +132,11 @@ pub fn eta(
     if !ends(ledger) {
         return None;
     }
+    let goes_on = match allowance.standstill {
+        Standstill::None => now,
+        Standstill::Until(at) => at.max(now),
+        Standstill::Unknown => return None,
+    };
     let left = ledger.counts.unfinished();
     let seconds = match measured(ledger) {
         Some((ended, start)) => {
@@ -136,7 +145,7 @@ pub fn eta(
         None => allowed_seconds(left, pipeline, allowance),
     };
     // Ten years stand for "longer than anybody waits", and keep the sum in range.
-    seconds.is_finite().then(|| now + Duration::from_secs_f64(seconds.min(315_360_000.0)))
+    seconds.is_finite().then(|| goes_on + Duration::from_secs_f64(seconds.min(315_360_000.0)))
 }
 
 /// A sentence for the client when a new batch will take longer than a day.
@@ -173,6 +182,7 @@ mod tests {
             run_share: None,
             run_every: MINUTE,
             beside: Beside::default(),
+            standstill: Standstill::None,
         }
     }
 
@@ -287,6 +297,19 @@ mod tests {
         assert_eq!(told.since(at), Duration::from_secs(90));
         assert!(!is_guessed(&ledger));
         assert!(is_guessed(&new(1000)));
+    }
+
+    #[test]
+    fn a_standstill_is_no_pace() {
+        let wide = allowance(1_000_000);
+        let until = NOW + Duration::from_secs(3600);
+        let paused = Allowance { standstill: Standstill::Until(until), ..wide };
+        assert_eq!(eta(&new(100), None, &paused, NOW), Some(until + Duration::from_millis(6)));
+        let over = Allowance { standstill: Standstill::Until(NOW), ..wide };
+        let later = NOW + Duration::from_secs(1);
+        assert_eq!(eta(&new(100), None, &over, later), eta(&new(100), None, &wide, later));
+        let open = Allowance { standstill: Standstill::Unknown, ..wide };
+        assert_eq!(eta(&new(100), None, &open, NOW), None, "nobody knows when a breaker closes");
     }
 
     #[test]

@@ -106,7 +106,12 @@ impl Pace {
         self.last_run.map(|last| (last + self.run_every).max(now))
     }
 
-    /// Whether runs have stopped coming.
+    /// Whether runs came, and have stopped coming.
+    pub fn has_stopped(&self, now: Timestamp) -> bool {
+        self.last_run.is_some() && self.is_late(now)
+    }
+
+    /// Whether runs do not come, or have stopped coming.
     pub fn is_late(&self, now: Timestamp) -> bool {
         self.last_run.is_none_or(|last| now.since(last) > self.run_every.max(Duration::from_secs(1)) * LATE)
     }

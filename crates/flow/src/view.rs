@@ -19,6 +19,7 @@ use crate::error::FlowError;
 use crate::eta::{self, Allowance, Beside};
 use crate::pace::Pace;
 use crate::secrets::{Place, SecretsOf};
+use crate::standstill::Standstill;
 
 /// What a view needs is waited for no longer when something was done: the answer to a request must not be lost.
 const VIEW_WITHIN: Duration = Duration::from_secs(2);
@@ -116,7 +117,8 @@ pub async fn batch_view(
     if eta::is_guessed(&batch.ledger) {
         beside = Beside::of(batch, &running_beside(engines, batch).await?);
     }
-    Ok(describe_beside(engines, batch, &pace, beside, failure, engines.clock.now()))
+    let standstill = engines.limits.standstill(engines, batch).await;
+    Ok(describe_beside(engines, batch, &pace, beside, standstill, failure, engines.clock.now()))
 }
 
 /// The view of a batch after something was done to it. What was done is done, whatever becomes of the view: without what
@@ -129,8 +131,16 @@ pub async fn done_view(engines: &Engines, batch: &Batch, rows_per_owner: u32) ->
         Err(_) => format!("not read within {} ms", VIEW_WITHIN.as_millis()),
     };
     tracing::warn!(error, batch = %batch.id, "the view of a batch is not complete");
-    let pace = Pace::usual(rows_per_owner);
-    describe(engines, batch, &pace, clear_failure(batch), engines.clock.now())
+    let (pace, failure) = (Pace::usual(rows_per_owner), clear_failure(batch));
+    describe_beside(
+        engines,
+        batch,
+        &pace,
+        Beside::default(),
+        Standstill::Unknown,
+        failure,
+        engines.clock.now(),
+    )
 }
 
 /// Running batches of the batch's owner, itself among them if it runs.
@@ -144,8 +154,19 @@ pub(crate) async fn running_beside(engines: &Engines, batch: &Batch) -> Result<V
     Ok(engines.store.list_batches(&filter).await?.batches)
 }
 
-/// The view of a batch as it stood `at` that moment, without its failing row's error, which is sealed: what a list or a
-/// callback shows. Its estimate knows nothing of the owner's other batches.
+/// The view of a batch as it stands now, without its failing row's error, which is sealed: what a list shows. Its estimate
+/// knows nothing of the owner's other batches.
+pub async fn describe_now(
+    engines: &Engines,
+    batch: &Batch,
+    pace: &Pace,
+    failure: Option<Value>,
+) -> BatchView {
+    let standstill = engines.limits.standstill(engines, batch).await;
+    describe_beside(engines, batch, pace, Beside::default(), standstill, failure, engines.clock.now())
+}
+
+/// The same as it stood `at` that moment, whatever has become of it: what a callback shows.
 pub fn describe(
     engines: &Engines,
     batch: &Batch,
@@ -153,7 +174,7 @@ pub fn describe(
     failure: Option<Value>,
     at: Timestamp,
 ) -> BatchView {
-    describe_beside(engines, batch, pace, Beside::default(), failure, at)
+    describe_beside(engines, batch, pace, Beside::default(), Standstill::None, failure, at)
 }
 
 fn describe_beside(
@@ -161,6 +182,7 @@ fn describe_beside(
     batch: &Batch,
     pace: &Pace,
     beside: Beside,
+    standstill: Standstill,
     failure: Option<Value>,
     at: Timestamp,
 ) -> BatchView {
@@ -172,6 +194,12 @@ fn describe_beside(
         run_share: pace.run_share,
         run_every: pace.run_every,
         beside,
+        // Rows that wait to be released wait for a run, and runs have stopped coming.
+        standstill: if ledger.counts.pending > 0 && pace.has_stopped(at) {
+            Standstill::Unknown
+        } else {
+            standstill
+        },
     };
     BatchView {
         id: batch.id,

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use penstock_domain::batch::BatchStatus;
-use penstock_domain::limit::BreakerState;
+use penstock_domain::limit::{BreakerState, Snapshot};
 use penstock_domain::pipeline::{Dependency, Pipeline};
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::Lane;
 use penstock_store::batches::Batch;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::dispatch::FULL_LANE;
@@ -23,7 +23,7 @@ use crate::view;
 const WORTH_A_WORD: Duration = Duration::from_secs(1);
 
 /// One thing that is waited for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Wait {
     /// For programs: `paused`, `owner_quota`, `backoff`, `breaker_open`, …
     pub reason: String,
@@ -53,7 +53,9 @@ pub async fn explain(
     let next_run = pace.next_run(engines.clock.now());
     let mut waits = match batch.ledger.status {
         BatchStatus::Pending => {
-            vec![wait("extraction", "its file waits for a worker to extract it", next_run)]
+            let mut waits = vec![wait("extraction", "its file waits for a worker to extract it", next_run)];
+            waits.extend(queue(engines, None).await);
+            waits
         }
         BatchStatus::Processing => vec![wait("extraction", "a worker extracts its file", None)],
         BatchStatus::Completed | BatchStatus::Cancelled | BatchStatus::Failed => {
@@ -71,6 +73,7 @@ pub async fn explain(
     if waits.is_empty() {
         waits.push(wait("next_run", "its rows are released by the next dispatcher run", next_run));
     }
+    promise_no_more_than_comes_true(&mut waits);
     Ok(waits)
 }
 
@@ -82,6 +85,33 @@ async fn fault(engines: &Engines, batch: &Batch) -> Result<Option<Wait>, FlowErr
         let sentence = format!("since {} no worker can process it: {}", fault.since, fault.reason);
         wait("unprocessable", sentence, None)
     }))
+}
+
+/// Nothing moves before what holds everything up is over, whatever else is waited for: the queue, the limiter, an open
+/// breaker and a batch that no worker can process for nobody knows how long, a pause until its end.
+fn promise_no_more_than_comes_true(waits: &mut [Wait]) {
+    const UNKNOWN: [&str; 4] = ["queue_away", "limiter_unavailable", "breaker_open", "unprocessable"];
+    let unknown = waits.iter().any(|wait| UNKNOWN.contains(&wait.reason.as_str()));
+    let paused_until =
+        waits.iter().filter(|wait| wait.reason == "throttled").filter_map(|wait| wait.until).max();
+    // When a breaker is tried next is known.
+    for wait in waits.iter_mut().filter(|wait| wait.reason != "breaker_open") {
+        wait.until =
+            if unknown { None } else { wait.until.map(|until| until.max(paused_until.unwrap_or(until))) };
+    }
+}
+
+/// The queue, when it does not answer or, for a pipeline's rows, is full.
+async fn queue(engines: &Engines, rows_of: Option<(&str, Option<Timestamp>)>) -> Option<Wait> {
+    let backlog = match engines.bell.backlog().await {
+        Ok(backlog) => backlog,
+        Err(error) => return Some(wait("queue_away", format!("the queue does not answer: {error}"), None)),
+    };
+    let (pipeline, next_run) = rows_of?;
+    let lane = backlog.get(&Lane::Rows(pipeline.to_owned())).copied().unwrap_or(0);
+    (lane >= u64::from(FULL_LANE)).then(|| {
+        wait("queue_full", format!("{lane} messages of `{pipeline}` wait for workers already"), next_run)
+    })
 }
 
 async fn running(
@@ -171,18 +201,7 @@ async fn releases(
         let sentence = "the last run released as many rows as a run may for all owners (ROWS_PER_RUN)";
         waits.push(wait("run_cap", sentence, next_run));
     }
-    match engines.bell.backlog().await {
-        Ok(backlog) => {
-            let lane = backlog.get(&Lane::Rows(batch.pipeline.clone())).copied().unwrap_or(0);
-            if lane >= u64::from(FULL_LANE) {
-                let sentence = format!("{lane} messages of `{}` wait for workers already", batch.pipeline);
-                waits.push(wait("queue_full", sentence, next_run));
-            }
-        }
-        Err(error) => {
-            waits.push(wait("queue_away", format!("the queue does not answer: {error}"), None));
-        }
-    }
+    waits.extend(queue(engines, Some((&batch.pipeline, next_run))).await);
     if ledger.returned() > 0 && ledger.fresh() == 0 {
         let due = engines.store.next_due(batch.seq).await?;
         let sentence = format!("{} rows came back and wait for their time", ledger.returned());
@@ -215,28 +234,34 @@ async fn limits(
     }
 }
 
-fn at_gate(dependency: &Dependency, gate: &penstock_domain::limit::Snapshot, now: Timestamp) -> Option<Wait> {
+fn at_gate(dependency: &Dependency, gate: &Snapshot, now: Timestamp) -> Vec<Wait> {
     let name = &dependency.name;
+    let mut waits = Vec::new();
     if gate.breaker != BreakerState::Closed {
-        let sentence = format!("the breaker of `{name}` is open: too many of its calls failed");
-        return Some(wait("breaker_open", sentence, Some(now + gate.free_in)));
+        let cause = gate.cause.map_or(String::new(), |cause| format!(" (the last: {})", cause.sentence()));
+        let sentence = format!(
+            "the breaker of `{name}` is open: too many of its calls failed{cause}; it is tried again then"
+        );
+        waits.push(wait("breaker_open", sentence, Some(now + gate.free_in)));
+        return waits;
+    }
+    if let Some(cause) = gate.cause {
+        let sentence = format!("the last call of `{name}` failed: {}", cause.sentence());
+        waits.push(wait("calls_fail", sentence, None));
     }
     if !gate.paused_for.is_zero() {
         let sentence = format!("`{name}` asked to be left alone");
-        return Some(wait("throttled", sentence, Some(now + gate.paused_for)));
-    }
-    if gate.free_in > WORTH_A_WORD {
+        waits.push(wait("throttled", sentence, Some(now + gate.paused_for)));
+    } else if gate.free_in > WORTH_A_WORD {
         let sentence = format!("the rate of `{name}` is used up");
-        return Some(wait("rate_limited", sentence, Some(now + gate.free_in)));
+        waits.push(wait("rate_limited", sentence, Some(now + gate.free_in)));
+    } else if let Some(slots) = dependency.concurrency.as_ref().map(|concurrency| concurrency.limit)
+        && gate.in_flight >= slots as usize
+    {
+        let sentence = format!("all {slots} calls that `{name}` takes at once are under way");
+        waits.push(wait("concurrency_limited", sentence, None));
     }
-    let slots = dependency.concurrency.as_ref()?.limit as usize;
-    (gate.in_flight >= slots).then(|| {
-        wait(
-            "concurrency_limited",
-            format!("all {slots} calls that `{name}` takes at once are under way"),
-            None,
-        )
-    })
+    waits
 }
 
 async fn one_row(
@@ -262,4 +287,25 @@ async fn one_row(
         }
         ended => wait("ended", format!("row {number} is {}{why}", ended.name()), None),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_promised_that_something_else_holds_up() {
+        let at = |seconds: i64| Some(Timestamp::from_millis(seconds * 1000));
+        let until = |mut waits: Vec<Wait>| {
+            promise_no_more_than_comes_true(&mut waits);
+            waits.into_iter().map(|wait| wait.until).collect::<Vec<_>>()
+        };
+        let run = || wait("owner_quota", "", at(5));
+        assert_eq!(until(vec![run(), wait("throttled", "", at(90))]), [at(90), at(90)]);
+        assert_eq!(until(vec![run(), wait("throttled", "", at(2))]), [at(5), at(2)]);
+        assert_eq!(until(vec![wait("paused", "", None), wait("throttled", "", at(90))]), [None, at(90)]);
+        assert_eq!(until(vec![run(), wait("breaker_open", "", at(60))]), [None, at(60)]);
+        assert_eq!(until(vec![run(), wait("queue_away", "", None)]), [None, None]);
+        assert_eq!(until(vec![run(), wait("rate_limited", "", at(7))]), [at(5), at(7)]);
+    }
 }

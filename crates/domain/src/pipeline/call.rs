@@ -91,6 +91,7 @@ pub fn step(
         name: step.name.clone(),
         dependency: place?,
         cost,
+        path_template: request.path.value.clone(),
         keyed: request.idempotency_key,
         reads_body,
         idempotent: request.idempotent,

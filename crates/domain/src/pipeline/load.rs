@@ -1,5 +1,6 @@
 //! From the YAML's text to a pipeline that is ready to run, or to every error that was found in it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_saphyr::Spanned;
@@ -107,8 +108,10 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
     let schema = columns::schema(&definition.csv, source);
     let max_upload_bytes = columns::max_bytes(&definition.csv, source);
     let (mut dependencies, mut open_addresses) = (Vec::new(), Vec::new());
+    let mut dependency_lines = BTreeMap::new();
     for (name, dependency) in &definition.dependencies {
         let line = dependency.referenced.line();
+        dependency_lines.insert(name.clone(), line);
         dependencies.extend(dependency::dependency(
             name,
             &dependency.value,
@@ -137,7 +140,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         fields.extend(field.map(|(template, _)| (name.clone(), template)));
     }
     Pipeline {
-        place: Place { file: file.into(), name_line, route_line },
+        place: Place { file: file.into(), name_line, route_line, dependency_lines },
         retry: retry(&definition.retry, source),
         dispatch: dispatch(&definition.dispatch, source),
         canary: definition.canary.map(|canary| checked(canary, source)),

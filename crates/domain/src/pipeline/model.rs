@@ -1,6 +1,6 @@
 //! A pipeline that was checked and is ready to run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub struct Place {
     pub name_line: u64,
     /// The line of its route; of its name, when it has none of its own.
     pub route_line: u64,
+    /// The line of each dependency, by name.
+    pub dependency_lines: BTreeMap<String, u64>,
 }
 
 /// An API that steps call.
@@ -95,6 +97,17 @@ pub struct Dependency {
     pub timeout: Duration,
     /// When it is left alone for a while.
     pub breaker: Breaker,
+}
+
+impl Dependency {
+    /// The keys by which its limits differ from those of another one with which it has to share them.
+    pub fn differing_limits(&self, other: &Self) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        keys.extend((self.rate != other.rate).then_some("rate"));
+        keys.extend((self.concurrency != other.concurrency).then_some("concurrency"));
+        keys.extend((self.breaker != other.breaker).then_some("breaker"));
+        keys
+    }
 }
 
 impl std::fmt::Debug for Dependency {

@@ -116,6 +116,8 @@ pub struct Step {
     pub dependency: usize,
     /// How much of the dependency's rate a call takes.
     pub cost: u32,
+    /// The request's path as the definition writes it: it holds no row's values and no variable's.
+    pub path_template: String,
     /// Whether calls carry an `Idempotency-Key`.
     pub keyed: bool,
     /// Whether it reads anything of an answer's body.

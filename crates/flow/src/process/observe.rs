@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use penstock_domain::outcome::Verdict;
+use penstock_downstream::Failure;
 
 use crate::traces::ROW_LINES;
 
@@ -13,10 +14,14 @@ pub struct StepSeen<'a> {
     pub step: &'a str,
     /// The request's method.
     pub method: &'a str,
+    /// The request's path as the definition writes it.
+    pub path_template: &'a str,
     /// The request's path. It can hold a row's values: never log it.
     pub path: &'a str,
     /// The answer's status; none when there was no answer.
     pub status: Option<u16>,
+    /// Why there was none, or why it cannot be used.
+    pub failure: Option<&'a Failure>,
     /// What it was judged to be.
     pub verdict: &'a Verdict,
     /// From sending to the end of the answer.
@@ -41,6 +46,7 @@ impl Observer for Log {
             method = seen.method,
             http_status = seen.status,
             code = seen.verdict.code(),
+            cause = seen.failure.map(|failure| failure.cause.name()),
             milliseconds = seen.elapsed.as_secs_f64() * 1e3,
             "a step was called"
         );

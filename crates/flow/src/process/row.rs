@@ -212,8 +212,10 @@ impl RowTask<'_> {
                 self.observer.step(&StepSeen {
                     step: &step.name,
                     method: method.as_str(),
+                    path_template: &step.path_template,
                     path: &path,
                     status: response.as_ref().map(|response| response.status),
+                    failure: failure.as_ref(),
                     verdict: &verdict,
                     elapsed,
                 });
