@@ -71,8 +71,9 @@ fn commands(line: &str) -> Vec<String> {
         let words: Vec<&str> = part.split_whitespace().collect();
         for (index, word) in words.iter().enumerate() {
             let name = word.trim_start_matches("/usr/local/bin/");
-            // Arguments of `cargo run -p penstock-cli --` are the program's.
+            // Arguments of `cargo run -p penstock-cli --` and `cargo xtask run --` are the program's.
             let (name, start) = match (name, words.get(index + 1)) {
+                ("run", Some(&"--")) if words[..index].ends_with(&["xtask"]) => ("penstock", index + 2),
                 ("penstock-cli", Some(&"--")) => ("penstock", index + 2),
                 _ => (name, index + 1),
             };
@@ -159,4 +160,5 @@ fn commands_that_do_not_exist_are_found() {
         commands("KEY=$(penstock keys create --owner acme --json | sed 's/x/y/')"),
         ["penstock keys create --owner acme --json"]
     );
+    assert_eq!(commands("KEY=$(cargo xtask run -- keys create)"), ["penstock keys create"]);
 }

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use crate::markdown::{pages, read, root, spans, table_rows};
 
 /// Read by programs, and no operator's business.
-const NOT_FOR_OPERATORS: [&str; 4] = [
-    "PENSTOCK_CRASH_AT", // debug builds only: where tests kill a program
-    "PENSTOCK_PANIC_AT", // debug builds only: where tests make a task panic
-    "SANDBOX_BIND",      // the sandbox's
-    "USER",              // the shell's: who ran a command, for the audit log
+const NOT_FOR_OPERATORS: [&str; 6] = [
+    "CARGO_MANIFEST_DIR", // read by build scripts
+    "OUT_DIR",            // read by build scripts
+    "PENSTOCK_CRASH_AT",  // debug builds only: where tests kill a program
+    "PENSTOCK_PANIC_AT",  // debug builds only: where tests make a task panic
+    "SANDBOX_BIND",       // the sandbox's
+    "USER",               // the shell's: who ran a command, for the audit log
 ];
 
 /// The programs' sources, without tests and benches.

@@ -9,6 +9,7 @@ mod canary;
 mod causes;
 mod crashes;
 mod damage;
+mod demo;
 mod ending;
 mod erasure;
 mod failover;

@@ -1,4 +1,4 @@
-//! `cargo xtask demo | test | bench | verify-deploy`: the project's tasks, for people and for CI.
+//! `cargo xtask demo | dev | run | test | bench | verify-deploy`: the project's tasks, for people and for CI.
 
 mod bench;
 mod check;
@@ -14,7 +14,9 @@ fn main() -> ExitCode {
     let task = args.next().unwrap_or_default();
     let rest: Vec<String> = args.collect();
     let done = match task.as_str() {
-        "demo" => demo(&rest),
+        "demo" => penstock(&[&["demo".to_owned()], rest.as_slice()].concat()),
+        "dev" => penstock(&[&["dev".to_owned()], rest.as_slice()].concat()),
+        "run" => penstock(rest.strip_prefix(&["--".to_owned()]).unwrap_or(&rest)),
         "test" => check::test(&rest),
         "bench" => bench::run(&rest),
         "with-servers" => with_servers(&rest),
@@ -22,7 +24,9 @@ fn main() -> ExitCode {
         "verify-image" => image::verify(rest.first().map(String::as_str)),
         _ => {
             eprintln!(
-                "cargo xtask demo [ARGS]   builds and runs `penstock demo` on the embedded engines\n\
+                "cargo xtask demo [ARGS]   builds and runs `penstock demo`, on SQLite and files\n\
+                 cargo xtask dev [ARGS]    the same build, `penstock dev`: your own pipelines\n\
+                 cargo xtask run -- COMMAND  the same build, any command of `penstock`\n\
                  cargo xtask test          formats, lints and all tests, with the servers that they need\n\
                  cargo xtask with-servers COMMAND  runs a command beside the servers that tests need, with what tests read to find them\n\
                  cargo xtask bench         measures, as ratios to the machine's own ceiling\n\
@@ -41,20 +45,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// The embedded engines only: what a cluster needs would double a newcomer's build.
-fn demo(args: &[String]) -> Result<(), String> {
+/// Builds and runs `penstock` with SQLite, files and one process only: what a cluster needs would double a newcomer's build.
+/// All that a newcomer runs is one build.
+fn penstock(args: &[String]) -> Result<(), String> {
     let mut command = cargo();
-    command.args([
-        "run",
-        "--quiet",
-        "--package",
-        "penstock-cli",
-        "--bin",
-        "penstock",
-        "--no-default-features",
-    ]);
-    command.args(["--profile", "demo", "--", "demo"]).args(args);
-    eprintln!("building (a few minutes from nothing, seconds afterwards) …");
+    command.args(["run", "--package", "penstock-cli", "--bin", "penstock", "--no-default-features"]);
+    command.args(["--profile", "demo", "--"]).args(args);
+    become_it(command)
+}
+
+/// Ends as the command ends, and is interrupted as it is: Ctrl-C is its own, and it may take its time to stop.
+#[cfg(unix)]
+fn become_it(mut command: Command) -> Result<(), String> {
+    use std::os::unix::process::CommandExt as _;
+    let shown = format!("{command:?}");
+    Err(format!("{shown}: {}", command.exec()))
+}
+
+#[cfg(not(unix))]
+fn become_it(command: Command) -> Result<(), String> {
     run(command)
 }
 

@@ -13,6 +13,7 @@ pub mod body;
 pub mod budgets;
 pub mod callbacks;
 pub mod connections;
+mod docs;
 pub mod downloads;
 pub mod events;
 pub mod fields;

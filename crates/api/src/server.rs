@@ -20,7 +20,6 @@ use penstock_flow::metrics::Sources;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing_actix_web::TracingLogger;
-use utoipa_swagger_ui::SwaggerUi;
 
 use crate::connections::stream::turn_away;
 use crate::connections::{Connections, Guarded, track};
@@ -30,7 +29,8 @@ use crate::state::ApiState;
 use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
-    audit, batches, callbacks, downloads, events, health, ingest, openapi, presigned, reports, retry, rows,
+    audit, batches, callbacks, docs, downloads, events, health, ingest, openapi, presigned, reports, retry,
+    rows,
 };
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
@@ -91,8 +91,9 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .service(read("/readyz", web::to(health::readyz)))
             .service(read("/metrics", web::to(health::metrics)))
             .service(read("/v2/openapi.json", web::to(openapi::document)))
-            .service(read("/docs", web::to(docs)))
-            .service(SwaggerUi::new("/docs/{_:.*}").url("/docs/openapi.json", document.get_ref().clone()))
+            .service(read("/docs", web::to(docs::redirect)))
+            .service(read("/docs/openapi.json", web::to(openapi::document)))
+            .service(read("/docs/{file:.*}", web::to(docs::file)))
             .service(post("/v2/pipelines/{name}/batches", web::to(ingest::upload_to_pipeline)))
             .service(post("/v2/uploads", web::to(presigned::create)))
             .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))
@@ -195,10 +196,6 @@ fn read(path: &str, route: Route) -> Resource {
 
 fn post(path: &str, route: Route) -> Resource {
     only(path, "POST").route(route.guard(guard::Post()))
-}
-
-async fn docs() -> HttpResponse {
-    HttpResponse::TemporaryRedirect().insert_header(("location", "/docs/")).finish()
 }
 
 async fn nothing_here() -> HttpResponse {

@@ -13,6 +13,7 @@ use penstock_sandbox::{Config, Faults, Limit, Sandbox};
 use penstock_store::owners::{ApiKeyRecord, KeyRole};
 use serde_json::Value;
 
+use crate::DEFAULT_DATA;
 use crate::dev::{self, Everything};
 use crate::open::said;
 use crate::output::Output;
@@ -29,7 +30,7 @@ pub async fn run(
     mut settings: Settings,
     data: &Path,
     rows: u32,
-    keep: bool,
+    stays: bool,
     out: Output,
 ) -> Result<bool, StartError> {
     if rows == 0 {
@@ -62,15 +63,52 @@ pub async fn run(
     let everything = dev::start(&settings, catalog, RUN_EVERY, stop.clone()).await?;
     let demo = Demo::new(&everything, out).await?;
     let finished = tokio::select! {
-        finished = demo.show(rows, &sandbox) => finished?,
-        () = stop.cancelled() => false,
+        finished = demo.show(rows, &sandbox) => Some(finished?),
+        () = stop.cancelled() => None,
     };
-    if finished && keep && !stop.is_cancelled() {
-        demo.tell("\nIt stays up until Ctrl-C.");
+    let Some(batch) = finished else {
+        everything.finish().await?;
+        return Ok(false);
+    };
+    if stays {
+        demo.tell(demo.requests(&batch));
+        demo.tell(command(data, &["why", &batch]));
+        demo.tell("\nIt stays up until you press Ctrl-C (`--once` ends it at this point).");
         stop.cancelled().await;
+        everything.finish().await?;
+    } else {
+        everything.finish().await?;
+        demo.tell("\nThe service has ended. What it stored is still there:");
+        demo.tell(command(data, &["batches", "show", &batch]));
+        demo.tell(command(data, &["batches", "list"]));
+        demo.tell("To look around while it runs:");
+        demo.tell(command(data, &["demo", "--keep"]));
     }
-    everything.finish().await?;
-    Ok(finished)
+    Ok(true)
+}
+
+/// A command of this very program on the demo's data, as it can be pasted into a shell here.
+fn command(data: &Path, args: &[&str]) -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "penstock".into());
+    let here = std::env::current_dir().unwrap_or_default();
+    let program = program.strip_prefix(&here).unwrap_or(&program);
+    let mut words = vec![program.display().to_string()];
+    if data != Path::new(DEFAULT_DATA) {
+        words.extend(["--data".to_owned(), data.display().to_string()]);
+    }
+    words.extend(args.iter().map(|word| (*word).to_owned()));
+    let words: Vec<String> = words.into_iter().map(quoted).collect();
+    format!("  {}", words.join(" "))
+}
+
+/// A word as a shell reads it.
+fn quoted(word: String) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 struct Demo {
@@ -118,7 +156,19 @@ impl Demo {
         response.error_for_status().map_err(said)?.json().await.map_err(said)
     }
 
-    async fn show(&self, rows: u32, sandbox: &Sandbox) -> Result<bool, StartError> {
+    /// Requests that the running service answers.
+    fn requests(&self, batch: &str) -> String {
+        let Self { base, key, .. } = self;
+        let url = format!("{base}/v2/batches/{batch}");
+        format!(
+            "\nLook next (documentation: {base}/docs):\n  curl -H 'Authorization: Bearer {key}' {url}\n  \
+             curl -H 'Authorization: Bearer {key}' {url}/results.csv\n  \
+             curl -H 'Authorization: Bearer {key}' {url}/failed.csv"
+        )
+    }
+
+    /// Uploads, watches, and tells the outcome; the batch's id.
+    async fn show(&self, rows: u32, sandbox: &Sandbox) -> Result<String, StartError> {
         let began = Instant::now();
         self.tell(format!("Uploading {rows} rows to {}/v2/client/users/batch/invite …", self.base));
         let batch = self.upload(rows).await?;
@@ -133,7 +183,7 @@ impl Demo {
         let stats = sandbox.stats();
         if self.out.json {
             self.out.say(&serde_json::json!({ "batch": batch, "errors": errors, "downstream": stats, "seconds": seconds }), String::new);
-            return Ok(true);
+            return Ok(id);
         }
         self.outcome(&id, &batch, &errors, seconds).await?;
         let calls = stats.address_links + stats.addresses + stats.invites;
@@ -143,13 +193,7 @@ impl Demo {
             stats.doubled,
             stats.statuses.get(&429).copied().unwrap_or(0)
         );
-        println!("\nLook next:");
-        println!("  API      {} (documentation: {}/docs)", self.base, self.base);
-        println!("  key      {}", self.key);
-        println!("  curl -H 'Authorization: Bearer {}' {}/v2/batches/{id}", self.key, self.base);
-        println!("  curl -H 'Authorization: Bearer {}' {}/v2/batches/{id}/results.csv", self.key, self.base);
-        println!("  (with --keep it stays up; `penstock dev` is the same with your own pipelines)");
-        Ok(true)
+        Ok(id)
     }
 
     async fn upload(&self, rows: u32) -> Result<Value, StartError> {
@@ -262,4 +306,20 @@ fn sample(number: u32) -> String {
     };
     let phone = if number.is_multiple_of(3) { format!("+4917{:08}", number) } else { String::new() };
     format!("{email},First{number},Last{number},{phone},{postcode}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_a_quoted_word_as_it_is() {
+        for word in ["./data", "it's", "a b", "$HOME", "", "\"x\"", "key_1.2:3"] {
+            let quoted = quoted(word.to_owned());
+            let output =
+                std::process::Command::new("sh").args(["-c", &format!("printf %s {quoted}")]).output();
+            assert_eq!(String::from_utf8(output.expect("a shell").stdout).expect("text"), word, "{quoted}");
+        }
+        assert_eq!(quoted("./data".to_owned()), "./data");
+    }
 }

@@ -14,6 +14,7 @@ mod smoke;
 mod socket;
 mod why;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,6 +26,9 @@ use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Settings, StartError, boot};
 use penstock_domain::ids::BatchId;
 
+/// Where one machine keeps its data unless it is told otherwise.
+const DEFAULT_DATA: &str = "./data";
+
 /// A million rows, each carried once through rate-limited APIs.
 #[derive(Parser)]
 #[command(name = "penstock", version, propagate_version = true)]
@@ -32,7 +36,7 @@ struct Program {
     #[command(flatten)]
     settings: Settings,
     /// Where one machine keeps its data, unless URLs say otherwise
-    #[arg(long, default_value = "./data", global = true)]
+    #[arg(long, default_value = DEFAULT_DATA, global = true)]
     data: PathBuf,
     /// Prints JSON
     #[arg(long, global = true)]
@@ -48,8 +52,11 @@ enum Command {
         /// Rows of the sample
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rows: u32,
-        /// Stays up afterwards
+        /// Ends when the batch has ended, in a terminal too
         #[arg(long)]
+        once: bool,
+        /// Stays up when the batch has ended, also where the output is no terminal
+        #[arg(long, conflicts_with = "once")]
         keep: bool,
     },
     /// Everything in one process, with your pipelines; stays up
@@ -174,8 +181,9 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
     program.settings.read_files()?;
     let out = output::Output { json: program.json };
     match program.command {
-        Command::Demo { rows, keep } => {
-            return demo::run(program.settings, &program.data, rows, keep, out).await;
+        Command::Demo { rows, once, keep } => {
+            let stays = keep || !once && std::io::stdout().is_terminal() && !out.json;
+            return demo::run(program.settings, &program.data, rows, stays, out).await;
         }
         Command::Dev { every } => return dev::run(program.settings, &program.data, every, out).await,
         _ => {}

@@ -96,14 +96,11 @@ impl Observer for Printer {
             let milliseconds = seen.elapsed.as_millis();
             println!("{}: {} {path} → {status} in {milliseconds} ms{cause}", seen.step, seen.method);
         }
-        let mut step = json!({
-            "step": seen.step, "method": seen.method, "path_template": seen.path_template, "status": seen.status, "code": seen.verdict.code(),
+        let step = json!({
+            "step": seen.step, "method": seen.method, "path": path, "status": seen.status, "code": seen.verdict.code(),
             "cause": seen.failure.map(|failure| failure.cause.name()),
             "milliseconds": u64::try_from(seen.elapsed.as_millis()).unwrap_or(u64::MAX),
         });
-        if self.reveal {
-            step["path"] = seen.path.into();
-        }
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
     }
 }

@@ -356,13 +356,6 @@ impl<'c> Executor<'c> for &'c mut Connection {
     {
         self.within_limit(|connection| connection.prepare_with(sql, parameters)).boxed()
     }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<Postgres>, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        self.within_limit(|connection| connection.describe(sql)).boxed()
-    }
 }
 
 impl<'p> Executor<'p> for &'p Pool {
@@ -398,13 +391,6 @@ impl<'p> Executor<'p> for &'p Pool {
         'p: 'e,
     {
         async move { self.acquire().await?.prepare_with(sql, parameters).await }.boxed()
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<Postgres>, sqlx::Error>>
-    where
-        'p: 'e,
-    {
-        async move { self.acquire().await?.describe(sql).await }.boxed()
     }
 }
 

@@ -1,12 +1,22 @@
 //! The schema: brought up to date by `penstock migrate`, looked at by every service.
 
+use std::sync::LazyLock;
+
+use penstock_store::migrations::{File, SQLITE};
 use penstock_store::{StoreError, StoreResult};
-use sqlx::migrate::Migrator;
+use sqlx::SqlStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use crate::SqliteStore;
 use crate::error::store_error;
 
-static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let migration = |file: &File| {
+        let (version, words) = file.version();
+        Migration::new(version, words.into(), MigrationType::Simple, SqlStr::from_static(file.sql), false)
+    };
+    Migrator::with_migrations(SQLITE.iter().map(migration).collect())
+});
 
 /// The version that this program needs.
 pub fn needed() -> i64 {

@@ -20,6 +20,7 @@ pub mod decode;
 pub mod dispatch;
 pub mod error;
 pub mod extraction;
+pub mod migrations;
 pub mod operations;
 pub mod owners;
 pub mod reading;
