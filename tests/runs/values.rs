@@ -332,13 +332,24 @@ async fn apostrophes_of_a_report_come_and_go_with_it() {
     assert_eq!(heard, ["'=X"]);
     // Another owner's references are none.
     let rival = Client::new(&scene.service, &scene.place.key(&scene.sandbox, "rival"));
-    let (_, batch) = rival
-        .upload(ROUTE, scene.client.text(&format!("{}/failed.csv", scene.run("", &file).await)).await)
-        .await
-        .expect("an answer");
-    rival.finished(batch["id"].as_str().expect("an id")).await;
-    let (heard, _) = told(&scene.run("", "id,note\n1,x\n").await).await;
-    assert!(heard.contains(&"'=SUM(A1)".to_owned()), "{heard:?}");
+    let (_, report) = told(&scene.run("", &file).await).await;
+    let (status, problem) = rival.upload(ROUTE, report.clone()).await.expect("an answer");
+    assert_eq!(status, 422, "{problem}");
+    let errors = problem["errors"].as_array().expect("errors");
+    assert!(errors.iter().all(|error| error["code"] == "changed_reference"), "{problem}");
+    assert_eq!(errors.len(), 2, "the lines with an apostrophe before a formula: {problem}");
+    // White space around a reference is none of it; a reference that was cut is an error where an apostrophe depends on it.
+    let spaced = report.replace("\r\n", " \r\n").replacen(" \r\n", "\r\n", 1);
+    let (heard, _) = told(&scene.run("", &spaced).await).await;
+    assert_eq!(heard, written);
+    let cut = report.replace("\r\n", "x\r\n").replacen("x\r\n", "\r\n", 1);
+    let (status, problem) = scene.client.upload(ROUTE, cut).await.expect("an answer");
+    assert_eq!((status, problem["errors"].as_array().map(Vec::len)), (422, Some(2)), "{problem}");
+    // A column of the client's own of that name is named.
+    let own = "id,note,_ref\n1,'=X,A-17\n";
+    let (status, batch) = scene.client.upload(ROUTE, own).await.expect("an answer");
+    assert_eq!((status, &batch["ignored_columns"]), (202, &json!(["_ref"])), "{batch}");
+    scene.client.finished(batch["id"].as_str().expect("an id")).await;
 }
 
 #[tokio::test]

@@ -228,10 +228,11 @@ fn only_apostrophes_that_a_report_put_there_are_taken_off() {
     let again = judge(schema(), cut(2).as_bytes()).unwrap().header;
     let again = String::from_utf8(failed_csv(cut(2).as_bytes(), &again, "no")).unwrap();
     assert!(again.contains("\r\n'=1+1,'=2,"), "{again}");
-    // Mended by hand: the apostrophe may be gone, the columns may have moved, a reference of somebody else is none.
+    // Mended by hand: the apostrophe may be gone, the columns may have moved. With a reference of somebody else nobody knows.
     assert_eq!(read(&report.replacen("'=1+1", "=7", 1)), "=7|'=2;-5|'tis");
     assert_eq!(read(&report.replacen("'=1+1", "'-7", 1)), "-7|'=2;-5|'tis");
-    assert_eq!(read(&report.replace(",r01", ",x01")), "'=1+1|'=2;-5|'tis");
+    let other = report.replace(",r01", ",x01");
+    assert_eq!(judge(schema(), other.as_bytes()).unwrap_err(), ["2 _ref changed_reference"]);
     let reference = report.lines().nth(1).unwrap().rsplit(',').next().unwrap();
     assert_eq!(read(&format!("_ref,b,a\n{reference},'=2,'=1+1\n,'=2,'=1+1\n")), "=1+1|'=2;'=1+1|'=2");
     // A client's own column of a name that reports use makes no apostrophe vanish.
@@ -249,8 +250,8 @@ fn columns_that_are_ignored_are_named() {
     assert_eq!(ignored(&["a", "_id"], "_id,a,_note"), "_note", "a declared one is kept");
     assert_eq!(
         ignored(&["a"], "a,_row,_status,_code,_message,_ref,_id"),
-        "_id",
-        "a report's own are none of the client's"
+        "_id,_ref",
+        "a report's own are none of the client's, but this reference is not of a report"
     );
     assert_eq!(ignored(&["a"], "a,_status"), "_status");
     let many: Vec<String> = (0..150).map(|number| format!("_{number}")).collect();
@@ -290,6 +291,49 @@ proptest! {
                 prop_assert_eq!(&rows(&report, &header, &schema()), &values);
                 report = failed_csv(&report, &header, &message);
             }
+        }
+    }
+}
+
+/// A reference that was cut or changed is an error where a cell's apostrophe depends on it; white space around it is none of it.
+#[test]
+fn a_reference_is_trimmed_and_one_that_was_changed_is_an_error_where_it_matters() {
+    let protected = vec![penstock_domain::csv::column_tag("a")];
+    let batch = penstock_domain::ids::BatchId(uuid::Uuid::from_u128(7));
+    let text = Untagged::write(&RowReference { batch, row: 1, protected });
+    let judged = |cell: &str, reference: &str, more: &str| {
+        let file = format!("a,_ref{more}\n{cell},{reference}{}\n", if more.is_empty() { "" } else { ",x" });
+        judge(schema(&["a"]), file.as_bytes()).map(|validated| validated.ignored_columns)
+    };
+    for reference in [text.clone(), format!(" {text}  "), format!("\"{text}\n\""), String::new()] {
+        assert_eq!(judged("'=X", &reference, ""), Ok(vec![]), "{reference}");
+    }
+    let cut = &text[..text.len() - 3];
+    assert_eq!(judged("'=X", cut, ""), Err(vec!["2 _ref changed_reference".into()]));
+    assert_eq!(judged("'=X", "A-17", ",_row"), Err(vec!["2 _ref changed_reference".into()]));
+    assert_eq!(judged("=X", cut, ""), Ok(vec!["_ref".into()]));
+    assert_eq!(judged("'tis", cut, ""), Ok(vec!["_ref".into()]));
+    assert_eq!(judged("'=X", "A-17", ""), Ok(vec!["_ref".into()]), "a column of the client's own");
+}
+
+#[test]
+fn files_that_are_no_csv_are_named() {
+    for (file, sentence) in [
+        (&b"\xFF\xFEa\0\n\0"[..], "the file is UTF-16"),
+        (b"PK\x03\x04\x14\0\x06\0", "the file is a workbook (.xlsx, .ods) or a ZIP archive"),
+        (b"\xD0\xCF\x11\xE0\xA1\xB1", "the file is a workbook (.xls)"),
+        (b"\x1F\x8B\x08\0", "the file is compressed with gzip"),
+        (b"a\0,\0b\0\n\0", "the file is UTF-16"),
+    ] {
+        for size in [1, 3, 100] {
+            let mut validator = Validator::new(Arc::new(schema(&["a"])), Arc::new(Untagged));
+            for piece in file.chunks(size) {
+                validator.push(piece).unwrap();
+            }
+            assert!(validator.has_errors());
+            let Err(Refused::Errors(rejected)) = validator.finish() else { panic!("{file:?} is taken") };
+            assert_eq!(rejected.error_count, 1);
+            assert!(rejected.errors[0].message.starts_with(sentence), "{:?}", rejected.errors);
         }
     }
 }

@@ -15,6 +15,7 @@
 //! | `bare_cr` | a carriage return without a line feed, outside quotes |
 //! | `nul_byte` | a NUL byte |
 //! | `invalid_utf8` | bytes that are not UTF-8 |
+//! | `changed_reference` | the `_ref` of a report's line was cut or changed, and a cell begins with an apostrophe |
 //! | `field_count` | more or fewer fields than the header |
 //! | `field_too_large`, `record_too_large`, `header_too_large`, `too_many_rows` | a limit was passed; reading stopped there |
 //! | `required`, `format`, `pattern`, `min_length`, `max_length`, `enum` | a value breaks its column's rule |

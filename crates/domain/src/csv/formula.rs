@@ -38,6 +38,11 @@ pub fn neutralise(value: &str) -> Cow<'_, str> {
     }
 }
 
+/// Whether a report may have put an apostrophe before a cell.
+pub(super) fn may_be_protected(value: &str) -> bool {
+    value.strip_prefix('\'').is_some_and(|rest| is_formula(rest) && !is_number(rest))
+}
+
 /// Takes off the apostrophe of [`neutralise`], of a cell that is known to have got one, if it is still there.
 pub fn restore(value: &str) -> &str {
     value.strip_prefix('\'').unwrap_or(value)

@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 
 use super::error::{COLUMN_BYTES, ErrorList, LimitExceeded, LimitKind, shortened, some_of};
-use super::formula::{may_begin, neutralise, restore};
+use super::formula::{may_be_protected, may_begin, neutralise, restore};
 use super::parser::{Event, Parser, Record};
-use super::reference::{ColumnTag, ReferenceReader, column_tag};
+use super::reference::{ColumnTag, ReferenceReader, column_tag, looks_written};
 use super::rules::{Limits, Schema};
 use super::writer::encode_record;
 
@@ -20,13 +20,13 @@ const IGNORED: char = '_';
 pub const REPORT_COLUMNS: [&str; 5] = ["_row", "_status", "_code", "_message", REFERENCE];
 
 /// The column of a line's [`super::RowReference`].
-const REFERENCE: &str = "_ref";
+pub(super) const REFERENCE: &str = "_ref";
 
 /// Columns that show that a file is a report, whose own columns do not count against the limits.
 const MARKS: [&str; 3] = ["_row", "_status", REFERENCE];
 
 /// Names of ignored columns that are told at most.
-const MOST_TOLD: usize = 100;
+pub(super) const MOST_TOLD: usize = 100;
 
 /// What is kept of a file's header: how to read its records, and the rows stored from them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,11 +44,37 @@ pub struct HeaderMap {
     /// The field with each line's reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reference: Option<usize>,
+    /// Whether it has another column that only a report has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    other_marks: bool,
 }
 
 /// The fields of a record that a report protected by an apostrophe.
 #[derive(Debug, Default)]
 pub struct ProtectedFields(Vec<usize>);
+
+/// What the `_ref` cell of a line says of the line's cells.
+#[derive(Debug)]
+pub enum LineReference {
+    /// The line has none.
+    Absent,
+    /// It was written for a report: these cells got an apostrophe then.
+    Ours(ProtectedFields),
+    /// It was written for a report and is not the same any more, and a cell begins with an apostrophe: nobody knows whose.
+    Changed,
+    /// It is something else, or no cell depends on it.
+    Foreign,
+}
+
+impl LineReference {
+    /// The cells that got an apostrophe, as far as it is known.
+    pub fn into_protected(self) -> ProtectedFields {
+        match self {
+            Self::Ours(protected) => protected,
+            Self::Absent | Self::Changed | Self::Foreign => ProtectedFields::default(),
+        }
+    }
+}
 
 /// A stored record as a report shows it.
 #[derive(Debug)]
@@ -125,6 +151,7 @@ impl HeaderMap {
             fields: names.len(),
             report: names.iter().any(|name| MARKS.contains(&name.as_str())),
             reference: names.iter().position(|name| name == REFERENCE),
+            other_marks: names.iter().any(|name| name != REFERENCE && MARKS.contains(&name.as_str())),
         };
         Some((header, ignored))
     }
@@ -161,19 +188,29 @@ impl HeaderMap {
         self.report
     }
 
-    /// The fields of a record that a report protected, by its reference; none without a reference that can be read.
-    pub fn protected(&self, record: &Record<'_>, references: &dyn ReferenceReader) -> ProtectedFields {
-        let text = self.reference.and_then(|field| record.get(field)).filter(|text| !text.is_empty());
-        let Some(reference) = text.and_then(|text| references.read(&text)) else {
-            return ProtectedFields::default();
+    /// What a record's reference says of its cells.
+    pub fn reference(&self, record: &Record<'_>, references: &dyn ReferenceReader) -> LineReference {
+        let text = self.reference.and_then(|field| record.get(field)).unwrap_or_default();
+        // Spreadsheets and people leave white space behind.
+        let text = text.trim();
+        if text.is_empty() {
+            return LineReference::Absent;
+        }
+        let Some(reference) = references.read(text) else {
+            let apostrophes = || {
+                let mut cells = (0..record.len()).filter(|field| self.column_of(*field).is_some());
+                cells.any(|field| record.get(field).is_some_and(|value| may_be_protected(&value)))
+            };
+            let unsure = (self.other_marks || looks_written(text)) && apostrophes();
+            return if unsure { LineReference::Changed } else { LineReference::Foreign };
         };
         if reference.protected.is_empty() {
-            return ProtectedFields::default();
+            return LineReference::Ours(ProtectedFields::default());
         }
         let fields = (0..record.len()).filter(|field| {
             self.column_of(*field).is_some_and(|name| reference.protected.contains(&column_tag(name)))
         });
-        ProtectedFields(fields.collect())
+        LineReference::Ours(ProtectedFields(fields.collect()))
     }
 
     /// How many bytes of a record a report added: its columns, and apostrophes before cells.
@@ -239,7 +276,7 @@ impl HeaderMap {
             out.extend_from_slice(record.raw.as_bytes());
             return;
         }
-        let protected = self.protected(record, references);
+        let protected = self.reference(record, references).into_protected();
         let mut values: Vec<String> = Vec::with_capacity(self.columns.len());
         self.each_value(record, &protected, |_, value| values.push(value.to_owned()));
         encode_record(values.iter().map(String::as_str), out);

@@ -5,12 +5,13 @@
 //! test holds it to that). Bytes are pushed in pieces of any size; memory is bounded by one record.
 //!
 //! [`parser`] splits records, [`header`] judges the first one, [`rules`] and [`formats`] judge values, [`validator`]
-//! puts them together, [`formula`] and [`writer`] are for the way out, [`reference`] for the way back.
+//! puts them together (`kind` tells files that are no CSV), [`formula`] and [`writer`] are for the way out, [`reference`] for the way back.
 
 pub mod error;
 pub mod formats;
 pub mod formula;
 pub mod header;
+mod kind;
 pub mod parser;
 pub mod reference;
 pub mod rules;
@@ -20,7 +21,7 @@ pub mod writer;
 pub use error::{ErrorList, LimitExceeded, LimitKind, RowError};
 pub use formats::Format;
 pub use formula::neutralise;
-pub use header::{HeaderMap, REPORT_COLUMNS, ReportCells};
+pub use header::{HeaderMap, LineReference, REPORT_COLUMNS, ReportCells};
 pub use parser::{Event, HeaderLimits, Malformed, Parser, Record};
 pub use reference::{ColumnTag, NoReferences, ReferenceReader, RowReference, column_tag};
 pub use rules::{Choices, Column, Limits, OURS_BYTES, Schema};

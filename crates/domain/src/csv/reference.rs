@@ -43,6 +43,14 @@ impl ReferenceReader for NoReferences {
     }
 }
 
+/// Whether a text looks like one of a report, also when it was cut or changed: a letter `r` and many small letters and digits.
+pub fn looks_written(text: &str) -> bool {
+    const SHORTEST: usize = 20;
+    text.len() >= SHORTEST
+        && text.starts_with(['r', 'R'])
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// The tag of a column.
 pub fn column_tag(name: &str) -> ColumnTag {
     const COLUMNS: Uuid = Uuid::from_u128(0x6bd4_9b1e_5b0f_4d3a_9a52_0c1d_7a8f_42c6);

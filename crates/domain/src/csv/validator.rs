@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::error::{ErrorList, LimitExceeded, LimitKind, RowError, of};
-use super::header::{HeaderMap, ProtectedFields, listed};
+use super::header::{HeaderMap, LineReference, MOST_TOLD, ProtectedFields, REFERENCE, listed};
+use super::kind::FileKind;
 use super::parser::{Event, Malformed, Parser, Record};
 use super::reference::ReferenceReader;
 use super::rules::{OURS_BYTES, Schema};
@@ -48,6 +49,8 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Validator {
     parser: Parser,
+    /// The first bytes of the file, until its kind is known.
+    beginning: Vec<u8>,
     judge: Judge,
 }
 
@@ -63,6 +66,10 @@ struct Judge {
     header_seen: bool,
     body: (u64, u64),
     rows: u64,
+    /// What the file is, when it is no CSV.
+    other_kind: Option<FileKind>,
+    /// Whether a line's `_ref` is none of ours.
+    foreign_reference: bool,
     /// Bytes so far that a report added.
     added: u64,
     errors: ErrorList,
@@ -76,6 +83,7 @@ impl Validator {
         let limits = schema.limits.with_ours(schema.columns.len());
         Self {
             parser: Parser::with_header(limits, schema.header_limits()),
+            beginning: Vec::with_capacity(FileKind::BYTES),
             judge: Judge {
                 schema,
                 places: Vec::new(),
@@ -85,6 +93,8 @@ impl Validator {
                 header_seen: false,
                 body: (0, 1),
                 rows: 0,
+                other_kind: None,
+                foreign_reference: false,
                 added: 0,
                 errors: ErrorList::default(),
                 limit: None,
@@ -97,6 +107,17 @@ impl Validator {
     /// # Errors
     /// As soon as a limit is passed.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), LimitExceeded> {
+        if self.judge.other_kind.is_some() {
+            return Ok(());
+        }
+        if self.beginning.len() < FileKind::BYTES {
+            let missing = FileKind::BYTES - self.beginning.len();
+            self.beginning.extend_from_slice(&bytes[..bytes.len().min(missing)]);
+            self.judge.other_kind = FileKind::of(&self.beginning);
+            if self.judge.other_kind.is_some() {
+                return Ok(());
+            }
+        }
         let parsed = self.parser.push(bytes, &mut |event| self.judge.take(event));
         parsed.map_err(|limit| self.judge.as_asked(limit))?;
         self.judge.limit.map_or(Ok(()), Err)
@@ -117,7 +138,7 @@ impl Validator {
 
     /// Whether the file is refused already; it is read on for its other errors.
     pub fn has_errors(&self) -> bool {
-        !self.judge.errors.is_empty()
+        self.judge.other_kind.is_some() || !self.judge.errors.is_empty()
     }
 
     /// The file is at its end.
@@ -125,6 +146,12 @@ impl Validator {
     /// # Errors
     /// The file's errors, when it has any; a limit, when its last record passes one.
     pub fn finish(mut self) -> Result<Validated, Refused> {
+        if let Some(kind) = self.judge.other_kind {
+            let mut errors = ErrorList::default();
+            errors.push(1, None, kind.code(), || kind.sentence().into());
+            let (errors, error_count) = errors.into_parts();
+            return Err(Refused::Errors(Rejected { errors, error_count }));
+        }
         // What is left is at most one record, which passed the parser's limits when it was pushed.
         if self.parser.finish(&mut |event| self.judge.take(event)).is_err() {
             self.judge.errors.push(1, None, "record_too_large", || "a record is too large".into());
@@ -133,6 +160,11 @@ impl Validator {
             return Err(Refused::Limit(self.judge.error_of(limit)));
         }
         let mut judge = self.judge;
+        let named = judge.ignored_columns.len() >= MOST_TOLD
+            || judge.ignored_columns.iter().any(|name| name == REFERENCE);
+        if judge.foreign_reference && !named {
+            judge.ignored_columns.push(REFERENCE.to_owned());
+        }
         if !judge.header_seen {
             judge.errors.push(1, None, "header_missing", || {
                 format!("the file is empty; its first line must name the columns: {}", listed(&judge.schema))
@@ -200,7 +232,16 @@ impl Judge {
             self.errors.push(record.line, None, "field_count", || field_count(record.len(), header.fields()));
             return ControlFlow::Continue(());
         }
-        let protected = header.protected(record, self.references.as_ref());
+        let reference = header.reference(record, self.references.as_ref());
+        match reference {
+            LineReference::Changed => {
+                self.errors
+                    .push(record.line, Some(REFERENCE), "changed_reference", || CHANGED_REFERENCE.into());
+            }
+            LineReference::Foreign => self.foreign_reference = true,
+            LineReference::Absent | LineReference::Ours(_) => {}
+        }
+        let protected = reference.into_protected();
         let added = header.added(record, &protected);
         self.added += added as u64;
         self.limit = header.exceeded(record, &protected, added, &self.schema.limits);
@@ -272,6 +313,10 @@ impl Judge {
         });
     }
 }
+
+/// Why a line cannot be taken with a reference that was cut or changed.
+const CHANGED_REFERENCE: &str = "the cell under `_ref` is not as the report had it, so it is unknown which apostrophes the report put before \
+     cells; copy it from the report again, or take the column out if all apostrophes are meant";
 
 fn field_count(fields: usize, of_header: usize) -> String {
     format!("the line has {} and the header {of_header}", of(fields as u64, "field"))
