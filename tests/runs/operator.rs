@@ -401,3 +401,21 @@ async fn what_is_past_its_time_goes() {
     let ended = client.finished(running).await;
     assert_eq!(ended["outcome"], "success", "{ended}");
 }
+
+/// `penstock keys create … | head -n 1`: the reader has gone, which is no failure that anybody should read of.
+#[tokio::test]
+async fn a_command_whose_output_is_closed_ends_quietly() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    place.key(&sandbox, "acme");
+    let create = ["keys", "create", "--owner", "acme"];
+    for args in
+        [&create[..], &["--json", "keys", "list"], &["keys", "list"], &["doctor"], &["--json", "why", "x"]]
+    {
+        let (code, stderr) = place.unread(&sandbox, args);
+        assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+        assert!(matches!(code, Some(141 | 2)), "{args:?}: {code:?} {stderr}");
+    }
+    let (keys, _) = place.operate(&sandbox, &["keys", "list"]);
+    assert_eq!(keys.as_array().map(Vec::len), Some(2), "what was done stays done: {keys}");
+}

@@ -2,6 +2,11 @@
 //!
 //! Nothing outside this crate (and the engines' own) knows which engine was chosen.
 
+// In the place of the standard one, which panics when stderr is closed.
+macro_rules! eprintln {
+    ($($text:tt)*) => { crate::terminal::note(format_args!("{}\n", format_args!($($text)*))) };
+}
+
 pub mod boot;
 pub mod clock;
 pub mod data_dir;
@@ -19,6 +24,7 @@ pub mod signing;
 pub mod startup;
 pub mod surface;
 pub mod telemetry;
+pub mod terminal;
 pub mod variables;
 mod waiting_room;
 

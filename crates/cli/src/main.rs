@@ -1,5 +1,21 @@
 //! `penstock`: everything in one process, and the operator's commands.
 
+// In the place of the standard ones, which panic when the output is closed.
+macro_rules! print {
+    ($($text:tt)*) => { penstock_app::terminal::write(format_args!($($text)*)) };
+}
+macro_rules! println {
+    () => { print!("\n") };
+    ($($text:tt)*) => { print!("{}\n", format_args!($($text)*)) };
+}
+macro_rules! eprint {
+    ($($text:tt)*) => { penstock_app::terminal::note(format_args!($($text)*)) };
+}
+macro_rules! eprintln {
+    () => { eprint!("\n") };
+    ($($text:tt)*) => { eprint!("{}\n", format_args!($($text)*)) };
+}
+
 mod batches;
 mod demo;
 mod dev;

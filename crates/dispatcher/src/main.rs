@@ -10,6 +10,11 @@ use penstock_app::startup::{Patience, await_engines};
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Role, Settings, StartError, boot, shutdown};
 
+// In the place of the standard one, which panics when the output is closed.
+macro_rules! println {
+    ($($text:tt)*) => { penstock_app::terminal::write(format_args!("{}\n", format_args!($($text)*))) };
+}
+
 /// Penstock's dispatcher: releases rows, and exits.
 #[derive(Parser)]
 #[command(version)]
