@@ -15,6 +15,7 @@ const BODY: &str = r#"{
     "tiny": -1.5e-9,
     "small": 7,
     "half": 2.5,
+    "two": 2.0,
     "none": -0,
     "items": [{"n": 3, "p": 10.10}, {"n": 10, "p": 9.99}, {"n": 2, "p": 100}],
     "list": [2, 10.0, 9.5, 12345678901234567890123456789012345678901234567890]
@@ -131,7 +132,7 @@ fn what_is_computed_is_exact() {
         ("{{ body.items | groupby('p') | map(attribute='grouper') | list }}", "[9.99,10.10,100]"),
         ("{{ {'b': 2.50, 'a': body.price} | dictsort(by='value') | first | first }}", "\"b\""),
         ("{{ '%s %.1f' | format(body.price, body.price) }}", "\"19.90 19.9\""),
-        ("{{ 'ab' * 2 }}{{ [1] + [2] }}{{ 'x' + 'y' }}", "\"abab[1, 2]xy\""),
+        ("{{ 'ab' * 2 }}{{ [1] + [2] }}{{ 'x' + 'y' }}", "\"abab[1,2]xy\""),
     ] {
         assert_eq!(made(template).as_deref(), Ok(wanted), "{template}");
     }
@@ -149,7 +150,8 @@ fn what_is_compared_is_compared_exactly() {
         ("{{ body.tiny < 0 }}", true),
         ("{{ 10 < body.price <= 19.90 }}", true),
         ("{{ 10 < body.price < 19.90 }}", false),
-        ("{{ 1 < 'a' < 'b' }}", true),
+        ("{{ 'a' < 'b' < 'c' and [1, 2] < [1, 3] }}", true),
+        ("{{ row.amount | float > 100 }}", true),
         ("{{ 10.0 in body.list }}", true),
         ("{{ 10 in body.list and 10.5 not in body.list }}", true),
         ("{{ [1, 2.0] == [1.0, 2] }}", true),
@@ -167,6 +169,122 @@ fn what_is_compared_is_compared_exactly() {
 }
 
 #[test]
+fn format_is_decimal_and_exact() {
+    for (template, wanted) in [
+        ("{{ '%.2f' | format(2.675) }}", "2.68"),
+        ("{{ '%.2f' | format(2.665) }}", "2.66"),
+        ("{{ '%.20f' | format(0.1) }}", "0.10000000000000000000"),
+        ("{{ '%f' | format(body.id) }}", "1234567890123456789012345678901234567890123456789.000000"),
+        ("{{ '%d|%i' | format(body.id, -7.9) }}", "1234567890123456789012345678901234567890123456789|-7"),
+        (
+            "{{ '%s|%s|%s' | format(body.rate, none, [true, 'a']) }}",
+            "0.12345678901234567890123456789||[true,\"a\"]",
+        ),
+        (
+            "{{ '%8.2f|%-8.1f|%08.3f|%+d|% d' | format(1.005, 2, -3.14159, 5, 5) }}",
+            "    1.00|2.0     |-003.142|+5| 5",
+        ),
+        ("{{ '%*d|%.*f' | format(5, 42, 1, 0.25) }}", "   42|0.2"),
+        ("{{ '%e|%.2E|%.0e' | format(1234.5, 0.00999, 9.5) }}", "1.234500e+03|9.99E-03|1e+01"),
+        ("{{ '%e' | format(0) }}", "0.000000e+00"),
+        ("{{ '%g|%g|%g|%#.3g' | format(0.0001, 1000000, 123456.7, 1.0) }}", "0.0001|1e+06|123457|1.00"),
+        ("{{ '%x|%#X|%o' | format(255, 255, 8) }}", "ff|0XFF|10"),
+        ("{{ '%(a)s-%(b).1f%%' | format({'a': 'x', 'b': 0.25}) }}", "x-0.2%"),
+        ("{{ '%5s|%-5s|%.2s|%c' | format('ab', 'ab', 'abc', 65) }}", "   ab|ab   |ab|A"),
+    ] {
+        let made = made(template);
+        let text: Option<String> = made.as_ref().ok().and_then(|json| serde_json::from_str(json).ok());
+        assert_eq!(text.as_deref(), Some(wanted), "{template}: {made:?}");
+    }
+    for (template, why) in [
+        ("{{ '%d' | format('x') }}", "`%d` takes a number"),
+        ("{{ '%d %d' | format(1) }}", "takes more values than there are"),
+        ("{{ '%2000d' | format(1) }}", "at most 1000"),
+        ("{{ '%y' | format(1) }}", "`%y` is not a conversion"),
+        ("{{ '%x' | format(1.5) }}", "takes a whole number"),
+    ] {
+        let error = made(template).unwrap_err();
+        assert!(error.contains(why), "{template}: {error}");
+    }
+}
+
+#[test]
+fn values_in_text_are_json_and_null_is_nothing() {
+    for (template, wanted) in [
+        ("a {{ none }} b", "a  b"),
+        ("{{ true }} {{ false }}", "true false"),
+        ("{{ [1, 'a', none, 1.50] }} {{ {'k': true} }}", r#"[1,"a",null,1.50] {"k":true}"#),
+        ("{{ 'x' ~ none ~ true ~ [1, 'a'] ~ 19.90 }}", r#"xtrue[1,"a"]19.90"#),
+        ("{{ [true, none, 'a', 1.0] | join('-') }}", "true--a-1.0"),
+        ("{{ body.items | join(', ', attribute='p') }}", "10.10, 9.99, 100"),
+        ("{{ none | upper }}{{ true | upper }}{{ true | string }}{{ none | string }}", "TRUEtrue"),
+        ("{{ 'a-b' | replace('-', none) }}{{ 'aTrueb' | replace(true, '-') }}", "abaTrueb"),
+        ("{{ none | trim }}{{ [true] | title }}", "[True]"),
+        ("{{ ('a,b' | split(','))[1.0] }}{{ body.list[1.0] }}{{ 'abcd'[1.0:3.0] }}", "b10.0bc"),
+        ("{% for i in range(body.two) %}{{ i }}{% endfor %}", "01"),
+    ] {
+        let made = made(template);
+        let text: Option<String> = made.as_ref().ok().and_then(|json| serde_json::from_str(json).ok());
+        assert_eq!(text.as_deref(), Some(wanted), "{template}: {made:?}");
+    }
+}
+
+#[test]
+fn a_null_in_a_path_is_an_error_and_other_values_are_json() {
+    let path = |path: &str, context: &str| {
+        let pipeline = pipeline(&format!("      path: \"{path}\""), "      v: 1");
+        let (row, steps, context) = (BTreeMap::new(), Map::new(), parsed(context));
+        let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
+        pipeline.steps[0].request(&here).map(|request| request.path).map_err(|error| error.to_string())
+    };
+    for (template, context, wanted) in [
+        ("/u/{{ context.v }}", r#"{"v":true}"#, "/u/true"),
+        ("/u/{{ context.v }}", r#"{"v":[1,"a"]}"#, "/u/%5B1%2C%22a%22%5D"),
+        ("/u/x{{ context.v }}", r#"{"v":1.50}"#, "/u/x1.50"),
+    ] {
+        assert_eq!(path(template, context).as_deref(), Ok(wanted), "{template}");
+    }
+    for template in ["/u/{{ context.v }}", "/u/x-{{ context.v }}", "/u/{{ context.v if true }}/y"] {
+        let error = path(template, r#"{"v":null}"#).unwrap_err();
+        assert!(error.contains("a value is null"), "{template}: {error}");
+    }
+}
+
+#[test]
+fn a_number_in_an_expression_keeps_its_digits() {
+    for (template, wanted) in [
+        ("{{ 19.90 }}", "19.90"),
+        ("{{ 100.00 }}", "100.00"),
+        ("{{ -19.90 }}", "-19.90"),
+        ("{{ 1e-400 }}", "1e-400"),
+        ("{{ 1E400 }}", "1e+400"),
+        ("{{ -1E400 }}", "-1e+400"),
+        ("{{ 1_000.50 }}", "1000.50"),
+        ("{{ [1.10, {'a': 2.0}] }}", "[1.10,{\"a\":2.0}]"),
+        ("{{ body.missing | default(0.50) }}", "0.50"),
+        ("{{ 19.90 + 0.10 }}", "20.00"),
+    ] {
+        assert_eq!(made(template).as_deref(), Ok(wanted), "{template}");
+    }
+}
+
+#[test]
+fn a_sentence_says_why_nothing_can_be_computed() {
+    for (template, why) in [
+        ("{{ 1 / 0 }}", "a division by zero"),
+        ("{{ body.id / 7 }}", "the quotient of numbers of more than 15 digits has no end"),
+        ("{{ body.rate * (10 / 3) }}", "meets a quotient or power that was rounded"),
+        ("{{ row.amount > 100 }}", "`float` or `int` makes a number of a text"),
+        ("{{ 10 ** 100000 }}", "too many digits"),
+        ("{{ 'x' | indent(100000000, true) }}", "the template takes too long"),
+        ("{{ ('x' * 100) | replace('x', 'y' * 4000) | length }}", "the template takes too long"),
+    ] {
+        let error = made(template).unwrap_err();
+        assert!(error.contains(why), "{template}: {error}");
+    }
+}
+
+#[test]
 fn what_cannot_be_exact_is_an_error() {
     for (template, part) in [
         ("{{ body.id / 7 }}", "body.id / 7"),
@@ -175,7 +293,10 @@ fn what_cannot_be_exact_is_an_error() {
         ("{{ 10 ** 100000 }}", "10 ** 100000"),
         ("{{ 1 / 0 }}", "1 / 0"),
         ("{{ body.id + 'x' }}", "body.id + 'x'"),
-        ("{{ '%f' | format(body.id) }}", "format"),
+        ("{{ '%f' | format(body.id ~ 'x') }}", "format"),
+        ("{{ body.price > '5' }}", "body.price > '5'"),
+        ("{{ row.amount > 100 }}", "row.amount > 100"),
+        ("{{ 1 < 'a' < 'b' }}", "1 < 'a' < 'b'"),
         ("{{ 'x' | int }}", "int"),
     ] {
         let error = made(template).unwrap_err();

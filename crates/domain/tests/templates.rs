@@ -306,7 +306,7 @@ fn a_rows_error_names_what_is_missing_and_never_what_is_there() {
         ("{{ [row.code, context.campaign] }}", "`[row.code, context.campaign]` is not there"),
         ("{{ {'a': {'b': [context.campaign]}} }}", "`{'a': {'b': [context.campaign]}}` is not there"),
         ("x{{ dict(a=context.campaign) }}", "a value that it reads is not there"),
-        ("{{ row.code | int }}", "`int` cannot be applied to what it is given"),
+        ("{{ row.code | int }}", "`int` cannot be applied to what it is given: this is not a number"),
         ("{{ row.code % 2 }}", "`row.code % 2` cannot be applied to what it is given"),
         ("x{{ context.n - 1 }}", "`context.n - 1` cannot be applied to what it is given"),
         ("{% for x in range(100000) %}{{ row.code }}{% endfor %}", "the template takes too long"),

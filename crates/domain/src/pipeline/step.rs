@@ -1,12 +1,13 @@
 //! A step: the request it makes of a row, and what it reads from the answer.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 
 use minijinja::Value;
 use serde_json::Map;
 
 use super::definition::Method;
-use super::engine;
+use super::engine::{self, Refusal};
 use super::model::Pipeline;
 use super::template::{JsonTemplate, Template, checked_path};
 use crate::outcome::Repetition;
@@ -85,9 +86,11 @@ fn reason(error: &minijinja::Error) -> String {
         minijinja::ErrorKind::UndefinedError => return "a value that it reads is not there".into(),
         _ => {}
     }
+    let refusal = error.source().and_then(|source| source.downcast_ref::<Refusal>());
+    let why = refusal.map_or_else(String::new, |refusal| format!(": {refusal}"));
     match error.range().and_then(|range| error.template_source()?.get(range)) {
-        Some(expression) => format!("`{}` cannot be applied to what it is given", expression.trim()),
-        None => "the template cannot be applied to this row".into(),
+        Some(expression) => format!("`{}` cannot be applied to what it is given{why}", expression.trim()),
+        None => format!("the template cannot be applied to this row{why}"),
     }
 }
 

@@ -33,7 +33,11 @@ pub(super) fn environment() -> Environment<'static> {
         if holds_undefined(value) {
             return Err(ErrorKind::UndefinedError.into());
         }
-        minijinja::escape_formatter(out, state, value)
+        // A missing value is the engine's error.
+        if value.is_undefined() || value.as_str().is_some() {
+            return minijinja::escape_formatter(out, state, value);
+        }
+        out.write_str(&engine::text_of(value)?).map_err(minijinja::Error::from)
     });
     environment
 }
@@ -57,7 +61,7 @@ fn path_environment() -> Environment<'static> {
         if value.is_undefined() || holds_undefined(value) {
             return Err(minijinja::Error::from(ErrorKind::UndefinedError));
         }
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let text = engine::path_text(value)?;
         out.write_char(MADE)
             .and_then(|()| out.write_str(&encode_segment(&text)))
             .map_err(minijinja::Error::from)

@@ -376,7 +376,7 @@ mod tests {
             );
             assert_eq!(said(&format!("{{{{ v }}}}{{{{ '}}}}' }}}}${{{name}}}")), format!("2}}}}{value}"));
         }
-        assert_eq!(said("{{ {'a': {'b': {}}}['a']['${A}'] is defined }}${T}"), "False{{ row.secret }}");
+        assert_eq!(said("{{ {'a': {'b': {}}}['a']['${A}'] is defined }}${T}"), "false{{ row.secret }}");
         assert_eq!(said("{{ ${N} * v }} {{ ${A} }} {{ 1 if ${B} }}"), "-3.0 plain 1");
         assert_eq!(said("{{ v }} $${A} $$${A}"), "2 ${A} $${A}");
         assert_eq!(said("no template: {${T}} ${S}"), "no template: {{{ row.secret }}} {% if x %}");

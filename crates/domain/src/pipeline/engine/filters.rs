@@ -1,12 +1,13 @@
 //! Filters and tests that look at numbers: the engine's own ones know no exact numbers, and would round large ones.
 
 use bigdecimal::RoundingMode;
-use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, Value, filters, tests};
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, State, Value, filters, tests};
 use serde::Serialize as _;
 
 use super::number::{self, Arithmetic, Number, as_exact};
 use super::operators::{add, compare, contains, equal, holds_exact, unified};
+use super::refused;
 use super::value::to_json;
 
 /// What a byte of JSON costs: a fourth of what a step does.
@@ -41,7 +42,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("groupby", |value: Value, attribute: Option<&str>, kwargs: Kwargs| {
         filters::groupby(if holds_exact(&value) { unified(&value) } else { value }, attribute, kwargs)
     });
-    environment.add_filter("format", format);
+    environment.add_filter("format", super::format::format);
     environment.add_filter("tojson", tojson);
     environment.add_test("number", |value: &Value| tests::is_number(value) || as_exact(value).is_some());
     for name in ["integer", "int"] {
@@ -78,13 +79,9 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     });
 }
 
-fn unfit(what: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, what)
-}
-
 /// The number that a filter is applied to.
 fn number_of(value: &Value) -> Result<Number, Error> {
-    Number::of(value)?.ok_or_else(|| unfit("this is no number"))
+    Number::of(value)?.ok_or_else(|| refused("this is not a number"))
 }
 
 fn abs(value: Value) -> Result<Value, Error> {
@@ -120,7 +117,7 @@ fn int(
     let default = default_of(default, &kwargs)?;
     kwargs.assert_all_used()?;
     let number = match value.as_str() {
-        Some(text) => Number::parse(text).ok_or_else(|| unfit("this is no number")),
+        Some(text) => Number::parse(text).ok_or_else(|| refused("this is not a number")),
         None => number_of(value),
     };
     let whole = number.and_then(Number::truncated).and_then(Number::into_value);
@@ -143,7 +140,7 @@ fn float(
         return Ok(value.clone());
     }
     let number = match value.as_str() {
-        Some(text) => Number::parse(text).ok_or_else(|| unfit("this is no number")),
+        Some(text) => Number::parse(text).ok_or_else(|| refused("this is not a number")),
         None => number_of(value),
     };
     let written = number.and_then(|number| match number {
@@ -173,7 +170,7 @@ fn round(value: Value, precision: Option<i32>, method: Option<&str>, kwargs: Kwa
         "common" => RoundingMode::HalfEven,
         "ceil" => RoundingMode::Ceiling,
         "floor" => RoundingMode::Floor,
-        _ => return Err(unfit("method must be common, ceil or floor")),
+        _ => return Err(refused("method must be common, ceil or floor")),
     };
     let whole = as_exact(&value).is_some_and(number::Exact::is_integer);
     let rounded = number_of(&value)?.rounded(places, mode)?;
@@ -216,7 +213,7 @@ fn sum(
 }
 
 /// What a part of a dotted path names: a field, or a place in a list.
-fn step_into(item: Value, part: &str) -> Result<Value, Error> {
+pub(super) fn step_into(item: Value, part: &str) -> Result<Value, Error> {
     part.parse().map_or_else(|_| item.get_attr(part), |place: usize| item.get_item_by_index(place))
 }
 
@@ -254,42 +251,6 @@ fn beside(kwargs: &Kwargs) -> Result<Kwargs, Error> {
     Ok(all.into_iter().collect())
 }
 
-/// `%s` shows a number as it is written; `%f` and its like take what a floating-point number holds.
-fn format(state: &mut State<'_, '_>, pattern: &Value, args: Rest<Value>) -> Result<Value, Error> {
-    let conversions = conversions(pattern.as_str().unwrap_or_default());
-    let mut given = vec![pattern.clone()];
-    for (place, arg) in args.iter().enumerate() {
-        given.push(match as_exact(arg) {
-            None => arg.clone(),
-            Some(exact) if matches!(conversions.get(place), Some('s' | 'r' | 'a')) => {
-                Value::from(exact.text())
-            }
-            Some(_) => Value::from(number_of(arg)?.as_float()?),
-        });
-    }
-    super::plain_state(|plain| {
-        let result = plain.apply_filter("format", &given)?;
-        state.consume_fuel(result.len().unwrap_or(0) as u64 / BYTES_A_STEP)?;
-        Ok(result)
-    })
-}
-
-/// The letters of a pattern's conversions, each taking one value.
-fn conversions(pattern: &str) -> Vec<char> {
-    let mut letters = Vec::new();
-    let mut rest = pattern;
-    while let Some(at) = rest.find('%') {
-        let spec = &rest[at + 1..];
-        let Some(end) = spec.find(|c: char| c.is_ascii_alphabetic() || c == '%') else { break };
-        // A width or precision of its own value.
-        letters.extend(spec[..end].chars().filter(|c| *c == '*'));
-        let letter = spec[end..].chars().next().unwrap_or('%');
-        letters.extend((letter != '%').then_some(letter));
-        rest = &spec[end + 1..];
-    }
-    letters
-}
-
 fn even(value: &Value) -> Result<Option<bool>, Error> {
     match value.kind() {
         ValueKind::Bool => Ok(Some(!value.is_true())),
@@ -323,7 +284,7 @@ fn tojson(
         },
     };
     kwargs.assert_all_used()?;
-    let json = to_json(value).map_err(|_| unfit("cannot serialize to JSON"))?;
+    let json = to_json(value)?;
     let mut out = Vec::new();
     let written = match indent {
         Some(width) => {
@@ -333,9 +294,9 @@ fn tojson(
         }
         None => json.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)),
     };
-    written.map_err(|_| unfit("cannot serialize to JSON"))?;
+    written.map_err(|_| refused("cannot serialize to JSON"))?;
     state.consume_fuel(out.len() as u64 / BYTES_A_STEP)?;
-    let text = String::from_utf8(out).map_err(|_| unfit("cannot serialize to JSON"))?;
+    let text = String::from_utf8(out).map_err(|_| refused("cannot serialize to JSON"))?;
     let text =
         text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026").replace('\'', "\\u0027");
     Ok(Value::from_safe_string(text))

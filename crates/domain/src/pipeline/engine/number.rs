@@ -13,7 +13,9 @@ use bigdecimal::num_bigint::Sign;
 use bigdecimal::num_traits::ToPrimitive as _;
 use bigdecimal::{BigDecimal, RoundingMode, Zero as _};
 use minijinja::value::{DynObject, Object, ObjectRepr, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, Value};
+
+use super::refused;
 
 /// More digits, zeros of an exponent included, are not computed with.
 const MOST_DIGITS: u64 = 4096;
@@ -87,6 +89,13 @@ pub(super) fn exact(text: &str) -> Value {
     Value::from_object(Exact(text.into()))
 }
 
+/// A place in a list: a whole number is an integer, however it is written.
+pub(super) fn index(value: &Value) -> Value {
+    let whole = as_exact(value).and_then(Exact::decimal).filter(BigDecimal::is_integer);
+    let integer = whole.and_then(|whole| Decimal(whole).truncated().and_then(Number::into_value).ok());
+    integer.unwrap_or_else(|| value.clone())
+}
+
 /// The number that a value is, if it is an [`Exact`].
 pub(super) fn as_exact(value: &Value) -> Option<&Exact> {
     value.downcast_object_ref::<Exact>()
@@ -132,11 +141,8 @@ impl Number {
     }
 
     fn from_float(number: f64) -> Result<Self, Error> {
-        if !number.is_finite() {
-            return Err(inexact());
-        }
         // The shortest text that means this number; a short one is what somebody wrote.
-        let decimal = BigDecimal::from_str(&format!("{number:e}")).map_err(|_| inexact())?;
+        let decimal = shortest(number)?;
         Ok(if decimal.digits() <= SHORT_DIGITS { Decimal(decimal) } else { Rounded(number) })
     }
 
@@ -144,7 +150,7 @@ impl Number {
     pub fn as_float(&self) -> Result<f64, Error> {
         match self {
             Rounded(number) => Ok(*number),
-            Decimal(decimal) => short_float(decimal).ok_or_else(inexact),
+            Decimal(decimal) => short_float(decimal).ok_or_else(rounded_operand),
         }
     }
 
@@ -194,7 +200,7 @@ impl Number {
     pub fn truncated(self) -> Result<Self, Error> {
         Ok(match self {
             Rounded(number) => {
-                Decimal(BigDecimal::from_str(&number.trunc().to_string()).map_err(|_| inexact())?)
+                Decimal(BigDecimal::from_str(&number.trunc().to_string()).map_err(|_| not_finite())?)
             }
             Decimal(decimal) => Decimal(bounded(decimal)?.with_scale_round(0, RoundingMode::Down)),
         })
@@ -205,15 +211,23 @@ impl Number {
     /// # Errors
     /// When it has too many digits.
     pub fn rounded(self, places: i32, mode: RoundingMode) -> Result<Self, Error> {
-        let decimal = match self {
-            Decimal(decimal) => bounded(decimal)?,
-            Rounded(number) => BigDecimal::from_str(&format!("{number:e}")).map_err(|_| inexact())?,
-        };
+        let decimal = self.into_decimal()?;
         let places = i64::from(places);
         if decimal.fractional_digit_count() <= places {
             return Ok(Decimal(decimal));
         }
         Ok(Decimal(decimal.with_scale_round(places, mode)))
+    }
+
+    /// As a decimal: of a rounded number the shortest one that means it.
+    ///
+    /// # Errors
+    /// When it has too many digits.
+    pub fn into_decimal(self) -> Result<BigDecimal, Error> {
+        match self {
+            Decimal(decimal) => bounded(decimal),
+            Rounded(number) => shortest(number),
+        }
     }
 
     /// Its distance from zero.
@@ -322,7 +336,7 @@ fn divide(a: &BigDecimal, b: &BigDecimal) -> Result<Number, Error> {
     }
     match (short_float(a), short_float(b)) {
         (Some(a), Some(b)) => Ok(Rounded(a / b)),
-        _ => Err(inexact()),
+        _ => Err(endless_quotient()),
     }
 }
 
@@ -346,8 +360,10 @@ fn divide_floor(a: &BigDecimal, b: &BigDecimal) -> Result<(BigDecimal, BigDecima
 
 fn power(base: &BigDecimal, exponent: &BigDecimal) -> Result<Value, Error> {
     if !exponent.is_integer() {
-        let (base, exponent) =
-            (short_float(base).ok_or_else(inexact)?, short_float(exponent).ok_or_else(inexact)?);
+        let (base, exponent) = (
+            short_float(base).ok_or_else(irrational_power)?,
+            short_float(exponent).ok_or_else(irrational_power)?,
+        );
         return finite(base.powf(exponent));
     }
     let times = exponent.abs().to_u32().ok_or_else(too_large)?;
@@ -386,23 +402,43 @@ const fn bits(digits: u64) -> u64 {
 }
 
 fn finite(number: f64) -> Result<Value, Error> {
-    if number.is_finite() { Ok(Value::from(number)) } else { Err(inexact()) }
+    if number.is_finite() { Ok(Value::from(number)) } else { Err(not_finite()) }
 }
 
-fn error(why: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, why)
+fn shortest(number: f64) -> Result<BigDecimal, Error> {
+    BigDecimal::from_str(&format!("{number:e}")).map_err(|_| not_finite())
 }
 
 fn too_large() -> Error {
-    error("the number has too many digits to be computed with")
+    refused("the number has too many digits to be computed with")
 }
 
-pub(super) fn inexact() -> Error {
-    error("the result cannot be exact")
+fn not_finite() -> Error {
+    refused("the result is not a finite number")
+}
+
+/// A long number meets one that was rounded.
+fn rounded_operand() -> Error {
+    refused(
+        "the result cannot be exact, because a number of more than 15 digits meets a quotient or power that was rounded; \
+         use `round` on that one first",
+    )
+}
+
+fn endless_quotient() -> Error {
+    refused(
+        "the result cannot be exact, because the quotient of numbers of more than 15 digits has no end; use `//`",
+    )
+}
+
+fn irrational_power() -> Error {
+    refused(
+        "the result cannot be exact, because a number of more than 15 digits has a power that is not a whole number",
+    )
 }
 
 fn impossible() -> Error {
-    error("a division by zero")
+    refused("a division by zero")
 }
 
 #[cfg(test)]
@@ -473,7 +509,12 @@ mod tests {
             (Divide, "1", "8", "0.125"),
             (Divide, big, "2", "61728394506172839450617283945061728394506172839450617283945.0"),
             (Divide, "10", "3", "3.3333333333333335"),
-            (Divide, big, "17", "the result cannot be exact"),
+            (
+                Divide,
+                big,
+                "17",
+                "the result cannot be exact, because the quotient of numbers of more than 15 digits has no end; use `//`",
+            ),
             (Divide, "1", "0.0", "a division by zero"),
             (DivideFloor, "-7", "3", "-3"),
             (DivideFloor, "7", "-3", "-3"),
@@ -489,7 +530,12 @@ mod tests {
             (Power, "2", "-1", "0.5"),
             (Power, "4", "0.5", "2.0"),
             (Power, "0", "-1", "a division by zero"),
-            (Power, big, "0.5", "the result cannot be exact"),
+            (
+                Power,
+                big,
+                "0.5",
+                "the result cannot be exact, because a number of more than 15 digits has a power that is not a whole number",
+            ),
             (Power, "10", "100000", "the number has too many digits to be computed with"),
             (Add, "1e999999999", "1", "the number has too many digits to be computed with"),
             (Multiply, "1e4000", "1e4000", "the number has too many digits to be computed with"),
@@ -503,7 +549,7 @@ mod tests {
         let third = Number::of(&Value::from(10.0 / 3.0)).unwrap().unwrap();
         assert_eq!(Arithmetic::Multiply.of(&third, &number("3")).unwrap().to_string(), "10.0");
         let error = Arithmetic::Multiply.of(&third, &number("9007199254740993")).unwrap_err();
-        assert_eq!(error.detail(), Some("the result cannot be exact"));
+        assert!(error.detail().unwrap().contains("meets a quotient or power that was rounded"), "{error}");
         let half = Number::of(&Value::from(2.5)).unwrap().unwrap();
         assert_eq!(
             Arithmetic::Add.of(&half, &number("9007199254740993")).unwrap().to_string(),

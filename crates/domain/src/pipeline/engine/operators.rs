@@ -7,6 +7,7 @@ use minijinja::value::{Rest, StringInput, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Expression, State, Value};
 
 use super::number::{self, Arithmetic, Number, as_exact};
+use super::refused;
 
 /// What stands between two values.
 #[derive(Clone, Copy)]
@@ -47,6 +48,9 @@ pub(super) const NEGATE: &str = "-a";
 /// A chain of comparisons: a value, an operator's name, a value, …
 pub(super) const CHAIN: &str = "a < b < c";
 
+/// What stands in the brackets behind a list.
+pub(super) const INDEX: &str = "[]";
+
 /// What the engine makes of texts and lists.
 struct Own {
     name: &'static str,
@@ -81,6 +85,8 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     }
     environment.add_function(NEGATE, negate);
     environment.add_function(CHAIN, chain);
+    environment.add_function(INDEX, number::index);
+    environment.add_function("range", range);
 }
 
 /// What an operator makes of two values.
@@ -176,12 +182,25 @@ pub(super) fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
 /// Which one is larger.
 ///
 /// # Errors
-/// As [`equal`].
+/// As [`equal`], and when they are of two kinds: no order of these is right.
 pub(super) fn compare(a: &Value, b: &Value) -> Result<Ordering, Error> {
     if let Some(order) = compare_numbers(a, b)? {
         return Ok(order);
     }
+    let list = |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
+    let comparable = (a.as_str().is_some() && b.as_str().is_some()) || (list(a) && list(b));
+    if !comparable {
+        return Err(refused(
+            "a number is larger or smaller than a number only, and a text than a text; `float` or `int` makes a number of a text",
+        ));
+    }
     Ok(if holds_exact(a) || holds_exact(b) { unified(a).cmp(&unified(b)) } else { a.cmp(b) })
+}
+
+/// The engine's own, for whole numbers however they are written.
+fn range(lower: &Value, upper: Option<&Value>, step: Option<&Value>) -> Result<Value, Error> {
+    let whole = |value: &Value| isize::try_from(number::index(value));
+    minijinja::functions::range(whole(lower)?, upper.map(whole).transpose()?, step.map(whole).transpose()?)
 }
 
 /// Numbers of the engine's own are compared by it; none when one is no number.
@@ -218,7 +237,7 @@ pub(super) fn contains(state: &State<'_, '_>, container: &Value, item: &Value) -
 }
 
 /// What is not there is an error that names it.
-fn defined(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+pub(super) fn defined(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     if value.is_undefined() { StringInput::new(state, value).map(drop) } else { Ok(()) }
 }
 

@@ -1,14 +1,14 @@
 //! Puts functions in the place of operators, before an expression is compiled: the engine's own arithmetic and comparisons
 //! know floating-point numbers only. Everything else of a template stays as it is, its places in the text included.
 
+use std::str::FromStr as _;
+
 use minijinja::Value;
 use minijinja::machinery::{Span, ast};
 
-use super::number::Number;
-use super::operators::{CHAIN, NEGATE};
-
-/// Constants with more digits than that are not what a floating-point number holds.
-const SHORT_DIGITS: usize = 15;
+use super::number::{self, Number};
+use super::operators::{CHAIN, INDEX, NEGATE};
+use super::text::CONCAT;
 
 /// Rewrites what was parsed of one source.
 pub(super) struct Rewrite<'a> {
@@ -96,9 +96,9 @@ impl<'a> Rewrite<'a> {
                 e.span(),
                 ast::Slice {
                     expr: self.expression(&e.expr),
-                    start: self.optional(e.start.as_ref()),
-                    stop: self.optional(e.stop.as_ref()),
-                    step: self.optional(e.step.as_ref()),
+                    start: e.start.as_ref().map(|expr| self.index(expr)),
+                    stop: e.stop.as_ref().map(|expr| self.index(expr)),
+                    step: e.step.as_ref().map(|expr| self.index(expr)),
                 },
             )),
             Expr::UnaryOp(e) => match e.op {
@@ -134,7 +134,7 @@ impl<'a> Rewrite<'a> {
                 e.span(),
                 ast::GetItem {
                     expr: self.expression(&e.expr),
-                    subscript_expr: self.expression(&e.subscript_expr),
+                    subscript_expr: self.index(&e.subscript_expr),
                 },
             )),
             Expr::Call(e) => Expr::Call(self.call(e)),
@@ -188,41 +188,66 @@ impl<'a> Rewrite<'a> {
             BinOpKind::FloorDiv => "//",
             BinOpKind::Rem => "%",
             BinOpKind::Pow => "**",
+            BinOpKind::Concat => CONCAT,
             // Nothing is computed.
-            op @ (BinOpKind::ScAnd | BinOpKind::ScOr | BinOpKind::Concat) => {
+            op @ (BinOpKind::ScAnd | BinOpKind::ScOr) => {
                 return ast::Expr::BinOp(at(operation.span(), ast::BinOp { op, left, right }));
             }
         };
-        function(name, vec![left, right], operation.span())
+        let compares = ["==", "!=", "<", "<=", ">", ">=", "in"].contains(&name);
+        let span =
+            if compares { from_to(operation.left.span(), operation.right.span()) } else { operation.span() };
+        function(name, vec![left, right], span)
     }
 
     /// `a < b`, or a chain of them. All values of a chain are there before the first is compared.
     fn comparison(&self, comparison: &ast::Spanned<ast::Compare<'a>>) -> ast::Expr<'a> {
+        let last = comparison.ops.last().map_or_else(|| comparison.span(), |op| op.expr.span());
+        let span = from_to(comparison.expr.span(), last);
         let first = self.expression(&comparison.expr);
         if let [only] = comparison.ops.as_slice() {
-            return function(comparing(only.op), vec![first, self.expression(&only.expr)], comparison.span());
+            return function(comparing(only.op), vec![first, self.expression(&only.expr)], span);
         }
         let mut values = vec![first];
         for op in &comparison.ops {
-            values.push(constant(Value::from(comparing(op.op)), comparison.span()));
+            values.push(constant(Value::from(comparing(op.op)), span));
             values.push(self.expression(&op.expr));
         }
-        function(CHAIN, values, comparison.span())
+        function(CHAIN, values, span)
     }
 
-    /// A number that is written with many digits keeps them.
+    /// A number with a point or an exponent keeps the digits that are written.
     fn constant(&self, value: &Value, span: Span) -> Value {
-        let written = || self.source.get(span.start_offset as usize..span.end_offset as usize);
-        if value.is_number()
-            && !value.is_integer()
-            && let Some(text) = written().map(|text| text.replace('_', ""))
-            && text.bytes().filter(u8::is_ascii_digit).count() > SHORT_DIGITS
-            && let Some(Ok(exact)) = Number::parse(&text).map(Number::into_value)
-        {
-            return exact;
+        if !value.is_number() || value.is_integer() {
+            return value.clone();
         }
-        value.clone()
+        let written = self.source.get(span.start_offset as usize..span.end_offset as usize);
+        let text = written.unwrap_or_default().replace('_', "");
+        if serde_json::Number::from_str(&text).is_ok() {
+            return number::exact(&text);
+        }
+        // Zeros before it, or no digit after its point.
+        match Number::parse(&text).map(Number::into_value) {
+            Some(Ok(exact)) => exact,
+            _ => value.clone(),
+        }
     }
+
+    /// What is between brackets: a whole number is a place, also when it is written `1.0`.
+    fn index(&self, expr: &ast::Expr<'a>) -> ast::Expr<'a> {
+        match self.expression(expr) {
+            ast::Expr::Const(written) => constant(number::index(&written.value), written.span()),
+            other => {
+                let span = other.span();
+                function(INDEX, vec![other], span)
+            }
+        }
+    }
+}
+
+/// From the beginning of one expression to the end of another: the parser's own span of a comparison has no beginning.
+const fn from_to(first: Span, last: Span) -> Span {
+    Span { end_line: last.end_line, end_col: last.end_col, end_offset: last.end_offset, ..first }
 }
 
 fn at<T>(span: Span, node: T) -> ast::Spanned<T> {
@@ -239,6 +264,13 @@ fn not(expr: ast::Expr<'_>, span: Span) -> ast::Expr<'_> {
 
 /// A negative constant is one.
 fn negative(expr: ast::Expr<'_>, span: Span) -> ast::Expr<'_> {
+    if let ast::Expr::Const(written) = &expr
+        && let Some(exact) = number::as_exact(&written.value)
+    {
+        let text = exact.text();
+        let negated = text.strip_prefix('-').map_or_else(|| format!("-{text}"), str::to_owned);
+        return constant(number::exact(&negated), span);
+    }
     if let ast::Expr::Const(written) = &expr
         && written.value.is_number()
         && let Ok(Some(number)) = Number::of(&written.value)

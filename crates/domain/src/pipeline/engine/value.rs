@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, Value};
 use serde_json::Number as JsonNumber;
 
 use super::number::{self, as_exact};
+use super::refused;
 use crate::json::{JsonError, MAX_EXPRESSION_DEPTH, is_private_key};
 
 /// A JSON value as the templates see it.
@@ -91,7 +92,7 @@ fn to_number(value: &Value) -> Result<JsonNumber, Error> {
 fn to_key(key: &Value) -> Result<String, Error> {
     if let Some(text) = key.as_str() {
         if is_private_key(text) {
-            return Err(Error::new(ErrorKind::BadSerialization, JsonError::PrivateKey.to_string()));
+            return Err(refused(JsonError::PrivateKey.to_string()));
         }
         return Ok(text.to_owned());
     }
@@ -102,11 +103,11 @@ fn to_key(key: &Value) -> Result<String, Error> {
 }
 
 fn too_deep() -> Error {
-    Error::new(ErrorKind::BadSerialization, JsonError::TooDeep(MAX_EXPRESSION_DEPTH).to_string())
+    refused(JsonError::TooDeep(MAX_EXPRESSION_DEPTH).to_string())
 }
 
 fn no_json() -> Error {
-    Error::new(ErrorKind::BadSerialization, "not a JSON value")
+    refused("it is not a value that JSON has")
 }
 
 #[cfg(test)]

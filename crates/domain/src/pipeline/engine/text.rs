@@ -1,0 +1,154 @@
+//! Values in text: a text as it is, null as nothing, a number as it is written, all else as JSON.
+
+use std::borrow::Cow;
+
+use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::{Environment, Error, State, Value, filters};
+
+use super::number::as_exact;
+use super::operators::defined;
+use super::refused;
+use super::value::to_json;
+
+/// The operator between two texts, as a function.
+pub(super) const CONCAT: &str = "~";
+
+/// What a byte of text costs: a fourth of what a step does.
+const BYTES_A_STEP: u64 = 4;
+
+/// Filters of the engine that take a text: another value is made one first.
+const TEXT_FILTERS: [&str; 11] = [
+    "capitalize",
+    "escape",
+    "indent",
+    "lower",
+    "replace",
+    "split",
+    "string",
+    "title",
+    "trim",
+    "upper",
+    "urlencode",
+];
+
+/// Puts them in the place of the engine's.
+pub(super) fn install(environment: &mut Environment<'static>) {
+    environment.add_function(CONCAT, concat);
+    environment.add_filter("join", join);
+    for name in TEXT_FILTERS {
+        environment.add_filter(name, move |state: &State<'_, '_>, value: &Value, args: Rest<Value>| {
+            text_filter(state, name, value, &args)
+        });
+    }
+}
+
+/// A value as it stands in text.
+///
+/// # Errors
+/// When it is nothing that JSON has.
+pub fn text_of(value: &Value) -> Result<Cow<'_, str>, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(Cow::Borrowed(text));
+    }
+    if let Some(exact) = as_exact(value) {
+        return Ok(Cow::Borrowed(exact.text()));
+    }
+    Ok(match value.kind() {
+        ValueKind::None | ValueKind::Undefined => Cow::Borrowed(""),
+        _ => Cow::Owned(to_json(value)?.to_string()),
+    })
+}
+
+/// The same; what has to be written costs fuel.
+pub(super) fn charged<'v>(state: &State<'_, '_>, value: &'v Value) -> Result<Cow<'v, str>, Error> {
+    let text = text_of(value)?;
+    state.consume_fuel(text.len() as u64 / BYTES_A_STEP)?;
+    Ok(text)
+}
+
+fn concat(state: &State<'_, '_>, a: &Value, b: &Value) -> Result<Value, Error> {
+    defined(state, a)?;
+    defined(state, b)?;
+    let (a, b) = (charged(state, a)?, charged(state, b)?);
+    Ok(Value::from(format!("{a}{b}")))
+}
+
+fn text_filter(
+    state: &State<'_, '_>,
+    name: &'static str,
+    value: &Value,
+    args: &Rest<Value>,
+) -> Result<Value, Error> {
+    defined(state, value)?;
+    // A map becomes a query.
+    let query = name == "urlencode" && value.kind() == ValueKind::Map;
+    let first = if query { value.clone() } else { Value::from(charged(state, value)?.as_ref()) };
+    let mut given = vec![first];
+    for arg in args.iter() {
+        defined(state, arg)?;
+        let texts = name == "replace" && matches!(arg.kind(), ValueKind::None | ValueKind::Bool);
+        given.push(if texts { Value::from(text_of(arg)?.as_ref()) } else { arg.clone() });
+    }
+    if name == "string" && given.len() == 1 {
+        return Ok(given.remove(0));
+    }
+    let made = super::plain_state(|plain| plain.apply_filter(name, &given));
+    // Without its place, which is in no template.
+    let made = made.map_err(|error| match error.detail() {
+        Some(detail) => Error::new(error.kind(), detail.to_owned()),
+        None => Error::from(error.kind()),
+    })?;
+    state.consume_fuel(made.as_str().map_or(0, str::len) as u64 / BYTES_A_STEP)?;
+    Ok(made)
+}
+
+/// The items of a list, one behind the other.
+fn join(
+    state: &mut State<'_, '_>,
+    values: &Value,
+    joiner: Option<Value>,
+    attribute: Option<&str>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    defined(state, values)?;
+    let joiner = match joiner {
+        Some(joiner) => joiner,
+        None => kwargs.get::<Option<Value>>("d")?.unwrap_or_default(),
+    };
+    let attribute = match attribute {
+        Some(attribute) => Some(attribute),
+        None => kwargs.get::<Option<&str>>("attribute")?,
+    };
+    kwargs.assert_all_used()?;
+    let joiner = text_of(&joiner)?;
+    let items = filters::list(state, values.clone())?;
+    let mut text = String::new();
+    for (place, item) in items.try_iter()?.enumerate() {
+        let item = match attribute {
+            Some(path) => path.split('.').try_fold(item, super::filters::step_into)?,
+            None => item,
+        };
+        defined(state, &item)?;
+        if place > 0 {
+            text.push_str(&joiner);
+        }
+        text.push_str(&charged(state, &item)?);
+        state.consume_fuel(1 + joiner.len() as u64 / BYTES_A_STEP)?;
+    }
+    Ok(Value::from(text))
+}
+
+/// A value as a part of a path's segment.
+///
+/// # Errors
+/// When it is null, which is another path than the one that was meant.
+pub fn path_text(value: &Value) -> Result<Cow<'_, str>, Error> {
+    if value.is_none() {
+        return Err(refused(NULL_IN_PATH));
+    }
+    text_of(value)
+}
+
+/// Why null is refused in a path.
+const NULL_IN_PATH: &str =
+    "a value is null and would leave a segment of the path incomplete, which is another path";
