@@ -9,6 +9,7 @@ use penstock_flow::budget::{Budget, PATIENCE, Reserved};
 use penstock_flow::results::Reader;
 use tokio::sync::Mutex;
 
+use crate::body::PIECE;
 use crate::problem::Problem;
 
 /// Bytes of a body that count as little: what many can send at a time.
@@ -29,6 +30,8 @@ pub struct Budgets {
     large: Budget,
     /// Reports under way, and answers with many rows.
     reading: Budget,
+    /// Answers that need no key, by addresses.
+    keyless: Budget,
     /// Reads of the database at once.
     reads: Budget,
 }
@@ -40,6 +43,7 @@ impl Budgets {
             small: Budget::new(bytes / 4),
             large: Budget::new(bytes / 2),
             reading: Budget::new(bytes / 4),
+            keyless: Budget::new(bytes / 16),
             reads: Budget::new(reads),
         }
     }
@@ -55,6 +59,20 @@ impl Budgets {
     /// 503 when there is none in time.
     pub async fn compressor(&self, owner: OwnerSeq) -> Result<Reserved, Problem> {
         reserve(&self.reading, owner, COMPRESSOR).await
+    }
+
+    /// Room for an answer that needs no key: for what is in the connection's buffers, and `own` bytes that it shares with few.
+    ///
+    /// # Errors
+    /// 503 when there is none in time.
+    pub async fn keyless(&self, share: OwnerSeq, own: usize) -> Result<Reserved, Problem> {
+        reserve(&self.keyless, share, 2 * PIECE + own).await
+    }
+
+    /// What nobody holds of that.
+    #[cfg(test)]
+    pub fn keyless_free(&self) -> usize {
+        self.keyless.free()
     }
 
     /// Leave to ask the database something that takes a while.

@@ -7,12 +7,11 @@ use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::LazyLock;
 
-use actix_web::http::header::{self, AcceptEncoding, Encoding, Header as _};
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::HttpResponse;
 use flate2::read::DeflateDecoder;
 use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED;
 
-use crate::problem::Problem;
+use crate::keyless::Shared;
 
 /// What the page shows, instead of the pet shop that the archive's own file of that name shows.
 const INITIALIZER: &str = r##"window.onload = () => {
@@ -35,36 +34,21 @@ pub async fn redirect() -> HttpResponse {
     HttpResponse::TemporaryRedirect().insert_header(("location", "/docs/")).finish()
 }
 
-/// `/docs/{file}`.
-pub async fn file(request: HttpRequest, name: web::Path<String>) -> HttpResponse {
+/// A file of the pages, by its name behind `/docs/`; none when there is no such file.
+///
+/// # Errors
+/// When it cannot be unpacked, which is a fault of the archive.
+pub fn page(name: &str) -> std::io::Result<Option<Shared>> {
     static FILES: LazyLock<HashMap<&str, File<'static>>> = LazyLock::new(|| files(SWAGGER_UI_VENDORED));
-    let name = if name.is_empty() { "index.html" } else { name.as_str() };
-    let mut response = HttpResponse::Ok();
-    response.content_type(content_type(name));
+    let name = if name.is_empty() { "index.html" } else { name };
     if name == "swagger-initializer.js" {
-        return response.body(INITIALIZER);
+        return Ok(Some(Shared::new(content_type(name), INITIALIZER)));
     }
-    let Some(file) = FILES.get(name) else { return Problem::not_found("such page").error_response() };
+    let Some(file) = FILES.get(name) else { return Ok(None) };
     if !file.deflated {
-        return response.body(file.bytes);
+        return Ok(Some(Shared::new(content_type(name), file.bytes)));
     }
-    response.insert_header((header::VARY, "accept-encoding"));
-    if accepts_gzip(&request) {
-        return response.insert_header((header::CONTENT_ENCODING, "gzip")).body(file.gzip());
-    }
-    match file.inflated() {
-        Ok(bytes) => response.body(bytes),
-        Err(error) => {
-            tracing::error!(%error, name, "a page of the documentation cannot be unpacked");
-            Problem::not_found("such page").error_response()
-        }
-    }
-}
-
-fn accepts_gzip(request: &HttpRequest) -> bool {
-    let both = [Encoding::gzip(), Encoding::identity()];
-    AcceptEncoding::parse(request)
-        .is_ok_and(|accepted| accepted.negotiate(both.iter()) == Some(Encoding::gzip()))
+    Ok(Some(Shared::compressed(content_type(name), file.inflated()?, file.gzip())))
 }
 
 fn content_type(name: &str) -> &'static str {

@@ -6,6 +6,8 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 
+use crate::coding::unname_identity;
+
 /// Data, and no page: nothing of it runs, and nobody frames it.
 const NOTHING_RUNS: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
 
@@ -55,6 +57,7 @@ pub async fn secured<B: MessageBody>(
     let kind = Kind::of(request.path());
     let mut response = next.call(request).await?;
     set(response.headers_mut(), kind);
+    unname_identity(response.headers_mut());
     Ok(response)
 }
 

@@ -1,7 +1,6 @@
-//! Whether the service lives and is ready, and its metrics.
+//! Whether the service lives and is ready.
 
 use actix_web::{HttpResponse, web};
-use penstock_flow::metrics;
 use penstock_flow::readiness::readiness;
 use serde::Deserialize;
 use serde_json::json;
@@ -47,13 +46,4 @@ pub async fn readyz(state: web::Data<ApiState>, Query(query): Query<ReadyQuery>)
     };
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.json(report)
-}
-
-/// Metrics in Prometheus' text format.
-#[utoipa::path(get, operation_id = "metrics", path = "/metrics", tag = "operations",
-    responses((status = 200, description = "As they are now", body = String, content_type = "text/plain")))]
-pub async fn metrics(state: web::Data<ApiState>) -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body(metrics::render(&state.sources.collect().await))
 }

@@ -4,7 +4,7 @@
 //! [`reports`] stream results (in [`ranges`], by what the [`report_index`] knows), [`downloads`] give them to who has no key,
 //! [`events`] tell changes as they happen,
 //! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
-//! [`connections`] bounds what strangers cost before that, [`budgets`] what clients take at a time, [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
+//! [`connections`] bounds what strangers cost before that, [`keyless`] what they are sent, [`coding`] what is compressed, [`budgets`] what clients take at a time, [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
 
 pub mod audit;
 pub mod auth;
@@ -12,6 +12,7 @@ pub mod batches;
 pub mod body;
 pub mod budgets;
 pub mod callbacks;
+pub mod coding;
 pub mod connections;
 mod docs;
 pub mod downloads;
@@ -21,6 +22,7 @@ pub mod form;
 pub mod headers;
 pub mod health;
 pub mod ingest;
+pub mod keyless;
 pub mod media;
 pub mod multipart;
 pub mod openapi;

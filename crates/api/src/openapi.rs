@@ -1,13 +1,14 @@
 //! The OpenAPI document, made from the handlers themselves.
 
-use actix_web::{HttpResponse, web};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::problem::{FileError, Problem};
-use crate::{audit, batches, callbacks, downloads, events, health, ingest, presigned, reports, retry, rows};
+use crate::{
+    audit, batches, callbacks, downloads, events, health, ingest, keyless, presigned, reports, retry, rows,
+};
 
 /// The document.
 #[derive(OpenApi)]
@@ -37,7 +38,7 @@ use crate::{audit, batches, callbacks, downloads, events, health, ingest, presig
         presigned::put,
         health::livez,
         health::readyz,
-        health::metrics,
+        keyless::metrics,
     ),
     components(schemas(Problem, FileError)),
     modifiers(&Keys),
@@ -51,11 +52,6 @@ impl Modify for Keys {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         document.components.get_or_insert_default().add_security_scheme("key", scheme);
     }
-}
-
-/// Serves the document, with the routes that the loaded pipelines have of their own.
-pub async fn document(document: web::Data<utoipa::openapi::OpenApi>) -> HttpResponse {
-    HttpResponse::Ok().json(document.as_ref())
 }
 
 /// The document, with each pipeline's own route beside the general one.

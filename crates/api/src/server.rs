@@ -21,16 +21,18 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing_actix_web::TracingLogger;
 
+use crate::coding::{Compressing, sparing};
 use crate::connections::stream::turn_away;
 use crate::connections::{Connections, Guarded, track};
 use crate::headers::secured;
+use crate::keyless::Keyless;
 use crate::problem::Problem;
 use crate::state::ApiState;
 use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
-    audit, batches, callbacks, docs, downloads, events, health, ingest, openapi, presigned, reports, retry,
-    rows,
+    audit, batches, callbacks, docs, downloads, events, health, ingest, keyless, openapi, presigned, reports,
+    retry, rows,
 };
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
@@ -67,7 +69,8 @@ pub fn start(
 fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, SocketAddr)> {
     let routes: Vec<String> =
         state.engines.pipelines.iter().filter_map(|pipeline| pipeline.route.clone()).collect();
-    let document = web::Data::new(openapi::with_routes(&routes));
+    let keyless = web::Data::new(Keyless::new(&openapi::with_routes(&routes)));
+    let compressing = web::Data::new(Compressing::default());
     let listener = listen(bind)?;
     let address = listener.local_addr()?;
     if state.base.is_empty() && !address.ip().is_unspecified() {
@@ -81,7 +84,9 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
         let pipelines = state.engines.pipelines.clone();
         let mut app = App::new()
             .app_data(state.clone())
-            .app_data(document.clone())
+            .app_data(keyless.clone())
+            .app_data(compressing.clone())
+            .wrap(from_fn(sparing))
             .wrap(Compress::default())
             .wrap(from_fn(worded))
             .wrap(from_fn(secured))
@@ -89,11 +94,11 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .wrap(from_fn(track))
             .service(read("/livez", web::to(health::livez)))
             .service(read("/readyz", web::to(health::readyz)))
-            .service(read("/metrics", web::to(health::metrics)))
-            .service(read("/v2/openapi.json", web::to(openapi::document)))
+            .service(read("/metrics", web::to(keyless::metrics)))
+            .service(read("/v2/openapi.json", web::to(keyless::document)))
             .service(read("/docs", web::to(docs::redirect)))
-            .service(read("/docs/openapi.json", web::to(openapi::document)))
-            .service(read("/docs/{file:.*}", web::to(docs::file)))
+            .service(read("/docs/openapi.json", web::to(keyless::document)))
+            .service(read("/docs/{file:.*}", web::to(keyless::page)))
             .service(post("/v2/pipelines/{name}/batches", web::to(ingest::upload_to_pipeline)))
             .service(post("/v2/uploads", web::to(presigned::create)))
             .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::Stream;
 
 use super::table::Connection;
+use crate::body::PIECE;
 
 /// A middleware, the outermost one.
 pub async fn track<B: MessageBody + 'static>(
@@ -34,7 +35,11 @@ pub async fn track<B: MessageBody + 'static>(
         request.set_payload(Payload::Stream { payload: Box::pin(body) });
     }
     let response = next.call(request).await?;
-    Ok(response.map_body(|_, body| Tracked { body: Box::pin(body), _until_answered: until_answered }))
+    Ok(response.map_body(|_, body| Tracked {
+        body: Box::pin(body),
+        rest: Bytes::new(),
+        _until_answered: until_answered,
+    }))
 }
 
 /// Says that a request ended, however it ends.
@@ -66,9 +71,12 @@ impl Stream for Body {
     }
 }
 
-/// An answer's body; the request ends with it.
+/// An answer's body; the request ends with it. The server copies what it is given into the connection's buffer at once, so
+/// it is given a little at a time, however much of the answer is there.
 pub struct Tracked<B> {
     body: Pin<Box<B>>,
+    /// What is there and was not given to the server yet.
+    rest: Bytes,
     _until_answered: Option<UntilAnswered>,
 }
 
@@ -80,6 +88,40 @@ impl<B: MessageBody> MessageBody for Tracked<B> {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        self.body.as_mut().poll_next(cx)
+        if self.rest.is_empty() {
+            match ready!(self.body.as_mut().poll_next(cx)) {
+                Some(Ok(bytes)) => self.rest = bytes,
+                ended => return Poll::Ready(ended),
+            }
+        }
+        let piece = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(self.rest.split_to(piece))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::middleware::from_fn;
+    use actix_web::test::{TestRequest, call_service, init_service};
+    use actix_web::{App, HttpResponse, web};
+    use futures::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_server_is_given_a_little_at_a_time() {
+        const LENGTH: usize = 2 * PIECE + 1;
+        let app = App::new()
+            .wrap(from_fn(track))
+            .route("/", web::to(|| async { HttpResponse::Ok().body(vec![b'a'; LENGTH]) }));
+        let app = init_service(app).await;
+        let response = call_service(&app, TestRequest::get().uri("/").to_request()).await;
+        let mut body = std::pin::pin!(response.into_body());
+        assert_eq!(body.size(), BodySize::Sized(LENGTH as u64));
+        let mut pieces = Vec::new();
+        while let Some(piece) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
+            pieces.push(piece.unwrap().len());
+        }
+        assert_eq!(pieces, [PIECE, PIECE, 1]);
     }
 }
