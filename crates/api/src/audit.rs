@@ -10,7 +10,7 @@ use crate::auth::Caller;
 use crate::batches::page_size;
 use crate::body;
 use crate::problem::Problem;
-use crate::query::Query;
+use crate::query::{self, Query};
 use crate::refusals;
 use crate::state::ApiState;
 
@@ -55,12 +55,7 @@ pub async fn list(
     let batch =
         query.batch.as_deref().map(str::parse).transpose().map_err(|_| Problem::not_found("such batch"))?;
     let limit = page_size(query.limit, 100)?;
-    let before = query
-        .cursor
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(|_| Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave"))?;
+    let before = query.cursor.as_deref().map(query::number).transpose()?;
     let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
     let read = state.budgets.read(caller.owner).await?;
     let mut data = state.engines.store.audit_log(batch, before, limit + 1).await?;

@@ -66,6 +66,16 @@ impl Caller {
         matches!(state.engines.store.key(&self.key_id).await, Ok(Some(record)) if record.revoked_at.is_none())
     }
 
+    /// Asks for the key again, before something is done for a request that took long.
+    ///
+    /// # Errors
+    /// 401 when it is no longer good.
+    pub async fn still(&self, state: &ApiState) -> Result<(), Problem> {
+        let record = state.engines.store.key(&self.key_id).await?;
+        let valid = record.is_some_and(|record| record.revoked_at.is_none());
+        if valid { Ok(()) } else { Err(unauthorized()) }
+    }
+
     /// A body that breaks off when the key is no longer good.
     pub fn hold<S: Stream<Item = Result<Bytes, Problem>>>(
         self,
@@ -95,6 +105,14 @@ impl From<ApiKeyRecord> for Caller {
     }
 }
 
+fn unauthorized() -> Problem {
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized",
+        "send a valid key as `Authorization: Bearer <key>`; `penstock keys create --owner NAME` makes one",
+    )
+}
+
 /// An admin key reads.
 pub fn reads_only() -> Problem {
     Problem::forbidden(
@@ -115,13 +133,7 @@ impl FromRequest for Caller {
                 // What stands before this service may have looked at the other one.
                 return Err(Problem::bad_request("two_keys", "send one `Authorization` header"));
             }
-            let refused = || {
-                Problem::new(
-                    StatusCode::UNAUTHORIZED,
-                    "unauthorized",
-                    "send a valid key as `Authorization: Bearer <key>`; `penstock keys create --owner NAME` makes one",
-                )
-            };
+            let refused = unauthorized;
             let state = state.ok_or_else(refused)?;
             let sent = sent.as_ref().and_then(|value| value.to_str().ok()).ok_or_else(refused)?;
             let (scheme, text) = sent.split_once(' ').ok_or_else(refused)?;

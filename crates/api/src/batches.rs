@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::body;
 use crate::problem::Problem;
-use crate::query::{NoQuery, Query};
+use crate::query::{self, NoQuery, Query};
 use crate::refusals;
 use crate::state::ApiState;
 
@@ -96,12 +96,7 @@ pub async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<HttpResponse, Problem> {
     let limit = page_size(query.limit, 50)?;
-    let before = query
-        .cursor
-        .as_deref()
-        .map(|cursor| cursor.parse().map(BatchSeq))
-        .transpose()
-        .map_err(|_| Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave"))?;
+    let before = query.cursor.as_deref().map(|cursor| query::number(cursor).map(BatchSeq)).transpose()?;
     let owner = match (&query.owner, caller.role) {
         (Some(name), KeyRole::Admin) => {
             let owners = state.engines.store.owners().await?;

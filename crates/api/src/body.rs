@@ -9,7 +9,9 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use penstock_domain::ids::OwnerSeq;
 use penstock_domain::json;
 use penstock_flow::budget::Reserved;
+use penstock_flow::weight;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::budgets::UploadRoom;
@@ -18,6 +20,9 @@ use crate::state::ApiState;
 
 /// Bytes of a JSON body, or of a form's fields beside the file.
 pub const SMALL_BYTES: usize = 256 * 1024;
+
+/// Bytes that the values of such JSON may take once it is read: each object takes more than its text.
+const MOST_WEIGHT: usize = 2 * 1024 * 1024;
 
 /// Bytes of an answer that are handed over at a time: a client that reads slowly has no more of them in its connection's
 /// buffer.
@@ -34,6 +39,11 @@ impl Deadline {
     /// From now on.
     pub fn start(state: &ApiState) -> Self {
         Self { end: Instant::now() + state.upload_time, idle: state.upload_idle }
+    }
+
+    /// Of a small body: all of it has to come in the time for which an upload may stand still.
+    fn of_small(state: &ApiState) -> Self {
+        Self { end: Instant::now() + state.upload_idle, idle: state.upload_idle }
     }
 
     /// The next part of a body.
@@ -80,7 +90,14 @@ pub fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// A small body as a whole.
+/// A small body as a whole, and its room.
+#[derive(Debug)]
+pub struct Small {
+    bytes: Vec<u8>,
+    room: Reserved,
+}
+
+/// Reads a small body.
 ///
 /// # Errors
 /// 413 when it is not small, 408 when it does not come in time, 415 when it is encoded, 503 when there is no room for it.
@@ -89,21 +106,63 @@ pub async fn small(
     owner: OwnerSeq,
     headers: &HeaderMap,
     payload: web::Payload,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<Small, Problem> {
     unencoded(headers)?;
     let announced = announced(headers).and_then(|bytes| usize::try_from(bytes).ok());
-    let _room = state.budgets.body(owner, announced.unwrap_or(SMALL_BYTES).min(SMALL_BYTES)).await?;
-    let deadline = Deadline::start(state);
-    let mut body = Vec::new();
-    let mut chunks = bytes(payload);
+    let room = state.budgets.body(owner, announced.unwrap_or(SMALL_BYTES).min(SMALL_BYTES)).await?;
+    let deadline = Deadline::of_small(state);
+    let mut bytes = Vec::new();
+    let mut chunks = self::bytes(payload);
     while let Some(chunk) = deadline.next(&mut chunks).await? {
-        if body.len() + chunk.len() > SMALL_BYTES {
+        if bytes.len() + chunk.len() > SMALL_BYTES {
             let detail = format!("a JSON body has at most {SMALL_BYTES} bytes");
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
         }
-        body.extend_from_slice(&chunk);
+        bytes.extend_from_slice(&chunk);
     }
-    Ok(body)
+    Ok(Small { bytes, room })
+}
+
+impl Small {
+    /// Whether nothing was sent.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Reads JSON. The room is for the values, and is held as long as they are.
+    ///
+    /// # Errors
+    /// 400 when it is none, or not what is asked for; 413 when it holds too many values; 503 when there is no room for them.
+    pub async fn json<T: DeserializeOwned>(
+        self,
+        state: &ApiState,
+        owner: OwnerSeq,
+    ) -> Result<(T, Reserved), Problem> {
+        let weight = light(&self.bytes, "the body")?;
+        // In its place, not beside it: an owner that alone is here always finds room.
+        drop(self.room);
+        let room = state.budgets.body(owner, weight).await?;
+        let value =
+            json::read(&self.bytes).map_err(|error| Problem::bad_request("bad_json", error.to_string()))?;
+        Ok((value, room))
+    }
+}
+
+/// What the values of a JSON text take in memory.
+///
+/// # Errors
+/// 413 when that is too much.
+pub fn light(json: &[u8], what: &str) -> Result<usize, Problem> {
+    let weight = weight::of_json(json);
+    if weight <= MOST_WEIGHT {
+        return Ok(weight);
+    }
+    let detail = format!(
+        "{what} holds too many values: at most about {} objects, or {} numbers and texts, have room; send fewer",
+        MOST_WEIGHT / 1024,
+        MOST_WEIGHT / 256
+    );
+    Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", detail))
 }
 
 /// An answer in JSON that may be long: its room is held until its client has taken it, and it is handed over in pieces.
@@ -124,14 +183,6 @@ pub fn answer<T: Serialize>(value: &T, mut room: Reserved) -> Result<HttpRespons
             yield Ok::<_, Problem>(rest.split_to(rest.len().min(PIECE)));
         }
     }))
-}
-
-/// Reads JSON.
-///
-/// # Errors
-/// 400 when it is none, is nested too deeply, or not what is asked for.
-pub fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    json::read(body).map_err(|error| Problem::bad_request("bad_json", error.to_string()))
 }
 
 /// A body that is compressed would be taken for what it is not.

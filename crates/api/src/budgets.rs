@@ -117,7 +117,8 @@ impl Budgets {
         } else {
             reserve(&self.large, owner, cost).await?
         };
-        let room = Room { large: self.large.clone(), owner, cost, held, small, received: 0 };
+        let (less, large) = (self.small.clone(), self.large.clone());
+        let room = Room { less, large, owner, cost, held, small, received: 0, beside: None };
         Ok(UploadRoom(Arc::new(Mutex::new(room))))
     }
 }
@@ -132,15 +133,31 @@ pub struct UploadRoom(Arc<Mutex<Room>>);
 
 #[derive(Debug)]
 struct Room {
+    less: Budget,
     large: Budget,
     owner: OwnerSeq,
     cost: usize,
     held: Reserved,
     small: bool,
     received: usize,
+    beside: Option<Reserved>,
 }
 
 impl UploadRoom {
+    /// So many bytes more, for what comes beside the file, as long as this room is held.
+    ///
+    /// # Errors
+    /// 503 when there is no room for them in time.
+    pub async fn hold(&self, bytes: usize) -> Result<(), Problem> {
+        if bytes > 0 {
+            let mut room = self.0.lock().await;
+            // From where the file takes nothing: who is alone here always finds it.
+            let budget = if room.small { &room.large } else { &room.less };
+            room.beside = Some(reserve(budget, room.owner, bytes).await?);
+        }
+        Ok(())
+    }
+
     /// So many more bytes came.
     ///
     /// # Errors
@@ -174,6 +191,21 @@ mod tests {
         let announced = budgets.upload(owner, Some(200_000), 1_000_000).await.unwrap();
         assert_eq!(budgets.large.free(), large - 1_400_000);
         drop((room, announced));
+        assert_eq!((budgets.small.free(), budgets.large.free()), (small, large));
+    }
+
+    #[tokio::test]
+    async fn values_beside_a_file_are_held_with_it() {
+        let budgets = Budgets::new(16 * 1024 * 1024, 1);
+        let (small, large) = (budgets.small.free(), budgets.large.free());
+        let little = budgets.upload(OwnerSeq(1), None, 1_000_000).await.unwrap();
+        little.hold(2_000_000).await.unwrap();
+        assert_eq!((budgets.small.free(), budgets.large.free()), (small - SMALL_COST, large - 2_000_000));
+        drop(little);
+        let much = budgets.upload(OwnerSeq(1), Some(1 << 30), 5_000_000).await.unwrap();
+        much.hold(2_000_000).await.unwrap();
+        assert_eq!((budgets.small.free(), budgets.large.free()), (small - 2_000_000, large - 5_000_000));
+        drop(much);
         assert_eq!((budgets.small.free(), budgets.large.free()), (small, large));
     }
 

@@ -12,7 +12,7 @@ use crate::auth::{Caller, reads_only};
 use crate::batches::page_size;
 use crate::body;
 use crate::problem::Problem;
-use crate::query::{NoQuery, Query};
+use crate::query::{self, NoQuery, Query};
 use crate::refusals;
 use crate::state::ApiState;
 
@@ -68,9 +68,8 @@ pub async fn list(
 }
 
 fn cursor(text: &str) -> Result<(Timestamp, Uuid), Problem> {
-    let bad = || Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave");
-    let (at, id) = text.split_once('_').ok_or_else(bad)?;
-    Ok((Timestamp::from_millis(at.parse().map_err(|_| bad())?), id.parse().map_err(|_| bad())?))
+    let (at, id) = text.split_once('_').ok_or_else(query::bad_cursor)?;
+    Ok((Timestamp::from_millis(query::number(at)?), id.parse().map_err(|_| query::bad_cursor())?))
 }
 
 /// Sends a callback again, whatever became of it. Its webhook-id stays. An admin key redelivers its own owner's only.

@@ -62,7 +62,7 @@ pub async fn create(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     let body = body::small(&state, caller.owner, request.headers(), payload).await?;
-    let body: DownloadBody = body::json(&body)?;
+    let (body, _room) = body.json::<DownloadBody>(&state, caller.owner).await?;
     if named(&body.report).is_none() {
         let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson";
         return Err(Problem::unprocessable("bad_field", detail));

@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::body;
 use crate::problem::Problem;
 use crate::state::ApiState;
 
@@ -50,6 +51,18 @@ impl RawFields {
             priority: any(self.priority),
             canary: any(self.canary),
         }
+    }
+
+    /// What the values take in memory that are sent as JSON in a text.
+    ///
+    /// # Errors
+    /// 413 when that is too much.
+    pub fn weight(&self) -> Result<usize, Problem> {
+        let weight = |name: &str, sent: &Option<Value>| match sent {
+            Some(Value::String(text)) => body::light(text.as_bytes(), name),
+            _ => Ok(0),
+        };
+        Ok(weight("`context`", &self.context)? + weight("`canary`", &self.canary)?)
     }
 
     /// The fields as the use case takes them.

@@ -6,11 +6,12 @@ use futures::Stream;
 use penstock_flow::upload::{Accepted, Upload, UploadRequest};
 use serde_json::{Map, Value};
 
+use crate::auth::Caller;
 use crate::body::{self, Deadline, SMALL_BYTES};
 use crate::budgets::UploadRoom;
 use crate::fields::{self, RawFields};
 use crate::ingest::{finished, refusal};
-use crate::multipart::{self, Charset, Event, Malformed, Parser, PartHead};
+use crate::multipart::{self, Charset, Event, Malformed, Parser, PartHead, shown};
 use crate::problem::Problem;
 use crate::state::ApiState;
 
@@ -43,6 +44,7 @@ struct Taken {
 /// The refusal, as the client reads it. When the file is complete and has errors, these are told, whatever else is
 /// wrong: the longer list is the one that somebody mends.
 pub async fn take(
+    caller: &Caller,
     state: &ApiState,
     wanted: UploadRequest,
     request: &HttpRequest,
@@ -58,12 +60,16 @@ pub async fn take(
         read?;
         return Err(Problem::bad_request("no_file", "send the CSV as the form field `file`"));
     };
-    let fields = read.and_then(|()| {
+    let fields = async {
+        read?;
         let raw: RawFields = serde_json::from_value(Value::Object(taken.fields))
             .map_err(|error| Problem::bad_request("bad_field", error.to_string()))?;
-        raw.checked(state)
-    });
-    match fields {
+        room.hold(raw.weight()?).await?;
+        let fields = raw.checked(state)?;
+        caller.still(state).await?;
+        Ok(fields)
+    };
+    match fields.await {
         Ok(fields) => finished(upload.finish(fields)).await,
         Err(problem) => Err(upload.abandon().await.map_or(problem, refusal)),
     }
@@ -136,13 +142,11 @@ impl Taken {
             }
             "file" | CHARSET_FIELD => Ok(()),
             "upload_id" => bad("`upload_id` goes without a file, as JSON".into()),
-            name if !fields::NAMES.contains(&name) => {
-                let shown: String = name.chars().filter(|c| !c.is_control()).take(50).collect();
-                bad(format!(
-                    "there is no field `{shown}`; beside `file` there are {}",
-                    fields::NAMES.join(", ")
-                ))
-            }
+            name if !fields::NAMES.contains(&name) => bad(format!(
+                "there is no field `{}`; beside `file` there are {}",
+                shown(name),
+                fields::NAMES.join(", ")
+            )),
             name if self.fields.contains_key(name) => bad(format!("the field `{name}` stands twice")),
             _ => Ok(()),
         }
@@ -151,6 +155,7 @@ impl Taken {
 
 async fn begin(head: PartHead, state: &ApiState, wanted: &UploadRequest) -> Result<Part, Problem> {
     if let Some((what, value)) = &head.encoding {
+        let value = shown(value);
         let detail =
             format!("the field `{}` has the {what} `{value}`; send it as it is, in UTF-8", head.name);
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));

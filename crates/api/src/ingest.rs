@@ -67,26 +67,28 @@ pub async fn upload(
         Media::Form => {
             no_query(&request)?;
             let room = room(&state, &wanted, &request).await?;
-            form::take(&state, wanted, &request, payload, &room).await?
+            form::take(&caller, &state, wanted, &request, payload, &room).await?
         }
         Media::Csv => {
             let raw: RawFields = query::read(request.query_string())?;
             if raw.upload_id.is_some() {
                 return Err(Problem::bad_request("bad_query", "`upload_id` goes without a file, as JSON"));
             }
-            let fields = raw.checked(&state)?;
             let room = room(&state, &wanted, &request).await?;
+            room.hold(raw.weight()?).await?;
+            let fields = raw.checked(&state)?;
             let deadline = Deadline::start(&state);
             let mut upload = Upload::start(&state.engines, wanted).await?;
             let mut body = body::within(payload, &room);
             while let Some(bytes) = deadline.next(&mut body).await? {
                 upload.push(&bytes).await.map_err(refusal)?;
             }
+            caller.still(&state).await?;
             finished(upload.finish(fields)).await?
         }
         Media::Json => {
             no_query(&request)?;
-            from_json(&state, wanted, &request, payload).await?
+            from_json(&caller, &state, wanted, &request, payload).await?
         }
     };
     let view = done_view(&state.engines, &accepted.batch, state.rows_per_owner).await;
@@ -127,8 +129,12 @@ fn no_query(request: &HttpRequest) -> Result<(), Problem> {
 }
 
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
-    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
     let bad = "bad_idempotency_key";
+    let mut sent = request.headers().get_all("idempotency-key");
+    let Some(value) = sent.next() else { return Ok(None) };
+    if sent.next().is_some() {
+        return Err(Problem::bad_request(bad, "send one `Idempotency-Key` header"));
+    }
     if value.as_bytes().iter().any(u8::is_ascii_control) {
         return Err(Problem::unprocessable(bad, "Idempotency-Key holds a control character"));
     }
@@ -140,12 +146,15 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
 }
 
 async fn from_json(
+    caller: &Caller,
     state: &ApiState,
     wanted: UploadRequest,
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<Accepted, Problem> {
-    let raw: RawFields = body::json(&body::small(state, wanted.owner, request.headers(), payload).await?)?;
+    let body = body::small(state, wanted.owner, request.headers(), payload).await?;
+    let (raw, _room) = body.json::<RawFields>(state, wanted.owner).await?;
+    caller.still(state).await?;
     let id = raw.upload_id.ok_or_else(|| {
         Problem::bad_request(
             "no_file",

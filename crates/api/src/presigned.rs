@@ -9,6 +9,7 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::FlowError;
 use penstock_flow::file::upload_key;
 use penstock_flow::parts::PartWriter;
+use penstock_flow::presigned;
 use penstock_store::batches::PendingUpload;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -109,13 +110,18 @@ pub async fn put(
         }
         parts.push(&chunk).await?;
     }
-    finished(parts).await?;
-    Ok(HttpResponse::NoContent().finish())
+    caller.still(&state).await?;
+    if finished(&state, upload, parts).await? {
+        Ok(HttpResponse::NoContent().finish())
+    } else {
+        Err(unknown())
+    }
 }
 
-/// Completes the file, also when its client hangs up meanwhile.
-async fn finished(parts: PartWriter) -> Result<(), Problem> {
-    match tokio::spawn(parts.finish()).await {
+/// Completes the file, also when its client hangs up meanwhile; false when its upload has ended.
+async fn finished(state: &ApiState, upload: PendingUpload, parts: PartWriter) -> Result<bool, Problem> {
+    let engines = state.engines.clone();
+    match tokio::spawn(async move { presigned::complete(&engines, &upload, parts).await }).await {
         Ok(ended) => Ok(ended?),
         Err(error) => {
             tracing::error!(%error, "the end of a file panicked");

@@ -72,9 +72,11 @@ pub async fn send(
     } else {
         EntityTag::new_weak(opaque.clone())
     };
-    if let IfNoneMatch::Items(tags) = seen
-        && tags.iter().any(|known| known.weak_eq(&tag))
-    {
+    let has_it = match seen {
+        IfNoneMatch::Any => true,
+        IfNoneMatch::Items(tags) => tags.iter().any(|known| known.weak_eq(&tag)),
+    };
+    if has_it {
         return Ok(HttpResponse::NotModified().insert_header(header::ETag(tag)).finish());
     }
     let content_type = match format {

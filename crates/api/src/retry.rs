@@ -102,7 +102,12 @@ pub async fn retry(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
     let body = body::small(&state, caller.owner, request.headers(), payload).await?;
-    let body = if body.is_empty() { RetryBody::default() } else { body::json(&body)? };
+    let (body, _room) = if body.is_empty() {
+        (RetryBody::default(), None)
+    } else {
+        let (body, room) = body.json::<RetryBody>(&state, caller.owner).await?;
+        (body, Some(room))
+    };
     let current = body.current_definition()?;
     let selection = body.selection()?;
     // What rows keep of their steps may take a while to read.

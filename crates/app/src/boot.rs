@@ -6,6 +6,7 @@ use penstock_domain::alert::AlertRules;
 use penstock_domain::pipeline::{Catalog, DefinitionError, Pipeline, utf8};
 use penstock_flow::addresses::check_hook;
 
+use crate::permissions::{Writers, refuse_if_written};
 use crate::{Role, StartError, Variables};
 
 /// What `main` does before anything else: memory is bounded before there are threads, no dump shows what was in it, as many
@@ -14,9 +15,16 @@ use crate::{Role, StartError, Variables};
 pub fn prepare() {
     penstock_memory::bound_arenas();
     forbid_dumps();
+    keep_files_private();
     crate::surface::raise_open_files();
     // An error means that somebody installed one before, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// New files are their user's own, whatever folder they are made in.
+fn keep_files_private() {
+    #[cfg(unix)]
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
 }
 
 /// A core dump would put keys and rows into a file, and a debugger of the same user could read them: neither is allowed.
@@ -42,6 +50,7 @@ pub fn load_pipelines(folder: &Path, variables: &Variables) -> Result<Catalog, S
             folder.display()
         ))
     };
+    refuse_if_written(folder, Writers::Others)?;
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .map_err(cannot)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
@@ -52,6 +61,7 @@ pub fn load_pipelines(folder: &Path, variables: &Variables) -> Result<Catalog, S
     let mut errors = Vec::new();
     for file in files {
         let name = file.display().to_string();
+        refuse_if_written(&file, Writers::Others)?;
         let bytes = match std::fs::read(&file) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -130,6 +140,34 @@ pub fn pipelines_of(settings: &crate::Settings, role: Role) -> Result<Catalog, S
 #[cfg(target_os = "linux")]
 mod tests {
     use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
+
+    #[test]
+    fn new_files_are_their_users_own() {
+        use std::os::unix::fs::PermissionsExt as _;
+        super::keep_files_private();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let file = folder.path().join("penstock.db");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn definitions_that_others_can_change_are_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("some.yaml");
+        std::fs::write(&file, "name: some\ncsv: { columns: [ { name: id } ] }\nsteps: []\n").unwrap();
+        let variables = crate::Variables::none();
+        let mode = |path: &std::path::Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            super::load_pipelines(folder.path(), &variables).map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(mode(folder.path(), 0o755), Ok(()));
+        assert!(mode(folder.path(), 0o777).unwrap_err().contains("others can write"));
+        assert_eq!(mode(folder.path(), 0o775), Ok(()), "a project's group");
+        assert!(mode(&file, 0o666).unwrap_err().contains("some.yaml"));
+    }
 
     #[test]
     fn nothing_of_the_memory_is_dumped() {

@@ -7,6 +7,7 @@ use penstock_crypto::Keyring;
 use ring::rand::SystemRandom;
 
 use crate::StartError;
+use crate::permissions::{Writers, refuse_if_written};
 use crate::settings::Settings;
 use crate::variables::read_file;
 
@@ -47,40 +48,15 @@ fn make(folder: &Path) -> Result<(), StartError> {
 }
 
 /// Whoever can write the folder can replace the database, the files or the key. What lies directly in it is looked at too.
-#[cfg(unix)]
 fn refuse_if_others_write(folder: &Path) -> Result<(), StartError> {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-    /// Group and others may write.
-    const WRITABLE: u32 = 0o022;
-    let owner = std::fs::metadata(folder).map_err(|error| cannot("use", folder, &error))?.uid();
-    let me = rustix::process::geteuid().as_raw();
-    if me != 0 && owner != 0 && owner != me {
-        return Err(StartError::new(format!(
-            "{} belongs to another user, who can change what lies in it: use a folder of your own",
-            folder.display()
-        )));
-    }
+    refuse_if_written(folder, Writers::GroupAndOthers)?;
     let inside = std::fs::read_dir(folder).map_err(|error| cannot("use", folder, &error))?;
-    let inside = inside.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    for path in std::iter::once(folder.to_owned()).chain(inside) {
+    for path in inside.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
         // What vanished meanwhile, as a write-ahead log does, is nobody's to change.
-        let Ok(mode) =
-            std::fs::symlink_metadata(&path).map(|meta| (meta.is_symlink(), meta.permissions().mode()))
-        else {
-            continue;
-        };
-        if !mode.0 && mode.1 & WRITABLE != 0 {
-            return Err(StartError::new(format!(
-                "others can write {}: whoever changes it changes what is called for whom; run `chmod go-w {0}`",
-                path.display()
-            )));
+        if path.exists() {
+            refuse_if_written(&path, Writers::GroupAndOthers)?;
         }
     }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn refuse_if_others_write(_folder: &Path) -> Result<(), StartError> {
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The choice of engines, by three URLs.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use url::Url;
 
 use crate::StartError;
 use crate::clock::{SharedClock, SystemClock};
+use crate::permissions::{Writers, refuse_if_written};
 use crate::secret_files::{Reconnect, SecretFiles};
 use crate::settings::Settings;
 use crate::variables::{self, Variables};
@@ -271,6 +273,9 @@ async fn open_store(url: &str, settings: &Settings, role: Role) -> Result<Databa
                 "DATABASE_URL names SQLite, which serves one process: start `penstock dev`, or give postgres://….",
             ));
         }
+        if let Some(file) = sqlite_file(url) {
+            refuse_if_written(&file, Writers::GroupAndOthers)?;
+        }
         let store =
             SqliteStore::open(url).await.map_err(|error| StartError::new(format!("{url}: {error}")))?;
         let guard = match role {
@@ -291,6 +296,14 @@ async fn open_store(url: &str, settings: &Settings, role: Role) -> Result<Databa
         return open_postgres(url, settings).await;
     }
     Err(StartError::misuse("DATABASE_URL begins with sqlite:// or postgres://."))
+}
+
+/// The file that a URL of SQLite names; none for a database in memory.
+fn sqlite_file(url: &str) -> Option<PathBuf> {
+    let name = url.trim_start_matches("sqlite:").trim_start_matches("//");
+    let name = name.split('?').next().unwrap_or_default();
+    let in_memory = name.is_empty() || name == ":memory:";
+    (!in_memory).then(|| PathBuf::from(name))
 }
 
 #[cfg(feature = "cluster")]
@@ -344,6 +357,7 @@ fn open_objects(settings: &Settings, role: Role) -> Result<Objects, StartError> 
             })?;
             std::fs::create_dir_all(&folder)
                 .map_err(|error| StartError::new(format!("cannot make {}: {error}", folder.display())))?;
+            refuse_if_written(&folder, Writers::GroupAndOthers)?;
             if role == Role::Everything {
                 clear_staged(&folder);
             }

@@ -17,6 +17,7 @@ mod logs;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod panics;
+pub mod permissions;
 pub mod secret_files;
 pub mod settings;
 pub mod shutdown;

@@ -33,12 +33,31 @@ pub struct Telemetry {
     _logs: Option<WorkerGuard>,
 }
 
+/// What is not logged unless `RUST_LOG` names its crate: lines that anybody can cause without a key, one for each request that
+/// cannot be read, and the values of parameters in `DATABASE_URL` that are unknown, which may be secrets.
+const SILENT: [(&str, &str); 2] =
+    [("actix_http", "actix_http::h1=off"), ("sqlx_postgres", "sqlx_postgres::options=off")];
+
+/// What is logged, and what is wrong with what was chosen.
+fn filter(chosen: &str, default: &str) -> (EnvFilter, Option<String>) {
+    let read = EnvFilter::try_new(if chosen.is_empty() { default } else { chosen });
+    let bad = read.as_ref().err().map(ToString::to_string);
+    let mut filter = read.unwrap_or_else(|_| EnvFilter::new(default));
+    for (name, directive) in SILENT {
+        if !chosen.contains(name)
+            && let Ok(directive) = directive.parse()
+        {
+            filter = filter.add_directive(directive);
+        }
+    }
+    (filter, bad)
+}
+
 /// Starts telemetry. `RUST_LOG` chooses what is logged; `default` without it.
 pub fn start(style: LogStyle, service: &'static str, default: &str) -> Telemetry {
     let chosen = std::env::var("RUST_LOG").unwrap_or_default();
-    let read = EnvFilter::try_new(if chosen.is_empty() { default } else { &chosen });
-    let bad = read.as_ref().err().map(ToString::to_string);
-    let filter = read.unwrap_or_else(|_| EnvFilter::new(default)).or(OwnSpans);
+    let (filter, bad) = filter(&chosen, default);
+    let filter = filter.or(OwnSpans);
     let mut written = None;
     let logs = match style {
         LogStyle::Json => {
@@ -115,6 +134,47 @@ impl Drop for Telemetry {
         #[cfg(feature = "otlp")]
         if let Some(otlp) = self.otlp.take() {
             otlp.end();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines that strangers cause, and values that may be secrets, in any crate's words.
+    #[test]
+    fn strangers_cause_no_lines() {
+        let logged = |chosen: &str| {
+            let lines = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let writer = lines.clone();
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(move || Lines(writer.clone()))
+                .with_filter(filter(chosen, "info").0);
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                tracing::error!(target: "actix_http::h1::dispatcher", "stream error");
+                tracing::warn!(target: "sqlx_postgres::options::parse", value = "secret", "ignoring");
+                tracing::error!(target: "actix_server::worker", "ours");
+            });
+            let lines = lines.lock().unwrap();
+            String::from_utf8(lines.clone()).unwrap().lines().count()
+        };
+        for chosen in ["", "info", "trace", "no such=filter="] {
+            assert_eq!(logged(chosen), 1, "{chosen}");
+        }
+        assert_eq!(logged("info,actix_http=debug"), 2, "who wants them gets them");
+    }
+
+    struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
         }
     }
 }

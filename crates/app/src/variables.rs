@@ -1,9 +1,11 @@
 //! Variables of the environment: a value, or the file that holds it (`NAME_FILE`), and which of them definitions may read.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use penstock_domain::pipeline::{Unset, is_own_setting, is_s3_setting};
 
+use crate::permissions::{Writers, refuse_if_written};
 use crate::{Role, Settings, StartError};
 
 /// A secret is a line of text; a larger file is another file than was meant.
@@ -33,12 +35,31 @@ pub fn both(name: &str) -> StartError {
 /// When it cannot be read, is not text, or is larger than any secret.
 pub fn read_file(name: &str, file: &Path) -> Result<String, StartError> {
     let cannot = |why: String| StartError::new(format!("{name}_FILE: cannot read {}: {why}", file.display()));
-    let size = std::fs::metadata(file).map_err(|error| cannot(error.to_string()))?.len();
-    if size > MOST_BYTES {
+    let found = open(file).map_err(|error| cannot(error.to_string()))?;
+    // A pipe may never end, and a device never does.
+    if !found.metadata().map_err(|error| cannot(error.to_string()))?.is_file() {
+        return Err(cannot("it is no regular file".into()));
+    }
+    refuse_if_written(file, Writers::GroupAndOthers)
+        .map_err(|error| StartError::new(format!("{name}_FILE: {error}")))?;
+    let mut text = String::new();
+    found.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(|error| cannot(error.to_string()))?;
+    if text.len() as u64 > MOST_BYTES {
         return Err(cannot(format!("it has more than {MOST_BYTES} bytes")));
     }
-    let text = std::fs::read_to_string(file).map_err(|error| cannot(error.to_string()))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Opens a file to be read; a pipe that nobody writes to is not waited for.
+fn open(file: &Path) -> std::io::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default(),
+    );
+    options.open(file)
 }
 
 /// What `${NAME}` stands for in a program.
@@ -62,6 +83,12 @@ impl Variables {
             .as_deref()
             .map_or(settings.object_store_url_file.is_some(), |url| !url.starts_with("file:"));
         Self { listed: settings.pipeline_variables.clone(), s3, unset }
+    }
+
+    /// Those of no program: every one may stay without a value.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        Self { listed: Vec::new(), s3: false, unset: Unset::Allowed }
     }
 
     /// The value that a definition reads. A file that cannot be read is reported here, and counts as no value.
@@ -97,6 +124,27 @@ mod tests {
             assert!(said.starts_with("DATABASE_URL_FILE: cannot read /"), "{said}");
         }
         assert!(read_file("REDIS_URL", &folder.path().join("none")).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_secret_is_a_regular_file_that_nobody_else_can_change() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        for wrong in [pipe.as_path(), Path::new("/dev/zero"), folder.path()] {
+            let said = read_file("DATABASE_URL", wrong).unwrap_err().to_string();
+            assert!(said.contains("no regular file"), "{said}");
+        }
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "x").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let said = read_file("PENSTOCK_ENCRYPTION_KEYS", &file).unwrap_err().to_string();
+        assert!(said.starts_with("PENSTOCK_ENCRYPTION_KEYS_FILE: others can write"), "{said}");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(read_file("PENSTOCK_ENCRYPTION_KEYS", &file).unwrap(), "x");
     }
 
     #[test]

@@ -125,6 +125,7 @@ pub async fn erase_ended(
 async fn finish_erasure(engines: &Engines, batch: &Batch) {
     engines.secrets.forget(batch.seq);
     let finished = delete(engines, &Path::from(batch.object_key.as_str())).await
+        && delete_uploads(engines, batch).await
         && engines.store.finish_erasure(batch.seq).await.unwrap_or_else(|error| {
             tracing::warn!(%error, batch = %batch.id, "failed to finish an erasure");
             false
@@ -132,6 +133,22 @@ async fn finish_erasure(engines: &Engines, batch: &Batch) {
     if !finished {
         tracing::warn!(batch = %batch.id, "copies of what was erased may be left; the next sweep tries again");
     }
+}
+
+/// Deletes what lies in the clear where the batch's file was PUT: the address may have been PUT to again since it was read.
+async fn delete_uploads(engines: &Engines, batch: &Batch) -> bool {
+    let uploads = match engines.store.uploads_of(batch.seq).await {
+        Ok(uploads) => uploads,
+        Err(error) => {
+            tracing::warn!(%error, batch = %batch.id, "failed to find the uploads of an erased batch");
+            return false;
+        }
+    };
+    let mut deleted = true;
+    for upload in uploads {
+        deleted &= delete(engines, &Path::from(upload.object_key.as_str())).await;
+    }
+    deleted
 }
 
 /// Finishes erasures that were broken off; returns how many there were.

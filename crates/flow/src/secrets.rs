@@ -2,30 +2,27 @@
 //!
 //! The places of ciphertexts are named here, once: a value sealed for one place opens in no other (promise 8).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use penstock_crypto::{Ad, DataKey};
 use penstock_domain::csv::HeaderMap;
 use penstock_domain::ids::{BatchId, BatchSeq, RowNumber};
 use penstock_domain::json;
-use penstock_domain::time::Timestamp;
 use penstock_store::batches::{Batch, StoredKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::engines::Engines;
 use crate::epochs;
 use crate::error::FlowError;
+use crate::kept::Kept;
+use crate::weight;
 
-/// How long an opened key is kept: an erased batch is unreadable everywhere after at most this time.
-const KEEP: Duration = Duration::from_secs(60);
-
-/// At most so many batches' secrets are kept.
-const CAPACITY: usize = 512;
+/// Bytes of an opened key beside the batch's context and header.
+const KEY_BYTES: usize = 4 * 1024;
 
 /// Where a ciphertext of a row or batch lies.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +50,25 @@ pub struct SecretsOf {
     key: Arc<DataKey>,
     context: Arc<Value>,
     header: Option<Arc<HeaderMap>>,
+    bytes: usize,
+    opened: Instant,
 }
 
 impl SecretsOf {
     /// The secrets of a batch that is being made.
     pub fn new(batch: BatchId, key: Arc<DataKey>, context: Value) -> Self {
-        Self { batch, key, context: Arc::new(context), header: None }
+        let (context, opened) = (Arc::new(context), Instant::now());
+        Self { batch, key, context, header: None, bytes: KEY_BYTES, opened }
+    }
+
+    /// Bytes that they take in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Since when they are in memory.
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
     }
 
     /// How the file's records are read; none until somebody has read the file.
@@ -114,8 +124,11 @@ impl SecretsOf {
     /// # Errors
     /// As [`SecretsOf::open`], and when it is not what was sealed there.
     pub fn open_json<T: DeserializeOwned>(&self, place: Place, sealed: &[u8]) -> Result<T, FlowError> {
-        let plain = self.open(place, sealed)?;
-        json::read_stored(&plain).map_err(|_| {
+        self.read_json(place, &self.open(place, sealed)?)
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, place: Place, plain: &[u8]) -> Result<T, FlowError> {
+        json::read_stored(plain).map_err(|_| {
             FlowError::Inconsistent(format!("{} of batch {} is not JSON", what(place), self.batch))
         })
     }
@@ -168,18 +181,14 @@ pub(crate) fn unreadable_header(batch: &Batch) -> FlowError {
 /// Opened secrets by batch.
 #[derive(Default)]
 pub struct Secrets {
-    kept: Mutex<HashMap<BatchSeq, Kept>>,
+    kept: Kept<BatchSeq, (Record, SecretsOf)>,
 }
 
-/// Opened secrets, and of which record they are: one that was changed since opens anew, or not at all.
-struct Kept {
-    at: Timestamp,
-    record: (BatchId, String, String, Uuid),
-    secrets: SecretsOf,
-}
+/// Of which record opened secrets are: one that was changed since opens anew, or not at all.
+type Record = (BatchId, String, String, Uuid);
 
 /// What of a batch's record its key is bound to.
-fn record_of(batch: &Batch) -> (BatchId, String, String, Uuid) {
+fn record_of(batch: &Batch) -> Record {
     (batch.id, batch.owner_name.clone(), batch.pipeline.clone(), batch.version)
 }
 
@@ -200,42 +209,24 @@ impl Secrets {
         if batch.erased_at.is_some() {
             return Ok(None);
         }
-        let now = engines.clock.now();
-        if let Some(secrets) = self.lookup(batch, now) {
+        if let Some((_, secrets)) =
+            self.kept.get(&batch.seq).filter(|(record, _)| *record == record_of(batch))
+        {
             return Ok(Some(secrets));
         }
         let Some(sealed) = engines.store.sealed_key(batch.seq).await? else { return Ok(None) };
         let secrets = open_secrets(engines, batch, &sealed).await?;
         // Without a header it is about to change.
         if secrets.header.is_some() {
-            self.insert(batch, now, secrets.clone());
+            let kept = (record_of(batch), secrets.clone());
+            self.kept.insert(batch.seq, kept, secrets.bytes, secrets.opened);
         }
         Ok(Some(secrets))
     }
 
     /// Drops what is kept of a batch.
     pub fn forget(&self, batch: BatchSeq) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&batch);
-    }
-
-    fn lookup(&self, batch: &Batch, now: Timestamp) -> Option<SecretsOf> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = kept.get(&batch.seq).filter(|kept| now.since(kept.at) < KEEP);
-        fresh.filter(|kept| kept.record == record_of(batch)).map(|kept| kept.secrets.clone())
-    }
-
-    fn insert(&self, batch: &Batch, now: Timestamp, secrets: SecretsOf) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= CAPACITY {
-            kept.retain(|_, kept| now.since(kept.at) < KEEP);
-        }
-        if kept.len() >= CAPACITY {
-            // All are in use: the oldest goes.
-            if let Some(oldest) = kept.iter().min_by_key(|(_, kept)| kept.at).map(|(batch, _)| *batch) {
-                kept.remove(&oldest);
-            }
-        }
-        kept.insert(batch.seq, Kept { at: now, record: record_of(batch), secrets });
+        self.kept.remove(&batch);
     }
 }
 
@@ -243,8 +234,12 @@ async fn open_secrets(engines: &Engines, batch: &Batch, stored: &StoredKey) -> R
     let key = epochs::open(engines, batch, stored).await?;
     let mut secrets = SecretsOf::new(batch.id, Arc::new(key), Value::Object(serde_json::Map::new()));
     if let Some(context) = &stored.key.context {
-        secrets.context = Arc::new(secrets.open_json(Place::Context, context)?);
+        let plain = secrets.open(Place::Context, context)?;
+        secrets.bytes += weight::of_json(&plain);
+        secrets.context = Arc::new(secrets.read_json(Place::Context, &plain)?);
     }
+    // Names of columns, and an index of them.
+    secrets.bytes += stored.key.header.as_ref().map_or(0, Vec::len).saturating_mul(8);
     let header = match (&stored.key.header, stored.key.epoch, &batch.header) {
         (Some(sealed), _, _) => Some(secrets.open_json(Place::Header, sealed)?),
         // Only of batches from before headers were sealed.

@@ -276,6 +276,15 @@ impl Batches for PostgresStore {
             .map_err(store_error("upload"))?;
         row.as_ref().map(pending_upload).transpose()
     }
+
+    async fn uploads_of(&self, batch: BatchSeq) -> StoreResult<Vec<PendingUpload>> {
+        let rows = sqlx::query("/* penstock:uploads_of */ SELECT id, owner, object_key, created_at, expires_at, batch FROM uploads WHERE batch = $1")
+            .bind(batch.0)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(store_error("uploads_of"))?;
+        rows.iter().map(pending_upload).collect()
+    }
 }
 
 impl PostgresStore {

@@ -286,6 +286,15 @@ impl Batches for SqliteStore {
             .map_err(store_error("upload"))?;
         row.as_ref().map(pending_upload).transpose()
     }
+
+    async fn uploads_of(&self, batch: BatchSeq) -> StoreResult<Vec<PendingUpload>> {
+        let rows = sqlx::query("/* penstock:uploads_of */ SELECT id, owner, object_key, created_at, expires_at, batch FROM uploads WHERE batch = ?")
+            .bind(batch.0)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(store_error("uploads_of"))?;
+        rows.iter().map(pending_upload).collect()
+    }
 }
 
 pub fn pending_upload(row: &sqlx::sqlite::SqliteRow) -> StoreResult<PendingUpload> {

@@ -283,4 +283,6 @@ pub trait Batches: Send + Sync {
     async fn create_upload(&self, upload: &PendingUpload) -> StoreResult<()>;
     /// A presigned upload of that owner.
     async fn upload(&self, id: Uuid, owner: OwnerSeq) -> StoreResult<Option<PendingUpload>>;
+    /// The presigned uploads that a batch used up, until their time is over.
+    async fn uploads_of(&self, batch: BatchSeq) -> StoreResult<Vec<PendingUpload>>;
 }

@@ -8,15 +8,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::table::{Connections, Held, Phase};
+use crate::headers;
 use crate::problem::{Problem, RETRY_AFTER};
 
 /// Bytes of a request's head.
 pub const HEAD_BYTES: usize = 32 * 1024;
+
+/// Lines of a request's head; actix-http reads no more.
+const HEAD_LINES: usize = 96;
 
 /// Bytes of an unfinished head that each connection has for itself.
 const FREE_HEAD_BYTES: usize = 4 * 1024;
@@ -65,19 +70,36 @@ static HEAD_TOO_LARGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 static UNREADABLE: LazyLock<Vec<u8>> =
     LazyLock::new(|| answer(StatusCode::BAD_REQUEST, "bad_request", "the request cannot be read"));
 
-/// Whether the server writes its 400 without a body, and nothing else.
-fn is_bare_refusal(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"HTTP/1.1 400 ") && bytes.ends_with(b"\r\n\r\n")
+static TOO_MANY_LINES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let detail = format!("the request's head has more than {HEAD_LINES} lines or {HEAD_BYTES} bytes");
+    answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", &detail)
+});
+
+/// What is said in place of a refusal that the server writes without a body.
+fn in_place_of(bytes: &[u8]) -> Option<&'static [u8]> {
+    if !bytes.ends_with(b"\r\n\r\n") {
+        return None;
+    }
+    match bytes.get(..13)? {
+        b"HTTP/1.1 400 " => Some(&UNREADABLE),
+        b"HTTP/1.1 431 " => Some(&TOO_MANY_LINES),
+        _ => None,
+    }
 }
 
 /// A whole answer, for who is not heard by the server behind this stream.
 fn answer(status: StatusCode, code: &str, detail: &str) -> Vec<u8> {
     let body = serde_json::to_string(&Problem::new(status, code, detail)).unwrap_or_default();
+    let mut usual = HeaderMap::new();
+    headers::set(&mut usual, headers::Kind::Owned);
+    let usual =
+        usual.iter().filter_map(|(name, value)| Some(format!("{name}: {}\r\n", value.to_str().ok()?)));
     format!(
-        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\nx-content-type-options: nosniff\r\n\
+        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\n{}\
          retry-after: {RETRY_AFTER}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         status.as_u16(),
         status.canonical_reason().unwrap_or("Refused"),
+        usual.collect::<String>(),
         body.len()
     )
     .into_bytes()
@@ -257,9 +279,12 @@ impl AsyncRead for Guarded {
 
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.unflushed && is_bare_refusal(bytes) && self.held.connection.phase() == Phase::Head {
+        if !self.unflushed
+            && self.held.connection.phase() == Phase::Head
+            && let Some(refusal) = in_place_of(bytes)
+        {
             // What cannot be read as a request is refused by the server behind this stream, without a word.
-            let written = self.io.try_write(&UNREADABLE);
+            let written = self.io.try_write(refusal);
             return Poll::Ready(written.map(|_| bytes.len()));
         }
         self.unflushed = true;
@@ -330,5 +355,28 @@ impl Alarm {
     fn off(&mut self) {
         self.deadline = None;
         self.sleep = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_without_a_word_is_worded() {
+        let bare = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+        for (status, code) in
+            [("400 Bad Request", "bad_request"), ("431 Request Header Fields Too Large", "head_too_large")]
+        {
+            let worded = in_place_of(bare(status).as_bytes()).expect("a refusal");
+            let worded = std::str::from_utf8(worded).unwrap();
+            assert!(worded.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{worded}");
+            assert!(worded.contains(&format!("\"code\":\"{code}\"")), "{worded}");
+            for usual in ["cache-control: no-store", "x-content-type-options: nosniff", "referrer-policy: "] {
+                assert!(worded.contains(usual), "{usual}: {worded}");
+            }
+        }
+        assert!(in_place_of(bare("200 OK").as_bytes()).is_none());
+        assert!(in_place_of(b"HTTP/1.1 400 Bad Request\r\n\r\nbody").is_none());
     }
 }

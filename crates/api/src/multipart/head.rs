@@ -27,13 +27,18 @@ pub enum Charset {
     Other(String),
 }
 
+/// A word of a client's, as it is repeated to him: without what is not printed, and cut.
+pub fn shown(word: &str) -> String {
+    word.chars().filter(|c| !c.is_control()).take(50).collect()
+}
+
 impl Charset {
     /// The charset of that name.
     pub fn named(name: &str) -> Self {
         match name.trim().to_ascii_lowercase().as_str() {
             "utf-8" | "utf8" | "us-ascii" | "ascii" | "ansi_x3.4-1968" => Self::Utf8,
             "iso-8859-1" | "iso8859-1" | "iso_8859-1" | "latin1" => Self::Latin1,
-            _ => Self::Other(name.to_owned()),
+            _ => Self::Other(shown(name)),
         }
     }
 

@@ -7,7 +7,7 @@
 mod head;
 mod parser;
 
-pub use head::{Charset, PartHead, boundary, latin1};
+pub use head::{Charset, PartHead, boundary, latin1, shown};
 pub use parser::{Event, Parser};
 
 /// Why a form cannot be read: a sentence.

@@ -35,12 +35,14 @@ const OWN_NAMES: [&str; 7] =
 
 /// Whether a variable sets Penstock itself up, so that a definition reads it only where the operator listed it.
 pub fn is_own_setting(name: &str) -> bool {
-    OWN_NAMES.contains(&name) || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    // Some clients read their settings in any case.
+    let name = name.to_ascii_uppercase();
+    OWN_NAMES.contains(&name.as_str()) || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Whether a variable sets Penstock itself up where its object store is S3.
 pub fn is_s3_setting(name: &str) -> bool {
-    name.starts_with(S3_PREFIX)
+    name.to_ascii_uppercase().starts_with(S3_PREFIX)
 }
 
 /// Why a variable has no value, and what to do.
@@ -354,6 +356,17 @@ mod tests {
                 environment.get_template("t").unwrap().render(minijinja::context!(v => 2)).unwrap()
             }
         }
+    }
+
+    #[test]
+    fn own_settings_are_known_in_any_case() {
+        for name in ["PENSTOCK_ENCRYPTION_KEYS", "penstock_encryption_keys", "Database_Url", "pgpassword"] {
+            assert!(is_own_setting(name), "{name}");
+        }
+        for name in ["AWS_SECRET_ACCESS_KEY", "aws_secret_access_key"] {
+            assert!(is_s3_setting(name), "{name}");
+        }
+        assert!(!is_own_setting("VENDOR_TOKEN"));
     }
 
     #[test]

@@ -15,17 +15,12 @@ use uuid::Uuid;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
+use crate::kept::Kept;
 use crate::process::lanes::Owner;
 use crate::secrets::{SecretsOf, unreadable_header};
 
-/// How long it is kept: an erased batch's key leaves every worker after at most this time.
-const KEEP: Duration = Duration::from_secs(60);
-
 /// A batch that could not be loaded is tried again after this time: less than [`HELD_AFTER_FAULT`](crate::dispatch::HELD_AFTER_FAULT).
 const RELOAD_AFTER: Duration = Duration::from_secs(5);
-
-/// At most so many batches are kept.
-const CAPACITY: usize = 1024;
 
 /// A batch, ready to process its rows.
 pub struct BatchWork {
@@ -62,7 +57,7 @@ impl BatchWork {
 pub struct BatchCache {
     /// The worker, which reports batches that it cannot process.
     worker: String,
-    kept: Mutex<HashMap<BatchSeq, (Timestamp, Arc<BatchWork>)>>,
+    kept: Kept<BatchSeq, Arc<BatchWork>>,
     /// When batches could not be loaded.
     broken: Mutex<HashMap<BatchSeq, Timestamp>>,
 }
@@ -70,7 +65,7 @@ pub struct BatchCache {
 impl BatchCache {
     /// An empty cache of a worker.
     pub fn new(worker: String) -> Self {
-        Self { worker, kept: Mutex::default(), broken: Mutex::default() }
+        Self { worker, kept: Kept::default(), broken: Mutex::default() }
     }
 
     /// The batches with those keys. Those that cannot be processed (erased, gone, a definition that does not load
@@ -87,13 +82,12 @@ impl BatchCache {
         let mut found = HashMap::new();
         let mut missing = Vec::new();
         {
-            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
             broken.retain(|_, at| now.since(*at) < RELOAD_AFTER);
             for batch in wanted {
-                match kept.get(batch).filter(|(at, _)| now.since(*at) < KEEP) {
-                    Some((_, work)) => {
-                        found.insert(*batch, work.clone());
+                match self.kept.get(batch) {
+                    Some(work) => {
+                        found.insert(*batch, work);
                     }
                     None if !missing.contains(batch) && !broken.contains_key(batch) => missing.push(*batch),
                     None => {}
@@ -108,7 +102,9 @@ impl BatchCache {
             match load(engines, &batch).await {
                 Ok(work) => {
                     let work = Arc::new(work);
-                    self.insert(now, work.clone());
+                    // As old as its key: that one leaves every worker a minute after it was opened.
+                    let (bytes, opened) = (work.secrets.bytes(), work.secrets.opened());
+                    self.kept.insert(work.seq, work.clone(), bytes, opened);
                     found.insert(batch.seq, work);
                     loaded.push(batch.seq);
                 }
@@ -157,26 +153,12 @@ impl BatchCache {
             return Ok(works);
         }
         let stale: Vec<BatchSeq> = stale.into_iter().collect();
-        {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            for batch in &stale {
-                works.remove(batch);
-                kept.remove(batch);
-            }
+        for batch in &stale {
+            works.remove(batch);
+            self.kept.remove(batch);
         }
         works.extend(self.get(engines, &stale).await?);
         Ok(works)
-    }
-
-    fn insert(&self, now: Timestamp, work: Arc<BatchWork>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= CAPACITY {
-            kept.retain(|_, (at, _)| now.since(*at) < KEEP);
-        }
-        if kept.len() >= CAPACITY {
-            kept.clear();
-        }
-        kept.insert(work.seq, (now, work));
     }
 }
 
