@@ -224,3 +224,28 @@ async fn a_log_that_nobody_reads_blocks_nothing() {
     service.terminate();
     assert!(began.elapsed() < Duration::from_secs(20), "it ends in order: {:?}", began.elapsed());
 }
+
+/// An object store that can be read and takes no writes is a finding.
+#[tokio::test]
+async fn doctor_says_that_objects_cannot_be_written() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    place.key(&sandbox, "acme");
+    let objects = || {
+        let (doctor, _) = place.operate(&sandbox, &["doctor"]);
+        let lines = doctor.as_array().expect("lines");
+        lines.iter().find(|line| line["what"] == "objects").expect("a line").clone()
+    };
+    let line = objects();
+    assert_eq!(line["verdict"], "ok", "{line}");
+    assert_eq!(place.objects(), Vec::<std::path::PathBuf>::new(), "nothing is left behind");
+    // A file where a folder would have to be: not even root can write there.
+    let folder = if place.is_cluster() { "s3/batches/tests" } else { "data/files" };
+    let folder = place.data().with_file_name(folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let _ = std::fs::remove_dir(folder.join("probe"));
+    std::fs::write(folder.join("probe"), "").expect("a file");
+    let line = objects();
+    assert_eq!(line["verdict"], "fail", "{line}");
+    assert!(line["found"].to_string().contains("uploads are refused"), "{line}");
+}

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path as ObjectPath;
 use penstock_app::StartError;
 use penstock_app::clock::SystemClock;
 use penstock_domain::time::Clock as _;
@@ -155,11 +157,23 @@ fn clock(findings: &mut Findings, what: &'static str, whose: &str, apart: i64) {
 }
 
 async fn objects(opened: &Opened, findings: &mut Findings) {
-    let mut listed = opened.chosen.engines.objects.list(None);
-    match listed.try_next().await {
-        Ok(_) => findings.ok("objects", "reachable"),
+    let objects = &opened.chosen.engines.objects;
+    if let Err(error) = objects.list(None).try_next().await {
+        return findings.fail("objects", format!("{error}; check OBJECT_STORE_URL and its credentials"));
+    }
+    // What can be listed may still take no writes.
+    let probe = ObjectPath::from("probe/writes");
+    let written = match objects.put(&probe, "doctor".into()).await {
+        Ok(_) => objects.delete(&probe).await,
+        Err(error) => Err(error),
+    };
+    match written {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => {
+            findings.ok("objects", "reachable, and takes writes");
+        }
         Err(error) => {
-            findings.fail("objects", format!("{error}; check OBJECT_STORE_URL and its credentials"));
+            let hint = "uploads are refused until objects can be written and deleted";
+            findings.fail("objects", format!("{error}; {hint}: check rights and credentials"));
         }
     }
 }

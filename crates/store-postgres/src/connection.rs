@@ -86,7 +86,7 @@ const SETTINGS: &str = "SELECT set_config('search_path', quote_ident(coalesce( \
      set_config('default_transaction_isolation', 'read committed', false), \
      set_config('default_transaction_deferrable', 'off', false), \
      set_config('statement_timeout', $1, false), set_config('lock_timeout', '0', false), \
-     set_config('idle_in_transaction_session_timeout', $2, false), \
+     set_config('idle_in_transaction_session_timeout', $2, false), set_config('idle_session_timeout', '0', false), \
      CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL THEN set_config('transaction_timeout', '0', false) END, \
      CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END, \
      set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), \

@@ -122,6 +122,7 @@ async fn a_databases_own_settings_change_nothing() {
             "statement_timeout = '20ms'".to_owned(),
             "lock_timeout = '1ms'".to_owned(),
             "idle_in_transaction_session_timeout = '20ms'".to_owned(),
+            "idle_session_timeout = '20ms'".to_owned(),
             "synchronous_commit = 'off'".to_owned(),
             "search_path = 'somewhere, public'".to_owned(),
         ] {
@@ -131,6 +132,9 @@ async fn a_databases_own_settings_change_nothing() {
         run(&url, "SET statement_timeout = 0; CREATE SCHEMA IF NOT EXISTS somewhere").await;
         let store: Arc<dyn Store> = Arc::new(open(&url, 8));
         store.check_schema().await.expect("the tables are found");
+        // Longer than a session may be idle by the database's default, and not long enough for a connection to be tried first.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        store.check_schema().await.expect("its connection is still open");
         store.migrate().await.expect("nothing to do");
         races::settlements_of_one_batch_at_once_all_count(&store).await;
         races::a_row_is_claimed_once(&store).await;

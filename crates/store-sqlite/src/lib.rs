@@ -130,7 +130,11 @@ fn lock_file(database: &Path, suffix: &str) -> StoreResult<Option<File>> {
     path.push(".");
     path.push(suffix);
     let unavailable = |error: std::io::Error| StoreError::Unavailable(Box::new(error));
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(unavailable)?;
+    let writable = File::options().create(true).truncate(false).write(true).open(&path);
+    // A lock needs no right to write.
+    let file = writable.or_else(|_| File::open(&path)).map_err(|error| {
+        unavailable(std::io::Error::new(error.kind(), format!("{}: {error}", Path::new(&path).display())))
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -144,3 +148,24 @@ async fn commit(tx: Tx, name: &'static str) -> StoreResult<()> {
 }
 
 type Connection = SqliteConnection;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_needs_no_right_to_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("penstock.db");
+        drop(lock_file(&database, "lock").unwrap());
+        let path = folder.path().join("penstock.db.lock");
+        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(&path, permissions).unwrap();
+        let held = lock_file(&database, "lock").unwrap();
+        assert!(held.is_some());
+        assert!(lock_file(&database, "lock").unwrap().is_none(), "somebody holds it");
+        let nowhere = lock_file(&folder.path().join("gone/penstock.db"), "lock").unwrap_err();
+        assert!(nowhere.to_string().contains("penstock.db.lock"), "{nowhere}");
+    }
+}
