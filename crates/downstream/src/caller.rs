@@ -19,8 +19,9 @@ use crate::lateness::Lateness;
 use crate::limiter::{Gates, Grant, Limiter};
 use crate::line::{Lines, Turn};
 
-/// A slot outlasts its call's timeout by so much, so that it is never given away under a call.
-const SLOT_MARGIN: Duration = Duration::from_secs(5);
+/// A slot outlasts its call's timeout by so much: a timer that is late gives no slot away under a call. The slots of a worker
+/// that is gone come back after that.
+const SLOT_MARGIN: Duration = Duration::from_secs(1);
 
 /// What takes no longer than that is waited out; for longer, the row is given back.
 const PATIENCE: Duration = Duration::from_secs(1);
