@@ -340,6 +340,13 @@ impl Service {
         self.child.wait().expect("it has ended");
     }
 
+    /// Stops it (SIGSTOP), or lets it go on (SIGCONT), with all its threads.
+    pub fn suspend(&self, suspended: bool) {
+        let signal = if suspended { "-STOP" } else { "-CONT" };
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+    }
+
     /// SIGTERM; waits for its end, which has to be in order.
     pub fn terminate(mut self) {
         let pid = self.child.id().to_string();

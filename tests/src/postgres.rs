@@ -1,4 +1,4 @@
-//! PostgreSQL servers of a test's own: a primary, and a standby that can be promoted.
+//! PostgreSQL servers of a test's own, that can be stopped and started again: a primary, and a standby that can be promoted.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,16 +10,23 @@ pub struct Postgres {
     // Dropped last: the server ends before its folder goes.
     folder: tempfile::TempDir,
     port: u16,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Postgres {
     /// A primary with an empty database `penstock`.
     pub async fn start() -> Self {
-        let server = Self::reserve();
+        Self::start_with(Vec::new()).await
+    }
+
+    /// The same, with these variables in the server's environment.
+    pub async fn start_with(environment: Vec<(&'static str, String)>) -> Self {
+        let mut server = Self::reserve();
+        server.environment = environment;
         let mut init = server.tool("initdb");
         init.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"]);
         run(&mut init);
-        server.launch();
+        server.again();
         let mut connection = PgConnection::connect(&server.url("postgres")).await.expect("it answers");
         sqlx::query("CREATE DATABASE penstock").execute(&mut connection).await.expect("a database");
         server
@@ -32,7 +39,7 @@ impl Postgres {
         copy.args(["-h", "127.0.0.1", "-U", "postgres", "-X", "stream", "-c", "fast", "-R", "-p"]);
         copy.arg(self.port.to_string()).arg("-D").arg(standby.data());
         run(&mut copy);
-        standby.launch();
+        standby.again();
         standby
     }
 
@@ -82,19 +89,28 @@ impl Postgres {
             // PostgreSQL refuses to run as root.
             run(Command::new("chown").arg("postgres").arg(folder.path()));
         }
-        Self { folder, port }
+        Self { folder, port, environment: Vec::new() }
     }
 
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    fn launch(&self) {
+    /// Stops it at once, as a crash does.
+    pub fn stop(&self) {
+        run(self.tool("pg_ctl").args(["-s", "-w", "-m", "immediate", "stop"]));
+    }
+
+    /// Starts it again.
+    pub fn again(&self) {
         let options = format!(
-            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=100 -c shared_buffers=32MB",
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200 -c shared_buffers=32MB",
             self.port
         );
-        let mut start = self.tool("pg_ctl");
+        // For the server, and not for what starts it as another user.
+        let environment = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
+        let mut start = self.as_owner(Path::new("env"));
+        start.args(environment).arg(bin().join("pg_ctl")).arg("-D").arg(self.data());
         start.arg("-l").arg(self.folder.path().join("log")).args(["-s", "-w", "-o", &options, "start"]);
         // The server would keep an inherited pipe open.
         let started = start.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("pg_ctl");
@@ -110,7 +126,10 @@ impl Postgres {
     }
 
     fn program(&self, name: &str) -> Command {
-        let program = bin().join(name);
+        self.as_owner(&bin().join(name))
+    }
+
+    fn as_owner(&self, program: &Path) -> Command {
         if !is_root() {
             return Command::new(program);
         }

@@ -139,7 +139,7 @@ impl Receiver {
                 return found;
             }
             assert!(began.elapsed() < PATIENCE, "it was never told; it heard {:?}", self.heard());
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
