@@ -1,19 +1,22 @@
-//! The clock of a service: the system's, set by the database's.
+//! The clock of a service: it runs as the machine's monotonic clock does, and is set by the database's.
 //!
-//! Leases are written by one machine and judged by others. Were each to go by its own clock, one that runs ahead would
-//! take live rows for abandoned ones; so all go by the clock of the database that they share (Cristian, "Probabilistic
-//! clock synchronization", 1989: the server's time, give or take half the round trip).
+//! Times are written by one machine and judged by others. Were each to go by its own clock, one that runs ahead would count
+//! what waits as due, or as lost; so all go by the clock of the database that they share (Cristian, "Probabilistic
+//! clock synchronization", 1989: the server's time, give or take half the round trip). The machine's own clock may be set to
+//! whatever it likes meanwhile.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use penstock_domain::time::{Clock, Timestamp};
 use penstock_store::Store;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is set. Quartz drifts by less than 10 ms meanwhile.
-const SET_EVERY: Duration = Duration::from_secs(30);
+/// How often it is set. A machine that slept does not know for how long until then.
+const SET_EVERY: Duration = Duration::from_secs(3);
+
+/// All processes go by the database's clock so long after that was set.
+pub const SETTLES: Duration = Duration::from_secs(5);
 
 /// What the clock is set by is the quickest of so many answers.
 const ANSWERS: u32 = 3;
@@ -35,45 +38,70 @@ impl Clock for SystemClock {
     }
 }
 
-/// The system's clock, moved by what the database's is ahead of it.
-#[derive(Debug, Default)]
-pub struct SharedClock {
-    ahead_ms: AtomicI64,
+/// A monotonic clock that shows the database's time.
+#[derive(Debug)]
+pub struct SharedClock(Mutex<Shown>);
+
+#[derive(Debug)]
+struct Shown {
+    /// What it showed.
+    time: Timestamp,
+    /// When it showed that.
+    at: Instant,
+    /// By how many milliseconds this machine's clock was ahead of the database's when that was reported last.
+    reported_ms: i64,
+}
+
+impl Default for SharedClock {
+    /// It shows this machine's time until it is set.
+    fn default() -> Self {
+        Self(Mutex::new(Shown { time: SystemClock.now(), at: Instant::now(), reported_ms: 0 }))
+    }
 }
 
 impl Clock for SharedClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(SystemClock.now().millis() + self.ahead_ms.load(Ordering::Relaxed))
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.time + shown.at.elapsed()
     }
 }
 
 impl SharedClock {
     /// Sets it by the database's clock. When the database does not answer in time, it goes on as it was set last.
     pub async fn set(&self, store: &dyn Store) {
-        let mut best: Option<(Duration, i64)> = None;
+        let mut best: Option<(Duration, Instant, Timestamp)> = None;
         for _ in 0..ANSWERS {
-            let asked = SystemClock.now();
             let began = Instant::now();
-            let Ok(Ok(said)) = tokio::time::timeout(SLOWEST, store.now()).await else { break };
+            let Ok(Ok(told)) = tokio::time::timeout(SLOWEST, store.now()).await else { break };
             let took = began.elapsed();
-            if best.is_none_or(|(quickest, _)| took < quickest) {
-                let half = i64::try_from(took.as_millis() / 2).unwrap_or(i64::MAX);
-                best = Some((took, said.millis() - (asked.millis() + half)));
+            if best.is_none_or(|(quickest, ..)| took < quickest) {
+                best = Some((took, began + took / 2, told));
             }
         }
-        let Some((took, ahead)) = best else { return };
-        let was = self.ahead_ms.load(Ordering::Relaxed);
+        if let Some((took, at, told)) = best {
+            self.told(told, at, took);
+        }
+    }
+
+    /// The database's clock showed `told` at that moment, give or take half of what the answer took.
+    fn told(&self, told: Timestamp, at: Instant, took: Duration) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead_ms = (SystemClock.now() - at.elapsed()).millis() - told.millis();
+        if (ahead_ms - shown.reported_ms).abs() > NOTABLE_MS {
+            if ahead_ms.abs() > NOTABLE_MS {
+                tracing::warn!(
+                    milliseconds = ahead_ms,
+                    "this machine's clock is apart from the database's, which is gone by; set both by NTP"
+                );
+            }
+            shown.reported_ms = ahead_ms;
+        }
+        let expected = shown.time + at.saturating_duration_since(shown.at);
         // What may be the way's doing moves nothing.
-        if (ahead - was).abs() <= i64::try_from(took.as_millis()).unwrap_or(i64::MAX).max(5) {
-            return;
+        let way_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX).max(5);
+        if (told.millis() - expected.millis()).abs() > way_ms {
+            (shown.time, shown.at) = (told, at);
         }
-        if (ahead - was).abs() > NOTABLE_MS {
-            tracing::warn!(
-                milliseconds = -ahead,
-                "this machine's clock is apart from the database's, which is gone by; set both by NTP"
-            );
-        }
-        self.ahead_ms.store(ahead, Ordering::Relaxed);
     }
 
     /// Sets it now and then, until `stop`.
@@ -84,5 +112,28 @@ impl SharedClock {
                 () = tokio::time::sleep(SET_EVERY) => self.set(store.as_ref()).await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_by_the_database_and_by_no_clock_of_this_machine() {
+        let clock = SharedClock::default();
+        let quick = Duration::from_millis(2);
+        let hour = Duration::from_secs(3600);
+        for told in [SystemClock.now() + hour, SystemClock.now() - hour] {
+            clock.told(told, Instant::now(), quick);
+            let shown = clock.now();
+            assert!(shown >= told && shown.since(told) < Duration::from_secs(60), "{shown} {told}");
+        }
+        let before = clock.now();
+        clock.told(before + Duration::from_millis(400), Instant::now(), Duration::from_millis(900));
+        assert!(
+            clock.now().since(before) < Duration::from_millis(400),
+            "an answer that took long tells little"
+        );
     }
 }
