@@ -20,6 +20,7 @@ mod life;
 mod links;
 mod listening;
 mod lists;
+mod liveness;
 mod mending;
 mod once;
 mod operations;

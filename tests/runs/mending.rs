@@ -150,7 +150,7 @@ async fn rows_whose_worker_died() {
         "{said}"
     );
     assert!(!said.contains("example.com"), "{said}");
-    assert_eq!(scene.sandbox.stats().effects, calls.effects + 1);
+    assert_eq!(scene.sandbox.stats().invites, calls.invites + 1);
     // Where limits are not shared it is said.
     let own = !scene.place.is_cluster();
     assert_eq!(lines[0].starts_with("limits are kept by each process here"), own, "{said}");

@@ -55,7 +55,7 @@ impl Postgres {
         let before = std::fs::read_to_string(&settings).expect("its settings");
         std::fs::write(&settings, before + &follows).expect("its settings");
         std::fs::write(self.data().join("standby.signal"), "").expect("a file");
-        self.launch();
+        self.again();
     }
 
     /// Changes its settings by a statement, which takes effect at once.

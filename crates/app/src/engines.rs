@@ -33,7 +33,7 @@ use ring::rand::SystemRandom;
 use url::Url;
 
 use crate::StartError;
-use crate::clock::{SharedClock, SystemClock};
+use crate::clock::{self, SharedClock, SystemClock};
 use crate::permissions::{Writers, refuse_if_written};
 use crate::secret_files::{Reconnect, SecretFiles};
 use crate::settings::Settings;
@@ -77,9 +77,11 @@ pub struct Chosen {
     pub engines: Engines,
     /// Calls and their limits.
     pub caller: Arc<Caller>,
-    /// The lease of a claimed row.
+    /// The lease of an extraction.
     pub lease: Duration,
     reads_at_once: usize,
+    /// How long the heartbeat of a process has to be missing until its rows are somebody else's.
+    pub silence: Duration,
     /// The object store when it can sign URLs.
     #[cfg(feature = "cluster")]
     pub signer: Option<Arc<object_store::aws::AmazonS3>>,
@@ -104,6 +106,7 @@ impl Chosen {
             rows_per_run: settings.rows_per_run,
             lost_after: Duration::from_secs(settings.lost_after_seconds).max(self.lease),
             extraction_grace: Duration::from_secs(if self.local { 2 } else { 30 }),
+            looks_for_dead: !self.embedded,
         }
     }
 
@@ -150,7 +153,9 @@ impl Chosen {
             extract: self.extract_policy(name.clone()),
             name,
             concurrency: settings.concurrency,
-            lease: self.lease,
+            silence: self.silence,
+            lost_after: Duration::from_secs(settings.lost_after_seconds).max(self.lease),
+            clock_settles: self.shared_clock.as_ref().map_or(Duration::ZERO, |_| clock::SETTLES),
             grace: Duration::from_secs(settings.grace_seconds),
         }
     }
@@ -182,8 +187,8 @@ const SQLITE_READS: usize = 3;
 /// # Errors
 /// A sentence with the mend. Engines of a cluster that cannot be reached yet are no error: readiness tells.
 pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Result<Chosen, StartError> {
-    let worst = pipelines.iter().map(|pipeline| pipeline.worst_call()).max().unwrap_or_default();
-    let lease = settings.lease(worst)?;
+    let longest_call = pipelines.iter().map(|pipeline| pipeline.worst_call()).max().unwrap_or_default();
+    let lease = settings.lease()?;
     settings.check(lease)?;
     let database = settings.database_url.as_deref().ok_or_else(|| {
         StartError::misuse(
@@ -219,7 +224,6 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         part_bytes: objects.part_bytes,
         parts_under_way: Arc::new(tokio::sync::Semaphore::new(penstock_flow::parts::PARTS_UNDER_WAY)),
         bell,
-        longest_call: Settings::longest_call(lease),
         keyring: Arc::new(CurrentKeyring::new(keyring)),
         pipelines: Arc::new(Definitions::new(pipelines, unset, Box::new(move |name| variables.lookup(name)))),
         secrets: Arc::new(Secrets::default()),
@@ -240,6 +244,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         } else {
             (settings.database_connections as usize / 2).max(2)
         },
+        silence: Settings::silence(lease, longest_call),
         #[cfg(feature = "cluster")]
         signer: objects.signer,
         object_prefix: objects.prefix,
@@ -443,7 +448,7 @@ async fn open_queue(settings: &Settings, sqlite: bool) -> Result<Queue, StartErr
 
 #[cfg(feature = "cluster")]
 async fn shared_queue(url: &str) -> Result<Queue, StartError> {
-    let bell = penstock_queue::SharedBell::connect(url, process_name("queue"))
+    let bell = penstock_queue::SharedBell::connect(url)
         .map_err(|error| StartError::misuse(format!("REDIS_URL: {error}")))?;
     let limiter = penstock_downstream::SharedLimiter::connect(url)
         .map_err(|error| StartError::misuse(format!("REDIS_URL: {error}")))?;

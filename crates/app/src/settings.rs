@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use penstock_flow::process::heartbeat;
 
 use crate::surface::Surface;
 use crate::{StartError, variables};
@@ -60,7 +61,8 @@ pub struct Settings {
     /// Rows in flight in a worker
     #[arg(long, env = "PENSTOCK_CONCURRENCY", default_value_t = 256, global = true)]
     pub concurrency: usize,
-    /// How long a claimed row's lease lasts unless renewed, in seconds; without it, as the slowest call needs
+    /// How long the lease of an extraction lasts unless renewed, in seconds (default 30). A worker counts as dead after 10 to 15
+    /// seconds without a heartbeat, or after this time, if it is shorter
     #[arg(long, env = "PENSTOCK_LEASE_SECONDS", global = true)]
     pub lease_seconds: Option<u64>,
     /// How long after its start time a queued row counts as lost, in seconds
@@ -95,11 +97,15 @@ pub struct Settings {
     pub delete_after_days: Option<u32>,
 }
 
-/// A lease lasts at least this long: renewals come three times in it, and a database may need a while to come back.
-const SHORTEST_LEASE: Duration = Duration::from_secs(30);
+/// How long an extraction's lease lasts, unless something else is set: each chunk renews it.
+const LEASE: Duration = Duration::from_secs(30);
 
-/// What a lease must leave beside the slowest call: the wait for its moment, and a late renewal.
-const LEASE_MARGIN: Duration = Duration::from_secs(3);
+/// A worker writes a heartbeat every second: with fewer seconds a short pause would cost it its rows.
+const SHORTEST_LEASE: Duration = Duration::from_secs(6);
+
+/// A worker counts as dead after as long as its longest call may take, and a late heartbeat; but no sooner than this, and no
+/// later than that: 20 seconds after its death its rows are on their way again.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15));
 
 impl Settings {
     /// Reads the secrets that are given as files.
@@ -122,29 +128,26 @@ impl Settings {
         Ok(())
     }
 
-    /// The lease of a claimed row, checked against the slowest call of any pipeline.
+    /// The lease of an extraction.
     ///
     /// # Errors
-    /// When the lease that was asked for does not outlast it.
-    pub fn lease(&self, worst_call: Duration) -> Result<Duration, StartError> {
-        // Renewed at a third, a lease has always two thirds left: these must outlast the call.
-        let needed = (worst_call + LEASE_MARGIN) * 3 / 2;
-        match self.lease_seconds.map(Duration::from_secs) {
-            None => Ok(SHORTEST_LEASE.max(worst_call * 2 + LEASE_MARGIN * 2)),
-            Some(lease) if lease >= needed => Ok(lease),
-            Some(lease) => Err(StartError::misuse(format!(
-                "PENSTOCK_LEASE_SECONDS is {}, but the slowest call may take {} seconds and a lease must outlast it: \
-                 set it to {} or more, or shorten the dependency's timeout.",
+    /// When it is too short.
+    pub fn lease(&self) -> Result<Duration, StartError> {
+        let lease = self.lease_seconds.map_or(LEASE, Duration::from_secs);
+        if lease < SHORTEST_LEASE {
+            return Err(StartError::misuse(format!(
+                "PENSTOCK_LEASE_SECONDS is {}: set it to {} or more.",
                 lease.as_secs(),
-                worst_call.as_secs(),
-                needed.as_secs_f64().ceil()
-            ))),
+                SHORTEST_LEASE.as_secs()
+            )));
         }
+        Ok(lease)
     }
 
-    /// The longest timeout of a call that rows under such a lease can make: two thirds of it are always left.
-    pub fn longest_call(lease: Duration) -> Duration {
-        (lease * 2 / 3).saturating_sub(LEASE_MARGIN)
+    /// How long a worker's heartbeat has to be missing until its rows are somebody else's, in whole seconds.
+    pub fn silence(lease: Duration, longest_call: Duration) -> Duration {
+        let needed = (longest_call + heartbeat::FRESH).clamp(SILENCE.0, SILENCE.1);
+        Duration::from_secs(needed.min(lease).as_secs())
     }
 
     /// Settings that contradict each other, found before anything starts.
@@ -171,7 +174,7 @@ impl Settings {
         if Duration::from_secs(self.lost_after_seconds) < lease {
             return Err(StartError::misuse(format!(
                 "PENSTOCK_LOST_AFTER_SECONDS is {}, shorter than a lease ({} seconds): rows would be released again \
-                 while a worker still holds them; set it to {} or more.",
+                 while they are still on their way; set it to {} or more.",
                 self.lost_after_seconds,
                 lease.as_secs(),
                 lease.as_secs()
@@ -216,11 +219,21 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_outlasts_the_slowest_call_or_the_program_does_not_start() {
-        let worst = Duration::from_secs(60);
-        assert_eq!(settings(&[]).lease(worst).unwrap(), Duration::from_secs(126));
-        let error = settings(&["--lease-seconds", "60"]).lease(worst).unwrap_err().to_string();
-        assert!(error.contains("set it to 95 or more"), "{error}");
+    fn a_lease_is_long_enough_or_the_program_does_not_start() {
+        assert_eq!(settings(&[]).lease().unwrap(), Duration::from_secs(30));
+        assert_eq!(settings(&["--lease-seconds", "6"]).lease().unwrap(), Duration::from_secs(6));
+        let error = settings(&["--lease-seconds", "5"]).lease().unwrap_err().to_string();
+        assert!(error.contains("set it to 6 or more"), "{error}");
+    }
+
+    #[test]
+    fn a_dead_workers_rows_come_back_after_its_longest_call_and_in_time() {
+        for (lease, call, silence) in
+            [(30, 1, 10), (30, 5, 10), (30, 8, 12), (30, 60, 15), (8, 60, 8), (300, 9, 13)]
+        {
+            let [lease, call, silence] = [lease, call, silence].map(Duration::from_secs);
+            assert_eq!(Settings::silence(lease, call), silence, "{call:?}");
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ async fn queue_and_limits_over_tls() {
         return;
     };
     rustls::crypto::ring::default_provider().install_default().unwrap();
-    let bell = SharedBell::connect(&url, "test".to_owned()).unwrap();
+    let bell = SharedBell::connect(&url).unwrap();
     let limiter = SharedLimiter::connect(&url).unwrap();
     let policy = GatePolicy { rate: None, concurrency: Some(1), breaker: None, cold_wait_us: 0.0 };
     let gates = Gates { dependency: "api".to_owned(), policy, owner: None };

@@ -8,6 +8,7 @@ use penstock_domain::time::Timestamp;
 use penstock_sandbox::{Config, Sandbox};
 use penstock_store::dispatch::{Dispatch as _, Take};
 use penstock_store::work::{Claim, Settled, Settlement, Work as _};
+use penstock_store::workers::{NewWorker, WorkerKind, Workers as _};
 use penstock_store_postgres::{Options, PostgresStore};
 use penstock_tests::{Client, Place};
 use sqlx::PgPool;
@@ -127,9 +128,12 @@ async fn groups(database: &str, rows: u32) {
     let count = u32::try_from(numbers.len()).expect("a number");
     say("release (mark queued), one statement", count, began.elapsed());
     let token = LeaseToken(Uuid::from_u128(7));
+    let silence = Duration::from_secs(3600);
+    let worker = NewWorker { name: "bench", kind: WorkerKind::Worker, version: "", silence };
+    store.register_worker(&worker).await.expect("a record");
     let began = Instant::now();
     for group in numbers.chunks(200) {
-        let claim = Claim { rows: group, token, holder: "bench", until: late, also_pending: false };
+        let claim = Claim { rows: group, token, holder: "bench", also_pending: false, suspects: false };
         assert_eq!(store.claim(&claim, now).await.expect("a claim").len(), group.len());
     }
     say("claims, groups of 200, one connection", count, began.elapsed());

@@ -46,9 +46,11 @@ pub async fn start(
     }
     await_engines(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
     if chosen.embedded {
-        // One process serves this database: whatever was queued or leased was its predecessor's.
+        // One process serves this database: whatever was queued or held was its predecessor's.
+        engines.store.bury_services().await.map_err(said)?;
         let swept = engines.store.sweep(engines.clock.now(), 0, true).await.map_err(said)?;
-        penstock_flow::dispatch::tell_unknown(&swept);
+        let lost_after = chosen.dispatch_policy(settings).lost_after;
+        penstock_flow::recovery::reclaim(engines, lost_after).await.map_err(said)?;
         let bells =
             swept.extractions.iter().map(|batch| penstock_flow::dispatch::extraction_bell(*batch)).collect();
         engines.bell.ring(bells).await.map_err(said)?;

@@ -11,6 +11,7 @@ use penstock_domain::time::Clock as _;
 use penstock_flow::dependencies::{self, DependencyState};
 use penstock_flow::rotation;
 use penstock_queue::QueueServer;
+use penstock_store::workers::WorkerKind;
 use serde_json::json;
 use url::Url;
 
@@ -75,6 +76,7 @@ pub async fn run(opened: &Opened, out: Output) -> Result<bool, StartError> {
     let mut findings = Findings::default();
     if database(opened, &mut findings).await {
         keys(opened, &mut findings).await;
+        workers(opened, &mut findings).await;
         runs(opened, &mut findings).await;
         batches(opened, &mut findings).await;
     }
@@ -328,6 +330,28 @@ fn standing(state: &DependencyState) -> String {
     parts.push(format!("{:.0} % of the rate in use", state.share * 100.0));
     parts.extend(state.cause.as_ref().map(|cause| format!("the last call failed: {cause}")));
     parts.join(", ")
+}
+
+/// Who holds rows, and who of them is not heard of any more.
+async fn workers(opened: &Opened, findings: &mut Findings) {
+    let all = match opened.chosen.engines.store.workers().await {
+        Ok(all) => all,
+        Err(error) => return findings.fail("workers", error.to_string()),
+    };
+    let (silent, live): (Vec<_>, Vec<_>) = all.iter().partition(|worker| worker.is_silent());
+    let live = live.iter().filter(|worker| worker.kind == WorkerKind::Worker).count();
+    let of_silent: Vec<String> = silent
+        .iter()
+        .map(|worker| {
+            let (seconds, rows) = (worker.silent_for.as_secs(), worker.load.in_flight);
+            format!("{} has been silent for {seconds} s and holds {rows} rows", worker.name)
+        })
+        .collect();
+    match (live, of_silent.is_empty()) {
+        (0, true) => findings.warn("workers", "none lives: no row is processed; start a worker"),
+        (_, true) => findings.ok("workers", format!("{live} live")),
+        (_, false) => findings.warn("workers", format!("{live} live; {}", of_silent.join("; "))),
+    }
 }
 
 async fn runs(opened: &Opened, findings: &mut Findings) {

@@ -125,9 +125,10 @@ pub async fn process_row(
     opened.audit(action, Some(batch.id), format!("row {number}")).await?;
     let holder = process_name("process-row");
     let printer = Printer { reveal, out, steps: Mutex::default() };
-    let done = single::process_row(engines, &chosen.caller, &batch, number, &holder, chosen.lease, &printer)
-        .await
-        .map_err(said)?;
+    let done =
+        single::process_row(engines, &chosen.caller, &batch, number, &holder, chosen.silence, &printer)
+            .await
+            .map_err(said)?;
     let note = (chosen.local && matches!(done, Single::Ran { .. })).then_some(OWN_LIMITS);
     let (good, outcome, sentence) = match done {
         Single::Ran { outcome: Settled::Completed { .. }, .. } => {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use penstock_flow::dispatch::{self, DispatchPolicy, RunReport};
+use penstock_flow::recovery;
 use penstock_flow::traces::dispatcher_run;
 use penstock_flow::{Engines, FlowError};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,9 @@ pub fn sentence(report: &RunReport) -> String {
             swept.finished,
             swept.extractions.len()
         ));
+    }
+    if swept.crashed_rows > 0 {
+        line.push_str(&format!("; {} expired rows failed as worker_crashed", swept.crashed_rows));
     }
     if swept.unknown_rows > 0 {
         line.push_str(&format!("; {} expired rows failed as outcome_unknown", swept.unknown_rows));
@@ -65,6 +69,14 @@ pub async fn every(engines: &Engines, policy: &DispatchPolicy, pause: Duration, 
 /// # Errors
 /// When an engine fails.
 pub async fn once(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> Result<RunReport, FlowError> {
-    let run = dispatch::run(engines, policy, dry_run);
+    let run = async {
+        let report = dispatch::run(engines, policy, dry_run).await?;
+        // Where no worker lives that would look for dead ones, nobody else does until the next run.
+        if policy.looks_for_dead && !dry_run && !report.locked_out {
+            recovery::linger(engines).await?;
+            recovery::reclaim(engines, policy.lost_after).await?;
+        }
+        Ok(report)
+    };
     run.instrument(dispatcher_run(engines.traces.as_ref())).await
 }

@@ -16,6 +16,9 @@
 //!
 //! Whatever is tried again waits as long as the answer's Retry-After asks, if that is longer than its backoff.
 //!
+//! A worker that dies leaves its row without a verdict. The row runs again, alone; a call that is made at most once and may
+//! have been under way ends it as `outcome_unknown`, and the third death (`MOST_CRASHES`) ends it as `worker_crashed`.
+//!
 //! Safe to repeat: GET, HEAD, PUT, DELETE (RFC 9110, 9.2.2), steps with `idempotency_key: true` or
 //! `idempotent: true`. At most once: steps with `idempotent: false` and no key. An unknown outcome ends the row; it is
 //! retried only when a person says so.
@@ -50,6 +53,8 @@ pub mod code {
     pub const NOT_STORED: &str = "not_stored";
     /// The program failed at the row: a defect of Penstock's.
     pub const INTERNAL_ERROR: &str = "internal_error";
+    /// Workers died while they held the row, again and again.
+    pub const WORKER_CRASHED: &str = "worker_crashed";
     /// The dependency's rate is used up.
     pub const RATE_LIMITED: &str = "rate_limited";
     /// The owner's own rate at the dependency is used up.
@@ -79,6 +84,9 @@ pub fn sentence(code: &str) -> &'static str {
         code::BAD_RESPONSE => "the answer cannot be read",
         code::UNREADABLE => "what is stored of the row cannot be read: it was damaged or changed",
         code::INTERNAL_ERROR => "the program failed at the row; the operator's log says where",
+        code::WORKER_CRASHED => {
+            "its worker died each time it processed the row, in the end with no other row beside it; a call may have had its effect"
+        }
         code::TEMPLATE_ERROR => "no request can be made of the row's values",
         _ => "the call failed",
     }

@@ -68,6 +68,10 @@ impl std::str::FromStr for RowStatus {
 #[error("`{0}` is not one of the states")]
 pub struct UnknownName(pub String);
 
+/// A row ends when so many workers died while they held it. From the first death on it runs alone, so that the second one is
+/// its own, and the third one no accident.
+pub const MOST_CRASHES: u16 = 3;
+
 /// One try at one step, as it is kept with a failed row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptRecord {

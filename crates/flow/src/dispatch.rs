@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use penstock_domain::fair::{self, BatchOffer, OwnerOffer};
 use penstock_domain::ids::{BatchSeq, OwnerSeq, RowRef};
-use penstock_domain::outcome::code;
 use penstock_domain::time::Timestamp;
 use penstock_queue::{Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet};
-use penstock_store::StoreError;
-use penstock_store::dispatch::{BatchLoad, OwnerLoad, RunRecord, StuckRows, SweepPlan, Swept, Take};
+use penstock_store::dispatch::{
+    BatchLoad, OwnerLoad, Released, RunRecord, StuckRows, SweepPlan, Swept, Take,
+};
+use penstock_store::{StoreError, StoreResult};
 use serde::Serialize;
 use tracing::field::Empty;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::pace::Quota;
+use crate::recovery;
 
 /// How a run measures out rows.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct DispatchPolicy {
     pub lost_after: Duration,
     /// How long a stored file may wait for its extraction before the bell is rung again.
     pub extraction_grace: Duration,
+    /// Whether runs look for dead workers. Not where the only worker is in this process, and looks for itself.
+    pub looks_for_dead: bool,
 }
 
 /// What a run did, or would do.
@@ -72,6 +76,12 @@ pub const HELD_AFTER_FAULT: Duration = Duration::from_secs(10);
 /// What is said of a batch that a run leaves alone.
 const MISCOUNTED: &str = "the batch's counters do not fit its rows, so this run leaves it alone: `penstock reconcile --apply` mends it";
 
+/// A release whose answer was lost is looked for while the database is away, but for no longer.
+const FIND_RELEASE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often.
+const FIND_RELEASE_EVERY: Duration = Duration::from_millis(250);
+
 /// Releases are written in transactions of so many batches.
 const TAKES_PER_RELEASE: usize = 1000;
 
@@ -81,8 +91,8 @@ const DEFAULT_SPREAD: Duration = Duration::from_secs(60);
 /// Carries out one run. Its span ([`crate::traces::dispatcher_run`]) is the caller's, who has something to say about it.
 ///
 /// # Errors
-/// When the database fails, or the queue does while the backlog is looked at. A queue that fails to ring is no error:
-/// the rows are marked, and the sweep brings them back.
+/// When the database fails, or the queue does while the backlog is looked at. A queue that takes no messages is no error: their
+/// rows are pending again.
 pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> Result<RunReport, FlowError> {
     let started_at = engines.clock.now();
     let mut report = RunReport {
@@ -112,6 +122,7 @@ fn planned(plan: SweepPlan) -> Swept {
         lost_rows: rows(&plan.lost_rows),
         expired_rows: rows(&plan.expired_rows),
         unknown_rows: plan.expired_rows.iter().map(|one| one.unknown).sum(),
+        crashed_rows: 0,
         finished: u32::try_from(plan.finished.len()).unwrap_or(u32::MAX),
         ..Swept::default()
     }
@@ -133,7 +144,14 @@ async fn release_run(
     let overdue = engines.store.end_overdue(started_at).await?;
     report.record.swept.overdue_rows = overdue.rows;
     report.record.swept.miscounted.extend(overdue.miscounted);
-    tell_unknown(&report.record.swept);
+    if overdue.rows > 0 {
+        tracing::warn!(rows = overdue.rows, "rows failed: their deadline passed while they waited");
+    }
+    if policy.looks_for_dead {
+        recovery::bury_dead(engines, None).await?;
+    }
+    let reclaimed = recovery::reclaim(engines, policy.lost_after).await?;
+    report.record.swept.reclaimed(&reclaimed);
     for batch in engines.store.batches_by_seq(&report.record.swept.miscounted).await? {
         tracing::error!(batch = %batch.id, "{MISCOUNTED}");
     }
@@ -147,27 +165,15 @@ async fn release_run(
     if report.record.rows > 0 {
         crate::crash::point(crate::crash::BEFORE_RING);
     }
-    // What is marked is rung, even when a later release failed.
-    ring(engines, messages, &mut report.record).await;
+    // What is marked is enqueued, even when a later release failed.
+    let (taken, held_back) = recovery::enqueue(engines, messages).await;
+    report.record.messages = u32::try_from(taken).unwrap_or(u32::MAX);
+    report.record.held_back = u32::try_from(held_back).unwrap_or(u32::MAX);
     report.record.error = result.as_ref().err().map(ToString::to_string);
     report.record.finished_at = engines.clock.now();
     engines.store.record_run(&report.record).await?;
     tracing::Span::current().record("rows", report.record.rows);
     result.map(|()| report)
-}
-
-/// Rows that a sweep ended have no worker who tells of them.
-pub fn tell_unknown(swept: &Swept) {
-    if swept.unknown_rows > 0 {
-        tracing::warn!(
-            rows = swept.unknown_rows,
-            code = code::OUTCOME_UNKNOWN,
-            "rows failed: their worker died in the middle of a call that is made at most once"
-        );
-    }
-    if swept.overdue_rows > 0 {
-        tracing::warn!(rows = swept.overdue_rows, "rows failed: their deadline passed while they waited");
-    }
 }
 
 /// Batches that a worker could not process a moment ago.
@@ -206,6 +212,7 @@ async fn release_rows(
             return Ok(());
         }
     };
+    let mut room = LaneRoom(backlog);
     let mut cap = policy.rows_per_run;
     let mut passes = PASSES;
     while passes > 0 {
@@ -213,11 +220,10 @@ async fn release_rows(
         let mut loads = engines.store.loads(policy.rows_per_owner.max(1), engines.clock.now()).await?;
         for load in &mut loads {
             load.batches.retain(|batch| {
-                let waiting = backlog.get(&Lane::Rows(batch.pipeline.clone())).copied().unwrap_or(0);
-                !exhausted.contains(&batch.batch) && waiting < u64::from(FULL_LANE)
+                !exhausted.contains(&batch.batch) && room.waiting(&batch.pipeline) < u64::from(FULL_LANE)
             });
         }
-        let shares = plan(engines, policy, &loads, cap);
+        let shares = room.cut(plan(engines, policy, &loads, cap), &loads);
         if shares.is_empty() {
             break;
         }
@@ -229,7 +235,7 @@ async fn release_rows(
             let takes: Vec<Take> =
                 chunk.iter().map(|share| Take { batch: share.batch, rows: share.rows }).collect();
             let lost_at = now + interval.max(longest_spread(engines)) + policy.lost_after;
-            let released = match engines.store.release(&takes, now, lost_at).await {
+            let released = match release(engines, &takes, now, lost_at).await {
                 Ok(released) => released,
                 // The others of the chunk are offered again without it.
                 Err(error @ StoreError::Overdrawn { batch, .. }) => {
@@ -243,24 +249,23 @@ async fn release_rows(
                 }
                 Err(error) => return Err(error.into()),
             };
-            let by_batch: HashMap<BatchSeq, Vec<u32>> =
-                released.into_iter().map(|one| (one.batch, one.numbers)).collect();
+            let by_batch: HashMap<BatchSeq, Released> =
+                released.into_iter().map(|one| (one.batch, one)).collect();
             for share in chunk {
-                let numbers = by_batch.get(&share.batch).map(Vec::as_slice).unwrap_or_default();
-                let got = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+                let released = by_batch.get(&share.batch);
+                let got = released.map_or(0, Released::rows);
                 if got < share.rows {
                     short = true;
                     exhausted.insert(share.batch);
                 }
                 cap = cap.map(|left| left.saturating_sub(got));
-                if got > 0
-                    && let Some(batch) = offered.get(&share.batch)
-                {
+                if let (Some(batch), Some(released)) = (offered.get(&share.batch), released) {
                     let span =
                         tracing::info_span!("release", batch = %batch.id, rows = got, trace_id = Empty);
                     engines.traces.of_batch(&span, batch.id.0);
                     tracing::debug!(parent: &span, "rows are released");
-                    schedule.add(engines, &loads[share.owner], batch, numbers, interval);
+                    schedule.add(engines, &loads[share.owner], batch, released, interval);
+                    room.take(&batch.pipeline, got);
                 }
                 tally(report, &loads, std::iter::once((share.owner, got)));
             }
@@ -271,6 +276,71 @@ async fn release_rows(
     }
     report.record.capped = cap == Some(0);
     Ok(())
+}
+
+/// Releases rows. When the database breaks off in the middle, what it has done is looked for as soon as it is back: rows that are
+/// marked without a message would wait until they count as lost.
+async fn release(
+    engines: &Engines,
+    takes: &[Take],
+    now: Timestamp,
+    lost_at: Timestamp,
+) -> StoreResult<Vec<Released>> {
+    let error = match engines.store.release(takes, now, lost_at).await {
+        Err(error) if error.is_transient() => error,
+        released => return released,
+    };
+    let batches: Vec<BatchSeq> = takes.iter().map(|take| take.batch).collect();
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < FIND_RELEASE_WITHIN {
+        tokio::time::sleep(FIND_RELEASE_EVERY).await;
+        match engines.store.released_until(&batches, lost_at).await {
+            Ok(released) if released.is_empty() => break,
+            Ok(released) => return Ok(released),
+            Err(_) => {}
+        }
+    }
+    Err(error)
+}
+
+/// How many rows the lanes of the queue have room for.
+struct LaneRoom(HashMap<Lane, u64>);
+
+impl LaneRoom {
+    /// Messages that wait in a pipeline's lane.
+    fn waiting(&self, pipeline: &str) -> u64 {
+        self.0.get(&Lane::Rows(pipeline.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// Rows are on their way into a lane.
+    fn take(&mut self, pipeline: &str, rows: u32) {
+        let messages = u64::from(rows).div_ceil(PACKET_ROWS as u64);
+        *self.0.entry(Lane::Rows(pipeline.to_owned())).or_default() += messages;
+    }
+
+    /// Cuts shares of pipelines whose lanes have no room for all of them, each by the same part: what the queue would not take is
+    /// better not released.
+    fn cut(&self, mut shares: Vec<fair::Share>, loads: &[OwnerLoad]) -> Vec<fair::Share> {
+        let pipelines: HashMap<BatchSeq, &str> = loads
+            .iter()
+            .flat_map(|load| &load.batches)
+            .map(|batch| (batch.batch, batch.pipeline.as_str()))
+            .collect();
+        let mut wanted: HashMap<&str, u64> = HashMap::new();
+        for share in &shares {
+            *wanted.entry(pipelines[&share.batch]).or_default() += u64::from(share.rows);
+        }
+        for share in &mut shares {
+            let pipeline = pipelines[&share.batch];
+            let messages = u64::from(MAX_BACKLOG).saturating_sub(self.waiting(pipeline));
+            let (room, wanted) = (messages * PACKET_ROWS as u64, wanted[pipeline]);
+            if room < wanted {
+                share.rows = u32::try_from(u64::from(share.rows) * room / wanted).unwrap_or(share.rows);
+            }
+        }
+        shares.retain(|share| share.rows > 0);
+        shares
+    }
 }
 
 fn longest_spread(engines: &Engines) -> Duration {
@@ -340,6 +410,8 @@ fn tally(report: &mut RunReport, loads: &[OwnerLoad], shares: impl Iterator<Item
 #[derive(Default)]
 struct Schedule {
     lanes: BTreeMap<String, HashMap<i64, OwnerSchedule>>,
+    /// Rows that run alone, each with its crashes.
+    suspects: Vec<(RowRef, u16)>,
 }
 
 struct OwnerSchedule {
@@ -369,9 +441,14 @@ impl Schedule {
         engines: &Engines,
         load: &OwnerLoad,
         batch: &BatchLoad,
-        numbers: &[u32],
+        released: &Released,
         interval: Duration,
     ) {
+        let row = |number: u32| RowRef { batch: batch.batch, number };
+        self.suspects.extend(released.suspects.iter().map(|(number, crashes)| (row(*number), *crashes)));
+        if released.numbers.is_empty() {
+            return;
+        }
         let pipeline = batch.pipeline.as_str();
         let spread =
             engines.pipelines.get(pipeline).and_then(|pipeline| pipeline.dispatch.spread).unwrap_or(interval);
@@ -384,12 +461,13 @@ impl Schedule {
             spread,
             rows: Vec::new(),
         });
-        schedule.rows.extend(numbers.iter().map(|number| RowRef { batch: batch.batch, number: *number }));
+        schedule.rows.extend(released.numbers.iter().map(|number| row(*number)));
     }
 
     /// Each owner's rows evenly over the spread, owners interleaved by weight, in packets.
     fn into_messages(self, now: Timestamp) -> Vec<Message> {
-        self.lanes.into_iter().flat_map(|(lane, owners)| packets(&lane, owners, now)).collect()
+        let lanes = self.lanes.into_iter().flat_map(|(lane, owners)| packets(&lane, owners, now));
+        lanes.chain(recovery::suspect_messages(&self.suspects)).collect()
     }
 }
 
@@ -422,23 +500,6 @@ fn packets(lane: &str, owners: HashMap<i64, OwnerSchedule>, now: Timestamp) -> V
             Message::Rows(packet)
         })
         .collect()
-}
-
-async fn ring(engines: &Engines, messages: Vec<Message>, record: &mut RunRecord) {
-    if messages.is_empty() {
-        return;
-    }
-    let count = messages.len();
-    match engines.bell.ring(messages).await {
-        Ok(rung) => {
-            record.messages = u32::try_from(rung.rung).unwrap_or(u32::MAX);
-            record.held_back = u32::try_from(rung.held_back).unwrap_or(u32::MAX);
-        }
-        Err(error) => {
-            record.held_back = u32::try_from(count).unwrap_or(u32::MAX);
-            tracing::warn!(%error, messages = count, "the queue did not take the bells; the sweep brings the rows back");
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What the use cases work with. Chosen once, in `app`; everything here only knows the ports.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use object_store::ObjectStore;
 use penstock_crypto::CurrentKeyring;
@@ -33,8 +32,6 @@ pub struct Engines {
     pub parts_under_way: Arc<Semaphore>,
     /// The doorbell.
     pub bell: Arc<dyn Bell>,
-    /// The longest timeout of a call that a row's lease here bears.
-    pub longest_call: Duration,
     /// Keys that wrap data keys.
     pub keyring: Arc<CurrentKeyring>,
     /// The definitions that are loaded now, and older ones.

@@ -32,6 +32,7 @@ pub mod process;
 mod reader;
 pub mod readiness;
 pub mod reconcile;
+pub mod recovery;
 pub mod references;
 pub mod results;
 pub mod retention;

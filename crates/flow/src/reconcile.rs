@@ -8,11 +8,13 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use penstock_queue::Message;
 use penstock_store::operations::{AuditEntry, CountMismatch};
+use penstock_store::workers::ComeBack;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engines::Engines;
 use crate::error::FlowError;
+use crate::recovery;
 
 /// Objects asked about in one statement.
 const OBJECTS_AT_ONCE: usize = 500;
@@ -186,7 +188,14 @@ pub async fn apply(
         counted += usize::from(engines.store.repair_counts(mismatch, actor, now).await?);
     }
     plan.applied(MISCOUNTED, counted);
-    let swept = engines.store.sweep(now, millis(policy.extraction_grace), false).await?;
+    if plan.findings.iter().any(|finding| finding.what == EXPIRED && finding.count > 0) {
+        // Who was silent may live: it gets the time in which it would be heard of.
+        recovery::linger(engines).await?;
+    }
+    let reclaimed = engines.store.reclaim(ComeBack::Pending, now).await?;
+    recovery::log(&reclaimed);
+    let mut swept = engines.store.sweep(now, millis(policy.extraction_grace), false).await?;
+    swept.reclaimed(&reclaimed);
     plan.applied(LOST, swept.lost_rows as usize);
     plan.applied(EXPIRED, swept.expired_rows as usize);
     plan.applied(UNFINISHED, swept.finished as usize);

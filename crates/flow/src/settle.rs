@@ -9,8 +9,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use penstock_domain::outcome::code;
 use penstock_store::settling::Held;
 use penstock_store::work::{SettleReport, Settled, Settlement, Trouble};
+use penstock_store::{StoreError, StoreResult};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::Span;
@@ -20,6 +22,8 @@ use crate::engines::Engines;
 use crate::process::batches::BatchWork;
 use crate::process::figures::{self, WorkerFigures};
 use crate::process::leases::Leases;
+use crate::process::row::quiet;
+use crate::process::suspects::Running;
 use crate::traces::{self, ROW_LINES};
 
 /// Rows of a group at the most.
@@ -28,9 +32,9 @@ pub const GROUP_ROWS: usize = 500;
 /// How long the first row of a group waits for company.
 pub const GROUP_WAIT: Duration = Duration::from_millis(4);
 
-/// A settlement is tried again while the database is away until so long after the rows' lease: by then they are
-/// somebody else's, and the last try says so.
-const BEYOND_LEASE: Duration = Duration::from_secs(60);
+/// While the database is away, a settlement is tried again after at most so long. It counts for as long as nobody took the
+/// rows, and nobody does while this process lives; so it is never given up.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A row that has ended, or goes back: what is to be written, and what there is to say.
 pub type Ended = (Settlement, About);
@@ -43,6 +47,9 @@ pub struct About {
     pub attempts: u16,
     /// Its span, which ends when it is settled.
     pub span: Span,
+    /// Of a row that runs alone: no other one begins before it is settled.
+    #[allow(dead_code, reason = "dropping it is what it is for")]
+    pub(crate) alone: Option<Running>,
 }
 
 impl About {
@@ -96,7 +103,6 @@ pub async fn run(
     engines: Engines,
     leases: Arc<Leases>,
     figures: Arc<WorkerFigures>,
-    lease: Duration,
     mut ends: mpsc::Receiver<Ended>,
 ) {
     let mut group = Vec::with_capacity(GROUP_ROWS);
@@ -111,53 +117,75 @@ pub async fn run(
         }
         let group = std::mem::take(&mut group);
         let held: Vec<Held> = group.iter().map(|(settlement, _)| settlement.held()).collect();
-        let written = write(&engines, &leases, &figures, lease + BEYOND_LEASE, group);
+        let written = write(&engines, &leases, &figures, group);
         // A defect: rows that are not let go would be held for as long as this process lives.
         if AssertUnwindSafe(written).catch_unwind().await.is_err() {
-            tracing::error!(rows = held.len(), "settling failed; the rows' leases run out");
+            tracing::error!(rows = held.len(), "settling panicked: please report it; the rows are let go");
             leases.remove(held);
+            leases.doubt();
         }
     }
 }
 
-async fn write(
-    engines: &Engines,
-    leases: &Leases,
-    figures: &WorkerFigures,
-    give_up_after: Duration,
-    ended: Vec<Ended>,
-) {
+async fn write(engines: &Engines, leases: &Leases, figures: &WorkerFigures, ended: Vec<Ended>) {
     crash::point(crash::BEFORE_SETTLEMENT);
     let (group, about): (Vec<Settlement>, Vec<About>) = ended.into_iter().unzip();
     let began = Instant::now();
-    let mut pause = Duration::from_millis(20);
-    let report = loop {
-        match engines.store.settle(&group, engines.clock.now()).await {
-            Ok(report) => break Some(report),
-            Err(error) if error.is_the_databases() && began.elapsed() < give_up_after => {
-                tracing::warn!(%error, rows = group.len(), "a settlement waits for the database");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-            Err(error) if group.len() > 1 && !error.is_the_databases() => {
-                tracing::warn!(%error, rows = group.len(), "a group was refused; its rows are settled one by one");
-                for (settlement, about) in group.iter().zip(&about) {
-                    single(engines, figures, settlement, about).await;
-                }
-                break None;
-            }
-            Err(error) => {
-                tracing::error!(%error, rows = group.len(), "rows were not settled; their leases run out and the sweep takes them");
-                break None;
+    match settle(engines, &group).await {
+        Ok(report) => {
+            crash::point(crash::AFTER_SETTLEMENT);
+            leases.remove(group.iter().map(Settlement::held));
+            figures.group(group.len(), began.elapsed());
+            tell(engines, figures, group.iter().zip(&about), &report);
+        }
+        Err(error) if group.len() > 1 => {
+            tracing::warn!(%error, rows = group.len(), "a group was refused; its rows are settled one by one");
+            for (settlement, about) in group.iter().zip(&about) {
+                single(engines, leases, figures, settlement, about).await;
             }
         }
-    };
-    crash::point(crash::AFTER_SETTLEMENT);
-    leases.remove(group.iter().map(Settlement::held));
-    if let Some(report) = report {
-        figures.group(group.len(), began.elapsed());
-        tell(engines, figures, group.iter().zip(&about), &report);
+        Err(error) => refused(engines, leases, figures, (&group[0], &about[0]), &error).await,
     }
+}
+
+/// Settles rows, however long the database is away.
+///
+/// # Errors
+/// When the database refuses it for another reason.
+pub(crate) async fn settle(engines: &Engines, group: &[Settlement]) -> StoreResult<SettleReport> {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match engines.store.settle(group, engines.clock.now()).await {
+            Err(error) if error.is_the_databases() => {
+                tracing::warn!(%error, rows = group.len(), "a settlement waits for the database");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            settled => return settled,
+        }
+    }
+}
+
+/// The database refuses a row's end for good. Its call is not made again for that: the row fails, without what was refused. Where
+/// even that is refused the row is let go, and runs again when somebody has repaired what is wrong with its batch.
+async fn refused(
+    engines: &Engines,
+    leases: &Leases,
+    figures: &WorkerFigures,
+    (settlement, about): (&Settlement, &About),
+    error: &StoreError,
+) {
+    tracing::error!(parent: &about.span, %error, "the row's end cannot be written; it fails");
+    let outcome = Settled::Failed(Trouble { code: code::INTERNAL_ERROR.to_owned(), ..quiet() });
+    let failed = Settlement { outcome, ..settlement.clone() };
+    match settle(engines, std::slice::from_ref(&failed)).await {
+        Ok(report) => tell(engines, figures, std::iter::once((&failed, about)), &report),
+        Err(error) => {
+            tracing::error!(parent: &about.span, %error, "the row cannot be settled at all; it is let go");
+            leases.doubt();
+        }
+    }
+    leases.remove([settlement.held()]);
 }
 
 /// Counts and logs what was written.
@@ -182,11 +210,18 @@ fn tell<'a>(
     }
 }
 
-async fn single(engines: &Engines, figures: &WorkerFigures, settlement: &Settlement, about: &About) {
-    match engines.store.settle(std::slice::from_ref(settlement), engines.clock.now()).await {
-        Ok(report) => tell(engines, figures, std::iter::once((settlement, about)), &report),
-        Err(error) => {
-            tracing::error!(parent: &about.span, %error, "the row was not settled; its lease runs out");
+async fn single(
+    engines: &Engines,
+    leases: &Leases,
+    figures: &WorkerFigures,
+    settlement: &Settlement,
+    about: &About,
+) {
+    match settle(engines, std::slice::from_ref(settlement)).await {
+        Ok(report) => {
+            leases.remove([settlement.held()]);
+            tell(engines, figures, std::iter::once((settlement, about)), &report);
         }
+        Err(error) => refused(engines, leases, figures, (settlement, about), &error).await,
     }
 }

@@ -342,18 +342,24 @@ impl ErrorView {
 }
 
 impl ErrorView {
-    /// The error of a row whose outcome is unknown. When its worker died in the middle of a call, nobody was there to
-    /// write one: what stands sealed is of an earlier attempt, if of any.
-    fn unknown(told: Option<Self>, pipeline: Option<&Pipeline>, record: &RowRecord) -> Self {
-        if let Some(own) = told.as_ref().filter(|told| told.code == code::OUTCOME_UNKNOWN) {
+    /// The error of a row that failed with this code. When its worker died, nobody was there to write one: what stands sealed is
+    /// of an earlier attempt, if of any.
+    fn of(code: &str, told: Option<Self>, pipeline: Option<&Pipeline>, record: &RowRecord) -> Self {
+        if let Some(own) = told.as_ref().filter(|told| told.code == code) {
             return own.clone();
         }
         let step = record.step.and_then(|step| pipeline?.steps.get(usize::from(step)));
+        let message = match code {
+            code::OUTCOME_UNKNOWN => {
+                "the worker stopped in the middle of the call, so it may have had its effect; retry it only when you know that it had not"
+            }
+            code => outcome::sentence(code),
+        };
         Self {
-            code: code::OUTCOME_UNKNOWN.to_owned(),
+            code: code.to_owned(),
             step: step.map(|step| step.name.clone()),
             http_status: None,
-            message: "the worker stopped in the middle of the call, so it may have had its effect; retry it only when you know that it had not".to_owned(),
+            message: message.to_owned(),
             detail: None,
             attempts: told.map(|told| told.attempts).unwrap_or_default(),
             throttled: None,
@@ -423,8 +429,10 @@ pub fn row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRe
     }
     if record.status == RowStatus::Failed {
         match record.code.as_deref() {
-            Some(code::OUTCOME_UNKNOWN) => error = Some(ErrorView::unknown(error, pipeline, record)),
             Some(code::DEADLINE_EXCEEDED) => error = Some(ErrorView::overdue(error, pipeline, record)),
+            Some(code @ (code::OUTCOME_UNKNOWN | code::WORKER_CRASHED | code::INTERNAL_ERROR)) => {
+                error = Some(ErrorView::of(code, error, pipeline, record));
+            }
             _ => {}
         }
     }

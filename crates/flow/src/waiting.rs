@@ -273,17 +273,22 @@ async fn one_row(
     let Some(record) = engines.store.row(batch.seq, number).await? else {
         return Ok(wait("no_such_row", format!("the batch has no row {number} (yet)"), None));
     };
-    let why = record.code.as_deref().map_or(String::new(), |code| format!(", last because of {code}"));
+    let mut why = record.code.as_deref().map_or(String::new(), |code| format!(", last because of {code}"));
+    if record.crashes > 0 && !record.status.is_terminal() {
+        let died =
+            if record.crashes == 1 { "a worker".to_owned() } else { format!("{} workers", record.crashes) };
+        why = format!("{why}; {died} died while processing it, so it runs with no other row beside it");
+    }
     Ok(match record.status {
         RowStatus::Pending => {
             let until = record.not_before.filter(|at| *at > engines.clock.now()).or(next_run);
             wait("pending", format!("row {number} waits to be released{why}"), until)
         }
         // Its start is in its message, and what SQL knows is only when it counts as lost.
-        RowStatus::Queued => wait("queued", format!("row {number} is on its way to a worker"), None),
+        RowStatus::Queued => wait("queued", format!("row {number} is on its way to a worker{why}"), None),
         RowStatus::Processing => {
             let holder = record.holder.unwrap_or_default();
-            wait("processing", format!("row {number} runs on {holder}"), None)
+            wait("processing", format!("row {number} runs on {holder}{why}"), None)
         }
         ended => wait("ended", format!("row {number} is {}{why}", ended.name()), None),
     })

@@ -16,11 +16,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use lane::Lane;
 pub use local::LocalBell;
-pub use message::{Message, Packet};
+pub use message::{Message, Packet, Suspects};
 #[cfg(feature = "redis")]
 pub use shared::SharedBell;
 
@@ -44,12 +44,41 @@ impl BellError {
 }
 
 /// What became of messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rung {
     /// Messages in the queue.
     pub rung: usize,
-    /// Messages that it would not bear: what they were about comes back by the sweep.
-    pub held_back: usize,
+    /// Messages that it would not bear: whoever enqueued them takes back what they were about.
+    pub held_back: Vec<Message>,
+}
+
+/// Tells when a message may leave the queue. As long as it may not, the message comes again when its worker dies.
+#[derive(Clone, Debug)]
+pub struct Taken(CancellationToken);
+
+impl Taken {
+    /// Now: what it was about is in the database's hands again.
+    pub fn at_once() -> Self {
+        let done = CancellationToken::new();
+        done.cancel();
+        Self(done)
+    }
+
+    /// When the guard is dropped.
+    pub fn when_dropped() -> (Self, DropGuard) {
+        let done = CancellationToken::new();
+        (Self(done.clone()), done.drop_guard())
+    }
+
+    /// Waits for it.
+    pub async fn wait(self) {
+        self.0.cancelled_owned().await;
+    }
+
+    /// Whether it may leave now.
+    pub fn is_done(&self) -> bool {
+        self.0.is_cancelled()
+    }
 }
 
 /// What keeps the queue, for `doctor`.
@@ -81,8 +110,11 @@ impl QueueServer {
 /// Takes messages from the queue.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Takes one. The next one of its lane comes when this has ended.
-    async fn handle(&self, message: Message);
+    /// The name of its process: no other one has it, before or after.
+    fn name(&self) -> String;
+
+    /// Takes one. The next one of its lane comes when this has ended; the message stays in the queue until it may leave.
+    async fn handle(&self, message: Message) -> Taken;
 
     /// Whether it has room for a message of a lane: without it the message stays in the queue, for others to take.
     fn has_room(&self, lane: &Lane) -> bool;
@@ -121,6 +153,13 @@ pub trait Bell: Send + Sync {
     /// Hands messages to a handler, each lane's one after another, until `stop`; then waits for those that are being taken.
     /// Survives a queue that goes away for a while. A message that a worker had taken when it died comes again.
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken);
+
+    /// A process of this name is dead: puts what it had taken, and what may not leave yet, before all that waits. Tells how many
+    /// messages these were.
+    ///
+    /// # Errors
+    /// When it does not answer; they come again by themselves, later.
+    async fn put_back(&self, name: &str) -> Result<usize, BellError>;
 }
 
 /// Messages by the lanes that they go through.

@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
-use crate::{Handler, Lane, Message};
+use crate::{Handler, Lane, Message, Taken};
 
 /// How often a lane is looked at again whose messages the handler had no room for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -31,11 +31,12 @@ impl Ear {
 
     /// Has the handler take a message. A handler that panics has not taken it, and hears the next one all the same: SQL
     /// brings back what it was about.
-    pub async fn hear(self, message: Message) {
+    pub async fn hear(self, message: Message) -> Taken {
         let taken = std::panic::AssertUnwindSafe(self.handler.handle(message)).catch_unwind().await;
-        if taken.is_err() {
+        taken.unwrap_or_else(|_| {
             tracing::error!(lane = %self.lane, "a message made its handler panic and is dropped");
-        }
+            Taken::at_once()
+        })
     }
 
     /// Middleware that is ready when the handler has room. apalis asks the service before it asks the queue, so a message

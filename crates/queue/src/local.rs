@@ -50,15 +50,14 @@ impl LocalLane {
         Self { sender, waiting, storage }
     }
 
-    fn push(&mut self, message: Message) -> bool {
+    /// Gives the message back for which there is no room.
+    fn push(&mut self, message: Message) -> Option<Message> {
         let task = TaskBuilder::new(message).task_id(TaskId::from_string(RandomId::default())).build();
         // Counted first: it may be taken before this returns.
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let taken = self.sender.try_send(task).is_ok();
-        if !taken {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-        }
-        taken
+        let refused = self.sender.try_send(task).err()?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(refused.into_inner().args)
     }
 }
 
@@ -86,10 +85,9 @@ impl Bell for LocalBell {
             for (lane, messages) in by_lane(messages) {
                 let lane = lanes.entry(lane).or_insert_with(LocalLane::open);
                 for message in messages {
-                    if lane.push(message) {
-                        rung.rung += 1;
-                    } else {
-                        rung.held_back += 1;
+                    match lane.push(message) {
+                        None => rung.rung += 1,
+                        Some(message) => rung.held_back.push(message),
                     }
                 }
             }
@@ -126,6 +124,11 @@ impl Bell for LocalBell {
         }
         while listeners.join_next().await.is_some() {}
     }
+
+    /// What this process had taken died with it.
+    async fn put_back(&self, _: &str) -> Result<usize, BellError> {
+        Ok(0)
+    }
 }
 
 async fn listen(
@@ -140,7 +143,11 @@ async fn listen(
         .backend(storage)
         .concurrency(1)
         .layer(ear.room())
-        .build(move |message: Message| ear.clone().hear(message))
+        .build(move |message: Message| {
+            let ear = ear.clone();
+            // It left the queue when it was fetched.
+            async move { drop(ear.hear(message).await) }
+        })
         .run();
     if let Err(error) = until(&stop, &worker, running).await {
         tracing::error!(%error, %lane, "a lane of the queue in this process has ended");
@@ -153,7 +160,7 @@ mod tests {
     use penstock_domain::ids::BatchSeq;
     use tokio::sync::mpsc;
 
-    use crate::Packet;
+    use crate::{Packet, Taken};
 
     /// Has room for everything but one pipeline's rows.
     struct Count {
@@ -163,9 +170,14 @@ mod tests {
 
     #[async_trait]
     impl Handler for Count {
-        async fn handle(&self, message: Message) {
+        fn name(&self) -> String {
+            "one".to_owned()
+        }
+
+        async fn handle(&self, message: Message) -> Taken {
             assert_ne!(message, Message::Extract { batch: BatchSeq(13) }, "a handler that panics");
             self.heard.send(message).unwrap();
+            Taken::at_once()
         }
 
         fn has_room(&self, lane: &Lane) -> bool {
@@ -212,7 +224,8 @@ mod tests {
         let bell = Arc::new(LocalBell::default());
         let most = MAX_BACKLOG as usize;
         let messages = (0..most + 5).map(|_| rows("one")).collect();
-        assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back: 5 });
+        let held_back = (0..5).map(|_| rows("one")).collect();
+        assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back });
         assert_eq!(bell.backlog().await.unwrap()[&Lane::Rows("one".into())], most as u64);
         let more = bell.ring(vec![Message::Extract { batch: BatchSeq(1) }, rows("other")]).await.unwrap();
         assert_eq!(more.rung, 2, "a full lane holds up neither a file nor another lane");

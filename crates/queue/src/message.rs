@@ -18,6 +18,9 @@ pub enum Message {
     /// Rows were released.
     #[serde(rename = "r")]
     Rows(Packet),
+    /// Rows of which a worker died: they run alone.
+    #[serde(rename = "s")]
+    Suspects(Suspects),
 }
 
 impl Message {
@@ -26,7 +29,40 @@ impl Message {
         match self {
             Self::Extract { .. } => Lane::Extractions,
             Self::Rows(packet) => Lane::Rows(packet.pipeline.clone()),
+            Self::Suspects(_) => Lane::Suspects,
         }
+    }
+
+    /// The rows that it is about; a file has none yet.
+    pub fn rows(&self) -> Vec<RowRef> {
+        match self {
+            Self::Extract { .. } => Vec::new(),
+            Self::Rows(packet) => packet.iter().map(|(row, _)| row).collect(),
+            Self::Suspects(suspects) => suspects.iter().map(|(row, _)| row).collect(),
+        }
+    }
+}
+
+/// Rows of any pipelines, each with the number of workers that died while they held it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspects {
+    /// Batch, number, deaths.
+    #[serde(rename = "r")]
+    rows: Vec<(i64, u32, u16)>,
+}
+
+impl Suspects {
+    /// The rows, each with its deaths.
+    pub fn iter(&self) -> impl Iterator<Item = (RowRef, u16)> {
+        self.rows
+            .iter()
+            .map(|(batch, number, deaths)| (RowRef { batch: BatchSeq(*batch), number: *number }, *deaths))
+    }
+}
+
+impl FromIterator<(RowRef, u16)> for Suspects {
+    fn from_iter<T: IntoIterator<Item = (RowRef, u16)>>(rows: T) -> Self {
+        Self { rows: rows.into_iter().map(|(row, deaths)| (row.batch.0, row.number, deaths)).collect() }
     }
 }
 
@@ -58,6 +94,11 @@ impl Packet {
     /// Adds a row that may start so many milliseconds after the packet's base.
     pub fn push(&mut self, row: RowRef, delay_ms: u32) {
         self.rows.push((row.batch.0, row.number, delay_ms));
+    }
+
+    /// When it was made, in milliseconds since the epoch: delays are added to it.
+    pub fn base_ms(&self) -> i64 {
+        self.base
     }
 
     /// The rows, each with the time at which it may start, in milliseconds since the epoch.

@@ -5,7 +5,7 @@
 //! | it | so |
 //! |---|---|
 //! | stops for good when about 8,000 messages are due at once | the backlog is looked at before each ring, [`MAX_BACKLOG`] wait at the most |
-//! | keeps every message that was done, and acknowledges only where results are kept | [`Acknowledge`] takes a message out of Redis, whole, when it was taken; no results, no events |
+//! | keeps every message that was done, and acknowledges only where results are kept | [`Acknowledge`] takes a message out of Redis, whole, when it may leave ([`Taken`]); no results, no events |
 //! | locks each message with a scan of all that wait | `lock_tasks(false)`: the claim in SQL decides |
 //! | ends a worker at any error of its connection | [`SharedBell::listen`] starts another one, under a new name: the old one is refused while it looks alive; what the old one had taken is enqueued again |
 //! | looks for work every 30 s when it is idle | `poll_with_interval` ([`IDLE`]) |
@@ -15,8 +15,9 @@
 //! | has a message wait until the reader's clock shows what the writer's showed | [`all_due`] |
 //! | hands what cannot be decoded to nobody, for ever | a message is any JSON to apalis, and is read here |
 //!
-//! Retries, schedules and deadlines are SQL's. A message in the hands of a worker that dies comes again, when its name has
-//! been silent for [`HEARTBEAT`] × [`MISSED`]; one that is lost comes with the sweep.
+//! Retries, schedules and deadlines are SQL's. A message in the hands of a worker that dies comes again when somebody finds it
+//! dead ([`SharedBell::put_back`]), or when its name has been silent for [`HEARTBEAT`] × [`MISSED`]; one that is lost comes with
+//! the sweep.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,12 +34,14 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use penstock_redis::{Connection, Limits};
 use redis::AsyncCommands as _;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::listen::{Ear, until};
-use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, QueueServer, Rung, by_lane};
+use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, QueueServer, Rung, Taken, by_lane};
 
 /// The pipelines in whose lanes somebody has rung.
 const PIPELINES: &str = "penstock:pipelines";
@@ -83,28 +86,56 @@ const FORGET_WORKER: &str = "\
     redis.call('zrem', KEYS[3], ARGV[1]) \
     return #held";
 
+/// Puts what the listeners of a process had in their hands before all that waits, and forgets them.
+/// `KEYS`: the listeners, the messages that wait, the signal that there are some. `ARGV`: how the listeners' names begin, and the
+/// keys of what they have in their hands.
+const PUT_BACK: &str = "
+local messages = 0
+for _, listener in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  if string.sub(listener, 1, #ARGV[1]) == ARGV[1] then
+    local inflight = ARGV[2] .. ':' .. listener
+    for _, id in ipairs(redis.call('SMEMBERS', inflight)) do
+      redis.call('LPUSH', KEYS[2], id)
+      messages = messages + 1
+    end
+    redis.call('DEL', inflight)
+    redis.call('ZREM', KEYS[1], listener)
+  end
+end
+if messages > 0 then
+  redis.call('DEL', KEYS[3])
+  redis.call('LPUSH', KEYS[3], 1)
+end
+return messages";
+
+/// Takes a message out, unless it was put back meanwhile: then it is somebody else's, content and all.
+/// `KEYS`: what the listener has in its hands, the contents, what is known of the message. `ARGV`: the message.
+const TAKE_OUT: &str = "
+if redis.call('SREM', KEYS[1], ARGV[1]) == 1 then
+  redis.call('HDEL', KEYS[2], ARGV[1])
+  redis.call('DEL', KEYS[3])
+end";
+
 type Storage = RedisStorage<Value, Connection>;
 
 /// Queues in Redis. Connects when it is first used, so that a service can start before Redis does.
 pub struct SharedBell {
     connection: Connection,
-    /// Among all processes.
-    name: String,
     starts: AtomicU64,
     heartbeat: Duration,
     missed: usize,
 }
 
 impl SharedBell {
-    /// A doorbell at a `redis://` or `rediss://` URL, for a process of this name: no other one may have it, before or after.
+    /// A doorbell at a `redis://` or `rediss://` URL.
     ///
     /// # Errors
     /// When it is no such URL.
-    pub fn connect(url: &str, name: String) -> Result<Self, BellError> {
+    pub fn connect(url: &str) -> Result<Self, BellError> {
         let limits = Limits { answer: ANSWER, connect: ANSWER };
         let connection = Connection::open(url, limits).map_err(BellError::new)?;
         let (heartbeat, missed) = (HEARTBEAT, MISSED);
-        Ok(Self { connection, name, starts: AtomicU64::new(0), heartbeat, missed })
+        Ok(Self { connection, starts: AtomicU64::new(0), heartbeat, missed })
     }
 
     /// Has listeners say that they live so often (5 s), and count as gone after so many times (12) that they did not.
@@ -118,6 +149,7 @@ impl SharedBell {
 fn queue(lane: &Lane) -> Config {
     let name = match lane {
         Lane::Extractions => "penstock:extractions".to_owned(),
+        Lane::Suspects => "penstock:suspects".to_owned(),
         Lane::Rows(pipeline) => format!("penstock:rows:{pipeline}"),
     };
     Config::default().queue(name).batch_size(1).lock_tasks(false).persist_results(false).emit_events(false)
@@ -158,8 +190,7 @@ impl Bell for SharedBell {
 
     async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError> {
         let mut connection = self.connection.clone();
-        let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(BellError::new)?;
-        let lanes: Vec<Lane> = pipelines.into_iter().map(Lane::Rows).chain([Lane::Extractions]).collect();
+        let lanes = lanes(&mut connection).await?;
         let waiting = waiting(&mut connection, &lanes).await?;
         Ok(lanes.into_iter().zip(waiting).collect())
     }
@@ -195,7 +226,8 @@ impl Bell for SharedBell {
         let mut connection = self.connection.clone();
         let mut listeners = JoinSet::new();
         let mut heard: HashMap<Id, Lane> = HashMap::new();
-        let known = std::iter::once(Lane::Extractions)
+        let known = [Lane::Extractions, Lane::Suspects]
+            .into_iter()
             .chain(handler.pipelines().into_iter().map(Lane::Rows))
             .collect::<Vec<_>>();
         while !stop.is_cancelled() {
@@ -205,7 +237,7 @@ impl Bell for SharedBell {
                 if !heard.values().any(|heard| *heard == lane) {
                     let listener = Listener {
                         connection: connection.clone(),
-                        process: self.name.clone(),
+                        process: handler.name(),
                         number: self.starts.fetch_add(1, Ordering::Relaxed),
                         queue: queue(&lane).heartbeat_interval(self.heartbeat).missed_heartbeats(self.missed),
                         ear: Ear::new(handler.clone(), lane.clone()),
@@ -228,6 +260,25 @@ impl Bell for SharedBell {
         }
         while listeners.join_next().await.is_some() {}
     }
+
+    async fn put_back(&self, name: &str) -> Result<usize, BellError> {
+        let mut connection = self.connection.clone();
+        let mut messages = 0;
+        for lane in lanes(&mut connection).await? {
+            let queue = queue(&lane);
+            let put_back: usize = redis::Script::new(PUT_BACK)
+                .key(queue.workers_set())
+                .key(queue.active_jobs_list())
+                .key(queue.signal_list())
+                .arg(format!("{name}/"))
+                .arg(queue.inflight_jobs_set())
+                .invoke_async(&mut connection)
+                .await
+                .map_err(BellError::new)?;
+            messages += put_back;
+        }
+        Ok(messages)
+    }
 }
 
 impl SharedBell {
@@ -248,10 +299,16 @@ impl SharedBell {
             }
             all_due(&mut connection, &lane).await?;
             rung.rung += taken.len();
-            rung.held_back += left.len();
+            rung.held_back.extend_from_slice(left);
         }
         Ok(rung)
     }
+}
+
+/// The lanes in which anything may wait.
+async fn lanes(connection: &mut Connection) -> Result<Vec<Lane>, BellError> {
+    let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(BellError::new)?;
+    Ok(pipelines.into_iter().map(Lane::Rows).chain([Lane::Extractions, Lane::Suspects]).collect())
 }
 
 /// Listens to one lane.
@@ -269,11 +326,12 @@ impl Listener {
     async fn supervise(self, stop: CancellationToken) {
         let mut starts = 0_u64;
         let mut ended_before: Vec<WorkerContext> = Vec::new();
+        let acknowledged = TaskTracker::new();
         while !stop.is_cancelled() {
             let worker = WorkerContext::new(&format!("{}/{}.{starts}", self.process, self.number));
             starts += 1;
             let ended = tokio::select! {
-                ended = self.run(&worker, &stop) => ended,
+                ended = self.run(&worker, &acknowledged, &stop) => ended,
                 never = self.keep_expiring(&worker) => never,
             };
             ended_before.push(worker);
@@ -286,15 +344,23 @@ impl Listener {
                 }
             }
         }
+        acknowledged.close();
+        acknowledged.wait().await;
     }
 
-    async fn run(&self, worker: &WorkerContext, stop: &CancellationToken) -> Result<(), WorkerError> {
+    async fn run(
+        &self,
+        worker: &WorkerContext,
+        acknowledged: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<(), WorkerError> {
         let config = self.queue.clone();
         let acknowledge = Acknowledge {
             connection: self.connection.clone(),
             inflight: config.inflight_set_for(worker),
             data: config.job_data_hash(),
             meta: config.job_meta_hash(),
+            later: acknowledged.clone(),
         };
         let (ear, lane) = (self.ear.clone(), self.lane.clone());
         let running = WorkerBuilder::new(worker.clone())
@@ -305,13 +371,15 @@ impl Listener {
             .build(move |message: Value| {
                 let (ear, lane) = (ear.clone(), lane.clone());
                 async move {
-                    match serde_json::from_value(message) {
+                    let taken = match serde_json::from_value(message) {
                         Ok(message) => ear.hear(message).await,
                         // Another version's message: its rows come back by the sweep.
                         Err(error) => {
-                            tracing::warn!(%error, %lane, "a message cannot be read and is dropped")
+                            tracing::warn!(%error, %lane, "a message cannot be read and is dropped");
+                            Taken::at_once()
                         }
-                    }
+                    };
+                    Some(Answer { taken })
                 }
             })
             .run();
@@ -348,36 +416,65 @@ impl Listener {
     }
 }
 
-/// Takes a message out of Redis when it was taken: its place in the worker's hands, its content, and what is told of it.
+/// A handler's answer on its way to [`Acknowledge`]. apalis wants to be able to store one, and is told not to.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    #[serde(skip, default = "Taken::at_once")]
+    taken: Taken,
+}
+
+/// Takes a message out of Redis when it may leave: its place in the worker's hands, its content, and what is told of it.
 #[derive(Clone)]
 struct Acknowledge {
     connection: Connection,
     inflight: String,
     data: String,
     meta: String,
+    /// Messages that may not leave yet.
+    later: TaskTracker,
 }
 
-impl apalis::prelude::Acknowledge<()> for Acknowledge {
+impl apalis::prelude::Acknowledge<Option<Answer>> for Acknowledge {
     type Error = redis::RedisError;
     type Future = BoxFuture<'static, Result<(), Self::Error>>;
 
-    fn ack(&mut self, _: &Result<(), BoxDynError>, context: &ExecutionContext) -> Self::Future {
-        let Self { mut connection, inflight, data, meta } = self.clone();
+    fn ack(
+        &mut self,
+        taken: &Result<Option<Answer>, BoxDynError>,
+        context: &ExecutionContext,
+    ) -> Self::Future {
         let Some(id) = context.task_id().map(ToString::to_string) else { return async { Ok(()) }.boxed() };
-        async move {
-            let mut taken_out = redis::pipe();
-            taken_out.atomic().srem(inflight, &id).ignore();
-            taken_out.hdel(data, &id).ignore().del(format!("{meta}:{id}")).ignore();
-            let mut tried = 0;
-            loop {
-                tried += 1;
-                match taken_out.query_async::<()>(&mut connection).await {
-                    Err(error) if tried == ACKNOWLEDGE_TRIES => return Err(error),
-                    Err(_) => tokio::time::sleep(AWAY).await,
-                    Ok(()) => return Ok(()),
-                }
+        let taken_out = self.clone().take_out(id);
+        match taken {
+            Ok(Some(Answer { taken })) if !taken.is_done() => {
+                let taken = taken.clone();
+                self.later.spawn(async move {
+                    taken.wait().await;
+                    if let Err(error) = taken_out.await {
+                        tracing::warn!(%error, "a message was not acknowledged; it comes again");
+                    }
+                });
+                async { Ok(()) }.boxed()
+            }
+            _ => taken_out.boxed(),
+        }
+    }
+}
+
+impl Acknowledge {
+    async fn take_out(self, id: String) -> Result<(), redis::RedisError> {
+        let Self { mut connection, inflight, data, meta, .. } = self;
+        let script = redis::Script::new(TAKE_OUT);
+        let mut take_out = script.key(inflight);
+        take_out.key(data).key(format!("{meta}:{id}")).arg(id);
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            match take_out.invoke_async::<()>(&mut connection).await {
+                Err(error) if tried == ACKNOWLEDGE_TRIES => return Err(error),
+                Err(_) => tokio::time::sleep(AWAY).await,
+                Ok(()) => return Ok(()),
             }
         }
-        .boxed()
     }
 }

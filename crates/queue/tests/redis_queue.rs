@@ -3,16 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test's way to fail")]
 
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
-use penstock_queue::{Bell as _, Handler, Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet, Rung, SharedBell};
+use penstock_queue::{
+    Bell as _, Handler, Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet, Rung, SharedBell, Taken,
+};
 use penstock_sandbox::proxy::Proxy;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Nothing that is waited for takes longer.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -71,8 +73,8 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn bell(&self, process: &str) -> Arc<SharedBell> {
-        Arc::new(SharedBell::connect(&self.url(), process.to_owned()).unwrap())
+    fn bell(&self) -> Arc<SharedBell> {
+        Arc::new(SharedBell::connect(&self.url()).unwrap())
     }
 }
 
@@ -84,17 +86,29 @@ impl Drop for Redis {
 
 /// Takes messages as the test wants it to.
 struct Taker {
+    name: String,
     heard: mpsc::UnboundedSender<Message>,
     has_room: Arc<AtomicBool>,
     takes: Duration,
+    /// What may not leave the queue yet; none: everything may.
+    keep: Arc<Mutex<Option<Vec<DropGuard>>>>,
 }
 
 #[async_trait]
 impl Handler for Taker {
-    async fn handle(&self, message: Message) {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn handle(&self, message: Message) -> Taken {
         assert_ne!(message, extract(13), "a handler that panics");
+        let (taken, guard) = Taken::when_dropped();
+        if let Some(keep) = self.keep.lock().unwrap().as_mut() {
+            keep.push(guard);
+        }
         self.heard.send(message).unwrap();
         tokio::time::sleep(self.takes).await;
+        taken
     }
 
     fn has_room(&self, _: &Lane) -> bool {
@@ -110,24 +124,27 @@ impl Handler for Taker {
 struct Listening {
     heard: mpsc::UnboundedReceiver<Message>,
     has_room: Arc<AtomicBool>,
+    keep: Arc<Mutex<Option<Vec<DropGuard>>>>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Listening {
-    fn to(bell: &Arc<SharedBell>) -> Self {
-        Self::slowly_to(bell, Duration::ZERO)
+    fn to(bell: &Arc<SharedBell>, name: &str) -> Self {
+        Self::slowly_to(bell, name, Duration::ZERO)
     }
 
-    fn slowly_to(bell: &Arc<SharedBell>, takes: Duration) -> Self {
+    fn slowly_to(bell: &Arc<SharedBell>, name: &str, takes: Duration) -> Self {
         let (sender, heard) = mpsc::unbounded_channel();
         let (stop, has_room) = (CancellationToken::new(), Arc::new(AtomicBool::new(true)));
-        let taker = Arc::new(Taker { heard: sender, has_room: has_room.clone(), takes });
+        let keep = Arc::<Mutex<Option<Vec<DropGuard>>>>::default();
+        let (name, keeps) = (name.to_owned(), keep.clone());
+        let taker = Arc::new(Taker { name, heard: sender, has_room: has_room.clone(), takes, keep: keeps });
         let task = tokio::spawn({
             let (bell, stop) = (bell.clone(), stop.clone());
             async move { bell.listen(taker, stop).await }
         });
-        Self { heard, has_room, stop, task }
+        Self { heard, has_room, keep, stop, task }
     }
 
     async fn next(&mut self) -> Message {
@@ -153,6 +170,11 @@ fn rows(pipeline: &str, number: u32) -> Message {
     Message::Rows(packet)
 }
 
+/// Tells messages apart.
+fn short(message: &Message) -> (Lane, Option<RowRef>) {
+    (message.lane(), message.rows().first().copied())
+}
+
 /// Waits until it is so.
 async fn until(mut so: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -167,15 +189,15 @@ async fn until(mut so: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_of_messages_that_were_taken() {
     let redis = Redis::start();
-    let (ringer, bell) = (redis.bell("ringer"), redis.bell("listener"));
-    let mut listening = Listening::to(&bell);
+    let (ringer, bell) = (redis.bell(), redis.bell());
+    let mut listening = Listening::to(&bell, "listener");
     ringer.ring(vec![rows("invite", 0)]).await.unwrap();
     listening.next().await;
     until(|| redis.ask(&["scard", "penstock:rows:invite:inflight:listener/1.0"]) == "0").await;
     let (keys, bytes) = (redis.ask(&["dbsize"]), redis.bytes());
     for round in 0..5 {
         let messages = (0..1000).map(|number| rows("invite", round * 1000 + number)).collect();
-        assert_eq!(ringer.ring(messages).await.unwrap(), Rung { rung: 1000, held_back: 0 });
+        assert_eq!(ringer.ring(messages).await.unwrap(), Rung { rung: 1000, held_back: Vec::new() });
         for _ in 0..1000 {
             listening.next().await;
         }
@@ -194,15 +216,20 @@ async fn nothing_is_left_of_messages_that_were_taken() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_bears_so_many_messages_and_no_more() {
     let redis = Redis::start();
-    let bell = redis.bell("one");
+    let bell = redis.bell();
     let most = MAX_BACKLOG as usize;
-    let messages = (0..10_000).map(|number| rows("invite", number)).collect();
-    assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back: 10_000 - most });
+    let messages: Vec<Message> = (0..10_000).map(|number| rows("invite", number)).collect();
+    let held_back = messages[most..].to_vec();
+    assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back });
     let more = bell.ring(vec![rows("invite", 0), rows("other", 0), extract(1)]).await.unwrap();
-    assert_eq!(more, Rung { rung: 2, held_back: 1 }, "a full lane holds up neither a file nor another one");
+    assert_eq!(
+        more,
+        Rung { rung: 2, held_back: vec![rows("invite", 0)] },
+        "a full lane holds up neither a file nor another one"
+    );
     let waiting = bell.backlog().await.unwrap();
     assert_eq!((waiting[&Lane::Rows("invite".into())], waiting[&Lane::Extractions]), (most as u64, 1));
-    let mut listening = Listening::to(&bell);
+    let mut listening = Listening::to(&bell, "one");
     let began = Instant::now();
     for _ in 0..most + 2 {
         listening.next().await;
@@ -215,8 +242,8 @@ async fn a_lane_bears_so_many_messages_and_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_listener_hears_at_once() {
     let redis = Redis::start();
-    let bell = redis.bell("one");
-    let mut listening = Listening::to(&bell);
+    let bell = redis.bell();
+    let mut listening = Listening::to(&bell, "one");
     bell.ring(vec![rows("invite", 0), rows("unknown", 0)]).await.unwrap();
     let mut heard = vec![listening.next().await.lane(), listening.next().await.lane()];
     heard.sort();
@@ -238,14 +265,14 @@ async fn an_idle_listener_hears_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_has_no_room_for_another_takes() {
     let redis = Redis::start();
-    let (full, free) = (redis.bell("full"), redis.bell("free"));
-    let mut crowded = Listening::to(&full);
+    let (full, free) = (redis.bell(), redis.bell());
+    let mut crowded = Listening::to(&full, "full");
     crowded.has_room.store(false, Ordering::SeqCst);
     // What it may have asked for before it was full.
     full.ring(vec![rows("invite", 0)]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     while crowded.heard.try_recv().is_ok() {}
-    let mut other = Listening::to(&free);
+    let mut other = Listening::to(&free, "free");
     full.ring((1..=20).map(|number| rows("invite", number)).collect()).await.unwrap();
     let mut heard = 0;
     while heard < 20 {
@@ -268,8 +295,8 @@ async fn what_one_has_no_room_for_another_takes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_comes_back_whatever_happens_to_redis() {
     let mut redis = Redis::start();
-    let bell = redis.bell("one");
-    let mut listening = Listening::to(&bell);
+    let bell = redis.bell();
+    let mut listening = Listening::to(&bell, "one");
     let next = AtomicU64::new(1);
     let ring = async |listening: &mut Listening| {
         let number = u32::try_from(next.fetch_add(1, Ordering::SeqCst)).unwrap();
@@ -300,34 +327,80 @@ async fn a_listener_comes_back_whatever_happens_to_redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_listener_had_in_its_hands_comes_again() {
     let redis = Redis::start();
-    let quick = |process: &str| {
-        let bell = SharedBell::connect(&redis.url(), process.to_owned()).unwrap();
+    let quick = || {
+        let bell = SharedBell::connect(&redis.url()).unwrap();
         Arc::new(bell.with_heartbeats(Duration::from_secs(1), 3))
     };
-    let (first, second) = (quick("first"), quick("second"));
-    let mut doomed = Listening::slowly_to(&first, Duration::from_secs(3600));
+    let (first, second) = (quick(), quick());
+    let mut doomed = Listening::slowly_to(&first, "first", Duration::from_secs(3600));
     first.ring(vec![extract(7)]).await.unwrap();
     assert_eq!(doomed.next().await, extract(7));
     let slow = Duration::from_secs(8);
-    let mut other = Listening::slowly_to(&second, slow);
+    let mut other = Listening::slowly_to(&second, "second", slow);
     // kill -9: no word is said any more.
     doomed.task.abort();
     let began = Instant::now();
     assert_eq!(other.next().await, extract(7));
     println!("it came again after {:?}", began.elapsed());
-    let third = quick("third");
-    let mut idle = Listening::to(&third);
+    let third = quick();
+    let mut idle = Listening::to(&third, "third");
     let twice = tokio::time::timeout(slow + Duration::from_secs(5), idle.heard.recv()).await;
     assert!(twice.is_err(), "its listener lives: {twice:?}");
     assert_eq!(redis.ask(&["hlen", "penstock:extractions:data"]), "0", "and it is acknowledged");
+}
+
+/// A message that may not leave yet goes to another listener as soon as somebody finds its own dead, before all that waits; one
+/// that may leave is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_process_may_not_let_go_is_put_back() {
+    let redis = Redis::start();
+    let (first, second) = (redis.bell(), redis.bell());
+    let mut doomed = Listening::to(&first, "host/1");
+    *doomed.keep.lock().unwrap() = Some(Vec::new());
+    let suspects = Message::Suspects([(RowRef { batch: BatchSeq(1), number: 7 }, 2)].into_iter().collect());
+    first
+        .ring((0..30).map(|number| rows("invite", number)).chain([suspects.clone()]).collect())
+        .await
+        .unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..31 {
+        taken.push(short(&doomed.next().await));
+    }
+    // Some of the first ones have left.
+    doomed.keep.lock().unwrap().as_mut().unwrap().drain(..5);
+    let kept = || {
+        let kept =
+            ["rows:invite", "suspects"].map(|lane| redis.ask(&["hlen", &format!("penstock:{lane}:data")]));
+        kept.iter().map(|kept| kept.parse::<usize>().unwrap()).sum::<usize>()
+    };
+    until(|| kept() == 26).await;
+    doomed.task.abort();
+    assert_eq!(second.put_back("host/10").await.unwrap(), 0, "that is another process");
+    second.ring(vec![rows("invite", 99)]).await.unwrap();
+    assert_eq!(second.put_back("host/1").await.unwrap(), 26);
+    assert_eq!(second.put_back("host/1").await.unwrap(), 0);
+    let mut other = Listening::to(&second, "host/2");
+    let mut heard = Vec::new();
+    for _ in 0..27 {
+        heard.push(short(&other.next().await));
+    }
+    let late = short(&rows("invite", 99));
+    let of_rows: Vec<_> = heard.iter().filter(|(lane, _)| *lane != Lane::Suspects).collect();
+    assert_eq!(of_rows.last(), Some(&&late), "who waited for less comes later");
+    let mut expected = [&taken[5..], &[late]].concat();
+    heard.sort();
+    expected.sort();
+    assert_eq!(heard, expected);
+    until(|| kept() == 0).await;
+    other.end().await;
 }
 
 /// What is no message of ours, and what makes the handler panic, is dropped and gone: neither comes again for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_taken_is_dropped_for_good() {
     let redis = Redis::start();
-    let bell = redis.bell("one");
-    let mut listening = Listening::to(&bell);
+    let bell = redis.bell();
+    let mut listening = Listening::to(&bell, "one");
     for (id, text) in [("a", "{\"z\":1}"), ("b", "7")] {
         redis.ask(&["hset", "penstock:extractions:data", id, text]);
         redis.ask(&[
@@ -354,8 +427,8 @@ async fn what_cannot_be_taken_is_dropped_for_good() {
 async fn it_is_stopped_before_redis_is_there() {
     let mut redis = Redis::start();
     redis.kill();
-    let bell = redis.bell("one");
-    let listening = Listening::to(&bell);
+    let bell = redis.bell();
+    let listening = Listening::to(&bell, "one");
     assert!(bell.ready().await.is_err());
     assert!(bell.ring(vec![extract(1)]).await.is_err());
     listening.end().await;
@@ -369,9 +442,9 @@ const GOES_ON: Duration = Duration::from_secs(10);
 async fn silent_connections_are_replaced() {
     let redis = Redis::start();
     let (proxy, url) = Proxy::before(&redis.url()).unwrap();
-    let bell = |process: &str| Arc::new(SharedBell::connect(&url, process.to_owned()).unwrap());
-    let (ringer, listener) = (bell("ringer"), bell("listener"));
-    let mut listening = Listening::to(&listener);
+    let bell = || Arc::new(SharedBell::connect(&url).unwrap());
+    let (ringer, listener) = (bell(), bell());
+    let mut listening = Listening::to(&listener, "listener");
     ringer.ring(vec![extract(1), rows("invite", 0)]).await.unwrap();
     listening.next().await;
     listening.next().await;
@@ -394,8 +467,8 @@ async fn silent_connections_are_replaced() {
 async fn what_a_broken_listener_had_in_its_hands_comes_at_once() {
     let redis = Redis::start();
     let (proxy, url) = Proxy::before(&redis.url()).unwrap();
-    let bell = Arc::new(SharedBell::connect(&url, "listener".to_owned()).unwrap());
-    let mut listening = Listening::to(&bell);
+    let bell = Arc::new(SharedBell::connect(&url).unwrap());
+    let mut listening = Listening::to(&bell, "listener");
     // It is there and idle.
     bell.ring(vec![extract(1)]).await.unwrap();
     listening.next().await;
@@ -421,7 +494,7 @@ async fn what_a_broken_listener_had_in_its_hands_comes_at_once() {
 async fn a_redis_that_takes_no_writes_is_not_ready() {
     let redis = Redis::start();
     let (proxy, url) = Proxy::before(&redis.url()).unwrap();
-    let bell = SharedBell::connect(&url, "one".to_owned()).unwrap();
+    let bell = SharedBell::connect(&url).unwrap();
     bell.ready().await.unwrap();
     redis.ask(&["replicaof", "127.0.0.1", "1"]);
     let before = proxy.accepted();

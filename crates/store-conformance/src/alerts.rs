@@ -78,6 +78,8 @@ pub async fn failing_batches_are_found(store: &Arc<dyn Store>) {
     assert_eq!((one.completed, one.failed), (1, 2));
     assert!(found(7000, 3).await.is_none());
     assert!(found(5000, 4).await.is_none());
-    let figures = store.figures(START + LEASE + LEASE + LEASE).await.unwrap();
-    assert_eq!(figures.leases_expired, 1, "the fourth row's lease ran out");
+    let late = START + LEASE + LEASE + LEASE;
+    assert_eq!(store.figures(late).await.unwrap().leases_expired, 0, "its process lives");
+    store.leave(crate::fixture::SUITE).await.unwrap();
+    assert_eq!(store.figures(late).await.unwrap().leases_expired, 1, "the fourth row's process is gone");
 }

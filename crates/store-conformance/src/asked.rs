@@ -12,7 +12,7 @@ use penstock_store::control::RetrySelection;
 use penstock_store::reading::RowFilter;
 
 use crate::fixture::{
-    LEASE, START, claim, completed, extracted, given_back, look, new_batch, release, token,
+    LEASE, START, SUITE, claim, completed, die, extracted, given_back, look, new_batch, release, token,
 };
 
 /// The step that was asked for in these tests.
@@ -36,7 +36,7 @@ async fn asked(store: &Arc<dyn Store>, batch: BatchSeq, rows: u32) -> (Vec<RowRe
 
 /// What other tests left behind is not counted here.
 async fn clear(store: &Arc<dyn Store>) {
-    store.sweep(START + LEASE + LEASE, 1_000_000, false).await.unwrap();
+    die(store, START).await;
 }
 
 async fn events(store: &Arc<dyn Store>, batch: BatchSeq) -> Vec<String> {
@@ -46,7 +46,7 @@ async fn events(store: &Arc<dyn Store>, batch: BatchSeq) -> Vec<String> {
     events
 }
 
-/// A lease that ran out behind a note ends its row: nobody can tell what came of the call. The batch says so as of any
+/// A process that dies behind a note ends its row: nobody can tell what came of the call. The batch says so as of any
 /// other failure, and a person may have the row tried again, from the step that was asked for.
 pub async fn what_was_asked_for_is_not_asked_again(store: &Arc<dyn Store>) {
     clear(store).await;
@@ -56,12 +56,13 @@ pub async fn what_was_asked_for_is_not_asked_again(store: &Arc<dyn Store>) {
     store.save_receipts(&[(rows[0], held, receipt(STEP - 1))]).await.unwrap();
     store.save_receipts(&[(rows[1], held, receipt(STEP))]).await.unwrap();
     let later = START + LEASE + LEASE;
+    store.leave(SUITE).await.unwrap();
     let plan = store.sweep_plan(later, 1_000_000).await.unwrap();
     let planned = look(store, batch).await.id;
     let stuck = plan.expired_rows.iter().find(|one| one.batch == planned).expect("it is planned");
     assert_eq!(stuck.rows, 2);
-    let swept = store.sweep(later, 1_000_000, false).await.unwrap();
-    assert_eq!((swept.expired_rows, swept.unknown_rows), (2, 1), "{swept:?}");
+    let swept = die(store, later).await;
+    assert_eq!((swept.rows(), swept.unknown), (2, 1), "{swept:?}");
     let counts = look(store, batch).await.ledger.counts;
     assert_eq!((counts.pending, counts.failed, counts.processing), (1, 1, 0));
     let row = store.row(batch, rows[0].number).await.unwrap().expect("a row");
@@ -95,10 +96,10 @@ pub async fn what_was_asked_for_is_not_asked_again(store: &Arc<dyn Store>) {
     let third = token();
     let claimed = claim(store, &again, third, later).await;
     assert_eq!(claimed[0].receipts.iter().map(|one| one.step).collect::<Vec<_>>(), [STEP - 1]);
-    // The note went with the failure: a lease that runs out before anything is asked for gives the row back.
+    // The note went with the failure: a process that dies before anything is asked for gives the row back.
     let much_later = later + LEASE + LEASE;
-    let swept = store.sweep(much_later, 1_000_000, false).await.unwrap();
-    assert_eq!((swept.expired_rows, swept.unknown_rows), (1, 0), "{swept:?}");
+    let swept = die(store, much_later).await;
+    assert_eq!((swept.rows(), swept.unknown), (1, 0), "{swept:?}");
 }
 
 /// The last row's end by a sweep is the batch's end, and the first one's is the end of a batch that allows no failure.
@@ -109,8 +110,8 @@ pub async fn a_sweep_that_fails_rows_ends_batches(store: &Arc<dyn Store>) {
     let strict = NewBatch { allow_failures: false, ..new_batch(store, 5).await };
     let strict = extracted(store, &strict, 5).await.seq;
     let (rows, _) = asked(store, strict, 3).await;
-    let swept = store.sweep(START + LEASE + LEASE, 1_000_000, false).await.unwrap();
-    assert_eq!((swept.expired_rows, swept.unknown_rows, swept.miscounted.len()), (4, 4, 0), "{swept:?}");
+    let swept = die(store, START + LEASE + LEASE).await;
+    assert_eq!((swept.rows(), swept.unknown, swept.miscounted.len()), (4, 4, 0), "{swept:?}");
     let ended = look(store, last).await.ledger;
     assert_eq!((ended.is_finished(), ended.outcome), (true, Some(Outcome::Failure)));
     assert_eq!(events(store, last).await, ["batch.created", "batch.finished", "batch.row_failed_first"]);
@@ -136,8 +137,8 @@ pub async fn a_note_lives_as_long_as_its_lease(store: &Arc<dyn Store>) {
     assert_eq!(both, []);
     // Neither the settled note nor the refused ones count.
     let later = START + LEASE + LEASE;
-    let swept = store.sweep(later, 1_000_000, false).await.unwrap();
-    assert_eq!((swept.expired_rows, swept.unknown_rows), (1, 0), "{swept:?}");
+    let swept = die(store, later).await;
+    assert_eq!((swept.rows(), swept.unknown), (1, 0), "{swept:?}");
     assert_eq!(look(store, batch).await.ledger.counts.pending, 1);
     assert_eq!(store.note_asked(&[]).await.unwrap(), []);
 }

@@ -9,7 +9,7 @@ use penstock_store::owners::{ApiKeyRecord, KeyRole};
 use penstock_store::work::Claim;
 use penstock_store::{Store, StoreError};
 
-use crate::fixture::{LEASE, START, extracted, new_batch, release, token, unique};
+use crate::fixture::{LEASE, START, SUITE, extracted, new_batch, register, release, token, unique};
 
 /// Which method has to notice.
 #[derive(Clone, Copy)]
@@ -159,9 +159,9 @@ impl Scene {
                 store.audit_log(Some(id), None, 10).await.map(|_| ())
             }
             Read::Claim => {
-                let (rows, until) = ([self.row], START + LEASE);
-                let claim =
-                    Claim { rows: &rows, token: token(), holder: "suite", until, also_pending: false };
+                register(store, SUITE, LEASE).await;
+                let (rows, token) = ([self.row], token());
+                let claim = Claim { rows: &rows, token, holder: SUITE, also_pending: false, suspects: true };
                 store.claim(&claim, START).await.map(|_| ())
             }
         }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use penstock_store::extraction::{Leased, NewRow};
+use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
 use penstock_store::reading::RowFilter;
 use penstock_store::{Store, StoreError};
 
-use crate::fixture::{LEASE, START, behind, create, extraction_lease, look, new_batch, row};
+use crate::fixture::{LEASE, START, behind, create, extraction_lease, look, new_batch, row, token};
 
 /// What is committed is rows and checkpoint together; a chunk from another checkpoint is refused.
 pub async fn a_chunk_and_its_checkpoint_are_one(store: &Arc<dyn Store>) {
@@ -36,7 +36,10 @@ pub async fn a_lease_is_held_by_one(store: &Arc<dyn Store>) {
     let Leased::Held { holder, .. } = store.lease_extraction(&second, false, START).await.unwrap() else {
         panic!("it is held")
     };
-    assert_eq!(holder, "suite");
+    assert_eq!(holder, first.holder);
+    // Its own holder begins again, where the database broke off.
+    let first = ExtractionLease { token: token(), ..first };
+    assert!(matches!(store.lease_extraction(&first, false, START).await.unwrap(), Leased::Yours(_)));
     let later = START + LEASE + LEASE;
     let third = extraction_lease(batch.seq, later);
     assert!(matches!(store.lease_extraction(&third, false, later).await.unwrap(), Leased::Yours(_)));

@@ -12,6 +12,7 @@ use penstock_store::dispatch::Take;
 use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
 use penstock_store::sealing::Epoch;
 use penstock_store::work::{Claim, ClaimedRow, Expiry, Settled, Settlement, Trouble};
+use penstock_store::workers::{ComeBack, NewWorker, Reclaimed, WorkerKind};
 use uuid::Uuid;
 
 /// When every test begins.
@@ -79,7 +80,7 @@ pub async fn create(store: &Arc<dyn Store>, batch: &NewBatch) -> Batch {
 
 /// An extraction lease of its own.
 pub fn extraction_lease(batch: BatchSeq, now: Timestamp) -> ExtractionLease {
-    ExtractionLease { batch, token: token(), holder: "suite".into(), until: now + LEASE }
+    ExtractionLease { batch, token: token(), holder: format!("suite{}", unique()), until: now + LEASE }
 }
 
 /// Row `number` of a file.
@@ -108,8 +109,26 @@ pub async fn release(store: &Arc<dyn Store>, batch: BatchSeq, rows: u32, now: Ti
     let released = store.release(&[Take { batch, rows }], now, now + LEASE).await.unwrap();
     released
         .into_iter()
-        .flat_map(|one| one.numbers.into_iter().map(move |number| RowRef { batch: one.batch, number }))
+        .flat_map(|one| {
+            let suspects = one.suspects.into_iter().map(|(number, _)| number);
+            one.numbers.into_iter().chain(suspects).map(move |number| RowRef { batch: one.batch, number })
+        })
         .collect()
+}
+
+/// The process that claims in most tests.
+pub const SUITE: &str = "suite";
+
+/// Records a process that counts as dead after so many looks.
+pub async fn register(store: &Arc<dyn Store>, name: &str, silence: Duration) {
+    let worker = NewWorker { name, kind: WorkerKind::Worker, version: "test", silence };
+    store.register_worker(&worker).await.unwrap();
+}
+
+/// The process that claims in most tests dies, and what it held is pending again.
+pub async fn die(store: &Arc<dyn Store>, now: Timestamp) -> Reclaimed {
+    store.leave(SUITE).await.unwrap();
+    store.reclaim(ComeBack::Pending, now).await.unwrap()
 }
 
 /// Claims rows under a lease.
@@ -119,7 +138,8 @@ pub async fn claim(
     token: LeaseToken,
     now: Timestamp,
 ) -> Vec<ClaimedRow> {
-    let claim = Claim { rows, token, holder: "suite", until: now + LEASE, also_pending: false };
+    register(store, SUITE, LEASE).await;
+    let claim = Claim { rows, token, holder: SUITE, also_pending: false, suspects: true };
     store.claim(&claim, now).await.unwrap()
 }
 

@@ -12,7 +12,7 @@ use penstock_store::reading::RowFilter;
 
 use crate::dice::Dice;
 use crate::fixture::{
-    LEASE, START, claim, completed, extracted, failed, given_back, look, new_batch, release, token,
+    LEASE, START, claim, completed, die, extracted, failed, given_back, look, new_batch, release, token,
 };
 
 const STEPS: u32 = 60;
@@ -150,8 +150,8 @@ impl Walk<'_> {
         self.queued.clear();
         let dead: Vec<_> = self.held.drain().collect();
         if self.dice.lucky(50) {
-            self.now = self.now + LEASE + LEASE;
-            self.sweep().await;
+            let back = die(self.store, self.now).await;
+            self.note(format!("reclaimed {back:?}"));
             self.stale.extend(dead);
         }
     }
@@ -235,6 +235,7 @@ impl Walk<'_> {
             // Refused when there is nothing to resume.
             let _ = self.store.resume(self.batch, ACTOR, self.now).await;
             self.now = self.now + LEASE + LEASE;
+            die(self.store, self.now).await;
             self.store.sweep(self.now, 30_000, false).await.unwrap();
             let rows = release(self.store, self.batch, 100, self.now).await;
             let held = token();

@@ -20,6 +20,7 @@ pub mod reading;
 pub mod sealing;
 pub mod upgrade;
 pub mod waiting;
+pub mod workers;
 
 use std::sync::Arc;
 
@@ -51,6 +52,12 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     dispatch::what_waited_longest_is_released_first(&store).await;
     dispatch::a_completed_row_keeps_no_error(&store).await;
     dispatch::a_miscounted_batch_holds_up_no_sweep(&store).await;
+    workers::a_silent_process_is_found_by_looks(&store).await;
+    workers::what_the_dead_held_comes_back(&store).await;
+    workers::a_row_that_kills_its_workers_ends(&store).await;
+    workers::rows_of_batches_that_do_not_run_are_pending(&store).await;
+    workers::a_process_lets_go_of_what_it_does_not_know(&store).await;
+    workers::a_release_whose_answer_was_lost_is_found(&store).await;
     outbox::each_event_of_a_run_is_said_once(&store).await;
     outbox::a_delay_is_said_once_in_a_run(&store).await;
     outbox::receivers_take_turns(&store).await;

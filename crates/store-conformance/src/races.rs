@@ -9,7 +9,9 @@ use penstock_store::batches::{Created, Idempotency};
 use penstock_store::control::RetrySelection;
 use penstock_store::work::Claim;
 
-use crate::fixture::{LEASE, START, claim, completed, extracted, failed, look, new_batch, release, token};
+use crate::fixture::{
+    LEASE, START, SUITE, claim, completed, die, extracted, failed, look, new_batch, register, release, token,
+};
 
 /// Eight workers that want the same rows get each of them once.
 pub async fn a_row_is_claimed_once(store: &Arc<dyn Store>) {
@@ -36,19 +38,21 @@ pub async fn a_row_is_claimed_once(store: &Arc<dyn Store>) {
     assert_eq!(look(store, batch.seq).await.ledger.counts.processing, 200);
 }
 
-/// A worker whose lease ran out and was swept settles nothing, keeps nothing and saves no receipt.
+/// A worker whose rows were taken from it settles nothing, keeps nothing and saves no receipt.
 pub async fn a_lost_lease_writes_nothing(store: &Arc<dyn Store>) {
+    die(store, START).await;
     let batch = extracted(store, &new_batch(store, 2).await, 2).await;
     let rows = release(store, batch.seq, 2, START).await;
     let first = token();
     assert_eq!(claim(store, &rows, first, START).await.len(), 2);
     let later = START + LEASE + LEASE;
-    store.sweep(later, 30_000, false).await.unwrap();
+    assert_eq!(die(store, later).await.pending, 2);
     let again = release(store, batch.seq, 2, later).await;
     let second = token();
     assert_eq!(claim(store, &again, second, later).await.len(), 2);
     let held: Vec<_> = rows.iter().map(|row| (*row, first)).collect();
-    assert_eq!(store.renew(&held, later + LEASE).await.unwrap(), []);
+    let known = store.held_by(SUITE).await.unwrap();
+    assert!(held.iter().all(|one| !known.contains(one)), "{known:?}");
     let stale: Vec<_> = rows.iter().map(|row| completed(*row, first)).collect();
     assert_eq!(store.settle(&stale, later).await.unwrap().lost.len(), 2);
     assert_eq!(look(store, batch.seq).await.ledger.counts.processing, 2);
@@ -163,10 +167,10 @@ pub async fn an_operators_claim_leaves_a_cancelled_batch_alone(store: &Arc<dyn S
     let batch = extracted(store, &new_batch(store, 4).await, 4).await;
     release(store, batch.seq, 2, START).await;
     store.pause(batch.seq, "operator:suite", START).await.unwrap();
+    register(store, SUITE, LEASE).await;
     let by_hand = async |number| {
         let rows = [RowRef { batch: batch.seq, number }];
-        let claim =
-            Claim { rows: &rows, token: token(), holder: "suite", until: START + LEASE, also_pending: true };
+        let claim = Claim { rows: &rows, token: token(), holder: SUITE, also_pending: true, suspects: true };
         store.claim(&claim, START).await.unwrap().len()
     };
     assert_eq!((by_hand(1).await, by_hand(3).await), (1, 1), "one that was queued, one that never was");

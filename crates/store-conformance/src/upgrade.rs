@@ -8,7 +8,7 @@ use penstock_store::{Store, StoreError};
 use crate::history;
 
 /// Tables that grow by a column in a next release's migration: all that a program beside it reads and writes.
-const GROWING: [&str; 10] = [
+const GROWING: [&str; 11] = [
     "owners",
     "api_keys",
     "batches",
@@ -19,6 +19,7 @@ const GROWING: [&str; 10] = [
     "row_receipts",
     "callbacks",
     "audit",
+    "workers",
 ];
 
 /// What a next release's migration does first, statement by statement: it expands. Programs of this release work

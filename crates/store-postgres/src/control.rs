@@ -106,7 +106,7 @@ impl Control for PostgresStore {
         }
         let failed = if selection.failed {
             sqlx::query(
-                "/* penstock:retry */ UPDATE row_state SET status = 0, attempts = 0, not_before = $2, \
+                "/* penstock:retry */ UPDATE row_state SET status = 0, attempts = 0, crashes = least(crashes, 1), not_before = $2, \
                  first_claimed_at = NULL, expires_at = NULL, expires_as = NULL, code = NULL, step = NULL, http_status = NULL \
                  WHERE batch = $1 AND status = 4 \
                  AND (cardinality($3::text[]) = 0 OR code = ANY($3)) \

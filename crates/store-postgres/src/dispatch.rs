@@ -4,9 +4,6 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchId, BatchSeq};
-use penstock_domain::ledger::Tally;
-use penstock_domain::outcome::code;
-use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batches as _;
 use penstock_store::decode::Columns as _;
@@ -22,9 +19,6 @@ use crate::convert::{Columns, int};
 use crate::error::{inconsistent, store_error};
 use crate::{Connection, PostgresStore, commit, ledgers, run_lock};
 
-/// Of a stale row: whether it ends, because nobody can tell whether the call that was noted of it had its effect.
-const ENDS: &str = "s.status = 2 AND s.asked IS NOT NULL";
-
 /// Rows that a sweep mends in one transaction.
 const SWEEP_STEP: i64 = 2000;
 
@@ -37,42 +31,27 @@ const RUNNING: &str = "o.name AS owner_name, b.served_at AS served_at, o.served_
 /// Runs are remembered for so long.
 const RUNS_KEPT_MS: i64 = 31 * 24 * 3600 * 1000;
 
-/// What a sweep looks for.
-#[derive(Clone, Copy)]
-enum Stale {
-    Queued,
-    Leased,
-}
-
-impl Stale {
-    fn condition(self, everything: bool) -> &'static str {
-        match (self, everything) {
-            (Self::Queued, false) => "s.status = 1 AND s.queued_until < $1",
-            (Self::Queued, true) => "s.status = 1 AND $1::int8 = $1",
-            (Self::Leased, false) => "s.status = 2 AND s.lease_until < $1",
-            (Self::Leased, true) => "s.status = 2 AND $1::int8 = $1",
-        }
-    }
-}
+/// A queued row that counts as lost.
+const LOST: &str = "s.status = 1 AND s.queued_until < $1";
 
 impl PostgresStore {
-    /// Sends what is stale back to pending, a batch a transaction: one whose counters do not bear it holds up no other.
-    async fn sweep_rows(
+    /// Sends queued rows that are lost back to pending, a batch a transaction: one whose counters do not bear it holds up no
+    /// other.
+    async fn sweep_lost(
         &self,
-        stale: Stale,
         now: Timestamp,
         everything: bool,
         miscounted: &mut Vec<BatchSeq>,
-    ) -> StoreResult<Tally> {
+    ) -> StoreResult<u32> {
         const NAME: &str = "sweep";
-        let condition = stale.condition(everything);
-        let mut total = Tally::default();
+        let condition = if everything { "s.status = 1 AND $1::int8 = $1" } else { LOST };
+        let mut total = 0;
         let mut passed = miscounted.clone();
         loop {
             let found = sqlx::query(sqlx::AssertSqlSafe(format!(
                 "/* penstock:sweep */ SELECT s.batch AS batch, array_agg(s.number) AS numbers FROM \
                  (SELECT s.batch, s.number FROM row_state s JOIN batches b ON b.seq = s.batch WHERE {condition} \
-                 AND (s.status = 2 OR b.cancelled_at IS NULL) AND s.batch <> ALL($2) LIMIT {SWEEP_STEP}) s \
+                 AND b.cancelled_at IS NULL AND s.batch <> ALL($2) LIMIT {SWEEP_STEP}) s \
                  GROUP BY s.batch ORDER BY s.batch"
             )))
             .bind(now.millis())
@@ -85,14 +64,10 @@ impl PostgresStore {
             }
             for row in &found {
                 let seq = BatchSeq(row.get("batch"));
-                match self.sweep_batch(stale, seq, &row.get::<Vec<i32>, _>("numbers"), now, everything).await
-                {
+                match self.sweep_batch(condition, seq, &row.get::<Vec<i32>, _>("numbers"), now).await {
                     // Somebody else was faster, with all of them: what is left can wait for the next sweep.
-                    Ok(tally) if tally.rows() == 0 => passed.push(seq),
-                    Ok(tally) => {
-                        total.given_back += tally.given_back;
-                        total.failed += tally.failed;
-                    }
+                    Ok(0) => passed.push(seq),
+                    Ok(rows) => total += rows,
                     Err(StoreError::Overdrawn { .. }) => {
                         passed.push(seq);
                         miscounted.push(seq);
@@ -105,56 +80,34 @@ impl PostgresStore {
 
     async fn sweep_batch(
         &self,
-        stale: Stale,
+        condition: &str,
         seq: BatchSeq,
         numbers: &[i32],
         now: Timestamp,
-        everything: bool,
-    ) -> StoreResult<Tally> {
+    ) -> StoreResult<u32> {
         const NAME: &str = "sweep";
         let mut tx = self.write(NAME).await?;
-        let Some(batch) = ledgers::read(&mut tx, seq, NAME).await? else { return Ok(Tally::default()) };
-        if matches!(stale, Stale::Queued) && batch.ledger.cancelled_at.is_some() {
-            return Ok(Tally::default());
+        let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { return Ok(0) };
+        if batch.ledger.cancelled_at.is_some() {
+            return Ok(0);
         }
-        let mut moved = Moved::new(batch);
+        let read_revision = batch.ledger.revision;
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "/* penstock:sweep */ UPDATE row_state AS s SET status = CASE WHEN {ENDS} THEN 4 ELSE 0 END, \
-             code = CASE WHEN {ENDS} THEN $4 ELSE s.code END, \
-             step = CASE WHEN {ENDS} THEN s.asked ELSE s.step END, \
-             http_status = CASE WHEN {ENDS} THEN NULL ELSE s.http_status END, \
-             attempts = s.attempts + CASE WHEN {ENDS} THEN 1 ELSE 0 END, asked = NULL, \
-             not_before = CASE WHEN {ENDS} THEN NULL ELSE $1::int8 END, lease_token = NULL, lease_holder = NULL, \
-             lease_until = NULL, queued_until = NULL WHERE s.batch = $2 AND s.number = ANY($3) AND {} RETURNING s.number, s.status",
-            stale.condition(everything)
+            "/* penstock:sweep */ UPDATE row_state AS s SET status = 0, not_before = $1, queued_until = NULL \
+             WHERE s.batch = $2 AND s.number = ANY($3) AND {condition}"
         )))
         .bind(now.millis())
         .bind(seq.0)
         .bind(numbers)
-        .bind(code::OUTCOME_UNKNOWN)
-        .fetch_all(&mut *tx)
+        .execute(&mut *tx)
         .await
-        .map_err(store_error(NAME))?;
-        let mut tally = Tally::default();
-        let mut first_failed: Option<u32> = None;
-        for row in &rows {
-            let c = Columns::of("row_state", row);
-            if c.code("status", RowStatus::from_code)? == RowStatus::Failed {
-                tally.failed += 1;
-                first_failed = first_failed.into_iter().chain([c.u32("number")?]).min();
-            } else {
-                tally.given_back += 1;
-            }
-        }
-        match stale {
-            Stale::Queued => moved.batch.ledger.unqueue(tally.given_back).map_err(overdrawn(seq))?,
-            Stale::Leased => {
-                moved.settle(tally, first_failed, now)?;
-            }
-        }
-        ledgers::write(&mut tx, &moved.batch, moved.read_revision, &moved.events, now, NAME).await?;
+        .map_err(store_error(NAME))?
+        .rows_affected();
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        batch.ledger.unqueue(rows).map_err(overdrawn(seq))?;
+        ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
         commit(tx, NAME).await?;
-        Ok(tally)
+        Ok(rows)
     }
 
     /// Queued rows of cancelled batches stay as they are, and are looked at only once.
@@ -222,7 +175,7 @@ impl PostgresStore {
         let found: Vec<i64> = sqlx::query_scalar(
             "/* penstock:dead_extractions */ SELECT seq FROM batches WHERE status IN (0, 1) \
              AND (extract_until IS NULL OR extract_until < $1 OR $3::bool) \
-             AND (status = 1 OR created_at < $2 OR $3) ORDER BY seq LIMIT 1000",
+             AND (status = 1 OR created_at < $2 OR created_at > $1 OR $3) ORDER BY seq LIMIT 1000",
         )
         .bind(now.millis())
         .bind(now.millis() - grace_ms)
@@ -241,20 +194,10 @@ impl Dispatch for PostgresStore {
     }
 
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept> {
-        if everything {
-            sqlx::query("/* penstock:sweep */ UPDATE batches SET extract_token = NULL, extract_holder = NULL, extract_until = NULL WHERE extract_token IS NOT NULL")
-                .execute(&self.pool)
-                .await
-                .map_err(store_error("sweep"))?;
-        }
         self.forget_cancelled(now).await?;
         let mut miscounted = Vec::new();
-        let lost = self.sweep_rows(Stale::Queued, now, everything, &mut miscounted).await?;
-        let expired = self.sweep_rows(Stale::Leased, now, everything, &mut miscounted).await?;
         Ok(Swept {
-            lost_rows: lost.rows(),
-            expired_rows: expired.rows(),
-            unknown_rows: expired.failed,
+            lost_rows: self.sweep_lost(now, everything, &mut miscounted).await?,
             finished: self.sweep_finishes(now).await?,
             extractions: self.dead_extractions(now, extraction_grace_ms, everything).await?,
             miscounted,
@@ -273,8 +216,9 @@ impl Dispatch for PostgresStore {
             .await?;
         let expired_rows = self
             .stuck_rows(
-                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows, count(s.asked) AS unknown FROM row_state s JOIN batches b ON b.seq = s.batch \
-                 WHERE s.status = 2 AND s.lease_until < $1 GROUP BY b.id, b.seq ORDER BY b.seq",
+                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows, count(s.asked) AS unknown FROM row_state s \
+                 JOIN batches b ON b.seq = s.batch LEFT JOIN workers w ON w.name = s.lease_holder \
+                 WHERE s.status = 2 AND coalesce(s.lease_until, w.beat_at + w.silence_ms, 0) < $1 GROUP BY b.id, b.seq ORDER BY b.seq",
                 now,
             )
             .await?;
@@ -333,6 +277,23 @@ impl Dispatch for PostgresStore {
         Ok(by_owner(running))
     }
 
+    async fn released_until(
+        &self,
+        batches: &[BatchSeq],
+        lost_after: Timestamp,
+    ) -> StoreResult<Vec<Released>> {
+        let rows = sqlx::query(
+            "/* penstock:released_until */ SELECT batch, number, crashes FROM row_state \
+             WHERE status = 1 AND queued_until = $1 AND batch = ANY($2)",
+        )
+        .bind(lost_after.millis())
+        .bind(batches.iter().map(|seq| seq.0).collect::<Vec<_>>())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("released_until"))?;
+        Ok(by_batch(&rows)?.into_iter().map(|(batch, rows)| Released::of(batch, rows)).collect())
+    }
+
     async fn release(
         &self,
         takes: &[Take],
@@ -344,7 +305,7 @@ impl Dispatch for PostgresStore {
         let mut wanted: BTreeMap<BatchSeq, u32> = takes.iter().map(|take| (take.batch, take.rows)).collect();
         let mut batches = ledgers::read_all(&mut tx, &wanted.keys().copied().collect(), NAME).await?;
         batches.retain(|moved| moved.batch.ledger.claimable());
-        let mut released: BTreeMap<BatchSeq, Vec<u32>> = BTreeMap::new();
+        let mut released: BTreeMap<BatchSeq, Vec<(u32, u16)>> = BTreeMap::new();
         let came_back = take_returned(&mut tx, &batches, &wanted, now, lost_after, NAME).await?;
         for moved in &mut batches {
             let Some(numbers) = came_back.get(&moved.batch.seq) else { continue };
@@ -396,7 +357,7 @@ impl Dispatch for PostgresStore {
         .map_err(store_error(NAME))?;
         commit(tx, NAME).await?;
         released.retain(|_, numbers| !numbers.is_empty());
-        Ok(released.into_iter().map(|(batch, numbers)| Released { batch, numbers }).collect())
+        Ok(released.into_iter().map(|(batch, rows)| Released::of(batch, rows)).collect())
     }
 
     async fn record_run(&self, run: &RunRecord) -> StoreResult<()> {
@@ -429,11 +390,13 @@ impl Dispatch for PostgresStore {
     }
 }
 
-fn by_batch(rows: &[PgRow]) -> StoreResult<BTreeMap<BatchSeq, Vec<u32>>> {
-    let mut grouped: BTreeMap<BatchSeq, Vec<u32>> = BTreeMap::new();
+/// Rows, each with its crashes, by batch.
+fn by_batch(rows: &[PgRow]) -> StoreResult<BTreeMap<BatchSeq, Vec<(u32, u16)>>> {
+    let mut grouped: BTreeMap<BatchSeq, Vec<(u32, u16)>> = BTreeMap::new();
     for row in rows {
         let c = Columns::of("row_state", row);
-        grouped.entry(BatchSeq(c.i64("batch")?)).or_default().push(c.u32("number")?);
+        let row = (c.u32("number")?, c.u16("crashes")?);
+        grouped.entry(BatchSeq(c.i64("batch")?)).or_default().push(row);
     }
     grouped.values_mut().for_each(|numbers| numbers.sort_unstable());
     Ok(grouped)
@@ -448,7 +411,7 @@ async fn take_returned(
     now: Timestamp,
     lost_after: Timestamp,
     name: &'static str,
-) -> StoreResult<BTreeMap<BatchSeq, Vec<u32>>> {
+) -> StoreResult<BTreeMap<BatchSeq, Vec<(u32, u16)>>> {
     let (seqs, rows): (Vec<i64>, Vec<i32>) = batches
         .iter()
         .filter(|moved| moved.batch.ledger.returned() > 0)
@@ -462,7 +425,8 @@ async fn take_returned(
          FROM unnest($1::int8[], $2::int4[]) AS t(batch, rows) CROSS JOIN LATERAL \
          (SELECT w.number FROM row_state w WHERE w.batch = t.batch AND w.status = 0 \
           AND coalesce(w.not_before, 0) <= $3 ORDER BY coalesce(w.not_before, 0), w.number LIMIT t.rows) AS j \
-         WHERE s.batch = t.batch AND s.number = j.number AND s.status + 0 = 0 RETURNING s.batch, s.number",
+         WHERE s.batch = t.batch AND s.number = j.number AND s.status + 0 = 0 \
+         RETURNING s.batch, s.number, s.crashes",
     )
     .bind(seqs)
     .bind(rows)
@@ -480,12 +444,12 @@ async fn take_fresh(
     ranges: &[(BatchSeq, u32, u32)],
     lost_after: Timestamp,
     name: &'static str,
-) -> StoreResult<BTreeMap<BatchSeq, Vec<u32>>> {
+) -> StoreResult<BTreeMap<BatchSeq, Vec<(u32, u16)>>> {
     let rows = sqlx::query(
         "/* penstock:release */ INSERT INTO row_state (batch, number, status, queued_until) \
          SELECT t.batch, number, 1, $4 FROM unnest($1::int8[], $2::int4[], $3::int4[]) AS t(batch, first, rows) \
          CROSS JOIN LATERAL generate_series(t.first, t.first + t.rows - 1) AS number \
-         ON CONFLICT DO NOTHING RETURNING batch, number",
+         ON CONFLICT DO NOTHING RETURNING batch, number, crashes",
     )
     .bind(ranges.iter().map(|(seq, ..)| seq.0).collect::<Vec<_>>())
     .bind(ranges.iter().map(|(_, first, _)| int(*first)).collect::<Vec<_>>())

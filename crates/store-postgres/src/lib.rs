@@ -22,6 +22,7 @@ mod schema;
 mod sealing;
 mod waiting;
 mod work;
+mod workers;
 
 use std::str::FromStr as _;
 

@@ -18,7 +18,7 @@ use crate::{PostgresStore, ledgers};
 
 const COLUMNS: &str = "d.number AS number, d.line AS line, s.status AS status, coalesce(s.attempts, 0::int2) AS attempts, \
     s.not_before AS not_before, s.code AS code, s.step AS step, s.http_status AS http_status, \
-    s.lease_holder AS lease_holder, s.lease_until AS lease_until, s.queued_until AS queued_until, \
+    s.lease_holder AS lease_holder, coalesce(s.crashes, 0) AS crashes, s.queued_until AS queued_until, \
     o.result AS result, o.error AS error";
 
 /// What belongs to the rows that were chosen, one by one. The fence (`OFFSET 0`) keeps each a look into the primary key:
@@ -44,7 +44,7 @@ fn record(batch: &Batch, row: &PgRow, payload: bool) -> StoreResult<RowRecord> {
         result: c.opt_bytes("result")?,
         error: c.opt_bytes("error")?,
         holder: c.opt_text("lease_holder")?,
-        lease_until: c.opt_time("lease_until")?,
+        crashes: c.u16("crashes")?,
         queued_until: c.opt_time("queued_until")?,
     })
 }

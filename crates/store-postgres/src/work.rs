@@ -84,29 +84,6 @@ impl Work for PostgresStore {
         Ok(claimed)
     }
 
-    async fn renew(&self, rows: &[Held], until: Timestamp) -> StoreResult<Vec<Held>> {
-        const NAME: &str = "renew";
-        let mut tx = self.write(NAME).await?;
-        lock_batches(&mut tx, rows.iter().map(|(row, _)| row.batch), NAME).await?;
-        let (batches, numbers) = columns(rows.iter().map(|(row, _)| row));
-        let tokens: Vec<Uuid> = rows.iter().map(|(_, token)| token.0).collect();
-        let kept = sqlx::query(
-            "/* penstock:renew */ UPDATE row_state AS s SET lease_until = $4 \
-             FROM unnest($1::int8[], $2::int4[], $3::uuid[]) AS j(batch, number, token) \
-             WHERE s.batch = j.batch AND s.number = j.number AND s.lease_token = j.token AND s.status + 0 = 2 \
-             RETURNING s.batch, s.number, s.lease_token",
-        )
-        .bind(batches)
-        .bind(numbers)
-        .bind(tokens)
-        .bind(until.millis())
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(store_error(NAME))?;
-        commit(tx, NAME).await?;
-        kept.iter().map(held_row).collect()
-    }
-
     async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
         const NAME: &str = "note_asked";
         let mut tx = self.write(NAME).await?;
@@ -210,8 +187,9 @@ impl Work for PostgresStore {
 
     async fn holder(&self, row: RowRef) -> StoreResult<Option<(String, Timestamp)>> {
         let found = sqlx::query(
-            "/* penstock:holder */ SELECT lease_holder, lease_until FROM row_state \
-             WHERE batch = $1 AND number = $2 AND status = 2",
+            "/* penstock:holder */ SELECT s.lease_holder, coalesce(s.lease_until, w.beat_at + w.silence_ms, 0) AS until \
+             FROM row_state s LEFT JOIN workers w ON w.name = s.lease_holder \
+             WHERE s.batch = $1 AND s.number = $2 AND s.status = 2",
         )
         .bind(row.batch.0)
         .bind(int(row.number))
@@ -220,7 +198,7 @@ impl Work for PostgresStore {
         .map_err(store_error("holder"))?;
         let Some(found) = found else { return Ok(None) };
         let c = Columns::of("row_state", &found);
-        Ok(Some((c.text("lease_holder")?, c.time("lease_until")?)))
+        Ok(Some((c.text("lease_holder")?, c.time("until")?)))
     }
 }
 
@@ -252,19 +230,21 @@ async fn take(
 ) -> StoreResult<Vec<ClaimedRow>> {
     let (batches, numbers) = columns(claim.rows.iter().filter(|row| open.contains(&row.batch)));
     let rows = sqlx::query(
-        "/* penstock:claim */ UPDATE row_state AS s SET status = 2, lease_token = $3, lease_holder = $4, \
-         lease_until = $5, queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, $6) \
-         FROM unnest($1::int8[], $2::int4[]) AS j(batch, number) \
+        // Whoever buries the process waits for the lock of its record, and then finds these rows.
+        "/* penstock:claim */ WITH alive AS MATERIALIZED (SELECT name FROM workers WHERE name = $4 FOR KEY SHARE) \
+         UPDATE row_state AS s SET status = 2, lease_token = $3, lease_holder = alive.name, lease_until = NULL, \
+         queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, $5) \
+         FROM alive CROSS JOIN unnest($1::int8[], $2::int4[]) AS j(batch, number) \
          JOIN row_data d ON d.batch = j.batch AND d.number = j.number \
-         WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 1 \
-         RETURNING s.batch, s.number, s.attempts, s.first_claimed_at, s.has_output, d.line, d.payload",
+         WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 1 AND (s.crashes = 0 OR $6) \
+         RETURNING s.batch, s.number, s.attempts, s.crashes, s.first_claimed_at, s.has_output, d.line, d.payload",
     )
     .bind(batches)
     .bind(numbers)
     .bind(claim.token.0)
     .bind(claim.holder)
-    .bind(claim.until.millis())
     .bind(now.millis())
+    .bind(claim.suspects)
     .fetch_all(&mut *tx)
     .await
     .map_err(store_error(name))?;
@@ -282,6 +262,7 @@ async fn take(
                 row: at,
                 line: c.u32("line")?,
                 attempts: c.u16("attempts")?,
+                crashes: c.u16("crashes")?,
                 first_claimed_at: c.opt_time("first_claimed_at")?.filter(|first| *first != now),
                 payload: c.bytes("payload")?,
                 receipts: Vec::new(),
@@ -407,7 +388,8 @@ async fn settle_rows(
     let rows = sqlx::query(
         "/* penstock:settle */ UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
          not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
-         expires_at = j.expires_at, expires_as = j.expires_as, has_output = s.has_output OR j.has_output, asked = NULL, lease_token = NULL, lease_holder = NULL, \
+         expires_at = j.expires_at, expires_as = j.expires_as, has_output = s.has_output OR j.has_output, \
+         crashes = s.crashes * (1 - j.attempt), asked = NULL, lease_token = NULL, lease_holder = NULL, \
          lease_until = NULL \
          FROM unnest($1::int8[], $2::int4[], $3::uuid[], $4::int2[], $5::int2[], $6::int8[], $7::int2[], $8::text[], \
          $9::int2[], $10::bool[], $11::int8[], $12::text[]) AS j(batch, number, token, status, attempt, not_before, step, \

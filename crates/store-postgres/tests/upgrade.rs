@@ -93,3 +93,16 @@ async fn a_newer_schema_says_whom_it_serves() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_moves_deadlines() {
+    let url = database("clock").await;
+    let store = open(&url);
+    store.migrate().await.expect("a schema");
+    let store: Arc<dyn penstock_store::Store> = Arc::new(store);
+    penstock_store_conformance::workers::a_clock_that_is_set_back_moves_deadlines(&store, |statement| {
+        let url = url.clone();
+        async move { run(&url, &statement).await }
+    })
+    .await;
+}

@@ -1,19 +1,16 @@
 //! Dispatch: the sweep, owners with work, and releases.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchId, BatchSeq};
-use penstock_domain::ledger::Tally;
-use penstock_domain::outcome::code;
-use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batches as _;
 use penstock_store::decode::Columns as _;
 use penstock_store::dispatch::{
     Dispatch, OwnerLoad, Released, RunLock, RunRecord, Running, StuckRows, SweepPlan, Swept, Take, by_owner,
 };
-use penstock_store::settling::Moved;
 use penstock_store::{StoreError, StoreResult, overdrawn};
 use serde_json::json;
 use sqlx::Row as _;
@@ -22,9 +19,6 @@ use sqlx::sqlite::SqliteRow;
 use crate::convert::Columns;
 use crate::error::{inconsistent, store_error};
 use crate::{SqliteStore, commit, ledgers, lock_file};
-
-/// Of a stale row: whether it ends, because nobody can tell whether the call that was noted of it had its effect.
-const ENDS: &str = "s.status = 2 AND s.asked IS NOT NULL";
 
 /// Rows that a sweep mends in one transaction.
 const SWEEP_STEP: i64 = 2000;
@@ -43,42 +37,27 @@ struct DispatchLock(#[allow(dead_code, reason = "closing the file frees the lock
 
 impl RunLock for DispatchLock {}
 
-/// What a sweep looks for.
-#[derive(Clone, Copy)]
-enum Stale {
-    Queued,
-    Leased,
-}
-
-impl Stale {
-    fn condition(self, everything: bool) -> &'static str {
-        match (self, everything) {
-            (Self::Queued, false) => "s.status = 1 AND s.queued_until < ?1",
-            (Self::Queued, true) => "s.status = 1 AND ?1 = ?1",
-            (Self::Leased, false) => "s.status = 2 AND s.lease_until < ?1",
-            (Self::Leased, true) => "s.status = 2 AND ?1 = ?1",
-        }
-    }
-}
+/// A queued row that counts as lost.
+const LOST: &str = "s.status = 1 AND s.queued_until < ?1";
 
 impl SqliteStore {
-    /// Sends what is stale back to pending, a batch a transaction: one whose counters do not bear it holds up no other.
-    async fn sweep_rows(
+    /// Sends queued rows that are lost back to pending, a batch a transaction: one whose counters do not bear it holds up no
+    /// other.
+    async fn sweep_lost(
         &self,
-        stale: Stale,
         now: Timestamp,
         everything: bool,
         miscounted: &mut Vec<BatchSeq>,
-    ) -> StoreResult<Tally> {
+    ) -> StoreResult<u32> {
         const NAME: &str = "sweep";
-        let condition = stale.condition(everything);
-        let mut total = Tally::default();
+        let condition = if everything { "s.status = 1 AND ?1 = ?1" } else { LOST };
+        let mut total = 0;
         let mut passed = miscounted.clone();
         loop {
             let found = sqlx::query(sqlx::AssertSqlSafe(format!(
                 "/* penstock:sweep */ SELECT s.batch AS batch, json_group_array(s.number) AS numbers FROM \
                  (SELECT s.batch, s.number FROM row_state s JOIN batches b ON b.seq = s.batch WHERE {condition} \
-                 AND (s.status = 2 OR b.cancelled_at IS NULL) AND s.batch NOT IN (SELECT value FROM json_each(?2)) LIMIT {SWEEP_STEP}) s \
+                 AND b.cancelled_at IS NULL AND s.batch NOT IN (SELECT value FROM json_each(?2)) LIMIT {SWEEP_STEP}) s \
                  GROUP BY s.batch ORDER BY s.batch"
             )))
             .bind(now.millis())
@@ -91,13 +70,10 @@ impl SqliteStore {
             }
             for row in &found {
                 let seq = BatchSeq(row.get("batch"));
-                match self.sweep_batch(stale, seq, &row.get::<String, _>("numbers"), now, everything).await {
+                match self.sweep_batch(condition, seq, &row.get::<String, _>("numbers"), now).await {
                     // Somebody else was faster, with all of them: what is left can wait for the next sweep.
-                    Ok(tally) if tally.rows() == 0 => passed.push(seq),
-                    Ok(tally) => {
-                        total.given_back += tally.given_back;
-                        total.failed += tally.failed;
-                    }
+                    Ok(0) => passed.push(seq),
+                    Ok(rows) => total += rows,
                     Err(StoreError::Overdrawn { .. }) => {
                         passed.push(seq);
                         miscounted.push(seq);
@@ -110,56 +86,34 @@ impl SqliteStore {
 
     async fn sweep_batch(
         &self,
-        stale: Stale,
+        condition: &str,
         seq: BatchSeq,
         numbers: &str,
         now: Timestamp,
-        everything: bool,
-    ) -> StoreResult<Tally> {
+    ) -> StoreResult<u32> {
         const NAME: &str = "sweep";
         let mut tx = self.write(NAME).await?;
-        let Some(batch) = ledgers::read(&mut tx, seq, NAME).await? else { return Ok(Tally::default()) };
-        if matches!(stale, Stale::Queued) && batch.ledger.cancelled_at.is_some() {
-            return Ok(Tally::default());
+        let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { return Ok(0) };
+        if batch.ledger.cancelled_at.is_some() {
+            return Ok(0);
         }
-        let mut moved = Moved::new(batch);
+        let read_revision = batch.ledger.revision;
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "/* penstock:sweep */ UPDATE row_state AS s SET status = CASE WHEN {ENDS} THEN 4 ELSE 0 END, \
-             code = CASE WHEN {ENDS} THEN ?4 ELSE s.code END, \
-             step = CASE WHEN {ENDS} THEN s.asked ELSE s.step END, \
-             http_status = CASE WHEN {ENDS} THEN NULL ELSE s.http_status END, \
-             attempts = s.attempts + CASE WHEN {ENDS} THEN 1 ELSE 0 END, asked = NULL, \
-             not_before = CASE WHEN {ENDS} THEN NULL ELSE ?1 END, lease_token = NULL, lease_holder = NULL, \
-             lease_until = NULL, queued_until = NULL WHERE s.batch = ?2 AND s.number IN (SELECT value FROM json_each(?3)) AND {} RETURNING number, status",
-            stale.condition(everything)
+            "/* penstock:sweep */ UPDATE row_state AS s SET status = 0, not_before = ?1, queued_until = NULL \
+             WHERE s.batch = ?2 AND s.number IN (SELECT value FROM json_each(?3)) AND {condition}"
         )))
         .bind(now.millis())
         .bind(seq.0)
         .bind(numbers)
-        .bind(code::OUTCOME_UNKNOWN)
-        .fetch_all(&mut *tx)
+        .execute(&mut *tx)
         .await
-        .map_err(store_error(NAME))?;
-        let mut tally = Tally::default();
-        let mut first_failed: Option<u32> = None;
-        for row in &rows {
-            let c = Columns::of("row_state", row);
-            if c.code("status", RowStatus::from_code)? == RowStatus::Failed {
-                tally.failed += 1;
-                first_failed = first_failed.into_iter().chain([c.u32("number")?]).min();
-            } else {
-                tally.given_back += 1;
-            }
-        }
-        match stale {
-            Stale::Queued => moved.batch.ledger.unqueue(tally.given_back).map_err(overdrawn(seq))?,
-            Stale::Leased => {
-                moved.settle(tally, first_failed, now)?;
-            }
-        }
-        ledgers::write(&mut tx, &moved.batch, moved.read_revision, &moved.events, now, NAME).await?;
+        .map_err(store_error(NAME))?
+        .rows_affected();
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        batch.ledger.unqueue(rows).map_err(overdrawn(seq))?;
+        ledgers::write(&mut tx, &batch, read_revision, &[], now, NAME).await?;
         commit(tx, NAME).await?;
-        Ok(tally)
+        Ok(rows)
     }
 
     /// Queued rows of cancelled batches stay as they are, and are looked at only once.
@@ -226,7 +180,7 @@ impl SqliteStore {
         let found: Vec<i64> = sqlx::query_scalar(
             "/* penstock:dead_extractions */ SELECT seq FROM batches WHERE status IN (0, 1) \
              AND (extract_until IS NULL OR extract_until < ?1 OR ?3) \
-             AND (status = 1 OR created_at < ?2 OR ?3) ORDER BY seq LIMIT 1000",
+             AND (status = 1 OR created_at < ?2 OR created_at > ?1 OR ?3) ORDER BY seq LIMIT 1000",
         )
         .bind(now.millis())
         .bind(now.millis() - grace_ms)
@@ -246,20 +200,10 @@ impl Dispatch for SqliteStore {
     }
 
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept> {
-        if everything {
-            sqlx::query("/* penstock:sweep */ UPDATE batches SET extract_token = NULL, extract_holder = NULL, extract_until = NULL WHERE extract_token IS NOT NULL")
-                .execute(&self.writer)
-                .await
-                .map_err(store_error("sweep"))?;
-        }
         self.forget_cancelled(now).await?;
         let mut miscounted = Vec::new();
-        let lost = self.sweep_rows(Stale::Queued, now, everything, &mut miscounted).await?;
-        let expired = self.sweep_rows(Stale::Leased, now, everything, &mut miscounted).await?;
         Ok(Swept {
-            lost_rows: lost.rows(),
-            expired_rows: expired.rows(),
-            unknown_rows: expired.failed,
+            lost_rows: self.sweep_lost(now, everything, &mut miscounted).await?,
             finished: self.sweep_finishes(now).await?,
             extractions: self.dead_extractions(now, extraction_grace_ms, everything).await?,
             miscounted,
@@ -278,8 +222,9 @@ impl Dispatch for SqliteStore {
             .await?;
         let expired_rows = self
             .stuck_rows(
-                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows, count(s.asked) AS unknown FROM row_state s JOIN batches b ON b.seq = s.batch \
-                 WHERE s.status = 2 AND s.lease_until < ?1 GROUP BY b.id, b.seq ORDER BY b.seq",
+                "/* penstock:sweep_plan */ SELECT b.id, count(*) AS rows, count(s.asked) AS unknown FROM row_state s \
+                 JOIN batches b ON b.seq = s.batch LEFT JOIN workers w ON w.name = s.lease_holder \
+                 WHERE s.status = 2 AND coalesce(s.lease_until, w.beat_at + w.silence_ms, 0) < ?1 GROUP BY b.id, b.seq ORDER BY b.seq",
                 now,
             )
             .await?;
@@ -338,6 +283,29 @@ impl Dispatch for SqliteStore {
         Ok(by_owner(running))
     }
 
+    async fn released_until(
+        &self,
+        batches: &[BatchSeq],
+        lost_after: Timestamp,
+    ) -> StoreResult<Vec<Released>> {
+        let rows = sqlx::query(
+            "/* penstock:released_until */ SELECT batch, number, crashes FROM row_state \
+             WHERE status = 1 AND queued_until = ?1 AND batch IN (SELECT value FROM json_each(?2)) ORDER BY batch, number",
+        )
+        .bind(lost_after.millis())
+        .bind(json!(batches.iter().map(|seq| seq.0).collect::<Vec<_>>()).to_string())
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error("released_until"))?;
+        let mut released: BTreeMap<BatchSeq, Vec<(u32, u16)>> = BTreeMap::new();
+        for row in &rows {
+            let c = Columns::of("row_state", row);
+            let row = (c.u32("number")?, c.u16("crashes")?);
+            released.entry(BatchSeq(c.i64("batch")?)).or_default().push(row);
+        }
+        Ok(released.into_iter().map(|(batch, rows)| Released::of(batch, rows)).collect())
+    }
+
     async fn release(
         &self,
         takes: &[Take],
@@ -359,7 +327,7 @@ impl Dispatch for SqliteStore {
                 "/* penstock:release */ UPDATE row_state SET status = 1, queued_until = ?3 \
                  WHERE batch = ?1 AND status = 0 AND number IN (SELECT number FROM row_state WHERE batch = ?1 \
                  AND status = 0 AND coalesce(not_before, 0) <= ?2 ORDER BY coalesce(not_before, 0), number LIMIT ?4) \
-                 RETURNING number",
+                 RETURNING number, crashes",
             )
             .bind(take.batch.0)
             .bind(now.millis())
@@ -383,7 +351,7 @@ impl Dispatch for SqliteStore {
                     "/* penstock:release */ WITH RECURSIVE n(number) AS (SELECT ?2 UNION ALL \
                      SELECT number + 1 FROM n WHERE number + 1 < ?2 + ?3) \
                      INSERT INTO row_state (batch, number, status, queued_until) SELECT ?1, number, 1, ?4 FROM n \
-                     WHERE true ON CONFLICT DO NOTHING RETURNING number",
+                     WHERE true ON CONFLICT DO NOTHING RETURNING number, crashes",
                 )
                 .bind(take.batch.0)
                 .bind(first)
@@ -415,7 +383,7 @@ impl Dispatch for SqliteStore {
                     .map_err(store_error(NAME))?;
             }
             if !numbers.is_empty() {
-                all.push(Released { batch: take.batch, numbers });
+                all.push(Released::of(take.batch, numbers));
             }
         }
         commit(tx, NAME).await?;
@@ -452,6 +420,12 @@ impl Dispatch for SqliteStore {
     }
 }
 
-fn numbers_of(rows: &[SqliteRow]) -> StoreResult<Vec<u32>> {
-    rows.iter().map(|row| Columns::of("row_state", row).u32("number")).collect()
+/// Rows, each with its crashes.
+fn numbers_of(rows: &[SqliteRow]) -> StoreResult<Vec<(u32, u16)>> {
+    rows.iter()
+        .map(|row| {
+            let c = Columns::of("row_state", row);
+            Ok((c.u32("number")?, c.u16("crashes")?))
+        })
+        .collect()
 }

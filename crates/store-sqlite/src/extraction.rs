@@ -38,6 +38,7 @@ impl Extraction for SqliteStore {
         let c = Columns::of("batches", &held);
         if let (Some(holder), Some(until)) = (c.opt_text("extract_holder")?, c.opt_time("extract_until")?)
             && until > now
+            && holder != lease.holder
         {
             return Ok(Leased::Held { holder, until });
         }

@@ -21,6 +21,7 @@ mod transaction;
 mod waiting;
 mod wal;
 mod work;
+mod workers;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};

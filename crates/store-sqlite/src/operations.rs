@@ -155,7 +155,8 @@ impl Operations for SqliteStore {
              (SELECT count(*) FROM callbacks WHERE status = 2) AS exhausted, \
              (SELECT count(*) FROM callbacks WHERE status = 0 AND next_at < ?5 AND (lease_until IS NULL OR lease_until < ?5)) AS overdue, \
              (SELECT count(*) FROM callbacks WHERE status = 2 AND created_at > ?1) AS exhausted_recently, \
-             (SELECT count(*) FROM row_state WHERE status = 2 AND lease_until < ?2) AS expired, \
+             (SELECT count(*) FROM row_state s LEFT JOIN workers w ON w.name = s.lease_holder \
+             WHERE s.status = 2 AND coalesce(s.lease_until, w.beat_at + w.silence_ms, 0) < ?2) AS expired, \
              (SELECT count(*) FROM row_state s JOIN batches b ON b.seq = s.batch WHERE s.status = 1 AND s.queued_until < ?2 AND b.cancelled_at IS NULL) AS lost, \
              (SELECT count(*) FROM batches WHERE finished_at > ?3 AND status = ?4) AS failed_batches",
         )

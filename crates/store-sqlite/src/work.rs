@@ -84,27 +84,6 @@ impl Work for SqliteStore {
         Ok(claimed)
     }
 
-    async fn renew(&self, rows: &[Held], until: Timestamp) -> StoreResult<Vec<Held>> {
-        const NAME: &str = "renew";
-        let mut tx = self.write(NAME).await?;
-        let mut kept = Vec::with_capacity(rows.len());
-        for chunk in rows.chunks(GROUP) {
-            let mut query = QueryBuilder::new("/* penstock:renew */ WITH j(batch, number, token) AS (");
-            query.push_values(chunk, |mut values, (row, token)| {
-                values.push_bind(row.batch.0).push_bind(row.number).push_bind(token.0.to_string());
-            });
-            query.push(") UPDATE row_state AS s SET lease_until = ").push_bind(until.millis()).push(
-                " FROM j WHERE s.batch = j.batch AND s.number = j.number AND s.lease_token = j.token \
-                 AND +s.status = 2 RETURNING batch, number, lease_token",
-            );
-            let rows =
-                query.build().persistent(false).fetch_all(&mut *tx).await.map_err(store_error(NAME))?;
-            kept.extend(held_rows(&rows)?);
-        }
-        commit(tx, NAME).await?;
-        Ok(kept)
-    }
-
     async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
         const NAME: &str = "note_asked";
         let mut tx = self.write(NAME).await?;
@@ -209,8 +188,9 @@ impl Work for SqliteStore {
 
     async fn holder(&self, row: RowRef) -> StoreResult<Option<(String, Timestamp)>> {
         let found = sqlx::query(
-            "/* penstock:holder */ SELECT lease_holder, lease_until FROM row_state \
-             WHERE batch = ? AND number = ? AND status = 2",
+            "/* penstock:holder */ SELECT s.lease_holder, coalesce(s.lease_until, w.beat_at + w.silence_ms, 0) AS until \
+             FROM row_state s LEFT JOIN workers w ON w.name = s.lease_holder \
+             WHERE s.batch = ? AND s.number = ? AND s.status = 2",
         )
         .bind(row.batch.0)
         .bind(row.number)
@@ -219,7 +199,7 @@ impl Work for SqliteStore {
         .map_err(store_error("holder"))?;
         let Some(found) = found else { return Ok(None) };
         let c = Columns::of("row_state", &found);
-        Ok(Some((c.text("lease_holder")?, c.time("lease_until")?)))
+        Ok(Some((c.text("lease_holder")?, c.time("until")?)))
     }
 }
 
@@ -242,11 +222,14 @@ async fn take(
             .push(") UPDATE row_state AS s SET status = 2, lease_token = ")
             .push_bind(claim.token.0.to_string());
         query.push(", lease_holder = ").push_bind(claim.holder);
-        query.push(", lease_until = ").push_bind(claim.until.millis());
-        query.push(", queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, ");
-        query.push_bind(now.millis()).push(
-            ") FROM j WHERE s.batch = j.batch AND s.number = j.number AND +s.status = 1 \
-             RETURNING batch, number, attempts, first_claimed_at, has_output, \
+        query.push(
+            ", lease_until = NULL, queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, ",
+        );
+        query.push_bind(now.millis());
+        query.push(") FROM j WHERE EXISTS (SELECT 1 FROM workers WHERE name = ").push_bind(claim.holder);
+        query.push(") AND (s.crashes = 0 OR ").push_bind(claim.suspects).push(
+            ") AND s.batch = j.batch AND s.number = j.number AND +s.status = 1 \
+             RETURNING batch, number, attempts, crashes, first_claimed_at, has_output, \
              (SELECT d.line FROM row_data d WHERE d.batch = row_state.batch AND d.number = row_state.number) AS line, \
              (SELECT d.payload FROM row_data d WHERE d.batch = row_state.batch AND d.number = row_state.number) AS payload",
         );
@@ -258,6 +241,7 @@ async fn take(
                 row: at,
                 line: c.u32("line")?,
                 attempts: c.u16("attempts")?,
+                crashes: c.u16("crashes")?,
                 first_claimed_at: c.opt_time("first_claimed_at")?.filter(|first| *first != now),
                 payload: c.bytes("payload")?,
                 receipts: Vec::new(),
@@ -383,7 +367,7 @@ async fn settle_rows(
         query.push(
             ") UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
              not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
-             expires_at = j.expires_at, expires_as = j.expires_as, \
+             expires_at = j.expires_at, expires_as = j.expires_as, crashes = s.crashes * (1 - j.attempt), \
              has_output = max(s.has_output, j.has_output), asked = NULL, lease_token = NULL, lease_holder = NULL, \
              lease_until = NULL FROM j WHERE s.batch = j.batch AND s.number = j.number AND +s.status = 2 \
              AND s.lease_token = j.token RETURNING batch, number, has_output",

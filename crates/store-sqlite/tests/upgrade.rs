@@ -85,3 +85,17 @@ async fn a_newer_schema_says_whom_it_serves() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_moves_deadlines() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}", folder.path().join("clock.db").display());
+    let store = SqliteStore::open(&url).await.expect("a database");
+    store.migrate().await.expect("a schema");
+    let store: Arc<dyn penstock_store::Store> = Arc::new(store);
+    penstock_store_conformance::workers::a_clock_that_is_set_back_moves_deadlines(&store, |statement| {
+        let url = url.clone();
+        async move { run(&url, &statement).await }
+    })
+    .await;
+}

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::StoreResult;
 use crate::batches::Batch;
+use crate::workers::Reclaimed;
 
 /// Held while a dispatcher runs; dropping it (or losing its connection) frees the lock.
 pub trait RunLock: Send + Sync {}
@@ -123,8 +124,23 @@ pub struct Take {
 pub struct Released {
     /// The batch.
     pub batch: BatchSeq,
-    /// The rows.
+    /// The rows, without suspects.
     pub numbers: Vec<RowNumber>,
+    /// Rows that a process died of before, each with how many did: they run alone.
+    pub suspects: Vec<(RowNumber, u16)>,
+}
+
+impl Released {
+    /// Rows in the order of release, each with its crashes, told apart.
+    pub fn of(batch: BatchSeq, rows: impl IntoIterator<Item = (RowNumber, u16)>) -> Self {
+        let (suspects, numbers): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, crashes)| *crashes > 0);
+        Self { batch, numbers: numbers.into_iter().map(|(number, _)| number).collect(), suspects }
+    }
+
+    /// How many rows.
+    pub fn rows(&self) -> u32 {
+        u32::try_from(self.numbers.len() + self.suspects.len()).unwrap_or(u32::MAX)
+    }
 }
 
 /// What a sweep found and mended (or, dry, would mend).
@@ -134,7 +150,7 @@ pub struct Swept {
     pub extractions: Vec<BatchSeq>,
     /// Queued rows whose message was lost.
     pub lost_rows: u32,
-    /// Rows whose lease ran out.
+    /// Rows whose process is gone.
     pub expired_rows: u32,
     /// Of these, rows that ended, because nobody can tell whether their last call had its effect.
     #[serde(default)]
@@ -142,11 +158,24 @@ pub struct Swept {
     /// Rows whose time was over while they waited.
     #[serde(default)]
     pub overdue_rows: u32,
+    /// Of these, rows that ended, because too many processes died while they held them.
+    #[serde(default)]
+    pub crashed_rows: u32,
     /// Batches that were finished.
     pub finished: u32,
     /// Batches whose counters do not bear what their rows need: left alone until they are reconciled.
     #[serde(default)]
     pub miscounted: Vec<BatchSeq>,
+}
+
+impl Swept {
+    /// Adds what came back from dead processes.
+    pub fn reclaimed(&mut self, reclaimed: &Reclaimed) {
+        self.expired_rows += reclaimed.rows();
+        self.unknown_rows += reclaimed.unknown;
+        self.crashed_rows += reclaimed.crashed;
+        self.miscounted.extend(&reclaimed.miscounted);
+    }
 }
 
 /// Rows of one batch that are stuck.
@@ -173,7 +202,7 @@ pub struct SweepPlan {
     pub extractions: Vec<(BatchSeq, BatchId)>,
     /// Queued rows whose message was lost.
     pub lost_rows: Vec<StuckRows>,
-    /// Rows whose lease ran out.
+    /// Rows whose process is gone, or has been silent for too long.
     pub expired_rows: Vec<StuckRows>,
     /// Batches that should be finished.
     pub finished: Vec<BatchId>,
@@ -208,17 +237,20 @@ pub struct RunRecord {
 pub trait Dispatch: Send + Sync {
     /// Takes the database's dispatcher lock; none when another run holds it.
     async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>>;
-    /// Mends what crashes left: queued rows past their deadline and processing rows past their lease go back to
-    /// pending (or fail, see [`Work::note_asked`](crate::work::Work::note_asked)), finished batches are finished; tells which
+    /// Mends what crashes left: queued rows past their deadline go back to pending, finished batches are finished; tells which
     /// extractions nobody holds (pending for longer than `extraction_grace_ms`, or processing under a lease that ran
-    /// out). Works in bounded steps. `everything` treats every queued row and every lease as lost: for an engine that
-    /// only one process serves, at that process's start.
+    /// out). Rows of dead processes are [`Workers::reclaim`](crate::workers::Workers::reclaim)'s. Works in bounded steps.
+    /// `everything` treats every queued row as lost: for an engine that only one process serves, at that process's start.
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept>;
-    /// What [`Dispatch::sweep`] would do, without doing it.
+    /// What [`Dispatch::sweep`] and [`Workers::reclaim`](crate::workers::Workers::reclaim) would do, without doing it.
     async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<SweepPlan>;
     /// Owners with work, those served longest ago first, each with its batches that have rows to release now; an owner without a quota of its own has
     /// `rows_per_owner`. Costs by running batches and by what could be released of them, never by the backlog.
     async fn loads(&self, rows_per_owner: u32, now: Timestamp) -> StoreResult<Vec<OwnerLoad>>;
+    /// Rows of batches that are queued and count as lost at exactly that moment: what a [`release`](Dispatch::release) whose
+    /// answer was lost has done, if it did.
+    async fn released_until(&self, batches: &[BatchSeq], lost_after: Timestamp)
+    -> StoreResult<Vec<Released>>;
     /// Marks rows queued, each batch's at most as many as asked for, and tells which. Rows that came back are
     /// taken when their not-before time has come. `lost_after` is when the sweep counts them as lost.
     async fn release(

@@ -61,7 +61,8 @@ pub struct ExtractionFailure {
 /// Extraction.
 #[async_trait]
 pub trait Extraction: Send + Sync {
-    /// Takes the extraction lease of a batch that is pending, or processing under a lease that ran out. With
+    /// Takes the extraction lease of a batch that is pending, or processing under a lease that ran out or is this holder's own (it
+    /// begins again where the database broke off). With
     /// `revive`, also of one whose extraction failed (an operator's `extract --manual-run`).
     async fn lease_extraction(
         &self,

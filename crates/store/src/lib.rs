@@ -28,6 +28,7 @@ pub mod sealing;
 pub mod settling;
 pub mod waiting;
 pub mod work;
+pub mod workers;
 
 pub use error::{StoreError, StoreResult, overdrawn};
 
@@ -38,6 +39,7 @@ pub trait Store:
     + extraction::Extraction
     + dispatch::Dispatch
     + work::Work
+    + workers::Workers
     + control::Control
     + reading::Reading
     + callbacks::Callbacks
@@ -54,6 +56,7 @@ impl<T> Store for T where
         + extraction::Extraction
         + dispatch::Dispatch
         + work::Work
+        + workers::Workers
         + control::Control
         + reading::Reading
         + callbacks::Callbacks

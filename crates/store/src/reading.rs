@@ -75,8 +75,8 @@ pub struct RowRecord {
     pub error: Option<Vec<u8>>,
     /// Who holds it, while it is processing.
     pub holder: Option<String>,
-    /// Until when.
-    pub lease_until: Option<Timestamp>,
+    /// How many workers died while they held it.
+    pub crashes: u16,
     /// While queued: when it counts as lost.
     pub queued_until: Option<Timestamp>,
 }

@@ -146,6 +146,26 @@ impl Moved {
         self.settle(Tally { failed: pending + queued, ..Tally::default() }, first_failed, now).map(|_| ())
     }
 
+    /// Rows leave `processing` because their process is gone, or let them go: some failed, some are queued again, the others
+    /// are pending. `first_failed` is the lowest number of those that failed.
+    ///
+    /// # Errors
+    /// When the ledger does not have so many.
+    pub fn take_back(
+        &mut self,
+        requeued: u32,
+        pending: u32,
+        failed: u32,
+        first_failed: Option<u32>,
+        now: Timestamp,
+    ) -> StoreResult<()> {
+        self.settle(Tally { failed, given_back: requeued + pending, completed: 0 }, first_failed, now)?;
+        if requeued > 0 {
+            self.batch.ledger.release(0, 0, requeued).map_err(overdrawn(self.batch.seq))?;
+        }
+        Ok(())
+    }
+
     /// Whether there is anything to write.
     pub fn is_dirty(&self) -> bool {
         self.batch.ledger.revision != self.read_revision || !self.events.is_empty()

@@ -15,12 +15,12 @@ pub struct Claim<'a> {
     pub rows: &'a [RowRef],
     /// The lease they will be held under; one for the whole group.
     pub token: LeaseToken,
-    /// Who claims, for people to read.
+    /// Who claims: a process that is [registered](crate::workers::Workers::register_worker). Others claim nothing.
     pub holder: &'a str,
-    /// When the lease runs out unless renewed.
-    pub until: Timestamp,
     /// Also take rows that are pending (an operator's `process-row`).
     pub also_pending: bool,
+    /// Also take rows that a process died of before: they run alone, and are left out otherwise.
+    pub suspects: bool,
 }
 
 /// A row that is now the worker's.
@@ -32,6 +32,8 @@ pub struct ClaimedRow {
     pub line: u32,
     /// Attempts that failed so far.
     pub attempts: u16,
+    /// How many processes died while they held it.
+    pub crashes: u16,
     /// When its first attempt of this run began; none: this is it.
     pub first_claimed_at: Option<Timestamp>,
     /// Its record, sealed.
@@ -119,10 +121,8 @@ pub trait Work: Send + Sync {
     /// Claims what of the group is queued, of batches that run. Queued rows of a batch that is paused or held go back
     /// to pending; those of a cancelled one stay as they are.
     async fn claim(&self, claim: &Claim<'_>, now: Timestamp) -> StoreResult<Vec<ClaimedRow>>;
-    /// Keeps leases until `until`; tells which rows are still held.
-    async fn renew(&self, rows: &[Held], until: Timestamp) -> StoreResult<Vec<Held>>;
     /// Notes, of rows still held, the step that each is about to ask for: one that is called at most once. Tells which
-    /// rows are held. A row whose lease runs out behind such a note ends as `outcome_unknown`; a receipt of the step, or
+    /// rows are held. A row whose process dies behind such a note ends as `outcome_unknown`; a receipt of the step, or
     /// the row's settlement, takes the note away.
     async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>>;
     /// Saves outputs of finished steps of rows still held, so that a crash does not call those steps again.
@@ -131,6 +131,6 @@ pub trait Work: Send + Sync {
     async fn settle(&self, group: &[Settlement], now: Timestamp) -> StoreResult<SettleReport>;
     /// Gives back queued rows that this worker has heard of and will not take (it drains); others are left alone.
     async fn unqueue(&self, rows: &[RowRef], now: Timestamp) -> StoreResult<u32>;
-    /// Who holds a row, and until when.
+    /// Who holds a row, and until when at the least.
     async fn holder(&self, row: RowRef) -> StoreResult<Option<(String, Timestamp)>>;
 }

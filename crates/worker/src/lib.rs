@@ -12,6 +12,7 @@ use penstock_flow::callbacks::Deliverer;
 use penstock_flow::delays;
 use penstock_flow::process::Worker;
 use penstock_flow::process::observe::Log;
+use penstock_flow::recovery;
 use penstock_flow::supervise::spawn_part;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,7 @@ pub struct Running {
 pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> Result<Running, StartError> {
     let engines = &chosen.engines;
     let policy = chosen.worker_policy(settings, process_name("worker"));
+    let looks = recovery::run(engines.clone(), policy.name.clone(), policy.lost_after, stop.clone());
     let worker = Worker::new(engines.clone(), chosen.caller.clone(), policy, Arc::new(Log));
     let (quota, private) = (settings.rows_per_owner, settings.allow_private_callbacks);
     let deliverer = Deliverer::new(engines.clone(), quota, private, worker.figures().clone())
@@ -45,6 +47,7 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
             },
             stop,
         ),
+        spawn_part("recovery", looks, stop),
         spawn_part("callbacks", deliverer.run(stop.clone()), stop),
         spawn_part("delays", delays::run(engines.clone(), chosen.caller.clone(), stop.clone()), stop),
         spawn_part(

@@ -25,6 +25,9 @@ const GROUP_ROWS: usize = 500;
 /// How long the first note of a group waits for company: a call is about to be made.
 const GROUP_WAIT: Duration = Duration::from_millis(2);
 
+/// While the database is away, a write is tried again after at most so long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// A note that is to be written, and who waits for it.
 struct Note {
     held: Held,
@@ -69,8 +72,7 @@ async fn write(engines: Engines, mut taken: mpsc::Receiver<Note>) {
                 Ok(None) | Err(_) => break,
             }
         }
-        let held: HashSet<Held> = match AssertUnwindSafe(put_down(&engines, &mut group)).catch_unwind().await
-        {
+        let held: HashSet<Held> = match AssertUnwindSafe(put_down(&engines, &group)).catch_unwind().await {
             Ok(Ok(held)) => held.into_iter().collect(),
             Ok(Err(error)) => {
                 tracing::warn!(%error, rows = group.len(), "it could not be noted what rows ask for; they go back");
@@ -91,15 +93,29 @@ async fn write(engines: Engines, mut taken: mpsc::Receiver<Note>) {
     }
 }
 
-async fn put_down(engines: &Engines, group: &mut [Note]) -> StoreResult<Vec<Held>> {
+/// Writes a group down, however long the database is away: no call of it begins before.
+async fn put_down(engines: &Engines, group: &[Note]) -> StoreResult<Vec<Held>> {
     let mut receipts = Vec::new();
-    for note in &mut *group {
+    for note in group {
         let (row, token) = note.held;
-        receipts.extend(note.receipts.drain(..).map(|receipt| (row, token, receipt)));
-    }
-    if !receipts.is_empty() {
-        engines.store.save_receipts(&receipts).await?;
+        receipts.extend(note.receipts.iter().map(|receipt| (row, token, receipt.clone())));
     }
     let asked: Vec<_> = group.iter().map(|note| (note.held.0, note.held.1, note.step)).collect();
-    engines.store.note_asked(&asked).await
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let written = async {
+            if !receipts.is_empty() {
+                engines.store.save_receipts(&receipts).await?;
+            }
+            engines.store.note_asked(&asked).await
+        };
+        match written.await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, rows = group.len(), "notes of calls wait for the database");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            written => return written,
+        }
+    }
 }

@@ -11,6 +11,7 @@ use penstock_domain::pipeline::{Dependency, Pipeline};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::work::ClaimedRow;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::engines::Engines;
@@ -59,7 +60,7 @@ pub struct BatchCache {
     worker: String,
     kept: Kept<BatchSeq, Arc<BatchWork>>,
     /// When batches could not be loaded.
-    broken: Mutex<HashMap<BatchSeq, Timestamp>>,
+    broken: Mutex<HashMap<BatchSeq, Instant>>,
 }
 
 impl BatchCache {
@@ -78,12 +79,12 @@ impl BatchCache {
         engines: &Engines,
         wanted: &[BatchSeq],
     ) -> Result<HashMap<BatchSeq, Arc<BatchWork>>, FlowError> {
-        let now = engines.clock.now();
+        let now = Instant::now();
         let mut found = HashMap::new();
         let mut missing = Vec::new();
         {
             let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-            broken.retain(|_, at| now.since(*at) < RELOAD_AFTER);
+            broken.retain(|_, at| now - *at < RELOAD_AFTER);
             for batch in wanted {
                 match self.kept.get(batch) {
                     Some(work) => {
@@ -124,7 +125,7 @@ impl BatchCache {
         let now = engines.clock.now();
         if !faults.is_empty() {
             let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-            broken.extend(faults.iter().map(|(batch, _)| (*batch, now)));
+            broken.extend(faults.iter().map(|(batch, _)| (*batch, Instant::now())));
         }
         let cleared = engines.store.clear_faults(loaded).await;
         let reported = match faults {
@@ -169,7 +170,7 @@ impl BatchCache {
 pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowError> {
     let pipeline = engines.pipelines.of(engines, batch).await?;
     let loaded = engines.pipelines.iter().map(Arc::as_ref);
-    let dependencies = with_limits_of_today(&pipeline, loaded, engines.longest_call);
+    let dependencies = with_limits_of_today(&pipeline, loaded);
     let secrets = engines.secrets.of(engines, batch).await?;
     let header = secrets.header().cloned().ok_or_else(|| unreadable_header(batch))?;
     Ok(BatchWork {
@@ -190,11 +191,10 @@ pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowErr
 /// concurrency, breakers and timeouts say what an API bears *today*, and an operator who lowers one means the batches
 /// that run as well: these are taken from the loaded pipelines, for each dependency of the same name at the same address
 /// ([`limit::identity`]). The pipeline of the batch's name goes first, then the others by name; a dependency that none of
-/// them has any more keeps the limits that it had, but for a `timeout` that no row's lease here bears: cut to `longest_call`.
+/// them has any more keeps the limits that it had.
 fn with_limits_of_today<'a>(
     frozen: &Pipeline,
     loaded: impl Iterator<Item = &'a Pipeline>,
-    longest_call: Duration,
 ) -> Vec<Dependency> {
     let mut loaded: Vec<&Pipeline> = loaded.collect();
     loaded.sort_by_key(|pipeline| pipeline.name != frozen.name);
@@ -209,7 +209,7 @@ fn with_limits_of_today<'a>(
             headers: dependency.headers.clone(),
             rate: today.rate.clone(),
             concurrency: today.concurrency,
-            timeout: today.timeout.min(longest_call),
+            timeout: today.timeout,
             breaker: today.breaker,
         }
     });
@@ -231,7 +231,7 @@ mod tests {
     }
 
     fn merged(frozen: &Pipeline, loaded: &[Pipeline]) -> Vec<Dependency> {
-        with_limits_of_today(frozen, loaded.iter(), Duration::from_secs(60))
+        with_limits_of_today(frozen, loaded.iter())
     }
 
     const API: &str = "https://api.example/v1";
@@ -260,14 +260,6 @@ mod tests {
         let free = pipeline("invite", &[("api", API, "timeout: 5s")]);
         assert_eq!(merged(&limited, &[pipeline("invite", &[("api", API, "timeout: 5s")])])[0].rate, None);
         assert!(merged(&free, &[limited])[0].rate.is_some());
-    }
-
-    #[test]
-    fn a_call_that_no_lease_here_bears_is_cut_short_and_not_never_made() {
-        let frozen = pipeline("invite", &[("api", API, "timeout: 90s")]);
-        assert_eq!(merged(&frozen, &[])[0].timeout, Duration::from_secs(60));
-        let shorter = pipeline("invite", &[("api", API, "timeout: 20s")]);
-        assert_eq!(merged(&shorter, &[])[0].timeout, Duration::from_secs(20));
     }
 
     #[test]

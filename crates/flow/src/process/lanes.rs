@@ -5,14 +5,18 @@
 //! (Goyal, Vin & Cheng 1996): each row has a tag on a clock that goes by rows served, an owner's tags lie the further
 //! apart the less it weighs, and the lowest tag is next. Who comes anew starts at the present tag: before everybody
 //! else's backlog, behind nobody's, and with no credit for the time it was away. An owner that its own limit holds up is
-//! passed over until that has time for it.
+//! passed over until that has time for it. Times are monotonic: a clock that is set keeps no row waiting.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
-use std::time::Duration;
+use std::sync::Arc;
 
 use penstock_domain::ids::{OwnerSeq, RowRef};
-use penstock_domain::time::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
+
+/// Keeps a row's message in the queue while it lives, so that the message comes again when this worker dies.
+pub type Keep = Option<Arc<DropGuard>>;
 
 /// What a row of an owner of weight 1 adds to its owner's tag: divisible without much loss by any weight in use.
 const STRIDE: u64 = 1 << 32;
@@ -39,12 +43,12 @@ pub struct Lanes {
 #[derive(Debug, Default)]
 struct Lane {
     pipeline: String,
-    later: BinaryHeap<Reverse<(Timestamp, u64, Owner, RowRef)>>,
-    ready: HashMap<OwnerSeq, VecDeque<(Timestamp, RowRef)>>,
+    later: BinaryHeap<Reverse<Later>>,
+    ready: HashMap<OwnerSeq, VecDeque<Waiting>>,
     /// Owners with rows ready, by the tag of their next row; the number keeps those of one tag in order.
     turns: BinaryHeap<Reverse<(u64, u64, Owner)>>,
     /// Owners that were passed over, by when they are looked at again; then as in `turns`.
-    parked: BinaryHeap<Reverse<(Timestamp, u64, u64, Owner)>>,
+    parked: BinaryHeap<Reverse<(Instant, u64, u64, Owner)>>,
     /// Where owners' tags end, behind their last rows.
     tags: HashMap<OwnerSeq, u64>,
     /// The tag of the row that was taken last.
@@ -53,10 +57,53 @@ struct Lane {
     waiting: usize,
 }
 
+/// A row that waits.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// The row.
+    pub row: RowRef,
+    /// Whose it is.
+    pub owner: Owner,
+    /// When it may start.
+    pub due: Instant,
+    /// See [`Keep`].
+    pub keep: Keep,
+}
+
+/// A row whose time has not come; the number keeps those of one moment in order.
+#[derive(Debug)]
+struct Later(u64, Waiting);
+
+impl Later {
+    fn key(&self) -> (Instant, u64) {
+        (self.1.due, self.0)
+    }
+}
+
+impl PartialEq for Later {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Later {}
+
+impl PartialOrd for Later {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Later {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
 impl Lanes {
-    /// Adds a row that may start at `due`; false when it is known already (a doubled message).
-    pub fn push(&mut self, pipeline: &str, owner: Owner, row: RowRef, due: Timestamp) -> bool {
-        if !self.known.insert(row) {
+    /// Adds a row; false when it is known already (a doubled message).
+    pub fn push(&mut self, pipeline: &str, waiting: Waiting) -> bool {
+        if !self.known.insert(waiting.row) {
             return false;
         }
         let index = self.lanes.iter().position(|lane| lane.pipeline == pipeline).unwrap_or_else(|| {
@@ -66,7 +113,7 @@ impl Lanes {
         let lane = &mut self.lanes[index];
         lane.arrivals += 1;
         lane.waiting += 1;
-        lane.later.push(Reverse((due, lane.arrivals, owner, row)));
+        lane.later.push(Reverse(Later(lane.arrivals, waiting)));
         true
     }
 
@@ -86,7 +133,7 @@ impl Lanes {
     }
 
     /// The pipelines that have rows ready.
-    pub fn ready(&mut self, now: Timestamp) -> Vec<String> {
+    pub fn ready(&mut self, now: Instant) -> Vec<String> {
         let mut names = Vec::new();
         for lane in &mut self.lanes {
             lane.ripen(now);
@@ -98,30 +145,30 @@ impl Lanes {
     }
 
     /// When the next row becomes ready that is not yet.
-    pub fn next_due(&self) -> Option<Timestamp> {
-        let rows = self.lanes.iter().filter_map(|lane| lane.later.peek().map(|Reverse((due, ..))| *due));
+    pub fn next_due(&self) -> Option<Instant> {
+        let rows = self.lanes.iter().filter_map(|lane| lane.later.peek().map(|Reverse(later)| later.1.due));
         let owners = self.lanes.iter().filter_map(|lane| lane.parked.peek().map(|Reverse((at, ..))| *at));
         rows.chain(owners).min()
     }
 
-    /// Takes up to `most` ready rows of a pipeline, owners by their turns; with each, how long it waited after its time had
-    /// come. An owner is passed over for which `held_until` says until when, and asked for again then.
+    /// Takes up to `most` ready rows of a pipeline, owners by their turns. An owner is passed over for which `held_until` says
+    /// until when, and asked for again then.
     pub fn take(
         &mut self,
         pipeline: &str,
         most: usize,
-        now: Timestamp,
-        mut held_until: impl FnMut(OwnerSeq) -> Option<Timestamp>,
-    ) -> Vec<(RowRef, Duration)> {
+        now: Instant,
+        mut held_until: impl FnMut(OwnerSeq) -> Option<Instant>,
+    ) -> Vec<Waiting> {
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.pipeline == pipeline) else {
             return Vec::new();
         };
         lane.ripen(now);
         let mut rows = Vec::new();
         while rows.len() < most {
-            let Some((due, row)) = lane.next(&mut held_until) else { break };
-            self.known.remove(&row);
-            rows.push((row, now.since(due)));
+            let Some(waiting) = lane.next(&mut held_until) else { break };
+            self.known.remove(&waiting.row);
+            rows.push(waiting);
         }
         rows
     }
@@ -143,20 +190,27 @@ impl Lanes {
     }
 
     /// Takes everything: the worker drains.
-    pub fn drain(&mut self) -> Vec<RowRef> {
-        self.lanes.clear();
-        self.known.drain().collect()
+    pub fn drain(&mut self) -> Vec<Waiting> {
+        self.known.clear();
+        let lanes = std::mem::take(&mut self.lanes).into_iter();
+        lanes
+            .flat_map(|lane| {
+                let later = lane.later.into_iter().map(|Reverse(later)| later.1);
+                lane.ready.into_values().flatten().chain(later)
+            })
+            .collect()
     }
 }
 
 impl Lane {
-    fn ripen(&mut self, now: Timestamp) {
-        while let Some(Reverse((due, ..))) = self.later.peek()
-            && *due <= now
+    fn ripen(&mut self, now: Instant) {
+        while let Some(Reverse(later)) = self.later.peek()
+            && later.1.due <= now
         {
-            let Some(Reverse((due, arrival, owner, row))) = self.later.pop() else { break };
+            let Some(Reverse(Later(arrival, waiting))) = self.later.pop() else { break };
+            let owner = waiting.owner;
             let queue = self.ready.entry(owner.seq).or_default();
-            queue.push_back((due, row));
+            queue.push_back(waiting);
             if queue.len() == 1 {
                 let tag = self.tags.get(&owner.seq).map_or(self.now, |tag| self.now.max(*tag));
                 self.turns.push(Reverse((tag, arrival, owner)));
@@ -170,10 +224,7 @@ impl Lane {
         }
     }
 
-    fn next(
-        &mut self,
-        held_until: &mut impl FnMut(OwnerSeq) -> Option<Timestamp>,
-    ) -> Option<(Timestamp, RowRef)> {
+    fn next(&mut self, held_until: &mut impl FnMut(OwnerSeq) -> Option<Instant>) -> Option<Waiting> {
         let (tag, turn, owner) = loop {
             let Reverse((tag, turn, owner)) = self.turns.pop()?;
             let Some(at) = held_until(owner.seq) else { break (tag, turn, owner) };
@@ -199,6 +250,8 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use penstock_domain::ids::BatchSeq;
 
@@ -210,112 +263,131 @@ mod tests {
         Owner { seq: OwnerSeq(seq), weight: 1 }
     }
 
-    const NOW: Timestamp = Timestamp::from_millis(1000);
+    fn waiting(owner: Owner, row: RowRef, due: Instant) -> Waiting {
+        Waiting { row, owner, due, keep: None }
+    }
+
+    fn rows(taken: &[Waiting]) -> Vec<RowRef> {
+        taken.iter().map(|one| one.row).collect()
+    }
 
     #[test]
     fn owners_take_turns_whatever_came_first() {
-        let mut lanes = Lanes::default();
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
         for number in 1..=100 {
-            lanes.push("invite", owner(1), row(1, number), NOW);
+            lanes.push("invite", waiting(owner(1), row(1, number), now));
         }
-        lanes.push("invite", owner(2), row(2, 1), NOW);
-        let taken = [row(1, 1), row(2, 1), row(1, 2)].map(|row| (row, Duration::ZERO));
-        assert_eq!(lanes.take("invite", 3, NOW, |_| None), taken);
+        lanes.push("invite", waiting(owner(2), row(2, 1), now));
+        let taken = lanes.take("invite", 3, now, |_| None);
+        assert_eq!(rows(&taken), [row(1, 1), row(2, 1), row(1, 2)]);
     }
 
     #[test]
     fn owners_share_a_lane_by_their_weights_whenever_their_rows_come() {
-        let mut lanes = Lanes::default();
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
         let mut served = [0_i64; 3];
         for turn in 0..7000 {
             // The third owner's rows come one by one, and its queue is empty in between.
             for (index, weight) in [1, 2, 4].into_iter().enumerate() {
                 let owner = Owner { seq: OwnerSeq(index as i64), weight };
                 if index < 2 || turn % 7 < 5 {
-                    lanes.push("invite", owner, row(index as i64, turn), NOW);
+                    lanes.push("invite", waiting(owner, row(index as i64, turn), now));
                 }
             }
-            for (one, _) in lanes.take("invite", 1, NOW, |_| None) {
-                served[usize::try_from(one.batch.0).unwrap()] += 1;
+            for one in lanes.take("invite", 1, now, |_| None) {
+                served[usize::try_from(one.row.batch.0).unwrap()] += 1;
             }
         }
-        for (rows, share) in served.into_iter().zip([1000, 2000, 4000]) {
-            assert!((rows - share).abs() <= 2, "{served:?}");
+        for (count, share) in served.into_iter().zip([1000, 2000, 4000]) {
+            assert!((count - share).abs() <= 2, "{served:?}");
         }
     }
 
     #[test]
     fn who_comes_late_is_served_at_once_and_has_no_credit() {
-        let mut lanes = Lanes::default();
-        (0..1000).for_each(|number| assert!(lanes.push("invite", owner(1), row(1, number), NOW)));
-        lanes.take("invite", 500, NOW, |_| None);
-        (0..100).for_each(|number| assert!(lanes.push("invite", owner(2), row(2, number), NOW)));
-        let taken = lanes.take("invite", 20, NOW, |_| None);
-        assert_eq!(taken.iter().filter(|(row, _)| row.batch == BatchSeq(2)).count(), 10, "{taken:?}");
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
+        (0..1000).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
+        lanes.take("invite", 500, now, |_| None);
+        (0..100).for_each(|number| assert!(lanes.push("invite", waiting(owner(2), row(2, number), now))));
+        let taken = lanes.take("invite", 20, now, |_| None);
+        assert_eq!(taken.iter().filter(|one| one.row.batch == BatchSeq(2)).count(), 10, "{taken:?}");
     }
 
     #[test]
     fn who_is_held_up_by_its_own_limit_is_passed_over_until_then() {
-        let mut lanes = Lanes::default();
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
         for number in 0..10 {
-            lanes.push("invite", owner(1), row(1, number), NOW);
-            lanes.push("invite", owner(2), row(2, number), NOW);
+            lanes.push("invite", waiting(owner(1), row(1, number), now));
+            lanes.push("invite", waiting(owner(2), row(2, number), now));
         }
-        let later = Timestamp::from_millis(1500);
+        let later = now + Duration::from_millis(500);
         let mut asked = 0;
         let held = |seq: OwnerSeq| {
             asked += usize::from(seq == OwnerSeq(1));
             (seq == OwnerSeq(1)).then_some(later)
         };
-        let taken = lanes.take("invite", 20, NOW, held);
-        assert!(taken.len() == 10 && taken.iter().all(|(row, _)| row.batch == BatchSeq(2)), "{taken:?}");
+        let taken = lanes.take("invite", 20, now, held);
+        assert!(taken.len() == 10 && taken.iter().all(|one| one.row.batch == BatchSeq(2)), "{taken:?}");
         assert_eq!(asked, 1, "it is asked for once");
-        assert!(lanes.ready(NOW).is_empty());
+        assert!(lanes.ready(now).is_empty());
         assert_eq!((lanes.next_due(), lanes.len()), (Some(later), 10));
-        (10..15).for_each(|number| assert!(lanes.push("invite", owner(1), row(1, number), NOW)));
-        assert!(lanes.ready(NOW).is_empty(), "more of its rows change nothing");
+        (10..15).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
+        assert!(lanes.ready(now).is_empty(), "more of its rows change nothing");
         assert_eq!(lanes.ready(later), ["invite"]);
         assert_eq!(lanes.take("invite", 20, later, |_| None).len(), 15);
     }
 
     #[test]
     fn a_row_waits_for_its_time() {
-        let mut lanes = Lanes::default();
-        let later = Timestamp::from_millis(2000);
-        lanes.push("invite", owner(1), row(1, 1), later);
-        assert!(lanes.ready(NOW).is_empty());
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
+        let later = now + Duration::from_secs(1);
+        lanes.push("invite", waiting(owner(1), row(1, 1), later));
+        assert!(lanes.ready(now).is_empty());
         assert_eq!(lanes.next_due(), Some(later));
         assert_eq!(lanes.ready(later), ["invite"]);
-        let waited = Duration::from_millis(300);
-        assert_eq!(lanes.take("invite", 10, later + waited, |_| None), [(row(1, 1), waited)]);
+        let taken = lanes.take("invite", 10, later, |_| None);
+        assert_eq!((rows(&taken), taken[0].due), (vec![row(1, 1)], later));
         assert!(lanes.is_empty());
     }
 
     #[test]
     fn a_doubled_message_is_heard_once() {
-        let mut lanes = Lanes::default();
-        assert!(lanes.push("invite", owner(1), row(1, 1), NOW));
-        assert!(!lanes.push("invite", owner(1), row(1, 1), NOW));
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
+        assert!(lanes.push("invite", waiting(owner(1), row(1, 1), now)));
+        assert!(!lanes.push("invite", waiting(owner(1), row(1, 1), now)));
         assert_eq!(lanes.len(), 1);
-        lanes.take("invite", 1, NOW, |_| None);
-        assert!(lanes.push("invite", owner(1), row(1, 1), NOW), "taken rows may come again");
+        lanes.take("invite", 1, now, |_| None);
+        assert!(lanes.push("invite", waiting(owner(1), row(1, 1), now)), "taken rows may come again");
+    }
+
+    #[test]
+    fn rows_whose_claim_failed_are_put_back() {
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
+        (1..=3).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
+        let taken = lanes.take("invite", 2, now, |_| None);
+        assert_eq!((lanes.len(), lanes.waiting("invite")), (1, 1));
+        taken.into_iter().for_each(|one| assert!(lanes.push("invite", one)));
+        assert_eq!((lanes.len(), lanes.waiting("invite")), (3, 3));
+        let mut again = rows(&lanes.take("invite", 9, now, |_| None));
+        again.sort_unstable();
+        assert_eq!(again, [row(1, 1), row(1, 2), row(1, 3)]);
     }
 
     #[test]
     fn a_probe_comes_from_anywhere_and_each_row_once() {
-        let mut lanes = Lanes::default();
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
         lanes.scatter("invite", 0.5);
         for number in 0..10 {
-            lanes.push("invite", owner(1), row(1, number), NOW);
+            lanes.push("invite", waiting(owner(1), row(1, number), now));
         }
-        lanes.ready(NOW);
+        lanes.ready(now);
         let mut taken = Vec::new();
         for unit in [0.5, 0.999, 0.0] {
             lanes.scatter("invite", unit);
-            taken.extend(lanes.take("invite", 1, NOW, |_| None).into_iter().map(|(row, _)| row.number));
+            taken.extend(lanes.take("invite", 1, now, |_| None).into_iter().map(|one| one.row.number));
         }
         assert_eq!(taken, [5, 9, 2]);
-        taken.extend(lanes.take("invite", 10, NOW, |_| None).into_iter().map(|(row, _)| row.number));
+        taken.extend(lanes.take("invite", 10, now, |_| None).into_iter().map(|one| one.row.number));
         taken.sort_unstable();
         assert_eq!(taken, (0..10).collect::<Vec<_>>());
     }

@@ -1,23 +1,29 @@
 //! Processing: rows are heard of, claimed in groups, carried through their steps and handed to settlement.
 //!
-//! [`lanes`] hold what was heard of, [`batches`] what is known of its batches, [`scheduler`] claims as `slots`
-//! and `owners` allow, `open` opens and [`row`] carries one row with what `progress` knows of it, [`leases`] keeps them while they run, [`asked`] notes what may be asked for only once;
-//! [`figures`] count.
+//! `queue_handler` receives messages, [`lanes`] hold what was heard of and `suspects` what runs alone, [`batches`] what is known of
+//! its batches, [`scheduler`] chooses as `slots` and `owners` allow what `claim` claims, `open` opens and [`row`] carries one row
+//! with what `progress` knows of it. A [`heartbeat`] keeps the rows in flight, [`leases`] knows them, [`asked`] notes what may be
+//! asked for only once; [`figures`] count.
 
 pub mod asked;
 pub mod batches;
+mod claim;
 pub mod figures;
+pub mod heartbeat;
 mod kept;
 pub mod lanes;
 pub mod leases;
+mod living;
 pub mod observe;
 mod open;
 mod owners;
 mod progress;
+mod queue_handler;
 pub mod row;
 pub mod scheduler;
 pub mod single;
 mod slots;
+pub(crate) mod suspects;
 
 pub use figures::WorkerFigures;
 pub use scheduler::{Worker, WorkerPolicy};

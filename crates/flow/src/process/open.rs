@@ -138,6 +138,7 @@ mod tests {
             row: RowRef { batch: work.seq, number: 3 },
             line: 4,
             attempts: 1,
+            crashes: 0,
             first_claimed_at: None,
             payload: secrets.seal(Place::Payload(3), b"1,2"),
             receipts: vec![Receipt {

@@ -177,6 +177,10 @@ impl RowTask<'_> {
         let lease = self.lease;
         let clock = &self.engines.clock;
         let expiry = progress.expiry(&self.work.pipeline.retry, &step.name);
+        lease.covered(dependency.timeout, self.draining).await;
+        if lease.is_lost() {
+            return None;
+        }
         // Before any limit is asked: the write may take longer than a granted call may be late.
         if step.repetition() == Repetition::Harmful
             && let Some(asked) = place(index)
@@ -185,7 +189,7 @@ impl RowTask<'_> {
             let receipts = std::mem::take(&mut progress.receipts);
             return Some(Some(given_back(clock.now(), false, None, receipts, expiry)));
         }
-        let covered = || lease.covers(clock.now(), dependency.timeout);
+        let covered = || lease.covers(dependency.timeout);
         let method = request.method;
         let path = request.path.clone();
         let called =
@@ -197,7 +201,7 @@ impl RowTask<'_> {
                 let receipts = std::mem::take(&mut progress.receipts);
                 return Some(Some(given_back(until, false, Some(trouble), receipts, expiry)));
             }
-            // Too little of the lease is left for a call: the row goes back, unless somebody else has it by now.
+            // No heartbeat was taken for a while: the row goes back, unless somebody else has it by now.
             Called::NotCovered => {
                 let receipts = std::mem::take(&mut progress.receipts);
                 return Some(Some(given_back(now, false, None, receipts, expiry)));
@@ -580,7 +584,7 @@ fn had_no_answer(story: &[AttemptRecord], step: &Step) -> bool {
     })
 }
 
-pub(super) fn quiet() -> Trouble {
+pub(crate) fn quiet() -> Trouble {
     Trouble { code: String::new(), step: None, http_status: None, error: None, receipts: Vec::new() }
 }
 

@@ -1,43 +1,41 @@
 //! The worker: takes messages in, claims what is ready as slots allow, and drains when it is told to stop.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures::FutureExt as _;
-use penstock_domain::ids::{BatchSeq, LeaseToken, OwnerSeq, RowRef};
+use penstock_domain::ids::{OwnerSeq, RowRef};
 use penstock_domain::outcome::code;
 use penstock_domain::pipeline::{Dependency, Pipeline, Rate};
-use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
-use penstock_queue::{Handler, Lane, Message, Packet};
-use penstock_store::StoreError;
-use penstock_store::batches::{Batch, Checkpoint};
-use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement, Trouble};
+use penstock_queue::Handler;
+use penstock_store::work::{ClaimedRow, Settled, Settlement, Trouble};
+use penstock_store::workers::WorkerKind;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
 
 use crate::engines::Engines;
-use crate::error::FlowError;
-use crate::extract::{self, ExtractPolicy, Extracted};
+use crate::extract::ExtractPolicy;
 use crate::process::asked::Book;
 use crate::process::batches::{BatchCache, BatchWork};
 use crate::process::figures::WorkerFigures;
-use crate::process::lanes::Lanes;
+use crate::process::heartbeat::Heartbeat;
+use crate::process::lanes::{Lanes, Waiting};
 use crate::process::leases::{Leases, RowLease};
 use crate::process::observe::Observer;
 use crate::process::owners::Owners;
+use crate::process::queue_handler::QueueHandler;
 use crate::process::row::{RowTask, quiet};
 use crate::process::slots::{Limited, Load, Slots};
+use crate::process::suspects::{Running, Suspects, Turn};
 use crate::settle::{self, About, Ended};
 use crate::supervise::spawn_part;
-use crate::traces::{self, RowTrace};
+use crate::traces::RowTrace;
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -46,8 +44,12 @@ pub struct WorkerPolicy {
     pub name: String,
     /// Rows in flight that do not wait for a limit.
     pub concurrency: usize,
-    /// How long a claim lasts unless renewed. Must outlast the worst call.
-    pub lease: Duration,
+    /// How long its heartbeat has to be missing, while others look, until its rows are somebody else's.
+    pub silence: Duration,
+    /// How long after its start time a queued row counts as lost.
+    pub lost_after: Duration,
+    /// How long it takes until every process goes by the database's clock, when that was set.
+    pub clock_settles: Duration,
     /// How long what runs may go on after the worker was told to stop.
     pub grace: Duration,
     /// How extraction is carried out.
@@ -56,16 +58,6 @@ pub struct WorkerPolicy {
 
 /// Rows of a claim at the most.
 const CLAIM_ROWS: usize = 200;
-
-/// Rows of a pipeline that a worker hears of at once, in multiples of its concurrency.
-const HEARD_PER_SLOT: usize = 4;
-
-/// Rows of a pipeline that it hears of at the most. Owners take turns among the rows that are known: where a dependency is
-/// slower than what is released, the lane of the queue would be first come, first served.
-const HEARD: usize = 8192;
-
-/// Beyond what its slots need, a worker hears a further packet only so often: workers that have nothing to do are faster.
-const HEAR_AGAIN: Duration = Duration::from_millis(250);
 
 /// While a dependency's next free moment is further away than this, its pipeline claims nothing.
 const ADMIT_WITHIN: Duration = Duration::from_millis(500);
@@ -80,35 +72,35 @@ const UNKNOWN_ROWS: f64 = 1.0;
 /// How often a lane that is held up is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Receipts of rows that have been in flight for this long are saved, so that a crash calls few steps again while
-/// rows that pass quickly cost no further write.
-const RECEIPTS_EVERY: Duration = Duration::from_millis(200);
-
-/// How long a worker that cannot reach the database waits before it claims again.
-const DATABASE_PAUSE: Duration = Duration::from_millis(250);
+/// How long a worker that cannot reach the database waits before it tries again.
+pub(super) const DATABASE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A worker. [`Worker::run`] is its life, its [`ears`](Worker::ears) take the queue's messages.
 pub struct Worker {
-    engines: Engines,
-    caller: Arc<Caller>,
-    policy: WorkerPolicy,
+    pub(super) engines: Engines,
+    pub(super) caller: Arc<Caller>,
+    pub(super) policy: WorkerPolicy,
     observer: Arc<dyn Observer>,
-    cache: BatchCache,
-    lanes: Mutex<Lanes>,
+    pub(super) cache: BatchCache,
+    pub(super) lanes: Mutex<Lanes>,
+    pub(super) suspects: Mutex<Suspects>,
     slots: Arc<Slots>,
-    owners: Arc<Owners>,
+    pub(super) owners: Arc<Owners>,
     /// There may be something to claim that was not before.
-    changed: Arc<Notify>,
-    leases: Arc<Leases>,
-    figures: Arc<WorkerFigures>,
+    pub(super) changed: Arc<Notify>,
+    pub(super) heartbeat: Arc<Heartbeat>,
+    pub(super) leases: Arc<Leases>,
+    /// When it was noticed that the database's clock was set back.
+    pub(super) set_back_at: Mutex<Option<Instant>>,
+    pub(super) figures: Arc<WorkerFigures>,
     /// When rows of each pipeline were heard of last.
-    heard_at: Mutex<HashMap<String, Instant>>,
+    pub(super) heard_at: Mutex<HashMap<String, Instant>>,
     /// One extraction at a time: it is bound by the database, not by waiting. Further files wait in the queue, where
     /// another worker finds them.
-    extraction: Arc<Semaphore>,
-    extractions: TaskTracker,
-    extract_no_more: CancellationToken,
-    draining: AtomicBool,
+    pub(super) extraction: Arc<Semaphore>,
+    pub(super) extractions: TaskTracker,
+    pub(super) extract_no_more: CancellationToken,
+    pub(super) draining: AtomicBool,
 }
 
 impl Worker {
@@ -121,6 +113,7 @@ impl Worker {
     ) -> Arc<Self> {
         let (figures, changed) = <(Arc<WorkerFigures>, Arc<Notify>)>::default();
         let pipelines = engines.pipelines.iter().count();
+        let heartbeat = Heartbeat::new(policy.name.clone(), WorkerKind::Worker, policy.silence);
         Arc::new(Self {
             slots: Slots::new(policy.concurrency, pipelines, figures.clone(), changed.clone()),
             cache: BatchCache::new(policy.name.clone()),
@@ -129,9 +122,12 @@ impl Worker {
             policy,
             observer,
             lanes: Mutex::default(),
+            suspects: Mutex::default(),
             owners: Arc::default(),
             changed,
-            leases: Arc::default(),
+            leases: Arc::new(Leases::new(heartbeat.clone())),
+            set_back_at: Mutex::default(),
+            heartbeat,
             figures,
             heard_at: Mutex::default(),
             extraction: Arc::new(Semaphore::new(1)),
@@ -143,7 +139,7 @@ impl Worker {
 
     /// What takes the queue's messages.
     pub fn ears(self: &Arc<Self>) -> Arc<dyn Handler> {
-        Arc::new(Ears(self.clone()))
+        Arc::new(QueueHandler(self.clone()))
     }
 
     /// What the worker counts.
@@ -154,16 +150,14 @@ impl Worker {
     /// Works until `stop`, then drains: what was heard of goes back, what runs ends at its next step's border or
     /// within the grace period.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        if !self.register(&stop).await {
+            return;
+        }
         let (settlements, settlements_in) = mpsc::channel(settle::GROUP_ROWS * 2);
-        let settling = settle::run(
-            self.engines.clone(),
-            self.leases.clone(),
-            self.figures.clone(),
-            self.policy.lease,
-            settlements_in,
-        );
+        let settling =
+            settle::run(self.engines.clone(), self.leases.clone(), self.figures.clone(), settlements_in);
         let settler = spawn_part("settlements", settling, &stop);
-        let keeper = spawn_part("leases", self.clone().keep_leases(), &stop);
+        let beside = self.live(&stop);
         let rows = TaskTracker::new();
         let ways_out = WaysOut { settlements, book: Book::open(self.engines.clone(), &stop) };
         self.clone().claim_all(&stop, &rows, &ways_out).await;
@@ -185,34 +179,43 @@ impl Worker {
         }
         // An extraction stops behind the chunk that it is at.
         self.extractions.wait().await;
-        keeper.abort();
+        beside.iter().for_each(tokio::task::JoinHandle::abort);
+        if self.leases.is_empty()
+            && let Err(error) = self.heartbeat.leave(&self.engines).await
+        {
+            tracing::warn!(%error, "failed to delete the record of this worker; the others find that it is gone");
+        }
     }
 
     async fn claim_all(self: Arc<Self>, stop: &CancellationToken, rows: &TaskTracker, ways_out: &WaysOut) {
         while !stop.is_cancelled() {
-            let now = self.engines.clock.now();
+            let now = Instant::now();
+            match self.suspects_turn(now) {
+                Turn::Others => {}
+                Turn::Nobody => {
+                    self.wait(stop, LOOK_AGAIN).await;
+                    continue;
+                }
+                Turn::Suspects(suspects) => {
+                    for (row, running) in self.claim_suspects(suspects).await {
+                        self.clone().start(row, Some(running), rows, ways_out.clone());
+                    }
+                    continue;
+                }
+            }
             let Some((pipeline, wanted)) = self.pick(now) else {
                 self.wait_for_work(stop, now).await;
                 continue;
             };
-            match self.claim(&wanted).await {
-                Ok(claimed) => {
-                    for row in claimed {
-                        self.clone().start(&pipeline, row, rows, ways_out.clone());
-                    }
-                }
-                Err(error) => {
-                    // The rows stay queued in SQL; the sweep brings them back.
-                    tracing::warn!(%error, rows = wanted.len(), "rows could not be claimed");
-                    tokio::time::sleep(DATABASE_PAUSE).await;
-                }
+            for row in self.claim_waiting(&pipeline, wanted).await {
+                self.clone().start(row, None, rows, ways_out.clone());
             }
         }
     }
 
     /// The next rows to claim: of the lane with the fewest rows in flight that has rows ready, a free dependency
     /// and slots left.
-    fn pick(&self, now: Timestamp) -> Option<(String, Vec<RowRef>)> {
+    fn pick(&self, now: Instant) -> Option<(String, Vec<Waiting>)> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ready: Vec<(Load, String)> =
             lanes.ready(now).into_iter().map(|name| (self.slots.load(&name), name)).collect();
@@ -235,15 +238,17 @@ impl Worker {
             });
             if !rows.is_empty() {
                 self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
-                self.figures.of(&name, |of| rows.iter().for_each(|(_, waited)| of.queued.took(*waited)));
-                return Some((name, rows.into_iter().map(|(row, _)| row).collect()));
+                self.figures.of(&name, |of| {
+                    rows.iter().for_each(|row| of.queued.took(now.saturating_duration_since(row.due)));
+                });
+                return Some((name, rows));
             }
         }
         None
     }
 
     /// Whether one of the pipeline's dependencies is exhausted for longer than a row should wait under a lease.
-    fn held_up(&self, pipeline: &str) -> bool {
+    pub(super) fn held_up(&self, pipeline: &str) -> bool {
         let Some(pipeline) = self.engines.pipelines.get(pipeline) else { return false };
         pipeline.steps.iter().map(|step| &pipeline.dependencies[step.dependency]).any(|dependency| {
             self.caller.predicted_wait(dependency) > ADMIT_WITHIN || self.caller.is_crowded(dependency)
@@ -294,8 +299,8 @@ impl Worker {
         load: &Load,
         owner: OwnerSeq,
         taken: &mut usize,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
+        now: Instant,
+    ) -> Option<Instant> {
         let of = self.engines.pipelines.get(pipeline).filter(|pipeline| Owners::matter(pipeline))?;
         let own = self.owners.get(pipeline, owner)?;
         let met = first_paced(&of).is_none_or(|dependency| self.caller.has_met(dependency, Some(&own.name)));
@@ -321,92 +326,42 @@ impl Worker {
         None
     }
 
-    async fn wait_for_work(&self, stop: &CancellationToken, now: Timestamp) {
+    async fn wait_for_work(&self, stop: &CancellationToken, now: Instant) {
         let next = {
             let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
             if lanes.ready(now).is_empty() {
-                lanes.next_due().map_or(Duration::from_secs(1), |due| due.since(now))
+                lanes.next_due().map_or(Duration::from_secs(1), |due| due.saturating_duration_since(now))
             } else {
                 LOOK_AGAIN
             }
         };
+        self.wait(stop, next.max(Duration::from_millis(1))).await;
+    }
+
+    async fn wait(&self, stop: &CancellationToken, most: Duration) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.changed.notified() => {}
-            () = tokio::time::sleep(next.max(Duration::from_millis(1))) => {}
+            () = tokio::time::sleep(most) => {}
         }
     }
 
-    async fn claim(&self, wanted: &[RowRef]) -> Result<Vec<Claimed>, FlowError> {
-        let batches: Vec<BatchSeq> = wanted.iter().map(|row| row.batch).collect();
-        let works = self.cache.get(&self.engines, &batches).await?;
-        let (rows, unprocessable): (Vec<RowRef>, Vec<RowRef>) =
-            wanted.iter().partition(|row| works.contains_key(&row.batch));
-        self.requeue(&unprocessable).await;
-        let now = self.engines.clock.now();
-        let token = self.engines.chance.lease_token();
-        let until = now + self.policy.lease;
-        let claim = Claim { rows: &rows, token, holder: &self.policy.name, until, also_pending: false };
-        let claimed = match self.engines.store.claim(&claim, now).await {
-            Err(error @ StoreError::Overdrawn { batch, .. }) if rows.len() > 1 => {
-                let batch = works.get(&BatchSeq(batch)).map(|work| tracing::field::display(work.id));
-                tracing::error!(%error, batch, "a batch's counters do not fit its rows: `penstock reconcile --apply` mends it");
-                self.claim_apart(&rows, token, until, now).await?
-            }
-            Err(error @ StoreError::Inconsistent { .. }) if rows.len() > 1 => {
-                tracing::error!(%error, "an invalid value is stored; the other rows of its group are claimed without it");
-                self.claim_apart(&rows, token, until, now).await?
-            }
-            claimed => claimed?,
-        };
-        let works = self.cache.of_claimed(&self.engines, works, &claimed).await?;
-        Ok(claimed
-            .into_iter()
-            .filter_map(|row| {
-                // A row that cannot be worked on here has no lease here that is renewed: another worker gets it.
-                let work = works.get(&row.row.batch)?.clone();
-                let lease = self.leases.insert(row.row, token, until);
-                Some(Claimed { work, lease, row })
-            })
-            .collect())
-    }
-
-    /// Batch by batch, and row by row where a stored value is invalid: neither holds up the others.
-    async fn claim_apart(
-        &self,
-        rows: &[RowRef],
-        token: LeaseToken,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Vec<ClaimedRow>, FlowError> {
-        let mut batches: BTreeMap<BatchSeq, Vec<RowRef>> = BTreeMap::new();
-        for row in rows {
-            batches.entry(row.batch).or_default().push(*row);
-        }
-        let mut claimed = Vec::new();
-        let mut groups: Vec<Vec<RowRef>> = batches.into_values().collect();
-        while let Some(rows) = groups.pop() {
-            let claim = Claim { rows: &rows, token, holder: &self.policy.name, until, also_pending: false };
-            match self.engines.store.claim(&claim, now).await {
-                Ok(ours) => claimed.extend(ours),
-                Err(StoreError::Inconsistent { .. }) if rows.len() > 1 => {
-                    groups.extend(rows.iter().map(|row| vec![*row]));
-                }
-                Err(StoreError::Overdrawn { .. } | StoreError::Inconsistent { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(claimed)
-    }
-
-    fn start(self: Arc<Self>, lane: &str, claimed: Claimed, rows: &TaskTracker, ways_out: WaysOut) {
-        let mut slot = self.slots.take(lane);
+    fn start(
+        self: Arc<Self>,
+        claimed: Claimed,
+        alone: Option<Running>,
+        rows: &TaskTracker,
+        ways_out: WaysOut,
+    ) {
         let Claimed { work, lease, row: claimed } = claimed;
+        let lane = work.pipeline.name.as_str();
+        let mut slot = self.slots.take(lane);
         let own =
             Owners::matter(&work.pipeline).then(|| self.owners.take(lane, work.owner.seq, &work.owner_name));
         if let Some(pending) = work.first_start_of(&claimed, self.engines.clock.now()) {
             self.figures.of(lane, |of| of.pending.took(pending));
         }
+        let work = work.clone();
         rows.spawn(async move {
             let _own = own;
             let row = claimed.row;
@@ -434,8 +389,13 @@ impl Worker {
             match ended {
                 Some(outcome) => {
                     slot.ended(&outcome);
+                    if let Some(alone) = &alone
+                        && !matches!(outcome, Settled::GivenBack { attempt: false, .. })
+                    {
+                        alone.carried_out();
+                    }
                     let settlement = Settlement { row, token: lease.token, outcome };
-                    let about = About { work: work.clone(), attempts, span: trace.span };
+                    let about = About { work: work.clone(), attempts, span: trace.span, alone };
                     // The settler outlives every row.
                     let _ = ways_out.settlements.send((settlement, about)).await;
                 }
@@ -448,116 +408,18 @@ impl Worker {
         });
     }
 
-    async fn keep_leases(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(RECEIPTS_EVERY);
-        let every = self.policy.lease / 3;
-        let mut renewed = Instant::now();
-        loop {
-            tick.tick().await;
-            if self.leases.is_empty() {
-                renewed = Instant::now();
-                continue;
-            }
-            self.leases.save_receipts(&self.engines).await;
-            if renewed.elapsed() >= every {
-                self.leases.renew(&self.engines, self.policy.lease).await;
-                renewed = Instant::now();
-            }
-        }
-    }
-
-    async fn extract(self: Arc<Self>, batch: Batch) {
-        let began = Instant::now();
-        let mut before = None;
-        let mut count = |batch: &Batch, at: Checkpoint| {
-            let before = before.replace(at).unwrap_or(batch.checkpoint);
-            self.figures.of(&batch.pipeline, |of| {
-                of.extracted_rows += u64::from(at.rows.saturating_sub(before.rows));
-                of.extracted_bytes += at.offset.saturating_sub(before.offset);
-            });
-        };
-        let stop = &self.extract_no_more;
-        let policy = &self.policy.extract;
-        let done = extract::extract(&self.engines, policy, batch.seq, false, stop, &mut count).await;
-        let end = match &done {
-            Ok(Extracted::Held { holder, .. }) => {
-                tracing::debug!(holder, "another worker extracts the batch");
-                return;
-            }
-            Ok(Extracted::NotExtractable(_) | Extracted::Hopeless(_)) => return,
-            Ok(Extracted::Done(_)) => 0,
-            Ok(Extracted::Failed(_) | Extracted::Erased) => 1,
-            Ok(Extracted::Stopped) => 2,
-            Err(error) => {
-                tracing::warn!(%error, "the extraction stopped at its checkpoint; the sweep takes it up");
-                if !error.is_transient() {
-                    self.cache.report(&self.engines, &[], &[(batch.seq, error.to_string())]).await;
-                }
-                2
-            }
-        };
-        self.figures.of(&batch.pipeline, |of| of.extractions[end].took(began.elapsed()));
-    }
-
     async fn give_back_heard(&self) {
-        let rows = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).drain();
+        // Their messages stay in the queue until this is done.
+        let heard = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).drain();
+        let suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner).drain();
+        let rows: Vec<RowRef> =
+            heard.iter().map(|one| one.row).chain(suspects.iter().map(|one| one.row)).collect();
         for group in rows.chunks(settle::GROUP_ROWS) {
             if let Err(error) = self.engines.store.unqueue(group, self.engines.clock.now()).await {
                 tracing::warn!(%error, rows = group.len(), "rows were not given back; the sweep brings them back");
                 return;
             }
         }
-    }
-
-    /// Rows that this worker does not take go back to pending, so that they do not count against their owner's quota.
-    async fn requeue(&self, rows: &[RowRef]) {
-        if rows.is_empty() {
-            return;
-        }
-        if let Err(error) = self.engines.store.unqueue(rows, self.engines.clock.now()).await {
-            tracing::warn!(%error, rows = rows.len(), "rows were not requeued; the sweep requeues them");
-        }
-    }
-
-    fn heard_long_ago(&self, pipeline: &str) -> bool {
-        let heard_at = self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
-        heard_at.get(pipeline).is_none_or(|at| at.elapsed() >= HEAR_AGAIN)
-    }
-
-    async fn hear(&self, packet: Packet) {
-        self.heard_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(packet.pipeline().to_owned(), Instant::now());
-        let batches: Vec<BatchSeq> = packet.iter().map(|(row, _)| row.batch).collect();
-        let works = match self.cache.get(&self.engines, &batches).await {
-            Ok(works) => works,
-            Err(error) => {
-                tracing::warn!(%error, "a packet is dropped; the sweep brings its rows back");
-                return;
-            }
-        };
-        let taken = {
-            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            // Under the lock: whoever drains the lanes has said so before, and looks into them once.
-            let taken = !self.draining.load(Ordering::SeqCst);
-            for (row, due) in packet.iter().filter(|_| taken) {
-                if let Some(work) = works.get(&row.batch) {
-                    if Owners::matter(&work.pipeline) {
-                        self.owners.heard(&work.pipeline.name, work.owner.seq, &work.owner_name);
-                    }
-                    lanes.push(&work.pipeline.name, work.owner, row, Timestamp::from_millis(due));
-                }
-            }
-            self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
-            taken
-        };
-        if taken {
-            self.changed.notify_one();
-        }
-        let rows = packet.iter().map(|(row, _)| row);
-        let not_taken: Vec<RowRef> = rows.filter(|row| !taken || !works.contains_key(&row.batch)).collect();
-        self.requeue(&not_taken).await;
     }
 }
 
@@ -589,60 +451,6 @@ fn slots_of(dependencies: &[Dependency]) -> Option<usize> {
     Some(limits.iter().map(|limit| (limit.limit + limit.limit / 4 + 1) as usize).sum())
 }
 
-/// The worker as the queue sees it.
-struct Ears(Arc<Worker>);
-
-#[async_trait]
-impl Handler for Ears {
-    async fn handle(&self, message: Message) {
-        let worker = &self.0;
-        match message {
-            Message::Rows(packet) => worker.hear(packet).await,
-            Message::Extract { batch } => {
-                let Ok(only) = worker.extraction.clone().try_acquire_owned() else { return };
-                if worker.extract_no_more.is_cancelled() {
-                    return;
-                }
-                let batch = match worker.engines.store.batches_by_seq(&[batch]).await {
-                    Ok(batches) => batches.into_iter().next(),
-                    Err(error) => {
-                        tracing::warn!(%error, "an extraction could not begin; the sweep takes it up");
-                        return;
-                    }
-                };
-                // None: it was deleted meanwhile.
-                let Some(batch) = batch else { return };
-                let span = traces::extraction(worker.engines.traces.as_ref(), batch.id.0);
-                let extraction = worker.clone().extract(batch).instrument(span.clone());
-                // A task of its own: it goes on when the queue breaks off in the middle.
-                let ended = worker.extractions.spawn(async move {
-                    extraction.await;
-                    drop(only);
-                });
-                if let Err(error) = ended.await {
-                    tracing::error!(parent: &span, %error, "an extraction ended badly; the sweep takes it up");
-                }
-            }
-        }
-    }
-
-    fn has_room(&self, lane: &Lane) -> bool {
-        let worker = &self.0;
-        match lane {
-            Lane::Extractions => worker.extraction.available_permits() > 0,
-            Lane::Rows(pipeline) => {
-                let needed = worker.policy.concurrency * HEARD_PER_SLOT;
-                let waiting = worker.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting(pipeline);
-                waiting < needed || (waiting < HEARD && worker.heard_long_ago(pipeline))
-            }
-        }
-    }
-
-    fn pipelines(&self) -> Vec<String> {
-        self.0.engines.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect()
-    }
-}
-
 /// Where a row's task writes to, through groups.
 #[derive(Clone)]
 struct WaysOut {
@@ -651,8 +459,8 @@ struct WaysOut {
 }
 
 /// A row that is this worker's.
-struct Claimed {
-    work: Arc<BatchWork>,
-    lease: Arc<RowLease>,
-    row: ClaimedRow,
+pub(super) struct Claimed {
+    pub(super) work: Arc<BatchWork>,
+    pub(super) lease: Arc<RowLease>,
+    pub(super) row: ClaimedRow,
 }

@@ -1,5 +1,6 @@
 //! One row, here and now: an operator's `penstock process-row`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_domain::ids::RowRef;
@@ -8,15 +9,18 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_store::batches::Batch;
 use penstock_store::work::{Claim, SettleReport, Settled, Settlement};
+use penstock_store::workers::{WorkerKind, WorkerLoad};
 use tokio_util::sync::CancellationToken;
 
 use crate::engines::Engines;
 use crate::error::FlowError;
 use crate::process::asked::Book;
-use crate::process::batches;
+use crate::process::batches::{self, BatchWork};
+use crate::process::heartbeat::{self, Beat, Heartbeat};
 use crate::process::leases::Leases;
 use crate::process::observe::Observer;
 use crate::process::row::RowTask;
+use crate::settle::settle;
 use crate::traces::RowTrace;
 
 /// What became of the row.
@@ -56,7 +60,7 @@ pub async fn process_row(
     batch: &Batch,
     number: u32,
     holder: &str,
-    lease: Duration,
+    silence: Duration,
     observer: &dyn Observer,
 ) -> Result<Single, FlowError> {
     let row = RowRef { batch: batch.seq, number };
@@ -68,23 +72,38 @@ pub async fn process_row(
         return Ok(Single::Ended(record.status));
     }
     let work = batches::load(engines, batch).await?;
-    let now = engines.clock.now();
+    let heartbeat = Heartbeat::new(holder.to_owned(), WorkerKind::Command, silence);
+    heartbeat.register(engines).await?;
+    let ran = run(engines, caller, (row, &work), &heartbeat, observer).await;
+    if let Err(error) = heartbeat.leave(engines).await {
+        tracing::warn!(%error, "failed to delete the record of this command; the services find that it is gone");
+    }
+    ran
+}
+
+async fn run(
+    engines: &Engines,
+    caller: &Caller,
+    (row, work): (RowRef, &BatchWork),
+    heartbeat: &Arc<Heartbeat>,
+    observer: &dyn Observer,
+) -> Result<Single, FlowError> {
+    let number = row.number;
     let token = engines.chance.lease_token();
-    let until = now + lease;
-    let claim = Claim { rows: &[row], token, holder, until, also_pending: true };
-    let Some(claimed) = engines.store.claim(&claim, now).await?.into_iter().next() else {
+    let claim = Claim { rows: &[row], token, holder: heartbeat.name(), also_pending: true, suspects: true };
+    let Some(claimed) = engines.store.claim(&claim, engines.clock.now()).await?.into_iter().next() else {
         return Ok(match engines.store.holder(row).await? {
             Some((holder, until)) => Single::Held { holder, until },
             None => Single::BatchDoesNotRun,
         });
     };
-    let leases = Leases::default();
-    let held = leases.insert(row, token, until);
+    let leases = Leases::new(heartbeat.clone());
+    let held = leases.insert(row, token);
     let trace = RowTrace::new(engines.traces.as_ref(), work.id, number);
     let task = RowTask {
         engines,
         caller,
-        work: &work,
+        work,
         lease: &held,
         trace: &trace,
         book: &Book::open(engines.clone(), &CancellationToken::new()),
@@ -92,19 +111,27 @@ pub async fn process_row(
         draining: &|| false,
         limited: &|| Box::new(()),
     };
-    let keep = async {
+    let beat = async {
         loop {
-            tokio::time::sleep(lease / 3).await;
-            leases.renew(engines, lease).await;
+            tokio::time::sleep(heartbeat::EVERY).await;
+            let load = WorkerLoad { in_flight: 1, waiting: 0 };
+            match heartbeat.beat(engines, load).await {
+                Ok(Beat::Written) => {}
+                Ok(Beat::Returned) => leases.doubt(),
+                Err(error) => tracing::warn!(%error, "failed to write a heartbeat; will retry"),
+            }
+            if let Err(error) = leases.compare(engines).await {
+                tracing::warn!(%error, "failed to compare what is held; will retry");
+            }
         }
     };
     let outcome = tokio::select! {
         outcome = task.run(claimed) => outcome,
-        () = keep => None,
+        () = beat => None,
     };
     let Some(outcome) = outcome else { return Ok(Single::LeaseLost) };
     let settlement = Settlement { row, token, outcome };
-    let report = engines.store.settle(std::slice::from_ref(&settlement), engines.clock.now()).await?;
+    let report = settle(engines, std::slice::from_ref(&settlement)).await?;
     if report.lost.is_empty() {
         Ok(Single::Ran { outcome: settlement.outcome, report })
     } else {

@@ -1,0 +1,382 @@
+//! Processes that hold rows: heartbeats, looks, burials, and what comes back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
+use penstock_domain::outcome::code;
+use penstock_domain::row::{MOST_CRASHES, RowStatus};
+use penstock_domain::time::Timestamp;
+use penstock_store::decode::Columns as _;
+use penstock_store::settling::{Held, Moved};
+use penstock_store::workers::{
+    CLOCK_MOVES, ComeBack, LOOK_GAP_MS, NewWorker, Reclaimed, Requeued, SET_BACK_MS, WorkerKind, WorkerLoad,
+    WorkerRecord, Workers,
+};
+use penstock_store::{StoreError, StoreResult};
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use crate::convert::{Columns, int, small};
+use crate::error::store_error;
+use crate::{PostgresStore, commit, ledgers};
+
+/// The database's clock, in milliseconds.
+const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::int8";
+
+/// A row whose process is gone. Programs of older schemas have no record, and write `lease_until` instead.
+pub(crate) const ORPHAN: &str = "s.status = 2 AND (s.lease_until IS NULL OR s.lease_until < $1) \
+    AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.name = s.lease_holder)";
+
+/// Rows that come back in one transaction.
+const STEP: i64 = 2000;
+
+/// Which rows of a batch come back.
+struct Back<'a> {
+    numbers: &'a [i32],
+    /// Of their own process's wish: the leases that it lets go. None: of processes that are gone.
+    tokens: Option<&'a [Uuid]>,
+    how: ComeBack,
+}
+
+#[async_trait]
+impl Workers for PostgresStore {
+    async fn register_worker(&self, worker: &NewWorker<'_>) -> StoreResult<()> {
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:register_worker */ INSERT INTO workers (name, kind, version, started_at, beat_at, silence_ms, \
+             looks, looked_at, in_flight, waiting) SELECT $1, $2, $3, t.now, t.now, $4, 0, t.now, 0, 0 \
+             FROM (SELECT {NOW} AS now) AS t \
+             ON CONFLICT (name) DO UPDATE SET beat_at = excluded.beat_at, looks = 0, silence_ms = excluded.silence_ms"
+        )))
+        .bind(worker.name)
+        .bind(worker.kind.code())
+        .bind(worker.version)
+        .bind(millis(worker.silence))
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("register_worker"))?;
+        Ok(())
+    }
+
+    async fn beat(&self, name: &str, load: WorkerLoad) -> StoreResult<bool> {
+        let done = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:beat */ UPDATE workers SET beat_at = {NOW}, looks = 0, in_flight = $2, waiting = $3 WHERE name = $1"
+        )))
+        .bind(name)
+        .bind(int(load.in_flight))
+        .bind(int(load.waiting))
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("beat"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    async fn look(&self) -> StoreResult<Vec<String>> {
+        // Records that another process is just writing to are passed over, so that lookers never wait for each other. A clock
+        // that was set back shows less than the last look, and counts at once.
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:look */ WITH due AS (SELECT name, {NOW} AS now FROM workers \
+             WHERE looked_at <= {NOW} - {LOOK_GAP_MS} OR looked_at > {NOW} FOR NO KEY UPDATE SKIP LOCKED) \
+             UPDATE workers AS w SET looks = w.looks + 1, looked_at = due.now FROM due WHERE w.name = due.name"
+        )))
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("look"))?;
+        sqlx::query_scalar(
+            "/* penstock:look */ SELECT name FROM workers WHERE looks::int8 * 1000 > silence_ms ORDER BY name",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("look"))
+    }
+
+    async fn bury(&self, name: &str) -> StoreResult<bool> {
+        const NAME: &str = "bury";
+        let mut tx = self.write(NAME).await?;
+        let gone = sqlx::query(
+            "/* penstock:bury */ DELETE FROM workers WHERE name = $1 AND looks::int8 * 1000 > silence_ms",
+        )
+        .bind(name)
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?
+        .rows_affected();
+        if gone == 0 {
+            return Ok(false);
+        }
+        sqlx::query(
+            "/* penstock:bury */ UPDATE batches SET extract_token = NULL, extract_holder = NULL, extract_until = NULL \
+             WHERE status IN (0, 1) AND extract_holder = $1",
+        )
+        .bind(name)
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
+        commit(tx, NAME).await?;
+        Ok(true)
+    }
+
+    async fn leave(&self, name: &str) -> StoreResult<()> {
+        sqlx::query("/* penstock:leave */ DELETE FROM workers WHERE name = $1")
+            .bind(name)
+            .execute(&self.pool)
+            .await
+            .map_err(store_error("leave"))?;
+        Ok(())
+    }
+
+    async fn bury_services(&self) -> StoreResult<()> {
+        const NAME: &str = "bury_services";
+        let mut tx = self.write(NAME).await?;
+        for statement in [
+            "/* penstock:bury_services */ DELETE FROM workers WHERE kind = 0",
+            "/* penstock:bury_services */ UPDATE row_state SET lease_until = NULL WHERE status = 2 AND lease_until IS NOT NULL",
+            "/* penstock:bury_services */ UPDATE batches SET extract_token = NULL, extract_holder = NULL, \
+             extract_until = NULL WHERE extract_token IS NOT NULL",
+        ] {
+            sqlx::query(statement).execute(&mut *tx).await.map_err(store_error(NAME))?;
+        }
+        commit(tx, NAME).await
+    }
+
+    async fn workers(&self) -> StoreResult<Vec<WorkerRecord>> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:workers */ SELECT name, kind, version, started_at, beat_at, silence_ms, looks, in_flight, waiting, \
+             greatest({NOW} - beat_at, 0) AS silent_ms FROM workers ORDER BY name"
+        )))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("workers"))?;
+        rows.iter()
+            .map(|row| {
+                let c = Columns::of("workers", row);
+                Ok(WorkerRecord {
+                    name: c.text("name")?,
+                    kind: c.code("kind", WorkerKind::from_code)?,
+                    version: c.text("version")?,
+                    started_at: c.time("started_at")?,
+                    beat_at: c.time("beat_at")?,
+                    silence: Duration::from_millis(c.u64("silence_ms")?),
+                    looks: c.u32("looks")?,
+                    silent_for: Duration::from_millis(c.u64("silent_ms")?),
+                    load: WorkerLoad { in_flight: c.u32("in_flight")?, waiting: c.u32("waiting")? },
+                })
+            })
+            .collect()
+    }
+
+    async fn held_by(&self, name: &str) -> StoreResult<Vec<Held>> {
+        let rows = sqlx::query(
+            "/* penstock:held_by */ SELECT batch, number, lease_token FROM row_state WHERE status = 2 AND lease_holder = $1",
+        )
+        .bind(name)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error("held_by"))?;
+        rows.iter()
+            .map(|row| {
+                let c = Columns::of("row_state", row);
+                let row = RowRef { batch: BatchSeq(c.i64("batch")?), number: c.u32("number")? };
+                Ok((row, LeaseToken(c.uuid("lease_token")?)))
+            })
+            .collect()
+    }
+
+    async fn reclaim(&self, back: ComeBack, now: Timestamp) -> StoreResult<Reclaimed> {
+        const NAME: &str = "reclaim";
+        let mut total = Reclaimed::default();
+        let mut passed: Vec<i64> = Vec::new();
+        loop {
+            let found = sqlx::query(sqlx::AssertSqlSafe(format!(
+                "/* penstock:reclaim */ SELECT o.batch AS batch, array_agg(o.number) AS numbers FROM \
+                 (SELECT s.batch, s.number FROM row_state s WHERE {ORPHAN} AND s.batch <> ALL($2) LIMIT {STEP}) o \
+                 GROUP BY o.batch ORDER BY o.batch"
+            )))
+            .bind(now.millis())
+            .bind(&passed)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(store_error(NAME))?;
+            if found.is_empty() {
+                return Ok(total);
+            }
+            for row in &found {
+                let seq = BatchSeq(row.get("batch"));
+                let numbers: Vec<i32> = row.get("numbers");
+                let wanted = Back { numbers: &numbers, tokens: None, how: back };
+                match self.take_back(seq, &wanted, now, NAME).await {
+                    // Somebody else was faster, with all of them.
+                    Ok(reclaimed) if reclaimed.rows() == 0 => passed.push(seq.0),
+                    Ok(reclaimed) => total.add(reclaimed),
+                    Err(StoreError::Overdrawn { .. }) => {
+                        passed.push(seq.0);
+                        total.miscounted.push(seq);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+
+    async fn let_go(&self, rows: &[Held], back: ComeBack, now: Timestamp) -> StoreResult<Reclaimed> {
+        const NAME: &str = "let_go";
+        let tokens: Vec<Uuid> = rows.iter().map(|(_, token)| token.0).collect();
+        let mut batches: BTreeMap<BatchSeq, Vec<i32>> = BTreeMap::new();
+        for (row, _) in rows {
+            batches.entry(row.batch).or_default().push(int(row.number));
+        }
+        let mut total = Reclaimed::default();
+        for (seq, numbers) in batches {
+            let wanted = Back { numbers: &numbers, tokens: Some(&tokens), how: back };
+            match self.take_back(seq, &wanted, now, NAME).await {
+                Ok(reclaimed) => total.add(reclaimed),
+                Err(StoreError::Overdrawn { .. }) => total.miscounted.push(seq),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(total)
+    }
+
+    async fn follow_clock(&self) -> StoreResult<Option<Duration>> {
+        const NAME: &str = "follow_clock";
+        let shown: (i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "/* penstock:follow_clock */ SELECT latest, {NOW} FROM database_clock"
+        )))
+        .fetch_one(&self.pool)
+        .await
+        .map_err(store_error(NAME))?;
+        if shown.0 > shown.1 + SET_BACK_MS {
+            return Ok(Some(Duration::from_millis(u64::try_from(shown.0 - shown.1).unwrap_or(0))));
+        }
+        if shown.0 + LOOK_GAP_MS < shown.1 {
+            sqlx::query(
+                "/* penstock:follow_clock */ UPDATE database_clock SET latest = $1 WHERE latest < $1",
+            )
+            .bind(shown.1)
+            .execute(&self.pool)
+            .await
+            .map_err(store_error(NAME))?;
+        }
+        Ok(None)
+    }
+
+    async fn move_deadlines(&self) -> StoreResult<Option<Duration>> {
+        // Under the locks of all running batches, so that no other transaction is met in another order.
+        const NAME: &str = "follow_clock";
+        let mut tx = self.write(NAME).await?;
+        let shown: (i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "/* penstock:follow_clock */ SELECT latest, {NOW} FROM database_clock FOR UPDATE"
+        )))
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
+        let back = shown.0 - shown.1;
+        if back <= SET_BACK_MS {
+            return Ok(None);
+        }
+        sqlx::query(
+            "/* penstock:follow_clock */ SELECT seq FROM batches WHERE status IN (0, 1, 2) ORDER BY seq FOR NO KEY UPDATE",
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(store_error(NAME))?;
+        for statement in CLOCK_MOVES {
+            let statement = format!("/* penstock:follow_clock */ {}", statement.replace('?', "$"));
+            sqlx::query(sqlx::AssertSqlSafe(statement))
+                .bind(shown.1)
+                .bind(back)
+                .execute(&mut *tx)
+                .await
+                .map_err(store_error(NAME))?;
+        }
+        sqlx::query("/* penstock:follow_clock */ UPDATE database_clock SET latest = $1")
+            .bind(shown.1)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
+        commit(tx, NAME).await?;
+        Ok(Some(Duration::from_millis(u64::try_from(back).unwrap_or(0))))
+    }
+}
+
+impl PostgresStore {
+    /// Takes rows of a batch back, as far as they still are where they were found.
+    async fn take_back(
+        &self,
+        seq: BatchSeq,
+        back: &Back<'_>,
+        now: Timestamp,
+        name: &'static str,
+    ) -> StoreResult<Reclaimed> {
+        let mut tx = self.write(name).await?;
+        let Some(batch) = ledgers::read(&mut tx, seq, name).await? else { return Ok(Reclaimed::default()) };
+        let mut moved = Moved::new(batch);
+        let lost_after = match back.how {
+            ComeBack::Queued { lost_after } if moved.batch.ledger.claimable() => Some(lost_after),
+            ComeBack::Queued { .. } | ComeBack::Pending => None,
+        };
+        let condition = match back.tokens {
+            None => ORPHAN,
+            Some(_) => "s.status = 2 AND s.lease_token = ANY($8) AND $1::int8 = $1",
+        };
+        let ends = "s.asked IS NOT NULL OR s.crashes + $6 >= $7";
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "/* penstock:{name} */ UPDATE row_state AS s SET status = CASE WHEN {ends} THEN 4 ELSE $4 END, \
+             code = CASE WHEN s.asked IS NOT NULL THEN '{}' WHEN {ends} THEN '{}' ELSE s.code END, \
+             step = CASE WHEN {ends} THEN s.asked ELSE s.step END, \
+             http_status = CASE WHEN {ends} THEN NULL ELSE s.http_status END, \
+             attempts = s.attempts + CASE WHEN {ends} THEN 1 ELSE 0 END, \
+             crashes = s.crashes + $6, asked = NULL, \
+             not_before = CASE WHEN {ends} OR $4 = 1 THEN NULL ELSE $1::int8 END, \
+             queued_until = CASE WHEN {ends} THEN NULL ELSE $5::int8 END, \
+             lease_token = NULL, lease_holder = NULL, lease_until = NULL \
+             WHERE s.batch = $2 AND s.number = ANY($3) AND {condition} \
+             RETURNING s.number, s.status, s.code, s.crashes",
+            code::OUTCOME_UNKNOWN,
+            code::WORKER_CRASHED
+        )))
+        .bind(now.millis())
+        .bind(seq.0)
+        .bind(back.numbers)
+        .bind(if lost_after.is_some() { RowStatus::Queued.code() } else { RowStatus::Pending.code() })
+        .bind(lost_after.map(Timestamp::millis))
+        .bind(i16::from(back.tokens.is_none()))
+        .bind(small(MOST_CRASHES))
+        .bind(back.tokens.unwrap_or_default())
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(store_error(name))?;
+        let mut reclaimed = Reclaimed::default();
+        let mut first_failed: Option<u32> = None;
+        for row in &rows {
+            let c = Columns::of("row_state", row);
+            let number = c.u32("number")?;
+            if c.code("status", RowStatus::from_code)? != RowStatus::Failed {
+                let row = RowRef { batch: seq, number };
+                reclaimed.requeued.push(Requeued { row, crashes: c.u16("crashes")? });
+                continue;
+            }
+            first_failed = first_failed.into_iter().chain([number]).min();
+            if c.opt_text("code")?.as_deref() == Some(code::WORKER_CRASHED) {
+                reclaimed.crashed += 1;
+            } else {
+                reclaimed.unknown += 1;
+            }
+        }
+        if lost_after.is_none() {
+            reclaimed.pending =
+                u32::try_from(std::mem::take(&mut reclaimed.requeued).len()).unwrap_or(u32::MAX);
+        }
+        let requeued = u32::try_from(reclaimed.requeued.len()).unwrap_or(u32::MAX);
+        let failed = reclaimed.crashed + reclaimed.unknown;
+        moved.take_back(requeued, reclaimed.pending, failed, first_failed, now)?;
+        ledgers::write(&mut tx, &moved.batch, moved.read_revision, &moved.events, now, name).await?;
+        commit(tx, name).await?;
+        Ok(reclaimed)
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
