@@ -16,6 +16,7 @@ mod failover;
 mod files;
 mod http;
 mod keyring;
+mod keys;
 mod life;
 mod links;
 mod listening;

@@ -52,6 +52,7 @@ pub async fn list(
     if caller.role != KeyRole::Admin {
         return Err(Problem::forbidden("the audit log is for admin keys"));
     }
+    caller.for_all_pipelines()?;
     let batch =
         query.batch.as_deref().map(str::parse).transpose().map_err(|_| Problem::not_found("such batch"))?;
     let limit = page_size(query.limit, 100)?;

@@ -3,15 +3,16 @@
 use std::time::{Duration, Instant};
 
 use actix_web::dev::Payload;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::{Method, StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, web};
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use futures::{Stream, TryStreamExt as _};
 use penstock_crypto::ApiKey;
 use penstock_domain::ids::{BatchId, OwnerSeq};
+use penstock_flow::keys;
 use penstock_store::batches::Batch;
-use penstock_store::owners::{ApiKeyRecord, KeyRole};
+use penstock_store::owners::{ApiKeyRecord, KeyRole, Scope, Scopes};
 
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -30,6 +31,10 @@ pub struct Caller {
     pub owner_name: String,
     /// What it may see.
     pub role: KeyRole,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// The pipelines that it may use; none: all.
+    pub pipelines: Option<Vec<String>>,
 }
 
 impl Caller {
@@ -49,7 +54,9 @@ impl Caller {
     /// 404 when there is none, or when it is another owner's.
     pub async fn batch(&self, state: &ApiState, id: &str) -> Result<Batch, Problem> {
         let id: BatchId = id.parse().map_err(|_| Problem::not_found("such batch"))?;
-        state.engines.store.batch(id, self.scope()).await?.ok_or_else(|| Problem::not_found("such batch"))
+        let batch = state.engines.store.batch(id, self.scope()).await?;
+        let batch = batch.filter(|batch| self.may_use(&batch.pipeline));
+        batch.ok_or_else(|| Problem::not_found("such batch"))
     }
 
     /// A batch of its own, to command.
@@ -61,9 +68,23 @@ impl Caller {
         if batch.owner == self.owner { Ok(batch) } else { Err(reads_only()) }
     }
 
+    /// Whether the key is for that pipeline.
+    pub fn may_use(&self, pipeline: &str) -> bool {
+        self.pipelines.as_ref().is_none_or(|pipelines| pipelines.iter().any(|one| one == pipeline))
+    }
+
+    /// # Errors
+    /// 403 when the key is for some pipelines alone.
+    pub fn for_all_pipelines(&self) -> Result<(), Problem> {
+        match self.pipelines {
+            None => Ok(()),
+            Some(_) => Err(Problem::forbidden("this needs a key that is not limited to pipelines")),
+        }
+    }
+
     /// Whether the key is still good: who listens for hours asks again.
     pub async fn is_valid(&self, state: &ApiState) -> bool {
-        matches!(state.engines.store.key(&self.key_id).await, Ok(Some(record)) if record.revoked_at.is_none())
+        matches!(state.engines.store.key(&self.key_id).await, Ok(Some(record)) if record.is_valid(state.engines.clock.now()))
     }
 
     /// Asks for the key again, before something is done for a request that took long.
@@ -101,7 +122,14 @@ impl Caller {
 
 impl From<ApiKeyRecord> for Caller {
     fn from(record: ApiKeyRecord) -> Self {
-        Self { key_id: record.id, owner: record.owner_seq, owner_name: record.owner, role: record.role }
+        Self {
+            key_id: record.id,
+            owner: record.owner_seq,
+            owner_name: record.owner,
+            role: record.scopes.role(),
+            scopes: record.scopes,
+            pipelines: record.pipelines,
+        }
     }
 }
 
@@ -120,6 +148,19 @@ pub fn reads_only() -> Problem {
     )
 }
 
+/// What a key needs for a route. Routes of their own take uploads for pipelines.
+pub fn needed_scope(method: &Method, route: &str) -> Scope {
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+        || route == "/v2/batches/{id}/downloads"
+    {
+        Scope::Read
+    } else if route.starts_with("/v2/batches/") || route.starts_with("/v2/callbacks/") {
+        Scope::Command
+    } else {
+        Scope::Upload
+    }
+}
+
 impl FromRequest for Caller {
     type Error = Problem;
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
@@ -127,6 +168,7 @@ impl FromRequest for Caller {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let state = request.app_data::<web::Data<ApiState>>().cloned();
         let mut sent = request.headers().get_all(header::AUTHORIZATION).cloned();
+        let needed = needed_scope(request.method(), &request.match_pattern().unwrap_or_default());
         let (sent, another) = (sent.next(), sent.next().is_some());
         Box::pin(async move {
             if another {
@@ -139,11 +181,57 @@ impl FromRequest for Caller {
             let (scheme, text) = sent.split_once(' ').ok_or_else(refused)?;
             let key = ApiKey::parse(text.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
             let key = key.ok_or_else(refused)?;
-            let record = state.engines.store.key(key.id()).await?.ok_or_else(refused)?;
-            if record.revoked_at.is_some() || !key.verify(&record.hash) {
-                return Err(refused());
+            let caller: Self = keys::find(&state.engines, &key).await?.ok_or_else(refused)?.into();
+            if !caller.scopes.allow(needed) {
+                let name = needed.name();
+                return Err(Problem::forbidden(format!("this needs a key with the scope `{name}`")));
             }
-            Ok(record.into())
+            Ok(caller)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa::OpenApi as _;
+
+    use super::*;
+    use crate::openapi::Document;
+
+    /// Every route of the document that takes a key and changes something, with the scope that it needs.
+    #[test]
+    fn every_route_needs_a_scope() {
+        let paths = serde_json::to_value(Document::openapi()).unwrap()["paths"].take();
+        let mut needed = Vec::new();
+        for (path, operations) in paths.as_object().unwrap() {
+            for (method, _) in
+                operations.as_object().unwrap().iter().filter(|(_, one)| !one["security"].is_null())
+            {
+                let method: Method = method.to_uppercase().parse().unwrap();
+                let scope = needed_scope(&method, path);
+                if method == Method::GET {
+                    assert_eq!(scope, Scope::Read, "{path}");
+                } else {
+                    needed.push(format!("{} {method} {path}", scope.name()));
+                }
+            }
+        }
+        needed.sort();
+        assert_eq!(
+            needed,
+            [
+                "command DELETE /v2/batches/{id}",
+                "command POST /v2/batches/{id}/cancel",
+                "command POST /v2/batches/{id}/pause",
+                "command POST /v2/batches/{id}/resume",
+                "command POST /v2/batches/{id}/retry",
+                "command POST /v2/callbacks/{id}/redeliver",
+                "read POST /v2/batches/{id}/downloads",
+                "upload POST /v2/pipelines/{name}/batches",
+                "upload POST /v2/uploads",
+                "upload PUT /v2/uploads/{id}/content",
+            ]
+        );
+        assert_eq!(needed_scope(&Method::POST, "/v2/client/users/batch/invite"), Scope::Upload);
     }
 }

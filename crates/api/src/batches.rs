@@ -106,10 +106,17 @@ pub async fn list(
         (Some(_), KeyRole::Client) => return Err(Problem::forbidden("`owner` is for admin keys")),
         (None, _) => caller.scope(),
     };
+    let pipelines = match query.pipeline {
+        Some(pipeline) if !caller.may_use(&pipeline) => {
+            return Err(Problem::forbidden("the key is for other pipelines"));
+        }
+        Some(pipeline) => vec![pipeline],
+        None => caller.pipelines.clone().unwrap_or_default(),
+    };
     let filter = BatchFilter {
         owner,
         status: states::<BatchStatus>(query.status.as_deref())?,
-        pipeline: query.pipeline,
+        pipelines,
         created_from: query.created_from,
         created_to: query.created_to,
         before,

@@ -53,7 +53,10 @@ pub async fn list(
     let limit = page_size(query.limit, 50)?;
     let batch = match &query.batch {
         Some(id) => Some(caller.batch(&state, id).await?.seq),
-        None => None,
+        None => {
+            caller.for_all_pipelines()?;
+            None
+        }
     };
     let before = query.cursor.as_deref().map(cursor).transpose()?;
     let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
@@ -82,6 +85,7 @@ pub async fn redeliver(
     id: web::Path<String>,
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
+    caller.for_all_pipelines()?;
     let id = id.parse().map_err(|_| Problem::not_found("such callback"))?;
     let now = state.engines.clock.now();
     let callback = state.engines.store.redeliver(id, Some(caller.owner), now).await?;

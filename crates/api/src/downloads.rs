@@ -111,8 +111,9 @@ pub async fn follow(
     let engines = &state.engines;
     let link = Link::read(&engines.keyring.get(), &token, engines.clock.now())
         .map_err(|error| Problem::forbidden(error.to_string()))?;
-    let key = engines.store.key(&link.key_id).await?.filter(|record| record.revoked_at.is_none());
-    let key = key.ok_or_else(|| Problem::forbidden("the key that made this link was revoked"))?;
+    let key = engines.store.key(&link.key_id).await?.filter(|record| record.is_valid(engines.clock.now()));
+    let key =
+        key.ok_or_else(|| Problem::forbidden("the key that made this link was revoked or has expired"))?;
     let caller = Caller::from(key);
     let batch = caller.batch(&state, &link.batch.to_string()).await?;
     reports::send(&state, caller, batch, &link.report, seen.into_inner(), &request).await

@@ -56,6 +56,9 @@ pub async fn upload(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    if !caller.may_use(&pipeline.name) {
+        return Err(Problem::forbidden("the key is for other pipelines"));
+    }
     let wanted = UploadRequest {
         owner: caller.owner,
         owner_name: caller.owner_name.clone(),

@@ -37,6 +37,7 @@ refusals! {
     Asked {
         "400": "The query, a header or the body cannot be read",
         "401": "There is no valid key",
+        "403": "The key lacks a scope, or is for other pipelines",
         "406": "No content coding of Accept-Encoding is written here",
         "500": "Something went wrong; it was logged",
         "503": "An engine is away: try again after Retry-After",

@@ -112,8 +112,14 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
     let now = engines.clock.now();
     let batch = match command {
         Command::List { status, owner, pipeline, created_from, created_to, before, limit } => {
-            let filter =
-                BatchFilter { status, pipeline, created_from, created_to, limit, ..BatchFilter::default() };
+            let filter = BatchFilter {
+                status,
+                pipelines: pipeline.into_iter().collect(),
+                created_from,
+                created_to,
+                limit,
+                ..BatchFilter::default()
+            };
             return list(opened, filter, owner, before, out).await;
         }
         Command::Show { batch } => {

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use penstock_app::{Settings, StartError, data_dir, shutdown};
-use penstock_crypto::ApiKey;
 use penstock_domain::pipeline::{Catalog, Pipeline};
+use penstock_flow::keys::{self, Grant};
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
-use penstock_store::owners::{ApiKeyRecord, KeyRole};
 use serde_json::Value;
 
 use crate::DEFAULT_DATA;
@@ -123,17 +122,7 @@ impl Demo {
         let engines = &everything.chosen.engines;
         let now = engines.clock.now();
         let owner = engines.store.ensure_owner("demo", now).await.map_err(said)?;
-        let key = ApiKey::generate(engines.random.as_ref()).map_err(said)?;
-        let record = ApiKeyRecord {
-            id: key.id().to_owned(),
-            owner: owner.name,
-            owner_seq: owner.seq,
-            role: KeyRole::Client,
-            hash: key.hash(),
-            created_at: now,
-            revoked_at: None,
-        };
-        engines.store.create_key(&record).await.map_err(said)?;
+        let (key, _) = keys::create(engines, &owner, Grant::default()).await.map_err(said)?;
         let http = reqwest::Client::builder().no_proxy().build().map_err(said)?;
         Ok(Self { http, base: format!("http://{}", everything.address), key: key.reveal(), out })
     }

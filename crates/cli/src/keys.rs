@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use penstock_app::StartError;
+use penstock_app::settings::parse_span;
 use penstock_app::startup::keyring_error;
-use penstock_crypto::{ApiKey, Keyring};
+use penstock_crypto::Keyring;
+use penstock_flow::keys::{self, Grant};
 use penstock_flow::rotation::{self, KeyNeed};
-use penstock_store::owners::{ApiKeyRecord, KeyRole};
+use penstock_store::owners::{ApiKeyRecord, KeyRole, Scope};
 use serde_json::json;
 
 use crate::open::{Opened, operator_name, owner_name, said};
@@ -23,6 +25,15 @@ pub enum Command {
         /// Sees every owner's batches, and the audit log; commands only its own owner's
         #[arg(long)]
         admin: bool,
+        /// What it may do, with commas between: read, upload, command, admin
+        #[arg(long, value_delimiter = ',', value_parser = scope, default_value = "read,upload,command")]
+        scopes: Vec<Scope>,
+        /// The pipelines that it may use, with commas between; without it all
+        #[arg(long, value_delimiter = ',', num_args = 1)]
+        pipeline: Option<Vec<String>>,
+        /// It ends after this time: 12h, 90d
+        #[arg(long, value_parser = parse_span)]
+        expires_in: Option<Duration>,
     },
     /// Lists keys, without their secrets
     List,
@@ -40,23 +51,20 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
     let store = &engines.store;
     let now = engines.clock.now();
     match command {
-        Command::Create { owner, admin } => {
+        Command::Create { owner, admin, scopes, pipeline, expires_in } => {
             prepare(opened).await?;
             let owner = store.ensure_owner(&owner, now).await.map_err(said)?;
-            let key = ApiKey::generate(engines.random.as_ref()).map_err(said)?;
-            let record = ApiKeyRecord {
-                id: key.id().to_owned(),
-                owner: owner.name.clone(),
-                owner_seq: owner.seq,
-                role: if admin { KeyRole::Admin } else { KeyRole::Client },
-                hash: key.hash(),
-                created_at: now,
-                revoked_at: None,
-            };
-            store.create_key(&record).await.map_err(said)?;
-            let role = if admin { "an admin" } else { "a client" };
-            opened.audit_done("key.create", format!("{} ({role} of {})", record.id, record.owner)).await;
-            let shown = json!({ "id": record.id, "owner": record.owner, "key": key.reveal() });
+            let scopes = scopes.into_iter().chain(admin.then_some(Scope::Admin)).collect();
+            let expires_at = expires_in.map(|time| now + time);
+            let grant = Grant { scopes, pipelines: pipeline, expires_at };
+            let (key, record) = keys::create(engines, &owner, grant).await.map_err(said)?;
+            let role = if record.role == KeyRole::Admin { "an admin" } else { "a client" };
+            let what = format!("{} ({role} of {}): {}", record.id, record.owner, granted(&record));
+            opened.audit_done("key.create", what).await;
+            let shown = json!({
+                "id": record.id, "owner": record.owner, "key": key.reveal(), "scopes": record.scopes,
+                "pipelines": record.pipelines, "expires_at": record.expires_at,
+            });
             out.say(&shown, || format!("{}\n(shown once; its id is {})", key.reveal(), record.id));
             Ok(true)
         }
@@ -65,12 +73,19 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             let rows: Vec<Vec<String>> = keys
                 .iter()
                 .map(|key| {
+                    let state = match (key.revoked_at, key.expires_at) {
+                        (Some(at), _) => format!("revoked {at}"),
+                        (None, Some(at)) if at <= now => format!("expired {at}"),
+                        (None, Some(at)) => format!("until {at}"),
+                        (None, None) => String::new(),
+                    };
+                    let used = key.last_used_at.map_or("never".to_owned(), |at| at.to_string());
                     let role = if key.role == KeyRole::Admin { "admin" } else { "client" };
-                    let revoked = key.revoked_at.map_or(String::new(), |at| format!("revoked {at}"));
-                    vec![key.id.clone(), key.owner.clone(), role.into(), key.created_at.to_string(), revoked]
+                    let created = key.created_at.to_string();
+                    vec![key.id.clone(), key.owner.clone(), role.into(), granted(key), created, used, state]
                 })
                 .collect();
-            out.table(&keys, &["ID", "OWNER", "ROLE", "CREATED", ""], &rows);
+            out.table(&keys, &["ID", "OWNER", "ROLE", "MAY", "CREATED", "LAST USED", ""], &rows);
             Ok(true)
         }
         Command::Revoke { id } => {
@@ -85,6 +100,17 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         }
         Command::Rotate => rotate(opened, out).await,
     }
+}
+
+/// `read, upload (invite)`: scopes, and pipelines unless it is for all.
+fn granted(key: &ApiKeyRecord) -> String {
+    let scopes = key.scopes.iter().map(Scope::name).collect::<Vec<_>>().join(", ");
+    key.pipelines.as_ref().map_or(scopes.clone(), |pipelines| format!("{scopes} ({})", pipelines.join(", ")))
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    let found = Scope::ALL.into_iter().find(|scope| scope.name() == text);
+    found.ok_or_else(|| format!("`{text}` is no scope; write read, upload, command or admin"))
 }
 
 /// Brings a new file's schema up, so that the first command on one machine needs no other.

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use penstock_app::StartError;
-use penstock_crypto::ApiKey;
-use penstock_store::owners::{ApiKeyRecord, KeyRole};
+use penstock_flow::keys::{self, Grant};
 use serde_json::Value;
 
 use crate::open::{Opened, said};
@@ -35,17 +34,7 @@ pub async fn run(opened: &Opened, smoke: &Smoke<'_>, out: Output) -> Result<bool
     let store = &engines.store;
     let now = engines.clock.now();
     let owner = store.ensure_owner(OWNER, now).await.map_err(said)?;
-    let key = ApiKey::generate(engines.random.as_ref()).map_err(said)?;
-    let record = ApiKeyRecord {
-        id: key.id().to_owned(),
-        owner: owner.name,
-        owner_seq: owner.seq,
-        role: KeyRole::Client,
-        hash: key.hash(),
-        created_at: now,
-        revoked_at: None,
-    };
-    store.create_key(&record).await.map_err(said)?;
+    let (key, record) = keys::create(engines, &owner, Grant::default()).await.map_err(said)?;
     let batch = carry(smoke, &key.reveal()).await;
     store.revoke_key(&record.id, engines.clock.now()).await.map_err(said)?;
     let batch = batch?;

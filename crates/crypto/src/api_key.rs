@@ -1,4 +1,4 @@
-//! API keys: `psk_<id>_<secret>`. The id is public; of the secret only a hash is kept.
+//! API keys: `psk_<id>_<secret>`. The id is public; of the secret only a keyed hash is kept.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -55,13 +55,13 @@ impl ApiKey {
         format!("{PREFIX}{}_{}", self.id, self.secret)
     }
 
-    /// SHA-256 of the secret. A plain hash is enough: 256 random bits cannot be guessed, so slowing a guesser down
-    /// (as for passwords) would only slow requests down.
+    /// SHA-256 of the secret: what its record is authenticated with. It needs no slow hash (as passwords do): 256 random bits
+    /// cannot be guessed.
     pub fn hash(&self) -> Vec<u8> {
         digest::digest(&digest::SHA256, self.secret.as_bytes()).as_ref().to_vec()
     }
 
-    /// Whether the key is the one behind a stored hash. Takes the same time for every wrong one.
+    /// Whether the key is the one behind a hash that an earlier release stored. Takes the same time for every wrong one.
     pub fn verify(&self, stored: &[u8]) -> bool {
         let hash = self.hash();
         hash.len() == stored.len() && hash.iter().zip(stored).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0

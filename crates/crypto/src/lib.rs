@@ -20,6 +20,7 @@ pub use api_key::ApiKey;
 pub use data_key::{Ad, DataKey};
 pub use epoch::{Binding, EpochKey};
 pub use keyring::{CurrentKeyring, Fingerprinter, Keyring, KeyringError, WrappedKey};
+pub use mac::{check_record_mac, record_mac};
 pub use short_token::ShortTokens;
 pub use stream::{Place, StreamLayout, StreamOpener, StreamSealer};
 

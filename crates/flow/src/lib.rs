@@ -23,6 +23,7 @@ pub mod eta;
 pub mod extract;
 pub mod file;
 mod kept;
+pub mod keys;
 pub mod links;
 pub mod metrics;
 pub mod pace;

@@ -15,7 +15,7 @@ use crate::engines::Engines;
 use crate::epochs;
 use crate::error::FlowError;
 use crate::secrets::Place;
-use crate::{definitions, earlier};
+use crate::{definitions, earlier, keys};
 
 /// Data keys re-wrapped in one step.
 const STEP: u32 = 500;
@@ -147,6 +147,7 @@ pub async fn rewrap(engines: &Engines, oldest: Duration, actor: &str) -> Result<
     }
     done.secrets += u64::from(reseal_fingerprint(engines).await?);
     authenticate_definitions(engines, &mut done).await?;
+    keys::convert_earlier(engines).await?;
     if done.is_something() {
         write_down(engines, actor, &done).await;
     }
@@ -268,8 +269,12 @@ pub async fn fingerprinter(engines: &Engines) -> Result<Fingerprinter, FlowError
 /// # Errors
 /// As [`fingerprinter`].
 pub(crate) async fn installation_secret(engines: &Engines) -> Result<[u8; 32], FlowError> {
-    let secret = fingerprint_secret(engines, &engines.keyring.get()).await?;
-    secret.try_into().map_err(|_| FlowError::Inconsistent("the installation's secret is not 32 bytes".into()))
+    let open = async {
+        let secret = fingerprint_secret(engines, &engines.keyring.get()).await?;
+        let wrong = |_| FlowError::Inconsistent("the installation's secret is not 32 bytes".into());
+        secret.try_into().map_err(wrong)
+    };
+    engines.secrets.installation.get_or_try_init(|| open).await.copied()
 }
 
 async fn fingerprint_secret(engines: &Engines, keyring: &Keyring) -> Result<Vec<u8>, FlowError> {

@@ -182,6 +182,8 @@ pub(crate) fn unreadable_header(batch: &Batch) -> FlowError {
 #[derive(Default)]
 pub struct Secrets {
     kept: Kept<BatchSeq, (Record, SecretsOf)>,
+    /// The installation's own secret, once it was opened: it is never another one.
+    pub(crate) installation: tokio::sync::OnceCell<[u8; 32]>,
 }
 
 /// Of which record opened secrets are: one that was changed since opens anew, or not at all.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_store::callbacks::CallbackStatus;
 use penstock_store::operations::AuditEntry;
-use penstock_store::owners::{ApiKeyRecord, KeyRole};
+use penstock_store::owners::{ApiKeyRecord, KeyRole, Scopes};
 use penstock_store::work::Claim;
 use penstock_store::{Store, StoreError};
 
@@ -35,7 +35,7 @@ const fn damage(table: &'static str, column: &'static str, value: &'static str, 
     Damage { table, column, value, read }
 }
 
-const DAMAGES: [Damage; 22] = [
+const DAMAGES: [Damage; 24] = [
     damage("batches", "status", "9", Read::Batch),
     damage("batches", "outcome", "9", Read::Batch),
     damage("batches", "priority", "100000", Read::Batch),
@@ -55,6 +55,8 @@ const DAMAGES: [Damage; 22] = [
     damage("row_state", "not_before", "-1", Read::Row),
     damage("row_data", "line", "-1", Read::Claim),
     damage("api_keys", "role", "7", Read::Key),
+    damage("api_keys", "scopes", "0", Read::Key),
+    damage("api_keys", "pipelines", "'no list'", Read::Key),
     damage("callbacks", "status", "9", Read::Callback),
     damage("callbacks", "attempts", "-1", Read::Callback),
     damage("audit", "at", "-1", Read::Audit),
@@ -113,8 +115,13 @@ impl Scene {
             owner: batch.owner_name.clone(),
             owner_seq: batch.owner,
             role: KeyRole::Client,
-            hash: vec![1; 32],
+            scopes: Scopes::CLIENT,
+            pipelines: Some(vec!["p".into()]),
+            hash: Vec::new(),
+            mac: Some(vec![1; 32]),
             created_at: START,
+            expires_at: Some(START),
+            last_used_at: None,
             revoked_at: None,
         };
         store.create_key(&key).await.unwrap();

@@ -329,8 +329,8 @@ fn push_filter(query: &mut QueryBuilder<sqlx::Postgres>, filter: &BatchFilter, f
         let codes: Vec<i32> = filter.status.iter().map(|status| i32::from(status.code())).collect();
         query.push(" AND b.status = ANY(").push_bind(codes).push(")");
     }
-    if let Some(pipeline) = &filter.pipeline {
-        query.push(" AND b.pipeline = ").push_bind(pipeline.clone());
+    if !filter.pipelines.is_empty() {
+        query.push(" AND b.pipeline = ANY(").push_bind(filter.pipelines.clone()).push(")");
     }
     if let Some(from) = filter.created_from {
         query.push(" AND b.created_at >= ").push_bind(from.millis());

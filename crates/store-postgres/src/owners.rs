@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use penstock_domain::ids::OwnerSeq;
 use penstock_domain::time::Timestamp;
 use penstock_store::decode::Columns as _;
-use penstock_store::owners::{ApiKeyRecord, CallbackSecrets, KeyRole, Owner, Owners};
+use penstock_store::owners::{ApiKeyRecord, CallbackSecrets, KeyRole, Owner, Owners, Scope, Scopes};
 use penstock_store::{StoreError, StoreResult};
 use sqlx::postgres::PgRow;
 
@@ -25,12 +25,23 @@ fn owner(row: &PgRow) -> StoreResult<Owner> {
 
 fn key(row: &PgRow) -> StoreResult<ApiKeyRecord> {
     let c = Columns::of("api_keys", row);
+    let role = c.code("role", KeyRole::from_code)?;
+    let scopes = c.code("scopes", Scopes::from_code)?;
+    let pipelines = c.opt_text("pipelines")?;
     Ok(ApiKeyRecord {
         id: c.text("id")?,
         owner: c.text("owner_name")?,
         owner_seq: OwnerSeq(c.i64("owner")?),
-        role: c.code("role", KeyRole::from_code)?,
+        role,
+        scopes: if role == KeyRole::Admin { scopes.with(Scope::Admin) } else { scopes },
+        pipelines: pipelines
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|_| c.inconsistent("pipelines"))?,
         hash: c.bytes("hash")?,
+        mac: c.opt_bytes("mac")?,
+        expires_at: c.opt_time("expires_at")?,
+        last_used_at: c.opt_time("last_used_at")?,
         created_at: c.time("created_at")?,
         revoked_at: c.opt_time("revoked_at")?,
     })
@@ -83,13 +94,18 @@ impl Owners for PostgresStore {
 
     async fn create_key(&self, key: &ApiKeyRecord) -> StoreResult<()> {
         sqlx::query(
-            "/* penstock:create_key */ INSERT INTO api_keys (id, owner, role, hash, created_at) VALUES ($1, $2, $3, $4, $5)",
+            "/* penstock:create_key */ INSERT INTO api_keys (id, owner, role, scopes, pipelines, hash, mac, created_at, expires_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(&key.id)
         .bind(key.owner_seq.0)
         .bind(i32::from(key.role.code()))
+        .bind(i32::from(key.scopes.code()))
+        .bind(key.pipelines.as_ref().map(|pipelines| serde_json::json!(pipelines).to_string()))
         .bind(&key.hash)
+        .bind(&key.mac)
         .bind(key.created_at.millis())
+        .bind(opt_ms(key.expires_at))
         .execute(&self.pool)
         .await
         .map_err(store_error("create_key"))?;
@@ -98,7 +114,7 @@ impl Owners for PostgresStore {
 
     async fn key(&self, id: &str) -> StoreResult<Option<ApiKeyRecord>> {
         let row = sqlx::query(
-            "/* penstock:key */ SELECT k.id, k.owner, k.role, k.hash, k.created_at, k.revoked_at, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
+            "/* penstock:key */ SELECT k.id, k.owner, k.role, k.scopes, k.pipelines, k.hash, k.mac, k.created_at, k.expires_at, k.last_used_at, k.revoked_at, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
              WHERE k.id = $1",
         )
         .bind(id)
@@ -110,7 +126,7 @@ impl Owners for PostgresStore {
 
     async fn keys(&self) -> StoreResult<Vec<ApiKeyRecord>> {
         let rows = sqlx::query(
-            "/* penstock:keys */ SELECT k.id, k.owner, k.role, k.hash, k.created_at, k.revoked_at, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
+            "/* penstock:keys */ SELECT k.id, k.owner, k.role, k.scopes, k.pipelines, k.hash, k.mac, k.created_at, k.expires_at, k.last_used_at, k.revoked_at, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
              ORDER BY k.created_at DESC, k.id",
         )
         .fetch_all(&self.pool)
@@ -119,9 +135,31 @@ impl Owners for PostgresStore {
         rows.iter().map(key).collect()
     }
 
+    async fn touch_key(&self, id: &str, now: Timestamp) -> StoreResult<()> {
+        sqlx::query("/* penstock:touch_key */ UPDATE api_keys SET last_used_at = $1 WHERE id = $2 AND coalesce(last_used_at, 0) < $1")
+            .bind(now.millis())
+            .bind(id)
+            .execute(&self.pool)
+            .await
+            .map_err(store_error("touch_key"))?;
+        Ok(())
+    }
+
+    async fn set_key_mac(&self, id: &str, mac: &[u8]) -> StoreResult<bool> {
+        let done = sqlx::query(
+            "/* penstock:set_key_mac */ UPDATE api_keys SET mac = $1 WHERE id = $2 AND mac IS NULL",
+        )
+        .bind(mac)
+        .bind(id)
+        .execute(&self.pool)
+        .await
+        .map_err(store_error("set_key_mac"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
     async fn revoke_key(&self, id: &str, now: Timestamp) -> StoreResult<bool> {
         let done = sqlx::query(
-            "/* penstock:revoke_key */ UPDATE api_keys SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL",
+            "/* penstock:revoke_key */ UPDATE api_keys SET revoked_at = $1, mac = '', hash = '' WHERE id = $2 AND revoked_at IS NULL",
         )
         .bind(now.millis())
         .bind(id)

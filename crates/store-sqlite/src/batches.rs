@@ -331,8 +331,11 @@ fn push_filter(query: &mut QueryBuilder<sqlx::Sqlite>, filter: &BatchFilter, flo
             .push_bind(serde_json::json!(codes).to_string());
         query.push("))");
     }
-    if let Some(pipeline) = &filter.pipeline {
-        query.push(" AND b.pipeline = ").push_bind(pipeline.clone());
+    if !filter.pipelines.is_empty() {
+        query
+            .push(" AND b.pipeline IN (SELECT value FROM json_each(")
+            .push_bind(serde_json::json!(filter.pipelines).to_string());
+        query.push("))");
     }
     if let Some(from) = filter.created_from {
         query.push(" AND b.created_at >= ").push_bind(from.millis());

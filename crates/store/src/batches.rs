@@ -195,8 +195,8 @@ pub struct BatchFilter {
     pub owner: Option<OwnerSeq>,
     /// In which states.
     pub status: Vec<BatchStatus>,
-    /// Of which pipeline.
-    pub pipeline: Option<String>,
+    /// Only of these pipelines; empty: of all.
+    pub pipelines: Vec<String>,
     /// Created at or after.
     pub created_from: Option<Timestamp>,
     /// Created before.
@@ -214,7 +214,7 @@ impl BatchFilter {
     /// Whether it leaves out batches that it has to look at.
     pub fn is_narrow(&self) -> bool {
         !self.status.is_empty()
-            || self.pipeline.is_some()
+            || !self.pipelines.is_empty()
             || self.created_from.is_some()
             || self.created_to.is_some()
     }
