@@ -44,13 +44,14 @@ pub async fn sparing<B: MessageBody + 'static>(
     let mut response = next.call(request).await?;
     let length = length(&response);
     let mut permit = None;
-    if asked && !response.headers().contains_key(header::CONTENT_ENCODING) {
-        if let Some(length) = length {
-            let worth = length >= WORTH_COMPRESSING as u64;
-            permit = compressing.filter(|_| worth).and_then(|leave| leave.0.clone().try_acquire_owned().ok());
-            if permit.is_none() {
-                as_it_is(response.headers_mut());
-            }
+    if asked
+        && !response.headers().contains_key(header::CONTENT_ENCODING)
+        && let Some(length) = length
+    {
+        let worth = length >= WORTH_COMPRESSING as u64;
+        permit = compressing.filter(|_| worth).and_then(|leave| leave.0.clone().try_acquire_owned().ok());
+        if permit.is_none() {
+            as_it_is(response.headers_mut());
         }
     }
     Ok(response.map_body(|_, body| Permitted { body: Box::pin(body), _permit: permit }))
