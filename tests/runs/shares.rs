@@ -160,3 +160,50 @@ async fn until_the_good_ones_are_done(breaker: &str, behind: bool) -> f64 {
     assert_eq!((&ended["counts"]["completed"], &ended["counts"]["failed"]), (&json!(200), &json!(100)));
     took
 }
+
+/// All rows are refused each time. They all end soon after their time is over, though most of them are asked for once or never.
+#[tokio::test]
+async fn a_batch_that_is_always_refused_ends() {
+    let faults = Faults { wait: Wait::Seconds, wait_seconds: 1, ..Faults::default() };
+    let sandbox = Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox");
+    let limits = "rate: { limit: 20, period: 1s, burst: 1 }";
+    let place = Place::new(&[("one.yaml", &pipeline(limits, "throttled_for: 5s"))]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let id = upload(&client, people(named("busy", 60))).await;
+    let ended = client.finished(&id).await;
+    assert_eq!(ended["counts"]["failed"], 60, "{ended}");
+    for number in [1, 30, 60] {
+        let row = client.get(&format!("/v2/batches/{id}/rows/{number}")).await;
+        assert_eq!(row["error"]["code"], "throttled", "{row}");
+    }
+    let calls = sandbox.calls().len();
+    assert!(calls < 60, "{calls} calls in vain: they end together");
+}
+
+/// A row is asked for again behind a pause that is longer than its time, and only then it ends. With limits of owners' own the pause is
+/// the owner's.
+#[tokio::test]
+async fn a_long_pause_is_kept_and_is_its_owners_where_the_limits_are() {
+    let faults = Faults { wait: Wait::Seconds, wait_seconds: 6, ..Faults::default() };
+    let sandbox = Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox");
+    let limits = "concurrency: { limit: 3, per_owner: true }";
+    let place = Place::new(&[("one.yaml", &pipeline(limits, "throttled_for: 2s"))]);
+    let (key, other) = (place.key(&sandbox, "acme"), place.key(&sandbox, "other"));
+    let service = place.start(&sandbox, None);
+    let (client, other) = (Client::new(&service, &key), Client::new(&service, &other));
+    let busy = upload(&client, people(named("busy", 1))).await;
+    let refused = || sandbox.calls().into_iter().filter(|call| call.status == 429).collect::<Vec<_>>();
+    until("it is refused", async || refused().first().map(|_| ())).await;
+    let good = upload(&other, people(named("person", 20))).await;
+    other.finished(&good).await;
+    assert_eq!(refused().len(), 1, "the other owner did not wait for the pause's end");
+    let ended = client.finished(&busy).await;
+    assert_eq!(ended["counts"]["failed"], 1, "{ended}");
+    let row = client.get(&format!("/v2/batches/{busy}/rows/1")).await;
+    assert_eq!(row["error"]["code"], "throttled", "{row}");
+    let calls: Vec<u64> = refused().iter().map(|call| call.at_us).collect();
+    assert_eq!(calls.len(), 2, "it was asked for again: {row}");
+    assert!(calls[1] - calls[0] >= 5_900_000, "{calls:?}");
+}

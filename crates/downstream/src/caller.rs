@@ -66,6 +66,8 @@ pub enum Called {
         until: Timestamp,
         /// Which limit.
         reason: Reason,
+        /// For how long the dependency has refused everything, see [`Denied::refused_for`].
+        refused_for: Duration,
     },
     /// The row's lease would not have covered the call: it was not made.
     NotCovered,
@@ -102,6 +104,8 @@ struct Known {
     free_at: Instant,
     /// Whether its breaker was not closed when it last answered.
     probing: bool,
+    /// For how long everything had been refused, see [`Denied::refused_for`].
+    refused_for: Duration,
 }
 
 /// Makes a mark that lives as long as a call waits for a limit.
@@ -200,7 +204,7 @@ impl Caller {
         let gates = grant.gates.clone();
         let alone = self.report(grant, feedback).await;
         if let Some(pause) = feedback.pause.filter(|_| !alone) {
-            self.remember(&gates, Reason::Paused, Instant::now() + limit::duration(pause));
+            self.remember(&gates, Reason::Paused, Instant::now() + limit::duration(pause), None);
         }
         let status = response.as_ref().map(|response| response.status);
         self.figures.count(&dependency.name, |figures| figures.called(&verdict, status, elapsed));
@@ -231,6 +235,15 @@ impl Caller {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let own = gates.owner.as_ref().filter(|_| owner.is_some());
         known.contains_key(&gates.dependency) && own.is_none_or(|(name, _)| known.contains_key(name))
+    }
+
+    /// For how long the dependency has refused all calls for this owner (none: all calls), as far as this worker knows.
+    pub fn refused_for(&self, dependency: &Dependency, owner: Option<&str>) -> Duration {
+        let gates = Gates::of(dependency, owner.unwrap_or_default(), self.limiter.cold_wait_us());
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = gates.owner.as_ref().filter(|_| owner.is_some()).map(|(name, _)| name);
+        let refused = own.into_iter().chain([&gates.dependency]).filter_map(|gate| known.get(gate));
+        refused.map(|known| known.refused_for).max().unwrap_or_default()
     }
 
     fn known_wait(&self, gate: &str) -> Duration {
@@ -325,7 +338,7 @@ impl Caller {
         *turn = None;
         self.meet(gates, probe);
         if wait > 0.0 {
-            self.remember(gates, Reason::Rate, answered + limit::duration(wait));
+            self.remember(gates, Reason::Rate, answered + limit::duration(wait), None);
             mark.get_or_insert_with(waiting);
         }
         let mut refused = None;
@@ -358,14 +371,15 @@ impl Caller {
 
     fn sent_away(&self, dependency: &Dependency, gates: &Gates, denied: Denied) -> Called {
         let mut pause = limit::duration(denied.retry_after);
+        let refused_for = limit::duration(denied.refused_for);
         if denied.reason == Reason::Concurrency {
             // When a slot is free, one of those that wait in line has it.
             pause = pause.max(PATIENCE);
         } else if !denied.row_only {
-            self.remember(gates, denied.reason, Instant::now() + pause);
+            self.remember(gates, denied.reason, Instant::now() + pause, Some(refused_for));
         }
         self.figures.count(&dependency.name, |figures| figures.sent_away(denied.reason));
-        Called::Waits { until: self.clock.now() + pause, reason: denied.reason }
+        Called::Waits { until: self.clock.now() + pause, reason: denied.reason, refused_for }
     }
 
     /// Leave was given: the gates are known from now on.
@@ -373,12 +387,16 @@ impl Caller {
         let now = Instant::now();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for gate in std::iter::once(&gates.dependency).chain(gates.owner.as_ref().map(|(name, _)| name)) {
-            Self::known_of(&mut known, gate, now).probing = probing;
+            let known = Self::known_of(&mut known, gate, now);
+            known.probing = probing;
+            if !probing {
+                known.refused_for = Duration::ZERO;
+            }
         }
     }
 
     /// When the gate is free again of which the reason speaks. What an owner's own limit says tells nothing about others.
-    fn remember(&self, gates: &Gates, reason: Reason, at: Instant) {
+    fn remember(&self, gates: &Gates, reason: Reason, at: Instant, refused_for: Option<Duration>) {
         let own = match reason {
             Reason::OwnerRate | Reason::Rate | Reason::Paused => gates.pauses_owner(),
             Reason::Concurrency | Reason::BreakerOpen | Reason::Unavailable | Reason::Late => false,
@@ -387,6 +405,7 @@ impl Caller {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = Self::known_of(&mut known, gate, Instant::now());
         known.free_at = at;
+        known.refused_for = refused_for.unwrap_or(known.refused_for);
         known.probing |= reason == Reason::BreakerOpen;
     }
 
@@ -394,7 +413,11 @@ impl Caller {
         if !known.contains_key(gate) && known.len() >= MOST_REMEMBERED {
             known.retain(|_, known| known.free_at > now);
         }
-        known.entry(gate.to_owned()).or_insert(Known { free_at: now, probing: false })
+        known.entry(gate.to_owned()).or_insert(Known {
+            free_at: now,
+            probing: false,
+            refused_for: Duration::ZERO,
+        })
     }
 }
 

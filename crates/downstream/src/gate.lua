@@ -24,6 +24,7 @@ local KEEP_MS = 6 * 3600 * 1000
 
 -- Times, which move when the clock is set back; and what else a gate holds.
 local TIMES = { 'tat', 'paused_until', 'since', 'deaf_until', 'before_since', 'before_at', 'clear_at', 'refused_at',
+  'refused_since',
   'passed_at', 'trial_until', 'throttle_clean_at', 'window_start', 'bad_at', 'good_at', 'open_until', 'opened_at',
   'probing_since', 'breaker_clean_at', 'away_at', 'known_since', 'used_at' }
 local OTHERS = { 'factor', 'ceiling', 'climb', 'before_factor', 'before_ceiling', 'before_climb', 'refusals', 'in_a_row',
@@ -129,7 +130,7 @@ end
 -- throttle.rs
 
 local function denied(retry_after, reason, row_only)
-  return { text(now), 'denied', text(retry_after), reason, row_only and '1' or '0' }
+  return { text(now), 'denied', text(retry_after), reason, row_only and '1' or '0', '0' }
 end
 
 local function grown(refusals)
@@ -140,7 +141,11 @@ local function paused(gate)
   if gate.paused_until > now then return denied(gate.paused_until - now, 'paused') end
 end
 
-local function throttle_admits(gate)
+local function refused_for(gate)
+  return gate.refusals > 0 and gate.refused_at - gate.refused_since or 0
+end
+
+local function turn(gate)
   local refused = paused(gate)
   if refused or gate.refusals < ONE_AT_A_TIME then return refused end
   if is_suspect(asked.past) then
@@ -150,6 +155,12 @@ local function throttle_admits(gate)
     gate.throttle_clean_at = now
   end
   if now < gate.trial_until then return denied(math.min(gate.trial_until - now, PROBE_RETRY), 'paused') end
+end
+
+local function throttle_admits(gate)
+  local refused = turn(gate)
+  if refused then refused[6] = text(refused_for(gate)) end
+  return refused
 end
 
 local function throttle_granted(gate, at)
@@ -194,6 +205,7 @@ end
 local function refused(gate, left_at, pause)
   local is_news = now >= gate.deaf_until and left_at >= gate.refused_at
   if is_news then
+    if gate.refusals == 0 then gate.refused_since = now end
     gate.refusals = gate.refusals + 1
     gate.refused_at, gate.clear_at = now, math.max(gate.clear_at, now)
     if gate.refusals > 1 then pause = math.max(pause or 0, grown(gate.refusals)) end
@@ -212,6 +224,18 @@ local function refused(gate, left_at, pause)
   end
 end
 
+local function asked_to_wait(gate, past, pause)
+  local own = is_own(gate, past == 'failed' and 'throttled' or past)
+  gate.in_a_row = gate.in_a_row + 1
+  if not own then
+    gate.paused_until = math.max(gate.paused_until, now + pause)
+    gate.clear_at = math.max(gate.clear_at, gate.paused_until)
+  elseif is_suspect(past) then
+    gate.doubt = math.min(gate.doubt + 1, MOST_DOUBT)
+  end
+  return own
+end
+
 local function throttle_told(gate, told)
   if gate.trial == tonumber(asked.token) then gate.trial, gate.trial_until = 0, 0 end
   local left_at = now - told.elapsed
@@ -225,12 +249,9 @@ local function throttle_told(gate, told)
     end
     return own
   elseif not told.healthy then
-    local suspect = is_suspect(told.past)
-    if told.pause and not (suspect and is_beside(gate)) then
-      gate.paused_until = math.max(gate.paused_until, now + told.pause)
-      gate.clear_at = math.max(gate.clear_at, gate.paused_until)
-    end
-    if told.throttled and not suspect then sign(gate) end
+    local own = told.pause and asked_to_wait(gate, told.past, told.pause) or false
+    if told.throttled and not is_suspect(told.past) then sign(gate) end
+    return own
   elseif told.healthy then
     passed(gate, left_at)
     if told.past == 'throttled' then

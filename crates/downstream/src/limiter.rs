@@ -47,14 +47,15 @@ impl Gates {
         }
     }
 
-    /// Whether what a dependency says about too many calls is about this owner only.
+    /// Whether what a dependency says about too many calls is about this owner only: where all limits are owners' own, or
+    /// the rate is.
     pub fn pauses_owner(&self) -> bool {
-        self.owner.as_ref().is_some_and(|(_, policy)| policy.rate.is_some())
+        self.owner.is_some() && self.policy.rate.is_none()
     }
 
     /// Whether there is a rate, so that a call has its moment.
     pub fn paced(&self) -> bool {
-        self.policy.rate.is_some() || self.pauses_owner()
+        self.policy.rate.is_some() || self.owner.as_ref().is_some_and(|(_, own)| own.rate.is_some())
     }
 
     /// The name of the gate that counts calls under way, and how many it allows; none when they are not limited.

@@ -162,7 +162,10 @@ pub(crate) fn timed(answer: &[String]) -> Option<(f64, &[String])> {
 
 /// `{"granted", wait, slack, probe, confirm}`, or what [`denied`] reads.
 pub(crate) fn decision(answer: &[String]) -> Option<Decision> {
-    let [word, wait, slack, probe, confirm] = answer else { return denied(answer).map(Decision::Denied) };
+    if answer.first().is_some_and(|word| word == "denied") {
+        return denied(answer).map(Decision::Denied);
+    }
+    let [word, wait, slack, probe, confirm] = answer else { return None };
     (word == "granted").then_some(())?;
     Some(Decision::Granted {
         wait: wait.parse().ok()?,
@@ -172,9 +175,9 @@ pub(crate) fn decision(answer: &[String]) -> Option<Decision> {
     })
 }
 
-/// `{"denied", retry_after, reason, row_only}`.
+/// `{"denied", retry_after, reason, row_only, refused_for}`.
 pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
-    let [_, retry_after, reason, row_only] = answer else { return None };
+    let [_, retry_after, reason, row_only, refused_for] = answer else { return None };
     let reason = match reason.as_str() {
         "rate" => Reason::Rate,
         "owner_rate" => Reason::OwnerRate,
@@ -183,7 +186,12 @@ pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
         "breaker_open" => Reason::BreakerOpen,
         _ => return None,
     };
-    Some(Denied { retry_after: retry_after.parse().ok()?, reason, row_only: row_only == "1" })
+    Some(Denied {
+        retry_after: retry_after.parse().ok()?,
+        reason,
+        row_only: row_only == "1",
+        refused_for: refused_for.parse().ok()?,
+    })
 }
 
 /// `{free_in, paused_for, refusals, factor, in_flight, breaker, cause}`. What is not known stands as it would be at first: open.

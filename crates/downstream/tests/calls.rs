@@ -165,7 +165,7 @@ async fn a_word_to_wait_holds_the_dependency_and_costs_no_attempt() {
     let Verdict::Throttled { until: Some(until) } = verdict else { panic!("{verdict:?}") };
     assert!((1990..3000).contains(&until.since(before).as_millis()), "{until}");
     match call(&caller, &demand(&api), get("/ok")).await {
-        Called::Waits { until: again, reason: Reason::Paused } => {
+        Called::Waits { until: again, reason: Reason::Paused, .. } => {
             assert!(again.since(before) > Duration::from_millis(1900));
         }
         other => panic!("{other:?}"),
@@ -210,7 +210,7 @@ async fn whoever_asks_to_wait_is_left_alone_as_long_as_he_asks() {
         );
         let next = call(&caller, &demand(&api), get("/ok")).await;
         match next {
-            Called::Waits { until, reason: Reason::Paused } if pauses => {
+            Called::Waits { until, reason: Reason::Paused, .. } if pauses => {
                 assert!(until.since(before) >= Duration::from_secs(wait), "{path}: {until}");
             }
             Called::Answered { verdict: Verdict::Success, .. } if !pauses => {}
@@ -345,7 +345,7 @@ async fn a_worker_that_is_woken_too_late_calls_nothing_and_says_why() {
     let told = async {
         loop {
             let called = call(&caller, &demand(&api), get("/ok")).await;
-            if let Called::Waits { reason: Reason::Late, until } = called
+            if let Called::Waits { reason: Reason::Late, until, .. } = called
                 && until.since(SystemClock.now()) > Duration::from_millis(500)
             {
                 break;

@@ -87,17 +87,19 @@ pub struct Denied {
     pub reason: Reason,
     /// Whether it holds up this row only, because of the row's own past, and other rows may ask.
     pub row_only: bool,
+    /// For how long everything had been refused when a call was last tried, microseconds; 0: that is not so.
+    pub refused_for: f64,
 }
 
 impl Denied {
     /// A limit that holds up everybody.
     pub const fn new(retry_after: f64, reason: Reason) -> Self {
-        Self { retry_after, reason, row_only: false }
+        Self { retry_after, reason, row_only: false, refused_for: 0.0 }
     }
 
     /// A row that has to let others go first.
     pub const fn of_row(retry_after: f64, reason: Reason) -> Self {
-        Self { retry_after, reason, row_only: true }
+        Self { row_only: true, ..Self::new(retry_after, reason) }
     }
 }
 

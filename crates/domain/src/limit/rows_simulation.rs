@@ -27,6 +27,8 @@ enum Kind {
     Bad,
     /// It is answered 429 each time, with so many seconds of `Retry-After`.
     Refused(Option<f64>),
+    /// It is answered 500 each time, with so many seconds of `Retry-After`.
+    Waiting(f64),
 }
 
 /// What the API is like at a moment.
@@ -49,6 +51,8 @@ struct Row {
     error: Option<RowError>,
     attempts: u32,
     calls: u32,
+    /// When a worker took it up first.
+    first_at: Option<f64>,
     /// Seconds.
     ended: Option<f64>,
     done: bool,
@@ -113,7 +117,8 @@ fn timestamp(now: f64) -> Timestamp {
 
 impl World {
     fn new(kinds: impl IntoIterator<Item = Kind>) -> Self {
-        let row = |kind| Row { kind, error: None, attempts: 0, calls: 0, ended: None, done: false };
+        let row =
+            |kind| Row { kind, error: None, attempts: 0, calls: 0, first_at: None, ended: None, done: false };
         let rate = RatePolicy::new(50, Duration::from_secs(1), 10);
         let breaker = Some(BreakerPolicy::default());
         Self {
@@ -216,6 +221,7 @@ impl World {
 
     fn has_run_out(&self, row: usize) -> bool {
         let series = self.rows[row].error.as_ref().and_then(|error| error.throttled);
+        let series = series.filter(|series| series.times > 1);
         series.is_some_and(|series| timestamp(self.now).since(series.since) >= self.retry.throttled_for)
     }
 
@@ -281,19 +287,31 @@ impl World {
             let place = (unit * self.lane.len() as f64) as usize;
             let Some(row) = self.lane.swap_remove_front(place) else { return };
             let past = self.rows[row].past();
+            let now = self.now;
+            self.rows[row].first_at.get_or_insert(now);
             let ask = Ask { cost: 1, token: row as u64 + 1, lease_us: 15.0 * SECOND, lead_us: 0.0, past };
             match acquire(&mut [(&mut self.gate, &self.policy)], self.now, &ask) {
                 Decision::Granted { wait, probe, .. } => {
                     self.in_flight += 1;
                     self.at(self.now + wait, row, Event::Sent(probe));
                 }
+                Decision::Denied(denied) if self.is_given_up(row, &denied) => self.end(row, false),
                 Decision::Denied(denied) if denied.row_only => self.back(self.now + denied.retry_after, row),
+                // Rows are taken up again when they may be given up: they do not wait for the gate then.
+                Decision::Denied(denied) if denied.refused_for >= micros(self.retry.throttled_for) => {
+                    self.back(self.now + denied.retry_after, row);
+                }
                 Decision::Denied(denied) => {
                     self.held_until = self.now + denied.retry_after;
                     self.lane.push_front(row);
                 }
             }
         }
+    }
+
+    fn is_given_up(&self, row: usize, denied: &Denied) -> bool {
+        let waited = self.rows[row].first_at.map_or(0.0, |first| self.now - first);
+        denied.refused_for.min(waited) >= micros(self.retry.throttled_for)
     }
 
     /// The API's answer: the status, and what it says about waiting.
@@ -303,6 +321,7 @@ impl World {
             Kind::Good => (200, None),
             Kind::Bad => (500, None),
             Kind::Refused(told) => (429, told),
+            Kind::Waiting(told) => (500, Some(told)),
         };
         match self.api {
             Api::Down(from, until) if (from..until).contains(&at) => (500, None),
@@ -484,9 +503,50 @@ fn many_rows_that_are_always_refused_slow_nobody_for_long() {
                 "each {each}th, {told:?}, rate {rate}: the good ones took {good} s of {most} s"
             );
             let refused = world.ended(|kind| kind != Kind::Good).unwrap();
-            assert!((600.0..good + 620.0).contains(&refused), "they end when their time is over: {refused}");
+            // The last ones wait behind pauses that have grown: until one of them is refused when that has lasted as long.
+            let most = good + 600.0 + 320.0;
+            assert!((600.0..most).contains(&refused), "each {each}th, {told:?}: {refused} s of {most} s");
         }
     }
+}
+
+/// Everything is refused: all rows end soon after `throttled_for`, though most of them are never asked for.
+#[test]
+fn a_batch_that_is_always_refused_ends() {
+    for told in [None, Some(1.0), Some(30.0), Some(300.0)] {
+        for (rows, run_every) in [(1, 1.0), (40, 1.0), (40, 5.0), (40, 60.0), (2000, 5.0)] {
+            let mut world = World::new((0..rows).map(|_| Kind::Refused(told)));
+            world.run_every = run_every;
+            world.retry.throttled_for = Duration::from_secs(60);
+            world.run(7200.0);
+            let ended = world.ended(|_| true).unwrap_or(f64::INFINITY);
+            let most = 4.0 * 60.0_f64.max(told.unwrap_or(0.0)) + 4.0 * run_every + f64::from(rows) / 10.0;
+            assert!(ended < most, "{rows} rows, {told:?}, runs each {run_every} s: {ended} s of {most} s");
+            let calls = world.calls.len();
+            assert!(calls < 60, "{rows} rows, {told:?}: {calls} calls in vain");
+        }
+    }
+}
+
+/// Rows that wait through an outage that is shorter than `throttled_for` are done.
+#[test]
+fn a_shorter_refusal_of_everything_fails_nobody() {
+    let mut world = World::new((0..2000).map(|_| Kind::Good));
+    world.api = Api::Quota(50, 500.0);
+    world.retry.throttled_for = Duration::from_secs(600);
+    world.run(7200.0);
+    assert!(world.ended(is_good).is_some());
+    assert_eq!(world.failed_rows(), 0);
+}
+
+/// Rows that fail each time and ask for a pause each time pause the others a few times only.
+#[test]
+fn failures_that_ask_for_a_pause_slow_nobody_for_long() {
+    let mut world = World::new(mixed(830, 28, Kind::Waiting(3.0)));
+    world.run(600.0);
+    let good = world.ended(is_good).unwrap();
+    assert!(good < 45.0, "the good ones took {good} s");
+    assert!(world.ended(|_| true).is_some());
 }
 
 /// The quota of a day is used up, and the API does not say until when.

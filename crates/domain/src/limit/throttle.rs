@@ -7,7 +7,8 @@
 //! others is undone. Where that has happened, other rows' first refusals are doubted, too: they count only when several come
 //! in a row.
 //!
-//! While nothing at all goes through, pauses grow, and after each of them a single call finds out whether it is over.
+//! While nothing at all goes through, pauses grow, and after each of them a single call finds out whether it is over. Rows
+//! that wait meanwhile are told for how long that has lasted, so that those that never have their turn end, too.
 
 use super::past::{BEHIND_OTHERS_US, COURTESY_US, Past};
 use super::slow_down::{EVERY_US, SlowDown};
@@ -50,6 +51,8 @@ pub struct Throttle {
     clear_at: f64,
     /// When the last refusal came that was news.
     refused_at: f64,
+    /// When the first of these pauses in a row began.
+    refused_since: f64,
     /// When the newest call left that went through.
     passed_at: f64,
     /// Pauses in a row behind which nothing went through.
@@ -67,6 +70,16 @@ pub struct Throttle {
 impl Throttle {
     /// Whether a call may be made now, as far as refusals are concerned.
     pub(super) fn admits(&mut self, now: f64, ask: &Ask) -> Result<(), Denied> {
+        let refused_for = self.refused_for();
+        self.turn(now, ask).map_err(|denied| Denied { refused_for, ..denied })
+    }
+
+    /// For how long everything had been refused when a call was last tried: a pause that lasts counts when it is over.
+    fn refused_for(&self) -> f64 {
+        if self.refusals > 0 { self.refused_at - self.refused_since } else { 0.0 }
+    }
+
+    fn turn(&mut self, now: f64, ask: &Ask) -> Result<(), Denied> {
         self.not_paused(now)?;
         if self.refusals < ONE_AT_A_TIME {
             return Ok(());
@@ -138,18 +151,28 @@ impl Throttle {
             }
             // Its health is the breaker's business; but perhaps it is overloaded, or asked to be left alone.
             (throttled, Some(false) | None) => {
-                if let Some(pause) = feedback.pause
-                    && !(feedback.past.is_suspect() && self.is_beside(rate, now))
-                {
-                    self.paused_until = self.paused_until.max(now + pause);
-                    self.clear_at = self.clear_at.max(self.paused_until);
-                }
+                let own =
+                    feedback.pause.is_some_and(|pause| self.asked_to_wait(rate, now, feedback.past, pause));
                 if throttled && !feedback.past.is_suspect() {
                     self.slow_down.sign(now, None);
                 }
-                false
+                own
             }
         }
+    }
+
+    /// A call failed, and its answer asks for a pause. Whether that is about its row only, as with a refusal: a row that failed
+    /// before has taught the others already.
+    fn asked_to_wait(&mut self, rate: Option<&RatePolicy>, now: f64, past: Past, pause: f64) -> bool {
+        let own = self.is_own(rate, now, if past == Past::Failed { Past::Throttled } else { past });
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        if !own {
+            self.paused_until = self.paused_until.max(now + pause);
+            self.clear_at = self.clear_at.max(self.paused_until);
+        } else if past.is_suspect() {
+            self.doubt = (self.doubt + 1).min(MOST_DOUBT);
+        }
+        own
     }
 
     /// A call that left at a moment went through.
@@ -191,6 +214,9 @@ impl Throttle {
         let is_news = now >= self.slow_down.deaf_until && left_at >= self.refused_at;
         let mut pause = pause;
         if is_news {
+            if self.refusals == 0 {
+                self.refused_since = now;
+            }
             self.refusals = self.refusals.saturating_add(1);
             (self.refused_at, self.clear_at) = (now, self.clear_at.max(now));
             if self.refusals > 1 {
@@ -226,6 +252,7 @@ impl Throttle {
             &mut self.paused_until,
             &mut self.clear_at,
             &mut self.refused_at,
+            &mut self.refused_since,
             &mut self.passed_at,
             &mut self.clean_at,
         ] {
@@ -314,6 +341,11 @@ mod tests {
             now = throttle.paused_until.max(now + 1e6);
         }
         assert_eq!(pauses, [0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]);
+        let told = throttle.admits(now - 1e6, &ask(1, Past::Clean)).unwrap_err().refused_for / 1e6;
+        assert!(
+            (told - (1.0 + 2.0 + 4.0 + 8.0 + 16.0 + 32.0 + 64.0 + 128.0 + 256.0 + 300.0)).abs() < 1e-9,
+            "{told}"
+        );
         assert_eq!(waits(&mut throttle, now, Past::Throttled), Some((2.0, true)), "others may come");
         assert_eq!(waits(&mut throttle, now, Past::Clean), None);
         assert!(throttle.granted(now, &ask(7, Past::Clean)));
@@ -324,5 +356,23 @@ mod tests {
         assert_eq!(waits(&mut throttle, now, Past::Throttled), None);
         let share = throttle.slow_down.factor(now);
         assert!(share > 0.49, "only the first refusal said anything of the rate: {share}");
+        throttle.told(None, now, 12, &refusal(Past::Clean, Some(5e6)));
+        let denied = throttle.admits(now, &ask(1, Past::Clean)).unwrap_err();
+        assert_eq!(denied, Denied::new(5e6, Reason::Paused), "another series");
+    }
+
+    #[test]
+    fn failures_that_ask_for_a_pause_are_learnt_as_refusals_are() {
+        let mut throttle = Throttle::default();
+        let failure = |past| Feedback { healthy: Some(false), pause: Some(3e6), past, ..Feedback::default() };
+        assert!(!throttle.told(None, NOW, 1, &failure(Past::Clean)));
+        assert_eq!(waits(&mut throttle, NOW, Past::Clean), Some((3.0, false)));
+        throttle.passed(NOW + 3e6);
+        assert!(throttle.told(None, NOW + 4e6, 1, &failure(Past::Failed)), "others go well");
+        throttle.passed(NOW + 4e6);
+        assert!(throttle.told(None, NOW + 5e6, 2, &failure(Past::Clean)), "another's is doubted");
+        assert_eq!(waits(&mut throttle, NOW + 5e6, Past::Clean), None);
+        assert!(!throttle.told(None, NOW + 5e6, 3, &failure(Past::Clean)), "two in a row are not");
+        assert_eq!(waits(&mut throttle, NOW + 5e6, Past::Clean), Some((3.0, false)));
     }
 }

@@ -150,6 +150,7 @@ pub async fn all(limiter: Arc<dyn Limiter>, clock: Arc<ManualClock>) {
         let scene = || Scene::new(limiter.clone(), clock.clone(), set);
         a_row_that_is_refused_beside_others_waits_alone(&scene()).await;
         while_nothing_goes_through_pauses_grow(&scene()).await;
+        failures_that_ask_for_a_pause_are_learnt(&scene()).await;
     }
     a_clock_that_is_set_back_holds_up_nobody(&scene(|api| {
         api.rate = Some(rate(100, 10));
@@ -332,7 +333,12 @@ async fn slots_of_owners(scene: &Scene) {
     let _other = scene.acquire("other", 1).await.unwrap();
     assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);
     scene.report(acme, HEALTHY).await;
-    assert!(scene.acquire("acme", 1).await.is_ok());
+    let acme = scene.acquire("acme", 1).await.unwrap();
+    scene.report(acme, told_to_wait(3600.0)).await;
+    assert_eq!(scene.refused("acme").await.reason, Reason::Paused);
+    scene.pass(16.0);
+    scene.acquire("other", 1).await.expect("the pause is the first owner's");
+    scene.pass(3600.0);
 }
 
 async fn who_waits_holds_no_slot(scene: &Scene) {
@@ -454,6 +460,21 @@ async fn a_row_that_is_refused_beside_others_waits_alone(scene: &Scene) {
     scene.pass(600.0);
 }
 
+async fn failures_that_ask_for_a_pause_are_learnt(scene: &Scene) {
+    scene.warm_up("acme").await;
+    let failure = told(Some(false), Some(3e6), false);
+    assert!(!scene.call(Past::Clean, failure).await);
+    assert_eq!(scene.refused("acme").await.reason, Reason::Paused);
+    scene.pass(4.0);
+    scene.call(Past::Clean, HEALTHY).await;
+    assert!(scene.call(Past::Failed, failure).await, "it failed again, others did not");
+    scene.call(Past::Clean, HEALTHY).await;
+    assert!(scene.call(Past::Clean, failure).await, "another one's is doubted");
+    assert!(!scene.call(Past::Clean, failure).await, "two in a row are not");
+    assert_eq!(scene.refused("acme").await.reason, Reason::Paused);
+    scene.pass(600.0);
+}
+
 async fn while_nothing_goes_through_pauses_grow(scene: &Scene) {
     scene.warm_up("acme").await;
     let sign = told(None, None, true);
@@ -468,11 +489,16 @@ async fn while_nothing_goes_through_pauses_grow(scene: &Scene) {
     assert_eq!(scene.peek("acme").await.unwrap().refusals, 4);
     let tried = scene.acquire("acme", 1).await.unwrap();
     assert!(tried.probe);
-    assert_eq!(scene.refused("acme").await, Denied::new(1e6, Reason::Paused), "one is tried alone");
+    // Three times ten seconds passed between the four refusals.
+    let refused = |denied: Denied| Denied { refused_for: 30e6, ..denied };
+    let denied = scene.refused("acme").await;
+    assert_eq!(denied, refused(Denied::new(1e6, Reason::Paused)), "one is tried alone");
     let denied = scene.acquire_as("acme", 1, Past::Throttled).await.unwrap_err();
-    assert_eq!(denied, Denied::of_row(5e6, Reason::Paused), "and not one that was refused before");
+    assert_eq!(denied, refused(Denied::of_row(5e6, Reason::Paused)), "and not one that was refused before");
     scene.report(tried, HEALTHY).await;
     assert!(!scene.acquire("acme", 1).await.unwrap().probe);
+    scene.call(Past::Clean, told_to_wait(5.0)).await;
+    assert_eq!(scene.refused("acme").await, Denied::new(5e6, Reason::Paused), "another series");
     scene.pass(600.0);
 }
 

@@ -1,5 +1,7 @@
 //! Where a row is on its way through the steps, and what its earlier calls say about the next one.
 
+use std::time::Duration;
+
 use penstock_domain::limit::Past;
 use penstock_domain::outcome::code;
 use penstock_domain::pipeline::Retry;
@@ -91,13 +93,21 @@ impl Progress {
         self.series = None;
     }
 
-    /// When the row's time is over if it is not done at the step by then, and as what it fails.
+    /// Whether the row has waited for so long, while the dependency refused everything for as long, that it ends without its
+    /// turn having come.
+    pub(super) fn is_given_up(&self, retry: &Retry, refused_for: Duration, now: Timestamp) -> bool {
+        refused_for.min(now.since(self.first_claimed_at)) >= retry.throttled_for
+    }
+
+    /// When the row's time is over if it is not done at the step by then, and as what it fails. A row that was throttled once
+    /// is asked for again in any case: the pause that it was told may be longer than its time.
     pub(super) fn expiry(&self, retry: &Retry, step: &str) -> Option<Expiry> {
         let deadline = retry
             .deadline
             .map(|deadline| Expiry { at: self.first_claimed_at + deadline, code: code::DEADLINE_EXCEEDED });
         let throttled = self
             .series(step)
+            .filter(|series| series.times > 1)
             .map(|series| Expiry { at: series.since + retry.throttled_for, code: code::THROTTLED });
         deadline.into_iter().chain(throttled).min_by_key(|expiry| expiry.at)
     }

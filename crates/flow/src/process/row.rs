@@ -196,7 +196,13 @@ impl RowTask<'_> {
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
         let now = clock.now();
         let (verdict, response, failure, not_before, probe, alone) = match called {
-            Called::Waits { until, reason } => {
+            Called::Waits { refused_for, .. }
+                if progress.is_given_up(&self.work.pipeline.retry, refused_for, now) =>
+            {
+                let problem = given_up(step, progress.last(&step.name), refused_for);
+                return Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))));
+            }
+            Called::Waits { until, reason, .. } => {
                 let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
                 let receipts = std::mem::take(&mut progress.receipts);
                 return Some(Some(given_back(until, false, Some(trouble), receipts, expiry)));
@@ -574,6 +580,24 @@ fn throttled_message(step: &Step, status: Option<u16>, series: &Throttled) -> St
             step.name, series.since
         ),
     }
+}
+
+/// A row's turn has not come, for the API refuses everything. The last answer that the row had itself is part of it.
+fn given_up(step: &Step, last: Option<&RowError>, refused_for: Duration) -> Problem {
+    let code = outcome::code::THROTTLED;
+    let last = last.filter(|last| last.code == code);
+    if last.is_some() {
+        return Problem::run_out(code, last);
+    }
+    let Step { name, .. } = step;
+    let seconds = refused_for.as_secs();
+    Problem::new(
+        code,
+        format!(
+            "step `{name}` was not called: for {seconds} seconds the API answered each call, of any row, that it is called \
+             too often"
+        ),
+    )
 }
 
 /// Whether an earlier try of the step had no answer: with its key it may still be under way.

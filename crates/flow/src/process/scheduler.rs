@@ -247,11 +247,14 @@ impl Worker {
         None
     }
 
-    /// Whether one of the pipeline's dependencies is exhausted for longer than a row should wait under a lease.
+    /// Whether one of the pipeline's dependencies is exhausted for longer than a row should wait under a lease. Where it has
+    /// refused everything for so long that rows end by it, it holds none of them up.
     pub(super) fn held_up(&self, pipeline: &str) -> bool {
         let Some(pipeline) = self.engines.pipelines.get(pipeline) else { return false };
         pipeline.steps.iter().map(|step| &pipeline.dependencies[step.dependency]).any(|dependency| {
-            self.caller.predicted_wait(dependency) > ADMIT_WITHIN || self.caller.is_crowded(dependency)
+            let is_over = self.caller.refused_for(dependency, None) >= pipeline.retry.throttled_for;
+            (self.caller.predicted_wait(dependency) > ADMIT_WITHIN && !is_over)
+                || self.caller.is_crowded(dependency)
         })
     }
 
@@ -308,11 +311,12 @@ impl Worker {
             return Some(now + LOOK_AGAIN);
         }
         for (index, dependency) in of.dependencies.iter().enumerate() {
-            let Some(rate) = dependency.rate.as_ref().filter(|rate| rate.per_owner) else { continue };
             let waits = self.caller.predicted_wait_of(dependency, &own.name);
-            if waits > ADMIT_WITHIN {
+            let is_over = self.caller.refused_for(dependency, Some(&own.name)) >= of.retry.throttled_for;
+            if waits > ADMIT_WITHIN && !is_over {
                 return Some(now + waits.saturating_sub(ADMIT_WITHIN).max(LOOK_AGAIN));
             }
+            let Some(rate) = dependency.rate.as_ref().filter(|rate| rate.per_owner) else { continue };
             let useful = useful_at(rate, cost_of(&of, index), load, waits);
             #[allow(clippy::cast_precision_loss, reason = "a number of rows")]
             if (own.rows + *taken) as f64 >= useful.max(1.0) {
