@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use penstock_sandbox::{Config, Sandbox};
+use penstock_sandbox::{Config, Faults, Sandbox};
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -231,4 +231,46 @@ async fn many_readers_of_one_owner_hold_up_nobody() {
     for reader in reading {
         reader.await.expect("it was answered each time");
     }
+}
+
+/// Rows of a quarter of a mebibyte whose calls take a while: as many are in flight as memory allows, not as many as there
+/// are slots, and all of them end. Short rows of the same file do not wait for memory.
+#[tokio::test]
+async fn long_rows_in_flight_share_memory() {
+    const ROWS: usize = 120;
+    let slow = Faults { latency_ms: 400, ..Faults::default() };
+    let sandbox = Sandbox::start(Config { faults: slow, ..Config::default() }).expect("a sandbox");
+    let sent = "dependencies: { address: { base_url: \"${ADDRESS_API_URL}\" } }\n\
+        steps: [ { name: send, dependency: address, \
+        request: { method: POST, path: /address-links, json: { postcode: \"AB1\", note: \"{{ row.note }}\" } } } ]\n";
+    let mut place = Place::new(&[("wide.yaml", &WIDE.replace("steps: []\n", sent))]);
+    place.set("PENSTOCK_WORKER_MEMORY_MIB", "16".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let mut csv = "id,note\n".to_owned();
+    for number in 0..ROWS {
+        csv.push_str(&format!("{number},{}\n", "n".repeat(260_000)));
+    }
+    let before = memory(&service);
+    let (status, batch) = client.upload("/v2/pipelines/wide/batches", csv).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let (mut most, mut in_flight) = (0, 0);
+    let began = Instant::now();
+    loop {
+        let batch = client.get(&format!("/v2/batches/{id}")).await;
+        most = most.max(memory(&service));
+        in_flight = in_flight.max(batch["counts"]["processing"].as_u64().expect("a count"));
+        if !batch["finished_at"].is_null() {
+            assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{batch}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Half of 16 MiB, in rows of 4 × 260 KB.
+    assert!((1..=16).contains(&in_flight), "{in_flight} at once");
+    assert!(most < before + 90, "{before} MiB before, {most} at most");
+    service.terminate();
 }

@@ -157,6 +157,7 @@ impl Chosen {
             lost_after: Duration::from_secs(settings.lost_after_seconds).max(self.lease),
             clock_settles: self.shared_clock.as_ref().map_or(Duration::ZERO, |_| clock::SETTLES),
             grace: Duration::from_secs(settings.grace_seconds),
+            memory: settings.worker_memory_mib.saturating_mul(1024 * 1024),
         }
     }
 

@@ -27,12 +27,16 @@ pub(crate) struct Body {
     pub(crate) failure: Option<Failure>,
 }
 
-/// Reads a body until the deadline.
-pub(crate) async fn read(headers: &HeaderMap, mut incoming: Incoming, deadline: Instant) -> Body {
+/// Reads a body until the deadline: its bytes, or what is wrong with it.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    mut incoming: Incoming,
+    deadline: Instant,
+) -> Result<Vec<u8>, Body> {
     let mut bytes = Vec::new();
     let declared = incoming.size_hint().exact().or_else(|| text(headers, CONTENT_LENGTH)?.parse().ok());
     let of_all = declared.map_or(String::new(), |all| format!(" of {all}"));
-    let unusable = |failure, bytes| Body { value: Value::Null, bytes, failure: Some(failure) };
+    let unusable = |failure, bytes| Err(Body { value: Value::Null, bytes, failure: Some(failure) });
     loop {
         let frame = match timeout_at(deadline, incoming.frame()).await {
             Err(_) => {
@@ -59,10 +63,11 @@ pub(crate) async fn read(headers: &HeaderMap, mut incoming: Incoming, deadline: 
         }
         bytes.extend_from_slice(&data);
     }
-    parse(headers, &bytes)
+    Ok(bytes)
 }
 
-fn parse(headers: &HeaderMap, bytes: &[u8]) -> Body {
+/// What the bytes of a body say.
+pub(crate) fn parse(headers: &HeaderMap, bytes: &[u8]) -> Body {
     let size = bytes.len();
     if bytes.is_empty() {
         return Body { value: Value::Null, bytes: 0, failure: None };

@@ -187,8 +187,8 @@ impl Caller {
             return Called::NotCovered;
         }
         let sent_at = Instant::now();
-        let Sent { happened, response, failure } = request.send(self.clock.as_ref()).await;
-        let elapsed = sent_at.elapsed();
+        let Sent { happened, response, failure, ended_at } = request.send(self.clock.as_ref()).await;
+        let elapsed = ended_at.duration_since(sent_at);
         let happened = if demand.reads_body { happened } else { happened.with_unread_body() };
         let judge = if demand.unanswered_before { outcome::judge_repeat } else { outcome::judge };
         let verdict = judge(happened, demand.repetition);

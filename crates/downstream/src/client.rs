@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use crate::aside::aside;
 use crate::body;
 use crate::connect::Connector;
 use crate::failure::{self, Failure};
@@ -78,6 +79,8 @@ pub struct Sent {
     pub response: Option<Response>,
     /// Why there is none, or why it cannot be used.
     pub failure: Option<Failure>,
+    /// When the last of it came.
+    pub ended_at: Instant,
 }
 
 type HttpClient = legacy::Client<Connector, Full<Bytes>>;
@@ -199,7 +202,7 @@ impl Prepared {
                 Some(status) => unreadable(status, failure::header(&error)),
                 None => {
                     let (happened, failure) = failure::sending(&error);
-                    Sent { happened, response: None, failure: Some(failure) }
+                    Sent { happened, response: None, failure: Some(failure), ended_at: Instant::now() }
                 }
             },
             Err(_) => match begun(&connection) {
@@ -207,7 +210,12 @@ impl Prepared {
                 None => {
                     let failure =
                         Failure::new(Cause::Timeout, format!("no answer within {:?}", self.timeout));
-                    Sent { happened: Happened::TimedOut, response: None, failure: Some(failure) }
+                    Sent {
+                        happened: Happened::TimedOut,
+                        response: None,
+                        failure: Some(failure),
+                        ended_at: Instant::now(),
+                    }
                 }
             },
         }
@@ -227,6 +235,7 @@ fn unreadable(status: u16, sentence: String) -> Sent {
         happened: Happened::Answer { status, json: false, wait_until: None },
         response: Some(response),
         failure: Some(Failure::with_sentence(Cause::BadHeader, sentence)),
+        ended_at: Instant::now(),
     }
 }
 
@@ -244,11 +253,17 @@ async fn read(answer: hyper::Response<Incoming>, clock: &dyn Clock, deadline: In
         *limits = lines.iter().filter_map(|line| line.to_str().ok()).collect::<Vec<_>>().join(", ");
     }
     let wait_until = wait_until(status, &headers, clock.now());
-    let body = body::read(&head.headers, incoming, deadline).await;
+    let bytes = body::read(&head.headers, incoming, deadline).await;
+    let ended_at = Instant::now();
+    let body = match bytes {
+        Ok(bytes) => aside(bytes.len(), || body::parse(&head.headers, &bytes)).await,
+        Err(unusable) => unusable,
+    };
     Sent {
         happened: Happened::Answer { status, json: body.failure.is_none(), wait_until },
         response: Some(Response { status, headers, body: body.value, bytes: body.bytes }),
         failure: body.failure,
+        ended_at,
     }
 }
 

@@ -1,9 +1,10 @@
 //! Calls to dependencies. [`limiter`] decides when, in this process ([`local`]) or for all workers (`shared`, on
-//! Redis); [`client`] makes one call; [`caller`] puts them together and has the answer judged;
+//! Redis); [`client`] makes one call, [`aside`](mod@aside) reads long answers beside the runtime; [`caller`] puts them together and has the answer judged;
 //! [`figures`] count.
 
 use std::time::Duration;
 
+pub mod aside;
 mod body;
 pub mod caller;
 pub mod client;
@@ -28,6 +29,7 @@ mod tls;
 #[cfg(feature = "redis")]
 mod wire;
 
+pub use aside::aside;
 pub use caller::{Called, Caller, Demand};
 pub use client::{Client, Response};
 pub use failure::Failure;

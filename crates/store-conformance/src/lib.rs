@@ -37,6 +37,7 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     extraction::a_chunk_and_its_checkpoint_are_one(&store).await;
     extraction::a_lease_is_held_by_one(&store).await;
     extraction::a_rejected_row_is_failed_from_the_start(&store).await;
+    reading::what_an_owner_keeps_is_counted(&store).await;
     reading::a_page_has_its_bytes_and_no_more(&store).await;
     reading::a_filtered_page_looks_at_its_share(&store).await;
     reading::batches_are_listed_in_pages(&store).await;

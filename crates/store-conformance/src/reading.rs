@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use penstock_domain::batch::BatchStatus;
+use penstock_domain::ids::RowRef;
 use penstock_domain::row::RowStatus;
 use penstock_store::Store;
 use penstock_store::batches::{BatchFilter, NewBatch};
@@ -31,6 +32,19 @@ async fn pages(
     }
 }
 
+/// What an owner keeps is its own batches until they are erased.
+pub async fn what_an_owner_keeps_is_counted(store: &Arc<dyn Store>) {
+    let first = new_batch(store, 1).await;
+    let (owner, before) = (first.owner, store.kept(first.owner).await.unwrap());
+    create(store, &first).await;
+    let second = NewBatch { file_bytes: 1 << 40, ..new_batch(store, 1).await };
+    assert_ne!(second.owner, owner, "each has an owner of its own");
+    create(store, &NewBatch { owner, ..second }).await;
+    let kept = store.kept(owner).await.unwrap();
+    assert_eq!(kept.batches, before.batches + 2);
+    assert_eq!(kept.bytes, before.bytes + first.file_bytes + (1 << 40));
+}
+
 /// A page ends with the row by which it has its bytes, however many rows were asked for; no row is left out or comes twice.
 pub async fn a_page_has_its_bytes_and_no_more(store: &Arc<dyn Store>) {
     let new = NewBatch { rows: Some(40), ..new_batch(store, 1).await };
@@ -44,6 +58,11 @@ pub async fn a_page_has_its_bytes_and_no_more(store: &Arc<dyn Store>) {
     let rows: Vec<NewRow> = (1..=40).map(long).collect();
     store.commit_chunk(&lease, &rows, made.checkpoint, behind(40), START).await.unwrap();
     let batch = store.finish_extraction(&lease, 40, START).await.unwrap().seq;
+    let row_ref = |number| RowRef { batch, number };
+    let asked: Vec<RowRef> = [9, 10, 11, 20, 99].map(row_ref).to_vec();
+    let mut long = store.longer_than(1000, &asked).await.unwrap();
+    long.sort();
+    assert_eq!(long, [(row_ref(10), 50_000), (row_ref(20), 50_000)]);
     let all: Vec<u32> = (1..=40).collect();
     let filter = RowFilter { limit: 500, max_bytes: Some(5_000), payload: true, ..RowFilter::default() };
     let (sizes, numbers) = pages(store, batch, filter.clone()).await;

@@ -84,6 +84,24 @@ impl Work for PostgresStore {
         Ok(claimed)
     }
 
+    async fn longer_than(&self, bytes: u64, rows: &[RowRef]) -> StoreResult<Vec<(RowRef, u64)>> {
+        const NAME: &str = "longer_than";
+        let (batches, numbers) = columns(rows.iter());
+        // The length of a value stands beside where it is kept: none is read.
+        let found = sqlx::query(
+            "/* penstock:longer_than */ SELECT d.batch, d.number, octet_length(d.payload)::int8 AS bytes \
+             FROM unnest($1::int8[], $2::int4[]) AS j(batch, number) \
+             JOIN row_data d ON d.batch = j.batch AND d.number = j.number WHERE octet_length(d.payload) > $3",
+        )
+        .bind(batches)
+        .bind(numbers)
+        .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(store_error(NAME))?;
+        found.iter().map(|row| Ok((row_ref(row)?, Columns::of("row_data", row).u64("bytes")?))).collect()
+    }
+
     async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
         const NAME: &str = "note_asked";
         let mut tx = self.write(NAME).await?;

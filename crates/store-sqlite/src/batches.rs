@@ -5,7 +5,7 @@ use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
 use penstock_domain::ledger::{Event, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{
-    Batch, BatchFilter, BatchPage, Batches, Created, Idempotency, NewBatch, PendingUpload, SealedKey,
+    Batch, BatchFilter, BatchPage, Batches, Created, Idempotency, Kept, NewBatch, PendingUpload, SealedKey,
     StoredDefinition, StoredKey,
 };
 use penstock_store::decode::Columns as _;
@@ -229,6 +229,18 @@ impl Batches for SqliteStore {
         let last = batches.last().map(|batch| batch.seq);
         let next = if full { last } else { floor.filter(|_| more) };
         Ok(BatchPage { batches, next })
+    }
+
+    async fn kept(&self, owner: OwnerSeq) -> StoreResult<Kept> {
+        let (batches, bytes): (i64, i64) = sqlx::query_as(
+            "/* penstock:kept */ SELECT COUNT(*), COALESCE(SUM(file_bytes), 0) FROM batches \
+             WHERE owner = ? AND erased_at IS NULL",
+        )
+        .bind(owner.0)
+        .fetch_one(&self.readers)
+        .await
+        .map_err(store_error("kept"))?;
+        Ok(Kept { batches: batches.unsigned_abs(), bytes: bytes.unsigned_abs() })
     }
 
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<StoredKey>> {

@@ -84,6 +84,28 @@ impl Work for SqliteStore {
         Ok(claimed)
     }
 
+    async fn longer_than(&self, bytes: u64, rows: &[RowRef]) -> StoreResult<Vec<(RowRef, u64)>> {
+        const NAME: &str = "longer_than";
+        let mut found = Vec::new();
+        for chunk in rows.chunks(GROUP) {
+            let mut query = QueryBuilder::new("/* penstock:longer_than */ WITH j(batch, number) AS (");
+            query.push_values(chunk, |mut values, row| {
+                values.push_bind(row.batch.0).push_bind(row.number);
+            });
+            query
+                .push(
+                    ") SELECT d.batch, d.number, length(d.payload) AS bytes FROM j JOIN row_data d \
+                     ON d.batch = j.batch AND d.number = j.number WHERE length(d.payload) > ",
+                )
+                .push_bind(i64::try_from(bytes).unwrap_or(i64::MAX));
+            let query = query.build().persistent(false);
+            for row in &query.fetch_all(&self.readers).await.map_err(store_error(NAME))? {
+                found.push((row_ref(row)?, Columns::of("row_data", row).u64("bytes")?));
+            }
+        }
+        Ok(found)
+    }
+
     async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
         const NAME: &str = "note_asked";
         let mut tx = self.write(NAME).await?;

@@ -246,6 +246,15 @@ pub struct PendingUpload {
     pub batch: Option<BatchSeq>,
 }
 
+/// What an owner keeps: batches that are not erased, and the bytes of their files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// How many.
+    pub batches: u64,
+    /// Bytes of the plain files.
+    pub bytes: u64,
+}
+
 /// A row state together with its count, for checks.
 pub type StatusCount = (RowStatus, u32);
 
@@ -275,6 +284,8 @@ pub trait Batches: Send + Sync {
     async fn batches_by_seq(&self, seqs: &[BatchSeq]) -> StoreResult<Vec<Batch>>;
     /// A page of batches that match, newest first.
     async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<BatchPage>;
+    /// What the owner keeps. Reads all batches of the owner: not for every request.
+    async fn kept(&self, owner: OwnerSeq) -> StoreResult<Kept>;
     /// What opens the batch; none once it is erased.
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<StoredKey>>;
     /// What the file's errors say, sealed; none when it has none, and once the batch is erased.

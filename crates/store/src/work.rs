@@ -121,6 +121,8 @@ pub trait Work: Send + Sync {
     /// Claims what of the group is queued, of batches that run. Queued rows of a batch that is paused or held go back
     /// to pending; those of a cancelled one stay as they are.
     async fn claim(&self, claim: &Claim<'_>, now: Timestamp) -> StoreResult<Vec<ClaimedRow>>;
+    /// Those of the rows whose sealed payload has more than `bytes`, with its size in bytes.
+    async fn longer_than(&self, bytes: u64, rows: &[RowRef]) -> StoreResult<Vec<(RowRef, u64)>>;
     /// Notes, of rows still held, the step that each is about to ask for: one that is called at most once. Tells which
     /// rows are held. A row whose process dies behind such a note ends as `outcome_unknown`; a receipt of the step, or
     /// the row's settlement, takes the note away.

@@ -198,7 +198,8 @@ impl Step {
         if self.output.is_empty() {
             return Ok(Map::new());
         }
-        render_fields(&self.output, &values(row, Some(response)), |key| format!("output `{key}`"), &self.name)
+        let values = values(row, Some((response, self.reads_body)));
+        render_fields(&self.output, &values, |key| format!("output `{key}`"), &self.name)
     }
 }
 
@@ -242,15 +243,18 @@ fn render_fields(
     Ok(rendered)
 }
 
-fn values(row: &RowContext<'_>, response: Option<ResponseView<'_>>) -> Value {
+/// The values that templates read, of an answer its body only where it is read: it may be long.
+fn values(row: &RowContext<'_>, response: Option<(ResponseView<'_>, bool)>) -> Value {
     let mut values: BTreeMap<&str, Value> = BTreeMap::new();
     values.insert("row", row.values.row.clone());
     values.insert("context", row.values.context.clone());
     values.insert("steps", engine::from_fields(row.steps));
-    if let Some(response) = response {
+    if let Some((response, reads_body)) = response {
         values.insert("status", Value::from(response.status));
         values.insert("headers", engine::from_texts(response.headers));
-        values.insert("body", engine::from_json(response.body));
+        if reads_body {
+            values.insert("body", engine::from_json(response.body));
+        }
     }
     Value::from(values)
 }

@@ -37,6 +37,8 @@ pub struct BatchWork {
     pub pipeline: Arc<Pipeline>,
     /// That definition's dependencies, in its order, with the limits of today.
     pub dependencies: Vec<Dependency>,
+    /// Bytes of its file: no row of it has more.
+    pub file_bytes: u64,
     /// When it was uploaded.
     pub created_at: Timestamp,
     /// Which run of it this is.
@@ -180,6 +182,7 @@ pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowErr
         owner_name: batch.owner_name.clone(),
         pipeline,
         dependencies,
+        file_bytes: batch.file_bytes,
         created_at: batch.created_at,
         run: batch.ledger.run,
         secrets,

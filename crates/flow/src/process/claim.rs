@@ -1,6 +1,7 @@
 //! Claims: rows that wait become this worker's, in groups. What cannot be claimed because the database is away waits again at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
@@ -9,18 +10,23 @@ use penstock_store::StoreError;
 use penstock_store::work::{Claim, ClaimedRow};
 use tokio::time::Instant;
 
+use crate::budget::Reserved;
 use crate::error::FlowError;
 use crate::process::batches::BatchWork;
 use crate::process::lanes::Waiting;
-use crate::process::scheduler::{Claimed, DATABASE_PAUSE, Worker};
+use crate::process::scheduler::{Claimed, DATABASE_PAUSE, LOOK_AGAIN, Worker};
 use crate::process::suspects::{Running, Suspect, Turn};
+use crate::process::weights::Weighed;
 
 impl Worker {
     /// Claims rows of a lane. When that fails they are in the lane again.
     pub(super) async fn claim_waiting(&self, pipeline: &str, wanted: Vec<Waiting>) -> Vec<Claimed> {
         let rows: Vec<RowRef> = wanted.iter().map(|one| one.row).collect();
         match self.claim(&rows, false).await {
-            Ok(claimed) => claimed,
+            Ok((claimed, no_room)) => {
+                self.put_back(pipeline, wanted, &no_room);
+                claimed
+            }
             Err(error) => {
                 self.report_failed_claim(&error, rows.len());
                 {
@@ -35,10 +41,23 @@ impl Worker {
         }
     }
 
+    /// Rows for which there is no memory now are in their lane again.
+    fn put_back(&self, pipeline: &str, wanted: Vec<Waiting>, no_room: &HashSet<RowRef>) {
+        if no_room.is_empty() {
+            return;
+        }
+        let due = Instant::now() + LOOK_AGAIN;
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        for waiting in wanted.into_iter().filter(|waiting| no_room.contains(&waiting.row)) {
+            lanes.push(pipeline, Waiting { due, ..waiting });
+        }
+        self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
+    }
+
     /// Whose turn it is: suspects', or others'.
     pub(super) fn suspects_turn(&self, now: Instant) -> Turn {
         let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_flight = self.figures.in_flight.load(std::sync::atomic::Ordering::Relaxed);
+        let in_flight = self.figures.in_flight.load(Ordering::Relaxed);
         let others = || !self.lanes.lock().unwrap_or_else(PoisonError::into_inner).ready(now).is_empty();
         let others = !suspects.is_empty() && others();
         suspects.turn(now, in_flight, others, |pipeline| !self.held_up(pipeline))
@@ -48,7 +67,7 @@ impl Worker {
     pub(super) async fn claim_suspects(&self, wanted: Vec<Suspect>) -> Vec<(Claimed, Running)> {
         let rows: Vec<RowRef> = wanted.iter().map(|one| one.row).collect();
         let error = match self.claim(&rows, true).await {
-            Ok(claimed) => {
+            Ok((claimed, _)) => {
                 let suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
                 return claimed.into_iter().map(|row| (row, suspects.begin())).collect();
             }
@@ -69,20 +88,33 @@ impl Worker {
         tracing::warn!(%error, rows, "failed to claim rows; will retry");
     }
 
-    async fn claim(&self, wanted: &[RowRef], suspects: bool) -> Result<Vec<Claimed>, FlowError> {
+    /// Claims rows, and tells for which of them there is no memory now. Suspects run alone: their memory is not weighed.
+    async fn claim(
+        &self,
+        wanted: &[RowRef],
+        suspects: bool,
+    ) -> Result<(Vec<Claimed>, HashSet<RowRef>), FlowError> {
         let batches: Vec<BatchSeq> = wanted.iter().map(|row| row.batch).collect();
         let works = self.cache.get(&self.engines, &batches).await?;
-        let (rows, unprocessable): (Vec<RowRef>, Vec<RowRef>) =
+        let (known, unprocessable): (Vec<RowRef>, Vec<RowRef>) =
             wanted.iter().partition(|row| works.contains_key(&row.batch));
         self.requeue(&unprocessable).await;
+        let Weighed { rows, held, no_room } = if suspects {
+            Weighed { rows: known, ..Weighed::default() }
+        } else {
+            self.weights.weigh(&self.engines, &works, known).await?
+        };
+        if rows.is_empty() {
+            return Ok((Vec::new(), no_room));
+        }
         let token = self.engines.chance.lease_token();
         self.leases.claiming(token);
         let ours = match self.claim_rows(&rows, token, suspects, &works).await {
-            Ok(claimed) => self.ours(claimed, token, works).await,
+            Ok(claimed) => self.ours(claimed, token, works, held).await,
             Err(error) => Err(error.into()),
         };
         self.leases.claimed(token);
-        ours
+        Ok((ours?, no_room))
     }
 
     async fn ours(
@@ -90,6 +122,7 @@ impl Worker {
         claimed: Vec<ClaimedRow>,
         token: LeaseToken,
         works: HashMap<BatchSeq, Arc<BatchWork>>,
+        mut held: HashMap<RowRef, Reserved>,
     ) -> Result<Vec<Claimed>, FlowError> {
         let works = self.cache.of_claimed(&self.engines, works, &claimed).await?;
         if claimed.iter().any(|row| !works.contains_key(&row.row.batch)) {
@@ -98,7 +131,8 @@ impl Worker {
         }
         let ours = claimed.into_iter().filter_map(|row| {
             let work = works.get(&row.row.batch)?.clone();
-            Some(Claimed { work, lease: self.leases.insert(row.row, token), row })
+            let memory = held.remove(&row.row);
+            Some(Claimed { work, lease: self.leases.insert(row.row, token), row, memory })
         });
         Ok(ours.collect())
     }

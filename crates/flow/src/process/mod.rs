@@ -1,7 +1,7 @@
 //! Processing: rows are heard of, claimed in groups, carried through their steps and handed to settlement.
 //!
 //! `queue_handler` receives messages, [`lanes`] hold what was heard of and `suspects` what runs alone, [`batches`] what is known of
-//! its batches, [`scheduler`] chooses as `slots` and `owners` allow what `claim` claims, `open` opens and [`row`] carries one row
+//! its batches, [`scheduler`] chooses as `slots`, `owners` and `weights` allow what `claim` claims, `open` opens and [`row`] carries one row
 //! with what `progress` knows of it. A [`heartbeat`] keeps the rows in flight, [`leases`] knows them, [`asked`] notes what may be
 //! asked for only once; [`figures`] count.
 
@@ -24,6 +24,7 @@ pub mod scheduler;
 pub mod single;
 mod slots;
 pub(crate) mod suspects;
+mod weights;
 
 pub use figures::WorkerFigures;
 pub use scheduler::{Worker, WorkerPolicy};

@@ -116,6 +116,7 @@ mod tests {
             owner_name: "acme".into(),
             pipeline: Arc::new(Pipeline::load("p.yaml", DEFINITION, &|_| None).unwrap()),
             dependencies: Vec::new(),
+            file_bytes: 8,
             created_at: penstock_domain::time::Timestamp::from_millis(0),
             run: 1,
             secrets: SecretsOf::new(BatchId(id), Arc::new(key), json!({})),

@@ -7,7 +7,7 @@ use penstock_domain::pipeline::{Dependency, ResponseView, RowContext, RowValues,
 use penstock_domain::retry::{self, Failed, Next};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
 use penstock_domain::time::Timestamp;
-use penstock_downstream::{Called, Caller, Demand, Failure, Response};
+use penstock_downstream::{Called, Caller, Demand, Failure, Response, aside};
 use penstock_store::work::{ClaimedRow, Expiry, Settled, Trouble};
 use serde_json::{Map, Value};
 use tracing::Instrument as _;
@@ -233,7 +233,7 @@ impl RowTask<'_> {
             }
         };
         let status = response.as_ref().map(|response| response.status);
-        let detail = response.as_ref().and_then(|response| shorten(&response.body));
+        let detail = |response: &Response| shorten(&response.body);
         // A success that cannot be read had its effect all the same.
         let read = verdict.code() == Some(outcome::code::BAD_RESPONSE);
         let answer = response.as_ref().filter(|_| read && !kept::is_called_again(step));
@@ -246,7 +246,7 @@ impl RowTask<'_> {
                     headers: &response.headers,
                     body: &response.body,
                 };
-                match step.output(&context, view) {
+                match aside(response.bytes, || step.output(&context, view)).await {
                     Ok(output) => {
                         self.remember(number, index, step, output, progress);
                         Some(None)
@@ -256,7 +256,7 @@ impl RowTask<'_> {
                             code: outcome::code::BAD_RESPONSE.into(),
                             message: unusable(step, &response, failure.as_ref(), &error.to_string()),
                             http_status: status,
-                            detail,
+                            detail: detail(&response),
                             not_before: None,
                             answer: Some(KeptAnswer::of(&response, failure.as_ref())),
                         };
@@ -270,7 +270,7 @@ impl RowTask<'_> {
                 let problem = Problem {
                     message: throttled_message(step, status, &series),
                     http_status: status,
-                    detail,
+                    detail: response.as_ref().and_then(detail),
                     not_before: Some(retry::throttled_until(&series, now, until)),
                     ..Problem::new(code, "")
                 };
@@ -282,7 +282,7 @@ impl RowTask<'_> {
                     message: message(&code, step, dependency, status, failure.as_ref()),
                     code,
                     http_status: status,
-                    detail,
+                    detail: response.as_ref().and_then(detail),
                     not_before,
                     answer,
                 };
@@ -294,7 +294,7 @@ impl RowTask<'_> {
                     message: message(&code, step, dependency, status, failure.as_ref()),
                     code,
                     http_status: status,
-                    detail,
+                    detail: response.as_ref().and_then(detail),
                     not_before,
                     answer,
                 };
@@ -631,9 +631,43 @@ fn shorten(body: &Value) -> Option<Value> {
     if body.is_null() {
         return None;
     }
-    let text = body.to_string();
-    if text.len() <= DETAIL_CHARS {
+    let mut start = Start(Vec::new());
+    if serde_json::to_writer(&mut start, body).is_ok() && start.0.len() <= DETAIL_CHARS {
         return Some(body.clone());
     }
-    Some(Value::String(text.chars().take(DETAIL_CHARS).collect()))
+    Some(Value::String(String::from_utf8_lossy(&start.0).chars().take(DETAIL_CHARS).collect()))
+}
+
+/// As much of a text as is kept, in bytes: the rest is never written.
+struct Start(Vec<u8>);
+
+impl std::io::Write for Start {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() > DETAIL_CHARS * 4 {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_long_answer_is_cut_without_being_written_out() {
+        assert_eq!(shorten(&Value::Null), None);
+        assert_eq!(shorten(&json!({ "a": [1, 2] })), Some(json!({ "a": [1, 2] })));
+        let long = json!(vec!["ö".repeat(10); 100_000]);
+        let kept = shorten(&long).unwrap();
+        let expected: String = long.to_string().chars().take(DETAIL_CHARS).collect();
+        assert_eq!(kept, Value::String(expected));
+    }
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Reserved;
 use crate::engines::Engines;
 use crate::extract::ExtractPolicy;
 use crate::process::asked::Book;
@@ -33,6 +34,7 @@ use crate::process::queue_handler::QueueHandler;
 use crate::process::row::{RowTask, quiet};
 use crate::process::slots::{Limited, Load, Slots};
 use crate::process::suspects::{Running, Suspects, Turn};
+use crate::process::weights::Weights;
 use crate::settle::{self, About, Ended};
 use crate::supervise::spawn_part;
 use crate::traces::RowTrace;
@@ -54,6 +56,8 @@ pub struct WorkerPolicy {
     pub grace: Duration,
     /// How extraction is carried out.
     pub extract: ExtractPolicy,
+    /// Memory for long rows in flight, in bytes.
+    pub memory: usize,
 }
 
 /// Rows of a claim at the most.
@@ -70,7 +74,7 @@ const FREE_AHEAD: f64 = 4.0;
 const UNKNOWN_ROWS: f64 = 1.0;
 
 /// How often a lane that is held up is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How long a worker that cannot reach the database waits before it tries again.
 pub(super) const DATABASE_PAUSE: Duration = Duration::from_millis(250);
@@ -92,6 +96,7 @@ pub struct Worker {
     pub(super) leases: Arc<Leases>,
     /// When it was noticed that the database's clock was set back.
     pub(super) set_back_at: Mutex<Option<Instant>>,
+    pub(super) weights: Weights,
     pub(super) figures: Arc<WorkerFigures>,
     /// When rows of each pipeline were heard of last.
     pub(super) heard_at: Mutex<HashMap<String, Instant>>,
@@ -119,6 +124,7 @@ impl Worker {
             cache: BatchCache::new(policy.name.clone()),
             engines,
             caller,
+            weights: Weights::new(policy.memory),
             policy,
             observer,
             lanes: Mutex::default(),
@@ -357,7 +363,7 @@ impl Worker {
         rows: &TaskTracker,
         ways_out: WaysOut,
     ) {
-        let Claimed { work, lease, row: claimed } = claimed;
+        let Claimed { work, lease, row: claimed, memory } = claimed;
         let lane = work.pipeline.name.as_str();
         let mut slot = self.slots.take(lane);
         let own =
@@ -367,7 +373,7 @@ impl Worker {
         }
         let work = work.clone();
         rows.spawn(async move {
-            let _own = own;
+            let (_own, _memory) = (own, memory);
             let row = claimed.row;
             let attempts = claimed.attempts;
             let trace = RowTrace::new(self.engines.traces.as_ref(), work.id, row.number);
@@ -467,4 +473,6 @@ pub(super) struct Claimed {
     pub(super) work: Arc<BatchWork>,
     pub(super) lease: Arc<RowLease>,
     pub(super) row: ClaimedRow,
+    /// What a long row takes.
+    pub(super) memory: Option<Reserved>,
 }
