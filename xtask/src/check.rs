@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::deploy;
 use crate::services::Services;
 use crate::within::run_within;
 use crate::{cargo, run};
+use crate::{deploy, supply};
 
 /// The longest that building and running the tests of one step may take: several times what two slow cores need.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -24,6 +24,10 @@ pub fn test(args: &[String]) -> Result<(), String> {
         run(command)
     })?;
     step("what installs it", deploy::verify)?;
+    step("what it is made of", || {
+        supply::check()?;
+        supply::sbom(&std::env::temp_dir().join(format!("penstock-{}.cdx.json", std::process::id())))
+    })?;
     let services = Services::start()?;
     step("programs for whole runs", || {
         let mut command = cargo();

@@ -28,7 +28,8 @@ pub fn verify(built: Option<&str>) -> Result<(), String> {
     std::fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
     let made = if built.is_some() { Ok(()) } else { build(&work) };
     let image = built.unwrap_or(IMAGE);
-    let done = made.and_then(|()| inspect(image)).and_then(|()| serve(image, &work));
+    let bill = || crate::supply::sbom(&work.join("penstock.cdx.json"));
+    let done = made.and_then(|()| inspect(image)).and_then(|()| serve(image, &work)).and_then(|()| bill());
     if let Err(error) = std::fs::remove_dir_all(&work) {
         eprintln!("{} was not removed: {error}", work.display());
     }

@@ -5,8 +5,10 @@ mod check;
 mod deploy;
 mod image;
 mod services;
+mod supply;
 mod within;
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
@@ -21,6 +23,8 @@ fn main() -> ExitCode {
         "bench" => bench::run(&rest),
         "with-servers" => with_servers(&rest),
         "verify-deploy" => deploy::verify(),
+        "sbom" => supply::sbom(Path::new(rest.first().map_or("target/penstock.cdx.json", String::as_str))),
+        "advisories" => supply::check(),
         "verify-image" => image::verify(rest.first().map(String::as_str)),
         _ => {
             eprintln!(
@@ -31,6 +35,8 @@ fn main() -> ExitCode {
                  cargo xtask with-servers COMMAND  runs a command beside the servers that tests need, with what tests read to find them\n\
                  cargo xtask bench         measures, as ratios to the machine's own ceiling\n\
                  cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules\n\
+                 cargo xtask advisories    licences, sources and known vulnerabilities of what the programs are made of (cargo-deny)\n\
+                 cargo xtask sbom [FILE]   writes what the programs are made of, as CycloneDX\n\
                  cargo xtask verify-image [IMAGE]  builds the image from a clean clone (a release build: not in CI), or takes one, and runs it"
             );
             return ExitCode::from(2);

@@ -1,0 +1,50 @@
+//! What the programs are made of: a bill of materials, and whether it may be used.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::services::on_path;
+use crate::{cargo, run, run_with};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Writes what the programs are made of, as CycloneDX.
+///
+/// # Errors
+/// When Cargo.lock does not fit the sources, or lacks a checksum.
+pub fn sbom(file: &Path) -> Result<(), String> {
+    run_with(Command::new("python3").arg(root().join("xtask/deploy/sbom.py")).arg(root()).arg(file))
+}
+
+/// Checks licences, sources and bans, and advisories where their database can be fetched. What is not checked is said, and
+/// never passed over.
+///
+/// # Errors
+/// When something is found.
+pub fn check() -> Result<(), String> {
+    if !on_path("cargo-deny") {
+        unchecked(
+            "licences, sources, bans and advisories",
+            "cargo-deny is not installed: `cargo install --locked cargo-deny`",
+        );
+        return Ok(());
+    }
+    let deny = |what: &[&str]| {
+        let mut command = cargo();
+        command.current_dir(root()).args(["deny", "--workspace", "--locked"]).args(what);
+        run(command)
+    };
+    deny(&["check", "licenses", "sources", "bans"])?;
+    if deny(&["fetch", "db"]).is_err() {
+        unchecked("advisories", "the database (github.com/rustsec/advisory-db) cannot be fetched from here");
+        return Ok(());
+    }
+    deny(&["check", "--disable-fetch", "advisories"])
+}
+
+fn unchecked(what: &str, why: &str) {
+    eprintln!("!! NOT CHECKED: {what}: {why}");
+    eprintln!("!! Check them before a release: `cargo xtask advisories` where there is a network.");
+}
