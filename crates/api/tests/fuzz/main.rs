@@ -1,0 +1,126 @@
+//! Drives each parser that meets strangers with mutations of a small corpus, on the stable toolchain: for some seconds each,
+//! `PENSTOCK_TEST_FUZZ_SECONDS` for longer, `PENSTOCK_TEST_FUZZ_SEED` for others than always the same.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod targets;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use targets::TARGETS;
+
+/// Bytes of an input at most.
+const LONGEST: usize = 4096;
+
+/// Bytes that parsers look for.
+const WORDS: [&[u8]; 16] = [
+    b"\"",
+    b"\"\"",
+    b"\r\n",
+    b"\n",
+    b",",
+    b";",
+    b"=",
+    b"--x",
+    b"--x--",
+    b"\r\n\r\n",
+    b"{{",
+    b"}}",
+    b"%",
+    b"\0",
+    b"9",
+    b"\xC3",
+];
+
+/// SplitMix64: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound.max(1) as u64).expect("it is below a size")
+    }
+}
+
+/// One change of an input.
+fn mutate(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
+    let at = random.below(input.len() + 1);
+    let end = at + random.below((input.len() - at).min(16) + 1);
+    match random.below(7) {
+        0 if at < input.len() => input[at] ^= 1 << random.below(8),
+        1 if at < input.len() => input[at] = random.next().to_le_bytes()[0],
+        2 => drop(input.drain(at..end)),
+        3 => {
+            let copied = input[at..end].to_vec();
+            for _ in 0..=random.below(4) {
+                input.splice(at..at, copied.iter().copied());
+            }
+        }
+        4 => drop(input.splice(at..end, other[random.below(other.len() + 1)..].iter().copied())),
+        _ => drop(input.splice(at..at, WORDS[random.below(WORDS.len())].iter().copied())),
+    }
+    input.truncate(LONGEST);
+}
+
+fn drive(name: &str) {
+    let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let seconds = variable("PENSTOCK_TEST_FUZZ_SECONDS").unwrap_or(7);
+    let (_, run, corpus) = TARGETS.into_iter().find(|(known, ..)| *known == name).expect("a target");
+    let mut random = Random(variable("PENSTOCK_TEST_FUZZ_SEED").unwrap_or(1));
+    // What was mutated is mutated again, some of it.
+    let mut pool: Vec<Vec<u8>> = corpus.iter().map(|input| input.to_vec()).collect();
+    let began = Instant::now();
+    let mut inputs = 0_u64;
+    for input in corpus {
+        run(input);
+    }
+    while began.elapsed() < Duration::from_secs(seconds) {
+        let mut input = pool[random.below(pool.len())].clone();
+        for _ in 0..=random.below(6) {
+            let other = random.below(pool.len());
+            mutate(&mut random, &mut input, &pool[other]);
+        }
+        inputs += 1;
+        if catch_unwind(AssertUnwindSafe(|| run(&input))).is_err() {
+            panic!("{name}: input {inputs}: {:?}: {input:?}", String::from_utf8_lossy(&input));
+        }
+        match pool.len() {
+            0..256 => pool.push(input),
+            // The first ones stay what they are.
+            full if random.below(16) == 0 => {
+                let place = corpus.len() + random.below(full - corpus.len());
+                pool[place] = input;
+            }
+            _ => {}
+        }
+    }
+    eprintln!("{name}: {inputs} inputs");
+    assert!(inputs > 100, "{name}: {inputs} inputs are too few");
+}
+
+macro_rules! fuzzed {
+    ($($name:ident)+) => {
+        $(
+            #[test]
+            fn $name() {
+                drive(stringify!($name));
+            }
+        )+
+
+        #[test]
+        fn every_target_is_driven() {
+            let driven = [$(stringify!($name)),+];
+            assert_eq!(TARGETS.map(|(name, ..)| name), driven);
+        }
+    };
+}
+
+fuzzed! { csv multipart boundary waiting templates tokens range cursors }

@@ -1,0 +1,195 @@
+//! One function for each parser that meets strangers: no bytes make it panic, and what it says of them holds. The tests drive
+//! them with mutations of a small corpus (`main.rs`), `cargo fuzz` by coverage (`fuzz/`).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use penstock_api::{cursors, multipart, query, ranges};
+use penstock_crypto::{ApiKey, Keyring};
+use penstock_domain::csv::{Column, Limits, NoReferences, Refused, Schema, Validator};
+use penstock_domain::ids::BatchId;
+use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
+use penstock_domain::time::Timestamp;
+use penstock_downstream::retry_after;
+use penstock_flow::links::Link;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+/// A parser: its name, its function, and bytes to begin with.
+pub type Target = (&'static str, fn(&[u8]), &'static [&'static [u8]]);
+
+/// All of them.
+pub const TARGETS: [Target; 8] = [
+    ("csv", csv, &[b"a,b\n1,2\n", b"\xEF\xBB\xBFa,b\r\n\"1\",\"\"\"2\"\"\n\"\r\"\"\n\",x\n", b"b;a\n1;2", b"a,b\n\"" ]),
+    ("multipart", form, &[
+        b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.csv\"\r\nContent-Type: text/csv; charset=utf-8\r\n\r\nid\n1\n\r\n--x--\r\n",
+        b"--x\nContent-Disposition: form-data; name*=utf-8''n%C3%A4me\nContent-Transfer-Encoding: 8bit\n\ny\n--x  \r\n\r\n\r\n--x--",
+        b"preamble\r\n--x\r\n\r\n\r\n--xy\r\n--x--",
+    ]),
+    ("boundary", boundary, &[b"multipart/form-data; boundary=x", b"multipart/form-data; charset=utf-8; boundary=\"a b\\\"c\"", b"text/csv"]),
+    ("waiting", waiting, &[
+        b"retry-after: 17\ndate: Tue, 24 Nov 2026 02:30:53 GMT",
+        b"retry-after: Tue, 24 Nov 2026 02:31:53 GMT\nx-ratelimit-reset: 1795560905",
+        b"ratelimit: \"default\";r=0;t=30, \"day\";r=7;t=1.5e3\nratelimit-policy: \"day\";q=10;w=60",
+        b"x-ratelimit-remaining: 0\nx-ratelimit-reset: 6m30.5s\nretry-after-ms: 1500",
+    ]),
+    ("templates", template, &[
+        b"{{ body.links[0].id }}\0{\"links\":[{\"id\":7}]}",
+        b"{{ (row.a | int + 1e400) | round(2) }}{% if body is defined %}{{ body | length }}{% endif %}\0[1,\"x\"]",
+        b"{{ headers['x-id'] | default('n') | upper }} {{ status * 99999999999999999999 / 0 }}\0null",
+    ]),
+    ("tokens", token, &[b"", b"psk_0123456789ab_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"]),
+    ("range", range, &[b"bytes=0-1", b"bytes=-1", b"bytes=18446744073709551615-", b"bytes=5-4, 7-8"]),
+    ("cursors", cursor, &[b"0", b"123456789", b"1795560905720_01a20fc5-1bf6-7848-b776-b954c12c4f3c", b"limit=1&cursor=%C3%B6&a=%4"]),
+];
+
+/// A file is refused or accepted the same, however it is cut.
+pub fn csv(bytes: &[u8]) {
+    let outcome = |pieces: usize| {
+        let limits = Limits { max_field_chars: 64, max_record_bytes: 256, max_rows: 50 };
+        let columns = vec![Column::named("a"), Column::named("b")];
+        let schema = Arc::new(Schema { columns, ordered: false, limits });
+        let mut validator = Validator::new(schema, Arc::new(NoReferences));
+        for piece in bytes.chunks(pieces) {
+            if let Err(limit) = validator.push(piece) {
+                return validator.error_of(&limit).code.to_owned();
+            }
+        }
+        match validator.finish() {
+            Ok(validated) => format!("{} rows", validated.rows),
+            Err(Refused::Errors(rejected)) => format!("{:?}", rejected.errors),
+            Err(Refused::Limit(error)) => error.code.to_owned(),
+        }
+    };
+    assert_eq!(outcome(1), outcome(7));
+}
+
+/// A form has the same parts, however it is cut.
+pub fn form(bytes: &[u8]) {
+    let parts = |pieces: usize| -> Result<Vec<(multipart::PartHead, Vec<u8>)>, multipart::Malformed> {
+        let mut parser = multipart::Parser::new("x");
+        let mut parts: Vec<(multipart::PartHead, Vec<u8>)> = Vec::new();
+        let mut drain = |parser: &mut multipart::Parser| {
+            while let Some(event) = parser.next_event()? {
+                match event {
+                    multipart::Event::Part(head) => parts.push((head, Vec::new())),
+                    multipart::Event::Content(more) => {
+                        parts.last_mut().expect("content is a part's").1.extend_from_slice(&more);
+                    }
+                }
+            }
+            Ok(())
+        };
+        for piece in bytes.chunks(pieces) {
+            parser.push(piece);
+            drain(&mut parser)?;
+        }
+        parser.finish();
+        drain(&mut parser)?;
+        Ok(parts)
+    };
+    assert_eq!(parts(1).ok(), parts(usize::MAX).ok());
+}
+
+/// A boundary is one that a line can have; some clients have longer ones than RFC 2046 allows.
+pub fn boundary(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(boundary) = multipart::boundary(text) {
+        assert!((1..=200).contains(&boundary.len()), "{boundary:?}");
+        assert!(!boundary.contains(['\r', '\n']), "{boundary:?}");
+    }
+    multipart::latin1(bytes);
+}
+
+/// What headers say about waiting is a moment that is to come.
+pub fn waiting(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let headers: BTreeMap<String, String> = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.trim().to_lowercase(), value.trim().to_owned()))
+        .collect();
+    let now = Timestamp::from_millis(1_795_560_905_720);
+    for status in [200, 429, 503] {
+        let until = retry_after::wait_until(status, &headers, now);
+        assert!(until.is_none_or(|until| until >= now && status != 200), "{headers:?}");
+    }
+    let longest = Duration::from_secs(3600);
+    let wait = retry_after::retry_after(&text, now, longest);
+    assert!(wait.is_none_or(|wait| wait <= longest), "{text:?}");
+}
+
+/// A template and an answer, with a zero byte between them: what loads gives a value or an error.
+pub fn template(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (template, body) = text.split_once('\0').unwrap_or((&text, "null"));
+    let quoted = Value::String(template.to_owned()).to_string();
+    let definition = format!(
+        "name: p\ncsv: {{ columns: [ {{ name: a }} ] }}\ndependencies: {{ d: {{ base_url: \"http://d.example\" }} }}\n\
+         steps: [ {{ name: s, dependency: d, request: {{ method: GET, path: /s }}, output: {{ x: {quoted} }} }} ]\n"
+    );
+    let Ok(pipeline) = Pipeline::load("p.yaml", &definition, &|_| None) else { return };
+    let body: Value = serde_json::from_str(body).unwrap_or(Value::Null);
+    let values =
+        RowValues::new(&BTreeMap::from([("a".to_owned(), template.to_owned())]), &json!({ "c": body }));
+    let context = RowContext { values: &values, steps: &Map::new() };
+    let headers = BTreeMap::from([("x-id".to_owned(), template.to_owned())]);
+    // An error is as good.
+    let _ = pipeline.steps[0].output(&context, ResponseView { status: 200, headers: &headers, body: &body });
+}
+
+static KEYRING: LazyLock<Keyring> = LazyLock::new(|| {
+    Keyring::parse("tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").expect("a keyring")
+});
+
+/// A link opens what it was made for or nothing, and an API key is written as it was read.
+pub fn token(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let now = Timestamp::from_millis(1000);
+    let link = Link {
+        batch: BatchId(Uuid::from_u128(7)),
+        report: "results.csv".into(),
+        key_id: "0123456789ab".into(),
+        expires_at: Timestamp::from_millis(2000),
+    };
+    let genuine = link.token(&KEYRING).expect("a token");
+    // The bytes alone, and the token with some of its bytes replaced by them.
+    let mut changed = genuine.clone().into_bytes();
+    let at = bytes.first().map_or(0, |first| usize::from(*first) % changed.len());
+    for (old, new) in changed[at..].iter_mut().zip(bytes.iter().skip(1)) {
+        *old = *new;
+    }
+    for token in [text.as_ref(), &String::from_utf8_lossy(&changed)] {
+        if let Ok(opened) = Link::read(&KEYRING, token, now) {
+            assert_eq!(opened, link, "{token}");
+        }
+    }
+    if let Some(key) = ApiKey::parse(&text) {
+        assert!(text.contains(key.id()), "{text:?}");
+    }
+}
+
+/// A range is in what it is a range of.
+pub fn range(bytes: &[u8]) {
+    let Some(wanted) = ranges::Wanted::parse(&String::from_utf8_lossy(bytes)) else { return };
+    for length in [0, 1, 10, u64::MAX] {
+        if let Some((first, last)) = wanted.within(length) {
+            assert!(first <= last && last < length, "{wanted:?} of {length}");
+        }
+    }
+}
+
+/// What is accepted is a cursor as pages write it; a query that is read is text.
+pub fn cursor(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(number) = cursors::number(&text, 18) {
+        assert_eq!(number.to_string(), text);
+    }
+    if let Ok((at, id)) = cursors::moment(&text) {
+        assert_eq!(cursors::of_moment(at, id), text);
+    }
+    if let Ok(fields) = query::read::<BTreeMap<String, String>>(&text) {
+        assert!(fields.len() <= text.len() + 1);
+    }
+}
