@@ -1,6 +1,6 @@
 //! Settings: what the programs read and what docs/operate.md describes are the same, defaults included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::markdown::{pages, read, root, spans, table_rows};
 
@@ -87,6 +87,19 @@ fn every_setting_is_described_and_every_described_one_is_read() {
     for name in described.keys() {
         assert!(known.contains_key(name), "docs/operate.md describes {name}, which nobody reads");
     }
+}
+
+/// The chart's `settings` take every variable of Penstock's own, and no other.
+#[test]
+fn the_chart_takes_every_setting() {
+    let schema: serde_json::Value =
+        serde_json::from_str(&read("charts/penstock/values.schema.json")).unwrap();
+    let taken = &schema["properties"]["settings"]["propertyNames"]["then"]["enum"];
+    let taken: BTreeSet<&str> = taken.as_array().unwrap().iter().filter_map(|name| name.as_str()).collect();
+    let known = read_by_programs();
+    let own: BTreeSet<&str> =
+        known.keys().map(String::as_str).filter(|name| name.starts_with("PENSTOCK_")).collect();
+    assert_eq!(taken, own);
 }
 
 /// Pages, the chart, the manifests and compose give no variable that does not exist.

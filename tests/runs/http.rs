@@ -417,18 +417,22 @@ async fn an_admin_key_reads() {
     }
     let whole = admin.get("/v2/audit").await;
     assert_eq!(whole["next_cursor"], Value::Null);
+    // Reading it leaves entries of its own.
+    let lasting = |page: &Value| -> Vec<Value> {
+        let data = page["data"].as_array().expect("entries").iter();
+        data.filter(|entry| entry["action"] != "admin.read").cloned().collect()
+    };
     let mut paged = Vec::new();
     let mut path = "/v2/audit?limit=3".to_owned();
     loop {
         let page = admin.get(&path).await;
-        let data = page["data"].as_array().expect("entries");
-        assert!(data.len() <= 3);
-        paged.extend(data.iter().cloned());
+        assert!(page["data"].as_array().expect("entries").len() <= 3);
+        paged.extend(lasting(&page));
         let Some(cursor) = page["next_cursor"].as_str() else { break };
         path = format!("/v2/audit?limit=3&cursor={cursor}");
     }
     assert!(paged.len() > 12);
-    assert_eq!(&paged, whole["data"].as_array().expect("entries"));
+    assert_eq!(paged, lasting(&whole));
     assert_eq!(refused(admin.request("GET", "/v2/audit?cursor=x")).await.0, 400);
 }
 

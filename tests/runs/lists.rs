@@ -170,12 +170,12 @@ async fn lists_while_more_comes() {
         if list == "batches" {
             assert_eq!(ids(&paged), ids(&before));
         } else {
-            let one = |entry: &Value| entry["id"].to_string();
-            assert_eq!(
-                paged.iter().map(one).collect::<Vec<_>>(),
-                before.iter().map(one).collect::<Vec<_>>(),
-                "{list}"
-            );
+            // Reading the audit log leaves entries in it.
+            let lasting = |list: &[Value]| -> Vec<String> {
+                let lasting = list.iter().filter(|entry| entry["action"] != "admin.read");
+                lasting.map(|entry| entry["id"].to_string()).collect()
+            };
+            assert_eq!(lasting(&paged), lasting(&before), "{list}");
         }
     }
     let of = async |query: &str| ids(&all(&client, &format!("/v2/batches?limit=3&{query}")).await);

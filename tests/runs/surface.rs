@@ -1,7 +1,9 @@
 //! What every answer says of itself, and what no request can make it say.
 
+use std::time::{Duration, Instant};
+
 use penstock_sandbox::{Config, Sandbox};
-use penstock_tests::{Client, Place};
+use penstock_tests::{Client, PATIENCE, Place};
 use serde_json::{Value, json};
 
 use crate::NOOP;
@@ -42,6 +44,82 @@ async fn links_do_not_follow_what_a_request_says() {
         }
         service.terminate();
     }
+}
+
+/// A refusal is the same document for a client that takes compressed answers.
+#[tokio::test]
+async fn a_compressed_refusal_is_the_same() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    for path in ["/v2/batches?limit=0", "/v2/batches/none"] {
+        let plain = client.request("GET", path).send().await.expect("an answer");
+        let length: usize = plain.bytes().await.expect("a body").len();
+        let compressed = client.request("GET", path).header("accept-encoding", "gzip").send().await;
+        let compressed = compressed.expect("an answer");
+        assert_eq!(compressed.headers()["content-encoding"], "gzip", "{path}");
+        let bytes = compressed.bytes().await.expect("a body");
+        // Its last four bytes are the length of what was compressed (RFC 1952, 2.3.1).
+        let of = u32::from_le_bytes(bytes[bytes.len() - 4..].try_into().expect("four bytes"));
+        assert_eq!(of as usize, length, "{path}");
+    }
+    service.terminate();
+}
+
+/// Who has no valid key, who asks for what a key does not allow, and what an admin key reads: each leaves a log line and an
+/// audit entry; a flood leaves no more than the first one does.
+#[tokio::test]
+async fn refusals_and_admin_reads_leave_traces() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    let key = place.key(&sandbox, "acme");
+    let (made, _) = place.operate(&sandbox, &["keys", "create", "--owner", "ops", "--admin"]);
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let stranger = Client::new(&service, "penstock_nobody_nothing");
+    let admin = Client::new(&service, made["key"].as_str().expect("a key"));
+    let (_, batch) = client.upload("/v2/pipelines/noop/batches", "id\n1\n").await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    client.finished(&id).await;
+    for _ in 0..200 {
+        let answer = stranger.request("GET", &format!("/v2/batches/{id}")).send().await.expect("an answer");
+        assert_eq!(answer.status(), 401);
+    }
+    for _ in 0..20 {
+        let answer = client.request("GET", "/v2/audit").send().await.expect("an answer");
+        assert_eq!(answer.status(), 403);
+        admin.get(&format!("/v2/batches/{id}/rows/1")).await;
+    }
+    let began = Instant::now();
+    let entries = loop {
+        let page = admin.get("/v2/audit?limit=1000").await;
+        let data = page["data"].as_array().expect("entries").clone();
+        if data.iter().any(|entry| entry["action"] == "admin.read" && entry["batch"] == id.as_str()) {
+            break data;
+        }
+        assert!(began.elapsed() < PATIENCE, "{page}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let of =
+        |action: &str| -> Vec<&Value> { entries.iter().filter(|entry| entry["action"] == action).collect() };
+    let strangers = of("request.unauthorized");
+    assert_eq!((strangers.len(), &strangers[0]["actor"]), (1, &json!("address:127.0.0.1")), "{strangers:?}");
+    let forbidden = of("request.forbidden");
+    assert_eq!((forbidden.len(), &forbidden[0]["detail"]), (1, &json!("GET /v2/audit")), "{forbidden:?}");
+    assert!(forbidden[0]["actor"].as_str().is_some_and(|actor| actor.starts_with("key:")));
+    let read: Vec<&Value> =
+        of("admin.read").into_iter().filter(|entry| entry["batch"] == id.as_str()).collect();
+    assert_eq!(
+        (read.len(), &read[0]["detail"]),
+        (1, &json!("GET /v2/batches/{id}/rows/{number}")),
+        "{read:?}"
+    );
+    for line in ["a request had no valid key", "a request was not allowed", "an admin key reads"] {
+        place.logged(line).await;
+    }
+    service.terminate();
 }
 
 /// Answers of every kind tell browsers what not to do with them.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode, header};
-use actix_web::{FromRequest, HttpRequest, web};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use futures::{Stream, TryStreamExt as _};
@@ -14,6 +14,7 @@ use penstock_flow::keys;
 use penstock_store::batches::Batch;
 use penstock_store::owners::{ApiKeyRecord, KeyRole, Scope, Scopes};
 
+use crate::accesses::Asker;
 use crate::problem::Problem;
 use crate::state::ApiState;
 
@@ -167,6 +168,7 @@ impl FromRequest for Caller {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let state = request.app_data::<web::Data<ApiState>>().cloned();
+        let request = request.clone();
         let mut sent = request.headers().get_all(header::AUTHORIZATION).cloned();
         let needed = needed_scope(request.method(), &request.match_pattern().unwrap_or_default());
         let (sent, another) = (sent.next(), sent.next().is_some());
@@ -182,6 +184,9 @@ impl FromRequest for Caller {
             let key = ApiKey::parse(text.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
             let key = key.ok_or_else(refused)?;
             let caller: Self = keys::find(&state.engines, &key).await?.ok_or_else(refused)?.into();
+            let admin = caller.role == KeyRole::Admin;
+            request.extensions_mut().insert(Asker { actor: caller.actor(), admin });
+            state.rates.request(&caller, &request)?;
             if !caller.scopes.allow(needed) {
                 let name = needed.name();
                 return Err(Problem::forbidden(format!("this needs a key with the scope `{name}`")));

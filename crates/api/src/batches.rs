@@ -15,8 +15,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::body;
+use crate::cursors;
 use crate::problem::Problem;
-use crate::query::{self, NoQuery, Query};
+use crate::query::{NoQuery, Query};
 use crate::refusals;
 use crate::state::ApiState;
 
@@ -45,20 +46,27 @@ pub struct BatchPage {
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
     /// States, separated by commas.
+    #[param(
+        pattern = "^ *(pending|processing|queued|completed|cancelled|failed)? *(, *(pending|processing|queued|completed|cancelled|failed)? *)*$"
+    )]
     status: Option<String>,
     /// Of this pipeline.
+    #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$")]
     pipeline: Option<String>,
     /// Of this owner; for admin keys.
+    #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$")]
     owner: Option<String>,
     /// Created at or after (RFC 3339).
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, format = DateTime)]
     created_from: Option<Timestamp>,
     /// Created before (RFC 3339).
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, format = DateTime)]
     created_to: Option<Timestamp>,
     /// At most so many, 1 to 1000; 50 without it.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// The last page's `next_cursor`.
+    #[param(pattern = "^(0|[1-9][0-9]{0,17})$")]
     cursor: Option<String>,
 }
 
@@ -68,9 +76,10 @@ pub(crate) fn states<T: std::str::FromStr<Err = penstock_domain::row::UnknownNam
 ) -> Result<Vec<T>, Problem> {
     text.unwrap_or_default()
         .split(',')
+        .map(|name| name.trim_matches(' '))
         .filter(|name| !name.is_empty())
         .map(|name| {
-            name.trim().parse().map_err(|error: penstock_domain::row::UnknownName| {
+            name.parse().map_err(|error: penstock_domain::row::UnknownName| {
                 Problem::bad_request("bad_status", error.to_string())
             })
         })
@@ -96,7 +105,8 @@ pub async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<HttpResponse, Problem> {
     let limit = page_size(query.limit, 50)?;
-    let before = query.cursor.as_deref().map(|cursor| query::number(cursor).map(BatchSeq)).transpose()?;
+    let before =
+        query.cursor.as_deref().map(|cursor| cursors::number(cursor, 18).map(BatchSeq)).transpose()?;
     let owner = match (&query.owner, caller.role) {
         (Some(name), KeyRole::Admin) => {
             let owners = state.engines.store.owners().await?;

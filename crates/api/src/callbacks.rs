@@ -11,19 +11,67 @@ use uuid::Uuid;
 use crate::auth::{Caller, reads_only};
 use crate::batches::page_size;
 use crate::body;
+use crate::cursors;
 use crate::problem::Problem;
-use crate::query::{self, NoQuery, Query};
+use crate::query::{NoQuery, Query};
 use crate::refusals;
 use crate::state::ApiState;
 
 /// Bytes that a page may have.
 const PAGE_BYTES: u64 = 1024 * 1024;
 
+/// A callback, for the document: the store knows of none.
+#[allow(dead_code, reason = "it describes `Callback`")]
+#[derive(ToSchema)]
+#[schema(as = Callback)]
+pub struct CallbackView {
+    /// The `webhook-id`.
+    id: Uuid,
+    /// Which batch.
+    batch: Uuid,
+    /// Which run of it.
+    run: u32,
+    /// The event's type.
+    event: String,
+    /// Where it goes.
+    url: String,
+    /// When it happened.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// Where it stands.
+    #[schema(inline)]
+    status: CallbackState,
+    /// Deliveries tried.
+    attempts: u16,
+    /// When it is tried next.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    next_at: Option<Timestamp>,
+    /// The HTTP status that the receiver answered with last.
+    last_status: Option<u16>,
+    /// Why the last delivery failed.
+    last_error: Option<String>,
+}
+
+/// Where a callback stands, for the document.
+#[allow(dead_code, reason = "it describes `CallbackStatus`")]
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum CallbackState {
+    /// It waits for its next delivery.
+    Pending,
+    /// The receiver accepted it.
+    Delivered,
+    /// Every delivery failed.
+    Exhausted,
+    /// The receiver answered 410.
+    Disabled,
+}
+
 /// A page of callbacks.
 #[derive(Serialize, ToSchema)]
 pub struct CallbackPage {
     /// The callbacks, newest first.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<CallbackView>)]
     pub data: Vec<Callback>,
     /// Gives the next page; none behind the last.
     pub next_cursor: Option<String>,
@@ -35,10 +83,13 @@ pub struct CallbackPage {
 #[serde(deny_unknown_fields)]
 pub struct CallbackQuery {
     /// Of this batch.
+    #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$")]
     batch: Option<String>,
     /// At most so many, 1 to 1000; 50 without it.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// The last page's `next_cursor`.
+    #[param(pattern = "^(0|[1-9][0-9]{0,14})_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     cursor: Option<String>,
 }
 
@@ -58,21 +109,15 @@ pub async fn list(
             None
         }
     };
-    let before = query.cursor.as_deref().map(cursor).transpose()?;
+    let before = query.cursor.as_deref().map(cursors::moment).transpose()?;
     let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
     let read = state.budgets.read(caller.owner).await?;
     let mut data = state.engines.store.callbacks(caller.scope(), batch, before, limit + 1).await?;
     drop(read);
     let more = data.len() > limit as usize;
     data.truncate(limit as usize);
-    let next_cursor =
-        data.last().filter(|_| more).map(|last| format!("{}_{}", last.created_at.millis(), last.id));
+    let next_cursor = data.last().filter(|_| more).map(|last| cursors::of_moment(last.created_at, last.id));
     body::answer(&CallbackPage { data, next_cursor }, room)
-}
-
-fn cursor(text: &str) -> Result<(Timestamp, Uuid), Problem> {
-    let (at, id) = text.split_once('_').ok_or_else(query::bad_cursor)?;
-    Ok((Timestamp::from_millis(query::number(at)?), id.parse().map_err(|_| query::bad_cursor())?))
 }
 
 /// Sends a callback again, whatever became of it. Its webhook-id stays. An admin key redelivers its own owner's only.

@@ -30,9 +30,11 @@ const MOST_VALID: u32 = 86_400;
 #[serde(deny_unknown_fields)]
 pub struct DownloadBody {
     /// `results.csv`, `failed.csv`, `unprocessed.csv`, or the same with `.ndjson`.
+    #[schema(pattern = r"^(results|failed|unprocessed)\.(csv|ndjson)$")]
     report: String,
     /// Seconds, 1 to 86400; 900 without it.
     #[schema(minimum = 1, maximum = 86400)]
+    #[serde(default, deserialize_with = "body::whole")]
     expires_in: Option<u32>,
 }
 
@@ -115,6 +117,7 @@ pub async fn follow(
     let key =
         key.ok_or_else(|| Problem::forbidden("the key that made this link was revoked or has expired"))?;
     let caller = Caller::from(key);
+    state.rates.request(&caller, &request)?;
     let batch = caller.batch(&state, &link.batch.to_string()).await?;
     reports::send(&state, caller, batch, &link.report, seen.into_inner(), &request).await
 }

@@ -6,6 +6,7 @@ use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use penstock_flow::view::batch_view;
+use utoipa::ToSchema;
 
 use crate::auth::Caller;
 use crate::problem::Problem;
@@ -23,12 +24,24 @@ const KEEP_ALIVE_LOOKS: u32 = 15;
 /// Looks after which the listener's key is asked for again.
 const KEY_LOOKS: u32 = 3;
 
+/// An event, for the document: each line of it is a field.
+#[allow(dead_code, reason = "it describes what is written")]
+#[derive(ToSchema)]
+pub struct BatchEvent {
+    /// The batch's revision.
+    id: String,
+    /// `batch`.
+    event: String,
+    /// The batch in JSON, as `GET /v2/batches/{id}` shows it.
+    data: String,
+}
+
 /// Tells the batch whenever it changes, and ends when it has ended. An event's id is the batch's revision;
 /// `Last-Event-ID` goes on behind it. A stream also ends when the service stops or the key is revoked: a listener that
 /// comes again is answered by another instance, or refused.
 #[utoipa::path(get, operation_id = "stream_events", path = "/v2/batches/{id}/events", tag = "batches",
     params(("id" = String, Path), ("Last-Event-ID" = Option<String>, Header, description = "The last event that was seen")),
-    responses((status = 200, description = "`batch` events; the data of each is the batch", body = String, content_type = "text/event-stream"),
+    responses((status = 200, description = "`batch` events; the data of each is the batch", body = BatchEvent, content_type = "text/event-stream"),
         (status = 204, description = "The batch has ended, and its last event was seen: there is nothing to come again for"),
         refusals::Asked, refusals::Named), security(("key" = [])))]
 pub async fn stream(

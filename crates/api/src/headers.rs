@@ -7,6 +7,7 @@ use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 
 use crate::coding::unname_identity;
+use crate::rates;
 
 /// Data, and no page: nothing of it runs, and nobody frames it.
 const NOTHING_RUNS: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
@@ -58,6 +59,8 @@ pub async fn secured<B: MessageBody>(
     let mut response = next.call(request).await?;
     set(response.headers_mut(), kind);
     unname_identity(response.headers_mut());
+    let request = response.request().clone();
+    rates::set_headers(&request, response.headers_mut());
     Ok(response)
 }
 

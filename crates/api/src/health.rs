@@ -6,12 +6,14 @@ use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
+use crate::problem::Problem;
 use crate::query::Query;
+use crate::refusals;
 use crate::state::ApiState;
 
 /// Lives as long as it answers.
 #[utoipa::path(get, operation_id = "live", path = "/livez", tag = "operations",
-    responses((status = 200, description = "It lives", body = Object)))]
+    responses((status = 200, description = "It lives", body = Object), refusals::Watched))]
 pub async fn livez() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
@@ -37,7 +39,8 @@ pub struct ReadyQuery {
 /// Ready while its engines answer.
 #[utoipa::path(get, operation_id = "ready", path = "/readyz", tag = "operations", params(ReadyQuery),
     responses((status = 200, description = "All engines answer", body = Object),
-        (status = 503, description = "One does not; which one, and why", body = Object)))]
+        (status = 503, description = "One does not; which one, and why", body = Object), refusals::Watched,
+        (status = 400, description = "The query cannot be read", body = Problem, content_type = "application/problem+json")))]
 pub async fn readyz(state: web::Data<ApiState>, Query(query): Query<ReadyQuery>) -> HttpResponse {
     let report = readiness(&state.engines).await;
     let ready = match query.only {

@@ -59,6 +59,7 @@ pub async fn upload(
     if !caller.may_use(&pipeline.name) {
         return Err(Problem::forbidden("the key is for other pipelines"));
     }
+    admit(&state, &caller, &request).await?;
     let wanted = UploadRequest {
         owner: caller.owner,
         owner_name: caller.owner_name.clone(),
@@ -109,6 +110,16 @@ pub struct UploadedBatch {
     /// Columns of the file that begin with `_`, are not declared by the pipeline and are none of a report's own: they were
     /// ignored. At most 100 of them; empty for an upload by its `upload_id`, whose file is read later.
     pub ignored_columns: Vec<String>,
+}
+
+/// Counts an upload, and looks at what its owner keeps.
+///
+/// # Errors
+/// 429 when it is one too many.
+pub(crate) async fn admit(state: &ApiState, caller: &Caller, request: &HttpRequest) -> Result<(), Problem> {
+    state.rates.upload(caller, request)?;
+    let bytes = body::announced(request.headers()).unwrap_or(0);
+    state.quotas.admit(&state.engines.store, caller.owner, bytes).await
 }
 
 /// Memory for a file: a part that fills, and a record as it is parsed.

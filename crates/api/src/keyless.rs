@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 
 use crate::body::PIECE;
 use crate::docs;
+use crate::openapi;
 use crate::problem::Problem;
 use crate::refusals;
 use crate::reports::nothing;
@@ -119,9 +120,8 @@ pub struct Keyless {
 impl Keyless {
     /// With that OpenAPI document.
     pub fn new(document: &utoipa::openapi::OpenApi) -> Self {
-        let document = serde_json::to_vec(document).expect("JSON holds the document");
         Self {
-            document: Shared::new("application/json", document),
+            document: Shared::new("application/json", openapi::written(document)),
             pages: Mutex::default(),
             metrics: tokio::sync::Mutex::default(),
             shares: RandomState::new(),

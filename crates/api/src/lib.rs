@@ -3,9 +3,10 @@
 //! [`ingest`] takes files (a [`form`] of [`multipart`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
 //! [`reports`] stream results (in [`ranges`], by what the [`report_index`] knows), [`downloads`] give them to who has no key,
 //! [`events`] tell changes as they happen,
-//! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys,
-//! [`connections`] bounds what strangers cost before that, [`keyless`] what they are sent, [`coding`] what is compressed, [`budgets`] what clients take at a time, [`query`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
+//! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys, [`accesses`] records who was refused and what admins read,
+//! [`connections`] bounds what strangers cost before that, [`keyless`] what they are sent, [`coding`] what is compressed, [`budgets`] what clients take at a time, [`rates`] how often they ask, [`quotas`] how much they keep, [`query`], [`cursors`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
 
+pub mod accesses;
 pub mod audit;
 pub mod auth;
 pub mod batches;
@@ -14,6 +15,7 @@ pub mod budgets;
 pub mod callbacks;
 pub mod coding;
 pub mod connections;
+pub mod cursors;
 mod docs;
 pub mod downloads;
 pub mod events;
@@ -29,7 +31,9 @@ pub mod openapi;
 pub mod presigned;
 pub mod problem;
 pub mod query;
+pub mod quotas;
 pub mod ranges;
+pub mod rates;
 pub mod refusals;
 pub mod report_index;
 pub mod reports;

@@ -1,9 +1,13 @@
 //! The OpenAPI document, made from the handlers themselves.
 
+use penstock_domain::ledger::Event;
+use penstock_domain::time::Timestamp;
+use penstock_flow::view::BatchView;
+use serde_json::json;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::{Modify, OpenApi};
+use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::problem::{FileError, Problem};
 use crate::{
@@ -40,7 +44,7 @@ use crate::{
         health::readyz,
         keyless::metrics,
     ),
-    components(schemas(Problem, FileError)),
+    components(schemas(Problem, FileError, CallbackEvent)),
     modifiers(&Keys),
 )]
 pub struct Document;
@@ -52,6 +56,53 @@ impl Modify for Keys {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         document.components.get_or_insert_default().add_security_scheme("key", scheme);
     }
+}
+
+/// What is sent to a `callback_url`, for the document.
+#[allow(dead_code, reason = "it describes what workers send")]
+#[derive(ToSchema)]
+pub struct CallbackEvent {
+    /// What happened.
+    #[schema(rename = "type")]
+    kind: String,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Timestamp,
+    /// The batch as it was then.
+    data: BatchView,
+}
+
+/// The document with the callbacks that the API sends, as it is served.
+pub fn written(document: &utoipa::openapi::OpenApi) -> String {
+    let mut value = serde_json::to_value(document).unwrap_or_default();
+    let webhooks = Event::ALL.iter().map(|event| (event.name().to_owned(), webhook(event.name())));
+    value["webhooks"] = serde_json::Value::Object(webhooks.collect());
+    value.to_string()
+}
+
+/// A callback (OpenAPI 3.1, "webhooks"): the request that a receiver gets.
+fn webhook(event: &str) -> serde_json::Value {
+    let header = |name: &str, about: &str| json!({ "name": name, "in": "header", "required": true, "description": about, "schema": { "type": "string" } });
+    let schema = json!({ "allOf": [
+        { "$ref": "#/components/schemas/CallbackEvent" },
+        { "type": "object", "properties": { "type": { "const": event } } },
+    ] });
+    json!({ "post": {
+        "operationId": event.replace('.', "_"),
+        "tags": ["callbacks"],
+        "summary": format!("Sent to the `callback_url` of a batch: {event}."),
+        "parameters": [
+            header("webhook-id", "The same at every delivery of one event"),
+            header("webhook-timestamp", "Seconds since 1970, of this delivery"),
+            header("webhook-signature", "Signatures of Standard Webhooks, with spaces between them"),
+        ],
+        "requestBody": { "required": true, "content": { "application/json": { "schema": schema } } },
+        "responses": {
+            "2XX": { "description": "Accepted" },
+            "410": { "description": "Nothing more is sent to this address" },
+            "default": { "description": "Delivered again later" },
+        },
+    } })
 }
 
 /// The document, with each pipeline's own route beside the general one.

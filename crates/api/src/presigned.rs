@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::body::{self, Deadline};
+use crate::ingest;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::refusals;
@@ -48,7 +49,13 @@ pub struct UploadPlace {
 /// Gives an address to which the client PUTs its file.
 #[utoipa::path(post, operation_id = "create_upload", path = "/v2/uploads", tag = "batches",
     responses((status = 201, description = "A place for a file", body = UploadPlace), refusals::Asked), security(("key" = [])))]
-pub async fn create(caller: Caller, state: web::Data<ApiState>, _: NoQuery) -> Result<HttpResponse, Problem> {
+pub async fn create(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    _: NoQuery,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    ingest::admit(&state, &caller, &request).await?;
     let now = state.engines.clock.now();
     let id = state.engines.chance.uuid(now);
     let key = upload_key(&caller.owner_name, id);
@@ -87,6 +94,7 @@ pub async fn put(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    ingest::admit(&state, &caller, &request).await?;
     body::unencoded(request.headers())?;
     let unknown = || Problem::not_found("open upload of this id");
     let id = id.parse().map_err(|_| unknown())?;

@@ -48,6 +48,9 @@ pub struct Problem {
     /// How many errors the file has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_count: Option<u64>,
+    /// Seconds for `Retry-After`; statuses that ask for one have one without it.
+    #[serde(skip)]
+    pub retry_after: Option<u32>,
 }
 
 impl std::fmt::Display for Problem {
@@ -69,6 +72,7 @@ impl Problem {
             code: code.to_owned(),
             errors: None,
             error_count: None,
+            retry_after: None,
         }
     }
 
@@ -98,6 +102,13 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 
+    /// With the seconds after which the client tries again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
     /// With a file's errors.
     #[must_use]
     pub fn with_errors(mut self, errors: Vec<RowError>, count: u64) -> Self {
@@ -120,8 +131,9 @@ impl ResponseError for Problem {
         if self.status == 401 {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.status == 503 {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+        if self.retry_after.is_some() || self.status == 503 {
+            let seconds = self.retry_after.unwrap_or(RETRY_AFTER);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -22,19 +22,6 @@ pub struct Nothing {}
 /// The query of a route that takes none.
 pub type NoQuery = Query<Nothing>;
 
-/// The number in a cursor; pages give none below 0.
-///
-/// # Errors
-/// 400 when it is none.
-pub fn number(cursor: &str) -> Result<i64, Problem> {
-    cursor.parse().ok().filter(|number| *number >= 0).ok_or_else(bad_cursor)
-}
-
-/// A cursor that no page gave.
-pub fn bad_cursor() -> Problem {
-    Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave")
-}
-
 impl<T: DeserializeOwned> FromRequest for Query<T> {
     type Error = Problem;
     type Future = Ready<Result<Self, Problem>>;
@@ -85,14 +72,6 @@ fn decoded(query: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cursor_counts_from_zero() {
-        assert_eq!(number("17").unwrap(), 17);
-        for wrong in ["-1", "", "x", "9223372036854775808"] {
-            assert_eq!(number(wrong).unwrap_err().code, "bad_cursor", "{wrong}");
-        }
-    }
 
     #[test]
     fn a_query_is_utf8_in_percent_encoding() {

@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::batches::{page_size, states};
 use crate::body;
+use crate::cursors;
 use crate::problem::Problem;
 use crate::query::{NoQuery, Query};
 use crate::refusals;
@@ -40,12 +41,18 @@ pub struct RowPage {
 #[serde(deny_unknown_fields)]
 pub struct RowQuery {
     /// States, separated by commas.
+    #[param(
+        pattern = "^ *(pending|processing|queued|completed|cancelled|failed)? *(, *(pending|processing|queued|completed|cancelled|failed)? *)*$"
+    )]
     status: Option<String>,
     /// Failed with this code.
+    #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$")]
     code: Option<String>,
     /// At most so many, 1 to 1000; 100 without it.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// The last page's `next_cursor`.
+    #[param(pattern = "^(0|[1-9][0-9]{0,8})$")]
     cursor: Option<String>,
 }
 
@@ -61,17 +68,12 @@ pub async fn list(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     let limit = page_size(query.limit, 100)?;
-    let after = query
-        .cursor
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(|_| Problem::bad_request("bad_cursor", "`cursor` is not one that a page gave"))?
-        .unwrap_or(0);
+    let after = query.cursor.as_deref().map(|cursor| cursors::number(cursor, 9)).transpose()?.unwrap_or(0);
     let mut filter = RowFilter {
         status: states::<RowStatus>(query.status.as_deref())?,
         code: query.code,
-        after,
+        // Nine digits fit.
+        after: u32::try_from(after).unwrap_or(u32::MAX),
         limit,
         max_bytes: Some(PAGE_BYTES),
         payload: false,
@@ -149,6 +151,7 @@ pub struct Waiting {
 #[serde(deny_unknown_fields)]
 pub struct WaitingQuery {
     /// This row; without it, the batch as a whole.
+    #[param(format = Int64, maximum = 4294967295_u32)]
     row: Option<u32>,
 }
 

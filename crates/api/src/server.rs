@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing_actix_web::TracingLogger;
 
+use crate::accesses::recorded;
 use crate::coding::{Compressing, sparing};
 use crate::connections::stream::turn_away;
 use crate::connections::{Connections, Guarded, track};
@@ -90,6 +91,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .wrap(Compress::default())
             .wrap(from_fn(worded))
             .wrap(from_fn(secured))
+            .wrap(from_fn(recorded))
             .wrap(TracingLogger::<Requests>::new())
             .wrap(from_fn(track))
             .service(read("/livez", web::to(health::livez)))

@@ -10,8 +10,11 @@ use penstock_flow::metrics::Sources;
 use penstock_flow::signing::UrlSigner;
 use tokio_util::sync::CancellationToken;
 
+use crate::accesses::Accesses;
 use crate::budgets::Budgets;
 use crate::connections::{Connections, Limits};
+use crate::quotas::{Most, Quotas};
+use crate::rates::{PerMinute, Rates};
 use crate::report_index::Reports;
 
 /// How long a client that is being sent an answer may take no byte of it.
@@ -38,6 +41,12 @@ pub struct ApiState {
     pub reports: Reports,
     /// What clients may take at a time.
     pub budgets: Budgets,
+    /// Records who was refused, and what admin keys read.
+    pub accesses: Accesses,
+    /// How often keys and owners ask.
+    pub rates: Rates,
+    /// How much owners keep.
+    pub quotas: Quotas,
     /// What links begin with: where clients reach the API. Never what a request says of that.
     pub base: String,
     /// Makes URLs to which a client can PUT a file, when the object store can.
@@ -77,6 +86,17 @@ impl ApiState {
             sources,
             reports: Reports::default(),
             budgets: Budgets::new(surface.memory_bytes(), chosen.reads_at_once()),
+            accesses: Accesses::start(&chosen.engines, &stop),
+            rates: Rates::new(PerMinute {
+                key_requests: surface.key_requests,
+                owner_requests: surface.owner_requests,
+                key_uploads: surface.key_uploads,
+                owner_uploads: surface.owner_uploads,
+            }),
+            quotas: Quotas::new(Most {
+                batches: surface.owner_batches,
+                bytes: surface.owner_stored_mib.saturating_mul(1024 * 1024),
+            }),
             base: surface.public_base()?.unwrap_or_default(),
             signer: chosen.signer(),
             connections,

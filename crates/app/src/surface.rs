@@ -29,6 +29,24 @@ pub struct Surface {
     /// Memory for uploads, reports and answers on their way in the API, in MiB
     #[arg(long, env = "PENSTOCK_API_MEMORY_MIB", default_value_t = 64, global = true)]
     pub api_memory_mib: usize,
+    /// Requests of a key a minute in each API process; 0: no limit
+    #[arg(long, env = "PENSTOCK_KEY_REQUESTS_PER_MINUTE", default_value_t = 60000, global = true)]
+    pub key_requests: u32,
+    /// Requests of an owner's keys together a minute in each API process; 0: no limit
+    #[arg(long, env = "PENSTOCK_OWNER_REQUESTS_PER_MINUTE", default_value_t = 120000, global = true)]
+    pub owner_requests: u32,
+    /// Uploads of a key a minute in each API process; 0: no limit
+    #[arg(long, env = "PENSTOCK_KEY_UPLOADS_PER_MINUTE", default_value_t = 6000, global = true)]
+    pub key_uploads: u32,
+    /// Uploads of an owner's keys together a minute in each API process; 0: no limit
+    #[arg(long, env = "PENSTOCK_OWNER_UPLOADS_PER_MINUTE", default_value_t = 12000, global = true)]
+    pub owner_uploads: u32,
+    /// Batches of an owner that are not erased; 0: no limit
+    #[arg(long, env = "PENSTOCK_OWNER_BATCHES", default_value_t = 1000000, global = true)]
+    pub owner_batches: u64,
+    /// Files of an owner's batches that are not erased, in MiB; 0: no limit
+    #[arg(long, env = "PENSTOCK_OWNER_STORED_MIB", default_value_t = 1048576, global = true)]
+    pub owner_stored_mib: u64,
 }
 
 /// Files that a service needs beside its connections: databases, the object store, pipes.

@@ -77,7 +77,10 @@ static TOO_MANY_LINES: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 /// What is said in place of a refusal that the server writes without a body.
 fn in_place_of(bytes: &[u8]) -> Option<&'static [u8]> {
-    if !bytes.ends_with(b"\r\n\r\n") {
+    // The head of a problem document that is compressed comes without its body too, but with its type.
+    let names_type =
+        |bytes: &[u8]| bytes.windows(14).any(|part| part.eq_ignore_ascii_case(b"\ncontent-type:"));
+    if !bytes.ends_with(b"\r\n\r\n") || names_type(bytes) {
         return None;
     }
     match bytes.get(..13)? {

@@ -1,0 +1,94 @@
+//! How often keys and owners may ask, and how much they may keep.
+
+use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::{Client, Place};
+use serde_json::Value;
+
+use crate::NOOP;
+
+async fn refused(answer: reqwest::Response, code: &str) -> u64 {
+    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    let after = answer.headers()["retry-after"].to_str().expect("text").parse().expect("seconds");
+    let problem: Value = answer.json().await.expect("JSON");
+    assert_eq!(problem["code"], code, "{problem}");
+    after
+}
+
+/// A key's requests beyond its quota are refused with what tells it when to come again; another key of the owner has what
+/// the owner has left, and another owner everything.
+#[tokio::test]
+async fn a_key_that_asks_too_often_is_refused_for_a_while() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("noop.yaml", NOOP)]);
+    place.set("PENSTOCK_KEY_REQUESTS_PER_MINUTE", "10".into());
+    place.set("PENSTOCK_OWNER_REQUESTS_PER_MINUTE", "15".into());
+    let keys = [place.key(&sandbox, "acme"), place.key(&sandbox, "acme"), place.key(&sandbox, "rival")];
+    let service = place.start(&sandbox, None);
+    let [first, second, rival] = keys.map(|key| Client::new(&service, &key));
+    let list = |client: &Client| client.request("GET", "/v2/batches").send();
+    let accepted = list(&first).await.expect("an answer");
+    assert_eq!(accepted.status(), 200);
+    assert_eq!(accepted.headers()["ratelimit-policy"], "\"key\";q=10;w=60, \"owner\";q=15;w=60");
+    assert_eq!(accepted.headers()["ratelimit"], "\"key\";r=9;t=6, \"owner\";r=14;t=4");
+    let mut answers = Vec::new();
+    for _ in 0..30 {
+        answers.push(list(&first).await.expect("an answer"));
+    }
+    let accepted = answers.iter().filter(|answer| answer.status() == 200).count();
+    assert!((9..20).contains(&accepted), "{accepted}");
+    let last = answers.into_iter().rfind(|answer| answer.status() == 429).expect("a refusal");
+    assert!(last.headers()["ratelimit"].to_str().expect("text").starts_with("\"key\";r=0;t="));
+    let after = refused(last, "rate_limited").await;
+    assert!((1..=6).contains(&after), "{after}");
+    let mut accepted = 0;
+    for _ in 0..10 {
+        accepted += usize::from(list(&second).await.expect("an answer").status() == 200);
+    }
+    assert!((4..10).contains(&accepted), "{accepted}: what the owner has left");
+    assert_eq!(list(&rival).await.expect("an answer").status(), 200);
+    service.terminate();
+}
+
+/// Uploads have buckets of their own; who keeps too many batches or bytes uploads again after an erasure.
+#[tokio::test]
+async fn uploads_and_what_is_kept_have_limits() {
+    const PATH: &str = "/v2/pipelines/noop/batches";
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("noop.yaml", NOOP)]);
+    place.set("PENSTOCK_OWNER_BATCHES", "3".into());
+    place.set("PENSTOCK_OWNER_STORED_MIB", "1".into());
+    place.set("PENSTOCK_OWNER_UPLOADS_PER_MINUTE", "8".into());
+    let (key, other) = (place.key(&sandbox, "acme"), place.key(&sandbox, "rival"));
+    let service = place.start(&sandbox, None);
+    let (client, rival) = (Client::new(&service, &key), Client::new(&service, &other));
+    let upload = |client: &Client, csv: String| {
+        client.request("POST", PATH).header("content-type", "text/csv").body(csv).send()
+    };
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let (status, batch) = client.upload(PATH, "id\n1\n").await.expect("an answer");
+        assert_eq!(status, 202, "{batch}");
+        ids.push(batch["id"].as_str().expect("an id").to_owned());
+    }
+    refused(upload(&client, "id\n1\n".into()).await.expect("an answer"), "too_many_batches").await;
+    // What is erased is no longer kept; a file that is too large for what is left is refused by what it announces.
+    client.finished(&ids[0]).await;
+    let erased =
+        client.request("DELETE", &format!("/v2/batches/{}", ids[0])).send().await.expect("an answer");
+    assert!(erased.status().is_success(), "{}", erased.status());
+    let large = format!("id,note\n1,{}\n", "x".repeat(1_100_000));
+    refused(upload(&client, large).await.expect("an answer"), "storage_full").await;
+    let answer = upload(&client, "id\n1\n".into()).await.expect("an answer");
+    assert_eq!(answer.status(), 202);
+    assert!(answer.headers()["ratelimit-policy"].to_str().expect("text").contains("\"owner-uploads\";q=8"));
+    let mut refusals = Vec::new();
+    for _ in 0..4 {
+        refusals.push(upload(&client, "id\n1\n".into()).await.expect("an answer"));
+    }
+    refused(refusals.pop().expect("one"), "rate_limited").await;
+    assert_eq!(upload(&rival, "id\n1\n".into()).await.expect("an answer").status(), 202);
+    // Reading goes on.
+    assert_eq!(client.get("/v2/batches").await["data"].as_array().expect("a list").len(), 4);
+    service.terminate();
+}
