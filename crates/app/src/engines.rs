@@ -37,7 +37,7 @@ use crate::clock::{self, SharedClock, SystemClock};
 use crate::permissions::{Writers, refuse_if_written};
 use crate::secret_files::{Reconnect, SecretFiles};
 use crate::settings::Settings;
-use crate::variables::{self, Variables};
+use crate::variables::Variables;
 
 /// What a program is to its engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -393,7 +393,7 @@ fn open_s3(url: &Url) -> Result<Objects, StartError> {
         ("AWS_SECRET_ACCESS_KEY", AmazonS3ConfigKey::SecretAccessKey),
         ("AWS_SESSION_TOKEN", AmazonS3ConfigKey::Token),
     ] {
-        if let Some(value) = variables::value(name)? {
+        if let Some(value) = crate::variables::value(name)? {
             builder = builder.with_config(key, value);
         }
     }
