@@ -153,7 +153,8 @@ async fn a_row_that_kills_its_worker_ends() {
     let calls = scene.calls();
     assert_eq!((deaths, calls["r17"]), (3, 3), "{calls:?}");
     assert!(calls.values().filter(|times| **times > 2).count() == 1, "{calls:?}");
-    assert!(calls.values().filter(|times| **times == 2).count() <= 12, "at most the first crowd: {calls:?}");
+    // Those that were in flight at the first death, or answered a moment before and not settled yet. Later ones died alone.
+    assert!(calls.values().filter(|times| **times == 2).count() <= 30, "only the first crowd: {calls:?}");
     let client = Client::new(&service, &key);
     let row = client.get(&format!("/v2/batches/{id}/rows/18")).await;
     assert_eq!(
