@@ -18,6 +18,7 @@ mod files;
 mod http;
 mod keyring;
 mod keys;
+mod late;
 mod life;
 mod links;
 mod listening;
