@@ -54,7 +54,10 @@ async fn a_compressed_refusal_is_the_same() {
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
-    for path in ["/v2/batches?limit=0", "/v2/batches/none"] {
+    // Long enough to be worth compressing.
+    let long = "x".repeat(2000);
+    for path in [format!("/v2/batches?status={long}"), format!("/v2/batches?{long}=1")] {
+        let path = path.as_str();
         let plain = client.request("GET", path).send().await.expect("an answer");
         let length: usize = plain.bytes().await.expect("a body").len();
         let compressed = client.request("GET", path).header("accept-encoding", "gzip").send().await;
