@@ -255,7 +255,6 @@ async fn clocks_that_disagree_take_no_row_away() {
     place.set("FAKETIME", "+90s".to_owned());
     let _dispatcher = place.dispatcher(&sandbox, "200ms");
     let client = Client::new(&api, &key);
-    let began = Instant::now();
     let (_, batch) = client.upload(ROUTE, people(ROWS, "clock")).await.expect("an answer");
     let batch = client.finished(batch["id"].as_str().expect("an id")).await;
     assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
