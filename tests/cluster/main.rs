@@ -33,7 +33,7 @@ fn people(count: u32, word: &str) -> String {
 }
 
 async fn ready(service: &Service) -> (u16, String) {
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     let answer = http.get(format!("{}/readyz", service.base)).send().await.expect("it answers");
     (answer.status().as_u16(), answer.text().await.expect("a body"))
 }
@@ -114,7 +114,7 @@ async fn services_live_while_they_wait_for_a_schema() {
     assert!(made.expect("psql runs").success());
     place.set("DATABASE_URL", empty);
     let (api, worker) = (place.api(&sandbox), place.worker(&sandbox));
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     for service in [&api, &worker] {
         let status = |path: &str| http.get(format!("{}{path}", service.base)).send();
         assert_eq!(status("/livez").await.expect("an answer").status(), 200);
@@ -163,7 +163,7 @@ async fn rows_of_an_owner_whose_rate_is_used_up_wait_in_the_worker() {
     let left = much.get(&format!("/v2/batches/{all}")).await;
     assert!(left["counts"]["completed"].as_i64() < Some(120), "both at once: {left}");
     much.finished(all).await;
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     let told = http.get(format!("{}/metrics", worker.base)).send().await.expect("an answer");
     let told = told.text().await.expect("a text");
     let away = told
@@ -412,7 +412,7 @@ async fn a_file_is_put_to_the_bucket_itself() {
     let (api, _worker) = (place.api(&sandbox), place.worker(&sandbox));
     let _dispatcher = place.dispatcher(&sandbox, "1s");
     let client = Client::new(&api, &place.key(&sandbox, "acme"));
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     let good = people(300, MARKER);
     let bad = good.replacen("@example.com", "", 2);
     for (file, outcome) in [(good, "success"), (bad, "failure")] {

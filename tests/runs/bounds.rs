@@ -59,7 +59,7 @@ pub fn memory(service: &Service) -> u64 {
 
 /// How long a request of somebody else takes, in milliseconds.
 async fn somebody_else(service: &Service) -> u128 {
-    let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client");
+    let http = penstock_tests::http().pool_max_idle_per_host(0).build().expect("a client");
     let began = Instant::now();
     let answer = http.get(format!("{}/livez", service.base)).timeout(Duration::from_secs(10)).send().await;
     assert_eq!(answer.expect("an answer").status(), 200);

@@ -110,7 +110,7 @@ async fn downloads_end_with_their_key() {
         .await;
     assert_eq!(status, 201, "{link}");
     let direct = run.begin("results.csv", "identity").await;
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     let mut by_link = http.get(link["url"].as_str().expect("a URL")).send().await.expect("an answer");
     assert!(by_link.chunk().await.expect("bytes").is_some());
     run.revoke();

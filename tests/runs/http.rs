@@ -240,7 +240,7 @@ async fn an_upload_by_its_id_can_be_repeated() {
     let (key, other) = (place.key(&sandbox, "acme"), place.key(&sandbox, "rival"));
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     let mut ids = Vec::new();
     for _ in 0..2 {
         let (_, upload) = client.post("/v2/uploads", &Value::Null).await;

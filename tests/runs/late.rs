@@ -25,7 +25,7 @@ impl Slow {
         let body = stream::unfold(coming, |mut coming| async move {
             coming.recv().await.map(|part| (Ok::<_, std::io::Error>(part), coming))
         });
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let http = penstock_tests::http().build().expect("a client");
         let request = http.request(method, url).bearer_auth(key).header("content-type", "text/csv");
         let sending = request.body(reqwest::Body::wrap_stream(body)).send();
         Self { parts, answer: tokio::spawn(async move { sending.await.expect("an answer") }) }
@@ -84,7 +84,7 @@ async fn a_file_that_is_complete_after_its_upload_was_used_is_left_nowhere() {
     let late = Slow::start(reqwest::Method::PUT, &url, &key);
     late.send(rows()).await;
     until("a part of the file is there", || !place.files_with(MARKER.as_bytes()).is_empty()).await;
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     let put = http.put(&url).bearer_auth(&key).body("id,note\n1,a\n").send().await.expect("an answer");
     assert_eq!(put.status(), 204);
     let fields = json!({ "upload_id": upload["upload_id"] });

@@ -10,7 +10,7 @@ use crate::NOOP;
 
 /// Who has nothing but the URL.
 async fn anybody(url: &str) -> reqwest::Response {
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     http.get(url).send().await.expect("an answer")
 }
 
@@ -57,7 +57,7 @@ async fn a_link_opens_one_report_for_a_while() {
     let tag = answer.headers()["etag"].to_str().expect("text").to_owned();
     assert_eq!(answer.text().await.expect("a body"), whole);
     // As the report itself: parts, validators, compression.
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     let part = http.get(&url).header("range", "bytes=10-19").header("if-range", &tag).send().await;
     let part = part.expect("an answer");
     assert_eq!(part.status(), 206);

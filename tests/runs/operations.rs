@@ -117,7 +117,7 @@ async fn a_file_that_cannot_be_extracted_is_told_of() {
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
     let (_, upload) = client.post("/v2/uploads", &serde_json::json!({})).await;
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     let put = http.put(upload["url"].as_str().expect("a URL")).body("id\nnot-a-number\n");
     let put = if upload["authorization"] == true { put.bearer_auth(&key) } else { put };
     assert!(put.send().await.expect("an answer").status().is_success());

@@ -83,7 +83,7 @@ async fn a_file_without_a_header_is_quoted_to_nobody_else() {
         assert!(status == 422 || status == 413, "{refused}");
         let (_, upload) = client.post("/v2/uploads", &json!({})).await;
         let url = upload["url"].as_str().expect("a URL");
-        let put = reqwest::Client::builder().no_proxy().build().expect("a client").put(url).body(file);
+        let put = penstock_tests::http().build().expect("a client").put(url).body(file);
         let put = if upload["authorization"] == true { put.bearer_auth(&key) } else { put };
         assert!(put.send().await.expect("an answer").status().is_success());
         let fields = json!({

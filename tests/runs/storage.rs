@@ -45,7 +45,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnM
 
 /// The status of `/readyz`, and what it says of the database.
 pub(crate) async fn readiness(base: &str) -> (u16, String) {
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = penstock_tests::http().build().expect("a client");
     let answer = http.get(format!("{base}/readyz")).send().await.expect("an answer");
     let status = answer.status().as_u16();
     let body: Value = answer.json().await.expect("JSON");

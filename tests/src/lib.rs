@@ -363,6 +363,13 @@ impl Drop for Service {
     }
 }
 
+/// The beginning of an HTTP client that uses no proxy, with the process's provider of TLS: reqwest panics without one.
+pub fn http() -> reqwest::ClientBuilder {
+    // An error means that another test was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy()
+}
+
 /// A client with a key.
 pub struct Client {
     http: reqwest::Client,
@@ -373,11 +380,9 @@ pub struct Client {
 impl Client {
     /// A client of a service.
     pub fn new(service: &Service, key: &str) -> Self {
-        // An error means that another test was first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         // Less than the API keeps a connection: while a test waits for a command, nobody here sees that it was closed.
         let idle = Duration::from_secs(2);
-        let http = reqwest::Client::builder().no_proxy().pool_idle_timeout(idle).build().expect("a client");
+        let http = http().pool_idle_timeout(idle).build().expect("a client");
         Self { http, base: service.base.clone(), key: key.to_owned() }
     }
 

@@ -58,7 +58,7 @@ impl Prometheus {
     }
 
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Value {
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let http = penstock_tests::http().build().expect("a client");
         let began = Instant::now();
         loop {
             let sent = http.get(format!("{}/api/v1/{path}", self.base)).query(query).send().await;
