@@ -17,14 +17,19 @@ def read(path):
     return (ROOT / path).read_text()
 
 
+def declarations():
+    """Where our programs declare their settings."""
+    return read("crates/app/src/settings.rs") + read("crates/app/src/surface.rs")
+
+
 def settings():
     """The variables that our programs read, by their own declarations."""
-    return set(re.findall(r'\benv = "([A-Z0-9_]+)"', read("crates/app/src/settings.rs")))
+    return set(re.findall(r'\benv = "([A-Z0-9_]+)"', declarations()))
 
 
 def default_of(variable):
     """A setting's default, as a number."""
-    found = re.search(rf'env = "{variable}", default_value_t = (\d+)', read("crates/app/src/settings.rs"))
+    found = re.search(rf'env = "{variable}", default_value_t = (\d+)', declarations())
     return int(found.group(1))
 
 
@@ -39,7 +44,7 @@ def kebab(name):
 def words():
     """For each program: its subcommands, each with its flags; `""` has those of the program itself."""
     common = {kebab(name).replace("_", "-") for name in
-              re.findall(r"global = true[^\n]*\n\s*pub (\w+):", read("crates/app/src/settings.rs"))}
+              re.findall(r"global = true[^\n]*\n\s*pub (\w+):", declarations())}
     known = {"sleep": {"": set()}}
     for program, crate in (("penstock", "cli"), ("penstock-api", "api"), ("penstock-worker", "worker"),
                            ("penstock-dispatcher", "dispatcher")):

@@ -99,15 +99,13 @@ impl Progress {
         refused_for.min(now.since(self.first_claimed_at)) >= retry.throttled_for
     }
 
-    /// When the row's time is over if it is not done at the step by then, and as what it fails. A row that was throttled once
-    /// is asked for again in any case: the pause that it was told may be longer than its time.
+    /// When the row's time is over if it is not done at the step by then, and as what it fails.
     pub(super) fn expiry(&self, retry: &Retry, step: &str) -> Option<Expiry> {
         let deadline = retry
             .deadline
             .map(|deadline| Expiry { at: self.first_claimed_at + deadline, code: code::DEADLINE_EXCEEDED });
         let throttled = self
             .series(step)
-            .filter(|series| series.times > 1)
             .map(|series| Expiry { at: series.since + retry.throttled_for, code: code::THROTTLED });
         deadline.into_iter().chain(throttled).min_by_key(|expiry| expiry.at)
     }
