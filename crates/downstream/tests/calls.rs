@@ -374,8 +374,10 @@ async fn what_is_about_an_owner_holds_him_and_what_is_about_the_dependency_every
     let waits = |owner: &str| caller.predicted_wait_of(&api, owner);
     let first = call_of("acme", "/ok").await;
     assert!(matches!(first, Called::Answered { verdict: Verdict::Success, .. }), "{first:?}");
-    let denied = call_of("acme", "/ok").await;
-    assert!(matches!(denied, Called::Waits { reason: Reason::OwnerRate, .. }), "{denied:?}");
+    // A second may be waited for here, two are not.
+    let both = tokio::join!(call_of("acme", "/ok"), call_of("acme", "/ok"));
+    let is_denied = |called: &Called| matches!(called, Called::Waits { reason: Reason::OwnerRate, .. });
+    assert!(is_denied(&both.0) || is_denied(&both.1), "{both:?}");
     assert!(waits("acme") > Duration::from_millis(500));
     assert_eq!(waits("other"), Duration::ZERO);
     // A word to wait is about him whose rate it is.
