@@ -204,8 +204,8 @@ async fn nothing_is_left_of_messages_that_were_taken() {
     }
     until(|| redis.ask(&["dbsize"]) == keys).await;
     assert_eq!(bell.backlog().await.unwrap()[&Lane::Rows("invite".into())], 0);
-    let after = redis.bytes();
-    assert!(after < bytes + 20_000, "{bytes} bytes before a million rows, {after} afterwards");
+    // What Redis keeps for itself varies by less than a hundred thousand bytes; 40 bytes a message would be more than this.
+    until(|| redis.bytes() < bytes + 200_000).await;
     listening.end().await;
     until(|| redis.ask(&["zcard", "penstock:rows:invite:workers"]) == "0").await;
     assert_eq!(redis.ask(&["keys", "*:workers:metadata:*"]), "");
