@@ -33,6 +33,7 @@ const FAULTS: Faults = Faults {
     hang: 0.0005,
     hang_ms: 4000,
     wait: penstock_sandbox::faults::Wait::Seconds,
+    wait_seconds: 1,
 };
 
 fn definition() -> String {
