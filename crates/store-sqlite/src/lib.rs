@@ -131,9 +131,9 @@ fn lock_file(database: &Path, suffix: &str) -> StoreResult<Option<File>> {
     path.push(".");
     path.push(suffix);
     let unavailable = |error: std::io::Error| StoreError::Unavailable(Box::new(error));
-    let writable = File::options().create(true).truncate(false).write(true).open(&path);
-    // A lock needs no right to write.
-    let file = writable.or_else(|_| File::open(&path)).map_err(|error| {
+    // A lock needs no right to write, except to create its file.
+    let create = || File::options().create(true).truncate(false).write(true).open(&path);
+    let file = File::open(&path).or_else(|_| create()).map_err(|error| {
         unavailable(std::io::Error::new(error.kind(), format!("{}: {error}", Path::new(&path).display())))
     })?;
     match file.try_lock() {
@@ -152,6 +152,8 @@ type Connection = SqliteConnection;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -159,12 +161,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("penstock.db");
         drop(lock_file(&database, "lock").unwrap());
-        let path = folder.path().join("penstock.db.lock");
-        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
-        permissions.set_readonly(true);
-        std::fs::set_permissions(&path, permissions).unwrap();
-        let held = lock_file(&database, "lock").unwrap();
-        assert!(held.is_some());
+        let mut held = lock_file(&database, "lock").unwrap().expect("nobody holds it");
+        held.write_all(b"x").expect_err("it is not open for writing, whoever runs this");
         assert!(lock_file(&database, "lock").unwrap().is_none(), "somebody holds it");
         let nowhere = lock_file(&folder.path().join("gone/penstock.db"), "lock").unwrap_err();
         assert!(nowhere.to_string().contains("penstock.db.lock"), "{nowhere}");
