@@ -296,7 +296,7 @@ async fn open_store(url: &str, settings: &Settings, role: Role) -> Result<Databa
             }
             _ => None,
         };
-        return Ok(Database { store: Arc::new(store), guard, reconnect: None });
+        return Ok(Database { store: store.shared(), guard, reconnect: None });
     }
     if url.starts_with("postgres:") || url.starts_with("postgresql:") {
         return open_postgres(url, settings).await;
@@ -322,7 +322,7 @@ async fn open_postgres(url: &str, settings: &Settings) -> Result<Database, Start
     let store = penstock_store_postgres::PostgresStore::connect(url, options).map_err(wrong)?;
     let again = store.clone();
     let reconnect: Reconnect = Box::new(move |url| again.connect_anew(url).map_err(wrong));
-    Ok(Database { store: Arc::new(store), guard: None, reconnect: Some(reconnect) })
+    Ok(Database { store: store.shared(), guard: None, reconnect: Some(reconnect) })
 }
 
 #[cfg(not(feature = "cluster"))]

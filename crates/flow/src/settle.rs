@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use penstock_domain::outcome::code;
-use penstock_store::settling::Held;
+use penstock_store::work::Held;
 use penstock_store::work::{SettleReport, Settled, Settlement, Trouble};
 use penstock_store::{StoreError, StoreResult};
 use tokio::sync::mpsc;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use penstock_store::operations::Operations;
 use penstock_store::{Store, StoreError};
 
 use crate::history;
@@ -52,7 +51,7 @@ pub async fn an_upgrade_disturbs_nobody<F: Future<Output = ()>>(store: Arc<dyn S
 }
 
 /// The schema of the first release is brought up to date, and a program that meets it before says so.
-pub async fn an_old_schema_is_brought_up_to_date<S: Operations>(store: Arc<S>) {
+pub async fn an_old_schema_is_brought_up_to_date(store: Arc<dyn Store>) {
     let old = store.check_schema().await;
     assert!(
         matches!(old, Err(StoreError::Schema { found: 1, .. })),
@@ -67,9 +66,10 @@ pub async fn an_old_schema_is_brought_up_to_date<S: Operations>(store: Arc<S>) {
 
 /// A newer schema stops a program, unless it says that it serves that program too. `pretend` makes the schema say that
 /// its version is the first number and that programs of the second one, if there is one, are served.
-pub async fn a_newer_schema_says_whom_it_serves<S, F>(store: Arc<S>, pretend: impl Fn(i64, Option<i64>) -> F)
-where
-    S: Operations,
+pub async fn a_newer_schema_says_whom_it_serves<F>(
+    store: Arc<dyn Store>,
+    pretend: impl Fn(i64, Option<i64>) -> F,
+) where
     F: Future<Output = ()>,
 {
     store.check_schema().await.expect("its own schema");

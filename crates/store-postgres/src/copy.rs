@@ -1,30 +1,47 @@
 //! COPY in its binary format (PostgreSQL manual, COPY, "Binary Format"): rows of `row_data`.
 
+use penstock_domain::ids::BatchSeq;
 use penstock_store::extraction::NewRow;
+use sqlx::PgConnection;
 
 /// The signature, no flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
 /// Bytes that are sent at a time.
-pub const PIECE: usize = 256 * 1024;
+const PIECE: usize = 256 * 1024;
 
-/// Begins a stream.
-pub fn begin(out: &mut Vec<u8>) {
-    out.extend_from_slice(HEADER);
+/// Stores a chunk of rows, in bounded pieces.
+pub async fn rows(
+    connection: &mut PgConnection,
+    batch: BatchSeq,
+    rows: &[NewRow],
+) -> Result<(), sqlx::Error> {
+    let mut sink = connection
+        .copy_in_raw("COPY row_data (batch, number, line, payload) FROM STDIN WITH (FORMAT binary)")
+        .await?;
+    let mut piece = Vec::with_capacity(PIECE + 1024);
+    piece.extend_from_slice(HEADER);
+    for one in rows {
+        row(batch.0, one, &mut piece);
+        if piece.len() >= PIECE {
+            sink.send(piece.as_slice()).await?;
+            piece.clear();
+        }
+    }
+    // The end.
+    piece.extend_from_slice(&(-1_i16).to_be_bytes());
+    sink.send(piece.as_slice()).await?;
+    sink.finish().await?;
+    Ok(())
 }
 
 /// Appends a row: batch, number, line, payload.
-pub fn row(batch: i64, row: &NewRow, out: &mut Vec<u8>) {
+fn row(batch: i64, row: &NewRow, out: &mut Vec<u8>) {
     out.extend_from_slice(&4_i16.to_be_bytes());
     field(&batch.to_be_bytes(), out);
     field(&row.number.to_be_bytes(), out);
     field(&row.line.to_be_bytes(), out);
     field(&row.payload, out);
-}
-
-/// Ends a stream.
-pub fn end(out: &mut Vec<u8>) {
-    out.extend_from_slice(&(-1_i16).to_be_bytes());
 }
 
 fn field(bytes: &[u8], out: &mut Vec<u8>) {

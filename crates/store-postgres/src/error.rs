@@ -48,8 +48,3 @@ pub fn store_error(transaction: &'static str) -> impl Fn(sqlx::Error) -> StoreEr
         }
     }
 }
-
-/// A stored value that cannot be there.
-pub fn inconsistent(table: &'static str, column: &'static str, key: impl ToString) -> StoreError {
-    StoreError::Inconsistent { table, column, key: key.to_string() }
-}

@@ -3,33 +3,24 @@
 //! A transaction that moves rows locks their batches first, in the order of their sequence numbers
 //! (`FOR NO KEY UPDATE`), so that counters move with rows and no two transactions wait for each other in a circle.
 
-mod alerts;
-mod batches;
-mod callbacks;
 mod connection;
-mod control;
-mod convert;
 mod copy;
-mod dispatch;
+mod engine;
 mod error;
-mod extraction;
-mod ledgers;
-mod operations;
-mod owners;
-mod reading;
+mod fragments;
 mod run_lock;
 mod schema;
-mod sealing;
-mod waiting;
-mod work;
-mod workers;
 
+use std::ops::Deref;
 use std::str::FromStr as _;
+use std::sync::Arc;
 
-use penstock_store::StoreResult;
+use penstock_store::{Store, StoreResult};
+use penstock_store_sql::{Db, SqlStore};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::connection::{Connection, Limit, Pool, ReadTx, Tx};
+use crate::connection::Pool;
+use crate::engine::Server;
 use crate::error::store_error;
 
 /// How a service connects.
@@ -44,7 +35,8 @@ pub struct Options {
 /// The database of a cluster.
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
-    pool: Pool,
+    store: SqlStore,
+    server: Arc<Server>,
     application_name: String,
 }
 
@@ -55,8 +47,14 @@ impl PostgresStore {
     /// When it is no such URL.
     pub fn connect(url: &str, options: Options) -> StoreResult<Self> {
         let connect = connect_options(url, &options.application_name)?;
-        let pool = Pool::new(connect, options.max_connections);
-        Ok(Self { pool, application_name: options.application_name })
+        let server = Arc::new(Server::new(Pool::new(connect, options.max_connections)));
+        let store = SqlStore::new(Db::new(server.clone()));
+        Ok(Self { store, server, application_name: options.application_name })
+    }
+
+    /// The store, for services.
+    pub fn shared(&self) -> Arc<dyn Store> {
+        Arc::new(self.store.clone())
     }
 
     /// Opens connections to another URL from now on, as after a change of the password. Those that are open go on.
@@ -64,23 +62,16 @@ impl PostgresStore {
     /// # Errors
     /// When it is no such URL.
     pub fn connect_anew(&self, url: &str) -> StoreResult<()> {
-        self.pool.set_connect_options(connect_options(url, &self.application_name)?);
+        self.server.pool.set_connect_options(connect_options(url, &self.application_name)?);
         Ok(())
     }
+}
 
-    /// A transaction whose statements touch groups of rows.
-    async fn write(&self, name: &'static str) -> StoreResult<Tx> {
-        self.pool.begin(Limit::Ordinary).await.map_err(store_error(name))
-    }
+impl Deref for PostgresStore {
+    type Target = SqlStore;
 
-    /// A transaction that reads for a client, and ends with it.
-    async fn read(&self, name: &'static str) -> StoreResult<ReadTx> {
-        self.pool.begin_reading().await.map_err(store_error(name))
-    }
-
-    /// A transaction one of whose statements may touch, or look at, all rows of a batch.
-    async fn long(&self, name: &'static str) -> StoreResult<Tx> {
-        self.pool.begin(Limit::Long).await.map_err(store_error(name))
+    fn deref(&self) -> &SqlStore {
+        &self.store
     }
 }
 
@@ -89,9 +80,4 @@ fn connect_options(url: &str, application_name: &str) -> StoreResult<PgConnectOp
         .map_err(store_error("connect"))?
         .application_name(application_name)
         .statement_cache_capacity(256))
-}
-
-/// Commits a named transaction.
-async fn commit(tx: Tx, name: &'static str) -> StoreResult<()> {
-    tx.commit().await.map_err(store_error(name))
 }

@@ -38,7 +38,7 @@ async fn until_it_works<T, F: Future<Output = Result<T, StoreError>>>(call: impl
 async fn silent_connections_are_replaced() {
     let (_, url) = migrated("silent").await;
     let (proxy, through) = Proxy::before(&url).expect("a proxy");
-    let store: Arc<dyn Store> = Arc::new(open(&through, 6));
+    let store: Arc<dyn Store> = open(&through, 6).shared();
     let batches: Vec<_> = {
         let mut all = Vec::new();
         for _ in 0..3 {
@@ -88,8 +88,8 @@ async fn a_run_lock_of_a_silent_dispatcher_is_freed() {
     let (direct, url) = migrated("run_lock").await;
     let (proxy, through) = Proxy::before(&url).expect("a proxy");
     let far = open(&through, 2);
-    let direct: Arc<dyn Store> = Arc::new(direct);
-    let far: Arc<dyn Store> = Arc::new(far);
+    let direct: Arc<dyn Store> = direct.shared();
+    let far: Arc<dyn Store> = far.shared();
     let lock = far.lock_run().await.unwrap().expect("it is free");
     // Longer than the server waits for a client that says nothing: this one keeps its lock.
     tokio::time::sleep(Duration::from_secs(8)).await;
@@ -130,7 +130,7 @@ async fn a_databases_own_settings_change_nothing() {
             run(&url, &format!("SET statement_timeout = 0; ALTER DATABASE {name} SET {setting}")).await;
         }
         run(&url, "SET statement_timeout = 0; CREATE SCHEMA IF NOT EXISTS somewhere").await;
-        let store: Arc<dyn Store> = Arc::new(open(&url, 8));
+        let store: Arc<dyn Store> = open(&url, 8).shared();
         store.check_schema().await.expect("the tables are found");
         // Longer than a session may be idle by the database's default, and not long enough for a connection to be tried first.
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -149,7 +149,7 @@ async fn a_databases_own_settings_change_nothing() {
 async fn a_read_only_database_is_unavailable_and_its_connections_are_replaced() {
     let (store, url) = migrated("read_only").await;
     let name = url.rsplit_once('/').unwrap().1;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let store: Arc<dyn Store> = store.shared();
     let batch = extracted(&store, &new_batch(&store, 1).await, 1).await;
     let rows = release(&store, batch.seq, 1, START).await;
     let held = token();
@@ -184,13 +184,13 @@ async fn a_read_only_database_is_unavailable_and_its_connections_are_replaced() 
 #[tokio::test]
 async fn a_read_ends_with_its_client() {
     let (_, url) = migrated("hung_up").await;
-    let store: Arc<dyn Store> = Arc::new(open(&url, 3));
+    let store: Arc<dyn Store> = open(&url, 3).shared();
     let batch = extracted(&store, &new_batch(&store, 2).await, 2).await.seq;
     let filter = RowFilter { limit: 10, ..RowFilter::default() };
     let mut beside = PgConnection::connect(&url).await.unwrap();
     let mut watch = PgConnection::connect(&url).await.unwrap();
     let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
-                   AND query LIKE '%penstock:rows%' AND pid <> pg_backend_pid()";
+                   AND query LIKE '%penstock:row_list%' AND pid <> pg_backend_pid()";
     for _ in 0..5 {
         beside.execute("BEGIN; LOCK TABLE row_data IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let readers: Vec<_> = (0..3)
@@ -222,7 +222,7 @@ async fn only_errors_about_data_are_about_data() {
     let role = format!("penstock_weak_{}", std::process::id());
     run(&url, &format!("CREATE ROLE {role} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")).await;
     let weak = url.replacen("postgres@", &format!("{role}@"), 1);
-    let store: Arc<dyn Store> = Arc::new(open(&weak, 4));
+    let store: Arc<dyn Store> = open(&weak, 4).shared();
     let owner = store.ensure_owner("acme", START).await.expect("it may");
     run(&url, &format!("REVOKE SELECT, INSERT ON batches FROM {role}")).await;
     let new = new_batch(&store, 1).await;

@@ -1,7 +1,6 @@
 //! The schema's way up, on the PostgreSQL that `cargo xtask test` starts.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use penstock_store::operations::Operations as _;
 use penstock_store_conformance::upgrade;
@@ -47,7 +46,7 @@ async fn an_upgrade_disturbs_nobody() {
     let url = database("upgrade").await;
     let store = open(&url);
     store.migrate().await.expect("a schema");
-    upgrade::an_upgrade_disturbs_nobody(Arc::new(store), async {
+    upgrade::an_upgrade_disturbs_nobody(store.shared(), async {
         for statement in upgrade::expansion() {
             run(&url, &statement).await;
         }
@@ -63,14 +62,14 @@ async fn a_later_schema_is_served() {
     for statement in upgrade::expansion() {
         run(&url, &statement).await;
     }
-    penstock_store_conformance::all(Arc::new(store), 2).await;
+    penstock_store_conformance::all(store.shared(), 2).await;
 }
 
 #[tokio::test]
 async fn an_old_schema_is_brought_up_to_date() {
     let url = database("old").await;
     first_release(&url).await;
-    upgrade::an_old_schema_is_brought_up_to_date(Arc::new(open(&url))).await;
+    upgrade::an_old_schema_is_brought_up_to_date(open(&url).shared()).await;
 }
 
 #[tokio::test]
@@ -78,7 +77,7 @@ async fn a_newer_schema_says_whom_it_serves() {
     let url = database("newer").await;
     let store = open(&url);
     store.migrate().await.expect("a schema");
-    upgrade::a_newer_schema_says_whom_it_serves(Arc::new(store), |version, oldest| {
+    upgrade::a_newer_schema_says_whom_it_serves(store.shared(), |version, oldest| {
         let url = url.clone();
         async move {
             let serves = oldest.map_or(String::new(), |oldest| {
@@ -99,7 +98,7 @@ async fn a_clock_that_is_set_back_moves_deadlines() {
     let url = database("clock").await;
     let store = open(&url);
     store.migrate().await.expect("a schema");
-    let store: Arc<dyn penstock_store::Store> = Arc::new(store);
+    let store = store.shared();
     penstock_store_conformance::workers::a_clock_that_is_set_back_moves_deadlines(&store, |statement| {
         let url = url.clone();
         async move { run(&url, &statement).await }

@@ -3,44 +3,28 @@
 //! `synchronous=NORMAL`: a killed process loses nothing; a power cut can lose the last commits, never the order
 //! (<https://www.sqlite.org/pragma.html#pragma_synchronous>).
 
-mod alerts;
-mod batches;
-mod callbacks;
-mod control;
-mod convert;
-mod dispatch;
+mod engine;
 mod error;
-mod extraction;
-mod ledgers;
-mod operations;
-mod owners;
-mod reading;
+mod fragments;
 mod schema;
-mod sealing;
 mod transaction;
-mod waiting;
 mod wal;
-mod work;
-mod workers;
 
 use std::fs::{File, TryLockError};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_store::{StoreError, StoreResult};
-use sqlx::SqliteConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use penstock_store::{Store, StoreError, StoreResult};
+use penstock_store_sql::{Db, SqlStore};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use crate::engine::Database;
 use crate::error::store_error;
-use crate::transaction::{ReadTx, Tx};
 
 /// How long a statement waits for another process (an operator's command) that writes.
 const BUSY: Duration = Duration::from_secs(10);
-
-/// With less free disk, in bytes, nothing can be relied on to be written: a chunk of rows and its pages in the log.
-const LEAST_ROOM: u64 = 1024 * 1024;
 
 /// Reading connections.
 const READERS: u32 = 4;
@@ -48,10 +32,8 @@ const READERS: u32 = 4;
 /// The database of one machine.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
-    writer: SqlitePool,
-    readers: SqlitePool,
-    file: PathBuf,
-    options: SqliteConnectOptions,
+    store: SqlStore,
+    database: Arc<Database>,
 }
 
 /// Held by the one service process that serves a database file.
@@ -82,11 +64,17 @@ impl SqliteStore {
             .pragma("temp_store", "FILE")
             // What is deleted is overwritten, in the pages that stay and in those that are freed.
             .pragma("secure_delete", "ON")
-            .statement_cache_capacity(128);
+            .statement_cache_capacity(256);
         let pool = |size: u32| SqlitePoolOptions::new().max_connections(size).min_connections(1);
         let writer = pool(1).connect_with(options.clone()).await.map_err(store_error("open"))?;
         let readers = pool(READERS).connect_with(options.clone()).await.map_err(store_error("open"))?;
-        Ok(Self { writer, readers, file, options })
+        let database = Arc::new(Database::new(writer, readers, file, options));
+        Ok(Self { store: SqlStore::new(Db::new(database.clone())), database })
+    }
+
+    /// The store, for services.
+    pub fn shared(&self) -> Arc<dyn Store> {
+        Arc::new(self.store.clone())
     }
 
     /// Makes this process the one that serves the file; none when another one does.
@@ -94,35 +82,15 @@ impl SqliteStore {
     /// # Errors
     /// When the lock file cannot be written.
     pub fn lock_service(&self) -> StoreResult<Option<ServiceGuard>> {
-        Ok(lock_file(&self.file, "lock")?.map(ServiceGuard))
+        Ok(lock_file(&self.database.file, "lock")?.map(ServiceGuard))
     }
+}
 
-    /// Whether the disk has room. A small write may still succeed on a full disk, where the write-ahead log has pages to use
-    /// again, and the next larger one fails.
-    fn has_room(&self) -> StoreResult<()> {
-        let folder = self.file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let unavailable = |error: std::io::Error| StoreError::Unavailable(Box::new(error));
-        let free = fs4::available_space(folder.unwrap_or(Path::new("."))).map_err(unavailable)?;
-        if free < LEAST_ROOM {
-            let text = format!("the disk is full: {} KiB are free at {}", free / 1024, self.file.display());
-            return Err(unavailable(std::io::Error::new(std::io::ErrorKind::StorageFull, text)));
-        }
-        Ok(())
-    }
+impl Deref for SqliteStore {
+    type Target = SqlStore;
 
-    /// A transaction that writes: it waits for the writer before it reads, so that what it read stays true.
-    async fn write(&self, name: &'static str) -> StoreResult<Tx> {
-        Tx::begin(&self.writer, "BEGIN IMMEDIATE").await.map_err(store_error(name))
-    }
-
-    /// A transaction that reads for an operator, however long that takes: it sees the database as it stands at its first statement.
-    async fn snapshot(&self, name: &'static str) -> StoreResult<Tx> {
-        Tx::begin(&self.readers, "BEGIN").await.map_err(store_error(name))
-    }
-
-    /// A transaction that reads for a client, and ends with it: it sees the database as it stands at its first statement.
-    async fn read(&self, name: &'static str) -> StoreResult<ReadTx> {
-        ReadTx::begin(&self.readers).await.map_err(store_error(name))
+    fn deref(&self) -> &SqlStore {
+        &self.store
     }
 }
 
@@ -142,13 +110,6 @@ fn lock_file(database: &Path, suffix: &str) -> StoreResult<Option<File>> {
         Err(TryLockError::Error(error)) => Err(unavailable(error)),
     }
 }
-
-/// Commits a named transaction.
-async fn commit(tx: Tx, name: &'static str) -> StoreResult<()> {
-    tx.commit().await.map_err(store_error(name))
-}
-
-type Connection = SqliteConnection;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use penstock_store::{StoreError, StoreResult};
 use sqlx::SqlStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-use crate::SqliteStore;
+use crate::engine::Database;
 use crate::error::store_error;
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
@@ -23,7 +23,7 @@ pub fn needed() -> i64 {
     MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
-impl SqliteStore {
+impl Database {
     /// The version that the file has; 0: none.
     pub(crate) async fn schema_version(&self) -> StoreResult<i64> {
         let known: i64 = sqlx::query_scalar(

@@ -144,6 +144,7 @@ mod tests {
     use penstock_store::operations::{AuditEntry, Operations as _};
     use sqlx::Executor as _;
 
+    use super::{ReadTx, Tx};
     use crate::SqliteStore;
 
     fn entry(bytes: usize) -> AuditEntry {
@@ -159,9 +160,12 @@ mod tests {
 
     /// A database that is full for the present writing connection, as a full disk makes it: SQLite rolls back by itself.
     async fn full(store: &SqliteStore) {
-        let pages = sqlx::query_scalar::<_, i64>("PRAGMA page_count").fetch_one(&store.writer).await.unwrap();
+        let pages = sqlx::query_scalar::<_, i64>("PRAGMA page_count")
+            .fetch_one(&store.database.writer)
+            .await
+            .unwrap();
         let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
-        store.writer.execute(limit).await.unwrap();
+        store.database.writer.execute(limit).await.unwrap();
     }
 
     #[tokio::test]
@@ -171,7 +175,7 @@ mod tests {
         let store = SqliteStore::open(&url).await.unwrap();
         store.migrate().await.unwrap();
         full(&store).await;
-        let mut tx = store.write("suite").await.unwrap();
+        let mut tx = Tx::begin(&store.database.writer, "BEGIN IMMEDIATE").await.unwrap();
         let text = "x".repeat(100_000);
         let insert = format!("INSERT INTO audit (at, actor, action, detail) VALUES (1, 'a', 'a', '{text}')");
         let error = tx.execute(sqlx::AssertSqlSafe(insert)).await.unwrap_err();
@@ -180,7 +184,7 @@ mod tests {
         drop(tx);
         // On the connection as it was, even this begin failed.
         store.audit(&entry(100_000)).await.expect("the next connection is a new one, which knows no limit");
-        let tx = store.write("suite").await.expect("it begins");
+        let tx = Tx::begin(&store.database.writer, "BEGIN IMMEDIATE").await.expect("it begins");
         tx.commit().await.expect("it ends");
     }
 
@@ -190,17 +194,17 @@ mod tests {
         let url = format!("sqlite://{}", folder.path().join("begin.db").display());
         let store = SqliteStore::open(&url).await.unwrap();
         store.migrate().await.unwrap();
-        assert!(super::Tx::begin(&store.writer, "BEGIN NONSENSE").await.is_err());
+        assert!(Tx::begin(&store.database.writer, "BEGIN NONSENSE").await.is_err());
         // A caller that goes away in the middle of BEGIN, at any point of it.
         for polls in 0..4 {
-            let mut begin = Box::pin(store.write("suite"));
+            let mut begin = Box::pin(Tx::begin(&store.database.writer, "BEGIN IMMEDIATE"));
             for _ in 0..polls {
                 if poll_once(&mut begin).await {
                     break;
                 }
             }
         }
-        let tx = store.write("suite").await.expect("it begins");
+        let tx = Tx::begin(&store.database.writer, "BEGIN IMMEDIATE").await.expect("it begins");
         tx.commit().await.expect("it ends");
     }
 
@@ -216,18 +220,18 @@ mod tests {
         store.migrate().await.unwrap();
         // Twice as many as there are connections.
         for _ in 0..8 {
-            let mut tx = store.read("suite").await.unwrap();
+            let mut tx = ReadTx::begin(&store.database.readers).await.unwrap();
             let counting = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *tx);
             assert!(tokio::time::timeout(std::time::Duration::from_millis(50), counting).await.is_err());
         }
         let began = std::time::Instant::now();
         for _ in 0..8 {
-            let mut tx = store.read("suite").await.unwrap();
+            let mut tx = ReadTx::begin(&store.database.readers).await.unwrap();
             let one: i64 = sqlx::query_scalar("SELECT 1").fetch_one(&mut *tx).await.unwrap();
             assert_eq!(one, 1);
         }
         assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
-        let mut tx = store.read("suite").await.unwrap();
+        let mut tx = ReadTx::begin(&store.database.readers).await.unwrap();
         let ended = sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&mut *tx).await.unwrap_err();
         let error = crate::error::store_error("suite")(ended);
         assert!(error.is_transient(), "{error}");

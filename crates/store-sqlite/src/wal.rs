@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use penstock_store::StoreResult;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
-use crate::SqliteStore;
+use crate::engine::Database;
 use crate::error::store_error;
 
 /// How long readers and writers are waited for: each holds on for one statement.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-impl SqliteStore {
+impl Database {
     /// Moves what the log holds into the database's file, and cuts the log to nothing. False when somebody was in its way all
     /// the while: what was erased is still in the log.
     ///

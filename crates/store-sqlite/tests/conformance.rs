@@ -1,8 +1,5 @@
 //! The suite that every store passes, on SQLite.
 
-use std::sync::Arc;
-
-use penstock_store::Store;
 use penstock_store::operations::Operations as _;
 use penstock_store_conformance::decoding;
 use penstock_store_sqlite::SqliteStore;
@@ -15,7 +12,7 @@ async fn sqlite_does_what_every_store_does() {
         .await
         .expect("a database");
     store.migrate().await.expect("a schema");
-    let store: Arc<dyn Store> = Arc::new(store);
+    let store = store.shared();
     penstock_store_conformance::all(store, 150).await;
 }
 
@@ -25,7 +22,7 @@ async fn values_that_cannot_be_are_errors() {
     let url = format!("sqlite://{}", folder.path().join("damaged.db").display());
     let store = SqliteStore::open(&url).await.expect("a database");
     store.migrate().await.expect("a schema");
-    let store: Arc<dyn Store> = Arc::new(store);
+    let store = store.shared();
     let beside = |statement: String| {
         let url = url.clone();
         async move {

@@ -1,7 +1,6 @@
 //! The schema's way up, on SQLite.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use penstock_store::operations::Operations as _;
 use penstock_store_conformance::upgrade;
@@ -35,7 +34,7 @@ async fn an_upgrade_disturbs_nobody() {
     let url = format!("sqlite://{}", folder.path().join("upgrade.db").display());
     let store = SqliteStore::open(&url).await.expect("a database");
     store.migrate().await.expect("a schema");
-    upgrade::an_upgrade_disturbs_nobody(Arc::new(store), async {
+    upgrade::an_upgrade_disturbs_nobody(store.shared(), async {
         for statement in upgrade::expansion() {
             run(&url, &statement).await;
         }
@@ -52,7 +51,7 @@ async fn a_later_schema_is_served() {
     for statement in upgrade::expansion() {
         run(&url, &statement).await;
     }
-    penstock_store_conformance::all(Arc::new(store), 2).await;
+    penstock_store_conformance::all(store.shared(), 2).await;
 }
 
 #[tokio::test]
@@ -61,7 +60,7 @@ async fn an_old_schema_is_brought_up_to_date() {
     let url = format!("sqlite://{}", folder.path().join("old.db").display());
     let store = SqliteStore::open(&url).await.expect("a database");
     first_release(folder.path(), &url).await;
-    upgrade::an_old_schema_is_brought_up_to_date(Arc::new(store)).await;
+    upgrade::an_old_schema_is_brought_up_to_date(store.shared()).await;
 }
 
 #[tokio::test]
@@ -70,7 +69,7 @@ async fn a_newer_schema_says_whom_it_serves() {
     let url = format!("sqlite://{}", folder.path().join("newer.db").display());
     let store = SqliteStore::open(&url).await.expect("a database");
     store.migrate().await.expect("a schema");
-    upgrade::a_newer_schema_says_whom_it_serves(Arc::new(store), |version, oldest| {
+    upgrade::a_newer_schema_says_whom_it_serves(store.shared(), |version, oldest| {
         let url = url.clone();
         async move {
             let serves = oldest.map_or(String::new(), |oldest| {
@@ -92,7 +91,7 @@ async fn a_clock_that_is_set_back_moves_deadlines() {
     let url = format!("sqlite://{}", folder.path().join("clock.db").display());
     let store = SqliteStore::open(&url).await.expect("a database");
     store.migrate().await.expect("a schema");
-    let store: Arc<dyn penstock_store::Store> = Arc::new(store);
+    let store = store.shared();
     penstock_store_conformance::workers::a_clock_that_is_set_back_moves_deadlines(&store, |statement| {
         let url = url.clone();
         async move { run(&url, &statement).await }

@@ -10,7 +10,7 @@ use penstock_domain::time::Timestamp;
 use crate::StoreResult;
 use crate::batches::Batch;
 use crate::error::overdrawn;
-use crate::work::{Expiry, SettleReport, Settled, Settlement};
+use crate::work::{Expiry, Held, SettleReport, Settled, Settlement};
 
 /// A row's new state, column by column. It is written only where the row is still held under the token.
 #[derive(Clone, Copy, Debug)]
@@ -171,9 +171,6 @@ impl Moved {
         self.batch.ledger.revision != self.read_revision || !self.events.is_empty()
     }
 }
-
-/// A row under one lease.
-pub type Held = (RowRef, LeaseToken);
 
 /// A group in parts in which no row comes twice. A worker that lost a row and claimed it anew may settle both claims in
 /// one group; a statement that touches a row twice would not tell which of the two it wrote.

@@ -6,7 +6,9 @@ use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 
 use crate::StoreResult;
-use crate::settling::Held;
+
+/// A row under one lease.
+pub type Held = (RowRef, LeaseToken);
 
 /// A group of rows that a worker wants.
 #[derive(Clone, Debug)]

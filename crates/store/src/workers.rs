@@ -12,7 +12,7 @@ use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_domain::time::Timestamp;
 
 use crate::StoreResult;
-use crate::settling::Held;
+use crate::work::Held;
 
 /// Two looks are at least so far apart, in milliseconds, however many processes look.
 pub const LOOK_GAP_MS: i64 = 950;
@@ -145,25 +145,6 @@ pub enum ComeBack {
     /// Pending: the next dispatcher run releases them.
     Pending,
 }
-
-/// Moves every deadline that is stored, when the clock was set back: `?1` is what the clock shows now, `?2` by how much it was
-/// set back. All that lies ahead of it was written before, but for what was written in the last moment: that is due at once.
-/// Moments of the past that order owners and batches, or space callbacks, become the present.
-pub const CLOCK_MOVES: [&str; 13] = [
-    "UPDATE row_state SET not_before = not_before - ?2 WHERE status = 0 AND not_before > ?1",
-    "UPDATE row_state SET queued_until = queued_until - ?2 WHERE status = 1 AND queued_until > ?1",
-    "UPDATE row_state SET expires_at = expires_at - ?2 WHERE status IN (0, 1) AND expires_at > ?1",
-    "UPDATE batch_faults SET seen_at = ?1 WHERE seen_at > ?1",
-    "UPDATE batches SET extract_until = extract_until - ?2 WHERE status IN (0, 1) AND extract_until > ?1",
-    "UPDATE batches SET served_at = ?1 WHERE status = 2 AND served_at > ?1",
-    "UPDATE batches SET progress_said_at = ?1 WHERE status = 2 AND progress_said_at > ?1",
-    "UPDATE owners SET served_at = ?1 WHERE served_at > ?1",
-    "UPDATE callbacks SET next_at = next_at - ?2 WHERE status = 0 AND next_at > ?1",
-    "UPDATE callbacks SET lease_until = lease_until - ?2 WHERE status = 0 AND lease_until > ?1",
-    "UPDATE alerts SET next_at = next_at - ?2 WHERE next_at > ?1",
-    "UPDATE alerts SET lease_until = lease_until - ?2 WHERE lease_until > ?1",
-    "UPDATE workers SET beat_at = ?1 WHERE beat_at > ?1",
-];
 
 /// Processes that hold rows.
 #[async_trait]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use penstock_domain::row::Receipt;
 use penstock_store::StoreResult;
-use penstock_store::settling::Held;
+use penstock_store::work::Held;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

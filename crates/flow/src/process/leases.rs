@@ -8,7 +8,7 @@ use std::time::Duration;
 use penstock_domain::ids::{LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_store::StoreResult;
-use penstock_store::settling::Held;
+use penstock_store::work::Held;
 
 use crate::engines::Engines;
 use crate::process::heartbeat::Heartbeat;

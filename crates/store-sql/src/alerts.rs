@@ -1,0 +1,166 @@
+//! Alerts.
+
+use async_trait::async_trait;
+use penstock_domain::batch::BatchStatus;
+use penstock_domain::ids::{BatchId, LeaseToken};
+use penstock_domain::time::Timestamp;
+use penstock_store::StoreResult;
+use penstock_store::alerts::{Alert, Alerts, Notice, TroubledBatch};
+use penstock_store::decode::Columns as _;
+
+use crate::{Group, Row, SqlStore, Value, sql};
+
+fn troubled(row: &Row) -> StoreResult<TroubledBatch> {
+    let c = row.of("batches");
+    Ok(TroubledBatch {
+        id: BatchId(c.uuid("id")?),
+        pipeline: c.text("pipeline")?,
+        completed: c.u32("completed")?,
+        failed: c.u32("failed")?,
+    })
+}
+
+fn notice(row: &Row) -> StoreResult<Notice> {
+    let c = row.of("alerts");
+    Ok(Notice {
+        rule: c.text("rule")?,
+        subject: c.text("subject")?,
+        receiver: c.text("receiver")?,
+        text: c.text("text")?,
+        firing: c.flag("firing")?,
+        since: c.time("since")?,
+        attempts: c.u16("attempts")?,
+    })
+}
+
+#[async_trait]
+impl Alerts for SqlStore {
+    async fn failing_batches(
+        &self,
+        since: Timestamp,
+        min_rows: u32,
+        share_bp: u16,
+        limit: u32,
+    ) -> StoreResult<Vec<TroubledBatch>> {
+        let statement = sql(
+            "batch_list_failing",
+            "SELECT id, pipeline, completed, failed FROM batches WHERE (status = {batch queued} OR finished_at > $1) \
+             AND completed + failed >= $2 AND CAST(failed AS BIGINT) * 10000 > $3 * CAST(completed + failed AS BIGINT) \
+             ORDER BY seq DESC LIMIT $4",
+        );
+        let rows = self.db.fetch(statement.bind(since).bind(min_rows).bind(share_bp).bind(limit)).await?;
+        rows.iter().map(troubled).collect()
+    }
+
+    async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<TroubledBatch>> {
+        let statement = sql(
+            "batch_list_unextractable",
+            "SELECT id, pipeline, completed, failed FROM batches WHERE finished_at > $1 AND status = $2 \
+             ORDER BY seq DESC LIMIT $3",
+        );
+        let statement = statement.bind(since).bind(BatchStatus::Failed.code()).bind(limit);
+        self.db.fetch(statement).await?.iter().map(troubled).collect()
+    }
+
+    async fn firing(&self) -> StoreResult<Vec<(String, String)>> {
+        let statement = sql(
+            "alert_list_firing",
+            "SELECT DISTINCT rule, subject FROM alerts WHERE firing ORDER BY rule, subject",
+        );
+        let firing = |row: &Row| {
+            let c = row.of("alerts");
+            Ok((c.text("rule")?, c.text("subject")?))
+        };
+        self.db.fetch(statement).await?.iter().map(firing).collect()
+    }
+
+    async fn note_alerts(&self, found: &[Alert], now: Timestamp) -> StoreResult<()> {
+        let any = sql("alert_get_any", "SELECT 1 FROM alerts LIMIT 1");
+        if found.is_empty() && self.db.fetch_optional(any).await?.is_none() {
+            return Ok(());
+        }
+        let mut tx = self.db.write("note_alerts").await?;
+        let begun = sql(
+            "alert_fire_if_new",
+            "WITH j(rule, subject, receiver, text, due) AS {rows} \
+             INSERT INTO alerts (rule, subject, receiver, text, firing, said, since, attempts, next_at) \
+             SELECT rule, subject, receiver, text, true, 0, $1, 0, due FROM j WHERE true ORDER BY rule, subject, receiver \
+             ON CONFLICT (rule, subject, receiver) DO UPDATE SET firing = true, text = excluded.text, \
+             attempts = 0, next_at = excluded.next_at, \
+             since = CASE WHEN alerts.said = 0 THEN excluded.since ELSE alerts.since END WHERE NOT alerts.firing",
+        );
+        let rows = found.iter().map(|alert| {
+            [
+                (&alert.rule).into(),
+                (&alert.subject).into(),
+                (&alert.receiver).into(),
+                (&alert.text).into(),
+                (now.millis() + alert.lasting_ms).into(),
+            ]
+        });
+        tx.execute(begun.bind(now).rows(Group::of_rows(rows))).await?;
+        let firing = sql("alert_list_keys_firing", "SELECT rule, subject, receiver FROM alerts WHERE firing");
+        let mut passed = Vec::new();
+        for row in tx.fetch(firing).await? {
+            let c = row.of("alerts");
+            let key = [c.text("rule")?, c.text("subject")?, c.text("receiver")?];
+            if !found.iter().any(|alert| key == [&*alert.rule, &*alert.subject, &*alert.receiver]) {
+                passed.push(key.map(Value::from));
+            }
+        }
+        let ended = sql(
+            "alert_end_if_firing",
+            "WITH j(rule, subject, receiver) AS {rows} UPDATE alerts SET firing = false, attempts = 0, next_at = $1 \
+             WHERE firing AND (rule, subject, receiver) IN (SELECT rule, subject, receiver FROM j)",
+        );
+        tx.execute(ended.bind(now).rows(Group::of_rows(passed))).await?;
+        // It passed before it had lasted: nobody heard of it, nobody needs to.
+        let unheard = sql(
+            "alert_delete_if_unheard",
+            "DELETE FROM alerts WHERE NOT firing AND said = 0 AND lease_token IS NULL",
+        );
+        tx.execute(unheard).await?;
+        tx.commit().await
+    }
+
+    async fn lease_notices(
+        &self,
+        token: LeaseToken,
+        now: Timestamp,
+        until: Timestamp,
+        limit: u32,
+    ) -> StoreResult<Vec<Notice>> {
+        let statement = sql(
+            "alert_lease_if_due",
+            "UPDATE alerts SET lease_token = $1, lease_until = $3 \
+             WHERE (rule, subject, receiver) IN (SELECT rule, subject, receiver FROM alerts \
+             WHERE firing = (said = 0) AND next_at <= $2 AND (lease_until IS NULL OR lease_until < $2) \
+             ORDER BY next_at LIMIT $4 {lock_free alerts}) RETURNING rule, subject, receiver, text, firing, since, attempts",
+        );
+        let rows = self.db.fetch_written(statement.bind(token).bind(now).bind(until).bind(limit)).await?;
+        rows.iter().map(notice).collect()
+    }
+
+    async fn settle_notice(
+        &self,
+        notice: &Notice,
+        token: LeaseToken,
+        again: Option<Timestamp>,
+    ) -> StoreResult<bool> {
+        // It may have begun again meanwhile; then it is told anew.
+        let statement = sql(
+            "alert_settle_if_leased",
+            "UPDATE alerts SET attempts = CASE WHEN $5 IS NULL THEN 0 ELSE attempts + 1 END, \
+             next_at = coalesce($5, next_at), said = CASE WHEN $5 IS NULL THEN $6 ELSE said END, \
+             lease_token = NULL, lease_until = NULL WHERE rule = $1 AND subject = $2 AND receiver = $3 AND lease_token = $4",
+        );
+        let statement = statement
+            .bind(&notice.rule)
+            .bind(&notice.subject)
+            .bind(&notice.receiver)
+            .bind(token)
+            .bind(again)
+            .bind(i16::from(notice.firing));
+        Ok(self.db.execute(statement).await? == 1)
+    }
+}

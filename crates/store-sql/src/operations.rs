@@ -1,0 +1,297 @@
+//! The schema, checks, repairs, retention and the audit log.
+
+use async_trait::async_trait;
+use penstock_domain::batch::{BatchStatus, Counts};
+use penstock_domain::ids::{BatchId, BatchSeq};
+use penstock_domain::row::RowStatus;
+use penstock_domain::time::Timestamp;
+use penstock_store::StoreResult;
+use penstock_store::batches::{Batch, PendingUpload};
+use penstock_store::decode::Columns as _;
+use penstock_store::operations::{
+    AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Figures, OVERDUE_AFTER, Operations,
+    RATIO_ROWS, RECENT, RECENT_CALLBACKS,
+};
+
+use crate::batches::pending_upload;
+use crate::{Group, Kind, Row, SqlStore, Tx, ledgers, sql};
+
+/// What is deleted with a batch, the batch last.
+const DELETE_BATCH: [&str; 8] = [
+    "DELETE FROM row_state WHERE batch = $1",
+    "DELETE FROM row_data WHERE batch = $1",
+    "DELETE FROM row_output WHERE batch = $1",
+    "DELETE FROM row_receipts WHERE batch = $1",
+    "DELETE FROM callbacks WHERE batch = $1",
+    "DELETE FROM idempotency WHERE batch = $1",
+    "DELETE FROM uploads WHERE batch = $1",
+    "DELETE FROM batches WHERE seq = $1",
+];
+
+#[async_trait]
+impl Operations for SqlStore {
+    async fn migrate_to(&self, version: i64) -> StoreResult<(i64, i64)> {
+        self.db.engine().migrate(Some(version)).await
+    }
+
+    async fn migrate(&self) -> StoreResult<(i64, i64)> {
+        self.db.engine().migrate(None).await
+    }
+
+    async fn check_schema(&self) -> StoreResult<()> {
+        self.db.engine().check_schema().await
+    }
+
+    async fn now(&self) -> StoreResult<Timestamp> {
+        self.db.fetch_one(sql("now", "SELECT {now} AS now")).await?.of("now").time("now")
+    }
+
+    async fn probe_writes(&self, now: Timestamp) -> StoreResult<()> {
+        self.db.engine().has_room().await?;
+        let statement = sql(
+            "write_probe_put",
+            "INSERT INTO write_probe (id, at) VALUES (1, $1) ON CONFLICT (id) DO UPDATE SET at = excluded.at",
+        );
+        self.db.execute(statement.bind(now)).await.map(|_| ())
+    }
+
+    async fn engine(&self) -> StoreResult<EngineInfo> {
+        self.db.engine().info(self.now().await?).await
+    }
+
+    async fn audit(&self, entry: &AuditEntry) -> StoreResult<()> {
+        let statement = sql(
+            "audit_insert",
+            "INSERT INTO audit (at, actor, action, batch, detail) VALUES ($1, $2, $3, $4, $5)",
+        );
+        let statement = statement
+            .bind(entry.at)
+            .bind(&entry.actor)
+            .bind(&entry.action)
+            .bind(entry.batch)
+            .bind(&entry.detail);
+        self.db.execute(statement).await.map(|_| ())
+    }
+
+    async fn audit_log(
+        &self,
+        batch: Option<BatchId>,
+        before: Option<i64>,
+        limit: u32,
+    ) -> StoreResult<Vec<AuditEntry>> {
+        let statement = sql(
+            "audit_list",
+            "SELECT id, at, actor, action, batch, detail FROM audit WHERE ($1 IS NULL OR batch = $1) \
+             AND ($2 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        );
+        let entry = |row: &Row| {
+            let c = row.of("audit");
+            Ok(AuditEntry {
+                id: c.i64("id")?,
+                at: c.time("at")?,
+                actor: c.text("actor")?,
+                action: c.text("action")?,
+                batch: c.opt_uuid("batch")?.map(BatchId),
+                detail: c.opt_text("detail")?,
+            })
+        };
+        self.db.fetch(statement.bind(batch).bind(before).bind(limit)).await?.iter().map(entry).collect()
+    }
+
+    async fn figures(&self, now: Timestamp) -> StoreResult<Figures> {
+        let mut figures = Figures::default();
+        self.count_batches(&mut figures).await?;
+        self.count_overdue(now, &mut figures).await?;
+        let statement = sql(
+            "batch_get_failure_ratios",
+            "SELECT pipeline, max(CAST(failed AS DOUBLE PRECISION) / (completed + failed)) AS ratio FROM batches \
+             WHERE (status = {batch queued} OR finished_at > $1) AND completed + failed >= $2 \
+             GROUP BY pipeline ORDER BY pipeline",
+        );
+        for row in self.db.fetch(statement.bind(now - RECENT).bind(RATIO_ROWS)).await? {
+            let c = row.of("batches");
+            figures.failure_ratio.push((c.text("pipeline")?, c.real("ratio")?));
+        }
+        Ok(figures)
+    }
+
+    async fn count_mismatches(&self, ended_after: Timestamp) -> StoreResult<Vec<CountMismatch>> {
+        let statement = sql(
+            "batch_list_extracted",
+            "SELECT seq FROM batches WHERE extracted AND (finished_at IS NULL OR finished_at > $1)",
+        );
+        let mut found = Vec::new();
+        for row in self.db.fetch(statement.bind(ended_after)).await? {
+            // At one moment: beside a worker both move all the time.
+            let mut tx = self.db.begin("count_mismatches", Kind::Snapshot).await?;
+            let seq = BatchSeq(row.of("batches").i64("seq")?);
+            let Some(batch) = ledgers::look(&mut tx, seq).await? else { continue };
+            let rows = rows_count(&mut tx, &batch).await?;
+            if rows != batch.ledger.counts {
+                found.push(CountMismatch {
+                    batch: batch.id,
+                    seq: batch.seq,
+                    revision: batch.ledger.revision,
+                    ledger: batch.ledger.counts,
+                    rows,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn repair_counts(
+        &self,
+        mismatch: &CountMismatch,
+        actor: &str,
+        now: Timestamp,
+    ) -> StoreResult<bool> {
+        let mut tx = self.db.write("repair_counts").await?;
+        let Some(mut batch) = ledgers::read(&mut tx, mismatch.seq).await? else { return Ok(false) };
+        if batch.ledger.revision != mismatch.revision {
+            return Ok(false);
+        }
+        let events = batch.ledger.correct(mismatch.rows, now);
+        ledgers::write(&mut tx, &batch, mismatch.revision, &events, now).await?;
+        ledgers::audit(&mut tx, now, actor, "batch.repair_counts", &batch, None).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn known_objects(&self, keys: &[String]) -> StoreResult<Vec<String>> {
+        let statement = sql(
+            "object_list_known",
+            "WITH j(object_key) AS {rows} SELECT j.object_key AS object_key FROM j WHERE EXISTS \
+             (SELECT 1 FROM batches b WHERE b.object_key = j.object_key AND b.erased_at IS NULL) \
+             OR EXISTS (SELECT 1 FROM uploads u WHERE u.object_key = j.object_key AND u.batch IS NULL)",
+        );
+        let rows = self.db.fetch(statement.rows(Group::new().column(keys))).await?;
+        rows.iter().map(|row| row.of("batches").text("object_key")).collect()
+    }
+
+    async fn to_erase(&self, finished_before: Timestamp, limit: u32) -> StoreResult<Vec<Batch>> {
+        let statement = sql(
+            "batch_list_to_erase",
+            "SELECT {batch_columns} FROM batches b JOIN owners o ON o.seq = b.owner \
+             WHERE b.finished_at < $1 AND b.erased_at IS NULL ORDER BY b.finished_at LIMIT $2",
+        );
+        self.db.fetch(statement.bind(finished_before).bind(limit)).await?.iter().map(ledgers::batch).collect()
+    }
+
+    async fn delete_batches(&self, finished_before: Timestamp, limit: u32) -> StoreResult<u32> {
+        let statement = sql(
+            "batch_list_to_delete",
+            "SELECT seq FROM batches WHERE finished_at < $1 AND erased_at IS NOT NULL \
+             AND NOT EXISTS (SELECT 1 FROM erasures e WHERE e.batch = batches.seq) LIMIT $2",
+        );
+        let mut deleted = 0;
+        for row in self.db.fetch(statement.bind(finished_before).bind(limit)).await? {
+            let seq = row.of("batches").i64("seq")?;
+            let mut tx = self.db.begin("delete_batches", Kind::Long).await?;
+            for statement in DELETE_BATCH {
+                tx.execute(sql("batch_delete", statement).bind(seq)).await?;
+            }
+            tx.commit().await?;
+            deleted += 1;
+        }
+        Ok(deleted)
+    }
+
+    async fn expire_uploads(&self, now: Timestamp, limit: u32) -> StoreResult<Vec<PendingUpload>> {
+        let statement = sql(
+            "upload_delete_if_expired",
+            "DELETE FROM uploads WHERE id IN (SELECT u.id FROM uploads u WHERE u.expires_at < $1 AND NOT EXISTS \
+             (SELECT 1 FROM batches b WHERE b.seq = u.batch AND b.unsealed AND b.finished_at IS NULL) LIMIT $2) \
+             RETURNING id, owner, object_key, created_at, expires_at, batch",
+        );
+        self.db.fetch_written(statement.bind(now).bind(limit)).await?.iter().map(pending_upload).collect()
+    }
+}
+
+impl SqlStore {
+    async fn count_batches(&self, figures: &mut Figures) -> StoreResult<()> {
+        let statement = sql(
+            "batch_count_by_pipeline",
+            "SELECT pipeline, CAST(sum(total) AS BIGINT) AS total, CAST(sum(pending) AS BIGINT) AS pending, \
+             CAST(sum(queued) AS BIGINT) AS queued, CAST(sum(processing) AS BIGINT) AS processing, \
+             CAST(sum(completed) AS BIGINT) AS completed, CAST(sum(failed) AS BIGINT) AS failed, \
+             CAST(sum(cancelled) AS BIGINT) AS cancelled, \
+             count(*) FILTER (WHERE status = {batch pending}) AS batches_pending, \
+             count(*) FILTER (WHERE status = {batch processing}) AS batches_processing, \
+             count(*) FILTER (WHERE status = {batch queued}) AS batches_queued FROM batches \
+             WHERE status IN ({batch pending}, {batch processing}, {batch queued}) GROUP BY pipeline ORDER BY pipeline",
+        );
+        for row in self.db.fetch(statement).await? {
+            let c = row.of("batches");
+            figures.by_pipeline.push((c.text("pipeline")?, ledgers::counts(&c)?));
+            figures.batches_pending += c.u32("batches_pending")?;
+            figures.batches_processing += c.u32("batches_processing")?;
+            figures.batches_queued += c.u32("batches_queued")?;
+        }
+        Ok(())
+    }
+
+    async fn count_overdue(&self, now: Timestamp, figures: &mut Figures) -> StoreResult<()> {
+        let statement = sql(
+            "callback_count",
+            "SELECT (SELECT count(*) FROM callbacks WHERE status = {callback pending}) AS pending, \
+             (SELECT count(*) FROM callbacks WHERE status = {callback exhausted}) AS exhausted, \
+             (SELECT count(*) FROM callbacks WHERE status = {callback pending} AND next_at < $5 \
+             AND (lease_until IS NULL OR lease_until < $5)) AS overdue, \
+             (SELECT count(*) FROM callbacks WHERE status = {callback exhausted} AND created_at > $1) AS exhausted_recently, \
+             (SELECT count(*) FROM row_state s LEFT JOIN workers w ON w.name = s.lease_holder WHERE s.status = {row processing} \
+             AND coalesce(s.lease_until, w.beat_at + w.silence_ms, 0) < $2) AS expired, \
+             (SELECT count(*) FROM row_state s JOIN batches b ON b.seq = s.batch WHERE s.status = {row queued} \
+             AND s.queued_until < $2 AND b.cancelled_at IS NULL) AS lost, \
+             (SELECT count(*) FROM batches WHERE finished_at > $3 AND status = $4) AS failed_batches",
+        );
+        let statement = statement
+            .bind(now - RECENT_CALLBACKS)
+            .bind(now - OVERDUE_AFTER)
+            .bind(now - RECENT)
+            .bind(BatchStatus::Failed.code())
+            .bind(now - CALLBACK_OVERDUE_AFTER);
+        let row = self.db.fetch_one(statement).await?;
+        let c = row.of("callbacks");
+        figures.callbacks_pending = c.u32("pending")?;
+        figures.callbacks_exhausted = c.u32("exhausted")?;
+        figures.callbacks_overdue = c.u32("overdue")?;
+        figures.callbacks_exhausted_recently = c.u32("exhausted_recently")?;
+        figures.leases_expired = c.u32("expired")?;
+        figures.rows_lost = c.u32("lost")?;
+        figures.batches_failed_recently = c.u32("failed_batches")?;
+        Ok(())
+    }
+}
+
+/// The counts that a batch's rows give.
+async fn rows_count(tx: &mut Tx, batch: &Batch) -> StoreResult<Counts> {
+    let statement = sql(
+        "row_count_by_status",
+        "SELECT batch, status, count(*) AS count FROM row_state WHERE batch = $1 GROUP BY batch, status",
+    );
+    let mut by_status = [0_u32; 6];
+    for row in &tx.fetch(statement.bind(batch.seq)).await? {
+        let c = row.of("row_state");
+        by_status[c.code("status", RowStatus::from_code)? as usize] = c.u32("count")?;
+    }
+    let beyond = sql(
+        "row_count_not_released",
+        "SELECT count(*) AS beyond FROM row_state WHERE batch = $1 AND number >= $2",
+    );
+    let beyond = tx.fetch_one(beyond.bind(batch.seq).bind(batch.ledger.release_end)).await?;
+    let beyond = beyond.of("row_state").u32("beyond")?;
+    let total = batch.ledger.counts.total;
+    let known: u32 = by_status.iter().sum();
+    let never = total.saturating_sub(known);
+    let shut_out = (total + 1).saturating_sub(batch.ledger.release_end).saturating_sub(beyond).min(never);
+    let [mut pending, mut queued, processing, completed, failed, mut cancelled] = by_status;
+    pending += never - shut_out;
+    cancelled += shut_out;
+    if batch.ledger.cancelled_at.is_some() || batch.ledger.status == BatchStatus::Cancelled {
+        cancelled += pending + queued;
+        pending = 0;
+        queued = 0;
+    }
+    Ok(Counts { total, pending, queued, processing, completed, failed, cancelled })
+}

@@ -1,0 +1,336 @@
+//! What SQLite does differently, each with its reason.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use penstock_domain::ids::BatchSeq;
+use penstock_domain::time::Timestamp;
+use penstock_store::dispatch::RunLock;
+use penstock_store::extraction::NewRow;
+use penstock_store::operations::EngineInfo;
+use penstock_store::{StoreError, StoreResult};
+use penstock_store_sql::{
+    Engine, EngineTransaction, Group, Kind, RawRow, Row, Statement, Templates, Value, sql,
+};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePool, SqliteRow};
+use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqliteConnection};
+use uuid::Uuid;
+
+use crate::error::store_error;
+use crate::transaction::{ReadTx, Tx};
+use crate::{fragments, lock_file, schema};
+
+/// Rows of one statement: SQLite takes 32,766 values a statement, and planning costs more than it saves beyond this.
+const GROUP: usize = 500;
+
+/// With less free disk, in bytes, nothing can be relied on to be written: a chunk of rows and its pages in the log.
+const LEAST_ROOM: u64 = 1024 * 1024;
+
+/// A database file.
+#[derive(Debug)]
+pub struct Database {
+    /// The only connection that writes.
+    pub writer: SqlitePool,
+    /// Connections that read.
+    pub readers: SqlitePool,
+    /// The file.
+    pub file: PathBuf,
+    /// How to connect to it.
+    pub options: SqliteConnectOptions,
+    templates: Arc<Templates>,
+}
+
+impl Database {
+    /// On pools. SQLite numbers `$1` by where it stands first, `?1` by its number.
+    pub fn new(
+        writer: SqlitePool,
+        readers: SqlitePool,
+        file: PathBuf,
+        options: SqliteConnectOptions,
+    ) -> Self {
+        Self { writer, readers, file, options, templates: Arc::new(Templates::new(fragments::fragment, "?")) }
+    }
+}
+
+#[async_trait]
+impl Engine for Database {
+    async fn fetch(&self, kind: Kind, statement: Statement<'_>) -> StoreResult<Vec<Row>> {
+        let pool = if kind == Kind::Write { &self.writer } else { &self.readers };
+        let mut connection = pool.acquire().await.map_err(store_error(statement.name))?;
+        fetch(&mut connection, &self.templates, statement).await
+    }
+
+    async fn execute(&self, statement: Statement<'_>) -> StoreResult<u64> {
+        let mut connection = self.writer.acquire().await.map_err(store_error(statement.name))?;
+        execute(&mut connection, &self.templates, statement).await
+    }
+
+    async fn begin(&self, name: &'static str, kind: Kind) -> StoreResult<Box<dyn EngineTransaction>> {
+        let begun = match kind {
+            // It waits for the writer before it reads, so that what it read stays true.
+            Kind::Write | Kind::Long => Tx::begin(&self.writer, "BEGIN IMMEDIATE").await.map(Open::Own),
+            Kind::Snapshot => Tx::begin(&self.readers, "BEGIN").await.map(Open::Own),
+            Kind::Read => ReadTx::begin(&self.readers).await.map(Open::Clients),
+        };
+        let open = begun.map_err(store_error(name))?;
+        Ok(Box::new(Transaction { open, templates: self.templates.clone() }))
+    }
+
+    async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>> {
+        let lock = lock_file(&self.file, "dispatch.lock")?;
+        Ok(lock.map(|file| Box::new(DispatchLock(file)) as Box<dyn RunLock>))
+    }
+
+    /// Whether the disk has room. A small write may still succeed on a full disk, where the write-ahead log has pages to use
+    /// again, and the next larger one fails.
+    async fn has_room(&self) -> StoreResult<()> {
+        let folder = self.file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let unavailable = |error: std::io::Error| StoreError::Unavailable(Box::new(error));
+        let free = fs4::available_space(folder.unwrap_or(Path::new("."))).map_err(unavailable)?;
+        if free < LEAST_ROOM {
+            let text = format!("the disk is full: {} KiB are free at {}", free / 1024, self.file.display());
+            return Err(unavailable(std::io::Error::new(std::io::ErrorKind::StorageFull, text)));
+        }
+        Ok(())
+    }
+
+    async fn shred_epochs(&self) -> StoreResult<()> {
+        self.truncate_log().await.map(|_| ())
+    }
+
+    async fn shred_erased(&self) -> StoreResult<bool> {
+        // What was deleted is still in the log until it is cut; somebody who is in the way makes the sweep do it.
+        self.truncate_log().await
+    }
+
+    async fn migrate(&self, version: Option<i64>) -> StoreResult<(i64, i64)> {
+        self.bring_up_to(version.unwrap_or_else(schema::needed)).await
+    }
+
+    async fn check_schema(&self) -> StoreResult<()> {
+        self.schema_fits().await
+    }
+
+    async fn info(&self, now: Timestamp) -> StoreResult<EngineInfo> {
+        let statement = sqlx::query_as(
+            "/* penstock:engine */ SELECT sqlite_version(), \
+             (SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size())",
+        );
+        let (version, bytes): (String, i64) =
+            statement.fetch_one(&self.readers).await.map_err(store_error("engine"))?;
+        Ok(EngineInfo {
+            engine: "sqlite",
+            version,
+            // It is built in.
+            needed_version: "3.38",
+            supported: true,
+            schema: self.schema_version().await?,
+            needed_schema: schema::needed(),
+            now,
+            bytes: bytes.unsigned_abs(),
+            missing_rights: Vec::new(),
+        })
+    }
+}
+
+struct DispatchLock(#[allow(dead_code, reason = "closing the file frees the lock")] File);
+
+impl RunLock for DispatchLock {}
+
+/// An open transaction.
+enum Open {
+    /// It is this program's own.
+    Own(Tx),
+    /// It reads for a client.
+    Clients(ReadTx),
+}
+
+struct Transaction {
+    open: Open,
+    templates: Arc<Templates>,
+}
+
+impl Transaction {
+    fn connection(&mut self) -> &mut SqliteConnection {
+        match &mut self.open {
+            Open::Own(tx) => tx,
+            Open::Clients(tx) => tx,
+        }
+    }
+}
+
+#[async_trait]
+impl EngineTransaction for Transaction {
+    async fn fetch(&mut self, statement: Statement<'_>) -> StoreResult<Vec<Row>> {
+        let templates = self.templates.clone();
+        fetch(self.connection(), &templates, statement).await
+    }
+
+    async fn execute(&mut self, statement: Statement<'_>) -> StoreResult<u64> {
+        let templates = self.templates.clone();
+        execute(self.connection(), &templates, statement).await
+    }
+
+    async fn store_rows(&mut self, batch: BatchSeq, rows: &[NewRow]) -> StoreResult<()> {
+        let group = Group::new()
+            .column(rows.iter().map(|_| batch))
+            .column(rows.iter().map(|row| row.number))
+            .column(rows.iter().map(|row| row.line))
+            .column(rows.iter().map(|row| &row.payload));
+        let insert = sql(
+            "row_data_insert",
+            "WITH j AS {rows} INSERT INTO row_data (batch, number, line, payload) SELECT * FROM j",
+        );
+        if !rows.is_empty() {
+            EngineTransaction::execute(self, insert.rows(group)).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>, name: &'static str) -> StoreResult<()> {
+        match self.open {
+            Open::Own(tx) => tx.commit().await.map_err(store_error(name)),
+            Open::Clients(_) => Ok(()),
+        }
+    }
+}
+
+async fn fetch(
+    connection: &mut SqliteConnection,
+    templates: &Templates,
+    statement: Statement<'_>,
+) -> StoreResult<Vec<Row>> {
+    let named = store_error(statement.name);
+    let mut found = Vec::new();
+    for part in Part::of(templates, &statement) {
+        let (text, arguments, prepare) = part.map_err(&named)?;
+        let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(prepare);
+        let rows = query.fetch_all(&mut *connection).await.map_err(&named)?;
+        found.extend(rows.into_iter().map(|row| Row::new(Record(row))));
+    }
+    Ok(found)
+}
+
+async fn execute(
+    connection: &mut SqliteConnection,
+    templates: &Templates,
+    statement: Statement<'_>,
+) -> StoreResult<u64> {
+    let named = store_error(statement.name);
+    let mut touched = 0;
+    for part in Part::of(templates, &statement) {
+        let (text, arguments, prepare) = part.map_err(&named)?;
+        let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(prepare);
+        touched += query.execute(&mut *connection).await.map_err(&named)?.rows_affected();
+    }
+    Ok(touched)
+}
+
+/// A statement in parts of at most [`GROUP`] rows.
+struct Part;
+
+type Query = Result<(Arc<str>, SqliteArguments, bool), sqlx::Error>;
+
+impl Part {
+    fn of<'s>(templates: &Templates, statement: &'s Statement<'_>) -> impl Iterator<Item = Query> + use<'s> {
+        let text = templates.render(statement, |_| "{rows}".to_owned());
+        let rows = statement.group.as_ref().map_or(0, Group::len);
+        let size = if statement.one_by_one { 1 } else { GROUP };
+        let parts = rows.div_ceil(size).max(1);
+        (0..parts).map(move |part| {
+            let mut arguments = SqliteArguments::default();
+            add_values(&mut arguments, &statement.values).map_err(sqlx::Error::Encode)?;
+            let Some(group) = &statement.group else { return Ok((text.clone(), arguments, true)) };
+            let rows = part * size..((part + 1) * size).min(group.len());
+            let one = rows.len() == 1;
+            let values = add_rows(&mut arguments, group, rows, statement.values.len());
+            let values = values.map_err(sqlx::Error::Encode)?;
+            Ok((text.replacen("{rows}", &values, 1).into(), arguments, one))
+        })
+    }
+}
+
+type Added<T> = Result<T, sqlx::error::BoxDynError>;
+
+fn add_values(arguments: &mut SqliteArguments, values: &[Value<'_>]) -> Added<()> {
+    for value in values {
+        add_value(arguments, value)?;
+    }
+    Ok(())
+}
+
+fn add_value(arguments: &mut SqliteArguments, value: &Value<'_>) -> Added<()> {
+    match value {
+        Value::Int(value) => arguments.add(value),
+        Value::Text(value) => arguments.add(value.as_deref()),
+        Value::Bytes(value) => arguments.add(value),
+        Value::Uuid(value) => arguments.add(value.map(|id| id.to_string())),
+        Value::Bool(value) => arguments.add(value),
+        Value::Ints(values) => arguments.add(serde_json::json!(values).to_string()),
+        Value::Texts(values) => arguments.add(serde_json::json!(values).to_string()),
+        Value::Uuids(values) => arguments.add(serde_json::json!(values).to_string()),
+    }
+}
+
+/// Binds rows, and writes where they stand: `(VALUES (?3,?4),(?5,?6))`.
+fn add_rows(
+    arguments: &mut SqliteArguments,
+    group: &Group<'_>,
+    rows: std::ops::Range<usize>,
+    bound: usize,
+) -> Added<String> {
+    let columns = group.columns();
+    let mut number = bound;
+    let mut text = String::with_capacity(rows.len() * columns.len() * 6 + 16);
+    text.push_str("(VALUES ");
+    for (place, row) in rows.enumerate() {
+        text.push_str(if place == 0 { "(" } else { ",(" });
+        for (place, column) in columns.iter().enumerate() {
+            number += 1;
+            write!(text, "{}?{number}", if place == 0 { "" } else { "," })?;
+            add_value(arguments, &column[row])?;
+        }
+        text.push(')');
+    }
+    text.push(')');
+    Ok(text)
+}
+
+/// A record. The schema is STRICT: a value of another type is an error.
+struct Record(SqliteRow);
+
+impl RawRow for Record {
+    fn int(&self, column: &str) -> Option<Option<i64>> {
+        self.0.try_get(column).ok()
+    }
+
+    fn text(&self, column: &str) -> Option<Option<String>> {
+        self.0.try_get(column).ok()
+    }
+
+    fn bytes(&self, column: &str) -> Option<Option<Vec<u8>>> {
+        self.0.try_get(column).ok()
+    }
+
+    fn uuid(&self, column: &str) -> Option<Option<Uuid>> {
+        match self.text(column)? {
+            None => Some(None),
+            Some(text) => Uuid::parse_str(&text).ok().map(Some),
+        }
+    }
+
+    fn flag(&self, column: &str) -> Option<bool> {
+        match self.int(column)? {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        }
+    }
+
+    fn real(&self, column: &str) -> Option<f64> {
+        self.0.try_get(column).ok()
+    }
+}
