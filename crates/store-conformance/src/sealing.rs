@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use crate::fixture::{self, START, create, new_batch};
 
-/// An epoch behind all others.
+/// An epoch behind all others, and behind the one that every new batch has.
 async fn begin(store: &Arc<dyn Store>) -> i64 {
-    let id = store.newest_epoch().await.unwrap().map_or(1, |epoch| epoch.id + 1);
+    let id = store.newest_epoch().await.unwrap().map_or(2, |epoch| epoch.id + 1);
     let epoch = Epoch { id, sealed: vec![1, b'k', 7, 7, 7], created_at: START, erased: false };
     assert!(store.add_epoch(&epoch).await.unwrap());
     let other = Epoch { sealed: vec![9], ..epoch.clone() };

@@ -7,21 +7,20 @@
 //! connections that have been idle since then are closed untested. The server frees what a silent client held when
 //! [`IDLE_IN_TRANSACTION`] is over.
 
+mod transaction;
+
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream};
-use futures::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, TryFutureExt as _};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{
-    PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo,
-};
-use sqlx::{Connection as _, Either, Execute, Executor, PgConnection, Postgres, Row as _, SqlStr};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection, Postgres};
 use tokio::time::Instant;
 
+pub use self::transaction::{ReadTx, Tx};
 use crate::error::sqlstate;
 
 /// How long an ordinary statement may take on the server. None waits longer: rows are moved in groups of some hundreds.
@@ -124,7 +123,7 @@ impl UselessSince {
     }
 }
 
-/// A pool whose connections have settings and time limits. Runs single statements; see [`Pool::begin`] for transactions.
+/// A pool whose connections have settings and time limits.
 #[derive(Clone)]
 pub struct Pool {
     connections: PgPool,
@@ -206,41 +205,6 @@ impl Pool {
             under_way: false,
         })
     }
-
-    /// Begins a transaction: READ COMMITTED, because the ledger of a batch is read again under its lock.
-    pub async fn begin(&self, limit: Limit) -> Result<Tx, sqlx::Error> {
-        let statement = match limit {
-            Limit::Ordinary => "BEGIN ISOLATION LEVEL READ COMMITTED",
-            Limit::Long => "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = '120s'",
-        };
-        self.begin_with(statement, limit).await
-    }
-
-    /// Begins a transaction that reads for a client: it sees one moment, and what it asks ends with its caller.
-    pub async fn begin_reading(&self) -> Result<ReadTx, sqlx::Error> {
-        let mut connection = self.acquire().await?;
-        connection.limit = Limit::Ordinary;
-        let mut tx = Tx { connection: Some(connection) };
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_backend_pid()";
-        let began = (&mut *tx).fetch_optional(begin).await;
-        if began.is_err()
-            && let Some(mut connection) = tx.connection.take()
-        {
-            connection.connection.close_on_drop();
-        }
-        let backend = began?.ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
-        Ok(ReadTx { tx: Some(tx), backend, cancels: self.cancels.clone() })
-    }
-
-    /// Begins a transaction with a statement of the caller's.
-    pub async fn begin_with(&self, statement: &'static str, limit: Limit) -> Result<Tx, sqlx::Error> {
-        let mut connection = self.acquire().await?;
-        connection.limit = limit;
-        // Before the statement runs, so that a caller that is dropped meanwhile leaves no open transaction in the pool.
-        let mut tx = Tx { connection: Some(connection) };
-        tx.run(statement).await?;
-        Ok(tx)
-    }
 }
 
 async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -320,172 +284,5 @@ impl Drop for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.connection.fmt(f)
-    }
-}
-
-type Step = Either<PgQueryResult, PgRow>;
-
-impl<'c> Executor<'c> for &'c mut Connection {
-    type Database = Postgres;
-
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Step, sqlx::Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let steps =
-            self.within_limit(|connection| connection.fetch_many(query).try_collect::<Vec<_>>().boxed());
-        steps.map_ok(|steps| stream::iter(steps.into_iter().map(Ok))).try_flatten_stream().boxed()
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        self.within_limit(|connection| connection.fetch_optional(query)).boxed()
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [PgTypeInfo],
-    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        self.within_limit(|connection| connection.prepare_with(sql, parameters)).boxed()
-    }
-}
-
-impl<'p> Executor<'p> for &'p Pool {
-    type Database = Postgres;
-
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Step, sqlx::Error>>
-    where
-        'p: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let steps = async move {
-            let mut connection = self.acquire().await?;
-            let steps: Vec<_> = connection.fetch_many(query).try_collect().await?;
-            Ok(stream::iter(steps.into_iter().map(Ok)))
-        };
-        steps.try_flatten_stream().boxed()
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
-    where
-        'p: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        async move { self.acquire().await?.fetch_optional(query).await }.boxed()
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [PgTypeInfo],
-    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
-    where
-        'p: 'e,
-    {
-        async move { self.acquire().await?.prepare_with(sql, parameters).await }.boxed()
-    }
-}
-
-/// An open transaction. Dropping it rolls it back. A connection on which BEGIN, COMMIT or ROLLBACK failed is not used
-/// again: the state of its transaction is unknown.
-pub struct Tx {
-    connection: Option<Connection>,
-}
-
-impl Tx {
-    /// Commits it.
-    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
-        self.run("COMMIT").await?;
-        self.connection = None;
-        Ok(())
-    }
-
-    async fn run(&mut self, statement: &'static str) -> Result<(), sqlx::Error> {
-        let done = (&mut **self).execute(statement).await;
-        if done.is_err()
-            && let Some(mut connection) = self.connection.take()
-        {
-            connection.connection.close_on_drop();
-        }
-        done.map(|_| ())
-    }
-}
-
-impl Drop for Tx {
-    fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take().filter(|connection| !connection.is_useless) else {
-            return;
-        };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(async move {
-            connection.limit = Limit::Ordinary;
-            if connection.execute("ROLLBACK").await.is_err() {
-                connection.connection.close_on_drop();
-            }
-        });
-    }
-}
-
-impl Deref for Tx {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.connection.as_ref().expect("it is open until it is committed or dropped")
-    }
-}
-
-impl DerefMut for Tx {
-    fn deref_mut(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect("it is open until it is committed or dropped")
-    }
-}
-
-/// An open transaction that reads for a client. When its caller is dropped in the middle of a statement (the client hung up), the
-/// server is told to end it: otherwise it would run on, and hold its connection, for nobody.
-pub struct ReadTx {
-    tx: Option<Tx>,
-    /// The server's process.
-    backend: i32,
-    cancels: PgPool,
-}
-
-impl Drop for ReadTx {
-    fn drop(&mut self) {
-        let Some(tx) = self.tx.take().filter(|tx| tx.connection.as_ref().is_some_and(|held| held.under_way))
-        else {
-            return;
-        };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (backend, cancels) = (self.backend, self.cancels.clone());
-        runtime.spawn(async move {
-            // The connection is still this transaction's, so the statement that is ended is no other one.
-            let ended = sqlx::query("/* penstock:cancel */ SELECT pg_cancel_backend($1)").bind(backend);
-            if let Err(error) = ended.execute(&cancels).await {
-                tracing::debug!(%error, "a read whose client hung up runs on to its limit");
-            }
-            drop(tx);
-        });
-    }
-}
-
-impl Deref for ReadTx {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.tx.as_ref().expect("it is open until it is dropped")
-    }
-}
-
-impl DerefMut for ReadTx {
-    fn deref_mut(&mut self) -> &mut Connection {
-        self.tx.as_mut().expect("it is open until it is dropped")
     }
 }

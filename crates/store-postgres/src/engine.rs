@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::dispatch::RunLock;
 use penstock_store::extraction::NewRow;
 use penstock_store::operations::EngineInfo;
-use penstock_store_sql::{Engine, EngineTransaction, Group, Kind, RawRow, Row, Statement, Templates, Value};
+use penstock_store_sql::{Dialect, Engine, EngineTransaction, Group, Kind, RawRow, Row, Statement, Value};
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Executor, Postgres, Row as _};
+use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::connection::{Connection, Limit, Pool, ReadTx, Tx};
@@ -24,25 +25,34 @@ use crate::{copy, fragments, run_lock, schema};
 pub struct Server {
     /// The connections.
     pub pool: Pool,
-    /// The statements.
-    pub templates: Arc<Templates>,
 }
 
 impl Server {
-    /// On a pool.
-    pub fn new(pool: Pool) -> Self {
-        Self { pool, templates: Arc::new(Templates::new(fragments::fragment, "$")) }
+    /// Runs something on a connection of the pool.
+    pub async fn run<T>(
+        &self,
+        name: &'static str,
+        work: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send,
+    ) -> StoreResult<T> {
+        let mut connection = self.pool.acquire().await.map_err(store_error(name))?;
+        connection.within_limit(work).await.map_err(store_error(name))
     }
 }
 
 #[async_trait]
 impl Engine for Server {
-    async fn fetch(&self, _: Kind, statement: Statement<'_>) -> StoreResult<Vec<Row>> {
-        fetch(&self.pool, &self.templates, statement).await
+    fn dialect(&self) -> Dialect {
+        Dialect { fragment: fragments::fragment, parameter: "$", rows }
     }
 
-    async fn execute(&self, statement: Statement<'_>) -> StoreResult<u64> {
-        execute(&self.pool, &self.templates, statement).await
+    async fn fetch(&self, _: Kind, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<Vec<Row>> {
+        let mut connection = self.pool.acquire().await.map_err(store_error(statement.name))?;
+        fetch(&mut connection, text, statement).await
+    }
+
+    async fn execute(&self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<u64> {
+        let mut connection = self.pool.acquire().await.map_err(store_error(statement.name))?;
+        execute(&mut connection, text, statement).await
     }
 
     async fn begin(&self, name: &'static str, kind: Kind) -> StoreResult<Box<dyn EngineTransaction>> {
@@ -54,8 +64,7 @@ impl Engine for Server {
             Kind::Snapshot => self.pool.begin_with(SNAPSHOT, Limit::Long).await.map(Open::Own),
             Kind::Read => self.pool.begin_reading().await.map(Open::Clients),
         };
-        let open = begun.map_err(store_error(name))?;
-        Ok(Box::new(Transaction { open, templates: self.templates.clone() }))
+        Ok(Box::new(begun.map_err(store_error(name))?))
     }
 
     async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>> {
@@ -64,33 +73,35 @@ impl Engine for Server {
 
     async fn shred_epochs(&self) -> StoreResult<()> {
         // A plain VACUUM frees the record's place and leaves its bytes there; the table has a few records.
-        if let Err(error) = sqlx::query("VACUUM (FULL) epochs").execute(&self.pool).await {
+        let vacuum =
+            self.run("shred_epochs", |connection| connection.execute("VACUUM (FULL) epochs").boxed());
+        if let Err(error) = vacuum.await {
             tracing::warn!(%error, "the table of dropped epochs was not written anew; the next drop tries again");
         }
         Ok(())
     }
 
-    async fn migrate(&self, version: Option<i64>) -> StoreResult<(i64, i64)> {
-        self.bring_up_to(version.unwrap_or_else(schema::needed)).await
+    fn needed_schema(&self) -> i64 {
+        schema::needed()
     }
 
-    async fn check_schema(&self) -> StoreResult<()> {
-        self.schema_fits().await
+    async fn migrate(&self, version: i64) -> StoreResult<()> {
+        self.run_migrations(version).await
     }
 
-    async fn info(&self, now: Timestamp) -> StoreResult<EngineInfo> {
+    async fn info(&self, schema: i64, now: Timestamp) -> StoreResult<EngineInfo> {
         let statement = sqlx::query_as(
             "/* penstock:engine */ SELECT current_setting('server_version'), \
              current_setting('server_version_num')::int4 >= 140000, pg_database_size(current_database())",
         );
         let (version, supported, bytes): (String, bool, i64) =
-            statement.fetch_one(&self.pool).await.map_err(store_error("engine"))?;
+            self.run("engine", |connection| statement.fetch_one(connection).boxed()).await?;
         Ok(EngineInfo {
             engine: "postgresql",
             needed_version: "14",
             supported,
             version,
-            schema: self.schema_version().await?,
+            schema,
             needed_schema: schema::needed(),
             now,
             bytes: bytes.unsigned_abs(),
@@ -107,30 +118,23 @@ enum Open {
     Clients(ReadTx),
 }
 
-struct Transaction {
-    open: Open,
-    templates: Arc<Templates>,
-}
-
-impl Transaction {
+impl Open {
     fn connection(&mut self) -> &mut Connection {
-        match &mut self.open {
-            Open::Own(tx) => tx,
-            Open::Clients(tx) => tx,
+        match self {
+            Self::Own(tx) => tx,
+            Self::Clients(tx) => tx,
         }
     }
 }
 
 #[async_trait]
-impl EngineTransaction for Transaction {
-    async fn fetch(&mut self, statement: Statement<'_>) -> StoreResult<Vec<Row>> {
-        let templates = self.templates.clone();
-        fetch(self.connection(), &templates, statement).await
+impl EngineTransaction for Open {
+    async fn fetch(&mut self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<Vec<Row>> {
+        fetch(self.connection(), text, statement).await
     }
 
-    async fn execute(&mut self, statement: Statement<'_>) -> StoreResult<u64> {
-        let templates = self.templates.clone();
-        execute(self.connection(), &templates, statement).await
+    async fn execute(&mut self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<u64> {
+        execute(self.connection(), text, statement).await
     }
 
     async fn store_rows(&mut self, batch: BatchSeq, rows: &[NewRow]) -> StoreResult<()> {
@@ -139,41 +143,33 @@ impl EngineTransaction for Transaction {
     }
 
     async fn commit(self: Box<Self>, name: &'static str) -> StoreResult<()> {
-        match self.open {
-            Open::Own(tx) => tx.commit().await.map_err(store_error(name)),
-            Open::Clients(_) => Ok(()),
+        match *self {
+            Self::Own(tx) => tx.commit().await.map_err(store_error(name)),
+            Self::Clients(_) => Ok(()),
         }
     }
 }
 
 async fn fetch(
-    executor: impl Executor<'_, Database = Postgres>,
-    templates: &Templates,
-    statement: Statement<'_>,
+    connection: &mut Connection,
+    text: Arc<str>,
+    statement: &Statement<'_>,
 ) -> StoreResult<Vec<Row>> {
     let named = store_error(statement.name);
-    let text = AssertSqlSafe(templates.render(&statement, rows));
-    let arguments = arguments(&statement).map_err(&named)?;
-    let rows = sqlx::query_with(text, arguments).fetch_all(executor).await.map_err(named)?;
-    Ok(rows.into_iter().map(|row| Row::new(Record(row))).collect())
+    let query = sqlx::query_with(AssertSqlSafe(text), arguments(statement).map_err(&named)?);
+    let rows = connection.within_limit(|connection| query.fetch_all(connection).boxed()).await;
+    Ok(rows.map_err(named)?.into_iter().map(|row| Row::new(Record(row))).collect())
 }
 
-async fn execute(
-    executor: impl Executor<'_, Database = Postgres>,
-    templates: &Templates,
-    statement: Statement<'_>,
-) -> StoreResult<u64> {
+async fn execute(connection: &mut Connection, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<u64> {
     let named = store_error(statement.name);
-    let text = AssertSqlSafe(templates.render(&statement, rows));
-    let arguments = arguments(&statement).map_err(&named)?;
-    let done = sqlx::query_with(text, arguments).execute(executor).await.map_err(named)?;
-    Ok(done.rows_affected())
+    let query = sqlx::query_with(AssertSqlSafe(text), arguments(statement).map_err(&named)?);
+    let done = connection.within_limit(|connection| query.execute(connection).boxed()).await;
+    Ok(done.map_err(named)?.rows_affected())
 }
 
 /// A group as arrays, one a column: one statement whatever the number of rows, and prepared once.
-fn rows(statement: &Statement<'_>) -> String {
-    let columns = statement.group.as_ref().map_or(0, |group| group.columns().len());
-    let first = statement.values.len() + 1;
+fn rows(first: usize, columns: usize) -> String {
     let arrays: Vec<String> = (first..first + columns).map(|number| format!("${number}")).collect();
     format!("(SELECT * FROM unnest({}))", arrays.join(", "))
 }

@@ -4,6 +4,9 @@
 pub fn fragment(name: &str) -> Option<&'static str> {
     Some(match name {
         "now" => "(extract(epoch FROM clock_timestamp()) * 1000)::int8",
+        "migrations" => {
+            "pg_catalog.pg_tables WHERE tablename = '_sqlx_migrations' AND schemaname = current_schema()"
+        }
         // Lists are arrays here; SQLite has none.
         "in" => "= ANY(@)",
         // Several processes write at once; SQLite has one writer.

@@ -47,7 +47,7 @@ impl PostgresStore {
     /// When it is no such URL.
     pub fn connect(url: &str, options: Options) -> StoreResult<Self> {
         let connect = connect_options(url, &options.application_name)?;
-        let server = Arc::new(Server::new(Pool::new(connect, options.max_connections)));
+        let server = Arc::new(Server { pool: Pool::new(connect, options.max_connections) });
         let store = SqlStore::new(Db::new(server.clone()));
         Ok(Self { store, server, application_name: options.application_name })
     }

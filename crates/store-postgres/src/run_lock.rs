@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use penstock_store::dispatch::RunLock;
 use sqlx::Executor as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -26,10 +27,8 @@ impl RunLock for DispatchLock {}
 /// The lock; none when another run holds it.
 pub async fn acquire(pool: &Pool) -> Result<Option<Box<dyn RunLock>>, sqlx::Error> {
     let mut tx = pool.begin(Limit::Ordinary).await?;
-    let locked: bool = sqlx::query_scalar("/* penstock:lock_run */ SELECT pg_try_advisory_xact_lock($1)")
-        .bind(LOCK)
-        .fetch_one(&mut *tx)
-        .await?;
+    let lock = sqlx::query_scalar("/* penstock:lock_run */ SELECT pg_try_advisory_xact_lock($1)").bind(LOCK);
+    let locked: bool = tx.within_limit(|connection| lock.fetch_one(connection).boxed()).await?;
     if !locked {
         return Ok(None);
     }
@@ -46,7 +45,9 @@ async fn keep(mut tx: Tx, released: CancellationToken) {
             () = released.cancelled() => break,
             () = tokio::time::sleep(KEEP_EVERY) => {}
         }
-        if let Err(error) = tx.execute("/* penstock:lock_run */ SELECT 1").await {
+        let kept =
+            tx.within_limit(|connection| connection.execute("/* penstock:lock_run */ SELECT 1").boxed());
+        if let Err(error) = kept.await {
             tracing::warn!(%error, "the lock of this dispatcher run was lost; another run may begin beside it");
             return;
         }

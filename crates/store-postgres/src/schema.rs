@@ -1,7 +1,8 @@
-//! The schema: brought up to date by `penstock migrate`, looked at by every service.
+//! The schema's migrations, by sqlx.
 
 use std::sync::LazyLock;
 
+use futures::FutureExt as _;
 use penstock_store::migrations::{File, POSTGRES};
 use penstock_store::{StoreError, StoreResult};
 use sqlx::SqlStr;
@@ -24,46 +25,13 @@ pub fn needed() -> i64 {
 }
 
 impl Server {
-    /// The version that the database has; 0: none.
-    pub(crate) async fn schema_version(&self) -> StoreResult<i64> {
-        let known: i64 = sqlx::query_scalar(
-            "/* penstock:schema */ SELECT count(*) FROM pg_catalog.pg_tables WHERE tablename = '_sqlx_migrations' AND schemaname = current_schema()",
-        )
-        .fetch_one(&self.pool)
-        .await
-        .map_err(store_error("schema"))?;
-        if known == 0 {
-            return Ok(0);
-        }
-        sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
-            .fetch_one(&self.pool)
-            .await
-            .map_err(store_error("schema"))
-    }
-
-    pub(crate) async fn bring_up_to(&self, version: i64) -> StoreResult<(i64, i64)> {
-        let from = self.schema_version().await?;
-        if from > needed() {
-            return Err(newer(from));
-        }
+    /// Migrates up to a version.
+    pub(crate) async fn run_migrations(&self, version: i64) -> StoreResult<()> {
         let unlimited = self.pool.unlimited().await.map_err(store_error("migrate"))?;
         MIGRATOR
             .run_to(version, &unlimited)
             .await
-            .map_err(|error| StoreError::Refused { transaction: "migrate", source: Box::new(error) })?;
-        Ok((from, self.schema_version().await?))
-    }
-
-    pub(crate) async fn schema_fits(&self) -> StoreResult<()> {
-        let found = self.schema_version().await?;
-        match found.cmp(&needed()) {
-            std::cmp::Ordering::Equal => Ok(()),
-            std::cmp::Ordering::Less => {
-                Err(StoreError::Schema { found, needed: needed(), mend: "run `penstock migrate`" })
-            }
-            std::cmp::Ordering::Greater if self.serves(found).await? => Ok(()),
-            std::cmp::Ordering::Greater => Err(newer(found)),
-        }
+            .map_err(|error| StoreError::Refused { transaction: "migrate", source: Box::new(error) })
     }
 
     /// Rights on this program's tables that the role lacks.
@@ -71,32 +39,14 @@ impl Server {
         let made =
             MIGRATOR.iter().flat_map(|migration| migration.sql.as_str().split("CREATE TABLE ").skip(1));
         let tables: Vec<&str> = made.filter_map(|rest| rest.split([' ', '(']).next()).collect();
-        sqlx::query_scalar(
+        let rights = sqlx::query_scalar(
             "/* penstock:missing_rights */ SELECT r.name || ' on ' || c.relname FROM pg_catalog.pg_class c \
              CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r(name) \
              WHERE c.relnamespace = to_regnamespace(current_schema()) AND c.relkind = 'r' AND c.relname = ANY($1) \
              AND NOT (c.relname = 'schema_serves' AND r.name <> 'SELECT') \
              AND NOT (c.relname = 'audit' AND r.name IN ('UPDATE', 'DELETE')) \
              AND NOT has_table_privilege(c.oid, r.name) ORDER BY c.relname, r.name",
-        )
-        .bind(tables)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(store_error("missing_rights"))
+        );
+        self.run("missing_rights", |connection| rights.bind(tables).fetch_all(connection).boxed()).await
     }
-
-    /// Whether a newer schema says that it serves this program too.
-    async fn serves(&self, found: i64) -> StoreResult<bool> {
-        let oldest: Option<i64> =
-            sqlx::query_scalar("/* penstock:schema */ SELECT oldest FROM schema_serves WHERE version = $1")
-                .bind(found)
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(store_error("schema"))?;
-        Ok(oldest.is_some_and(|oldest| oldest <= needed()))
-    }
-}
-
-fn newer(found: i64) -> StoreError {
-    StoreError::Schema { found, needed: needed(), mend: "run the newer Penstock that made it" }
 }

@@ -18,7 +18,7 @@ use penstock_store_conformance::fixture::{
 use penstock_store_conformance::{history, races};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::support::{database, migrated, open, run};
+use crate::support::{database, migrated, open, run, server};
 
 /// Everything goes on within this time after connections have fallen silent.
 const GOES_ON: Duration = Duration::from_secs(10);
@@ -114,8 +114,9 @@ async fn a_run_lock_of_a_silent_dispatcher_is_freed() {
 /// What a team sets for its database or its role is not what the transactions here rely on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_databases_own_settings_change_nothing() {
-    let (name, url) = database("settings").await;
+    let (name, url) = database("settings", None).await;
     open(&url, 2).migrate().await.expect("a schema");
+    run(&url, "CREATE SCHEMA somewhere").await;
     for isolation in ["repeatable read", "serializable"] {
         for setting in [
             format!("default_transaction_isolation = '{isolation}'"),
@@ -126,10 +127,9 @@ async fn a_databases_own_settings_change_nothing() {
             "synchronous_commit = 'off'".to_owned(),
             "search_path = 'somewhere, public'".to_owned(),
         ] {
-            // By another connection each: the last ones make the next statement impossible.
-            run(&url, &format!("SET statement_timeout = 0; ALTER DATABASE {name} SET {setting}")).await;
+            // From another database: such settings end a connection of this one at once.
+            run(&server(), &format!("ALTER DATABASE {name} SET {setting}")).await;
         }
-        run(&url, "SET statement_timeout = 0; CREATE SCHEMA IF NOT EXISTS somewhere").await;
         let store: Arc<dyn Store> = open(&url, 8).shared();
         store.check_schema().await.expect("the tables are found");
         // Longer than a session may be idle by the database's default, and not long enough for a connection to be tried first.

@@ -6,7 +6,6 @@ use penstock_domain::ids::{BatchId, LeaseToken};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::alerts::{Alert, Alerts, Notice, TroubledBatch};
-use penstock_store::decode::Columns as _;
 
 use crate::{Group, Row, SqlStore, Value, sql};
 

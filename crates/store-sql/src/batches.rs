@@ -8,7 +8,6 @@ use penstock_store::batches::{
     Batch, BatchFilter, BatchPage, Batches, Created, Idempotency, Kept, NewBatch, PendingUpload, SealedKey,
     StoredDefinition, StoredKey,
 };
-use penstock_store::decode::Columns as _;
 use penstock_store::{StoreError, StoreResult};
 use uuid::Uuid;
 

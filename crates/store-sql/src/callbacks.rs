@@ -7,7 +7,6 @@ use penstock_domain::ledger::Event;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Callbacks, Delivery};
-use penstock_store::decode::Columns as _;
 use uuid::Uuid;
 
 use crate::{Kind, Row, SqlStore, Tx, ledgers, sql};

@@ -1,11 +1,10 @@
 //! Dispatch: owners with work, and releases. The sweep is in [`crate::sweep`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, OwnerSeq};
 use penstock_domain::time::Timestamp;
-use penstock_store::decode::Columns as _;
 use penstock_store::dispatch::{
     Dispatch, OwnerLoad, Released, RunLock, RunRecord, Running, SweepPlan, Swept, Take, by_owner,
 };
@@ -106,8 +105,7 @@ impl Dispatch for SqlStore {
         let seqs = list(batches.iter().map(|moved| moved.batch.seq.0));
         let served = sql("batch_set_served", "UPDATE batches SET served_at = $1 WHERE seq {in $2}");
         tx.execute(served.bind(now).bind(seqs)).await?;
-        let owners: std::collections::BTreeSet<OwnerSeq> =
-            batches.iter().map(|moved| moved.batch.owner).collect();
+        let owners: BTreeSet<OwnerSeq> = batches.iter().map(|moved| moved.batch.owner).collect();
         let served = sql("owner_set_served", "UPDATE owners SET served_at = $1 WHERE seq {in $2}");
         tx.execute(served.bind(now).bind(list(owners.iter().map(|owner| owner.0)))).await?;
         tx.commit().await?;

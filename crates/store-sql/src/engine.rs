@@ -1,4 +1,4 @@
-//! What an engine has to do, and what the transactions here stand on: connections, transactions and records.
+//! What an engine has to do, and what the transactions here stand on: connections and transactions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,14 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
-use penstock_store::decode::{self, key_of};
 use penstock_store::dispatch::RunLock;
 use penstock_store::extraction::NewRow;
 use penstock_store::operations::EngineInfo;
 use penstock_store::{StoreError, StoreResult};
-use uuid::Uuid;
 
-use crate::Statement;
+use crate::render::{Dialect, Templates};
+use crate::{Row, Statement};
 
 /// What a transaction, or a statement of its own, is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +27,15 @@ pub enum Kind {
     Snapshot,
 }
 
-/// A database.
+/// A database. The texts of statements are given [rendered](Dialect).
 #[async_trait]
 pub trait Engine: fmt::Debug + Send + Sync {
+    /// What it writes its own way.
+    fn dialect(&self) -> Dialect;
     /// Runs one statement: [`Kind::Write`] or [`Kind::Read`].
-    async fn fetch(&self, kind: Kind, statement: Statement<'_>) -> StoreResult<Vec<Row>>;
+    async fn fetch(&self, kind: Kind, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<Vec<Row>>;
     /// Runs one statement that writes. How many records it touched.
-    async fn execute(&self, statement: Statement<'_>) -> StoreResult<u64>;
+    async fn execute(&self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<u64>;
     /// Begins a transaction.
     async fn begin(&self, name: &'static str, kind: Kind) -> StoreResult<Box<dyn EngineTransaction>>;
 
@@ -50,21 +51,21 @@ pub trait Engine: fmt::Debug + Send + Sync {
     async fn shred_erased(&self) -> StoreResult<bool> {
         Ok(true)
     }
-    /// Migrates up to a version, or as far as this program knows. The versions before and after.
-    async fn migrate(&self, version: Option<i64>) -> StoreResult<(i64, i64)>;
-    /// Whether the schema is one that this program can use.
-    async fn check_schema(&self) -> StoreResult<()>;
-    /// What it is.
-    async fn info(&self, now: Timestamp) -> StoreResult<EngineInfo>;
+    /// The schema's version that this program needs.
+    fn needed_schema(&self) -> i64;
+    /// Migrates up to a version, under a lock.
+    async fn migrate(&self, version: i64) -> StoreResult<()>;
+    /// What it is, with a schema's version and its clock.
+    async fn info(&self, schema: i64, now: Timestamp) -> StoreResult<EngineInfo>;
 }
 
 /// An open transaction of an engine. Dropping it rolls it back.
 #[async_trait]
 pub trait EngineTransaction: Send {
     /// Runs a statement.
-    async fn fetch(&mut self, statement: Statement<'_>) -> StoreResult<Vec<Row>>;
+    async fn fetch(&mut self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<Vec<Row>>;
     /// Runs a statement. How many records it touched.
-    async fn execute(&mut self, statement: Statement<'_>) -> StoreResult<u64>;
+    async fn execute(&mut self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<u64>;
     /// Stores extracted rows, by the fastest way that there is.
     async fn store_rows(&mut self, batch: BatchSeq, rows: &[NewRow]) -> StoreResult<()>;
     /// Commits it.
@@ -75,12 +76,14 @@ pub trait EngineTransaction: Send {
 #[derive(Clone, Debug)]
 pub struct Db {
     engine: Arc<dyn Engine>,
+    templates: Arc<Templates>,
 }
 
 impl Db {
     /// On an engine.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine }
+        let templates = Arc::new(Templates::new(engine.dialect()));
+        Self { engine, templates }
     }
 
     /// The engine.
@@ -93,7 +96,7 @@ impl Db {
         if statement.is_idle() {
             return Ok(Vec::new());
         }
-        self.engine.fetch(Kind::Read, statement).await
+        self.engine.fetch(Kind::Read, self.templates.render(&statement), &statement).await
     }
 
     /// Reads what is there at most once.
@@ -112,7 +115,7 @@ impl Db {
         if statement.is_idle() {
             return Ok(Vec::new());
         }
-        self.engine.fetch(Kind::Write, statement).await
+        self.engine.fetch(Kind::Write, self.templates.render(&statement), &statement).await
     }
 
     /// Writes one record, and reads it.
@@ -125,12 +128,12 @@ impl Db {
         if statement.is_idle() {
             return Ok(0);
         }
-        self.engine.execute(statement).await
+        self.engine.execute(self.templates.render(&statement), &statement).await
     }
 
     /// Begins a transaction of a kind.
     pub(crate) async fn begin(&self, name: &'static str, kind: Kind) -> StoreResult<Tx> {
-        Ok(Tx { inner: self.engine.begin(name, kind).await?, name })
+        Ok(Tx { inner: self.engine.begin(name, kind).await?, templates: self.templates.clone(), name })
     }
 
     /// Begins a transaction that writes groups of rows.
@@ -142,6 +145,7 @@ impl Db {
 /// An open, named transaction. Dropping it rolls it back.
 pub struct Tx {
     inner: Box<dyn EngineTransaction>,
+    templates: Arc<Templates>,
     name: &'static str,
 }
 
@@ -151,7 +155,7 @@ impl Tx {
         if statement.is_idle() {
             return Ok(Vec::new());
         }
-        self.inner.fetch(statement).await
+        self.inner.fetch(self.templates.render(&statement), &statement).await
     }
 
     /// Runs a statement that finds at most one record.
@@ -170,7 +174,7 @@ impl Tx {
         if statement.is_idle() {
             return Ok(0);
         }
-        self.inner.execute(statement).await
+        self.inner.execute(self.templates.render(&statement), &statement).await
     }
 
     /// Stores extracted rows.
@@ -187,83 +191,4 @@ impl Tx {
 fn one(name: &'static str, rows: Vec<Row>) -> StoreResult<Row> {
     let missing = || StoreError::Refused { transaction: name, source: "it found no record".into() };
     rows.into_iter().next().ok_or_else(missing)
-}
-
-/// A record as an engine reads it. None: the column is not there, or has another type.
-pub trait RawRow: Send + Sync {
-    /// An integer of any width.
-    fn int(&self, column: &str) -> Option<Option<i64>>;
-    /// A text.
-    fn text(&self, column: &str) -> Option<Option<String>>;
-    /// Bytes.
-    fn bytes(&self, column: &str) -> Option<Option<Vec<u8>>>;
-    /// A UUID.
-    fn uuid(&self, column: &str) -> Option<Option<Uuid>>;
-    /// A truth value.
-    fn flag(&self, column: &str) -> Option<bool>;
-    /// A floating-point number.
-    fn real(&self, column: &str) -> Option<f64>;
-}
-
-/// A record that was read.
-pub struct Row(Box<dyn RawRow>);
-
-impl Row {
-    /// From an engine's record.
-    pub fn new(row: impl RawRow + 'static) -> Self {
-        Self(Box::new(row))
-    }
-
-    /// Its columns, as those of a table: an error about one of them names it.
-    pub(crate) fn of(&self, table: &'static str) -> Columns<'_> {
-        Columns { row: &*self.0, table }
-    }
-}
-
-/// Reads the columns of a table's record by name.
-pub(crate) struct Columns<'a> {
-    row: &'a dyn RawRow,
-    table: &'static str,
-}
-
-impl Columns<'_> {
-    /// A floating-point number.
-    pub(crate) fn real(&self, column: &'static str) -> StoreResult<f64> {
-        decode::Columns::some(self, column, self.row.real(column))
-    }
-
-    fn read<T>(&self, column: &'static str, value: Option<T>) -> StoreResult<T> {
-        value.ok_or_else(|| decode::Columns::inconsistent(self, column))
-    }
-}
-
-impl decode::Columns for Columns<'_> {
-    fn inconsistent(&self, column: &'static str) -> StoreError {
-        let key = key_of(|column| {
-            let number = self.row.int(column).flatten().map(|number| number.to_string());
-            let uuid = || self.row.uuid(column).flatten().map(|id| id.to_string());
-            number.or_else(uuid).or_else(|| self.row.text(column).flatten())
-        });
-        StoreError::Inconsistent { table: self.table, column, key }
-    }
-
-    fn opt_i64(&self, column: &'static str) -> StoreResult<Option<i64>> {
-        self.read(column, self.row.int(column))
-    }
-
-    fn opt_text(&self, column: &'static str) -> StoreResult<Option<String>> {
-        self.read(column, self.row.text(column))
-    }
-
-    fn opt_bytes(&self, column: &'static str) -> StoreResult<Option<Vec<u8>>> {
-        self.read(column, self.row.bytes(column))
-    }
-
-    fn opt_uuid(&self, column: &'static str) -> StoreResult<Option<Uuid>> {
-        self.read(column, self.row.uuid(column))
-    }
-
-    fn flag(&self, column: &'static str) -> StoreResult<bool> {
-        self.read(column, self.row.flag(column))
-    }
 }

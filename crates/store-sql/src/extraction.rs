@@ -4,7 +4,6 @@ use async_trait::async_trait;
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{Batch, Checkpoint};
-use penstock_store::decode::Columns as _;
 use penstock_store::extraction::{Extraction, ExtractionFailure, ExtractionLease, Leased, NewRow};
 use penstock_store::{StoreError, StoreResult};
 

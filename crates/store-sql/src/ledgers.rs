@@ -8,7 +8,6 @@ use penstock_domain::ledger::{Canary, Event, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::callbacks::{position, receiver_of};
-use penstock_store::decode::Columns as _;
 use penstock_store::settling::Moved;
 use penstock_store::{StoreError, StoreResult};
 use uuid::Uuid;
@@ -76,7 +75,7 @@ pub(crate) fn batch(row: &Row) -> StoreResult<Batch> {
 }
 
 /// Counters from a record that has them.
-pub(crate) fn counts(c: &crate::engine::Columns<'_>) -> StoreResult<Counts> {
+pub(crate) fn counts(c: &crate::row::Columns<'_>) -> StoreResult<Counts> {
     Ok(Counts {
         total: c.u32("total")?,
         pending: c.u32("pending")?,
@@ -153,38 +152,12 @@ pub(crate) async fn write_all(tx: &mut Tx, moved: &[Moved], now: Timestamp) -> S
 }
 
 /// What a write of a ledger changes, in the order of [`ledger_values`].
-pub(crate) const LEDGER_COLUMNS: [&str; 27] = [
-    "status",
-    "outcome",
-    "paused",
-    "held",
-    "canary_rows",
-    "canary_max_failure_bp",
-    "canary_stop_after",
-    "canary_passed",
-    "total",
-    "pending",
-    "queued",
-    "processing",
-    "completed",
-    "failed",
-    "cancelled",
-    "run",
-    "extracted",
-    "next_number",
-    "release_end",
-    "failure_said_run",
-    "progress_said",
-    "progress_said_at",
-    "started_at",
-    "finished_at",
-    "cancelled_at",
-    "failure_row",
-    "revision",
-];
+pub(crate) const LEDGER_COLUMNS: &str = "status, outcome, paused, held, canary_rows, canary_max_failure_bp, canary_stop_after, \
+    canary_passed, total, pending, queued, processing, completed, failed, cancelled, run, extracted, next_number, \
+    release_end, failure_said_run, progress_said, progress_said_at, started_at, finished_at, cancelled_at, failure_row, revision";
 
 /// The values of [`LEDGER_COLUMNS`].
-fn ledger_values(batch: &Batch) -> [Value<'static>; LEDGER_COLUMNS.len()] {
+fn ledger_values(batch: &Batch) -> [Value<'static>; 27] {
     let Ledger { counts, canary, .. } = &batch.ledger;
     let ledger = &batch.ledger;
     [

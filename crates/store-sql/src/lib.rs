@@ -44,6 +44,8 @@ mod operations;
 mod owners;
 mod reading;
 mod render;
+mod row;
+mod schema;
 mod sealing;
 mod statement;
 mod sweep;
@@ -51,8 +53,9 @@ mod waiting;
 mod work;
 mod workers;
 
-pub use engine::{Db, Engine, EngineTransaction, Kind, RawRow, Row, Tx};
-pub use render::Templates;
+pub use engine::{Db, Engine, EngineTransaction, Kind, Tx};
+pub use render::Dialect;
+pub use row::{Columns, RawRow, Row};
 pub use statement::{Group, Statement, Value, list, sql};
 
 /// A store on an engine.

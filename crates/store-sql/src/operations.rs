@@ -7,7 +7,6 @@ use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, PendingUpload};
-use penstock_store::decode::Columns as _;
 use penstock_store::operations::{
     AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Figures, OVERDUE_AFTER, Operations,
     RATIO_ROWS, RECENT, RECENT_CALLBACKS,
@@ -31,15 +30,15 @@ const DELETE_BATCH: [&str; 8] = [
 #[async_trait]
 impl Operations for SqlStore {
     async fn migrate_to(&self, version: i64) -> StoreResult<(i64, i64)> {
-        self.db.engine().migrate(Some(version)).await
+        self.bring_up_to(Some(version)).await
     }
 
     async fn migrate(&self) -> StoreResult<(i64, i64)> {
-        self.db.engine().migrate(None).await
+        self.bring_up_to(None).await
     }
 
     async fn check_schema(&self) -> StoreResult<()> {
-        self.db.engine().check_schema().await
+        self.schema_fits().await
     }
 
     async fn now(&self) -> StoreResult<Timestamp> {
@@ -56,7 +55,8 @@ impl Operations for SqlStore {
     }
 
     async fn engine(&self) -> StoreResult<EngineInfo> {
-        self.db.engine().info(self.now().await?).await
+        let (schema, now) = (self.schema_version().await?, self.now().await?);
+        self.db.engine().info(schema, now).await
     }
 
     async fn audit(&self, entry: &AuditEntry) -> StoreResult<()> {

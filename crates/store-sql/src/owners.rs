@@ -3,7 +3,6 @@
 use async_trait::async_trait;
 use penstock_domain::ids::OwnerSeq;
 use penstock_domain::time::Timestamp;
-use penstock_store::decode::Columns as _;
 use penstock_store::owners::{ApiKeyRecord, CallbackSecrets, KeyRole, Owner, Owners, Scope, Scopes};
 use penstock_store::{StoreError, StoreResult};
 

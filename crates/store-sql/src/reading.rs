@@ -6,7 +6,6 @@ use penstock_domain::pipeline::KeptStep;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
-use penstock_store::decode::Columns as _;
 use penstock_store::reading::{ErrorGroup, Reading, RowFilter, RowPage, RowRecord};
 use penstock_store::{StoreError, StoreResult};
 

@@ -29,60 +29,66 @@ const CALLBACK_COLUMNS: &str = "id, owner, batch, run, event, url, created_at, s
 /// too many processes.
 const ROW_ENDS: &str = "(s.asked IS NOT NULL OR s.crashes + $6 >= $7)";
 
-/// A fragment as text, with `@` where its argument goes; none: there is no such fragment.
-pub type Fragments = fn(name: &str) -> Option<&'static str>;
+/// Where a group of rows goes.
+const ROWS: &str = "{rows}";
+
+/// What an engine writes its own way.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialect {
+    /// A fragment by its name, with `@` where its argument goes; none: there is no such fragment.
+    pub fragment: fn(name: &str) -> Option<&'static str>,
+    /// What stands before a parameter's number.
+    pub parameter: &'static str,
+    /// A group of rows, of which the first parameter and the number of columns are given.
+    pub rows: fn(first: usize, columns: usize) -> String,
+}
 
 /// The rendered texts of an engine. What is rendered once is kept: there are some hundreds of statements.
 #[derive(Debug)]
 pub struct Templates {
-    fragments: Fragments,
-    /// What a parameter's number stands after.
-    parameter: &'static str,
+    dialect: Dialect,
     rendered: RwLock<HashMap<(&'static str, &'static str), Arc<str>>>,
 }
 
 impl Templates {
-    /// Texts with an engine's fragments, and with what it writes instead of `$` before a parameter's number.
-    pub fn new(fragments: Fragments, parameter: &'static str) -> Self {
-        Self { fragments, parameter, rendered: RwLock::default() }
+    /// Texts in a dialect.
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, rendered: RwLock::default() }
     }
 
-    /// A statement's text. `rows` renders `{rows}`: for one statement always alike.
+    /// A statement's text.
     ///
     /// # Panics
     /// When the text has an unknown fragment.
-    pub fn render(&self, statement: &Statement<'_>, rows: impl FnOnce(&Statement<'_>) -> String) -> Arc<str> {
-        let Cow::Borrowed(text) = statement.text else {
-            return self.replaced(statement, rows).into();
-        };
+    pub fn render(&self, statement: &Statement<'_>) -> Arc<str> {
+        let Cow::Borrowed(text) = statement.text else { return self.replaced(statement).into() };
         let key = (statement.name, text);
         let known = self.rendered.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         known.unwrap_or_else(|| {
-            let text: Arc<str> = self.replaced(statement, rows).into();
+            let text: Arc<str> = self.replaced(statement).into();
             let mut rendered = self.rendered.write().unwrap_or_else(PoisonError::into_inner);
             rendered.insert(key, text.clone());
             text
         })
     }
 
-    fn replaced(&self, statement: &Statement<'_>, rows: impl FnOnce(&Statement<'_>) -> String) -> String {
-        let mut text = format!("/* penstock:{} */ ", statement.name);
-        let mut rows = Some(rows);
-        let mut rest = statement.text.as_ref();
-        while let Some((before, after)) = rest.split_once('{') {
-            text.push_str(before);
-            let (fragment, after) = after.split_once('}').unwrap_or((after, ""));
-            match (fragment, rows.take()) {
-                ("rows", Some(rows)) => text.push_str(&rows(statement)),
-                (fragment, kept) => {
-                    text.push_str(&self.fragment(fragment));
-                    rows = kept;
-                }
-            }
-            rest = after;
+    fn replaced(&self, statement: &Statement<'_>) -> String {
+        let columns = statement.group.as_ref().map_or(0, |group| group.columns().len());
+        let rows = (self.dialect.rows)(statement.values.len() + 1, columns);
+        let text = format!("/* penstock:{} */ {}", statement.name, statement.text);
+        self.expanded(&text).replace('$', self.dialect.parameter).replacen(ROWS, &rows, 1)
+    }
+
+    /// Replaces what stands in braces, but for the rows.
+    fn expanded(&self, text: &str) -> String {
+        let mut parts = text.split('{');
+        let mut whole = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (fragment, rest) = part.split_once('}').unwrap_or((part, ""));
+            whole.push_str(&self.fragment(fragment));
+            whole.push_str(rest);
         }
-        text.push_str(rest);
-        if self.parameter == "$" { text } else { text.replace('$', self.parameter) }
+        whole
     }
 
     fn fragment(&self, fragment: &str) -> Cow<'static, str> {
@@ -100,28 +106,18 @@ impl Templates {
             "batch_columns" => BATCH_COLUMNS.into(),
             "callback_columns" => CALLBACK_COLUMNS.into(),
             "row_ends" => ROW_ENDS.into(),
-            "ledger_columns" => LEDGER_COLUMNS.join(", ").into(),
+            "ledger_columns" => LEDGER_COLUMNS.into(),
             "ledger_changes" => {
-                LEDGER_COLUMNS.map(|column| format!("{column} = j.{column}")).join(", ").into()
+                let changes = LEDGER_COLUMNS.split(", ").map(|column| format!("{column} = j.{column}"));
+                changes.collect::<Vec<_>>().join(", ").into()
             }
+            "rows" => ROWS.into(),
             _ => {
-                let text =
-                    (self.fragments)(name).unwrap_or_else(|| panic!("no fragment is called {fragment}"));
-                self.states(&text.replace('@', argument)).into()
+                let text = (self.dialect.fragment)(name);
+                let text = text.unwrap_or_else(|| panic!("no fragment is called {fragment}"));
+                self.expanded(&text.replace('@', argument)).into()
             }
         }
-    }
-
-    /// An engine's fragment, with the numbers of states that it names.
-    fn states(&self, text: &str) -> String {
-        let mut parts = text.split('{');
-        let mut whole = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            let (fragment, rest) = part.split_once('}').unwrap_or((part, ""));
-            whole.push_str(&self.fragment(fragment));
-            whole.push_str(rest);
-        }
-        whole
     }
 }
 
@@ -138,25 +134,31 @@ fn callback_status(name: &str) -> Option<CallbackStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql;
+    use crate::{Group, sql};
 
-    fn fragments(name: &str) -> Option<&'static str> {
-        match name {
+    fn templates() -> Templates {
+        let fragment = |name: &str| match name {
             "in" => Some("= ANY(@)"),
-            "lock" => Some("FOR UPDATE OF @"),
+            "queued_of" => Some("@.status = {row queued}"),
             _ => None,
-        }
+        };
+        Templates::new(Dialect {
+            fragment,
+            parameter: "?",
+            rows: |first, columns| format!("(${first} x {columns})"),
+        })
     }
 
     #[test]
     fn fragments_are_replaced_with_their_arguments() {
-        let templates = Templates::new(fragments, "$");
+        let templates = templates();
+        let statement = sql("row_get", "SELECT 1 FROM {rows} s WHERE s.a {in $2} AND {queued_of s}");
         let statement =
-            sql("row_get", "SELECT 1 FROM {rows} s WHERE s.a {in $2} AND status = {row queued} {lock s}");
+            statement.bind(1_i64).bind(2_i64).rows(Group::of_rows([[3_i64.into(), 4_i64.into()]]));
         for _ in 0..2 {
             assert_eq!(
-                &*templates.render(&statement, |_| "(x)".into()),
-                "/* penstock:row_get */ SELECT 1 FROM (x) s WHERE s.a = ANY($2) AND status = 1 FOR UPDATE OF s"
+                &*templates.render(&statement),
+                "/* penstock:row_get */ SELECT 1 FROM ($3 x 2) s WHERE s.a = ANY(?2) AND s.status = 1"
             );
         }
     }
@@ -164,6 +166,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "no fragment is called lok b")]
     fn an_unknown_fragment_is_a_defect() {
-        Templates::new(fragments, "$").render(&sql("x", "SELECT 1 {lok b}"), |_| String::new());
+        templates().render(&sql("x", "SELECT 1 {lok b}"));
     }
 }

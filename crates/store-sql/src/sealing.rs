@@ -3,7 +3,6 @@
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_store::batches::{Batch, SealedKey};
-use penstock_store::decode::Columns as _;
 use penstock_store::sealing::{Epoch, KeyUsage, Sealing};
 use penstock_store::{StoreError, StoreResult};
 use uuid::Uuid;

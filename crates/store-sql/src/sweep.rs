@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batches as _;
-use penstock_store::decode::Columns as _;
 use penstock_store::dispatch::{StuckRows, SweepPlan, Swept};
 use penstock_store::{StoreError, StoreResult, overdrawn};
 
-use crate::{Row, SqlStore, Statement, ledgers, list, sql};
+use crate::{Row, SqlStore, Statement, Value, ledgers, list, sql};
 
 /// Rows that are looked for at a time; a batch's among them are mended in one transaction.
 pub(crate) const STEP: u32 = 2000;
@@ -22,6 +21,46 @@ pub(crate) fn numbers_by_batch(rows: &[Row]) -> StoreResult<BTreeMap<BatchSeq, V
         grouped.entry(BatchSeq(c.i64("batch")?)).or_default().push(c.u32("number")?);
     }
     Ok(grouped)
+}
+
+/// What a sweep works through in steps, a batch a transaction: one whose counters do not bear it holds up no other.
+#[derive(Default)]
+pub(crate) struct Steps {
+    /// Batches that are left alone from now on.
+    passed: Vec<BatchSeq>,
+    /// Those of them whose counters do not fit their rows.
+    pub(crate) miscounted: Vec<BatchSeq>,
+}
+
+impl Steps {
+    /// The batches that are left alone, for `{in $n}`.
+    pub(crate) fn passed<'a>(&self) -> Value<'a> {
+        list(self.passed.iter().map(|seq| seq.0))
+    }
+
+    /// Notes what a step did for a batch, to how many `rows`. None: somebody else was faster, with all of them, and what
+    /// is left can wait for the next sweep.
+    pub(crate) fn note<T: Default>(
+        &mut self,
+        seq: BatchSeq,
+        done: StoreResult<T>,
+        rows: impl Fn(&T) -> u32,
+    ) -> StoreResult<T> {
+        match done {
+            Ok(done) => {
+                if rows(&done) == 0 {
+                    self.passed.push(seq);
+                }
+                Ok(done)
+            }
+            Err(StoreError::Overdrawn { .. }) => {
+                self.passed.push(seq);
+                self.miscounted.push(seq);
+                Ok(T::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl SqlStore {
@@ -40,12 +79,12 @@ impl SqlStore {
         let mut tx = self.db.begin("sweep", crate::Kind::Long).await?;
         tx.execute(cancelled.bind(now)).await?;
         tx.commit().await?;
-        let mut miscounted = Vec::new();
+        let mut steps = Steps::default();
         Ok(Swept {
-            lost_rows: self.sweep_lost(now, everything, &mut miscounted).await?,
+            lost_rows: self.sweep_lost(now, everything, &mut steps).await?,
             finished: self.sweep_finishes(now).await?,
             extractions: self.dead_extractions(now, extraction_grace_ms, everything).await?,
-            miscounted,
+            miscounted: steps.miscounted,
             ..Swept::default()
         })
     }
@@ -86,39 +125,24 @@ impl SqlStore {
         })
     }
 
-    /// Sends queued rows that are lost back to pending, a batch a transaction: one whose counters do not bear it holds up no
-    /// other.
-    async fn sweep_lost(
-        &self,
-        now: Timestamp,
-        everything: bool,
-        miscounted: &mut Vec<BatchSeq>,
-    ) -> StoreResult<u32> {
+    /// Sends queued rows that are lost back to pending.
+    async fn sweep_lost(&self, now: Timestamp, everything: bool, steps: &mut Steps) -> StoreResult<u32> {
         let mut total = 0;
-        let mut passed = miscounted.clone();
         loop {
             let statement = sql(
                 "row_list_lost",
                 "SELECT s.batch, s.number FROM row_state s JOIN batches b ON b.seq = s.batch \
                  WHERE s.status = {row queued} AND b.cancelled_at IS NULL AND NOT (s.batch {in $2})",
             );
-            let statement = statement.bind(now).bind(list(passed.iter().map(|seq| seq.0)));
+            let statement = statement.bind(now).bind(steps.passed());
             let statement = statement.push(lost(everything)).push_bind(" LIMIT $?", STEP);
             let found = numbers_by_batch(&self.db.fetch(statement).await?)?;
             if found.is_empty() {
                 return Ok(total);
             }
             for (seq, numbers) in found {
-                match self.sweep_batch(seq, numbers, now, everything).await {
-                    // Somebody else was faster, with all of them: what is left can wait for the next sweep.
-                    Ok(0) => passed.push(seq),
-                    Ok(rows) => total += rows,
-                    Err(StoreError::Overdrawn { .. }) => {
-                        passed.push(seq);
-                        miscounted.push(seq);
-                    }
-                    Err(error) => return Err(error),
-                }
+                total +=
+                    steps.note(seq, self.sweep_batch(seq, numbers, now, everything).await, |rows| *rows)?;
             }
         }
     }

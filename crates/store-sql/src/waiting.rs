@@ -5,20 +5,19 @@ use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::outcome::code;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
-use penstock_store::decode::Columns as _;
+use penstock_store::StoreResult;
 use penstock_store::settling::Moved;
 use penstock_store::waiting::{BatchFault, Overdue, Waiting};
-use penstock_store::{StoreError, StoreResult};
 
-use crate::sweep::{STEP, numbers_by_batch};
+use crate::sweep::{STEP, Steps, numbers_by_batch};
 use crate::work::count;
 use crate::{Group, Row, SqlStore, ledgers, list, sql};
 
 #[async_trait]
 impl Waiting for SqlStore {
     async fn end_overdue(&self, now: Timestamp) -> StoreResult<Overdue> {
-        let mut done = Overdue::default();
-        let mut passed: Vec<BatchSeq> = Vec::new();
+        let mut steps = Steps::default();
+        let mut rows = 0;
         loop {
             let statement = sql(
                 "row_list_overdue",
@@ -26,22 +25,13 @@ impl Waiting for SqlStore {
                  WHERE s.status < {row processing} AND s.expires_at <= $1 AND b.status = {batch queued} AND NOT b.paused \
                  AND NOT b.held AND b.cancelled_at IS NULL AND NOT (s.batch {in $2}) LIMIT $3",
             );
-            let statement = statement.bind(now).bind(list(passed.iter().map(|seq| seq.0))).bind(STEP);
+            let statement = statement.bind(now).bind(steps.passed()).bind(STEP);
             let found = numbers_by_batch(&self.db.fetch(statement).await?)?;
             if found.is_empty() {
-                return Ok(done);
+                return Ok(Overdue { rows, miscounted: steps.miscounted });
             }
             for (seq, numbers) in found {
-                match self.end_overdue_of(seq, numbers, now).await {
-                    // Somebody else was faster: what is left can wait for the next run.
-                    Ok(0) => passed.push(seq),
-                    Ok(rows) => done.rows += rows,
-                    Err(StoreError::Overdrawn { .. }) => {
-                        passed.push(seq);
-                        done.miscounted.push(seq);
-                    }
-                    Err(error) => return Err(error),
-                }
+                rows += steps.note(seq, self.end_overdue_of(seq, numbers, now).await, |rows| *rows)?;
             }
         }
     }

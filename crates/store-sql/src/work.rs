@@ -10,7 +10,6 @@ use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
-use penstock_store::decode::Columns as _;
 use penstock_store::settling::{self, Move};
 use penstock_store::work::{Claim, ClaimedRow, Held, SettleReport, Settled, Settlement, Work};
 use penstock_store::{StoreResult, overdrawn};

@@ -8,16 +8,15 @@ use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_domain::outcome::code;
 use penstock_domain::row::{MOST_CRASHES, RowStatus};
 use penstock_domain::time::Timestamp;
-use penstock_store::decode::Columns as _;
+use penstock_store::StoreResult;
 use penstock_store::settling::Moved;
 use penstock_store::work::Held;
 use penstock_store::workers::{
     ComeBack, LOOK_GAP_MS, NewWorker, Reclaimed, Requeued, SET_BACK_MS, WorkerKind, WorkerLoad, WorkerRecord,
     Workers,
 };
-use penstock_store::{StoreError, StoreResult};
 
-use crate::sweep::{STEP, numbers_by_batch};
+use crate::sweep::{STEP, Steps, numbers_by_batch};
 use crate::work::{count, held_row};
 use crate::{Row, SqlStore, Statement, Value, ledgers, list, sql};
 
@@ -166,30 +165,24 @@ impl Workers for SqlStore {
     }
 
     async fn reclaim(&self, back: ComeBack, now: Timestamp) -> StoreResult<Reclaimed> {
+        let mut steps = Steps::default();
         let mut total = Reclaimed::default();
-        let mut passed: Vec<BatchSeq> = Vec::new();
         loop {
             let statement = sql(
                 "row_list_orphans",
                 "SELECT s.batch, s.number FROM row_state s WHERE s.status = {row processing} AND NOT (s.batch {in $2})",
             );
-            let statement = statement.bind(now).bind(list(passed.iter().map(|seq| seq.0)));
+            let statement = statement.bind(now).bind(steps.passed());
             let statement = statement.push(ORPHAN).push_bind(" LIMIT $?", STEP);
             let found = numbers_by_batch(&self.db.fetch(statement).await?)?;
             if found.is_empty() {
+                total.miscounted = steps.miscounted;
                 return Ok(total);
             }
             for (seq, numbers) in found {
-                match self.take_back(seq, Back { numbers, tokens: None, how: back }, now, "reclaim").await {
-                    // Somebody else was faster, with all of them.
-                    Ok(reclaimed) if reclaimed.rows() == 0 => passed.push(seq),
-                    Ok(reclaimed) => total.add(reclaimed),
-                    Err(StoreError::Overdrawn { .. }) => {
-                        passed.push(seq);
-                        total.miscounted.push(seq);
-                    }
-                    Err(error) => return Err(error),
-                }
+                let done =
+                    self.take_back(seq, Back { numbers, tokens: None, how: back }, now, "reclaim").await;
+                total.add(steps.note(seq, done, Reclaimed::rows)?);
             }
         }
     }
@@ -200,15 +193,13 @@ impl Workers for SqlStore {
         for (row, _) in rows {
             batches.entry(row.batch).or_default().push(row.number);
         }
-        let mut total = Reclaimed::default();
+        let (mut steps, mut total) = (Steps::default(), Reclaimed::default());
         for (seq, numbers) in batches {
             let wanted = Back { numbers, tokens: Some(&tokens), how: back };
-            match self.take_back(seq, wanted, now, "let_go").await {
-                Ok(reclaimed) => total.add(reclaimed),
-                Err(StoreError::Overdrawn { .. }) => total.miscounted.push(seq),
-                Err(error) => return Err(error),
-            }
+            let done = self.take_back(seq, wanted, now, "let_go").await;
+            total.add(steps.note(seq, done, Reclaimed::rows)?);
         }
+        total.miscounted = steps.miscounted;
         Ok(total)
     }
 

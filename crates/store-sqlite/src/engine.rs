@@ -13,10 +13,11 @@ use penstock_store::extraction::NewRow;
 use penstock_store::operations::EngineInfo;
 use penstock_store::{StoreError, StoreResult};
 use penstock_store_sql::{
-    Engine, EngineTransaction, Group, Kind, RawRow, Row, Statement, Templates, Value, sql,
+    Dialect, Engine, EngineTransaction, Group, Kind, RawRow, Row, Statement, Value, sql,
 };
+use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePool, SqliteRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqliteConnection};
+use sqlx::{Arguments as _, AssertSqlSafe, Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use crate::error::store_error;
@@ -29,6 +30,9 @@ const GROUP: usize = 500;
 /// With less free disk, in bytes, nothing can be relied on to be written: a chunk of rows and its pages in the log.
 const LEAST_ROOM: u64 = 1024 * 1024;
 
+/// Where a group of rows goes.
+const ROWS: &str = "{rows}";
+
 /// A database file.
 #[derive(Debug)]
 pub struct Database {
@@ -40,32 +44,24 @@ pub struct Database {
     pub file: PathBuf,
     /// How to connect to it.
     pub options: SqliteConnectOptions,
-    templates: Arc<Templates>,
-}
-
-impl Database {
-    /// On pools. SQLite numbers `$1` by where it stands first, `?1` by its number.
-    pub fn new(
-        writer: SqlitePool,
-        readers: SqlitePool,
-        file: PathBuf,
-        options: SqliteConnectOptions,
-    ) -> Self {
-        Self { writer, readers, file, options, templates: Arc::new(Templates::new(fragments::fragment, "?")) }
-    }
 }
 
 #[async_trait]
 impl Engine for Database {
-    async fn fetch(&self, kind: Kind, statement: Statement<'_>) -> StoreResult<Vec<Row>> {
-        let pool = if kind == Kind::Write { &self.writer } else { &self.readers };
-        let mut connection = pool.acquire().await.map_err(store_error(statement.name))?;
-        fetch(&mut connection, &self.templates, statement).await
+    fn dialect(&self) -> Dialect {
+        // SQLite numbers `$1` by where it stands first, `?1` by its number. Rows are written with their number, below.
+        Dialect { fragment: fragments::fragment, parameter: "?", rows: |_, _| ROWS.to_owned() }
     }
 
-    async fn execute(&self, statement: Statement<'_>) -> StoreResult<u64> {
+    async fn fetch(&self, kind: Kind, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<Vec<Row>> {
+        let pool = if kind == Kind::Write { &self.writer } else { &self.readers };
+        let mut connection = pool.acquire().await.map_err(store_error(statement.name))?;
+        fetch(&mut connection, text, statement).await
+    }
+
+    async fn execute(&self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<u64> {
         let mut connection = self.writer.acquire().await.map_err(store_error(statement.name))?;
-        execute(&mut connection, &self.templates, statement).await
+        execute(&mut connection, text, statement).await
     }
 
     async fn begin(&self, name: &'static str, kind: Kind) -> StoreResult<Box<dyn EngineTransaction>> {
@@ -75,8 +71,7 @@ impl Engine for Database {
             Kind::Snapshot => Tx::begin(&self.readers, "BEGIN").await.map(Open::Own),
             Kind::Read => ReadTx::begin(&self.readers).await.map(Open::Clients),
         };
-        let open = begun.map_err(store_error(name))?;
-        Ok(Box::new(Transaction { open, templates: self.templates.clone() }))
+        Ok(Box::new(begun.map_err(store_error(name))?))
     }
 
     async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>> {
@@ -106,15 +101,15 @@ impl Engine for Database {
         self.truncate_log().await
     }
 
-    async fn migrate(&self, version: Option<i64>) -> StoreResult<(i64, i64)> {
-        self.bring_up_to(version.unwrap_or_else(schema::needed)).await
+    fn needed_schema(&self) -> i64 {
+        schema::needed()
     }
 
-    async fn check_schema(&self) -> StoreResult<()> {
-        self.schema_fits().await
+    async fn migrate(&self, version: i64) -> StoreResult<()> {
+        self.run_migrations(version).await
     }
 
-    async fn info(&self, now: Timestamp) -> StoreResult<EngineInfo> {
+    async fn info(&self, schema: i64, now: Timestamp) -> StoreResult<EngineInfo> {
         let statement = sqlx::query_as(
             "/* penstock:engine */ SELECT sqlite_version(), \
              (SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size())",
@@ -127,7 +122,7 @@ impl Engine for Database {
             // It is built in.
             needed_version: "3.38",
             supported: true,
-            schema: self.schema_version().await?,
+            schema,
             needed_schema: schema::needed(),
             now,
             bytes: bytes.unsigned_abs(),
@@ -148,30 +143,23 @@ enum Open {
     Clients(ReadTx),
 }
 
-struct Transaction {
-    open: Open,
-    templates: Arc<Templates>,
-}
-
-impl Transaction {
+impl Open {
     fn connection(&mut self) -> &mut SqliteConnection {
-        match &mut self.open {
-            Open::Own(tx) => tx,
-            Open::Clients(tx) => tx,
+        match self {
+            Self::Own(tx) => tx,
+            Self::Clients(tx) => tx,
         }
     }
 }
 
 #[async_trait]
-impl EngineTransaction for Transaction {
-    async fn fetch(&mut self, statement: Statement<'_>) -> StoreResult<Vec<Row>> {
-        let templates = self.templates.clone();
-        fetch(self.connection(), &templates, statement).await
+impl EngineTransaction for Open {
+    async fn fetch(&mut self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<Vec<Row>> {
+        fetch(self.connection(), text, statement).await
     }
 
-    async fn execute(&mut self, statement: Statement<'_>) -> StoreResult<u64> {
-        let templates = self.templates.clone();
-        execute(self.connection(), &templates, statement).await
+    async fn execute(&mut self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<u64> {
+        execute(self.connection(), text, statement).await
     }
 
     async fn store_rows(&mut self, batch: BatchSeq, rows: &[NewRow]) -> StoreResult<()> {
@@ -180,34 +168,32 @@ impl EngineTransaction for Transaction {
             .column(rows.iter().map(|row| row.number))
             .column(rows.iter().map(|row| row.line))
             .column(rows.iter().map(|row| &row.payload));
-        let insert = sql(
-            "row_data_insert",
-            "WITH j AS {rows} INSERT INTO row_data (batch, number, line, payload) SELECT * FROM j",
-        );
-        if !rows.is_empty() {
-            EngineTransaction::execute(self, insert.rows(group)).await?;
+        const INSERT: &str =
+            "WITH j AS {rows} INSERT INTO row_data (batch, number, line, payload) SELECT * FROM j";
+        if rows.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let statement = sql("row_data_insert", INSERT).rows(group);
+        execute(self.connection(), INSERT.into(), &statement).await.map(|_| ())
     }
 
     async fn commit(self: Box<Self>, name: &'static str) -> StoreResult<()> {
-        match self.open {
-            Open::Own(tx) => tx.commit().await.map_err(store_error(name)),
-            Open::Clients(_) => Ok(()),
+        match *self {
+            Self::Own(tx) => tx.commit().await.map_err(store_error(name)),
+            Self::Clients(_) => Ok(()),
         }
     }
 }
 
 async fn fetch(
     connection: &mut SqliteConnection,
-    templates: &Templates,
-    statement: Statement<'_>,
+    text: Arc<str>,
+    statement: &Statement<'_>,
 ) -> StoreResult<Vec<Row>> {
     let named = store_error(statement.name);
     let mut found = Vec::new();
-    for part in Part::of(templates, &statement) {
-        let (text, arguments, prepare) = part.map_err(&named)?;
-        let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(prepare);
+    for part in parts(text, statement) {
+        let query = part.map_err(&named)?;
         let rows = query.fetch_all(&mut *connection).await.map_err(&named)?;
         found.extend(rows.into_iter().map(|row| Row::new(Record(row))));
     }
@@ -216,51 +202,42 @@ async fn fetch(
 
 async fn execute(
     connection: &mut SqliteConnection,
-    templates: &Templates,
-    statement: Statement<'_>,
+    text: Arc<str>,
+    statement: &Statement<'_>,
 ) -> StoreResult<u64> {
     let named = store_error(statement.name);
     let mut touched = 0;
-    for part in Part::of(templates, &statement) {
-        let (text, arguments, prepare) = part.map_err(&named)?;
-        let query = sqlx::query_with(AssertSqlSafe(text), arguments).persistent(prepare);
+    for part in parts(text, statement) {
+        let query = part.map_err(&named)?;
         touched += query.execute(&mut *connection).await.map_err(&named)?.rows_affected();
     }
     Ok(touched)
 }
 
+type Part = Result<Query<'static, Sqlite, SqliteArguments>, sqlx::Error>;
+
 /// A statement in parts of at most [`GROUP`] rows.
-struct Part;
-
-type Query = Result<(Arc<str>, SqliteArguments, bool), sqlx::Error>;
-
-impl Part {
-    fn of<'s>(templates: &Templates, statement: &'s Statement<'_>) -> impl Iterator<Item = Query> + use<'s> {
-        let text = templates.render(statement, |_| "{rows}".to_owned());
-        let rows = statement.group.as_ref().map_or(0, Group::len);
-        let size = if statement.one_by_one { 1 } else { GROUP };
-        let parts = rows.div_ceil(size).max(1);
-        (0..parts).map(move |part| {
-            let mut arguments = SqliteArguments::default();
-            add_values(&mut arguments, &statement.values).map_err(sqlx::Error::Encode)?;
-            let Some(group) = &statement.group else { return Ok((text.clone(), arguments, true)) };
-            let rows = part * size..((part + 1) * size).min(group.len());
-            let one = rows.len() == 1;
-            let values = add_rows(&mut arguments, group, rows, statement.values.len());
-            let values = values.map_err(sqlx::Error::Encode)?;
-            Ok((text.replacen("{rows}", &values, 1).into(), arguments, one))
-        })
-    }
+fn parts<'s>(text: Arc<str>, statement: &'s Statement<'_>) -> impl Iterator<Item = Part> + use<'s> {
+    let rows = statement.group.as_ref().map_or(0, Group::len);
+    let size = if statement.one_by_one { 1 } else { GROUP };
+    (0..rows.div_ceil(size).max(1)).map(move |part| {
+        let mut arguments = SqliteArguments::default();
+        for value in &statement.values {
+            add_value(&mut arguments, value).map_err(sqlx::Error::Encode)?;
+        }
+        let Some(group) = &statement.group else {
+            return Ok(sqlx::query_with(AssertSqlSafe(text.clone()), arguments));
+        };
+        let rows = part * size..((part + 1) * size).min(group.len());
+        let one = rows.len() == 1;
+        let values = add_rows(&mut arguments, group, rows, statement.values.len());
+        let text = text.replacen(ROWS, &values.map_err(sqlx::Error::Encode)?, 1);
+        // Groups of any size would push what is prepared out of the cache.
+        Ok(sqlx::query_with(AssertSqlSafe(text), arguments).persistent(one))
+    })
 }
 
 type Added<T> = Result<T, sqlx::error::BoxDynError>;
-
-fn add_values(arguments: &mut SqliteArguments, values: &[Value<'_>]) -> Added<()> {
-    for value in values {
-        add_value(arguments, value)?;
-    }
-    Ok(())
-}
 
 fn add_value(arguments: &mut SqliteArguments, value: &Value<'_>) -> Added<()> {
     match value {

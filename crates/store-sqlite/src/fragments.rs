@@ -4,6 +4,7 @@
 pub fn fragment(name: &str) -> Option<&'static str> {
     Some(match name {
         "now" => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+        "migrations" => "sqlite_master WHERE name = '_sqlx_migrations'",
         // There are no arrays: a list is bound as JSON.
         "in" => "IN (SELECT value FROM json_each(@))",
         // There is one writer: nothing needs a lock.

@@ -68,7 +68,7 @@ impl SqliteStore {
         let pool = |size: u32| SqlitePoolOptions::new().max_connections(size).min_connections(1);
         let writer = pool(1).connect_with(options.clone()).await.map_err(store_error("open"))?;
         let readers = pool(READERS).connect_with(options.clone()).await.map_err(store_error("open"))?;
-        let database = Arc::new(Database::new(writer, readers, file, options));
+        let database = Arc::new(Database { writer, readers, file, options });
         Ok(Self { store: SqlStore::new(Db::new(database.clone())), database })
     }
 

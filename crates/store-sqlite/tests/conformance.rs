@@ -1,28 +1,32 @@
-//! The suite that every store passes, on SQLite.
+//! The cases that every store passes, on SQLite.
 
+use std::sync::Arc;
+
+use penstock_store::Store;
 use penstock_store::operations::Operations as _;
 use penstock_store_conformance::decoding;
 use penstock_store_sqlite::SqliteStore;
 use sqlx::Connection as _;
+use tempfile::TempDir;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_does_what_every_store_does() {
+/// A database of a case's own, and its folder.
+async fn open(case: &str) -> (Arc<dyn Store>, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = SqliteStore::open(&format!("sqlite://{}", folder.path().join("suite.db").display()))
-        .await
-        .expect("a database");
+    let store = SqliteStore::open(&url(&folder, case)).await.expect("a database");
     store.migrate().await.expect("a schema");
-    let store = store.shared();
-    penstock_store_conformance::all(store, 150).await;
+    (store.shared(), folder)
 }
+
+fn url(folder: &TempDir, case: &str) -> String {
+    format!("sqlite://{}", folder.path().join(case).display())
+}
+
+penstock_store_conformance::suite!(open, seeds: 150);
 
 #[tokio::test]
 async fn values_that_cannot_be_are_errors() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let url = format!("sqlite://{}", folder.path().join("damaged.db").display());
-    let store = SqliteStore::open(&url).await.expect("a database");
-    store.migrate().await.expect("a schema");
-    let store = store.shared();
+    let (store, folder) = open("damaged").await;
+    let url = url(&folder, "damaged");
     let beside = |statement: String| {
         let url = url.clone();
         async move {

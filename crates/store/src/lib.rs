@@ -1,5 +1,5 @@
-//! What Penstock asks of a database. One method is one named transaction; the engines
-//! (`store-sqlite`, `store-postgres`) have the same file names as this crate and pass the same whole runs (`tests`).
+//! What Penstock asks of a database. One method is one named transaction. `store-sql` has the same file names as this
+//! crate and implements them once; its engines (`store-sqlite`, `store-postgres`) pass the same cases.
 //!
 //! Rules that both engines follow:
 //! - A transaction that moves rows first locks their batches in the order of their sequence numbers, then touches
@@ -16,7 +16,6 @@ pub mod batches;
 pub mod callbacks;
 pub mod control;
 pub mod crash;
-pub mod decode;
 pub mod dispatch;
 pub mod error;
 pub mod extraction;
@@ -63,7 +62,6 @@ impl<T> Store for T where
         + operations::Operations
         + sealing::Sealing
         + alerts::Alerts
-        + waiting::Waiting
         + waiting::Waiting
 {
 }

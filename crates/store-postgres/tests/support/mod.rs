@@ -11,11 +11,17 @@ pub async fn run(url: &str, statement: &str) {
     sqlx::raw_sql(text).execute(&mut connection).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
 }
 
-/// An empty database; its name and URL.
-pub async fn database(name: &str) -> (String, String) {
-    let server = std::env::var("PENSTOCK_TEST_POSTGRES_URL").expect("`cargo xtask test` sets it");
-    let name = format!("penstock_{name}_{}", std::process::id());
-    run(&server, &format!("CREATE DATABASE {name}")).await;
+/// The server's own database.
+pub fn server() -> String {
+    std::env::var("PENSTOCK_TEST_POSTGRES_URL").expect("`cargo xtask test` sets it")
+}
+
+/// A new database, empty or as another one is; its name and URL.
+pub async fn database(name: &str, template: Option<&str>) -> (String, String) {
+    let name = format!("penstock_{name:.40}_{}", std::process::id());
+    let like = template.map_or(String::new(), |template| format!(" TEMPLATE {template}"));
+    run(&server(), &format!("CREATE DATABASE {name}{like}")).await;
+    let server = server();
     let (host, _) = server.rsplit_once('/').expect("a database in the URL");
     let url = format!("{host}/{name}");
     (name, url)
@@ -29,7 +35,7 @@ pub fn open(url: &str, max_connections: u32) -> PostgresStore {
 
 /// A store on a database of the test's own that is up to date, and the database's URL.
 pub async fn migrated(name: &str) -> (PostgresStore, String) {
-    let (_, url) = database(name).await;
+    let (_, url) = database(name, None).await;
     let store = open(&url, 12);
     store.migrate().await.expect("a schema");
     (store, url)
