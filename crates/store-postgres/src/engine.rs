@@ -42,7 +42,7 @@ impl Server {
 #[async_trait]
 impl Engine for Server {
     fn dialect(&self) -> Dialect {
-        Dialect { fragment: fragments::fragment, parameter: "$", rows }
+        Dialect { fragment: fragments::fragment, locks: true, parameter: "$", rows }
     }
 
     async fn fetch(&self, _: Kind, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<Vec<Row>> {
@@ -171,7 +171,7 @@ async fn execute(connection: &mut Connection, text: Arc<str>, statement: &Statem
 /// A group as arrays, one a column: one statement whatever the number of rows, and prepared once.
 fn rows(first: usize, columns: usize) -> String {
     let arrays: Vec<String> = (first..first + columns).map(|number| format!("${number}")).collect();
-    format!("(SELECT * FROM unnest({}))", arrays.join(", "))
+    format!("SELECT * FROM unnest({})", arrays.join(", "))
 }
 
 fn arguments(statement: &Statement<'_>) -> Result<PgArguments, sqlx::Error> {

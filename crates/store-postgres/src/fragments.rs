@@ -30,6 +30,13 @@ pub fn fragment(name: &str) -> Option<&'static str> {
         "callbacks_ranked" => CALLBACKS_RANKED,
         // Quicker than a recursion, which SQLite needs.
         "numbers" => "SELECT j.row_batch, generate_series(j.first, j.first + j.row_count - 1), 0 FROM j",
+        // A page's long values are not read before they are sent, and can go with it; SQLite would copy them.
+        "in_page" => "@",
+        "beside_page" => "*",
+        "joins_beside" => "",
+        "chosen_columns" => "d.batch, d.number, d.line, d.payload",
+        "payload_length" => "octet_length(d.payload)",
+        "data_of_chosen" => "CROSS JOIN LATERAL (SELECT @.batch, @.number, @.line, @.payload) d",
         // What belongs to rows that were chosen, one by one. The fence (`OFFSET 0`) keeps each a look into the primary key: with
         // statistics that are older than the batch (a server that crashed has none) the planner takes a batch for one row,
         // and joins all of its states to each of its rows.

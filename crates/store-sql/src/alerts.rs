@@ -81,7 +81,7 @@ impl Alerts for SqlStore {
         let mut tx = self.db.write("note_alerts").await?;
         let begun = sql(
             "alert_fire_if_new",
-            "WITH j(rule, subject, receiver, text, due) AS {rows} \
+            "WITH j(rule, subject, receiver, text, due) AS ({rows}) \
              INSERT INTO alerts (rule, subject, receiver, text, firing, said, since, attempts, next_at) \
              SELECT rule, subject, receiver, text, true, 0, $1, 0, due FROM j WHERE true ORDER BY rule, subject, receiver \
              ON CONFLICT (rule, subject, receiver) DO UPDATE SET firing = true, text = excluded.text, \
@@ -109,7 +109,7 @@ impl Alerts for SqlStore {
         }
         let ended = sql(
             "alert_end_if_firing",
-            "WITH j(rule, subject, receiver) AS {rows} UPDATE alerts SET firing = false, attempts = 0, next_at = $1 \
+            "WITH j(rule, subject, receiver) AS ({rows}) UPDATE alerts SET firing = false, attempts = 0, next_at = $1 \
              WHERE firing AND (rule, subject, receiver) IN (SELECT rule, subject, receiver FROM j)",
         );
         tx.execute(ended.bind(now).rows(Group::of_rows(passed))).await?;

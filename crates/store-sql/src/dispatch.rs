@@ -163,7 +163,7 @@ async fn take_returned(
         .filter_map(|moved| Some([moved.batch.seq.into(), (*wanted.get(&moved.batch.seq)?).into()]));
     let statement = sql(
         "row_queue_if_due",
-        "WITH j(row_batch, row_limit) AS {rows} UPDATE row_state AS s SET status = {row queued}, queued_until = $2 \
+        "WITH j(row_batch, row_limit) AS ({rows}) UPDATE row_state AS s SET status = {row queued}, queued_until = $2 \
          {due_rows} AND s.status + 0 = {row pending} RETURNING batch, number, crashes",
     );
     let statement = statement.bind(now).bind(lost_after).rows(Group::of_rows(returned)).one_by_one();
@@ -193,7 +193,7 @@ async fn take_fresh(
         }
         let statement = sql(
             "row_insert_queued_if_new",
-            "WITH RECURSIVE j(row_batch, first, row_count) AS {rows}, n(row_batch, row_number, last) AS ({numbers}) \
+            "WITH RECURSIVE j(row_batch, first, row_count) AS ({rows}), n(row_batch, row_number, last) AS ({numbers}) \
              INSERT INTO row_state (batch, number, status, queued_until) \
              SELECT row_batch, row_number, {row queued}, $1 FROM n WHERE true \
              ON CONFLICT DO NOTHING RETURNING batch, number, crashes",

@@ -177,6 +177,11 @@ impl Tx {
         self.inner.execute(self.templates.render(&statement), &statement).await
     }
 
+    /// Runs a statement that does nothing but lock records, where that is needed.
+    pub(crate) async fn lock(&mut self, statement: Statement<'_>) -> StoreResult<()> {
+        if self.templates.locks() { self.fetch(statement).await.map(|_| ()) } else { Ok(()) }
+    }
+
     /// Stores extracted rows.
     pub(crate) async fn store_rows(&mut self, batch: BatchSeq, rows: &[NewRow]) -> StoreResult<()> {
         self.inner.store_rows(batch, rows).await

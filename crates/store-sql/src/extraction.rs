@@ -208,14 +208,14 @@ async fn reject(tx: &mut Tx, lease: &ExtractionLease, rows: &[&NewRow], now: Tim
     let rejected = || rows.iter().filter_map(|row| Some((row.number, row.rejected.as_ref()?)));
     let states = sql(
         "row_insert_failed",
-        "WITH j(number, code) AS {rows} INSERT INTO row_state (batch, number, status, code, has_output) \
+        "WITH j(number, code) AS ({rows}) INSERT INTO row_state (batch, number, status, code, has_output) \
          SELECT $1, number, {row failed}, code, true FROM j",
     );
     let group = Group::of_rows(rejected().map(|(number, (code, _))| [number.into(), code.as_str().into()]));
     tx.execute(states.bind(lease.batch).rows(group)).await?;
     let errors = sql(
         "row_output_insert_error",
-        "WITH j(number, error) AS {rows} INSERT INTO row_output (batch, number, error) SELECT $1, number, error FROM j",
+        "WITH j(number, error) AS ({rows}) INSERT INTO row_output (batch, number, error) SELECT $1, number, error FROM j",
     );
     let group = Group::of_rows(rejected().map(|(number, (_, error))| [number.into(), error.into()]));
     tx.execute(errors.bind(lease.batch).rows(group)).await?;

@@ -126,7 +126,7 @@ pub(crate) async fn lock_all(tx: &mut Tx, seqs: impl IntoIterator<Item = BatchSe
     let seqs: BTreeSet<i64> = seqs.into_iter().map(|seq| seq.0).collect();
     let statement =
         sql("batch_lock_many", "SELECT seq FROM batches WHERE seq {in $1} ORDER BY seq {lock batches}");
-    tx.fetch(statement.bind(list(seqs))).await.map(|_| ())
+    tx.lock(statement.bind(list(seqs))).await
 }
 
 /// Writes a ledger back, guarded by the revision that was read, and the events in the outbox.
@@ -199,7 +199,7 @@ async fn write_ledgers(tx: &mut Tx, batches: &[(&Batch, i64)]) -> StoreResult<()
         Group::of_rows(keys).beside(Group::of_rows(dirty.iter().map(|(batch, _)| ledger_values(batch))));
     let statement = sql(
         "batch_set_ledger_if_unmoved",
-        "WITH j(seq, was, {ledger_columns}) AS {rows} UPDATE batches AS b SET {ledger_changes} FROM j \
+        "WITH j(seq, was, {ledger_columns}) AS ({rows}) UPDATE batches AS b SET {ledger_changes} FROM j \
          WHERE b.seq = j.seq AND b.revision = j.was",
     );
     if tx.execute(statement.rows(group)).await? != dirty.len() as u64 {

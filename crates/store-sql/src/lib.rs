@@ -11,7 +11,7 @@
 //! // A transaction: its name stands in errors; dropping it rolls it back.
 //! let mut tx = self.db.write("settle").await?;
 //! let held = sql("row_set_asked_if_held",
-//!     "WITH j(row_batch, row_number, token, step) AS {rows} UPDATE row_state AS s SET asked = j.step FROM j \
+//!     "WITH j(row_batch, row_number, token, step) AS ({rows}) UPDATE row_state AS s SET asked = j.step FROM j \
 //!      WHERE s.batch = j.row_batch AND s.number = j.row_number AND s.lease_token = j.token \
 //!      AND s.status + 0 = {row processing} RETURNING batch, number")
 //!     .rows(Group::new().column(batches).column(numbers).column(tokens).column(steps));

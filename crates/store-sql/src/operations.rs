@@ -161,7 +161,7 @@ impl Operations for SqlStore {
     async fn known_objects(&self, keys: &[String]) -> StoreResult<Vec<String>> {
         let statement = sql(
             "object_list_known",
-            "WITH j(object_key) AS {rows} SELECT j.object_key AS object_key FROM j WHERE EXISTS \
+            "WITH j(object_key) AS ({rows}) SELECT j.object_key AS object_key FROM j WHERE EXISTS \
              (SELECT 1 FROM batches b WHERE b.object_key = j.object_key AND b.erased_at IS NULL) \
              OR EXISTS (SELECT 1 FROM uploads u WHERE u.object_key = j.object_key AND u.batch IS NULL)",
         );

@@ -9,7 +9,7 @@ use penstock_store::batches::Batch;
 use penstock_store::reading::{ErrorGroup, Reading, RowFilter, RowPage, RowRecord};
 use penstock_store::{StoreError, StoreResult};
 
-use crate::{Kind, Row, SqlStore, Statement, Tx, ledgers, list, sql};
+use crate::{Kind, Row, SqlStore, Statement, ledgers, sql};
 
 fn record(batch: &Batch, row: &Row, payload: bool) -> StoreResult<RowRecord> {
     let c = row.of("row_state");
@@ -73,22 +73,51 @@ impl StateCondition {
     }
 }
 
-/// Finds rows and the bytes of their values, without the values: both engines know the lengths without reading them. One
-/// more row than the page may have tells whether another page follows.
+/// What is read of a row, but for its payload.
+const RECORD: &str = "d.number AS number, d.line AS line, s.status AS status, coalesce(s.attempts, 0) AS attempts, \
+    s.not_before AS not_before, s.code AS code, s.step AS step, s.http_status AS http_status, \
+    s.lease_holder AS lease_holder, coalesce(s.crashes, 0) AS crashes, s.queued_until AS queued_until, \
+    o.result AS result, o.error AS error";
+
+/// One more row than the page may have tells whether another page follows; rows behind those with enough bytes are left out. The
+/// lengths are known without the values being read.
 fn page<'a>(batch: &Batch, filter: &'a RowFilter) -> Statement<'a> {
+    let payload = if filter.payload { ", d.payload AS payload" } else { "" };
     let state = (!filter.status.is_empty()).then(|| StateCondition::of(batch, &filter.status));
     // Only rows with a record can be meant: few of many, found by it.
     let recorded = filter.code.is_some() || state.as_ref().is_some_and(|state| !state.without_record);
+    let of_payload = match (filter.payload, recorded) {
+        (false, _) => "0",
+        (true, false) => "{payload_length}",
+        (true, true) => "octet_length(d.payload)",
+    };
+    let statement = sql("row_list", "SELECT ").push(&format!(
+        "{{beside_page {RECORD}{payload}}} FROM (SELECT p.*, sum(bytes) OVER (ORDER BY number) - bytes AS bytes_before, \
+         lead(number) OVER (ORDER BY number) AS following FROM (SELECT {{in_page {RECORD}{payload}}}, \
+         {of_payload} + coalesce(octet_length(o.result), 0) + coalesce(octet_length(o.error), 0) AS bytes FROM "
+    ));
+    let most = filter.max_bytes.map_or(u64::MAX, |bytes| bytes.max(1));
+    chosen(statement.bind(batch.seq), filter, state, recorded)
+        .push(if recorded { " {data_of c}" } else { " {data_of_chosen c}" })
+        .push(" {state_of c} {output_of c}) p) page {joins_beside} ")
+        .push_bind("WHERE page.bytes_before < $?", most)
+        .push_bind(" ORDER BY page.number LIMIT $?", filter.limit)
+}
+
+/// Which rows of the batch `$1` a page is about.
+fn chosen<'a>(
+    mut statement: Statement<'a>,
+    filter: &'a RowFilter,
+    state: Option<StateCondition>,
+    recorded: bool,
+) -> Statement<'a> {
     let number = if recorded { "s.number" } else { "d.number" };
-    let mut statement = sql("row_list_lengths", "SELECT p.number AS number, ")
-        .push(if filter.payload { "coalesce(octet_length(d.payload), 0) + " } else { "" })
-        .push("coalesce(octet_length(o.result), 0) + coalesce(octet_length(o.error), 0) AS bytes FROM ")
+    statement = statement
         .push(match (recorded, &state) {
             (true, _) => "(SELECT s.batch, s.number FROM row_state s WHERE s.batch = $1",
-            (false, Some(_)) => "(SELECT d.batch, d.number FROM row_data d {state_of d} WHERE d.batch = $1",
-            (false, None) => "(SELECT d.batch, d.number FROM row_data d WHERE d.batch = $1",
+            (false, Some(_)) => "(SELECT {chosen_columns} FROM row_data d {state_of d} WHERE d.batch = $1",
+            (false, None) => "(SELECT {chosen_columns} FROM row_data d WHERE d.batch = $1",
         })
-        .bind(batch.seq)
         .push_bind(&format!(" AND {number} > $?"), filter.after);
     if let Some(last) = filter.last_looked_at() {
         statement = statement.push_bind(&format!(" AND {number} <= $?"), last);
@@ -99,29 +128,7 @@ fn page<'a>(batch: &Batch, filter: &'a RowFilter) -> Statement<'a> {
     if let Some(code) = &filter.code {
         statement = statement.push_bind(" AND s.status = {row failed} AND s.code = $?", code);
     }
-    statement
-        .push_bind(&format!(" ORDER BY {number} LIMIT $?"), filter.limit + 1)
-        .push(if filter.payload { ") p {data_of p}" } else { ") p" })
-        .push(" {output_of p} ORDER BY p.number")
-}
-
-/// Reads rows that a page has.
-async fn records(
-    tx: &mut Tx,
-    batch: &Batch,
-    numbers: Vec<RowNumber>,
-    payload: bool,
-) -> StoreResult<Vec<RowRecord>> {
-    let statement = sql(
-        "row_list",
-        "SELECT d.number AS number, d.line AS line, s.status AS status, coalesce(s.attempts, 0) AS attempts, \
-         s.not_before AS not_before, s.code AS code, s.step AS step, s.http_status AS http_status, \
-         s.lease_holder AS lease_holder, coalesce(s.crashes, 0) AS crashes, s.queued_until AS queued_until, \
-         o.result AS result, o.error AS error, CASE WHEN $3 THEN d.payload END AS payload \
-         FROM row_data d {state_of d} {output_of d} WHERE d.batch = $1 AND d.number {in $2} ORDER BY d.number",
-    );
-    let rows = tx.fetch(statement.bind(batch.seq).bind(list(numbers)).bind(payload)).await?;
-    rows.iter().map(|row| record(batch, row, payload)).collect()
+    statement.push_bind(&format!(" ORDER BY {number} LIMIT $?"), filter.limit + 1).push(") c")
 }
 
 #[async_trait]
@@ -131,26 +138,15 @@ impl Reading for SqlStore {
         let batch = ledgers::look(&mut tx, seq).await?;
         let batch = batch.ok_or(StoreError::NotFound { what: "this batch" })?;
         let found = tx.fetch(page(&batch, filter)).await?;
-        let (mut numbers, mut bytes) = (Vec::new(), 0);
-        for row in &found {
-            let full = numbers.len() >= filter.limit as usize;
-            if full || filter.max_bytes.is_some_and(|most| bytes >= most.max(1)) {
-                break;
-            }
-            let c = row.of("row_data");
-            numbers.push(c.u32("number")?);
-            bytes += c.u64("bytes")?;
-        }
-        let mut next = numbers.last().copied().filter(|_| found.len() > numbers.len());
+        let following = found.last().map_or(Ok(None), |row| row.of("row_data").opt_u32("following"))?;
+        let rows: Vec<RowRecord> =
+            found.iter().map(|row| record(&batch, row, filter.payload)).collect::<StoreResult<_>>()?;
+        let mut next = rows.last().filter(|_| following.is_some()).map(|last| last.number);
         if let Some(last) = filter.last_looked_at().filter(|_| next.is_none()) {
             let more =
                 sql("row_get_next", "SELECT number FROM row_data WHERE batch = $1 AND number > $2 LIMIT 1");
             next = tx.fetch_optional(more.bind(seq).bind(last)).await?.map(|_| last);
         }
-        let rows = match numbers.is_empty() {
-            true => Vec::new(),
-            false => records(&mut tx, &batch, numbers, filter.payload).await?,
-        };
         Ok(RowPage { rows, next })
     }
 

@@ -37,6 +37,8 @@ const ROWS: &str = "{rows}";
 pub struct Dialect {
     /// A fragment by its name, with `@` where its argument goes; none: there is no such fragment.
     pub fragment: fn(name: &str) -> Option<&'static str>,
+    /// Whether several processes write at once, so that records have to be locked.
+    pub locks: bool,
     /// What stands before a parameter's number.
     pub parameter: &'static str,
     /// A group of rows, of which the first parameter and the number of columns are given.
@@ -70,6 +72,11 @@ impl Templates {
             rendered.insert(key, text.clone());
             text
         })
+    }
+
+    /// See [`Dialect::locks`].
+    pub fn locks(&self) -> bool {
+        self.dialect.locks
     }
 
     fn replaced(&self, statement: &Statement<'_>) -> String {
@@ -144,6 +151,7 @@ mod tests {
         };
         Templates::new(Dialect {
             fragment,
+            locks: true,
             parameter: "?",
             rows: |first, columns| format!("(${first} x {columns})"),
         })

@@ -45,7 +45,7 @@ impl Waiting for SqlStore {
         let mut tx = self.db.write("report_faults").await?;
         let statement = sql(
             "batch_fault_put",
-            "WITH j(batch, reason) AS {rows} INSERT INTO batch_faults (batch, reason, worker, since, seen_at) \
+            "WITH j(batch, reason) AS ({rows}) INSERT INTO batch_faults (batch, reason, worker, since, seen_at) \
              SELECT batch, reason, $1, $2, $2 FROM j WHERE true ORDER BY batch \
              ON CONFLICT (batch) DO UPDATE SET reason = excluded.reason, worker = excluded.worker, seen_at = excluded.seen_at",
         );

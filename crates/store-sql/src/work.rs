@@ -81,7 +81,7 @@ impl Work for SqlStore {
         // The length of a value stands beside where it is kept: none is read.
         let statement = sql(
             "row_data_list_if_longer",
-            "WITH j(batch, number) AS {rows} SELECT d.batch, d.number, octet_length(d.payload) AS bytes \
+            "WITH j(batch, number) AS ({rows}) SELECT d.batch, d.number, octet_length(d.payload) AS bytes \
              FROM j JOIN row_data d ON d.batch = j.batch AND d.number = j.number WHERE octet_length(d.payload) > $1",
         );
         let found = self.db.fetch(statement.bind(bytes).rows(keys(rows.iter().copied()))).await?;
@@ -93,7 +93,7 @@ impl Work for SqlStore {
         ledgers::lock_all(&mut tx, asked.iter().map(|(row, ..)| row.batch)).await?;
         let statement = sql(
             "row_set_asked_if_held",
-            "WITH j(row_batch, row_number, token, step) AS {rows} UPDATE row_state AS s SET asked = j.step FROM j \
+            "WITH j(row_batch, row_number, token, step) AS ({rows}) UPDATE row_state AS s SET asked = j.step FROM j \
              WHERE s.batch = j.row_batch AND s.number = j.row_number AND s.lease_token = j.token \
              AND s.status + 0 = {row processing} RETURNING batch, number, lease_token",
         );
@@ -110,7 +110,7 @@ impl Work for SqlStore {
         ledgers::lock_all(&mut tx, receipts.iter().map(|(row, ..)| row.batch)).await?;
         let statement = sql(
             "row_set_output_if_held",
-            "WITH u(row_batch, row_number, token, step) AS {rows}, j AS (SELECT row_batch, row_number, token, \
+            "WITH u(row_batch, row_number, token, step) AS ({rows}), j AS (SELECT row_batch, row_number, token, \
              max(step) AS step FROM u GROUP BY 1, 2, 3) UPDATE row_state AS s SET has_output = true, \
              asked = CASE WHEN s.asked <= j.step THEN NULL ELSE s.asked END FROM j WHERE s.batch = j.row_batch \
              AND s.number = j.row_number AND s.status + 0 = {row processing} AND s.lease_token = j.token \
@@ -201,10 +201,10 @@ async fn take(
     // Whoever buries the process waits for the lock of its record, and then finds these rows.
     let statement = sql(
         "row_claim_if_queued",
-        "WITH j(row_batch, row_number) AS {rows}, alive AS MATERIALIZED (SELECT name FROM workers WHERE name = $2 {share}) \
+        "WITH j(row_batch, row_number) AS ({rows}), alive AS MATERIALIZED (SELECT name FROM workers WHERE name = $2 {share}) \
          UPDATE row_state AS s SET status = {row processing}, lease_token = $1, lease_holder = alive.name, \
          lease_until = NULL, queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, $3) \
-         FROM alive CROSS JOIN j {claim_data} WHERE s.batch = j.row_batch AND s.number = j.row_number \
+         FROM alive, j {claim_data} WHERE s.batch = j.row_batch AND s.number = j.row_number \
          AND s.status + 0 = {row queued} AND (s.crashes = 0 OR $4) \
          RETURNING batch, number, attempts, crashes, first_claimed_at, has_output, {claimed_data}",
     );
@@ -247,7 +247,7 @@ async fn read_outputs(
 ) -> StoreResult<()> {
     let errors = sql(
         "row_output_list_errors",
-        "WITH j(batch, number) AS {rows} SELECT o.batch, o.number, o.error FROM j \
+        "WITH j(batch, number) AS ({rows}) SELECT o.batch, o.number, o.error FROM j \
          JOIN row_output o ON o.batch = j.batch AND o.number = j.number",
     );
     for row in &tx.fetch(errors.rows(keys(rows.iter().copied()))).await? {
@@ -257,7 +257,7 @@ async fn read_outputs(
     }
     let receipts = sql(
         "row_receipt_list",
-        "WITH j(batch, number) AS {rows} SELECT r.batch, r.number, r.step, r.output FROM j \
+        "WITH j(batch, number) AS ({rows}) SELECT r.batch, r.number, r.step, r.output FROM j \
          JOIN row_receipts r ON r.batch = j.batch AND r.number = j.number ORDER BY r.batch, r.number, r.step",
     );
     for row in &tx.fetch(receipts.rows(keys(rows.iter().copied()))).await? {
@@ -280,7 +280,7 @@ async fn wake(tx: &mut Tx, batch: &mut Batch, rows: &[RowRef]) -> StoreResult<()
     let woken = tx.execute(pending.bind(batch.seq).bind(list(numbers()))).await?;
     let never_released = sql(
         "row_queue_if_never_released",
-        "WITH j(number) AS {rows} INSERT INTO row_state (batch, number, status) SELECT $1, number, {row queued} FROM j \
+        "WITH j(number) AS ({rows}) INSERT INTO row_state (batch, number, status) SELECT $1, number, {row queued} FROM j \
          WHERE number >= $2 AND number < $3 ON CONFLICT DO NOTHING",
     );
     let never_released = never_released
@@ -299,7 +299,7 @@ async fn wake(tx: &mut Tx, batch: &mut Batch, rows: &[RowRef]) -> StoreResult<()
 async fn unqueue_rows(tx: &mut Tx, rows: impl Iterator<Item = &RowRef>) -> StoreResult<Vec<RowRef>> {
     let statement = sql(
         "row_unqueue_if_queued",
-        "WITH j(row_batch, row_number) AS {rows} UPDATE row_state AS s SET status = {row pending}, queued_until = NULL FROM j \
+        "WITH j(row_batch, row_number) AS ({rows}) UPDATE row_state AS s SET status = {row pending}, queued_until = NULL FROM j \
          WHERE s.batch = j.row_batch AND s.number = j.row_number AND s.status + 0 = {row queued} RETURNING batch, number",
     );
     tx.fetch(statement.rows(keys(rows.copied()))).await?.iter().map(row_ref).collect()
@@ -310,7 +310,7 @@ async fn settle_rows(tx: &mut Tx, part: &[&Settlement]) -> StoreResult<HashMap<R
     let statement = sql(
         "row_settle_if_held",
         "WITH j(row_batch, row_number, token, status, attempt, not_before, step, code, http_status, output, expires_at, \
-         expires_as) AS {rows} UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
+         expires_as) AS ({rows}) UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
          not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
          expires_at = j.expires_at, expires_as = j.expires_as, has_output = s.has_output OR j.output, \
          crashes = s.crashes * (1 - j.attempt), asked = NULL, lease_token = NULL, lease_holder = NULL, \
@@ -341,11 +341,11 @@ async fn settle_rows(tx: &mut Tx, part: &[&Settlement]) -> StoreResult<HashMap<R
 async fn clear_outputs(tx: &mut Tx, rows: &[RowRef]) -> StoreResult<()> {
     let receipts = sql(
         "row_receipt_delete",
-        "WITH j(batch, number) AS {rows} DELETE FROM row_receipts WHERE (batch, number) IN (SELECT batch, number FROM j)",
+        "WITH j(batch, number) AS ({rows}) DELETE FROM row_receipts WHERE (batch, number) IN (SELECT batch, number FROM j)",
     );
     let outputs = sql(
         "row_output_delete",
-        "WITH j(batch, number) AS {rows} DELETE FROM row_output WHERE (batch, number) IN (SELECT batch, number FROM j)",
+        "WITH j(batch, number) AS ({rows}) DELETE FROM row_output WHERE (batch, number) IN (SELECT batch, number FROM j)",
     );
     tx.execute(receipts.rows(keys(rows.iter().copied()))).await?;
     tx.execute(outputs.rows(keys(rows.iter().copied()))).await?;
@@ -358,7 +358,7 @@ async fn put_results(tx: &mut Tx, group: &[&Settlement]) -> StoreResult<()> {
     });
     let statement = sql(
         "row_output_put_result",
-        "WITH j(batch, number, result) AS {rows} INSERT INTO row_output (batch, number, result) \
+        "WITH j(batch, number, result) AS ({rows}) INSERT INTO row_output (batch, number, result) \
          SELECT batch, number, result FROM j WHERE true \
          ON CONFLICT (batch, number) DO UPDATE SET result = excluded.result, error = NULL",
     );
@@ -371,7 +371,7 @@ async fn put_errors(tx: &mut Tx, group: &[&Settlement]) -> StoreResult<()> {
     });
     let statement = sql(
         "row_output_put_error",
-        "WITH j(batch, number, error) AS {rows} INSERT INTO row_output (batch, number, error) \
+        "WITH j(batch, number, error) AS ({rows}) INSERT INTO row_output (batch, number, error) \
          SELECT batch, number, error FROM j WHERE true \
          ON CONFLICT (batch, number) DO UPDATE SET error = excluded.error",
     );
@@ -384,7 +384,7 @@ async fn put_receipts(tx: &mut Tx, receipts: &[(RowRef, &Receipt)]) -> StoreResu
     });
     let statement = sql(
         "row_receipt_put",
-        "WITH j(batch, number, step, output) AS {rows} INSERT INTO row_receipts (batch, number, step, output) \
+        "WITH j(batch, number, step, output) AS ({rows}) INSERT INTO row_receipts (batch, number, step, output) \
          SELECT batch, number, step, output FROM j WHERE true \
          ON CONFLICT (batch, number, step) DO UPDATE SET output = excluded.output",
     );

@@ -230,7 +230,7 @@ impl Workers for SqlStore {
             "SELECT seq FROM batches WHERE status IN ({batch pending}, {batch processing}, {batch queued}) \
              ORDER BY seq {lock batches}",
         );
-        tx.fetch(running).await?;
+        tx.lock(running).await?;
         for statement in CLOCK_MOVES {
             tx.execute(sql("clock_move_deadlines", statement).bind(now).bind(back)).await?;
         }

@@ -1,6 +1,5 @@
 //! What SQLite does differently, each with its reason.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,8 +48,8 @@ pub struct Database {
 #[async_trait]
 impl Engine for Database {
     fn dialect(&self) -> Dialect {
-        // SQLite numbers `$1` by where it stands first, `?1` by its number. Rows are written with their number, below.
-        Dialect { fragment: fragments::fragment, parameter: "?", rows: |_, _| ROWS.to_owned() }
+        // SQLite numbers `$1` by where it stands first, `?1` by its number. Rows are written when it is known how many, below.
+        Dialect { fragment: fragments::fragment, locks: false, parameter: "?", rows: |_, _| ROWS.to_owned() }
     }
 
     async fn fetch(&self, kind: Kind, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<Vec<Row>> {
@@ -168,8 +167,7 @@ impl EngineTransaction for Open {
             .column(rows.iter().map(|row| row.number))
             .column(rows.iter().map(|row| row.line))
             .column(rows.iter().map(|row| &row.payload));
-        const INSERT: &str =
-            "WITH j AS {rows} INSERT INTO row_data (batch, number, line, payload) SELECT * FROM j";
+        const INSERT: &str = "INSERT INTO row_data (batch, number, line, payload) {rows}";
         if rows.is_empty() {
             return Ok(());
         }
@@ -216,25 +214,41 @@ async fn execute(
 
 type Part = Result<Query<'static, Sqlite, SqliteArguments>, sqlx::Error>;
 
-/// A statement in parts of at most [`GROUP`] rows.
+/// A statement in parts of at most [`GROUP`] rows. Rows come first, and have no numbers: SQLite looks a number up among all
+/// that the statement has.
 fn parts<'s>(text: Arc<str>, statement: &'s Statement<'_>) -> impl Iterator<Item = Part> + use<'s> {
     let rows = statement.group.as_ref().map_or(0, Group::len);
     let size = if statement.one_by_one { 1 } else { GROUP };
     (0..rows.div_ceil(size).max(1)).map(move |part| {
         let mut arguments = SqliteArguments::default();
+        let mut query = (AssertSqlSafe(text.clone()), true);
+        if let Some(group) = &statement.group {
+            let rows = part * size..((part + 1) * size).min(group.len());
+            // Prepared groups of any size would push the others out of the cache.
+            query.1 = rows.len() == 1 || rows.len() == GROUP;
+            query.0 = AssertSqlSafe(with_rows(&text, rows.len(), group.columns().len()).into());
+            add_rows(&mut arguments, group, rows).map_err(sqlx::Error::Encode)?;
+        }
         for value in &statement.values {
             add_value(&mut arguments, value).map_err(sqlx::Error::Encode)?;
         }
-        let Some(group) = &statement.group else {
-            return Ok(sqlx::query_with(AssertSqlSafe(text.clone()), arguments));
-        };
-        let rows = part * size..((part + 1) * size).min(group.len());
-        let one = rows.len() == 1;
-        let values = add_rows(&mut arguments, group, rows, statement.values.len());
-        let text = text.replacen(ROWS, &values.map_err(sqlx::Error::Encode)?, 1);
-        // Groups of any size would push what is prepared out of the cache.
-        Ok(sqlx::query_with(AssertSqlSafe(text), arguments).persistent(one))
+        Ok(sqlx::query_with(query.0, arguments).persistent(query.1))
     })
+}
+
+/// A text with its rows, and its other parameters behind them: `WITH j AS (VALUES (?,?),(?,?)) … ?5`.
+fn with_rows(text: &str, rows: usize, columns: usize) -> String {
+    let (before, after) = text.split_once(ROWS).unwrap_or((text, ""));
+    let row = format!(",({})", &",?".repeat(columns)[1..]);
+    let mut whole = format!("{before}VALUES {}", &row.repeat(rows)[1..]);
+    let mut parts = after.split('?');
+    whole.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        let number = part[..digits].parse::<usize>().unwrap_or_default() + rows * columns;
+        whole.push_str(&format!("?{number}{}", &part[digits..]));
+    }
+    whole
 }
 
 type Added<T> = Result<T, sqlx::error::BoxDynError>;
@@ -252,28 +266,13 @@ fn add_value(arguments: &mut SqliteArguments, value: &Value<'_>) -> Added<()> {
     }
 }
 
-/// Binds rows, and writes where they stand: `(VALUES (?3,?4),(?5,?6))`.
-fn add_rows(
-    arguments: &mut SqliteArguments,
-    group: &Group<'_>,
-    rows: std::ops::Range<usize>,
-    bound: usize,
-) -> Added<String> {
-    let columns = group.columns();
-    let mut number = bound;
-    let mut text = String::with_capacity(rows.len() * columns.len() * 6 + 16);
-    text.push_str("(VALUES ");
-    for (place, row) in rows.enumerate() {
-        text.push_str(if place == 0 { "(" } else { ",(" });
-        for (place, column) in columns.iter().enumerate() {
-            number += 1;
-            write!(text, "{}?{number}", if place == 0 { "" } else { "," })?;
+fn add_rows(arguments: &mut SqliteArguments, group: &Group<'_>, rows: std::ops::Range<usize>) -> Added<()> {
+    for row in rows {
+        for column in group.columns() {
             add_value(arguments, &column[row])?;
         }
-        text.push(')');
     }
-    text.push(')');
-    Ok(text)
+    Ok(())
 }
 
 /// A record. The schema is STRICT: a value of another type is an error.
@@ -309,5 +308,17 @@ impl RawRow for Record {
 
     fn real(&self, column: &str) -> Option<f64> {
         self.0.try_get(column).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_rows;
+
+    #[test]
+    fn rows_come_before_the_other_parameters() {
+        let text = "WITH j(a, b) AS ({rows}) UPDATE t SET c = ?1, d = ?12 FROM j";
+        let expected = "WITH j(a, b) AS (VALUES (?,?),(?,?)) UPDATE t SET c = ?5, d = ?16 FROM j";
+        assert_eq!(with_rows(text, 2, 2), expected);
     }
 }

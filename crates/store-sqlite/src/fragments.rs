@@ -29,6 +29,13 @@ pub fn fragment(name: &str) -> Option<&'static str> {
              SELECT row_batch, row_number + 1, last FROM n WHERE row_number + 1 < last"
         }
         "state_of" => "LEFT JOIN row_state s ON s.batch = @.batch AND s.number = @.number",
+        // A window copies what it has into a temporary table: lengths only, and the long values are joined to them.
+        "in_page" => "c.batch AS batch, c.number AS number",
+        "beside_page" => "@, page.following AS following",
+        "joins_beside" => "{data_of page} {state_of page} {output_of page}",
+        "chosen_columns" => "d.batch, d.number, octet_length(d.payload) AS payload_length",
+        "payload_length" => "c.payload_length",
+        "data_of_chosen" => "",
         "data_of" => "JOIN row_data d ON d.batch = @.batch AND d.number = @.number",
         "output_of" => "LEFT JOIN row_output o ON o.batch = @.batch AND o.number = @.number",
         _ => return None,
