@@ -1,4 +1,4 @@
-//! Whole runs of the real programs, on the embedded engines.
+//! Whole runs of the real programs, on the embedded services.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -25,7 +25,7 @@ mod listening;
 mod lists;
 mod liveness;
 mod load;
-mod mending;
+mod repairing;
 mod once;
 mod operations;
 mod operator;

@@ -76,7 +76,7 @@ pub async fn create(
     if batch.erased_at.is_some() {
         return Err(FlowError::Erased.into());
     }
-    let now = state.engines.clock.now();
+    let now = state.services.clock.now();
     let expires_at = now + Duration::from_secs(u64::from(valid));
     let actor = caller.actor();
     let link = Link { batch: batch.id, report: body.report, key_id: caller.key_id, expires_at };
@@ -89,9 +89,9 @@ pub async fn create(
         batch: Some(batch.id),
         detail: Some(format!("{} until {expires_at}", link.report)),
     };
-    state.engines.store.audit(&entry).await?;
+    state.services.store.audit(&entry).await?;
     let token = link
-        .token(&state.engines.keyring.get())
+        .token(&state.services.keyring.get())
         .map_err(|source| FlowError::Sealed { what: "a link", source })?;
     let url = format!("{}/v2/downloads/{token}", state.base);
     Ok(HttpResponse::Created().json(Download { url, expires_at }))
@@ -110,10 +110,10 @@ pub async fn follow(
     seen: web::Header<IfNoneMatch>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let engines = &state.engines;
-    let link = Link::read(&engines.keyring.get(), &token, engines.clock.now())
+    let services = &state.services;
+    let link = Link::read(&services.keyring.get(), &token, services.clock.now())
         .map_err(|error| Problem::forbidden(error.to_string()))?;
-    let key = engines.store.key(&link.key_id).await?.filter(|record| record.is_valid(engines.clock.now()));
+    let key = services.store.key(&link.key_id).await?.filter(|record| record.is_valid(services.clock.now()));
     let key =
         key.ok_or_else(|| Problem::forbidden("the key that made this link was revoked or has expired"))?;
     let caller = Caller::from(key);

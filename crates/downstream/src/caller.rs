@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::client::{Client, Response, Sent};
 use crate::failure::Failure;
 use crate::failure_log::FailureLog;
-use crate::figures::{CallFigures, Figures};
+use crate::metrics::{CallMetrics, Metrics};
 use crate::lateness::Lateness;
 use crate::limiter::{Gates, Grant, Limiter};
 use crate::line::{Lines, Turn};
@@ -122,7 +122,7 @@ pub struct Caller {
     /// Those who wait for a slot.
     lines: Lines,
     lateness: Lateness,
-    figures: Figures,
+    metrics: Metrics,
     failures: FailureLog,
 }
 
@@ -138,7 +138,7 @@ impl Caller {
             known: Mutex::default(),
             lines: Lines::default(),
             lateness: Lateness::default(),
-            figures: Figures::default(),
+            metrics: Metrics::default(),
             failures: FailureLog::default(),
         }
     }
@@ -180,7 +180,7 @@ impl Caller {
             Ok(leave) => leave,
             Err(denied) => return self.sent_away(dependency, &gates, denied),
         };
-        self.figures.count(&dependency.name, |figures| figures.waited.took(asked_at.elapsed()));
+        self.metrics.count(&dependency.name, |metrics| metrics.waited.took(asked_at.elapsed()));
         let grant = Grant { token, gates };
         if !covered() {
             self.report(grant, Feedback { probe, ..Feedback::default() }).await;
@@ -207,7 +207,7 @@ impl Caller {
             self.remember(&gates, Reason::Paused, Instant::now() + limit::duration(pause), None);
         }
         let status = response.as_ref().map(|response| response.status);
-        self.figures.count(&dependency.name, |figures| figures.called(&verdict, status, elapsed));
+        self.metrics.count(&dependency.name, |metrics| metrics.called(&verdict, status, elapsed));
         let not_before = happened.wait_until();
         if let Some(failure) = &failure {
             self.failures.log(dependency, failure);
@@ -283,8 +283,8 @@ impl Caller {
     }
 
     /// What was counted, by dependency.
-    pub fn figures(&self) -> HashMap<String, CallFigures> {
-        self.figures.read()
+    pub fn metrics(&self) -> HashMap<String, CallMetrics> {
+        self.metrics.read()
     }
 
     /// Leave to call, here and now; waits for it while that is a matter of moments.
@@ -378,7 +378,7 @@ impl Caller {
         } else if !denied.row_only {
             self.remember(gates, denied.reason, Instant::now() + pause, Some(refused_for));
         }
-        self.figures.count(&dependency.name, |figures| figures.sent_away(denied.reason));
+        self.metrics.count(&dependency.name, |metrics| metrics.sent_away(denied.reason));
         Called::Waits { until: self.clock.now() + pause, reason: denied.reason, refused_for }
     }
 

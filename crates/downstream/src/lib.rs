@@ -1,6 +1,6 @@
 //! Calls to dependencies. [`limiter`] decides when, in this process ([`local`]) or for all workers (`shared`, on
 //! Redis); [`client`] makes one call, [`aside`](mod@aside) reads long answers beside the runtime; [`caller`] puts them together and has the answer judged;
-//! [`figures`] count.
+//! [`metrics`] count.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ mod connect;
 pub mod delay;
 pub mod failure;
 mod failure_log;
-pub mod figures;
+pub mod metrics;
 #[cfg(feature = "redis")]
 mod held;
 mod lateness;
@@ -33,7 +33,7 @@ pub use aside::aside;
 pub use caller::{Called, Caller, Demand};
 pub use client::{Client, Response};
 pub use failure::Failure;
-pub use figures::{CallFigures, Histogram};
+pub use metrics::{CallMetrics, Histogram};
 pub use limiter::{Gates, Grant, Limiter};
 pub use local::LocalLimiter;
 pub use retry_after::retry_after;

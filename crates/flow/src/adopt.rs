@@ -10,11 +10,11 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::definitions;
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::epochs;
 use crate::error::FlowError;
 use crate::file::upload_key;
-use crate::secrets::{Place, SecretsOf};
+use crate::secrets::{SecretLocation, SecretsOf};
 use crate::upload::{
     Accepted, NotMade, UploadError, UploadFields, UploadRequest, absorb_fields, fingerprinters, replay, ring,
 };
@@ -24,12 +24,12 @@ use crate::upload::{
 /// # Errors
 /// When there is nothing to take, or it was taken before; when an engine fails.
 pub async fn adopt(
-    engines: &Engines,
+    services: &Services,
     request: UploadRequest,
     upload: Uuid,
     fields: UploadFields,
 ) -> Result<Accepted, UploadError> {
-    let asked = Asked { engines, request, upload, fields };
+    let asked = Asked { services, request, upload, fields };
     // Before the upload is looked at: the request that is repeated here has used it up.
     if let Some(accepted) = asked.answered_before().await? {
         return Ok(accepted);
@@ -44,14 +44,14 @@ pub async fn adopt(
             FlowError::Inconsistent(format!("upload {} has another upload's address", pending.id)).into()
         );
     }
-    let bytes = match engines.objects.head(&pending.object_key.as_str().into()).await {
+    let bytes = match services.objects.head(&pending.object_key.as_str().into()).await {
         Ok(meta) => meta.size,
         Err(object_store::Error::NotFound { .. }) => return Err(UploadError::NotUploaded),
         Err(error) => return Err(FlowError::from(error).into()),
     };
     match asked.make(pending, bytes).await {
         Ok(Created::New(batch)) => {
-            ring(engines, &batch).await;
+            ring(services, &batch).await;
             Ok(Accepted { batch, replayed: false, ignored_columns: Vec::new() })
         }
         Ok(Created::Existing { batch, idempotency }) => asked.answer(batch, &idempotency).await,
@@ -67,7 +67,7 @@ pub async fn adopt(
 }
 
 struct Asked<'a> {
-    engines: &'a Engines,
+    services: &'a Services,
     request: UploadRequest,
     upload: Uuid,
     fields: UploadFields,
@@ -75,14 +75,14 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     async fn pending(&self) -> Result<Option<PendingUpload>, FlowError> {
-        Ok(self.engines.store.upload(self.upload, self.request.owner).await?)
+        Ok(self.services.store.upload(self.upload, self.request.owner).await?)
     }
 
     /// What an earlier request with the same `Idempotency-Key` was answered.
     async fn answered_before(&self) -> Result<Option<Accepted>, UploadError> {
         let Some(key) = &self.request.idempotency_key else { return Ok(None) };
         let earlier =
-            self.engines.store.idempotent(self.request.owner, key).await.map_err(FlowError::from)?;
+            self.services.store.idempotent(self.request.owner, key).await.map_err(FlowError::from)?;
         let Some((batch, promise)) = earlier else { return Ok(None) };
         self.answer(batch, &promise).await.map(Some)
     }
@@ -93,7 +93,7 @@ impl Asked<'_> {
 
     /// The same upload under another name is another request.
     async fn prints(&self, earlier: Option<&Idempotency>) -> Result<Vec<(String, [u8; 32])>, FlowError> {
-        let all = fingerprinters(self.engines, earlier.map(|promise| promise.key_id.as_str())).await?;
+        let all = fingerprinters(self.services, earlier.map(|promise| promise.key_id.as_str())).await?;
         let prints = all
             .into_iter()
             .map(|(key_id, mut fingerprint)| {
@@ -112,16 +112,16 @@ impl Asked<'_> {
             return Ok(accepted);
         }
         let seqs: Vec<_> = pending.batch.into_iter().collect();
-        let batches = self.engines.store.batches_by_seq(&seqs).await.map_err(FlowError::from)?;
+        let batches = self.services.store.batches_by_seq(&seqs).await.map_err(FlowError::from)?;
         Err(UploadError::UploadUsed(batches.first().map(|batch| batch.id)))
     }
 
     async fn make(&self, pending: PendingUpload, file_bytes: u64) -> Result<Created, NotMade> {
-        let (engines, pipeline) = (self.engines, &self.request.pipeline);
+        let (services, pipeline) = (self.services, &self.request.pipeline);
         let fields = self.fields.clone();
-        let now = engines.clock.now();
-        let id = engines.chance.batch_id(now);
-        let key = DataKey::generate(engines.random.as_ref())
+        let now = services.clock.now();
+        let id = services.id_generator.batch_id(now);
+        let key = DataKey::generate(services.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
         let secrets = SecretsOf::new(id, Arc::new(key), Value::Null);
         let promise = match self.request.idempotency_key.clone() {
@@ -132,7 +132,7 @@ impl Asked<'_> {
             }),
             None => None,
         };
-        definitions::save(engines, pipeline, now).await?;
+        definitions::save(services, pipeline, now).await?;
         let batch = NewBatch {
             id,
             owner: self.request.owner,
@@ -149,13 +149,13 @@ impl Asked<'_> {
             priority: fields.priority.unwrap_or(0),
             checkpoint: Checkpoint::default(),
             key: SealedKey {
-                context: fields.context.map(|context| secrets.seal_json(Place::Context, &context)),
+                context: fields.context.map(|context| secrets.seal_json(SecretLocation::Context, &context)),
                 ..SealedKey::default()
             },
             idempotency: promise,
             upload: Some(pending.id),
             created_at: now,
         };
-        epochs::create_batch(engines, &self.request.owner_name, &secrets, batch).await
+        epochs::create_batch(services, &self.request.owner_name, &secrets, batch).await
     }
 }

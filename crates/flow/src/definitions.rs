@@ -10,7 +10,7 @@ use penstock_store::batches::{Batch, StoredDefinition};
 use uuid::Uuid;
 
 use crate::earlier;
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::error::FlowError;
 
 /// Looks a variable of the environment up.
@@ -51,7 +51,7 @@ impl Definitions {
     ///
     /// # Errors
     /// When it is not stored, was not stored by Penstock, or does not load in this environment.
-    pub async fn of(&self, engines: &Engines, batch: &Batch) -> Result<Arc<Pipeline>, FlowError> {
+    pub async fn of(&self, services: &Services, batch: &Batch) -> Result<Arc<Pipeline>, FlowError> {
         if let Some(current) = self.get(&batch.pipeline).filter(|pipeline| pipeline.version == batch.version)
         {
             return Ok(current);
@@ -60,9 +60,9 @@ impl Definitions {
             return Ok(older);
         }
         let fault = |reason: String| FlowError::Definition { pipeline: batch.pipeline.clone(), reason };
-        let stored = engines.store.definition(batch.version).await?;
+        let stored = services.store.definition(batch.version).await?;
         let stored = stored.ok_or_else(|| fault("its text is not in the database".into()))?;
-        authenticate(engines, batch, &stored).await?;
+        authenticate(services, batch, &stored).await?;
         let file = format!("{} (version {})", batch.pipeline, batch.version);
         let pipeline = Pipeline::load_accepted(&file, &stored.source, &*self.vars, self.unset)
             .map_err(|errors| fault(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
@@ -84,16 +84,16 @@ impl Definitions {
 ///
 /// # Errors
 /// When the database fails, or there is no keyring.
-pub(crate) async fn save(engines: &Engines, pipeline: &Pipeline, now: Timestamp) -> Result<(), FlowError> {
-    let mac = mac(engines, pipeline.version, &pipeline.name, &pipeline.source)?;
+pub(crate) async fn save(services: &Services, pipeline: &Pipeline, now: Timestamp) -> Result<(), FlowError> {
+    let mac = mac(services, pipeline.version, &pipeline.name, &pipeline.source)?;
     let stored =
         StoredDefinition { name: pipeline.name.clone(), source: pipeline.source.to_string(), mac: Some(mac) };
-    Ok(engines.store.save_definition(pipeline.version, &stored, now).await?)
+    Ok(services.store.save_definition(pipeline.version, &stored, now).await?)
 }
 
 /// A MAC of a definition under the keyring's first key.
-pub(crate) fn mac(engines: &Engines, version: Uuid, name: &str, source: &str) -> Result<Vec<u8>, FlowError> {
-    engines
+pub(crate) fn mac(services: &Services, version: Uuid, name: &str, source: &str) -> Result<Vec<u8>, FlowError> {
+    services
         .keyring
         .get()
         .mac(PURPOSE, &[version.as_bytes(), name.as_bytes(), source.as_bytes()])
@@ -105,26 +105,26 @@ pub(crate) fn mac(engines: &Engines, version: Uuid, name: &str, source: &str) ->
 /// # Errors
 /// [`FlowError::Sealed`] when it is not, or the keyring lacks the key of its MAC.
 pub(crate) async fn check(
-    engines: &Engines,
+    services: &Services,
     version: Uuid,
     stored: &StoredDefinition,
 ) -> Result<(), FlowError> {
     let sealed = |source| FlowError::Sealed { what: "a definition", source };
     let Some(mac) = &stored.mac else {
-        let taken = earlier::is_open(engines).await?;
+        let taken = earlier::is_open(services).await?;
         return if taken { Ok(()) } else { Err(sealed(OpenError::EarlierForm)) };
     };
     let parts = [version.as_bytes().as_slice(), stored.name.as_bytes(), stored.source.as_bytes()];
-    engines.keyring.get().check_mac(PURPOSE, &parts, mac).map_err(sealed)
+    services.keyring.get().check_mac(PURPOSE, &parts, mac).map_err(sealed)
 }
 
 /// Whoever can write to the database must not choose what is called for the rows of a batch, and with which variables.
-async fn authenticate(engines: &Engines, batch: &Batch, stored: &StoredDefinition) -> Result<(), FlowError> {
+async fn authenticate(services: &Services, batch: &Batch, stored: &StoredDefinition) -> Result<(), FlowError> {
     let fault = |reason: String| FlowError::Definition { pipeline: batch.pipeline.clone(), reason };
     if stored.name != batch.pipeline {
         return Err(fault("the one in the database is another pipeline's".into()));
     }
-    match check(engines, batch.version, stored).await {
+    match check(services, batch.version, stored).await {
         Err(FlowError::Sealed { source: OpenError::UnknownKey(key), .. }) => {
             Err(fault(format!("the keyring has no key `{key}`, which authenticates it")))
         }

@@ -4,7 +4,7 @@ use object_store::path::Path;
 use penstock_crypto::{DataKey, StreamSealer};
 use penstock_domain::ids::BatchId;
 
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::error::FlowError;
 use crate::parts::PartWriter;
 
@@ -36,10 +36,10 @@ impl SealedWriter {
     ///
     /// # Errors
     /// When there are no random numbers.
-    pub fn new(engines: &Engines, path: Path, key: &DataKey, batch: BatchId) -> Result<Self, FlowError> {
-        let (sealer, header) = StreamSealer::new(key, batch.0, engines.random.as_ref())
+    pub fn new(services: &Services, path: Path, key: &DataKey, batch: BatchId) -> Result<Self, FlowError> {
+        let (sealer, header) = StreamSealer::new(key, batch.0, services.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "the file", source })?;
-        Ok(Self { parts: PartWriter::new(engines, path), sealer, sealed: header.to_vec(), plain_bytes: 0 })
+        Ok(Self { parts: PartWriter::new(services, path), sealer, sealed: header.to_vec(), plain_bytes: 0 })
     }
 
     /// Plain bytes taken so far.

@@ -2,7 +2,7 @@
 //! [`extract`] with its [`reader`](mod@reader), [`dispatch`], [`process`], [`settle`], then what people ask for:
 //! [`view`], [`results`] with their [`references`] and [`links`], [`control`], [`callbacks`] to their [`addresses`].
 //!
-//! Nothing here knows which engines were chosen; they come in as [`engines::Engines`].
+//! Nothing here knows which services were chosen; they come in as [`services::Services`].
 
 pub mod addresses;
 pub mod adopt;
@@ -16,7 +16,7 @@ pub mod delays;
 pub mod dependencies;
 pub mod dispatch;
 mod earlier;
-pub mod engines;
+pub mod services;
 mod epochs;
 pub mod error;
 pub mod eta;
@@ -51,5 +51,5 @@ pub mod waiting;
 pub mod weight;
 
 pub use definitions::Definitions;
-pub use engines::Engines;
+pub use services::Services;
 pub use error::FlowError;

@@ -8,7 +8,7 @@ use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::error::FlowError;
 
 /// The smallest part that S3 takes, but for the last
@@ -38,12 +38,12 @@ pub struct PartWriter {
 
 impl PartWriter {
     /// An object at `path`. Nothing is sent before the first part is full.
-    pub fn new(engines: &Engines, path: Path) -> Self {
+    pub fn new(services: &Services, path: Path) -> Self {
         Self {
-            objects: engines.objects.clone(),
+            objects: services.objects.clone(),
             path,
-            part_bytes: engines.part_bytes,
-            turns: engines.parts_under_way.clone(),
+            part_bytes: services.part_bytes,
+            turns: services.parts_under_way.clone(),
             filling: empty(),
             upload: None,
             under_way: None,

@@ -15,12 +15,12 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::extract::{ExtractPolicy, Trouble};
 use crate::references::References;
-use crate::secrets::{Place, SecretsOf, unreadable_header};
+use crate::secrets::{SecretLocation, SecretsOf, unreadable_header};
 
-/// So many bytes are asked of the object store at a time, at the most: large enough that S3's answers are not waited
+/// So many bytes are asked of the object store at a time, at most: large enough that S3's answers are not waited
 /// for, small enough to hold two of them.
 const LARGEST_BLOCK: u64 = 1 << 20;
 
@@ -64,7 +64,7 @@ impl FileFault {
         failure["code"].as_str().map(str::to_owned)
     }
 
-    /// Whether the file is at fault, whatever becomes of the engines: reading it again finds the same.
+    /// Whether the file is at fault, whatever becomes of the services: reading it again finds the same.
     pub fn is_the_files_own(code: &str) -> bool {
         matches!(code, "invalid_file" | "file_too_large" | "erased")
     }
@@ -77,7 +77,7 @@ impl FileFault {
             clear["error_count"] = self.error_count.into();
             whole["errors"] = json!(self.errors);
         }
-        let sealed = secrets.map(|secrets| secrets.seal_json(Place::Failure, &whole));
+        let sealed = secrets.map(|secrets| secrets.seal_json(SecretLocation::Failure, &whole));
         ExtractionFailure { clear: clear.to_string(), sealed }
     }
 }
@@ -97,31 +97,31 @@ fn sentence(code: &str) -> &'static str {
 
 /// Sends the batch's rows from its checkpoint on, chunk by chunk.
 pub(crate) async fn read(
-    engines: Engines,
+    services: Services,
     policy: ExtractPolicy,
     batch: Box<Batch>,
     secrets: SecretsOf,
     chunks: mpsc::Sender<Result<Chunk, Trouble>>,
 ) {
-    if let Err(trouble) = read_rows(&engines, &policy, &batch, &secrets, &chunks).await {
+    if let Err(trouble) = read_rows(&services, &policy, &batch, &secrets, &chunks).await {
         // The other end is gone only when nobody wants to know.
         let _ = chunks.send(Err(trouble)).await;
     }
 }
 
 async fn read_rows(
-    engines: &Engines,
+    services: &Services,
     policy: &ExtractPolicy,
     batch: &Batch,
     secrets: &SecretsOf,
     chunks: &mpsc::Sender<Result<Chunk, Trouble>>,
 ) -> Result<(), Trouble> {
     let header = secrets.header().ok_or_else(|| unreadable_header(batch))?;
-    let mut file = SealedReader::open(engines, batch, secrets).await?;
+    let mut file = SealedReader::open(services, batch, secrets).await?;
     // The file was held to its pipeline's limits before it was sealed; reading it again must not be stricter.
     let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line);
     let references: Box<dyn ReferenceReader> = if header.is_report() {
-        Box::new(References::of(engines, &batch.owner_name).await?)
+        Box::new(References::of(services, &batch.owner_name).await?)
     } else {
         Box::new(NoReferences)
     };
@@ -198,7 +198,7 @@ impl<'a> Builder<'a> {
                 let number = self.at.rows + 1;
                 self.scratch.clear();
                 self.header.payload(&record, self.references, &mut self.scratch);
-                let payload = self.secrets.seal(Place::Payload(number), &self.scratch);
+                let payload = self.secrets.seal(SecretLocation::Payload(number), &self.scratch);
                 self.bytes += payload.len();
                 self.at = Checkpoint { offset: record.end, line: record.next_line, rows: number };
                 let line = u32::try_from(record.line).unwrap_or(u32::MAX);
@@ -252,27 +252,27 @@ struct SealedReader {
 }
 
 impl SealedReader {
-    async fn open(engines: &Engines, batch: &Batch, secrets: &SecretsOf) -> Result<Self, Trouble> {
+    async fn open(services: &Services, batch: &Batch, secrets: &SecretsOf) -> Result<Self, Trouble> {
         let path = Path::from(batch.object_key.as_str());
-        let meta = match engines.objects.head(&path).await {
+        let meta = match services.objects.head(&path).await {
             Ok(meta) => meta,
             Err(object_store::Error::NotFound { .. }) => {
                 return Err(Trouble::File(FileFault::new("file_missing", "the stored file is gone")));
             }
             Err(error) => return Err(error.into()),
         };
-        let header = engines.objects.get_range(&path, 0..StreamLayout::HEADER_LEN as u64).await?;
+        let header = services.objects.get_range(&path, 0..StreamLayout::HEADER_LEN as u64).await?;
         let mut opener =
             StreamOpener::new(secrets.key(), batch.id.0, &header).map_err(|_| Trouble::File(tampered()))?;
         let place = StreamLayout::locate(batch.checkpoint.offset);
         opener.at_chunk(place.chunk);
         let mut reader = Self {
-            objects: engines.objects.clone(),
+            objects: services.objects.clone(),
             path,
             opener: Some(opener),
             at: place.sealed_offset,
             end: meta.size,
-            block: LARGEST_BLOCK.min(engines.part_bytes as u64 / 2),
+            block: LARGEST_BLOCK.min(services.part_bytes as u64 / 2),
             coming: None,
             skip: place.skip,
         };

@@ -4,7 +4,7 @@
 use penstock_crypto::ShortTokens;
 use penstock_domain::csv::{ReferenceReader, RowReference};
 
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::error::FlowError;
 use crate::rotation;
 
@@ -19,8 +19,8 @@ impl References {
     ///
     /// # Errors
     /// When the database fails, or the keyring lacks the secret's key.
-    pub async fn of(engines: &Engines, owner: &str) -> Result<Self, FlowError> {
-        let secret = rotation::installation_secret(engines).await?;
+    pub async fn of(services: &Services, owner: &str) -> Result<Self, FlowError> {
+        let secret = rotation::installation_secret(services).await?;
         Ok(Self(ShortTokens::new(&secret, PURPOSE, owner)))
     }
 

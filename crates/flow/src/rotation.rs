@@ -11,10 +11,10 @@ use penstock_store::sealing::{Epoch, KeyUsage};
 use serde::Serialize;
 
 use crate::callbacks::reseal_secrets;
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::epochs;
 use crate::error::FlowError;
-use crate::secrets::Place;
+use crate::secrets::SecretLocation;
 use crate::{definitions, earlier, keys};
 
 /// Data keys re-wrapped in one step.
@@ -65,12 +65,12 @@ impl Rewrapped {
 ///
 /// # Errors
 /// When the database fails; when there is something to take over, and the keyring is missing or another one.
-pub async fn migrate(engines: &Engines, actor: &str) -> Result<(i64, i64), FlowError> {
-    let from = engines.store.engine().await?.schema;
-    earlier::open_window(engines, from).await?;
-    let (_, to) = engines.store.migrate().await?;
-    if earlier::is_open(engines).await? {
-        rewrap(engines, Duration::MAX, actor).await?;
+pub async fn migrate(services: &Services, actor: &str) -> Result<(i64, i64), FlowError> {
+    let from = services.store.engine().await?.schema;
+    earlier::open_window(services, from).await?;
+    let (_, to) = services.store.migrate().await?;
+    if earlier::is_open(services).await? {
+        rewrap(services, Duration::MAX, actor).await?;
     }
     Ok((from, to))
 }
@@ -79,8 +79,8 @@ pub async fn migrate(engines: &Engines, actor: &str) -> Result<(i64, i64), FlowE
 ///
 /// # Errors
 /// When the database fails.
-pub async fn needs(engines: &Engines) -> Result<Vec<KeyNeed>, FlowError> {
-    let store = &engines.store;
+pub async fn needs(services: &Services) -> Result<Vec<KeyNeed>, FlowError> {
+    let store = &services.store;
     let mut needs: Vec<KeyNeed> = store
         .key_usage()
         .await?
@@ -122,16 +122,16 @@ fn need_of<'a>(needs: &'a mut Vec<KeyNeed>, sealed: &[u8]) -> Result<&'a mut Key
 ///
 /// # Errors
 /// When the database fails, or the keyring lacks the newest epoch's key; what was moved stays moved.
-pub async fn rewrap(engines: &Engines, oldest: Duration, actor: &str) -> Result<Rewrapped, FlowError> {
+pub async fn rewrap(services: &Services, oldest: Duration, actor: &str) -> Result<Rewrapped, FlowError> {
     let mut done = Rewrapped::default();
-    let (epoch, key) = epochs::for_rotation(engines, oldest).await?;
+    let (epoch, key) = epochs::for_rotation(services, oldest).await?;
     let mut after = BatchSeq(0);
     loop {
-        let batches = engines.store.batches_to_rewrap(epoch.id, after, STEP).await?;
+        let batches = services.store.batches_to_rewrap(epoch.id, after, STEP).await?;
         let Some(last) = batches.last() else { break };
         after = last.seq;
         for batch in &batches {
-            match rewrap_one(engines, &epoch, &key, batch).await {
+            match rewrap_one(services, &epoch, &key, batch).await {
                 Ok(moved) => done.data_keys += u64::from(moved),
                 Err(error @ FlowError::Store(_)) => return Err(error),
                 Err(error) => {
@@ -141,21 +141,21 @@ pub async fn rewrap(engines: &Engines, oldest: Duration, actor: &str) -> Result<
             }
         }
     }
-    done.epochs = engines.store.drop_epochs(epoch.id).await?.into();
-    for (owner, before) in engines.store.all_callback_secrets().await? {
-        done.secrets += u64::from(reseal_secrets(engines, owner, &before).await?);
+    done.epochs = services.store.drop_epochs(epoch.id).await?.into();
+    for (owner, before) in services.store.all_callback_secrets().await? {
+        done.secrets += u64::from(reseal_secrets(services, owner, &before).await?);
     }
-    done.secrets += u64::from(reseal_fingerprint(engines).await?);
-    authenticate_definitions(engines, &mut done).await?;
-    keys::convert_earlier(engines).await?;
+    done.secrets += u64::from(reseal_fingerprint(services).await?);
+    authenticate_definitions(services, &mut done).await?;
+    keys::convert_earlier(services).await?;
     if done.is_something() {
-        write_down(engines, actor, &done).await;
+        write_down(services, actor, &done).await;
     }
     Ok(done)
 }
 
-async fn write_down(engines: &Engines, actor: &str, done: &Rewrapped) {
-    let keyring = engines.keyring.get();
+async fn write_down(services: &Services, actor: &str, done: &Rewrapped) {
+    let keyring = services.keyring.get();
     let detail = format!(
         "{} data keys, {} secrets and {} definitions under `{}`; {} epochs dropped",
         done.data_keys,
@@ -166,52 +166,52 @@ async fn write_down(engines: &Engines, actor: &str, done: &Rewrapped) {
     );
     let entry = AuditEntry {
         id: 0,
-        at: engines.clock.now(),
+        at: services.clock.now(),
         actor: actor.to_owned(),
         action: "crypto.rewrap".into(),
         batch: None,
         detail: Some(detail),
     };
     // What was done is done.
-    if let Err(error) = engines.store.audit(&entry).await {
+    if let Err(error) = services.store.audit(&entry).await {
         tracing::warn!(%error, action = entry.action, "not written to the audit log");
     }
 }
 
 async fn rewrap_one(
-    engines: &Engines,
+    services: &Services,
     epoch: &Epoch,
     key: &EpochKey,
     batch: &Batch,
 ) -> Result<bool, FlowError> {
     // Erased since the list was made.
-    let Some(old) = engines.store.sealed_key(batch.seq).await? else { return Ok(false) };
-    let data_key = epochs::open(engines, batch, &old).await?;
+    let Some(old) = services.store.sealed_key(batch.seq).await? else { return Ok(false) };
+    let data_key = epochs::open(services, batch, &old).await?;
     let mut new = old.key.clone();
-    epochs::wrap(engines, epoch, key, epochs::binding(batch), &data_key, &mut new)?;
+    epochs::wrap(services, epoch, key, epochs::binding(batch), &data_key, &mut new)?;
     if new.header.is_none()
         && old.key.epoch.is_none()
-        && let Some(secrets) = engines.secrets.try_of(engines, batch).await?
+        && let Some(secrets) = services.secrets.try_of(services, batch).await?
     {
-        new.header = secrets.header().map(|header| secrets.seal_json(Place::Header, &**header));
+        new.header = secrets.header().map(|header| secrets.seal_json(SecretLocation::Header, &**header));
     }
-    Ok(engines.store.rewrap_key(batch.seq, &old.key, &new).await?)
+    Ok(services.store.rewrap_key(batch.seq, &old.key, &new).await?)
 }
 
 /// MACs of definitions under the active key; one that does not hold is left, so that it goes on being refused.
-async fn authenticate_definitions(engines: &Engines, done: &mut Rewrapped) -> Result<(), FlowError> {
-    let keyring = engines.keyring.get();
-    for (version, before) in engines.store.definition_macs().await? {
+async fn authenticate_definitions(services: &Services, done: &mut Rewrapped) -> Result<(), FlowError> {
+    let keyring = services.keyring.get();
+    for (version, before) in services.store.definition_macs().await? {
         let key_id = before.as_deref().and_then(|mac| Keyring::small_key_id(mac).ok());
         if key_id.is_some_and(|id| id == keyring.active_id()) {
             continue;
         }
-        let Some(stored) = engines.store.definition(version).await? else { continue };
-        match definitions::check(engines, version, &stored).await {
+        let Some(stored) = services.store.definition(version).await? else { continue };
+        match definitions::check(services, version, &stored).await {
             Ok(()) => {
-                let mac = definitions::mac(engines, version, &stored.name, &stored.source)?;
+                let mac = definitions::mac(services, version, &stored.name, &stored.source)?;
                 done.definitions +=
-                    u64::from(engines.store.set_definition_mac(version, before.as_deref(), &mac).await?);
+                    u64::from(services.store.set_definition_mac(version, before.as_deref(), &mac).await?);
             }
             Err(error @ FlowError::Store(_)) => return Err(error),
             Err(error) => {
@@ -227,11 +227,11 @@ async fn authenticate_definitions(engines: &Engines, done: &mut Rewrapped) -> Re
 ///
 /// # Errors
 /// [`FlowError::Sealed`] when it is another one; when the database fails.
-pub async fn check_keyring(engines: &Engines, keyring: &Keyring) -> Result<(), FlowError> {
-    if check_fingerprint(engines, keyring).await? {
+pub async fn check_keyring(services: &Services, keyring: &Keyring) -> Result<(), FlowError> {
+    if check_fingerprint(services, keyring).await? {
         return Ok(());
     }
-    if let Some(epoch) = engines.store.newest_epoch().await? {
+    if let Some(epoch) = services.store.newest_epoch().await? {
         let sealed = |source| FlowError::Sealed { what: "the key of the newest epoch", source };
         keyring.open_epoch(epoch.id, &epoch.sealed).map_err(sealed)?;
     }
@@ -239,8 +239,8 @@ pub async fn check_keyring(engines: &Engines, keyring: &Keyring) -> Result<(), F
 }
 
 /// The same by the installation's own secret alone; false when there is none.
-pub(crate) async fn check_fingerprint(engines: &Engines, keyring: &Keyring) -> Result<bool, FlowError> {
-    let Some(sealed) = engines.store.secret(FINGERPRINT).await? else { return Ok(false) };
+pub(crate) async fn check_fingerprint(services: &Services, keyring: &Keyring) -> Result<bool, FlowError> {
+    let Some(sealed) = services.store.secret(FINGERPRINT).await? else { return Ok(false) };
     open(keyring, &sealed).map(|_| true)
 }
 
@@ -249,18 +249,18 @@ pub(crate) async fn check_fingerprint(engines: &Engines, keyring: &Keyring) -> R
 ///
 /// # Errors
 /// As [`check_keyring`].
-pub async fn claim_keyring(engines: &Engines) -> Result<(), FlowError> {
-    let keyring = engines.keyring.get();
-    check_keyring(engines, &keyring).await?;
-    fingerprint_secret(engines, &keyring).await.map(|_| ())
+pub async fn claim_keyring(services: &Services) -> Result<(), FlowError> {
+    let keyring = services.keyring.get();
+    check_keyring(services, &keyring).await?;
+    fingerprint_secret(services, &keyring).await.map(|_| ())
 }
 
 /// Hashes content for an `Idempotency-Key`, under a secret that outlives the keyring's keys.
 ///
 /// # Errors
 /// When the database fails, or the keyring lacks the secret's key.
-pub async fn fingerprinter(engines: &Engines) -> Result<Fingerprinter, FlowError> {
-    let secret = fingerprint_secret(engines, &engines.keyring.get()).await?;
+pub async fn fingerprinter(services: &Services) -> Result<Fingerprinter, FlowError> {
+    let secret = fingerprint_secret(services, &services.keyring.get()).await?;
     Ok(Fingerprinter::new(&secret))
 }
 
@@ -268,43 +268,43 @@ pub async fn fingerprinter(engines: &Engines) -> Result<Fingerprinter, FlowError
 ///
 /// # Errors
 /// As [`fingerprinter`].
-pub(crate) async fn installation_secret(engines: &Engines) -> Result<[u8; 32], FlowError> {
+pub(crate) async fn installation_secret(services: &Services) -> Result<[u8; 32], FlowError> {
     let open = async {
-        let secret = fingerprint_secret(engines, &engines.keyring.get()).await?;
+        let secret = fingerprint_secret(services, &services.keyring.get()).await?;
         let wrong = |_| FlowError::Inconsistent("the installation's secret is not 32 bytes".into());
         secret.try_into().map_err(wrong)
     };
-    engines.secrets.installation.get_or_try_init(|| open).await.copied()
+    services.secrets.installation.get_or_try_init(|| open).await.copied()
 }
 
-async fn fingerprint_secret(engines: &Engines, keyring: &Keyring) -> Result<Vec<u8>, FlowError> {
+async fn fingerprint_secret(services: &Services, keyring: &Keyring) -> Result<Vec<u8>, FlowError> {
     loop {
-        if let Some(sealed) = engines.store.secret(FINGERPRINT).await? {
+        if let Some(sealed) = services.store.secret(FINGERPRINT).await? {
             return open(keyring, &sealed);
         }
         let mut secret = [0; 32];
-        engines.random.fill(&mut secret).map_err(|_| FlowError::Sealed {
+        services.random.fill(&mut secret).map_err(|_| FlowError::Sealed {
             what: "a new secret",
             source: penstock_crypto::OpenError::NoRandomness,
         })?;
         // Somebody else may be first: then theirs is read.
-        engines.store.set_secret(FINGERPRINT, None, &seal(engines, keyring, &secret)?).await?;
+        services.store.set_secret(FINGERPRINT, None, &seal(services, keyring, &secret)?).await?;
     }
 }
 
-async fn reseal_fingerprint(engines: &Engines) -> Result<bool, FlowError> {
-    let Some(sealed) = engines.store.secret(FINGERPRINT).await? else { return Ok(false) };
-    let keyring = engines.keyring.get();
+async fn reseal_fingerprint(services: &Services) -> Result<bool, FlowError> {
+    let Some(sealed) = services.store.secret(FINGERPRINT).await? else { return Ok(false) };
+    let keyring = services.keyring.get();
     if Keyring::small_key_id(&sealed).is_ok_and(|id| id == keyring.active_id()) {
         return Ok(false);
     }
-    let again = seal(engines, &keyring, &open(&keyring, &sealed)?)?;
-    Ok(engines.store.set_secret(FINGERPRINT, Some(&sealed), &again).await?)
+    let again = seal(services, &keyring, &open(&keyring, &sealed)?)?;
+    Ok(services.store.set_secret(FINGERPRINT, Some(&sealed), &again).await?)
 }
 
-fn seal(engines: &Engines, keyring: &Keyring, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
+fn seal(services: &Services, keyring: &Keyring, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
     keyring
-        .seal_small("secrets", FINGERPRINT, "sealed", secret, engines.random.as_ref())
+        .seal_small("secrets", FINGERPRINT, "sealed", secret, services.random.as_ref())
         .map_err(|source| FlowError::Sealed { what: "the fingerprint's secret", source })
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::epochs;
 use crate::error::FlowError;
 use crate::kept::Kept;
@@ -26,7 +26,7 @@ const KEY_BYTES: usize = 4 * 1024;
 
 /// Where a ciphertext of a row or batch lies.
 #[derive(Clone, Copy, Debug)]
-pub enum Place {
+pub enum SecretLocation {
     /// A row's record.
     Payload(RowNumber),
     /// A row's result.
@@ -94,7 +94,7 @@ impl SecretsOf {
     }
 
     /// Seals bytes for their place.
-    pub fn seal(&self, place: Place, plain: &[u8]) -> Vec<u8> {
+    pub fn seal(&self, place: SecretLocation, plain: &[u8]) -> Vec<u8> {
         let mut column = [0; 8];
         self.key.seal(ad(self.batch, place, &mut column), plain)
     }
@@ -103,7 +103,7 @@ impl SecretsOf {
     ///
     /// # Errors
     /// When they were sealed for another place, under another key, or changed since.
-    pub fn open(&self, place: Place, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
+    pub fn open(&self, place: SecretLocation, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
         let mut column = [0; 8];
         self.key
             .open(ad(self.batch, place, &mut column), sealed)
@@ -114,7 +114,7 @@ impl SecretsOf {
     ///
     /// # Panics
     /// When JSON cannot hold the value: a defect, because values here have string keys and finite numbers.
-    pub fn seal_json(&self, place: Place, value: &impl Serialize) -> Vec<u8> {
+    pub fn seal_json(&self, place: SecretLocation, value: &impl Serialize) -> Vec<u8> {
         let plain = serde_json::to_vec(value).expect("JSON holds the value");
         self.seal(place, &plain)
     }
@@ -123,38 +123,38 @@ impl SecretsOf {
     ///
     /// # Errors
     /// As [`SecretsOf::open`], and when it is not what was sealed there.
-    pub fn open_json<T: DeserializeOwned>(&self, place: Place, sealed: &[u8]) -> Result<T, FlowError> {
+    pub fn open_json<T: DeserializeOwned>(&self, place: SecretLocation, sealed: &[u8]) -> Result<T, FlowError> {
         self.read_json(place, &self.open(place, sealed)?)
     }
 
-    fn read_json<T: DeserializeOwned>(&self, place: Place, plain: &[u8]) -> Result<T, FlowError> {
+    fn read_json<T: DeserializeOwned>(&self, place: SecretLocation, plain: &[u8]) -> Result<T, FlowError> {
         json::read_stored(plain).map_err(|_| {
             FlowError::Inconsistent(format!("{} of batch {} is not JSON", what(place), self.batch))
         })
     }
 }
 
-fn what(place: Place) -> &'static str {
+fn what(place: SecretLocation) -> &'static str {
     match place {
-        Place::Payload(_) => "a row's record",
-        Place::Result(_) => "a row's result",
-        Place::Error(_) => "a row's error",
-        Place::Receipt(..) => "a step's output",
-        Place::Context => "the context",
-        Place::Header => "the file's header",
-        Place::Failure => "the file's errors",
+        SecretLocation::Payload(_) => "a row's record",
+        SecretLocation::Result(_) => "a row's result",
+        SecretLocation::Error(_) => "a row's error",
+        SecretLocation::Receipt(..) => "a step's output",
+        SecretLocation::Context => "the context",
+        SecretLocation::Header => "the file's header",
+        SecretLocation::Failure => "the file's errors",
     }
 }
 
-fn ad(batch: BatchId, place: Place, column: &mut [u8; 8]) -> Ad<'_> {
+fn ad(batch: BatchId, place: SecretLocation, column: &mut [u8; 8]) -> Ad<'_> {
     let (table, row, column) = match place {
-        Place::Payload(row) => ("row_data", row, "payload"),
-        Place::Result(row) => ("row_output", row, "result"),
-        Place::Error(row) => ("row_output", row, "error"),
-        Place::Receipt(row, step) => ("row_receipts", row, decimal(step, column)),
-        Place::Context => ("batch_keys", 0, "context"),
-        Place::Header => ("batch_keys", 0, "header"),
-        Place::Failure => ("batch_keys", 0, "failure"),
+        SecretLocation::Payload(row) => ("row_data", row, "payload"),
+        SecretLocation::Result(row) => ("row_output", row, "result"),
+        SecretLocation::Error(row) => ("row_output", row, "error"),
+        SecretLocation::Receipt(row, step) => ("row_receipts", row, decimal(step, column)),
+        SecretLocation::Context => ("batch_keys", 0, "context"),
+        SecretLocation::Header => ("batch_keys", 0, "header"),
+        SecretLocation::Failure => ("batch_keys", 0, "failure"),
     };
     Ad { table, batch: batch.0, row, column }
 }
@@ -199,15 +199,15 @@ impl Secrets {
     ///
     /// # Errors
     /// [`FlowError::Erased`] when the data key is gone.
-    pub async fn of(&self, engines: &Engines, batch: &Batch) -> Result<SecretsOf, FlowError> {
-        self.try_of(engines, batch).await?.ok_or(FlowError::Erased)
+    pub async fn of(&self, services: &Services, batch: &Batch) -> Result<SecretsOf, FlowError> {
+        self.try_of(services, batch).await?.ok_or(FlowError::Erased)
     }
 
     /// The batch's secrets; none once it was erased.
     ///
     /// # Errors
     /// When the database fails or the keyring cannot open the data key.
-    pub async fn try_of(&self, engines: &Engines, batch: &Batch) -> Result<Option<SecretsOf>, FlowError> {
+    pub async fn try_of(&self, services: &Services, batch: &Batch) -> Result<Option<SecretsOf>, FlowError> {
         if batch.erased_at.is_some() {
             return Ok(None);
         }
@@ -216,8 +216,8 @@ impl Secrets {
         {
             return Ok(Some(secrets));
         }
-        let Some(sealed) = engines.store.sealed_key(batch.seq).await? else { return Ok(None) };
-        let secrets = open_secrets(engines, batch, &sealed).await?;
+        let Some(sealed) = services.store.sealed_key(batch.seq).await? else { return Ok(None) };
+        let secrets = open_secrets(services, batch, &sealed).await?;
         // Without a header it is about to change.
         if secrets.header.is_some() {
             let kept = (record_of(batch), secrets.clone());
@@ -232,18 +232,18 @@ impl Secrets {
     }
 }
 
-async fn open_secrets(engines: &Engines, batch: &Batch, stored: &StoredKey) -> Result<SecretsOf, FlowError> {
-    let key = epochs::open(engines, batch, stored).await?;
+async fn open_secrets(services: &Services, batch: &Batch, stored: &StoredKey) -> Result<SecretsOf, FlowError> {
+    let key = epochs::open(services, batch, stored).await?;
     let mut secrets = SecretsOf::new(batch.id, Arc::new(key), Value::Object(serde_json::Map::new()));
     if let Some(context) = &stored.key.context {
-        let plain = secrets.open(Place::Context, context)?;
+        let plain = secrets.open(SecretLocation::Context, context)?;
         secrets.bytes += weight::of_json(&plain);
-        secrets.context = Arc::new(secrets.read_json(Place::Context, &plain)?);
+        secrets.context = Arc::new(secrets.read_json(SecretLocation::Context, &plain)?);
     }
     // Names of columns, and an index of them.
     secrets.bytes += stored.key.header.as_ref().map_or(0, Vec::len).saturating_mul(8);
     let header = match (&stored.key.header, stored.key.epoch, &batch.header) {
-        (Some(sealed), _, _) => Some(secrets.open_json(Place::Header, sealed)?),
+        (Some(sealed), _, _) => Some(secrets.open_json(SecretLocation::Header, sealed)?),
         // Only of batches from before headers were sealed.
         (None, None, Some(clear)) => Some(serde_json::from_str(clear).map_err(|_| unreadable_header(batch))?),
         _ => None,

@@ -11,7 +11,7 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_store::batches::Batch;
 
-use crate::engines::Engines;
+use crate::services::Services;
 
 /// What was seen of a limit is taken for true for this long: lists and event streams ask often.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -68,14 +68,14 @@ impl LimitsView {
     }
 
     /// What holds up the calls of a batch, by today's limits.
-    pub async fn standstill(&self, engines: &Engines, batch: &Batch) -> Standstill {
-        let (Some(caller), Some(pipeline)) = (&self.caller, engines.pipelines.get(&batch.pipeline)) else {
+    pub async fn standstill(&self, services: &Services, batch: &Batch) -> Standstill {
+        let (Some(caller), Some(pipeline)) = (&self.caller, services.pipelines.get(&batch.pipeline)) else {
             return Standstill::None;
         };
         let mut standstill = Standstill::None;
         for dependency in called_by(&pipeline) {
             let seen = self.look(caller, dependency, &batch.owner_name).await;
-            standstill = standstill.and(Standstill::of(seen, engines.clock.now()));
+            standstill = standstill.and(Standstill::of(seen, services.clock.now()));
             if standstill == Standstill::Unknown {
                 break;
             }

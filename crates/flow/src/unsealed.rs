@@ -9,13 +9,13 @@ use penstock_domain::csv::{Refused, Validator};
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::ExtractionLease;
 
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::error::FlowError;
 use crate::extract::{ExtractPolicy, Trouble};
 use crate::file::{SealedWriter, sealed_key, upload_folder};
 use crate::reader::FileFault;
 use crate::references::References;
-use crate::secrets::{Place, SecretsOf};
+use crate::secrets::{SecretLocation, SecretsOf};
 use crate::upload::delete;
 
 /// The lease is renewed after so many bytes.
@@ -24,20 +24,20 @@ const RENEW_EVERY: u64 = 16 * 1024 * 1024;
 /// Reads the plain file once: every row is validated before anything is inserted. From then on the batch's secrets have its
 /// header.
 pub(crate) async fn seal(
-    engines: &Engines,
+    services: &Services,
     policy: &ExtractPolicy,
     lease: &mut ExtractionLease,
     batch: &mut Batch,
     secrets: SecretsOf,
 ) -> Result<SecretsOf, Trouble> {
     // The one it was uploaded under, which may be an older one by now.
-    let pipeline = engines.pipelines.of(engines, batch).await?;
+    let pipeline = services.pipelines.of(services, batch).await?;
     let plain = Path::from(batch.object_key.as_str());
     // The database may say where the file lies, and not whose it is.
     if !plain.prefix_matches(&upload_folder(&batch.owner_name)) {
         return Err(FlowError::Inconsistent(format!("batch {} has another owner's file", batch.id)).into());
     }
-    let stored = match engines.objects.get(&plain).await {
+    let stored = match services.objects.get(&plain).await {
         Ok(stored) => stored,
         Err(object_store::Error::NotFound { .. }) => {
             return Err(Trouble::File(FileFault::new(
@@ -48,8 +48,8 @@ pub(crate) async fn seal(
         Err(error) => return Err(error.into()),
     };
     let path = sealed_key(&batch.owner_name, batch.id);
-    let mut writer = SealedWriter::new(engines, path, secrets.key(), batch.id)?;
-    let references = Arc::new(References::of(engines, &batch.owner_name).await?);
+    let mut writer = SealedWriter::new(services, path, secrets.key(), batch.id)?;
+    let references = Arc::new(References::of(services, &batch.owner_name).await?);
     let mut validator = Validator::new(pipeline.schema.clone(), references);
     let mut bytes = stored.into_stream();
     let mut renewed_at = 0;
@@ -66,8 +66,8 @@ pub(crate) async fn seal(
         writer.push(&part).await?;
         if writer.plain_bytes() - renewed_at >= RENEW_EVERY {
             renewed_at = writer.plain_bytes();
-            lease.until = engines.clock.now() + policy.lease;
-            engines.store.renew_extraction(lease).await?;
+            lease.until = services.clock.now() + policy.lease;
+            services.store.renew_extraction(lease).await?;
         }
     }
     let validated = validator.finish().map_err(|refused| {
@@ -77,12 +77,12 @@ pub(crate) async fn seal(
         })
     })?;
     let file = writer.finish().await?;
-    let header = secrets.seal_json(Place::Header, &validated.header);
+    let header = secrets.seal_json(SecretLocation::Header, &validated.header);
     let rows = u32::try_from(validated.rows).unwrap_or(u32::MAX);
     let start = Checkpoint { offset: validated.body_offset, line: validated.body_line, rows: 0 };
     let key = file.path.to_string();
-    engines.store.describe_file(lease, &header, rows, &key, file.plain_bytes, start).await?;
-    delete(engines, &plain).await;
+    services.store.describe_file(lease, &header, rows, &key, file.plain_bytes, start).await?;
+    delete(services, &plain).await;
     batch.object_key = key;
     batch.file_bytes = file.plain_bytes;
     batch.unsealed = false;

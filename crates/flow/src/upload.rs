@@ -19,13 +19,13 @@ use tracing::{Instrument as _, Span};
 
 use crate::crash;
 use crate::definitions;
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::epochs;
 use crate::error::FlowError;
 use crate::file::{SealedWriter, sealed_key};
 use crate::references::References;
 use crate::rotation;
-use crate::secrets::{Place, SecretsOf};
+use crate::secrets::{SecretLocation, SecretsOf};
 
 /// A database whose answer to making a batch was lost is asked for it this long.
 const LOOK_WITHIN: Duration = Duration::from_secs(6);
@@ -120,7 +120,7 @@ pub struct Accepted {
 
 /// An upload under way. Dropping it leaves nothing behind.
 pub struct Upload {
-    engines: Engines,
+    services: Services,
     request: UploadRequest,
     id: BatchId,
     span: Span,
@@ -139,30 +139,30 @@ impl Upload {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn start(engines: &Engines, request: UploadRequest) -> Result<Self, FlowError> {
-        let now = engines.clock.now();
-        let id = engines.chance.batch_id(now);
-        let key = DataKey::generate(engines.random.as_ref())
+    pub async fn start(services: &Services, request: UploadRequest) -> Result<Self, FlowError> {
+        let now = services.clock.now();
+        let id = services.id_generator.batch_id(now);
+        let key = DataKey::generate(services.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
         let key = Arc::new(key);
         let earlier = match &request.idempotency_key {
-            Some(idempotency_key) => engines.store.idempotent(request.owner, idempotency_key).await?,
+            Some(idempotency_key) => services.store.idempotent(request.owner, idempotency_key).await?,
             None => None,
         };
         let fingerprints = match &request.idempotency_key {
             Some(_) => {
                 let earlier = earlier.as_ref().map(|(_, promise)| promise.key_id.as_str());
-                fingerprinters(engines, earlier).await?
+                fingerprinters(services, earlier).await?
             }
             None => Vec::new(),
         };
-        let references = Arc::new(References::of(engines, &request.owner_name).await?);
+        let references = Arc::new(References::of(services, &request.owner_name).await?);
         let path = sealed_key(&request.owner_name, id);
-        let writer = SealedWriter::new(engines, path, &key, id)?;
+        let writer = SealedWriter::new(services, path, &key, id)?;
         let span = tracing::info_span!("upload", batch = %id, trace_id = Empty);
-        engines.traces.of_batch(&span, id.0);
+        services.traces.of_batch(&span, id.0);
         Ok(Self {
-            engines: engines.clone(),
+            services: services.clone(),
             id,
             span,
             secrets: SecretsOf::new(id, key, Value::Null),
@@ -241,9 +241,9 @@ impl Upload {
             });
         let file = self.writer.finish().await?;
         crash::point(crash::FILE_STORED);
-        let engines = self.engines;
+        let services = self.services;
         let made = make_batch(
-            &engines,
+            &services,
             &self.request,
             Making { id: self.id, secrets: &self.secrets, validated, promise },
             fields,
@@ -253,17 +253,17 @@ impl Upload {
         .await;
         match made {
             Ok(Created::New(batch)) => {
-                ring(&engines, &batch).await;
+                ring(&services, &batch).await;
                 Ok(Accepted { batch, replayed: false, ignored_columns })
             }
             Ok(Created::Existing { batch, idempotency }) => {
-                delete(&engines, &file.path).await;
+                delete(&services, &file.path).await;
                 Ok(Accepted { ignored_columns, ..replay(batch, &idempotency, &prints)? })
             }
             Err(NotMade { error, certainly }) => {
                 // A batch that may have been made needs its file; `reconcile` finds one that nobody needs.
                 if certainly {
-                    delete(&engines, &file.path).await;
+                    delete(&services, &file.path).await;
                 }
                 Err(error.into())
             }
@@ -286,14 +286,14 @@ impl<E: Into<FlowError>> From<E> for NotMade {
 }
 
 /// Makes a batch. When the database's answer is lost, it is asked whether the batch is there.
-pub(crate) async fn create(engines: &Engines, batch: &NewBatch) -> Result<Created, NotMade> {
-    let error = match engines.store.create_batch(batch).await {
+pub(crate) async fn create(services: &Services, batch: &NewBatch) -> Result<Created, NotMade> {
+    let error = match services.store.create_batch(batch).await {
         Err(error) if error.is_transient() => error,
         made => return Ok(made?),
     };
     let look = async {
         loop {
-            match engines.store.batch(batch.id, Some(batch.owner)).await {
+            match services.store.batch(batch.id, Some(batch.owner)).await {
                 Err(error) if error.is_transient() => tokio::time::sleep(LOOK_AGAIN).await,
                 found => return found,
             }
@@ -317,18 +317,18 @@ struct Making<'a> {
 }
 
 async fn make_batch(
-    engines: &Engines,
+    services: &Services,
     request: &UploadRequest,
     making: Making<'_>,
     fields: UploadFields,
     object_key: String,
     file_bytes: u64,
 ) -> Result<Created, NotMade> {
-    let now = engines.clock.now();
+    let now = services.clock.now();
     let pipeline = &request.pipeline;
-    definitions::save(engines, pipeline, now).await?;
-    let header = making.secrets.seal_json(Place::Header, &making.validated.header);
-    let context = fields.context.map(|context| making.secrets.seal_json(Place::Context, &context));
+    definitions::save(services, pipeline, now).await?;
+    let header = making.secrets.seal_json(SecretLocation::Header, &making.validated.header);
+    let context = fields.context.map(|context| making.secrets.seal_json(SecretLocation::Context, &context));
     let batch = NewBatch {
         id: making.id,
         owner: request.owner,
@@ -353,19 +353,19 @@ async fn make_batch(
         upload: None,
         created_at: now,
     };
-    epochs::create_batch(engines, &request.owner_name, making.secrets, batch).await
+    epochs::create_batch(services, &request.owner_name, making.secrets, batch).await
 }
 
-/// A bell that does not ring is no error: the dispatcher's sweep finds the batch.
-pub(crate) async fn ring(engines: &Engines, batch: &Batch) {
-    if let Err(error) = engines.bell.ring(vec![Message::Extract { batch: batch.seq }]).await {
-        tracing::warn!(%error, batch = %batch.id, "the extraction bell did not ring; the next dispatcher run rings it");
+/// A queue that does not ring is no error: the dispatcher's sweep finds the batch.
+pub(crate) async fn enqueue(services: &Services, batch: &Batch) {
+    if let Err(error) = services.queue.enqueue(vec![Message::Extract { batch: batch.seq }]).await {
+        tracing::warn!(%error, batch = %batch.id, "the extraction queue did not ring; the next dispatcher run rings it");
     }
 }
 
 /// Deletes a file that nobody needs; false when it may still be there.
-pub(crate) async fn delete(engines: &Engines, path: &object_store::path::Path) -> bool {
-    match engines.objects.delete(path).await {
+pub(crate) async fn delete(services: &Services, path: &object_store::path::Path) -> bool {
+    match services.objects.delete(path).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => true,
         Err(error) => {
             tracing::warn!(%error, %path, "a file that nobody needs could not be deleted; reconcile finds it");
@@ -375,12 +375,12 @@ pub(crate) async fn delete(engines: &Engines, path: &object_store::path::Path) -
 }
 
 pub(crate) async fn fingerprinters(
-    engines: &Engines,
+    services: &Services,
     earlier: Option<&str>,
 ) -> Result<Vec<(String, Fingerprinter)>, FlowError> {
-    let mut all = vec![(String::new(), rotation::fingerprinter(engines).await?)];
+    let mut all = vec![(String::new(), rotation::fingerprinter(services).await?)];
     if let Some(id) = earlier.filter(|id| !id.is_empty()) {
-        all.extend(engines.keyring.get().fingerprint(id).map(|fingerprinter| (id.to_owned(), fingerprinter)));
+        all.extend(services.keyring.get().fingerprint(id).map(|fingerprinter| (id.to_owned(), fingerprinter)));
     }
     Ok(all)
 }

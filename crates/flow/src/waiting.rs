@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::dispatch::FULL_LANE;
-use crate::engines::Engines;
+use crate::services::Services;
 use crate::error::FlowError;
 use crate::pace::Pace;
 use crate::view;
@@ -43,32 +43,32 @@ fn wait(reason: &str, sentence: impl Into<String>, until: Option<Timestamp>) -> 
 /// # Errors
 /// When the database fails.
 pub async fn explain(
-    engines: &Engines,
+    services: &Services,
     caller: Option<&Caller>,
     batch: &Batch,
     row: Option<u32>,
     rows_per_owner: u32,
 ) -> Result<Vec<Wait>, FlowError> {
-    let pace = Pace::of(engines, rows_per_owner).await?;
-    let next_run = pace.next_run(engines.clock.now());
+    let pace = Pace::of(services, rows_per_owner).await?;
+    let next_run = pace.next_run(services.clock.now());
     let mut waits = match batch.ledger.status {
         BatchStatus::Pending => {
             let mut waits = vec![wait("extraction", "its file waits for a worker to extract it", next_run)];
-            waits.extend(queue(engines, None).await);
+            waits.extend(queue(services, None).await);
             waits
         }
         BatchStatus::Processing => vec![wait("extraction", "a worker extracts its file", None)],
         BatchStatus::Completed | BatchStatus::Cancelled | BatchStatus::Failed => {
             vec![wait("ended", format!("the batch is {}", batch.ledger.status.name()), None)]
         }
-        BatchStatus::Queued => running(engines, caller, batch, &pace).await?,
+        BatchStatus::Queued => running(services, caller, batch, &pace).await?,
     };
-    if let Some(fault) = fault(engines, batch).await? {
+    if let Some(fault) = fault(services, batch).await? {
         waits.retain(|wait| wait.reason != "definition");
         waits.insert(0, fault);
     }
     if let Some(number) = row {
-        waits.insert(0, one_row(engines, batch, number, next_run).await?);
+        waits.insert(0, one_row(services, batch, number, next_run).await?);
     }
     if waits.is_empty() {
         waits.push(wait("next_run", "its rows are released by the next dispatcher run", next_run));
@@ -78,8 +78,8 @@ pub async fn explain(
 }
 
 /// Why no worker can process it, as far as one has tried.
-async fn fault(engines: &Engines, batch: &Batch) -> Result<Option<Wait>, FlowError> {
-    let faults = engines.store.faults().await?;
+async fn fault(services: &Services, batch: &Batch) -> Result<Option<Wait>, FlowError> {
+    let faults = services.store.faults().await?;
     let fault = faults.into_iter().find(|fault| fault.seq == batch.seq);
     Ok(fault.map(|fault| {
         let sentence = format!("since {} no worker can process it: {}", fault.since, fault.reason);
@@ -102,8 +102,8 @@ fn promise_no_more_than_comes_true(waits: &mut [Wait]) {
 }
 
 /// The queue, when it does not answer or, for a pipeline's rows, is full.
-async fn queue(engines: &Engines, rows_of: Option<(&str, Option<Timestamp>)>) -> Option<Wait> {
-    let backlog = match engines.bell.backlog().await {
+async fn queue(services: &Services, rows_of: Option<(&str, Option<Timestamp>)>) -> Option<Wait> {
+    let backlog = match services.queue.backlog().await {
         Ok(backlog) => backlog,
         Err(error) => return Some(wait("queue_away", format!("the queue does not answer: {error}"), None)),
     };
@@ -115,7 +115,7 @@ async fn queue(engines: &Engines, rows_of: Option<(&str, Option<Timestamp>)>) ->
 }
 
 async fn running(
-    engines: &Engines,
+    services: &Services,
     caller: Option<&Caller>,
     batch: &Batch,
     pace: &Pace,
@@ -135,11 +135,11 @@ async fn running(
     }
     let stands = ledger.paused || ledger.held;
     if counts.pending > 0 && !stands {
-        releases(engines, batch, pace, &mut waits).await?;
+        releases(services, batch, pace, &mut waits).await?;
     }
     if counts.queued + counts.processing > 0 || !stands {
-        match engines.pipelines.of(engines, batch).await {
-            Ok(pipeline) => limits(engines, caller, batch, &pipeline, &mut waits).await,
+        match services.pipelines.of(services, batch).await {
+            Ok(pipeline) => limits(services, caller, batch, &pipeline, &mut waits).await,
             Err(error) => waits.push(wait("definition", error.to_string(), None)),
         }
     }
@@ -154,12 +154,12 @@ async fn running(
 
 /// What keeps the next run from releasing its rows.
 async fn releases(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     pace: &Pace,
     waits: &mut Vec<Wait>,
 ) -> Result<(), FlowError> {
-    let now = engines.clock.now();
+    let now = services.clock.now();
     let next_run = pace.next_run(now);
     let ledger = &batch.ledger;
     if pace.is_late(now) {
@@ -170,11 +170,11 @@ async fn releases(
             None,
         ));
     }
-    let siblings = view::running_beside(engines, batch).await?;
+    let siblings = view::running_beside(services, batch).await?;
     let in_flight = |one: &Batch| one.ledger.counts.queued + one.ledger.counts.processing;
     let of_owner: u32 = siblings.iter().map(in_flight).sum();
     let of_pipeline: u32 = siblings.iter().filter(|one| one.pipeline == batch.pipeline).map(in_flight).sum();
-    let quota = pace.quota(engines, batch);
+    let quota = pace.quota(services, batch);
     let others = siblings.len().saturating_sub(1);
     if of_owner >= quota.owner {
         let sentence = format!(
@@ -201,9 +201,9 @@ async fn releases(
         let sentence = "the last run released as many rows as a run may for all owners (ROWS_PER_RUN)";
         waits.push(wait("run_cap", sentence, next_run));
     }
-    waits.extend(queue(engines, Some((&batch.pipeline, next_run))).await);
+    waits.extend(queue(services, Some((&batch.pipeline, next_run))).await);
     if ledger.returned() > 0 && ledger.fresh() == 0 {
-        let due = engines.store.next_due(batch.seq).await?;
+        let due = services.store.next_due(batch.seq).await?;
         let sentence = format!("{} rows came back and wait for their time", ledger.returned());
         waits.push(wait("backoff", sentence, due));
     }
@@ -212,7 +212,7 @@ async fn releases(
 
 /// What keeps workers from making its calls.
 async fn limits(
-    engines: &Engines,
+    services: &Services,
     caller: Option<&Caller>,
     batch: &Batch,
     pipeline: &Pipeline,
@@ -220,10 +220,10 @@ async fn limits(
 ) {
     let Some(caller) = caller else { return };
     // The limits of today count, also for batches of an older definition.
-    let loaded = engines.pipelines.get(&batch.pipeline);
+    let loaded = services.pipelines.get(&batch.pipeline);
     for dependency in &loaded.as_deref().unwrap_or(pipeline).dependencies {
         match caller.peek(dependency, &batch.owner_name).await {
-            Some(gate) => waits.extend(at_gate(dependency, &gate, engines.clock.now())),
+            Some(gate) => waits.extend(at_gate(dependency, &gate, services.clock.now())),
             // One limiter keeps them all: the others would only be waited for in vain.
             None => {
                 let sentence = "the shared limits do not answer: no call is made without them";
@@ -265,12 +265,12 @@ fn at_gate(dependency: &Dependency, gate: &Snapshot, now: Timestamp) -> Vec<Wait
 }
 
 async fn one_row(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     number: u32,
     next_run: Option<Timestamp>,
 ) -> Result<Wait, FlowError> {
-    let Some(record) = engines.store.row(batch.seq, number).await? else {
+    let Some(record) = services.store.row(batch.seq, number).await? else {
         return Ok(wait("no_such_row", format!("the batch has no row {number} (yet)"), None));
     };
     let mut why = record.code.as_deref().map_or(String::new(), |code| format!(", last because of {code}"));
@@ -281,7 +281,7 @@ async fn one_row(
     }
     Ok(match record.status {
         RowStatus::Pending => {
-            let until = record.not_before.filter(|at| *at > engines.clock.now()).or(next_run);
+            let until = record.not_before.filter(|at| *at > services.clock.now()).or(next_run);
             wait("pending", format!("row {number} waits to be released{why}"), until)
         }
         // Its start is in its message, and what SQL knows is only when it counts as lost.

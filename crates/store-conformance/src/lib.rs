@@ -10,7 +10,7 @@ pub mod alerts;
 pub mod asked;
 pub mod decoding;
 pub mod definitions;
-pub mod dice;
+pub mod rng;
 pub mod dispatch;
 pub mod extraction;
 pub mod fixture;

@@ -5,13 +5,13 @@ use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::{BatchId, LeaseToken};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
-use penstock_store::alerts::{Alert, Alerts, Notice, TroubledBatch};
+use penstock_store::alerts::{Alert, Alerts, Notice, FailingBatch};
 
 use crate::{Group, Row, SqlStore, Value, sql};
 
-fn troubled(row: &Row) -> StoreResult<TroubledBatch> {
+fn failing(row: &Row) -> StoreResult<FailingBatch> {
     let c = row.of("batches");
-    Ok(TroubledBatch {
+    Ok(FailingBatch {
         id: BatchId(c.uuid("id")?),
         pipeline: c.text("pipeline")?,
         completed: c.u32("completed")?,
@@ -40,7 +40,7 @@ impl Alerts for SqlStore {
         min_rows: u32,
         share_bp: u16,
         limit: u32,
-    ) -> StoreResult<Vec<TroubledBatch>> {
+    ) -> StoreResult<Vec<FailingBatch>> {
         let statement = sql(
             "batch_list_failing",
             "SELECT id, pipeline, completed, failed FROM batches WHERE (status = {batch queued} OR finished_at > $1) \
@@ -48,17 +48,17 @@ impl Alerts for SqlStore {
              ORDER BY seq DESC LIMIT $4",
         );
         let rows = self.db.fetch(statement.bind(since).bind(min_rows).bind(share_bp).bind(limit)).await?;
-        rows.iter().map(troubled).collect()
+        rows.iter().map(failing).collect()
     }
 
-    async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<TroubledBatch>> {
+    async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<FailingBatch>> {
         let statement = sql(
             "batch_list_unextractable",
             "SELECT id, pipeline, completed, failed FROM batches WHERE finished_at > $1 AND status = $2 \
              ORDER BY seq DESC LIMIT $3",
         );
         let statement = statement.bind(since).bind(BatchStatus::Failed.code()).bind(limit);
-        self.db.fetch(statement).await?.iter().map(troubled).collect()
+        self.db.fetch(statement).await?.iter().map(failing).collect()
     }
 
     async fn firing(&self) -> StoreResult<Vec<(String, String)>> {

@@ -8,7 +8,7 @@ use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, PendingUpload};
 use penstock_store::operations::{
-    AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Figures, OVERDUE_AFTER, Operations,
+    AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Metrics, OVERDUE_AFTER, Operations,
     RATIO_ROWS, RECENT, RECENT_CALLBACKS,
 };
 
@@ -98,10 +98,10 @@ impl Operations for SqlStore {
         self.db.fetch(statement.bind(batch).bind(before).bind(limit)).await?.iter().map(entry).collect()
     }
 
-    async fn figures(&self, now: Timestamp) -> StoreResult<Figures> {
-        let mut figures = Figures::default();
-        self.count_batches(&mut figures).await?;
-        self.count_overdue(now, &mut figures).await?;
+    async fn metrics(&self, now: Timestamp) -> StoreResult<Metrics> {
+        let mut metrics = Metrics::default();
+        self.count_batches(&mut metrics).await?;
+        self.count_overdue(now, &mut metrics).await?;
         let statement = sql(
             "batch_get_failure_ratios",
             "SELECT pipeline, max(CAST(failed AS DOUBLE PRECISION) / (completed + failed)) AS ratio FROM batches \
@@ -110,9 +110,9 @@ impl Operations for SqlStore {
         );
         for row in self.db.fetch(statement.bind(now - RECENT).bind(RATIO_ROWS)).await? {
             let c = row.of("batches");
-            figures.failure_ratio.push((c.text("pipeline")?, c.real("ratio")?));
+            metrics.failure_ratio.push((c.text("pipeline")?, c.real("ratio")?));
         }
-        Ok(figures)
+        Ok(metrics)
     }
 
     async fn count_mismatches(&self, ended_after: Timestamp) -> StoreResult<Vec<CountMismatch>> {
@@ -209,7 +209,7 @@ impl Operations for SqlStore {
 }
 
 impl SqlStore {
-    async fn count_batches(&self, figures: &mut Figures) -> StoreResult<()> {
+    async fn count_batches(&self, metrics: &mut Metrics) -> StoreResult<()> {
         let statement = sql(
             "batch_count_by_pipeline",
             "SELECT pipeline, CAST(sum(total) AS BIGINT) AS total, CAST(sum(pending) AS BIGINT) AS pending, \
@@ -223,15 +223,15 @@ impl SqlStore {
         );
         for row in self.db.fetch(statement).await? {
             let c = row.of("batches");
-            figures.by_pipeline.push((c.text("pipeline")?, ledgers::counts(&c)?));
-            figures.batches_pending += c.u32("batches_pending")?;
-            figures.batches_processing += c.u32("batches_processing")?;
-            figures.batches_queued += c.u32("batches_queued")?;
+            metrics.by_pipeline.push((c.text("pipeline")?, ledgers::counts(&c)?));
+            metrics.batches_pending += c.u32("batches_pending")?;
+            metrics.batches_processing += c.u32("batches_processing")?;
+            metrics.batches_queued += c.u32("batches_queued")?;
         }
         Ok(())
     }
 
-    async fn count_overdue(&self, now: Timestamp, figures: &mut Figures) -> StoreResult<()> {
+    async fn count_overdue(&self, now: Timestamp, metrics: &mut Metrics) -> StoreResult<()> {
         let statement = sql(
             "callback_count",
             "SELECT (SELECT count(*) FROM callbacks WHERE status = {callback pending}) AS pending, \
@@ -253,13 +253,13 @@ impl SqlStore {
             .bind(now - CALLBACK_OVERDUE_AFTER);
         let row = self.db.fetch_one(statement).await?;
         let c = row.of("callbacks");
-        figures.callbacks_pending = c.u32("pending")?;
-        figures.callbacks_exhausted = c.u32("exhausted")?;
-        figures.callbacks_overdue = c.u32("overdue")?;
-        figures.callbacks_exhausted_recently = c.u32("exhausted_recently")?;
-        figures.leases_expired = c.u32("expired")?;
-        figures.rows_lost = c.u32("lost")?;
-        figures.batches_failed_recently = c.u32("failed_batches")?;
+        metrics.callbacks_pending = c.u32("pending")?;
+        metrics.callbacks_exhausted = c.u32("exhausted")?;
+        metrics.callbacks_overdue = c.u32("overdue")?;
+        metrics.callbacks_exhausted_recently = c.u32("exhausted_recently")?;
+        metrics.leases_expired = c.u32("expired")?;
+        metrics.rows_lost = c.u32("lost")?;
+        metrics.batches_failed_recently = c.u32("failed_batches")?;
         Ok(())
     }
 }

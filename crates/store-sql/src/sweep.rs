@@ -1,4 +1,4 @@
-//! The sweep: what a run mends before it releases rows.
+//! The sweep: what a run fixes before it releases rows.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use penstock_store::{StoreError, StoreResult, overdrawn};
 
 use crate::{Row, SqlStore, Statement, Value, ledgers, list, sql};
 
-/// Rows that are looked for at a time; a batch's among them are mended in one transaction.
+/// Rows that are looked for at a time; a batch's among them are fixed in one transaction.
 pub(crate) const STEP: u32 = 2000;
 
 /// Numbers of rows that were found, by their batch.

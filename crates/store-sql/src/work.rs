@@ -59,14 +59,14 @@ impl Work for SqlStore {
         let mut claimed = take(&mut tx, claim, &open, now).await?;
         for moved in &mut batches {
             let seq = moved.batch.seq;
-            let given_back = count(back.iter().filter(|row| row.batch == seq).count());
+            let requeued = count(back.iter().filter(|row| row.batch == seq).count());
             let mut taken = 0;
             for one in claimed.iter_mut().filter(|one| one.row.batch == seq) {
                 one.run = moved.batch.ledger.run;
                 taken += 1;
             }
-            if given_back > 0 {
-                moved.batch.ledger.unqueue(given_back).map_err(overdrawn(seq))?;
+            if requeued > 0 {
+                moved.batch.ledger.unqueue(requeued).map_err(overdrawn(seq))?;
             }
             if taken > 0 {
                 moved.batch.ledger.claim(taken).map_err(overdrawn(seq))?;
@@ -88,8 +88,8 @@ impl Work for SqlStore {
         found.iter().map(|row| Ok((row_ref(row)?, row.of("row_data").u64("bytes")?))).collect()
     }
 
-    async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
-        let mut tx = self.db.write("note_asked").await?;
+    async fn record_intents(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
+        let mut tx = self.db.write("record_intents").await?;
         ledgers::lock_all(&mut tx, asked.iter().map(|(row, ..)| row.batch)).await?;
         let statement = sql(
             "row_set_asked_if_held",

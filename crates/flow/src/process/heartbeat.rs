@@ -12,7 +12,7 @@ use penstock_store::workers::{NewWorker, WorkerKind, WorkerLoad};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::engines::Engines;
+use crate::services::Services;
 
 /// How often it is written.
 pub const EVERY: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ impl Heartbeat {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn register(&self, engines: &Engines) -> StoreResult<()> {
+    pub async fn register(&self, services: &Services) -> StoreResult<()> {
         let worker = NewWorker {
             name: &self.name,
             kind: self.kind,
@@ -78,7 +78,7 @@ impl Heartbeat {
             silence: self.silence,
         };
         let began = Instant::now();
-        engines.store.register_worker(&worker).await?;
+        services.store.register_worker(&worker).await?;
         self.last.send_replace(Some(began));
         Ok(())
     }
@@ -87,16 +87,16 @@ impl Heartbeat {
     ///
     /// # Errors
     /// When the database fails, or does not answer.
-    pub async fn beat(&self, engines: &Engines, load: WorkerLoad) -> StoreResult<Beat> {
+    pub async fn beat(&self, services: &Services, load: WorkerLoad) -> StoreResult<Beat> {
         let began = Instant::now();
-        let written = tokio::time::timeout(PATIENCE, engines.store.beat(&self.name, load));
+        let written = tokio::time::timeout(PATIENCE, services.store.beat(&self.name, load));
         let written =
             written.await.map_err(|late| penstock_store::StoreError::Unavailable(Box::new(late)))??;
         if written {
             self.last.send_replace(Some(began));
             return Ok(Beat::Written);
         }
-        self.register(engines).await?;
+        self.register(services).await?;
         Ok(Beat::Returned)
     }
 
@@ -104,8 +104,8 @@ impl Heartbeat {
     ///
     /// # Errors
     /// When the database fails; the others find out by themselves.
-    pub async fn leave(&self, engines: &Engines) -> StoreResult<()> {
-        engines.store.leave(&self.name).await
+    pub async fn leave(&self, services: &Services) -> StoreResult<()> {
+        services.store.leave(&self.name).await
     }
 }
 

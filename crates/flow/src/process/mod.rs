@@ -3,12 +3,12 @@
 //! `queue_handler` receives messages, [`lanes`] hold what was heard of and `suspects` what runs alone, [`batches`] what is known of
 //! its batches, [`scheduler`] chooses as `slots`, `owners` and `weights` allow what `claim` claims, `open` opens and [`row`] carries one row
 //! with what `progress` knows of it. A [`heartbeat`] keeps the rows in flight, [`leases`] knows them, [`asked`] notes what may be
-//! asked for only once; [`figures`] count.
+//! asked for only once; [`metrics`] count.
 
 pub mod asked;
 pub mod batches;
 mod claim;
-pub mod figures;
+pub mod metrics;
 pub mod heartbeat;
 mod kept;
 pub mod lanes;
@@ -26,5 +26,5 @@ mod slots;
 pub(crate) mod suspects;
 mod weights;
 
-pub use figures::WorkerFigures;
+pub use metrics::WorkerMetrics;
 pub use scheduler::{Worker, WorkerPolicy};

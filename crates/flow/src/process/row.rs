@@ -14,15 +14,15 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::crash;
-use crate::engines::Engines;
-use crate::process::asked::Book;
+use crate::services::Services;
+use crate::process::asked::IntentLog;
 use crate::process::batches::BatchWork;
 use crate::process::kept::{self, KeptAnswer};
 use crate::process::leases::RowLease;
 use crate::process::observe::{Observer, StepSeen};
 use crate::process::open;
 use crate::process::progress::Progress;
-use crate::secrets::Place;
+use crate::secrets::SecretLocation;
 use crate::traces::RowTrace;
 
 /// A row that cannot run here waits so long before it is tried again.
@@ -33,8 +33,8 @@ const DETAIL_CHARS: usize = 2000;
 
 /// What a row's task works with.
 pub struct RowTask<'a> {
-    /// The engines.
-    pub engines: &'a Engines,
+    /// The services.
+    pub services: &'a Services,
     /// Calls and their limits.
     pub caller: &'a Caller,
     /// The row's batch.
@@ -44,7 +44,7 @@ pub struct RowTask<'a> {
     /// Its span.
     pub trace: &'a RowTrace,
     /// Where calls are noted that are made at most once.
-    pub book: &'a Book,
+    pub intent_log: &'a IntentLog,
     /// Hears of each step.
     pub observer: &'a dyn Observer,
     /// Whether the worker is about to stop: the row ends at the next step's border.
@@ -61,7 +61,7 @@ impl RowTask<'_> {
 
     async fn carry(&self, claimed: ClaimedRow) -> Option<Settled> {
         let number = claimed.row.number;
-        let mut progress = Progress::new(&claimed, self.engines.clock.now());
+        let mut progress = Progress::new(&claimed, self.services.clock.now());
         let (row, mut kept) = match open::open(self.work, &claimed) {
             Ok(opened) => {
                 progress.opened(&claimed, opened.outputs, opened.error);
@@ -73,10 +73,10 @@ impl RowTask<'_> {
             }
             Err(error) => {
                 tracing::error!(%error, "the row cannot be opened here");
-                let not_before = self.engines.clock.now() + ELSEWHERE;
+                let not_before = self.services.clock.now() + ELSEWHERE;
                 let trouble = Trouble { code: outcome::code::UNREADABLE.into(), ..quiet() };
                 let expires = progress.expiry(&self.work.pipeline.retry, "");
-                return Some(given_back(not_before, false, Some(trouble), Vec::new(), expires));
+                return Some(requeued(not_before, false, Some(trouble), Vec::new(), expires));
             }
         };
         let done = progress.outputs.len();
@@ -85,10 +85,10 @@ impl RowTask<'_> {
             if index > done {
                 crash::point(crash::BETWEEN_STEPS);
             }
-            let now = self.engines.clock.now();
+            let now = self.services.clock.now();
             let expiry = progress.expiry(&pipeline.retry, &step.name);
             if (self.draining)() {
-                return Some(given_back(now, false, None, progress.receipts, expiry));
+                return Some(requeued(now, false, None, progress.receipts, expiry));
             }
             if let Some(expiry) = expiry.filter(|expiry| now >= expiry.at) {
                 let problem = Problem::run_out(expiry.code, progress.last(&step.name));
@@ -171,11 +171,11 @@ impl RowTask<'_> {
             repetition: step.repetition(),
             reads_body: step.reads_body,
             unanswered_before: step.keyed && had_no_answer(&progress.story, step),
-            traceparent: self.engines.traces.traceparent(&span, self.trace.id),
+            traceparent: self.services.traces.traceparent(&span, self.trace.id),
             past: progress.past(&step.name),
         };
         let lease = self.lease;
-        let clock = &self.engines.clock;
+        let clock = &self.services.clock;
         let expiry = progress.expiry(&self.work.pipeline.retry, &step.name);
         lease.covered(dependency.timeout, self.draining).await;
         if lease.is_lost() {
@@ -184,10 +184,10 @@ impl RowTask<'_> {
         // Before any limit is asked: the write may take longer than a granted call may be late.
         if step.repetition() == Repetition::Harmful
             && let Some(asked) = place(index)
-            && !self.book.note(lease, asked, &progress.receipts).await
+            && !self.intent_log.note(lease, asked, &progress.receipts).await
         {
             let receipts = std::mem::take(&mut progress.receipts);
-            return Some(Some(given_back(clock.now(), false, None, receipts, expiry)));
+            return Some(Some(requeued(clock.now(), false, None, receipts, expiry)));
         }
         let covered = || lease.covers(dependency.timeout);
         let method = request.method;
@@ -205,12 +205,12 @@ impl RowTask<'_> {
             Called::Waits { until, reason, .. } => {
                 let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
                 let receipts = std::mem::take(&mut progress.receipts);
-                return Some(Some(given_back(until, false, Some(trouble), receipts, expiry)));
+                return Some(Some(requeued(until, false, Some(trouble), receipts, expiry)));
             }
             // No heartbeat was taken for a while: the row goes back, unless somebody else has it by now.
             Called::NotCovered => {
                 let receipts = std::mem::take(&mut progress.receipts);
-                return Some(Some(given_back(now, false, None, receipts, expiry)));
+                return Some(Some(requeued(now, false, None, receipts, expiry)));
             }
             Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone } => {
                 if let Some(response) = &response {
@@ -324,7 +324,7 @@ impl RowTask<'_> {
     }
 
     fn receipt(&self, number: u32, step: u16, output: &Value) -> Receipt {
-        Receipt { step, sealed: self.work.secrets.seal_json(Place::Receipt(number, step), output) }
+        Receipt { step, sealed: self.work.secrets.seal_json(SecretLocation::Receipt(number, step), output) }
     }
 
     /// What the last step gave, of a row that ends although all its steps are done: a retry calls none of them again.
@@ -339,7 +339,7 @@ impl RowTask<'_> {
         match self.work.pipeline.result(&context) {
             Ok(result) if result.is_empty() => Settled::Completed { result: None },
             Ok(result) => Settled::Completed {
-                result: Some(self.work.secrets.seal_json(Place::Result(number), &Value::Object(result))),
+                result: Some(self.work.secrets.seal_json(SecretLocation::Result(number), &Value::Object(result))),
             },
             Err(error) => {
                 let problem = Problem::new(outcome::code::TEMPLATE_ERROR, error.to_string());
@@ -373,7 +373,7 @@ impl RowTask<'_> {
         progress: Progress,
         probe: bool,
     ) -> Settled {
-        let now = self.engines.clock.now();
+        let now = self.services.clock.now();
         let failed = Failed {
             at: now,
             code: &problem.code,
@@ -383,7 +383,7 @@ impl RowTask<'_> {
             attempts: progress.attempts.into(),
             earlier: progress.failures(),
         };
-        let next = retry::after_failure(&self.work.pipeline.retry, &failed, self.engines.chance.unit());
+        let next = retry::after_failure(&self.work.pipeline.retry, &failed, self.services.id_generator.unit());
         let Next::Again { delay, attempt } = next else {
             return self.failed(number, index, step, problem, progress);
         };
@@ -398,7 +398,7 @@ impl RowTask<'_> {
             error: Some(self.seal_story(number, Some(step), problem, progress, !attempt)),
             receipts: Vec::new(),
         };
-        given_back(not_before, attempt, Some(trouble), receipts, expires)
+        requeued(not_before, attempt, Some(trouble), receipts, expires)
     }
 
     /// The step is called too often: the row goes back, or fails when that has lasted for too long.
@@ -410,7 +410,7 @@ impl RowTask<'_> {
         problem: Problem,
         progress: Progress,
     ) -> Settled {
-        let now = self.engines.clock.now();
+        let now = self.services.clock.now();
         let expiry = progress.expiry(&self.work.pipeline.retry, &step.name);
         let not_before = problem.not_before.unwrap_or(now);
         if expiry.is_some_and(|expiry| expiry.code == problem.code && now >= expiry.at) {
@@ -424,7 +424,7 @@ impl RowTask<'_> {
             error: Some(self.seal(number, Some(step), problem, progress)),
             receipts: Vec::new(),
         };
-        given_back(not_before, false, Some(trouble), receipts, expiry)
+        requeued(not_before, false, Some(trouble), receipts, expiry)
     }
 
     fn failed(
@@ -462,7 +462,7 @@ impl RowTask<'_> {
     ) -> Vec<u8> {
         let mut progress = progress;
         progress.story.push(AttemptRecord {
-            at: self.engines.clock.now(),
+            at: self.services.clock.now(),
             step: step.map(|step| step.name.clone()),
             code: problem.code.clone(),
             http_status: problem.http_status,
@@ -482,7 +482,7 @@ impl RowTask<'_> {
             attempts: progress.story,
             throttled,
         };
-        self.work.secrets.seal_json(Place::Error(number), &error)
+        self.work.secrets.seal_json(SecretLocation::Error(number), &error)
     }
 }
 
@@ -616,14 +616,14 @@ fn place(index: usize) -> Option<u16> {
     u16::try_from(index).ok()
 }
 
-fn given_back(
+fn requeued(
     not_before: Timestamp,
     attempt: bool,
     trouble: Option<Trouble>,
     receipts: Vec<Receipt>,
     expires: Option<Expiry>,
 ) -> Settled {
-    Settled::GivenBack { not_before, attempt, trouble, receipts, expires }
+    Settled::Requeued { not_before, attempt, trouble, receipts, expires }
 }
 
 /// The answer's body, short enough to keep; none when there was none.
