@@ -13,7 +13,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, HttpRequest, web};
 use penstock_domain::ids::BatchId;
 use penstock_flow::Engines;
-use penstock_flow::supervise::spawn_part;
+use penstock_flow::context::tasks::spawn_part;
 use penstock_store::operations::AuditEntry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use futures::future::LocalBoxFuture;
 use futures::{Stream, TryStreamExt as _};
 use penstock_crypto::ApiKey;
 use penstock_domain::ids::{BatchId, OwnerSeq};
-use penstock_flow::keys;
+use penstock_flow::context::api_keys;
 use penstock_store::batches::Batch;
 use penstock_store::owners::{ApiKeyRecord, KeyRole, Scope, Scopes};
 
@@ -183,7 +183,7 @@ impl FromRequest for Caller {
             let (scheme, text) = sent.split_once(' ').ok_or_else(refused)?;
             let key = ApiKey::parse(text.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
             let key = key.ok_or_else(refused)?;
-            let caller: Self = keys::find(&state.engines, &key).await?.ok_or_else(refused)?.into();
+            let caller: Self = api_keys::find(&state.engines, &key).await?.ok_or_else(refused)?.into();
             let admin = caller.role == KeyRole::Admin;
             request.extensions_mut().insert(Asker { actor: caller.actor(), admin });
             state.rates.request(&caller, &request)?;

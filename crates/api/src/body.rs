@@ -8,8 +8,8 @@ use actix_web::{HttpResponse, mime, web};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use penstock_domain::ids::OwnerSeq;
 use penstock_domain::json;
-use penstock_flow::budget::Reserved;
-use penstock_flow::weight;
+use penstock_flow::context::budget::Reserved;
+use penstock_flow::context::json_size;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 use tokio::time::Instant;
@@ -167,7 +167,7 @@ impl Small {
 /// # Errors
 /// 413 when that is too much.
 pub fn light(json: &[u8], what: &str) -> Result<usize, Problem> {
-    let weight = weight::of_json(json);
+    let weight = json_size::of_json(json);
     if weight <= MOST_WEIGHT {
         return Ok(weight);
     }

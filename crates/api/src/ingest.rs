@@ -6,9 +6,9 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_domain::csv::{Rejected, error};
 use penstock_domain::pipeline::Pipeline;
-use penstock_flow::adopt::adopt;
-use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadRequest};
-use penstock_flow::view::{BatchView, done_view};
+use penstock_flow::intake::presigned_batch::adopt;
+use penstock_flow::intake::upload::{Accepted, TooLarge, Upload, UploadError, UploadRequest};
+use penstock_flow::read::view::{BatchView, done_view};
 use serde::Serialize;
 use utoipa::ToSchema;
 

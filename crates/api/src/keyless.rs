@@ -16,8 +16,9 @@ use actix_web::http::header::{self, AcceptEncoding, ContentEncoding, Encoding, H
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use penstock_domain::ids::OwnerSeq;
-use penstock_flow::budget::Reserved;
-use penstock_flow::metrics::{self, Sources};
+use penstock_flow::context::budget::Reserved;
+use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::telemetry::metrics;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 

@@ -8,7 +8,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use penstock_flow::FlowError;
-use penstock_flow::results::{self, Format, Report, named};
+use penstock_flow::read::results;
+use penstock_flow::read::results::{Format, Report, named};
 use penstock_store::batches::Batch;
 
 use crate::auth::Caller;

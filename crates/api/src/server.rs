@@ -16,7 +16,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::{Compress, from_fn};
 use actix_web::{App, HttpResponse, Resource, ResponseError as _, Route, web};
 use penstock_app::{Chosen, Settings, StartError};
-use penstock_flow::metrics::Sources;
+use penstock_flow::operate::collect_metrics::Sources;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing_actix_web::TracingLogger;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use penstock_app::{Chosen, Settings, StartError};
 use penstock_downstream::Caller;
 use penstock_flow::Engines;
-use penstock_flow::metrics::Sources;
-use penstock_flow::signing::UrlSigner;
+use penstock_flow::context::url_signer::UrlSigner;
+use penstock_flow::operate::collect_metrics::Sources;
 use tokio_util::sync::CancellationToken;
 
 use crate::accesses::Accesses;

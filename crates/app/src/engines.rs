@@ -15,17 +15,18 @@ use penstock_domain::pipeline::Catalog;
 use penstock_domain::time::Clock;
 use penstock_downstream::{Caller, Client, Limiter, LocalLimiter};
 use penstock_flow::Engines;
-use penstock_flow::definitions::Definitions;
-use penstock_flow::dispatch::DispatchPolicy;
-use penstock_flow::engines::{Chance as _, SystemChance};
-use penstock_flow::extract::ExtractPolicy;
-use penstock_flow::metrics::{RequestFigures, Sources};
-use penstock_flow::parts::FILE_PART_BYTES;
+use penstock_flow::context::definitions::Definitions;
+use penstock_flow::context::limits_view::LimitsView;
+use penstock_flow::context::object_writer::FILE_PART_BYTES;
 #[cfg(feature = "cluster")]
-use penstock_flow::parts::S3_PART_BYTES;
-use penstock_flow::process::{WorkerFigures, WorkerPolicy};
-use penstock_flow::secrets::Secrets;
-use penstock_flow::standstill::LimitsView;
+use penstock_flow::context::object_writer::S3_PART_BYTES;
+use penstock_flow::context::secrets::Secrets;
+use penstock_flow::context::services::{Chance as _, SystemChance};
+use penstock_flow::dispatch::run::DispatchPolicy;
+use penstock_flow::extract::policy::ExtractPolicy;
+use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::telemetry::metrics::RequestFigures;
+use penstock_flow::worker::{WorkerFigures, WorkerPolicy};
 use penstock_queue::{Bell, LocalBell};
 use penstock_store::Store;
 use penstock_store_sqlite::{ServiceGuard, SqliteStore};
@@ -223,7 +224,9 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         store,
         objects: objects.store,
         part_bytes: objects.part_bytes,
-        parts_under_way: Arc::new(tokio::sync::Semaphore::new(penstock_flow::parts::PARTS_UNDER_WAY)),
+        parts_under_way: Arc::new(tokio::sync::Semaphore::new(
+            penstock_flow::context::object_writer::PARTS_UNDER_WAY,
+        )),
         bell,
         keyring: Arc::new(CurrentKeyring::new(keyring)),
         pipelines: Arc::new(Definitions::new(pipelines, unset, Box::new(move |name| variables.lookup(name)))),

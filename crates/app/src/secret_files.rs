@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_crypto::Keyring;
-use penstock_flow::{Engines, rotation};
+use penstock_flow::Engines;
+use penstock_flow::context::installation;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Settings, StartError, variables};
@@ -116,7 +117,7 @@ impl SecretFiles {
 /// Uses another keyring from now on, provided that it opens what is in the database.
 async fn replace_keyring(engines: &Engines, keys: &str) -> Result<(), String> {
     let keyring = Keyring::parse(keys).map_err(|error| error.to_string())?;
-    rotation::check_keyring(engines, &keyring).await.map_err(|error| error.to_string())?;
+    installation::check_keyring(engines, &keyring).await.map_err(|error| error.to_string())?;
     let ids = keyring.ids().collect::<Vec<_>>().join(", ");
     engines.keyring.replace(Arc::new(keyring));
     tracing::info!(keys = ids, "the keyring's file changed: its keys are used from now on");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use penstock_flow::process::heartbeat;
+use penstock_flow::worker::heartbeat;
 
 use crate::surface::Surface;
 use crate::{StartError, variables};

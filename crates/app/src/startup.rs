@@ -5,8 +5,9 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use penstock_crypto::OpenError;
-use penstock_flow::supervise::spawn_part;
-use penstock_flow::{Engines, FlowError, rotation};
+use penstock_flow::context::installation;
+use penstock_flow::context::tasks::spawn_part;
+use penstock_flow::{Engines, FlowError};
 use penstock_queue::QueueServer;
 use penstock_store::StoreError;
 use tokio_util::sync::CancellationToken;
@@ -104,7 +105,7 @@ async fn wrong_keyring(engines: &Engines) -> Result<Option<StoreError>, StartErr
     if engines.keyring.get().ids().next().is_none() {
         return Ok(None);
     }
-    match rotation::claim_keyring(engines).await {
+    match installation::claim_keyring(engines).await {
         Ok(()) => Ok(None),
         Err(FlowError::Store(error)) if error.is_transient() => Ok(Some(error)),
         Err(error) => Err(keyring_error(&error)),

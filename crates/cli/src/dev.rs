@@ -10,8 +10,8 @@ use penstock_app::engines::choose;
 use penstock_app::startup::{Patience, await_engines, keyring_error};
 use penstock_app::{Chosen, Role, Settings, StartError, Variables, boot, data_dir, shutdown};
 use penstock_domain::pipeline::Catalog;
-use penstock_flow::rotation;
-use penstock_flow::supervise::spawn_part;
+use penstock_flow::context::tasks::spawn_part;
+use penstock_flow::operate::rotation;
 use tokio_util::sync::CancellationToken;
 
 use serde_json::json;
@@ -50,9 +50,12 @@ pub async fn start(
         engines.store.bury_services().await.map_err(said)?;
         let swept = engines.store.sweep(engines.clock.now(), 0, true).await.map_err(said)?;
         let lost_after = chosen.dispatch_policy(settings).lost_after;
-        penstock_flow::recovery::reclaim(engines, lost_after).await.map_err(said)?;
-        let bells =
-            swept.extractions.iter().map(|batch| penstock_flow::dispatch::extraction_bell(*batch)).collect();
+        penstock_flow::dispatch::dead_workers::reclaim(engines, lost_after).await.map_err(said)?;
+        let bells = swept
+            .extractions
+            .iter()
+            .map(|batch| penstock_flow::dispatch::run::extraction_bell(*batch))
+            .collect();
         engines.bell.ring(bells).await.map_err(said)?;
     }
     let worker = penstock_worker::start(&chosen, settings, &stop)?;

@@ -8,8 +8,10 @@ use object_store::path::Path as ObjectPath;
 use penstock_app::StartError;
 use penstock_app::clock::SystemClock;
 use penstock_domain::time::Clock as _;
-use penstock_flow::dependencies::{self, DependencyState};
-use penstock_flow::rotation;
+use penstock_flow::context::installation;
+use penstock_flow::operate::dependencies;
+use penstock_flow::operate::dependencies::DependencyState;
+use penstock_flow::operate::rotation;
 use penstock_queue::QueueServer;
 use penstock_store::workers::WorkerKind;
 use serde_json::json;
@@ -237,7 +239,7 @@ async fn keys(opened: &Opened, findings: &mut Findings) {
     };
     let keyring = engines.keyring.get();
     let active = keyring.active_id();
-    if let Err(error) = rotation::check_keyring(engines, &keyring).await {
+    if let Err(error) = installation::check_keyring(engines, &keyring).await {
         return findings
             .fail("keys", format!("PENSTOCK_ENCRYPTION_KEYS is not the keyring of this database: {error}"));
     }

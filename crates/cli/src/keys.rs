@@ -7,8 +7,11 @@ use penstock_app::StartError;
 use penstock_app::settings::parse_span;
 use penstock_app::startup::keyring_error;
 use penstock_crypto::Keyring;
-use penstock_flow::keys::{self, Grant};
-use penstock_flow::rotation::{self, KeyNeed};
+use penstock_flow::context::api_keys;
+use penstock_flow::context::api_keys::Grant;
+use penstock_flow::context::installation;
+use penstock_flow::operate::rotation;
+use penstock_flow::operate::rotation::KeyNeed;
 use penstock_store::owners::{ApiKeyRecord, KeyRole, Scope};
 use serde_json::json;
 
@@ -57,7 +60,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             let scopes = scopes.into_iter().chain(admin.then_some(Scope::Admin)).collect();
             let expires_at = expires_in.map(|time| now + time);
             let grant = Grant { scopes, pipelines: pipeline, expires_at };
-            let (key, record) = keys::create(engines, &owner, grant).await.map_err(said)?;
+            let (key, record) = api_keys::create(engines, &owner, grant).await.map_err(said)?;
             let role = if record.role == KeyRole::Admin { "an admin" } else { "a client" };
             let what = format!("{} ({role} of {}): {}", record.id, record.owner, granted(&record));
             opened.audit_done("key.create", what).await;
@@ -122,7 +125,7 @@ async fn prepare(opened: &Opened) -> Result<(), StartError> {
             .map_err(|error| keyring_error(&error))?;
     }
     store.check_schema().await.map_err(said)?;
-    rotation::claim_keyring(&opened.chosen.engines).await.map_err(|error| keyring_error(&error))
+    installation::claim_keyring(&opened.chosen.engines).await.map_err(|error| keyring_error(&error))
 }
 
 /// The keyring is a setting, not a thing of ours: a new key is made and the steps are said, in the order in which no

@@ -214,7 +214,7 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::Demo { .. } | Command::Dev { .. } => Ok(true),
         Command::Migrate => {
             let engines = &opened.chosen.engines;
-            let (from, to) = penstock_flow::rotation::migrate(engines, &open::operator_name())
+            let (from, to) = penstock_flow::operate::rotation::migrate(engines, &open::operator_name())
                 .await
                 .map_err(|error| keyring_error(&error))?;
             out.say(&serde_json::json!({ "from": from, "to": to }), || {

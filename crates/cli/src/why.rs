@@ -2,7 +2,8 @@
 
 use penstock_app::StartError;
 use penstock_domain::ids::BatchId;
-use penstock_flow::waiting::{self, Wait};
+use penstock_flow::read::waiting;
+use penstock_flow::read::waiting::Wait;
 
 use crate::open::{Opened, said};
 use crate::output::Output;

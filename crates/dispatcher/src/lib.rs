@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use penstock_flow::dispatch::{self, DispatchPolicy, RunReport};
-use penstock_flow::recovery;
-use penstock_flow::traces::dispatcher_run;
+use penstock_flow::dispatch::dead_workers;
+use penstock_flow::dispatch::run;
+use penstock_flow::dispatch::run::{DispatchPolicy, RunReport};
+use penstock_flow::telemetry::traces::dispatcher_run;
 use penstock_flow::{Engines, FlowError};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -54,7 +55,7 @@ pub async fn every(engines: &Engines, policy: &DispatchPolicy, pause: Duration, 
             _ = tick.tick() => {}
         }
         let run = async {
-            match dispatch::run(engines, policy, false).await {
+            match run::run(engines, policy, false).await {
                 Ok(report) if report.record.rows > 0 => tracing::info!("{}", sentence(&report)),
                 Ok(report) => tracing::debug!("{}", sentence(&report)),
                 Err(error) => tracing::warn!(%error, "a dispatcher run failed; the next one comes"),
@@ -70,11 +71,11 @@ pub async fn every(engines: &Engines, policy: &DispatchPolicy, pause: Duration, 
 /// When an engine fails.
 pub async fn once(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> Result<RunReport, FlowError> {
     let run = async {
-        let report = dispatch::run(engines, policy, dry_run).await?;
+        let report = run::run(engines, policy, dry_run).await?;
         // Where no worker lives that would look for dead ones, nobody else does until the next run.
         if policy.looks_for_dead && !dry_run && !report.locked_out {
-            recovery::linger(engines).await?;
-            recovery::reclaim(engines, policy.lost_after).await?;
+            dead_workers::linger(engines).await?;
+            dead_workers::reclaim(engines, policy.lost_after).await?;
         }
         Ok(report)
     };

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use penstock_app::Settings;
 use penstock_flow::Engines;
-use penstock_flow::retention::{self, Retention};
-use penstock_flow::rotation;
+use penstock_flow::operate::retention;
+use penstock_flow::operate::retention::Retention;
+use penstock_flow::operate::rotation;
 use tokio_util::sync::CancellationToken;
 
 /// Retention is looked at this often.

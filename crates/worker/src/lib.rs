@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use penstock_app::engines::process_name;
 use penstock_app::{Chosen, Settings, StartError, boot};
-use penstock_flow::alerts::Watch;
-use penstock_flow::callbacks::Deliverer;
-use penstock_flow::delays;
-use penstock_flow::process::Worker;
-use penstock_flow::process::observe::Log;
-use penstock_flow::recovery;
-use penstock_flow::supervise::spawn_part;
+use penstock_flow::callbacks::deliver::Deliverer;
+use penstock_flow::context::tasks::spawn_part;
+use penstock_flow::dispatch::dead_workers;
+use penstock_flow::operate::alerts::Watch;
+use penstock_flow::operate::delays;
+use penstock_flow::worker::Worker;
+use penstock_flow::worker::observe::Log;
 use tokio_util::sync::CancellationToken;
 
 /// A worker with everything that runs beside it.
@@ -30,7 +30,7 @@ pub struct Running {
 pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> Result<Running, StartError> {
     let engines = &chosen.engines;
     let policy = chosen.worker_policy(settings, process_name("worker"));
-    let looks = recovery::run(engines.clone(), policy.name.clone(), policy.lost_after, stop.clone());
+    let looks = dead_workers::run(engines.clone(), policy.name.clone(), policy.lost_after, stop.clone());
     let worker = Worker::new(engines.clone(), chosen.caller.clone(), policy, Arc::new(Log));
     let (quota, private) = (settings.rows_per_owner, settings.allow_private_callbacks);
     let deliverer = Deliverer::new(engines.clone(), quota, private, worker.figures().clone())

@@ -12,7 +12,7 @@ use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::retry_after;
-use penstock_flow::links::Link;
+use penstock_flow::read::links::Link;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 

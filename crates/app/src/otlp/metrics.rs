@@ -14,7 +14,8 @@ use opentelemetry_proto::tonic::metrics::v1::{
     ScopeMetrics, Sum,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use penstock_flow::metrics::{Family, Kind, Sample, Sources, Value};
+use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::telemetry::metrics::{Family, Kind, Sample, Value};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 

@@ -1,0 +1,146 @@
+//! Finds processes that died, and brings back what they held. Any number of processes do so at once, each worker among them:
+//! every write has its guard in its own statement.
+
+use std::time::Duration;
+
+use penstock_domain::outcome::code;
+use penstock_queue::{Message, PACKET_ROWS};
+use penstock_store::workers::{ComeBack, Reclaimed};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::error::FlowError;
+use crate::context::services::Engines;
+
+/// Rows that are requeued in one transaction.
+const GROUP_ROWS: usize = 500;
+
+/// How often a worker looks. Looks count about once a second, whoever looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it brings back what somebody else may have left, who died in the middle of this.
+const RECLAIM_EVERY: Duration = Duration::from_secs(5);
+
+/// Who looks on until all are found that are silent now gives up after this: others find them.
+const LINGER: Duration = Duration::from_secs(25);
+
+/// Looks for dead processes until `stop`. `own` is the name of this process, which is alive.
+pub async fn run(engines: Engines, own: String, lost_after: Duration, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reclaimed: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let due = reclaimed.is_none_or(|at| at.elapsed() >= RECLAIM_EVERY);
+        let round = async {
+            if bury_dead(&engines, Some(&own)).await? > 0 || due {
+                reclaim(&engines, lost_after).await?;
+                reclaimed = Some(Instant::now());
+            }
+            Ok::<_, FlowError>(())
+        };
+        if let Err(error) = round.await {
+            tracing::debug!(%error, "failed to look for dead workers; will retry");
+        }
+    }
+}
+
+/// Looks once, and buries those that are dead but `own`; tells how many. Their messages are enqueued again.
+///
+/// # Errors
+/// When the database fails. A queue that does not answer is no error: it gives the messages back later, by itself.
+pub async fn bury_dead(engines: &Engines, own: Option<&str>) -> Result<usize, FlowError> {
+    let mut buried = 0;
+    for name in engines.store.look().await?.iter().filter(|name| own != Some(name.as_str())) {
+        if !engines.store.bury(name).await? {
+            continue;
+        }
+        buried += 1;
+        let messages = match engines.bell.put_back(name).await {
+            Ok(messages) => messages,
+            Err(error) => {
+                tracing::warn!(%error, worker = %name, "failed to put back the messages of a dead worker; the queue does it later");
+                0
+            }
+        };
+        tracing::warn!(worker = %name, messages, "a worker died; its rows are queued again");
+    }
+    Ok(buried)
+}
+
+/// Queues the rows again that belong to no living process: they run alone, because one of them may have been the cause.
+///
+/// # Errors
+/// When the database fails.
+pub async fn reclaim(engines: &Engines, lost_after: Duration) -> Result<Reclaimed, FlowError> {
+    let now = engines.clock.now();
+    let reclaimed = engines.store.reclaim(ComeBack::Queued { lost_after: now + lost_after }, now).await?;
+    log(&reclaimed);
+    let suspects: Vec<_> = reclaimed.requeued.iter().map(|one| (one.row, one.crashes)).collect();
+    enqueue(engines, suspect_messages(&suspects)).await;
+    Ok(reclaimed)
+}
+
+/// Looks on until every process that is silent now was heard of again, or is buried by anybody; then brings back what those
+/// held, as `back` says. For who looks only once: a command, or a dispatcher's single run.
+///
+/// # Errors
+/// When the database fails.
+pub async fn linger(engines: &Engines) -> Result<(), FlowError> {
+    let began = Instant::now();
+    while began.elapsed() < LINGER && engines.store.workers().await?.iter().any(|worker| worker.is_silent()) {
+        bury_dead(engines, None).await?;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// The messages for suspects, each with how many processes died while they held it.
+pub fn suspect_messages(rows: &[(penstock_domain::ids::RowRef, u16)]) -> Vec<Message> {
+    rows.chunks(PACKET_ROWS).map(|rows| Message::Suspects(rows.iter().copied().collect())).collect()
+}
+
+/// Enqueues messages about rows that are queued in SQL. What the queue does not take is not queued any longer: the next run
+/// releases it. Tells how many messages were taken, and how many were not.
+pub async fn enqueue(engines: &Engines, messages: Vec<Message>) -> (usize, usize) {
+    if messages.is_empty() {
+        return (0, 0);
+    }
+    let all = messages.len();
+    let held_back = match engines.bell.ring(messages.clone()).await {
+        Ok(rung) => rung.held_back,
+        Err(error) => {
+            tracing::warn!(%error, messages = all, "failed to enqueue; the rows are pending again");
+            messages
+        }
+    };
+    // Some may be in the queue all the same: a claim takes only rows that are queued.
+    let rows: Vec<_> = held_back.iter().flat_map(Message::rows).collect();
+    for group in rows.chunks(GROUP_ROWS) {
+        if let Err(error) = engines.store.unqueue(group, engines.clock.now()).await {
+            tracing::warn!(%error, rows = group.len(), "failed to give rows back; the sweep does it later");
+        }
+    }
+    (all - held_back.len(), held_back.len())
+}
+
+/// Rows that end here have no worker that reports them.
+pub fn log(reclaimed: &Reclaimed) {
+    if reclaimed.unknown > 0 {
+        tracing::warn!(
+            rows = reclaimed.unknown,
+            code = code::OUTCOME_UNKNOWN,
+            "rows failed: their worker died in the middle of a call that is made at most once"
+        );
+    }
+    if reclaimed.crashed > 0 {
+        tracing::warn!(
+            rows = reclaimed.crashed,
+            code = code::WORKER_CRASHED,
+            "rows failed: their worker died each time it processed them"
+        );
+    }
+}

@@ -1,0 +1,77 @@
+//! Retention: payloads are erased after one time, batches deleted after another, uploads after an hour.
+
+use std::time::Duration;
+
+use object_store::path::Path;
+use serde::Serialize;
+
+use crate::context::error::FlowError;
+use crate::context::objects::delete;
+use crate::context::services::Engines;
+use crate::operate::control;
+
+/// Things handled in one step.
+const STEP: u32 = 100;
+
+/// How long things are kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retention {
+    /// Payloads of finished batches; none: for ever.
+    pub erase_after: Option<Duration>,
+    /// Finished and erased batches; none: for ever.
+    pub delete_after: Option<Duration>,
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    /// Batches whose payloads were erased.
+    pub erased: u32,
+    /// Batches that were deleted.
+    pub deleted: u32,
+    /// Uploads that nobody used, or whose file was taken over.
+    pub uploads: u32,
+}
+
+/// Removes what is past its time.
+///
+/// # Errors
+/// When the database fails; what was removed stays removed.
+pub async fn prune(engines: &Engines, retention: &Retention, actor: &str) -> Result<Pruned, FlowError> {
+    let now = engines.clock.now();
+    let mut pruned = Pruned::default();
+    loop {
+        let uploads = engines.store.expire_uploads(now, STEP).await?;
+        for upload in &uploads {
+            delete(engines, &Path::from(upload.object_key.as_str())).await;
+            pruned.uploads += 1;
+        }
+        if uploads.is_empty() {
+            break;
+        }
+    }
+    pruned.erased += control::resume_erasures(engines, actor).await?;
+    if let Some(after) = retention.erase_after {
+        loop {
+            let batches = engines.store.to_erase(now - after, STEP).await?;
+            let mut erased = 0;
+            for batch in &batches {
+                erased += u32::from(control::erase_ended(engines, batch, now - after, actor).await?);
+            }
+            pruned.erased += erased;
+            if erased == 0 {
+                break;
+            }
+        }
+    }
+    if let Some(after) = retention.delete_after {
+        loop {
+            let deleted = engines.store.delete_batches(now - after, STEP).await?;
+            pruned.deleted += deleted;
+            if deleted == 0 {
+                break;
+            }
+        }
+    }
+    Ok(pruned)
+}

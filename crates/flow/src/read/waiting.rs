@@ -1,0 +1,316 @@
+//! Why a batch or a row waits, and when it moves next.
+
+use std::time::Duration;
+
+use penstock_domain::batch::BatchStatus;
+use penstock_domain::limit::{BreakerState, Snapshot};
+use penstock_domain::pipeline::{Dependency, Pipeline};
+use penstock_domain::row::RowStatus;
+use penstock_domain::time::Timestamp;
+use penstock_downstream::Caller;
+use penstock_queue::Lane;
+use penstock_store::batches::Batch;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::context::error::FlowError;
+use crate::context::pace::Pace;
+use crate::context::services::Engines;
+use crate::dispatch::run::FULL_LANE;
+use crate::read::view;
+
+/// A rate that is free again within this time is waited out by the row itself.
+const WORTH_A_WORD: Duration = Duration::from_secs(1);
+
+/// One thing that is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Wait {
+    /// For programs: `paused`, `owner_quota`, `backoff`, `breaker_open`, …
+    pub reason: String,
+    /// For people.
+    pub sentence: String,
+    /// When it moves next, where that can be told.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub until: Option<Timestamp>,
+}
+
+fn wait(reason: &str, sentence: impl Into<String>, until: Option<Timestamp>) -> Wait {
+    Wait { reason: reason.to_owned(), sentence: sentence.into(), until }
+}
+
+/// Everything that a batch (or one row of it) waits for. Never empty. Without a `caller` nothing is said of limits.
+///
+/// # Errors
+/// When the database fails.
+pub async fn explain(
+    engines: &Engines,
+    caller: Option<&Caller>,
+    batch: &Batch,
+    row: Option<u32>,
+    rows_per_owner: u32,
+) -> Result<Vec<Wait>, FlowError> {
+    let pace = Pace::of(engines, rows_per_owner).await?;
+    let next_run = pace.next_run(engines.clock.now());
+    let mut waits = match batch.ledger.status {
+        BatchStatus::Pending => {
+            let mut waits = vec![wait("extraction", "its file waits for a worker to extract it", next_run)];
+            waits.extend(queue(engines, None).await);
+            waits
+        }
+        BatchStatus::Processing => vec![wait("extraction", "a worker extracts its file", None)],
+        BatchStatus::Completed | BatchStatus::Cancelled | BatchStatus::Failed => {
+            vec![wait("ended", format!("the batch is {}", batch.ledger.status.name()), None)]
+        }
+        BatchStatus::Queued => running(engines, caller, batch, &pace).await?,
+    };
+    if let Some(fault) = fault(engines, batch).await? {
+        waits.retain(|wait| wait.reason != "definition");
+        waits.insert(0, fault);
+    }
+    if let Some(number) = row {
+        waits.insert(0, one_row(engines, batch, number, next_run).await?);
+    }
+    if waits.is_empty() {
+        waits.push(wait("next_run", "its rows are released by the next dispatcher run", next_run));
+    }
+    promise_no_more_than_comes_true(&mut waits);
+    Ok(waits)
+}
+
+/// Why no worker can process it, as far as one has tried.
+async fn fault(engines: &Engines, batch: &Batch) -> Result<Option<Wait>, FlowError> {
+    let faults = engines.store.faults().await?;
+    let fault = faults.into_iter().find(|fault| fault.seq == batch.seq);
+    Ok(fault.map(|fault| {
+        let sentence = format!("since {} no worker can process it: {}", fault.since, fault.reason);
+        wait("unprocessable", sentence, None)
+    }))
+}
+
+/// Nothing moves before what holds everything up is over, whatever else is waited for: the queue, the limiter, an open
+/// breaker and a batch that no worker can process for nobody knows how long, a pause until its end.
+fn promise_no_more_than_comes_true(waits: &mut [Wait]) {
+    const UNKNOWN: [&str; 4] = ["queue_away", "limiter_unavailable", "breaker_open", "unprocessable"];
+    let unknown = waits.iter().any(|wait| UNKNOWN.contains(&wait.reason.as_str()));
+    let paused_until =
+        waits.iter().filter(|wait| wait.reason == "throttled").filter_map(|wait| wait.until).max();
+    // When a breaker is tried next is known.
+    for wait in waits.iter_mut().filter(|wait| wait.reason != "breaker_open") {
+        wait.until =
+            if unknown { None } else { wait.until.map(|until| until.max(paused_until.unwrap_or(until))) };
+    }
+}
+
+/// The queue, when it does not answer or, for a pipeline's rows, is full.
+async fn queue(engines: &Engines, rows_of: Option<(&str, Option<Timestamp>)>) -> Option<Wait> {
+    let backlog = match engines.bell.backlog().await {
+        Ok(backlog) => backlog,
+        Err(error) => return Some(wait("queue_away", format!("the queue does not answer: {error}"), None)),
+    };
+    let (pipeline, next_run) = rows_of?;
+    let lane = backlog.get(&Lane::Rows(pipeline.to_owned())).copied().unwrap_or(0);
+    (lane >= u64::from(FULL_LANE)).then(|| {
+        wait("queue_full", format!("{lane} messages of `{pipeline}` wait for workers already"), next_run)
+    })
+}
+
+async fn running(
+    engines: &Engines,
+    caller: Option<&Caller>,
+    batch: &Batch,
+    pace: &Pace,
+) -> Result<Vec<Wait>, FlowError> {
+    let ledger = &batch.ledger;
+    let counts = ledger.counts;
+    if ledger.cancelled_at.is_some() {
+        return Ok(vec![wait("cancelling", "it is being cancelled; its last rows in flight end", None)]);
+    }
+    let mut waits = Vec::new();
+    if ledger.paused {
+        waits.push(wait("paused", "somebody paused it; `resume` lets it go on", None));
+    }
+    if ledger.held {
+        let why = view::held_reason(ledger).unwrap_or_else(|| "too many of its rows failed".to_owned());
+        waits.push(wait("held", why, None));
+    }
+    let stands = ledger.paused || ledger.held;
+    if counts.pending > 0 && !stands {
+        releases(engines, batch, pace, &mut waits).await?;
+    }
+    if counts.queued + counts.processing > 0 || !stands {
+        match engines.definition_of(batch).await {
+            Ok(pipeline) => limits(engines, caller, batch, &pipeline, &mut waits).await,
+            Err(error) => waits.push(wait("definition", error.to_string(), None)),
+        }
+    }
+    if waits.is_empty() && counts.queued + counts.processing > 0 && counts.pending == 0 {
+        let (queued, processing) = (counts.queued, counts.processing);
+        let sentence =
+            format!("{queued} rows are on their way to a worker, {processing} are being carried through");
+        waits.push(wait("in_flight", sentence, None));
+    }
+    Ok(waits)
+}
+
+/// What keeps the next run from releasing its rows.
+async fn releases(
+    engines: &Engines,
+    batch: &Batch,
+    pace: &Pace,
+    waits: &mut Vec<Wait>,
+) -> Result<(), FlowError> {
+    let now = engines.clock.now();
+    let next_run = pace.next_run(now);
+    let ledger = &batch.ledger;
+    if pace.is_late(now) {
+        let since = pace.last_run.map_or("yet".to_owned(), |last| format!("since {last}"));
+        waits.push(wait(
+            "no_runs",
+            format!("no dispatcher run came {since}: rows are released by none"),
+            None,
+        ));
+    }
+    let siblings = view::running_beside(engines, batch).await?;
+    let in_flight = |one: &Batch| one.ledger.counts.queued + one.ledger.counts.processing;
+    let of_owner: u32 = siblings.iter().map(in_flight).sum();
+    let of_pipeline: u32 = siblings.iter().filter(|one| one.pipeline == batch.pipeline).map(in_flight).sum();
+    let quota = pace.quota(engines, batch);
+    let others = siblings.len().saturating_sub(1);
+    if of_owner >= quota.owner {
+        let sentence = format!(
+            "the owner's quota of {} rows is in flight ({of_owner}), shared with {others} other batches",
+            quota.owner
+        );
+        waits.push(wait("owner_quota", sentence, next_run));
+    } else if of_pipeline >= quota.pipeline {
+        let sentence = format!(
+            "the owner's quota of {} rows for `{}` is in flight ({of_pipeline})",
+            quota.pipeline, batch.pipeline
+        );
+        waits.push(wait("pipeline_quota", sentence, next_run));
+    }
+    let before = siblings
+        .iter()
+        .filter(|one| one.priority > batch.priority && one.ledger.counts.pending > 0 && one.runs())
+        .count();
+    if before > 0 {
+        let sentence = format!("{before} batches of the owner have a higher priority, and go first");
+        waits.push(wait("behind", sentence, next_run));
+    }
+    if pace.capped {
+        let sentence = "the last run released as many rows as a run may for all owners (ROWS_PER_RUN)";
+        waits.push(wait("run_cap", sentence, next_run));
+    }
+    waits.extend(queue(engines, Some((&batch.pipeline, next_run))).await);
+    if ledger.returned() > 0 && ledger.fresh() == 0 {
+        let due = engines.store.next_due(batch.seq).await?;
+        let sentence = format!("{} rows came back and wait for their time", ledger.returned());
+        waits.push(wait("backoff", sentence, due));
+    }
+    Ok(())
+}
+
+/// What keeps workers from making its calls.
+async fn limits(
+    engines: &Engines,
+    caller: Option<&Caller>,
+    batch: &Batch,
+    pipeline: &Pipeline,
+    waits: &mut Vec<Wait>,
+) {
+    let Some(caller) = caller else { return };
+    // The limits of today count, also for batches of an older definition.
+    let loaded = engines.pipelines.get(&batch.pipeline);
+    for dependency in &loaded.as_deref().unwrap_or(pipeline).dependencies {
+        match caller.peek(dependency, &batch.owner_name).await {
+            Some(gate) => waits.extend(at_gate(dependency, &gate, engines.clock.now())),
+            // One limiter keeps them all: the others would only be waited for in vain.
+            None => {
+                let sentence = "the shared limits do not answer: no call is made without them";
+                waits.push(wait("limiter_unavailable", sentence, None));
+                return;
+            }
+        }
+    }
+}
+
+fn at_gate(dependency: &Dependency, gate: &Snapshot, now: Timestamp) -> Vec<Wait> {
+    let name = &dependency.name;
+    let mut waits = Vec::new();
+    if gate.breaker != BreakerState::Closed {
+        let cause = gate.cause.map_or(String::new(), |cause| format!(" (the last: {})", cause.sentence()));
+        let sentence = format!(
+            "the breaker of `{name}` is open: too many of its calls failed{cause}; it is tried again then"
+        );
+        waits.push(wait("breaker_open", sentence, Some(now + gate.free_in)));
+        return waits;
+    }
+    if let Some(cause) = gate.cause {
+        let sentence = format!("the last call of `{name}` failed: {}", cause.sentence());
+        waits.push(wait("calls_fail", sentence, None));
+    }
+    if !gate.paused_for.is_zero() {
+        let sentence = format!("`{name}` asked to be left alone");
+        waits.push(wait("throttled", sentence, Some(now + gate.paused_for)));
+    } else if gate.free_in > WORTH_A_WORD {
+        let sentence = format!("the rate of `{name}` is used up");
+        waits.push(wait("rate_limited", sentence, Some(now + gate.free_in)));
+    } else if let Some(slots) = dependency.concurrency.as_ref().map(|concurrency| concurrency.limit)
+        && gate.in_flight >= slots as usize
+    {
+        let sentence = format!("all {slots} calls that `{name}` takes at once are under way");
+        waits.push(wait("concurrency_limited", sentence, None));
+    }
+    waits
+}
+
+async fn one_row(
+    engines: &Engines,
+    batch: &Batch,
+    number: u32,
+    next_run: Option<Timestamp>,
+) -> Result<Wait, FlowError> {
+    let Some(record) = engines.store.row(batch.seq, number).await? else {
+        return Ok(wait("no_such_row", format!("the batch has no row {number} (yet)"), None));
+    };
+    let mut why = record.code.as_deref().map_or(String::new(), |code| format!(", last because of {code}"));
+    if record.crashes > 0 && !record.status.is_terminal() {
+        let died =
+            if record.crashes == 1 { "a worker".to_owned() } else { format!("{} workers", record.crashes) };
+        why = format!("{why}; {died} died while processing it, so it runs with no other row beside it");
+    }
+    Ok(match record.status {
+        RowStatus::Pending => {
+            let until = record.not_before.filter(|at| *at > engines.clock.now()).or(next_run);
+            wait("pending", format!("row {number} waits to be released{why}"), until)
+        }
+        // Its start is in its message, and what SQL knows is only when it counts as lost.
+        RowStatus::Queued => wait("queued", format!("row {number} is on its way to a worker{why}"), None),
+        RowStatus::Processing => {
+            let holder = record.holder.unwrap_or_default();
+            wait("processing", format!("row {number} runs on {holder}{why}"), None)
+        }
+        ended => wait("ended", format!("row {number} is {}{why}", ended.name()), None),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_promised_that_something_else_holds_up() {
+        let at = |seconds: i64| Some(Timestamp::from_millis(seconds * 1000));
+        let until = |mut waits: Vec<Wait>| {
+            promise_no_more_than_comes_true(&mut waits);
+            waits.into_iter().map(|wait| wait.until).collect::<Vec<_>>()
+        };
+        let run = || wait("owner_quota", "", at(5));
+        assert_eq!(until(vec![run(), wait("throttled", "", at(90))]), [at(90), at(90)]);
+        assert_eq!(until(vec![run(), wait("throttled", "", at(2))]), [at(5), at(2)]);
+        assert_eq!(until(vec![wait("paused", "", None), wait("throttled", "", at(90))]), [None, at(90)]);
+        assert_eq!(until(vec![run(), wait("breaker_open", "", at(60))]), [None, at(60)]);
+        assert_eq!(until(vec![run(), wait("queue_away", "", None)]), [None, None]);
+        assert_eq!(until(vec![run(), wait("rate_limited", "", at(7))]), [at(5), at(7)]);
+    }
+}
