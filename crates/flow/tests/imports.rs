@@ -2,6 +2,8 @@
 //!
 //! `cargo test --package penstock-flow --test imports -- --nocapture` prints the graph.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
