@@ -56,6 +56,7 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     workers::a_silent_process_is_found_by_looks(&store).await;
     workers::what_the_dead_held_comes_back(&store).await;
     workers::a_row_that_kills_its_workers_ends(&store).await;
+    workers::a_row_that_two_died_of_is_claimed_alone(&store).await;
     workers::rows_of_batches_that_do_not_run_are_pending(&store).await;
     workers::a_process_lets_go_of_what_it_does_not_know(&store).await;
     workers::a_release_whose_answer_was_lost_is_found(&store).await;

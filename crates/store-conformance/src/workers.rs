@@ -144,6 +144,26 @@ pub async fn a_row_that_kills_its_workers_ends(store: &Arc<dyn Store>) {
     assert_eq!(status_of(store, rows[0]).await, (RowStatus::Pending, 1));
 }
 
+/// A row that two processes died of is claimed only by itself: a group of suspects leaves it out, whatever the group's message said.
+pub async fn a_row_that_two_died_of_is_claimed_alone(store: &Arc<dyn Store>) {
+    die(store, START).await;
+    let batch = extracted(store, &new_batch(store, 2).await, 2).await;
+    let rows = release(store, batch.seq, 2, START).await;
+    for (row, deaths) in [(rows[0], 2), (rows[1], 1)] {
+        for _ in 0..deaths {
+            release(store, batch.seq, 2, START).await;
+            assert_eq!(claim(store, &[row], token(), START).await.len(), 1);
+            die(store, START).await;
+        }
+    }
+    release(store, batch.seq, 2, START).await;
+    let together = claim(store, &rows, token(), START).await;
+    assert_eq!(together.iter().map(|one| (one.row, one.crashes)).collect::<Vec<_>>(), [(rows[1], 1)]);
+    let alone = claim(store, &rows[..1], token(), START).await;
+    assert_eq!(alone.iter().map(|one| (one.row, one.crashes)).collect::<Vec<_>>(), [(rows[0], 2)]);
+    die(store, START).await;
+}
+
 /// Rows of a paused batch are pending, those of a cancelled one are cancelled.
 pub async fn rows_of_batches_that_do_not_run_are_pending(store: &Arc<dyn Store>) {
     die(store, START).await;

@@ -11,7 +11,7 @@ use penstock_store::dispatch::{
     Dispatch, OwnerLoad, Released, RunLock, RunRecord, Running, StuckRows, SweepPlan, Swept, Take, by_owner,
 };
 use penstock_store::settling::Moved;
-use penstock_store::{StoreError, StoreResult, overdrawn};
+use penstock_store::{StoreResult, overdrawn};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -37,16 +37,10 @@ const LOST: &str = "s.status = 1 AND s.queued_until < $1";
 impl PostgresStore {
     /// Sends queued rows that are lost back to pending, a batch a transaction: one whose counters do not bear it holds up no
     /// other.
-    async fn sweep_lost(
-        &self,
-        now: Timestamp,
-        everything: bool,
-        miscounted: &mut Vec<BatchSeq>,
-    ) -> StoreResult<u32> {
+    async fn sweep_lost(&self, now: Timestamp, everything: bool, swept: &mut Swept) -> StoreResult<()> {
         const NAME: &str = "sweep";
         let condition = if everything { "s.status = 1 AND $1::int8 = $1" } else { LOST };
-        let mut total = 0;
-        let mut passed = miscounted.clone();
+        let mut passed: Vec<BatchSeq> = Vec::new();
         loop {
             let found = sqlx::query(sqlx::AssertSqlSafe(format!(
                 "/* penstock:sweep */ SELECT s.batch AS batch, array_agg(s.number) AS numbers FROM \
@@ -60,17 +54,17 @@ impl PostgresStore {
             .await
             .map_err(store_error(NAME))?;
             if found.is_empty() {
-                return Ok(total);
+                return Ok(());
             }
             for row in &found {
                 let seq = BatchSeq(row.get("batch"));
                 match self.sweep_batch(condition, seq, &row.get::<Vec<i32>, _>("numbers"), now).await {
                     // Somebody else was faster, with all of them: what is left can wait for the next sweep.
                     Ok(0) => passed.push(seq),
-                    Ok(rows) => total += rows,
-                    Err(StoreError::Overdrawn { .. }) => {
+                    Ok(rows) => swept.lost_rows += rows,
+                    Err(error) if error.is_one_batchs() => {
                         passed.push(seq);
-                        miscounted.push(seq);
+                        swept.leave_alone(seq, &error);
                     }
                     Err(error) => return Err(error),
                 }
@@ -124,7 +118,7 @@ impl PostgresStore {
         commit(tx, "sweep").await
     }
 
-    async fn sweep_finishes(&self, now: Timestamp) -> StoreResult<u32> {
+    async fn sweep_finishes(&self, now: Timestamp, swept: &mut Swept) -> StoreResult<()> {
         const NAME: &str = "sweep_finish";
         let due: Vec<i64> = sqlx::query_scalar(
             "/* penstock:sweep_finish */ SELECT seq FROM batches WHERE status = 2 AND extracted AND pending = 0 \
@@ -133,19 +127,29 @@ impl PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error(NAME))?;
-        let mut finished = 0;
-        for seq in due {
-            let mut tx = self.write(NAME).await?;
-            let Some(mut batch) = ledgers::read(&mut tx, BatchSeq(seq), NAME).await? else { continue };
-            let read_revision = batch.ledger.revision;
-            let events = batch.ledger.sweep_finish(now);
-            if !events.is_empty() {
-                ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
-                commit(tx, NAME).await?;
-                finished += 1;
+        for seq in due.into_iter().map(BatchSeq) {
+            match self.finish(seq, now).await {
+                Ok(finished) => swept.finished += u32::from(finished),
+                Err(error) if error.is_one_batchs() => swept.leave_alone(seq, &error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(finished)
+        Ok(())
+    }
+
+    /// Finishes a batch, if it is done.
+    async fn finish(&self, seq: BatchSeq, now: Timestamp) -> StoreResult<bool> {
+        const NAME: &str = "sweep_finish";
+        let mut tx = self.write(NAME).await?;
+        let Some(mut batch) = ledgers::read(&mut tx, seq, NAME).await? else { return Ok(false) };
+        let read_revision = batch.ledger.revision;
+        let events = batch.ledger.sweep_finish(now);
+        if events.is_empty() {
+            return Ok(false);
+        }
+        ledgers::write(&mut tx, &batch, read_revision, &events, now, NAME).await?;
+        commit(tx, NAME).await?;
+        Ok(true)
     }
 
     async fn stuck_rows(&self, query: &'static str, now: Timestamp) -> StoreResult<Vec<StuckRows>> {
@@ -195,14 +199,11 @@ impl Dispatch for PostgresStore {
 
     async fn sweep(&self, now: Timestamp, extraction_grace_ms: i64, everything: bool) -> StoreResult<Swept> {
         self.forget_cancelled(now).await?;
-        let mut miscounted = Vec::new();
-        Ok(Swept {
-            lost_rows: self.sweep_lost(now, everything, &mut miscounted).await?,
-            finished: self.sweep_finishes(now).await?,
-            extractions: self.dead_extractions(now, extraction_grace_ms, everything).await?,
-            miscounted,
-            ..Swept::default()
-        })
+        let extractions = self.dead_extractions(now, extraction_grace_ms, everything).await?;
+        let mut swept = Swept { extractions, ..Swept::default() };
+        self.sweep_lost(now, everything, &mut swept).await?;
+        self.sweep_finishes(now, &mut swept).await?;
+        Ok(swept)
     }
 
     async fn sweep_plan(&self, now: Timestamp, extraction_grace_ms: i64) -> StoreResult<SweepPlan> {

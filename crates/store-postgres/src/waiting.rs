@@ -5,10 +5,10 @@ use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::outcome::code;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
+use penstock_store::StoreResult;
 use penstock_store::decode::Columns as _;
 use penstock_store::settling::Moved;
 use penstock_store::waiting::{BatchFault, Overdue, Waiting};
-use penstock_store::{StoreError, StoreResult};
 use sqlx::Row as _;
 
 use crate::convert::Columns;
@@ -89,9 +89,9 @@ impl Waiting for PostgresStore {
                     // Somebody else was faster: what is left can wait for the next run.
                     Ok(0) => passed.push(seq),
                     Ok(rows) => done.rows += rows,
-                    Err(StoreError::Overdrawn { .. }) => {
+                    Err(error) if error.is_one_batchs() => {
                         passed.push(seq);
-                        done.miscounted.push(seq);
+                        done.leave_alone(seq, &error);
                     }
                     Err(error) => return Err(error),
                 }

@@ -254,7 +254,7 @@ async fn take(
          queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, $5) \
          FROM alive CROSS JOIN unnest($1::int8[], $2::int4[]) AS j(batch, number) \
          JOIN row_data d ON d.batch = j.batch AND d.number = j.number \
-         WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 1 AND (s.crashes = 0 OR $6) \
+         WHERE s.batch = j.batch AND s.number = j.number AND s.status + 0 = 1 AND s.crashes <= $6 \
          RETURNING s.batch, s.number, s.attempts, s.crashes, s.first_claimed_at, s.has_output, d.line, d.payload",
     )
     .bind(batches)
@@ -262,7 +262,7 @@ async fn take(
     .bind(claim.token.0)
     .bind(claim.holder)
     .bind(now.millis())
-    .bind(claim.suspects)
+    .bind(small(claim.most_crashes()))
     .fetch_all(&mut *tx)
     .await
     .map_err(store_error(name))?;

@@ -8,13 +8,13 @@ use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::outcome::code;
 use penstock_domain::row::{MOST_CRASHES, RowStatus};
 use penstock_domain::time::Timestamp;
+use penstock_store::StoreResult;
 use penstock_store::decode::Columns as _;
 use penstock_store::settling::{Held, Moved};
 use penstock_store::workers::{
     CLOCK_MOVES, ComeBack, LOOK_GAP_MS, NewWorker, Reclaimed, Requeued, SET_BACK_MS, WorkerKind, WorkerLoad,
     WorkerRecord, Workers,
 };
-use penstock_store::{StoreError, StoreResult};
 use sqlx::Row as _;
 use uuid::Uuid;
 
@@ -28,6 +28,12 @@ const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::int8";
 /// A row whose process is gone. Programs of older schemas have no record, and write `lease_until` instead.
 pub(crate) const ORPHAN: &str = "s.status = 2 AND (s.lease_until IS NULL OR s.lease_until < $1) \
     AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.name = s.lease_holder)";
+
+/// The number of the lock of all records of processes. Who takes rows back shares it, who records a process has it alone: a
+/// statement that takes rows back sees the records of the moment when it began, so it could take rows from a process that is
+/// recorded again meanwhile and has made sure that they are its own. So whoever is recorded waits for those that are
+/// taking, and whoever takes later sees the record. It is taken before any other lock, so that nobody waits in a circle.
+const RECORDS_LOCK: i64 = 0x7065_6e73_7265_6373;
 
 /// Rows that come back in one transaction.
 const STEP: i64 = 2000;
@@ -43,6 +49,13 @@ struct Back<'a> {
 #[async_trait]
 impl Workers for PostgresStore {
     async fn register_worker(&self, worker: &NewWorker<'_>) -> StoreResult<()> {
+        const NAME: &str = "register_worker";
+        let mut tx = self.write(NAME).await?;
+        sqlx::query("/* penstock:register_worker */ SELECT pg_advisory_xact_lock($1)")
+            .bind(RECORDS_LOCK)
+            .execute(&mut *tx)
+            .await
+            .map_err(store_error(NAME))?;
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "/* penstock:register_worker */ INSERT INTO workers (name, kind, version, started_at, beat_at, silence_ms, \
              looks, looked_at, in_flight, waiting) SELECT $1, $2, $3, t.now, t.now, $4, 0, t.now, 0, 0 \
@@ -53,10 +66,10 @@ impl Workers for PostgresStore {
         .bind(worker.kind.code())
         .bind(worker.version)
         .bind(millis(worker.silence))
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await
-        .map_err(store_error("register_worker"))?;
-        Ok(())
+        .map_err(store_error(NAME))?;
+        commit(tx, NAME).await
     }
 
     async fn beat(&self, name: &str, load: WorkerLoad) -> StoreResult<bool> {
@@ -174,13 +187,12 @@ impl Workers for PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("held_by"))?;
-        rows.iter()
-            .map(|row| {
-                let c = Columns::of("row_state", row);
-                let row = RowRef { batch: BatchSeq(c.i64("batch")?), number: c.u32("number")? };
-                Ok((row, LeaseToken(c.uuid("lease_token")?)))
-            })
-            .collect()
+        let held = rows.iter().map(|row| {
+            let c = Columns::of("row_state", row);
+            let row = RowRef { batch: BatchSeq(c.i64("batch")?), number: c.u32("number")? };
+            Ok((row, LeaseToken(c.uuid("lease_token")?)))
+        });
+        Ok(held.filter_map(readable).collect())
     }
 
     async fn reclaim(&self, back: ComeBack, now: Timestamp) -> StoreResult<Reclaimed> {
@@ -209,9 +221,9 @@ impl Workers for PostgresStore {
                     // Somebody else was faster, with all of them.
                     Ok(reclaimed) if reclaimed.rows() == 0 => passed.push(seq.0),
                     Ok(reclaimed) => total.add(reclaimed),
-                    Err(StoreError::Overdrawn { .. }) => {
+                    Err(error) if error.is_one_batchs() => {
                         passed.push(seq.0);
-                        total.miscounted.push(seq);
+                        total.leave_alone(seq, &error);
                     }
                     Err(error) => return Err(error),
                 }
@@ -231,7 +243,7 @@ impl Workers for PostgresStore {
             let wanted = Back { numbers: &numbers, tokens: Some(&tokens), how: back };
             match self.take_back(seq, &wanted, now, NAME).await {
                 Ok(reclaimed) => total.add(reclaimed),
-                Err(StoreError::Overdrawn { .. }) => total.miscounted.push(seq),
+                Err(error) if error.is_one_batchs() => total.leave_alone(seq, &error),
                 Err(error) => return Err(error),
             }
         }
@@ -310,6 +322,13 @@ impl PostgresStore {
         name: &'static str,
     ) -> StoreResult<Reclaimed> {
         let mut tx = self.write(name).await?;
+        if back.tokens.is_none() {
+            sqlx::query("/* penstock:reclaim */ SELECT pg_advisory_xact_lock_shared($1)")
+                .bind(RECORDS_LOCK)
+                .execute(&mut *tx)
+                .await
+                .map_err(store_error(name))?;
+        }
         let Some(batch) = ledgers::read(&mut tx, seq, name).await? else { return Ok(Reclaimed::default()) };
         let mut moved = Moved::new(batch);
         let lost_after = match back.how {
@@ -375,6 +394,11 @@ impl PostgresStore {
         commit(tx, name).await?;
         Ok(reclaimed)
     }
+}
+
+/// A row that cannot be read is nobody's: it is left out, so that its process can go on with the others.
+fn readable(row: StoreResult<Held>) -> Option<Held> {
+    row.inspect_err(|error| tracing::error!(%error, "a row in flight cannot be read and is left out")).ok()
 }
 
 fn millis(duration: Duration) -> i64 {

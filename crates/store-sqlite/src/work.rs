@@ -249,8 +249,8 @@ async fn take(
         );
         query.push_bind(now.millis());
         query.push(") FROM j WHERE EXISTS (SELECT 1 FROM workers WHERE name = ").push_bind(claim.holder);
-        query.push(") AND (s.crashes = 0 OR ").push_bind(claim.suspects).push(
-            ") AND s.batch = j.batch AND s.number = j.number AND +s.status = 1 \
+        query.push(") AND s.crashes <= ").push_bind(claim.most_crashes()).push(
+            " AND s.batch = j.batch AND s.number = j.number AND +s.status = 1 \
              RETURNING batch, number, attempts, crashes, first_claimed_at, has_output, \
              (SELECT d.line FROM row_data d WHERE d.batch = row_state.batch AND d.number = row_state.number) AS line, \
              (SELECT d.payload FROM row_data d WHERE d.batch = row_state.batch AND d.number = row_state.number) AS payload",

@@ -8,13 +8,13 @@ use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::outcome::code;
 use penstock_domain::row::{MOST_CRASHES, RowStatus};
 use penstock_domain::time::Timestamp;
+use penstock_store::StoreResult;
 use penstock_store::decode::Columns as _;
 use penstock_store::settling::{Held, Moved};
 use penstock_store::workers::{
     CLOCK_MOVES, ComeBack, LOOK_GAP_MS, NewWorker, Reclaimed, Requeued, SET_BACK_MS, WorkerKind, WorkerLoad,
     WorkerRecord, Workers,
 };
-use penstock_store::{StoreError, StoreResult};
 use serde_json::json;
 use sqlx::Row as _;
 
@@ -44,6 +44,7 @@ struct Back<'a> {
 #[async_trait]
 impl Workers for SqliteStore {
     async fn register_worker(&self, worker: &NewWorker<'_>) -> StoreResult<()> {
+        // Needs no lock, unlike with PostgreSQL: there is one writer at a time, so nobody takes rows back meanwhile.
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "/* penstock:register_worker */ INSERT INTO workers (name, kind, version, started_at, beat_at, silence_ms, \
              looks, looked_at, in_flight, waiting) VALUES (?1, ?2, ?3, {NOW}, {NOW}, ?4, 0, {NOW}, 0, 0) \
@@ -172,13 +173,12 @@ impl Workers for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(store_error("held_by"))?;
-        rows.iter()
-            .map(|row| {
-                let c = Columns::of("row_state", row);
-                let row = RowRef { batch: BatchSeq(c.i64("batch")?), number: c.u32("number")? };
-                Ok((row, LeaseToken(c.uuid("lease_token")?)))
-            })
-            .collect()
+        let held = rows.iter().map(|row| {
+            let c = Columns::of("row_state", row);
+            let row = RowRef { batch: BatchSeq(c.i64("batch")?), number: c.u32("number")? };
+            Ok((row, LeaseToken(c.uuid("lease_token")?)))
+        });
+        Ok(held.filter_map(readable).collect())
     }
 
     async fn reclaim(&self, back: ComeBack, now: Timestamp) -> StoreResult<Reclaimed> {
@@ -207,9 +207,9 @@ impl Workers for SqliteStore {
                     // Somebody else was faster, with all of them.
                     Ok(reclaimed) if reclaimed.rows() == 0 => passed.push(seq.0),
                     Ok(reclaimed) => total.add(reclaimed),
-                    Err(StoreError::Overdrawn { .. }) => {
+                    Err(error) if error.is_one_batchs() => {
                         passed.push(seq.0);
-                        total.miscounted.push(seq);
+                        total.leave_alone(seq, &error);
                     }
                     Err(error) => return Err(error),
                 }
@@ -230,7 +230,7 @@ impl Workers for SqliteStore {
             let wanted = Back { numbers: &numbers, tokens: Some(&tokens), how: back };
             match self.take_back(seq, &wanted, now, NAME).await {
                 Ok(reclaimed) => total.add(reclaimed),
-                Err(StoreError::Overdrawn { .. }) => total.miscounted.push(seq),
+                Err(error) if error.is_one_batchs() => total.leave_alone(seq, &error),
                 Err(error) => return Err(error),
             }
         }
@@ -367,6 +367,11 @@ impl SqliteStore {
         commit(tx, name).await?;
         Ok(reclaimed)
     }
+}
+
+/// A row that cannot be read is nobody's: it is left out, so that its process can go on with the others.
+fn readable(row: StoreResult<Held>) -> Option<Held> {
+    row.inspect_err(|error| tracing::error!(%error, "a row in flight cannot be read and is left out")).ok()
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -19,8 +19,20 @@ pub struct Claim<'a> {
     pub holder: &'a str,
     /// Also take rows that are pending (an operator's `process-row`).
     pub also_pending: bool,
-    /// Also take rows that a process died of before: they run alone, and are left out otherwise.
+    /// Also take rows that processes died of before: they run alone, and are left out otherwise. A row that two died of is taken
+    /// only when it is the only one of the claim: whoever sent for it with others did not know of the second death.
     pub suspects: bool,
+}
+
+impl Claim<'_> {
+    /// Of how many processes at most it may be known that they died while they held a row, for the row to be taken.
+    pub fn most_crashes(&self) -> u16 {
+        match (self.suspects, self.rows.len()) {
+            (false, _) => 0,
+            (true, 0..=1) => u16::MAX,
+            (true, _) => 1,
+        }
+    }
 }
 
 /// A row that is now the worker's.

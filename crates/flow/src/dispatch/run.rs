@@ -142,8 +142,7 @@ async fn release_run(
     };
     report.record.swept = engines.store.sweep(started_at, grace, false).await?;
     let overdue = engines.store.end_overdue(started_at).await?;
-    report.record.swept.overdue_rows = overdue.rows;
-    report.record.swept.miscounted.extend(overdue.miscounted);
+    report.record.swept.overdue(&overdue);
     if overdue.rows > 0 {
         tracing::warn!(rows = overdue.rows, "rows failed: their deadline passed while they waited");
     }
