@@ -283,7 +283,8 @@ impl Writer {
             .map(|attempt| attempt.code.as_str())
             .collect();
         let code = record.code.as_deref().unwrap_or_default();
-        effect::may_be_repeated(&self.pipeline.steps, &Failure { code, step, tries: &tries })
+        let crashed = record.crashes > 0;
+        effect::may_be_repeated(&self.pipeline.steps, &Failure { code, step, tries: &tries, crashed })
     }
 
     /// What the client wrote; none when it was erased meanwhile.

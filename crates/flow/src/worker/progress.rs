@@ -18,6 +18,9 @@ pub(super) struct Progress {
     pub(super) attempts: u16,
     /// All earlier failures, those of earlier runs of the batch first.
     pub(super) story: Vec<AttemptRecord>,
+    /// A worker died while it held the row, at this step or on its way to it. It stands in the story as soon as the row's next
+    /// failure does: that one ends the database's count of crashes.
+    crash: Option<AttemptRecord>,
     /// Where the failures of this run begin in them.
     this_run: usize,
     /// The series of throttled answers that the row is in, and the step that gives them.
@@ -59,6 +62,29 @@ impl Progress {
             self.series = error.step.clone().zip(error.throttled);
             self.last = Some(error);
         }
+    }
+
+    /// A worker died while it held the row, and the first step without a receipt is this one: it may have called it.
+    pub(super) fn crashed_at(&mut self, step: &str, now: Timestamp) {
+        let (step, code) = (Some(step.to_owned()), code::WORKER_CRASHED.to_owned());
+        self.crash = Some(AttemptRecord { at: now, step, code, http_status: None, probe: false });
+    }
+
+    /// One more failure.
+    pub(super) fn push(&mut self, failure: AttemptRecord) {
+        // Behind a probe the crash still counts in the database.
+        if !failure.probe {
+            self.story.extend(self.crash.take());
+        }
+        self.story.push(failure);
+    }
+
+    /// Whether an earlier try of the step had no answer: with its key it may still be under way.
+    pub(super) fn had_no_answer(&self, step: &str) -> bool {
+        let unanswered = [code::TIMEOUT, code::CONNECTION_LOST, code::WORKER_CRASHED];
+        self.story.iter().chain(&self.crash).any(|attempt| {
+            attempt.step.as_deref() == Some(step) && unanswered.contains(&attempt.code.as_str())
+        })
     }
 
     /// What the row's last failure at a step was.
@@ -108,5 +134,29 @@ impl Progress {
             .series(step)
             .map(|series| Expiry { at: series.since + retry.throttled_for, code: code::THROTTLED });
         deadline.into_iter().chain(throttled).min_by_key(|expiry| expiry.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(code: &str, probe: bool) -> AttemptRecord {
+        let (at, step, code) = (Timestamp::from_millis(7), Some("s".to_owned()), code.to_owned());
+        AttemptRecord { at, step, code, http_status: None, probe }
+    }
+
+    #[test]
+    fn a_crash_is_a_try_without_an_answer_and_is_told_with_the_next_failure() {
+        let mut progress = Progress::default();
+        progress.crashed_at("s", Timestamp::from_millis(5));
+        assert!(progress.had_no_answer("s") && !progress.had_no_answer("t"));
+        assert_eq!(progress.past("s"), Past::Clean, "no answer of the API's was bad");
+        progress.push(failure("http_500", true));
+        progress.push(failure("http_422", false));
+        progress.push(failure("http_422", false));
+        let codes: Vec<&str> = progress.story.iter().map(|attempt| attempt.code.as_str()).collect();
+        assert_eq!(codes, ["http_500", "worker_crashed", "http_422", "http_422"]);
+        assert!(progress.had_no_answer("s"));
     }
 }

@@ -82,6 +82,11 @@ impl RowTask<'_> {
         };
         let done = progress.outputs.len();
         let pipeline = &self.work.pipeline;
+        if claimed.crashes > 0
+            && let Some(next) = pipeline.steps.get(done)
+        {
+            progress.crashed_at(&next.name, self.engines.clock.now());
+        }
         for (index, step) in pipeline.steps.iter().enumerate().skip(done) {
             if index > done {
                 crash::point(crash::BETWEEN_STEPS);
@@ -171,7 +176,7 @@ impl RowTask<'_> {
             idempotency_key: step.keyed.then(|| outcome::idempotency_key(self.work.id, number, &step.name)),
             repetition: step.repetition(),
             reads_body: step.reads_body,
-            unanswered_before: step.keyed && had_no_answer(&progress.story, step),
+            unanswered_before: step.keyed && progress.had_no_answer(&step.name),
             traceparent: self.engines.traces.traceparent(&span, self.trace.id),
             past: progress.past(&step.name),
         };
@@ -462,7 +467,7 @@ impl RowTask<'_> {
         probe: bool,
     ) -> Vec<u8> {
         let mut progress = progress;
-        progress.story.push(AttemptRecord {
+        progress.push(AttemptRecord {
             at: self.engines.clock.now(),
             step: step.map(|step| step.name.clone()),
             code: problem.code.clone(),
@@ -599,14 +604,6 @@ fn given_up(step: &Step, last: Option<&RowError>, refused_for: Duration) -> Prob
              too often"
         ),
     )
-}
-
-/// Whether an earlier try of the step had no answer: with its key it may still be under way.
-fn had_no_answer(story: &[AttemptRecord], step: &Step) -> bool {
-    story.iter().any(|attempt| {
-        attempt.step.as_ref() == Some(&step.name)
-            && [outcome::code::TIMEOUT, outcome::code::CONNECTION_LOST].contains(&attempt.code.as_str())
-    })
 }
 
 pub(crate) fn quiet() -> Trouble {
