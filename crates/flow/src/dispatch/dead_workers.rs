@@ -42,8 +42,13 @@ pub async fn run(engines: Engines, own: String, lost_after: Duration, stop: Canc
             }
             Ok::<_, FlowError>(())
         };
-        if let Err(error) = round.await {
-            tracing::debug!(%error, "failed to look for dead workers; will retry");
+        match round.await {
+            // That the database is away is said by this process's heartbeat.
+            Err(error) if error.is_transient() => {
+                tracing::debug!(%error, "failed to look for dead workers; will retry");
+            }
+            Err(error) => tracing::warn!(%error, "failed to look for dead workers; will retry"),
+            Ok(()) => {}
         }
     }
 }

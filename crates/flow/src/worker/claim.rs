@@ -67,8 +67,10 @@ impl Worker {
     pub(super) async fn claim_suspects(&self, wanted: Vec<Suspect>) -> Vec<(Claimed, Running)> {
         let rows: Vec<RowRef> = wanted.iter().map(|one| one.row).collect();
         let error = match self.claim(&rows, true).await {
-            Ok((claimed, _)) => {
-                let suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok((claimed, no_room)) => {
+                let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+                let waits = wanted.into_iter().filter(|suspect| no_room.contains(&suspect.row));
+                waits.for_each(|suspect| suspects.push(suspect));
                 return claimed.into_iter().map(|row| (row, suspects.begin())).collect();
             }
             Err(error) => error,
@@ -88,7 +90,8 @@ impl Worker {
         tracing::warn!(%error, rows, "failed to claim rows; will retry");
     }
 
-    /// Claims rows, and tells for which of them there is no memory now. Suspects run alone: their memory is not weighed.
+    /// Claims rows, and tells for which of them there is no memory now. Of suspects, the first one is not weighed: it runs alone
+    /// if need be, whatever else holds memory. Those beside it are, so that they do not kill the worker together.
     async fn claim(
         &self,
         wanted: &[RowRef],
@@ -99,11 +102,10 @@ impl Worker {
         let (known, unprocessable): (Vec<RowRef>, Vec<RowRef>) =
             wanted.iter().partition(|row| works.contains_key(&row.batch));
         self.requeue(&unprocessable).await;
-        let Weighed { rows, held, no_room } = if suspects {
-            Weighed { rows: known, ..Weighed::default() }
-        } else {
-            self.weights.weigh(&self.engines, &works, known).await?
-        };
+        let first = known.first().filter(|_| suspects).copied();
+        let weighed = known.into_iter().skip(usize::from(first.is_some())).collect();
+        let Weighed { mut rows, held, no_room } = self.weights.weigh(&self.engines, &works, weighed).await?;
+        rows.extend(first);
         if rows.is_empty() {
             return Ok((Vec::new(), no_room));
         }

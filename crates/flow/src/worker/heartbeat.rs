@@ -5,6 +5,7 @@
 //! then: it waits until the database is back. What it has in hand it keeps, and settles.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use penstock_store::StoreResult;
@@ -31,6 +32,8 @@ pub struct Heartbeat {
     silence: Duration,
     /// When the last one began that was written; none: no one was yet.
     last: watch::Sender<Option<Instant>>,
+    /// It was taken for dead, and has not compared yet what it holds.
+    returned: AtomicBool,
 }
 
 /// What came of a heartbeat.
@@ -38,14 +41,20 @@ pub struct Heartbeat {
 pub enum Beat {
     /// It was written.
     Written,
-    /// It was written, but the process had been taken for dead: some of its rows may be somebody else's by now.
-    Returned,
+    /// It was written, but the process had been taken for dead: some of its rows may be somebody else's by now. No call begins
+    /// before it has compared what it holds and [goes on](Heartbeat::goes_on).
+    Returned(Since),
 }
+
+/// When a heartbeat began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since(Instant);
 
 impl Heartbeat {
     /// A process that is not recorded yet. Nobody else ever has its name.
     pub fn new(name: String, kind: WorkerKind, silence: Duration) -> Arc<Self> {
-        Arc::new(Self { name, kind, silence, last: watch::Sender::new(None) })
+        let (last, returned) = (watch::Sender::new(None), AtomicBool::new(false));
+        Arc::new(Self { name, kind, silence, last, returned })
     }
 
     /// The process's name.
@@ -59,7 +68,7 @@ impl Heartbeat {
         self.last.borrow().is_some_and(|last| last.elapsed() + needed < self.silence)
     }
 
-    /// Waits for the next heartbeat that is written.
+    /// Waits for the next heartbeat after which calls may begin.
     pub async fn next(&self) {
         let mut next = self.last.subscribe();
         // An error means that this is gone, and with it whoever waits.
@@ -71,19 +80,24 @@ impl Heartbeat {
     /// # Errors
     /// When the database fails.
     pub async fn register(&self, engines: &Engines) -> StoreResult<()> {
+        let began = Instant::now();
+        self.record(engines).await?;
+        self.last.send_replace(Some(began));
+        Ok(())
+    }
+
+    async fn record(&self, engines: &Engines) -> StoreResult<()> {
         let worker = NewWorker {
             name: &self.name,
             kind: self.kind,
             version: env!("CARGO_PKG_VERSION"),
             silence: self.silence,
         };
-        let began = Instant::now();
-        engines.store.register_worker(&worker).await?;
-        self.last.send_replace(Some(began));
-        Ok(())
+        engines.store.register_worker(&worker).await
     }
 
-    /// One heartbeat. A process that was taken for dead is recorded again, under its name: rows that nobody took are its own.
+    /// One heartbeat. A process that was taken for dead is recorded again, under its name: rows that nobody took are its own. It
+    /// is told so until it [goes on](Heartbeat::goes_on).
     ///
     /// # Errors
     /// When the database fails, or does not answer.
@@ -92,12 +106,31 @@ impl Heartbeat {
         let written = tokio::time::timeout(PATIENCE, engines.store.beat(&self.name, load));
         let written =
             written.await.map_err(|late| penstock_store::StoreError::Unavailable(Box::new(late)))??;
-        if written {
-            self.last.send_replace(Some(began));
-            return Ok(Beat::Written);
+        if !written {
+            self.was_dead();
+            self.record(engines).await?;
         }
-        self.register(engines).await?;
-        Ok(Beat::Returned)
+        Ok(self.written(began))
+    }
+
+    /// No call begins from now on: others may take the rows.
+    fn was_dead(&self) {
+        self.returned.store(true, Ordering::SeqCst);
+        self.last.send_replace(None);
+    }
+
+    fn written(&self, began: Instant) -> Beat {
+        if self.returned.load(Ordering::SeqCst) {
+            return Beat::Returned(Since(began));
+        }
+        self.last.send_replace(Some(began));
+        Beat::Written
+    }
+
+    /// The process has compared what it holds since that heartbeat: what it did not lose is its own, and calls begin again.
+    pub fn goes_on(&self, since: Since) {
+        self.returned.store(false, Ordering::SeqCst);
+        self.last.send_replace(Some(since.0));
     }
 
     /// The process ends and holds nothing any more.
@@ -111,6 +144,8 @@ impl Heartbeat {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     fn heartbeat(silence: u64) -> Arc<Heartbeat> {
@@ -130,5 +165,28 @@ mod tests {
         assert!(one.covers(9 * second), "it has ended by then");
         tokio::time::advance(10 * second).await;
         assert!(!one.covers(Duration::ZERO), "somebody else may have the row");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_taken_for_dead_calls_nothing_before_it_has_compared() {
+        let one = heartbeat(14);
+        assert_eq!(one.written(Instant::now()), Beat::Written);
+        assert!(one.covers(Duration::ZERO));
+        one.was_dead();
+        assert!(!one.covers(Duration::ZERO), "its record is gone");
+        let mut waits = Box::pin(one.next());
+        assert!(waits.as_mut().now_or_never().is_none());
+        // The comparison fails once: the next heartbeat does not forget it.
+        for _ in 0..2 {
+            assert!(matches!(one.written(Instant::now()), Beat::Returned(_)));
+            assert!(!one.covers(Duration::ZERO), "it has not compared");
+            assert!(waits.as_mut().now_or_never().is_none(), "a row that waits goes on waiting");
+        }
+        let Beat::Returned(since) = one.written(Instant::now()) else { panic!("it has not compared") };
+        tokio::time::advance(Duration::from_secs(10)).await;
+        one.goes_on(since);
+        waits.await;
+        assert!(one.covers(3 * Duration::from_secs(1)) && !one.covers(5 * Duration::from_secs(1)));
+        assert_eq!(one.written(Instant::now()), Beat::Written);
     }
 }

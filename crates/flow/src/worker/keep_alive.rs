@@ -3,10 +3,10 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use penstock_store::workers::{ComeBack, WorkerLoad};
-use tokio::task::JoinHandle;
+use penstock_store::workers::{ComeBack, Requeued, WorkerLoad};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::context::error::FlowError;
 use crate::context::tasks::spawn_part;
@@ -37,12 +37,13 @@ impl Worker {
         true
     }
 
-    /// Starts what runs until the worker has drained.
-    pub(super) fn live(self: &Arc<Self>, stop: &CancellationToken) -> [JoinHandle<()>; 2] {
+    /// Starts what runs until the worker has drained, which is when these are dropped.
+    pub(super) fn live(self: &Arc<Self>, stop: &CancellationToken) -> [AbortOnDropHandle<()>; 2] {
         [
             spawn_part("heartbeat", self.clone().beat(), stop),
             spawn_part("receipts", self.clone().keep_receipts(), stop),
         ]
+        .map(AbortOnDropHandle::new)
     }
 
     async fn beat(self: Arc<Self>) {
@@ -72,14 +73,20 @@ impl Worker {
         let count = |rows: usize| u32::try_from(rows).unwrap_or(u32::MAX);
         let waiting = self.figures.waiting.load(std::sync::atomic::Ordering::Relaxed);
         let load = WorkerLoad { in_flight: count(self.leases.len()), waiting: count(waiting) };
-        if self.heartbeat.beat(&self.engines, load).await? == Beat::Returned {
-            tracing::warn!(
-                "this worker was taken for dead; it goes on with the rows that nobody took from it"
-            );
+        let beat = self.heartbeat.beat(&self.engines, load).await?;
+        if let Beat::Returned(_) = beat {
             self.leases.doubt();
         }
-        self.follow_clock().await?;
+        // Before anything else that can fail: until then no call begins.
         let unknown = self.leases.compare(&self.engines).await?;
+        if let Beat::Returned(since) = beat {
+            self.heartbeat.goes_on(since);
+            tracing::warn!(
+                rows = self.leases.len(),
+                "this worker was taken for dead; it goes on with the rows that nobody took from it"
+            );
+        }
+        self.follow_clock().await?;
         if unknown.is_empty() {
             return Ok(());
         }
@@ -89,9 +96,14 @@ impl Worker {
             self.engines.store.let_go(&unknown, back, now).await.inspect_err(|_| self.leases.doubt())?;
         tracing::warn!(rows = freed.rows(), "rows whose claim was not answered are queued again");
         crate::dispatch::dead_workers::log(&freed);
+        // A claim of ordinary rows does not take suspects: among them they would wait until they count as lost.
+        let (suspects, rows): (Vec<Requeued>, Vec<Requeued>) =
+            freed.requeued.into_iter().partition(|one| one.crashes > 0);
         let due = Instant::now();
-        let rows: Vec<_> = freed.requeued.iter().map(|one| (one.row, due)).collect();
-        self.take_up(&rows, &None).await
+        let rows: Vec<_> = rows.into_iter().map(|one| (one.row, due)).collect();
+        self.take_up(&rows, &None).await?;
+        let suspects: Vec<_> = suspects.into_iter().map(|one| (one.row, one.crashes)).collect();
+        self.take_up_suspects(&suspects, &None).await
     }
 
     /// A database whose clock was set back: stored deadlines are moved as soon as all processes go by the new time.

@@ -146,7 +146,15 @@ impl Worker {
         Ok(())
     }
 
-    async fn take_up_suspects(&self, rows: &[(RowRef, u16)], keep: &Keep) -> Result<(), FlowError> {
+    /// Suspects wait for their turn from now on.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(super) async fn take_up_suspects(
+        &self,
+        rows: &[(RowRef, u16)],
+        keep: &Keep,
+    ) -> Result<(), FlowError> {
         let batches: Vec<BatchSeq> = rows.iter().map(|(row, _)| row.batch).collect();
         let works = self.cache.get(&self.engines, &batches).await?;
         let taken = {

@@ -158,12 +158,12 @@ impl Worker {
             settle::run(self.engines.clone(), self.leases.clone(), self.figures.clone(), settlements_in);
         let settler = spawn_part("settlements", settling, &stop);
         let beside = self.live(&stop);
+        // However this ends: rows end at their next step's border, and extractions behind their chunk.
+        let drained = Drains(&self);
         let rows = TaskTracker::new();
         let ways_out = WaysOut { settlements, book: Book::open(self.engines.clone(), &stop) };
         self.clone().claim_all(&stop, &rows, &ways_out).await;
-        self.draining.store(true, Ordering::SeqCst);
-        self.extract_no_more.cancel();
-        self.extractions.close();
+        drop(drained);
         self.give_back_heard().await;
         rows.close();
         if tokio::time::timeout(self.policy.grace, rows.wait()).await.is_err() {
@@ -179,7 +179,7 @@ impl Worker {
         }
         // An extraction stops behind the chunk that it is at.
         self.extractions.wait().await;
-        beside.iter().for_each(tokio::task::JoinHandle::abort);
+        drop(beside);
         if self.leases.is_empty()
             && let Err(error) = self.heartbeat.leave(&self.engines).await
         {
@@ -424,6 +424,17 @@ impl Worker {
                 return;
             }
         }
+    }
+}
+
+/// Makes a worker drain when it is dropped, also by a panic: nothing that the worker spawned goes on without it.
+struct Drains<'a>(&'a Worker);
+
+impl Drop for Drains<'_> {
+    fn drop(&mut self) {
+        self.0.draining.store(true, Ordering::SeqCst);
+        self.0.extract_no_more.cancel();
+        self.0.extractions.close();
     }
 }
 

@@ -117,13 +117,18 @@ async fn run(
         loop {
             tokio::time::sleep(heartbeat::EVERY).await;
             let load = WorkerLoad { in_flight: 1, waiting: 0 };
-            match heartbeat.beat(engines, load).await {
-                Ok(Beat::Written) => {}
-                Ok(Beat::Returned) => leases.doubt(),
-                Err(error) => tracing::warn!(%error, "failed to write a heartbeat; will retry"),
-            }
-            if let Err(error) = leases.compare(engines).await {
-                tracing::warn!(%error, "failed to compare what is held; will retry");
+            let beat = match heartbeat.beat(engines, load).await {
+                Ok(beat) => beat,
+                Err(error) => {
+                    tracing::warn!(%error, "failed to write a heartbeat; will retry");
+                    continue;
+                }
+            };
+            let Beat::Returned(since) = beat else { continue };
+            leases.doubt();
+            match leases.compare(engines).await {
+                Ok(_) => heartbeat.goes_on(since),
+                Err(error) => tracing::warn!(%error, "failed to compare what is held; will retry"),
             }
         }
     };

@@ -91,10 +91,14 @@ impl Drop for Running {
 }
 
 impl Suspects {
-    /// Adds one; a row that waits already is known.
+    /// Adds one. Of a row that waits already the later death counts, and its message is kept.
     pub(super) fn push(&mut self, suspect: Suspect) {
         if self.known.insert(suspect.row) {
             self.waiting.push_back(suspect);
+        } else if let Some(known) = self.waiting.iter_mut().find(|known| known.row == suspect.row)
+            && known.deaths < suspect.deaths
+        {
+            *known = suspect;
         }
     }
 
@@ -270,6 +274,20 @@ mod tests {
         all.proven = 4 * DOUBLE_EVERY;
         assert_eq!(numbers(all.turn(now, 0, true, |_| true)), [1, 3, 4]);
         assert_eq!(numbers(all.turn(now, 0, true, |_| true)), [2]);
+    }
+
+    #[test]
+    fn a_second_death_is_heard_of_while_the_row_waits() {
+        let mut all = suspects([1, 1, 1]);
+        for deaths in [2, 1] {
+            let row = RowRef { batch: BatchSeq(1), number: 2 };
+            all.push(Suspect { row, deaths, pipeline: "p0".into(), keep: None });
+        }
+        all.proven = 4 * DOUBLE_EVERY;
+        let now = Instant::now();
+        assert_eq!(numbers(all.turn(now, 0, true, |_| true)), [1, 3]);
+        assert_eq!(numbers(all.turn(now, 0, true, |_| true)), [2]);
+        assert!(all.is_empty());
     }
 
     #[test]
