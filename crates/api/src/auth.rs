@@ -91,10 +91,11 @@ impl Caller {
     /// Asks for the key again, before something is done for a request that took long.
     ///
     /// # Errors
-    /// 401 when it is no longer good.
+    /// 401 when it is no longer good: it was revoked, or has expired meanwhile.
     pub async fn still(&self, state: &ApiState) -> Result<(), Problem> {
         let record = state.engines.store.key(&self.key_id).await?;
-        let valid = record.is_some_and(|record| record.revoked_at.is_none());
+        let now = state.engines.clock.now();
+        let valid = record.is_some_and(|record| record.is_valid(now));
         if valid { Ok(()) } else { Err(unauthorized()) }
     }
 

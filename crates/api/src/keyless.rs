@@ -95,7 +95,8 @@ impl Shared {
     }
 }
 
-fn takes_gzip(request: &HttpRequest) -> bool {
+/// Whether the client takes gzip rather than an answer that is not compressed (RFC 9110, 12.5.3: `q=0` refuses a coding).
+pub fn takes_gzip(request: &HttpRequest) -> bool {
     let Ok(accepted) = AcceptEncoding::parse(request) else { return false };
     let chosen = accepted.negotiate([Encoding::gzip(), Encoding::identity()].iter());
     !accepted.is_empty() && chosen == Some(Encoding::gzip())

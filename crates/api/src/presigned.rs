@@ -46,16 +46,10 @@ pub struct UploadPlace {
     pub expires_at: Timestamp,
 }
 
-/// Gives an address to which the client PUTs its file.
+/// Gives an address to which the client PUTs its file. It is no upload yet, and counts as a request only.
 #[utoipa::path(post, operation_id = "create_upload", path = "/v2/uploads", tag = "batches",
     responses((status = 201, description = "A place for a file", body = UploadPlace), refusals::Asked), security(("key" = [])))]
-pub async fn create(
-    caller: Caller,
-    state: web::Data<ApiState>,
-    _: NoQuery,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    ingest::admit(&state, &caller, &request).await?;
+pub async fn create(caller: Caller, state: web::Data<ApiState>, _: NoQuery) -> Result<HttpResponse, Problem> {
     let now = state.engines.clock.now();
     let id = state.engines.chance.uuid(now);
     let key = upload_key(&caller.owner_name, id);
@@ -94,7 +88,8 @@ pub async fn put(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    ingest::admit(&state, &caller, &request).await?;
+    state.rates.upload(&caller, &request)?;
+    ingest::admit(&state, caller.owner, 0, &request).await?;
     body::unencoded(request.headers())?;
     let unknown = || Problem::not_found("open upload of this id");
     let id = id.parse().map_err(|_| unknown())?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStoreExt as _;
 use penstock_crypto::DataKey;
+use penstock_domain::ids::OwnerSeq;
 use penstock_store::StoreError;
 use penstock_store::batches::{Batch, Checkpoint, Created, Idempotency, NewBatch, PendingUpload, SealedKey};
 use serde_json::Value;
@@ -44,11 +45,7 @@ pub async fn adopt(
             FlowError::Inconsistent(format!("upload {} has another upload's address", pending.id)).into()
         );
     }
-    let bytes = match engines.objects.head(&pending.object_key.as_str().into()).await {
-        Ok(meta) => meta.size,
-        Err(object_store::Error::NotFound { .. }) => return Err(UploadError::NotUploaded),
-        Err(error) => return Err(FlowError::from(error).into()),
-    };
+    let Some(bytes) = file_bytes(engines, &pending).await? else { return Err(UploadError::NotUploaded) };
     match asked.make(pending, bytes).await {
         Ok(Created::New(batch)) => {
             ring(engines, &batch).await;
@@ -63,6 +60,28 @@ pub async fn adopt(
             }
         }
         Err(NotMade { error, .. }) => Err(error.into()),
+    }
+}
+
+/// How long the file of a presigned upload is that has no batch yet; none when there is no such file.
+///
+/// # Errors
+/// When an engine fails.
+pub async fn waiting_bytes(
+    engines: &Engines,
+    owner: OwnerSeq,
+    upload: Uuid,
+) -> Result<Option<u64>, FlowError> {
+    let pending = engines.store.upload(upload, owner).await?.filter(|pending| pending.batch.is_none());
+    let Some(pending) = pending else { return Ok(None) };
+    file_bytes(engines, &pending).await
+}
+
+async fn file_bytes(engines: &Engines, pending: &PendingUpload) -> Result<Option<u64>, FlowError> {
+    match engines.objects.head(&pending.object_key.as_str().into()).await {
+        Ok(meta) => Ok(Some(meta.size)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
