@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Past, Reason, Snapshot};
 use penstock_domain::outcome::{self, Happened, Repetition, Verdict, code};
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
@@ -18,6 +19,7 @@ use crate::figures::{CallFigures, Figures};
 use crate::lateness::Lateness;
 use crate::limiter::{Gates, Grant, Limiter};
 use crate::line::{Lines, Turn};
+use crate::noting::Noting;
 
 /// A slot outlasts its call's timeout by so much: a timer that is late gives no slot away under a call. The slots of a worker
 /// that is gone come back after that.
@@ -31,6 +33,9 @@ const LAST_TRY: Duration = Duration::from_millis(500);
 
 /// When more owners' limits are remembered, those that are over are forgotten.
 const MOST_REMEMBERED: usize = 10_000;
+
+/// A call that took longer than that to be written down asks for leave once more: its slot may be over before it is.
+const NOTED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Two questions are at least so far apart.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
@@ -55,6 +60,15 @@ pub struct Demand<'a> {
     pub traceparent: Option<String>,
     /// What the row's own past at the step says.
     pub past: Past,
+    /// Of a call that is made at most once: writes down that it is about to be made, when it has leave.
+    pub note: Option<&'a dyn Note>,
+}
+
+/// Something that is written down before a call.
+#[async_trait]
+pub trait Note: Sync {
+    /// Writes it down. False: it was not, and the call may not be made.
+    async fn write(&self) -> bool;
 }
 
 /// What came of it.
@@ -69,7 +83,7 @@ pub enum Called {
         /// For how long the dependency has refused everything, see [`Denied::refused_for`].
         refused_for: Duration,
     },
-    /// The row's lease would not have covered the call: it was not made.
+    /// The row's lease would not have covered the call, or it could not be written down: it was not made.
     NotCovered,
     /// It was made, or cannot be made at all.
     Answered {
@@ -97,6 +111,20 @@ struct Leave {
     probe: bool,
 }
 
+/// Why a call has no leave.
+enum Refusal {
+    /// A limit.
+    Denied(Denied),
+    /// It could not be written down.
+    NotNoted,
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
 /// What this worker knows of a gate without asking.
 #[derive(Clone, Copy)]
 struct Known {
@@ -106,6 +134,21 @@ struct Known {
     probing: bool,
     /// For how long everything had been refused, see [`Denied::refused_for`].
     refused_for: Duration,
+}
+
+/// What a call that waits for leave has with it.
+struct LeaveWait<'a> {
+    /// What is to be done yet when it has leave.
+    note: Option<&'a dyn Note>,
+    waiting: Waiting<'a>,
+    mark: Option<Box<dyn Send>>,
+    turn: Option<Turn>,
+}
+
+impl LeaveWait<'_> {
+    fn mark(&mut self) {
+        self.mark.get_or_insert_with(self.waiting);
+    }
 }
 
 /// Makes a mark that lives as long as a call waits for a limit.
@@ -122,6 +165,8 @@ pub struct Caller {
     /// Those who wait for a slot.
     lines: Lines,
     lateness: Lateness,
+    /// How long it takes to write a call down.
+    noting: Noting,
     figures: Figures,
     failures: FailureLog,
 }
@@ -138,6 +183,7 @@ impl Caller {
             known: Mutex::default(),
             lines: Lines::default(),
             lateness: Lateness::default(),
+            noting: Noting::default(),
             figures: Figures::default(),
             failures: FailureLog::default(),
         }
@@ -175,10 +221,11 @@ impl Caller {
         let cost = dependency.rate.as_ref().map_or(demand.cost, |rate| demand.cost.min(rate.burst));
         let asked_at = Instant::now();
         let ask = Ask { cost, token: 0, lease_us, lead_us: 0.0, past: demand.past };
-        let leave = self.leave(&gates, &ask, waiting).await;
+        let leave = self.leave(&gates, &ask, demand.note, waiting).await;
         let Leave { token, probe } = match leave {
             Ok(leave) => leave,
-            Err(denied) => return self.sent_away(dependency, &gates, denied),
+            Err(Refusal::Denied(denied)) => return self.sent_away(dependency, &gates, denied),
+            Err(Refusal::NotNoted) => return Called::NotCovered,
         };
         self.figures.count(&dependency.name, |figures| figures.waited.took(asked_at.elapsed()));
         let grant = Grant { token, gates };
@@ -288,30 +335,40 @@ impl Caller {
     }
 
     /// Leave to call, here and now; waits for it while that is a matter of moments.
-    async fn leave(&self, gates: &Gates, ask: &Ask, waiting: Waiting<'_>) -> Result<Leave, Denied> {
-        let deadline = Instant::now() + PATIENCE + LAST_TRY;
+    async fn leave(
+        &self,
+        gates: &Gates,
+        ask: &Ask,
+        note: Option<&dyn Note>,
+        waiting: Waiting<'_>,
+    ) -> Result<Leave, Refusal> {
+        let mut deadline = Instant::now() + PATIENCE + LAST_TRY;
         let line = gates.slots().map(|slots| self.lines.at(slots));
-        let mut mark = None;
-        let mut turn = None;
+        let mut wait = LeaveWait { note, waiting, mark: None, turn: None };
         if let Some(line) = line.as_ref().filter(|line| line.waiting() > 0) {
-            mark.get_or_insert_with(waiting);
-            turn = Some(in_time(deadline, line.turn()).await?);
+            wait.mark();
+            wait.turn = Some(in_time(deadline, line.turn()).await?);
         }
         loop {
             // A token of its own for each try: what is still told of an earlier one does not meet this one.
             let token = self.tokens.fetch_add(1, Ordering::Relaxed) & 0x000F_FFFF_FFFF_FFFF;
             let ask = Ask { token, ..*ask };
-            let denied = match self.leave_once(gates, ask, &mut mark, &mut turn, waiting).await {
-                Ok(leave) => return Ok(leave),
-                Err(denied) => denied,
+            let unnoted = wait.note.is_some();
+            let denied = match self.leave_once(gates, ask, &mut wait).await {
+                Err(Refusal::Denied(denied)) => denied,
+                leave => return leave,
             };
+            if unnoted && wait.note.is_none() {
+                // However long it took to write it down, it was done for this call.
+                deadline = Instant::now() + PATIENCE + LAST_TRY;
+            }
             let pause = limit::duration(denied.retry_after).max(SHORTEST_PAUSE);
             if pause > PATIENCE || Instant::now() + pause > deadline {
-                return Err(denied);
+                return Err(denied.into());
             }
-            mark.get_or_insert_with(waiting);
+            wait.mark();
             match line.as_ref().filter(|_| denied.reason == Reason::Concurrency) {
-                Some(line) if turn.is_none() => turn = Some(in_time(deadline, line.turn()).await?),
+                Some(line) if wait.turn.is_none() => wait.turn = Some(in_time(deadline, line.turn()).await?),
                 // The pause ends it in any case: most slots are given back elsewhere.
                 Some(line) => drop(tokio::time::timeout(pause, line.freed()).await),
                 None => tokio::time::sleep(pause).await,
@@ -319,45 +376,58 @@ impl Caller {
         }
     }
 
-    async fn leave_once(
-        &self,
-        gates: &Gates,
-        ask: Ask,
-        mark: &mut Option<Box<dyn Send>>,
-        turn: &mut Option<Turn>,
-        waiting: Waiting<'_>,
-    ) -> Result<Leave, Denied> {
+    /// A call that has to be written down asks for a moment that leaves time for that, and is written down when all that
+    /// could refuse it has been asked: a worker that dies while a row waits has not called for it. What comes too late all
+    /// the same is not made, and asks again; it is written down by then.
+    async fn leave_once(&self, gates: &Gates, ask: Ask, wait: &mut LeaveWait<'_>) -> Result<Leave, Refusal> {
         let lead = self.limiter.lead().await?;
-        let ask = Ask { lead_us: lead.answer_us, ..ask };
-        let (wait, slack, probe, confirm) = match self.limiter.acquire(gates, &ask).await {
+        let noting_us = if wait.note.is_some() { self.noting.expected_us() } else { 0.0 };
+        let ask = Ask { lead_us: lead.answer_us + noting_us, ..ask };
+        let (moment, slack, probe, confirm) = match self.limiter.acquire(gates, &ask).await {
             Decision::Granted { wait, slack, probe, confirm } => (wait, slack, probe, confirm),
-            Decision::Denied(denied) => return Err(denied),
+            Decision::Denied(denied) => return Err(denied.into()),
         };
         let answered = Instant::now();
         // While this one waits for its moment others in line may ask for later ones.
-        *turn = None;
+        wait.turn = None;
         self.meet(gates, probe);
-        if wait > 0.0 {
-            self.remember(gates, Reason::Rate, answered + limit::duration(wait), None);
-            mark.get_or_insert_with(waiting);
+        if moment > 0.0 {
+            self.remember(gates, Reason::Rate, answered + limit::duration(moment), None);
+            wait.mark();
         }
+        let before = |lead_us: f64| tokio::time::sleep_until(answered + limit::duration(moment - lead_us));
+        let grant = || Grant { token: ask.token, gates: gates.clone() };
+        let unused = Feedback { probe, ..Feedback::default() };
         let mut refused = None;
         if confirm {
-            tokio::time::sleep_until(answered + limit::duration(wait - lead.round_trip_us)).await;
-            let ask = Ask { lead_us: lead.round_trip_us, ..ask };
-            refused = self.limiter.confirm(gates, &ask).await.err();
+            let lead_us = lead.round_trip_us + noting_us;
+            before(lead_us).await;
+            refused = self.limiter.confirm(gates, &Ask { lead_us, ..ask }).await.err();
+        }
+        if refused.is_none()
+            && let Some(note) = wait.note
+        {
+            before(noting_us).await;
+            let began = Instant::now();
+            if !note.write().await {
+                self.report(grant(), unused).await;
+                return Err(Refusal::NotNoted);
+            }
+            wait.note = None;
+            let took = began.elapsed();
+            self.noting.took(took);
+            refused = (took > NOTED_WITHIN).then_some(Denied::new(0.0, Reason::Late));
         }
         if refused.is_none() {
-            tokio::time::sleep_until(answered + limit::duration(wait)).await;
+            before(0.0).await;
         }
         if refused.is_none() && gates.paced() {
-            let by = limit::micros(answered.elapsed()) - wait - slack;
+            let by = limit::micros(answered.elapsed()) - moment - slack;
             refused = self.lateness.judge(by, &lead);
         }
         let Some(denied) = refused else { return Ok(Leave { token: ask.token, probe }) };
-        let grant = Grant { token: ask.token, gates: gates.clone() };
-        self.report(grant, Feedback { probe, ..Feedback::default() }).await;
-        Err(denied)
+        self.report(grant(), unused).await;
+        Err(denied.into())
     }
 
     async fn report(&self, grant: Grant, feedback: Feedback) -> bool {

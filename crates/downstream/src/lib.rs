@@ -19,6 +19,7 @@ mod lateness;
 pub mod limiter;
 mod line;
 pub mod local;
+mod noting;
 pub mod retry_after;
 #[cfg(feature = "redis")]
 mod server;
@@ -30,7 +31,7 @@ mod tls;
 mod wire;
 
 pub use aside::aside;
-pub use caller::{Called, Caller, Demand};
+pub use caller::{Called, Caller, Demand, Note};
 pub use client::{Client, Response};
 pub use failure::Failure;
 pub use figures::{CallFigures, Histogram};

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+use penstock_domain::cause::Cause;
 use penstock_domain::outcome::{self, Repetition, Verdict};
 use penstock_domain::pipeline::{Dependency, ResponseView, RowContext, RowValues, Step};
 use penstock_domain::retry::{self, Failed, Next};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
 use penstock_domain::time::Timestamp;
-use penstock_downstream::{Called, Caller, Demand, Failure, Response, aside};
+use penstock_downstream::{Called, Caller, Demand, Failure, Note, Response, aside};
 use penstock_store::work::{ClaimedRow, Expiry, Settled, Trouble};
 use serde_json::{Map, Value};
 use tracing::Instrument as _;
@@ -31,6 +33,9 @@ const ELSEWHERE: Duration = Duration::from_secs(30);
 
 /// At most so many characters of an answer are kept as an error's detail.
 const DETAIL_CHARS: usize = 2000;
+
+/// At most so many characters of a text that an answer consists of stand in an error's sentence.
+const WORDS_CHARS: usize = 300;
 
 /// What a row's task works with.
 pub struct RowTask<'a> {
@@ -169,6 +174,13 @@ impl RowTask<'_> {
             http.response.status_code = Empty,
             error.type = Empty,
         );
+        let lease = self.lease;
+        let note = place(index).filter(|_| step.repetition() == Repetition::Harmful).map(|step| CallNote {
+            book: self.book,
+            lease,
+            step,
+            receipts: progress.receipts.clone(),
+        });
         let demand = Demand {
             dependency,
             owner: &self.work.owner_name,
@@ -179,21 +191,13 @@ impl RowTask<'_> {
             unanswered_before: step.keyed && progress.had_no_answer(&step.name),
             traceparent: self.engines.traces.traceparent(&span, self.trace.id),
             past: progress.past(&step.name),
+            note: note.as_ref().map(|note| note as &dyn Note),
         };
-        let lease = self.lease;
         let clock = &self.engines.clock;
         let expiry = progress.expiry(&self.work.pipeline.retry, &step.name);
         lease.covered(dependency.timeout, self.draining).await;
         if lease.is_lost() {
             return None;
-        }
-        // Before any limit is asked: the write may take longer than a granted call may be late.
-        if step.repetition() == Repetition::Harmful
-            && let Some(asked) = place(index)
-            && !self.book.note(lease, asked, &progress.receipts).await
-        {
-            let receipts = std::mem::take(&mut progress.receipts);
-            return Some(Some(given_back(clock.now(), false, None, receipts, expiry)));
         }
         let covered = || lease.covers(dependency.timeout);
         let method = request.method;
@@ -213,7 +217,7 @@ impl RowTask<'_> {
                 let receipts = std::mem::take(&mut progress.receipts);
                 return Some(Some(given_back(until, false, Some(trouble), receipts, expiry)));
             }
-            // No heartbeat was taken for a while: the row goes back, unless somebody else has it by now.
+            // No heartbeat was taken for a while, or the database took no note of the call: the row goes back, unless somebody else has it by now.
             Called::NotCovered => {
                 let receipts = std::mem::take(&mut progress.receipts);
                 return Some(Some(given_back(now, false, None, receipts, expiry)));
@@ -274,7 +278,7 @@ impl RowTask<'_> {
                 let series = progress.throttled(&step.name, now, alone);
                 let code = outcome::code::THROTTLED;
                 let problem = Problem {
-                    message: throttled_message(step, status, &series),
+                    message: throttled_message(step, response.as_ref(), &series),
                     http_status: status,
                     detail: response.as_ref().and_then(detail),
                     not_before: Some(retry::throttled_until(&series, now, until)),
@@ -285,7 +289,7 @@ impl RowTask<'_> {
             Verdict::Retry { code } => {
                 progress.not_throttled();
                 let problem = Problem {
-                    message: message(&code, step, dependency, status, failure.as_ref()),
+                    message: message(&code, step, dependency, response.as_ref(), failure.as_ref()),
                     code,
                     http_status: status,
                     detail: response.as_ref().and_then(detail),
@@ -297,7 +301,7 @@ impl RowTask<'_> {
             }
             Verdict::Unknown { code } | Verdict::Fail { code } => {
                 let problem = Problem {
-                    message: message(&code, step, dependency, status, failure.as_ref()),
+                    message: message(&code, step, dependency, response.as_ref(), failure.as_ref()),
                     code,
                     http_status: status,
                     detail: response.as_ref().and_then(detail),
@@ -492,6 +496,21 @@ impl RowTask<'_> {
     }
 }
 
+/// Notes in SQL that a row asks for a step, with what the steps before it gave.
+struct CallNote<'a> {
+    book: &'a Book,
+    lease: &'a RowLease,
+    step: u16,
+    receipts: Vec<Receipt>,
+}
+
+#[async_trait]
+impl Note for CallNote<'_> {
+    async fn write(&self) -> bool {
+        self.book.note(self.lease, self.step, &self.receipts).await
+    }
+}
+
 /// What came of reading a kept answer again.
 enum ReadAgain {
     /// The step is done.
@@ -538,30 +557,50 @@ impl Problem {
     }
 }
 
-/// What the row's owner is told: the step, the status if there was one, and the cause.
+/// What the row's owner is told: the step, the status if there was one, the cause, and what the API says as a text.
 fn message(
     code: &str,
     step: &Step,
     dependency: &Dependency,
-    status: Option<u16>,
+    response: Option<&Response>,
     failure: Option<&Failure>,
 ) -> String {
     let Step { name, .. } = step;
-    let cause = failure.map(|failure| failure.sentence.as_str());
     let unknown = code == outcome::code::OUTCOME_UNKNOWN;
-    match (status, cause) {
-        (Some(status), _) if unknown => {
-            format!("step `{name}` was answered with HTTP status {status}, and may have had its effect")
-        }
-        (Some(status), Some(cause)) => {
-            format!("step `{name}` was answered with HTTP status {status}, but {cause}")
-        }
-        (Some(status), None) => format!("step `{name}` was answered with HTTP status {status}"),
-        (None, Some(cause)) if unknown => {
-            format!("step `{name}`: {cause}; {}", outcome::sentence(code))
-        }
-        (None, Some(cause)) => format!("step `{name}`: the call to `{}` failed: {cause}", dependency.name),
-        (None, None) => format!("step `{name}`: {}", outcome::sentence(code)),
+    let Some(response) = response else {
+        return match failure.map(|failure| failure.sentence.as_str()) {
+            Some(cause) if unknown => format!("step `{name}`: {cause}; {}", outcome::sentence(code)),
+            Some(cause) => format!("step `{name}`: the call to `{}` failed: {cause}", dependency.name),
+            None => format!("step `{name}`: {}", outcome::sentence(code)),
+        };
+    };
+    let status = response.status;
+    let words = words(response);
+    // An error is an error whatever form its body has.
+    let cause = failure.filter(|failure| words.is_empty() || failure.cause != Cause::NotJson);
+    let cause = match cause {
+        _ if unknown => ", and may have had its effect".to_owned(),
+        Some(failure) => format!(", but {}", failure.sentence),
+        None => String::new(),
+    };
+    format!("step `{name}` was answered with HTTP status {status}{cause}{words}")
+}
+
+/// What an answer that is no success says as a text, on one line and cut; empty when it is none.
+fn words(response: &Response) -> String {
+    let Value::String(text) = &response.body else { return String::new() };
+    if matches!(response.status, 200..=299) {
+        return String::new();
+    }
+    // As much as can be needed: a text may be as long as a body.
+    let start: String = text.chars().take(WORDS_CHARS * 4).collect();
+    let words: Vec<&str> =
+        start.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(WORDS_CHARS) {
+        _ if line.is_empty() => line,
+        Some((end, _)) => format!(": {}…", &line[..end]),
+        None => format!(": {line}"),
     }
 }
 
@@ -576,13 +615,14 @@ fn unusable(step: &Step, response: &Response, failure: Option<&Failure>, missing
 }
 
 /// What the row's owner is told while the step is called too often.
-fn throttled_message(step: &Step, status: Option<u16>, series: &Throttled) -> String {
-    let status = status.map_or(String::new(), |status| format!(" with HTTP status {status}"));
+fn throttled_message(step: &Step, response: Option<&Response>, series: &Throttled) -> String {
+    let status = response.map_or(String::new(), |answer| format!(" with HTTP status {}", answer.status));
+    let words = response.map(words).unwrap_or_default();
     let alone = if series.alone { ", while calls for other rows went through" } else { "" };
     match series.times {
-        0 | 1 => format!("step `{}` was answered{status}: it is called too often", step.name),
+        0 | 1 => format!("step `{}` was answered{status}: it is called too often{words}", step.name),
         times => format!(
-            "step `{}` was answered{status}, {times} times in a row since {}{alone}",
+            "step `{}` was answered{status}, {times} times in a row since {}{alone}{words}",
             step.name, series.since
         ),
     }
@@ -658,6 +698,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_answer_that_is_a_text_speaks_for_itself() {
+        let said = |status, body| {
+            words(&Response { status, headers: std::collections::BTreeMap::new(), body, bytes: 0 })
+        };
+        assert_eq!(said(503, json!(" Down for\r\n\u{7}maintenance ")), ": Down for maintenance");
+        for body in [json!(null), json!(" \n"), json!({ "error": "no" })] {
+            assert_eq!(said(503, body), "");
+        }
+        assert_eq!(said(200, json!("<html>")), "", "it was to be JSON");
+        let long = said(400, json!("ö".repeat(1_000_000)));
+        assert_eq!(long, format!(": {}…", "ö".repeat(WORDS_CHARS)));
+    }
 
     #[test]
     fn a_long_answer_is_cut_without_being_written_out() {
