@@ -68,6 +68,14 @@ async fn a_refused_connection_is_named_in_the_row_the_log_why_and_doctor() {
     )
     .await;
     assert!(entry(&waits, "breaker_open").unwrap()["sentence"].to_string().contains(CAUSE), "{waits}");
+    let told = until(
+        "a row that failed waits",
+        async || client.get(&format!("/v2/batches/{id}/waiting")).await["data"].clone(),
+        |waits| entry(waits, "last_answer").is_some(),
+    )
+    .await;
+    let told = entry(&told, "last_answer").expect("it is there")["sentence"].to_string();
+    assert!(told.contains(CAUSE) && told.contains("step `create`"), "{told}");
     // An operator's command sees the same, on one machine too.
     let (why, good) = place.operate(&sandbox, &["why", &id]);
     assert!(good, "{why}");
@@ -111,7 +119,11 @@ async fn a_refused_connection_is_named_in_the_row_the_log_why_and_doctor() {
 async fn a_dependency_that_can_be_reached_is_shown_with_its_pause() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let receiver = Receiver::start().await;
-    receiver.answer_by(|_| (429, "retry-after: 86400\r\n".to_owned()));
+    receiver.answer_with(|_| Answer {
+        status: 429,
+        headers: "retry-after: 86400\r\ncontent-type: application/json\r\n".into(),
+        body: "{\"error\":\"daily quota used up\"}".into(),
+    });
     let place = Place::new(&[("causes.yaml", &pipeline(&receiver.url, "", ""))]);
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
@@ -138,6 +150,15 @@ async fn a_dependency_that_can_be_reached_is_shown_with_its_pause() {
         "{line}"
     );
     assert_eq!(receiver.heard().len(), 1, "a day is a day");
+    // What the API said is told while the row waits, beside the pause.
+    let waits = client.get(&format!("/v2/batches/{id}/waiting")).await["data"].clone();
+    let (why, good) = place.operate(&sandbox, &["why", &id]);
+    assert!(good && entry(&waits, "throttled").is_some(), "{waits}");
+    for waits in [&waits, &why] {
+        let said =
+            entry(waits, "last_answer").expect("it was answered")["sentence"].as_str().expect("a text");
+        assert!(said.contains("HTTP status 429") && said.contains("daily quota used up"), "{said}");
+    }
 }
 
 /// From the upload to the estimated end.

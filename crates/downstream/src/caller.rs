@@ -37,6 +37,9 @@ const MOST_REMEMBERED: usize = 10_000;
 /// A call that took longer than that to be written down asks for leave once more: its slot may be over before it is.
 const NOTED_WITHIN: Duration = Duration::from_millis(500);
 
+/// What failed that soon is asked once more by who only looks: it was not silence.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
 /// Two questions are at least so far apart.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
@@ -318,7 +321,14 @@ impl Caller {
 
     /// A dependency's limits as they stand for an owner; none when the limiter does not answer.
     pub async fn peek(&self, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
-        self.limiter.peek(&Gates::of(dependency, owner, self.limiter.cold_wait_us())).await
+        let gates = Gates::of(dependency, owner, self.limiter.cold_wait_us());
+        let asked_at = Instant::now();
+        let seen = self.limiter.peek(&gates).await;
+        // Whoever asks first after a restart finds out that the connection broke; the next question has another one.
+        if seen.is_none() && asked_at.elapsed() < ASK_AGAIN {
+            return self.limiter.peek(&gates).await;
+        }
+        seen
     }
 
     /// Makes a connection to a dependency, and sends nothing: how long it took.

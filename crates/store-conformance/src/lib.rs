@@ -40,6 +40,7 @@ pub async fn all(store: Arc<dyn Store>, seeds: u64) {
     reading::what_an_owner_keeps_is_counted(&store).await;
     reading::a_page_has_its_bytes_and_no_more(&store).await;
     reading::a_filtered_page_looks_at_its_share(&store).await;
+    reading::what_a_waiting_row_was_told_is_found(&store).await;
     reading::batches_are_listed_in_pages(&store).await;
     races::a_row_is_claimed_once(&store).await;
     races::a_lost_lease_writes_nothing(&store).await;

@@ -214,6 +214,21 @@ impl Reading for PostgresStore {
         Ok(groups)
     }
 
+    async fn waiting_with_error(&self, seq: BatchSeq) -> StoreResult<Option<RowNumber>> {
+        const NAME: &str = "waiting_with_error";
+        let row = sqlx::query(
+            "/* penstock:waiting_with_error */ SELECT s.batch AS batch, s.number AS number FROM (SELECT batch, number, coalesce(not_before, 0) AS due, has_output \
+             FROM row_state WHERE batch = $1 AND status = 0 ORDER BY coalesce(not_before, 0) DESC, number DESC LIMIT 10000) s \
+             WHERE s.has_output AND EXISTS (SELECT 1 FROM row_output o WHERE o.batch = s.batch AND o.number = s.number AND o.error IS NOT NULL) \
+             ORDER BY s.due DESC, s.number DESC LIMIT 1",
+        )
+        .bind(seq.0)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(store_error(NAME))?;
+        row.map(|row| Columns::of("row_state", &row).u32("number")).transpose()
+    }
+
     async fn next_due(&self, seq: BatchSeq) -> StoreResult<Option<Timestamp>> {
         let row = sqlx::query(
             "/* penstock:next_due */ SELECT min(batch) AS batch, min(coalesce(not_before, 0)) AS due FROM row_state WHERE batch = $1 AND status = 0",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::limit::{BreakerState, Snapshot};
 use penstock_domain::pipeline::{Dependency, Pipeline};
-use penstock_domain::row::RowStatus;
+use penstock_domain::row::{RowError, RowStatus};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::Lane;
@@ -15,12 +15,19 @@ use utoipa::ToSchema;
 
 use crate::context::error::FlowError;
 use crate::context::pace::Pace;
+use crate::context::secrets::Place;
 use crate::context::services::Engines;
 use crate::dispatch::run::FULL_LANE;
 use crate::read::view;
 
 /// A rate that is free again within this time is waited out by the row itself.
 const WORTH_A_WORD: Duration = Duration::from_secs(1);
+
+/// Not what is waited for, but what was said last.
+const LAST_ANSWER: &str = "last_answer";
+
+/// At most so many characters of an answer's body are shown.
+const MOST_TOLD: usize = 500;
 
 /// One thing that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -70,11 +77,51 @@ pub async fn explain(
     if let Some(number) = row {
         waits.insert(0, one_row(engines, batch, number, next_run).await?);
     }
-    if waits.is_empty() {
-        waits.push(wait("next_run", "its rows are released by the next dispatcher run", next_run));
+    if batch.ledger.status == BatchStatus::Queued {
+        waits.extend(last_answer(engines, batch, row).await?);
+    }
+    if waits.iter().all(|wait| wait.reason == LAST_ANSWER) {
+        waits.insert(0, wait("next_run", "its rows are released by the next dispatcher run", next_run));
     }
     promise_no_more_than_comes_true(&mut waits);
     Ok(waits)
+}
+
+/// What a row that waits was told when it was called last, in the API's own words where there are any: this row, or one of
+/// those that wait. Nothing when none of them was called, or when it cannot be opened here.
+async fn last_answer(engines: &Engines, batch: &Batch, row: Option<u32>) -> Result<Option<Wait>, FlowError> {
+    let number = match row {
+        Some(number) => Some(number),
+        None if batch.ledger.returned() == 0 => None,
+        None => engines.store.waiting_with_error(batch.seq).await?,
+    };
+    let Some(number) = number else { return Ok(None) };
+    let Some(record) = engines.store.row(batch.seq, number).await? else { return Ok(None) };
+    let Some(sealed) = record.error.as_ref().filter(|_| !record.status.is_terminal()) else {
+        return Ok(None);
+    };
+    let opened = match engines.secrets.of(engines, batch).await {
+        Ok(secrets) => secrets.open_json::<RowError>(Place::Error(number), sealed),
+        Err(error) => Err(error),
+    };
+    Ok(match opened {
+        Ok(error) => Some(wait(LAST_ANSWER, told(number, &error), None)),
+        Err(error) => {
+            tracing::warn!(%error, batch = %batch.id, row = number, "what a waiting row was told cannot be read");
+            None
+        }
+    })
+}
+
+fn told(number: u32, error: &RowError) -> String {
+    // A throttled answer is no attempt; its message says since when.
+    let attempt = error.attempts.last().filter(|attempt| attempt.code == error.code);
+    let at = attempt.map_or(String::new(), |attempt| format!(" ({})", attempt.at));
+    // A text stands in the message already.
+    let body = error.detail.as_ref().filter(|body| !body.is_string());
+    let body: String =
+        body.map_or(String::new(), |body| format!(": {body}")).chars().take(MOST_TOLD).collect();
+    format!("row {number} was told last{at}: {}{body}", error.message)
 }
 
 /// Why no worker can process it, as far as one has tried.

@@ -26,7 +26,7 @@ const GROUP_ROWS: usize = 500;
 const GROUP_WAIT: Duration = Duration::from_millis(2);
 
 /// While the database is away, a write is tried again after at most so long.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// A note that is to be written, and who waits for it.
 struct Note {

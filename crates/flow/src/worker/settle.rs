@@ -36,7 +36,7 @@ pub const GROUP_WAIT: Duration = Duration::from_millis(4);
 
 /// While the database is away, a settlement is tried again after at most so long. It counts for as long as nobody took the
 /// rows, and nobody does while this process lives; so it is never given up.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// A row that has ended, or goes back: what is to be written, and what there is to say.
 pub type Ended = (Settlement, About);
