@@ -188,16 +188,22 @@ async fn the_only_slot_of_a_dead_worker_comes_back() {
     service.kill();
     let killed = Instant::now();
     let service = other.unwrap_or_else(|| scene.start());
+    let client = Client::new(&service, &key);
+    // What the dead worker had heard of comes back with its rows; this batch has the slot to wait for, and nothing else.
+    let fresh = upload(&client, ROWS).await;
     scene.called(2).await;
     let next = killed.elapsed();
     assert!(next < TIMEOUT + Duration::from_secs(4), "the slot came back after {next:?}");
-    let batch = Client::new(&service, &key).finished(&id).await;
-    assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
+    for id in [&id, &fresh] {
+        let batch = client.finished(id).await;
+        assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
+    }
     let heard = scene.receiver.heard();
-    let again = heard.iter().skip(1).find(|one| one.body == heard[0].body).expect("the row was called again");
+    assert_eq!(heard.len(), 2 * ROWS as usize + 1, "no other row was called twice");
+    // Both batches have a row like the killed one.
+    let again = heard.iter().rfind(|one| one.body == heard[0].body).expect("the row was called again");
     let after = again.at.duration_since(killed);
     assert!(after < Duration::from_secs(25), "the killed row was called again after {after:?}");
-    assert_eq!(heard.len(), ROWS as usize + 1, "no other row was called twice");
 }
 
 /// The database is locked, or stopped, for three times as long as it takes for a silent worker to count as dead, while calls
@@ -233,7 +239,7 @@ async fn a_database_that_is_away_costs_no_living_worker_a_row() {
     let back = Instant::now();
     let before = scene.receiver.heard().len();
     while scene.receiver.heard().len() == before {
-        assert!(back.elapsed() < Duration::from_secs(2), "no call after the database is back");
+        assert!(back.elapsed() < Duration::from_secs(5), "no call after the database is back");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let batch = client.finished(&id).await;
