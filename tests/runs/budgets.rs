@@ -1,12 +1,13 @@
 //! What clients may take at a time: memory of uploads and reports, reads of the database; and what they leave to others.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::{Config, Faults, Sandbox};
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::NOOP;
 use crate::bounds::memory;
@@ -231,6 +232,77 @@ async fn many_readers_of_one_owner_hold_up_nobody() {
     for reader in reading {
         reader.await.expect("it was answered each time");
     }
+}
+
+/// An API whose answers are lists of 900 KiB, which come in two parts with a pause between them.
+async fn lists() -> String {
+    let entry = format!(r#"{{"id":12345,"name":"{}"}}"#, "n".repeat(120));
+    let body = format!(r#"{{"first":1,"list":[{}]}}"#, vec![entry; 900 * 1024 / 145].join(","));
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let answer = Arc::new(format!("{head}{body}"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+                while !request.ends_with(b"\r\n\r\n") {
+                    let Ok(read @ 1..) = connection.read(&mut piece).await else { return };
+                    request.extend_from_slice(&piece[..read]);
+                }
+                let (most, rest) = answer.as_bytes().split_at(answer.len() - 1000);
+                let _ = connection.write_all(most).await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let _ = connection.write_all(rest).await;
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+/// Answers of 900 KiB, 256 rows at a time: memory has its bound, and each row is completed by the first call.
+#[tokio::test]
+async fn long_answers_in_flight_share_memory() {
+    const ROWS: usize = 400;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let calls = format!(
+        "dependencies: {{ lists: {{ base_url: \"{}\", timeout: 60s }} }}\n\
+        steps: [ {{ name: list, dependency: lists, request: {{ method: GET, path: /list }}, \
+        output: {{ first: \"{{{{ body.first }}}}\" }} }} ]\n",
+        lists().await
+    );
+    let mut place = Place::new(&[("wide.yaml", &WIDE.replace("steps: []\n", &calls))]);
+    place.set("PENSTOCK_WORKER_ANSWERS_MIB", "16".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let csv =
+        std::iter::once("id\n".to_owned()).chain((0..ROWS).map(|row| format!("{row}\n"))).collect::<String>();
+    let before = memory(&service);
+    let (status, batch) = client.upload("/v2/pipelines/wide/batches", csv).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let (mut most, mut in_flight) = (0, 0);
+    let began = Instant::now();
+    loop {
+        let batch = client.get(&format!("/v2/batches/{id}")).await;
+        most = most.max(memory(&service));
+        in_flight = in_flight.max(batch["counts"]["processing"].as_u64().expect("a count"));
+        if !batch["finished_at"].is_null() {
+            assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
+            break;
+        }
+        assert!(began.elapsed() < 2 * PATIENCE, "{batch}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(in_flight > 100, "{in_flight} at once: the memory is not what bounds them");
+    // The connections' own buffers besides. Without the bound it was 1,367 MiB.
+    assert!(most < before + 200, "{before} MiB before, {most} at most");
+    service.terminate();
 }
 
 /// Rows of a quarter of a mebibyte whose calls take a while: as many are in flight as memory allows, not as many as there

@@ -213,8 +213,9 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
     };
     let objects = if role.reads_rows() { open_objects(settings, role)? } else { Objects::none() };
     let (bell, limiter, local) = open_queue(settings, sqlite).await?;
-    let client =
-        Client::new().map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
+    let client = Client::new()
+        .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?
+        .with_memory(settings.worker_answers_mib.saturating_mul(1024 * 1024));
     #[allow(clippy::cast_possible_truncation, reason = "any 64 random bits")]
     let seed = SystemChance.lease_token().0.as_u128() as u64;
     let caller = Arc::new(Caller::new(limiter, client, clock.clone(), seed));

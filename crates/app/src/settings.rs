@@ -64,6 +64,9 @@ pub struct Settings {
     /// Memory for rows in flight of more than 32 KiB in a worker, in MiB
     #[arg(long, env = "PENSTOCK_WORKER_MEMORY_MIB", default_value_t = 64, global = true)]
     pub worker_memory_mib: usize,
+    /// Memory for long answers of APIs in a worker, in MiB
+    #[arg(long, env = "PENSTOCK_WORKER_ANSWERS_MIB", default_value_t = 64, global = true)]
+    pub worker_answers_mib: usize,
     /// How long the lease of an extraction lasts unless renewed, in seconds (default 30). A worker counts as dead after 10 to 15
     /// seconds without a heartbeat, or after this time, if it is shorter
     #[arg(long, env = "PENSTOCK_LEASE_SECONDS", global = true)]

@@ -19,3 +19,4 @@ pub mod pipeline;
 pub mod retry;
 pub mod row;
 pub mod time;
+pub mod json_size;

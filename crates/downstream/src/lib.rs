@@ -1,6 +1,6 @@
 //! Calls to dependencies. [`limiter`] decides when, in this process ([`local`]) or for all workers (`shared`, on
 //! Redis); [`client`] makes one call, [`aside`](mod@aside) reads long answers beside the runtime; [`caller`] puts them together and has the answer judged;
-//! [`figures`] count.
+//! [`figures`] count, [`memory`](mod@memory) bounds what long answers take.
 
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ mod lateness;
 pub mod limiter;
 mod line;
 pub mod local;
+pub mod memory;
 mod noting;
 pub mod retry_after;
 #[cfg(feature = "redis")]

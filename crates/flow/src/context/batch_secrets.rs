@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::context::epochs;
 use crate::context::error::FlowError;
-use crate::context::json_size;
+use penstock_domain::json_size;
 use crate::context::secrets::{Place, SecretsOf, unreadable_header};
 use crate::context::services::Engines;
 

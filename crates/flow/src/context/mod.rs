@@ -9,7 +9,6 @@ pub mod earlier_releases;
 pub mod epochs;
 pub mod error;
 pub mod installation;
-pub mod json_size;
 pub mod last_readiness;
 pub mod limits_view;
 pub mod object_writer;
