@@ -298,7 +298,7 @@ async fn keys_are_made_listed_and_revoked() {
 async fn the_doctor_says_what_is_wrong() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::new(&[("noop.yaml", NOOP)]);
-    place.set("PENSTOCK_ENCRYPTION_KEYS", "tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into());
+    place.set("PENSTOCK_ENCRYPTION_KEYS", "tests:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=".into());
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
@@ -316,7 +316,7 @@ async fn the_doctor_says_what_is_wrong() {
     }
     service.terminate();
     Database::of(&place).await.run("DELETE FROM runs").await;
-    place.set("PENSTOCK_ENCRYPTION_KEYS", "wrong:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=".into());
+    place.set("PENSTOCK_ENCRYPTION_KEYS", "wrong:/uCJxTJpisAeedm7CqonBAj9fmoHPHj9Lr0ixtwWPvU=".into());
     place.write("pipelines/broken.yaml", "name: broken\n");
     let (ill, good) = place.operate(&sandbox, &["doctor"]);
     assert!(!good, "{ill}");

@@ -51,7 +51,7 @@ fn cluster() -> Option<Vec<(&'static str, String)>> {
         ("DATABASE_URL", format!("{server}/{name}")),
         ("REDIS_URL", format!("{redis}/{number}")),
         // The key of tests, the same for all programs of a test.
-        ("PENSTOCK_ENCRYPTION_KEYS", "tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into()),
+        ("PENSTOCK_ENCRYPTION_KEYS", "tests:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=".into()),
         ("PENSTOCK_LEASE_SECONDS", "20".into()),
         ("PENSTOCK_LOST_AFTER_SECONDS", "20".into()),
     ])

@@ -52,6 +52,17 @@ pub enum KeyringError {
 /// digits have fewer.
 const DISTINCT_BYTES: usize = 16;
 
+/// Whether a random generator may have given this: few bytes are the same, and neither do all of them follow each other at
+/// one distance (0, 1, 2, …; 255, 253, 251, …) nor is the second half the first one again or backwards.
+fn looks_random(secret: &[u8; KEY_LEN]) -> bool {
+    let distinct: HashSet<u8> = secret.iter().copied().collect();
+    let distances: HashSet<u8> = secret.windows(2).map(|two| two[1].wrapping_sub(two[0])).collect();
+    let (first, second) = secret.split_at(KEY_LEN / 2);
+    let repeats = first == second || first.iter().eq(second.iter().rev());
+    // Of 31 random distances fewer than 8 differ less often still.
+    distinct.len() >= DISTINCT_BYTES && distances.len() >= DISTINCT_BYTES / 2 && !repeats
+}
+
 struct Entry {
     id: String,
     secret: Zeroizing<[u8; KEY_LEN]>,
@@ -108,8 +119,7 @@ impl Keyring {
             let bytes = Zeroizing::new(STANDARD.decode(key).map_err(|_| KeyringError::Key(id.to_owned()))?);
             let secret: [u8; KEY_LEN] =
                 bytes.as_slice().try_into().map_err(|_| KeyringError::Key(id.to_owned()))?;
-            let distinct: HashSet<u8> = secret.into_iter().collect();
-            if distinct.len() < DISTINCT_BYTES {
+            if !looks_random(&secret) {
                 return Err(KeyringError::NotRandom(id.to_owned()));
             }
             if entries.iter().any(|entry| entry.id == id) {
@@ -283,7 +293,11 @@ mod tests {
 
     /// Keys that begin with a byte of their own.
     fn entries(ids: &[(&str, u8)]) -> String {
-        let key = |first: u8| STANDARD.encode(std::array::from_fn::<u8, KEY_LEN, _>(|at| first + at as u8));
+        let key = |first: u8| {
+            let at =
+                |at: usize| (at as u8).wrapping_mul(at as u8).wrapping_mul(5).wrapping_add(at as u8 ^ first);
+            STANDARD.encode(std::array::from_fn::<u8, KEY_LEN, _>(at))
+        };
         ids.iter().map(|(id, first)| format!("{id}:{}", key(*first))).collect::<Vec<_>>().join(",")
     }
 
@@ -329,6 +343,8 @@ mod tests {
         assert_eq!(format!("{:?}", keyring(&[("a", 1), ("b", 2)])), r#"["a", "b"]"#);
     }
 
+    const DRAWN: [u8; 16] = *b"\x8a\x01\xf7\x3c\x55\xde\x90\x1b\x62\xc4\x0f\xa8\x77\x2d\xe1\x49";
+
     #[test]
     fn a_key_that_nobody_drew_is_refused() {
         for key in [
@@ -336,6 +352,12 @@ mod tests {
             [0xff; KEY_LEN],
             *b"01234567890123456789012345678901",
             *b"changemechangemechangemechangeme",
+            std::array::from_fn(|at| at as u8),
+            std::array::from_fn(|at| 200 - 3 * at as u8),
+            // Four counters in turn.
+            std::array::from_fn(|at| (at % 4 * 60 + at / 4) as u8),
+            std::array::from_fn(|at| DRAWN[at % 16]),
+            std::array::from_fn(|at| DRAWN[at.min(31 - at)]),
         ] {
             let found =
                 Keyring::parse(&format!("{},k:{}", entries(&[("a", 1)]), STANDARD.encode(key))).unwrap_err();
