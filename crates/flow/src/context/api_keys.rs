@@ -92,6 +92,18 @@ pub async fn find(engines: &Engines, key: &ApiKey) -> Result<Option<ApiKeyRecord
     Ok(Some(record))
 }
 
+/// What a key grants and its MAC, as a word under the installation's secret. A revocation deletes the MAC: what was made with
+/// the key before and names this word stays refused, also when a writer to the database undoes the rest of the revocation.
+///
+/// # Errors
+/// When the database fails, or the keyring lacks the key of the installation's secret.
+pub async fn word(engines: &Engines, record: &ApiKeyRecord) -> Result<String, FlowError> {
+    let secret = installation_secret(engines).await?;
+    let word =
+        record_mac(&secret, "api-key-word", &parts(record, record.mac.as_deref().unwrap_or_default()).each());
+    Ok(word.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// Authenticates keys of earlier releases, while those are taken; returns how many.
 ///
 /// # Errors
