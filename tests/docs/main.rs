@@ -11,6 +11,7 @@ mod links;
 mod markdown;
 mod operations;
 mod settings;
+mod threats;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;

@@ -211,6 +211,8 @@ fn subject(request: &HttpRequest, status: StatusCode, limits: &Limits) -> Option
     let reads = [Method::GET, Method::HEAD].contains(request.method());
     let access = match status {
         StatusCode::UNAUTHORIZED => Access::Unauthorized,
+        // Of an address that has had too many of them.
+        StatusCode::TOO_MANY_REQUESTS if asker.is_none() => Access::Unauthorized,
         StatusCode::FORBIDDEN => Access::Forbidden,
         status if status.is_success() && reads && asker.as_ref()?.admin => Access::AdminRead,
         _ => return None,
@@ -231,7 +233,7 @@ fn subject(request: &HttpRequest, status: StatusCode, limits: &Limits) -> Option
 }
 
 /// Who is connected; behind trusted proxies, the last address that is none of theirs. IPv6 by networks of 64 bits.
-fn client_address(request: &HttpRequest, limits: &Limits) -> Option<IpAddr> {
+pub fn client_address(request: &HttpRequest, limits: &Limits) -> Option<IpAddr> {
     let peer = request.peer_addr()?.ip();
     let forwarded: Vec<&str> = request
         .headers()

@@ -29,6 +29,7 @@ use crate::headers::secured;
 use crate::keyless::Keyless;
 use crate::problem::Problem;
 use crate::state::ApiState;
+use crate::strangers::limited;
 use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
@@ -87,6 +88,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .app_data(state.clone())
             .app_data(keyless.clone())
             .app_data(compressing.clone())
+            .wrap(from_fn(limited))
             .wrap(from_fn(sparing))
             .wrap(Compress::default())
             .wrap(from_fn(worded))
