@@ -234,10 +234,10 @@ async fn many_readers_of_one_owner_hold_up_nobody() {
     }
 }
 
-/// An API whose answers are lists of 900 KiB, which come in two parts with a pause between them.
-async fn lists() -> String {
+/// An API whose answers are lists of so many bytes, which come in two parts with a pause between them.
+async fn lists(bytes: usize, pause: Duration) -> String {
     let entry = format!(r#"{{"id":12345,"name":"{}"}}"#, "n".repeat(120));
-    let body = format!(r#"{{"first":1,"list":[{}]}}"#, vec![entry; 900 * 1024 / 145].join(","));
+    let body = format!(r#"{{"first":1,"list":[{}]}}"#, vec![entry; bytes / 145].join(","));
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
@@ -256,7 +256,7 @@ async fn lists() -> String {
                 }
                 let (most, rest) = answer.as_bytes().split_at(answer.len() - 1000);
                 let _ = connection.write_all(most).await;
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                tokio::time::sleep(pause).await;
                 let _ = connection.write_all(rest).await;
             });
         }
@@ -273,7 +273,7 @@ async fn long_answers_in_flight_share_memory() {
         "dependencies: {{ lists: {{ base_url: \"{}\", timeout: 60s }} }}\n\
         steps: [ {{ name: list, dependency: lists, request: {{ method: GET, path: /list }}, \
         output: {{ first: \"{{{{ body.first }}}}\" }} }} ]\n",
-        lists().await
+        lists(900 * 1024, Duration::from_millis(300)).await
     );
     let mut place = Place::new(&[("wide.yaml", &WIDE.replace("steps: []\n", &calls))]);
     place.set("PENSTOCK_WORKER_ANSWERS_MIB", "16".into());
@@ -302,6 +302,68 @@ async fn long_answers_in_flight_share_memory() {
     assert!(in_flight > 100, "{in_flight} at once: the memory is not what bounds them");
     // The connections' own buffers besides. Without the bound it was 1,367 MiB.
     assert!(most < before + 200, "{before} MiB before, {most} at most");
+    service.terminate();
+}
+
+/// How long a batch of small calls takes, from its upload to its end.
+async fn small_calls(client: &Client, rows: usize) -> Duration {
+    let csv = std::iter::once("id\n".to_owned()).chain((0..rows).map(|row| format!("{row}\n")));
+    let began = Instant::now();
+    let (status, batch) =
+        client.upload("/v2/pipelines/small/batches", csv.collect::<String>()).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let batch = client.finished(batch["id"].as_str().expect("an id")).await;
+    assert_eq!(batch["counts"]["completed"], rows, "{batch}");
+    began.elapsed()
+}
+
+/// A pipeline whose API answers with lists of 95 KB leaves another its pace: four fifths of what it has alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_answers_leave_other_pipelines_their_pace() {
+    const ROWS: usize = 300;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let pipeline = |name: &str, url: &str, limit: &str| {
+        let calls = format!(
+            "dependencies: {{ lists: {{ base_url: \"{url}\", {limit} }} }}\n\
+            steps: [ {{ name: list, dependency: lists, request: {{ method: GET, path: /list }}, \
+            output: {{ first: \"{{{{ body.first }}}}\" }} }} ]\n"
+        );
+        WIDE.replace("name: wide", &format!("name: {name}")).replace("steps: []\n", &calls)
+    };
+    let pause = Duration::from_millis(100);
+    let (long, short) = (lists(95_000, pause).await, lists(2000, pause).await);
+    let place = Place::new(&[
+        ("large.yaml", &pipeline("large", &long, "timeout: 60s")),
+        // Five at a time of a tenth of a second each: alone the machine is no bound.
+        ("small.yaml", &pipeline("small", &short, "timeout: 60s, concurrency: { limit: 5 }")),
+    ]);
+    let (key, other) = (place.key(&sandbox, "acme"), place.key(&sandbox, "rival"));
+    let service = place.start(&sandbox, None);
+    let (client, rival) = (Client::new(&service, &key), Client::new(&service, &other));
+    let alone = small_calls(&rival, ROWS).await;
+    let many = std::iter::once("id\n".to_owned()).chain((0..20_000).map(|row| format!("{row}\n")));
+    let (status, batch) =
+        client.upload("/v2/pipelines/large/batches", many.collect::<String>()).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let began = Instant::now();
+    while client.get(&format!("/v2/batches/{id}")).await["counts"]["completed"].as_u64() < Some(20) {
+        assert!(began.elapsed() < PATIENCE, "no long answer was read");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // What else runs on this machine may slow one of them down.
+    let mut ratios = Vec::new();
+    while ratios.len() < 3 && ratios.last().is_none_or(|ratio| *ratio < 0.8) {
+        let beside = small_calls(&rival, ROWS).await;
+        ratios.push(alone.as_secs_f64() / beside.as_secs_f64());
+    }
+    let large = client.get(&format!("/v2/batches/{id}")).await;
+    assert!(large["finished_at"].is_null(), "it ended before the other: {large}");
+    eprintln!(
+        "{alone:?} alone; beside {} long answers {ratios:.2?} of that pace",
+        large["counts"]["completed"]
+    );
+    assert!(ratios.iter().any(|ratio| *ratio >= 0.8), "{ratios:.2?} of its pace alone");
     service.terminate();
 }
 

@@ -5,6 +5,7 @@
 pub mod database;
 pub mod disk;
 pub mod fleet;
+pub mod memory_limit;
 pub mod postgres;
 pub mod receiver;
 pub mod redis;
