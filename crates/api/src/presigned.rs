@@ -76,9 +76,15 @@ pub async fn create(caller: Caller, state: web::Data<ApiState>, _: NoQuery) -> R
     }))
 }
 
+/// The file's bytes: generators of clients know no `text/csv`, and the type makes no difference here.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "for the document alone")]
+pub struct FileBytes(Vec<u8>);
+
 /// Takes the file itself, where the object store has no addresses of its own.
 #[utoipa::path(put, operation_id = "put_upload", path = "/v2/uploads/{id}/content", tag = "batches", params(("id" = String, Path)),
-    request_body(content_type = "text/csv", content = String),
+    request_body(content((String = "text/csv"), (inline(FileBytes) = "application/octet-stream"))),
     responses((status = 204, description = "The file is there"), refusals::Asked, refusals::Named, refusals::Small), security(("key" = [])))]
 pub async fn put(
     caller: Caller,
