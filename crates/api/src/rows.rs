@@ -168,6 +168,6 @@ pub async fn waiting(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     let calls = state.caller.as_deref();
-    let data = waiting::explain(&state.engines, calls, &batch, query.row, state.rows_per_owner).await?;
+    let data = waiting::explain(&state.engines, calls, &batch, query.row, state.rows_per_owner, true).await?;
     Ok(HttpResponse::Ok().json(Waiting { data }))
 }

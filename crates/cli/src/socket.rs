@@ -167,7 +167,7 @@ async fn why(
         Ok(None) => return Answer::Failed(format!("there is no batch {batch}")),
         Err(error) => return Answer::Failed(error.to_string()),
     };
-    match waiting::explain(engines, Some(caller), &batch, row, rows_per_owner).await {
+    match waiting::explain(engines, Some(caller), &batch, row, rows_per_owner, false).await {
         Ok(waits) => Answer::Waits(waits),
         Err(error) => Answer::Failed(error.to_string()),
     }

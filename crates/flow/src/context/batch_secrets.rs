@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::context::epochs;
 use crate::context::error::FlowError;
-use penstock_domain::json_size;
 use crate::context::secrets::{Place, SecretsOf, unreadable_header};
 use crate::context::services::Engines;
+use penstock_domain::json_size;
 
 impl Engines {
     /// The batch's secrets.

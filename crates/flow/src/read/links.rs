@@ -20,7 +20,7 @@ pub struct Link {
     pub report: String,
     /// The public part of the API key that made it: a link ends with its key.
     pub key_id: String,
-    /// What that key was when it made the link, see [`crate::keys::word`].
+    /// What that key was when it made the link, see [`crate::context::api_keys::word`].
     pub key_word: String,
     /// Until when.
     pub expires_at: Timestamp,

@@ -45,7 +45,8 @@ fn wait(reason: &str, sentence: impl Into<String>, until: Option<Timestamp>) -> 
     Wait { reason: reason.to_owned(), sentence: sentence.into(), until }
 }
 
-/// Everything that a batch (or one row of it) waits for. Never empty. Without a `caller` nothing is said of limits.
+/// Everything that a batch (or one row of it) waits for. Never empty. Without a `caller` nothing is said of limits. What an
+/// API answered can quote a row, so only `reveal` shows its words; without it there is the code and the status.
 ///
 /// # Errors
 /// When the database fails.
@@ -55,6 +56,7 @@ pub async fn explain(
     batch: &Batch,
     row: Option<u32>,
     rows_per_owner: u32,
+    reveal: bool,
 ) -> Result<Vec<Wait>, FlowError> {
     let pace = Pace::of(engines, rows_per_owner).await?;
     let next_run = pace.next_run(engines.clock.now());
@@ -78,7 +80,7 @@ pub async fn explain(
         waits.insert(0, one_row(engines, batch, number, next_run).await?);
     }
     if batch.ledger.status == BatchStatus::Queued {
-        waits.extend(last_answer(engines, batch, row).await?);
+        waits.extend(last_answer(engines, batch, row, reveal).await?);
     }
     if waits.iter().all(|wait| wait.reason == LAST_ANSWER) {
         waits.insert(0, wait("next_run", "its rows are released by the next dispatcher run", next_run));
@@ -89,7 +91,12 @@ pub async fn explain(
 
 /// What a row that waits was told when it was called last, in the API's own words where there are any: this row, or one of
 /// those that wait. Nothing when none of them was called, or when it cannot be opened here.
-async fn last_answer(engines: &Engines, batch: &Batch, row: Option<u32>) -> Result<Option<Wait>, FlowError> {
+async fn last_answer(
+    engines: &Engines,
+    batch: &Batch,
+    row: Option<u32>,
+    reveal: bool,
+) -> Result<Option<Wait>, FlowError> {
     let number = match row {
         Some(number) => Some(number),
         None if batch.ledger.returned() == 0 => None,
@@ -100,17 +107,26 @@ async fn last_answer(engines: &Engines, batch: &Batch, row: Option<u32>) -> Resu
     let Some(sealed) = record.error.as_ref().filter(|_| !record.status.is_terminal()) else {
         return Ok(None);
     };
-    let opened = match engines.secrets.of(engines, batch).await {
+    let opened = match engines.secrets_of(batch).await {
         Ok(secrets) => secrets.open_json::<RowError>(Place::Error(number), sealed),
         Err(error) => Err(error),
     };
     Ok(match opened {
-        Ok(error) => Some(wait(LAST_ANSWER, told(number, &error), None)),
+        Ok(error) => Some(wait(
+            LAST_ANSWER,
+            if reveal { told(number, &error) } else { told_in_short(number, &error) },
+            None,
+        )),
         Err(error) => {
             tracing::warn!(%error, batch = %batch.id, row = number, "what a waiting row was told cannot be read");
             None
         }
     })
+}
+
+fn told_in_short(number: u32, error: &RowError) -> String {
+    let status = error.http_status.map_or(String::new(), |status| format!(", HTTP status {status}"));
+    format!("row {number} was told last: {}{status}", error.code)
 }
 
 fn told(number: u32, error: &RowError) -> String {
