@@ -1,4 +1,4 @@
-//! Everything fails at once, on a cluster's engines: workers and dispatchers are killed every two seconds, Redis forgets
+//! Everything fails at once, on a cluster's services: workers and dispatchers are killed every two seconds, Redis forgets
 //! everything, PostgreSQL restarts without a shutdown, S3 refuses, and the downstream hangs, breaks off, and answers
 //! 500, 429 and garbage. No row is lost, none has two effects, counts add up at every look.
 //!
@@ -70,17 +70,17 @@ fn havoc(place: &Place, sandbox: &Sandbox, storm: u64, over: &AtomicBool) -> u32
     let mut workers: Vec<Service> = (0..2).map(|_| place.worker(sandbox)).collect();
     let mut dispatchers: Vec<Service> = (0..2).map(|_| place.dispatcher(sandbox, "1s")).collect();
     let mut kills = 0;
-    let mut dice = 0x2545_F491_4F6C_DD1D_u64;
+    let mut rng = 0x2545_F491_4F6C_DD1D_u64;
     for second in 1..=storm {
         if ended_within(Duration::from_secs(1), over) {
             return kills;
         }
         if second % 2 == 0 {
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
+            rng ^= rng << 13;
+            rng ^= rng >> 7;
+            rng ^= rng << 17;
             kills += 1;
-            if dice.is_multiple_of(3) {
+            if rng.is_multiple_of(3) {
                 dispatchers.remove(0).kill();
                 dispatchers.push(place.dispatcher(sandbox, "1s"));
             } else {
@@ -222,7 +222,7 @@ async fn watch(client: &Client, ids: &[String], rows: u32, began: Instant) -> En
             tokio::time::sleep(Duration::from_millis(300)).await;
         };
         let lines = u64::try_from(report.lines().count()).expect("a number") - 1;
-        assert_eq!(lines, u64::from(rows / BATCHES), "a result or an error for every line");
+        assert_eq!(lines, u64::from(rows / BATCHES), "a result or an error permanentlyy line");
     }
     ended
 }

@@ -1,4 +1,4 @@
-//! What only a cluster has: engines that come and go, several of each service, a bucket to which clients PUT.
+//! What only a cluster has: services that come and go, several of each service, a bucket to which clients PUT.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -77,7 +77,7 @@ async fn services_wait_for_redis_and_come_back_by_themselves() {
     redis.stop();
     until_ready(&worker, 503).await;
     until_ready(&api, 503).await;
-    // The doorbell is away, and nothing else: the API goes on.
+    // The queue is away, and nothing else: the API goes on.
     let status = client.request("GET", "/readyz?only=database").send().await.expect("an answer").status();
     assert_eq!(status, 200);
     let (status, meanwhile) = client.upload(ROUTE, people(50, "meanwhile")).await.expect("an answer");
@@ -294,7 +294,7 @@ async fn a_full_redis_is_survived() {
     redis.ask(&["config", "set", "maxmemory", "1"]);
     tokio::time::sleep(Duration::from_secs(6)).await;
     let (status, refused) = client.upload(ROUTE, people(10, "q")).await.expect("an answer");
-    assert_eq!(status, 202, "the bell is rung again by the sweep: {refused}");
+    assert_eq!(status, 202, "the queue is rung again by the sweep: {refused}");
     redis.ask(&["config", "set", "maxmemory", "0"]);
     for one in [&batch, &refused] {
         let ended = client.finished(one["id"].as_str().expect("an id")).await;
@@ -338,7 +338,7 @@ async fn runs_at_once_and_back_to_back_keep_the_quota() {
     assert!(late["record"]["rows"].as_u64().is_some_and(|rows| rows <= 40), "{late}");
 }
 
-/// What only a dispatcher mends is told of while none comes, and is over with its next run: runs that are late, rows whose
+/// What only a dispatcher fixes is told of while none comes, and is over with its next run: runs that are late, rows whose
 /// worker died, rows whose message was lost.
 #[tokio::test]
 async fn alerts_of_what_no_dispatcher_mends() {

@@ -73,7 +73,7 @@ async fn an_address_that_is_gone_is_left_alone() {
     until(&client, &gone, 3, |one| one["status"] == "disabled").await;
 }
 
-/// How long a receiver asks to be left alone is heeded, in seconds or as a date, and not for ever.
+/// How long a receiver asks to be left alone is heeded, in seconds or as a date, and not permanently.
 #[tokio::test]
 async fn a_receiver_that_asks_for_time_gets_it() {
     let receiver = Receiver::start().await;
@@ -179,7 +179,7 @@ async fn what_is_refused_to_the_end_is_given_up_and_told() {
     assert!(good && said.contains("callbacks that were given up"), "{said}");
     let tries = receiver.heard().iter().filter(|heard| heard.path == "/hook").count();
     assert_eq!(tries, 9, "three of each");
-    // The receiver is mended. One is sent again; the others are not.
+    // The receiver is fixed. One is sent again; the others are not.
     receiver.answer(204);
     let one = all[0]["id"].as_str().expect("an id");
     let (status, taken) = client.post(&format!("/v2/callbacks/{one}/redeliver"), &Value::Null).await;

@@ -155,7 +155,7 @@ async fn what_an_upload_does_not_say_clearly_is_refused() {
 }
 
 /// The limit on bytes counts what came, not what was worth storing: a file whose second line has an error is read on
-/// for its other errors, but not for ever.
+/// for its other errors, but not permanently.
 #[tokio::test]
 async fn a_file_with_errors_is_not_read_beyond_its_limit() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");

@@ -91,8 +91,8 @@ async fn failed_csv_is_mended_and_uploaded_as_it_is() {
     assert!(lines[2].starts_with("taken@example.com,'=cmd(),'x,,AB0002,2,failed,,http_409,"), "{results}");
     let failed = client.text(&format!("/v2/batches/{id}/failed.csv")).await;
     assert_eq!(failed.split("\r\n").count(), 3, "{failed}");
-    let mended = failed.replace("taken@", "free@");
-    let (status, batch) = client.upload(PEOPLE, mended).await.expect("an answer");
+    let fixed = failed.replace("taken@", "free@");
+    let (status, batch) = client.upload(PEOPLE, fixed).await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     let id = batch["id"].as_str().expect("an id");
     assert_eq!(client.finished(id).await["outcome"], "success");

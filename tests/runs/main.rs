@@ -1,4 +1,4 @@
-//! Whole runs of the real programs, on the embedded engines.
+//! Whole runs of the real programs, on the embedded services.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -25,13 +25,13 @@ mod listening;
 mod lists;
 mod liveness;
 mod load;
-mod mending;
 mod once;
 mod operations;
 mod operator;
 mod outage;
 mod quota;
 mod rates;
+mod repairing;
 mod rotation;
 mod secrecy;
 mod shares;

@@ -59,13 +59,13 @@ async fn numbers_keep_every_digit() {
         "{HEAD}steps:\n\
          \x20 - name: find\n    dependency: api\n    request:\n      method: GET\n      path: /find/{{{{ row.id }}}}\n\
          \x20   output: {{ id: \"{{{{ body.id }}}}\", price: \"{{{{ body.price }}}}\", more: \"{{{{ body.more }}}}\" }}\n\
-         \x20 - name: book\n    dependency: api\n    request:\n      method: POST\n\
-         \x20     path: \"/book/{{{{ steps.find.id }}}}/{{{{ context.number }}}}\"\n\
+         \x20 - name: intent_log\n    dependency: api\n    request:\n      method: POST\n\
+         \x20     path: \"/intent_log/{{{{ steps.find.id }}}}/{{{{ context.number }}}}\"\n\
          \x20     query: {{ id: \"{{{{ steps.find.id }}}}\", price: \"{{{{ steps.find.price }}}}\" }}\n\
          \x20     headers: {{ X-Id: \"{{{{ steps.find.id }}}}\" }}\n\
          \x20     json: {{ id: \"{{{{ steps.find.id }}}}\", price: \"{{{{ steps.find.price }}}}\", cents: \"{{{{ (steps.find.price * 100) | int }}}}\", number: \"{{{{ context.number }}}}\" }}\n\
          \x20   output: {{ tiny: \"{{{{ body.tiny }}}}\" }}\n\
-         result: {{ found: \"{{{{ steps.find.id }}}}\", more: \"{{{{ steps.find.more }}}}\", tiny: \"{{{{ steps.book.tiny }}}}\", next: \"{{{{ steps.find.id + 1 }}}}\" }}\n"
+         result: {{ found: \"{{{{ steps.find.id }}}}\", more: \"{{{{ steps.find.more }}}}\", tiny: \"{{{{ steps.intent_log.tiny }}}}\", next: \"{{{{ steps.find.id + 1 }}}}\" }}\n"
     )
     .replace("path: /find/{{ row.id }}", "path: \"/find/{{ row.id }}\"");
     let scene = Scene::of(&pipeline).await;
@@ -79,10 +79,10 @@ async fn numbers_keep_every_digit() {
     let batch = scene
         .run("?context=%7B%22number%22%3A98765432109876543210.50%7D", "id\n12345678901234567891\n")
         .await;
-    let heard = scene.receiver.until(|heard| heard.path.starts_with("/book")).await;
+    let heard = scene.receiver.until(|heard| heard.path.starts_with("/intent_log")).await;
     assert_eq!(
         heard.path,
-        "/book/12345678901234567891/98765432109876543210.50?id=12345678901234567891&price=0.12345678901234567890"
+        "/intent_log/12345678901234567891/98765432109876543210.50?id=12345678901234567891&price=0.12345678901234567890"
     );
     assert_eq!(heard.header("x-id"), "12345678901234567891");
     assert_eq!(
@@ -415,7 +415,7 @@ async fn who_may_have_been_created_is_not_offered_again() {
     let lines = scene.client.text(&format!("{batch}/unprocessed.ndjson")).await;
     assert_eq!(lines.lines().count(), 4, "{lines}");
     // What README recommends.
-    scene.run("", &failed.replace("refused", "mended")).await;
+    scene.run("", &failed.replace("refused", "fixed")).await;
     let created = |id: &str| {
         let mut keys: Vec<String> = scene
             .receiver
@@ -427,7 +427,7 @@ async fn who_may_have_been_created_is_not_offered_again() {
         keys.dedup();
         keys.len()
     };
-    for id in ["refused", "silent", "broken", "odd", "unmailed", "well", "mended"] {
+    for id in ["refused", "silent", "broken", "odd", "unmailed", "well", "fixed"] {
         assert_eq!(created(id), 1, "{id} was asked for under one key");
     }
 }

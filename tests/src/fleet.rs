@@ -1,4 +1,4 @@
-//! The three programs as separate processes, any number of each, on a cluster's engines.
+//! The three programs as separate processes, any number of each, on a cluster's services.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};

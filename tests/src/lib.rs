@@ -34,11 +34,11 @@ pub fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not built; `cargo xtask test` (or bench) builds it"))
 }
 
-/// The engines of a test: SQLite and this process, or, with `PENSTOCK_TEST_ENGINES=cluster`, a PostgreSQL database and
+/// The services of a test: SQLite and this process, or, with `PENSTOCK_TEST_ENGINES=cluster`, a PostgreSQL database and
 /// a Redis database of the test's own on the servers that `cargo xtask test` starts.
 fn cluster() -> Option<Vec<(&'static str, String)>> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    std::env::var("PENSTOCK_TEST_ENGINES").ok().filter(|engines| engines == "cluster")?;
+    std::env::var("PENSTOCK_TEST_ENGINES").ok().filter(|services| services == "cluster")?;
     let given = |name| {
         std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; `cargo xtask test` sets it"))
     };
@@ -61,7 +61,7 @@ fn cluster() -> Option<Vec<(&'static str, String)>> {
 /// Where a service keeps its data and finds its pipelines.
 pub struct Place {
     folder: tempfile::TempDir,
-    engines: Vec<(&'static str, String)>,
+    services: Vec<(&'static str, String)>,
     s3: Option<S3>,
 }
 
@@ -69,7 +69,7 @@ impl Place {
     /// An empty place with these pipelines, and a database that is up to date.
     pub fn new(pipelines: &[(&str, &str)]) -> Self {
         let place = Self::bare(pipelines);
-        if !place.engines.is_empty() {
+        if !place.services.is_empty() {
             let mut migrate = Command::new(program("penstock"));
             let migrated =
                 place.engine_variables(&mut migrate).arg("--data").arg(place.data()).arg("migrate").output();
@@ -87,19 +87,19 @@ impl Place {
         for (name, text) in pipelines {
             std::fs::write(definitions.join(name), text).expect("a file");
         }
-        let mut engines = cluster().unwrap_or_default();
-        let s3 = (!engines.is_empty()).then(|| S3::start(&folder.path().join("s3")));
-        engines.extend(s3.iter().flat_map(S3::environment));
-        Self { folder, engines, s3 }
+        let mut services = cluster().unwrap_or_default();
+        let s3 = (!services.is_empty()).then(|| S3::start(&folder.path().join("s3")));
+        services.extend(s3.iter().flat_map(S3::environment));
+        Self { folder, services, s3 }
     }
 
     fn engine_variables<'c>(&self, command: &'c mut Command) -> &'c mut Command {
-        command.envs(self.engines.iter().map(|(name, value)| (name, value)))
+        command.envs(self.services.iter().map(|(name, value)| (name, value)))
     }
 
     /// Gives programs that are started from now on a setting.
     pub fn set(&mut self, name: &'static str, value: String) {
-        self.engines.push((name, value));
+        self.services.push((name, value));
     }
 
     /// Writes a file beside the data folder; its path.
@@ -124,14 +124,14 @@ impl Place {
         self.s3.as_ref()
     }
 
-    /// Whether the engines are a cluster's.
+    /// Whether the services are a cluster's.
     pub fn is_cluster(&self) -> bool {
         self.s3.is_some()
     }
 
     /// What a program is told about this engine, by the variable's name.
     pub fn variable(&self, name: &str) -> Option<&str> {
-        self.engines.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+        self.services.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 
     fn command(&self, sandbox: &Sandbox) -> Command {
@@ -235,7 +235,7 @@ impl Place {
     /// Takes a setting away from programs that are started from now on; what it was.
     pub fn unset(&mut self, name: &str) -> Option<String> {
         let value = self.variable(name).map(str::to_owned);
-        self.engines.retain(|(known, _)| *known != name);
+        self.services.retain(|(known, _)| *known != name);
         value
     }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: figures beside a ceiling that is measured in the same run.
+//! `cargo xtask bench`: metrics beside a ceiling that is measured in the same run.
 
 use crate::cargo;
 
@@ -28,14 +28,14 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let mut environment = services.environment();
     environment.push(("PENSTOCK_TEST_ENGINES", "cluster".to_owned()));
     measure("cluster", args, &environment)?;
-    // Seconds for each part; 600 is what the figures in the documentation are from.
+    // Seconds for each part; 600 is what the metrics in the documentation are from.
     measure("flow", &["60".to_owned()], &environment)?;
     measure("million", args, &environment)
 }
 
-fn measure(engines: &str, args: &[String], environment: &[(&'static str, String)]) -> Result<(), String> {
+fn measure(services: &str, args: &[String], environment: &[(&'static str, String)]) -> Result<(), String> {
     let mut command = cargo();
-    command.args(["run", "--release", "--quiet", "--package", "penstock-benches", "--", engines]).args(args);
+    command.args(["run", "--release", "--quiet", "--package", "penstock-benches", "--", services]).args(args);
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     crate::run(command)
 }

@@ -123,7 +123,7 @@ fn inspect(image: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Every service of the image, on real engines.
+/// Every service of the image, on real services.
 fn serve(image: &str, work: &Path) -> Result<(), String> {
     let services = Services::start()?;
     let given = services.environment();

@@ -12,7 +12,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, HttpRequest, web};
 use penstock_domain::ids::BatchId;
-use penstock_flow::Engines;
+use penstock_flow::Services;
 use penstock_flow::context::tasks::spawn_part;
 use penstock_store::operations::AuditEntry;
 use tokio::sync::mpsc;
@@ -90,10 +90,10 @@ struct Window {
 
 impl Accesses {
     /// Writes what is recorded until `stop`.
-    pub fn start(engines: &Engines, stop: &CancellationToken) -> Self {
+    pub fn start(services: &Services, stop: &CancellationToken) -> Self {
         let (out, entries) = mpsc::channel(WAITING);
         let accesses = Self::new(out);
-        spawn_part("accesses", write(accesses.clone(), engines.clone(), entries, stop.clone()), stop);
+        spawn_part("accesses", write(accesses.clone(), services.clone(), entries, stop.clone()), stop);
         accesses
     }
 
@@ -138,7 +138,7 @@ impl Accesses {
 
 async fn write(
     accesses: Accesses,
-    engines: Engines,
+    services: Services,
     mut entries: mpsc::Receiver<Subject>,
     stop: CancellationToken,
 ) {
@@ -150,7 +150,7 @@ async fn write(
             Some(subject) = entries.recv() => {
                 let detail = subject.request.clone();
                 log(&subject, 1);
-                write_entry(&engines, subject, detail).await;
+                write_entry(&services, subject, detail).await;
                 continue;
             }
             _ = windows.tick() => {}
@@ -159,7 +159,7 @@ async fn write(
         for (subject, count) in accesses.end_window() {
             log(&subject, count);
             let detail = format!("{}: {count} more within {} s", subject.request, WINDOW.as_secs());
-            write_entry(&engines, subject, detail).await;
+            write_entry(&services, subject, detail).await;
         }
         if stop.is_cancelled() {
             return;
@@ -177,16 +177,16 @@ fn log(subject: &Subject, count: u64) {
     }
 }
 
-async fn write_entry(engines: &Engines, subject: Subject, detail: String) {
+async fn write_entry(services: &Services, subject: Subject, detail: String) {
     let entry = AuditEntry {
         id: 0,
-        at: engines.clock.now(),
+        at: services.clock.now(),
         actor: subject.actor,
         action: subject.access.action().to_owned(),
         batch: subject.batch,
         detail: Some(detail),
     };
-    if let Err(error) = engines.store.audit(&entry).await {
+    if let Err(error) = services.store.audit(&entry).await {
         tracing::warn!(%error, action = entry.action, "an audit entry could not be written");
     }
 }

@@ -85,7 +85,7 @@ pub async fn list(
     let before = query.cursor.as_deref().map(|cursor| cursors::number(cursor, 18)).transpose()?;
     let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
     let read = state.budgets.read(caller.owner).await?;
-    let mut data = state.engines.store.audit_log(batch, before, limit + 1).await?;
+    let mut data = state.services.store.audit_log(batch, before, limit + 1).await?;
     drop(read);
     let more = data.len() > limit as usize;
     data.truncate(limit as usize);

@@ -55,7 +55,7 @@ impl Caller {
     /// 404 when there is none, or when it is another owner's.
     pub async fn batch(&self, state: &ApiState, id: &str) -> Result<Batch, Problem> {
         let id: BatchId = id.parse().map_err(|_| Problem::not_found("such batch"))?;
-        let batch = state.engines.store.batch(id, self.scope()).await?;
+        let batch = state.services.store.batch(id, self.scope()).await?;
         let batch = batch.filter(|batch| self.may_use(&batch.pipeline));
         batch.ok_or_else(|| Problem::not_found("such batch"))
     }
@@ -85,7 +85,7 @@ impl Caller {
 
     /// Whether the key is still good: who listens for hours asks again.
     pub async fn is_valid(&self, state: &ApiState) -> bool {
-        matches!(state.engines.store.key(&self.key_id).await, Ok(Some(record)) if record.is_valid(state.engines.clock.now()))
+        matches!(state.services.store.key(&self.key_id).await, Ok(Some(record)) if record.is_valid(state.services.clock.now()))
     }
 
     /// Asks for the key again, before something is done for a request that took long.
@@ -93,8 +93,8 @@ impl Caller {
     /// # Errors
     /// 401 when it is no longer good: it was revoked, or has expired meanwhile.
     pub async fn still(&self, state: &ApiState) -> Result<(), Problem> {
-        let record = state.engines.store.key(&self.key_id).await?;
-        let now = state.engines.clock.now();
+        let record = state.services.store.key(&self.key_id).await?;
+        let now = state.services.clock.now();
         let valid = record.is_some_and(|record| record.is_valid(now));
         if valid { Ok(()) } else { Err(unauthorized()) }
     }
@@ -184,7 +184,7 @@ impl FromRequest for Caller {
             let (scheme, text) = sent.split_once(' ').ok_or_else(refused)?;
             let key = ApiKey::parse(text.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
             let key = key.ok_or_else(refused)?;
-            let caller: Self = api_keys::find(&state.engines, &key).await?.ok_or_else(refused)?.into();
+            let caller: Self = api_keys::find(&state.services, &key).await?.ok_or_else(refused)?.into();
             let admin = caller.role == KeyRole::Admin;
             request.extensions_mut().insert(Asker { actor: caller.actor(), admin });
             state.rates.request(&caller, &request)?;

@@ -21,7 +21,7 @@ use crate::query::{NoQuery, Query};
 use crate::refusals;
 use crate::state::ApiState;
 
-/// Things of a page at the most.
+/// Things of a page at most.
 pub const MOST_OF_A_PAGE: u32 = 1000;
 
 /// Bytes of a batch in a list, at most.
@@ -109,7 +109,7 @@ pub async fn list(
         query.cursor.as_deref().map(|cursor| cursors::number(cursor, 18).map(BatchSeq)).transpose()?;
     let owner = match (&query.owner, caller.role) {
         (Some(name), KeyRole::Admin) => {
-            let owners = state.engines.store.owners().await?;
+            let owners = state.services.store.owners().await?;
             let owner = owners.into_iter().find(|owner| owner.name == *name);
             Some(owner.ok_or_else(|| Problem::not_found("owner of this name"))?.seq)
         }
@@ -135,20 +135,20 @@ pub async fn list(
     };
     let room = state.budgets.answer(caller.owner, u64::from(limit) * BATCH_BYTES).await?;
     let read = state.budgets.read(caller.owner).await?;
-    let page = state.engines.store.list_batches(&filter).await?;
+    let page = state.services.store.list_batches(&filter).await?;
     drop(read);
     let next_cursor = page.next.map(|next| next.0.to_string());
-    let pace = Pace::of(&state.engines, state.rows_per_owner).await?;
+    let pace = Pace::of(&state.services, state.rows_per_owner).await?;
     let mut data = Vec::with_capacity(page.batches.len());
     for batch in &page.batches {
-        data.push(describe_now(&state.engines, batch, &pace, clear_failure(batch)).await);
+        data.push(describe_now(&state.services, batch, &pace, clear_failure(batch)).await);
     }
     body::answer(&BatchPage { data, next_cursor }, room)
 }
 
 /// The answer to something that was done to a batch.
 async fn answer(state: &ApiState, batch: &Batch) -> HttpResponse {
-    HttpResponse::Ok().json(done_view(&state.engines, batch, state.rows_per_owner).await)
+    HttpResponse::Ok().json(done_view(&state.services, batch, state.rows_per_owner).await)
 }
 
 /// Shows a batch.
@@ -161,7 +161,7 @@ pub async fn show(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
-    Ok(HttpResponse::Ok().json(batch_view(&state.engines, &batch, state.rows_per_owner).await?))
+    Ok(HttpResponse::Ok().json(batch_view(&state.services, &batch, state.rows_per_owner).await?))
 }
 
 /// Cancels a batch: rows that have not started never run.
@@ -175,7 +175,7 @@ pub async fn cancel(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
-    let batch = state.engines.store.cancel(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
+    let batch = state.services.store.cancel(batch.seq, &caller.actor(), state.services.clock.now()).await?;
     Ok(answer(&state, &batch).await)
 }
 
@@ -190,7 +190,7 @@ pub async fn pause(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
-    let batch = state.engines.store.pause(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
+    let batch = state.services.store.pause(batch.seq, &caller.actor(), state.services.clock.now()).await?;
     Ok(answer(&state, &batch).await)
 }
 
@@ -205,7 +205,7 @@ pub async fn resume(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
-    let batch = state.engines.store.resume(batch.seq, &caller.actor(), state.engines.clock.now()).await?;
+    let batch = state.services.store.resume(batch.seq, &caller.actor(), state.services.clock.now()).await?;
     Ok(answer(&state, &batch).await)
 }
 
@@ -219,9 +219,9 @@ pub async fn erase(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
-    let (engines, actor) = (state.engines.clone(), caller.actor());
+    let (services, actor) = (state.services.clone(), caller.actor());
     // An erasure that was begun is finished, also when its client hangs up meanwhile.
-    let erasing = tokio::spawn(async move { control::erase(&engines, &batch, &actor).await });
+    let erasing = tokio::spawn(async move { control::erase(&services, &batch, &actor).await });
     let batch = erasing.await.map_err(|error| {
         tracing::error!(%error, "an erasure panicked");
         Problem::internal()
@@ -260,7 +260,7 @@ pub async fn errors(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     // A definition that no longer loads here keeps nobody from the codes.
-    let pipeline = state.engines.definition_of(&batch).await.ok();
+    let pipeline = state.services.definition_of(&batch).await.ok();
     let named = |group: ErrorGroup| ErrorSummary {
         step: group
             .step
@@ -272,7 +272,7 @@ pub async fn errors(
         sample: group.sample,
     };
     let read = state.budgets.read(caller.owner).await?;
-    let groups = state.engines.store.error_groups(batch.seq).await?;
+    let groups = state.services.store.error_groups(batch.seq).await?;
     drop(read);
     let data = groups.into_iter().map(named).collect();
     Ok(HttpResponse::Ok().json(ErrorSummaries { data }))

@@ -112,7 +112,7 @@ pub async fn list(
     let before = query.cursor.as_deref().map(cursors::moment).transpose()?;
     let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
     let read = state.budgets.read(caller.owner).await?;
-    let mut data = state.engines.store.callbacks(caller.scope(), batch, before, limit + 1).await?;
+    let mut data = state.services.store.callbacks(caller.scope(), batch, before, limit + 1).await?;
     drop(read);
     let more = data.len() > limit as usize;
     data.truncate(limit as usize);
@@ -132,8 +132,8 @@ pub async fn redeliver(
 ) -> Result<HttpResponse, Problem> {
     caller.for_all_pipelines()?;
     let id = id.parse().map_err(|_| Problem::not_found("such callback"))?;
-    let now = state.engines.clock.now();
-    let callback = state.engines.store.redeliver(id, Some(caller.owner), now).await?;
+    let now = state.services.clock.now();
+    let callback = state.services.store.redeliver(id, Some(caller.owner), now).await?;
     let callback = callback.ok_or_else(|| match caller.role {
         KeyRole::Client => Problem::not_found("such callback"),
         KeyRole::Admin => reads_only(),

@@ -78,11 +78,11 @@ pub async fn create(
     if batch.erased_at.is_some() {
         return Err(FlowError::Erased.into());
     }
-    let now = state.engines.clock.now();
+    let now = state.services.clock.now();
     let expires_at = now + Duration::from_secs(u64::from(valid));
     let actor = caller.actor();
     let key = valid_key(&state, &caller.key_id).await?.ok_or_else(no_longer_valid)?;
-    let key_word = api_keys::word(&state.engines, &key).await?;
+    let key_word = api_keys::word(&state.services, &key).await?;
     let link = Link { batch: batch.id, report: body.report, key_id: caller.key_id, key_word, expires_at };
     // Who gave rows of a batch away is worth knowing later; the link itself is written nowhere.
     let entry = AuditEntry {
@@ -93,9 +93,9 @@ pub async fn create(
         batch: Some(batch.id),
         detail: Some(format!("{} until {expires_at}", link.report)),
     };
-    state.engines.store.audit(&entry).await?;
+    state.services.store.audit(&entry).await?;
     let token = link
-        .token(&state.engines.keyring.get())
+        .token(&state.services.keyring.get())
         .map_err(|source| FlowError::Sealed { what: "a link", source })?;
     let url = format!("{}/v2/downloads/{token}", state.base);
     Ok(HttpResponse::Created().json(Download { url, expires_at }))
@@ -114,11 +114,11 @@ pub async fn follow(
     seen: web::Header<IfNoneMatch>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let engines = &state.engines;
-    let link = Link::read(&engines.keyring.get(), &token, engines.clock.now())
+    let services = &state.services;
+    let link = Link::read(&services.keyring.get(), &token, services.clock.now())
         .map_err(|error| Problem::forbidden(error.to_string()))?;
     let key = valid_key(&state, &link.key_id).await?.ok_or_else(no_longer_valid)?;
-    if api_keys::word(engines, &key).await? != link.key_word {
+    if api_keys::word(services, &key).await? != link.key_word {
         return Err(no_longer_valid());
     }
     let caller = Caller::from(key);
@@ -128,8 +128,8 @@ pub async fn follow(
 }
 
 async fn valid_key(state: &ApiState, id: &str) -> Result<Option<ApiKeyRecord>, Problem> {
-    let now = state.engines.clock.now();
-    Ok(state.engines.store.key(id).await?.filter(|record| record.is_valid(now)))
+    let now = state.services.clock.now();
+    Ok(state.services.store.key(id).await?.filter(|record| record.is_valid(now)))
 }
 
 fn no_longer_valid() -> Problem {

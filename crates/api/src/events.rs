@@ -77,7 +77,7 @@ pub async fn stream(
             };
             let Some(batch) = batch else { break };
             if seen != Some(batch.ledger.revision) {
-                let Ok(view) = batch_view(&state.engines, &batch, state.rows_per_owner).await else { break };
+                let Ok(view) = batch_view(&state.services, &batch, state.rows_per_owner).await else { break };
                 let Ok(data) = serde_json::to_string(&view) else { break };
                 seen = Some(batch.ledger.revision);
                 quiet = 0;

@@ -42,7 +42,7 @@ struct Taken {
 ///
 /// # Errors
 /// The refusal, as the client reads it. When the file is complete and has errors, these are told, whatever else is
-/// wrong: the longer list is the one that somebody mends.
+/// wrong: the longer list is the one that somebody fixes.
 pub async fn take(
     caller: &Caller,
     state: &ApiState,
@@ -164,7 +164,7 @@ async fn begin(head: PartHead, state: &ApiState, wanted: &UploadRequest) -> Resu
         return Ok(Part::Field(head, Vec::new()));
     }
     known_charset(&head.name, &head.charset)?;
-    Ok(Part::File(Box::new(Upload::start(&state.engines, wanted.clone()).await?)))
+    Ok(Part::File(Box::new(Upload::start(&state.services, wanted.clone()).await?)))
 }
 
 fn text(head: &PartHead, value: Vec<u8>) -> Result<String, Problem> {

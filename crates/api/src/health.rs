@@ -36,13 +36,13 @@ pub struct ReadyQuery {
     only: Option<Engine>,
 }
 
-/// Ready while its engines answer.
+/// Ready while its services answer.
 #[utoipa::path(get, operation_id = "ready", path = "/readyz", tag = "operations", params(ReadyQuery),
-    responses((status = 200, description = "All engines answer", body = Object),
+    responses((status = 200, description = "All services answer", body = Object),
         (status = 503, description = "One does not; which one, and why", body = Object), refusals::Watched,
         (status = 400, description = "The query cannot be read", body = Problem, content_type = "application/problem+json")))]
 pub async fn readyz(state: web::Data<ApiState>, Query(query): Query<ReadyQuery>) -> HttpResponse {
-    let report = readiness(&state.engines).await;
+    let report = readiness(&state.services).await;
     let ready = match query.only {
         Some(Engine::Database) => report.database_answers(),
         None => report.ready,

@@ -43,7 +43,7 @@ pub async fn upload_to_pipeline(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let pipeline =
-        state.engines.pipelines.get(&name).ok_or_else(|| Problem::not_found("pipeline of this name"))?;
+        state.services.pipelines.get(&name).ok_or_else(|| Problem::not_found("pipeline of this name"))?;
     upload(caller, state, pipeline, request, payload).await
 }
 
@@ -86,7 +86,7 @@ pub async fn upload(
             room.hold(raw.weight()?).await?;
             let fields = raw.checked(&state)?;
             let deadline = Deadline::start(&state);
-            let mut upload = Upload::start(&state.engines, wanted).await?;
+            let mut upload = Upload::start(&state.services, wanted).await?;
             let mut body = body::within(payload, &room);
             while let Some(bytes) = deadline.next(&mut body).await? {
                 upload.push(&bytes).await.map_err(refusal)?;
@@ -99,7 +99,7 @@ pub async fn upload(
             from_json(&caller, &state, wanted, &request, payload).await?
         }
     };
-    let view = done_view(&state.engines, &accepted.batch, state.rows_per_owner).await;
+    let view = done_view(&state.services, &accepted.batch, state.rows_per_owner).await;
     Ok(HttpResponse::Accepted()
         .insert_header((header::LOCATION, format!("/v2/batches/{}", view.id)))
         .json(UploadedBatch { batch: view, ignored_columns: accepted.ignored_columns }))
@@ -127,7 +127,7 @@ pub(crate) async fn admit(
     request: &HttpRequest,
 ) -> Result<(), Problem> {
     let bytes = body::announced(request.headers()).unwrap_or(0);
-    state.quotas.admit(&state.engines.store, owner, Kept { batches, bytes }).await
+    state.quotas.admit(&state.services.store, owner, Kept { batches, bytes }).await
 }
 
 /// Memory for a file: a part that fills, and a record as it is parsed.
@@ -136,7 +136,7 @@ async fn room(
     wanted: &UploadRequest,
     request: &HttpRequest,
 ) -> Result<UploadRoom, Problem> {
-    let most = state.engines.part_bytes + wanted.pipeline.schema.limits.max_record_bytes;
+    let most = state.services.part_bytes + wanted.pipeline.schema.limits.max_record_bytes;
     state.budgets.upload(wanted.owner, body::announced(request.headers()), most).await
 }
 
@@ -185,11 +185,11 @@ async fn from_json(
     })?;
     let fields = raw.checked(state)?;
     // A repeated request makes no further batch, and one without a file makes none: both are answered further on.
-    if let Some(bytes) = waiting_bytes(&state.engines, wanted.owner, id).await? {
-        state.quotas.admit(&state.engines.store, wanted.owner, Kept { batches: 1, bytes }).await?;
+    if let Some(bytes) = waiting_bytes(&state.services, wanted.owner, id).await? {
+        state.quotas.admit(&state.services.store, wanted.owner, Kept { batches: 1, bytes }).await?;
     }
-    let engines = state.engines.clone();
-    finished(async move { adopt(&engines, wanted, id, fields).await }).await
+    let services = state.services.clone();
+    finished(async move { adopt(&services, wanted, id, fields).await }).await
 }
 
 /// Carries the last part of an upload to its end, also when its client hangs up meanwhile: a file whose batch is just being

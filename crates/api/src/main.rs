@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use penstock_app::engines::choose;
-use penstock_app::startup::{Patience, await_engines};
+use penstock_app::services::choose;
+use penstock_app::startup::{Patience, await_services};
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Role, Settings, StartError, boot, shutdown};
 
@@ -48,7 +48,7 @@ async fn run(mut settings: Settings) -> Result<(), StartError> {
     let pipelines = boot::pipelines_of(&settings, Role::Api)?;
     let chosen = choose(&settings, pipelines, Role::Api).await?;
     let stop = shutdown::on_signal();
-    await_engines(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
+    await_services(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
     let sources = chosen.sources(None, Some(Arc::default()));
     let (server, address) = penstock_api::start(&chosen, &settings, sources.clone(), stop.clone())?;
     tracing::info!(%address, "the API listens");

@@ -26,7 +26,7 @@ use crate::state::ApiState;
 /// How long an address is good for.
 const VALID: Duration = Duration::from_secs(3600);
 
-/// Bytes that go through this API at the most; an object store's own address has its own limit.
+/// Bytes that go through this API at most; an object store's own address has its own limit.
 const MOST_BYTES: u64 = 5 * 1024 * 1024 * 1024;
 
 /// Where to PUT a file.
@@ -50,8 +50,8 @@ pub struct UploadPlace {
 #[utoipa::path(post, operation_id = "create_upload", path = "/v2/uploads", tag = "batches",
     responses((status = 201, description = "A place for a file", body = UploadPlace), refusals::Asked), security(("key" = [])))]
 pub async fn create(caller: Caller, state: web::Data<ApiState>, _: NoQuery) -> Result<HttpResponse, Problem> {
-    let now = state.engines.clock.now();
-    let id = state.engines.chance.uuid(now);
+    let now = state.services.clock.now();
+    let id = state.services.id_generator.uuid(now);
     let key = upload_key(&caller.owner_name, id);
     let expires_at = now + VALID;
     let upload = PendingUpload {
@@ -62,7 +62,7 @@ pub async fn create(caller: Caller, state: web::Data<ApiState>, _: NoQuery) -> R
         expires_at,
         batch: None,
     };
-    state.engines.store.create_upload(&upload).await?;
+    state.services.store.create_upload(&upload).await?;
     let (url, authorization) = match &state.signer {
         Some(signer) => (signer.sign(true, key.as_ref(), VALID).await.map_err(FlowError::from)?, false),
         None => (format!("{}/v2/uploads/{id}/content", state.base), true),
@@ -99,14 +99,14 @@ pub async fn put(
     body::unencoded(request.headers())?;
     let unknown = || Problem::not_found("open upload of this id");
     let id = id.parse().map_err(|_| unknown())?;
-    let upload = state.engines.store.upload(id, caller.owner).await?.ok_or_else(unknown)?;
-    if upload.batch.is_some() || upload.expires_at < state.engines.clock.now() {
+    let upload = state.services.store.upload(id, caller.owner).await?.ok_or_else(unknown)?;
+    if upload.batch.is_some() || upload.expires_at < state.services.clock.now() {
         return Err(unknown());
     }
     let path = Path::from(upload.object_key.as_str());
-    let most = state.engines.part_bytes;
+    let most = state.services.part_bytes;
     let room = state.budgets.upload(caller.owner, body::announced(request.headers()), most).await?;
-    let mut parts = PartWriter::new(&state.engines, path);
+    let mut parts = PartWriter::new(&state.services, path);
     let deadline = Deadline::start(&state);
     let mut chunks = body::within(payload, &room);
     let mut bytes = 0;
@@ -129,8 +129,8 @@ pub async fn put(
 
 /// Completes the file, also when its client hangs up meanwhile; false when its upload has ended.
 async fn finished(state: &ApiState, upload: PendingUpload, parts: PartWriter) -> Result<bool, Problem> {
-    let engines = state.engines.clone();
-    match tokio::spawn(async move { presigned::complete(&engines, &upload, parts).await }).await {
+    let services = state.services.clone();
+    match tokio::spawn(async move { presigned::complete(&services, &upload, parts).await }).await {
         Ok(ended) => Ok(ended?),
         Err(error) => {
             tracing::error!(%error, "the end of a file panicked");

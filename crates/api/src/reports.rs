@@ -136,9 +136,9 @@ impl Writing {
     ) -> Result<impl Stream<Item = Result<(Bytes, Position), FlowError>> + 'static + use<>, FlowError> {
         let finished = self.batch.ledger.is_finished();
         let after = (start.after > 0).then_some(start.after);
-        let (engines, batch) = (self.state.engines.clone(), self.batch.clone());
+        let (services, batch) = (self.state.services.clone(), self.batch.clone());
         let reader = self.state.budgets.reader(self.caller.owner);
-        let pages = results::stream(engines, batch, self.report, self.format, reader, after).await?;
+        let pages = results::stream(services, batch, self.report, self.format, reader, after).await?;
         let known = self.known.clone();
         Ok(async_stream::try_stream! {
             let mut pages = std::pin::pin!(pages);

@@ -113,12 +113,12 @@ pub async fn retry(
     let selection = body.selection()?;
     // What rows keep of their steps may take a while to read.
     let read = if current { Some(state.budgets.read(caller.owner).await?) } else { None };
-    let retried = control::retry(&state.engines, &batch, selection, current, &caller.actor()).await;
+    let retried = control::retry(&state.services, &batch, selection, current, &caller.actor()).await;
     drop(read);
     let (batch, retried) = retried.map_err(|error| match error {
         RetryError::Flow(error) => error.into(),
         error => Problem::new(StatusCode::CONFLICT, "definition_does_not_fit", error.to_string()),
     })?;
-    let batch = done_view(&state.engines, &batch, state.rows_per_owner).await;
+    let batch = done_view(&state.services, &batch, state.rows_per_owner).await;
     Ok(HttpResponse::Ok().json(RetriedBatch { batch, retried }))
 }

@@ -79,12 +79,12 @@ pub async fn list(
         max_bytes: Some(PAGE_BYTES),
         payload: false,
     };
-    let secrets = state.engines.secrets_of(&batch).await?;
+    let secrets = state.services.secrets_of(&batch).await?;
     let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
     let page = found(&state, &caller, &batch, &mut filter).await?;
-    results::refuse_erased(&state.engines, &batch).await?;
+    results::refuse_erased(&state.services, &batch).await?;
     let next_cursor = page.next.map(|next| next.to_string());
-    let pipeline = state.engines.definition_of(&batch).await.ok();
+    let pipeline = state.services.definition_of(&batch).await.ok();
     let data = page.rows.iter().map(|record| row_view(&secrets, pipeline.as_deref(), record)).collect();
     body::answer(&RowPage { data, next_cursor }, room)
 }
@@ -100,7 +100,7 @@ async fn found(
     let mut looks = 0;
     loop {
         let read = state.budgets.read(caller.owner).await?;
-        let page = state.engines.store.rows(batch.seq, filter).await?;
+        let page = state.services.store.rows(batch.seq, filter).await?;
         drop(read);
         looks += 1;
         match page.next {
@@ -124,12 +124,12 @@ pub async fn show(
     let (id, number) = path.into_inner();
     let batch = caller.batch(&state, &id).await?;
     let number = row_number(&number).ok_or_else(|| Problem::not_found("such row"))?;
-    let secrets = state.engines.secrets_of(&batch).await?;
+    let secrets = state.services.secrets_of(&batch).await?;
     let record =
-        state.engines.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
-    results::refuse_erased(&state.engines, &batch).await?;
+        state.services.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
+    results::refuse_erased(&state.services, &batch).await?;
     let room = state.budgets.answer(caller.owner, record.sealed_bytes() as u64).await?;
-    let pipeline = state.engines.definition_of(&batch).await.ok();
+    let pipeline = state.services.definition_of(&batch).await.ok();
     body::answer(&row_view(&secrets, pipeline.as_deref(), &record), room)
 }
 
@@ -168,6 +168,7 @@ pub async fn waiting(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     let calls = state.caller.as_deref();
-    let data = waiting::explain(&state.engines, calls, &batch, query.row, state.rows_per_owner, true).await?;
+    let data =
+        waiting::explain(&state.services, calls, &batch, query.row, state.rows_per_owner, true).await?;
     Ok(HttpResponse::Ok().json(Waiting { data }))
 }

@@ -70,7 +70,7 @@ pub fn start(
 /// When the address is taken.
 fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, SocketAddr)> {
     let routes: Vec<String> =
-        state.engines.pipelines.iter().filter_map(|pipeline| pipeline.route.clone()).collect();
+        state.services.pipelines.iter().filter_map(|pipeline| pipeline.route.clone()).collect();
     let keyless = web::Data::new(Keyless::new(&openapi::with_routes(&routes)));
     let compressing = web::Data::new(Compressing::default());
     let listener = listen(bind)?;
@@ -83,7 +83,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
     let stopping = builder.graceful_shutdown_signal();
     let connections = state.connections.clone();
     let server = builder.listen("penstock-api", listener, move || {
-        let pipelines = state.engines.pipelines.clone();
+        let pipelines = state.services.pipelines.clone();
         let mut app = App::new()
             .app_data(state.clone())
             .app_data(keyless.clone())

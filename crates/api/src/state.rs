@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use penstock_app::{Chosen, Settings, StartError};
 use penstock_downstream::Caller;
-use penstock_flow::Engines;
+use penstock_flow::Services;
 use penstock_flow::context::url_signer::UrlSigner;
 use penstock_flow::operate::collect_metrics::Sources;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +24,8 @@ const STALLED: Duration = Duration::from_secs(60);
 /// The API's state. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiState {
-    /// The engines.
-    pub engines: Engines,
+    /// The services.
+    pub services: Services,
     /// Rows in flight for an owner without a quota of its own, for estimates.
     pub rows_per_owner: u32,
     /// How long an upload may take.
@@ -80,7 +80,7 @@ impl ApiState {
             trusted: surface.trusted_proxies.clone(),
         });
         Ok(Self {
-            engines: chosen.engines.clone(),
+            services: chosen.services.clone(),
             rows_per_owner: settings.rows_per_owner,
             upload_time: Duration::from_secs(settings.upload_seconds),
             upload_idle: Duration::from_secs(settings.upload_idle_seconds),
@@ -89,7 +89,7 @@ impl ApiState {
             sources,
             reports: Reports::default(),
             budgets: Budgets::new(surface.memory_bytes(), chosen.reads_at_once()),
-            accesses: Accesses::start(&chosen.engines, &stop),
+            accesses: Accesses::start(&chosen.services, &stop),
             rates: Rates::new(PerMinute {
                 key_requests: surface.key_requests,
                 owner_requests: surface.owner_requests,

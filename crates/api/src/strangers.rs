@@ -104,7 +104,7 @@ impl Strangers {
     }
 
     /// The request had a good key, or needed none.
-    fn give_back(&self, taken: &Taken, has_key: bool, now: Duration) {
+    fn requeue(&self, taken: &Taken, has_key: bool, now: Duration) {
         let mut seen = self.seen();
         if let Some(bucket) = seen.buckets.get_mut(&taken.from).filter(|_| taken.token) {
             bucket.tokens = (bucket.tokens + 1.0).min(f64::from(self.per_minute));
@@ -177,7 +177,7 @@ pub async fn limited(
     let has_key = response.request().extensions().get::<Asker>().is_some();
     // A link that opens something needs no key.
     if has_key || !response.status().is_client_error() {
-        strangers.give_back(&taken, has_key, strangers.began.elapsed());
+        strangers.requeue(&taken, has_key, strangers.began.elapsed());
     } else if response.status() == StatusCode::UNAUTHORIZED {
         strangers.forget(&taken);
     }
@@ -198,7 +198,7 @@ mod tests {
     fn an_address_that_guesses_is_refused_and_a_known_key_goes_on() {
         let strangers = Strangers::new(6);
         let good = strangers.take(address(1), Some(b"good"), NOW).unwrap();
-        strangers.give_back(&good, true, NOW);
+        strangers.requeue(&good, true, NOW);
         for _ in 0..6 {
             strangers.take(address(1), Some(b"guess"), NOW).unwrap();
         }
@@ -207,7 +207,7 @@ mod tests {
         let good = strangers.take(address(1), Some(b"good"), NOW).unwrap();
         strangers.take(address(2), None, NOW).unwrap();
         // What was not taken is not given back.
-        strangers.give_back(&good, true, NOW);
+        strangers.requeue(&good, true, NOW);
         strangers.take(address(1), None, NOW).unwrap_err();
         // A key that was revoked is a guess.
         strangers.forget(&good);
@@ -220,7 +220,7 @@ mod tests {
     fn a_key_is_known_for_a_while() {
         let strangers = Strangers::new(1);
         let good = strangers.take(address(1), Some(b"good"), NOW).unwrap();
-        strangers.give_back(&good, true, NOW);
+        strangers.requeue(&good, true, NOW);
         let later = NOW + KNOWN_FOR;
         strangers.take(address(1), None, later).unwrap();
         strangers.take(address(1), Some(b"good"), later).unwrap_err();

@@ -20,7 +20,7 @@ pub struct Requests;
 /// When a request came.
 struct Began(Instant);
 
-/// Asked for every few seconds, for ever.
+/// Asked permanentlyy few seconds, permanently.
 fn is_watching(route: &str) -> bool {
     matches!(route, "/livez" | "/readyz" | "/metrics")
 }
@@ -69,7 +69,7 @@ impl RootSpanBuilder for Requests {
         let state = request.app_data::<web::Data<ApiState>>();
         let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
         if let Some(state) = state {
-            state.engines.traces.continues(&span, parent.unwrap_or_default());
+            state.services.traces.continues(&span, parent.unwrap_or_default());
         }
         span
     }
@@ -88,8 +88,8 @@ impl RootSpanBuilder for Requests {
             tracing::debug!(parent: &span, milliseconds, "a request was answered");
         }
         let state = request.app_data::<web::Data<ApiState>>();
-        if let Some(figures) = state.and_then(|state| state.sources.requests.as_ref()) {
-            figures.answered(method(request), &route(request), status.as_u16(), took);
+        if let Some(metrics) = state.and_then(|state| state.sources.requests.as_ref()) {
+            metrics.answered(method(request), &route(request), status.as_u16(), took);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What the programs share: settings, the choice of engines, telemetry and an orderly end.
+//! What the programs share: settings, the choice of services, telemetry and an orderly end.
 //!
-//! Nothing outside this crate (and the engines' own) knows which engine was chosen.
+//! Nothing outside this crate (and the services' own) knows which engine was chosen.
 
 // In the place of the standard one, which panics when stderr is closed.
 macro_rules! eprintln {
@@ -10,7 +10,6 @@ macro_rules! eprintln {
 pub mod boot;
 pub mod clock;
 pub mod data_dir;
-pub mod engines;
 pub mod health;
 pub mod log_pipe;
 mod logs;
@@ -19,6 +18,7 @@ mod otlp;
 mod panics;
 pub mod permissions;
 pub mod secret_files;
+pub mod services;
 pub mod settings;
 pub mod shutdown;
 pub mod signing;
@@ -29,7 +29,7 @@ pub mod terminal;
 pub mod variables;
 mod waiting_room;
 
-pub use engines::{Chosen, Role};
+pub use services::{Chosen, Role};
 pub use settings::Settings;
 pub use variables::Variables;
 

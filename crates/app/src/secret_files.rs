@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_crypto::Keyring;
-use penstock_flow::Engines;
+use penstock_flow::Services;
 use penstock_flow::context::installation;
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +78,7 @@ impl SecretFiles {
     }
 
     /// Looks at the files until `stop`.
-    pub async fn watch(mut self, engines: Engines, stop: CancellationToken) {
+    pub async fn watch(mut self, services: Services, stop: CancellationToken) {
         if self.keyring.is_none() && self.database.is_none() {
             return;
         }
@@ -87,11 +87,11 @@ impl SecretFiles {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            self.look(&engines).await;
+            self.look(&services).await;
         }
     }
 
-    async fn look(&mut self, engines: &Engines) {
+    async fn look(&mut self, services: &Services) {
         if let (Some(watched), Some(reconnect)) = (&mut self.database, &self.reconnect)
             && let Some(url) = watched.changed().await
         {
@@ -102,7 +102,7 @@ impl SecretFiles {
         }
         if let Some(watched) = &mut self.keyring
             && let Some(keys) = watched.changed().await
-            && let Err(why) = replace_keyring(engines, &keys).await
+            && let Err(why) = replace_keyring(services, &keys).await
         {
             tracing::error!(
                 error = why,
@@ -115,11 +115,11 @@ impl SecretFiles {
 }
 
 /// Uses another keyring from now on, provided that it opens what is in the database.
-async fn replace_keyring(engines: &Engines, keys: &str) -> Result<(), String> {
+async fn replace_keyring(services: &Services, keys: &str) -> Result<(), String> {
     let keyring = Keyring::parse(keys).map_err(|error| error.to_string())?;
-    installation::check_keyring(engines, &keyring).await.map_err(|error| error.to_string())?;
+    installation::check_keyring(services, &keyring).await.map_err(|error| error.to_string())?;
     let ids = keyring.ids().collect::<Vec<_>>().join(", ");
-    engines.keyring.replace(Arc::new(keyring));
+    services.keyring.replace(Arc::new(keyring));
     tracing::info!(keys = ids, "the keyring's file changed: its keys are used from now on");
     Ok(())
 }

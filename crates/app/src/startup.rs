@@ -1,4 +1,4 @@
-//! Waiting for engines that start later, without a crash loop, and refusing those that cannot serve.
+//! Waiting for services that start later, without a crash loop, and refusing those that cannot serve.
 
 use std::net::SocketAddr;
 use std::sync::PoisonError;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use penstock_crypto::OpenError;
 use penstock_flow::context::installation;
 use penstock_flow::context::tasks::spawn_part;
-use penstock_flow::{Engines, FlowError};
+use penstock_flow::{FlowError, Services};
 use penstock_queue::QueueServer;
 use penstock_store::StoreError;
 use tokio_util::sync::CancellationToken;
@@ -33,23 +33,23 @@ pub enum Patience {
     Run,
 }
 
-/// Waits until the database answers, and sees that its schema is this program's and the engines' versions are served.
-/// Nobody restarts a service for another one's absence: it lives meanwhile. From then on the engines' clock is the
+/// Waits until the database answers, and sees that its schema is this program's and the services' versions are served.
+/// Nobody restarts a service for another one's absence: it lives meanwhile. From then on the services' clock is the
 /// database's, until `stop`.
 ///
 /// # Errors
 /// When the schema is a newer one, or in a single run stays an older one, or an engine's version is an older one than is
 /// needed; when it was asked to stop meanwhile.
-pub async fn await_engines(
+pub async fn await_services(
     chosen: &Chosen,
     patience: Patience,
     stop: &CancellationToken,
 ) -> Result<(), StartError> {
-    let engines = &chosen.engines;
+    let services = &chosen.services;
     let mut room = None;
     let mut older_since = None;
     let mut said_at: Option<Instant> = None;
-    while let Some(missing) = missing(engines, patience, &mut older_since).await? {
+    while let Some(missing) = missing(services, patience, &mut older_since).await? {
         if said_at.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
             tracing::warn!(error = %missing, "waiting for the database");
             said_at = Some(Instant::now());
@@ -67,26 +67,26 @@ pub async fn await_engines(
     if let Some(room) = room {
         room.close().await;
     }
-    refuse_old_engines(engines).await?;
+    refuse_old_services(services).await?;
     chosen.set_clock().await;
     if let Some(clock) = &chosen.shared_clock {
-        spawn_part("clock", clock.clone().keep(engines.store.clone(), stop.clone()), stop);
+        spawn_part("clock", clock.clone().keep(services.store.clone(), stop.clone()), stop);
     }
     let files = chosen.secret_files.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(files) = files {
-        spawn_part("secret files", files.watch(engines.clone(), stop.clone()), stop);
+        spawn_part("secret files", files.watch(services.clone(), stop.clone()), stop);
     }
     Ok(())
 }
 
 /// What has to be waited for; none when the schema is there.
 async fn missing(
-    engines: &Engines,
+    services: &Services,
     patience: Patience,
     older_since: &mut Option<Instant>,
 ) -> Result<Option<StoreError>, StartError> {
-    match engines.store.check_schema().await {
-        Ok(()) => wrong_keyring(engines).await,
+    match services.store.check_schema().await {
+        Ok(()) => wrong_keyring(services).await,
         // Before the first migration there is none, and between the first and the last an older one.
         Err(error @ StoreError::Schema { found, needed, .. })
             if found < needed
@@ -101,11 +101,11 @@ async fn missing(
 }
 
 /// Refuses a keyring under which nothing of this database was sealed: what it would seal, nobody else could open.
-async fn wrong_keyring(engines: &Engines) -> Result<Option<StoreError>, StartError> {
-    if engines.keyring.get().ids().next().is_none() {
+async fn wrong_keyring(services: &Services) -> Result<Option<StoreError>, StartError> {
+    if services.keyring.get().ids().next().is_none() {
         return Ok(None);
     }
-    match installation::claim_keyring(engines).await {
+    match installation::claim_keyring(services).await {
         Ok(()) => Ok(None),
         Err(FlowError::Store(error)) if error.is_transient() => Ok(Some(error)),
         Err(error) => Err(keyring_error(&error)),
@@ -124,8 +124,8 @@ pub fn keyring_error(error: &FlowError) -> StartError {
 }
 
 /// Redis may come later; what it is then, `doctor` tells.
-async fn refuse_old_engines(engines: &Engines) -> Result<(), StartError> {
-    if let Ok(database) = engines.store.engine().await
+async fn refuse_old_services(services: &Services) -> Result<(), StartError> {
+    if let Ok(database) = services.store.engine().await
         && !database.supported
     {
         return Err(StartError::new(format!(
@@ -133,7 +133,7 @@ async fn refuse_old_engines(engines: &Engines) -> Result<(), StartError> {
             database.engine, database.version, database.needed_version
         )));
     }
-    if let Ok(Some(server)) = engines.bell.server().await
+    if let Ok(Some(server)) = services.queue.server().await
         && !server.is_supported()
     {
         return Err(StartError::new(format!(

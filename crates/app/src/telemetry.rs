@@ -101,7 +101,7 @@ fn log_panics() {
     }));
 }
 
-/// The last words of a program that ends with an error. They are waited for, but not for ever: nobody may read them.
+/// The last words of a program that ends with an error. They are waited for, but not permanently: nobody may read them.
 pub fn last_words(program: &str, error: &dyn std::fmt::Display) {
     let text = format!("{program}: {error}");
     let (written, done) = std::sync::mpsc::channel();

@@ -1,4 +1,4 @@
-//! Answers probes while a service waits for its engines.
+//! Answers probes while a service waits for its services.
 
 use std::net::SocketAddr;
 

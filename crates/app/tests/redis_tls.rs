@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use penstock_domain::limit::{Ask, Decision, GatePolicy, Past, Reason};
 use penstock_downstream::{Gates, Limiter as _, SharedLimiter};
-use penstock_queue::{Bell as _, SharedBell};
+use penstock_queue::{Queue as _, SharedQueue};
 
 /// Set in the process that connects; its roots are read from `SSL_CERT_FILE`, which has to stand before it starts.
 const URL: &str = "PENSTOCK_TEST_TLS_URL";
@@ -88,7 +88,7 @@ async fn queue_and_limits_over_tls() {
         return;
     };
     rustls::crypto::ring::default_provider().install_default().unwrap();
-    let bell = SharedBell::connect(&url).unwrap();
+    let queue = SharedQueue::connect(&url).unwrap();
     let limiter = SharedLimiter::connect(&url).unwrap();
     let policy = GatePolicy { rate: None, concurrency: Some(1), breaker: None, cold_wait_us: 0.0 };
     let gates = Gates { dependency: "api".to_owned(), policy, owner: None };
@@ -100,5 +100,5 @@ async fn queue_and_limits_over_tls() {
             format!("{:?}", denied.reason)
         }
     };
-    println!("queue {}, limits {limits}", bell.ready().await.is_ok());
+    println!("queue {}, limits {limits}", queue.ready().await.is_ok());
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench [ROWS]`: figures beside a ceiling or a peer that is measured in the same run.
+//! `cargo xtask bench [ROWS]`: metrics beside a ceiling or a peer that is measured in the same run.
 
 mod cluster;
 mod embedded;
@@ -19,9 +19,9 @@ const ROUTE: &str = "/v2/pipelines/noop/batches";
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let engines = args.next().unwrap_or_else(|| "embedded".into());
+    let services = args.next().unwrap_or_else(|| "embedded".into());
     let rows: u32 = args.next().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
-    let good = match engines.as_str() {
+    let good = match services.as_str() {
         "embedded" => embedded::run(rows).await,
         "cluster" => cluster::run(rows, args.next().as_deref()).await,
         "flow" => {

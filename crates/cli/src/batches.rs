@@ -106,10 +106,10 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool, StartError> {
-    let engines = &opened.chosen.engines;
-    let store = &engines.store;
+    let services = &opened.chosen.services;
+    let store = &services.store;
     let actor = operator_name();
-    let now = engines.clock.now();
+    let now = services.clock.now();
     let batch = match command {
         Command::List { status, owner, pipeline, created_from, created_to, before, limit } => {
             let filter = BatchFilter {
@@ -124,7 +124,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         }
         Command::Show { batch } => {
             let batch = opened.batch(batch).await?;
-            let view = batch_view(engines, &batch, opened.settings.rows_per_owner).await.map_err(said)?;
+            let view = batch_view(services, &batch, opened.settings.rows_per_owner).await.map_err(said)?;
             out.say(&with_owner(&batch, &view), || told(&batch, &view));
             return Ok(true);
         }
@@ -144,9 +144,9 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             let batch = opened.batch(batch).await?;
             let selection =
                 RetrySelection { failed: !no_failed, cancelled, codes: code, numbers: row, definition: None };
-            let retried = control::retry(engines, &batch, selection, current_definition, &actor).await;
+            let retried = control::retry(services, &batch, selection, current_definition, &actor).await;
             let (batch, rows) = retried.map_err(said)?;
-            let view = done_view(engines, &batch, opened.settings.rows_per_owner).await;
+            let view = done_view(services, &batch, opened.settings.rows_per_owner).await;
             let mut value = with_owner(&batch, &view);
             value["retried"] = rows.into();
             out.say(&value, || format!("{rows} rows go back\n{}", told(&batch, &view)));
@@ -154,10 +154,10 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         }
         Command::Erase { batch, .. } => {
             let batch = opened.batch(batch).await?;
-            control::erase(engines, &batch, &actor).await.map_err(said)?
+            control::erase(services, &batch, &actor).await.map_err(said)?
         }
     };
-    let view = done_view(engines, &batch, opened.settings.rows_per_owner).await;
+    let view = done_view(services, &batch, opened.settings.rows_per_owner).await;
     out.say(&with_owner(&batch, &view), || told(&batch, &view));
     Ok(true)
 }
@@ -221,16 +221,16 @@ async fn list(
     before: Option<BatchId>,
     out: Output,
 ) -> Result<bool, StartError> {
-    let engines = &opened.chosen.engines;
+    let services = &opened.chosen.services;
     if let Some(name) = owner {
-        let owners = engines.store.owners().await.map_err(said)?;
+        let owners = services.store.owners().await.map_err(said)?;
         let owner = owners.into_iter().find(|owner| owner.name == name);
         filter.owner = Some(owner.ok_or_else(|| StartError::new(format!("there is no owner {name}")))?.seq);
     }
     if let Some(before) = before {
         filter.before = Some(opened.batch(before).await?.seq);
     }
-    let batches = engines.store.list_batches(&filter).await.map_err(said)?.batches;
+    let batches = services.store.list_batches(&filter).await.map_err(said)?.batches;
     let rows: Vec<Vec<String>> = batches
         .iter()
         .map(|batch| {
@@ -246,10 +246,10 @@ async fn list(
             ]
         })
         .collect();
-    let pace = Pace::of(engines, opened.settings.rows_per_owner).await.map_err(said)?;
+    let pace = Pace::of(services, opened.settings.rows_per_owner).await.map_err(said)?;
     let mut views: Vec<Value> = Vec::with_capacity(batches.len());
     for batch in &batches {
-        views.push(with_owner(batch, &describe_now(engines, batch, &pace, clear_failure(batch)).await));
+        views.push(with_owner(batch, &describe_now(services, batch, &pace, clear_failure(batch)).await));
     }
     out.table(&views, &["BATCH", "OWNER", "PIPELINE", "STATUS", "DONE", "ROWS", "FAILED"], &rows);
     Ok(true)

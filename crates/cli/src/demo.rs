@@ -120,10 +120,10 @@ struct Demo {
 
 impl Demo {
     async fn new(everything: &Everything, out: Output) -> Result<Self, StartError> {
-        let engines = &everything.chosen.engines;
-        let now = engines.clock.now();
-        let owner = engines.store.ensure_owner("demo", now).await.map_err(said)?;
-        let (key, _) = api_keys::create(engines, &owner, Grant::default()).await.map_err(said)?;
+        let services = &everything.chosen.services;
+        let now = services.clock.now();
+        let owner = services.store.ensure_owner("demo", now).await.map_err(said)?;
+        let (key, _) = api_keys::create(services, &owner, Grant::default()).await.map_err(said)?;
         let http = reqwest::Client::builder().no_proxy().build().map_err(said)?;
         Ok(Self { http, base: format!("http://{}", everything.address), key: key.reveal(), out })
     }

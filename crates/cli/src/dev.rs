@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_api::server::Handle;
-use penstock_app::engines::choose;
-use penstock_app::startup::{Patience, await_engines, keyring_error};
+use penstock_app::services::choose;
+use penstock_app::startup::{Patience, await_services, keyring_error};
 use penstock_app::{Chosen, Role, Settings, StartError, Variables, boot, data_dir, shutdown};
 use penstock_domain::pipeline::Catalog;
 use penstock_flow::context::tasks::spawn_part;
@@ -40,34 +40,34 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<Everything, StartError> {
     let chosen = choose(settings, pipelines, Role::Everything).await?;
-    let engines = &chosen.engines;
+    let services = &chosen.services;
     if chosen.embedded {
-        rotation::migrate(engines, "operator:migration").await.map_err(|error| keyring_error(&error))?;
+        rotation::migrate(services, "operator:migration").await.map_err(|error| keyring_error(&error))?;
     }
-    await_engines(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
+    await_services(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
     if chosen.embedded {
         // One process serves this database: whatever was queued or held was its predecessor's.
-        engines.store.bury_services().await.map_err(said)?;
-        let swept = engines.store.sweep(engines.clock.now(), 0, true).await.map_err(said)?;
+        services.store.bury_services().await.map_err(said)?;
+        let swept = services.store.sweep(services.clock.now(), 0, true).await.map_err(said)?;
         let lost_after = chosen.dispatch_policy(settings).lost_after;
-        penstock_flow::dispatch::dead_workers::reclaim(engines, lost_after).await.map_err(said)?;
-        let bells = swept
+        penstock_flow::dispatch::dead_workers::reclaim(services, lost_after).await.map_err(said)?;
+        let messages = swept
             .extractions
             .iter()
-            .map(|batch| penstock_flow::dispatch::run::extraction_bell(*batch))
+            .map(|batch| penstock_flow::dispatch::run::extraction_message(*batch))
             .collect();
-        engines.bell.ring(bells).await.map_err(said)?;
+        services.queue.enqueue(messages).await.map_err(said)?;
     }
     let worker = penstock_worker::start(&chosen, settings, &stop)?;
-    let sources = chosen.sources(Some(worker.worker.figures().clone()), Some(Arc::default()));
+    let sources = chosen.sources(Some(worker.worker.metrics().clone()), Some(Arc::default()));
     penstock_app::telemetry::send_metrics(sources.clone(), "penstock", stop.clone());
     let (server, address) = penstock_api::start(&chosen, settings, sources, stop.clone())?;
     let handle = server.handle();
     let server = tokio::spawn(server);
     let policy = chosen.dispatch_policy(settings);
     let dispatching = {
-        let (engines, stop) = (engines.clone(), stop.clone());
-        async move { penstock_dispatcher::every(&engines, &policy, every, &stop).await }
+        let (services, stop) = (services.clone(), stop.clone());
+        async move { penstock_dispatcher::every(&services, &policy, every, &stop).await }
     };
     let dispatcher = spawn_part("dispatcher", dispatching, &stop);
     let socket = if chosen.local { socket::Service::open(&chosen, settings) } else { None };

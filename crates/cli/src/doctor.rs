@@ -110,8 +110,8 @@ pub async fn run(opened: &Opened, out: Output) -> Result<bool, StartError> {
 
 /// Whether what lies in the database can be looked at.
 async fn database(opened: &Opened, findings: &mut Findings) -> bool {
-    let engines = &opened.chosen.engines;
-    let info = match engines.store.engine().await {
+    let services = &opened.chosen.services;
+    let info = match services.store.engine().await {
         Ok(info) => info,
         Err(error) => {
             findings.fail(
@@ -132,14 +132,14 @@ async fn database(opened: &Opened, findings: &mut Findings) -> bool {
         findings.fail("rights", format!("DATABASE_URL's role lacks {missing}: grant them"));
     }
     clock(findings, "clock", "the database's", SystemClock.now().millis() - info.now.millis());
-    match engines.store.check_schema().await {
+    match services.store.check_schema().await {
         Ok(()) => findings.ok("schema", format!("up to date (version {})", info.schema)),
         Err(error) => {
             findings.fail("schema", error.to_string());
             return false;
         }
     }
-    match engines.store.probe_writes(engines.clock.now()).await {
+    match services.store.probe_writes(services.clock.now()).await {
         Ok(()) => findings.ok("writes", "the database takes them"),
         Err(error) => {
             let hint =
@@ -161,7 +161,7 @@ fn clock(findings: &mut Findings, what: &'static str, whose: &str, apart: i64) {
 }
 
 async fn objects(opened: &Opened, findings: &mut Findings) {
-    let objects = &opened.chosen.engines.objects;
+    let objects = &opened.chosen.services.objects;
     if let Err(error) = objects.list(None).try_next().await {
         return findings.fail("objects", format!("{error}; check OBJECT_STORE_URL and its credentials"));
     }
@@ -183,17 +183,17 @@ async fn objects(opened: &Opened, findings: &mut Findings) {
 }
 
 async fn queue(opened: &Opened, findings: &mut Findings) {
-    let engines = &opened.chosen.engines;
-    let server = match engines.bell.server().await {
+    let services = &opened.chosen.services;
+    let server = match services.queue.server().await {
         Ok(Some(server)) => server,
         Ok(None) => return findings.ok("queue", "in the service's own process"),
         Err(error) => return findings.fail("queue", format!("{error}; is it up, and is REDIS_URL right?")),
     };
-    if let Err(error) = engines.bell.ready().await {
+    if let Err(error) = services.queue.ready().await {
         let hint = "is it a replica, or unable to save? Nothing is enqueued until it takes writes";
         return findings.fail("queue", format!("{error}; {hint}"));
     }
-    let waiting = match engines.bell.backlog().await {
+    let waiting = match services.queue.backlog().await {
         Ok(backlog) => backlog.values().sum::<u64>(),
         Err(error) => return findings.fail("queue", error.to_string()),
     };
@@ -232,14 +232,14 @@ fn memory(server: &QueueServer, findings: &mut Findings) {
 }
 
 async fn keys(opened: &Opened, findings: &mut Findings) {
-    let engines = &opened.chosen.engines;
-    let needs = match rotation::needs(engines).await {
+    let services = &opened.chosen.services;
+    let needs = match rotation::needs(services).await {
         Ok(needs) => needs,
         Err(error) => return findings.fail("keys", error.to_string()),
     };
-    let keyring = engines.keyring.get();
+    let keyring = services.keyring.get();
     let active = keyring.active_id();
-    if let Err(error) = installation::check_keyring(engines, &keyring).await {
+    if let Err(error) = installation::check_keyring(services, &keyring).await {
         return findings
             .fail("keys", format!("PENSTOCK_ENCRYPTION_KEYS is not the keyring of this database: {error}"));
     }
@@ -269,7 +269,7 @@ async fn keys(opened: &Opened, findings: &mut Findings) {
 
 fn pipelines(opened: &Opened, findings: &mut Findings) {
     let names: Vec<&str> =
-        opened.chosen.engines.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+        opened.chosen.services.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
     match &opened.pipelines_fault {
         Some(fault) => findings.fail("pipelines", fault),
         None if names.is_empty() => findings.warn(
@@ -284,7 +284,7 @@ fn pipelines(opened: &Opened, findings: &mut Findings) {
 async fn dependencies(opened: &Opened, findings: &mut Findings) {
     let chosen = &opened.chosen;
     let (states, unseen) = states(opened).await;
-    let all = dependencies::all(chosen.engines.pipelines.iter());
+    let all = dependencies::all(chosen.services.pipelines.iter());
     let probing = all.iter().map(|(identity, (_, dependency))| async move {
         (identity, *dependency, chosen.caller.probe(dependency).await)
     });
@@ -315,7 +315,7 @@ async fn states(opened: &Opened) -> (Vec<DependencyState>, String) {
     let chosen = &opened.chosen;
     if !chosen.local {
         let unseen = "the limiter does not say how it stands".to_owned();
-        return (dependencies::states(&chosen.engines, &chosen.caller).await, unseen);
+        return (dependencies::states(&chosen.services, &chosen.caller).await, unseen);
     }
     let unseen =
         |why: &str| format!("breaker, pause and rate are the service's own and cannot be seen: {why}");
@@ -336,7 +336,7 @@ fn standing(state: &DependencyState) -> String {
 
 /// Who holds rows, and who of them is not heard of any more.
 async fn workers(opened: &Opened, findings: &mut Findings) {
-    let all = match opened.chosen.engines.store.workers().await {
+    let all = match opened.chosen.services.store.workers().await {
         Ok(all) => all,
         Err(error) => return findings.fail("workers", error.to_string()),
     };
@@ -357,13 +357,13 @@ async fn workers(opened: &Opened, findings: &mut Findings) {
 }
 
 async fn runs(opened: &Opened, findings: &mut Findings) {
-    let engines = &opened.chosen.engines;
-    match engines.store.runs(1).await {
+    let services = &opened.chosen.services;
+    match services.store.runs(1).await {
         Err(error) => findings.fail("dispatcher", error.to_string()),
         Ok(runs) => match runs.first() {
             None => findings.warn("dispatcher", "no run was recorded yet; start the dispatcher"),
             Some(run) => {
-                let ago = engines.clock.now().since(run.started_at).as_secs();
+                let ago = services.clock.now().since(run.started_at).as_secs();
                 let found = format!("the last run began {ago} seconds ago and released {} rows", run.rows);
                 match &run.error {
                     Some(error) => findings.warn("dispatcher", format!("{found}, and failed: {error}")),
@@ -380,7 +380,7 @@ async fn runs(opened: &Opened, findings: &mut Findings) {
 
 /// Batches that no worker can process.
 async fn batches(opened: &Opened, findings: &mut Findings) {
-    let faults = match opened.chosen.engines.store.faults().await {
+    let faults = match opened.chosen.services.store.faults().await {
         Ok(faults) => faults,
         Err(error) => return findings.fail("batches", error.to_string()),
     };

@@ -50,9 +50,9 @@ pub enum Command {
 }
 
 pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool, StartError> {
-    let engines = &opened.chosen.engines;
-    let store = &engines.store;
-    let now = engines.clock.now();
+    let services = &opened.chosen.services;
+    let store = &services.store;
+    let now = services.clock.now();
     match command {
         Command::Create { owner, admin, scopes, pipeline, expires_in } => {
             prepare(opened).await?;
@@ -60,7 +60,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             let scopes = scopes.into_iter().chain(admin.then_some(Scope::Admin)).collect();
             let expires_at = expires_in.map(|time| now + time);
             let grant = Grant { scopes, pipelines: pipeline, expires_at };
-            let (key, record) = api_keys::create(engines, &owner, grant).await.map_err(said)?;
+            let (key, record) = api_keys::create(services, &owner, grant).await.map_err(said)?;
             let role = if record.role == KeyRole::Admin { "an admin" } else { "a client" };
             let what = format!("{} ({role} of {}): {}", record.id, record.owner, granted(&record));
             opened.audit_done("key.create", what).await;
@@ -118,26 +118,26 @@ fn scope(text: &str) -> Result<Scope, String> {
 
 /// Brings a new file's schema up, so that the first command on one machine needs no other.
 async fn prepare(opened: &Opened) -> Result<(), StartError> {
-    let store = &opened.chosen.engines.store;
+    let store = &opened.chosen.services.store;
     if opened.chosen.embedded && store.engine().await.map_err(said)?.schema == 0 {
-        rotation::migrate(&opened.chosen.engines, &operator_name())
+        rotation::migrate(&opened.chosen.services, &operator_name())
             .await
             .map_err(|error| keyring_error(&error))?;
     }
     store.check_schema().await.map_err(said)?;
-    installation::claim_keyring(&opened.chosen.engines).await.map_err(|error| keyring_error(&error))
+    installation::claim_keyring(&opened.chosen.services).await.map_err(|error| keyring_error(&error))
 }
 
 /// The keyring is a setting, not a thing of ours: a new key is made and the steps are said, in the order in which no
 /// process meets a key that it does not have.
 async fn rotate(opened: &Opened, out: Output) -> Result<bool, StartError> {
-    let engines = &opened.chosen.engines;
-    let active = engines.keyring.get().active_id().to_owned();
-    let needs = rotation::needs(engines).await.map_err(said)?;
+    let services = &opened.chosen.services;
+    let active = services.keyring.get().active_id().to_owned();
+    let needs = rotation::needs(services).await.map_err(said)?;
     let left: u64 = needs.iter().filter(|need| need.key_id != active).map(all_of).sum();
-    let at = engines.clock.now().to_string();
+    let at = services.clock.now().to_string();
     let id = format!("k{}", at.chars().filter(char::is_ascii_digit).take(12).collect::<String>());
-    let entry = Keyring::new_entry(&id, engines.random.as_ref()).map_err(said)?;
+    let entry = Keyring::new_entry(&id, services.random.as_ref()).map_err(said)?;
     let value = json!({ "active": active, "needs": needs, "left": left, "new": entry });
     out.say(&value, || {
         format!(
@@ -160,9 +160,9 @@ pub fn all_of(need: &KeyNeed) -> u64 {
 
 /// `penstock crypto rewrap`.
 pub async fn rewrap(opened: &Opened, out: Output) -> Result<bool, StartError> {
-    let engines = &opened.chosen.engines;
-    let done = rotation::rewrap(engines, Duration::ZERO, &operator_name()).await.map_err(said)?;
-    let keyring = engines.keyring.get();
+    let services = &opened.chosen.services;
+    let done = rotation::rewrap(services, Duration::ZERO, &operator_name()).await.map_err(said)?;
+    let keyring = services.keyring.get();
     let active = keyring.active_id();
     let value = json!({
         "rewrapped": done.data_keys,

@@ -127,7 +127,7 @@ enum Command {
         #[arg(long)]
         apply: bool,
     },
-    /// Checks engines, schema, keys and pipelines
+    /// Checks services, schema, keys and pipelines
     Doctor,
     /// Erases and deletes what is past its time
     Prune,
@@ -208,13 +208,13 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
     let opened = open::operator(&mut program.settings, &program.data, makes).await?;
     // Those that begin an installation see to it themselves, and the doctor tells it among the rest.
     if !makes && !matches!(program.command, Command::Doctor) {
-        opened.chosen.engines.store.check_schema().await.map_err(open::said)?;
+        opened.chosen.services.store.check_schema().await.map_err(open::said)?;
     }
     match program.command {
         Command::Demo { .. } | Command::Dev { .. } => Ok(true),
         Command::Migrate => {
-            let engines = &opened.chosen.engines;
-            let (from, to) = penstock_flow::operate::rotation::migrate(engines, &open::operator_name())
+            let services = &opened.chosen.services;
+            let (from, to) = penstock_flow::operate::rotation::migrate(services, &open::operator_name())
                 .await
                 .map_err(|error| keyring_error(&error))?;
             out.say(&serde_json::json!({ "from": from, "to": to }), || {

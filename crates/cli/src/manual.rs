@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_app::StartError;
-use penstock_app::engines::process_name;
+use penstock_app::services::process_name;
 use penstock_domain::ids::BatchId;
 use penstock_flow::extract::run;
 use penstock_flow::extract::run::Extracted;
@@ -28,16 +28,16 @@ use crate::output::Output;
 pub async fn extract(opened: &Opened, batch: BatchId, out: Output) -> Result<bool, StartError> {
     let batch = opened.batch(batch).await?;
     opened.audit("batch.extract", Some(batch.id), None).await?;
-    let engines = &opened.chosen.engines;
+    let services = &opened.chosen.services;
     let policy = opened.chosen.extract_policy(process_name("extract"));
     let stop = CancellationToken::new();
     let show = std::io::stderr().is_terminal();
-    let done = run::extract(engines, &policy, batch.seq, true, &stop, &mut |batch, at| {
+    let done = run::extract(services, &policy, batch.seq, true, &stop, &mut |batch, at| {
         if show {
             eprint!("\r{} of {} rows", at.rows, batch.ledger.counts.total);
         }
     })
-    .instrument(traces::extraction(engines.traces.as_ref(), batch.id.0))
+    .instrument(traces::extraction(services.traces.as_ref(), batch.id.0))
     .await
     .map_err(said)?;
     if show {
@@ -122,14 +122,14 @@ pub async fn process_row(
 ) -> Result<bool, StartError> {
     let batch = opened.batch(batch).await?;
     let chosen = &opened.chosen;
-    let engines = &chosen.engines;
+    let services = &chosen.services;
     // Written down before anything is done or shown.
     let action = if reveal { "row.process_and_reveal" } else { "row.process" };
     opened.audit(action, Some(batch.id), format!("row {number}")).await?;
     let holder = process_name("process-row");
     let printer = Printer { reveal, out, steps: Mutex::default() };
     let done =
-        single::process_row(engines, &chosen.caller, &batch, number, &holder, chosen.silence, &printer)
+        single::process_row(services, &chosen.caller, &batch, number, &holder, chosen.silence, &printer)
             .await
             .map_err(said)?;
     let note = (chosen.local && matches!(done, Single::Ran { .. })).then_some(OWN_LIMITS);
@@ -140,7 +140,7 @@ pub async fn process_row(
         Single::Ran { outcome: Settled::Failed(trouble), .. } => {
             (false, "failed", format!("the row failed: {}", trouble.code))
         }
-        Single::Ran { outcome: Settled::GivenBack { not_before, trouble, .. }, .. } => {
+        Single::Ran { outcome: Settled::Requeued { not_before, trouble, .. }, .. } => {
             let why = trouble.map_or(String::new(), |trouble| format!(" ({})", trouble.code));
             (false, "pending", format!("the row waits until {not_before}{why}"))
         }
@@ -165,9 +165,9 @@ pub async fn process_row(
     let steps = printer.steps.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut value = json!({ "outcome": outcome, "sentence": sentence, "steps": steps });
     let mut sentence = sentence;
-    if reveal && let Some(record) = engines.store.row(batch.seq, number).await.map_err(said)? {
-        let secrets = engines.secrets_of(&batch).await.map_err(said)?;
-        let pipeline = engines.definition_of(&batch).await.ok();
+    if reveal && let Some(record) = services.store.row(batch.seq, number).await.map_err(said)? {
+        let secrets = services.secrets_of(&batch).await.map_err(said)?;
+        let pipeline = services.definition_of(&batch).await.ok();
         let row = row_view(&secrets, pipeline.as_deref(), &record);
         if let Some(result) = &row.result {
             sentence = format!("{sentence}: {result}");
@@ -195,7 +195,7 @@ pub async fn prune(opened: &Opened, out: Output) -> Result<bool, StartError> {
         delete_after: days(opened.settings.delete_after_days),
     };
     let pruned =
-        retention::prune(&opened.chosen.engines, &retention, &operator_name()).await.map_err(said)?;
+        retention::prune(&opened.chosen.services, &retention, &operator_name()).await.map_err(said)?;
     out.say(&pruned, || {
         format!(
             "erased {}, deleted {}, dropped {} unused uploads",

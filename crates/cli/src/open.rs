@@ -1,15 +1,15 @@
-//! Engines for a command that runs beside the services.
+//! Services for a command that runs beside the services.
 
 use std::path::{Path, PathBuf};
 
-use penstock_app::engines::choose;
+use penstock_app::services::choose;
 use penstock_app::{Chosen, Role, Settings, StartError, Variables, boot, data_dir};
 use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::Catalog;
 use penstock_store::batches::Batch;
 use penstock_store::operations::AuditEntry;
 
-/// Engines and settings.
+/// Services and settings.
 pub struct Opened {
     pub chosen: Chosen,
     pub settings: Settings,
@@ -28,7 +28,7 @@ pub fn operator_name() -> String {
     format!("operator:{user}")
 }
 
-/// Opens engines for a command. Without a `DATABASE_URL` these are the data folder's, which has to be there unless the
+/// Opens services for a command. Without a `DATABASE_URL` these are the data folder's, which has to be there unless the
 /// command is one of those that begin an installation (`makes`).
 pub async fn operator(settings: &mut Settings, data: &Path, makes: bool) -> Result<Opened, StartError> {
     if settings.database_url.is_none() {
@@ -76,7 +76,7 @@ impl Opened {
     /// The batch of that id.
     pub async fn batch(&self, id: BatchId) -> Result<Batch, StartError> {
         self.chosen
-            .engines
+            .services
             .store
             .batch(id, None)
             .await
@@ -98,16 +98,16 @@ impl Opened {
         batch: Option<BatchId>,
         detail: impl Into<Option<String>>,
     ) -> Result<(), StartError> {
-        let engines = &self.chosen.engines;
+        let services = &self.chosen.services;
         let entry = AuditEntry {
             id: 0,
-            at: engines.clock.now(),
+            at: services.clock.now(),
             actor: operator_name(),
             action: action.to_owned(),
             batch,
             detail: detail.into(),
         };
-        engines.store.audit(&entry).await.map_err(said)
+        services.store.audit(&entry).await.map_err(said)
     }
 }
 

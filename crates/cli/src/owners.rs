@@ -17,7 +17,7 @@ pub enum Command {
         /// Its name
         #[arg(value_parser = owner_name)]
         name: String,
-        /// Rows in flight at the most; 0 takes the default again
+        /// Rows in flight at most; 0 takes the default again
         #[arg(long, required_unless_present = "weight")]
         rows: Option<u32>,
         /// Its share when a run's cap is short
@@ -33,10 +33,10 @@ pub enum Command {
 }
 
 pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool, StartError> {
-    let engines = &opened.chosen.engines;
+    let services = &opened.chosen.services;
     match command {
         Command::List => {
-            let owners = engines.store.owners().await.map_err(said)?;
+            let owners = services.store.owners().await.map_err(said)?;
             let rows: Vec<Vec<String>> = owners
                 .iter()
                 .map(|owner| {
@@ -48,7 +48,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         }
         Command::Set { name, rows, weight } => {
             let rows = rows.map(|rows| (rows > 0).then_some(rows));
-            let owner = engines.store.set_owner(&name, rows, weight).await.map_err(said)?;
+            let owner = services.store.set_owner(&name, rows, weight).await.map_err(said)?;
             let quota = owner.rows.map_or("default".to_owned(), |rows| rows.to_string());
             opened.audit_done("owner.set", format!("{name}: rows {quota}, weight {}", owner.weight)).await;
             out.say(&owner, || {
@@ -57,10 +57,10 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             });
         }
         Command::RotateSecret { name } => {
-            let owners = engines.store.owners().await.map_err(said)?;
+            let owners = services.store.owners().await.map_err(said)?;
             let owner = owners.into_iter().find(|owner| owner.name == name);
             let owner = owner.ok_or_else(|| StartError::new(format!("there is no owner {name}")))?;
-            let secret = rotate_secret(engines, owner.seq).await.map_err(said)?;
+            let secret = rotate_secret(services, owner.seq).await.map_err(said)?;
             opened.audit_done("owner.rotate_secret", name.clone()).await;
             out.say(&json!({ "owner": name, "secret": secret }), || {
                 format!("{secret}\n(shown once; the secret before signs too for 24 hours)")

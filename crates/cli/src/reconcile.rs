@@ -8,19 +8,19 @@ use serde_json::json;
 use crate::open::{Opened, operator_name, said};
 use crate::output::Output;
 
-/// Batches that a line names, at the most; `--json` has all.
+/// Batches that a line names, at most; `--json` has all.
 const NAMED: usize = 5;
 
 pub async fn run(opened: &Opened, apply: bool, out: Output) -> Result<bool, StartError> {
-    let engines = &opened.chosen.engines;
+    let services = &opened.chosen.services;
     let policy = ReconcilePolicy {
         extraction_grace: opened.chosen.dispatch_policy(&opened.settings).extraction_grace,
-        bells_reach_workers: !opened.chosen.local,
+        messages_reach_workers: !opened.chosen.local,
     };
-    let mut plan = reconcile::plan(engines, &policy).await.map_err(said)?;
+    let mut plan = reconcile::plan(services, &policy).await.map_err(said)?;
     let planned = plan.planned();
     if let Some(permission) = Permission::from_apply_flag(apply) {
-        reconcile::apply(engines, &policy, &mut plan, &operator_name(), &permission).await.map_err(said)?;
+        reconcile::apply(services, &policy, &mut plan, &operator_name(), &permission).await.map_err(said)?;
     }
     let sum = |of: fn(&Finding) -> usize| plan.findings.iter().map(of).sum::<usize>();
     let (applied, overtaken) = (sum(|finding| finding.applied), sum(|finding| finding.overtaken));

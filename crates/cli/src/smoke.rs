@@ -31,13 +31,13 @@ pub struct Smoke<'a> {
 
 /// Makes a key, uploads, waits for the end, and revokes the key, whatever happened. True when every row completed.
 pub async fn run(opened: &Opened, smoke: &Smoke<'_>, out: Output) -> Result<bool, StartError> {
-    let engines = &opened.chosen.engines;
-    let store = &engines.store;
-    let now = engines.clock.now();
+    let services = &opened.chosen.services;
+    let store = &services.store;
+    let now = services.clock.now();
     let owner = store.ensure_owner(OWNER, now).await.map_err(said)?;
-    let (key, record) = api_keys::create(engines, &owner, Grant::default()).await.map_err(said)?;
+    let (key, record) = api_keys::create(services, &owner, Grant::default()).await.map_err(said)?;
     let batch = carry(smoke, &key.reveal()).await;
-    store.revoke_key(&record.id, engines.clock.now()).await.map_err(said)?;
+    store.revoke_key(&record.id, services.clock.now()).await.map_err(said)?;
     let batch = batch?;
     let good = batch["outcome"] == "success";
     out.say(&batch, || {

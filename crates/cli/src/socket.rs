@@ -10,7 +10,7 @@ use std::time::Duration;
 use penstock_app::{Chosen, Settings};
 use penstock_domain::ids::BatchId;
 use penstock_downstream::Caller;
-use penstock_flow::Engines;
+use penstock_flow::Services;
 use penstock_flow::operate::dependencies;
 use penstock_flow::operate::dependencies::DependencyState;
 use penstock_flow::read::waiting;
@@ -63,7 +63,7 @@ fn path(settings: &Settings) -> Option<PathBuf> {
 pub struct Service {
     listener: UnixListener,
     path: PathBuf,
-    engines: Engines,
+    services: Services,
     caller: Arc<Caller>,
     rows_per_owner: u32,
 }
@@ -81,7 +81,7 @@ impl Service {
             Ok(listener) => Some(Self {
                 listener,
                 path,
-                engines: chosen.engines.clone(),
+                services: chosen.services.clone(),
                 caller: chosen.caller.clone(),
                 rows_per_owner: settings.rows_per_owner,
             }),
@@ -107,11 +107,11 @@ impl Service {
                 accepted = self.listener.accept() => accepted,
             };
             let Ok((stream, _)) = accepted else { continue };
-            let (engines, caller, rows_per_owner) =
-                (self.engines.clone(), self.caller.clone(), self.rows_per_owner);
+            let (services, caller, rows_per_owner) =
+                (self.services.clone(), self.caller.clone(), self.rows_per_owner);
             answering.spawn(async move {
                 let _slot = slot;
-                let answering = answer(stream, &engines, &caller, rows_per_owner);
+                let answering = answer(stream, &services, &caller, rows_per_owner);
                 tokio::time::timeout(PATIENCE, answering).await.map_err(io::Error::from)?
             });
         }
@@ -138,7 +138,7 @@ fn remove(path: &std::path::Path) -> io::Result<()> {
 
 async fn answer(
     stream: UnixStream,
-    engines: &Engines,
+    services: &Services,
     caller: &Caller,
     rows_per_owner: u32,
 ) -> io::Result<()> {
@@ -146,8 +146,8 @@ async fn answer(
     let mut line = String::new();
     BufReader::new(reader.take(LONGEST_QUESTION)).read_line(&mut line).await?;
     let answer = match serde_json::from_str(&line) {
-        Ok(Question::Why { batch, row }) => why(engines, caller, batch, row, rows_per_owner).await,
-        Ok(Question::Dependencies) => Answer::Dependencies(dependencies::states(engines, caller).await),
+        Ok(Question::Why { batch, row }) => why(services, caller, batch, row, rows_per_owner).await,
+        Ok(Question::Dependencies) => Answer::Dependencies(dependencies::states(services, caller).await),
         Err(error) => Answer::Failed(format!("invalid question: {error}")),
     };
     let mut text = serde_json::to_vec(&answer)?;
@@ -156,18 +156,18 @@ async fn answer(
 }
 
 async fn why(
-    engines: &Engines,
+    services: &Services,
     caller: &Caller,
     batch: BatchId,
     row: Option<u32>,
     rows_per_owner: u32,
 ) -> Answer {
-    let batch = match engines.store.batch(batch, None).await {
+    let batch = match services.store.batch(batch, None).await {
         Ok(Some(batch)) => batch,
         Ok(None) => return Answer::Failed(format!("there is no batch {batch}")),
         Err(error) => return Answer::Failed(error.to_string()),
     };
-    match waiting::explain(engines, Some(caller), &batch, row, rows_per_owner, false).await {
+    match waiting::explain(services, Some(caller), &batch, row, rows_per_owner, false).await {
         Ok(waits) => Answer::Waits(waits),
         Err(error) => Answer::Failed(error.to_string()),
     }

@@ -55,7 +55,7 @@ async fn explain(opened: &Opened, batch: BatchId, row: Option<u32>) -> Result<Ve
     let batch = opened.batch(batch).await?;
     let chosen = &opened.chosen;
     let caller = (!chosen.local).then_some(chosen.caller.as_ref());
-    waiting::explain(&chosen.engines, caller, &batch, row, opened.settings.rows_per_owner, false)
+    waiting::explain(&chosen.services, caller, &batch, row, opened.settings.rows_per_owner, false)
         .await
         .map_err(said)
 }

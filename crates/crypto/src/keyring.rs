@@ -35,7 +35,7 @@ pub enum KeyringError {
     #[error("entry {0} is not `id:base64`")]
     Shape(usize),
     /// A name with other characters, or over 32 of them.
-    #[error("the name of entry {0} may have letters, digits, `-` and `_`, 32 at the most")]
+    #[error("the name of entry {0} may have letters, digits, `-` and `_`, 32 at most")]
     Name(usize),
     /// Not base64, or not 32 bytes.
     #[error("the key `{0}` is not 32 bytes in base64: make one with `openssl rand -base64 32`")]

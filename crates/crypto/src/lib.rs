@@ -22,7 +22,7 @@ pub use epoch::{Binding, EpochKey};
 pub use keyring::{CurrentKeyring, Fingerprinter, Keyring, KeyringError, WrappedKey};
 pub use mac::{check_record_mac, record_mac};
 pub use short_token::ShortTokens;
-pub use stream::{Place, StreamLayout, StreamOpener, StreamSealer};
+pub use stream::{ChunkPosition, StreamLayout, StreamOpener, StreamSealer};
 
 /// Why a ciphertext cannot be opened (or, rarely, not be made).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

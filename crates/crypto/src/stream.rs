@@ -27,7 +27,7 @@ pub struct StreamLayout;
 
 /// The chunk that holds an offset of the plaintext.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ChunkPosition {
     /// Its number, from 0.
     pub chunk: u32,
     /// Where it begins in the sealed stream.
@@ -42,9 +42,9 @@ impl StreamLayout {
 
     /// The chunk from which a stream is opened to read on from an offset. An offset between two chunks belongs to the
     /// first of them: it may be the end of the stream, and only the last chunk shows that nothing was cut off behind it.
-    pub fn locate(plain_offset: u64) -> Place {
+    pub fn locate(plain_offset: u64) -> ChunkPosition {
         let chunk = (plain_offset.saturating_sub(1) / CHUNK as u64).min(u64::from(u32::MAX));
-        Place {
+        ChunkPosition {
             chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
             sealed_offset: Self::HEADER_LEN as u64 + chunk * SEALED_CHUNK as u64,
             skip: usize::try_from(plain_offset - chunk * CHUNK as u64).unwrap_or(usize::MAX),

@@ -6,7 +6,7 @@ use penstock_flow::dispatch::dead_workers;
 use penstock_flow::dispatch::run;
 use penstock_flow::dispatch::run::{DispatchPolicy, RunReport};
 use penstock_flow::telemetry::traces::dispatcher_run;
-use penstock_flow::{Engines, FlowError};
+use penstock_flow::{FlowError, Services};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -23,8 +23,8 @@ pub fn sentence(report: &RunReport) -> String {
     if record.held_back > 0 {
         line.push_str(&format!(" ({} held back)", record.held_back));
     }
-    let mended = swept.lost_rows + swept.expired_rows + swept.finished;
-    if mended > 0 || !swept.extractions.is_empty() {
+    let fixed = swept.lost_rows + swept.expired_rows + swept.finished;
+    if fixed > 0 || !swept.extractions.is_empty() {
         line.push_str(&format!(
             "; swept {} lost and {} expired rows, {} finishes, {} extractions",
             swept.lost_rows,
@@ -46,7 +46,7 @@ pub fn sentence(report: &RunReport) -> String {
 }
 
 /// Runs again and again until `stop`. A run that fails is told and the next one comes all the same.
-pub async fn every(engines: &Engines, policy: &DispatchPolicy, pause: Duration, stop: &CancellationToken) {
+pub async fn every(services: &Services, policy: &DispatchPolicy, pause: Duration, stop: &CancellationToken) {
     let mut tick = tokio::time::interval(pause);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -55,13 +55,13 @@ pub async fn every(engines: &Engines, policy: &DispatchPolicy, pause: Duration, 
             _ = tick.tick() => {}
         }
         let run = async {
-            match run::run(engines, policy, false).await {
+            match run::run(services, policy, false).await {
                 Ok(report) if report.record.rows > 0 => tracing::info!("{}", sentence(&report)),
                 Ok(report) => tracing::debug!("{}", sentence(&report)),
                 Err(error) => tracing::warn!(%error, "a dispatcher run failed; the next one comes"),
             }
         };
-        run.instrument(dispatcher_run(engines.traces.as_ref())).await;
+        run.instrument(dispatcher_run(services.traces.as_ref())).await;
     }
 }
 
@@ -69,15 +69,19 @@ pub async fn every(engines: &Engines, policy: &DispatchPolicy, pause: Duration, 
 ///
 /// # Errors
 /// When an engine fails.
-pub async fn once(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> Result<RunReport, FlowError> {
+pub async fn once(
+    services: &Services,
+    policy: &DispatchPolicy,
+    dry_run: bool,
+) -> Result<RunReport, FlowError> {
     let run = async {
-        let report = run::run(engines, policy, dry_run).await?;
+        let report = run::run(services, policy, dry_run).await?;
         // Where no worker lives that would look for dead ones, nobody else does until the next run.
         if policy.looks_for_dead && !dry_run && !report.locked_out {
-            dead_workers::linger(engines).await?;
-            dead_workers::reclaim(engines, policy.lost_after).await?;
+            dead_workers::linger(services).await?;
+            dead_workers::reclaim(services, policy.lost_after).await?;
         }
         Ok(report)
     };
-    run.instrument(dispatcher_run(engines.traces.as_ref())).await
+    run.instrument(dispatcher_run(services.traces.as_ref())).await
 }

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use penstock_app::engines::choose;
+use penstock_app::services::choose;
 use penstock_app::settings::parse_span;
-use penstock_app::startup::{Patience, await_engines};
+use penstock_app::startup::{Patience, await_services};
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Role, Settings, StartError, boot, shutdown};
 
@@ -63,12 +63,12 @@ async fn run(mut program: Program) -> Result<(), StartError> {
     let policy = chosen.dispatch_policy(&program.settings);
     let stop = shutdown::on_signal();
     let patience = if program.every.is_some() { Patience::Service(None) } else { Patience::Run };
-    await_engines(&chosen, patience, &stop).await?;
+    await_services(&chosen, patience, &stop).await?;
     if let Some(pause) = program.every {
-        penstock_dispatcher::every(&chosen.engines, &policy, pause, &stop).await;
+        penstock_dispatcher::every(&chosen.services, &policy, pause, &stop).await;
         return Ok(());
     }
-    let report = penstock_dispatcher::once(&chosen.engines, &policy, program.dry_run)
+    let report = penstock_dispatcher::once(&chosen.services, &policy, program.dry_run)
         .await
         .map_err(|error| StartError::new(error.to_string()))?;
     if program.json {

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_line_and_mend() {
+    fn errors_name_the_line_and_the_fix() {
         let head = "receivers:\n  - { name: ops, kind: slack, url: \"${HOOK}\" }\nrules:\n";
         for (rule, expected) in [
             ("{ rule: stuck_rows, to: [pager] }", "alerts.yaml:4: there is no receiver `pager`"),

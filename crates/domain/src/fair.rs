@@ -57,12 +57,12 @@ pub struct Share {
 
 /// Numbers in [0, 1). Each decision takes its own: one number for an owner's odd row and for its batch's would give an
 /// owner's rows to the same batch every time.
-pub type Dice<'a> = &'a mut dyn FnMut() -> f64;
+pub type TieBreaker<'a> = &'a mut dyn FnMut() -> f64;
 
 /// Shares of a run, owner by owner in the order given.
-pub fn plan(owners: &[OwnerOffer], cap: Option<u32>, dice: Dice<'_>) -> Vec<Share> {
+pub fn plan(owners: &[OwnerOffer], cap: Option<u32>, tie_breaker: TieBreaker<'_>) -> Vec<Share> {
     let wanted: Vec<Vec<(usize, u32)>> =
-        owners.iter().map(|owner| batch_shares(owner, owner.quota, dice)).collect();
+        owners.iter().map(|owner| batch_shares(owner, owner.quota, tie_breaker)).collect();
     let claims: Vec<Claim> = owners
         .iter()
         .zip(&wanted)
@@ -72,13 +72,13 @@ pub fn plan(owners: &[OwnerOffer], cap: Option<u32>, dice: Dice<'_>) -> Vec<Shar
             served_at: owner.served_at,
         })
         .collect();
-    let granted = max_min(&claims, cap.unwrap_or(u32::MAX), dice);
+    let granted = max_min(&claims, cap.unwrap_or(u32::MAX), tie_breaker);
     let mut plan = Vec::new();
     for (index, owner) in owners.iter().enumerate() {
         let shares = if granted[index] == claims[index].demand {
             wanted[index].clone()
         } else {
-            batch_shares(owner, granted[index], dice)
+            batch_shares(owner, granted[index], tie_breaker)
         };
         plan.extend(shares.into_iter().filter(|(_, rows)| *rows > 0).map(|(batch, rows)| Share {
             owner: index,
@@ -90,7 +90,7 @@ pub fn plan(owners: &[OwnerOffer], cap: Option<u32>, dice: Dice<'_>) -> Vec<Shar
 }
 
 /// An owner's `quota` shared among its batches: (index, rows).
-fn batch_shares(owner: &OwnerOffer, quota: u32, dice: Dice<'_>) -> Vec<(usize, u32)> {
+fn batch_shares(owner: &OwnerOffer, quota: u32, tie_breaker: TieBreaker<'_>) -> Vec<(usize, u32)> {
     let mut by_priority: BTreeMap<i16, Vec<usize>> = BTreeMap::new();
     for (index, batch) in owner.batches.iter().enumerate() {
         by_priority.entry(batch.priority).or_default().push(index);
@@ -108,11 +108,11 @@ fn batch_shares(owner: &OwnerOffer, quota: u32, dice: Dice<'_>) -> Vec<(usize, u
             let members: Vec<usize> =
                 (0..group.len()).filter(|member| owner.batches[group[*member]].room == room).collect();
             let asked: Vec<Claim> = members.iter().map(|member| claims[*member]).collect();
-            for (member, rows) in members.into_iter().zip(max_min(&asked, *room_left, dice)) {
+            for (member, rows) in members.into_iter().zip(max_min(&asked, *room_left, tie_breaker)) {
                 claims[member].demand = rows;
             }
         }
-        for (member, rows) in max_min(&claims, left, dice).into_iter().enumerate() {
+        for (member, rows) in max_min(&claims, left, tie_breaker).into_iter().enumerate() {
             let index = group[member];
             left -= rows;
             rooms[owner.batches[index].room] -= rows;
@@ -131,7 +131,7 @@ struct Claim {
 }
 
 /// Weighted max-min shares of `capacity`, in whole rows.
-fn max_min(claims: &[Claim], capacity: u32, dice: Dice<'_>) -> Vec<u32> {
+fn max_min(claims: &[Claim], capacity: u32, tie_breaker: TieBreaker<'_>) -> Vec<u32> {
     let mut granted = vec![0; claims.len()];
     let mut left = capacity;
     let mut weight: u64 = claims.iter().map(|claim| u64::from(claim.weight)).sum();
@@ -159,9 +159,9 @@ fn max_min(claims: &[Claim], capacity: u32, dice: Dice<'_>) -> Vec<u32> {
     }
     let equals = open.iter().all(|index| claims[*index].weight == claims[open[0]].weight);
     if equals && (left as usize) < open.len() {
-        // Whoever was served longest ago; the dice tell between those that were served together.
+        // Whoever was served longest ago; the tie_breaker tell between those that were served together.
         let mut turns: Vec<(Timestamp, f64, usize)> =
-            open.iter().map(|index| (claims[*index].served_at, dice(), *index)).collect();
+            open.iter().map(|index| (claims[*index].served_at, tie_breaker(), *index)).collect();
         turns.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
         for (_, _, index) in turns.into_iter().take(left as usize) {
             granted[index] = 1;
@@ -177,7 +177,7 @@ fn max_min(claims: &[Claim], capacity: u32, dice: Dice<'_>) -> Vec<u32> {
         clippy::cast_sign_loss,
         reason = "any number in [0, weight) will do"
     )]
-    let start = ((dice() * weight as f64) as u128).min(weight - 1);
+    let start = ((tie_breaker() * weight as f64) as u128).min(weight - 1);
     let mut stands = start;
     for index in open {
         let ends = stands + left * u128::from(claims[index].weight);
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     /// A generator with a seed (Steele et al. 2014, SplitMix64).
-    fn dice(mut seed: u64) -> impl FnMut() -> f64 {
+    fn tie_breaker(mut seed: u64) -> impl FnMut() -> f64 {
         move || {
             seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -218,13 +218,13 @@ mod tests {
     }
 
     fn planned(owners: &[OwnerOffer], cap: Option<u32>) -> Vec<(i64, u32)> {
-        plan(owners, cap, &mut dice(1)).iter().map(|share| (share.batch.0, share.rows)).collect()
+        plan(owners, cap, &mut tie_breaker(1)).iter().map(|share| (share.batch.0, share.rows)).collect()
     }
 
     /// So many runs, each behind the other, with the database's order: what every batch got, by the order of batches.
     /// Offers stay as they are: what is released is done before the next run.
     fn runs(owners: &mut [OwnerOffer], cap: Option<u32>, runs: i64, seed: u64) -> Vec<u32> {
-        let mut dice = dice(seed);
+        let mut tie_breaker = tie_breaker(seed);
         let mut got: BTreeMap<BatchSeq, u32> =
             owners.iter().flat_map(|owner| &owner.batches).map(|batch| (batch.batch, 0)).collect();
         for run in 1..=runs {
@@ -232,7 +232,7 @@ mod tests {
             for owner in owners.iter_mut() {
                 owner.batches.sort_by_key(|batch| (batch.served_at, batch.batch));
             }
-            for share in plan(owners, cap, &mut dice) {
+            for share in plan(owners, cap, &mut tie_breaker) {
                 *got.get_mut(&share.batch).unwrap() += share.rows;
                 let owner = &mut owners[share.owner];
                 owner.served_at = Timestamp::from_millis(run);
@@ -342,7 +342,7 @@ mod tests {
                 .into_iter()
                 .map(|(demand, weight, at)| Claim { demand, weight, served_at: Timestamp::from_millis(at) })
                 .collect();
-            let granted = max_min(&claims, capacity, &mut dice(seed));
+            let granted = max_min(&claims, capacity, &mut tie_breaker(seed));
             for (got, claim) in granted.iter().zip(&claims) {
                 proptest::prop_assert!(*got <= claim.demand);
             }
@@ -367,7 +367,7 @@ mod tests {
             for (rows, weight) in got.iter().zip(&weights) {
                 let share = f64::from(cap) * f64::from(*weight) / f64::from(total);
                 let rate = f64::from(*rows) / f64::from(RUNS);
-                // Six times the deviation of what is rounded, which a thousand cases do not see by chance.
+                // Six times the deviation of what is rounded, which a thousand cases do not see by id_generator.
                 let odd = share.fract() * (1.0 - share.fract());
                 let slack = 6.0 * (odd / f64::from(RUNS)).sqrt() + 1e-3;
                 proptest::prop_assert!((rate - share).abs() < slack, "{got:?} of {weights:?} under {cap}");

@@ -1,6 +1,6 @@
 //! The ledger of a batch: its state and counters, and every way in which they move.
 //!
-//! Both SQL engines lock the batch, read its ledger, let one of these methods decide, and write the result with
+//! Both SQL services lock the batch, read its ledger, let one of these methods decide, and write the result with
 //! `WHERE revision = <the one read>`, in the same transaction as the rows. So the rules stand here once, no
 //! engine can differ, and a model checker can walk the very code that runs (promises 4 and 5).
 
@@ -135,13 +135,13 @@ pub struct Tally {
     /// Failed.
     pub failed: u32,
     /// Back to pending.
-    pub given_back: u32,
+    pub requeued: u32,
 }
 
 impl Tally {
     /// All of them.
     pub fn rows(self) -> u32 {
-        self.completed + self.failed + self.given_back
+        self.completed + self.failed + self.requeued
     }
 }
 
@@ -371,7 +371,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Queued rows that no worker will take go back: the bell was lost, the batch was paused, a worker drains.
+    /// Queued rows that no worker will take go back: the queue was lost, the batch was paused, a worker drains.
     ///
     /// # Errors
     /// When so many are not queued; so it is when the batch was cancelled meanwhile.
@@ -393,7 +393,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Claimed rows are settled, or their leases ran out (`given_back`).
+    /// Claimed rows are settled, or their leases ran out (`requeued`).
     ///
     /// # Errors
     /// When so many are not claimed.
@@ -403,9 +403,9 @@ impl Ledger {
         self.counts.completed += tally.completed;
         self.counts.failed += tally.failed;
         if self.cancelled_at.is_some() {
-            self.counts.cancelled += tally.given_back;
+            self.counts.cancelled += tally.requeued;
         } else {
-            self.counts.pending += tally.given_back;
+            self.counts.pending += tally.requeued;
         }
         self.note_failures(tally.failed, now, &mut events);
         self.judge_canary(&mut events);
@@ -653,7 +653,7 @@ mod tests {
         assert!(ledger.cancel(NOW).unwrap().is_empty());
         assert_eq!((ledger.counts.cancelled, ledger.counts.processing), (8, 2));
         assert_eq!(ledger.status, BatchStatus::Queued, "two rows still run");
-        let events = ledger.settle(Tally { completed: 1, given_back: 1, ..Tally::default() }, NOW).unwrap();
+        let events = ledger.settle(Tally { completed: 1, requeued: 1, ..Tally::default() }, NOW).unwrap();
         assert_eq!(events, [Event::Cancelled, Event::Finished]);
         assert_eq!(ledger.counts.cancelled, 9);
         let before = ledger.clone();

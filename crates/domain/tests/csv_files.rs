@@ -228,7 +228,7 @@ fn only_apostrophes_that_a_report_put_there_are_taken_off() {
     let again = judge(schema(), cut(2).as_bytes()).unwrap().header;
     let again = String::from_utf8(failed_csv(cut(2).as_bytes(), &again, "no")).unwrap();
     assert!(again.contains("\r\n'=1+1,'=2,"), "{again}");
-    // Mended by hand: the apostrophe may be gone, the columns may have moved. With a reference of somebody else nobody knows.
+    // Fixed by hand: the apostrophe may be gone, the columns may have moved. With a reference of somebody else nobody knows.
     assert_eq!(read(&report.replacen("'=1+1", "=7", 1)), "=7|'=2;-5|'tis");
     assert_eq!(read(&report.replacen("'=1+1", "'-7", 1)), "-7|'=2;-5|'tis");
     let other = report.replace(",r01", ",x01");

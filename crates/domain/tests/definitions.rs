@@ -56,7 +56,7 @@ fn what_the_yaml_lacks_is_said_without_a_word_of_rust() {
         ("canary: { rows: 5, max_failure: 120 % }", "`120 %` is no share; write `10 %` or 0.1".into()),
         ("dispatch: { spread: 5 }", "`5` is no duration; write 250ms, 1s, 5m, 1h or 1d".into()),
         ("dispatch: { spread: -5s }", "`-5s` is no duration; write 250ms, 1s, 5m, 1h or 1d".into()),
-        ("dispatch: { spread: 900d }", "`900d` is longer than a year; write 365d at the most".into()),
+        ("dispatch: { spread: 900d }", "`900d` is longer than a year; write 365d at most".into()),
         ("dependencies: { d: { base_url: } }", "`base_url:` has no value; write one, or take the key out".into()),
         ("dependencies: { d: { base_url: \"${URL}\", headers: { A: ~ } } }", "`A: ~` has no value; write one, or take the key out".into()),
         ("dependencies: { d: { base_url: \"${URL}\", concurrency: lots } }", format!("`concurrency: lots`: {calls}")),

@@ -1,6 +1,6 @@
 //! A batch's life, explored exhaustively: every order of releases, claims, settlements, lost messages, dead workers,
 //! late words of workers that lost their lease, cancels, pauses and retries, for a few rows and workers. The ledger is
-//! the very one that runs; the rows' records move as both SQL engines move them.
+//! the very one that runs; the rows' records move as both SQL services move them.
 
 use std::collections::BTreeSet;
 
@@ -70,7 +70,7 @@ impl Life {
         }
     }
 
-    /// The engines' `release`: what came back first, then fresh numbers; numbers with a record are passed over.
+    /// The services' `release`: what came back first, then fresh numbers; numbers with a record are passed over.
     fn release(&mut self, most: u32) {
         if !self.ledger.claimable() {
             return;
@@ -114,7 +114,7 @@ impl Life {
         self.tell(events);
     }
 
-    /// The engines' `retry`.
+    /// The services' `retry`.
     fn retry(&mut self, scope: RetryScope) {
         if self.ledger.check_retry().is_err() {
             return;
@@ -163,12 +163,12 @@ impl Life {
                 self.settle(row, worker, RowStatus::Failed, Tally { failed: 1, ..Tally::default() });
             }
             Step::GiveBack(row, worker) => {
-                self.settle(row, worker, RowStatus::Pending, Tally { given_back: 1, ..Tally::default() });
+                self.settle(row, worker, RowStatus::Pending, Tally { requeued: 1, ..Tally::default() });
             }
             Step::LeaseRunsOut(row) => {
                 let holder = self.rows[row].holder.expect("it is held");
                 let believers = self.rows[row].believers;
-                self.settle(row, holder, RowStatus::Pending, Tally { given_back: 1, ..Tally::default() });
+                self.settle(row, holder, RowStatus::Pending, Tally { requeued: 1, ..Tally::default() });
                 // The worker does not know yet.
                 self.rows[row].believers = believers;
             }

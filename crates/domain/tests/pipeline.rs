@@ -72,7 +72,7 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
 }
 
 #[test]
-fn errors_name_the_line_and_the_mend() {
+fn errors_name_the_line_and_the_fix() {
     let cases = [
         (
             "row.postcode }}",

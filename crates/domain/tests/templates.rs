@@ -34,7 +34,7 @@ fn in_json(template: &str) -> Result<Pipeline, String> {
 }
 
 #[test]
-fn what_can_never_be_right_is_refused_with_line_and_mend() {
+fn what_can_never_be_right_is_refused_with_line_and_fix() {
     let cases = [
         (
             "{{ 007 }}",

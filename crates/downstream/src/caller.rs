@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use crate::client::{Client, Response, Sent};
 use crate::failure::Failure;
 use crate::failure_log::FailureLog;
-use crate::figures::{CallFigures, Figures};
 use crate::lateness::Lateness;
 use crate::limiter::{Gates, Grant, Limiter};
 use crate::line::{Lines, Turn};
+use crate::metrics::{CallMetrics, Metrics};
 use crate::noting::Noting;
 
 /// A slot outlasts its call's timeout by so much: a timer that is late gives no slot away under a call. The slots of a worker
@@ -170,7 +170,7 @@ pub struct Caller {
     lateness: Lateness,
     /// How long it takes to write a call down.
     noting: Noting,
-    figures: Figures,
+    metrics: Metrics,
     failures: FailureLog,
 }
 
@@ -187,7 +187,7 @@ impl Caller {
             lines: Lines::default(),
             lateness: Lateness::default(),
             noting: Noting::default(),
-            figures: Figures::default(),
+            metrics: Metrics::default(),
             failures: FailureLog::default(),
         }
     }
@@ -230,7 +230,7 @@ impl Caller {
             Err(Refusal::Denied(denied)) => return self.sent_away(dependency, &gates, denied),
             Err(Refusal::NotNoted) => return Called::NotCovered,
         };
-        self.figures.count(&dependency.name, |figures| figures.waited.took(asked_at.elapsed()));
+        self.metrics.count(&dependency.name, |metrics| metrics.waited.took(asked_at.elapsed()));
         let grant = Grant { token, gates };
         if !covered() {
             self.report(grant, Feedback { probe, ..Feedback::default() }).await;
@@ -257,7 +257,7 @@ impl Caller {
             self.remember(&gates, Reason::Paused, Instant::now() + limit::duration(pause), None);
         }
         let status = response.as_ref().map(|response| response.status);
-        self.figures.count(&dependency.name, |figures| figures.called(&verdict, status, elapsed));
+        self.metrics.count(&dependency.name, |metrics| metrics.called(&verdict, status, elapsed));
         let not_before = happened.wait_until();
         if let Some(failure) = &failure {
             self.failures.log(dependency, failure);
@@ -340,8 +340,8 @@ impl Caller {
     }
 
     /// What was counted, by dependency.
-    pub fn figures(&self) -> HashMap<String, CallFigures> {
-        self.figures.read()
+    pub fn metrics(&self) -> HashMap<String, CallMetrics> {
+        self.metrics.read()
     }
 
     /// Leave to call, here and now; waits for it while that is a matter of moments.
@@ -458,7 +458,7 @@ impl Caller {
         } else if !denied.row_only {
             self.remember(gates, denied.reason, Instant::now() + pause, Some(refused_for));
         }
-        self.figures.count(&dependency.name, |figures| figures.sent_away(denied.reason));
+        self.metrics.count(&dependency.name, |metrics| metrics.sent_away(denied.reason));
         Called::Waits { until: self.clock.now() + pause, reason: denied.reason, refused_for }
     }
 

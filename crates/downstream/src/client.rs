@@ -41,7 +41,7 @@ const IDLE_CONNECTIONS: usize = 256;
 /// connection just being closed has an unknown outcome.
 const IDLE_FOR: Duration = Duration::from_secs(4);
 
-/// How long connecting may take at the most, and no longer than half of a call's timeout: when it is connecting that takes
+/// How long connecting may take at most, and no longer than half of a call's timeout: when it is connecting that takes
 /// too long, it has to be known before the call's time is up that nothing was sent, and the call is safe to repeat.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 

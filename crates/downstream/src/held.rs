@@ -25,7 +25,7 @@ pub(crate) struct Held(Mutex<HashMap<String, Slots>>);
 
 struct Slots {
     gates: Gates,
-    /// Until when each is held at the most.
+    /// Until when each is held at most.
     calls: HashMap<u64, Instant>,
     /// Those that Redis was told of here, and may still count.
     told: HashSet<u64>,

@@ -1,6 +1,6 @@
 //! Calls to dependencies. [`limiter`] decides when, in this process ([`local`]) or for all workers (`shared`, on
 //! Redis); [`client`] makes one call, [`aside`](mod@aside) reads long answers beside the runtime; [`caller`] puts them together and has the answer judged;
-//! [`figures`] count, [`memory`](mod@memory) bounds what long answers take.
+//! [`metrics`] count, [`memory`](mod@memory) bounds what long answers take.
 
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ mod connect;
 pub mod delay;
 pub mod failure;
 mod failure_log;
-pub mod figures;
 #[cfg(feature = "redis")]
 mod held;
 mod lateness;
@@ -20,6 +19,7 @@ pub mod limiter;
 mod line;
 pub mod local;
 pub mod memory;
+pub mod metrics;
 mod noting;
 pub mod retry_after;
 #[cfg(feature = "redis")]
@@ -35,9 +35,9 @@ pub use aside::aside;
 pub use caller::{Called, Caller, Demand, Note};
 pub use client::{Client, Response};
 pub use failure::Failure;
-pub use figures::{CallFigures, Histogram};
 pub use limiter::{Gates, Grant, Limiter};
 pub use local::LocalLimiter;
+pub use metrics::{CallMetrics, Histogram};
 pub use retry_after::retry_after;
 #[cfg(feature = "redis")]
 pub use shared::SharedLimiter;

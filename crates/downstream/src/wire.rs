@@ -51,7 +51,7 @@ const fn past(past: Past) -> &'static str {
 #[derive(Serialize)]
 pub(crate) struct Slot {
     pub(crate) token: String,
-    /// How long it is held at the most.
+    /// How long it is held at most.
     pub(crate) left_us: f64,
 }
 

@@ -275,7 +275,7 @@ async fn a_short_wait_is_waited_out_and_marked() {
     assert!(began.elapsed() >= Duration::from_millis(140), "{:?}", began.elapsed());
     assert!(made.load(Ordering::SeqCst) >= 3);
     assert_eq!(seen.load(Ordering::SeqCst), 0, "the mark is gone when the call is made");
-    assert!(caller.figures().values().next().unwrap().waited.sum > 0.1);
+    assert!(caller.metrics().values().next().unwrap().waited.sum > 0.1);
 }
 
 /// As of a step of an older definition, when the burst was made smaller meanwhile.

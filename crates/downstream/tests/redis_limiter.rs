@@ -15,7 +15,7 @@ use penstock_sandbox::proxy::Proxy;
 use support::conformance::Scene;
 use support::redis::Own;
 use support::server::Server;
-use support::{Dice, concurrency, dependency, hammer, rate};
+use support::{Rng, concurrency, dependency, hammer, rate};
 
 /// Most rows have a clean past.
 const PASTS: [Past; 8] = [
@@ -52,28 +52,28 @@ async fn it_decides_as_the_one_in_process() {
     for seed in 1..=16 {
         let clock = Arc::new(ManualClock::new(START));
         let (local, shared) = (LocalLimiter::new().timed_by(clock.clone()), shared().timed_by(clock.clone()));
-        let mut dice = Dice(seed * 0x9E37_79B9);
+        let mut rng = Rng(seed * 0x9E37_79B9);
         let mut api = dependency("http://api.example");
-        api.rate = (dice.below(4) > 0).then(|| Rate {
-            per_owner: dice.below(3) == 0,
-            ..rate(20, 1 + u32::try_from(dice.below(8)).unwrap())
+        api.rate = (rng.below(4) > 0).then(|| Rate {
+            per_owner: rng.below(3) == 0,
+            ..rate(20, 1 + u32::try_from(rng.below(8)).unwrap())
         });
-        api.concurrency = (dice.below(2) > 0).then(|| {
-            let mut limit = concurrency(1 + u32::try_from(dice.below(5)).unwrap());
-            limit.per_owner = dice.below(2) == 0;
+        api.concurrency = (rng.below(2) > 0).then(|| {
+            let mut limit = concurrency(1 + u32::try_from(rng.below(5)).unwrap());
+            limit.per_owner = rng.below(2) == 0;
             limit
         });
         api.breaker = Breaker { min_calls: 6, probes: 2, ..Breaker::default() };
         let mut under_way: Vec<(Grant, bool, Past)> = Vec::new();
         for step in 0..600_u64 {
-            let owner = ["acme", "other"][usize::try_from(dice.below(2)).unwrap()];
+            let owner = ["acme", "other"][usize::try_from(rng.below(2)).unwrap()];
             let gates = Gates::of(&api, owner, 1e6);
             let burst = api.rate.as_ref().map_or(1, |rate| rate.burst);
-            let cost = 1 + u32::try_from(dice.below(u64::from(burst))).unwrap();
-            let past = PASTS[usize::try_from(dice.below(8)).unwrap()];
-            let lead_us = [0.0, 0.0, 30e3, 200e3][usize::try_from(dice.below(4)).unwrap()];
+            let cost = 1 + u32::try_from(rng.below(u64::from(burst))).unwrap();
+            let past = PASTS[usize::try_from(rng.below(8)).unwrap()];
+            let lead_us = [0.0, 0.0, 30e3, 200e3][usize::try_from(rng.below(4)).unwrap()];
             let ask = Ask { cost, token: step + 1, lease_us: 3e6, lead_us, past };
-            match dice.below(10) {
+            match rng.below(10) {
                 0..=4 => {
                     let (ours, theirs) =
                         (local.acquire(&gates, &ask).await, shared.acquire(&gates, &ask).await);
@@ -89,14 +89,14 @@ async fn it_decides_as_the_one_in_process() {
                     assert_eq!(ours, shared.confirm(&grant.gates, &ask).await, "seed {seed}, step {step}");
                 }
                 5..=7 if !under_way.is_empty() => {
-                    let place = usize::try_from(dice.below(under_way.len() as u64)).unwrap();
+                    let place = usize::try_from(rng.below(under_way.len() as u64)).unwrap();
                     let (grant, probe, past) = under_way.swap_remove(place);
-                    let feedback = match dice.below(8) {
+                    let feedback = match rng.below(8) {
                         0 => Feedback { throttled: true, ..Feedback::default() },
                         #[allow(clippy::cast_precision_loss)]
                         1 => Feedback {
                             throttled: true,
-                            pause: Some(dice.below(3000) as f64 * 1000.0),
+                            pause: Some(rng.below(3000) as f64 * 1000.0),
                             ..Feedback::default()
                         },
                         2 => Feedback::default(),
@@ -104,7 +104,7 @@ async fn it_decides_as_the_one_in_process() {
                         _ => Feedback { healthy: Some(true), ..Feedback::default() },
                     };
                     #[allow(clippy::cast_precision_loss)]
-                    let elapsed = dice.below(500) as f64 * 1000.0;
+                    let elapsed = rng.below(500) as f64 * 1000.0;
                     let feedback = Feedback { probe, past, elapsed, ..feedback };
                     let gates = grant.gates.clone();
                     let (ours, theirs) =
@@ -118,14 +118,14 @@ async fn it_decides_as_the_one_in_process() {
                         under_way.push((Grant { token: ask.token, gates }, probe, past));
                     }
                 }
-                8 if dice.below(6) == 0 => clock.set_back(Duration::from_millis(dice.below(20_000))),
+                8 if rng.below(6) == 0 => clock.set_back(Duration::from_millis(rng.below(20_000))),
                 8 => {
                     let (ours, theirs) = (local.peek(&gates).await, shared.peek(&gates).await);
                     assert_eq!(ours, theirs, "seed {seed}, step {step}");
                 }
                 _ => {
-                    let most = if dice.below(10) == 0 { 15_000 } else { 400 };
-                    clock.advance(Duration::from_millis(dice.below(most)));
+                    let most = if rng.below(10) == 0 { 15_000 } else { 400 };
+                    clock.advance(Duration::from_millis(rng.below(most)));
                 }
             }
         }

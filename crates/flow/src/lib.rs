@@ -5,7 +5,7 @@
 //! ask for, [`operate`] what operators ask for and what runs in the background. All of them stand on [`context`] and
 //! [`telemetry`]. A stage imports only from stages before it; `tests/imports.rs` sees to it.
 //!
-//! Nothing here knows which backends were chosen: they come in as [`Engines`].
+//! Nothing here knows which backends were chosen: they come in as [`Services`].
 
 pub mod callbacks;
 pub mod context;
@@ -19,5 +19,5 @@ pub mod worker;
 
 pub use context::definitions::Definitions;
 pub use context::error::FlowError;
-pub use context::services::Engines;
+pub use context::services::Services;
 pub use penstock_store::crash;

@@ -1,4 +1,4 @@
-//! The doorbell. A message carries ids and times, never content; a lost, late or doubled one is harmless, because SQL
+//! The queue. A message carries ids and times, never content; a lost, late or doubled one is harmless, because SQL
 //! is the truth (promise 1).
 //!
 //! A lane for each pipeline, so that the rows of one whose dependency is exhausted or hangs never stand before those of
@@ -19,24 +19,24 @@ use async_trait::async_trait;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use lane::Lane;
-pub use local::LocalBell;
+pub use local::LocalQueue;
 pub use message::{Message, Packet, Suspects};
 #[cfg(feature = "redis")]
-pub use shared::SharedBell;
+pub use shared::SharedQueue;
 
-/// Rows of a packet at the most.
+/// Rows of a packet at most.
 pub const PACKET_ROWS: usize = 200;
 
 /// Messages that may wait in a lane: SQL knows what is queued, and a later run rings for what was held back. Far from the
 /// 8,000 at which apalis-redis stops for good: its fetch unpacks all that is due into one Redis command.
 pub const MAX_BACKLOG: u32 = 4000;
 
-/// Why the bell could not be rung or heard.
+/// Why the queue could not be rung or heard.
 #[derive(Debug, thiserror::Error)]
 #[error("the queue does not answer: {0}")]
-pub struct BellError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+pub struct QueueError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
-impl BellError {
+impl QueueError {
     /// From anything that can be said.
     pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(source.into())
@@ -45,7 +45,7 @@ impl BellError {
 
 /// What became of messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rung {
+pub struct EnqueueResult {
     /// Messages in the queue.
     pub rung: usize,
     /// Messages that it would not bear: whoever enqueued them takes back what they were about.
@@ -123,32 +123,32 @@ pub trait Handler: Send + Sync + 'static {
     fn pipelines(&self) -> Vec<String>;
 }
 
-/// The doorbell, both sides.
+/// The queue, both sides.
 #[async_trait]
-pub trait Bell: Send + Sync {
+pub trait Queue: Send + Sync {
     /// Rings for these messages, as many as the queue bears.
     ///
     /// # Errors
     /// When it does not answer; some messages may have been rung.
-    async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError>;
+    async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError>;
 
     /// Messages that wait, by lane. A lane that is not named has none.
     ///
     /// # Errors
     /// When it does not answer.
-    async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError>;
+    async fn backlog(&self) -> Result<HashMap<Lane, u64>, QueueError>;
 
     /// Whether it answers and takes writes.
     ///
     /// # Errors
     /// When it does not.
-    async fn ready(&self) -> Result<(), BellError>;
+    async fn ready(&self) -> Result<(), QueueError>;
 
     /// What keeps it; none when it is this process.
     ///
     /// # Errors
     /// When it does not answer.
-    async fn server(&self) -> Result<Option<QueueServer>, BellError>;
+    async fn server(&self) -> Result<Option<QueueServer>, QueueError>;
 
     /// Hands messages to a handler, each lane's one after another, until `stop`; then waits for those that are being taken.
     /// Survives a queue that goes away for a while. A message that a worker had taken when it died comes again.
@@ -159,7 +159,7 @@ pub trait Bell: Send + Sync {
     ///
     /// # Errors
     /// When it does not answer; they come again by themselves, later.
-    async fn put_back(&self, name: &str) -> Result<usize, BellError>;
+    async fn put_back(&self, name: &str) -> Result<usize, QueueError>;
 }
 
 /// Messages by the lanes that they go through.

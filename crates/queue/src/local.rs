@@ -1,4 +1,4 @@
-//! The doorbell in one process: apalis' memory storage, with a bound.
+//! The queue in one process: apalis' memory storage, with a bound.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,11 +16,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::listen::{Ear, until};
-use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, QueueServer, Rung, by_lane};
+use crate::{EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, Queue, QueueError, QueueServer, by_lane};
 
 /// Lanes in this process.
 #[derive(Default)]
-pub struct LocalBell {
+pub struct LocalQueue {
     lanes: Mutex<HashMap<Lane, LocalLane>>,
     /// A lane was opened.
     opened: Notify,
@@ -61,7 +61,7 @@ impl LocalLane {
     }
 }
 
-impl LocalBell {
+impl LocalQueue {
     fn with_lanes<T>(&self, work: impl FnOnce(&mut HashMap<Lane, LocalLane>) -> T) -> T {
         work(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -78,9 +78,9 @@ impl LocalBell {
 }
 
 #[async_trait]
-impl Bell for LocalBell {
-    async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError> {
-        let mut rung = Rung::default();
+impl Queue for LocalQueue {
+    async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError> {
+        let mut rung = EnqueueResult::default();
         self.with_lanes(|lanes| {
             for (lane, messages) in by_lane(messages) {
                 let lane = lanes.entry(lane).or_insert_with(LocalLane::open);
@@ -96,18 +96,18 @@ impl Bell for LocalBell {
         Ok(rung)
     }
 
-    async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError> {
+    async fn backlog(&self) -> Result<HashMap<Lane, u64>, QueueError> {
         Ok(self.with_lanes(|lanes| {
             let waiting = |state: &LocalLane| state.waiting.load(Ordering::Relaxed);
             lanes.iter().map(|(lane, state)| (lane.clone(), waiting(state))).collect()
         }))
     }
 
-    async fn ready(&self) -> Result<(), BellError> {
+    async fn ready(&self) -> Result<(), QueueError> {
         Ok(())
     }
 
-    async fn server(&self) -> Result<Option<QueueServer>, BellError> {
+    async fn server(&self) -> Result<Option<QueueServer>, QueueError> {
         Ok(None)
     }
 
@@ -126,7 +126,7 @@ impl Bell for LocalBell {
     }
 
     /// What this process had taken died with it.
-    async fn put_back(&self, _: &str) -> Result<usize, BellError> {
+    async fn put_back(&self, _: &str) -> Result<usize, QueueError> {
         Ok(0)
     }
 }
@@ -162,7 +162,7 @@ mod tests {
 
     use crate::{Packet, Taken};
 
-    /// Has room for everything but one pipeline's rows.
+    /// Has room permanentlyything but one pipeline's rows.
     struct Count {
         heard: mpsc::UnboundedSender<Message>,
         full: &'static str,
@@ -200,12 +200,12 @@ mod tests {
     }
 
     impl Listening {
-        fn to(bell: &Arc<LocalBell>, full: &'static str) -> Self {
+        fn to(queue: &Arc<LocalQueue>, full: &'static str) -> Self {
             let (sender, heard) = mpsc::unbounded_channel();
             let stop = CancellationToken::new();
             let task = tokio::spawn({
-                let (bell, stop) = (bell.clone(), stop.clone());
-                async move { bell.listen(Arc::new(Count { heard: sender, full }), stop).await }
+                let (queue, stop) = (queue.clone(), stop.clone());
+                async move { queue.listen(Arc::new(Count { heard: sender, full }), stop).await }
             });
             Self { heard, stop, task }
         }
@@ -221,21 +221,21 @@ mod tests {
 
     #[tokio::test]
     async fn messages_arrive_and_what_is_too_much_is_held_back() {
-        let bell = Arc::new(LocalBell::default());
+        let queue = Arc::new(LocalQueue::default());
         let most = MAX_BACKLOG as usize;
         let messages = (0..most + 5).map(|_| rows("one")).collect();
         let held_back = (0..5).map(|_| rows("one")).collect();
-        assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back });
-        assert_eq!(bell.backlog().await.unwrap()[&Lane::Rows("one".into())], most as u64);
-        let more = bell.ring(vec![Message::Extract { batch: BatchSeq(1) }, rows("other")]).await.unwrap();
+        assert_eq!(queue.enqueue(messages).await.unwrap(), EnqueueResult { rung: most, held_back });
+        assert_eq!(queue.backlog().await.unwrap()[&Lane::Rows("one".into())], most as u64);
+        let more = queue.enqueue(vec![Message::Extract { batch: BatchSeq(1) }, rows("other")]).await.unwrap();
         assert_eq!(more.rung, 2, "a full lane holds up neither a file nor another lane");
-        assert_eq!(bell.backlog().await.unwrap()[&Lane::Extractions], 1);
-        let mut listening = Listening::to(&bell, "");
+        assert_eq!(queue.backlog().await.unwrap()[&Lane::Extractions], 1);
+        let mut listening = Listening::to(&queue, "");
         let all = listening.next(most + 2).await;
         assert_eq!(all.iter().filter(|message| message.lane() == Lane::Extractions).count(), 1);
-        assert_eq!(bell.backlog().await.unwrap()[&Lane::Rows("one".into())], 0);
+        assert_eq!(queue.backlog().await.unwrap()[&Lane::Rows("one".into())], 0);
         // Lanes that were opened while somebody listens are heard as well.
-        bell.ring(vec![rows("late")]).await.unwrap();
+        queue.enqueue(vec![rows("late")]).await.unwrap();
         assert_eq!(listening.next(1).await, [rows("late")]);
         listening.stop.cancel();
         listening.task.await.unwrap();
@@ -243,12 +243,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_lane_without_room_waits_and_holds_nobody_up() {
-        let bell = Arc::new(LocalBell::default());
-        bell.ring(vec![rows("hangs"), rows("hangs"), rows("goes"), rows("goes")]).await.unwrap();
-        let mut listening = Listening::to(&bell, "hangs");
+        let queue = Arc::new(LocalQueue::default());
+        queue.enqueue(vec![rows("hangs"), rows("hangs"), rows("goes"), rows("goes")]).await.unwrap();
+        let mut listening = Listening::to(&queue, "hangs");
         assert_eq!(listening.next(2).await, [rows("goes"), rows("goes")]);
         assert_eq!(
-            bell.backlog().await.unwrap()[&Lane::Rows("hangs".into())],
+            queue.backlog().await.unwrap()[&Lane::Rows("hangs".into())],
             2,
             "they are still in the queue"
         );
@@ -256,9 +256,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_that_panics_hears_the_next_one() {
-        let bell = Arc::new(LocalBell::default());
+        let queue = Arc::new(LocalQueue::default());
         let next = Message::Extract { batch: BatchSeq(14) };
-        bell.ring(vec![Message::Extract { batch: BatchSeq(13) }, next.clone()]).await.unwrap();
-        assert_eq!(Listening::to(&bell, "").next(1).await, [next]);
+        queue.enqueue(vec![Message::Extract { batch: BatchSeq(13) }, next.clone()]).await.unwrap();
+        assert_eq!(Listening::to(&queue, "").next(1).await, [next]);
     }
 }

@@ -1,22 +1,22 @@
-//! The doorbell for a cluster: apalis on Redis, a queue for each lane.
+//! The queue for a cluster: apalis on Redis, a queue for each lane.
 //!
 //! What apalis-redis 1.0 does by itself, and what is done about it here:
 //!
 //! | it | so |
 //! |---|---|
-//! | stops for good when about 8,000 messages are due at once | the backlog is looked at before each ring, [`MAX_BACKLOG`] wait at the most |
+//! | stops for good when about 8,000 messages are due at once | the backlog is looked at before each ring, [`MAX_BACKLOG`] wait at most |
 //! | keeps every message that was done, and acknowledges only where results are kept | [`Acknowledge`] takes a message out of Redis, whole, when it may leave ([`Taken`]); no results, no events |
 //! | locks each message with a scan of all that wait | `lock_tasks(false)`: the claim in SQL decides |
-//! | ends a worker at any error of its connection | [`SharedBell::listen`] starts another one, under a new name: the old one is refused while it looks alive; what the old one had taken is enqueued again |
+//! | ends a worker at any error of its connection | [`SharedQueue::listen`] starts another one, under a new name: the old one is refused while it looks alive; what the old one had taken is enqueued again |
 //! | looks for work every 30 s when it is idle | `poll_with_interval` ([`IDLE`]) |
 //! | sends no heartbeat while messages wait in its own buffer, and gives them to others then | `batch_size(1)`: it has no buffer |
 //! | has redis-rs give up after half a second | [`ANSWER`] |
 //! | leaves a worker's description for good | it expires ([`FORGET`]) |
 //! | has a message wait until the reader's clock shows what the writer's showed | [`all_due`] |
-//! | hands what cannot be decoded to nobody, for ever | a message is any JSON to apalis, and is read here |
+//! | hands what cannot be decoded to nobody, permanently | a message is any JSON to apalis, and is read here |
 //!
 //! Retries, schedules and deadlines are SQL's. A message in the hands of a worker that dies comes again when somebody finds it
-//! dead ([`SharedBell::put_back`]), or when its name has been silent for [`HEARTBEAT`] × [`MISSED`]; one that is lost comes with
+//! dead ([`SharedQueue::put_back`]), or when its name has been silent for [`HEARTBEAT`] × [`MISSED`]; one that is lost comes with
 //! the sweep.
 
 use std::collections::HashMap;
@@ -41,7 +41,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::listen::{Ear, until};
-use crate::{Bell, BellError, Handler, Lane, MAX_BACKLOG, Message, QueueServer, Rung, Taken, by_lane};
+use crate::{
+    EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, Queue, QueueError, QueueServer, Taken, by_lane,
+};
 
 /// The pipelines in whose lanes somebody has rung.
 const PIPELINES: &str = "penstock:pipelines";
@@ -119,21 +121,21 @@ end";
 type Storage = RedisStorage<Value, Connection>;
 
 /// Queues in Redis. Connects when it is first used, so that a service can start before Redis does.
-pub struct SharedBell {
+pub struct SharedQueue {
     connection: Connection,
     starts: AtomicU64,
     heartbeat: Duration,
     missed: usize,
 }
 
-impl SharedBell {
-    /// A doorbell at a `redis://` or `rediss://` URL.
+impl SharedQueue {
+    /// A queue at a `redis://` or `rediss://` URL.
     ///
     /// # Errors
     /// When it is no such URL.
-    pub fn connect(url: &str) -> Result<Self, BellError> {
+    pub fn connect(url: &str) -> Result<Self, QueueError> {
         let limits = Limits { answer: ANSWER, connect: ANSWER };
-        let connection = Connection::open(url, limits).map_err(BellError::new)?;
+        let connection = Connection::open(url, limits).map_err(QueueError::new)?;
         let (heartbeat, missed) = (HEARTBEAT, MISSED);
         Ok(Self { connection, starts: AtomicU64::new(0), heartbeat, missed })
     }
@@ -156,28 +158,28 @@ fn queue(lane: &Lane) -> Config {
 }
 
 /// How many messages wait in each of these lanes: due ones, and those that the next fetch makes due.
-async fn waiting(connection: &mut Connection, lanes: &[Lane]) -> Result<Vec<u64>, BellError> {
+async fn waiting(connection: &mut Connection, lanes: &[Lane]) -> Result<Vec<u64>, QueueError> {
     let mut lengths = redis::pipe();
     for lane in lanes {
         let queue = queue(lane);
         lengths.llen(queue.active_jobs_list()).zcard(queue.scheduled_jobs_set());
     }
-    let lengths: Vec<u64> = lengths.query_async(connection).await.map_err(BellError::new)?;
+    let lengths: Vec<u64> = lengths.query_async(connection).await.map_err(QueueError::new)?;
     Ok(lengths.as_chunks::<2>().0.iter().map(|[active, scheduled]| active + scheduled).collect())
 }
 
 /// Every message is due at once: schedules are SQL's. A dispatcher whose clock runs ahead delays nothing.
-async fn all_due(connection: &mut Connection, lane: &Lane) -> Result<(), BellError> {
+async fn all_due(connection: &mut Connection, lane: &Lane) -> Result<(), QueueError> {
     let scheduled = queue(lane).scheduled_jobs_set();
     let mut due = redis::cmd("ZUNIONSTORE");
     due.arg(&scheduled).arg(1).arg(&scheduled).arg("WEIGHTS").arg(0);
-    let _: u64 = due.query_async(connection).await.map_err(BellError::new)?;
+    let _: u64 = due.query_async(connection).await.map_err(QueueError::new)?;
     Ok(())
 }
 
 #[async_trait]
-impl Bell for SharedBell {
-    async fn ring(&self, messages: Vec<Message>) -> Result<Rung, BellError> {
+impl Queue for SharedQueue {
+    async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError> {
         // Rows that are marked and in no queue wait until they count as lost. A message that comes twice is harmless.
         match self.enqueue(messages.clone()).await {
             Err(error) => {
@@ -188,26 +190,26 @@ impl Bell for SharedBell {
         }
     }
 
-    async fn backlog(&self) -> Result<HashMap<Lane, u64>, BellError> {
+    async fn backlog(&self) -> Result<HashMap<Lane, u64>, QueueError> {
         let mut connection = self.connection.clone();
         let lanes = lanes(&mut connection).await?;
         let waiting = waiting(&mut connection, &lanes).await?;
         Ok(lanes.into_iter().zip(waiting).collect())
     }
 
-    async fn ready(&self) -> Result<(), BellError> {
+    async fn ready(&self) -> Result<(), QueueError> {
         let mut connection = self.connection.clone();
         // A write: a replica, and a Redis that cannot save, answer a PING as well.
         let seconds = READY_KEPT.as_secs();
-        let _: () = connection.set_ex(READY, 1, seconds).await.map_err(BellError::new)?;
+        let _: () = connection.set_ex(READY, 1, seconds).await.map_err(QueueError::new)?;
         Ok(())
     }
 
-    async fn server(&self) -> Result<Option<QueueServer>, BellError> {
+    async fn server(&self) -> Result<Option<QueueServer>, QueueError> {
         let mut connection = self.connection.clone();
-        let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(BellError::new)?;
+        let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(QueueError::new)?;
         let (seconds, micros): (i64, i64) =
-            redis::cmd("TIME").query_async(&mut connection).await.map_err(BellError::new)?;
+            redis::cmd("TIME").query_async(&mut connection).await.map_err(QueueError::new)?;
         let field = |name: &str| {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.unwrap_or_default().trim().to_owned()
@@ -261,7 +263,7 @@ impl Bell for SharedBell {
         while listeners.join_next().await.is_some() {}
     }
 
-    async fn put_back(&self, name: &str) -> Result<usize, BellError> {
+    async fn put_back(&self, name: &str) -> Result<usize, QueueError> {
         let mut connection = self.connection.clone();
         let mut messages = 0;
         for lane in lanes(&mut connection).await? {
@@ -274,20 +276,20 @@ impl Bell for SharedBell {
                 .arg(queue.inflight_jobs_set())
                 .invoke_async(&mut connection)
                 .await
-                .map_err(BellError::new)?;
+                .map_err(QueueError::new)?;
             messages += put_back;
         }
         Ok(messages)
     }
 }
 
-impl SharedBell {
-    async fn enqueue(&self, messages: Vec<Message>) -> Result<Rung, BellError> {
+impl SharedQueue {
+    async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError> {
         let mut connection = self.connection.clone();
-        let mut rung = Rung::default();
+        let mut rung = EnqueueResult::default();
         for (lane, messages) in by_lane(messages) {
             if let Lane::Rows(pipeline) = &lane {
-                let _: u64 = connection.sadd(PIPELINES, pipeline).await.map_err(BellError::new)?;
+                let _: u64 = connection.sadd(PIPELINES, pipeline).await.map_err(QueueError::new)?;
             }
             let waiting = waiting(&mut connection, std::slice::from_ref(&lane)).await?.into_iter().sum();
             let room = usize::try_from(u64::from(MAX_BACKLOG).saturating_sub(waiting)).unwrap_or(0);
@@ -295,7 +297,7 @@ impl SharedBell {
             let mut storage = Storage::new(connection.clone()).with_config(queue(&lane));
             for group in taken.chunks(PUSH_AT_ONCE) {
                 let group = group.iter().map(serde_json::to_value).collect::<Result<_, _>>();
-                storage.push_bulk(group.map_err(BellError::new)?).await.map_err(BellError::new)?;
+                storage.push_bulk(group.map_err(QueueError::new)?).await.map_err(QueueError::new)?;
             }
             all_due(&mut connection, &lane).await?;
             rung.rung += taken.len();
@@ -306,8 +308,8 @@ impl SharedBell {
 }
 
 /// The lanes in which anything may wait.
-async fn lanes(connection: &mut Connection) -> Result<Vec<Lane>, BellError> {
-    let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(BellError::new)?;
+async fn lanes(connection: &mut Connection) -> Result<Vec<Lane>, QueueError> {
+    let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(QueueError::new)?;
     Ok(pipelines.into_iter().map(Lane::Rows).chain([Lane::Extractions, Lane::Suspects]).collect())
 }
 

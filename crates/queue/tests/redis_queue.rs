@@ -1,4 +1,4 @@
-//! The doorbell on Redis, on a real one of each test's own: what it promises, and each of the ways in which apalis-redis
+//! The queue on Redis, on a real one of each test's own: what it promises, and each of the ways in which apalis-redis
 //! is known to lose or keep too much.
 #![allow(clippy::unwrap_used, reason = "a test's way to fail")]
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_queue::{
-    Bell as _, Handler, Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet, Rung, SharedBell, Taken,
+    EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet, Queue as _, SharedQueue, Taken,
 };
 use penstock_sandbox::proxy::Proxy;
 use tokio::sync::mpsc;
@@ -73,8 +73,8 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn bell(&self) -> Arc<SharedBell> {
-        Arc::new(SharedBell::connect(&self.url()).unwrap())
+    fn queue(&self) -> Arc<SharedQueue> {
+        Arc::new(SharedQueue::connect(&self.url()).unwrap())
     }
 }
 
@@ -130,19 +130,19 @@ struct Listening {
 }
 
 impl Listening {
-    fn to(bell: &Arc<SharedBell>, name: &str) -> Self {
-        Self::slowly_to(bell, name, Duration::ZERO)
+    fn to(queue: &Arc<SharedQueue>, name: &str) -> Self {
+        Self::slowly_to(queue, name, Duration::ZERO)
     }
 
-    fn slowly_to(bell: &Arc<SharedBell>, name: &str, takes: Duration) -> Self {
+    fn slowly_to(queue: &Arc<SharedQueue>, name: &str, takes: Duration) -> Self {
         let (sender, heard) = mpsc::unbounded_channel();
         let (stop, has_room) = (CancellationToken::new(), Arc::new(AtomicBool::new(true)));
         let keep = Arc::<Mutex<Option<Vec<DropGuard>>>>::default();
         let (name, keeps) = (name.to_owned(), keep.clone());
         let taker = Arc::new(Taker { name, heard: sender, has_room: has_room.clone(), takes, keep: keeps });
         let task = tokio::spawn({
-            let (bell, stop) = (bell.clone(), stop.clone());
-            async move { bell.listen(taker, stop).await }
+            let (queue, stop) = (queue.clone(), stop.clone());
+            async move { queue.listen(taker, stop).await }
         });
         Self { heard, has_room, keep, stop, task }
     }
@@ -189,21 +189,24 @@ async fn until(mut so: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_of_messages_that_were_taken() {
     let redis = Redis::start();
-    let (ringer, bell) = (redis.bell(), redis.bell());
-    let mut listening = Listening::to(&bell, "listener");
-    ringer.ring(vec![rows("invite", 0)]).await.unwrap();
+    let (ringer, queue) = (redis.queue(), redis.queue());
+    let mut listening = Listening::to(&queue, "listener");
+    ringer.enqueue(vec![rows("invite", 0)]).await.unwrap();
     listening.next().await;
     until(|| redis.ask(&["scard", "penstock:rows:invite:inflight:listener/1.0"]) == "0").await;
     let (keys, bytes) = (redis.ask(&["dbsize"]), redis.bytes());
     for round in 0..5 {
         let messages = (0..1000).map(|number| rows("invite", round * 1000 + number)).collect();
-        assert_eq!(ringer.ring(messages).await.unwrap(), Rung { rung: 1000, held_back: Vec::new() });
+        assert_eq!(
+            ringer.enqueue(messages).await.unwrap(),
+            EnqueueResult { rung: 1000, held_back: Vec::new() }
+        );
         for _ in 0..1000 {
             listening.next().await;
         }
     }
     until(|| redis.ask(&["dbsize"]) == keys).await;
-    assert_eq!(bell.backlog().await.unwrap()[&Lane::Rows("invite".into())], 0);
+    assert_eq!(queue.backlog().await.unwrap()[&Lane::Rows("invite".into())], 0);
     // What Redis keeps for itself varies by less than a hundred thousand bytes; 40 bytes a message would be more than this.
     until(|| redis.bytes() < bytes + 200_000).await;
     listening.end().await;
@@ -216,20 +219,20 @@ async fn nothing_is_left_of_messages_that_were_taken() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_bears_so_many_messages_and_no_more() {
     let redis = Redis::start();
-    let bell = redis.bell();
+    let queue = redis.queue();
     let most = MAX_BACKLOG as usize;
     let messages: Vec<Message> = (0..10_000).map(|number| rows("invite", number)).collect();
     let held_back = messages[most..].to_vec();
-    assert_eq!(bell.ring(messages).await.unwrap(), Rung { rung: most, held_back });
-    let more = bell.ring(vec![rows("invite", 0), rows("other", 0), extract(1)]).await.unwrap();
+    assert_eq!(queue.enqueue(messages).await.unwrap(), EnqueueResult { rung: most, held_back });
+    let more = queue.enqueue(vec![rows("invite", 0), rows("other", 0), extract(1)]).await.unwrap();
     assert_eq!(
         more,
-        Rung { rung: 2, held_back: vec![rows("invite", 0)] },
+        EnqueueResult { rung: 2, held_back: vec![rows("invite", 0)] },
         "a full lane holds up neither a file nor another one"
     );
-    let waiting = bell.backlog().await.unwrap();
+    let waiting = queue.backlog().await.unwrap();
     assert_eq!((waiting[&Lane::Rows("invite".into())], waiting[&Lane::Extractions]), (most as u64, 1));
-    let mut listening = Listening::to(&bell, "one");
+    let mut listening = Listening::to(&queue, "one");
     let began = Instant::now();
     for _ in 0..most + 2 {
         listening.next().await;
@@ -242,9 +245,9 @@ async fn a_lane_bears_so_many_messages_and_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_listener_hears_at_once() {
     let redis = Redis::start();
-    let bell = redis.bell();
-    let mut listening = Listening::to(&bell, "one");
-    bell.ring(vec![rows("invite", 0), rows("unknown", 0)]).await.unwrap();
+    let queue = redis.queue();
+    let mut listening = Listening::to(&queue, "one");
+    queue.enqueue(vec![rows("invite", 0), rows("unknown", 0)]).await.unwrap();
     let mut heard = vec![listening.next().await.lane(), listening.next().await.lane()];
     heard.sort();
     assert_eq!(heard, [Lane::Rows("invite".into()), Lane::Rows("unknown".into())]);
@@ -252,7 +255,7 @@ async fn an_idle_listener_hears_at_once() {
     for number in 0..20 {
         tokio::time::sleep(Duration::from_millis(130)).await;
         let began = Instant::now();
-        bell.ring(vec![rows("invite", number)]).await.unwrap();
+        queue.enqueue(vec![rows("invite", number)]).await.unwrap();
         listening.next().await;
         waits.push(began.elapsed());
     }
@@ -265,15 +268,15 @@ async fn an_idle_listener_hears_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_has_no_room_for_another_takes() {
     let redis = Redis::start();
-    let (full, free) = (redis.bell(), redis.bell());
+    let (full, free) = (redis.queue(), redis.queue());
     let mut crowded = Listening::to(&full, "full");
     crowded.has_room.store(false, Ordering::SeqCst);
     // What it may have asked for before it was full.
-    full.ring(vec![rows("invite", 0)]).await.unwrap();
+    full.enqueue(vec![rows("invite", 0)]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     while crowded.heard.try_recv().is_ok() {}
     let mut other = Listening::to(&free, "free");
-    full.ring((1..=20).map(|number| rows("invite", number)).collect()).await.unwrap();
+    full.enqueue((1..=20).map(|number| rows("invite", number)).collect()).await.unwrap();
     let mut heard = 0;
     while heard < 20 {
         other.next().await;
@@ -281,7 +284,7 @@ async fn what_one_has_no_room_for_another_takes() {
     }
     assert!(crowded.heard.try_recv().is_err());
     crowded.has_room.store(true, Ordering::SeqCst);
-    full.ring(vec![rows("invite", 30), rows("invite", 31)]).await.unwrap();
+    full.enqueue(vec![rows("invite", 30), rows("invite", 31)]).await.unwrap();
     tokio::select! {
         _ = crowded.next() => {}
         _ = other.next() => {}
@@ -295,13 +298,13 @@ async fn what_one_has_no_room_for_another_takes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_comes_back_whatever_happens_to_redis() {
     let mut redis = Redis::start();
-    let bell = redis.bell();
-    let mut listening = Listening::to(&bell, "one");
+    let queue = redis.queue();
+    let mut listening = Listening::to(&queue, "one");
     let next = AtomicU64::new(1);
     let ring = async |listening: &mut Listening| {
         let number = u32::try_from(next.fetch_add(1, Ordering::SeqCst)).unwrap();
         let began = Instant::now();
-        while bell.ring(vec![rows("invite", number)]).await.is_err() {
+        while queue.enqueue(vec![rows("invite", number)]).await.is_err() {
             assert!(began.elapsed() < PATIENCE);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -328,12 +331,12 @@ async fn a_listener_comes_back_whatever_happens_to_redis() {
 async fn what_a_killed_listener_had_in_its_hands_comes_again() {
     let redis = Redis::start();
     let quick = || {
-        let bell = SharedBell::connect(&redis.url()).unwrap();
-        Arc::new(bell.with_heartbeats(Duration::from_secs(1), 3))
+        let queue = SharedQueue::connect(&redis.url()).unwrap();
+        Arc::new(queue.with_heartbeats(Duration::from_secs(1), 3))
     };
     let (first, second) = (quick(), quick());
     let mut doomed = Listening::slowly_to(&first, "first", Duration::from_secs(3600));
-    first.ring(vec![extract(7)]).await.unwrap();
+    first.enqueue(vec![extract(7)]).await.unwrap();
     assert_eq!(doomed.next().await, extract(7));
     let slow = Duration::from_secs(8);
     let mut other = Listening::slowly_to(&second, "second", slow);
@@ -354,12 +357,12 @@ async fn what_a_killed_listener_had_in_its_hands_comes_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_process_may_not_let_go_is_put_back() {
     let redis = Redis::start();
-    let (first, second) = (redis.bell(), redis.bell());
+    let (first, second) = (redis.queue(), redis.queue());
     let mut doomed = Listening::to(&first, "host/1");
     *doomed.keep.lock().unwrap() = Some(Vec::new());
     let suspects = Message::Suspects([(RowRef { batch: BatchSeq(1), number: 7 }, 2)].into_iter().collect());
     first
-        .ring((0..30).map(|number| rows("invite", number)).chain([suspects.clone()]).collect())
+        .enqueue((0..30).map(|number| rows("invite", number)).chain([suspects.clone()]).collect())
         .await
         .unwrap();
     let mut taken = Vec::new();
@@ -376,7 +379,7 @@ async fn what_a_dead_process_may_not_let_go_is_put_back() {
     until(|| kept() == 26).await;
     doomed.task.abort();
     assert_eq!(second.put_back("host/10").await.unwrap(), 0, "that is another process");
-    second.ring(vec![rows("invite", 99)]).await.unwrap();
+    second.enqueue(vec![rows("invite", 99)]).await.unwrap();
     assert_eq!(second.put_back("host/1").await.unwrap(), 26);
     assert_eq!(second.put_back("host/1").await.unwrap(), 0);
     let mut other = Listening::to(&second, "host/2");
@@ -395,12 +398,12 @@ async fn what_a_dead_process_may_not_let_go_is_put_back() {
     other.end().await;
 }
 
-/// What is no message of ours, and what makes the handler panic, is dropped and gone: neither comes again for ever.
+/// What is no message of ours, and what makes the handler panic, is dropped and gone: neither comes again permanently.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_taken_is_dropped_for_good() {
     let redis = Redis::start();
-    let bell = redis.bell();
-    let mut listening = Listening::to(&bell, "one");
+    let queue = redis.queue();
+    let mut listening = Listening::to(&queue, "one");
     for (id, text) in [("a", "{\"z\":1}"), ("b", "7")] {
         redis.ask(&["hset", "penstock:extractions:data", id, text]);
         redis.ask(&[
@@ -415,7 +418,7 @@ async fn what_cannot_be_taken_is_dropped_for_good() {
         ]);
         redis.ask(&["rpush", "penstock:extractions:active", id]);
     }
-    bell.ring(vec![extract(13), extract(14)]).await.unwrap();
+    queue.enqueue(vec![extract(13), extract(14)]).await.unwrap();
     assert_eq!(listening.next().await, extract(14));
     until(|| redis.ask(&["hlen", "penstock:extractions:data"]) == "0").await;
     assert_eq!(redis.ask(&["keys", "penstock:extractions:meta:*"]), "");
@@ -427,10 +430,10 @@ async fn what_cannot_be_taken_is_dropped_for_good() {
 async fn it_is_stopped_before_redis_is_there() {
     let mut redis = Redis::start();
     redis.kill();
-    let bell = redis.bell();
-    let listening = Listening::to(&bell, "one");
-    assert!(bell.ready().await.is_err());
-    assert!(bell.ring(vec![extract(1)]).await.is_err());
+    let queue = redis.queue();
+    let listening = Listening::to(&queue, "one");
+    assert!(queue.ready().await.is_err());
+    assert!(queue.enqueue(vec![extract(1)]).await.is_err());
     listening.end().await;
 }
 
@@ -442,17 +445,17 @@ const GOES_ON: Duration = Duration::from_secs(10);
 async fn silent_connections_are_replaced() {
     let redis = Redis::start();
     let (proxy, url) = Proxy::before(&redis.url()).unwrap();
-    let bell = || Arc::new(SharedBell::connect(&url).unwrap());
-    let (ringer, listener) = (bell(), bell());
+    let queue = || Arc::new(SharedQueue::connect(&url).unwrap());
+    let (ringer, listener) = (queue(), queue());
     let mut listening = Listening::to(&listener, "listener");
-    ringer.ring(vec![extract(1), rows("invite", 0)]).await.unwrap();
+    ringer.enqueue(vec![extract(1), rows("invite", 0)]).await.unwrap();
     listening.next().await;
     listening.next().await;
     for round in 0..2 {
         proxy.silence();
         let began = Instant::now();
         ringer
-            .ring(vec![extract(2), rows("invite", 1)])
+            .enqueue(vec![extract(2), rows("invite", 1)])
             .await
             .expect("it is tried again on another connection");
         listening.next().await;
@@ -467,14 +470,14 @@ async fn silent_connections_are_replaced() {
 async fn what_a_broken_listener_had_in_its_hands_comes_at_once() {
     let redis = Redis::start();
     let (proxy, url) = Proxy::before(&redis.url()).unwrap();
-    let bell = Arc::new(SharedBell::connect(&url).unwrap());
-    let mut listening = Listening::to(&bell, "listener");
+    let queue = Arc::new(SharedQueue::connect(&url).unwrap());
+    let mut listening = Listening::to(&queue, "listener");
     // It is there and idle.
-    bell.ring(vec![extract(1)]).await.unwrap();
+    queue.enqueue(vec![extract(1)]).await.unwrap();
     listening.next().await;
     until(|| redis.ask(&["hlen", "penstock:extractions:data"]) == "0").await;
     listening.has_room.store(false, Ordering::SeqCst);
-    bell.ring(vec![extract(7)]).await.unwrap();
+    queue.enqueue(vec![extract(7)]).await.unwrap();
     // Its answer to the next fetch is lost: the message is in its hands, and it does not know.
     let id = redis.ask(&["zrange", "penstock:extractions:scheduled", "0", "0"]);
     assert_eq!(redis.ask(&["zrem", "penstock:extractions:scheduled", &id]), "1", "{id}");
@@ -494,16 +497,16 @@ async fn what_a_broken_listener_had_in_its_hands_comes_at_once() {
 async fn a_redis_that_takes_no_writes_is_not_ready() {
     let redis = Redis::start();
     let (proxy, url) = Proxy::before(&redis.url()).unwrap();
-    let bell = SharedBell::connect(&url).unwrap();
-    bell.ready().await.unwrap();
+    let queue = SharedQueue::connect(&url).unwrap();
+    queue.ready().await.unwrap();
     redis.ask(&["replicaof", "127.0.0.1", "1"]);
     let before = proxy.accepted();
-    let error = bell.ready().await.unwrap_err();
+    let error = queue.ready().await.unwrap_err();
     assert!(error.to_string().contains("read only"), "{error}");
-    assert!(bell.ring(vec![extract(1)]).await.is_err());
+    assert!(queue.enqueue(vec![extract(1)]).await.is_err());
     assert!(proxy.accepted() > before, "it asks for another connection");
     redis.ask(&["replicaof", "no", "one"]);
-    bell.ready().await.expect("it is the primary again");
+    queue.ready().await.expect("it is the primary again");
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().display().to_string();
@@ -512,8 +515,8 @@ async fn a_redis_that_takes_no_writes_is_not_ready() {
     drop(folder);
     redis.ask(&["bgsave"]);
     until(|| redis.ask(&["info", "persistence"]).contains("rdb_last_bgsave_status:err")).await;
-    let error = bell.ready().await.unwrap_err();
+    let error = queue.ready().await.unwrap_err();
     assert!(error.to_string().contains("MISCONF"), "{error}");
     assert_eq!(redis.ask(&["config", "set", "save", ""]), "OK");
-    bell.ready().await.expect("it takes writes again");
+    queue.ready().await.expect("it takes writes again");
 }

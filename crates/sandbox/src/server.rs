@@ -29,7 +29,7 @@ struct Control {
     faults: Faults,
     address: (Option<Limit>, Gcra),
     invite: (Option<Limit>, Gcra),
-    dice: u64,
+    rng: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,7 +56,7 @@ impl State {
                 faults: config.faults,
                 address: (config.address, Gcra::default()),
                 invite: (config.invite, Gcra::default()),
-                dice: 0x9E37_79B9_7F4A_7C15,
+                rng: 0x9E37_79B9_7F4A_7C15,
             }),
         }
     }
@@ -99,7 +99,7 @@ impl State {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Judges a call on arrival: its limit first, then the dice.
+    /// Judges a call on arrival: its limit first, then the rng.
     fn fate(&self, endpoint: Endpoint, at_us: u64) -> (Fate, Duration) {
         let mut control = lock(&self.control);
         let faults = control.faults;
@@ -113,18 +113,18 @@ impl State {
             return (Fate::Early(early, faults.wait), Duration::ZERO);
         }
         let mut roll = || {
-            control.dice ^= control.dice << 13;
-            control.dice ^= control.dice >> 7;
-            control.dice ^= control.dice << 17;
+            control.rng ^= control.rng << 13;
+            control.rng ^= control.rng >> 7;
+            control.rng ^= control.rng << 17;
             #[allow(clippy::cast_precision_loss, reason = "53 bits")]
-            let unit = (control.dice >> 11) as f64 / (1_u64 << 53) as f64;
+            let unit = (control.rng >> 11) as f64 / (1_u64 << 53) as f64;
             unit
         };
         #[allow(clippy::cast_precision_loss, reason = "milliseconds")]
         let jitter = roll() * faults.jitter_ms as f64;
         let latency = Duration::from_millis(faults.latency_ms) + Duration::from_secs_f64(jitter / 1000.0);
         let mut share = roll();
-        for (chance, fate) in [
+        for (id_generator, fate) in [
             (faults.error, Fate::Error),
             (faults.drop_before, Fate::DropBefore),
             (faults.drop_after, Fate::DropAfter),
@@ -132,10 +132,10 @@ impl State {
             (faults.throttle, Fate::Early(1.0, faults.wait)),
             (faults.hang, Fate::Hang(faults.hang_ms)),
         ] {
-            if share < chance {
+            if share < id_generator {
                 return (fate, latency);
             }
-            share -= chance;
+            share -= id_generator;
         }
         (Fate::Answer, latency)
     }

@@ -79,7 +79,7 @@ pub async fn failing_batches_are_found(store: &Arc<dyn Store>) {
     assert!(found(7000, 3).await.is_none());
     assert!(found(5000, 4).await.is_none());
     let late = START + LEASE + LEASE + LEASE;
-    assert_eq!(store.figures(late).await.unwrap().leases_expired, 0, "its process lives");
+    assert_eq!(store.metrics(late).await.unwrap().leases_expired, 0, "its process lives");
     store.leave(crate::fixture::SUITE).await.unwrap();
-    assert_eq!(store.figures(late).await.unwrap().leases_expired, 1, "the fourth row's process is gone");
+    assert_eq!(store.metrics(late).await.unwrap().leases_expired, 1, "the fourth row's process is gone");
 }

@@ -14,7 +14,7 @@ use penstock_store::operations::CountMismatch;
 use penstock_store::work::{Settled, Settlement};
 
 use crate::fixture::{
-    LEASE, START, claim, completed, die, extracted, given_back, look, new_batch, release, token,
+    LEASE, START, claim, completed, die, extracted, look, new_batch, release, requeued, token,
 };
 
 async fn load(store: &Arc<dyn Store>, owner: OwnerSeq, rows: u32, now: Timestamp) -> Option<OwnerLoad> {
@@ -32,7 +32,7 @@ async fn send_back(store: &Arc<dyn Store>, batch: BatchSeq, rows: u32, not_befor
     let released = release(store, batch, rows, START).await;
     let held = token();
     claim(store, &released, held, START).await;
-    let back: Vec<_> = released.iter().map(|row| given_back(*row, held, not_before)).collect();
+    let back: Vec<_> = released.iter().map(|row| requeued(*row, held, not_before)).collect();
     store.settle(&back, START).await.unwrap();
 }
 
@@ -94,7 +94,7 @@ pub async fn what_waited_longest_is_released_first(store: &Arc<dyn Store>) {
     claim(store, &rows, held, START).await;
     let at = |seconds| START + Duration::from_secs(seconds);
     let back: Vec<_> =
-        rows.iter().zip([30, 10, 20]).map(|(row, seconds)| given_back(*row, held, at(seconds))).collect();
+        rows.iter().zip([30, 10, 20]).map(|(row, seconds)| requeued(*row, held, at(seconds))).collect();
     store.settle(&back, START).await.unwrap();
     let number = |row: &penstock_domain::ids::RowRef| row.number;
     assert_eq!(release(store, batch.seq, 1, at(25)).await.iter().map(number).collect::<Vec<_>>(), [2]);
@@ -120,7 +120,7 @@ pub async fn a_completed_row_keeps_no_error(store: &Arc<dyn Store>) {
 }
 
 /// A batch whose counters do not bear what a sweep would do is left alone, and holds up no other one's rows; when it was
-/// reconciled, the next sweep mends it.
+/// reconciled, the next sweep fixes it.
 pub async fn a_miscounted_batch_holds_up_no_sweep(store: &Arc<dyn Store>) {
     die(store, START).await;
     let mut batches = Vec::new();

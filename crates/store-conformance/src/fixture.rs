@@ -11,7 +11,7 @@ use penstock_store::batches::{Batch, Checkpoint, Created, NewBatch, SealedKey, S
 use penstock_store::dispatch::Take;
 use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
 use penstock_store::sealing::Epoch;
-use penstock_store::work::{Claim, ClaimedRow, Expiry, Settled, Settlement, Trouble};
+use penstock_store::work::{Claim, ClaimedRow, Expiry, RowFailure, Settled, Settlement};
 use penstock_store::workers::{ComeBack, NewWorker, Reclaimed, WorkerKind};
 use uuid::Uuid;
 
@@ -154,7 +154,7 @@ pub fn failed(row: RowRef, token: LeaseToken) -> Settlement {
 }
 
 /// The row goes back until `not_before`.
-pub fn given_back(row: RowRef, token: LeaseToken, not_before: Timestamp) -> Settlement {
+pub fn requeued(row: RowRef, token: LeaseToken, not_before: Timestamp) -> Settlement {
     expiring(row, token, not_before, None)
 }
 
@@ -166,12 +166,12 @@ pub fn expiring(
     expires: Option<Expiry>,
 ) -> Settlement {
     let (trouble, receipts) = (Some(trouble()), Vec::new());
-    let outcome = Settled::GivenBack { not_before, attempt: true, trouble, receipts, expires };
+    let outcome = Settled::Requeued { not_before, attempt: true, trouble, receipts, expires };
     Settlement { row, token, outcome }
 }
 
-fn trouble() -> Trouble {
-    Trouble {
+fn trouble() -> RowFailure {
+    RowFailure {
         code: "http_500".into(),
         step: Some(1),
         http_status: Some(500),

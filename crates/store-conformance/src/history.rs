@@ -10,10 +10,10 @@ use penstock_store::Store;
 use penstock_store::control::RetrySelection;
 use penstock_store::reading::RowFilter;
 
-use crate::dice::Dice;
 use crate::fixture::{
-    LEASE, START, claim, completed, die, extracted, failed, given_back, look, new_batch, release, token,
+    LEASE, START, claim, completed, die, extracted, failed, look, new_batch, release, requeued, token,
 };
+use crate::rng::Rng;
 
 const STEPS: u32 = 60;
 const ACTOR: &str = "operator:suite";
@@ -21,7 +21,7 @@ const ACTOR: &str = "operator:suite";
 struct Walk<'a> {
     store: &'a Arc<dyn Store>,
     batch: BatchSeq,
-    dice: Dice,
+    rng: Rng,
     now: Timestamp,
     /// What workers that live believe to hold; a crash forgets it.
     held: HashMap<RowRef, LeaseToken>,
@@ -36,15 +36,15 @@ struct Walk<'a> {
 
 /// Walks one history and then brings the batch to its end.
 pub async fn walk(store: &Arc<dyn Store>, seed: u64) {
-    let mut dice = Dice::new(seed);
-    let rows = 1 + dice.roll(6);
+    let mut rng = Rng::new(seed);
+    let rows = 1 + rng.roll(6);
     let mut new = new_batch(store, rows).await;
-    new.allow_failures = dice.lucky(75);
+    new.allow_failures = rng.lucky(75);
     let batch = extracted(store, &new, rows).await;
     let mut walk = Walk {
         store,
         batch: batch.seq,
-        dice,
+        rng,
         now: START,
         held: HashMap::new(),
         stale: Vec::new(),
@@ -62,8 +62,8 @@ pub async fn walk(store: &Arc<dyn Store>, seed: u64) {
 
 impl Walk<'_> {
     async fn step(&mut self) {
-        self.now = self.now + Duration::from_secs(u64::from(self.dice.roll(20)));
-        match self.dice.roll(14) {
+        self.now = self.now + Duration::from_secs(u64::from(self.rng.roll(20)));
+        match self.rng.roll(14) {
             0..=2 => self.release().await,
             3..=5 => self.claim().await,
             6..=8 => self.settle().await,
@@ -80,7 +80,7 @@ impl Walk<'_> {
     }
 
     async fn release(&mut self) {
-        let wanted = 1 + self.dice.roll(4);
+        let wanted = 1 + self.rng.roll(4);
         let rows = release(self.store, self.batch, wanted, self.now).await;
         self.note(format!("release {rows:?}"));
         for row in &rows {
@@ -90,7 +90,7 @@ impl Walk<'_> {
     }
 
     async fn claim(&mut self) {
-        let rows: Vec<RowRef> = self.queued.iter().copied().filter(|_| self.dice.lucky(60)).collect();
+        let rows: Vec<RowRef> = self.queued.iter().copied().filter(|_| self.rng.lucky(60)).collect();
         let held = token();
         let claimed = claim(self.store, &rows, held, self.now).await;
         self.note(format!(
@@ -110,7 +110,7 @@ impl Walk<'_> {
 
     async fn settle(&mut self) {
         let rows: Vec<(RowRef, LeaseToken)> =
-            self.held.iter().map(|(row, held)| (*row, *held)).filter(|_| self.dice.lucky(60)).collect();
+            self.held.iter().map(|(row, held)| (*row, *held)).filter(|_| self.rng.lucky(60)).collect();
         let mut group = Vec::new();
         let mut completes = HashSet::new();
         // In the same group, before and behind those that count: somebody whose lease is gone.
@@ -119,9 +119,9 @@ impl Walk<'_> {
         group.extend(before.iter().map(|(row, held)| completed(*row, *held)));
         for (row, held) in rows {
             self.held.remove(&row);
-            group.push(match self.dice.roll(4) {
+            group.push(match self.rng.roll(4) {
                 0 => failed(row, held),
-                1 => given_back(row, held, self.now + Duration::from_secs(u64::from(self.dice.roll(5)))),
+                1 => requeued(row, held, self.now + Duration::from_secs(u64::from(self.rng.roll(5)))),
                 _ => {
                     completes.insert((row, held));
                     completed(row, held)
@@ -149,7 +149,7 @@ impl Walk<'_> {
         self.note("crash");
         self.queued.clear();
         let dead: Vec<_> = self.held.drain().collect();
-        if self.dice.lucky(50) {
+        if self.rng.lucky(50) {
             let back = die(self.store, self.now).await;
             self.note(format!("reclaimed {back:?}"));
             self.stale.extend(dead);
@@ -157,7 +157,7 @@ impl Walk<'_> {
     }
 
     async fn sweep(&mut self) {
-        self.now = self.now + Duration::from_secs(u64::from(self.dice.roll(90)));
+        self.now = self.now + Duration::from_secs(u64::from(self.rng.roll(90)));
         let swept = self.store.sweep(self.now, 30_000, false).await.unwrap();
         self.note(format!("sweep at {:?}: {swept:?}", self.now));
         let again = self.store.sweep(self.now, 30_000, false).await.unwrap();
@@ -165,7 +165,7 @@ impl Walk<'_> {
     }
 
     async fn control(&mut self) {
-        let what = self.dice.roll(5);
+        let what = self.rng.roll(5);
         let done = match what {
             0 | 1 => self.store.pause(self.batch, ACTOR, self.now).await,
             2 | 3 => self.store.resume(self.batch, ACTOR, self.now).await,
@@ -181,8 +181,8 @@ impl Walk<'_> {
     async fn retry(&mut self) {
         let selection = RetrySelection {
             failed: true,
-            cancelled: self.dice.lucky(50),
-            numbers: if self.dice.lucky(30) { vec![1, 2] } else { Vec::new() },
+            cancelled: self.rng.lucky(50),
+            numbers: if self.rng.lucky(30) { vec![1, 2] } else { Vec::new() },
             ..RetrySelection::default()
         };
         let done = self.store.retry(self.batch, &selection, ACTOR, self.now).await;

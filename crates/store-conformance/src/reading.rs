@@ -13,7 +13,7 @@ use penstock_store::reading::{LOOKED_AT, RowFilter};
 use penstock_store::work::{Settled, Settlement};
 
 use crate::fixture::{
-    START, behind, claim, create, extracted, extraction_lease, failed, given_back, new_batch, release, row,
+    START, behind, claim, create, extracted, extraction_lease, failed, new_batch, release, requeued, row,
     token,
 };
 
@@ -95,7 +95,7 @@ pub async fn what_a_waiting_row_was_told_is_found(store: &Arc<dyn Store>) {
     let waits = |row: RowRef, seconds: u64| Settlement {
         row,
         token,
-        outcome: Settled::GivenBack {
+        outcome: Settled::Requeued {
             not_before: START + Duration::from_secs(seconds),
             attempt: false,
             trouble: None,
@@ -106,8 +106,8 @@ pub async fn what_a_waiting_row_was_told_is_found(store: &Arc<dyn Store>) {
     let at = |seconds: u64| START + Duration::from_secs(seconds);
     let outcomes = [
         waits(rows[0], 100),
-        given_back(rows[1], token, at(10)),
-        given_back(rows[2], token, at(20)),
+        requeued(rows[1], token, at(10)),
+        requeued(rows[2], token, at(20)),
         waits(rows[3], 90),
         failed(rows[4], token),
     ];

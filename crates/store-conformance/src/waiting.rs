@@ -111,14 +111,14 @@ pub async fn a_batch_that_stands_still_keeps_its_rows(store: &Arc<dyn Store>) {
 /// What workers report of a batch is listed until one can process it, or it has ended.
 pub async fn an_ended_batch_has_no_fault(store: &Arc<dyn Store>) {
     let broken = extracted(store, &new_batch(store, 1).await, 1).await;
-    let mended = extracted(store, &new_batch(store, 1).await, 1).await;
+    let fixed = extracted(store, &new_batch(store, 1).await, 1).await;
     let report = async |batches: &[BatchSeq], reason: &str, at: Timestamp| {
         let faults: Vec<_> = batches.iter().map(|batch| (*batch, reason.to_owned())).collect();
         store.report_faults(&faults, "worker-1", at).await.unwrap();
     };
-    report(&[broken.seq, mended.seq], "${A} is not set", START).await;
+    report(&[broken.seq, fixed.seq], "${A} is not set", START).await;
     report(&[broken.seq], "${B} is not set", START + TIME).await;
-    store.clear_faults(&[mended.seq]).await.unwrap();
+    store.clear_faults(&[fixed.seq]).await.unwrap();
     let faults = store.faults().await.unwrap();
     let [fault] = faults.as_slice() else { panic!("{faults:?}") };
     assert_eq!((fault.seq, fault.batch, fault.pipeline.as_str()), (broken.seq, broken.id, "test"));

@@ -16,7 +16,7 @@ use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement};
 use penstock_store::workers::{ComeBack, Requeued, WorkerLoad};
 
 use crate::fixture::{
-    LEASE, START, claim, completed, create, die, extracted, given_back, look, new_batch, register, release,
+    LEASE, START, claim, completed, create, die, extracted, look, new_batch, register, release, requeued,
     token, unique,
 };
 
@@ -104,11 +104,11 @@ pub async fn what_the_dead_held_comes_back(store: &Arc<dyn Store>) {
     let mut tokens = store.held_by(&other).await.unwrap();
     tokens.retain(|(row, _)| rows[..3].contains(row));
     tokens.sort_by_key(|(row, _)| row.number);
-    let mut waits = given_back(tokens[0].0, tokens[0].1, START);
-    if let Settled::GivenBack { attempt, .. } = &mut waits.outcome {
+    let mut waits = requeued(tokens[0].0, tokens[0].1, START);
+    if let Settled::Requeued { attempt, .. } = &mut waits.outcome {
         *attempt = false;
     }
-    let tried = given_back(tokens[1].0, tokens[1].1, START);
+    let tried = requeued(tokens[1].0, tokens[1].1, START);
     store.settle(&[waits, tried], START).await.unwrap();
     let released = store.release(&[Take { batch: batch.seq, rows: 9 }], START, START + LEASE).await.unwrap();
     assert_eq!(
@@ -229,7 +229,7 @@ pub async fn a_clock_that_is_set_back_moves_deadlines<F: Future<Output = ()>>(
     let held = token();
     claim(store, &rows, held, now).await;
     let soon = Duration::from_secs(30);
-    let back = [given_back(rows[0], held, old + soon), given_back(rows[1], held, old - soon)];
+    let back = [requeued(rows[0], held, old + soon), requeued(rows[1], held, old - soon)];
     store.settle(&back, now).await.unwrap();
     let queued = store.release(&[Take { batch: batch.seq, rows: 1 }], now, old + LEASE).await.unwrap();
     run(format!("UPDATE database_clock SET latest = {}", old.millis())).await;

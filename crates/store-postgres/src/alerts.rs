@@ -5,7 +5,7 @@ use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::{BatchId, LeaseToken};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
-use penstock_store::alerts::{Alert, Alerts, Notice, TroubledBatch};
+use penstock_store::alerts::{Alert, Alerts, FailingBatch, Notice};
 use penstock_store::decode::Columns as _;
 use sqlx::postgres::PgRow;
 
@@ -13,9 +13,9 @@ use crate::PostgresStore;
 use crate::convert::Columns;
 use crate::error::store_error;
 
-fn troubled(row: &PgRow) -> StoreResult<TroubledBatch> {
+fn failing(row: &PgRow) -> StoreResult<FailingBatch> {
     let c = Columns::of("batches", row);
-    Ok(TroubledBatch {
+    Ok(FailingBatch {
         id: BatchId(c.uuid("id")?),
         pipeline: c.text("pipeline")?,
         completed: c.u32("completed")?,
@@ -44,7 +44,7 @@ impl Alerts for PostgresStore {
         min_rows: u32,
         share_bp: u16,
         limit: u32,
-    ) -> StoreResult<Vec<TroubledBatch>> {
+    ) -> StoreResult<Vec<FailingBatch>> {
         let rows = sqlx::query(
             "/* penstock:failing_batches */ SELECT id, pipeline, completed, failed FROM batches \
              WHERE (status = 2 OR finished_at > $1) AND completed + failed >= $2 \
@@ -57,10 +57,10 @@ impl Alerts for PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("failing_batches"))?;
-        rows.iter().map(troubled).collect()
+        rows.iter().map(failing).collect()
     }
 
-    async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<TroubledBatch>> {
+    async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<FailingBatch>> {
         let rows = sqlx::query(
             "/* penstock:unextractable_batches */ SELECT id, pipeline, completed, failed FROM batches \
              WHERE finished_at > $1 AND status = $2 ORDER BY seq DESC LIMIT $3",
@@ -71,7 +71,7 @@ impl Alerts for PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(store_error("unextractable_batches"))?;
-        rows.iter().map(troubled).collect()
+        rows.iter().map(failing).collect()
     }
 
     async fn firing(&self) -> StoreResult<Vec<(String, String)>> {

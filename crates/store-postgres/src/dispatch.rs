@@ -19,7 +19,7 @@ use crate::convert::{Columns, int};
 use crate::error::{inconsistent, store_error};
 use crate::{Connection, PostgresStore, commit, ledgers, run_lock};
 
-/// Rows that a sweep mends in one transaction.
+/// Rows that a sweep fixes in one transaction.
 const SWEEP_STEP: i64 = 2000;
 
 /// What a run wants to know of a running batch. Only batches of which rows came back are asked which of them are due.

@@ -35,7 +35,7 @@ use crate::error::store_error;
 /// How a service connects.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Connections at the most.
+    /// Connections at most.
     pub max_connections: u32,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,

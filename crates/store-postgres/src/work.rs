@@ -1,7 +1,7 @@
 //! Claims, leases, receipts and settlements, in groups.
 //!
 //! Rows are found by their keys. `s.status + 0` keeps the planner off the partial indexes: with the statistics of an
-//! empty table it takes them for shorter, and scans all rows in flight for every row of a group.
+//! empty table it takes them for shorter, and scans all rows in flight permanentlyy row of a group.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -66,14 +66,14 @@ impl Work for PostgresStore {
         let mut claimed = take(&mut tx, claim, &open, now, NAME).await?;
         for moved in &mut batches {
             let seq = moved.batch.seq;
-            let given_back = count(back.iter().filter(|row| row.batch == seq).count());
+            let requeued = count(back.iter().filter(|row| row.batch == seq).count());
             let mut taken = 0;
             for one in claimed.iter_mut().filter(|one| one.row.batch == seq) {
                 one.run = moved.batch.ledger.run;
                 taken += 1;
             }
-            if given_back > 0 {
-                moved.batch.ledger.unqueue(given_back).map_err(overdrawn(seq))?;
+            if requeued > 0 {
+                moved.batch.ledger.unqueue(requeued).map_err(overdrawn(seq))?;
             }
             if taken > 0 {
                 moved.batch.ledger.claim(taken).map_err(overdrawn(seq))?;
@@ -102,13 +102,13 @@ impl Work for PostgresStore {
         found.iter().map(|row| Ok((row_ref(row)?, Columns::of("row_data", row).u64("bytes")?))).collect()
     }
 
-    async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
-        const NAME: &str = "note_asked";
+    async fn record_intents(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
+        const NAME: &str = "record_intents";
         let mut tx = self.write(NAME).await?;
         lock_batches(&mut tx, asked.iter().map(|(row, ..)| row.batch), NAME).await?;
         let (batches, numbers) = columns(asked.iter().map(|(row, ..)| row));
         let held = sqlx::query(
-            "/* penstock:note_asked */ UPDATE row_state AS s SET asked = j.step \
+            "/* penstock:record_intents */ UPDATE row_state AS s SET asked = j.step \
              FROM unnest($1::int8[], $2::int4[], $3::uuid[], $4::int2[]) AS j(batch, number, token, step) \
              WHERE s.batch = j.batch AND s.number = j.number AND s.lease_token = j.token AND s.status + 0 = 2 \
              RETURNING s.batch, s.number, s.lease_token",

@@ -20,7 +20,7 @@ use crate::convert::Columns;
 use crate::error::{inconsistent, store_error};
 use crate::{SqliteStore, commit, ledgers, lock_file};
 
-/// Rows that a sweep mends in one transaction.
+/// Rows that a sweep fixes in one transaction.
 const SWEEP_STEP: i64 = 2000;
 
 /// What a run wants to know of a running batch. Only batches of which rows came back are asked which of them are due, and

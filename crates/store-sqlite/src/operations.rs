@@ -9,7 +9,7 @@ use penstock_store::StoreResult;
 use penstock_store::batches::{Batch, PendingUpload};
 use penstock_store::decode::Columns as _;
 use penstock_store::operations::{
-    AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Figures, OVERDUE_AFTER, Operations,
+    AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Metrics, OVERDUE_AFTER, Operations,
     RATIO_ROWS, RECENT, RECENT_CALLBACKS,
 };
 use serde_json::json;
@@ -122,9 +122,9 @@ impl Operations for SqliteStore {
             .collect()
     }
 
-    async fn figures(&self, now: Timestamp) -> StoreResult<Figures> {
+    async fn metrics(&self, now: Timestamp) -> StoreResult<Metrics> {
         let rows = sqlx::query(
-            "/* penstock:figures */ SELECT pipeline, sum(total) AS total, sum(pending) AS pending, \
+            "/* penstock:metrics */ SELECT pipeline, sum(total) AS total, sum(pending) AS pending, \
              sum(queued) AS queued, sum(processing) AS processing, sum(completed) AS completed, \
              sum(failed) AS failed, sum(cancelled) AS cancelled, sum(status = 0) AS batches_pending, \
              sum(status = 1) AS batches_processing, sum(status = 2) AS batches_queued \
@@ -132,8 +132,8 @@ impl Operations for SqliteStore {
         )
         .fetch_all(&self.readers)
         .await
-        .map_err(store_error("figures"))?;
-        let mut figures = Figures::default();
+        .map_err(store_error("metrics"))?;
+        let mut metrics = Metrics::default();
         for row in &rows {
             let c = Columns::of("batches", row);
             let counts = Counts {
@@ -145,13 +145,13 @@ impl Operations for SqliteStore {
                 failed: c.u32("failed")?,
                 cancelled: c.u32("cancelled")?,
             };
-            figures.by_pipeline.push((c.text("pipeline")?, counts));
-            figures.batches_pending += c.u32("batches_pending")?;
-            figures.batches_processing += c.u32("batches_processing")?;
-            figures.batches_queued += c.u32("batches_queued")?;
+            metrics.by_pipeline.push((c.text("pipeline")?, counts));
+            metrics.batches_pending += c.u32("batches_pending")?;
+            metrics.batches_processing += c.u32("batches_processing")?;
+            metrics.batches_queued += c.u32("batches_queued")?;
         }
         let callbacks = sqlx::query(
-            "/* penstock:figures */ SELECT (SELECT count(*) FROM callbacks WHERE status = 0) AS pending, \
+            "/* penstock:metrics */ SELECT (SELECT count(*) FROM callbacks WHERE status = 0) AS pending, \
              (SELECT count(*) FROM callbacks WHERE status = 2) AS exhausted, \
              (SELECT count(*) FROM callbacks WHERE status = 0 AND next_at < ?5 AND (lease_until IS NULL OR lease_until < ?5)) AS overdue, \
              (SELECT count(*) FROM callbacks WHERE status = 2 AND created_at > ?1) AS exhausted_recently, \
@@ -167,25 +167,25 @@ impl Operations for SqliteStore {
         .bind((now - CALLBACK_OVERDUE_AFTER).millis())
         .fetch_one(&self.readers)
         .await
-        .map_err(store_error("figures"))?;
+        .map_err(store_error("metrics"))?;
         let c = Columns::of("callbacks", &callbacks);
-        figures.callbacks_pending = c.u32("pending")?;
-        figures.callbacks_exhausted = c.u32("exhausted")?;
-        figures.callbacks_overdue = c.u32("overdue")?;
-        figures.callbacks_exhausted_recently = c.u32("exhausted_recently")?;
-        figures.leases_expired = c.u32("expired")?;
-        figures.rows_lost = c.u32("lost")?;
-        figures.batches_failed_recently = c.u32("failed_batches")?;
-        figures.failure_ratio = sqlx::query_as(
-            "/* penstock:figures */ SELECT pipeline, max(CAST(failed AS REAL) / (completed + failed)) FROM batches \
+        metrics.callbacks_pending = c.u32("pending")?;
+        metrics.callbacks_exhausted = c.u32("exhausted")?;
+        metrics.callbacks_overdue = c.u32("overdue")?;
+        metrics.callbacks_exhausted_recently = c.u32("exhausted_recently")?;
+        metrics.leases_expired = c.u32("expired")?;
+        metrics.rows_lost = c.u32("lost")?;
+        metrics.batches_failed_recently = c.u32("failed_batches")?;
+        metrics.failure_ratio = sqlx::query_as(
+            "/* penstock:metrics */ SELECT pipeline, max(CAST(failed AS REAL) / (completed + failed)) FROM batches \
              WHERE (status = 2 OR finished_at > ?1) AND completed + failed >= ?2 GROUP BY pipeline ORDER BY pipeline",
         )
         .bind((now - RECENT).millis())
         .bind(RATIO_ROWS)
         .fetch_all(&self.readers)
         .await
-        .map_err(store_error("figures"))?;
-        Ok(figures)
+        .map_err(store_error("metrics"))?;
+        Ok(metrics)
     }
 
     async fn count_mismatches(&self, ended_after: Timestamp) -> StoreResult<Vec<CountMismatch>> {

@@ -66,14 +66,14 @@ impl Work for SqliteStore {
         let mut claimed = take(&mut tx, claim, &open, now, NAME).await?;
         for moved in &mut batches {
             let seq = moved.batch.seq;
-            let given_back = count(back.iter().filter(|row| row.batch == seq).count());
+            let requeued = count(back.iter().filter(|row| row.batch == seq).count());
             let mut taken = 0;
             for one in claimed.iter_mut().filter(|one| one.row.batch == seq) {
                 one.run = moved.batch.ledger.run;
                 taken += 1;
             }
-            if given_back > 0 {
-                moved.batch.ledger.unqueue(given_back).map_err(overdrawn(seq))?;
+            if requeued > 0 {
+                moved.batch.ledger.unqueue(requeued).map_err(overdrawn(seq))?;
             }
             if taken > 0 {
                 moved.batch.ledger.claim(taken).map_err(overdrawn(seq))?;
@@ -106,13 +106,13 @@ impl Work for SqliteStore {
         Ok(found)
     }
 
-    async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
-        const NAME: &str = "note_asked";
+    async fn record_intents(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
+        const NAME: &str = "record_intents";
         let mut tx = self.write(NAME).await?;
         let mut held = Vec::with_capacity(asked.len());
         for chunk in asked.chunks(GROUP) {
             let mut query =
-                QueryBuilder::new("/* penstock:note_asked */ WITH j(batch, number, token, step) AS (");
+                QueryBuilder::new("/* penstock:record_intents */ WITH j(batch, number, token, step) AS (");
             query.push_values(chunk, |mut values, (row, token, step)| {
                 values.push_bind(row.batch.0).push_bind(row.number).push_bind(token.0.to_string());
                 values.push_bind(*step);

@@ -9,7 +9,7 @@ use crate::StoreResult;
 
 /// A batch that a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TroubledBatch {
+pub struct FailingBatch {
     /// Which.
     pub id: BatchId,
     /// Its pipeline.
@@ -65,9 +65,9 @@ pub trait Alerts: Send + Sync {
         min_rows: u32,
         share_bp: u16,
         limit: u32,
-    ) -> StoreResult<Vec<TroubledBatch>>;
+    ) -> StoreResult<Vec<FailingBatch>>;
     /// Batches whose file could not be extracted, since `since`; at most `limit`.
-    async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<TroubledBatch>>;
+    async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<FailingBatch>>;
     /// What fires now, told or not: rule and subject.
     async fn firing(&self) -> StoreResult<Vec<(String, String)>>;
     /// Writes what is found now: what is new begins, what is no longer found ends, everything else stays as it is.

@@ -134,7 +134,7 @@ pub trait Callbacks: Send + Sync {
     /// no batch of its owner, until an upload names it again or it takes a redelivery.
     async fn settle_callback(&self, delivery: &Delivery) -> StoreResult<bool>;
     /// Says `batch.delayed` of batches of these pipelines that run now, and have somewhere to send it: once in a run of a
-    /// batch, and of so many batches at the most. Of how many it was said.
+    /// batch, and of so many batches at most. Of how many it was said.
     async fn say_delayed(&self, pipelines: &[String], limit: u32, now: Timestamp) -> StoreResult<u32>;
     /// An owner's callbacks, newest first, without their snapshots; `before` is the last one of the page before.
     async fn callbacks(

@@ -7,7 +7,7 @@ pub const FILE_STORED: &str = "file-stored";
 /// Inside extraction, between two chunks.
 pub const INSIDE_EXTRACTION: &str = "inside-extraction";
 /// After rows are marked queued, before the queue is rung.
-pub const BEFORE_RING: &str = "before-ring";
+pub const BEFORE_ENQUEUE: &str = "before-ring";
 /// Between two steps of a row.
 pub const BETWEEN_STEPS: &str = "between-steps";
 /// After a row's last call, before it is settled.

@@ -145,7 +145,7 @@ impl Released {
     }
 }
 
-/// What a sweep found and mended (or, dry, would mend).
+/// What a sweep found and fixed (or, dry, would mend).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swept {
     /// Batches whose extraction nobody holds: ring for them.
@@ -255,7 +255,7 @@ pub struct RunRecord {
 pub trait Dispatch: Send + Sync {
     /// Takes the database's dispatcher lock; none when another run holds it.
     async fn lock_run(&self) -> StoreResult<Option<Box<dyn RunLock>>>;
-    /// Mends what crashes left: queued rows past their deadline go back to pending, finished batches are finished; tells which
+    /// Fixes what crashes left: queued rows past their deadline go back to pending, finished batches are finished; tells which
     /// extractions nobody holds (pending for longer than `extraction_grace_ms`, or processing under a lease that ran
     /// out). Rows of dead processes are [`Workers::reclaim`](crate::workers::Workers::reclaim)'s. Works in bounded steps.
     /// `everything` treats every queued row as lost: for an engine that only one process serves, at that process's start.

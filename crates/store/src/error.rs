@@ -78,7 +78,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same call may succeed later without anybody mending anything.
+    /// Whether the same call may succeed later without anybody repairing anything.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }

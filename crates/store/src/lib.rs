@@ -1,7 +1,7 @@
-//! What Penstock asks of a database. One method is one named transaction; the engines
+//! What Penstock asks of a database. One method is one named transaction; the services
 //! (`store-sqlite`, `store-postgres`) have the same file names as this crate and pass the same whole runs (`tests`).
 //!
-//! Rules that both engines follow:
+//! Rules that both services follow:
 //! - A transaction that moves rows first locks their batches in the order of their sequence numbers, then touches
 //!   rows, then writes the [ledger](penstock_domain::ledger::Ledger) that the domain computed, guarded by its
 //!   revision. So counters move with rows, and no two transactions wait for each other in a circle.

@@ -60,9 +60,9 @@ pub const RECENT_CALLBACKS: Duration = Duration::from_secs(5 * 24 * 3600);
 /// A batch's share of failures says something from so many ended rows on.
 pub const RATIO_ROWS: u32 = 20;
 
-/// Figures for metrics and `doctor`, cheap to read.
+/// Metrics for metrics and `doctor`, cheap to read.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Figures {
+pub struct Metrics {
     /// Sums of the counters of unfinished batches, by pipeline.
     pub by_pipeline: Vec<(String, Counts)>,
     /// Callbacks that wait.
@@ -141,8 +141,8 @@ pub trait Operations: Send + Sync {
         before: Option<i64>,
         limit: u32,
     ) -> StoreResult<Vec<AuditEntry>>;
-    /// Figures for metrics and alerts.
-    async fn figures(&self, now: Timestamp) -> StoreResult<Figures>;
+    /// Metrics for metrics and alerts.
+    async fn metrics(&self, now: Timestamp) -> StoreResult<Metrics>;
     /// Extracted batches whose counters differ from their rows, of those that run or ended after `ended_after`; ledger and
     /// rows are read at one moment. Reads rows: for operators, not for services.
     async fn count_mismatches(&self, ended_after: Timestamp) -> StoreResult<Vec<CountMismatch>>;

@@ -125,7 +125,7 @@ pub struct Owner {
     pub seq: OwnerSeq,
     /// Its name, unique.
     pub name: String,
-    /// Rows in flight at the most; none: the service's setting.
+    /// Rows in flight at most; none: the service's setting.
     pub rows: Option<u32>,
     /// Its share when a run's cap is short; 1 unless set.
     pub weight: u32,

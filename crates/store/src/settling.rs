@@ -1,4 +1,4 @@
-//! What a group of settlements means, before any engine writes it: both engines write the same columns.
+//! What a group of settlements means, before any engine writes it: both services write the same columns.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -48,7 +48,7 @@ impl Settlement {
         let (status, attempt, not_before, expires, trouble) = match &self.outcome {
             Settled::Completed { .. } => (RowStatus::Completed, true, None, None, None),
             Settled::Failed(trouble) => (RowStatus::Failed, true, None, None, Some(trouble)),
-            Settled::GivenBack { not_before, attempt, trouble, expires, .. } => {
+            Settled::Requeued { not_before, attempt, trouble, expires, .. } => {
                 let not_before = expires.map_or(*not_before, |expires| expires.at.min(*not_before));
                 (RowStatus::Pending, *attempt, Some(not_before), *expires, trouble.as_ref())
             }
@@ -56,7 +56,7 @@ impl Settlement {
         let has_output = match &self.outcome {
             Settled::Completed { .. } => false,
             Settled::Failed(_) => true,
-            Settled::GivenBack { receipts, .. } => !receipts.is_empty() || self.error().is_some(),
+            Settled::Requeued { receipts, .. } => !receipts.is_empty() || self.error().is_some(),
         };
         Move {
             row: self.row,
@@ -85,7 +85,7 @@ impl Settlement {
         match &self.outcome {
             Settled::Completed { .. } => None,
             Settled::Failed(trouble) => trouble.error.as_deref(),
-            Settled::GivenBack { trouble, .. } => trouble.as_ref()?.error.as_deref(),
+            Settled::Requeued { trouble, .. } => trouble.as_ref()?.error.as_deref(),
         }
     }
 
@@ -94,7 +94,7 @@ impl Settlement {
         match &self.outcome {
             Settled::Completed { .. } => &[],
             Settled::Failed(trouble) => &trouble.receipts,
-            Settled::GivenBack { receipts, .. } => receipts,
+            Settled::Requeued { receipts, .. } => receipts,
         }
     }
 }
@@ -159,7 +159,7 @@ impl Moved {
         first_failed: Option<u32>,
         now: Timestamp,
     ) -> StoreResult<()> {
-        self.settle(Tally { failed, given_back: requeued + pending, completed: 0 }, first_failed, now)?;
+        self.settle(Tally { failed, requeued: requeued + pending, completed: 0 }, first_failed, now)?;
         if requeued > 0 {
             self.batch.ledger.release(0, 0, requeued).map_err(overdrawn(self.batch.seq))?;
         }
@@ -216,7 +216,7 @@ pub fn account(
                 let number = settlement.row.number;
                 *first_failed = Some(first_failed.map_or(number, |first| first.min(number)));
             }
-            Settled::GivenBack { .. } => tally.given_back += 1,
+            Settled::Requeued { .. } => tally.requeued += 1,
         }
     }
     for moved in batches {

@@ -78,15 +78,15 @@ pub enum Settled {
         result: Option<Vec<u8>>,
     },
     /// It ended with an error.
-    Failed(Trouble),
+    Failed(RowFailure),
     /// It goes back to pending until `not_before`.
-    GivenBack {
+    Requeued {
         /// When it may be released again.
         not_before: Timestamp,
         /// Whether this cost an attempt; waiting for a limit does not.
         attempt: bool,
         /// Why; none when nothing is wrong (a worker drains).
-        trouble: Option<Trouble>,
+        trouble: Option<RowFailure>,
         /// Outputs of steps done meanwhile.
         receipts: Vec<Receipt>,
         /// When it fails if it is still not done; none: never.
@@ -105,7 +105,7 @@ pub struct Expiry {
 
 /// What went wrong, in clear for counting and sealed for reading.
 #[derive(Clone, Debug)]
-pub struct Trouble {
+pub struct RowFailure {
     /// See [`penstock_domain::outcome`].
     pub code: String,
     /// The step's place in the pipeline, from 0.
@@ -138,7 +138,7 @@ pub trait Work: Send + Sync {
     /// Notes, of rows still held, the step that each is about to ask for: one that is called at most once. Tells which
     /// rows are held. A row whose process dies behind such a note ends as `outcome_unknown`; a receipt of the step, or
     /// the row's settlement, takes the note away.
-    async fn note_asked(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>>;
+    async fn record_intents(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>>;
     /// Saves outputs of finished steps of rows still held, so that a crash does not call those steps again.
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()>;
     /// Settles a group: rows, results, errors, counters, finishes and callbacks in one transaction.

@@ -194,7 +194,7 @@ pub trait Workers: Send + Sync {
     /// The rows that a process holds, as SQL knows them.
     async fn held_by(&self, name: &str) -> StoreResult<Vec<Held>>;
     /// Takes rows from processes that have no record, a batch a transaction, and counts a death for each. Rows that died too
-    /// often fail as `worker_crashed`, rows with a note of [`Work::note_asked`](crate::work::Work::note_asked) as
+    /// often fail as `worker_crashed`, rows with a note of [`Work::record_intents`](crate::work::Work::record_intents) as
     /// `outcome_unknown`. Any number of processes may do so at once.
     async fn reclaim(&self, back: ComeBack, now: Timestamp) -> StoreResult<Reclaimed>;
     /// Sends rows back that their own process holds and does not know of (a claim whose answer was lost): as

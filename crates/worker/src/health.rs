@@ -26,7 +26,7 @@ pub fn serve(sources: Sources, bind: SocketAddr) -> std::io::Result<Server> {
 }
 
 async fn readyz(sources: web::Data<Sources>) -> HttpResponse {
-    let report = readiness(&sources.engines).await;
+    let report = readiness(&sources.services).await;
     let mut response = if report.ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.json(report)
 }

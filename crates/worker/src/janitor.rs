@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use penstock_app::Settings;
-use penstock_flow::Engines;
+use penstock_flow::Services;
 use penstock_flow::operate::retention;
 use penstock_flow::operate::retention::Retention;
 use penstock_flow::operate::rotation;
@@ -36,17 +36,17 @@ impl Policy {
 }
 
 /// Runs until `stop`.
-pub async fn run(engines: Engines, policy: Policy, stop: CancellationToken) {
+pub async fn run(services: Services, policy: Policy, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        if let Err(error) = retention::prune(&engines, &policy.retention, "operator:retention").await {
+        if let Err(error) = retention::prune(&services, &policy.retention, "operator:retention").await {
             tracing::warn!(%error, "what is past its time was not removed");
         }
         // Not at the start: while services are restarted one after another, some do not have the new key yet.
-        match rotation::rewrap(&engines, policy.epoch, "operator:rotation").await {
+        match rotation::rewrap(&services, policy.epoch, "operator:rotation").await {
             Ok(done) if done.is_something() => {
                 tracing::info!(
                     data_keys = done.data_keys,

@@ -5,7 +5,7 @@ pub mod janitor;
 
 use std::sync::Arc;
 
-use penstock_app::engines::process_name;
+use penstock_app::services::process_name;
 use penstock_app::{Chosen, Settings, StartError, boot};
 use penstock_flow::callbacks::deliver::Deliverer;
 use penstock_flow::context::tasks::spawn_part;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A worker with everything that runs beside it.
 pub struct Running {
-    /// The worker itself, for its figures.
+    /// The worker itself, for its metrics.
     pub worker: Arc<Worker>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -28,36 +28,36 @@ pub struct Running {
 /// # Errors
 /// When no HTTP client can be made.
 pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> Result<Running, StartError> {
-    let engines = &chosen.engines;
+    let services = &chosen.services;
     let policy = chosen.worker_policy(settings, process_name("worker"));
-    let looks = dead_workers::run(engines.clone(), policy.name.clone(), policy.lost_after, stop.clone());
-    let worker = Worker::new(engines.clone(), chosen.caller.clone(), policy, Arc::new(Log));
+    let looks = dead_workers::run(services.clone(), policy.name.clone(), policy.lost_after, stop.clone());
+    let worker = Worker::new(services.clone(), chosen.caller.clone(), policy, Arc::new(Log));
     let (quota, private) = (settings.rows_per_owner, settings.allow_private_callbacks);
-    let deliverer = Deliverer::new(engines.clone(), quota, private, worker.figures().clone())
+    let deliverer = Deliverer::new(services.clone(), quota, private, worker.metrics().clone())
         .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
-    let handler = worker.ears();
-    let bell = engines.bell.clone();
+    let handler = worker.queue_handler();
+    let queue = services.queue.clone();
     let mut tasks = vec![
         spawn_part("worker", worker.clone().run(stop.clone()), stop),
         spawn_part(
             "queue",
             {
                 let stop = stop.clone();
-                async move { bell.listen(handler, stop).await }
+                async move { queue.listen(handler, stop).await }
             },
             stop,
         ),
         spawn_part("recovery", looks, stop),
         spawn_part("callbacks", deliverer.run(stop.clone()), stop),
-        spawn_part("delays", delays::run(engines.clone(), chosen.caller.clone(), stop.clone()), stop),
+        spawn_part("delays", delays::run(services.clone(), chosen.caller.clone(), stop.clone()), stop),
         spawn_part(
             "janitor",
-            janitor::run(engines.clone(), janitor::Policy::of(settings), stop.clone()),
+            janitor::run(services.clone(), janitor::Policy::of(settings), stop.clone()),
             stop,
         ),
     ];
     if let Some(rules) = boot::alert_rules(settings)? {
-        let watch = Watch::new(engines.clone(), chosen.caller.clone(), rules)
+        let watch = Watch::new(services.clone(), chosen.caller.clone(), rules)
             .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
         tasks.push(spawn_part("alerts", watch.run(stop.clone()), stop));
     }

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use penstock_app::engines::choose;
-use penstock_app::startup::{Patience, await_engines};
+use penstock_app::services::choose;
+use penstock_app::startup::{Patience, await_services};
 use penstock_app::telemetry::{self, LogStyle};
 use penstock_app::{Role, Settings, StartError, boot, shutdown};
 
@@ -54,9 +54,9 @@ async fn run(mut settings: Settings) -> Result<(), StartError> {
     let pipelines = boot::pipelines_of(&settings, Role::Worker)?;
     let chosen = choose(&settings, pipelines, Role::Worker).await?;
     let stop = shutdown::on_signal();
-    await_engines(&chosen, Patience::Service(Some(settings.health_bind)), &stop).await?;
+    await_services(&chosen, Patience::Service(Some(settings.health_bind)), &stop).await?;
     let running = penstock_worker::start(&chosen, &settings, &stop)?;
-    let sources = chosen.sources(Some(running.worker.figures().clone()), None);
+    let sources = chosen.sources(Some(running.worker.metrics().clone()), None);
     let server = penstock_worker::health::serve(sources.clone(), settings.health_bind)
         .map_err(|error| StartError::new(format!("cannot listen on {}: {error}", settings.health_bind)))?;
     telemetry::send_metrics(sources, SERVICE, stop.clone());

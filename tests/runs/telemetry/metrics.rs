@@ -190,7 +190,7 @@ fn install(place: &Place, sandbox: &Sandbox) -> (Vec<Service>, Option<Service>) 
 }
 
 /// Every panel of the dashboard and every variable of it shows something in a real Prometheus that watched real work; its
-/// alert rules are evaluated without an error, over figures that are there; `/metrics` is without a fault in promtool's
+/// alert rules are evaluated without an error, over metrics that are there; `/metrics` is without a fault in promtool's
 /// eyes, and is what the documentation says, both ways.
 #[tokio::test]
 async fn metrics_are_what_dashboard_alerts_and_documentation_say() {

@@ -2,7 +2,7 @@
 
 use super::Malformed;
 
-/// Header lines of a part at the most.
+/// Header lines of a part at most.
 const MOST_LINES: usize = 32;
 
 /// What is known of a part before its content.

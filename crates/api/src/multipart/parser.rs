@@ -6,10 +6,10 @@ use memchr::memmem::Finder;
 use super::Malformed;
 use super::head::PartHead;
 
-/// Bytes of a part's head at the most: names and types, of which real ones have some hundred.
+/// Bytes of a part's head at most: names and types, of which real ones have some hundred.
 const MOST_HEAD: usize = 16 * 1024;
 
-/// White space after a boundary at the most (RFC 2046 allows it, and mail gateways once added it).
+/// White space after a boundary at most (RFC 2046 allows it, and mail gateways once added it).
 const MOST_PADDING: usize = 1024;
 
 /// What a body is made of, in this order: a part's head, its content in pieces, the next part's head, …

@@ -21,7 +21,7 @@ pub struct Column {
     pub pattern: Option<Regex>,
     /// Characters at the least.
     pub min_length: Option<usize>,
-    /// Characters at the most.
+    /// Characters at most.
     pub max_length: Option<usize>,
     /// The only values there are; empty: any.
     pub one_of: Choices,
@@ -97,7 +97,7 @@ const OTHER_COLUMNS: usize = 1000;
 /// Bytes of a header beside the names of the columns that the pipeline knows.
 const OTHER_HEADER_BYTES: usize = 64 * 1024;
 
-/// Bytes that the columns added by a report (`_row`, `_status`, `_code`, `_message`, `_ref`) take in a record, at the most.
+/// Bytes that the columns added by a report (`_row`, `_status`, `_code`, `_message`, `_ref`) take in a record, at most.
 pub const OURS_BYTES: usize = 64 * 1024;
 
 /// The columns and limits of a pipeline's files.

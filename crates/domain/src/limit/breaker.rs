@@ -55,7 +55,7 @@ const PART: f64 = 1.0 / 8.0;
 /// But no later than that.
 const LATEST_US: f64 = 60_000_000.0;
 
-/// A run of failures that comes by chance so rarely is no chance.
+/// A run of failures that comes by id_generator so rarely is no id_generator.
 const BY_CHANCE: f64 = 1e-4;
 
 /// Whose fault failures are.
@@ -233,7 +233,7 @@ impl Breaker {
         Some(if much_better { Whose::Rows } else { Whose::Dependency })
     }
 
-    /// So many failures in a row open it. Where they are the rows' own, more than chance brings in a file of such rows.
+    /// So many failures in a row open it. Where they are the rows' own, more than id_generator brings in a file of such rows.
     fn longest_run(&self, policy: &BreakerPolicy, whose: Option<Whose>) -> f64 {
         let least = f64::from(policy.min_calls);
         let bad = f64::from(self.bad.saturating_sub(self.run));

@@ -5,10 +5,10 @@
 //! quickest ways there and back leave the narrowest bounds (Marzullo 1984). In their middle lies the difference, as far as
 //! the quickest way there is as long as the quickest one back: more cannot be known from outside (RFC 5905, 8).
 //!
-//! Bounds widen by [`DRIFT`] as they age, so that nothing that was once known stands for ever: a way that has become longer
+//! Bounds widen by [`DRIFT`] as they age, so that nothing that was once known stands permanently: a way that has become longer
 //! makes them wider, clocks that run apart move them, and a clock that was set makes them contradict each other.
 
-/// By how much two clocks run apart at the most: what NTP corrects a clock by, as a share of the time.
+/// By how much two clocks run apart at most: what NTP corrects a clock by, as a share of the time.
 const DRIFT: f64 = 500e-6;
 
 /// So many answers are wanted before the bounds are relied on: one of them may have been held up on one of its ways.

@@ -156,7 +156,7 @@ pub struct Ask {
     pub cost: u32,
     /// Names its slot among the calls under way; at most 2^53 − 1, which Lua's numbers hold.
     pub token: u64,
-    /// How long the slot is held at the most, if its end is never told.
+    /// How long the slot is held at most, if its end is never told.
     pub lease_us: f64,
     /// How long the answer is on its way: the call leaves so much later at the soonest.
     pub lead_us: f64,

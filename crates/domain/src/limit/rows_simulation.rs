@@ -106,7 +106,7 @@ struct World {
     in_flight: usize,
     most_in_flight: usize,
     calls: Vec<(f64, usize, bool)>,
-    dice: u64,
+    rng: u64,
     now: f64,
 }
 
@@ -141,17 +141,17 @@ impl World {
             in_flight: 0,
             most_in_flight: 50,
             calls: Vec::new(),
-            dice: 0x9E37_79B9_7F4A_7C15,
+            rng: 0x9E37_79B9_7F4A_7C15,
             now: START,
         }
     }
 
     fn unit(&mut self) -> f64 {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
         #[allow(clippy::cast_precision_loss)]
-        let unit = (self.dice >> 11) as f64 / (1_u64 << 53) as f64;
+        let unit = (self.rng >> 11) as f64 / (1_u64 << 53) as f64;
         unit
     }
 
@@ -229,7 +229,7 @@ impl World {
         (self.now - START) / SECOND
     }
 
-    /// Runs until everything has ended, or for so many seconds at the most.
+    /// Runs until everything has ended, or for so many seconds at most.
     fn run(&mut self, most: f64) {
         // What a worker can carry between two runs, and some more.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -316,7 +316,7 @@ impl World {
 
     /// The API's answer: the status, and what it says about waiting.
     fn answer(&mut self, row: usize) -> (u16, Option<f64>) {
-        let (at, chance) = (self.seconds(), self.unit());
+        let (at, id_generator) = (self.seconds(), self.unit());
         let own = match self.rows[row].kind {
             Kind::Good => (200, None),
             Kind::Bad => (500, None),
@@ -327,7 +327,7 @@ impl World {
             Api::Down(from, until) if (from..until).contains(&at) => (500, None),
             Api::Away(from, until) if (from..until).contains(&at) => (0, None),
             Api::Quota(calls, until) if at < until && self.calls.len() >= calls as usize => (429, None),
-            Api::Flaky(share) if chance < share => (500, None),
+            Api::Flaky(share) if id_generator < share => (500, None),
             _ => own,
         }
     }
@@ -592,15 +592,15 @@ fn rows_that_always_fail_hold_up_no_others() {
     let bad = |rows: usize, each: usize| mixed(rows, each, Kind::Bad);
     let half = |first: Kind, then: Kind| (0..300).map(move |row| if row < 100 { first } else { then });
     let random = |share: f64| {
-        let mut dice = World::new([]);
-        (0..600).map(move |_| if dice.unit() < share { Kind::Bad } else { Kind::Good }).collect::<Vec<_>>()
+        let mut rng = World::new([]);
+        (0..600).map(move |_| if rng.unit() < share { Kind::Bad } else { Kind::Good }).collect::<Vec<_>>()
     };
     for (what, kinds, most) in [
         ("each third", bad(300, 3), 1.2),
         ("each second", bad(400, 2), 1.2),
-        ("a third, by chance", random(0.33), 1.2),
-        ("six in ten, by chance", random(0.6), 1.5),
-        ("eight in ten, by chance", random(0.8), 6.0),
+        ("a third, by id_generator", random(0.33), 1.2),
+        ("six in ten, by id_generator", random(0.6), 1.5),
+        ("eight in ten, by id_generator", random(0.8), 6.0),
         ("the first hundred", half(Kind::Bad, Kind::Good).collect(), 10.0),
     ] {
         let run = |breaker: bool| {

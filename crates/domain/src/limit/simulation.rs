@@ -10,16 +10,16 @@ use super::*;
 const START: f64 = 1e15;
 const WORKERS: usize = 4;
 const ROWS_PER_WORKER: usize = 25;
-/// How long a row that was given back for a limit stays away at the most, so that the backlog looks endless.
+/// How long a row that was given back for a limit stays away at most, so that the backlog looks endless.
 const BACK_AFTER_US: f64 = 50_000.0;
 
 /// See [`World::rests`].
 const EVERY_US: f64 = 10e6;
 
-/// A small generator (xorshift): chance is passed in, and a test repeats.
-struct Dice(u64);
+/// A small generator (xorshift): id_generator is passed in, and a test repeats.
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn unit(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -164,7 +164,7 @@ struct World {
     policy: GatePolicy,
     gate: Gate,
     dependency: Dependency,
-    dice: Dice,
+    rng: Rng,
     /// The network and the scheduler delay each call by up to so much.
     jitter: f64,
     /// A worker is woken later than it wanted by up to so much.
@@ -192,7 +192,7 @@ impl World {
             policy,
             gate: Gate::default(),
             dependency,
-            dice: Dice(42),
+            rng: Rng(42),
             jitter,
             woken_late: 0.0,
             ways: [HERE; WORKERS],
@@ -216,7 +216,7 @@ impl World {
 
     fn run(&mut self, seconds: f64) {
         for row in 0..WORKERS * ROWS_PER_WORKER {
-            let at = START + self.dice.unit() * 1000.0;
+            let at = START + self.rng.unit() * 1000.0;
             self.at(at, row, Event::Ask);
         }
         while let Some(Reverse((at, event, row))) = self.events.pop() {
@@ -254,12 +254,12 @@ impl World {
     fn awake(&mut self, row: usize, now: f64, shown: f64) -> f64 {
         let way = self.ways[row % WORKERS];
         let at = START + (shown - START - way.ahead) / (1.0 + way.drift);
-        if at <= now { now } else { at + self.woken_late * self.dice.unit() }
+        if at <= now { now } else { at + self.woken_late * self.rng.unit() }
     }
 
     fn arrival(&mut self, row: usize, now: f64) -> f64 {
         let way = self.ways[row % WORKERS];
-        now + way.takes + way.jitter * self.dice.unit()
+        now + way.takes + way.jitter * self.rng.unit()
     }
 
     fn leaves(&mut self, now: f64, row: usize, reserved: Reserved) {
@@ -275,7 +275,7 @@ impl World {
         match event {
             Event::Ask if (now - START) % EVERY_US < self.rests * EVERY_US => {
                 let rest = self.rests * EVERY_US - (now - START) % EVERY_US;
-                let at = now + rest + 1000.0 * self.dice.unit();
+                let at = now + rest + 1000.0 * self.rng.unit();
                 self.at(at, row, Event::Ask);
             }
             Event::Ask => {
@@ -296,7 +296,7 @@ impl World {
                 match decision {
                     None => self.at(now, row, Event::Ask),
                     Some(Decision::Granted { wait, slack, probe, confirm }) => {
-                        let dawdled = if self.dawdles { slack * self.dice.unit() } else { 0.0 };
+                        let dawdled = if self.dawdles { slack * self.rng.unit() } else { 0.0 };
                         let (wait, slack) = (wait + dawdled, slack - dawdled);
                         let moment = distance.here(server + wait);
                         let reserved = Reserved { moment, latest: moment + slack + rate::LATE_US, probe };
@@ -308,7 +308,7 @@ impl World {
                         }
                     }
                     Some(Decision::Denied(denied)) => {
-                        let back = denied.retry_after.min(BACK_AFTER_US) + 1.0 + 1000.0 * self.dice.unit();
+                        let back = denied.retry_after.min(BACK_AFTER_US) + 1.0 + 1000.0 * self.rng.unit();
                         self.at(now + back, row, Event::Ask);
                     }
                 }
@@ -336,7 +336,7 @@ impl World {
                     self.late += 1;
                     self.at(now + 1000.0, row, Event::Ask);
                 } else {
-                    let delay = 300.0 + self.jitter * self.dice.unit();
+                    let delay = 300.0 + self.jitter * self.rng.unit();
                     self.at(now + delay, row, Event::Arrive { probe: reserved.probe });
                 }
             }
@@ -386,9 +386,9 @@ fn policy(limit: u32, burst: u32) -> GatePolicy {
 
 #[test]
 fn the_judge_sees_what_all_windows_show() {
-    let mut dice = Dice(7);
+    let mut rng = Rng(7);
     for _ in 0..50 {
-        let mut times: Vec<f64> = (0..60).map(|_| dice.unit() * 3e6).collect();
+        let mut times: Vec<f64> = (0..60).map(|_| rng.unit() * 3e6).collect();
         times.sort_by(f64::total_cmp);
         let (fast, slow) = (excess(&times, 15.0, 4.0), excess_by_all_windows(&times, 15.0, 4.0));
         assert!((fast - slow).abs() < 1e-6, "{fast} {slow}");

@@ -8,10 +8,10 @@ use super::check::Source;
 use super::definition::{ColumnDefinition, CsvDefinition};
 use crate::csv::{Column, ErrorList, Limits, REPORT_COLUMNS, Schema};
 
-/// Rows of a batch at the most, whatever a definition says: numbers have 31 bits.
+/// Rows of a batch at most, whatever a definition says: numbers have 31 bits.
 const MOST_ROWS: u64 = 2_000_000_000;
 
-/// Bytes of a record at the most, whatever a definition says: one is held in memory for each upload.
+/// Bytes of a record at most, whatever a definition says: one is held in memory for each upload.
 const MOST_RECORD_BYTES: usize = 64 * 1024 * 1024;
 
 /// Columns of the list of a refused file's errors, besides those of other reports.

@@ -11,7 +11,7 @@ use super::check::Source;
 use super::columns;
 use super::definition::{CanaryDefinition, Definition, DispatchDefinition, RetryDefinition};
 use super::dependency;
-use super::model::{Dispatch, Pipeline, Place, Retry};
+use super::model::{Dispatch, Pipeline, Retry, SourceSpan};
 use super::names::Names;
 use super::scalars::Span;
 use super::step::ResultTemplate;
@@ -23,7 +23,7 @@ use crate::ledger::Canary;
 /// Versions are UUIDs of definitions' texts under this namespace.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f2a_8d31_5c47_4e0b_9a76_1d3e_84b2_c905);
 
-/// Attempts of a row at the most: its story is kept with it.
+/// Attempts of a row at most: its story is kept with it.
 const MOST_ATTEMPTS: u32 = 1000;
 
 /// An error in a definition, with its place and the mend.
@@ -140,7 +140,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         fields.extend(field.map(|(template, _)| (name.clone(), template)));
     }
     Pipeline {
-        place: Place { file: file.into(), name_line, route_line, dependency_lines },
+        place: SourceSpan { file: file.into(), name_line, route_line, dependency_lines },
         retry: retry(&definition.retry, source),
         dispatch: dispatch(&definition.dispatch, source),
         canary: definition.canary.map(|canary| checked(canary, source)),

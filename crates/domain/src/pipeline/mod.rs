@@ -28,7 +28,7 @@ pub(crate) mod yaml;
 pub use catalog::Catalog;
 pub use definition::CanaryDefinition;
 pub use load::DefinitionError;
-pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Place, Rate, Retry};
+pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Rate, Retry, SourceSpan};
 pub use step::{RenderError, RenderedRequest, ResponseView, RowContext, RowValues, Step};
 pub use successor::KeptStep;
 pub use vars::{Unset, is_own_setting, is_s3_setting};

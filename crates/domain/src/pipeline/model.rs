@@ -20,7 +20,7 @@ pub struct Pipeline {
     pub route: Option<String>,
     /// What a file must look like.
     pub schema: Arc<Schema>,
-    /// Bytes of a file at the most.
+    /// Bytes of a file at most.
     pub max_upload_bytes: u64,
     /// The APIs that it calls.
     pub dependencies: Vec<Dependency>,
@@ -35,7 +35,7 @@ pub struct Pipeline {
     /// The trial that each batch has to pass.
     pub canary: Option<Canary>,
     /// Where it was defined.
-    pub place: Place,
+    pub place: SourceSpan,
     pub(super) context_keys: BTreeSet<String>,
     pub(super) open_addresses: Vec<String>,
     /// The text as it was written: what is kept with a batch. Variables of the environment are not filled in.
@@ -70,7 +70,7 @@ impl Pipeline {
 
 /// Where a pipeline was defined.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SourceSpan {
     /// The file.
     pub file: Arc<str>,
     /// The line of its name.
@@ -132,7 +132,7 @@ pub struct Rate {
     pub per_owner: bool,
 }
 
-/// Calls under way at the most.
+/// Calls under way at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Concurrency {
     /// Calls.
@@ -173,7 +173,7 @@ impl Default for Breaker {
 pub struct Retry {
     /// Attempts in all.
     pub attempts: u32,
-    /// The first pause at the most.
+    /// The first pause at most.
     pub initial: Duration,
     /// Each pause is so many times the one before.
     pub factor: f64,
@@ -217,6 +217,6 @@ impl Retry {
 pub struct Dispatch {
     /// Rows of an owner in flight in this pipeline.
     pub rows_per_owner: Option<u32>,
-    /// Over how long a run's rows are spread; none: over the time between runs, a minute at the most.
+    /// Over how long a run's rows are spread; none: over the time between runs, a minute at most.
     pub spread: Option<Duration>,
 }

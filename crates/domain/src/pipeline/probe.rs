@@ -10,7 +10,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::names::{mend, nearest};
 
-/// Combinations that are tried at the most; with more arguments than that allows all unknown ones are of one kind.
+/// Combinations that are tried at most; with more arguments than that allows all unknown ones are of one kind.
 const COMBINATIONS: usize = 4096;
 
 /// Constants of a definition are tried as they stand when they are small, so that trying costs nothing.

@@ -19,7 +19,7 @@ impl<'de> Deserialize<'de> for Span {
             D::Error::custom(format!("`{text}` is no duration; write 250ms, 1s, 5m, 1h or 1d"))
         })?;
         if span > LONGEST {
-            return Err(D::Error::custom(format!("`{text}` is longer than a year; write 365d at the most")));
+            return Err(D::Error::custom(format!("`{text}` is longer than a year; write 365d at most")));
         }
         Ok(Self(span))
     }

@@ -36,19 +36,19 @@ pub(crate) fn read<'a, T: serde::Deserialize<'a>>(
         let (line, column) = error.location().map_or((1, 1), |location| (location.line(), location.column()));
         let message = match error.without_snippet() {
             Error::Eof { .. } => format!("the file is empty; write {keys}"),
-            error => sentence(error, &Place::of(text, line, column)),
+            error => sentence(error, &TextPosition::of(text, line, column)),
         };
         DefinitionError { file: file.to_owned(), line, message }
     })
 }
 
 /// What stands at a place: its key, if it is a value, and its own text.
-struct Place<'a> {
+struct TextPosition<'a> {
     key: Option<&'a str>,
     word: String,
 }
 
-impl<'a> Place<'a> {
+impl<'a> TextPosition<'a> {
     fn of(text: &'a str, line: u64, column: u64) -> Self {
         let index = |number: u64| usize::try_from(number.saturating_sub(1)).unwrap_or(0);
         let line = text.lines().nth(index(line)).unwrap_or_default();
@@ -81,7 +81,7 @@ impl<'a> Place<'a> {
     }
 }
 
-fn sentence(error: &Error, place: &Place<'_>) -> String {
+fn sentence(error: &Error, place: &TextPosition<'_>) -> String {
     match error {
         Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => sentence(error, place),
         Error::MultipleDocuments { .. } => {

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Dice;
+use super::Rng;
 
 /// How long each way takes: so long, and up to so much longer.
 #[derive(Clone, Copy, Debug)]
@@ -68,15 +68,15 @@ impl Drop for Far {
 }
 
 async fn accept(listener: &TcpListener, target: SocketAddr, way: Way) {
-    let dice = Arc::new(Mutex::new(Dice(0x9E37_79B9_7F4A_7C15 ^ u64::from(target.port()))));
+    let rng = Arc::new(Mutex::new(Rng(0x9E37_79B9_7F4A_7C15 ^ u64::from(target.port()))));
     while let Ok((near, _)) = listener.accept().await {
-        let dice = dice.clone();
+        let rng = rng.clone();
         tokio::spawn(async move {
             let Ok(far) = TcpStream::connect(target).await else { return };
             near.set_nodelay(true).unwrap();
             far.set_nodelay(true).unwrap();
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            tokio::join!(carry(near_in, far_out, way, &dice), carry(far_in, near_out, way, &dice));
+            tokio::join!(carry(near_in, far_out, way, &rng), carry(far_in, near_out, way, &rng));
         });
     }
 }
@@ -86,13 +86,13 @@ async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     way: Way,
-    dice: &Mutex<Dice>,
+    rng: &Mutex<Rng>,
 ) {
     let (under_way, mut arriving) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let send = async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            let longer = dice.lock().unwrap().below(u64::try_from(way.jitter.as_micros()).unwrap() + 1);
+            let longer = rng.lock().unwrap().below(u64::try_from(way.jitter.as_micros()).unwrap() + 1);
             let at = Instant::now() + way.takes + Duration::from_micros(longer);
             under_way.send((at, buffer[..read].to_vec())).unwrap();
         }

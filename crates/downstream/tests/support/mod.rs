@@ -59,9 +59,9 @@ impl Clock for SystemClock {
 }
 
 /// A small generator (xorshift), so that a test repeats.
-pub struct Dice(pub u64);
+pub struct Rng(pub u64);
 
-impl Dice {
+impl Rng {
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -76,7 +76,7 @@ impl Server {
         &self.url
     }
 
-    /// How many calls of `/slow` there were at once at the most.
+    /// How many calls of `/slow` there were at once at most.
     pub fn most_at_once(&self) -> u32 {
         self.state.at_once.lock().unwrap().1
     }

@@ -21,11 +21,11 @@ use tracing::{Instrument as _, Span};
 use crate::callbacks::address::{PublicOnly, check_address};
 use crate::context::error::FlowError;
 use crate::context::pace::Pace;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::read::view;
 use crate::telemetry::traces;
 use crate::telemetry::worker_counters;
-use crate::telemetry::worker_counters::WorkerFigures;
+use crate::telemetry::worker_counters::WorkerMetrics;
 
 /// Tries after the first one; the schedule that the specification recommends, over about three days.
 const SCHEDULE: [Duration; 9] = [
@@ -70,11 +70,11 @@ pub const ROTATION_OVERLAP: Duration = Duration::from_secs(24 * 3600);
 
 /// Delivers callbacks.
 pub struct Deliverer {
-    engines: Engines,
+    services: Services,
     client: reqwest::Client,
     rows_per_owner: u32,
     allow_private: bool,
-    figures: Arc<WorkerFigures>,
+    metrics: Arc<WorkerMetrics>,
 }
 
 impl Deliverer {
@@ -83,10 +83,10 @@ impl Deliverer {
     /// # Errors
     /// When the TLS backend cannot be set up.
     pub fn new(
-        engines: Engines,
+        services: Services,
         rows_per_owner: u32,
         allow_private: bool,
-        figures: Arc<WorkerFigures>,
+        metrics: Arc<WorkerMetrics>,
     ) -> Result<Self, reqwest::Error> {
         let mut builder = reqwest::Client::builder()
             .timeout(TIMEOUT)
@@ -96,7 +96,7 @@ impl Deliverer {
         if !allow_private {
             builder = builder.dns_resolver(Arc::new(PublicOnly));
         }
-        Ok(Self { engines, client: builder.build()?, rows_per_owner, allow_private, figures })
+        Ok(Self { services, client: builder.build()?, rows_per_owner, allow_private, metrics })
     }
 
     /// Delivers until `stop`. A slot that is free again is filled at once, whatever the others wait for.
@@ -128,8 +128,8 @@ impl Deliverer {
     }
 
     async fn lease(&self, free: usize) -> Result<(LeaseToken, Vec<Callback>), FlowError> {
-        let now = self.engines.clock.now();
-        let token = self.engines.chance.lease_token();
+        let now = self.services.clock.now();
+        let token = self.services.id_generator.lease_token();
         let limit = u32::try_from(free).unwrap_or(u32::MAX);
         let lease = CallbackLease {
             token,
@@ -139,13 +139,13 @@ impl Deliverer {
             per_receiver: PER_RECEIVER,
             per_owner: (limit / OWNERS_SHARE_OF_FREE).max(1),
         };
-        let due = if limit == 0 { Vec::new() } else { self.engines.store.lease_callbacks(&lease).await? };
+        let due = if limit == 0 { Vec::new() } else { self.services.store.lease_callbacks(&lease).await? };
         Ok((token, due))
     }
 
     /// One delivery, and what came of it. What cannot be written down is sent again when its lease has run out.
     async fn carry(self: Arc<Self>, callback: Callback, token: LeaseToken) {
-        let span = traces::callback(self.engines.traces.as_ref(), callback.batch.0, &callback.event);
+        let span = traces::callback(self.services.traces.as_ref(), callback.batch.0, &callback.event);
         self.carry_out(callback, token).instrument(span).await;
     }
 
@@ -155,11 +155,11 @@ impl Deliverer {
             Span::current().record("http.response.status_code", i64::from(status));
         }
         let delivery = self.judge(&callback, token, answer);
-        if let Err(error) = self.engines.store.settle_callback(&delivery).await {
+        if let Err(error) = self.services.store.settle_callback(&delivery).await {
             tracing::warn!(%error, callback = %callback.id, "a delivery was not written down");
             return;
         }
-        self.figures.deliveries[worker_counters::delivery(delivery.status)].fetch_add(1, Relaxed);
+        self.metrics.deliveries[worker_counters::delivery(delivery.status)].fetch_add(1, Relaxed);
         let (callback, http_status, attempts) = (callback.id, delivery.http_status, callback.attempts + 1);
         let error = delivery.error;
         match delivery.status {
@@ -179,7 +179,7 @@ impl Deliverer {
     }
 
     async fn deliver(&self, callback: &Callback) -> Answer {
-        let now = self.engines.clock.now();
+        let now = self.services.clock.now();
         let url = match check_address(&callback.url, self.allow_private) {
             Ok(url) => url,
             Err(error) => return Answer::failed(error.to_string()),
@@ -224,13 +224,13 @@ impl Deliverer {
         // As it was then, whenever it is delivered: every try of a callback says the same.
         let failure = view::clear_failure(&batch);
         let pace = Pace::usual(self.rows_per_owner);
-        let data = view::describe(&self.engines, &batch, &pace, failure, callback.created_at);
+        let data = view::describe(&self.services, &batch, &pace, failure, callback.created_at);
         let body = json!({ "type": callback.event, "timestamp": callback.created_at, "data": data });
         Ok(body.to_string())
     }
 
     async fn signatures(&self, callback: &Callback, now: Timestamp, body: &str) -> Result<String, FlowError> {
-        let secrets = self.engines.store.callback_secrets(callback.owner).await?;
+        let secrets = self.services.store.callback_secrets(callback.owner).await?;
         let mut current = secrets.current.clone();
         if current.is_none() {
             current = Some(self.first_secret(callback.owner, &secrets).await?);
@@ -239,7 +239,7 @@ impl Deliverer {
         let id = callback.id.to_string();
         let mut signatures = Vec::new();
         for sealed in current.iter().chain(previous.iter()) {
-            let secret = open_secret(&self.engines, callback.owner, sealed)?;
+            let secret = open_secret(&self.services, callback.owner, sealed)?;
             signatures.push(webhook::sign(&secret, &id, now.seconds(), body.as_bytes()));
         }
         Ok(signatures.join(" "))
@@ -247,21 +247,21 @@ impl Deliverer {
 
     /// An owner gets its secret when the first callback needs one.
     async fn first_secret(&self, owner: OwnerSeq, none: &CallbackSecrets) -> Result<Vec<u8>, FlowError> {
-        let secret = webhook::generate_secret(self.engines.random.as_ref())
+        let secret = webhook::generate_secret(self.services.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new callback secret", source })?;
-        let sealed = seal_secret(&self.engines, owner, &secret)?;
+        let sealed = seal_secret(&self.services, owner, &secret)?;
         let secrets = CallbackSecrets { current: Some(sealed.clone()), ..none.clone() };
-        if self.engines.store.set_callback_secrets(owner, None, &secrets).await? {
+        if self.services.store.set_callback_secrets(owner, None, &secrets).await? {
             return Ok(sealed);
         }
-        let theirs = self.engines.store.callback_secrets(owner).await?.current;
+        let theirs = self.services.store.callback_secrets(owner).await?.current;
         theirs.ok_or_else(|| FlowError::Inconsistent("an owner's callback secret vanished".into()))
     }
 
     fn judge(&self, callback: &Callback, token: LeaseToken, answer: Answer) -> Delivery {
-        let now = self.engines.clock.now();
+        let now = self.services.clock.now();
         let next = SCHEDULE.get(usize::from(callback.attempts)).map(|pause| {
-            let jittered = pause.mul_f64(0.8 + 0.4 * self.engines.chance.unit());
+            let jittered = pause.mul_f64(0.8 + 0.4 * self.services.id_generator.unit());
             now + jittered.max(answer.retry_after.unwrap_or_default())
         });
         let (status, next_at) = match answer.status {
@@ -315,17 +315,17 @@ impl Answer {
 ///
 /// # Errors
 /// When the database fails or somebody else rotates at the same moment.
-pub async fn rotate_secret(engines: &Engines, owner: OwnerSeq) -> Result<String, FlowError> {
-    let now = engines.clock.now();
-    let before = engines.store.callback_secrets(owner).await?;
-    let secret = webhook::generate_secret(engines.random.as_ref())
+pub async fn rotate_secret(services: &Services, owner: OwnerSeq) -> Result<String, FlowError> {
+    let now = services.clock.now();
+    let before = services.store.callback_secrets(owner).await?;
+    let secret = webhook::generate_secret(services.random.as_ref())
         .map_err(|source| FlowError::Sealed { what: "a new callback secret", source })?;
     let secrets = CallbackSecrets {
-        current: Some(seal_secret(engines, owner, &secret)?),
+        current: Some(seal_secret(services, owner, &secret)?),
         previous: before.current.clone(),
         previous_until: before.current.as_ref().map(|_| now + ROTATION_OVERLAP),
     };
-    if engines.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await? {
+    if services.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await? {
         Ok(webhook::format_secret(&secret))
     } else {
         Err(FlowError::Inconsistent(
@@ -334,16 +334,16 @@ pub async fn rotate_secret(engines: &Engines, owner: OwnerSeq) -> Result<String,
     }
 }
 
-fn seal_secret(engines: &Engines, owner: OwnerSeq, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
-    engines
+fn seal_secret(services: &Services, owner: OwnerSeq, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
+    services
         .keyring
         .get()
-        .seal_small("owners", &owner.0.to_string(), "secret", secret, engines.random.as_ref())
+        .seal_small("owners", &owner.0.to_string(), "secret", secret, services.random.as_ref())
         .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
 }
 
-fn open_secret(engines: &Engines, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
-    engines
+fn open_secret(services: &Services, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
+    services
         .keyring
         .get()
         .open_small("owners", &owner.0.to_string(), "secret", sealed)
@@ -355,11 +355,11 @@ fn open_secret(engines: &Engines, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<
 /// # Errors
 /// When the database fails or the keyring lacks their key.
 pub async fn reseal_secrets(
-    engines: &Engines,
+    services: &Services,
     owner: OwnerSeq,
     before: &CallbackSecrets,
 ) -> Result<bool, FlowError> {
-    let keyring = engines.keyring.get();
+    let keyring = services.keyring.get();
     let active = keyring.active_id();
     let stale = [&before.current, &before.previous]
         .into_iter()
@@ -370,14 +370,14 @@ pub async fn reseal_secrets(
     }
     let reseal = |sealed: &Option<Vec<u8>>| match sealed {
         None => Ok(None),
-        Some(sealed) => seal_secret(engines, owner, &open_secret(engines, owner, sealed)?).map(Some),
+        Some(sealed) => seal_secret(services, owner, &open_secret(services, owner, sealed)?).map(Some),
     };
     let secrets = CallbackSecrets {
         current: reseal(&before.current)?,
         previous: reseal(&before.previous)?,
         previous_until: before.previous_until,
     };
-    Ok(engines.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await?)
+    Ok(services.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await?)
 }
 
 /// The callback is sent again when its lease has run out.

@@ -10,7 +10,7 @@ use penstock_store::owners::{ApiKeyRecord, Owner, Scopes};
 use crate::context::earlier_releases;
 use crate::context::error::FlowError;
 use crate::context::installation::installation_secret;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// What the installation's secret authenticates keys for.
 const PURPOSE: &str = "api-key";
@@ -40,11 +40,11 @@ impl Default for Grant {
 /// # Errors
 /// When the database fails, or there is no keyring.
 pub async fn create(
-    engines: &Engines,
+    services: &Services,
     owner: &Owner,
     grant: Grant,
 ) -> Result<(ApiKey, ApiKeyRecord), FlowError> {
-    let key = ApiKey::generate(engines.random.as_ref())
+    let key = ApiKey::generate(services.random.as_ref())
         .map_err(|source| FlowError::Sealed { what: "a new key", source })?;
     let mut record = ApiKeyRecord {
         id: key.id().to_owned(),
@@ -55,14 +55,14 @@ pub async fn create(
         pipelines: grant.pipelines,
         hash: Vec::new(),
         mac: None,
-        created_at: engines.clock.now(),
+        created_at: services.clock.now(),
         expires_at: grant.expires_at,
         last_used_at: None,
         revoked_at: None,
     };
-    let secret = installation_secret(engines).await?;
+    let secret = installation_secret(services).await?;
     record.mac = Some(mac(&secret, &record, &key.hash()));
-    engines.store.create_key(&record).await?;
+    services.store.create_key(&record).await?;
     Ok((key, record))
 }
 
@@ -70,22 +70,22 @@ pub async fn create(
 ///
 /// # Errors
 /// When the database fails, or the keyring lacks the key of the installation's secret.
-pub async fn find(engines: &Engines, key: &ApiKey) -> Result<Option<ApiKeyRecord>, FlowError> {
-    let now = engines.clock.now();
-    let record = engines.store.key(key.id()).await?.filter(|record| record.is_valid(now));
+pub async fn find(services: &Services, key: &ApiKey) -> Result<Option<ApiKeyRecord>, FlowError> {
+    let now = services.clock.now();
+    let record = services.store.key(key.id()).await?.filter(|record| record.is_valid(now));
     let Some(record) = record else { return Ok(None) };
     let authentic = match &record.mac {
         Some(mac) => {
-            let secret = installation_secret(engines).await?;
+            let secret = installation_secret(services).await?;
             check_record_mac(&secret, PURPOSE, &parts(&record, &key.hash()).each(), mac)
         }
-        None => key.verify(&record.hash) && earlier_releases::is_open(engines).await?,
+        None => key.verify(&record.hash) && earlier_releases::is_open(services).await?,
     };
     if !authentic {
         return Ok(None);
     }
     if record.last_used_at.is_none_or(|at| now.since(at) >= USED_EVERY)
-        && let Err(error) = engines.store.touch_key(&record.id, now).await
+        && let Err(error) = services.store.touch_key(&record.id, now).await
     {
         tracing::warn!(%error, key = record.id, "failed to record the last use of a key");
     }
@@ -97,8 +97,8 @@ pub async fn find(engines: &Engines, key: &ApiKey) -> Result<Option<ApiKeyRecord
 ///
 /// # Errors
 /// When the database fails, or the keyring lacks the key of the installation's secret.
-pub async fn word(engines: &Engines, record: &ApiKeyRecord) -> Result<String, FlowError> {
-    let secret = installation_secret(engines).await?;
+pub async fn word(services: &Services, record: &ApiKeyRecord) -> Result<String, FlowError> {
+    let secret = installation_secret(services).await?;
     let word =
         record_mac(&secret, "api-key-word", &parts(record, record.mac.as_deref().unwrap_or_default()).each());
     Ok(word.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
@@ -108,15 +108,15 @@ pub async fn word(engines: &Engines, record: &ApiKeyRecord) -> Result<String, Fl
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn convert_earlier(engines: &Engines) -> Result<u64, FlowError> {
-    if !earlier_releases::is_open(engines).await? {
+pub(crate) async fn convert_earlier(services: &Services) -> Result<u64, FlowError> {
+    if !earlier_releases::is_open(services).await? {
         return Ok(0);
     }
-    let secret = installation_secret(engines).await?;
+    let secret = installation_secret(services).await?;
     let mut converted = 0;
-    for record in engines.store.keys().await?.iter().filter(|record| record.mac.is_none()) {
+    for record in services.store.keys().await?.iter().filter(|record| record.mac.is_none()) {
         let mac = mac(&secret, record, &record.hash);
-        converted += u64::from(engines.store.set_key_mac(&record.id, &mac).await?);
+        converted += u64::from(services.store.set_key_mac(&record.id, &mac).await?);
     }
     Ok(converted)
 }

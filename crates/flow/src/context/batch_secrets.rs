@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::context::epochs;
 use crate::context::error::FlowError;
-use crate::context::secrets::{Place, SecretsOf, unreadable_header};
-use crate::context::services::Engines;
+use crate::context::secrets::{SecretLocation, SecretsOf, unreadable_header};
+use crate::context::services::Services;
 use penstock_domain::json_size;
 
-impl Engines {
+impl Services {
     /// The batch's secrets.
     ///
     /// # Errors
@@ -41,18 +41,22 @@ impl Engines {
     }
 }
 
-async fn open_secrets(engines: &Engines, batch: &Batch, stored: &StoredKey) -> Result<SecretsOf, FlowError> {
-    let key = epochs::open(engines, batch, stored).await?;
+async fn open_secrets(
+    services: &Services,
+    batch: &Batch,
+    stored: &StoredKey,
+) -> Result<SecretsOf, FlowError> {
+    let key = epochs::open(services, batch, stored).await?;
     let mut secrets = SecretsOf::new(batch.id, Arc::new(key), Value::Object(serde_json::Map::new()));
     if let Some(context) = &stored.key.context {
-        let plain = secrets.open(Place::Context, context)?;
+        let plain = secrets.open(SecretLocation::Context, context)?;
         secrets.bytes += json_size::of_json(&plain);
-        secrets.context = Arc::new(secrets.read_json(Place::Context, &plain)?);
+        secrets.context = Arc::new(secrets.read_json(SecretLocation::Context, &plain)?);
     }
     // Names of columns, and an index of them.
     secrets.bytes += stored.key.header.as_ref().map_or(0, Vec::len).saturating_mul(8);
     let header = match (&stored.key.header, stored.key.epoch, &batch.header) {
-        (Some(sealed), _, _) => Some(secrets.open_json(Place::Header, sealed)?),
+        (Some(sealed), _, _) => Some(secrets.open_json(SecretLocation::Header, sealed)?),
         // Only of batches from before headers were sealed.
         (None, None, Some(clear)) => Some(serde_json::from_str(clear).map_err(|_| unreadable_header(batch))?),
         _ => None,

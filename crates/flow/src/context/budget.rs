@@ -110,7 +110,7 @@ impl Budget {
             .enumerate()
             .filter(|(_, waiter)| state.may_hold(waiter.owner, waiter.amount))
             .min_by_key(|(place, waiter)| (state.held_by(waiter.owner), *place))?;
-        // The first in line is not passed over for ever by those that need less.
+        // The first in line is not passed over permanently by those that need less.
         if waiter.amount > state.free {
             return None;
         }

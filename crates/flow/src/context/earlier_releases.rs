@@ -11,7 +11,7 @@ use penstock_store::batches::{Batch, SealedKey};
 
 use crate::context::error::FlowError;
 use crate::context::installation;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// The installation's record of it: the sealed time until which they are taken. Without one they never are.
 const RECORD: &str = "earlier_forms";
@@ -26,27 +26,27 @@ const OPEN_FOR: Duration = Duration::from_secs(24 * 3600);
 ///
 /// # Errors
 /// When the database fails; when there is something to take over and this program has no keyring.
-pub(crate) async fn open_window(engines: &Engines, schema: i64) -> Result<(), FlowError> {
+pub(crate) async fn open_window(services: &Services, schema: i64) -> Result<(), FlowError> {
     if schema == 0 || schema >= PRESENT {
         return Ok(());
     }
     // The table for it came with one of these.
-    engines.store.migrate_to(PRESENT - 1).await?;
-    let keyring = engines.keyring.get();
+    services.store.migrate_to(PRESENT - 1).await?;
+    let keyring = services.keyring.get();
     let sealed = |source| FlowError::Sealed { what: "what earlier releases wrote", source };
-    let until = (engines.clock.now() + OPEN_FOR).millis().to_string();
+    let until = (services.clock.now() + OPEN_FOR).millis().to_string();
     let record = keyring
-        .seal_small("secrets", RECORD, "sealed", until.as_bytes(), engines.random.as_ref())
+        .seal_small("secrets", RECORD, "sealed", until.as_bytes(), services.random.as_ref())
         .map_err(sealed)?;
     // Under a wrong keyring it could not be opened later on.
-    if !installation::check_fingerprint(engines, &keyring).await?
-        && let Some((batch, key)) = engines.store.earlier_key().await?
+    if !installation::check_fingerprint(services, &keyring).await?
+        && let Some((batch, key)) = services.store.earlier_key().await?
     {
         keyring.unwrap_earlier(batch.0, &wrapped(&key)).map_err(sealed)?;
     }
     // A migration that was broken off may have left one.
-    let before = engines.store.secret(RECORD).await?;
-    engines.store.set_secret(RECORD, before.as_deref(), &record).await?;
+    let before = services.store.secret(RECORD).await?;
+    services.store.set_secret(RECORD, before.as_deref(), &record).await?;
     Ok(())
 }
 
@@ -58,21 +58,21 @@ fn wrapped(key: &SealedKey) -> WrappedKey {
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn is_open(engines: &Engines) -> Result<bool, FlowError> {
-    let Some(record) = engines.store.secret(RECORD).await? else { return Ok(false) };
-    let until = engines.keyring.get().open_small("secrets", RECORD, "sealed", &record).ok();
+pub(crate) async fn is_open(services: &Services) -> Result<bool, FlowError> {
+    let Some(record) = services.store.secret(RECORD).await? else { return Ok(false) };
+    let until = services.keyring.get().open_small("secrets", RECORD, "sealed", &record).ok();
     let until = until.and_then(|until| String::from_utf8(until).ok()?.parse().ok());
-    Ok(until.is_some_and(|until| engines.clock.now() < Timestamp::from_millis(until)))
+    Ok(until.is_some_and(|until| services.clock.now() < Timestamp::from_millis(until)))
 }
 
 /// Opens a data key that is bound to its batch alone.
 ///
 /// # Errors
 /// When such keys are no longer taken, or the keyring lacks its key.
-pub(crate) async fn open(engines: &Engines, batch: &Batch, key: &SealedKey) -> Result<DataKey, FlowError> {
+pub(crate) async fn open(services: &Services, batch: &Batch, key: &SealedKey) -> Result<DataKey, FlowError> {
     let sealed = |source| FlowError::Sealed { what: "the batch's data key", source };
-    if !is_open(engines).await? {
+    if !is_open(services).await? {
         return Err(sealed(OpenError::EarlierForm));
     }
-    engines.keyring.get().unwrap_earlier(batch.id.0, &wrapped(key)).map_err(sealed)
+    services.keyring.get().unwrap_earlier(batch.id.0, &wrapped(key)).map_err(sealed)
 }

@@ -12,7 +12,7 @@ use penstock_store::sealing::Epoch;
 
 use crate::context::earlier_releases;
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 const KEY: &str = "the batch's data key";
 
@@ -26,11 +26,15 @@ pub(crate) fn binding(batch: &Batch) -> Binding<'_> {
 /// # Errors
 /// When the keyring lacks its key; when the batch's owner, pipeline or definition is not the one that the key was wrapped
 /// for.
-pub(crate) async fn open(engines: &Engines, batch: &Batch, stored: &StoredKey) -> Result<DataKey, FlowError> {
+pub(crate) async fn open(
+    services: &Services,
+    batch: &Batch,
+    stored: &StoredKey,
+) -> Result<DataKey, FlowError> {
     let sealed = |source| FlowError::Sealed { what: KEY, source };
-    let keyring = engines.keyring.get();
+    let keyring = services.keyring.get();
     let Some(id) = stored.key.epoch else {
-        return earlier_releases::open(engines, batch, &stored.key).await;
+        return earlier_releases::open(services, batch, &stored.key).await;
     };
     let epoch = stored.epoch_key.as_ref().ok_or_else(|| sealed(OpenError::EpochDropped))?;
     let epoch = keyring.open_epoch(id, epoch).map_err(sealed)?;
@@ -39,7 +43,7 @@ pub(crate) async fn open(engines: &Engines, batch: &Batch, stored: &StoredKey) -
 
 /// Wraps a data key into what a batch keeps.
 pub(crate) fn wrap(
-    engines: &Engines,
+    services: &Services,
     epoch: &Epoch,
     key: &EpochKey,
     binding: Binding<'_>,
@@ -49,38 +53,38 @@ pub(crate) fn wrap(
     let sealed = |source| FlowError::Sealed { what: KEY, source };
     kept.epoch = Some(epoch.id);
     kept.key_id = Keyring::small_key_id(&epoch.sealed).map_err(sealed)?.to_owned();
-    kept.wrapped = key.wrap(binding, data_key, engines.random.as_ref()).map_err(sealed)?;
+    kept.wrapped = key.wrap(binding, data_key, services.random.as_ref()).map_err(sealed)?;
     Ok(())
 }
 
 /// The epoch that wraps new keys, and its key. The first one is begun here.
-pub(crate) async fn newest(engines: &Engines) -> Result<(Epoch, EpochKey), FlowError> {
-    let epoch = match engines.store.newest_epoch().await? {
+pub(crate) async fn newest(services: &Services) -> Result<(Epoch, EpochKey), FlowError> {
+    let epoch = match services.store.newest_epoch().await? {
         Some(epoch) => epoch,
-        None => begin(engines, 1).await?,
+        None => begin(services, 1).await?,
     };
-    opened(engines, epoch)
+    opened(services, epoch)
 }
 
 /// The epoch that keys are to be wrapped in from now on: a new one when the newest is sealed under another key than the
 /// keyring's first, or when a batch of it was erased and it is as old as `oldest`.
 pub(crate) async fn for_rotation(
-    engines: &Engines,
+    services: &Services,
     oldest: Duration,
 ) -> Result<(Epoch, EpochKey), FlowError> {
-    let Some(newest) = engines.store.newest_epoch().await? else {
-        let first = begin(engines, 1).await?;
-        return opened(engines, first);
+    let Some(newest) = services.store.newest_epoch().await? else {
+        let first = begin(services, 1).await?;
+        return opened(services, first);
     };
-    let keyring = engines.keyring.get();
+    let keyring = services.keyring.get();
     let stale = Keyring::small_key_id(&newest.sealed).is_ok_and(|id| id != keyring.active_id());
-    let over = newest.erased && engines.clock.now().since(newest.created_at) >= oldest;
-    let epoch = if stale || over { begin(engines, newest.id + 1).await? } else { newest };
-    opened(engines, epoch)
+    let over = newest.erased && services.clock.now().since(newest.created_at) >= oldest;
+    let epoch = if stale || over { begin(services, newest.id + 1).await? } else { newest };
+    opened(services, epoch)
 }
 
-fn opened(engines: &Engines, epoch: Epoch) -> Result<(Epoch, EpochKey), FlowError> {
-    let key = engines
+fn opened(services: &Services, epoch: Epoch) -> Result<(Epoch, EpochKey), FlowError> {
+    let key = services
         .keyring
         .get()
         .open_epoch(epoch.id, &epoch.sealed)
@@ -89,16 +93,16 @@ fn opened(engines: &Engines, epoch: Epoch) -> Result<(Epoch, EpochKey), FlowErro
 }
 
 /// Begins the epoch of that number; somebody else may be first, and then it is theirs.
-async fn begin(engines: &Engines, id: i64) -> Result<Epoch, FlowError> {
-    let sealed = engines
+async fn begin(services: &Services, id: i64) -> Result<Epoch, FlowError> {
+    let sealed = services
         .keyring
         .get()
-        .new_epoch(id, engines.random.as_ref())
+        .new_epoch(id, services.random.as_ref())
         .map_err(|source| FlowError::Sealed { what: "the key of a new epoch", source })?;
-    let epoch = Epoch { id, sealed, created_at: engines.clock.now(), erased: false };
-    if engines.store.add_epoch(&epoch).await? {
+    let epoch = Epoch { id, sealed, created_at: services.clock.now(), erased: false };
+    if services.store.add_epoch(&epoch).await? {
         return Ok(epoch);
     }
-    let theirs = engines.store.newest_epoch().await?;
+    let theirs = services.store.newest_epoch().await?;
     theirs.ok_or_else(|| FlowError::Inconsistent("an epoch vanished while it was the newest".into()))
 }

@@ -13,7 +13,7 @@ pub enum FlowError {
     Objects(#[from] object_store::Error),
     /// The queue.
     #[error("the queue failed: {0}")]
-    Bell(#[from] penstock_queue::BellError),
+    Queue(#[from] penstock_queue::QueueError),
     /// A ciphertext cannot be opened: the keyring lacks its key, or it was tampered with.
     #[error("{what} cannot be opened: {source}")]
     Sealed {
@@ -45,12 +45,12 @@ pub enum FlowError {
 }
 
 impl FlowError {
-    /// Whether the same call may succeed later without anybody mending anything.
+    /// Whether the same call may succeed later without anybody repairing anything.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
             Self::Objects(error) => !matches!(error, object_store::Error::NotFound { .. }),
-            Self::Bell(_) | Self::Busy(_) => true,
+            Self::Queue(_) | Self::Busy(_) => true,
             _ => false,
         }
     }

@@ -4,7 +4,7 @@
 use penstock_crypto::{Fingerprinter, Keyring};
 
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// The installation's own secret under which content is fingerprinted for `Idempotency-Key`.
 pub(crate) const FINGERPRINT: &str = "fingerprint";
@@ -13,11 +13,11 @@ pub(crate) const FINGERPRINT: &str = "fingerprint";
 ///
 /// # Errors
 /// [`FlowError::Sealed`] when it is another one; when the database fails.
-pub async fn check_keyring(engines: &Engines, keyring: &Keyring) -> Result<(), FlowError> {
-    if check_fingerprint(engines, keyring).await? {
+pub async fn check_keyring(services: &Services, keyring: &Keyring) -> Result<(), FlowError> {
+    if check_fingerprint(services, keyring).await? {
         return Ok(());
     }
-    if let Some(epoch) = engines.store.newest_epoch().await? {
+    if let Some(epoch) = services.store.newest_epoch().await? {
         let sealed = |source| FlowError::Sealed { what: "the key of the newest epoch", source };
         keyring.open_epoch(epoch.id, &epoch.sealed).map_err(sealed)?;
     }
@@ -25,8 +25,8 @@ pub async fn check_keyring(engines: &Engines, keyring: &Keyring) -> Result<(), F
 }
 
 /// The same by the installation's own secret alone; false when there is none.
-pub(crate) async fn check_fingerprint(engines: &Engines, keyring: &Keyring) -> Result<bool, FlowError> {
-    let Some(sealed) = engines.store.secret(FINGERPRINT).await? else { return Ok(false) };
+pub(crate) async fn check_fingerprint(services: &Services, keyring: &Keyring) -> Result<bool, FlowError> {
+    let Some(sealed) = services.store.secret(FINGERPRINT).await? else { return Ok(false) };
     open(keyring, &sealed).map(|_| true)
 }
 
@@ -35,18 +35,18 @@ pub(crate) async fn check_fingerprint(engines: &Engines, keyring: &Keyring) -> R
 ///
 /// # Errors
 /// As [`check_keyring`].
-pub async fn claim_keyring(engines: &Engines) -> Result<(), FlowError> {
-    let keyring = engines.keyring.get();
-    check_keyring(engines, &keyring).await?;
-    fingerprint_secret(engines, &keyring).await.map(|_| ())
+pub async fn claim_keyring(services: &Services) -> Result<(), FlowError> {
+    let keyring = services.keyring.get();
+    check_keyring(services, &keyring).await?;
+    fingerprint_secret(services, &keyring).await.map(|_| ())
 }
 
 /// Hashes content for an `Idempotency-Key`, under a secret that outlives the keyring's keys.
 ///
 /// # Errors
 /// When the database fails, or the keyring lacks the secret's key.
-pub async fn fingerprinter(engines: &Engines) -> Result<Fingerprinter, FlowError> {
-    let secret = fingerprint_secret(engines, &engines.keyring.get()).await?;
+pub async fn fingerprinter(services: &Services) -> Result<Fingerprinter, FlowError> {
+    let secret = fingerprint_secret(services, &services.keyring.get()).await?;
     Ok(Fingerprinter::new(&secret))
 }
 
@@ -54,43 +54,43 @@ pub async fn fingerprinter(engines: &Engines) -> Result<Fingerprinter, FlowError
 ///
 /// # Errors
 /// As [`fingerprinter`].
-pub(crate) async fn installation_secret(engines: &Engines) -> Result<[u8; 32], FlowError> {
+pub(crate) async fn installation_secret(services: &Services) -> Result<[u8; 32], FlowError> {
     let open = async {
-        let secret = fingerprint_secret(engines, &engines.keyring.get()).await?;
+        let secret = fingerprint_secret(services, &services.keyring.get()).await?;
         let wrong = |_| FlowError::Inconsistent("the installation's secret is not 32 bytes".into());
         secret.try_into().map_err(wrong)
     };
-    engines.secrets.installation.get_or_try_init(|| open).await.copied()
+    services.secrets.installation.get_or_try_init(|| open).await.copied()
 }
 
-async fn fingerprint_secret(engines: &Engines, keyring: &Keyring) -> Result<Vec<u8>, FlowError> {
+async fn fingerprint_secret(services: &Services, keyring: &Keyring) -> Result<Vec<u8>, FlowError> {
     loop {
-        if let Some(sealed) = engines.store.secret(FINGERPRINT).await? {
+        if let Some(sealed) = services.store.secret(FINGERPRINT).await? {
             return open(keyring, &sealed);
         }
         let mut secret = [0; 32];
-        engines.random.fill(&mut secret).map_err(|_| FlowError::Sealed {
+        services.random.fill(&mut secret).map_err(|_| FlowError::Sealed {
             what: "a new secret",
             source: penstock_crypto::OpenError::NoRandomness,
         })?;
         // Somebody else may be first: then theirs is read.
-        engines.store.set_secret(FINGERPRINT, None, &seal(engines, keyring, &secret)?).await?;
+        services.store.set_secret(FINGERPRINT, None, &seal(services, keyring, &secret)?).await?;
     }
 }
 
-pub(crate) async fn reseal(engines: &Engines) -> Result<bool, FlowError> {
-    let Some(sealed) = engines.store.secret(FINGERPRINT).await? else { return Ok(false) };
-    let keyring = engines.keyring.get();
+pub(crate) async fn reseal(services: &Services) -> Result<bool, FlowError> {
+    let Some(sealed) = services.store.secret(FINGERPRINT).await? else { return Ok(false) };
+    let keyring = services.keyring.get();
     if Keyring::small_key_id(&sealed).is_ok_and(|id| id == keyring.active_id()) {
         return Ok(false);
     }
-    let again = seal(engines, &keyring, &open(&keyring, &sealed)?)?;
-    Ok(engines.store.set_secret(FINGERPRINT, Some(&sealed), &again).await?)
+    let again = seal(services, &keyring, &open(&keyring, &sealed)?)?;
+    Ok(services.store.set_secret(FINGERPRINT, Some(&sealed), &again).await?)
 }
 
-fn seal(engines: &Engines, keyring: &Keyring, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
+fn seal(services: &Services, keyring: &Keyring, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
     keyring
-        .seal_small("secrets", FINGERPRINT, "sealed", secret, engines.random.as_ref())
+        .seal_small("secrets", FINGERPRINT, "sealed", secret, services.random.as_ref())
         .map_err(|source| FlowError::Sealed { what: "the fingerprint's secret", source })
 }
 

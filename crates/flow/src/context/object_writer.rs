@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// The smallest part that S3 takes, but for the last
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>).
@@ -38,12 +38,12 @@ pub struct PartWriter {
 
 impl PartWriter {
     /// An object at `path`. Nothing is sent before the first part is full.
-    pub fn new(engines: &Engines, path: Path) -> Self {
+    pub fn new(services: &Services, path: Path) -> Self {
         Self {
-            objects: engines.objects.clone(),
+            objects: services.objects.clone(),
             path,
-            part_bytes: engines.part_bytes,
-            turns: engines.parts_under_way.clone(),
+            part_bytes: services.part_bytes,
+            turns: services.parts_under_way.clone(),
             filling: empty(),
             upload: None,
             under_way: None,

@@ -7,7 +7,7 @@ use penstock_store::batches::Batch;
 use penstock_store::dispatch::RunRecord;
 
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// Runs of the dispatcher are expected this far apart until two of them have told.
 const RUN_EVERY: Duration = Duration::from_secs(60);
@@ -35,9 +35,9 @@ pub struct Quota {
 
 impl Quota {
     /// An owner's own quota stands above a pipeline's, a pipeline's beside the service's setting.
-    pub fn of(engines: &Engines, own: Option<u32>, pipeline: &str, rows_per_owner: u32) -> Self {
+    pub fn of(services: &Services, own: Option<u32>, pipeline: &str, rows_per_owner: u32) -> Self {
         let owner = own.unwrap_or(rows_per_owner);
-        let its = engines.pipelines.get(pipeline).and_then(|pipeline| pipeline.dispatch.rows_per_owner);
+        let its = services.pipelines.get(pipeline).and_then(|pipeline| pipeline.dispatch.rows_per_owner);
         Self { owner, pipeline: own.or(its).unwrap_or(owner).min(owner) }
     }
 }
@@ -83,8 +83,8 @@ impl Pace {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn of(engines: &Engines, rows_per_owner: u32) -> Result<Self, FlowError> {
-        let runs = engines.store.runs(INTERVALS + 1).await?;
+    pub async fn of(services: &Services, rows_per_owner: u32) -> Result<Self, FlowError> {
+        let runs = services.store.runs(INTERVALS + 1).await?;
         let mut pace = Self::usual(rows_per_owner);
         if let Some(usual) = usual_interval(&runs) {
             pace.run_every = usual.clamp(SHORTEST, LONGEST);
@@ -97,8 +97,8 @@ impl Pace {
     }
 
     /// The quota of a batch's owner.
-    pub fn quota(&self, engines: &Engines, batch: &Batch) -> Quota {
-        Quota::of(engines, batch.owner_rows, &batch.pipeline, self.rows_per_owner)
+    pub fn quota(&self, services: &Services, batch: &Batch) -> Quota {
+        Quota::of(services, batch.owner_rows, &batch.pipeline, self.rows_per_owner)
     }
 
     /// When the next run is expected; none when none ever came.

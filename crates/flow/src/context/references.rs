@@ -6,7 +6,7 @@ use penstock_domain::csv::{ReferenceReader, RowReference};
 
 use crate::context::error::FlowError;
 use crate::context::installation;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 const PURPOSE: &str = "row-reference";
 
@@ -19,8 +19,8 @@ impl References {
     ///
     /// # Errors
     /// When the database fails, or the keyring lacks the secret's key.
-    pub async fn of(engines: &Engines, owner: &str) -> Result<Self, FlowError> {
-        let secret = installation::installation_secret(engines).await?;
+    pub async fn of(services: &Services, owner: &str) -> Result<Self, FlowError> {
+        let secret = installation::installation_secret(services).await?;
         Ok(Self(ShortTokens::new(&secret, PURPOSE, owner)))
     }
 

@@ -23,7 +23,7 @@ const KEY_BYTES: usize = 4 * 1024;
 
 /// Where a ciphertext of a row or batch lies.
 #[derive(Clone, Copy, Debug)]
-pub enum Place {
+pub enum SecretLocation {
     /// A row's record.
     Payload(RowNumber),
     /// A row's result.
@@ -91,7 +91,7 @@ impl SecretsOf {
     }
 
     /// Seals bytes for their place.
-    pub fn seal(&self, place: Place, plain: &[u8]) -> Vec<u8> {
+    pub fn seal(&self, place: SecretLocation, plain: &[u8]) -> Vec<u8> {
         let mut column = [0; 8];
         self.key.seal(ad(self.batch, place, &mut column), plain)
     }
@@ -100,7 +100,7 @@ impl SecretsOf {
     ///
     /// # Errors
     /// When they were sealed for another place, under another key, or changed since.
-    pub fn open(&self, place: Place, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
+    pub fn open(&self, place: SecretLocation, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
         let mut column = [0; 8];
         self.key
             .open(ad(self.batch, place, &mut column), sealed)
@@ -111,7 +111,7 @@ impl SecretsOf {
     ///
     /// # Panics
     /// When JSON cannot hold the value: a defect, because values here have string keys and finite numbers.
-    pub fn seal_json(&self, place: Place, value: &impl Serialize) -> Vec<u8> {
+    pub fn seal_json(&self, place: SecretLocation, value: &impl Serialize) -> Vec<u8> {
         let plain = serde_json::to_vec(value).expect("JSON holds the value");
         self.seal(place, &plain)
     }
@@ -120,38 +120,46 @@ impl SecretsOf {
     ///
     /// # Errors
     /// As [`SecretsOf::open`], and when it is not what was sealed there.
-    pub fn open_json<T: DeserializeOwned>(&self, place: Place, sealed: &[u8]) -> Result<T, FlowError> {
+    pub fn open_json<T: DeserializeOwned>(
+        &self,
+        place: SecretLocation,
+        sealed: &[u8],
+    ) -> Result<T, FlowError> {
         self.read_json(place, &self.open(place, sealed)?)
     }
 
-    pub(crate) fn read_json<T: DeserializeOwned>(&self, place: Place, plain: &[u8]) -> Result<T, FlowError> {
+    pub(crate) fn read_json<T: DeserializeOwned>(
+        &self,
+        place: SecretLocation,
+        plain: &[u8],
+    ) -> Result<T, FlowError> {
         json::read_stored(plain).map_err(|_| {
             FlowError::Inconsistent(format!("{} of batch {} is not JSON", what(place), self.batch))
         })
     }
 }
 
-fn what(place: Place) -> &'static str {
+fn what(place: SecretLocation) -> &'static str {
     match place {
-        Place::Payload(_) => "a row's record",
-        Place::Result(_) => "a row's result",
-        Place::Error(_) => "a row's error",
-        Place::Receipt(..) => "a step's output",
-        Place::Context => "the context",
-        Place::Header => "the file's header",
-        Place::Failure => "the file's errors",
+        SecretLocation::Payload(_) => "a row's record",
+        SecretLocation::Result(_) => "a row's result",
+        SecretLocation::Error(_) => "a row's error",
+        SecretLocation::Receipt(..) => "a step's output",
+        SecretLocation::Context => "the context",
+        SecretLocation::Header => "the file's header",
+        SecretLocation::Failure => "the file's errors",
     }
 }
 
-fn ad(batch: BatchId, place: Place, column: &mut [u8; 8]) -> Ad<'_> {
+fn ad(batch: BatchId, place: SecretLocation, column: &mut [u8; 8]) -> Ad<'_> {
     let (table, row, column) = match place {
-        Place::Payload(row) => ("row_data", row, "payload"),
-        Place::Result(row) => ("row_output", row, "result"),
-        Place::Error(row) => ("row_output", row, "error"),
-        Place::Receipt(row, step) => ("row_receipts", row, decimal(step, column)),
-        Place::Context => ("batch_keys", 0, "context"),
-        Place::Header => ("batch_keys", 0, "header"),
-        Place::Failure => ("batch_keys", 0, "failure"),
+        SecretLocation::Payload(row) => ("row_data", row, "payload"),
+        SecretLocation::Result(row) => ("row_output", row, "result"),
+        SecretLocation::Error(row) => ("row_output", row, "error"),
+        SecretLocation::Receipt(row, step) => ("row_receipts", row, decimal(step, column)),
+        SecretLocation::Context => ("batch_keys", 0, "context"),
+        SecretLocation::Header => ("batch_keys", 0, "header"),
+        SecretLocation::Failure => ("batch_keys", 0, "failure"),
     };
     Ad { table, batch: batch.0, row, column }
 }

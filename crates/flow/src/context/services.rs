@@ -6,7 +6,7 @@ use object_store::ObjectStore;
 use penstock_crypto::CurrentKeyring;
 use penstock_domain::ids::{BatchId, LeaseToken};
 use penstock_domain::time::{Clock, Timestamp};
-use penstock_queue::Bell;
+use penstock_queue::Queue;
 use penstock_store::Store;
 use rand::RngExt as _;
 use ring::rand::SecureRandom;
@@ -19,9 +19,9 @@ use crate::context::limits_view::LimitsView;
 use crate::context::secrets::Secrets;
 use crate::telemetry::traces::Traces;
 
-/// The engines and what belongs to them. Cheap to clone.
+/// The services and what belongs to them. Cheap to clone.
 #[derive(Clone)]
-pub struct Engines {
+pub struct Services {
     /// SQL.
     pub store: Arc<dyn Store>,
     /// Files.
@@ -30,8 +30,8 @@ pub struct Engines {
     pub part_bytes: usize,
     /// Parts of objects that may be under way at a time, of all writers.
     pub parts_under_way: Arc<Semaphore>,
-    /// The doorbell.
-    pub bell: Arc<dyn Bell>,
+    /// The queue.
+    pub queue: Arc<dyn Queue>,
     /// Keys that wrap data keys.
     pub keyring: Arc<CurrentKeyring>,
     /// The definitions that are loaded now, and older ones.
@@ -42,8 +42,8 @@ pub struct Engines {
     pub limits: Arc<LimitsView>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Ids and dice.
-    pub chance: Arc<dyn Chance>,
+    /// Ids and rng.
+    pub id_generator: Arc<dyn IdGenerator>,
     /// Whether the database and the queue took writes when they were asked last.
     pub readiness: Arc<LastReadiness>,
     /// Traces.
@@ -52,8 +52,8 @@ pub struct Engines {
     pub random: Arc<dyn SecureRandom + Send + Sync>,
 }
 
-/// Where ids and dice come from: the system in a service, a seed in a test.
-pub trait Chance: Send + Sync {
+/// Where ids and rng come from: the system in a service, a seed in a test.
+pub trait IdGenerator: Send + Sync {
     /// A number in [0, 1).
     fn unit(&self) -> f64;
     /// A version 7 UUID for that instant (RFC 9562).
@@ -70,9 +70,9 @@ pub trait Chance: Send + Sync {
 
 /// The system's randomness.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SystemChance;
+pub struct SystemIdGenerator;
 
-impl Chance for SystemChance {
+impl IdGenerator for SystemIdGenerator {
     fn unit(&self) -> f64 {
         rand::rng().random()
     }

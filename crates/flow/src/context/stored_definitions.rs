@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use crate::context::earlier_releases;
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// What the keyring authenticates definitions for.
 const PURPOSE: &str = "definition";
 
-impl Engines {
+impl Services {
     /// The definition that a batch was uploaded under.
     ///
     /// # Errors
@@ -40,16 +40,21 @@ impl Engines {
 ///
 /// # Errors
 /// When the database fails, or there is no keyring.
-pub(crate) async fn save(engines: &Engines, pipeline: &Pipeline, now: Timestamp) -> Result<(), FlowError> {
-    let mac = mac(engines, pipeline.version, &pipeline.name, &pipeline.source)?;
+pub(crate) async fn save(services: &Services, pipeline: &Pipeline, now: Timestamp) -> Result<(), FlowError> {
+    let mac = mac(services, pipeline.version, &pipeline.name, &pipeline.source)?;
     let stored =
         StoredDefinition { name: pipeline.name.clone(), source: pipeline.source.to_string(), mac: Some(mac) };
-    Ok(engines.store.save_definition(pipeline.version, &stored, now).await?)
+    Ok(services.store.save_definition(pipeline.version, &stored, now).await?)
 }
 
 /// A MAC of a definition under the keyring's first key.
-pub(crate) fn mac(engines: &Engines, version: Uuid, name: &str, source: &str) -> Result<Vec<u8>, FlowError> {
-    engines
+pub(crate) fn mac(
+    services: &Services,
+    version: Uuid,
+    name: &str,
+    source: &str,
+) -> Result<Vec<u8>, FlowError> {
+    services
         .keyring
         .get()
         .mac(PURPOSE, &[version.as_bytes(), name.as_bytes(), source.as_bytes()])
@@ -61,26 +66,30 @@ pub(crate) fn mac(engines: &Engines, version: Uuid, name: &str, source: &str) ->
 /// # Errors
 /// [`FlowError::Sealed`] when it is not, or the keyring lacks the key of its MAC.
 pub(crate) async fn check(
-    engines: &Engines,
+    services: &Services,
     version: Uuid,
     stored: &StoredDefinition,
 ) -> Result<(), FlowError> {
     let sealed = |source| FlowError::Sealed { what: "a definition", source };
     let Some(mac) = &stored.mac else {
-        let taken = earlier_releases::is_open(engines).await?;
+        let taken = earlier_releases::is_open(services).await?;
         return if taken { Ok(()) } else { Err(sealed(OpenError::EarlierForm)) };
     };
     let parts = [version.as_bytes().as_slice(), stored.name.as_bytes(), stored.source.as_bytes()];
-    engines.keyring.get().check_mac(PURPOSE, &parts, mac).map_err(sealed)
+    services.keyring.get().check_mac(PURPOSE, &parts, mac).map_err(sealed)
 }
 
 /// Whoever can write to the database must not choose what is called for the rows of a batch, and with which variables.
-async fn authenticate(engines: &Engines, batch: &Batch, stored: &StoredDefinition) -> Result<(), FlowError> {
+async fn authenticate(
+    services: &Services,
+    batch: &Batch,
+    stored: &StoredDefinition,
+) -> Result<(), FlowError> {
     let fault = |reason: String| FlowError::Definition { pipeline: batch.pipeline.clone(), reason };
     if stored.name != batch.pipeline {
         return Err(fault("the one in the database is another pipeline's".into()));
     }
-    match check(engines, batch.version, stored).await {
+    match check(services, batch.version, stored).await {
         Err(FlowError::Sealed { source: OpenError::UnknownKey(key), .. }) => {
             Err(fault(format!("the keyring has no key `{key}`, which authenticates it")))
         }

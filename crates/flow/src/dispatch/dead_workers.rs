@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// Rows that are requeued in one transaction.
 const GROUP_ROWS: usize = 500;
@@ -25,7 +25,7 @@ const RECLAIM_EVERY: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(25);
 
 /// Looks for dead processes until `stop`. `own` is the name of this process, which is alive.
-pub async fn run(engines: Engines, own: String, lost_after: Duration, stop: CancellationToken) {
+pub async fn run(services: Services, own: String, lost_after: Duration, stop: CancellationToken) {
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reclaimed: Option<Instant> = None;
@@ -36,8 +36,8 @@ pub async fn run(engines: Engines, own: String, lost_after: Duration, stop: Canc
         }
         let due = reclaimed.is_none_or(|at| at.elapsed() >= RECLAIM_EVERY);
         let round = async {
-            if bury_dead(&engines, Some(&own)).await? > 0 || due {
-                reclaim(&engines, lost_after).await?;
+            if remove_dead_workers(&services, Some(&own)).await? > 0 || due {
+                reclaim(&services, lost_after).await?;
                 reclaimed = Some(Instant::now());
             }
             Ok::<_, FlowError>(())
@@ -57,14 +57,14 @@ pub async fn run(engines: Engines, own: String, lost_after: Duration, stop: Canc
 ///
 /// # Errors
 /// When the database fails. A queue that does not answer is no error: it gives the messages back later, by itself.
-pub async fn bury_dead(engines: &Engines, own: Option<&str>) -> Result<usize, FlowError> {
+pub async fn remove_dead_workers(services: &Services, own: Option<&str>) -> Result<usize, FlowError> {
     let mut buried = 0;
-    for name in engines.store.look().await?.iter().filter(|name| own != Some(name.as_str())) {
-        if !engines.store.bury(name).await? {
+    for name in services.store.look().await?.iter().filter(|name| own != Some(name.as_str())) {
+        if !services.store.bury(name).await? {
             continue;
         }
         buried += 1;
-        let messages = match engines.bell.put_back(name).await {
+        let messages = match services.queue.put_back(name).await {
             Ok(messages) => messages,
             Err(error) => {
                 tracing::warn!(%error, worker = %name, "failed to put back the messages of a dead worker; the queue does it later");
@@ -80,12 +80,12 @@ pub async fn bury_dead(engines: &Engines, own: Option<&str>) -> Result<usize, Fl
 ///
 /// # Errors
 /// When the database fails.
-pub async fn reclaim(engines: &Engines, lost_after: Duration) -> Result<Reclaimed, FlowError> {
-    let now = engines.clock.now();
-    let reclaimed = engines.store.reclaim(ComeBack::Queued { lost_after: now + lost_after }, now).await?;
+pub async fn reclaim(services: &Services, lost_after: Duration) -> Result<Reclaimed, FlowError> {
+    let now = services.clock.now();
+    let reclaimed = services.store.reclaim(ComeBack::Queued { lost_after: now + lost_after }, now).await?;
     log(&reclaimed);
     let suspects: Vec<_> = reclaimed.requeued.iter().map(|one| (one.row, one.crashes)).collect();
-    enqueue(engines, suspect_messages(&suspects)).await;
+    enqueue(services, suspect_messages(&suspects)).await;
     Ok(reclaimed)
 }
 
@@ -94,10 +94,11 @@ pub async fn reclaim(engines: &Engines, lost_after: Duration) -> Result<Reclaime
 ///
 /// # Errors
 /// When the database fails.
-pub async fn linger(engines: &Engines) -> Result<(), FlowError> {
+pub async fn linger(services: &Services) -> Result<(), FlowError> {
     let began = Instant::now();
-    while began.elapsed() < LINGER && engines.store.workers().await?.iter().any(|worker| worker.is_silent()) {
-        bury_dead(engines, None).await?;
+    while began.elapsed() < LINGER && services.store.workers().await?.iter().any(|worker| worker.is_silent())
+    {
+        remove_dead_workers(services, None).await?;
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
@@ -110,12 +111,12 @@ pub fn suspect_messages(rows: &[(penstock_domain::ids::RowRef, u16)]) -> Vec<Mes
 
 /// Enqueues messages about rows that are queued in SQL. What the queue does not take is not queued any longer: the next run
 /// releases it. Tells how many messages were taken, and how many were not.
-pub async fn enqueue(engines: &Engines, messages: Vec<Message>) -> (usize, usize) {
+pub async fn enqueue(services: &Services, messages: Vec<Message>) -> (usize, usize) {
     if messages.is_empty() {
         return (0, 0);
     }
     let all = messages.len();
-    let held_back = match engines.bell.ring(messages.clone()).await {
+    let held_back = match services.queue.enqueue(messages.clone()).await {
         Ok(rung) => rung.held_back,
         Err(error) => {
             tracing::warn!(%error, messages = all, "failed to enqueue; the rows are pending again");
@@ -125,7 +126,7 @@ pub async fn enqueue(engines: &Engines, messages: Vec<Message>) -> (usize, usize
     // Some may be in the queue all the same: a claim takes only rows that are queued.
     let rows: Vec<_> = held_back.iter().flat_map(Message::rows).collect();
     for group in rows.chunks(GROUP_ROWS) {
-        if let Err(error) = engines.store.unqueue(group, engines.clock.now()).await {
+        if let Err(error) = services.store.unqueue(group, services.clock.now()).await {
             tracing::warn!(%error, rows = group.len(), "failed to give rows back; the sweep does it later");
         }
     }

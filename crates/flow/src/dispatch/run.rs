@@ -18,7 +18,7 @@ use tracing::field::Empty;
 
 use crate::context::error::FlowError;
 use crate::context::pace::Quota;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::dispatch::dead_workers;
 
 /// How a run measures out rows.
@@ -30,7 +30,7 @@ pub struct DispatchPolicy {
     pub rows_per_run: Option<u32>,
     /// How long after its start time a queued row counts as lost.
     pub lost_after: Duration,
-    /// How long a stored file may wait for its extraction before the bell is rung again.
+    /// How long a stored file may wait for its extraction before the queue is rung again.
     pub extraction_grace: Duration,
     /// Whether runs look for dead workers. Not where the only worker is in this process, and looks for itself.
     pub looks_for_dead: bool,
@@ -63,7 +63,7 @@ pub struct OwnerRelease {
 }
 
 /// A release may find fewer rows than it asked for (some that came back still wait): the rest of the quota is
-/// offered again, but not for ever.
+/// offered again, but not permanently.
 const PASSES: usize = 3;
 
 /// A lane of the queue in which so many messages wait gets no more rows in this run. What a run adds to a lane has its
@@ -74,7 +74,7 @@ pub const FULL_LANE: u32 = MAX_BACKLOG / 2;
 pub const HELD_AFTER_FAULT: Duration = Duration::from_secs(10);
 
 /// What is said of a batch that a run leaves alone.
-const MISCOUNTED: &str = "the batch's counters do not fit its rows, so this run leaves it alone: `penstock reconcile --apply` mends it";
+const MISCOUNTED: &str = "the batch's counters do not fit its rows, so this run leaves it alone: `penstock reconcile --apply` fixes it";
 
 /// A release whose answer was lost is looked for while the database is away, but for no longer.
 const FIND_RELEASE_WITHIN: Duration = Duration::from_secs(10);
@@ -93,8 +93,12 @@ const DEFAULT_SPREAD: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the database fails, or the queue does while the backlog is looked at. A queue that takes no messages is no error: their
 /// rows are pending again.
-pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> Result<RunReport, FlowError> {
-    let started_at = engines.clock.now();
+pub async fn run(
+    services: &Services,
+    policy: &DispatchPolicy,
+    dry_run: bool,
+) -> Result<RunReport, FlowError> {
+    let started_at = services.clock.now();
     let mut report = RunReport {
         locked_out: false,
         dry_run,
@@ -104,17 +108,17 @@ pub async fn run(engines: &Engines, policy: &DispatchPolicy, dry_run: bool) -> R
     };
     let grace = i64::try_from(policy.extraction_grace.as_millis()).unwrap_or(i64::MAX);
     if dry_run {
-        report.record.swept = planned(engines.store.sweep_plan(started_at, grace).await?);
-        let loads = engines.store.loads(policy.rows_per_owner.max(1), started_at).await?;
-        let shares = plan(engines, policy, &loads, policy.rows_per_run);
+        report.record.swept = planned(services.store.sweep_plan(started_at, grace).await?);
+        let loads = services.store.loads(policy.rows_per_owner.max(1), started_at).await?;
+        let shares = plan(services, policy, &loads, policy.rows_per_run);
         tally(&mut report, &loads, shares.iter().map(|share| (share.owner, share.rows)));
-        report.record.finished_at = engines.clock.now();
+        report.record.finished_at = services.clock.now();
         return Ok(report);
     }
-    release_run(engines, policy, grace, report).await
+    release_run(services, policy, grace, report).await
 }
 
-/// A plan in a run's figures.
+/// A plan in a run's metrics.
 fn planned(plan: SweepPlan) -> Swept {
     let rows = |stuck: &[StuckRows]| stuck.iter().map(|one| one.rows).sum();
     Swept {
@@ -129,82 +133,82 @@ fn planned(plan: SweepPlan) -> Swept {
 }
 
 async fn release_run(
-    engines: &Engines,
+    services: &Services,
     policy: &DispatchPolicy,
     grace: i64,
     mut report: RunReport,
 ) -> Result<RunReport, FlowError> {
     let started_at = report.record.started_at;
-    let Some(_lock) = engines.store.lock_run().await? else {
+    let Some(_lock) = services.store.lock_run().await? else {
         report.locked_out = true;
-        report.record.finished_at = engines.clock.now();
+        report.record.finished_at = services.clock.now();
         return Ok(report);
     };
-    report.record.swept = engines.store.sweep(started_at, grace, false).await?;
-    let overdue = engines.store.end_overdue(started_at).await?;
+    report.record.swept = services.store.sweep(started_at, grace, false).await?;
+    let overdue = services.store.end_overdue(started_at).await?;
     report.record.swept.overdue(&overdue);
     if overdue.rows > 0 {
         tracing::warn!(rows = overdue.rows, "rows failed: their deadline passed while they waited");
     }
     if policy.looks_for_dead {
-        dead_workers::bury_dead(engines, None).await?;
+        dead_workers::remove_dead_workers(services, None).await?;
     }
-    let reclaimed = dead_workers::reclaim(engines, policy.lost_after).await?;
+    let reclaimed = dead_workers::reclaim(services, policy.lost_after).await?;
     report.record.swept.reclaimed(&reclaimed);
-    for batch in engines.store.batches_by_seq(&report.record.swept.miscounted).await? {
+    for batch in services.store.batches_by_seq(&report.record.swept.miscounted).await? {
         tracing::error!(batch = %batch.id, "{MISCOUNTED}");
     }
-    let held = held_after_fault(engines, started_at).await?;
+    let held = held_after_fault(services, started_at).await?;
     report.record.swept.extractions.retain(|batch| !held.contains(batch));
-    let mut messages = extraction_bells(&report.record.swept);
-    let spread = run_interval(engines, started_at).await?;
+    let mut messages = extraction_messages(&report.record.swept);
+    let spread = run_interval(services, started_at).await?;
     let mut schedule = Schedule::default();
-    let result = release_rows(engines, policy, spread, held, &mut report, &mut schedule).await;
-    messages.extend(schedule.into_messages(engines.clock.now()));
+    let result = release_rows(services, policy, spread, held, &mut report, &mut schedule).await;
+    messages.extend(schedule.into_messages(services.clock.now()));
     if report.record.rows > 0 {
-        crate::crash::point(crate::crash::BEFORE_RING);
+        crate::crash::point(crate::crash::BEFORE_ENQUEUE);
     }
     // What is marked is enqueued, even when a later release failed.
-    let (taken, held_back) = dead_workers::enqueue(engines, messages).await;
+    let (taken, held_back) = dead_workers::enqueue(services, messages).await;
     report.record.messages = u32::try_from(taken).unwrap_or(u32::MAX);
     report.record.held_back = u32::try_from(held_back).unwrap_or(u32::MAX);
     report.record.error = result.as_ref().err().map(ToString::to_string);
-    report.record.finished_at = engines.clock.now();
-    engines.store.record_run(&report.record).await?;
+    report.record.finished_at = services.clock.now();
+    services.store.record_run(&report.record).await?;
     tracing::Span::current().record("rows", report.record.rows);
     result.map(|()| report)
 }
 
 /// Batches that a worker could not process a moment ago.
-async fn held_after_fault(engines: &Engines, now: Timestamp) -> Result<HashSet<BatchSeq>, FlowError> {
-    let faults = engines.store.faults().await?.into_iter();
+async fn held_after_fault(services: &Services, now: Timestamp) -> Result<HashSet<BatchSeq>, FlowError> {
+    let faults = services.store.faults().await?.into_iter();
     Ok(faults.filter(|fault| now.since(fault.seen_at) < HELD_AFTER_FAULT).map(|fault| fault.seq).collect())
 }
 
-fn extraction_bells(swept: &Swept) -> Vec<Message> {
-    swept.extractions.iter().map(|batch| extraction_bell(*batch)).collect()
+fn extraction_messages(swept: &Swept) -> Vec<Message> {
+    swept.extractions.iter().map(|batch| extraction_message(*batch)).collect()
 }
 
 /// The message that has a batch extracted.
-pub fn extraction_bell(batch: BatchSeq) -> Message {
+pub fn extraction_message(batch: BatchSeq) -> Message {
     Message::Extract { batch }
 }
 
 /// Runs that come every second spread their rows over a second, those of a CronJob over its minute.
-async fn run_interval(engines: &Engines, now: Timestamp) -> Result<Duration, FlowError> {
-    let last = engines.store.runs(1).await?.into_iter().next();
+async fn run_interval(services: &Services, now: Timestamp) -> Result<Duration, FlowError> {
+    let last = services.store.runs(1).await?.into_iter().next();
     Ok(last.map_or(Duration::ZERO, |run| now.since(run.started_at).min(DEFAULT_SPREAD)))
 }
 
 async fn release_rows(
-    engines: &Engines,
+    services: &Services,
     policy: &DispatchPolicy,
     interval: Duration,
     mut exhausted: HashSet<BatchSeq>,
     report: &mut RunReport,
     schedule: &mut Schedule,
 ) -> Result<(), FlowError> {
-    let backlog = match engines.bell.backlog().await {
+    let backlog = match services.queue.backlog().await {
         Ok(backlog) => backlog,
         Err(error) => {
             tracing::warn!(%error, "the queue does not answer; no rows are released in this run");
@@ -216,13 +220,13 @@ async fn release_rows(
     let mut passes = PASSES;
     while passes > 0 {
         passes -= 1;
-        let mut loads = engines.store.loads(policy.rows_per_owner.max(1), engines.clock.now()).await?;
+        let mut loads = services.store.loads(policy.rows_per_owner.max(1), services.clock.now()).await?;
         for load in &mut loads {
             load.batches.retain(|batch| {
                 !exhausted.contains(&batch.batch) && room.waiting(&batch.pipeline) < u64::from(FULL_LANE)
             });
         }
-        let shares = room.cut(plan(engines, policy, &loads, cap), &loads);
+        let shares = room.cut(plan(services, policy, &loads, cap), &loads);
         if shares.is_empty() {
             break;
         }
@@ -230,11 +234,11 @@ async fn release_rows(
         let batches = loads.iter().flat_map(|load| &load.batches);
         let offered: HashMap<BatchSeq, &BatchLoad> = batches.map(|batch| (batch.batch, batch)).collect();
         for chunk in shares.chunks(TAKES_PER_RELEASE) {
-            let now = engines.clock.now();
+            let now = services.clock.now();
             let takes: Vec<Take> =
                 chunk.iter().map(|share| Take { batch: share.batch, rows: share.rows }).collect();
-            let lost_at = now + interval.max(longest_spread(engines)) + policy.lost_after;
-            let released = match release(engines, &takes, now, lost_at).await {
+            let lost_at = now + interval.max(longest_spread(services)) + policy.lost_after;
+            let released = match release(services, &takes, now, lost_at).await {
                 Ok(released) => released,
                 // The others of the chunk are offered again without it.
                 Err(error @ StoreError::Overdrawn { batch, .. }) => {
@@ -261,9 +265,9 @@ async fn release_rows(
                 if let (Some(batch), Some(released)) = (offered.get(&share.batch), released) {
                     let span =
                         tracing::info_span!("release", batch = %batch.id, rows = got, trace_id = Empty);
-                    engines.traces.of_batch(&span, batch.id.0);
+                    services.traces.of_batch(&span, batch.id.0);
                     tracing::debug!(parent: &span, "rows are released");
-                    schedule.add(engines, &loads[share.owner], batch, released, interval);
+                    schedule.add(services, &loads[share.owner], batch, released, interval);
                     room.take(&batch.pipeline, got);
                 }
                 tally(report, &loads, std::iter::once((share.owner, got)));
@@ -280,12 +284,12 @@ async fn release_rows(
 /// Releases rows. When the database breaks off in the middle, what it has done is looked for as soon as it is back: rows that are
 /// marked without a message would wait until they count as lost.
 async fn release(
-    engines: &Engines,
+    services: &Services,
     takes: &[Take],
     now: Timestamp,
     lost_at: Timestamp,
 ) -> StoreResult<Vec<Released>> {
-    let error = match engines.store.release(takes, now, lost_at).await {
+    let error = match services.store.release(takes, now, lost_at).await {
         Err(error) if error.is_transient() => error,
         released => return released,
     };
@@ -293,7 +297,7 @@ async fn release(
     let began = tokio::time::Instant::now();
     while began.elapsed() < FIND_RELEASE_WITHIN {
         tokio::time::sleep(FIND_RELEASE_EVERY).await;
-        match engines.store.released_until(&batches, lost_at).await {
+        match services.store.released_until(&batches, lost_at).await {
             Ok(released) if released.is_empty() => break,
             Ok(released) => return Ok(released),
             Err(_) => {}
@@ -342,21 +346,21 @@ impl LaneRoom {
     }
 }
 
-fn longest_spread(engines: &Engines) -> Duration {
-    engines.pipelines.iter().filter_map(|pipeline| pipeline.dispatch.spread).max().unwrap_or_default()
+fn longest_spread(services: &Services) -> Duration {
+    services.pipelines.iter().filter_map(|pipeline| pipeline.dispatch.spread).max().unwrap_or_default()
 }
 
 fn plan(
-    engines: &Engines,
+    services: &Services,
     policy: &DispatchPolicy,
     loads: &[OwnerLoad],
     cap: Option<u32>,
 ) -> Vec<fair::Share> {
-    let offers: Vec<OwnerOffer> = loads.iter().map(|load| offer(engines, policy, load)).collect();
-    fair::plan(&offers, cap, &mut || engines.chance.unit())
+    let offers: Vec<OwnerOffer> = loads.iter().map(|load| offer(services, policy, load)).collect();
+    fair::plan(&offers, cap, &mut || services.id_generator.unit())
 }
 
-fn offer(engines: &Engines, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerOffer {
+fn offer(services: &Services, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerOffer {
     let mut names: Vec<&str> = Vec::new();
     let mut batches = Vec::with_capacity(load.batches.len());
     for batch in &load.batches {
@@ -375,7 +379,7 @@ fn offer(engines: &Engines, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerO
     let rooms = names
         .iter()
         .map(|name| {
-            let limit = Quota::of(engines, load.rows, name, policy.rows_per_owner).pipeline;
+            let limit = Quota::of(services, load.rows, name, policy.rows_per_owner).pipeline;
             let used = load.in_flight_by_pipeline.iter().find(|(pipeline, _)| pipeline == name);
             limit.saturating_sub(used.map_or(0, |(_, rows)| *rows))
         })
@@ -428,16 +432,16 @@ struct BatchSchedule {
 }
 
 /// A random number that decides between equals.
-fn draw(engines: &Engines) -> u32 {
+fn draw(services: &Services) -> u32 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in [0, 2³²)")]
-    let lot = (engines.chance.unit() * 4_294_967_296.0) as u32;
+    let lot = (services.id_generator.unit() * 4_294_967_296.0) as u32;
     lot
 }
 
 impl Schedule {
     fn add(
         &mut self,
-        engines: &Engines,
+        services: &Services,
         load: &OwnerLoad,
         batch: &BatchLoad,
         released: &Released,
@@ -449,14 +453,17 @@ impl Schedule {
             return;
         }
         let pipeline = batch.pipeline.as_str();
-        let spread =
-            engines.pipelines.get(pipeline).and_then(|pipeline| pipeline.dispatch.spread).unwrap_or(interval);
+        let spread = services
+            .pipelines
+            .get(pipeline)
+            .and_then(|pipeline| pipeline.dispatch.spread)
+            .unwrap_or(interval);
         let owner =
             self.lanes.entry(pipeline.to_owned()).or_default().entry(load.owner.0).or_insert_with(|| {
-                OwnerSchedule { weight: load.weight.max(1), lot: draw(engines), batches: HashMap::new() }
+                OwnerSchedule { weight: load.weight.max(1), lot: draw(services), batches: HashMap::new() }
             });
         let schedule = owner.batches.entry(batch.batch).or_insert_with(|| BatchSchedule {
-            lot: draw(engines),
+            lot: draw(services),
             spread,
             rows: Vec::new(),
         });

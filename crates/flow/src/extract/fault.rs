@@ -5,17 +5,17 @@ use penstock_store::extraction::ExtractionFailure;
 use serde_json::json;
 
 use crate::context::error::FlowError;
-use crate::context::secrets::{Place, SecretsOf};
+use crate::context::secrets::{SecretLocation, SecretsOf};
 
 /// Why an extraction stopped.
-pub(crate) enum Trouble {
+pub(crate) enum ExtractError {
     /// The file's own fault: it will not get better.
     File(FileFault),
     /// An engine's: the batch waits at its checkpoint.
     Flow(FlowError),
 }
 
-impl<E: Into<FlowError>> From<E> for Trouble {
+impl<E: Into<FlowError>> From<E> for ExtractError {
     fn from(error: E) -> Self {
         Self::Flow(error.into())
     }
@@ -51,7 +51,7 @@ impl FileFault {
         failure["code"].as_str().map(str::to_owned)
     }
 
-    /// Whether the file is at fault, whatever becomes of the engines: reading it again finds the same.
+    /// Whether the file is at fault, whatever becomes of the services: reading it again finds the same.
     pub fn is_the_files_own(code: &str) -> bool {
         matches!(code, "invalid_file" | "file_too_large" | "erased")
     }
@@ -64,7 +64,7 @@ impl FileFault {
             clear["error_count"] = self.error_count.into();
             whole["errors"] = json!(self.errors);
         }
-        let sealed = secrets.map(|secrets| secrets.seal_json(Place::Failure, &whole));
+        let sealed = secrets.map(|secrets| secrets.seal_json(SecretLocation::Failure, &whole));
         ExtractionFailure { clear: clear.to_string(), sealed }
     }
 }

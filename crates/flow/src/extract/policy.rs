@@ -9,8 +9,8 @@ pub struct ExtractPolicy {
     pub holder: String,
     /// How long the lease lasts; every chunk renews it.
     pub lease: Duration,
-    /// Rows of a chunk at the most.
+    /// Rows of a chunk at most.
     pub chunk_rows: usize,
-    /// Bytes of a chunk at the most (one record can pass it).
+    /// Bytes of a chunk at most (one record can pass it).
     pub chunk_bytes: usize,
 }

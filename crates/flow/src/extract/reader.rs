@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::context::references::References;
-use crate::context::secrets::{Place, SecretsOf, unreadable_header};
-use crate::context::services::Engines;
-use crate::extract::fault::{FileFault, Trouble};
+use crate::context::secrets::{SecretLocation, SecretsOf, unreadable_header};
+use crate::context::services::Services;
+use crate::extract::fault::{ExtractError, FileFault};
 use crate::extract::policy::ExtractPolicy;
 
-/// So many bytes are asked of the object store at a time, at the most: large enough that S3's answers are not waited
+/// So many bytes are asked of the object store at a time, at most: large enough that S3's answers are not waited
 /// for, small enough to hold two of them.
 const LARGEST_BLOCK: u64 = 1 << 20;
 
@@ -34,31 +34,31 @@ pub(crate) struct Chunk {
 
 /// Sends the batch's rows from its checkpoint on, chunk by chunk.
 pub(crate) async fn read(
-    engines: Engines,
+    services: Services,
     policy: ExtractPolicy,
     batch: Box<Batch>,
     secrets: SecretsOf,
-    chunks: mpsc::Sender<Result<Chunk, Trouble>>,
+    chunks: mpsc::Sender<Result<Chunk, ExtractError>>,
 ) {
-    if let Err(trouble) = read_rows(&engines, &policy, &batch, &secrets, &chunks).await {
+    if let Err(trouble) = read_rows(&services, &policy, &batch, &secrets, &chunks).await {
         // The other end is gone only when nobody wants to know.
         let _ = chunks.send(Err(trouble)).await;
     }
 }
 
 async fn read_rows(
-    engines: &Engines,
+    services: &Services,
     policy: &ExtractPolicy,
     batch: &Batch,
     secrets: &SecretsOf,
-    chunks: &mpsc::Sender<Result<Chunk, Trouble>>,
-) -> Result<(), Trouble> {
+    chunks: &mpsc::Sender<Result<Chunk, ExtractError>>,
+) -> Result<(), ExtractError> {
     let header = secrets.header().ok_or_else(|| unreadable_header(batch))?;
-    let mut file = SealedReader::open(engines, batch, secrets).await?;
+    let mut file = SealedReader::open(services, batch, secrets).await?;
     // The file was held to its pipeline's limits before it was sealed; reading it again must not be stricter.
     let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line);
     let references: Box<dyn ReferenceReader> = if header.is_report() {
-        Box::new(References::of(engines, &batch.owner_name).await?)
+        Box::new(References::of(services, &batch.owner_name).await?)
     } else {
         Box::new(NoReferences)
     };
@@ -74,7 +74,7 @@ async fn read_rows(
             parser.finish(&mut |event| builder.take(event)).map_err(|_| builder.limit())?;
         }
         if let Some(fault) = builder.fault.take() {
-            return Err(Trouble::File(fault));
+            return Err(ExtractError::File(fault));
         }
         for chunk in builder.full.drain(..) {
             if chunks.send(Ok(chunk)).await.is_err() {
@@ -135,7 +135,7 @@ impl<'a> Builder<'a> {
                 let number = self.at.rows + 1;
                 self.scratch.clear();
                 self.header.payload(&record, self.references, &mut self.scratch);
-                let payload = self.secrets.seal(Place::Payload(number), &self.scratch);
+                let payload = self.secrets.seal(SecretLocation::Payload(number), &self.scratch);
                 self.bytes += payload.len();
                 self.at = Checkpoint { offset: record.end, line: record.next_line, rows: number };
                 let line = u32::try_from(record.line).unwrap_or(u32::MAX);
@@ -170,8 +170,11 @@ impl<'a> Builder<'a> {
         (!self.rows.is_empty()).then(|| self.cut())
     }
 
-    fn limit(&self) -> Trouble {
-        Trouble::File(FileFault::new("file_changed", "a record is larger than the one that was validated"))
+    fn limit(&self) -> ExtractError {
+        ExtractError::File(FileFault::new(
+            "file_changed",
+            "a record is larger than the one that was validated",
+        ))
     }
 }
 
@@ -189,27 +192,27 @@ struct SealedReader {
 }
 
 impl SealedReader {
-    async fn open(engines: &Engines, batch: &Batch, secrets: &SecretsOf) -> Result<Self, Trouble> {
+    async fn open(services: &Services, batch: &Batch, secrets: &SecretsOf) -> Result<Self, ExtractError> {
         let path = Path::from(batch.object_key.as_str());
-        let meta = match engines.objects.head(&path).await {
+        let meta = match services.objects.head(&path).await {
             Ok(meta) => meta,
             Err(object_store::Error::NotFound { .. }) => {
-                return Err(Trouble::File(FileFault::new("file_missing", "the stored file is gone")));
+                return Err(ExtractError::File(FileFault::new("file_missing", "the stored file is gone")));
             }
             Err(error) => return Err(error.into()),
         };
-        let header = engines.objects.get_range(&path, 0..StreamLayout::HEADER_LEN as u64).await?;
-        let mut opener =
-            StreamOpener::new(secrets.key(), batch.id.0, &header).map_err(|_| Trouble::File(tampered()))?;
+        let header = services.objects.get_range(&path, 0..StreamLayout::HEADER_LEN as u64).await?;
+        let mut opener = StreamOpener::new(secrets.key(), batch.id.0, &header)
+            .map_err(|_| ExtractError::File(tampered()))?;
         let place = StreamLayout::locate(batch.checkpoint.offset);
         opener.at_chunk(place.chunk);
         let mut reader = Self {
-            objects: engines.objects.clone(),
+            objects: services.objects.clone(),
             path,
             opener: Some(opener),
             at: place.sealed_offset,
             end: meta.size,
-            block: LARGEST_BLOCK.min(engines.part_bytes as u64 / 2),
+            block: LARGEST_BLOCK.min(services.part_bytes as u64 / 2),
             coming: None,
             skip: place.skip,
         };
@@ -229,14 +232,14 @@ impl SealedReader {
     }
 
     /// Appends the next plain bytes; false when the file is at its end.
-    async fn next(&mut self, plain: &mut Vec<u8>) -> Result<bool, Trouble> {
+    async fn next(&mut self, plain: &mut Vec<u8>) -> Result<bool, ExtractError> {
         let Some(mut opener) = self.opener.take() else { return Ok(false) };
         match self.coming.take() {
-            None => opener.finish(plain).map_err(|_| Trouble::File(tampered()))?,
+            None => opener.finish(plain).map_err(|_| ExtractError::File(tampered()))?,
             Some(block) => {
                 let block = block.await.map_err(|source| object_store::Error::JoinError { source })??;
                 self.ask();
-                opener.push(&block, plain).map_err(|_| Trouble::File(tampered()))?;
+                opener.push(&block, plain).map_err(|_| ExtractError::File(tampered()))?;
                 self.opener = Some(opener);
             }
         }

@@ -10,7 +10,7 @@ use penstock_store::batches::{Batch, Created, NewBatch};
 use crate::context::epochs;
 use crate::context::error::FlowError;
 use crate::context::secrets::SecretsOf;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// A database whose answer to making a batch was lost is asked for it this long.
 const LOOK_WITHIN: Duration = Duration::from_secs(6);
@@ -36,14 +36,14 @@ impl<E: Into<FlowError>> From<E> for NotMade {
 }
 
 /// Makes a batch. When the database's answer is lost, it is asked whether the batch is there.
-async fn insert(engines: &Engines, batch: &NewBatch) -> Result<Created, NotMade> {
-    let error = match engines.store.create_batch(batch).await {
+async fn insert(services: &Services, batch: &NewBatch) -> Result<Created, NotMade> {
+    let error = match services.store.create_batch(batch).await {
         Err(error) if error.is_transient() => error,
         made => return Ok(made?),
     };
     let look = async {
         loop {
-            match engines.store.batch(batch.id, Some(batch.owner)).await {
+            match services.store.batch(batch.id, Some(batch.owner)).await {
                 Err(error) if error.is_transient() => tokio::time::sleep(LOOK_AGAIN).await,
                 found => return found,
             }
@@ -64,7 +64,7 @@ async fn insert(engines: &Engines, batch: &NewBatch) -> Result<Created, NotMade>
 /// # Errors
 /// When the database fails, or the keyring lacks the epoch's key.
 pub(crate) async fn create_batch(
-    engines: &Engines,
+    services: &Services,
     owner: &str,
     secrets: &SecretsOf,
     mut batch: NewBatch,
@@ -73,19 +73,19 @@ pub(crate) async fn create_batch(
     let binding = Binding { batch: batch.id.0, owner, pipeline: &pipeline, version: batch.version };
     let mut tries = 0;
     loop {
-        let (epoch, key) = epochs::newest(engines).await?;
-        epochs::wrap(engines, &epoch, &key, binding, secrets.key(), &mut batch.key)?;
+        let (epoch, key) = epochs::newest(services).await?;
+        epochs::wrap(services, &epoch, &key, binding, secrets.key(), &mut batch.key)?;
         tries += 1;
-        match insert(engines, &batch).await {
+        match insert(services, &batch).await {
             Err(NotMade { error: FlowError::Store(StoreError::EpochDropped), .. }) if tries < TRIES => {}
             made => return made,
         }
     }
 }
 
-/// A bell that does not ring is no error: the dispatcher's sweep finds the batch.
-pub(crate) async fn ring(engines: &Engines, batch: &Batch) {
-    if let Err(error) = engines.bell.ring(vec![Message::Extract { batch: batch.seq }]).await {
-        tracing::warn!(%error, batch = %batch.id, "the extraction bell did not ring; the next dispatcher run rings it");
+/// A queue that does not ring is no error: the dispatcher's sweep finds the batch.
+pub(crate) async fn enqueue_extraction(services: &Services, batch: &Batch) {
+    if let Err(error) = services.queue.enqueue(vec![Message::Extract { batch: batch.seq }]).await {
+        tracing::warn!(%error, batch = %batch.id, "the extraction queue did not ring; the next dispatcher run rings it");
     }
 }

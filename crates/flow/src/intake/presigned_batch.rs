@@ -11,10 +11,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::context::error::FlowError;
-use crate::context::secrets::{Place, SecretsOf};
-use crate::context::services::Engines;
+use crate::context::secrets::{SecretLocation, SecretsOf};
+use crate::context::services::Services;
 use crate::context::stored_definitions;
-use crate::intake::create_batch::{NotMade, create_batch, ring};
+use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
 use crate::intake::sealed_file::upload_key;
 use crate::intake::upload::{
     Accepted, UploadError, UploadFields, UploadRequest, absorb_fields, fingerprinters, replay,
@@ -25,12 +25,12 @@ use crate::intake::upload::{
 /// # Errors
 /// When there is nothing to take, or it was taken before; when an engine fails.
 pub async fn adopt(
-    engines: &Engines,
+    services: &Services,
     request: UploadRequest,
     upload: Uuid,
     fields: UploadFields,
 ) -> Result<Accepted, UploadError> {
-    let asked = Asked { engines, request, upload, fields };
+    let asked = Asked { services, request, upload, fields };
     // Before the upload is looked at: the request that is repeated here has used it up.
     if let Some(accepted) = asked.answered_before().await? {
         return Ok(accepted);
@@ -45,10 +45,10 @@ pub async fn adopt(
             FlowError::Inconsistent(format!("upload {} has another upload's address", pending.id)).into()
         );
     }
-    let Some(bytes) = file_bytes(engines, &pending).await? else { return Err(UploadError::NotUploaded) };
+    let Some(bytes) = file_bytes(services, &pending).await? else { return Err(UploadError::NotUploaded) };
     match asked.make(pending, bytes).await {
         Ok(Created::New(batch)) => {
-            ring(engines, &batch).await;
+            enqueue_extraction(services, &batch).await;
             Ok(Accepted { batch, replayed: false, ignored_columns: Vec::new() })
         }
         Ok(Created::Existing { batch, idempotency }) => asked.answer(batch, &idempotency).await,
@@ -68,17 +68,17 @@ pub async fn adopt(
 /// # Errors
 /// When an engine fails.
 pub async fn waiting_bytes(
-    engines: &Engines,
+    services: &Services,
     owner: OwnerSeq,
     upload: Uuid,
 ) -> Result<Option<u64>, FlowError> {
-    let pending = engines.store.upload(upload, owner).await?.filter(|pending| pending.batch.is_none());
+    let pending = services.store.upload(upload, owner).await?.filter(|pending| pending.batch.is_none());
     let Some(pending) = pending else { return Ok(None) };
-    file_bytes(engines, &pending).await
+    file_bytes(services, &pending).await
 }
 
-async fn file_bytes(engines: &Engines, pending: &PendingUpload) -> Result<Option<u64>, FlowError> {
-    match engines.objects.head(&pending.object_key.as_str().into()).await {
+async fn file_bytes(services: &Services, pending: &PendingUpload) -> Result<Option<u64>, FlowError> {
+    match services.objects.head(&pending.object_key.as_str().into()).await {
         Ok(meta) => Ok(Some(meta.size)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
@@ -86,7 +86,7 @@ async fn file_bytes(engines: &Engines, pending: &PendingUpload) -> Result<Option
 }
 
 struct Asked<'a> {
-    engines: &'a Engines,
+    services: &'a Services,
     request: UploadRequest,
     upload: Uuid,
     fields: UploadFields,
@@ -94,14 +94,14 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     async fn pending(&self) -> Result<Option<PendingUpload>, FlowError> {
-        Ok(self.engines.store.upload(self.upload, self.request.owner).await?)
+        Ok(self.services.store.upload(self.upload, self.request.owner).await?)
     }
 
     /// What an earlier request with the same `Idempotency-Key` was answered.
     async fn answered_before(&self) -> Result<Option<Accepted>, UploadError> {
         let Some(key) = &self.request.idempotency_key else { return Ok(None) };
         let earlier =
-            self.engines.store.idempotent(self.request.owner, key).await.map_err(FlowError::from)?;
+            self.services.store.idempotent(self.request.owner, key).await.map_err(FlowError::from)?;
         let Some((batch, promise)) = earlier else { return Ok(None) };
         self.answer(batch, &promise).await.map(Some)
     }
@@ -112,7 +112,7 @@ impl Asked<'_> {
 
     /// The same upload under another name is another request.
     async fn prints(&self, earlier: Option<&Idempotency>) -> Result<Vec<(String, [u8; 32])>, FlowError> {
-        let all = fingerprinters(self.engines, earlier.map(|promise| promise.key_id.as_str())).await?;
+        let all = fingerprinters(self.services, earlier.map(|promise| promise.key_id.as_str())).await?;
         let prints = all
             .into_iter()
             .map(|(key_id, mut fingerprint)| {
@@ -131,16 +131,16 @@ impl Asked<'_> {
             return Ok(accepted);
         }
         let seqs: Vec<_> = pending.batch.into_iter().collect();
-        let batches = self.engines.store.batches_by_seq(&seqs).await.map_err(FlowError::from)?;
+        let batches = self.services.store.batches_by_seq(&seqs).await.map_err(FlowError::from)?;
         Err(UploadError::UploadUsed(batches.first().map(|batch| batch.id)))
     }
 
     async fn make(&self, pending: PendingUpload, file_bytes: u64) -> Result<Created, NotMade> {
-        let (engines, pipeline) = (self.engines, &self.request.pipeline);
+        let (services, pipeline) = (self.services, &self.request.pipeline);
         let fields = self.fields.clone();
-        let now = engines.clock.now();
-        let id = engines.chance.batch_id(now);
-        let key = DataKey::generate(engines.random.as_ref())
+        let now = services.clock.now();
+        let id = services.id_generator.batch_id(now);
+        let key = DataKey::generate(services.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
         let secrets = SecretsOf::new(id, Arc::new(key), Value::Null);
         let promise = match self.request.idempotency_key.clone() {
@@ -151,7 +151,7 @@ impl Asked<'_> {
             }),
             None => None,
         };
-        stored_definitions::save(engines, pipeline, now).await?;
+        stored_definitions::save(services, pipeline, now).await?;
         let batch = NewBatch {
             id,
             owner: self.request.owner,
@@ -168,13 +168,13 @@ impl Asked<'_> {
             priority: fields.priority.unwrap_or(0),
             checkpoint: Checkpoint::default(),
             key: SealedKey {
-                context: fields.context.map(|context| secrets.seal_json(Place::Context, &context)),
+                context: fields.context.map(|context| secrets.seal_json(SecretLocation::Context, &context)),
                 ..SealedKey::default()
             },
             idempotency: promise,
             upload: Some(pending.id),
             created_at: now,
         };
-        create_batch(engines, &self.request.owner_name, &secrets, batch).await
+        create_batch(services, &self.request.owner_name, &secrets, batch).await
     }
 }

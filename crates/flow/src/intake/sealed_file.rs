@@ -6,7 +6,7 @@ use penstock_domain::ids::BatchId;
 
 use crate::context::error::FlowError;
 use crate::context::object_writer::PartWriter;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// Where the sealed file of a batch lies.
 pub fn sealed_key(owner: &str, batch: BatchId) -> Path {
@@ -36,10 +36,10 @@ impl SealedWriter {
     ///
     /// # Errors
     /// When there are no random numbers.
-    pub fn new(engines: &Engines, path: Path, key: &DataKey, batch: BatchId) -> Result<Self, FlowError> {
-        let (sealer, header) = StreamSealer::new(key, batch.0, engines.random.as_ref())
+    pub fn new(services: &Services, path: Path, key: &DataKey, batch: BatchId) -> Result<Self, FlowError> {
+        let (sealer, header) = StreamSealer::new(key, batch.0, services.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "the file", source })?;
-        Ok(Self { parts: PartWriter::new(engines, path), sealer, sealed: header.to_vec(), plain_bytes: 0 })
+        Ok(Self { parts: PartWriter::new(services, path), sealer, sealed: header.to_vec(), plain_bytes: 0 })
     }
 
     /// Plain bytes taken so far.

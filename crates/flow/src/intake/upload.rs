@@ -18,11 +18,11 @@ use crate::context::error::FlowError;
 use crate::context::installation;
 use crate::context::objects::delete;
 use crate::context::references::References;
-use crate::context::secrets::{Place, SecretsOf};
-use crate::context::services::Engines;
+use crate::context::secrets::{SecretLocation, SecretsOf};
+use crate::context::services::Services;
 use crate::context::stored_definitions;
 use crate::crash;
-use crate::intake::create_batch::{NotMade, create_batch, ring};
+use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
 use crate::intake::sealed_file::{SealedWriter, sealed_key};
 
 /// Who uploads, and to what.
@@ -112,7 +112,7 @@ pub struct Accepted {
 
 /// An upload under way. Dropping it leaves nothing behind.
 pub struct Upload {
-    engines: Engines,
+    services: Services,
     request: UploadRequest,
     id: BatchId,
     span: Span,
@@ -131,30 +131,30 @@ impl Upload {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn start(engines: &Engines, request: UploadRequest) -> Result<Self, FlowError> {
-        let now = engines.clock.now();
-        let id = engines.chance.batch_id(now);
-        let key = DataKey::generate(engines.random.as_ref())
+    pub async fn start(services: &Services, request: UploadRequest) -> Result<Self, FlowError> {
+        let now = services.clock.now();
+        let id = services.id_generator.batch_id(now);
+        let key = DataKey::generate(services.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
         let key = Arc::new(key);
         let earlier = match &request.idempotency_key {
-            Some(idempotency_key) => engines.store.idempotent(request.owner, idempotency_key).await?,
+            Some(idempotency_key) => services.store.idempotent(request.owner, idempotency_key).await?,
             None => None,
         };
         let fingerprints = match &request.idempotency_key {
             Some(_) => {
                 let earlier = earlier.as_ref().map(|(_, promise)| promise.key_id.as_str());
-                fingerprinters(engines, earlier).await?
+                fingerprinters(services, earlier).await?
             }
             None => Vec::new(),
         };
-        let references = Arc::new(References::of(engines, &request.owner_name).await?);
+        let references = Arc::new(References::of(services, &request.owner_name).await?);
         let path = sealed_key(&request.owner_name, id);
-        let writer = SealedWriter::new(engines, path, &key, id)?;
+        let writer = SealedWriter::new(services, path, &key, id)?;
         let span = tracing::info_span!("upload", batch = %id, trace_id = Empty);
-        engines.traces.of_batch(&span, id.0);
+        services.traces.of_batch(&span, id.0);
         Ok(Self {
-            engines: engines.clone(),
+            services: services.clone(),
             id,
             span,
             secrets: SecretsOf::new(id, key, Value::Null),
@@ -233,9 +233,9 @@ impl Upload {
             });
         let file = self.writer.finish().await?;
         crash::point(crash::FILE_STORED);
-        let engines = self.engines;
+        let services = self.services;
         let made = make_batch(
-            &engines,
+            &services,
             &self.request,
             Making { id: self.id, secrets: &self.secrets, validated, promise },
             fields,
@@ -245,17 +245,17 @@ impl Upload {
         .await;
         match made {
             Ok(Created::New(batch)) => {
-                ring(&engines, &batch).await;
+                enqueue_extraction(&services, &batch).await;
                 Ok(Accepted { batch, replayed: false, ignored_columns })
             }
             Ok(Created::Existing { batch, idempotency }) => {
-                delete(&engines, &file.path).await;
+                delete(&services, &file.path).await;
                 Ok(Accepted { ignored_columns, ..replay(batch, &idempotency, &prints)? })
             }
             Err(NotMade { error, certainly }) => {
                 // A batch that may have been made needs its file; `reconcile` finds one that nobody needs.
                 if certainly {
-                    delete(&engines, &file.path).await;
+                    delete(&services, &file.path).await;
                 }
                 Err(error.into())
             }
@@ -271,18 +271,18 @@ struct Making<'a> {
 }
 
 async fn make_batch(
-    engines: &Engines,
+    services: &Services,
     request: &UploadRequest,
     making: Making<'_>,
     fields: UploadFields,
     object_key: String,
     file_bytes: u64,
 ) -> Result<Created, NotMade> {
-    let now = engines.clock.now();
+    let now = services.clock.now();
     let pipeline = &request.pipeline;
-    stored_definitions::save(engines, pipeline, now).await?;
-    let header = making.secrets.seal_json(Place::Header, &making.validated.header);
-    let context = fields.context.map(|context| making.secrets.seal_json(Place::Context, &context));
+    stored_definitions::save(services, pipeline, now).await?;
+    let header = making.secrets.seal_json(SecretLocation::Header, &making.validated.header);
+    let context = fields.context.map(|context| making.secrets.seal_json(SecretLocation::Context, &context));
     let batch = NewBatch {
         id: making.id,
         owner: request.owner,
@@ -307,16 +307,18 @@ async fn make_batch(
         upload: None,
         created_at: now,
     };
-    create_batch(engines, &request.owner_name, making.secrets, batch).await
+    create_batch(services, &request.owner_name, making.secrets, batch).await
 }
 
 pub(crate) async fn fingerprinters(
-    engines: &Engines,
+    services: &Services,
     earlier: Option<&str>,
 ) -> Result<Vec<(String, Fingerprinter)>, FlowError> {
-    let mut all = vec![(String::new(), installation::fingerprinter(engines).await?)];
+    let mut all = vec![(String::new(), installation::fingerprinter(services).await?)];
     if let Some(id) = earlier.filter(|id| !id.is_empty()) {
-        all.extend(engines.keyring.get().fingerprint(id).map(|fingerprinter| (id.to_owned(), fingerprinter)));
+        all.extend(
+            services.keyring.get().fingerprint(id).map(|fingerprinter| (id.to_owned(), fingerprinter)),
+        );
     }
     Ok(all)
 }

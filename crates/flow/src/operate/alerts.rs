@@ -11,12 +11,12 @@ use penstock_domain::limit::BreakerState;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_store::alerts::{Alert, Notice};
-use penstock_store::operations::{Figures, RECENT};
+use penstock_store::operations::{Metrics, RECENT};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// A receiver has so long to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ const LEASE: Duration = Duration::from_secs(30);
 /// Notices under way in one worker.
 const AT_ONCE: usize = 4;
 
-/// Batches that one rule tells of, at the most: a channel with more of them is read by nobody. Those that it has told of
+/// Batches that one rule tells of, at most: a channel with more of them is read by nobody. Those that it has told of
 /// stay until they are well, whatever comes after them.
 const MOST_BATCHES: usize = 20;
 
@@ -40,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// Looks at the rules, and tells.
 pub struct Watch {
-    engines: Engines,
+    services: Services,
     caller: Arc<Caller>,
     rules: AlertRules,
     client: reqwest::Client,
@@ -51,13 +51,13 @@ impl Watch {
     ///
     /// # Errors
     /// When the TLS backend cannot be set up.
-    pub fn new(engines: Engines, caller: Arc<Caller>, rules: AlertRules) -> Result<Self, reqwest::Error> {
+    pub fn new(services: Services, caller: Arc<Caller>, rules: AlertRules) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { engines, caller, rules, client })
+        Ok(Self { services, caller, rules, client })
     }
 
     /// Runs until `stop`.
@@ -78,14 +78,14 @@ impl Watch {
     /// # Errors
     /// When the database fails.
     pub async fn round(&self) -> Result<(), FlowError> {
-        let now = self.engines.clock.now();
+        let now = self.services.clock.now();
         let found = self.find(now).await?;
-        self.engines.store.note_alerts(&found, now).await?;
-        let token = self.engines.chance.lease_token();
+        self.services.store.note_alerts(&found, now).await?;
+        let token = self.services.id_generator.lease_token();
         let limit = u32::try_from(AT_ONCE).unwrap_or(u32::MAX);
         loop {
-            let now = self.engines.clock.now();
-            let notices = self.engines.store.lease_notices(token, now, now + LEASE, limit).await?;
+            let now = self.services.clock.now();
+            let notices = self.services.store.lease_notices(token, now, now + LEASE, limit).await?;
             if notices.is_empty() {
                 return Ok(());
             }
@@ -93,8 +93,8 @@ impl Watch {
                 .map(|notice| async move {
                     let told = self.tell(&notice).await;
                     let pause = FIRST_PAUSE * 2u32.pow(u32::from(notice.attempts.min(10)));
-                    let again = (!told).then(|| self.engines.clock.now() + pause.min(LONGEST_PAUSE));
-                    self.engines.store.settle_notice(&notice, token, again).await?;
+                    let again = (!told).then(|| self.services.clock.now() + pause.min(LONGEST_PAUSE));
+                    self.services.store.settle_notice(&notice, token, again).await?;
                     Ok(())
                 })
                 .buffer_unordered(AT_ONCE)
@@ -105,11 +105,11 @@ impl Watch {
     }
 
     async fn find(&self, now: Timestamp) -> Result<Vec<Alert>, FlowError> {
-        let figures = self.engines.store.figures(now).await?;
-        let firing = self.engines.store.firing().await?;
+        let metrics = self.services.store.metrics(now).await?;
+        let firing = self.services.store.firing().await?;
         let mut found = Vec::new();
         for rule in &self.rules.rules {
-            let mut seen = self.look(rule, &figures, now).await?;
+            let mut seen = self.look(rule, &metrics, now).await?;
             let known = |subject: &str| {
                 firing.iter().any(|(name, known)| name == rule.condition.name() && known == subject)
             };
@@ -140,10 +140,10 @@ impl Watch {
     async fn look(
         &self,
         rule: &Rule,
-        figures: &Figures,
+        metrics: &Metrics,
         now: Timestamp,
     ) -> Result<Vec<(String, String)>, FlowError> {
-        let store = &self.engines.store;
+        let store = &self.services.store;
         Ok(match rule.condition {
             Condition::FailureShare { above_bp, min_rows } => store
                 .failing_batches(now - RECENT, min_rows.max(1), above_bp, LOOKED_AT)
@@ -170,14 +170,14 @@ impl Watch {
                 })
                 .collect(),
             Condition::StuckRows => [
-                ("lease_expired", figures.leases_expired, "are processing, but their lease ran out"),
-                ("lost", figures.rows_lost, "are queued, but nobody took them up in time"),
+                ("lease_expired", metrics.leases_expired, "are processing, but their lease ran out"),
+                ("lost", metrics.rows_lost, "are queued, but nobody took them up in time"),
             ]
             .into_iter()
             .filter(|(_, rows, _)| *rows > 0)
             .map(|(subject, rows, why)| (subject.to_owned(), format!("{rows} rows {why}, and no sweep came")))
             .collect(),
-            Condition::CallbacksExhausted => match figures.callbacks_exhausted_recently {
+            Condition::CallbacksExhausted => match metrics.callbacks_exhausted_recently {
                 0 => Vec::new(),
                 count => vec![(
                     "callbacks".to_owned(),
@@ -191,7 +191,7 @@ impl Watch {
                         vec![("dispatcher".to_owned(), format!("no dispatcher run since {at}"))]
                     }
                     // A new installation has no run yet; work that waits for one tells.
-                    None if figures.batches_queued > 0 => {
+                    None if metrics.batches_queued > 0 => {
                         vec![(
                             "dispatcher".to_owned(),
                             "rows wait, and no dispatcher run ever came".to_owned(),
@@ -206,7 +206,7 @@ impl Watch {
 
     async fn open_breakers(&self) -> Vec<(String, String)> {
         let mut found: Vec<(String, String)> = Vec::new();
-        for pipeline in self.engines.pipelines.iter() {
+        for pipeline in self.services.pipelines.iter() {
             for dependency in &pipeline.dependencies {
                 let open = self
                     .caller
@@ -261,7 +261,7 @@ impl Watch {
                 Ok(post.body(json!({ "text": text }).to_string()))
             }
             Speech::Webhook { secret } => {
-                let now = self.engines.clock.now();
+                let now = self.services.clock.now();
                 let body = json!({
                     "type": format!("alert.{state}"),
                     "timestamp": now,

@@ -1,4 +1,4 @@
-//! The families, collected from where the figures are.
+//! The families, collected from where the metrics are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use penstock_domain::limit::{BreakerState, Reason};
 use penstock_domain::pipeline::Dependency;
 use penstock_domain::time::Timestamp;
-use penstock_downstream::figures::{STATUS_CLASSES, VERDICTS};
-use penstock_downstream::{CallFigures, Caller};
+use penstock_downstream::metrics::{STATUS_CLASSES, VERDICTS};
+use penstock_downstream::{CallMetrics, Caller};
 use penstock_queue::Lane;
 use penstock_store::dispatch::RunRecord;
 
 use crate::context::pace::usual_interval;
-use crate::context::services::Engines;
-use crate::telemetry::metrics::{Family, RequestFigures};
-use crate::telemetry::worker_counters::{DELIVERIES, EXTRACTION_ENDS, OUTCOMES, PipelineFigures};
-use crate::worker::WorkerFigures;
+use crate::context::services::Services;
+use crate::telemetry::metrics::{Family, RequestMetrics};
+use crate::telemetry::worker_counters::{DELIVERIES, EXTRACTION_ENDS, OUTCOMES, PipelineMetrics};
+use crate::worker::WorkerMetrics;
 
 /// From so many of the last runs it is told how often they come.
 const RUNS: u32 = 11;
@@ -24,37 +24,37 @@ const RUNS: u32 = 11;
 /// What a process has to tell of. Cheap to clone.
 #[derive(Clone)]
 pub struct Sources {
-    /// The engines.
-    pub engines: Engines,
+    /// The services.
+    pub services: Services,
     /// When the process began.
     pub started_at: Timestamp,
     /// Knows the dependencies' limits as they stand.
     pub caller: Arc<Caller>,
-    /// The worker's figures, where one runs.
-    pub worker: Option<Arc<WorkerFigures>>,
-    /// The API's figures, where it is served.
-    pub requests: Option<Arc<RequestFigures>>,
+    /// The worker's metrics, where one runs.
+    pub worker: Option<Arc<WorkerMetrics>>,
+    /// The API's metrics, where it is served.
+    pub requests: Option<Arc<RequestMetrics>>,
     /// How many log lines the process has dropped.
     pub dropped_log_lines: fn() -> u64,
 }
 
 impl Sources {
-    /// What is known now: the database's figures, the queue's, the limits', and the process' own. What does not answer is
+    /// What is known now: the database's metrics, the queue's, the limits', and the process' own. What does not answer is
     /// left out.
     pub async fn collect(&self) -> Vec<Family> {
-        let engines = &self.engines;
+        let services = &self.services;
         let mut families = Vec::new();
-        stored(engines, &mut families).await;
-        queue(engines, &mut families).await;
-        if let Ok(last) = engines.store.runs(RUNS).await {
-            runs(&last, engines.clock.now(), &mut families);
+        stored(services, &mut families).await;
+        queue(services, &mut families).await;
+        if let Ok(last) = services.store.runs(RUNS).await {
+            runs(&last, services.clock.now(), &mut families);
         }
         if let Some(worker) = &self.worker {
             working(worker, &mut families);
-            rows(engines, worker, &mut families);
-            calling(engines, &self.caller, &mut families);
+            rows(services, worker, &mut families);
+            calling(services, &self.caller, &mut families);
         }
-        limiting(engines, &self.caller, &mut families).await;
+        limiting(services, &self.caller, &mut families).await;
         families.extend(self.requests.as_ref().map(|requests| requests.family()));
         self.process(&mut families);
         families
@@ -65,7 +65,7 @@ impl Sources {
             let help = "Memory of this process that is in use (resident).";
             families.push(Family::gauge("process.memory.usage", "By", help).alone(bytes));
         }
-        let uptime = self.engines.clock.now().since(self.started_at).as_secs_f64();
+        let uptime = self.services.clock.now().since(self.started_at).as_secs_f64();
         families.push(Family::gauge("process.uptime", "s", "How long this process runs.").alone(uptime));
         let help = "Log lines that were dropped because nobody read standard error.";
         let dropped = (self.dropped_log_lines)();
@@ -80,11 +80,11 @@ fn resident() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-async fn stored(engines: &Engines, families: &mut Vec<Family>) {
-    let Ok(figures) = engines.store.figures(engines.clock.now()).await else { return };
+async fn stored(services: &Services, families: &mut Vec<Family>) {
+    let Ok(metrics) = services.store.metrics(services.clock.now()).await else { return };
     let mut rows =
         Family::gauge("penstock.rows", "{row}", "Rows of unfinished batches by pipeline and state.");
-    for (pipeline, counts) in &figures.by_pipeline {
+    for (pipeline, counts) in &metrics.by_pipeline {
         for (state, count) in [
             ("pending", counts.pending),
             ("queued", counts.queued),
@@ -99,51 +99,51 @@ async fn stored(engines: &Engines, families: &mut Vec<Family>) {
     families.push(rows);
     families.push(
         Family::gauge("penstock.batches", "{batch}", "Unfinished batches by state.")
-            .with([("state", "pending")], figures.batches_pending)
-            .with([("state", "processing")], figures.batches_processing)
-            .with([("state", "queued")], figures.batches_queued),
+            .with([("state", "pending")], metrics.batches_pending)
+            .with([("state", "processing")], metrics.batches_processing)
+            .with([("state", "queued")], metrics.batches_queued),
     );
     families.push(
         Family::gauge("penstock.callbacks", "{callback}", "Callbacks that wait, and that were given up.")
-            .with([("state", "pending")], figures.callbacks_pending)
-            .with([("state", "exhausted")], figures.callbacks_exhausted),
+            .with([("state", "pending")], metrics.callbacks_pending)
+            .with([("state", "exhausted")], metrics.callbacks_exhausted),
     );
     let help = "Callbacks of the last five days that were given up.";
     families.push(
         Family::gauge("penstock.callbacks.exhausted_recently", "{callback}", help)
-            .alone(figures.callbacks_exhausted_recently),
+            .alone(metrics.callbacks_exhausted_recently),
     );
     let help = "Callbacks that are due since a while, and nobody delivers them.";
     families.push(
-        Family::gauge("penstock.callbacks.overdue", "{callback}", help).alone(figures.callbacks_overdue),
+        Family::gauge("penstock.callbacks.overdue", "{callback}", help).alone(metrics.callbacks_overdue),
     );
     let help = "Rows whose lease, or whose time in the queue, ran out a while ago.";
     families.push(
         Family::gauge("penstock.rows.overdue", "{row}", help)
-            .with([("reason", "lease_expired")], figures.leases_expired)
-            .with([("reason", "lost")], figures.rows_lost),
+            .with([("reason", "lease_expired")], metrics.leases_expired)
+            .with([("reason", "lost")], metrics.rows_lost),
     );
     let help = "Batches whose file could not be extracted, in the last hour.";
     families.push(
         Family::gauge("penstock.batches.failed_recently", "{batch}", help)
-            .alone(figures.batches_failed_recently),
+            .alone(metrics.batches_failed_recently),
     );
     let help = "The greatest share of failed rows of a batch that runs or ended in the last hour.";
     let mut ratio = Family::gauge("penstock.batch.failure", "1", help);
-    for (pipeline, share) in &figures.failure_ratio {
+    for (pipeline, share) in &metrics.failure_ratio {
         ratio.push([("pipeline", pipeline.as_str())], *share);
     }
     families.push(ratio);
 }
 
-async fn queue(engines: &Engines, families: &mut Vec<Family>) {
-    let Ok(backlog) = engines.bell.backlog().await else { return };
+async fn queue(services: &Services, families: &mut Vec<Family>) {
+    let Ok(backlog) = services.queue.backlog().await else { return };
     let help =
         "Messages that wait in the queue, by lane: packets of a pipeline's rows, and files to extract.";
     let mut waiting = Family::gauge("penstock.queue.messages", "{message}", help);
     let messages = |lane: &Lane| backlog.get(lane).copied().unwrap_or(0);
     waiting.push([("lane", "extractions")], messages(&Lane::Extractions));
-    for pipeline in engines.pipelines.iter() {
+    for pipeline in services.pipelines.iter() {
         let lane = Lane::Rows(pipeline.name.clone());
         waiting.push([("lane", "rows"), ("pipeline", pipeline.name.as_str())], messages(&lane));
     }
@@ -201,7 +201,7 @@ fn runs(runs: &[RunRecord], now: Timestamp, families: &mut Vec<Family>) {
     ]);
 }
 
-fn working(worker: &WorkerFigures, families: &mut Vec<Family>) {
+fn working(worker: &WorkerMetrics, families: &mut Vec<Family>) {
     let help = "Rows in this worker: heard of, in flight, of these waiting for a limit.";
     families.push(
         Family::gauge("penstock.worker.rows", "{row}", help)
@@ -224,10 +224,10 @@ fn working(worker: &WorkerFigures, families: &mut Vec<Family>) {
     families.push(deliveries);
 }
 
-/// Figures by pipeline: of those that are loaded, though nothing of theirs was counted yet, and of older ones.
-fn rows(engines: &Engines, worker: &WorkerFigures, families: &mut Vec<Family>) {
-    let mut pipelines: BTreeMap<String, PipelineFigures> = worker.pipelines();
-    for pipeline in engines.pipelines.iter() {
+/// Metrics by pipeline: of those that are loaded, though nothing of theirs was counted yet, and of older ones.
+fn rows(services: &Services, worker: &WorkerMetrics, families: &mut Vec<Family>) {
+    let mut pipelines: BTreeMap<String, PipelineMetrics> = worker.pipelines();
+    for pipeline in services.pipelines.iter() {
         pipelines.entry(pipeline.name.clone()).or_default();
     }
     let mut pending = Family::histogram(
@@ -264,36 +264,36 @@ fn rows(engines: &Engines, worker: &WorkerFigures, families: &mut Vec<Family>) {
         "s",
         "How long extractions took; `interrupted` ones go on from their checkpoint.",
     );
-    for (name, figures) in pipelines {
+    for (name, metrics) in pipelines {
         let pipeline = ("pipeline", name.as_str());
-        pending.push([pipeline], figures.pending);
-        queued.push([pipeline], figures.queued);
-        processing.push([pipeline], figures.processing);
-        for (outcome, count) in OUTCOMES.into_iter().zip(figures.settled) {
+        pending.push([pipeline], metrics.pending);
+        queued.push([pipeline], metrics.queued);
+        processing.push([pipeline], metrics.processing);
+        for (outcome, count) in OUTCOMES.into_iter().zip(metrics.settled) {
             settled.push([pipeline, ("outcome", outcome)], count);
         }
-        for (outcome, taken) in OUTCOMES.into_iter().zip(figures.attempts) {
+        for (outcome, taken) in OUTCOMES.into_iter().zip(metrics.attempts) {
             attempts.push([pipeline, ("outcome", outcome)], taken);
         }
-        extracted.push([pipeline], figures.extracted_rows);
-        read.push([pipeline], figures.extracted_bytes);
-        for (outcome, took) in EXTRACTION_ENDS.into_iter().zip(figures.extractions) {
+        extracted.push([pipeline], metrics.extracted_rows);
+        read.push([pipeline], metrics.extracted_bytes);
+        for (outcome, took) in EXTRACTION_ENDS.into_iter().zip(metrics.extractions) {
             extractions.push([pipeline, ("outcome", outcome)], took);
         }
     }
     families.extend([pending, queued, processing, settled, attempts, extracted, read, extractions]);
 }
 
-/// Every dependency that a loaded pipeline has; pipelines that share one by name share its figures.
-fn dependencies(engines: &Engines) -> BTreeMap<&str, &Dependency> {
-    let all = engines.pipelines.iter().flat_map(|pipeline| &pipeline.dependencies);
+/// Every dependency that a loaded pipeline has; pipelines that share one by name share its metrics.
+fn dependencies(services: &Services) -> BTreeMap<&str, &Dependency> {
+    let all = services.pipelines.iter().flat_map(|pipeline| &pipeline.dependencies);
     all.map(|dependency| (dependency.name.as_str(), dependency)).collect()
 }
 
-fn calling(engines: &Engines, caller: &Caller, families: &mut Vec<Family>) {
-    let mut figures: BTreeMap<String, CallFigures> = caller.figures().into_iter().collect();
-    for name in dependencies(engines).into_keys() {
-        figures.entry(name.to_owned()).or_default();
+fn calling(services: &Services, caller: &Caller, families: &mut Vec<Family>) {
+    let mut metrics: BTreeMap<String, CallMetrics> = caller.metrics().into_iter().collect();
+    for name in dependencies(services).into_keys() {
+        metrics.entry(name.to_owned()).or_default();
     }
     let mut calls = Family::counter("penstock.calls", "{call}", "Calls by dependency and verdict.");
     let mut durations = Family::histogram(
@@ -311,24 +311,24 @@ fn calling(engines: &Engines, caller: &Caller, families: &mut Vec<Family>) {
         "s",
         "How long calls that were let through had waited for their moment.",
     );
-    for (name, figures) in figures {
+    for (name, metrics) in metrics {
         let dependency = ("dependency", name.as_str());
-        for (verdict, count) in VERDICTS.into_iter().zip(figures.verdicts) {
+        for (verdict, count) in VERDICTS.into_iter().zip(metrics.verdicts) {
             calls.push([dependency, ("verdict", verdict)], count);
         }
-        for (class, took) in STATUS_CLASSES.into_iter().zip(figures.durations) {
+        for (class, took) in STATUS_CLASSES.into_iter().zip(metrics.durations) {
             durations.push([dependency, ("status_class", class)], took);
         }
-        decisions.push([dependency, ("outcome", "granted")], figures.waited.count());
-        for (reason, count) in Reason::ALL.iter().zip(figures.denied) {
+        decisions.push([dependency, ("outcome", "granted")], metrics.waited.count());
+        for (reason, count) in Reason::ALL.iter().zip(metrics.denied) {
             decisions.push([dependency, ("outcome", "denied"), ("reason", reason.code())], count);
         }
-        waits.push([dependency], figures.waited);
+        waits.push([dependency], metrics.waited);
     }
     families.extend([calls, durations, decisions, waits]);
 }
 
-async fn limiting(engines: &Engines, caller: &Caller, families: &mut Vec<Family>) {
+async fn limiting(services: &Services, caller: &Caller, families: &mut Vec<Family>) {
     let help = "1 for the state that a dependency's circuit breaker is in.";
     let mut breaker = Family::gauge("penstock.breaker.state", "{breaker}", help);
     let help = "Calls that a dependency's rate allows in a second, slow-downs included.";
@@ -341,7 +341,7 @@ async fn limiting(engines: &Engines, caller: &Caller, families: &mut Vec<Family>
     let help =
         "Calls that a dependency's `concurrency` allows at once, and those of them that are under way.";
     let mut slots = Family::gauge("penstock.limiter.slots", "{call}", help);
-    for (name, dependency) in dependencies(engines) {
+    for (name, dependency) in dependencies(services) {
         let label = ("dependency", name);
         let seen = caller.peek(dependency, "").await;
         let state = seen.map_or(BreakerState::Closed, |seen| seen.breaker);

@@ -11,7 +11,7 @@ use penstock_store::control::{DefinitionChange, RetrySelection};
 use crate::context::epochs;
 use crate::context::error::FlowError;
 use crate::context::objects::delete;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::context::stored_definitions;
 
 /// Erasures that a sweep reads at once.
@@ -44,43 +44,43 @@ impl From<StoreError> for RetryError {
 /// # Errors
 /// As they say.
 pub async fn retry(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     mut selection: RetrySelection,
     current: bool,
     actor: &str,
 ) -> Result<(Batch, u32), RetryError> {
-    let now = engines.clock.now();
+    let now = services.clock.now();
     if current {
-        selection.definition = definition_of_today(engines, batch, now).await?;
+        selection.definition = definition_of_today(services, batch, now).await?;
     }
-    Ok(engines.store.retry(batch.seq, &selection, actor, now).await?)
+    Ok(services.store.retry(batch.seq, &selection, actor, now).await?)
 }
 
 /// The change to today's definition; none when the batch has it already.
 async fn definition_of_today(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     now: Timestamp,
 ) -> Result<Option<DefinitionChange>, RetryError> {
-    let today = engines.pipelines.get(&batch.pipeline).ok_or(RetryError::NoPipeline)?;
+    let today = services.pipelines.get(&batch.pipeline).ok_or(RetryError::NoPipeline)?;
     if today.version == batch.version {
         return Ok(None);
     }
-    let kept = engines.store.kept_steps(batch.seq).await?;
+    let kept = services.store.kept_steps(batch.seq).await?;
     // An old definition that no longer loads is no obstacle where nothing was done under it.
     if !kept.is_empty() {
-        let earlier = engines.definition_of(batch).await?;
+        let earlier = services.definition_of(batch).await?;
         today.can_follow(&earlier, &kept).map_err(RetryError::DoesNotFit)?;
     }
     // The data key is bound to the definition. An erased batch has none, and no retry.
-    let Some(secrets) = engines.try_secrets_of(batch).await? else { return Ok(None) };
-    let Some(old) = engines.store.sealed_key(batch.seq).await? else { return Ok(None) };
-    let (epoch, epoch_key) = epochs::newest(engines).await?;
+    let Some(secrets) = services.try_secrets_of(batch).await? else { return Ok(None) };
+    let Some(old) = services.store.sealed_key(batch.seq).await? else { return Ok(None) };
+    let (epoch, epoch_key) = epochs::newest(services).await?;
     let mut key = old.key.clone();
     let binding = Binding { version: today.version, ..epochs::binding(batch) };
-    epochs::wrap(engines, &epoch, &epoch_key, binding, secrets.key(), &mut key)?;
-    stored_definitions::save(engines, &today, now).await?;
+    epochs::wrap(services, &epoch, &epoch_key, binding, secrets.key(), &mut key)?;
+    stored_definitions::save(services, &today, now).await?;
     let revision = batch.ledger.revision;
     Ok(Some(DefinitionChange {
         from: batch.version,
@@ -96,9 +96,9 @@ async fn definition_of_today(
 ///
 /// # Errors
 /// When the database fails; what is left then, the sweep of the workers deletes.
-pub async fn erase(engines: &Engines, batch: &Batch, actor: &str) -> Result<Batch, FlowError> {
-    let erased = engines.store.erase(batch.seq, None, actor, engines.clock.now()).await?;
-    finish_erasure(engines, batch).await;
+pub async fn erase(services: &Services, batch: &Batch, actor: &str) -> Result<Batch, FlowError> {
+    let erased = services.store.erase(batch.seq, None, actor, services.clock.now()).await?;
+    finish_erasure(services, batch).await;
     erased.ok_or_else(|| {
         FlowError::Inconsistent("a batch was not erased although nothing spoke against it".into())
     })
@@ -109,24 +109,24 @@ pub async fn erase(engines: &Engines, batch: &Batch, actor: &str) -> Result<Batc
 /// # Errors
 /// As [`erase`].
 pub async fn erase_ended(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     ended_before: Timestamp,
     actor: &str,
 ) -> Result<bool, FlowError> {
-    let erased = engines.store.erase(batch.seq, Some(ended_before), actor, engines.clock.now()).await?;
+    let erased = services.store.erase(batch.seq, Some(ended_before), actor, services.clock.now()).await?;
     if erased.is_some() {
-        finish_erasure(engines, batch).await;
+        finish_erasure(services, batch).await;
     }
     Ok(erased.is_some())
 }
 
 /// The data key is gone already. What cannot be done now, the sweep does.
-async fn finish_erasure(engines: &Engines, batch: &Batch) {
-    engines.secrets.forget(batch.seq);
-    let finished = delete(engines, &Path::from(batch.object_key.as_str())).await
-        && delete_uploads(engines, batch).await
-        && engines.store.finish_erasure(batch.seq).await.unwrap_or_else(|error| {
+async fn finish_erasure(services: &Services, batch: &Batch) {
+    services.secrets.forget(batch.seq);
+    let finished = delete(services, &Path::from(batch.object_key.as_str())).await
+        && delete_uploads(services, batch).await
+        && services.store.finish_erasure(batch.seq).await.unwrap_or_else(|error| {
             tracing::warn!(%error, batch = %batch.id, "failed to finish an erasure");
             false
         });
@@ -136,8 +136,8 @@ async fn finish_erasure(engines: &Engines, batch: &Batch) {
 }
 
 /// Deletes what lies in the clear where the batch's file was PUT: the address may have been PUT to again since it was read.
-async fn delete_uploads(engines: &Engines, batch: &Batch) -> bool {
-    let uploads = match engines.store.uploads_of(batch.seq).await {
+async fn delete_uploads(services: &Services, batch: &Batch) -> bool {
+    let uploads = match services.store.uploads_of(batch.seq).await {
         Ok(uploads) => uploads,
         Err(error) => {
             tracing::warn!(%error, batch = %batch.id, "failed to find the uploads of an erased batch");
@@ -146,7 +146,7 @@ async fn delete_uploads(engines: &Engines, batch: &Batch) -> bool {
     };
     let mut deleted = true;
     for upload in uploads {
-        deleted &= delete(engines, &Path::from(upload.object_key.as_str())).await;
+        deleted &= delete(services, &Path::from(upload.object_key.as_str())).await;
     }
     deleted
 }
@@ -155,14 +155,14 @@ async fn delete_uploads(engines: &Engines, batch: &Batch) -> bool {
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) async fn resume_erasures(engines: &Engines, actor: &str) -> Result<u32, FlowError> {
+pub(crate) async fn resume_erasures(services: &Services, actor: &str) -> Result<u32, FlowError> {
     let (mut after, mut found) = (BatchSeq(0), 0);
     loop {
-        let batches = engines.store.unfinished_erasures(after, RESUMED_AT_ONCE).await?;
+        let batches = services.store.unfinished_erasures(after, RESUMED_AT_ONCE).await?;
         let Some(last) = batches.last() else { return Ok(found) };
         after = last.seq;
         for batch in &batches {
-            erase(engines, batch, actor).await?;
+            erase(services, batch, actor).await?;
             found += 1;
         }
     }

@@ -8,22 +8,22 @@ use penstock_downstream::Caller;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// How often breakers are looked at.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Batches of which it is said at a look, at the most.
+/// Batches of which it is said at a look, at most.
 const AT_ONCE: u32 = 100;
 
 /// Looks at every breaker until `stop`.
-pub async fn run(engines: Engines, caller: Arc<Caller>, stop: CancellationToken) {
+pub async fn run(services: Services, caller: Arc<Caller>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        if let Err(error) = round(&engines, &caller).await {
+        if let Err(error) = round(&services, &caller).await {
             tracing::warn!(%error, "that batches are delayed could not be said; it is tried again");
         }
     }
@@ -33,9 +33,9 @@ pub async fn run(engines: Engines, caller: Arc<Caller>, stop: CancellationToken)
 ///
 /// # Errors
 /// When the database fails.
-pub async fn round(engines: &Engines, caller: &Caller) -> Result<(), FlowError> {
+pub async fn round(services: &Services, caller: &Caller) -> Result<(), FlowError> {
     let mut delayed = Vec::new();
-    for pipeline in engines.pipelines.iter() {
+    for pipeline in services.pipelines.iter() {
         for dependency in &pipeline.dependencies {
             let gate = caller.peek(dependency, "").await;
             // Half open counts: one that opened and tries again between two looks has held rows up as well.
@@ -51,7 +51,7 @@ pub async fn round(engines: &Engines, caller: &Caller) -> Result<(), FlowError> 
         }
     }
     if !delayed.is_empty() {
-        engines.store.say_delayed(&delayed, AT_ONCE, engines.clock.now()).await?;
+        services.store.say_delayed(&delayed, AT_ONCE, services.clock.now()).await?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use serde::{Deserialize, Serialize};
 
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// One dependency's limits. What is each owner's own is not in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,11 +42,11 @@ pub fn all<'p>(
 }
 
 /// How each of them stands; none of those that the limiter says nothing of.
-pub async fn states(engines: &Engines, caller: &Caller) -> Vec<DependencyState> {
+pub async fn states(services: &Services, caller: &Caller) -> Vec<DependencyState> {
     let mut states = Vec::new();
-    for (identity, (_, dependency)) in all(engines.pipelines.iter()) {
+    for (identity, (_, dependency)) in all(services.pipelines.iter()) {
         let Some(seen) = caller.peek(dependency, "").await else { continue };
-        let paused_until = (!seen.paused_for.is_zero()).then(|| engines.clock.now() + seen.paused_for);
+        let paused_until = (!seen.paused_for.is_zero()).then(|| services.clock.now() + seen.paused_for);
         let breaker = match seen.breaker {
             BreakerState::Closed => "closed",
             BreakerState::HalfOpen => "half open",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::context::last_readiness::{OK, Readiness};
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// How long an answer holds: however many ask, the database is written to no more often.
 const HOLDS: Duration = Duration::from_secs(1);
@@ -14,17 +14,17 @@ const HOLDS: Duration = Duration::from_secs(1);
 const WITHIN: Duration = Duration::from_millis(2500);
 
 /// Asks the database and the queue.
-pub async fn readiness(engines: &Engines) -> Readiness {
-    let mut last = engines.readiness.0.lock().await;
+pub async fn readiness(services: &Services) -> Readiness {
+    let mut last = services.readiness.0.lock().await;
     if let Some((at, readiness)) = last.as_ref()
         && at.elapsed() < HOLDS
     {
         return readiness.clone();
     }
-    let now = engines.clock.now();
+    let now = services.clock.now();
     let (database, queue) = tokio::join!(
-        within(async { engines.store.probe_writes(now).await.map_err(|error| error.to_string()) }),
-        within(async { engines.bell.ready().await.map_err(|error| error.to_string()) })
+        within(async { services.store.probe_writes(now).await.map_err(|error| error.to_string()) }),
+        within(async { services.queue.ready().await.map_err(|error| error.to_string()) })
     );
     let readiness = Readiness { ready: database == OK && queue == OK, database, queue };
     *last = Some((Instant::now(), readiness.clone()));

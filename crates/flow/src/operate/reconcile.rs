@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::dispatch::dead_workers;
 
 /// Objects asked about in one statement.
@@ -43,8 +43,8 @@ impl Permission {
 pub struct ReconcilePolicy {
     /// How long a stored file may wait for its extraction.
     pub extraction_grace: Duration,
-    /// Whether a bell that is rung here reaches a worker: not where the queue lives in another process.
-    pub bells_reach_workers: bool,
+    /// Whether a queue that is rung here reaches a worker: not where the queue lives in another process.
+    pub messages_reach_workers: bool,
 }
 
 /// Something that is stuck.
@@ -54,19 +54,19 @@ pub struct Finding {
     pub what: &'static str,
     /// How many rows, batches, objects, …
     pub count: usize,
-    /// What mends it.
+    /// What fixes it.
     pub repair: &'static str,
     /// Whether `--apply` does that; otherwise it is for people.
     pub by_apply: bool,
     /// Which ones: a list.
     pub detail: Value,
-    /// Mended by this run.
+    /// Fixed by this run.
     pub applied: usize,
     /// Planned, and found otherwise when its turn came: somebody else was faster.
     pub overtaken: usize,
 }
 
-/// What is stuck, and what of it a run mended.
+/// What is stuck, and what of it a run fixed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     /// One for each kind of fault, also for those of which there is none.
@@ -103,21 +103,21 @@ const ORPHANED: &str = "objects without a batch";
 ///
 /// # Errors
 /// When an engine fails.
-pub async fn plan(engines: &Engines, policy: &ReconcilePolicy) -> Result<Plan, FlowError> {
-    let now = engines.clock.now();
-    let store = &engines.store;
+pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan, FlowError> {
+    let now = services.clock.now();
+    let store = &services.store;
     let stuck = store.sweep_plan(now, millis(policy.extraction_grace)).await?;
     let mismatches = store.count_mismatches(now - COUNTED_OVER).await?;
-    let orphans = orphans(engines).await?;
+    let orphans = orphans(services).await?;
     let faults = store.faults().await?;
-    let figures = store.figures(now).await?;
+    let metrics = store.metrics(now).await?;
     let last_run = store.runs(1).await?.first().map(|run| run.started_at);
-    let waiting = figures.by_pipeline.iter().any(|(_, counts)| counts.pending > 0);
+    let waiting = metrics.by_pipeline.iter().any(|(_, counts)| counts.pending > 0);
     let silent = waiting && last_run.is_none_or(|last| now.since(last) > RUNS_STOPPED);
     let rows = |stuck: &[penstock_store::dispatch::StuckRows]| {
         stuck.iter().map(|one| one.rows as usize).sum::<usize>()
     };
-    let ring = if policy.bells_reach_workers {
+    let ring = if policy.messages_reach_workers {
         "ring for them"
     } else {
         "start `penstock dev`, or `penstock extract BATCH --manual-run`"
@@ -136,7 +136,7 @@ pub async fn plan(engines: &Engines, policy: &ReconcilePolicy) -> Result<Plan, F
             UNHELD,
             stuck.extractions.len(),
             ring,
-            policy.bells_reach_workers,
+            policy.messages_reach_workers,
             json!(stuck.extractions.iter().map(|(_, batch)| batch).collect::<Vec<_>>()),
         ),
         by_apply(UNFINISHED, stuck.finished.len(), "finish them", json!(stuck.finished)),
@@ -150,13 +150,13 @@ pub async fn plan(engines: &Engines, policy: &ReconcilePolicy) -> Result<Plan, F
         ),
         by_people(
             "callbacks that are due and nobody delivers",
-            figures.callbacks_overdue as usize,
+            metrics.callbacks_overdue as usize,
             "start a worker (docs/runbooks.md)",
             json!([]),
         ),
         by_people(
             "callbacks that were given up",
-            figures.callbacks_exhausted_recently as usize,
+            metrics.callbacks_exhausted_recently as usize,
             "mend the receiver, then POST /v2/callbacks/{id}/redeliver",
             json!([]),
         ),
@@ -170,41 +170,41 @@ pub async fn plan(engines: &Engines, policy: &ReconcilePolicy) -> Result<Plan, F
     Ok(Plan { findings, mismatches, orphans })
 }
 
-/// Mends what was planned, as far as it is still so.
+/// Fixes what was planned, as far as it is still so.
 ///
 /// # Errors
-/// When an engine fails; what was mended stays mended.
+/// When an engine fails; what was fixed stays fixed.
 pub async fn apply(
-    engines: &Engines,
+    services: &Services,
     policy: &ReconcilePolicy,
     plan: &mut Plan,
     actor: &str,
     _permission: &Permission,
 ) -> Result<(), FlowError> {
-    let now = engines.clock.now();
+    let now = services.clock.now();
     // Before the sweep: it leaves batches alone whose counters do not bear what it would do.
     let mut counted = 0;
     for mismatch in &plan.mismatches {
-        counted += usize::from(engines.store.repair_counts(mismatch, actor, now).await?);
+        counted += usize::from(services.store.repair_counts(mismatch, actor, now).await?);
     }
     plan.applied(MISCOUNTED, counted);
     if plan.findings.iter().any(|finding| finding.what == EXPIRED && finding.count > 0) {
         // Who was silent may live: it gets the time in which it would be heard of.
-        dead_workers::linger(engines).await?;
+        dead_workers::linger(services).await?;
     }
-    let reclaimed = engines.store.reclaim(ComeBack::Pending, now).await?;
+    let reclaimed = services.store.reclaim(ComeBack::Pending, now).await?;
     dead_workers::log(&reclaimed);
-    let mut swept = engines.store.sweep(now, millis(policy.extraction_grace), false).await?;
+    let mut swept = services.store.sweep(now, millis(policy.extraction_grace), false).await?;
     swept.reclaimed(&reclaimed);
     plan.applied(LOST, swept.lost_rows as usize);
     plan.applied(EXPIRED, swept.expired_rows as usize);
     plan.applied(UNFINISHED, swept.finished as usize);
-    if policy.bells_reach_workers {
-        let bells: Vec<Message> =
+    if policy.messages_reach_workers {
+        let messages: Vec<Message> =
             swept.extractions.into_iter().map(|batch| Message::Extract { batch }).collect();
-        plan.applied(UNHELD, engines.bell.ring(bells).await?.rung);
+        plan.applied(UNHELD, services.queue.enqueue(messages).await?.rung);
     }
-    let deleted = delete_orphans(engines, &plan.orphans).await?;
+    let deleted = delete_orphans(services, &plan.orphans).await?;
     plan.applied(ORPHANED, deleted);
     let repairs: Vec<String> = plan
         .findings
@@ -217,7 +217,7 @@ pub async fn apply(
         let action = "reconcile.apply".to_owned();
         let entry = AuditEntry { id: 0, at: now, actor: actor.to_owned(), action, batch: None, detail };
         // What was done is done.
-        if let Err(error) = engines.store.audit(&entry).await {
+        if let Err(error) = services.store.audit(&entry).await {
             tracing::warn!(%error, action = entry.action, "not written to the audit log");
         }
     }
@@ -233,12 +233,12 @@ fn millis(duration: Duration) -> i64 {
 }
 
 /// Asked again right before: a batch may have been made meanwhile.
-async fn delete_orphans(engines: &Engines, orphans: &[String]) -> Result<usize, FlowError> {
+async fn delete_orphans(services: &Services, orphans: &[String]) -> Result<usize, FlowError> {
     let mut deleted = 0;
     for group in orphans.chunks(OBJECTS_AT_ONCE) {
-        let known = engines.store.known_objects(group).await?;
+        let known = services.store.known_objects(group).await?;
         for key in group.iter().filter(|key| !known.contains(key)) {
-            match engines.objects.delete(&Path::from(key.as_str())).await {
+            match services.objects.delete(&Path::from(key.as_str())).await {
                 Ok(()) => deleted += 1,
                 Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -248,9 +248,9 @@ async fn delete_orphans(engines: &Engines, orphans: &[String]) -> Result<usize, 
     Ok(deleted)
 }
 
-async fn orphans(engines: &Engines) -> Result<Vec<String>, FlowError> {
-    let now = engines.clock.now().seconds();
-    let mut listed = engines.objects.list(Some(&Path::from("owners")));
+async fn orphans(services: &Services) -> Result<Vec<String>, FlowError> {
+    let now = services.clock.now().seconds();
+    let mut listed = services.objects.list(Some(&Path::from("owners")));
     let mut group = Vec::new();
     let mut orphans = Vec::new();
     loop {
@@ -262,7 +262,7 @@ async fn orphans(engines: &Engines) -> Result<Vec<String>, FlowError> {
             group.push(meta.location.to_string());
         }
         if group.len() == OBJECTS_AT_ONCE || (ended && !group.is_empty()) {
-            let known = engines.store.known_objects(&group).await?;
+            let known = services.store.known_objects(&group).await?;
             orphans.extend(group.drain(..).filter(|key| !known.contains(key)));
         }
         if ended {

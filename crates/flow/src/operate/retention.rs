@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::context::error::FlowError;
 use crate::context::objects::delete;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::operate::control;
 
 /// Things handled in one step.
@@ -16,9 +16,9 @@ const STEP: u32 = 100;
 /// How long things are kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retention {
-    /// Payloads of finished batches; none: for ever.
+    /// Payloads of finished batches; none: permanently.
     pub erase_after: Option<Duration>,
-    /// Finished and erased batches; none: for ever.
+    /// Finished and erased batches; none: permanently.
     pub delete_after: Option<Duration>,
 }
 
@@ -37,26 +37,26 @@ pub struct Pruned {
 ///
 /// # Errors
 /// When the database fails; what was removed stays removed.
-pub async fn prune(engines: &Engines, retention: &Retention, actor: &str) -> Result<Pruned, FlowError> {
-    let now = engines.clock.now();
+pub async fn prune(services: &Services, retention: &Retention, actor: &str) -> Result<Pruned, FlowError> {
+    let now = services.clock.now();
     let mut pruned = Pruned::default();
     loop {
-        let uploads = engines.store.expire_uploads(now, STEP).await?;
+        let uploads = services.store.expire_uploads(now, STEP).await?;
         for upload in &uploads {
-            delete(engines, &Path::from(upload.object_key.as_str())).await;
+            delete(services, &Path::from(upload.object_key.as_str())).await;
             pruned.uploads += 1;
         }
         if uploads.is_empty() {
             break;
         }
     }
-    pruned.erased += control::resume_erasures(engines, actor).await?;
+    pruned.erased += control::resume_erasures(services, actor).await?;
     if let Some(after) = retention.erase_after {
         loop {
-            let batches = engines.store.to_erase(now - after, STEP).await?;
+            let batches = services.store.to_erase(now - after, STEP).await?;
             let mut erased = 0;
             for batch in &batches {
-                erased += u32::from(control::erase_ended(engines, batch, now - after, actor).await?);
+                erased += u32::from(control::erase_ended(services, batch, now - after, actor).await?);
             }
             pruned.erased += erased;
             if erased == 0 {
@@ -66,7 +66,7 @@ pub async fn prune(engines: &Engines, retention: &Retention, actor: &str) -> Res
     }
     if let Some(after) = retention.delete_after {
         loop {
-            let deleted = engines.store.delete_batches(now - after, STEP).await?;
+            let deleted = services.store.delete_batches(now - after, STEP).await?;
             pruned.deleted += deleted;
             if deleted == 0 {
                 break;

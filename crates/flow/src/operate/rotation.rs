@@ -14,8 +14,8 @@ use crate::callbacks::deliver::reseal_secrets;
 use crate::context::epochs;
 use crate::context::error::FlowError;
 use crate::context::installation;
-use crate::context::secrets::Place;
-use crate::context::services::Engines;
+use crate::context::secrets::SecretLocation;
+use crate::context::services::Services;
 use crate::context::{api_keys, earlier_releases, stored_definitions};
 
 /// Data keys re-wrapped in one step.
@@ -63,12 +63,12 @@ impl Rewrapped {
 ///
 /// # Errors
 /// When the database fails; when there is something to take over, and the keyring is missing or another one.
-pub async fn migrate(engines: &Engines, actor: &str) -> Result<(i64, i64), FlowError> {
-    let from = engines.store.engine().await?.schema;
-    earlier_releases::open_window(engines, from).await?;
-    let (_, to) = engines.store.migrate().await?;
-    if earlier_releases::is_open(engines).await? {
-        rewrap(engines, Duration::MAX, actor).await?;
+pub async fn migrate(services: &Services, actor: &str) -> Result<(i64, i64), FlowError> {
+    let from = services.store.engine().await?.schema;
+    earlier_releases::open_window(services, from).await?;
+    let (_, to) = services.store.migrate().await?;
+    if earlier_releases::is_open(services).await? {
+        rewrap(services, Duration::MAX, actor).await?;
     }
     Ok((from, to))
 }
@@ -77,8 +77,8 @@ pub async fn migrate(engines: &Engines, actor: &str) -> Result<(i64, i64), FlowE
 ///
 /// # Errors
 /// When the database fails.
-pub async fn needs(engines: &Engines) -> Result<Vec<KeyNeed>, FlowError> {
-    let store = &engines.store;
+pub async fn needs(services: &Services) -> Result<Vec<KeyNeed>, FlowError> {
+    let store = &services.store;
     let mut needs: Vec<KeyNeed> = store
         .key_usage()
         .await?
@@ -120,16 +120,16 @@ fn need_of<'a>(needs: &'a mut Vec<KeyNeed>, sealed: &[u8]) -> Result<&'a mut Key
 ///
 /// # Errors
 /// When the database fails, or the keyring lacks the newest epoch's key; what was moved stays moved.
-pub async fn rewrap(engines: &Engines, oldest: Duration, actor: &str) -> Result<Rewrapped, FlowError> {
+pub async fn rewrap(services: &Services, oldest: Duration, actor: &str) -> Result<Rewrapped, FlowError> {
     let mut done = Rewrapped::default();
-    let (epoch, key) = epochs::for_rotation(engines, oldest).await?;
+    let (epoch, key) = epochs::for_rotation(services, oldest).await?;
     let mut after = BatchSeq(0);
     loop {
-        let batches = engines.store.batches_to_rewrap(epoch.id, after, STEP).await?;
+        let batches = services.store.batches_to_rewrap(epoch.id, after, STEP).await?;
         let Some(last) = batches.last() else { break };
         after = last.seq;
         for batch in &batches {
-            match rewrap_one(engines, &epoch, &key, batch).await {
+            match rewrap_one(services, &epoch, &key, batch).await {
                 Ok(moved) => done.data_keys += u64::from(moved),
                 Err(error @ FlowError::Store(_)) => return Err(error),
                 Err(error) => {
@@ -139,21 +139,21 @@ pub async fn rewrap(engines: &Engines, oldest: Duration, actor: &str) -> Result<
             }
         }
     }
-    done.epochs = engines.store.drop_epochs(epoch.id).await?.into();
-    for (owner, before) in engines.store.all_callback_secrets().await? {
-        done.secrets += u64::from(reseal_secrets(engines, owner, &before).await?);
+    done.epochs = services.store.drop_epochs(epoch.id).await?.into();
+    for (owner, before) in services.store.all_callback_secrets().await? {
+        done.secrets += u64::from(reseal_secrets(services, owner, &before).await?);
     }
-    done.secrets += u64::from(installation::reseal(engines).await?);
-    authenticate_definitions(engines, &mut done).await?;
-    api_keys::convert_earlier(engines).await?;
+    done.secrets += u64::from(installation::reseal(services).await?);
+    authenticate_definitions(services, &mut done).await?;
+    api_keys::convert_earlier(services).await?;
     if done.is_something() {
-        write_down(engines, actor, &done).await;
+        write_down(services, actor, &done).await;
     }
     Ok(done)
 }
 
-async fn write_down(engines: &Engines, actor: &str, done: &Rewrapped) {
-    let keyring = engines.keyring.get();
+async fn write_down(services: &Services, actor: &str, done: &Rewrapped) {
+    let keyring = services.keyring.get();
     let detail = format!(
         "{} data keys, {} secrets and {} definitions under `{}`; {} epochs dropped",
         done.data_keys,
@@ -164,52 +164,52 @@ async fn write_down(engines: &Engines, actor: &str, done: &Rewrapped) {
     );
     let entry = AuditEntry {
         id: 0,
-        at: engines.clock.now(),
+        at: services.clock.now(),
         actor: actor.to_owned(),
         action: "crypto.rewrap".into(),
         batch: None,
         detail: Some(detail),
     };
     // What was done is done.
-    if let Err(error) = engines.store.audit(&entry).await {
+    if let Err(error) = services.store.audit(&entry).await {
         tracing::warn!(%error, action = entry.action, "not written to the audit log");
     }
 }
 
 async fn rewrap_one(
-    engines: &Engines,
+    services: &Services,
     epoch: &Epoch,
     key: &EpochKey,
     batch: &Batch,
 ) -> Result<bool, FlowError> {
     // Erased since the list was made.
-    let Some(old) = engines.store.sealed_key(batch.seq).await? else { return Ok(false) };
-    let data_key = epochs::open(engines, batch, &old).await?;
+    let Some(old) = services.store.sealed_key(batch.seq).await? else { return Ok(false) };
+    let data_key = epochs::open(services, batch, &old).await?;
     let mut new = old.key.clone();
-    epochs::wrap(engines, epoch, key, epochs::binding(batch), &data_key, &mut new)?;
+    epochs::wrap(services, epoch, key, epochs::binding(batch), &data_key, &mut new)?;
     if new.header.is_none()
         && old.key.epoch.is_none()
-        && let Some(secrets) = engines.try_secrets_of(batch).await?
+        && let Some(secrets) = services.try_secrets_of(batch).await?
     {
-        new.header = secrets.header().map(|header| secrets.seal_json(Place::Header, &**header));
+        new.header = secrets.header().map(|header| secrets.seal_json(SecretLocation::Header, &**header));
     }
-    Ok(engines.store.rewrap_key(batch.seq, &old.key, &new).await?)
+    Ok(services.store.rewrap_key(batch.seq, &old.key, &new).await?)
 }
 
 /// MACs of definitions under the active key; one that does not hold is left, so that it goes on being refused.
-async fn authenticate_definitions(engines: &Engines, done: &mut Rewrapped) -> Result<(), FlowError> {
-    let keyring = engines.keyring.get();
-    for (version, before) in engines.store.definition_macs().await? {
+async fn authenticate_definitions(services: &Services, done: &mut Rewrapped) -> Result<(), FlowError> {
+    let keyring = services.keyring.get();
+    for (version, before) in services.store.definition_macs().await? {
         let key_id = before.as_deref().and_then(|mac| Keyring::small_key_id(mac).ok());
         if key_id.is_some_and(|id| id == keyring.active_id()) {
             continue;
         }
-        let Some(stored) = engines.store.definition(version).await? else { continue };
-        match stored_definitions::check(engines, version, &stored).await {
+        let Some(stored) = services.store.definition(version).await? else { continue };
+        match stored_definitions::check(services, version, &stored).await {
             Ok(()) => {
-                let mac = stored_definitions::mac(engines, version, &stored.name, &stored.source)?;
+                let mac = stored_definitions::mac(services, version, &stored.name, &stored.source)?;
                 done.definitions +=
-                    u64::from(engines.store.set_definition_mac(version, before.as_deref(), &mac).await?);
+                    u64::from(services.store.set_definition_mac(version, before.as_deref(), &mac).await?);
             }
             Err(error @ FlowError::Store(_)) => return Err(error),
             Err(error) => {

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use crate::context::budget::{Budget, PATIENCE, Reserved};
 use crate::context::error::FlowError;
 use crate::context::references::References;
-use crate::context::secrets::{Place, SecretsOf};
-use crate::context::services::Engines;
+use crate::context::secrets::{SecretLocation, SecretsOf};
+use crate::context::services::Services;
 use crate::read::view::{ErrorView, RowView, row_view};
 
 /// Rows read from SQL at a time, and their sealed bytes: a row that is longer is read alone.
@@ -114,7 +114,7 @@ pub struct Page {
 /// failure behind the first page, or an erasure meanwhile, ends the stream with an error, so that a client does not take a part
 /// for the whole.
 pub async fn stream(
-    engines: Engines,
+    services: Services,
     batch: Batch,
     report: Report,
     format: Format,
@@ -122,14 +122,14 @@ pub async fn stream(
     after: Option<RowNumber>,
 ) -> Result<impl Stream<Item = Result<Page, FlowError>> + Send + 'static, FlowError> {
     let held = reader.memory.reserve(reader.owner, READER_BYTES, PATIENCE).await?;
-    let secrets = engines.secrets_of(&batch).await?;
-    let pipeline = engines.definition_of(&batch).await?;
+    let secrets = services.secrets_of(&batch).await?;
+    let pipeline = services.definition_of(&batch).await?;
     let header = secrets.header().cloned();
-    let references = References::of(&engines, &batch.owner_name).await?;
+    let references = References::of(&services, &batch.owner_name).await?;
     let writer = Writer { batch: batch.id, secrets, pipeline, references, header, report, format };
     let head = after.is_none().then(|| writer.head()).filter(|head| !head.is_empty());
     let next = Some(after.unwrap_or(0));
-    let state = State { engines, batch, writer, reader, next, head, _held: held, more: None };
+    let state = State { services, batch, writer, reader, next, head, _held: held, more: None };
     Ok(futures::stream::try_unfold(state, |mut state| async move {
         if let Some(head) = state.head.take() {
             return Ok(Some((Page { bytes: head.into(), last: 0 }, state)));
@@ -154,9 +154,9 @@ impl State {
                 payload: true,
             };
             let read = self.reader.reads.reserve(self.reader.owner, 1, PATIENCE).await?;
-            let page = self.engines.store.rows(self.batch.seq, &filter).await?;
+            let page = self.services.store.rows(self.batch.seq, &filter).await?;
             // Looked at behind the rows: an erasure is recorded before the first row is emptied.
-            refuse_erased(&self.engines, &self.batch).await?;
+            refuse_erased(&self.services, &self.batch).await?;
             drop(read);
             self.next = page.next;
             let Some(last) = page.rows.last().map(|row| row.number) else { continue };
@@ -182,13 +182,13 @@ impl State {
 ///
 /// # Errors
 /// [`FlowError::Erased`] when the batch was erased meanwhile; when the database fails.
-pub async fn refuse_erased(engines: &Engines, batch: &Batch) -> Result<(), FlowError> {
-    let now = engines.store.batches_by_seq(&[batch.seq]).await?.pop();
+pub async fn refuse_erased(services: &Services, batch: &Batch) -> Result<(), FlowError> {
+    let now = services.store.batches_by_seq(&[batch.seq]).await?.pop();
     if now.is_some_and(|now| now.erased_at.is_none()) { Ok(()) } else { Err(FlowError::Erased) }
 }
 
 struct State {
-    engines: Engines,
+    services: Services,
     batch: Batch,
     writer: Writer,
     reader: Reader,
@@ -290,7 +290,7 @@ impl Writer {
     /// What the client wrote; none when it was erased meanwhile.
     fn own(&self, record: &RowRecord) -> Result<Option<Own>, FlowError> {
         let (Some(sealed), Some(header)) = (&record.payload, &self.header) else { return Ok(None) };
-        let payload = self.secrets.open(Place::Payload(record.number), sealed)?;
+        let payload = self.secrets.open(SecretLocation::Payload(record.number), sealed)?;
         let own = match self.format {
             Format::Csv => header
                 .report_cells(&payload)

@@ -17,8 +17,8 @@ use utoipa::ToSchema;
 use crate::context::error::FlowError;
 use crate::context::limits_view::Standstill;
 use crate::context::pace::Pace;
-use crate::context::secrets::{Place, SecretsOf};
-use crate::context::services::Engines;
+use crate::context::secrets::{SecretLocation, SecretsOf};
+use crate::context::services::Services;
 use crate::read::eta;
 use crate::read::eta::{Allowance, Beside};
 
@@ -108,24 +108,24 @@ pub struct BatchView {
 /// # Errors
 /// When the database fails, or the keyring lacks the batch's key.
 pub async fn batch_view(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     rows_per_owner: u32,
 ) -> Result<BatchView, FlowError> {
-    let pace = Pace::of(engines, rows_per_owner).await?;
-    let failure = failure_of(engines, batch).await?;
+    let pace = Pace::of(services, rows_per_owner).await?;
+    let failure = failure_of(services, batch).await?;
     let mut beside = Beside::default();
     if eta::is_guessed(&batch.ledger) {
-        beside = Beside::of(batch, &running_beside(engines, batch).await?);
+        beside = Beside::of(batch, &running_beside(services, batch).await?);
     }
-    let standstill = engines.limits.standstill(&engines.pipelines, batch, engines.clock.now()).await;
-    Ok(describe_beside(engines, batch, &pace, beside, standstill, failure, engines.clock.now()))
+    let standstill = services.limits.standstill(&services.pipelines, batch, services.clock.now()).await;
+    Ok(describe_beside(services, batch, &pace, beside, standstill, failure, services.clock.now()))
 }
 
 /// The view of a batch after something was done to it. What was done is done, whatever becomes of the view: without what
 /// cannot be read, or not in time, it has no estimate of its own.
-pub async fn done_view(engines: &Engines, batch: &Batch, rows_per_owner: u32) -> BatchView {
-    let view = tokio::time::timeout(VIEW_WITHIN, batch_view(engines, batch, rows_per_owner)).await;
+pub async fn done_view(services: &Services, batch: &Batch, rows_per_owner: u32) -> BatchView {
+    let view = tokio::time::timeout(VIEW_WITHIN, batch_view(services, batch, rows_per_owner)).await;
     let error = match view {
         Ok(Ok(view)) => return view,
         Ok(Err(error)) => error.to_string(),
@@ -134,52 +134,52 @@ pub async fn done_view(engines: &Engines, batch: &Batch, rows_per_owner: u32) ->
     tracing::warn!(error, batch = %batch.id, "the view of a batch is not complete");
     let (pace, failure) = (Pace::usual(rows_per_owner), clear_failure(batch));
     describe_beside(
-        engines,
+        services,
         batch,
         &pace,
         Beside::default(),
         Standstill::Unknown,
         failure,
-        engines.clock.now(),
+        services.clock.now(),
     )
 }
 
 /// Running batches of the batch's owner, itself among them if it runs.
-pub(crate) async fn running_beside(engines: &Engines, batch: &Batch) -> Result<Vec<Batch>, FlowError> {
+pub(crate) async fn running_beside(services: &Services, batch: &Batch) -> Result<Vec<Batch>, FlowError> {
     let filter = BatchFilter {
         owner: Some(batch.owner),
         status: vec![BatchStatus::Queued],
         limit: SIBLINGS,
         ..BatchFilter::default()
     };
-    Ok(engines.store.list_batches(&filter).await?.batches)
+    Ok(services.store.list_batches(&filter).await?.batches)
 }
 
 /// The view of a batch as it stands now, without its failing row's error, which is sealed: what a list shows. Its estimate
 /// knows nothing of the owner's other batches.
 pub async fn describe_now(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     pace: &Pace,
     failure: Option<Value>,
 ) -> BatchView {
-    let standstill = engines.limits.standstill(&engines.pipelines, batch, engines.clock.now()).await;
-    describe_beside(engines, batch, pace, Beside::default(), standstill, failure, engines.clock.now())
+    let standstill = services.limits.standstill(&services.pipelines, batch, services.clock.now()).await;
+    describe_beside(services, batch, pace, Beside::default(), standstill, failure, services.clock.now())
 }
 
 /// The same as it stood `at` that moment, whatever has become of it: what a callback shows.
 pub fn describe(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     pace: &Pace,
     failure: Option<Value>,
     at: Timestamp,
 ) -> BatchView {
-    describe_beside(engines, batch, pace, Beside::default(), Standstill::None, failure, at)
+    describe_beside(services, batch, pace, Beside::default(), Standstill::None, failure, at)
 }
 
 fn describe_beside(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     pace: &Pace,
     beside: Beside,
@@ -188,10 +188,10 @@ fn describe_beside(
     at: Timestamp,
 ) -> BatchView {
     let ledger = &batch.ledger;
-    let pipeline = engines.pipelines.get(&batch.pipeline);
+    let pipeline = services.pipelines.get(&batch.pipeline);
     let pipeline = pipeline.as_deref();
     let allowance = Allowance {
-        quota: pace.quota(engines, batch),
+        quota: pace.quota(services, batch),
         run_share: pace.run_share,
         run_every: pace.run_every,
         beside,
@@ -249,28 +249,28 @@ pub fn clear_failure(batch: &Batch) -> Option<Value> {
 }
 
 /// Why the file could not be extracted, with what its errors say; none of that once the batch was erased.
-async fn failure_of_file(engines: &Engines, batch: &Batch) -> Result<Option<Value>, FlowError> {
+async fn failure_of_file(services: &Services, batch: &Batch) -> Result<Option<Value>, FlowError> {
     let mut failure = clear_failure(batch);
-    let Some(sealed) = engines.store.sealed_failure(batch.seq).await? else { return Ok(failure) };
-    let Some(secrets) = engines.try_secrets_of(batch).await? else { return Ok(failure) };
-    let whole: serde_json::Map<String, Value> = secrets.open_json(Place::Failure, &sealed)?;
+    let Some(sealed) = services.store.sealed_failure(batch.seq).await? else { return Ok(failure) };
+    let Some(secrets) = services.try_secrets_of(batch).await? else { return Ok(failure) };
+    let whole: serde_json::Map<String, Value> = secrets.open_json(SecretLocation::Failure, &sealed)?;
     if let Some(failure) = failure.as_mut().and_then(Value::as_object_mut) {
         failure.extend(whole);
     }
     Ok(failure)
 }
 
-async fn failure_of(engines: &Engines, batch: &Batch) -> Result<Option<Value>, FlowError> {
+async fn failure_of(services: &Services, batch: &Batch) -> Result<Option<Value>, FlowError> {
     if batch.failure.is_some() {
-        return failure_of_file(engines, batch).await;
+        return failure_of_file(services, batch).await;
     }
     let Some(number) = batch.failure_row else { return Ok(None) };
     let (Some(secrets), Some(record)) =
-        (engines.try_secrets_of(batch).await?, engines.store.row(batch.seq, number).await?)
+        (services.try_secrets_of(batch).await?, services.store.row(batch.seq, number).await?)
     else {
         return Ok(clear_failure(batch));
     };
-    let pipeline = engines.definition_of(batch).await.ok();
+    let pipeline = services.definition_of(batch).await.ok();
     let view = row_view(&secrets, pipeline.as_deref(), &record);
     Ok(view.error.map(|error| {
         let mut value = serde_json::json!(error);
@@ -417,14 +417,14 @@ pub fn row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRe
     let (mut result, mut error) = (None, None);
     match (record.status, &record.result, &record.error) {
         (RowStatus::Completed, Some(sealed), _) => {
-            match secrets.open_json(Place::Result(record.number), sealed) {
+            match secrets.open_json(SecretLocation::Result(record.number), sealed) {
                 Ok(value) => result = Some(value),
                 Err(what) => error = Some(unread(what)),
             }
         }
         (RowStatus::Completed, None, _) | (_, _, None) => {}
         (_, _, Some(sealed)) => {
-            let told = secrets.open_json::<RowError>(Place::Error(record.number), sealed);
+            let told = secrets.open_json::<RowError>(SecretLocation::Error(record.number), sealed);
             error = Some(told.map_or_else(unread, ErrorView::from));
         }
     }

@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 
 use crate::context::error::FlowError;
 use crate::context::pace::Pace;
-use crate::context::secrets::Place;
-use crate::context::services::Engines;
+use crate::context::secrets::SecretLocation;
+use crate::context::services::Services;
 use crate::dispatch::run::FULL_LANE;
 use crate::read::view;
 
@@ -51,36 +51,36 @@ fn wait(reason: &str, sentence: impl Into<String>, until: Option<Timestamp>) -> 
 /// # Errors
 /// When the database fails.
 pub async fn explain(
-    engines: &Engines,
+    services: &Services,
     caller: Option<&Caller>,
     batch: &Batch,
     row: Option<u32>,
     rows_per_owner: u32,
     reveal: bool,
 ) -> Result<Vec<Wait>, FlowError> {
-    let pace = Pace::of(engines, rows_per_owner).await?;
-    let next_run = pace.next_run(engines.clock.now());
+    let pace = Pace::of(services, rows_per_owner).await?;
+    let next_run = pace.next_run(services.clock.now());
     let mut waits = match batch.ledger.status {
         BatchStatus::Pending => {
             let mut waits = vec![wait("extraction", "its file waits for a worker to extract it", next_run)];
-            waits.extend(queue(engines, None).await);
+            waits.extend(queue(services, None).await);
             waits
         }
         BatchStatus::Processing => vec![wait("extraction", "a worker extracts its file", None)],
         BatchStatus::Completed | BatchStatus::Cancelled | BatchStatus::Failed => {
             vec![wait("ended", format!("the batch is {}", batch.ledger.status.name()), None)]
         }
-        BatchStatus::Queued => running(engines, caller, batch, &pace).await?,
+        BatchStatus::Queued => running(services, caller, batch, &pace).await?,
     };
-    if let Some(fault) = fault(engines, batch).await? {
+    if let Some(fault) = fault(services, batch).await? {
         waits.retain(|wait| wait.reason != "definition");
         waits.insert(0, fault);
     }
     if let Some(number) = row {
-        waits.insert(0, one_row(engines, batch, number, next_run).await?);
+        waits.insert(0, one_row(services, batch, number, next_run).await?);
     }
     if batch.ledger.status == BatchStatus::Queued {
-        waits.extend(last_answer(engines, batch, row, reveal).await?);
+        waits.extend(last_answer(services, batch, row, reveal).await?);
     }
     if waits.iter().all(|wait| wait.reason == LAST_ANSWER) {
         waits.insert(0, wait("next_run", "its rows are released by the next dispatcher run", next_run));
@@ -92,7 +92,7 @@ pub async fn explain(
 /// What a row that waits was told when it was called last, in the API's own words where there are any: this row, or one of
 /// those that wait. Nothing when none of them was called, or when it cannot be opened here.
 async fn last_answer(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     row: Option<u32>,
     reveal: bool,
@@ -100,15 +100,15 @@ async fn last_answer(
     let number = match row {
         Some(number) => Some(number),
         None if batch.ledger.returned() == 0 => None,
-        None => engines.store.waiting_with_error(batch.seq).await?,
+        None => services.store.waiting_with_error(batch.seq).await?,
     };
     let Some(number) = number else { return Ok(None) };
-    let Some(record) = engines.store.row(batch.seq, number).await? else { return Ok(None) };
+    let Some(record) = services.store.row(batch.seq, number).await? else { return Ok(None) };
     let Some(sealed) = record.error.as_ref().filter(|_| !record.status.is_terminal()) else {
         return Ok(None);
     };
-    let opened = match engines.secrets_of(batch).await {
-        Ok(secrets) => secrets.open_json::<RowError>(Place::Error(number), sealed),
+    let opened = match services.secrets_of(batch).await {
+        Ok(secrets) => secrets.open_json::<RowError>(SecretLocation::Error(number), sealed),
         Err(error) => Err(error),
     };
     Ok(match opened {
@@ -141,8 +141,8 @@ fn told(number: u32, error: &RowError) -> String {
 }
 
 /// Why no worker can process it, as far as one has tried.
-async fn fault(engines: &Engines, batch: &Batch) -> Result<Option<Wait>, FlowError> {
-    let faults = engines.store.faults().await?;
+async fn fault(services: &Services, batch: &Batch) -> Result<Option<Wait>, FlowError> {
+    let faults = services.store.faults().await?;
     let fault = faults.into_iter().find(|fault| fault.seq == batch.seq);
     Ok(fault.map(|fault| {
         let sentence = format!("since {} no worker can process it: {}", fault.since, fault.reason);
@@ -165,8 +165,8 @@ fn promise_no_more_than_comes_true(waits: &mut [Wait]) {
 }
 
 /// The queue, when it does not answer or, for a pipeline's rows, is full.
-async fn queue(engines: &Engines, rows_of: Option<(&str, Option<Timestamp>)>) -> Option<Wait> {
-    let backlog = match engines.bell.backlog().await {
+async fn queue(services: &Services, rows_of: Option<(&str, Option<Timestamp>)>) -> Option<Wait> {
+    let backlog = match services.queue.backlog().await {
         Ok(backlog) => backlog,
         Err(error) => return Some(wait("queue_away", format!("the queue does not answer: {error}"), None)),
     };
@@ -178,7 +178,7 @@ async fn queue(engines: &Engines, rows_of: Option<(&str, Option<Timestamp>)>) ->
 }
 
 async fn running(
-    engines: &Engines,
+    services: &Services,
     caller: Option<&Caller>,
     batch: &Batch,
     pace: &Pace,
@@ -198,11 +198,11 @@ async fn running(
     }
     let stands = ledger.paused || ledger.held;
     if counts.pending > 0 && !stands {
-        releases(engines, batch, pace, &mut waits).await?;
+        releases(services, batch, pace, &mut waits).await?;
     }
     if counts.queued + counts.processing > 0 || !stands {
-        match engines.definition_of(batch).await {
-            Ok(pipeline) => limits(engines, caller, batch, &pipeline, &mut waits).await,
+        match services.definition_of(batch).await {
+            Ok(pipeline) => limits(services, caller, batch, &pipeline, &mut waits).await,
             Err(error) => waits.push(wait("definition", error.to_string(), None)),
         }
     }
@@ -217,12 +217,12 @@ async fn running(
 
 /// What keeps the next run from releasing its rows.
 async fn releases(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     pace: &Pace,
     waits: &mut Vec<Wait>,
 ) -> Result<(), FlowError> {
-    let now = engines.clock.now();
+    let now = services.clock.now();
     let next_run = pace.next_run(now);
     let ledger = &batch.ledger;
     if pace.is_late(now) {
@@ -233,11 +233,11 @@ async fn releases(
             None,
         ));
     }
-    let siblings = view::running_beside(engines, batch).await?;
+    let siblings = view::running_beside(services, batch).await?;
     let in_flight = |one: &Batch| one.ledger.counts.queued + one.ledger.counts.processing;
     let of_owner: u32 = siblings.iter().map(in_flight).sum();
     let of_pipeline: u32 = siblings.iter().filter(|one| one.pipeline == batch.pipeline).map(in_flight).sum();
-    let quota = pace.quota(engines, batch);
+    let quota = pace.quota(services, batch);
     let others = siblings.len().saturating_sub(1);
     if of_owner >= quota.owner {
         let sentence = format!(
@@ -264,9 +264,9 @@ async fn releases(
         let sentence = "the last run released as many rows as a run may for all owners (ROWS_PER_RUN)";
         waits.push(wait("run_cap", sentence, next_run));
     }
-    waits.extend(queue(engines, Some((&batch.pipeline, next_run))).await);
+    waits.extend(queue(services, Some((&batch.pipeline, next_run))).await);
     if ledger.returned() > 0 && ledger.fresh() == 0 {
-        let due = engines.store.next_due(batch.seq).await?;
+        let due = services.store.next_due(batch.seq).await?;
         let sentence = format!("{} rows came back and wait for their time", ledger.returned());
         waits.push(wait("backoff", sentence, due));
     }
@@ -275,7 +275,7 @@ async fn releases(
 
 /// What keeps workers from making its calls.
 async fn limits(
-    engines: &Engines,
+    services: &Services,
     caller: Option<&Caller>,
     batch: &Batch,
     pipeline: &Pipeline,
@@ -283,10 +283,10 @@ async fn limits(
 ) {
     let Some(caller) = caller else { return };
     // The limits of today count, also for batches of an older definition.
-    let loaded = engines.pipelines.get(&batch.pipeline);
+    let loaded = services.pipelines.get(&batch.pipeline);
     for dependency in &loaded.as_deref().unwrap_or(pipeline).dependencies {
         match caller.peek(dependency, &batch.owner_name).await {
-            Some(gate) => waits.extend(at_gate(dependency, &gate, engines.clock.now())),
+            Some(gate) => waits.extend(at_gate(dependency, &gate, services.clock.now())),
             // One limiter keeps them all: the others would only be waited for in vain.
             None => {
                 let sentence = "the shared limits do not answer: no call is made without them";
@@ -328,12 +328,12 @@ fn at_gate(dependency: &Dependency, gate: &Snapshot, now: Timestamp) -> Vec<Wait
 }
 
 async fn one_row(
-    engines: &Engines,
+    services: &Services,
     batch: &Batch,
     number: u32,
     next_run: Option<Timestamp>,
 ) -> Result<Wait, FlowError> {
-    let Some(record) = engines.store.row(batch.seq, number).await? else {
+    let Some(record) = services.store.row(batch.seq, number).await? else {
         return Ok(wait("no_such_row", format!("the batch has no row {number} (yet)"), None));
     };
     let mut why = record.code.as_deref().map_or(String::new(), |code| format!(", last because of {code}"));
@@ -344,7 +344,7 @@ async fn one_row(
     }
     Ok(match record.status {
         RowStatus::Pending => {
-            let until = record.not_before.filter(|at| *at > engines.clock.now()).or(next_run);
+            let until = record.not_before.filter(|at| *at > services.clock.now()).or(next_run);
             wait("pending", format!("row {number} waits to be released{why}"), until)
         }
         // Its start is in its message, and what SQL knows is only when it counts as lost.

@@ -1,4 +1,4 @@
-//! What a worker counts. Figures of rows are kept by pipeline, of which there are few.
+//! What a worker counts. Metrics of rows are kept by pipeline, of which there are few.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_downstream::Histogram;
-use penstock_downstream::figures::MOMENTS;
+use penstock_downstream::metrics::MOMENTS;
 use penstock_store::callbacks::CallbackStatus;
 use penstock_store::work::Settled;
 
@@ -31,8 +31,8 @@ pub fn outcome(settled: &Settled) -> usize {
     match settled {
         Settled::Completed { .. } => 0,
         Settled::Failed(_) => 1,
-        Settled::GivenBack { attempt: true, .. } => 2,
-        Settled::GivenBack { attempt: false, .. } => 3,
+        Settled::Requeued { attempt: true, .. } => 2,
+        Settled::Requeued { attempt: false, .. } => 3,
     }
 }
 
@@ -53,9 +53,9 @@ pub fn delivery(status: CallbackStatus) -> usize {
     }
 }
 
-/// Figures of one pipeline.
+/// Metrics of one pipeline.
 #[derive(Clone, Debug)]
-pub struct PipelineFigures {
+pub struct PipelineMetrics {
     /// From a batch's upload to its rows' first starts.
     pub pending: Histogram,
     /// From rows' planned starts to their claims.
@@ -74,7 +74,7 @@ pub struct PipelineFigures {
     pub extractions: [Histogram; 3],
 }
 
-impl Default for PipelineFigures {
+impl Default for PipelineMetrics {
     fn default() -> Self {
         Self {
             pending: Histogram::new(LONG),
@@ -89,16 +89,16 @@ impl Default for PipelineFigures {
     }
 }
 
-/// Figures of settlement's groups.
+/// Metrics of settlement's groups.
 #[derive(Clone, Debug)]
-pub struct GroupFigures {
+pub struct GroupMetrics {
     /// Rows in a group.
     pub size: Histogram,
     /// How long it took to write one.
     pub took: Histogram,
 }
 
-impl Default for GroupFigures {
+impl Default for GroupMetrics {
     fn default() -> Self {
         Self { size: Histogram::new(GROUP_SIZES), took: Histogram::new(MOMENTS) }
     }
@@ -106,7 +106,7 @@ impl Default for GroupFigures {
 
 /// What a worker counts.
 #[derive(Debug, Default)]
-pub struct WorkerFigures {
+pub struct WorkerMetrics {
     /// Rows heard of and not claimed.
     pub waiting: AtomicUsize,
     /// Rows in flight.
@@ -117,13 +117,13 @@ pub struct WorkerFigures {
     pub lost: AtomicU64,
     /// Tries to deliver a callback, by [`DELIVERIES`].
     pub deliveries: [AtomicU64; 4],
-    groups: Mutex<GroupFigures>,
-    pipelines: Mutex<BTreeMap<String, PipelineFigures>>,
+    groups: Mutex<GroupMetrics>,
+    pipelines: Mutex<BTreeMap<String, PipelineMetrics>>,
 }
 
-impl WorkerFigures {
+impl WorkerMetrics {
     /// Counts something of a pipeline.
-    pub fn of(&self, pipeline: &str, count: impl FnOnce(&mut PipelineFigures)) {
+    pub fn of(&self, pipeline: &str, count: impl FnOnce(&mut PipelineMetrics)) {
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         match pipelines.get_mut(pipeline) {
             Some(known) => count(known),
@@ -139,12 +139,12 @@ impl WorkerFigures {
     }
 
     /// Groups, as they stand.
-    pub fn groups(&self) -> GroupFigures {
+    pub fn groups(&self) -> GroupMetrics {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Pipelines, as they stand: those of which something was counted.
-    pub fn pipelines(&self) -> BTreeMap<String, PipelineFigures> {
+    pub fn pipelines(&self) -> BTreeMap<String, PipelineMetrics> {
         self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use penstock_domain::outcome::code;
-use penstock_store::work::{Settled, Trouble};
+use penstock_store::work::{RowFailure, Settled};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::telemetry::worker_counters::WorkerFigures;
+use crate::telemetry::worker_counters::WorkerMetrics;
 
 /// In parts of the concurrency, what pipelines may hold before any of their rows has come to an end, all of them together.
 const FIRST: usize = 4;
@@ -43,7 +43,7 @@ const STALLED_ROWS: u32 = 3;
 pub(super) struct Slots {
     concurrency: usize,
     pipelines: usize,
-    figures: Arc<WorkerFigures>,
+    metrics: Arc<WorkerMetrics>,
     lanes: Mutex<HashMap<String, Load>>,
     changed: Arc<Notify>,
 }
@@ -78,10 +78,10 @@ impl Slots {
     pub(super) fn new(
         concurrency: usize,
         pipelines: usize,
-        figures: Arc<WorkerFigures>,
+        metrics: Arc<WorkerMetrics>,
         changed: Arc<Notify>,
     ) -> Arc<Self> {
-        Arc::new(Self { concurrency, pipelines, figures, lanes: Mutex::default(), changed })
+        Arc::new(Self { concurrency, pipelines, metrics, lanes: Mutex::default(), changed })
     }
 
     /// What a pipeline has in flight.
@@ -92,8 +92,8 @@ impl Slots {
 
     /// How many further rows a pipeline may have in flight.
     pub(super) fn room(&self, load: &Load) -> usize {
-        let in_flight = self.figures.in_flight.load(Ordering::Relaxed);
-        let active = in_flight.saturating_sub(self.figures.limited.load(Ordering::Relaxed));
+        let in_flight = self.metrics.in_flight.load(Ordering::Relaxed);
+        let active = in_flight.saturating_sub(self.metrics.limited.load(Ordering::Relaxed));
         let free = self.concurrency.saturating_sub(active);
         // Rows that wait for a limit take no slot, but memory: they are bounded too.
         let bounded = (self.concurrency * 2).saturating_sub(in_flight);
@@ -113,7 +113,7 @@ impl Slots {
 
     /// A row of a pipeline takes a slot.
     pub(super) fn take(self: &Arc<Self>, pipeline: &str) -> Slot {
-        self.figures.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let load = lanes.entry(pipeline.to_owned()).or_default();
         load.rows += 1;
@@ -122,7 +122,7 @@ impl Slots {
         }
         let waiting = load.waiting.clone();
         Slot {
-            waits: Arc::new(Waits { figures: self.figures.clone(), waiting, waited: AtomicU64::new(0) }),
+            waits: Arc::new(Waits { metrics: self.metrics.clone(), waiting, waited: AtomicU64::new(0) }),
             slots: self.clone(),
             pipeline: pipeline.to_owned(),
             since: Instant::now(),
@@ -193,29 +193,29 @@ impl Slot {
     /// How the row's run ended.
     pub(super) fn ended(&mut self, settled: &Settled) {
         self.end = match settled {
-            Settled::GivenBack { attempt: false, .. } => End::Away,
-            Settled::GivenBack { trouble: Some(trouble), .. } | Settled::Failed(trouble)
+            Settled::Requeued { attempt: false, .. } => End::Away,
+            Settled::Requeued { trouble: Some(trouble), .. } | Settled::Failed(trouble)
                 if is_unanswered(trouble) =>
             {
                 End::Away
             }
-            Settled::GivenBack { attempt: true, .. } => End::Tried,
+            Settled::Requeued { attempt: true, .. } => End::Tried,
             Settled::Completed { .. } | Settled::Failed(_) => End::Ended,
         };
     }
 }
 
-fn is_unanswered(trouble: &Trouble) -> bool {
+fn is_unanswered(trouble: &RowFailure) -> bool {
     let codes = [code::TIMEOUT, code::CONNECT_FAILED, code::CONNECTION_LOST, code::OUTCOME_UNKNOWN];
     trouble.http_status.is_none() && codes.contains(&trouble.code.as_str())
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let figures = &self.slots.figures;
-        figures.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let metrics = &self.slots.metrics;
+        metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
         let took = self.since.elapsed();
-        figures.of(&self.pipeline, |of| of.processing.took(took));
+        metrics.of(&self.pipeline, |of| of.processing.took(took));
         let mut lanes = self.slots.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(load) = lanes.get_mut(&self.pipeline) {
             load.rows = load.rows.saturating_sub(1);
@@ -235,7 +235,7 @@ impl Drop for Slot {
 
 /// A row's waits for limits.
 pub(super) struct Waits {
-    figures: Arc<WorkerFigures>,
+    metrics: Arc<WorkerMetrics>,
     waiting: Arc<Waiting>,
     /// Microseconds.
     waited: AtomicU64,
@@ -250,7 +250,7 @@ pub(super) struct Limited {
 impl Limited {
     /// A row begins to wait.
     pub(super) fn new(waits: Arc<Waits>) -> Self {
-        waits.figures.limited.fetch_add(1, Ordering::Relaxed);
+        waits.metrics.limited.fetch_add(1, Ordering::Relaxed);
         waits.waiting.limited.fetch_add(1, Ordering::Relaxed);
         Self { waits, since: Instant::now() }
     }
@@ -262,7 +262,7 @@ impl Drop for Limited {
         self.waits.waited.fetch_add(waited, Ordering::Relaxed);
         self.waits.waiting.limited.fetch_sub(1, Ordering::Relaxed);
         self.waits.waiting.called_at.get_or_init(Instant::now);
-        self.waits.figures.limited.fetch_sub(1, Ordering::Relaxed);
+        self.waits.metrics.limited.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -349,11 +349,11 @@ mod tests {
         tokio::time::advance(Duration::from_secs(10)).await;
         for (place, (mut slot, _)) in ill.drain(..).enumerate() {
             let code = if place % 2 == 0 { code::TIMEOUT } else { code::OUTCOME_UNKNOWN };
-            let trouble = Trouble { code: code.into(), ..crate::worker::row::quiet() };
+            let trouble = RowFailure { code: code.into(), ..crate::worker::row::quiet() };
             slot.ended(&if place % 3 == 0 {
                 Settled::Failed(trouble)
             } else {
-                Settled::GivenBack {
+                Settled::Requeued {
                     not_before: penstock_domain::time::Timestamp::from_millis(0),
                     attempt: true,
                     trouble: Some(trouble),

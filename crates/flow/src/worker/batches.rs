@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::context::cache::Kept;
 use crate::context::error::FlowError;
 use crate::context::secrets::{SecretsOf, unreadable_header};
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::worker::lanes::Owner;
 
 /// A batch that could not be loaded is tried again after this time: less than [`HELD_AFTER_FAULT`](crate::dispatch::run::HELD_AFTER_FAULT).
@@ -78,7 +78,7 @@ impl BatchCache {
     /// When the database fails.
     pub async fn get(
         &self,
-        engines: &Engines,
+        services: &Services,
         wanted: &[BatchSeq],
     ) -> Result<HashMap<BatchSeq, Arc<BatchWork>>, FlowError> {
         let now = Instant::now();
@@ -101,8 +101,8 @@ impl BatchCache {
             return Ok(found);
         }
         let (mut loaded, mut faults) = (Vec::new(), Vec::new());
-        for batch in engines.store.batches_by_seq(&missing).await? {
-            match load(engines, &batch).await {
+        for batch in services.store.batches_by_seq(&missing).await? {
+            match load(services, &batch).await {
                 Ok(work) => {
                     let work = Arc::new(work);
                     // As old as its key: that one leaves every worker a minute after it was opened.
@@ -118,21 +118,21 @@ impl BatchCache {
                 }
             }
         }
-        self.report(engines, &loaded, &faults).await;
+        self.report(services, &loaded, &faults).await;
         Ok(found)
     }
 
     /// Best effort: what cannot be written now is reported when the batch is tried again.
-    pub async fn report(&self, engines: &Engines, loaded: &[BatchSeq], faults: &[(BatchSeq, String)]) {
-        let now = engines.clock.now();
+    pub async fn report(&self, services: &Services, loaded: &[BatchSeq], faults: &[(BatchSeq, String)]) {
+        let now = services.clock.now();
         if !faults.is_empty() {
             let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
             broken.extend(faults.iter().map(|(batch, _)| (*batch, Instant::now())));
         }
-        let cleared = engines.store.clear_faults(loaded).await;
+        let cleared = services.store.clear_faults(loaded).await;
         let reported = match faults {
             [] => Ok(()),
-            faults => engines.store.report_faults(faults, &self.worker, now).await,
+            faults => services.store.report_faults(faults, &self.worker, now).await,
         };
         if let Err(error) = cleared.and(reported) {
             tracing::warn!(%error, "failed to record which batches can be processed");
@@ -146,7 +146,7 @@ impl BatchCache {
     /// When the database fails.
     pub async fn of_claimed(
         &self,
-        engines: &Engines,
+        services: &Services,
         mut works: HashMap<BatchSeq, Arc<BatchWork>>,
         claimed: &[ClaimedRow],
     ) -> Result<HashMap<BatchSeq, Arc<BatchWork>>, FlowError> {
@@ -160,7 +160,7 @@ impl BatchCache {
             works.remove(batch);
             self.kept.remove(batch);
         }
-        works.extend(self.get(engines, &stale).await?);
+        works.extend(self.get(services, &stale).await?);
         Ok(works)
     }
 }
@@ -169,11 +169,11 @@ impl BatchCache {
 ///
 /// # Errors
 /// When the database fails, the batch was erased, or its definition does not load here.
-pub async fn load(engines: &Engines, batch: &Batch) -> Result<BatchWork, FlowError> {
-    let pipeline = engines.definition_of(batch).await?;
-    let loaded = engines.pipelines.iter().map(Arc::as_ref);
+pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowError> {
+    let pipeline = services.definition_of(batch).await?;
+    let loaded = services.pipelines.iter().map(Arc::as_ref);
     let dependencies = with_limits_of_today(&pipeline, loaded);
-    let secrets = engines.secrets_of(batch).await?;
+    let secrets = services.secrets_of(batch).await?;
     let header = secrets.header().cloned().ok_or_else(|| unreadable_header(batch))?;
     Ok(BatchWork {
         seq: batch.seq,

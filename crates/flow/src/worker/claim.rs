@@ -51,13 +51,13 @@ impl Worker {
         for waiting in wanted.into_iter().filter(|waiting| no_room.contains(&waiting.row)) {
             lanes.push(pipeline, Waiting { due, ..waiting });
         }
-        self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
+        self.metrics.waiting.store(lanes.len(), Ordering::Relaxed);
     }
 
     /// Whose turn it is: suspects', or others'.
     pub(super) fn suspects_turn(&self, now: Instant) -> Turn {
         let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_flight = self.figures.in_flight.load(Ordering::Relaxed);
+        let in_flight = self.metrics.in_flight.load(Ordering::Relaxed);
         let others = || !self.lanes.lock().unwrap_or_else(PoisonError::into_inner).ready(now).is_empty();
         let others = !suspects.is_empty() && others();
         suspects.turn(now, in_flight, others, |pipeline| !self.held_up(pipeline))
@@ -98,18 +98,18 @@ impl Worker {
         suspects: bool,
     ) -> Result<(Vec<Claimed>, HashSet<RowRef>), FlowError> {
         let batches: Vec<BatchSeq> = wanted.iter().map(|row| row.batch).collect();
-        let works = self.cache.get(&self.engines, &batches).await?;
+        let works = self.cache.get(&self.services, &batches).await?;
         let (known, unprocessable): (Vec<RowRef>, Vec<RowRef>) =
             wanted.iter().partition(|row| works.contains_key(&row.batch));
         self.requeue(&unprocessable).await;
         let first = known.first().filter(|_| suspects).copied();
         let weighed = known.into_iter().skip(usize::from(first.is_some())).collect();
-        let Weighed { mut rows, held, no_room } = self.weights.weigh(&self.engines, &works, weighed).await?;
+        let Weighed { mut rows, held, no_room } = self.weights.weigh(&self.services, &works, weighed).await?;
         rows.extend(first);
         if rows.is_empty() {
             return Ok((Vec::new(), no_room));
         }
-        let token = self.engines.chance.lease_token();
+        let token = self.services.id_generator.lease_token();
         self.leases.claiming(token);
         let ours = match self.claim_rows(&rows, token, suspects, &works).await {
             Ok(claimed) => self.ours(claimed, token, works, held).await,
@@ -126,7 +126,7 @@ impl Worker {
         works: HashMap<BatchSeq, Arc<BatchWork>>,
         mut held: HashMap<RowRef, Reserved>,
     ) -> Result<Vec<Claimed>, FlowError> {
-        let works = self.cache.of_claimed(&self.engines, works, &claimed).await?;
+        let works = self.cache.of_claimed(&self.services, works, &claimed).await?;
         if claimed.iter().any(|row| !works.contains_key(&row.row.batch)) {
             // What cannot be worked on here is let go: another worker gets it.
             self.leases.doubt();
@@ -146,12 +146,12 @@ impl Worker {
         suspects: bool,
         works: &HashMap<BatchSeq, Arc<BatchWork>>,
     ) -> Result<Vec<ClaimedRow>, StoreError> {
-        let now = self.engines.clock.now();
+        let now = self.services.clock.now();
         let claim = Claim { rows, token, holder: self.heartbeat.name(), also_pending: false, suspects };
-        match self.engines.store.claim(&claim, now).await {
+        match self.services.store.claim(&claim, now).await {
             Err(error @ StoreError::Overdrawn { batch, .. }) if rows.len() > 1 => {
                 let batch = works.get(&BatchSeq(batch)).map(|work| tracing::field::display(work.id));
-                tracing::error!(%error, batch, "a batch's counters do not fit its rows: `penstock reconcile --apply` mends it");
+                tracing::error!(%error, batch, "a batch's counters do not fit its rows: `penstock reconcile --apply` fixes it");
                 self.claim_apart(&claim, now).await
             }
             Err(error @ StoreError::Inconsistent { .. }) if rows.len() > 1 => {
@@ -171,7 +171,7 @@ impl Worker {
         let mut claimed = Vec::new();
         let mut groups: Vec<Vec<RowRef>> = batches.into_values().collect();
         while let Some(rows) = groups.pop() {
-            match self.engines.store.claim(&Claim { rows: &rows, ..claim.clone() }, now).await {
+            match self.services.store.claim(&Claim { rows: &rows, ..claim.clone() }, now).await {
                 Ok(ours) => claimed.extend(ours),
                 Err(StoreError::Inconsistent { .. }) if rows.len() > 1 => {
                     groups.extend(rows.iter().map(|row| vec![*row]));

@@ -13,7 +13,7 @@ use penstock_store::workers::{NewWorker, WorkerKind, WorkerLoad};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::context::services::Engines;
+use crate::context::services::Services;
 
 /// How often it is written.
 pub const EVERY: Duration = Duration::from_secs(1);
@@ -79,21 +79,21 @@ impl Heartbeat {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn register(&self, engines: &Engines) -> StoreResult<()> {
+    pub async fn register(&self, services: &Services) -> StoreResult<()> {
         let began = Instant::now();
-        self.record(engines).await?;
+        self.record(services).await?;
         self.last.send_replace(Some(began));
         Ok(())
     }
 
-    async fn record(&self, engines: &Engines) -> StoreResult<()> {
+    async fn record(&self, services: &Services) -> StoreResult<()> {
         let worker = NewWorker {
             name: &self.name,
             kind: self.kind,
             version: env!("CARGO_PKG_VERSION"),
             silence: self.silence,
         };
-        engines.store.register_worker(&worker).await
+        services.store.register_worker(&worker).await
     }
 
     /// One heartbeat. A process that was taken for dead is recorded again, under its name: rows that nobody took are its own. It
@@ -101,14 +101,14 @@ impl Heartbeat {
     ///
     /// # Errors
     /// When the database fails, or does not answer.
-    pub async fn beat(&self, engines: &Engines, load: WorkerLoad) -> StoreResult<Beat> {
+    pub async fn beat(&self, services: &Services, load: WorkerLoad) -> StoreResult<Beat> {
         let began = Instant::now();
-        let written = tokio::time::timeout(PATIENCE, engines.store.beat(&self.name, load));
+        let written = tokio::time::timeout(PATIENCE, services.store.beat(&self.name, load));
         let written =
             written.await.map_err(|late| penstock_store::StoreError::Unavailable(Box::new(late)))??;
         if !written {
             self.was_dead();
-            self.record(engines).await?;
+            self.record(services).await?;
         }
         Ok(self.written(began))
     }
@@ -137,8 +137,8 @@ impl Heartbeat {
     ///
     /// # Errors
     /// When the database fails; the others find out by themselves.
-    pub async fn leave(&self, engines: &Engines) -> StoreResult<()> {
-        engines.store.leave(&self.name).await
+    pub async fn leave(&self, services: &Services) -> StoreResult<()> {
+        services.store.leave(&self.name).await
     }
 }
 

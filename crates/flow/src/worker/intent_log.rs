@@ -15,11 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::context::tasks::spawn_part;
 use crate::worker::leases::RowLease;
 
-/// Notes of a write at the most.
+/// Notes of a write at most.
 const GROUP_ROWS: usize = 500;
 
 /// How long the first note of a group waits for company: a call is about to be made.
@@ -37,17 +37,17 @@ struct Note {
     written: oneshot::Sender<bool>,
 }
 
-/// Takes notes. Clones write to the same book.
+/// Takes notes. Clones write to the same intent_log.
 #[derive(Clone)]
-pub struct Book {
+pub struct IntentLog {
     notes: mpsc::Sender<Note>,
 }
 
-impl Book {
-    /// A book that is written until its last clone is gone.
-    pub fn open(engines: Engines, stop: &CancellationToken) -> Self {
+impl IntentLog {
+    /// A intent_log that is written until its last clone is gone.
+    pub fn open(services: Services, stop: &CancellationToken) -> Self {
         let (notes, taken) = mpsc::channel(GROUP_ROWS * 2);
-        spawn_part("intent log", write(engines, taken), stop);
+        spawn_part("intent log", write(services, taken), stop);
         Self { notes }
     }
 
@@ -61,7 +61,7 @@ impl Book {
     }
 }
 
-async fn write(engines: Engines, mut taken: mpsc::Receiver<Note>) {
+async fn write(services: Services, mut taken: mpsc::Receiver<Note>) {
     let mut group = Vec::with_capacity(GROUP_ROWS);
     while let Some(first) = taken.recv().await {
         group.push(first);
@@ -72,7 +72,7 @@ async fn write(engines: Engines, mut taken: mpsc::Receiver<Note>) {
                 Ok(None) | Err(_) => break,
             }
         }
-        let held: HashSet<Held> = match AssertUnwindSafe(put_down(&engines, &group)).catch_unwind().await {
+        let held: HashSet<Held> = match AssertUnwindSafe(put_down(&services, &group)).catch_unwind().await {
             Ok(Ok(held)) => held.into_iter().collect(),
             Ok(Err(error)) => {
                 tracing::warn!(%error, rows = group.len(), "it could not be noted what rows ask for; they go back");
@@ -94,7 +94,7 @@ async fn write(engines: Engines, mut taken: mpsc::Receiver<Note>) {
 }
 
 /// Writes a group down, however long the database is away: no call of it begins before.
-async fn put_down(engines: &Engines, group: &[Note]) -> StoreResult<Vec<Held>> {
+async fn put_down(services: &Services, group: &[Note]) -> StoreResult<Vec<Held>> {
     let mut receipts = Vec::new();
     for note in group {
         let (row, token) = note.held;
@@ -105,9 +105,9 @@ async fn put_down(engines: &Engines, group: &[Note]) -> StoreResult<Vec<Held>> {
     loop {
         let written = async {
             if !receipts.is_empty() {
-                engines.store.save_receipts(&receipts).await?;
+                services.store.save_receipts(&receipts).await?;
             }
-            engines.store.note_asked(&asked).await
+            services.store.record_intents(&asked).await
         };
         match written.await {
             Err(error) if error.is_transient() => {

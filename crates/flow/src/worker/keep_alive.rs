@@ -27,7 +27,7 @@ const LOG_EVERY: Duration = Duration::from_secs(30);
 impl Worker {
     /// Records this worker; false when it was stopped before the database was there.
     pub(super) async fn register(&self, stop: &CancellationToken) -> bool {
-        while let Err(error) = self.heartbeat.register(&self.engines).await {
+        while let Err(error) = self.heartbeat.register(&self.services).await {
             tracing::warn!(%error, "failed to record this worker; will retry");
             tokio::select! {
                 () = stop.cancelled() => return false,
@@ -71,14 +71,14 @@ impl Worker {
 
     async fn beat_once(&self) -> Result<(), FlowError> {
         let count = |rows: usize| u32::try_from(rows).unwrap_or(u32::MAX);
-        let waiting = self.figures.waiting.load(std::sync::atomic::Ordering::Relaxed);
+        let waiting = self.metrics.waiting.load(std::sync::atomic::Ordering::Relaxed);
         let load = WorkerLoad { in_flight: count(self.leases.len()), waiting: count(waiting) };
-        let beat = self.heartbeat.beat(&self.engines, load).await?;
+        let beat = self.heartbeat.beat(&self.services, load).await?;
         if let Beat::Returned(_) = beat {
             self.leases.doubt();
         }
         // Before anything else that can fail: until then no call begins.
-        let unknown = self.leases.compare(&self.engines).await?;
+        let unknown = self.leases.compare(&self.services).await?;
         if let Beat::Returned(since) = beat {
             self.heartbeat.goes_on(since);
             tracing::warn!(
@@ -90,10 +90,10 @@ impl Worker {
         if unknown.is_empty() {
             return Ok(());
         }
-        let now = self.engines.clock.now();
+        let now = self.services.clock.now();
         let back = ComeBack::Queued { lost_after: now + self.policy.lost_after };
         let freed =
-            self.engines.store.let_go(&unknown, back, now).await.inspect_err(|_| self.leases.doubt())?;
+            self.services.store.let_go(&unknown, back, now).await.inspect_err(|_| self.leases.doubt())?;
         tracing::warn!(rows = freed.rows(), "rows whose claim was not answered are queued again");
         crate::dispatch::dead_workers::log(&freed);
         // A claim of ordinary rows does not take suspects: among them they would wait until they count as lost.
@@ -108,14 +108,14 @@ impl Worker {
 
     /// A database whose clock was set back: stored deadlines are moved as soon as all processes go by the new time.
     async fn follow_clock(&self) -> Result<(), FlowError> {
-        let set_back = self.engines.store.follow_clock().await?;
+        let set_back = self.services.store.follow_clock().await?;
         let noticed = {
             let mut noticed = self.set_back_at.lock().unwrap_or_else(PoisonError::into_inner);
             *noticed = set_back.map(|_| noticed.unwrap_or_else(Instant::now));
             *noticed
         };
         if noticed.is_some_and(|at| at.elapsed() >= self.policy.clock_settles)
-            && let Some(by) = self.engines.store.move_deadlines().await?
+            && let Some(by) = self.services.store.move_deadlines().await?
         {
             let seconds = by.as_secs();
             tracing::warn!(
@@ -131,7 +131,7 @@ impl Worker {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.leases.save_receipts(&self.engines).await;
+            self.leases.save_receipts(&self.services).await;
         }
     }
 }

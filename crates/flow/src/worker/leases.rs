@@ -10,7 +10,7 @@ use penstock_domain::row::Receipt;
 use penstock_store::StoreResult;
 use penstock_store::settling::Held;
 
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::worker::heartbeat::Heartbeat;
 
 /// Receipts are saved in statements of so many.
@@ -134,12 +134,12 @@ impl Leases {
     ///
     /// # Errors
     /// When the database fails; the doubt remains.
-    pub async fn compare(&self, engines: &Engines) -> StoreResult<Vec<Held>> {
+    pub async fn compare(&self, services: &Services) -> StoreResult<Vec<Held>> {
         if !self.unsure.swap(false, Ordering::SeqCst) {
             return Ok(Vec::new());
         }
         let before = self.all();
-        let recorded: HashSet<Held> = match engines.store.held_by(self.heartbeat.name()).await {
+        let recorded: HashSet<Held> = match services.store.held_by(self.heartbeat.name()).await {
             Ok(recorded) => recorded.into_iter().collect(),
             Err(error) => {
                 self.doubt();
@@ -158,7 +158,7 @@ impl Leases {
 
     /// Saves the receipts of rows that are still in flight, so that a crash calls their finished steps not again. What cannot be
     /// saved now is next time.
-    pub async fn save_receipts(&self, engines: &Engines) {
+    pub async fn save_receipts(&self, services: &Services) {
         let mut unsaved = Vec::new();
         for lease in self.all() {
             let taken = std::mem::take(&mut *lease.unsaved());
@@ -167,7 +167,7 @@ impl Leases {
         for group in unsaved.chunks(GROUP) {
             let receipts: Vec<_> =
                 group.iter().map(|(lease, receipt)| (lease.row, lease.token, receipt.clone())).collect();
-            if let Err(error) = engines.store.save_receipts(&receipts).await {
+            if let Err(error) = services.store.save_receipts(&receipts).await {
                 tracing::warn!(%error, receipts = group.len(), "failed to save receipts; will retry");
                 if error.is_transient() {
                     for (lease, receipt) in group {

@@ -9,7 +9,7 @@ use penstock_domain::ids::{BatchSeq, RowRef};
 
 use crate::context::budget::{Budget, Reserved};
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::worker::batches::BatchWork;
 
 /// Rows of no more stored bytes weigh nothing: their number is bounded.
@@ -38,7 +38,7 @@ impl Weights {
     /// Reserves memory for the long ones of some rows. A row longer than everything goes alone.
     pub(super) async fn weigh(
         &self,
-        engines: &Engines,
+        services: &Services,
         works: &HashMap<BatchSeq, Arc<BatchWork>>,
         rows: Vec<RowRef>,
     ) -> Result<Weighed, FlowError> {
@@ -48,7 +48,7 @@ impl Weights {
             return Ok(Weighed { rows, ..Weighed::default() });
         }
         let long: HashMap<RowRef, u64> =
-            engines.store.longer_than(LIGHT, &asked).await?.into_iter().collect();
+            services.store.longer_than(LIGHT, &asked).await?.into_iter().collect();
         let mut weighed = Weighed::default();
         for row in rows {
             if let (Some(bytes), Some(work)) = (long.get(&row), works.get(&row.batch)) {

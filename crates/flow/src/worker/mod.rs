@@ -3,7 +3,7 @@
 //! `queue_handler` receives messages, [`lanes`] hold what was heard of and `suspects` what runs alone, [`batches`] what is known of
 //! its batches, [`scheduler`] chooses as `slots`, `owners` and `weights` allow what `claim` claims, `open` opens and [`row`] carries one row
 //! with what `progress` knows of it. A [`heartbeat`] keeps the rows in flight, [`leases`] knows them, [`asked`] notes what may be
-//! asked for only once; [`figures`] count.
+//! asked for only once; [`metrics`] count.
 
 mod admission;
 pub mod batches;
@@ -25,6 +25,6 @@ pub mod scheduler;
 pub mod single;
 pub(crate) mod suspects;
 
-pub use crate::telemetry::worker_counters::WorkerFigures;
+pub use crate::telemetry::worker_counters::WorkerMetrics;
 pub use scheduler::{Worker, WorkerPolicy};
 pub mod settle;

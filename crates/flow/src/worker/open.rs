@@ -8,7 +8,7 @@ use penstock_store::work::ClaimedRow;
 use serde_json::{Map, Value};
 
 use crate::context::error::FlowError;
-use crate::context::secrets::Place;
+use crate::context::secrets::SecretLocation;
 use crate::worker::batches::BatchWork;
 use crate::worker::kept_answers::KeptAnswer;
 
@@ -39,7 +39,8 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
         let Some(step) = work.pipeline.steps.get(index).filter(|_| usize::from(receipt.step) == index) else {
             break;
         };
-        let output: Value = secrets.open_json(Place::Receipt(number, receipt.step), &receipt.sealed)?;
+        let output: Value =
+            secrets.open_json(SecretLocation::Receipt(number, receipt.step), &receipt.sealed)?;
         if output.is_array() {
             let kept = KeptAnswer::from_json(output);
             answer =
@@ -49,14 +50,14 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
         outputs.insert(step.name.clone(), output);
     }
     let error = claimed.error.as_ref().and_then(|sealed| {
-        let told = secrets.open_json::<RowError>(Place::Error(number), sealed);
+        let told = secrets.open_json::<RowError>(SecretLocation::Error(number), sealed);
         // Nothing depends on it: the row goes on as if there had been no attempt.
         told.inspect_err(|error| {
             tracing::warn!(%error, batch = %work.id, row = number, "the row's earlier attempts cannot be read");
         })
         .ok()
     });
-    let payload = secrets.open(Place::Payload(number), &claimed.payload)?;
+    let payload = secrets.open(SecretLocation::Payload(number), &claimed.payload)?;
     let values = work
         .header
         .values(&payload, &work.pipeline.schema)
@@ -64,7 +65,7 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
     Ok(OpenedRow { values, outputs, answer, error })
 }
 
-/// Whether an error of [`open`] is about what is stored of the row, and so the same everywhere and for ever: the row
+/// Whether an error of [`open`] is about what is stored of the row, and so the same everywhere and permanently: the row
 /// fails. Anything else may be this worker's lack, and the row goes back for another.
 pub(crate) fn is_the_rows_own(error: &FlowError) -> bool {
     match error {
@@ -80,7 +81,7 @@ pub(crate) fn is_the_rows_own(error: &FlowError) -> bool {
         FlowError::Inconsistent(_) => true,
         FlowError::Store(_)
         | FlowError::Objects(_)
-        | FlowError::Bell(_)
+        | FlowError::Queue(_)
         | FlowError::Busy(_)
         | FlowError::Erased
         | FlowError::Definition { .. } => false,
@@ -141,12 +142,12 @@ mod tests {
             attempts: 1,
             crashes: 0,
             first_claimed_at: None,
-            payload: secrets.seal(Place::Payload(3), b"1,2"),
+            payload: secrets.seal(SecretLocation::Payload(3), b"1,2"),
             receipts: vec![Receipt {
                 step: 0,
-                sealed: secrets.seal_json(Place::Receipt(3, 0), &json!({ "id": 9 })),
+                sealed: secrets.seal_json(SecretLocation::Receipt(3, 0), &json!({ "id": 9 })),
             }],
-            error: Some(secrets.seal_json(Place::Error(3), &error)),
+            error: Some(secrets.seal_json(SecretLocation::Error(3), &error)),
             run: 1,
         }
     }
@@ -156,7 +157,7 @@ mod tests {
         let work = work();
         let good = open(&work, &row(&work)).unwrap();
         assert_eq!((good.values["a"].as_str(), &good.outputs["s"]["id"]), ("1", &json!(9)));
-        let other_rows = work.secrets.seal(Place::Payload(4), b"1,2");
+        let other_rows = work.secrets.seal(SecretLocation::Payload(4), b"1,2");
         let mut turned = row(&work).payload;
         turned[20] ^= 1;
         let payloads = [
@@ -164,10 +165,10 @@ mod tests {
             other_rows,
             Vec::new(),
             vec![0; 64],
-            work.secrets.seal(Place::Payload(3), b"1"),
-            work.secrets.seal(Place::Payload(3), b"1,\"2"),
-            work.secrets.seal(Place::Payload(3), b""),
-            work.secrets.seal(Place::Payload(3), b"\xff,2"),
+            work.secrets.seal(SecretLocation::Payload(3), b"1"),
+            work.secrets.seal(SecretLocation::Payload(3), b"1,\"2"),
+            work.secrets.seal(SecretLocation::Payload(3), b""),
+            work.secrets.seal(SecretLocation::Payload(3), b"\xff,2"),
         ];
         for payload in payloads {
             let error = open(&work, &ClaimedRow { payload, ..row(&work) }).unwrap_err();
@@ -175,8 +176,8 @@ mod tests {
         }
         for sealed in [
             vec![1; 64],
-            work.secrets.seal(Place::Receipt(3, 0), b"not json"),
-            work.secrets.seal(Place::Receipt(3, 0), b"[1]"),
+            work.secrets.seal(SecretLocation::Receipt(3, 0), b"not json"),
+            work.secrets.seal(SecretLocation::Receipt(3, 0), b"[1]"),
         ] {
             let receipts = vec![Receipt { step: 0, sealed }];
             let error = open(&work, &ClaimedRow { receipts, ..row(&work) }).unwrap_err();
@@ -184,7 +185,7 @@ mod tests {
         }
         let answer =
             KeptAnswer { status: 200, headers: BTreeMap::new(), body: json!({ "ID": 9 }), fault: None };
-        let sealed = work.secrets.seal_json(Place::Receipt(3, 0), &answer.to_json());
+        let sealed = work.secrets.seal_json(SecretLocation::Receipt(3, 0), &answer.to_json());
         let kept =
             open(&work, &ClaimedRow { receipts: vec![Receipt { step: 0, sealed }], ..row(&work) }).unwrap();
         assert_eq!((kept.answer, kept.outputs.len()), (Some(answer), 0), "the step is not done");

@@ -26,7 +26,7 @@ use crate::worker::suspects::Suspect;
 /// Rows of a pipeline that a worker hears of at once, in multiples of its concurrency.
 const HEARD_PER_SLOT: usize = 4;
 
-/// Rows of a pipeline that it hears of at the most. Owners take turns among the rows that are known: where a dependency is
+/// Rows of a pipeline that it hears of at most. Owners take turns among the rows that are known: where a dependency is
 /// slower than what is released, the lane of the queue would be first come, first served.
 const HEARD: usize = 8192;
 
@@ -68,13 +68,13 @@ impl Handler for QueueHandler {
     }
 
     fn pipelines(&self) -> Vec<String> {
-        self.0.engines.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect()
+        self.0.services.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect()
     }
 }
 
 impl Worker {
     /// What takes the queue's messages.
-    pub fn ears(self: &Arc<Self>) -> Arc<dyn Handler> {
+    pub fn queue_handler(self: &Arc<Self>) -> Arc<dyn Handler> {
         Arc::new(QueueHandler(self.clone()))
     }
 
@@ -89,7 +89,7 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(packet.pipeline().to_owned(), Instant::now());
         // A packet is never made after it came: then the clock was set back meanwhile, and counts from now.
-        let now = self.engines.clock.now().millis();
+        let now = self.services.clock.now().millis();
         let base = packet.base_ms();
         let late = (now - base).max(0);
         let began = Instant::now();
@@ -126,7 +126,7 @@ impl Worker {
     /// When the database fails.
     pub(super) async fn take_up(&self, rows: &[(RowRef, Instant)], keep: &Keep) -> Result<(), FlowError> {
         let batches: Vec<BatchSeq> = rows.iter().map(|(row, _)| row.batch).collect();
-        let works = self.cache.get(&self.engines, &batches).await?;
+        let works = self.cache.get(&self.services, &batches).await?;
         let taken = {
             let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
             // Under the lock: whoever drains the lanes has said so before, and looks into them once.
@@ -139,7 +139,7 @@ impl Worker {
                 let waiting = Waiting { row: *row, owner: work.owner, due: *due, keep: keep.clone() };
                 lanes.push(&work.pipeline.name, waiting);
             }
-            self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
+            self.metrics.waiting.store(lanes.len(), Ordering::Relaxed);
             taken
         };
         self.requeue_unless(taken, &works, rows.iter().map(|(row, _)| *row)).await;
@@ -156,7 +156,7 @@ impl Worker {
         keep: &Keep,
     ) -> Result<(), FlowError> {
         let batches: Vec<BatchSeq> = rows.iter().map(|(row, _)| row.batch).collect();
-        let works = self.cache.get(&self.engines, &batches).await?;
+        let works = self.cache.get(&self.services, &batches).await?;
         let taken = {
             let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
             let taken = !self.draining.load(Ordering::SeqCst);
@@ -190,7 +190,7 @@ impl Worker {
         if rows.is_empty() {
             return;
         }
-        if let Err(error) = self.engines.store.unqueue(rows, self.engines.clock.now()).await {
+        if let Err(error) = self.services.store.unqueue(rows, self.services.clock.now()).await {
             tracing::warn!(%error, rows = rows.len(), "rows were not requeued; the sweep requeues them");
         }
     }
@@ -212,7 +212,7 @@ impl Worker {
             if self.extract_no_more.is_cancelled() {
                 return;
             }
-            match self.engines.store.batches_by_seq(&[batch]).await {
+            match self.services.store.batches_by_seq(&[batch]).await {
                 Ok(batches) => break batches.into_iter().next(),
                 Err(error) if error.is_transient() => {
                     tracing::warn!(%error, "failed to begin an extraction; will retry");
@@ -226,7 +226,7 @@ impl Worker {
         };
         // None: it was deleted meanwhile.
         let Some(batch) = batch else { return };
-        let span = traces::extraction(self.engines.traces.as_ref(), batch.id.0);
+        let span = traces::extraction(self.services.traces.as_ref(), batch.id.0);
         let extraction = self.clone().extract(batch).instrument(span.clone());
         // A task of its own: it goes on when the queue breaks off in the middle.
         let ended = self.extractions.spawn(async move {
@@ -243,7 +243,7 @@ impl Worker {
         let mut before = None;
         let mut count = |batch: &Batch, at: Checkpoint| {
             let before = before.replace(at).unwrap_or(batch.checkpoint);
-            self.figures.of(&batch.pipeline, |of| {
+            self.metrics.of(&batch.pipeline, |of| {
                 of.extracted_rows += u64::from(at.rows.saturating_sub(before.rows));
                 of.extracted_bytes += at.offset.saturating_sub(before.offset);
             });
@@ -251,7 +251,7 @@ impl Worker {
         let stop = &self.extract_no_more;
         let policy = &self.policy.extract;
         let done = loop {
-            match run::extract(&self.engines, policy, batch.seq, false, stop, &mut count).await {
+            match run::extract(&self.services, policy, batch.seq, false, stop, &mut count).await {
                 // The lease is still this worker's: it goes on from the checkpoint as soon as it can.
                 Err(error) if error.is_transient() && !stop.is_cancelled() => {
                     tracing::warn!(%error, "the extraction stopped at its checkpoint; will go on");
@@ -272,11 +272,11 @@ impl Worker {
             Err(error) => {
                 tracing::warn!(%error, "the extraction stopped at its checkpoint; the sweep takes it up");
                 if !error.is_transient() {
-                    self.cache.report(&self.engines, &[], &[(batch.seq, error.to_string())]).await;
+                    self.cache.report(&self.services, &[], &[(batch.seq, error.to_string())]).await;
                 }
                 2
             }
         };
-        self.figures.of(&batch.pipeline, |of| of.extractions[end].took(began.elapsed()));
+        self.metrics.of(&batch.pipeline, |of| of.extractions[end].took(began.elapsed()));
     }
 }

@@ -10,17 +10,17 @@ use penstock_domain::retry::{self, Failed, Next};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Called, Caller, Demand, Failure, Note, Response, aside};
-use penstock_store::work::{ClaimedRow, Expiry, Settled, Trouble};
+use penstock_store::work::{ClaimedRow, Expiry, RowFailure, Settled};
 use serde_json::{Map, Value};
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use crate::context::secrets::Place;
-use crate::context::services::Engines;
+use crate::context::secrets::SecretLocation;
+use crate::context::services::Services;
 use crate::crash;
 use crate::telemetry::traces::RowTrace;
 use crate::worker::batches::BatchWork;
-use crate::worker::intent_log::Book;
+use crate::worker::intent_log::IntentLog;
 use crate::worker::kept_answers;
 use crate::worker::kept_answers::KeptAnswer;
 use crate::worker::leases::RowLease;
@@ -39,8 +39,8 @@ const WORDS_CHARS: usize = 300;
 
 /// What a row's task works with.
 pub struct RowTask<'a> {
-    /// The engines.
-    pub engines: &'a Engines,
+    /// The services.
+    pub services: &'a Services,
     /// Calls and their limits.
     pub caller: &'a Caller,
     /// The row's batch.
@@ -50,7 +50,7 @@ pub struct RowTask<'a> {
     /// Its span.
     pub trace: &'a RowTrace,
     /// Where calls are noted that are made at most once.
-    pub book: &'a Book,
+    pub intent_log: &'a IntentLog,
     /// Hears of each step.
     pub observer: &'a dyn Observer,
     /// Whether the worker is about to stop: the row ends at the next step's border.
@@ -67,7 +67,7 @@ impl RowTask<'_> {
 
     async fn carry(&self, claimed: ClaimedRow) -> Option<Settled> {
         let number = claimed.row.number;
-        let mut progress = Progress::new(&claimed, self.engines.clock.now());
+        let mut progress = Progress::new(&claimed, self.services.clock.now());
         let (row, mut kept) = match open::open(self.work, &claimed) {
             Ok(opened) => {
                 progress.opened(&claimed, opened.outputs, opened.error);
@@ -79,10 +79,10 @@ impl RowTask<'_> {
             }
             Err(error) => {
                 tracing::error!(%error, "the row cannot be opened here");
-                let not_before = self.engines.clock.now() + ELSEWHERE;
-                let trouble = Trouble { code: outcome::code::UNREADABLE.into(), ..quiet() };
+                let not_before = self.services.clock.now() + ELSEWHERE;
+                let trouble = RowFailure { code: outcome::code::UNREADABLE.into(), ..quiet() };
                 let expires = progress.expiry(&self.work.pipeline.retry, "");
-                return Some(given_back(not_before, false, Some(trouble), Vec::new(), expires));
+                return Some(requeued(not_before, false, Some(trouble), Vec::new(), expires));
             }
         };
         let done = progress.outputs.len();
@@ -90,16 +90,16 @@ impl RowTask<'_> {
         if claimed.crashes > 0
             && let Some(next) = pipeline.steps.get(done)
         {
-            progress.crashed_at(&next.name, self.engines.clock.now());
+            progress.crashed_at(&next.name, self.services.clock.now());
         }
         for (index, step) in pipeline.steps.iter().enumerate().skip(done) {
             if index > done {
                 crash::point(crash::BETWEEN_STEPS);
             }
-            let now = self.engines.clock.now();
+            let now = self.services.clock.now();
             let expiry = progress.expiry(&pipeline.retry, &step.name);
             if (self.draining)() {
-                return Some(given_back(now, false, None, progress.receipts, expiry));
+                return Some(requeued(now, false, None, progress.receipts, expiry));
             }
             if let Some(expiry) = expiry.filter(|expiry| now >= expiry.at) {
                 let problem = Problem::run_out(expiry.code, progress.last(&step.name));
@@ -176,7 +176,7 @@ impl RowTask<'_> {
         );
         let lease = self.lease;
         let note = place(index).filter(|_| step.repetition() == Repetition::Harmful).map(|step| CallNote {
-            book: self.book,
+            intent_log: self.intent_log,
             lease,
             step,
             receipts: progress.receipts.clone(),
@@ -189,11 +189,11 @@ impl RowTask<'_> {
             repetition: step.repetition(),
             reads_body: step.reads_body,
             unanswered_before: step.keyed && progress.had_no_answer(&step.name),
-            traceparent: self.engines.traces.traceparent(&span, self.trace.id),
+            traceparent: self.services.traces.traceparent(&span, self.trace.id),
             past: progress.past(&step.name),
             note: note.as_ref().map(|note| note as &dyn Note),
         };
-        let clock = &self.engines.clock;
+        let clock = &self.services.clock;
         let expiry = progress.expiry(&self.work.pipeline.retry, &step.name);
         lease.covered(dependency.timeout, self.draining).await;
         if lease.is_lost() {
@@ -213,14 +213,14 @@ impl RowTask<'_> {
                 return Some(Some(self.failed(number, index, step, problem, std::mem::take(progress))));
             }
             Called::Waits { until, reason, .. } => {
-                let trouble = Trouble { code: reason.code().into(), step: place(index), ..quiet() };
+                let trouble = RowFailure { code: reason.code().into(), step: place(index), ..quiet() };
                 let receipts = std::mem::take(&mut progress.receipts);
-                return Some(Some(given_back(until, false, Some(trouble), receipts, expiry)));
+                return Some(Some(requeued(until, false, Some(trouble), receipts, expiry)));
             }
             // No heartbeat was taken for a while, or the database took no note of the call: the row goes back, unless somebody else has it by now.
             Called::NotCovered => {
                 let receipts = std::mem::take(&mut progress.receipts);
-                return Some(Some(given_back(now, false, None, receipts, expiry)));
+                return Some(Some(requeued(now, false, None, receipts, expiry)));
             }
             Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone } => {
                 if let Some(response) = &response {
@@ -334,7 +334,7 @@ impl RowTask<'_> {
     }
 
     fn receipt(&self, number: u32, step: u16, output: &Value) -> Receipt {
-        Receipt { step, sealed: self.work.secrets.seal_json(Place::Receipt(number, step), output) }
+        Receipt { step, sealed: self.work.secrets.seal_json(SecretLocation::Receipt(number, step), output) }
     }
 
     /// What the last step gave, of a row that ends although all its steps are done: a retry calls none of them again.
@@ -349,14 +349,16 @@ impl RowTask<'_> {
         match self.work.pipeline.result(&context) {
             Ok(result) if result.is_empty() => Settled::Completed { result: None },
             Ok(result) => Settled::Completed {
-                result: Some(self.work.secrets.seal_json(Place::Result(number), &Value::Object(result))),
+                result: Some(
+                    self.work.secrets.seal_json(SecretLocation::Result(number), &Value::Object(result)),
+                ),
             },
             Err(error) => {
                 let problem = Problem::new(outcome::code::TEMPLATE_ERROR, error.to_string());
                 let mut receipts = progress.receipts.clone();
                 receipts.extend(self.last_receipt(number, &progress.outputs));
                 let sealed = self.seal_error(number, None, problem.clone(), progress);
-                Settled::Failed(Trouble {
+                Settled::Failed(RowFailure {
                     code: problem.code,
                     step: None,
                     http_status: None,
@@ -371,7 +373,7 @@ impl RowTask<'_> {
         let code = outcome::code::UNREADABLE;
         let problem = Problem::new(code, outcome::sentence(code));
         let error = Some(self.seal_error(number, None, problem, progress));
-        Settled::Failed(Trouble { code: code.into(), error, ..quiet() })
+        Settled::Failed(RowFailure { code: code.into(), error, ..quiet() })
     }
 
     fn retry_or_fail(
@@ -383,7 +385,7 @@ impl RowTask<'_> {
         progress: Progress,
         probe: bool,
     ) -> Settled {
-        let now = self.engines.clock.now();
+        let now = self.services.clock.now();
         let failed = Failed {
             at: now,
             code: &problem.code,
@@ -393,7 +395,8 @@ impl RowTask<'_> {
             attempts: progress.attempts.into(),
             earlier: progress.failures(),
         };
-        let next = retry::after_failure(&self.work.pipeline.retry, &failed, self.engines.chance.unit());
+        let next =
+            retry::after_failure(&self.work.pipeline.retry, &failed, self.services.id_generator.unit());
         let Next::Again { delay, attempt } = next else {
             return self.failed(number, index, step, problem, progress);
         };
@@ -401,14 +404,14 @@ impl RowTask<'_> {
         let not_before = problem.not_before.map_or(backoff_ends, |asked| asked.max(backoff_ends));
         let expires = progress.expiry(&self.work.pipeline.retry, &step.name);
         let receipts = progress.receipts.clone();
-        let trouble = Trouble {
+        let trouble = RowFailure {
             code: problem.code.clone(),
             step: place(index),
             http_status: problem.http_status,
             error: Some(self.seal_story(number, Some(step), problem, progress, !attempt)),
             receipts: Vec::new(),
         };
-        given_back(not_before, attempt, Some(trouble), receipts, expires)
+        requeued(not_before, attempt, Some(trouble), receipts, expires)
     }
 
     /// The step is called too often: the row goes back, or fails when that has lasted for too long.
@@ -420,21 +423,21 @@ impl RowTask<'_> {
         problem: Problem,
         progress: Progress,
     ) -> Settled {
-        let now = self.engines.clock.now();
+        let now = self.services.clock.now();
         let expiry = progress.expiry(&self.work.pipeline.retry, &step.name);
         let not_before = problem.not_before.unwrap_or(now);
         if expiry.is_some_and(|expiry| expiry.code == problem.code && now >= expiry.at) {
             return self.failed(number, index, step, problem, progress);
         }
         let receipts = progress.receipts.clone();
-        let trouble = Trouble {
+        let trouble = RowFailure {
             code: problem.code.clone(),
             step: place(index),
             http_status: problem.http_status,
             error: Some(self.seal(number, Some(step), problem, progress)),
             receipts: Vec::new(),
         };
-        given_back(not_before, false, Some(trouble), receipts, expiry)
+        requeued(not_before, false, Some(trouble), receipts, expiry)
     }
 
     fn failed(
@@ -449,7 +452,7 @@ impl RowTask<'_> {
         if let Some((answer, step)) = problem.answer.as_ref().zip(place(index)) {
             receipts.push(self.receipt(number, step, &answer.to_json()));
         }
-        Settled::Failed(Trouble {
+        Settled::Failed(RowFailure {
             code: problem.code.clone(),
             step: place(index),
             http_status: problem.http_status,
@@ -472,7 +475,7 @@ impl RowTask<'_> {
     ) -> Vec<u8> {
         let mut progress = progress;
         progress.push(AttemptRecord {
-            at: self.engines.clock.now(),
+            at: self.services.clock.now(),
             step: step.map(|step| step.name.clone()),
             code: problem.code.clone(),
             http_status: problem.http_status,
@@ -492,13 +495,13 @@ impl RowTask<'_> {
             attempts: progress.story,
             throttled,
         };
-        self.work.secrets.seal_json(Place::Error(number), &error)
+        self.work.secrets.seal_json(SecretLocation::Error(number), &error)
     }
 }
 
 /// Notes in SQL that a row asks for a step, with what the steps before it gave.
 struct CallNote<'a> {
-    book: &'a Book,
+    intent_log: &'a IntentLog,
     lease: &'a RowLease,
     step: u16,
     receipts: Vec<Receipt>,
@@ -507,7 +510,7 @@ struct CallNote<'a> {
 #[async_trait]
 impl Note for CallNote<'_> {
     async fn write(&self) -> bool {
-        self.book.note(self.lease, self.step, &self.receipts).await
+        self.intent_log.note(self.lease, self.step, &self.receipts).await
     }
 }
 
@@ -646,22 +649,22 @@ fn given_up(step: &Step, last: Option<&RowError>, refused_for: Duration) -> Prob
     )
 }
 
-pub(crate) fn quiet() -> Trouble {
-    Trouble { code: String::new(), step: None, http_status: None, error: None, receipts: Vec::new() }
+pub(crate) fn quiet() -> RowFailure {
+    RowFailure { code: String::new(), step: None, http_status: None, error: None, receipts: Vec::new() }
 }
 
 fn place(index: usize) -> Option<u16> {
     u16::try_from(index).ok()
 }
 
-fn given_back(
+fn requeued(
     not_before: Timestamp,
     attempt: bool,
-    trouble: Option<Trouble>,
+    trouble: Option<RowFailure>,
     receipts: Vec<Receipt>,
     expires: Option<Expiry>,
 ) -> Settled {
-    Settled::GivenBack { not_before, attempt, trouble, receipts, expires }
+    Settled::Requeued { not_before, attempt, trouble, receipts, expires }
 }
 
 /// The answer's body, short enough to keep; none when there was none.
@@ -702,7 +705,8 @@ mod tests {
     #[test]
     fn an_answer_that_is_a_text_speaks_for_itself() {
         let said = |status, body| {
-            words(&Response { status, headers: std::collections::BTreeMap::new(), body, bytes: 0 })
+            let (headers, memory) = Default::default();
+            words(&Response { status, headers, body, bytes: 0, memory })
         };
         assert_eq!(said(503, json!(" Down for\r\n\u{7}maintenance ")), ": Down for maintenance");
         for body in [json!(null), json!(" \n"), json!({ "error": "no" })] {

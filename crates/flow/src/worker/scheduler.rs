@@ -11,7 +11,7 @@ use penstock_domain::ids::{OwnerSeq, RowRef};
 use penstock_domain::outcome::code;
 use penstock_domain::pipeline::{Dependency, Pipeline, Rate};
 use penstock_downstream::Caller;
-use penstock_store::work::{ClaimedRow, Settled, Settlement, Trouble};
+use penstock_store::work::{ClaimedRow, RowFailure, Settled, Settlement};
 use penstock_store::workers::WorkerKind;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -19,15 +19,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::budget::Reserved;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::context::tasks::spawn_part;
 use crate::extract::policy::ExtractPolicy;
 use crate::telemetry::traces::RowTrace;
-use crate::telemetry::worker_counters::WorkerFigures;
+use crate::telemetry::worker_counters::WorkerMetrics;
 use crate::worker::admission::{Limited, Load, Slots};
 use crate::worker::batches::{BatchCache, BatchWork};
 use crate::worker::heartbeat::Heartbeat;
-use crate::worker::intent_log::Book;
+use crate::worker::intent_log::IntentLog;
 use crate::worker::lanes::{Lanes, Waiting};
 use crate::worker::leases::{Leases, RowLease};
 use crate::worker::memory::Weights;
@@ -59,7 +59,7 @@ pub struct WorkerPolicy {
     pub memory: usize,
 }
 
-/// Rows of a claim at the most.
+/// Rows of a claim at most.
 const CLAIM_ROWS: usize = 200;
 
 /// While a dependency's next free moment is further away than this, its pipeline claims nothing.
@@ -78,9 +78,9 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a worker that cannot reach the database waits before it tries again.
 pub(super) const DATABASE_PAUSE: Duration = Duration::from_millis(250);
 
-/// A worker. [`Worker::run`] is its life, its [`ears`](Worker::ears) take the queue's messages.
+/// A worker. [`Worker::run`] is its life, its [`queue_handler`](Worker::queue_handler) take the queue's messages.
 pub struct Worker {
-    pub(super) engines: Engines,
+    pub(super) services: Services,
     pub(super) caller: Arc<Caller>,
     pub(super) policy: WorkerPolicy,
     observer: Arc<dyn Observer>,
@@ -96,7 +96,7 @@ pub struct Worker {
     /// When it was noticed that the database's clock was set back.
     pub(super) set_back_at: Mutex<Option<Instant>>,
     pub(super) weights: Weights,
-    pub(super) figures: Arc<WorkerFigures>,
+    pub(super) metrics: Arc<WorkerMetrics>,
     /// When rows of each pipeline were heard of last.
     pub(super) heard_at: Mutex<HashMap<String, Instant>>,
     /// One extraction at a time: it is bound by the database, not by waiting. Further files wait in the queue, where
@@ -110,18 +110,18 @@ pub struct Worker {
 impl Worker {
     /// A worker that is not running yet.
     pub fn new(
-        engines: Engines,
+        services: Services,
         caller: Arc<Caller>,
         policy: WorkerPolicy,
         observer: Arc<dyn Observer>,
     ) -> Arc<Self> {
-        let (figures, changed) = <(Arc<WorkerFigures>, Arc<Notify>)>::default();
-        let pipelines = engines.pipelines.iter().count();
+        let (metrics, changed) = <(Arc<WorkerMetrics>, Arc<Notify>)>::default();
+        let pipelines = services.pipelines.iter().count();
         let heartbeat = Heartbeat::new(policy.name.clone(), WorkerKind::Worker, policy.silence);
         Arc::new(Self {
-            slots: Slots::new(policy.concurrency, pipelines, figures.clone(), changed.clone()),
+            slots: Slots::new(policy.concurrency, pipelines, metrics.clone(), changed.clone()),
             cache: BatchCache::new(policy.name.clone()),
-            engines,
+            services,
             caller,
             weights: Weights::new(policy.memory),
             policy,
@@ -133,7 +133,7 @@ impl Worker {
             leases: Arc::new(Leases::new(heartbeat.clone())),
             set_back_at: Mutex::default(),
             heartbeat,
-            figures,
+            metrics,
             heard_at: Mutex::default(),
             extraction: Arc::new(Semaphore::new(1)),
             extractions: TaskTracker::new(),
@@ -143,8 +143,8 @@ impl Worker {
     }
 
     /// What the worker counts.
-    pub fn figures(&self) -> &Arc<WorkerFigures> {
-        &self.figures
+    pub fn metrics(&self) -> &Arc<WorkerMetrics> {
+        &self.metrics
     }
 
     /// Works until `stop`, then drains: what was heard of goes back, what runs ends at its next step's border or
@@ -155,16 +155,16 @@ impl Worker {
         }
         let (settlements, settlements_in) = mpsc::channel(settle::GROUP_ROWS * 2);
         let settling =
-            settle::run(self.engines.clone(), self.leases.clone(), self.figures.clone(), settlements_in);
+            settle::run(self.services.clone(), self.leases.clone(), self.metrics.clone(), settlements_in);
         let settler = spawn_part("settlements", settling, &stop);
         let beside = self.live(&stop);
         // However this ends: rows end at their next step's border, and extractions behind their chunk.
         let drained = Drains(&self);
         let rows = TaskTracker::new();
-        let ways_out = WaysOut { settlements, book: Book::open(self.engines.clone(), &stop) };
+        let ways_out = WaysOut { settlements, intent_log: IntentLog::open(self.services.clone(), &stop) };
         self.clone().claim_all(&stop, &rows, &ways_out).await;
         drop(drained);
-        self.give_back_heard().await;
+        self.requeue_waiting().await;
         rows.close();
         if tokio::time::timeout(self.policy.grace, rows.wait()).await.is_err() {
             tracing::warn!(
@@ -181,7 +181,7 @@ impl Worker {
         self.extractions.wait().await;
         drop(beside);
         if self.leases.is_empty()
-            && let Err(error) = self.heartbeat.leave(&self.engines).await
+            && let Err(error) = self.heartbeat.leave(&self.services).await
         {
             tracing::warn!(%error, "failed to delete the record of this worker; the others find that it is gone");
         }
@@ -230,15 +230,15 @@ impl Worker {
             }
             if self.is_probing(&name) {
                 allowed = 1;
-                lanes.scatter(&name, self.engines.chance.unit());
+                lanes.scatter(&name, self.services.id_generator.unit());
             }
             let mut taken = HashMap::new();
             let rows = lanes.take(&name, allowed.min(CLAIM_ROWS), now, |owner| {
                 self.held_until(&name, &load, owner, taken.entry(owner).or_default(), now)
             });
             if !rows.is_empty() {
-                self.figures.waiting.store(lanes.len(), Ordering::Relaxed);
-                self.figures.of(&name, |of| {
+                self.metrics.waiting.store(lanes.len(), Ordering::Relaxed);
+                self.metrics.of(&name, |of| {
                     rows.iter().for_each(|row| of.queued.took(now.saturating_duration_since(row.due)));
                 });
                 return Some((name, rows));
@@ -250,7 +250,7 @@ impl Worker {
     /// Whether one of the pipeline's dependencies is exhausted for longer than a row should wait under a lease. Where it has
     /// refused everything for so long that rows end by it, it holds none of them up.
     pub(super) fn held_up(&self, pipeline: &str) -> bool {
-        let Some(pipeline) = self.engines.pipelines.get(pipeline) else { return false };
+        let Some(pipeline) = self.services.pipelines.get(pipeline) else { return false };
         pipeline.steps.iter().map(|step| &pipeline.dependencies[step.dependency]).any(|dependency| {
             let is_over = self.caller.refused_for(dependency, None) >= pipeline.retry.throttled_for;
             (self.caller.predicted_wait(dependency) > ADMIT_WITHIN && !is_over)
@@ -260,14 +260,14 @@ impl Worker {
 
     /// Whether the next calls of one of the pipeline's dependencies are probes of its breaker.
     fn is_probing(&self, pipeline: &str) -> bool {
-        let pipeline = self.engines.pipelines.get(pipeline);
+        let pipeline = self.services.pipelines.get(pipeline);
         pipeline.is_some_and(|pipeline| pipeline.dependencies.iter().any(|one| self.caller.is_probing(one)))
     }
 
     /// How many of a pipeline's rows can be of use in flight: as many as its dependencies take calls at once, and a few
     /// that are about to ask. None: any number.
     fn useful(&self, pipeline: &str) -> Option<usize> {
-        let pipeline = self.engines.pipelines.get(pipeline)?;
+        let pipeline = self.services.pipelines.get(pipeline)?;
         let mut useful = 0;
         for dependency in &pipeline.dependencies {
             let limit = dependency.concurrency.as_ref().filter(|limit| !limit.per_owner)?.limit as usize;
@@ -280,7 +280,7 @@ impl Worker {
     /// lets through while a row is on its way, and as may wait for their moment. More would come back unserved, and a
     /// row that comes back waits for the dispatcher's next run. None: any number.
     fn useful_at_its_rates(&self, pipeline: &str, load: &Load) -> Option<usize> {
-        let pipeline = self.engines.pipelines.get(pipeline)?;
+        let pipeline = self.services.pipelines.get(pipeline)?;
         let mut useful = first_paced(&pipeline)
             .filter(|dependency| !load.any_left && !self.caller.has_met(dependency, None))
             .map(|_| UNKNOWN_ROWS);
@@ -304,7 +304,7 @@ impl Worker {
         taken: &mut usize,
         now: Instant,
     ) -> Option<Instant> {
-        let of = self.engines.pipelines.get(pipeline).filter(|pipeline| Owners::matter(pipeline))?;
+        let of = self.services.pipelines.get(pipeline).filter(|pipeline| Owners::matter(pipeline))?;
         let own = self.owners.get(pipeline, owner)?;
         let met = first_paced(&of).is_none_or(|dependency| self.caller.has_met(dependency, Some(&own.name)));
         if !met && !own.any_left && own.rows + *taken > 0 {
@@ -362,25 +362,25 @@ impl Worker {
         let mut slot = self.slots.take(lane);
         let own =
             Owners::matter(&work.pipeline).then(|| self.owners.take(lane, work.owner.seq, &work.owner_name));
-        if let Some(pending) = work.first_start_of(&claimed, self.engines.clock.now()) {
-            self.figures.of(lane, |of| of.pending.took(pending));
+        if let Some(pending) = work.first_start_of(&claimed, self.services.clock.now()) {
+            self.metrics.of(lane, |of| of.pending.took(pending));
         }
         let work = work.clone();
         rows.spawn(async move {
             let (_own, _memory) = (own, memory);
             let row = claimed.row;
             let attempts = claimed.attempts;
-            let trace = RowTrace::new(self.engines.traces.as_ref(), work.id, row.number);
+            let trace = RowTrace::new(self.services.traces.as_ref(), work.id, row.number);
             let draining = || self.draining.load(Ordering::Relaxed);
             let waits = slot.waits.clone();
             let limited = || -> Box<dyn Send> { Box::new(Limited::new(waits.clone())) };
             let task = RowTask {
-                engines: &self.engines,
+                services: &self.services,
                 caller: &self.caller,
                 work: &work,
                 lease: &lease,
                 trace: &trace,
-                book: &ways_out.book,
+                intent_log: &ways_out.intent_log,
                 observer: self.observer.as_ref(),
                 draining: &draining,
                 limited: &limited,
@@ -388,13 +388,13 @@ impl Worker {
             let ended = AssertUnwindSafe(task.run(claimed)).catch_unwind().await.unwrap_or_else(|_| {
                 // It would fail like this at any other worker, and never end.
                 tracing::error!(parent: &trace.span, "the program failed at the row: a defect, please report it");
-                Some(Settled::Failed(Trouble { code: code::INTERNAL_ERROR.to_owned(), ..quiet() }))
+                Some(Settled::Failed(RowFailure { code: code::INTERNAL_ERROR.to_owned(), ..quiet() }))
             });
             match ended {
                 Some(outcome) => {
                     slot.ended(&outcome);
                     if let Some(alone) = &alone
-                        && !matches!(outcome, Settled::GivenBack { attempt: false, .. })
+                        && !matches!(outcome, Settled::Requeued { attempt: false, .. })
                     {
                         alone.carried_out();
                     }
@@ -412,14 +412,14 @@ impl Worker {
         });
     }
 
-    async fn give_back_heard(&self) {
+    async fn requeue_waiting(&self) {
         // Their messages stay in the queue until this is done.
         let heard = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).drain();
         let suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner).drain();
         let rows: Vec<RowRef> =
             heard.iter().map(|one| one.row).chain(suspects.iter().map(|one| one.row)).collect();
         for group in rows.chunks(settle::GROUP_ROWS) {
-            if let Err(error) = self.engines.store.unqueue(group, self.engines.clock.now()).await {
+            if let Err(error) = self.services.store.unqueue(group, self.services.clock.now()).await {
                 tracing::warn!(%error, rows = group.len(), "rows were not given back; the sweep brings them back");
                 return;
             }
@@ -470,7 +470,7 @@ fn slots_of(dependencies: &[Dependency]) -> Option<usize> {
 #[derive(Clone)]
 struct WaysOut {
     settlements: mpsc::Sender<Ended>,
-    book: Book,
+    intent_log: IntentLog,
 }
 
 /// A row that is this worker's.

@@ -11,24 +11,24 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use penstock_domain::outcome::code;
 use penstock_store::settling::Held;
-use penstock_store::work::{SettleReport, Settled, Settlement, Trouble};
+use penstock_store::work::{RowFailure, SettleReport, Settled, Settlement};
 use penstock_store::{StoreError, StoreResult};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::crash;
 use crate::telemetry::traces;
 use crate::telemetry::traces::ROW_LINES;
 use crate::telemetry::worker_counters;
-use crate::telemetry::worker_counters::WorkerFigures;
+use crate::telemetry::worker_counters::WorkerMetrics;
 use crate::worker::batches::BatchWork;
 use crate::worker::leases::Leases;
 use crate::worker::row::quiet;
 use crate::worker::suspects::Running;
 
-/// Rows of a group at the most.
+/// Rows of a group at most.
 pub const GROUP_ROWS: usize = 500;
 
 /// How long the first row of a group waits for company.
@@ -55,16 +55,16 @@ pub struct About {
 }
 
 impl About {
-    fn settled(&self, settled: &Settled, figures: &WorkerFigures) {
+    fn settled(&self, settled: &Settled, metrics: &WorkerMetrics) {
         let outcome = worker_counters::outcome(settled);
         let attempts = u32::from(self.attempts) + 1;
-        figures.of(&self.work.pipeline.name, |of| {
+        metrics.of(&self.work.pipeline.name, |of| {
             of.settled[outcome] += 1;
             if let Some(ended) = of.attempts.get_mut(outcome) {
                 ended.observe(f64::from(attempts));
             }
         });
-        let step = |trouble: &Trouble| {
+        let step = |trouble: &RowFailure| {
             let place = usize::from(trouble.step?);
             self.work.pipeline.steps.get(place).map(|step| step.name.as_str())
         };
@@ -81,7 +81,7 @@ impl About {
                 http_status = trouble.http_status,
                 "the row failed"
             ),
-            Settled::GivenBack { not_before, attempt, trouble, .. } => tracing::debug!(
+            Settled::Requeued { not_before, attempt, trouble, .. } => tracing::debug!(
                 target: ROW_LINES,
                 parent: &self.span,
                 attempts = u32::from(self.attempts) + u32::from(*attempt),
@@ -94,17 +94,17 @@ impl About {
         }
     }
 
-    fn lost(&self, figures: &WorkerFigures) {
-        figures.lost.fetch_add(1, Relaxed);
+    fn lost(&self, metrics: &WorkerMetrics) {
+        metrics.lost.fetch_add(1, Relaxed);
         tracing::warn!(parent: &self.span, "the row's lease was lost before it was settled");
     }
 }
 
 /// Writes settlements until the last sender is gone.
 pub async fn run(
-    engines: Engines,
+    services: Services,
     leases: Arc<Leases>,
-    figures: Arc<WorkerFigures>,
+    metrics: Arc<WorkerMetrics>,
     mut ends: mpsc::Receiver<Ended>,
 ) {
     let mut group = Vec::with_capacity(GROUP_ROWS);
@@ -119,7 +119,7 @@ pub async fn run(
         }
         let group = std::mem::take(&mut group);
         let held: Vec<Held> = group.iter().map(|(settlement, _)| settlement.held()).collect();
-        let written = write(&engines, &leases, &figures, group);
+        let written = write(&services, &leases, &metrics, group);
         // A defect: rows that are not let go would be held for as long as this process lives.
         if AssertUnwindSafe(written).catch_unwind().await.is_err() {
             tracing::error!(rows = held.len(), "settling panicked: please report it; the rows are let go");
@@ -129,24 +129,24 @@ pub async fn run(
     }
 }
 
-async fn write(engines: &Engines, leases: &Leases, figures: &WorkerFigures, ended: Vec<Ended>) {
+async fn write(services: &Services, leases: &Leases, metrics: &WorkerMetrics, ended: Vec<Ended>) {
     crash::point(crash::BEFORE_SETTLEMENT);
     let (group, about): (Vec<Settlement>, Vec<About>) = ended.into_iter().unzip();
     let began = Instant::now();
-    match settle(engines, &group).await {
+    match settle(services, &group).await {
         Ok(report) => {
             crash::point(crash::AFTER_SETTLEMENT);
             leases.remove(group.iter().map(Settlement::held));
-            figures.group(group.len(), began.elapsed());
-            tell(engines, figures, group.iter().zip(&about), &report);
+            metrics.group(group.len(), began.elapsed());
+            tell(services, metrics, group.iter().zip(&about), &report);
         }
         Err(error) if group.len() > 1 => {
             tracing::warn!(%error, rows = group.len(), "a group was refused; its rows are settled one by one");
             for (settlement, about) in group.iter().zip(&about) {
-                single(engines, leases, figures, settlement, about).await;
+                single(services, leases, metrics, settlement, about).await;
             }
         }
-        Err(error) => refused(engines, leases, figures, (&group[0], &about[0]), &error).await,
+        Err(error) => refused(services, leases, metrics, (&group[0], &about[0]), &error).await,
     }
 }
 
@@ -154,10 +154,10 @@ async fn write(engines: &Engines, leases: &Leases, figures: &WorkerFigures, ende
 ///
 /// # Errors
 /// When the database refuses it for another reason.
-pub(crate) async fn settle(engines: &Engines, group: &[Settlement]) -> StoreResult<SettleReport> {
+pub(crate) async fn settle(services: &Services, group: &[Settlement]) -> StoreResult<SettleReport> {
     let mut pause = Duration::from_millis(20);
     loop {
-        match engines.store.settle(group, engines.clock.now()).await {
+        match services.store.settle(group, services.clock.now()).await {
             Err(error) if error.is_the_databases() => {
                 tracing::warn!(%error, rows = group.len(), "a settlement waits for the database");
                 tokio::time::sleep(pause).await;
@@ -171,17 +171,17 @@ pub(crate) async fn settle(engines: &Engines, group: &[Settlement]) -> StoreResu
 /// The database refuses a row's end for good. Its call is not made again for that: the row fails, without what was refused. Where
 /// even that is refused the row is let go, and runs again when somebody has repaired what is wrong with its batch.
 async fn refused(
-    engines: &Engines,
+    services: &Services,
     leases: &Leases,
-    figures: &WorkerFigures,
+    metrics: &WorkerMetrics,
     (settlement, about): (&Settlement, &About),
     error: &StoreError,
 ) {
     tracing::error!(parent: &about.span, %error, "the row's end cannot be written; it fails");
-    let outcome = Settled::Failed(Trouble { code: code::INTERNAL_ERROR.to_owned(), ..quiet() });
+    let outcome = Settled::Failed(RowFailure { code: code::INTERNAL_ERROR.to_owned(), ..quiet() });
     let failed = Settlement { outcome, ..settlement.clone() };
-    match settle(engines, std::slice::from_ref(&failed)).await {
-        Ok(report) => tell(engines, figures, std::iter::once((&failed, about)), &report),
+    match settle(services, std::slice::from_ref(&failed)).await {
+        Ok(report) => tell(services, metrics, std::iter::once((&failed, about)), &report),
         Err(error) => {
             tracing::error!(parent: &about.span, %error, "the row cannot be settled at all; it is let go");
             leases.doubt();
@@ -192,38 +192,38 @@ async fn refused(
 
 /// Counts and logs what was written.
 fn tell<'a>(
-    engines: &Engines,
-    figures: &WorkerFigures,
+    services: &Services,
+    metrics: &WorkerMetrics,
     group: impl Iterator<Item = (&'a Settlement, &'a About)> + Clone,
     report: &SettleReport,
 ) {
     for (settlement, about) in group.clone() {
         if report.lost.contains(&settlement.held()) {
-            about.lost(figures);
+            about.lost(metrics);
         } else {
-            about.settled(&settlement.outcome, figures);
+            about.settled(&settlement.outcome, metrics);
         }
     }
     for batch in &report.finished {
         if let Some((_, about)) = group.clone().find(|(settlement, _)| settlement.row.batch == *batch) {
-            let span = traces::finish(engines.traces.as_ref(), about.work.id);
+            let span = traces::finish(services.traces.as_ref(), about.work.id);
             tracing::info!(parent: &span, "a batch is finished");
         }
     }
 }
 
 async fn single(
-    engines: &Engines,
+    services: &Services,
     leases: &Leases,
-    figures: &WorkerFigures,
+    metrics: &WorkerMetrics,
     settlement: &Settlement,
     about: &About,
 ) {
-    match settle(engines, std::slice::from_ref(settlement)).await {
+    match settle(services, std::slice::from_ref(settlement)).await {
         Ok(report) => {
             leases.remove([settlement.held()]);
-            tell(engines, figures, std::iter::once((settlement, about)), &report);
+            tell(services, metrics, std::iter::once((settlement, about)), &report);
         }
-        Err(error) => refused(engines, leases, figures, (settlement, about), &error).await,
+        Err(error) => refused(services, leases, metrics, (settlement, about), &error).await,
     }
 }

@@ -13,13 +13,13 @@ use penstock_store::workers::{WorkerKind, WorkerLoad};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::error::FlowError;
-use crate::context::services::Engines;
+use crate::context::services::Services;
 use crate::telemetry::traces::RowTrace;
 use crate::worker::batches;
 use crate::worker::batches::BatchWork;
 use crate::worker::heartbeat;
 use crate::worker::heartbeat::{Beat, Heartbeat};
-use crate::worker::intent_log::Book;
+use crate::worker::intent_log::IntentLog;
 use crate::worker::leases::Leases;
 use crate::worker::observe::Observer;
 use crate::worker::row::RowTask;
@@ -57,7 +57,7 @@ pub enum Single {
 /// # Errors
 /// When an engine fails.
 pub async fn process_row(
-    engines: &Engines,
+    services: &Services,
     caller: &Caller,
     batch: &Batch,
     number: u32,
@@ -66,49 +66,49 @@ pub async fn process_row(
     observer: &dyn Observer,
 ) -> Result<Single, FlowError> {
     let row = RowRef { batch: batch.seq, number };
-    let Some(record) = engines.store.row(batch.seq, number).await? else { return Ok(Single::NoSuchRow) };
-    if let Some((holder, until)) = engines.store.holder(row).await? {
+    let Some(record) = services.store.row(batch.seq, number).await? else { return Ok(Single::NoSuchRow) };
+    if let Some((holder, until)) = services.store.holder(row).await? {
         return Ok(Single::Held { holder, until });
     }
     if record.status.is_terminal() {
         return Ok(Single::Ended(record.status));
     }
-    let work = batches::load(engines, batch).await?;
+    let work = batches::load(services, batch).await?;
     let heartbeat = Heartbeat::new(holder.to_owned(), WorkerKind::Command, silence);
-    heartbeat.register(engines).await?;
-    let ran = run(engines, caller, (row, &work), &heartbeat, observer).await;
-    if let Err(error) = heartbeat.leave(engines).await {
+    heartbeat.register(services).await?;
+    let ran = run(services, caller, (row, &work), &heartbeat, observer).await;
+    if let Err(error) = heartbeat.leave(services).await {
         tracing::warn!(%error, "failed to delete the record of this command; the services find that it is gone");
     }
     ran
 }
 
 async fn run(
-    engines: &Engines,
+    services: &Services,
     caller: &Caller,
     (row, work): (RowRef, &BatchWork),
     heartbeat: &Arc<Heartbeat>,
     observer: &dyn Observer,
 ) -> Result<Single, FlowError> {
     let number = row.number;
-    let token = engines.chance.lease_token();
+    let token = services.id_generator.lease_token();
     let claim = Claim { rows: &[row], token, holder: heartbeat.name(), also_pending: true, suspects: true };
-    let Some(claimed) = engines.store.claim(&claim, engines.clock.now()).await?.into_iter().next() else {
-        return Ok(match engines.store.holder(row).await? {
+    let Some(claimed) = services.store.claim(&claim, services.clock.now()).await?.into_iter().next() else {
+        return Ok(match services.store.holder(row).await? {
             Some((holder, until)) => Single::Held { holder, until },
             None => Single::BatchDoesNotRun,
         });
     };
     let leases = Leases::new(heartbeat.clone());
     let held = leases.insert(row, token);
-    let trace = RowTrace::new(engines.traces.as_ref(), work.id, number);
+    let trace = RowTrace::new(services.traces.as_ref(), work.id, number);
     let task = RowTask {
-        engines,
+        services,
         caller,
         work,
         lease: &held,
         trace: &trace,
-        book: &Book::open(engines.clone(), &CancellationToken::new()),
+        intent_log: &IntentLog::open(services.clone(), &CancellationToken::new()),
         observer,
         draining: &|| false,
         limited: &|| Box::new(()),
@@ -117,7 +117,7 @@ async fn run(
         loop {
             tokio::time::sleep(heartbeat::EVERY).await;
             let load = WorkerLoad { in_flight: 1, waiting: 0 };
-            let beat = match heartbeat.beat(engines, load).await {
+            let beat = match heartbeat.beat(services, load).await {
                 Ok(beat) => beat,
                 Err(error) => {
                     tracing::warn!(%error, "failed to write a heartbeat; will retry");
@@ -126,7 +126,7 @@ async fn run(
             };
             let Beat::Returned(since) = beat else { continue };
             leases.doubt();
-            match leases.compare(engines).await {
+            match leases.compare(services).await {
                 Ok(_) => heartbeat.goes_on(since),
                 Err(error) => tracing::warn!(%error, "failed to compare what is held; will retry"),
             }
@@ -138,7 +138,7 @@ async fn run(
     };
     let Some(outcome) = outcome else { return Ok(Single::LeaseLost) };
     let settlement = Settlement { row, token, outcome };
-    let report = settle(engines, std::slice::from_ref(&settlement)).await?;
+    let report = settle(services, std::slice::from_ref(&settlement)).await?;
     if report.lost.is_empty() {
         Ok(Single::Ran { outcome: settlement.outcome, report })
     } else {

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use penstock_downstream::Histogram;
 
-pub use requests::RequestFigures;
+pub use requests::RequestMetrics;
 
 /// How a family's values behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl From<u32> for Value {
 }
 
 impl From<u64> for Value {
-    #[allow(clippy::cast_precision_loss, reason = "figures, not keys")]
+    #[allow(clippy::cast_precision_loss, reason = "metrics, not keys")]
     fn from(number: u64) -> Self {
         Self::Number(number as f64)
     }
@@ -173,7 +173,7 @@ pub fn render(families: &[Family]) -> String {
     out
 }
 
-#[allow(clippy::cast_precision_loss, reason = "figures, not keys")]
+#[allow(clippy::cast_precision_loss, reason = "metrics, not keys")]
 fn buckets(out: &mut String, name: &str, labels: &[(&'static str, String)], histogram: &Histogram) {
     let bucket = format!("{name}_bucket");
     let mut so_far = 0;

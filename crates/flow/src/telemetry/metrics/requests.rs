@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_downstream::Histogram;
-use penstock_downstream::figures::MOMENTS;
+use penstock_downstream::metrics::MOMENTS;
 
 use super::Family;
 
@@ -14,9 +14,9 @@ type Key = (&'static str, String, u16);
 
 /// Requests by method, route and status.
 #[derive(Debug, Default)]
-pub struct RequestFigures(Mutex<BTreeMap<Key, Histogram>>);
+pub struct RequestMetrics(Mutex<BTreeMap<Key, Histogram>>);
 
-impl RequestFigures {
+impl RequestMetrics {
     /// A request was answered: so long after it came, the answer's headers went out.
     pub fn answered(&self, method: &'static str, route: &str, status: u16, took: Duration) {
         let mut answered = self.0.lock().unwrap_or_else(PoisonError::into_inner);

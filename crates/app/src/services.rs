@@ -1,4 +1,4 @@
-//! The choice of engines, by three URLs.
+//! The choice of services, by three URLs.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -14,20 +14,20 @@ use penstock_crypto::{CurrentKeyring, Keyring};
 use penstock_domain::pipeline::Catalog;
 use penstock_domain::time::Clock;
 use penstock_downstream::{Caller, Client, Limiter, LocalLimiter};
-use penstock_flow::Engines;
+use penstock_flow::Services;
 use penstock_flow::context::definitions::Definitions;
 use penstock_flow::context::limits_view::LimitsView;
 use penstock_flow::context::object_writer::FILE_PART_BYTES;
 #[cfg(feature = "cluster")]
 use penstock_flow::context::object_writer::S3_PART_BYTES;
 use penstock_flow::context::secrets::Secrets;
-use penstock_flow::context::services::{Chance as _, SystemChance};
+use penstock_flow::context::services::{IdGenerator as _, SystemIdGenerator};
 use penstock_flow::dispatch::run::DispatchPolicy;
 use penstock_flow::extract::policy::ExtractPolicy;
 use penstock_flow::operate::collect_metrics::Sources;
-use penstock_flow::telemetry::metrics::RequestFigures;
-use penstock_flow::worker::{WorkerFigures, WorkerPolicy};
-use penstock_queue::{Bell, LocalBell};
+use penstock_flow::telemetry::metrics::RequestMetrics;
+use penstock_flow::worker::{WorkerMetrics, WorkerPolicy};
+use penstock_queue::{LocalQueue, Queue};
 use penstock_store::Store;
 use penstock_store_sqlite::{ServiceGuard, SqliteStore};
 use ring::rand::SystemRandom;
@@ -40,7 +40,7 @@ use crate::secret_files::{Reconnect, SecretFiles};
 use crate::settings::Settings;
 use crate::variables::Variables;
 
-/// What a program is to its engines.
+/// What a program is to its services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The only service process (`penstock dev`, `demo`).
@@ -72,10 +72,10 @@ impl Role {
     }
 }
 
-/// Engines that were chosen, and what has to live as long as they are used.
+/// Services that were chosen, and what has to live as long as they are used.
 pub struct Chosen {
-    /// The engines.
-    pub engines: Engines,
+    /// The services.
+    pub services: Services,
     /// Calls and their limits.
     pub caller: Arc<Caller>,
     /// The lease of an extraction.
@@ -114,19 +114,19 @@ impl Chosen {
     /// Sets the clock by the database's, where services on several machines share one.
     pub async fn set_clock(&self) {
         if let Some(clock) = &self.shared_clock {
-            clock.set(self.engines.store.as_ref()).await;
+            clock.set(self.services.store.as_ref()).await;
         }
     }
 
     /// What a process has to tell of. Made when it starts.
     pub fn sources(
         &self,
-        worker: Option<Arc<WorkerFigures>>,
-        requests: Option<Arc<RequestFigures>>,
+        worker: Option<Arc<WorkerMetrics>>,
+        requests: Option<Arc<RequestMetrics>>,
     ) -> Sources {
         Sources {
-            engines: self.engines.clone(),
-            started_at: self.engines.clock.now(),
+            services: self.services.clone(),
+            started_at: self.services.clock.now(),
             caller: self.caller.clone(),
             worker,
             requests,
@@ -142,7 +142,7 @@ impl Chosen {
 
     /// How a worker of this name works.
     pub fn worker_policy(&self, settings: &Settings, name: String) -> WorkerPolicy {
-        let longest = self.engines.pipelines.iter().map(|pipeline| pipeline.worst_call()).max();
+        let longest = self.services.pipelines.iter().map(|pipeline| pipeline.worst_call()).max();
         if longest.is_some_and(|longest| Duration::from_secs(settings.grace_seconds) <= longest) {
             tracing::warn!(
                 grace_seconds = settings.grace_seconds,
@@ -177,17 +177,17 @@ pub fn process_name(what: &str) -> String {
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let host = host.trim();
     let host = if host.is_empty() { "local" } else { host };
-    let own = SystemChance.lease_token().0.simple().to_string();
+    let own = SystemIdGenerator.lease_token().0.simple().to_string();
     format!("{what}@{host}/{}-{}", std::process::id(), &own[..6])
 }
 
 /// SQLite has four connections that read.
 const SQLITE_READS: usize = 3;
 
-/// Opens the engines that the settings name.
+/// Opens the services that the settings name.
 ///
 /// # Errors
-/// A sentence with the mend. Engines of a cluster that cannot be reached yet are no error: readiness tells.
+/// A sentence with the mend. Services of a cluster that cannot be reached yet are no error: readiness tells.
 pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Result<Chosen, StartError> {
     let longest_call = pipelines.iter().map(|pipeline| pipeline.worst_call()).max().unwrap_or_default();
     let lease = settings.lease()?;
@@ -212,36 +212,36 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         None => Arc::new(SystemClock),
     };
     let objects = if role.reads_rows() { open_objects(settings, role)? } else { Objects::none() };
-    let (bell, limiter, local) = open_queue(settings, sqlite).await?;
+    let (queue, limiter, local) = open_queue(settings, sqlite).await?;
     let client = Client::new()
         .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?
         .with_memory(settings.worker_answers_mib.saturating_mul(1024 * 1024));
     #[allow(clippy::cast_possible_truncation, reason = "any 64 random bits")]
-    let seed = SystemChance.lease_token().0.as_u128() as u64;
+    let seed = SystemIdGenerator.lease_token().0.as_u128() as u64;
     let caller = Arc::new(Caller::new(limiter, client, clock.clone(), seed));
     let variables = Variables::of(settings, role);
     let unset = variables.unset;
-    let engines = Engines {
+    let services = Services {
         store,
         objects: objects.store,
         part_bytes: objects.part_bytes,
         parts_under_way: Arc::new(tokio::sync::Semaphore::new(
             penstock_flow::context::object_writer::PARTS_UNDER_WAY,
         )),
-        bell,
+        queue,
         keyring: Arc::new(CurrentKeyring::new(keyring)),
         pipelines: Arc::new(Definitions::new(pipelines, unset, Box::new(move |name| variables.lookup(name)))),
         secrets: Arc::new(Secrets::default()),
         // An operator's command does not see limits that a service keeps in its own process.
         limits: Arc::new(LimitsView::new((!local || role != Role::Operator).then(|| caller.clone()))),
         clock,
-        chance: Arc::new(SystemChance),
+        id_generator: Arc::new(SystemIdGenerator),
         readiness: Arc::default(),
         traces: crate::telemetry::traces(),
         random: Arc::new(SystemRandom::new()),
     };
     Ok(Chosen {
-        engines,
+        services,
         caller,
         lease,
         reads_at_once: if sqlite {
@@ -439,12 +439,12 @@ fn clear_staged(folder: &std::path::Path) {
     }
 }
 
-type Queue = (Arc<dyn Bell>, Arc<dyn Limiter>, bool);
+type QueueAndLimiter = (Arc<dyn Queue>, Arc<dyn Limiter>, bool);
 
-async fn open_queue(settings: &Settings, sqlite: bool) -> Result<Queue, StartError> {
+async fn open_queue(settings: &Settings, sqlite: bool) -> Result<QueueAndLimiter, StartError> {
     match &settings.redis_url {
         Some(url) => shared_queue(url).await,
-        None if sqlite => Ok((Arc::new(LocalBell::default()), Arc::new(LocalLimiter::new()), true)),
+        None if sqlite => Ok((Arc::new(LocalQueue::default()), Arc::new(LocalLimiter::new()), true)),
         None => Err(StartError::misuse(
             "REDIS_URL is not set: services that share a PostgreSQL need a queue and limits that they share too.",
         )),
@@ -452,15 +452,15 @@ async fn open_queue(settings: &Settings, sqlite: bool) -> Result<Queue, StartErr
 }
 
 #[cfg(feature = "cluster")]
-async fn shared_queue(url: &str) -> Result<Queue, StartError> {
-    let bell = penstock_queue::SharedBell::connect(url)
+async fn shared_queue(url: &str) -> Result<QueueAndLimiter, StartError> {
+    let queue = penstock_queue::SharedQueue::connect(url)
         .map_err(|error| StartError::misuse(format!("REDIS_URL: {error}")))?;
     let limiter = penstock_downstream::SharedLimiter::connect(url)
         .map_err(|error| StartError::misuse(format!("REDIS_URL: {error}")))?;
-    Ok((Arc::new(bell), Arc::new(limiter), false))
+    Ok((Arc::new(queue), Arc::new(limiter), false))
 }
 
 #[cfg(not(feature = "cluster"))]
-async fn shared_queue(_url: &str) -> Result<Queue, StartError> {
+async fn shared_queue(_url: &str) -> Result<QueueAndLimiter, StartError> {
     Err(StartError::misuse("this build has no Redis: build with the feature `cluster`."))
 }

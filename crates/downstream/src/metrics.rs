@@ -53,9 +53,9 @@ pub const VERDICTS: [&str; 5] = ["success", "throttled", "retry", "unknown", "fa
 /// Calls by their answer's status: its class, or that there was none.
 pub const STATUS_CLASSES: [&str; 5] = ["none", "2xx", "3xx", "4xx", "5xx"];
 
-/// Figures of one dependency.
+/// Metrics of one dependency.
 #[derive(Clone, Debug)]
-pub struct CallFigures {
+pub struct CallMetrics {
     /// Calls by [`VERDICTS`].
     pub verdicts: [u64; 5],
     /// How long calls took, from sending to the end of the answer, by [`STATUS_CLASSES`].
@@ -66,7 +66,7 @@ pub struct CallFigures {
     pub denied: [u64; Reason::ALL.len()],
 }
 
-impl Default for CallFigures {
+impl Default for CallMetrics {
     fn default() -> Self {
         Self {
             verdicts: [0; 5],
@@ -77,7 +77,7 @@ impl Default for CallFigures {
     }
 }
 
-impl CallFigures {
+impl CallMetrics {
     /// A call was made.
     pub fn called(&mut self, verdict: &Verdict, status: Option<u16>, elapsed: Duration) {
         let verdict = match verdict {
@@ -100,22 +100,22 @@ impl CallFigures {
     }
 }
 
-/// Figures by dependency.
+/// Metrics by dependency.
 #[derive(Debug, Default)]
-pub struct Figures(Mutex<HashMap<String, CallFigures>>);
+pub struct Metrics(Mutex<HashMap<String, CallMetrics>>);
 
-impl Figures {
+impl Metrics {
     /// Counts something of a dependency.
-    pub fn count(&self, dependency: &str, count: impl FnOnce(&mut CallFigures)) {
-        let mut figures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match figures.get_mut(dependency) {
+    pub fn count(&self, dependency: &str, count: impl FnOnce(&mut CallMetrics)) {
+        let mut metrics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match metrics.get_mut(dependency) {
             Some(known) => count(known),
-            None => count(figures.entry(dependency.to_owned()).or_default()),
+            None => count(metrics.entry(dependency.to_owned()).or_default()),
         }
     }
 
     /// As they stand.
-    pub fn read(&self) -> HashMap<String, CallFigures> {
+    pub fn read(&self) -> HashMap<String, CallMetrics> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -126,12 +126,12 @@ mod tests {
 
     #[test]
     fn each_reason_has_its_place() {
-        let mut figures = CallFigures::default();
+        let mut metrics = CallMetrics::default();
         for reason in Reason::ALL {
-            figures.sent_away(reason);
+            metrics.sent_away(reason);
         }
-        figures.sent_away(Reason::Late);
-        assert_eq!(figures.denied, [1, 1, 1, 1, 1, 1, 2]);
+        metrics.sent_away(Reason::Late);
+        assert_eq!(metrics.denied, [1, 1, 1, 1, 1, 1, 2]);
     }
 
     #[test]
@@ -146,12 +146,12 @@ mod tests {
 
     #[test]
     fn a_call_counts_by_its_verdict_and_its_status() {
-        let figures = Figures::default();
+        let metrics = Metrics::default();
         let moment = Duration::from_millis(20);
-        figures.count("invite", |one| one.called(&Verdict::Success, Some(204), moment));
-        figures.count("invite", |one| one.called(&Verdict::Unknown { code: "timeout".into() }, None, moment));
-        figures.count("invite", |one| one.sent_away(Reason::BreakerOpen));
-        let read = figures.read();
+        metrics.count("invite", |one| one.called(&Verdict::Success, Some(204), moment));
+        metrics.count("invite", |one| one.called(&Verdict::Unknown { code: "timeout".into() }, None, moment));
+        metrics.count("invite", |one| one.sent_away(Reason::BreakerOpen));
+        let read = metrics.read();
         let one = &read["invite"];
         assert_eq!(one.verdicts, [1, 0, 0, 1, 0]);
         let of = |class: &str| {

@@ -1,4 +1,4 @@
-//! What an operator finds after a death, what is said of it, and what mends it.
+//! What an operator finds after a death, what is said of it, and what fixes it.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ impl Scene {
         }
     }
 
-    /// Mends, finds nothing more, and lets a service carry every row to its end.
+    /// Fixes, finds nothing more, and lets a service carry every row to its end.
     async fn mend(&self) -> String {
         let (said, good) = self.say(&["reconcile", "--apply"]);
         assert!(good, "{said}");
@@ -120,8 +120,8 @@ async fn rows_whose_message_was_lost() {
         said,
         "N  rows queued whose message was lost: back to pending\nBATCH: N rows\nnothing was written; --apply does it"
     );
-    let mended = scene.mend().await;
-    assert!(mended.ends_with("planned N, applied N, overtaken 0"), "{mended}");
+    let fixed = scene.mend().await;
+    assert!(fixed.ends_with("planned N, applied N, overtaken 0"), "{fixed}");
     scene.ends_well().await;
 }
 
@@ -136,8 +136,8 @@ async fn rows_whose_worker_died() {
     // Rows that it had heard of may have been lost by then as well.
     let expired = "N  rows processing whose lease ran out: back to pending\nBATCH: N rows\n";
     assert!(said.contains(expired) && said.ends_with("nothing was written; --apply does it"), "{said}");
-    let mended = scene.mend().await;
-    assert!(mended.ends_with("planned N, applied N, overtaken 0"), "{mended}");
+    let fixed = scene.mend().await;
+    assert!(fixed.ends_with("planned N, applied N, overtaken 0"), "{fixed}");
     // One of them by hand: each request is shown, without its content.
     let calls = scene.sandbox.stats();
     let (said, good) = scene.say(&["process-row", scene.id(), &first_unfinished(&scene).await]);
@@ -206,7 +206,7 @@ async fn an_extraction_whose_worker_died_is_done_by_hand() {
     scene.ends_well().await;
 }
 
-/// The bell is rung for an extraction that nobody holds, and a worker hears it, without a dispatcher's help.
+/// The queue is rung for an extraction that nobody holds, and a worker hears it, without a dispatcher's help.
 #[tokio::test]
 async fn an_extraction_whose_worker_died_is_rung_for() {
     let scene = Scene::after_death_at("inside-extraction").await;
@@ -218,7 +218,7 @@ async fn an_extraction_whose_worker_died_is_rung_for() {
         let _worker = scene.place.worker(&scene.sandbox);
         let began = Instant::now();
         while scene.place.operate(&scene.sandbox, &["batches", "show", scene.id()]).0["status"] != "queued" {
-            assert!(began.elapsed() < PATIENCE, "nobody heard the bell");
+            assert!(began.elapsed() < PATIENCE, "nobody heard the queue");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     } else {
@@ -228,7 +228,7 @@ async fn an_extraction_whose_worker_died_is_rung_for() {
     scene.ends_well().await;
 }
 
-/// What no command mends is said all the same, with what a person has to do.
+/// What no command fixes is said all the same, with what a person has to do.
 #[tokio::test]
 async fn what_is_left_to_people_is_said() {
     let scene = Scene::after_death_at("before-ring").await;
@@ -291,8 +291,8 @@ async fn a_finish_that_was_missed() {
         "N  batches that should be finished: finish them\nBATCH\nnothing was written; --apply does it"
     );
     scene.mend().await;
-    let (mended, _) = scene.place.operate(&scene.sandbox, &["batches", "show", scene.id()]);
-    assert_eq!((&mended["outcome"], &mended["counts"]), (&ended["outcome"], &ended["counts"]), "{mended}");
+    let (fixed, _) = scene.place.operate(&scene.sandbox, &["batches", "show", scene.id()]);
+    assert_eq!((&fixed["outcome"], &fixed["counts"]), (&ended["outcome"], &ended["counts"]), "{fixed}");
     scene.ends_well().await;
 }
 
@@ -309,8 +309,8 @@ async fn counters_that_differ() {
         said,
         "N  batches whose counters differ from their rows: write what the rows say\nBATCH\nnothing was written; --apply does it"
     );
-    let mended = scene.mend().await;
-    assert!(mended.ends_with("planned N, applied N, overtaken 0"), "{mended}");
+    let fixed = scene.mend().await;
+    assert!(fixed.ends_with("planned N, applied N, overtaken 0"), "{fixed}");
     scene.ends_well().await;
 }
 

@@ -1,10 +1,10 @@
 //! Reproducible randomness.
 
 /// xorshift64 (Marsaglia 2003).
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
-    /// Dice that always fall the same way for one seed.
+impl Rng {
+    /// Rng that always fall the same way for one seed.
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
