@@ -222,7 +222,7 @@ async fn watch(client: &Client, ids: &[String], rows: u32, began: Instant) -> En
             tokio::time::sleep(Duration::from_millis(300)).await;
         };
         let lines = u64::try_from(report.lines().count()).expect("a number") - 1;
-        assert_eq!(lines, u64::from(rows / BATCHES), "a result or an error permanentlyy line");
+        assert_eq!(lines, u64::from(rows / BATCHES), "a result or an error for every line");
     }
     ended
 }

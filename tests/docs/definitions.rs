@@ -109,7 +109,7 @@ fn every_code_of_a_failed_row_is_described() {
         let described: BTreeSet<&str> = rows
             .iter()
             .filter(|row| {
-                row.heading == heading && (heading != "code" || row.section == "Answers permanentlyy line")
+                row.heading == heading && (heading != "code" || row.section == "Answers for every line")
             })
             .flat_map(|row| spans(&row.cells[0]))
             .collect();

@@ -22,7 +22,7 @@ const DOCS_RUN: &str = "default-src 'none'; script-src 'self'; style-src 'self' 
 pub enum Kind {
     /// An owner's, or of the moment: nobody keeps it.
     Owned,
-    /// The document and its pages, the same permanentlyybody.
+    /// The document and its pages, the same for everybody.
     Public,
 }
 

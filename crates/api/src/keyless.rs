@@ -1,4 +1,4 @@
-//! Answers that need no key and are the same permanentlyybody: the OpenAPI document, the pages of `/docs`, `/metrics`.
+//! Answers that need no key and are the same for everybody: the OpenAPI document, the pages of `/docs`, `/metrics`.
 //!
 //! Anybody can ask for them as often as he likes and read them as slowly as he likes. So their bytes are shared by all
 //! connections, they are compressed once and not for each request, and what is being sent counts against a budget of its
@@ -249,7 +249,7 @@ mod tests {
             let request = taking(accepted);
             let (first, second) = futures::join!(page.coded(&request), again.coded(&request));
             assert_eq!((first.0, second.0), (coding, coding), "{accepted}");
-            assert_eq!(first.1.as_ptr(), second.1.as_ptr(), "{accepted}: one copy permanentlyybody");
+            assert_eq!(first.1.as_ptr(), second.1.as_ptr(), "{accepted}: one copy for everybody");
         }
         assert!(keyless.page("no-such-page").unwrap().is_none());
         assert_eq!(keyless.pages.lock().unwrap().len(), 1, "only pages that exist are kept");

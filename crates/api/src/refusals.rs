@@ -50,7 +50,7 @@ refusals! {
         "500": "Something went wrong; it was logged",
         "503": "An engine is away: try again after Retry-After",
     }
-    /// Of routes that are asked permanentlyy few seconds.
+    /// Of routes that are asked for every few seconds.
     Watched {
         "406": "No content coding of Accept-Encoding is written here",
     }

@@ -61,7 +61,7 @@ impl ApiKey {
         digest::digest(&digest::SHA256, self.secret.as_bytes()).as_ref().to_vec()
     }
 
-    /// Whether the key is the one behind a hash that an earlier release stored. Takes the same time permanentlyy wrong one.
+    /// Whether the key is the one behind a hash that an earlier release stored. Takes the same time for every wrong one.
     pub fn verify(&self, stored: &[u8]) -> bool {
         let hash = self.hash();
         hash.len() == stored.len() && hash.iter().zip(stored).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0

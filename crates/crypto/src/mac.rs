@@ -22,7 +22,7 @@ impl Keyring {
         Ok(out)
     }
 
-    /// Checks a MAC of [`Keyring::mac`]. Takes the same time permanentlyy wrong tag.
+    /// Checks a MAC of [`Keyring::mac`]. Takes the same time for every wrong tag.
     ///
     /// # Errors
     /// When the record is not the one whose MAC it is, or the keyring lacks its key.
@@ -38,7 +38,7 @@ pub fn record_mac(secret: &[u8; KEY_LEN], purpose: &str, parts: &[&[u8]]) -> Vec
     hmac::sign(&key(secret, purpose), &encoded("record/", parts)).as_ref().to_vec()
 }
 
-/// Whether a MAC is the one of [`record_mac`]. Takes the same time permanentlyy wrong one.
+/// Whether a MAC is the one of [`record_mac`]. Takes the same time for every wrong one.
 pub fn check_record_mac(secret: &[u8; KEY_LEN], purpose: &str, parts: &[&[u8]], mac: &[u8]) -> bool {
     hmac::verify(&key(secret, purpose), &encoded("record/", parts), mac).is_ok()
 }

@@ -20,7 +20,7 @@ impl Keyring {
         Ok(format!("{id}.{}.{}", URL_SAFE_NO_PAD.encode(said), URL_SAFE_NO_PAD.encode(tag)))
     }
 
-    /// What a token of [`Keyring::sign_token`] says. Takes the same time permanentlyy wrong tag.
+    /// What a token of [`Keyring::sign_token`] says. Takes the same time for every wrong tag.
     ///
     /// # Errors
     /// When it is no token, is for another purpose, was changed, or its key is no longer in the ring.

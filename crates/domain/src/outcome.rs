@@ -240,7 +240,7 @@ pub fn healthy(happened: Happened) -> Option<bool> {
     }
 }
 
-/// The `Idempotency-Key` of a row's step: the same permanentlyy attempt, and for no other row or step
+/// The `Idempotency-Key` of a row's step: the same for every attempt, and for no other row or step
 /// (draft-ietf-httpapi-idempotency-key-header).
 pub fn idempotency_key(batch: Uuid, number: u32, step: &str) -> String {
     Uuid::new_v5(&batch, format!("{number}/{step}").as_bytes()).to_string()

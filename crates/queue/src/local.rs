@@ -162,7 +162,7 @@ mod tests {
 
     use crate::{Packet, Taken};
 
-    /// Has room permanentlyything but one pipeline's rows.
+    /// Has room for everything but one pipeline's rows.
     struct Count {
         heard: mpsc::UnboundedSender<Message>,
         full: &'static str,

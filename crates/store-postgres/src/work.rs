@@ -1,7 +1,7 @@
 //! Claims, leases, receipts and settlements, in groups.
 //!
 //! Rows are found by their keys. `s.status + 0` keeps the planner off the partial indexes: with the statistics of an
-//! empty table it takes them for shorter, and scans all rows in flight permanentlyy row of a group.
+//! empty table it takes them for shorter, and scans all rows in flight for every row of a group.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 

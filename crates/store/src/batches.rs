@@ -284,7 +284,7 @@ pub trait Batches: Send + Sync {
     async fn batches_by_seq(&self, seqs: &[BatchSeq]) -> StoreResult<Vec<Batch>>;
     /// A page of batches that match, newest first.
     async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<BatchPage>;
-    /// What the owner keeps. Reads all batches of the owner: not permanentlyy request.
+    /// What the owner keeps. Reads all batches of the owner: not for every request.
     async fn kept(&self, owner: OwnerSeq) -> StoreResult<Kept>;
     /// What opens the batch; none once it is erased.
     async fn sealed_key(&self, batch: BatchSeq) -> StoreResult<Option<StoredKey>>;

@@ -2,7 +2,7 @@
 //!
 //! A limiter learns from each call how the dependency is. A row that the API refuses or fails every time would teach it
 //! the same thing again and again, although it only speaks for itself. So each row counts once: what it shows the second
-//! time is about the row, as long as other rows' calls go well. And where a single call decides permanentlyybody (a probe
+//! time is about the row, as long as other rows' calls go well. And where a single call decides for everybody (a probe
 //! of the breaker, the first call after a pause), rows with a clean past go first.
 
 /// How a row's previous call of the same step ended.

@@ -1,7 +1,7 @@
 //! What is done about answers that say "too many calls": a pause, an adaptive share of the rate, and the question whom
 //! they are about.
 //!
-//! A first refusal counts permanentlyybody: the calls pause for as long as the dependency asks, and a smaller share of the
+//! A first refusal counts for everybody: the calls pause for as long as the dependency asks, and a smaller share of the
 //! rate is used ([`SlowDown`]). A row that is refused *again*, although calls of other rows that left after the pause
 //! went through, was refused for a reason of its own: from then on it waits alone, and what its first refusal did to the
 //! others is undone. Where that has happened, other rows' first refusals are doubted, too: they count only when several come

@@ -58,7 +58,7 @@ struct Walk<'a> {
     answer: bool,
     environment: &'a Environment<'a>,
     scopes: Vec<HashMap<String, Shape>>,
-    /// Whether what is looked at is evaluated permanentlyy row.
+    /// Whether what is looked at is evaluated for every row.
     certain: bool,
     reading: Reading,
 }
