@@ -398,7 +398,7 @@ async fn what_a_dead_process_may_not_let_go_is_put_back() {
     other.end().await;
 }
 
-/// What is no message of ours, and what makes the handler panic, is dropped and gone: neither comes again permanently.
+/// What is no message of ours, and what makes the handler panic, is dropped and gone: neither comes again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_taken_is_dropped_for_good() {
     let redis = Redis::start();

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{COLUMN_BYTES, ErrorList, LimitExceeded, LimitKind, shortened, some_of};
 use super::formula::{may_be_protected, may_begin, neutralise, restore};
-use super::parser::{Event, Parser, Record};
+use super::parser::Parser;
+use super::record::{Event, Record};
 use super::reference::{ColumnTag, ReferenceReader, column_tag, looks_written};
 use super::rules::{Limits, Schema};
 use super::writer::encode_record;

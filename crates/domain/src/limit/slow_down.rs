@@ -4,7 +4,7 @@
 //! A sign cuts the share of the rate that is used; it then grows back along a cubic (as TCP CUBIC does, RFC 9438, 4.2):
 //! quickly at first, flat around the *ceiling*, quickly again well past it. Much time is spent just below the true limit,
 //! and a limit that was raised is found all the same. The ceiling is the mean of what was used between two signs: what
-//! went well for so long, with a id_generator burst or a late peak evened out.
+//! went well for so long, with a random burst or a late peak evened out.
 
 /// The share never goes below this.
 pub const SLOWEST: f64 = 0.05;
