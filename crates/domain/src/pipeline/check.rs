@@ -3,7 +3,7 @@
 
 use serde_saphyr::Spanned;
 
-use super::load::DefinitionError;
+use super::error::DefinitionError;
 use super::vars::{self, Filled, Unset};
 use super::written::Written;
 

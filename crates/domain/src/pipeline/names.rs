@@ -88,24 +88,8 @@ pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     }
     known
         .iter()
-        .map(|known| (distance(word, known), *known))
+        .map(|known| (strsim::levenshtein(word, known), *known))
         .filter(|(distance, known)| *distance <= 2 && *distance < known.len())
         .min()
         .map(|(_, known)| known)
-}
-
-/// Edits between two words (Levenshtein 1965).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut before = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replace = before + usize::from(ca != *cb);
-            before = row[j + 1];
-            row[j + 1] = replace.min(before + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -2,7 +2,7 @@
 
 use serde_saphyr::{Error, UserMessageFormatter};
 
-use super::load::DefinitionError;
+use super::error::DefinitionError;
 use super::names::mend;
 
 /// At most so many characters of a value are shown.

@@ -245,15 +245,7 @@ impl World {
                     self.at(now + 1000.0, row, Event::Ask);
                 }
             }
-            Event::Leave { reserved } => {
-                if shown > reserved.latest {
-                    self.late += 1;
-                    self.at(now + 1000.0, row, Event::Ask);
-                } else {
-                    let delay = 300.0 + self.jitter * self.rng.unit();
-                    self.at(now + delay, row, Event::Arrive { probe: reserved.probe });
-                }
-            }
+            Event::Leave { reserved } => self.sends(now, row, shown, reserved),
             Event::Arrive { probe } => {
                 let pause = self.dependency.arrives(now);
                 self.at(now + 300.0, row, Event::Answer { probe, pause });
@@ -262,6 +254,17 @@ impl World {
             Event::Reported { feedback } => {
                 self.gate.report(&self.policy, now, row as u64, &feedback);
             }
+        }
+    }
+
+    /// A call is sent, if that is not too late.
+    fn sends(&mut self, now: f64, row: usize, shown: f64, reserved: Reserved) {
+        if shown > reserved.latest {
+            self.late += 1;
+            self.at(now + 1000.0, row, Event::Ask);
+        } else {
+            let delay = 300.0 + self.jitter * self.rng.unit();
+            self.at(now + delay, row, Event::Arrive { probe: reserved.probe });
         }
     }
 

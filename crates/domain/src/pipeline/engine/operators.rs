@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use minijinja::value::{Rest, StringInput, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Expression, State, Value};
 
+use super::error::refused;
 use super::number::{self, Arithmetic, Number, as_exact};
-use super::refused;
 
 /// What stands between two values.
 #[derive(Clone, Copy)]

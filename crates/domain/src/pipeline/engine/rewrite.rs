@@ -48,17 +48,7 @@ impl<'a> Rewrite<'a> {
                 Stmt::EmitExpr(at(s.span(), ast::EmitExpr { expr: self.expression(&s.expr) }))
             }
             Stmt::EmitRaw(s) => Stmt::EmitRaw(at(s.span(), ast::EmitRaw { raw: s.raw })),
-            Stmt::ForLoop(s) => Stmt::ForLoop(at(
-                s.span(),
-                ast::ForLoop {
-                    target: self.expression(&s.target),
-                    iter: self.expression(&s.iter),
-                    filter_expr: self.optional(s.filter_expr.as_ref()),
-                    recursive: s.recursive,
-                    body: self.body(&s.body),
-                    else_body: self.body(&s.else_body),
-                },
-            )),
+            Stmt::ForLoop(s) => Stmt::ForLoop(at(s.span(), self.for_loop(s))),
             Stmt::IfCond(s) => Stmt::IfCond(at(
                 s.span(),
                 ast::IfCond {
@@ -99,6 +89,17 @@ impl<'a> Rewrite<'a> {
                 },
             )),
             Stmt::Do(s) => Stmt::Do(at(s.span(), ast::Do { call: self.call(&s.call) })),
+        }
+    }
+
+    fn for_loop(&self, s: &ast::ForLoop<'a>) -> ast::ForLoop<'a> {
+        ast::ForLoop {
+            target: self.expression(&s.target),
+            iter: self.expression(&s.iter),
+            filter_expr: self.optional(s.filter_expr.as_ref()),
+            recursive: s.recursive,
+            body: self.body(&s.body),
+            else_body: self.body(&s.else_body),
         }
     }
 

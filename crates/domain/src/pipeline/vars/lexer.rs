@@ -38,66 +38,71 @@ impl Lexer {
     }
 
     pub fn read(&mut self, text: &str) {
-        for c in text.chars() {
-            let before = std::mem::replace(&mut self.before, c);
-            match self.state {
-                State::Text if before == '{' && matches!(c, '{' | '%' | '#') => {
-                    self.seen = true;
-                    self.tag.clear();
-                    self.state = match c {
-                        '{' => State::Code('}'),
-                        '%' => State::Code('%'),
-                        _ => State::Comment,
-                    };
-                    self.before = '\0';
-                }
-                State::Text => {}
-                State::Comment => {
-                    if before == '#' && c == '}' {
-                        self.leave();
-                    }
-                }
-                State::Raw => {
-                    self.tag.push(c);
-                    let tail = self.tag.trim_end_matches('}').trim_end_matches(['%', '-', '+']).trim_end();
-                    if c == '}' && before == '%' && tail.ends_with("endraw") {
-                        self.leave();
-                    }
-                }
-                State::Code(end) if before == end && c == '}' && self.depth == 0 => {
-                    let raw =
-                        end == '%' && self.tag.trim_end_matches('%').trim_matches(['-', '+']).trim() == "raw";
+        text.chars().for_each(|c| self.next(c));
+    }
+
+    fn next(&mut self, c: char) {
+        let before = std::mem::replace(&mut self.before, c);
+        match self.state {
+            State::Text if before == '{' && matches!(c, '{' | '%' | '#') => {
+                self.seen = true;
+                self.tag.clear();
+                self.state = match c {
+                    '{' => State::Code('}'),
+                    '%' => State::Code('%'),
+                    _ => State::Comment,
+                };
+                self.before = '\0';
+            }
+            State::Text => {}
+            State::Comment => {
+                if before == '#' && c == '}' {
                     self.leave();
-                    if raw {
-                        self.state = State::Raw;
-                    }
-                }
-                State::Code(end) => {
-                    self.tag.push(c);
-                    match c {
-                        '"' | '\'' => {
-                            self.end = end;
-                            self.state = State::Quoted(c);
-                        }
-                        '(' | '[' | '{' => self.depth += 1,
-                        ')' | ']' | '}' if self.depth > 0 => {
-                            self.depth -= 1;
-                            self.before = '\0';
-                        }
-                        _ => {}
-                    }
-                }
-                State::Quoted(quote) => {
-                    if self.escaped {
-                        self.escaped = false;
-                    } else if c == '\\' {
-                        self.escaped = true;
-                    } else if c == quote {
-                        self.state = State::Code(self.end);
-                        self.before = '\0';
-                    }
                 }
             }
+            State::Raw => {
+                self.tag.push(c);
+                let tail = self.tag.trim_end_matches('}').trim_end_matches(['%', '-', '+']).trim_end();
+                if c == '}' && before == '%' && tail.ends_with("endraw") {
+                    self.leave();
+                }
+            }
+            State::Code(end) => self.code(c, before, end),
+            State::Quoted(quote) => {
+                if self.escaped {
+                    self.escaped = false;
+                } else if c == '\\' {
+                    self.escaped = true;
+                } else if c == quote {
+                    self.state = State::Code(self.end);
+                    self.before = '\0';
+                }
+            }
+        }
+    }
+
+    /// A character between `{{` or `{%` and its end.
+    fn code(&mut self, c: char, before: char, end: char) {
+        if before == end && c == '}' && self.depth == 0 {
+            let raw = end == '%' && self.tag.trim_end_matches('%').trim_matches(['-', '+']).trim() == "raw";
+            self.leave();
+            if raw {
+                self.state = State::Raw;
+            }
+            return;
+        }
+        self.tag.push(c);
+        match c {
+            '"' | '\'' => {
+                self.end = end;
+                self.state = State::Quoted(c);
+            }
+            '(' | '[' | '{' => self.depth += 1,
+            ')' | ']' | '}' if self.depth > 0 => {
+                self.depth -= 1;
+                self.before = '\0';
+            }
+            _ => {}
         }
     }
 

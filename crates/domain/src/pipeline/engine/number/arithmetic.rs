@@ -5,8 +5,8 @@ use bigdecimal::num_traits::ToPrimitive as _;
 use bigdecimal::{BigDecimal, Zero as _};
 use minijinja::{Error, Value};
 
+use super::decimal::{Decimal, MOST_DIGITS, Number, Rounded, bits, bounded, finite, short_float};
 use super::error::{endless_quotient, impossible, irrational_power, too_large};
-use super::{Decimal, MOST_DIGITS, Number, Rounded, bits, bounded, finite, short_float};
 
 /// What two numbers can make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use minijinja::Error;
 
-use super::super::refused;
+use super::super::error::refused;
 
 pub(super) fn too_large() -> Error {
     refused("the number has too many digits to be computed with")

@@ -8,8 +8,6 @@ use bigdecimal::BigDecimal;
 use minijinja::Value;
 use minijinja::value::{DynObject, Object, ObjectRepr};
 
-use super::{Decimal, Number};
-
 /// A number as it is written in JSON.
 #[derive(Debug)]
 pub struct Exact(Box<str>);
@@ -74,13 +72,6 @@ pub fn value(text: &str) -> Value {
 /// The same as an [`Exact`], whatever it is.
 pub fn exact(text: &str) -> Value {
     Value::from_object(Exact(text.into()))
-}
-
-/// A place in a list: a whole number is an integer, however it is written.
-pub fn index(value: &Value) -> Value {
-    let whole = as_exact(value).and_then(Exact::decimal).filter(BigDecimal::is_integer);
-    let integer = whole.and_then(|whole| Decimal(whole).truncated().and_then(Number::into_value).ok());
-    integer.unwrap_or_else(|| value.clone())
 }
 
 /// The number that a value is, if it is an [`Exact`].

@@ -1,3 +1,10 @@
+use std::cmp::Ordering;
+use std::str::FromStr as _;
+
+use bigdecimal::{BigDecimal, RoundingMode};
+use minijinja::Value;
+
+use super::decimal::bounded;
 use super::*;
 
 fn number(text: &str) -> Number {
