@@ -22,7 +22,7 @@ use penstock_flow::context::object_writer::FILE_PART_BYTES;
 use penstock_flow::context::object_writer::S3_PART_BYTES;
 use penstock_flow::context::secrets::Secrets;
 use penstock_flow::context::services::{IdGenerator as _, SystemIdGenerator};
-use penstock_flow::dispatch::run::DispatchPolicy;
+use penstock_flow::dispatch::DispatchPolicy;
 use penstock_flow::extract::policy::ExtractPolicy;
 use penstock_flow::operate::collect_metrics::Sources;
 use penstock_flow::telemetry::metrics::RequestMetrics;

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use penstock_flow::dispatch::dead_workers;
-use penstock_flow::dispatch::run;
-use penstock_flow::dispatch::run::{DispatchPolicy, RunReport};
+use penstock_flow::dispatch::{DispatchPolicy, RunReport, dead_workers, run};
 use penstock_flow::telemetry::traces::dispatcher_run;
 use penstock_flow::{FlowError, Services};
 use tokio_util::sync::CancellationToken;

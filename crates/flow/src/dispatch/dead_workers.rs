@@ -1,4 +1,4 @@
-//! Finds processes that died, and brings back what they held. Any number of processes do so at once, each worker among them:
+//! Finds processes that died, and requeues what they held. Any number of processes do so concurrently, each worker among them:
 //! every write has its guard in its own statement.
 
 use std::time::Duration;
@@ -18,10 +18,10 @@ const GROUP_ROWS: usize = 500;
 /// How often a worker looks. Looks count about once a second, whoever looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How often it brings back what somebody else may have left, who died in the middle of this.
+/// How often it requeues what another process may have left that died in the middle of this.
 const RECLAIM_EVERY: Duration = Duration::from_secs(5);
 
-/// Who looks on until all are found that are silent now gives up after this: others find them.
+/// [`linger`] gives up after this: others find the rest.
 const LINGER: Duration = Duration::from_secs(25);
 
 /// Looks for dead processes until `stop`. `own` is the name of this process, which is alive.
@@ -43,7 +43,7 @@ pub async fn run(services: Services, own: String, lost_after: Duration, stop: Ca
             Ok::<_, FlowError>(())
         };
         match round.await {
-            // That the database is away is said by this process's heartbeat.
+            // This process's heartbeat logs that the database is unavailable.
             Err(error) if error.is_transient() => {
                 tracing::debug!(%error, "failed to look for dead workers; will retry");
             }
@@ -53,17 +53,17 @@ pub async fn run(services: Services, own: String, lost_after: Duration, stop: Ca
     }
 }
 
-/// Looks once, and buries those that are dead but `own`; tells how many. Their messages are enqueued again.
+/// Looks once, and removes the dead ones except `own`; returns how many. Their messages are enqueued again.
 ///
 /// # Errors
-/// When the database fails. A queue that does not answer is no error: it gives the messages back later, by itself.
+/// When the database fails. A queue that does not answer is no error: it requeues the messages later by itself.
 pub async fn remove_dead_workers(services: &Services, own: Option<&str>) -> Result<usize, FlowError> {
-    let mut buried = 0;
+    let mut removed = 0;
     for name in services.store.look().await?.iter().filter(|name| own != Some(name.as_str())) {
         if !services.store.bury(name).await? {
             continue;
         }
-        buried += 1;
+        removed += 1;
         let messages = match services.queue.put_back(name).await {
             Ok(messages) => messages,
             Err(error) => {
@@ -73,7 +73,7 @@ pub async fn remove_dead_workers(services: &Services, own: Option<&str>) -> Resu
         };
         tracing::warn!(worker = %name, messages, "a worker died; its rows are queued again");
     }
-    Ok(buried)
+    Ok(removed)
 }
 
 /// Queues the rows again that belong to no living process: they run alone, because one of them may have been the cause.
@@ -89,8 +89,8 @@ pub async fn reclaim(services: &Services, lost_after: Duration) -> Result<Reclai
     Ok(reclaimed)
 }
 
-/// Looks on until every process that is silent now was heard of again, or is buried by anybody; then brings back what those
-/// held, as `back` says. For who looks only once: a command, or a dispatcher's single run.
+/// Looks until every process that is silent now has a heartbeat again or was removed by anybody. For callers that look only
+/// once: a command, or a dispatcher's single run.
 ///
 /// # Errors
 /// When the database fails.
@@ -109,15 +109,15 @@ pub fn suspect_messages(rows: &[(penstock_domain::ids::RowRef, u16)]) -> Vec<Mes
     rows.chunks(PACKET_ROWS).map(|rows| Message::Suspects(rows.iter().copied().collect())).collect()
 }
 
-/// Enqueues messages about rows that are queued in SQL. What the queue does not take is not queued any longer: the next run
-/// releases it. Tells how many messages were taken, and how many were not.
+/// Enqueues messages about rows that are queued in SQL. Rows that the queue does not take are pending again, and the next run
+/// releases them. Returns how many messages were taken, and how many were not.
 pub async fn enqueue(services: &Services, messages: Vec<Message>) -> (usize, usize) {
     if messages.is_empty() {
         return (0, 0);
     }
     let all = messages.len();
     let held_back = match services.queue.enqueue(messages.clone()).await {
-        Ok(rung) => rung.held_back,
+        Ok(result) => result.held_back,
         Err(error) => {
             tracing::warn!(%error, messages = all, "failed to enqueue; the rows are pending again");
             messages
@@ -127,13 +127,13 @@ pub async fn enqueue(services: &Services, messages: Vec<Message>) -> (usize, usi
     let rows: Vec<_> = held_back.iter().flat_map(Message::rows).collect();
     for group in rows.chunks(GROUP_ROWS) {
         if let Err(error) = services.store.unqueue(group, services.clock.now()).await {
-            tracing::warn!(%error, rows = group.len(), "failed to give rows back; the sweep does it later");
+            tracing::warn!(%error, rows = group.len(), "failed to requeue rows; the sweep requeues them");
         }
     }
     (all - held_back.len(), held_back.len())
 }
 
-/// Rows that end here have no worker that reports them.
+/// Logs the rows that ended, because no worker does.
 pub fn log(reclaimed: &Reclaimed) {
     if reclaimed.unknown > 0 {
         tracing::warn!(

@@ -17,7 +17,7 @@ use crate::context::error::FlowError;
 use crate::context::pace::Pace;
 use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
-use crate::dispatch::run::FULL_LANE;
+use crate::dispatch::lane_room::FULL_LANE;
 use crate::read::view;
 
 /// A rate that is free again within this time is waited out by the row itself.

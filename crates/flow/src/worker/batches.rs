@@ -56,7 +56,7 @@ impl BatchWork {
     }
 }
 
-/// Batches that rows were heard of lately.
+/// Batches whose rows were received lately.
 pub struct BatchCache {
     /// The worker, which reports batches that it cannot process.
     worker: String,
@@ -190,11 +190,11 @@ pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowE
     })
 }
 
-/// A batch keeps the definition that it was uploaded under: its columns, its steps, where they go and what they send. Rates,
-/// concurrency, breakers and timeouts say what an API bears *today*, and an operator who lowers one means the batches
-/// that run as well: these are taken from the loaded pipelines, for each dependency of the same name at the same address
+/// A batch keeps the definition that it was uploaded under: its columns, its steps, where they are sent and with what. Rates,
+/// concurrency, breakers and timeouts describe what an API accepts *today*, and an operator who lowers one means the batches
+/// that run as well: these come from the loaded pipelines, for each dependency of the same name at the same address
 /// ([`limit::identity`]). The pipeline of the batch's name goes first, then the others by name; a dependency that none of
-/// them has any more keeps the limits that it had.
+/// them has any more keeps its old limits.
 fn with_limits_of_today<'a>(
     frozen: &Pipeline,
     loaded: impl Iterator<Item = &'a Pipeline>,
@@ -223,7 +223,7 @@ fn with_limits_of_today<'a>(
 mod tests {
     use super::*;
 
-    /// A pipeline with these dependencies, each a name, an address and what else is said of it.
+    /// A pipeline with these dependencies, each a name, an address and its other settings.
     fn pipeline(name: &str, dependencies: &[(&str, &str, &str)]) -> Pipeline {
         let mut text =
             format!("name: {name}\ncsv: {{ columns: [{{ name: a }}] }}\nsteps: []\ndependencies:\n");

@@ -1,4 +1,4 @@
-//! Claims: rows that wait become this worker's, in groups. What cannot be claimed because the database is away waits again at once.
+//! Claims: rows that wait become this worker's, in groups. What cannot be claimed while the database is unavailable waits again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -15,8 +15,8 @@ use crate::context::error::FlowError;
 use crate::worker::batches::BatchWork;
 use crate::worker::lanes::Waiting;
 use crate::worker::memory::Weighed;
-use crate::worker::scheduler::{Claimed, DATABASE_PAUSE, LOOK_AGAIN, Worker};
-use crate::worker::suspects::{Running, Suspect, Turn};
+use crate::worker::state::{Claimed, DATABASE_PAUSE, LOOK_AGAIN, Worker};
+use crate::worker::suspects::{Next, Running, Suspect};
 
 impl Worker {
     /// Claims rows of a lane. When that fails they are in the lane again.
@@ -41,7 +41,7 @@ impl Worker {
         }
     }
 
-    /// Rows for which there is no memory now are in their lane again.
+    /// Puts rows for which there is no memory now back into their lane.
     fn put_back(&self, pipeline: &str, wanted: Vec<Waiting>, no_room: &HashSet<RowRef>) {
         if no_room.is_empty() {
             return;
@@ -54,16 +54,16 @@ impl Worker {
         self.metrics.waiting.store(lanes.len(), Ordering::Relaxed);
     }
 
-    /// Whose turn it is: suspects', or others'.
-    pub(super) fn suspects_turn(&self, now: Instant) -> Turn {
+    /// Whether suspects run next, or other rows.
+    pub(super) fn next_of_suspects(&self, now: Instant) -> Next {
         let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
         let in_flight = self.metrics.in_flight.load(Ordering::Relaxed);
         let others = || !self.lanes.lock().unwrap_or_else(PoisonError::into_inner).ready(now).is_empty();
         let others = !suspects.is_empty() && others();
-        suspects.turn(now, in_flight, others, |pipeline| !self.held_up(pipeline))
+        suspects.next(now, in_flight, others, |pipeline| !self.held_up(pipeline))
     }
 
-    /// Claims suspects whose turn it is. When that fails they wait again.
+    /// Claims suspects. When that fails they wait again.
     pub(super) async fn claim_suspects(&self, wanted: Vec<Suspect>) -> Vec<(Claimed, Running)> {
         let rows: Vec<RowRef> = wanted.iter().map(|one| one.row).collect();
         let error = match self.claim(&rows, true).await {
@@ -84,14 +84,14 @@ impl Worker {
         Vec::new()
     }
 
-    /// It may have succeeded, and only its answer was lost: what SQL knows is compared as soon as it can be.
+    /// The claim may have succeeded, and only its answer was lost: leases are compared with SQL as soon as possible.
     fn report_failed_claim(&self, error: &FlowError, rows: usize) {
         self.leases.doubt();
         tracing::warn!(%error, rows, "failed to claim rows; will retry");
     }
 
-    /// Claims rows, and tells for which of them there is no memory now. Of suspects, the first one is not weighed: it runs alone
-    /// if need be, whatever else holds memory. Those beside it are, so that they do not kill the worker together.
+    /// Claims rows, and returns those for which there is no memory now. The first of some suspects is not weighed: it runs even
+    /// where other rows hold all memory. The others are, so that they do not kill the worker together.
     async fn claim(
         &self,
         wanted: &[RowRef],
@@ -128,7 +128,7 @@ impl Worker {
     ) -> Result<Vec<Claimed>, FlowError> {
         let works = self.cache.of_claimed(&self.services, works, &claimed).await?;
         if claimed.iter().any(|row| !works.contains_key(&row.row.batch)) {
-            // What cannot be worked on here is let go: another worker gets it.
+            // What cannot be processed here is released: another worker gets it.
             self.leases.doubt();
         }
         let ours = claimed.into_iter().filter_map(|row| {
@@ -162,7 +162,7 @@ impl Worker {
         }
     }
 
-    /// Batch by batch, and row by row where a stored value is invalid: neither holds up the others.
+    /// Claims batch by batch, and row by row where a stored value is invalid: one that fails does not hold up the others.
     async fn claim_apart(&self, claim: &Claim<'_>, now: Timestamp) -> Result<Vec<ClaimedRow>, StoreError> {
         let mut batches: BTreeMap<BatchSeq, Vec<RowRef>> = BTreeMap::new();
         for row in claim.rows {

@@ -1,8 +1,8 @@
 //! A process's heartbeat: while the database takes it, the rows that the process holds are its own.
 //!
-//! Others take rows only from who was silent for [`Heartbeat::silence`] while they could look
-//! ([`penstock_store::workers`]). A process whose heartbeat is late therefore begins no call that might still be under way by
-//! then: it waits until the database is back. What it has in hand it keeps, and settles.
+//! Others take rows only from a process that was silent for [`Heartbeat::silence`] while they could check
+//! ([`penstock_store::workers`]). A process whose heartbeat is late therefore begins no call that might still be running by
+//! then: it waits until the database is back. It keeps the rows that it holds, and settles them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ pub const EVERY: Duration = Duration::from_secs(1);
 /// A heartbeat that takes longer is given up, and the next one tried: its connection may have fallen silent.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A call may begin for so long after the last heartbeat, however long it lasts.
+/// A call may begin for this long after the last heartbeat, however long it lasts.
 pub const FRESH: Duration = Duration::from_secs(4);
 
 /// The heartbeat of one process, under one name.
@@ -30,7 +30,7 @@ pub struct Heartbeat {
     name: String,
     kind: WorkerKind,
     silence: Duration,
-    /// When the last one began that was written; none: no one was yet.
+    /// When the last one began that was written; none: none was yet.
     last: watch::Sender<Option<Instant>>,
     /// It was taken for dead, and has not compared yet what it holds.
     returned: AtomicBool,
@@ -42,7 +42,7 @@ pub enum Beat {
     /// It was written.
     Written,
     /// It was written, but the process had been taken for dead: some of its rows may be somebody else's by now. No call begins
-    /// before it has compared what it holds and [goes on](Heartbeat::goes_on).
+    /// before it has compared what it holds and [continues](Heartbeat::goes_on).
     Returned(Since),
 }
 
@@ -62,7 +62,7 @@ impl Heartbeat {
         &self.name
     }
 
-    /// Whether a call that may last so long can begin now.
+    /// Whether a call that may last this long can begin now.
     pub fn covers(&self, call: Duration) -> bool {
         let needed = call.min(self.silence.saturating_sub(FRESH));
         self.last.borrow().is_some_and(|last| last.elapsed() + needed < self.silence)
@@ -71,7 +71,7 @@ impl Heartbeat {
     /// Waits for the next heartbeat after which calls may begin.
     pub async fn next(&self) {
         let mut next = self.last.subscribe();
-        // An error means that this is gone, and with it whoever waits.
+        // An error means that this is dropped, and with it every task that waits.
         let _ = next.changed().await;
     }
 
@@ -96,8 +96,8 @@ impl Heartbeat {
         services.store.register_worker(&worker).await
     }
 
-    /// One heartbeat. A process that was taken for dead is recorded again, under its name: rows that nobody took are its own. It
-    /// is told so until it [goes on](Heartbeat::goes_on).
+    /// One heartbeat. A process that was taken for dead is recorded again, under its name: rows that nobody took are its own.
+    /// [`Beat::Returned`] is the result until it [continues](Heartbeat::goes_on).
     ///
     /// # Errors
     /// When the database fails, or does not answer.

@@ -1,4 +1,4 @@
-//! What a worker does as long as it lives: its heartbeat, and the receipts of rows that take long.
+//! What runs in the background of a worker: its heartbeat, and saving the receipts of rows that take long.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::context::error::FlowError;
 use crate::context::tasks::spawn_part;
 use crate::worker::heartbeat;
 use crate::worker::heartbeat::Beat;
-use crate::worker::scheduler::{DATABASE_PAUSE, Worker};
+use crate::worker::state::{DATABASE_PAUSE, Worker};
 
 /// Receipts of rows that have been in flight for this long are saved, so that a crash calls few steps again while
 /// rows that pass quickly cost no further write.
@@ -21,11 +21,11 @@ const RECEIPTS_EVERY: Duration = Duration::from_millis(200);
 /// What is held is compared with SQL this often, whether or not there is doubt.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 
-/// While the database is away, that is logged at most so often.
+/// While the database is unavailable, that is logged at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
 impl Worker {
-    /// Records this worker; false when it was stopped before the database was there.
+    /// Records this worker; false when it was stopped before the database was available.
     pub(super) async fn register(&self, stop: &CancellationToken) -> bool {
         while let Err(error) = self.heartbeat.register(&self.services).await {
             tracing::warn!(%error, "failed to record this worker; will retry");
@@ -38,7 +38,7 @@ impl Worker {
     }
 
     /// Starts what runs until the worker has drained, which is when these are dropped.
-    pub(super) fn live(self: &Arc<Self>, stop: &CancellationToken) -> [AbortOnDropHandle<()>; 2] {
+    pub(super) fn spawn_background(self: &Arc<Self>, stop: &CancellationToken) -> [AbortOnDropHandle<()>; 2] {
         [
             spawn_part("heartbeat", self.clone().beat(), stop),
             spawn_part("receipts", self.clone().keep_receipts(), stop),
@@ -83,7 +83,7 @@ impl Worker {
             self.heartbeat.goes_on(since);
             tracing::warn!(
                 rows = self.leases.len(),
-                "this worker was taken for dead; it goes on with the rows that nobody took from it"
+                "this worker was taken for dead; it continues with the rows that nobody took from it"
             );
         }
         self.follow_clock().await?;
@@ -106,7 +106,7 @@ impl Worker {
         self.take_up_suspects(&suspects, &None).await
     }
 
-    /// A database whose clock was set back: stored deadlines are moved as soon as all processes go by the new time.
+    /// A database whose clock was set back: stored deadlines are moved as soon as all processes use the new time.
     async fn follow_clock(&self) -> Result<(), FlowError> {
         let set_back = self.services.store.follow_clock().await?;
         let noticed = {

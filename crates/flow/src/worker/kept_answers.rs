@@ -1,5 +1,5 @@
-//! The answer of a call that succeeded although `output` could not read it: it is kept sealed in the place of the step's
-//! receipt. A retry reads it again, also under a corrected definition, and calls nobody: the call had its effect.
+//! The answer of a call that succeeded although `output` could not read it: it is kept sealed instead of the step's receipt. A
+//! retry reads it again, perhaps with a corrected definition, without a call: the first one had its effect.
 
 use std::collections::BTreeMap;
 

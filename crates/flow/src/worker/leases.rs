@@ -1,4 +1,4 @@
-//! Rows in flight: known by row and token, their receipts saved beside, until each is settled.
+//! Rows in flight: known by row and token until each is settled, with the receipts that are not saved yet.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use penstock_store::settling::Held;
 use crate::context::services::Services;
 use crate::worker::heartbeat::Heartbeat;
 
-/// Receipts are saved in statements of so many.
+/// Receipts of a statement at most.
 const GROUP: usize = 500;
 
 /// A claimed row, as its task sees it.
@@ -30,7 +30,7 @@ pub struct RowLease {
 }
 
 impl RowLease {
-    /// Whether a call that may last so long can begin now.
+    /// Whether a call that may last this long can begin now.
     pub fn covers(&self, call: Duration) -> bool {
         !self.is_lost() && self.heartbeat.covers(call)
     }
@@ -40,8 +40,8 @@ impl RowLease {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until it covers a call that may last so long, which is while the database takes no heartbeat. It does not after
-    /// that when the row was lost, or `draining` says so.
+    /// Waits until it covers a call that may last this long: until the database takes a heartbeat. The wait also ends when the
+    /// row was lost or the worker is `draining`.
     pub async fn covered(&self, call: Duration, draining: &(dyn Fn() -> bool + Sync)) {
         while !self.covers(call) && !self.is_lost() && !draining() {
             let _ = tokio::time::timeout(LOOK_AGAIN, self.heartbeat.next()).await;
@@ -58,7 +58,7 @@ impl RowLease {
     }
 }
 
-/// How often a row that waits for a heartbeat looks whether it is to go on.
+/// How often a row that waits for a heartbeat checks whether it may continue.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// All rows in flight in this process.
@@ -67,9 +67,9 @@ pub struct Leases {
     heartbeat: Arc<Heartbeat>,
     /// By row and token: a row whose lease was lost may be claimed anew before its former task has ended.
     held: Mutex<HashMap<Held, Arc<RowLease>>>,
-    /// Claims whose answer is not here yet.
+    /// Claims whose answer has not come yet.
     claiming: Mutex<HashSet<LeaseToken>>,
-    /// SQL may say of rows that they are held here, of which nothing is known here, or the reverse.
+    /// SQL may record rows as held here that are unknown here, or the reverse.
     unsure: AtomicBool,
 }
 
@@ -124,13 +124,13 @@ impl Leases {
         self.lock().values().cloned().collect()
     }
 
-    /// What is held has to be compared with SQL: an answer was lost, or this process was taken for dead.
+    /// The leases have to be compared with SQL: an answer was lost, or this process was taken for dead.
     pub fn doubt(&self) {
         self.unsure.store(true, Ordering::SeqCst);
     }
 
-    /// Compares what is held with SQL, when there is doubt: rows that somebody else has are lost from now on. Rows that are held
-    /// here as far as SQL knows, and of which nothing is known here, are named: they have to be let go.
+    /// Compares the leases with SQL, when there is doubt: rows that somebody else has are lost from now on. Returns the rows that
+    /// SQL records as held here and that are unknown here: they have to be released.
     ///
     /// # Errors
     /// When the database fails; the doubt remains.
@@ -156,8 +156,8 @@ impl Leases {
         Ok(recorded.into_iter().filter(unknown).collect())
     }
 
-    /// Saves the receipts of rows that are still in flight, so that a crash calls their finished steps not again. What cannot be
-    /// saved now is next time.
+    /// Saves the receipts of rows that are still in flight, so that their finished steps are not called again after a crash. What
+    /// cannot be saved now is saved next time.
     pub async fn save_receipts(&self, services: &Services) {
         let mut unsaved = Vec::new();
         for lease in self.all() {

@@ -1,5 +1,5 @@
 //! Long rows take memory while they are in flight: as they are stored, opened, as values, as a request. They share a budget;
-//! what finds no room in it stays in its lane.
+//! a row that does not fit stays in its lane.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::context::error::FlowError;
 use crate::context::services::Services;
 use crate::worker::batches::BatchWork;
 
-/// Rows of no more stored bytes weigh nothing: their number is bounded.
+/// Rows of at most this many stored bytes are not weighed: their number is bounded.
 const LIGHT: u64 = 32 * 1024;
 
 /// In multiples of its stored bytes, what a row in flight takes.
@@ -30,7 +30,7 @@ pub(super) struct Weighed {
 }
 
 impl Weights {
-    /// Of so many bytes.
+    /// A budget of this many bytes.
     pub(super) fn new(bytes: usize) -> Self {
         Self(Budget::new(bytes))
     }

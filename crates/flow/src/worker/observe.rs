@@ -1,4 +1,4 @@
-//! Who listens to a row's steps: the log, or an operator at a terminal.
+//! Observers of a row's steps: the log, or an operator at a terminal.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ pub struct StepSeen<'a> {
     pub status: Option<u16>,
     /// Why there was none, or why it cannot be used.
     pub failure: Option<&'a Failure>,
-    /// What it was judged to be.
+    /// What the answer means for the row.
     pub verdict: &'a Verdict,
     /// From sending to the end of the answer.
     pub elapsed: Duration,
 }
 
-/// Hears of each step of a row.
+/// Receives each step of a row.
 pub trait Observer: Send + Sync {
     /// A call has ended.
     fn step(&self, seen: &StepSeen<'_>);

@@ -12,12 +12,12 @@ use crate::context::secrets::SecretLocation;
 use crate::worker::batches::BatchWork;
 use crate::worker::kept_answers::KeptAnswer;
 
-/// A row, ready to go on.
+/// A row that was opened.
 #[derive(Debug)]
 pub(crate) struct OpenedRow {
     /// Its values by column.
     pub values: BTreeMap<String, String>,
-    /// What finished steps gave.
+    /// The outputs of finished steps.
     pub outputs: Map<String, Value>,
     /// The kept answer of the step after them.
     pub answer: Option<KeptAnswer>,
@@ -28,14 +28,14 @@ pub(crate) struct OpenedRow {
 /// Opens a claimed row.
 ///
 /// # Errors
-/// When something that the row needs cannot be read; [`is_the_rows_own`] tells whether that ends it.
+/// When something that the row needs cannot be read; [`is_the_rows_own`] decides whether that ends it.
 pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, FlowError> {
     let secrets = &work.secrets;
     let number = claimed.row.number;
     let mut outputs = Map::new();
     let mut answer = None;
     for (index, receipt) in claimed.receipts.iter().enumerate() {
-        // Receipts are a prefix of the steps; one behind a gap is of no use.
+        // Receipts are a prefix of the steps; one after a gap is of no use.
         let Some(step) = work.pipeline.steps.get(index).filter(|_| usize::from(receipt.step) == index) else {
             break;
         };
@@ -50,9 +50,9 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
         outputs.insert(step.name.clone(), output);
     }
     let error = claimed.error.as_ref().and_then(|sealed| {
-        let told = secrets.open_json::<RowError>(SecretLocation::Error(number), sealed);
+        let error = secrets.open_json::<RowError>(SecretLocation::Error(number), sealed);
         // Nothing depends on it: the row goes on as if there had been no attempt.
-        told.inspect_err(|error| {
+        error.inspect_err(|error| {
             tracing::warn!(%error, batch = %work.id, row = number, "the row's earlier attempts cannot be read");
         })
         .ok()

@@ -1,5 +1,5 @@
-//! Owners' own limits at a pipeline's dependencies: one whose limit is used up waits for its turn in the lane, where it takes
-//! no slot, no claim and no write, and holds up nobody.
+//! Owners' own limits at a pipeline's dependencies: an owner whose limit is used up waits in the lane, where its rows need no
+//! slot, claim or write, and hold up nobody.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,8 +42,8 @@ impl Owners {
         })
     }
 
-    /// Rows of an owner were heard of.
-    pub(super) fn heard(&self, pipeline: &str, owner: OwnerSeq, name: &str) {
+    /// Rows of an owner were received.
+    pub(super) fn received(&self, pipeline: &str, owner: OwnerSeq, name: &str) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_KNOWN {
             known.retain(|_, own| own.rows > 0);
@@ -57,7 +57,7 @@ impl Owners {
         known.get(&(pipeline.to_owned(), owner)).cloned()
     }
 
-    /// One of an owner's rows goes on its way, as long as what is given back lives.
+    /// One of an owner's rows is in flight until the returned value is dropped.
     pub(super) fn take(self: &Arc<Self>, pipeline: &str, owner: OwnerSeq, name: &str) -> OwnRow {
         let key = (pipeline.to_owned(), owner);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(owners.get("a", OwnerSeq(1)).expect("known").rows, 3);
         assert!(owners.get("b", OwnerSeq(1)).is_none());
         for number in 0..2 * i64::try_from(MOST_KNOWN).expect("few") {
-            owners.heard("a", OwnerSeq(number), "other");
+            owners.received("a", OwnerSeq(number), "other");
         }
         assert!(owners.known.lock().expect("a lock").len() <= MOST_KNOWN);
         assert_eq!(&*owners.get("a", OwnerSeq(1)).expect("known").name, "acme");

@@ -1,4 +1,4 @@
-//! Where a row is on its way through the steps, and what its earlier calls say about the next one.
+//! A row's progress through its steps, and what its earlier calls mean for the next one.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use penstock_domain::time::Timestamp;
 use penstock_store::work::{ClaimedRow, Expiry};
 use serde_json::{Map, Value};
 
-/// Where a row is on its way through the steps.
+/// A row's progress through its steps.
 #[derive(Default)]
 pub(super) struct Progress {
     /// Attempts that failed.
     pub(super) attempts: u16,
     /// All earlier failures, those of earlier runs of the batch first.
-    pub(super) story: Vec<AttemptRecord>,
-    /// A worker died while it held the row, at this step or on its way to it. It stands in the story as soon as the row's next
+    pub(super) history: Vec<AttemptRecord>,
+    /// A worker died while it held the row, at this step or before it. It joins the history as soon as the row's next
     /// failure does: that one ends the database's count of crashes.
     crash: Option<AttemptRecord>,
     /// Where the failures of this run begin in them.
@@ -29,7 +29,7 @@ pub(super) struct Progress {
     last: Option<RowError>,
     /// When the row's first attempt of this run began.
     first_claimed_at: Timestamp,
-    /// What finished steps gave.
+    /// The outputs of finished steps.
     pub(super) outputs: Map<String, Value>,
     /// Receipts of the steps that were finished since the claim.
     pub(super) receipts: Vec<Receipt>,
@@ -54,11 +54,11 @@ impl Progress {
     ) {
         self.outputs = outputs;
         let Some(mut error) = error else { return };
-        self.story = std::mem::take(&mut error.attempts);
+        self.history = std::mem::take(&mut error.attempts);
         // What an earlier run left says nothing about this one.
-        self.this_run = self.story.len();
+        self.this_run = self.history.len();
         if let Some(first) = claimed.first_claimed_at {
-            self.this_run = self.story.partition_point(|attempt| attempt.at < first);
+            self.this_run = self.history.partition_point(|attempt| attempt.at < first);
             self.series = error.step.clone().zip(error.throttled);
             self.last = Some(error);
         }
@@ -72,17 +72,17 @@ impl Progress {
 
     /// One more failure.
     pub(super) fn push(&mut self, failure: AttemptRecord) {
-        // Behind a probe the crash still counts in the database.
+        // After a probe the crash still counts in the database.
         if !failure.probe {
-            self.story.extend(self.crash.take());
+            self.history.extend(self.crash.take());
         }
-        self.story.push(failure);
+        self.history.push(failure);
     }
 
-    /// Whether an earlier try of the step had no answer: with its key it may still be under way.
+    /// Whether an earlier call of the step had no answer: with its key it may still be running.
     pub(super) fn had_no_answer(&self, step: &str) -> bool {
         let unanswered = [code::TIMEOUT, code::CONNECTION_LOST, code::WORKER_CRASHED];
-        self.story.iter().chain(&self.crash).any(|attempt| {
+        self.history.iter().chain(&self.crash).any(|attempt| {
             attempt.step.as_deref() == Some(step) && unanswered.contains(&attempt.code.as_str())
         })
     }
@@ -94,7 +94,7 @@ impl Progress {
 
     /// Failures of this run, oldest first.
     pub(super) fn failures(&self) -> &[AttemptRecord] {
-        &self.story[self.this_run.min(self.story.len())..]
+        &self.history[self.this_run.min(self.history.len())..]
     }
 
     /// The unbroken series of throttled answers of a step.
@@ -102,12 +102,12 @@ impl Progress {
         self.series.as_ref().filter(|(of, _)| of == step).map(|(_, series)| *series)
     }
 
-    /// What the row's earlier calls of a step say about the next one.
+    /// What the row's earlier calls of a step mean for the next one.
     pub(super) fn past(&self, step: &str) -> Past {
         retry::past(self.series(step), self.failures(), step)
     }
 
-    /// A step answered that it is called too often. The series.
+    /// A step answered that it is called too often. Returns the series.
     pub(super) fn throttled(&mut self, step: &str, at: Timestamp, alone: bool) -> Throttled {
         let series = retry::throttled(self.series(step), at, alone);
         self.series = Some((step.to_owned(), series));
@@ -119,8 +119,8 @@ impl Progress {
         self.series = None;
     }
 
-    /// Whether the row has waited for so long, while the dependency refused everything for as long, that it ends without its
-    /// turn having come.
+    /// Whether the row has waited for that long while the dependency refused everything, so that it ends without a
+    /// permit.
     pub(super) fn is_given_up(&self, retry: &Retry, refused_for: Duration, now: Timestamp) -> bool {
         refused_for.min(now.since(self.first_claimed_at)) >= retry.throttled_for
     }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_is_a_try_without_an_answer_and_is_told_with_the_next_failure() {
+    fn a_crash_is_an_attempt_without_an_answer_and_is_recorded_with_the_next_failure() {
         let mut progress = Progress::default();
         progress.crashed_at("s", Timestamp::from_millis(5));
         assert!(progress.had_no_answer("s") && !progress.had_no_answer("t"));
@@ -155,7 +155,7 @@ mod tests {
         progress.push(failure("http_500", true));
         progress.push(failure("http_422", false));
         progress.push(failure("http_422", false));
-        let codes: Vec<&str> = progress.story.iter().map(|attempt| attempt.code.as_str()).collect();
+        let codes: Vec<&str> = progress.history.iter().map(|attempt| attempt.code.as_str()).collect();
         assert_eq!(codes, ["http_500", "worker_crashed", "http_422", "http_422"]);
         assert!(progress.had_no_answer("s"));
     }

@@ -1,5 +1,5 @@
-//! What a worker does with the queue's messages: rows wait in its lanes, suspects apart from them, a file is extracted. A message
-//! stays in the queue until its rows are claimed, so that it comes again when this worker dies.
+//! Receives the queue's messages: rows wait in the worker's lanes, suspects separately, and a file is extracted. A message stays
+//! in the queue until its rows are claimed, so that it is delivered again when this worker dies.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -9,29 +9,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_queue::{Handler, Lane, Message, Packet, Suspects, Taken};
-use penstock_store::batches::{Batch, Checkpoint};
 use tokio::time::Instant;
-use tracing::Instrument as _;
 
 use crate::context::error::FlowError;
-use crate::extract::run;
-use crate::extract::run::Extracted;
-use crate::telemetry::traces;
 use crate::worker::batches::BatchWork;
 use crate::worker::lanes::{Keep, Waiting};
 use crate::worker::owner_limits::Owners;
-use crate::worker::scheduler::{DATABASE_PAUSE, Worker};
+use crate::worker::state::{DATABASE_PAUSE, Worker};
 use crate::worker::suspects::Suspect;
 
-/// Rows of a pipeline that a worker hears of at once, in multiples of its concurrency.
-const HEARD_PER_SLOT: usize = 4;
+/// Rows of a pipeline that a worker receives at once, in multiples of its concurrency.
+const RECEIVED_PER_SLOT: usize = 4;
 
-/// Rows of a pipeline that it hears of at most. Owners take turns among the rows that are known: where a dependency is
-/// slower than what is released, the lane of the queue would be first come, first served.
-const HEARD: usize = 8192;
+/// Rows of a pipeline that it receives at most. Owners alternate among the rows that are known: where a dependency is
+/// slower than what is released, the queue's lane would be first come, first served.
+const RECEIVED: usize = 8192;
 
-/// Beyond what its slots need, a worker hears a further packet only so often: workers that have nothing to do are faster.
-const HEAR_AGAIN: Duration = Duration::from_millis(250);
+/// Beyond what its slots need, a worker receives a further packet only this often: idle workers are faster.
+const RECEIVE_AGAIN: Duration = Duration::from_millis(250);
 
 /// The worker as the queue sees it.
 pub(super) struct QueueHandler(pub(super) Arc<Worker>);
@@ -45,10 +40,10 @@ impl Handler for QueueHandler {
     async fn handle(&self, message: Message) -> Taken {
         let worker = &self.0;
         match message {
-            Message::Rows(packet) => worker.hear(packet).await,
-            Message::Suspects(suspects) => worker.hear_suspects(suspects).await,
+            Message::Rows(packet) => worker.receive(packet).await,
+            Message::Suspects(suspects) => worker.receive_suspects(suspects).await,
             Message::Extract { batch } => {
-                worker.clone().hear_of_file(batch).await;
+                worker.clone().receive_file(batch).await;
                 Taken::at_once()
             }
         }
@@ -60,9 +55,9 @@ impl Handler for QueueHandler {
             Lane::Extractions => worker.extraction.available_permits() > 0,
             Lane::Suspects => worker.suspects.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
             Lane::Rows(pipeline) => {
-                let needed = worker.policy.concurrency * HEARD_PER_SLOT;
+                let needed = worker.policy.concurrency * RECEIVED_PER_SLOT;
                 let waiting = worker.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting(pipeline);
-                waiting < needed || (waiting < HEARD && worker.heard_long_ago(pipeline))
+                waiting < needed || (waiting < RECEIVED && worker.received_long_ago(pipeline))
             }
         }
     }
@@ -78,17 +73,17 @@ impl Worker {
         Arc::new(QueueHandler(self.clone()))
     }
 
-    fn heard_long_ago(&self, pipeline: &str) -> bool {
-        let heard_at = self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
-        heard_at.get(pipeline).is_none_or(|at| at.elapsed() >= HEAR_AGAIN)
+    fn received_long_ago(&self, pipeline: &str) -> bool {
+        let received_at = self.received_at.lock().unwrap_or_else(PoisonError::into_inner);
+        received_at.get(pipeline).is_none_or(|at| at.elapsed() >= RECEIVE_AGAIN)
     }
 
-    async fn hear(&self, packet: Packet) -> Taken {
-        self.heard_at
+    async fn receive(&self, packet: Packet) -> Taken {
+        self.received_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(packet.pipeline().to_owned(), Instant::now());
-        // A packet is never made after it came: then the clock was set back meanwhile, and counts from now.
+        // A packet from the future means that the clock was set back meanwhile: its times count from now.
         let now = self.services.clock.now().millis();
         let base = packet.base_ms();
         let late = (now - base).max(0);
@@ -108,7 +103,7 @@ impl Worker {
         taken
     }
 
-    async fn hear_suspects(&self, suspects: Suspects) -> Taken {
+    async fn receive_suspects(&self, suspects: Suspects) -> Taken {
         let (taken, guard) = Taken::when_dropped();
         let keep: Keep = Some(Arc::new(guard));
         let rows: Vec<(RowRef, u16)> = suspects.iter().collect();
@@ -129,12 +124,12 @@ impl Worker {
         let works = self.cache.get(&self.services, &batches).await?;
         let taken = {
             let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            // Under the lock: whoever drains the lanes has said so before, and looks into them once.
+            // Under the lock: the lanes are drained once, after `draining` was set.
             let taken = !self.draining.load(Ordering::SeqCst);
             for (row, due) in rows.iter().filter(|_| taken) {
                 let Some(work) = works.get(&row.batch) else { continue };
                 if Owners::matter(&work.pipeline) {
-                    self.owners.heard(&work.pipeline.name, work.owner.seq, &work.owner_name);
+                    self.owners.received(&work.pipeline.name, work.owner.seq, &work.owner_name);
                 }
                 let waiting = Waiting { row: *row, owner: work.owner, due: *due, keep: keep.clone() };
                 lanes.push(&work.pipeline.name, waiting);
@@ -146,7 +141,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Suspects wait for their turn from now on.
+    /// Suspects wait from now on until they may run.
     ///
     /// # Errors
     /// When the database fails.
@@ -171,7 +166,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Rows that were taken wait here; the others, and those of batches that cannot be processed here, do not.
+    /// Requeues rows that do not wait here: all of them where they were not `taken`, and those of batches that cannot be processed
+    /// here.
     async fn requeue_unless(
         &self,
         taken: bool,
@@ -191,92 +187,18 @@ impl Worker {
             return;
         }
         if let Err(error) = self.services.store.unqueue(rows, self.services.clock.now()).await {
-            tracing::warn!(%error, rows = rows.len(), "rows were not requeued; the sweep requeues them");
+            tracing::warn!(%error, rows = rows.len(), "failed to requeue rows; the sweep requeues them");
         }
     }
 
-    /// Whether a message is to be taken up once more, after a pause: the database is away, and this worker does not drain.
+    /// Whether to try a message again, after a pause: the database is unavailable, and this worker does not drain.
     async fn tries_again(&self, error: &FlowError) -> bool {
         if !error.is_transient() || self.draining.load(Ordering::SeqCst) {
-            tracing::warn!(%error, "a message is dropped; the sweep brings its rows back");
+            tracing::warn!(%error, "a message is dropped; the sweep requeues its rows");
             return false;
         }
         tracing::warn!(%error, "failed to take up a message; will retry");
         tokio::time::sleep(DATABASE_PAUSE).await;
         true
-    }
-
-    async fn hear_of_file(self: Arc<Self>, batch: BatchSeq) {
-        let Ok(only) = self.extraction.clone().try_acquire_owned() else { return };
-        let batch = loop {
-            if self.extract_no_more.is_cancelled() {
-                return;
-            }
-            match self.services.store.batches_by_seq(&[batch]).await {
-                Ok(batches) => break batches.into_iter().next(),
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(%error, "failed to begin an extraction; will retry");
-                    tokio::time::sleep(DATABASE_PAUSE).await;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "an extraction could not begin; the sweep takes it up");
-                    return;
-                }
-            }
-        };
-        // None: it was deleted meanwhile.
-        let Some(batch) = batch else { return };
-        let span = traces::extraction(self.services.traces.as_ref(), batch.id.0);
-        let extraction = self.clone().extract(batch).instrument(span.clone());
-        // A task of its own: it goes on when the queue breaks off in the middle.
-        let ended = self.extractions.spawn(async move {
-            extraction.await;
-            drop(only);
-        });
-        if let Err(error) = ended.await {
-            tracing::error!(parent: &span, %error, "an extraction ended badly; the sweep takes it up");
-        }
-    }
-
-    async fn extract(self: Arc<Self>, batch: Batch) {
-        let began = Instant::now();
-        let mut before = None;
-        let mut count = |batch: &Batch, at: Checkpoint| {
-            let before = before.replace(at).unwrap_or(batch.checkpoint);
-            self.metrics.of(&batch.pipeline, |of| {
-                of.extracted_rows += u64::from(at.rows.saturating_sub(before.rows));
-                of.extracted_bytes += at.offset.saturating_sub(before.offset);
-            });
-        };
-        let stop = &self.extract_no_more;
-        let policy = &self.policy.extract;
-        let done = loop {
-            match run::extract(&self.services, policy, batch.seq, false, stop, &mut count).await {
-                // The lease is still this worker's: it goes on from the checkpoint as soon as it can.
-                Err(error) if error.is_transient() && !stop.is_cancelled() => {
-                    tracing::warn!(%error, "the extraction stopped at its checkpoint; will go on");
-                    tokio::time::sleep(DATABASE_PAUSE).await;
-                }
-                done => break done,
-            }
-        };
-        let end = match &done {
-            Ok(Extracted::Held { holder, .. }) => {
-                tracing::debug!(holder, "another worker extracts the batch");
-                return;
-            }
-            Ok(Extracted::NotExtractable(_) | Extracted::Hopeless(_)) => return,
-            Ok(Extracted::Done(_)) => 0,
-            Ok(Extracted::Failed(_) | Extracted::Erased) => 1,
-            Ok(Extracted::Stopped) => 2,
-            Err(error) => {
-                tracing::warn!(%error, "the extraction stopped at its checkpoint; the sweep takes it up");
-                if !error.is_transient() {
-                    self.cache.report(&self.services, &[], &[(batch.seq, error.to_string())]).await;
-                }
-                2
-            }
-        };
-        self.metrics.of(&batch.pipeline, |of| of.extractions[end].took(began.elapsed()));
     }
 }

@@ -1,7 +1,7 @@
 //! Settlement: rows' ends are collected and written in groups.
 //!
-//! A group is closed by size or by a few milliseconds, whichever is first: that is where throughput comes from, and
-//! the batch's counters are touched once a group.
+//! A group is closed when it is full or after a few milliseconds. Groups make throughput: a batch's counters are updated once
+//! per group.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -25,36 +25,36 @@ use crate::telemetry::worker_counters;
 use crate::telemetry::worker_counters::WorkerMetrics;
 use crate::worker::batches::BatchWork;
 use crate::worker::leases::Leases;
-use crate::worker::row::quiet;
+use crate::worker::row::failure_of;
 use crate::worker::suspects::Running;
 
 /// Rows of a group at most.
 pub const GROUP_ROWS: usize = 500;
 
-/// How long the first row of a group waits for company.
+/// How long the first row of a group waits for others.
 pub const GROUP_WAIT: Duration = Duration::from_millis(4);
 
-/// While the database is away, a settlement is tried again after at most so long. It counts for as long as nobody took the
-/// rows, and nobody does while this process lives; so it is never given up.
+/// While the database is unavailable, a settlement is tried again after at most this time. It stays valid as long as nobody
+/// took the rows, and nobody does while this process lives; so it is never given up.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// A row that has ended, or goes back: what is to be written, and what there is to say.
-pub type Ended = (Settlement, About);
+/// A row that ended or is requeued: what is written, and what is logged and counted.
+pub type Ended = (Settlement, SettledRow);
 
-/// What is said of a settled row.
-pub struct About {
+/// What is logged and counted of a settled row.
+pub struct SettledRow {
     /// Its batch.
     pub work: Arc<BatchWork>,
     /// Attempts that failed before this one.
     pub attempts: u16,
     /// Its span, which ends when it is settled.
     pub span: Span,
-    /// Of a row that runs alone: no other one begins before it is settled.
+    /// Set for a row that runs alone: no other one begins before it is settled.
     #[allow(dead_code, reason = "dropping it is what it is for")]
     pub(crate) alone: Option<Running>,
 }
 
-impl About {
+impl SettledRow {
     fn settled(&self, settled: &Settled, metrics: &WorkerMetrics) {
         let outcome = worker_counters::outcome(settled);
         let attempts = u32::from(self.attempts) + 1;
@@ -64,32 +64,32 @@ impl About {
                 ended.observe(f64::from(attempts));
             }
         });
-        let step = |trouble: &RowFailure| {
-            let place = usize::from(trouble.step?);
-            self.work.pipeline.steps.get(place).map(|step| step.name.as_str())
+        let step = |failure: &RowFailure| {
+            let index = usize::from(failure.step?);
+            self.work.pipeline.steps.get(index).map(|step| step.name.as_str())
         };
         match settled {
             Settled::Completed { .. } => {
                 tracing::debug!(target: ROW_LINES, parent: &self.span, attempts, "the row is completed");
             }
-            Settled::Failed(trouble) => tracing::warn!(
+            Settled::Failed(failure) => tracing::warn!(
                 target: ROW_LINES,
                 parent: &self.span,
                 attempts,
-                step = step(trouble),
-                code = trouble.code,
-                http_status = trouble.http_status,
+                step = step(failure),
+                code = failure.code,
+                http_status = failure.http_status,
                 "the row failed"
             ),
-            Settled::Requeued { not_before, attempt, trouble, .. } => tracing::debug!(
+            Settled::Requeued { not_before, attempt, trouble: failure, .. } => tracing::debug!(
                 target: ROW_LINES,
                 parent: &self.span,
                 attempts = u32::from(self.attempts) + u32::from(*attempt),
-                step = trouble.as_ref().and_then(step),
-                code = trouble.as_ref().map(|trouble| trouble.code.as_str()),
-                http_status = trouble.as_ref().and_then(|trouble| trouble.http_status),
+                step = failure.as_ref().and_then(step),
+                code = failure.as_ref().map(|failure| failure.code.as_str()),
+                http_status = failure.as_ref().and_then(|failure| failure.http_status),
                 %not_before,
-                "the row goes back"
+                "the row is requeued"
             ),
         }
     }
@@ -120,9 +120,9 @@ pub async fn run(
         let group = std::mem::take(&mut group);
         let held: Vec<Held> = group.iter().map(|(settlement, _)| settlement.held()).collect();
         let written = write(&services, &leases, &metrics, group);
-        // A defect: rows that are not let go would be held for as long as this process lives.
+        // A defect: rows that are not released would be held as long as this process lives.
         if AssertUnwindSafe(written).catch_unwind().await.is_err() {
-            tracing::error!(rows = held.len(), "settling panicked: please report it; the rows are let go");
+            tracing::error!(rows = held.len(), "settling panicked: please report it; the rows are released");
             leases.remove(held);
             leases.doubt();
         }
@@ -131,26 +131,26 @@ pub async fn run(
 
 async fn write(services: &Services, leases: &Leases, metrics: &WorkerMetrics, ended: Vec<Ended>) {
     crash::point(crash::BEFORE_SETTLEMENT);
-    let (group, about): (Vec<Settlement>, Vec<About>) = ended.into_iter().unzip();
+    let (group, rows): (Vec<Settlement>, Vec<SettledRow>) = ended.into_iter().unzip();
     let began = Instant::now();
     match settle(services, &group).await {
         Ok(report) => {
             crash::point(crash::AFTER_SETTLEMENT);
             leases.remove(group.iter().map(Settlement::held));
             metrics.group(group.len(), began.elapsed());
-            tell(services, metrics, group.iter().zip(&about), &report);
+            report_written(services, metrics, group.iter().zip(&rows), &report);
         }
         Err(error) if group.len() > 1 => {
             tracing::warn!(%error, rows = group.len(), "a group was refused; its rows are settled one by one");
-            for (settlement, about) in group.iter().zip(&about) {
-                single(services, leases, metrics, settlement, about).await;
+            for (settlement, row) in group.iter().zip(&rows) {
+                single(services, leases, metrics, settlement, row).await;
             }
         }
-        Err(error) => refused(services, leases, metrics, (&group[0], &about[0]), &error).await,
+        Err(error) => refused(services, leases, metrics, (&group[0], &rows[0]), &error).await,
     }
 }
 
-/// Settles rows, however long the database is away.
+/// Settles rows, however long the database is unavailable.
 ///
 /// # Errors
 /// When the database refuses it for another reason.
@@ -159,7 +159,7 @@ pub(crate) async fn settle(services: &Services, group: &[Settlement]) -> StoreRe
     loop {
         match services.store.settle(group, services.clock.now()).await {
             Err(error) if error.is_the_databases() => {
-                tracing::warn!(%error, rows = group.len(), "a settlement waits for the database");
+                tracing::warn!(%error, rows = group.len(), "failed to settle rows; will retry");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -168,22 +168,22 @@ pub(crate) async fn settle(services: &Services, group: &[Settlement]) -> StoreRe
     }
 }
 
-/// The database refuses a row's end for good. Its call is not made again for that: the row fails, without what was refused. Where
-/// even that is refused the row is let go, and runs again when somebody has repaired what is wrong with its batch.
+/// The database refuses a row's end permanently. Its call is not repeated for that: the row fails, without what was refused.
+/// Where even that is refused the row is released, and runs again when somebody has fixed its batch.
 async fn refused(
     services: &Services,
     leases: &Leases,
     metrics: &WorkerMetrics,
-    (settlement, about): (&Settlement, &About),
+    (settlement, row): (&Settlement, &SettledRow),
     error: &StoreError,
 ) {
-    tracing::error!(parent: &about.span, %error, "the row's end cannot be written; it fails");
-    let outcome = Settled::Failed(RowFailure { code: code::INTERNAL_ERROR.to_owned(), ..quiet() });
+    tracing::error!(parent: &row.span, %error, "the row's end cannot be written; it fails");
+    let outcome = Settled::Failed(failure_of(code::INTERNAL_ERROR));
     let failed = Settlement { outcome, ..settlement.clone() };
     match settle(services, std::slice::from_ref(&failed)).await {
-        Ok(report) => tell(services, metrics, std::iter::once((&failed, about)), &report),
+        Ok(report) => report_written(services, metrics, std::iter::once((&failed, row)), &report),
         Err(error) => {
-            tracing::error!(parent: &about.span, %error, "the row cannot be settled at all; it is let go");
+            tracing::error!(parent: &row.span, %error, "the row cannot be settled at all; it is released");
             leases.doubt();
         }
     }
@@ -191,22 +191,22 @@ async fn refused(
 }
 
 /// Counts and logs what was written.
-fn tell<'a>(
+fn report_written<'a>(
     services: &Services,
     metrics: &WorkerMetrics,
-    group: impl Iterator<Item = (&'a Settlement, &'a About)> + Clone,
+    group: impl Iterator<Item = (&'a Settlement, &'a SettledRow)> + Clone,
     report: &SettleReport,
 ) {
-    for (settlement, about) in group.clone() {
+    for (settlement, row) in group.clone() {
         if report.lost.contains(&settlement.held()) {
-            about.lost(metrics);
+            row.lost(metrics);
         } else {
-            about.settled(&settlement.outcome, metrics);
+            row.settled(&settlement.outcome, metrics);
         }
     }
     for batch in &report.finished {
-        if let Some((_, about)) = group.clone().find(|(settlement, _)| settlement.row.batch == *batch) {
-            let span = traces::finish(services.traces.as_ref(), about.work.id);
+        if let Some((_, row)) = group.clone().find(|(settlement, _)| settlement.row.batch == *batch) {
+            let span = traces::finish(services.traces.as_ref(), row.work.id);
             tracing::info!(parent: &span, "a batch is finished");
         }
     }
@@ -217,13 +217,13 @@ async fn single(
     leases: &Leases,
     metrics: &WorkerMetrics,
     settlement: &Settlement,
-    about: &About,
+    row: &SettledRow,
 ) {
     match settle(services, std::slice::from_ref(settlement)).await {
         Ok(report) => {
             leases.remove([settlement.held()]);
-            tell(services, metrics, std::iter::once((settlement, about)), &report);
+            report_written(services, metrics, std::iter::once((settlement, row)), &report);
         }
-        Err(error) => refused(services, leases, metrics, (settlement, about), &error).await,
+        Err(error) => refused(services, leases, metrics, (settlement, row), &error).await,
     }
 }

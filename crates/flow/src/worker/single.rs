@@ -22,7 +22,7 @@ use crate::worker::heartbeat::{Beat, Heartbeat};
 use crate::worker::intent_log::IntentLog;
 use crate::worker::leases::Leases;
 use crate::worker::observe::Observer;
-use crate::worker::row::RowTask;
+use crate::worker::row::{RowEnd, RowTask};
 use crate::worker::settle::settle;
 
 /// What became of the row.
@@ -52,10 +52,10 @@ pub enum Single {
     LeaseLost,
 }
 
-/// Claims one row and carries it through, whatever the dispatcher's quota says. Limits and breakers hold all the same.
+/// Claims one row and processes it, whatever the dispatcher's quota is. Limits and breakers apply all the same.
 ///
 /// # Errors
-/// When an engine fails.
+/// When a service fails.
 pub async fn process_row(
     services: &Services,
     caller: &Caller,
@@ -132,11 +132,11 @@ async fn run(
             }
         }
     };
-    let outcome = tokio::select! {
-        outcome = task.run(claimed) => outcome,
-        () = beat => None,
+    let ended = tokio::select! {
+        ended = task.run(claimed) => ended,
+        () = beat => RowEnd::LeaseLost,
     };
-    let Some(outcome) = outcome else { return Ok(Single::LeaseLost) };
+    let RowEnd::Settled(outcome) = ended else { return Ok(Single::LeaseLost) };
     let settlement = Settlement { row, token, outcome };
     let report = settle(services, std::slice::from_ref(&settlement)).await?;
     if report.lost.is_empty() {
