@@ -311,7 +311,9 @@ async fn the_doctor_says_what_is_wrong() {
     };
     let (well, good) = place.operate(&sandbox, &["doctor"]);
     assert!(good, "{well}");
-    for what in ["database", "schema", "clock", "objects", "queue", "keys", "pipelines", "dispatcher"] {
+    for what in
+        ["database", "schema", "clock", "objects", "queue", "keys", "pipelines", "dispatcher", "background"]
+    {
         assert_eq!(verdict(&well, what), "ok", "{well}");
     }
     service.terminate();

@@ -16,12 +16,13 @@ use penstock_domain::time::Clock;
 use penstock_downstream::{Caller, Client, Limiter, LocalLimiter};
 use penstock_flow::Services;
 use penstock_flow::context::definitions::Definitions;
+use penstock_flow::context::id_generator::{IdGenerator as _, SystemIdGenerator};
 use penstock_flow::context::limits_view::LimitsView;
 use penstock_flow::context::object_writer::FILE_PART_BYTES;
 #[cfg(feature = "cluster")]
 use penstock_flow::context::object_writer::S3_PART_BYTES;
+use penstock_flow::context::periodic::PeriodicTasks;
 use penstock_flow::context::secrets::Secrets;
-use penstock_flow::context::services::{IdGenerator as _, SystemIdGenerator};
 use penstock_flow::dispatch::DispatchPolicy;
 use penstock_flow::extract::policy::ExtractPolicy;
 use penstock_flow::operate::collect_metrics::Sources;
@@ -111,10 +112,13 @@ impl Chosen {
         }
     }
 
-    /// Sets the clock by the database's, where services on several machines share one.
+    /// Sets the clock by the database's, where services on several machines share one. When that fails, a service tries
+    /// again in the background.
     pub async fn set_clock(&self) {
-        if let Some(clock) = &self.shared_clock {
-            clock.set(self.services.store.as_ref()).await;
+        if let Some(clock) = &self.shared_clock
+            && let Err(error) = clock.set(self.services.store.as_ref()).await
+        {
+            tracing::debug!(%error, "the clock was not set by the database's");
         }
     }
 
@@ -234,6 +238,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         secrets: Arc::new(Secrets::default()),
         // An operator's command does not see limits that a service keeps in its own process.
         limits: Arc::new(LimitsView::new((!local || role != Role::Operator).then(|| caller.clone()))),
+        periodic: Arc::new(PeriodicTasks::new(clock.clone(), Arc::new(SystemIdGenerator))),
         clock,
         id_generator: Arc::new(SystemIdGenerator),
         readiness: Arc::default(),
@@ -256,7 +261,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         local,
         embedded: sqlite,
         shared_clock,
-        secret_files: Mutex::new(Some(secret_files)),
+        secret_files: Mutex::new(secret_files),
         _guard: guard,
     })
 }

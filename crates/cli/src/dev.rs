@@ -64,12 +64,12 @@ pub async fn start(
     let (server, address) = penstock_api::start(&chosen, settings, sources, stop.clone())?;
     let handle = server.handle();
     let server = tokio::spawn(server);
-    let policy = chosen.dispatch_policy(settings);
-    let dispatching = {
-        let (services, stop) = (services.clone(), stop.clone());
-        async move { penstock_dispatcher::every(&services, &policy, every, &stop).await }
+    let runs = penstock_dispatcher::Runs {
+        services: services.clone(),
+        policy: chosen.dispatch_policy(settings),
+        every,
     };
-    let dispatcher = spawn_part("dispatcher", dispatching, &stop);
+    let dispatcher = services.periodic.start(runs, &stop);
     let socket = if chosen.local { socket::Service::open(&chosen, settings) } else { None };
     let answering = stop.clone();
     let socket = spawn_part(

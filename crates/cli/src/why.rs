@@ -37,7 +37,7 @@ async fn beside_the_service(
     let reason = match socket::ask(&opened.settings, &Question::Why { batch, row }).await {
         Ok(Answer::Waits(waits)) => return Ok(waits),
         Ok(Answer::Failed(error)) => error,
-        Ok(Answer::Dependencies(_)) => "it answered something else".to_owned(),
+        Ok(_) => "it answered something else".to_owned(),
         Err(error) => error,
     };
     let mut waits = explain(opened, batch, row).await?;

@@ -66,7 +66,11 @@ pub fn traces() -> std::sync::Arc<dyn Traces> {
 pub fn send_metrics(sources: Sources, service: &'static str, stop: CancellationToken) {
     if let Some(target) = OTEL.metrics.clone() {
         let resource = resource(&OTEL.resource, service, *INSTANCE);
-        tokio::spawn(metrics::send(sources, resource, target, OTEL.interval, stop));
+        let periodic = sources.services.periodic.clone();
+        match metrics::Export::new(sources, resource, target, OTEL.interval) {
+            Ok(export) => drop(periodic.start(export, &stop)),
+            Err(error) => tracing::warn!(%error, "no metrics are sent"),
+        }
     }
 }
 

@@ -15,12 +15,12 @@ use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Deliver
 use penstock_store::owners::CallbackSecrets;
 use serde_json::json;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use crate::callbacks::address::{PublicOnly, check_address};
 use crate::context::error::FlowError;
 use crate::context::pace::Pace;
+use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
 use crate::read::view;
 use crate::telemetry::traces;
@@ -68,8 +68,48 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// After a rotation the previous secret signs beside the new one for so long.
 pub const ROTATION_OVERLAP: Duration = Duration::from_secs(24 * 3600);
 
-/// Delivers callbacks.
+/// Delivers callbacks. A slot that is free again is filled at once, whatever the others wait for.
 pub struct Deliverer {
+    sender: Arc<Sender>,
+    in_flight: JoinSet<()>,
+}
+
+impl Task for Deliverer {
+    const NAME: &'static str = "callbacks";
+    type Error = FlowError;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::from_start(LOOK_EVERY)
+    }
+
+    async fn run(&mut self) -> Result<(), FlowError> {
+        let free = AT_ONCE.saturating_sub(self.in_flight.len());
+        let (token, due) = self.sender.lease(free).await?;
+        for callback in due {
+            self.in_flight.spawn(self.sender.clone().carry(callback, token));
+        }
+        Ok(())
+    }
+
+    async fn due_early(&mut self) {
+        match self.in_flight.join_next().await {
+            Some(ended) => report_panic(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn finish(&mut self) {
+        let ended = async {
+            while let Some(ended) = self.in_flight.join_next().await {
+                report_panic(ended)
+            }
+        };
+        let _ = tokio::time::timeout(STOP_WITHIN, ended).await;
+    }
+}
+
+/// Sends one callback, and settles it.
+struct Sender {
     services: Services,
     client: reqwest::Client,
     rows_per_owner: u32,
@@ -96,37 +136,13 @@ impl Deliverer {
         if !allow_private {
             builder = builder.dns_resolver(Arc::new(PublicOnly));
         }
-        Ok(Self { services, client: builder.build()?, rows_per_owner, allow_private, metrics })
+        let client = builder.build()?;
+        let sender = Arc::new(Sender { services, client, rows_per_owner, allow_private, metrics });
+        Ok(Self { sender, in_flight: JoinSet::new() })
     }
+}
 
-    /// Delivers until `stop`. A slot that is free again is filled at once, whatever the others wait for.
-    pub async fn run(self, stop: CancellationToken) {
-        let this = Arc::new(self);
-        let mut under_way = JoinSet::new();
-        while !stop.is_cancelled() {
-            let free = AT_ONCE.saturating_sub(under_way.len());
-            match this.lease(free).await {
-                Ok((token, due)) => {
-                    for callback in due {
-                        under_way.spawn(this.clone().carry(callback, token));
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "callbacks wait for the database"),
-            }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                Some(ended) = under_way.join_next() => report_panic(ended),
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-        }
-        let ended = async {
-            while let Some(ended) = under_way.join_next().await {
-                report_panic(ended)
-            }
-        };
-        let _ = tokio::time::timeout(STOP_WITHIN, ended).await;
-    }
-
+impl Sender {
     async fn lease(&self, free: usize) -> Result<(LeaseToken, Vec<Callback>), FlowError> {
         let now = self.services.clock.now();
         let token = self.services.id_generator.lease_token();

@@ -7,9 +7,9 @@ use penstock_domain::outcome::code;
 use penstock_queue::{Message, PACKET_ROWS};
 use penstock_store::workers::{ComeBack, Reclaimed};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::context::error::FlowError;
+use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
 
 /// Rows that are requeued in one transaction.
@@ -24,32 +24,37 @@ const RECLAIM_EVERY: Duration = Duration::from_secs(5);
 /// [`linger`] gives up after this: others find the rest.
 const LINGER: Duration = Duration::from_secs(25);
 
-/// Looks for dead processes until `stop`. `own` is the name of this process, which is alive.
-pub async fn run(services: Services, own: String, lost_after: Duration, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(LOOK_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut reclaimed: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
+/// Looks for dead processes.
+pub struct Recovery {
+    services: Services,
+    /// The name of this process, which is alive.
+    own: String,
+    lost_after: Duration,
+    reclaimed: Option<Instant>,
+}
+
+impl Recovery {
+    /// For the process of this name.
+    pub fn new(services: Services, own: String, lost_after: Duration) -> Self {
+        Self { services, own, lost_after, reclaimed: None }
+    }
+}
+
+impl Task for Recovery {
+    const NAME: &'static str = "recovery";
+    type Error = FlowError;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::from_start(LOOK_EVERY)
+    }
+
+    async fn run(&mut self) -> Result<(), FlowError> {
+        let due = self.reclaimed.is_none_or(|at| at.elapsed() >= RECLAIM_EVERY);
+        if remove_dead_workers(&self.services, Some(&self.own)).await? > 0 || due {
+            reclaim(&self.services, self.lost_after).await?;
+            self.reclaimed = Some(Instant::now());
         }
-        let due = reclaimed.is_none_or(|at| at.elapsed() >= RECLAIM_EVERY);
-        let round = async {
-            if remove_dead_workers(&services, Some(&own)).await? > 0 || due {
-                reclaim(&services, lost_after).await?;
-                reclaimed = Some(Instant::now());
-            }
-            Ok::<_, FlowError>(())
-        };
-        match round.await {
-            // This process's heartbeat logs that the database is unavailable.
-            Err(error) if error.is_transient() => {
-                tracing::debug!(%error, "failed to look for dead workers; will retry");
-            }
-            Err(error) => tracing::warn!(%error, "failed to look for dead workers; will retry"),
-            Ok(()) => {}
-        }
+        Ok(())
     }
 }
 

@@ -13,9 +13,9 @@ use penstock_downstream::Caller;
 use penstock_store::alerts::{Alert, Notice};
 use penstock_store::operations::{Metrics, RECENT};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::context::error::FlowError;
+use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
 
 /// A receiver has so long to answer.
@@ -38,12 +38,25 @@ const LOOKED_AT: u32 = 5000;
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Looks at the rules, and tells.
+/// Evaluates the rules, and notifies their receivers.
 pub struct Watch {
     services: Services,
     caller: Arc<Caller>,
     rules: AlertRules,
     client: reqwest::Client,
+}
+
+impl Task for Watch {
+    const NAME: &'static str = "alerts";
+    type Error = FlowError;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::after(self.rules.every)
+    }
+
+    async fn run(&mut self) -> Result<(), FlowError> {
+        self.round().await
+    }
 }
 
 impl Watch {
@@ -60,24 +73,11 @@ impl Watch {
         Ok(Self { services, caller, rules, client })
     }
 
-    /// Runs until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.rules.every) => {}
-            }
-            if let Err(error) = self.round().await {
-                tracing::warn!(%error, "alerts wait for the database");
-            }
-        }
-    }
-
-    /// One look at every rule, and what is to be told of it.
+    /// Evaluates every rule, and sends what is due.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn round(&self) -> Result<(), FlowError> {
+    async fn round(&self) -> Result<(), FlowError> {
         let now = self.services.clock.now();
         let found = self.find(now).await?;
         self.services.store.note_alerts(&found, now).await?;

@@ -1,49 +1,53 @@
-//! Says `batch.delayed` to those whose batches wait for a dependency that fails.
+//! Sends `batch.delayed` for batches that wait for a dependency that fails.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_domain::limit::BreakerState;
 use penstock_downstream::Caller;
-use tokio_util::sync::CancellationToken;
 
 use crate::context::error::FlowError;
+use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
 
-/// How often breakers are looked at.
+/// How often breakers are checked.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Batches of which it is said at a look, at most.
+/// Batches that are reported in one run, at most.
 const AT_ONCE: u32 = 100;
 
-/// Looks at every breaker until `stop`.
-pub async fn run(services: Services, caller: Arc<Caller>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
-        if let Err(error) = round(&services, &caller).await {
-            tracing::warn!(%error, "that batches are delayed could not be said; it is tried again");
-        }
+/// Checks every breaker.
+pub struct Delays {
+    /// The services.
+    pub services: Services,
+    /// Knows the breakers.
+    pub caller: Arc<Caller>,
+}
+
+impl Task for Delays {
+    const NAME: &'static str = "delays";
+    type Error = FlowError;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::after(EVERY)
+    }
+
+    async fn run(&mut self) -> Result<(), FlowError> {
+        report(&self.services, &self.caller).await
     }
 }
 
-/// One look.
-///
-/// # Errors
-/// When the database fails.
-pub async fn round(services: &Services, caller: &Caller) -> Result<(), FlowError> {
+async fn report(services: &Services, caller: &Caller) -> Result<(), FlowError> {
     let mut delayed = Vec::new();
     for pipeline in services.pipelines.iter() {
         for dependency in &pipeline.dependencies {
             let gate = caller.peek(dependency, "").await;
-            // Half open counts: one that opened and tries again between two looks has held rows up as well.
+            // Half open counts: a breaker that opened and half closed between two runs has delayed rows as well.
             if gate.is_some_and(|gate| gate.breaker != BreakerState::Closed) {
                 tracing::debug!(
                     pipeline = pipeline.name,
                     dependency = dependency.name,
-                    "its breaker is not closed"
+                    "the breaker is not closed"
                 );
                 delayed.push(pipeline.name.clone());
                 break;

@@ -7,11 +7,16 @@ use serde::Serialize;
 
 use crate::context::error::FlowError;
 use crate::context::objects::delete;
+use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
 use crate::operate::control;
 
 /// Things handled in one step.
 const STEP: u32 = 100;
+
+/// How often a service removes what is past its time. Workers that started together do not do so together.
+const EVERY: Duration = Duration::from_secs(600);
+const JITTER: f64 = 0.1;
 
 /// How long things are kept.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +36,27 @@ pub struct Pruned {
     pub deleted: u32,
     /// Uploads that nobody used, or whose file was taken over.
     pub uploads: u32,
+}
+
+/// Removes what is past its time in the background.
+pub struct RetentionTask {
+    /// The services.
+    pub services: Services,
+    /// How long things are kept.
+    pub retention: Retention,
+}
+
+impl Task for RetentionTask {
+    const NAME: &'static str = "retention";
+    type Error = FlowError;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::after(EVERY).with_jitter(JITTER)
+    }
+
+    async fn run(&mut self) -> Result<(), FlowError> {
+        prune(&self.services, &self.retention, "operator:retention").await.map(drop)
+    }
 }
 
 /// Removes what is past its time.

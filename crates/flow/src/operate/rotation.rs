@@ -14,12 +14,17 @@ use crate::callbacks::deliver::reseal_secrets;
 use crate::context::epochs;
 use crate::context::error::FlowError;
 use crate::context::installation;
+use crate::context::periodic::{Schedule, Task};
 use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
 use crate::context::{api_keys, earlier_releases, stored_definitions};
 
 /// Data keys re-wrapped in one step.
 const STEP: u32 = 500;
+
+/// How often a service does so. Workers that started together do not do it together.
+const EVERY: Duration = Duration::from_secs(600);
+const JITTER: f64 = 0.1;
 
 /// What a key of the keyring is needed for. Without any of it, it can be dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -56,6 +61,39 @@ impl Rewrapped {
     /// Whether anything was moved.
     pub fn is_something(&self) -> bool {
         self.data_keys + self.secrets + self.definitions + self.epochs > 0
+    }
+}
+
+/// Re-wraps what is under an older key in the background.
+pub struct RotationTask {
+    /// The services.
+    pub services: Services,
+    /// An epoch in which a batch was erased ends after this time.
+    pub epoch: Duration,
+}
+
+impl Task for RotationTask {
+    const NAME: &'static str = "rotation";
+    type Error = FlowError;
+
+    /// Not at the start: while services are restarted one after another, some do not have the new key yet.
+    fn schedule(&self) -> Schedule {
+        Schedule::after(EVERY).with_jitter(JITTER)
+    }
+
+    async fn run(&mut self) -> Result<(), FlowError> {
+        let done = rewrap(&self.services, self.epoch, "operator:rotation").await?;
+        if done.is_something() {
+            let Rewrapped { data_keys, secrets, definitions, epochs, .. } = done;
+            tracing::info!(
+                data_keys,
+                secrets,
+                definitions,
+                epochs,
+                "put under the active key; epochs that wrap nothing any more were dropped"
+            );
+        }
+        Ok(())
     }
 }
 
