@@ -27,7 +27,7 @@ async fn what_was_never_called_is_not_waited_for() {
     let (_, first) = client.upload(PEOPLE, people(1)).await.expect("an answer");
     let first = first["id"].as_str().expect("an id").to_owned();
     let began = Instant::now();
-    // A call is under way, so that the row is given back no more.
+    // A call is under way, so that the row is not requeued any more.
     while sandbox.stats().address_links < 1 {
         assert!(began.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -147,7 +147,7 @@ impl Taken {
                 shown(name),
                 fields::NAMES.join(", ")
             )),
-            name if self.fields.contains_key(name) => bad(format!("the field `{name}` stands twice")),
+            name if self.fields.contains_key(name) => bad(format!("duplicate field `{name}`")),
             _ => Ok(()),
         }
     }

@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(strangers.take(address(1), None, NOW).unwrap_err(), 10);
         let good = strangers.take(address(1), Some(b"good"), NOW).unwrap();
         strangers.take(address(2), None, NOW).unwrap();
-        // What was not taken is not given back.
+        // What was not acquired is not released.
         strangers.requeue(&good, true, NOW);
         strangers.take(address(1), None, NOW).unwrap_err();
         // A key that was revoked is a guess.

@@ -33,7 +33,7 @@ pub use services::{Chosen, Role};
 pub use settings::Settings;
 pub use variables::Variables;
 
-/// A sentence for whoever started the program, with the mend in it.
+/// A sentence for whoever started the program, with a hint in it.
 #[derive(Debug, thiserror::Error)]
 #[error("{sentence}")]
 pub struct StartError {

@@ -191,7 +191,7 @@ const SQLITE_READS: usize = 3;
 /// Opens the services that the settings name.
 ///
 /// # Errors
-/// A sentence with the mend. Services of a cluster that cannot be reached yet are no error: readiness tells.
+/// A sentence with a hint. Services of a cluster that cannot be reached yet are no error: readiness tells.
 pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Result<Chosen, StartError> {
     let longest_call = pipelines.iter().map(|pipeline| pipeline.worst_call()).max().unwrap_or_default();
     let lease = settings.lease()?;

@@ -159,7 +159,7 @@ impl Settings {
     /// Settings that contradict each other, found before anything starts.
     ///
     /// # Errors
-    /// A sentence with the mend.
+    /// A sentence with a hint.
     pub fn check(&self, lease: Duration) -> Result<(), StartError> {
         if self.rows_per_owner == 0 {
             return Err(StartError::misuse(
@@ -206,7 +206,7 @@ impl Settings {
 pub fn parse_span(text: &str) -> Result<Duration, String> {
     penstock_domain::pipeline::scalars::parse_duration(text)
         .filter(|span| !span.is_zero())
-        .ok_or_else(|| format!("`{text}` is no duration; write 500ms, 1s, 5m or 1h"))
+        .ok_or_else(|| format!("invalid duration `{text}`: use 500ms, 1s, 5m or 1h"))
 }
 
 #[cfg(test)]

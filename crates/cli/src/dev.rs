@@ -32,7 +32,7 @@ pub struct Everything {
     socket: tokio::task::JoinHandle<()>,
 }
 
-/// Starts everything. What a process before this one held is given back first.
+/// Starts everything. What a process before this one held is requeued first.
 pub async fn start(
     settings: &Settings,
     pipelines: Catalog,

@@ -149,7 +149,7 @@ impl AlertRules {
     /// Reads the file. `vars` looks variables of the environment up for `${NAME}`.
     ///
     /// # Errors
-    /// Every error that was found, with its line and the mend.
+    /// Every error that was found, with its line and a hint.
     pub fn load(
         file: &str,
         text: &str,

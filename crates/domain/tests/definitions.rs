@@ -1,4 +1,4 @@
-//! Definitions that are refused: each with its line, in words for people, and with the mend.
+//! Definitions that are refused: each with its line, in words for people, and with a hint.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -47,15 +47,15 @@ fn what_the_yaml_lacks_is_said_without_a_word_of_rust() {
         ("retry: { attempts: 99999999999 }", format!("`attempts: 99999999999`: {count}")),
         ("retry: { backoff: { factor: x } }", "`factor: x`: a number belongs here, such as 1.5".into()),
         ("retry: { backoff: { jitter: 3 } }", "`jitter: 3`: true or false belongs here".into()),
-        ("retry: { attempts: 5, attempts: 6 }", "the key `attempts` stands twice here; remove one of them".into()),
-        ("name: q", "the key `name` stands twice here; remove one of them".into()),
+        ("retry: { attempts: 5, attempts: 6 }", "duplicate key `attempts`; remove one of them".into()),
+        ("name: q", "duplicate key `name`; remove one of them".into()),
         ("spred: 1s", "unknown key `spred`; there are: name, route, csv, dependencies, steps, result, retry, dispatch, canary".into()),
         ("retry: { attempt: 3 }", "unknown key `attempt`; did you mean `attempts`?".into()),
         ("canary: { rows: 5 }", "the key `max_failure` is missing here; add it".into()),
         ("canary: { rows: 5, max_failure: lots }", "`lots` is no share; write `10 %` or 0.1".into()),
         ("canary: { rows: 5, max_failure: 120 % }", "`120 %` is no share; write `10 %` or 0.1".into()),
-        ("dispatch: { spread: 5 }", "`5` is no duration; write 250ms, 1s, 5m, 1h or 1d".into()),
-        ("dispatch: { spread: -5s }", "`-5s` is no duration; write 250ms, 1s, 5m, 1h or 1d".into()),
+        ("dispatch: { spread: 5 }", "invalid duration `5`: use 250ms, 1s, 5m, 1h or 1d".into()),
+        ("dispatch: { spread: -5s }", "invalid duration `-5s`: use 250ms, 1s, 5m, 1h or 1d".into()),
         ("dispatch: { spread: 900d }", "`900d` is longer than a year; write 365d at most".into()),
         ("dependencies: { d: { base_url: } }", "`base_url:` has no value; write one, or take the key out".into()),
         ("dependencies: { d: { base_url: \"${URL}\", headers: { A: ~ } } }", "`A: ~` has no value; write one, or take the key out".into()),
@@ -227,7 +227,7 @@ fn what_would_fail_each_row_or_mislead_is_refused_where_it_stands() {
         ("min_length: 1, max_length: 9, enum: [x, yy]", "min_length: 101", 8, "column `a`: min_length is above csv.max_field_chars, so no value would pass".into()),
         ("enum: [x, yy]", "enum: []", 8, "column `a`: enum lists no value; name some, or take it out".into()),
         ("enum: [x, yy]", "format: integer, enum: [x, 5]", 8, "column `a`: its other rules refuse `x` of its enum".into()),
-        ("name: b }", "name: a }", 9, "the column `a` stands twice; remove one of them\np.yaml:30: unknown column `b` in a template; there are: a, a".into()),
+        ("name: b }", "name: a }", 9, "duplicate column `a`; remove one of them\np.yaml:30: unknown column `b` in a template; there are: a, a".into()),
         ("name: b }", "name: _row }", 9, "column `_row`: reports have a column of that name; rename it\np.yaml:30: unknown column `b` in a template; there are: a, _row".into()),
         ("\"${URL}\"", "\"http:/d.example\"", 12, format!("{whom}: base_url is not an absolute http or https URL, such as https://api.example.com/v1")),
         ("\"${URL}\"", "\"${NONE}\"", 12, "the environment has no variable NONE; set it, or take ${NONE} out".into()),

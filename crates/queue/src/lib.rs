@@ -27,11 +27,11 @@ pub use shared::SharedQueue;
 /// Rows of a packet at most.
 pub const PACKET_ROWS: usize = 200;
 
-/// Messages that may wait in a lane: SQL knows what is queued, and a later run rings for what was held back. Far from the
+/// Messages that may wait in a lane: SQL knows what is queued, and a later run enqueues what was held back. Far from the
 /// 8,000 at which apalis-redis stops for good: its fetch unpacks all that is due into one Redis command.
 pub const MAX_BACKLOG: u32 = 4000;
 
-/// Why the queue could not be rung or heard.
+/// Why the queue could not be written or read.
 #[derive(Debug, thiserror::Error)]
 #[error("the queue does not answer: {0}")]
 pub struct QueueError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
@@ -47,7 +47,7 @@ impl QueueError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnqueueResult {
     /// Messages in the queue.
-    pub rung: usize,
+    pub enqueued: usize,
     /// Messages that it would not bear: whoever enqueued them takes back what they were about.
     pub held_back: Vec<Message>,
 }
@@ -119,17 +119,17 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether it has room for a message of a lane: without it the message stays in the queue, for others to take.
     fn has_room(&self, lane: &Lane) -> bool;
 
-    /// Pipelines that it knows of: their lanes are listened to before anybody has rung there.
+    /// Pipelines that it knows of: their lanes are listened to before anything was enqueued there.
     fn pipelines(&self) -> Vec<String>;
 }
 
 /// The queue, both sides.
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Rings for these messages, as many as the queue bears.
+    /// Enqueues these messages, as many as the queue has room for.
     ///
     /// # Errors
-    /// When it does not answer; some messages may have been rung.
+    /// When it does not answer; some messages may have been enqueued.
     async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError>;
 
     /// Messages that wait, by lane. A lane that is not named has none.

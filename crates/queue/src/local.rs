@@ -80,20 +80,20 @@ impl LocalQueue {
 #[async_trait]
 impl Queue for LocalQueue {
     async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError> {
-        let mut rung = EnqueueResult::default();
+        let mut result = EnqueueResult::default();
         self.with_lanes(|lanes| {
             for (lane, messages) in by_lane(messages) {
                 let lane = lanes.entry(lane).or_insert_with(LocalLane::open);
                 for message in messages {
                     match lane.push(message) {
-                        None => rung.rung += 1,
-                        Some(message) => rung.held_back.push(message),
+                        None => result.enqueued += 1,
+                        Some(message) => result.held_back.push(message),
                     }
                 }
             }
         });
         self.opened.notify_one();
-        Ok(rung)
+        Ok(result)
     }
 
     async fn backlog(&self) -> Result<HashMap<Lane, u64>, QueueError> {
@@ -225,10 +225,10 @@ mod tests {
         let most = MAX_BACKLOG as usize;
         let messages = (0..most + 5).map(|_| rows("one")).collect();
         let held_back = (0..5).map(|_| rows("one")).collect();
-        assert_eq!(queue.enqueue(messages).await.unwrap(), EnqueueResult { rung: most, held_back });
+        assert_eq!(queue.enqueue(messages).await.unwrap(), EnqueueResult { enqueued: most, held_back });
         assert_eq!(queue.backlog().await.unwrap()[&Lane::Rows("one".into())], most as u64);
         let more = queue.enqueue(vec![Message::Extract { batch: BatchSeq(1) }, rows("other")]).await.unwrap();
-        assert_eq!(more.rung, 2, "a full lane holds up neither a file nor another lane");
+        assert_eq!(more.enqueued, 2, "a full lane holds up neither a file nor another lane");
         assert_eq!(queue.backlog().await.unwrap()[&Lane::Extractions], 1);
         let mut listening = Listening::to(&queue, "");
         let all = listening.next(most + 2).await;

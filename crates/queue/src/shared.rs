@@ -4,7 +4,7 @@
 //!
 //! | it | so |
 //! |---|---|
-//! | stops for good when about 8,000 messages are due at once | the backlog is looked at before each ring, [`MAX_BACKLOG`] wait at most |
+//! | stops for good when about 8,000 messages are due at once | the backlog is looked at before each enqueue, [`MAX_BACKLOG`] wait at most |
 //! | keeps every message that was done, and acknowledges only where results are kept | [`Acknowledge`] takes a message out of Redis, whole, when it may leave ([`Taken`]); no results, no events |
 //! | locks each message with a scan of all that wait | `lock_tasks(false)`: the claim in SQL decides |
 //! | ends a worker at any error of its connection | [`SharedQueue::listen`] starts another one, under a new name: the old one is refused while it looks alive; what the old one had taken is enqueued again |
@@ -45,7 +45,7 @@ use crate::{
     EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, Queue, QueueError, QueueServer, Taken, by_lane,
 };
 
-/// The pipelines in whose lanes somebody has rung.
+/// The pipelines in whose lanes something was enqueued.
 const PIPELINES: &str = "penstock:pipelines";
 
 /// What is written to see that writes are taken, and how long it is kept.
@@ -234,8 +234,8 @@ impl Queue for SharedQueue {
             .collect::<Vec<_>>();
         while !stop.is_cancelled() {
             // Those of pipelines that are loaded nowhere any more, but have batches left.
-            let rung: Vec<String> = connection.smembers(PIPELINES).await.unwrap_or_default();
-            for lane in known.iter().cloned().chain(rung.into_iter().map(Lane::Rows)) {
+            let used: Vec<String> = connection.smembers(PIPELINES).await.unwrap_or_default();
+            for lane in known.iter().cloned().chain(used.into_iter().map(Lane::Rows)) {
                 if !heard.values().any(|heard| *heard == lane) {
                     let listener = Listener {
                         connection: connection.clone(),
@@ -286,7 +286,7 @@ impl Queue for SharedQueue {
 impl SharedQueue {
     async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError> {
         let mut connection = self.connection.clone();
-        let mut rung = EnqueueResult::default();
+        let mut result = EnqueueResult::default();
         for (lane, messages) in by_lane(messages) {
             if let Lane::Rows(pipeline) = &lane {
                 let _: u64 = connection.sadd(PIPELINES, pipeline).await.map_err(QueueError::new)?;
@@ -300,10 +300,10 @@ impl SharedQueue {
                 storage.push_bulk(group.map_err(QueueError::new)?).await.map_err(QueueError::new)?;
             }
             all_due(&mut connection, &lane).await?;
-            rung.rung += taken.len();
-            rung.held_back.extend_from_slice(left);
+            result.enqueued += taken.len();
+            result.held_back.extend_from_slice(left);
         }
-        Ok(rung)
+        Ok(result)
     }
 }
 

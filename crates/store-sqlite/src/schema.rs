@@ -58,7 +58,7 @@ impl SqliteStore {
         match found.cmp(&needed()) {
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Less => {
-                Err(StoreError::Schema { found, needed: needed(), mend: "run `penstock migrate`" })
+                Err(StoreError::Schema { found, needed: needed(), hint: "run `penstock migrate`" })
             }
             std::cmp::Ordering::Greater if self.serves(found).await? => Ok(()),
             std::cmp::Ordering::Greater => Err(newer(found)),
@@ -78,5 +78,5 @@ impl SqliteStore {
 }
 
 fn newer(found: i64) -> StoreError {
-    StoreError::Schema { found, needed: needed(), mend: "run the newer Penstock that made it" }
+    StoreError::Schema { found, needed: needed(), hint: "run the newer Penstock that made it" }
 }

@@ -145,10 +145,10 @@ impl Released {
     }
 }
 
-/// What a sweep found and fixed (or, dry, would mend).
+/// What a sweep found and fixed (or, dry, would fix).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swept {
-    /// Batches whose extraction nobody holds: ring for them.
+    /// Batches whose extraction nobody holds: enqueue them.
     pub extractions: Vec<BatchSeq>,
     /// Queued rows whose message was lost.
     pub lost_rows: u32,
@@ -213,7 +213,7 @@ fn is_none(rows: &u32) -> bool {
     *rows == 0
 }
 
-/// What a sweep would mend, batch by batch.
+/// What a sweep would fix, batch by batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepPlan {
     /// Batches whose extraction nobody holds.
@@ -237,7 +237,7 @@ pub struct RunRecord {
     pub owners: u32,
     /// Rows released.
     pub rows: u32,
-    /// Messages rung.
+    /// Messages enqueued.
     pub messages: u32,
     /// Messages the queue would not bear; their rows come back by the sweep.
     pub held_back: u32,

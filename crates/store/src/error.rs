@@ -66,14 +66,14 @@ pub enum StoreError {
     #[error(transparent)]
     Refusal(#[from] Refusal),
     /// The schema is another version's.
-    #[error("the database's schema is version {found}, this program needs {needed}: {mend}")]
+    #[error("the database's schema is version {found}, this program needs {needed}: {hint}")]
     Schema {
         /// What the database has; 0 when it has none.
         found: i64,
         /// What this program was built for.
         needed: i64,
         /// What to do about it.
-        mend: &'static str,
+        hint: &'static str,
     },
 }
 

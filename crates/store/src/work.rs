@@ -114,7 +114,7 @@ pub struct RowFailure {
     pub http_status: Option<u16>,
     /// The [`RowError`](penstock_domain::row::RowError), sealed; none leaves an earlier one as it is.
     pub error: Option<Vec<u8>>,
-    /// Outputs of steps done in this attempt (only read for failed rows; a give-back has its own).
+    /// Outputs of steps done in this attempt (only read for failed rows; a requeue has its own).
     pub receipts: Vec<Receipt>,
 }
 
@@ -143,7 +143,7 @@ pub trait Work: Send + Sync {
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()>;
     /// Settles a group: rows, results, errors, counters, finishes and callbacks in one transaction.
     async fn settle(&self, group: &[Settlement], now: Timestamp) -> StoreResult<SettleReport>;
-    /// Gives back queued rows that this worker has heard of and will not take (it drains); others are left alone.
+    /// Requeues queued rows that this worker has heard of and will not take (it drains); others are left alone.
     async fn unqueue(&self, rows: &[RowRef], now: Timestamp) -> StoreResult<u32>;
     /// Who holds a row, and until when at the least.
     async fn holder(&self, row: RowRef) -> StoreResult<Option<(String, Timestamp)>>;

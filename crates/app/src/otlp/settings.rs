@@ -49,7 +49,7 @@ pub struct Otel {
     pub propagate: bool,
     /// What describes this process, without a name that nobody gave it.
     pub resource: BTreeMap<String, String>,
-    /// What could not be heeded: a sentence each, with the mend.
+    /// What could not be heeded: a sentence each, with a hint.
     pub complaints: Vec<String>,
 }
 

@@ -106,7 +106,7 @@ impl Keyring {
     /// Reads `id:base64,id:base64`.
     ///
     /// # Errors
-    /// A sentence that names the entry and the mend, and never shows a key.
+    /// A sentence that names the entry and how to fix it, and never shows a key.
     pub fn parse(keys: &str) -> Result<Self, KeyringError> {
         let mut entries: Vec<Entry> = Vec::new();
         let parts = keys.split(',').map(str::trim).filter(|part| !part.is_empty());

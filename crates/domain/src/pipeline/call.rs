@@ -8,7 +8,7 @@ use super::definition::{Definition, Method, StepDefinition};
 use super::dependency::check_header;
 use super::inspect::Reading;
 use super::model::Dependency;
-use super::names::{Names, mend};
+use super::names::{Names, hint};
 use super::step::Step;
 use super::template::{self, JsonTemplate, Template};
 
@@ -41,9 +41,9 @@ pub fn step(
     let place = dependencies.iter().position(|dependency| dependency.name == step.dependency.value);
     if !definition.dependencies.contains_key(&step.dependency.value) {
         let known: Vec<&str> = definition.dependencies.keys().map(String::as_str).collect();
-        let mend = mend(&step.dependency.value, &known);
+        let hint = hint(&step.dependency.value, &known);
         let message =
-            format!("step `{}`: there is no dependency `{}`{mend}", step.name, step.dependency.value);
+            format!("step `{}`: there is no dependency `{}`{hint}", step.name, step.dependency.value);
         source.broken(step.dependency.referenced.line(), message);
     }
     let cost = step.cost.as_ref().map_or(1, |cost| cost.value);

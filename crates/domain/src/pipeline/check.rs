@@ -47,7 +47,7 @@ impl<'a> Source<'a> {
         std::mem::take(&mut self.left_open)
     }
 
-    /// An error without whose mend nothing can be made of the text.
+    /// An error that has to be fixed before anything can be made of the text.
     pub fn broken(&mut self, line: u64, message: String) {
         self.is_broken = true;
         self.error(line, message);

@@ -16,7 +16,7 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let span = parse_duration(&text).ok_or_else(|| {
-            D::Error::custom(format!("`{text}` is no duration; write 250ms, 1s, 5m, 1h or 1d"))
+            D::Error::custom(format!("invalid duration `{text}`: use 250ms, 1s, 5m, 1h or 1d"))
         })?;
         if span > LONGEST {
             return Err(D::Error::custom(format!("`{text}` is longer than a year; write 365d at most")));

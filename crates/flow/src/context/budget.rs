@@ -155,7 +155,7 @@ impl State {
 }
 
 impl Reserved {
-    /// Gives back what is no longer needed.
+    /// Releases what is no longer needed.
     pub fn shrink(&mut self, to: usize) {
         let less = self.amount.saturating_sub(to);
         if less > 0 {

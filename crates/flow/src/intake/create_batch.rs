@@ -83,9 +83,9 @@ pub(crate) async fn create_batch(
     }
 }
 
-/// A queue that does not ring is no error: the dispatcher's sweep finds the batch.
+/// A queue that accepts no message is no error: the dispatcher's sweep finds the batch.
 pub(crate) async fn enqueue_extraction(services: &Services, batch: &Batch) {
     if let Err(error) = services.queue.enqueue(vec![Message::Extract { batch: batch.seq }]).await {
-        tracing::warn!(%error, batch = %batch.id, "the extraction queue did not ring; the next dispatcher run rings it");
+        tracing::warn!(%error, batch = %batch.id, "failed to enqueue the extraction; the next dispatcher run enqueues it");
     }
 }

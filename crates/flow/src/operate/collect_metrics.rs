@@ -331,7 +331,7 @@ fn calling(services: &Services, caller: &Caller, families: &mut Vec<Family>) {
 async fn limiting(services: &Services, caller: &Caller, families: &mut Vec<Family>) {
     let help = "1 for the state that a dependency's circuit breaker is in.";
     let mut breaker = Family::gauge("penstock.breaker.state", "{breaker}", help);
-    let help = "Calls that a dependency's rate allows in a second, slow-downs included.";
+    let help = "Calls that a dependency's rate allows in a second, as adapted after refusals.";
     let mut allowed = Family::gauge("penstock.limiter.allowed_rate", "{call}", help);
     let help =
         "Share of the configured rate that is used since the dependency slowed us down; 1 is all of it.";

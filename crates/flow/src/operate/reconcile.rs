@@ -43,7 +43,7 @@ impl Permission {
 pub struct ReconcilePolicy {
     /// How long a stored file may wait for its extraction.
     pub extraction_grace: Duration,
-    /// Whether a queue that is rung here reaches a worker: not where the queue lives in another process.
+    /// Whether a message that is enqueued here reaches a worker: not where the queue lives in another process.
     pub messages_reach_workers: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What `--apply` would mend.
+    /// What `--apply` would fix.
     pub fn planned(&self) -> usize {
         self.findings.iter().filter(|finding| finding.by_apply).map(|finding| finding.count).sum()
     }
@@ -117,8 +117,8 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
     let rows = |stuck: &[penstock_store::dispatch::StuckRows]| {
         stuck.iter().map(|one| one.rows as usize).sum::<usize>()
     };
-    let ring = if policy.messages_reach_workers {
-        "ring for them"
+    let enqueue = if policy.messages_reach_workers {
+        "enqueue them"
     } else {
         "start `penstock dev`, or `penstock extract BATCH --manual-run`"
     };
@@ -135,7 +135,7 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
         finding(
             UNHELD,
             stuck.extractions.len(),
-            ring,
+            enqueue,
             policy.messages_reach_workers,
             json!(stuck.extractions.iter().map(|(_, batch)| batch).collect::<Vec<_>>()),
         ),
@@ -157,7 +157,7 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
         by_people(
             "callbacks that were given up",
             metrics.callbacks_exhausted_recently as usize,
-            "mend the receiver, then POST /v2/callbacks/{id}/redeliver",
+            "fix the receiver, then POST /v2/callbacks/{id}/redeliver",
             json!([]),
         ),
         by_people(
@@ -202,7 +202,7 @@ pub async fn apply(
     if policy.messages_reach_workers {
         let messages: Vec<Message> =
             swept.extractions.into_iter().map(|batch| Message::Extract { batch }).collect();
-        plan.applied(UNHELD, services.queue.enqueue(messages).await?.rung);
+        plan.applied(UNHELD, services.queue.enqueue(messages).await?.enqueued);
     }
     let deleted = delete_orphans(services, &plan.orphans).await?;
     plan.applied(ORPHANED, deleted);

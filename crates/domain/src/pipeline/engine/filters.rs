@@ -219,7 +219,7 @@ fn sum(
 
 type Ordering = fn(&State<'_, '_>, Value, Kwargs) -> Result<Value, Error>;
 
-/// Has the engine put items in order by what they mean, and gives back the items themselves.
+/// Has the engine put items in order by what they mean, and returns the items themselves.
 fn ordered(state: &State<'_, '_>, value: Value, kwargs: Kwargs, order: Ordering) -> Result<Value, Error> {
     if !holds_exact(&value) {
         return order(state, value, kwargs);

@@ -293,7 +293,7 @@ fn start_of(expr: &Expr<'_>) -> usize {
 }
 
 fn no_method(whole: &str, name: &str, environment: &Environment<'_>) -> String {
-    let mend = if name == "get" {
+    let hint = if name == "get" {
         format!("write `{whole}.key | default('')`")
     } else if probe::exists(environment, What::Filter, name).is_ok() {
         format!("write `{whole} | {name}`")
@@ -302,7 +302,7 @@ fn no_method(whole: &str, name: &str, environment: &Environment<'_>) -> String {
         let filter = nearest(name, &filters).unwrap_or("upper");
         format!("use a filter, such as `{whole} | {filter}`")
     };
-    format!("values have no methods, and `{whole}` no `{name}()`; {mend}")
+    format!("values have no methods, and `{whole}` no `{name}()`; {hint}")
 }
 
 fn constant(expr: &Expr<'_>) -> Option<minijinja::Value> {
