@@ -34,7 +34,7 @@ const EVERYWHERE: [Phrase; 22] = [
 ];
 
 /// Not in what users and operators read: pages, chart, manifests.
-const FOR_READERS: [Phrase; 12] = [
+const FOR_READERS: [Phrase; 16] = [
     ("rings", "enqueues"),
     ("engines", "services"),
     ("an engine", "a service"),
@@ -47,6 +47,10 @@ const FOR_READERS: [Phrase; 12] = [
     ("takes it not", "does not take it"),
     ("is no number", "invalid number"),
     ("hears of", "receives"),
+    ("for good", "permanently"),
+    ("in vain", "without effect"),
+    ("left alone", "not called, skipped"),
+    ("bears", "accepts, allows"),
 ];
 
 /// Paths that may use a phrase, and why. An entry that nothing needs any more is an error: it goes with its last word.
