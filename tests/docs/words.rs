@@ -8,7 +8,7 @@ use crate::markdown::root;
 type Phrase = (&'static str, &'static str);
 
 /// Nowhere.
-const EVERYWHERE: [Phrase; 22] = [
+const EVERYWHERE: [Phrase; 29] = [
     ("bell", "queue"),
     ("bells", "queues"),
     ("doorbell", "queue"),
@@ -23,6 +23,13 @@ const EVERYWHERE: [Phrase; 22] = [
     ("for ever", "permanently"),
     ("leave to call", "permit"),
     ("is no duration", "invalid duration"),
+    ("is no share", "invalid share"),
+    ("is no scope", "invalid scope"),
+    ("is no header", "is not a header"),
+    ("is no number", "is not a number, invalid number"),
+    ("is no whole", "is not a whole"),
+    ("is no regular", "is not a regular"),
+    ("is no folder", "is not a folder"),
     ("given back", "requeued, released"),
     ("gives back", "requeues, releases, returns"),
     ("give-back", "requeue"),
@@ -34,7 +41,7 @@ const EVERYWHERE: [Phrase; 22] = [
 ];
 
 /// Not in what users and operators read: pages, chart, manifests.
-const FOR_READERS: [Phrase; 16] = [
+const FOR_READERS: [Phrase; 15] = [
     ("rings", "enqueues"),
     ("engines", "services"),
     ("an engine", "a service"),
@@ -45,7 +52,6 @@ const FOR_READERS: [Phrase; 16] = [
     ("the books", "the counters"),
     ("bears not", "does not accept"),
     ("takes it not", "does not take it"),
-    ("is no number", "invalid number"),
     ("hears of", "receives"),
     ("for good", "permanently"),
     ("in vain", "without effect"),

@@ -93,13 +93,13 @@ pub fn announced(headers: &HeaderMap) -> Option<u64> {
 /// A whole number in JSON, which may be written with a fraction of zero (JSON Schema, 4.2.3).
 ///
 /// # Errors
-/// When it is no number, has a fraction, or is out of range.
+/// When it is not a number, has a fraction, or is out of range.
 pub fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
     let whole =
         number.as_f64().filter(|value| value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(value));
     let whole =
-        whole.ok_or_else(|| serde::de::Error::custom(format!("{number} is no whole number from 0 on")))?;
+        whole.ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number from 0 on")))?;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole and in range")]
     Ok(Some(whole as u32))
 }

@@ -20,21 +20,21 @@ use crate::output::Output;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Makes a key, and the owner if there is none. The key is shown once
+    /// Creates a key, and its owner if needed. The key is shown once
     Create {
-        /// Whose it is
+        /// The owner
         #[arg(long, value_parser = owner_name)]
         owner: String,
-        /// Sees every owner's batches, and the audit log; commands only its own owner's
+        /// Reads every owner's batches and the audit log; commands only its own owner's
         #[arg(long)]
         admin: bool,
-        /// What it may do, with commas between: read, upload, command, admin
+        /// What the key may do, separated by commas: read, upload, command, admin
         #[arg(long, value_delimiter = ',', value_parser = scope, default_value = "read,upload,command")]
         scopes: Vec<Scope>,
-        /// The pipelines that it may use, with commas between; without it all
+        /// The pipelines that the key may use, separated by commas (default: all)
         #[arg(long, value_delimiter = ',', num_args = 1)]
         pipeline: Option<Vec<String>>,
-        /// It ends after this time: 12h, 90d
+        /// The key expires after this time: 12h, 90d
         #[arg(long, value_parser = parse_span)]
         expires_in: Option<Duration>,
     },
@@ -45,7 +45,7 @@ pub enum Command {
         /// The key's id
         id: String,
     },
-    /// Makes a new key for the keyring, and says what is to be done with it, and how far a rotation has come
+    /// Creates a new key for the keyring and shows the next steps and the progress of a rotation
     Rotate,
 }
 
@@ -113,7 +113,7 @@ fn granted(key: &ApiKeyRecord) -> String {
 
 fn scope(text: &str) -> Result<Scope, String> {
     let found = Scope::ALL.into_iter().find(|scope| scope.name() == text);
-    found.ok_or_else(|| format!("`{text}` is no scope; write read, upload, command or admin"))
+    found.ok_or_else(|| format!("invalid scope `{text}`: use read, upload, command or admin"))
 }
 
 /// Brings a new file's schema up, so that the first command on one machine needs no other.

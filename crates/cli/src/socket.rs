@@ -183,7 +183,7 @@ async fn why(
 /// # Errors
 /// A sentence, when none answers.
 pub async fn ask(settings: &Settings, question: &Question) -> Result<Answer, String> {
-    let Some(path) = path(settings) else { return Err("its database is no file".to_owned()) };
+    let Some(path) = path(settings) else { return Err("its database is not a file".to_owned()) };
     let asking = async {
         let mut stream = UnixStream::connect(&path).await?;
         let mut text = serde_json::to_vec(question)?;

@@ -21,10 +21,10 @@ macro_rules! println {
 struct Program {
     #[command(flatten)]
     settings: Settings,
-    /// Prints what a run would do, and does nothing
+    /// Prints what a run would do, without doing it
     #[arg(long)]
     dry_run: bool,
-    /// Runs again and again, such as `60s`, for machines without cron
+    /// Runs repeatedly with this interval, such as `60s`, for machines without cron
     #[arg(long, value_parser = parse_span)]
     every: Option<Duration>,
     /// Prints the run as JSON

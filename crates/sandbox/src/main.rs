@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
 
-/// A downstream with real limits, to try Penstock on.
+/// A downstream API with real limits, to try Penstock with.
 #[derive(Parser)]
 #[command(version)]
 struct Program {

@@ -216,7 +216,7 @@ impl Reader<'_> {
                     headers.insert(name.to_ascii_lowercase(), value);
                 }
                 None => self.say(format!(
-                    "{name}: entry {} is no header, and is left out; write `name=value,name=value`, values percent-encoded.",
+                    "{name}: entry {} is not a header, and is left out; write `name=value,name=value`, values percent-encoded.",
                     index + 1
                 )),
             }

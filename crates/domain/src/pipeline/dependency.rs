@@ -127,7 +127,7 @@ pub fn check_header(whose: &str, name: &str, line: u64, source: &mut Source<'_>)
     if !is_header_name(name) {
         source.error(
             line,
-            format!("{whose}: `{name}` is no header that can be sent; a name has letters, digits and `-`"),
+            format!("{whose}: `{name}` is not a header that can be sent; a name has letters, digits and `-`"),
         );
     } else if FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing)) {
         source.error(

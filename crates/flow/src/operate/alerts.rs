@@ -275,7 +275,7 @@ impl Watch {
                 let post = match secret {
                     None => post,
                     Some(secret) => {
-                        let secret = webhook::parse_secret(secret).ok_or("its secret is no whsec_…")?;
+                        let secret = webhook::parse_secret(secret).ok_or("its secret is not a whsec_…")?;
                         post.header(
                             "webhook-signature",
                             webhook::sign(&secret, &id, now.seconds(), body.as_bytes()),
