@@ -8,7 +8,7 @@ use penstock_tests::{Client, Place};
 use serde_json::Value;
 
 use crate::commands::{Help, PROGRAMS};
-use crate::markdown::{read, root, spans, table_rows};
+use crate::markdown::{read, root, table_rows};
 use crate::settings::read_by_programs;
 
 const RECORDED: &str = "docs/contract.txt";
@@ -96,22 +96,27 @@ fn api(document: &Value) -> String {
     lines.join("\n")
 }
 
-/// The help of a command and of all below it.
-fn help(known: &mut Help, command: &[&str], out: &mut String) {
+/// A line of a help, without the present value of its variable, which clap shows too.
+fn without_value(line: &str) -> String {
+    match line.split_once("[env: ") {
+        Some((before, rest)) => {
+            let (variable, rest) = rest.split_once(']').unwrap_or((rest, ""));
+            format!("{before}[env: {}]{rest}", variable.split('=').next().unwrap_or_default())
+        }
+        None => line.trim_end().to_owned(),
+    }
+}
+
+/// The help of a command and of all below it; of those what the command above has not said.
+fn help(known: &mut Help, command: &[&str], said: &[String], out: &mut String) {
+    let lines: Vec<String> =
+        known.of(command).lines().map(without_value).filter(|line| !line.is_empty()).collect();
     let _ = writeln!(out, "\n$ {} --help", command.join(" "));
-    for line in known.of(command).lines() {
-        // clap shows a variable's present value too.
-        let line = match line.split_once("[env: ") {
-            Some((before, rest)) => {
-                let (variable, rest) = rest.split_once(']').unwrap_or((rest, ""));
-                format!("{before}[env: {}]{rest}", variable.split('=').next().unwrap_or_default())
-            }
-            None => line.to_owned(),
-        };
-        let _ = writeln!(out, "{}", line.trim_end());
+    for line in lines.iter().filter(|line| !said.contains(line)) {
+        let _ = writeln!(out, "{line}");
     }
     for name in known.subcommands(command).iter().filter(|name| *name != "help") {
-        help(known, &[command, &[name.as_str()]].concat(), out);
+        help(known, &[command, &[name.as_str()]].concat(), &lines, out);
     }
 }
 
@@ -124,7 +129,7 @@ fn contract(document: &Value) -> String {
     text.push_str("\n## Commands\n");
     let mut known = Help::default();
     for program in PROGRAMS {
-        help(&mut known, &[program], &mut text);
+        help(&mut known, &[program], &[], &mut text);
     }
     text.push_str("\n## Settings\n\n");
     for (name, default) in read_by_programs() {
@@ -134,10 +139,7 @@ fn contract(document: &Value) -> String {
     // Whole runs hold this table to what is served.
     let mut metrics: Vec<String> = table_rows(&read("docs/operate.md"))
         .iter()
-        .filter(|row| {
-            row.cells.len() > 4
-                && spans(&row.cells[0]).first().is_some_and(|name| name.starts_with("penstock."))
-        })
+        .filter(|row| row.heading == "name (OTLP)")
         .map(|row| row.cells[..5].join(" | "))
         .collect();
     assert!(metrics.len() > 20, "{}", metrics.len());
