@@ -12,15 +12,14 @@ mod connect;
 pub mod delay;
 pub mod failure;
 mod failure_log;
-#[cfg(feature = "redis")]
-mod held;
 mod lateness;
 pub mod limiter;
-mod line;
 pub mod local;
 pub mod memory;
 pub mod metrics;
-mod noting;
+#[cfg(feature = "redis")]
+mod permit_refresher;
+mod recording_time;
 pub mod retry_after;
 #[cfg(feature = "redis")]
 mod server;
@@ -28,6 +27,7 @@ mod server;
 pub mod shared;
 mod status_line;
 mod tls;
+mod wait_queue;
 #[cfg(feature = "redis")]
 mod wire;
 
@@ -35,7 +35,7 @@ pub use aside::aside;
 pub use caller::{Called, Caller, Demand, Note};
 pub use client::{Client, Response};
 pub use failure::Failure;
-pub use limiter::{Gates, Grant, Limiter};
+pub use limiter::{CallLimits, Limiter, Permit};
 pub use local::LocalLimiter;
 pub use metrics::{CallMetrics, Histogram};
 pub use retry_after::retry_after;

@@ -1,4 +1,4 @@
-//! Calls, from leave to verdict, against a real server.
+//! Calls, from permit to verdict, against a real server.
 #![allow(clippy::unwrap_used, reason = "a test's way to fail")]
 
 mod support;
@@ -408,7 +408,7 @@ impl Note for Slow<'_> {
     }
 }
 
-/// Calls that are made at most once: each is written down when it has leave, once, and none without leave or without a note.
+/// Calls that are made at most once: each is recorded when it has a permit, once, and none is made without a permit or without a record.
 #[tokio::test]
 async fn a_call_is_written_down_when_it_has_leave_and_not_before() {
     let server = Server::start(1000, 1000);

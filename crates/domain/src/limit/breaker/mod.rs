@@ -174,7 +174,7 @@ impl Breaker {
 
     /// Calls of rows with one past have ended, so many well and so many badly. While it is not closed only probes count: the
     /// others began before it opened.
-    pub(super) fn told(&mut self, policy: &BreakerPolicy, now: f64, calls: &Calls) {
+    pub(super) fn reported(&mut self, policy: &BreakerPolicy, now: f64, calls: &Calls) {
         if calls.away {
             self.away_at = now;
         }
@@ -283,7 +283,7 @@ impl Breaker {
         }
     }
 
-    /// A probe was not made, or told nothing: another may go.
+    /// A probe was not made, or showed nothing: another may go.
     pub(super) fn returned(&mut self) {
         self.probes_out = self.probes_out.saturating_sub(1);
     }

@@ -1,5 +1,5 @@
 //! Rows that an API refuses or fails for reasons of their own, and APIs that are really away or overloaded, in virtual
-//! time: the gate and the rules of [`crate::retry`] together. What is judged is what people notice: how fast other rows
+//! time: the limiter and the rules of [`crate::retry`] together. What is judged is what people notice: how fast other rows
 //! go, that everything ends, and how often an API is asked in vain.
 
 mod row;
@@ -21,9 +21,9 @@ fn is_good(kind: Kind) -> bool {
 /// One row is refused each time. Within five seconds of its second refusal the others have their rate, and keep it.
 #[test]
 fn a_row_that_is_always_refused_slows_nobody_but_itself() {
-    for told in [None, Some(1.0), Some(2.0), Some(30.0)] {
+    for retry_after in [None, Some(1.0), Some(2.0), Some(30.0)] {
         for run_every in [0.3, 5.0, 60.0] {
-            let mut world = World::new(mixed(14_000, 14_000, Kind::Refused(told)));
+            let mut world = World::new(mixed(14_000, 14_000, Kind::Refused(retry_after)));
             // The row stands early in the file.
             world.rows.swap(10, 7_000);
             world.run_every = run_every;
@@ -32,7 +32,10 @@ fn a_row_that_is_always_refused_slows_nobody_but_itself() {
                 world.calls.iter().filter(|(_, row, _)| *row == 10).map(|(at, ..)| *at).collect();
             let from = refused[1] + 5.0;
             let share = f64::from(u32::try_from(world.went_well(from, from + 100.0)).unwrap()) / 100.0 / 50.0;
-            assert!(share > 0.97, "{told:?}, runs each {run_every} s: only {share} of the rate: {refused:?}");
+            assert!(
+                share > 0.97,
+                "{retry_after:?}, runs each {run_every} s: only {share} of the rate: {refused:?}"
+            );
             let worst = (0..10)
                 .map(|tenth| {
                     world.went_well(from + f64::from(tenth) * 10.0, from + f64::from(tenth + 1) * 10.0)
@@ -40,10 +43,10 @@ fn a_row_that_is_always_refused_slows_nobody_but_itself() {
                 .min();
             assert!(
                 worst > Some(480),
-                "{told:?}, runs each {run_every} s: {worst:?} in the worst ten seconds"
+                "{retry_after:?}, runs each {run_every} s: {worst:?} in the worst ten seconds"
             );
             // 300 a day are one in 288 seconds.
-            assert!(refused.len() < 16, "{told:?}: it is asked for too often: {refused:?}");
+            assert!(refused.len() < 16, "{retry_after:?}: it is asked for too often: {refused:?}");
         }
     }
 }
@@ -51,11 +54,11 @@ fn a_row_that_is_always_refused_slows_nobody_but_itself() {
 /// A part of the rows is refused each time, from the beginning or all through the file.
 #[test]
 fn many_rows_that_are_always_refused_slow_nobody_for_long() {
-    for (each, told) in
+    for (each, retry_after) in
         [(20, Some(2.0)), (20, None), (4, Some(1.0)), (4, None), (3, Some(1.0)), (100, Some(30.0))]
     {
         for rate in [true, false] {
-            let mut world = World::new(mixed(4000, each, Kind::Refused(told)));
+            let mut world = World::new(mixed(4000, each, Kind::Refused(retry_after)));
             if !rate {
                 world.policy.rate = None;
             }
@@ -65,15 +68,18 @@ fn many_rows_that_are_always_refused_slow_nobody_for_long() {
             // Calls of refused rows take their part of the rate. Until a first one is refused again, each pauses all.
             let calls = f64::from(u32::try_from(world.called(0.0, good)).unwrap());
             let part = if each < 4 { 0.4 } else { 0.75 };
-            let most = calls / 50.0 / part + 16.0 + 8.0 * told.unwrap_or(1.0);
+            let most = calls / 50.0 / part + 16.0 + 8.0 * retry_after.unwrap_or(1.0);
             assert!(
                 good < most,
-                "each {each}th, {told:?}, rate {rate}: the good ones took {good} s of {most} s"
+                "each {each}th, {retry_after:?}, rate {rate}: the good ones took {good} s of {most} s"
             );
             let refused = world.ended(|kind| kind != Kind::Good).unwrap();
             // The last ones wait behind pauses that have grown: until one of them is refused when that has lasted as long.
             let most = good + 600.0 + 320.0;
-            assert!((600.0..most).contains(&refused), "each {each}th, {told:?}: {refused} s of {most} s");
+            assert!(
+                (600.0..most).contains(&refused),
+                "each {each}th, {retry_after:?}: {refused} s of {most} s"
+            );
         }
     }
 }
@@ -81,17 +87,21 @@ fn many_rows_that_are_always_refused_slow_nobody_for_long() {
 /// Everything is refused: all rows end soon after `throttled_for`, though most of them are never asked for.
 #[test]
 fn a_batch_that_is_always_refused_ends() {
-    for told in [None, Some(1.0), Some(30.0), Some(300.0)] {
+    for retry_after in [None, Some(1.0), Some(30.0), Some(300.0)] {
         for (rows, run_every) in [(1, 1.0), (40, 1.0), (40, 5.0), (40, 60.0), (2000, 5.0)] {
-            let mut world = World::new((0..rows).map(|_| Kind::Refused(told)));
+            let mut world = World::new((0..rows).map(|_| Kind::Refused(retry_after)));
             world.run_every = run_every;
             world.retry.throttled_for = Duration::from_secs(60);
             world.run(7200.0);
             let ended = world.ended(|_| true).unwrap_or(f64::INFINITY);
-            let most = 4.0 * 60.0_f64.max(told.unwrap_or(0.0)) + 4.0 * run_every + f64::from(rows) / 10.0;
-            assert!(ended < most, "{rows} rows, {told:?}, runs each {run_every} s: {ended} s of {most} s");
+            let most =
+                4.0 * 60.0_f64.max(retry_after.unwrap_or(0.0)) + 4.0 * run_every + f64::from(rows) / 10.0;
+            assert!(
+                ended < most,
+                "{rows} rows, {retry_after:?}, runs each {run_every} s: {ended} s of {most} s"
+            );
             let calls = world.calls.len();
-            assert!(calls < 60, "{rows} rows, {told:?}: {calls} calls in vain");
+            assert!(calls < 60, "{rows} rows, {retry_after:?}: {calls} calls in vain");
         }
     }
 }
@@ -236,21 +246,21 @@ fn a_clock_that_is_set_back_holds_up_nobody() {
     world.run(3600.0);
     let hour = 3600.0 * SECOND;
     let ask = |token| Ask { cost: 1, token, lease_us: SECOND, lead_us: 0.0, past: Past::Clean };
-    let policy = GatePolicy { concurrency: Some(1), ..world.policy };
-    let mut gate = world.gate;
+    let policy = LimitPolicy { concurrency: Some(1), ..world.policy };
+    let mut state = world.state;
     let pause = Feedback { pause: Some(10.0 * SECOND), throttled: true, ..Feedback::default() };
-    gate.report(&policy, world.now, 1, &pause);
+    state.report(&policy, world.now, 1, &pause);
     let back = world.now - hour;
-    let Decision::Denied(denied) = acquire(&mut [(&mut gate, &policy)], back, &ask(2)) else { panic!() };
+    let Decision::Denied(denied) = acquire(&mut [(&mut state, &policy)], back, &ask(2)) else { panic!() };
     assert!((denied.retry_after - 10.0 * SECOND).abs() < 1.0, "the pause is as long as it was: {denied:?}");
-    let granted = acquire(&mut [(&mut gate, &policy)], back + 10.0 * SECOND, &ask(3));
+    let granted = acquire(&mut [(&mut state, &policy)], back + 10.0 * SECOND, &ask(3));
     assert!(matches!(granted, Decision::Granted { .. }), "{granted:?}");
-    assert_eq!(gate.snapshot(&policy, back + 10.1 * SECOND).in_flight, 1);
+    assert_eq!(state.snapshot(&policy, back + 10.1 * SECOND).in_flight, 1);
     // The slot of a call under way ends as it was to, and the rate goes on.
-    let again = gate.snapshot(&policy, back - hour).free_in;
+    let again = state.snapshot(&policy, back - hour).free_in;
     assert!(again < Duration::from_secs(1), "{again:?}");
-    let denied = acquire(&mut [(&mut gate, &policy)], back - hour, &ask(4));
+    let denied = acquire(&mut [(&mut state, &policy)], back - hour, &ask(4));
     assert!(matches!(denied, Decision::Denied(Denied { reason: Reason::Concurrency, .. })), "{denied:?}");
-    let granted = acquire(&mut [(&mut gate, &policy)], back - hour + 1.1 * SECOND, &ask(5));
+    let granted = acquire(&mut [(&mut state, &policy)], back - hour + 1.1 * SECOND, &ask(5));
     assert!(matches!(granted, Decision::Granted { .. }), "{granted:?}");
 }

@@ -18,8 +18,8 @@ pub(super) const SECOND: f64 = 1e6;
 pub(super) const STEP: &str = "s";
 
 pub(super) struct World {
-    pub(super) policy: GatePolicy,
-    pub(super) gate: Gate,
+    pub(super) policy: LimitPolicy,
+    pub(super) state: LimiterState,
     pub(super) retry: Retry,
     pub(super) api: Api,
     /// Runs of the dispatcher are so many seconds apart.
@@ -38,7 +38,7 @@ pub(super) struct World {
     pub(super) quota: usize,
     /// Rows that have not ended.
     pub(super) left: usize,
-    /// Rows that wait in a worker's lane for the moment when the gate is free.
+    /// Rows that wait in a worker's lane for the moment when the limiter admits a call.
     pub(super) lane: VecDeque<usize>,
     pub(super) held_until: f64,
     pub(super) in_flight: usize,
@@ -60,8 +60,8 @@ impl World {
         let rate = RatePolicy::new(50, Duration::from_secs(1), 10);
         let breaker = Some(BreakerPolicy::default());
         Self {
-            policy: GatePolicy { rate: Some(rate), concurrency: None, breaker, cold_wait_us: 0.0 },
-            gate: Gate::default(),
+            policy: LimitPolicy { rate: Some(rate), concurrency: None, breaker, cold_wait_us: 0.0 },
+            state: LimiterState::default(),
             retry: Retry::default(),
             api: Api::Well,
             run_every: 1.0,
@@ -219,7 +219,7 @@ impl World {
                 return;
             }
             // While the breaker is not closed, from anywhere in the lane.
-            let probing = self.gate.snapshot(&self.policy, self.now).breaker != BreakerState::Closed;
+            let probing = self.state.snapshot(&self.policy, self.now).breaker != BreakerState::Closed;
             let unit = if probing { self.unit() } else { 0.0 };
             #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let place = (unit * self.lane.len() as f64) as usize;
@@ -228,14 +228,14 @@ impl World {
             let now = self.now;
             self.rows[row].first_at.get_or_insert(now);
             let ask = Ask { cost: 1, token: row as u64 + 1, lease_us: 15.0 * SECOND, lead_us: 0.0, past };
-            match acquire(&mut [(&mut self.gate, &self.policy)], self.now, &ask) {
+            match acquire(&mut [(&mut self.state, &self.policy)], self.now, &ask) {
                 Decision::Granted { wait, probe, .. } => {
                     self.in_flight += 1;
                     self.at(self.now + wait, row, Event::Sent(probe));
                 }
                 Decision::Denied(denied) if self.is_given_up(row, &denied) => self.end(row, false),
                 Decision::Denied(denied) if denied.row_only => self.back(self.now + denied.retry_after, row),
-                // Rows are taken up again when they may be given up: they do not wait for the gate then.
+                // Rows are taken up again when they may be given up: they do not wait for the limiter then.
                 Decision::Denied(denied) if denied.refused_for >= micros(self.retry.throttled_for) => {
                     self.back(self.now + denied.retry_after, row);
                 }
@@ -258,8 +258,8 @@ impl World {
         let own = match self.rows[row].kind {
             Kind::Good => (200, None),
             Kind::Bad => (500, None),
-            Kind::Refused(told) => (429, told),
-            Kind::Waiting(told) => (500, Some(told)),
+            Kind::Refused(retry_after) => (429, retry_after),
+            Kind::Waiting(retry_after) => (500, Some(retry_after)),
         };
         match self.api {
             Api::Down(from, until) if (from..until).contains(&at) => (500, None),
@@ -271,7 +271,7 @@ impl World {
     }
 
     pub(super) fn answered(&mut self, row: usize, past: Past, probe: bool, left_at: f64) {
-        let (status, told) = self.answer(row);
+        let (status, retry_after) = self.answer(row);
         let now = timestamp(self.now);
         self.calls.push((self.seconds(), row, status == 200));
         self.rows[row].calls += 1;
@@ -282,17 +282,17 @@ impl World {
         };
         let feedback = Feedback {
             healthy,
-            pause: told.map(|told| told * SECOND),
+            pause: retry_after.map(|retry_after| retry_after * SECOND),
             throttled: status == 429,
             probe,
             past,
             elapsed: self.now - left_at,
             cause: (status == 0).then_some(Cause::ConnectionRefused),
         };
-        let own = self.gate.report(&self.policy, self.now, row as u64 + 1, &feedback);
+        let own = self.state.report(&self.policy, self.now, row as u64 + 1, &feedback);
         match status {
             200 => self.end(row, true),
-            429 => self.refused(row, now, told, own),
+            429 => self.refused(row, now, retry_after, own),
             status => self.failed(row, now, status, probe),
         }
     }
@@ -304,11 +304,12 @@ impl World {
         self.rows[row].done = done;
     }
 
-    pub(super) fn refused(&mut self, row: usize, now: Timestamp, told: Option<f64>, own: bool) {
+    pub(super) fn refused(&mut self, row: usize, now: Timestamp, retry_after: Option<f64>, own: bool) {
         let before = self.rows[row].error.as_ref().and_then(|error| error.throttled);
         let series = retry::throttled(before, now, own);
-        let told = told.map(|told| now + Duration::from_secs_f64(told));
-        let until = retry::throttled_until(&series, now, told).min(series.since + self.retry.throttled_for);
+        let retry_after = retry_after.map(|retry_after| now + Duration::from_secs_f64(retry_after));
+        let until =
+            retry::throttled_until(&series, now, retry_after).min(series.since + self.retry.throttled_for);
         let attempts = self.rows[row].error.take().map(|error| error.attempts).unwrap_or_default();
         self.rows[row].error = Some(RowError { throttled: Some(series), ..error(code::THROTTLED, attempts) });
         self.back(self.now + micros(until.since(now)), row);

@@ -10,9 +10,9 @@ use self::dependency::{Dependency, excess, excess_by_all_windows};
 use self::world::{HERE, Rng, START, WORKERS, Way, World};
 use super::*;
 
-fn policy(limit: u32, burst: u32) -> GatePolicy {
+fn policy(limit: u32, burst: u32) -> LimitPolicy {
     let rate = RatePolicy::new(limit, Duration::from_secs(1), burst);
-    GatePolicy { rate: Some(rate), concurrency: None, breaker: None, cold_wait_us: 0.0 }
+    LimitPolicy { rate: Some(rate), concurrency: None, breaker: None, cold_wait_us: 0.0 }
 }
 
 #[test]
@@ -63,13 +63,13 @@ fn a_far_limiter_is_as_exact_and_as_quick() {
                 let mut world = World::new(policy(limit, burst), dependency, 5_000.0);
                 (world.ways, world.woken_late, world.rests) = (ways, 2_000.0, rests);
                 world.run(60.0);
-                let told = format!("{limit}/s, burst {burst}, each way {kind}, rests {rests}");
+                let case = format!("{limit}/s, burst {burst}, each way {kind}, rests {rests}");
                 let worst = excess(&world.dependency.arrivals, f64::from(limit), f64::from(burst));
-                assert!(worst <= 1e-6, "{told}: {worst} too many");
-                assert_eq!(world.dependency.refused, 0, "{told}");
+                assert!(worst <= 1e-6, "{case}: {worst} too many");
+                assert_eq!(world.dependency.refused, 0, "{case}");
                 let share = world.accepted_share(f64::from(limit), 60.0) / (1.0 - rests);
-                assert!(share > 0.97, "{told}: only {share} used");
-                assert!(world.late * 50 < world.granted, "{told}: {} of {} late", world.late, world.granted);
+                assert!(share > 0.97, "{case}: only {share} used");
+                assert!(world.late * 50 < world.granted, "{case}: {} of {} late", world.late, world.granted);
             }
         }
     }
@@ -135,24 +135,24 @@ fn a_lower_true_limit_is_found_and_used() {
 
 #[test]
 fn calls_under_way_never_pass_their_limit_and_waiting_holds_no_slot() {
-    let slow = GatePolicy { concurrency: Some(3), ..policy(50, 5) };
-    let mut gate = Gate::default();
+    let slow = LimitPolicy { concurrency: Some(3), ..policy(50, 5) };
+    let mut state = LimiterState::default();
     let ask = |token: u64| Ask { cost: 1, token, lease_us: 10e6, lead_us: 0.0, past: Past::Clean };
     let mut now = START;
     // Reservations far ahead: none of them has a slot.
     let mut waiting = Vec::new();
     for token in 0..20 {
-        match acquire(&mut [(&mut gate, &slow)], now, &ask(token)) {
+        match acquire(&mut [(&mut state, &slow)], now, &ask(token)) {
             Decision::Granted { wait, .. } => waiting.push((token, now + wait)),
             Decision::Denied(denied) => panic!("{denied:?}"),
         }
     }
-    assert!(gate.snapshot(&slow, now).in_flight < 3, "who waits holds nothing");
+    assert!(state.snapshot(&slow, now).in_flight < 3, "who waits holds nothing");
     let mut refused = 0;
     for (token, at) in waiting {
         now = at;
-        refused += usize::from(confirm(&mut [(&mut gate, &slow)], now, &ask(token)).is_err());
-        assert!(gate.snapshot(&slow, now).in_flight <= 3);
+        refused += usize::from(confirm(&mut [(&mut state, &slow)], now, &ask(token)).is_err());
+        assert!(state.snapshot(&slow, now).in_flight <= 3);
     }
     assert_eq!(refused, 17);
 }
@@ -160,8 +160,8 @@ fn calls_under_way_never_pass_their_limit_and_waiting_holds_no_slot() {
 #[test]
 fn all_gates_or_none() {
     let open = policy(100, 10);
-    let shut = GatePolicy { rate: None, concurrency: Some(0), breaker: None, cold_wait_us: 0.0 };
-    let (mut a, mut b) = (Gate::default(), Gate::default());
+    let shut = LimitPolicy { rate: None, concurrency: Some(0), breaker: None, cold_wait_us: 0.0 };
+    let (mut a, mut b) = (LimiterState::default(), LimiterState::default());
     let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     assert!(matches!(acquire(&mut [(&mut a, &open)], START, &ask), Decision::Granted { .. }));
     let before = a.clone();
@@ -172,8 +172,8 @@ fn all_gates_or_none() {
 
 #[test]
 fn an_owners_own_rate_is_named_as_such() {
-    let (wide, narrow) = (GatePolicy { rate: None, ..policy(1, 1) }, policy(1, 1));
-    let (mut dependency, mut owner) = (Gate::default(), Gate::default());
+    let (wide, narrow) = (LimitPolicy { rate: None, ..policy(1, 1) }, policy(1, 1));
+    let (mut dependency, mut owner) = (LimiterState::default(), LimiterState::default());
     let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let reasons: Vec<_> = (0..3)
         .filter_map(|_| match acquire(&mut [(&mut dependency, &wide), (&mut owner, &narrow)], START, &ask) {
@@ -187,15 +187,15 @@ fn an_owners_own_rate_is_named_as_such() {
 #[test]
 fn a_pause_holds_everybody_never_shrinks_and_ends_without_a_burst() {
     let policy = policy(100, 10);
-    let mut gate = Gate::default();
+    let mut state = LimiterState::default();
     let word = |pause: f64| Feedback { pause: Some(pause), throttled: true, ..Feedback::default() };
     let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
-    gate.report(&policy, START, 1, &word(5e6));
-    gate.report(&policy, START, 1, &word(1e6));
-    let denied = acquire(&mut [(&mut gate, &policy)], START + 2e6, &ask);
+    state.report(&policy, START, 1, &word(5e6));
+    state.report(&policy, START, 1, &word(1e6));
+    let denied = acquire(&mut [(&mut state, &policy)], START + 2e6, &ask);
     assert_eq!(denied, Decision::Denied(Denied::new(3e6, Reason::Paused)));
-    assert_eq!(confirm(&mut [(&mut gate, &policy)], START + 2e6, &ask).unwrap_err().reason, Reason::Paused);
-    let mut waits = (0..3).map(|_| acquire(&mut [(&mut gate, &policy)], START + 5e6, &ask));
+    assert_eq!(confirm(&mut [(&mut state, &policy)], START + 2e6, &ask).unwrap_err().reason, Reason::Paused);
+    let mut waits = (0..3).map(|_| acquire(&mut [(&mut state, &policy)], START + 5e6, &ask));
     let waits: Vec<f64> = waits
         .by_ref()
         .map(|decision| match decision {
@@ -208,12 +208,12 @@ fn a_pause_holds_everybody_never_shrinks_and_ends_without_a_burst() {
 
 #[test]
 fn a_dear_call_is_granted_in_the_end_even_from_an_unknown_state() {
-    let policy = GatePolicy { cold_wait_us: MAX_WAIT_US, ..policy(10, 10) };
-    let mut gate = Gate::default();
+    let policy = LimitPolicy { cold_wait_us: MAX_WAIT_US, ..policy(10, 10) };
+    let mut state = LimiterState::default();
     let ask = Ask { cost: 10, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let mut now = START;
     for _ in 0..3 {
-        match acquire(&mut [(&mut gate, &policy)], now, &ask) {
+        match acquire(&mut [(&mut state, &policy)], now, &ask) {
             Decision::Granted { .. } => return,
             Decision::Denied(denied) => now += denied.retry_after,
         }
@@ -221,37 +221,37 @@ fn a_dear_call_is_granted_in_the_end_even_from_an_unknown_state() {
     panic!("never granted");
 }
 
-/// Calls that were under way when the state was lost are told again while the gate is cold.
+/// Calls that were under way when the state was lost are reported again while no slot is given away.
 #[test]
 fn slots_are_not_given_away_before_those_that_were_taken_are_known() {
-    let policy = GatePolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: MAX_WAIT_US };
-    let mut gate = Gate::default();
+    let policy = LimitPolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: MAX_WAIT_US };
+    let mut state = LimiterState::default();
     let ask = |token: u64| Ask { cost: 1, token, lease_us: 10e6, lead_us: 0.0, past: Past::Clean };
     for token in [1, 2] {
-        let decision = acquire(&mut [(&mut gate, &policy)], START, &ask(token));
+        let decision = acquire(&mut [(&mut state, &policy)], START, &ask(token));
         let Decision::Granted { wait, confirm: true, .. } = decision else { panic!("{decision:?}") };
         assert!((wait - MAX_WAIT_US).abs() < 1.0, "{wait}");
     }
-    let early = confirm(&mut [(&mut gate, &policy)], START + 0.9e6, &ask(1)).unwrap_err();
+    let early = confirm(&mut [(&mut state, &policy)], START + 0.9e6, &ask(1)).unwrap_err();
     assert_eq!(early.reason, Reason::Concurrency);
     assert!((early.retry_after - 0.1e6).abs() < 1.0, "{early:?}");
     let far = Ask { lead_us: 0.1e6, ..ask(1) };
-    assert!(confirm(&mut [(&mut gate, &policy)], START + 0.9e6, &far).is_ok(), "the call leaves later");
-    // One that was under way at the loss is told again.
-    gate.take_slot(&policy, START + 0.3e6, &ask(7));
-    assert!(confirm(&mut [(&mut gate, &policy)], START + 1e6, &ask(2)).is_err(), "both are taken");
-    gate.report(&policy, START + 2e6, 7, &Feedback::default());
-    let decision = acquire(&mut [(&mut gate, &policy)], START + 2e6, &ask(3));
+    assert!(confirm(&mut [(&mut state, &policy)], START + 0.9e6, &far).is_ok(), "the call leaves later");
+    // One that was under way at the loss is reported again.
+    state.take_slot(&policy, START + 0.3e6, &ask(7));
+    assert!(confirm(&mut [(&mut state, &policy)], START + 1e6, &ask(2)).is_err(), "both are taken");
+    state.report(&policy, START + 2e6, 7, &Feedback::default());
+    let decision = acquire(&mut [(&mut state, &policy)], START + 2e6, &ask(3));
     assert!(matches!(decision, Decision::Granted { confirm: false, .. }), "{decision:?}");
 }
 
 #[test]
 fn slots_of_a_crashed_worker_come_back() {
-    let policy = GatePolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: 0.0 };
-    let mut gate = Gate::default();
+    let policy = LimitPolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: 0.0 };
+    let mut state = LimiterState::default();
     let mut ask = |token: u64, now: f64| {
         acquire(
-            &mut [(&mut gate, &policy)],
+            &mut [(&mut state, &policy)],
             now,
             &Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean },
         )

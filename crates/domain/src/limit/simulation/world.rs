@@ -44,7 +44,7 @@ pub(super) enum Event {
         asked: f64,
         lead: Option<f64>,
     },
-    /// Its answer has come back; without a decision it told the time only.
+    /// Its answer has come back; without a decision it has the time only.
     Answered {
         asked: f64,
         server: f64,
@@ -93,8 +93,8 @@ pub(super) struct Way {
 pub(super) const HERE: Way = Way { takes: 0.0, jitter: 0.0, ahead: 0.0, drift: 0.0 };
 
 pub(super) struct World {
-    pub(super) policy: GatePolicy,
-    pub(super) gate: Gate,
+    pub(super) policy: LimitPolicy,
+    pub(super) state: LimiterState,
     pub(super) dependency: Dependency,
     pub(super) rng: Rng,
     /// The network and the scheduler delay each call by up to so much.
@@ -119,10 +119,10 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(policy: GatePolicy, dependency: Dependency, jitter: f64) -> Self {
+    pub(super) fn new(policy: LimitPolicy, dependency: Dependency, jitter: f64) -> Self {
         Self {
             policy,
-            gate: Gate::default(),
+            state: LimiterState::default(),
             dependency,
             rng: Rng(42),
             jitter,
@@ -159,7 +159,7 @@ impl World {
             }
             if self.losses.first().is_some_and(|loss| *loss <= now) {
                 self.losses.remove(0);
-                self.gate = Gate::default();
+                self.state = LimiterState::default();
             }
             let event = self.kept[event];
             let under_way = matches!(
@@ -218,13 +218,13 @@ impl World {
             }
             Event::Asked { asked, lead } => {
                 let decision =
-                    lead.map(|lead| acquire(&mut [(&mut self.gate, &self.policy)], now, &ask(lead)));
+                    lead.map(|lead| acquire(&mut [(&mut self.state, &self.policy)], now, &ask(lead)));
                 self.granted += usize::from(matches!(decision, Some(Decision::Granted { .. })));
                 let at = self.arrival(row, now);
                 self.at(at, row, Event::Answered { asked, server: now, decision });
             }
             Event::Answered { asked, server, decision } => {
-                let distance = self.heard(row, asked, server, shown);
+                let distance = self.observed(row, asked, server, shown);
                 self.answered(now, row, server, decision, distance);
             }
             Event::Confirm { reserved } => {
@@ -233,12 +233,12 @@ impl World {
                 self.at(at, row, Event::ConfirmAsked { reserved, asked: shown, lead });
             }
             Event::ConfirmAsked { reserved, asked, lead } => {
-                let open = confirm(&mut [(&mut self.gate, &self.policy)], now, &ask(lead)).is_ok();
+                let open = confirm(&mut [(&mut self.state, &self.policy)], now, &ask(lead)).is_ok();
                 let at = self.arrival(row, now);
                 self.at(at, row, Event::ConfirmAnswered { reserved, asked, server: now, open });
             }
             Event::ConfirmAnswered { reserved, asked, server, open } => {
-                self.heard(row, asked, server, shown);
+                self.observed(row, asked, server, shown);
                 if open {
                     self.leaves(now, row, reserved);
                 } else {
@@ -252,7 +252,7 @@ impl World {
             }
             Event::Answer { probe, pause } => self.api_answered(now, row, probe, pause),
             Event::Reported { feedback } => {
-                self.gate.report(&self.policy, now, row as u64, &feedback);
+                self.state.report(&self.policy, now, row as u64, &feedback);
             }
         }
     }
@@ -309,10 +309,10 @@ impl World {
         self.at(now + 100.0, row, Event::Ask);
     }
 
-    pub(super) fn heard(&mut self, row: usize, asked: f64, server: f64, answered: f64) -> Distance {
+    pub(super) fn observed(&mut self, row: usize, asked: f64, server: f64, answered: f64) -> Distance {
         let distance = &mut self.distances[row % WORKERS];
         if self.ways[row % WORKERS].takes > 0.0 {
-            distance.heard(asked, server, answered);
+            distance.observed(asked, server, answered);
         }
         *distance
     }

@@ -1,4 +1,4 @@
-//! The state of one gate.
+//! What a limiter knows of one dependency, or of one owner there.
 
 use std::time::Duration;
 
@@ -10,35 +10,35 @@ use super::{Ask, Denied, MAX_WAIT_US, Reason, SLOT_RETRY_US, duration, set_back}
 use crate::cause::{Cause, Stage};
 use crate::pipeline::Breaker as BreakerPolicy;
 
-/// Who has a slot is heard of more often than that.
+/// A slot that is taken is reported again more often than this.
 const SILENT_US: f64 = 5_000_000.0;
 
-/// What a gate allows.
+/// What a limiter allows.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GatePolicy {
+pub struct LimitPolicy {
     /// The rate.
     pub rate: Option<RatePolicy>,
     /// Calls under way.
     pub concurrency: Option<u32>,
     /// The breaker.
     pub breaker: Option<BreakerPolicy>,
-    /// How long a gate whose state is not known stays shut: reservations made before may still come, and calls under way
-    /// are told again meanwhile.
+    /// How long a state of which nothing is known admits no call: reservations made before may still be used, and calls under
+    /// way are reported again meanwhile.
     pub cold_wait_us: f64,
 }
 
-/// What a call tells about its dependency when it has ended.
+/// What a call shows of its dependency when it has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Feedback {
     /// Whether it spoke for the dependency's health; none: neither way.
     pub healthy: Option<bool>,
     /// How long the dependency asked to be left alone, microseconds.
     pub pause: Option<f64>,
-    /// Whether it said that calls come too fast.
+    /// Whether the dependency answered that calls come too fast.
     pub throttled: bool,
     /// Whether the call was a probe, see [`Decision::Granted`](super::Decision::Granted).
     pub probe: bool,
-    /// What the row's past said when it asked.
+    /// The row's past when it asked.
     pub past: Past,
     /// How long ago the call left, microseconds.
     pub elapsed: f64,
@@ -46,12 +46,12 @@ pub struct Feedback {
     pub cause: Option<Cause>,
 }
 
-/// A gate as an operator sees it.
+/// A limiter's state as an operator sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Snapshot {
     /// When the next call could be made.
     pub free_in: Duration,
-    /// How long it is still paused at the dependency's word.
+    /// How long the pause still lasts that the dependency asked for.
     pub paused_for: Duration,
     /// Pauses in a row behind which no call went through.
     pub refusals: u32,
@@ -66,7 +66,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Two gates that a call has to pass both, as one.
+    /// Two states that both have to admit a call, as one.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Snapshot {
     }
 }
 
-/// What passing a gate takes.
+/// What a call needs to be admitted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Look {
     /// Microseconds until the call's moment.
@@ -99,7 +99,7 @@ impl Look {
 
 /// The state of one dependency's (or owner's) limits.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Gate {
+pub struct LimiterState {
     /// GCRA's theoretical arrival time; none: unknown.
     tat: Option<f64>,
     throttle: Throttle,
@@ -113,10 +113,10 @@ pub struct Gate {
     used_at: f64,
 }
 
-impl Gate {
-    /// The gate is about to be used. When its clock shows less than it did, it was set back by as much, and all that was to
-    /// come lies that much closer. When nobody used it for long although slots are taken, it may have been set forward, and the
-    /// slots are not over: those that are taken are told again.
+impl LimiterState {
+    /// Has to be called before each use. When the clock shows less than it did, it was set back by that much, and every stored
+    /// time moves back with it. When nobody used the state for long although slots are taken, the clock may have been set
+    /// forward, and the slots have not ended: those that are taken are reported again.
     pub(super) fn tick(&mut self, now: f64) {
         let (used_at, by) = (self.used_at, self.used_at - now);
         self.used_at = now;
@@ -138,7 +138,7 @@ impl Gate {
 
     /// GCRA's state at a moment. What was unknown is known from now on, and behind a pause the bucket is empty: the
     /// dependency said when it takes a call again, not how many.
-    fn tat(&mut self, policy: &GatePolicy, rate: &RatePolicy, now: f64) -> f64 {
+    fn tat(&mut self, policy: &LimitPolicy, rate: &RatePolicy, now: f64) -> f64 {
         let tat =
             self.tat.unwrap_or_else(|| rate.unknown_at(now, policy.cold_wait_us)).min(rate.furthest(now));
         self.tat = Some(tat);
@@ -147,12 +147,12 @@ impl Gate {
     }
 
     /// From when on slots are given away: those that were taken before the state was lost are known by then.
-    fn slots_from(&mut self, policy: &GatePolicy, now: f64) -> f64 {
+    fn slots_from(&mut self, policy: &LimitPolicy, now: f64) -> f64 {
         *self.known_since.get_or_insert(now) + policy.cold_wait_us
     }
 
     /// Whether a call could pass, and when; takes nothing.
-    pub(super) fn look(&mut self, policy: &GatePolicy, now: f64, ask: &Ask) -> Result<Look, Denied> {
+    pub(super) fn look(&mut self, policy: &LimitPolicy, now: f64, ask: &Ask) -> Result<Look, Denied> {
         // First of all, so that a denial for another reason does not leave the state unknown.
         let moment = policy.rate.map(|rate| {
             let tat = self.tat(policy, &rate, now);
@@ -172,22 +172,22 @@ impl Gate {
         Ok(Look { wait: if cold { wait.max(slots_from - now) } else { wait }, cold })
     }
 
-    /// Charges what [`Gate::look`] granted; the slack that the call has.
-    pub(super) fn charge(&mut self, policy: &GatePolicy, now: f64, wait: f64, ask: &Ask) -> f64 {
+    /// Charges what [`LimiterState::look`] granted; the slack that the call has.
+    pub(super) fn charge(&mut self, policy: &LimitPolicy, now: f64, wait: f64, ask: &Ask) -> f64 {
         let Some(rate) = &policy.rate else { return 0.0 };
         let tat = self.tat(policy, rate, now);
-        self.tat = Some(rate.charged(tat, now + wait, ask.cost, self.throttle.slow_down.factor(now)));
+        self.tat = Some(rate.charged(tat, now + wait, ask.cost, self.throttle.adaptive_rate.factor(now)));
         RatePolicy::slack(tat, now + wait)
     }
 
     /// A call is granted for a moment; whether it finds out for all others whether the dependency works again.
-    pub(super) fn call(&mut self, policy: &GatePolicy, now: f64, at: f64, ask: &Ask) -> bool {
+    pub(super) fn call(&mut self, policy: &LimitPolicy, now: f64, at: f64, ask: &Ask) -> bool {
         let tried = self.throttle.granted(at, ask);
         policy.breaker.as_ref().is_some_and(|breaker| self.breaker.called(breaker, now, ask.past)) || tried
     }
 
     /// Whether a call whose moment has come may still be made.
-    pub(super) fn still_open(&mut self, policy: &GatePolicy, now: f64, ask: &Ask) -> Result<(), Denied> {
+    pub(super) fn still_open(&mut self, policy: &LimitPolicy, now: f64, ask: &Ask) -> Result<(), Denied> {
         self.throttle.not_paused(now)?;
         if policy.breaker.is_some()
             && let Some(until) = self.breaker.open_until(now, ask.past)
@@ -201,7 +201,7 @@ impl Gate {
         self.slot_free(policy, now, Some(ask.token))
     }
 
-    fn slot_free(&mut self, policy: &GatePolicy, now: f64, token: Option<u64>) -> Result<(), Denied> {
+    fn slot_free(&mut self, policy: &LimitPolicy, now: f64, token: Option<u64>) -> Result<(), Denied> {
         let Some(most) = policy.concurrency else { return Ok(()) };
         self.slots.retain(|(_, ends)| *ends > now);
         let held = token.is_some_and(|token| self.slots.iter().any(|(holder, _)| *holder == token));
@@ -212,7 +212,7 @@ impl Gate {
     }
 
     /// Takes a call's slot, or renews it.
-    pub(super) fn take_slot(&mut self, policy: &GatePolicy, from: f64, ask: &Ask) {
+    pub(super) fn take_slot(&mut self, policy: &LimitPolicy, from: f64, ask: &Ask) {
         if policy.concurrency.is_some() {
             self.slots.retain(|(token, _)| *token != ask.token);
             self.slots.push((ask.token, from + ask.lease_us));
@@ -221,10 +221,10 @@ impl Gate {
 
     /// A call has ended: gives its slot back and learns from it. Whether it was throttled for a reason of its row's own, so
     /// that it holds up no other.
-    pub fn report(&mut self, policy: &GatePolicy, now: f64, token: u64, feedback: &Feedback) -> bool {
+    pub fn report(&mut self, policy: &LimitPolicy, now: f64, token: u64, feedback: &Feedback) -> bool {
         self.tick(now);
         self.slots.retain(|(held, _)| *held != token);
-        let own = self.throttle.told(policy.rate.as_ref(), now, token, feedback);
+        let own = self.throttle.reported(policy.rate.as_ref(), now, token, feedback);
         if feedback.healthy == Some(true) {
             self.cause = None;
         }
@@ -234,7 +234,7 @@ impl Gate {
                 let (good, bad) = (u32::from(healthy), u32::from(!healthy));
                 let away = feedback.cause.is_some_and(|cause| cause.stage() < Stage::Answer);
                 let calls = Calls { good, bad, probe: feedback.probe, past: feedback.past, away };
-                self.breaker.told(policy, now, &calls);
+                self.breaker.reported(policy, now, &calls);
             }
             (Some(_), None) if feedback.probe => self.breaker.returned(),
             _ => {}
@@ -243,17 +243,17 @@ impl Gate {
     }
 
     /// So many calls of rows with a clean past went well, the newest of which left so long ago: what a worker has collected.
-    pub fn went_well(&mut self, policy: &GatePolicy, now: f64, calls: u32, elapsed: f64) {
+    pub fn went_well(&mut self, policy: &LimitPolicy, now: f64, calls: u32, elapsed: f64) {
         self.tick(now);
         self.throttle.passed(now - elapsed);
         self.cause = None;
         if let Some(policy) = &policy.breaker {
-            self.breaker.told(policy, now, &Calls { good: calls, ..Calls::default() });
+            self.breaker.reported(policy, now, &Calls { good: calls, ..Calls::default() });
         }
     }
 
-    /// The gate as an operator sees it.
-    pub fn snapshot(&self, policy: &GatePolicy, now: f64) -> Snapshot {
+    /// The state as an operator sees it.
+    pub fn snapshot(&self, policy: &LimitPolicy, now: f64) -> Snapshot {
         if self.used_at > now {
             let mut ticked = self.clone();
             ticked.tick(now);
@@ -271,14 +271,14 @@ impl Gate {
             free_in: duration(free_at - now),
             paused_for: duration(self.throttle.paused_until - now),
             refusals: self.throttle.refusals,
-            factor: self.throttle.slow_down.factor(now),
+            factor: self.throttle.adaptive_rate.factor(now),
             in_flight: self.slots.iter().filter(|(_, ends)| *ends > now).count(),
             breaker: self.breaker.state(now),
             cause: self.cause,
         }
     }
 
-    /// Whether forgetting the gate changes nothing for anybody: it is not paused, nothing runs, its bucket is full.
+    /// Whether forgetting the state changes nothing for anybody: it is not paused, nothing runs, its bucket is full.
     pub fn is_idle(&self, now: f64) -> bool {
         let quiet = |at: f64| at < now - MAX_WAIT_US;
         quiet(self.tat.unwrap_or(0.0))
