@@ -243,7 +243,7 @@ async fn a_lane_bears_so_many_messages_and_no_more() {
 
 /// A lane in which nothing was enqueued before is listened to; an idle one is looked at many times a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_listener_hears_at_once() {
+async fn an_idle_listener_receives_at_once() {
     let redis = Redis::start();
     let queue = redis.queue();
     let mut listening = Listening::to(&queue, "one");

@@ -4,7 +4,7 @@
 //!
 //! | it | so |
 //! |---|---|
-//! | stops for good when about 8,000 messages are due at once | the backlog is looked at before each enqueue, [`MAX_BACKLOG`] wait at most |
+//! | stops for good when about 8,000 messages are due at once | the backlog is checked before anything is enqueued, [`MAX_BACKLOG`] wait at most |
 //! | keeps every message that was done, and acknowledges only where results are kept | [`Acknowledge`] takes a message out of Redis, whole, when it may leave ([`Taken`]); no results, no events |
 //! | locks each message with a scan of all that wait | `lock_tasks(false)`: the claim in SQL decides |
 //! | ends a worker at any error of its connection | [`SharedQueue::listen`] starts another one, under a new name: the old one is refused while it looks alive; what the old one had taken is enqueued again |
@@ -13,37 +13,34 @@
 //! | has redis-rs give up after half a second | [`ANSWER`] |
 //! | leaves a worker's description for good | it expires ([`FORGET`]) |
 //! | has a message wait until the reader's clock shows what the writer's showed | [`all_due`] |
-//! | hands what cannot be decoded to nobody, permanently | a message is any JSON to apalis, and is read here |
+//! | hands what cannot be decoded to nobody, ever | a message is any JSON to apalis, and is read here |
 //!
 //! Retries, schedules and deadlines are SQL's. A message in the hands of a worker that dies comes again when somebody finds it
 //! dead ([`SharedQueue::put_back`]), or when its name has been silent for [`HEARTBEAT`] × [`MISSED`]; one that is lost comes with
 //! the sweep.
+
+mod acknowledge;
+mod listener;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use apalis::prelude::{
-    AcknowledgementExt as _, BackendExt as _, BoxDynError, ExecutionContext, TaskSink as _, WorkerBuilder,
-    WorkerBuilderExt as _, WorkerContext, WorkerError,
-};
+use apalis::prelude::TaskSink as _;
 use apalis_redis::{Config, RedisStorage};
 use async_trait::async_trait;
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use penstock_redis::{Connection, Limits};
 use redis::AsyncCommands as _;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::listen::{Ear, until};
-use crate::{
-    EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, Queue, QueueError, QueueServer, Taken, by_lane,
-};
+use self::listener::Listener;
+#[cfg(doc)]
+use crate::Taken;
+use crate::listen::LaneHandler;
+use crate::{EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, Queue, QueueError, QueueServer, by_lane};
 
 /// The pipelines in whose lanes something was enqueued.
 const PIPELINES: &str = "penstock:pipelines";
@@ -55,38 +52,21 @@ const READY_KEPT: Duration = Duration::from_secs(60);
 /// Messages of a push: small enough that it never holds Redis up.
 const PUSH_AT_ONCE: usize = 200;
 
-/// How often an idle lane is looked at.
-const IDLE: Duration = Duration::from_millis(100);
-
 /// How often a worker says that it lives. Workers judge each other by their own clocks: what it takes to count as gone has
 /// to be well more than what clocks differ by.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// After so many heartbeats that did not come, what it had taken is given to others.
+/// After this many missed heartbeats, what a worker had taken is given to others.
 const MISSED: usize = 12;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(4);
 
-/// A Redis that is away is asked again after so long.
+/// A Redis that is unavailable is asked again after this time.
 const AWAY: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether somebody rang in a new lane.
+/// How often new lanes are looked for.
 const LOOK_FOR_LANES: Duration = Duration::from_secs(1);
-
-/// What is left of a worker that was killed is gone after so long.
-const FORGET: Duration = Duration::from_secs(3600);
-
-/// An acknowledgement is tried so often; then the message comes again, when its worker is gone.
-const ACKNOWLEDGE_TRIES: u32 = 5;
-
-/// KEYS: a worker's messages in its hands, the messages that wait, the workers, the worker's description. ARGV: its name.
-const FORGET_WORKER: &str = "\
-    local held = redis.call('smembers', KEYS[1]) \
-    for at = 1, #held do redis.call('rpush', KEYS[2], held[at]) end \
-    redis.call('del', KEYS[1], KEYS[4]) \
-    redis.call('zrem', KEYS[3], ARGV[1]) \
-    return #held";
 
 /// Puts what the listeners of a process had in their hands before all that waits, and forgets them.
 /// `KEYS`: the listeners, the messages that wait, the signal that there are some. `ARGV`: how the listeners' names begin, and the
@@ -110,14 +90,6 @@ if messages > 0 then
 end
 return messages";
 
-/// Takes a message out, unless it was put back meanwhile: then it is somebody else's, content and all.
-/// `KEYS`: what the listener has in its hands, the contents, what is known of the message. `ARGV`: the message.
-const TAKE_OUT: &str = "
-if redis.call('SREM', KEYS[1], ARGV[1]) == 1 then
-  redis.call('HDEL', KEYS[2], ARGV[1])
-  redis.call('DEL', KEYS[3])
-end";
-
 type Storage = RedisStorage<Value, Connection>;
 
 /// Queues in Redis. Connects when it is first used, so that a service can start before Redis does.
@@ -140,7 +112,7 @@ impl SharedQueue {
         Ok(Self { connection, starts: AtomicU64::new(0), heartbeat, missed })
     }
 
-    /// Has listeners say that they live so often (5 s), and count as gone after so many times (12) that they did not.
+    /// How often listeners send a heartbeat (5 s), and after how many missed ones (12) they count as gone.
     #[must_use]
     pub fn with_heartbeats(self, every: Duration, missed: usize) -> Self {
         Self { heartbeat: every, missed, ..self }
@@ -227,25 +199,25 @@ impl Queue for SharedQueue {
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
         let mut connection = self.connection.clone();
         let mut listeners = JoinSet::new();
-        let mut heard: HashMap<Id, Lane> = HashMap::new();
+        let mut listening: HashMap<Id, Lane> = HashMap::new();
         let known = [Lane::Extractions, Lane::Suspects]
             .into_iter()
             .chain(handler.pipelines().into_iter().map(Lane::Rows))
             .collect::<Vec<_>>();
         while !stop.is_cancelled() {
             // Those of pipelines that are loaded nowhere any more, but have batches left.
-            let used: Vec<String> = connection.smembers(PIPELINES).await.unwrap_or_default();
-            for lane in known.iter().cloned().chain(used.into_iter().map(Lane::Rows)) {
-                if !heard.values().any(|heard| *heard == lane) {
+            let active: Vec<String> = connection.smembers(PIPELINES).await.unwrap_or_default();
+            for lane in known.iter().cloned().chain(active.into_iter().map(Lane::Rows)) {
+                if !listening.values().any(|listening| *listening == lane) {
                     let listener = Listener {
                         connection: connection.clone(),
                         process: handler.name(),
                         number: self.starts.fetch_add(1, Ordering::Relaxed),
                         queue: queue(&lane).heartbeat_interval(self.heartbeat).missed_heartbeats(self.missed),
-                        ear: Ear::new(handler.clone(), lane.clone()),
+                        handler: LaneHandler::new(handler.clone(), lane.clone()),
                         lane: lane.clone(),
                     };
-                    heard.insert(listeners.spawn(listener.supervise(stop.clone())).id(), lane);
+                    listening.insert(listeners.spawn(listener.supervise(stop.clone())).id(), lane);
                 }
             }
             tokio::select! {
@@ -254,7 +226,7 @@ impl Queue for SharedQueue {
             }
             while let Some(ended) = listeners.try_join_next_with_id() {
                 if let Err(error) = ended
-                    && let Some(lane) = heard.remove(&error.id())
+                    && let Some(lane) = listening.remove(&error.id())
                 {
                     tracing::error!(%error, %lane, "listening to a queue panicked: please report it; it begins again");
                 }
@@ -311,172 +283,4 @@ impl SharedQueue {
 async fn lanes(connection: &mut Connection) -> Result<Vec<Lane>, QueueError> {
     let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(QueueError::new)?;
     Ok(pipelines.into_iter().map(Lane::Rows).chain([Lane::Extractions, Lane::Suspects]).collect())
-}
-
-/// Listens to one lane.
-struct Listener {
-    connection: Connection,
-    process: String,
-    number: u64,
-    lane: Lane,
-    queue: Config,
-    ear: Ear,
-}
-
-impl Listener {
-    /// A worker that ended by an error is followed by another one, until `stop`.
-    async fn supervise(self, stop: CancellationToken) {
-        let mut starts = 0_u64;
-        let mut ended_before: Vec<WorkerContext> = Vec::new();
-        let acknowledged = TaskTracker::new();
-        while !stop.is_cancelled() {
-            let worker = WorkerContext::new(&format!("{}/{}.{starts}", self.process, self.number));
-            starts += 1;
-            let ended = tokio::select! {
-                ended = self.run(&worker, &acknowledged, &stop) => ended,
-                never = self.keep_expiring(&worker) => never,
-            };
-            ended_before.push(worker);
-            self.forget(&mut ended_before).await;
-            if let Err(error) = ended {
-                tracing::warn!(%error, lane = %self.lane, "the queue is away; it is listened to again");
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(AWAY) => {}
-                }
-            }
-        }
-        acknowledged.close();
-        acknowledged.wait().await;
-    }
-
-    async fn run(
-        &self,
-        worker: &WorkerContext,
-        acknowledged: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> Result<(), WorkerError> {
-        let config = self.queue.clone();
-        let acknowledge = Acknowledge {
-            connection: self.connection.clone(),
-            inflight: config.inflight_set_for(worker),
-            data: config.job_data_hash(),
-            meta: config.job_meta_hash(),
-            later: acknowledged.clone(),
-        };
-        let (ear, lane) = (self.ear.clone(), self.lane.clone());
-        let running = WorkerBuilder::new(worker.clone())
-            .backend(Storage::new(self.connection.clone()).with_config(config).poll_with_interval(IDLE))
-            .concurrency(1)
-            .ack_with(acknowledge)
-            .layer(self.ear.room())
-            .build(move |message: Value| {
-                let (ear, lane) = (ear.clone(), lane.clone());
-                async move {
-                    let taken = match serde_json::from_value(message) {
-                        Ok(message) => ear.hear(message).await,
-                        // Another version's message: its rows come back by the sweep.
-                        Err(error) => {
-                            tracing::warn!(%error, %lane, "a message cannot be read and is dropped");
-                            Taken::at_once()
-                        }
-                    };
-                    Some(Answer { taken })
-                }
-            })
-            .run();
-        until(stop, worker, running).await
-    }
-
-    /// A killed worker cannot clean up behind itself: what describes it in Redis expires unless it lives.
-    async fn keep_expiring(&self, worker: &WorkerContext) -> ! {
-        let description = self.queue.worker_metadata_key(worker);
-        let mut connection = self.connection.clone();
-        loop {
-            tokio::time::sleep(self.queue.heartbeat_interval).await;
-            let seconds = i64::try_from(FORGET.as_secs()).unwrap_or(i64::MAX);
-            // When it fails, so does the worker's own heartbeat.
-            let _: Result<bool, _> = connection.expire(&description, seconds).await;
-        }
-    }
-
-    /// Takes workers that have ended off the list, and puts what they had in their hands into the queue again: nobody in
-    /// this process works on it any more. Those that Redis could not be told of are left for the next time.
-    async fn forget(&self, ended: &mut Vec<WorkerContext>) {
-        let queue = &self.queue;
-        let script = redis::Script::new(FORGET_WORKER);
-        let mut connection = self.connection.clone();
-        while let Some(worker) = ended.last() {
-            let mut forget = script.key(queue.inflight_set_for(worker));
-            forget.key(queue.active_jobs_list()).key(queue.workers_set());
-            forget.key(queue.worker_metadata_key(worker)).arg(worker.name());
-            if forget.invoke_async::<u64>(&mut connection).await.is_err() {
-                return;
-            }
-            ended.pop();
-        }
-    }
-}
-
-/// A handler's answer on its way to [`Acknowledge`]. apalis wants to be able to store one, and is told not to.
-#[derive(Serialize, Deserialize)]
-struct Answer {
-    #[serde(skip, default = "Taken::at_once")]
-    taken: Taken,
-}
-
-/// Takes a message out of Redis when it may leave: its place in the worker's hands, its content, and what is told of it.
-#[derive(Clone)]
-struct Acknowledge {
-    connection: Connection,
-    inflight: String,
-    data: String,
-    meta: String,
-    /// Messages that may not leave yet.
-    later: TaskTracker,
-}
-
-impl apalis::prelude::Acknowledge<Option<Answer>> for Acknowledge {
-    type Error = redis::RedisError;
-    type Future = BoxFuture<'static, Result<(), Self::Error>>;
-
-    fn ack(
-        &mut self,
-        taken: &Result<Option<Answer>, BoxDynError>,
-        context: &ExecutionContext,
-    ) -> Self::Future {
-        let Some(id) = context.task_id().map(ToString::to_string) else { return async { Ok(()) }.boxed() };
-        let taken_out = self.clone().take_out(id);
-        match taken {
-            Ok(Some(Answer { taken })) if !taken.is_done() => {
-                let taken = taken.clone();
-                self.later.spawn(async move {
-                    taken.wait().await;
-                    if let Err(error) = taken_out.await {
-                        tracing::warn!(%error, "a message was not acknowledged; it comes again");
-                    }
-                });
-                async { Ok(()) }.boxed()
-            }
-            _ => taken_out.boxed(),
-        }
-    }
-}
-
-impl Acknowledge {
-    async fn take_out(self, id: String) -> Result<(), redis::RedisError> {
-        let Self { mut connection, inflight, data, meta, .. } = self;
-        let script = redis::Script::new(TAKE_OUT);
-        let mut take_out = script.key(inflight);
-        take_out.key(data).key(format!("{meta}:{id}")).arg(id);
-        let mut tried = 0;
-        loop {
-            tried += 1;
-            match take_out.invoke_async::<()>(&mut connection).await {
-                Err(error) if tried == ACKNOWLEDGE_TRIES => return Err(error),
-                Err(_) => tokio::time::sleep(AWAY).await,
-                Ok(()) => return Ok(()),
-            }
-        }
-    }
 }
