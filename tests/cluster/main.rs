@@ -294,7 +294,7 @@ async fn a_full_redis_is_survived() {
     redis.ask(&["config", "set", "maxmemory", "1"]);
     tokio::time::sleep(Duration::from_secs(6)).await;
     let (status, refused) = client.upload(ROUTE, people(10, "q")).await.expect("an answer");
-    assert_eq!(status, 202, "the queue is rung again by the sweep: {refused}");
+    assert_eq!(status, 202, "the sweep enqueues it again: {refused}");
     redis.ask(&["config", "set", "maxmemory", "0"]);
     for one in [&batch, &refused] {
         let ended = client.finished(one["id"].as_str().expect("an id")).await;

@@ -8,15 +8,15 @@ use penstock_tests::program;
 use crate::markdown::{blocks, pages, prose, read, spans};
 
 /// Programs whose commands are looked at.
-const PROGRAMS: [&str; 5] =
+pub const PROGRAMS: [&str; 5] =
     ["penstock", "penstock-api", "penstock-worker", "penstock-dispatcher", "penstock-sandbox"];
 
 /// What `--help` of a command says.
 #[derive(Default)]
-struct Help(HashMap<String, String>);
+pub struct Help(HashMap<String, String>);
 
 impl Help {
-    fn of(&mut self, words: &[&str]) -> &str {
+    pub fn of(&mut self, words: &[&str]) -> &str {
         self.0.entry(words.join(" ")).or_insert_with(|| {
             let said = Command::new(program(words[0])).args(&words[1..]).arg("--help").output().unwrap();
             assert!(said.status.success(), "{words:?} --help");
@@ -24,7 +24,7 @@ impl Help {
         })
     }
 
-    fn subcommands(&mut self, words: &[&str]) -> Vec<String> {
+    pub fn subcommands(&mut self, words: &[&str]) -> Vec<String> {
         let help = self.of(words);
         let listed =
             help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();

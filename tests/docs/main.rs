@@ -6,11 +6,15 @@
 
 mod api;
 mod commands;
+mod contract;
 mod definitions;
 mod links;
+mod map;
 mod markdown;
 mod operations;
 mod settings;
+mod threats;
+mod words;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;

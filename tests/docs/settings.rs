@@ -39,7 +39,7 @@ fn literal(text: &str) -> Option<&str> {
 }
 
 /// Variables that programs read, with the default where clap knows one.
-fn read_by_programs() -> BTreeMap<String, Option<String>> {
+pub fn read_by_programs() -> BTreeMap<String, Option<String>> {
     let mut read = BTreeMap::new();
     for text in sources() {
         for attribute in text.split("#[arg(").skip(1).filter_map(|rest| rest.split(")]").next()) {

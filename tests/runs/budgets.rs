@@ -1,12 +1,13 @@
 //! What clients may take at a time: memory of uploads and reports, reads of the database; and what they leave to others.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::{Config, Faults, Sandbox};
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::NOOP;
 use crate::bounds::memory;
@@ -231,6 +232,139 @@ async fn many_readers_of_one_owner_hold_up_nobody() {
     for reader in reading {
         reader.await.expect("it was answered each time");
     }
+}
+
+/// An API whose answers are lists of so many bytes, which come in two parts with a pause between them.
+async fn lists(bytes: usize, pause: Duration) -> String {
+    let entry = format!(r#"{{"id":12345,"name":"{}"}}"#, "n".repeat(120));
+    let body = format!(r#"{{"first":1,"list":[{}]}}"#, vec![entry; bytes / 145].join(","));
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let answer = Arc::new(format!("{head}{body}"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+                while !request.ends_with(b"\r\n\r\n") {
+                    let Ok(read @ 1..) = connection.read(&mut piece).await else { return };
+                    request.extend_from_slice(&piece[..read]);
+                }
+                let (most, rest) = answer.as_bytes().split_at(answer.len() - 1000);
+                let _ = connection.write_all(most).await;
+                tokio::time::sleep(pause).await;
+                let _ = connection.write_all(rest).await;
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+/// Answers of 900 KiB, 256 rows at a time: memory has its bound, and each row is completed by the first call.
+#[tokio::test]
+async fn long_answers_in_flight_share_memory() {
+    const ROWS: usize = 400;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let calls = format!(
+        "dependencies: {{ lists: {{ base_url: \"{}\", timeout: 60s }} }}\n\
+        steps: [ {{ name: list, dependency: lists, request: {{ method: GET, path: /list }}, \
+        output: {{ first: \"{{{{ body.first }}}}\" }} }} ]\n",
+        lists(900 * 1024, Duration::from_millis(300)).await
+    );
+    let mut place = Place::new(&[("wide.yaml", &WIDE.replace("steps: []\n", &calls))]);
+    place.set("PENSTOCK_WORKER_ANSWERS_MIB", "16".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let csv =
+        std::iter::once("id\n".to_owned()).chain((0..ROWS).map(|row| format!("{row}\n"))).collect::<String>();
+    let before = memory(&service);
+    let (status, batch) = client.upload("/v2/pipelines/wide/batches", csv).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let (mut most, mut in_flight) = (0, 0);
+    let began = Instant::now();
+    loop {
+        let batch = client.get(&format!("/v2/batches/{id}")).await;
+        most = most.max(memory(&service));
+        in_flight = in_flight.max(batch["counts"]["processing"].as_u64().expect("a count"));
+        if !batch["finished_at"].is_null() {
+            assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
+            break;
+        }
+        assert!(began.elapsed() < 2 * PATIENCE, "{batch}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(in_flight > 100, "{in_flight} at once: the memory is not what bounds them");
+    // The connections' own buffers besides. Without the bound it was 1,367 MiB.
+    assert!(most < before + 200, "{before} MiB before, {most} at most");
+    service.terminate();
+}
+
+/// How long a batch of small calls takes, from its upload to its end.
+async fn small_calls(client: &Client, rows: usize) -> Duration {
+    let csv = std::iter::once("id\n".to_owned()).chain((0..rows).map(|row| format!("{row}\n")));
+    let began = Instant::now();
+    let (status, batch) =
+        client.upload("/v2/pipelines/small/batches", csv.collect::<String>()).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let batch = client.finished(batch["id"].as_str().expect("an id")).await;
+    assert_eq!(batch["counts"]["completed"], rows, "{batch}");
+    began.elapsed()
+}
+
+/// A pipeline whose API answers with lists of 95 KB leaves another its pace: four fifths of what it has alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_answers_leave_other_pipelines_their_pace() {
+    const ROWS: usize = 300;
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let pipeline = |name: &str, url: &str, limit: &str| {
+        let calls = format!(
+            "dependencies: {{ lists: {{ base_url: \"{url}\", {limit} }} }}\n\
+            steps: [ {{ name: list, dependency: lists, request: {{ method: GET, path: /list }}, \
+            output: {{ first: \"{{{{ body.first }}}}\" }} }} ]\n"
+        );
+        WIDE.replace("name: wide", &format!("name: {name}")).replace("steps: []\n", &calls)
+    };
+    let pause = Duration::from_millis(100);
+    let (long, short) = (lists(95_000, pause).await, lists(2000, pause).await);
+    let place = Place::new(&[
+        ("large.yaml", &pipeline("large", &long, "timeout: 60s")),
+        // Five at a time of a tenth of a second each: alone the machine is no bound.
+        ("small.yaml", &pipeline("small", &short, "timeout: 60s, concurrency: { limit: 5 }")),
+    ]);
+    let (key, other) = (place.key(&sandbox, "acme"), place.key(&sandbox, "rival"));
+    let service = place.start(&sandbox, None);
+    let (client, rival) = (Client::new(&service, &key), Client::new(&service, &other));
+    let alone = small_calls(&rival, ROWS).await;
+    let many = std::iter::once("id\n".to_owned()).chain((0..20_000).map(|row| format!("{row}\n")));
+    let (status, batch) =
+        client.upload("/v2/pipelines/large/batches", many.collect::<String>()).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let began = Instant::now();
+    while client.get(&format!("/v2/batches/{id}")).await["counts"]["completed"].as_u64() < Some(20) {
+        assert!(began.elapsed() < PATIENCE, "no long answer was read");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // What else runs on this machine may slow one of them down.
+    let mut ratios = Vec::new();
+    while ratios.len() < 3 && ratios.last().is_none_or(|ratio| *ratio < 0.8) {
+        let beside = small_calls(&rival, ROWS).await;
+        ratios.push(alone.as_secs_f64() / beside.as_secs_f64());
+    }
+    let large = client.get(&format!("/v2/batches/{id}")).await;
+    assert!(large["finished_at"].is_null(), "it ended before the other: {large}");
+    eprintln!(
+        "{alone:?} alone; beside {} long answers {ratios:.2?} of that pace",
+        large["counts"]["completed"]
+    );
+    assert!(ratios.iter().any(|ratio| *ratio >= 0.8), "{ratios:.2?} of its pace alone");
+    service.terminate();
 }
 
 /// Rows of a quarter of a mebibyte whose calls take a while: as many are in flight as memory allows, not as many as there

@@ -202,8 +202,8 @@ async fn what_is_refused_to_the_end_is_given_up_and_told() {
 /// After its day is over a former secret signs no more; and a secret is there after the keyring was changed under it.
 #[tokio::test]
 async fn a_secrets_rotation_ends() {
-    const OLD: &str = "old:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-    const NEW: &str = "new:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+    const OLD: &str = "old:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=";
+    const NEW: &str = "new:/uCJxTJpisAeedm7CqonBAj9fmoHPHj9Lr0ixtwWPvU=";
     let receiver = Receiver::start().await;
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::new(&[("noop.yaml", NOOP)]);

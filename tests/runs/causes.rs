@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::{Config, Sandbox};
-use penstock_tests::receiver::Receiver;
+use penstock_tests::receiver::{Answer, Receiver};
 use penstock_tests::{Client, Place};
 use serde_json::{Value, json};
 
@@ -68,6 +68,14 @@ async fn a_refused_connection_is_named_in_the_row_the_log_why_and_doctor() {
     )
     .await;
     assert!(entry(&waits, "breaker_open").unwrap()["sentence"].to_string().contains(CAUSE), "{waits}");
+    let told = until(
+        "a row that failed waits",
+        async || client.get(&format!("/v2/batches/{id}/waiting")).await["data"].clone(),
+        |waits| entry(waits, "last_answer").is_some(),
+    )
+    .await;
+    let told = entry(&told, "last_answer").expect("it is there")["sentence"].to_string();
+    assert!(told.contains(CAUSE) && told.contains("step `create`"), "{told}");
     // An operator's command sees the same, on one machine too.
     let (why, good) = place.operate(&sandbox, &["why", &id]);
     assert!(good, "{why}");
@@ -111,7 +119,11 @@ async fn a_refused_connection_is_named_in_the_row_the_log_why_and_doctor() {
 async fn a_dependency_that_can_be_reached_is_shown_with_its_pause() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let receiver = Receiver::start().await;
-    receiver.answer_by(|_| (429, "retry-after: 86400\r\n".to_owned()));
+    receiver.answer_with(|_| Answer {
+        status: 429,
+        headers: "retry-after: 86400\r\ncontent-type: application/json\r\n".into(),
+        body: "{\"error\":\"daily quota used up\"}".into(),
+    });
     let place = Place::new(&[("causes.yaml", &pipeline(&receiver.url, "", ""))]);
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
@@ -138,6 +150,18 @@ async fn a_dependency_that_can_be_reached_is_shown_with_its_pause() {
         "{line}"
     );
     assert_eq!(receiver.heard().len(), 1, "a day is a day");
+    // What the API said is told while the row waits, beside the pause.
+    let waits = client.get(&format!("/v2/batches/{id}/waiting")).await["data"].clone();
+    let (why, good) = place.operate(&sandbox, &["why", &id]);
+    assert!(good && entry(&waits, "throttled").is_some(), "{waits}");
+    let sentence = |waits: &Value| {
+        let answer = entry(waits, "last_answer").expect("it was answered");
+        answer["sentence"].as_str().expect("a text").to_owned()
+    };
+    let (shown, operators) = (sentence(&waits), sentence(&why));
+    assert!(shown.contains("HTTP status 429") && shown.contains("daily quota used up"), "{shown}");
+    // An API's words can quote a row: an operator's command shows the status alone.
+    assert!(operators.contains("429") && !operators.contains("quota"), "{operators}");
 }
 
 /// From the upload to the estimated end.
@@ -202,18 +226,29 @@ async fn a_call_that_is_still_under_way_is_asked_for_again() {
 async fn an_odd_answer_is_described_in_its_row() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let receiver = Receiver::start().await;
-    receiver.answer_by(|heard| match heard.path.as_str() {
-        // The receiver's own line says 0: a second length makes the header one that cannot be read.
-        "/things/1" => (200, "content-length: 9\r\n".to_owned()),
-        "/things/2" => (200, "x-fine: yes\r\n".to_owned()),
-        _ => (500, "retry-after: 2\r\n".to_owned()),
+    receiver.answer_with(|heard| {
+        let answer = |status, headers: &str, body: &str| Answer {
+            status,
+            headers: headers.to_owned(),
+            body: body.to_owned(),
+        };
+        match heard.path.as_str() {
+            // The receiver's own line says 0: a second length makes the header one that cannot be read.
+            "/things/1" => answer(200, "content-length: 9\r\n", ""),
+            "/things/2" => answer(200, "x-fine: yes\r\n", ""),
+            "/things/4" => answer(422, "content-type: text/plain\r\n", "\u{feff}That address\r\nis taken.\n"),
+            "/things/5" => answer(400, "content-encoding: gzip\r\n", "\u{1f}\u{8b}"),
+            "/things/6" => answer(400, "content-type: application/json\r\n", "\u{feff}{\"reason\":\"no\"}"),
+            "/things/7" => answer(404, "content-type: text/html\r\n", &"<p>gone</p> ".repeat(100)),
+            _ => answer(500, "retry-after: 2\r\n", ""),
+        }
     });
     let reading = reading_pipeline(&receiver.url, "", "", ", output: { s: \"{{ body.x }}\" }");
     let place = Place::new(&[("causes.yaml", &reading)]);
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
-    let id = upload(&client, "id\n1\n2\n3\n").await;
+    let id = upload(&client, "id\n1\n2\n3\n4\n5\n6\n7\n").await;
     client.finished(&id).await;
     for (number, code, status, message) in [
         (
@@ -224,11 +259,24 @@ async fn an_odd_answer_is_described_in_its_row() {
         ),
         (2, "bad_response", 200, "step `create` was answered with HTTP status 200 (0 bytes), but"),
         (3, "http_500", 500, "step `create` was answered with HTTP status 500"),
+        (4, "http_422", 422, "step `create` was answered with HTTP status 422: That address is taken."),
+        (
+            5,
+            "http_400",
+            400,
+            "step `create` was answered with HTTP status 400, but its body is encoded as `gzip`",
+        ),
+        (6, "http_400", 400, "step `create` was answered with HTTP status 400"),
+        (7, "http_404", 404, "step `create` was answered with HTTP status 404: <p>gone</p> <p>gone</p>"),
     ] {
         let error = &client.get(&format!("/v2/batches/{id}/rows/{number}")).await["error"];
         assert_eq!((&error["code"], &error["http_status"]), (&json!(code), &json!(status)), "{error}");
         assert!(error["message"].as_str().expect("a sentence").starts_with(message), "{error}");
+        assert!(error["message"].to_string().len() < 500, "{error}");
+        assert!(code == "bad_response" || !error.to_string().contains("not JSON"), "{error}");
     }
+    let read = &client.get(&format!("/v2/batches/{id}/rows/6")).await["error"]["detail"];
+    assert_eq!(read, &json!({ "reason": "no" }), "a byte order mark is passed over");
     let times: Vec<Instant> =
         receiver.heard().iter().filter(|heard| heard.path == "/things/3").map(|heard| heard.at).collect();
     assert_eq!(times.len(), 4, "all attempts were made");

@@ -113,7 +113,7 @@ async fn a_reader_that_panics_ends_no_file_early() {
 
 #[tokio::test]
 async fn after_queued_before_rung() {
-    survives("before-ring", true).await;
+    survives("before-enqueue", true).await;
 }
 
 #[tokio::test]

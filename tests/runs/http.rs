@@ -640,7 +640,7 @@ async fn the_guide_names_every_code() {
     let codes: Vec<&str> = table.flat_map(|codes| codes.trim_end_matches('`').split("`, `")).collect();
     assert!(codes.len() > 15, "{codes:?}");
     codes.into_iter().for_each(named);
-    let waits = include_str!("../../crates/flow/src/waiting.rs");
+    let waits = include_str!("../../crates/flow/src/read/waiting.rs");
     let waits: Vec<&str> = waits
         .split("wait(")
         .skip(2)

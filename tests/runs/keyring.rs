@@ -5,8 +5,8 @@ use penstock_tests::{Client, Place};
 
 use crate::NOOP;
 
-const OLD: &str = "old:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-const NEW: &str = "new:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+const OLD: &str = "old:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=";
+const NEW: &str = "new:/uCJxTJpisAeedm7CqonBAj9fmoHPHj9Lr0ixtwWPvU=";
 
 const UPLOAD: &str = "/v2/pipelines/noop/batches";
 

@@ -66,7 +66,7 @@ async fn another_pipeline_is_yaml_alone() {
 }
 
 #[tokio::test]
-async fn failed_csv_is_mended_and_uploaded_as_it_is() {
+async fn failed_csv_is_corrected_and_uploaded_as_it_is() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let place = Place::new(&[("invite.yaml", &invite())]);
     let key = place.key(&sandbox, "acme");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::database::Database;
 use penstock_tests::{Client, Place, Service};
 use serde_json::{Value, json};
 
@@ -130,12 +131,47 @@ async fn a_link_opens_one_report_for_a_while() {
     assert_eq!(anybody(&by_admin).await.status(), 200, "that is another key's");
 }
 
+/// Who can write to the database takes a revocation back: neither the key nor its links come back, and a link does not
+/// follow a key that was given to somebody else.
+#[tokio::test]
+async fn a_link_stays_revoked_whatever_is_undone_in_the_database() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    let (made, good) = place.operate(&sandbox, &["keys", "create", "--owner", "acme"]);
+    assert!(good, "{made}");
+    place.key(&sandbox, "rival");
+    let key_id = made["id"].as_str().expect("an id");
+    let service = place.start(&sandbox, None);
+    let (client, id) = batch(&service, made["key"].as_str().expect("a key")).await;
+    let url = link(&client, &id, &json!({ "report": "results.csv" })).await;
+    assert_eq!(anybody(&url).await.status(), 200);
+    let mut database = Database::of(&place).await;
+    for (change, back) in [
+        ("scopes = 15", "scopes = (SELECT scopes FROM copy_of_keys c WHERE c.id = api_keys.id)"),
+        ("expires_at = 9000000000000", "expires_at = NULL"),
+    ] {
+        database.run("DROP TABLE IF EXISTS copy_of_keys").await;
+        database.run("CREATE TABLE copy_of_keys AS SELECT * FROM api_keys").await;
+        database.run_owned(format!("UPDATE api_keys SET {change} WHERE id = '{key_id}'")).await;
+        assert_eq!(problem(&url).await.0, 403, "{change}");
+        database.run_owned(format!("UPDATE api_keys SET {back} WHERE id = '{key_id}'")).await;
+        assert_eq!(anybody(&url).await.status(), 200, "undone: {change}");
+    }
+    let (said, good) = place.operate(&sandbox, &["keys", "revoke", key_id]);
+    assert!(good, "{said}");
+    assert_eq!(problem(&url).await.0, 403);
+    database.run_owned(format!("UPDATE api_keys SET revoked_at = NULL WHERE id = '{key_id}'")).await;
+    let (status, said) = problem(&url).await;
+    assert_eq!(status, 403, "the revocation was taken back in the database");
+    assert!(said["detail"].as_str().expect("text").contains("revoked"), "{said}");
+}
+
 #[tokio::test]
 async fn a_link_outlives_a_rotation_and_not_its_batch() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::new(&[("noop.yaml", NOOP)]);
-    let old = "old:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-    let new = "new:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+    let old = "old:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=";
+    let new = "new:/uCJxTJpisAeedm7CqonBAj9fmoHPHj9Lr0ixtwWPvU=";
     place.set("PENSTOCK_ENCRYPTION_KEYS", old.into());
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);

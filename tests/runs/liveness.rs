@@ -168,6 +168,44 @@ async fn a_row_that_kills_its_worker_ends() {
     assert!(scene.place.operate(&scene.sandbox, &["reconcile"]).1);
 }
 
+/// The worker that holds a dependency's only slot is killed: the next call comes when the call's own timeout is over, and the
+/// killed row is called again when its worker counts as dead.
+#[tokio::test]
+async fn the_only_slot_of_a_dead_worker_comes_back() {
+    const ROWS: u32 = 6;
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    let mut scene = Scene::new("concurrency: 1").await;
+    scene.place.unset("PENSTOCK_LEASE_SECONDS");
+    scene.place.set("PENSTOCK_LEASE_SECONDS", "20".into());
+    scene.receiver.answer(0);
+    let key = scene.key();
+    let service = scene.start();
+    let id = upload(&Client::new(&service, &key), ROWS).await;
+    scene.called(1).await;
+    // In a cluster another one lives already.
+    let other = scene.place.is_cluster().then(|| scene.start());
+    scene.receiver.answer(204);
+    service.kill();
+    let killed = Instant::now();
+    let service = other.unwrap_or_else(|| scene.start());
+    let client = Client::new(&service, &key);
+    // What the dead worker had heard of comes back with its rows; this batch has the slot to wait for, and nothing else.
+    let fresh = upload(&client, ROWS).await;
+    scene.called(2).await;
+    let next = killed.elapsed();
+    assert!(next < TIMEOUT + Duration::from_secs(4), "the slot came back after {next:?}");
+    for id in [&id, &fresh] {
+        let batch = client.finished(id).await;
+        assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
+    }
+    let heard = scene.receiver.heard();
+    assert_eq!(heard.len(), 2 * ROWS as usize + 1, "no other row was called twice");
+    // Both batches have a row like the killed one.
+    let again = heard.iter().rfind(|one| one.body == heard[0].body).expect("the row was called again");
+    let after = again.at.duration_since(killed);
+    assert!(after < Duration::from_secs(25), "the killed row was called again after {after:?}");
+}
+
 /// The database is locked, or stopped, for three times as long as it takes for a silent worker to count as dead, while calls
 /// that must not be repeated are under way: they are answered meanwhile, and no row is called twice. Everything goes on by itself.
 #[tokio::test]
@@ -201,8 +239,8 @@ async fn a_database_that_is_away_costs_no_living_worker_a_row() {
     let back = Instant::now();
     let before = scene.receiver.heard().len();
     while scene.receiver.heard().len() == before {
-        assert!(back.elapsed() < Duration::from_secs(10), "no call after the database is back");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(back.elapsed() < Duration::from_secs(5), "no call after the database is back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let batch = client.finished(&id).await;
     assert!(back.elapsed() < Duration::from_secs(30), "{:?}", back.elapsed());

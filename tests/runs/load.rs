@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::memory_limit::MemoryLimit;
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,6 +21,9 @@ const STREAMS: usize = 500;
 const READERS: usize = 50;
 const TRICKLING: usize = 1000;
 
+/// MiB that the service may take in all: the API with its worker and dispatcher, in one process here.
+const MEMORY_MIB: u64 = 192;
+
 /// How long it lasts: seconds in the tests, `PENSTOCK_TEST_LOAD_SECONDS` for longer.
 fn lasts() -> Duration {
     let seconds = std::env::var("PENSTOCK_TEST_LOAD_SECONDS").ok();
@@ -27,8 +31,8 @@ fn lasts() -> Duration {
 }
 
 /// How long the slowest of a hundred requests of somebody else may take: of a release build on processors of its own. A
-/// debug build shares them with everything that loads it.
-const P99: Duration = Duration::from_millis(if cfg!(debug_assertions) { 2500 } else { 250 });
+/// debug build took 217 ms on two processors that had twelve times their work; tests that run beside it may take more.
+const P99: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1500 } else { 250 });
 
 async fn connect(service: &Service) -> Option<TcpStream> {
     TcpStream::connect(service.base.trim_start_matches("http://")).await.ok()
@@ -90,6 +94,13 @@ async fn everything_at_once() {
         .expect("an answer");
     let waiting = batch["id"].as_str().map_or_else(|| id.clone(), str::to_owned);
     let before = memory(&service);
+    // What it holds already is not counted in a group that it joins now.
+    let limit = MemoryLimit::of(service.pid(), MEMORY_MIB.saturating_sub(before) * 1024 * 1024);
+    if let Err(why) = &limit {
+        eprintln!(
+            "NOT CHECKED: the kernel's own bound of {MEMORY_MIB} MiB ({why}); what is asserted is the resident memory alone"
+        );
+    }
     let mut held = Vec::new();
     for _ in 0..STREAMS {
         held.extend(read_nothing(&service, &key, &format!("/v2/batches/{waiting}/events")).await);
@@ -129,7 +140,11 @@ async fn everything_at_once() {
     let p99 = times[times.len() * 99 / 100];
     eprintln!("{} requests, p99 {p99:?}; {before} MiB before, {most} at most", times.len());
     assert!(p99 < P99, "{p99:?} for the slowest of a hundred requests of somebody else");
-    assert!(most < before + 192, "{before} MiB before, {most} at most");
+    if let Ok(limit) = &limit {
+        eprintln!("{:?} MiB more in its group at most, with the page cache", limit.most());
+        assert_eq!(limit.kills(), 0, "the kernel killed it");
+    }
+    assert!(most < MEMORY_MIB, "{before} MiB before, {most} at most");
     let began = Instant::now();
     loop {
         let after = memory(&service);
@@ -142,4 +157,5 @@ async fn everything_at_once() {
     let (status, batch) = client.upload("/v2/pipelines/noop/batches", "id\n1\n").await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     service.terminate();
+    drop(limit);
 }

@@ -179,3 +179,51 @@ async fn what_was_answered_before_is_not_called_again() {
     assert_eq!(client.finished(&id).await["outcome"], "success");
     assert_eq!((calls(&receiver, "/first", "a1"), calls(&receiver, "/create", "a1")), (1, 2));
 }
+
+/// Rows that wait for the only slot when the worker dies were not asked for: they go on, and only the one whose call was
+/// under way ends with an unknown outcome.
+#[tokio::test]
+async fn who_waits_for_a_slot_was_not_asked_for() {
+    const ROWS: usize = 6;
+    let receiver = Receiver::start().await;
+    receiver.answer(0);
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = format!(
+        "name: once\ncsv: {{ columns: [ {{ name: id, required: true }} ] }}\n\
+         dependencies: {{ api: {{ base_url: \"{}\", timeout: 8s, concurrency: 1 }} }}\nsteps:\n\
+         \x20 - {{ name: create, dependency: api, request: {{ method: POST, path: /create, json: {{ id: \"{{{{ row.id }}}}\" }}, idempotent: false }} }}\n\
+         dispatch: {{ spread: 0s }}\n",
+        receiver.url
+    );
+    let mut place = Place::new(&[("once.yaml", &definition)]);
+    place.set("PENSTOCK_LEASE_SECONDS", "17".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let csv: String =
+        std::iter::once("id\n".to_owned()).chain((0..ROWS).map(|row| format!("r{row}\n"))).collect();
+    let (_, batch) = client.upload(ROUTE, csv).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let mut database = Database::of(&place).await;
+    receiver.until(|heard| heard.path == "/create").await;
+    // The others have come as far as they can meanwhile.
+    let began = Instant::now();
+    let mut waited = false;
+    while !waited || began.elapsed() < Duration::from_millis(500) {
+        let waiting = "SELECT count(*) FROM row_state WHERE status = 2 OR code = 'concurrency_limited'";
+        waited = database.number(waiting).await == i64::try_from(ROWS).expect("few");
+        assert_eq!(database.number("SELECT count(*) FROM row_state WHERE asked IS NOT NULL").await, 1);
+        assert!(began.elapsed() < Duration::from_secs(7), "they do not wait");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    service.kill();
+    receiver.answer(204);
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let ended = client.finished(&id).await;
+    let counts = &ended["counts"];
+    assert_eq!((&counts["failed"], &counts["completed"]), (&json!(1), &json!(ROWS - 1)), "{ended}");
+    for row in 0..ROWS {
+        assert_eq!(calls(&receiver, "/create", &format!("r{row}")), 1, "{row}");
+    }
+}

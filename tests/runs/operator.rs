@@ -27,7 +27,7 @@ async fn what_was_never_called_is_not_waited_for() {
     let (_, first) = client.upload(PEOPLE, people(1)).await.expect("an answer");
     let first = first["id"].as_str().expect("an id").to_owned();
     let began = Instant::now();
-    // A call is under way, so that the row is given back no more.
+    // A call is under way, so that the row is not requeued any more.
     while sandbox.stats().address_links < 1 {
         assert!(began.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -298,7 +298,7 @@ async fn keys_are_made_listed_and_revoked() {
 async fn the_doctor_says_what_is_wrong() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::new(&[("noop.yaml", NOOP)]);
-    place.set("PENSTOCK_ENCRYPTION_KEYS", "tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into());
+    place.set("PENSTOCK_ENCRYPTION_KEYS", "tests:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=".into());
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
@@ -311,12 +311,14 @@ async fn the_doctor_says_what_is_wrong() {
     };
     let (well, good) = place.operate(&sandbox, &["doctor"]);
     assert!(good, "{well}");
-    for what in ["database", "schema", "clock", "objects", "queue", "keys", "pipelines", "dispatcher"] {
+    for what in
+        ["database", "schema", "clock", "objects", "queue", "keys", "pipelines", "dispatcher", "background"]
+    {
         assert_eq!(verdict(&well, what), "ok", "{well}");
     }
     service.terminate();
     Database::of(&place).await.run("DELETE FROM runs").await;
-    place.set("PENSTOCK_ENCRYPTION_KEYS", "wrong:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=".into());
+    place.set("PENSTOCK_ENCRYPTION_KEYS", "wrong:/uCJxTJpisAeedm7CqonBAj9fmoHPHj9Lr0ixtwWPvU=".into());
     place.write("pipelines/broken.yaml", "name: broken\n");
     let (ill, good) = place.operate(&sandbox, &["doctor"]);
     assert!(!good, "{ill}");

@@ -92,3 +92,48 @@ async fn uploads_and_what_is_kept_have_limits() {
     assert_eq!(client.get("/v2/batches").await["data"].as_array().expect("a list").len(), 4);
     service.terminate();
 }
+
+/// Whoever tries keys is refused before a key is looked for; who has one goes on from the same address, and other addresses
+/// are not concerned.
+#[tokio::test]
+async fn requests_without_a_valid_key_are_limited_by_address() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("noop.yaml", NOOP)]);
+    place.set("PENSTOCK_KEYLESS_REQUESTS_PER_MINUTE", "20".into());
+    place.set("PENSTOCK_TRUSTED_PROXIES", "127.0.0.0/8".into());
+    let (key, late) = (place.key(&sandbox, "acme"), place.key(&sandbox, "acme"));
+    let service = place.start(&sandbox, None);
+    let http = penstock_tests::http().build().expect("a client");
+    let ask = async |path: &str, key: &str, address: &str| {
+        let request = http.get(format!("{}{path}", service.base)).header("x-forwarded-for", address);
+        request.bearer_auth(key).send().await.expect("an answer")
+    };
+    assert_eq!(ask("/v2/batches", &key, "192.0.2.1").await.status(), 200);
+    let (mut refused_keys, mut last) = (0, None);
+    for number in 0..60 {
+        let guess = format!("{}{number:02}", &key[..key.len() - 2]);
+        let answer = ask("/v2/batches", &guess, "192.0.2.1").await;
+        match answer.status().as_u16() {
+            401 => refused_keys += 1,
+            429 => last = Some(answer),
+            other => panic!("{other}"),
+        }
+    }
+    // One more every three seconds.
+    assert!((20..35).contains(&refused_keys), "{refused_keys}");
+    let after = refused(last.expect("a refusal"), "rate_limited").await;
+    assert!((1..=3).contains(&after), "{after}");
+    for _ in 0..30 {
+        assert_eq!(ask("/v2/batches", &key, "192.0.2.1").await.status(), 200, "it was good before");
+    }
+    assert_eq!(ask("/v2/batches", "nonsense", "192.0.2.2").await.status(), 401, "another address");
+    assert_eq!(ask("/v2/batches", &late, "192.0.2.2").await.status(), 200);
+    // What needs no key does not count, and links that are none do.
+    for _ in 0..30 {
+        assert_eq!(ask("/livez", "nonsense", "192.0.2.1").await.status(), 200);
+    }
+    let links = futures::future::join_all((0..40).map(|_| ask("/v2/downloads/x", "", "192.0.2.3"))).await;
+    let links: Vec<u16> = links.iter().map(|answer| answer.status().as_u16()).collect();
+    assert!(links.contains(&403) && links.contains(&429), "{links:?}");
+    service.terminate();
+}

@@ -68,7 +68,7 @@ impl Scene {
     }
 
     /// Fixes, finds nothing more, and lets a service carry every row to its end.
-    async fn mend(&self) -> String {
+    async fn repair(&self) -> String {
         let (said, good) = self.say(&["reconcile", "--apply"]);
         assert!(good, "{said}");
         assert_eq!(self.say(&["reconcile"]).0, "nothing is stuck", "after {said}");
@@ -114,13 +114,13 @@ fn masked_line(line: &str) -> String {
 
 #[tokio::test]
 async fn rows_whose_message_was_lost() {
-    let scene = Scene::after_death_at("before-ring").await;
+    let scene = Scene::after_death_at("before-enqueue").await;
     let said = scene.dry_run().await;
     assert_eq!(
         said,
         "N  rows queued whose message was lost: back to pending\nBATCH: N rows\nnothing was written; --apply does it"
     );
-    let fixed = scene.mend().await;
+    let fixed = scene.repair().await;
     assert!(fixed.ends_with("planned N, applied N, overtaken 0"), "{fixed}");
     scene.ends_well().await;
 }
@@ -136,7 +136,7 @@ async fn rows_whose_worker_died() {
     // Rows that it had heard of may have been lost by then as well.
     let expired = "N  rows processing whose lease ran out: back to pending\nBATCH: N rows\n";
     assert!(said.contains(expired) && said.ends_with("nothing was written; --apply does it"), "{said}");
-    let fixed = scene.mend().await;
+    let fixed = scene.repair().await;
     assert!(fixed.ends_with("planned N, applied N, overtaken 0"), "{fixed}");
     // One of them by hand: each request is shown, without its content.
     let calls = scene.sandbox.stats();
@@ -187,7 +187,7 @@ async fn an_extraction_whose_worker_died_is_done_by_hand() {
     if scene.place.is_cluster() {
         assert_eq!(
             said,
-            "N  batches whose extraction nobody holds: ring for them\nBATCH\nnothing was written; --apply does it"
+            "N  batches whose extraction nobody holds: enqueue them\nBATCH\nnothing was written; --apply does it"
         );
     } else {
         // The queue is in the process that is gone: nobody would hear it.
@@ -206,7 +206,7 @@ async fn an_extraction_whose_worker_died_is_done_by_hand() {
     scene.ends_well().await;
 }
 
-/// The queue is rung for an extraction that nobody holds, and a worker hears it, without a dispatcher's help.
+/// An extraction that nobody holds is enqueued, and a worker receives it, without a dispatcher's help.
 #[tokio::test]
 async fn an_extraction_whose_worker_died_is_rung_for() {
     let scene = Scene::after_death_at("inside-extraction").await;
@@ -231,9 +231,9 @@ async fn an_extraction_whose_worker_died_is_rung_for() {
 /// What no command fixes is said all the same, with what a person has to do.
 #[tokio::test]
 async fn what_is_left_to_people_is_said() {
-    let scene = Scene::after_death_at("before-ring").await;
+    let scene = Scene::after_death_at("before-enqueue").await;
     scene.dry_run().await;
-    scene.mend().await;
+    scene.repair().await;
     let mut database = Database::of(&scene.place).await;
     database.run("DELETE FROM runs").await;
     assert_eq!(
@@ -250,7 +250,7 @@ async fn what_is_left_to_people_is_said() {
     let said = scene.dry_run().await;
     assert!(
         said.contains(
-            "N  callbacks that were given up: mend the receiver, then POST /v2/callbacks/{id}/redeliver"
+            "N  callbacks that were given up: fix the receiver, then POST /v2/callbacks/{id}/redeliver"
         ),
         "{said}"
     );
@@ -272,7 +272,7 @@ async fn an_object_that_no_batch_knows() {
     let said = scene.dry_run().await;
     assert_eq!(said, "N  objects without a batch: delete them\nOBJECT\nnothing was written; --apply does it");
     assert_eq!(scene.place.objects().len(), 1);
-    scene.mend().await;
+    scene.repair().await;
     assert!(scene.place.objects().is_empty());
 }
 
@@ -290,7 +290,7 @@ async fn a_finish_that_was_missed() {
         said,
         "N  batches that should be finished: finish them\nBATCH\nnothing was written; --apply does it"
     );
-    scene.mend().await;
+    scene.repair().await;
     let (fixed, _) = scene.place.operate(&scene.sandbox, &["batches", "show", scene.id()]);
     assert_eq!((&fixed["outcome"], &fixed["counts"]), (&ended["outcome"], &ended["counts"]), "{fixed}");
     scene.ends_well().await;
@@ -301,7 +301,7 @@ async fn a_finish_that_was_missed() {
 async fn counters_that_differ() {
     let scene = Scene::after_death_at("before-settlement:1").await;
     scene.dry_run().await;
-    scene.mend().await;
+    scene.repair().await;
     let mut database = Database::of(&scene.place).await;
     assert_eq!(database.run("UPDATE batches SET pending = pending - 1, completed = completed + 1").await, 1);
     let said = scene.dry_run().await;
@@ -309,7 +309,7 @@ async fn counters_that_differ() {
         said,
         "N  batches whose counters differ from their rows: write what the rows say\nBATCH\nnothing was written; --apply does it"
     );
-    let fixed = scene.mend().await;
+    let fixed = scene.repair().await;
     assert!(fixed.ends_with("planned N, applied N, overtaken 0"), "{fixed}");
     scene.ends_well().await;
 }

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::{PEOPLE, invite, people};
 
-const OLD: &str = "old:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-const NEW: &str = "new:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+const OLD: &str = "old:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=";
+const NEW: &str = "new:/uCJxTJpisAeedm7CqonBAj9fmoHPHj9Lr0ixtwWPvU=";
 const ROWS: u32 = 2000;
 
 /// No error, everything can be read, and the old key is dropped when `doctor` says so.

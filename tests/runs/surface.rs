@@ -149,7 +149,10 @@ async fn every_answer_has_its_headers() {
         ("/docs/".to_owned(), "no-cache"),
         ("/docs/swagger-ui.css".to_owned(), "no-cache"),
     ] {
-        let answer = client.request("GET", &path).send().await.expect("an answer");
+        let answer = client.request("GET", &path).header("origin", "https://elsewhere.example").send().await;
+        let answer = answer.expect("an answer");
+        let allows = answer.headers().keys().find(|name| name.as_str().starts_with("access-control-"));
+        assert_eq!(allows, None, "{path}: no other page reads it");
         let header = |name: &str| {
             let all: Vec<&str> =
                 answer.headers().get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();

@@ -204,7 +204,7 @@ async fn a_batch_cannot_be_given_to_another_owner() {
 async fn an_erasure_is_final_when_its_epoch_is_dropped() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::new(&[("noop.yaml", NOOP)]);
-    place.set("PENSTOCK_ENCRYPTION_KEYS", "tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into());
+    place.set("PENSTOCK_ENCRYPTION_KEYS", "tests:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=".into());
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
@@ -263,8 +263,8 @@ async fn an_erasure_is_final_when_its_epoch_is_dropped() {
 #[tokio::test]
 async fn kept_definitions_outlive_a_rotation() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let old = "old:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-    let new = "new:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+    let old = "old:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=";
+    let new = "new:/uCJxTJpisAeedm7CqonBAj9fmoHPHj9Lr0ixtwWPvU=";
     let mut place = Place::new(&[("invite.yaml", &invite())]);
     place.set("PENSTOCK_ENCRYPTION_KEYS", old.into());
     let key = place.key(&sandbox, "acme");

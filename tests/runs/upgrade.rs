@@ -15,7 +15,7 @@ async fn batches_of_the_second_schema_go_on() {
     let receiver = Receiver::start().await;
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::bare(&[("invite.yaml", &crate::invite())]);
-    place.set("PENSTOCK_ENCRYPTION_KEYS", "tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into());
+    place.set("PENSTOCK_ENCRYPTION_KEYS", "tests:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=".into());
     Database::restore(&place, "schema2").await;
     // Whoever comes too early is told what is to be done first.
     let (said, good) = place.say(&sandbox, &["batches", "list"]);

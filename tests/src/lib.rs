@@ -5,6 +5,7 @@
 pub mod database;
 pub mod disk;
 pub mod fleet;
+pub mod memory_limit;
 pub mod postgres;
 pub mod receiver;
 pub mod redis;
@@ -51,7 +52,7 @@ fn cluster() -> Option<Vec<(&'static str, String)>> {
         ("DATABASE_URL", format!("{server}/{name}")),
         ("REDIS_URL", format!("{redis}/{number}")),
         // The key of tests, the same for all programs of a test.
-        ("PENSTOCK_ENCRYPTION_KEYS", "tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into()),
+        ("PENSTOCK_ENCRYPTION_KEYS", "tests:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=".into()),
         ("PENSTOCK_LEASE_SECONDS", "20".into()),
         ("PENSTOCK_LOST_AFTER_SECONDS", "20".into()),
     ])

@@ -7,7 +7,7 @@ METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16
             "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254")
 # NodeLocal DNSCache; the resolvers of AWS and Google.
 RESOLVERS = ("169.254.20.10", "169.254.169.253", "169.254.169.254", "10.0.0.10", "fd00:10::a")
-# Engines, dependencies, receivers.
+# Services, dependencies, receivers.
 ELSEWHERE = ("10.1.2.3", "93.184.216.34", "2606:2800:220:1::1")
 
 

@@ -57,7 +57,7 @@ def cron_error(schedule):
                 continue
             ends = [names.get(end.lower(), end) for end in span.split("-")]
             if len(ends) > 2 or not all(str(end).isdigit() for end in ends):
-                return f"`{part}` is no number"
+                return f"`{part}` is not a number"
             ends = [int(end) for end in ends]
             if not all(low <= end <= high for end in ends) or ends != sorted(ends):
                 return f"`{part}` is outside {low}-{high}"
@@ -194,7 +194,7 @@ def workload(obj):
         for port in ports:
             if not PORT_NAME.match(port):
                 yield f"{name}: `{port}` is no name of a port"
-        # Alive before the schema is there; ready once the engines answer.
+        # Alive before the schema is there; ready once the services answer.
         for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz"), ("startupProbe", "/livez")):
             if probe in container:
                 asked = container[probe].get("httpGet", container[probe].get("tcpSocket", {}))
@@ -235,7 +235,7 @@ def workload(obj):
         if "helm.sh/hook" in hook and "before-hook-creation" not in hook.get("helm.sh/hook-delete-policy", ""):
             yield "the hook's Job is in the way of the next one"
         if "helm.sh/hook" not in hook and "ttlSecondsAfterFinished" not in obj["spec"]:
-            yield "the Job stays for ever: ttlSecondsAfterFinished is missing"
+            yield "the Job stays without end: ttlSecondsAfterFinished is missing"
         if component(obj) == "migrate" and "post-" in hook.get("helm.sh/hook", ""):
             yield "services wait for the schema, and Helm (--wait) for the services before it makes the schema"
 

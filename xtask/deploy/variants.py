@@ -86,7 +86,7 @@ REFUSED = {
        for name in SECRETS},
     "a secret variable of nothing": (["--set", "extraEnv[0].name=DATABASE_URL"], "extraEnv: DATABASE_URL would be readable"),
     "a bound that any run is late by": (["--set", "alerts.dispatcherLateSeconds=30"], "dispatcherLateSeconds"),
-    "a bound that is no number": (["--set-string", "alerts.dispatcherLateSeconds=5m"], "dispatcherLateSeconds"),
+    "a bound that is not a number": (["--set-string", "alerts.dispatcherLateSeconds=5m"], "dispatcherLateSeconds"),
     "a volume that is the chart's own": (["--set", "extraVolumes[0].name=pipelines"], "extraVolumes"),
     "alert rules of two places": (["--set", "alerts.hooks=a,alerts.existingSecret=b"], "both set"),
     "alert rules without receivers": (["--set", "alerts.hooks.rules[0].rule=stuck_rows"], "hooks"),

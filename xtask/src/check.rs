@@ -1,5 +1,6 @@
 //! `cargo xtask test`: what has to hold before anything lands.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::services::Services;
@@ -34,21 +35,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
         supply::sbom(&std::env::temp_dir().join(format!("penstock-{}.cdx.json", std::process::id())))
     })?;
     let services = Services::start()?;
-    step("programs for whole runs", || {
-        let mut command = cargo();
-        command.args([
-            "build",
-            "--quiet",
-            "--package",
-            "penstock-cli",
-            "--package",
-            "penstock-api",
-            "--package",
-            "penstock-worker",
-        ]);
-        command.args(["--package", "penstock-dispatcher", "--package", "penstock-sandbox"]);
-        run(command)
-    })?;
+    step("programs for whole runs", build_programs)?;
     step("tests", || {
         let mut command = cargo();
         command.args(["test", "--workspace"]).args(args);
@@ -79,6 +66,28 @@ pub fn test(args: &[String]) -> Result<(), String> {
     drop(services);
     eprintln!("all tests passed after {} s", began.elapsed().as_secs());
     Ok(())
+}
+
+/// Builds what whole runs start.
+fn build_programs() -> Result<(), String> {
+    let mut command = cargo();
+    command.args(["build", "--quiet"]);
+    for package in ["cli", "api", "worker", "dispatcher", "sandbox"] {
+        command.args(["--package", &format!("penstock-{package}")]);
+    }
+    run(command)
+}
+
+/// Writes docs/contract.txt anew, and shows what changed: a line of it is a line of the changelog.
+pub fn record_contract() -> Result<(), String> {
+    build_programs()?;
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--package", "penstock-tests", "--test", "docs", "the_public_contract"]);
+    command.env("PENSTOCK_TEST_RECORD_CONTRACT", "1");
+    run(command)?;
+    let mut command = Command::new("git");
+    command.args(["--no-pager", "diff", "--unified=0", "--", "docs/contract.txt"]);
+    run(command)
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {

@@ -140,7 +140,7 @@ fn serve(image: &str, work: &Path) -> Result<(), String> {
         ("DATABASE_URL", of("PENSTOCK_TEST_POSTGRES_URL").unwrap_or_default()),
         ("REDIS_URL", of("PENSTOCK_TEST_REDIS_URL").unwrap_or_default()),
         ("OBJECT_STORE_URL", "file:///files".to_owned()),
-        ("PENSTOCK_ENCRYPTION_KEYS", "verify:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".to_owned()),
+        ("PENSTOCK_ENCRYPTION_KEYS", "verify:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=".to_owned()),
         ("PENSTOCK_BIND", "127.0.0.1:28481".to_owned()),
         ("PENSTOCK_HEALTH_BIND", "127.0.0.1:28482".to_owned()),
     ];

@@ -1,4 +1,4 @@
-//! `cargo xtask demo | dev | run | test | bench | verify-deploy`: the project's tasks, for people and for CI.
+//! `cargo xtask demo | dev | run | test | bench | contract | verify-deploy`: the project's tasks, for people and for CI.
 
 mod bench;
 mod check;
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         "test" => check::test(&rest),
         "bench" => bench::run(&rest),
         "with-servers" => with_servers(&rest),
+        "contract" => check::record_contract(),
         "verify-deploy" => deploy::verify(),
         "sbom" => supply::sbom(Path::new(rest.first().map_or("target/penstock.cdx.json", String::as_str))),
         "advisories" => supply::check(),
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
                  cargo xtask test          formats, lints and all tests, with the servers that they need\n\
                  cargo xtask with-servers COMMAND  runs a command beside the servers that tests need, with what tests read to find them\n\
                  cargo xtask bench         measures, as ratios to the machine's own ceiling\n\
+                 cargo xtask contract      records the public contract (API, commands, settings, metrics) in docs/contract.txt, and shows what changed\n\
                  cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules\n\
                  cargo xtask advisories    licences, sources and known vulnerabilities of what the programs are made of (cargo-deny)\n\
                  cargo xtask sbom [FILE]   writes what the programs are made of, as CycloneDX\n\

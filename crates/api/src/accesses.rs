@@ -13,7 +13,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, HttpRequest, web};
 use penstock_domain::ids::BatchId;
 use penstock_flow::Services;
-use penstock_flow::supervise::spawn_part;
+use penstock_flow::context::tasks::spawn_part;
 use penstock_store::operations::AuditEntry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -211,6 +211,8 @@ fn subject(request: &HttpRequest, status: StatusCode, limits: &Limits) -> Option
     let reads = [Method::GET, Method::HEAD].contains(request.method());
     let access = match status {
         StatusCode::UNAUTHORIZED => Access::Unauthorized,
+        // Of an address that has had too many of them.
+        StatusCode::TOO_MANY_REQUESTS if asker.is_none() => Access::Unauthorized,
         StatusCode::FORBIDDEN => Access::Forbidden,
         status if status.is_success() && reads && asker.as_ref()?.admin => Access::AdminRead,
         _ => return None,
@@ -231,7 +233,7 @@ fn subject(request: &HttpRequest, status: StatusCode, limits: &Limits) -> Option
 }
 
 /// Who is connected; behind trusted proxies, the last address that is none of theirs. IPv6 by networks of 64 bits.
-fn client_address(request: &HttpRequest, limits: &Limits) -> Option<IpAddr> {
+pub fn client_address(request: &HttpRequest, limits: &Limits) -> Option<IpAddr> {
     let peer = request.peer_addr()?.ip();
     let forwarded: Vec<&str> = request
         .headers()

@@ -10,7 +10,7 @@ use futures::future::LocalBoxFuture;
 use futures::{Stream, TryStreamExt as _};
 use penstock_crypto::ApiKey;
 use penstock_domain::ids::{BatchId, OwnerSeq};
-use penstock_flow::keys;
+use penstock_flow::context::api_keys;
 use penstock_store::batches::Batch;
 use penstock_store::owners::{ApiKeyRecord, KeyRole, Scope, Scopes};
 
@@ -91,10 +91,11 @@ impl Caller {
     /// Asks for the key again, before something is done for a request that took long.
     ///
     /// # Errors
-    /// 401 when it is no longer good.
+    /// 401 when it is no longer good: it was revoked, or has expired meanwhile.
     pub async fn still(&self, state: &ApiState) -> Result<(), Problem> {
         let record = state.services.store.key(&self.key_id).await?;
-        let valid = record.is_some_and(|record| record.revoked_at.is_none());
+        let now = state.services.clock.now();
+        let valid = record.is_some_and(|record| record.is_valid(now));
         if valid { Ok(()) } else { Err(unauthorized()) }
     }
 
@@ -183,7 +184,7 @@ impl FromRequest for Caller {
             let (scheme, text) = sent.split_once(' ').ok_or_else(refused)?;
             let key = ApiKey::parse(text.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
             let key = key.ok_or_else(refused)?;
-            let caller: Self = keys::find(&state.services, &key).await?.ok_or_else(refused)?.into();
+            let caller: Self = api_keys::find(&state.services, &key).await?.ok_or_else(refused)?.into();
             let admin = caller.role == KeyRole::Admin;
             request.extensions_mut().insert(Asker { actor: caller.actor(), admin });
             state.rates.request(&caller, &request)?;

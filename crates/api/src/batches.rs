@@ -4,9 +4,9 @@ use actix_web::{HttpResponse, web};
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
-use penstock_flow::control;
-use penstock_flow::pace::Pace;
-use penstock_flow::view::{BatchView, batch_view, clear_failure, describe_now, done_view};
+use penstock_flow::context::pace::Pace;
+use penstock_flow::operate::control;
+use penstock_flow::read::view::{BatchView, batch_view, clear_failure, describe_now, done_view};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::owners::KeyRole;
 use penstock_store::reading::ErrorGroup;
@@ -260,7 +260,7 @@ pub async fn errors(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     // A definition that no longer loads here keeps nobody from the codes.
-    let pipeline = state.services.pipelines.of(&state.services, &batch).await.ok();
+    let pipeline = state.services.definition_of(&batch).await.ok();
     let named = |group: ErrorGroup| ErrorSummary {
         step: group
             .step

@@ -8,8 +8,8 @@ use actix_web::{HttpResponse, mime, web};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use penstock_domain::ids::OwnerSeq;
 use penstock_domain::json;
-use penstock_flow::budget::Reserved;
-use penstock_flow::weight;
+use penstock_domain::json_size;
+use penstock_flow::context::budget::Reserved;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 use tokio::time::Instant;
@@ -93,13 +93,13 @@ pub fn announced(headers: &HeaderMap) -> Option<u64> {
 /// A whole number in JSON, which may be written with a fraction of zero (JSON Schema, 4.2.3).
 ///
 /// # Errors
-/// When it is no number, has a fraction, or is out of range.
+/// When it is not a number, has a fraction, or is out of range.
 pub fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
     let whole =
         number.as_f64().filter(|value| value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(value));
     let whole =
-        whole.ok_or_else(|| serde::de::Error::custom(format!("{number} is no whole number from 0 on")))?;
+        whole.ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number from 0 on")))?;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole and in range")]
     Ok(Some(whole as u32))
 }
@@ -167,7 +167,7 @@ impl Small {
 /// # Errors
 /// 413 when that is too much.
 pub fn light(json: &[u8], what: &str) -> Result<usize, Problem> {
-    let weight = weight::of_json(json);
+    let weight = json_size::of_json(json);
     if weight <= MOST_WEIGHT {
         return Ok(weight);
     }

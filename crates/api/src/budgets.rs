@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use penstock_domain::ids::OwnerSeq;
 use penstock_flow::FlowError;
-use penstock_flow::budget::{Budget, PATIENCE, Reserved};
-use penstock_flow::results::Reader;
+use penstock_flow::context::budget::{Budget, PATIENCE, Reserved};
+use penstock_flow::read::results::Reader;
 use tokio::sync::Mutex;
 
 use crate::body::PIECE;

@@ -6,9 +6,11 @@ use actix_web::http::header::IfNoneMatch;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_domain::time::Timestamp;
 use penstock_flow::FlowError;
-use penstock_flow::links::Link;
-use penstock_flow::results::named;
+use penstock_flow::context::api_keys;
+use penstock_flow::read::links::Link;
+use penstock_flow::read::results::named;
 use penstock_store::operations::AuditEntry;
+use penstock_store::owners::ApiKeyRecord;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -79,7 +81,9 @@ pub async fn create(
     let now = state.services.clock.now();
     let expires_at = now + Duration::from_secs(u64::from(valid));
     let actor = caller.actor();
-    let link = Link { batch: batch.id, report: body.report, key_id: caller.key_id, expires_at };
+    let key = valid_key(&state, &caller.key_id).await?.ok_or_else(no_longer_valid)?;
+    let key_word = api_keys::word(&state.services, &key).await?;
+    let link = Link { batch: batch.id, report: body.report, key_id: caller.key_id, key_word, expires_at };
     // Who gave rows of a batch away is worth knowing later; the link itself is written nowhere.
     let entry = AuditEntry {
         id: 0,
@@ -113,11 +117,21 @@ pub async fn follow(
     let services = &state.services;
     let link = Link::read(&services.keyring.get(), &token, services.clock.now())
         .map_err(|error| Problem::forbidden(error.to_string()))?;
-    let key = services.store.key(&link.key_id).await?.filter(|record| record.is_valid(services.clock.now()));
-    let key =
-        key.ok_or_else(|| Problem::forbidden("the key that made this link was revoked or has expired"))?;
+    let key = valid_key(&state, &link.key_id).await?.ok_or_else(no_longer_valid)?;
+    if api_keys::word(services, &key).await? != link.key_word {
+        return Err(no_longer_valid());
+    }
     let caller = Caller::from(key);
     state.rates.request(&caller, &request)?;
     let batch = caller.batch(&state, &link.batch.to_string()).await?;
     reports::send(&state, caller, batch, &link.report, seen.into_inner(), &request).await
+}
+
+async fn valid_key(state: &ApiState, id: &str) -> Result<Option<ApiKeyRecord>, Problem> {
+    let now = state.services.clock.now();
+    Ok(state.services.store.key(id).await?.filter(|record| record.is_valid(now)))
+}
+
+fn no_longer_valid() -> Problem {
+    Problem::forbidden("the key that made this link was revoked or has expired")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use penstock_flow::view::batch_view;
+use penstock_flow::read::view::batch_view;
 use utoipa::ToSchema;
 
 use crate::auth::Caller;

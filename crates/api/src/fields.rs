@@ -3,8 +3,8 @@
 use penstock_domain::json::{self, JsonError};
 use penstock_domain::ledger::Canary;
 use penstock_domain::pipeline::CanaryDefinition;
-use penstock_flow::addresses::check_address;
-use penstock_flow::upload::UploadFields;
+use penstock_flow::callbacks::address::check_address;
+use penstock_flow::intake::upload::UploadFields;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};

@@ -3,7 +3,7 @@
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, web};
 use futures::Stream;
-use penstock_flow::upload::{Accepted, Upload, UploadRequest};
+use penstock_flow::intake::upload::{Accepted, Upload, UploadRequest};
 use serde_json::{Map, Value};
 
 use crate::auth::Caller;
@@ -147,7 +147,7 @@ impl Taken {
                 shown(name),
                 fields::NAMES.join(", ")
             )),
-            name if self.fields.contains_key(name) => bad(format!("the field `{name}` stands twice")),
+            name if self.fields.contains_key(name) => bad(format!("duplicate field `{name}`")),
             _ => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! Whether the service lives and is ready.
 
 use actix_web::{HttpResponse, web};
-use penstock_flow::readiness::readiness;
+use penstock_flow::operate::readiness::readiness;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};

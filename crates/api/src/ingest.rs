@@ -5,10 +5,12 @@ use std::sync::Arc;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_domain::csv::{Rejected, error};
+use penstock_domain::ids::OwnerSeq;
 use penstock_domain::pipeline::Pipeline;
-use penstock_flow::adopt::adopt;
-use penstock_flow::upload::{Accepted, TooLarge, Upload, UploadError, UploadRequest};
-use penstock_flow::view::{BatchView, done_view};
+use penstock_flow::intake::presigned_batch::{adopt, waiting_bytes};
+use penstock_flow::intake::upload::{Accepted, TooLarge, Upload, UploadError, UploadRequest};
+use penstock_flow::read::view::{BatchView, done_view};
+use penstock_store::batches::Kept;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -59,7 +61,7 @@ pub async fn upload(
     if !caller.may_use(&pipeline.name) {
         return Err(Problem::forbidden("the key is for other pipelines"));
     }
-    admit(&state, &caller, &request).await?;
+    state.rates.upload(&caller, &request)?;
     let wanted = UploadRequest {
         owner: caller.owner,
         owner_name: caller.owner_name.clone(),
@@ -70,6 +72,7 @@ pub async fn upload(
     let accepted = match Media::of(request.headers())? {
         Media::Form => {
             no_query(&request)?;
+            admit(&state, caller.owner, 1, &request).await?;
             let room = room(&state, &wanted, &request).await?;
             form::take(&caller, &state, wanted, &request, payload, &room).await?
         }
@@ -78,6 +81,7 @@ pub async fn upload(
             if raw.upload_id.is_some() {
                 return Err(Problem::bad_request("bad_query", "`upload_id` goes without a file, as JSON"));
             }
+            admit(&state, caller.owner, 1, &request).await?;
             let room = room(&state, &wanted, &request).await?;
             room.hold(raw.weight()?).await?;
             let fields = raw.checked(&state)?;
@@ -112,14 +116,18 @@ pub struct UploadedBatch {
     pub ignored_columns: Vec<String>,
 }
 
-/// Counts an upload, and looks at what its owner keeps.
+/// Whether the owner may keep so many more batches and the file that comes with the request.
 ///
 /// # Errors
-/// 429 when it is one too many.
-pub(crate) async fn admit(state: &ApiState, caller: &Caller, request: &HttpRequest) -> Result<(), Problem> {
-    state.rates.upload(caller, request)?;
+/// 429 when it keeps too much.
+pub(crate) async fn admit(
+    state: &ApiState,
+    owner: OwnerSeq,
+    batches: u64,
+    request: &HttpRequest,
+) -> Result<(), Problem> {
     let bytes = body::announced(request.headers()).unwrap_or(0);
-    state.quotas.admit(&state.services.store, caller.owner, bytes).await
+    state.quotas.admit(&state.services.store, owner, Kept { batches, bytes }).await
 }
 
 /// Memory for a file: a part that fills, and a record as it is parsed.
@@ -176,6 +184,10 @@ async fn from_json(
         )
     })?;
     let fields = raw.checked(state)?;
+    // A repeated request makes no further batch, and one without a file makes none: both are answered further on.
+    if let Some(bytes) = waiting_bytes(&state.services, wanted.owner, id).await? {
+        state.quotas.admit(&state.services.store, wanted.owner, Kept { batches: 1, bytes }).await?;
+    }
     let services = state.services.clone();
     finished(async move { adopt(&services, wanted, id, fields).await }).await
 }

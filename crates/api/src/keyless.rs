@@ -16,8 +16,9 @@ use actix_web::http::header::{self, AcceptEncoding, ContentEncoding, Encoding, H
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use penstock_domain::ids::OwnerSeq;
-use penstock_flow::budget::Reserved;
-use penstock_flow::metrics::{self, Sources};
+use penstock_flow::context::budget::Reserved;
+use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::telemetry::metrics;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
@@ -94,7 +95,8 @@ impl Shared {
     }
 }
 
-fn takes_gzip(request: &HttpRequest) -> bool {
+/// Whether the client takes gzip rather than an answer that is not compressed (RFC 9110, 12.5.3: `q=0` refuses a coding).
+pub fn takes_gzip(request: &HttpRequest) -> bool {
     let Ok(accepted) = AcceptEncoding::parse(request) else { return false };
     let chosen = accepted.negotiate([Encoding::gzip(), Encoding::identity()].iter());
     !accepted.is_empty() && chosen == Some(Encoding::gzip())

@@ -4,7 +4,7 @@
 //! [`reports`] stream results (in [`ranges`], by what the [`report_index`] knows), [`downloads`] give them to who has no key,
 //! [`events`] tell changes as they happen,
 //! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys, [`accesses`] records who was refused and what admins read,
-//! [`connections`] bounds what strangers cost before that, [`keyless`] what they are sent, [`coding`] what is compressed, [`budgets`] what clients take at a time, [`rates`] how often they ask, [`quotas`] how much they keep, [`query`], [`cursors`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
+//! [`connections`] bounds what strangers cost before that, [`keyless`] what they are sent, [`coding`] what is compressed, [`budgets`] what clients take at a time, [`rates`] how often they ask, [`strangers`] how often who has no key, [`quotas`] how much they keep, [`query`], [`cursors`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
 
 pub mod accesses;
 pub mod audit;
@@ -41,6 +41,7 @@ pub mod retry;
 pub mod rows;
 pub mod server;
 pub mod state;
+pub mod strangers;
 mod trace;
 mod wording;
 

@@ -23,7 +23,7 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Asks a running API whether it lives; for images without a shell
+    /// Checks that a running API is alive; for images without a shell
     Health,
 }
 

@@ -2,7 +2,7 @@
 
 use penstock_domain::ledger::Event;
 use penstock_domain::time::Timestamp;
-use penstock_flow::view::BatchView;
+use penstock_flow::read::view::BatchView;
 use serde_json::json;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::ParameterIn;

@@ -7,9 +7,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use object_store::path::Path;
 use penstock_domain::time::Timestamp;
 use penstock_flow::FlowError;
-use penstock_flow::file::upload_key;
-use penstock_flow::parts::PartWriter;
-use penstock_flow::presigned;
+use penstock_flow::context::object_writer::PartWriter;
+use penstock_flow::intake::presigned;
+use penstock_flow::intake::sealed_file::upload_key;
 use penstock_store::batches::PendingUpload;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -46,16 +46,10 @@ pub struct UploadPlace {
     pub expires_at: Timestamp,
 }
 
-/// Gives an address to which the client PUTs its file.
+/// Gives an address to which the client PUTs its file. It is no upload yet, and counts as a request only.
 #[utoipa::path(post, operation_id = "create_upload", path = "/v2/uploads", tag = "batches",
     responses((status = 201, description = "A place for a file", body = UploadPlace), refusals::Asked), security(("key" = [])))]
-pub async fn create(
-    caller: Caller,
-    state: web::Data<ApiState>,
-    _: NoQuery,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    ingest::admit(&state, &caller, &request).await?;
+pub async fn create(caller: Caller, state: web::Data<ApiState>, _: NoQuery) -> Result<HttpResponse, Problem> {
     let now = state.services.clock.now();
     let id = state.services.id_generator.uuid(now);
     let key = upload_key(&caller.owner_name, id);
@@ -82,9 +76,15 @@ pub async fn create(
     }))
 }
 
+/// The file's bytes: generators of clients know no `text/csv`, and the type makes no difference here.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "for the document alone")]
+pub struct FileBytes(Vec<u8>);
+
 /// Takes the file itself, where the object store has no addresses of its own.
 #[utoipa::path(put, operation_id = "put_upload", path = "/v2/uploads/{id}/content", tag = "batches", params(("id" = String, Path)),
-    request_body(content_type = "text/csv", content = String),
+    request_body(content((String = "text/csv"), (inline(FileBytes) = "application/octet-stream"))),
     responses((status = 204, description = "The file is there"), refusals::Asked, refusals::Named, refusals::Small), security(("key" = [])))]
 pub async fn put(
     caller: Caller,
@@ -94,7 +94,8 @@ pub async fn put(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    ingest::admit(&state, &caller, &request).await?;
+    state.rates.upload(&caller, &request)?;
+    ingest::admit(&state, caller.owner, 0, &request).await?;
     body::unencoded(request.headers())?;
     let unknown = || Problem::not_found("open upload of this id");
     let id = id.parse().map_err(|_| unknown())?;

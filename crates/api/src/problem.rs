@@ -23,7 +23,7 @@ pub struct FileError {
     column: Option<String>,
     /// Which rule is broken, for programs.
     code: String,
-    /// A sentence that says the mend.
+    /// A sentence that says how to fix it.
     message: String,
 }
 
@@ -37,7 +37,7 @@ pub struct Problem {
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// This problem in a sentence, with the mend where there is one.
+    /// This problem in a sentence, with a hint where there is one.
     pub detail: String,
     /// The kind, for programs.
     pub code: String,

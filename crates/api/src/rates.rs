@@ -152,8 +152,7 @@ impl Rates {
         let (Ok(standings) | Err(standings)) = &taken;
         request.extensions_mut().get_or_insert_with(Standings::default).0.extend(standings);
         taken.map(drop).map_err(|standings| {
-            let first = standings.iter().find(|standing| standing.remaining == 0);
-            let (says, reset) = first.map_or(("too many requests", 1), |one| (one.policy.says(), one.reset));
+            let (says, reset) = refusal(&standings);
             Problem::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limited",
@@ -203,6 +202,13 @@ impl Rates {
         let standings = standings.collect();
         if accepted { Ok(standings) } else { Err(standings) }
     }
+}
+
+/// Why a request is refused, and after how many seconds the last of the buckets that are empty has one more.
+fn refusal(standings: &[Standing]) -> (&'static str, u32) {
+    let empty = standings.iter().filter(|standing| standing.remaining == 0);
+    let last = empty.max_by_key(|standing| standing.reset);
+    last.map_or(("too many requests", 1), |one| (one.policy.says(), one.reset))
 }
 
 /// The buckets that a request took from.
@@ -255,6 +261,21 @@ mod tests {
         assert_eq!((refused[0].remaining, refused[1].remaining, refused[1].reset), (4, 0, 8));
         // Another owner is not concerned.
         rates.take("c", OwnerSeq(2), [(Policy::Key, 6), (Policy::Owner, 8)], NOW).unwrap();
+    }
+
+    #[test]
+    fn a_refusal_names_the_time_at_which_all_buckets_accept() {
+        // The key has one more after 5 seconds, the owner after 20.
+        let policies = [(Policy::Key, 12), (Policy::Owner, 3)];
+        let rates = rates();
+        for _ in 0..3 {
+            rates.take("a", OwnerSeq(1), policies, NOW).unwrap();
+        }
+        let refused = rates.take("a", OwnerSeq(1), policies, NOW).unwrap_err();
+        assert_eq!(refusal(&refused), (Policy::Owner.says(), 20));
+        let both = refused.iter().map(|one| Standing { remaining: 0, ..*one }).rev().collect::<Vec<_>>();
+        assert_eq!(refusal(&both), (Policy::Owner.says(), 20));
+        assert_eq!(refusal(&both.into_iter().rev().collect::<Vec<_>>()), (Policy::Owner.says(), 20));
     }
 
     #[test]

@@ -39,7 +39,7 @@ refusals! {
         "401": "There is no valid key",
         "403": "The key lacks a scope, or is for other pipelines",
         "406": "No content coding of Accept-Encoding is written here",
-        "429": "The key or its owner asks too often, or keeps too much: try again after Retry-After",
+        "429": "The key, its owner, or an address without a valid key asks too often, or the owner keeps too much: try again after Retry-After",
         "500": "Something went wrong; it was logged",
         "503": "An engine is away: try again after Retry-After",
     }
@@ -93,7 +93,7 @@ refusals! {
     Linked {
         "403": "The link has expired or was changed, or its key is gone",
         "404": "The batch is gone",
-        "429": "The key that made the link, or its owner, asks too often: try again after Retry-After",
+        "429": "The key that made the link, its owner, or an address without a valid link asks too often: try again after Retry-After",
     }
     /// Of values that a JSON body has, and that cannot be taken.
     Unprocessable {

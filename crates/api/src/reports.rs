@@ -8,11 +8,13 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use penstock_flow::FlowError;
-use penstock_flow::results::{self, Format, Report, named};
+use penstock_flow::read::results;
+use penstock_flow::read::results::{Format, Report, named};
 use penstock_store::batches::Batch;
 
 use crate::auth::Caller;
 use crate::body::PIECE;
+use crate::keyless::takes_gzip;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::ranges::{Wanted, cut};
@@ -66,7 +68,7 @@ pub async fn send(
     let opaque = format!("{}-{}-{name}", batch.id, batch.ledger.revision);
     let head = request.method() == Method::HEAD;
     let ranged = (finished && !head).then(|| Wanted::of(request.headers(), &opaque)).flatten();
-    let compressed = ranged.is_none() && accepts_gzip(request);
+    let compressed = ranged.is_none() && takes_gzip(request);
     let tag = if finished && !compressed {
         EntityTag::new_strong(opaque.clone())
     } else {
@@ -96,6 +98,10 @@ pub async fn send(
     let known = state.reports.known(&opaque);
     let writing = Writing { state: state.clone(), caller, batch, report, format, known: known.clone() };
     let Some(wanted) = ranged else {
+        if !compressed {
+            // The tag is of these bytes: they are not to be compressed on their way out.
+            response.insert_header((header::CONTENT_ENCODING, "identity"));
+        }
         return Ok(response.streaming(writing.from(Position::default(), compressed).await?));
     };
     let length = writing.length().await?;
@@ -194,10 +200,4 @@ impl Writing {
 /// The body of an answer to HEAD. A stream would be read to its end for nobody, and hold its connection until then.
 pub fn nothing() -> impl Stream<Item = Result<Bytes, Problem>> {
     futures::stream::empty()
-}
-
-/// Whether the answer is going to be compressed.
-fn accepts_gzip(request: &HttpRequest) -> bool {
-    let accepted = request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
-    accepted.is_some_and(|accepted| accepted.contains("gzip") || accepted.contains('*'))
 }

@@ -2,8 +2,9 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use penstock_flow::control::{self, RetryError};
-use penstock_flow::view::{BatchView, done_view};
+use penstock_flow::operate::control;
+use penstock_flow::operate::control::RetryError;
+use penstock_flow::read::view::{BatchView, done_view};
 use penstock_store::control::RetrySelection;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

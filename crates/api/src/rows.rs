@@ -2,9 +2,10 @@
 
 use actix_web::{HttpResponse, web};
 use penstock_domain::row::RowStatus;
-use penstock_flow::results;
-use penstock_flow::view::{RowView, row_view};
-use penstock_flow::waiting::{self, Wait};
+use penstock_flow::read::results;
+use penstock_flow::read::view::{RowView, row_view};
+use penstock_flow::read::waiting;
+use penstock_flow::read::waiting::Wait;
 use penstock_store::batches::Batch;
 use penstock_store::reading::{RowFilter, RowPage as StoredPage};
 use serde::{Deserialize, Serialize};
@@ -78,12 +79,12 @@ pub async fn list(
         max_bytes: Some(PAGE_BYTES),
         payload: false,
     };
-    let secrets = state.services.secrets.of(&state.services, &batch).await?;
+    let secrets = state.services.secrets_of(&batch).await?;
     let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
     let page = found(&state, &caller, &batch, &mut filter).await?;
     results::refuse_erased(&state.services, &batch).await?;
     let next_cursor = page.next.map(|next| next.to_string());
-    let pipeline = state.services.pipelines.of(&state.services, &batch).await.ok();
+    let pipeline = state.services.definition_of(&batch).await.ok();
     let data = page.rows.iter().map(|record| row_view(&secrets, pipeline.as_deref(), record)).collect();
     body::answer(&RowPage { data, next_cursor }, room)
 }
@@ -123,12 +124,12 @@ pub async fn show(
     let (id, number) = path.into_inner();
     let batch = caller.batch(&state, &id).await?;
     let number = row_number(&number).ok_or_else(|| Problem::not_found("such row"))?;
-    let secrets = state.services.secrets.of(&state.services, &batch).await?;
+    let secrets = state.services.secrets_of(&batch).await?;
     let record =
         state.services.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
     results::refuse_erased(&state.services, &batch).await?;
     let room = state.budgets.answer(caller.owner, record.sealed_bytes() as u64).await?;
-    let pipeline = state.services.pipelines.of(&state.services, &batch).await.ok();
+    let pipeline = state.services.definition_of(&batch).await.ok();
     body::answer(&row_view(&secrets, pipeline.as_deref(), &record), room)
 }
 
@@ -167,6 +168,7 @@ pub async fn waiting(
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
     let calls = state.caller.as_deref();
-    let data = waiting::explain(&state.services, calls, &batch, query.row, state.rows_per_owner).await?;
+    let data =
+        waiting::explain(&state.services, calls, &batch, query.row, state.rows_per_owner, true).await?;
     Ok(HttpResponse::Ok().json(Waiting { data }))
 }

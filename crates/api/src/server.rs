@@ -16,7 +16,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::{Compress, from_fn};
 use actix_web::{App, HttpResponse, Resource, ResponseError as _, Route, web};
 use penstock_app::{Chosen, Settings, StartError};
-use penstock_flow::metrics::Sources;
+use penstock_flow::operate::collect_metrics::Sources;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing_actix_web::TracingLogger;
@@ -29,6 +29,7 @@ use crate::headers::secured;
 use crate::keyless::Keyless;
 use crate::problem::Problem;
 use crate::state::ApiState;
+use crate::strangers::limited;
 use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
@@ -87,6 +88,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .app_data(state.clone())
             .app_data(keyless.clone())
             .app_data(compressing.clone())
+            .wrap(from_fn(limited))
             .wrap(from_fn(sparing))
             .wrap(Compress::default())
             .wrap(from_fn(worded))

@@ -6,8 +6,8 @@ use std::time::Duration;
 use penstock_app::{Chosen, Settings, StartError};
 use penstock_downstream::Caller;
 use penstock_flow::Services;
-use penstock_flow::metrics::Sources;
-use penstock_flow::signing::UrlSigner;
+use penstock_flow::context::url_signer::UrlSigner;
+use penstock_flow::operate::collect_metrics::Sources;
 use tokio_util::sync::CancellationToken;
 
 use crate::accesses::Accesses;
@@ -16,6 +16,7 @@ use crate::connections::{Connections, Limits};
 use crate::quotas::{Most, Quotas};
 use crate::rates::{PerMinute, Rates};
 use crate::report_index::Reports;
+use crate::strangers::Strangers;
 
 /// How long a client that is being sent an answer may take no byte of it.
 const STALLED: Duration = Duration::from_secs(60);
@@ -45,6 +46,8 @@ pub struct ApiState {
     pub accesses: Accesses,
     /// How often keys and owners ask.
     pub rates: Rates,
+    /// How often an address asks without a valid key.
+    pub strangers: Strangers,
     /// How much owners keep.
     pub quotas: Quotas,
     /// What links begin with: where clients reach the API. Never what a request says of that.
@@ -93,6 +96,7 @@ impl ApiState {
                 key_uploads: surface.key_uploads,
                 owner_uploads: surface.owner_uploads,
             }),
+            strangers: Strangers::new(surface.keyless_requests),
             quotas: Quotas::new(Most {
                 batches: surface.owner_batches,
                 bytes: surface.owner_stored_mib.saturating_mul(1024 * 1024),

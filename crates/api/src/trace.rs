@@ -20,7 +20,7 @@ pub struct Requests;
 /// When a request came.
 struct Began(Instant);
 
-/// Asked for every few seconds, permanently.
+/// Asked every few seconds, for as long as the process lives.
 fn is_watching(route: &str) -> bool {
     matches!(route, "/livez" | "/readyz" | "/metrics")
 }

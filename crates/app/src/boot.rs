@@ -4,7 +4,7 @@ use std::path::Path;
 
 use penstock_domain::alert::AlertRules;
 use penstock_domain::pipeline::{Catalog, DefinitionError, Pipeline, utf8};
-use penstock_flow::addresses::check_hook;
+use penstock_flow::callbacks::address::check_hook;
 
 use crate::permissions::{Writers, refuse_if_written};
 use crate::{Role, StartError, Variables};

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use penstock_domain::time::{Clock, Timestamp};
-use penstock_store::Store;
-use tokio_util::sync::CancellationToken;
+use penstock_flow::context::periodic::{Schedule, Task};
+use penstock_store::{Store, StoreError};
 
 /// How often it is set. A machine that slept does not know for how long until then.
 const SET_EVERY: Duration = Duration::from_secs(3);
@@ -68,11 +68,19 @@ impl Clock for SharedClock {
 
 impl SharedClock {
     /// Sets it by the database's clock. When the database does not answer in time, it goes on as it was set last.
-    pub async fn set(&self, store: &dyn Store) {
+    ///
+    /// # Errors
+    /// When the database does not answer, or too slowly.
+    pub async fn set(&self, store: &dyn Store) -> Result<(), ClockError> {
         let mut best: Option<(Duration, Instant, Timestamp)> = None;
         for _ in 0..ANSWERS {
             let began = Instant::now();
-            let Ok(Ok(told)) = tokio::time::timeout(SLOWEST, store.now()).await else { break };
+            let answer = tokio::time::timeout(SLOWEST, store.now()).await;
+            let told = match answer.map_err(|_| ClockError::Slow).and_then(|now| Ok(now?)) {
+                Ok(told) => told,
+                Err(error) if best.is_none() => return Err(error),
+                Err(_) => break,
+            };
             let took = began.elapsed();
             if best.is_none_or(|(quickest, ..)| took < quickest) {
                 best = Some((took, began + took / 2, told));
@@ -81,6 +89,7 @@ impl SharedClock {
         if let Some((took, at, told)) = best {
             self.told(told, at, took);
         }
+        Ok(())
     }
 
     /// The database's clock showed `told` at that moment, give or take half of what the answer took.
@@ -103,15 +112,37 @@ impl SharedClock {
             (shown.time, shown.at) = (told, at);
         }
     }
+}
 
-    /// Sets it now and then, until `stop`.
-    pub async fn keep(self: Arc<Self>, store: Arc<dyn Store>, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(SET_EVERY) => self.set(store.as_ref()).await,
-            }
-        }
+/// Why the clock could not be set.
+#[derive(Debug, thiserror::Error)]
+pub enum ClockError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It took too long to say much about the present.
+    #[error("the database did not answer within {} s", SLOWEST.as_secs())]
+    Slow,
+}
+
+/// Sets the clock in the background.
+pub struct ClockTask {
+    /// The clock.
+    pub clock: Arc<SharedClock>,
+    /// The database that it follows.
+    pub store: Arc<dyn Store>,
+}
+
+impl Task for ClockTask {
+    const NAME: &'static str = "clock";
+    type Error = ClockError;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::after(SET_EVERY)
+    }
+
+    async fn run(&mut self) -> Result<(), ClockError> {
+        self.clock.set(self.store.as_ref()).await
     }
 }
 

@@ -26,8 +26,9 @@ pub fn fill(settings: &mut Settings, folder: &Path) -> Result<(), StartError> {
     if settings.object_store_url.is_none() {
         let files = folder.join("files");
         std::fs::create_dir_all(&files).map_err(|error| cannot("make", &files, &error))?;
-        let url = url::Url::from_directory_path(&files)
-            .map_err(|()| StartError::new(format!("{} is no folder that a URL can name", files.display())))?;
+        let url = url::Url::from_directory_path(&files).map_err(|()| {
+            StartError::new(format!("{} is not a folder that a URL can name", files.display()))
+        })?;
         settings.object_store_url = Some(url.to_string());
     }
     if settings.encryption_keys.is_none() {

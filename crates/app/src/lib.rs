@@ -10,7 +10,6 @@ macro_rules! eprintln {
 pub mod boot;
 pub mod clock;
 pub mod data_dir;
-pub mod services;
 pub mod health;
 pub mod log_pipe;
 mod logs;
@@ -19,6 +18,7 @@ mod otlp;
 mod panics;
 pub mod permissions;
 pub mod secret_files;
+pub mod services;
 pub mod settings;
 pub mod shutdown;
 pub mod signing;
@@ -33,7 +33,7 @@ pub use services::{Chosen, Role};
 pub use settings::Settings;
 pub use variables::Variables;
 
-/// A sentence for whoever started the program, with the mend in it.
+/// A sentence for whoever started the program, with a hint in it.
 #[derive(Debug, thiserror::Error)]
 #[error("{sentence}")]
 pub struct StartError {

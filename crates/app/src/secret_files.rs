@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_crypto::Keyring;
-use penstock_flow::{Services, rotation};
-use tokio_util::sync::CancellationToken;
+use penstock_flow::Services;
+use penstock_flow::context::installation;
+use penstock_flow::context::periodic::{Schedule, Task};
 
 use crate::{Settings, StartError, variables};
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the files are read.
+const READ_EVERY: Duration = Duration::from_secs(2);
 
 /// Gives the database's pool another address for the connections that it opens from now on.
 pub type Reconnect = Box<dyn Fn(&str) -> Result<(), StartError> + Send + Sync>;
@@ -31,24 +32,17 @@ impl Watched {
     }
 
     /// What it holds now, if that is something new. A file that is being replaced may be missing for a moment.
-    async fn changed(&mut self) -> Option<String> {
+    async fn changed(&mut self) -> Result<Option<String>, StartError> {
         let (name, file) = (self.name, self.file.clone());
         let read = tokio::task::spawn_blocking(move || variables::read_file(name, &file)).await;
-        match read {
-            Ok(Ok(text)) if text.trim() != self.last.trim() => {
-                self.last.clone_from(&text);
-                Some(text)
-            }
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "a secret's file cannot be read; the value from before is used");
-                None
-            }
-            Err(error) => {
-                tracing::error!(%error, "reading a secret's file failed; the value from before is used");
-                None
-            }
+        let read = read.map_err(|error| StartError::new(format!("{name}: {error}"))).flatten();
+        let text =
+            read.map_err(|error| StartError::new(format!("{error}; the value from before is used")))?;
+        let changed = text.trim() != self.last.trim();
+        if changed {
+            self.last.clone_from(&text);
         }
+        Ok(changed.then_some(text))
     }
 }
 
@@ -60,8 +54,8 @@ pub struct SecretFiles {
 }
 
 impl SecretFiles {
-    /// Those that the settings name. `holds_keys`: whether the program has the keyring.
-    pub fn of(settings: &Settings, holds_keys: bool, reconnect: Option<Reconnect>) -> Self {
+    /// Those that the settings name; none when they name none. `holds_keys`: whether the program has the keyring.
+    pub fn of(settings: &Settings, holds_keys: bool, reconnect: Option<Reconnect>) -> Option<Self> {
         let keyring = Watched::new(
             "PENSTOCK_ENCRYPTION_KEYS",
             settings.encryption_keys_file.as_ref(),
@@ -69,54 +63,60 @@ impl SecretFiles {
         );
         let database =
             Watched::new("DATABASE_URL", settings.database_url_file.as_ref(), settings.database_url.as_ref());
-        Self {
-            keyring: keyring.filter(|_| holds_keys),
-            database: database.filter(|_| reconnect.is_some()),
-            reconnect,
-        }
+        let (keyring, database) = (keyring.filter(|_| holds_keys), database.filter(|_| reconnect.is_some()));
+        (keyring.is_some() || database.is_some()).then_some(Self { keyring, database, reconnect })
     }
 
-    /// Looks at the files until `stop`.
-    pub async fn watch(mut self, services: Services, stop: CancellationToken) {
-        if self.keyring.is_none() && self.database.is_none() {
-            return;
+    async fn read_database(&mut self) -> Result<(), StartError> {
+        let (Some(watched), Some(reconnect)) = (&mut self.database, &self.reconnect) else { return Ok(()) };
+        let Some(url) = watched.changed().await? else { return Ok(()) };
+        match reconnect(&url) {
+            Ok(()) => tracing::info!("DATABASE_URL_FILE changed: new connections use what it holds now"),
+            // The same content is refused again: logged once, and not a failure that is tried again.
+            Err(error) => tracing::error!(%error, "DATABASE_URL_FILE changed, and is not used"),
         }
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            self.look(&services).await;
-        }
+        Ok(())
     }
 
-    async fn look(&mut self, services: &Services) {
-        if let (Some(watched), Some(reconnect)) = (&mut self.database, &self.reconnect)
-            && let Some(url) = watched.changed().await
-        {
-            match reconnect(&url) {
-                Ok(()) => tracing::info!("DATABASE_URL_FILE changed: new connections use what it holds now"),
-                Err(error) => tracing::error!(%error, "DATABASE_URL_FILE changed, and is not used"),
-            }
-        }
-        if let Some(watched) = &mut self.keyring
-            && let Some(keys) = watched.changed().await
-            && let Err(why) = replace_keyring(services, &keys).await
-        {
-            tracing::error!(
-                error = why,
-                "the keyring's file changed, and the keyring from before stays in use"
-            );
-            // Looked at again: the database may have been away.
+    async fn read_keyring(&mut self, services: &Services) -> Result<(), StartError> {
+        let Some(watched) = &mut self.keyring else { return Ok(()) };
+        let Some(keys) = watched.changed().await? else { return Ok(()) };
+        replace_keyring(services, &keys).await.map_err(|why| {
+            // It is read again: the database may have been unavailable.
             watched.last.clear();
-        }
+            StartError::new(format!(
+                "the keyring's file changed, and the keyring from before stays in use: {why}"
+            ))
+        })
+    }
+}
+
+/// Reads the files in the background.
+pub struct SecretFilesTask {
+    /// The files.
+    pub files: SecretFiles,
+    /// Whose keyring is replaced.
+    pub services: Services,
+}
+
+impl Task for SecretFilesTask {
+    const NAME: &'static str = "secret files";
+    type Error = StartError;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::after(READ_EVERY)
+    }
+
+    async fn run(&mut self) -> Result<(), StartError> {
+        let database = self.files.read_database().await;
+        self.files.read_keyring(&self.services).await.and(database)
     }
 }
 
 /// Uses another keyring from now on, provided that it opens what is in the database.
 async fn replace_keyring(services: &Services, keys: &str) -> Result<(), String> {
     let keyring = Keyring::parse(keys).map_err(|error| error.to_string())?;
-    rotation::check_keyring(services, &keyring).await.map_err(|error| error.to_string())?;
+    installation::check_keyring(services, &keyring).await.map_err(|error| error.to_string())?;
     let ids = keyring.ids().collect::<Vec<_>>().join(", ");
     services.keyring.replace(Arc::new(keyring));
     tracing::info!(keys = ids, "the keyring's file changed: its keys are used from now on");

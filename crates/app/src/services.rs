@@ -15,18 +15,20 @@ use penstock_domain::pipeline::Catalog;
 use penstock_domain::time::Clock;
 use penstock_downstream::{Caller, Client, Limiter, LocalLimiter};
 use penstock_flow::Services;
-use penstock_flow::definitions::Definitions;
-use penstock_flow::dispatch::DispatchPolicy;
-use penstock_flow::services::{IdGenerator as _, SystemIdGenerator};
-use penstock_flow::extract::ExtractPolicy;
-use penstock_flow::metrics::{RequestMetrics, Sources};
-use penstock_flow::parts::FILE_PART_BYTES;
+use penstock_flow::context::definitions::Definitions;
+use penstock_flow::context::id_generator::{IdGenerator as _, SystemIdGenerator};
+use penstock_flow::context::limits_view::LimitsView;
+use penstock_flow::context::object_writer::FILE_PART_BYTES;
 #[cfg(feature = "cluster")]
-use penstock_flow::parts::S3_PART_BYTES;
-use penstock_flow::process::{WorkerMetrics, WorkerPolicy};
-use penstock_flow::secrets::Secrets;
-use penstock_flow::standstill::LimitsView;
-use penstock_queue::{Queue, LocalQueue};
+use penstock_flow::context::object_writer::S3_PART_BYTES;
+use penstock_flow::context::periodic::PeriodicTasks;
+use penstock_flow::context::secrets::Secrets;
+use penstock_flow::dispatch::DispatchPolicy;
+use penstock_flow::extract::policy::ExtractPolicy;
+use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::telemetry::metrics::RequestMetrics;
+use penstock_flow::worker::{WorkerMetrics, WorkerPolicy};
+use penstock_queue::{LocalQueue, Queue};
 use penstock_store::Store;
 use penstock_store_sqlite::{ServiceGuard, SqliteStore};
 use ring::rand::SystemRandom;
@@ -110,10 +112,13 @@ impl Chosen {
         }
     }
 
-    /// Sets the clock by the database's, where services on several machines share one.
+    /// Sets the clock by the database's, where services on several machines share one. When that fails, a service tries
+    /// again in the background.
     pub async fn set_clock(&self) {
-        if let Some(clock) = &self.shared_clock {
-            clock.set(self.services.store.as_ref()).await;
+        if let Some(clock) = &self.shared_clock
+            && let Err(error) = clock.set(self.services.store.as_ref()).await
+        {
+            tracing::debug!(%error, "the clock was not set by the database's");
         }
     }
 
@@ -186,7 +191,7 @@ const SQLITE_READS: usize = 3;
 /// Opens the services that the settings name.
 ///
 /// # Errors
-/// A sentence with the mend. Services of a cluster that cannot be reached yet are no error: readiness tells.
+/// A sentence with a hint. Services of a cluster that cannot be reached yet are no error: readiness tells.
 pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Result<Chosen, StartError> {
     let longest_call = pipelines.iter().map(|pipeline| pipeline.worst_call()).max().unwrap_or_default();
     let lease = settings.lease()?;
@@ -212,8 +217,9 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
     };
     let objects = if role.reads_rows() { open_objects(settings, role)? } else { Objects::none() };
     let (queue, limiter, local) = open_queue(settings, sqlite).await?;
-    let client =
-        Client::new().map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
+    let client = Client::new()
+        .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?
+        .with_memory(settings.worker_answers_mib.saturating_mul(1024 * 1024));
     #[allow(clippy::cast_possible_truncation, reason = "any 64 random bits")]
     let seed = SystemIdGenerator.lease_token().0.as_u128() as u64;
     let caller = Arc::new(Caller::new(limiter, client, clock.clone(), seed));
@@ -223,13 +229,16 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         store,
         objects: objects.store,
         part_bytes: objects.part_bytes,
-        parts_under_way: Arc::new(tokio::sync::Semaphore::new(penstock_flow::parts::PARTS_UNDER_WAY)),
+        parts_under_way: Arc::new(tokio::sync::Semaphore::new(
+            penstock_flow::context::object_writer::PARTS_UNDER_WAY,
+        )),
         queue,
         keyring: Arc::new(CurrentKeyring::new(keyring)),
         pipelines: Arc::new(Definitions::new(pipelines, unset, Box::new(move |name| variables.lookup(name)))),
         secrets: Arc::new(Secrets::default()),
         // An operator's command does not see limits that a service keeps in its own process.
         limits: Arc::new(LimitsView::new((!local || role != Role::Operator).then(|| caller.clone()))),
+        periodic: Arc::new(PeriodicTasks::new(clock.clone(), Arc::new(SystemIdGenerator))),
         clock,
         id_generator: Arc::new(SystemIdGenerator),
         readiness: Arc::default(),
@@ -252,7 +261,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         local,
         embedded: sqlite,
         shared_clock,
-        secret_files: Mutex::new(Some(secret_files)),
+        secret_files: Mutex::new(secret_files),
         _guard: guard,
     })
 }
@@ -435,9 +444,9 @@ fn clear_staged(folder: &std::path::Path) {
     }
 }
 
-type Queue = (Arc<dyn Queue>, Arc<dyn Limiter>, bool);
+type QueueAndLimiter = (Arc<dyn Queue>, Arc<dyn Limiter>, bool);
 
-async fn open_queue(settings: &Settings, sqlite: bool) -> Result<Queue, StartError> {
+async fn open_queue(settings: &Settings, sqlite: bool) -> Result<QueueAndLimiter, StartError> {
     match &settings.redis_url {
         Some(url) => shared_queue(url).await,
         None if sqlite => Ok((Arc::new(LocalQueue::default()), Arc::new(LocalLimiter::new()), true)),
@@ -448,7 +457,7 @@ async fn open_queue(settings: &Settings, sqlite: bool) -> Result<Queue, StartErr
 }
 
 #[cfg(feature = "cluster")]
-async fn shared_queue(url: &str) -> Result<Queue, StartError> {
+async fn shared_queue(url: &str) -> Result<QueueAndLimiter, StartError> {
     let queue = penstock_queue::SharedQueue::connect(url)
         .map_err(|error| StartError::misuse(format!("REDIS_URL: {error}")))?;
     let limiter = penstock_downstream::SharedLimiter::connect(url)
@@ -457,6 +466,6 @@ async fn shared_queue(url: &str) -> Result<Queue, StartError> {
 }
 
 #[cfg(not(feature = "cluster"))]
-async fn shared_queue(_url: &str) -> Result<Queue, StartError> {
+async fn shared_queue(_url: &str) -> Result<QueueAndLimiter, StartError> {
     Err(StartError::misuse("this build has no Redis: build with the feature `cluster`."))
 }

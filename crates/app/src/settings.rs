@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use penstock_flow::process::heartbeat;
+use penstock_flow::worker::heartbeat;
 
 use crate::surface::Surface;
 use crate::{StartError, variables};
@@ -16,34 +16,34 @@ pub struct Settings {
     /// `sqlite://FILE` (one machine) or `postgres://…` (a cluster)
     #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true)]
     pub database_url: Option<String>,
-    /// A file that holds DATABASE_URL, in its place; read again when it changes
+    /// A file that holds DATABASE_URL; read again when it changes
     #[arg(long, env = "DATABASE_URL_FILE", global = true)]
     pub database_url_file: Option<PathBuf>,
-    /// `redis://…`, or `rediss://…` for TLS; without it the queue and the limits live in this process
+    /// `redis://…`, or `rediss://…` for TLS; without it the queue and the limits are in this process
     #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true)]
     pub redis_url: Option<String>,
-    /// A file that holds REDIS_URL, in its place
+    /// A file that holds REDIS_URL
     #[arg(long, env = "REDIS_URL_FILE", global = true)]
     pub redis_url_file: Option<PathBuf>,
     /// `file:///…` or `s3://bucket/prefix`
     #[arg(long, env = "OBJECT_STORE_URL", global = true, hide_env_values = true)]
     pub object_store_url: Option<String>,
-    /// A file that holds OBJECT_STORE_URL, in its place
+    /// A file that holds OBJECT_STORE_URL
     #[arg(long, env = "OBJECT_STORE_URL_FILE", global = true)]
     pub object_store_url_file: Option<PathBuf>,
     /// `id:base64,id:base64`: 32-byte keys; the first seals, any opens
     #[arg(long, env = "PENSTOCK_ENCRYPTION_KEYS", global = true, hide_env_values = true)]
     pub encryption_keys: Option<String>,
-    /// A file that holds PENSTOCK_ENCRYPTION_KEYS, in its place; read again when it changes
+    /// A file that holds PENSTOCK_ENCRYPTION_KEYS; read again when it changes
     #[arg(long, env = "PENSTOCK_ENCRYPTION_KEYS_FILE", global = true)]
     pub encryption_keys_file: Option<PathBuf>,
     /// A folder of pipeline definitions (*.yaml)
     #[arg(long, env = "PENSTOCK_PIPELINES", global = true)]
     pub pipelines: Option<PathBuf>,
-    /// Settings of Penstock itself that `${NAME}` in a definition may read all the same, with commas between them
+    /// Penstock's own settings that `${NAME}` in a definition may read nevertheless, separated by commas
     #[arg(long, env = "PENSTOCK_PIPELINE_VARIABLES", value_delimiter = ',', global = true)]
     pub pipeline_variables: Vec<String>,
-    /// A file of alert rules (YAML); without it nobody is told
+    /// A file of alert rules (YAML); without it no alert is sent
     #[arg(long, env = "PENSTOCK_ALERTS", global = true)]
     pub alerts: Option<PathBuf>,
     /// Rows in flight for an owner that has no quota of its own
@@ -64,6 +64,9 @@ pub struct Settings {
     /// Memory for rows in flight of more than 32 KiB in a worker, in MiB
     #[arg(long, env = "PENSTOCK_WORKER_MEMORY_MIB", default_value_t = 64, global = true)]
     pub worker_memory_mib: usize,
+    /// Memory for long answers of APIs in a worker, in MiB
+    #[arg(long, env = "PENSTOCK_WORKER_ANSWERS_MIB", default_value_t = 64, global = true)]
+    pub worker_answers_mib: usize,
     /// How long the lease of an extraction lasts unless renewed, in seconds (default 30). A worker counts as dead after 10 to 15
     /// seconds without a heartbeat, or after this time, if it is shorter
     #[arg(long, env = "PENSTOCK_LEASE_SECONDS", global = true)]
@@ -74,28 +77,28 @@ pub struct Settings {
     /// How long an upload may take, in seconds
     #[arg(long, env = "PENSTOCK_UPLOAD_SECONDS", default_value_t = 1800, global = true)]
     pub upload_seconds: u64,
-    /// How long an upload may stand still, in seconds
+    /// How long an upload may send nothing, in seconds
     #[arg(long, env = "PENSTOCK_UPLOAD_IDLE_SECONDS", default_value_t = 30, global = true)]
     pub upload_idle_seconds: u64,
-    /// How long what runs may go on after SIGTERM, in seconds
+    /// How long running work may continue after SIGTERM, in seconds
     #[arg(long, env = "PENSTOCK_GRACE_SECONDS", default_value_t = 25, global = true)]
     pub grace_seconds: u64,
     /// Deliver callbacks to private and local addresses too
     #[arg(long, env = "PENSTOCK_ALLOW_PRIVATE_CALLBACKS", default_value_t = false, global = true)]
     pub allow_private_callbacks: bool,
-    /// What strangers and clients meet
+    /// Limits on clients
     #[command(flatten)]
     pub surface: Surface,
     /// Connections to PostgreSQL
     #[arg(long, env = "PENSTOCK_DATABASE_CONNECTIONS", default_value_t = 16, global = true)]
     pub database_connections: u32,
-    /// Payloads of batches that finished so many days ago are erased; without it they are kept
+    /// Payloads are erased this many days after their batch finished; without it they are kept
     #[arg(long, env = "PENSTOCK_ERASE_AFTER_DAYS", global = true)]
     pub erase_after_days: Option<u32>,
-    /// An erasure is final after so many hours: then the key that wrapped its batch's is replaced and dropped
+    /// An erasure is final after this many hours: then the key that wrapped its batch's key is replaced and deleted
     #[arg(long, env = "PENSTOCK_EPOCH_HOURS", default_value_t = 24, global = true)]
     pub epoch_hours: u32,
-    /// Batches that finished so many days ago are deleted; without it they are kept
+    /// Batches are deleted this many days after they finished; without it they are kept
     #[arg(long, env = "PENSTOCK_DELETE_AFTER_DAYS", global = true)]
     pub delete_after_days: Option<u32>,
 }
@@ -156,7 +159,7 @@ impl Settings {
     /// Settings that contradict each other, found before anything starts.
     ///
     /// # Errors
-    /// A sentence with the mend.
+    /// A sentence with a hint.
     pub fn check(&self, lease: Duration) -> Result<(), StartError> {
         if self.rows_per_owner == 0 {
             return Err(StartError::misuse(
@@ -203,7 +206,7 @@ impl Settings {
 pub fn parse_span(text: &str) -> Result<Duration, String> {
     penstock_domain::pipeline::scalars::parse_duration(text)
         .filter(|span| !span.is_zero())
-        .ok_or_else(|| format!("`{text}` is no duration; write 500ms, 1s, 5m or 1h"))
+        .ok_or_else(|| format!("invalid duration `{text}`: use 500ms, 1s, 5m or 1h"))
 }
 
 #[cfg(test)]

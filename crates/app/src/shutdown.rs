@@ -10,7 +10,7 @@ pub fn on_signal() -> CancellationToken {
     outlive_file_limits();
     tokio::spawn(async move {
         wait().await;
-        tracing::info!("asked to stop; what runs ends or is given back");
+        tracing::info!("asked to stop; what runs ends or is requeued");
         asked.cancel();
     });
     stop

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 #[cfg(feature = "cluster")]
 use object_store::signer::Signer as _;
-use penstock_flow::signing::UrlSigner;
+use penstock_flow::context::url_signer::UrlSigner;
 
 use crate::Chosen;
 

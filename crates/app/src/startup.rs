@@ -5,12 +5,14 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use penstock_crypto::OpenError;
-use penstock_flow::supervise::spawn_part;
-use penstock_flow::{Services, FlowError, rotation};
+use penstock_flow::context::installation;
+use penstock_flow::{FlowError, Services};
 use penstock_queue::QueueServer;
 use penstock_store::StoreError;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::ClockTask;
+use crate::secret_files::SecretFilesTask;
 use crate::waiting_room::WaitingRoom;
 use crate::{Chosen, StartError};
 
@@ -69,11 +71,11 @@ pub async fn await_services(
     refuse_old_services(services).await?;
     chosen.set_clock().await;
     if let Some(clock) = &chosen.shared_clock {
-        spawn_part("clock", clock.clone().keep(services.store.clone(), stop.clone()), stop);
+        services.periodic.start(ClockTask { clock: clock.clone(), store: services.store.clone() }, stop);
     }
     let files = chosen.secret_files.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(files) = files {
-        spawn_part("secret files", files.watch(services.clone(), stop.clone()), stop);
+        services.periodic.start(SecretFilesTask { files, services: services.clone() }, stop);
     }
     Ok(())
 }
@@ -104,7 +106,7 @@ async fn wrong_keyring(services: &Services) -> Result<Option<StoreError>, StartE
     if services.keyring.get().ids().next().is_none() {
         return Ok(None);
     }
-    match rotation::claim_keyring(services).await {
+    match installation::claim_keyring(services).await {
         Ok(()) => Ok(None),
         Err(FlowError::Store(error)) if error.is_transient() => Ok(Some(error)),
         Err(error) => Err(keyring_error(&error)),

@@ -35,6 +35,9 @@ pub struct Surface {
     /// Requests of an owner's keys together a minute in each API process; 0: no limit
     #[arg(long, env = "PENSTOCK_OWNER_REQUESTS_PER_MINUTE", default_value_t = 120000, global = true)]
     pub owner_requests: u32,
+    /// Requests of an address without a valid key a minute in each API process; 0: no limit
+    #[arg(long, env = "PENSTOCK_KEYLESS_REQUESTS_PER_MINUTE", default_value_t = 6000, global = true)]
+    pub keyless_requests: u32,
     /// Uploads of a key a minute in each API process; 0: no limit
     #[arg(long, env = "PENSTOCK_KEY_UPLOADS_PER_MINUTE", default_value_t = 6000, global = true)]
     pub key_uploads: u32,

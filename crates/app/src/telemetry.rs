@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use penstock_flow::metrics::Sources;
-use penstock_flow::traces::Traces;
+use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::telemetry::traces::Traces;
 use tokio_util::sync::CancellationToken;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::FilterExt as _;
@@ -118,7 +118,7 @@ pub fn traces() -> Arc<dyn Traces> {
     #[cfg(feature = "otlp")]
     return crate::otlp::traces();
     #[cfg(not(feature = "otlp"))]
-    return Arc::new(penstock_flow::traces::Local::default());
+    return Arc::new(penstock_flow::telemetry::traces::Local::default());
 }
 
 /// Sends a service's metrics, until `stop`, where a collector is named.

@@ -38,7 +38,7 @@ pub fn read_file(name: &str, file: &Path) -> Result<String, StartError> {
     let found = open(file).map_err(|error| cannot(error.to_string()))?;
     // A pipe may never end, and a device never does.
     if !found.metadata().map_err(|error| cannot(error.to_string()))?.is_file() {
-        return Err(cannot("it is no regular file".into()));
+        return Err(cannot("it is not a regular file".into()));
     }
     refuse_if_written(file, Writers::GroupAndOthers)
         .map_err(|error| StartError::new(format!("{name}_FILE: {error}")))?;
@@ -136,7 +136,7 @@ mod tests {
         assert!(made.success());
         for wrong in [pipe.as_path(), Path::new("/dev/zero"), folder.path()] {
             let said = read_file("DATABASE_URL", wrong).unwrap_err().to_string();
-            assert!(said.contains("no regular file"), "{said}");
+            assert!(said.contains("not a regular file"), "{said}");
         }
         let file = folder.path().join("secret");
         std::fs::write(&file, "x").unwrap();

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use penstock_domain::limit::{Ask, Decision, GatePolicy, Past, Reason};
-use penstock_downstream::{Gates, Limiter as _, SharedLimiter};
+use penstock_domain::limit::{Ask, Decision, LimitPolicy, Past, Reason};
+use penstock_downstream::{CallLimits, Limiter as _, SharedLimiter};
 use penstock_queue::{Queue as _, SharedQueue};
 
 /// Set in the process that connects; its roots are read from `SSL_CERT_FILE`, which has to stand before it starts.
@@ -90,10 +90,10 @@ async fn queue_and_limits_over_tls() {
     rustls::crypto::ring::default_provider().install_default().unwrap();
     let queue = SharedQueue::connect(&url).unwrap();
     let limiter = SharedLimiter::connect(&url).unwrap();
-    let policy = GatePolicy { rate: None, concurrency: Some(1), breaker: None, cold_wait_us: 0.0 };
-    let gates = Gates { dependency: "api".to_owned(), policy, owner: None };
+    let policy = LimitPolicy { rate: None, concurrency: Some(1), breaker: None, cold_wait_us: 0.0 };
+    let limits = CallLimits { dependency: "api".to_owned(), policy, owner: None };
     let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
-    let limits = match limiter.acquire(&gates, &ask).await {
+    let limits = match limiter.acquire(&limits, &ask).await {
         Decision::Granted { .. } => "granted".to_owned(),
         Decision::Denied(denied) => {
             assert_eq!(denied.reason, Reason::Unavailable);

@@ -52,7 +52,7 @@ fn psql(database: &str, commands: &[&str]) -> String {
 }
 
 fn number(text: &str) -> f64 {
-    text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is not a number"))
 }
 
 fn redis_memory(url: &str) -> f64 {

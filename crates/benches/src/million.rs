@@ -16,8 +16,8 @@ const ONCE: &str = "name: once\n\
     result: { check: \"{{ steps.invite.check }}\" }\n\
     dispatch: { spread: 0s, rows_per_owner: 50000 }\n";
 
-const OLD: &str = "tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-const NEW: &str = "new:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+const OLD: &str = "tests:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=";
+const NEW: &str = "new:/uCJxTJpisAeedm7CqonBAj9fmoHPHj9Lr0ixtwWPvU=";
 const BATCHES: u32 = 6;
 
 /// The whole of it.

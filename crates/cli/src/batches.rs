@@ -5,9 +5,9 @@ use penstock_app::StartError;
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::BatchId;
 use penstock_domain::time::Timestamp;
-use penstock_flow::control;
-use penstock_flow::pace::Pace;
-use penstock_flow::view::{BatchView, batch_view, clear_failure, describe_now, done_view};
+use penstock_flow::context::pace::Pace;
+use penstock_flow::operate::control;
+use penstock_flow::read::view::{BatchView, batch_view, clear_failure, describe_now, done_view};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::control::RetrySelection;
 use serde_json::{Value, json};
@@ -28,16 +28,16 @@ pub enum Command {
         /// Only of this pipeline
         #[arg(long)]
         pipeline: Option<String>,
-        /// Only those created at or after this moment, such as 2026-11-24T08:00:00Z
+        /// Only those created at or after this time, such as 2026-11-24T08:00:00Z
         #[arg(long, value_parser = moment)]
         created_from: Option<Timestamp>,
-        /// Only those created before this moment
+        /// Only those created before this time
         #[arg(long, value_parser = moment)]
         created_to: Option<Timestamp>,
         /// Only those older than this batch: the last one of the page before
         #[arg(long, value_parser = batch_id)]
         before: Option<BatchId>,
-        /// At most so many
+        /// At most this many
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
@@ -59,21 +59,21 @@ pub enum Command {
         #[arg(value_parser = batch_id)]
         batch: BatchId,
     },
-    /// Lets a paused or held batch go on
+    /// Resumes a paused or held batch
     Resume {
         /// The batch
         #[arg(value_parser = batch_id)]
         batch: BatchId,
     },
-    /// Puts failed rows back, and cancelled ones when asked for
+    /// Retries failed rows, and cancelled ones on request
     Retry {
         /// The batch
         #[arg(value_parser = batch_id)]
         batch: BatchId,
-        /// Takes cancelled rows up too
+        /// Retries cancelled rows too
         #[arg(long)]
         cancelled: bool,
-        /// Leaves failed rows as they are
+        /// Does not retry failed rows
         #[arg(long, requires = "cancelled", conflicts_with_all = ["code", "row"])]
         no_failed: bool,
         /// Only failed rows with this code; can be given several times
@@ -82,7 +82,7 @@ pub enum Command {
         /// Only this failed row, by its number; can be given several times
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         row: Vec<u32>,
-        /// The batch, which has ended, goes on under today's definition of its pipeline, and not the one it was uploaded under
+        /// Continues the batch, which has ended, with the pipeline's current definition instead of the one it was uploaded under
         #[arg(long)]
         current_definition: bool,
     },
@@ -91,7 +91,7 @@ pub enum Command {
         /// The batch
         #[arg(value_parser = batch_id)]
         batch: BatchId,
-        /// Required: nothing brings them back
+        /// Required: this cannot be undone
         #[arg(long, required = true)]
         yes: bool,
     },

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use penstock_app::{Settings, StartError, data_dir, shutdown};
 use penstock_domain::pipeline::{Catalog, Pipeline};
-use penstock_flow::keys::{self, Grant};
+use penstock_flow::context::api_keys;
+use penstock_flow::context::api_keys::Grant;
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
 use serde_json::Value;
 
@@ -122,7 +123,7 @@ impl Demo {
         let services = &everything.chosen.services;
         let now = services.clock.now();
         let owner = services.store.ensure_owner("demo", now).await.map_err(said)?;
-        let (key, _) = keys::create(services, &owner, Grant::default()).await.map_err(said)?;
+        let (key, _) = api_keys::create(services, &owner, Grant::default()).await.map_err(said)?;
         let http = reqwest::Client::builder().no_proxy().build().map_err(said)?;
         Ok(Self { http, base: format!("http://{}", everything.address), key: key.reveal(), out })
     }

@@ -10,8 +10,8 @@ use penstock_app::services::choose;
 use penstock_app::startup::{Patience, await_services, keyring_error};
 use penstock_app::{Chosen, Role, Settings, StartError, Variables, boot, data_dir, shutdown};
 use penstock_domain::pipeline::Catalog;
-use penstock_flow::rotation;
-use penstock_flow::supervise::spawn_part;
+use penstock_flow::context::tasks::spawn_part;
+use penstock_flow::operate::rotation;
 use tokio_util::sync::CancellationToken;
 
 use serde_json::json;
@@ -32,7 +32,7 @@ pub struct Everything {
     socket: tokio::task::JoinHandle<()>,
 }
 
-/// Starts everything. What a process before this one held is given back first.
+/// Starts everything. What a process before this one held is requeued first.
 pub async fn start(
     settings: &Settings,
     pipelines: Catalog,
@@ -50,9 +50,12 @@ pub async fn start(
         services.store.bury_services().await.map_err(said)?;
         let swept = services.store.sweep(services.clock.now(), 0, true).await.map_err(said)?;
         let lost_after = chosen.dispatch_policy(settings).lost_after;
-        penstock_flow::recovery::reclaim(services, lost_after).await.map_err(said)?;
-        let messages =
-            swept.extractions.iter().map(|batch| penstock_flow::dispatch::extraction_message(*batch)).collect();
+        penstock_flow::dispatch::dead_workers::reclaim(services, lost_after).await.map_err(said)?;
+        let messages = swept
+            .extractions
+            .iter()
+            .map(|batch| penstock_flow::dispatch::run::extraction_message(*batch))
+            .collect();
         services.queue.enqueue(messages).await.map_err(said)?;
     }
     let worker = penstock_worker::start(&chosen, settings, &stop)?;
@@ -61,12 +64,12 @@ pub async fn start(
     let (server, address) = penstock_api::start(&chosen, settings, sources, stop.clone())?;
     let handle = server.handle();
     let server = tokio::spawn(server);
-    let policy = chosen.dispatch_policy(settings);
-    let dispatching = {
-        let (services, stop) = (services.clone(), stop.clone());
-        async move { penstock_dispatcher::every(&services, &policy, every, &stop).await }
+    let runs = penstock_dispatcher::Runs {
+        services: services.clone(),
+        policy: chosen.dispatch_policy(settings),
+        every,
     };
-    let dispatcher = spawn_part("dispatcher", dispatching, &stop);
+    let dispatcher = services.periodic.start(runs, &stop);
     let socket = if chosen.local { socket::Service::open(&chosen, settings) } else { None };
     let answering = stop.clone();
     let socket = spawn_part(

@@ -7,8 +7,11 @@ use penstock_app::StartError;
 use penstock_app::settings::parse_span;
 use penstock_app::startup::keyring_error;
 use penstock_crypto::Keyring;
-use penstock_flow::keys::{self, Grant};
-use penstock_flow::rotation::{self, KeyNeed};
+use penstock_flow::context::api_keys;
+use penstock_flow::context::api_keys::Grant;
+use penstock_flow::context::installation;
+use penstock_flow::operate::rotation;
+use penstock_flow::operate::rotation::KeyNeed;
 use penstock_store::owners::{ApiKeyRecord, KeyRole, Scope};
 use serde_json::json;
 
@@ -17,21 +20,21 @@ use crate::output::Output;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Makes a key, and the owner if there is none. The key is shown once
+    /// Creates a key, and its owner if needed. The key is shown once
     Create {
-        /// Whose it is
+        /// The owner
         #[arg(long, value_parser = owner_name)]
         owner: String,
-        /// Sees every owner's batches, and the audit log; commands only its own owner's
+        /// Reads every owner's batches and the audit log; commands only its own owner's
         #[arg(long)]
         admin: bool,
-        /// What it may do, with commas between: read, upload, command, admin
+        /// What the key may do, separated by commas: read, upload, command, admin
         #[arg(long, value_delimiter = ',', value_parser = scope, default_value = "read,upload,command")]
         scopes: Vec<Scope>,
-        /// The pipelines that it may use, with commas between; without it all
+        /// The pipelines that the key may use, separated by commas (default: all)
         #[arg(long, value_delimiter = ',', num_args = 1)]
         pipeline: Option<Vec<String>>,
-        /// It ends after this time: 12h, 90d
+        /// The key expires after this time: 12h, 90d
         #[arg(long, value_parser = parse_span)]
         expires_in: Option<Duration>,
     },
@@ -42,7 +45,7 @@ pub enum Command {
         /// The key's id
         id: String,
     },
-    /// Makes a new key for the keyring, and says what is to be done with it, and how far a rotation has come
+    /// Creates a new key for the keyring and shows the next steps and the progress of a rotation
     Rotate,
 }
 
@@ -57,7 +60,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             let scopes = scopes.into_iter().chain(admin.then_some(Scope::Admin)).collect();
             let expires_at = expires_in.map(|time| now + time);
             let grant = Grant { scopes, pipelines: pipeline, expires_at };
-            let (key, record) = keys::create(services, &owner, grant).await.map_err(said)?;
+            let (key, record) = api_keys::create(services, &owner, grant).await.map_err(said)?;
             let role = if record.role == KeyRole::Admin { "an admin" } else { "a client" };
             let what = format!("{} ({role} of {}): {}", record.id, record.owner, granted(&record));
             opened.audit_done("key.create", what).await;
@@ -110,7 +113,7 @@ fn granted(key: &ApiKeyRecord) -> String {
 
 fn scope(text: &str) -> Result<Scope, String> {
     let found = Scope::ALL.into_iter().find(|scope| scope.name() == text);
-    found.ok_or_else(|| format!("`{text}` is no scope; write read, upload, command or admin"))
+    found.ok_or_else(|| format!("invalid scope `{text}`: use read, upload, command or admin"))
 }
 
 /// Brings a new file's schema up, so that the first command on one machine needs no other.
@@ -122,7 +125,7 @@ async fn prepare(opened: &Opened) -> Result<(), StartError> {
             .map_err(|error| keyring_error(&error))?;
     }
     store.check_schema().await.map_err(said)?;
-    rotation::claim_keyring(&opened.chosen.services).await.map_err(|error| keyring_error(&error))
+    installation::claim_keyring(&opened.chosen.services).await.map_err(|error| keyring_error(&error))
 }
 
 /// The keyring is a setting, not a thing of ours: a new key is made and the steps are said, in the order in which no

@@ -45,7 +45,7 @@ use penstock_domain::ids::BatchId;
 /// Where one machine keeps its data unless it is told otherwise.
 const DEFAULT_DATA: &str = "./data";
 
-/// A million rows, each carried once through rate-limited APIs.
+/// Processes files of up to a million rows through rate-limited APIs, each row once.
 #[derive(Parser)]
 #[command(name = "penstock", version, propagate_version = true)]
 struct Program {
@@ -63,19 +63,19 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything in one process, with a downstream and a sample file, to see it work
+    /// Runs everything in one process, with a downstream API and a sample file
     Demo {
         /// Rows of the sample
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rows: u32,
-        /// Ends when the batch has ended, in a terminal too
+        /// Ends when the batch has ended, also in a terminal
         #[arg(long)]
         once: bool,
-        /// Stays up when the batch has ended, also where the output is no terminal
+        /// Keeps running when the batch has ended, also where the output is not a terminal
         #[arg(long, conflicts_with = "once")]
         keep: bool,
     },
-    /// Everything in one process, with your pipelines; stays up
+    /// Runs everything in one process, with your pipelines
     Dev {
         /// The time between two dispatcher runs
         #[arg(long, value_parser = parse_span, default_value = "60s")]
@@ -89,10 +89,10 @@ enum Command {
     /// Owners: quotas, weights, callback secrets
     #[command(subcommand)]
     Owners(owners::Command),
-    /// Batches: look at them and command them
+    /// Batches: list, show, pause, resume, cancel, retry, erase
     #[command(subcommand)]
     Batches(batches::Command),
-    /// Says why a batch or a row waits, and when it moves next
+    /// Explains why a batch or a row waits, and until when
     Why {
         /// The batch
         #[arg(value_parser = open::batch_id)]
@@ -100,16 +100,16 @@ enum Command {
         /// The row's number
         row: Option<u32>,
     },
-    /// Takes the extraction lease and extracts here, now
+    /// Extracts a batch's file in this process, now
     Extract {
         /// The batch
         #[arg(value_parser = open::batch_id)]
         batch: BatchId,
-        /// Required: a worker does this by itself
+        /// Required: a worker normally does this
         #[arg(long, required = true)]
         manual_run: bool,
     },
-    /// Claims and processes one row here, now
+    /// Claims and processes one row in this process, now
     ProcessRow {
         /// The batch
         #[arg(value_parser = open::batch_id)]
@@ -117,21 +117,21 @@ enum Command {
         /// The row's number
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         row: u32,
-        /// Shows paths, the result and the answer to a failed call too; the audit log says so
+        /// Also shows paths, the result and the answer to a failed call; the audit log records it
         #[arg(long)]
         reveal: bool,
     },
-    /// Lists what is stuck and what would be done
+    /// Lists what is stuck and how it would be repaired
     Reconcile {
-        /// Does it
+        /// Applies the repairs
         #[arg(long)]
         apply: bool,
     },
     /// Checks services, schema, keys and pipelines
     Doctor,
-    /// Erases and deletes what is past its time
+    /// Erases and deletes what is past its retention
     Prune,
-    /// Sends one small file through a running installation, and waits for its end
+    /// Sends one small file through a running installation and waits until it is done
     Smoke {
         /// The API's address
         #[arg(long, default_value = "http://127.0.0.1:8080")]
@@ -153,7 +153,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum CryptoCommand {
-    /// Wraps every data key anew under the keyring's first key
+    /// Wraps every data key again with the keyring's first key
     Rewrap,
 }
 
@@ -214,7 +214,7 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::Demo { .. } | Command::Dev { .. } => Ok(true),
         Command::Migrate => {
             let services = &opened.chosen.services;
-            let (from, to) = penstock_flow::rotation::migrate(services, &open::operator_name())
+            let (from, to) = penstock_flow::operate::rotation::migrate(services, &open::operator_name())
                 .await
                 .map_err(|error| keyring_error(&error))?;
             out.say(&serde_json::json!({ "from": from, "to": to }), || {

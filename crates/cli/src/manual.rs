@@ -7,12 +7,15 @@ use std::time::Duration;
 use penstock_app::StartError;
 use penstock_app::services::process_name;
 use penstock_domain::ids::BatchId;
-use penstock_flow::extract::{self, Extracted};
-use penstock_flow::process::observe::{Observer, StepSeen};
-use penstock_flow::process::single::{self, Single};
-use penstock_flow::retention::{self, Retention};
-use penstock_flow::traces;
-use penstock_flow::view::row_view;
+use penstock_flow::extract::run;
+use penstock_flow::extract::run::Extracted;
+use penstock_flow::operate::retention;
+use penstock_flow::operate::retention::Retention;
+use penstock_flow::read::view::row_view;
+use penstock_flow::telemetry::traces;
+use penstock_flow::worker::observe::{Observer, StepSeen};
+use penstock_flow::worker::single;
+use penstock_flow::worker::single::Single;
 use penstock_store::work::Settled;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +32,7 @@ pub async fn extract(opened: &Opened, batch: BatchId, out: Output) -> Result<boo
     let policy = opened.chosen.extract_policy(process_name("extract"));
     let stop = CancellationToken::new();
     let show = std::io::stderr().is_terminal();
-    let done = extract::extract(services, &policy, batch.seq, true, &stop, &mut |batch, at| {
+    let done = run::extract(services, &policy, batch.seq, true, &stop, &mut |batch, at| {
         if show {
             eprint!("\r{} of {} rows", at.rows, batch.ledger.counts.total);
         }
@@ -163,8 +166,8 @@ pub async fn process_row(
     let mut value = json!({ "outcome": outcome, "sentence": sentence, "steps": steps });
     let mut sentence = sentence;
     if reveal && let Some(record) = services.store.row(batch.seq, number).await.map_err(said)? {
-        let secrets = services.secrets.of(services, &batch).await.map_err(said)?;
-        let pipeline = services.pipelines.of(services, &batch).await.ok();
+        let secrets = services.secrets_of(&batch).await.map_err(said)?;
+        let pipeline = services.definition_of(&batch).await.ok();
         let row = row_view(&secrets, pipeline.as_deref(), &record);
         if let Some(result) = &row.result {
             sentence = format!("{sentence}: {result}");

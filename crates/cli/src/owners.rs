@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use penstock_app::StartError;
-use penstock_flow::callbacks::rotate_secret;
+use penstock_flow::callbacks::deliver::rotate_secret;
 use serde_json::json;
 
 use crate::open::{Opened, owner_name, said};
@@ -17,14 +17,14 @@ pub enum Command {
         /// Its name
         #[arg(value_parser = owner_name)]
         name: String,
-        /// Rows in flight at most; 0 takes the default again
+        /// The most rows in flight; 0 restores the default
         #[arg(long, required_unless_present = "weight")]
         rows: Option<u32>,
-        /// Its share when a run's cap is short
+        /// Its weight where owners share a run's cap
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
         weight: Option<u32>,
     },
-    /// Gives an owner a new callback secret; the one before signs too for a day
+    /// Creates a new callback secret for an owner; the previous one also signs for a day
     RotateSecret {
         /// Its name
         #[arg(value_parser = owner_name)]

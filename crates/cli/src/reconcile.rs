@@ -1,7 +1,8 @@
 //! `penstock reconcile`: what is stuck, what would be done, and doing it.
 
 use penstock_app::StartError;
-use penstock_flow::reconcile::{self, Finding, Permission, ReconcilePolicy};
+use penstock_flow::operate::reconcile;
+use penstock_flow::operate::reconcile::{Finding, Permission, ReconcilePolicy};
 use serde_json::json;
 
 use crate::open::{Opened, operator_name, said};

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use penstock_app::StartError;
-use penstock_flow::keys::{self, Grant};
+use penstock_flow::context::api_keys;
+use penstock_flow::context::api_keys::Grant;
 use serde_json::Value;
 
 use crate::open::{Opened, said};
@@ -34,7 +35,7 @@ pub async fn run(opened: &Opened, smoke: &Smoke<'_>, out: Output) -> Result<bool
     let store = &services.store;
     let now = services.clock.now();
     let owner = store.ensure_owner(OWNER, now).await.map_err(said)?;
-    let (key, record) = keys::create(services, &owner, Grant::default()).await.map_err(said)?;
+    let (key, record) = api_keys::create(services, &owner, Grant::default()).await.map_err(said)?;
     let batch = carry(smoke, &key.reveal()).await;
     store.revoke_key(&record.id, services.clock.now()).await.map_err(said)?;
     let batch = batch?;

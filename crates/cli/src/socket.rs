@@ -1,4 +1,4 @@
-//! What a service on one machine knows and its database does not: rates, pauses and breakers live in its process. It answers
+//! What a service on one machine knows and its database does not: rates, pauses, breakers and background tasks live in its process. It answers
 //! an operator's commands by a Unix socket beside the database's file, whose folder decides who may ask.
 
 use std::io;
@@ -11,8 +11,11 @@ use penstock_app::{Chosen, Settings};
 use penstock_domain::ids::BatchId;
 use penstock_downstream::Caller;
 use penstock_flow::Services;
-use penstock_flow::dependencies::{self, DependencyState};
-use penstock_flow::waiting::{self, Wait};
+use penstock_flow::context::periodic::TaskStatus;
+use penstock_flow::operate::dependencies;
+use penstock_flow::operate::dependencies::DependencyState;
+use penstock_flow::read::waiting;
+use penstock_flow::read::waiting::Wait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -39,6 +42,8 @@ pub enum Question {
     Why { batch: BatchId, row: Option<u32> },
     /// How the dependencies of all pipelines stand.
     Dependencies,
+    /// What became of the runs of background tasks.
+    Background,
 }
 
 /// The answer: a line of JSON.
@@ -47,6 +52,7 @@ pub enum Question {
 pub enum Answer {
     Waits(Vec<Wait>),
     Dependencies(Vec<DependencyState>),
+    Background(Vec<TaskStatus>),
     Failed(String),
 }
 
@@ -146,6 +152,7 @@ async fn answer(
     let answer = match serde_json::from_str(&line) {
         Ok(Question::Why { batch, row }) => why(services, caller, batch, row, rows_per_owner).await,
         Ok(Question::Dependencies) => Answer::Dependencies(dependencies::states(services, caller).await),
+        Ok(Question::Background) => Answer::Background(services.periodic.statuses()),
         Err(error) => Answer::Failed(format!("invalid question: {error}")),
     };
     let mut text = serde_json::to_vec(&answer)?;
@@ -165,7 +172,7 @@ async fn why(
         Ok(None) => return Answer::Failed(format!("there is no batch {batch}")),
         Err(error) => return Answer::Failed(error.to_string()),
     };
-    match waiting::explain(services, Some(caller), &batch, row, rows_per_owner).await {
+    match waiting::explain(services, Some(caller), &batch, row, rows_per_owner, false).await {
         Ok(waits) => Answer::Waits(waits),
         Err(error) => Answer::Failed(error.to_string()),
     }
@@ -176,7 +183,7 @@ async fn why(
 /// # Errors
 /// A sentence, when none answers.
 pub async fn ask(settings: &Settings, question: &Question) -> Result<Answer, String> {
-    let Some(path) = path(settings) else { return Err("its database is no file".to_owned()) };
+    let Some(path) = path(settings) else { return Err("its database is not a file".to_owned()) };
     let asking = async {
         let mut stream = UnixStream::connect(&path).await?;
         let mut text = serde_json::to_vec(question)?;

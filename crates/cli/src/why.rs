@@ -2,7 +2,8 @@
 
 use penstock_app::StartError;
 use penstock_domain::ids::BatchId;
-use penstock_flow::waiting::{self, Wait};
+use penstock_flow::read::waiting;
+use penstock_flow::read::waiting::Wait;
 
 use crate::open::{Opened, said};
 use crate::output::Output;
@@ -36,7 +37,7 @@ async fn beside_the_service(
     let reason = match socket::ask(&opened.settings, &Question::Why { batch, row }).await {
         Ok(Answer::Waits(waits)) => return Ok(waits),
         Ok(Answer::Failed(error)) => error,
-        Ok(Answer::Dependencies(_)) => "it answered something else".to_owned(),
+        Ok(_) => "it answered something else".to_owned(),
         Err(error) => error,
     };
     let mut waits = explain(opened, batch, row).await?;
@@ -54,5 +55,7 @@ async fn explain(opened: &Opened, batch: BatchId, row: Option<u32>) -> Result<Ve
     let batch = opened.batch(batch).await?;
     let chosen = &opened.chosen;
     let caller = (!chosen.local).then_some(chosen.caller.as_ref());
-    waiting::explain(&chosen.services, caller, &batch, row, opened.settings.rows_per_owner).await.map_err(said)
+    waiting::explain(&chosen.services, caller, &batch, row, opened.settings.rows_per_owner, false)
+        .await
+        .map_err(said)
 }

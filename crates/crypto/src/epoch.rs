@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use ring::rand::SystemRandom;
 
-    const KEYS: &str = "a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    const KEYS: &str = "a:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=";
 
     fn binding() -> Binding<'static> {
         Binding { batch: Uuid::from_u128(1), owner: "acme", pipeline: "invite", version: Uuid::from_u128(2) }

@@ -52,8 +52,11 @@ mod tests {
     use super::*;
     use base64::engine::general_purpose::STANDARD;
 
+    /// Keys that begin with a byte of their own, and follow no pattern that a keyring refuses.
     fn keyring(ids: &[(&str, u8)]) -> Keyring {
-        let key = |first: u8| STANDARD.encode(std::array::from_fn::<u8, KEY_LEN, _>(|at| first + at as u8));
+        let byte = |at: u8, first: u8| at.wrapping_mul(at).wrapping_mul(5).wrapping_add(at ^ first);
+        let key =
+            |first: u8| STANDARD.encode(std::array::from_fn::<u8, KEY_LEN, _>(|at| byte(at as u8, first)));
         let entries: Vec<String> = ids.iter().map(|(id, first)| format!("{id}:{}", key(*first))).collect();
         Keyring::parse(&entries.join(",")).unwrap()
     }

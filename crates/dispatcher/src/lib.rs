@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use penstock_flow::dispatch::{self, DispatchPolicy, RunReport};
-use penstock_flow::recovery;
-use penstock_flow::traces::dispatcher_run;
-use penstock_flow::{Services, FlowError};
-use tokio_util::sync::CancellationToken;
+use penstock_flow::context::periodic::{Schedule, Task};
+use penstock_flow::dispatch::{DispatchPolicy, RunReport, dead_workers, run};
+use penstock_flow::telemetry::traces::dispatcher_run;
+use penstock_flow::{FlowError, Services};
 use tracing::Instrument as _;
 
 /// A run in a line, for people.
@@ -44,23 +43,34 @@ pub fn sentence(report: &RunReport) -> String {
     line
 }
 
-/// Runs again and again until `stop`. A run that fails is told and the next one comes all the same.
-pub async fn every(services: &Services, policy: &DispatchPolicy, pause: Duration, stop: &CancellationToken) {
-    let mut tick = tokio::time::interval(pause);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
+/// Runs, one after another.
+pub struct Runs {
+    /// The services.
+    pub services: Services,
+    /// How rows are measured out.
+    pub policy: DispatchPolicy,
+    /// From the start of a run to the start of the next one.
+    pub every: Duration,
+}
+
+impl Task for Runs {
+    const NAME: &'static str = "dispatcher";
+    type Error = FlowError;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::from_start(self.every)
+    }
+
+    async fn run(&mut self) -> Result<(), FlowError> {
+        let Self { services, policy, .. } = self;
+        let run = run::run(services, policy, false).instrument(dispatcher_run(services.traces.as_ref()));
+        let report = run.await?;
+        if report.record.rows > 0 {
+            tracing::info!("{}", sentence(&report));
+        } else {
+            tracing::debug!("{}", sentence(&report));
         }
-        let run = async {
-            match dispatch::run(services, policy, false).await {
-                Ok(report) if report.record.rows > 0 => tracing::info!("{}", sentence(&report)),
-                Ok(report) => tracing::debug!("{}", sentence(&report)),
-                Err(error) => tracing::warn!(%error, "a dispatcher run failed; the next one comes"),
-            }
-        };
-        run.instrument(dispatcher_run(services.traces.as_ref())).await;
+        Ok(())
     }
 }
 
@@ -68,13 +78,17 @@ pub async fn every(services: &Services, policy: &DispatchPolicy, pause: Duration
 ///
 /// # Errors
 /// When an engine fails.
-pub async fn once(services: &Services, policy: &DispatchPolicy, dry_run: bool) -> Result<RunReport, FlowError> {
+pub async fn once(
+    services: &Services,
+    policy: &DispatchPolicy,
+    dry_run: bool,
+) -> Result<RunReport, FlowError> {
     let run = async {
-        let report = dispatch::run(services, policy, dry_run).await?;
+        let report = run::run(services, policy, dry_run).await?;
         // Where no worker lives that would look for dead ones, nobody else does until the next run.
         if policy.looks_for_dead && !dry_run && !report.locked_out {
-            recovery::linger(services).await?;
-            recovery::reclaim(services, policy.lost_after).await?;
+            dead_workers::linger(services).await?;
+            dead_workers::reclaim(services, policy.lost_after).await?;
         }
         Ok(report)
     };

@@ -21,10 +21,10 @@ macro_rules! println {
 struct Program {
     #[command(flatten)]
     settings: Settings,
-    /// Prints what a run would do, and does nothing
+    /// Prints what a run would do, without doing it
     #[arg(long)]
     dry_run: bool,
-    /// Runs again and again, such as `60s`, for machines without cron
+    /// Runs repeatedly with this interval, such as `60s`, for machines without cron
     #[arg(long, value_parser = parse_span)]
     every: Option<Duration>,
     /// Prints the run as JSON
@@ -64,8 +64,9 @@ async fn run(mut program: Program) -> Result<(), StartError> {
     let stop = shutdown::on_signal();
     let patience = if program.every.is_some() { Patience::Service(None) } else { Patience::Run };
     await_services(&chosen, patience, &stop).await?;
-    if let Some(pause) = program.every {
-        penstock_dispatcher::every(&chosen.services, &policy, pause, &stop).await;
+    if let Some(every) = program.every {
+        let runs = penstock_dispatcher::Runs { services: chosen.services.clone(), policy, every };
+        chosen.services.periodic.run(runs, &stop).await;
         return Ok(());
     }
     let report = penstock_dispatcher::once(&chosen.services, &policy, program.dry_run)

@@ -149,7 +149,7 @@ impl AlertRules {
     /// Reads the file. `vars` looks variables of the environment up for `${NAME}`.
     ///
     /// # Errors
-    /// Every error that was found, with its line and the mend.
+    /// Every error that was found, with its line and a hint.
     pub fn load(
         file: &str,
         text: &str,
@@ -178,7 +178,7 @@ fn receiver(definition: ReceiverDefinition, source: &mut Source<'_>) -> Receiver
     let line = source.line_of(&definition.url, 1);
     let url = source.fill(&definition.url, line).unwrap_or_default();
     if !url.is_empty() && !url.starts_with("http://") && !url.starts_with("https://") {
-        source.error(line, format!("the url of `{}` is no http or https address", definition.name));
+        source.error(line, format!("the url of `{}` is not an http or https address", definition.name));
     }
     let secret = definition.secret.and_then(|secret| source.fill(&secret, line));
     let speech = match definition.kind {

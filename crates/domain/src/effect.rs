@@ -5,7 +5,7 @@
 //!
 //! Steps that are harmless to repeat are left out of it: GET, HEAD, PUT, DELETE and `idempotent: true`. A finished step counts
 //! when its definition shows that a second time is worse: it has an idempotency key, or `idempotent: false`. A step that failed
-//! counts as soon as one of its tries may have been carried out.
+//! counts as soon as one of its tries may have been carried out. A worker that died while it held the row is such a try.
 
 use crate::outcome::{Repetition, code};
 use crate::pipeline::Step;
@@ -19,16 +19,26 @@ pub struct Failure<'a> {
     pub step: Option<usize>,
     /// The codes of its tries at that step that failed, the last one included.
     pub tries: &'a [&'a str],
+    /// Whether a worker died while it held the row, behind the last try that is known. That is a try of which nobody knows what
+    /// came of it, nor at which step it was.
+    pub crashed: bool,
 }
 
 /// Whether the row may have had an effect that another upload of it would repeat.
 pub fn may_be_repeated(steps: &[Step], failure: &Failure<'_>) -> bool {
+    // At the step that failed, or behind it: of those before there are receipts.
+    let from = failure.step.unwrap_or(0);
+    if failure.crashed && steps.iter().skip(from).any(|step| !is_harmless(step)) {
+        return true;
+    }
     let Some(at) = failure.step else {
         return match failure.code {
             // Nothing of it was carried out, or it cannot be uploaded again: its cells are gone.
             code::NOT_STORED | code::UNREADABLE => false,
-            // The program failed anywhere on the row's way.
-            code::INTERNAL_ERROR => steps.iter().any(|step| creates(step) || !is_harmless(step)),
+            // The program failed, or its worker died, anywhere on the row's way.
+            code::INTERNAL_ERROR | code::WORKER_CRASHED => {
+                steps.iter().any(|step| creates(step) || !is_harmless(step))
+            }
             // All steps are done, and the result could not be made.
             _ => steps.iter().any(creates),
         };
@@ -56,6 +66,7 @@ fn may_be_done(code: &str, keyed: bool) -> bool {
         | code::TIMEOUT
         | code::CONNECTION_LOST
         | code::BAD_RESPONSE
+        | code::WORKER_CRASHED
         | code::INTERNAL_ERROR => true,
         // 503 says that nothing was done. Of other 5xx nobody knows; without a key the call is repeated after them anyway.
         _ => keyed && code != "http_503" && code.starts_with("http_5"),
@@ -84,7 +95,7 @@ mod tests {
         let steps = steps();
         let judged = |step: Option<usize>, tries: &[&str]| {
             let code = tries.last().copied().unwrap_or_default();
-            may_be_repeated(&steps, &Failure { code, step, tries })
+            may_be_repeated(&steps, &Failure { code, step, tries, crashed: false })
         };
         for (step, tries, repeated) in [
             // A lookup changes nothing.
@@ -113,15 +124,30 @@ mod tests {
             (None, &["not_stored"], false),
             (None, &["unreadable"], false),
             (Some(9), &["http_422"], true),
+            // A death of the worker is a try of which nobody knows what came of it.
+            (Some(0), &["worker_crashed", "http_422"], false),
+            (Some(1), &["worker_crashed", "http_422"], true),
+            (Some(2), &["worker_crashed", "http_422"], true),
+            (None, &["worker_crashed"], true),
         ] {
             assert_eq!(judged(step, tries), repeated, "{step:?} {tries:?}");
         }
-        let twice = |steps: &[Step], step, code| may_be_repeated(steps, &Failure { code, step, tries: &[] });
+        let twice = |steps: &[Step], step, code| {
+            may_be_repeated(steps, &Failure { code, step, tries: &[], crashed: false })
+        };
         assert!(!twice(&steps[..2], None, "template_error"), "nothing is said of the POST");
         assert!(twice(&steps[..2], None, "internal_error"));
         assert!(!twice(&steps[..1], None, "internal_error"));
         assert!(twice(&steps[3..], Some(0), "outcome_unknown"));
         assert!(twice(&steps[3..], Some(1), "http_422"));
         assert!(!twice(&steps[4..], Some(0), "timeout"));
+        assert!(twice(&steps[..2], None, "worker_crashed"), "the POST may have been carried out");
+        assert!(!twice(&steps[..1], None, "worker_crashed"));
+        let crashed = |steps: &[Step], step, code| {
+            may_be_repeated(steps, &Failure { code, step, tries: &[], crashed: true })
+        };
+        assert!(crashed(&steps[..2], Some(0), "deadline_exceeded"), "it may have been at the POST");
+        assert!(crashed(&steps[..2], None, "deadline_exceeded"));
+        assert!(!crashed(&steps[..1], Some(0), "deadline_exceeded"));
     }
 }

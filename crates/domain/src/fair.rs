@@ -367,7 +367,7 @@ mod tests {
             for (rows, weight) in got.iter().zip(&weights) {
                 let share = f64::from(cap) * f64::from(*weight) / f64::from(total);
                 let rate = f64::from(*rows) / f64::from(RUNS);
-                // Six times the deviation of what is rounded, which a thousand cases do not see by id_generator.
+                // Six times the deviation of what is rounded, which a thousand cases do not see by chance.
                 let odd = share.fract() * (1.0 - share.fract());
                 let slack = 6.0 * (odd / f64::from(RUNS)).sqrt() + 1e-3;
                 proptest::prop_assert!((rate - share).abs() < slack, "{got:?} of {weights:?} under {cap}");

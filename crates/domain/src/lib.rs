@@ -1,6 +1,6 @@
 //! Penstock's rules: everything that can be decided without I/O.
 //!
-//! No clock, no randomness, no database: time comes in as [`time::Timestamp`], id_generator as a number, rows as
+//! No clock, no randomness, no database: time comes in as [`time::Timestamp`], randomness as a number, rows as
 //! values; JSON of others is read by [`json`] only. The rooms, in the order in which a row meets them: [`csv`], [`pipeline`], [`batch`], [`row`],
 //! [`fair`], [`limit`], [`outcome`].
 
@@ -12,6 +12,7 @@ pub mod effect;
 pub mod fair;
 pub mod ids;
 pub mod json;
+pub mod json_size;
 pub mod ledger;
 pub mod limit;
 pub mod outcome;

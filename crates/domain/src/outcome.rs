@@ -65,7 +65,7 @@ pub mod code {
     pub const BREAKER_OPEN: &str = "breaker_open";
     /// The shared limiter does not answer.
     pub const LIMITER_UNAVAILABLE: &str = "limiter_unavailable";
-    /// Leave to call was given, but came too late to be used.
+    /// A permit was given, but came too late to be used.
     pub const LIMITER_LATE: &str = "limiter_late";
 }
 

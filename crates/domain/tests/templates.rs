@@ -36,6 +36,14 @@ fn in_json(template: &str) -> Result<Pipeline, String> {
 #[test]
 fn what_can_never_be_right_is_refused_with_line_and_fix() {
     let cases = [
+        (
+            "{{ 007 }}",
+            "a template cannot be read: the number `007` begins with a zero; quote it if it is a text, or take the zero out",
+        ),
+        (
+            "a {{ row.code ~ 010.5 }}",
+            "a template cannot be read: the number `010.5` begins with a zero; quote it if it is a text, or take the zero out",
+        ),
         ("{{ row['cod'] }}", "unknown column `cod` in a template; did you mean `code`?"),
         ("{{ row[\"cod\"] | upper }}", "unknown column `cod` in a template; did you mean `code`?"),
         ("{{ row.cod[:2] }}", "unknown column `cod` in a template; did you mean `code`?"),

@@ -8,7 +8,9 @@ use penstock_domain::json::{self, JsonError};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
+use crate::client::Room;
 use crate::failure::Failure;
+use crate::memory::{Reserved, SHORT_BODY};
 
 /// Bytes of an answer's body that are read at most: a longer one is not JSON that a step could use.
 pub(crate) const MOST_BODY: usize = 1024 * 1024;
@@ -27,13 +29,22 @@ pub(crate) struct Body {
     pub(crate) failure: Option<Failure>,
 }
 
-/// Reads a body until the deadline: its bytes, or what is wrong with it.
+/// The bytes of a body.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) reserved: Option<Reserved>,
+}
+
+/// Reads a body until the deadline: its bytes, or what is wrong with it. A long one waits for room before the rest of it is
+/// taken off the connection, and that does not count as the dependency's time.
 pub(crate) async fn read(
     headers: &HeaderMap,
     mut incoming: Incoming,
-    deadline: Instant,
-) -> Result<Vec<u8>, Body> {
-    let mut bytes = Vec::new();
+    mut deadline: Instant,
+    room: &Room<'_>,
+) -> Result<Read, Body> {
+    let (mut bytes, mut reserved) = (Vec::new(), None);
     let declared = incoming.size_hint().exact().or_else(|| text(headers, CONTENT_LENGTH)?.parse().ok());
     let of_all = declared.map_or(String::new(), |all| format!(" of {all}"));
     let unusable = |failure, bytes| Err(Body { value: Value::Null, bytes, failure: Some(failure) });
@@ -61,9 +72,24 @@ pub(crate) async fn read(
             let sentence = format!("its body is longer than {MOST_BODY} bytes ({size})");
             return unusable(Failure::with_sentence(Cause::BodyTooLong, sentence), came);
         }
+        if came > SHORT_BODY && reserved.is_none() {
+            let all = declared
+                .and_then(|all| usize::try_from(all).ok())
+                .unwrap_or(MOST_BODY)
+                .clamp(came, MOST_BODY);
+            let began = Instant::now();
+            reserved = room.memory.bytes(room.dependency, all, room.patience).await;
+            if reserved.is_none() {
+                let sentence =
+                    format!("there was no memory for its body in time ({came}{of_all} bytes came)");
+                return unusable(Failure::with_sentence(Cause::BodyLate, sentence), came);
+            }
+            deadline += began.elapsed();
+            bytes.reserve_exact(all - bytes.len());
+        }
         bytes.extend_from_slice(&data);
     }
-    Ok(bytes)
+    Ok(Read { bytes, reserved })
 }
 
 /// What the bytes of a body say.

@@ -15,6 +15,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use penstock_domain::cause::Cause;
+use penstock_domain::json_size;
 use penstock_domain::outcome::Happened;
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::Clock;
@@ -28,6 +29,7 @@ use crate::aside::aside;
 use crate::body;
 use crate::connect::Connector;
 use crate::failure::{self, Failure};
+use crate::memory::{self, AnswerMemory, Reserved};
 use crate::retry_after::wait_until;
 use crate::status_line::Beginning;
 use crate::tls;
@@ -46,8 +48,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// Lines that an answer's header may have.
 pub(crate) const MOST_HEADERS: usize = 512;
 
-/// Bytes that an answer's header may have in HTTP/2; in HTTP/1 hyper allows 400 KiB.
-const MOST_HEADER_BYTES: u32 = 256 * 1024;
+/// Bytes that an answer's header may have. In HTTP/1 a connection reads no more than this ahead, either.
+const MOST_HEADER_BYTES: u32 = 128 * 1024;
 
 /// What is sent unless a definition says otherwise. Without `Accept-Encoding` a server may compress as it likes (RFC 9110,
 /// 12.5.3).
@@ -68,6 +70,8 @@ pub struct Response {
     pub body: Value,
     /// How many bytes of the body came.
     pub bytes: usize,
+    /// What a long one takes of the process's memory for answers.
+    pub memory: Reserved,
 }
 
 /// What came of a request.
@@ -91,6 +95,8 @@ pub struct Prepared {
     request: Request<Full<Bytes>>,
     by: HttpClient,
     timeout: Duration,
+    dependency: String,
+    memory: AnswerMemory,
 }
 
 /// Makes calls. Cheap to clone.
@@ -99,6 +105,7 @@ pub struct Client {
     tls: ClientConfig,
     /// By the time within which they connect: a client has one such time for all its calls.
     clients: Arc<Mutex<HashMap<Duration, HttpClient>>>,
+    memory: AnswerMemory,
 }
 
 impl Client {
@@ -117,7 +124,17 @@ impl Client {
     pub fn trusting(
         authorities: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, rustls::Error> {
-        Ok(Self { tls: tls::config(authorities)?, clients: Arc::default() })
+        Ok(Self {
+            tls: tls::config(authorities)?,
+            clients: Arc::default(),
+            memory: AnswerMemory::new(memory::DEFAULT_BYTES),
+        })
+    }
+
+    /// The same with that many bytes for long answers.
+    #[must_use]
+    pub fn with_memory(self, bytes: usize) -> Self {
+        Self { memory: AnswerMemory::new(bytes), ..self }
     }
 
     /// The client for calls with this timeout.
@@ -132,6 +149,7 @@ impl Client {
                 .http1_max_headers(MOST_HEADERS)
                 .http1_allow_obsolete_multiline_headers_in_responses(true)
                 .http1_allow_spaces_after_header_name_in_responses(true)
+                .http1_max_buf_size(MOST_HEADER_BYTES as usize)
                 .http2_max_header_list_size(MOST_HEADER_BYTES)
                 .build(Connector::new(self.tls.clone(), within))
         });
@@ -187,17 +205,27 @@ impl Client {
         *request.method_mut() = hyper::Method::from_bytes(rendered.method.as_str().as_bytes()).ok()?;
         *request.uri_mut() = Uri::try_from(url.as_str()).ok()?;
         *request.headers_mut() = headers;
-        Some(Prepared { request, by: self.with_timeout(dependency.timeout), timeout: dependency.timeout })
+        Some(Prepared {
+            request,
+            by: self.with_timeout(dependency.timeout),
+            timeout: dependency.timeout,
+            dependency: dependency.name.clone(),
+            memory: self.memory.clone(),
+        })
     }
 }
 
 impl Prepared {
-    /// Sends the request and reads its answer, within the dependency's timeout.
+    /// Sends the request and reads its answer, within the dependency's timeout. A long answer may wait for memory as long again.
     pub async fn send(mut self, clock: &dyn Clock) -> Sent {
         let deadline = Instant::now() + self.timeout;
         let connection = capture_connection(&mut self.request);
         match timeout_at(deadline, self.by.request(self.request)).await {
-            Ok(Ok(answer)) => read(answer, clock, deadline).await,
+            Ok(Ok(answer)) => {
+                let room =
+                    Room { memory: &self.memory, dependency: &self.dependency, patience: self.timeout };
+                read(answer, clock, deadline, room).await
+            }
             Ok(Err(error)) => match begun(&connection) {
                 Some(status) => unreadable(status, failure::header(&error)),
                 None => {
@@ -230,7 +258,13 @@ fn begun(connection: &CaptureConnection) -> Option<u16> {
 }
 
 fn unreadable(status: u16, sentence: String) -> Sent {
-    let response = Response { status, headers: BTreeMap::new(), body: Value::Null, bytes: 0 };
+    let response = Response {
+        status,
+        headers: BTreeMap::new(),
+        body: Value::Null,
+        bytes: 0,
+        memory: Reserved::default(),
+    };
     Sent {
         happened: Happened::Answer { status, json: false, wait_until: None },
         response: Some(response),
@@ -239,7 +273,20 @@ fn unreadable(status: u16, sentence: String) -> Sent {
     }
 }
 
-async fn read(answer: hyper::Response<Incoming>, clock: &dyn Clock, deadline: Instant) -> Sent {
+/// Where a long body finds room.
+pub(crate) struct Room<'a> {
+    pub(crate) memory: &'a AnswerMemory,
+    pub(crate) dependency: &'a str,
+    /// How long it may wait.
+    pub(crate) patience: Duration,
+}
+
+async fn read(
+    answer: hyper::Response<Incoming>,
+    clock: &dyn Clock,
+    deadline: Instant,
+    room: Room<'_>,
+) -> Sent {
     let (head, incoming) = answer.into_parts();
     let status = head.status.as_u16();
     let mut headers: BTreeMap<String, String> = head
@@ -253,15 +300,21 @@ async fn read(answer: hyper::Response<Incoming>, clock: &dyn Clock, deadline: In
         *limits = lines.iter().filter_map(|line| line.to_str().ok()).collect::<Vec<_>>().join(", ");
     }
     let wait_until = wait_until(status, &headers, clock.now());
-    let bytes = body::read(&head.headers, incoming, deadline).await;
+    let bytes = body::read(&head.headers, incoming, deadline, &room).await;
     let ended_at = Instant::now();
-    let body = match bytes {
-        Ok(bytes) => aside(bytes.len(), || body::parse(&head.headers, &bytes)).await,
-        Err(unusable) => unusable,
+    let (body, memory) = match bytes {
+        Ok(body::Read { bytes, reserved }) => {
+            let memory = room.memory.values(json_size::of_json(&bytes)).await;
+            let body = aside(bytes.len(), || body::parse(&head.headers, &bytes)).await;
+            // What the bytes held is free before the values are read.
+            drop((bytes, reserved));
+            (body, memory)
+        }
+        Err(unusable) => (unusable, Reserved::default()),
     };
     Sent {
         happened: Happened::Answer { status, json: body.failure.is_none(), wait_until },
-        response: Some(Response { status, headers, body: body.value, bytes: body.bytes }),
+        response: Some(Response { status, headers, body: body.value, bytes: body.bytes, memory }),
         failure: body.failure,
         ended_at,
     }

@@ -1,6 +1,6 @@
 //! Calls to dependencies. [`limiter`] decides when, in this process ([`local`]) or for all workers (`shared`, on
 //! Redis); [`client`] makes one call, [`aside`](mod@aside) reads long answers beside the runtime; [`caller`] puts them together and has the answer judged;
-//! [`metrics`] count.
+//! [`metrics`] count, [`memory`](mod@memory) bounds what long answers take.
 
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ mod connect;
 pub mod delay;
 pub mod failure;
 mod failure_log;
-pub mod metrics;
-#[cfg(feature = "redis")]
-mod held;
 mod lateness;
 pub mod limiter;
-mod line;
 pub mod local;
+pub mod memory;
+pub mod metrics;
+#[cfg(feature = "redis")]
+mod permit_refresher;
+mod recording_time;
 pub mod retry_after;
 #[cfg(feature = "redis")]
 mod server;
@@ -26,16 +27,17 @@ mod server;
 pub mod shared;
 mod status_line;
 mod tls;
+mod wait_queue;
 #[cfg(feature = "redis")]
 mod wire;
 
 pub use aside::aside;
-pub use caller::{Called, Caller, Demand};
+pub use caller::{Called, Caller, Demand, Note};
 pub use client::{Client, Response};
 pub use failure::Failure;
-pub use metrics::{CallMetrics, Histogram};
-pub use limiter::{Gates, Grant, Limiter};
+pub use limiter::{CallLimits, Limiter, Permit};
 pub use local::LocalLimiter;
+pub use metrics::{CallMetrics, Histogram};
 pub use retry_after::retry_after;
 #[cfg(feature = "redis")]
 pub use shared::SharedLimiter;

@@ -1,44 +1,47 @@
-//! Leave to call, for one worker or for all.
+//! Permits for calls, for one worker or for all.
 
 use async_trait::async_trait;
-use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, GatePolicy, Lead, RatePolicy, Snapshot};
+use penstock_domain::limit::{
+    self, Ask, Decision, Denied, Feedback, Lead, LimitPolicy, RatePolicy, Snapshot,
+};
 use penstock_domain::pipeline::Dependency;
 
-/// The gates that a call has to pass: its dependency's, and its owner's at that dependency where limits are per owner.
+/// The limits of a call: its dependency's, and its owner's at that dependency where limits are per owner. Each has a name by
+/// which the limiter keeps its state.
 #[derive(Clone, Debug)]
-pub struct Gates {
+pub struct CallLimits {
     /// The dependency's name and address, see [`limit::identity`].
     pub dependency: String,
-    /// What the dependency's gate allows.
-    pub policy: GatePolicy,
-    /// The owner's gate and what it allows.
-    pub owner: Option<(String, GatePolicy)>,
+    /// What the dependency's limits allow.
+    pub policy: LimitPolicy,
+    /// The name of the owner's limits, and what they allow.
+    pub owner: Option<(String, LimitPolicy)>,
 }
 
-impl Gates {
-    /// The gates of a call by `owner`. `cold_wait_us` is how long a gate whose state was lost stays shut.
+impl CallLimits {
+    /// The limits of a call by `owner`. `cold_wait_us` is how long a state that was lost admits no call.
     pub fn of(dependency: &Dependency, owner: &str, cold_wait_us: f64) -> Self {
         let name = limit::identity(&dependency.name, &dependency.base_url);
         let rate = dependency.rate.as_ref();
         let concurrency = dependency.concurrency.as_ref();
-        let gate_rate = |per_owner: bool| {
+        let own_rate = |per_owner: bool| {
             rate.filter(|rate| rate.per_owner == per_owner)
                 .map(|rate| RatePolicy::new(rate.limit, rate.period, rate.burst))
         };
-        let gate_concurrency = |per_owner: bool| {
+        let own_concurrency = |per_owner: bool| {
             concurrency.filter(|limit| limit.per_owner == per_owner).map(|limit| limit.limit)
         };
-        let owned = GatePolicy {
-            rate: gate_rate(true),
-            concurrency: gate_concurrency(true),
+        let owned = LimitPolicy {
+            rate: own_rate(true),
+            concurrency: own_concurrency(true),
             breaker: None,
             cold_wait_us,
         };
         let has_own = owned.rate.is_some() || owned.concurrency.is_some();
         Self {
-            policy: GatePolicy {
-                rate: gate_rate(false),
-                concurrency: gate_concurrency(false),
+            policy: LimitPolicy {
+                rate: own_rate(false),
+                concurrency: own_concurrency(false),
                 breaker: Some(dependency.breaker),
                 cold_wait_us,
             },
@@ -47,10 +50,15 @@ impl Gates {
         }
     }
 
-    /// Whether what a dependency says about too many calls is about this owner only: where all limits are owners' own, or
-    /// the rate is.
+    /// Whether a dependency's answer about too many calls is about this owner only: where all limits are owners' own, or the
+    /// rate is.
     pub fn pauses_owner(&self) -> bool {
         self.owner.is_some() && self.policy.rate.is_none()
+    }
+
+    /// The names of the states: the dependency's, then its owner's.
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.dependency).chain(self.owner.as_ref().map(|(key, _)| key))
     }
 
     /// Whether there is a rate, so that a call has its moment.
@@ -58,16 +66,15 @@ impl Gates {
         self.policy.rate.is_some() || self.owner.as_ref().is_some_and(|(_, own)| own.rate.is_some())
     }
 
-    /// The name of the gate that counts calls under way, and how many it allows; none when they are not limited.
+    /// The name of the state that counts calls under way, and how many it allows; none when they are not limited.
     pub fn slots(&self) -> Option<(&str, u32)> {
         let own = self.owner.as_ref().map(|(name, policy)| (name.as_str(), policy));
-        let gates = own.into_iter().chain([(self.dependency.as_str(), &self.policy)]);
-        gates.filter_map(|(name, policy)| Some((name, policy.concurrency?))).next()
+        let policies = own.into_iter().chain([(self.dependency.as_str(), &self.policy)]);
+        policies.filter_map(|(name, policy)| Some((name, policy.concurrency?))).next()
     }
 
-    /// What each gate is told: health goes to the dependency's, what was said about too many calls to the one that has
-    /// the rate.
-    pub(crate) fn told(&self, feedback: Feedback) -> [Feedback; 2] {
+    /// What is reported to each state: health to the dependency's, answers about too many calls to the one that has the rate.
+    pub(crate) fn feedback(&self, feedback: Feedback) -> [Feedback; 2] {
         if self.pauses_owner() {
             [
                 Feedback { pause: None, throttled: false, ..feedback },
@@ -78,20 +85,22 @@ impl Gates {
         }
     }
 
-    /// The innermost gate: what goes well there goes well at the others.
+    /// The name of the innermost state: a call that goes well there goes well at the others.
     #[cfg(feature = "redis")]
     pub(crate) fn innermost(&self) -> &str {
         self.owner.as_ref().map_or(&self.dependency, |(name, _)| name)
     }
 }
 
-/// Leave to make one call.
+/// Permission to make one call.
 #[derive(Clone, Debug)]
-pub struct Grant {
+pub struct Permit {
     /// Names the call's slot until it is reported.
     pub token: u64,
-    /// The gates that were passed.
-    pub gates: Gates,
+    /// The limits that admitted it.
+    pub limits: CallLimits,
+    /// Whether the call is a probe, see [`Decision::Granted`].
+    pub probe: bool,
 }
 
 /// Decides when calls may be made. Never lets one pass when in doubt.
@@ -102,20 +111,20 @@ pub trait Limiter: Send + Sync {
     /// # Errors
     /// When it cannot be reached.
     async fn lead(&self) -> Result<Lead, Denied>;
-    /// Passes all gates or none. A limiter that cannot be reached denies.
-    async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision;
-    /// The moment of a granted call that had to wait has all but come: may it still be made? Asked so long before the moment
-    /// as the round trip takes.
+    /// Has all limits admit a call, or none. A limiter that cannot be reached denies.
+    async fn acquire(&self, limits: &CallLimits, ask: &Ask) -> Decision;
+    /// The moment of a granted call that had to wait has nearly come: may it still be made? Asked as long before the moment as
+    /// the round trip takes.
     ///
     /// # Errors
     /// When it may not.
-    async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied>;
-    /// A granted call has ended, or (with a feedback that says nothing) was not made. Whether it was throttled for a reason
-    /// of its row's own, so that it holds up no other.
-    async fn report(&self, grant: Grant, feedback: Feedback) -> bool;
-    /// The gates as they stand, taken together; none when the limiter does not answer. A gate of which nothing is known
-    /// (it was never passed, or its state was lost) holds nothing up.
-    async fn peek(&self, gates: &Gates) -> Option<Snapshot>;
-    /// How long a gate whose state was lost stays shut, microseconds.
+    async fn confirm(&self, limits: &CallLimits, ask: &Ask) -> Result<(), Denied>;
+    /// A granted call has ended, or (with an empty feedback) was not made. Whether it was throttled for a reason of its row's
+    /// own, so that it holds up no other.
+    async fn report(&self, permit: Permit, feedback: Feedback) -> bool;
+    /// The limits as they stand, taken together; none when the limiter does not answer. A state of which nothing is known (it
+    /// was never used, or was lost) holds nothing up.
+    async fn peek(&self, limits: &CallLimits) -> Option<Snapshot>;
+    /// How long a state that was lost admits no call, microseconds.
     fn cold_wait_us(&self) -> f64;
 }

@@ -5,36 +5,38 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use penstock_domain::limit::{self, Ask, Decision, Denied, Feedback, Gate, GatePolicy, Lead, Snapshot};
+use penstock_domain::limit::{
+    self, Ask, Decision, Denied, Feedback, Lead, LimitPolicy, LimiterState, Snapshot,
+};
 use penstock_domain::time::Clock;
 
-use crate::limiter::{Gates, Grant, Limiter};
+use crate::limiter::{CallLimits, Limiter, Permit};
 
-/// When there are more owners' gates at a dependency, those that tell nothing are dropped.
+/// When there are more owners' states at a dependency, those that hold nothing are dropped.
 const MOST_OWNERS: usize = 10_000;
 
-/// The process's start on the gates' clock, microseconds: any time that leaves room before it, for 0 stands for none.
+/// The process's start on the limiter's clock, microseconds: any time that leaves room before it, for 0 stands for none.
 const START_US: f64 = 1e12;
 
-/// Gates by name, under one lock: a decision takes less than a microsecond.
+/// States by name, under one lock: a decision takes less than a microsecond.
 pub struct LocalLimiter {
     epoch: Instant,
     /// A test's own time.
     clock: Option<Arc<dyn Clock>>,
-    gates: Mutex<HashMap<String, Kept>>,
+    states: Mutex<HashMap<String, Kept>>,
 }
 
 #[derive(Default)]
 struct Kept {
-    dependency: Gate,
-    owners: HashMap<String, Gate>,
+    dependency: LimiterState,
+    owners: HashMap<String, LimiterState>,
 }
 
 impl LocalLimiter {
-    /// A limiter that knows nothing yet: every gate starts empty, because a process before this one may just have
+    /// A limiter that knows nothing yet: every state starts empty, because a process before this one may just have
     /// used its burst. Its time is the process's own, which nobody can set.
     pub fn new() -> Self {
-        Self { epoch: Instant::now(), clock: None, gates: Mutex::default() }
+        Self { epoch: Instant::now(), clock: None, states: Mutex::default() }
     }
 
     /// Takes the time from `clock`: for tests that compare decisions at given moments.
@@ -50,21 +52,25 @@ impl LocalLimiter {
         }
     }
 
-    /// Works on a call's gates under the lock.
-    fn with<T>(&self, gates: &Gates, work: impl FnOnce(&mut [(&mut Gate, &GatePolicy)], f64) -> T) -> T {
+    /// Works on a call's states under the lock.
+    fn with<T>(
+        &self,
+        limits: &CallLimits,
+        work: impl FnOnce(&mut [(&mut LimiterState, &LimitPolicy)], f64) -> T,
+    ) -> T {
         let now = self.now();
-        let mut all = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = match all.get_mut(&gates.dependency) {
+        let mut all = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = match all.get_mut(&limits.dependency) {
             Some(kept) => kept,
-            None => all.entry(gates.dependency.clone()).or_default(),
+            None => all.entry(limits.dependency.clone()).or_default(),
         };
-        let dependency = (&mut kept.dependency, &gates.policy);
-        let Some((name, policy)) = &gates.owner else { return work(&mut [dependency], now) };
+        let dependency = (&mut kept.dependency, &limits.policy);
+        let Some((name, policy)) = &limits.owner else { return work(&mut [dependency], now) };
         if kept.owners.len() > MOST_OWNERS {
-            kept.owners.retain(|_, gate| !gate.is_idle(now));
+            kept.owners.retain(|_, state| !state.is_idle(now));
         }
         let owner = match kept.owners.get_mut(name) {
-            Some(gate) => gate,
+            Some(state) => state,
             None => kept.owners.entry(name.clone()).or_default(),
         };
         work(&mut [dependency, (owner, policy)], now)
@@ -90,31 +96,30 @@ impl Limiter for LocalLimiter {
         Ok(Lead::default())
     }
 
-    async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision {
-        self.with(gates, |passing, now| limit::acquire(passing, now, ask))
+    async fn acquire(&self, limits: &CallLimits, ask: &Ask) -> Decision {
+        self.with(limits, |states, now| limit::acquire(states, now, ask))
     }
 
-    async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied> {
-        self.with(gates, |passing, now| limit::confirm(passing, now, ask))
+    async fn confirm(&self, limits: &CallLimits, ask: &Ask) -> Result<(), Denied> {
+        self.with(limits, |states, now| limit::confirm(states, now, ask))
     }
 
-    async fn report(&self, grant: Grant, feedback: Feedback) -> bool {
-        let told = grant.gates.told(feedback);
-        self.with(&grant.gates, |passing, now| {
-            passing
-                .iter_mut()
-                .zip(&told)
-                .fold(false, |own, ((gate, policy), told)| gate.report(policy, now, grant.token, told) || own)
+    async fn report(&self, permit: Permit, feedback: Feedback) -> bool {
+        let feedback = permit.limits.feedback(feedback);
+        self.with(&permit.limits, |states, now| {
+            states.iter_mut().zip(&feedback).fold(false, |own, ((state, policy), feedback)| {
+                state.report(policy, now, permit.token, feedback) || own
+            })
         })
     }
 
-    async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
+    async fn peek(&self, limits: &CallLimits) -> Option<Snapshot> {
         let now = self.now();
-        let all = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let unknown = Gate::default();
-        let kept = all.get(&gates.dependency);
-        let whole = kept.map_or(&unknown, |kept| &kept.dependency).snapshot(&gates.policy, now);
-        let Some((name, policy)) = &gates.owner else { return Some(whole) };
+        let all = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown = LimiterState::default();
+        let kept = all.get(&limits.dependency);
+        let whole = kept.map_or(&unknown, |kept| &kept.dependency).snapshot(&limits.policy, now);
+        let Some((name, policy)) = &limits.owner else { return Some(whole) };
         let owner = kept.and_then(|kept| kept.owners.get(name)).unwrap_or(&unknown);
         Some(whole.and(owner.snapshot(policy, now)))
     }

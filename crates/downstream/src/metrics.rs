@@ -60,7 +60,7 @@ pub struct CallMetrics {
     pub verdicts: [u64; 5],
     /// How long calls took, from sending to the end of the answer, by [`STATUS_CLASSES`].
     pub durations: [Histogram; 5],
-    /// How long calls that got leave had waited for it.
+    /// How long calls had waited for their permit.
     pub waited: Histogram,
     /// Rows that were sent away to wait, by [`Reason::ALL`].
     pub denied: [u64; Reason::ALL.len()],

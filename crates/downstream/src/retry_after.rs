@@ -58,6 +58,8 @@ struct Limit {
     left: Option<f64>,
     /// In what time it is whole again.
     reset: Option<Duration>,
+    /// It does not count calls but what they take of something: one can want more than is left.
+    weighed: bool,
 }
 
 impl Limit {
@@ -66,8 +68,8 @@ impl Limit {
     }
 }
 
-/// When a call passes all limits again. A limit of which something is left holds nothing up, unless there is no other that
-/// could have refused the call.
+/// When a call passes all limits again. A limit of calls of which something is left has refused none: that was another one,
+/// of which nothing is said. Of what calls are weighed by, less can be left than this one wanted.
 fn reset(limits: &[Limit]) -> Option<Duration> {
     let used_up = || limits.iter().filter(|limit| limit.is_used_up());
     if let Some(last) = used_up().filter_map(|limit| limit.reset).max() {
@@ -82,7 +84,7 @@ fn reset(limits: &[Limit]) -> Option<Duration> {
     }
     let scarcest = limits
         .iter()
-        .filter(|limit| limit.reset.is_some())
+        .filter(|limit| limit.weighed && limit.reset.is_some())
         .min_by(|a, b| a.left.unwrap_or(0.0).total_cmp(&b.left.unwrap_or(0.0)));
     scarcest.and_then(|limit| limit.reset)
 }
@@ -99,6 +101,7 @@ fn policies(value: &str, server_now: Timestamp) -> Vec<Limit> {
     let limit = |item: &str, left, reset| Limit {
         left: parameter(item, left).and_then(delay::plain_number),
         reset: parameter(item, reset).and_then(|value| delay::parse(value, Unit::Unstated, server_now)),
+        weighed: is_weighed(item),
     };
     let mut limits: Vec<Limit> = split(value, ',').into_iter().map(|item| limit(item, "r", "t")).collect();
     limits.retain(|limit| limit.left.is_some() || limit.reset.is_some());
@@ -132,6 +135,14 @@ fn split(value: &str, separator: char) -> Vec<&str> {
         .collect()
 }
 
+/// Whether a limit's name says that it counts no calls.
+fn is_weighed(name: &str) -> bool {
+    const WEIGHTS: [&str; 6] = ["token", "point", "cost", "unit", "credit", "byte"];
+    name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| {
+        WEIGHTS.iter().any(|weight| word.strip_suffix('s').unwrap_or(word).eq_ignore_ascii_case(weight))
+    })
+}
+
 /// Limits with a header for each of their properties: `X-RateLimit-Remaining` and `-Reset`, `RateLimit-Reset`,
 /// `X-Rate-Limit-Reset-After`, `X-RateLimit-Reset-Tokens`, `Vendor-RateLimit-Requests-Reset`. Headers whose names differ in
 /// nothing else are about one limit.
@@ -161,6 +172,9 @@ fn by_header(headers: &BTreeMap<String, String>, server_now: Timestamp) -> BTree
             let own: Vec<&str> = words.split('-').filter(|word| !PROPERTY.contains(word)).collect();
             own.join("-")
         };
+        if is_weighed(&words) {
+            limits.entry(scope()).or_default().weighed = true;
+        }
         if has(&["remaining", "remain"]) {
             limits.entry(scope()).or_default().left = delay::plain_number(value.trim());
         } else if has(&["reset"]) {
@@ -263,7 +277,11 @@ mod tests {
             (vec![("ratelimit", "\"second\";r=0;t=1, \"minute\";r=0;t=40,\"day\";r=5;t=80000")], Some(40)),
             (vec![("ratelimit", "\"hour\";r=900;t=3000, \"second\";r=0")], None),
             (vec![("ratelimit", "\"hour\";r=900;t=3000, \"second\";r=0"), ("ratelimit-reset", "2")], Some(2)),
-            (vec![("ratelimit", "\"default\";r=7;t=3")], Some(3)),
+            (vec![("ratelimit", "\"default\";r=7;t=3")], None),
+            (vec![("ratelimit", "\"tokens\";r=7;t=3")], Some(3)),
+            (vec![("x-ratelimit-remaining", "5"), ("x-ratelimit-reset", "3600")], None),
+            (vec![("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "3600")], Some(3600)),
+            (vec![("ratelimit", "limit=100, remaining=5, reset=9")], None),
             (vec![("ratelimit", "\"default\";t=4")], Some(4)),
             (vec![("ratelimit", "\"a;r=0;t=9, \\\"b\";r=1;t=5, second;r=0;t=2")], Some(2)),
             (vec![("ratelimit", "\"second\";r=0;t=soon")], None),

@@ -1,4 +1,4 @@
-//! The Redis of the shared limiter: asked, timed, and known to be away.
+//! The Redis of the shared limiter: requests to its script, its clock, and whether it is available.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,13 +9,13 @@ use penstock_domain::time::Clock;
 use penstock_redis::Connection;
 use redis::{FromRedisValue, RedisResult, Script};
 
-use crate::limiter::Gates;
-use crate::wire::{self, Asked, Policy};
+use crate::limiter::CallLimits;
+use crate::wire::{self, Policy, ScriptRequest};
 
-/// Whoever waits longer than that for Redis asks again later. Longer than a reconnection, shorter than a lease.
+/// The longest wait for an answer of Redis. Longer than a reconnection, shorter than a lease.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// So many questions for the time tell how far away Redis is, or that it cannot be told.
+/// Questions for the time after which the distance of Redis is known, or cannot be known.
 const MOST_MEASUREMENTS: u32 = 6;
 
 /// A Redis and what is known of it.
@@ -28,7 +28,7 @@ pub(crate) struct Server {
     /// One measures, for all that wait.
     measuring: tokio::sync::Mutex<()>,
     failures: AtomicU64,
-    away: AtomicBool,
+    unavailable: AtomicBool,
     /// A test's own time.
     pub(crate) clock: Option<Arc<dyn Clock>>,
 }
@@ -37,46 +37,54 @@ impl Server {
     pub(crate) fn new(connection: Connection, clock: Option<Arc<dyn Clock>>) -> Self {
         Self {
             connection,
-            script: Script::new(include_str!("gate.lua")),
+            script: Script::new(include_str!("limiter.lua")),
             distance: Mutex::default(),
             epoch: Instant::now(),
             measuring: tokio::sync::Mutex::default(),
             failures: AtomicU64::new(0),
-            away: AtomicBool::new(false),
+            unavailable: AtomicBool::new(false),
             clock,
         }
     }
 
-    /// What the script answers, behind the server's time; none when it does not, or cannot be read.
-    pub(crate) async fn ask(&self, gates: &Gates, asked: Asked) -> Option<(f64, Vec<String>)> {
+    /// The server's time and what the script answers; none when it does not answer, or cannot be read.
+    pub(crate) async fn ask(
+        &self,
+        limits: &CallLimits,
+        request: ScriptRequest,
+    ) -> Option<(f64, Vec<String>)> {
         let asked_at = self.now();
-        let answer: Vec<String> = self.invoke(gates, asked).await?;
-        let (server, answer) = wire::timed(&answer)?;
-        self.heard(asked_at, server);
+        let answer: Vec<String> = self.invoke(limits, request).await?;
+        let (server, answer) = wire::server_time(&answer)?;
+        self.observed(asked_at, server);
         Some((server, answer.to_vec()))
     }
 
     /// What the script answers, of any shape.
-    pub(crate) async fn invoke<T: FromRedisValue>(&self, gates: &Gates, mut asked: Asked) -> Option<T> {
-        asked.now = self.clock.as_ref().map(|clock| crate::local::micros(clock.as_ref()));
-        asked.gates.push(Policy::from(&gates.policy));
-        asked.gates.extend(gates.owner.iter().map(|(_, policy)| Policy::from(policy)));
+    pub(crate) async fn invoke<T: FromRedisValue>(
+        &self,
+        limits: &CallLimits,
+        mut request: ScriptRequest,
+    ) -> Option<T> {
+        request.now = self.clock.as_ref().map(|clock| crate::local::micros(clock.as_ref()));
+        request.policies.push(Policy::from(&limits.policy));
+        request.policies.extend(limits.owner.iter().map(|(_, policy)| Policy::from(policy)));
         let mut invocation = self.script.prepare_invoke();
-        for name in std::iter::once(&gates.dependency).chain(gates.owner.iter().map(|(name, _)| name)) {
+        for name in limits.keys() {
             // One hash slot for all keys of a dependency, as a cluster wants it.
-            let owner = name.strip_prefix(gates.dependency.as_str()).unwrap_or(name);
-            let key = format!("penstock:lim:{{{}}}{owner}", gates.dependency);
+            let owner = name.strip_prefix(limits.dependency.as_str()).unwrap_or(name);
+            let key = format!("penstock:lim:{{{}}}{owner}", limits.dependency);
             let slots = format!("{key}:slots");
             invocation.key(key).key(slots);
         }
-        let asked = match serde_json::to_string(&asked) {
-            Ok(asked) => asked,
+        let request = match serde_json::to_string(&request) {
+            Ok(request) => request,
             Err(error) => {
                 tracing::error!(%error, "a limit cannot be written as JSON");
                 return None;
             }
         };
-        invocation.arg(asked);
+        invocation.arg(request);
         let mut connection = self.connection.clone();
         self.answered(invocation.invoke_async(&mut connection)).await
     }
@@ -84,7 +92,7 @@ impl Server {
     async fn answered<T>(&self, question: impl Future<Output = RedisResult<T>>) -> Option<T> {
         let error = match question.await {
             Ok(answer) => {
-                if self.away.swap(false, Ordering::Relaxed) {
+                if self.unavailable.swap(false, Ordering::Relaxed) {
                     tracing::info!("the shared limiter answers again");
                 }
                 return Some(answer);
@@ -92,7 +100,7 @@ impl Server {
             Err(error) => error,
         };
         self.distance.lock().unwrap_or_else(PoisonError::into_inner).forget();
-        if !self.away.swap(true, Ordering::Relaxed) {
+        if !self.unavailable.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %error,
                 "the shared limiter does not answer; nothing is called until it does"
@@ -116,10 +124,10 @@ impl Server {
             }
             let asked_at = self.now();
             let mut connection = self.connection.clone();
-            let time = redis::cmd("TIME");
-            let told: Option<(f64, f64)> = self.answered(time.query_async(&mut connection)).await;
-            match told {
-                Some((seconds, micros)) => self.heard(asked_at, seconds * 1e6 + micros),
+            let question = redis::cmd("TIME");
+            let time: Option<(f64, f64)> = self.answered(question.query_async(&mut connection)).await;
+            match time {
+                Some((seconds, micros)) => self.observed(asked_at, seconds * 1e6 + micros),
                 None => {
                     self.failures.fetch_add(1, Ordering::Relaxed);
                 }
@@ -133,9 +141,9 @@ impl Server {
         micros(self.epoch.elapsed())
     }
 
-    fn heard(&self, asked_at: f64, server: f64) {
+    fn observed(&self, asked_at: f64, server: f64) {
         let answered_at = self.now();
-        self.distance.lock().unwrap_or_else(PoisonError::into_inner).heard(asked_at, server, answered_at);
+        self.distance.lock().unwrap_or_else(PoisonError::into_inner).observed(asked_at, server, answered_at);
     }
 
     fn known(&self) -> Distance {

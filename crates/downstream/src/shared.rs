@@ -1,11 +1,12 @@
 //! Limits shared by all workers, on Redis (6.2 and later): one script, one round trip a decision.
 //!
-//! Redis's own clock counts. A grant names a moment of that clock, and each worker knows from its answers what its own
+//! Redis's own clock counts. A permit names a moment of that clock, and each worker knows from its answers what its own
 //! clock shows then ([`Distance`](penstock_domain::limit::Distance)): calls leave at their moments, however far away each
 //! worker is. A far one asks with a lead, for a moment that lies behind the arrival of its answer.
 //!
-//! What Redis forgets (a flush, an eviction, a restart from an older snapshot) starts empty and stays shut for as long as
-//! reservations made before may still come; slots of calls under way are told again meanwhile (`held.rs`). When it cannot
+//! What Redis forgets (a flush, an eviction, a restart from an older snapshot) starts empty and admits no call for as
+//! long as reservations made before may still be used; slots of calls under way are reported again meanwhile
+//! (`permit_refresher.rs`). When it cannot
 //! be reached, nothing may be called. A failover to a replica that lags behind can forget grants of as long as it lags
 //! without anybody noticing: that much, and no more, can then be called twice.
 
@@ -21,10 +22,10 @@ use penstock_domain::time::Clock;
 use penstock_redis::{Connection, Limits};
 use tokio::time::Instant;
 
-use crate::held::Held;
-use crate::limiter::{Gates, Grant, Limiter};
+use crate::limiter::{CallLimits, Limiter, Permit};
+use crate::permit_refresher::PermitRefresher;
 use crate::server::{PATIENCE, Server};
-use crate::wire::{self, Asked, Good, Told};
+use crate::wire::{self, CallReport, ScriptRequest, SuccessfulCalls};
 
 /// How long connecting may take: three round trips with TLS.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -32,14 +33,14 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// When to ask again while Redis cannot be reached. An answer that cannot be read is none.
 const UNAVAILABLE: Denied = Denied::new(1e6, Reason::Unavailable);
 
-/// When calls of more gates wait to be told, those that do are forgotten: they only say that all is well.
-const MOST_GOOD: usize = 10_000;
+/// When successful calls of more limits wait to be reported, they are forgotten: they only show that all is well.
+const MOST_SUCCESSFUL: usize = 10_000;
 
 /// Limits kept in Redis.
 pub struct SharedLimiter {
     server: Arc<Server>,
-    held: Arc<Held>,
-    /// Calls that went well and were not told yet, by their innermost gate: they travel with the next question. With the
+    refresher: Arc<PermitRefresher>,
+    /// Calls that went well and were not reported yet, by their innermost limits: they travel with the next request. With the
     /// time at which the newest of them left.
     good: Mutex<HashMap<String, (u32, f64)>>,
 }
@@ -56,17 +57,17 @@ impl SharedLimiter {
     }
 
     /// Takes the time from `clock` and not from Redis: for tests that compare decisions at given moments. Slots of calls
-    /// under way are not told again then.
+    /// under way are not reported again then.
     #[must_use]
     pub fn timed_by(self, clock: Arc<dyn Clock>) -> Self {
         Self::on(Server::new(self.server.connection.clone(), Some(clock)))
     }
 
     fn on(server: Server) -> Self {
-        Self { server: Arc::new(server), held: Arc::default(), good: Mutex::default() }
+        Self { server: Arc::new(server), refresher: Arc::default(), good: Mutex::default() }
     }
 
-    /// The time by which it is told how long ago something was.
+    /// The clock by which it is reported how long ago something was.
     fn now(&self) -> f64 {
         match &self.server.clock {
             Some(clock) => crate::local::micros(clock.as_ref()),
@@ -74,27 +75,32 @@ impl SharedLimiter {
         }
     }
 
-    fn take_good(&self, gates: &Gates) -> Option<Good> {
+    fn take_successful(&self, limits: &CallLimits) -> Option<SuccessfulCalls> {
         let now = self.now();
         let (calls, left_at) =
-            self.good.lock().unwrap_or_else(PoisonError::into_inner).remove(gates.innermost())?;
-        Some(Good { calls, elapsed: now - left_at })
+            self.good.lock().unwrap_or_else(PoisonError::into_inner).remove(limits.innermost())?;
+        Some(SuccessfulCalls { calls, elapsed: now - left_at })
     }
 
-    fn keep_good(&self, gates: &Gates, elapsed: f64) {
+    fn keep_successful(&self, limits: &CallLimits, elapsed: f64) {
         let left_at = self.now() - elapsed;
         let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-        if good.len() >= MOST_GOOD {
+        if good.len() >= MOST_SUCCESSFUL {
             good.clear();
         }
-        let (calls, newest) = good.entry(gates.innermost().to_owned()).or_insert((0, left_at));
+        let (calls, newest) = good.entry(limits.innermost().to_owned()).or_insert((0, left_at));
         *calls = calls.saturating_add(1);
         *newest = newest.max(left_at);
     }
 
-    fn hold(&self, gates: &Gates, ask: &Ask, wait: f64) {
+    fn refresh(&self, limits: &CallLimits, ask: &Ask, wait: f64) {
         if self.server.clock.is_none() {
-            self.held.take(&self.server, gates, ask.token, Instant::now() + duration(wait + ask.lease_us));
+            self.refresher.add(
+                &self.server,
+                limits,
+                ask.token,
+                Instant::now() + duration(wait + ask.lease_us),
+            );
         }
     }
 }
@@ -108,9 +114,10 @@ impl Limiter for SharedLimiter {
         Ok(self.server.distance().await.ok_or(UNAVAILABLE)?.lead())
     }
 
-    async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision {
-        let asked = Asked { good: self.take_good(gates), ..Asked::of("acquire", ask) };
-        let Some((server_time, answer)) = self.server.ask(gates, asked).await else {
+    async fn acquire(&self, limits: &CallLimits, ask: &Ask) -> Decision {
+        let request =
+            ScriptRequest { good: self.take_successful(limits), ..ScriptRequest::for_call("acquire", ask) };
+        let Some((server_time, answer)) = self.server.ask(limits, request).await else {
             return Decision::Denied(UNAVAILABLE);
         };
         let decision = wire::decision(&answer).unwrap_or(Decision::Denied(UNAVAILABLE));
@@ -121,48 +128,48 @@ impl Limiter for SharedLimiter {
         let Some(distance) = self.server.distance().await else { return Decision::Denied(UNAVAILABLE) };
         let wait = distance.here(server_time + wait) - self.server.now();
         if !confirm {
-            self.hold(gates, ask, wait);
+            self.refresh(limits, ask, wait);
         }
         Decision::Granted { wait, slack, probe, confirm }
     }
 
-    async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied> {
-        match self.server.ask(gates, Asked::of("confirm", ask)).await {
+    async fn confirm(&self, limits: &CallLimits, ask: &Ask) -> Result<(), Denied> {
+        match self.server.ask(limits, ScriptRequest::for_call("confirm", ask)).await {
             None => Err(UNAVAILABLE),
             Some((_, answer)) if answer.first().is_some_and(|word| word == "confirmed") => {
-                self.hold(gates, ask, 0.0);
+                self.refresh(limits, ask, 0.0);
                 Ok(())
             }
             Some((_, answer)) => Err(wire::denied(&answer).unwrap_or(UNAVAILABLE)),
         }
     }
 
-    async fn report(&self, grant: Grant, feedback: Feedback) -> bool {
-        self.held.free(&grant.gates, grant.token);
+    async fn report(&self, permit: Permit, feedback: Feedback) -> bool {
+        self.refresher.remove(&permit.limits, permit.token);
         let plain = !feedback.throttled
             && feedback.pause.is_none()
             && !feedback.probe
             && !feedback.past.is_suspect()
-            && grant.gates.slots().is_none();
+            && permit.limits.slots().is_none();
         match feedback.healthy {
             None if plain => return false,
             Some(true) if plain => {
-                self.keep_good(&grant.gates, feedback.elapsed);
+                self.keep_successful(&permit.limits, feedback.elapsed);
                 return false;
             }
             _ => {}
         }
-        let told = grant.gates.told(feedback).map(Told::from).into();
-        // An answer that does not come has been told of; slots run out by themselves.
-        let good = self.take_good(&grant.gates);
-        let asked = Asked { told, good, ..Asked::about("report", grant.token) };
-        let answer = self.server.ask(&grant.gates, asked).await;
+        let reports = permit.limits.feedback(feedback).map(CallReport::from).into();
+        // An answer that does not come has been logged; slots run out by themselves.
+        let good = self.take_successful(&permit.limits);
+        let request = ScriptRequest { reports, good, ..ScriptRequest::for_token("report", permit.token) };
+        let answer = self.server.ask(&permit.limits, request).await;
         answer.is_some_and(|(_, answer)| answer.get(1).is_some_and(|own| own == "1"))
     }
 
-    async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
-        let seen: Vec<Vec<String>> = self.server.invoke(gates, Asked::about("peek", 0)).await?;
-        let seen: Option<Vec<Snapshot>> = seen.iter().map(|gate| wire::snapshot(gate)).collect();
+    async fn peek(&self, limits: &CallLimits) -> Option<Snapshot> {
+        let seen: Vec<Vec<String>> = self.server.invoke(limits, ScriptRequest::for_token("peek", 0)).await?;
+        let seen: Option<Vec<Snapshot>> = seen.iter().map(|state| wire::snapshot(state)).collect();
         seen?.into_iter().reduce(Snapshot::and)
     }
 

@@ -1,14 +1,14 @@
-//! What the shared limiter and its script say to each other.
+//! The requests of the shared limiter to its script, and the answers.
 
 use penstock_domain::cause::{Cause, Stage};
 use penstock_domain::limit::{
-    Ask, BreakerState, Decision, Denied, Feedback, GatePolicy, Past, Reason, Snapshot, duration, micros,
+    Ask, BreakerState, Decision, Denied, Feedback, LimitPolicy, Past, Reason, Snapshot, duration, micros,
 };
 use serde::Serialize;
 
-/// What the script is asked.
+/// A request to the script, as JSON.
 #[derive(Serialize)]
-pub(crate) struct Asked {
+pub(crate) struct ScriptRequest {
     pub(crate) op: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) now: Option<f64>,
@@ -17,23 +17,25 @@ pub(crate) struct Asked {
     pub(crate) lease_us: f64,
     pub(crate) lead_us: f64,
     pub(crate) past: &'static str,
-    /// Calls of rows with a clean past that went well and were not told yet.
+    /// Calls of rows with a clean past that went well and were not reported yet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) good: Option<Good>,
-    pub(crate) gates: Vec<Policy>,
+    pub(crate) good: Option<SuccessfulCalls>,
+    /// The dependency's, then its owner's.
+    pub(crate) policies: Vec<Policy>,
+    /// Only of `report`: for each policy, how the call ended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) told: Vec<Told>,
+    pub(crate) reports: Vec<CallReport>,
     /// Only of `hold`: slots of calls under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) held: Option<Vec<Slot>>,
-    /// Only of `hold`: tokens of slots that were told before and are free.
+    /// Only of `hold`: tokens of slots that were reported before and are free.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) gone: Option<Vec<String>>,
+    pub(crate) released: Option<Vec<String>>,
 }
 
 /// Calls that went well.
 #[derive(Clone, Copy, Serialize)]
-pub(crate) struct Good {
+pub(crate) struct SuccessfulCalls {
     pub(crate) calls: u32,
     /// How long ago the newest of them left, microseconds.
     pub(crate) elapsed: f64,
@@ -48,6 +50,7 @@ const fn past(past: Past) -> &'static str {
     }
 }
 
+/// A slot that a call under way holds.
 #[derive(Serialize)]
 pub(crate) struct Slot {
     pub(crate) token: String,
@@ -55,8 +58,8 @@ pub(crate) struct Slot {
     pub(crate) left_us: f64,
 }
 
-impl Asked {
-    pub(crate) fn of(op: &'static str, ask: &Ask) -> Self {
+impl ScriptRequest {
+    pub(crate) fn for_call(op: &'static str, ask: &Ask) -> Self {
         Self {
             op,
             now: None,
@@ -66,19 +69,20 @@ impl Asked {
             lead_us: ask.lead_us,
             past: past(ask.past),
             good: None,
-            gates: Vec::new(),
-            told: Vec::new(),
+            policies: Vec::new(),
+            reports: Vec::new(),
             held: None,
-            gone: None,
+            released: None,
         }
     }
 
-    /// What concerns no call that is to be made.
-    pub(crate) fn about(op: &'static str, token: u64) -> Self {
-        Self::of(op, &Ask { cost: 0, token, lease_us: 0.0, lead_us: 0.0, past: Past::Clean })
+    /// A request that asks for no call.
+    pub(crate) fn for_token(op: &'static str, token: u64) -> Self {
+        Self::for_call(op, &Ask { cost: 0, token, lease_us: 0.0, lead_us: 0.0, past: Past::Clean })
     }
 }
 
+/// A [`LimitPolicy`] as the script reads it.
 #[derive(Serialize)]
 pub(crate) struct Policy {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,8 +109,8 @@ pub(crate) struct Breaker {
     probes: u32,
 }
 
-impl From<&GatePolicy> for Policy {
-    fn from(policy: &GatePolicy) -> Self {
+impl From<&LimitPolicy> for Policy {
+    fn from(policy: &LimitPolicy) -> Self {
         Self {
             rate: policy.rate.map(|rate| Rate { interval_us: rate.interval_us, burst: rate.burst }),
             concurrency: policy.concurrency,
@@ -122,8 +126,9 @@ impl From<&GatePolicy> for Policy {
     }
 }
 
+/// How a call ended.
 #[derive(Serialize)]
-pub(crate) struct Told {
+pub(crate) struct CallReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     healthy: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,7 +143,7 @@ pub(crate) struct Told {
     away: bool,
 }
 
-impl From<Feedback> for Told {
+impl From<Feedback> for CallReport {
     fn from(feedback: Feedback) -> Self {
         let Feedback { healthy, pause, throttled, probe, past, elapsed, cause } = feedback;
         Self {
@@ -154,8 +159,8 @@ impl From<Feedback> for Told {
     }
 }
 
-/// An answer and the server's time: all but what an operator sees begin with it.
-pub(crate) fn timed(answer: &[String]) -> Option<(f64, &[String])> {
+/// The server's time and the rest of an answer: all answers but snapshots begin with it.
+pub(crate) fn server_time(answer: &[String]) -> Option<(f64, &[String])> {
     let (now, answer) = answer.split_first()?;
     Some((now.parse().ok()?, answer))
 }
@@ -194,9 +199,9 @@ pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
     })
 }
 
-/// `{free_in, paused_for, refusals, factor, in_flight, breaker, cause}`. What is not known stands as it would be at first: open.
-pub(crate) fn snapshot(gate: &[String]) -> Option<Snapshot> {
-    let [free_in, paused_for, refusals, factor, in_flight, breaker, cause] = gate else { return None };
+/// `{free_in, paused_for, refusals, factor, in_flight, breaker, cause}`. An unknown breaker state counts as closed.
+pub(crate) fn snapshot(state: &[String]) -> Option<Snapshot> {
+    let [free_in, paused_for, refusals, factor, in_flight, breaker, cause] = state else { return None };
     Some(Snapshot {
         free_in: duration(free_in.parse().ok()?),
         paused_for: duration(paused_for.parse().ok()?),

@@ -47,6 +47,7 @@ fn demand(dependency: &Dependency, repetition: Repetition) -> Demand<'_> {
         reads_body: true,
         traceparent: None,
         past: penstock_domain::limit::Past::Clean,
+        note: None,
     }
 }
 

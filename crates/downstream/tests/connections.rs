@@ -119,6 +119,7 @@ async fn called(caller: &Caller, url: &str) -> (Verdict, Option<Cause>, String) 
         reads_body: true,
         traceparent: None,
         past: penstock_domain::limit::Past::Clean,
+        note: None,
     };
     match caller.call(&demand, get("/"), &|| true, &|| Box::new(())).await {
         Called::Answered { verdict, failure, .. } => {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use penstock_domain::limit::{Ask, Decision, Feedback, Past, Reason};
 use penstock_domain::pipeline::{Breaker, Dependency, Rate};
 use penstock_domain::time::{ManualClock, Timestamp};
-use penstock_downstream::{Called, Gates, Grant, Limiter, LocalLimiter, SharedLimiter};
+use penstock_downstream::{CallLimits, Called, Limiter, LocalLimiter, Permit, SharedLimiter};
 use penstock_sandbox::proxy::Proxy;
 use support::conformance::Scene;
 use support::redis::Own;
@@ -64,10 +64,10 @@ async fn it_decides_as_the_one_in_process() {
             limit
         });
         api.breaker = Breaker { min_calls: 6, probes: 2, ..Breaker::default() };
-        let mut under_way: Vec<(Grant, bool, Past)> = Vec::new();
+        let mut under_way: Vec<(Permit, Past)> = Vec::new();
         for step in 0..600_u64 {
             let owner = ["acme", "other"][usize::try_from(rng.below(2)).unwrap()];
-            let gates = Gates::of(&api, owner, 1e6);
+            let limits = CallLimits::of(&api, owner, 1e6);
             let burst = api.rate.as_ref().map_or(1, |rate| rate.burst);
             let cost = 1 + u32::try_from(rng.below(u64::from(burst))).unwrap();
             let past = PASTS[usize::try_from(rng.below(8)).unwrap()];
@@ -76,21 +76,21 @@ async fn it_decides_as_the_one_in_process() {
             match rng.below(10) {
                 0..=4 => {
                     let (ours, theirs) =
-                        (local.acquire(&gates, &ask).await, shared.acquire(&gates, &ask).await);
-                    assert_eq!(ours, theirs, "seed {seed}, step {step}: {gates:?}");
+                        (local.acquire(&limits, &ask).await, shared.acquire(&limits, &ask).await);
+                    assert_eq!(ours, theirs, "seed {seed}, step {step}: {limits:?}");
                     if let Decision::Granted { probe, .. } = ours {
-                        under_way.push((Grant { token: ask.token, gates }, probe, past));
+                        under_way.push((Permit { token: ask.token, limits, probe }, past));
                     }
                 }
                 5 if !under_way.is_empty() => {
-                    let (grant, ..) = &under_way[under_way.len() - 1];
-                    let ask = Ask { token: grant.token, ..ask };
-                    let ours = local.confirm(&grant.gates, &ask).await;
-                    assert_eq!(ours, shared.confirm(&grant.gates, &ask).await, "seed {seed}, step {step}");
+                    let (permit, _) = &under_way[under_way.len() - 1];
+                    let ask = Ask { token: permit.token, ..ask };
+                    let ours = local.confirm(&permit.limits, &ask).await;
+                    assert_eq!(ours, shared.confirm(&permit.limits, &ask).await, "seed {seed}, step {step}");
                 }
                 5..=7 if !under_way.is_empty() => {
                     let place = usize::try_from(rng.below(under_way.len() as u64)).unwrap();
-                    let (grant, probe, past) = under_way.swap_remove(place);
+                    let (permit, past) = under_way.swap_remove(place);
                     let feedback = match rng.below(8) {
                         0 => Feedback { throttled: true, ..Feedback::default() },
                         #[allow(clippy::cast_precision_loss)]
@@ -105,22 +105,22 @@ async fn it_decides_as_the_one_in_process() {
                     };
                     #[allow(clippy::cast_precision_loss)]
                     let elapsed = rng.below(500) as f64 * 1000.0;
-                    let feedback = Feedback { probe, past, elapsed, ..feedback };
-                    let gates = grant.gates.clone();
+                    let feedback = Feedback { probe: permit.probe, past, elapsed, ..feedback };
+                    let limits = permit.limits.clone();
                     let (ours, theirs) =
-                        (local.report(grant.clone(), feedback).await, shared.report(grant, feedback).await);
+                        (local.report(permit.clone(), feedback).await, shared.report(permit, feedback).await);
                     assert_eq!(ours, theirs, "seed {seed}, step {step}: {feedback:?}");
-                    // Good news travels with the next question: ask it at once, so that both hear it at one moment.
+                    // Good news travels with the next request: ask at once, so that both learn it at one moment.
                     let (ours, theirs) =
-                        (local.acquire(&gates, &ask).await, shared.acquire(&gates, &ask).await);
-                    assert_eq!(ours, theirs, "seed {seed}, step {step}, behind {feedback:?}: {gates:?}");
+                        (local.acquire(&limits, &ask).await, shared.acquire(&limits, &ask).await);
+                    assert_eq!(ours, theirs, "seed {seed}, step {step}, behind {feedback:?}: {limits:?}");
                     if let Decision::Granted { probe, .. } = ours {
-                        under_way.push((Grant { token: ask.token, gates }, probe, past));
+                        under_way.push((Permit { token: ask.token, limits, probe }, past));
                     }
                 }
                 8 if rng.below(6) == 0 => clock.set_back(Duration::from_millis(rng.below(20_000))),
                 8 => {
-                    let (ours, theirs) = (local.peek(&gates).await, shared.peek(&gates).await);
+                    let (ours, theirs) = (local.peek(&limits).await, shared.peek(&limits).await);
                     assert_eq!(ours, theirs, "seed {seed}, step {step}");
                 }
                 _ => {
@@ -149,27 +149,27 @@ async fn a_decision_is_one_round_trip_and_its_keys_do_not_stay() {
     let limiter = Arc::new(shared());
     let mut api = dependency("http://api.example");
     api.rate = Some(rate(1000, 100));
-    let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
+    let limits = CallLimits::of(&api, "acme", limiter.cold_wait_us());
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     for token in 1..=10 {
         let ask = Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
         assert!(matches!(
-            limiter.acquire(&gates, &ask).await,
+            limiter.acquire(&limits, &ask).await,
             Decision::Granted { .. } | Decision::Denied(_)
         ));
         let good = Feedback { healthy: Some(true), ..Feedback::default() };
-        limiter.report(Grant { token, gates: gates.clone() }, good).await;
+        limiter.report(Permit { token, limits: limits.clone(), probe: false }, good).await;
     }
-    let key = format!("penstock:lim:{{{}}}", gates.dependency);
+    let key = format!("penstock:lim:{{{}}}", limits.dependency);
     let heard: u32 = redis::cmd("HGET").arg(&key).arg("good").query_async(&mut connection).await.unwrap();
     assert_eq!(heard, 9, "each answer but the last travelled with the next question");
     let ttl: i64 = redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
     assert!((3600..=6 * 3600).contains(&ttl), "{ttl}");
     let ten_days = Duration::from_secs(10 * 24 * 3600);
     let pause = Feedback { pause: Some(penstock_domain::limit::micros(ten_days)), ..Feedback::default() };
-    limiter.report(Grant { token: 11, gates: gates.clone() }, pause).await;
-    let paused_for = limiter.peek(&gates).await.unwrap().paused_for;
+    limiter.report(Permit { token: 11, limits: limits.clone(), probe: false }, pause).await;
+    let paused_for = limiter.peek(&limits).await.unwrap().paused_for;
     assert!(paused_for > ten_days - Duration::from_secs(60), "{paused_for:?}");
     let ttl: u64 = redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
     assert!(ttl > paused_for.as_secs(), "a pause is not forgotten before it ends: {ttl}");
@@ -180,19 +180,19 @@ async fn the_scripts_memory_and_the_keys_may_be_lost() {
     let limiter = shared();
     let mut api = dependency("http://api.example");
     api.rate = Some(rate(100, 10));
-    let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
+    let limits = CallLimits::of(&api, "acme", limiter.cold_wait_us());
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let cold = |decision| matches!(decision, Decision::Granted { wait, .. } if wait > 0.95e6);
-    assert!(cold(limiter.acquire(&gates, &ask(1)).await));
+    assert!(cold(limiter.acquire(&limits, &ask(1)).await));
     let (): () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
-    let next = limiter.acquire(&gates, &ask(2)).await;
+    let next = limiter.acquire(&limits, &ask(2)).await;
     assert!(!matches!(next, Decision::Denied(denied) if denied.reason == Reason::Unavailable), "{next:?}");
-    let key = format!("penstock:lim:{{{}}}", gates.dependency);
+    let key = format!("penstock:lim:{{{}}}", limits.dependency);
     let (): () = redis::cmd("DEL").arg(&key).query_async(&mut connection).await.unwrap();
     assert!(
-        cold(limiter.acquire(&gates, &ask(3)).await),
+        cold(limiter.acquire(&limits, &ask(3)).await),
         "a lost state waits for reservations that may be out"
     );
 }
@@ -204,9 +204,9 @@ async fn a_silent_connection_is_replaced() {
     let limiter = SharedLimiter::connect(&url).unwrap();
     let mut api = dependency("http://silent.example");
     api.rate = Some(rate(100, 10));
-    let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
+    let limits = CallLimits::of(&api, "acme", limiter.cold_wait_us());
     let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
-    let answers = async |token| !matches!(limiter.acquire(&gates, &ask(token)).await, Decision::Denied(denied) if denied.reason == Reason::Unavailable);
+    let answers = async |token| !matches!(limiter.acquire(&limits, &ask(token)).await, Decision::Denied(denied) if denied.reason == Reason::Unavailable);
     assert!(answers(1).await);
     for round in 0..2 {
         proxy.silence();
@@ -225,16 +225,16 @@ async fn without_redis_nothing_is_called() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let limiter = SharedLimiter::connect(&format!("redis://{nobody}")).unwrap();
     let api = dependency("http://api.example");
-    let gates = Gates::of(&api, "acme", limiter.cold_wait_us());
+    let limits = CallLimits::of(&api, "acme", limiter.cold_wait_us());
     let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
     let began = Instant::now();
-    match limiter.acquire(&gates, &ask).await {
+    match limiter.acquire(&limits, &ask).await {
         Decision::Denied(denied) => assert_eq!(denied.reason, Reason::Unavailable),
         granted => panic!("{granted:?}"),
     }
-    assert_eq!(limiter.confirm(&gates, &ask).await.unwrap_err().reason, Reason::Unavailable);
+    assert_eq!(limiter.confirm(&limits, &ask).await.unwrap_err().reason, Reason::Unavailable);
     assert!(began.elapsed() < Duration::from_secs(4), "a row does not wait for Redis for long");
-    assert_eq!(limiter.peek(&gates).await, None, "that it does not answer is told");
+    assert_eq!(limiter.peek(&limits).await, None, "that it does not answer is told");
 }
 
 #[tokio::test]
@@ -244,15 +244,15 @@ async fn a_restart_from_an_older_state_gives_no_second_burst() {
     let scene = Scene::new(limiter, Arc::default(), |api| api.rate = Some(rate(50, 40)));
     let until = Instant::now() + Duration::from_secs(10);
     let ready = async |what: &str| loop {
-        if let Ok(leave) = scene.acquire("acme", 1).await {
-            break leave.wait;
+        if let Ok(granted) = scene.acquire("acme", 1).await {
+            break granted.wait;
         }
         assert!(Instant::now() < until, "{what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     ready("at first").await;
     // The burst has come back when a call need not wait.
-    while scene.acquire("acme", 1).await.is_ok_and(|leave| leave.wait > Duration::ZERO) {
+    while scene.acquire("acme", 1).await.is_ok_and(|granted| granted.wait > Duration::ZERO) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let client = redis::Client::open(redis.url()).unwrap();
@@ -266,7 +266,7 @@ async fn a_restart_from_an_older_state_gives_no_second_burst() {
     assert!(wait > Duration::from_millis(900), "reservations from before may still come: {wait:?}");
 }
 
-/// Calls go on when Redis forgets them: all of it, or only one of a gate's two keys.
+/// Calls go on when Redis forgets them: all of it, or only one of a limit's two keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flush_does_not_let_more_calls_at_once() {
     forget(|_| redis::cmd("FLUSHALL")).await;
@@ -293,9 +293,9 @@ async fn forget(lose: impl Fn(&str) -> redis::Cmd) {
     let rows = rows_until(until, &redis, &api, SLOTS * 2, "/slow");
     let client = redis::Client::open(redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let gate = format!("penstock:lim:{{{}}}", Gates::of(&api, "acme", 1e6).dependency);
+    let gate = format!("penstock:lim:{{{}}}", CallLimits::of(&api, "acme", 1e6).dependency);
     let mut losses = 0;
-    // At any phase of the calls, which outlast the time for which a gate is cold.
+    // At any phase of the calls, which outlast the time for which a new state gives no slot away.
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(1_930)).await;
         let (): () = lose(&gate).query_async(&mut connection).await.unwrap();

@@ -27,17 +27,17 @@ pub use shared::SharedQueue;
 /// Rows of a packet at most.
 pub const PACKET_ROWS: usize = 200;
 
-/// Messages that may wait in a lane: SQL knows what is queued, and a later run rings for what was held back. Far from the
+/// Messages that may wait in a lane: SQL knows what is queued, and a later run enqueues what was held back. Far from the
 /// 8,000 at which apalis-redis stops for good: its fetch unpacks all that is due into one Redis command.
 pub const MAX_BACKLOG: u32 = 4000;
 
-/// Why the queue could not be rung or heard.
+/// Why the queue could not be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the queue does not answer: {0}")]
 pub struct QueueError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 impl QueueError {
-    /// From anything that can be said.
+    /// From any error, or a sentence.
     pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(source.into())
     }
@@ -47,12 +47,12 @@ impl QueueError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnqueueResult {
     /// Messages in the queue.
-    pub rung: usize,
-    /// Messages that it would not bear: whoever enqueued them takes back what they were about.
+    pub enqueued: usize,
+    /// Messages for which there was no room: whoever enqueued them has to requeue their rows.
     pub held_back: Vec<Message>,
 }
 
-/// Tells when a message may leave the queue. As long as it may not, the message comes again when its worker dies.
+/// When a message may leave the queue. As long as it may not, the message comes again when its worker dies.
 #[derive(Clone, Debug)]
 pub struct Taken(CancellationToken);
 
@@ -119,17 +119,17 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether it has room for a message of a lane: without it the message stays in the queue, for others to take.
     fn has_room(&self, lane: &Lane) -> bool;
 
-    /// Pipelines that it knows of: their lanes are listened to before anybody has rung there.
+    /// Pipelines that it knows of: their lanes are listened to before anybody has enqueued anything there.
     fn pipelines(&self) -> Vec<String>;
 }
 
 /// The queue, both sides.
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Rings for these messages, as many as the queue bears.
+    /// Enqueues these messages, as many as there is room for.
     ///
     /// # Errors
-    /// When it does not answer; some messages may have been rung.
+    /// When it does not answer; some messages may be in the queue.
     async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError>;
 
     /// Messages that wait, by lane. A lane that is not named has none.
@@ -151,11 +151,11 @@ pub trait Queue: Send + Sync {
     async fn server(&self) -> Result<Option<QueueServer>, QueueError>;
 
     /// Hands messages to a handler, each lane's one after another, until `stop`; then waits for those that are being taken.
-    /// Survives a queue that goes away for a while. A message that a worker had taken when it died comes again.
+    /// Survives a queue that is unavailable for a while. A message that a worker had taken when it died comes again.
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken);
 
-    /// A process of this name is dead: puts what it had taken, and what may not leave yet, before all that waits. Tells how many
-    /// messages these were.
+    /// A process of this name is dead: puts what it had taken, and what may not leave yet, before all that waits. Returns how
+    /// many messages these were.
     ///
     /// # Errors
     /// When it does not answer; they come again by themselves, later.

@@ -13,25 +13,25 @@ use tower::{Layer, Service};
 
 use crate::{Handler, Lane, Message, Taken};
 
-/// How often a lane is looked at again whose messages the handler had no room for.
+/// How often a handler without room is asked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A handler at one lane.
 #[derive(Clone)]
-pub struct Ear {
+pub struct LaneHandler {
     handler: Arc<dyn Handler>,
     lane: Lane,
 }
 
-impl Ear {
-    /// A handler's ear at a lane.
+impl LaneHandler {
+    /// A handler at a lane.
     pub fn new(handler: Arc<dyn Handler>, lane: Lane) -> Self {
         Self { handler, lane }
     }
 
-    /// Has the handler take a message. A handler that panics has not taken it, and hears the next one all the same: SQL
-    /// brings back what it was about.
-    pub async fn hear(self, message: Message) -> Taken {
+    /// Has the handler take a message. A handler that panics has not taken it, and receives the next one all the same: its
+    /// rows come back by SQL.
+    pub async fn receive(self, message: Message) -> Taken {
         let taken = std::panic::AssertUnwindSafe(self.handler.handle(message)).catch_unwind().await;
         taken.unwrap_or_else(|_| {
             tracing::error!(lane = %self.lane, "a message made its handler panic and is dropped");
@@ -46,21 +46,21 @@ impl Ear {
     }
 }
 
-/// See [`Ear::room`].
+/// See [`LaneHandler::room`].
 #[derive(Clone)]
-pub struct RoomLayer(Ear);
+pub struct RoomLayer(LaneHandler);
 
 impl<S> Layer<S> for RoomLayer {
     type Service = Room<S>;
 
     fn layer(&self, inner: S) -> Room<S> {
-        Room { ear: self.0.clone(), inner, again: None }
+        Room { handler: self.0.clone(), inner, again: None }
     }
 }
 
-/// See [`Ear::room`].
+/// See [`LaneHandler::room`].
 pub struct Room<S> {
-    ear: Ear,
+    handler: LaneHandler,
     inner: S,
     again: Option<Pin<Box<Sleep>>>,
 }
@@ -74,7 +74,7 @@ where
     type Future = S::Future;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        while !self.ear.handler.has_room(&self.ear.lane) {
+        while !self.handler.handler.has_room(&self.handler.lane) {
             let again = self.again.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_AGAIN)));
             ready!(again.as_mut().poll(context));
             self.again = None;

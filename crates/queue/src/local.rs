@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::listen::{Ear, until};
-use crate::{Queue, QueueError, Handler, Lane, MAX_BACKLOG, Message, QueueServer, EnqueueResult, by_lane};
+use crate::listen::{LaneHandler, until};
+use crate::{EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, Queue, QueueError, QueueServer, by_lane};
 
 /// Lanes in this process.
 #[derive(Default)]
@@ -30,7 +30,7 @@ pub struct LocalQueue {
 struct LocalLane {
     sender: Sender<Task<Message>>,
     waiting: Arc<AtomicU64>,
-    /// Until somebody listens.
+    /// None as soon as somebody listens.
     storage: Option<MemoryStorage<Message>>,
 }
 
@@ -67,7 +67,7 @@ impl LocalQueue {
     }
 
     /// The lanes to which nobody listens yet.
-    fn unheard(&self) -> Vec<(Lane, MemoryStorage<Message>)> {
+    fn take_unattended(&self) -> Vec<(Lane, MemoryStorage<Message>)> {
         self.with_lanes(|lanes| {
             lanes
                 .iter_mut()
@@ -80,20 +80,20 @@ impl LocalQueue {
 #[async_trait]
 impl Queue for LocalQueue {
     async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError> {
-        let mut rung = EnqueueResult::default();
+        let mut result = EnqueueResult::default();
         self.with_lanes(|lanes| {
             for (lane, messages) in by_lane(messages) {
                 let lane = lanes.entry(lane).or_insert_with(LocalLane::open);
                 for message in messages {
                     match lane.push(message) {
-                        None => rung.rung += 1,
-                        Some(message) => rung.held_back.push(message),
+                        None => result.enqueued += 1,
+                        Some(message) => result.held_back.push(message),
                     }
                 }
             }
         });
         self.opened.notify_one();
-        Ok(rung)
+        Ok(result)
     }
 
     async fn backlog(&self) -> Result<HashMap<Lane, u64>, QueueError> {
@@ -114,7 +114,7 @@ impl Queue for LocalQueue {
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
         let mut listeners = JoinSet::new();
         while !stop.is_cancelled() {
-            for (lane, storage) in self.unheard() {
+            for (lane, storage) in self.take_unattended() {
                 listeners.spawn(listen(lane, storage, handler.clone(), stop.clone()));
             }
             tokio::select! {
@@ -138,15 +138,15 @@ async fn listen(
     stop: CancellationToken,
 ) {
     let worker = WorkerContext::new(&lane.to_string());
-    let ear = Ear::new(handler, lane.clone());
+    let handler = LaneHandler::new(handler, lane.clone());
     let running = WorkerBuilder::new(worker.clone())
         .backend(storage)
         .concurrency(1)
-        .layer(ear.room())
+        .layer(handler.room())
         .build(move |message: Message| {
-            let ear = ear.clone();
+            let handler = handler.clone();
             // It left the queue when it was fetched.
-            async move { drop(ear.hear(message).await) }
+            async move { drop(handler.receive(message).await) }
         })
         .run();
     if let Err(error) = until(&stop, &worker, running).await {
@@ -164,7 +164,7 @@ mod tests {
 
     /// Has room for everything but one pipeline's rows.
     struct Count {
-        heard: mpsc::UnboundedSender<Message>,
+        received: mpsc::UnboundedSender<Message>,
         full: &'static str,
     }
 
@@ -176,7 +176,7 @@ mod tests {
 
         async fn handle(&self, message: Message) -> Taken {
             assert_ne!(message, Message::Extract { batch: BatchSeq(13) }, "a handler that panics");
-            self.heard.send(message).unwrap();
+            self.received.send(message).unwrap();
             Taken::at_once()
         }
 
@@ -194,26 +194,26 @@ mod tests {
     }
 
     struct Listening {
-        heard: mpsc::UnboundedReceiver<Message>,
+        received: mpsc::UnboundedReceiver<Message>,
         stop: CancellationToken,
         task: tokio::task::JoinHandle<()>,
     }
 
     impl Listening {
         fn to(queue: &Arc<LocalQueue>, full: &'static str) -> Self {
-            let (sender, heard) = mpsc::unbounded_channel();
+            let (sender, received) = mpsc::unbounded_channel();
             let stop = CancellationToken::new();
             let task = tokio::spawn({
                 let (queue, stop) = (queue.clone(), stop.clone());
-                async move { queue.listen(Arc::new(Count { heard: sender, full }), stop).await }
+                async move { queue.listen(Arc::new(Count { received: sender, full }), stop).await }
             });
-            Self { heard, stop, task }
+            Self { received, stop, task }
         }
 
         async fn next(&mut self, messages: usize) -> Vec<Message> {
             let mut all = Vec::new();
             for _ in 0..messages {
-                all.push(self.heard.recv().await.unwrap());
+                all.push(self.received.recv().await.unwrap());
             }
             all
         }
@@ -225,16 +225,16 @@ mod tests {
         let most = MAX_BACKLOG as usize;
         let messages = (0..most + 5).map(|_| rows("one")).collect();
         let held_back = (0..5).map(|_| rows("one")).collect();
-        assert_eq!(queue.enqueue(messages).await.unwrap(), EnqueueResult { rung: most, held_back });
+        assert_eq!(queue.enqueue(messages).await.unwrap(), EnqueueResult { enqueued: most, held_back });
         assert_eq!(queue.backlog().await.unwrap()[&Lane::Rows("one".into())], most as u64);
         let more = queue.enqueue(vec![Message::Extract { batch: BatchSeq(1) }, rows("other")]).await.unwrap();
-        assert_eq!(more.rung, 2, "a full lane holds up neither a file nor another lane");
+        assert_eq!(more.enqueued, 2, "a full lane holds up neither a file nor another lane");
         assert_eq!(queue.backlog().await.unwrap()[&Lane::Extractions], 1);
         let mut listening = Listening::to(&queue, "");
         let all = listening.next(most + 2).await;
         assert_eq!(all.iter().filter(|message| message.lane() == Lane::Extractions).count(), 1);
         assert_eq!(queue.backlog().await.unwrap()[&Lane::Rows("one".into())], 0);
-        // Lanes that were opened while somebody listens are heard as well.
+        // Lanes that were opened while somebody listens are listened to as well.
         queue.enqueue(vec![rows("late")]).await.unwrap();
         assert_eq!(listening.next(1).await, [rows("late")]);
         listening.stop.cancel();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_handler_that_panics_hears_the_next_one() {
+    async fn a_handler_that_panics_receives_the_next_one() {
         let queue = Arc::new(LocalQueue::default());
         let next = Message::Extract { batch: BatchSeq(14) };
         queue.enqueue(vec![Message::Extract { batch: BatchSeq(13) }, next.clone()]).await.unwrap();

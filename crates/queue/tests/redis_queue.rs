@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_queue::{
-    Queue as _, Handler, Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet, EnqueueResult, SharedQueue, Taken,
+    EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet, Queue as _, SharedQueue, Taken,
 };
 use penstock_sandbox::proxy::Proxy;
 use tokio::sync::mpsc;
@@ -197,7 +197,10 @@ async fn nothing_is_left_of_messages_that_were_taken() {
     let (keys, bytes) = (redis.ask(&["dbsize"]), redis.bytes());
     for round in 0..5 {
         let messages = (0..1000).map(|number| rows("invite", round * 1000 + number)).collect();
-        assert_eq!(ringer.enqueue(messages).await.unwrap(), EnqueueResult { rung: 1000, held_back: Vec::new() });
+        assert_eq!(
+            ringer.enqueue(messages).await.unwrap(),
+            EnqueueResult { enqueued: 1000, held_back: Vec::new() }
+        );
         for _ in 0..1000 {
             listening.next().await;
         }
@@ -220,11 +223,11 @@ async fn a_lane_bears_so_many_messages_and_no_more() {
     let most = MAX_BACKLOG as usize;
     let messages: Vec<Message> = (0..10_000).map(|number| rows("invite", number)).collect();
     let held_back = messages[most..].to_vec();
-    assert_eq!(queue.enqueue(messages).await.unwrap(), EnqueueResult { rung: most, held_back });
+    assert_eq!(queue.enqueue(messages).await.unwrap(), EnqueueResult { enqueued: most, held_back });
     let more = queue.enqueue(vec![rows("invite", 0), rows("other", 0), extract(1)]).await.unwrap();
     assert_eq!(
         more,
-        EnqueueResult { rung: 2, held_back: vec![rows("invite", 0)] },
+        EnqueueResult { enqueued: 2, held_back: vec![rows("invite", 0)] },
         "a full lane holds up neither a file nor another one"
     );
     let waiting = queue.backlog().await.unwrap();
@@ -238,9 +241,9 @@ async fn a_lane_bears_so_many_messages_and_no_more() {
     listening.end().await;
 }
 
-/// A lane in which nobody has rung before is listened to; an idle one is looked at many times a second.
+/// A lane in which nothing was enqueued before is listened to; an idle one is looked at many times a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_listener_hears_at_once() {
+async fn an_idle_listener_receives_at_once() {
     let redis = Redis::start();
     let queue = redis.queue();
     let mut listening = Listening::to(&queue, "one");
@@ -298,7 +301,7 @@ async fn a_listener_comes_back_whatever_happens_to_redis() {
     let queue = redis.queue();
     let mut listening = Listening::to(&queue, "one");
     let next = AtomicU64::new(1);
-    let ring = async |listening: &mut Listening| {
+    let enqueue = async |listening: &mut Listening| {
         let number = u32::try_from(next.fetch_add(1, Ordering::SeqCst)).unwrap();
         let began = Instant::now();
         while queue.enqueue(vec![rows("invite", number)]).await.is_err() {
@@ -307,18 +310,18 @@ async fn a_listener_comes_back_whatever_happens_to_redis() {
         }
         while listening.next().await != rows("invite", number) {}
     };
-    ring(&mut listening).await;
+    enqueue(&mut listening).await;
     for _ in 0..3 {
         redis.ask(&["client", "kill", "type", "normal"]);
-        ring(&mut listening).await;
+        enqueue(&mut listening).await;
     }
     redis.ask(&["flushall"]);
     // The worker that is no longer registered ends; the next one hears it.
-    ring(&mut listening).await;
+    enqueue(&mut listening).await;
     redis.kill();
     tokio::time::sleep(Duration::from_secs(2)).await;
     redis.again();
-    ring(&mut listening).await;
+    enqueue(&mut listening).await;
     listening.end().await;
 }
 
@@ -395,7 +398,7 @@ async fn what_a_dead_process_may_not_let_go_is_put_back() {
     other.end().await;
 }
 
-/// What is no message of ours, and what makes the handler panic, is dropped and gone: neither comes again permanently.
+/// What is no message of ours, and what makes the handler panic, is dropped and gone: neither comes again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_taken_is_dropped_for_good() {
     let redis = Redis::start();
@@ -422,7 +425,7 @@ async fn what_cannot_be_taken_is_dropped_for_good() {
     listening.end().await;
 }
 
-/// A queue that is away is an error for who rings, and nothing to wait for when it stops.
+/// A queue that is away is an error for whoever enqueues, and nothing to wait for when it stops.
 #[tokio::test]
 async fn it_is_stopped_before_redis_is_there() {
     let mut redis = Redis::start();

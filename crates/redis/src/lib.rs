@@ -110,7 +110,9 @@ impl Connection {
                 // A new connection that is still being made is waited for by the next question.
                 let made = link.connection.peek().is_some();
                 let made_in_time = link.asked_for.elapsed() < self.0.limits.connect;
-                if link.heard_at.load(Ordering::Relaxed) < asked_at && (made || !made_in_time) {
+                // The same millisecond counts as before: an answer that came after the question in it only costs a new
+                // connection, and a silent one would never be replaced.
+                if link.heard_at.load(Ordering::Relaxed) <= asked_at && (made || !made_in_time) {
                     self.replace(&link, "it is silent");
                 }
                 Err(silent)

@@ -1,12 +1,13 @@
 //! `penstock-sandbox`: the downstream as a service of its own.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
 use penstock_sandbox::{Config, Faults, Limit, Sandbox};
 
-/// A downstream with real limits, to try Penstock on.
+/// A downstream API with real limits, to try Penstock with.
 #[derive(Parser)]
 #[command(version)]
 struct Program {
@@ -48,14 +49,16 @@ fn main() -> ExitCode {
     };
     match Sandbox::start(config) {
         Ok(sandbox) => {
-            println!("the sandbox listens on {}", sandbox.url());
+            // It serves also when nobody reads what it says.
+            let _ = writeln!(std::io::stdout(), "the sandbox listens on {}", sandbox.url());
             // SIGTERM and Ctrl-C end the process; there is nothing to save.
             loop {
                 std::thread::park();
             }
         }
         Err(error) => {
-            eprintln!("penstock-sandbox: cannot listen on {}: {error}", program.bind);
+            let _ =
+                writeln!(std::io::stderr(), "penstock-sandbox: cannot listen on {}: {error}", program.bind);
             ExitCode::FAILURE
         }
     }

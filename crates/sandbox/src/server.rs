@@ -124,7 +124,7 @@ impl State {
         let jitter = roll() * faults.jitter_ms as f64;
         let latency = Duration::from_millis(faults.latency_ms) + Duration::from_secs_f64(jitter / 1000.0);
         let mut share = roll();
-        for (id_generator, fate) in [
+        for (probability, fate) in [
             (faults.error, Fate::Error),
             (faults.drop_before, Fate::DropBefore),
             (faults.drop_after, Fate::DropAfter),
@@ -132,10 +132,10 @@ impl State {
             (faults.throttle, Fate::Early(1.0, faults.wait)),
             (faults.hang, Fate::Hang(faults.hang_ms)),
         ] {
-            if share < id_generator {
+            if share < probability {
                 return (fate, latency);
             }
-            share -= id_generator;
+            share -= probability;
         }
         (Fate::Answer, latency)
     }

@@ -12,7 +12,7 @@ use penstock_store::control::RetrySelection;
 use penstock_store::reading::RowFilter;
 
 use crate::fixture::{
-    LEASE, START, SUITE, claim, completed, die, extracted, requeued, look, new_batch, release, token,
+    LEASE, START, SUITE, claim, completed, die, extracted, look, new_batch, release, requeued, token,
 };
 
 /// The step that was asked for in these tests.

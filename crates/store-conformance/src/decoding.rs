@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use penstock_domain::ids::{BatchSeq, RowRef};
+use penstock_domain::outcome::code;
 use penstock_store::callbacks::CallbackStatus;
 use penstock_store::operations::AuditEntry;
 use penstock_store::owners::{ApiKeyRecord, KeyRole, Scopes};
-use penstock_store::work::Claim;
+use penstock_store::work::{Claim, Expiry};
+use penstock_store::workers::ComeBack;
 use penstock_store::{Store, StoreError};
 
-use crate::fixture::{LEASE, START, SUITE, extracted, new_batch, register, release, token, unique};
+use crate::fixture::{
+    LEASE, START, SUITE, claim, expiring, extracted, new_batch, register, release, token, unique,
+};
 
 /// Which method has to notice.
 #[derive(Clone, Copy)]
@@ -98,6 +102,48 @@ pub async fn an_unreadable_batch_holds_up_no_run<F: Future<Output = ()>>(
     let offered: Vec<BatchSeq> =
         loads.iter().flat_map(|load| &load.batches).map(|batch| batch.batch).collect();
     assert!(offered.contains(&right.row.batch) && !offered.contains(&wrong.row.batch), "{offered:?}");
+}
+
+/// A batch that cannot be read is left alone by all that brings rows back, and holds up no other one's rows. `run` runs a
+/// statement beside the store.
+pub async fn an_unreadable_batch_holds_up_no_sweep<F: Future<Output = ()>>(
+    store: &Arc<dyn Store>,
+    run: impl Fn(String) -> F,
+) {
+    let later = START + LEASE + LEASE;
+    let back = ComeBack::Queued { lost_after: later };
+    let (let_go, left) = (token(), token());
+    let (mut batches, mut held) = (Vec::new(), Vec::new());
+    // One row is to be let go, one comes back from the dead, one is lost, one overdue. Of the last batch none is left to do.
+    for _ in 0..2 {
+        let batch = extracted(store, &new_batch(store, 4).await, 4).await.seq;
+        let rows = release(store, batch, 4, START).await;
+        claim(store, &rows[..1], let_go, START).await;
+        claim(store, &rows[1..2], left, START).await;
+        let waits = token();
+        claim(store, &rows[3..], waits, START).await;
+        let expires = Some(Expiry { at: START + LEASE, code: code::DEADLINE_EXCEEDED });
+        store.settle(&[expiring(rows[3], waits, later + LEASE, expires)], START).await.unwrap();
+        held.push((rows[0], let_go));
+        batches.push(batch);
+    }
+    let done = extracted(store, &new_batch(store, 1).await, 1).await.seq;
+    let [wrong, right] = batches[..] else { panic!("two") };
+    let damaged = format!("seq IN ({}, {})", wrong.0, done.0);
+    run(format!("UPDATE batches SET run = -1 WHERE {damaged}")).await;
+    run(format!("UPDATE batches SET pending = 0, total = 0 WHERE seq = {}", done.0)).await;
+
+    let freed = store.let_go(&held, back, START).await.unwrap();
+    assert_eq!((freed.unreadable, freed.requeued.len()), (vec![wrong], 1));
+    store.leave(SUITE).await.unwrap();
+    let reclaimed = store.reclaim(back, START).await.unwrap();
+    assert_eq!((reclaimed.unreadable, reclaimed.requeued.len()), (vec![wrong], 1));
+    let overdue = store.end_overdue(later).await.unwrap();
+    assert_eq!((overdue.unreadable, overdue.rows), (vec![wrong], 1));
+    let swept = store.sweep(later + LEASE, 0, false).await.unwrap();
+    assert_eq!((swept.unreadable, swept.lost_rows), (vec![wrong, done], 3));
+    let counts = store.batches_by_seq(&[right]).await.unwrap()[0].ledger.counts;
+    assert_eq!((counts.pending, counts.failed, counts.processing), (3, 1, 0));
 }
 
 /// One of each thing that is read.

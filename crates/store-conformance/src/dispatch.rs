@@ -14,7 +14,7 @@ use penstock_store::operations::CountMismatch;
 use penstock_store::work::{Settled, Settlement};
 
 use crate::fixture::{
-    LEASE, START, claim, completed, die, extracted, requeued, look, new_batch, release, token,
+    LEASE, START, claim, completed, die, extracted, look, new_batch, release, requeued, token,
 };
 
 async fn load(store: &Arc<dyn Store>, owner: OwnerSeq, rows: u32, now: Timestamp) -> Option<OwnerLoad> {

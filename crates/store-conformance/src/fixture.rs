@@ -11,7 +11,7 @@ use penstock_store::batches::{Batch, Checkpoint, Created, NewBatch, SealedKey, S
 use penstock_store::dispatch::Take;
 use penstock_store::extraction::{ExtractionLease, Leased, NewRow};
 use penstock_store::sealing::Epoch;
-use penstock_store::work::{Claim, ClaimedRow, Expiry, Settled, Settlement, RowFailure};
+use penstock_store::work::{Claim, ClaimedRow, Expiry, RowFailure, Settled, Settlement};
 use penstock_store::workers::{ComeBack, NewWorker, Reclaimed, WorkerKind};
 use uuid::Uuid;
 

@@ -10,7 +10,6 @@ pub mod alerts;
 pub mod asked;
 pub mod decoding;
 pub mod definitions;
-pub mod rng;
 pub mod dispatch;
 pub mod extraction;
 pub mod fixture;
@@ -18,6 +17,7 @@ pub mod history;
 pub mod outbox;
 pub mod races;
 pub mod reading;
+pub mod rng;
 pub mod sealing;
 pub mod upgrade;
 pub mod waiting;
@@ -45,6 +45,7 @@ macro_rules! cases {
             reading::what_an_owner_keeps_is_counted,
             reading::a_page_has_its_bytes_and_no_more,
             reading::a_filtered_page_looks_at_its_share,
+            reading::what_a_waiting_row_was_told_is_found,
             reading::batches_are_listed_in_pages,
             races::a_row_is_claimed_once,
             races::a_lost_lease_writes_nothing,
@@ -61,6 +62,7 @@ macro_rules! cases {
             workers::a_silent_process_is_found_by_looks,
             workers::what_the_dead_held_comes_back,
             workers::a_row_that_kills_its_workers_ends,
+            workers::a_row_that_two_died_of_is_claimed_alone,
             workers::rows_of_batches_that_do_not_run_are_pending,
             workers::a_process_lets_go_of_what_it_does_not_know,
             workers::a_release_whose_answer_was_lost_is_found,

@@ -1,6 +1,7 @@
 //! Pages: by rows, by bytes, by how many are looked at.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::RowRef;
@@ -9,9 +10,11 @@ use penstock_store::Store;
 use penstock_store::batches::{BatchFilter, NewBatch};
 use penstock_store::extraction::{ExtractionFailure, NewRow};
 use penstock_store::reading::{LOOKED_AT, RowFilter};
+use penstock_store::work::{Settled, Settlement};
 
 use crate::fixture::{
-    START, behind, claim, create, extraction_lease, failed, new_batch, release, row, token,
+    START, behind, claim, create, extracted, extraction_lease, failed, new_batch, release, requeued, row,
+    token,
 };
 
 /// All rows that a filter finds, page by page: how many rows and sealed bytes each page had, and the rows' numbers.
@@ -80,6 +83,36 @@ pub async fn a_page_has_its_bytes_and_no_more(store: &Arc<dyn Store>) {
     // The smallest bound still gives a row.
     let (sizes, _) = pages(store, batch, RowFilter { max_bytes: Some(0), ..filter }).await;
     assert_eq!(sizes.len(), 40);
+}
+
+/// Of the rows that wait one with an error is found, however many wait that nobody was called for.
+pub async fn what_a_waiting_row_was_told_is_found(store: &Arc<dyn Store>) {
+    let batch = extracted(store, &new_batch(store, 1).await, 6).await.seq;
+    let rows = release(store, batch, 6, START).await;
+    let token = token();
+    claim(store, &rows, token, START).await;
+    assert_eq!(store.waiting_with_error(batch).await.unwrap(), None);
+    let waits = |row: RowRef, seconds: u64| Settlement {
+        row,
+        token,
+        outcome: Settled::Requeued {
+            not_before: START + Duration::from_secs(seconds),
+            attempt: false,
+            trouble: None,
+            receipts: Vec::new(),
+            expires: None,
+        },
+    };
+    let at = |seconds: u64| START + Duration::from_secs(seconds);
+    let outcomes = [
+        waits(rows[0], 100),
+        requeued(rows[1], token, at(10)),
+        requeued(rows[2], token, at(20)),
+        waits(rows[3], 90),
+        failed(rows[4], token),
+    ];
+    store.settle(&outcomes, at(1)).await.unwrap();
+    assert_eq!(store.waiting_with_error(batch).await.unwrap(), Some(rows[2].number));
 }
 
 /// Few rows of many are found page by page: none looks at more than its share of the batch.

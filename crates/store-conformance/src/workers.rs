@@ -16,7 +16,7 @@ use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement};
 use penstock_store::workers::{ComeBack, Requeued, WorkerLoad};
 
 use crate::fixture::{
-    LEASE, START, claim, completed, create, die, extracted, requeued, look, new_batch, register, release,
+    LEASE, START, claim, completed, create, die, extracted, look, new_batch, register, release, requeued,
     token, unique,
 };
 
@@ -142,6 +142,26 @@ pub async fn a_row_that_kills_its_workers_ends(store: &Arc<dyn Store>) {
     let all = RetrySelection { failed: true, ..RetrySelection::default() };
     store.retry(batch.seq, &all, "operator:suite", START).await.unwrap();
     assert_eq!(status_of(store, rows[0]).await, (RowStatus::Pending, 1));
+}
+
+/// A row that two processes died of is claimed only by itself: a group of suspects leaves it out, whatever the group's message said.
+pub async fn a_row_that_two_died_of_is_claimed_alone(store: &Arc<dyn Store>) {
+    die(store, START).await;
+    let batch = extracted(store, &new_batch(store, 2).await, 2).await;
+    let rows = release(store, batch.seq, 2, START).await;
+    for (row, deaths) in [(rows[0], 2), (rows[1], 1)] {
+        for _ in 0..deaths {
+            release(store, batch.seq, 2, START).await;
+            assert_eq!(claim(store, &[row], token(), START).await.len(), 1);
+            die(store, START).await;
+        }
+    }
+    release(store, batch.seq, 2, START).await;
+    let together = claim(store, &rows, token(), START).await;
+    assert_eq!(together.iter().map(|one| (one.row, one.crashes)).collect::<Vec<_>>(), [(rows[1], 1)]);
+    let alone = claim(store, &rows[..1], token(), START).await;
+    assert_eq!(alone.iter().map(|one| (one.row, one.crashes)).collect::<Vec<_>>(), [(rows[0], 2)]);
+    die(store, START).await;
 }
 
 /// Rows of a paused batch are pending, those of a cancelled one are cancelled.

@@ -13,6 +13,9 @@ pub fn fragment(name: &str) -> Option<&'static str> {
         "lock" => "FOR NO KEY UPDATE OF @",
         "lock_free" => "FOR NO KEY UPDATE OF @ SKIP LOCKED",
         "share" => "FOR KEY SHARE",
+        // All records of processes, those that are not there too: any number that nobody else uses in this database.
+        "lock_workers" => "pg_advisory_xact_lock(8099000947015246707)",
+        "share_workers" => "pg_advisory_xact_lock_shared(8099000947015246707)",
         // What is claimed is read in the same statement; SQLite's RETURNING sees no joined table.
         "claim_data" => {
             "JOIN (SELECT batch AS data_batch, number AS data_number, line, payload FROM row_data) d \

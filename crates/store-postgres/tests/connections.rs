@@ -11,9 +11,10 @@ use penstock_sandbox::proxy::Proxy;
 use penstock_store::operations::Operations as _;
 use penstock_store::reading::RowFilter;
 use penstock_store::work::Settlement;
+use penstock_store::workers::ComeBack;
 use penstock_store::{Store, StoreError};
 use penstock_store_conformance::fixture::{
-    START, claim, completed, extracted, look, new_batch, release, token,
+    LEASE, START, SUITE, claim, completed, extracted, look, new_batch, register, release, token,
 };
 use penstock_store_conformance::{history, races};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -81,6 +82,52 @@ async fn silent_connections_are_replaced() {
     let all = (0..6).map(|_| store.now());
     futures::future::try_join_all(all).await.unwrap();
     assert!(began.elapsed() < GOES_ON, "all connections: {:?}", began.elapsed());
+}
+
+/// A process that was taken for dead is recorded again while its rows are being taken: it waits, and then knows which of them it
+/// has lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_recorded_again_knows_what_was_taken() {
+    let (store, url) = migrated("recorded").await;
+    let store: Arc<dyn Store> = store.shared();
+    let batch = extracted(&store, &new_batch(&store, 1).await, 1).await;
+    let rows = release(&store, batch.seq, 1, START).await;
+    claim(&store, &rows, token(), START).await;
+    store.leave(SUITE).await.unwrap();
+    // Whoever takes the row has looked for the record already, and waits for the row.
+    let mut beside = PgConnection::connect(&url).await.unwrap();
+    beside.execute("BEGIN; SELECT 1 FROM row_state FOR UPDATE").await.unwrap();
+    let taking = tokio::spawn({
+        let store = store.clone();
+        async move { store.reclaim(ComeBack::Pending, START).await }
+    });
+    let mut watching = PgConnection::connect(&url).await.unwrap();
+    let waiting = async |watching: &mut PgConnection, what: &str| {
+        let query = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database() \
+             AND query LIKE '%penstock:{what}%'"
+        );
+        sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(query)).fetch_one(watching).await.unwrap() > 0
+    };
+    let began = Instant::now();
+    while !waiting(&mut watching, "row_take_back_if_held").await {
+        assert!(began.elapsed() < GOES_ON, "it waits for the row");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let recorded = tokio::spawn({
+        let store = store.clone();
+        async move {
+            register(&store, SUITE, LEASE).await;
+            store.held_by(SUITE).await
+        }
+    });
+    while !recorded.is_finished() && !waiting(&mut watching, "worker_lock_all").await {
+        assert!(began.elapsed() < GOES_ON, "it is recorded, or waits");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    beside.execute("ROLLBACK").await.unwrap();
+    assert_eq!(taking.await.unwrap().unwrap().rows(), 1);
+    assert_eq!(recorded.await.unwrap().unwrap(), [], "the row is somebody else's");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

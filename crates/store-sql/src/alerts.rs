@@ -5,7 +5,7 @@ use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::{BatchId, LeaseToken};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
-use penstock_store::alerts::{Alert, Alerts, Notice, FailingBatch};
+use penstock_store::alerts::{Alert, Alerts, FailingBatch, Notice};
 
 use crate::{Group, Row, SqlStore, Value, sql};
 

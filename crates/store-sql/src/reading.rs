@@ -6,7 +6,7 @@ use penstock_domain::pipeline::KeptStep;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
-use penstock_store::reading::{ErrorGroup, Reading, RowFilter, RowPage, RowRecord};
+use penstock_store::reading::{ErrorGroup, LOOKED_AT, Reading, RowFilter, RowPage, RowRecord};
 use penstock_store::{StoreError, StoreResult};
 
 use crate::{Kind, Row, SqlStore, Statement, ledgers, sql};
@@ -195,6 +195,19 @@ impl Reading for SqlStore {
             groups.push(ErrorGroup { code, step, count: c.u32("count")?, sample });
         }
         Ok(groups)
+    }
+
+    async fn waiting_with_error(&self, seq: BatchSeq) -> StoreResult<Option<RowNumber>> {
+        let statement = sql(
+            "row_get_waiting_with_error",
+            "SELECT s.batch AS batch, s.number AS number FROM (SELECT batch, number, coalesce(not_before, 0) AS due, has_output \
+             FROM row_state WHERE batch = $1 AND status = {row pending} \
+             ORDER BY coalesce(not_before, 0) DESC, number DESC LIMIT $2) s WHERE s.has_output AND EXISTS \
+             (SELECT 1 FROM row_output o WHERE o.batch = s.batch AND o.number = s.number AND o.error IS NOT NULL) \
+             ORDER BY s.due DESC, s.number DESC LIMIT 1",
+        );
+        let row = self.db.fetch_optional(statement.bind(seq).bind(LOOKED_AT)).await?;
+        row.map(|row| row.of("row_state").u32("number")).transpose()
     }
 
     async fn next_due(&self, seq: BatchSeq) -> StoreResult<Option<Timestamp>> {

@@ -23,7 +23,7 @@ impl SqlStore {
         let found = self.schema_version().await?;
         match found.cmp(&needed) {
             Ordering::Equal => Ok(()),
-            Ordering::Less => Err(StoreError::Schema { found, needed, mend: "run `penstock migrate`" }),
+            Ordering::Less => Err(StoreError::Schema { found, needed, hint: "run `penstock migrate`" }),
             Ordering::Greater if self.serves(found).await? => Ok(()),
             Ordering::Greater => Err(self.newer(found)),
         }
@@ -51,6 +51,6 @@ impl SqlStore {
 
     fn newer(&self, found: i64) -> StoreError {
         let needed = self.db.engine().needed_schema();
-        StoreError::Schema { found, needed, mend: "run the newer Penstock that made it" }
+        StoreError::Schema { found, needed, hint: "run the newer Penstock that made it" }
     }
 }

@@ -23,13 +23,11 @@ pub(crate) fn numbers_by_batch(rows: &[Row]) -> StoreResult<BTreeMap<BatchSeq, V
     Ok(grouped)
 }
 
-/// What a sweep works through in steps, a batch a transaction: one whose counters do not bear it holds up no other.
+/// What a sweep works through in steps, a batch a transaction: one with an error of its own holds up no other.
 #[derive(Default)]
 pub(crate) struct Steps {
     /// Batches that are left alone from now on.
     passed: Vec<BatchSeq>,
-    /// Those of them whose counters do not fit their rows.
-    pub(crate) miscounted: Vec<BatchSeq>,
 }
 
 impl Steps {
@@ -39,12 +37,14 @@ impl Steps {
     }
 
     /// Notes what a step did for a batch, to how many `rows`. None: somebody else was faster, with all of them, and what
-    /// is left can wait for the next sweep.
+    /// is left can wait for the next sweep. A batch with an error [of its own](StoreError::is_one_batchs) is given to
+    /// `leave_alone`.
     pub(crate) fn note<T: Default>(
         &mut self,
         seq: BatchSeq,
         done: StoreResult<T>,
         rows: impl Fn(&T) -> u32,
+        leave_alone: impl FnOnce(BatchSeq, &StoreError),
     ) -> StoreResult<T> {
         match done {
             Ok(done) => {
@@ -53,9 +53,9 @@ impl Steps {
                 }
                 Ok(done)
             }
-            Err(StoreError::Overdrawn { .. }) => {
+            Err(error) if error.is_one_batchs() => {
                 self.passed.push(seq);
-                self.miscounted.push(seq);
+                leave_alone(seq, &error);
                 Ok(T::default())
             }
             Err(error) => Err(error),
@@ -79,14 +79,11 @@ impl SqlStore {
         let mut tx = self.db.begin("sweep", crate::Kind::Long).await?;
         tx.execute(cancelled.bind(now)).await?;
         tx.commit().await?;
-        let mut steps = Steps::default();
-        Ok(Swept {
-            lost_rows: self.sweep_lost(now, everything, &mut steps).await?,
-            finished: self.sweep_finishes(now).await?,
-            extractions: self.dead_extractions(now, extraction_grace_ms, everything).await?,
-            miscounted: steps.miscounted,
-            ..Swept::default()
-        })
+        let extractions = self.dead_extractions(now, extraction_grace_ms, everything).await?;
+        let mut swept = Swept { extractions, ..Swept::default() };
+        self.sweep_lost(now, everything, &mut swept).await?;
+        self.sweep_finishes(now, &mut swept).await?;
+        Ok(swept)
     }
 
     pub(crate) async fn plan_sweep(
@@ -126,8 +123,8 @@ impl SqlStore {
     }
 
     /// Sends queued rows that are lost back to pending.
-    async fn sweep_lost(&self, now: Timestamp, everything: bool, steps: &mut Steps) -> StoreResult<u32> {
-        let mut total = 0;
+    async fn sweep_lost(&self, now: Timestamp, everything: bool, swept: &mut Swept) -> StoreResult<()> {
+        let mut steps = Steps::default();
         loop {
             let statement = sql(
                 "row_list_lost",
@@ -138,11 +135,12 @@ impl SqlStore {
             let statement = statement.push(lost(everything)).push_bind(" LIMIT $?", STEP);
             let found = numbers_by_batch(&self.db.fetch(statement).await?)?;
             if found.is_empty() {
-                return Ok(total);
+                return Ok(());
             }
             for (seq, numbers) in found {
-                total +=
-                    steps.note(seq, self.sweep_batch(seq, numbers, now, everything).await, |rows| *rows)?;
+                let done = self.sweep_batch(seq, numbers, now, everything).await;
+                swept.lost_rows +=
+                    steps.note(seq, done, |rows| *rows, |seq, error| swept.leave_alone(seq, error))?;
             }
         }
     }
@@ -174,21 +172,30 @@ impl SqlStore {
         Ok(rows)
     }
 
-    async fn sweep_finishes(&self, now: Timestamp) -> StoreResult<u32> {
-        let mut swept = 0;
+    async fn sweep_finishes(&self, now: Timestamp, swept: &mut Swept) -> StoreResult<()> {
         for row in self.db.fetch(finished()).await? {
             let seq = BatchSeq(row.of("batches").i64("seq")?);
-            let mut tx = self.db.write("sweep_finish").await?;
-            let Some(mut batch) = ledgers::read(&mut tx, seq).await? else { continue };
-            let read_revision = batch.ledger.revision;
-            let events = batch.ledger.sweep_finish(now);
-            if !events.is_empty() {
-                ledgers::write(&mut tx, &batch, read_revision, &events, now).await?;
-                tx.commit().await?;
-                swept += 1;
+            match self.finish(seq, now).await {
+                Ok(finished) => swept.finished += u32::from(finished),
+                Err(error) if error.is_one_batchs() => swept.leave_alone(seq, &error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(swept)
+        Ok(())
+    }
+
+    /// Finishes a batch, if it is done.
+    async fn finish(&self, seq: BatchSeq, now: Timestamp) -> StoreResult<bool> {
+        let mut tx = self.db.write("sweep_finish").await?;
+        let Some(mut batch) = ledgers::read(&mut tx, seq).await? else { return Ok(false) };
+        let read_revision = batch.ledger.revision;
+        let events = batch.ledger.sweep_finish(now);
+        if events.is_empty() {
+            return Ok(false);
+        }
+        ledgers::write(&mut tx, &batch, read_revision, &events, now).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     async fn stuck_rows(&self, statement: Statement<'_>) -> StoreResult<Vec<StuckRows>> {

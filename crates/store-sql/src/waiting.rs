@@ -16,8 +16,7 @@ use crate::{Group, Row, SqlStore, ledgers, list, sql};
 #[async_trait]
 impl Waiting for SqlStore {
     async fn end_overdue(&self, now: Timestamp) -> StoreResult<Overdue> {
-        let mut steps = Steps::default();
-        let mut rows = 0;
+        let (mut steps, mut overdue) = (Steps::default(), Overdue::default());
         loop {
             let statement = sql(
                 "row_list_overdue",
@@ -28,10 +27,12 @@ impl Waiting for SqlStore {
             let statement = statement.bind(now).bind(steps.passed()).bind(STEP);
             let found = numbers_by_batch(&self.db.fetch(statement).await?)?;
             if found.is_empty() {
-                return Ok(Overdue { rows, miscounted: steps.miscounted });
+                return Ok(overdue);
             }
             for (seq, numbers) in found {
-                rows += steps.note(seq, self.end_overdue_of(seq, numbers, now).await, |rows| *rows)?;
+                let done = self.end_overdue_of(seq, numbers, now).await;
+                overdue.rows +=
+                    steps.note(seq, done, |rows| *rows, |seq, error| overdue.leave_alone(seq, error))?;
             }
         }
     }

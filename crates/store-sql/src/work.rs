@@ -205,12 +205,12 @@ async fn take(
          UPDATE row_state AS s SET status = {row processing}, lease_token = $1, lease_holder = alive.name, \
          lease_until = NULL, queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, $3) \
          FROM alive, j {claim_data} WHERE s.batch = j.row_batch AND s.number = j.row_number \
-         AND s.status + 0 = {row queued} AND (s.crashes = 0 OR $4) \
+         AND s.status + 0 = {row queued} AND s.crashes <= $4 \
          RETURNING batch, number, attempts, crashes, first_claimed_at, has_output, {claimed_data}",
     );
     let wanted = keys(claim.rows.iter().filter(|row| open.contains(&row.batch)).copied());
     let statement =
-        statement.bind(claim.token).bind(claim.holder).bind(now).bind(claim.suspects).rows(wanted);
+        statement.bind(claim.token).bind(claim.holder).bind(now).bind(claim.most_crashes()).rows(wanted);
     let rows = tx.fetch(statement).await?;
     let mut with_output = Vec::new();
     let mut claimed = BTreeMap::new();

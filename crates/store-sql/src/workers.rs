@@ -54,6 +54,12 @@ struct Back<'a> {
 #[async_trait]
 impl Workers for SqlStore {
     async fn register_worker(&self, worker: &NewWorker<'_>) -> StoreResult<()> {
+        // Who takes rows back shares the lock of all records of processes, who records a process has it alone: a statement that
+        // takes rows back sees the records of the moment when it began, so it could take rows from a process that is recorded
+        // again meanwhile and has made sure that they are its own. So whoever is recorded waits for those that are taking,
+        // and whoever takes later sees the record. It is taken before any other lock, so that nobody waits in a circle.
+        let mut tx = self.db.write("register_worker").await?;
+        tx.lock(sql("worker_lock_all", "SELECT {lock_workers}")).await?;
         let statement = sql(
             "worker_put",
             "INSERT INTO workers (name, kind, version, started_at, beat_at, silence_ms, looks, looked_at, in_flight, waiting) \
@@ -63,7 +69,8 @@ impl Workers for SqlStore {
         let silence = i64::try_from(worker.silence.as_millis()).unwrap_or(i64::MAX);
         let statement =
             statement.bind(worker.name).bind(worker.kind.code()).bind(worker.version).bind(silence);
-        self.db.execute(statement).await.map(|_| ())
+        tx.execute(statement).await?;
+        tx.commit().await
     }
 
     async fn beat(&self, name: &str, load: WorkerLoad) -> StoreResult<bool> {
@@ -161,12 +168,19 @@ impl Workers for SqlStore {
             "row_list_held_by",
             "SELECT batch, number, lease_token FROM row_state WHERE status = {row processing} AND lease_holder = $1",
         );
-        self.db.fetch(statement.bind(name)).await?.iter().map(held_row).collect()
+        // A row that cannot be read is nobody's: it is left out, so that its process can go on with the others.
+        let readable = |row: &Row| {
+            let held = held_row(row);
+            held.inspect_err(
+                |error| tracing::error!(%error, "a row in flight cannot be read and is left out"),
+            )
+            .ok()
+        };
+        Ok(self.db.fetch(statement.bind(name)).await?.iter().filter_map(readable).collect())
     }
 
     async fn reclaim(&self, back: ComeBack, now: Timestamp) -> StoreResult<Reclaimed> {
-        let mut steps = Steps::default();
-        let mut total = Reclaimed::default();
+        let (mut steps, mut total) = (Steps::default(), Reclaimed::default());
         loop {
             let statement = sql(
                 "row_list_orphans",
@@ -176,13 +190,14 @@ impl Workers for SqlStore {
             let statement = statement.push(ORPHAN).push_bind(" LIMIT $?", STEP);
             let found = numbers_by_batch(&self.db.fetch(statement).await?)?;
             if found.is_empty() {
-                total.miscounted = steps.miscounted;
                 return Ok(total);
             }
             for (seq, numbers) in found {
                 let done =
                     self.take_back(seq, Back { numbers, tokens: None, how: back }, now, "reclaim").await;
-                total.add(steps.note(seq, done, Reclaimed::rows)?);
+                let reclaimed =
+                    steps.note(seq, done, Reclaimed::rows, |seq, error| total.leave_alone(seq, error))?;
+                total.add(reclaimed);
             }
         }
     }
@@ -193,13 +208,15 @@ impl Workers for SqlStore {
         for (row, _) in rows {
             batches.entry(row.batch).or_default().push(row.number);
         }
-        let (mut steps, mut total) = (Steps::default(), Reclaimed::default());
+        let mut total = Reclaimed::default();
         for (seq, numbers) in batches {
             let wanted = Back { numbers, tokens: Some(&tokens), how: back };
-            let done = self.take_back(seq, wanted, now, "let_go").await;
-            total.add(steps.note(seq, done, Reclaimed::rows)?);
+            match self.take_back(seq, wanted, now, "let_go").await {
+                Ok(reclaimed) => total.add(reclaimed),
+                Err(error) if error.is_one_batchs() => total.leave_alone(seq, &error),
+                Err(error) => return Err(error),
+            }
         }
-        total.miscounted = steps.miscounted;
         Ok(total)
     }
 
@@ -262,6 +279,9 @@ impl SqlStore {
         name: &'static str,
     ) -> StoreResult<Reclaimed> {
         let mut tx = self.db.write(name).await?;
+        if back.tokens.is_none() {
+            tx.lock(sql("worker_share_all", "SELECT {share_workers}")).await?;
+        }
         let Some(batch) = ledgers::read(&mut tx, seq).await? else { return Ok(Reclaimed::default()) };
         let mut moved = Moved::new(batch);
         let lost_after = match back.how {

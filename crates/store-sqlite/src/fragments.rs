@@ -8,7 +8,7 @@ pub fn fragment(name: &str) -> Option<&'static str> {
         // There are no arrays: a list is bound as JSON.
         "in" => "IN (SELECT value FROM json_each(@))",
         // There is one writer: nothing needs a lock.
-        "lock" | "lock_free" | "share" => "",
+        "lock" | "lock_free" | "share" | "lock_workers" | "share_workers" => "",
         // RETURNING sees the table that is written only.
         "claim_data" => "",
         "claimed_data" => {

@@ -6,8 +6,8 @@
 pub const FILE_STORED: &str = "file-stored";
 /// Inside extraction, between two chunks.
 pub const INSIDE_EXTRACTION: &str = "inside-extraction";
-/// After rows are marked queued, before the queue is rung.
-pub const BEFORE_ENQUEUE: &str = "before-ring";
+/// After rows are marked queued, before the messages are enqueued.
+pub const BEFORE_ENQUEUE: &str = "before-enqueue";
 /// Between two steps of a row.
 pub const BETWEEN_STEPS: &str = "between-steps";
 /// After a row's last call, before it is settled.

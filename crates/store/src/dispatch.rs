@@ -5,9 +5,11 @@ use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq, RowNumber};
 use penstock_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::StoreResult;
 use crate::batches::Batch;
+use crate::error::set_aside;
+use crate::waiting::Overdue;
 use crate::workers::Reclaimed;
+use crate::{StoreError, StoreResult};
 
 /// Held while a dispatcher runs; dropping it (or losing its connection) frees the lock.
 pub trait RunLock: Send + Sync {}
@@ -143,10 +145,10 @@ impl Released {
     }
 }
 
-/// What a sweep found and fixed (or, dry, would mend).
+/// What a sweep found and fixed (or, dry, would fix).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swept {
-    /// Batches whose extraction nobody holds: ring for them.
+    /// Batches whose extraction nobody holds: enqueue them.
     pub extractions: Vec<BatchSeq>,
     /// Queued rows whose message was lost.
     pub lost_rows: u32,
@@ -166,15 +168,31 @@ pub struct Swept {
     /// Batches whose counters do not bear what their rows need: left alone until they are reconciled.
     #[serde(default)]
     pub miscounted: Vec<BatchSeq>,
+    /// Batches with a stored value that is invalid: left alone until somebody has repaired it.
+    #[serde(default)]
+    pub unreadable: Vec<BatchSeq>,
 }
 
 impl Swept {
+    /// Leaves a batch alone because of an error [of its own](StoreError::is_one_batchs).
+    pub fn leave_alone(&mut self, batch: BatchSeq, error: &StoreError) {
+        set_aside(batch, error, &mut self.miscounted, &mut self.unreadable);
+    }
+
+    /// Adds what came of rows whose time was over while they waited.
+    pub fn overdue(&mut self, overdue: &Overdue) {
+        self.overdue_rows += overdue.rows;
+        self.miscounted.extend(&overdue.miscounted);
+        self.unreadable.extend(&overdue.unreadable);
+    }
+
     /// Adds what came back from dead processes.
     pub fn reclaimed(&mut self, reclaimed: &Reclaimed) {
         self.expired_rows += reclaimed.rows();
         self.unknown_rows += reclaimed.unknown;
         self.crashed_rows += reclaimed.crashed;
         self.miscounted.extend(&reclaimed.miscounted);
+        self.unreadable.extend(&reclaimed.unreadable);
     }
 }
 
@@ -195,7 +213,7 @@ fn is_none(rows: &u32) -> bool {
     *rows == 0
 }
 
-/// What a sweep would mend, batch by batch.
+/// What a sweep would fix, batch by batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepPlan {
     /// Batches whose extraction nobody holds.
@@ -219,7 +237,7 @@ pub struct RunRecord {
     pub owners: u32,
     /// Rows released.
     pub rows: u32,
-    /// Messages rung.
+    /// Messages enqueued.
     pub messages: u32,
     /// Messages the queue would not bear; their rows come back by the sweep.
     pub held_back: u32,

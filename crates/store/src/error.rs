@@ -66,14 +66,14 @@ pub enum StoreError {
     #[error(transparent)]
     Refusal(#[from] Refusal),
     /// The schema is another version's.
-    #[error("the database's schema is version {found}, this program needs {needed}: {mend}")]
+    #[error("the database's schema is version {found}, this program needs {needed}: {hint}")]
     Schema {
         /// What the database has; 0 when it has none.
         found: i64,
         /// What this program was built for.
         needed: i64,
         /// What to do about it.
-        mend: &'static str,
+        hint: &'static str,
     },
 }
 
@@ -83,10 +83,30 @@ impl StoreError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Whether one batch's records are the reason: it is left alone until somebody has repaired it, and the others go on.
+    pub fn is_one_batchs(&self) -> bool {
+        matches!(self, Self::Overdrawn { .. } | Self::Inconsistent { .. })
+    }
+
     /// Whether the database itself is the reason, and not what was asked of it: who holds something that has to be written
     /// keeps it, and tries again until the database is fixed.
     pub fn is_the_databases(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Refused { .. })
+    }
+}
+
+/// Notes a batch that is left alone because of an error of its own. Which value is invalid is logged here: no list has it.
+pub(crate) fn set_aside(
+    batch: BatchSeq,
+    error: &StoreError,
+    miscounted: &mut Vec<BatchSeq>,
+    unreadable: &mut Vec<BatchSeq>,
+) {
+    if matches!(error, StoreError::Overdrawn { .. }) {
+        miscounted.push(batch);
+    } else {
+        tracing::error!(%error, batch = batch.0, "a batch (its key in SQL) is left alone: a stored value is invalid");
+        unreadable.push(batch);
     }
 }
 

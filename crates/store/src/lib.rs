@@ -1,7 +1,7 @@
 //! What Penstock asks of a database. One method is one named transaction. `store-sql` has the same file names as this
-//! crate and implements them once; its services (`store-sqlite`, `store-postgres`) pass the same cases.
+//! crate and implements them once; its engines (`store-sqlite`, `store-postgres`) pass the same cases.
 //!
-//! Rules that both services follow:
+//! Rules that both engines follow:
 //! - A transaction that moves rows first locks their batches in the order of their sequence numbers, then touches
 //!   rows, then writes the [ledger](penstock_domain::ledger::Ledger) that the domain computed, guarded by its
 //!   revision. So counters move with rows, and no two transactions wait for each other in a circle.

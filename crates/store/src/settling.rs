@@ -1,4 +1,4 @@
-//! What a group of settlements means, before any engine writes it: both services write the same columns.
+//! What a group of settlements means, before any engine writes it: both engines write the same columns.
 
 use std::collections::{BTreeMap, HashSet};
 

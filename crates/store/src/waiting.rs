@@ -5,7 +5,8 @@ use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::time::Timestamp;
 use serde::Serialize;
 
-use crate::StoreResult;
+use crate::error::set_aside;
+use crate::{StoreError, StoreResult};
 
 /// What [`Waiting::end_overdue`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,15 @@ pub struct Overdue {
     pub rows: u32,
     /// Batches whose counters do not bear it: left alone until they are reconciled.
     pub miscounted: Vec<BatchSeq>,
+    /// Batches with a stored value that is invalid: left alone until somebody has repaired it.
+    pub unreadable: Vec<BatchSeq>,
+}
+
+impl Overdue {
+    /// Leaves a batch alone because of an error [of its own](StoreError::is_one_batchs).
+    pub fn leave_alone(&mut self, batch: BatchSeq, error: &StoreError) {
+        set_aside(batch, error, &mut self.miscounted, &mut self.unreadable);
+    }
 }
 
 /// Why no worker can process a batch.

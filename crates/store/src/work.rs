@@ -21,8 +21,20 @@ pub struct Claim<'a> {
     pub holder: &'a str,
     /// Also take rows that are pending (an operator's `process-row`).
     pub also_pending: bool,
-    /// Also take rows that a process died of before: they run alone, and are left out otherwise.
+    /// Also take rows that processes died of before: they run alone, and are left out otherwise. A row that two died of is taken
+    /// only when it is the only one of the claim: whoever sent for it with others did not know of the second death.
     pub suspects: bool,
+}
+
+impl Claim<'_> {
+    /// Of how many processes at most it may be known that they died while they held a row, for the row to be taken.
+    pub fn most_crashes(&self) -> u16 {
+        match (self.suspects, self.rows.len()) {
+            (false, _) => 0,
+            (true, 0..=1) => u16::MAX,
+            (true, _) => 1,
+        }
+    }
 }
 
 /// A row that is now the worker's.
@@ -104,7 +116,7 @@ pub struct RowFailure {
     pub http_status: Option<u16>,
     /// The [`RowError`](penstock_domain::row::RowError), sealed; none leaves an earlier one as it is.
     pub error: Option<Vec<u8>>,
-    /// Outputs of steps done in this attempt (only read for failed rows; a give-back has its own).
+    /// Outputs of steps done in this attempt (only read for failed rows; a requeue has its own).
     pub receipts: Vec<Receipt>,
 }
 
@@ -133,7 +145,7 @@ pub trait Work: Send + Sync {
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()>;
     /// Settles a group: rows, results, errors, counters, finishes and callbacks in one transaction.
     async fn settle(&self, group: &[Settlement], now: Timestamp) -> StoreResult<SettleReport>;
-    /// Gives back queued rows that this worker has heard of and will not take (it drains); others are left alone.
+    /// Requeues queued rows that this worker has heard of and will not take (it drains); others are left alone.
     async fn unqueue(&self, rows: &[RowRef], now: Timestamp) -> StoreResult<u32>;
     /// Who holds a row, and until when at the least.
     async fn holder(&self, row: RowRef) -> StoreResult<Option<(String, Timestamp)>>;

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_domain::time::Timestamp;
 
-use crate::StoreResult;
+use crate::error::set_aside;
 use crate::work::Held;
+use crate::{StoreError, StoreResult};
 
 /// Two looks are at least so far apart, in milliseconds, however many processes look.
 pub const LOOK_GAP_MS: i64 = 950;
@@ -116,9 +117,16 @@ pub struct Reclaimed {
     pub crashed: u32,
     /// Batches whose counters do not bear what their rows need: left alone until they are reconciled.
     pub miscounted: Vec<BatchSeq>,
+    /// Batches with a stored value that is invalid: left alone until somebody has repaired it.
+    pub unreadable: Vec<BatchSeq>,
 }
 
 impl Reclaimed {
+    /// Leaves a batch alone because of an error [of its own](StoreError::is_one_batchs).
+    pub fn leave_alone(&mut self, batch: BatchSeq, error: &StoreError) {
+        set_aside(batch, error, &mut self.miscounted, &mut self.unreadable);
+    }
+
     /// All rows that moved.
     pub fn rows(&self) -> u32 {
         u32::try_from(self.requeued.len()).unwrap_or(u32::MAX) + self.pending + self.unknown + self.crashed
@@ -131,6 +139,7 @@ impl Reclaimed {
         self.unknown += other.unknown;
         self.crashed += other.crashed;
         self.miscounted.extend(other.miscounted);
+        self.unreadable.extend(other.unreadable);
     }
 }
 

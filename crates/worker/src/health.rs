@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use actix_web::dev::Server;
 use actix_web::{App, HttpResponse, HttpServer, web};
-use penstock_flow::metrics::{self, Sources};
-use penstock_flow::readiness::readiness;
+use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::operate::readiness::readiness;
+use penstock_flow::telemetry::metrics;
 use serde_json::json;
 
 /// Binds and serves.

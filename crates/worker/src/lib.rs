@@ -1,19 +1,21 @@
 //! A worker: the queue's messages in, rows settled and callbacks delivered out.
 
 pub mod health;
-pub mod janitor;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use penstock_app::services::process_name;
 use penstock_app::{Chosen, Settings, StartError, boot};
-use penstock_flow::alerts::Watch;
-use penstock_flow::callbacks::Deliverer;
-use penstock_flow::delays;
-use penstock_flow::process::Worker;
-use penstock_flow::process::observe::Log;
-use penstock_flow::recovery;
-use penstock_flow::supervise::spawn_part;
+use penstock_flow::callbacks::deliver::Deliverer;
+use penstock_flow::context::tasks::spawn_part;
+use penstock_flow::dispatch::dead_workers::Recovery;
+use penstock_flow::operate::alerts::Watch;
+use penstock_flow::operate::delays::Delays;
+use penstock_flow::operate::retention::{Retention, RetentionTask};
+use penstock_flow::operate::rotation::RotationTask;
+use penstock_flow::worker::Worker;
+use penstock_flow::worker::observe::Log;
 use tokio_util::sync::CancellationToken;
 
 /// A worker with everything that runs beside it.
@@ -30,38 +32,42 @@ pub struct Running {
 pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> Result<Running, StartError> {
     let services = &chosen.services;
     let policy = chosen.worker_policy(settings, process_name("worker"));
-    let looks = recovery::run(services.clone(), policy.name.clone(), policy.lost_after, stop.clone());
+    let recovery = Recovery::new(services.clone(), policy.name.clone(), policy.lost_after);
     let worker = Worker::new(services.clone(), chosen.caller.clone(), policy, Arc::new(Log));
     let (quota, private) = (settings.rows_per_owner, settings.allow_private_callbacks);
     let deliverer = Deliverer::new(services.clone(), quota, private, worker.metrics().clone())
         .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
     let handler = worker.queue_handler();
     let queue = services.queue.clone();
+    let until = stop.clone();
+    let periodic = &services.periodic;
     let mut tasks = vec![
         spawn_part("worker", worker.clone().run(stop.clone()), stop),
-        spawn_part(
-            "queue",
-            {
-                let stop = stop.clone();
-                async move { queue.listen(handler, stop).await }
-            },
-            stop,
-        ),
-        spawn_part("recovery", looks, stop),
-        spawn_part("callbacks", deliverer.run(stop.clone()), stop),
-        spawn_part("delays", delays::run(services.clone(), chosen.caller.clone(), stop.clone()), stop),
-        spawn_part(
-            "janitor",
-            janitor::run(services.clone(), janitor::Policy::of(settings), stop.clone()),
+        spawn_part("queue", async move { queue.listen(handler, until).await }, stop),
+        periodic.start(recovery, stop),
+        periodic.start(deliverer, stop),
+        periodic.start(Delays { services: services.clone(), caller: chosen.caller.clone() }, stop),
+        periodic.start(RetentionTask { services: services.clone(), retention: retention(settings) }, stop),
+        periodic.start(
+            RotationTask { services: services.clone(), epoch: hours(settings.epoch_hours.into()) },
             stop,
         ),
     ];
     if let Some(rules) = boot::alert_rules(settings)? {
         let watch = Watch::new(services.clone(), chosen.caller.clone(), rules)
             .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?;
-        tasks.push(spawn_part("alerts", watch.run(stop.clone()), stop));
+        tasks.push(periodic.start(watch, stop));
     }
     Ok(Running { worker, tasks })
+}
+
+fn retention(settings: &Settings) -> Retention {
+    let days = |days: Option<u32>| days.map(|days| hours(u64::from(days) * 24));
+    Retention { erase_after: days(settings.erase_after_days), delete_after: days(settings.delete_after_days) }
+}
+
+fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3600)
 }
 
 impl Running {

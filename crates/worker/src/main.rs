@@ -22,7 +22,7 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Asks a running worker whether it lives; for images without a shell
+    /// Checks that a running worker is alive; for images without a shell
     Health,
 }
 

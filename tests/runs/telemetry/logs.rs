@@ -72,7 +72,7 @@ async fn lines_say_whose_they_are_without_a_collector() {
                 assert_eq!(text(line, "level"), if failed { "WARN" } else { "DEBUG" });
                 assert!(!failed || (line["code"].is_string() && line["step"].is_string()), "{line}");
             }
-            other => assert_eq!(other, "the row goes back", "{line}"),
+            other => assert_eq!(other, "the row is requeued", "{line}"),
         }
     }
     assert_eq!(ends.len() as u64, ROWS, "{ends:?}");

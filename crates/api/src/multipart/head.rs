@@ -56,7 +56,7 @@ impl PartHead {
         let (mut name, mut charset, mut encoding) = (None, Charset::Utf8, None);
         for line in lines(head)? {
             let (header, value) =
-                line.split_once(':').ok_or(Malformed("a line of a part's head is no header"))?;
+                line.split_once(':').ok_or(Malformed("a line of a part's head is not a header"))?;
             let value = value.trim();
             match header.trim().to_ascii_lowercase().as_str() {
                 "content-disposition" if name.is_some() => {

@@ -12,7 +12,7 @@ use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::retry_after;
-use penstock_flow::links::Link;
+use penstock_flow::read::links::Link;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -140,7 +140,7 @@ pub fn template(bytes: &[u8]) {
 }
 
 static KEYRING: LazyLock<Keyring> = LazyLock::new(|| {
-    Keyring::parse("tests:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").expect("a keyring")
+    Keyring::parse("tests:WX9EIDV99ywIg2xC6vzpTAJnAdGLt132YsRseUckGJk=").expect("a keyring")
 });
 
 /// A link opens what it was made for or nothing, and an API key is written as it was read.
@@ -151,6 +151,7 @@ pub fn token(bytes: &[u8]) {
         batch: BatchId(Uuid::from_u128(7)),
         report: "results.csv".into(),
         key_id: "0123456789ab".into(),
+        key_word: "cdef".into(),
         expires_at: Timestamp::from_millis(2000),
     };
     let genuine = link.token(&KEYRING).expect("a token");

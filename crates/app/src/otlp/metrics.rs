@@ -14,46 +14,56 @@ use opentelemetry_proto::tonic::metrics::v1::{
     ScopeMetrics, Sum,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use penstock_flow::metrics::{Family, Kind, Sample, Sources, Value};
+use penstock_flow::context::periodic::{Schedule, Task};
+use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::telemetry::metrics::{Family, Kind, Sample, Value};
 use prost::Message as _;
-use tokio_util::sync::CancellationToken;
 
 use super::settings::Target;
 
-/// Collects and sends every `interval` until `stop`; then once more.
-pub async fn send(
+/// Collects and sends metrics; when the service stops, once more.
+pub struct Export {
     sources: Sources,
     resource: BTreeMap<String, String>,
     target: Target,
     interval: Duration,
-    stop: CancellationToken,
-) {
-    let client = match reqwest::Client::builder().timeout(target.timeout).build() {
-        Ok(client) => client,
-        Err(error) => {
-            tracing::warn!(%error, "no metrics are sent");
-            return;
+    client: reqwest::Client,
+    began: u64,
+}
+
+impl Export {
+    /// # Errors
+    /// When the TLS backend cannot be set up.
+    pub fn new(
+        sources: Sources,
+        resource: BTreeMap<String, String>,
+        target: Target,
+        interval: Duration,
+    ) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder().timeout(target.timeout).build()?;
+        Ok(Self { sources, resource, target, interval, client, began: nanos(SystemTime::now()) })
+    }
+}
+
+impl Task for Export {
+    const NAME: &'static str = "metrics export";
+    type Error = String;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::after(self.interval)
+    }
+
+    /// Values are cumulative: the next ones make up for those that were not taken.
+    async fn run(&mut self) -> Result<(), String> {
+        let families = self.sources.collect().await;
+        let request = request(families, &self.resource, self.began, nanos(SystemTime::now()));
+        post(&self.client, &self.target, request.encode_to_vec()).await
+    }
+
+    async fn finish(&mut self) {
+        if let Err(error) = self.run().await {
+            tracing::warn!(error, "the last metrics were not taken");
         }
-    };
-    let began = nanos(SystemTime::now());
-    let mut fails = false;
-    while !stop.is_cancelled() {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(interval) => {}
-        }
-        let families = sources.collect().await;
-        let request = request(families, &resource, began, nanos(SystemTime::now()));
-        let sent = post(&client, &target, request.encode_to_vec()).await;
-        match &sent {
-            Ok(()) if fails => tracing::info!("metrics are taken again"),
-            // Values are cumulative: the next ones make up for these.
-            Err(error) if !fails => {
-                tracing::warn!(error, "metrics are not taken; they are sent again and again")
-            }
-            _ => {}
-        }
-        fails = sent.is_err();
     }
 }
 

@@ -16,8 +16,8 @@ use opentelemetry_otlp::{Protocol, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use penstock_flow::metrics::Sources;
-use penstock_flow::traces::{Local, TraceId, Traces};
+use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::telemetry::traces::{Local, TraceId, Traces};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -66,7 +66,11 @@ pub fn traces() -> std::sync::Arc<dyn Traces> {
 pub fn send_metrics(sources: Sources, service: &'static str, stop: CancellationToken) {
     if let Some(target) = OTEL.metrics.clone() {
         let resource = resource(&OTEL.resource, service, *INSTANCE);
-        tokio::spawn(metrics::send(sources, resource, target, OTEL.interval, stop));
+        let periodic = sources.services.periodic.clone();
+        match metrics::Export::new(sources, resource, target, OTEL.interval) {
+            Ok(export) => drop(periodic.start(export, &stop)),
+            Err(error) => tracing::warn!(%error, "no metrics are sent"),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Otel {
     pub propagate: bool,
     /// What describes this process, without a name that nobody gave it.
     pub resource: BTreeMap<String, String>,
-    /// What could not be heeded: a sentence each, with the mend.
+    /// What could not be heeded: a sentence each, with a hint.
     pub complaints: Vec<String>,
 }
 
@@ -216,7 +216,7 @@ impl Reader<'_> {
                     headers.insert(name.to_ascii_lowercase(), value);
                 }
                 None => self.say(format!(
-                    "{name}: entry {} is no header, and is left out; write `name=value,name=value`, values percent-encoded.",
+                    "{name}: entry {} is not a header, and is left out; write `name=value,name=value`, values percent-encoded.",
                     index + 1
                 )),
             }

@@ -5,7 +5,7 @@
 //! | `header_missing` | the file has no header line |
 //! | `unknown_column` | the pipeline has no such column |
 //! | `missing_column` | a required column is not in the header |
-//! | `duplicate_column` | a column stands twice in the header |
+//! | `duplicate_column` | a column occurs twice in the header |
 //! | `too_many_columns` | the header has more columns than any file needs |
 //! | `column_order` | the pipeline asks for its own order |
 //! | `no_rows` | nothing follows the header |
@@ -69,7 +69,7 @@ pub struct RowError {
     pub column: Option<String>,
     /// From the list above.
     pub code: &'static str,
-    /// A sentence that says the mend.
+    /// A sentence that says how to fix it.
     pub message: String,
 }
 

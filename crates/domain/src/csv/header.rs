@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{COLUMN_BYTES, ErrorList, LimitExceeded, LimitKind, shortened, some_of};
 use super::formula::{may_be_protected, may_begin, neutralise, restore};
-use super::parser::{Event, Parser, Record};
+use super::parser::Parser;
+use super::record::{Event, Record};
 use super::reference::{ColumnTag, ReferenceReader, column_tag, looks_written};
 use super::rules::{Limits, Schema};
 use super::writer::encode_record;
@@ -90,6 +91,16 @@ pub struct ReportCells<'a> {
 #[error("the stored record is not one with {0} fields")]
 pub struct Unreadable(usize);
 
+/// The first column that the schema has before the one in front of it.
+fn first_out_of_order<'a>(columns: &'a [String], schema: &Schema) -> Option<&'a str> {
+    let places: Vec<usize> = columns
+        .iter()
+        .filter_map(|name| schema.columns.iter().position(|column| column.name == *name))
+        .collect();
+    let at = places.windows(2).position(|pair| pair[0] > pair[1])?;
+    Some(&columns[at + 1])
+}
+
 impl HeaderMap {
     /// Judges a header; none when it has errors. Also gives the names of columns that are ignored.
     pub fn read(record: &Record<'_>, schema: &Schema, errors: &mut ErrorList) -> Option<(Self, Vec<String>)> {
@@ -131,17 +142,13 @@ impl HeaderMap {
         if !errors.is_empty() {
             return None;
         }
-        if schema.ordered {
-            let places: Vec<usize> = columns
-                .iter()
-                .filter_map(|name| schema.columns.iter().position(|column| column.name == *name))
-                .collect();
-            if let Some(at) = places.windows(2).position(|pair| pair[0] > pair[1]) {
-                errors.push(line, Some(&columns[at + 1]), "column_order", || {
-                    format!("the columns must stand in this order: {}", listed(schema))
-                });
-                return None;
-            }
+        if schema.ordered
+            && let Some(name) = first_out_of_order(&columns, schema)
+        {
+            errors.push(line, Some(name), "column_order", || {
+                format!("the columns must stand in this order: {}", listed(schema))
+            });
+            return None;
         }
         let all = kept.len() == names.len();
         let ignored = ignored(&names, &columns);

@@ -1,74 +1,13 @@
 //! Records from bytes that come in pieces.
-
-use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use super::error::{LimitExceeded, LimitKind};
+use super::measure::Measured;
+use super::record::{Event, Field, Malformed, Record};
 use super::rules::Limits;
+use super::scan::{INSIDE, LINE_END, OUTSIDE, plain_run};
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
-
-/// One record as it stands in the file.
-#[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
-    /// The physical line where it starts, from 1.
-    pub line: u64,
-    /// The physical line behind it.
-    pub next_line: u64,
-    /// The offset of its first byte.
-    pub offset: u64,
-    /// The offset behind its line end.
-    pub end: u64,
-    /// Its bytes without the line end; valid UTF-8.
-    pub raw: &'a str,
-    fields: &'a [Field],
-}
-
-impl<'a> Record<'a> {
-    /// How many fields it has.
-    pub fn len(&self) -> usize {
-        self.fields.len()
-    }
-
-    /// Never: a record has at least one field.
-    pub fn is_empty(&self) -> bool {
-        self.fields.is_empty()
-    }
-
-    /// How many bytes a field takes in the file, its quotes included.
-    pub fn width(&self, index: usize) -> usize {
-        self.fields.get(index).map_or(0, |field| field.end - field.start)
-    }
-
-    /// The value of a field.
-    pub fn get(&self, index: usize) -> Option<Cow<'a, str>> {
-        self.fields.get(index).map(|field| field.value(self.raw))
-    }
-
-    /// The values of all fields.
-    pub fn values(&self) -> impl Iterator<Item = Cow<'a, str>> + '_ {
-        self.fields.iter().map(|field| field.value(self.raw))
-    }
-}
-
-/// Where a field lies in its record, quotes included.
-#[derive(Clone, Copy, Debug, Default)]
-struct Field {
-    start: usize,
-    end: usize,
-    quoted: bool,
-    doubled: bool,
-}
-
-impl Field {
-    fn value(self, raw: &str) -> Cow<'_, str> {
-        if !self.quoted {
-            return Cow::Borrowed(&raw[self.start..self.end]);
-        }
-        let inside = &raw[self.start + 1..self.end - 1];
-        if self.doubled { Cow::Owned(inside.replace("\"\"", "\"")) } else { Cow::Borrowed(inside) }
-    }
-}
 
 /// What a file's first record may have, beside what any record may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,29 +16,6 @@ pub struct HeaderLimits {
     pub max_columns: usize,
     /// Bytes, without the line end.
     pub max_bytes: usize,
-}
-
-/// A record that breaks the grammar. The parser goes on behind the next line end that lies outside quotes, or, where
-/// it cannot be told what is inside, behind the next line end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed {
-    /// The physical line where the record starts.
-    pub line: u64,
-    /// The field's place, from 0; for `field_count` and `too_many_columns` the number of fields.
-    pub field: usize,
-    /// Which rule is broken; see [`super::error`].
-    pub code: &'static str,
-    /// The physical line where it happened.
-    pub at_line: u64,
-}
-
-/// What the parser found.
-#[derive(Clone, Copy, Debug)]
-pub enum Event<'a> {
-    /// A record.
-    Record(Record<'a>),
-    /// Something that should have been one.
-    Malformed(Malformed),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,16 +34,6 @@ enum State {
     Skip,
     /// The sink wants no more, or a limit was passed.
     Done,
-}
-
-/// How much of the field under way was counted already: each byte is counted once, however it arrives.
-#[derive(Clone, Copy, Debug, Default)]
-struct Measured {
-    /// Bytes of the field that were counted.
-    bytes: usize,
-    /// Bytes among them that do not continue a character.
-    chars: usize,
-    quotes: usize,
 }
 
 /// A push parser. Memory is bounded by the limits, and time is linear in the bytes that are pushed.
@@ -469,7 +375,8 @@ impl Parser {
             LimitKind::RecordBytes(self.limits.max_record_bytes)
         } else if self.surplus == 0
             && self.raw.len() - self.field.start.min(self.raw.len()) > self.limits.max_field_chars
-            && self.field_chars() > self.limits.max_field_chars
+            && self.measured.chars(&self.raw[self.field.start..], self.field.quoted)
+                > self.limits.max_field_chars
         {
             LimitKind::FieldChars(self.limits.max_field_chars)
         } else {
@@ -478,41 +385,4 @@ impl Parser {
         self.state = State::Done;
         Err(LimitExceeded { kind, line: self.record_line, field: self.place() })
     }
-
-    /// Characters of the field under way: bytes that do not continue one, its own quotes not counted.
-    fn field_chars(&mut self) -> usize {
-        let field = &self.raw[self.field.start..];
-        let new = &field[self.measured.bytes..];
-        self.measured.chars += new.iter().filter(|byte| (**byte & 0xC0) != 0x80).count();
-        self.measured.quotes += memchr::memchr_iter(b'"', new).count();
-        self.measured.bytes = field.len();
-        let Measured { chars, quotes, .. } = self.measured;
-        if !self.field.quoted {
-            return chars;
-        }
-        // The opening quote, and of the others one for each pair or the closing one.
-        chars - 1 - quotes.saturating_sub(1).div_ceil(2)
-    }
-}
-
-/// Bytes that mean something in a state.
-type Marks = [bool; 256];
-
-const fn marks(bytes: &[u8]) -> Marks {
-    let mut marks = [false; 256];
-    let mut at = 0;
-    while at < bytes.len() {
-        marks[bytes[at] as usize] = true;
-        at += 1;
-    }
-    marks
-}
-
-const OUTSIDE: Marks = marks(b",\"\n\r\0");
-const INSIDE: Marks = marks(b"\"\n\0");
-const LINE_END: Marks = marks(b"\n");
-
-/// How many bytes from the start mean nothing.
-fn plain_run(bytes: &[u8], marks: &Marks) -> usize {
-    bytes.iter().position(|byte| marks[*byte as usize]).unwrap_or(bytes.len())
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::error::{ErrorList, LimitExceeded, LimitKind, RowError, of};
 use super::header::{HeaderMap, LineReference, MOST_TOLD, ProtectedFields, REFERENCE, listed};
 use super::kind::FileKind;
-use super::parser::{Event, Malformed, Parser, Record};
+use super::parser::Parser;
+use super::record::{Event, Malformed, Record};
 use super::reference::ReferenceReader;
 use super::rules::{OURS_BYTES, Schema};
 

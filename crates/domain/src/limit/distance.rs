@@ -48,7 +48,7 @@ pub struct Distance {
 
 impl Distance {
     /// An answer that bears the server's time; `asked` and `answered` are times of this clock.
-    pub fn heard(&mut self, asked: f64, server: f64, answered: f64) {
+    pub fn observed(&mut self, asked: f64, server: f64, answered: f64) {
         let (least, most) = (server - answered, server - asked);
         let widened = (answered - self.at).max(0.0) * DRIFT;
         let (known_least, known_most) = (self.least - widened, self.most + widened);
@@ -74,7 +74,7 @@ impl Distance {
         *self = Self { longest: self.longest, ..Self::default() };
     }
 
-    /// Whether enough was heard to rely on it.
+    /// Whether enough was observed to rely on it.
     pub fn is_known(&self) -> bool {
         self.answers >= ENOUGH
     }
@@ -105,7 +105,7 @@ mod tests {
     fn ask(distance: &mut Distance, from: f64, ways: &[(f64, f64)]) -> f64 {
         let mut now = from;
         for (there, back) in ways {
-            distance.heard(now, SERVER + now + there, now + there + back);
+            distance.observed(now, SERVER + now + there, now + there + back);
             now += 100e3;
         }
         now
@@ -164,7 +164,7 @@ mod tests {
         for round in 1..=3_u32 {
             assert_eq!(distance.is_known(), round == 1, "few answers by the new clock are not enough");
             let asked = now + f64::from(round) * 1e3;
-            distance.heard(asked, SERVER + asked + 200.0 - 5e6, asked + 400.0);
+            distance.observed(asked, SERVER + asked + 200.0 - 5e6, asked + 400.0);
         }
         assert!(distance.is_known());
         assert!((distance.here(SERVER + now) - now - 5e6).abs() < 1.0);
@@ -181,7 +181,7 @@ mod tests {
         // The other server's clock differs by less than a round trip, which would contradict nothing.
         for round in 1..=3_u32 {
             let asked = now + f64::from(round) * 1e6;
-            distance.heard(asked, SERVER + asked + 150e3, asked + 200e3);
+            distance.observed(asked, SERVER + asked + 150e3, asked + 200e3);
         }
         assert!((distance.here(SERVER + now) - now + 50e3).abs() < 1.0);
     }
@@ -193,7 +193,7 @@ mod tests {
         for second in 0..600_u32 {
             let now = f64::from(second) * 1e6;
             let server = SERVER + now * (1.0 + 200e-6);
-            distance.heard(now, server + 500.0, now + 1000.0);
+            distance.observed(now, server + 500.0, now + 1000.0);
             worst = worst.max((distance.here(server) - now).abs());
         }
         assert!(worst < 700.0 && distance.answers > 599, "{worst}");

@@ -1,31 +1,30 @@
-//! Limits of a dependency, as state that somebody keeps: in this process, or in Redis for all workers.
+//! Limits of a dependency, as state that a limiter keeps: in this process, or in Redis for all workers.
 //!
-//! A [`Gate`] holds, for one dependency (and, where limits are per owner, for one owner of it), the rate, the calls
-//! under way, a pause that the dependency asked for, an adaptive slow-down and the circuit breaker. A call passes all
-//! its gates or none. Times are microseconds of whoever keeps the state; what goes in and out is relative, because no
-//! two machines' clocks agree. The Lua of the shared limiter mirrors these files, and a test holds the two together.
+//! A [`LimiterState`] holds, for one dependency (and, where limits are per owner, for one owner of it), the rate, the calls
+//! under way, a pause that the dependency asked for, the adaptive rate and the circuit breaker. All states of a call admit it,
+//! or none does. Times are microseconds of the clock of whoever keeps the state; what goes in and out is relative, because no
+//! two machines' clocks agree. The Lua of the shared limiter mirrors these files, and a test compares the two.
 //!
-//! Whoever is granted a call may have to wait for its moment, at most [`MAX_WAIT_US`]: a *reservation*. Right before
-//! the call he asks again ([`confirm`]), for much may have happened meanwhile. How far away he is from whoever keeps the
-//! state, and so when he has to ask, is what a [`Distance`] learns.
+//! A call that is granted may have to wait for its moment, at most [`MAX_WAIT_US`]: a *reservation*. Right before the call it
+//! is confirmed ([`confirm`]), because much may have happened meanwhile. [`Distance`] learns how far away the limiter is, and
+//! so how early it has to be asked.
 //!
-//! How the rate keeps its promise where the dependency counts, and not only where calls leave, is told in [`rate`].
+//! How the rate keeps its promise where the dependency counts, and not only where calls leave, is explained in [`rate`].
 //!
-//! What a granted call was charged is not given back when it is not made. Others have asked meanwhile, and who of them was
-//! not held up by that charge would be free to spend it a second time; with a burst of one, that is everybody. Grants that
-//! cannot be used are made rare instead, by the lead with which somebody far away asks ([`Ask::lead_us`]), and by the slack
-//! that a late one has.
+//! What a granted call was charged is not given back when the call is not made. Others have asked meanwhile, and those of them
+//! that this charge did not delay could spend it a second time; with a burst of one, that is everybody. Instead, grants that
+//! cannot be used are made rare: by the lead with which a far worker asks ([`Ask::lead_us`]), and by the slack of a late call.
 
+mod adaptive_rate;
 mod breaker;
 mod distance;
-mod gate;
 mod past;
 pub mod rate;
 #[cfg(test)]
 mod rows_simulation;
 #[cfg(test)]
 mod simulation;
-mod slow_down;
+mod state;
 pub mod throttle;
 
 use std::time::Duration;
@@ -33,20 +32,20 @@ use std::time::Duration;
 use url::Url;
 use uuid::Uuid;
 
+pub use adaptive_rate::AdaptiveRate;
 pub use breaker::{Breaker, BreakerState};
 pub use distance::{Distance, Lead};
-use gate::Look;
-pub use gate::{Feedback, Gate, GatePolicy, Snapshot};
 pub use past::Past;
 pub use rate::RatePolicy;
-pub use slow_down::SlowDown;
+use state::Look;
+pub use state::{Feedback, LimitPolicy, LimiterState, Snapshot};
 pub use throttle::Throttle;
 
 /// The longest that a granted call waits for its moment; a longer wait is denied.
 pub const MAX_WAIT_US: f64 = 1_000_000.0;
 
-/// A grant whose moment is no further away holds its slot already and need not be confirmed. Who waits for longer takes his
-/// slot only when his moment has come: a row that waits for a rate holds nothing that another could use. For somebody
+/// A grant whose moment is no further away holds its slot already and need not be confirmed. A call that waits for longer takes
+/// its slot only when its moment has come: a row that waits for a rate holds nothing that another could use. For a worker
 /// further away it is [`FRESH_LEADS`] leads more: an answer's way, and the round trip of a question.
 pub const FRESH_US: f64 = 2_000.0;
 
@@ -56,7 +55,7 @@ pub const FRESH_LEADS: f64 = 3.0;
 /// When a slot may be free again, as far as anybody can tell.
 pub const SLOT_RETRY_US: f64 = 50_000.0;
 
-/// When it is worth asking again while a call is under way that finds out for all whether the dependency works again.
+/// When it is worth asking again while a probe is under way that finds out for all whether the dependency works again.
 pub const PROBE_RETRY_US: f64 = 1_000_000.0;
 
 /// Whether a call may be made.
@@ -64,7 +63,7 @@ pub const PROBE_RETRY_US: f64 = 1_000_000.0;
 pub enum Decision {
     /// It may.
     Granted {
-        /// After so many microseconds; negative when its moment has passed while the answer was under way.
+        /// After this many microseconds; negative when its moment has passed while the answer was under way.
         wait: f64,
         /// How many microseconds later than at its moment it may still leave; see [`rate`].
         slack: f64,
@@ -118,7 +117,7 @@ pub enum Reason {
     BreakerOpen,
     /// The shared limiter does not answer.
     Unavailable,
-    /// Leave was given, but the call could not be made in time: the limiter is too far away, or this worker too busy.
+    /// A permit was given, but the call could not be made in time: the limiter is too far away, or this worker too busy.
     Late,
 }
 
@@ -156,22 +155,22 @@ pub struct Ask {
     pub cost: u32,
     /// Names its slot among the calls under way; at most 2^53 − 1, which Lua's numbers hold.
     pub token: u64,
-    /// How long the slot is held at most, if its end is never told.
+    /// How long the slot is held at most, if its end is never reported.
     pub lease_us: f64,
-    /// How long the answer is on its way: the call leaves so much later at the soonest.
+    /// How long the answer is on its way: the call leaves at least that much later.
     pub lead_us: f64,
-    /// What the row's own past at this step says.
+    /// The row's own past at this step.
     pub past: Past,
 }
 
-/// Passes all gates, or none of them: the dependency's first, then its owner's, if there is one.
+/// Has all states admit a call, or none of them: the dependency's first, then its owner's, if there is one.
 ///
 /// Only one of them may have a rate: a wait at one would have to be charged at the other.
-pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> Decision {
-    gates.iter_mut().for_each(|(gate, _)| gate.tick(now));
+pub fn acquire(states: &mut [(&mut LimiterState, &LimitPolicy)], now: f64, ask: &Ask) -> Decision {
+    states.iter_mut().for_each(|(state, _)| state.tick(now));
     let mut looked = Look::default();
-    for (place, (gate, policy)) in gates.iter_mut().enumerate() {
-        match gate.look(policy, now, ask) {
+    for (place, (state, policy)) in states.iter_mut().enumerate() {
+        match state.look(policy, now, ask) {
             Ok(own) => looked = looked.and(own),
             Err(denied) if place > 0 && denied.reason == Reason::Rate => {
                 return Decision::Denied(Denied { reason: Reason::OwnerRate, ..denied });
@@ -182,11 +181,11 @@ pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> D
     let Look { wait, cold } = looked;
     let confirm = cold || wait > FRESH_US + FRESH_LEADS * ask.lead_us;
     let (mut slack, mut probe) = (0.0_f64, false);
-    for (gate, policy) in gates.iter_mut() {
-        slack = slack.max(gate.charge(policy, now, wait, ask));
-        probe |= gate.call(policy, now, now + wait, ask);
+    for (state, policy) in states.iter_mut() {
+        slack = slack.max(state.charge(policy, now, wait, ask));
+        probe |= state.call(policy, now, now + wait, ask);
         if !confirm {
-            gate.take_slot(policy, now + wait, ask);
+            state.take_slot(policy, now + wait, ask);
         }
     }
     Decision::Granted { wait, slack, probe, confirm }
@@ -196,13 +195,13 @@ pub fn acquire(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> D
 ///
 /// # Errors
 /// When meanwhile a pause began, the breaker opened or all slots were taken. What was charged to the rate stays charged.
-pub fn confirm(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> Result<(), Denied> {
-    gates.iter_mut().for_each(|(gate, _)| gate.tick(now));
-    for (gate, policy) in gates.iter_mut() {
-        gate.still_open(policy, now, ask)?;
+pub fn confirm(states: &mut [(&mut LimiterState, &LimitPolicy)], now: f64, ask: &Ask) -> Result<(), Denied> {
+    states.iter_mut().for_each(|(state, _)| state.tick(now));
+    for (state, policy) in states.iter_mut() {
+        state.still_open(policy, now, ask)?;
     }
-    for (gate, policy) in gates.iter_mut() {
-        gate.take_slot(policy, now, ask);
+    for (state, policy) in states.iter_mut() {
+        state.take_slot(policy, now, ask);
     }
     Ok(())
 }
@@ -210,13 +209,13 @@ pub fn confirm(gates: &mut [(&mut Gate, &GatePolicy)], now: f64, ask: &Ask) -> R
 /// The name under which a dependency's limits are kept: its own name and a hash of where it is.
 ///
 /// Pipelines that name the same API alike share its limits, whatever they ask of it; the same name at another address
-/// is another API. The address itself may hold a password and is not told.
+/// is another API. The address itself may hold a password and is not shown.
 pub fn identity(name: &str, base_url: &Url) -> String {
     let address = base_url.as_str().trim_end_matches('/');
     format!("{name}:{}", Uuid::new_v5(&Uuid::NAMESPACE_URL, address.as_bytes()).simple())
 }
 
-/// A time of a gate whose clock was set back; 0 stands for none.
+/// A time of a state whose clock was set back; 0 stands for none.
 fn set_back(time: &mut f64, by: f64) {
     if *time != 0.0 {
         *time -= by;

@@ -93,7 +93,7 @@ impl RatePolicy {
 
     /// No reservation leads further ahead: beyond it, the clock was turned back.
     pub(super) fn furthest(&self, now: f64) -> f64 {
-        let slowest = f64::from(self.burst) * self.interval_us / super::slow_down::SLOWEST;
+        let slowest = f64::from(self.burst) * self.interval_us / super::adaptive_rate::SLOWEST;
         now + super::MAX_WAIT_US + self.tolerance() + slowest + ARRIVAL_MARGIN_US
     }
 }

@@ -2,16 +2,16 @@
 //! they are about.
 //!
 //! A first refusal counts for everybody: the calls pause for as long as the dependency asks, and a smaller share of the
-//! rate is used ([`SlowDown`]). A row that is refused *again*, although calls of other rows that left after the pause
+//! rate is used ([`AdaptiveRate`]). A row that is refused *again*, although calls of other rows that left after the pause
 //! went through, was refused for a reason of its own: from then on it waits alone, and what its first refusal did to the
 //! others is undone. Where that has happened, other rows' first refusals are doubted, too: they count only when several come
 //! in a row.
 //!
 //! While nothing at all goes through, pauses grow, and after each of them a single call finds out whether it is over. Rows
-//! that wait meanwhile are told for how long that has lasted, so that those that never have their turn end, too.
+//! that wait meanwhile are shown how long that has lasted, so that those that never get a call end too.
 
+use super::adaptive_rate::{AdaptiveRate, EVERY_US};
 use super::past::{BEHIND_OTHERS_US, COURTESY_US, Past};
-use super::slow_down::{EVERY_US, SlowDown};
 use super::{Ask, Denied, Feedback, PROBE_RETRY_US, RatePolicy, Reason};
 
 /// The shortest pause after a refusal behind which nothing went through.
@@ -38,13 +38,13 @@ pub fn grown(refusals: u32) -> f64 {
     doubled.min(LONGEST_US)
 }
 
-/// What is known about refusals. Times are the gate's.
+/// What is known about refusals. Times are of the limiter's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Throttle {
     /// The share of the rate.
-    pub(super) slow_down: SlowDown,
+    pub(super) adaptive_rate: AdaptiveRate,
     /// The share as it was before the refusals that nothing has confirmed, and when those began.
-    before: Option<(SlowDown, f64)>,
+    before: Option<(AdaptiveRate, f64)>,
     /// Until when nothing may be called.
     pub(super) paused_until: f64,
     /// A call that leaves later shows whether the last refusal is over.
@@ -117,7 +117,7 @@ impl Throttle {
     }
 
     /// A call has ended. Whether it was refused for a reason of its row's own.
-    pub(super) fn told(
+    pub(super) fn reported(
         &mut self,
         rate: Option<&RatePolicy>,
         now: f64,
@@ -154,7 +154,7 @@ impl Throttle {
                 let own =
                     feedback.pause.is_some_and(|pause| self.asked_to_wait(rate, now, feedback.past, pause));
                 if throttled && !feedback.past.is_suspect() {
-                    self.slow_down.sign(now, None);
+                    self.adaptive_rate.on_throttled(now, None);
                 }
                 own
             }
@@ -206,12 +206,12 @@ impl Throttle {
         }
         self.doubt = (self.doubt + 1).min(MOST_DOUBT);
         if let Some((before, _)) = self.before.take() {
-            self.slow_down = SlowDown { deaf_until: self.slow_down.deaf_until, ..before };
+            self.adaptive_rate = AdaptiveRate { ignore_until: self.adaptive_rate.ignore_until, ..before };
         }
     }
 
     fn refused(&mut self, now: f64, left_at: f64, pause: Option<f64>) {
-        let is_news = now >= self.slow_down.deaf_until && left_at >= self.refused_at;
+        let is_news = now >= self.adaptive_rate.ignore_until && left_at >= self.refused_at;
         let mut pause = pause;
         if is_news {
             if self.refusals == 0 {
@@ -227,15 +227,15 @@ impl Throttle {
         self.paused_until = self.paused_until.max(until.unwrap_or(0.0));
         self.clear_at = self.clear_at.max(self.paused_until);
         if is_news && self.before.is_none_or(|(_, since)| now - since > UNDO_US) {
-            self.before = Some((self.slow_down, now));
+            self.before = Some((self.adaptive_rate, now));
         }
         if self.refusals > 1 {
             // Nothing went through since the last one: that tells nothing of the right rate.
             if is_news {
-                self.slow_down.resume_at(now, until.unwrap_or(now));
+                self.adaptive_rate.resume_at(now, until.unwrap_or(now));
             }
         } else {
-            self.slow_down.sign(now, until);
+            self.adaptive_rate.on_throttled(now, until);
         }
     }
 
@@ -243,7 +243,7 @@ impl Throttle {
     pub(super) fn is_idle(&self, now: f64) -> bool {
         self.paused_until < now - super::MAX_WAIT_US
             && self.refusals == 0
-            && self.slow_down.factor(now) >= 1.0
+            && self.adaptive_rate.factor(now) >= 1.0
     }
 
     /// The clock was set back.
@@ -258,7 +258,7 @@ impl Throttle {
         ] {
             super::set_back(time, by);
         }
-        self.slow_down.set_back(by);
+        self.adaptive_rate.set_back(by);
         if let Some((before, since)) = &mut self.before {
             before.set_back(by);
             super::set_back(since, by);
@@ -293,41 +293,41 @@ mod tests {
     fn a_row_that_is_refused_beside_others_waits_alone_and_what_it_did_is_undone() {
         for (pause, behind) in [(None, 0.0), (Some(3e6), 3e6)] {
             let mut throttle = Throttle::default();
-            assert!(!throttle.told(None, NOW, 1, &refusal(Past::Clean, pause)));
-            assert!(throttle.slow_down.factor(NOW + behind) < 0.95);
+            assert!(!throttle.reported(None, NOW, 1, &refusal(Past::Clean, pause)));
+            assert!(throttle.adaptive_rate.factor(NOW + behind) < 0.95);
             // What had left before says nothing of what comes after.
             throttle.passed(NOW + behind - 1.0);
             assert_eq!(throttle.refusals, 1);
             throttle.passed(NOW + behind + 1e6);
             let later = NOW + behind + 2e6;
-            assert!(throttle.told(None, later, 1, &refusal(Past::Throttled, pause)), "{pause:?}");
+            assert!(throttle.reported(None, later, 1, &refusal(Past::Throttled, pause)), "{pause:?}");
             assert_eq!(throttle.not_paused(later), Ok(()));
-            assert!((throttle.slow_down.factor(later) - 1.0).abs() < 1e-9);
-            assert!(throttle.told(None, later, 1, &refusal(Past::ThrottledAlone, pause)));
+            assert!((throttle.adaptive_rate.factor(later) - 1.0).abs() < 1e-9);
+            assert!(throttle.reported(None, later, 1, &refusal(Past::ThrottledAlone, pause)));
             // Another row's first refusal is doubted now; several in a row are not.
             let answers =
-                [2, 3, 4].map(|token| throttle.told(None, later, token, &refusal(Past::Clean, pause)));
+                [2, 3, 4].map(|token| throttle.reported(None, later, token, &refusal(Past::Clean, pause)));
             assert_eq!(answers, [false, false, false], "the last answers were refusals");
             throttle.passed(later + behind);
-            assert!(throttle.told(None, later + behind + 1.0, 5, &refusal(Past::Clean, pause)));
+            assert!(throttle.reported(None, later + behind + 1.0, 5, &refusal(Past::Clean, pause)));
         }
     }
 
     #[test]
     fn a_refusal_that_others_share_counts_for_all() {
         let mut throttle = Throttle::default();
-        throttle.told(None, NOW, 1, &refusal(Past::Clean, Some(2e6)));
+        throttle.reported(None, NOW, 1, &refusal(Past::Clean, Some(2e6)));
         assert!(
-            !throttle.told(None, NOW + 3e6, 1, &refusal(Past::Throttled, Some(2e6))),
+            !throttle.reported(None, NOW + 3e6, 1, &refusal(Past::Throttled, Some(2e6))),
             "nothing went through"
         );
         assert_eq!(waits(&mut throttle, NOW + 4e6, Past::Clean), Some((1.0, false)));
         throttle.passed(NOW + 6e6);
         let well = Feedback { healthy: Some(true), past: Past::Throttled, ..Feedback::default() };
-        throttle.told(None, NOW + 7e6, 1, &well);
+        throttle.reported(None, NOW + 7e6, 1, &well);
         assert_eq!((throttle.before, throttle.doubt), (None, 0), "it was about speed");
         // A success of long ago says nothing.
-        assert!(!throttle.told(None, NOW + 30e6, 2, &refusal(Past::Throttled, Some(2e6))));
+        assert!(!throttle.reported(None, NOW + 30e6, 2, &refusal(Past::Throttled, Some(2e6))));
     }
 
     #[test]
@@ -336,15 +336,15 @@ mod tests {
         let mut now = NOW;
         let mut pauses = Vec::new();
         for token in 0..11 {
-            throttle.told(None, now, token, &refusal(Past::Clean, None));
+            throttle.reported(None, now, token, &refusal(Past::Clean, None));
             pauses.push((throttle.paused_until - now).max(0.0) / 1e6);
             now = throttle.paused_until.max(now + 1e6);
         }
         assert_eq!(pauses, [0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]);
-        let told = throttle.admits(now - 1e6, &ask(1, Past::Clean)).unwrap_err().refused_for / 1e6;
+        let refused_for = throttle.admits(now - 1e6, &ask(1, Past::Clean)).unwrap_err().refused_for / 1e6;
         assert!(
-            (told - (1.0 + 2.0 + 4.0 + 8.0 + 16.0 + 32.0 + 64.0 + 128.0 + 256.0 + 300.0)).abs() < 1e-9,
-            "{told}"
+            (refused_for - (1.0 + 2.0 + 4.0 + 8.0 + 16.0 + 32.0 + 64.0 + 128.0 + 256.0 + 300.0)).abs() < 1e-9,
+            "{refused_for}"
         );
         assert_eq!(waits(&mut throttle, now, Past::Throttled), Some((2.0, true)), "others may come");
         assert_eq!(waits(&mut throttle, now, Past::Clean), None);
@@ -354,9 +354,9 @@ mod tests {
         assert_eq!(waits(&mut throttle, now + 15e6, Past::Clean), None, "its worker died");
         throttle.passed(now);
         assert_eq!(waits(&mut throttle, now, Past::Throttled), None);
-        let share = throttle.slow_down.factor(now);
+        let share = throttle.adaptive_rate.factor(now);
         assert!(share > 0.49, "only the first refusal said anything of the rate: {share}");
-        throttle.told(None, now, 12, &refusal(Past::Clean, Some(5e6)));
+        throttle.reported(None, now, 12, &refusal(Past::Clean, Some(5e6)));
         let denied = throttle.admits(now, &ask(1, Past::Clean)).unwrap_err();
         assert_eq!(denied, Denied::new(5e6, Reason::Paused), "another series");
     }
@@ -365,14 +365,14 @@ mod tests {
     fn failures_that_ask_for_a_pause_are_learnt_as_refusals_are() {
         let mut throttle = Throttle::default();
         let failure = |past| Feedback { healthy: Some(false), pause: Some(3e6), past, ..Feedback::default() };
-        assert!(!throttle.told(None, NOW, 1, &failure(Past::Clean)));
+        assert!(!throttle.reported(None, NOW, 1, &failure(Past::Clean)));
         assert_eq!(waits(&mut throttle, NOW, Past::Clean), Some((3.0, false)));
         throttle.passed(NOW + 3e6);
-        assert!(throttle.told(None, NOW + 4e6, 1, &failure(Past::Failed)), "others go well");
+        assert!(throttle.reported(None, NOW + 4e6, 1, &failure(Past::Failed)), "others go well");
         throttle.passed(NOW + 4e6);
-        assert!(throttle.told(None, NOW + 5e6, 2, &failure(Past::Clean)), "another's is doubted");
+        assert!(throttle.reported(None, NOW + 5e6, 2, &failure(Past::Clean)), "another's is doubted");
         assert_eq!(waits(&mut throttle, NOW + 5e6, Past::Clean), None);
-        assert!(!throttle.told(None, NOW + 5e6, 3, &failure(Past::Clean)), "two in a row are not");
+        assert!(!throttle.reported(None, NOW + 5e6, 3, &failure(Past::Clean)), "two in a row are not");
         assert_eq!(waits(&mut throttle, NOW + 5e6, Past::Clean), Some((3.0, false)));
     }
 }

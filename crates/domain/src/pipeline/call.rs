@@ -8,7 +8,7 @@ use super::definition::{Definition, Method, StepDefinition};
 use super::dependency::check_header;
 use super::inspect::Reading;
 use super::model::Dependency;
-use super::names::{Names, mend};
+use super::names::{Names, hint};
 use super::step::Step;
 use super::template::{self, JsonTemplate, Template};
 
@@ -41,9 +41,9 @@ pub fn step(
     let place = dependencies.iter().position(|dependency| dependency.name == step.dependency.value);
     if !definition.dependencies.contains_key(&step.dependency.value) {
         let known: Vec<&str> = definition.dependencies.keys().map(String::as_str).collect();
-        let mend = mend(&step.dependency.value, &known);
+        let hint = hint(&step.dependency.value, &known);
         let message =
-            format!("step `{}`: there is no dependency `{}`{mend}", step.name, step.dependency.value);
+            format!("step `{}`: there is no dependency `{}`{hint}", step.name, step.dependency.value);
         source.broken(step.dependency.referenced.line(), message);
     }
     let cost = step.cost.as_ref().map_or(1, |cost| cost.value);
@@ -51,42 +51,13 @@ pub fn step(
     let request = &step.request;
     let here = |line| Here { names, answer: false, line };
     let path = path(step, here(request.path.referenced.line()), read, source);
-    let mut query = Vec::new();
-    for (name, value) in &request.query {
-        let written = match source.json(value) {
-            serde_json::Value::String(text) => text,
-            other => other.to_string(),
-        };
-        let compiled = text(&written, here(value.referenced.line()), read, source);
-        query.extend(compiled.map(|template| (name.clone(), template)));
-    }
-    let mut headers = Vec::new();
-    for (name, value) in &request.headers {
-        let at = value.referenced.line();
-        check_header(&format!("step `{}`", step.name), name, at, source);
-        if request.idempotency_key && name.eq_ignore_ascii_case("idempotency-key") {
-            let message = "`idempotency_key: true` sends this header; remove one of the two";
-            source.error(at, format!("step `{}`: {message}", step.name));
-        }
-        headers.extend(text(&value.value, here(at), read, source).map(|template| (name.clone(), template)));
-    }
+    let query = query(step, names, read, source);
+    let headers = headers(step, names, read, source);
     let json = match &request.json {
         Some(body) => Some(json(&source.json(body), here(body.referenced.line()), read, source)?.0),
         None => None,
     };
-    let mut output = Vec::new();
-    let mut reads_body = false;
-    for (name, value) in &step.output {
-        let at = Here { names, answer: true, line: value.referenced.line() };
-        if let Some((template, reads)) = self::json(&source.json(value), at, read, source) {
-            if reads && request.method == Method::Head {
-                let message = "an answer to HEAD has no body; use GET, or read `headers`";
-                source.error(at.line, format!("step `{}`: {message}", step.name));
-            }
-            reads_body |= reads;
-            output.push((name.clone(), template));
-        }
-    }
+    let (output, reads_body) = output(step, names, read, source);
     Some(Step {
         name: step.name.clone(),
         dependency: place?,
@@ -102,6 +73,70 @@ pub fn step(
         json,
         output,
     })
+}
+
+fn query(
+    step: &StepDefinition,
+    names: &Names,
+    read: &mut Read,
+    source: &mut Source<'_>,
+) -> Vec<(String, Template)> {
+    let mut query = Vec::new();
+    for (name, value) in &step.request.query {
+        let written = match source.json(value) {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        };
+        let compiled =
+            text(&written, Here { names, answer: false, line: value.referenced.line() }, read, source);
+        query.extend(compiled.map(|template| (name.clone(), template)));
+    }
+    query
+}
+
+fn headers(
+    step: &StepDefinition,
+    names: &Names,
+    read: &mut Read,
+    source: &mut Source<'_>,
+) -> Vec<(String, Template)> {
+    let mut headers = Vec::new();
+    for (name, value) in &step.request.headers {
+        let at = value.referenced.line();
+        check_header(&format!("step `{}`", step.name), name, at, source);
+        if step.request.idempotency_key && name.eq_ignore_ascii_case("idempotency-key") {
+            let message = "`idempotency_key: true` sends this header; remove one of the two";
+            source.error(at, format!("step `{}`: {message}", step.name));
+        }
+        headers.extend(
+            text(&value.value, Here { names, answer: false, line: at }, read, source)
+                .map(|template| (name.clone(), template)),
+        );
+    }
+    headers
+}
+
+/// The templates of a step's output, and whether any of them reads the answer's body.
+fn output(
+    step: &StepDefinition,
+    names: &Names,
+    read: &mut Read,
+    source: &mut Source<'_>,
+) -> (Vec<(String, JsonTemplate)>, bool) {
+    let mut output = Vec::new();
+    let mut reads_body = false;
+    for (name, value) in &step.output {
+        let at = Here { names, answer: true, line: value.referenced.line() };
+        if let Some((template, reads)) = json(&source.json(value), at, read, source) {
+            if reads && step.request.method == Method::Head {
+                let message = "an answer to HEAD has no body; use GET, or read `headers`";
+                source.error(at.line, format!("step `{}`: {message}", step.name));
+            }
+            reads_body |= reads;
+            output.push((name.clone(), template));
+        }
+    }
+    (output, reads_body)
 }
 
 fn check_cost(step: &StepDefinition, line: u64, dependency: Option<&Dependency>, source: &mut Source<'_>) {

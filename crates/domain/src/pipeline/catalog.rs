@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::load::DefinitionError;
+use super::error::DefinitionError;
 use super::model::{Dependency, Pipeline};
 use crate::limit::identity;
 

@@ -3,7 +3,7 @@
 
 use serde_saphyr::Spanned;
 
-use super::load::DefinitionError;
+use super::error::DefinitionError;
 use super::vars::{self, Filled, Unset};
 use super::written::Written;
 
@@ -47,7 +47,7 @@ impl<'a> Source<'a> {
         std::mem::take(&mut self.left_open)
     }
 
-    /// An error without whose mend nothing can be made of the text.
+    /// An error that has to be fixed before anything can be made of the text.
     pub fn broken(&mut self, line: u64, message: String) {
         self.is_broken = true;
         self.error(line, message);

@@ -29,7 +29,7 @@ pub fn schema(csv: &CsvDefinition, source: &mut Source<'_>) -> Schema {
         let line = definition.referenced.line();
         let column = column(&definition.value, line, &limits, source);
         if columns.iter().any(|other| other.name == column.name) {
-            source.error(line, format!("the column `{}` stands twice; remove one of them", column.name));
+            source.error(line, format!("duplicate column `{}`; remove one of them", column.name));
         }
         columns.push(column);
     }

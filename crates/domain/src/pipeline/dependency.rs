@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 use url::Url;
 
 use super::check::Source;
-use super::definition::{BreakerDefinition, DependencyDefinition};
+use super::definition::{BreakerDefinition, ConcurrencyDefinition, DependencyDefinition, RateDefinition};
 use super::model::{Breaker, Concurrency, Dependency, Rate};
 use super::scalars::Span;
 use super::step::{is_header_name, is_header_value};
@@ -32,63 +32,10 @@ pub fn dependency(
     source: &mut Source<'_>,
 ) -> Option<Dependency> {
     source.check_name("dependency", name, line);
-    let url_line = definition.base_url.referenced.line();
-    source.take_left_open();
-    let mut filled = source.fill(&definition.base_url.value, url_line);
-    if source.take_left_open() {
-        open_addresses.push(name.to_owned());
-        filled = Some(UNKNOWN_ADDRESS.to_owned());
-    }
-    let base_url = filled.and_then(|filled| {
-        let url = Url::parse(&filled).ok().filter(|_| Format::Url.accepts(&filled));
-        if url.is_none() {
-            let message = "base_url is not an absolute http or https URL, such as https://api.example.com/v1";
-            source.broken(url_line, format!("dependency `{name}`: {message}"));
-        }
-        url
-    });
-    let mut headers = Vec::new();
-    for (header, value) in &definition.headers {
-        let at = value.referenced.line();
-        check_header(&format!("dependency `{name}`"), header, at, source);
-        let Some(value) = source.fill(&value.value, at) else { continue };
-        if !is_header_value(&value) {
-            source.error(at, format!("dependency `{name}`: the value of `{header}` has a control character, which no header may have"));
-        }
-        headers.push((header.clone(), value));
-    }
-    let rate = definition.rate.as_ref().map(|rate| {
-        let at = rate.referenced.line();
-        let rate = Rate {
-            limit: rate.value.limit,
-            period: rate.value.period.0,
-            burst: rate.value.burst.unwrap_or(1),
-            per_owner: rate.value.per_owner,
-        };
-        if rate.limit == 0 || rate.burst == 0 {
-            source.error(
-                at,
-                format!(
-                    "dependency `{name}`: a rate's limit and burst are above 0; without `rate` there is none"
-                ),
-            );
-        }
-        if rate.period < SHORTEST {
-            source.error(at, format!("dependency `{name}`: a rate's period is 1ms or more"));
-        }
-        rate
-    });
-    let concurrency = definition.concurrency.as_ref().map(|concurrency| {
-        let at = concurrency.referenced.line();
-        let concurrency = concurrency.value;
-        if concurrency.limit == 0 {
-            source.error(
-                at,
-                format!("dependency `{name}`: concurrency is above 0; without it there is no limit"),
-            );
-        }
-        Concurrency { limit: concurrency.limit, per_owner: concurrency.per_owner }
-    });
+    let base_url = base_url(name, definition, open_addresses, source);
+    let headers = headers(name, definition, source);
+    let rate = definition.rate.as_ref().map(|rate| self::rate(name, rate, source));
+    let concurrency = definition.concurrency.as_ref().map(|limit| concurrency(name, limit, source));
     let timeout =
         time(&format!("dependency `{name}`: timeout"), definition.timeout.as_ref(), DEFAULT_TIMEOUT, source);
     Some(Dependency {
@@ -102,12 +49,85 @@ pub fn dependency(
     })
 }
 
+fn base_url(
+    name: &str,
+    definition: &DependencyDefinition,
+    open_addresses: &mut Vec<String>,
+    source: &mut Source<'_>,
+) -> Option<Url> {
+    let url_line = definition.base_url.referenced.line();
+    source.take_left_open();
+    let mut filled = source.fill(&definition.base_url.value, url_line);
+    if source.take_left_open() {
+        open_addresses.push(name.to_owned());
+        filled = Some(UNKNOWN_ADDRESS.to_owned());
+    }
+    filled.and_then(|filled| {
+        let url = Url::parse(&filled).ok().filter(|_| Format::Url.accepts(&filled));
+        if url.is_none() {
+            let message = "base_url is not an absolute http or https URL, such as https://api.example.com/v1";
+            source.broken(url_line, format!("dependency `{name}`: {message}"));
+        }
+        url
+    })
+}
+
+fn headers(name: &str, definition: &DependencyDefinition, source: &mut Source<'_>) -> Vec<(String, String)> {
+    let mut headers = Vec::new();
+    for (header, value) in &definition.headers {
+        let at = value.referenced.line();
+        check_header(&format!("dependency `{name}`"), header, at, source);
+        let Some(value) = source.fill(&value.value, at) else { continue };
+        if !is_header_value(&value) {
+            source.error(at, format!("dependency `{name}`: the value of `{header}` has a control character, which no header may have"));
+        }
+        headers.push((header.clone(), value));
+    }
+    headers
+}
+
+fn rate(name: &str, rate: &Spanned<RateDefinition>, source: &mut Source<'_>) -> Rate {
+    let at = rate.referenced.line();
+    let rate = Rate {
+        limit: rate.value.limit,
+        period: rate.value.period.0,
+        burst: rate.value.burst.unwrap_or(1),
+        per_owner: rate.value.per_owner,
+    };
+    if rate.limit == 0 || rate.burst == 0 {
+        source.error(
+            at,
+            format!(
+                "dependency `{name}`: a rate's limit and burst are above 0; without `rate` there is none"
+            ),
+        );
+    }
+    if rate.period < SHORTEST {
+        source.error(at, format!("dependency `{name}`: a rate's period is 1ms or more"));
+    }
+    rate
+}
+
+fn concurrency(
+    name: &str,
+    concurrency: &Spanned<ConcurrencyDefinition>,
+    source: &mut Source<'_>,
+) -> Concurrency {
+    let at = concurrency.referenced.line();
+    let concurrency = concurrency.value;
+    if concurrency.limit == 0 {
+        source
+            .error(at, format!("dependency `{name}`: concurrency is above 0; without it there is no limit"));
+    }
+    Concurrency { limit: concurrency.limit, per_owner: concurrency.per_owner }
+}
+
 /// A name that a header can have, and that is not HTTP's own.
 pub fn check_header(whose: &str, name: &str, line: u64, source: &mut Source<'_>) {
     if !is_header_name(name) {
         source.error(
             line,
-            format!("{whose}: `{name}` is no header that can be sent; a name has letters, digits and `-`"),
+            format!("{whose}: `{name}` is not a header that can be sent; a name has letters, digits and `-`"),
         );
     } else if FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing)) {
         source.error(

@@ -11,7 +11,8 @@ use super::check::Source;
 use super::columns;
 use super::definition::{CanaryDefinition, Definition, DispatchDefinition, RetryDefinition};
 use super::dependency;
-use super::model::{Dispatch, Pipeline, SourceSpan, Retry};
+use super::error::DefinitionError;
+use super::model::{Dispatch, Pipeline, Retry, SourceSpan};
 use super::names::Names;
 use super::scalars::Span;
 use super::step::ResultTemplate;
@@ -25,18 +26,6 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x6f2a_8d31_5c47_4e0b_9a76_1d3e_84b2_c90
 
 /// Attempts of a row at most: its story is kept with it.
 const MOST_ATTEMPTS: u32 = 1000;
-
-/// An error in a definition, with its place and the mend.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}: {message}")]
-pub struct DefinitionError {
-    /// The file.
-    pub file: String,
-    /// The line, from 1.
-    pub line: u64,
-    /// What is wrong, and the mend.
-    pub message: String,
-}
 
 impl Pipeline {
     /// Reads a definition. `vars` looks variables of the environment up for `${NAME}`; `$${` stands for `${`.

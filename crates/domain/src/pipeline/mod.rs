@@ -12,6 +12,7 @@ mod columns;
 pub mod definition;
 mod dependency;
 mod engine;
+pub mod error;
 mod inspect;
 pub mod load;
 pub mod model;
@@ -27,8 +28,8 @@ pub(crate) mod yaml;
 
 pub use catalog::Catalog;
 pub use definition::CanaryDefinition;
-pub use load::DefinitionError;
-pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, SourceSpan, Rate, Retry};
+pub use error::DefinitionError;
+pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Rate, Retry, SourceSpan};
 pub use step::{RenderError, RenderedRequest, ResponseView, RowContext, RowValues, Step};
 pub use successor::KeptStep;
 pub use vars::{Unset, is_own_setting, is_s3_setting};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use url::Url;
 use uuid::Uuid;
 
-use super::step::{ResultTemplate, Step};
+use super::step::{RenderError, ResultTemplate, RowContext, Step};
 use crate::csv::Schema;
 use crate::ledger::Canary;
 
@@ -65,6 +65,17 @@ impl Pipeline {
     /// The result's columns.
     pub fn result_columns(&self) -> Vec<&str> {
         self.result.columns()
+    }
+
+    /// A row's result.
+    ///
+    /// # Errors
+    /// When a template reads something that is not there.
+    pub fn result(
+        &self,
+        row: &RowContext<'_>,
+    ) -> Result<serde_json::Map<String, serde_json::Value>, RenderError> {
+        self.result.render(row)
     }
 }
 

@@ -29,16 +29,16 @@ impl Names {
             return Ok(());
         }
         let known: Vec<&str> = self.columns.iter().map(String::as_str).collect();
-        let mend = dashed("row", column, &known).unwrap_or_else(|| mend(column, &known));
-        Err(format!("unknown column `{column}` in a template{mend}"))
+        let hint = dashed("row", column, &known).unwrap_or_else(|| hint(column, &known));
+        Err(format!("unknown column `{column}` in a template{hint}"))
     }
 
     /// The place of an earlier step.
     pub fn step(&self, step: &str) -> Result<usize, String> {
         self.steps.iter().position(|(name, _)| name == step).ok_or_else(|| {
             let known: Vec<&str> = self.steps.iter().map(|(name, _)| name.as_str()).collect();
-            let mend = dashed("steps", step, &known).unwrap_or_else(|| mend(step, &known));
-            format!("no earlier step is named `{step}`{mend}")
+            let hint = dashed("steps", step, &known).unwrap_or_else(|| hint(step, &known));
+            format!("no earlier step is named `{step}`{hint}")
         })
     }
 
@@ -49,8 +49,8 @@ impl Names {
             return Ok(());
         }
         let known: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        let mend = dashed(&format!("steps.{step}"), output, &known).unwrap_or_else(|| mend(output, &known));
-        Err(format!("step `{step}` has no output `{output}`{mend}"))
+        let hint = dashed(&format!("steps.{step}"), output, &known).unwrap_or_else(|| hint(output, &known));
+        Err(format!("step `{step}` has no output `{output}`{hint}"))
     }
 
     /// Why a variable is none of these.
@@ -60,7 +60,7 @@ impl Names {
         }
         let mut known = vec!["row", "context", "steps"];
         known.extend(ANSWER.iter().filter(|_| answer));
-        format!("unknown variable `{name}` in a template{}", mend(name, &known))
+        format!("unknown variable `{name}` in a template{}", hint(name, &known))
     }
 }
 
@@ -73,7 +73,7 @@ fn dashed(of: &str, word: &str, known: &[&str]) -> Option<String> {
 }
 
 /// `; did you mean …?`, or what there is.
-pub fn mend(word: &str, known: &[&str]) -> String {
+pub fn hint(word: &str, known: &[&str]) -> String {
     match nearest(word, known) {
         Some(known) => format!("; did you mean `{known}`?"),
         None if known.is_empty() => "; there is none".to_owned(),
@@ -88,24 +88,8 @@ pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     }
     known
         .iter()
-        .map(|known| (distance(word, known), *known))
+        .map(|known| (strsim::levenshtein(word, known), *known))
         .filter(|(distance, known)| *distance <= 2 && *distance < known.len())
         .min()
         .map(|(_, known)| known)
-}
-
-/// Edits between two words (Levenshtein 1965).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut before = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replace = before + usize::from(ca != *cb);
-            before = row[j + 1];
-            row[j + 1] = replace.min(before + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

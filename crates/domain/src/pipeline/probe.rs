@@ -8,7 +8,7 @@
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use super::names::{mend, nearest};
+use super::names::{hint, nearest};
 
 /// Combinations that are tried at most; with more arguments than that allows all unknown ones are of one kind.
 const COMBINATIONS: usize = 4096;
@@ -136,11 +136,11 @@ pub fn exists(environment: &Environment<'_>, what: What, name: &str) -> Result<(
         }
     };
     // Two dozen names are no proposal.
-    let mend = match nearest(name, &known) {
+    let hint = match nearest(name, &known) {
         None if what != What::Function => "; minijinja's built-in ones can be used".to_owned(),
-        _ => mend(name, &known),
+        _ => hint(name, &known),
     };
-    Err(format!("unknown {} `{name}` in a template{mend}", what.named()))
+    Err(format!("unknown {} `{name}` in a template{hint}", what.named()))
 }
 
 /// Why a use can never succeed, when that is because of the number or the names of its arguments.

@@ -16,7 +16,7 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let span = parse_duration(&text).ok_or_else(|| {
-            D::Error::custom(format!("`{text}` is no duration; write 250ms, 1s, 5m, 1h or 1d"))
+            D::Error::custom(format!("invalid duration `{text}`: use 250ms, 1s, 5m, 1h or 1d"))
         })?;
         if span > LONGEST {
             return Err(D::Error::custom(format!("`{text}` is longer than a year; write 365d at most")));
@@ -59,10 +59,10 @@ impl<'de> Deserialize<'de> for Share {
                 };
                 number
                     .and_then(share)
-                    .ok_or_else(|| E::custom(format!("`{text}` is no share; write `10 %` or 0.1")))
+                    .ok_or_else(|| E::custom(format!("invalid share `{text}`: use `10 %` or 0.1")))
             }
             fn visit_f64<E: Error>(self, number: f64) -> Result<Share, E> {
-                share(number).ok_or_else(|| E::custom(format!("{number} is no share; write `10 %` or 0.1")))
+                share(number).ok_or_else(|| E::custom(format!("invalid share {number}: use `10 %` or 0.1")))
             }
             fn visit_u64<E: Error>(self, number: u64) -> Result<Share, E> {
                 #[allow(clippy::cast_precision_loss, reason = "anything above 1 is refused")]

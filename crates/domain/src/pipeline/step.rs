@@ -8,7 +8,6 @@ use serde_json::Map;
 
 use super::definition::Method;
 use super::engine::{self, Refusal};
-use super::model::Pipeline;
 use super::template::{JsonTemplate, Template, checked_path};
 use crate::outcome::Repetition;
 
@@ -214,18 +213,16 @@ impl ResultTemplate {
     pub fn columns(&self) -> Vec<&str> {
         self.fields.iter().map(|(name, _)| name.as_str()).collect()
     }
-}
 
-impl Pipeline {
     /// A row's result.
     ///
     /// # Errors
     /// When a template reads something that is not there.
-    pub fn result(&self, row: &RowContext<'_>) -> Result<Map<String, serde_json::Value>, RenderError> {
-        if self.result.fields.is_empty() {
+    pub fn render(&self, row: &RowContext<'_>) -> Result<Map<String, serde_json::Value>, RenderError> {
+        if self.fields.is_empty() {
             return Ok(Map::new());
         }
-        render_fields(&self.result.fields, &values(row, None), |key| format!("result `{key}`"), "")
+        render_fields(&self.fields, &values(row, None), |key| format!("result `{key}`"), "")
     }
 }
 

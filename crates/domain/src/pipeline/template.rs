@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use minijinja::machinery::parse_expr;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::engine::{self, Program};
 use super::inspect::{self, Reading};
@@ -63,7 +64,7 @@ fn path_environment() -> Environment<'static> {
         }
         let text = engine::path_text(value)?;
         out.write_char(MADE)
-            .and_then(|()| out.write_str(&encode_segment(&text)))
+            .and_then(|()| write!(out, "{}", utf8_percent_encode(&text, &RESERVED)))
             .map_err(minijinja::Error::from)
     });
     environment
@@ -73,18 +74,8 @@ fn path_environment() -> Environment<'static> {
 /// encoded.
 const MADE: char = '\0';
 
-/// Percent-encodes all but unreserved characters (RFC 3986, 2.3).
-pub fn encode_segment(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
+/// All but unreserved characters (RFC 3986, 2.3).
+const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// A rendered path as it can be sent. A segment that values have made must not be empty, `.` or `..`: every reader of URLs takes
 /// these for another path, percent-encoded dots too (RFC 3986, 5.2.4; WHATWG URL, "double-dot path segment").

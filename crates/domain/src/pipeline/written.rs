@@ -229,6 +229,11 @@ mod tests {
                 "line 2: the number `{written}` begins with a zero; quote it if it is a text, or take the zero out"
             );
             assert_eq!(read(&format!("v:\n  {written}\n")), error);
+            assert_eq!(
+                read(&format!("v: {{ {written}: 1 }}\n")),
+                format!("{{\"{written}\":1}}"),
+                "a key is a text"
+            );
         }
         assert_eq!(
             read("v: 1_000\n"),

@@ -1,9 +1,9 @@
-//! What the YAML parser says, as sentences: what stands there, what belongs there, and the mend.
+//! What the YAML parser says, as sentences: what stands there, what belongs there, and a hint.
 
 use serde_saphyr::{Error, UserMessageFormatter};
 
-use super::load::DefinitionError;
-use super::names::mend;
+use super::error::DefinitionError;
+use super::names::hint;
 
 /// At most so many characters of a value are shown.
 const SHOWN: usize = 40;
@@ -88,15 +88,15 @@ fn sentence(error: &Error, place: &TextPosition<'_>) -> String {
             "a second YAML document begins here; keep one in a file, and take the line `---` out".into()
         }
         Error::DuplicateMappingKey { key, .. } => match key {
-            Some(key) => format!("the key `{key}` stands twice here; remove one of them"),
-            None => "a key stands twice here; remove one of them".into(),
+            Some(key) => format!("duplicate key `{key}`; remove one of them"),
+            None => "duplicate key; remove one of them".into(),
         },
         Error::SerdeUnknownField { field, expected, .. } => {
-            format!("unknown key `{field}`{}", mend(field, expected))
+            format!("unknown key `{field}`{}", hint(field, expected))
         }
         Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing here; add it"),
         Error::SerdeUnknownVariant { variant, expected, .. } => {
-            format!("{} is unknown{}", place.shown(), mend(variant, expected))
+            format!("{} is unknown{}", place.shown(), hint(variant, expected))
         }
         Error::NullIntoString { .. } => {
             format!("{} has no value; write one, or take the key out", place.shown())

@@ -8,16 +8,15 @@ use penstock_domain::cause::Cause;
 use penstock_domain::limit::{Ask, BreakerState, Decision, Denied, Feedback, Past, Reason, Snapshot};
 use penstock_domain::pipeline::{Breaker, Concurrency, Dependency, Rate};
 use penstock_domain::time::ManualClock;
-use penstock_downstream::{Gates, Grant, Limiter};
+use penstock_downstream::{CallLimits, Limiter, Permit};
 
 use super::{concurrency, dependency, rate};
 
-/// A call that got leave.
+/// A call that got a permit.
 #[derive(Debug)]
-pub struct Leave {
+pub struct Granted {
     pub wait: Duration,
-    pub probe: bool,
-    pub grant: Grant,
+    pub permit: Permit,
     pub ask: Ask,
 }
 
@@ -29,16 +28,16 @@ pub struct Scene {
     tokens: AtomicU64,
 }
 
-const HEALTHY: Feedback = told(Some(true), None, false);
-const FAILED: Feedback = told(Some(false), None, false);
-const UNUSED: Feedback = told(None, None, false);
+const HEALTHY: Feedback = feedback(Some(true), None, false);
+const FAILED: Feedback = feedback(Some(false), None, false);
+const UNUSED: Feedback = feedback(None, None, false);
 
-const fn told(healthy: Option<bool>, pause: Option<f64>, throttled: bool) -> Feedback {
+const fn feedback(healthy: Option<bool>, pause: Option<f64>, throttled: bool) -> Feedback {
     Feedback { healthy, pause, throttled, probe: false, past: Past::Clean, elapsed: 0.0, cause: None }
 }
 
-fn told_to_wait(seconds: f64) -> Feedback {
-    told(None, Some(seconds * 1e6), true)
+fn asked_to_wait(seconds: f64) -> Feedback {
+    feedback(None, Some(seconds * 1e6), true)
 }
 
 impl Scene {
@@ -52,44 +51,44 @@ impl Scene {
         Self { limiter, clock, dependency, tokens: AtomicU64::new(1) }
     }
 
-    pub fn gates(&self, owner: &str) -> Gates {
-        Gates::of(&self.dependency, owner, self.limiter.cold_wait_us())
+    pub fn limits(&self, owner: &str) -> CallLimits {
+        CallLimits::of(&self.dependency, owner, self.limiter.cold_wait_us())
     }
 
-    pub async fn acquire(&self, owner: &str, cost: u32) -> Result<Leave, Denied> {
+    pub async fn acquire(&self, owner: &str, cost: u32) -> Result<Granted, Denied> {
         self.acquire_as(owner, cost, Past::Clean).await
     }
 
-    async fn acquire_as(&self, owner: &str, cost: u32, past: Past) -> Result<Leave, Denied> {
+    async fn acquire_as(&self, owner: &str, cost: u32, past: Past) -> Result<Granted, Denied> {
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
         let ask = Ask { cost, token, lease_us: 15e6, lead_us: 0.0, past };
-        let gates = self.gates(owner);
-        match self.limiter.acquire(&gates, &ask).await {
+        let limits = self.limits(owner);
+        match self.limiter.acquire(&limits, &ask).await {
             Decision::Granted { wait, probe, .. } => {
                 let wait = penstock_domain::limit::duration(wait);
-                Ok(Leave { wait, probe, grant: Grant { token, gates }, ask })
+                Ok(Granted { wait, permit: Permit { token, limits, probe }, ask })
             }
             Decision::Denied(denied) => Err(denied),
         }
     }
 
     async fn refused(&self, owner: &str) -> Denied {
-        self.acquire(owner, 1).await.map(|leave| leave.wait).expect_err("it should have been denied")
+        self.acquire(owner, 1).await.map(|granted| granted.wait).expect_err("it should have been denied")
     }
 
-    async fn report(&self, leave: Leave, feedback: Feedback) -> bool {
-        let feedback = Feedback { probe: leave.probe, past: leave.ask.past, ..feedback };
-        self.limiter.report(leave.grant, feedback).await
+    async fn report(&self, granted: Granted, feedback: Feedback) -> bool {
+        let feedback = Feedback { probe: granted.permit.probe, past: granted.ask.past, ..feedback };
+        self.limiter.report(granted.permit, feedback).await
     }
 
     /// A call by a row with this past, and its answer. Whether it was throttled for a reason of its row's own.
     async fn call(&self, past: Past, feedback: Feedback) -> bool {
-        let leave = self.acquire_as("acme", 1, past).await.unwrap();
-        self.report(leave, feedback).await
+        let granted = self.acquire_as("acme", 1, past).await.unwrap();
+        self.report(granted, feedback).await
     }
 
     async fn peek(&self, owner: &str) -> Option<Snapshot> {
-        self.limiter.peek(&self.gates(owner)).await
+        self.limiter.peek(&self.limits(owner)).await
     }
 
     fn pass(&self, seconds: f64) {
@@ -99,7 +98,7 @@ impl Scene {
     /// Makes the state known, and lets the bucket fill.
     async fn warm_up(&self, owner: &str) {
         let first = match self.acquire(owner, 1).await {
-            Ok(leave) => leave,
+            Ok(granted) => granted,
             Err(denied) => panic!("the first call was denied: {denied:?}"),
         };
         self.report(first, UNUSED).await;
@@ -211,7 +210,7 @@ async fn long_waits_are_denied(scene: &Scene) {
     let mut granted = 0;
     let denied = loop {
         match scene.acquire("acme", 1).await {
-            Ok(leave) => assert!(leave.wait <= Duration::from_secs(1)),
+            Ok(granted) => assert!(granted.wait <= Duration::from_secs(1)),
             Err(denied) => break denied,
         }
         granted += 1;
@@ -228,12 +227,12 @@ async fn a_pause_holds_everybody(scene: &Scene) {
     let calls = [scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap()];
     let waiting = scene.acquire("acme", 1).await.unwrap();
     for (call, seconds) in calls.into_iter().zip([5.0, 1.0]) {
-        scene.report(call, told_to_wait(seconds)).await;
+        scene.report(call, asked_to_wait(seconds)).await;
     }
     scene.pass(2.0);
     let denied = scene.refused("other").await;
     assert_eq!(denied, Denied::new(3e6, Reason::Paused), "a shorter pause shortens nothing");
-    let confirmed = scene.limiter.confirm(&waiting.grant.gates, &waiting.ask).await;
+    let confirmed = scene.limiter.confirm(&waiting.permit.limits, &waiting.ask).await;
     assert_eq!(confirmed.unwrap_err().reason, Reason::Paused);
     assert_eq!(scene.peek("acme").await.unwrap().paused_for, Duration::from_secs(3));
     scene.pass(3.0);
@@ -252,7 +251,7 @@ async fn owners_have_their_own(scene: &Scene) {
     let other = scene.acquire("other", 1).await.unwrap();
     assert!(about(other.wait, 0.0));
     scene.pass(10.0);
-    scene.report(other, told_to_wait(60.0)).await;
+    scene.report(other, asked_to_wait(60.0)).await;
     assert_eq!(scene.refused("other").await.reason, Reason::Paused);
     assert!(scene.acquire("acme", 1).await.is_ok(), "the pause is the other's");
     scene.pass(60.0);
@@ -260,7 +259,7 @@ async fn owners_have_their_own(scene: &Scene) {
 
 async fn too_fast_without_a_word_halves(scene: &Scene) {
     scene.warm_up("acme").await;
-    let sign = told(None, None, true);
+    let sign = feedback(None, None, true);
     let calls = [scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap()];
     for call in calls {
         scene.report(call, sign).await;
@@ -299,10 +298,10 @@ async fn a_new_state_gives_no_slot_away(scene: &Scene) {
     assert!(about(first.wait, cold), "{first:?}");
     assert_eq!(scene.peek("acme").await.unwrap().in_flight, usize::from(cold == 0.0));
     if cold > 0.0 {
-        let early = scene.limiter.confirm(&first.grant.gates, &first.ask).await.unwrap_err();
+        let early = scene.limiter.confirm(&first.permit.limits, &first.ask).await.unwrap_err();
         assert_eq!(early, Denied::new(cold * 1e6, Reason::Concurrency));
         scene.pass(cold);
-        scene.limiter.confirm(&first.grant.gates, &first.ask).await.unwrap();
+        scene.limiter.confirm(&first.permit.limits, &first.ask).await.unwrap();
     }
     assert!(about(scene.acquire("acme", 1).await.unwrap().wait, 0.0));
     assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);
@@ -311,10 +310,10 @@ async fn a_new_state_gives_no_slot_away(scene: &Scene) {
 /// A call may leave as late as the burst that went before it is ahead of the rate.
 async fn a_late_answer_has_its_slack(scene: &Scene) {
     scene.warm_up("acme").await;
-    let (gates, mut granted) = (scene.gates("acme"), Vec::new());
+    let (limits, mut granted) = (scene.limits("acme"), Vec::new());
     for (token, lead_us) in [(1, 0.0), (2, 0.0), (3, 30e3), (4, 0.0)] {
         let ask = Ask { cost: 1, token, lease_us: 15e6, lead_us, past: Past::Clean };
-        match scene.limiter.acquire(&gates, &ask).await {
+        match scene.limiter.acquire(&limits, &ask).await {
             Decision::Granted { wait, slack, confirm, .. } => granted.push((wait, slack, confirm)),
             Decision::Denied(denied) => panic!("{denied:?}"),
         }
@@ -334,7 +333,7 @@ async fn slots_of_owners(scene: &Scene) {
     assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency);
     scene.report(acme, HEALTHY).await;
     let acme = scene.acquire("acme", 1).await.unwrap();
-    scene.report(acme, told_to_wait(3600.0)).await;
+    scene.report(acme, asked_to_wait(3600.0)).await;
     assert_eq!(scene.refused("acme").await.reason, Reason::Paused);
     scene.pass(16.0);
     scene.acquire("other", 1).await.expect("the pause is the first owner's");
@@ -344,15 +343,15 @@ async fn slots_of_owners(scene: &Scene) {
 async fn who_waits_holds_no_slot(scene: &Scene) {
     scene.warm_up("acme").await;
     let mut waiting = Vec::new();
-    while let Ok(leave) = scene.acquire("acme", 1).await {
-        waiting.push(leave);
+    while let Ok(granted) = scene.acquire("acme", 1).await {
+        waiting.push(granted);
     }
     assert!(waiting.len() > 8, "{}", waiting.len());
     assert!(scene.peek("acme").await.unwrap().in_flight <= 2);
     scene.pass(1.0);
     let mut confirmed = 0;
-    for leave in waiting.iter().filter(|leave| leave.wait > Duration::from_millis(10)) {
-        match scene.limiter.confirm(&leave.grant.gates, &leave.ask).await {
+    for granted in waiting.iter().filter(|granted| granted.wait > Duration::from_millis(10)) {
+        match scene.limiter.confirm(&granted.permit.limits, &granted.ask).await {
             Ok(()) => confirmed += 1,
             Err(denied) => assert_eq!(denied.reason, Reason::Concurrency),
         }
@@ -375,9 +374,9 @@ async fn all_limits_or_none(scene: &Scene) {
 
 async fn the_breaker_opens_and_closes(scene: &Scene) {
     let call = async |feedback: Feedback| {
-        let leave = scene.acquire("acme", 1).await.unwrap();
-        assert!(!leave.probe);
-        scene.report(leave, feedback).await;
+        let granted = scene.acquire("acme", 1).await.unwrap();
+        assert!(!granted.permit.probe);
+        scene.report(granted, feedback).await;
     };
     let early = scene.acquire("acme", 1).await.unwrap();
     for feedback in [HEALTHY, HEALTHY, FAILED, FAILED, FAILED, FAILED] {
@@ -390,11 +389,11 @@ async fn the_breaker_opens_and_closes(scene: &Scene) {
     assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::HalfOpen);
     scene.report(early, FAILED).await;
     let (first, second) = (scene.acquire("acme", 1).await.unwrap(), scene.acquire("acme", 1).await.unwrap());
-    assert!(first.probe && second.probe);
+    assert!(first.permit.probe && second.permit.probe);
     assert_eq!(scene.refused("acme").await.reason, Reason::BreakerOpen, "two probes are out");
     scene.report(second, UNUSED).await;
     let second = scene.acquire("acme", 1).await.unwrap();
-    assert!(second.probe, "one that was not made makes room for another");
+    assert!(second.permit.probe, "one that was not made makes room for another");
     scene.report(second, HEALTHY).await;
     assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::HalfOpen);
     scene.report(first, HEALTHY).await;
@@ -419,7 +418,7 @@ async fn rows_that_failed_before_are_no_probes_while_there_are_others(scene: &Sc
     let denied = scene.acquire_as("acme", 1, Past::Failed).await.unwrap_err();
     assert_eq!(denied, Denied::of_row(2e6, Reason::BreakerOpen), "others may come");
     let probe = scene.acquire("acme", 1).await.unwrap();
-    assert!(probe.probe);
+    assert!(probe.permit.probe);
     scene.pass(2.0);
     let denied = scene.acquire_as("acme", 1, Past::Failed).await.unwrap_err();
     assert_eq!(denied, Denied::of_row(10e6, Reason::BreakerOpen), "others have come");
@@ -442,27 +441,27 @@ async fn rows_that_failed_before_are_no_probes_while_there_are_others(scene: &Sc
 async fn a_row_that_is_refused_beside_others_waits_alone(scene: &Scene) {
     scene.warm_up("acme").await;
     let share = async || scene.peek("acme").await.unwrap().factor;
-    assert!(!scene.call(Past::Clean, told_to_wait(2.0)).await, "a first refusal counts for all");
+    assert!(!scene.call(Past::Clean, asked_to_wait(2.0)).await, "a first refusal counts for all");
     assert_eq!(scene.refused("acme").await.reason, Reason::Paused);
     scene.pass(3.0);
     assert!(share().await < 1.0);
     scene.call(Past::Clean, Feedback { elapsed: 0.5e6, ..HEALTHY }).await;
-    assert!(scene.call(Past::Throttled, told_to_wait(60.0)).await, "it was refused again, others were not");
+    assert!(scene.call(Past::Throttled, asked_to_wait(60.0)).await, "it was refused again, others were not");
     assert!((share().await - 1.0).abs() < 1e-9, "what it did is undone");
-    assert!(scene.call(Past::ThrottledAlone, told_to_wait(60.0)).await);
+    assert!(scene.call(Past::ThrottledAlone, asked_to_wait(60.0)).await);
     scene.call(Past::Clean, HEALTHY).await;
-    assert!(scene.call(Past::Clean, told_to_wait(60.0)).await, "another one's refusal is doubted");
+    assert!(scene.call(Past::Clean, asked_to_wait(60.0)).await, "another one's refusal is doubted");
     assert!(scene.acquire("acme", 1).await.is_ok());
-    assert!(!scene.call(Past::Clean, told_to_wait(1.0)).await, "two in a row are not");
+    assert!(!scene.call(Past::Clean, asked_to_wait(1.0)).await, "two in a row are not");
     scene.pass(1.0);
     scene.call(Past::Throttled, HEALTHY).await;
-    assert!(!scene.call(Past::Clean, told_to_wait(1.0)).await, "it was about speed after all");
+    assert!(!scene.call(Past::Clean, asked_to_wait(1.0)).await, "it was about speed after all");
     scene.pass(600.0);
 }
 
 async fn failures_that_ask_for_a_pause_are_learnt(scene: &Scene) {
     scene.warm_up("acme").await;
-    let failure = told(Some(false), Some(3e6), false);
+    let failure = feedback(Some(false), Some(3e6), false);
     assert!(!scene.call(Past::Clean, failure).await);
     assert_eq!(scene.refused("acme").await.reason, Reason::Paused);
     scene.pass(4.0);
@@ -477,7 +476,7 @@ async fn failures_that_ask_for_a_pause_are_learnt(scene: &Scene) {
 
 async fn while_nothing_goes_through_pauses_grow(scene: &Scene) {
     scene.warm_up("acme").await;
-    let sign = told(None, None, true);
+    let sign = feedback(None, None, true);
     let paused = async || scene.peek("acme").await.unwrap().paused_for.as_secs();
     let mut pauses = Vec::new();
     for _ in 0..4 {
@@ -488,7 +487,7 @@ async fn while_nothing_goes_through_pauses_grow(scene: &Scene) {
     assert_eq!(pauses, [0, 2, 4, 8]);
     assert_eq!(scene.peek("acme").await.unwrap().refusals, 4);
     let tried = scene.acquire("acme", 1).await.unwrap();
-    assert!(tried.probe);
+    assert!(tried.permit.probe);
     // Three times ten seconds passed between the four refusals.
     let refused = |denied: Denied| Denied { refused_for: 30e6, ..denied };
     let denied = scene.refused("acme").await;
@@ -496,8 +495,8 @@ async fn while_nothing_goes_through_pauses_grow(scene: &Scene) {
     let denied = scene.acquire_as("acme", 1, Past::Throttled).await.unwrap_err();
     assert_eq!(denied, refused(Denied::of_row(5e6, Reason::Paused)), "and not one that was refused before");
     scene.report(tried, HEALTHY).await;
-    assert!(!scene.acquire("acme", 1).await.unwrap().probe);
-    scene.call(Past::Clean, told_to_wait(5.0)).await;
+    assert!(!scene.acquire("acme", 1).await.unwrap().permit.probe);
+    scene.call(Past::Clean, asked_to_wait(5.0)).await;
     assert_eq!(scene.refused("acme").await, Denied::new(5e6, Reason::Paused), "another series");
     scene.pass(600.0);
 }
@@ -508,7 +507,7 @@ async fn a_clock_that_is_set_back_holds_up_nobody(scene: &Scene) {
     scene.clock.set_back(Duration::from_secs(3600));
     assert_eq!(scene.peek("acme").await.unwrap().in_flight, 1);
     assert_eq!(scene.refused("acme").await.reason, Reason::Concurrency, "the slot is still taken");
-    scene.report(call, told_to_wait(5.0)).await;
+    scene.report(call, asked_to_wait(5.0)).await;
     scene.clock.set_back(Duration::from_secs(3600));
     assert_eq!(scene.refused("acme").await, Denied::new(5e6, Reason::Paused), "a pause is as long as it was");
     scene.pass(5.0);
@@ -529,10 +528,10 @@ async fn the_last_failures_cause_is_known_until_a_call_succeeds(scene: &Scene) {
         (FAILED, Some(Cause::CertificateExpired)),
         (HEALTHY, None),
     ] {
-        let leave = scene.acquire("acme", 1).await.expect("leave");
-        scene.report(leave, feedback).await;
+        let granted = scene.acquire("acme", 1).await.expect("a permit");
+        scene.report(granted, feedback).await;
         // What went well is told with the next question.
-        let next = scene.acquire("acme", 1).await.expect("leave");
+        let next = scene.acquire("acme", 1).await.expect("a permit");
         scene.report(next, UNUSED).await;
         assert_eq!(cause().await, known, "{feedback:?}");
     }
@@ -540,8 +539,8 @@ async fn the_last_failures_cause_is_known_until_a_call_succeeds(scene: &Scene) {
 
 async fn a_pause_is_no_failure(scene: &Scene) {
     for _ in 0..8 {
-        let leave = scene.acquire("acme", 1).await.unwrap();
-        scene.report(leave, told_to_wait(0.0)).await;
+        let granted = scene.acquire("acme", 1).await.unwrap();
+        scene.report(granted, asked_to_wait(0.0)).await;
         scene.pass(400.0);
     }
     assert_eq!(scene.peek("acme").await.unwrap().breaker, BreakerState::Closed);

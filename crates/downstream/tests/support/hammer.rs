@@ -44,6 +44,7 @@ pub async fn call(caller: &Caller, api: &Dependency, path: &str) -> Called {
         reads_body: true,
         traceparent: None,
         past: Past::Clean,
+        note: None,
     };
     caller.call(&demand, get(path), &|| true, &|| Box::new(())).await
 }

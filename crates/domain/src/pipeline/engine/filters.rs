@@ -5,9 +5,10 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, State, Value, filters, tests};
 use serde::Serialize as _;
 
+use super::error::refused;
 use super::number::{self, Arithmetic, Number, as_exact};
 use super::operators::{add, compare, contains, equal, holds_exact, unified};
-use super::refused;
+use super::text::step_into;
 use super::value::to_json;
 
 /// What a byte of JSON costs: a fourth of what a step does.
@@ -44,6 +45,10 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     });
     environment.add_filter("format", super::format::format);
     environment.add_filter("tojson", tojson);
+    install_tests(environment);
+}
+
+fn install_tests(environment: &mut Environment<'static>) {
     environment.add_test("number", |value: &Value| tests::is_number(value) || as_exact(value).is_some());
     for name in ["integer", "int"] {
         environment.add_test(name, |value: &Value| {
@@ -212,14 +217,9 @@ fn sum(
     Ok(sum)
 }
 
-/// What a part of a dotted path names: a field, or a place in a list.
-pub(super) fn step_into(item: Value, part: &str) -> Result<Value, Error> {
-    part.parse().map_or_else(|_| item.get_attr(part), |place: usize| item.get_item_by_index(place))
-}
-
 type Ordering = fn(&State<'_, '_>, Value, Kwargs) -> Result<Value, Error>;
 
-/// Has the engine put items in order by what they mean, and gives back the items themselves.
+/// Has the engine put items in order by what they mean, and returns the items themselves.
 fn ordered(state: &State<'_, '_>, value: Value, kwargs: Kwargs, order: Ordering) -> Result<Value, Error> {
     if !holds_exact(&value) {
         return order(state, value, kwargs);

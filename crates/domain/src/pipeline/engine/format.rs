@@ -6,9 +6,9 @@ use bigdecimal::{BigDecimal, RoundingMode, Zero as _};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Error, State, Value};
 
+use super::error::refused;
 use super::number::Number;
 use super::operators::defined;
-use super::refused;
 use super::text::text_of;
 use super::value::to_json;
 

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use minijinja::value::{Rest, StringInput, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Expression, State, Value};
 
+use super::error::refused;
 use super::number::{self, Arithmetic, Number, as_exact};
-use super::refused;
 
 /// What stands between two values.
 #[derive(Clone, Copy)]
@@ -203,7 +203,7 @@ fn range(lower: &Value, upper: Option<&Value>, step: Option<&Value>) -> Result<V
     minijinja::functions::range(whole(lower)?, upper.map(whole).transpose()?, step.map(whole).transpose()?)
 }
 
-/// Numbers of the engine's own are compared by it; none when one is no number.
+/// Numbers of the engine's own are compared by it; none when one is not a number.
 fn compare_numbers(a: &Value, b: &Value) -> Result<Option<Ordering>, Error> {
     let number = |value: &Value| value.is_number() || as_exact(value).is_some();
     if !(number(a) || a.kind() == ValueKind::Bool) || !(number(b) || b.kind() == ValueKind::Bool) {

@@ -31,7 +31,9 @@ impl Program {
         let compiled = Compiled::try_new(text.to_owned(), |text| {
             let parsed = machinery::parse_expr(text)?;
             let mut code = CodeGenerator::new("<expression>", text);
-            code.compile_expr(&Rewrite { source: text }.expression(&parsed));
+            let rewrite = Rewrite::of(text);
+            code.compile_expr(&rewrite.expression(&parsed));
+            rewrite.finish()?;
             Ok::<_, Error>(code.finish().0)
         });
         compiled.map(Self)
@@ -45,7 +47,9 @@ impl Program {
         let compiled = Compiled::try_new(text.to_owned(), |text| {
             let parsed = machinery::parse(text, NAME, minijinja::syntax::SyntaxConfig::default())?;
             let mut code = CodeGenerator::new(NAME, text);
-            code.compile_stmt(&Rewrite { source: text }.statement(&parsed));
+            let rewrite = Rewrite::of(text);
+            code.compile_stmt(&rewrite.statement(&parsed));
+            rewrite.finish()?;
             Ok::<_, Error>(code.finish().0)
         });
         compiled.map(Self)

@@ -1,10 +1,11 @@
 //! Puts functions in the place of operators, before an expression is compiled: the engine's own arithmetic and comparisons
 //! know floating-point numbers only. Everything else of a template stays as it is, its places in the text included.
 
+use std::cell::OnceCell;
 use std::str::FromStr as _;
 
-use minijinja::Value;
 use minijinja::machinery::{Span, ast};
+use minijinja::{Error, ErrorKind, Value};
 
 use super::number::{self, Number};
 use super::operators::{CHAIN, INDEX, NEGATE};
@@ -13,10 +14,29 @@ use super::text::CONCAT;
 /// Rewrites what was parsed of one source.
 pub(super) struct Rewrite<'a> {
     /// Where the spans of constants point.
-    pub source: &'a str,
+    source: &'a str,
+    /// The first number that cannot be kept as it is written.
+    refused: OnceCell<String>,
 }
 
 impl<'a> Rewrite<'a> {
+    /// Of this source.
+    pub fn of(source: &'a str) -> Self {
+        Self { source, refused: OnceCell::new() }
+    }
+
+    /// Ends the rewriting.
+    ///
+    /// # Errors
+    /// When a number begins with a zero: who writes `007` means a text, and `7` would go out.
+    pub fn finish(self) -> Result<(), Error> {
+        let Some(written) = self.refused.into_inner() else { return Ok(()) };
+        let why = format!(
+            "the number `{written}` begins with a zero; quote it if it is a text, or take the zero out"
+        );
+        Err(Error::new(ErrorKind::SyntaxError, why))
+    }
+
     /// A statement, and all in it.
     pub fn statement(&self, statement: &ast::Stmt<'a>) -> ast::Stmt<'a> {
         use ast::Stmt;
@@ -28,17 +48,7 @@ impl<'a> Rewrite<'a> {
                 Stmt::EmitExpr(at(s.span(), ast::EmitExpr { expr: self.expression(&s.expr) }))
             }
             Stmt::EmitRaw(s) => Stmt::EmitRaw(at(s.span(), ast::EmitRaw { raw: s.raw })),
-            Stmt::ForLoop(s) => Stmt::ForLoop(at(
-                s.span(),
-                ast::ForLoop {
-                    target: self.expression(&s.target),
-                    iter: self.expression(&s.iter),
-                    filter_expr: self.optional(s.filter_expr.as_ref()),
-                    recursive: s.recursive,
-                    body: self.body(&s.body),
-                    else_body: self.body(&s.else_body),
-                },
-            )),
+            Stmt::ForLoop(s) => Stmt::ForLoop(at(s.span(), self.for_loop(s))),
             Stmt::IfCond(s) => Stmt::IfCond(at(
                 s.span(),
                 ast::IfCond {
@@ -79,6 +89,17 @@ impl<'a> Rewrite<'a> {
                 },
             )),
             Stmt::Do(s) => Stmt::Do(at(s.span(), ast::Do { call: self.call(&s.call) })),
+        }
+    }
+
+    fn for_loop(&self, s: &ast::ForLoop<'a>) -> ast::ForLoop<'a> {
+        ast::ForLoop {
+            target: self.expression(&s.target),
+            iter: self.expression(&s.iter),
+            filter_expr: self.optional(s.filter_expr.as_ref()),
+            recursive: s.recursive,
+            body: self.body(&s.body),
+            else_body: self.body(&s.else_body),
         }
     }
 
@@ -218,15 +239,21 @@ impl<'a> Rewrite<'a> {
 
     /// A number with a point or an exponent keeps the digits that are written.
     fn constant(&self, value: &Value, span: Span) -> Value {
-        if !value.is_number() || value.is_integer() {
+        if !value.is_number() {
             return value.clone();
         }
         let written = self.source.get(span.start_offset as usize..span.end_offset as usize);
         let text = written.unwrap_or_default().replace('_', "");
+        if text.strip_prefix('0').is_some_and(|rest| rest.starts_with(|next: char| next.is_ascii_digit())) {
+            self.refused.get_or_init(|| written.unwrap_or_default().to_owned());
+        }
+        if value.is_integer() {
+            return value.clone();
+        }
         if serde_json::Number::from_str(&text).is_ok() {
             return number::exact(&text);
         }
-        // Zeros before it, or no digit after its point.
+        // No digit after its point.
         match Number::parse(&text).map(Number::into_value) {
             Some(Ok(exact)) => exact,
             _ => value.clone(),

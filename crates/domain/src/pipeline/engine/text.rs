@@ -1,13 +1,14 @@
 //! Values in text: a text as it is, null as nothing, a number as it is written, all else as JSON.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, State, Value, filters};
 
+use super::error::refused;
 use super::number::as_exact;
 use super::operators::defined;
-use super::refused;
 use super::value::to_json;
 
 /// The operator between two texts, as a function.
@@ -92,7 +93,7 @@ fn text_filter(
     if name == "string" && given.len() == 1 {
         return Ok(given.remove(0));
     }
-    let made = super::plain_state(|plain| plain.apply_filter(name, &given));
+    let made = plain_state(|plain| plain.apply_filter(name, &given));
     // Without its place, which is in no template.
     let made = made.map_err(|error| match error.detail() {
         Some(detail) => Error::new(error.kind(), detail.to_owned()),
@@ -125,7 +126,7 @@ fn join(
     let mut text = String::new();
     for (place, item) in items.try_iter()?.enumerate() {
         let item = match attribute {
-            Some(path) => path.split('.').try_fold(item, super::filters::step_into)?,
+            Some(path) => path.split('.').try_fold(item, step_into)?,
             None => item,
         };
         defined(state, &item)?;
@@ -152,3 +153,22 @@ pub fn path_text(value: &Value) -> Result<Cow<'_, str>, Error> {
 /// Why null is refused in a path.
 const NULL_IN_PATH: &str =
     "a value is null and would leave a segment of the path incomplete, which is another path";
+
+/// What a part of a dotted path names: a field, or a place in a list.
+pub(super) fn step_into(item: Value, part: &str) -> Result<Value, Error> {
+    part.parse().map_or_else(|_| item.get_attr(part), |place: usize| item.get_item_by_index(place))
+}
+
+/// What one filter of the engine may cost: its result is bounded before it is made.
+const FUEL: u64 = 50_000;
+
+static PLAIN: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut environment = Environment::new();
+    environment.set_fuel(Some(FUEL));
+    environment
+});
+
+/// Something that the engine itself does, with its own filters.
+fn plain_state<T>(run: impl FnOnce(&mut State<'_, '_>) -> Result<T, Error>) -> Result<T, Error> {
+    run(&mut PLAIN.empty_state())
+}

@@ -6,8 +6,8 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 use serde_json::Number as JsonNumber;
 
+use super::error::refused;
 use super::number::{self, as_exact};
-use super::refused;
 use crate::json::{JsonError, MAX_EXPRESSION_DEPTH, is_private_key};
 
 /// A JSON value as the templates see it.

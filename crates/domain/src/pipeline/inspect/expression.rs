@@ -30,18 +30,7 @@ impl Walk<'_> {
                 self.needed(&op.right);
                 Shape::Data
             }
-            Expr::Compare(compare) => {
-                self.needed(&compare.expr);
-                // The first comparison is made in any case; a later one when those before it hold.
-                for (place, operand) in compare.ops.iter().enumerate() {
-                    if place == 0 {
-                        self.needed(&operand.expr)
-                    } else {
-                        self.maybe(&operand.expr)
-                    };
-                }
-                Shape::Data
-            }
+            Expr::Compare(compare) => self.comparison(compare),
             Expr::IfExpr(choice) => {
                 self.needed(&choice.test_expr);
                 let yes = self.maybe(&choice.true_expr);
@@ -58,27 +47,7 @@ impl Walk<'_> {
                 let of = self.needed(&get.expr);
                 self.member(of, get.name, get.span(), needed)
             }
-            Expr::GetItem(get) => {
-                let of = self.needed(&get.expr);
-                match constant(&get.subscript_expr) {
-                    Some(key) if key.as_str().is_some() => {
-                        self.member(of, key.as_str().unwrap_or_default(), get.span(), needed)
-                    }
-                    Some(key) if matches!(of, Shape::Row | Shape::Steps | Shape::Step(_)) => {
-                        let whole = self.written(get.span(), &get.expr);
-                        self.fault(
-                            get.span(),
-                            format!("`{whole}` has names and no places: `{whole}[{key}]` is never there"),
-                        );
-                        Shape::Any
-                    }
-                    Some(_) => of.member(),
-                    None => {
-                        self.value(&get.subscript_expr);
-                        of.member()
-                    }
-                }
-            }
+            Expr::GetItem(get) => self.item(get, get.span(), needed),
             Expr::Slice(slice) => {
                 let of = self.needed(&slice.expr);
                 for end in [&slice.start, &slice.stop, &slice.step].into_iter().flatten() {
@@ -92,6 +61,42 @@ impl Walk<'_> {
             Expr::Map(map) => {
                 self.all(&map.keys);
                 self.all(&map.values)
+            }
+        }
+    }
+
+    fn comparison(&mut self, compare: &ast::Compare<'_>) -> Shape {
+        self.needed(&compare.expr);
+        // The first comparison is made in any case; a later one when those before it hold.
+        for (place, operand) in compare.ops.iter().enumerate() {
+            if place == 0 {
+                self.needed(&operand.expr)
+            } else {
+                self.maybe(&operand.expr)
+            };
+        }
+        Shape::Data
+    }
+
+    /// `of[key]`.
+    fn item(&mut self, get: &ast::GetItem<'_>, span: Span, needed: bool) -> Shape {
+        let of = self.needed(&get.expr);
+        match constant(&get.subscript_expr) {
+            Some(key) if key.as_str().is_some() => {
+                self.member(of, key.as_str().unwrap_or_default(), span, needed)
+            }
+            Some(key) if matches!(of, Shape::Row | Shape::Steps | Shape::Step(_)) => {
+                let whole = self.written(span, &get.expr);
+                self.fault(
+                    span,
+                    format!("`{whole}` has names and no places: `{whole}[{key}]` is never there"),
+                );
+                Shape::Any
+            }
+            Some(_) => of.member(),
+            None => {
+                self.value(&get.subscript_expr);
+                of.member()
             }
         }
     }
@@ -288,7 +293,7 @@ fn start_of(expr: &Expr<'_>) -> usize {
 }
 
 fn no_method(whole: &str, name: &str, environment: &Environment<'_>) -> String {
-    let mend = if name == "get" {
+    let hint = if name == "get" {
         format!("write `{whole}.key | default('')`")
     } else if probe::exists(environment, What::Filter, name).is_ok() {
         format!("write `{whole} | {name}`")
@@ -297,7 +302,7 @@ fn no_method(whole: &str, name: &str, environment: &Environment<'_>) -> String {
         let filter = nearest(name, &filters).unwrap_or("upper");
         format!("use a filter, such as `{whole} | {filter}`")
     };
-    format!("values have no methods, and `{whole}` no `{name}()`; {mend}")
+    format!("values have no methods, and `{whole}` no `{name}()`; {hint}")
 }
 
 fn constant(expr: &Expr<'_>) -> Option<minijinja::Value> {

@@ -1,0 +1,41 @@
+//! Settings of Penstock itself, which definitions may not read.
+
+/// Variables by which Penstock itself is set up. Some hold its own secrets, so `${NAME}` reads none of them.
+const OWN_PREFIXES: [&str; 6] =
+    ["PENSTOCK_", "DATABASE_URL", "REDIS_URL", "OBJECT_STORE_URL", "OTEL_", "PGSSL"];
+
+/// What the client of S3 reads: Penstock's own where its object store is S3, which only the program knows.
+const S3_PREFIX: &str = "AWS_";
+
+/// Variables that the client of PostgreSQL reads.
+const OWN_NAMES: [&str; 7] =
+    ["PGPASSWORD", "PGPASSFILE", "PGUSER", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE"];
+
+/// Whether a variable sets Penstock itself up, so that a definition reads it only where the operator listed it.
+pub fn is_own_setting(name: &str) -> bool {
+    // Some clients read their settings in any case.
+    let name = name.to_ascii_uppercase();
+    OWN_NAMES.contains(&name.as_str()) || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a variable sets Penstock itself up where its object store is S3.
+pub fn is_s3_setting(name: &str) -> bool {
+    name.to_ascii_uppercase().starts_with(S3_PREFIX)
+}
+
+/// Why a variable has no value, and what to do.
+pub fn why_missing(name: &str) -> String {
+    if is_own_setting(name) {
+        format!(
+            "${{{name}}} is a setting of Penstock itself, which definitions do not read; take it out, or list {name} in \
+             PENSTOCK_PIPELINE_VARIABLES if it is meant"
+        )
+    } else if is_s3_setting(name) {
+        format!(
+            "the environment has no variable {name}, or it is a setting of Penstock itself, whose object store is S3; set it, \
+             or list {name} in PENSTOCK_PIPELINE_VARIABLES if it is meant"
+        )
+    } else {
+        format!("the environment has no variable {name}; set it, or take ${{{name}}} out")
+    }
+}

@@ -1,0 +1,99 @@
+//! What this worker knows of limits without asking.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+#[cfg(doc)]
+use penstock_domain::limit::Denied;
+use penstock_domain::limit::Reason;
+use tokio::time::Instant;
+
+use crate::limiter::CallLimits;
+
+/// When more owners' limits are remembered, those that are free again are forgotten.
+const MOST_REMEMBERED: usize = 10_000;
+
+/// The limits that this worker has met, a dependency's or an owner's, by the key of their state.
+#[derive(Default)]
+pub(super) struct KnownLimits(Mutex<HashMap<String, Known>>);
+
+#[derive(Clone, Copy)]
+struct Known {
+    /// The latest known moment at which it is free again.
+    free_at: Instant,
+    /// Whether its breaker was not closed when it last answered.
+    probing: bool,
+    /// For how long everything had been refused, see [`Denied::refused_for`].
+    refused_for: Duration,
+}
+
+impl KnownLimits {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a call would wait at least.
+    pub(super) fn wait(&self, key: &str) -> Duration {
+        let now = Instant::now();
+        self.lock().get(key).map_or(Duration::ZERO, |known| known.free_at.saturating_duration_since(now))
+    }
+
+    /// Whether all of these were met before.
+    pub(super) fn contains<'k>(&self, keys: impl IntoIterator<Item = &'k String>) -> bool {
+        let known = self.lock();
+        keys.into_iter().all(|key| known.contains_key(key))
+    }
+
+    /// For how long one of these has refused everything.
+    pub(super) fn refused_for<'k>(&self, keys: impl IntoIterator<Item = &'k String>) -> Duration {
+        let known = self.lock();
+        let refused = keys.into_iter().filter_map(|key| known.get(key));
+        refused.map(|known| known.refused_for).max().unwrap_or_default()
+    }
+
+    /// Whether the breaker was not closed when the limiter last answered.
+    pub(super) fn is_probing(&self, key: &str) -> bool {
+        self.lock().get(key).is_some_and(|known| known.probing)
+    }
+
+    /// A permit was given: its limits are known from now on.
+    pub(super) fn permitted(&self, limits: &CallLimits, probing: bool) {
+        let now = Instant::now();
+        let mut all = self.lock();
+        for key in limits.keys() {
+            let known = entry(&mut all, key, now);
+            known.probing = probing;
+            if !probing {
+                known.refused_for = Duration::ZERO;
+            }
+        }
+    }
+
+    /// When the limit is free again that the reason is about. An owner's own limit shows nothing about others.
+    pub(super) fn remember(
+        &self,
+        limits: &CallLimits,
+        reason: Reason,
+        at: Instant,
+        refused_for: Option<Duration>,
+    ) {
+        let own = match reason {
+            Reason::OwnerRate | Reason::Rate | Reason::Paused => limits.pauses_owner(),
+            Reason::Concurrency | Reason::BreakerOpen | Reason::Unavailable | Reason::Late => false,
+        };
+        let key = limits.owner.as_ref().filter(|_| own).map_or(&limits.dependency, |(key, _)| key);
+        let mut all = self.lock();
+        let known = entry(&mut all, key, Instant::now());
+        known.free_at = at;
+        known.refused_for = refused_for.unwrap_or(known.refused_for);
+        known.probing |= reason == Reason::BreakerOpen;
+    }
+}
+
+fn entry<'k>(all: &'k mut HashMap<String, Known>, key: &str, now: Instant) -> &'k mut Known {
+    if !all.contains_key(key) && all.len() >= MOST_REMEMBERED {
+        all.retain(|_, known| known.free_at > now);
+    }
+    all.entry(key.to_owned()).or_insert(Known { free_at: now, probing: false, refused_for: Duration::ZERO })
+}

@@ -1,0 +1,244 @@
+//! A call, from its permit to the verdict on its answer.
+
+mod demand;
+mod known;
+mod permit;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use penstock_domain::limit::{self, Ask, Denied, Feedback, Reason, Snapshot};
+use penstock_domain::outcome::{self, Happened, Verdict, code};
+use penstock_domain::pipeline::{Dependency, RenderedRequest};
+use penstock_domain::time::{Clock, Timestamp};
+use tokio::time::Instant;
+
+use self::known::KnownLimits;
+use self::permit::{Refusal, Waiting};
+use crate::client::{Client, Sent};
+use crate::failure::Failure;
+use crate::failure_log::FailureLog;
+use crate::lateness::Lateness;
+use crate::limiter::{CallLimits, Limiter, Permit};
+use crate::metrics::{CallMetrics, Metrics};
+use crate::recording_time::RecordingTime;
+use crate::wait_queue::WaitQueues;
+
+pub use demand::{Called, Demand, Note};
+
+/// A slot outlasts its call's timeout by this much: a late timer gives no slot away while its call is under way. The slots of a
+/// worker that is gone are free after that.
+const SLOT_MARGIN: Duration = Duration::from_secs(1);
+
+/// A wait up to this long is waited out; for a longer one the row is requeued.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A look at the limits that fails within this time is repeated once: it was not a timeout.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// Calls dependencies through their limits.
+pub struct Caller {
+    limiter: Arc<dyn Limiter>,
+    client: Client,
+    clock: Arc<dyn Clock>,
+    tokens: AtomicU64,
+    known: KnownLimits,
+    /// Calls that wait for a slot.
+    wait_queues: WaitQueues,
+    lateness: Lateness,
+    /// How long it takes to record a call.
+    recording: RecordingTime,
+    metrics: Metrics,
+    failures: FailureLog,
+}
+
+impl Caller {
+    /// A caller. `seed` makes its slots' tokens its own among all workers: a random number.
+    pub fn new(limiter: Arc<dyn Limiter>, client: Client, clock: Arc<dyn Clock>, seed: u64) -> Self {
+        Self {
+            limiter,
+            client,
+            clock,
+            // Lua's numbers hold 53 bits exactly.
+            tokens: AtomicU64::new(seed >> 12),
+            known: KnownLimits::default(),
+            wait_queues: WaitQueues::default(),
+            lateness: Lateness::default(),
+            recording: RecordingTime::default(),
+            metrics: Metrics::default(),
+            failures: FailureLog::default(),
+        }
+    }
+
+    /// Makes a call as soon as every limit allows it, or says when that will be. `covered` is asked right before the
+    /// call; `waiting` makes a mark that lives as long as the call waits for its moment.
+    pub async fn call(
+        &self,
+        demand: &Demand<'_>,
+        request: RenderedRequest,
+        covered: &(dyn Fn() -> bool + Sync),
+        waiting: Waiting<'_>,
+    ) -> Called {
+        let dependency = demand.dependency;
+        let mut extra = Vec::new();
+        extra.extend(demand.idempotency_key.as_deref().map(|key| ("idempotency-key", key)));
+        extra.extend(demand.traceparent.as_deref().map(|parent| ("traceparent", parent)));
+        // Before any limit is touched: what cannot be sent takes nothing.
+        let Some(request) = self.client.prepare(dependency, request, &extra) else {
+            return Called::unmade(code::TEMPLATE_ERROR);
+        };
+        let limits = self.limits(dependency, demand.owner);
+        let lease_us = limit::micros(dependency.timeout + SLOT_MARGIN);
+        // A burst may have been made smaller than what one call of an older definition costs: it takes all of it then.
+        let cost = dependency.rate.as_ref().map_or(demand.cost, |rate| demand.cost.min(rate.burst));
+        let asked_at = Instant::now();
+        let ask = Ask { cost, token: 0, lease_us, lead_us: 0.0, past: demand.past };
+        let permit = match self.permit(&limits, &ask, demand.note, waiting).await {
+            Ok(permit) => permit,
+            Err(Refusal::Denied(denied)) => return self.denied(dependency, &limits, denied),
+            Err(Refusal::NotRecorded) => return Called::NotCovered,
+        };
+        self.metrics.count(&dependency.name, |metrics| metrics.waited.took(asked_at.elapsed()));
+        if !covered() {
+            self.return_unused(permit).await;
+            return Called::NotCovered;
+        }
+        let sent_at = Instant::now();
+        let sent = request.send(self.clock.as_ref()).await;
+        let elapsed = sent.ended_at.duration_since(sent_at);
+        self.judge(demand, permit, sent, elapsed).await
+    }
+
+    /// What an answer means, for the row and for the limits.
+    async fn judge(&self, demand: &Demand<'_>, permit: Permit, sent: Sent, elapsed: Duration) -> Called {
+        let Sent { happened, response, failure, .. } = sent;
+        let (dependency, probe) = (demand.dependency, permit.probe);
+        let happened = if demand.reads_body { happened } else { happened.with_unread_body() };
+        let judge = if demand.unanswered_before { outcome::judge_repeat } else { outcome::judge };
+        let verdict = judge(happened, demand.repetition);
+        let cause =
+            failure.as_ref().map(|failure| failure.cause).filter(|cause| cause.is_about_the_dependency());
+        let feedback = Feedback {
+            probe,
+            past: demand.past,
+            elapsed: limit::micros(elapsed),
+            cause,
+            ..feedback(happened, &verdict, self.clock.now())
+        };
+        let limits = permit.limits.clone();
+        let alone = self.report(permit, feedback).await;
+        if let Some(pause) = feedback.pause.filter(|_| !alone) {
+            self.known.remember(&limits, Reason::Paused, Instant::now() + limit::duration(pause), None);
+        }
+        let status = response.as_ref().map(|response| response.status);
+        self.metrics.count(&dependency.name, |metrics| metrics.called(&verdict, status, elapsed));
+        let not_before = happened.wait_until();
+        if let Some(failure) = &failure {
+            self.failures.log(dependency, failure);
+        }
+        Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone }
+    }
+
+    fn limits(&self, dependency: &Dependency, owner: &str) -> CallLimits {
+        CallLimits::of(dependency, owner, self.limiter.cold_wait_us())
+    }
+
+    /// How long any call to the dependency would wait at least, as far as this worker knows. Owners' own limits are not
+    /// considered.
+    pub fn predicted_wait(&self, dependency: &Dependency) -> Duration {
+        self.known.wait(&limit::identity(&dependency.name, &dependency.base_url))
+    }
+
+    /// How long a call to the dependency for this owner would wait at least, as far as this worker knows.
+    pub fn predicted_wait_of(&self, dependency: &Dependency, owner: &str) -> Duration {
+        let limits = self.limits(dependency, owner);
+        limits.keys().map(|key| self.known.wait(key)).max().unwrap_or_default()
+    }
+
+    /// Whether this worker has met the limits of a call to the dependency for this owner. Of a limit that it has not met, the
+    /// first permit may be a second away, and then another one that is asked for beside it is further.
+    pub fn has_met(&self, dependency: &Dependency, owner: Option<&str>) -> bool {
+        let limits = self.limits(dependency, owner.unwrap_or_default());
+        self.known.contains(limits.keys().take(if owner.is_some() { 2 } else { 1 }))
+    }
+
+    /// For how long the dependency has refused all calls for this owner (none: all calls), as far as this worker knows.
+    pub fn refused_for(&self, dependency: &Dependency, owner: Option<&str>) -> Duration {
+        let limits = self.limits(dependency, owner.unwrap_or_default());
+        self.known.refused_for(limits.keys().take(if owner.is_some() { 2 } else { 1 }))
+    }
+
+    /// Whether the dependency's breaker was not closed when it last answered: the next calls are probes.
+    pub fn is_probing(&self, dependency: &Dependency) -> bool {
+        self.known.is_probing(&limit::identity(&dependency.name, &dependency.base_url))
+    }
+
+    /// Whether so many calls wait for one of the dependency's slots that no further row should be taken up for it.
+    pub fn is_crowded(&self, dependency: &Dependency) -> bool {
+        let Some(limit) = dependency.concurrency.as_ref().filter(|limit| !limit.per_owner) else {
+            return false;
+        };
+        let key = limit::identity(&dependency.name, &dependency.base_url);
+        self.wait_queues.waiting(&key) > limit.limit as usize / 4
+    }
+
+    /// A dependency's limits as they stand for an owner; none when the limiter does not answer.
+    pub async fn peek(&self, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
+        let limits = self.limits(dependency, owner);
+        let asked_at = Instant::now();
+        let seen = self.limiter.peek(&limits).await;
+        // The first question after a restart finds out that the connection broke; the next one has a new connection.
+        if seen.is_none() && asked_at.elapsed() < ASK_AGAIN {
+            return self.limiter.peek(&limits).await;
+        }
+        seen
+    }
+
+    /// Makes a connection to a dependency, and sends nothing: how long it took.
+    ///
+    /// # Errors
+    /// Why it could not be made.
+    pub async fn probe(&self, dependency: &Dependency) -> Result<Duration, Failure> {
+        self.client.probe(dependency).await
+    }
+
+    /// What was counted, by dependency.
+    pub fn metrics(&self) -> HashMap<String, CallMetrics> {
+        self.metrics.read()
+    }
+
+    async fn report(&self, permit: Permit, feedback: Feedback) -> bool {
+        let slots = permit.limits.slots().map(|(key, _)| key.to_owned());
+        let alone = self.limiter.report(permit, feedback).await;
+        if let Some(key) = slots {
+            self.wait_queues.slot_freed(&key);
+        }
+        alone
+    }
+
+    fn denied(&self, dependency: &Dependency, limits: &CallLimits, denied: Denied) -> Called {
+        let mut pause = limit::duration(denied.retry_after);
+        let refused_for = limit::duration(denied.refused_for);
+        if denied.reason == Reason::Concurrency {
+            // When a slot is free, one of the calls in the wait queue has it.
+            pause = pause.max(PATIENCE);
+        } else if !denied.row_only {
+            self.known.remember(limits, denied.reason, Instant::now() + pause, Some(refused_for));
+        }
+        self.metrics.count(&dependency.name, |metrics| metrics.sent_away(denied.reason));
+        Called::Waits { until: self.clock.now() + pause, reason: denied.reason, refused_for }
+    }
+}
+
+fn feedback(happened: Happened, verdict: &Verdict, now: Timestamp) -> Feedback {
+    // A 408, 409 or 425 is about this one call.
+    let about_all = matches!(happened, Happened::Answer { status: 429 | 500..=599, .. });
+    let pause = happened.wait_until().filter(|_| about_all).map(|until| limit::micros(until.since(now)));
+    let is_throttled = matches!(verdict, Verdict::Throttled { .. });
+    let throttled = is_throttled || matches!(happened, Happened::Answer { status: 503, .. });
+    // A refusal speaks neither for the dependency's health nor against it.
+    let healthy = outcome::healthy(happened).filter(|_| !is_throttled);
+    Feedback { healthy, pause, throttled, ..Feedback::default() }
+}

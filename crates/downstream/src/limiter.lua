@@ -1,0 +1,632 @@
+-- The limiter state of penstock_domain::limit, function by function, kept in Redis for all workers. Look there for the reasons;
+-- a test makes both decide the same cases. One call of this script is one decision, and one round trip.
+--
+-- KEYS     for each state, the dependency's first: its hash, and the sorted set of its slots (token -> end of its lease)
+-- ARGV[1]  what is asked, as JSON: see `ScriptRequest` in wire.rs
+-- Times are microseconds of this server's clock; 0 stands for none. Replies are strings: Lua's numbers would lose their
+-- fractions. All but what an operator sees begin with this server's time.
+
+local MAX_WAIT, FRESH, FRESH_LEADS, SLOT_RETRY = 1e6, 2e3, 3, 5e4
+local MARGIN = 25e3
+-- For states that were used more recently nobody asks whether the server restarted meanwhile.
+local RECENT = 1e5
+-- A slot that is taken is reported again more often than this.
+local SILENT = 5e6
+local SLOWEST, PAUSES_TO_CEILING, SOONEST, LATEST = 0.05, 20, 20e6, 300e6
+local SIGN_EVERY, SETTLED = 1e6, 5e6
+local CUT_LITTLE, CUT_PAUSED, CUT_BLIND = 0.9, 0.75, 0.5
+local COURTESY, BEHIND_OTHERS = 2e6, 5e6
+local SHORTEST_PAUSE, LONGEST_PAUSE, ONE_AT_A_TIME, BESIDE, UNDO, MOST_DOUBT = 1e6, 300e6, 2, 10e6, 600e6, 8
+local ROWS_OWN_AFTER, AWAY, SETTLE, BESIDE_FAILURE, MUCH_BETTER, BY_CHANCE = 60e6, 600e6, 10e6, 2e6, 4, 1e-4
+local PART, LATEST_BACK, PROBE_RETRY = 1 / 8, 60e6, 1e6
+-- State that nobody used for so long is forgotten, but no pause is (see `save`).
+local KEEP_MS = 6 * 3600 * 1000
+
+-- Times, which move when the clock is set back; and what else a state holds. They are names of stored fields.
+local TIMES = { 'tat', 'paused_until', 'since', 'deaf_until', 'before_since', 'before_at', 'clear_at', 'refused_at',
+  'refused_since',
+  'passed_at', 'trial_until', 'throttle_clean_at', 'window_start', 'bad_at', 'good_at', 'open_until', 'opened_at',
+  'probing_since', 'breaker_clean_at', 'away_at', 'known_since', 'used_at' }
+local OTHERS = { 'factor', 'ceiling', 'climb', 'before_factor', 'before_ceiling', 'before_climb', 'refusals', 'in_a_row',
+  'doubt', 'trial', 'good', 'bad', 'again_good', 'again_bad', 'run', 'probes_out', 'probes_good', 'mixed',
+  'slots_mark', 'cause' }
+local DEFAULTS = { factor = 1, ceiling = 1, climb = SOONEST }
+local FIELDS = { 'server' }
+for _, names in ipairs({ TIMES, OTHERS }) do
+  for _, name in ipairs(names) do FIELDS[#FIELDS + 1] = name end
+end
+
+local asked = cjson.decode(ARGV[1])
+local now = asked.now
+if not now then
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) * 1e6 + tonumber(time[2])
+end
+
+local function text(number)
+  return string.format('%.17g', number)
+end
+
+local function is_suspect(past)
+  return past ~= 'clean'
+end
+
+-- rate.rs
+
+local function margin(rate)
+  return math.min(MARGIN, (rate.burst - 1) * rate.interval_us)
+end
+
+local function tolerance(rate)
+  return rate.burst * rate.interval_us - margin(rate)
+end
+
+local function empty_at(rate, at)
+  return at + tolerance(rate) - rate.interval_us
+end
+
+local function unknown_at(rate, cold_wait)
+  return empty_at(rate, now + math.max(cold_wait, rate.interval_us - MARGIN))
+end
+
+local function moment_of(rate, tat, soonest, cost)
+  return math.max(soonest, tat + cost * rate.interval_us - tolerance(rate))
+end
+
+local function slack_of(tat, at)
+  return math.max(tat - at, 0)
+end
+
+local function charged(rate, tat, at, cost, factor)
+  local first = 0
+  if tat < at then first = MARGIN - margin(rate) end
+  return math.max(tat, at) + first + cost * rate.interval_us / factor
+end
+
+local function furthest(rate)
+  return now + MAX_WAIT + tolerance(rate) + rate.burst * rate.interval_us / SLOWEST + MARGIN
+end
+
+-- adaptive_rate.rs
+
+local function factor_of(state)
+  local left = 1 - math.max(now - state.since, 0) / state.climb
+  return math.min(state.ceiling - (state.ceiling - state.factor) * left * left * left, 1)
+end
+
+local function mean_of(state)
+  local passed = now - state.since
+  local left = 1 - passed / state.climb
+  local under = (1 - left * left * left * left) / 4 * state.climb / passed
+  return math.min(state.ceiling - (state.ceiling - state.factor) * under, 1)
+end
+
+local function resume_at(state, at)
+  state.factor = factor_of(state)
+  state.ceiling = math.min(math.max(state.ceiling, state.factor / CUT_LITTLE), 1)
+  state.since = math.max(at, now)
+  state.deaf_until = math.max(state.since, now + SIGN_EVERY)
+end
+
+local function on_throttled(state, pause_until)
+  if now < state.deaf_until then return end
+  local ceiling = factor_of(state)
+  local first = state.since == 0 or ceiling >= 1
+  local cut
+  if not first and now - state.since >= SETTLED then
+    ceiling, cut = mean_of(state), CUT_LITTLE
+  elseif not pause_until then
+    cut = CUT_BLIND
+  else
+    cut = first and CUT_LITTLE or CUT_PAUSED
+  end
+  state.since = math.max(pause_until or now, now)
+  state.factor = math.max(ceiling * cut, SLOWEST)
+  state.ceiling = math.max(ceiling, state.factor / CUT_LITTLE)
+  state.deaf_until = math.max(state.since, now + SIGN_EVERY)
+  state.climb = math.min(math.max((state.since - now) * PAUSES_TO_CEILING, SOONEST), LATEST)
+end
+
+-- throttle.rs
+
+local function denied(retry_after, reason, row_only)
+  return { text(now), 'denied', text(retry_after), reason, row_only and '1' or '0', '0' }
+end
+
+local function grown(refusals)
+  return math.min(SHORTEST_PAUSE * 2 ^ math.min(refusals - 1, 20), LONGEST_PAUSE)
+end
+
+local function paused(state)
+  if state.paused_until > now then return denied(state.paused_until - now, 'paused') end
+end
+
+local function refused_for(state)
+  return state.refusals > 0 and state.refused_at - state.refused_since or 0
+end
+
+local function turn(state)
+  local refused = paused(state)
+  if refused or state.refusals < ONE_AT_A_TIME then return refused end
+  if is_suspect(asked.past) then
+    local others_until = math.max(state.paused_until + COURTESY, state.throttle_clean_at + BEHIND_OTHERS)
+    if now < others_until then return denied(others_until - now, 'paused', true) end
+  else
+    state.throttle_clean_at = now
+  end
+  if now < state.trial_until then return denied(math.min(state.trial_until - now, PROBE_RETRY), 'paused') end
+end
+
+local function throttle_admits(state)
+  local refused = turn(state)
+  if refused then refused[6] = text(refused_for(state)) end
+  return refused
+end
+
+local function throttle_granted(state, at)
+  if state.refusals < ONE_AT_A_TIME then return false end
+  state.trial, state.trial_until = tonumber(asked.token), at + asked.lease_us
+  return true
+end
+
+local function passed(state, left_at)
+  state.passed_at = math.max(state.passed_at, left_at)
+  state.in_a_row = 0
+  if left_at >= state.clear_at then state.refusals, state.trial, state.trial_until = 0, 0, 0 end
+end
+
+local function is_beside(state)
+  local rate = state.policy.rate
+  local lasting = BESIDE + (rate and 3 * rate.interval_us or 0)
+  return state.passed_at >= state.clear_at and now - state.passed_at < lasting
+end
+
+local function is_own(state, past)
+  local beside = is_beside(state)
+  if past == 'throttled_alone' then return true end
+  if past == 'throttled' then return beside end
+  return beside and state.doubt > 0 and state.in_a_row <= math.floor(state.doubt / 2)
+end
+
+local function forget_before(state)
+  state.before_factor, state.before_ceiling, state.before_since, state.before_climb, state.before_at = 0, 0, 0, 0, 0
+end
+
+local function refuted(state, past)
+  if past ~= 'throttled' then return end
+  state.doubt = math.min(state.doubt + 1, MOST_DOUBT)
+  if state.before_at > 0 then
+    state.factor, state.ceiling, state.since, state.climb =
+      state.before_factor, state.before_ceiling, state.before_since, state.before_climb
+    forget_before(state)
+  end
+end
+
+local function refused(state, left_at, pause)
+  local is_news = now >= state.deaf_until and left_at >= state.refused_at
+  if is_news then
+    if state.refusals == 0 then state.refused_since = now end
+    state.refusals = state.refusals + 1
+    state.refused_at, state.clear_at = now, math.max(state.clear_at, now)
+    if state.refusals > 1 then pause = math.max(pause or 0, grown(state.refusals)) end
+  end
+  local pause_until = pause and now + pause
+  state.paused_until = math.max(state.paused_until, pause_until or 0)
+  state.clear_at = math.max(state.clear_at, state.paused_until)
+  if is_news and (state.before_at == 0 or now - state.before_at > UNDO) then
+    state.before_factor, state.before_ceiling, state.before_since, state.before_climb, state.before_at =
+      state.factor, state.ceiling, state.since, state.climb, now
+  end
+  if state.refusals <= 1 then
+    on_throttled(state, pause_until)
+  elseif is_news then
+    resume_at(state, pause_until or now)
+  end
+end
+
+local function asked_to_wait(state, past, pause)
+  local own = is_own(state, past == 'failed' and 'throttled' or past)
+  state.in_a_row = state.in_a_row + 1
+  if not own then
+    state.paused_until = math.max(state.paused_until, now + pause)
+    state.clear_at = math.max(state.clear_at, state.paused_until)
+  elseif is_suspect(past) then
+    state.doubt = math.min(state.doubt + 1, MOST_DOUBT)
+  end
+  return own
+end
+
+local function throttle_reported(state, feedback)
+  if state.trial == tonumber(asked.token) then state.trial, state.trial_until = 0, 0 end
+  local left_at = now - feedback.elapsed
+  if feedback.throttled and feedback.healthy == nil then
+    local own = is_own(state, feedback.past)
+    if feedback.past ~= 'throttled_alone' then state.in_a_row = state.in_a_row + 1 end
+    if own then
+      refuted(state, feedback.past)
+    else
+      refused(state, left_at, feedback.pause)
+    end
+    return own
+  elseif not feedback.healthy then
+    local own = feedback.pause and asked_to_wait(state, feedback.past, feedback.pause) or false
+    if feedback.throttled and not is_suspect(feedback.past) then on_throttled(state) end
+    return own
+  elseif feedback.healthy then
+    passed(state, left_at)
+    if feedback.past == 'throttled' then
+      state.doubt = 0
+      forget_before(state)
+    end
+  end
+  return false
+end
+
+-- breaker.rs
+
+local function closed_breaker(state, window_start)
+  state.window_start, state.good, state.bad, state.again_good, state.again_bad, state.bad_at = window_start, 0, 0, 0, 0, 0
+  state.run, state.open_until, state.opened_at = 0, 0, 0
+  state.probes_out, state.probes_good, state.probing_since, state.breaker_clean_at, state.away_at = 0, 0, 0, 0, 0
+  state.mixed = 0
+end
+
+local function open_breaker(state, opened_at)
+  local clean_at, away_at, mixed = state.breaker_clean_at, state.away_at, state.mixed
+  closed_breaker(state, 0)
+  state.open_until, state.opened_at = now + state.policy.breaker.open_for_us, opened_at
+  state.breaker_clean_at, state.away_at, state.mixed = clean_at, away_at, mixed
+end
+
+local function shut_until(state)
+  if state.open_until == 0 then return nil end
+  if now < state.open_until then return state.open_until end
+  local patience = state.probing_since + state.policy.breaker.open_for_us
+  if state.probes_out >= state.policy.breaker.probes and now < patience then return math.min(patience, now + PROBE_RETRY) end
+  return nil
+end
+
+local function are_others_there(state)
+  return state.breaker_clean_at >= state.open_until - COURTESY
+end
+
+local function is_the_rows_own(state)
+  local is_away = state.away_at > 0 and now - state.away_at < ROWS_OWN_AFTER
+  return now - state.opened_at >= (is_away and AWAY or ROWS_OWN_AFTER)
+end
+
+local function is_left_to_its_rows(state)
+  return state.open_until > 0 and is_suspect(asked.past) and not are_others_there(state) and is_the_rows_own(state)
+end
+
+local function breaker_admits(state)
+  local suspect = is_suspect(asked.past)
+  if state.open_until > 0 and not suspect then state.breaker_clean_at = now end
+  if is_left_to_its_rows(state) then return nil end
+  local shut = shut_until(state)
+  if shut then return denied(shut - now, 'breaker_open') end
+  if state.open_until == 0 or not suspect then return nil end
+  local others = are_others_there(state)
+  local others_until = math.max(others and state.breaker_clean_at + BEHIND_OTHERS or 0, state.open_until + COURTESY)
+  if now >= others_until then return nil end
+  local later = math.max(math.min((now - state.opened_at) * PART, LATEST_BACK), state.policy.breaker.open_for_us)
+  return denied((others and now + later or others_until) - now, 'breaker_open', true)
+end
+
+local function breaker_called(state)
+  if state.open_until == 0 or is_left_to_its_rows(state) then return false end
+  if state.probes_out >= state.policy.breaker.probes then state.probes_out = 0 end
+  if state.probes_out == 0 then state.probing_since = now end
+  state.probes_out = state.probes_out + 1
+  return true
+end
+
+local function whose(state)
+  local again = state.again_good + state.again_bad
+  if again < math.max(math.floor(state.policy.breaker.min_calls / 2), 1) then return nil end
+  local first_good = state.good - state.again_good
+  if state.again_good * (first_good + state.bad) * MUCH_BETTER < first_good * again then return 'rows' end
+  return 'dependency'
+end
+
+local function longest_run(state, whose_fault)
+  local least = state.policy.breaker.min_calls
+  local bad, good = math.max(state.bad - state.run, 0), state.good - state.again_good
+  if whose_fault ~= 'rows' or bad == 0 or good == 0 then return least end
+  return math.max(least, math.log(BY_CHANCE) / math.log(bad / (bad + good)))
+end
+
+local function probed(state, good, bad, past)
+  local policy = state.policy.breaker
+  state.probes_out = math.max(state.probes_out - good - bad, 0)
+  if good > 0 then
+    state.good_at, state.run, state.mixed = now, 0, 1
+    state.probes_good = state.probes_good + good
+    if state.probes_good >= policy.probes then return closed_breaker(state, now) end
+  end
+  if bad == 0 or is_suspect(past) and (are_others_there(state) or is_the_rows_own(state)) then return end
+  state.run = state.run + bad
+  local most = state.mixed == 1 and policy.probes * 2 or policy.probes
+  if state.run >= most then open_breaker(state, state.opened_at) end
+end
+
+local function breaker_reported(state, good, bad, probe, past, away)
+  local policy = state.policy.breaker
+  if away then state.away_at = now end
+  if state.open_until > 0 then
+    if now >= state.open_until and probe then probed(state, good, bad, past) end
+    return
+  end
+  if now - state.window_start > policy.window_us then closed_breaker(state, now) end
+  state.good = state.good + good
+  if good > 0 then state.good_at, state.run = now, 0 end
+  local fault = whose(state)
+  if is_suspect(past) then
+    state.again_good, state.again_bad = state.again_good + good, state.again_bad + bad
+    if fault ~= 'rows' and now - state.good_at > BESIDE_FAILURE then state.run = state.run + bad end
+  else
+    state.bad, state.run = state.bad + bad, state.run + bad
+    if bad > 0 and state.bad_at == 0 then state.bad_at = now end
+  end
+  local first = state.good - state.again_good + state.bad
+  local share_passed = state.bad * 10000 >= policy.failure_bp * first
+  local shows
+  if fault then
+    shows = fault == 'dependency'
+  else
+    shows = state.good == 0 or now - state.bad_at >= math.min(SETTLE, policy.window_us / 3)
+  end
+  local by_share = first >= policy.min_calls and share_passed and shows
+  if bad > 0 and (by_share or state.run >= longest_run(state, fault)) then open_breaker(state, now) end
+end
+
+local function breaker_state(state)
+  if state.open_until == 0 then return 'closed' end
+  return now < state.open_until and 'open' or 'half_open'
+end
+
+-- state.rs
+
+-- Whether the server that answers is not the one that the state was used with: what it knows can be older than what had
+-- been granted.
+local function is_another_server(state)
+  if asked.now or (state.server and math.abs(now - state.used_at) < RECENT) then return false end
+  local server = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+  local another = state.used_at > 0 and state.server ~= server
+  state.server = server
+  return another
+end
+
+-- Slots and what is known of them are lost together: the set holds the mark that its hash knows.
+local function mark_of(state)
+  return 'mark:' .. text(state.slots_mark)
+end
+
+local function slots_are_whole(state)
+  return state.slots_mark > 0 and redis.call('ZSCORE', state.slots, mark_of(state)) ~= false
+end
+
+local function mark_slots(state)
+  redis.call('ZREMRANGEBYSCORE', state.slots, '+inf', '+inf')
+  state.slots_mark = now
+  redis.call('ZADD', state.slots, '+inf', mark_of(state))
+end
+
+local function times_back(state, by)
+  for _, name in ipairs(TIMES) do
+    if state[name] ~= 0 then state[name] = state[name] - by end
+  end
+end
+
+local function tick(state)
+  local by = state.used_at - now
+  if by <= 0 then
+    if state.policy.concurrency and -by > SILENT
+      and redis.call('ZCOUNT', state.slots, '(' .. text(state.used_at), '(+inf') > 0 then
+      state.known_since = now
+    end
+    return
+  end
+  times_back(state, by)
+  local slots = redis.call('ZRANGE', state.slots, 0, -1, 'WITHSCORES')
+  for place = 1, #slots, 2 do redis.call('ZADD', state.slots, text(tonumber(slots[place + 1]) - by), slots[place]) end
+end
+
+local function load(index)
+  local key = KEYS[2 * index - 1]
+  local found = redis.call('HMGET', key, unpack(FIELDS))
+  local state = { key = key, slots = KEYS[2 * index], policy = asked.policies[index], server = found[1] or nil, read = {} }
+  state.read.server = state.server
+  for place = 2, #FIELDS do
+    local field = FIELDS[place]
+    state[field] = tonumber(found[place] or nil) or DEFAULTS[field] or 0
+    state.read[field] = tonumber(found[place] or nil)
+  end
+  if asked.op == 'peek' then
+    -- Nothing is written: a state whose clock was set back is shown as it will be.
+    state.behind = math.max(state.used_at - now, 0)
+    times_back(state, state.behind)
+    return state
+  end
+  local lost = is_another_server(state)
+  tick(state)
+  local rate = state.policy.rate
+  if lost and rate and state.tat > 0 then
+    state.tat = math.max(state.tat, unknown_at(rate, state.policy.cold_wait_us))
+  end
+  if state.policy.concurrency and (lost or not slots_are_whole(state)) then
+    if state.known_since > 0 or state.slots_mark > 0 then state.known_since = now end
+    mark_slots(state)
+  end
+  return state
+end
+
+local function save(state)
+  state.used_at = now
+  local values = {}
+  for _, field in ipairs(FIELDS) do
+    local value = state[field]
+    if value ~= nil and value ~= state.read[field] then
+      values[#values + 1] = field
+      values[#values + 1] = type(value) == 'number' and text(value) or value
+    end
+  end
+  if #values > 0 then redis.call('HSET', state.key, unpack(values)) end
+  local keep = KEEP_MS + math.max(math.floor((state.paused_until - now) / 1000), 0)
+  redis.call('PEXPIRE', state.key, keep)
+  if state.policy.concurrency then redis.call('PEXPIRE', state.slots, keep) end
+end
+
+local function tat_of(state)
+  local rate = state.policy.rate
+  if state.tat == 0 then state.tat = unknown_at(rate, state.policy.cold_wait_us) end
+  state.tat = math.min(state.tat, furthest(rate))
+  if state.paused_until > 0 then return math.max(state.tat, empty_at(rate, state.paused_until)) end
+  return state.tat
+end
+
+local function slots_from(state)
+  if state.known_since == 0 then state.known_since = now end
+  return state.known_since + state.policy.cold_wait_us
+end
+
+local function in_flight(state)
+  return redis.call('ZCOUNT', state.slots, '(' .. text(now + state.behind), '(+inf')
+end
+
+local function no_slot(state, token)
+  local most = state.policy.concurrency
+  if not most then return false end
+  redis.call('ZREMRANGEBYSCORE', state.slots, '-inf', text(now))
+  if redis.call('ZCARD', state.slots) - 1 < most then return false end
+  return not (token and redis.call('ZSCORE', state.slots, token))
+end
+
+local function take_slot(state, from, token, lease)
+  if state.policy.concurrency then redis.call('ZADD', state.slots, text(from + lease), token) end
+end
+
+local function look(state, place)
+  local wait, cold_until = 0, slots_from(state)
+  if state.policy.rate then
+    wait = moment_of(state.policy.rate, tat_of(state), now + asked.lead_us, asked.cost) - now
+  end
+  local refusal = throttle_admits(state) or state.policy.breaker and breaker_admits(state)
+  if refusal then return nil, refusal end
+  if no_slot(state) then return nil, denied(SLOT_RETRY, 'concurrency') end
+  if wait > MAX_WAIT then return nil, denied(wait, place == 1 and 'rate' or 'owner_rate') end
+  local cold = state.policy.concurrency and now < cold_until
+  if cold then wait = math.max(wait, cold_until - now) end
+  return { wait = wait, cold = cold }
+end
+
+local function charge(state, wait)
+  local rate = state.policy.rate
+  if not rate then return 0 end
+  local tat = tat_of(state)
+  state.tat = charged(rate, tat, now + wait, asked.cost, factor_of(state))
+  return slack_of(tat, now + wait)
+end
+
+local function call(state, wait)
+  local tried = throttle_granted(state, now + wait)
+  return state.policy.breaker and breaker_called(state) or tried
+end
+
+local function still_open(state)
+  local refusal = paused(state)
+  if refusal then return refusal end
+  if state.policy.breaker and now < state.open_until and not is_left_to_its_rows(state) then
+    return denied(state.open_until - now, 'breaker_open')
+  end
+  local cold_until = slots_from(state)
+  if state.policy.concurrency and now + asked.lead_us < cold_until then return denied(cold_until - now, 'concurrency') end
+  if no_slot(state, asked.token) then return denied(SLOT_RETRY, 'concurrency') end
+end
+
+local function report(state, feedback)
+  if state.policy.concurrency then redis.call('ZREM', state.slots, asked.token) end
+  local own = throttle_reported(state, feedback)
+  if feedback.healthy == true then state.cause = 0 end
+  state.cause = feedback.cause or state.cause
+  if state.policy.breaker then
+    if feedback.healthy ~= nil then
+      breaker_reported(state, feedback.healthy and 1 or 0, feedback.healthy and 0 or 1, feedback.probe, feedback.past, feedback.away)
+    elseif feedback.probe then
+      state.probes_out = math.max(state.probes_out - 1, 0)
+    end
+  end
+  return own
+end
+
+local function went_well(state, calls, elapsed)
+  passed(state, now - elapsed)
+  state.cause = 0
+  if state.policy.breaker then breaker_reported(state, calls, 0, false, 'clean') end
+end
+
+local function snapshot(state)
+  local free_at = math.max(state.paused_until, now)
+  if state.policy.rate and state.tat > 0 then free_at = math.max(free_at, moment_of(state.policy.rate, state.tat, now, 1)) end
+  free_at = math.max(free_at, state.policy.breaker and shut_until(state) or 0)
+  return { text(free_at - now), text(state.paused_until - now), text(state.refusals), text(factor_of(state)),
+    text(in_flight(state)), breaker_state(state), text(state.cause) }
+end
+
+-- The requests
+
+local states = {}
+for index = 1, #KEYS / 2 do states[index] = load(index) end
+
+if asked.good then
+  for _, state in ipairs(states) do went_well(state, asked.good.calls, asked.good.elapsed) end
+end
+
+if asked.op == 'acquire' then
+  local wait, cold, refusal = 0, false, nil
+  for place, state in ipairs(states) do
+    local own, reply = look(state, place)
+    if reply then
+      refusal = reply
+      break
+    end
+    wait, cold = math.max(wait, own.wait), cold or own.cold
+  end
+  local slack, probe, confirm = 0, false, cold or wait > FRESH + FRESH_LEADS * asked.lead_us
+  if not refusal then
+    for _, state in ipairs(states) do
+      slack = math.max(slack, charge(state, wait))
+      probe = call(state, wait) or probe
+      if not confirm then take_slot(state, now + wait, asked.token, asked.lease_us) end
+    end
+  end
+  for _, state in ipairs(states) do save(state) end
+  return refusal or { text(now), 'granted', text(wait), text(slack), probe and '1' or '0', confirm and '1' or '0' }
+elseif asked.op == 'confirm' then
+  local refusal
+  for _, state in ipairs(states) do refusal = refusal or still_open(state) end
+  if not refusal then
+    for _, state in ipairs(states) do take_slot(state, now, asked.token, asked.lease_us) end
+  end
+  for _, state in ipairs(states) do save(state) end
+  return refusal or { text(now), 'confirmed' }
+elseif asked.op == 'report' then
+  local own = false
+  for place, state in ipairs(states) do
+    own = report(state, asked.reports[place]) or own
+    save(state)
+  end
+  return { text(now), 'reported', own and '1' or '0' }
+elseif asked.op == 'hold' then
+  for _, state in ipairs(states) do
+    slots_from(state)
+    for _, token in ipairs(asked.released) do redis.call('ZREM', state.slots, token) end
+    for _, slot in ipairs(asked.held) do take_slot(state, now, slot.token, slot.left_us) end
+    save(state)
+  end
+  return { text(now), 'held' }
+else
+  local seen = {}
+  for index, state in ipairs(states) do seen[index] = snapshot(state) end
+  return seen
+end

@@ -1,0 +1,404 @@
+//! Callbacks: delivered from the outbox by workers, signed after Standard Webhooks
+//! (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>).
+//!
+//! A callback that fails changes nothing about its batch and holds up no row.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use penstock_crypto::webhook;
+use penstock_domain::ids::{LeaseToken, OwnerSeq};
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::Batch;
+use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Delivery};
+use penstock_store::owners::CallbackSecrets;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tracing::{Instrument as _, Span};
+
+use crate::callbacks::address::{PublicOnly, check_address};
+use crate::context::error::FlowError;
+use crate::context::pace::Pace;
+use crate::context::periodic::{Schedule, Task};
+use crate::context::services::Services;
+use crate::read::view;
+use crate::telemetry::traces;
+use crate::telemetry::worker_counters;
+use crate::telemetry::worker_counters::WorkerMetrics;
+
+/// Tries after the first one; the schedule that the specification recommends, over about three days.
+const SCHEDULE: [Duration; 9] = [
+    Duration::from_secs(5),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(30 * 60),
+    Duration::from_secs(2 * 3600),
+    Duration::from_secs(5 * 3600),
+    Duration::from_secs(10 * 3600),
+    Duration::from_secs(14 * 3600),
+    Duration::from_secs(20 * 3600),
+    Duration::from_secs(24 * 3600),
+];
+
+/// A receiver has so long to answer.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A lease on a callback outlasts the receiver's time.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// Deliveries under way in one worker.
+const AT_ONCE: usize = 128;
+
+/// Deliveries to one owner's receiver under way in all workers: one that hangs holds up its own callbacks and nobody else's.
+const PER_RECEIVER: u32 = 4;
+
+/// An owner holds at most this share of the slots that are free, so that the next owner always finds some of the rest
+/// (dynamic thresholds, as for rows in `worker/admission.rs`).
+const OWNERS_SHARE_OF_FREE: u32 = 2;
+
+/// How often the outbox is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What is under way may go on for so long after the worker was told to stop; then it is sent again, under the same id.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// A receiver that asks for a longer pause does not get it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// After a rotation the previous secret signs beside the new one for so long.
+pub const ROTATION_OVERLAP: Duration = Duration::from_secs(24 * 3600);
+
+/// Delivers callbacks. A slot that is free again is filled at once, whatever the others wait for.
+pub struct Deliverer {
+    sender: Arc<Sender>,
+    in_flight: JoinSet<()>,
+}
+
+impl Task for Deliverer {
+    const NAME: &'static str = "callbacks";
+    type Error = FlowError;
+
+    fn schedule(&self) -> Schedule {
+        Schedule::from_start(LOOK_EVERY)
+    }
+
+    async fn run(&mut self) -> Result<(), FlowError> {
+        let free = AT_ONCE.saturating_sub(self.in_flight.len());
+        let (token, due) = self.sender.lease(free).await?;
+        for callback in due {
+            self.in_flight.spawn(self.sender.clone().carry(callback, token));
+        }
+        Ok(())
+    }
+
+    async fn due_early(&mut self) {
+        match self.in_flight.join_next().await {
+            Some(ended) => report_panic(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn finish(&mut self) {
+        let ended = async {
+            while let Some(ended) = self.in_flight.join_next().await {
+                report_panic(ended)
+            }
+        };
+        let _ = tokio::time::timeout(STOP_WITHIN, ended).await;
+    }
+}
+
+/// Sends one callback, and settles it.
+struct Sender {
+    services: Services,
+    client: reqwest::Client,
+    rows_per_owner: u32,
+    allow_private: bool,
+    metrics: Arc<WorkerMetrics>,
+}
+
+impl Deliverer {
+    /// A deliverer with a client of its own: redirects are not followed, proxies not used.
+    ///
+    /// # Errors
+    /// When the TLS backend cannot be set up.
+    pub fn new(
+        services: Services,
+        rows_per_owner: u32,
+        allow_private: bool,
+        metrics: Arc<WorkerMetrics>,
+    ) -> Result<Self, reqwest::Error> {
+        let mut builder = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")));
+        if !allow_private {
+            builder = builder.dns_resolver(Arc::new(PublicOnly));
+        }
+        let client = builder.build()?;
+        let sender = Arc::new(Sender { services, client, rows_per_owner, allow_private, metrics });
+        Ok(Self { sender, in_flight: JoinSet::new() })
+    }
+}
+
+impl Sender {
+    async fn lease(&self, free: usize) -> Result<(LeaseToken, Vec<Callback>), FlowError> {
+        let now = self.services.clock.now();
+        let token = self.services.id_generator.lease_token();
+        let limit = u32::try_from(free).unwrap_or(u32::MAX);
+        let lease = CallbackLease {
+            token,
+            now,
+            until: now + LEASE,
+            limit,
+            per_receiver: PER_RECEIVER,
+            per_owner: (limit / OWNERS_SHARE_OF_FREE).max(1),
+        };
+        let due = if limit == 0 { Vec::new() } else { self.services.store.lease_callbacks(&lease).await? };
+        Ok((token, due))
+    }
+
+    /// One delivery, and what came of it. What cannot be written down is sent again when its lease has run out.
+    async fn carry(self: Arc<Self>, callback: Callback, token: LeaseToken) {
+        let span = traces::callback(self.services.traces.as_ref(), callback.batch.0, &callback.event);
+        self.carry_out(callback, token).instrument(span).await;
+    }
+
+    async fn carry_out(&self, callback: Callback, token: LeaseToken) {
+        let answer = self.deliver(&callback).await;
+        if let Some(status) = answer.status {
+            Span::current().record("http.response.status_code", i64::from(status));
+        }
+        let delivery = self.judge(&callback, token, answer);
+        if let Err(error) = self.services.store.settle_callback(&delivery).await {
+            tracing::warn!(%error, callback = %callback.id, "a delivery was not written down");
+            return;
+        }
+        self.metrics.deliveries[worker_counters::delivery(delivery.status)].fetch_add(1, Relaxed);
+        let (callback, http_status, attempts) = (callback.id, delivery.http_status, callback.attempts + 1);
+        let error = delivery.error;
+        match delivery.status {
+            CallbackStatus::Delivered => {
+                tracing::debug!(%callback, http_status, attempts, "a callback was delivered");
+            }
+            CallbackStatus::Pending => {
+                tracing::info!(%callback, http_status, error, attempts, "a callback was refused; it is tried again");
+            }
+            CallbackStatus::Exhausted => {
+                tracing::warn!(%callback, http_status, error, attempts, "a callback was given up");
+            }
+            CallbackStatus::Disabled => {
+                tracing::warn!(%callback, http_status, attempts, "a callback's address is gone (410); it gets no more");
+            }
+        }
+    }
+
+    async fn deliver(&self, callback: &Callback) -> Answer {
+        let now = self.services.clock.now();
+        let url = match check_address(&callback.url, self.allow_private) {
+            Ok(url) => url,
+            Err(error) => return Answer::failed(error.to_string()),
+        };
+        let body = match self.body(callback) {
+            Ok(body) => body,
+            Err(error) => return Answer::failed(error.to_string()),
+        };
+        let signatures = match self.signatures(callback, now, &body).await {
+            Ok(signatures) => signatures,
+            Err(error) => return Answer::failed(error.to_string()),
+        };
+        let sent = self
+            .client
+            .post(url)
+            .header("content-type", "application/json")
+            .header("webhook-id", callback.id.to_string())
+            .header("webhook-timestamp", now.seconds().to_string())
+            .header("webhook-signature", signatures)
+            .body(body)
+            .send()
+            .await;
+        match sent {
+            Ok(response) => Answer {
+                status: Some(response.status().as_u16()),
+                retry_after: response
+                    .headers()
+                    .get("retry-after")
+                    .and_then(|value| value.to_str().ok())
+                    .and_then(|value| penstock_downstream::retry_after(value, now, LONGEST_PAUSE)),
+                error: None,
+            },
+            // The address itself stays out of the text.
+            Err(error) => Answer::failed(with_causes(&error.without_url())),
+        }
+    }
+
+    fn body(&self, callback: &Callback) -> Result<String, FlowError> {
+        let batch: Batch = serde_json::from_str(&callback.snapshot).map_err(|_| {
+            FlowError::Inconsistent(format!("callback {} has no batch that can be read", callback.id))
+        })?;
+        // As it was then, whenever it is delivered: every try of a callback says the same.
+        let failure = view::clear_failure(&batch);
+        let pace = Pace::usual(self.rows_per_owner);
+        let data = view::describe(&self.services, &batch, &pace, failure, callback.created_at);
+        let body = json!({ "type": callback.event, "timestamp": callback.created_at, "data": data });
+        Ok(body.to_string())
+    }
+
+    async fn signatures(&self, callback: &Callback, now: Timestamp, body: &str) -> Result<String, FlowError> {
+        let secrets = self.services.store.callback_secrets(callback.owner).await?;
+        let mut current = secrets.current.clone();
+        if current.is_none() {
+            current = Some(self.first_secret(callback.owner, &secrets).await?);
+        }
+        let previous = secrets.previous.filter(|_| secrets.previous_until.is_some_and(|until| until > now));
+        let id = callback.id.to_string();
+        let mut signatures = Vec::new();
+        for sealed in current.iter().chain(previous.iter()) {
+            let secret = open_secret(&self.services, callback.owner, sealed)?;
+            signatures.push(webhook::sign(&secret, &id, now.seconds(), body.as_bytes()));
+        }
+        Ok(signatures.join(" "))
+    }
+
+    /// An owner gets its secret when the first callback needs one.
+    async fn first_secret(&self, owner: OwnerSeq, none: &CallbackSecrets) -> Result<Vec<u8>, FlowError> {
+        let secret = webhook::generate_secret(self.services.random.as_ref())
+            .map_err(|source| FlowError::Sealed { what: "a new callback secret", source })?;
+        let sealed = seal_secret(&self.services, owner, &secret)?;
+        let secrets = CallbackSecrets { current: Some(sealed.clone()), ..none.clone() };
+        if self.services.store.set_callback_secrets(owner, None, &secrets).await? {
+            return Ok(sealed);
+        }
+        let theirs = self.services.store.callback_secrets(owner).await?.current;
+        theirs.ok_or_else(|| FlowError::Inconsistent("an owner's callback secret vanished".into()))
+    }
+
+    fn judge(&self, callback: &Callback, token: LeaseToken, answer: Answer) -> Delivery {
+        let now = self.services.clock.now();
+        let next = SCHEDULE.get(usize::from(callback.attempts)).map(|pause| {
+            let jittered = pause.mul_f64(0.8 + 0.4 * self.services.id_generator.unit());
+            now + jittered.max(answer.retry_after.unwrap_or_default())
+        });
+        let (status, next_at) = match answer.status {
+            Some(200..=299) => (CallbackStatus::Delivered, None),
+            Some(410) => (CallbackStatus::Disabled, None),
+            _ => match next {
+                Some(at) => (CallbackStatus::Pending, Some(at)),
+                None => (CallbackStatus::Exhausted, None),
+            },
+        };
+        Delivery {
+            id: callback.id,
+            token,
+            at: now,
+            status,
+            next_at,
+            http_status: answer.status,
+            error: answer.error,
+        }
+    }
+}
+
+/// An error with what caused it: "error sending request: … : connection refused" rather than its first half alone.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+struct Answer {
+    status: Option<u16>,
+    retry_after: Option<Duration>,
+    error: Option<String>,
+}
+
+impl Answer {
+    fn failed(error: String) -> Self {
+        Self { status: None, retry_after: None, error: Some(error) }
+    }
+}
+
+/// Gives an owner a new callback secret and returns it as `whsec_…`, to be shown once. The one before signs as well
+/// for [`ROTATION_OVERLAP`].
+///
+/// # Errors
+/// When the database fails or somebody else rotates at the same moment.
+pub async fn rotate_secret(services: &Services, owner: OwnerSeq) -> Result<String, FlowError> {
+    let now = services.clock.now();
+    let before = services.store.callback_secrets(owner).await?;
+    let secret = webhook::generate_secret(services.random.as_ref())
+        .map_err(|source| FlowError::Sealed { what: "a new callback secret", source })?;
+    let secrets = CallbackSecrets {
+        current: Some(seal_secret(services, owner, &secret)?),
+        previous: before.current.clone(),
+        previous_until: before.current.as_ref().map(|_| now + ROTATION_OVERLAP),
+    };
+    if services.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await? {
+        Ok(webhook::format_secret(&secret))
+    } else {
+        Err(FlowError::Inconsistent(
+            "the secret was rotated by somebody else at this moment; ask again".into(),
+        ))
+    }
+}
+
+fn seal_secret(services: &Services, owner: OwnerSeq, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
+    services
+        .keyring
+        .get()
+        .seal_small("owners", &owner.0.to_string(), "secret", secret, services.random.as_ref())
+        .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
+}
+
+fn open_secret(services: &Services, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
+    services
+        .keyring
+        .get()
+        .open_small("owners", &owner.0.to_string(), "secret", sealed)
+        .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
+}
+
+/// Seals an owner's callback secrets under the keyring's active key; true when they were under another.
+///
+/// # Errors
+/// When the database fails or the keyring lacks their key.
+pub async fn reseal_secrets(
+    services: &Services,
+    owner: OwnerSeq,
+    before: &CallbackSecrets,
+) -> Result<bool, FlowError> {
+    let keyring = services.keyring.get();
+    let active = keyring.active_id();
+    let stale = [&before.current, &before.previous]
+        .into_iter()
+        .flatten()
+        .any(|sealed| penstock_crypto::Keyring::small_key_id(sealed).is_ok_and(|id| id != active));
+    if !stale {
+        return Ok(false);
+    }
+    let reseal = |sealed: &Option<Vec<u8>>| match sealed {
+        None => Ok(None),
+        Some(sealed) => seal_secret(services, owner, &open_secret(services, owner, sealed)?).map(Some),
+    };
+    let secrets = CallbackSecrets {
+        current: reseal(&before.current)?,
+        previous: reseal(&before.previous)?,
+        previous_until: before.previous_until,
+    };
+    Ok(services.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await?)
+}
+
+/// The callback is sent again when its lease has run out.
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a delivery panicked: please report it; it is tried again");
+    }
+}

@@ -1,0 +1,4 @@
+//! Callbacks: where they may go, and their delivery from the outbox.
+
+pub mod address;
+pub mod deliver;

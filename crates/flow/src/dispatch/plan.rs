@@ -1,0 +1,53 @@
+//! How many rows of each batch a run releases: fair between owners, within their quotas.
+
+use penstock_domain::fair::{self, BatchOffer, OwnerOffer, Share};
+use penstock_store::dispatch::OwnerLoad;
+
+use crate::context::pace::Quota;
+use crate::context::services::Services;
+use crate::dispatch::policy::DispatchPolicy;
+
+/// The shares of the batches in `loads`, at most `cap` rows in all.
+pub(super) fn plan(
+    services: &Services,
+    policy: &DispatchPolicy,
+    loads: &[OwnerLoad],
+    cap: Option<u32>,
+) -> Vec<Share> {
+    let offers: Vec<OwnerOffer> = loads.iter().map(|load| offer(services, policy, load)).collect();
+    fair::plan(&offers, cap, &mut || services.id_generator.unit())
+}
+
+fn offer(services: &Services, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerOffer {
+    let mut names: Vec<&str> = Vec::new();
+    let mut batches = Vec::with_capacity(load.batches.len());
+    for batch in &load.batches {
+        let room = names.iter().position(|name| *name == batch.pipeline).unwrap_or_else(|| {
+            names.push(&batch.pipeline);
+            names.len() - 1
+        });
+        batches.push(BatchOffer {
+            batch: batch.batch,
+            room,
+            priority: batch.priority,
+            served_at: batch.served_at,
+            rows: batch.fresh.saturating_add(batch.returned),
+        });
+    }
+    let rooms = names
+        .iter()
+        .map(|name| {
+            let limit = Quota::of(services, load.rows, name, policy.rows_per_owner).pipeline;
+            let used = load.in_flight_by_pipeline.iter().find(|(pipeline, _)| pipeline == name);
+            limit.saturating_sub(used.map_or(0, |(_, rows)| *rows))
+        })
+        .collect();
+    let quota = load.rows.unwrap_or(policy.rows_per_owner);
+    OwnerOffer {
+        quota: quota.saturating_sub(load.in_flight),
+        weight: load.weight,
+        served_at: load.served_at,
+        rooms,
+        batches,
+    }
+}

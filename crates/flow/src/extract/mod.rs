@@ -1,0 +1,7 @@
+//! Extraction: a stored file becomes sealed rows in SQL.
+
+pub mod fault;
+pub mod policy;
+pub mod reader;
+pub mod run;
+pub mod seal_plain;

@@ -1,0 +1,7 @@
+//! Intake: an upload is validated and sealed as it arrives, and becomes a batch.
+
+pub mod create_batch;
+pub mod presigned;
+pub mod presigned_batch;
+pub mod sealed_file;
+pub mod upload;

@@ -1,0 +1,353 @@
+//! Upload: bytes are parsed, every row is validated and the sealed file is stored as they arrive.
+//!
+//! Only a file without an error becomes a batch; everything else leaves nothing behind.
+
+use std::sync::Arc;
+
+use penstock_crypto::{DataKey, Fingerprinter};
+use penstock_domain::csv::{Refused, Rejected, RowError, Validated, Validator, error};
+use penstock_domain::ids::{BatchId, OwnerSeq};
+use penstock_domain::ledger::Canary;
+use penstock_domain::pipeline::Pipeline;
+use penstock_store::batches::{Batch, Checkpoint, Created, Idempotency, NewBatch, SealedKey};
+use serde_json::Value;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
+
+use crate::context::error::FlowError;
+use crate::context::installation;
+use crate::context::objects::delete;
+use crate::context::references::References;
+use crate::context::secrets::{SecretLocation, SecretsOf};
+use crate::context::services::Services;
+use crate::context::stored_definitions;
+use crate::crash;
+use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
+use crate::intake::sealed_file::{SealedWriter, sealed_key};
+
+/// Who uploads, and to what.
+#[derive(Clone)]
+pub struct UploadRequest {
+    /// The owner.
+    pub owner: OwnerSeq,
+    /// Its name, for the object's key.
+    pub owner_name: String,
+    /// The pipeline.
+    pub pipeline: Arc<Pipeline>,
+    /// The `Idempotency-Key` header.
+    pub idempotency_key: Option<String>,
+}
+
+/// What comes beside the file.
+#[derive(Clone, Debug, Default)]
+pub struct UploadFields {
+    /// What the client calls the batch.
+    pub name: Option<String>,
+    /// Values for the templates, a JSON object.
+    pub context: Option<Value>,
+    /// Whether rows go on after one has failed; true unless said.
+    pub allow_failures: Option<bool>,
+    /// Where callbacks go.
+    pub callback_url: Option<String>,
+    /// Its place among the owner's batches; 0 unless said.
+    pub priority: Option<i16>,
+    /// The trial, if not the pipeline's own.
+    pub canary: Option<Canary>,
+}
+
+/// Why an upload did not become a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// A limit was passed.
+    #[error("the upload is larger than is allowed")]
+    TooLarge(TooLarge),
+    /// The file has errors.
+    #[error("the file has {}", error::of(.0.error_count, "error"))]
+    Rejected(Rejected),
+    /// The `Idempotency-Key` was used for something else.
+    #[error("this Idempotency-Key was used before with other content")]
+    KeyReused,
+    /// There is no presigned upload of this id, or not of this owner.
+    #[error("there is no upload of this id")]
+    NoSuchUpload,
+    /// Nothing was PUT to the presigned upload's address yet.
+    #[error("nothing was PUT to this upload's address yet")]
+    NotUploaded,
+    /// The presigned upload has become a batch before.
+    #[error("this upload has become a batch before")]
+    UploadUsed(Option<BatchId>),
+    /// An engine failed.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
+}
+
+impl From<Refused> for UploadError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Errors(rejected) => Self::Rejected(rejected),
+            Refused::Limit(error) => Self::TooLarge(TooLarge::Csv(error)),
+        }
+    }
+}
+
+/// Which limit was passed.
+#[derive(Debug)]
+pub enum TooLarge {
+    /// The whole body, in bytes.
+    Bytes(u64),
+    /// A limit on rows, fields or records.
+    Csv(RowError),
+}
+
+/// What became of an upload.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The batch.
+    pub batch: Batch,
+    /// Whether an earlier request with the same `Idempotency-Key` had made it.
+    pub replayed: bool,
+    /// Columns of the file that were ignored, at most 100 of them; of a presigned upload they are not known yet.
+    pub ignored_columns: Vec<String>,
+}
+
+/// An upload under way. Dropping it leaves nothing behind.
+pub struct Upload {
+    services: Services,
+    request: UploadRequest,
+    id: BatchId,
+    span: Span,
+    secrets: SecretsOf,
+    validator: Validator,
+    writer: SealedWriter,
+    /// Bytes that came, stored or not.
+    received: u64,
+    earlier: Option<(Batch, Idempotency)>,
+    /// The first is made under the installation's own secret; a second one compares with a promise from before there was one.
+    fingerprints: Vec<(String, Fingerprinter)>,
+}
+
+impl Upload {
+    /// Begins an upload.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn start(services: &Services, request: UploadRequest) -> Result<Self, FlowError> {
+        let now = services.clock.now();
+        let id = services.id_generator.batch_id(now);
+        let key = DataKey::generate(services.random.as_ref())
+            .map_err(|source| FlowError::Sealed { what: "a new data key", source })?;
+        let key = Arc::new(key);
+        let earlier = match &request.idempotency_key {
+            Some(idempotency_key) => services.store.idempotent(request.owner, idempotency_key).await?,
+            None => None,
+        };
+        let fingerprints = match &request.idempotency_key {
+            Some(_) => {
+                let earlier = earlier.as_ref().map(|(_, promise)| promise.key_id.as_str());
+                fingerprinters(services, earlier).await?
+            }
+            None => Vec::new(),
+        };
+        let references = Arc::new(References::of(services, &request.owner_name).await?);
+        let path = sealed_key(&request.owner_name, id);
+        let writer = SealedWriter::new(services, path, &key, id)?;
+        let span = tracing::info_span!("upload", batch = %id, trace_id = Empty);
+        services.traces.of_batch(&span, id.0);
+        Ok(Self {
+            services: services.clone(),
+            id,
+            span,
+            secrets: SecretsOf::new(id, key, Value::Null),
+            validator: Validator::new(request.pipeline.schema.clone(), references),
+            writer,
+            received: 0,
+            earlier,
+            fingerprints,
+            request,
+        })
+    }
+
+    /// Takes the next bytes of the file.
+    ///
+    /// # Errors
+    /// As soon as a limit is passed; when the object store fails.
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+        if let Err(limit) = self.validator.push(bytes) {
+            return Err(UploadError::TooLarge(TooLarge::Csv(self.validator.error_of(&limit))));
+        }
+        self.received += bytes.len() as u64;
+        let most = self.request.pipeline.max_upload_bytes;
+        if self.received > most.saturating_add(self.validator.allowance()) {
+            return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
+        }
+        for (_, fingerprint) in &mut self.fingerprints {
+            fingerprint.update(bytes);
+        }
+        // A file that is refused anyway need not be stored; it is only read on for its other errors.
+        if !self.validator.has_errors() {
+            self.writer.push(bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Something else was wrong, and the file becomes no batch: what is wrong with the file itself, if anything is.
+    pub async fn abandon(self) -> Option<UploadError> {
+        let refused = self.validator.finish().err();
+        self.writer.abort().await;
+        refused.map(UploadError::from)
+    }
+
+    /// The file is complete: makes the batch, unless it has errors.
+    ///
+    /// # Errors
+    /// [`UploadError::Rejected`] with the file's errors; nothing is left behind on any error.
+    pub async fn finish(self, fields: UploadFields) -> Result<Accepted, UploadError> {
+        let span = self.span.clone();
+        self.end(fields).instrument(span).await
+    }
+
+    async fn end(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
+        let mut validated = match self.validator.finish() {
+            Ok(validated) => validated,
+            Err(refused) => {
+                self.writer.abort().await;
+                return Err(refused.into());
+            }
+        };
+        let ignored_columns = std::mem::take(&mut validated.ignored_columns);
+        let prints: Vec<(String, [u8; 32])> = self
+            .fingerprints
+            .drain(..)
+            .map(|(key_id, mut fingerprint)| {
+                absorb_fields(&mut fingerprint, &self.request.pipeline, &fields);
+                (key_id, fingerprint.finish())
+            })
+            .collect();
+        if let Some((batch, promise)) = self.earlier {
+            self.writer.abort().await;
+            return Ok(Accepted { ignored_columns, ..replay(batch, &promise, &prints)? });
+        }
+        let promise =
+            self.request.idempotency_key.take().zip(prints.first()).map(|(key, (key_id, print))| {
+                Idempotency { key, key_id: key_id.clone(), fingerprint: print.to_vec() }
+            });
+        let file = self.writer.finish().await?;
+        crash::point(crash::FILE_STORED);
+        let services = self.services;
+        let made = make_batch(
+            &services,
+            &self.request,
+            Making { id: self.id, secrets: &self.secrets, validated, promise },
+            fields,
+            file.path.to_string(),
+            file.plain_bytes,
+        )
+        .await;
+        match made {
+            Ok(Created::New(batch)) => {
+                enqueue_extraction(&services, &batch).await;
+                Ok(Accepted { batch, replayed: false, ignored_columns })
+            }
+            Ok(Created::Existing { batch, idempotency }) => {
+                delete(&services, &file.path).await;
+                Ok(Accepted { ignored_columns, ..replay(batch, &idempotency, &prints)? })
+            }
+            Err(NotMade { error, certainly }) => {
+                // A batch that may have been made needs its file; `reconcile` finds one that nobody needs.
+                if certainly {
+                    delete(&services, &file.path).await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+}
+
+struct Making<'a> {
+    id: BatchId,
+    secrets: &'a SecretsOf,
+    validated: Validated,
+    promise: Option<Idempotency>,
+}
+
+async fn make_batch(
+    services: &Services,
+    request: &UploadRequest,
+    making: Making<'_>,
+    fields: UploadFields,
+    object_key: String,
+    file_bytes: u64,
+) -> Result<Created, NotMade> {
+    let now = services.clock.now();
+    let pipeline = &request.pipeline;
+    stored_definitions::save(services, pipeline, now).await?;
+    let header = making.secrets.seal_json(SecretLocation::Header, &making.validated.header);
+    let context = fields.context.map(|context| making.secrets.seal_json(SecretLocation::Context, &context));
+    let batch = NewBatch {
+        id: making.id,
+        owner: request.owner,
+        pipeline: pipeline.name.clone(),
+        version: pipeline.version,
+        name: fields.name,
+        object_key,
+        file_bytes,
+        unsealed: false,
+        rows: Some(u32::try_from(making.validated.rows).unwrap_or(u32::MAX)),
+        allow_failures: fields.allow_failures.unwrap_or(true),
+        canary: fields.canary.or(pipeline.canary),
+        callback_url: fields.callback_url,
+        priority: fields.priority.unwrap_or(0),
+        checkpoint: Checkpoint {
+            offset: making.validated.body_offset,
+            line: making.validated.body_line,
+            rows: 0,
+        },
+        key: SealedKey { context, header: Some(header), ..SealedKey::default() },
+        idempotency: making.promise,
+        upload: None,
+        created_at: now,
+    };
+    create_batch(services, &request.owner_name, making.secrets, batch).await
+}
+
+pub(crate) async fn fingerprinters(
+    services: &Services,
+    earlier: Option<&str>,
+) -> Result<Vec<(String, Fingerprinter)>, FlowError> {
+    let mut all = vec![(String::new(), installation::fingerprinter(services).await?)];
+    if let Some(id) = earlier.filter(|id| !id.is_empty()) {
+        all.extend(
+            services.keyring.get().fingerprint(id).map(|fingerprinter| (id.to_owned(), fingerprinter)),
+        );
+    }
+    Ok(all)
+}
+
+/// The same file under another name is another request.
+pub(crate) fn absorb_fields(fingerprint: &mut Fingerprinter, pipeline: &Pipeline, fields: &UploadFields) {
+    let rest = serde_json::json!([
+        pipeline.name,
+        fields.name,
+        fields.context,
+        fields.allow_failures.unwrap_or(true),
+        fields.callback_url,
+        fields.priority.unwrap_or(0),
+        fields.canary,
+    ]);
+    fingerprint.update(b"\0fields\0");
+    fingerprint.update(rest.to_string().as_bytes());
+}
+
+pub(crate) fn replay(
+    batch: Batch,
+    promise: &Idempotency,
+    prints: &[(String, [u8; 32])],
+) -> Result<Accepted, UploadError> {
+    let same = prints.iter().any(|(key_id, print)| {
+        *key_id == promise.key_id && promise.fingerprint.as_slice() == print.as_slice()
+    });
+    if !same {
+        return Err(UploadError::KeyReused);
+    }
+    Ok(Accepted { batch, replayed: true, ignored_columns: Vec::new() })
+}

@@ -1,0 +1,405 @@
+//! The families, collected from where the metrics are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use penstock_domain::limit::{BreakerState, Reason};
+use penstock_domain::pipeline::Dependency;
+use penstock_domain::time::Timestamp;
+use penstock_downstream::metrics::{STATUS_CLASSES, VERDICTS};
+use penstock_downstream::{CallMetrics, Caller};
+use penstock_queue::Lane;
+use penstock_store::dispatch::RunRecord;
+
+use crate::context::pace::usual_interval;
+use crate::context::services::Services;
+use crate::telemetry::metrics::{Family, RequestMetrics};
+use crate::telemetry::worker_counters::{DELIVERIES, EXTRACTION_ENDS, OUTCOMES, PipelineMetrics};
+use crate::worker::WorkerMetrics;
+
+/// From so many of the last runs it is told how often they come.
+const RUNS: u32 = 11;
+
+/// What a process has to tell of. Cheap to clone.
+#[derive(Clone)]
+pub struct Sources {
+    /// The services.
+    pub services: Services,
+    /// When the process began.
+    pub started_at: Timestamp,
+    /// Knows the dependencies' limits as they stand.
+    pub caller: Arc<Caller>,
+    /// The worker's metrics, where one runs.
+    pub worker: Option<Arc<WorkerMetrics>>,
+    /// The API's metrics, where it is served.
+    pub requests: Option<Arc<RequestMetrics>>,
+    /// How many log lines the process has dropped.
+    pub dropped_log_lines: fn() -> u64,
+}
+
+impl Sources {
+    /// What is known now: the database's metrics, the queue's, the limits', and the process' own. What does not answer is
+    /// left out.
+    pub async fn collect(&self) -> Vec<Family> {
+        let services = &self.services;
+        let mut families = Vec::new();
+        stored(services, &mut families).await;
+        queue(services, &mut families).await;
+        if let Ok(last) = services.store.runs(RUNS).await {
+            runs(&last, services.clock.now(), &mut families);
+        }
+        if let Some(worker) = &self.worker {
+            working(worker, &mut families);
+            rows(services, worker, &mut families);
+            calling(services, &self.caller, &mut families);
+        }
+        limiting(services, &self.caller, &mut families).await;
+        families.extend(self.requests.as_ref().map(|requests| requests.family()));
+        self.process(&mut families);
+        families
+    }
+
+    fn process(&self, families: &mut Vec<Family>) {
+        if let Some(bytes) = resident() {
+            let help = "Memory of this process that is in use (resident).";
+            families.push(Family::gauge("process.memory.usage", "By", help).alone(bytes));
+        }
+        let uptime = self.services.clock.now().since(self.started_at).as_secs_f64();
+        families.push(Family::gauge("process.uptime", "s", "How long this process runs.").alone(uptime));
+        let help = "Log lines that were dropped because nobody read standard error.";
+        let dropped = (self.dropped_log_lines)();
+        families.push(Family::counter("penstock.log.dropped", "{line}", help).alone(dropped));
+    }
+}
+
+/// Bytes of memory in use, where the system tells.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+async fn stored(services: &Services, families: &mut Vec<Family>) {
+    let Ok(metrics) = services.store.metrics(services.clock.now()).await else { return };
+    let mut rows =
+        Family::gauge("penstock.rows", "{row}", "Rows of unfinished batches by pipeline and state.");
+    for (pipeline, counts) in &metrics.by_pipeline {
+        for (state, count) in [
+            ("pending", counts.pending),
+            ("queued", counts.queued),
+            ("processing", counts.processing),
+            ("completed", counts.completed),
+            ("failed", counts.failed),
+            ("cancelled", counts.cancelled),
+        ] {
+            rows.push([("pipeline", pipeline.as_str()), ("state", state)], count);
+        }
+    }
+    families.push(rows);
+    families.push(
+        Family::gauge("penstock.batches", "{batch}", "Unfinished batches by state.")
+            .with([("state", "pending")], metrics.batches_pending)
+            .with([("state", "processing")], metrics.batches_processing)
+            .with([("state", "queued")], metrics.batches_queued),
+    );
+    families.push(
+        Family::gauge("penstock.callbacks", "{callback}", "Callbacks that wait, and that were given up.")
+            .with([("state", "pending")], metrics.callbacks_pending)
+            .with([("state", "exhausted")], metrics.callbacks_exhausted),
+    );
+    let help = "Callbacks of the last five days that were given up.";
+    families.push(
+        Family::gauge("penstock.callbacks.exhausted_recently", "{callback}", help)
+            .alone(metrics.callbacks_exhausted_recently),
+    );
+    let help = "Callbacks that are due since a while, and nobody delivers them.";
+    families.push(
+        Family::gauge("penstock.callbacks.overdue", "{callback}", help).alone(metrics.callbacks_overdue),
+    );
+    let help = "Rows whose lease, or whose time in the queue, ran out a while ago.";
+    families.push(
+        Family::gauge("penstock.rows.overdue", "{row}", help)
+            .with([("reason", "lease_expired")], metrics.leases_expired)
+            .with([("reason", "lost")], metrics.rows_lost),
+    );
+    let help = "Batches whose file could not be extracted, in the last hour.";
+    families.push(
+        Family::gauge("penstock.batches.failed_recently", "{batch}", help)
+            .alone(metrics.batches_failed_recently),
+    );
+    let help = "The greatest share of failed rows of a batch that runs or ended in the last hour.";
+    let mut ratio = Family::gauge("penstock.batch.failure", "1", help);
+    for (pipeline, share) in &metrics.failure_ratio {
+        ratio.push([("pipeline", pipeline.as_str())], *share);
+    }
+    families.push(ratio);
+}
+
+async fn queue(services: &Services, families: &mut Vec<Family>) {
+    let Ok(backlog) = services.queue.backlog().await else { return };
+    let help =
+        "Messages that wait in the queue, by lane: packets of a pipeline's rows, and files to extract.";
+    let mut waiting = Family::gauge("penstock.queue.messages", "{message}", help);
+    let messages = |lane: &Lane| backlog.get(lane).copied().unwrap_or(0);
+    waiting.push([("lane", "extractions")], messages(&Lane::Extractions));
+    for pipeline in services.pipelines.iter() {
+        let lane = Lane::Rows(pipeline.name.clone());
+        waiting.push([("lane", "rows"), ("pipeline", pipeline.name.as_str())], messages(&lane));
+    }
+    families.push(waiting);
+}
+
+/// Of the dispatcher's runs, the last one first.
+fn runs(runs: &[RunRecord], now: Timestamp, families: &mut Vec<Family>) {
+    let Some(last) = runs.first() else { return };
+    #[allow(clippy::cast_precision_loss, reason = "seconds since 1970")]
+    let started = last.started_at.seconds() as f64;
+    let gauge = |name, unit, help, value: f64| Family::gauge(name, unit, help).alone(value);
+    families.extend([
+        gauge(
+            "penstock.dispatcher.last_run_timestamp",
+            "s",
+            "When the last dispatcher run began, in seconds since 1970.",
+            started,
+        ),
+        gauge(
+            "penstock.dispatcher.last_run_duration",
+            "s",
+            "How long the last dispatcher run took.",
+            last.finished_at.since(last.started_at).as_secs_f64(),
+        ),
+        gauge(
+            "penstock.dispatcher.last_run_rows",
+            "{row}",
+            "Rows that the last dispatcher run released.",
+            f64::from(last.rows),
+        ),
+        gauge(
+            "penstock.dispatcher.last_run_failed",
+            "{run}",
+            "1 when the last dispatcher run broke off with an error.",
+            f64::from(u8::from(last.error.is_some())),
+        ),
+    ]);
+    let Some(usual) = usual_interval(runs) else { return };
+    let gap = last.started_at.since(runs[1].started_at).as_secs_f64();
+    let late = now.since(last.started_at).saturating_sub(usual).as_secs_f64();
+    families.extend([
+        gauge(
+            "penstock.dispatcher.run_interval",
+            "s",
+            "Time between the beginnings of the last two dispatcher runs.",
+            gap,
+        ),
+        gauge(
+            "penstock.dispatcher.lateness",
+            "s",
+            "How long the next dispatcher run is overdue, by the median of the last ten intervals.",
+            late,
+        ),
+    ]);
+}
+
+fn working(worker: &WorkerMetrics, families: &mut Vec<Family>) {
+    let help = "Rows in this worker: heard of, in flight, of these waiting for a limit.";
+    families.push(
+        Family::gauge("penstock.worker.rows", "{row}", help)
+            .with([("state", "heard")], worker.waiting.load(Relaxed))
+            .with([("state", "in_flight")], worker.in_flight.load(Relaxed))
+            .with([("state", "limited")], worker.limited.load(Relaxed)),
+    );
+    let groups = worker.groups();
+    let help = "Rows that were settled in one transaction.";
+    families.push(Family::histogram("penstock.settlement.group.size", "{row}", help).alone(groups.size));
+    let help = "How long it took to write a group of settlements.";
+    families.push(Family::histogram("penstock.settlement.duration", "s", help).alone(groups.took));
+    let help = "Rows whose lease was lost before they were settled.";
+    families.push(Family::counter("penstock.lost_leases", "{row}", help).alone(worker.lost.load(Relaxed)));
+    let help = "Tries to deliver a callback, by what became of them.";
+    let mut deliveries = Family::counter("penstock.callback.deliveries", "{delivery}", help);
+    for (outcome, count) in DELIVERIES.into_iter().zip(&worker.deliveries) {
+        deliveries.push([("outcome", outcome)], count.load(Relaxed));
+    }
+    families.push(deliveries);
+}
+
+/// Metrics by pipeline: of those that are loaded, though nothing of theirs was counted yet, and of older ones.
+fn rows(services: &Services, worker: &WorkerMetrics, families: &mut Vec<Family>) {
+    let mut pipelines: BTreeMap<String, PipelineMetrics> = worker.pipelines();
+    for pipeline in services.pipelines.iter() {
+        pipelines.entry(pipeline.name.clone()).or_default();
+    }
+    let mut pending = Family::histogram(
+        "penstock.row.pending.duration",
+        "s",
+        "Time from a batch's upload to the first start of each of its rows.",
+    );
+    let mut queued = Family::histogram(
+        "penstock.row.queue.duration",
+        "s",
+        "Time from a row's planned start to its claim by a worker.",
+    );
+    let mut processing = Family::histogram(
+        "penstock.row.process.duration",
+        "s",
+        "Time from a row's claim to the end of its run, waits for limits included.",
+    );
+    let mut settled = Family::counter(
+        "penstock.settled_rows",
+        "{row}",
+        "Attempts that this worker settled, by what they came to: `retried` cost an attempt, `returned` did not.",
+    );
+    let mut attempts = Family::histogram(
+        "penstock.row.attempts",
+        "{attempt}",
+        "Attempts that rows had taken when they ended.",
+    );
+    let mut extracted =
+        Family::counter("penstock.extraction.rows", "{row}", "Rows that this worker extracted from files.");
+    let mut read =
+        Family::counter("penstock.extraction.read", "By", "Bytes of files that this worker extracted.");
+    let mut extractions = Family::histogram(
+        "penstock.extraction.duration",
+        "s",
+        "How long extractions took; `interrupted` ones go on from their checkpoint.",
+    );
+    for (name, metrics) in pipelines {
+        let pipeline = ("pipeline", name.as_str());
+        pending.push([pipeline], metrics.pending);
+        queued.push([pipeline], metrics.queued);
+        processing.push([pipeline], metrics.processing);
+        for (outcome, count) in OUTCOMES.into_iter().zip(metrics.settled) {
+            settled.push([pipeline, ("outcome", outcome)], count);
+        }
+        for (outcome, taken) in OUTCOMES.into_iter().zip(metrics.attempts) {
+            attempts.push([pipeline, ("outcome", outcome)], taken);
+        }
+        extracted.push([pipeline], metrics.extracted_rows);
+        read.push([pipeline], metrics.extracted_bytes);
+        for (outcome, took) in EXTRACTION_ENDS.into_iter().zip(metrics.extractions) {
+            extractions.push([pipeline, ("outcome", outcome)], took);
+        }
+    }
+    families.extend([pending, queued, processing, settled, attempts, extracted, read, extractions]);
+}
+
+/// Every dependency that a loaded pipeline has; pipelines that share one by name share its metrics.
+fn dependencies(services: &Services) -> BTreeMap<&str, &Dependency> {
+    let all = services.pipelines.iter().flat_map(|pipeline| &pipeline.dependencies);
+    all.map(|dependency| (dependency.name.as_str(), dependency)).collect()
+}
+
+fn calling(services: &Services, caller: &Caller, families: &mut Vec<Family>) {
+    let mut metrics: BTreeMap<String, CallMetrics> = caller.metrics().into_iter().collect();
+    for name in dependencies(services).into_keys() {
+        metrics.entry(name.to_owned()).or_default();
+    }
+    let mut calls = Family::counter("penstock.calls", "{call}", "Calls by dependency and verdict.");
+    let mut durations = Family::histogram(
+        "http.client.request.duration",
+        "s",
+        "How long calls took, from sending to the end of the answer, by its status' class; `none`: no answer came.",
+    );
+    let mut decisions = Family::counter(
+        "penstock.limiter.decisions",
+        "{decision}",
+        "Calls that a limit let through, and rows that it sent away to wait, by reason.",
+    );
+    let mut waits = Family::histogram(
+        "penstock.limiter.wait.duration",
+        "s",
+        "How long calls that were let through had waited for their moment.",
+    );
+    for (name, metrics) in metrics {
+        let dependency = ("dependency", name.as_str());
+        for (verdict, count) in VERDICTS.into_iter().zip(metrics.verdicts) {
+            calls.push([dependency, ("verdict", verdict)], count);
+        }
+        for (class, took) in STATUS_CLASSES.into_iter().zip(metrics.durations) {
+            durations.push([dependency, ("status_class", class)], took);
+        }
+        decisions.push([dependency, ("outcome", "granted")], metrics.waited.count());
+        for (reason, count) in Reason::ALL.iter().zip(metrics.denied) {
+            decisions.push([dependency, ("outcome", "denied"), ("reason", reason.code())], count);
+        }
+        waits.push([dependency], metrics.waited);
+    }
+    families.extend([calls, durations, decisions, waits]);
+}
+
+async fn limiting(services: &Services, caller: &Caller, families: &mut Vec<Family>) {
+    let help = "1 for the state that a dependency's circuit breaker is in.";
+    let mut breaker = Family::gauge("penstock.breaker.state", "{breaker}", help);
+    let help = "Calls that a dependency's rate allows in a second, as adapted after refusals.";
+    let mut allowed = Family::gauge("penstock.limiter.allowed_rate", "{call}", help);
+    let help =
+        "Share of the configured rate that is used since the dependency slowed us down; 1 is all of it.";
+    let mut factor = Family::gauge("penstock.limiter.slow_down", "1", help);
+    let help = "How long a dependency is still paused at its own word.";
+    let mut paused = Family::gauge("penstock.limiter.paused", "s", help);
+    let help =
+        "Calls that a dependency's `concurrency` allows at once, and those of them that are under way.";
+    let mut slots = Family::gauge("penstock.limiter.slots", "{call}", help);
+    for (name, dependency) in dependencies(services) {
+        let label = ("dependency", name);
+        let seen = caller.peek(dependency, "").await;
+        let state = seen.map_or(BreakerState::Closed, |seen| seen.breaker);
+        for (one, word) in BreakerState::ALL {
+            breaker.push([label, ("state", word)], u32::from(one == state));
+        }
+        let Some(seen) = seen else { continue };
+        paused.push([label], seen.paused_for.as_secs_f64());
+        if let Some(rate) = rate_of(dependency) {
+            allowed.push([label], rate * seen.factor);
+            factor.push([label], seen.factor);
+        }
+        if let Some(limit) = dependency.concurrency.as_ref().filter(|limit| !limit.per_owner) {
+            slots.push([label, ("state", "allowed")], limit.limit);
+            slots.push([label, ("state", "used")], seen.in_flight);
+        }
+    }
+    families.extend([breaker, allowed, factor, paused, slots]);
+}
+
+fn rate_of(dependency: &Dependency) -> Option<f64> {
+    let rate = dependency.rate.as_ref().filter(|rate| !rate.per_owner)?;
+    Some(f64::from(rate.limit) / rate.period.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Value;
+
+    fn run(second: i64) -> RunRecord {
+        let at = Timestamp::from_millis(second * 1000);
+        RunRecord { started_at: at, finished_at: at, ..RunRecord::default() }
+    }
+
+    fn late(seconds: &[i64], now: i64) -> Option<f64> {
+        let mut families = Vec::new();
+        let records: Vec<RunRecord> = seconds.iter().rev().map(|second| run(*second)).collect();
+        runs(&records, Timestamp::from_millis(now * 1000), &mut families);
+        let family = families.into_iter().find(|family| family.name == "penstock.dispatcher.lateness")?;
+        match family.samples[0].value {
+            Value::Number(number) => Some(number),
+            Value::Histogram(_) => None,
+        }
+    }
+
+    #[test]
+    fn a_run_is_late_by_the_usual_interval_whatever_the_last_one_was() {
+        assert_eq!(late(&[0, 60, 120], 150), Some(0.0));
+        assert_eq!(late(&[0, 60, 120], 200), Some(20.0));
+        // One that came late, and at once another one behind it.
+        assert_eq!(late(&[0, 60, 120, 299, 300], 350), Some(0.0));
+        assert_eq!(late(&[0], 1000), None, "nobody knows how often they come");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_in_use_is_told() {
+        assert!(resident().is_some_and(|bytes| bytes > 100 * 1024));
+    }
+}

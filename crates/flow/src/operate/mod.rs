@@ -1,0 +1,11 @@
+//! What operators ask for, and what runs in the background.
+
+pub mod alerts;
+pub mod collect_metrics;
+pub mod control;
+pub mod delays;
+pub mod dependencies;
+pub mod readiness;
+pub mod reconcile;
+pub mod retention;
+pub mod rotation;

@@ -1,0 +1,272 @@
+//! What is stuck and why, and the repairs (`penstock reconcile`). Looking writes nothing; every repair keeps its guard in
+//! its own statement, so that a plan that is stale by now does nothing.
+
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
+use penstock_queue::Message;
+use penstock_store::operations::{AuditEntry, CountMismatch};
+use penstock_store::workers::ComeBack;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::context::error::FlowError;
+use crate::context::services::Services;
+use crate::dispatch::dead_workers;
+
+/// Objects asked about in one statement.
+const OBJECTS_AT_ONCE: usize = 500;
+
+/// An object younger than this may belong to an upload that is still under way.
+const YOUNG_SECONDS: i64 = 3600;
+
+/// Without a dispatcher run for so long, runs have stopped coming.
+const RUNS_STOPPED: Duration = Duration::from_secs(300);
+
+/// Ended batches are counted over for so long; later nothing moves in them any more.
+const COUNTED_OVER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Leave to write. Only an operator's `--apply` makes one.
+pub struct Permission(());
+
+impl Permission {
+    /// The operator said `--apply`.
+    pub fn from_apply_flag(apply: bool) -> Option<Self> {
+        apply.then_some(Self(()))
+    }
+}
+
+/// How to look.
+#[derive(Clone, Copy, Debug)]
+pub struct ReconcilePolicy {
+    /// How long a stored file may wait for its extraction.
+    pub extraction_grace: Duration,
+    /// Whether a message that is enqueued here reaches a worker: not where the queue lives in another process.
+    pub messages_reach_workers: bool,
+}
+
+/// Something that is stuck.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// What.
+    pub what: &'static str,
+    /// How many rows, batches, objects, …
+    pub count: usize,
+    /// What fixes it.
+    pub repair: &'static str,
+    /// Whether `--apply` does that; otherwise it is for people.
+    pub by_apply: bool,
+    /// Which ones: a list.
+    pub detail: Value,
+    /// Fixed by this run.
+    pub applied: usize,
+    /// Planned, and found otherwise when its turn came: somebody else was faster.
+    pub overtaken: usize,
+}
+
+/// What is stuck, and what of it a run fixed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// One for each kind of fault, also for those of which there is none.
+    pub findings: Vec<Finding>,
+    #[serde(skip)]
+    mismatches: Vec<CountMismatch>,
+    #[serde(skip)]
+    orphans: Vec<String>,
+}
+
+impl Plan {
+    /// What `--apply` would fix.
+    pub fn planned(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.by_apply).map(|finding| finding.count).sum()
+    }
+
+    fn applied(&mut self, what: &'static str, applied: usize) {
+        if let Some(finding) = self.findings.iter_mut().find(|finding| finding.what == what) {
+            finding.applied = applied;
+            finding.overtaken = finding.count.saturating_sub(applied);
+        }
+    }
+}
+
+const LOST: &str = "rows queued whose message was lost";
+const EXPIRED: &str = "rows processing whose lease ran out";
+const UNHELD: &str = "batches whose extraction nobody holds";
+const UNFINISHED: &str = "batches that should be finished";
+const MISCOUNTED: &str = "batches whose counters differ from their rows";
+const UNPROCESSABLE: &str = "batches that no worker can process";
+const ORPHANED: &str = "objects without a batch";
+
+/// Looks, and writes nothing.
+///
+/// # Errors
+/// When an engine fails.
+pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan, FlowError> {
+    let now = services.clock.now();
+    let store = &services.store;
+    let stuck = store.sweep_plan(now, millis(policy.extraction_grace)).await?;
+    let mismatches = store.count_mismatches(now - COUNTED_OVER).await?;
+    let orphans = orphans(services).await?;
+    let faults = store.faults().await?;
+    let metrics = store.metrics(now).await?;
+    let last_run = store.runs(1).await?.first().map(|run| run.started_at);
+    let waiting = metrics.by_pipeline.iter().any(|(_, counts)| counts.pending > 0);
+    let silent = waiting && last_run.is_none_or(|last| now.since(last) > RUNS_STOPPED);
+    let rows = |stuck: &[penstock_store::dispatch::StuckRows]| {
+        stuck.iter().map(|one| one.rows as usize).sum::<usize>()
+    };
+    let enqueue = if policy.messages_reach_workers {
+        "enqueue them"
+    } else {
+        "start `penstock dev`, or `penstock extract BATCH --manual-run`"
+    };
+    let expired = if stuck.expired_rows.iter().any(|one| one.unknown > 0) {
+        "back to pending; those whose last call may have had its effect and must not be made twice fail as outcome_unknown"
+    } else {
+        "back to pending"
+    };
+    let by_apply = |what, count, repair, detail| finding(what, count, repair, true, detail);
+    let by_people = |what, count, repair, detail| finding(what, count, repair, false, detail);
+    let findings = vec![
+        by_apply(LOST, rows(&stuck.lost_rows), "back to pending", json!(stuck.lost_rows)),
+        by_apply(EXPIRED, rows(&stuck.expired_rows), expired, json!(stuck.expired_rows)),
+        finding(
+            UNHELD,
+            stuck.extractions.len(),
+            enqueue,
+            policy.messages_reach_workers,
+            json!(stuck.extractions.iter().map(|(_, batch)| batch).collect::<Vec<_>>()),
+        ),
+        by_apply(UNFINISHED, stuck.finished.len(), "finish them", json!(stuck.finished)),
+        by_apply(MISCOUNTED, mismatches.len(), "write what the rows say", json!(mismatches)),
+        by_apply(ORPHANED, orphans.len(), "delete them", json!(orphans)),
+        by_people(
+            UNPROCESSABLE,
+            faults.len(),
+            "give the workers what they lack: a batch goes on within seconds (docs/runbooks.md)",
+            json!(faults),
+        ),
+        by_people(
+            "callbacks that are due and nobody delivers",
+            metrics.callbacks_overdue as usize,
+            "start a worker (docs/runbooks.md)",
+            json!([]),
+        ),
+        by_people(
+            "callbacks that were given up",
+            metrics.callbacks_exhausted_recently as usize,
+            "fix the receiver, then POST /v2/callbacks/{id}/redeliver",
+            json!([]),
+        ),
+        by_people(
+            "dispatcher runs that stopped coming",
+            usize::from(silent),
+            "start the dispatcher (docs/runbooks.md)",
+            json!(last_run.into_iter().collect::<Vec<_>>()),
+        ),
+    ];
+    Ok(Plan { findings, mismatches, orphans })
+}
+
+/// Fixes what was planned, as far as it is still so.
+///
+/// # Errors
+/// When an engine fails; what was fixed stays fixed.
+pub async fn apply(
+    services: &Services,
+    policy: &ReconcilePolicy,
+    plan: &mut Plan,
+    actor: &str,
+    _permission: &Permission,
+) -> Result<(), FlowError> {
+    let now = services.clock.now();
+    // Before the sweep: it leaves batches alone whose counters do not bear what it would do.
+    let mut counted = 0;
+    for mismatch in &plan.mismatches {
+        counted += usize::from(services.store.repair_counts(mismatch, actor, now).await?);
+    }
+    plan.applied(MISCOUNTED, counted);
+    if plan.findings.iter().any(|finding| finding.what == EXPIRED && finding.count > 0) {
+        // Who was silent may live: it gets the time in which it would be heard of.
+        dead_workers::linger(services).await?;
+    }
+    let reclaimed = services.store.reclaim(ComeBack::Pending, now).await?;
+    dead_workers::log(&reclaimed);
+    let mut swept = services.store.sweep(now, millis(policy.extraction_grace), false).await?;
+    swept.reclaimed(&reclaimed);
+    plan.applied(LOST, swept.lost_rows as usize);
+    plan.applied(EXPIRED, swept.expired_rows as usize);
+    plan.applied(UNFINISHED, swept.finished as usize);
+    if policy.messages_reach_workers {
+        let messages: Vec<Message> =
+            swept.extractions.into_iter().map(|batch| Message::Extract { batch }).collect();
+        plan.applied(UNHELD, services.queue.enqueue(messages).await?.enqueued);
+    }
+    let deleted = delete_orphans(services, &plan.orphans).await?;
+    plan.applied(ORPHANED, deleted);
+    let repairs: Vec<String> = plan
+        .findings
+        .iter()
+        .filter(|finding| finding.applied > 0)
+        .map(|finding| format!("{} {}", finding.applied, finding.what))
+        .collect();
+    if !repairs.is_empty() {
+        let detail = Some(repairs.join("; "));
+        let action = "reconcile.apply".to_owned();
+        let entry = AuditEntry { id: 0, at: now, actor: actor.to_owned(), action, batch: None, detail };
+        // What was done is done.
+        if let Err(error) = services.store.audit(&entry).await {
+            tracing::warn!(%error, action = entry.action, "not written to the audit log");
+        }
+    }
+    Ok(())
+}
+
+fn finding(what: &'static str, count: usize, repair: &'static str, by_apply: bool, detail: Value) -> Finding {
+    Finding { what, count, repair, by_apply, detail, applied: 0, overtaken: 0 }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Asked again right before: a batch may have been made meanwhile.
+async fn delete_orphans(services: &Services, orphans: &[String]) -> Result<usize, FlowError> {
+    let mut deleted = 0;
+    for group in orphans.chunks(OBJECTS_AT_ONCE) {
+        let known = services.store.known_objects(group).await?;
+        for key in group.iter().filter(|key| !known.contains(key)) {
+            match services.objects.delete(&Path::from(key.as_str())).await {
+                Ok(()) => deleted += 1,
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(deleted)
+}
+
+async fn orphans(services: &Services) -> Result<Vec<String>, FlowError> {
+    let now = services.clock.now().seconds();
+    let mut listed = services.objects.list(Some(&Path::from("owners")));
+    let mut group = Vec::new();
+    let mut orphans = Vec::new();
+    loop {
+        let next = listed.try_next().await?;
+        let ended = next.is_none();
+        if let Some(meta) = next
+            && now - meta.last_modified.timestamp() > YOUNG_SECONDS
+        {
+            group.push(meta.location.to_string());
+        }
+        if group.len() == OBJECTS_AT_ONCE || (ended && !group.is_empty()) {
+            let known = services.store.known_objects(&group).await?;
+            orphans.extend(group.drain(..).filter(|key| !known.contains(key)));
+        }
+        if ended {
+            return Ok(orphans);
+        }
+    }
+}

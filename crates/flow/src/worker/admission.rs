@@ -1,0 +1,152 @@
+//! How many rows of a pipeline, and of an owner, are claimed: no more than its slots allow and its dependencies can use. More
+//! would be requeued, and a row that is requeued waits for the dispatcher's next run.
+
+use std::time::Duration;
+
+use penstock_domain::ids::OwnerSeq;
+use penstock_domain::pipeline::{Dependency, Pipeline, Rate};
+use tokio::time::Instant;
+
+use crate::worker::load::Load;
+use crate::worker::owner_limits::{Own, Owners};
+use crate::worker::state::{LOOK_AGAIN, Worker};
+
+/// While a dependency's next permit is further away than this, its pipeline claims nothing.
+const ADMIT_WITHIN: Duration = Duration::from_millis(500);
+
+/// While a rate is not used up, this many times the rows are claimed that it lets through while one is processed.
+const FREE_AHEAD: f64 = 4.0;
+
+/// This many rows go ahead to a limit that is not known yet: of more, all but one would be requeued. Once one has asked for a
+/// permit, rows that continue at a later step do not reach the limit at all.
+const UNKNOWN_ROWS: f64 = 1.0;
+
+impl Worker {
+    /// How many further rows of a pipeline may be claimed now.
+    pub(super) fn admitted(&self, pipeline: &str, load: &Load) -> usize {
+        let useful =
+            [self.useful_slots(pipeline), self.useful_at_rates(pipeline, load)].into_iter().flatten();
+        let room = self.slots.room(load);
+        let admitted = useful.fold(room, |least, useful| least.min(useful.saturating_sub(load.rows)));
+        if admitted == 0 || self.held_up(pipeline) { 0 } else { admitted }
+    }
+
+    /// Whether one of the pipeline's dependencies is exhausted for longer than a row should wait under a lease. Where it has
+    /// refused everything for so long that rows end by it, it holds none of them up.
+    pub(super) fn held_up(&self, pipeline: &str) -> bool {
+        let Some(pipeline) = self.services.pipelines.get(pipeline) else { return false };
+        pipeline.steps.iter().map(|step| &pipeline.dependencies[step.dependency]).any(|dependency| {
+            let is_over = self.caller.refused_for(dependency, None) >= pipeline.retry.throttled_for;
+            (self.caller.predicted_wait(dependency) > ADMIT_WITHIN && !is_over)
+                || self.caller.is_crowded(dependency)
+        })
+    }
+
+    /// Whether the next calls of one of the pipeline's dependencies are probes of its breaker.
+    pub(super) fn is_probing(&self, pipeline: &str) -> bool {
+        let pipeline = self.services.pipelines.get(pipeline);
+        pipeline.is_some_and(|pipeline| pipeline.dependencies.iter().any(|one| self.caller.is_probing(one)))
+    }
+
+    /// How many of a pipeline's rows are useful in flight: as many as its dependencies accept concurrent calls, and a few
+    /// that are about to ask for a permit. None: any number.
+    fn useful_slots(&self, pipeline: &str) -> Option<usize> {
+        let pipeline = self.services.pipelines.get(pipeline)?;
+        let mut useful = 0;
+        for dependency in &pipeline.dependencies {
+            let limit = dependency.concurrency.as_ref().filter(|limit| !limit.per_owner)?.limit as usize;
+            useful += limit + limit / 4 + 1;
+        }
+        (useful > 0).then_some(useful)
+    }
+
+    /// How many of a pipeline's rows are useful in flight at its dependencies' rates (Little's law): as many as a rate
+    /// lets through while a row is processed, and as may wait for their permits. None: any number.
+    fn useful_at_rates(&self, pipeline: &str, load: &Load) -> Option<usize> {
+        let pipeline = self.services.pipelines.get(pipeline)?;
+        let mut useful = first_rate_limited(&pipeline)
+            .filter(|dependency| !load.any_left && !self.caller.has_met(dependency, None))
+            .map(|_| UNKNOWN_ROWS);
+        for (index, dependency) in pipeline.dependencies.iter().enumerate() {
+            let Some(rate) = dependency.rate.as_ref().filter(|rate| !rate.per_owner) else { continue };
+            let wait = self.caller.predicted_wait(dependency);
+            let rows = useful_at(rate, cost_of(&pipeline, index), load, wait);
+            useful = Some(useful.map_or(rows, |least| least.min(rows)));
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of rows")]
+        useful.map(|rows| rows.ceil().max(1.0) as usize)
+    }
+
+    /// Until when an owner's own limits hold its rows up, of which `taken` are about to be claimed. None: they do not, and one
+    /// more is taken.
+    pub(super) fn held_until(
+        &self,
+        pipeline: &str,
+        load: &Load,
+        owner: OwnerSeq,
+        taken: &mut usize,
+        now: Instant,
+    ) -> Option<Instant> {
+        let pipeline_name = pipeline;
+        let pipeline =
+            self.services.pipelines.get(pipeline_name).filter(|pipeline| Owners::matter(pipeline))?;
+        let own = self.owners.get(pipeline_name, owner)?;
+        let held_for = self.owner_held_for(&pipeline, load, &own, own.rows + *taken);
+        if held_for.is_none() {
+            *taken += 1;
+        }
+        held_for.map(|duration| now + duration)
+    }
+
+    /// How long an owner's own limits hold up its next row while `rows` of them are in flight.
+    fn owner_held_for(&self, pipeline: &Pipeline, load: &Load, own: &Own, rows: usize) -> Option<Duration> {
+        let is_known = first_rate_limited(pipeline)
+            .is_none_or(|dependency| self.caller.has_met(dependency, Some(&own.name)));
+        if !is_known && !own.any_left && rows > 0 {
+            return Some(LOOK_AGAIN);
+        }
+        for (index, dependency) in pipeline.dependencies.iter().enumerate() {
+            let wait = self.caller.predicted_wait_of(dependency, &own.name);
+            let is_over =
+                self.caller.refused_for(dependency, Some(&own.name)) >= pipeline.retry.throttled_for;
+            if wait > ADMIT_WITHIN && !is_over {
+                return Some(wait.saturating_sub(ADMIT_WITHIN).max(LOOK_AGAIN));
+            }
+            let Some(rate) = dependency.rate.as_ref().filter(|rate| rate.per_owner) else { continue };
+            let useful = useful_at(rate, cost_of(pipeline, index), load, wait);
+            #[allow(clippy::cast_precision_loss, reason = "a number of rows")]
+            if rows as f64 >= useful.max(1.0) {
+                return Some(LOOK_AGAIN);
+            }
+        }
+        owner_slots(&pipeline.dependencies).filter(|useful| rows >= *useful).map(|_| LOOK_AGAIN)
+    }
+}
+
+/// The dependency that a pipeline's rows call first, where it has a rate.
+fn first_rate_limited(pipeline: &Pipeline) -> Option<&Dependency> {
+    let first = &pipeline.dependencies[pipeline.steps.first()?.dependency];
+    first.rate.is_some().then_some(first)
+}
+
+/// What a row's calls to a dependency cost in all.
+fn cost_of(pipeline: &Pipeline, dependency: usize) -> f64 {
+    let steps = pipeline.steps.iter().filter(|step| step.dependency == dependency);
+    f64::from(steps.map(|step| step.cost).sum::<u32>().max(1))
+}
+
+/// How many rows are useful in flight at a rate whose next call has to wait for `wait`.
+fn useful_at(rate: &Rate, cost: f64, load: &Load, wait: Duration) -> f64 {
+    // While it is not used up, many rows may end before they reach it.
+    let ahead = if wait.is_zero() { FREE_AHEAD } else { 1.0 };
+    let seconds = ahead * load.service().as_secs_f64() + ADMIT_WITHIN.saturating_sub(wait).as_secs_f64();
+    let per_second = f64::from(rate.limit) / rate.period.as_secs_f64();
+    (per_second * seconds + f64::from(rate.burst)) / cost
+}
+
+/// How many of an owner's rows are useful in flight where an owner's concurrent calls are limited. None: any number.
+fn owner_slots(dependencies: &[Dependency]) -> Option<usize> {
+    let limits: Option<Vec<_>> = dependencies.iter().map(|dependency| dependency.concurrency).collect();
+    let limits = limits.filter(|limits| limits.iter().any(|limit| limit.per_owner))?;
+    Some(limits.iter().map(|limit| (limit.limit + limit.limit / 4 + 1) as usize).sum())
+}

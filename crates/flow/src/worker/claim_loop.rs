@@ -1,0 +1,104 @@
+//! The claim loop: chooses which waiting rows to claim next, and starts those that were claimed.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::worker::lanes::Waiting;
+use crate::worker::load::Load;
+use crate::worker::start::Writers;
+use crate::worker::state::{LOOK_AGAIN, Worker};
+use crate::worker::suspects::Next;
+
+/// Rows of a claim at most.
+const CLAIM_ROWS: usize = 200;
+
+impl Worker {
+    /// Claims and starts rows until `stop`.
+    pub(super) async fn claim_until(
+        self: Arc<Self>,
+        stop: &CancellationToken,
+        rows: &TaskTracker,
+        writers: &Writers,
+    ) {
+        while !stop.is_cancelled() {
+            let now = Instant::now();
+            match self.next_of_suspects(now) {
+                Next::Others => {}
+                Next::Nothing => {
+                    self.wait(stop, LOOK_AGAIN).await;
+                    continue;
+                }
+                Next::Suspects(suspects) => {
+                    for (row, running) in self.claim_suspects(suspects).await {
+                        self.clone().start(row, Some(running), rows, writers.clone());
+                    }
+                    continue;
+                }
+            }
+            let Some((pipeline, wanted)) = self.pick(now) else {
+                self.wait_for_work(stop, now).await;
+                continue;
+            };
+            for row in self.claim_waiting(&pipeline, wanted).await {
+                self.clone().start(row, None, rows, writers.clone());
+            }
+        }
+    }
+
+    /// The next rows to claim: of the lane with the fewest rows in flight that has rows ready, a free dependency
+    /// and slots left.
+    fn pick(&self, now: Instant) -> Option<(String, Vec<Waiting>)> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ready: Vec<(Load, String)> =
+            lanes.ready(now).into_iter().map(|name| (self.slots.load(&name), name)).collect();
+        ready.sort_by(|(load, name), (other, other_name)| (load.rows, name).cmp(&(other.rows, other_name)));
+        for (load, name) in ready {
+            let mut allowed = self.admitted(&name, &load);
+            if allowed == 0 {
+                continue;
+            }
+            if self.is_probing(&name) {
+                allowed = 1;
+                lanes.scatter(&name, self.services.id_generator.unit());
+            }
+            let mut taken = HashMap::new();
+            let rows = lanes.take(&name, allowed.min(CLAIM_ROWS), now, |owner| {
+                self.held_until(&name, &load, owner, taken.entry(owner).or_default(), now)
+            });
+            if !rows.is_empty() {
+                self.metrics.waiting.store(lanes.len(), Ordering::Relaxed);
+                self.metrics.of(&name, |of| {
+                    rows.iter().for_each(|row| of.queued.took(now.saturating_duration_since(row.due)));
+                });
+                return Some((name, rows));
+            }
+        }
+        None
+    }
+
+    async fn wait_for_work(&self, stop: &CancellationToken, now: Instant) {
+        let next = {
+            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            if lanes.ready(now).is_empty() {
+                lanes.next_due().map_or(Duration::from_secs(1), |due| due.saturating_duration_since(now))
+            } else {
+                LOOK_AGAIN
+            }
+        };
+        self.wait(stop, next.max(Duration::from_millis(1))).await;
+    }
+
+    async fn wait(&self, stop: &CancellationToken, most: Duration) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.changed.notified() => {}
+            () = tokio::time::sleep(most) => {}
+        }
+    }
+}

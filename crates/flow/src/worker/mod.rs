@@ -1,0 +1,39 @@
+//! Processing: rows are received from the queue, claimed in groups, carried through their steps and settled.
+//!
+//! `state` is what a worker holds, `lifecycle` runs and drains it. The `queue_handler` receives messages; rows wait in
+//! [`lanes`], those that run alone in `suspects`, and files go to `extraction`. The `claim_loop` chooses as `admission`, `slots`,
+//! `owner_limits` and `memory` allow, `claim` claims, and `start` starts a task in which [`row`] carries a row through its steps.
+//! Of each batch [`batches`] keeps what its rows need. The [`intent_log`] records calls that are made at most once, [`settle`]
+//! writes how rows end. A [`heartbeat`] keeps the [`leases`] of the rows in flight.
+
+mod admission;
+pub mod batches;
+mod claim;
+mod claim_loop;
+mod extraction;
+pub mod heartbeat;
+pub mod intent_log;
+mod keep_alive;
+mod kept_answers;
+pub mod lanes;
+pub mod leases;
+mod lifecycle;
+mod load;
+mod memory;
+pub mod observe;
+mod open;
+mod owner_limits;
+mod policy;
+mod progress;
+mod queue_handler;
+pub mod row;
+pub mod settle;
+pub mod single;
+mod slots;
+mod start;
+mod state;
+pub(crate) mod suspects;
+
+pub use crate::telemetry::worker_counters::WorkerMetrics;
+pub use policy::WorkerPolicy;
+pub use state::Worker;

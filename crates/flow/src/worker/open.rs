@@ -1,0 +1,209 @@
+//! What is stored of a row, opened; and what it means when it cannot be.
+
+use std::collections::BTreeMap;
+
+use penstock_crypto::OpenError;
+use penstock_domain::row::RowError;
+use penstock_store::work::ClaimedRow;
+use serde_json::{Map, Value};
+
+use crate::context::error::FlowError;
+use crate::context::secrets::SecretLocation;
+use crate::worker::batches::BatchWork;
+use crate::worker::kept_answers::KeptAnswer;
+
+/// A row that was opened.
+#[derive(Debug)]
+pub(crate) struct OpenedRow {
+    /// Its values by column.
+    pub values: BTreeMap<String, String>,
+    /// The outputs of finished steps.
+    pub outputs: Map<String, Value>,
+    /// The kept answer of the step after them.
+    pub answer: Option<KeptAnswer>,
+    /// What an earlier attempt left.
+    pub error: Option<RowError>,
+}
+
+/// Opens a claimed row.
+///
+/// # Errors
+/// When something that the row needs cannot be read; [`is_the_rows_own`] decides whether that ends it.
+pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, FlowError> {
+    let secrets = &work.secrets;
+    let number = claimed.row.number;
+    let mut outputs = Map::new();
+    let mut answer = None;
+    for (index, receipt) in claimed.receipts.iter().enumerate() {
+        // Receipts are a prefix of the steps; one after a gap is of no use.
+        let Some(step) = work.pipeline.steps.get(index).filter(|_| usize::from(receipt.step) == index) else {
+            break;
+        };
+        let output: Value =
+            secrets.open_json(SecretLocation::Receipt(number, receipt.step), &receipt.sealed)?;
+        if output.is_array() {
+            let kept = KeptAnswer::from_json(output);
+            answer =
+                Some(kept.ok_or_else(|| FlowError::Inconsistent("a kept answer cannot be read".into()))?);
+            break;
+        }
+        outputs.insert(step.name.clone(), output);
+    }
+    let error = claimed.error.as_ref().and_then(|sealed| {
+        let error = secrets.open_json::<RowError>(SecretLocation::Error(number), sealed);
+        // Nothing depends on it: the row goes on as if there had been no attempt.
+        error.inspect_err(|error| {
+            tracing::warn!(%error, batch = %work.id, row = number, "the row's earlier attempts cannot be read");
+        })
+        .ok()
+    });
+    let payload = secrets.open(SecretLocation::Payload(number), &claimed.payload)?;
+    let values = work
+        .header
+        .values(&payload, &work.pipeline.schema)
+        .map_err(|error| FlowError::Inconsistent(format!("row {number} cannot be read again: {error}")))?;
+    Ok(OpenedRow { values, outputs, answer, error })
+}
+
+/// Whether an error of [`open`] is about what is stored of the row, and so the same everywhere and permanently: the row
+/// fails. Anything else may be this worker's lack, and the row goes back for another.
+pub(crate) fn is_the_rows_own(error: &FlowError) -> bool {
+    match error {
+        // The data key was opened before: what it rejects is not what it sealed there.
+        FlowError::Sealed { source, .. } => match source {
+            OpenError::Rejected | OpenError::Malformed | OpenError::Truncated => true,
+            OpenError::UnknownKey(_)
+            | OpenError::NoKey
+            | OpenError::EpochDropped
+            | OpenError::EarlierForm
+            | OpenError::NoRandomness => false,
+        },
+        FlowError::Inconsistent(_) => true,
+        FlowError::Store(_)
+        | FlowError::Objects(_)
+        | FlowError::Queue(_)
+        | FlowError::Busy(_)
+        | FlowError::Erased
+        | FlowError::Definition { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use penstock_crypto::DataKey;
+    use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq, RowRef};
+    use penstock_domain::pipeline::Pipeline;
+    use penstock_domain::row::Receipt;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::context::secrets::SecretsOf;
+    use crate::worker::lanes::Owner;
+
+    const DEFINITION: &str = "name: p\ncsv: { columns: [ { name: a }, { name: b } ] }\n\
+        dependencies: { d: { base_url: \"http://d.example\" } }\n\
+        steps: [ { name: s, dependency: d, request: { method: GET, path: /s }, output: { id: \"{{ body.id }}\" } } ]\n";
+
+    fn work() -> BatchWork {
+        let id = Uuid::from_u128(7);
+        let key = DataKey::generate(&ring::rand::SystemRandom::new()).unwrap();
+        BatchWork {
+            seq: BatchSeq(1),
+            id,
+            owner: Owner { seq: OwnerSeq(1), weight: 1 },
+            owner_name: "acme".into(),
+            pipeline: Arc::new(Pipeline::load("p.yaml", DEFINITION, &|_| None).unwrap()),
+            dependencies: Vec::new(),
+            file_bytes: 8,
+            created_at: penstock_domain::time::Timestamp::from_millis(0),
+            run: 1,
+            secrets: SecretsOf::new(BatchId(id), Arc::new(key), json!({})),
+            header: Arc::new(serde_json::from_value(json!({ "columns": ["a", "b"], "fields": 2 })).unwrap()),
+        }
+    }
+
+    fn row(work: &BatchWork) -> ClaimedRow {
+        let secrets = &work.secrets;
+        let error = RowError {
+            code: "http_500".into(),
+            step: None,
+            http_status: None,
+            message: String::new(),
+            detail: None,
+            attempts: Vec::new(),
+            throttled: None,
+        };
+        ClaimedRow {
+            row: RowRef { batch: work.seq, number: 3 },
+            line: 4,
+            attempts: 1,
+            crashes: 0,
+            first_claimed_at: None,
+            payload: secrets.seal(SecretLocation::Payload(3), b"1,2"),
+            receipts: vec![Receipt {
+                step: 0,
+                sealed: secrets.seal_json(SecretLocation::Receipt(3, 0), &json!({ "id": 9 })),
+            }],
+            error: Some(secrets.seal_json(SecretLocation::Error(3), &error)),
+            run: 1,
+        }
+    }
+
+    #[test]
+    fn what_is_stored_of_a_row_is_opened_or_ends_it() {
+        let work = work();
+        let good = open(&work, &row(&work)).unwrap();
+        assert_eq!((good.values["a"].as_str(), &good.outputs["s"]["id"]), ("1", &json!(9)));
+        let other_rows = work.secrets.seal(SecretLocation::Payload(4), b"1,2");
+        let mut turned = row(&work).payload;
+        turned[20] ^= 1;
+        let payloads = [
+            turned,
+            other_rows,
+            Vec::new(),
+            vec![0; 64],
+            work.secrets.seal(SecretLocation::Payload(3), b"1"),
+            work.secrets.seal(SecretLocation::Payload(3), b"1,\"2"),
+            work.secrets.seal(SecretLocation::Payload(3), b""),
+            work.secrets.seal(SecretLocation::Payload(3), b"\xff,2"),
+        ];
+        for payload in payloads {
+            let error = open(&work, &ClaimedRow { payload, ..row(&work) }).unwrap_err();
+            assert!(is_the_rows_own(&error), "{error}");
+        }
+        for sealed in [
+            vec![1; 64],
+            work.secrets.seal(SecretLocation::Receipt(3, 0), b"not json"),
+            work.secrets.seal(SecretLocation::Receipt(3, 0), b"[1]"),
+        ] {
+            let receipts = vec![Receipt { step: 0, sealed }];
+            let error = open(&work, &ClaimedRow { receipts, ..row(&work) }).unwrap_err();
+            assert!(is_the_rows_own(&error), "{error}");
+        }
+        let answer =
+            KeptAnswer { status: 200, headers: BTreeMap::new(), body: json!({ "ID": 9 }), fault: None };
+        let sealed = work.secrets.seal_json(SecretLocation::Receipt(3, 0), &answer.to_json());
+        let kept =
+            open(&work, &ClaimedRow { receipts: vec![Receipt { step: 0, sealed }], ..row(&work) }).unwrap();
+        assert_eq!((kept.answer, kept.outputs.len()), (Some(answer), 0), "the step is not done");
+        let lost = open(&work, &ClaimedRow { error: Some(vec![1; 64]), ..row(&work) }).unwrap();
+        assert!(lost.error.is_none() && lost.values["b"] == "2", "a story that cannot be read ends nothing");
+    }
+
+    #[test]
+    fn what_a_worker_lacks_ends_no_row() {
+        let sealed = |source| FlowError::Sealed { what: "the batch's data key", source };
+        let elsewhere = [
+            sealed(OpenError::UnknownKey("new".into())),
+            sealed(OpenError::NoRandomness),
+            FlowError::Erased,
+            FlowError::Definition { pipeline: "p".into(), reason: "a variable is missing".into() },
+        ];
+        for error in elsewhere {
+            assert!(!is_the_rows_own(&error), "{error}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The call of a step: wait until the lease covers it, wait for its permit, send the request.
+
+use penstock_domain::outcome::{self, Verdict};
+use penstock_domain::pipeline::{Dependency, RenderedRequest};
+use penstock_domain::time::Timestamp;
+use penstock_downstream::{Called, Demand, Failure, Note, Response};
+use penstock_store::work::{RowFailure, Settled};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
+
+use crate::worker::observe::StepSeen;
+use crate::worker::progress::Progress;
+use crate::worker::row::problem::Problem;
+use crate::worker::row::settlement::{failure_of, requeued};
+use crate::worker::row::task::{RowTask, StepAt};
+
+/// What came of waiting for a permit and calling.
+pub(super) enum CallResult {
+    /// The call was made, or can never be made.
+    Answered(Box<Answer>),
+    /// The call may not be made now.
+    NotMade(Settled),
+    /// Somebody else has the row by now.
+    LeaseLost,
+}
+
+/// The end of a call.
+pub(super) struct Answer {
+    /// When it ended.
+    pub(super) ended_at: Timestamp,
+    /// What it means for the row.
+    pub(super) verdict: Verdict,
+    /// The response, if one came.
+    pub(super) response: Option<Response>,
+    /// Why there is none, or why it cannot be used.
+    pub(super) failure: Option<Failure>,
+    /// When the call may be repeated at the earliest, where the response asks for it.
+    pub(super) not_before: Option<Timestamp>,
+    /// Whether the call was a probe of the breaker.
+    pub(super) probe: bool,
+    /// Whether it was throttled while calls for other rows succeeded.
+    pub(super) alone: bool,
+}
+
+impl RowTask<'_> {
+    /// The dependency that a step calls, with its present limits.
+    pub(super) fn dependency(&self, at: StepAt<'_>) -> &Dependency {
+        &self.work.dependencies[at.step.dependency]
+    }
+
+    /// Calls the step when the row's lease covers the call and its permit has come.
+    pub(super) async fn call(
+        &self,
+        at: StepAt<'_>,
+        request: RenderedRequest,
+        progress: &mut Progress,
+    ) -> CallResult {
+        let timeout = self.dependency(at).timeout;
+        let span = self.call_span(at, &request);
+        let intent = self.intent(at, progress);
+        let demand = Demand {
+            note: intent.as_ref().map(|intent| intent as &dyn Note),
+            ..self.demand(at, progress, &span)
+        };
+        self.lease.covered(timeout, self.draining).await;
+        if self.lease.is_lost() {
+            return CallResult::LeaseLost;
+        }
+        let covered = || self.lease.covers(timeout);
+        let (method, path) = (request.method, request.path.clone());
+        let called =
+            self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
+        let now = self.services.clock.now();
+        match called {
+            Called::Waits { until, reason, refused_for } => {
+                let retry = &self.work.pipeline.retry;
+                if progress.is_given_up(retry, refused_for, now) {
+                    let problem = Problem::given_up(at.step, progress.last(&at.step.name), refused_for);
+                    return CallResult::NotMade(self.failed(at, problem, progress));
+                }
+                let failure = RowFailure { step: at.stored_index(), ..failure_of(reason.code()) };
+                CallResult::NotMade(self.not_called(at, until, Some(failure), progress))
+            }
+            // The heartbeat is late, or the database did not record the intent: the row is requeued, unless somebody else has
+            // it by now.
+            Called::NotCovered => CallResult::NotMade(self.not_called(at, now, None, progress)),
+            Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone } => {
+                let status = response.as_ref().map(|response| response.status);
+                record(&span, status, &verdict);
+                self.observer.step(&StepSeen {
+                    step: &at.step.name,
+                    method: method.as_str(),
+                    path_template: &at.step.path_template,
+                    path: &path,
+                    status,
+                    failure: failure.as_ref(),
+                    verdict: &verdict,
+                    elapsed,
+                });
+                let answer = Answer { ended_at: now, verdict, response, failure, not_before, probe, alone };
+                CallResult::Answered(Box::new(answer))
+            }
+        }
+    }
+
+    fn call_span(&self, at: StepAt<'_>, request: &RenderedRequest) -> Span {
+        tracing::info_span!(
+            "call",
+            otel.kind = "client",
+            step = at.step.name,
+            dependency = self.dependency(at).name,
+            http.request.method = request.method.as_str(),
+            http.response.status_code = Empty,
+            error.type = Empty,
+        )
+    }
+
+    /// What the step asks of its dependency.
+    fn demand<'a>(&'a self, at: StepAt<'_>, progress: &Progress, span: &Span) -> Demand<'a> {
+        let step = at.step;
+        let key = || outcome::idempotency_key(self.work.id, self.number(), &step.name);
+        Demand {
+            dependency: self.dependency(at),
+            owner: &self.work.owner_name,
+            cost: step.cost,
+            idempotency_key: step.keyed.then(key),
+            repetition: step.repetition(),
+            reads_body: step.reads_body,
+            unanswered_before: step.keyed && progress.had_no_answer(&step.name),
+            traceparent: self.services.traces.traceparent(span, self.trace.id),
+            past: progress.past(&step.name),
+            note: None,
+        }
+    }
+
+    /// The row is requeued without having called the step.
+    fn not_called(
+        &self,
+        at: StepAt<'_>,
+        until: Timestamp,
+        failure: Option<RowFailure>,
+        progress: &mut Progress,
+    ) -> Settled {
+        let expiry = progress.expiry(&self.work.pipeline.retry, &at.step.name);
+        requeued(until, false, failure, std::mem::take(&mut progress.receipts), expiry)
+    }
+}
+
+fn record(span: &Span, status: Option<u16>, verdict: &Verdict) {
+    if let Some(status) = status {
+        span.record("http.response.status_code", i64::from(status));
+    }
+    if let Some(code) = verdict.code() {
+        span.record("error.type", code);
+    }
+}

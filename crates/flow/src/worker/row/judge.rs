@@ -1,0 +1,115 @@
+//! What an answer means for the row.
+
+use penstock_domain::outcome::{Verdict, code};
+use penstock_domain::pipeline::{ResponseView, RowContext, RowValues};
+use penstock_domain::retry;
+use penstock_domain::time::Timestamp;
+use penstock_downstream::{Response, aside};
+use penstock_store::work::Settled;
+
+use crate::worker::kept_answers;
+use crate::worker::kept_answers::KeptAnswer;
+use crate::worker::progress::Progress;
+use crate::worker::row::call::Answer;
+use crate::worker::row::detail::shorten;
+use crate::worker::row::problem::{Problem, failed_message, throttled_message, unusable_message};
+use crate::worker::row::task::{RowTask, StepAt};
+
+/// What came of a step.
+pub(super) enum StepResult {
+    /// Its output is known; the next step follows.
+    Done,
+    /// The row ends here, or is requeued.
+    Settled(Settled),
+    /// Somebody else may have the row: nothing may be written.
+    LeaseLost,
+}
+
+impl RowTask<'_> {
+    /// Finishes the step, or ends the row's run.
+    pub(super) async fn judge(
+        &self,
+        at: StepAt<'_>,
+        row: &RowValues,
+        mut answer: Answer,
+        progress: &mut Progress,
+    ) -> StepResult {
+        let settled = match &answer.verdict {
+            Verdict::Success => {
+                let Some(response) = answer.response.take() else { return StepResult::LeaseLost };
+                return self.read_output(at, row, response, &answer, progress).await;
+            }
+            Verdict::Throttled { until } => self.throttled_by(at, *until, &answer, progress),
+            Verdict::Retry { code } => {
+                progress.not_throttled();
+                let problem = self.problem(at, code, &answer);
+                self.retry_or_fail(at, problem, answer.probe, progress)
+            }
+            Verdict::Unknown { code } | Verdict::Fail { code } => {
+                self.failed(at, self.problem(at, code, &answer), progress)
+            }
+        };
+        StepResult::Settled(settled)
+    }
+
+    /// The output of a call that succeeded. A response that cannot be read had its effect all the same, and is kept.
+    async fn read_output(
+        &self,
+        at: StepAt<'_>,
+        row: &RowValues,
+        response: Response,
+        answer: &Answer,
+        progress: &mut Progress,
+    ) -> StepResult {
+        let context = RowContext { values: row, steps: &progress.outputs };
+        let view = ResponseView { status: response.status, headers: &response.headers, body: &response.body };
+        let error = match aside(response.bytes, || at.step.output(&context, view)).await {
+            Ok(output) => {
+                self.finish_step(at, output, progress);
+                return StepResult::Done;
+            }
+            Err(error) => error.to_string(),
+        };
+        let failure = answer.failure.as_ref();
+        let problem = Problem {
+            http_status: Some(response.status),
+            detail: shorten(&response.body),
+            answer: Some(KeptAnswer::of(&response, failure)),
+            ..Problem::new(code::BAD_RESPONSE, unusable_message(at.step, &response, failure, &error))
+        };
+        StepResult::Settled(self.failed(at, problem, progress))
+    }
+
+    fn throttled_by(
+        &self,
+        at: StepAt<'_>,
+        until: Option<Timestamp>,
+        answer: &Answer,
+        progress: &mut Progress,
+    ) -> Settled {
+        let now = answer.ended_at;
+        let response = answer.response.as_ref();
+        let series = progress.throttled(&at.step.name, now, answer.alone);
+        let problem = Problem {
+            http_status: response.map(|response| response.status),
+            detail: response.and_then(|response| shorten(&response.body)),
+            not_before: Some(retry::throttled_until(&series, now, until)),
+            ..Problem::new(code::THROTTLED, throttled_message(at.step, response, &series))
+        };
+        self.throttled(at, problem, progress)
+    }
+
+    /// What went wrong with a call. A success that cannot be read is kept, unless the step is harmless to repeat.
+    fn problem(&self, at: StepAt<'_>, code: &str, answer: &Answer) -> Problem {
+        let (response, failure) = (answer.response.as_ref(), answer.failure.as_ref());
+        let is_kept = code == code::BAD_RESPONSE && !kept_answers::is_called_again(at.step);
+        let kept = response.filter(|_| is_kept);
+        Problem {
+            http_status: response.map(|response| response.status),
+            detail: response.and_then(|response| shorten(&response.body)),
+            not_before: answer.not_before,
+            answer: kept.map(|response| KeptAnswer::of(response, failure)),
+            ..Problem::new(code, failed_message(code, at.step, self.dependency(at), response, failure))
+        }
+    }
+}

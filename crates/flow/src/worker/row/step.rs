@@ -1,0 +1,65 @@
+//! One step: render its request, wait for a permit, call, and judge the answer.
+
+use penstock_domain::outcome::code;
+use penstock_domain::pipeline::{RowContext, RowValues};
+
+use crate::worker::kept_answers;
+use crate::worker::kept_answers::KeptAnswer;
+use crate::worker::progress::Progress;
+use crate::worker::row::call::CallResult;
+use crate::worker::row::detail::shorten;
+use crate::worker::row::judge::StepResult;
+use crate::worker::row::problem::Problem;
+use crate::worker::row::task::{RowTask, StepAt};
+
+impl RowTask<'_> {
+    /// Carries out a step. A `kept` answer of an earlier call of it is read again first.
+    pub(super) async fn step(
+        &self,
+        at: StepAt<'_>,
+        kept: Option<KeptAnswer>,
+        row: &RowValues,
+        progress: &mut Progress,
+    ) -> StepResult {
+        if let Some(answer) = kept
+            && let Some(result) = self.read_kept(at, &answer, row, progress)
+        {
+            return result;
+        }
+        let request = match self.render(at, row, progress) {
+            Ok(request) => request,
+            Err(settled) => return StepResult::Settled(settled),
+        };
+        match self.call(at, request, progress).await {
+            CallResult::Answered(answer) => self.judge(at, row, *answer, progress).await,
+            CallResult::NotMade(settled) => StepResult::Settled(settled),
+            CallResult::LeaseLost => StepResult::LeaseLost,
+        }
+    }
+
+    /// Reads the kept answer of a step again. None: it still cannot be read, and the step is harmless to repeat.
+    fn read_kept(
+        &self,
+        at: StepAt<'_>,
+        answer: &KeptAnswer,
+        row: &RowValues,
+        progress: &mut Progress,
+    ) -> Option<StepResult> {
+        let context = RowContext { values: row, steps: &progress.outputs };
+        match answer.output(at.step, &context) {
+            Ok(output) => {
+                self.finish_step(at, output, progress);
+                Some(StepResult::Done)
+            }
+            Err(_) if kept_answers::is_called_again(at.step) => None,
+            Err(message) => {
+                let problem = Problem {
+                    http_status: Some(answer.status),
+                    detail: shorten(&answer.body),
+                    ..Problem::new(code::BAD_RESPONSE, message)
+                };
+                Some(StepResult::Settled(self.failed(at, problem, progress)))
+            }
+        }
+    }
+}

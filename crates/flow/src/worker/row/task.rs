@@ -1,0 +1,80 @@
+//! What a row's task works with, and what it keeps of a finished step.
+
+use penstock_domain::pipeline::Step;
+use penstock_domain::row::Receipt;
+use penstock_downstream::Caller;
+use serde_json::{Map, Value};
+
+use crate::context::secrets::SecretLocation;
+use crate::context::services::Services;
+use crate::telemetry::traces::RowTrace;
+use crate::worker::batches::BatchWork;
+use crate::worker::intent_log::IntentLog;
+use crate::worker::leases::RowLease;
+use crate::worker::observe::Observer;
+use crate::worker::progress::Progress;
+
+/// What a row's task works with.
+pub struct RowTask<'a> {
+    /// The services.
+    pub services: &'a Services,
+    /// Calls and their limits.
+    pub caller: &'a Caller,
+    /// The row's batch.
+    pub work: &'a BatchWork,
+    /// Its lease.
+    pub lease: &'a RowLease,
+    /// Its span.
+    pub trace: &'a RowTrace,
+    /// Records calls that are made at most once before they are made.
+    pub intent_log: &'a IntentLog,
+    /// Receives each step.
+    pub observer: &'a dyn Observer,
+    /// Whether the worker is about to stop: the row ends before its next step.
+    pub draining: &'a (dyn Fn() -> bool + Sync),
+    /// Makes a mark that lives as long as the row waits for a limit.
+    pub limited: &'a (dyn Fn() -> Box<dyn Send> + Sync),
+}
+
+/// A step of the row's pipeline.
+#[derive(Clone, Copy)]
+pub(super) struct StepAt<'a> {
+    /// Its index among the pipeline's steps.
+    pub(super) index: usize,
+    /// The step.
+    pub(super) step: &'a Step,
+}
+
+impl StepAt<'_> {
+    /// Its index as it is stored.
+    pub(super) fn stored_index(&self) -> Option<u16> {
+        u16::try_from(self.index).ok()
+    }
+}
+
+impl RowTask<'_> {
+    /// The row's number in its file.
+    pub(super) fn number(&self) -> u32 {
+        self.lease.row.number
+    }
+
+    /// Keeps the output of a finished step.
+    pub(super) fn finish_step(&self, at: StepAt<'_>, output: Map<String, Value>, progress: &mut Progress) {
+        let output = Value::Object(output);
+        let last = at.index + 1 == self.work.pipeline.steps.len();
+        // The last step's output goes straight into the result.
+        if !last && let Some(index) = at.stored_index() {
+            let receipt = self.receipt(index, &output);
+            self.lease.finished_step(receipt.clone());
+            progress.receipts.push(receipt);
+        }
+        progress.not_throttled();
+        progress.outputs.insert(at.step.name.clone(), output);
+    }
+
+    /// The sealed output of a step.
+    pub(super) fn receipt(&self, step: u16, output: &Value) -> Receipt {
+        let location = SecretLocation::Receipt(self.number(), step);
+        Receipt { step, sealed: self.work.secrets.seal_json(location, output) }
+    }
+}

@@ -1,0 +1,229 @@
+//! Settlement: rows' ends are collected and written in groups.
+//!
+//! A group is closed when it is full or after a few milliseconds. Groups make throughput: a batch's counters are updated once
+//! per group.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use penstock_domain::outcome::code;
+use penstock_store::work::Held;
+use penstock_store::work::{RowFailure, SettleReport, Settled, Settlement};
+use penstock_store::{StoreError, StoreResult};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::Span;
+
+use crate::context::services::Services;
+use crate::crash;
+use crate::telemetry::traces;
+use crate::telemetry::traces::ROW_LINES;
+use crate::telemetry::worker_counters;
+use crate::telemetry::worker_counters::WorkerMetrics;
+use crate::worker::batches::BatchWork;
+use crate::worker::leases::Leases;
+use crate::worker::row::failure_of;
+use crate::worker::suspects::Running;
+
+/// Rows of a group at most.
+pub const GROUP_ROWS: usize = 500;
+
+/// How long the first row of a group waits for others.
+pub const GROUP_WAIT: Duration = Duration::from_millis(4);
+
+/// While the database is unavailable, a settlement is tried again after at most this time. It stays valid as long as nobody
+/// took the rows, and nobody does while this process lives; so it is never given up.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// A row that ended or is requeued: what is written, and what is logged and counted.
+pub type Ended = (Settlement, SettledRow);
+
+/// What is logged and counted of a settled row.
+pub struct SettledRow {
+    /// Its batch.
+    pub work: Arc<BatchWork>,
+    /// Attempts that failed before this one.
+    pub attempts: u16,
+    /// Its span, which ends when it is settled.
+    pub span: Span,
+    /// Set for a row that runs alone: no other one begins before it is settled.
+    #[allow(dead_code, reason = "dropping it is what it is for")]
+    pub(crate) alone: Option<Running>,
+}
+
+impl SettledRow {
+    fn settled(&self, settled: &Settled, metrics: &WorkerMetrics) {
+        let outcome = worker_counters::outcome(settled);
+        let attempts = u32::from(self.attempts) + 1;
+        metrics.of(&self.work.pipeline.name, |of| {
+            of.settled[outcome] += 1;
+            if let Some(ended) = of.attempts.get_mut(outcome) {
+                ended.observe(f64::from(attempts));
+            }
+        });
+        let step = |failure: &RowFailure| {
+            let index = usize::from(failure.step?);
+            self.work.pipeline.steps.get(index).map(|step| step.name.as_str())
+        };
+        match settled {
+            Settled::Completed { .. } => {
+                tracing::debug!(target: ROW_LINES, parent: &self.span, attempts, "the row is completed");
+            }
+            Settled::Failed(failure) => tracing::warn!(
+                target: ROW_LINES,
+                parent: &self.span,
+                attempts,
+                step = step(failure),
+                code = failure.code,
+                http_status = failure.http_status,
+                "the row failed"
+            ),
+            Settled::Requeued { not_before, attempt, trouble: failure, .. } => tracing::debug!(
+                target: ROW_LINES,
+                parent: &self.span,
+                attempts = u32::from(self.attempts) + u32::from(*attempt),
+                step = failure.as_ref().and_then(step),
+                code = failure.as_ref().map(|failure| failure.code.as_str()),
+                http_status = failure.as_ref().and_then(|failure| failure.http_status),
+                %not_before,
+                "the row is requeued"
+            ),
+        }
+    }
+
+    fn lost(&self, metrics: &WorkerMetrics) {
+        metrics.lost.fetch_add(1, Relaxed);
+        tracing::warn!(parent: &self.span, "the row's lease was lost before it was settled");
+    }
+}
+
+/// Writes settlements until the last sender is gone.
+pub async fn run(
+    services: Services,
+    leases: Arc<Leases>,
+    metrics: Arc<WorkerMetrics>,
+    mut ends: mpsc::Receiver<Ended>,
+) {
+    let mut group = Vec::with_capacity(GROUP_ROWS);
+    while let Some(first) = ends.recv().await {
+        group.push(first);
+        let close_at = Instant::now() + GROUP_WAIT;
+        while group.len() < GROUP_ROWS {
+            match tokio::time::timeout_at(close_at, ends.recv()).await {
+                Ok(Some(ended)) => group.push(ended),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let group = std::mem::take(&mut group);
+        let held: Vec<Held> = group.iter().map(|(settlement, _)| settlement.held()).collect();
+        let written = write(&services, &leases, &metrics, group);
+        // A defect: rows that are not released would be held as long as this process lives.
+        if AssertUnwindSafe(written).catch_unwind().await.is_err() {
+            tracing::error!(rows = held.len(), "settling panicked: please report it; the rows are released");
+            leases.remove(held);
+            leases.doubt();
+        }
+    }
+}
+
+async fn write(services: &Services, leases: &Leases, metrics: &WorkerMetrics, ended: Vec<Ended>) {
+    crash::point(crash::BEFORE_SETTLEMENT);
+    let (group, rows): (Vec<Settlement>, Vec<SettledRow>) = ended.into_iter().unzip();
+    let began = Instant::now();
+    match settle(services, &group).await {
+        Ok(report) => {
+            crash::point(crash::AFTER_SETTLEMENT);
+            leases.remove(group.iter().map(Settlement::held));
+            metrics.group(group.len(), began.elapsed());
+            report_written(services, metrics, group.iter().zip(&rows), &report);
+        }
+        Err(error) if group.len() > 1 => {
+            tracing::warn!(%error, rows = group.len(), "a group was refused; its rows are settled one by one");
+            for (settlement, row) in group.iter().zip(&rows) {
+                single(services, leases, metrics, settlement, row).await;
+            }
+        }
+        Err(error) => refused(services, leases, metrics, (&group[0], &rows[0]), &error).await,
+    }
+}
+
+/// Settles rows, however long the database is unavailable.
+///
+/// # Errors
+/// When the database refuses it for another reason.
+pub(crate) async fn settle(services: &Services, group: &[Settlement]) -> StoreResult<SettleReport> {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match services.store.settle(group, services.clock.now()).await {
+            Err(error) if error.is_the_databases() => {
+                tracing::warn!(%error, rows = group.len(), "failed to settle rows; will retry");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            settled => return settled,
+        }
+    }
+}
+
+/// The database refuses a row's end permanently. Its call is not repeated for that: the row fails, without what was refused.
+/// Where even that is refused the row is released, and runs again when somebody has fixed its batch.
+async fn refused(
+    services: &Services,
+    leases: &Leases,
+    metrics: &WorkerMetrics,
+    (settlement, row): (&Settlement, &SettledRow),
+    error: &StoreError,
+) {
+    tracing::error!(parent: &row.span, %error, "the row's end cannot be written; it fails");
+    let outcome = Settled::Failed(failure_of(code::INTERNAL_ERROR));
+    let failed = Settlement { outcome, ..settlement.clone() };
+    match settle(services, std::slice::from_ref(&failed)).await {
+        Ok(report) => report_written(services, metrics, std::iter::once((&failed, row)), &report),
+        Err(error) => {
+            tracing::error!(parent: &row.span, %error, "the row cannot be settled at all; it is released");
+            leases.doubt();
+        }
+    }
+    leases.remove([settlement.held()]);
+}
+
+/// Counts and logs what was written.
+fn report_written<'a>(
+    services: &Services,
+    metrics: &WorkerMetrics,
+    group: impl Iterator<Item = (&'a Settlement, &'a SettledRow)> + Clone,
+    report: &SettleReport,
+) {
+    for (settlement, row) in group.clone() {
+        if report.lost.contains(&settlement.held()) {
+            row.lost(metrics);
+        } else {
+            row.settled(&settlement.outcome, metrics);
+        }
+    }
+    for batch in &report.finished {
+        if let Some((_, row)) = group.clone().find(|(settlement, _)| settlement.row.batch == *batch) {
+            let span = traces::finish(services.traces.as_ref(), row.work.id);
+            tracing::info!(parent: &span, "a batch is finished");
+        }
+    }
+}
+
+async fn single(
+    services: &Services,
+    leases: &Leases,
+    metrics: &WorkerMetrics,
+    settlement: &Settlement,
+    row: &SettledRow,
+) {
+    match settle(services, std::slice::from_ref(settlement)).await {
+        Ok(report) => {
+            leases.remove([settlement.held()]);
+            report_written(services, metrics, std::iter::once((settlement, row)), &report);
+        }
+        Err(error) => refused(services, leases, metrics, (settlement, row), &error).await,
+    }
+}

@@ -1,0 +1,147 @@
+//! One row, here and now: an operator's `penstock process-row`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use penstock_domain::ids::RowRef;
+use penstock_domain::row::RowStatus;
+use penstock_domain::time::Timestamp;
+use penstock_downstream::Caller;
+use penstock_store::batches::Batch;
+use penstock_store::work::{Claim, SettleReport, Settled, Settlement};
+use penstock_store::workers::{WorkerKind, WorkerLoad};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::error::FlowError;
+use crate::context::services::Services;
+use crate::telemetry::traces::RowTrace;
+use crate::worker::batches;
+use crate::worker::batches::BatchWork;
+use crate::worker::heartbeat;
+use crate::worker::heartbeat::{Beat, Heartbeat};
+use crate::worker::intent_log::IntentLog;
+use crate::worker::leases::Leases;
+use crate::worker::observe::Observer;
+use crate::worker::row::{RowEnd, RowTask};
+use crate::worker::settle::settle;
+
+/// What became of the row.
+#[derive(Debug)]
+pub enum Single {
+    /// It ran; how it was settled.
+    Ran {
+        /// The outcome that was written.
+        outcome: Settled,
+        /// What writing it did.
+        report: SettleReport,
+    },
+    /// A worker holds it.
+    Held {
+        /// Who.
+        holder: String,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// It has ended.
+    Ended(RowStatus),
+    /// It has not, but its batch runs nothing any more, or does not yet.
+    BatchDoesNotRun,
+    /// There is no such row.
+    NoSuchRow,
+    /// The lease was lost while it ran; nothing was written.
+    LeaseLost,
+}
+
+/// Claims one row and processes it, whatever the dispatcher's quota is. Limits and breakers apply all the same.
+///
+/// # Errors
+/// When a service fails.
+pub async fn process_row(
+    services: &Services,
+    caller: &Caller,
+    batch: &Batch,
+    number: u32,
+    holder: &str,
+    silence: Duration,
+    observer: &dyn Observer,
+) -> Result<Single, FlowError> {
+    let row = RowRef { batch: batch.seq, number };
+    let Some(record) = services.store.row(batch.seq, number).await? else { return Ok(Single::NoSuchRow) };
+    if let Some((holder, until)) = services.store.holder(row).await? {
+        return Ok(Single::Held { holder, until });
+    }
+    if record.status.is_terminal() {
+        return Ok(Single::Ended(record.status));
+    }
+    let work = batches::load(services, batch).await?;
+    let heartbeat = Heartbeat::new(holder.to_owned(), WorkerKind::Command, silence);
+    heartbeat.register(services).await?;
+    let ran = run(services, caller, (row, &work), &heartbeat, observer).await;
+    if let Err(error) = heartbeat.leave(services).await {
+        tracing::warn!(%error, "failed to delete the record of this command; the services find that it is gone");
+    }
+    ran
+}
+
+async fn run(
+    services: &Services,
+    caller: &Caller,
+    (row, work): (RowRef, &BatchWork),
+    heartbeat: &Arc<Heartbeat>,
+    observer: &dyn Observer,
+) -> Result<Single, FlowError> {
+    let number = row.number;
+    let token = services.id_generator.lease_token();
+    let claim = Claim { rows: &[row], token, holder: heartbeat.name(), also_pending: true, suspects: true };
+    let Some(claimed) = services.store.claim(&claim, services.clock.now()).await?.into_iter().next() else {
+        return Ok(match services.store.holder(row).await? {
+            Some((holder, until)) => Single::Held { holder, until },
+            None => Single::BatchDoesNotRun,
+        });
+    };
+    let leases = Leases::new(heartbeat.clone());
+    let held = leases.insert(row, token);
+    let trace = RowTrace::new(services.traces.as_ref(), work.id, number);
+    let task = RowTask {
+        services,
+        caller,
+        work,
+        lease: &held,
+        trace: &trace,
+        intent_log: &IntentLog::open(services.clone(), &CancellationToken::new()),
+        observer,
+        draining: &|| false,
+        limited: &|| Box::new(()),
+    };
+    let beat = async {
+        loop {
+            tokio::time::sleep(heartbeat::EVERY).await;
+            let load = WorkerLoad { in_flight: 1, waiting: 0 };
+            let beat = match heartbeat.beat(services, load).await {
+                Ok(beat) => beat,
+                Err(error) => {
+                    tracing::warn!(%error, "failed to write a heartbeat; will retry");
+                    continue;
+                }
+            };
+            let Beat::Returned(since) = beat else { continue };
+            leases.doubt();
+            match leases.compare(services).await {
+                Ok(_) => heartbeat.goes_on(since),
+                Err(error) => tracing::warn!(%error, "failed to compare what is held; will retry"),
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = task.run(claimed) => ended,
+        () = beat => RowEnd::LeaseLost,
+    };
+    let RowEnd::Settled(outcome) = ended else { return Ok(Single::LeaseLost) };
+    let settlement = Settlement { row, token, outcome };
+    let report = settle(services, std::slice::from_ref(&settlement)).await?;
+    if report.lost.is_empty() {
+        Ok(Single::Ran { outcome: settlement.outcome, report })
+    } else {
+        Ok(Single::LeaseLost)
+    }
+}

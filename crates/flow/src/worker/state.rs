@@ -1,0 +1,115 @@
+//! What a worker holds. Its parts work on it: the lifecycle, the claim loop with admission and claims, the queue handler,
+//! extractions and the heartbeat.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use penstock_downstream::Caller;
+use penstock_store::work::ClaimedRow;
+use penstock_store::workers::WorkerKind;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::context::budget::Reserved;
+use crate::context::services::Services;
+use crate::telemetry::worker_counters::WorkerMetrics;
+use crate::worker::batches::{BatchCache, BatchWork};
+use crate::worker::heartbeat::Heartbeat;
+use crate::worker::lanes::Lanes;
+use crate::worker::leases::{Leases, RowLease};
+use crate::worker::memory::Weights;
+use crate::worker::observe::Observer;
+use crate::worker::owner_limits::Owners;
+use crate::worker::policy::WorkerPolicy;
+use crate::worker::slots::Slots;
+use crate::worker::suspects::Suspects;
+
+/// How often a lane that is held up is looked at again.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long a worker that cannot reach the database waits before it tries again.
+pub(super) const DATABASE_PAUSE: Duration = Duration::from_millis(250);
+
+/// A worker: [`Worker::run`] works until it is stopped, and its [`queue_handler`](Worker::queue_handler) receives the queue's
+/// messages.
+pub struct Worker {
+    pub(super) services: Services,
+    pub(super) caller: Arc<Caller>,
+    pub(super) policy: WorkerPolicy,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) cache: BatchCache,
+    pub(super) lanes: Mutex<Lanes>,
+    pub(super) suspects: Mutex<Suspects>,
+    pub(super) slots: Arc<Slots>,
+    pub(super) owners: Arc<Owners>,
+    /// There may be something to claim that was not there before.
+    pub(super) changed: Arc<Notify>,
+    pub(super) heartbeat: Arc<Heartbeat>,
+    pub(super) leases: Arc<Leases>,
+    /// When it was noticed that the database's clock was set back.
+    pub(super) set_back_at: Mutex<Option<Instant>>,
+    pub(super) weights: Weights,
+    pub(super) metrics: Arc<WorkerMetrics>,
+    /// When rows of each pipeline were received last.
+    pub(super) received_at: Mutex<HashMap<String, Instant>>,
+    /// One extraction at a time: it is bound by the database, not by waiting. Further files wait in the queue, where
+    /// another worker finds them.
+    pub(super) extraction: Arc<Semaphore>,
+    pub(super) extractions: TaskTracker,
+    pub(super) stop_extracting: CancellationToken,
+    pub(super) draining: AtomicBool,
+}
+
+/// A row that this worker claimed.
+pub(super) struct Claimed {
+    pub(super) work: Arc<BatchWork>,
+    pub(super) lease: Arc<RowLease>,
+    pub(super) row: ClaimedRow,
+    /// What a long row takes.
+    pub(super) memory: Option<Reserved>,
+}
+
+impl Worker {
+    /// A worker that is not running yet.
+    pub fn new(
+        services: Services,
+        caller: Arc<Caller>,
+        policy: WorkerPolicy,
+        observer: Arc<dyn Observer>,
+    ) -> Arc<Self> {
+        let (metrics, changed) = <(Arc<WorkerMetrics>, Arc<Notify>)>::default();
+        let pipelines = services.pipelines.iter().count();
+        let heartbeat = Heartbeat::new(policy.name.clone(), WorkerKind::Worker, policy.silence);
+        Arc::new(Self {
+            slots: Slots::new(policy.concurrency, pipelines, metrics.clone(), changed.clone()),
+            cache: BatchCache::new(policy.name.clone()),
+            services,
+            caller,
+            weights: Weights::new(policy.memory),
+            policy,
+            observer,
+            lanes: Mutex::default(),
+            suspects: Mutex::default(),
+            owners: Arc::default(),
+            changed,
+            leases: Arc::new(Leases::new(heartbeat.clone())),
+            set_back_at: Mutex::default(),
+            heartbeat,
+            metrics,
+            received_at: Mutex::default(),
+            extraction: Arc::new(Semaphore::new(1)),
+            extractions: TaskTracker::new(),
+            stop_extracting: CancellationToken::new(),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// What the worker counts.
+    pub fn metrics(&self) -> &Arc<WorkerMetrics> {
+        &self.metrics
+    }
+}
