@@ -27,7 +27,7 @@ use crate::telemetry::traces;
 use crate::telemetry::worker_counters;
 use crate::telemetry::worker_counters::WorkerMetrics;
 
-/// Tries after the first one; the schedule that the specification recommends, over about three days.
+/// Retries after the first attempt; the schedule that the specification recommends, over about three days.
 const SCHEDULE: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_secs(5 * 60),
@@ -40,32 +40,32 @@ const SCHEDULE: [Duration; 9] = [
     Duration::from_secs(24 * 3600),
 ];
 
-/// A receiver has so long to answer.
+/// A receiver has this long to answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A lease on a callback outlasts the receiver's time.
 const LEASE: Duration = Duration::from_secs(60);
 
-/// Deliveries under way in one worker.
+/// Deliveries in flight in one worker.
 const AT_ONCE: usize = 128;
 
-/// Deliveries to one owner's receiver under way in all workers: one that hangs holds up its own callbacks and nobody else's.
+/// Deliveries to one owner's receiver in flight in all workers: one that hangs delays its own callbacks and nobody else's.
 const PER_RECEIVER: u32 = 4;
 
 /// An owner holds at most this share of the slots that are free, so that the next owner always finds some of the rest
 /// (dynamic thresholds, as for rows in `worker/admission.rs`).
 const OWNERS_SHARE_OF_FREE: u32 = 2;
 
-/// How often the outbox is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the outbox is read.
+const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// What is under way may go on for so long after the worker was told to stop; then it is sent again, under the same id.
+/// Deliveries in flight may take this long after the worker was stopped; then they are sent again, under the same id.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// A receiver that asks for a longer pause does not get it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// After a rotation the previous secret signs beside the new one for so long.
+/// After a rotation the previous secret signs beside the new one for this long.
 pub const ROTATION_OVERLAP: Duration = Duration::from_secs(24 * 3600);
 
 /// Delivers callbacks. A slot that is free again is filled at once, whatever the others wait for.
@@ -79,14 +79,14 @@ impl Task for Deliverer {
     type Error = FlowError;
 
     fn schedule(&self) -> Schedule {
-        Schedule::from_start(LOOK_EVERY)
+        Schedule::from_start(READ_EVERY)
     }
 
     async fn run(&mut self) -> Result<(), FlowError> {
         let free = AT_ONCE.saturating_sub(self.in_flight.len());
         let (token, due) = self.sender.lease(free).await?;
         for callback in due {
-            self.in_flight.spawn(self.sender.clone().carry(callback, token));
+            self.in_flight.spawn(self.sender.clone().traced(callback, token));
         }
         Ok(())
     }
@@ -159,20 +159,20 @@ impl Sender {
         Ok((token, due))
     }
 
-    /// One delivery, and what came of it. What cannot be written down is sent again when its lease has run out.
-    async fn carry(self: Arc<Self>, callback: Callback, token: LeaseToken) {
+    /// One delivery, and its result. A delivery whose result cannot be stored is sent again when its lease has expired.
+    async fn traced(self: Arc<Self>, callback: Callback, token: LeaseToken) {
         let span = traces::callback(self.services.traces.as_ref(), callback.batch.0, &callback.event);
-        self.carry_out(callback, token).instrument(span).await;
+        self.send_and_settle(callback, token).instrument(span).await;
     }
 
-    async fn carry_out(&self, callback: Callback, token: LeaseToken) {
+    async fn send_and_settle(&self, callback: Callback, token: LeaseToken) {
         let answer = self.deliver(&callback).await;
         if let Some(status) = answer.status {
             Span::current().record("http.response.status_code", i64::from(status));
         }
         let delivery = self.judge(&callback, token, answer);
         if let Err(error) = self.services.store.settle_callback(&delivery).await {
-            tracing::warn!(%error, callback = %callback.id, "a delivery was not written down");
+            tracing::warn!(%error, callback = %callback.id, "failed to store the result of a delivery; it is sent again");
             return;
         }
         self.metrics.deliveries[worker_counters::delivery(delivery.status)].fetch_add(1, Relaxed);
@@ -183,7 +183,7 @@ impl Sender {
                 tracing::debug!(%callback, http_status, attempts, "a callback was delivered");
             }
             CallbackStatus::Pending => {
-                tracing::info!(%callback, http_status, error, attempts, "a callback was refused; it is tried again");
+                tracing::info!(%callback, http_status, error, attempts, "a callback was refused; will retry");
             }
             CallbackStatus::Exhausted => {
                 tracing::warn!(%callback, http_status, error, attempts, "a callback was given up");
@@ -237,7 +237,7 @@ impl Sender {
         let batch: Batch = serde_json::from_str(&callback.snapshot).map_err(|_| {
             FlowError::Inconsistent(format!("callback {} has no batch that can be read", callback.id))
         })?;
-        // As it was then, whenever it is delivered: every try of a callback says the same.
+        // As it was then, whenever it is delivered: every attempt of a callback has the same body.
         let failure = view::clear_failure(&batch);
         let pace = Pace::usual(self.rows_per_owner);
         let data = view::describe(&self.services, &batch, &pace, failure, callback.created_at);
@@ -261,7 +261,7 @@ impl Sender {
         Ok(signatures.join(" "))
     }
 
-    /// An owner gets its secret when the first callback needs one.
+    /// Creates an owner's secret when its first callback needs one.
     async fn first_secret(&self, owner: OwnerSeq, none: &CallbackSecrets) -> Result<Vec<u8>, FlowError> {
         let secret = webhook::generate_secret(self.services.random.as_ref())
             .map_err(|source| FlowError::Sealed { what: "a new callback secret", source })?;
@@ -305,9 +305,9 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
+        let reason = error.to_string();
+        if !text.ends_with(&reason) {
+            text = format!("{text}: {reason}");
         }
         cause = error.source();
     }
@@ -396,9 +396,9 @@ pub async fn reseal_secrets(
     Ok(services.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await?)
 }
 
-/// The callback is sent again when its lease has run out.
+/// The callback is sent again when its lease has expired.
 fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "a delivery panicked: please report it; it is tried again");
+        tracing::error!(%error, "a delivery panicked: please report it; will retry");
     }
 }
