@@ -8,8 +8,7 @@ fn keyring(ids: &[(&str, u8)]) -> Keyring {
 /// Keys that begin with a byte of their own.
 fn entries(ids: &[(&str, u8)]) -> String {
     let key = |first: u8| {
-        let at =
-            |at: usize| (at as u8).wrapping_mul(at as u8).wrapping_mul(5).wrapping_add(at as u8 ^ first);
+        let at = |at: usize| (at as u8).wrapping_mul(at as u8).wrapping_mul(5).wrapping_add(at as u8 ^ first);
         STANDARD.encode(std::array::from_fn::<u8, KEY_LEN, _>(at))
     };
     ids.iter().map(|(id, first)| format!("{id}:{}", key(*first))).collect::<Vec<_>>().join(",")
@@ -33,8 +32,7 @@ fn a_key_of_before_epochs_opens_for_its_batch() {
     let (ring, batch) = (keyring(&[("a", 1)]), Uuid::from_u128(5));
     let mut bytes = Vec::new();
     let nonce = aead::nonce(&SystemRandom::new()).unwrap();
-    aead::seal_into(&ring.entries[0].wrap, nonce, &wrap_ad(batch, "a"), &[7; KEY_LEN], &mut bytes)
-        .unwrap();
+    aead::seal_into(&ring.entries[0].wrap, nonce, &wrap_ad(batch, "a"), &[7; KEY_LEN], &mut bytes).unwrap();
     let wrapped = WrappedKey { key_id: "a".into(), bytes };
     assert_eq!(ring.unwrap_earlier(batch, &wrapped).unwrap().secret(), &[7; KEY_LEN]);
     assert_eq!(ring.unwrap_earlier(Uuid::from_u128(6), &wrapped).unwrap_err(), OpenError::Rejected);

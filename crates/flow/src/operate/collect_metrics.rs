@@ -282,7 +282,6 @@ fn rows(services: &Services, worker: &WorkerMetrics, families: &mut Vec<Family>)
     families.extend([pending, queued, processing, settled, attempts, extracted, read, extractions]);
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
