@@ -1,7 +1,10 @@
 //! A database that fails while rows are claimed or settled.
 
+use std::time::Duration;
+
 use penstock_domain::outcome::code;
 use penstock_domain::row::RowStatus::{Completed, Failed};
+use tokio::time::Instant;
 
 use crate::harness::Harness;
 use crate::store::Fault::{AnswerLost, InvalidData, Unavailable};
@@ -24,9 +27,11 @@ async fn rows_whose_claim_got_no_answer_are_processed_all_the_same() {
     let _running = harness.worker("worker");
     harness.store.fail("claim", [AnswerLost]);
     let batch = harness.upload_and_release(2).await;
+    let began = Instant::now();
     let batch = harness.finished(&batch).await;
     assert_eq!(harness.states(&batch, 2).await, [Completed; 2]);
     assert_eq!(harness.store.calls("let_go"), 1);
+    assert!(began.elapsed() < Duration::from_secs(15), "before the periodic comparison");
     assert_eq!(harness.api.paths().len(), 4, "none is called twice");
 }
 

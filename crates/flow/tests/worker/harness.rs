@@ -40,6 +40,9 @@ use crate::store::TestStore;
 /// How long rows that nobody settled stay queued.
 pub const LOST_AFTER: Duration = Duration::from_secs(300);
 
+/// No test waits longer than this, in the paused clock's time.
+pub const PATIENCE: Duration = Duration::from_secs(1000);
+
 /// The paused clock.
 struct TestClock(Instant);
 
@@ -217,11 +220,13 @@ impl Harness {
     /// Waits until every row has ended. Rows that are requeued meanwhile are released again.
     pub async fn finished(&self, batch: &Batch) -> Batch {
         let mut settled = self.store.calls("settle");
+        let began = Instant::now();
         loop {
             let now = self.batch(batch).await;
             if now.ledger.is_finished() {
                 return now;
             }
+            assert!(began.elapsed() < PATIENCE, "rows did not end: {:?}", now.ledger);
             tokio::select! {
                 () = self.store.called("settle", settled + 1) => settled += 1,
                 () = tokio::time::sleep(Duration::from_secs(1)) => self.dispatch().await,
