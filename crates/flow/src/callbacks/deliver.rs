@@ -8,16 +8,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use penstock_crypto::webhook;
-use penstock_domain::ids::{LeaseToken, OwnerSeq};
+use penstock_domain::ids::LeaseToken;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Delivery};
-use penstock_store::owners::CallbackSecrets;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
 use crate::callbacks::address::{PublicOnly, check_address};
+use crate::callbacks::secrets::{first_secret, open_secret};
 use crate::context::error::FlowError;
 use crate::context::pace::Pace;
 use crate::context::periodic::{Schedule, Task};
@@ -64,9 +64,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// A receiver that asks for a longer pause does not get it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// After a rotation the previous secret signs beside the new one for this long.
-pub const ROTATION_OVERLAP: Duration = Duration::from_secs(24 * 3600);
 
 /// Delivers callbacks. A slot that is free again is filled at once, whatever the others wait for.
 pub struct Deliverer {
@@ -249,7 +246,7 @@ impl Sender {
         let secrets = self.services.store.callback_secrets(callback.owner).await?;
         let mut current = secrets.current.clone();
         if current.is_none() {
-            current = Some(self.first_secret(callback.owner, &secrets).await?);
+            current = Some(first_secret(&self.services, callback.owner, &secrets).await?);
         }
         let previous = secrets.previous.filter(|_| secrets.previous_until.is_some_and(|until| until > now));
         let id = callback.id.to_string();
@@ -259,19 +256,6 @@ impl Sender {
             signatures.push(webhook::sign(&secret, &id, now.seconds(), body.as_bytes()));
         }
         Ok(signatures.join(" "))
-    }
-
-    /// Creates an owner's secret when its first callback needs one.
-    async fn first_secret(&self, owner: OwnerSeq, none: &CallbackSecrets) -> Result<Vec<u8>, FlowError> {
-        let secret = webhook::generate_secret(self.services.random.as_ref())
-            .map_err(|source| FlowError::Sealed { what: "a new callback secret", source })?;
-        let sealed = seal_secret(&self.services, owner, &secret)?;
-        let secrets = CallbackSecrets { current: Some(sealed.clone()), ..none.clone() };
-        if self.services.store.set_callback_secrets(owner, None, &secrets).await? {
-            return Ok(sealed);
-        }
-        let theirs = self.services.store.callback_secrets(owner).await?.current;
-        theirs.ok_or_else(|| FlowError::Inconsistent("an owner's callback secret vanished".into()))
     }
 
     fn judge(&self, callback: &Callback, token: LeaseToken, answer: Answer) -> Delivery {
@@ -324,76 +308,6 @@ impl Answer {
     fn failed(error: String) -> Self {
         Self { status: None, retry_after: None, error: Some(error) }
     }
-}
-
-/// Gives an owner a new callback secret and returns it as `whsec_…`, to be shown once. The one before signs as well
-/// for [`ROTATION_OVERLAP`].
-///
-/// # Errors
-/// When the database fails or somebody else rotates at the same moment.
-pub async fn rotate_secret(services: &Services, owner: OwnerSeq) -> Result<String, FlowError> {
-    let now = services.clock.now();
-    let before = services.store.callback_secrets(owner).await?;
-    let secret = webhook::generate_secret(services.random.as_ref())
-        .map_err(|source| FlowError::Sealed { what: "a new callback secret", source })?;
-    let secrets = CallbackSecrets {
-        current: Some(seal_secret(services, owner, &secret)?),
-        previous: before.current.clone(),
-        previous_until: before.current.as_ref().map(|_| now + ROTATION_OVERLAP),
-    };
-    if services.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await? {
-        Ok(webhook::format_secret(&secret))
-    } else {
-        Err(FlowError::Inconsistent(
-            "the secret was rotated by somebody else at this moment; ask again".into(),
-        ))
-    }
-}
-
-fn seal_secret(services: &Services, owner: OwnerSeq, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
-    services
-        .keyring
-        .get()
-        .seal_small("owners", &owner.0.to_string(), "secret", secret, services.random.as_ref())
-        .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
-}
-
-fn open_secret(services: &Services, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
-    services
-        .keyring
-        .get()
-        .open_small("owners", &owner.0.to_string(), "secret", sealed)
-        .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
-}
-
-/// Seals an owner's callback secrets under the keyring's active key; true when they were under another.
-///
-/// # Errors
-/// When the database fails or the keyring lacks their key.
-pub async fn reseal_secrets(
-    services: &Services,
-    owner: OwnerSeq,
-    before: &CallbackSecrets,
-) -> Result<bool, FlowError> {
-    let keyring = services.keyring.get();
-    let active = keyring.active_id();
-    let stale = [&before.current, &before.previous]
-        .into_iter()
-        .flatten()
-        .any(|sealed| penstock_crypto::Keyring::small_key_id(sealed).is_ok_and(|id| id != active));
-    if !stale {
-        return Ok(false);
-    }
-    let reseal = |sealed: &Option<Vec<u8>>| match sealed {
-        None => Ok(None),
-        Some(sealed) => seal_secret(services, owner, &open_secret(services, owner, sealed)?).map(Some),
-    };
-    let secrets = CallbackSecrets {
-        current: reseal(&before.current)?,
-        previous: reseal(&before.previous)?,
-        previous_until: before.previous_until,
-    };
-    Ok(services.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await?)
 }
 
 /// The callback is sent again when its lease has expired.

@@ -184,23 +184,27 @@ impl Watch {
                     format!("{count} callbacks of the last days were given up"),
                 )],
             },
-            Condition::DispatcherLate { after } => {
-                let last = store.runs(1).await?.first().map(|run| run.started_at);
-                match last {
-                    Some(at) if at + after < now => {
-                        vec![("dispatcher".to_owned(), format!("no dispatcher run since {at}"))]
-                    }
-                    // A new installation has no run yet; it is late only when rows wait for one.
-                    None if metrics.batches_queued > 0 => {
-                        vec![(
-                            "dispatcher".to_owned(),
-                            "rows wait, and no dispatcher run ever came".to_owned(),
-                        )]
-                    }
-                    _ => Vec::new(),
-                }
-            }
+            Condition::DispatcherLate { after } => self.late_dispatcher(after, metrics, now).await?,
             Condition::BreakerOpen => self.open_breakers().await,
+        })
+    }
+
+    async fn late_dispatcher(
+        &self,
+        after: Duration,
+        metrics: &Metrics,
+        now: Timestamp,
+    ) -> Result<Vec<(String, String)>, FlowError> {
+        let last = self.services.store.runs(1).await?.first().map(|run| run.started_at);
+        Ok(match last {
+            Some(at) if at + after < now => {
+                vec![("dispatcher".to_owned(), format!("no dispatcher run since {at}"))]
+            }
+            // A new installation has no run yet; it is late only when rows wait for one.
+            None if metrics.batches_queued > 0 => {
+                vec![("dispatcher".to_owned(), "rows wait, and no dispatcher run ever came".to_owned())]
+            }
+            _ => Vec::new(),
         })
     }
 
