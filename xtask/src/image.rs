@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::packages::{install_missing, on_path};
 use crate::run_with;
-use crate::services::{Services, install_missing, on_path};
+use crate::services::Services;
 
 /// A service has so long to stop after SIGTERM; compose and the manifests give it 45 seconds and more.
 const GRACE: Duration = Duration::from_secs(30);
@@ -145,25 +146,7 @@ fn serve(image: &str, work: &Path) -> Result<(), String> {
         ("PENSTOCK_HEALTH_BIND", "127.0.0.1:28482".to_owned()),
     ];
     let container = |name: &str, detached: bool, command: &[&str]| {
-        let mut podman = Command::new("podman");
-        podman.args([
-            "run",
-            "--runtime",
-            "runc",
-            "--network",
-            "host",
-            "--name",
-            name,
-            // Limits that stand within any machine's own.
-            "--ulimit",
-            "nofile=4096:4096",
-            "--ulimit",
-            "nproc=4096:4096",
-        ]);
-        podman.args(["--read-only", "--read-only-tmpfs=false", "--cap-drop", "all"]);
-        podman.args(["--volume", &format!("{}:/files", files.display())]);
-        podman.args(["--volume", &format!("{}:/etc/penstock/pipelines:ro", pipelines.display())]);
-        podman.arg(if detached { "--detach" } else { "--rm" });
+        let mut podman = podman_run(name, detached, &files, &pipelines);
         for (variable, value) in &environment {
             podman.args(["--env", &format!("{variable}={value}")]);
         }
@@ -196,25 +179,50 @@ fn serve(image: &str, work: &Path) -> Result<(), String> {
         Ok(())
     })();
     for name in running {
-        let began = Instant::now();
-        let stopped =
-            run_with(Command::new("podman").args(["stop", "--time", "120", name]).stdout(Stdio::null()));
-        let took = began.elapsed();
-        let code = said(Command::new("podman").args(["inspect", "--format", "{{.State.ExitCode}}", name]));
-        eprintln!(
-            "{name} stopped after {:.1} s, with {}",
-            took.as_secs_f64(),
-            code.as_deref().unwrap_or("?")
-        );
-        if checked.is_ok() {
-            checked = match (stopped, code) {
-                (Ok(()), Ok(code)) if code == "0" && took < GRACE => Ok(()),
-                (stopped, code) => Err(format!("{name} did not stop well: {stopped:?}, {code:?}, {took:?}")),
-            };
-        }
-        let _ = Command::new("podman").args(["logs", "--tail", "5", name]).status();
-        let _ = Command::new("podman").args(["rm", "--force", name]).stdout(Stdio::null()).status();
+        let stopped = stop(name);
+        checked = checked.and(stopped);
     }
+    checked
+}
+
+/// `podman run` with the files and pipelines of the check, up to the image.
+fn podman_run(name: &str, detached: bool, files: &Path, pipelines: &Path) -> Command {
+    let mut podman = Command::new("podman");
+    podman.args([
+        "run",
+        "--runtime",
+        "runc",
+        "--network",
+        "host",
+        "--name",
+        name,
+        // Limits that stand within any machine's own.
+        "--ulimit",
+        "nofile=4096:4096",
+        "--ulimit",
+        "nproc=4096:4096",
+    ]);
+    podman.args(["--read-only", "--read-only-tmpfs=false", "--cap-drop", "all"]);
+    podman.args(["--volume", &format!("{}:/files", files.display())]);
+    podman.args(["--volume", &format!("{}:/etc/penstock/pipelines:ro", pipelines.display())]);
+    podman.arg(if detached { "--detach" } else { "--rm" });
+    podman
+}
+
+/// Stops a service of the image, in order.
+fn stop(name: &str) -> Result<(), String> {
+    let began = Instant::now();
+    let stopped =
+        run_with(Command::new("podman").args(["stop", "--time", "120", name]).stdout(Stdio::null()));
+    let took = began.elapsed();
+    let code = said(Command::new("podman").args(["inspect", "--format", "{{.State.ExitCode}}", name]));
+    eprintln!("{name} stopped after {:.1} s, with {}", took.as_secs_f64(), code.as_deref().unwrap_or("?"));
+    let checked = match (stopped, code) {
+        (Ok(()), Ok(code)) if code == "0" && took < GRACE => Ok(()),
+        (stopped, code) => Err(format!("{name} did not stop well: {stopped:?}, {code:?}, {took:?}")),
+    };
+    let _ = Command::new("podman").args(["logs", "--tail", "5", name]).status();
+    let _ = Command::new("podman").args(["rm", "--force", name]).stdout(Stdio::null()).status();
     checked
 }
 

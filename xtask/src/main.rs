@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod deploy;
 mod image;
+mod packages;
 mod services;
 mod supply;
 mod within;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::packages::{install_missing, is_root, on_path};
 use crate::run;
 
 /// A server has so long to answer after its start.
@@ -188,37 +189,6 @@ fn install() -> Result<(), String> {
     install_missing(&missing)
 }
 
-/// Installs Debian's packages, if there are any.
-pub fn install_missing(missing: &[&str]) -> Result<(), String> {
-    if missing.is_empty() {
-        return Ok(());
-    }
-    eprintln!("installing {} …", missing.join(", "));
-    update_packages()?;
-    let mut install = privileged("apt-get");
-    // No package starts a server of its own: tests use private ones.
-    install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
-    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(missing).stdout(Stdio::null());
-    run(install)
-}
-
-/// Brings the list of Debian's packages up to date.
-pub fn update_packages() -> Result<(), String> {
-    let mut update = privileged("apt-get");
-    update.args(["update", "-qq"]);
-    run(update)
-}
-
-fn privileged(program: &str) -> Command {
-    if is_root() {
-        Command::new(program)
-    } else {
-        let mut command = Command::new("sudo");
-        command.arg(program);
-        command
-    }
-}
-
 fn as_postgres(program: &Path) -> Command {
     if is_root() {
         let mut command = Command::new("setpriv");
@@ -228,16 +198,6 @@ fn as_postgres(program: &Path) -> Command {
     } else {
         Command::new(program)
     }
-}
-
-fn is_root() -> bool {
-    std::env::var("USER").is_ok_and(|user| user == "root")
-        || Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.trim_ascii() == b"0")
-}
-
-pub fn on_path(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
 /// A library that gives a program another time than the system's, for tests of clocks that disagree.

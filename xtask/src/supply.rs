@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::services::on_path;
+use crate::packages::on_path;
 use crate::{deploy, run, run_with};
 
 fn root() -> PathBuf {

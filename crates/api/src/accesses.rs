@@ -2,24 +2,15 @@
 //! fills neither. The first of a kind is written at once; the others of that minute are counted and written as one.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::{Method, StatusCode};
-use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage as _, HttpRequest, web};
 use penstock_domain::ids::BatchId;
 use penstock_flow::Services;
 use penstock_flow::context::tasks::spawn_part;
 use penstock_store::operations::AuditEntry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-
-use crate::connections::Limits;
-use crate::state::ApiState;
 
 /// How long accesses of one kind are counted before they are written as one.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -70,11 +61,11 @@ pub struct Asker {
 
 /// Who accessed what: accesses of one subject are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Subject {
-    access: Access,
-    actor: String,
-    batch: Option<BatchId>,
-    request: String,
+pub(crate) struct Subject {
+    pub(crate) access: Access,
+    pub(crate) actor: String,
+    pub(crate) batch: Option<BatchId>,
+    pub(crate) request: String,
 }
 
 /// Counts accesses and writes them. Cheap to clone.
@@ -105,7 +96,7 @@ impl Accesses {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, subject: Subject) {
+    pub(crate) fn record(&self, subject: Subject) {
         let mut window = self.window();
         if let Some(count) = window.counted.get_mut(&subject) {
             *count += 1;
@@ -191,79 +182,6 @@ async fn write_entry(services: &Services, subject: Subject, detail: String) {
     }
 }
 
-/// A middleware that records refused requests and what admin keys read.
-pub async fn recorded<B: MessageBody>(
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<B>, Error> {
-    let response = next.call(request).await?;
-    let request = response.request();
-    if let Some(state) = request.app_data::<web::Data<ApiState>>()
-        && let Some(subject) = subject(request, response.status(), state.connections.limits())
-    {
-        state.accesses.record(subject);
-    }
-    Ok(response)
-}
-
-fn subject(request: &HttpRequest, status: StatusCode, limits: &Limits) -> Option<Subject> {
-    let asker = request.extensions().get::<Asker>().cloned();
-    let reads = [Method::GET, Method::HEAD].contains(request.method());
-    let access = match status {
-        StatusCode::UNAUTHORIZED => Access::Unauthorized,
-        // Of an address that has had too many of them.
-        StatusCode::TOO_MANY_REQUESTS if asker.is_none() => Access::Unauthorized,
-        StatusCode::FORBIDDEN => Access::Forbidden,
-        status if status.is_success() && reads && asker.as_ref()?.admin => Access::AdminRead,
-        _ => return None,
-    };
-    let actor = match asker.filter(|_| access != Access::Unauthorized) {
-        Some(asker) => asker.actor,
-        None => format!("address:{}", client_address(request, limits)?),
-    };
-    if access == Access::Unauthorized {
-        // A stranger who tries many routes is one subject.
-        return Some(Subject { access, actor, batch: None, request: "a request without a valid key".into() });
-    }
-    // The route and not the address: a query may carry what only the batch should know.
-    let route = request.match_pattern().unwrap_or_else(|| "unknown".to_owned());
-    let batch = request.match_info().get("id").filter(|_| route.starts_with("/v2/batches/"));
-    let batch = batch.and_then(|id| id.parse().ok());
-    Some(Subject { access, actor, batch, request: format!("{} {route}", request.method()) })
-}
-
-/// Who is connected; behind trusted proxies, the last address that is none of theirs. IPv6 by networks of 64 bits.
-pub fn client_address(request: &HttpRequest, limits: &Limits) -> Option<IpAddr> {
-    let peer = request.peer_addr()?.ip();
-    let forwarded: Vec<&str> = request
-        .headers()
-        .get_all("x-forwarded-for")
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect();
-    Some(network(behind_proxies(peer, &forwarded, limits)))
-}
-
-fn behind_proxies(peer: IpAddr, forwarded: &[&str], limits: &Limits) -> IpAddr {
-    let mut client = peer;
-    for hop in forwarded.iter().rev() {
-        if !limits.trusts(client) {
-            break;
-        }
-        let Ok(address) = hop.parse() else { break };
-        client = address;
-    }
-    client
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address => address,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,26 +214,5 @@ mod tests {
         assert!(accesses.end_window().is_empty());
         accesses.record(refused(0));
         assert_eq!(entries.try_recv().unwrap(), refused(0), "the next window begins");
-    }
-
-    #[test]
-    fn a_proxy_is_believed_only_when_it_is_trusted() {
-        let limits = Limits {
-            most: 1,
-            per_address: 1,
-            head: WINDOW,
-            stalled: WINDOW,
-            trusted: vec!["10.0.0.0/8".parse().unwrap()],
-        };
-        let client = |peer: &str, forwarded: &[&str]| {
-            behind_proxies(peer.parse().unwrap(), forwarded, &limits).to_string()
-        };
-        assert_eq!(client("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
-        assert_eq!(client("10.0.0.1", &["203.0.113.9", "198.51.100.7"]), "198.51.100.7");
-        assert_eq!(client("10.0.0.1", &["198.51.100.7", "10.0.0.2"]), "198.51.100.7");
-        assert_eq!(client("10.0.0.1", &["nonsense"]), "10.0.0.1");
-        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
-        assert_eq!(network("2001:db8:1:2:3::4".parse().unwrap()).to_string(), "2001:db8:1:2::");
-        assert_eq!(network("::ffff:192.0.2.1".parse().unwrap()).to_string(), "192.0.2.1");
     }
 }

@@ -187,7 +187,7 @@ impl FromRequest for Caller {
             let caller: Self = api_keys::find(&state.services, &key).await?.ok_or_else(refused)?.into();
             let admin = caller.role == KeyRole::Admin;
             request.extensions_mut().insert(Asker { actor: caller.actor(), admin });
-            state.rates.request(&caller, &request)?;
+            state.rates.request(&caller.key_id, caller.owner, &request)?;
             if !caller.scopes.allow(needed) {
                 let name = needed.name();
                 return Err(Problem::forbidden(format!("this needs a key with the scope `{name}`")));

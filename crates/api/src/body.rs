@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 use tokio::time::Instant;
 
-use crate::budgets::UploadRoom;
+use crate::budgets::{PIECE, UploadRoom};
 use crate::problem::Problem;
 use crate::state::ApiState;
 
@@ -23,10 +23,6 @@ pub const SMALL_BYTES: usize = 256 * 1024;
 
 /// Bytes that the values of such JSON may take once it is read: each object takes more than its text.
 const MOST_WEIGHT: usize = 2 * 1024 * 1024;
-
-/// Bytes of an answer that are handed over at a time: a client that reads slowly has no more of them in its connection's
-/// buffer.
-pub const PIECE: usize = 32 * 1024;
 
 /// How long a body may take, and how long it may stand still.
 #[derive(Clone, Copy)]
@@ -197,6 +193,11 @@ pub fn answer<T: Serialize>(value: &T, mut room: Reserved) -> Result<HttpRespons
             yield Ok::<_, Problem>(rest.split_to(rest.len().min(PIECE)));
         }
     }))
+}
+
+/// The body of an answer to HEAD. A stream would be read to its end for nobody, and hold its connection until then.
+pub fn nothing() -> impl Stream<Item = Result<web::Bytes, Problem>> {
+    futures::stream::empty()
 }
 
 /// A body that is compressed would be taken for what it is not.

@@ -9,11 +9,14 @@ use penstock_flow::context::budget::{Budget, PATIENCE, Reserved};
 use penstock_flow::read::results::Reader;
 use tokio::sync::Mutex;
 
-use crate::body::PIECE;
 use crate::problem::Problem;
 
 /// Bytes of a body that count as little: what many can send at a time.
 pub const SMALL_BODY: usize = 64 * 1024;
+
+/// Bytes of an answer that are handed over at a time: a client that reads slowly has no more of them in its connection's
+/// buffer.
+pub const PIECE: usize = 32 * 1024;
 
 /// Memory of an upload or a body of that size: what came, as it is parsed, as it is sealed.
 const SMALL_COST: usize = 3 * SMALL_BODY;

@@ -15,7 +15,7 @@ use actix_web::{Error, web};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::keyless::WORTH_COMPRESSING;
+use crate::shared_answer::WORTH_COMPRESSING;
 
 /// Answers that are compressed at a time. Further ones are sent as they are.
 const AT_A_TIME: usize = 8;

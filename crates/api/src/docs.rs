@@ -11,7 +11,7 @@ use actix_web::HttpResponse;
 use flate2::read::DeflateDecoder;
 use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED;
 
-use crate::keyless::Shared;
+use crate::shared_answer::Shared;
 
 /// What the page shows, instead of the pet shop that the archive's own file of that name shows.
 const INITIALIZER: &str = r##"window.onload = () => {

@@ -122,7 +122,7 @@ pub async fn follow(
         return Err(no_longer_valid());
     }
     let caller = Caller::from(key);
-    state.rates.request(&caller, &request)?;
+    state.rates.request(&caller.key_id, caller.owner, &request)?;
     let batch = caller.batch(&state, &link.batch.to_string()).await?;
     reports::send(&state, caller, batch, &link.report, seen.into_inner(), &request).await
 }

@@ -9,10 +9,10 @@ use penstock_flow::read::view::batch_view;
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
+use crate::body::nothing;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::refusals;
-use crate::reports::nothing;
 use crate::state::ApiState;
 
 /// How often a batch is looked at for its listeners.

@@ -10,10 +10,10 @@ use crate::auth::Caller;
 use crate::body::{self, Deadline, SMALL_BYTES};
 use crate::budgets::UploadRoom;
 use crate::fields::{self, RawFields};
-use crate::ingest::{finished, refusal};
 use crate::multipart::{self, Charset, Event, Malformed, Parser, PartHead, shown};
 use crate::problem::Problem;
 use crate::state::ApiState;
+use crate::upload_end::{finished, refusal};
 
 /// A hidden field by which browsers report the form's charset (RFC 7578, section 4.6).
 const CHARSET_FIELD: &str = "_charset_";

@@ -5,108 +5,23 @@
 //! own, which addresses share.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
-use std::io::Write as _;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use actix_web::http::Method;
-use actix_web::http::header::{self, AcceptEncoding, ContentEncoding, Encoding, Header as _};
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
 use penstock_domain::ids::OwnerSeq;
 use penstock_flow::context::budget::Reserved;
 use penstock_flow::operate::collect_metrics::Sources;
 use penstock_flow::telemetry::metrics;
-use tokio::sync::OnceCell;
-use tokio::task::spawn_blocking;
 
-use crate::body::PIECE;
+use crate::addresses::network;
 use crate::docs;
-use crate::openapi;
 use crate::problem::Problem;
 use crate::refusals;
-use crate::reports::nothing;
+use crate::shared_answer::Shared;
 use crate::state::ApiState;
-
-/// Bytes below which compressing is not worth it.
-pub const WORTH_COMPRESSING: usize = 1024;
-
-/// An answer's bytes, and the same compressed once somebody takes it so.
-#[derive(Debug)]
-pub struct Shared {
-    content_type: String,
-    plain: Bytes,
-    gzip: OnceCell<Bytes>,
-}
-
-impl Shared {
-    /// Of these bytes.
-    pub fn new(content_type: impl Into<String>, plain: impl Into<Bytes>) -> Self {
-        Self { content_type: content_type.into(), plain: plain.into(), gzip: OnceCell::new() }
-    }
-
-    /// Of these bytes, which were compressed before.
-    pub fn compressed(
-        content_type: impl Into<String>,
-        plain: impl Into<Bytes>,
-        gzip: impl Into<Bytes>,
-    ) -> Self {
-        Self { gzip: OnceCell::new_with(Some(gzip.into())), ..Self::new(content_type, plain) }
-    }
-
-    /// The bytes in a coding that the client takes. Compressed by the first who asks; the others wait for that.
-    async fn coded(&self, request: &HttpRequest) -> (ContentEncoding, Bytes) {
-        if self.plain.len() < WORTH_COMPRESSING || !takes_gzip(request) {
-            return (ContentEncoding::Identity, self.plain.clone());
-        }
-        let plain = self.plain.clone();
-        let compressed =
-            self.gzip.get_or_try_init(|| async move { spawn_blocking(move || gzip(&plain)).await? }).await;
-        match compressed {
-            Ok(bytes) => (ContentEncoding::Gzip, bytes.clone()),
-            Err(error) => {
-                tracing::warn!(%error, "an answer cannot be compressed; it is sent as it is");
-                (ContentEncoding::Identity, self.plain.clone())
-            }
-        }
-    }
-
-    /// The answer, handed over in pieces; `room` is held until the client has taken it.
-    async fn answer(&self, request: &HttpRequest, room: Reserved) -> HttpResponse {
-        let (coding, mut rest) = self.coded(request).await;
-        let mut response = HttpResponse::Ok();
-        response
-            .content_type(self.content_type.as_str())
-            // Also when it is sent as it is: it is not to be compressed on its way out.
-            .insert_header((header::CONTENT_ENCODING, coding))
-            .insert_header((header::VARY, "accept-encoding"))
-            .no_chunking(rest.len() as u64);
-        if request.method() == Method::HEAD {
-            return response.streaming(nothing());
-        }
-        response.streaming(async_stream::stream! {
-            let _room = room;
-            while !rest.is_empty() {
-                yield Ok::<_, Problem>(rest.split_to(rest.len().min(PIECE)));
-            }
-        })
-    }
-}
-
-/// Whether the client takes gzip rather than an answer that is not compressed (RFC 9110, 12.5.3: `q=0` refuses a coding).
-pub fn takes_gzip(request: &HttpRequest) -> bool {
-    let Ok(accepted) = AcceptEncoding::parse(request) else { return false };
-    let chosen = accepted.negotiate([Encoding::gzip(), Encoding::identity()].iter());
-    !accepted.is_empty() && chosen == Some(Encoding::gzip())
-}
-
-fn gzip(plain: &[u8]) -> std::io::Result<Bytes> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(plain)?;
-    Ok(encoder.finish()?.into())
-}
 
 /// Everything of this kind that a process has.
 pub struct Keyless {
@@ -121,9 +36,9 @@ pub struct Keyless {
 
 impl Keyless {
     /// With that OpenAPI document.
-    pub fn new(document: &utoipa::openapi::OpenApi) -> Self {
+    pub fn new(document: String) -> Self {
         Self {
-            document: Shared::new("application/json", openapi::written(document)),
+            document: Shared::new("application/json", document),
             pages: Mutex::default(),
             metrics: tokio::sync::Mutex::default(),
             shares: RandomState::new(),
@@ -163,15 +78,7 @@ impl Keyless {
 
     /// Whose share of the budget an address has.
     fn share(&self, address: Option<IpAddr>) -> OwnerSeq {
-        let mut hasher = self.shares.build_hasher();
-        match address {
-            // A network of 64 bits is one client's.
-            Some(IpAddr::V6(address)) if address.to_ipv4_mapped().is_none() => {
-                address.octets()[..8].hash(&mut hasher);
-            }
-            other => other.map(|address| address.to_canonical()).hash(&mut hasher),
-        }
-        OwnerSeq(hasher.finish().cast_signed())
+        OwnerSeq(self.shares.hash_one(address.map(network)).cast_signed())
     }
 
     async fn room(&self, state: &ApiState, request: &HttpRequest, own: usize) -> Result<Reserved, Problem> {
@@ -217,18 +124,19 @@ pub async fn metrics(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let text = keyless.metrics(&state.sources).await;
-    let room = keyless.room(&state, &request, text.plain.len()).await?;
+    let room = keyless.room(&state, &request, text.len()).await?;
     Ok(text.answer(&request, room).await)
 }
 
 #[cfg(test)]
 mod tests {
     use actix_web::body::MessageBody as _;
+    use actix_web::http::header::{self, ContentEncoding};
     use actix_web::test::TestRequest;
     use futures::future::poll_fn;
 
     use super::*;
-    use crate::budgets::Budgets;
+    use crate::budgets::{Budgets, PIECE};
 
     fn taking(coding: &str) -> HttpRequest {
         TestRequest::get().insert_header((header::ACCEPT_ENCODING, coding)).to_http_request()
@@ -236,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_shared_and_compressed_once() {
-        let keyless = Keyless::new(&crate::openapi::with_routes(&[]));
+        let keyless = Keyless::new(String::new());
         let page = keyless.page("swagger-ui-bundle.js").unwrap().expect("the page's script");
         let again = keyless.page("swagger-ui-bundle.js").unwrap().expect("the same");
         for (accepted, coding) in [
@@ -273,7 +181,7 @@ mod tests {
 
     #[test]
     fn addresses_have_shares() {
-        let keyless = Keyless::new(&crate::openapi::with_routes(&[]));
+        let keyless = Keyless::new(String::new());
         let share = |address: &str| keyless.share(Some(address.parse().unwrap()));
         assert_eq!(share("192.0.2.1"), share("::ffff:192.0.2.1"));
         assert_ne!(share("192.0.2.1"), share("192.0.2.2"));

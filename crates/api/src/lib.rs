@@ -1,12 +1,17 @@
 //! The HTTP API: thin handlers over the use cases.
 //!
-//! [`ingest`] takes files (a [`form`] of [`multipart`], its [`fields`]), [`batches`], [`rows`] and [`retry`] show and command,
-//! [`reports`] stream results (in [`ranges`], by what the [`report_index`] knows), [`downloads`] give them to who has no key,
-//! [`events`] tell changes as they happen,
-//! [`callbacks`], [`audit`] and [`presigned`] are what their names say; [`auth`] knows owners by their keys, [`accesses`] records who was refused and what admins read,
-//! [`connections`] bounds what strangers cost before that, [`keyless`] what they are sent, [`coding`] what is compressed, [`budgets`] what clients take at a time, [`rates`] how often they ask, [`strangers`] how often who has no key, [`quotas`] how much they keep, [`query`], [`cursors`], [`body`] and [`media`] read requests strictly, [`problem`] words every refusal, [`headers`] are on every answer.
+//! | what | where |
+//! |---|---|
+//! | files come in | [`ingest`], [`form`] of [`multipart`], its [`fields`]; [`presigned`] |
+//! | batches and rows are shown and commanded | [`batches`], [`rows`], [`retry`], [`events`], [`callbacks`], [`audit`] |
+//! | results go out | [`reports`] (in [`ranges`], by what the [`report_index`] knows), [`downloads`] for clients without a key |
+//! | keys, and who was refused | [`auth`], [`accesses`] |
+//! | what clients may use | [`connections`] before anything is known of them, [`strangers`] without a key, [`rates`], [`quotas`], [`budgets`] |
+//! | requests are read strictly | [`query`], [`cursors`], [`body`], [`media`] |
+//! | what is in every answer | [`problem`], [`headers`], [`coding`]; [`keyless`] for what is the same for everybody |
 
 pub mod accesses;
+mod addresses;
 pub mod audit;
 pub mod auth;
 pub mod batches;
@@ -26,6 +31,7 @@ pub mod health;
 pub mod ingest;
 pub mod keyless;
 pub mod media;
+mod middleware;
 pub mod multipart;
 pub mod openapi;
 pub mod presigned;
@@ -40,9 +46,11 @@ pub mod reports;
 pub mod retry;
 pub mod rows;
 pub mod server;
+mod shared_answer;
 pub mod state;
 pub mod strangers;
 mod trace;
+mod upload_end;
 mod wording;
 
 pub use server::start;

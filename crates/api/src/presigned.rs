@@ -94,7 +94,7 @@ pub async fn put(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    state.rates.upload(&caller, &request)?;
+    state.rates.upload(&caller.key_id, caller.owner, &request)?;
     ingest::admit(&state, caller.owner, 0, &request).await?;
     body::unencoded(request.headers())?;
     let unknown = || Problem::not_found("open upload of this id");

@@ -10,7 +10,6 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage as _, HttpRequest};
 use penstock_domain::ids::OwnerSeq;
 
-use crate::auth::Caller;
 use crate::problem::Problem;
 
 /// A bucket holds what it gets in this time.
@@ -122,10 +121,11 @@ impl Rates {
     ///
     /// # Errors
     /// 429 when one of them has none left.
-    pub fn request(&self, caller: &Caller, request: &HttpRequest) -> Result<(), Problem> {
+    pub fn request(&self, key: &str, owner: OwnerSeq, request: &HttpRequest) -> Result<(), Problem> {
         let limits = self.limits;
         self.count(
-            caller,
+            key,
+            owner,
             request,
             [(Policy::Key, limits.key_requests), (Policy::Owner, limits.owner_requests)],
         )
@@ -135,20 +135,21 @@ impl Rates {
     ///
     /// # Errors
     /// 429 when one of them has none left.
-    pub fn upload(&self, caller: &Caller, request: &HttpRequest) -> Result<(), Problem> {
+    pub fn upload(&self, key: &str, owner: OwnerSeq, request: &HttpRequest) -> Result<(), Problem> {
         let limits = self.limits;
         let policies =
             [(Policy::KeyUploads, limits.key_uploads), (Policy::OwnerUploads, limits.owner_uploads)];
-        self.count(caller, request, policies)
+        self.count(key, owner, request, policies)
     }
 
     fn count(
         &self,
-        caller: &Caller,
+        key: &str,
+        owner: OwnerSeq,
         request: &HttpRequest,
         policies: [(Policy, u32); 2],
     ) -> Result<(), Problem> {
-        let taken = self.take(&caller.key_id, caller.owner, policies, self.began.elapsed());
+        let taken = self.take(key, owner, policies, self.began.elapsed());
         let (Ok(standings) | Err(standings)) = &taken;
         request.extensions_mut().get_or_insert_with(Standings::default).0.extend(standings);
         taken.map(drop).map_err(|standings| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::http::header::{self, EntityTag, IfNoneMatch};
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use penstock_flow::FlowError;
@@ -13,13 +13,14 @@ use penstock_flow::read::results::{Format, Report, named};
 use penstock_store::batches::Batch;
 
 use crate::auth::Caller;
-use crate::body::PIECE;
-use crate::keyless::takes_gzip;
+use crate::body::nothing;
+use crate::budgets::PIECE;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::ranges::{Wanted, cut};
 use crate::refusals;
 use crate::report_index::{Known, Position};
+use crate::shared_answer::takes_gzip;
 use crate::state::ApiState;
 
 /// Streams a report of a batch. A finished batch's is the same bytes every time: it has an ETag, and a download that broke
@@ -69,11 +70,8 @@ pub async fn send(
     let head = request.method() == Method::HEAD;
     let ranged = (finished && !head).then(|| Wanted::of(request.headers(), &opaque)).flatten();
     let compressed = ranged.is_none() && takes_gzip(request);
-    let tag = if finished && !compressed {
-        EntityTag::new_strong(opaque.clone())
-    } else {
-        EntityTag::new_weak(opaque.clone())
-    };
+    let tag =
+        if finished && !compressed { EntityTag::new_strong } else { EntityTag::new_weak }(opaque.clone());
     let has_it = match seen {
         IfNoneMatch::Any => true,
         IfNoneMatch::Items(tags) => tags.iter().any(|known| known.weak_eq(&tag)),
@@ -96,7 +94,7 @@ pub async fn send(
         return Ok(response.streaming(nothing()));
     }
     let known = state.reports.known(&opaque);
-    let writing = Writing { state: state.clone(), caller, batch, report, format, known: known.clone() };
+    let writing = Writing { state: state.clone(), caller, batch, report, format, known };
     let Some(wanted) = ranged else {
         if !compressed {
             // The tag is of these bytes: they are not to be compressed on their way out.
@@ -104,6 +102,15 @@ pub async fn send(
         }
         return Ok(response.streaming(writing.from(Position::default(), compressed).await?));
     };
+    send_range(&writing, response, &wanted).await
+}
+
+/// Sends what was asked for of a finished batch's report.
+async fn send_range(
+    writing: &Writing,
+    mut response: HttpResponseBuilder,
+    wanted: &Wanted,
+) -> Result<HttpResponse, Problem> {
     let length = writing.length().await?;
     let Some((first, last)) = wanted.within(length) else {
         return Ok(HttpResponse::RangeNotSatisfiable()
@@ -114,7 +121,7 @@ pub async fn send(
     response.insert_header((header::CONTENT_RANGE, format!("bytes {first}-{last}/{length}")));
     response.insert_header((header::CONTENT_ENCODING, "identity"));
     response.no_chunking(last - first + 1);
-    let start = known.before(first);
+    let start = writing.known.before(first);
     let body = writing.from(start, false).await?;
     Ok(response.streaming(cut(body, first - start.offset, last + 1 - first)))
 }
@@ -195,9 +202,4 @@ impl Writing {
         let end = pages.try_fold(start.offset, async |_, (_, position)| Ok(position.offset)).await?;
         Ok(end)
     }
-}
-
-/// The body of an answer to HEAD. A stream would be read to its end for nobody, and hold its connection until then.
-pub fn nothing() -> impl Stream<Item = Result<Bytes, Problem>> {
-    futures::stream::empty()
 }

@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, web};
 use penstock_domain::row::RowStatus;
 use penstock_flow::read::results;
-use penstock_flow::read::view::{RowView, row_view};
+use penstock_flow::read::row_view::{RowView, row_view};
 use penstock_flow::read::waiting;
 use penstock_flow::read::waiting::Wait;
 use penstock_store::batches::Batch;

@@ -14,22 +14,23 @@ use actix_web::guard::{self, Guard};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::{Compress, from_fn};
+use actix_web::web::ServiceConfig;
 use actix_web::{App, HttpResponse, Resource, ResponseError as _, Route, web};
 use penstock_app::{Chosen, Settings, StartError};
+use penstock_flow::Definitions;
 use penstock_flow::operate::collect_metrics::Sources;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing_actix_web::TracingLogger;
 
-use crate::accesses::recorded;
 use crate::coding::{Compressing, sparing};
 use crate::connections::stream::turn_away;
 use crate::connections::{Connections, Guarded, track};
 use crate::headers::secured;
 use crate::keyless::Keyless;
+use crate::middleware::{limited, recorded};
 use crate::problem::Problem;
 use crate::state::ApiState;
-use crate::strangers::limited;
 use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
@@ -69,9 +70,9 @@ pub fn start(
 /// # Errors
 /// When the address is taken.
 fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, SocketAddr)> {
-    let routes: Vec<String> =
+    let own_routes: Vec<String> =
         state.services.pipelines.iter().filter_map(|pipeline| pipeline.route.clone()).collect();
-    let keyless = web::Data::new(Keyless::new(&openapi::with_routes(&routes)));
+    let keyless = web::Data::new(Keyless::new(openapi::written(&openapi::with_routes(&own_routes))));
     let compressing = web::Data::new(Compressing::default());
     let listener = listen(bind)?;
     let address = listener.local_addr()?;
@@ -84,7 +85,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
     let connections = state.connections.clone();
     let server = builder.listen("penstock-api", listener, move || {
         let pipelines = state.services.pipelines.clone();
-        let mut app = App::new()
+        let app = App::new()
             .app_data(state.clone())
             .app_data(keyless.clone())
             .app_data(compressing.clone())
@@ -96,46 +97,8 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .wrap(from_fn(recorded))
             .wrap(TracingLogger::<Requests>::new())
             .wrap(from_fn(track))
-            .service(read("/livez", web::to(health::livez)))
-            .service(read("/readyz", web::to(health::readyz)))
-            .service(read("/metrics", web::to(keyless::metrics)))
-            .service(read("/v2/openapi.json", web::to(keyless::document)))
-            .service(read("/docs", web::to(docs::redirect)))
-            .service(read("/docs/openapi.json", web::to(keyless::document)))
-            .service(read("/docs/{file:.*}", web::to(keyless::page)))
-            .service(post("/v2/pipelines/{name}/batches", web::to(ingest::upload_to_pipeline)))
-            .service(post("/v2/uploads", web::to(presigned::create)))
-            .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))
-            .service(read("/v2/callbacks", web::to(callbacks::list)))
-            .service(post("/v2/callbacks/{id}/redeliver", web::to(callbacks::redeliver)))
-            .service(read("/v2/audit", web::to(audit::list)))
-            .service(read("/v2/batches", web::to(batches::list)))
-            .service(
-                only("/v2/batches/{id}", "GET, HEAD, DELETE")
-                    .route(web::to(batches::show).guard(reading()))
-                    .route(web::delete().to(batches::erase)),
-            )
-            .service(post("/v2/batches/{id}/cancel", web::to(batches::cancel)))
-            .service(post("/v2/batches/{id}/pause", web::to(batches::pause)))
-            .service(post("/v2/batches/{id}/resume", web::to(batches::resume)))
-            .service(post("/v2/batches/{id}/retry", web::to(retry::retry)))
-            .service(post("/v2/batches/{id}/downloads", web::to(downloads::create)))
-            .service(read("/v2/downloads/{token}", web::to(downloads::follow)))
-            .service(read("/v2/batches/{id}/errors", web::to(batches::errors)))
-            .service(read("/v2/batches/{id}/events", web::to(events::stream)))
-            .service(read("/v2/batches/{id}/waiting", web::to(rows::waiting)))
-            .service(read("/v2/batches/{id}/rows", web::to(rows::list)))
-            .service(read("/v2/batches/{id}/rows/{number}", web::to(rows::show)))
-            .service(read("/v2/batches/{id}/{report}", web::to(reports::report)));
-        for pipeline in pipelines.iter() {
-            let Some(route) = pipeline.route.clone() else { continue };
-            let pipeline = pipeline.clone();
-            let upload = web::to(move |caller, state, request, payload| {
-                ingest::upload(caller, state, pipeline.clone(), request, payload)
-            });
-            app = app.service(post(&route, upload));
-        }
-        let app = app.default_service(web::to(nothing_here));
+            .configure(|config| routes(config, &pipelines))
+            .default_service(web::to(nothing_here));
         let stopping = stopping.clone();
         let http = HttpServiceBuilder::<Guarded, _, _, _>::default()
             .graceful_shutdown_signal(move || {
@@ -159,6 +122,50 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
         fn_service(move |io: TcpStream| ready(admit(&connections, io))).and_then(http)
     })?;
     Ok((server.run(), address))
+}
+
+/// The routes; pipelines have some of their own.
+fn routes(routes: &mut ServiceConfig, pipelines: &Definitions) {
+    routes
+        .service(read("/livez", web::to(health::livez)))
+        .service(read("/readyz", web::to(health::readyz)))
+        .service(read("/metrics", web::to(keyless::metrics)))
+        .service(read("/v2/openapi.json", web::to(keyless::document)))
+        .service(read("/docs", web::to(docs::redirect)))
+        .service(read("/docs/openapi.json", web::to(keyless::document)))
+        .service(read("/docs/{file:.*}", web::to(keyless::page)))
+        .service(post("/v2/pipelines/{name}/batches", web::to(ingest::upload_to_pipeline)))
+        .service(post("/v2/uploads", web::to(presigned::create)))
+        .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))
+        .service(read("/v2/callbacks", web::to(callbacks::list)))
+        .service(post("/v2/callbacks/{id}/redeliver", web::to(callbacks::redeliver)))
+        .service(read("/v2/audit", web::to(audit::list)))
+        .service(read("/v2/batches", web::to(batches::list)))
+        .service(
+            only("/v2/batches/{id}", "GET, HEAD, DELETE")
+                .route(web::to(batches::show).guard(reading()))
+                .route(web::delete().to(batches::erase)),
+        )
+        .service(post("/v2/batches/{id}/cancel", web::to(batches::cancel)))
+        .service(post("/v2/batches/{id}/pause", web::to(batches::pause)))
+        .service(post("/v2/batches/{id}/resume", web::to(batches::resume)))
+        .service(post("/v2/batches/{id}/retry", web::to(retry::retry)))
+        .service(post("/v2/batches/{id}/downloads", web::to(downloads::create)))
+        .service(read("/v2/downloads/{token}", web::to(downloads::follow)))
+        .service(read("/v2/batches/{id}/errors", web::to(batches::errors)))
+        .service(read("/v2/batches/{id}/events", web::to(events::stream)))
+        .service(read("/v2/batches/{id}/waiting", web::to(rows::waiting)))
+        .service(read("/v2/batches/{id}/rows", web::to(rows::list)))
+        .service(read("/v2/batches/{id}/rows/{number}", web::to(rows::show)))
+        .service(read("/v2/batches/{id}/{report}", web::to(reports::report)));
+    for pipeline in pipelines.iter() {
+        let Some(route) = pipeline.route.clone() else { continue };
+        let pipeline = pipeline.clone();
+        let upload = web::to(move |caller, state, request, payload| {
+            ingest::upload(caller, state, pipeline.clone(), request, payload)
+        });
+        routes.service(post(&route, upload));
+    }
 }
 
 /// A listening socket; connections wait in a long line while many come at once.

@@ -10,16 +10,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::{StatusCode, header};
-use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage as _, ResponseError as _, web};
-
-use crate::accesses::{Asker, client_address};
-use crate::problem::Problem;
-use crate::state::ApiState;
-
 /// A bucket holds what it gets in this time.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -35,9 +25,6 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// Has no key of its own to count by: those that find no place.
 const OTHERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-
-/// What needs no key and asks no database. It has bounds of its own ([`crate::keyless`]).
-const FREE: [&str; 5] = ["/livez", "/readyz", "/metrics", "/v2/openapi.json", "/docs"];
 
 /// The buckets of a process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -66,7 +53,7 @@ struct Bucket {
 
 /// What a request took.
 #[derive(Debug)]
-struct Taken {
+pub(crate) struct Taken {
     from: IpAddr,
     key: Option<u64>,
     token: bool,
@@ -82,8 +69,17 @@ impl Strangers {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is a limit.
+    pub(crate) fn is_limiting(&self) -> bool {
+        self.per_minute > 0
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// Takes one; or the seconds until there is one.
-    fn take(&self, address: IpAddr, key: Option<&[u8]>, now: Duration) -> Result<Taken, u32> {
+    pub(crate) fn take(&self, address: IpAddr, key: Option<&[u8]>, now: Duration) -> Result<Taken, u32> {
         let key = key.map(|key| self.hasher.hash_one(key));
         let quota = f64::from(self.per_minute);
         let per_second = quota / WINDOW.as_secs_f64();
@@ -104,7 +100,7 @@ impl Strangers {
     }
 
     /// The request had a good key, or needed none.
-    fn requeue(&self, taken: &Taken, has_key: bool, now: Duration) {
+    pub(crate) fn refund(&self, taken: &Taken, has_key: bool, now: Duration) {
         let mut seen = self.seen();
         if let Some(bucket) = seen.buckets.get_mut(&taken.from).filter(|_| taken.token) {
             bucket.tokens = (bucket.tokens + 1.0).min(f64::from(self.per_minute));
@@ -117,7 +113,7 @@ impl Strangers {
     }
 
     /// The key is not good, or no longer.
-    fn forget(&self, taken: &Taken) {
+    pub(crate) fn forget(&self, taken: &Taken) {
         if let Some(key) = taken.key {
             self.seen().known.remove(&key);
         }
@@ -146,44 +142,6 @@ impl Bucket {
     }
 }
 
-/// A middleware that refuses an address that asked too often without a valid key.
-pub async fn limited(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<BoxBody>, Error> {
-    let path = request.path();
-    let free = FREE.contains(&path) || path.starts_with("/docs/");
-    let state = request.app_data::<web::Data<ApiState>>().cloned();
-    let Some(state) = state.filter(|state| !free && state.strangers.per_minute > 0) else {
-        return Ok(next.call(request).await?.map_into_boxed_body());
-    };
-    let Some(address) = client_address(request.request(), state.connections.limits()) else {
-        return Ok(next.call(request).await?.map_into_boxed_body());
-    };
-    let strangers = &state.strangers;
-    let key = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    let taken = match strangers.take(address, key, strangers.began.elapsed()) {
-        Ok(taken) => taken,
-        Err(seconds) => {
-            let detail = format!(
-                "this address sends too many requests without a valid key; try again after {seconds} s"
-            );
-            let problem =
-                Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).retry_after(seconds);
-            return Ok(request.into_response(problem.error_response()));
-        }
-    };
-    let response = next.call(request).await?.map_into_boxed_body();
-    let has_key = response.request().extensions().get::<Asker>().is_some();
-    // A link that opens something needs no key.
-    if has_key || !response.status().is_client_error() {
-        strangers.requeue(&taken, has_key, strangers.began.elapsed());
-    } else if response.status() == StatusCode::UNAUTHORIZED {
-        strangers.forget(&taken);
-    }
-    Ok(response)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +156,7 @@ mod tests {
     fn an_address_that_guesses_is_refused_and_a_known_key_goes_on() {
         let strangers = Strangers::new(6);
         let good = strangers.take(address(1), Some(b"good"), NOW).unwrap();
-        strangers.requeue(&good, true, NOW);
+        strangers.refund(&good, true, NOW);
         for _ in 0..6 {
             strangers.take(address(1), Some(b"guess"), NOW).unwrap();
         }
@@ -207,7 +165,7 @@ mod tests {
         let good = strangers.take(address(1), Some(b"good"), NOW).unwrap();
         strangers.take(address(2), None, NOW).unwrap();
         // What was not acquired is not released.
-        strangers.requeue(&good, true, NOW);
+        strangers.refund(&good, true, NOW);
         strangers.take(address(1), None, NOW).unwrap_err();
         // A key that was revoked is a guess.
         strangers.forget(&good);
@@ -220,7 +178,7 @@ mod tests {
     fn a_key_is_known_for_a_while() {
         let strangers = Strangers::new(1);
         let good = strangers.take(address(1), Some(b"good"), NOW).unwrap();
-        strangers.requeue(&good, true, NOW);
+        strangers.refund(&good, true, NOW);
         let later = NOW + KNOWN_FOR;
         strangers.take(address(1), None, later).unwrap();
         strangers.take(address(1), Some(b"good"), later).unwrap_err();

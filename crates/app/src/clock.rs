@@ -15,16 +15,16 @@ use penstock_store::{Store, StoreError};
 /// How often it is set. A machine that slept does not know for how long until then.
 const SET_EVERY: Duration = Duration::from_secs(3);
 
-/// All processes go by the database's clock so long after that was set.
+/// All processes follow the database's clock this long after it was set.
 pub const SETTLES: Duration = Duration::from_secs(5);
 
-/// What the clock is set by is the quickest of so many answers.
+/// The clock is set by the quickest of this many answers.
 const ANSWERS: u32 = 3;
 
-/// Answers that took longer tell too little.
+/// Slower answers are too imprecise.
 const SLOWEST: Duration = Duration::from_secs(1);
 
-/// A system's clock that differs by more is worth a word: its logs are off as well.
+/// A system's clock that differs by more is reported: its logs are off as well.
 const NOTABLE_MS: i64 = 2000;
 
 /// The system's clock.
@@ -76,26 +76,26 @@ impl SharedClock {
         for _ in 0..ANSWERS {
             let began = Instant::now();
             let answer = tokio::time::timeout(SLOWEST, store.now()).await;
-            let told = match answer.map_err(|_| ClockError::Slow).and_then(|now| Ok(now?)) {
-                Ok(told) => told,
+            let time = match answer.map_err(|_| ClockError::Slow).and_then(|now| Ok(now?)) {
+                Ok(time) => time,
                 Err(error) if best.is_none() => return Err(error),
                 Err(_) => break,
             };
             let took = began.elapsed();
             if best.is_none_or(|(quickest, ..)| took < quickest) {
-                best = Some((took, began + took / 2, told));
+                best = Some((took, began + took / 2, time));
             }
         }
-        if let Some((took, at, told)) = best {
-            self.told(told, at, took);
+        if let Some((took, at, time)) = best {
+            self.follow(time, at, took);
         }
         Ok(())
     }
 
-    /// The database's clock showed `told` at that moment, give or take half of what the answer took.
-    fn told(&self, told: Timestamp, at: Instant, took: Duration) {
+    /// The database's clock showed `time` at that moment, give or take half of what the answer took.
+    fn follow(&self, time: Timestamp, at: Instant, took: Duration) {
         let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ahead_ms = (SystemClock.now() - at.elapsed()).millis() - told.millis();
+        let ahead_ms = (SystemClock.now() - at.elapsed()).millis() - time.millis();
         if (ahead_ms - shown.reported_ms).abs() > NOTABLE_MS {
             if ahead_ms.abs() > NOTABLE_MS {
                 tracing::warn!(
@@ -106,10 +106,10 @@ impl SharedClock {
             shown.reported_ms = ahead_ms;
         }
         let expected = shown.time + at.saturating_duration_since(shown.at);
-        // What may be the way's doing moves nothing.
-        let way_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX).max(5);
-        if (told.millis() - expected.millis()).abs() > way_ms {
-            (shown.time, shown.at) = (told, at);
+        // A difference that the round trip may have caused changes nothing.
+        let round_trip_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX).max(5);
+        if (time.millis() - expected.millis()).abs() > round_trip_ms {
+            (shown.time, shown.at) = (time, at);
         }
     }
 }
@@ -155,16 +155,16 @@ mod tests {
         let clock = SharedClock::default();
         let quick = Duration::from_millis(2);
         let hour = Duration::from_secs(3600);
-        for told in [SystemClock.now() + hour, SystemClock.now() - hour] {
-            clock.told(told, Instant::now(), quick);
+        for time in [SystemClock.now() + hour, SystemClock.now() - hour] {
+            clock.follow(time, Instant::now(), quick);
             let shown = clock.now();
-            assert!(shown >= told && shown.since(told) < Duration::from_secs(60), "{shown} {told}");
+            assert!(shown >= time && shown.since(time) < Duration::from_secs(60), "{shown} {time}");
         }
         let before = clock.now();
-        clock.told(before + Duration::from_millis(400), Instant::now(), Duration::from_millis(900));
+        clock.follow(before + Duration::from_millis(400), Instant::now(), Duration::from_millis(900));
         assert!(
             clock.now().since(before) < Duration::from_millis(400),
-            "an answer that took long tells little"
+            "an answer that took long has little weight"
         );
     }
 }

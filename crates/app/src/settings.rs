@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use penstock_flow::operate::retention::Retention;
 use penstock_flow::worker::heartbeat;
 
 use crate::surface::Surface;
@@ -114,6 +115,17 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(6);
 const SILENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15));
 
 impl Settings {
+    /// How long batches and their payloads are kept.
+    pub fn retention(&self) -> Retention {
+        let days = |days: Option<u32>| days.map(|days| hours(u64::from(days) * 24));
+        Retention { erase_after: days(self.erase_after_days), delete_after: days(self.delete_after_days) }
+    }
+
+    /// After how long an epoch ends in which a batch was erased.
+    pub fn epoch(&self) -> Duration {
+        hours(self.epoch_hours.into())
+    }
+
     /// Reads the secrets that are given as files.
     ///
     /// # Errors
@@ -197,6 +209,10 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3600)
 }
 
 /// Reads a flag such as `60s` or `5m`.

@@ -18,8 +18,8 @@ use crate::{Chosen, StartError};
 
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// It is said anew that a service still waits.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// That a service still waits is logged this often.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// A schema that is an older one for longer than this is not being migrated, as far as a single run goes.
 const MIGRATING: Duration = Duration::from_secs(3);
@@ -49,11 +49,11 @@ pub async fn await_services(
     let services = &chosen.services;
     let mut room = None;
     let mut older_since = None;
-    let mut said_at: Option<Instant> = None;
+    let mut logged_at: Option<Instant> = None;
     while let Some(missing) = missing(services, patience, &mut older_since).await? {
-        if said_at.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+        if logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
             tracing::warn!(error = %missing, "waiting for the database");
-            said_at = Some(Instant::now());
+            logged_at = Some(Instant::now());
         }
         if let Patience::Service(health) = patience
             && room.is_none()
@@ -124,7 +124,7 @@ pub fn keyring_error(error: &FlowError) -> StartError {
     }
 }
 
-/// Redis may come later; what it is then, `doctor` tells.
+/// Redis may come later; `doctor` reports its version then.
 async fn refuse_old_services(services: &Services) -> Result<(), StartError> {
     if let Ok(database) = services.store.engine().await
         && !database.supported

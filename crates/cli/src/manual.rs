@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use penstock_app::StartError;
 use penstock_app::services::process_name;
@@ -10,12 +9,12 @@ use penstock_domain::ids::BatchId;
 use penstock_flow::extract::run;
 use penstock_flow::extract::run::Extracted;
 use penstock_flow::operate::retention;
-use penstock_flow::operate::retention::Retention;
-use penstock_flow::read::view::row_view;
+use penstock_flow::read::row_view::row_view;
 use penstock_flow::telemetry::traces;
 use penstock_flow::worker::observe::{Observer, StepSeen};
 use penstock_flow::worker::single;
 use penstock_flow::worker::single::Single;
+use penstock_store::batches::Batch;
 use penstock_store::work::Settled;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -112,28 +111,9 @@ impl Observer for Printer {
 const OWN_LIMITS: &str = "limits are kept by each process here: what was called just now came on top of the calls of a \
                           `penstock dev` that runs beside it";
 
-/// `penstock process-row BATCH ROW`.
-pub async fn process_row(
-    opened: &Opened,
-    batch: BatchId,
-    number: u32,
-    reveal: bool,
-    out: Output,
-) -> Result<bool, StartError> {
-    let batch = opened.batch(batch).await?;
-    let chosen = &opened.chosen;
-    let services = &chosen.services;
-    // Written down before anything is done or shown.
-    let action = if reveal { "row.process_and_reveal" } else { "row.process" };
-    opened.audit(action, Some(batch.id), format!("row {number}")).await?;
-    let holder = process_name("process-row");
-    let printer = Printer { reveal, out, steps: Mutex::default() };
-    let done =
-        single::process_row(services, &chosen.caller, &batch, number, &holder, chosen.silence, &printer)
-            .await
-            .map_err(said)?;
-    let note = (chosen.local && matches!(done, Single::Ran { .. })).then_some(OWN_LIMITS);
-    let (good, outcome, sentence) = match done {
+/// What came of it: whether it is good, a word for programs, and a sentence.
+fn described(done: Single, batch: &Batch, number: u32) -> (bool, &'static str, String) {
+    match done {
         Single::Ran { outcome: Settled::Completed { .. }, .. } => {
             (true, "completed", "the row is completed".to_owned())
         }
@@ -161,10 +141,33 @@ pub async fn process_row(
         ),
         Single::NoSuchRow => (false, "not_found", format!("the batch has no row {number}")),
         Single::LeaseLost => (false, "lease_lost", "the lease was lost; nothing was written".to_owned()),
-    };
+    }
+}
+
+/// `penstock process-row BATCH ROW`.
+pub async fn process_row(
+    opened: &Opened,
+    batch: BatchId,
+    number: u32,
+    reveal: bool,
+    out: Output,
+) -> Result<bool, StartError> {
+    let batch = opened.batch(batch).await?;
+    let chosen = &opened.chosen;
+    let services = &chosen.services;
+    // Written down before anything is done or shown.
+    let action = if reveal { "row.process_and_reveal" } else { "row.process" };
+    opened.audit(action, Some(batch.id), format!("row {number}")).await?;
+    let holder = process_name("process-row");
+    let printer = Printer { reveal, out, steps: Mutex::default() };
+    let done =
+        single::process_row(services, &chosen.caller, &batch, number, &holder, chosen.silence, &printer)
+            .await
+            .map_err(said)?;
+    let note = (chosen.local && matches!(done, Single::Ran { .. })).then_some(OWN_LIMITS);
+    let (good, outcome, mut sentence) = described(done, &batch, number);
     let steps = printer.steps.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut value = json!({ "outcome": outcome, "sentence": sentence, "steps": steps });
-    let mut sentence = sentence;
     if reveal && let Some(record) = services.store.row(batch.seq, number).await.map_err(said)? {
         let secrets = services.secrets_of(&batch).await.map_err(said)?;
         let pipeline = services.definition_of(&batch).await.ok();
@@ -189,11 +192,7 @@ pub async fn process_row(
 
 /// `penstock prune`.
 pub async fn prune(opened: &Opened, out: Output) -> Result<bool, StartError> {
-    let days = |days: Option<u32>| days.map(|days| Duration::from_secs(u64::from(days) * 24 * 3600));
-    let retention = Retention {
-        erase_after: days(opened.settings.erase_after_days),
-        delete_after: days(opened.settings.delete_after_days),
-    };
+    let retention = opened.settings.retention();
     let pruned =
         retention::prune(&opened.chosen.services, &retention, &operator_name()).await.map_err(said)?;
     out.say(&pruned, || {

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use penstock_app::StartError;
-use penstock_flow::callbacks::deliver::rotate_secret;
+use penstock_flow::callbacks::secrets::rotate_secret;
 use serde_json::json;
 
 use crate::open::{Opened, owner_name, said};

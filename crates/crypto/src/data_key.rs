@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::OpenError;
 use crate::aead::{self, KEY_LEN};
 
-/// Nonces are drawn from the system so many at a time: one system call for 256 rows instead of one a row.
+/// Nonces are drawn from the system this many at a time: one system call for 256 rows instead of one a row.
 const NONCES_AT_ONCE: usize = 256;
 
 /// Where a ciphertext belongs: it opens nowhere else.

@@ -1,6 +1,6 @@
-//! Associated data and messages made of several names: each behind its length, so that no two of them read alike.
+//! Associated data and messages made of several names: each after its length, so that no two of them read alike.
 
-/// The names behind a label, which no other kind of thing has.
+/// The names after a label, which no other kind of thing has.
 pub fn encoded(label: &str, names: &[&[u8]]) -> Vec<u8> {
     let mut out = label.as_bytes().to_vec();
     for name in names {

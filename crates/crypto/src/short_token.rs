@@ -28,9 +28,9 @@ impl ShortTokens {
     }
 
     /// A token that says this. The same each time.
-    pub fn write(&self, said: &[u8]) -> String {
-        let mut bytes = said.to_vec();
-        bytes.extend_from_slice(&self.tag(said));
+    pub fn write(&self, payload: &[u8]) -> String {
+        let mut bytes = payload.to_vec();
+        bytes.extend_from_slice(&self.tag(payload));
         let mut token = String::from(FIRST);
         BASE32.encode_append(&bytes, &mut token);
         token
@@ -45,11 +45,11 @@ impl ShortTokens {
         (self.tag(&bytes) == tag.as_slice()).then_some(bytes)
     }
 
-    fn tag(&self, said: &[u8]) -> [u8; TAG] {
+    fn tag(&self, payload: &[u8]) -> [u8; TAG] {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&(self.owner.len() as u64).to_be_bytes());
         context.update(&self.owner);
-        context.update(said);
+        context.update(payload);
         let whole = context.sign();
         let mut tag = [0; TAG];
         tag.copy_from_slice(&whole.as_ref()[..TAG]);
@@ -83,15 +83,15 @@ mod tests {
     #[test]
     fn what_was_written_is_read_by_who_wrote_it() {
         let own = tokens(1, "row-reference", "acme");
-        for said in [&b""[..], b"\0", b"seven", &[255; 40]] {
-            let token = own.write(said);
+        for payload in [&b""[..], b"\0", b"seven", &[255; 40]] {
+            let token = own.write(payload);
             assert!(
                 token.starts_with('r') && token.bytes().all(|byte| byte.is_ascii_alphanumeric()),
                 "{token}"
             );
-            assert_eq!(own.read(&token).as_deref(), Some(said));
-            assert_eq!(own.read(&token.to_uppercase()).as_deref(), Some(said));
-            assert_eq!(own.write(said), token);
+            assert_eq!(own.read(&token).as_deref(), Some(payload));
+            assert_eq!(own.read(&token.to_uppercase()).as_deref(), Some(payload));
+            assert_eq!(own.write(payload), token);
             for other in [
                 tokens(2, "row-reference", "acme"),
                 tokens(1, "else", "acme"),

@@ -41,7 +41,7 @@ impl StreamLayout {
     pub const HEADER_LEN: usize = MAGIC.len() + PREFIX_LEN + 1;
 
     /// The chunk from which a stream is opened to read on from an offset. An offset between two chunks belongs to the
-    /// first of them: it may be the end of the stream, and only the last chunk shows that nothing was cut off behind it.
+    /// first of them: it may be the end of the stream, and only the last chunk shows that nothing was cut off after it.
     pub fn locate(plain_offset: u64) -> ChunkPosition {
         let chunk = (plain_offset.saturating_sub(1) / CHUNK as u64).min(u64::from(u32::MAX));
         ChunkPosition {
@@ -51,7 +51,7 @@ impl StreamLayout {
         }
     }
 
-    /// Bytes of a sealed stream of so many plain ones.
+    /// Bytes of a sealed stream of this many plain ones.
     pub fn sealed_len(plain: u64) -> u64 {
         let chunks = plain.div_ceil(CHUNK as u64).max(1);
         Self::HEADER_LEN as u64 + plain + chunks * TAG_LEN as u64

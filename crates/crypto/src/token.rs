@@ -14,10 +14,10 @@ impl Keyring {
     ///
     /// # Errors
     /// When there is no key.
-    pub fn sign_token(&self, purpose: &str, said: &[u8]) -> Result<String, OpenError> {
+    pub fn sign_token(&self, purpose: &str, payload: &[u8]) -> Result<String, OpenError> {
         let (id, secret) = self.active()?;
-        let tag = hmac::sign(&key(secret), &message(purpose, id, said));
-        Ok(format!("{id}.{}.{}", URL_SAFE_NO_PAD.encode(said), URL_SAFE_NO_PAD.encode(tag)))
+        let tag = hmac::sign(&key(secret), &message(purpose, id, payload));
+        Ok(format!("{id}.{}.{}", URL_SAFE_NO_PAD.encode(payload), URL_SAFE_NO_PAD.encode(tag)))
     }
 
     /// What a token of [`Keyring::sign_token`] says. Takes the same time for every wrong tag.
@@ -26,16 +26,16 @@ impl Keyring {
     /// When it is no token, is for another purpose, was changed, or its key is no longer in the ring.
     pub fn read_token(&self, purpose: &str, token: &str) -> Result<Vec<u8>, OpenError> {
         let mut parts = token.split('.');
-        let (Some(id), Some(said), Some(tag), None) =
+        let (Some(id), Some(payload), Some(tag), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(OpenError::Malformed);
         };
         let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| OpenError::Malformed);
-        let (said, tag) = (decode(said)?, decode(tag)?);
+        let (payload, tag) = (decode(payload)?, decode(tag)?);
         let key = key(self.secret(id)?);
-        hmac::verify(&key, &message(purpose, id, &said), &tag).map_err(|_| OpenError::Rejected)?;
-        Ok(said)
+        hmac::verify(&key, &message(purpose, id, &payload), &tag).map_err(|_| OpenError::Rejected)?;
+        Ok(payload)
     }
 }
 
@@ -43,8 +43,8 @@ fn key(secret: &[u8; KEY_LEN]) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, &aead::derive(secret, "token"))
 }
 
-fn message(purpose: &str, id: &str, said: &[u8]) -> Vec<u8> {
-    encoded("", &[purpose.as_bytes(), id.as_bytes(), said])
+fn message(purpose: &str, id: &str, payload: &[u8]) -> Vec<u8> {
+    encoded("", &[purpose.as_bytes(), id.as_bytes(), payload])
 }
 
 #[cfg(test)]
@@ -75,8 +75,8 @@ mod tests {
         let token = keyring.sign_token("report", b"seven").unwrap();
         assert_eq!(keyring.read_token("upload", &token), Err(OpenError::Rejected));
         let other = keyring.sign_token("report", b"eight").unwrap();
-        let (said, tag) = (other.split('.').nth(1).unwrap(), token.rsplit('.').next().unwrap());
-        assert_eq!(keyring.read_token("report", &format!("a.{said}.{tag}")), Err(OpenError::Rejected));
+        let (payload, tag) = (other.split('.').nth(1).unwrap(), token.rsplit('.').next().unwrap());
+        assert_eq!(keyring.read_token("report", &format!("a.{payload}.{tag}")), Err(OpenError::Rejected));
         assert_eq!(keyring.read_token("report", &token.replacen('a', "b", 1)), Err(OpenError::Rejected));
         for text in ["", "a", "a.b", "..", "a.c2V2ZW4.%", &token[..token.len() - 4], &format!("{token}.x")] {
             assert!(keyring.read_token("report", text).is_err(), "{text}");

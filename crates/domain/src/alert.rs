@@ -1,4 +1,4 @@
-//! Alert rules: what counts as wrong, and who is to hear of it. Read from one YAML file.
+//! Alert rules: what counts as wrong, and who is notified. Read from one YAML file.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub enum Condition {
     },
     /// Rows whose lease or whose time in the queue ran out, and that no sweep took up.
     StuckRows,
-    /// No dispatcher run began for so long.
+    /// No dispatcher run began for this long.
     DispatcherLate {
         /// How long.
         after: Duration,
@@ -34,7 +34,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// The rule's name, as it is written and told.
+    /// The rule's name, as it is written and sent.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FailureShare { .. } => "failure_share",
@@ -52,7 +52,7 @@ impl Condition {
 pub struct Rule {
     /// What it looks at.
     pub condition: Condition,
-    /// It has to last so long before it is told.
+    /// It has to last this long before it is sent.
     pub lasting: Duration,
     /// Receivers' names.
     pub to: Vec<String>,
@@ -70,7 +70,7 @@ pub enum Speech {
     },
 }
 
-/// Who is told.
+/// Who is notified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receiver {
     /// Its name in the rules.
@@ -86,7 +86,7 @@ pub struct Receiver {
 pub struct AlertRules {
     /// The rules are looked at this often.
     pub every: Duration,
-    /// Who can be told.
+    /// Who can be notified.
     pub receivers: Vec<Receiver>,
     /// What is looked at.
     pub rules: Vec<Rule>,

@@ -33,7 +33,7 @@ impl BatchStatus {
         self as i16
     }
 
-    /// The state behind a stored number.
+    /// The state of a stored number.
     pub fn from_code(code: i16) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.code() == code)
     }
@@ -82,7 +82,7 @@ impl Outcome {
         self as i16
     }
 
-    /// The outcome behind a stored number.
+    /// The outcome of a stored number.
     pub fn from_code(code: i16) -> Option<Self> {
         [Self::Success, Self::PartialSuccess, Self::Failure].into_iter().find(|o| o.code() == code)
     }

@@ -19,14 +19,14 @@ pub struct Failure<'a> {
     pub step: Option<usize>,
     /// The codes of its tries at that step that failed, the last one included.
     pub tries: &'a [&'a str],
-    /// Whether a worker died while it held the row, behind the last try that is known. That is a try of which nobody knows what
+    /// Whether a worker died while it held the row, after the last try that is known. That is a try of which nobody knows what
     /// came of it, nor at which step it was.
     pub crashed: bool,
 }
 
 /// Whether the row may have had an effect that another upload of it would repeat.
 pub fn may_be_repeated(steps: &[Step], failure: &Failure<'_>) -> bool {
-    // At the step that failed, or behind it: of those before there are receipts.
+    // At the step that failed, or after it: of those before there are receipts.
     let from = failure.step.unwrap_or(0);
     if failure.crashed && steps.iter().skip(from).any(|step| !is_harmless(step)) {
         return true;
@@ -116,7 +116,7 @@ mod tests {
             (Some(2), &["connection_lost", "http_409"], true),
             (Some(2), &["http_502", "deadline_exceeded"], true),
             (Some(2), &["bad_response"], true),
-            // Behind it: it is done.
+            // After it: it is done.
             (Some(3), &["http_422"], true),
             (Some(4), &["http_422"], true),
             (None, &["template_error"], true),

@@ -44,7 +44,7 @@ pub struct BatchOffer {
     pub rows: u32,
 }
 
-/// A batch's share: at most so many rows.
+/// A batch's share: at most this many rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// Index of the owner in the offers.
@@ -135,7 +135,7 @@ fn max_min(claims: &[Claim], capacity: u32, tie_breaker: TieBreaker<'_>) -> Vec<
     let mut granted = vec![0; claims.len()];
     let mut left = capacity;
     let mut weight: u64 = claims.iter().map(|claim| u64::from(claim.weight)).sum();
-    // Who wants least for its weight comes first: as soon as one does not get all that it wants, nobody behind it does.
+    // Who wants least for its weight comes first: as soon as one does not get all that it wants, nobody after it does.
     let mut open: Vec<usize> = (0..claims.len()).collect();
     open.sort_by(|one, other| {
         let (one, other) = (&claims[*one], &claims[*other]);
@@ -221,7 +221,7 @@ mod tests {
         plan(owners, cap, &mut tie_breaker(1)).iter().map(|share| (share.batch.0, share.rows)).collect()
     }
 
-    /// So many runs, each behind the other, with the database's order: what every batch got, by the order of batches.
+    /// This many runs, each after the other, with the database's order: what every batch got, by the order of batches.
     /// Offers stay as they are: what is released is done before the next run.
     fn runs(owners: &mut [OwnerOffer], cap: Option<u32>, runs: i64, seed: u64) -> Vec<u32> {
         let mut tie_breaker = tie_breaker(seed);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A batch as clients know it: UUID version 7 (RFC 9562), so that newer ones sort behind older ones.
+/// A batch as clients know it: UUID version 7 (RFC 9562), so that newer ones sort after older ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BatchId(pub Uuid);

@@ -8,7 +8,7 @@ use crate::pipeline::Retry;
 use crate::row::{AttemptRecord, Throttled};
 use crate::time::Timestamp;
 
-/// Failed probes of a breaker cost a row no attempt for so long after its first one: it asks for all rows whether the
+/// Failed probes of a breaker cost a row no attempt for this long after its first one: it asks for all rows whether the
 /// dependency works again. Later they do, because the row may itself be what the dependency fails at.
 pub const FREE_FOR: Duration = Duration::from_secs(60);
 
@@ -53,7 +53,7 @@ pub fn after_failure(retry: &Retry, failed: &Failed<'_>, unit: f64) -> Next {
     if is_free(failed) {
         let probes = failed.earlier.iter().filter(|attempt| attempt.probe).count();
         let delay = retry.delay(u32::try_from(probes).unwrap_or(u32::MAX).saturating_add(1), unit);
-        // Behind the other rows, which wait for the breaker as well.
+        // After the other rows, which wait for the breaker as well.
         return Next::Again { delay: delay + failed.open_for, attempt: false };
     }
     let attempts = failed.attempts.saturating_add(1);
@@ -92,11 +92,11 @@ pub fn throttled(before: Option<Throttled>, at: Timestamp, alone: bool) -> Throt
 }
 
 /// When a throttled row may call again. As the dependency says; but the more often it has been refused, the later.
-pub fn throttled_until(series: &Throttled, at: Timestamp, told: Option<Timestamp>) -> Timestamp {
+pub fn throttled_until(series: &Throttled, at: Timestamp, asked: Option<Timestamp>) -> Timestamp {
     let grown = at + limit::duration(throttle::grown(series.times));
-    match told {
-        Some(told) if series.times < 2 => told,
-        Some(told) => told.max(grown),
+    match asked {
+        Some(asked) if series.times < 2 => asked,
+        Some(asked) => asked.max(grown),
         None => grown,
     }
 }
@@ -174,9 +174,9 @@ mod tests {
             series = Some(next);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        let told = Some(NOW + Duration::from_secs(5));
+        let asked = Some(NOW + Duration::from_secs(5));
         let until = |times| {
-            throttled_until(&Throttled { since: NOW, times, alone: true }, NOW, told).since(NOW).as_secs()
+            throttled_until(&Throttled { since: NOW, times, alone: true }, NOW, asked).since(NOW).as_secs()
         };
         assert_eq!((until(1), until(2), until(6)), (5, 5, 32));
     }

@@ -33,7 +33,7 @@ impl RowStatus {
         self as i16
     }
 
-    /// The state behind a stored number.
+    /// The state of a stored number.
     pub fn from_code(code: i16) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.code() == code)
     }
@@ -68,7 +68,7 @@ impl std::str::FromStr for RowStatus {
 #[error("`{0}` is not one of the states")]
 pub struct UnknownName(pub String);
 
-/// A row ends when so many workers died while they held it. From the first death on it runs alone, so that the second one is
+/// A row ends when this many workers died while they held it. From the first death on it runs alone, so that the second one is
 /// its own, and the third one no accident.
 pub const MOST_CRASHES: u16 = 3;
 
@@ -122,7 +122,7 @@ pub struct Throttled {
     pub alone: bool,
 }
 
-/// The sealed output of a finished step: what a retry needs to go on behind it.
+/// The sealed output of a finished step: what a retry needs to go on after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The step's place in the pipeline, from 0.

@@ -71,64 +71,61 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     assert!(pipeline.steps[2].request(&here).is_err(), "undefined is an error, not an empty string");
 }
 
+const ERRORS: &[(&str, &str, &str)] = &[
+    (
+        "row.postcode }}",
+        "row.postcod }}",
+        "p.yaml:20: unknown column `postcod` in a template; did you mean `postcode`?",
+    ),
+    (
+        "steps.address_links.link }}",
+        "steps.address_link.link }}",
+        "p.yaml:24: no earlier step is named `address_link`; did you mean `address_links`?",
+    ),
+    (
+        "steps.get_addresses.address_id",
+        "steps.get_addresses.id",
+        "p.yaml:30: step `get_addresses` has no output `id`; there are: address_id",
+    ),
+    (
+        "${INVITE_API_TOKEN}",
+        "${TOKEN}",
+        "p.yaml:15: the environment has no variable TOKEN; set it, or take ${TOKEN} out",
+    ),
+    (
+        "dependency: invite",
+        "dependency: invit",
+        "p.yaml:27: step `invite_create`: there is no dependency `invit`; did you mean `invite`?",
+    ),
+    (
+        "\"^[A-Z0-9 ]{5,8}$\"",
+        "\"^[A-Z\"",
+        "p.yaml:12: column `postcode`: the pattern cannot be read: error: unclosed character class",
+    ),
+    ("attempts: 5", "attempts: 0", "p.yaml:33: retry.attempts is 1 or more; 1 means that nothing is retried"),
+    (
+        "{{ body.check_id }}",
+        "{{ bdy.check_id }}",
+        "p.yaml:31: unknown variable `bdy` in a template; did you mean `body`?",
+    ),
+    (
+        "campaign: \"{{ context.campaign }}\"",
+        "campaign: \"{{ body.campaign }}\"",
+        "p.yaml:30: `body` is the answer's, and only known in a step's `output`",
+    ),
+    (
+        "route: /v2/client/users/batch/invite",
+        "route: /v2/batches/x",
+        "p.yaml:4: route `/v2/batches/x` is one of Penstock's own; choose another",
+    ),
+];
+
 #[test]
 fn errors_name_the_line_and_the_fix() {
-    let cases = [
-        (
-            "row.postcode }}",
-            "row.postcod }}",
-            "p.yaml:20: unknown column `postcod` in a template; did you mean `postcode`?",
-        ),
-        (
-            "steps.address_links.link }}",
-            "steps.address_link.link }}",
-            "p.yaml:24: no earlier step is named `address_link`; did you mean `address_links`?",
-        ),
-        (
-            "steps.get_addresses.address_id",
-            "steps.get_addresses.id",
-            "p.yaml:30: step `get_addresses` has no output `id`; there are: address_id",
-        ),
-        (
-            "${INVITE_API_TOKEN}",
-            "${TOKEN}",
-            "p.yaml:15: the environment has no variable TOKEN; set it, or take ${TOKEN} out",
-        ),
-        (
-            "dependency: invite",
-            "dependency: invit",
-            "p.yaml:27: step `invite_create`: there is no dependency `invit`; did you mean `invite`?",
-        ),
-        (
-            "\"^[A-Z0-9 ]{5,8}$\"",
-            "\"^[A-Z\"",
-            "p.yaml:12: column `postcode`: the pattern cannot be read: error: unclosed character class",
-        ),
-        (
-            "attempts: 5",
-            "attempts: 0",
-            "p.yaml:33: retry.attempts is 1 or more; 1 means that nothing is retried",
-        ),
-        (
-            "{{ body.check_id }}",
-            "{{ bdy.check_id }}",
-            "p.yaml:31: unknown variable `bdy` in a template; did you mean `body`?",
-        ),
-        (
-            "campaign: \"{{ context.campaign }}\"",
-            "campaign: \"{{ body.campaign }}\"",
-            "p.yaml:30: `body` is the answer's, and only known in a step's `output`",
-        ),
-        (
-            "route: /v2/client/users/batch/invite",
-            "route: /v2/batches/x",
-            "p.yaml:4: route `/v2/batches/x` is one of Penstock's own; choose another",
-        ),
-    ];
-    for (from, to, wanted) in cases {
+    for (from, to, wanted) in ERRORS {
         assert!(INVITE.contains(from), "{from}");
         let error = load(&INVITE.replacen(from, to, 1)).unwrap_err();
-        assert_eq!(error, wanted);
+        assert_eq!(error, *wanted);
     }
     for (from, to, line, words) in [
         ("max_rows:", "max_row:", 6, "max_row"),

@@ -33,102 +33,94 @@ fn in_json(template: &str) -> Result<Pipeline, String> {
     load(&definition(&quoted(template), "1", "1"))
 }
 
+const NEVER_RIGHT: &[(&str, &str)] = &[
+    (
+        "{{ 007 }}",
+        "a template cannot be read: the number `007` begins with a zero; quote it if it is a text, or take the zero out",
+    ),
+    (
+        "a {{ row.code ~ 010.5 }}",
+        "a template cannot be read: the number `010.5` begins with a zero; quote it if it is a text, or take the zero out",
+    ),
+    ("{{ row['cod'] }}", "unknown column `cod` in a template; did you mean `code`?"),
+    ("{{ row[\"cod\"] | upper }}", "unknown column `cod` in a template; did you mean `code`?"),
+    ("{{ row.cod[:2] }}", "unknown column `cod` in a template; did you mean `code`?"),
+    ("{{ row | attr('cod') }}", "unknown column `cod` in a template; did you mean `code`?"),
+    ("{% set r = row %}{{ r.cod }}", "unknown column `cod` in a template; did you mean `code`?"),
+    (
+        "{% with r = row %}{{ r['cod'] }}{% endwith %}",
+        "unknown column `cod` in a template; did you mean `code`?",
+    ),
+    (
+        "{% if context.x %}{{ row.cod }}{% endif %}",
+        "unknown column `cod` in a template; did you mean `code`?",
+    ),
+    ("{{ 1 if context.x else row.cod }}", "unknown column `cod` in a template; did you mean `code`?"),
+    (
+        "{% for x in context.all %}{{ row.cod }}{% endfor %}",
+        "unknown column `cod` in a template; did you mean `code`?",
+    ),
+    ("{{ row.cod | default('') }}", "unknown column `cod` in a template; did you mean `code`?"),
+    ("{{ [row.cod] }}", "unknown column `cod` in a template; did you mean `code`?"),
+    (
+        "{{ row.first-name }}",
+        "unknown column `first` in a template; write `row['first-name']`\np.yaml:14: unknown variable `name` in a template; there are: row, context, steps",
+    ),
+    ("{{ row[0] }}", "`row` has names and no places: `row[0]` is never there"),
+    ("{{ row.code.x }}", "a value of the row is text, and has no `x`"),
+    ("{{ steps['zzz'].a }}", "no earlier step is named `zzz`; there are: get-user"),
+    ("{{ steps.b.v }}", "no earlier step is named `b`; there are: get-user"),
+    (
+        "{{ steps.get-user.id }}",
+        "no earlier step is named `get`; write `steps['get-user']`\np.yaml:14: unknown variable `user` in a template; there are: row, context, steps",
+    ),
+    ("{{ steps['get-user'].ip }}", "step `get-user` has no output `ip`; did you mean `id`?"),
+    ("{{ steps['get-user']['ip'] }}", "step `get-user` has no output `ip`; did you mean `id`?"),
+    ("{% set s = steps['get-user'] %}{{ s.ip }}", "step `get-user` has no output `ip`; did you mean `id`?"),
+    ("{{ body.id }}", "`body` is the answer's, and only known in a step's `output`"),
+    ("{{ ctx.id }}", "unknown variable `ctx` in a template; there are: row, context, steps"),
+    ("{{ row.code | uper }}", "unknown filter `uper` in a template; did you mean `upper`?"),
+    (
+        "{{ 1 if context.x else (row.code | sha256) }}",
+        "unknown filter `sha256` in a template; minijinja's built-in ones can be used",
+    ),
+    ("{% filter uper %}x{% endfilter %}", "unknown filter `uper` in a template; did you mean `upper`?"),
+    ("{{ context.all | map('uper') | list }}", "unknown filter `uper` in a template; did you mean `upper`?"),
+    (
+        "{{ context.all | selectattr('a', 'definde') | list }}",
+        "unknown test `definde` in a template; did you mean `defined`?",
+    ),
+    ("{{ context.x is defind }}", "unknown test `defind` in a template; did you mean `defined`?"),
+    ("{{ now() }}", "unknown function `now` in a template; there are: debug, dict, namespace, range"),
+    ("{{ row('code') }}", "`row` is a value, and cannot be called"),
+    (
+        "{{ row.code.upper() }}",
+        "values have no methods, and `row.code` no `upper()`; write `row.code | upper`",
+    ),
+    (
+        "{{ context.get('x') }}",
+        "values have no methods, and `context` no `get()`; write `context.key | default('')`",
+    ),
+    (
+        "{% for x in context.all %}{{ x.id.strip() }}{% endfor %}",
+        "values have no methods, and `x.id` no `strip()`; use a filter, such as `x.id | trim`",
+    ),
+    (
+        "{% for x in context.all %}{{ loop.cycle() }}{% endfor %}",
+        "`loop` has the methods `changed(value)` and `cycle(one, two)`",
+    ),
+    ("{{ row.code | replace('a') }}", "filter `replace` in a template: an argument is missing"),
+    ("{{ row.code | upper(1) }}", "filter `upper` in a template: it takes no such argument"),
+    ("{{ row.code | round(metod='up') }}", "filter `round` in a template: unknown keyword argument 'metod'"),
+    ("{{ context.n is divisibleby }}", "test `divisibleby` in a template: an argument is missing"),
+    ("{{ range() }}", "function `range` in a template: an argument is missing"),
+    ("{% do range(1, 2, 3, 4) %}", "function `range` in a template: it takes no such argument"),
+    ("{{ row.code", "a template cannot be read: unexpected end of input, expected end of variable block"),
+];
+
 #[test]
 fn what_can_never_be_right_is_refused_with_line_and_fix() {
-    let cases = [
-        (
-            "{{ 007 }}",
-            "a template cannot be read: the number `007` begins with a zero; quote it if it is a text, or take the zero out",
-        ),
-        (
-            "a {{ row.code ~ 010.5 }}",
-            "a template cannot be read: the number `010.5` begins with a zero; quote it if it is a text, or take the zero out",
-        ),
-        ("{{ row['cod'] }}", "unknown column `cod` in a template; did you mean `code`?"),
-        ("{{ row[\"cod\"] | upper }}", "unknown column `cod` in a template; did you mean `code`?"),
-        ("{{ row.cod[:2] }}", "unknown column `cod` in a template; did you mean `code`?"),
-        ("{{ row | attr('cod') }}", "unknown column `cod` in a template; did you mean `code`?"),
-        ("{% set r = row %}{{ r.cod }}", "unknown column `cod` in a template; did you mean `code`?"),
-        (
-            "{% with r = row %}{{ r['cod'] }}{% endwith %}",
-            "unknown column `cod` in a template; did you mean `code`?",
-        ),
-        (
-            "{% if context.x %}{{ row.cod }}{% endif %}",
-            "unknown column `cod` in a template; did you mean `code`?",
-        ),
-        ("{{ 1 if context.x else row.cod }}", "unknown column `cod` in a template; did you mean `code`?"),
-        (
-            "{% for x in context.all %}{{ row.cod }}{% endfor %}",
-            "unknown column `cod` in a template; did you mean `code`?",
-        ),
-        ("{{ row.cod | default('') }}", "unknown column `cod` in a template; did you mean `code`?"),
-        ("{{ [row.cod] }}", "unknown column `cod` in a template; did you mean `code`?"),
-        (
-            "{{ row.first-name }}",
-            "unknown column `first` in a template; write `row['first-name']`\np.yaml:14: unknown variable `name` in a template; there are: row, context, steps",
-        ),
-        ("{{ row[0] }}", "`row` has names and no places: `row[0]` is never there"),
-        ("{{ row.code.x }}", "a value of the row is text, and has no `x`"),
-        ("{{ steps['zzz'].a }}", "no earlier step is named `zzz`; there are: get-user"),
-        ("{{ steps.b.v }}", "no earlier step is named `b`; there are: get-user"),
-        (
-            "{{ steps.get-user.id }}",
-            "no earlier step is named `get`; write `steps['get-user']`\np.yaml:14: unknown variable `user` in a template; there are: row, context, steps",
-        ),
-        ("{{ steps['get-user'].ip }}", "step `get-user` has no output `ip`; did you mean `id`?"),
-        ("{{ steps['get-user']['ip'] }}", "step `get-user` has no output `ip`; did you mean `id`?"),
-        (
-            "{% set s = steps['get-user'] %}{{ s.ip }}",
-            "step `get-user` has no output `ip`; did you mean `id`?",
-        ),
-        ("{{ body.id }}", "`body` is the answer's, and only known in a step's `output`"),
-        ("{{ ctx.id }}", "unknown variable `ctx` in a template; there are: row, context, steps"),
-        ("{{ row.code | uper }}", "unknown filter `uper` in a template; did you mean `upper`?"),
-        (
-            "{{ 1 if context.x else (row.code | sha256) }}",
-            "unknown filter `sha256` in a template; minijinja's built-in ones can be used",
-        ),
-        ("{% filter uper %}x{% endfilter %}", "unknown filter `uper` in a template; did you mean `upper`?"),
-        (
-            "{{ context.all | map('uper') | list }}",
-            "unknown filter `uper` in a template; did you mean `upper`?",
-        ),
-        (
-            "{{ context.all | selectattr('a', 'definde') | list }}",
-            "unknown test `definde` in a template; did you mean `defined`?",
-        ),
-        ("{{ context.x is defind }}", "unknown test `defind` in a template; did you mean `defined`?"),
-        ("{{ now() }}", "unknown function `now` in a template; there are: debug, dict, namespace, range"),
-        ("{{ row('code') }}", "`row` is a value, and cannot be called"),
-        (
-            "{{ row.code.upper() }}",
-            "values have no methods, and `row.code` no `upper()`; write `row.code | upper`",
-        ),
-        (
-            "{{ context.get('x') }}",
-            "values have no methods, and `context` no `get()`; write `context.key | default('')`",
-        ),
-        (
-            "{% for x in context.all %}{{ x.id.strip() }}{% endfor %}",
-            "values have no methods, and `x.id` no `strip()`; use a filter, such as `x.id | trim`",
-        ),
-        (
-            "{% for x in context.all %}{{ loop.cycle() }}{% endfor %}",
-            "`loop` has the methods `changed(value)` and `cycle(one, two)`",
-        ),
-        ("{{ row.code | replace('a') }}", "filter `replace` in a template: an argument is missing"),
-        ("{{ row.code | upper(1) }}", "filter `upper` in a template: it takes no such argument"),
-        (
-            "{{ row.code | round(metod='up') }}",
-            "filter `round` in a template: unknown keyword argument 'metod'",
-        ),
-        ("{{ context.n is divisibleby }}", "test `divisibleby` in a template: an argument is missing"),
-        ("{{ range() }}", "function `range` in a template: an argument is missing"),
-        ("{% do range(1, 2, 3, 4) %}", "function `range` in a template: it takes no such argument"),
-        ("{{ row.code", "a template cannot be read: unexpected end of input, expected end of variable block"),
-    ];
-    for (template, wanted) in cases {
+    for (template, wanted) in NEVER_RIGHT {
         let error = in_json(template).map(|_| template).unwrap_err();
         assert_eq!(error, format!("p.yaml:14: {wanted}"), "{template}");
     }

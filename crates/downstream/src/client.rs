@@ -336,7 +336,7 @@ fn user_of(url: &mut Url) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The address of a path behind a base. The path is encoded already; what cannot stand in one is encoded here. None
+/// The address of a path after a base. The path is encoded already; what cannot stand in one is encoded here. None
 /// when reading it as a URL would give it other segments: a value that is `..`, for one, must not lead elsewhere.
 fn target(base: &Url, path: &str) -> Option<Url> {
     let mut url = base.clone();

@@ -46,12 +46,12 @@ pub(crate) struct LookupFailed(#[source] pub(crate) io::Error);
 
 type AnyError = dyn Error + 'static;
 
-/// An error and those behind it. `io::Error::source` passes over the error that it wraps.
+/// An error and its causes. `io::Error::source` passes over the error that it wraps.
 fn chain(error: &AnyError) -> impl Iterator<Item = &AnyError> {
-    std::iter::successors(Some(error), |error| behind(*error))
+    std::iter::successors(Some(error), |error| cause_of(*error))
 }
 
-fn behind(error: &AnyError) -> Option<&AnyError> {
+fn cause_of(error: &AnyError) -> Option<&AnyError> {
     let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     wrapped.map(|inner| inner as &AnyError).or_else(|| error.source())
 }

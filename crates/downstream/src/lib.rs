@@ -42,6 +42,6 @@ pub use retry_after::retry_after;
 #[cfg(feature = "redis")]
 pub use shared::SharedLimiter;
 
-/// A call that would leave later than so long after it may is not made and asks again
+/// A call that would leave later than this long after it may is not made and asks again
 /// ([`penstock_domain::limit::rate::LATE_US`]).
 pub const LATE: Duration = Duration::from_micros(penstock_domain::limit::rate::LATE_US as u64);

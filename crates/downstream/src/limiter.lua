@@ -551,7 +551,7 @@ local function report(state, feedback)
   state.cause = feedback.cause or state.cause
   if state.policy.breaker then
     if feedback.healthy ~= nil then
-      breaker_reported(state, feedback.healthy and 1 or 0, feedback.healthy and 0 or 1, feedback.probe, feedback.past, feedback.away)
+      breaker_reported(state, feedback.healthy and 1 or 0, feedback.healthy and 0 or 1, feedback.probe, feedback.past, feedback.unreachable)
     elseif feedback.probe then
       state.probes_out = math.max(state.probes_out - 1, 0)
     end

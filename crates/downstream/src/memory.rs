@@ -56,7 +56,7 @@ impl Pool {
 }
 
 impl AnswerMemory {
-    /// Of so many bytes in all.
+    /// Of this many bytes in all.
     pub(crate) fn new(bytes: usize) -> Self {
         let (bytes, values) = (Pool::new(bytes / 2), Pool::new(bytes / 2));
         Self(Arc::new(Pools { bytes, shares: Mutex::default(), values }))

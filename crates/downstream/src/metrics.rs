@@ -62,7 +62,7 @@ pub struct CallMetrics {
     pub durations: [Histogram; 5],
     /// How long calls had waited for their permit.
     pub waited: Histogram,
-    /// Rows that were sent away to wait, by [`Reason::ALL`].
+    /// Rows that were requeued to wait, by [`Reason::ALL`].
     pub denied: [u64; Reason::ALL.len()],
 }
 
@@ -92,8 +92,8 @@ impl CallMetrics {
         self.durations[class].took(elapsed);
     }
 
-    /// A limit sent a row away.
-    pub fn sent_away(&mut self, reason: Reason) {
+    /// A limit denied a call.
+    pub fn denied(&mut self, reason: Reason) {
         if let Some(place) = Reason::ALL.iter().position(|one| *one == reason) {
             self.denied[place] += 1;
         }
@@ -128,9 +128,9 @@ mod tests {
     fn each_reason_has_its_place() {
         let mut metrics = CallMetrics::default();
         for reason in Reason::ALL {
-            metrics.sent_away(reason);
+            metrics.denied(reason);
         }
-        metrics.sent_away(Reason::Late);
+        metrics.denied(Reason::Late);
         assert_eq!(metrics.denied, [1, 1, 1, 1, 1, 1, 2]);
     }
 
@@ -150,7 +150,7 @@ mod tests {
         let moment = Duration::from_millis(20);
         metrics.count("invite", |one| one.called(&Verdict::Success, Some(204), moment));
         metrics.count("invite", |one| one.called(&Verdict::Unknown { code: "timeout".into() }, None, moment));
-        metrics.count("invite", |one| one.sent_away(Reason::BreakerOpen));
+        metrics.count("invite", |one| one.denied(Reason::BreakerOpen));
         let read = metrics.read();
         let one = &read["invite"];
         assert_eq!(one.verdicts, [1, 0, 0, 1, 0]);

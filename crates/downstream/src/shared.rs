@@ -2,7 +2,7 @@
 //!
 //! Redis's own clock counts. A permit names a moment of that clock, and each worker knows from its answers what its own
 //! clock shows then ([`Distance`](penstock_domain::limit::Distance)): calls leave at their moments, however far away each
-//! worker is. A far one asks with a lead, for a moment that lies behind the arrival of its answer.
+//! worker is. A far one asks with a lead, for a moment that lies after the arrival of its answer.
 //!
 //! What Redis forgets (a flush, an eviction, a restart from an older snapshot) starts empty and admits no call for as
 //! long as reservations made before may still be used; slots of calls under way are reported again meanwhile

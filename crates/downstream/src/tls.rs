@@ -35,7 +35,7 @@ pub(crate) fn config(
 #[error("the certificate is self-signed")]
 pub(crate) struct SelfSigned;
 
-/// The system's verifier. It refuses the same, and tells a self-signed certificate from one of an unknown authority.
+/// The system's verifier. It refuses the same, and distinguishes a self-signed certificate from one of an unknown authority.
 #[derive(Debug)]
 struct Explaining {
     verifier: Verifier,

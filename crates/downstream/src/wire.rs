@@ -140,7 +140,7 @@ pub(crate) struct CallReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<u8>,
     /// Whether no connection could be made.
-    away: bool,
+    unreachable: bool,
 }
 
 impl From<Feedback> for CallReport {
@@ -154,7 +154,7 @@ impl From<Feedback> for CallReport {
             past: self::past(past),
             elapsed,
             cause: cause.map(Cause::code),
-            away: cause.is_some_and(|cause| cause.stage() < Stage::Answer),
+            unreachable: cause.is_some_and(|cause| cause.stage() < Stage::Answer),
         }
     }
 }

@@ -91,7 +91,7 @@ impl Packet {
         &self.pipeline
     }
 
-    /// Adds a row that may start so many milliseconds after the packet's base.
+    /// Adds a row that may start this many milliseconds after the packet's base.
     pub fn push(&mut self, row: RowRef, delay_ms: u32) {
         self.rows.push((row.batch.0, row.number, delay_ms));
     }

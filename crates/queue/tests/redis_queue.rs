@@ -2,187 +2,16 @@
 //! is known to lose or keep too much.
 #![allow(clippy::unwrap_used, reason = "a test's way to fail")]
 
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
-use penstock_queue::{
-    EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, PACKET_ROWS, Packet, Queue as _, SharedQueue, Taken,
-};
+use penstock_queue::{EnqueueResult, Lane, MAX_BACKLOG, Message, Queue as _, SharedQueue};
 use penstock_sandbox::proxy::Proxy;
-use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, DropGuard};
-
-/// Nothing that is waited for takes longer.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-/// A Redis of a test's own.
-struct Redis {
-    server: Option<Child>,
-    port: u16,
-}
-
-impl Redis {
-    fn start() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut redis = Self { server: None, port };
-        redis.again();
-        redis
-    }
-
-    /// Starts it, empty.
-    fn again(&mut self) {
-        let port = self.port.to_string();
-        let server = Command::new("redis-server")
-            .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            // A test sets where it saves.
-            .args(["--enable-protected-configs", "yes"])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed by `cargo xtask test`");
-        self.server = Some(server);
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
-    }
-
-    fn ask(&self, words: &[&str]) -> String {
-        let output =
-            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-
-    /// What it needs for its keys, without its own books and buffers.
-    fn bytes(&self) -> u64 {
-        let info = self.ask(&["info", "memory"]);
-        let line = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).unwrap();
-        line.trim().parse().unwrap()
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    fn queue(&self) -> Arc<SharedQueue> {
-        Arc::new(SharedQueue::connect(&self.url()).unwrap())
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Takes messages as the test wants it to.
-struct Taker {
-    name: String,
-    heard: mpsc::UnboundedSender<Message>,
-    has_room: Arc<AtomicBool>,
-    takes: Duration,
-    /// What may not leave the queue yet; none: everything may.
-    keep: Arc<Mutex<Option<Vec<DropGuard>>>>,
-}
-
-#[async_trait]
-impl Handler for Taker {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-
-    async fn handle(&self, message: Message) -> Taken {
-        assert_ne!(message, extract(13), "a handler that panics");
-        let (taken, guard) = Taken::when_dropped();
-        if let Some(keep) = self.keep.lock().unwrap().as_mut() {
-            keep.push(guard);
-        }
-        self.heard.send(message).unwrap();
-        tokio::time::sleep(self.takes).await;
-        taken
-    }
-
-    fn has_room(&self, _: &Lane) -> bool {
-        self.has_room.load(Ordering::SeqCst)
-    }
-
-    fn pipelines(&self) -> Vec<String> {
-        vec!["invite".to_owned()]
-    }
-}
-
-/// Somebody who listens.
-struct Listening {
-    heard: mpsc::UnboundedReceiver<Message>,
-    has_room: Arc<AtomicBool>,
-    keep: Arc<Mutex<Option<Vec<DropGuard>>>>,
-    stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Listening {
-    fn to(queue: &Arc<SharedQueue>, name: &str) -> Self {
-        Self::slowly_to(queue, name, Duration::ZERO)
-    }
-
-    fn slowly_to(queue: &Arc<SharedQueue>, name: &str, takes: Duration) -> Self {
-        let (sender, heard) = mpsc::unbounded_channel();
-        let (stop, has_room) = (CancellationToken::new(), Arc::new(AtomicBool::new(true)));
-        let keep = Arc::<Mutex<Option<Vec<DropGuard>>>>::default();
-        let (name, keeps) = (name.to_owned(), keep.clone());
-        let taker = Arc::new(Taker { name, heard: sender, has_room: has_room.clone(), takes, keep: keeps });
-        let task = tokio::spawn({
-            let (queue, stop) = (queue.clone(), stop.clone());
-            async move { queue.listen(taker, stop).await }
-        });
-        Self { heard, has_room, keep, stop, task }
-    }
-
-    async fn next(&mut self) -> Message {
-        tokio::time::timeout(PATIENCE, self.heard.recv()).await.expect("it comes").unwrap()
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.task).await.expect("it ends").unwrap();
-    }
-}
-
-fn extract(batch: i64) -> Message {
-    Message::Extract { batch: BatchSeq(batch) }
-}
-
-/// A full packet, the `number`th.
-fn rows(pipeline: &str, number: u32) -> Message {
-    let mut packet = Packet::new(pipeline, 1_800_000_000_000);
-    for row in 1..=u32::try_from(PACKET_ROWS).unwrap() {
-        packet.push(RowRef { batch: BatchSeq(1), number: number * 1000 + row }, row);
-    }
-    Message::Rows(packet)
-}
-
-/// Tells messages apart.
-fn short(message: &Message) -> (Lane, Option<RowRef>) {
-    (message.lane(), message.rows().first().copied())
-}
-
-/// Waits until it is so.
-async fn until(mut so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !so() {
-        assert!(began.elapsed() < PATIENCE, "it never was");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use support::{Listening, PATIENCE, Redis, extract, rows, short, until};
 
 /// As many messages as a million rows make go through, and Redis' memory is where it was: nothing of them is left. Nobody
 /// who has ended is listed any more.
@@ -248,9 +77,9 @@ async fn an_idle_listener_receives_at_once() {
     let queue = redis.queue();
     let mut listening = Listening::to(&queue, "one");
     queue.enqueue(vec![rows("invite", 0), rows("unknown", 0)]).await.unwrap();
-    let mut heard = vec![listening.next().await.lane(), listening.next().await.lane()];
-    heard.sort();
-    assert_eq!(heard, [Lane::Rows("invite".into()), Lane::Rows("unknown".into())]);
+    let mut received = vec![listening.next().await.lane(), listening.next().await.lane()];
+    received.sort();
+    assert_eq!(received, [Lane::Rows("invite".into()), Lane::Rows("unknown".into())]);
     let mut waits = Vec::new();
     for number in 0..20 {
         tokio::time::sleep(Duration::from_millis(130)).await;
@@ -274,15 +103,15 @@ async fn what_one_has_no_room_for_another_takes() {
     // What it may have asked for before it was full.
     full.enqueue(vec![rows("invite", 0)]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    while crowded.heard.try_recv().is_ok() {}
+    while crowded.received.try_recv().is_ok() {}
     let mut other = Listening::to(&free, "free");
     full.enqueue((1..=20).map(|number| rows("invite", number)).collect()).await.unwrap();
-    let mut heard = 0;
-    while heard < 20 {
+    let mut received = 0;
+    while received < 20 {
         other.next().await;
-        heard += 1;
+        received += 1;
     }
-    assert!(crowded.heard.try_recv().is_err());
+    assert!(crowded.received.try_recv().is_err());
     crowded.has_room.store(true, Ordering::SeqCst);
     full.enqueue(vec![rows("invite", 30), rows("invite", 31)]).await.unwrap();
     tokio::select! {
@@ -347,7 +176,7 @@ async fn what_a_killed_listener_had_in_its_hands_comes_again() {
     println!("it came again after {:?}", began.elapsed());
     let third = quick();
     let mut idle = Listening::to(&third, "third");
-    let twice = tokio::time::timeout(slow + Duration::from_secs(5), idle.heard.recv()).await;
+    let twice = tokio::time::timeout(slow + Duration::from_secs(5), idle.received.recv()).await;
     assert!(twice.is_err(), "its listener lives: {twice:?}");
     assert_eq!(redis.ask(&["hlen", "penstock:extractions:data"]), "0", "and it is acknowledged");
 }
@@ -383,17 +212,17 @@ async fn what_a_dead_process_may_not_let_go_is_put_back() {
     assert_eq!(second.put_back("host/1").await.unwrap(), 26);
     assert_eq!(second.put_back("host/1").await.unwrap(), 0);
     let mut other = Listening::to(&second, "host/2");
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     for _ in 0..27 {
-        heard.push(short(&other.next().await));
+        received.push(short(&other.next().await));
     }
     let late = short(&rows("invite", 99));
-    let of_rows: Vec<_> = heard.iter().filter(|(lane, _)| *lane != Lane::Suspects).collect();
+    let of_rows: Vec<_> = received.iter().filter(|(lane, _)| *lane != Lane::Suspects).collect();
     assert_eq!(of_rows.last(), Some(&&late), "who waited for less comes later");
     let mut expected = [&taken[5..], &[late]].concat();
-    heard.sort();
+    received.sort();
     expected.sort();
-    assert_eq!(heard, expected);
+    assert_eq!(received, expected);
     until(|| kept() == 0).await;
     other.end().await;
 }

@@ -56,7 +56,7 @@ struct Inner {
 struct Link {
     connection: Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>,
     asked_for: Instant,
-    /// When the server said something last, in milliseconds since [`Inner::began`].
+    /// When the server last answered, in milliseconds since [`Inner::began`].
     heard_at: AtomicU64,
 }
 

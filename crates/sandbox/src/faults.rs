@@ -46,7 +46,7 @@ impl Wait {
 pub struct Faults {
     /// Milliseconds before each answer.
     pub latency_ms: u64,
-    /// Up to so many more, at random.
+    /// Up to this many more, at random.
     pub jitter_ms: u64,
     /// Answers 500, without an effect.
     pub error: f64,

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
-/// So many calls are kept one by one; all are counted.
+/// This many calls are kept one by one; all are counted.
 const MOST_CALLS: usize = 20_000_000;
 
 /// A hash that is small and the same within a process.

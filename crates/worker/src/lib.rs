@@ -3,7 +3,6 @@
 pub mod health;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use penstock_app::services::process_name;
 use penstock_app::{Chosen, Settings, StartError, boot};
@@ -12,7 +11,7 @@ use penstock_flow::context::tasks::spawn_part;
 use penstock_flow::dispatch::dead_workers::Recovery;
 use penstock_flow::operate::alerts::Watch;
 use penstock_flow::operate::delays::Delays;
-use penstock_flow::operate::retention::{Retention, RetentionTask};
+use penstock_flow::operate::retention::RetentionTask;
 use penstock_flow::operate::rotation::RotationTask;
 use penstock_flow::worker::Worker;
 use penstock_flow::worker::observe::Log;
@@ -47,11 +46,8 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
         periodic.start(recovery, stop),
         periodic.start(deliverer, stop),
         periodic.start(Delays { services: services.clone(), caller: chosen.caller.clone() }, stop),
-        periodic.start(RetentionTask { services: services.clone(), retention: retention(settings) }, stop),
-        periodic.start(
-            RotationTask { services: services.clone(), epoch: hours(settings.epoch_hours.into()) },
-            stop,
-        ),
+        periodic.start(RetentionTask { services: services.clone(), retention: settings.retention() }, stop),
+        periodic.start(RotationTask { services: services.clone(), epoch: settings.epoch() }, stop),
     ];
     if let Some(rules) = boot::alert_rules(settings)? {
         let watch = Watch::new(services.clone(), chosen.caller.clone(), rules)
@@ -61,21 +57,12 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
     Ok(Running { worker, tasks })
 }
 
-fn retention(settings: &Settings) -> Retention {
-    let days = |days: Option<u32>| days.map(|days| hours(u64::from(days) * 24));
-    Retention { erase_after: days(settings.erase_after_days), delete_after: days(settings.delete_after_days) }
-}
-
-fn hours(hours: u64) -> Duration {
-    Duration::from_secs(hours * 3600)
-}
-
 impl Running {
     /// Waits until everything has ended after the stop.
     pub async fn wait(self) {
         for task in self.tasks {
             if let Err(error) = task.await {
-                tracing::error!(%error, "a part of the worker ended badly");
+                tracing::error!(%error, "a part of the worker failed");
             }
         }
     }

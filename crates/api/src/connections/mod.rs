@@ -13,10 +13,12 @@
 //! | bytes of a body that its handler has not asked for | not read from the socket |
 //! | seconds without a byte taken by a client that is being sent an answer | closed |
 
+pub mod connection;
 pub mod requests;
 pub mod stream;
 pub mod table;
 
+pub use connection::{Connection, Limits};
 pub use requests::track;
 pub use stream::Guarded;
-pub use table::{Connection, Connections, Limits};
+pub use table::Connections;

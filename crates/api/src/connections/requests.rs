@@ -13,8 +13,8 @@ use actix_web::{Error, HttpMessage as _};
 use bytes::Bytes;
 use futures::Stream;
 
-use super::table::Connection;
-use crate::body::PIECE;
+use super::connection::Connection;
+use crate::budgets::PIECE;
 
 /// A middleware, the outermost one.
 pub async fn track<B: MessageBody + 'static>(

@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::table::{Connections, Held, Phase};
+use super::connection::Phase;
+use super::table::{Connections, Held};
 use crate::headers;
 use crate::problem::{Problem, RETRY_AFTER};
 

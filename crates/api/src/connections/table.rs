@@ -1,167 +1,15 @@
 //! The connections that are open, and whether another one may be.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use futures::task::AtomicWaker;
-use ipnet::IpNet;
-use tokio::time::Instant;
+use super::connection::{Connection, Limits};
+use crate::addresses::network;
 
 /// Bytes of all unfinished heads together, beyond what each connection has for free.
 const HEADS_BYTES: usize = 8 * 1024 * 1024;
-
-/// How much connections may take.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Connections in all.
-    pub most: usize,
-    /// Connections of one address; an IPv6 network of 64 bits counts as one.
-    pub per_address: usize,
-    /// How long a request's head may take, and how long a connection may wait for one.
-    pub head: Duration,
-    /// How long a client that is being sent an answer may take no byte of it.
-    pub stalled: Duration,
-    /// Addresses of proxies: they are connected for many clients, and what they say of a client's address is believed.
-    pub trusted: Vec<IpNet>,
-}
-
-impl Limits {
-    /// Whether an address is a trusted proxy's.
-    pub fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|network| network.contains(&address))
-    }
-}
-
-/// What is being read of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// A request's head, or nothing yet.
-    Head,
-    /// A request that a handler has.
-    Request,
-    /// A body that its handler left unread; the connection ends, or goes on when the rest was read.
-    Rest,
-}
-
-/// One connection, as its stream, its requests and the table see it.
-#[derive(Debug)]
-pub struct Connection {
-    limits: Arc<Limits>,
-    phase: AtomicU8,
-    /// When the phase began, in milliseconds from `born`.
-    since: AtomicU64,
-    born: Instant,
-    /// Bytes given to the server since somebody last asked for more.
-    given: AtomicUsize,
-    /// Whether the stream stopped reading because enough was given.
-    blocked: AtomicBool,
-    /// Whether the request under way has a body of which not all was read.
-    unread: AtomicBool,
-    closed: AtomicBool,
-    waker: AtomicWaker,
-}
-
-impl Connection {
-    fn new(limits: Arc<Limits>) -> Self {
-        Self {
-            limits,
-            phase: AtomicU8::new(Phase::Head as u8),
-            since: AtomicU64::new(0),
-            born: Instant::now(),
-            given: AtomicUsize::new(0),
-            blocked: AtomicBool::new(false),
-            unread: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            waker: AtomicWaker::new(),
-        }
-    }
-
-    pub(super) fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    pub(super) fn phase(&self) -> Phase {
-        match self.phase.load(Relaxed) {
-            0 => Phase::Head,
-            1 => Phase::Request,
-            _ => Phase::Rest,
-        }
-    }
-
-    fn enter(&self, phase: Phase) {
-        let since = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.since.store(since, Relaxed);
-        self.phase.store(phase as u8, Relaxed);
-    }
-
-    /// When the phase began.
-    pub(super) fn since(&self) -> Instant {
-        self.born + Duration::from_millis(self.since.load(Relaxed))
-    }
-
-    /// A handler has the request.
-    pub fn request_began(&self, has_body: bool) {
-        self.unread.store(has_body, Relaxed);
-        self.enter(Phase::Request);
-    }
-
-    /// The request's answer is complete, or given up.
-    pub fn request_ended(&self) {
-        self.enter(if self.unread.load(Relaxed) { Phase::Rest } else { Phase::Head });
-        self.more_is_wanted();
-    }
-
-    /// Whoever reads the body has all that came, and waits.
-    pub fn more_is_wanted(&self) {
-        self.given.store(0, Relaxed);
-        if self.blocked.swap(false, Relaxed) {
-            self.waker.wake();
-        }
-    }
-
-    /// The body was read to its end.
-    pub fn body_ended(&self) {
-        self.unread.store(false, Relaxed);
-    }
-
-    /// Bytes were given to the server.
-    pub(super) fn give(&self, bytes: usize) {
-        self.given.fetch_add(bytes, Relaxed);
-    }
-
-    pub(super) fn given(&self) -> usize {
-        self.given.load(Relaxed)
-    }
-
-    /// The stream reads no more until somebody wants it to.
-    pub(super) fn block(&self, cx: &std::task::Context<'_>) {
-        self.waker.register(cx.waker());
-        self.blocked.store(true, Relaxed);
-    }
-
-    pub(super) fn listen(&self, cx: &std::task::Context<'_>) {
-        self.waker.register(cx.waker());
-    }
-
-    /// Whether it has to end, because its place was given to another.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Relaxed)
-    }
-
-    fn close(&self) {
-        self.closed.store(true, Relaxed);
-        self.waker.wake();
-    }
-
-    /// Whether no request is under way, so that it can be closed without anybody losing an answer.
-    fn is_waiting(&self) -> bool {
-        self.phase() == Phase::Head
-    }
-}
 
 /// All connections of a server.
 #[derive(Debug)]
@@ -244,7 +92,7 @@ impl Connections {
 
     /// A place for a connection of this address; none when there is none, and nobody waits who could be closed for it.
     pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Held> {
-        let address = (!self.limits.trusts(peer)).then(|| network_of(peer));
+        let address = (!self.limits.trusts(peer)).then(|| network(peer));
         let mut open = self.open();
         let of_address = address.and_then(|address| open.by_address.get(&address).copied()).unwrap_or(0);
         let full = if of_address >= self.limits.per_address {
@@ -336,22 +184,11 @@ impl Drop for Held {
     }
 }
 
-/// What counts as one address: a household has a whole IPv6 network of 64 bits.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or_else(
-            || {
-                let [a, b, c, d, ..] = ip.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            },
-            IpAddr::V4,
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::connection::Phase;
     use super::*;
 
     fn table(most: usize, per_address: usize) -> Arc<Connections> {
@@ -376,7 +213,7 @@ mod tests {
         // The first has a request, the second had one just now.
         held[0].connection.request_began(false);
         held[1].connection.request_began(false);
-        while held[1].connection.born.elapsed() < Duration::from_millis(2) {}
+        while held[1].connection.since().elapsed() < Duration::from_millis(2) {}
         held[1].connection.request_ended();
         let fourth = table.admit(ip("10.0.0.4")).unwrap();
         let closed: Vec<bool> = held.iter().map(|held| held.connection.is_closed()).collect();
@@ -402,10 +239,10 @@ mod tests {
         let proxied: Vec<Held> = (0..5).map(|_| table.admit(ip("192.0.2.7")).unwrap()).collect();
         assert!(proxied.iter().all(|held| !held.connection.is_closed()));
         // All of an IPv6 network are one; a mapped address is the IPv4 one.
-        let network: Vec<Held> =
+        let held: Vec<Held> =
             ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(|text| table.admit(ip(text)).unwrap()).into();
-        assert!(network[0].connection.is_closed());
-        assert_eq!(network_of(ip("::ffff:10.0.0.1")), ip("10.0.0.1"));
+        assert!(held[0].connection.is_closed());
+        assert_eq!(network(ip("::ffff:10.0.0.1")), ip("10.0.0.1"));
     }
 
     #[test]

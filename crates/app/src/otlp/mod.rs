@@ -45,7 +45,7 @@ static INSTANCE: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
 /// Whether spans are sent.
 static SENDS: AtomicBool = AtomicBool::new(false);
 
-/// Says what of the variables could not be heeded.
+/// Logs which variables cannot be used, and why.
 pub fn complain() {
     for complaint in &OTEL.complaints {
         tracing::warn!("{complaint}");
@@ -121,7 +121,7 @@ fn sampler(sampling: Sampling) -> Sampler {
 }
 
 impl Otlp {
-    /// The layer that hears of spans.
+    /// The layer that receives spans.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,

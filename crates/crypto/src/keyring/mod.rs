@@ -193,7 +193,7 @@ impl Keyring {
         DataKey::of(&secret)
     }
 
-    /// Hashes content under a key of the keyring, so that a fingerprint tells nothing to who has only the database.
+    /// Hashes content under a key of the keyring, so that a fingerprint shows nothing to whoever has only the database.
     pub fn fingerprint(&self, id: &str) -> Option<Fingerprinter> {
         let entry = self.entry(id).ok()?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &aead::derive(&entry.secret, "fingerprint"));
@@ -243,7 +243,7 @@ impl Keyring {
     }
 }
 
-/// The name of the key and what is behind it.
+/// The name of the key and what is after it.
 pub(crate) fn small_parts(sealed: &[u8]) -> Result<(&str, &[u8]), OpenError> {
     let len = usize::from(*sealed.first().ok_or(OpenError::Malformed)?);
     let id = sealed.get(1..=len).ok_or(OpenError::Malformed)?;

@@ -33,7 +33,7 @@ pub const MESSAGE_BYTES: usize = 500;
 /// Bytes that an error shows of a column's name.
 pub const COLUMN_BYTES: usize = 100;
 
-/// Text that is cut behind a character so that it has at most that many bytes, with a sign that it was.
+/// Text that is cut after a character so that it has at most that many bytes, with a sign that it was.
 pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return Cow::Borrowed(text);
@@ -108,7 +108,7 @@ impl ErrorList {
     }
 }
 
-/// So many of something: `1 error`, `2 errors`.
+/// This many of something: `1 error`, `2 errors`.
 pub fn of(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
@@ -128,7 +128,7 @@ pub enum LimitKind {
 
 /// A limit was passed, and reading stopped there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {}", said(.kind))]
+#[error("line {line}: {}", sentence(.kind))]
 pub struct LimitExceeded {
     /// Which one.
     pub kind: LimitKind,
@@ -138,7 +138,7 @@ pub struct LimitExceeded {
     pub field: usize,
 }
 
-fn said(kind: &LimitKind) -> String {
+fn sentence(kind: &LimitKind) -> String {
     match kind {
         LimitKind::HeaderBytes(most) => format!("the header has more than {}", of(*most as u64, "byte")),
         LimitKind::FieldChars(most) => format!("a field has more than {}", of(*most as u64, "character")),

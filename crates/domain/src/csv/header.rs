@@ -1,4 +1,4 @@
-//! The header, and what it makes of the records behind it.
+//! The header, and what it makes of the records after it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -26,8 +26,8 @@ pub(super) const REFERENCE: &str = "_ref";
 /// Columns that show that a file is a report, whose own columns do not count against the limits.
 const MARKS: [&str; 3] = ["_row", "_status", REFERENCE];
 
-/// Names of ignored columns that are told at most.
-pub(super) const MOST_TOLD: usize = 100;
+/// The most names of ignored columns that are reported.
+pub(super) const MOST_REPORTED: usize = 100;
 
 /// What is kept of a file's header: how to read its records, and the rows stored from them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,7 +198,7 @@ impl HeaderMap {
     /// What a record's reference says of its cells.
     pub fn reference(&self, record: &Record<'_>, references: &dyn ReferenceReader) -> LineReference {
         let text = self.reference.and_then(|field| record.get(field)).unwrap_or_default();
-        // Spreadsheets and people leave white space behind.
+        // Spreadsheets and people leave white space at the end.
         let text = text.trim();
         if text.is_empty() {
             return LineReference::Absent;
@@ -362,7 +362,7 @@ fn ignored(names: &[String], columns: &[String]) -> Vec<String> {
     let report = names.iter().any(|name| name == REFERENCE);
     let ours = |name: &str| report && REPORT_COLUMNS.contains(&name);
     let ignored = names.iter().filter(|name| !columns.contains(name) && !ours(name));
-    ignored.take(MOST_TOLD).map(|name| shortened(name, COLUMN_BYTES).into_owned()).collect()
+    ignored.take(MOST_REPORTED).map(|name| shortened(name, COLUMN_BYTES).into_owned()).collect()
 }
 
 fn unknown(name: &str, schema: &Schema) -> String {

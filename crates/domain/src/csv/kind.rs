@@ -10,7 +10,7 @@ pub(super) enum FileKind {
 }
 
 impl FileKind {
-    /// So many bytes tell it.
+    /// The first bytes that decide.
     pub const BYTES: usize = 4;
 
     /// The kind of a file that begins so; none when it may be CSV, or when it is not known yet.

@@ -1,6 +1,6 @@
 //! CSV, strictly: RFC 4180 as it is written, where everything else is an error with its line and column.
 //!
-//! Our own parser, because the kept ones guess where an error is promised: csv-core takes text behind a closing
+//! Our own parser, because the kept ones guess where an error is promised: csv-core takes text after a closing
 //! quote, an unclosed quote and a bare CR for data. It reads well-formed files exactly as csv-core does (a property
 //! test holds it to that). Bytes are pushed in pieces of any size; memory is bounded by one record.
 //!

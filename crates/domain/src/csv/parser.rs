@@ -26,9 +26,9 @@ enum State {
     Unquoted,
     /// Inside quotes.
     Quoted,
-    /// Behind a quote inside quotes: it closes, or is the first of two.
+    /// After a quote inside quotes: it closes, or is the first of two.
     QuoteInQuoted,
-    /// Behind a CR outside quotes.
+    /// After a CR outside quotes.
     Cr,
     /// Inside a record that is given up.
     Skip,
@@ -332,7 +332,7 @@ impl Parser {
         }
     }
 
-    /// The record's structure is lost: it is told, and skipped up to the line end.
+    /// The record's structure is lost: it is reported, and skipped up to the line end.
     fn give_up(
         &mut self,
         code: &'static str,

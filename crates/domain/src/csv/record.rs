@@ -7,11 +7,11 @@ use std::borrow::Cow;
 pub struct Record<'a> {
     /// The physical line where it starts, from 1.
     pub line: u64,
-    /// The physical line behind it.
+    /// The physical line after it.
     pub next_line: u64,
     /// The offset of its first byte.
     pub offset: u64,
-    /// The offset behind its line end.
+    /// The offset after its line end.
     pub end: u64,
     /// Its bytes without the line end; valid UTF-8.
     pub raw: &'a str,
@@ -64,8 +64,8 @@ impl Field {
     }
 }
 
-/// A record that breaks the grammar. The parser goes on behind the next line end that lies outside quotes, or, where
-/// it cannot be told what is inside, behind the next line end.
+/// A record that breaks the grammar. The parser goes on after the next line end that lies outside quotes, or, where
+/// it is not known what is inside, after the next line end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed {
     /// The physical line where the record starts.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::error::{ErrorList, LimitExceeded, LimitKind, RowError, of};
-use super::header::{HeaderMap, LineReference, MOST_TOLD, ProtectedFields, REFERENCE, listed};
+use super::header::{HeaderMap, LineReference, MOST_REPORTED, ProtectedFields, REFERENCE, listed};
 use super::kind::FileKind;
 use super::parser::Parser;
 use super::record::{Event, Malformed, Record};
@@ -22,7 +22,7 @@ pub struct Validated {
     pub rows: u64,
     /// Lines without a byte.
     pub blank_lines: u64,
-    /// The offset of the first byte behind the header.
+    /// The offset of the first byte after the header.
     pub body_offset: u64,
     /// The physical line there.
     pub body_line: u64,
@@ -80,7 +80,7 @@ struct Judge {
 impl Validator {
     /// A validator at the start of a file; `references` are those of the file's owner.
     pub fn new(schema: Arc<Schema>, references: Arc<dyn ReferenceReader>) -> Self {
-        // Whether the file came from us is known behind its header; until then the parser only bounds memory.
+        // Whether the file came from us is known after its header; until then the parser only bounds memory.
         let limits = schema.limits.with_ours(schema.columns.len());
         Self {
             parser: Parser::with_header(limits, schema.header_limits()),
@@ -161,7 +161,7 @@ impl Validator {
             return Err(Refused::Limit(self.judge.error_of(limit)));
         }
         let mut judge = self.judge;
-        let named = judge.ignored_columns.len() >= MOST_TOLD
+        let named = judge.ignored_columns.len() >= MOST_REPORTED
             || judge.ignored_columns.iter().any(|name| name == REFERENCE);
         if judge.foreign_reference && !named {
             judge.ignored_columns.push(REFERENCE.to_owned());
@@ -197,7 +197,7 @@ impl Judge {
             Event::Record(record) => return self.take_row(&record),
             Event::Malformed(fault) => {
                 let first = !std::mem::replace(&mut self.header_seen, true);
-                // Behind a header with errors rows cannot be judged, but a fault of the header itself is told.
+                // After a header with errors rows cannot be judged, but a fault of the header itself is reported.
                 if first || self.header.is_some() {
                     self.take_fault(&fault);
                 }

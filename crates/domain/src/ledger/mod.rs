@@ -31,7 +31,7 @@ pub struct Canary {
     pub rows: u32,
     /// The highest share of failed rows, in hundredths of a percent.
     pub max_failure_bp: u16,
-    /// After the trial the same ceiling holds once so many rows are terminal; none: no ceiling afterwards.
+    /// After the trial the same ceiling holds once this many rows are terminal; none: no ceiling afterwards.
     pub stop_after: Option<u32>,
 }
 
@@ -62,11 +62,11 @@ pub struct Ledger {
     pub next_number: RowNumber,
     /// One past the last number that may be released.
     pub release_end: RowNumber,
-    /// The run in which `batch.row_failed_first` was last said.
+    /// The run in which `batch.row_failed_first` was last reported.
     pub failure_said_run: u32,
-    /// The percentage last said by `batch.progress`, or reached when a retry took rows back.
+    /// The percentage last reported by `batch.progress`, or reached when a retry took rows back.
     pub progress_said: u8,
-    /// When it was said.
+    /// When it was reported.
     pub progress_said_at: Option<Timestamp>,
     /// When a worker first took the batch up.
     pub started_at: Option<Timestamp>,

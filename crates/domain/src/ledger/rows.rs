@@ -43,7 +43,7 @@ impl Ledger {
     /// were terminal already, and `returned` ones.
     ///
     /// # Errors
-    /// When so many are not pending.
+    /// When fewer are pending.
     pub fn release(&mut self, fresh: u32, skipped: u32, returned: u32) -> Result<(), Overdrawn> {
         draw("pending", &mut self.counts.pending, fresh + returned)?;
         self.next_number += fresh + skipped;
@@ -55,7 +55,7 @@ impl Ledger {
     /// Queued rows that no worker will take go back: the queue was lost, the batch was paused, a worker drains.
     ///
     /// # Errors
-    /// When so many are not queued; so it is when the batch was cancelled meanwhile.
+    /// When fewer are queued, as when the batch was cancelled meanwhile.
     pub fn unqueue(&mut self, rows: u32) -> Result<(), Overdrawn> {
         draw("queued", &mut self.counts.queued, rows)?;
         self.counts.pending += rows;
@@ -66,7 +66,7 @@ impl Ledger {
     /// A worker claimed queued rows.
     ///
     /// # Errors
-    /// When so many are not queued; so it is when the batch was cancelled meanwhile.
+    /// When fewer are queued, as when the batch was cancelled meanwhile.
     pub fn claim(&mut self, rows: u32) -> Result<(), Overdrawn> {
         draw("queued", &mut self.counts.queued, rows)?;
         self.counts.processing += rows;
@@ -77,7 +77,7 @@ impl Ledger {
     /// Claimed rows are settled, or their leases ran out (`requeued`).
     ///
     /// # Errors
-    /// When so many are not claimed.
+    /// When fewer are claimed.
     pub fn settle(&mut self, tally: Tally, now: Timestamp) -> Result<Vec<Event>, Overdrawn> {
         let mut events = Vec::new();
         draw("processing", &mut self.counts.processing, tally.rows())?;

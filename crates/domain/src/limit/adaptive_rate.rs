@@ -4,7 +4,7 @@
 //! Such an answer cuts the share of the rate that is used; it then grows back along a cubic (as TCP CUBIC does, RFC 9438, 4.2):
 //! quickly at first, flat around the *ceiling*, quickly again well past it. Much time is spent just below the true limit,
 //! and a limit that was raised is found all the same. The ceiling is the mean of what was used between two such answers: what
-//! went well for so long, with a random burst or a late peak evened out.
+//! went well for this long, with a random burst or a late peak evened out.
 
 /// The share never goes below this.
 pub const SLOWEST: f64 = 0.05;
@@ -70,7 +70,7 @@ impl AdaptiveRate {
         (self.ceiling - (self.ceiling - self.factor) * under).min(1.0)
     }
 
-    /// The share stays as it is until a moment, and grows from then on: behind a refusal that says nothing of the rate.
+    /// The share stays as it is until a moment, and grows from then on: after a refusal that says nothing of the rate.
     pub(super) fn resume_at(&mut self, now: f64, at: f64) {
         self.factor = self.factor(now);
         self.ceiling = self.ceiling.max(self.factor / CUT_LITTLE).min(1.0);

@@ -11,7 +11,7 @@
 /// By how much two clocks run apart at most: what NTP corrects a clock by, as a share of the time.
 const DRIFT: f64 = 500e-6;
 
-/// So many answers are wanted before the bounds are relied on: one of them may have been held up on one of its ways.
+/// This many answers are wanted before the bounds are relied on: one of them may have been held up on one of its ways.
 const ENOUGH: u32 = 3;
 
 /// The longest time is forgotten by this share of what an answer takes less.

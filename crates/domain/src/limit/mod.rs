@@ -68,7 +68,7 @@ pub enum Decision {
         /// How many microseconds later than at its moment it may still leave; see [`rate`].
         slack: f64,
         /// Whether it finds out for all others whether the dependency works again: as a probe of the half-open breaker, or
-        /// as the one call that is tried behind a pause.
+        /// as the one call that is tried after a pause.
         probe: bool,
         /// Whether it has to be confirmed when its moment has come.
         confirm: bool,

@@ -26,8 +26,8 @@ impl Past {
     }
 }
 
-/// Rows with a clean past ask within this time, if there are any: so long the others wait for them.
+/// Rows with a clean past ask within this time, if there are any: the others wait for them that long.
 pub const COURTESY_US: f64 = 2_000_000.0;
 
-/// For so long the others wait when a row with a clean past has asked: where there is one, there are more.
+/// How long the others wait when a row with a clean past has asked: where there is one, there are more.
 pub const BEHIND_OTHERS_US: f64 = 5_000_000.0;

@@ -2,12 +2,12 @@
 //!
 //! The state is one number, the *theoretical arrival time*: when the bucket will be empty again if nothing more comes.
 //! A call that leaves at `s` moves it to `max(tat, s) + cost·interval`, and may leave when that is no more than the
-//! tolerance ahead of `s`. Behind a call it is therefore at least `cost·interval` and at most the tolerance ahead of where
+//! tolerance ahead of `s`. After a call it is therefore at least `cost·interval` and at most the tolerance ahead of where
 //! the call left, and each call moves it on by its cost. It follows that for any calls, the one granted first leaving at
 //! `a` and the one granted last at `b`, their costs are at most `(b − a + tolerance) / interval`: with a tolerance of
 //! `burst·interval`, exactly burst + rate·t. The order in which they leave does not matter, so somebody further away may
 //! be granted a later moment than who asks after him; and a call may leave later than at its moment, as long as that is
-//! not behind the theoretical arrival time that it found ([`RatePolicy::slack`]).
+//! not after the theoretical arrival time that it found ([`RatePolicy::slack`]).
 //!
 //! Three things carry this from where calls *leave* to where they *arrive*, though the network and the scheduler delay
 //! some calls and not others:
@@ -52,7 +52,7 @@ impl RatePolicy {
         ARRIVAL_MARGIN_US.min((f64::from(self.burst) - 1.0) * self.interval_us)
     }
 
-    /// How far ahead of a call's moment the theoretical arrival time may be behind it.
+    /// How far ahead of a call's moment the theoretical arrival time may be after it.
     pub fn tolerance(&self) -> f64 {
         f64::from(self.burst) * self.interval_us - self.margin()
     }
@@ -80,12 +80,12 @@ impl RatePolicy {
     }
 
     /// How much later than at its moment `at` a call may leave that found this theoretical arrival time. Nothing after a
-    /// quiet time; behind a burst, as much as the burst is ahead of the rate.
+    /// quiet time; after a burst, as much as the burst is ahead of the rate.
     pub(super) fn slack(tat: f64, at: f64) -> f64 {
         (tat - at).max(0.0)
     }
 
-    /// The theoretical arrival time behind a call that leaves at `at`; `factor` is the share of the rate that is used.
+    /// The theoretical arrival time after a call that leaves at `at`; `factor` is the share of the rate that is used.
     pub(super) fn charged(&self, tat: f64, at: f64, cost: u32, factor: f64) -> f64 {
         let first = if tat < at { self.first_surcharge() } else { 0.0 };
         tat.max(at) + first + f64::from(cost) * self.interval_us / factor

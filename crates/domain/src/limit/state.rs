@@ -53,7 +53,7 @@ pub struct Snapshot {
     pub free_in: Duration,
     /// How long the pause still lasts that the dependency asked for.
     pub paused_for: Duration,
-    /// Pauses in a row behind which no call went through.
+    /// Pauses in a row after which no call went through.
     pub refusals: u32,
     /// Share of the rate that is used now, in (0, 1].
     pub factor: f64,
@@ -136,7 +136,7 @@ impl LimiterState {
         self.breaker.set_back(by);
     }
 
-    /// GCRA's state at a moment. What was unknown is known from now on, and behind a pause the bucket is empty: the
+    /// GCRA's state at a moment. What was unknown is known from now on, and after a pause the bucket is empty: the
     /// dependency said when it takes a call again, not how many.
     fn tat(&mut self, policy: &LimitPolicy, rate: &RatePolicy, now: f64) -> f64 {
         let tat =
@@ -232,8 +232,8 @@ impl LimiterState {
         match (&policy.breaker, feedback.healthy) {
             (Some(policy), Some(healthy)) => {
                 let (good, bad) = (u32::from(healthy), u32::from(!healthy));
-                let away = feedback.cause.is_some_and(|cause| cause.stage() < Stage::Answer);
-                let calls = Calls { good, bad, probe: feedback.probe, past: feedback.past, away };
+                let unreachable = feedback.cause.is_some_and(|cause| cause.stage() < Stage::Answer);
+                let calls = Calls { good, bad, probe: feedback.probe, past: feedback.past, unreachable };
                 self.breaker.reported(policy, now, &calls);
             }
             (Some(_), None) if feedback.probe => self.breaker.returned(),
@@ -242,7 +242,7 @@ impl LimiterState {
         own
     }
 
-    /// So many calls of rows with a clean past went well, the newest of which left so long ago: what a worker has collected.
+    /// This many calls of rows with a clean past went well, the newest of which left this long ago: what a worker has collected.
     pub fn went_well(&mut self, policy: &LimitPolicy, now: f64, calls: u32, elapsed: f64) {
         self.tick(now);
         self.throttle.passed(now - elapsed);

@@ -14,25 +14,25 @@ use super::adaptive_rate::{AdaptiveRate, EVERY_US};
 use super::past::{BEHIND_OTHERS_US, COURTESY_US, Past};
 use super::{Ask, Denied, Feedback, PROBE_RETRY_US, RatePolicy, Reason};
 
-/// The shortest pause after a refusal behind which nothing went through.
+/// The shortest pause after a refusal after which nothing went through.
 pub const SHORTEST_US: f64 = 1_000_000.0;
 
 /// Such pauses double up to this one, unless the dependency asks for more.
 pub const LONGEST_US: f64 = 300_000_000.0;
 
-/// After so many pauses in a row behind which nothing went through, a single call is tried.
+/// After this many pauses in a row after which nothing went through, a single call is tried.
 pub const ONE_AT_A_TIME: u32 = 2;
 
-/// A call that went through speaks for a refused row's own fault for so long, and for three calls' time at the rate.
+/// A call that went through speaks for a refused row's own fault for this long, and for three calls' time at the rate.
 pub const BESIDE_US: f64 = 10_000_000.0;
 
-/// For so long it is remembered what share of the rate was used before a refusal that nothing has confirmed.
+/// For this long it is remembered what share of the rate was used before a refusal that nothing has confirmed.
 pub const UNDO_US: f64 = 600_000_000.0;
 
 /// The most rows with a reason of their own that are remembered.
 const MOST_DOUBT: u32 = 8;
 
-/// The pause after so many refusals in a row, microseconds.
+/// The pause after this many refusals in a row, microseconds.
 pub fn grown(refusals: u32) -> f64 {
     let doubled = SHORTEST_US * f64::from(refusals.saturating_sub(1).min(20)).exp2();
     doubled.min(LONGEST_US)
@@ -55,7 +55,7 @@ pub struct Throttle {
     refused_since: f64,
     /// When the newest call left that went through.
     passed_at: f64,
-    /// Pauses in a row behind which nothing went through.
+    /// Pauses in a row after which nothing went through.
     pub(super) refusals: u32,
     /// Refused answers since the last one that went through.
     in_a_row: u32,
@@ -291,15 +291,15 @@ mod tests {
 
     #[test]
     fn a_row_that_is_refused_beside_others_waits_alone_and_what_it_did_is_undone() {
-        for (pause, behind) in [(None, 0.0), (Some(3e6), 3e6)] {
+        for (pause, after) in [(None, 0.0), (Some(3e6), 3e6)] {
             let mut throttle = Throttle::default();
             assert!(!throttle.reported(None, NOW, 1, &refusal(Past::Clean, pause)));
-            assert!(throttle.adaptive_rate.factor(NOW + behind) < 0.95);
+            assert!(throttle.adaptive_rate.factor(NOW + after) < 0.95);
             // What had left before says nothing of what comes after.
-            throttle.passed(NOW + behind - 1.0);
+            throttle.passed(NOW + after - 1.0);
             assert_eq!(throttle.refusals, 1);
-            throttle.passed(NOW + behind + 1e6);
-            let later = NOW + behind + 2e6;
+            throttle.passed(NOW + after + 1e6);
+            let later = NOW + after + 2e6;
             assert!(throttle.reported(None, later, 1, &refusal(Past::Throttled, pause)), "{pause:?}");
             assert_eq!(throttle.not_paused(later), Ok(()));
             assert!((throttle.adaptive_rate.factor(later) - 1.0).abs() < 1e-9);
@@ -308,8 +308,8 @@ mod tests {
             let answers =
                 [2, 3, 4].map(|token| throttle.reported(None, later, token, &refusal(Past::Clean, pause)));
             assert_eq!(answers, [false, false, false], "the last answers were refusals");
-            throttle.passed(later + behind);
-            assert!(throttle.reported(None, later + behind + 1.0, 5, &refusal(Past::Clean, pause)));
+            throttle.passed(later + after);
+            assert!(throttle.reported(None, later + after + 1.0, 5, &refusal(Past::Clean, pause)));
         }
     }
 

@@ -65,7 +65,7 @@ impl<'a> Source<'a> {
         self.errors
     }
 
-    /// The line of the first place at or behind `from` that holds `needle`; `from` when there is none (a folded or
+    /// The line of the first place at or after `from` that holds `needle`; `from` when there is none (a folded or
     /// escaped string).
     pub fn line_of(&self, needle: &str, from: u64) -> u64 {
         let skip = usize::try_from(from.saturating_sub(1)).unwrap_or(0);
@@ -87,7 +87,7 @@ impl<'a> Source<'a> {
     }
 
     /// The line of a template's own line, which is its `nth`: what stands in a block is counted on, a text that is
-    /// folded or quoted over several lines is told by its first.
+    /// folded or quoted over several lines is reported at its first.
     pub fn line_in(&self, written: &str, first: u64, nth: u64) -> u64 {
         let index = |line: u64| usize::try_from(line.saturating_sub(1)).unwrap_or(0);
         let there = self.text.lines().nth(index(first + nth - 1)).unwrap_or_default();

@@ -186,15 +186,15 @@ pub struct Retry {
     pub attempts: u32,
     /// The first pause at most.
     pub initial: Duration,
-    /// Each pause is so many times the one before.
+    /// Each pause is this many times the one before.
     pub factor: f64,
     /// No pause is longer.
     pub max: Duration,
     /// Whether pauses are random between 0 and their length.
     pub jitter: bool,
-    /// A row that was not done so long after its first attempt fails.
+    /// A row that was not done this long after its first attempt fails.
     pub deadline: Option<Duration>,
-    /// A row that was throttled each time for so long fails.
+    /// A row that was throttled each time for this long fails.
     pub throttled_for: Duration,
 }
 
@@ -213,7 +213,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after so many failed attempts; `unit` is a random number in [0, 1). Full jitter, after Brooker,
+    /// The pause after this many failed attempts; `unit` is a random number in [0, 1). Full jitter, after Brooker,
     /// *Exponential Backoff and Jitter* (AWS Architecture Blog, 2015).
     pub fn delay(&self, failed_attempts: u32, unit: f64) -> Duration {
         let exponent = f64::from(failed_attempts.saturating_sub(1));

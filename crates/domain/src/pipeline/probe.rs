@@ -268,7 +268,12 @@ mod tests {
     /// What is used, with which values and which arguments by name.
     type Use = (What, &'static str, Vec<Option<Value>>, Vec<(&'static str, Option<Value>)>);
 
-    fn said(what: What, name: &str, values: &[Option<Value>], named: &[(&str, Option<Value>)]) -> String {
+    fn misuse_of(
+        what: What,
+        name: &str,
+        values: &[Option<Value>],
+        named: &[(&str, Option<Value>)],
+    ) -> String {
         let environment = super::super::template::environment();
         let given = Given { values: values.to_vec(), named: named.to_vec() };
         misuse(&environment, what, name, &given).unwrap_or_default()
@@ -322,7 +327,7 @@ mod tests {
             (What::Function, "range", vec![any.clone(), any.clone(), any.clone(), any.clone()], vec![]),
         ];
         for (what, name, values, named) in wrong {
-            let message = said(what, name, &values, &named);
+            let message = misuse_of(what, name, &values, &named);
             assert!(
                 message.starts_with(&format!("{} `{name}` in a template: ", what.named())),
                 "{name} {message}"
@@ -350,7 +355,7 @@ mod tests {
             (What::Function, "dict", vec![], vec![("a", any.clone())]),
         ];
         for (what, name, values, named) in right {
-            assert_eq!(said(what, name, &values, &named), "", "{name}");
+            assert_eq!(misuse_of(what, name, &values, &named), "", "{name}");
         }
     }
 }

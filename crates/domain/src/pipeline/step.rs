@@ -50,7 +50,7 @@ pub struct ResponseView<'a> {
 pub struct RenderedRequest {
     /// The method.
     pub method: Method,
-    /// The path behind the dependency's base URL, encoded.
+    /// The path after the dependency's base URL, encoded.
     pub path: String,
     /// Query pairs, not yet encoded.
     pub query: Vec<(String, String)>,

@@ -5,7 +5,7 @@ use serde_saphyr::{Error, UserMessageFormatter};
 use super::error::DefinitionError;
 use super::names::hint;
 
-/// At most so many characters of a value are shown.
+/// At most this many characters of a value are shown.
 const SHOWN: usize = 40;
 
 /// A definition's text, which is UTF-8.
@@ -53,19 +53,19 @@ impl<'a> TextPosition<'a> {
         let index = |number: u64| usize::try_from(number.saturating_sub(1)).unwrap_or(0);
         let line = text.lines().nth(index(line)).unwrap_or_default();
         let at = line.char_indices().nth(index(column)).map_or(line.len(), |(at, _)| at);
-        let (before, behind) = line.split_at(at);
+        let (before, after) = line.split_at(at);
         // A missing value is placed at its colon.
-        let before = if behind.starts_with(':') { &line[..=at] } else { before };
+        let before = if after.starts_with(':') { &line[..=at] } else { before };
         let key = before.trim_end().strip_suffix(':').map(|before| {
             let name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
             before.rfind(|c| !name(c)).map_or(before, |at| before[at..].trim_start_matches(|c| !name(c)))
         });
-        let word = match behind.trim_start().chars().next() {
+        let word = match after.trim_start().chars().next() {
             Some('[') => "[…]".to_owned(),
             Some('{') => "{…}".to_owned(),
             _ => {
-                let end = behind.find([',', '}', ']', '#']).unwrap_or(behind.len());
-                behind[..end].trim_start_matches(':').trim().chars().take(SHOWN).collect()
+                let end = after.find([',', '}', ']', '#']).unwrap_or(after.len());
+                after[..end].trim_start_matches(':').trim().chars().take(SHOWN).collect()
             }
         };
         Self { key: key.filter(|key| !key.is_empty()), word }
@@ -124,7 +124,7 @@ fn sentence(error: &Error, place: &TextPosition<'_>) -> String {
 /// Without the place, which the error has already.
 fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
-    line.rsplit_once(" at line ").map_or(line, |(said, _)| said).trim().to_owned()
+    line.rsplit_once(" at line ").map_or(line, |(message, _)| message).trim().to_owned()
 }
 
 /// What belongs at a place, by the parser's or serde's name for it.

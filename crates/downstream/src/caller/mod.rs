@@ -227,7 +227,7 @@ impl Caller {
         } else if !denied.row_only {
             self.known.remember(limits, denied.reason, Instant::now() + pause, Some(refused_for));
         }
-        self.metrics.count(&dependency.name, |metrics| metrics.sent_away(denied.reason));
+        self.metrics.count(&dependency.name, |metrics| metrics.denied(denied.reason));
         Called::Waits { until: self.clock.now() + pause, reason: denied.reason, refused_for }
     }
 }

@@ -8,16 +8,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use penstock_crypto::webhook;
-use penstock_domain::ids::{LeaseToken, OwnerSeq};
+use penstock_domain::ids::LeaseToken;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Delivery};
-use penstock_store::owners::CallbackSecrets;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
 use crate::callbacks::address::{PublicOnly, check_address};
+use crate::callbacks::secrets::{first_secret, open_secret};
 use crate::context::error::FlowError;
 use crate::context::pace::Pace;
 use crate::context::periodic::{Schedule, Task};
@@ -27,7 +27,7 @@ use crate::telemetry::traces;
 use crate::telemetry::worker_counters;
 use crate::telemetry::worker_counters::WorkerMetrics;
 
-/// Tries after the first one; the schedule that the specification recommends, over about three days.
+/// Retries after the first attempt; the schedule that the specification recommends, over about three days.
 const SCHEDULE: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_secs(5 * 60),
@@ -40,33 +40,30 @@ const SCHEDULE: [Duration; 9] = [
     Duration::from_secs(24 * 3600),
 ];
 
-/// A receiver has so long to answer.
+/// A receiver has this long to answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A lease on a callback outlasts the receiver's time.
 const LEASE: Duration = Duration::from_secs(60);
 
-/// Deliveries under way in one worker.
+/// Deliveries in flight in one worker.
 const AT_ONCE: usize = 128;
 
-/// Deliveries to one owner's receiver under way in all workers: one that hangs holds up its own callbacks and nobody else's.
+/// Deliveries to one owner's receiver in flight in all workers: one that hangs delays its own callbacks and nobody else's.
 const PER_RECEIVER: u32 = 4;
 
 /// An owner holds at most this share of the slots that are free, so that the next owner always finds some of the rest
 /// (dynamic thresholds, as for rows in `worker/admission.rs`).
 const OWNERS_SHARE_OF_FREE: u32 = 2;
 
-/// How often the outbox is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the outbox is read.
+const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// What is under way may go on for so long after the worker was told to stop; then it is sent again, under the same id.
+/// Deliveries in flight may take this long after the worker was stopped; then they are sent again, under the same id.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// A receiver that asks for a longer pause does not get it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// After a rotation the previous secret signs beside the new one for so long.
-pub const ROTATION_OVERLAP: Duration = Duration::from_secs(24 * 3600);
 
 /// Delivers callbacks. A slot that is free again is filled at once, whatever the others wait for.
 pub struct Deliverer {
@@ -79,14 +76,14 @@ impl Task for Deliverer {
     type Error = FlowError;
 
     fn schedule(&self) -> Schedule {
-        Schedule::from_start(LOOK_EVERY)
+        Schedule::from_start(READ_EVERY)
     }
 
     async fn run(&mut self) -> Result<(), FlowError> {
         let free = AT_ONCE.saturating_sub(self.in_flight.len());
         let (token, due) = self.sender.lease(free).await?;
         for callback in due {
-            self.in_flight.spawn(self.sender.clone().carry(callback, token));
+            self.in_flight.spawn(self.sender.clone().traced(callback, token));
         }
         Ok(())
     }
@@ -159,20 +156,20 @@ impl Sender {
         Ok((token, due))
     }
 
-    /// One delivery, and what came of it. What cannot be written down is sent again when its lease has run out.
-    async fn carry(self: Arc<Self>, callback: Callback, token: LeaseToken) {
+    /// One delivery, and its result. A delivery whose result cannot be stored is sent again when its lease has expired.
+    async fn traced(self: Arc<Self>, callback: Callback, token: LeaseToken) {
         let span = traces::callback(self.services.traces.as_ref(), callback.batch.0, &callback.event);
-        self.carry_out(callback, token).instrument(span).await;
+        self.send_and_settle(callback, token).instrument(span).await;
     }
 
-    async fn carry_out(&self, callback: Callback, token: LeaseToken) {
+    async fn send_and_settle(&self, callback: Callback, token: LeaseToken) {
         let answer = self.deliver(&callback).await;
         if let Some(status) = answer.status {
             Span::current().record("http.response.status_code", i64::from(status));
         }
         let delivery = self.judge(&callback, token, answer);
         if let Err(error) = self.services.store.settle_callback(&delivery).await {
-            tracing::warn!(%error, callback = %callback.id, "a delivery was not written down");
+            tracing::warn!(%error, callback = %callback.id, "failed to store the result of a delivery; it is sent again");
             return;
         }
         self.metrics.deliveries[worker_counters::delivery(delivery.status)].fetch_add(1, Relaxed);
@@ -183,7 +180,7 @@ impl Sender {
                 tracing::debug!(%callback, http_status, attempts, "a callback was delivered");
             }
             CallbackStatus::Pending => {
-                tracing::info!(%callback, http_status, error, attempts, "a callback was refused; it is tried again");
+                tracing::info!(%callback, http_status, error, attempts, "a callback was refused; will retry");
             }
             CallbackStatus::Exhausted => {
                 tracing::warn!(%callback, http_status, error, attempts, "a callback was given up");
@@ -237,7 +234,7 @@ impl Sender {
         let batch: Batch = serde_json::from_str(&callback.snapshot).map_err(|_| {
             FlowError::Inconsistent(format!("callback {} has no batch that can be read", callback.id))
         })?;
-        // As it was then, whenever it is delivered: every try of a callback says the same.
+        // As it was then, whenever it is delivered: every attempt of a callback has the same body.
         let failure = view::clear_failure(&batch);
         let pace = Pace::usual(self.rows_per_owner);
         let data = view::describe(&self.services, &batch, &pace, failure, callback.created_at);
@@ -249,7 +246,7 @@ impl Sender {
         let secrets = self.services.store.callback_secrets(callback.owner).await?;
         let mut current = secrets.current.clone();
         if current.is_none() {
-            current = Some(self.first_secret(callback.owner, &secrets).await?);
+            current = Some(first_secret(&self.services, callback.owner, &secrets).await?);
         }
         let previous = secrets.previous.filter(|_| secrets.previous_until.is_some_and(|until| until > now));
         let id = callback.id.to_string();
@@ -259,19 +256,6 @@ impl Sender {
             signatures.push(webhook::sign(&secret, &id, now.seconds(), body.as_bytes()));
         }
         Ok(signatures.join(" "))
-    }
-
-    /// An owner gets its secret when the first callback needs one.
-    async fn first_secret(&self, owner: OwnerSeq, none: &CallbackSecrets) -> Result<Vec<u8>, FlowError> {
-        let secret = webhook::generate_secret(self.services.random.as_ref())
-            .map_err(|source| FlowError::Sealed { what: "a new callback secret", source })?;
-        let sealed = seal_secret(&self.services, owner, &secret)?;
-        let secrets = CallbackSecrets { current: Some(sealed.clone()), ..none.clone() };
-        if self.services.store.set_callback_secrets(owner, None, &secrets).await? {
-            return Ok(sealed);
-        }
-        let theirs = self.services.store.callback_secrets(owner).await?.current;
-        theirs.ok_or_else(|| FlowError::Inconsistent("an owner's callback secret vanished".into()))
     }
 
     fn judge(&self, callback: &Callback, token: LeaseToken, answer: Answer) -> Delivery {
@@ -305,9 +289,9 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
+        let reason = error.to_string();
+        if !text.ends_with(&reason) {
+            text = format!("{text}: {reason}");
         }
         cause = error.source();
     }
@@ -326,79 +310,9 @@ impl Answer {
     }
 }
 
-/// Gives an owner a new callback secret and returns it as `whsec_…`, to be shown once. The one before signs as well
-/// for [`ROTATION_OVERLAP`].
-///
-/// # Errors
-/// When the database fails or somebody else rotates at the same moment.
-pub async fn rotate_secret(services: &Services, owner: OwnerSeq) -> Result<String, FlowError> {
-    let now = services.clock.now();
-    let before = services.store.callback_secrets(owner).await?;
-    let secret = webhook::generate_secret(services.random.as_ref())
-        .map_err(|source| FlowError::Sealed { what: "a new callback secret", source })?;
-    let secrets = CallbackSecrets {
-        current: Some(seal_secret(services, owner, &secret)?),
-        previous: before.current.clone(),
-        previous_until: before.current.as_ref().map(|_| now + ROTATION_OVERLAP),
-    };
-    if services.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await? {
-        Ok(webhook::format_secret(&secret))
-    } else {
-        Err(FlowError::Inconsistent(
-            "the secret was rotated by somebody else at this moment; ask again".into(),
-        ))
-    }
-}
-
-fn seal_secret(services: &Services, owner: OwnerSeq, secret: &[u8]) -> Result<Vec<u8>, FlowError> {
-    services
-        .keyring
-        .get()
-        .seal_small("owners", &owner.0.to_string(), "secret", secret, services.random.as_ref())
-        .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
-}
-
-fn open_secret(services: &Services, owner: OwnerSeq, sealed: &[u8]) -> Result<Vec<u8>, FlowError> {
-    services
-        .keyring
-        .get()
-        .open_small("owners", &owner.0.to_string(), "secret", sealed)
-        .map_err(|source| FlowError::Sealed { what: "a callback secret", source })
-}
-
-/// Seals an owner's callback secrets under the keyring's active key; true when they were under another.
-///
-/// # Errors
-/// When the database fails or the keyring lacks their key.
-pub async fn reseal_secrets(
-    services: &Services,
-    owner: OwnerSeq,
-    before: &CallbackSecrets,
-) -> Result<bool, FlowError> {
-    let keyring = services.keyring.get();
-    let active = keyring.active_id();
-    let stale = [&before.current, &before.previous]
-        .into_iter()
-        .flatten()
-        .any(|sealed| penstock_crypto::Keyring::small_key_id(sealed).is_ok_and(|id| id != active));
-    if !stale {
-        return Ok(false);
-    }
-    let reseal = |sealed: &Option<Vec<u8>>| match sealed {
-        None => Ok(None),
-        Some(sealed) => seal_secret(services, owner, &open_secret(services, owner, sealed)?).map(Some),
-    };
-    let secrets = CallbackSecrets {
-        current: reseal(&before.current)?,
-        previous: reseal(&before.previous)?,
-        previous_until: before.previous_until,
-    };
-    Ok(services.store.set_callback_secrets(owner, before.current.as_deref(), &secrets).await?)
-}
-
-/// The callback is sent again when its lease has run out.
+/// The callback is sent again when its lease has expired.
 fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "a delivery panicked: please report it; it is tried again");
+        tracing::error!(%error, "a delivery panicked: please report it; will retry");
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// Looks a variable of the environment up.
 pub type Vars = dyn Fn(&str) -> Option<String> + Send + Sync;
 
-/// At most so many older versions are kept compiled.
+/// Older versions that are kept compiled, at most.
 const OLDER_KEPT: usize = 64;
 
 /// The loaded pipelines, and older versions on demand.

@@ -1,4 +1,4 @@
-//! What can go wrong in a use case, besides what its answer says.
+//! What can go wrong in a use case, apart from the results that it names.
 
 use penstock_store::StoreError;
 

@@ -29,7 +29,7 @@ pub struct PartWriter {
     objects: Arc<dyn ObjectStore>,
     path: Path,
     part_bytes: usize,
-    /// Leave to have a part under way.
+    /// The permit for a part in flight.
     turns: Arc<Semaphore>,
     filling: PutPayloadMut,
     upload: Option<Box<dyn MultipartUpload>>,

@@ -9,7 +9,7 @@ use penstock_store::dispatch::RunRecord;
 use crate::context::error::FlowError;
 use crate::context::services::Services;
 
-/// Runs of the dispatcher are expected this far apart until two of them have told.
+/// The assumed interval between dispatcher runs until there were two of them.
 const RUN_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs further apart than this are no rhythm.
@@ -18,10 +18,10 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// Runs closer together are one and the same rhythm: two dispatchers beside each other.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// The usual time between two runs is the median of so many.
+/// The usual interval is the median of this many.
 pub const INTERVALS: u32 = 10;
 
-/// A run is late when it has not come after so many times what is usual.
+/// A run is late after this many usual intervals.
 const LATE: u32 = 3;
 
 /// How many rows an owner may have in flight.

@@ -224,7 +224,7 @@ mod tests {
 
     const PERIOD: Duration = Duration::from_secs(10);
 
-    /// A task that reports each run, lasts as long as it is told, and fails when it is told so.
+    /// A task that reports each run, takes as long as the test wants, and fails when the test wants it.
     struct Scripted {
         schedule: Schedule,
         lasts: Duration,

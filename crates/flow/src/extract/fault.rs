@@ -9,9 +9,9 @@ use crate::context::secrets::{SecretLocation, SecretsOf};
 
 /// Why an extraction stopped.
 pub(crate) enum ExtractError {
-    /// The file's own fault: it will not get better.
+    /// The file is at fault: another attempt fails the same way.
     File(FileFault),
-    /// An engine's: the batch waits at its checkpoint.
+    /// A service failed: the batch waits at its checkpoint.
     Flow(FlowError),
 }
 
@@ -51,12 +51,12 @@ impl FileFault {
         failure["code"].as_str().map(str::to_owned)
     }
 
-    /// Whether the file is at fault, whatever becomes of the services: reading it again finds the same.
+    /// Whether the file is at fault, whatever the services do: reading it again finds the same.
     pub fn is_the_files_own(code: &str) -> bool {
         matches!(code, "invalid_file" | "file_too_large" | "erased")
     }
 
-    /// What the batch keeps of it: a code and a count in the clear, and sealed what is said of the file itself.
+    /// What the batch keeps of it: a code and a count in plain text, and what describes the file itself sealed.
     pub fn kept(&self, secrets: Option<&SecretsOf>) -> ExtractionFailure {
         let mut clear = json!({ "code": self.code, "message": sentence(self.code) });
         let mut whole = json!({ "message": self.message });
@@ -69,7 +69,7 @@ impl FileFault {
     }
 }
 
-/// A code in words that say nothing of the file: callbacks carry them, and they lie in the database as they are.
+/// A sentence for a code that reveals nothing of the file: callbacks carry it, and the database stores it unsealed.
 fn sentence(code: &str) -> &'static str {
     match code {
         "invalid_file" => "the file has errors",

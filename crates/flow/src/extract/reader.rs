@@ -18,17 +18,17 @@ use crate::context::services::Services;
 use crate::extract::fault::{ExtractError, FileFault};
 use crate::extract::policy::ExtractPolicy;
 
-/// So many bytes are asked of the object store at a time, at most: large enough that S3's answers are not waited
-/// for, small enough to hold two of them.
+/// At most this many bytes are requested from the object store at a time: large enough that nobody waits for S3's answers, small
+/// enough to hold two of them.
 const LARGEST_BLOCK: u64 = 1 << 20;
 
 /// Rows on their way into SQL.
 pub(crate) struct Chunk {
     /// The rows, sealed.
     pub rows: Vec<NewRow>,
-    /// The position behind each of them.
+    /// The position after each of them.
     pub positions: Vec<Checkpoint>,
-    /// The position behind the last one, blank lines included.
+    /// The position after the last one, blank lines included.
     pub end: Checkpoint,
 }
 
@@ -40,9 +40,9 @@ pub(crate) async fn read(
     secrets: SecretsOf,
     chunks: mpsc::Sender<Result<Chunk, ExtractError>>,
 ) {
-    if let Err(trouble) = read_rows(&services, &policy, &batch, &secrets, &chunks).await {
-        // The other end is gone only when nobody wants to know.
-        let _ = chunks.send(Err(trouble)).await;
+    if let Err(error) = read_rows(&services, &policy, &batch, &secrets, &chunks).await {
+        // The receiver is gone only when the extraction has ended.
+        let _ = chunks.send(Err(error)).await;
     }
 }
 
@@ -55,7 +55,7 @@ async fn read_rows(
 ) -> Result<(), ExtractError> {
     let header = secrets.header().ok_or_else(|| unreadable_header(batch))?;
     let mut file = SealedReader::open(services, batch, secrets).await?;
-    // The file was held to its pipeline's limits before it was sealed; reading it again must not be stricter.
+    // The pipeline's limits were checked before the file was sealed; reading it again must not be stricter.
     let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line);
     let references: Box<dyn ReferenceReader> = if header.is_report() {
         Box::new(References::of(services, &batch.owner_name).await?)
@@ -179,7 +179,7 @@ impl<'a> Builder<'a> {
 }
 
 /// A sealed object, block by block, opened from the chunk that holds an offset of the plain file. While a block is
-/// opened and parsed, the next one is on its way.
+/// opened and parsed, the next one is requested.
 struct SealedReader {
     objects: std::sync::Arc<dyn ObjectStore>,
     path: Path,
@@ -187,7 +187,7 @@ struct SealedReader {
     at: u64,
     end: u64,
     block: u64,
-    coming: Option<JoinHandle<object_store::Result<Bytes>>>,
+    next_block: Option<JoinHandle<object_store::Result<Bytes>>>,
     skip: usize,
 }
 
@@ -213,32 +213,32 @@ impl SealedReader {
             at: place.sealed_offset,
             end: meta.size,
             block: LARGEST_BLOCK.min(services.part_bytes as u64 / 2),
-            coming: None,
+            next_block: None,
             skip: place.skip,
         };
-        reader.ask();
+        reader.request_next();
         Ok(reader)
     }
 
-    /// Asks for the next block, if there is one.
-    fn ask(&mut self) {
+    /// Requests the next block, if there is one.
+    fn request_next(&mut self) {
         if self.at >= self.end {
             return;
         }
         let range = self.at..self.end.min(self.at + self.block);
         self.at = range.end;
         let (objects, path) = (self.objects.clone(), self.path.clone());
-        self.coming = Some(tokio::spawn(async move { objects.get_range(&path, range).await }));
+        self.next_block = Some(tokio::spawn(async move { objects.get_range(&path, range).await }));
     }
 
     /// Appends the next plain bytes; false when the file is at its end.
     async fn next(&mut self, plain: &mut Vec<u8>) -> Result<bool, ExtractError> {
         let Some(mut opener) = self.opener.take() else { return Ok(false) };
-        match self.coming.take() {
+        match self.next_block.take() {
             None => opener.finish(plain).map_err(|_| ExtractError::File(tampered()))?,
             Some(block) => {
                 let block = block.await.map_err(|source| object_store::Error::JoinError { source })??;
-                self.ask();
+                self.request_next();
                 opener.push(&block, plain).map_err(|_| ExtractError::File(tampered()))?;
                 self.opener = Some(opener);
             }

@@ -1,7 +1,7 @@
 //! Extraction: from a stored file to rows in SQL.
 //!
-//! One task reads, opens, parses and seals; the other commits. Between them stand at most two chunks. A crash, a lost
-//! lease or a failing engine leaves the batch at its checkpoint, from which anybody goes on.
+//! One task reads, opens, parses and seals; the other commits. Between them are at most two chunks. A crash, a lost lease or a
+//! service that fails leaves the batch at its checkpoint, from which any worker continues.
 
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
@@ -35,7 +35,7 @@ const CHUNKS_AHEAD: usize = 2;
 pub enum Extracted {
     /// All rows are in SQL.
     Done(Box<Batch>),
-    /// The file cannot be extracted; the batch says why.
+    /// The file cannot be extracted; the batch has the reason.
     Failed(Box<Batch>),
     /// Somebody else holds the lease.
     Held {
@@ -46,19 +46,19 @@ pub enum Extracted {
     },
     /// The batch is in no state to be extracted.
     NotExtractable(Box<Batch>),
-    /// It failed, and would again: the file itself is at fault, or gone. The sentence says why.
+    /// It failed, and would again: the file itself is at fault, or gone. The sentence is the reason.
     Hopeless(String),
     /// It was erased meanwhile, and is cancelled.
     Erased,
-    /// It was told to stop; the batch waits at its checkpoint.
+    /// It was asked to stop; the batch waits at its checkpoint.
     Stopped,
 }
 
-/// Extracts a batch under the extraction lease. `progress` hears the checkpoint after each chunk. Its span
-/// ([`crate::telemetry::traces::extraction`]) is the caller's, who has something to say about it.
+/// Extracts a batch under the extraction lease. `progress` receives the checkpoint after each chunk. The caller opens its span
+/// ([`crate::telemetry::traces::extraction`]).
 ///
 /// # Errors
-/// When an engine fails in a way that may pass: the batch goes on from its checkpoint when somebody takes it up.
+/// When a service fails in a way that may pass: the batch continues from its checkpoint at the next attempt.
 pub async fn extract(
     services: &Services,
     policy: &ExtractPolicy,
@@ -86,13 +86,13 @@ pub async fn extract(
     let plain = batch.unsealed.then(|| Path::from(batch.object_key.as_str()));
     let secrets = match services.try_secrets_of(&batch).await {
         Ok(secrets) => secrets,
-        Err(error) => return requeue(services, &lease, error).await,
+        Err(error) => return release_lease(services, &lease, error).await,
     };
     let outcome = carry_out(services, policy, &mut lease, batch, secrets.clone(), stop, progress).await;
     match outcome {
         Ok(extracted) => Ok(extracted),
         Err(ExtractError::Flow(FlowError::Store(StoreError::LeaseLost))) => {
-            // It may be that nobody took the lease, and the batch is not to be extracted any more.
+            // Perhaps nobody took the lease, and the batch is not extracted any more.
             let now = services.clock.now();
             let batch = services.store.batches_by_seq(&[lease.batch]).await?.pop();
             if batch.is_some_and(|batch| batch.erased_at.is_some()) {
@@ -114,23 +114,23 @@ pub async fn extract(
             }
             Ok(Extracted::Failed(Box::new(batch)))
         }
-        Err(ExtractError::Flow(error)) => requeue(services, &lease, error).await,
+        Err(ExtractError::Flow(error)) => release_lease(services, &lease, error).await,
     }
 }
 
-/// Best effort: a lease that cannot be given back runs out by itself.
-async fn requeue(
+/// Releases the lease, best effort: one that cannot be released expires by itself.
+async fn release_lease(
     services: &Services,
     lease: &ExtractionLease,
     error: FlowError,
 ) -> Result<Extracted, FlowError> {
     if let Err(release) = services.store.release_extraction(lease).await {
-        tracing::debug!(error = %release, "the extraction lease was not given back");
+        tracing::debug!(error = %release, "failed to release the extraction lease; it expires");
     }
     Err(error)
 }
 
-/// Why a failed extraction need not be tried again: its batch keeps what is known about the file.
+/// Why a failed extraction need not be repeated, as far as its batch shows.
 async fn hopeless(services: &Services, batch: BatchSeq) -> Result<Option<String>, FlowError> {
     let Some(batch) = services.store.batches_by_seq(&[batch]).await?.pop() else { return Ok(None) };
     let Some(failure) = batch.failure.as_deref() else { return Ok(None) };
@@ -189,7 +189,7 @@ async fn carry_out(
     Ok(Extracted::Done(Box::new(done)))
 }
 
-/// The reader has sent its last chunk: it ended in order, and the rows are those that were validated.
+/// The reader has sent its last chunk: checks that it ended normally, and that the rows are those that were validated.
 fn read_to_the_end(reader: Result<(), JoinError>, rows: u32, validated: u32) -> Result<(), ExtractError> {
     if let Err(error) = reader {
         // It would panic again in any other worker, and the batch would never end.
@@ -243,7 +243,7 @@ async fn commit(
                 let kept =
                     services.store.commit_chunk(lease, std::slice::from_ref(&rejected), at, to, now).await;
                 if matches!(kept, Err(StoreError::InvalidData { .. })) {
-                    // It is the record itself that is refused: the stored file still has it.
+                    // The record itself is refused: the stored file still has it.
                     rejected.payload = secrets.seal(SecretLocation::Payload(row.number), b"");
                     services.store.commit_chunk(lease, std::slice::from_ref(&rejected), at, to, now).await?;
                 } else {
@@ -257,7 +257,7 @@ async fn commit(
     Ok(())
 }
 
-/// The row, failed. Its record is kept.
+/// The row as a failed one. Its record is kept.
 fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
     let error = penstock_domain::row::RowError {
         code: code::NOT_STORED.into(),

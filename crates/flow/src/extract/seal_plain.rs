@@ -18,7 +18,7 @@ use crate::extract::fault::{ExtractError, FileFault};
 use crate::extract::policy::ExtractPolicy;
 use crate::intake::sealed_file::{SealedWriter, sealed_key, upload_folder};
 
-/// The lease is renewed after so many bytes.
+/// The lease is renewed after this many bytes.
 const RENEW_EVERY: u64 = 16 * 1024 * 1024;
 
 /// Reads the plain file once: every row is validated before anything is inserted. From then on the batch's secrets have its
@@ -30,10 +30,10 @@ pub(crate) async fn seal(
     batch: &mut Batch,
     secrets: SecretsOf,
 ) -> Result<SecretsOf, ExtractError> {
-    // The one it was uploaded under, which may be an older one by now.
+    // The definition that it was uploaded under, which may be an older one by now.
     let pipeline = services.definition_of(batch).await?;
     let plain = Path::from(batch.object_key.as_str());
-    // The database may say where the file lies, and not whose it is.
+    // The database may name the file's location, but not its owner.
     if !plain.prefix_matches(&upload_folder(&batch.owner_name)) {
         return Err(FlowError::Inconsistent(format!("batch {} has another owner's file", batch.id)).into());
     }

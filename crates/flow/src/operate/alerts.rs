@@ -1,4 +1,4 @@
-//! Alert hooks: rules are looked at by every worker, what they find is written once, and each receiver is told once when
+//! Alert hooks: every worker evaluates the rules, what they find is written once, and each receiver is notified once when
 //! it begins and once when it ends.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::context::error::FlowError;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
 
-/// A receiver has so long to answer.
+/// A receiver has this long to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A lease on a notice outlasts the receiver's time.
@@ -27,11 +27,11 @@ const LEASE: Duration = Duration::from_secs(30);
 /// Notices under way in one worker.
 const AT_ONCE: usize = 4;
 
-/// Batches that one rule tells of, at most: a channel with more of them is read by nobody. Those that it has told of
-/// stay until they are well, whatever comes after them.
+/// Batches that one rule reports, at most: nobody reads a channel with more of them. Those that it has reported
+/// stay until they have recovered, whatever comes after them.
 const MOST_BATCHES: usize = 20;
 
-/// Batches that are looked at for one rule.
+/// Batches that are read for one rule.
 const LOOKED_AT: u32 = 5000;
 
 /// Between two tries: doubled each time, up to the longest.
@@ -73,7 +73,7 @@ impl Watch {
         Ok(Self { services, caller, rules, client })
     }
 
-    /// Evaluates every rule, and sends what is due.
+    /// Evaluates every rule, and sends the notices that are due.
     ///
     /// # Errors
     /// When the database fails.
@@ -89,18 +89,18 @@ impl Watch {
             if notices.is_empty() {
                 return Ok(());
             }
-            let told: Vec<Result<(), FlowError>> = futures::stream::iter(notices)
+            let settled: Vec<Result<(), FlowError>> = futures::stream::iter(notices)
                 .map(|notice| async move {
-                    let told = self.tell(&notice).await;
+                    let delivered = self.notify(&notice).await;
                     let pause = FIRST_PAUSE * 2u32.pow(u32::from(notice.attempts.min(10)));
-                    let again = (!told).then(|| self.services.clock.now() + pause.min(LONGEST_PAUSE));
+                    let again = (!delivered).then(|| self.services.clock.now() + pause.min(LONGEST_PAUSE));
                     self.services.store.settle_notice(&notice, token, again).await?;
                     Ok(())
                 })
                 .buffer_unordered(AT_ONCE)
                 .collect()
                 .await;
-            told.into_iter().collect::<Result<(), FlowError>>()?;
+            settled.into_iter().collect::<Result<(), FlowError>>()?;
         }
     }
 
@@ -116,9 +116,9 @@ impl Watch {
             let mut left =
                 MOST_BATCHES.saturating_sub(seen.iter().filter(|(subject, _)| known(subject)).count());
             seen.retain(|(subject, _)| {
-                let told = known(subject) || left > 0;
-                left -= usize::from(told && !known(subject));
-                told
+                let reported = known(subject) || left > 0;
+                left -= usize::from(reported && !known(subject));
+                reported
             });
             for (subject, text) in seen {
                 found.extend(rule.to.iter().map(|receiver| Alert {
@@ -130,13 +130,13 @@ impl Watch {
                 }));
             }
         }
-        // Two rules of one kind for one receiver say the same once.
+        // Two rules of one kind for one receiver report the same only once.
         found.sort_by(|a, b| (&a.rule, &a.subject, &a.receiver).cmp(&(&b.rule, &b.subject, &b.receiver)));
         found.dedup_by(|a, b| (&a.rule, &a.subject, &a.receiver) == (&b.rule, &b.subject, &b.receiver));
         Ok(found)
     }
 
-    /// What one rule finds: what it is about, and a sentence.
+    /// What one rule finds: subjects, each with a sentence.
     async fn look(
         &self,
         rule: &Rule,
@@ -184,23 +184,27 @@ impl Watch {
                     format!("{count} callbacks of the last days were given up"),
                 )],
             },
-            Condition::DispatcherLate { after } => {
-                let last = store.runs(1).await?.first().map(|run| run.started_at);
-                match last {
-                    Some(at) if at + after < now => {
-                        vec![("dispatcher".to_owned(), format!("no dispatcher run since {at}"))]
-                    }
-                    // A new installation has no run yet; work that waits for one tells.
-                    None if metrics.batches_queued > 0 => {
-                        vec![(
-                            "dispatcher".to_owned(),
-                            "rows wait, and no dispatcher run ever came".to_owned(),
-                        )]
-                    }
-                    _ => Vec::new(),
-                }
-            }
+            Condition::DispatcherLate { after } => self.late_dispatcher(after, metrics, now).await?,
             Condition::BreakerOpen => self.open_breakers().await,
+        })
+    }
+
+    async fn late_dispatcher(
+        &self,
+        after: Duration,
+        metrics: &Metrics,
+        now: Timestamp,
+    ) -> Result<Vec<(String, String)>, FlowError> {
+        let last = self.services.store.runs(1).await?.first().map(|run| run.started_at);
+        Ok(match last {
+            Some(at) if at + after < now => {
+                vec![("dispatcher".to_owned(), format!("no dispatcher run since {at}"))]
+            }
+            // A new installation has no run yet; it is late only when rows wait for one.
+            None if metrics.batches_queued > 0 => {
+                vec![("dispatcher".to_owned(), "rows wait, and no dispatcher run ever came".to_owned())]
+            }
+            _ => Vec::new(),
         })
     }
 
@@ -225,15 +229,15 @@ impl Watch {
         found
     }
 
-    /// True when there is nobody left to tell.
-    async fn tell(&self, notice: &Notice) -> bool {
+    /// Sends a notice; true when it was delivered, or its receiver no longer exists.
+    async fn notify(&self, notice: &Notice) -> bool {
         let Some(receiver) = self.rules.receivers.iter().find(|one| one.name == notice.receiver) else {
             return true;
         };
         let request = match self.request(receiver, notice) {
             Ok(request) => request,
             Err(why) => {
-                tracing::error!(receiver = %receiver.name, why, "an alert cannot be told");
+                tracing::error!(receiver = %receiver.name, why, "an alert cannot be sent");
                 return false;
             }
         };
@@ -245,7 +249,7 @@ impl Watch {
             }
             // The address itself stays out of the text: Slack's are secrets.
             Err(error) => {
-                tracing::warn!(receiver = %receiver.name, error = %error.without_url(), "an alert did not arrive");
+                tracing::warn!(receiver = %receiver.name, error = %error.without_url(), "failed to deliver an alert");
                 false
             }
         }

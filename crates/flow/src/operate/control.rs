@@ -1,4 +1,4 @@
-//! What people ask of a batch. The store decides and writes; what is left here is to tell the others.
+//! Commands about a batch. The store decides and writes; here the other processes are notified.
 
 use object_store::path::Path;
 use penstock_crypto::Binding;

@@ -1,6 +1,7 @@
 //! What operators ask for, and what runs in the background.
 
 pub mod alerts;
+mod call_metrics;
 pub mod collect_metrics;
 pub mod control;
 pub mod delays;

@@ -1,4 +1,4 @@
-//! What is stuck and why, and the repairs (`penstock reconcile`). Looking writes nothing; every repair keeps its guard in
+//! What is stuck and why, and the repairs (`penstock reconcile`). A plan writes nothing; every repair keeps its guard in
 //! its own statement, so that a plan that is stale by now does nothing.
 
 use std::time::Duration;
@@ -6,8 +6,10 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
+use penstock_domain::time::Timestamp;
 use penstock_queue::Message;
-use penstock_store::operations::{AuditEntry, CountMismatch};
+use penstock_store::operations::{AuditEntry, CountMismatch, Metrics};
+use penstock_store::waiting::BatchFault;
 use penstock_store::workers::ComeBack;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -22,17 +24,17 @@ const OBJECTS_AT_ONCE: usize = 500;
 /// An object younger than this may belong to an upload that is still under way.
 const YOUNG_SECONDS: i64 = 3600;
 
-/// Without a dispatcher run for so long, runs have stopped coming.
+/// Dispatcher runs have stopped when there was none for this long.
 const RUNS_STOPPED: Duration = Duration::from_secs(300);
 
-/// Ended batches are counted over for so long; later nothing moves in them any more.
+/// Ended batches are counted again for this long; later nothing changes in them.
 const COUNTED_OVER: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Leave to write. Only an operator's `--apply` makes one.
+/// Permission to write. Only an operator's `--apply` creates one.
 pub struct Permission(());
 
 impl Permission {
-    /// The operator said `--apply`.
+    /// Granted by `--apply`.
     pub fn from_apply_flag(apply: bool) -> Option<Self> {
         apply.then_some(Self(()))
     }
@@ -112,8 +114,6 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
     let faults = store.faults().await?;
     let metrics = store.metrics(now).await?;
     let last_run = store.runs(1).await?.first().map(|run| run.started_at);
-    let waiting = metrics.by_pipeline.iter().any(|(_, counts)| counts.pending > 0);
-    let silent = waiting && last_run.is_none_or(|last| now.since(last) > RUNS_STOPPED);
     let rows = |stuck: &[penstock_store::dispatch::StuckRows]| {
         stuck.iter().map(|one| one.rows as usize).sum::<usize>()
     };
@@ -128,8 +128,7 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
         "back to pending"
     };
     let by_apply = |what, count, repair, detail| finding(what, count, repair, true, detail);
-    let by_people = |what, count, repair, detail| finding(what, count, repair, false, detail);
-    let findings = vec![
+    let mut findings = vec![
         by_apply(LOST, rows(&stuck.lost_rows), "back to pending", json!(stuck.lost_rows)),
         by_apply(EXPIRED, rows(&stuck.expired_rows), expired, json!(stuck.expired_rows)),
         finding(
@@ -142,6 +141,22 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
         by_apply(UNFINISHED, stuck.finished.len(), "finish them", json!(stuck.finished)),
         by_apply(MISCOUNTED, mismatches.len(), "write what the rows say", json!(mismatches)),
         by_apply(ORPHANED, orphans.len(), "delete them", json!(orphans)),
+    ];
+    findings.extend(for_people(&faults, &metrics, last_run, now));
+    Ok(Plan { findings, mismatches, orphans })
+}
+
+/// What only people can repair.
+fn for_people(
+    faults: &[BatchFault],
+    metrics: &Metrics,
+    last_run: Option<Timestamp>,
+    now: Timestamp,
+) -> [Finding; 4] {
+    let waiting = metrics.by_pipeline.iter().any(|(_, counts)| counts.pending > 0);
+    let silent = waiting && last_run.is_none_or(|last| now.since(last) > RUNS_STOPPED);
+    let by_people = |what, count, repair, detail| finding(what, count, repair, false, detail);
+    [
         by_people(
             UNPROCESSABLE,
             faults.len(),
@@ -166,8 +181,7 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
             "start the dispatcher (docs/runbooks.md)",
             json!(last_run.into_iter().collect::<Vec<_>>()),
         ),
-    ];
-    Ok(Plan { findings, mismatches, orphans })
+    ]
 }
 
 /// Fixes what was planned, as far as it is still so.

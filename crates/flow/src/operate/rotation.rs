@@ -10,7 +10,7 @@ use penstock_store::operations::AuditEntry;
 use penstock_store::sealing::{Epoch, KeyUsage};
 use serde::Serialize;
 
-use crate::callbacks::deliver::reseal_secrets;
+use crate::callbacks::secrets::reseal_secrets;
 use crate::context::epochs;
 use crate::context::error::FlowError;
 use crate::context::installation;

@@ -3,5 +3,6 @@
 pub mod eta;
 pub mod links;
 pub mod results;
+pub mod row_view;
 pub mod view;
 pub mod waiting;

@@ -22,7 +22,7 @@ use crate::context::error::FlowError;
 use crate::context::references::References;
 use crate::context::secrets::{SecretLocation, SecretsOf};
 use crate::context::services::Services;
-use crate::read::view::{ErrorView, RowView, row_view};
+use crate::read::row_view::{ErrorView, RowView, row_view};
 
 /// Rows read from SQL at a time, and their sealed bytes: a row that is longer is read alone.
 const PAGE: u32 = 500;

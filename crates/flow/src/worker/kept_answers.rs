@@ -55,7 +55,7 @@ impl KeptAnswer {
     /// What the step's `output` makes of it today.
     ///
     /// # Errors
-    /// The sentence that says what it cannot read.
+    /// A sentence with what it cannot read.
     pub fn output(&self, step: &Step, row: &RowContext<'_>) -> Result<Map<String, Value>, String> {
         if let Some(fault) = self.fault.as_ref().filter(|_| step.reads_body) {
             return Err(format!("step `{}`, the kept answer: {fault}", step.name));

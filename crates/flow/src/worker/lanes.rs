@@ -1,11 +1,11 @@
-//! Rows that this worker has heard of and not yet claimed: one lane for each pipeline, turns for owners in a lane.
+//! Rows that this worker has received and not yet claimed: a lane for each pipeline, in which owners alternate.
 //!
-//! Only ids stand here. A row becomes ready at its start time; a pipeline whose dependency is exhausted holds up
-//! nobody but itself. Where a lane is the bottleneck its owners share it by their weights, by start-time fair queueing
-//! (Goyal, Vin & Cheng 1996): each row has a tag on a clock that goes by rows served, an owner's tags lie the further
-//! apart the less it weighs, and the lowest tag is next. Who comes anew starts at the present tag: before everybody
-//! else's backlog, behind nobody's, and with no credit for the time it was away. An owner that its own limit holds up is
-//! passed over until that has time for it. Times are monotonic: a clock that is set keeps no row waiting.
+//! Lanes hold only ids. A row becomes ready at its start time; a pipeline whose dependency is exhausted holds up
+//! only itself. Where a lane is the bottleneck its owners share it by their weights, by start-time fair queueing
+//! (Goyal, Vin & Cheng 1996): each row has a tag on a clock that goes by rows served, an owner's tags are the further
+//! apart the less it weighs, and the lowest tag is next. An owner whose rows are new starts at the present tag: before the
+//! other owners' backlog, and with no credit for the time without rows. An owner that its own limit holds up is skipped until
+//! the limit has a permit for it. Times are monotonic: a clock that is set keeps no row waiting.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -15,7 +15,7 @@ use penstock_domain::ids::{OwnerSeq, RowRef};
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
-/// Keeps a row's message in the queue while it lives, so that the message comes again when this worker dies.
+/// Keeps a row's message in the queue while it lives, so that the message is delivered again when this worker dies.
 pub type Keep = Option<Arc<DropGuard>>;
 
 /// What a row of an owner of weight 1 adds to its owner's tag: divisible without much loss by any weight in use.
@@ -46,10 +46,10 @@ struct Lane {
     later: BinaryHeap<Reverse<Later>>,
     ready: HashMap<OwnerSeq, VecDeque<Waiting>>,
     /// Owners with rows ready, by the tag of their next row; the number keeps those of one tag in order.
-    turns: BinaryHeap<Reverse<(u64, u64, Owner)>>,
-    /// Owners that were passed over, by when they are looked at again; then as in `turns`.
+    order: BinaryHeap<Reverse<(u64, u64, Owner)>>,
+    /// Owners that were skipped, by when they are checked again; then as in `order`.
     parked: BinaryHeap<Reverse<(Instant, u64, u64, Owner)>>,
-    /// Where owners' tags end, behind their last rows.
+    /// Where owners' tags end, after their last rows.
     tags: HashMap<OwnerSeq, u64>,
     /// The tag of the row that was taken last.
     now: u64,
@@ -137,7 +137,7 @@ impl Lanes {
         let mut names = Vec::new();
         for lane in &mut self.lanes {
             lane.ripen(now);
-            if !lane.turns.is_empty() {
+            if !lane.order.is_empty() {
                 names.push(lane.pipeline.clone());
             }
         }
@@ -151,8 +151,8 @@ impl Lanes {
         rows.chain(owners).min()
     }
 
-    /// Takes up to `most` ready rows of a pipeline, owners by their turns. An owner is passed over for which `held_until` says
-    /// until when, and asked for again then.
+    /// Takes up to `most` ready rows of a pipeline, in the order of their owners' tags. An owner for which `held_until` is a time
+    /// is skipped until then.
     pub fn take(
         &mut self,
         pipeline: &str,
@@ -174,10 +174,10 @@ impl Lanes {
     }
 
     /// Brings a row from anywhere among the next owner's rows to their front; `unit` is a random number in [0, 1). For probes of
-    /// a dependency that failed: where rows that fail for reasons of their own stand together, the next one is no good probe.
+    /// a dependency that failed: where rows that fail for their own reasons are next to each other, the next one is no good probe.
     pub fn scatter(&mut self, pipeline: &str, unit: f64) {
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.pipeline == pipeline) else { return };
-        let Some(Reverse((.., owner))) = lane.turns.peek() else { return };
+        let Some(Reverse((.., owner))) = lane.order.peek() else { return };
         let Some(queue) = lane.ready.get_mut(&owner.seq).filter(|queue| queue.len() > 1) else { return };
         #[allow(
             clippy::cast_precision_loss,
@@ -189,7 +189,7 @@ impl Lanes {
         queue.swap(0, place.min(queue.len() - 1));
     }
 
-    /// Takes everything: the worker drains.
+    /// Takes everything, because the worker drains.
     pub fn drain(&mut self) -> Vec<Waiting> {
         self.known.clear();
         let lanes = std::mem::take(&mut self.lanes).into_iter();
@@ -213,35 +213,35 @@ impl Lane {
             queue.push_back(waiting);
             if queue.len() == 1 {
                 let tag = self.tags.get(&owner.seq).map_or(self.now, |tag| self.now.max(*tag));
-                self.turns.push(Reverse((tag, arrival, owner)));
+                self.order.push(Reverse((tag, arrival, owner)));
             }
         }
-        while let Some(Reverse((at, tag, turn, owner))) = self.parked.peek().copied()
+        while let Some(Reverse((at, tag, arrival, owner))) = self.parked.peek().copied()
             && at <= now
         {
             self.parked.pop();
-            self.turns.push(Reverse((self.now.max(tag), turn, owner)));
+            self.order.push(Reverse((self.now.max(tag), arrival, owner)));
         }
     }
 
     fn next(&mut self, held_until: &mut impl FnMut(OwnerSeq) -> Option<Instant>) -> Option<Waiting> {
-        let (tag, turn, owner) = loop {
-            let Reverse((tag, turn, owner)) = self.turns.pop()?;
-            let Some(at) = held_until(owner.seq) else { break (tag, turn, owner) };
-            self.parked.push(Reverse((at, tag, turn, owner)));
+        let (tag, arrival, owner) = loop {
+            let Reverse((tag, arrival, owner)) = self.order.pop()?;
+            let Some(at) = held_until(owner.seq) else { break (tag, arrival, owner) };
+            self.parked.push(Reverse((at, tag, arrival, owner)));
         };
         let queue = self.ready.get_mut(&owner.seq)?;
         let taken = queue.pop_front();
         self.now = tag;
-        let behind = tag + STRIDE / u64::from(owner.weight.max(1));
+        let next_tag = tag + STRIDE / u64::from(owner.weight.max(1));
         if queue.is_empty() {
             self.ready.remove(&owner.seq);
-            self.tags.insert(owner.seq, behind);
+            self.tags.insert(owner.seq, next_tag);
             if self.tags.len() > MOST_TAGS {
                 self.tags.retain(|_, tag| *tag > self.now);
             }
         } else {
-            self.turns.push(Reverse((behind, turn, owner)));
+            self.order.push(Reverse((next_tag, arrival, owner)));
         }
         self.waiting -= 1;
         taken
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_take_turns_whatever_came_first() {
+    fn owners_alternate_whatever_came_first() {
         let (mut lanes, now) = (Lanes::default(), Instant::now());
         for number in 1..=100 {
             lanes.push("invite", waiting(owner(1), row(1, number), now));
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_late_is_served_at_once_and_has_no_credit() {
+    fn a_late_owner_is_served_at_once_and_has_no_credit() {
         let (mut lanes, now) = (Lanes::default(), Instant::now());
         (0..1000).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
         lanes.take("invite", 500, now, |_| None);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_held_up_by_its_own_limit_is_passed_over_until_then() {
+    fn an_owner_that_its_own_limit_holds_up_is_skipped_until_then() {
         let (mut lanes, now) = (Lanes::default(), Instant::now());
         for number in 0..10 {
             lanes.push("invite", waiting(owner(1), row(1, number), now));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubled_message_is_heard_once() {
+    fn a_doubled_message_counts_once() {
         let (mut lanes, now) = (Lanes::default(), Instant::now());
         assert!(lanes.push("invite", waiting(owner(1), row(1, 1), now)));
         assert!(!lanes.push("invite", waiting(owner(1), row(1, 1), now)));

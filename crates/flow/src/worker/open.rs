@@ -66,7 +66,7 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
 }
 
 /// Whether an error of [`open`] is about what is stored of the row, and so the same everywhere and permanently: the row
-/// fails. Anything else may be this worker's lack, and the row goes back for another.
+/// fails. Anything else may be missing in this worker only, and the row is requeued for another.
 pub(crate) fn is_the_rows_own(error: &FlowError) -> bool {
     match error {
         // The data key was opened before: what it rejects is not what it sealed there.

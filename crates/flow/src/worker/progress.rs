@@ -55,7 +55,7 @@ impl Progress {
         self.outputs = outputs;
         let Some(mut error) = error else { return };
         self.history = std::mem::take(&mut error.attempts);
-        // What an earlier run left says nothing about this one.
+        // Failures of an earlier run do not count for this one.
         self.this_run = self.history.len();
         if let Some(first) = claimed.first_claimed_at {
             self.this_run = self.history.partition_point(|attempt| attempt.at < first);

@@ -181,7 +181,7 @@ impl Worker {
         self.requeue(&not_taken).await;
     }
 
-    /// Rows that this worker does not take go back to pending, so that they do not count against their owner's quota.
+    /// Rows that this worker does not take are pending again, so that they do not count against their owner's quota.
     pub(super) async fn requeue(&self, rows: &[RowRef]) {
         if rows.is_empty() {
             return;

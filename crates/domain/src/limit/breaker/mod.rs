@@ -7,7 +7,7 @@
 //! calls of rows with a clean past as long as there are any, and only those decide. Where all rows have failed before, they
 //! are the probes themselves; and when that has lasted for [`ROWS_OWN_AFTER_US`] their failures are taken for their own:
 //! they call as if there were no breaker, and end by their attempts. Where no connection is made, which no row can be
-//! the reason of, that takes [`AWAY_US`].
+//! the reason of, that takes [`UNREACHABLE_US`].
 
 use serde::Serialize;
 
@@ -33,20 +33,20 @@ impl BreakerState {
         [(Self::Closed, "closed"), (Self::Open, "open"), (Self::HalfOpen, "half_open")];
 }
 
-/// For so long it is not closed before failures of rows that had all failed before are taken for their own.
+/// How long it has not been closed when failures of rows that had all failed before are taken for their own.
 pub const ROWS_OWN_AFTER_US: f64 = 60_000_000.0;
 
 /// The same while no connection is made.
-pub const AWAY_US: f64 = 600_000_000.0;
+pub const UNREACHABLE_US: f64 = 600_000_000.0;
 
-/// A share of failures beside good calls opens it no sooner than so long after the first of them, or a third of the
+/// A share of failures beside good calls opens it no sooner than this long after the first of them, or a third of the
 /// window: by then rows that failed have been tried again, and show whose fault it is.
 pub const SETTLE_US: f64 = 10_000_000.0;
 
-/// Failures of rows that had failed before count when no call has gone well for so long.
+/// Failures of rows that had failed before count when no call has gone well for this long.
 pub const BESIDE_US: f64 = 2_000_000.0;
 
-/// First calls that go well so many times as often as repeated ones show that failures are the rows' own.
+/// First calls that go well this many times as often as repeated ones show that failures are the rows' own.
 const MUCH_BETTER: u32 = 4;
 
 /// A row that had to let others go first comes back after this part of the time for which it has not been closed.
@@ -82,7 +82,7 @@ pub struct Breaker {
     good_at: f64,
     /// Failures since then. While it is half open, of probes that decide.
     run: u32,
-    /// Until when it is open; 0: it is closed. Behind that moment it is half open.
+    /// Until when it is open; 0: it is closed. After that moment it is half open.
     open_until: f64,
     /// Since when it has not been closed.
     opened_at: f64,
@@ -92,7 +92,7 @@ pub struct Breaker {
     /// When a row with a clean past asked last while it was not closed.
     clean_at: f64,
     /// When it was last found that no connection can be made.
-    away_at: f64,
+    unreachable_at: f64,
     /// Whether a probe went well since it opened: for some rows the dependency works.
     mixed: bool,
 }
@@ -125,7 +125,7 @@ impl Breaker {
         if now < self.open_until {
             return Some(self.open_until);
         }
-        // A probe whose worker died tells nothing: after a while others may go.
+        // A probe whose worker died reports nothing: after a while others may go.
         let patience = self.probing_since + micros(policy.open_for);
         (self.probes_out >= policy.probes && now < patience).then(|| patience.min(now + PROBE_RETRY_US))
     }
@@ -143,8 +143,8 @@ impl Breaker {
 
     /// Whether it has not been closed for so long that failures of rows which had all failed before are their own.
     fn is_the_rows_own(&self, now: f64) -> bool {
-        let is_away = self.away_at > 0.0 && now - self.away_at < ROWS_OWN_AFTER_US;
-        now - self.opened_at >= if is_away { AWAY_US } else { ROWS_OWN_AFTER_US }
+        let is_unreachable = self.unreachable_at > 0.0 && now - self.unreachable_at < ROWS_OWN_AFTER_US;
+        now - self.opened_at >= if is_unreachable { UNREACHABLE_US } else { ROWS_OWN_AFTER_US }
     }
 
     /// Whether a row calls as if there were no breaker.
@@ -172,11 +172,11 @@ impl Breaker {
         true
     }
 
-    /// Calls of rows with one past have ended, so many well and so many badly. While it is not closed only probes count: the
+    /// Calls of rows with one past have ended. While it is not closed only probes count: the
     /// others began before it opened.
     pub(super) fn reported(&mut self, policy: &BreakerPolicy, now: f64, calls: &Calls) {
-        if calls.away {
-            self.away_at = now;
+        if calls.unreachable {
+            self.unreachable_at = now;
         }
         if self.open_until > 0.0 {
             if now >= self.open_until && calls.probe {
@@ -233,7 +233,7 @@ impl Breaker {
         Some(if much_better { Whose::Rows } else { Whose::Dependency })
     }
 
-    /// So many failures in a row open it. Where they are the rows' own, more than chance brings in a file of such rows.
+    /// This many failures in a row open it. Where they are the rows' own, more than chance brings in a file of such rows.
     fn longest_run(&self, policy: &BreakerPolicy, whose: Option<Whose>) -> f64 {
         let least = f64::from(policy.min_calls);
         let bad = f64::from(self.bad.saturating_sub(self.run));
@@ -277,7 +277,7 @@ impl Breaker {
             opened_at: self.opened_at,
             good_at: self.good_at,
             clean_at: self.clean_at,
-            away_at: self.away_at,
+            unreachable_at: self.unreachable_at,
             mixed: self.mixed,
             ..Self::default()
         }
@@ -298,7 +298,7 @@ impl Breaker {
             &mut self.opened_at,
             &mut self.probing_since,
             &mut self.clean_at,
-            &mut self.away_at,
+            &mut self.unreachable_at,
         ] {
             super::set_back(time, by);
         }
@@ -319,16 +319,16 @@ impl Breaker {
 /// Calls that have ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Calls {
-    /// So many well.
+    /// Calls that went well.
     pub(super) good: u32,
-    /// So many badly.
+    /// Calls that failed.
     pub(super) bad: u32,
     /// Whether they were probes.
     pub(super) probe: bool,
     /// Their rows' past.
     pub(super) past: Past,
     /// Whether no connection could be made.
-    pub(super) away: bool,
+    pub(super) unreachable: bool,
 }
 
 #[cfg(test)]

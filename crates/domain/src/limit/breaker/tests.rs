@@ -7,7 +7,7 @@ fn policy(min_calls: u32, probes: u32) -> BreakerPolicy {
 }
 
 fn calls(good: u32, bad: u32, probe: bool) -> Calls {
-    Calls { good, bad, probe, past: Past::Clean, away: false }
+    Calls { good, bad, probe, past: Past::Clean, unreachable: false }
 }
 
 fn again(good: u32, bad: u32) -> Calls {
@@ -117,7 +117,11 @@ fn rows_that_failed_before_probe_only_when_there_are_no_others() {
         assert!(!breaker.called(&policy, at(61.0), Past::Failed), "which is no probe");
     }
     assert_eq!(waits(&mut breaker, at(61.0), Past::Clean), Some((8.0, false)));
-    breaker.reported(&policy, at(62.0), &Calls { past: Past::Failed, away: true, ..calls(0, 1, false) });
+    breaker.reported(
+        &policy,
+        at(62.0),
+        &Calls { past: Past::Failed, unreachable: true, ..calls(0, 1, false) },
+    );
     assert_eq!(
         waits(&mut breaker, at(63.0), Past::Failed),
         Some((6.0, false)),

@@ -9,7 +9,7 @@ use self::row::{Api, Kind};
 use self::world::*;
 use super::*;
 
-/// So many rows, each so manieth of which is of a kind, the others good.
+/// This many rows, each so manieth of which is of a kind, the others good.
 fn mixed(rows: usize, each: usize, kind: Kind) -> Vec<Kind> {
     (0..rows).map(|row| if row % each == each / 2 { kind } else { Kind::Good }).collect()
 }
@@ -74,7 +74,7 @@ fn many_rows_that_are_always_refused_slow_nobody_for_long() {
                 "each {each}th, {retry_after:?}, rate {rate}: the good ones took {good} s of {most} s"
             );
             let refused = world.ended(|kind| kind != Kind::Good).unwrap();
-            // The last ones wait behind pauses that have grown: until one of them is refused when that has lasted as long.
+            // The last ones wait after pauses that have grown: until one of them is refused when that has lasted as long.
             let most = good + 600.0 + 320.0;
             assert!(
                 (600.0..most).contains(&refused),

@@ -12,9 +12,9 @@ pub(super) enum Kind {
     Good,
     /// It is answered 500 each time.
     Bad,
-    /// It is answered 429 each time, with so many seconds of `Retry-After`.
+    /// It is answered 429 each time, with this many seconds of `Retry-After`.
     Refused(Option<f64>),
-    /// It is answered 500 each time, with so many seconds of `Retry-After`.
+    /// It is answered 500 each time, with this many seconds of `Retry-After`.
     Waiting(f64),
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Api {
     Down(f64, f64),
     /// Is not reachable between two moments.
     Away(f64, f64),
-    /// Takes so many calls, then answers 429 without a word until a moment.
+    /// Takes this many calls, then answers 429 without a word until a moment.
     Quota(u32, f64),
     /// Fails a share of all calls.
     Flaky(f64),

@@ -22,7 +22,7 @@ pub(super) struct World {
     pub(super) state: LimiterState,
     pub(super) retry: Retry,
     pub(super) api: Api,
-    /// Runs of the dispatcher are so many seconds apart.
+    /// Runs of the dispatcher are this many seconds apart.
     pub(super) run_every: f64,
     /// How long a call takes, seconds.
     pub(super) latency: f64,
@@ -167,7 +167,7 @@ impl World {
         (self.now - START) / SECOND
     }
 
-    /// Runs until everything has ended, or for so many seconds at most.
+    /// Runs until everything has ended, or for this many seconds at most.
     pub(super) fn run(&mut self, most: f64) {
         // What a worker can carry between two runs, and some more.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

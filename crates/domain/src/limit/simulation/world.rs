@@ -79,7 +79,7 @@ pub(super) enum Event {
     },
 }
 
-/// How far a worker is from the limiter: each way takes so long, and up to so much longer.
+/// How far a worker is from the limiter: each way takes this long, and up to so much longer.
 #[derive(Clone, Copy)]
 pub(super) struct Way {
     pub(super) takes: f64,

@@ -104,7 +104,7 @@ fn default_of(default: Option<Value>, kwargs: &Kwargs) -> Result<Option<Value>, 
     }
 }
 
-/// A whole number: digits behind a point are cut off. The text may have any length.
+/// A whole number: digits after a point are cut off. The text may have any length.
 fn int(
     state: &State<'_, '_>,
     value: &Value,
@@ -265,7 +265,7 @@ fn divisible(value: &Value, by: &Value) -> Result<bool, Error> {
     }
 }
 
-/// JSON as text, with a space behind its separators; `<`, `>`, `&` and `'` are escaped.
+/// JSON as text, with a space after its separators; `<`, `>`, `&` and `'` are escaped.
 fn tojson(
     state: &State<'_, '_>,
     value: &Value,

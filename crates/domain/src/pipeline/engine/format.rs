@@ -25,9 +25,9 @@ pub(super) fn format(state: &State<'_, '_>, pattern: &Value, args: Rest<Value>) 
     let mut out = String::new();
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
-        let (conversion, behind) = Conversion::read(&rest[at + 1..], &mut args)?;
+        let (conversion, after) = Conversion::read(&rest[at + 1..], &mut args)?;
         out.push_str(&conversion.apply(&mut args)?);
-        rest = behind;
+        rest = after;
         state.consume_fuel(1)?;
     }
     out.push_str(rest);
@@ -90,9 +90,9 @@ impl Conversion {
         let mut own = Self::default();
         let mut rest = text;
         if let Some(named) = rest.strip_prefix('(') {
-            let (name, behind) = named.split_once(')').ok_or_else(|| refused("`%(` has no `)`"))?;
+            let (name, after) = named.split_once(')').ok_or_else(|| refused("`%(` has no `)`"))?;
             own.name = Some(name.to_owned());
-            rest = behind;
+            rest = after;
         }
         while let Some(flag) = rest.chars().next().filter(|c| "-+ #0".contains(*c)) {
             match flag {
@@ -104,30 +104,30 @@ impl Conversion {
             }
             rest = &rest[1..];
         }
-        if let Some(behind) = rest.strip_prefix('*') {
+        if let Some(after) = rest.strip_prefix('*') {
             let width = args.number()?;
             own.left |= width < 0;
             own.width = places(width.unsigned_abs())?;
-            rest = behind;
+            rest = after;
         } else {
-            let (width, behind) = digits(rest);
+            let (width, after) = digits(rest);
             own.width = if width.is_empty() { 0 } else { written(width)? };
-            rest = behind;
+            rest = after;
         }
-        if let Some(behind) = rest.strip_prefix('.') {
-            if let Some(behind) = behind.strip_prefix('*') {
+        if let Some(after) = rest.strip_prefix('.') {
+            if let Some(after) = after.strip_prefix('*') {
                 own.precision = Some(places(args.number()?.max(0).unsigned_abs())?);
-                rest = behind;
+                rest = after;
             } else {
-                let (precision, behind) = digits(behind);
+                let (precision, after) = digits(after);
                 own.precision = Some(if precision.is_empty() { 0 } else { written(precision)? });
-                rest = behind;
+                rest = after;
             }
         }
         let rest = rest.trim_start_matches(['h', 'l', 'L']);
         own.letter = rest.chars().next().ok_or_else(|| refused("the pattern ends within a `%`"))?;
-        let behind = &rest[own.letter.len_utf8()..];
-        Ok((own, behind))
+        let after = &rest[own.letter.len_utf8()..];
+        Ok((own, after))
     }
 
     fn apply(&self, args: &mut Arguments<'_, '_>) -> Result<String, Error> {
@@ -168,7 +168,7 @@ impl Conversion {
         })
     }
 
-    /// At most so many characters.
+    /// At most this many characters.
     fn cut(&self, text: &str) -> String {
         text.chars().take(self.precision.unwrap_or(usize::MAX)).collect()
     }
@@ -231,7 +231,7 @@ impl Conversion {
         self.padded(&format!("{sign}{prefix}"), digits, self.zeros)
     }
 
-    /// As wide as it is asked for; zeros come behind the sign.
+    /// As wide as it is asked for; zeros come after the sign.
     fn padded(&self, sign: &str, text: &str, zeros: bool) -> String {
         let missing = self.width.saturating_sub(sign.chars().count() + text.chars().count());
         match (self.left, zeros) {
@@ -268,12 +268,12 @@ fn character(value: &Value) -> Result<String, Error> {
     char::from_u32(code).map(String::from).ok_or_else(one)
 }
 
-/// With so many places after the point; halves go to the even neighbour, as in `round`.
+/// With this many places after the point; halves go to the even neighbour, as in `round`.
 fn fixed(number: &BigDecimal, places: usize) -> String {
     number.with_scale_round(i64::try_from(places).unwrap_or(0), RoundingMode::HalfEven).to_plain_string()
 }
 
-/// Rounded to so many digits.
+/// Rounded to this many digits.
 fn significant(number: &BigDecimal, digits: usize) -> BigDecimal {
     if number.is_zero() {
         return number.clone();

@@ -48,7 +48,7 @@ pub(super) const NEGATE: &str = "-a";
 /// A chain of comparisons: a value, an operator's name, a value, …
 pub(super) const CHAIN: &str = "a < b < c";
 
-/// What stands in the brackets behind a list.
+/// What stands in the brackets after a list.
 pub(super) const INDEX: &str = "[]";
 
 /// What the engine makes of texts and lists.

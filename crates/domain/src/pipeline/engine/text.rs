@@ -103,7 +103,7 @@ fn text_filter(
     Ok(made)
 }
 
-/// The items of a list, one behind the other.
+/// The items of a list, one after the other.
 fn join(
     state: &mut State<'_, '_>,
     values: &Value,

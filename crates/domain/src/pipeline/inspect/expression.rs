@@ -156,13 +156,13 @@ impl Walk<'_> {
             })
         };
         // Filters that are told another filter's or test's name.
-        let told = match filter.name {
+        let named = match filter.name {
             "map" => names_of(0).map(|name| (What::Filter, name)),
             "select" | "reject" => names_of(0).map(|name| (What::Test, name)),
             "selectattr" | "rejectattr" => names_of(1).map(|name| (What::Test, name)),
             _ => None,
         };
-        if let Some((what, name)) = told
+        if let Some((what, name)) = named
             && let Err(message) = probe::exists(self.environment, what, &name)
         {
             self.fault(span, message);
@@ -271,7 +271,7 @@ impl Walk<'_> {
 
     /// An expression as the definition writes it.
     fn written(&self, whole: Span, expr: &Expr<'_>) -> String {
-        // A postfix expression's own span begins behind its operand.
+        // A postfix expression's own span begins after its operand.
         let (start, end) = (start_of(expr), expr.span().end_offset as usize);
         let end = end.max(start).min(whole.end_offset as usize);
         self.source.get(start..end).unwrap_or("the value").trim().to_owned()

@@ -170,7 +170,7 @@ impl<'a> Walk<'a> {
     fn assign(&mut self, target: &Expr<'_>, shape: Shape) {
         match target {
             Expr::Var(var) => {
-                // Behind a branch a name may be what it was, or what the branch made it.
+                // After a branch a name may be what it was, or what the branch made it.
                 let shape = match self.lookup(var.id) {
                     Some(before) if !self.certain && before != shape => Shape::Any,
                     _ => shape,

@@ -40,15 +40,15 @@ fn pieces(text: &str) -> Result<Vec<Piece<'_>>, Unclosed> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
-        let (before, behind) = rest.split_at(at);
+        let (before, after) = rest.split_at(at);
         if let Some(before) = before.strip_suffix('$') {
             pieces.extend([Piece::Text(before), Piece::Escaped]);
-            rest = &behind[2..];
+            rest = &after[2..];
             continue;
         }
-        let end = behind.find('}').ok_or(Unclosed)?;
-        pieces.extend([Piece::Text(before), Piece::Variable(&behind[2..end])]);
-        rest = &behind[end + 1..];
+        let end = after.find('}').ok_or(Unclosed)?;
+        pieces.extend([Piece::Text(before), Piece::Variable(&after[2..end])]);
+        rest = &after[end + 1..];
     }
     pieces.push(Piece::Text(rest));
     Ok(pieces)
@@ -84,7 +84,7 @@ pub enum Filled {
 pub fn fill_template(text: &str, path: bool, vars: Lookup<'_>) -> Result<Option<Filled>, Unclosed> {
     let pieces = pieces(text)?;
     let mut complete = true;
-    // The first look tells whether there is any expression, without which there is nothing to escape.
+    // The first pass shows whether there is any expression, without which there is nothing to escape.
     let mut lexer = Lexer::default();
     let mut plain = String::with_capacity(text.len());
     for piece in &pieces {

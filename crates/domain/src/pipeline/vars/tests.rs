@@ -18,7 +18,7 @@ fn filled(text: &str, path: bool) -> Option<Filled> {
 }
 
 /// What a filled template says when it is rendered.
-fn said(text: &str) -> String {
+fn rendered(text: &str) -> String {
     match filled(text, false).unwrap() {
         Filled::Plain(text) => text,
         Filled::Template(template) => {
@@ -45,24 +45,27 @@ fn own_settings_are_known_in_any_case() {
 #[test]
 fn a_value_is_what_it_is_wherever_it_stands() {
     for (name, value) in VALUES {
-        assert_eq!(said(&format!("Bearer ${{{name}}}")), format!("Bearer {value}"));
-        assert_eq!(said(&format!("{{{{ v }}}}/${{{name}}}/{{{{ v }}}}")), format!("2/{value}/2"));
-        assert_eq!(said(&format!("{{{{ v }}}} {{${{{name}}}}}")), format!("2 {{{value}}}"));
-        assert_eq!(said(&format!("{{{{ v ~ \"-${{{name}}}-\" }}}}")), format!("2-{value}-"));
-        assert_eq!(said(&format!("{{{{ v ~ '-${{{name}}}-' }}}}")), format!("2-{value}-"));
-        assert_eq!(said(&format!("{{{{ v ~ '\\'-${{{name}}}' }}}}")), format!("2'-{value}"));
-        assert_eq!(said(&format!("{{# ${{{name}}} #}}{{{{ v }}}}")), "2");
+        assert_eq!(rendered(&format!("Bearer ${{{name}}}")), format!("Bearer {value}"));
+        assert_eq!(rendered(&format!("{{{{ v }}}}/${{{name}}}/{{{{ v }}}}")), format!("2/{value}/2"));
+        assert_eq!(rendered(&format!("{{{{ v }}}} {{${{{name}}}}}")), format!("2 {{{value}}}"));
+        assert_eq!(rendered(&format!("{{{{ v ~ \"-${{{name}}}-\" }}}}")), format!("2-{value}-"));
+        assert_eq!(rendered(&format!("{{{{ v ~ '-${{{name}}}-' }}}}")), format!("2-{value}-"));
+        assert_eq!(rendered(&format!("{{{{ v ~ '\\'-${{{name}}}' }}}}")), format!("2'-{value}"));
+        assert_eq!(rendered(&format!("{{# ${{{name}}} #}}{{{{ v }}}}")), "2");
         assert_eq!(
-            said(&format!("{{% raw -%}} {{{{ ${{{name}}} }}}}{{% endraw %}}{{{{ v }}}}")),
+            rendered(&format!("{{% raw -%}} {{{{ ${{{name}}} }}}}{{% endraw %}}{{{{ v }}}}")),
             format!("{{{{ {value} }}}}2")
         );
-        assert_eq!(said(&format!("{{% if '${{{name}}}' %}}y{{% endif %}}${{{name}}}")), format!("y{value}"));
-        assert_eq!(said(&format!("{{{{ v }}}}{{{{ '}}}}' }}}}${{{name}}}")), format!("2}}}}{value}"));
+        assert_eq!(
+            rendered(&format!("{{% if '${{{name}}}' %}}y{{% endif %}}${{{name}}}")),
+            format!("y{value}")
+        );
+        assert_eq!(rendered(&format!("{{{{ v }}}}{{{{ '}}}}' }}}}${{{name}}}")), format!("2}}}}{value}"));
     }
-    assert_eq!(said("{{ {'a': {'b': {}}}['a']['${A}'] is defined }}${T}"), "false{{ row.secret }}");
-    assert_eq!(said("{{ ${N} * v }} {{ ${A} }} {{ 1 if ${B} }}"), "-3.0 plain 1");
-    assert_eq!(said("{{ v }} $${A} $$${A}"), "2 ${A} $${A}");
-    assert_eq!(said("no template: {${T}} ${S}"), "no template: {{{ row.secret }}} {% if x %}");
+    assert_eq!(rendered("{{ {'a': {'b': {}}}['a']['${A}'] is defined }}${T}"), "false{{ row.secret }}");
+    assert_eq!(rendered("{{ ${N} * v }} {{ ${A} }} {{ 1 if ${B} }}"), "-3.0 plain 1");
+    assert_eq!(rendered("{{ v }} $${A} $$${A}"), "2 ${A} $${A}");
+    assert_eq!(rendered("no template: {${T}} ${S}"), "no template: {{{ row.secret }}} {% if x %}");
 }
 
 #[test]

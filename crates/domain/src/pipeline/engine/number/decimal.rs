@@ -14,7 +14,7 @@ use super::exact::{Exact, as_exact, exact, value};
 /// More digits, zeros of an exponent included, are not computed with.
 pub(super) const MOST_DIGITS: u64 = 4096;
 
-/// Decimals of so many digits are the same after a way through a 64-bit floating-point number.
+/// Decimals of this many digits are the same after a way through a 64-bit floating-point number.
 pub(super) const SHORT_DIGITS: u64 = 15;
 
 /// A number that can be computed with.
@@ -109,7 +109,7 @@ impl Number {
         Ok(exact(&decimal.with_scale(scale).to_plain_string()))
     }
 
-    /// Without what stands behind the point.
+    /// Without what stands after the point.
     ///
     /// # Errors
     /// When it has too many digits.
@@ -122,7 +122,7 @@ impl Number {
         })
     }
 
-    /// Rounded to so many places behind the point.
+    /// Rounded to this many places after the point.
     ///
     /// # Errors
     /// When it has too many digits.
@@ -198,7 +198,7 @@ pub(super) fn bounded(decimal: BigDecimal) -> Result<BigDecimal, Error> {
     if written { Ok(decimal) } else { Err(too_large()) }
 }
 
-/// Bits that so many digits take, at most.
+/// Bits that this many digits take, at most.
 pub(super) const fn bits(digits: u64) -> u64 {
     digits * 10 / 3
 }

@@ -1,0 +1,63 @@
+//! The end of an upload: it is carried through, and what was refused is worded.
+
+use actix_web::http::StatusCode;
+use penstock_domain::csv::{Rejected, error};
+use penstock_flow::intake::upload::{Accepted, TooLarge, UploadError};
+
+use crate::problem::Problem;
+
+/// Carries the last part of an upload to its end, also when its client hangs up meanwhile: a file whose batch is just being
+/// made is not left lying without one.
+pub(crate) async fn finished(
+    end: impl Future<Output = Result<Accepted, UploadError>> + Send + 'static,
+) -> Result<Accepted, Problem> {
+    match tokio::spawn(end).await {
+        Ok(ended) => ended.map_err(refusal),
+        Err(error) => {
+            tracing::error!(%error, "the end of an upload panicked");
+            Err(Problem::internal())
+        }
+    }
+}
+
+/// Words what a use case refused.
+pub(crate) fn refusal(error: UploadError) -> Problem {
+    match error {
+        UploadError::Rejected(rejected) => invalid_file(rejected),
+        UploadError::TooLarge(TooLarge::Bytes(most)) => Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "file_too_large",
+            format!("the file has more than {most} bytes; split it"),
+        ),
+        UploadError::TooLarge(TooLarge::Csv(limit)) => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", limit.message.clone())
+                .with_errors(vec![limit], 1)
+        }
+        UploadError::KeyReused => Problem::unprocessable(
+            "idempotency_key_reused",
+            "this Idempotency-Key was used before with other content; send a new key with new content",
+        ),
+        UploadError::NoSuchUpload => Problem::unprocessable(
+            "no_such_upload",
+            "there is no upload of this id; POST /v2/uploads gives one",
+        ),
+        UploadError::NotUploaded => {
+            Problem::unprocessable("not_uploaded", "nothing was PUT to this upload's URL yet")
+        }
+        UploadError::UploadUsed(batch) => {
+            let batch = batch.map_or_else(|| "a batch".to_owned(), |id| format!("batch {id}"));
+            let detail = format!(
+                "this upload has become {batch} before; an Idempotency-Key makes a request repeatable"
+            );
+            Problem::new(StatusCode::CONFLICT, "upload_used", detail)
+        }
+        UploadError::Flow(error) => error.into(),
+    }
+}
+
+fn invalid_file(rejected: Rejected) -> Problem {
+    let (all, kept) = (rejected.error_count, rejected.errors.len() as u64);
+    let listed = if all > kept { format!("; the first {kept} are listed") } else { String::new() };
+    Problem::unprocessable("invalid_file", format!("the file has {}{listed}", error::of(all, "error")))
+        .with_errors(rejected.errors, all)
+}

@@ -1,0 +1,63 @@
+//! The local limiter, in the paused clock's time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use penstock_domain::limit::{Ask, Decision, Denied, Feedback, Lead, Snapshot};
+use penstock_domain::time::Clock;
+use penstock_downstream::{Gates, Grant, Limiter, LocalLimiter};
+use tokio::sync::oneshot;
+
+use crate::awake::Awake;
+
+/// The limiter. The clock stands still from a call's permit until its end is reported.
+pub struct TestLimiter {
+    inner: LocalLimiter,
+    calls: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+}
+
+impl TestLimiter {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { inner: LocalLimiter::new().timed_by(clock), calls: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Limiter for TestLimiter {
+    async fn lead(&self) -> Result<Lead, Denied> {
+        self.inner.lead().await
+    }
+
+    async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision {
+        let decision = self.inner.acquire(gates, ask).await;
+        if let Decision::Granted { wait, .. } = decision {
+            let (end, ended) = oneshot::channel();
+            self.calls.lock().unwrap().insert(ask.token, end);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs_f64(wait.max(0.0) / 1e6)).await;
+                let _awake = Awake::new();
+                let _ = ended.await;
+            });
+        }
+        decision
+    }
+
+    async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied> {
+        self.inner.confirm(gates, ask).await
+    }
+
+    async fn report(&self, grant: Grant, feedback: Feedback) -> bool {
+        self.calls.lock().unwrap().remove(&grant.token);
+        self.inner.report(grant, feedback).await
+    }
+
+    async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
+        self.inner.peek(gates).await
+    }
+
+    fn cold_wait_us(&self) -> f64 {
+        self.inner.cold_wait_us()
+    }
+}
