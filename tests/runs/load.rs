@@ -31,8 +31,8 @@ fn lasts() -> Duration {
 }
 
 /// How long the slowest of a hundred requests of somebody else may take: of a release build on processors of its own. A
-/// debug build took 217 ms on two processors that had twelve times their work; tests that run beside it may take more.
-const P99: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1500 } else { 250 });
+/// debug build beside five that compiled, on two processors, took 217 ms in twelve seconds and 2.1 s in ten minutes.
+const P99: Duration = Duration::from_millis(if cfg!(debug_assertions) { 2500 } else { 250 });
 
 async fn connect(service: &Service) -> Option<TcpStream> {
     TcpStream::connect(service.base.trim_start_matches("http://")).await.ok()
@@ -80,6 +80,8 @@ async fn everything_at_once() {
     // All of them come from one address here.
     place.set("PENSTOCK_CONNECTIONS_PER_ADDRESS", "4000".into());
     let (key, other) = (place.key(&sandbox, "acme"), place.key(&sandbox, "rival"));
+    // Declared first: a group is removed when its process is gone, also where this panics.
+    let limit;
     let mut service = place.start(&sandbox, None);
     let (client, rival) = (Client::new(&service, &key), Client::new(&service, &other));
     let csv: String =
@@ -95,7 +97,7 @@ async fn everything_at_once() {
     let waiting = batch["id"].as_str().map_or_else(|| id.clone(), str::to_owned);
     let before = memory(&service);
     // What it holds already is not counted in a group that it joins now.
-    let limit = MemoryLimit::of(service.pid(), MEMORY_MIB.saturating_sub(before) * 1024 * 1024);
+    limit = MemoryLimit::of(service.pid(), MEMORY_MIB.saturating_sub(before) * 1024 * 1024);
     if let Err(why) = &limit {
         eprintln!(
             "NOT CHECKED: the kernel's own bound of {MEMORY_MIB} MiB ({why}); what is asserted is the resident memory alone"
@@ -157,5 +159,4 @@ async fn everything_at_once() {
     let (status, batch) = client.upload("/v2/pipelines/noop/batches", "id\n1\n").await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     service.terminate();
-    drop(limit);
 }

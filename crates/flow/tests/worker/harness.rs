@@ -11,9 +11,11 @@ use penstock_domain::row::RowStatus;
 use penstock_domain::time::{Clock, Timestamp};
 use penstock_downstream::{Caller, Client};
 use penstock_flow::context::definitions::Definitions;
+use penstock_flow::context::id_generator::SystemIdGenerator;
 use penstock_flow::context::limits_view::LimitsView;
+use penstock_flow::context::periodic::PeriodicTasks;
 use penstock_flow::context::secrets::Secrets;
-use penstock_flow::context::services::{Services, SystemIdGenerator};
+use penstock_flow::context::services::Services;
 use penstock_flow::dispatch::{DispatchPolicy, run};
 use penstock_flow::extract::policy::ExtractPolicy;
 use penstock_flow::intake::upload::{Upload, UploadFields, UploadRequest};
@@ -130,6 +132,7 @@ impl Harness {
             pipelines: Arc::new(Definitions::new(catalog, Unset::Refused, Box::new(|_| None))),
             secrets: Arc::new(Secrets::default()),
             limits: Arc::new(LimitsView::new(Some(caller.clone()))),
+            periodic: Arc::new(PeriodicTasks::new(clock.clone(), Arc::new(SystemIdGenerator))),
             clock,
             id_generator: Arc::new(SystemIdGenerator),
             readiness: Arc::default(),

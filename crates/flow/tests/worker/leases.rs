@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use penstock_domain::ids::RowRef;
 use penstock_domain::row::RowStatus::Processing;
-use penstock_flow::context::services::{IdGenerator as _, SystemIdGenerator};
+use penstock_flow::context::id_generator::{IdGenerator as _, SystemIdGenerator};
 use penstock_store::batches::Batch;
 use penstock_store::work::{Claim, Work as _};
 use penstock_store::workers::{ComeBack, NewWorker, WorkerKind, Workers as _};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use penstock_domain::limit::{Ask, Decision, Denied, Feedback, Lead, Snapshot};
 use penstock_domain::time::Clock;
-use penstock_downstream::{Gates, Grant, Limiter, LocalLimiter};
+use penstock_downstream::{CallLimits, Limiter, LocalLimiter, Permit};
 use tokio::sync::oneshot;
 
 use crate::awake::Awake;
@@ -30,8 +30,8 @@ impl Limiter for TestLimiter {
         self.inner.lead().await
     }
 
-    async fn acquire(&self, gates: &Gates, ask: &Ask) -> Decision {
-        let decision = self.inner.acquire(gates, ask).await;
+    async fn acquire(&self, limits: &CallLimits, ask: &Ask) -> Decision {
+        let decision = self.inner.acquire(limits, ask).await;
         if let Decision::Granted { wait, .. } = decision {
             let (end, ended) = oneshot::channel();
             self.calls.lock().unwrap().insert(ask.token, end);
@@ -44,17 +44,17 @@ impl Limiter for TestLimiter {
         decision
     }
 
-    async fn confirm(&self, gates: &Gates, ask: &Ask) -> Result<(), Denied> {
-        self.inner.confirm(gates, ask).await
+    async fn confirm(&self, limits: &CallLimits, ask: &Ask) -> Result<(), Denied> {
+        self.inner.confirm(limits, ask).await
     }
 
-    async fn report(&self, grant: Grant, feedback: Feedback) -> bool {
-        self.calls.lock().unwrap().remove(&grant.token);
-        self.inner.report(grant, feedback).await
+    async fn report(&self, permit: Permit, feedback: Feedback) -> bool {
+        self.calls.lock().unwrap().remove(&permit.token);
+        self.inner.report(permit, feedback).await
     }
 
-    async fn peek(&self, gates: &Gates) -> Option<Snapshot> {
-        self.inner.peek(gates).await
+    async fn peek(&self, limits: &CallLimits) -> Option<Snapshot> {
+        self.inner.peek(limits).await
     }
 
     fn cold_wait_us(&self) -> f64 {

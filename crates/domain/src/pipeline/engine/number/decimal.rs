@@ -162,7 +162,7 @@ impl Number {
         }
     }
 
-    /// Whether it is even; none when it is no whole number.
+    /// Whether it is even; none when it is not a whole number.
     pub fn is_even(&self) -> Option<bool> {
         match self {
             Decimal(decimal) if decimal.is_integer() => {
