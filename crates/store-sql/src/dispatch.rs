@@ -148,7 +148,7 @@ fn by_batch(rows: &[Row]) -> StoreResult<ByBatch> {
     Ok(grouped)
 }
 
-/// Queues rows that were given back and whose time has come, of every batch at most what is wanted. `+ 0` keeps the
+/// Queues rows that were requeued and whose time has come, of every batch at most what is wanted. `+ 0` keeps the
 /// planner off the partial index, by which it would scan a whole batch for each row while it has no statistics.
 async fn take_returned(
     tx: &mut Tx,
