@@ -60,14 +60,7 @@ const FOR_READERS: [Phrase; 15] = [
 ];
 
 /// Paths that may use a phrase, and why. An entry that nothing needs any more is an error: it goes with its last word.
-const ALLOWED: [(&str, &str, &str); 6] = [
-    ("crates/flow/src/", "given back", "worker and extract: until their files are split"),
-    ("crates/flow/src/dispatch/", "rung", "until its files are split"),
-    ("crates/downstream/", "given back", "until its limiter is one table of cases"),
-    ("crates/downstream/", "leave to call", "until its limiter is one table of cases"),
-    ("crates/domain/src/limit/", "given back", "until its limiter is one table of cases"),
-    ("crates/domain/src/limit/", "slow-down", "until its limiter is one table of cases"),
-];
+const ALLOWED: [(&str, &str, &str); 0] = [];
 
 /// Files that are read: their folders, and their endings.
 const FOLDERS: [&str; 9] =

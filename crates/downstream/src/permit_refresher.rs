@@ -54,7 +54,7 @@ impl PermitRefresher {
         }
     }
 
-    /// A call's slot is given back.
+    /// A call's slot is released.
     pub(crate) fn remove(&self, limits: &CallLimits, token: u64) {
         let Some((key, _)) = limits.slots() else { return };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +77,7 @@ impl PermitRefresher {
             token: token.to_string(),
             left_us: micros(until.duration_since(now)),
         });
-        // A slot that was given back while it was reported may have been taken again by that.
+        // A slot that was released while it was reported may have been taken again by that.
         let gone = slots.reported.iter().filter(|token| !slots.calls.contains_key(token));
         let request = ScriptRequest {
             held: Some(held.collect()),

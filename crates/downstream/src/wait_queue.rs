@@ -51,7 +51,7 @@ impl WaitQueues {
         queues.entry(key.to_owned()).or_insert(Arc::new(queue)).clone()
     }
 
-    /// A slot was given back here: one of the first in the queue asks at once.
+    /// A slot was released here: one of the first in the queue asks at once.
     pub fn slot_freed(&self, key: &str) {
         if let Some(queue) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key) {
             queue.freed.notify_one();
@@ -78,7 +78,7 @@ impl WaitQueue {
         Position { _first: self.first.clone().acquire_owned().await.ok(), _waiting: waiting }
     }
 
-    /// Waits until a slot is given back here. For calls that are among the first.
+    /// Waits until a slot is released here. For calls that are among the first.
     pub async fn slot_freed(&self) {
         self.freed.notified().await;
     }

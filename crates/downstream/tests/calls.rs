@@ -308,7 +308,7 @@ async fn a_freed_slot_wakes_who_waits_for_it() {
     }
     assert_eq!(server.arrived().len(), 60);
     let seen = caller.peek(&api, "acme").await.unwrap();
-    assert_eq!(seen.in_flight, 0, "every slot was given back");
+    assert_eq!(seen.in_flight, 0, "every slot was released");
 }
 
 #[tokio::test]

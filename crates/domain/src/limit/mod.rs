@@ -11,7 +11,7 @@
 //!
 //! How the rate keeps its promise where the dependency counts, and not only where calls leave, is explained in [`rate`].
 //!
-//! What a granted call was charged is not given back when the call is not made. Others have asked meanwhile, and those of them
+//! What a granted call was charged is not returned when the call is not made. Others have asked meanwhile, and those of them
 //! that this charge did not delay could spend it a second time; with a burst of one, that is everybody. Instead, grants that
 //! cannot be used are made rare: by the lead with which a far worker asks ([`Ask::lead_us`]), and by the slack of a late call.
 

@@ -89,7 +89,7 @@ impl Caller {
                 Some(queue) if wait.position.is_none() => {
                     wait.position = Some(in_time(deadline, queue.position()).await?);
                 }
-                // The pause ends it in any case: most slots are given back elsewhere.
+                // The pause ends it in any case: most slots are released elsewhere.
                 Some(queue) => drop(tokio::time::timeout(pause, queue.slot_freed()).await),
                 None => tokio::time::sleep(pause).await,
             }

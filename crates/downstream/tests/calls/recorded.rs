@@ -55,5 +55,5 @@ async fn a_call_is_recorded_when_it_has_a_permit_and_not_before() {
     let called = call(&caller, &Demand { note: Some(&note), ..demand(&api) }, get("/ok")).await;
     assert!(matches!(called, Called::NotCovered), "{called:?}");
     assert_eq!(server.arrived().len(), before);
-    assert_eq!(caller.peek(&api, "acme").await.unwrap().in_flight, 0, "its slot was given back");
+    assert_eq!(caller.peek(&api, "acme").await.unwrap().in_flight, 0, "its slot was released");
 }

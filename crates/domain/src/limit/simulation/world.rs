@@ -9,7 +9,7 @@ use crate::limit::*;
 pub(super) const START: f64 = 1e15;
 pub(super) const WORKERS: usize = 4;
 pub(super) const ROWS_PER_WORKER: usize = 25;
-/// How long a row that was given back for a limit stays away at most, so that the backlog looks endless.
+/// How long a row that was requeued for a limit stays away at most, so that the backlog looks endless.
 pub(super) const BACK_AFTER_US: f64 = 50_000.0;
 
 /// See [`World::rests`].
