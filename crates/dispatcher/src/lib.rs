@@ -63,14 +63,17 @@ impl Task for Runs {
 
     async fn run(&mut self) -> Result<(), FlowError> {
         let Self { services, policy, .. } = self;
-        let run = run::run(services, policy, false).instrument(dispatcher_run(services.traces.as_ref()));
-        let report = run.await?;
-        if report.record.rows > 0 {
-            tracing::info!("{}", sentence(&report));
-        } else {
-            tracing::debug!("{}", sentence(&report));
-        }
-        Ok(())
+        let span = dispatcher_run(services.traces.as_ref());
+        let run = async {
+            let report = run::run(services, policy, false).await?;
+            if report.record.rows > 0 {
+                tracing::info!("{}", sentence(&report));
+            } else {
+                tracing::debug!("{}", sentence(&report));
+            }
+            Ok(())
+        };
+        run.instrument(span).await
     }
 }
 
