@@ -218,7 +218,7 @@ async fn an_extraction_whose_worker_died_is_rung_for() {
         let _worker = scene.place.worker(&scene.sandbox);
         let began = Instant::now();
         while scene.place.operate(&scene.sandbox, &["batches", "show", scene.id()]).0["status"] != "queued" {
-            assert!(began.elapsed() < PATIENCE, "nobody heard the queue");
+            assert!(began.elapsed() < PATIENCE, "nobody received the message");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     } else {

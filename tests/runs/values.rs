@@ -59,13 +59,13 @@ async fn numbers_keep_every_digit() {
         "{HEAD}steps:\n\
          \x20 - name: find\n    dependency: api\n    request:\n      method: GET\n      path: /find/{{{{ row.id }}}}\n\
          \x20   output: {{ id: \"{{{{ body.id }}}}\", price: \"{{{{ body.price }}}}\", more: \"{{{{ body.more }}}}\" }}\n\
-         \x20 - name: intent_log\n    dependency: api\n    request:\n      method: POST\n\
-         \x20     path: \"/intent_log/{{{{ steps.find.id }}}}/{{{{ context.number }}}}\"\n\
+         \x20 - name: order\n    dependency: api\n    request:\n      method: POST\n\
+         \x20     path: \"/orders/{{{{ steps.find.id }}}}/{{{{ context.number }}}}\"\n\
          \x20     query: {{ id: \"{{{{ steps.find.id }}}}\", price: \"{{{{ steps.find.price }}}}\" }}\n\
          \x20     headers: {{ X-Id: \"{{{{ steps.find.id }}}}\" }}\n\
          \x20     json: {{ id: \"{{{{ steps.find.id }}}}\", price: \"{{{{ steps.find.price }}}}\", cents: \"{{{{ (steps.find.price * 100) | int }}}}\", number: \"{{{{ context.number }}}}\" }}\n\
          \x20   output: {{ tiny: \"{{{{ body.tiny }}}}\" }}\n\
-         result: {{ found: \"{{{{ steps.find.id }}}}\", more: \"{{{{ steps.find.more }}}}\", tiny: \"{{{{ steps.intent_log.tiny }}}}\", next: \"{{{{ steps.find.id + 1 }}}}\" }}\n"
+         result: {{ found: \"{{{{ steps.find.id }}}}\", more: \"{{{{ steps.find.more }}}}\", tiny: \"{{{{ steps.order.tiny }}}}\", next: \"{{{{ steps.find.id + 1 }}}}\" }}\n"
     )
     .replace("path: /find/{{ row.id }}", "path: \"/find/{{ row.id }}\"");
     let scene = Scene::of(&pipeline).await;
@@ -79,10 +79,10 @@ async fn numbers_keep_every_digit() {
     let batch = scene
         .run("?context=%7B%22number%22%3A98765432109876543210.50%7D", "id\n12345678901234567891\n")
         .await;
-    let heard = scene.receiver.until(|heard| heard.path.starts_with("/intent_log")).await;
+    let heard = scene.receiver.until(|heard| heard.path.starts_with("/orders")).await;
     assert_eq!(
         heard.path,
-        "/intent_log/12345678901234567891/98765432109876543210.50?id=12345678901234567891&price=0.12345678901234567890"
+        "/orders/12345678901234567891/98765432109876543210.50?id=12345678901234567891&price=0.12345678901234567890"
     );
     assert_eq!(heard.header("x-id"), "12345678901234567891");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: metrics beside a ceiling that is measured in the same run.
+//! `cargo xtask bench`: measurements beside a ceiling that is measured in the same run.
 
 use crate::cargo;
 
@@ -28,7 +28,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let mut environment = services.environment();
     environment.push(("PENSTOCK_TEST_ENGINES", "cluster".to_owned()));
     measure("cluster", args, &environment)?;
-    // Seconds for each part; 600 is what the metrics in the documentation are from.
+    // Seconds for each part; 600 is what the documentation's measurements were made with.
     measure("flow", &["60".to_owned()], &environment)?;
     measure("million", args, &environment)
 }

@@ -124,7 +124,7 @@ fn inspect(image: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Every service of the image, on real services.
+/// Every program of the image, on real servers.
 fn serve(image: &str, work: &Path) -> Result<(), String> {
     let services = Services::start()?;
     let given = services.environment();

@@ -6,11 +6,13 @@
 //! | batches and rows are shown and commanded | [`batches`], [`rows`], [`retry`], [`events`], [`callbacks`], [`audit`] |
 //! | results go out | [`reports`] (in [`ranges`], by what the [`report_index`] knows), [`downloads`] for clients without a key |
 //! | keys, and who was refused | [`auth`], [`accesses`] |
-//! | what clients may use | [`connections`] before anything is known of them, [`strangers`] without a key, [`rates`], [`quotas`], [`budgets`] |
+//! | what clients may use | [`connections`] before anything is known of them, [`address_rates`] without a key, [`rates`], [`quotas`], [`budgets`] |
 //! | requests are read strictly | [`query`], [`cursors`], [`body`], [`media`] |
 //! | what is in every answer | [`problem`], [`headers`], [`coding`]; [`keyless`] for what is the same for everybody |
 
 pub mod accesses;
+pub mod address_rates;
+
 mod addresses;
 pub mod audit;
 pub mod auth;
@@ -48,7 +50,7 @@ pub mod rows;
 pub mod server;
 mod shared_answer;
 pub mod state;
-pub mod strangers;
+mod token_bucket;
 mod trace;
 mod upload_end;
 mod wording;

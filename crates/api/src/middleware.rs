@@ -64,15 +64,15 @@ pub async fn limited(
     let path = request.path();
     let free = FREE.contains(&path) || path.starts_with("/docs/");
     let state = request.app_data::<web::Data<ApiState>>().cloned();
-    let Some(state) = state.filter(|state| !free && state.strangers.is_limiting()) else {
+    let Some(state) = state.filter(|state| !free && state.address_rates.is_limiting()) else {
         return Ok(next.call(request).await?.map_into_boxed_body());
     };
     let Some(address) = client_address(request.request(), state.connections.limits()) else {
         return Ok(next.call(request).await?.map_into_boxed_body());
     };
-    let strangers = &state.strangers;
+    let rates = &state.address_rates;
     let key = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    let taken = match strangers.take(address, key, strangers.now()) {
+    let taken = match rates.take(address, key, rates.now()) {
         Ok(taken) => taken,
         Err(seconds) => {
             let detail = format!(
@@ -87,9 +87,9 @@ pub async fn limited(
     let has_key = response.request().extensions().get::<Asker>().is_some();
     // A link that opens something needs no key.
     if has_key || !response.status().is_client_error() {
-        strangers.refund(&taken, has_key, strangers.now());
+        rates.refund(&taken, has_key, rates.now());
     } else if response.status() == StatusCode::UNAUTHORIZED {
-        strangers.forget(&taken);
+        rates.forget(&taken);
     }
     Ok(response)
 }

@@ -11,9 +11,7 @@ use actix_web::{HttpMessage as _, HttpRequest};
 use penstock_domain::ids::OwnerSeq;
 
 use crate::problem::Problem;
-
-/// A bucket holds what it gets in this time.
-const WINDOW: Duration = Duration::from_secs(60);
+use crate::token_bucket::{TokenBucket, WINDOW};
 
 /// Buckets at which full ones are dropped: they say nothing that a new one does not.
 const MANY: usize = 4096;
@@ -83,31 +81,12 @@ pub struct Rates {
 }
 
 /// By what they count, and by key or owner.
-type Buckets = HashMap<(Policy, Box<str>), Bucket>;
+type Buckets = HashMap<(Policy, Box<str>), TokenBucket>;
 
-/// Tokens at a time since the process began.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Duration,
-    quota: u32,
-}
-
-impl Bucket {
-    fn refill(&mut self, now: Duration) {
-        let gained = now.saturating_sub(self.at).as_secs_f64() * self.per_second();
-        self.tokens = (self.tokens + gained).min(f64::from(self.quota));
-        self.at = now;
-    }
-
-    fn per_second(&self) -> f64 {
-        f64::from(self.quota) / WINDOW.as_secs_f64()
-    }
-
-    fn standing(&self, policy: Policy) -> Standing {
-        let whole = self.tokens.floor();
-        let reset = ((whole + 1.0 - self.tokens) / self.per_second()).ceil().max(1.0);
-        Standing { policy, quota: self.quota, remaining: whole as u32, reset: reset as u32 }
+impl Standing {
+    fn of(policy: Policy, bucket: &TokenBucket) -> Self {
+        let (remaining, reset) = (bucket.remaining(), bucket.seconds_to_next());
+        Self { policy, quota: bucket.quota(), remaining, reset }
     }
 }
 
@@ -175,7 +154,7 @@ impl Rates {
         if buckets.len() >= MANY {
             buckets.retain(|_, bucket| {
                 bucket.refill(now);
-                bucket.tokens < f64::from(bucket.quota)
+                !bucket.is_full()
             });
         }
         let limited: Vec<(Policy, Box<str>)> = policies
@@ -187,18 +166,18 @@ impl Rates {
                     Policy::Owner | Policy::OwnerUploads => owner.0.to_string().into(),
                 };
                 let id = (policy, whose);
-                let full = Bucket { tokens: f64::from(quota), at: now, quota };
-                buckets.entry(id.clone()).or_insert(full).refill(now);
+                let bucket = buckets.entry(id.clone());
+                bucket.or_insert_with(|| TokenBucket::full(quota, now)).refill(now);
                 id
             })
             .collect();
-        let accepted = limited.iter().all(|id| buckets.get(id).is_some_and(|bucket| bucket.tokens >= 1.0));
+        let accepted = limited.iter().all(|id| buckets.get(id).is_some_and(TokenBucket::has_token));
         let standings = limited.iter().filter_map(|id| {
             let bucket = buckets.get_mut(id)?;
             if accepted {
-                bucket.tokens -= 1.0;
+                bucket.take();
             }
-            Some(bucket.standing(id.0))
+            Some(Standing::of(id.0, bucket))
         });
         let standings = standings.collect();
         if accepted { Ok(standings) } else { Err(standings) }

@@ -11,12 +11,12 @@ use penstock_flow::operate::collect_metrics::Sources;
 use tokio_util::sync::CancellationToken;
 
 use crate::accesses::Accesses;
+use crate::address_rates::AddressRates;
 use crate::budgets::Budgets;
 use crate::connections::{Connections, Limits};
 use crate::quotas::{Most, Quotas};
 use crate::rates::{PerMinute, Rates};
 use crate::report_index::Reports;
-use crate::strangers::Strangers;
 
 /// How long a client that is being sent an answer may take no byte of it.
 const STALLED: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ pub struct ApiState {
     /// How often keys and owners ask.
     pub rates: Rates,
     /// How often an address asks without a valid key.
-    pub strangers: Strangers,
+    pub address_rates: AddressRates,
     /// How much owners keep.
     pub quotas: Quotas,
     /// What links begin with: where clients reach the API. Never what a request says of that.
@@ -96,7 +96,7 @@ impl ApiState {
                 key_uploads: surface.key_uploads,
                 owner_uploads: surface.owner_uploads,
             }),
-            strangers: Strangers::new(surface.keyless_requests),
+            address_rates: AddressRates::new(surface.keyless_requests),
             quotas: Quotas::new(Most {
                 batches: surface.owner_batches,
                 bytes: surface.owner_stored_mib.saturating_mul(1024 * 1024),

@@ -1,6 +1,6 @@
 //! What the programs share: settings, the choice of services, telemetry and an orderly end.
 //!
-//! Nothing outside this crate (and the services' own) knows which engine was chosen.
+//! Nothing outside this crate (and the stores' own) knows which database was chosen.
 
 // In the place of the standard one, which panics when stderr is closed.
 macro_rules! eprintln {

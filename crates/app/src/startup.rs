@@ -34,7 +34,7 @@ pub enum Patience {
     Run,
 }
 
-/// Waits until the database answers, and sees that its schema is this program's and the services' versions are served.
+/// Waits until the database answers, and sees that its schema is this program's and that the versions of the database and of Redis are supported.
 /// Nobody restarts a service for another one's absence: it lives meanwhile. From then on the services' clock is the
 /// database's, until `stop`.
 ///

@@ -1,4 +1,4 @@
-//! Answers probes while a service waits for its services.
+//! Answers probes while a program waits for the database or Redis.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! `cargo xtask bench [ROWS]`: metrics beside a ceiling or a peer that is measured in the same run.
+//! `cargo xtask bench [ROWS]`: measurements beside a ceiling or a peer that is measured in the same run.
 
 mod cluster;
 mod embedded;

@@ -159,7 +159,7 @@ fn max_min(claims: &[Claim], capacity: u32, tie_breaker: TieBreaker<'_>) -> Vec<
     }
     let equals = open.iter().all(|index| claims[*index].weight == claims[open[0]].weight);
     if equals && (left as usize) < open.len() {
-        // Whoever was served longest ago; the tie_breaker tell between those that were served together.
+        // Whoever was served longest ago; the tie breaker decides between those that were served together.
         let mut turns: Vec<(Timestamp, f64, usize)> =
             open.iter().map(|index| (claims[*index].served_at, tie_breaker(), *index)).collect();
         turns.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));

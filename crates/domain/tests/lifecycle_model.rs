@@ -1,6 +1,6 @@
 //! A batch's life, explored exhaustively: every order of releases, claims, settlements, lost messages, dead workers,
 //! late words of workers that lost their lease, cancels, pauses and retries, for a few rows and workers. The ledger is
-//! the very one that runs; the rows' records move as both SQL services move them.
+//! the very one that runs; the rows' records move as both stores move them.
 
 use std::collections::BTreeSet;
 
@@ -70,7 +70,7 @@ impl Life {
         }
     }
 
-    /// The services' `release`: what came back first, then fresh numbers; numbers with a record are passed over.
+    /// The stores' `release`: what came back first, then fresh numbers; numbers with a record are passed over.
     fn release(&mut self, most: u32) {
         if !self.ledger.claimable() {
             return;
@@ -114,7 +114,7 @@ impl Life {
         self.tell(events);
     }
 
-    /// The services' `retry`.
+    /// The stores' `retry`.
     fn retry(&mut self, scope: RetryScope) {
         if self.ledger.check_retry().is_err() {
             return;

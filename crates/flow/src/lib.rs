@@ -1,7 +1,7 @@
 //! The use cases, one folder for each stage, in the order in which a row meets them:
 //!
 //! [`intake`] (an upload becomes a batch) → [`extract`] (its file becomes rows) → [`dispatch`] (rows are released into the
-//! queue) → [`worker`] (rows are claimed, called and settled) → [`callbacks`] (the client hears of it). [`read`] is what clients
+//! queue) → [`worker`] (rows are claimed, called and settled) → [`callbacks`] (the client is told). [`read`] is what clients
 //! ask for, [`operate`] what operators ask for and what runs in the background. All of them stand on [`context`] and
 //! [`telemetry`]. A stage imports only from stages before it; `tests/imports.rs` sees to it.
 //!

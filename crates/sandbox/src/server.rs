@@ -99,7 +99,7 @@ impl State {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Judges a call on arrival: its limit first, then the rng.
+    /// Judges a call on arrival: its limit first, then the faults that were asked for.
     fn fate(&self, endpoint: Endpoint, at_us: u64) -> (Fate, Duration) {
         let mut control = lock(&self.control);
         let faults = control.faults;

@@ -25,6 +25,7 @@
 //! - `{…}` is a [fragment](render): `{rows}` a group of rows, bound column by column ([`Group`]); `{in $2}` a list;
 //!   `{lock b}` locks the records of `b`; `{row queued}`, `{batch queued}` and `{callback pending}` are the domain's
 //!   numbers of states; the others are an engine's own.
+//! - On SQLite a large group is run in parts, in one transaction: a statement has to be right for each part of its group.
 //! - A statement whose group has no rows is not run: it would do nothing.
 //! - `ON CONFLICT` after a `SELECT` needs a `WHERE true` before it: SQLite's grammar is ambiguous there.
 //! - `RETURNING` names columns without their table (SQLite), so the columns of a group that is joined have other names

@@ -27,7 +27,7 @@ pub struct Alert {
     pub rule: String,
     /// What it is about: a batch, a dependency, …
     pub subject: String,
-    /// Who is to hear of it.
+    /// Who is to be told.
     pub receiver: String,
     /// A sentence, without any row's content.
     pub text: String,
@@ -42,7 +42,7 @@ pub struct Notice {
     pub rule: String,
     /// What it is about.
     pub subject: String,
-    /// Who is to hear of it.
+    /// Who is to be told.
     pub receiver: String,
     /// A sentence.
     pub text: String,

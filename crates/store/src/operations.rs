@@ -60,7 +60,7 @@ pub const RECENT_CALLBACKS: Duration = Duration::from_secs(5 * 24 * 3600);
 /// A batch's share of failures says something from so many ended rows on.
 pub const RATIO_ROWS: u32 = 20;
 
-/// Metrics for metrics and `doctor`, cheap to read.
+/// Counts for metrics and `doctor`, cheap to read.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Metrics {
     /// Sums of the counters of unfinished batches, by pipeline.
@@ -141,7 +141,7 @@ pub trait Operations: Send + Sync {
         before: Option<i64>,
         limit: u32,
     ) -> StoreResult<Vec<AuditEntry>>;
-    /// Metrics for metrics and alerts.
+    /// Counts for metrics and alerts.
     async fn metrics(&self, now: Timestamp) -> StoreResult<Metrics>;
     /// Extracted batches whose counters differ from their rows, of those that run or ended after `ended_after`; ledger and
     /// rows are read at one moment. Reads rows: for operators, not for services.

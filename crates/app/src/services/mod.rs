@@ -34,7 +34,7 @@ use crate::secret_files::SecretFiles;
 use crate::settings::Settings;
 use crate::variables::Variables;
 
-/// What a program is to its services.
+/// What a program does with the services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The only service process (`penstock dev`, `demo`).

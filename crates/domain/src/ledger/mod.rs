@@ -1,6 +1,6 @@
 //! The ledger of a batch: its state and counters, and every way in which they move.
 //!
-//! Both SQL services lock the batch, read its ledger, let one of these methods decide, and write the result with
+//! Both stores lock the batch, read its ledger, let one of these methods decide, and write the result with
 //! `WHERE revision = <the one read>`, in the same transaction as the rows. So the rules stand here once: no
 //! service can differ, and a model checker can walk the very code that runs (promises 4 and 5).
 

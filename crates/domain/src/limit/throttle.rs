@@ -14,13 +14,13 @@ use super::adaptive_rate::{AdaptiveRate, EVERY_US};
 use super::past::{BEHIND_OTHERS_US, COURTESY_US, Past};
 use super::{Ask, Denied, Feedback, PROBE_RETRY_US, RatePolicy, Reason};
 
-/// The shortest pause after a refusal after which nothing went through.
+/// The shortest pause after a refusal, when no call succeeded since the one before.
 pub const SHORTEST_US: f64 = 1_000_000.0;
 
 /// Such pauses double up to this one, unless the dependency asks for more.
 pub const LONGEST_US: f64 = 300_000_000.0;
 
-/// After this many pauses in a row after which nothing went through, a single call is tried.
+/// After this many pauses in a row without a successful call, a single call is tried.
 pub const ONE_AT_A_TIME: u32 = 2;
 
 /// A call that went through speaks for a refused row's own fault for this long, and for three calls' time at the rate.

@@ -41,7 +41,7 @@ pub struct Services {
     pub limits: Arc<LimitsView>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Ids and rng.
+    /// Ids and random numbers.
     pub id_generator: Arc<dyn IdGenerator>,
     /// Whether the database and the queue took writes when they were asked last.
     pub readiness: Arc<LastReadiness>,

@@ -137,7 +137,7 @@ impl From<u32> for Value {
 }
 
 impl From<u64> for Value {
-    #[allow(clippy::cast_precision_loss, reason = "metrics, not keys")]
+    #[allow(clippy::cast_precision_loss, reason = "a metric may lose digits")]
     fn from(number: u64) -> Self {
         Self::Number(number as f64)
     }
@@ -173,7 +173,7 @@ pub fn render(families: &[Family]) -> String {
     out
 }
 
-#[allow(clippy::cast_precision_loss, reason = "metrics, not keys")]
+#[allow(clippy::cast_precision_loss, reason = "a metric may lose digits")]
 fn buckets(out: &mut String, name: &str, labels: &[(&'static str, String)], histogram: &Histogram) {
     let bucket = format!("{name}_bucket");
     let mut so_far = 0;
