@@ -146,6 +146,19 @@ pub async fn an_unreadable_batch_holds_up_no_sweep<F: Future<Output = ()>>(
     assert_eq!((counts.pending, counts.failed, counts.processing), (3, 1, 0));
 }
 
+/// A row whose number is invalid is requeued with the others. `run` runs a statement beside the store.
+pub async fn a_row_with_an_invalid_number_holds_up_no_sweep<F: Future<Output = ()>>(
+    store: &Arc<dyn Store>,
+    run: impl Fn(String) -> F,
+) {
+    let (wrong, right) = (Scene::new(store).await, Scene::new(store).await);
+    run(format!("UPDATE row_state SET number = -1 WHERE {}", wrong.condition("row_state"))).await;
+    store.sweep(START + LEASE + LEASE, 0, false).await.unwrap();
+    for batch in store.batches_by_seq(&[wrong.row.batch, right.row.batch]).await.unwrap() {
+        assert_eq!((batch.ledger.counts.queued, batch.ledger.counts.pending), (0, 2), "{:?}", batch.seq);
+    }
+}
+
 /// One of each thing that is read.
 struct Scene {
     row: RowRef,

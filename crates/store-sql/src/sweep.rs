@@ -13,12 +13,13 @@ use crate::{Row, SqlStore, Statement, Value, ledgers, list, sql};
 /// Rows that are looked for at a time; a batch's among them are fixed in one transaction.
 pub(crate) const STEP: u32 = 2000;
 
-/// Numbers of rows that were found, by their batch.
-pub(crate) fn numbers_by_batch(rows: &[Row]) -> StoreResult<BTreeMap<BatchSeq, Vec<u32>>> {
-    let mut grouped: BTreeMap<BatchSeq, Vec<u32>> = BTreeMap::new();
+/// Numbers of rows that were found, by their batch. As they are stored: a number that is not valid is its own batch's
+/// error, and does not stop the rows of others.
+pub(crate) fn numbers_by_batch(rows: &[Row]) -> StoreResult<BTreeMap<BatchSeq, Vec<i64>>> {
+    let mut grouped: BTreeMap<BatchSeq, Vec<i64>> = BTreeMap::new();
     for row in rows {
         let c = row.of("row_state");
-        grouped.entry(BatchSeq(c.i64("batch")?)).or_default().push(c.u32("number")?);
+        grouped.entry(BatchSeq(c.i64("batch")?)).or_default().push(c.i64("number")?);
     }
     Ok(grouped)
 }
@@ -148,7 +149,7 @@ impl SqlStore {
     async fn sweep_batch(
         &self,
         seq: BatchSeq,
-        numbers: Vec<u32>,
+        numbers: Vec<i64>,
         now: Timestamp,
         everything: bool,
     ) -> StoreResult<u32> {

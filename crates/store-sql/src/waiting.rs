@@ -97,7 +97,7 @@ impl Waiting for SqlStore {
 
 impl SqlStore {
     /// Fails those of a batch's rows that still wait and are overdue. How many.
-    async fn end_overdue_of(&self, seq: BatchSeq, numbers: Vec<u32>, now: Timestamp) -> StoreResult<u32> {
+    async fn end_overdue_of(&self, seq: BatchSeq, numbers: Vec<i64>, now: Timestamp) -> StoreResult<u32> {
         let mut tx = self.db.write("end_overdue").await?;
         let Some(batch) = ledgers::read(&mut tx, seq).await? else { return Ok(0) };
         if !batch.ledger.claimable() {

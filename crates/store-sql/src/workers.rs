@@ -45,7 +45,7 @@ const CLOCK_MOVES: [&str; 13] = [
 
 /// Which rows of a batch come back.
 struct Back<'a> {
-    numbers: Vec<u32>,
+    numbers: Vec<i64>,
     /// Of their own process's wish: the leases that it lets go. None: of processes that are gone.
     tokens: Option<&'a [uuid::Uuid]>,
     how: ComeBack,
@@ -204,9 +204,9 @@ impl Workers for SqlStore {
 
     async fn let_go(&self, rows: &[Held], back: ComeBack, now: Timestamp) -> StoreResult<Reclaimed> {
         let tokens: Vec<uuid::Uuid> = rows.iter().map(|(_, token)| token.0).collect();
-        let mut batches: BTreeMap<BatchSeq, Vec<u32>> = BTreeMap::new();
+        let mut batches: BTreeMap<BatchSeq, Vec<i64>> = BTreeMap::new();
         for (row, _) in rows {
-            batches.entry(row.batch).or_default().push(row.number);
+            batches.entry(row.batch).or_default().push(row.number.into());
         }
         let mut total = Reclaimed::default();
         for (seq, numbers) in batches {

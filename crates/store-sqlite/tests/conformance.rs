@@ -36,5 +36,6 @@ async fn values_that_cannot_be_are_errors() {
     };
     decoding::invalid_values_are_errors(&store, beside).await;
     decoding::an_unreadable_batch_holds_up_no_sweep(&store, beside).await;
+    decoding::a_row_with_an_invalid_number_holds_up_no_sweep(&store, beside).await;
     decoding::an_unreadable_batch_holds_up_no_run(&store, beside).await;
 }
