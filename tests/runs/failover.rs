@@ -75,9 +75,12 @@ impl Scene {
 
     /// The database answers and takes no writes: everybody who asks hears of it, and the answers that have come are kept.
     async fn is_reported_as_read_only(&self) {
-        until("it is not ready", || async { readiness(&self.service.base).await.0 == 503 }).await;
-        let (_, database) = readiness(&self.service.base).await;
-        assert!(database.contains("read-only"), "{database}");
+        // Connections that a shutdown has ended are reported first.
+        until("it is read-only", || async {
+            let (status, database) = readiness(&self.service.base).await;
+            status == 503 && database.contains("read-only")
+        })
+        .await;
         let (doctor, good) = self.place.operate(&self.sandbox, &["doctor"]);
         let line = doctor.as_array().expect("lines").iter().find(|line| line["what"] == "writes");
         let line = line.unwrap_or_else(|| panic!("{doctor}"));

@@ -138,7 +138,8 @@ async fn a_batch_whose_variable_is_gone_is_named_and_goes_on_with_it() {
     let (_, other) = client.upload(ROUTE, ids()).await.expect("an answer");
     let other = client.finished(other["id"].as_str().expect("an id")).await;
     assert_eq!(other["counts"]["completed"], ROWS, "{other}");
-    until("it was tried again", || async { tries() > first + 1 }).await;
+    // Two lanes may try at once: four lines are two tries at least.
+    until("it was tried again", || async { tries() > first + 3 }).await;
     assert!(began.elapsed() > Duration::from_secs(5), "{:?}", began.elapsed());
     let batch = client.get(&format!("/v2/batches/{id}")).await;
     assert_eq!(batch["counts"]["pending"], ROWS, "{batch}");
@@ -150,7 +151,7 @@ async fn a_batch_whose_variable_is_gone_is_named_and_goes_on_with_it() {
     let began = Instant::now();
     let ended = client.finished(&id).await;
     assert_eq!(ended["counts"]["completed"], ROWS, "{ended}");
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     let (doctor, _) = place.operate(&sandbox, &["doctor"]);
     assert_eq!(about_batches(&doctor)["verdict"], "ok", "{doctor}");
 }
