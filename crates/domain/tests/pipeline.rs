@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use penstock_domain::outcome::Repetition;
-use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues, Step};
+use penstock_domain::pipeline::{Body, Pipeline, ResponseView, RowContext, RowValues, Step};
 use serde_json::{Map, Value, json};
 
 const INVITE: &str = include_str!("../../../pipelines/invite.yaml");
@@ -47,7 +47,7 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
     let request = pipeline.steps[0].request(&here).unwrap();
     assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/address-links"));
-    assert_eq!(request.json, Some(json!({ "postcode": "12345" })));
+    assert_eq!(request.body, Some(Body::json(&json!({ "postcode": "12345" }))));
     let headers = BTreeMap::new();
     let body = json!({ "links": [{ "id": 12 }] });
     let output = pipeline.steps[0]
@@ -63,7 +63,8 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     steps.insert("get_addresses".into(), json!({ "address_id": "adr" }));
     let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
     assert_eq!(pipeline.steps[1].request(&here).unwrap().path, "/addresses/..%2F..%2Fadmin%3Fx%3D1%2Fy");
-    let invite = pipeline.steps[2].request(&here).unwrap().json.unwrap();
+    let invite = pipeline.steps[2].request(&here).unwrap().body.unwrap();
+    let invite: Value = serde_json::from_slice(&invite.bytes).unwrap();
     assert_eq!(invite["name"], "A B");
     assert_eq!(invite["campaign"], json!({ "id": 7 }));
     let empty = Value::Object(Map::new());

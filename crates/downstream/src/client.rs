@@ -188,10 +188,10 @@ impl Client {
         if let Some(basic) = user_of(&mut url) {
             headers.insert(header::AUTHORIZATION, basic);
         }
-        let body = match &rendered.json {
-            Some(json) => {
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                Bytes::from(serde_json::to_vec(json).ok()?)
+        let body = match rendered.body {
+            Some(body) => {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::try_from(body.content_type).ok()?);
+                Bytes::from(body.bytes)
             }
             None => Bytes::new(),
         };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use penstock_domain::limit::{Past, Reason};
 use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::definition::Method;
-use penstock_domain::pipeline::{Breaker, Dependency, Rate, RenderedRequest};
+use penstock_domain::pipeline::{Body, Breaker, Dependency, Rate, RenderedRequest};
 use penstock_domain::time::Clock as _;
 use penstock_downstream::{Called, Caller, Demand, LocalLimiter, Note, Response};
 use serde_json::json;
@@ -116,7 +116,7 @@ async fn what_is_sent_and_what_is_read() {
         path: "/users/a%2Fb".into(),
         query: vec![("q".into(), "x&y=z".into())],
         headers: vec![("x-kind".into(), "special".into())],
-        json: Some(json!({"name": "Ada"})),
+        body: Some(Body::json(&json!({"name": "Ada"}))),
     };
     let demand = Demand {
         idempotency_key: Some("key-1".into()),

@@ -2,7 +2,7 @@
 //!
 //! [`definition`] is the YAML as it is written, `yaml` reads it, [`load`] makes it ready, room by room: `columns`,
 //! `dependency`, `call`. Every template is looked through by `inspect`, with the names of `names`, the variables of `vars`
-//! and the engine's own word (`probe`). [`step`] renders requests and reads answers, [`template`] and [`scalars`] are the
+//! and the engine's own word (`probe`). [`step`] renders requests (`request`) and reads answers, [`template`] and [`scalars`] are the
 //! small parts, [`catalog`] holds all pipelines of a service.
 
 mod call;
@@ -18,6 +18,7 @@ pub mod load;
 pub mod model;
 mod names;
 mod probe;
+pub mod request;
 pub mod scalars;
 pub mod step;
 mod successor;
@@ -30,7 +31,8 @@ pub use catalog::Catalog;
 pub use definition::CanaryDefinition;
 pub use error::DefinitionError;
 pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Rate, Retry, SourceSpan};
-pub use step::{RenderError, RenderedRequest, ResponseView, RowContext, RowValues, Step};
+pub use request::{Body, RenderedRequest};
+pub use step::{RenderError, ResponseView, RowContext, RowValues, Step};
 pub use successor::KeptStep;
 pub use vars::{Unset, is_own_setting, is_s3_setting};
 pub use yaml::utf8;

@@ -8,6 +8,7 @@ use serde_json::Map;
 
 use super::definition::Method;
 use super::engine::{self, Refusal};
+use super::request::{Body, RenderedRequest};
 use super::template::{JsonTemplate, Template, checked_path};
 use crate::outcome::Repetition;
 
@@ -43,21 +44,6 @@ pub struct ResponseView<'a> {
     pub headers: &'a BTreeMap<String, String>,
     /// Its body, as JSON.
     pub body: &'a serde_json::Value,
-}
-
-/// A request, ready to be sent.
-#[derive(Clone, Debug)]
-pub struct RenderedRequest {
-    /// The method.
-    pub method: Method,
-    /// The path after the dependency's base URL, encoded.
-    pub path: String,
-    /// Query pairs, not yet encoded.
-    pub query: Vec<(String, String)>,
-    /// Headers besides the dependency's own.
-    pub headers: Vec<(String, String)>,
-    /// The body.
-    pub json: Option<serde_json::Value>,
 }
 
 /// A template that read something that is not there. Names the place, never a value.
@@ -176,13 +162,15 @@ impl Step {
             }
             headers.push((name.clone(), value));
         }
-        let json = match &self.json {
+        let body = match &self.json {
             Some(template) => {
-                Some(template.render(&values).map_err(|error| RenderError::new(&self.name, "json", &error))?)
+                let json =
+                    template.render(&values).map_err(|error| RenderError::new(&self.name, "json", &error))?;
+                Some(Body::json(&json))
             }
             None => None,
         };
-        Ok(RenderedRequest { method: self.method, path, query, headers, json })
+        Ok(RenderedRequest { method: self.method, path, query, headers, body })
     }
 
     /// What is kept of an answer.

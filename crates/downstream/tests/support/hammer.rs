@@ -28,7 +28,7 @@ pub fn get(path: &str) -> RenderedRequest {
         path: path.to_owned(),
         query: Vec::new(),
         headers: Vec::new(),
-        json: None,
+        body: None,
     }
 }
 
