@@ -1,11 +1,11 @@
-//! Pipelines: every key that a definition takes is described in docs/write-a-pipeline.md, and no other.
+//! Pipelines: every key that a definition takes is described in docs/write-a-pipeline.md or a page beside it, and no other.
 
 use std::collections::BTreeSet;
 
 use crate::markdown::{read, spans, table_rows};
 
 /// A table's first heading, and the structs whose fields stand in it, each behind a prefix.
-const TABLES: [(&str, &[(&str, &str)]); 8] = [
+const TABLES: [(&str, &[(&str, &str)]); 9] = [
     ("key", &[("", "Definition")]),
     ("key of `csv`", &[("", "CsvDefinition")]),
     ("key of a column", &[("", "ColumnDefinition")]),
@@ -17,6 +17,10 @@ const TABLES: [(&str, &[(&str, &str)]); 8] = [
             ("concurrency.", "ConcurrencyPerOwner"),
             ("breaker.", "BreakerDefinition"),
         ],
+    ),
+    (
+        "key of `auth`",
+        &[("", "AuthDefinition"), ("basic.", "BasicDefinition"), ("api_key.", "ApiKeyDefinition")],
     ),
     ("key of a step", &[("", "StepDefinition"), ("request.", "RequestDefinition")]),
     ("key of `retry`", &[("", "RetryDefinition"), ("backoff.", "BackoffDefinition")]),
@@ -49,8 +53,10 @@ fn fields(source: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn every_key_of_a_pipeline_is_described_and_no_other() {
-    let source = read("crates/domain/src/pipeline/definition.rs");
-    let guide = table_rows(&read("docs/write-a-pipeline.md"));
+    let files = ["definition.rs", "auth/definition.rs"];
+    let source = files.map(|file| read(&format!("crates/domain/src/pipeline/{file}"))).concat();
+    let pages = ["write-a-pipeline.md", "how-to/authenticate-calls.md"];
+    let guide: Vec<_> = pages.iter().flat_map(|page| table_rows(&read(&format!("docs/{page}")))).collect();
     for (heading, structs) in TABLES {
         let wanted: BTreeSet<String> = structs
             .iter()
@@ -65,7 +71,7 @@ fn every_key_of_a_pipeline_is_described_and_no_other() {
             .filter(|row| row.heading == heading)
             .flat_map(|row| spans(&row.cells[0]).into_iter().map(str::to_owned).collect::<Vec<_>>())
             .collect();
-        assert_eq!(described, wanted, "the table `{heading}` of docs/write-a-pipeline.md");
+        assert_eq!(described, wanted, "the table `{heading}` of {pages:?}");
     }
     // No struct of the definition is left out.
     let structs = source.matches("#[serde(deny_unknown_fields)]").count();
@@ -101,7 +107,7 @@ fn every_code_of_a_failed_row_is_described() {
         .filter_map(|line| line.split('"').nth(1))
         .collect();
     let waits = ["rate_limited", "owner_rate_limited", "concurrency_limited", "breaker_open"];
-    let limiter = ["limiter_unavailable", "limiter_late"];
+    let limiter = ["limiter_unavailable", "limiter_late", "credentials_unavailable"];
     let mut wanted: BTreeSet<&str> = &known - &waits.into_iter().chain(limiter).collect();
     wanted.extend(["http_<status>", "not_stored"]);
     for (page, heading) in [("docs/write-a-pipeline.md", "a failed row's code"), ("docs/rest.md", "code")] {

@@ -11,6 +11,7 @@ pub mod boot;
 pub mod clock;
 pub mod data_dir;
 pub mod health;
+pub mod live_files;
 pub mod log_pipe;
 mod logs;
 #[cfg(feature = "otlp")]

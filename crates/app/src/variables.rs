@@ -3,8 +3,9 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use penstock_domain::pipeline::{Unset, is_own_setting, is_s3_setting};
+use penstock_domain::pipeline::{FILE, Unset, is_own_setting, is_s3_setting};
 
+use crate::live_files;
 use crate::permissions::{Writers, refuse_if_written};
 use crate::{Role, Settings, StartError};
 
@@ -34,18 +35,23 @@ pub fn both(name: &str) -> StartError {
 /// # Errors
 /// When it cannot be read, is not text, or is larger than any secret.
 pub fn read_file(name: &str, file: &Path) -> Result<String, StartError> {
-    let cannot = |why: String| StartError::new(format!("{name}_FILE: cannot read {}: {why}", file.display()));
+    read_named(&format!("{name}_FILE"), file, MOST_BYTES)
+}
+
+/// The same of at most `most` bytes; the error begins with `whose`.
+pub(crate) fn read_named(whose: &str, file: &Path, most: u64) -> Result<String, StartError> {
+    let cannot = |why: String| StartError::new(format!("{whose}: cannot read {}: {why}", file.display()));
     let found = open(file).map_err(|error| cannot(error.to_string()))?;
     // A pipe may never end, and a device never does.
     if !found.metadata().map_err(|error| cannot(error.to_string()))?.is_file() {
         return Err(cannot("it is not a regular file".into()));
     }
     refuse_if_written(file, Writers::GroupAndOthers)
-        .map_err(|error| StartError::new(format!("{name}_FILE: {error}")))?;
+        .map_err(|error| StartError::new(format!("{whose}: {error}")))?;
     let mut text = String::new();
-    found.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(|error| cannot(error.to_string()))?;
-    if text.len() as u64 > MOST_BYTES {
-        return Err(cannot(format!("it has more than {MOST_BYTES} bytes")));
+    found.take(most + 1).read_to_string(&mut text).map_err(|error| cannot(error.to_string()))?;
+    if text.len() as u64 > most {
+        return Err(cannot(format!("it has more than {most} bytes")));
     }
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
@@ -93,6 +99,12 @@ impl Variables {
 
     /// The value that a definition reads. A file that cannot be read is reported here, and counts as no value.
     pub fn lookup(&self, name: &str) -> Option<String> {
+        if let Some(path) = name.strip_prefix(FILE) {
+            let read = live_files::read(Path::new(path));
+            return read
+                .inspect_err(|error| tracing::error!(%error, "a file of a definition has no value"))
+                .ok();
+        }
         if self.is_kept_back(name) {
             return None;
         }

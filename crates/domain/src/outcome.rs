@@ -67,6 +67,8 @@ pub mod code {
     pub const LIMITER_UNAVAILABLE: &str = "limiter_unavailable";
     /// A permit was given, but came too late to be used.
     pub const LIMITER_LATE: &str = "limiter_late";
+    /// The dependency's credentials cannot be had now.
+    pub const CREDENTIALS_UNAVAILABLE: &str = "credentials_unavailable";
 }
 
 /// A sentence for a code that no HTTP status explains.

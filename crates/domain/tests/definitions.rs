@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use penstock_domain::pipeline::{Catalog, Pipeline, Unset, utf8};
+use penstock_domain::pipeline::{Catalog, NoFiles, Pipeline, Unset, utf8};
 
 fn vars(name: &str) -> Option<String> {
     match name {
@@ -291,7 +291,8 @@ fn a_variable_never_becomes_a_template() {
         .replace("X-A: \"{{ row.a }}\"", "X-A: \"{{ '${TOKEN}' ~ row.a }}\"")
         .replace("idempotency_key: true", "json: { plain: \"${TOKEN}\", number: \"{{ 2 }}\" }");
     let pipeline = load(&text).unwrap();
-    assert_eq!(pipeline.dependencies[0].headers[0].1, "Bearer {{ row.a }}");
+    let header = &pipeline.dependencies[0].headers[0].1;
+    assert_eq!(header.text(&NoFiles).unwrap(), "Bearer {{ row.a }}");
     let row = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())].into();
     let (context, steps) = (serde_json::json!({}), serde_json::Map::new());
     let here = penstock_domain::pipeline::RowContext {

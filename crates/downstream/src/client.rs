@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -17,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use penstock_domain::cause::Cause;
 use penstock_domain::json_size;
 use penstock_domain::outcome::Happened;
-use penstock_domain::pipeline::{Dependency, RenderedRequest};
+use penstock_domain::pipeline::{Dependency, Files, NoFiles, RenderedRequest};
 use penstock_domain::time::Clock;
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
@@ -28,6 +27,7 @@ use url::Url;
 use crate::aside::aside;
 use crate::body;
 use crate::connect::Connector;
+use crate::credentials;
 use crate::failure::{self, Failure};
 use crate::memory::{self, AnswerMemory, Reserved};
 use crate::retry_after::wait_until;
@@ -87,6 +87,22 @@ pub struct Sent {
     pub ended_at: Instant,
 }
 
+/// Why a request cannot be sent.
+#[derive(Debug)]
+pub enum Unsendable {
+    /// A row's values cannot stand in a URL or a header.
+    Values,
+    /// The dependency's credentials are not there: a sentence that holds none of them.
+    Credentials(String),
+}
+
+/// Whatever the reason is: it may hold values.
+impl<E: std::error::Error> From<E> for Unsendable {
+    fn from(_: E) -> Self {
+        Self::Values
+    }
+}
+
 type HttpClient = legacy::Client<Connector, Full<Bytes>>;
 
 /// A request that can be sent.
@@ -100,8 +116,9 @@ pub struct Prepared {
 }
 
 /// Makes calls. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
+    files: Arc<dyn Files>,
     tls: ClientConfig,
     /// By the time within which they connect: a client has one such time for all its calls.
     clients: Arc<Mutex<HashMap<Duration, HttpClient>>>,
@@ -125,6 +142,7 @@ impl Client {
         authorities: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
+            files: Arc::new(NoFiles),
             tls: tls::config(authorities)?,
             clients: Arc::default(),
             memory: AnswerMemory::new(memory::DEFAULT_BYTES),
@@ -135,6 +153,12 @@ impl Client {
     #[must_use]
     pub fn with_memory(self, bytes: usize) -> Self {
         Self { memory: AnswerMemory::new(bytes), ..self }
+    }
+
+    /// The same with files that definitions name.
+    #[must_use]
+    pub fn with_files(self, files: Arc<dyn Files>) -> Self {
+        Self { files, ..self }
     }
 
     /// The client for calls with this timeout.
@@ -169,15 +193,17 @@ impl Client {
         Connector::new(self.tls.clone(), CONNECT_WITHIN).probe(origin).await
     }
 
-    /// The request as it will be sent; none when its values cannot stand in a URL or a header. Of headers with one
-    /// name the last one counts: the dependency's, the step's, `extra`.
+    /// The request as it will be sent. Of headers with one name the last one counts: the dependency's, the step's, `extra`.
+    ///
+    /// # Errors
+    /// When a row's values cannot stand in a URL or a header, or the dependency's credentials are not there.
     pub fn prepare(
         &self,
         dependency: &Dependency,
         rendered: RenderedRequest,
         extra: &[(&str, &str)],
-    ) -> Option<Prepared> {
-        let mut url = target(&dependency.base_url, &rendered.path)?;
+    ) -> Result<Prepared, Unsendable> {
+        let mut url = target(&dependency.base_url, &rendered.path).ok_or(Unsendable::Values)?;
         if !rendered.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&rendered.query);
         }
@@ -190,22 +216,27 @@ impl Client {
         }
         let body = match rendered.body {
             Some(body) => {
-                headers.insert(header::CONTENT_TYPE, HeaderValue::try_from(body.content_type).ok()?);
+                headers.insert(header::CONTENT_TYPE, HeaderValue::try_from(body.content_type)?);
                 Bytes::from(body.bytes)
             }
             None => Bytes::new(),
         };
-        let own = dependency.headers.iter().chain(&rendered.headers);
-        for (name, value) in
-            own.map(|(name, value)| (name.as_str(), value.as_str())).chain(extra.iter().copied())
-        {
-            headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
+        for (name, value) in &dependency.headers {
+            credentials::add_header(name, value, &*self.files, &mut headers)
+                .map_err(Unsendable::Credentials)?;
+        }
+        let own = rendered.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in own.chain(extra.iter().copied()) {
+            headers.insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
+        }
+        if let Some(auth) = &dependency.auth {
+            credentials::add(auth, &*self.files, &mut headers, &mut url).map_err(Unsendable::Credentials)?;
         }
         let mut request = Request::new(Full::new(body));
-        *request.method_mut() = hyper::Method::from_bytes(rendered.method.as_str().as_bytes()).ok()?;
-        *request.uri_mut() = Uri::try_from(url.as_str()).ok()?;
+        *request.method_mut() = hyper::Method::from_bytes(rendered.method.as_str().as_bytes())?;
+        *request.uri_mut() = Uri::try_from(url.as_str())?;
         *request.headers_mut() = headers;
-        Some(Prepared {
+        Ok(Prepared {
             request,
             by: self.with_timeout(dependency.timeout),
             timeout: dependency.timeout,
@@ -329,11 +360,7 @@ fn user_of(url: &mut Url) -> Option<HeaderValue> {
     }
     url.set_username("").ok()?;
     url.set_password(None).ok()?;
-    let credentials = [name.as_slice(), b":", &password.unwrap_or_default()].concat();
-    let basic = format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(credentials));
-    let mut value = HeaderValue::try_from(basic).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+    credentials::secret("base_url", &credentials::basic(name, password.unwrap_or_default())).ok()
 }
 
 /// The address of a path after a base. The path is encoded already; what cannot stand in one is encoded here. None

@@ -14,9 +14,10 @@ use crate::failure::Failure;
 /// One cause at one dependency is not logged more often.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// When failures were last logged. There are as many entries as dependencies and causes.
+/// When failures were last logged, and (without a cause) missing credentials. There are as many entries as dependencies and
+/// causes.
 #[derive(Default)]
-pub(crate) struct FailureLog(Mutex<HashMap<(String, Cause), Logged>>);
+pub(crate) struct FailureLog(Mutex<HashMap<(String, Option<Cause>), Logged>>);
 
 struct Logged {
     at: Instant,
@@ -28,7 +29,7 @@ impl FailureLog {
     /// Logs a failure, or counts it.
     pub(crate) fn log(&self, dependency: &Dependency, failure: &Failure) {
         let identity = limit::identity(&dependency.name, &dependency.base_url);
-        let Some(calls) = self.due(identity, failure.cause) else { return };
+        let Some(calls) = self.due(identity, Some(failure.cause)) else { return };
         let url = &dependency.base_url;
         // Without user and password.
         let host = url.host_str().unwrap_or_default();
@@ -50,8 +51,21 @@ impl FailureLog {
         );
     }
 
+    /// Logs that a dependency is not called because its credentials are not there; the reason holds none of them.
+    pub(crate) fn log_credentials(&self, dependency: &Dependency, reason: &str) {
+        let identity = limit::identity(&dependency.name, &dependency.base_url);
+        if let Some(calls) = self.due(identity, None) {
+            tracing::warn!(
+                dependency = dependency.name,
+                reason,
+                calls,
+                "a dependency has no credentials; its rows wait"
+            );
+        }
+    }
+
     /// How many calls a log line that is due now speaks of.
-    fn due(&self, identity: String, cause: Cause) -> Option<u64> {
+    fn due(&self, identity: String, cause: Option<Cause>) -> Option<u64> {
         let now = Instant::now();
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match logged.get_mut(&(identity.clone(), cause)) {
@@ -80,14 +94,14 @@ mod tests {
     async fn a_cause_is_logged_once_a_minute_with_the_calls_meanwhile() {
         let log = FailureLog::default();
         let due = |cause| log.due("api".to_owned(), cause);
-        assert_eq!(due(Cause::ConnectionRefused), Some(1));
+        assert_eq!(due(Some(Cause::ConnectionRefused)), Some(1));
         for _ in 0..5 {
-            assert_eq!(due(Cause::ConnectionRefused), None);
+            assert_eq!(due(Some(Cause::ConnectionRefused)), None);
         }
-        assert_eq!(due(Cause::UnknownHost), Some(1), "another cause is news");
-        assert_eq!(log.due("other".to_owned(), Cause::ConnectionRefused), Some(1));
+        assert_eq!(due(Some(Cause::UnknownHost)), Some(1), "another cause is news");
+        assert_eq!(log.due("other".to_owned(), Some(Cause::ConnectionRefused)), Some(1));
         tokio::time::advance(EVERY).await;
-        assert_eq!(due(Cause::ConnectionRefused), Some(6));
-        assert_eq!(due(Cause::ConnectionRefused), None);
+        assert_eq!(due(Some(Cause::ConnectionRefused)), Some(6));
+        assert_eq!(due(Some(Cause::ConnectionRefused)), None);
     }
 }

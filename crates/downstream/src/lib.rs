@@ -9,6 +9,7 @@ mod body;
 pub mod caller;
 pub mod client;
 mod connect;
+mod credentials;
 pub mod delay;
 pub mod failure;
 mod failure_log;

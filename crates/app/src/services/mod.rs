@@ -30,6 +30,7 @@ use self::database::Database;
 use self::objects::Objects;
 use crate::StartError;
 use crate::clock::{self, SharedClock, SystemClock};
+use crate::live_files::LiveFiles;
 use crate::secret_files::SecretFiles;
 use crate::settings::Settings;
 use crate::variables::Variables;
@@ -250,6 +251,7 @@ fn caller_of(
 ) -> Result<Caller, StartError> {
     let client = Client::new()
         .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))?
+        .with_files(Arc::new(LiveFiles::default()))
         .with_memory(settings.worker_answers_mib.saturating_mul(1024 * 1024));
     #[allow(clippy::cast_possible_truncation, reason = "any 64 random bits")]
     let seed = SystemIdGenerator.lease_token().0.as_u128() as u64;

@@ -119,11 +119,13 @@ pub enum Reason {
     Unavailable,
     /// A permit was given, but the call could not be made in time: the limiter is too far away, or this worker too busy.
     Late,
+    /// The dependency's credentials cannot be had now: a file that cannot be read, a token endpoint that fails.
+    Credentials,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Rate,
         Self::OwnerRate,
         Self::Concurrency,
@@ -131,6 +133,7 @@ impl Reason {
         Self::BreakerOpen,
         Self::Unavailable,
         Self::Late,
+        Self::Credentials,
     ];
 
     /// The reason's code, see [`crate::outcome::code`].
@@ -144,6 +147,7 @@ impl Reason {
             Self::BreakerOpen => code::BREAKER_OPEN,
             Self::Unavailable => code::LIMITER_UNAVAILABLE,
             Self::Late => code::LIMITER_LATE,
+            Self::Credentials => code::CREDENTIALS_UNAVAILABLE,
         }
     }
 }

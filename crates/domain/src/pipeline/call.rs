@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::auth::Auth;
 use super::check::Source;
 use super::definition::{Definition, Method, StepDefinition};
 use super::dependency::check_header;
@@ -53,6 +54,7 @@ pub fn step(
     let path = path(step, here(request.path.referenced.line()), read, source);
     let query = query(step, names, read, source);
     let headers = headers(step, names, read, source);
+    check_auth(step, place.and_then(|place| dependencies[place].auth.as_ref()), source);
     let json = match &request.json {
         Some(body) => Some(json(&source.json(body), here(body.referenced.line()), read, source)?.0),
         None => None,
@@ -114,6 +116,28 @@ fn headers(
         );
     }
     headers
+}
+
+/// What a dependency's `auth` sends is not the step's to send.
+fn check_auth(step: &StepDefinition, auth: Option<&Auth>, source: &mut Source<'_>) {
+    let Some(auth) = auth else { return };
+    let (whose, dependency) = (&step.name, &step.dependency.value);
+    for (name, value) in &step.request.headers {
+        if auth.headers().iter().any(|own| name.eq_ignore_ascii_case(own)) {
+            let message = format!(
+                "step `{whose}`: the `auth` of `{dependency}` sends the header `{name}`; remove one of the two"
+            );
+            source.error(value.referenced.line(), message);
+        }
+    }
+    for (name, value) in &step.request.query {
+        if auth.query() == Some(name) {
+            let message = format!(
+                "step `{whose}`: the `auth` of `{dependency}` sends `{name}` in the query; remove one of the two"
+            );
+            source.error(value.referenced.line(), message);
+        }
+    }
 }
 
 /// The templates of a step's output, and whether any of them reads the answer's body.

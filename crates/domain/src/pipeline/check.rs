@@ -1,10 +1,13 @@
 //! What the checks of a definition share: its lines, its variables, and the errors found so far.
 #![allow(missing_docs, reason = "private to the loader")]
 
+use std::path::{Path, PathBuf};
+
 use serde_saphyr::Spanned;
 
 use super::error::DefinitionError;
-use super::vars::{self, Filled, Unset};
+use super::live::{LiveText, Part};
+use super::vars::{self, Filled, Section, Unset, Unusable};
 use super::written::Written;
 
 /// Routes that are not a pipeline's to take.
@@ -109,6 +112,45 @@ impl<'a> Source<'a> {
         self.filled(text, line, |lookup| vars::fill_template(text, path, lookup))
     }
 
+    /// A text of a dependency; none when a variable or a file is missing. What reads like a template or a variable, and is not
+    /// one here, is an error: it would be sent as it stands.
+    pub fn live(&mut self, whose: &str, text: &str, line: u64) -> Option<LiveText> {
+        if let Some(name) = vars::bare(text) {
+            let message =
+                format!("`${name}` would be sent as it stands; write `${{{name}}}` for the variable");
+            self.error(line, format!("{whose}: {message}"));
+        }
+        let sections = self.filled(text, line, |lookup| match vars::sections(text, lookup) {
+            Ok(sections) => Ok(sections.map(Ok)),
+            Err(Unusable::Unclosed) => Err(vars::Unclosed),
+            Err(Unusable::FileInCode) => Ok(Some(Err(()))),
+        })?;
+        let Ok(sections) = sections else {
+            let message = "`${file:…}` stands in an expression; write it outside of `{{ }}`";
+            self.broken(line, format!("{whose}: {message}"));
+            return None;
+        };
+        let mut parts = Vec::with_capacity(sections.len());
+        for section in sections {
+            parts.push(match section {
+                Section::Filled(Filled::Plain(text)) => Part::Text(text),
+                Section::File(path) => Part::File(self.path(&path)),
+                Section::Filled(Filled::Template(text)) => {
+                    let message =
+                        "a template would be sent as it stands; write it into the `request` of a step";
+                    self.error(line, format!("{whose}: {message}"));
+                    Part::Text(text)
+                }
+            });
+        }
+        Some(LiveText::of(parts))
+    }
+
+    /// A file that the definition names; a path that is not absolute begins at its folder.
+    fn path(&self, path: &str) -> PathBuf {
+        Path::new(self.file).parent().unwrap_or(Path::new("")).join(path)
+    }
+
     fn filled<T>(
         &mut self,
         text: &str,
@@ -117,7 +159,12 @@ impl<'a> Source<'a> {
     ) -> Option<T> {
         let mut missing: Vec<String> = Vec::new();
         let (lookup, unset) = (self.vars, self.unset);
-        let filled = fill(&mut |name| match lookup(name) {
+        let folder = Path::new(self.file).parent().unwrap_or(Path::new(""));
+        let found = |name: &str| match name.strip_prefix(vars::FILE) {
+            Some(path) => lookup(&format!("{}{}", vars::FILE, folder.join(path).display())),
+            None => lookup(name),
+        };
+        let filled = fill(&mut |name| match found(name) {
             None => {
                 missing.push(name.to_owned());
                 // A number can stand in text, in quotes and in an expression.

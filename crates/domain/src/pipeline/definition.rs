@@ -9,6 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde_saphyr::Spanned;
 
+use super::auth::definition::AuthDefinition;
 use super::scalars::{Share, Span};
 use super::written::Written;
 use crate::csv::Format;
@@ -69,6 +70,7 @@ pub struct DependencyDefinition {
     pub base_url: Spanned<String>,
     #[serde(default)]
     pub headers: BTreeMap<String, Spanned<String>>,
+    pub auth: Option<Spanned<AuthDefinition>>,
     pub rate: Option<Spanned<RateDefinition>>,
     pub concurrency: Option<Spanned<ConcurrencyDefinition>>,
     pub timeout: Option<Spanned<Span>>,

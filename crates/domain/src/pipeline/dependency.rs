@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde_saphyr::Spanned;
 use url::Url;
 
+use super::auth::{self, Auth};
 use super::check::Source;
 use super::definition::{BreakerDefinition, ConcurrencyDefinition, DependencyDefinition, RateDefinition};
+use super::live::LiveText;
 use super::model::{Breaker, Concurrency, Dependency, Rate};
 use super::scalars::Span;
 use super::step::{is_header_name, is_header_value};
@@ -34,6 +36,10 @@ pub fn dependency(
     source.check_name("dependency", name, line);
     let base_url = base_url(name, definition, open_addresses, source);
     let headers = headers(name, definition, source);
+    let auth = auth::load::auth(name, definition, source);
+    if let (Some(url), Some(auth)) = (&base_url, &auth) {
+        check_user(name, url, auth, definition.base_url.referenced.line(), source);
+    }
     let rate = definition.rate.as_ref().map(|rate| self::rate(name, rate, source));
     let concurrency = definition.concurrency.as_ref().map(|limit| concurrency(name, limit, source));
     let timeout =
@@ -42,6 +48,7 @@ pub fn dependency(
         name: name.to_owned(),
         base_url: base_url?,
         headers,
+        auth,
         rate,
         concurrency,
         timeout,
@@ -72,18 +79,32 @@ fn base_url(
     })
 }
 
-fn headers(name: &str, definition: &DependencyDefinition, source: &mut Source<'_>) -> Vec<(String, String)> {
+fn headers(
+    name: &str,
+    definition: &DependencyDefinition,
+    source: &mut Source<'_>,
+) -> Vec<(String, LiveText)> {
     let mut headers = Vec::new();
     for (header, value) in &definition.headers {
         let at = value.referenced.line();
         check_header(&format!("dependency `{name}`"), header, at, source);
-        let Some(value) = source.fill(&value.value, at) else { continue };
-        if !is_header_value(&value) {
+        let whose = format!("dependency `{name}`: the value of `{header}`");
+        let Some(value) = source.live(&whose, &value.value, at) else { continue };
+        if value.fixed().is_some_and(|value| !is_header_value(value)) {
             source.error(at, format!("dependency `{name}`: the value of `{header}` has a control character, which no header may have"));
         }
         headers.push((header.clone(), value));
     }
     headers
+}
+
+/// The user of an address is sent as `Authorization` too.
+fn check_user(name: &str, url: &Url, auth: &Auth, line: u64, source: &mut Source<'_>) {
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    if has_user && auth.headers().contains(&"authorization") {
+        let message = "base_url has a user, and `auth` sends `Authorization` as well; remove one of the two";
+        source.error(line, format!("dependency `{name}`: {message}"));
+    }
 }
 
 fn rate(name: &str, rate: &Spanned<RateDefinition>, source: &mut Source<'_>) -> Rate {

@@ -1,10 +1,11 @@
 //! A pipeline: what a file must look like, which calls are made for each row, and what of the answers is kept.
 //!
 //! [`definition`] is the YAML as it is written, `yaml` reads it, [`load`] makes it ready, room by room: `columns`,
-//! `dependency`, `call`. Every template is looked through by `inspect`, with the names of `names`, the variables of `vars`
-//! and the engine's own word (`probe`). [`step`] renders requests (`request`) and reads answers, [`template`] and [`scalars`] are the
-//! small parts, [`catalog`] holds all pipelines of a service.
+//! `dependency` (with [`auth`] and the texts of [`live`]), `call`. Every template is looked through by `inspect`, with the names
+//! of `names`, the variables of `vars` and the engine's own word (`probe`). [`step`] renders requests (`request`) and reads answers,
+//! [`template`] and [`scalars`] are the small parts, [`catalog`] holds all pipelines of a service.
 
+pub mod auth;
 mod call;
 pub mod catalog;
 pub(crate) mod check;
@@ -14,6 +15,7 @@ mod dependency;
 mod engine;
 pub mod error;
 mod inspect;
+pub mod live;
 pub mod load;
 pub mod model;
 mod names;
@@ -27,12 +29,14 @@ pub(crate) mod vars;
 mod written;
 pub(crate) mod yaml;
 
+pub use auth::Auth;
 pub use catalog::Catalog;
 pub use definition::CanaryDefinition;
 pub use error::DefinitionError;
+pub use live::{Files, LiveText, NoFiles};
 pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Rate, Retry, SourceSpan};
 pub use request::{Body, RenderedRequest};
 pub use step::{RenderError, ResponseView, RowContext, RowValues, Step};
 pub use successor::KeptStep;
-pub use vars::{Unset, is_own_setting, is_s3_setting};
+pub use vars::{FILE, Unset, is_own_setting, is_s3_setting};
 pub use yaml::utf8;

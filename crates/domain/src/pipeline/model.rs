@@ -7,6 +7,8 @@ use std::time::Duration;
 use url::Url;
 use uuid::Uuid;
 
+use super::auth::Auth;
+use super::live::LiveText;
 use super::step::{RenderError, ResultTemplate, RowContext, Step};
 use crate::csv::Schema;
 use crate::ledger::Canary;
@@ -99,7 +101,9 @@ pub struct Dependency {
     /// Where it is.
     pub base_url: Url,
     /// Headers of every call; they hold secrets.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<(String, LiveText)>,
+    /// How its calls are authenticated.
+    pub auth: Option<Auth>,
     /// How often it may be called.
     pub rate: Option<Rate>,
     /// How many calls may be under way.

@@ -80,7 +80,11 @@ impl KnownLimits {
     ) {
         let own = match reason {
             Reason::OwnerRate | Reason::Rate | Reason::Paused => limits.pauses_owner(),
-            Reason::Concurrency | Reason::BreakerOpen | Reason::Unavailable | Reason::Late => false,
+            Reason::Concurrency
+            | Reason::BreakerOpen
+            | Reason::Unavailable
+            | Reason::Late
+            | Reason::Credentials => false,
         };
         let key = limits.owner.as_ref().filter(|_| own).map_or(&limits.dependency, |(key, _)| key);
         let mut all = self.lock();

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use self::known::KnownLimits;
 use self::permit::{Refusal, Waiting};
-use crate::client::{Client, Sent};
+use crate::client::{Client, Sent, Unsendable};
 use crate::failure::Failure;
 use crate::failure_log::FailureLog;
 use crate::lateness::Lateness;
@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A look at the limits that fails within this time is repeated once: it was not a timeout.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// A dependency whose credentials cannot be read is tried again after this time.
+const CREDENTIALS_AFTER: Duration = Duration::from_secs(1);
 
 /// Calls dependencies through their limits.
 pub struct Caller {
@@ -86,8 +89,10 @@ impl Caller {
         extra.extend(demand.idempotency_key.as_deref().map(|key| ("idempotency-key", key)));
         extra.extend(demand.traceparent.as_deref().map(|parent| ("traceparent", parent)));
         // Before any limit is touched: what cannot be sent takes nothing.
-        let Some(request) = self.client.prepare(dependency, request, &extra) else {
-            return Called::unmade(code::TEMPLATE_ERROR);
+        let request = match self.client.prepare(dependency, request, &extra) {
+            Ok(request) => request,
+            Err(Unsendable::Values) => return Called::unmade(code::TEMPLATE_ERROR),
+            Err(Unsendable::Credentials(reason)) => return self.no_credentials(dependency, &reason),
         };
         let limits = self.limits(dependency, demand.owner);
         let lease_us = limit::micros(dependency.timeout + SLOT_MARGIN);
@@ -216,6 +221,14 @@ impl Caller {
             self.wait_queues.slot_freed(&key);
         }
         alone
+    }
+
+    /// Without its credentials a dependency is not called: rows wait, and no attempt is lost.
+    fn no_credentials(&self, dependency: &Dependency, reason: &str) -> Called {
+        self.failures.log_credentials(dependency, reason);
+        self.metrics.count(&dependency.name, |metrics| metrics.denied(Reason::Credentials));
+        let until = self.clock.now() + CREDENTIALS_AFTER;
+        Called::Waits { until, reason: Reason::Credentials, refused_for: Duration::ZERO }
     }
 
     fn denied(&self, dependency: &Dependency, limits: &CallLimits, denied: Denied) -> Called {

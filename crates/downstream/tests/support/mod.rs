@@ -33,6 +33,7 @@ pub fn dependency(base_url: &str) -> Dependency {
         name: format!("test-{}-{}-{count}", std::process::id(), since.as_nanos()),
         base_url: Url::parse(base_url).unwrap(),
         headers: Vec::new(),
+        auth: None,
         rate: None,
         concurrency: None,
         timeout: Duration::from_secs(10),

@@ -1,6 +1,7 @@
 //! Pipelines: those loaded at the start, and the versions that older batches were uploaded under.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use penstock_domain::pipeline::{Catalog, Pipeline, Unset};
@@ -46,7 +47,11 @@ impl Definitions {
     /// # Errors
     /// When it does not load in this environment.
     pub(crate) fn compile(&self, name: &str, version: Uuid, source: &str) -> Result<Arc<Pipeline>, String> {
-        let file = format!("{name} (version {version})");
+        // Files that it names lie beside today's definitions.
+        let loaded = self.current.get(name).or_else(|| self.current.iter().next());
+        let folder = loaded.and_then(|pipeline| Path::new(&*pipeline.place.file).parent());
+        let file = folder.unwrap_or(Path::new("")).join(format!("{name} (version {version})"));
+        let file = file.display().to_string();
         let pipeline = Pipeline::load_accepted(&file, source, &*self.vars, self.unset)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         let pipeline = Arc::new(pipeline);

@@ -25,7 +25,12 @@ pub fn is_s3_setting(name: &str) -> bool {
 
 /// Why a variable has no value, and what to do.
 pub fn why_missing(name: &str) -> String {
-    if is_own_setting(name) {
+    if let Some(path) = name.strip_prefix(super::FILE) {
+        format!(
+            "the file `{path}` cannot be read; create it, let Penstock read it, or take ${{{name}}} out (a path that is not \
+             absolute begins at the definition's folder)"
+        )
+    } else if is_own_setting(name) {
         format!(
             "${{{name}}} is a setting of Penstock itself, which definitions do not read; take it out, or list {name} in \
              PENSTOCK_PIPELINE_VARIABLES if it is meant"

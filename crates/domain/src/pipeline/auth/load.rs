@@ -1,0 +1,96 @@
+//! `auth`: from the definition to credentials that can be sent.
+#![allow(missing_docs, reason = "private to the loader")]
+
+use serde_saphyr::Spanned;
+
+use super::Auth;
+use super::definition::{ApiKeyDefinition, AuthDefinition};
+use crate::pipeline::check::Source;
+use crate::pipeline::definition::DependencyDefinition;
+use crate::pipeline::dependency::check_header;
+use crate::pipeline::live::LiveText;
+
+/// The credentials of a dependency.
+pub fn auth(name: &str, definition: &DependencyDefinition, source: &mut Source<'_>) -> Option<Auth> {
+    let written = definition.auth.as_ref()?;
+    let line = written.referenced.line();
+    let auth = one_of(name, &written.value, line, source)?;
+    for header in auth.headers() {
+        let twice = definition.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(header));
+        if let Some((known, value)) = twice {
+            let message =
+                format!("dependency `{name}`: `auth` sends the header `{known}`; remove one of the two");
+            source.error(value.referenced.line(), message);
+        }
+    }
+    Some(auth)
+}
+
+/// The one key that `auth` has.
+fn one_of(name: &str, auth: &AuthDefinition, line: u64, source: &mut Source<'_>) -> Option<Auth> {
+    let given = given(auth);
+    if given.len() != 1 {
+        let known = "`basic`, `bearer` or `api_key`";
+        let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
+        source.broken(line, format!("dependency `{name}`: `auth` has one of {known}; it has {found}"));
+        return None;
+    }
+    let whose = format!("dependency `{name}`: auth");
+    if let Some(basic) = &auth.basic {
+        let username = text(&format!("{whose}.basic.username"), &basic.value.username, source);
+        if username.as_ref().and_then(LiveText::fixed).is_some_and(|username| username.contains(':')) {
+            let message = "ends at the first `:` (RFC 7617, 2), so that it cannot have one";
+            source.error(basic.value.username.referenced.line(), format!("{whose}.basic.username {message}"));
+        }
+        let password = match &basic.value.password {
+            Some(password) => text(&format!("{whose}.basic.password"), password, source)?,
+            None => LiveText::from(""),
+        };
+        return Some(Auth::Basic { username: username?, password });
+    }
+    if let Some(bearer) = &auth.bearer {
+        return text(&format!("{whose}.bearer"), bearer, source).map(Auth::Bearer);
+    }
+    let key = auth.api_key.as_ref()?;
+    api_key(&whose, &key.value, key.referenced.line(), source)
+}
+
+fn given(auth: &AuthDefinition) -> Vec<&'static str> {
+    let keys = [
+        ("`basic`", auth.basic.is_some()),
+        ("`bearer`", auth.bearer.is_some()),
+        ("`api_key`", auth.api_key.is_some()),
+    ];
+    keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
+}
+
+fn api_key(whose: &str, key: &ApiKeyDefinition, line: u64, source: &mut Source<'_>) -> Option<Auth> {
+    let value = text(&format!("{whose}.api_key.value"), &key.value, source);
+    match (&key.header, &key.query) {
+        (Some(header), None) => {
+            let at = header.referenced.line();
+            check_header(&format!("{whose}.api_key"), &header.value, at, source);
+            Some(Auth::KeyHeader { name: header.value.clone(), value: value? })
+        }
+        (None, Some(query)) => Some(Auth::KeyQuery { name: query.value.clone(), value: value? }),
+        (header, _) => {
+            let found = if header.is_some() { "both" } else { "neither" };
+            let message = format!("{whose}.api_key has `header: NAME` or `query: NAME`; it has {found}");
+            source.broken(line, message);
+            None
+        }
+    }
+}
+
+/// A secret: not empty, and free of control characters where it is known.
+fn text(whose: &str, written: &Spanned<String>, source: &mut Source<'_>) -> Option<LiveText> {
+    let line = written.referenced.line();
+    let text = source.live(whose, &written.value, line)?;
+    let Some(fixed) = text.fixed() else { return Some(text) };
+    if fixed.trim() != fixed {
+        source.error(line, format!("{whose} begins or ends with white space; remove it"));
+    } else if fixed.chars().any(char::is_control) {
+        source.error(line, format!("{whose} has a control character, such as a line break; remove it"));
+    }
+    Some(text)
+}

@@ -1,0 +1,178 @@
+//! How calls are authenticated: what is loaded, and what is a mistake.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use penstock_domain::pipeline::{Auth, Files, Pipeline, Unset};
+
+fn vars(name: &str) -> Option<String> {
+    match name {
+        "URL" => Some("https://api.example/v1".into()),
+        "TOKEN" => Some("to{{ken".into()),
+        "DIR" => Some("/run/secrets".into()),
+        "file:/run/secrets/token" | "file:conf/token" | "file:conf/it's" => Some("x".into()),
+        _ => None,
+    }
+}
+
+fn text(dependency: &str, request: &str) -> String {
+    format!(
+        "name: p\ncsv: {{ columns: [ {{ name: a }} ] }}\ndependencies:\n  d:\n    base_url: \"${{URL}}\"\n    {dependency}\n\
+         steps: [ {{ name: s, dependency: d, request: {{ method: GET, path: /x, {request} }} }} ]\n"
+    )
+}
+
+fn load(text: &str) -> Result<Pipeline, String> {
+    Pipeline::load("conf/p.yaml", text, &vars)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+fn with(dependency: &str) -> Result<Pipeline, String> {
+    load(&text(dependency, ""))
+}
+
+/// Each file holds its own path.
+struct Paths;
+
+impl Files for Paths {
+    fn read(&self, path: &Path) -> Result<Arc<str>, String> {
+        Ok(format!("<{}>", path.display()).into())
+    }
+}
+
+fn bearer(value: &str) -> String {
+    let pipeline = with(&format!("auth: {{ bearer: \"{value}\" }}")).unwrap();
+    let Some(Auth::Bearer(token)) = &pipeline.dependencies[0].auth else { panic!("{pipeline:?}") };
+    token.text(&Paths).unwrap().into_owned()
+}
+
+#[test]
+fn a_secret_is_a_variable_or_what_a_file_holds_when_it_is_needed() {
+    for (written, value) in [
+        ("plain", "plain"),
+        ("${TOKEN}", "to{{ken"),
+        ("a-${file:/run/secrets/token}-${TOKEN}", "a-</run/secrets/token>-to{{ken"),
+        ("${file:token}${file:token}", "<conf/token><conf/token>"),
+        ("${file:${DIR}/token}", "</run/secrets/token>"),
+        ("${file:it's}", "<conf/it's>"),
+        ("$${file:x}", "${file:x}"),
+        ("a$5", "a$5"),
+    ] {
+        assert_eq!(bearer(written), value, "{written}");
+    }
+    let shown = format!("{:?}", with("auth: { bearer: \"${TOKEN}\" }").unwrap());
+    assert!(!shown.contains("to{{ken"), "{shown}");
+}
+
+#[test]
+fn a_mistake_has_its_line_and_what_to_do() {
+    let whom = "dependency `d`";
+    let keys = "`auth` has one of `basic`, `bearer` or `api_key`";
+    for (line, wanted) in [
+        ("auth: { }", format!("{whom}: {keys}; it has none")),
+        (
+            "auth: { bearer: x, basic: { username: y } }",
+            format!("{whom}: {keys}; it has `basic` and `bearer`"),
+        ),
+        ("auth: { berer: x }", "unknown key `berer`; did you mean `bearer`?".into()),
+        ("auth: { basic: { password: x } }", "the key `username` is missing here; add it".into()),
+        (
+            "auth: { basic: { username: \"a:b\" } }",
+            format!(
+                "{whom}: auth.basic.username ends at the first `:` (RFC 7617, 2), so that it cannot have one"
+            ),
+        ),
+        (
+            "auth: { bearer: \"${NONE}\" }",
+            "the environment has no variable NONE; set it, or take ${NONE} out".into(),
+        ),
+        (
+            "auth: { bearer: \"a \" }",
+            format!("{whom}: auth.bearer begins or ends with white space; remove it"),
+        ),
+        (
+            "auth: { bearer: \"a\\nb\" }",
+            format!("{whom}: auth.bearer has a control character, such as a line break; remove it"),
+        ),
+        (
+            "auth: { bearer: $TOKEN }",
+            format!(
+                "{whom}: auth.bearer: `$TOKEN` would be sent as it stands; write `${{TOKEN}}` for the variable"
+            ),
+        ),
+        (
+            "auth: { bearer: \"{{ row.a }}\" }",
+            format!(
+                "{whom}: auth.bearer: a template would be sent as it stands; write it into the `request` of a step"
+            ),
+        ),
+        (
+            "auth: { api_key: { value: x } }",
+            format!("{whom}: auth.api_key has `header: NAME` or `query: NAME`; it has neither"),
+        ),
+        (
+            "auth: { api_key: { header: A, query: b, value: x } }",
+            format!("{whom}: auth.api_key has `header: NAME` or `query: NAME`; it has both"),
+        ),
+        (
+            "auth: { api_key: { header: Content-Length, value: x } }",
+            format!(
+                "{whom}: auth.api_key: `Content-Length` says how a message is sent, which is not a definition's; remove it"
+            ),
+        ),
+        (
+            "headers: { X-A: \"{{ row.a }}\" }",
+            format!(
+                "{whom}: the value of `X-A`: a template would be sent as it stands; write it into the `request` of a step"
+            ),
+        ),
+        (
+            "headers: { X-A: \"a $TOKEN\" }",
+            format!(
+                "{whom}: the value of `X-A`: `$TOKEN` would be sent as it stands; write `${{TOKEN}}` for the variable"
+            ),
+        ),
+        (
+            "headers: { X-A: \"{{ ${file:token} }}\" }",
+            format!(
+                "{whom}: the value of `X-A`: `${{file:…}}` stands in an expression; write it outside of `{{{{ }}}}`"
+            ),
+        ),
+        (
+            "headers: { AUTHORIZATION: x }\n    auth: { bearer: x }",
+            format!("{whom}: `auth` sends the header `AUTHORIZATION`; remove one of the two"),
+        ),
+    ] {
+        assert_eq!(with(line).map(|_| ()), Err(format!("conf/p.yaml:6: {wanted}")), "{line}");
+    }
+    let missing = "the file `none` cannot be read; create it, let Penstock read it, or take ${file:none} out (a path that is not absolute begins at the definition's folder)";
+    assert_eq!(
+        with("auth: { bearer: \"${file:none}\" }").map(|_| ()),
+        Err(format!("conf/p.yaml:6: {missing}"))
+    );
+    for (auth, request, wanted) in [
+        ("bearer: x", "headers: { authorization: y }", "sends the header `authorization`"),
+        ("api_key: { header: X-Key, value: x }", "headers: { x-key: y }", "sends the header `x-key`"),
+        ("api_key: { query: key, value: x }", "query: { key: y }", "sends `key` in the query"),
+    ] {
+        let wanted = format!("conf/p.yaml:7: step `s`: the `auth` of `d` {wanted}; remove one of the two");
+        assert_eq!(load(&text(&format!("auth: {{ {auth} }}"), request)).map(|_| ()), Err(wanted));
+    }
+    let user = text("auth: { bearer: x }", "").replace("${URL}", "https://u:p@api.example");
+    assert_eq!(
+        load(&user).map(|_| ()),
+        Err(format!(
+            "conf/p.yaml:5: {whom}: base_url has a user, and `auth` sends `Authorization` as well; remove one of the two"
+        ))
+    );
+}
+
+#[test]
+fn without_the_environment_files_may_be_missing() {
+    let text = text("auth: { basic: { username: \"${NONE}\", password: \"${file:none}\" } }", "");
+    assert!(Pipeline::load_with("p.yaml", &text, &|_| None, Unset::Refused).is_err());
+    let text = text.replace("${URL}", "https://api.example");
+    assert!(Pipeline::load_with("p.yaml", &text, &|_| None, Unset::Allowed).is_ok());
+}
