@@ -1,6 +1,6 @@
 //! What every program does first.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use penstock_domain::alert::AlertRules;
 use penstock_domain::pipeline::{Catalog, DefinitionError, Pipeline, utf8};
@@ -51,12 +51,7 @@ pub fn load_pipelines(folder: &Path, variables: &Variables) -> Result<Catalog, S
         ))
     };
     refuse_if_written(folder, Writers::Others)?;
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .map_err(cannot)?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml"))
-        .collect();
-    files.sort();
+    let files = definitions_in(folder).map_err(cannot)?;
     let mut pipelines = Vec::new();
     let mut errors = Vec::new();
     for file in files {
@@ -81,6 +76,19 @@ pub fn load_pipelines(folder: &Path, variables: &Variables) -> Result<Catalog, S
         return Err(StartError::new(errors.join("\n")));
     }
     Catalog::new(pipelines).map_err(|errors| StartError::new(listed(&errors)))
+}
+
+/// The definitions of a folder, `*.yaml` and `*.yml`, by name.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn definitions_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml"))
+        .collect();
+    files.sort();
+    Ok(files)
 }
 
 fn listed(errors: &[DefinitionError]) -> String {

@@ -82,7 +82,11 @@ pub struct Variables {
 impl Variables {
     /// Those of a program. A program that makes no calls goes without the values that only calls need.
     pub fn of(settings: &Settings, role: Role) -> Self {
-        let unset = if role.makes_calls() { Unset::Refused } else { Unset::Allowed };
+        Self::with(settings, if role.makes_calls() { Unset::Refused } else { Unset::Allowed })
+    }
+
+    /// Those of a program of which it is known what becomes of one without a value.
+    pub fn with(settings: &Settings, unset: Unset) -> Self {
         // A URL that comes from a file may be one of S3.
         let s3 = settings
             .object_store_url

@@ -25,6 +25,7 @@ mod manual;
 mod open;
 mod output;
 mod owners;
+mod pipelines;
 mod reconcile;
 mod smoke;
 mod socket;
@@ -89,6 +90,9 @@ enum Command {
     /// Owners: quotas, weights, callback secrets
     #[command(subcommand)]
     Owners(owners::Command),
+    /// Definitions: check
+    #[command(subcommand)]
+    Pipelines(pipelines::Command),
     /// Batches: list, show, pause, resume, cancel, retry, erase
     #[command(subcommand)]
     Batches(batches::Command),
@@ -202,6 +206,7 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
             return demo::run(program.settings, &program.data, rows, stays, out).await;
         }
         Command::Dev { every } => return dev::run(program.settings, &program.data, every, out).await,
+        Command::Pipelines(command) => return pipelines::run(&program.settings, command, out),
         _ => {}
     }
     let makes = matches!(program.command, Command::Migrate | Command::Keys(keys::Command::Create { .. }));
@@ -211,7 +216,7 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         opened.chosen.services.store.check_schema().await.map_err(open::said)?;
     }
     match program.command {
-        Command::Demo { .. } | Command::Dev { .. } => Ok(true),
+        Command::Demo { .. } | Command::Dev { .. } | Command::Pipelines(_) => Ok(true),
         Command::Migrate => {
             let services = &opened.chosen.services;
             let (from, to) = penstock_flow::operate::rotation::migrate(services, &open::operator_name())

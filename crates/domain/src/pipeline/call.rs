@@ -7,6 +7,7 @@ use super::auth::Auth;
 use super::check::Source;
 use super::definition::{Definition, Method, StepDefinition};
 use super::dependency::check_header;
+use super::error::ErrorCode;
 use super::inspect::Reading;
 use super::model::Dependency;
 use super::names::{Names, hint};
@@ -40,12 +41,12 @@ pub fn step(
 ) -> Option<Step> {
     source.check_name("step", &step.name, line);
     let place = dependencies.iter().position(|dependency| dependency.name == step.dependency.value);
-    if !definition.dependencies.contains_key(&step.dependency.value) {
+    if !definition.dependencies.contains_key(&step.dependency.value) && !source.is_damaged("dependencies") {
         let known: Vec<&str> = definition.dependencies.keys().map(String::as_str).collect();
         let hint = hint(&step.dependency.value, &known);
         let message =
             format!("step `{}`: there is no dependency `{}`{hint}", step.name, step.dependency.value);
-        source.broken(step.dependency.referenced.line(), message);
+        source.broken(step.dependency.referenced, message);
     }
     let cost = step.cost.as_ref().map_or(1, |cost| cost.value);
     check_cost(step, line, place.map(|place| &dependencies[place]), source);
@@ -240,11 +241,15 @@ fn compiled(
     let mut reading = template::read(&filled, path, here.names, here.answer);
     if source.take_left_open() {
         // What it reads is known. What it makes is not, and nobody asks it to.
+        for fault in reading.faults.iter().filter(|fault| !fault.by_value) {
+            let line = source.line_in(written, at, fault.line);
+            source.error_of(ErrorCode::InvalidTemplate, line, fault.message.clone());
+        }
         read.context.append(&mut reading.context);
         return Some((Template::empty(), reading));
     }
     for fault in std::mem::take(&mut reading.faults) {
-        source.error(source.line_in(written, at, fault.line), fault.message);
+        source.error_of(ErrorCode::InvalidTemplate, source.line_in(written, at, fault.line), fault.message);
     }
     read.context.append(&mut reading.context);
     match Template::compile(filled, path) {
@@ -252,7 +257,8 @@ fn compiled(
         Err(error) => {
             let line = source.line_in(written, at, error.line().map_or(1, |line| line as u64));
             let detail = error.detail().unwrap_or("its syntax is off");
-            source.broken(line, format!("a template cannot be read: {detail}"));
+            source.is_broken = true;
+            source.error_of(ErrorCode::InvalidTemplate, line, format!("a template cannot be read: {detail}"));
             None
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::error::DefinitionError;
+use super::error::{DefinitionError, ErrorCode};
 use super::model::{Dependency, Pipeline};
 use crate::limit::identity;
 
@@ -23,29 +23,37 @@ impl Catalog {
         let mut catalog = Self::default();
         let mut errors = Vec::new();
         for pipeline in pipelines {
-            let place = &pipeline.place;
-            let error = |line, message| DefinitionError { file: place.file.to_string(), line, message };
-            if let Some(other) = catalog.pipelines.get(&pipeline.name) {
-                let there = format!("{}:{}", other.place.file, other.place.name_line);
-                let message =
-                    format!("{there} defines a pipeline `{}` as well; rename one of them", pipeline.name);
-                errors.push(error(place.name_line, message));
-                continue;
-            }
-            if let Some(route) = &pipeline.route
-                && let Some(other) = catalog.iter().find(|other| other.route.as_ref() == Some(route))
-            {
-                let there = format!("{}:{}", other.place.file, other.place.route_line);
-                let message =
-                    format!("`{}` at {there} has the route {route} as well; change one of them", other.name);
-                errors.push(error(place.route_line, message));
-            }
-            for (line, message) in catalog.contradictions(&pipeline) {
-                errors.push(error(line, message));
-            }
-            catalog.pipelines.insert(pipeline.name.clone(), Arc::new(pipeline));
+            catalog.add(pipeline, &mut errors);
         }
         if errors.is_empty() { Ok(catalog) } else { Err(errors) }
+    }
+
+    /// Adds a pipeline, or reports what keeps it out and what contradicts another one.
+    pub(super) fn add(&mut self, pipeline: Pipeline, errors: &mut Vec<DefinitionError>) {
+        let place = &pipeline.place;
+        let error = |line, message| {
+            let (file, code) = (place.file.to_string(), ErrorCode::Conflict);
+            DefinitionError { file, line, column: 1, code, message }
+        };
+        if let Some(other) = self.pipelines.get(&pipeline.name) {
+            let there = format!("{}:{}", other.place.file, other.place.name_line);
+            let message =
+                format!("{there} defines a pipeline `{}` as well; rename one of them", pipeline.name);
+            errors.push(error(place.name_line, message));
+            return;
+        }
+        if let Some(route) = &pipeline.route
+            && let Some(other) = self.iter().find(|other| other.route.as_ref() == Some(route))
+        {
+            let there = format!("{}:{}", other.place.file, other.place.route_line);
+            let message =
+                format!("`{}` at {there} has the route {route} as well; change one of them", other.name);
+            errors.push(error(place.route_line, message));
+        }
+        for (line, message) in self.contradictions(&pipeline) {
+            errors.push(error(line, message));
+        }
+        self.pipelines.insert(pipeline.name.clone(), Arc::new(pipeline));
     }
 
     /// Limits of a pipeline's dependencies that are others than those of a pipeline before it.

@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_saphyr::Spanned;
+use serde_saphyr::{Location, Spanned};
 
-use super::error::DefinitionError;
+use super::error::{DefinitionError, ErrorCode};
 use super::live::{LiveText, Part};
 use super::vars::{self, Filled, Section, Unset, Unusable};
 use super::written::Written;
@@ -22,6 +22,30 @@ const RESERVED: [&str; 8] = [
     "/metrics",
 ];
 
+/// Where an error is: a line, and the column when it is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    line: u64,
+    column: Option<u64>,
+}
+
+impl From<u64> for Place {
+    fn from(line: u64) -> Self {
+        Self { line, column: None }
+    }
+}
+
+impl From<Location> for Place {
+    fn from(at: Location) -> Self {
+        Self { line: at.line(), column: Some(at.column()).filter(|column| *column > 0) }
+    }
+}
+
+/// The column, in characters from 1, of a byte of a line.
+fn column_at(line: &str, byte: usize) -> u64 {
+    line.get(..byte).map_or(1, |before| before.chars().count() as u64 + 1)
+}
+
 /// A definition's text, and the errors found in it.
 pub struct Source<'a> {
     file: &'a str,
@@ -31,6 +55,8 @@ pub struct Source<'a> {
     /// Whether a variable without a value was left open since somebody asked.
     left_open: bool,
     pub errors: Vec<DefinitionError>,
+    /// Keys at the top under which something could not be read: what is missing there is no error of its own.
+    damaged: Vec<String>,
     /// Whether one of them leaves a hole in what is made of the text, so that it cannot run.
     pub is_broken: bool,
 }
@@ -42,7 +68,16 @@ impl<'a> Source<'a> {
         vars: &'a (dyn Fn(&str) -> Option<String> + 'a),
         unset: Unset,
     ) -> Self {
-        Self { file, text, vars, unset, left_open: false, errors: Vec::new(), is_broken: false }
+        Self {
+            file,
+            text,
+            vars,
+            unset,
+            left_open: false,
+            errors: Vec::new(),
+            damaged: Vec::new(),
+            is_broken: false,
+        }
     }
 
     /// Whether a variable without a value was left open since the last call.
@@ -50,21 +85,69 @@ impl<'a> Source<'a> {
         std::mem::take(&mut self.left_open)
     }
 
-    /// An error that has to be fixed before anything can be made of the text.
-    pub fn broken(&mut self, line: u64, message: String) {
+    /// What was read of a text with errors: these, and where something is missing because of them.
+    pub fn is_damaged_at(&mut self, errors: Vec<DefinitionError>, damaged: Vec<String>) {
         self.is_broken = true;
-        self.error(line, message);
+        self.errors = errors;
+        self.damaged = damaged;
     }
 
-    pub fn error(&mut self, line: u64, message: String) {
-        let error = DefinitionError { file: self.file.to_owned(), line, message };
-        if !self.errors.contains(&error) {
+    /// Whether something under a key at the top could not be read.
+    pub fn is_damaged(&self, key: &str) -> bool {
+        self.damaged.iter().any(|damaged| damaged == key)
+    }
+
+    /// An error that has to be fixed before anything can be made of the text.
+    pub fn broken(&mut self, at: impl Into<Place>, message: String) {
+        self.is_broken = true;
+        self.error(at, message);
+    }
+
+    pub fn error(&mut self, at: impl Into<Place>, message: String) {
+        self.error_of(ErrorCode::InvalidValue, at, message);
+    }
+
+    pub fn error_of(&mut self, code: ErrorCode, at: impl Into<Place>, message: String) {
+        let Place { line, column } = at.into();
+        let column = column.unwrap_or_else(|| self.column_of(&message, line));
+        let error = DefinitionError { file: self.file.to_owned(), line, column, code, message };
+        let known = |other: &DefinitionError| other.line == error.line && other.message == error.message;
+        if !self.errors.iter().any(known) {
             self.errors.push(error);
         }
     }
 
+    /// The column of what a message is about, as far as the line shows it: the last of the words between backticks that
+    /// stands there, or of a key such as `retry.attempts`, else the beginning of what is written.
+    fn column_of(&self, message: &str, line: u64) -> u64 {
+        let there = self.line(line);
+        let fault = message.split_once("; ").map_or(message, |(fault, _)| fault);
+        let quoted = fault.split('`').skip(1).step_by(2).filter(|word| !word.is_empty());
+        let keys = fault
+            .split(|c: char| c.is_whitespace() || matches!(c, ':' | '`'))
+            .filter_map(|word| word.rsplit_once('.').map(|(_, key)| key))
+            .filter(|key| !key.is_empty());
+        let byte = quoted
+            .filter_map(|word| there.find(word))
+            .last()
+            .or_else(|| keys.filter_map(|key| there.find(key)).next_back())
+            .unwrap_or_else(|| there.len() - there.trim_start_matches([' ', '-']).len());
+        column_at(there, byte)
+    }
+
+    /// The place of a needle within a line; that of the line when it does not stand there.
+    fn place_of(&self, needle: &str, line: u64) -> Place {
+        let there = self.line(line);
+        Place { line, column: there.find(needle).map(|byte| column_at(there, byte)) }
+    }
+
+    fn line(&self, number: u64) -> &'a str {
+        let index = usize::try_from(number.saturating_sub(1)).unwrap_or(0);
+        self.text.lines().nth(index).unwrap_or_default()
+    }
+
     pub fn into_errors(mut self) -> Vec<DefinitionError> {
-        self.errors.sort_by_key(|error| error.line);
+        self.errors.sort_by_key(|error| (error.line, error.column));
         self.errors
     }
 
@@ -104,10 +187,14 @@ impl<'a> Source<'a> {
 
     /// A text that is no template, with `${NAME}` filled in; none when one is missing.
     pub fn fill(&mut self, text: &str, line: u64) -> Option<String> {
-        self.filled(text, line, |lookup| vars::fill(text, lookup))
+        let required = self.unset == Unset::Refused;
+        let errors = self.errors.len();
+        let filled = self.filled(text, line, |lookup| vars::fill(text, lookup));
+        filled.filter(|_| !required || self.errors.len() == errors)
     }
 
-    /// A template, with `${NAME}` filled in as text; none when one is missing.
+    /// A template, with `${NAME}` filled in as text. One that is missing is left open: what the template reads can be
+    /// checked without it.
     pub fn fill_template(&mut self, text: &str, line: u64, path: bool) -> Option<Filled> {
         self.filled(text, line, |lookup| vars::fill_template(text, path, lookup))
     }
@@ -164,21 +251,22 @@ impl<'a> Source<'a> {
             Some(path) => lookup(&format!("{}{}", vars::FILE, folder.join(path).display())),
             None => lookup(name),
         };
-        let filled = fill(&mut |name| match found(name) {
-            None => {
+        let filled = fill(&mut |name| {
+            found(name).or_else(|| {
                 missing.push(name.to_owned());
                 // A number can stand in text, in quotes and in an expression.
-                (unset == Unset::Allowed && !vars::is_own_setting(name)).then(|| "0".to_owned())
-            }
-            value => value,
+                Some("0".to_owned())
+            })
         });
         for name in missing {
+            self.left_open = true;
             if unset == Unset::Allowed && !vars::is_own_setting(&name) {
-                self.left_open = true;
                 continue;
             }
-            let at = self.line_of(&format!("${{{name}}}"), line);
-            self.broken(at, vars::why_missing(&name));
+            let written = format!("${{{name}}}");
+            let at = self.place_of(&written, self.line_of(&written, line));
+            self.is_broken = true;
+            self.error_of(ErrorCode::MissingVariable, at, vars::why_missing(&name));
         }
         filled.unwrap_or_else(|vars::Unclosed| {
             let at = self.line_of(text, line);

@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 use uuid::Uuid;
 
 use super::call::{self, Here, Read};
+use super::catalog::Catalog;
 use super::check::Source;
 use super::columns;
 use super::definition::{CanaryDefinition, Definition, DispatchDefinition, RetryDefinition};
@@ -17,7 +18,7 @@ use super::names::Names;
 use super::scalars::Span;
 use super::step::ResultTemplate;
 use super::vars::Unset;
-use super::yaml;
+use super::yaml::{self, Collected};
 use crate::csv::Schema;
 use crate::ledger::Canary;
 
@@ -78,12 +79,55 @@ fn read(
     vars: &(dyn Fn(&str) -> Option<String> + '_),
     unset: Unset,
 ) -> Result<(Option<Pipeline>, Vec<DefinitionError>), Vec<DefinitionError>> {
-    let definition: Definition =
-        yaml::read(file, text, "`name`, `csv` and `steps`").map_err(|error| vec![error])?;
     let mut source = Source::new(file, text, vars, unset);
-    let pipeline = build(definition, file, text, &mut source);
+    let Some(pipeline) = read_damaged(file, text, &mut source) else { return Err(source.into_errors()) };
     let whole = !source.is_broken;
     Ok((Some(pipeline).filter(|_| whole), source.into_errors()))
+}
+
+/// What can be made of a definition at all; the errors are in `source`.
+fn read_damaged(file: &str, text: &str, source: &mut Source<'_>) -> Option<Pipeline> {
+    let definition = match yaml::read::<Definition>(file, text, "`name`, `csv` and `steps`") {
+        Ok(definition) => definition,
+        Err(first) => {
+            let Collected { value, errors, damaged } = yaml::collect(file, text, first);
+            source.is_damaged_at(errors, damaged);
+            value?
+        }
+    };
+    Some(build(definition, file, text, source))
+}
+
+/// Checks files together, in this order: each with its name and its text, or why it has none. A file whose pipeline has
+/// the name of an earlier one's has an error of its own for it.
+pub fn check_files(
+    files: &[(String, Result<String, DefinitionError>)],
+    vars: &(dyn Fn(&str) -> Option<String> + '_),
+    unset: Unset,
+) -> Vec<(String, Vec<DefinitionError>)> {
+    let mut catalog = Catalog::default();
+    let mut checked = Vec::new();
+    for (file, text) in files {
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => {
+                checked.push((file.clone(), vec![error.clone()]));
+                continue;
+            }
+        };
+        let mut source = Source::new(file, text, vars, unset);
+        let pipeline = read_damaged(file, text, &mut source);
+        let nameless = source.is_damaged("name");
+        if let Some(mut pipeline) = pipeline.filter(|_| !nameless) {
+            if source.is_broken {
+                // Limits that could not be read contradict nobody's.
+                pipeline.dependencies.clear();
+            }
+            catalog.add(pipeline, &mut source.errors);
+        }
+        checked.push((file.clone(), source.into_errors()));
+    }
+    checked
 }
 
 fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>) -> Pipeline {
@@ -110,6 +154,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         ));
     }
     let mut names = Names::new(schema.columns.iter().map(|column| column.name.clone()).collect());
+    names.leave_open(source.is_damaged("csv"), source.is_damaged("steps"));
     let mut read = Read::default();
     let mut steps = Vec::new();
     for step in &definition.steps {

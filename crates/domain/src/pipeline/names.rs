@@ -8,11 +8,19 @@ const ANSWER: [&str; 3] = ["body", "status", "headers"];
 pub struct Names {
     columns: Vec<String>,
     steps: Vec<(String, Vec<String>)>,
+    /// Whether there may be other columns, and other steps and outputs, in parts of the text that could not be read.
+    open_columns: bool,
+    open_steps: bool,
 }
 
 impl Names {
     pub fn new(columns: Vec<String>) -> Self {
-        Self { columns, steps: Vec::new() }
+        Self { columns, steps: Vec::new(), open_columns: false, open_steps: false }
+    }
+
+    /// Accepts any column, and any step and output: some of them could not be read.
+    pub fn leave_open(&mut self, columns: bool, steps: bool) {
+        (self.open_columns, self.open_steps) = (columns, steps);
     }
 
     pub fn has_step(&self, name: &str) -> bool {
@@ -25,7 +33,7 @@ impl Names {
 
     /// Whether there is a column; the error says which there are.
     pub fn column(&self, column: &str) -> Result<(), String> {
-        if self.columns.iter().any(|known| known == column) {
+        if self.open_columns || self.columns.iter().any(|known| known == column) {
             return Ok(());
         }
         let known: Vec<&str> = self.columns.iter().map(String::as_str).collect();
@@ -35,7 +43,8 @@ impl Names {
 
     /// The place of an earlier step.
     pub fn step(&self, step: &str) -> Result<usize, String> {
-        self.steps.iter().position(|(name, _)| name == step).ok_or_else(|| {
+        let place = self.steps.iter().position(|(name, _)| name == step);
+        place.or(self.open_steps.then_some(usize::MAX)).ok_or_else(|| {
             let known: Vec<&str> = self.steps.iter().map(|(name, _)| name.as_str()).collect();
             let hint = dashed("steps", step, &known).unwrap_or_else(|| hint(step, &known));
             format!("no earlier step is named `{step}`{hint}")
@@ -44,8 +53,8 @@ impl Names {
 
     /// Whether a step has an output.
     pub fn output(&self, step: usize, output: &str) -> Result<(), String> {
-        let (step, outputs) = &self.steps[step];
-        if outputs.iter().any(|known| known == output) {
+        let Some((step, outputs)) = self.steps.get(step) else { return Ok(()) };
+        if self.open_steps || outputs.iter().any(|known| known == output) {
             return Ok(());
         }
         let known: Vec<&str> = outputs.iter().map(String::as_str).collect();

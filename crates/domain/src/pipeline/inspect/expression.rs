@@ -195,7 +195,7 @@ impl Walk<'_> {
         }
         let Some(given) = given else { return self.optional(applied_to) };
         if let Some(message) = probe::misuse(self.environment, what, name, &given) {
-            self.fault(span, message);
+            self.misuse(span, message);
         }
         match applied_to {
             Some(expr) if probe::needs_value(self.environment, what, name, &given) => self.needed(expr),
@@ -243,7 +243,7 @@ impl Walk<'_> {
                 } else if let Some(mut given) = given {
                     given.values.remove(0);
                     if let Some(message) = probe::misuse(self.environment, What::Function, name, &given) {
-                        self.fault(span, message);
+                        self.misuse(span, message);
                     }
                 }
                 Shape::Any

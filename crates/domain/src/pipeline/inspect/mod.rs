@@ -22,6 +22,8 @@ use super::names::Names;
 pub struct Fault {
     pub line: u64,
     pub message: String,
+    /// Whether it depends on values, which a variable of the environment may change.
+    pub by_value: bool,
 }
 
 /// What a template reads.
@@ -77,7 +79,13 @@ impl<'a> Walk<'a> {
     }
 
     fn fault(&mut self, span: Span, message: String) {
-        self.reading.faults.push(Fault { line: u64::from(span.start_line).max(1), message });
+        self.reading.faults.push(Fault { line: u64::from(span.start_line).max(1), message, by_value: false });
+    }
+
+    /// A fault of the values that something is given.
+    fn misuse(&mut self, span: Span, message: String) {
+        let line = u64::from(span.start_line).max(1);
+        self.reading.faults.push(Fault { line, message, by_value: true });
     }
 
     fn statements(&mut self, nodes: &[Stmt<'_>]) {

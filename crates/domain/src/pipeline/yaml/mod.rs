@@ -1,8 +1,14 @@
 //! What the YAML parser says, as sentences: what stands there, what belongs there, and a hint.
 
+mod collect;
+mod decode;
+mod node;
+
 use serde_saphyr::{Error, UserMessageFormatter};
 
-use super::error::DefinitionError;
+pub(crate) use collect::{Collected, collect};
+
+use super::error::{DefinitionError, ErrorCode};
 use super::names::hint;
 
 /// At most this many characters of a value are shown.
@@ -18,6 +24,8 @@ pub fn utf8<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, DefinitionError>
         DefinitionError {
             file: file.to_owned(),
             line: memchr::memchr_iter(b'\n', before).count() as u64 + 1,
+            column: 1,
+            code: ErrorCode::Unreadable,
             message: "the file is not UTF-8 from here on; save it as UTF-8".into(),
         }
     })
@@ -38,8 +46,29 @@ pub(crate) fn read<'a, T: serde::Deserialize<'a>>(
             Error::Eof { .. } => format!("the file is empty; write {keys}"),
             error => sentence(error, &TextPosition::of(text, line, column)),
         };
-        DefinitionError { file: file.to_owned(), line, message }
+        let code = code_of(&error);
+        DefinitionError { file: file.to_owned(), line: line.max(1), column: column.max(1), code, message }
     })
+}
+
+/// Which kind of error it is.
+fn code_of(error: &Error) -> ErrorCode {
+    match error {
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => code_of(error),
+        Error::DuplicateMappingKey { .. } => ErrorCode::DuplicateKey,
+        Error::SerdeUnknownField { .. } => ErrorCode::UnknownKey,
+        Error::SerdeMissingField { .. } => ErrorCode::MissingKey,
+        Error::Message { .. } => ErrorCode::InvalidValue,
+        Error::SerdeUnknownVariant { .. }
+        | Error::NullIntoString { .. }
+        | Error::InvalidScalar { .. }
+        | Error::InvalidBooleanStrict { .. }
+        | Error::NonFiniteFloat { .. }
+        | Error::Unexpected { .. }
+        | Error::SerdeInvalidType { .. }
+        | Error::SerdeInvalidValue { .. } => ErrorCode::InvalidType,
+        _ => ErrorCode::InvalidYaml,
+    }
 }
 
 /// What stands at a place: its key, if it is a value, and its own text.
