@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::markdown::{read, spans, table_rows};
 
 /// A table's first heading, and the structs whose fields stand in it, each behind a prefix.
-const TABLES: [(&str, &[(&str, &str)]); 9] = [
+const TABLES: [(&str, &[(&str, &str)]); 10] = [
     ("key", &[("", "Definition")]),
     ("key of `csv`", &[("", "CsvDefinition")]),
     ("key of a column", &[("", "ColumnDefinition")]),
@@ -22,6 +22,7 @@ const TABLES: [(&str, &[(&str, &str)]); 9] = [
         "key of `auth`",
         &[("", "AuthDefinition"), ("basic.", "BasicDefinition"), ("api_key.", "ApiKeyDefinition")],
     ),
+    ("key of `tls`", &[("", "TlsDefinition")]),
     ("key of a step", &[("", "StepDefinition"), ("request.", "RequestDefinition")]),
     ("key of `retry`", &[("", "RetryDefinition"), ("backoff.", "BackoffDefinition")]),
     ("key of `dispatch`", &[("", "DispatchDefinition")]),
@@ -53,7 +54,7 @@ fn fields(source: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn every_key_of_a_pipeline_is_described_and_no_other() {
-    let files = ["definition.rs", "auth/definition.rs"];
+    let files = ["definition.rs", "auth/definition.rs", "transport.rs"];
     let source = files.map(|file| read(&format!("crates/domain/src/pipeline/{file}"))).concat();
     let pages = ["write-a-pipeline.md", "how-to/authenticate-calls.md"];
     let guide: Vec<_> = pages.iter().flat_map(|page| table_rows(&read(&format!("docs/{page}")))).collect();

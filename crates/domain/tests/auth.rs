@@ -170,6 +170,45 @@ fn a_mistake_has_its_line_and_what_to_do() {
 }
 
 #[test]
+fn certificates_are_in_pem_and_a_proxy_is_a_url() {
+    let pem = |label: &str| format!("-----BEGIN {label}-----\\nMII=\\n-----END {label}-----");
+    let (certificate, key) = (pem("CERTIFICATE"), pem("EC PRIVATE KEY"));
+    let whom = "conf/p.yaml:6: dependency `d`";
+    for (line, wanted) in [
+        (format!("tls: {{ ca: \"{certificate}\" }}"), None),
+        (format!("tls: {{ certificate: \"{certificate}\", key: \"{key}\" }}"), None),
+        ("tls: { }".to_owned(), Some("tls has `ca`, or `certificate` and `key`, or all three")),
+        (
+            format!("tls: {{ certificate: \"{certificate}\" }}"),
+            Some("tls.certificate and tls.key belong together; add the other one"),
+        ),
+        (
+            format!("tls: {{ ca: \"{key}\" }}"),
+            Some("tls.ca is not in PEM: there is no `-----BEGIN … CERTIFICATE-----` in it"),
+        ),
+        ("proxy: http://proxy:3128".to_owned(), None),
+        ("proxy: environment".to_owned(), None),
+        (
+            "proxy: https://proxy".to_owned(),
+            Some("proxy is `environment`, or the URL of an http proxy, such as http://proxy:3128"),
+        ),
+        (
+            "proxy: http://proxy/path".to_owned(),
+            Some("proxy is `environment`, or the URL of an http proxy, such as http://proxy:3128"),
+        ),
+    ] {
+        let wanted = wanted.map_or(Ok(()), |wanted| Err(format!("{whom}: {wanted}")));
+        assert_eq!(with(&line).map(|_| ()), wanted, "{line}");
+    }
+    let plain =
+        text(&format!("tls: {{ ca: \"{certificate}\" }}"), "").replace("${URL}", "http://api.example");
+    assert_eq!(
+        load(&plain).map(|_| ()),
+        Err(format!("{whom}: tls is only used for https, and base_url is http"))
+    );
+}
+
+#[test]
 fn without_the_environment_files_may_be_missing() {
     let text = text("auth: { basic: { username: \"${NONE}\", password: \"${file:none}\" } }", "");
     assert!(Pipeline::load_with("p.yaml", &text, &|_| None, Unset::Refused).is_err());

@@ -1,7 +1,7 @@
-//! One HTTP call. Redirects are not followed, proxies not used, nothing is sent twice; the answer's body is bounded.
+//! One HTTP call. Redirects are not followed, nothing is sent twice; the answer's body is bounded.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,15 +10,12 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::Extensions;
 use hyper::{Request, Uri};
-use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use penstock_domain::cause::Cause;
 use penstock_domain::json_size;
 use penstock_domain::outcome::Happened;
 use penstock_domain::pipeline::{Dependency, Files, NoFiles, RenderedRequest};
 use penstock_domain::time::Clock;
-use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -26,30 +23,13 @@ use url::Url;
 
 use crate::aside::aside;
 use crate::body;
-use crate::connect::Connector;
 use crate::credentials;
 use crate::failure::{self, Failure};
 use crate::memory::{self, AnswerMemory, Reserved};
 use crate::retry_after::wait_until;
 use crate::status_line::Beginning;
 use crate::tls;
-
-/// Idle connections kept for a dependency.
-const IDLE_CONNECTIONS: usize = 256;
-
-/// Idle connections are closed before common servers close them (Node.js and actix after 5 s): a request that meets a
-/// connection just being closed has an unknown outcome.
-const IDLE_FOR: Duration = Duration::from_secs(4);
-
-/// How long connecting may take at most, and no longer than half of a call's timeout: when it is connecting that takes
-/// too long, it has to be known before the call's time is up that nothing was sent, and the call is safe to repeat.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-
-/// Lines that an answer's header may have.
-pub(crate) const MOST_HEADERS: usize = 512;
-
-/// Bytes that an answer's header may have. In HTTP/1 a connection reads no more than this ahead, either.
-const MOST_HEADER_BYTES: u32 = 128 * 1024;
+use crate::transport::{HttpClient, Transports};
 
 /// What is sent unless a definition says otherwise. Without `Accept-Encoding` a server may compress as it likes (RFC 9110,
 /// 12.5.3).
@@ -103,8 +83,6 @@ impl<E: std::error::Error> From<E> for Unsendable {
     }
 }
 
-type HttpClient = legacy::Client<Connector, Full<Bytes>>;
-
 /// A request that can be sent.
 #[derive(Debug)]
 pub struct Prepared {
@@ -119,9 +97,7 @@ pub struct Prepared {
 #[derive(Clone)]
 pub struct Client {
     files: Arc<dyn Files>,
-    tls: ClientConfig,
-    /// By the time within which they connect: a client has one such time for all its calls.
-    clients: Arc<Mutex<HashMap<Duration, HttpClient>>>,
+    transports: Arc<Transports>,
     memory: AnswerMemory,
 }
 
@@ -143,8 +119,7 @@ impl Client {
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
             files: Arc::new(NoFiles),
-            tls: tls::config(authorities)?,
-            clients: Arc::default(),
+            transports: Arc::new(Transports::new(tls::config(authorities)?)),
             memory: AnswerMemory::new(memory::DEFAULT_BYTES),
         })
     }
@@ -161,25 +136,6 @@ impl Client {
         Self { files, ..self }
     }
 
-    /// The client for calls with this timeout.
-    fn with_timeout(&self, timeout: Duration) -> HttpClient {
-        let within = CONNECT_WITHIN.min(timeout / 2);
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = clients.entry(within).or_insert_with(|| {
-            legacy::Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_FOR)
-                .pool_max_idle_per_host(IDLE_CONNECTIONS)
-                .http1_max_headers(MOST_HEADERS)
-                .http1_allow_obsolete_multiline_headers_in_responses(true)
-                .http1_allow_spaces_after_header_name_in_responses(true)
-                .http1_max_buf_size(MOST_HEADER_BYTES as usize)
-                .http2_max_header_list_size(MOST_HEADER_BYTES)
-                .build(Connector::new(self.tls.clone(), within))
-        });
-        client.clone()
-    }
-
     /// Makes a connection to a dependency, and sends nothing: how long it took.
     ///
     /// # Errors
@@ -190,7 +146,9 @@ impl Client {
         let origin = url.origin().ascii_serialization();
         let invalid = |error| Failure::new(Cause::ConnectFailed, format!("{origin}: {error}"));
         let origin = Uri::try_from(origin.as_str()).map_err(invalid)?;
-        Connector::new(self.tls.clone(), CONNECT_WITHIN).probe(origin).await
+        let connector = self.transports.connector(dependency, &*self.files);
+        let mut connector = connector.map_err(|reason| Failure::new(Cause::ConnectFailed, reason))?;
+        connector.probe(origin).await
     }
 
     /// The request as it will be sent. Of headers with one name the last one counts: the dependency's, the step's, `extra`.
@@ -236,9 +194,13 @@ impl Client {
         *request.method_mut() = hyper::Method::from_bytes(rendered.method.as_str().as_bytes())?;
         *request.uri_mut() = Uri::try_from(url.as_str())?;
         *request.headers_mut() = headers;
+        let (by, route) = self.transports.of(dependency, &*self.files).map_err(Unsendable::Credentials)?;
+        if let Some(Some(proxy)) = route.forwarded(request.uri()) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, proxy);
+        }
         Ok(Prepared {
             request,
-            by: self.with_timeout(dependency.timeout),
+            by,
             timeout: dependency.timeout,
             dependency: dependency.name.clone(),
             memory: self.memory.clone(),

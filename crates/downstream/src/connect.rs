@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use crate::failure::{self, Failure, LookupFailed, NotConnected};
+use crate::proxy::{Dialler, Route};
 use crate::status_line::Recording;
 use crate::tls;
 
@@ -31,12 +32,13 @@ pub(crate) type Connection = Recording<MaybeHttpsStream<TokioIo<TcpStream>>>;
 /// Makes connections within a time.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    https: HttpsConnector<HttpConnector<Resolver>>,
+    https: HttpsConnector<Dialler>,
+    route: Route,
     within: Duration,
 }
 
 impl Connector {
-    pub(crate) fn new(tls: ClientConfig, within: Duration) -> Self {
+    pub(crate) fn new(tls: ClientConfig, route: Route, within: Duration) -> Self {
         let mut http = HttpConnector::new_with_resolver(Resolver);
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -47,8 +49,8 @@ impl Connector {
             .https_or_http()
             .enable_http1()
             .enable_http2()
-            .wrap_connector(http);
-        Self { https, within }
+            .wrap_connector(Dialler { http, route: route.clone() });
+        Self { https, route, within }
     }
 }
 
@@ -84,11 +86,12 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
+        let forwarded = self.route.forwarded(&to).is_some();
         let connecting = tls::noting_certificate_requests(self.https.call(to));
         let within = self.within;
         Box::pin(async move {
             match tokio::time::timeout(within, connecting).await {
-                Ok((Ok(stream), _)) => Ok(Recording::new(stream)),
+                Ok((Ok(stream), _)) => Ok(Recording::new(stream, forwarded)),
                 Ok((Err(error), asked)) => Err(NotConnected(failure::connecting(error.as_ref(), asked))),
                 Err(_) => {
                     let detail = format!("no connection within {within:?}");

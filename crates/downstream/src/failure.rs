@@ -203,7 +203,7 @@ pub(crate) fn header(error: &legacy::Error) -> String {
     match find::<hyper::Error>(error) {
         // hyper has a method for it, for servers only.
         Some(error) if error.to_string().contains("too large") => {
-            format!("its header has more than {} lines, or is too long", crate::client::MOST_HEADERS)
+            format!("its header has more than {} lines, or is too long", crate::transport::MOST_HEADERS)
         }
         Some(error) if error.is_parse() => format!("its header cannot be read ({error})"),
         _ => "its header broke off".to_owned(),

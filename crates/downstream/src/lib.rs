@@ -20,6 +20,7 @@ pub mod memory;
 pub mod metrics;
 #[cfg(feature = "redis")]
 mod permit_refresher;
+mod proxy;
 mod recording_time;
 pub mod retry_after;
 #[cfg(feature = "redis")]
@@ -28,6 +29,7 @@ mod server;
 pub mod shared;
 mod status_line;
 mod tls;
+mod transport;
 mod wait_queue;
 #[cfg(feature = "redis")]
 mod wire;

@@ -45,19 +45,21 @@ impl Beginning {
 /// A connection whose answers' beginnings are recorded. One of HTTP/2, which has no status lines, is passed through.
 pub(crate) struct Recording<T> {
     stream: T,
+    /// Whether a proxy reads the requests.
+    forwarded: bool,
     beginning: Option<Beginning>,
 }
 
 impl<T: Connection> Recording<T> {
-    pub(crate) fn new(stream: T) -> Self {
+    pub(crate) fn new(stream: T, forwarded: bool) -> Self {
         let records = !stream.connected().is_negotiated_h2();
-        Self { stream, beginning: records.then(Beginning::default) }
+        Self { stream, forwarded, beginning: records.then(Beginning::default) }
     }
 }
 
 impl<T: Connection> Connection for Recording<T> {
     fn connected(&self) -> Connected {
-        let connected = self.stream.connected();
+        let connected = self.stream.connected().proxy(self.forwarded);
         match &self.beginning {
             Some(beginning) => connected.extra(beginning.clone()),
             None => connected,

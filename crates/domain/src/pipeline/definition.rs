@@ -11,6 +11,7 @@ use serde_saphyr::Spanned;
 
 use super::auth::definition::AuthDefinition;
 use super::scalars::{Share, Span};
+use super::transport::TlsDefinition;
 use super::written::Written;
 use crate::csv::Format;
 use crate::ledger::Canary;
@@ -71,6 +72,8 @@ pub struct DependencyDefinition {
     #[serde(default)]
     pub headers: BTreeMap<String, Spanned<String>>,
     pub auth: Option<Spanned<AuthDefinition>>,
+    pub tls: Option<Spanned<TlsDefinition>>,
+    pub proxy: Option<Spanned<String>>,
     pub rate: Option<Spanned<RateDefinition>>,
     pub concurrency: Option<Spanned<ConcurrencyDefinition>>,
     pub timeout: Option<Spanned<Span>>,

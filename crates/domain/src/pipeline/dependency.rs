@@ -13,6 +13,7 @@ use super::live::LiveText;
 use super::model::{Breaker, Concurrency, Dependency, Rate};
 use super::scalars::Span;
 use super::step::{is_header_name, is_header_value};
+use super::transport;
 use crate::csv::Format;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ pub fn dependency(
     if let (Some(url), Some(auth)) = (&base_url, &auth) {
         check_user(name, url, auth, definition.base_url.referenced.line(), source);
     }
+    let tls = transport::tls(name, definition, base_url.as_ref(), source);
+    let proxy = transport::proxy(name, definition, source);
     let rate = definition.rate.as_ref().map(|rate| self::rate(name, rate, source));
     let concurrency = definition.concurrency.as_ref().map(|limit| concurrency(name, limit, source));
     let timeout =
@@ -49,6 +52,8 @@ pub fn dependency(
         base_url: base_url?,
         headers,
         auth,
+        tls,
+        proxy,
         rate,
         concurrency,
         timeout,

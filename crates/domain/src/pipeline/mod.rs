@@ -25,6 +25,7 @@ pub mod scalars;
 pub mod step;
 mod successor;
 pub mod template;
+pub mod transport;
 pub(crate) mod vars;
 mod written;
 pub(crate) mod yaml;
@@ -39,5 +40,6 @@ pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Rate, Retr
 pub use request::{Body, RenderedRequest};
 pub use step::{RenderError, ResponseView, RowContext, RowValues, Step};
 pub use successor::KeptStep;
+pub use transport::{Proxy, Tls};
 pub use vars::{FILE, Unset, is_own_setting, is_s3_setting};
 pub use yaml::utf8;

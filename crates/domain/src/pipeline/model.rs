@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::auth::Auth;
 use super::live::LiveText;
 use super::step::{RenderError, ResultTemplate, RowContext, Step};
+use super::transport::{Proxy, Tls};
 use crate::csv::Schema;
 use crate::ledger::Canary;
 
@@ -104,6 +105,10 @@ pub struct Dependency {
     pub headers: Vec<(String, LiveText)>,
     /// How its calls are authenticated.
     pub auth: Option<Auth>,
+    /// What its connections trust and show.
+    pub tls: Option<Tls>,
+    /// The proxy that they take.
+    pub proxy: Option<Proxy>,
     /// How often it may be called.
     pub rate: Option<Rate>,
     /// How many calls may be under way.

@@ -34,6 +34,8 @@ pub fn dependency(base_url: &str) -> Dependency {
         base_url: Url::parse(base_url).unwrap(),
         headers: Vec::new(),
         auth: None,
+        tls: None,
+        proxy: None,
         rate: None,
         concurrency: None,
         timeout: Duration::from_secs(10),

@@ -211,6 +211,8 @@ fn with_limits_of_today<'a>(
             base_url: dependency.base_url.clone(),
             headers: dependency.headers.clone(),
             auth: dependency.auth.clone(),
+            tls: dependency.tls.clone(),
+            proxy: dependency.proxy.clone(),
             rate: today.rate.clone(),
             concurrency: today.concurrency,
             timeout: today.timeout,
