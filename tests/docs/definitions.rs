@@ -23,7 +23,14 @@ const TABLES: [(&str, &[(&str, &str)]); 10] = [
         &[("", "AuthDefinition"), ("basic.", "BasicDefinition"), ("api_key.", "ApiKeyDefinition")],
     ),
     ("key of `tls`", &[("", "TlsDefinition")]),
-    ("key of a step", &[("", "StepDefinition"), ("request.", "RequestDefinition")]),
+    (
+        "key of a step",
+        &[
+            ("", "StepDefinition"),
+            ("request.", "RequestDefinition"),
+            ("request.idempotency_key.", "KeyPlaceDefinition"),
+        ],
+    ),
     ("key of `retry`", &[("", "RetryDefinition"), ("backoff.", "BackoffDefinition")]),
     ("key of `dispatch`", &[("", "DispatchDefinition")]),
     ("key of `canary`", &[("", "CanaryDefinition")]),

@@ -43,6 +43,8 @@ pub mod code {
     pub const BAD_RESPONSE: &str = "bad_response";
     /// A template reads something that the row, the context or an earlier step does not have.
     pub const TEMPLATE_ERROR: &str = "template_error";
+    /// A step's `url` leads neither to its dependency nor to one of the dependency's hosts.
+    pub const FORBIDDEN_URL: &str = "forbidden_url";
     /// The row was not done by its deadline.
     pub const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
     /// The dependency said to wait.
@@ -88,6 +90,9 @@ pub fn sentence(code: &str) -> &'static str {
         code::INTERNAL_ERROR => "the program failed at the row; the operator's log says where",
         code::WORKER_CRASHED => {
             "its worker died each time it processed the row, in the end with no other row beside it; a call may have had its effect"
+        }
+        code::FORBIDDEN_URL => {
+            "the URL to call leads neither to the dependency's own address nor to one of its hosts"
         }
         code::TEMPLATE_ERROR => "no request can be made of the row's values",
         _ => "the call failed",

@@ -298,10 +298,11 @@ fn a_variable_never_becomes_a_template() {
     let here = penstock_domain::pipeline::RowContext {
         values: &penstock_domain::pipeline::RowValues::new(&row, &context),
         steps: &steps,
+        now: penstock_domain::time::Timestamp::default(),
     };
     let request = pipeline.steps[0].request(&here).unwrap();
     assert_eq!(request.query, [("q".to_owned(), "{{ row.a }} 2".to_owned())]);
-    assert_eq!(request.path, "/x/%7B%7Brow.a}}%7B%/1");
+    assert_eq!(request.target.path(), "/x/%7B%7Brow.a}}%7B%/1");
     assert_eq!(request.headers, [("X-A".to_owned(), "{{ row.a }}1".to_owned())]);
     assert_eq!(request.body.unwrap().bytes, br#"{"number":2,"plain":"{{ row.a }}"}"#);
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
+use penstock_domain::time::Timestamp;
 use serde_json::{Map, Value};
 
 const BODY: &str = r#"{
@@ -40,7 +41,8 @@ fn made(template: &str) -> Result<String, String> {
     let row: BTreeMap<String, String> = [("amount".to_owned(), "1234567.8900".to_owned())].into();
     let (context, steps, headers): (Value, _, _) = (parsed("{}"), Map::new(), BTreeMap::new());
     let body = parsed(BODY);
-    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
+    let here =
+        RowContext { values: &RowValues::new(&row, &context), steps: &steps, now: Timestamp::default() };
     let answer = ResponseView { status: 200, headers: &headers, body: &body };
     let output = pipeline.steps[0].output(&here, answer).map_err(|error| error.to_string())?;
     Ok(output["v"].to_string())
@@ -234,8 +236,12 @@ fn a_null_in_a_path_is_an_error_and_other_values_are_json() {
     let path = |path: &str, context: &str| {
         let pipeline = pipeline(&format!("      path: \"{path}\""), "      v: 1");
         let (row, steps, context) = (BTreeMap::new(), Map::new(), parsed(context));
-        let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
-        pipeline.steps[0].request(&here).map(|request| request.path).map_err(|error| error.to_string())
+        let here =
+            RowContext { values: &RowValues::new(&row, &context), steps: &steps, now: Timestamp::default() };
+        pipeline.steps[0]
+            .request(&here)
+            .map(|request| request.target.path().to_owned())
+            .map_err(|error| error.to_string())
     };
     for (template, context, wanted) in [
         ("/u/{{ context.v }}", r#"{"v":true}"#, "/u/true"),
@@ -319,9 +325,10 @@ fn a_request_carries_every_digit() {
     let context = parsed(
         r#"{"id": 1234567890123456789012345678901234567890, "price": 19.90, "rate": 0.12345678901234567890}"#,
     );
-    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
+    let here =
+        RowContext { values: &RowValues::new(&row, &context), steps: &steps, now: Timestamp::default() };
     let request = pipeline.steps[0].request(&here).unwrap();
-    assert_eq!(request.path, "/orders/1234567890123456789012345678901234567890/19.90");
+    assert_eq!(request.target.path(), "/orders/1234567890123456789012345678901234567890/19.90");
     let pairs: Vec<String> = request.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(
         pairs,

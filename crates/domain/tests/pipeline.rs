@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use penstock_domain::outcome::Repetition;
 use penstock_domain::pipeline::{Body, Pipeline, ResponseView, RowContext, RowValues, Step};
+use penstock_domain::time::Timestamp;
 use serde_json::{Map, Value, json};
 
 const INVITE: &str = include_str!("../../../pipelines/invite.yaml");
@@ -44,9 +45,10 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     ]);
     let context = json!({ "campaign": { "id": 7 } });
     let mut steps = Map::new();
-    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
+    let here =
+        RowContext { values: &RowValues::new(&row, &context), steps: &steps, now: Timestamp::default() };
     let request = pipeline.steps[0].request(&here).unwrap();
-    assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/address-links"));
+    assert_eq!((request.method.as_str(), request.target.path()), ("POST", "/address-links"));
     assert_eq!(request.body, Some(Body::json(&json!({ "postcode": "12345" }))));
     let headers = BTreeMap::new();
     let body = json!({ "links": [{ "id": 12 }] });
@@ -61,14 +63,18 @@ fn the_shipped_pipeline_loads_and_makes_its_three_calls() {
     assert_eq!(error.to_string(), "step `address_links`, output `link`: `body.links[0]` is not there");
     steps.insert("address_links".into(), json!({ "link": "../../admin?x=1/y" }));
     steps.insert("get_addresses".into(), json!({ "address_id": "adr" }));
-    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
-    assert_eq!(pipeline.steps[1].request(&here).unwrap().path, "/addresses/..%2F..%2Fadmin%3Fx%3D1%2Fy");
+    let here =
+        RowContext { values: &RowValues::new(&row, &context), steps: &steps, now: Timestamp::default() };
+    assert_eq!(
+        pipeline.steps[1].request(&here).unwrap().target.path(),
+        "/addresses/..%2F..%2Fadmin%3Fx%3D1%2Fy"
+    );
     let invite = pipeline.steps[2].request(&here).unwrap().body.unwrap();
     let invite: Value = serde_json::from_slice(&invite.bytes).unwrap();
     assert_eq!(invite["name"], "A B");
     assert_eq!(invite["campaign"], json!({ "id": 7 }));
     let empty = Value::Object(Map::new());
-    let here = RowContext { values: &RowValues::new(&row, &empty), steps: &steps };
+    let here = RowContext { values: &RowValues::new(&row, &empty), steps: &steps, now: Timestamp::default() };
     assert!(pipeline.steps[2].request(&here).is_err(), "undefined is an error, not an empty string");
 }
 
@@ -166,7 +172,8 @@ fn order_minus_signs_and_what_is_read_are_as_written() {
     assert_eq!(pipeline.result_columns(), ["z", "m", "a"], "the definition's order");
     assert!(!pipeline.steps[0].reads_body && pipeline.steps[1].reads_body);
     let (row, context, steps) = (row(&[("id", "1")]), json!({}), Map::new());
-    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
+    let here =
+        RowContext { values: &RowValues::new(&row, &context), steps: &steps, now: Timestamp::default() };
     let query = pipeline.steps[1].request(&here).unwrap().query;
     assert_eq!(query, [("z".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())]);
     let headers = BTreeMap::new();
@@ -184,8 +191,15 @@ fn a_value_never_leads_to_another_path() {
         );
         let pipeline = load(&text).unwrap();
         let (row, steps) = (row(&[("a", value)]), Map::new());
-        let here = RowContext { values: &RowValues::new(&row, &json!({})), steps: &steps };
-        pipeline.steps[0].request(&here).map(|request| request.path).map_err(|error| error.to_string())
+        let here = RowContext {
+            values: &RowValues::new(&row, &json!({})),
+            steps: &steps,
+            now: Timestamp::default(),
+        };
+        pipeline.steps[0]
+            .request(&here)
+            .map(|request| request.target.path().to_owned())
+            .map_err(|error| error.to_string())
     };
     for (template, value, wanted) in [
         ("/people/{{ row.a }}", "7", "/people/7"),

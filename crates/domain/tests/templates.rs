@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
+use penstock_domain::time::Timestamp;
 use serde_json::{Map, Value, json};
 
 /// Two steps; the templates stand in the second one's body and output, and in the result.
@@ -64,7 +65,7 @@ const NEVER_RIGHT: &[(&str, &str)] = &[
     ("{{ [row.cod] }}", "unknown column `cod` in a template; did you mean `code`?"),
     (
         "{{ row.first-name }}",
-        "unknown column `first` in a template; write `row['first-name']`\np.yaml:14: unknown variable `name` in a template; there are: row, context, steps",
+        "unknown column `first` in a template; write `row['first-name']`\np.yaml:14: unknown variable `name` in a template; there are: row, context, steps, owner, batch, row_number",
     ),
     ("{{ row[0] }}", "`row` has names and no places: `row[0]` is never there"),
     ("{{ row.code.x }}", "a value of the row is text, and has no `x`"),
@@ -72,13 +73,16 @@ const NEVER_RIGHT: &[(&str, &str)] = &[
     ("{{ steps.b.v }}", "no earlier step is named `b`; there are: get-user"),
     (
         "{{ steps.get-user.id }}",
-        "no earlier step is named `get`; write `steps['get-user']`\np.yaml:14: unknown variable `user` in a template; there are: row, context, steps",
+        "no earlier step is named `get`; write `steps['get-user']`\np.yaml:14: unknown variable `user` in a template; there are: row, context, steps, owner, batch, row_number",
     ),
     ("{{ steps['get-user'].ip }}", "step `get-user` has no output `ip`; did you mean `id`?"),
     ("{{ steps['get-user']['ip'] }}", "step `get-user` has no output `ip`; did you mean `id`?"),
     ("{% set s = steps['get-user'] %}{{ s.ip }}", "step `get-user` has no output `ip`; did you mean `id`?"),
     ("{{ body.id }}", "`body` is the answer's, and only known in a step's `output`"),
-    ("{{ ctx.id }}", "unknown variable `ctx` in a template; there are: row, context, steps"),
+    (
+        "{{ ctx.id }}",
+        "unknown variable `ctx` in a template; there are: row, context, steps, owner, batch, row_number",
+    ),
     ("{{ row.code | uper }}", "unknown filter `uper` in a template; did you mean `upper`?"),
     (
         "{{ 1 if context.x else (row.code | sha256) }}",
@@ -91,7 +95,10 @@ const NEVER_RIGHT: &[(&str, &str)] = &[
         "unknown test `definde` in a template; did you mean `defined`?",
     ),
     ("{{ context.x is defind }}", "unknown test `defind` in a template; did you mean `defined`?"),
-    ("{{ now() }}", "unknown function `now` in a template; there are: debug, dict, namespace, range"),
+    (
+        "{{ today() }}",
+        "unknown function `today` in a template; there are: debug, dict, namespace, now, range",
+    ),
     ("{{ row('code') }}", "`row` is a value, and cannot be called"),
     (
         "{{ row.code.upper() }}",
@@ -266,7 +273,8 @@ fn a_row_without_a_needed_key_fails() {
         let pipeline = in_json(template).unwrap();
         assert_eq!(pipeline.context_keys().len(), 1, "{template}");
         let (row, context, steps) = (row(), json!({}), steps());
-        let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
+        let here =
+            RowContext { values: &RowValues::new(&row, &context), steps: &steps, now: Timestamp::default() };
         let error = pipeline.steps[1].request(&here).unwrap_err().to_string();
         assert!(
             error.contains("`context.a` is not there") || template.contains("attr"),
@@ -288,7 +296,8 @@ fn a_rows_error_names_what_is_missing_and_never_what_is_there() {
     let said = |template: &str| {
         let pipeline = in_json(template).unwrap();
         let (row, context, steps) = (row(), json!({ "there": { "x": "secret" }, "n": "secret" }), steps());
-        let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
+        let here =
+            RowContext { values: &RowValues::new(&row, &context), steps: &steps, now: Timestamp::default() };
         pipeline.steps[1].request(&here).map(|_| template.to_owned()).unwrap_err().to_string()
     };
     for (template, wanted) in [
@@ -315,7 +324,8 @@ fn a_rows_error_names_what_is_missing_and_never_what_is_there() {
     }
     let pipeline = load(&definition("1", &quoted("{{ body.check.id }}"), "1")).unwrap();
     let (row, context, steps, headers) = (row(), json!({}), steps(), BTreeMap::new());
-    let here = RowContext { values: &RowValues::new(&row, &context), steps: &steps };
+    let here =
+        RowContext { values: &RowValues::new(&row, &context), steps: &steps, now: Timestamp::default() };
     let body = json!({ "other": "secret" });
     let answer = ResponseView { status: 200, headers: &headers, body: &body };
     let error = pipeline.steps[1].output(&here, answer).unwrap_err();

@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection}
 use penstock_domain::cause::Cause;
 use penstock_domain::json_size;
 use penstock_domain::outcome::Happened;
-use penstock_domain::pipeline::{Dependency, Files, NoFiles, RenderedRequest};
+use penstock_domain::pipeline::{Dependency, Files, NoFiles, RenderedRequest, Target};
 use penstock_domain::time::Clock;
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
@@ -159,9 +159,15 @@ impl Client {
         &self,
         dependency: &Dependency,
         rendered: RenderedRequest,
+        timeout: Duration,
         extra: &[(&str, &str)],
     ) -> Result<Prepared, Unsendable> {
-        let mut url = target(&dependency.base_url, &rendered.path).ok_or(Unsendable::Values)?;
+        let mut url = match &rendered.target {
+            Target::Path(path) => target(&dependency.base_url, path),
+            Target::Url(url) => Some(url.clone()).filter(|url| dependency.admits(url)),
+            Target::Forbidden(_) => None,
+        }
+        .ok_or(Unsendable::Values)?;
         if !rendered.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&rendered.query);
         }
@@ -194,14 +200,15 @@ impl Client {
         *request.method_mut() = hyper::Method::from_bytes(rendered.method.as_str().as_bytes())?;
         *request.uri_mut() = Uri::try_from(url.as_str())?;
         *request.headers_mut() = headers;
-        let (by, route) = self.transports.of(dependency, &*self.files).map_err(Unsendable::Credentials)?;
+        let (by, route) =
+            self.transports.of(dependency, timeout, &*self.files).map_err(Unsendable::Credentials)?;
         if let Some(Some(proxy)) = route.forwarded(request.uri()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, proxy);
         }
         Ok(Prepared {
             request,
             by,
-            timeout: dependency.timeout,
+            timeout,
             dependency: dependency.name.clone(),
             memory: self.memory.clone(),
         })
@@ -209,7 +216,7 @@ impl Client {
 }
 
 impl Prepared {
-    /// Sends the request and reads its answer, within the dependency's timeout. A long answer may wait for memory as long again.
+    /// Sends the request and reads its answer, within its timeout. A long answer may wait for memory as long again.
     pub async fn send(mut self, clock: &dyn Clock) -> Sent {
         let deadline = Instant::now() + self.timeout;
         let connection = capture_connection(&mut self.request);

@@ -91,17 +91,18 @@ impl Transports {
         Self { tls, clients: Mutex::default() }
     }
 
-    /// The client for a dependency's calls, and the way that they take.
+    /// The client for a dependency's calls with this timeout, and the way that they take.
     ///
     /// # Errors
     /// When the dependency's certificates cannot be read or used.
     pub(crate) fn of(
         &self,
         dependency: &Dependency,
+        timeout: Duration,
         files: &dyn Files,
     ) -> Result<(HttpClient, Route), NoCredentials> {
         let tls = dependency.tls.as_ref().map(|tls| TlsTexts::of(tls, files)).transpose()?;
-        let within = CONNECT_WITHIN.min(dependency.timeout / 2);
+        let within = CONNECT_WITHIN.min(timeout / 2);
         let key = Key { within, tls, proxy: dependency.proxy.clone() };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = clients.get_mut(&key) {

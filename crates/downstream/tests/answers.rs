@@ -41,7 +41,7 @@ fn demand(dependency: &Dependency, repetition: Repetition) -> Demand<'_> {
         dependency,
         owner: "acme",
         cost: 1,
-        idempotency_key: None,
+        timeout: dependency.timeout,
         repetition,
         unanswered_before: false,
         reads_body: true,

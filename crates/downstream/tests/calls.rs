@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use penstock_domain::limit::{Past, Reason};
 use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::definition::Method;
-use penstock_domain::pipeline::{Body, Breaker, Dependency, Rate, RenderedRequest};
+use penstock_domain::pipeline::{Body, Breaker, Dependency, Rate, RenderedRequest, Target};
 use penstock_domain::time::Clock as _;
 use penstock_downstream::{Called, Caller, Demand, LocalLimiter, Note, Response};
 use serde_json::json;
@@ -29,7 +29,7 @@ fn demand(dependency: &Dependency) -> Demand<'_> {
         dependency,
         owner: "acme",
         cost: 1,
-        idempotency_key: None,
+        timeout: dependency.timeout,
         repetition: Repetition::Unsaid,
         unanswered_before: false,
         reads_body: true,
@@ -113,13 +113,12 @@ async fn what_is_sent_and_what_is_read() {
     api.headers = vec![("Authorization".into(), "Bearer token".into()), ("X-Kind".into(), "general".into())];
     let request = RenderedRequest {
         method: Method::Post,
-        path: "/users/a%2Fb".into(),
+        target: Target::Path("/users/a%2Fb".into()),
         query: vec![("q".into(), "x&y=z".into())],
-        headers: vec![("x-kind".into(), "special".into())],
+        headers: vec![("x-kind".into(), "special".into()), ("Idempotency-Key".into(), "key-1".into())],
         body: Some(Body::json(&json!({"name": "Ada"}))),
     };
     let demand = Demand {
-        idempotency_key: Some("key-1".into()),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         ..demand(&api)
     };

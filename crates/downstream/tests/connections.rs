@@ -113,7 +113,7 @@ async fn called(caller: &Caller, url: &str) -> (Verdict, Option<Cause>, String) 
         dependency: &api,
         owner: "acme",
         cost: 1,
-        idempotency_key: None,
+        timeout: api.timeout,
         repetition: Repetition::Unsaid,
         unanswered_before: false,
         reads_body: true,

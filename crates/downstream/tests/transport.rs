@@ -102,7 +102,9 @@ fn dependency(keys: &str, files: &Memory) -> Dependency {
 }
 
 async fn call(client: &Client, dependency: &Dependency) -> Result<Response, String> {
-    let prepared = client.prepare(dependency, get("/x"), &[]).map_err(|error| format!("{error:?}"))?;
+    let prepared = client
+        .prepare(dependency, get("/x"), dependency.timeout, &[])
+        .map_err(|error| format!("{error:?}"))?;
     let sent = prepared.send(&SystemClock).await;
     sent.response.ok_or_else(|| sent.failure.unwrap().detail)
 }

@@ -133,7 +133,7 @@ pub fn template(bytes: &[u8]) {
     let body: Value = serde_json::from_str(body).unwrap_or(Value::Null);
     let values =
         RowValues::new(&BTreeMap::from([("a".to_owned(), template.to_owned())]), &json!({ "c": body }));
-    let context = RowContext { values: &values, steps: &Map::new() };
+    let context = RowContext { values: &values, steps: &Map::new(), now: Timestamp::default() };
     let headers = BTreeMap::from([("x-id".to_owned(), template.to_owned())]);
     // An error is as good.
     let _ = pipeline.steps[0].output(&context, ResponseView { status: 200, headers: &headers, body: &body });

@@ -2,17 +2,27 @@
 #![allow(missing_docs, reason = "private to the loader")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_saphyr::Spanned;
 
 use super::auth::Auth;
 use super::check::Source;
 use super::definition::{Definition, Method, StepDefinition};
-use super::dependency::check_header;
 use super::error::ErrorCode;
 use super::inspect::Reading;
 use super::model::Dependency;
 use super::names::{Names, hint};
+use super::request;
 use super::step::Step;
-use super::template::{self, JsonTemplate, Template};
+use super::template::{self, JsonTemplate, Kind, Template};
+use super::written::Written;
+
+/// A call of a step's own timeout takes at most this long.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Times are kept in milliseconds.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// What was read of the templates so far.
 #[derive(Default)]
@@ -50,73 +60,37 @@ pub fn step(
     }
     let cost = step.cost.as_ref().map_or(1, |cost| cost.value);
     check_cost(step, line, place.map(|place| &dependencies[place]), source);
-    let request = &step.request;
-    let here = |line| Here { names, answer: false, line };
-    let path = path(step, here(request.path.referenced.line()), read, source);
-    let query = query(step, names, read, source);
-    let headers = headers(step, names, read, source);
+    let request = request::load::request(step, line, names, read, source);
     check_auth(step, place.and_then(|place| dependencies[place].auth.as_ref()), source);
-    let json = match &request.json {
-        Some(body) => Some(json(&source.json(body), here(body.referenced.line()), read, source)?.0),
-        None => None,
-    };
     let (output, reads_body) = output(step, names, read, source);
     Some(Step {
         name: step.name.clone(),
         dependency: place?,
         cost,
-        path_template: request.path.value.clone(),
-        keyed: request.idempotency_key,
+        path_template: written_target(step),
+        timeout: timeout(step, source),
+        keyed: step.request.is_keyed(),
         reads_body,
-        idempotent: request.idempotent,
-        method: request.method,
-        path: path?,
-        query,
-        headers,
-        json,
+        idempotent: step.request.idempotent,
+        request: request?,
         output,
     })
 }
 
-fn query(
-    step: &StepDefinition,
-    names: &Names,
-    read: &mut Read,
-    source: &mut Source<'_>,
-) -> Vec<(String, Template)> {
-    let mut query = Vec::new();
-    for (name, value) in &step.request.query {
-        let written = match source.json(value) {
-            serde_json::Value::String(text) => text,
-            other => other.to_string(),
-        };
-        let compiled =
-            text(&written, Here { names, answer: false, line: value.referenced.line() }, read, source);
-        query.extend(compiled.map(|template| (name.clone(), template)));
+/// A call's own timeout.
+fn timeout(step: &StepDefinition, source: &mut Source<'_>) -> Option<Duration> {
+    let timeout = step.timeout.as_ref()?;
+    if !(SHORTEST..=LONGEST_TIMEOUT).contains(&timeout.value.0) {
+        let line = timeout.referenced.line();
+        source.error(line, format!("step `{}`: timeout is between 1ms and 10m", step.name));
     }
-    query
+    Some(timeout.value.0)
 }
 
-fn headers(
-    step: &StepDefinition,
-    names: &Names,
-    read: &mut Read,
-    source: &mut Source<'_>,
-) -> Vec<(String, Template)> {
-    let mut headers = Vec::new();
-    for (name, value) in &step.request.headers {
-        let at = value.referenced.line();
-        check_header(&format!("step `{}`", step.name), name, at, source);
-        if step.request.idempotency_key && name.eq_ignore_ascii_case("idempotency-key") {
-            let message = "`idempotency_key: true` sends this header; remove one of the two";
-            source.error(at, format!("step `{}`: {message}", step.name));
-        }
-        headers.extend(
-            text(&value.value, Here { names, answer: false, line: at }, read, source)
-                .map(|template| (name.clone(), template)),
-        );
-    }
-    headers
+/// Where the request goes, as the definition writes it.
+fn written_target(step: &StepDefinition) -> String {
+    let written = step.request.path.as_ref().or(step.request.url.as_ref());
+    written.map(|written| written.value.clone()).unwrap_or_default()
 }
 
 /// What a dependency's `auth` sends is not the step's to send.
@@ -183,32 +157,8 @@ fn check_cost(step: &StepDefinition, line: u64, dependency: Option<&Dependency>,
     }
 }
 
-fn path(step: &StepDefinition, here: Here<'_>, read: &mut Read, source: &mut Source<'_>) -> Option<Template> {
-    let written = &step.request.path.value;
-    let (template, reading) = compiled(written, true, here, read, source)?;
-    let skeleton = reading.skeleton;
-    let mut wrong = |message: &str| source.error(here.line, format!("step `{}`: {message}", step.name));
-    if !written.starts_with('/') {
-        wrong("path begins with `/`");
-    }
-    if skeleton.contains(['?', '#']) {
-        wrong(
-            "`?` and `#` would be encoded as parts of the path; write `query: { key: value }` for what follows `?`",
-        );
-    }
-    if skeleton.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\') {
-        wrong("a path has no white space, control characters or backslashes; encode them, such as %20");
-    }
-    let dots =
-        |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
-    if skeleton.split('/').any(dots) {
-        wrong("`.` and `..` in a path would lead elsewhere; write the path itself");
-    }
-    Some(template)
-}
-
-fn text(written: &str, here: Here<'_>, read: &mut Read, source: &mut Source<'_>) -> Option<Template> {
-    compiled(written, false, here, read, source).map(|(template, _)| template)
+pub fn text(written: &str, here: Here<'_>, read: &mut Read, source: &mut Source<'_>) -> Option<Template> {
+    compiled(written, Kind::Plain, here, read, source).map(|(template, _)| template)
 }
 
 /// A JSON value with templates for its strings, and whether any of them reads an answer's body.
@@ -220,7 +170,7 @@ pub fn json(
 ) -> Option<(JsonTemplate, bool)> {
     let mut reads_body = false;
     let mut each = |written: &str| {
-        let (template, reading) = compiled(written, false, here, read, source).ok_or(())?;
+        let (template, reading) = compiled(written, Kind::Plain, here, read, source).ok_or(())?;
         reads_body |= reading.roots.contains("body");
         Ok::<_, ()>(template)
     };
@@ -228,17 +178,58 @@ pub fn json(
     Some((template, reads_body))
 }
 
-fn compiled(
+/// A value of the definition with templates for its strings, whose keys stay in the order in which they are written.
+pub fn json_ordered(
+    written: &Spanned<Written>,
+    here: Here<'_>,
+    read: &mut Read,
+    source: &mut Source<'_>,
+) -> Option<JsonTemplate> {
+    // What the whole may not be is found once.
+    source.json(written);
+    ordered(written, here, read, source)
+}
+
+fn ordered(
+    written: &Spanned<Written>,
+    here: Here<'_>,
+    read: &mut Read,
+    source: &mut Source<'_>,
+) -> Option<JsonTemplate> {
+    let here = Here { line: written.referenced.line(), ..here };
+    match &written.value {
+        Written::List(items) => items
+            .iter()
+            .map(|item| ordered(item, here, read, source))
+            .collect::<Option<_>>()
+            .map(JsonTemplate::Array),
+        Written::Map(fields) => fields
+            .iter()
+            .map(|(name, field)| Some((name.clone(), ordered(field, here, read, source)?)))
+            .collect::<Option<_>>()
+            .map(JsonTemplate::Object),
+        Written::Scalar(_) | Written::Number(_) => {
+            let value = source.json(written);
+            json(&value, here, read, source).map(|(template, _)| template)
+        }
+    }
+}
+
+/// A template, and what it reads.
+pub fn compiled(
     written: &str,
-    path: bool,
+    kind: Kind,
     here: Here<'_>,
     read: &mut Read,
     source: &mut Source<'_>,
 ) -> Option<(Template, Reading)> {
     let at = source.line_of(written, here.line);
     source.take_left_open();
-    let filled = source.fill_template(written, at, path)?;
-    let mut reading = template::read(&filled, path, here.names, here.answer);
+    // In XML a variable's value is escaped as every value is, so it must not become a part of the text.
+    let has_variable = kind == Kind::Xml && written.contains("${");
+    let as_template = has_variable.then(|| format!("{{{{ '' }}}}{written}"));
+    let filled = source.fill_template(as_template.as_deref().unwrap_or(written), at, kind == Kind::Path)?;
+    let mut reading = template::read(&filled, kind, here.names, here.answer);
     if source.take_left_open() {
         // What it reads is known. What it makes is not, and nobody asks it to.
         for fault in reading.faults.iter().filter(|fault| !fault.by_value) {
@@ -252,7 +243,7 @@ fn compiled(
         source.error_of(ErrorCode::InvalidTemplate, source.line_in(written, at, fault.line), fault.message);
     }
     read.context.append(&mut reading.context);
-    match Template::compile(filled, path) {
+    match Template::compile(filled, kind) {
         Ok(template) => Some((template, reading)),
         Err(error) => {
             let line = source.line_in(written, at, error.line().map_or(1, |line| line as u64));

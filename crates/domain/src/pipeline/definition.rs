@@ -70,6 +70,8 @@ pub struct ColumnDefinition {
 pub struct DependencyDefinition {
     pub base_url: Spanned<String>,
     #[serde(default)]
+    pub hosts: Vec<Spanned<String>>,
+    #[serde(default)]
     pub headers: BTreeMap<String, Spanned<String>>,
     pub auth: Option<Spanned<AuthDefinition>>,
     pub tls: Option<Spanned<TlsDefinition>>,
@@ -154,6 +156,7 @@ pub struct StepDefinition {
     pub dependency: Spanned<String>,
     pub cost: Option<Spanned<u32>>,
     pub request: RequestDefinition,
+    pub timeout: Option<Spanned<Span>>,
     #[serde(default)]
     pub output: IndexMap<String, Spanned<Written>>,
 }
@@ -163,15 +166,70 @@ pub struct StepDefinition {
 #[serde(deny_unknown_fields)]
 pub struct RequestDefinition {
     pub method: Method,
-    pub path: Spanned<String>,
+    pub path: Option<Spanned<String>>,
+    pub url: Option<Spanned<String>>,
     #[serde(default)]
     pub query: IndexMap<String, Spanned<Written>>,
     #[serde(default)]
     pub headers: IndexMap<String, Spanned<String>>,
     pub json: Option<Spanned<Written>>,
-    #[serde(default)]
-    pub idempotency_key: bool,
+    pub form: Option<Spanned<Written>>,
+    pub text: Option<Spanned<String>>,
+    pub xml: Option<Spanned<String>>,
+    pub multipart: Option<Spanned<IndexMap<String, Spanned<Written>>>>,
+    pub content_type: Option<Spanned<String>>,
+    pub idempotency_key: Option<Spanned<KeyDefinition>>,
     pub idempotent: Option<bool>,
+}
+
+impl RequestDefinition {
+    /// Whether calls carry an idempotency key.
+    pub fn is_keyed(&self) -> bool {
+        self.idempotency_key.as_ref().is_some_and(|key| !matches!(key.value, KeyDefinition::Flag(false)))
+    }
+}
+
+/// `idempotency_key`: whether there is one, or where it is sent and what it is.
+#[derive(Debug)]
+pub enum KeyDefinition {
+    Flag(bool),
+    Place {
+        header: Option<String>,
+        query: Option<String>,
+        json: Option<String>,
+        value: Option<Box<Spanned<String>>>,
+    },
+}
+
+/// The long form of `idempotency_key`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyPlaceDefinition {
+    header: Option<String>,
+    query: Option<String>,
+    json: Option<String>,
+    value: Option<Box<Spanned<String>>>,
+}
+
+impl<'de> Deserialize<'de> for KeyDefinition {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = KeyDefinition;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("true, or a place such as `{ header: X-Request-Id }`,")
+            }
+            fn visit_bool<E: Error>(self, flag: bool) -> Result<Self::Value, E> {
+                Ok(KeyDefinition::Flag(flag))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let KeyPlaceDefinition { header, query, json, value } =
+                    KeyPlaceDefinition::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(KeyDefinition::Place { header, query, json, value })
+            }
+        }
+        deserializer.deserialize_any(Forms)
+    }
 }
 
 /// A request's method.

@@ -9,6 +9,7 @@ use url::Url;
 use super::auth::{self, Auth};
 use super::check::Source;
 use super::definition::{BreakerDefinition, ConcurrencyDefinition, DependencyDefinition, RateDefinition};
+use super::hosts::HostPattern;
 use super::live::LiveText;
 use super::model::{Breaker, Concurrency, Dependency, Rate};
 use super::scalars::Span;
@@ -50,6 +51,7 @@ pub fn dependency(
     Some(Dependency {
         name: name.to_owned(),
         base_url: base_url?,
+        hosts: hosts(name, definition, source),
         headers,
         auth,
         tls,
@@ -82,6 +84,19 @@ fn base_url(
         }
         url
     })
+}
+
+fn hosts(name: &str, definition: &DependencyDefinition, source: &mut Source<'_>) -> Vec<HostPattern> {
+    let mut patterns = Vec::new();
+    for host in &definition.hosts {
+        let line = host.referenced.line();
+        let Some(filled) = source.fill(&host.value, line) else { continue };
+        match HostPattern::parse(&filled) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(why) => source.error(line, format!("dependency `{name}`: hosts: `{}`: {why}", host.value)),
+        }
+    }
+    patterns
 }
 
 fn headers(

@@ -162,7 +162,9 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         if names.has_step(&step.value.name) {
             source.error(line, format!("two steps are named `{}`; rename one of them", step.value.name));
         }
+        names.keyed = step.value.request.is_keyed();
         steps.extend(call::step(&step.value, line, &definition, &dependencies, &names, &mut read, source));
+        names.keyed = false;
         names.add_step(&step.value.name, step.value.output.keys().cloned().collect());
     }
     let mut fields = Vec::new();

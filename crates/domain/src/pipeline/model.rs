@@ -8,9 +8,11 @@ use url::Url;
 use uuid::Uuid;
 
 use super::auth::Auth;
+use super::hosts::{self, HostPattern};
 use super::live::LiveText;
-use super::step::{RenderError, ResultTemplate, RowContext, Step};
+use super::step::{RenderError, ResultTemplate, Step};
 use super::transport::{Proxy, Tls};
+use super::values::RowContext;
 use crate::csv::Schema;
 use crate::ledger::Canary;
 
@@ -50,7 +52,8 @@ pub struct Pipeline {
 impl Pipeline {
     /// The longest that a single call may take.
     pub fn worst_call(&self) -> Duration {
-        self.dependencies.iter().map(|dependency| dependency.timeout).max().unwrap_or_default()
+        let dependencies = self.dependencies.iter().map(|dependency| dependency.timeout);
+        dependencies.chain(self.steps.iter().filter_map(|step| step.timeout)).max().unwrap_or_default()
     }
 
     /// The keys of an upload's context without which every one of its rows fails for certain: templates read them, no
@@ -101,6 +104,8 @@ pub struct Dependency {
     pub name: String,
     /// Where it is.
     pub base_url: Url,
+    /// Where it may be called besides.
+    pub hosts: Vec<HostPattern>,
     /// Headers of every call; they hold secrets.
     pub headers: Vec<(String, LiveText)>,
     /// How its calls are authenticated.
@@ -120,6 +125,11 @@ pub struct Dependency {
 }
 
 impl Dependency {
+    /// Whether it may be called at this URL: at its own origin, or at one of its hosts.
+    pub fn admits(&self, url: &Url) -> bool {
+        hosts::leads_home(&self.base_url, &self.hosts, url)
+    }
+
     /// The keys by which its limits differ from those of another one with which it has to share them.
     pub fn differing_limits(&self, other: &Self) -> Vec<&'static str> {
         let mut keys = Vec::new();

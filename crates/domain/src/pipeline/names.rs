@@ -4,18 +4,27 @@
 /// What an answer has, in a step's `output`.
 const ANSWER: [&str; 3] = ["body", "status", "headers"];
 
+/// What `owner` has.
+const OWNER: [&str; 1] = ["name"];
+
+/// What `batch` has.
+const BATCH: [&str; 2] = ["id", "name"];
+
 /// What templates may read at some place.
+#[derive(Clone)]
 pub struct Names {
     columns: Vec<String>,
     steps: Vec<(String, Vec<String>)>,
     /// Whether there may be other columns, and other steps and outputs, in parts of the text that could not be read.
     open_columns: bool,
     open_steps: bool,
+    /// Whether the step whose templates are read sends an idempotency key.
+    pub keyed: bool,
 }
 
 impl Names {
     pub fn new(columns: Vec<String>) -> Self {
-        Self { columns, steps: Vec::new(), open_columns: false, open_steps: false }
+        Self { columns, steps: Vec::new(), keyed: false, open_columns: false, open_steps: false }
     }
 
     /// Accepts any column, and any step and output: some of them could not be read.
@@ -62,15 +71,36 @@ impl Names {
         Err(format!("step `{step}` has no output `{output}`{hint}"))
     }
 
+    /// Whether `owner` has a member of that name.
+    pub fn of_owner(member: &str) -> Result<(), String> {
+        one_of("owner", member, &OWNER)
+    }
+
+    /// Whether `batch` has a member of that name.
+    pub fn of_batch(member: &str) -> Result<(), String> {
+        one_of("batch", member, &BATCH)
+    }
+
     /// Why a variable is none of these.
     pub fn no_variable(name: &str, answer: bool) -> String {
         if ANSWER.contains(&name) && !answer {
             return format!("`{name}` is the answer's, and only known in a step's `output`");
         }
-        let mut known = vec!["row", "context", "steps"];
+        if name == "idempotency_key" {
+            return "`idempotency_key` is known only in a step whose request says `idempotency_key`"
+                .to_owned();
+        }
+        let mut known = vec!["row", "context", "steps", "owner", "batch", "row_number"];
         known.extend(ANSWER.iter().filter(|_| answer));
         format!("unknown variable `{name}` in a template{}", hint(name, &known))
     }
+}
+
+fn one_of(whole: &str, member: &str, known: &[&str]) -> Result<(), String> {
+    if known.contains(&member) {
+        return Ok(());
+    }
+    Err(format!("`{whole}` has no `{member}`{}", hint(member, known)))
 }
 
 /// `steps.get-user` is read as a subtraction: such names are written in brackets.

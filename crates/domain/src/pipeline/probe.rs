@@ -128,7 +128,8 @@ pub fn exists(environment: &Environment<'_>, what: What, name: &str) -> Result<(
             // Operators are functions too, whose names nobody can write.
             let written =
                 |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric()) && *name != "in";
-            let known: Vec<&str> = environment.globals().map(|(name, _)| name).filter(written).collect();
+            let is_function = |name: &&str| written(name) && *name != super::engine::OMIT;
+            let known: Vec<&str> = environment.globals().map(|(name, _)| name).filter(is_function).collect();
             if known.contains(&name) {
                 return Ok(());
             }
@@ -298,8 +299,8 @@ mod tests {
             (What::Test, "defind", "unknown test `defind` in a template; did you mean `defined`?"),
             (
                 What::Function,
-                "now",
-                "unknown function `now` in a template; there are: debug, dict, namespace, range",
+                "today",
+                "unknown function `today` in a template; there are: debug, dict, namespace, now, range",
             ),
         ] {
             assert_eq!(exists(&environment, what, name).unwrap_err(), wanted);

@@ -1,50 +1,16 @@
 //! A step: the request it makes of a row, and what it reads from the answer.
 
-use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::time::Duration;
 
 use minijinja::Value;
 use serde_json::Map;
 
-use super::definition::Method;
 use super::engine::{self, Refusal};
-use super::request::{Body, RenderedRequest};
-use super::template::{JsonTemplate, Template, checked_path};
-use crate::outcome::Repetition;
-
-/// What of a row stays the same at all its steps, as templates read it: made once for each row.
-#[derive(Debug)]
-pub struct RowValues {
-    row: Value,
-    context: Value,
-}
-
-impl RowValues {
-    /// Of the row's values by column, and of what came with the upload.
-    pub fn new(row: &BTreeMap<String, String>, context: &serde_json::Value) -> Self {
-        Self { row: engine::from_texts(row), context: engine::from_json(context) }
-    }
-}
-
-/// What templates may read.
-#[derive(Clone, Copy)]
-pub struct RowContext<'a> {
-    /// The row's values and the upload's context.
-    pub values: &'a RowValues,
-    /// Outputs of earlier steps by name.
-    pub steps: &'a Map<String, serde_json::Value>,
-}
-
-/// An answer, as `output` reads it.
-#[derive(Clone, Copy)]
-pub struct ResponseView<'a> {
-    /// Its status.
-    pub status: u16,
-    /// Its headers, names in lower case.
-    pub headers: &'a BTreeMap<String, String>,
-    /// Its body, as JSON.
-    pub body: &'a serde_json::Value,
-}
+use super::request::{RenderedRequest, RequestTemplate};
+use super::template::JsonTemplate;
+use super::values::{ResponseView, RowContext, Scope};
+use crate::outcome::{self, Repetition};
 
 /// A template that read something that is not there. Names the place, never a value.
 #[derive(Debug, thiserror::Error)]
@@ -55,14 +21,28 @@ pub struct RenderError {
 }
 
 impl RenderError {
-    fn new(step: &str, place: impl std::fmt::Display, error: &minijinja::Error) -> Self {
+    pub(super) fn new(step: &str, place: impl std::fmt::Display, error: &minijinja::Error) -> Self {
         let place = if step.is_empty() { place.to_string() } else { format!("step `{step}`, {place}") };
         Self { place, reason: reason(error) }
+    }
+
+    /// A value that cannot stand where it is made for; `why` names no value.
+    pub(super) fn because(step: &str, place: impl std::fmt::Display, why: &str) -> Self {
+        Self { place: format!("step `{step}`, {place}"), reason: why.to_owned() }
+    }
+
+    /// A header's value that no header may have.
+    pub(super) fn header(step: &str, name: &str) -> Self {
+        let why = "its value has a line break or another control character, which no header may have";
+        Self::because(step, format!("header `{name}`"), why)
     }
 }
 
 /// What is missing, or cannot be computed, as the definition writes it. The engine's own sentences may hold values.
 fn reason(error: &minijinja::Error) -> String {
+    if engine::is_omitted(error) {
+        return engine::Omitted.to_string();
+    }
     if let Some(name) = error.detail().and_then(undefined) {
         return format!("`{name}` is not there");
     }
@@ -104,18 +84,16 @@ pub struct Step {
     pub dependency: usize,
     /// How much of the dependency's rate a call takes.
     pub cost: u32,
-    /// The request's path as the definition writes it: it holds no row's values and no variable's.
+    /// The request's path or URL as the definition writes it: it holds no row's values and no variable's.
     pub path_template: String,
+    /// How long a call may take, where the step says so itself.
+    pub timeout: Option<Duration>,
     /// Whether calls carry an `Idempotency-Key`.
     pub keyed: bool,
     /// Whether it reads anything of an answer's body.
     pub reads_body: bool,
     pub(super) idempotent: Option<bool>,
-    pub(super) method: Method,
-    pub(super) path: Template,
-    pub(super) query: Vec<(String, Template)>,
-    pub(super) headers: Vec<(String, Template)>,
-    pub(super) json: Option<JsonTemplate>,
+    pub(super) request: RequestTemplate,
     pub(super) output: Vec<(String, JsonTemplate)>,
 }
 
@@ -127,7 +105,7 @@ impl Step {
             _ if self.keyed => Repetition::Harmless,
             Some(true) => Repetition::Harmless,
             Some(false) => Repetition::Harmful,
-            None if self.method.is_idempotent() => Repetition::Harmless,
+            None if self.request.method.is_idempotent() => Repetition::Harmless,
             None => Repetition::Unsaid,
         }
     }
@@ -137,40 +115,20 @@ impl Step {
     /// # Errors
     /// When a template reads something that is not there, or a header would hold a line break.
     pub fn request(&self, row: &RowContext<'_>) -> Result<RenderedRequest, RenderError> {
-        let values = values(row, None);
-        let text = |place: &str, template: &Template| {
-            template.render_text(&values).map_err(|error| RenderError::new(&self.name, place, &error))
-        };
-        let path = checked_path(&text("path", &self.path)?).map_err(|reason| RenderError {
-            place: format!("step `{}`, path", self.name),
-            reason: reason.into(),
-        })?;
-        let mut query = Vec::with_capacity(self.query.len());
-        for (name, template) in &self.query {
-            query.push((name.clone(), text("query", template)?));
+        let key = self.key(row)?;
+        let values = Scope::of(row).with_key(key.as_deref()).into_value();
+        self.request.render(&self.name, &values, key.as_deref())
+    }
+
+    /// The idempotency key of a row's calls: the same for each attempt.
+    fn key(&self, row: &RowContext<'_>) -> Result<Option<String>, RenderError> {
+        let Some(template) = &self.request.key else { return Ok(None) };
+        let about = &row.values.about;
+        let own = || outcome::idempotency_key(about.batch, about.number, &self.name);
+        if template.value.is_none() {
+            return Ok(Some(own()));
         }
-        let mut headers = Vec::with_capacity(self.headers.len());
-        for (name, template) in &self.headers {
-            let value = text("headers", template)?;
-            if !is_header_value(&value) {
-                return Err(RenderError {
-                    place: format!("step `{}`, header `{name}`", self.name),
-                    reason:
-                        "its value has a line break or another control character, which no header may have"
-                            .into(),
-                });
-            }
-            headers.push((name.clone(), value));
-        }
-        let body = match &self.json {
-            Some(template) => {
-                let json =
-                    template.render(&values).map_err(|error| RenderError::new(&self.name, "json", &error))?;
-                Some(Body::json(&json))
-            }
-            None => None,
-        };
-        Ok(RenderedRequest { method: self.method, path, query, headers, body })
+        template.render(&self.name, &Scope::of(row).into_value(), own).map(Some)
     }
 
     /// What is kept of an answer.
@@ -185,7 +143,9 @@ impl Step {
         if self.output.is_empty() {
             return Ok(Map::new());
         }
-        let values = values(row, Some((response, self.reads_body)));
+        let key = self.key(row)?;
+        let values =
+            Scope::of(row).with_key(key.as_deref()).with_answer(response, self.reads_body).into_value();
         render_fields(&self.output, &values, |key| format!("output `{key}`"), &self.name)
     }
 }
@@ -210,7 +170,7 @@ impl ResultTemplate {
         if self.fields.is_empty() {
             return Ok(Map::new());
         }
-        render_fields(&self.fields, &values(row, None), |key| format!("result `{key}`"), "")
+        render_fields(&self.fields, &Scope::of(row).into_value(), |key| format!("result `{key}`"), "")
     }
 }
 
@@ -222,24 +182,9 @@ fn render_fields(
 ) -> Result<Map<String, serde_json::Value>, RenderError> {
     let mut rendered = Map::new();
     for (name, template) in fields {
-        let value = template.render(values).map_err(|error| RenderError::new(step, place(name), &error))?;
-        rendered.insert(name.clone(), value);
+        let value = template.render_unless_omitted(values);
+        let value = value.map_err(|error| RenderError::new(step, place(name), &error))?;
+        rendered.extend(value.map(|value| (name.clone(), value)));
     }
     Ok(rendered)
-}
-
-/// The values that templates read, of an answer its body only where it is read: it may be long.
-fn values(row: &RowContext<'_>, response: Option<(ResponseView<'_>, bool)>) -> Value {
-    let mut values: BTreeMap<&str, Value> = BTreeMap::new();
-    values.insert("row", row.values.row.clone());
-    values.insert("context", row.values.context.clone());
-    values.insert("steps", engine::from_fields(row.steps));
-    if let Some((response, reads_body)) = response {
-        values.insert("status", Value::from(response.status));
-        values.insert("headers", engine::from_texts(response.headers));
-        if reads_body {
-            values.insert("body", engine::from_json(response.body));
-        }
-    }
-    Value::from(values)
 }

@@ -34,6 +34,9 @@ pub(super) fn environment() -> Environment<'static> {
         if holds_undefined(value) {
             return Err(ErrorKind::UndefinedError.into());
         }
+        if engine::is_omit(value) {
+            return Err(engine::omitted());
+        }
         // A missing value is the engine's error.
         if value.is_undefined() || value.as_str().is_some() {
             return minijinja::escape_formatter(out, state, value);
@@ -62,6 +65,9 @@ fn path_environment() -> Environment<'static> {
         if value.is_undefined() || holds_undefined(value) {
             return Err(minijinja::Error::from(ErrorKind::UndefinedError));
         }
+        if engine::is_omit(value) {
+            return Err(engine::omitted());
+        }
         let text = engine::path_text(value)?;
         out.write_char(MADE)
             .and_then(|()| write!(out, "{}", utf8_percent_encode(&text, &RESERVED)))
@@ -69,6 +75,21 @@ fn path_environment() -> Environment<'static> {
     });
     environment
 }
+
+/// Where every expression is escaped (XML 1.0, 2.4 and 3.3.3).
+static XML: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut environment = environment();
+    environment.set_formatter(|out, _state, value| {
+        if value.is_undefined() || holds_undefined(value) {
+            return Err(minijinja::Error::from(ErrorKind::UndefinedError));
+        }
+        if engine::is_omit(value) {
+            return Err(engine::omitted());
+        }
+        out.write_str(&engine::xml_text(value)?).map_err(minijinja::Error::from)
+    });
+    environment
+});
 
 /// Stands before what an expression made in a rendered path. No text of a path holds it, and no value does once it is
 /// encoded.
@@ -110,6 +131,19 @@ pub enum Template {
     Mixed(Arc<Program>),
     /// A path: every expression is one segment's part ([`checked_path`]).
     Path(Arc<Program>),
+    /// XML: every expression is text or an attribute's value.
+    Xml(Arc<Program>),
+}
+
+/// What a template makes, which decides how its expressions are written out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Text, or a value.
+    Plain,
+    /// A path: every expression is encoded as one segment's part.
+    Path,
+    /// XML: every expression is escaped.
+    Xml,
 }
 
 impl Template {
@@ -118,17 +152,19 @@ impl Template {
         Self::Text(String::new())
     }
 
-    /// Compiles a value; in a path every expression is one segment's part, and there is no other type than text.
+    /// Compiles a value; in a path and in XML there is no other type than text.
     ///
     /// # Errors
     /// When it is no template.
-    pub(super) fn compile(filled: Filled, path: bool) -> Result<Self, minijinja::Error> {
+    pub(super) fn compile(filled: Filled, kind: Kind) -> Result<Self, minijinja::Error> {
         let text = match filled {
             Filled::Plain(text) => return Ok(Self::Text(text)),
             Filled::Template(text) => text,
         };
-        if path {
-            return Program::template(&text).map(|program| Self::Path(Arc::new(program)));
+        match kind {
+            Kind::Path => return Program::template(&text).map(|program| Self::Path(Arc::new(program))),
+            Kind::Xml => return Program::template(&text).map(|program| Self::Xml(Arc::new(program))),
+            Kind::Plain => {}
         }
         match single_expression(&text) {
             Some(expression) => {
@@ -138,10 +174,21 @@ impl Template {
         }
     }
 
+    /// Its value; none when it is `omit`, or a text that holds one.
+    ///
+    /// # Errors
+    /// As [`Template::render`], but for `omit`.
+    pub fn render_unless_omitted(
+        &self,
+        context: &Value,
+    ) -> Result<Option<serde_json::Value>, minijinja::Error> {
+        unless_omitted(self.render(context))
+    }
+
     /// Its value.
     ///
     /// # Errors
-    /// When it reads something that is not there.
+    /// When it reads something that is not there, or is `omit`.
     pub fn render(&self, context: &Value) -> Result<serde_json::Value, minijinja::Error> {
         match self {
             Self::Text(text) => Ok(serde_json::Value::String(text.clone())),
@@ -154,10 +201,14 @@ impl Template {
                     let what = format!("`{text}` is undefined");
                     return Err(minijinja::Error::new(ErrorKind::UndefinedError, what));
                 }
+                if engine::is_omit(&value) {
+                    return Err(engine::omitted());
+                }
                 engine::to_json(&value)
             }
             Self::Mixed(program) => program.render(&PLAIN, context.clone()).map(serde_json::Value::String),
             Self::Path(program) => program.render(&PATH, context.clone()).map(serde_json::Value::String),
+            Self::Xml(program) => program.render(&XML, context.clone()).map(serde_json::Value::String),
         }
     }
 
@@ -166,19 +217,46 @@ impl Template {
     /// # Errors
     /// As [`Template::render`].
     pub fn render_text(&self, context: &Value) -> Result<String, minijinja::Error> {
-        Ok(match self.render(context)? {
-            serde_json::Value::String(text) => text,
-            serde_json::Value::Null => String::new(),
-            other => other.to_string(),
-        })
+        Ok(text_of(self.render(context)?))
+    }
+
+    /// Its bytes: those of its text, or what `base64decode` made of it; none when it is `omit`.
+    ///
+    /// # Errors
+    /// As [`Template::render`], but for `omit`.
+    pub(super) fn render_bytes(&self, context: &Value) -> Result<Option<Vec<u8>>, minijinja::Error> {
+        if let Self::Expression(program) = self {
+            let value = program.value(&PLAIN, context.clone())?;
+            if value.kind() == ValueKind::Bytes {
+                return Ok(value.as_bytes().map(<[u8]>::to_vec));
+            }
+        }
+        Ok(unless_omitted(self.render_text(context))?.map(String::into_bytes))
+    }
+}
+
+/// A JSON value as it stands in text.
+pub(super) fn text_of(value: serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text,
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// What was rendered; none of what is left out.
+fn unless_omitted<T>(rendered: Result<T, minijinja::Error>) -> Result<Option<T>, minijinja::Error> {
+    match rendered {
+        Err(error) if engine::is_omitted(&error) => Ok(None),
+        rendered => rendered.map(Some),
     }
 }
 
 /// What a template reads, and what of it can never be right.
-pub(super) fn read(filled: &Filled, path: bool, names: &Names, answer: bool) -> Reading {
+pub(super) fn read(filled: &Filled, kind: Kind, names: &Names, answer: bool) -> Reading {
     match filled {
         Filled::Plain(text) => Reading { skeleton: text.clone(), ..Reading::default() },
-        Filled::Template(text) => match single_expression(text).filter(|_| !path) {
+        Filled::Template(text) => match single_expression(text).filter(|_| kind == Kind::Plain) {
             Some(expression) => inspect::expression(expression, names, answer, &PLAIN),
             None => inspect::text(text, names, answer, &PLAIN),
         },
@@ -233,23 +311,40 @@ impl JsonTemplate {
         })
     }
 
-    /// Its value.
+    /// Its value, without the items and fields that are `omit`.
     ///
     /// # Errors
-    /// When a template reads something that is not there.
+    /// When a template reads something that is not there, or the whole is `omit`.
     pub fn render(&self, context: &Value) -> Result<serde_json::Value, minijinja::Error> {
         Ok(match self {
             Self::Template(template) => template.render(context)?,
             Self::Constant(value) => value.clone(),
             Self::Array(items) => serde_json::Value::Array(
-                items.iter().map(|item| item.render(context)).collect::<Result<_, _>>()?,
-            ),
-            Self::Object(fields) => serde_json::Value::Object(
-                fields
+                items
                     .iter()
-                    .map(|(name, field)| Ok((name.clone(), field.render(context)?)))
-                    .collect::<Result<_, minijinja::Error>>()?,
+                    .filter_map(|item| item.render_unless_omitted(context).transpose())
+                    .collect::<Result<_, _>>()?,
             ),
+            Self::Object(fields) => {
+                let mut object = serde_json::Map::new();
+                for (name, field) in fields {
+                    if let Some(value) = field.render_unless_omitted(context)? {
+                        object.insert(name.clone(), value);
+                    }
+                }
+                serde_json::Value::Object(object)
+            }
         })
+    }
+
+    /// The same; none when the whole is `omit`.
+    ///
+    /// # Errors
+    /// When a template reads something that is not there.
+    pub fn render_unless_omitted(
+        &self,
+        context: &Value,
+    ) -> Result<Option<serde_json::Value>, minijinja::Error> {
+        unless_omitted(self.render(context))
     }
 }

@@ -21,8 +21,8 @@ pub struct Demand<'a> {
     pub owner: &'a str,
     /// How much of the rate the call takes.
     pub cost: u32,
-    /// The `Idempotency-Key`, for steps that carry one.
-    pub idempotency_key: Option<String>,
+    /// How long the call may take, from connecting to the end of the answer.
+    pub timeout: Duration,
     /// What it is to make the call again when its outcome is unknown.
     pub repetition: Repetition,
     /// Whether an earlier try with the same key had no answer, so that it may still be under way.

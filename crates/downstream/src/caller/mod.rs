@@ -85,17 +85,16 @@ impl Caller {
         waiting: Waiting<'_>,
     ) -> Called {
         let dependency = demand.dependency;
-        let mut extra = Vec::new();
-        extra.extend(demand.idempotency_key.as_deref().map(|key| ("idempotency-key", key)));
-        extra.extend(demand.traceparent.as_deref().map(|parent| ("traceparent", parent)));
+        let extra: Vec<_> =
+            demand.traceparent.as_deref().map(|parent| ("traceparent", parent)).into_iter().collect();
         // Before any limit is touched: what cannot be sent takes nothing.
-        let request = match self.client.prepare(dependency, request, &extra) {
+        let request = match self.client.prepare(dependency, request, demand.timeout, &extra) {
             Ok(request) => request,
             Err(Unsendable::Values) => return Called::unmade(code::TEMPLATE_ERROR),
             Err(Unsendable::Credentials(reason)) => return self.no_credentials(dependency, &reason),
         };
         let limits = self.limits(dependency, demand.owner);
-        let lease_us = limit::micros(dependency.timeout + SLOT_MARGIN);
+        let lease_us = limit::micros(demand.timeout + SLOT_MARGIN);
         // A burst may have been made smaller than what one call of an older definition costs: it takes all of it then.
         let cost = dependency.rate.as_ref().map_or(demand.cost, |rate| demand.cost.min(rate.burst));
         let asked_at = Instant::now();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use penstock_domain::limit::Past;
 use penstock_domain::outcome::Repetition;
 use penstock_domain::pipeline::definition::Method;
-use penstock_domain::pipeline::{Dependency, RenderedRequest};
+use penstock_domain::pipeline::{Dependency, RenderedRequest, Target};
 use penstock_downstream::{Called, Caller, Client, Demand, LATE, Limiter};
 
 use super::server::{Arrived, Server};
@@ -25,7 +25,7 @@ pub fn caller(limiter: Arc<dyn Limiter>, seed: u64) -> Arc<Caller> {
 pub fn get(path: &str) -> RenderedRequest {
     RenderedRequest {
         method: Method::Get,
-        path: path.to_owned(),
+        target: Target::Path(path.to_owned()),
         query: Vec::new(),
         headers: Vec::new(),
         body: None,
@@ -38,7 +38,7 @@ pub async fn call(caller: &Caller, api: &Dependency, path: &str) -> Called {
         dependency: api,
         owner: "acme",
         cost: 1,
-        idempotency_key: None,
+        timeout: api.timeout,
         repetition: Repetition::Harmless,
         unanswered_before: false,
         reads_body: true,

@@ -32,6 +32,7 @@ pub fn dependency(base_url: &str) -> Dependency {
     Dependency {
         name: format!("test-{}-{}-{count}", std::process::id(), since.as_nanos()),
         base_url: Url::parse(base_url).unwrap(),
+        hosts: Vec::new(),
         headers: Vec::new(),
         auth: None,
         tls: None,

@@ -31,6 +31,8 @@ pub struct BatchWork {
     pub id: Uuid,
     /// Whose it is, and how it weighs among others.
     pub owner: Owner,
+    /// What the client calls it.
+    pub name: Option<String>,
     /// The owner's name: limits may be per owner.
     pub owner_name: String,
     /// The definition it was uploaded under.
@@ -178,6 +180,7 @@ pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowE
     Ok(BatchWork {
         seq: batch.seq,
         id: batch.id.0,
+        name: batch.name.clone(),
         owner: Owner { seq: batch.owner, weight: batch.owner_weight },
         owner_name: batch.owner_name.clone(),
         pipeline,
@@ -209,6 +212,7 @@ fn with_limits_of_today<'a>(
         Dependency {
             name: dependency.name.clone(),
             base_url: dependency.base_url.clone(),
+            hosts: dependency.hosts.clone(),
             headers: dependency.headers.clone(),
             auth: dependency.auth.clone(),
             tls: dependency.tls.clone(),

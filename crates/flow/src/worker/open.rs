@@ -113,6 +113,7 @@ mod tests {
         BatchWork {
             seq: BatchSeq(1),
             id,
+            name: None,
             owner: Owner { seq: OwnerSeq(1), weight: 1 },
             owner_name: "acme".into(),
             pipeline: Arc::new(Pipeline::load("p.yaml", DEFINITION, &|_| None).unwrap()),

@@ -150,6 +150,34 @@ pub fn path_text(value: &Value) -> Result<Cow<'_, str>, Error> {
     text_of(value)
 }
 
+/// A value as text of an element or of an attribute, in quotes of either kind. White space that a reader of an attribute would
+/// change is written as a reference.
+///
+/// # Errors
+/// When it holds a character that no XML can have (XML 1.0, 2.2).
+pub fn xml_text(value: &Value) -> Result<String, Error> {
+    let text = text_of(value)?;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            '\t' => out.push_str("&#9;"),
+            '\n' => out.push_str("&#10;"),
+            '\r' => out.push_str("&#13;"),
+            '\0'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => return Err(refused(NOT_IN_XML)),
+            c => out.push(c),
+        }
+    }
+    Ok(out)
+}
+
+/// Why a character is refused in XML.
+const NOT_IN_XML: &str = "a value holds a control character, which XML cannot have";
+
 /// Why null is refused in a path.
 const NULL_IN_PATH: &str =
     "a value is null and would leave a segment of the path incomplete, which is another path";

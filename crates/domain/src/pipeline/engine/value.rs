@@ -7,6 +7,7 @@ use minijinja::{Error, Value};
 use serde_json::Number as JsonNumber;
 
 use super::error::refused;
+use super::names::{is_omit, refuse_omit};
 use super::number::{self, as_exact};
 use crate::json::{JsonError, MAX_EXPRESSION_DEPTH, is_private_key};
 
@@ -59,19 +60,23 @@ fn to_json_within(value: &Value, levels: usize) -> Result<serde_json::Value, Err
         ValueKind::String => serde_json::Value::String(value.as_str().unwrap_or_default().to_owned()),
         ValueKind::Seq | ValueKind::Iterable => {
             let levels = deeper()?;
-            value.try_iter()?.map(|item| to_json_within(&item, levels)).collect::<Result<_, _>>()?
+            let kept = value.try_iter()?.filter(|item| !is_omit(item));
+            kept.map(|item| to_json_within(&item, levels)).collect::<Result<_, _>>()?
         }
         ValueKind::Map => {
             let levels = deeper()?;
             let mut fields = serde_json::Map::new();
             for key in value.try_iter()? {
-                let field = to_json_within(&value.get_item(&key)?, levels)?;
-                fields.insert(to_key(&key)?, field);
+                let field = value.get_item(&key)?;
+                if !is_omit(&field) {
+                    fields.insert(to_key(&key)?, to_json_within(&field, levels)?);
+                }
             }
             serde_json::Value::Object(fields)
         }
         _ => match as_exact(value) {
             Some(exact) => serde_json::Value::Number(exact.text().parse().map_err(|_| no_json())?),
+            None if is_omit(value) => return refuse_omit(),
             None => return Err(no_json()),
         },
     })

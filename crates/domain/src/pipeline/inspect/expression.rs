@@ -6,6 +6,7 @@ use minijinja::machinery::ast::{self, BinOpKind, CallArg, CallType, Expr};
 
 use super::Walk;
 use super::shape::Shape;
+use crate::pipeline::engine;
 use crate::pipeline::names::{Names, nearest};
 use crate::pipeline::probe::{self, Given, What};
 
@@ -85,7 +86,9 @@ impl Walk<'_> {
             Some(key) if key.as_str().is_some() => {
                 self.member(of, key.as_str().unwrap_or_default(), span, needed)
             }
-            Some(key) if matches!(of, Shape::Row | Shape::Steps | Shape::Step(_)) => {
+            Some(key)
+                if matches!(of, Shape::Row | Shape::Steps | Shape::Step(_) | Shape::Owner | Shape::Batch) =>
+            {
                 let whole = self.written(span, &get.expr);
                 self.fault(
                     span,
@@ -133,6 +136,8 @@ impl Walk<'_> {
                 }
                 Ok(Shape::Data)
             }
+            Shape::Owner => Names::of_owner(name).map(|()| Shape::Data),
+            Shape::Batch => Names::of_batch(name).map(|()| Shape::Data),
             Shape::Text => Err(format!("a value of the row is text, and has no `{name}`")),
             Shape::Data => Ok(Shape::Data),
             Shape::Loop | Shape::Any => Ok(Shape::Any),
@@ -236,6 +241,9 @@ impl Walk<'_> {
         match call.identify_call() {
             CallType::Function(name) if self.is_local(name) => Shape::Any,
             CallType::Function(name) => {
+                if name == "now" {
+                    self.reading.roots.insert(engine::NOW.to_owned());
+                }
                 if self.lookup(name).is_some() {
                     self.fault(span, format!("`{name}` is a value, and cannot be called"));
                 } else if let Err(message) = probe::exists(self.environment, What::Function, name) {

@@ -202,6 +202,10 @@ impl<'a> Walk<'a> {
             "row" => Some(Shape::Row),
             "steps" => Some(Shape::Steps),
             "context" => Some(Shape::Context),
+            "owner" => Some(Shape::Owner),
+            "batch" => Some(Shape::Batch),
+            "row_number" => Some(Shape::Data),
+            "idempotency_key" if self.names.keyed => Some(Shape::Text),
             "body" | "status" | "headers" if self.answer => Some(Shape::Data),
             _ => None,
         }

@@ -14,6 +14,10 @@ pub enum Shape {
     Step(usize),
     /// What came with the upload.
     Context,
+    /// Whose the row is.
+    Owner,
+    /// The row's batch.
+    Batch,
     /// JSON of which nothing is known but that nothing in it can be called.
     Data,
     /// A loop's own variable.
@@ -27,7 +31,13 @@ impl Shape {
     pub fn member(self) -> Self {
         match self {
             Self::Row => Self::Text,
-            Self::Text | Self::Data | Self::Context | Self::Steps | Self::Step(_) => Self::Data,
+            Self::Text
+            | Self::Data
+            | Self::Context
+            | Self::Owner
+            | Self::Batch
+            | Self::Steps
+            | Self::Step(_) => Self::Data,
             Self::Loop | Self::Any => Self::Any,
         }
     }

@@ -1,6 +1,8 @@
 //! The call of a step: wait until the lease covers it, wait for its permit, send the request.
 
-use penstock_domain::outcome::{self, Verdict};
+use std::time::Duration;
+
+use penstock_domain::outcome::Verdict;
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Called, Demand, Failure, Note, Response};
@@ -48,6 +50,11 @@ impl RowTask<'_> {
         &self.work.dependencies[at.step.dependency]
     }
 
+    /// How long its call may take: as the step says, else as the dependency does today.
+    pub(super) fn timeout(&self, at: StepAt<'_>) -> Duration {
+        at.step.timeout.unwrap_or(self.dependency(at).timeout)
+    }
+
     /// Calls the step when the row's lease covers the call and its permit has come.
     pub(super) async fn call(
         &self,
@@ -55,7 +62,7 @@ impl RowTask<'_> {
         request: RenderedRequest,
         progress: &mut Progress,
     ) -> CallResult {
-        let timeout = self.dependency(at).timeout;
+        let timeout = self.timeout(at);
         let span = self.call_span(at, &request);
         let intent = self.intent(at, progress);
         let demand = Demand {
@@ -67,7 +74,7 @@ impl RowTask<'_> {
             return CallResult::LeaseLost;
         }
         let covered = || self.lease.covers(timeout);
-        let (method, path) = (request.method, request.path.clone());
+        let (method, path) = (request.method, request.target.path().to_owned());
         let called =
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
         let now = self.services.clock.now();
@@ -118,12 +125,11 @@ impl RowTask<'_> {
     /// What the step asks of its dependency.
     fn demand<'a>(&'a self, at: StepAt<'_>, progress: &Progress, span: &Span) -> Demand<'a> {
         let step = at.step;
-        let key = || outcome::idempotency_key(self.work.id, self.number(), &step.name);
         Demand {
             dependency: self.dependency(at),
             owner: &self.work.owner_name,
             cost: step.cost,
-            idempotency_key: step.keyed.then(key),
+            timeout: self.timeout(at),
             repetition: step.repetition(),
             reads_body: step.reads_body,
             unanswered_before: step.keyed && progress.had_no_answer(&step.name),

@@ -1,7 +1,7 @@
 //! What an answer means for the row.
 
 use penstock_domain::outcome::{Verdict, code};
-use penstock_domain::pipeline::{ResponseView, RowContext, RowValues};
+use penstock_domain::pipeline::{ResponseView, RowValues};
 use penstock_domain::retry;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Response, aside};
@@ -61,7 +61,7 @@ impl RowTask<'_> {
         answer: &Answer,
         progress: &mut Progress,
     ) -> StepResult {
-        let context = RowContext { values: row, steps: &progress.outputs };
+        let context = self.context(row, progress);
         let view = ResponseView { status: response.status, headers: &response.headers, body: &response.body };
         let error = match aside(response.bytes, || at.step.output(&context, view)).await {
             Ok(output) => {

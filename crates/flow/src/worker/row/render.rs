@@ -1,7 +1,7 @@
 //! The request of a step, from the row's values and the outputs of earlier steps.
 
-use penstock_domain::outcome::code;
-use penstock_domain::pipeline::{RenderedRequest, RowContext, RowValues};
+use penstock_domain::outcome::{code, sentence};
+use penstock_domain::pipeline::{Dependency, RenderedRequest, RowValues, Target};
 use penstock_store::work::Settled;
 
 use crate::worker::progress::Progress;
@@ -19,9 +19,29 @@ impl RowTask<'_> {
         row: &RowValues,
         progress: &mut Progress,
     ) -> Result<RenderedRequest, Settled> {
-        let context = RowContext { values: row, steps: &progress.outputs };
-        let rendered = at.step.request(&context);
-        rendered
-            .map_err(|error| self.failed(at, Problem::new(code::TEMPLATE_ERROR, error.to_string()), progress))
+        let context = self.context(row, progress);
+        match at.step.request(&context) {
+            Ok(request) => match forbidden(&request.target, self.dependency(at)) {
+                None => Ok(request),
+                Some(why) => {
+                    let message =
+                        format!("step `{}`, url: {}: {why}", at.step.name, sentence(code::FORBIDDEN_URL));
+                    Err(self.failed(at, Problem::new(code::FORBIDDEN_URL, message), progress))
+                }
+            },
+            Err(error) => {
+                Err(self.failed(at, Problem::new(code::TEMPLATE_ERROR, error.to_string()), progress))
+            }
+        }
+    }
+}
+
+/// Why nobody may be called there. The URL itself is an answer's, and is not shown.
+fn forbidden(target: &Target, dependency: &Dependency) -> Option<&'static str> {
+    match target {
+        Target::Path(_) => None,
+        Target::Url(url) if dependency.admits(url) => None,
+        Target::Url(_) => Some("its scheme, host or port is another one"),
+        Target::Forbidden(why) => Some(why),
     }
 }

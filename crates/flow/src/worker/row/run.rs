@@ -35,7 +35,7 @@ impl RowTask<'_> {
             Err(error) => return RowEnd::Settled(self.not_opened(&error, &mut progress)),
         };
         progress.opened(&claimed, outputs, error);
-        let row = RowValues::new(&values, self.work.secrets.context());
+        let row = RowValues::new(&values, self.work.secrets.context()).about(self.about());
         let done = progress.outputs.len();
         let steps = &self.work.pipeline.steps;
         if claimed.crashes > 0

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use penstock_domain::outcome::{self, code};
-use penstock_domain::pipeline::{RowContext, RowValues, Step};
+use penstock_domain::pipeline::{RowValues, Step};
 use penstock_domain::retry::{self, Failed, Next};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError};
 use penstock_domain::time::Timestamp;
@@ -32,7 +32,7 @@ enum Counts {
 impl RowTask<'_> {
     /// All steps are done.
     pub(super) fn complete(&self, row: &RowValues, progress: &mut Progress) -> Settled {
-        let context = RowContext { values: row, steps: &progress.outputs };
+        let context = self.context(row, progress);
         match self.work.pipeline.result(&context) {
             Ok(result) if result.is_empty() => Settled::Completed { result: None },
             Ok(result) => {

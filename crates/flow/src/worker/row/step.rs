@@ -1,7 +1,7 @@
 //! One step: render its request, wait for a permit, call, and judge the answer.
 
 use penstock_domain::outcome::code;
-use penstock_domain::pipeline::{RowContext, RowValues};
+use penstock_domain::pipeline::RowValues;
 
 use crate::worker::kept_answers;
 use crate::worker::kept_answers::KeptAnswer;
@@ -45,7 +45,7 @@ impl RowTask<'_> {
         row: &RowValues,
         progress: &mut Progress,
     ) -> Option<StepResult> {
-        let context = RowContext { values: row, steps: &progress.outputs };
+        let context = self.context(row, progress);
         match answer.output(at.step, &context) {
             Ok(output) => {
                 self.finish_step(at, output, progress);

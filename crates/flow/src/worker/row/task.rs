@@ -1,6 +1,6 @@
 //! What a row's task works with, and what it keeps of a finished step.
 
-use penstock_domain::pipeline::Step;
+use penstock_domain::pipeline::{RowAbout, RowContext, RowValues, Step};
 use penstock_domain::row::Receipt;
 use penstock_downstream::Caller;
 use serde_json::{Map, Value};
@@ -56,6 +56,21 @@ impl RowTask<'_> {
     /// The row's number in its file.
     pub(super) fn number(&self) -> u32 {
         self.lease.row.number
+    }
+
+    /// Whose the row is, and where it stands.
+    pub(super) fn about(&self) -> RowAbout {
+        RowAbout {
+            owner: self.work.owner_name.clone(),
+            batch: self.work.id,
+            batch_name: self.work.name.clone(),
+            number: self.number(),
+        }
+    }
+
+    /// What templates read now.
+    pub(super) fn context<'a>(&self, row: &'a RowValues, progress: &'a Progress) -> RowContext<'a> {
+        RowContext { values: row, steps: &progress.outputs, now: self.services.clock.now() }
     }
 
     /// Keeps the output of a finished step.

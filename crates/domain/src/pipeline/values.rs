@@ -1,0 +1,120 @@
+//! What templates read, as values of their engine.
+
+use std::collections::BTreeMap;
+
+use minijinja::Value;
+use serde_json::Map;
+use uuid::Uuid;
+
+use super::engine;
+use crate::time::Timestamp;
+
+/// Whose a row is, and where it stands.
+#[derive(Clone, Debug, Default)]
+pub struct RowAbout {
+    /// The owner's name.
+    pub owner: String,
+    /// The batch's public id.
+    pub batch: Uuid,
+    /// What the client calls the batch.
+    pub batch_name: Option<String>,
+    /// The row's number in its file, from 1 on.
+    pub number: u32,
+}
+
+/// What of a row stays the same at all its steps, as templates read it: made once for each row.
+#[derive(Debug)]
+pub struct RowValues {
+    row: Value,
+    context: Value,
+    owner: Value,
+    batch: Value,
+    pub(super) about: RowAbout,
+}
+
+impl RowValues {
+    /// Of the row's values by column, and of what came with the upload. Nothing is known of its owner and batch.
+    pub fn new(row: &BTreeMap<String, String>, context: &serde_json::Value) -> Self {
+        Self {
+            row: engine::from_texts(row),
+            context: engine::from_json(context),
+            owner: Value::UNDEFINED,
+            batch: Value::UNDEFINED,
+            about: RowAbout::default(),
+        }
+        .about(RowAbout::default())
+    }
+
+    /// The same of a row of this owner and batch.
+    #[must_use]
+    pub fn about(self, about: RowAbout) -> Self {
+        let owner = Value::from_pairs([("name", Value::from(about.owner.as_str()))]);
+        // A batch without a name has none to show: null, which is nothing in text.
+        let name = about.batch_name.as_deref().map_or(Value::from(()), Value::from);
+        let batch = Value::from_pairs([("id", Value::from(about.batch.to_string())), ("name", name)]);
+        Self { owner, batch, about, ..self }
+    }
+}
+
+/// What templates may read.
+#[derive(Clone, Copy)]
+pub struct RowContext<'a> {
+    /// The row's values and the upload's context.
+    pub values: &'a RowValues,
+    /// Outputs of earlier steps by name.
+    pub steps: &'a Map<String, serde_json::Value>,
+    /// The time of `now()`.
+    pub now: Timestamp,
+}
+
+/// An answer, as `output` reads it.
+#[derive(Clone, Copy)]
+pub struct ResponseView<'a> {
+    /// Its status.
+    pub status: u16,
+    /// Its headers, names in lower case.
+    pub headers: &'a BTreeMap<String, String>,
+    /// Its body, as JSON.
+    pub body: &'a serde_json::Value,
+}
+
+/// The values that templates of a step read, by name.
+pub(super) struct Scope(BTreeMap<&'static str, Value>);
+
+impl Scope {
+    /// What is readable in all templates.
+    pub fn of(row: &RowContext<'_>) -> Self {
+        let mut values = BTreeMap::new();
+        values.insert("row", row.values.row.clone());
+        values.insert("context", row.values.context.clone());
+        values.insert("owner", row.values.owner.clone());
+        values.insert("batch", row.values.batch.clone());
+        values.insert("row_number", Value::from(row.values.about.number));
+        values.insert("steps", engine::from_fields(row.steps));
+        values.insert(engine::NOW, Value::from(row.now.millis().div_euclid(1000)));
+        Self(values)
+    }
+
+    /// Also the key of a keyed step.
+    #[must_use]
+    pub fn with_key(mut self, key: Option<&str>) -> Self {
+        self.0.extend(key.map(|key| ("idempotency_key", Value::from(key))));
+        self
+    }
+
+    /// Also an answer; its body only where it is read, because it may be long.
+    #[must_use]
+    pub fn with_answer(mut self, response: ResponseView<'_>, reads_body: bool) -> Self {
+        self.0.insert("status", Value::from(response.status));
+        self.0.insert("headers", engine::from_texts(response.headers));
+        if reads_body {
+            self.0.insert("body", engine::from_json(response.body));
+        }
+        self
+    }
+
+    /// As the engine takes it.
+    pub fn into_value(self) -> Value {
+        Value::from(self.0)
+    }
+}
