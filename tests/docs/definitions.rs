@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::markdown::{read, spans, table_rows};
 
 /// A table's first heading, and the structs whose fields stand in it, each behind a prefix.
-const TABLES: [(&str, &[(&str, &str)]); 10] = [
+const TABLES: [(&str, &[(&str, &str)]); 13] = [
     ("key", &[("", "Definition")]),
     ("key of `csv`", &[("", "CsvDefinition")]),
     ("key of a column", &[("", "ColumnDefinition")]),
@@ -22,6 +22,9 @@ const TABLES: [(&str, &[(&str, &str)]); 10] = [
         "key of `auth`",
         &[("", "AuthDefinition"), ("basic.", "BasicDefinition"), ("api_key.", "ApiKeyDefinition")],
     ),
+    ("key of `oauth2`", &[("", "OAuth2Definition"), ("jwt.", "JwtDefinition")]),
+    ("key of `hmac`", &[("", "HmacDefinition")]),
+    ("key of `aws_sigv4`", &[("", "SigV4Definition")]),
     ("key of `tls`", &[("", "TlsDefinition")]),
     (
         "key of a step",

@@ -69,7 +69,7 @@ fn a_secret_is_a_variable_or_what_a_file_holds_when_it_is_needed() {
 #[test]
 fn a_mistake_has_its_line_and_what_to_do() {
     let whom = "dependency `d`";
-    let keys = "`auth` has one of `basic`, `bearer` or `api_key`";
+    let keys = "`auth` has one of `basic`, `bearer`, `api_key`, `oauth2`, `hmac` or `aws_sigv4`";
     for (line, wanted) in [
         ("auth: { }", format!("{whom}: {keys}; it has none")),
         (
@@ -167,6 +167,65 @@ fn a_mistake_has_its_line_and_what_to_do() {
             "conf/p.yaml:5: {whom}: base_url has a user, and `auth` sends `Authorization` as well; remove one of the two"
         ))
     );
+}
+
+#[test]
+fn what_a_grant_or_a_signature_lacks_is_known_before() {
+    let oauth2 = |keys: &str| format!("auth: {{ oauth2: {{ token_url: \"https://l.example/t\", {keys} }} }}");
+    let whom = "dependency `d`: auth.oauth2";
+    for (keys, wanted) in [
+        (
+            "grant: client_credentials, client_id: a, client_secret: b, client_auth: body, parameters: { resource: x }",
+            None,
+        ),
+        (
+            "grant: client_credentials, client_id: a",
+            Some("{}: the grant `client_credentials` needs `client_id` and `client_secret`"),
+        ),
+        ("grant: refresh_token, client_id: a", Some("{}: the grant `refresh_token` needs `refresh_token`")),
+        ("grant: jwt_bearer", Some("{}: the grant `jwt_bearer` needs `jwt`")),
+        (
+            "grant: refresh_token, refresh_token: x, client_secret: b",
+            Some("{} has a client_secret and no client_id; add it"),
+        ),
+        (
+            "grant: client_credentials, client_id: a, client_secret: b, refresh_token: c",
+            Some("{}: `refresh_token` is only used by the grant `refresh_token`; remove one of the two"),
+        ),
+        (
+            "grant: refresh_token, refresh_token: x, parameters: { grant_type: y }",
+            Some("{}.parameters.grant_type is sent by Penstock itself; remove it"),
+        ),
+        (
+            "grant: jwt_bearer, jwt: { issuer: a, audience: b, key: c }",
+            Some("{}.jwt.key is not in PEM: there is no `-----BEGIN … PRIVATE KEY-----` in it"),
+        ),
+    ] {
+        let wanted =
+            wanted.map_or(Ok(()), |wanted| Err(format!("conf/p.yaml:6: {}", wanted.replace("{}", whom))));
+        assert_eq!(with(&oauth2(keys)).map(|_| ()), wanted, "{keys}");
+    }
+    let url = with("auth: { oauth2: { token_url: login, grant: refresh_token, refresh_token: x } }");
+    let wanted = format!(
+        "conf/p.yaml:6: {whom}.token_url is not an absolute http or https URL, such as https://login.example.com/token"
+    );
+    assert_eq!(url.map(|_| ()), Err(wanted));
+    let hmac = |message: &str| {
+        format!(
+            "auth: {{ hmac: {{ secret: x, algorithm: sha256, message: \"{message}\", headers: {{ X-S: \"{{{{ signature | hex }}}}\" }} }} }}"
+        )
+    };
+    assert!(with(&hmac("{{ request.body }}${TOKEN}")).is_ok());
+    let wrong = with(&hmac("{{ row.a }}")).map(|_| ()).unwrap_err();
+    assert!(wrong.starts_with("conf/p.yaml:6: dependency `d`: auth.hmac.message: `row.a` is not known here; there are request.timestamp"), "{wrong}");
+    let twice = with(
+        "headers: { x-s: y }\n    auth: { hmac: { secret: x, algorithm: sha1, message: a, headers: { X-S: b } } }",
+    );
+    assert!(twice.map(|_| ()).unwrap_err().contains("`auth` sends the header `x-s`"));
+    let sigv4 =
+        "auth: { aws_sigv4: { service: SES, region: eu-west-1, access_key_id: a, secret_access_key: b } }";
+    let wanted = "conf/p.yaml:6: dependency `d`: auth.aws_sigv4.service has small letters, digits and `-`, such as `eu-west-1`";
+    assert_eq!(with(sigv4).map(|_| ()), Err(wanted.to_owned()));
 }
 
 #[test]

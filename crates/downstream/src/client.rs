@@ -84,9 +84,10 @@ impl<E: std::error::Error> From<E> for Unsendable {
 }
 
 /// A request that can be sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Prepared {
-    request: Request<Full<Bytes>>,
+    pub(crate) request: Request<Full<Bytes>>,
+    pub(crate) body: Bytes,
     by: HttpClient,
     timeout: Duration,
     dependency: String,
@@ -96,8 +97,8 @@ pub struct Prepared {
 /// Makes calls. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    files: Arc<dyn Files>,
-    transports: Arc<Transports>,
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) transports: Arc<Transports>,
     memory: AnswerMemory,
 }
 
@@ -196,7 +197,7 @@ impl Client {
         if let Some(auth) = &dependency.auth {
             credentials::add(auth, &*self.files, &mut headers, &mut url).map_err(Unsendable::Credentials)?;
         }
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(Full::new(body.clone()));
         *request.method_mut() = hyper::Method::from_bytes(rendered.method.as_str().as_bytes())?;
         *request.uri_mut() = Uri::try_from(url.as_str())?;
         *request.headers_mut() = headers;
@@ -207,6 +208,7 @@ impl Client {
         }
         Ok(Prepared {
             request,
+            body,
             by,
             timeout,
             dependency: dependency.name.clone(),

@@ -32,7 +32,9 @@ pub(crate) mod vars;
 mod written;
 pub(crate) mod yaml;
 
-pub use auth::Auth;
+pub use auth::{
+    Auth, AwsSigV4, Claim, ClientAuth, Grant, Hmac, HmacAlgorithm, Jwt, JwtAlgorithm, OAuth2, Signable,
+};
 pub use catalog::Catalog;
 pub use definition::CanaryDefinition;
 pub use error::{DefinitionError, ErrorCode};

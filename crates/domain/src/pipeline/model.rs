@@ -99,6 +99,7 @@ pub struct SourceSpan {
 }
 
 /// An API that steps call.
+#[derive(Clone)]
 pub struct Dependency {
     /// Its name in the pipeline.
     pub name: String,

@@ -11,6 +11,7 @@ use penstock_domain::pipeline::Dependency;
 use penstock_domain::time::Timestamp;
 
 use crate::client::Response;
+use crate::credentials::oauth2::Refusal;
 use crate::failure::Failure;
 
 /// Who calls what.
@@ -56,6 +57,8 @@ pub enum Called {
         /// For how long the dependency has refused everything, see [`Denied::refused_for`].
         refused_for: Duration,
     },
+    /// The dependency's token endpoint refuses: nobody was called, and nothing of the batch can be.
+    Refused(Refusal),
     /// The row's lease would not have covered the call, or it could not be recorded: it was not made.
     NotCovered,
     /// It was made, or cannot be made at all.

@@ -3,6 +3,7 @@
 mod demand;
 mod known;
 mod permit;
+mod sending;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,8 +17,10 @@ use penstock_domain::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
 use self::known::KnownLimits;
-use self::permit::{Refusal, Waiting};
+use self::permit::Waiting;
+use self::sending::{Made, Outgoing};
 use crate::client::{Client, Sent, Unsendable};
+use crate::credentials::oauth2::{MemoryVault, TokenVault, Tokens};
 use crate::failure::Failure;
 use crate::failure_log::FailureLog;
 use crate::lateness::Lateness;
@@ -55,6 +58,7 @@ pub struct Caller {
     recording: RecordingTime,
     metrics: Metrics,
     failures: FailureLog,
+    access_tokens: Tokens,
 }
 
 impl Caller {
@@ -72,7 +76,14 @@ impl Caller {
             recording: RecordingTime::default(),
             metrics: Metrics::default(),
             failures: FailureLog::default(),
+            access_tokens: Tokens::new(Arc::new(MemoryVault::default())),
         }
+    }
+
+    /// The same with a place where refresh tokens are kept for all workers.
+    #[must_use]
+    pub fn with_vault(self, vault: Arc<dyn TokenVault>) -> Self {
+        Self { access_tokens: Tokens::new(vault), ..self }
     }
 
     /// Makes a call as soon as every limit allows it, or says when that will be. `covered` is asked right before the
@@ -91,28 +102,20 @@ impl Caller {
         let request = match self.client.prepare(dependency, request, demand.timeout, &extra) {
             Ok(request) => request,
             Err(Unsendable::Values) => return Called::unmade(code::TEMPLATE_ERROR),
-            Err(Unsendable::Credentials(reason)) => return self.no_credentials(dependency, &reason),
+            Err(Unsendable::Credentials(reason)) => {
+                return self.no_credentials(dependency, &reason, CREDENTIALS_AFTER);
+            }
         };
         let limits = self.limits(dependency, demand.owner);
         let lease_us = limit::micros(demand.timeout + SLOT_MARGIN);
         // A burst may have been made smaller than what one call of an older definition costs: it takes all of it then.
         let cost = dependency.rate.as_ref().map_or(demand.cost, |rate| demand.cost.min(rate.burst));
-        let asked_at = Instant::now();
         let ask = Ask { cost, token: 0, lease_us, lead_us: 0.0, past: demand.past };
-        let permit = match self.permit(&limits, &ask, demand.note, waiting).await {
-            Ok(permit) => permit,
-            Err(Refusal::Denied(denied)) => return self.denied(dependency, &limits, denied),
-            Err(Refusal::NotRecorded) => return Called::NotCovered,
-        };
-        self.metrics.count(&dependency.name, |metrics| metrics.waited.took(asked_at.elapsed()));
-        if !covered() {
-            self.return_unused(permit).await;
-            return Called::NotCovered;
+        let outgoing = Outgoing { limits: &limits, ask, covered, waiting };
+        match self.send(demand, request, &outgoing).await {
+            Ok(Made { permit, sent, elapsed }) => self.judge(demand, permit, sent, elapsed).await,
+            Err(called) => called,
         }
-        let sent_at = Instant::now();
-        let sent = request.send(self.clock.as_ref()).await;
-        let elapsed = sent.ended_at.duration_since(sent_at);
-        self.judge(demand, permit, sent, elapsed).await
     }
 
     /// What an answer means, for the row and for the limits.
@@ -223,10 +226,10 @@ impl Caller {
     }
 
     /// Without its credentials a dependency is not called: rows wait, and no attempt is lost.
-    fn no_credentials(&self, dependency: &Dependency, reason: &str) -> Called {
+    fn no_credentials(&self, dependency: &Dependency, reason: &str, after: Duration) -> Called {
         self.failures.log_credentials(dependency, reason);
         self.metrics.count(&dependency.name, |metrics| metrics.denied(Reason::Credentials));
-        let until = self.clock.now() + CREDENTIALS_AFTER;
+        let until = self.clock.now() + after;
         Called::Waits { until, reason: Reason::Credentials, refused_for: Duration::ZERO }
     }
 

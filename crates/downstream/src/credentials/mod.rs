@@ -1,10 +1,19 @@
 //! What shows a dependency who calls it. Values are marked as sensitive: neither logs nor HPACK's tables keep them
 //! (RFC 7541, 7.1.3).
 
+mod hmac;
+pub mod oauth2;
+mod prepared;
+mod sigv4;
+
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use penstock_domain::pipeline::{Auth, Files, LiveText};
+use hyper::http::request::Parts;
+use penstock_domain::pipeline::{Auth, AwsSigV4, Files, LiveText};
+use penstock_domain::time::Timestamp;
 use url::Url;
 
 /// Why a request has no credentials: a sentence that holds none.
@@ -29,12 +38,62 @@ pub(crate) fn add(
             let value = secret("auth.bearer", &format!("Bearer {}", token.text(files)?))?;
             headers.insert(header::AUTHORIZATION, value);
         }
-        Auth::KeyHeader { name, value } => add_header(name, value, files, headers)?,
+        Auth::KeyHeader { name, value } => {
+            let header =
+                HeaderName::try_from(name).map_err(|_| format!("the header `{name}` cannot be sent"))?;
+            headers.insert(header, secret("auth.api_key", &value.text(files)?)?);
+        }
         Auth::KeyQuery { name, value } => {
             url.query_pairs_mut().append_pair(name, &value.text(files)?);
         }
+        // Known when the call is made.
+        Auth::OAuth2(_) | Auth::Hmac(_) | Auth::AwsSigV4(_) => {}
     }
     Ok(())
+}
+
+/// Signs a request as it is sent now, where its dependency wants signatures.
+///
+/// # Errors
+/// When a file cannot be read, or a value cannot be signed or sent.
+pub(crate) fn sign(
+    auth: &Auth,
+    files: &dyn Files,
+    head: &mut Parts,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(), NoCredentials> {
+    match auth {
+        Auth::Hmac(auth) => hmac::sign(auth, files, head, body, now),
+        Auth::AwsSigV4(auth) => aws_sigv4(auth, files, head, body, now),
+        _ => Ok(()),
+    }
+}
+
+fn aws_sigv4(
+    auth: &AwsSigV4,
+    files: &dyn Files,
+    head: &mut Parts,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(), NoCredentials> {
+    let token = auth.session_token.as_ref().map(|token| token.text(files)).transpose()?;
+    let scope = sigv4::Scope {
+        service: &auth.service,
+        region: &auth.region,
+        access_key_id: &auth.access_key_id.text(files)?,
+        secret_access_key: &auth.secret_access_key.text(files)?,
+        session_token: token.as_deref().filter(|token| !token.is_empty()),
+    };
+    sigv4::sign(&scope, head, body, now)
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// A header of the dependency.

@@ -3,8 +3,8 @@
 
 use serde_saphyr::Spanned;
 
-use super::Auth;
 use super::definition::{ApiKeyDefinition, AuthDefinition};
+use super::{Auth, signed};
 use crate::pipeline::check::Source;
 use crate::pipeline::definition::DependencyDefinition;
 use crate::pipeline::dependency::check_header;
@@ -30,7 +30,7 @@ pub fn auth(name: &str, definition: &DependencyDefinition, source: &mut Source<'
 fn one_of(name: &str, auth: &AuthDefinition, line: u64, source: &mut Source<'_>) -> Option<Auth> {
     let given = given(auth);
     if given.len() != 1 {
-        let known = "`basic`, `bearer` or `api_key`";
+        let known = "`basic`, `bearer`, `api_key`, `oauth2`, `hmac` or `aws_sigv4`";
         let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
         source.broken(line, format!("dependency `{name}`: `auth` has one of {known}; it has {found}"));
         return None;
@@ -51,6 +51,20 @@ fn one_of(name: &str, auth: &AuthDefinition, line: u64, source: &mut Source<'_>)
     if let Some(bearer) = &auth.bearer {
         return text(&format!("{whose}.bearer"), bearer, source).map(Auth::Bearer);
     }
+    if let Some(oauth2) = &auth.oauth2 {
+        return super::oauth2::load(
+            &format!("{whose}.oauth2"),
+            &oauth2.value,
+            oauth2.referenced.line(),
+            source,
+        );
+    }
+    if let Some(hmac) = &auth.hmac {
+        return signed::hmac(&format!("{whose}.hmac"), &hmac.value, source);
+    }
+    if let Some(sigv4) = &auth.aws_sigv4 {
+        return signed::aws_sigv4(&format!("{whose}.aws_sigv4"), &sigv4.value, source);
+    }
     let key = auth.api_key.as_ref()?;
     api_key(&whose, &key.value, key.referenced.line(), source)
 }
@@ -60,6 +74,9 @@ fn given(auth: &AuthDefinition) -> Vec<&'static str> {
         ("`basic`", auth.basic.is_some()),
         ("`bearer`", auth.bearer.is_some()),
         ("`api_key`", auth.api_key.is_some()),
+        ("`oauth2`", auth.oauth2.is_some()),
+        ("`hmac`", auth.hmac.is_some()),
+        ("`aws_sigv4`", auth.aws_sigv4.is_some()),
     ];
     keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
 }
@@ -82,8 +99,20 @@ fn api_key(whose: &str, key: &ApiKeyDefinition, line: u64, source: &mut Source<'
     }
 }
 
-/// A secret: not empty, and free of control characters where it is known.
-fn text(whose: &str, written: &Spanned<String>, source: &mut Source<'_>) -> Option<LiveText> {
+/// The same of a text that may be missing.
+pub(super) fn optional(
+    whose: &str,
+    written: Option<&Spanned<String>>,
+    source: &mut Source<'_>,
+) -> Option<Option<LiveText>> {
+    match written {
+        Some(written) => text(whose, written, source).map(Some),
+        None => Some(None),
+    }
+}
+
+/// A secret: free of control characters where it is known.
+pub(super) fn text(whose: &str, written: &Spanned<String>, source: &mut Source<'_>) -> Option<LiveText> {
     let line = written.referenced.line();
     let text = source.live(whose, &written.value, line)?;
     let Some(fixed) = text.fixed() else { return Some(text) };

@@ -2,7 +2,13 @@
 //! credentials are made when it is sent.
 
 pub(super) mod definition;
+mod hmac;
 pub(super) mod load;
+mod oauth2;
+mod signed;
+
+pub use hmac::{Hmac, HmacAlgorithm, Signable};
+pub use oauth2::{Claim, ClientAuth, Grant, Jwt, JwtAlgorithm, OAuth2};
 
 use super::live::LiveText;
 
@@ -32,13 +38,38 @@ pub enum Auth {
         /// The key.
         value: LiveText,
     },
+    /// Tokens of an endpoint.
+    OAuth2(Box<OAuth2>),
+    /// A signature over a message that the definition composes.
+    Hmac(Box<Hmac>),
+    /// AWS Signature Version 4.
+    AwsSigV4(Box<AwsSigV4>),
+}
+
+/// `auth.aws_sigv4`.
+#[derive(Clone, Debug)]
+pub struct AwsSigV4 {
+    /// The service: `ses`, `s3`, ….
+    pub service: String,
+    /// The region.
+    pub region: String,
+    /// The key's id.
+    pub access_key_id: LiveText,
+    /// The key.
+    pub secret_access_key: LiveText,
+    /// The token of temporary credentials.
+    pub session_token: Option<LiveText>,
 }
 
 impl Auth {
     /// The headers that it sets, which nothing else may set.
     pub fn headers(&self) -> Vec<&str> {
         match self {
-            Self::Basic { .. } | Self::Bearer(_) => vec!["authorization"],
+            Self::Basic { .. } | Self::Bearer(_) | Self::OAuth2(_) => vec!["authorization"],
+            Self::AwsSigV4(_) => {
+                vec!["authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"]
+            }
+            Self::Hmac(hmac) => hmac.headers.iter().map(|(name, _)| name.as_str()).collect(),
             Self::KeyHeader { name, .. } => vec![name],
             Self::KeyQuery { .. } => Vec::new(),
         }

@@ -88,6 +88,12 @@ impl RowTask<'_> {
                 let failure = RowFailure { step: at.stored_index(), ..failure_of(reason.code()) };
                 CallResult::NotMade(self.not_called(at, until, Some(failure), progress))
             }
+            Called::Refused(_) => CallResult::NotMade(self.not_called(
+                at,
+                now + std::time::Duration::from_secs(5),
+                None,
+                progress,
+            )),
             // The heartbeat is late, or the database did not record the intent: the row is requeued, unless somebody else has
             // it by now.
             Called::NotCovered => CallResult::NotMade(self.not_called(at, now, None, progress)),

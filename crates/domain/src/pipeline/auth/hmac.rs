@@ -1,0 +1,298 @@
+//! `hmac`: a signature over a message that the definition composes of the request.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use minijinja::value::ValueKind;
+use minijinja::{Environment, Error, ErrorKind, Value};
+
+use crate::pipeline::engine::{self, Program};
+use crate::pipeline::live::LiveText;
+use crate::pipeline::template;
+use crate::pipeline::vars::Filled;
+
+/// Stands for a body that is not text while a message is rendered.
+const BODY: &str = "\u{10FFFE}body\u{10FFFE}";
+
+/// The hash of a signature (RFC 2104; SHA-1 for APIs that know no other).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HmacAlgorithm {
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+/// `auth.hmac`.
+#[derive(Clone, Debug)]
+pub struct Hmac {
+    /// The secret.
+    pub secret: LiveText,
+    /// The hash.
+    pub algorithm: HmacAlgorithm,
+    pub(super) message: SigningTemplate,
+    pub(super) headers: Vec<(String, SigningTemplate)>,
+}
+
+/// A request as it is sent, for its signature.
+#[derive(Clone, Copy, Debug)]
+pub struct Signable<'a> {
+    /// Seconds since 1970.
+    pub timestamp: i64,
+    /// The method.
+    pub method: &'a str,
+    /// The path as it is sent.
+    pub path: &'a str,
+    /// The query as it is sent, without `?`.
+    pub query: &'a str,
+    /// Headers by name in lower case.
+    pub headers: &'a BTreeMap<String, String>,
+    /// The body.
+    pub body: &'a [u8],
+    /// Its SHA-256, in lower-case hexadecimal digits.
+    pub body_sha256: &'a str,
+}
+
+impl Hmac {
+    /// What is signed.
+    ///
+    /// # Errors
+    /// A sentence that holds no value, when the template cannot be applied.
+    pub fn message(&self, request: &Signable<'_>) -> Result<Vec<u8>, String> {
+        let text = std::str::from_utf8(request.body);
+        let rendered = self.message.render(values(request, text.unwrap_or(BODY)), "auth.hmac.message")?;
+        if text.is_ok() {
+            return Ok(rendered.into_bytes());
+        }
+        let mut message = Vec::with_capacity(rendered.len() + request.body.len());
+        for (index, part) in rendered.split(BODY).enumerate() {
+            if index > 0 {
+                message.extend_from_slice(request.body);
+            }
+            message.extend_from_slice(part.as_bytes());
+        }
+        Ok(message)
+    }
+
+    /// The headers that carry the signature.
+    ///
+    /// # Errors
+    /// As [`Hmac::message`].
+    pub fn headers(&self, request: &Signable<'_>, signature: &[u8]) -> Result<Vec<(String, String)>, String> {
+        let mut values = values(request, std::str::from_utf8(request.body).unwrap_or_default());
+        values.insert("signature", Value::from_bytes(signature.to_vec()));
+        let header = |(name, template): &(String, SigningTemplate)| {
+            let value = template.render(values.clone(), &format!("auth.hmac.headers.{name}"))?;
+            Ok((name.clone(), value))
+        };
+        self.headers.iter().map(header).collect()
+    }
+}
+
+fn values(request: &Signable<'_>, body: &str) -> BTreeMap<&'static str, Value> {
+    let of_request: BTreeMap<&str, Value> = [
+        ("timestamp", Value::from(request.timestamp)),
+        ("method", Value::from(request.method)),
+        ("path", Value::from(request.path)),
+        ("query", Value::from(request.query)),
+        ("headers", engine::from_texts(request.headers)),
+        ("body", Value::from(body)),
+        ("body_sha256", Value::from(request.body_sha256)),
+    ]
+    .into();
+    [("request", Value::from(of_request))].into()
+}
+
+/// A template that reads a request, and for headers its signature.
+#[derive(Clone, Debug)]
+pub(super) enum SigningTemplate {
+    Text(String),
+    Program(Arc<Program>),
+}
+
+/// What a template may read.
+const KNOWN: [&str; 7] = ["timestamp", "method", "path", "query", "headers", "body", "body_sha256"];
+
+impl SigningTemplate {
+    /// Compiles a template, and tries it with a request.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn compile(filled: Filled, signature: bool) -> Result<Self, String> {
+        let text = match filled {
+            Filled::Plain(text) => return Ok(Self::Text(text)),
+            Filled::Template(text) => text,
+        };
+        let read = |error: &Error| {
+            format!("the template cannot be read: {}", error.detail().unwrap_or("its syntax is off"))
+        };
+        let names =
+            SIGNING.template_from_str(&text).map_err(|error| read(&error))?.undeclared_variables(true);
+        for name in names {
+            let known = match name.split_once('.') {
+                Some(("request", rest)) => KNOWN.contains(&rest.split('.').next().unwrap_or_default()),
+                _ => name == "request" || name == "now" || (signature && name == "signature"),
+            };
+            if !known {
+                let more = if signature { " and `signature`" } else { "" };
+                let known: Vec<String> = KNOWN.iter().map(|key| format!("request.{key}")).collect();
+                return Err(format!("`{name}` is not known here; there are {}{more}", known.join(", ")));
+            }
+        }
+        let program = Program::template(&text).map_err(|error| read(&error))?;
+        let template = Self::Program(Arc::new(program));
+        let headers = BTreeMap::new();
+        let sample = Signable {
+            timestamp: 0,
+            method: "GET",
+            path: "/",
+            query: "",
+            headers: &headers,
+            body: b"",
+            body_sha256: "",
+        };
+        let mut values = values(&sample, "");
+        values.insert("signature", Value::from_bytes(vec![0xFF; 32]));
+        match template.try_render(values) {
+            // A header that is not in the sample.
+            Err(error) if error.kind() == ErrorKind::UndefinedError => {}
+            Err(error) => return Err(format!("the template cannot be applied: {}", error.kind())),
+            Ok(_) => {}
+        }
+        Ok(template)
+    }
+
+    fn try_render(&self, values: BTreeMap<&'static str, Value>) -> Result<String, Error> {
+        match self {
+            Self::Text(text) => Ok(text.clone()),
+            Self::Program(program) => program.render(&SIGNING, Value::from(values)),
+        }
+    }
+
+    fn render(&self, values: BTreeMap<&'static str, Value>, whose: &str) -> Result<String, String> {
+        self.try_render(values)
+            .map_err(|error| format!("{whose} cannot be applied to the request: {}", error.kind()))
+    }
+}
+
+/// Where signatures' templates run: bytes can be encoded, and never stand in text as they are.
+static SIGNING: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut environment = template::environment();
+    environment.add_filter("hex", |value: &Value| Ok::<_, Error>(hex(&bytes(value)?)));
+    environment.add_filter("base64", |value: &Value| Ok::<_, Error>(base64(&bytes(value)?)));
+    environment
+});
+
+fn bytes(value: &Value) -> Result<Vec<u8>, Error> {
+    match value.kind() {
+        ValueKind::Undefined => Err(ErrorKind::UndefinedError.into()),
+        _ => match value.as_bytes() {
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => Ok(value.to_string().into_bytes()),
+        },
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// RFC 4648, 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let group =
+            three.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let digit = DIGITS[(group >> (18 - 6 * place)) as usize & 63];
+            text.push(if place <= three.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_its_standard() {
+        let cases = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+        ];
+        for (text, encoded) in cases {
+            assert_eq!(base64(text.as_bytes()), encoded);
+        }
+    }
+
+    fn hmac(message: &str, header: &str) -> Hmac {
+        let compile = |text: &str, signature| {
+            SigningTemplate::compile(Filled::Template(text.into()), signature).unwrap()
+        };
+        Hmac {
+            secret: "s".into(),
+            algorithm: HmacAlgorithm::Sha256,
+            message: compile(message, false),
+            headers: vec![("X-Signature".into(), compile(header, true))],
+        }
+    }
+
+    #[test]
+    fn a_message_is_made_of_exactly_what_is_sent() {
+        let headers = [("content-type".to_owned(), "a/b".to_owned())].into();
+        let mut request = Signable {
+            timestamp: 1_700_000_000,
+            method: "POST",
+            path: "/v1/a%20b",
+            query: "x=1&y=%20",
+            headers: &headers,
+            body: b"{\"a\": 1}\n",
+            body_sha256: "abc",
+        };
+        let all = "{{ request.timestamp }}\n{{ request.method }}\n{{ request.path }}?{{ request.query }}\n\
+                   {{ request.headers['content-type'] }}\n{{ request.body }}|{{ request.body_sha256 }}";
+        let signer =
+            hmac(all, "t={{ request.timestamp }},v1={{ signature | hex }},b={{ signature | base64 }}");
+        let wanted = b"1700000000\nPOST\n/v1/a%20b?x=1&y=%20\na/b\n{\"a\": 1}\n|abc";
+        assert_eq!(signer.message(&request).unwrap(), wanted);
+        assert_eq!(
+            signer.headers(&request, &[0xFF, 0, 1]).unwrap(),
+            [("X-Signature".to_owned(), "t=1700000000,v1=ff0001,b=/wAB".to_owned())]
+        );
+        request.body = b"\xFF\xFE\0";
+        assert_eq!(
+            hmac("a{{ request.body }}b", "{{ signature | hex }}").message(&request).unwrap(),
+            b"a\xFF\xFE\0b"
+        );
+    }
+
+    #[test]
+    fn what_can_never_be_applied_is_known_before() {
+        let wrong =
+            |text: &str| SigningTemplate::compile(Filled::Template(text.into()), false).err().unwrap();
+        assert!(
+            wrong("{{ row.a }}").starts_with("`row.a` is not known here; there are request.timestamp"),
+            "{}",
+            wrong("{{ row.a }}")
+        );
+        assert!(wrong("{{ request.bdy }}").starts_with("`request.bdy` is not known here"));
+        assert!(wrong("{{ signature }}").starts_with("`signature` is not known here"));
+        assert!(wrong("{{ request.").starts_with("the template cannot be read"));
+        assert!(
+            wrong("{{ request.path | hx }}").starts_with("the template cannot be applied: unknown filter")
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! A call that may be made: its token, its signature, and once more with a fresh token.
+
+use std::time::Duration;
+
+use penstock_domain::limit::{self, Feedback};
+use penstock_domain::outcome::{Happened, Verdict};
+use penstock_domain::pipeline::{Auth, Dependency, OAuth2};
+use tokio::time::Instant;
+
+use super::permit::{Refusal, Waiting};
+use super::{Called, Caller, Demand};
+use crate::client::{Prepared, Sent};
+use crate::credentials::oauth2::{Asked, Fetching, Token};
+use crate::limiter::{CallLimits, Permit};
+
+/// What a call is made with.
+pub(super) struct Outgoing<'a> {
+    pub(super) limits: &'a CallLimits,
+    pub(super) ask: limit::Ask,
+    pub(super) covered: &'a (dyn Fn() -> bool + Sync),
+    pub(super) waiting: Waiting<'a>,
+}
+
+/// What came of a call that was made.
+pub(super) struct Made {
+    pub(super) permit: Permit,
+    pub(super) sent: Sent,
+    pub(super) elapsed: Duration,
+}
+
+impl Made {
+    fn is_unauthorized(&self) -> bool {
+        matches!(self.sent.happened, Happened::Answer { status: 401, .. })
+    }
+}
+
+impl Caller {
+    /// Makes a call when its limits allow it. With a token of an endpoint a 401 is followed by one fresh token and one more
+    /// call: the answer says that nothing was done (RFC 6750, 3.1).
+    pub(super) async fn send(
+        &self,
+        demand: &Demand<'_>,
+        request: Prepared,
+        outgoing: &Outgoing<'_>,
+    ) -> Result<Made, Called> {
+        let Some(Auth::OAuth2(auth)) = &demand.dependency.auth else {
+            return self.send_once(demand, request, outgoing, false).await;
+        };
+        let began = Instant::now();
+        let token = self.token(demand.dependency, auth, began).await?;
+        let mut first = request.clone();
+        first.authorize(token.value.clone());
+        let made = self.send_once(demand, first, outgoing, false).await?;
+        let fetching = self.fetching(demand.dependency, auth);
+        if !made.is_unauthorized() || !self.access_tokens.refused(&fetching, &token, false) {
+            return Ok(made);
+        }
+        self.answered_401(demand, made).await;
+        let token = self.token(demand.dependency, auth, Instant::now()).await?;
+        let mut again = request;
+        again.authorize(token.value.clone());
+        let made = self.send_once(demand, again, outgoing, true).await?;
+        if made.is_unauthorized() {
+            self.access_tokens.refused(&fetching, &token, true);
+        }
+        Ok(made)
+    }
+
+    /// The first of two calls is over, as far as the limits know.
+    async fn answered_401(&self, demand: &Demand<'_>, made: Made) {
+        let name = &demand.dependency.name;
+        let verdict = Verdict::Retry { code: "http_401".to_owned() };
+        self.metrics.count(name, |metrics| metrics.called(&verdict, Some(401), made.elapsed));
+        let feedback = Feedback {
+            healthy: Some(true),
+            probe: made.permit.probe,
+            past: demand.past,
+            elapsed: limit::micros(made.elapsed),
+            ..Feedback::default()
+        };
+        self.report(made.permit, feedback).await;
+    }
+
+    fn fetching<'a>(&'a self, dependency: &'a Dependency, auth: &'a OAuth2) -> Fetching<'a> {
+        let (files, transports) = (&self.client.files, &self.client.transports);
+        Fetching { dependency, auth, files, transports, clock: &self.clock }
+    }
+
+    async fn token(&self, dependency: &Dependency, auth: &OAuth2, began: Instant) -> Result<Token, Called> {
+        match self.access_tokens.token(&self.fetching(dependency, auth), began).await {
+            Asked::Token(token) => Ok(token),
+            Asked::Fails { after, reason } => Err(self.no_credentials(dependency, &reason, after)),
+            Asked::Refused(refusal) => {
+                self.failures
+                    .log_credentials(dependency, &format!("the token endpoint refuses: {}", refusal.code));
+                Err(Called::Refused(refusal))
+            }
+        }
+    }
+
+    async fn send_once(
+        &self,
+        demand: &Demand<'_>,
+        request: Prepared,
+        outgoing: &Outgoing<'_>,
+        again: bool,
+    ) -> Result<Made, Called> {
+        let dependency = demand.dependency;
+        let asked_at = Instant::now();
+        // A call that is made once more was recorded before.
+        let note = demand.note.filter(|_| !again);
+        let permit = match self.permit(outgoing.limits, &outgoing.ask, note, outgoing.waiting).await {
+            Ok(permit) => permit,
+            Err(Refusal::Denied(denied)) => return Err(self.denied(dependency, outgoing.limits, denied)),
+            Err(Refusal::NotRecorded) => return Err(Called::NotCovered),
+        };
+        self.metrics.count(&dependency.name, |metrics| metrics.waited.took(asked_at.elapsed()));
+        if !(outgoing.covered)() {
+            self.return_unused(permit).await;
+            return Err(Called::NotCovered);
+        }
+        let request = match &dependency.auth {
+            Some(auth @ (Auth::Hmac(_) | Auth::AwsSigV4(_))) => {
+                match request.sign(auth, &*self.client.files, self.clock.now()) {
+                    Ok(request) => request,
+                    Err(reason) => {
+                        self.return_unused(permit).await;
+                        return Err(self.no_credentials(dependency, &reason, super::CREDENTIALS_AFTER));
+                    }
+                }
+            }
+            _ => request,
+        };
+        let sent_at = Instant::now();
+        let sent = request.send(self.clock.as_ref()).await;
+        let elapsed = sent.ended_at.duration_since(sent_at);
+        Ok(Made { permit, sent, elapsed })
+    }
+}

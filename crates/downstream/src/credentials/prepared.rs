@@ -1,0 +1,26 @@
+//! What a prepared request gets right before it is sent.
+
+use hyper::Request;
+use hyper::header::{self, HeaderValue};
+use penstock_domain::pipeline::{Auth, Files};
+use penstock_domain::time::Timestamp;
+
+use super::{NoCredentials, sign};
+use crate::client::Prepared;
+
+impl Prepared {
+    /// Adds a token.
+    pub(crate) fn authorize(&mut self, token: HeaderValue) {
+        self.request.headers_mut().insert(header::AUTHORIZATION, token);
+    }
+
+    /// Signs what will be sent, now.
+    ///
+    /// # Errors
+    /// When the dependency's credentials are not there.
+    pub(crate) fn sign(self, auth: &Auth, files: &dyn Files, now: Timestamp) -> Result<Self, NoCredentials> {
+        let (mut head, body) = self.request.into_parts();
+        sign(auth, files, &mut head, &self.body, now)?;
+        Ok(Self { request: Request::from_parts(head, body), ..self })
+    }
+}
