@@ -119,18 +119,13 @@ impl Caller {
             self.return_unused(permit).await;
             return Err(Called::NotCovered);
         }
-        let request = match &dependency.auth {
-            Some(auth @ (Auth::Hmac(_) | Auth::AwsSigV4(_))) => {
-                match request.sign(auth, &*self.client.files, self.clock.now()) {
-                    Ok(request) => request,
-                    Err(reason) => {
-                        self.return_unused(permit).await;
-                        return Err(self.no_credentials(dependency, &reason, super::CREDENTIALS_AFTER));
-                    }
-                }
-            }
-            _ => request,
-        };
+        let mut request = request;
+        if let Some(auth @ (Auth::Hmac(_) | Auth::AwsSigV4(_))) = &dependency.auth
+            && let Err(reason) = request.sign(auth, &*self.client.files, self.clock.now())
+        {
+            self.return_unused(permit).await;
+            return Err(self.no_credentials(dependency, &reason, super::CREDENTIALS_AFTER));
+        }
         let sent_at = Instant::now();
         let sent = request.send(self.clock.as_ref()).await;
         let elapsed = sent.ended_at.duration_since(sent_at);

@@ -18,9 +18,16 @@ impl Prepared {
     ///
     /// # Errors
     /// When the dependency's credentials are not there.
-    pub(crate) fn sign(self, auth: &Auth, files: &dyn Files, now: Timestamp) -> Result<Self, NoCredentials> {
-        let (mut head, body) = self.request.into_parts();
-        sign(auth, files, &mut head, &self.body, now)?;
-        Ok(Self { request: Request::from_parts(head, body), ..self })
+    pub(crate) fn sign(
+        &mut self,
+        auth: &Auth,
+        files: &dyn Files,
+        now: Timestamp,
+    ) -> Result<(), NoCredentials> {
+        let request = std::mem::take(&mut self.request);
+        let (mut head, body) = request.into_parts();
+        let signed = sign(auth, files, &mut head, &self.body, now);
+        self.request = Request::from_parts(head, body);
+        signed
     }
 }

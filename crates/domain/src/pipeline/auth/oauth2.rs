@@ -216,7 +216,8 @@ fn jwt(whose: &str, jwt: &JwtDefinition, source: &mut Source<'_>) -> Option<Jwt>
     let pem = source.fill(&jwt.key.value, at);
     let open = source.take_left_open();
     let key = source.live(&of("key"), &jwt.key.value, at);
-    if pem.is_some_and(|pem| !open && !(pem.contains("-----BEGIN ") && pem.contains("PRIVATE KEY-----"))) {
+    let is_pem = |pem: String| pem.contains("-----BEGIN ") && pem.contains("PRIVATE KEY-----");
+    if !open && !pem.is_none_or(is_pem) {
         source.error(
             at,
             format!("{whose}.key is not in PEM: there is no `-----BEGIN … PRIVATE KEY-----` in it"),

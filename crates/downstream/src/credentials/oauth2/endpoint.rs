@@ -31,16 +31,17 @@ pub(super) async fn ask(fetching: &Fetching<'_>, refresh: Option<&str>) -> Fetch
         Ok(request) => request,
         Err(reason) => return fails(reason),
     };
-    let client = match fetching.transports.of(fetching.dependency, &**fetching.files) {
-        Ok((client, route)) => {
-            let mut request = request;
-            if let Some(Some(proxy)) = route.forwarded(request.uri()) {
-                request.headers_mut().insert(header::PROXY_AUTHORIZATION, proxy);
+    let client =
+        match fetching.transports.of(fetching.dependency, fetching.dependency.timeout, &**fetching.files) {
+            Ok((client, route)) => {
+                let mut request = request;
+                if let Some(Some(proxy)) = route.forwarded(request.uri()) {
+                    request.headers_mut().insert(header::PROXY_AUTHORIZATION, proxy);
+                }
+                client.request(request)
             }
-            client.request(request)
-        }
-        Err(reason) => return fails(reason),
-    };
+            Err(reason) => return fails(reason),
+        };
     let within = fetching.dependency.timeout.min(ANSWERS_WITHIN);
     let answered = tokio::time::timeout(within, async {
         let answer =

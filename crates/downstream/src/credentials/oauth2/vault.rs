@@ -61,7 +61,10 @@ pub trait TokenVault: Send + Sync {
 
 /// Keeps tokens in this process only.
 #[derive(Default)]
-pub struct MemoryVault(Mutex<HashMap<Uuid, (i64, bool, Option<KeptTokens>)>>);
+pub struct MemoryVault(Mutex<HashMap<Uuid, InMemory>>);
+
+/// The version, whether it is being renewed, and the tokens.
+type InMemory = (i64, bool, Option<KeptTokens>);
 
 #[async_trait]
 impl TokenVault for MemoryVault {
