@@ -47,6 +47,7 @@ macro_rules! cases {
             reading::a_filtered_page_looks_at_its_share,
             reading::what_a_waiting_row_was_told_is_found,
             reading::batches_are_listed_in_pages,
+            reading::running_batches_are_those_of_one_owner,
             races::a_row_is_claimed_once,
             races::a_lost_lease_writes_nothing,
             races::two_retries_at_once_do_the_work_once,

@@ -196,3 +196,15 @@ pub async fn batches_are_listed_in_pages(store: &Arc<dyn Store>) {
     let none = BatchFilter { status: vec![BatchStatus::Completed], ..narrow };
     assert_eq!(listed(none).await, (vec![0, 0, 0, 0], vec![]));
 }
+
+/// The running batches of an owner are found among all others, those of the highest priority first.
+pub async fn running_batches_are_those_of_one_owner(store: &Arc<dyn Store>) {
+    let ours = extracted(store, &new_batch(store, 3).await, 3).await;
+    let theirs = extracted(store, &new_batch(store, 3).await, 3).await;
+    let waiting = NewBatch { owner: ours.owner, ..new_batch(store, 1).await };
+    assert_eq!(create(store, &waiting).await.owner, ours.owner);
+    let found = store.running_batches(ours.owner, 10).await.unwrap();
+    assert_eq!(found.iter().map(|batch| batch.seq).collect::<Vec<_>>(), [ours.seq]);
+    let found = store.running_batches(theirs.owner, 10).await.unwrap();
+    assert_eq!(found.iter().map(|batch| batch.seq).collect::<Vec<_>>(), [theirs.seq]);
+}

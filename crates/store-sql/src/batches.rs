@@ -129,6 +129,17 @@ impl Batches for SqlStore {
         Ok(BatchPage { batches, next })
     }
 
+    async fn running_batches(&self, owner: OwnerSeq, limit: u32) -> StoreResult<Vec<Batch>> {
+        // The state is a constant: an index over running batches alone is not used for one that is bound.
+        let statement = sql(
+            "batch_list_running_of_owner",
+            "SELECT {batch_columns} FROM batches b JOIN owners o ON o.seq = b.owner \
+             WHERE b.owner = $1 AND b.status = {batch queued} ORDER BY b.priority DESC, b.served_at DESC LIMIT $2",
+        );
+        let rows = self.db.fetch(statement.bind(owner).bind(limit)).await?;
+        rows.iter().map(ledgers::batch).collect()
+    }
+
     async fn kept(&self, owner: OwnerSeq) -> StoreResult<Kept> {
         let statement = sql(
             "batch_count_kept",

@@ -284,6 +284,9 @@ pub trait Batches: Send + Sync {
     async fn batches_by_seq(&self, seqs: &[BatchSeq]) -> StoreResult<Vec<Batch>>;
     /// A page of batches that match, newest first.
     async fn list_batches(&self, filter: &BatchFilter) -> StoreResult<BatchPage>;
+    /// Running batches of that owner, at most `limit`; of the highest priority first. Its cost does not grow with batches that
+    /// ended or were not extracted yet.
+    async fn running_batches(&self, owner: OwnerSeq, limit: u32) -> StoreResult<Vec<Batch>>;
     /// What the owner keeps. Reads all batches of the owner: not for every request.
     async fn kept(&self, owner: OwnerSeq) -> StoreResult<Kept>;
     /// What opens the batch; none once it is erased.

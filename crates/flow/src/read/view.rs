@@ -5,7 +5,7 @@ use std::time::Duration;
 use penstock_domain::batch::{BatchStatus, Counts, Outcome};
 use penstock_domain::ledger::Ledger;
 use penstock_domain::time::Timestamp;
-use penstock_store::batches::{Batch, BatchFilter};
+use penstock_store::batches::Batch;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -143,13 +143,7 @@ pub async fn done_view(services: &Services, batch: &Batch, rows_per_owner: u32) 
 
 /// Running batches of the batch's owner, itself among them if it runs.
 pub(crate) async fn running_beside(services: &Services, batch: &Batch) -> Result<Vec<Batch>, FlowError> {
-    let filter = BatchFilter {
-        owner: Some(batch.owner),
-        status: vec![BatchStatus::Queued],
-        limit: SIBLINGS,
-        ..BatchFilter::default()
-    };
-    Ok(services.store.list_batches(&filter).await?.batches)
+    Ok(services.store.running_batches(batch.owner, SIBLINGS).await?)
 }
 
 /// The view of a batch as it stands now, without its failing row's error, which is sealed: what a list shows. Its estimate

@@ -135,6 +135,7 @@ batches::Batches {
     batch(id: BatchId, owner: Option<OwnerSeq>) -> Option<Batch>;
     batches_by_seq(seqs: &[BatchSeq]) -> Vec<Batch>;
     list_batches(filter: &BatchFilter) -> BatchPage;
+    running_batches(owner: OwnerSeq, limit: u32) -> Vec<Batch>;
     kept(owner: OwnerSeq) -> Kept;
     sealed_key(batch: BatchSeq) -> Option<StoredKey>;
     sealed_failure(batch: BatchSeq) -> Option<Vec<u8>>;
