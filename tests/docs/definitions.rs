@@ -32,6 +32,7 @@ const TABLES: [(&str, &[(&str, &str)]); 13] = [
             ("", "StepDefinition"),
             ("request.", "RequestDefinition"),
             ("request.idempotency_key.", "KeyPlaceDefinition"),
+            ("response.", "ResponseDefinition"),
         ],
     ),
     ("key of `retry`", &[("", "RetryDefinition"), ("backoff.", "BackoffDefinition")]),
@@ -75,7 +76,7 @@ fn every_key_of_a_pipeline_is_described_and_no_other() {
                 fields(&source, name).into_iter().map(move |field| format!("{prefix}{field}"))
             })
             // Its keys stand in its place.
-            .filter(|key| key != "request")
+            .filter(|key| key != "request" && key != "response")
             .collect();
         let described: BTreeSet<String> = guide
             .iter()

@@ -33,6 +33,12 @@ pub(crate) fn refusal(error: UploadError) -> Problem {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", limit.message.clone())
                 .with_errors(vec![limit], 1)
         }
+        UploadError::MissingContext(missing) => {
+            let keys = missing.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            let detail =
+                format!("every row of this pipeline reads {keys} of `context`; send it with the file");
+            Problem::unprocessable("missing_context", detail)
+        }
         UploadError::KeyReused => Problem::unprocessable(
             "idempotency_key_reused",
             "this Idempotency-Key was used before with other content; send a new key with new content",

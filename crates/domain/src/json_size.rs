@@ -40,6 +40,12 @@ pub fn of_json(json: &[u8]) -> usize {
     weight
 }
 
+/// The same of XML: each element may become a text, a list or an object of its own.
+pub fn of_xml(xml: &[u8]) -> usize {
+    let marks = xml.iter().filter(|byte| matches!(byte, b'<' | b'=')).count();
+    xml.len().saturating_mul(2).saturating_add(marks.saturating_mul(OBJECT / 2))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,3 +20,4 @@ pub mod pipeline;
 pub mod retry;
 pub mod row;
 pub mod time;
+pub mod xml;

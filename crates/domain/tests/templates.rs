@@ -85,8 +85,8 @@ const NEVER_RIGHT: &[(&str, &str)] = &[
     ),
     ("{{ row.code | uper }}", "unknown filter `uper` in a template; did you mean `upper`?"),
     (
-        "{{ 1 if context.x else (row.code | sha256) }}",
-        "unknown filter `sha256` in a template; minijinja's built-in ones can be used",
+        "{{ 1 if context.x else (row.code | checksum) }}",
+        "unknown filter `checksum` in a template; minijinja's built-in ones can be used",
     ),
     ("{% filter uper %}x{% endfilter %}", "unknown filter `uper` in a template; did you mean `upper`?"),
     ("{{ context.all | map('uper') | list }}", "unknown filter `uper` in a template; did you mean `upper`?"),

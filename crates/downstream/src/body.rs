@@ -5,15 +5,14 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use penstock_domain::cause::Cause;
 use penstock_domain::json::{self, JsonError};
+use penstock_domain::pipeline::AnswerKind;
+use penstock_domain::{json_size, xml};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client::Room;
 use crate::failure::Failure;
 use crate::memory::{Reserved, SHORT_BODY};
-
-/// Bytes of an answer's body that are read at most: a longer one is not JSON that a step could use.
-pub(crate) const MOST_BODY: usize = 1024 * 1024;
 
 /// A text may begin with this, and JSON may be read without it (RFC 8259, 8.1).
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -43,6 +42,7 @@ pub(crate) async fn read(
     mut incoming: Incoming,
     mut deadline: Instant,
     room: &Room<'_>,
+    most: usize,
 ) -> Result<Read, Body> {
     let (mut bytes, mut reserved) = (Vec::new(), None);
     let declared = incoming.size_hint().exact().or_else(|| text(headers, CONTENT_LENGTH)?.parse().ok());
@@ -67,16 +67,15 @@ pub(crate) async fn read(
         };
         let Ok(data) = frame.into_data() else { continue };
         let came = bytes.len() + data.len();
-        if came > MOST_BODY {
+        if came > most {
             let size = declared.map_or(format!("{came} bytes came"), |all| format!("{all} bytes"));
-            let sentence = format!("its body is longer than {MOST_BODY} bytes ({size})");
+            let sentence = format!("its body is longer than {most} bytes ({size})");
             return unusable(Failure::with_sentence(Cause::BodyTooLong, sentence), came);
         }
         if came > SHORT_BODY && reserved.is_none() {
-            let all = declared
-                .and_then(|all| usize::try_from(all).ok())
-                .unwrap_or(MOST_BODY)
-                .clamp(came, MOST_BODY);
+            // One whose length nobody declared may become as long as is allowed.
+            let declared = declared.and_then(|all| usize::try_from(all).ok());
+            let all = declared.unwrap_or(most).clamp(came, most);
             let began = Instant::now();
             reserved = room.memory.bytes(room.dependency, all, room.patience).await;
             if reserved.is_none() {
@@ -85,15 +84,26 @@ pub(crate) async fn read(
                 return unusable(Failure::with_sentence(Cause::BodyLate, sentence), came);
             }
             deadline += began.elapsed();
-            bytes.reserve_exact(all - bytes.len());
+            if declared.is_some() {
+                bytes.reserve_exact(all - bytes.len());
+            }
         }
         bytes.extend_from_slice(&data);
     }
     Ok(Read { bytes, reserved })
 }
 
-/// What the bytes of a body say.
-pub(crate) fn parse(headers: &HeaderMap, bytes: &[u8]) -> Body {
+/// What the values of a body take in memory at most.
+pub(crate) fn weight(kind: AnswerKind, bytes: &[u8]) -> usize {
+    match kind {
+        // An error may be JSON, whatever a success is.
+        AnswerKind::Xml => json_size::of_xml(bytes).max(json_size::of_json(bytes)),
+        AnswerKind::Json | AnswerKind::Text => json_size::of_json(bytes),
+    }
+}
+
+/// What the bytes of a body say. An error's body is read as what it is, whatever a success is read as.
+pub(crate) fn parse(headers: &HeaderMap, bytes: &[u8], kind: AnswerKind, status: u16) -> Body {
     let size = bytes.len();
     if bytes.is_empty() {
         return Body { value: Value::Null, bytes: 0, failure: None };
@@ -105,17 +115,66 @@ pub(crate) fn parse(headers: &HeaderMap, bytes: &[u8]) -> Body {
         let failure = Failure::with_sentence(Cause::BodyEncoded, sentence);
         return Body { value: Value::Null, bytes: size, failure: Some(failure) };
     }
+    let is_error = status >= 400;
+    match kind {
+        AnswerKind::Xml => match xml::read(bytes, charset(headers).as_deref()) {
+            Ok(value) => return Body { value, bytes: size, failure: None },
+            Err(error) if !is_error => {
+                let sentence = format!("its body is not XML: {error} ({}{size} bytes)", kind_of(headers));
+                return unread(bytes, sentence);
+            }
+            Err(_) => {}
+        },
+        AnswerKind::Text if !is_error || !is_json(headers) => {
+            return match xml::decode(bytes, charset(headers).as_deref()) {
+                Ok(text) => Body { value: Value::String(text), bytes: size, failure: None },
+                Err(error) => unread(
+                    bytes,
+                    format!("its body is not a text: {error} ({}{size} bytes)", kind_of(headers)),
+                ),
+            };
+        }
+        AnswerKind::Text | AnswerKind::Json => {}
+    }
     let plain = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     match json::read(plain) {
         Ok(value) => Body { value, bytes: size, failure: None },
         Err(error) => {
-            let kind = text(headers, CONTENT_TYPE).map_or(String::new(), |kind| format!("{kind}, "));
+            let kind = kind_of(headers);
             let what = if matches!(error, JsonError::Invalid(_)) { "is not JSON" } else { "cannot be used" };
             let sentence = format!("its body {what}: {error} ({kind}{size} bytes)");
             let value = Value::String(String::from_utf8_lossy(plain).into_owned());
             Body { value, bytes: size, failure: Some(Failure::with_sentence(Cause::NotJson, sentence)) }
         }
     }
+}
+
+/// A body that is not what it should be.
+fn unread(bytes: &[u8], sentence: String) -> Body {
+    let value = Value::String(String::from_utf8_lossy(bytes).into_owned());
+    Body { value, bytes: bytes.len(), failure: Some(Failure::with_sentence(Cause::NotJson, sentence)) }
+}
+
+/// The content type, for a sentence.
+fn kind_of(headers: &HeaderMap) -> String {
+    text(headers, CONTENT_TYPE).map_or(String::new(), |kind| format!("{kind}, "))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    text(headers, CONTENT_TYPE).is_some_and(|kind| {
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        kind.ends_with("/json") || kind.ends_with("+json")
+    })
+}
+
+/// The charset of the content type.
+fn charset(headers: &HeaderMap) -> Option<String> {
+    let kind = text(headers, CONTENT_TYPE)?;
+    kind.split(';').skip(1).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let value = value.trim().trim_matches('"');
+        (name.trim().eq_ignore_ascii_case("charset") && !value.is_empty()).then(|| value.to_owned())
+    })
 }
 
 /// A header's value, short enough for a sentence.
@@ -133,13 +192,50 @@ mod tests {
 
     fn parsed(header: Option<(HeaderName, &str)>, bytes: &[u8]) -> Body {
         let header = header.map(|(name, value)| (name, value.parse().expect("a header's value")));
-        parse(&header.into_iter().collect(), bytes)
+        parse(&header.into_iter().collect(), bytes, AnswerKind::Json, 200)
     }
 
     #[test]
     fn a_byte_order_mark_before_json_is_passed_over() {
         let body = parsed(None, b"\xEF\xBB\xBF{\"ok\":true}");
         assert_eq!((body.value, body.failure), (json!({"ok": true}), None));
+    }
+
+    #[test]
+    fn an_errors_body_is_read_as_what_it_is() {
+        let of = |kind: AnswerKind, status: u16, media: &str, bytes: &[u8]| {
+            let header = (CONTENT_TYPE, media.parse().expect("a header's value"));
+            parse(&[header].into_iter().collect(), bytes, kind, status)
+        };
+        for (kind, status, media, bytes, wanted, usable) in [
+            (AnswerKind::Xml, 200, "text/xml", &b"<a>1</a>"[..], json!({ "a": "1" }), true),
+            (
+                AnswerKind::Xml,
+                500,
+                "text/xml; charset=ISO-8859-1",
+                b"<a>\xfc</a>",
+                json!({ "a": "\u{fc}" }),
+                true,
+            ),
+            (AnswerKind::Xml, 200, "application/json", b"{\"a\":1}", json!("{\"a\":1}"), false),
+            (AnswerKind::Xml, 400, "application/json", b"{\"a\":1}", json!({ "a": 1 }), true),
+            (AnswerKind::Xml, 503, "text/html", b"<p>down<br></p>", json!("<p>down<br></p>"), false),
+            (AnswerKind::Text, 200, "application/json", b"{\"a\":1}", json!("{\"a\":1}"), true),
+            (
+                AnswerKind::Text,
+                200,
+                "text/csv; charset=\"windows-1252\"",
+                b"a;\x80",
+                json!("a;\u{20ac}"),
+                true,
+            ),
+            (AnswerKind::Text, 200, "text/plain", b"\xff\xff", json!("\u{fffd}\u{fffd}"), false),
+            (AnswerKind::Text, 400, "application/problem+json", b"{\"a\":1}", json!({ "a": 1 }), true),
+            (AnswerKind::Text, 400, "text/plain", b"{\"a\":1}", json!("{\"a\":1}"), true),
+        ] {
+            let body = of(kind, status, media, bytes);
+            assert_eq!((body.value, body.failure.is_none()), (wanted, usable), "{kind:?} {status} {media}");
+        }
     }
 
     #[test]

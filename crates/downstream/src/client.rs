@@ -12,9 +12,8 @@ use hyper::http::Extensions;
 use hyper::{Request, Uri};
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use penstock_domain::cause::Cause;
-use penstock_domain::json_size;
 use penstock_domain::outcome::Happened;
-use penstock_domain::pipeline::{Dependency, Files, NoFiles, RenderedRequest, Target};
+use penstock_domain::pipeline::{AnswerFormat, Dependency, Files, NoFiles, RenderedRequest, Target};
 use penstock_domain::time::Clock;
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
@@ -219,14 +218,14 @@ impl Client {
 
 impl Prepared {
     /// Sends the request and reads its answer, within its timeout. A long answer may wait for memory as long again.
-    pub async fn send(mut self, clock: &dyn Clock) -> Sent {
+    pub async fn send(mut self, clock: &dyn Clock, format: AnswerFormat) -> Sent {
         let deadline = Instant::now() + self.timeout;
         let connection = capture_connection(&mut self.request);
         match timeout_at(deadline, self.by.request(self.request)).await {
             Ok(Ok(answer)) => {
                 let room =
                     Room { memory: &self.memory, dependency: &self.dependency, patience: self.timeout };
-                read(answer, clock, deadline, room).await
+                read(answer, clock, deadline, room, format).await
             }
             Ok(Err(error)) => match begun(&connection) {
                 Some(status) => unreadable(status, failure::header(&error)),
@@ -288,6 +287,7 @@ async fn read(
     clock: &dyn Clock,
     deadline: Instant,
     room: Room<'_>,
+    format: AnswerFormat,
 ) -> Sent {
     let (head, incoming) = answer.into_parts();
     let status = head.status.as_u16();
@@ -302,12 +302,12 @@ async fn read(
         *limits = lines.iter().filter_map(|line| line.to_str().ok()).collect::<Vec<_>>().join(", ");
     }
     let wait_until = wait_until(status, &headers, clock.now());
-    let bytes = body::read(&head.headers, incoming, deadline, &room).await;
+    let bytes = body::read(&head.headers, incoming, deadline, &room, format.max_bytes).await;
     let ended_at = Instant::now();
     let (body, memory) = match bytes {
         Ok(body::Read { bytes, reserved }) => {
-            let memory = room.memory.values(json_size::of_json(&bytes)).await;
-            let body = aside(bytes.len(), || body::parse(&head.headers, &bytes)).await;
+            let memory = room.memory.values(body::weight(format.kind, &bytes)).await;
+            let body = aside(bytes.len(), || body::parse(&head.headers, &bytes, format.kind, status)).await;
             // What the bytes held is free before the values are read.
             drop((bytes, reserved));
             (body, memory)

@@ -42,6 +42,7 @@ fn demand(dependency: &Dependency, repetition: Repetition) -> Demand<'_> {
         owner: "acme",
         cost: 1,
         timeout: dependency.timeout,
+        answer: Default::default(),
         repetition,
         unanswered_before: false,
         reads_body: true,

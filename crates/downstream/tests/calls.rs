@@ -30,6 +30,7 @@ fn demand(dependency: &Dependency) -> Demand<'_> {
         owner: "acme",
         cost: 1,
         timeout: dependency.timeout,
+        answer: Default::default(),
         repetition: Repetition::Unsaid,
         unanswered_before: false,
         reads_body: true,

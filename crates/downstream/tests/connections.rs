@@ -114,6 +114,7 @@ async fn called(caller: &Caller, url: &str) -> (Verdict, Option<Cause>, String) 
         owner: "acme",
         cost: 1,
         timeout: api.timeout,
+        answer: Default::default(),
         repetition: Repetition::Unsaid,
         unanswered_before: false,
         reads_body: true,

@@ -105,7 +105,7 @@ async fn call(client: &Client, dependency: &Dependency) -> Result<Response, Stri
     let prepared = client
         .prepare(dependency, get("/x"), dependency.timeout, &[])
         .map_err(|error| format!("{error:?}"))?;
-    let sent = prepared.send(&SystemClock).await;
+    let sent = prepared.send(&SystemClock, Default::default()).await;
     sent.response.ok_or_else(|| sent.failure.unwrap().detail)
 }
 

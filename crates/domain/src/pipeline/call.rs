@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde_saphyr::Spanned;
 
+use super::answer::{self, AnswerFormat};
 use super::auth::Auth;
 use super::check::Source;
+use super::condition;
 use super::definition::{Definition, Method, StepDefinition};
 use super::error::ErrorCode;
 use super::inspect::Reading;
@@ -60,6 +62,10 @@ pub fn step(
     }
     let cost = step.cost.as_ref().map_or(1, |cost| cost.value);
     check_cost(step, line, place.map(|place| &dependencies[place]), source);
+    let condition = condition::condition(step, names, read, source);
+    // What a step reads that not every row comes to is not needed for certain.
+    let mut perhaps = Read::default();
+    let read = if condition.is_some() { &mut perhaps } else { read };
     let request = request::load::request(step, line, names, read, source);
     check_auth(step, place.and_then(|place| dependencies[place].auth.as_ref()), source);
     let (output, reads_body) = output(step, names, read, source);
@@ -69,6 +75,8 @@ pub fn step(
         cost,
         path_template: written_target(step),
         timeout: timeout(step, source),
+        answer: answer(step, source),
+        condition,
         keyed: step.request.is_keyed(),
         reads_body,
         idempotent: step.request.idempotent,
@@ -85,6 +93,23 @@ fn timeout(step: &StepDefinition, source: &mut Source<'_>) -> Option<Duration> {
         source.error(line, format!("step `{}`: timeout is between 1ms and 10m", step.name));
     }
     Some(timeout.value.0)
+}
+
+/// What an answer's body is read as.
+fn answer(step: &StepDefinition, source: &mut Source<'_>) -> AnswerFormat {
+    let Some(response) = &step.response else { return AnswerFormat::default() };
+    let mut format = AnswerFormat { kind: response.kind, ..AnswerFormat::default() };
+    if let Some(bytes) = &response.max_bytes {
+        match usize::try_from(bytes.value) {
+            Ok(wanted @ 1..=answer::MOST_BYTES) => format.max_bytes = wanted,
+            _ => {
+                let most = answer::MOST_BYTES;
+                let message = format!("step `{}`: response.max_bytes is between 1 and {most}", step.name);
+                source.error(bytes.referenced.line(), message);
+            }
+        }
+    }
+    format
 }
 
 /// Where the request goes, as the definition writes it.

@@ -9,6 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde_saphyr::Spanned;
 
+use super::answer::AnswerKind;
 use super::auth::definition::AuthDefinition;
 use super::scalars::{Share, Span};
 use super::transport::TlsDefinition;
@@ -157,8 +158,29 @@ pub struct StepDefinition {
     pub cost: Option<Spanned<u32>>,
     pub request: RequestDefinition,
     pub timeout: Option<Spanned<Span>>,
+    pub when: Option<Spanned<Written>>,
+    pub otherwise: Option<Spanned<IndexMap<String, Spanned<Written>>>>,
+    pub response: Option<ResponseDefinition>,
     #[serde(default)]
     pub output: IndexMap<String, Spanned<Written>>,
+}
+
+impl StepDefinition {
+    /// The names of what it puts out, whether it is called or not.
+    pub fn outputs(&self) -> Vec<String> {
+        let otherwise = self.otherwise.iter().flat_map(|otherwise| otherwise.value.keys());
+        let further = otherwise.filter(|name| !self.output.contains_key(*name));
+        self.output.keys().chain(further).cloned().collect()
+    }
+}
+
+/// `steps[].response`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResponseDefinition {
+    #[serde(rename = "as", default)]
+    pub kind: AnswerKind,
+    pub max_bytes: Option<Spanned<u64>>,
 }
 
 /// `steps[].request`.

@@ -165,7 +165,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         names.keyed = step.value.request.is_keyed();
         steps.extend(call::step(&step.value, line, &definition, &dependencies, &names, &mut read, source));
         names.keyed = false;
-        names.add_step(&step.value.name, step.value.output.keys().cloned().collect());
+        names.add_step(&step.value.name, step.value.outputs());
     }
     let mut fields = Vec::new();
     for (name, value) in &definition.result {

@@ -5,11 +5,13 @@
 //! of `names`, the variables of `vars` and the engine's own word (`probe`). [`step`] renders requests (`request`) and reads answers,
 //! [`template`] and [`scalars`] are the small parts, [`catalog`] holds all pipelines of a service.
 
+pub mod answer;
 pub mod auth;
 mod call;
 pub mod catalog;
 pub(crate) mod check;
 mod columns;
+mod condition;
 pub mod definition;
 mod dependency;
 mod engine;
@@ -32,6 +34,7 @@ pub(crate) mod vars;
 mod written;
 pub(crate) mod yaml;
 
+pub use answer::{AnswerFormat, AnswerKind};
 pub use auth::{
     Auth, AwsSigV4, Claim, ClientAuth, Grant, Hmac, HmacAlgorithm, Jwt, JwtAlgorithm, OAuth2, Signable,
 };

@@ -17,20 +17,26 @@ const COMBINATIONS: usize = 4096;
 const LONGEST: usize = 200;
 
 /// Names that are proposed for one that is none. Only for proposals: what there is the engine says.
-const FILTERS: [&str; 44] = [
+const FILTERS: [&str; 55] = [
     "abs",
     "attr",
+    "base64",
+    "base64decode",
     "batch",
     "bool",
     "capitalize",
     "count",
+    "date",
     "default",
     "dictsort",
     "escape",
     "first",
     "float",
     "format",
+    "fromjson",
     "groupby",
+    "hex",
+    "hmac_sha256",
     "indent",
     "int",
     "items",
@@ -42,6 +48,7 @@ const FILTERS: [&str; 44] = [
     "lower",
     "map",
     "max",
+    "md5",
     "min",
     "pprint",
     "reject",
@@ -51,6 +58,8 @@ const FILTERS: [&str; 44] = [
     "round",
     "select",
     "selectattr",
+    "sha1",
+    "sha256",
     "slice",
     "sort",
     "split",
@@ -61,6 +70,8 @@ const FILTERS: [&str; 44] = [
     "trim",
     "unique",
     "upper",
+    "urlencode",
+    "uuid",
     "zip",
 ];
 const TESTS: [&str; 22] = [
@@ -293,8 +304,8 @@ mod tests {
             (What::Filter, "uper", "unknown filter `uper` in a template; did you mean `upper`?"),
             (
                 What::Filter,
-                "sha256",
-                "unknown filter `sha256` in a template; minijinja's built-in ones can be used",
+                "checksum",
+                "unknown filter `checksum` in a template; minijinja's built-in ones can be used",
             ),
             (What::Test, "defind", "unknown test `defind` in a template; did you mean `defined`?"),
             (

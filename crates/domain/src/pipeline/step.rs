@@ -6,6 +6,8 @@ use std::time::Duration;
 use minijinja::Value;
 use serde_json::Map;
 
+use super::answer::AnswerFormat;
+use super::condition::Condition;
 use super::engine::{self, Refusal};
 use super::request::{RenderedRequest, RequestTemplate};
 use super::template::JsonTemplate;
@@ -88,11 +90,14 @@ pub struct Step {
     pub path_template: String,
     /// How long a call may take, where the step says so itself.
     pub timeout: Option<Duration>,
+    /// What an answer's body is read as.
+    pub answer: AnswerFormat,
     /// Whether calls carry an `Idempotency-Key`.
     pub keyed: bool,
     /// Whether it reads anything of an answer's body.
     pub reads_body: bool,
     pub(super) idempotent: Option<bool>,
+    pub(super) condition: Option<Condition>,
     pub(super) request: RequestTemplate,
     pub(super) output: Vec<(String, JsonTemplate)>,
 }
@@ -108,6 +113,19 @@ impl Step {
             None if self.request.method.is_idempotent() => Repetition::Harmless,
             None => Repetition::Unsaid,
         }
+    }
+
+    /// The outputs of the step for a row for which it is not called; none when it is to be called.
+    ///
+    /// # Errors
+    /// When a template reads something that is not there.
+    pub fn skipped(
+        &self,
+        row: &RowContext<'_>,
+    ) -> Result<Option<Map<String, serde_json::Value>>, RenderError> {
+        let Some(condition) = &self.condition else { return Ok(None) };
+        let key = self.key(row)?;
+        condition.skipped(&self.name, &Scope::of(row).with_key(key.as_deref()).into_value())
     }
 
     /// The request for a row.
@@ -174,7 +192,7 @@ impl ResultTemplate {
     }
 }
 
-fn render_fields(
+pub(super) fn render_fields(
     fields: &[(String, JsonTemplate)],
     values: &Value,
     place: impl Fn(&str) -> String,

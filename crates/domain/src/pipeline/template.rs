@@ -220,6 +220,21 @@ impl Template {
         Ok(text_of(self.render(context)?))
     }
 
+    /// Whether its value counts as true.
+    ///
+    /// # Errors
+    /// As [`Template::render`].
+    pub(super) fn render_truth(&self, context: &Value) -> Result<bool, minijinja::Error> {
+        if let Self::Expression(program) = self {
+            let value = program.value(&PLAIN, context.clone())?;
+            if !value.is_undefined() && !engine::is_omit(&value) {
+                return engine::is_true(&value);
+            }
+        }
+        let value = self.render(context)?;
+        Ok(!matches!(value, serde_json::Value::Null | serde_json::Value::Bool(false)))
+    }
+
     /// Its bytes: those of its text, or what `base64decode` made of it; none when it is `omit`.
     ///
     /// # Errors

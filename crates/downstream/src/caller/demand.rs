@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use penstock_domain::limit::{Decision, Denied};
 use penstock_domain::limit::{Past, Reason};
 use penstock_domain::outcome::{Repetition, Verdict};
-use penstock_domain::pipeline::Dependency;
+use penstock_domain::pipeline::{AnswerFormat, Dependency};
 use penstock_domain::time::Timestamp;
 
 use crate::client::Response;
@@ -24,6 +24,8 @@ pub struct Demand<'a> {
     pub cost: u32,
     /// How long the call may take, from connecting to the end of the answer.
     pub timeout: Duration,
+    /// What the answer's body is read as.
+    pub answer: AnswerFormat,
     /// What it is to make the call again when its outcome is unknown.
     pub repetition: Repetition,
     /// Whether an earlier try with the same key had no answer, so that it may still be under way.

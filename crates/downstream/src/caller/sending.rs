@@ -127,7 +127,7 @@ impl Caller {
             return Err(self.no_credentials(dependency, &reason, super::CREDENTIALS_AFTER));
         }
         let sent_at = Instant::now();
-        let sent = request.send(self.clock.as_ref()).await;
+        let sent = request.send(self.clock.as_ref(), demand.answer).await;
         let elapsed = sent.ended_at.duration_since(sent_at);
         Ok(Made { permit, sent, elapsed })
     }

@@ -39,6 +39,7 @@ pub async fn call(caller: &Caller, api: &Dependency, path: &str) -> Called {
         owner: "acme",
         cost: 1,
         timeout: api.timeout,
+        answer: Default::default(),
         repetition: Repetition::Harmless,
         unanswered_before: false,
         reads_body: true,

@@ -17,7 +17,7 @@ use crate::context::stored_definitions;
 use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
 use crate::intake::sealed_file::upload_key;
 use crate::intake::upload::{
-    Accepted, UploadError, UploadFields, UploadRequest, absorb_fields, fingerprinters, replay,
+    Accepted, UploadError, UploadFields, UploadRequest, absorb_fields, check_context, fingerprinters, replay,
 };
 
 /// Makes the batch of a presigned upload.
@@ -35,6 +35,7 @@ pub async fn adopt(
     if let Some(accepted) = asked.answered_before().await? {
         return Ok(accepted);
     }
+    check_context(&asked.request.pipeline, &asked.fields)?;
     let Some(pending) = asked.pending().await? else { return Err(UploadError::NoSuchUpload) };
     if pending.batch.is_some() {
         return asked.used(&pending).await;

@@ -64,6 +64,9 @@ pub enum UploadError {
     /// The file has errors.
     #[error("the file has {}", error::of(.0.error_count, "error"))]
     Rejected(Rejected),
+    /// The pipeline's templates need these keys of the `context`, and have no default for them.
+    #[error("the context has no {}", .0.join(", "))]
+    MissingContext(Vec<String>),
     /// The `Idempotency-Key` was used for something else.
     #[error("this Idempotency-Key was used before with other content")]
     KeyReused,
@@ -227,6 +230,10 @@ impl Upload {
             self.writer.abort().await;
             return Ok(Accepted { ignored_columns, ..replay(batch, &promise, &prints)? });
         }
+        if let Err(missing) = check_context(&self.request.pipeline, &fields) {
+            self.writer.abort().await;
+            return Err(missing);
+        }
         let promise =
             self.request.idempotency_key.take().zip(prints.first()).map(|(key, (key_id, print))| {
                 Idempotency { key, key_id: key_id.clone(), fingerprint: print.to_vec() }
@@ -321,6 +328,14 @@ pub(crate) async fn fingerprinters(
         );
     }
     Ok(all)
+}
+
+/// Whether the context has what every row needs: without it each of them would fail.
+pub(crate) fn check_context(pipeline: &Pipeline, fields: &UploadFields) -> Result<(), UploadError> {
+    let given = fields.context.as_ref().and_then(Value::as_object);
+    let lacks = |key: &&String| !given.is_some_and(|given| given.contains_key(key.as_str()));
+    let missing: Vec<String> = pipeline.context_keys().iter().filter(lacks).cloned().collect();
+    if missing.is_empty() { Ok(()) } else { Err(UploadError::MissingContext(missing)) }
 }
 
 /// The same file under another name is another request.

@@ -299,7 +299,7 @@ fn tojson(
     let text = String::from_utf8(out).map_err(|_| refused("cannot serialize to JSON"))?;
     let text =
         text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026").replace('\'', "\\u0027");
-    Ok(Value::from_safe_string(text))
+    Ok(Value::from(text))
 }
 
 /// `[1, 2]`, `{"a": 1}`.

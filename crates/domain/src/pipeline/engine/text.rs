@@ -18,19 +18,8 @@ pub(super) const CONCAT: &str = "~";
 const BYTES_A_STEP: u64 = 4;
 
 /// Filters of the engine that take a text: another value is made one first.
-const TEXT_FILTERS: [&str; 11] = [
-    "capitalize",
-    "escape",
-    "indent",
-    "lower",
-    "replace",
-    "split",
-    "string",
-    "title",
-    "trim",
-    "upper",
-    "urlencode",
-];
+const TEXT_FILTERS: [&str; 10] =
+    ["capitalize", "escape", "indent", "lower", "replace", "split", "string", "title", "trim", "upper"];
 
 /// Puts them in the place of the engine's.
 pub(super) fn install(environment: &mut Environment<'static>) {
@@ -81,9 +70,7 @@ fn text_filter(
     args: &Rest<Value>,
 ) -> Result<Value, Error> {
     defined(state, value)?;
-    // A map becomes a query.
-    let query = name == "urlencode" && value.kind() == ValueKind::Map;
-    let first = if query { value.clone() } else { Value::from(charged(state, value)?.as_ref()) };
+    let first = Value::from(charged(state, value)?.as_ref());
     let mut given = vec![first];
     for arg in args.iter() {
         defined(state, arg)?;
@@ -100,7 +87,8 @@ fn text_filter(
         None => Error::from(error.kind()),
     })?;
     state.consume_fuel(made.as_str().map_or(0, str::len) as u64 / BYTES_A_STEP)?;
-    Ok(made)
+    // Only hashes are marked as safe.
+    Ok(if made.is_safe() { Value::from(made.as_str().unwrap_or_default()) } else { made })
 }
 
 /// The items of a list, one after the other.

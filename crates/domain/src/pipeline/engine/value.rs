@@ -82,6 +82,17 @@ fn to_json_within(value: &Value, levels: usize) -> Result<serde_json::Value, Err
     })
 }
 
+/// Whether a value counts as true: a number that is not zero, anything that is not empty.
+///
+/// # Errors
+/// When it is nothing that JSON has.
+pub fn is_true(value: &Value) -> Result<bool, Error> {
+    match as_exact(value) {
+        Some(exact) => Ok(exact.text().bytes().any(|byte| matches!(byte, b'1'..=b'9'))),
+        None => Ok(value.is_true()),
+    }
+}
+
 fn to_number(value: &Value) -> Result<JsonNumber, Error> {
     let number = if !value.is_integer() {
         JsonNumber::from_f64(f64::try_from(value.clone())?)

@@ -136,6 +136,7 @@ impl RowTask<'_> {
             owner: &self.work.owner_name,
             cost: step.cost,
             timeout: self.timeout(at),
+            answer: step.answer,
             repetition: step.repetition(),
             reads_body: step.reads_body,
             unanswered_before: step.keyed && progress.had_no_answer(&step.name),

@@ -9,6 +9,28 @@ use crate::worker::row::problem::Problem;
 use crate::worker::row::task::{RowTask, StepAt};
 
 impl RowTask<'_> {
+    /// Whether the step is not called for this row: then it is done, with the outputs of its `otherwise`.
+    ///
+    /// # Errors
+    /// How the row fails when its values do not say.
+    pub(super) fn skipped(
+        &self,
+        at: StepAt<'_>,
+        row: &RowValues,
+        progress: &mut Progress,
+    ) -> Result<bool, Settled> {
+        match at.step.skipped(&self.context(row, progress)) {
+            Ok(None) => Ok(false),
+            Ok(Some(outputs)) => {
+                self.finish_step(at, outputs, progress);
+                Ok(true)
+            }
+            Err(error) => {
+                Err(self.failed(at, Problem::new(code::TEMPLATE_ERROR, error.to_string()), progress))
+            }
+        }
+    }
+
     /// The step's request.
     ///
     /// # Errors

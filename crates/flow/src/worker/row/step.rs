@@ -26,6 +26,11 @@ impl RowTask<'_> {
         {
             return result;
         }
+        match self.skipped(at, row, progress) {
+            Ok(false) => {}
+            Ok(true) => return StepResult::Done,
+            Err(settled) => return StepResult::Settled(settled),
+        }
         let request = match self.render(at, row, progress) {
             Ok(request) => request,
             Err(settled) => return StepResult::Settled(settled),
