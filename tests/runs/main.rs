@@ -32,6 +32,7 @@ mod outage;
 mod quota;
 mod rates;
 mod repairing;
+mod responses;
 mod rotation;
 mod secrecy;
 mod shares;

@@ -2,7 +2,7 @@
 //!
 //! No clock, no randomness, no database: time comes in as [`time::Timestamp`], randomness as a number, rows as
 //! values; JSON of others is read by [`json`] only. The rooms, in the order in which a row meets them: [`csv`], [`pipeline`], [`batch`], [`row`],
-//! [`fair`], [`limit`], [`outcome`].
+//! [`fair`], [`limit`], [`ruling`], [`outcome`].
 
 pub mod alert;
 pub mod batch;
@@ -19,5 +19,6 @@ pub mod outcome;
 pub mod pipeline;
 pub mod retry;
 pub mod row;
+pub mod ruling;
 pub mod time;
 pub mod xml;

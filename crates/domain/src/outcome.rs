@@ -14,6 +14,8 @@
 //! | no answer in time | retry `timeout` | unknown `outcome_unknown` | unknown `outcome_unknown` |
 //! | connection lost under way | retry `connection_lost` | unknown `outcome_unknown` | unknown `outcome_unknown` |
 //!
+//! Before this table the definition's own `responses` are asked ([`crate::ruling`]).
+//!
 //! Whatever is tried again waits as long as the answer's Retry-After asks, if that is longer than its backoff.
 //!
 //! A worker that dies leaves its row without a verdict. The row runs again, alone; a call that is made at most once and may
@@ -156,6 +158,11 @@ pub enum Verdict {
         /// Until when; none: it was not said.
         until: Option<Timestamp>,
     },
+    /// The whole batch waits until a person has looked at it; costs no attempt.
+    Hold {
+        /// Why.
+        code: String,
+    },
     /// Try again later; costs an attempt.
     Retry {
         /// Why.
@@ -180,7 +187,9 @@ impl Verdict {
         match self {
             Self::Success => None,
             Self::Throttled { .. } => Some(code::THROTTLED),
-            Self::Retry { code } | Self::Unknown { code } | Self::Fail { code } => Some(code),
+            Self::Hold { code } | Self::Retry { code } | Self::Unknown { code } | Self::Fail { code } => {
+                Some(code)
+            }
         }
     }
 }

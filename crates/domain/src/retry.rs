@@ -116,6 +116,7 @@ mod tests {
             at: NOW - Duration::from_secs(seconds_ago),
             step: Some(step.to_owned()),
             code: "http_500".to_owned(),
+            api_code: None,
             http_status: Some(500),
             probe,
         }

@@ -81,6 +81,9 @@ pub struct AttemptRecord {
     pub step: Option<String>,
     /// What came of it (see [`crate::outcome`]).
     pub code: String,
+    /// The API's own code, where its answer had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_code: Option<String>,
     /// The answer's HTTP status, when there was an answer.
     pub http_status: Option<u16>,
     /// It tried whether a dependency is well again whose breaker had opened, and cost no attempt.
@@ -92,7 +95,7 @@ pub struct AttemptRecord {
 /// clear beside it, so that failures can be counted without a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowError {
-    /// What went wrong, from the closed list of [`crate::outcome`].
+    /// What went wrong: the API's own code, or one from the closed list of [`crate::outcome`].
     pub code: String,
     /// The step that failed, by name.
     pub step: Option<String>,

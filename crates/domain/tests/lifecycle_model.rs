@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use penstock_domain::ledger::{Canary, Event, Ledger, RetryScope, Tally};
+use penstock_domain::ledger::{Canary, Event, Hold, Ledger, RetryScope, Tally};
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use stateright::{Checker as _, Model, Property};
@@ -41,6 +41,7 @@ enum Step {
     Complete(usize, u8),
     Fail(usize, u8),
     GiveBack(usize, u8),
+    Hold(usize, u8),
     LeaseRunsOut(usize),
     Cancel,
     Pause,
@@ -165,6 +166,17 @@ impl Life {
             Step::GiveBack(row, worker) => {
                 self.settle(row, worker, RowStatus::Pending, Tally { requeued: 1, ..Tally::default() });
             }
+            Step::Hold(row, worker) => {
+                let holds = self.rows[row].holder == Some(worker);
+                self.settle(row, worker, RowStatus::Pending, Tally { requeued: 1, ..Tally::default() });
+                if holds {
+                    let mut events = Vec::new();
+                    self.ledger.hold(Hold { code: String::new(), step: None, since: NOW }, &mut events);
+                    self.tell(events);
+                }
+                // It only numbers callbacks.
+                self.ledger.holds = 0;
+            }
             Step::LeaseRunsOut(row) => {
                 let holder = self.rows[row].holder.expect("it is held");
                 let believers = self.rows[row].believers;
@@ -282,6 +294,7 @@ impl Model for Lifecycle {
                         Step::Complete(row, worker),
                         Step::Fail(row, worker),
                         Step::GiveBack(row, worker),
+                        Step::Hold(row, worker),
                     ]);
                 }
             }
@@ -327,6 +340,14 @@ impl Model for Lifecycle {
                 life.ledger.counts.unfinished() > 0 || life.ledger.is_finished()
             }),
             Property::always("it can be brought to its end from everywhere", |_, life: &Life| life.can_end()),
+            Property::always(
+                "only a held batch has an answer that holds it, and no row of it starts",
+                |_, life: &Life| {
+                    let ledger = &life.ledger;
+                    (ledger.hold.is_none() || ledger.held) && (!ledger.held || !ledger.claimable())
+                },
+            ),
+            Property::sometimes("a batch is held by an answer", |_, life: &Life| life.ledger.hold.is_some()),
             Property::sometimes("a retried run ends well", |_, life: &Life| {
                 life.ledger.run == 2 && life.ledger.is_finished() && life.ledger.counts.failed == 0
             }),

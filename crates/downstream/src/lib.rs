@@ -35,7 +35,7 @@ mod wait_queue;
 mod wire;
 
 pub use aside::aside;
-pub use caller::{Called, Caller, Demand, Note};
+pub use caller::{Called, Caller, Demand, Note, Rules};
 pub use client::{Client, Response};
 pub use credentials::oauth2::{KeptTokens, Refusal, TokenVault};
 pub use failure::Failure;

@@ -48,7 +48,7 @@ impl Histogram {
 }
 
 /// Calls by [`Verdict`], in this order.
-pub const VERDICTS: [&str; 5] = ["success", "throttled", "retry", "unknown", "fail"];
+pub const VERDICTS: [&str; 6] = ["success", "throttled", "retry", "unknown", "fail", "hold"];
 
 /// Calls by their answer's status: its class, or that there was none.
 pub const STATUS_CLASSES: [&str; 5] = ["none", "2xx", "3xx", "4xx", "5xx"];
@@ -57,7 +57,7 @@ pub const STATUS_CLASSES: [&str; 5] = ["none", "2xx", "3xx", "4xx", "5xx"];
 #[derive(Clone, Debug)]
 pub struct CallMetrics {
     /// Calls by [`VERDICTS`].
-    pub verdicts: [u64; 5],
+    pub verdicts: [u64; 6],
     /// How long calls took, from sending to the end of the answer, by [`STATUS_CLASSES`].
     pub durations: [Histogram; 5],
     /// How long calls had waited for their permit.
@@ -69,7 +69,7 @@ pub struct CallMetrics {
 impl Default for CallMetrics {
     fn default() -> Self {
         Self {
-            verdicts: [0; 5],
+            verdicts: [0; 6],
             durations: std::array::from_fn(|_| Histogram::new(MOMENTS)),
             waited: Histogram::new(MOMENTS),
             denied: [0; Reason::ALL.len()],
@@ -86,6 +86,7 @@ impl CallMetrics {
             Verdict::Retry { .. } => 2,
             Verdict::Unknown { .. } => 3,
             Verdict::Fail { .. } => 4,
+            Verdict::Hold { .. } => 5,
         };
         self.verdicts[verdict] += 1;
         let class = status.map_or(0, |status| usize::from((status / 100).clamp(2, 5)) - 1);
@@ -153,7 +154,7 @@ mod tests {
         metrics.count("invite", |one| one.denied(Reason::BreakerOpen));
         let read = metrics.read();
         let one = &read["invite"];
-        assert_eq!(one.verdicts, [1, 0, 0, 1, 0]);
+        assert_eq!(one.verdicts, [1, 0, 0, 1, 0, 0]);
         let of = |class: &str| {
             STATUS_CLASSES.iter().position(|one| *one == class).map(|at| one.durations[at].count())
         };

@@ -45,6 +45,7 @@ fn demand(dependency: &Dependency, repetition: Repetition) -> Demand<'_> {
         answer: Default::default(),
         repetition,
         unanswered_before: false,
+        rules: None,
         reads_body: true,
         traceparent: None,
         past: penstock_domain::limit::Past::Clean,

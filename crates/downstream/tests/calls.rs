@@ -33,6 +33,7 @@ fn demand(dependency: &Dependency) -> Demand<'_> {
         answer: Default::default(),
         repetition: Repetition::Unsaid,
         unanswered_before: false,
+        rules: None,
         reads_body: true,
         traceparent: None,
         past: Past::Clean,

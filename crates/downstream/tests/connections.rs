@@ -117,6 +117,7 @@ async fn called(caller: &Caller, url: &str) -> (Verdict, Option<Cause>, String) 
         answer: Default::default(),
         repetition: Repetition::Unsaid,
         unanswered_before: false,
+        rules: None,
         reads_body: true,
         traceparent: None,
         past: penstock_domain::limit::Past::Clean,

@@ -166,13 +166,14 @@ pub fn expiring(
     expires: Option<Expiry>,
 ) -> Settlement {
     let (trouble, receipts) = (Some(trouble()), Vec::new());
-    let outcome = Settled::Requeued { not_before, attempt: true, trouble, receipts, expires };
+    let outcome = Settled::Requeued { not_before, attempt: true, trouble, receipts, expires, hold: None };
     Settlement { row, token, outcome }
 }
 
 fn trouble() -> RowFailure {
     RowFailure {
         code: "http_500".into(),
+        api_code: None,
         step: Some(1),
         http_status: Some(500),
         error: Some(vec![4; 30]),

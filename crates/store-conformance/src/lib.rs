@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 pub mod alerts;
+pub mod answers;
 pub mod asked;
 pub mod decoding;
 pub mod definitions;
@@ -35,6 +36,8 @@ macro_rules! cases {
         $crate::$to! { $($before)*
             alerts::failing_batches_are_found,
             alerts::a_beginning_and_an_end_are_told_once,
+            answers::an_answer_holds_its_batch_until_it_is_resumed,
+            answers::a_batch_has_a_hundred_codes_of_an_api,
             asked::what_was_asked_for_is_not_asked_again,
             asked::a_sweep_that_fails_rows_ends_batches,
             asked::a_note_lives_as_long_as_its_lease,

@@ -101,6 +101,7 @@ pub async fn what_a_waiting_row_was_told_is_found(store: &Arc<dyn Store>) {
             trouble: None,
             receipts: Vec::new(),
             expires: None,
+            hold: None,
         },
     };
     let at = |seconds: u64| START + Duration::from_secs(seconds);

@@ -9,7 +9,7 @@ use penstock_store::batches::Batch;
 use penstock_store::control::{Control, DefinitionChange, RetrySelection};
 
 use crate::sealing::replace_key;
-use crate::{Kind, SqlStore, Statement, Tx, ledgers, list, sql};
+use crate::{Kind, SqlStore, Statement, Tx, holds, ledgers, list, sql};
 
 /// Rows that are erased in one transaction.
 const ERASE_STEP: u32 = 10_000;
@@ -70,10 +70,19 @@ impl Control for SqlStore {
     }
 
     async fn resume(&self, batch: BatchSeq, actor: &str, now: Timestamp) -> StoreResult<Batch> {
-        self.command(batch, actor, now, "resume", "batch.resume", |ledger| {
-            ledger.resume().map(|()| Vec::new())
-        })
-        .await
+        let mut tx = self.db.begin("resume", Kind::Long).await?;
+        let mut batch = ledgers::find(&mut tx, batch).await?;
+        let (read_revision, hold) = (batch.ledger.revision, batch.ledger.hold.clone());
+        batch.ledger.resume()?;
+        if batch.ledger.revision != read_revision {
+            if let Some(hold) = &hold {
+                holds::end(&mut tx, batch.seq, hold, now).await?;
+            }
+            ledgers::write(&mut tx, &batch, read_revision, &[], now).await?;
+            ledgers::audit(&mut tx, now, actor, "batch.resume", &batch, None).await?;
+        }
+        tx.commit().await?;
+        Ok(batch)
     }
 
     async fn retry(
@@ -216,6 +225,7 @@ async fn erase_key(tx: &mut Tx, seq: BatchSeq, now: Timestamp) -> StoreResult<()
         "UPDATE epochs SET erased = true WHERE NOT erased AND id = (SELECT epoch FROM batch_keys WHERE batch = $1)",
     );
     tx.execute(epoch.bind(seq)).await?;
+    tx.execute(sql("batch_hold_erase", "DELETE FROM batch_holds WHERE batch = $1").bind(seq)).await?;
     tx.execute(sql("batch_key_delete", "DELETE FROM batch_keys WHERE batch = $1").bind(seq)).await?;
     let erasure =
         sql("erasure_insert_if_new", "INSERT INTO erasures (batch) VALUES ($1) ON CONFLICT DO NOTHING");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use penstock_domain::batch::{BatchStatus, Counts, Outcome};
 use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
-use penstock_domain::ledger::{Canary, Event, Ledger};
+use penstock_domain::ledger::{Canary, Event, Hold, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::callbacks::{position, receiver_of};
@@ -56,6 +56,8 @@ pub(crate) fn batch(row: &Row) -> StoreResult<Batch> {
             allow_failures: c.flag("allow_failures")?,
             paused: c.flag("paused")?,
             held: c.flag("held")?,
+            hold: hold(&c)?,
+            holds: c.u32("holds")?,
             canary,
             canary_passed: c.flag("canary_passed")?,
             counts: counts(&c)?,
@@ -72,6 +74,14 @@ pub(crate) fn batch(row: &Row) -> StoreResult<Batch> {
             revision: c.i64("revision")?,
         },
     })
+}
+
+/// The answer that holds a batch. A release that knows of none may have let the batch go on: then it holds nothing.
+fn hold(c: &crate::row::Columns<'_>) -> StoreResult<Option<Hold>> {
+    let (code, since) = (c.opt_text("hold_code")?, c.opt_time("hold_since")?);
+    let Some((code, since)) = code.zip(since) else { return Ok(None) };
+    let hold = Hold { code, step: c.opt_text("hold_step")?, since };
+    Ok(c.flag("held")?.then_some(hold))
 }
 
 /// Counters from a record that has them.
@@ -152,12 +162,12 @@ pub(crate) async fn write_all(tx: &mut Tx, moved: &[Moved], now: Timestamp) -> S
 }
 
 /// What a write of a ledger changes, in the order of [`ledger_values`].
-pub(crate) const LEDGER_COLUMNS: &str = "status, outcome, paused, held, canary_rows, canary_max_failure_bp, canary_stop_after, \
+pub(crate) const LEDGER_COLUMNS: &str = "status, outcome, paused, held, hold_code, hold_step, hold_since, holds, canary_rows, canary_max_failure_bp, canary_stop_after, \
     canary_passed, total, pending, queued, processing, completed, failed, cancelled, run, extracted, next_number, \
     release_end, failure_said_run, progress_said, progress_said_at, started_at, finished_at, cancelled_at, failure_row, revision";
 
 /// The values of [`LEDGER_COLUMNS`].
-fn ledger_values(batch: &Batch) -> [Value<'static>; 27] {
+fn ledger_values(batch: &Batch) -> [Value<'static>; 31] {
     let Ledger { counts, canary, .. } = &batch.ledger;
     let ledger = &batch.ledger;
     [
@@ -165,6 +175,10 @@ fn ledger_values(batch: &Batch) -> [Value<'static>; 27] {
         ledger.outcome.map(Outcome::code).into(),
         ledger.paused.into(),
         ledger.held.into(),
+        ledger.hold.as_ref().map(|hold| hold.code.clone()).into(),
+        ledger.hold.as_ref().and_then(|hold| hold.step.clone()).into(),
+        ledger.hold.as_ref().map(|hold| hold.since).into(),
+        ledger.holds.into(),
         canary.map(|canary| canary.rows).into(),
         canary.map(|canary| canary.max_failure_bp).into(),
         canary.and_then(|canary| canary.stop_after).into(),
@@ -213,7 +227,7 @@ async fn write_ledgers(tx: &mut Tx, batches: &[(&Batch, i64)]) -> StoreResult<()
 pub(crate) async fn say(tx: &mut Tx, batch: &Batch, events: &[Event], now: Timestamp) -> StoreResult<()> {
     let Some(url) = &batch.callback_url else { return Ok(()) };
     for (index, event) in events.iter().enumerate() {
-        let ordinal = if *event == Event::Progress { u16::from(batch.ledger.progress_said) } else { 0 };
+        let ordinal = batch.ledger.ordinal(*event);
         let text = format!("{}/{}/{ordinal}", batch.ledger.run, event.name());
         let snapshot =
             serde_json::to_string(batch).map_err(|_| inconsistent("batches", "ledger", batch.seq.0))?;

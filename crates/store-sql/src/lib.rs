@@ -36,10 +36,12 @@
 mod alerts;
 mod batches;
 mod callbacks;
+mod codes;
 mod control;
 mod dispatch;
 mod engine;
 mod extraction;
+mod holds;
 mod ledgers;
 mod operations;
 mod owners;

@@ -197,6 +197,12 @@ impl Reading for SqlStore {
         Ok(groups)
     }
 
+    async fn hold_words(&self, seq: BatchSeq) -> StoreResult<Option<Vec<u8>>> {
+        let statement = sql("batch_hold_get", "SELECT batch, words FROM batch_holds WHERE batch = $1");
+        let found = self.db.fetch_optional(statement.bind(seq)).await?;
+        found.map(|row| row.of("batch_holds").bytes("words")).transpose()
+    }
+
     async fn waiting_with_error(&self, seq: BatchSeq) -> StoreResult<Option<RowNumber>> {
         let statement = sql(
             "row_get_waiting_with_error",

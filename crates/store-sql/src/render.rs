@@ -15,7 +15,7 @@ use crate::ledgers::LEDGER_COLUMNS;
 /// when a later migration adds a column.
 const BATCH_COLUMNS: &str = "b.seq, b.id, b.owner, b.pipeline, b.version, b.name, b.header, b.object_key, b.file_bytes, b.unsealed, \
     b.callback_url, b.priority, b.created_at, b.failure_row, b.failure, b.erased_at, b.status, b.outcome, \
-    b.allow_failures, b.paused, b.held, b.canary_rows, b.canary_max_failure_bp, b.canary_stop_after, \
+    b.allow_failures, b.paused, b.held, b.hold_code, b.hold_step, b.hold_since, b.holds, b.canary_rows, b.canary_max_failure_bp, b.canary_stop_after, \
     b.canary_passed, b.total, b.pending, b.queued, b.processing, b.completed, b.failed, b.cancelled, b.run, \
     b.extracted, b.next_number, b.release_end, b.failure_said_run, b.progress_said, b.progress_said_at, \
     b.started_at, b.finished_at, b.cancelled_at, b.revision, b.checkpoint_offset, b.checkpoint_line, b.checkpoint_rows, \

@@ -14,7 +14,8 @@ use penstock_store::settling::{self, Move};
 use penstock_store::work::{Claim, ClaimedRow, Held, SettleReport, Settled, Settlement, Work};
 use penstock_store::{StoreResult, overdrawn};
 
-use crate::{Group, Row, SqlStore, Tx, ledgers, list, sql};
+use crate::codes::Beyond;
+use crate::{Group, Row, SqlStore, Tx, codes, holds, ledgers, list, sql};
 
 /// Rows by their keys.
 pub(crate) fn keys<'a>(rows: impl IntoIterator<Item = RowRef>) -> Group<'a> {
@@ -135,8 +136,9 @@ impl Work for SqlStore {
         let seqs: BTreeSet<BatchSeq> = group.iter().map(|settlement| settlement.row.batch).collect();
         let mut batches = ledgers::read_all(&mut tx, &seqs).await?;
         let (mut ours, mut left) = (Vec::with_capacity(group.len()), Vec::new());
+        let beyond = codes::record(&mut tx, group).await?;
         for part in settling::apart(group) {
-            let moved = settle_rows(&mut tx, &part).await?;
+            let moved = settle_rows(&mut tx, &part, &beyond).await?;
             for one in part {
                 let Some(has_output) = moved.get(&one.row) else { continue };
                 if *has_output && matches!(one.outcome, Settled::Completed { .. }) {
@@ -153,6 +155,7 @@ impl Work for SqlStore {
         put_receipts(&mut tx, &receipts).await?;
         let held: HashSet<Held> = ours.iter().map(|one| one.held()).collect();
         let report = settling::account(&mut batches, group, &held, now)?;
+        holds::put(&mut tx, group, &report).await?;
         ledgers::write_all(&mut tx, &batches, now).await?;
         penstock_store::crash::point(penstock_store::crash::INSIDE_SETTLEMENT);
         tx.commit().await?;
@@ -306,7 +309,11 @@ async fn unqueue_rows(tx: &mut Tx, rows: impl Iterator<Item = &RowRef>) -> Store
 }
 
 /// Moves the rows that are still held under their tokens. Tells which, and whether an attempt left anything of them.
-async fn settle_rows(tx: &mut Tx, part: &[&Settlement]) -> StoreResult<HashMap<RowRef, bool>> {
+async fn settle_rows(
+    tx: &mut Tx,
+    part: &[&Settlement],
+    beyond: &Beyond<'_>,
+) -> StoreResult<HashMap<RowRef, bool>> {
     let statement = sql(
         "row_settle_if_held",
         "WITH j(row_batch, row_number, token, status, attempt, not_before, step, code, http_status, output, expires_at, \
@@ -326,7 +333,7 @@ async fn settle_rows(tx: &mut Tx, part: &[&Settlement]) -> StoreResult<HashMap<R
             i16::from(one.attempt).into(),
             one.not_before.into(),
             one.step.into(),
-            one.code.into(),
+            beyond.stored(&one).into(),
             one.http_status.into(),
             one.has_output.into(),
             one.expires.map(|expires| expires.at).into(),

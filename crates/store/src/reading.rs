@@ -112,6 +112,8 @@ pub trait Reading: Send + Sync {
     async fn kept_steps(&self, batch: BatchSeq) -> StoreResult<Vec<KeptStep>>;
     /// Failed rows by code and step, most frequent first.
     async fn error_groups(&self, batch: BatchSeq) -> StoreResult<Vec<ErrorGroup>>;
+    /// The sealed words of the answer that holds a batch; none when no answer does.
+    async fn hold_words(&self, seq: BatchSeq) -> StoreResult<Option<Vec<u8>>>;
     /// A row that waits and has an error: of the [`LOOKED_AT`] that may run last the last one. None: no such row.
     async fn waiting_with_error(&self, batch: BatchSeq) -> StoreResult<Option<RowNumber>>;
     /// The earliest time at which a returned row of the batch may be released.

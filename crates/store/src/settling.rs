@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 
 use penstock_domain::ids::{LeaseToken, RowRef};
-use penstock_domain::ledger::{Event, Tally};
+use penstock_domain::ledger::{Event, Hold, Tally};
 use penstock_domain::row::{Receipt, RowStatus};
 use penstock_domain::time::Timestamp;
 
 use crate::StoreResult;
 use crate::batches::Batch;
 use crate::error::overdrawn;
-use crate::work::{Expiry, Held, SettleReport, Settled, Settlement};
+use crate::work::{BatchHold, Expiry, Held, RowFailure, SettleReport, Settled, Settlement};
 
 /// A row's new state, column by column. It is written only where the row is still held under the token.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,13 @@ pub struct Move<'a> {
     pub http_status: Option<u16>,
     /// Whether a later claim has to read errors or receipts.
     pub has_output: bool,
+}
+
+impl RowFailure {
+    /// The code that clients see: the API's own, where there is one.
+    pub fn shown_code(&self) -> &str {
+        self.api_code.as_deref().unwrap_or(&self.code)
+    }
 }
 
 impl Settlement {
@@ -66,9 +73,17 @@ impl Settlement {
             not_before,
             expires,
             step: trouble.and_then(|trouble| trouble.step),
-            code: trouble.map(|trouble| trouble.code.as_str()),
+            code: trouble.map(RowFailure::shown_code),
             http_status: trouble.and_then(|trouble| trouble.http_status),
             has_output,
+        }
+    }
+
+    /// What holds the row's batch.
+    pub fn hold(&self) -> Option<&BatchHold> {
+        match &self.outcome {
+            Settled::Requeued { hold, .. } => hold.as_deref(),
+            Settled::Completed { .. } | Settled::Failed(_) => None,
         }
     }
 
@@ -200,10 +215,14 @@ pub fn account(
 ) -> StoreResult<SettleReport> {
     let mut report = SettleReport::default();
     let mut tallies: BTreeMap<_, (Tally, Option<u32>)> = BTreeMap::new();
-    for settlement in group {
+    let mut holds: BTreeMap<_, (usize, &BatchHold)> = BTreeMap::new();
+    for (place, settlement) in group.iter().enumerate() {
         if !held.contains(&settlement.held()) {
             report.lost.push(settlement.held());
             continue;
+        }
+        if let Some(hold) = settlement.hold() {
+            holds.entry(settlement.row.batch).or_insert((place, hold));
         }
         let (tally, first_failed) = tallies.entry(settlement.row.batch).or_default();
         match &settlement.outcome {
@@ -220,6 +239,11 @@ pub fn account(
         let Some((tally, first_failed)) = tallies.remove(&moved.batch.seq) else { continue };
         if moved.settle(tally, first_failed, now)? {
             report.finished.push(moved.batch.seq);
+        }
+        let Some((place, hold)) = holds.remove(&moved.batch.seq) else { continue };
+        let hold = Hold { code: hold.code.clone(), step: hold.step.clone(), since: now };
+        if moved.batch.ledger.hold(hold, &mut moved.events) {
+            report.held.push((moved.batch.seq, place));
         }
     }
     Ok(report)

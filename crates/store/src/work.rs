@@ -93,7 +93,20 @@ pub enum Settled {
         receipts: Vec<Receipt>,
         /// When it fails if it is still not done; none: never.
         expires: Option<Expiry>,
+        /// Set when the answer holds the row's whole batch.
+        hold: Option<Box<BatchHold>>,
     },
+}
+
+/// An answer that holds a batch: its API refuses the batch, whatever the row.
+#[derive(Clone, Debug)]
+pub struct BatchHold {
+    /// The API's own code, or one of Penstock's; it is stored as it is.
+    pub code: String,
+    /// The step that was answered so, by name.
+    pub step: Option<String>,
+    /// The answer's words, sealed.
+    pub words: Vec<u8>,
 }
 
 /// When a row that is not done fails, and as what.
@@ -110,6 +123,8 @@ pub struct Expiry {
 pub struct RowFailure {
     /// See [`penstock_domain::outcome`].
     pub code: String,
+    /// The API's own code, which stands in its place in SQL.
+    pub api_code: Option<Box<str>>,
     /// The step's place in the pipeline, from 0.
     pub step: Option<u16>,
     /// The answer's HTTP status.
@@ -127,6 +142,8 @@ pub struct SettleReport {
     pub lost: Vec<(RowRef, LeaseToken)>,
     /// Batches that this group finished.
     pub finished: Vec<BatchSeq>,
+    /// Batches that this group held, each by the row at this place in it.
+    pub held: Vec<(BatchSeq, usize)>,
 }
 
 /// Claims, leases, settlements.

@@ -67,7 +67,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Lets a paused or held batch go on; a held one is waved through its canary.
+    /// Lets a paused or held batch go on; one that its canary holds is waved through it.
     ///
     /// # Errors
     /// When the run has ended or is being cancelled.
@@ -75,11 +75,11 @@ impl Ledger {
         self.refuse_unless_running()?;
         if self.paused || self.held {
             self.paused = false;
-            if self.held {
-                self.held = false;
+            if self.held && self.hold.is_none() {
                 self.canary_passed = true;
                 self.canary = None;
             }
+            self.release_hold();
             self.touch();
         }
         Ok(())

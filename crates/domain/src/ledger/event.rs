@@ -14,7 +14,7 @@ pub enum Event {
     /// The first row of this run failed.
     #[serde(rename = "batch.row_failed_first")]
     RowFailedFirst,
-    /// The canary (or the ceiling) held the batch.
+    /// The canary (or the ceiling), or an answer, held the batch.
     #[serde(rename = "batch.held")]
     Held,
     /// A dependency of this run fails, its circuit breaker is open: rows wait.

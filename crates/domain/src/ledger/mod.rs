@@ -7,6 +7,7 @@
 mod command;
 mod event;
 mod extraction;
+mod hold;
 mod rows;
 mod rules;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use command::{Refusal, RetryScope};
 pub use event::Event;
+pub use hold::Hold;
 pub use rows::{Overdrawn, Tally};
 pub use rules::PROGRESS_EVERY;
 
@@ -46,8 +48,14 @@ pub struct Ledger {
     pub allow_failures: bool,
     /// Whether a person stopped the release of rows.
     pub paused: bool,
-    /// Whether the canary stopped it.
+    /// Whether the canary or an answer stopped it.
     pub held: bool,
+    /// The answer that holds it; none when it is not held, or by its canary.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+    /// How often answers have held it: numbers the callbacks of a run.
+    #[serde(default)]
+    pub holds: u32,
     /// The trial still to be passed, or the ceiling that stays.
     pub canary: Option<Canary>,
     /// Whether the trial was passed (or waved through by `resume`).
@@ -88,6 +96,8 @@ impl Ledger {
             allow_failures,
             paused: false,
             held: false,
+            hold: None,
+            holds: 0,
             canary,
             canary_passed: canary.is_none(),
             counts: Counts { total, pending: total, ..Counts::default() },

@@ -16,7 +16,7 @@ impl Ledger {
         self.counts.pending = 0;
         self.counts.queued = 0;
         self.paused = false;
-        self.held = false;
+        self.release_hold();
     }
 
     pub(super) fn note_failures(&mut self, failed: u32, now: Timestamp, events: &mut Vec<Event>) {
@@ -70,7 +70,7 @@ impl Ledger {
         self.outcome = Some(self.counts.outcome(self.allow_failures));
         self.finished_at = Some(now);
         self.paused = false;
-        self.held = false;
+        self.release_hold();
         if self.cancelled_at.is_some() {
             self.status = BatchStatus::Cancelled;
             events.push(Event::Cancelled);

@@ -110,3 +110,28 @@ fn a_batch_cancelled_before_it_was_extracted_ends_when_its_lines_can_be_answered
     assert_eq!(ledger.extraction_finished(5, NOW), [Event::Cancelled, Event::Finished]);
     assert_eq!(ledger.counts.cancelled, 5);
 }
+
+#[test]
+fn an_answer_holds_a_batch_until_somebody_resumes_it_and_its_trial_stays() {
+    let mut ledger = running(10);
+    ledger.canary = Some(Canary { rows: 4, max_failure_bp: 100, stop_after: None });
+    ledger.canary_passed = false;
+    ledger.release(4, 0, 0).unwrap();
+    ledger.claim(2).unwrap();
+    let hold = || Hold { code: "http_401".into(), step: Some("post".into()), since: NOW };
+    let mut events = Vec::new();
+    ledger.settle(Tally { requeued: 1, ..Tally::default() }, NOW).unwrap();
+    assert!(ledger.hold(hold(), &mut events));
+    assert!(!ledger.hold(hold(), &mut events), "it is held already");
+    assert_eq!(events, [Event::Held]);
+    assert!(ledger.held && !ledger.claimable() && ledger.fresh() == 0);
+    assert_eq!(ledger.ordinal(Event::Held), 1);
+    ledger.resume().unwrap();
+    assert!(ledger.claimable() && ledger.hold.is_none());
+    assert!(ledger.canary.is_some() && !ledger.canary_passed, "the trial is still to be passed");
+    assert!(ledger.hold(hold(), &mut events));
+    assert_eq!(ledger.ordinal(Event::Held), 2, "another callback of the same run");
+    ledger.cancel(NOW).unwrap();
+    assert!(!ledger.held && ledger.hold.is_none());
+    assert!(!ledger.hold(hold(), &mut events));
+}

@@ -16,6 +16,7 @@ use super::inspect::Reading;
 use super::model::Dependency;
 use super::names::{Names, hint};
 use super::request;
+use super::responses;
 use super::step::Step;
 use super::template::{self, JsonTemplate, Kind, Template};
 use super::written::Written;
@@ -69,6 +70,9 @@ pub fn step(
     let request = request::load::request(step, line, names, read, source);
     check_auth(step, place.and_then(|place| dependencies[place].auth.as_ref()), source);
     let (output, reads_body) = output(step, names, read, source);
+    let dependency = definition.dependencies.get(&step.dependency.value);
+    let shared = dependency.and_then(|dependency| dependency.value.responses.as_ref());
+    let responses = responses::of_step(step.responses.as_ref(), shared, names, source);
     Some(Step {
         name: step.name.clone(),
         dependency: place?,
@@ -79,6 +83,7 @@ pub fn step(
         condition,
         keyed: step.request.is_keyed(),
         reads_body,
+        responses,
         idempotent: step.request.idempotent,
         request: request?,
         output,

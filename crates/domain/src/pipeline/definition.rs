@@ -11,6 +11,7 @@ use serde_saphyr::Spanned;
 
 use super::answer::AnswerKind;
 use super::auth::definition::AuthDefinition;
+use super::responses::written::ResponsesDefinition;
 use super::scalars::{Share, Span};
 use super::transport::TlsDefinition;
 use super::written::Written;
@@ -82,6 +83,7 @@ pub struct DependencyDefinition {
     pub timeout: Option<Spanned<Span>>,
     #[serde(default)]
     pub breaker: BreakerDefinition,
+    pub responses: Option<Spanned<ResponsesDefinition>>,
 }
 
 /// `dependencies.<name>.rate`.
@@ -161,6 +163,7 @@ pub struct StepDefinition {
     pub when: Option<Spanned<Written>>,
     pub otherwise: Option<Spanned<IndexMap<String, Spanned<Written>>>>,
     pub response: Option<ResponseDefinition>,
+    pub responses: Option<Spanned<ResponsesDefinition>>,
     #[serde(default)]
     pub output: IndexMap<String, Spanned<Written>>,
 }

@@ -15,6 +15,7 @@ use super::dependency;
 use super::error::DefinitionError;
 use super::model::{Dispatch, Pipeline, Retry, SourceSpan};
 use super::names::Names;
+use super::responses;
 use super::scalars::Span;
 use super::step::ResultTemplate;
 use super::vars::Unset;
@@ -166,6 +167,11 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         steps.extend(call::step(&step.value, line, &definition, &dependencies, &names, &mut read, source));
         names.keyed = false;
         names.add_step(&step.value.name, step.value.outputs());
+    }
+    for dependency in definition.dependencies.values() {
+        if let Some(responses) = &dependency.value.responses {
+            responses::of_dependency(responses, &names, source);
+        }
     }
     let mut fields = Vec::new();
     for (name, value) in &definition.result {

@@ -3,7 +3,7 @@
 //! [`definition`] is the YAML as it is written, `yaml` reads it, [`load`] makes it ready, room by room: `columns`,
 //! `dependency` (with [`auth`] and the texts of [`live`]), `call`. Every template is looked through by `inspect`, with the names
 //! of `names`, the variables of `vars` and the engine's own word (`probe`). [`step`] renders requests (`request`) and reads answers,
-//! [`template`] and [`scalars`] are the small parts, [`catalog`] holds all pipelines of a service.
+//! [`template`] and [`scalars`] are the small parts, [`responses`] judges answers, [`catalog`] holds all pipelines of a service.
 
 pub mod answer;
 pub mod auth;
@@ -24,6 +24,7 @@ pub mod model;
 mod names;
 mod probe;
 pub mod request;
+pub mod responses;
 pub mod scalars;
 pub mod step;
 mod successor;
@@ -45,6 +46,7 @@ pub use live::{Files, LiveText, NoFiles};
 pub use load::check_files;
 pub use model::{Breaker, Concurrency, Dependency, Dispatch, Pipeline, Rate, Retry, SourceSpan};
 pub use request::{Body, RenderedRequest, Target};
+pub use responses::{ApiError, Responses, clean_code};
 pub use step::{RenderError, Step};
 pub use successor::KeptStep;
 pub use transport::{Proxy, Tls};

@@ -10,9 +10,11 @@ use super::answer::AnswerFormat;
 use super::condition::Condition;
 use super::engine::{self, Refusal};
 use super::request::{RenderedRequest, RequestTemplate};
+use super::responses::{Answer, ApiError, Responses};
 use super::template::JsonTemplate;
 use super::values::{ResponseView, RowContext, Scope};
 use crate::outcome::{self, Repetition};
+use crate::ruling::Ruling;
 
 /// A template that read something that is not there. Names the place, never a value.
 #[derive(Debug, thiserror::Error)]
@@ -94,8 +96,10 @@ pub struct Step {
     pub answer: AnswerFormat,
     /// Whether calls carry an `Idempotency-Key`.
     pub keyed: bool,
-    /// Whether it reads anything of an answer's body.
+    /// Whether its `output` reads anything of an answer's body.
     pub reads_body: bool,
+    /// What its answers mean, where the definition says so.
+    pub responses: Responses,
     pub(super) idempotent: Option<bool>,
     pub(super) condition: Option<Condition>,
     pub(super) request: RequestTemplate,
@@ -147,6 +151,18 @@ impl Step {
             return Ok(Some(own()));
         }
         template.render(&self.name, &Scope::of(row).into_value(), own).map(Some)
+    }
+
+    /// What the definition says about an answer; none: nothing, so the table of [`crate::outcome`] counts.
+    pub fn ruling(&self, row: &RowContext<'_>, response: ResponseView<'_>) -> Option<Ruling> {
+        let key = || self.key(row).ok().flatten();
+        self.responses.ruling(&Answer::new(row, response, self.responses.conditions_read_body(), &key))
+    }
+
+    /// The API's own code and words about an answer that is no success.
+    pub fn api_error(&self, row: &RowContext<'_>, response: ResponseView<'_>) -> ApiError {
+        let key = || self.key(row).ok().flatten();
+        self.responses.error(&Answer::new(row, response, self.responses.error_reads_body(), &key))
     }
 
     /// What is kept of an answer.

@@ -278,6 +278,17 @@ pub(super) fn read(filled: &Filled, kind: Kind, names: &Names, answer: bool) -> 
     }
 }
 
+/// The same of a template that reads an answer and runs in another environment.
+pub(super) fn read_in(filled: &Filled, names: &Names, environment: &Environment<'_>) -> Reading {
+    match filled {
+        Filled::Plain(text) => Reading { skeleton: text.clone(), ..Reading::default() },
+        Filled::Template(text) => match single_expression(text) {
+            Some(expression) => inspect::expression(expression, names, true, environment),
+            None => inspect::text(text, names, true, environment),
+        },
+    }
+}
+
 /// What stands between `{{` and `}}` when nothing stands around them.
 fn single_expression(text: &str) -> Option<&str> {
     let inside = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;

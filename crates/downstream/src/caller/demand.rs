@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use penstock_domain::limit::{Decision, Denied};
 use penstock_domain::limit::{Past, Reason};
 use penstock_domain::outcome::{Repetition, Verdict};
-use penstock_domain::pipeline::{AnswerFormat, Dependency};
+use penstock_domain::pipeline::{AnswerFormat, Dependency, RowContext, Step};
 use penstock_domain::time::Timestamp;
 
 use crate::client::Response;
@@ -32,12 +32,23 @@ pub struct Demand<'a> {
     pub unanswered_before: bool,
     /// Whether anything of the answer's body is read: a body that nobody reads may be anything.
     pub reads_body: bool,
+    /// What the definition says about answers, and the row whose values it may read.
+    pub rules: Option<Rules<'a>>,
     /// The `traceparent` (W3C Trace Context), when the row is traced.
     pub traceparent: Option<String>,
     /// The row's own past at the step.
     pub past: Past,
     /// For a call that is made at most once: records that it is about to be made, once it has a permit.
     pub note: Option<&'a dyn Note>,
+}
+
+/// A step's `responses`, as they read one row.
+#[derive(Clone, Copy)]
+pub struct Rules<'a> {
+    /// The step.
+    pub step: &'a Step,
+    /// The row.
+    pub row: RowContext<'a>,
 }
 
 /// Something that is recorded before a call.

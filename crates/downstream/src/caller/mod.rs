@@ -4,6 +4,7 @@ mod demand;
 mod known;
 mod permit;
 mod sending;
+mod verdict;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,14 +12,15 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use penstock_domain::limit::{self, Ask, Denied, Feedback, Reason, Snapshot};
-use penstock_domain::outcome::{self, Happened, Verdict, code};
+use penstock_domain::outcome::code;
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
-use penstock_domain::time::{Clock, Timestamp};
+use penstock_domain::time::Clock;
 use tokio::time::Instant;
 
 use self::known::KnownLimits;
 use self::permit::Waiting;
 use self::sending::{Made, Outgoing};
+use self::verdict::Judged;
 use crate::client::{Client, Sent, Unsendable};
 use crate::credentials::oauth2::{MemoryVault, TokenVault, Tokens};
 use crate::failure::Failure;
@@ -29,7 +31,7 @@ use crate::metrics::{CallMetrics, Metrics};
 use crate::recording_time::RecordingTime;
 use crate::wait_queue::WaitQueues;
 
-pub use demand::{Called, Demand, Note};
+pub use demand::{Called, Demand, Note, Rules};
 
 /// A slot outlasts its call's timeout by this much: a late timer gives no slot away while its call is under way. The slots of a
 /// worker that is gone are free after that.
@@ -120,20 +122,13 @@ impl Caller {
 
     /// What an answer means, for the row and for the limits.
     async fn judge(&self, demand: &Demand<'_>, permit: Permit, sent: Sent, elapsed: Duration) -> Called {
-        let Sent { happened, response, failure, .. } = sent;
         let (dependency, probe) = (demand.dependency, permit.probe);
-        let happened = if demand.reads_body { happened } else { happened.with_unread_body() };
-        let judge = if demand.unanswered_before { outcome::judge_repeat } else { outcome::judge };
-        let verdict = judge(happened, demand.repetition);
+        let Judged { verdict, not_before, feedback } = verdict::judge(demand, &sent, self.clock.now()).await;
+        let Sent { response, failure, .. } = sent;
         let cause =
             failure.as_ref().map(|failure| failure.cause).filter(|cause| cause.is_about_the_dependency());
-        let feedback = Feedback {
-            probe,
-            past: demand.past,
-            elapsed: limit::micros(elapsed),
-            cause,
-            ..feedback(happened, &verdict, self.clock.now())
-        };
+        let feedback =
+            Feedback { probe, past: demand.past, elapsed: limit::micros(elapsed), cause, ..feedback };
         let limits = permit.limits.clone();
         let alone = self.report(permit, feedback).await;
         if let Some(pause) = feedback.pause.filter(|_| !alone) {
@@ -141,7 +136,6 @@ impl Caller {
         }
         let status = response.as_ref().map(|response| response.status);
         self.metrics.count(&dependency.name, |metrics| metrics.called(&verdict, status, elapsed));
-        let not_before = happened.wait_until();
         if let Some(failure) = &failure {
             self.failures.log(dependency, failure);
         }
@@ -245,15 +239,4 @@ impl Caller {
         self.metrics.count(&dependency.name, |metrics| metrics.denied(denied.reason));
         Called::Waits { until: self.clock.now() + pause, reason: denied.reason, refused_for }
     }
-}
-
-fn feedback(happened: Happened, verdict: &Verdict, now: Timestamp) -> Feedback {
-    // A 408, 409 or 425 is about this one call.
-    let about_all = matches!(happened, Happened::Answer { status: 429 | 500..=599, .. });
-    let pause = happened.wait_until().filter(|_| about_all).map(|until| limit::micros(until.since(now)));
-    let is_throttled = matches!(verdict, Verdict::Throttled { .. });
-    let throttled = is_throttled || matches!(happened, Happened::Answer { status: 503, .. });
-    // A refusal speaks neither for the dependency's health nor against it.
-    let healthy = outcome::healthy(happened).filter(|_| !is_throttled);
-    Feedback { healthy, pause, throttled, ..Feedback::default() }
 }

@@ -42,6 +42,7 @@ pub async fn call(caller: &Caller, api: &Dependency, path: &str) -> Called {
         answer: Default::default(),
         repetition: Repetition::Harmless,
         unanswered_before: false,
+        rules: None,
         reads_body: true,
         traceparent: None,
         past: Past::Clean,

@@ -38,6 +38,8 @@ pub enum SecretLocation {
     Header,
     /// What the errors of the file say.
     Failure,
+    /// The words of the answer that holds the batch.
+    Hold,
 }
 
 /// A batch's opened secrets.
@@ -148,6 +150,7 @@ fn what(place: SecretLocation) -> &'static str {
         SecretLocation::Context => "the context",
         SecretLocation::Header => "the file's header",
         SecretLocation::Failure => "the file's errors",
+        SecretLocation::Hold => "why the batch is held",
     }
 }
 
@@ -160,6 +163,7 @@ fn ad(batch: BatchId, place: SecretLocation, column: &mut [u8; 8]) -> Ad<'_> {
         SecretLocation::Context => ("batch_keys", 0, "context"),
         SecretLocation::Header => ("batch_keys", 0, "header"),
         SecretLocation::Failure => ("batch_keys", 0, "failure"),
+        SecretLocation::Hold => ("batch_holds", 0, "words"),
     };
     Ad { table, batch: batch.0, row, column }
 }

@@ -156,6 +156,12 @@ pub fn row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRe
             error = Some(told.map_or_else(unread, ErrorView::from));
         }
     }
+    if let (RowStatus::Failed, Some("other"), Some(error)) =
+        (record.status, record.code.as_deref(), &mut error)
+    {
+        // Its batch has more codes of the API's than are counted.
+        error.code = "other".to_owned();
+    }
     if record.status == RowStatus::Failed {
         match record.code.as_deref() {
             Some(code::DEADLINE_EXCEEDED) => error = Some(ErrorView::overdue(error, pipeline, record)),

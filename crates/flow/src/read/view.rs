@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use penstock_domain::batch::{BatchStatus, Counts, Outcome};
-use penstock_domain::ledger::Ledger;
+use penstock_domain::ledger::{Hold, Ledger};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use serde::Serialize;
@@ -45,6 +45,20 @@ pub struct CountsView {
     cancelled: u32,
 }
 
+/// The answer that holds a batch.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct HoldView {
+    /// The API's own words, or a sentence where there are none. Lists and callbacks have no words of an API.
+    pub reason: String,
+    /// The API's own code, or `http_<status>`.
+    pub code: String,
+    /// The step that was answered so.
+    pub step: Option<String>,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+}
+
 /// A batch, as `GET /v2/batches/{id}` shows it and as callbacks carry it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct BatchView {
@@ -65,11 +79,14 @@ pub struct BatchView {
     pub allow_failures: bool,
     /// Whether somebody paused it.
     pub paused: bool,
-    /// Whether too many of its first rows failed; `resume` lets it go on.
+    /// Whether too many of its first rows failed, or an answer holds it; `resume` lets it go on.
     pub held: bool,
     /// Why it is held, in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_reason: Option<String>,
+    /// The answer that holds it, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldView>,
     /// Which run of the batch this is; a retry of a finished batch starts the next.
     pub run: u32,
     /// Percent of rows that have ended, floored; 100 only when the batch has ended.
@@ -116,7 +133,29 @@ pub async fn batch_view(
         beside = Beside::of(batch, &running_beside(services, batch).await?);
     }
     let standstill = services.limits.standstill(&services.pipelines, batch, services.clock.now()).await;
-    Ok(describe_beside(services, batch, &pace, beside, standstill, failure, services.clock.now()))
+    let mut view = describe_beside(services, batch, &pace, beside, standstill, failure, services.clock.now());
+    if let Some((hold, words)) = view.hold.as_mut().zip(hold_words(services, batch).await?) {
+        hold.reason = words;
+        view.held_reason = held_reason(&batch.ledger, Some(&hold.reason));
+    }
+    Ok(view)
+}
+
+/// The words of the answer that holds a batch; none when no answer does, or when they cannot be opened here.
+pub(crate) async fn hold_words(services: &Services, batch: &Batch) -> Result<Option<String>, FlowError> {
+    if batch.ledger.hold.is_none() {
+        return Ok(None);
+    }
+    let Some(sealed) = services.store.hold_words(batch.seq).await? else { return Ok(None) };
+    let opened = match services.secrets_of(batch).await {
+        Ok(secrets) => secrets.open_json::<String>(SecretLocation::Hold, &sealed),
+        Err(error) => Err(error),
+    };
+    Ok(opened
+        .inspect_err(
+            |error| tracing::warn!(%error, batch = %batch.id, "the words that hold a batch cannot be read"),
+        )
+        .ok())
 }
 
 /// The view of a batch after something was done to it. What was done is done, whatever becomes of the view: without what
@@ -202,7 +241,13 @@ fn describe_beside(
         allow_failures: ledger.allow_failures,
         paused: ledger.paused,
         held: ledger.held,
-        held_reason: held_reason(ledger),
+        held_reason: held_reason(ledger, None),
+        hold: ledger.hold.as_ref().map(|hold| HoldView {
+            reason: answered(hold),
+            code: hold.code.clone(),
+            step: hold.step.clone(),
+            since: hold.since,
+        }),
         run: ledger.run,
         progress: ledger.progress(),
         counts: ledger.counts,
@@ -216,7 +261,17 @@ fn describe_beside(
     }
 }
 
-pub(crate) fn held_reason(ledger: &Ledger) -> Option<String> {
+fn answered(hold: &Hold) -> String {
+    let step = hold.step.as_ref().map_or(String::new(), |step| format!("step `{step}` "));
+    format!("{step}was answered `{}`", hold.code)
+}
+
+/// Why a batch is held, with the `words` of the answer that holds it, where they may be shown.
+pub(crate) fn held_reason(ledger: &Ledger, words: Option<&str>) -> Option<String> {
+    if let Some(hold) = &ledger.hold {
+        let words = words.map_or(String::new(), |words| format!(": {words}"));
+        return Some(format!("{}{words}; resume it when that is fixed, or cancel it", answered(hold)));
+    }
     let canary = ledger.canary.filter(|_| ledger.held)?;
     let ended = ledger.counts.completed + ledger.counts.failed;
     let allowed = f64::from(canary.max_failure_bp) / 100.0;

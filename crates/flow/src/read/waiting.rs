@@ -70,7 +70,7 @@ pub async fn explain(
         BatchStatus::Completed | BatchStatus::Cancelled | BatchStatus::Failed => {
             vec![wait("ended", format!("the batch is {}", batch.ledger.status.name()), None)]
         }
-        BatchStatus::Queued => running(services, caller, batch, &pace).await?,
+        BatchStatus::Queued => running(services, caller, batch, &pace, reveal).await?,
     };
     if let Some(fault) = fault(services, batch).await? {
         waits.retain(|wait| wait.reason != "definition");
@@ -182,6 +182,7 @@ async fn running(
     caller: Option<&Caller>,
     batch: &Batch,
     pace: &Pace,
+    reveal: bool,
 ) -> Result<Vec<Wait>, FlowError> {
     let ledger = &batch.ledger;
     let counts = ledger.counts;
@@ -193,7 +194,9 @@ async fn running(
         waits.push(wait("paused", "somebody paused it; `resume` lets it go on", None));
     }
     if ledger.held {
-        let why = view::held_reason(ledger).unwrap_or_else(|| "too many of its rows failed".to_owned());
+        let words = if reveal { view::hold_words(services, batch).await? } else { None };
+        let why = view::held_reason(ledger, words.as_deref())
+            .unwrap_or_else(|| "too many of its rows failed".to_owned());
         waits.push(wait("held", why, None));
     }
     let stands = ledger.paused || ledger.held;

@@ -18,6 +18,7 @@ use crate::context::cache::Kept;
 use crate::context::error::FlowError;
 use crate::context::secrets::{SecretsOf, unreadable_header};
 use crate::context::services::Services;
+use crate::worker::held::HeldAt;
 use crate::worker::lanes::Owner;
 
 /// A batch that could not be loaded is tried again after this time: less than [`HELD_AFTER_FAULT`](crate::dispatch::run::HELD_AFTER_FAULT).
@@ -49,6 +50,8 @@ pub struct BatchWork {
     pub secrets: SecretsOf,
     /// The file's columns.
     pub header: Arc<HeaderMap>,
+    /// When an answer held it last.
+    pub held: HeldAt,
 }
 
 impl BatchWork {
@@ -190,6 +193,7 @@ pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowE
         run: batch.ledger.run,
         secrets,
         header,
+        held: HeldAt::default(),
     })
 }
 

@@ -12,6 +12,7 @@ mod claim;
 mod claim_loop;
 mod extraction;
 pub mod heartbeat;
+pub mod held;
 pub mod intent_log;
 mod keep_alive;
 mod kept_answers;

@@ -123,6 +123,7 @@ mod tests {
             run: 1,
             secrets: SecretsOf::new(BatchId(id), Arc::new(key), json!({})),
             header: Arc::new(serde_json::from_value(json!({ "columns": ["a", "b"], "fields": 2 })).unwrap()),
+            held: crate::worker::held::HeldAt::default(),
         }
     }
 

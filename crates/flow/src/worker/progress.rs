@@ -10,6 +10,7 @@ use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
 use penstock_domain::time::Timestamp;
 use penstock_store::work::{ClaimedRow, Expiry};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 /// A row's progress through its steps.
 #[derive(Default)]
@@ -29,6 +30,8 @@ pub(super) struct Progress {
     last: Option<RowError>,
     /// When the row's first attempt of this run began.
     first_claimed_at: Timestamp,
+    /// When this worker began with the row.
+    pub(super) began: Option<Instant>,
     /// The outputs of finished steps.
     pub(super) outputs: Map<String, Value>,
     /// Receipts of the steps that were finished since the claim.
@@ -41,6 +44,7 @@ impl Progress {
         Self {
             attempts: claimed.attempts,
             first_claimed_at: claimed.first_claimed_at.unwrap_or(now),
+            began: Some(Instant::now()),
             ..Self::default()
         }
     }
@@ -67,7 +71,8 @@ impl Progress {
     /// A worker died while it held the row, and the first step without a receipt is this one: it may have called it.
     pub(super) fn crashed_at(&mut self, step: &str, now: Timestamp) {
         let (step, code) = (Some(step.to_owned()), code::WORKER_CRASHED.to_owned());
-        self.crash = Some(AttemptRecord { at: now, step, code, http_status: None, probe: false });
+        self.crash =
+            Some(AttemptRecord { at: now, step, code, api_code: None, http_status: None, probe: false });
     }
 
     /// One more failure.
@@ -143,7 +148,7 @@ mod tests {
 
     fn failure(code: &str, probe: bool) -> AttemptRecord {
         let (at, step, code) = (Timestamp::from_millis(7), Some("s".to_owned()), code.to_owned());
-        AttemptRecord { at, step, code, http_status: None, probe }
+        AttemptRecord { at, step, code, api_code: None, http_status: None, probe }
     }
 
     #[test]

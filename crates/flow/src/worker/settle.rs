@@ -204,6 +204,13 @@ fn report_written<'a>(
             row.settled(&settlement.outcome, metrics);
         }
     }
+    for (batch, place) in &report.held {
+        let held = group.clone().nth(*place).filter(|(settlement, _)| settlement.row.batch == *batch);
+        if let Some((settlement, row)) = held {
+            let step = settlement.hold().and_then(|hold| hold.step.as_deref());
+            tracing::warn!(parent: &row.span, step, "an answer holds a batch until somebody resumes it");
+        }
+    }
     for batch in &report.finished {
         if let Some((_, row)) = group.clone().find(|(settlement, _)| settlement.row.batch == *batch) {
             let span = traces::finish(services.traces.as_ref(), row.work.id);

@@ -33,7 +33,7 @@ pub enum Single {
         /// The outcome that was written.
         outcome: Settled,
         /// What writing it did.
-        report: SettleReport,
+        report: Box<SettleReport>,
     },
     /// A worker holds it.
     Held {
@@ -140,7 +140,7 @@ async fn run(
     let settlement = Settlement { row, token, outcome };
     let report = settle(services, std::slice::from_ref(&settlement)).await?;
     if report.lost.is_empty() {
-        Ok(Single::Ran { outcome: settlement.outcome, report })
+        Ok(Single::Ran { outcome: settlement.outcome, report: Box::new(report) })
     } else {
         Ok(Single::LeaseLost)
     }

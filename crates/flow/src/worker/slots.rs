@@ -293,6 +293,7 @@ mod tests {
                     trouble: Some(failure),
                     receipts: Vec::new(),
                     expires: None,
+                    hold: None,
                 }
             });
         }

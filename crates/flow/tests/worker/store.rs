@@ -199,6 +199,7 @@ reading::Reading {
     row(batch: BatchSeq, number: RowNumber) -> Option<RowRecord>;
     kept_steps(batch: BatchSeq) -> Vec<KeptStep>;
     error_groups(batch: BatchSeq) -> Vec<ErrorGroup>;
+    hold_words(seq: BatchSeq) -> Option<Vec<u8>>;
     waiting_with_error(batch: BatchSeq) -> Option<RowNumber>;
     next_due(batch: BatchSeq) -> Option<Timestamp>;
 }

@@ -334,6 +334,7 @@ impl World {
             at: now,
             step: Some(STEP.to_owned()),
             code: code.to_owned(),
+            api_code: None,
             http_status: (status > 0).then_some(status),
             probe: free,
         });

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::LazyLock;
 
 use minijinja::value::{Rest, StringInput, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Expression, State, Value};
+use minijinja::{Environment, Error, ErrorKind, Expression, State, UndefinedBehavior, Value};
 
 use super::error::refused;
 use super::number::{self, Arithmetic, Number, as_exact};
@@ -91,6 +91,9 @@ pub(super) fn install(environment: &mut Environment<'static>) {
 
 /// What an operator makes of two values.
 fn binary(state: &State<'_, '_>, operator: Operator, a: &Value, b: &Value) -> Result<Value, Error> {
+    if let Some(value) = of_undefined(state, operator, a, b) {
+        return Ok(value);
+    }
     defined(state, a)?;
     defined(state, b)?;
     Ok(Value::from(match operator {
@@ -104,6 +107,26 @@ fn binary(state: &State<'_, '_>, operator: Operator, a: &Value, b: &Value) -> Re
         Operator::NotIn => !contains(state, b, a)?,
         Operator::Arithmetic(operator) => return arithmetic(state, operator, a, b),
     }))
+}
+
+/// Where what is not there is no error: it equals nothing else, is in nothing, and nothing can be computed of it.
+fn of_undefined(state: &State<'_, '_>, operator: Operator, a: &Value, b: &Value) -> Option<Value> {
+    let lenient = state.undefined_behavior() == UndefinedBehavior::Chainable;
+    if !lenient || !(a.is_undefined() || b.is_undefined()) {
+        return None;
+    }
+    let both = a.is_undefined() && b.is_undefined();
+    Some(match operator {
+        Operator::Equal => Value::from(both),
+        Operator::NotEqual => Value::from(!both),
+        Operator::NotIn => Value::from(true),
+        Operator::Less
+        | Operator::LessOrEqual
+        | Operator::Greater
+        | Operator::GreaterOrEqual
+        | Operator::In => Value::from(false),
+        Operator::Arithmetic(_) => Value::UNDEFINED,
+    })
 }
 
 fn arithmetic(state: &State<'_, '_>, operator: Arithmetic, a: &Value, b: &Value) -> Result<Value, Error> {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use penstock_domain::outcome::Verdict;
-use penstock_domain::pipeline::{Dependency, RenderedRequest};
+use penstock_domain::pipeline::{Dependency, RenderedRequest, RowValues, clean_code};
 use penstock_domain::time::Timestamp;
-use penstock_downstream::{Called, Demand, Failure, Note, Response};
+use penstock_downstream::{Called, Demand, Failure, Note, Response, Rules};
 use penstock_store::work::{RowFailure, Settled};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -59,6 +59,7 @@ impl RowTask<'_> {
     pub(super) async fn call(
         &self,
         at: StepAt<'_>,
+        row: &RowValues,
         request: RenderedRequest,
         progress: &mut Progress,
     ) -> CallResult {
@@ -67,13 +68,13 @@ impl RowTask<'_> {
         let intent = self.intent(at, progress);
         let demand = Demand {
             note: intent.as_ref().map(|intent| intent as &dyn Note),
-            ..self.demand(at, progress, &span)
+            ..self.demand(at, row, progress, &span)
         };
         self.lease.covered(timeout, self.draining).await;
         if self.lease.is_lost() {
             return CallResult::LeaseLost;
         }
-        let covered = || self.lease.covers(timeout);
+        let covered = || self.lease.covers(timeout) && !self.is_held(progress);
         let (method, path) = (request.method, request.target.path().to_owned());
         let called =
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
@@ -88,14 +89,16 @@ impl RowTask<'_> {
                 let failure = RowFailure { step: at.stored_index(), ..failure_of(reason.code()) };
                 CallResult::NotMade(self.not_called(at, until, Some(failure), progress))
             }
-            Called::Refused(_) => CallResult::NotMade(self.not_called(
-                at,
-                now + std::time::Duration::from_secs(5),
-                None,
-                progress,
-            )),
-            // The heartbeat is late, or the database did not record the intent: the row is requeued, unless somebody else has
-            // it by now.
+            Called::Refused(refusal) => {
+                let problem = Problem {
+                    api_code: clean_code(&refusal.code),
+                    http_status: Some(refusal.status),
+                    ..Problem::new(&format!("http_{}", refusal.status), refusal.reason)
+                };
+                CallResult::NotMade(self.held(at, problem, progress))
+            }
+            // The heartbeat is late, the database did not record the intent, or the batch is held: the row is requeued, unless
+            // somebody else has it by now.
             Called::NotCovered => CallResult::NotMade(self.not_called(at, now, None, progress)),
             Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone } => {
                 let status = response.as_ref().map(|response| response.status);
@@ -129,8 +132,17 @@ impl RowTask<'_> {
     }
 
     /// What the step asks of its dependency.
-    fn demand<'a>(&'a self, at: StepAt<'_>, progress: &Progress, span: &Span) -> Demand<'a> {
+    fn demand<'a>(
+        &'a self,
+        at: StepAt<'a>,
+        row: &'a RowValues,
+        progress: &'a Progress,
+        span: &Span,
+    ) -> Demand<'a> {
         let step = at.step;
+        let row = self.context(row, progress);
+        // What the last answer says counts.
+        let is_last = u32::from(progress.attempts) + 1 >= self.work.pipeline.retry.attempts;
         Demand {
             dependency: self.dependency(at),
             owner: &self.work.owner_name,
@@ -139,7 +151,8 @@ impl RowTask<'_> {
             answer: step.answer,
             repetition: step.repetition(),
             reads_body: step.reads_body,
-            unanswered_before: step.keyed && progress.had_no_answer(&step.name),
+            rules: Some(Rules { step, row }),
+            unanswered_before: step.keyed && !is_last && progress.had_no_answer(&step.name),
             traceparent: self.services.traces.traceparent(span, self.trace.id),
             past: progress.past(&step.name),
             note: None,

@@ -1,7 +1,7 @@
 //! What an answer means for the row.
 
 use penstock_domain::outcome::{Verdict, code};
-use penstock_domain::pipeline::{ResponseView, RowValues};
+use penstock_domain::pipeline::{ApiError, ResponseView, RowValues};
 use penstock_domain::retry;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Response, aside};
@@ -34,22 +34,36 @@ impl RowTask<'_> {
         mut answer: Answer,
         progress: &mut Progress,
     ) -> StepResult {
+        if answer.verdict == Verdict::Success {
+            let Some(response) = answer.response.take() else { return StepResult::LeaseLost };
+            return self.read_output(at, row, response, &answer, progress).await;
+        }
+        let said = self.said(at, row, &answer, progress).await;
         let settled = match &answer.verdict {
-            Verdict::Success => {
-                let Some(response) = answer.response.take() else { return StepResult::LeaseLost };
-                return self.read_output(at, row, response, &answer, progress).await;
+            Verdict::Success => return StepResult::LeaseLost,
+            Verdict::Throttled { until } => self.throttled_by(at, *until, &answer, &said, progress),
+            Verdict::Hold { code } => {
+                progress.not_throttled();
+                self.held(at, self.problem(at, code, &answer, said), progress)
             }
-            Verdict::Throttled { until } => self.throttled_by(at, *until, &answer, progress),
             Verdict::Retry { code } => {
                 progress.not_throttled();
-                let problem = self.problem(at, code, &answer);
+                let problem = self.problem(at, code, &answer, said);
                 self.retry_or_fail(at, problem, answer.probe, progress)
             }
             Verdict::Unknown { code } | Verdict::Fail { code } => {
-                self.failed(at, self.problem(at, code, &answer), progress)
+                self.failed(at, self.problem(at, code, &answer, said), progress)
             }
         };
         StepResult::Settled(settled)
+    }
+
+    /// The API's own code and words, where its answer has them.
+    async fn said(&self, at: StepAt<'_>, row: &RowValues, answer: &Answer, progress: &Progress) -> ApiError {
+        let Some(response) = &answer.response else { return ApiError::default() };
+        let context = self.context(row, progress);
+        let view = ResponseView { status: response.status, headers: &response.headers, body: &response.body };
+        aside(response.bytes, || at.step.api_error(&context, view)).await
     }
 
     /// The output of a call that succeeded. A response that cannot be read had its effect all the same, and is kept.
@@ -85,6 +99,7 @@ impl RowTask<'_> {
         at: StepAt<'_>,
         until: Option<Timestamp>,
         answer: &Answer,
+        said: &ApiError,
         progress: &mut Progress,
     ) -> Settled {
         let now = answer.ended_at;
@@ -94,22 +109,32 @@ impl RowTask<'_> {
             http_status: response.map(|response| response.status),
             detail: response.and_then(|response| shorten(&response.body)),
             not_before: Some(retry::throttled_until(&series, now, until)),
-            ..Problem::new(code::THROTTLED, throttled_message(at.step, response, &series))
+            ..Problem::new(
+                code::THROTTLED,
+                throttled_message(at.step, response, said.message.as_deref(), &series),
+            )
         };
         self.throttled(at, problem, progress)
     }
 
-    /// What went wrong with a call. A success that cannot be read is kept, unless the step is harmless to repeat.
-    fn problem(&self, at: StepAt<'_>, code: &str, answer: &Answer) -> Problem {
+    /// What went wrong with a call, in the API's own words where its answer can be read and has some. A success that cannot be read
+    /// is kept, unless the step is harmless to repeat.
+    fn problem(&self, at: StepAt<'_>, code: &str, answer: &Answer, said: ApiError) -> Problem {
         let (response, failure) = (answer.response.as_ref(), answer.failure.as_ref());
         let is_kept = code == code::BAD_RESPONSE && !kept_answers::is_called_again(at.step);
         let kept = response.filter(|_| is_kept);
+        // Of these the code says what to do, and the message why.
+        let is_own = matches!(code, code::BAD_RESPONSE | code::OUTCOME_UNKNOWN);
+        let ApiError { code: api_code, message } = if is_own { ApiError::default() } else { said };
+        let message =
+            message.unwrap_or_else(|| failed_message(code, at.step, self.dependency(at), response, failure));
         Problem {
+            api_code,
             http_status: response.map(|response| response.status),
             detail: response.and_then(|response| shorten(&response.body)),
             not_before: answer.not_before,
             answer: kept.map(|response| KeptAnswer::of(response, failure)),
-            ..Problem::new(code, failed_message(code, at.step, self.dependency(at), response, failure))
+            ..Problem::new(code, message)
         }
     }
 }

@@ -18,6 +18,8 @@ const TEXT_CHARS: usize = 300;
 /// What went wrong, before it is sealed.
 pub(super) struct Problem {
     pub(super) code: String,
+    /// The API's own code, which clients see in its place.
+    pub(super) api_code: Option<String>,
     pub(super) message: String,
     pub(super) http_status: Option<u16>,
     pub(super) detail: Option<Value>,
@@ -31,6 +33,7 @@ impl Problem {
     pub(super) fn new(code: &str, message: impl Into<String>) -> Self {
         Self {
             code: code.to_owned(),
+            api_code: None,
             message: message.into(),
             http_status: None,
             detail: None,
@@ -113,9 +116,14 @@ pub(super) fn unusable_message(
 }
 
 /// The message of a step that is called too often.
-pub(super) fn throttled_message(step: &Step, response: Option<&Response>, series: &Throttled) -> String {
+pub(super) fn throttled_message(
+    step: &Step,
+    response: Option<&Response>,
+    words: Option<&str>,
+    series: &Throttled,
+) -> String {
     let status = response.map_or(String::new(), |answer| format!(" with HTTP status {}", answer.status));
-    let text = response.map(text_of).unwrap_or_default();
+    let text = words.map(|words| format!(": {words}")).or_else(|| response.map(text_of)).unwrap_or_default();
     let alone = if series.alone { ", while calls for other rows went through" } else { "" };
     match series.times {
         0 | 1 => format!("step `{}` was answered{status}: it is called too often{text}", step.name),

@@ -40,7 +40,7 @@ impl RowTask<'_> {
         at: StepAt<'_>,
         row: &RowValues,
         progress: &mut Progress,
-    ) -> Result<RenderedRequest, Settled> {
+    ) -> Result<RenderedRequest, Box<Settled>> {
         let context = self.context(row, progress);
         match at.step.request(&context) {
             Ok(request) => match forbidden(&request.target, self.dependency(at)) {
@@ -48,12 +48,14 @@ impl RowTask<'_> {
                 Some(why) => {
                     let message =
                         format!("step `{}`, url: {}: {why}", at.step.name, sentence(code::FORBIDDEN_URL));
-                    Err(self.failed(at, Problem::new(code::FORBIDDEN_URL, message), progress))
+                    Err(Box::new(self.failed(at, Problem::new(code::FORBIDDEN_URL, message), progress)))
                 }
             },
-            Err(error) => {
-                Err(self.failed(at, Problem::new(code::TEMPLATE_ERROR, error.to_string()), progress))
-            }
+            Err(error) => Err(Box::new(self.failed(
+                at,
+                Problem::new(code::TEMPLATE_ERROR, error.to_string()),
+                progress,
+            ))),
         }
     }
 }

@@ -60,11 +60,16 @@ impl RowTask<'_> {
         RowEnd::Settled(self.complete(&row, &mut progress))
     }
 
-    /// How the row ends without this step: the worker drains, or the row's time is over.
+    /// Whether an answer has held the batch since the row was taken up.
+    pub(super) fn is_held(&self, progress: &Progress) -> bool {
+        progress.began.is_some_and(|began| self.work.held.is_after(began))
+    }
+
+    /// How the row ends without this step: the worker drains, its batch is held, or the row's time is over.
     fn ends_before(&self, at: StepAt<'_>, progress: &mut Progress) -> Option<Settled> {
         let now = self.services.clock.now();
         let expiry = progress.expiry(&self.work.pipeline.retry, &at.step.name);
-        if (self.draining)() {
+        if (self.draining)() || self.is_held(progress) {
             return Some(requeued(now, false, None, std::mem::take(&mut progress.receipts), expiry));
         }
         let expiry = expiry.filter(|expiry| now >= expiry.at)?;

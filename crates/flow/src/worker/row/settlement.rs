@@ -7,7 +7,7 @@ use penstock_domain::pipeline::{RowValues, Step};
 use penstock_domain::retry::{self, Failed, Next};
 use penstock_domain::row::{AttemptRecord, Receipt, RowError};
 use penstock_domain::time::Timestamp;
-use penstock_store::work::{Expiry, RowFailure, Settled};
+use penstock_store::work::{BatchHold, Expiry, RowFailure, Settled};
 use serde_json::Value;
 
 use crate::context::error::FlowError;
@@ -109,6 +109,7 @@ impl RowTask<'_> {
             step: at.stored_index(),
             http_status: problem.http_status,
             code: problem.code.clone(),
+            api_code: problem.api_code.as_deref().map(Into::into),
             error: Some(self.seal_failure(Some(at.step), problem, counts, progress)),
             receipts: Vec::new(),
         };
@@ -128,10 +129,37 @@ impl RowTask<'_> {
             step: at.stored_index(),
             http_status: problem.http_status,
             code: problem.code.clone(),
+            api_code: problem.api_code.as_deref().map(Into::into),
             error: Some(self.seal(Some(at.step), problem, progress)),
             receipts: Vec::new(),
         };
         requeued(not_before, false, Some(failure), receipts, expiry)
+    }
+
+    /// The answer holds the whole batch: the row is requeued as it was, and no other one of it makes a call.
+    pub(super) fn held(&self, at: StepAt<'_>, problem: Problem, progress: &mut Progress) -> Settled {
+        self.work.held.set();
+        let expiry = progress.expiry(&self.work.pipeline.retry, &at.step.name);
+        let receipts = std::mem::take(&mut progress.receipts);
+        let words = self.work.secrets.seal_json(SecretLocation::Hold, &problem.message);
+        let code = problem.api_code.clone().unwrap_or_else(|| problem.code.clone());
+        let hold = BatchHold { code, step: Some(at.step.name.clone()), words };
+        let failure = RowFailure {
+            step: at.stored_index(),
+            http_status: problem.http_status,
+            code: problem.code.clone(),
+            api_code: problem.api_code.as_deref().map(Into::into),
+            error: Some(self.seal(Some(at.step), problem, progress)),
+            receipts: Vec::new(),
+        };
+        Settled::Requeued {
+            not_before: self.services.clock.now(),
+            attempt: false,
+            trouble: Some(failure),
+            receipts,
+            expires: expiry,
+            hold: Some(Box::new(hold)),
+        }
     }
 
     /// The row fails at a step.
@@ -144,6 +172,7 @@ impl RowTask<'_> {
             step: at.stored_index(),
             http_status: problem.http_status,
             code: problem.code.clone(),
+            api_code: problem.api_code.as_deref().map(Into::into),
             error: Some(self.seal_failure(Some(at.step), problem, Counts::Attempt, progress)),
             receipts,
         })
@@ -161,6 +190,7 @@ impl RowTask<'_> {
             at: self.services.clock.now(),
             step: step.map(|step| step.name.clone()),
             code: problem.code.clone(),
+            api_code: problem.api_code.clone(),
             http_status: problem.http_status,
             probe: counts == Counts::Probe,
         });
@@ -169,7 +199,7 @@ impl RowTask<'_> {
 
     fn seal(&self, step: Option<&Step>, problem: Problem, progress: &mut Progress) -> Vec<u8> {
         let error = RowError {
-            code: problem.code,
+            code: problem.api_code.unwrap_or(problem.code),
             step: step.map(|step| step.name.clone()),
             http_status: problem.http_status,
             message: problem.message,
@@ -183,7 +213,14 @@ impl RowTask<'_> {
 
 /// A failure of which only the code is known.
 pub(crate) fn failure_of(code: &str) -> RowFailure {
-    RowFailure { code: code.to_owned(), step: None, http_status: None, error: None, receipts: Vec::new() }
+    RowFailure {
+        code: code.to_owned(),
+        api_code: None,
+        step: None,
+        http_status: None,
+        error: None,
+        receipts: Vec::new(),
+    }
 }
 
 /// The row is queued again.
@@ -194,5 +231,5 @@ pub(super) fn requeued(
     receipts: Vec<Receipt>,
     expires: Option<Expiry>,
 ) -> Settled {
-    Settled::Requeued { not_before, attempt, trouble: failure, receipts, expires }
+    Settled::Requeued { not_before, attempt, trouble: failure, receipts, expires, hold: None }
 }

@@ -33,9 +33,9 @@ impl RowTask<'_> {
         }
         let request = match self.render(at, row, progress) {
             Ok(request) => request,
-            Err(settled) => return StepResult::Settled(settled),
+            Err(settled) => return StepResult::Settled(*settled),
         };
-        match self.call(at, request, progress).await {
+        match self.call(at, row, request, progress).await {
             CallResult::Answered(answer) => self.judge(at, row, *answer, progress).await,
             CallResult::NotMade(settled) => StepResult::Settled(settled),
             CallResult::LeaseLost => StepResult::LeaseLost,
