@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::markdown::{read, spans, table_rows};
 
 /// A table's first heading, and the structs whose fields stand in it, each behind a prefix.
-const TABLES: [(&str, &[(&str, &str)]); 13] = [
+const TABLES: [(&str, &[(&str, &str)]); 14] = [
     ("key", &[("", "Definition")]),
     ("key of `csv`", &[("", "CsvDefinition")]),
     ("key of a column", &[("", "ColumnDefinition")]),
@@ -35,6 +35,7 @@ const TABLES: [(&str, &[(&str, &str)]); 13] = [
             ("response.", "ResponseDefinition"),
         ],
     ),
+    ("key of `poll`", &[("", "PollDefinition")]),
     ("key of `retry`", &[("", "RetryDefinition"), ("backoff.", "BackoffDefinition")]),
     ("key of `dispatch`", &[("", "DispatchDefinition")]),
     ("key of `canary`", &[("", "CanaryDefinition")]),
@@ -65,9 +66,9 @@ fn fields(source: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn every_key_of_a_pipeline_is_described_and_no_other() {
-    let files = ["definition.rs", "auth/definition.rs", "transport.rs"];
+    let files = ["definition.rs", "auth/definition.rs", "transport.rs", "poll.rs"];
     let source = files.map(|file| read(&format!("crates/domain/src/pipeline/{file}"))).concat();
-    let pages = ["write-a-pipeline.md", "how-to/authenticate-calls.md"];
+    let pages = ["write-a-pipeline.md", "how-to/authenticate-calls.md", "how-to/wait-for-a-result.md"];
     let guide: Vec<_> = pages.iter().flat_map(|page| table_rows(&read(&format!("docs/{page}")))).collect();
     for (heading, structs) in TABLES {
         let wanted: BTreeSet<String> = structs

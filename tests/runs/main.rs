@@ -29,6 +29,7 @@ mod once;
 mod operations;
 mod operator;
 mod outage;
+mod poll;
 mod quota;
 mod rates;
 mod repairing;

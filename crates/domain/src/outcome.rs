@@ -57,6 +57,10 @@ pub mod code {
     pub const NOT_STORED: &str = "not_stored";
     /// The program failed at the row: a defect of Penstock's.
     pub const INTERNAL_ERROR: &str = "internal_error";
+    /// The result that a step waits for was not there in time.
+    pub const POLL_TIMEOUT: &str = "poll_timeout";
+    /// The API says that the result which a step waits for will never be there.
+    pub const POLL_FAILED: &str = "poll_failed";
     /// Workers died while they held the row, again and again.
     pub const WORKER_CRASHED: &str = "worker_crashed";
     /// The dependency's rate is used up.
@@ -86,6 +90,8 @@ pub fn sentence(code: &str) -> &'static str {
         }
         code::DEADLINE_EXCEEDED => "the row was not done by its deadline",
         code::THROTTLED => "the API answered each time that it is called too often",
+        code::POLL_TIMEOUT => "the result was not there in time",
+        code::POLL_FAILED => "the API says that there will be no result",
         code::NOT_PROCESSED => "the server refused the request before it did anything",
         code::BAD_RESPONSE => "the answer cannot be read",
         code::UNREADABLE => "what is stored of the row cannot be read: it was damaged or changed",

@@ -25,6 +25,7 @@ fn holding(row: RowRef, token: LeaseToken, words: u8) -> Settlement {
         receipts,
         expires,
         hold: Some(Box::new(hold)),
+        polling: false,
     };
     Settlement { row, token, outcome }
 }

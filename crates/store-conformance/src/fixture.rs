@@ -166,7 +166,15 @@ pub fn expiring(
     expires: Option<Expiry>,
 ) -> Settlement {
     let (trouble, receipts) = (Some(trouble()), Vec::new());
-    let outcome = Settled::Requeued { not_before, attempt: true, trouble, receipts, expires, hold: None };
+    let outcome = Settled::Requeued {
+        not_before,
+        attempt: true,
+        trouble,
+        receipts,
+        expires,
+        hold: None,
+        polling: false,
+    };
     Settlement { row, token, outcome }
 }
 

@@ -16,6 +16,7 @@ pub mod extraction;
 pub mod fixture;
 pub mod history;
 pub mod outbox;
+pub mod polls;
 pub mod races;
 pub mod reading;
 pub mod rng;
@@ -77,6 +78,9 @@ macro_rules! cases {
             outbox::nothing_comes_behind_the_end,
             outbox::an_address_that_is_gone_gets_nothing_more,
             outbox::a_callback_is_delivered_under_one_lease,
+            polls::what_is_due_for_a_look_is_queued_by_workers,
+            polls::looks_stand_still_with_their_batch,
+            polls::a_look_that_was_lost_is_due_again,
             sealing::an_epoch_ends_when_it_wraps_nothing,
             sealing::an_erasure_marks_its_epoch,
             sealing::no_key_is_lost_beside_a_drop,

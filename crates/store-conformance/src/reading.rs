@@ -102,6 +102,7 @@ pub async fn what_a_waiting_row_was_told_is_found(store: &Arc<dyn Store>) {
             receipts: Vec::new(),
             expires: None,
             hold: None,
+            polling: false,
         },
     };
     let at = |seconds: u64| START + Duration::from_secs(seconds);

@@ -26,7 +26,13 @@ pub fn fragment(name: &str) -> Option<&'static str> {
         "due_limit" => "coalesce(o.rows, $2)",
         "due_rows" => {
             "FROM j CROSS JOIN LATERAL (SELECT w.number AS due_number FROM row_state w WHERE w.batch = j.row_batch \
-             AND w.status = {row pending} AND coalesce(w.not_before, 0) <= $1 \
+             AND w.status = {row pending} AND NOT w.polling AND coalesce(w.not_before, 0) <= $1 \
+             ORDER BY coalesce(w.not_before, 0), w.number LIMIT j.row_limit) AS due \
+             WHERE s.batch = j.row_batch AND s.number = due.due_number"
+        }
+        "due_polls" => {
+            "FROM j CROSS JOIN LATERAL (SELECT w.number AS due_number FROM row_state w WHERE w.batch = j.row_batch \
+             AND w.polling AND w.status = {row pending} AND coalesce(w.not_before, 0) <= $1 \
              ORDER BY coalesce(w.not_before, 0), w.number LIMIT j.row_limit) AS due \
              WHERE s.batch = j.row_batch AND s.number = due.due_number"
         }

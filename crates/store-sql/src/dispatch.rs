@@ -39,7 +39,10 @@ impl Dispatch for SqlStore {
             "SELECT {batch_columns}, b.served_at AS served_at, o.served_at AS owner_served_at, \
              CASE WHEN b.pending > b.release_end - b.next_number AND b.extracted AND NOT b.paused AND NOT b.held \
              AND b.cancelled_at IS NULL THEN (SELECT count(*) FROM (SELECT 1 FROM row_state w WHERE w.batch = b.seq \
-             AND w.status = {row pending} AND coalesce(w.not_before, 0) <= $1 LIMIT {due_limit}) AS waiting) ELSE 0 END AS due \
+             AND w.status = {row pending} AND NOT w.polling AND coalesce(w.not_before, 0) <= $1 LIMIT {due_limit}) AS waiting) \
+             ELSE 0 END AS due, (SELECT count(*) FROM row_state p WHERE p.batch = b.seq AND p.polling) AS polling, \
+             (SELECT count(*) FROM row_state p WHERE p.batch = b.seq AND p.polling \
+             AND p.status IN ({row queued}, {row processing})) AS looking \
              FROM batches b JOIN owners o ON o.seq = b.owner WHERE b.status = {batch queued} \
              ORDER BY o.served_at, o.seq, b.priority DESC, b.served_at, b.seq",
         );
@@ -58,6 +61,8 @@ impl Dispatch for SqlStore {
             running.push(Running {
                 batch,
                 due: c.u32("due")?,
+                polling: c.u32("polling")?,
+                looking: c.u32("looking")?,
                 served_at: c.time("served_at")?,
                 owner_served_at: c.time("owner_served_at")?,
             });
@@ -135,9 +140,9 @@ impl Dispatch for SqlStore {
 }
 
 /// Rows, each with its crashes, by batch.
-type ByBatch = BTreeMap<BatchSeq, Vec<(u32, u16)>>;
+pub(crate) type ByBatch = BTreeMap<BatchSeq, Vec<(u32, u16)>>;
 
-fn by_batch(rows: &[Row]) -> StoreResult<ByBatch> {
+pub(crate) fn by_batch(rows: &[Row]) -> StoreResult<ByBatch> {
     let mut grouped = ByBatch::new();
     for row in rows {
         let c = row.of("row_state");

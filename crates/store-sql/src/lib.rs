@@ -45,6 +45,7 @@ mod holds;
 mod ledgers;
 mod operations;
 mod owners;
+mod polls;
 mod reading;
 mod render;
 mod row;

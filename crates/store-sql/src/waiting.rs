@@ -109,7 +109,7 @@ impl SqlStore {
             let statement = sql(
                 "row_fail_if_overdue",
                 "UPDATE row_state SET status = {row failed}, code = coalesce(expires_as, $4), not_before = NULL, \
-                 queued_until = NULL, expires_at = NULL, expires_as = NULL WHERE batch = $2 AND number {in $3} \
+                 queued_until = NULL, expires_at = NULL, expires_as = NULL, polling = false WHERE batch = $2 AND number {in $3} \
                  AND status = $5 AND status < {row processing} AND expires_at <= $1 RETURNING number",
             );
             let statement = statement

@@ -317,10 +317,10 @@ async fn settle_rows(
     let statement = sql(
         "row_settle_if_held",
         "WITH j(row_batch, row_number, token, status, attempt, not_before, step, code, http_status, output, expires_at, \
-         expires_as) AS ({rows}) UPDATE row_state AS s SET status = j.status, attempts = s.attempts + j.attempt, \
+         expires_as, polling) AS ({rows}) UPDATE row_state AS s SET status = j.status, polling = j.polling, attempts = s.attempts + j.attempt, \
          not_before = j.not_before, step = j.step, code = j.code, http_status = j.http_status, \
          expires_at = j.expires_at, expires_as = j.expires_as, has_output = s.has_output OR j.output, \
-         crashes = s.crashes * (1 - j.attempt), asked = NULL, lease_token = NULL, lease_holder = NULL, \
+         crashes = CASE WHEN j.attempt = 1 OR j.polling THEN 0 ELSE s.crashes END, asked = NULL, lease_token = NULL, lease_holder = NULL, \
          lease_until = NULL FROM j WHERE s.batch = j.row_batch AND s.number = j.row_number \
          AND s.status + 0 = {row processing} AND s.lease_token = j.token RETURNING batch, number, has_output",
     );
@@ -338,6 +338,7 @@ async fn settle_rows(
             one.has_output.into(),
             one.expires.map(|expires| expires.at).into(),
             one.expires.map(|expires| expires.code).into(),
+            one.polling.into(),
         ]
     }));
     let rows = tx.fetch(statement.rows(group)).await?;

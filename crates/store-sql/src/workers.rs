@@ -311,7 +311,7 @@ fn take_back_rows<'a>(
          step = CASE WHEN {row_ends} THEN s.asked ELSE s.step END, \
          http_status = CASE WHEN {row_ends} THEN NULL ELSE s.http_status END, \
          attempts = s.attempts + CASE WHEN {row_ends} THEN 1 ELSE 0 END, \
-         crashes = s.crashes + $6, asked = NULL, \
+         crashes = s.crashes + $6, asked = NULL, polling = s.polling AND NOT ({row_ends}), \
          not_before = CASE WHEN {row_ends} OR $4 = {row queued} THEN NULL ELSE $1 END, \
          queued_until = CASE WHEN {row_ends} THEN NULL ELSE $5 END, \
          lease_token = NULL, lease_holder = NULL, lease_until = NULL \

@@ -19,7 +19,12 @@ pub fn fragment(name: &str) -> Option<&'static str> {
         "due_limit" => "max($2, (SELECT coalesce(max(rows), 0) FROM owners))",
         "due_rows" => {
             "WHERE s.batch = (SELECT row_batch FROM j) AND s.number IN (SELECT w.number FROM row_state w \
-             WHERE w.batch = (SELECT row_batch FROM j) AND w.status = {row pending} AND coalesce(w.not_before, 0) <= $1 \
+             WHERE w.batch = (SELECT row_batch FROM j) AND w.status = {row pending} AND NOT w.polling AND coalesce(w.not_before, 0) <= $1 \
+             ORDER BY coalesce(w.not_before, 0), w.number LIMIT (SELECT row_limit FROM j))"
+        }
+        "due_polls" => {
+            "WHERE s.batch = (SELECT row_batch FROM j) AND s.number IN (SELECT w.number FROM row_state w \
+             WHERE w.batch = (SELECT row_batch FROM j) AND w.polling AND w.status = {row pending} AND coalesce(w.not_before, 0) <= $1 \
              ORDER BY coalesce(w.not_before, 0), w.number LIMIT (SELECT row_limit FROM j))"
         }
         "callbacks_ranked" => CALLBACKS_RANKED,

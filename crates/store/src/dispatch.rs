@@ -52,6 +52,8 @@ pub struct OwnerLoad {
     pub in_flight: u32,
     /// Its rows queued or processing by pipeline.
     pub in_flight_by_pipeline: Vec<(String, u32)>,
+    /// Its rows that wait for a result, by pipeline. Looks at them are not in flight.
+    pub polling_by_pipeline: Vec<(String, u32)>,
     /// Batches with work: all of them, because a cut between some that were served together would fall in the same place
     /// every time, and one between those whose pipeline has no room would hide the others.
     pub batches: Vec<BatchLoad>,
@@ -64,6 +66,10 @@ pub struct Running {
     pub batch: Batch,
     /// Its rows that came back and whose time has come, see [`BatchLoad::returned`].
     pub due: u32,
+    /// Its rows that wait for a result, those included that are looked at.
+    pub polling: u32,
+    /// Those of them that are queued or processing for a look.
+    pub looking: u32,
     /// When rows of it were last released.
     pub served_at: Timestamp,
     /// When rows of its owner were.
@@ -74,7 +80,7 @@ pub struct Running {
 /// those that offer nothing.
 pub fn by_owner(running: Vec<Running>) -> Vec<OwnerLoad> {
     let mut loads: Vec<OwnerLoad> = Vec::new();
-    for Running { batch, due, served_at, owner_served_at } in running {
+    for Running { batch, due, polling, looking, served_at, owner_served_at } in running {
         if loads.last().is_none_or(|load| load.owner != batch.owner) {
             loads.push(OwnerLoad {
                 owner: batch.owner,
@@ -84,15 +90,17 @@ pub fn by_owner(running: Vec<Running>) -> Vec<OwnerLoad> {
                 served_at: owner_served_at,
                 in_flight: 0,
                 in_flight_by_pipeline: Vec::new(),
+                polling_by_pipeline: Vec::new(),
                 batches: Vec::new(),
             });
         }
         let Some(load) = loads.last_mut() else { continue };
-        let in_flight = batch.ledger.counts.queued + batch.ledger.counts.processing;
+        let queued = batch.ledger.counts.queued + batch.ledger.counts.processing;
+        let in_flight = queued.saturating_sub(looking);
         load.in_flight += in_flight;
-        match load.in_flight_by_pipeline.iter_mut().find(|(pipeline, _)| *pipeline == batch.pipeline) {
-            Some((_, rows)) => *rows += in_flight,
-            None => load.in_flight_by_pipeline.push((batch.pipeline.clone(), in_flight)),
+        add(&mut load.in_flight_by_pipeline, &batch.pipeline, in_flight);
+        if polling > 0 {
+            add(&mut load.polling_by_pipeline, &batch.pipeline, polling);
         }
         let fresh = batch.ledger.fresh();
         if fresh + due > 0 {
@@ -110,6 +118,13 @@ pub fn by_owner(running: Vec<Running>) -> Vec<OwnerLoad> {
     }
     loads.retain(|load| !load.batches.is_empty());
     loads
+}
+
+fn add(by_pipeline: &mut Vec<(String, u32)>, pipeline: &str, rows: u32) {
+    match by_pipeline.iter_mut().find(|(known, _)| known == pipeline) {
+        Some((_, all)) => *all += rows,
+        None => by_pipeline.push((pipeline.to_owned(), rows)),
+    }
 }
 
 /// How many rows of a batch a run wants.

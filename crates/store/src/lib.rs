@@ -22,6 +22,7 @@ pub mod extraction;
 pub mod migrations;
 pub mod operations;
 pub mod owners;
+pub mod polls;
 pub mod reading;
 pub mod sealing;
 pub mod settling;
@@ -46,6 +47,7 @@ pub trait Store:
     + sealing::Sealing
     + alerts::Alerts
     + waiting::Waiting
+    + polls::Polls
 {
 }
 
@@ -63,5 +65,6 @@ impl<T> Store for T where
         + sealing::Sealing
         + alerts::Alerts
         + waiting::Waiting
+        + polls::Polls
 {
 }

@@ -35,6 +35,8 @@ pub struct Move<'a> {
     pub http_status: Option<u16>,
     /// Whether a later claim has to read errors or receipts.
     pub has_output: bool,
+    /// Whether it waits for a result.
+    pub polling: bool,
 }
 
 impl RowFailure {
@@ -76,6 +78,7 @@ impl Settlement {
             code: trouble.map(RowFailure::shown_code),
             http_status: trouble.and_then(|trouble| trouble.http_status),
             has_output,
+            polling: matches!(self.outcome, Settled::Requeued { polling: true, .. }),
         }
     }
 

@@ -95,6 +95,8 @@ pub enum Settled {
         expires: Option<Expiry>,
         /// Set when the answer holds the row's whole batch.
         hold: Option<Box<BatchHold>>,
+        /// Whether it waits for a result: workers bring it back at its time, and no run of the dispatcher does.
+        polling: bool,
     },
 }
 

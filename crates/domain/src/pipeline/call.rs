@@ -15,6 +15,7 @@ use super::error::ErrorCode;
 use super::inspect::Reading;
 use super::model::Dependency;
 use super::names::{Names, hint};
+use super::poll::{self, Poll};
 use super::request;
 use super::responses;
 use super::step::Step;
@@ -73,6 +74,10 @@ pub fn step(
     let dependency = definition.dependencies.get(&step.dependency.value);
     let shared = dependency.and_then(|dependency| dependency.value.responses.as_ref());
     let responses = responses::of_step(step.responses.as_ref(), shared, names, source);
+    let poll = step.poll.as_ref().and_then(|definition| {
+        let line = definition.referenced.line();
+        poll::poll(step, &definition.value, line, names, read, source)
+    });
     Some(Step {
         name: step.name.clone(),
         dependency: place?,
@@ -82,8 +87,9 @@ pub fn step(
         answer: answer(step, source),
         condition,
         keyed: step.request.is_keyed(),
-        reads_body,
         responses,
+        reads_body: reads_body || poll.as_ref().is_some_and(Poll::reads_body),
+        poll,
         idempotent: step.request.idempotent,
         request: request?,
         output,

@@ -11,6 +11,7 @@ use serde_saphyr::Spanned;
 
 use super::answer::AnswerKind;
 use super::auth::definition::AuthDefinition;
+use super::poll::PollDefinition;
 use super::responses::written::ResponsesDefinition;
 use super::scalars::{Share, Span};
 use super::transport::TlsDefinition;
@@ -164,6 +165,7 @@ pub struct StepDefinition {
     pub otherwise: Option<Spanned<IndexMap<String, Spanned<Written>>>>,
     pub response: Option<ResponseDefinition>,
     pub responses: Option<Spanned<ResponsesDefinition>>,
+    pub poll: Option<Spanned<PollDefinition>>,
     #[serde(default)]
     pub output: IndexMap<String, Spanned<Written>>,
 }
@@ -314,6 +316,7 @@ pub struct BackoffDefinition {
 #[serde(deny_unknown_fields)]
 pub struct DispatchDefinition {
     pub rows_per_owner: Option<Spanned<u32>>,
+    pub rows_polling_per_owner: Option<Spanned<u32>>,
     pub spread: Option<Span>,
 }
 

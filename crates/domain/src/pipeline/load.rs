@@ -214,7 +214,12 @@ fn dispatch(definition: &DispatchDefinition, source: &mut Source<'_>) -> Dispatc
     if let Some(rows) = definition.rows_per_owner.as_ref().filter(|rows| rows.value == 0) {
         source.error(rows.referenced.line(), "dispatch.rows_per_owner is 0, so no row would ever run".into());
     }
+    if let Some(rows) = definition.rows_polling_per_owner.as_ref().filter(|rows| rows.value == 0) {
+        let message = "dispatch.rows_polling_per_owner is 0, so no row that waits for a result would run";
+        source.error(rows.referenced, message.into());
+    }
     Dispatch {
+        rows_polling_per_owner: definition.rows_polling_per_owner.as_ref().map(|rows| rows.value),
         rows_per_owner: definition.rows_per_owner.as_ref().map(|rows| rows.value),
         spread: definition.spread.map(|spread| spread.0),
     }

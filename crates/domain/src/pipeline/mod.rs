@@ -22,6 +22,7 @@ pub mod live;
 pub mod load;
 pub mod model;
 mod names;
+pub mod poll;
 mod probe;
 pub mod request;
 pub mod responses;

@@ -68,6 +68,11 @@ impl Pipeline {
         &self.open_addresses
     }
 
+    /// Whether a step waits for its result.
+    pub fn polls(&self) -> bool {
+        self.steps.iter().any(|step| step.poll.is_some())
+    }
+
     /// The result's columns.
     pub fn result_columns(&self) -> Vec<&str> {
         self.result.columns()
@@ -248,6 +253,8 @@ impl Retry {
 pub struct Dispatch {
     /// Rows of an owner in flight in this pipeline.
     pub rows_per_owner: Option<u32>,
+    /// Rows of an owner that wait for a result in this pipeline ([`super::poll`]).
+    pub rows_polling_per_owner: Option<u32>,
     /// Over how long a run's rows are spread; none: over the time between runs, a minute at most.
     pub spread: Option<Duration>,
 }

@@ -9,6 +9,7 @@ use serde_json::Map;
 use super::answer::AnswerFormat;
 use super::condition::Condition;
 use super::engine::{self, Refusal};
+use super::poll::Poll;
 use super::request::{RenderedRequest, RequestTemplate};
 use super::responses::{Answer, ApiError, Responses};
 use super::template::JsonTemplate;
@@ -100,6 +101,8 @@ pub struct Step {
     pub reads_body: bool,
     /// What its answers mean, where the definition says so.
     pub responses: Responses,
+    /// How it waits for its result, if its answer is none.
+    pub poll: Option<Poll>,
     pub(super) idempotent: Option<bool>,
     pub(super) condition: Option<Condition>,
     pub(super) request: RequestTemplate,
@@ -143,7 +146,7 @@ impl Step {
     }
 
     /// The idempotency key of a row's calls: the same for each attempt.
-    fn key(&self, row: &RowContext<'_>) -> Result<Option<String>, RenderError> {
+    pub(super) fn key(&self, row: &RowContext<'_>) -> Result<Option<String>, RenderError> {
         let Some(template) = &self.request.key else { return Ok(None) };
         let about = &row.values.about;
         let own = || outcome::idempotency_key(about.batch, about.number, &self.name);

@@ -8,7 +8,7 @@ pub(crate) mod lane_room;
 mod packets;
 mod plan;
 mod policy;
-mod release;
+pub(crate) mod release;
 mod report;
 pub mod run;
 

@@ -18,6 +18,19 @@ pub(super) fn plan(
     fair::plan(&offers, cap, &mut || services.id_generator.unit())
 }
 
+/// Rows of an owner that wait for a result in a pipeline, unless the pipeline has another number.
+const ROWS_POLLING_PER_OWNER: u32 = 10_000;
+
+/// How many more rows of a pipeline may begin to wait for a result; those in flight are about to.
+fn polling_room(services: &Services, load: &OwnerLoad, pipeline: &str, in_flight: u32) -> u32 {
+    let Some(definition) = services.pipelines.get(pipeline).filter(|pipeline| pipeline.polls()) else {
+        return u32::MAX;
+    };
+    let limit = definition.dispatch.rows_polling_per_owner.unwrap_or(ROWS_POLLING_PER_OWNER);
+    let polling = load.polling_by_pipeline.iter().find(|(name, _)| name == pipeline);
+    limit.saturating_sub(polling.map_or(0, |(_, rows)| *rows)).saturating_sub(in_flight)
+}
+
 fn offer(services: &Services, policy: &DispatchPolicy, load: &OwnerLoad) -> OwnerOffer {
     let mut names: Vec<&str> = Vec::new();
     let mut batches = Vec::with_capacity(load.batches.len());
@@ -39,7 +52,8 @@ fn offer(services: &Services, policy: &DispatchPolicy, load: &OwnerLoad) -> Owne
         .map(|name| {
             let limit = Quota::of(services, load.rows, name, policy.rows_per_owner).pipeline;
             let used = load.in_flight_by_pipeline.iter().find(|(pipeline, _)| pipeline == name);
-            limit.saturating_sub(used.map_or(0, |(_, rows)| *rows))
+            let used = used.map_or(0, |(_, rows)| *rows);
+            limit.saturating_sub(used).min(polling_room(services, load, name, used))
         })
         .collect();
     let quota = load.rows.unwrap_or(policy.rows_per_owner);

@@ -173,10 +173,19 @@ async fn release(
     now: Timestamp,
     lost_at: Timestamp,
 ) -> StoreResult<Vec<Released>> {
-    let error = match services.store.release(takes, now, lost_at).await {
-        Err(error) if error.is_transient() => error,
-        released => return released,
-    };
+    match services.store.release(takes, now, lost_at).await {
+        Err(error) if error.is_transient() => find_release(services, takes, lost_at, error).await,
+        released => released,
+    }
+}
+
+/// Rows that were queued although the transaction ended with an error; the error when none were.
+pub(crate) async fn find_release(
+    services: &Services,
+    takes: &[Take],
+    lost_at: Timestamp,
+    error: StoreError,
+) -> StoreResult<Vec<Released>> {
     let batches: Vec<BatchSeq> = takes.iter().map(|take| take.batch).collect();
     let began = tokio::time::Instant::now();
     while began.elapsed() < FIND_RELEASE_WITHIN {

@@ -227,7 +227,6 @@ async fn releases(
 ) -> Result<(), FlowError> {
     let now = services.clock.now();
     let next_run = pace.next_run(now);
-    let ledger = &batch.ledger;
     if pace.is_late(now) {
         let since = pace.last_run.map_or("yet".to_owned(), |last| format!("since {last}"));
         waits.push(wait(
@@ -268,10 +267,23 @@ async fn releases(
         waits.push(wait("run_cap", sentence, next_run));
     }
     waits.extend(queue(services, Some((&batch.pipeline, next_run))).await);
-    if ledger.returned() > 0 && ledger.fresh() == 0 {
+    returned(services, batch, waits).await
+}
+
+/// Rows that were called for before, and wait for their time.
+async fn returned(services: &Services, batch: &Batch, waits: &mut Vec<Wait>) -> Result<(), FlowError> {
+    let polling = services.store.polling(batch.seq).await?;
+    if let Some(polling) = polling {
+        let rows = polling.rows;
+        let sentence =
+            format!("{rows} rows wait for the results of their calls; the next one is looked at then");
+        waits.push(wait("polling", sentence, polling.next_look));
+    }
+    let polling = polling.map_or(0, |polling| polling.rows);
+    let returned = batch.ledger.returned().saturating_sub(polling);
+    if returned > 0 && batch.ledger.fresh() == 0 {
         let due = services.store.next_due(batch.seq).await?;
-        let sentence = format!("{} rows came back and wait for their time", ledger.returned());
-        waits.push(wait("backoff", sentence, due));
+        waits.push(wait("backoff", format!("{returned} rows came back and wait for their time"), due));
     }
     Ok(())
 }

@@ -38,10 +38,11 @@ impl Worker {
     }
 
     /// Starts what runs until the worker has drained, which is when these are dropped.
-    pub(super) fn spawn_background(self: &Arc<Self>, stop: &CancellationToken) -> [AbortOnDropHandle<()>; 2] {
+    pub(super) fn spawn_background(self: &Arc<Self>, stop: &CancellationToken) -> [AbortOnDropHandle<()>; 3] {
         [
             spawn_part("heartbeat", self.clone().beat(), stop),
             spawn_part("receipts", self.clone().keep_receipts(), stop),
+            spawn_part("polls", self.clone().queue_due_polls(), stop),
         ]
         .map(AbortOnDropHandle::new)
     }

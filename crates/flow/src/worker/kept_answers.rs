@@ -52,6 +52,11 @@ impl KeptAnswer {
         })
     }
 
+    /// As templates read it.
+    pub fn view(&self) -> ResponseView<'_> {
+        ResponseView { status: self.status, headers: &self.headers, body: &self.body }
+    }
+
     /// What the step's `output` makes of it today.
     ///
     /// # Errors
@@ -60,8 +65,7 @@ impl KeptAnswer {
         if let Some(fault) = self.fault.as_ref().filter(|_| step.reads_body) {
             return Err(format!("step `{}`, the kept answer: {fault}", step.name));
         }
-        let view = ResponseView { status: self.status, headers: &self.headers, body: &self.body };
-        step.output(row, view)
+        step.output(row, self.view())
             .map_err(|error| format!("{error} (in the answer that was kept; nobody was called again)"))
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::context::error::FlowError;
 use crate::context::secrets::SecretLocation;
 use crate::worker::batches::BatchWork;
-use crate::worker::kept_answers::KeptAnswer;
+use crate::worker::kept_polls::Kept;
 
 /// A row that was opened.
 #[derive(Debug)]
@@ -19,8 +19,8 @@ pub(crate) struct OpenedRow {
     pub values: BTreeMap<String, String>,
     /// The outputs of finished steps.
     pub outputs: Map<String, Value>,
-    /// The kept answer of the step after them.
-    pub answer: Option<KeptAnswer>,
+    /// What is kept of the step after them.
+    pub kept: Option<Kept>,
     /// What an earlier attempt left.
     pub error: Option<RowError>,
 }
@@ -33,7 +33,7 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
     let secrets = &work.secrets;
     let number = claimed.row.number;
     let mut outputs = Map::new();
-    let mut answer = None;
+    let mut kept = None;
     for (index, receipt) in claimed.receipts.iter().enumerate() {
         // Receipts are a prefix of the steps; one after a gap is of no use.
         let Some(step) = work.pipeline.steps.get(index).filter(|_| usize::from(receipt.step) == index) else {
@@ -42,9 +42,8 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
         let output: Value =
             secrets.open_json(SecretLocation::Receipt(number, receipt.step), &receipt.sealed)?;
         if output.is_array() {
-            let kept = KeptAnswer::from_json(output);
-            answer =
-                Some(kept.ok_or_else(|| FlowError::Inconsistent("a kept answer cannot be read".into()))?);
+            let found = Kept::from_json(output);
+            kept = Some(found.ok_or_else(|| FlowError::Inconsistent("a kept answer cannot be read".into()))?);
             break;
         }
         outputs.insert(step.name.clone(), output);
@@ -62,7 +61,7 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
         .header
         .values(&payload, &work.pipeline.schema)
         .map_err(|error| FlowError::Inconsistent(format!("row {number} cannot be read again: {error}")))?;
-    Ok(OpenedRow { values, outputs, answer, error })
+    Ok(OpenedRow { values, outputs, kept, error })
 }
 
 /// Whether an error of [`open`] is about what is stored of the row, and so the same everywhere and permanently: the row
@@ -101,6 +100,7 @@ mod tests {
 
     use super::*;
     use crate::context::secrets::SecretsOf;
+    use crate::worker::kept_answers::KeptAnswer;
     use crate::worker::lanes::Owner;
 
     const DEFINITION: &str = "name: p\ncsv: { columns: [ { name: a }, { name: b } ] }\n\
@@ -190,7 +190,7 @@ mod tests {
         let sealed = work.secrets.seal_json(SecretLocation::Receipt(3, 0), &answer.to_json());
         let kept =
             open(&work, &ClaimedRow { receipts: vec![Receipt { step: 0, sealed }], ..row(&work) }).unwrap();
-        assert_eq!((kept.answer, kept.outputs.len()), (Some(answer), 0), "the step is not done");
+        assert_eq!((kept.kept, kept.outputs.len()), (Some(Kept::Answer(answer)), 0), "the step is not done");
         let lost = open(&work, &ClaimedRow { error: Some(vec![1; 64]), ..row(&work) }).unwrap();
         assert!(lost.error.is_none() && lost.values["b"] == "2", "a story that cannot be read ends nothing");
     }

@@ -34,6 +34,8 @@ pub(super) struct Progress {
     pub(super) began: Option<Instant>,
     /// The outputs of finished steps.
     pub(super) outputs: Map<String, Value>,
+    /// Whether the row's present step waits for its result, so that workers bring the row back.
+    pub(super) polling: bool,
     /// Receipts of the steps that were finished since the claim.
     pub(super) receipts: Vec<Receipt>,
 }

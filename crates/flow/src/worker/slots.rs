@@ -125,6 +125,8 @@ impl Slot {
     /// How the row's run ended.
     pub(super) fn ended(&mut self, settled: &Settled) {
         self.end = match settled {
+            // A look had its answer, if nothing was wrong.
+            Settled::Requeued { polling: true, trouble: None, .. } => End::Ended,
             Settled::Requeued { attempt: false, .. } => End::Unserved,
             Settled::Requeued { trouble: Some(failure), .. } | Settled::Failed(failure)
                 if is_unanswered(failure) =>
@@ -294,6 +296,7 @@ mod tests {
                     receipts: Vec::new(),
                     expires: None,
                     hold: None,
+                    polling: false,
                 }
             });
         }

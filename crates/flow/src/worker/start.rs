@@ -79,7 +79,7 @@ impl Worker {
         };
         slot.ended(&outcome);
         if let Some(alone) = &alone
-            && !matches!(outcome, Settled::Requeued { attempt: false, .. })
+            && !matches!(outcome, Settled::Requeued { attempt: false, polling: false, .. })
         {
             alone.carried_out();
         }

@@ -17,6 +17,7 @@ use penstock_store::dispatch::*;
 use penstock_store::extraction::*;
 use penstock_store::operations::*;
 use penstock_store::owners::*;
+use penstock_store::polls::*;
 use penstock_store::reading::*;
 use penstock_store::sealing::*;
 use penstock_store::waiting::*;
@@ -248,6 +249,12 @@ alerts::Alerts {
     lease_notices(token: LeaseToken, now: Timestamp, until: Timestamp, limit: u32) -> Vec<Notice>;
     settle_notice(notice: &Notice, token: LeaseToken, again: Option<Timestamp>) -> bool;
 }
+polls::Polls {
+    due_polls(pipelines: &[String], most: u32, now: Timestamp) -> Vec<DuePolls>;
+    polling(batch: BatchSeq) -> Option<PollingRows>;
+    queue_due_polls(takes: &[Take], now: Timestamp, lost_after: Timestamp) -> Vec<Released>;
+}
+
 waiting::Waiting {
     end_overdue(now: Timestamp) -> Overdue;
     report_faults(faults: &[(BatchSeq, String)], worker: &str, now: Timestamp) -> ();

@@ -19,11 +19,15 @@ use crate::pipeline::written::Written;
 struct Broken;
 
 /// What the keys of a request are read with.
-struct Loader<'a, 's, 't> {
-    step: &'a StepDefinition,
-    names: &'a Names,
-    read: &'a mut Read,
-    source: &'s mut Source<'t>,
+pub(super) struct Loader<'a, 's, 't> {
+    pub(super) step: &'a StepDefinition,
+    pub(super) names: &'a Names,
+    pub(super) read: &'a mut Read,
+    pub(super) source: &'s mut Source<'t>,
+    /// Whether templates read an answer.
+    pub(super) answer: bool,
+    /// Whether one of them has read its body.
+    pub(super) reads_body: bool,
 }
 
 /// A step's request; none when it is broken.
@@ -34,7 +38,7 @@ pub(in crate::pipeline) fn request(
     read: &mut Read,
     source: &mut Source<'_>,
 ) -> Option<RequestTemplate> {
-    let mut loader = Loader { step, names, read, source };
+    let mut loader = Loader { step, names, read, source, answer: false, reads_body: false };
     let target = loader.target(line);
     let query = loader.query();
     let headers = loader.headers();
@@ -53,7 +57,7 @@ pub(in crate::pipeline) fn request(
 }
 
 impl Loader<'_, '_, '_> {
-    fn wrong(&mut self, line: u64, message: &str) {
+    pub(super) fn wrong(&mut self, line: u64, message: &str) {
         self.source.error(line, format!("step `{}`: {message}", self.step.name));
     }
 
@@ -62,8 +66,9 @@ impl Loader<'_, '_, '_> {
     }
 
     fn compiled(&mut self, written: &Spanned<String>, kind: Kind) -> Option<(Template, String)> {
-        let here = Here { names: self.names, answer: false, line: written.referenced.line() };
+        let here = Here { names: self.names, answer: self.answer, line: written.referenced.line() };
         let (template, reading) = compiled(&written.value, kind, here, self.read, self.source)?;
+        self.reads_body |= reading.roots.contains("body");
         Some((template, reading.skeleton))
     }
 
@@ -92,7 +97,7 @@ impl Loader<'_, '_, '_> {
         }
     }
 
-    fn path(&mut self, written: &Spanned<String>) -> Option<Template> {
+    pub(super) fn path(&mut self, written: &Spanned<String>) -> Option<Template> {
         let (template, skeleton) = self.compiled(written, Kind::Path)?;
         let line = written.referenced.line();
         if !written.value.starts_with('/') {
@@ -118,7 +123,7 @@ impl Loader<'_, '_, '_> {
         Some(template)
     }
 
-    fn url(&mut self, written: &Spanned<String>) -> Option<Template> {
+    pub(super) fn url(&mut self, written: &Spanned<String>) -> Option<Template> {
         let (template, skeleton) = self.compiled(written, Kind::Plain)?;
         if matches!(template, Template::Text(_)) && !skeleton.is_empty() {
             let message = "`url` is for an address that an earlier answer gave, such as \

@@ -8,6 +8,7 @@ mod body;
 mod form;
 mod key;
 pub(super) mod load;
+pub(super) mod look;
 mod multipart;
 mod target;
 
@@ -97,6 +98,44 @@ impl RequestTemplate {
             Some((KeyPlace::Body(_), _)) | None => {}
         }
         Ok(RenderedRequest { method: self.method, target, query, headers, body })
+    }
+}
+
+impl RequestTemplate {
+    /// The request of a look at a result: a GET with this request's headers, without its body and its key. With a target of its own it
+    /// has no query.
+    ///
+    /// # Errors
+    /// As [`RequestTemplate::render`].
+    pub fn render_look(
+        &self,
+        step: &str,
+        values: &Value,
+        target: Option<Target>,
+    ) -> Result<RenderedRequest, RenderError> {
+        let mut query = Vec::new();
+        let target = match target {
+            Some(target) => target,
+            None => {
+                for (name, template) in &self.query {
+                    let value = text_unless_omitted(step, "query", template, values)?;
+                    query.extend(value.map(|value| (name.clone(), value)));
+                }
+                self.target.render(step, values)?
+            }
+        };
+        let mut headers = Vec::with_capacity(self.headers.len());
+        for (name, template) in &self.headers {
+            if name.eq_ignore_ascii_case("content-type") {
+                continue;
+            }
+            let Some(value) = text_unless_omitted(step, "headers", template, values)? else { continue };
+            if !is_header_value(&value) {
+                return Err(RenderError::header(step, name));
+            }
+            headers.push((name.clone(), value));
+        }
+        Ok(RenderedRequest { method: Method::Get, target, query, headers, body: None })
     }
 }
 

@@ -28,6 +28,25 @@ impl Target {
     }
 }
 
+impl Target {
+    /// As it is kept, sealed, of a row that waits for a result.
+    pub fn to_kept(&self) -> String {
+        match self {
+            Self::Path(path) => path.clone(),
+            Self::Url(url) => url.to_string(),
+            Self::Forbidden(_) => String::new(),
+        }
+    }
+
+    /// Reads [`Target::to_kept`]: a path begins with `/`.
+    pub fn from_kept(kept: &str) -> Self {
+        if kept.starts_with('/') {
+            return Self::Path(kept.to_owned());
+        }
+        whole_url(kept).map_or_else(Self::Forbidden, Self::Url)
+    }
+}
+
 /// The template of a [`Target`].
 #[derive(Debug)]
 pub(in crate::pipeline) enum TargetTemplate {

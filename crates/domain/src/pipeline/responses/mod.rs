@@ -4,7 +4,7 @@
 //! [`words`] finds the code and the message of an error, by the definition's `error` or in the usual shapes.
 
 mod check;
-mod lenient;
+pub(super) mod lenient;
 mod words;
 pub mod written;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use penstock_domain::outcome::Verdict;
+use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::{Dependency, RenderedRequest, RowValues, clean_code};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Called, Demand, Failure, Note, Response, Rules};
@@ -140,6 +140,8 @@ impl RowTask<'_> {
         span: &Span,
     ) -> Demand<'a> {
         let step = at.step;
+        // A look is a GET of its own: it has no key, and repeating it is harmless.
+        let keyed = step.keyed && at.look.is_none();
         let row = self.context(row, progress);
         // What the last answer says counts.
         let is_last = u32::from(progress.attempts) + 1 >= self.work.pipeline.retry.attempts;
@@ -149,10 +151,10 @@ impl RowTask<'_> {
             cost: step.cost,
             timeout: self.timeout(at),
             answer: step.answer,
-            repetition: step.repetition(),
+            repetition: if at.look.is_some() { Repetition::Harmless } else { step.repetition() },
             reads_body: step.reads_body,
             rules: Some(Rules { step, row }),
-            unanswered_before: step.keyed && !is_last && progress.had_no_answer(&step.name),
+            unanswered_before: keyed && !is_last && progress.had_no_answer(&step.name),
             traceparent: self.services.traces.traceparent(span, self.trace.id),
             past: progress.past(&step.name),
             note: None,

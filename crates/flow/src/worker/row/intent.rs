@@ -21,7 +21,8 @@ pub(super) struct CallIntent<'a> {
 impl RowTask<'_> {
     /// What is recorded before the step's call; none for a step that may be repeated.
     pub(super) fn intent(&self, at: StepAt<'_>, progress: &Progress) -> Option<CallIntent<'_>> {
-        let step = at.stored_index().filter(|_| at.step.repetition() == Repetition::Harmful)?;
+        let step =
+            at.stored_index().filter(|_| at.look.is_none() && at.step.repetition() == Repetition::Harmful)?;
         let receipts = progress.receipts.clone();
         Some(CallIntent { intent_log: self.intent_log, lease: self.lease, step, receipts })
     }

@@ -36,6 +36,9 @@ impl RowTask<'_> {
     ) -> StepResult {
         if answer.verdict == Verdict::Success {
             let Some(response) = answer.response.take() else { return StepResult::LeaseLost };
+            if let Some(settled) = self.poll_answered(at, row, &response, &answer, progress).await {
+                return StepResult::Settled(settled);
+            }
             return self.read_output(at, row, response, &answer, progress).await;
         }
         let said = self.said(at, row, &answer, progress).await;
@@ -49,6 +52,9 @@ impl RowTask<'_> {
             Verdict::Retry { code } => {
                 progress.not_throttled();
                 let problem = self.problem(at, code, &answer, said);
+                if let Some(kept) = at.look {
+                    return StepResult::Settled(self.look_failed(at, kept, problem, progress));
+                }
                 self.retry_or_fail(at, problem, answer.probe, progress)
             }
             Verdict::Unknown { code } | Verdict::Fail { code } => {

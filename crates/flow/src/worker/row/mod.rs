@@ -6,6 +6,7 @@ mod call;
 mod detail;
 mod intent;
 mod judge;
+mod poll;
 mod problem;
 mod render;
 mod run;

@@ -5,6 +5,7 @@ use penstock_store::work::{ClaimedRow, Settled};
 use tracing::Instrument as _;
 
 use crate::crash;
+use crate::worker::kept_polls::Kept;
 use crate::worker::open;
 use crate::worker::open::OpenedRow;
 use crate::worker::progress::Progress;
@@ -25,16 +26,22 @@ pub enum RowEnd {
 impl RowTask<'_> {
     /// Continues the row at its first unfinished step.
     pub async fn run(&self, claimed: ClaimedRow) -> RowEnd {
-        self.run_steps(claimed).instrument(self.trace.span.clone()).await
+        let mut progress = Progress::new(&claimed, self.services.clock.now());
+        let mut end = self.run_steps(claimed, &mut progress).instrument(self.trace.span.clone()).await;
+        // Whatever it waits for: a row that waits for a result comes back by the workers themselves.
+        if let RowEnd::Settled(Settled::Requeued { polling, .. }) = &mut end {
+            *polling |= progress.polling;
+        }
+        end
     }
 
-    async fn run_steps(&self, claimed: ClaimedRow) -> RowEnd {
-        let mut progress = Progress::new(&claimed, self.services.clock.now());
-        let OpenedRow { values, outputs, answer: mut kept, error } = match open::open(self.work, &claimed) {
+    async fn run_steps(&self, claimed: ClaimedRow, progress: &mut Progress) -> RowEnd {
+        let OpenedRow { values, outputs, mut kept, error } = match open::open(self.work, &claimed) {
             Ok(opened) => opened,
-            Err(error) => return RowEnd::Settled(self.not_opened(&error, &mut progress)),
+            Err(error) => return RowEnd::Settled(self.not_opened(&error, progress)),
         };
         progress.opened(&claimed, outputs, error);
+        progress.polling = matches!(kept, Some(Kept::Poll(_)));
         let row = RowValues::new(&values, self.work.secrets.context()).about(self.about());
         let done = progress.outputs.len();
         let steps = &self.work.pipeline.steps;
@@ -47,17 +54,17 @@ impl RowTask<'_> {
             if index > done {
                 crash::point(crash::BETWEEN_STEPS);
             }
-            let at = StepAt { index, step };
-            if let Some(settled) = self.ends_before(at, &mut progress) {
+            let at = StepAt { index, step, look: None };
+            if let Some(settled) = self.ends_before(at, progress) {
                 return RowEnd::Settled(settled);
             }
-            match self.step(at, kept.take(), &row, &mut progress).await {
+            match self.step(at, kept.take(), &row, progress).await {
                 StepResult::Done => {}
                 StepResult::Settled(settled) => return RowEnd::Settled(settled),
                 StepResult::LeaseLost => return RowEnd::LeaseLost,
             }
         }
-        RowEnd::Settled(self.complete(&row, &mut progress))
+        RowEnd::Settled(self.complete(&row, progress))
     }
 
     /// Whether an answer has held the batch since the row was taken up.

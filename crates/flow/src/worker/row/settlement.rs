@@ -57,7 +57,7 @@ impl RowTask<'_> {
     /// The output of the last step, of a row that fails although all its steps are done: a retry calls none of them again.
     fn last_receipt(&self, progress: &Progress) -> Option<Receipt> {
         let index = self.work.pipeline.steps.len().checked_sub(1)?;
-        let at = StepAt { index, step: &self.work.pipeline.steps[index] };
+        let at = StepAt { index, step: &self.work.pipeline.steps[index], look: None };
         let output = progress.outputs.get(&at.step.name)?;
         Some(self.receipt(at.stored_index()?, output))
     }
@@ -159,6 +159,7 @@ impl RowTask<'_> {
             receipts,
             expires: expiry,
             hold: Some(Box::new(hold)),
+            polling: false,
         }
     }
 
@@ -197,7 +198,7 @@ impl RowTask<'_> {
         self.seal(step, problem, progress)
     }
 
-    fn seal(&self, step: Option<&Step>, problem: Problem, progress: &mut Progress) -> Vec<u8> {
+    pub(super) fn seal(&self, step: Option<&Step>, problem: Problem, progress: &mut Progress) -> Vec<u8> {
         let error = RowError {
             code: problem.api_code.unwrap_or(problem.code),
             step: step.map(|step| step.name.clone()),
@@ -231,5 +232,5 @@ pub(super) fn requeued(
     receipts: Vec<Receipt>,
     expires: Option<Expiry>,
 ) -> Settled {
-    Settled::Requeued { not_before, attempt, trouble: failure, receipts, expires, hold: None }
+    Settled::Requeued { not_before, attempt, trouble: failure, receipts, expires, hold: None, polling: false }
 }

@@ -5,6 +5,7 @@ use penstock_domain::pipeline::RowValues;
 
 use crate::worker::kept_answers;
 use crate::worker::kept_answers::KeptAnswer;
+use crate::worker::kept_polls::Kept;
 use crate::worker::progress::Progress;
 use crate::worker::row::call::CallResult;
 use crate::worker::row::detail::shorten;
@@ -17,14 +18,18 @@ impl RowTask<'_> {
     pub(super) async fn step(
         &self,
         at: StepAt<'_>,
-        kept: Option<KeptAnswer>,
+        kept: Option<Kept>,
         row: &RowValues,
         progress: &mut Progress,
     ) -> StepResult {
-        if let Some(answer) = kept
-            && let Some(result) = self.read_kept(at, &answer, row, progress)
-        {
-            return result;
+        match kept {
+            Some(Kept::Poll(poll)) => return self.look(at, poll, row, progress).await,
+            Some(Kept::Answer(answer)) => {
+                if let Some(result) = self.read_kept(at, &answer, row, progress) {
+                    return result;
+                }
+            }
+            Some(Kept::Nothing) | None => {}
         }
         match self.skipped(at, row, progress) {
             Ok(false) => {}
@@ -50,6 +55,13 @@ impl RowTask<'_> {
         row: &RowValues,
         progress: &mut Progress,
     ) -> Option<StepResult> {
+        if at.step.poll.is_some() {
+            let status = at.step.poll_status(&self.context(row, progress), answer.view());
+            let seen = (answer, self.services.clock.now(), None);
+            if let Some(settled) = self.poll_is(at, row, status, seen, progress) {
+                return Some(StepResult::Settled(settled));
+            }
+        }
         let context = self.context(row, progress);
         match answer.output(at.step, &context) {
             Ok(output) => {

@@ -10,6 +10,7 @@ use crate::context::services::Services;
 use crate::telemetry::traces::RowTrace;
 use crate::worker::batches::BatchWork;
 use crate::worker::intent_log::IntentLog;
+use crate::worker::kept_polls::KeptPoll;
 use crate::worker::leases::RowLease;
 use crate::worker::observe::Observer;
 use crate::worker::progress::Progress;
@@ -43,6 +44,8 @@ pub(super) struct StepAt<'a> {
     pub(super) index: usize,
     /// The step.
     pub(super) step: &'a Step,
+    /// Set for a look at the result of its request: where the step stands.
+    pub(super) look: Option<&'a KeptPoll>,
 }
 
 impl StepAt<'_> {
@@ -84,6 +87,7 @@ impl RowTask<'_> {
             progress.receipts.push(receipt);
         }
         progress.not_throttled();
+        progress.polling = false;
         progress.outputs.insert(at.step.name.clone(), output);
     }
 

@@ -1,0 +1,94 @@
+//! Where a step stands that waits for its result: kept sealed in place of the step's receipt, so that its request is not repeated.
+
+use penstock_domain::time::Timestamp;
+use serde_json::{Value, json};
+
+use crate::worker::kept_answers::KeptAnswer;
+
+/// The first item of what is sealed.
+const MARK: &str = "poll";
+
+/// What is kept of a step whose request was answered, in place of its receipt.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Kept {
+    /// An answer that `output` could not read.
+    Answer(KeptAnswer),
+    /// The result is waited for.
+    Poll(KeptPoll),
+    /// There was to be no result: the step is called anew.
+    Nothing,
+}
+
+/// A result that is waited for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeptPoll {
+    /// Where looks go, unless they go where the request went.
+    pub target: Option<String>,
+    /// When the request was answered; none: the time begins with the next look, after a retry by a person.
+    pub since: Option<Timestamp>,
+    /// Looks so far.
+    pub looks: u32,
+    /// When the next look is due; none: at once.
+    pub next: Option<Timestamp>,
+}
+
+impl KeptPoll {
+    /// As it is sealed: a list, which no step's output is, and of another length than a kept answer.
+    pub fn to_json(&self) -> Value {
+        let millis = |at: Option<Timestamp>| at.map(Timestamp::millis);
+        json!([MARK, self.target, millis(self.since), self.looks, millis(self.next)])
+    }
+
+    /// The same place, for a row that fails: a retry by a person looks at once, and has the whole time again.
+    pub fn for_retry(&self) -> Self {
+        Self { target: self.target.clone(), ..Self::default() }
+    }
+}
+
+impl Kept {
+    /// What is sealed of a step whose result will never be there.
+    pub fn nothing() -> Value {
+        json!([MARK])
+    }
+
+    /// Reads what was sealed; none when it is something else.
+    pub fn from_json(sealed: Value) -> Option<Self> {
+        let Value::Array(parts) = &sealed else { return None };
+        if parts.first().and_then(Value::as_str) != Some(MARK) {
+            return KeptAnswer::from_json(sealed).map(Self::Answer);
+        }
+        let [_, target, since, looks, next] = parts.as_slice() else {
+            return (parts.len() == 1).then_some(Self::Nothing);
+        };
+        let time = |at: &Value| at.as_i64().map(Timestamp::from_millis);
+        Some(Self::Poll(KeptPoll {
+            target: target.as_str().map(str::to_owned),
+            since: time(since),
+            looks: looks.as_u64().and_then(|looks| u32::try_from(looks).ok())?,
+            next: time(next),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_comes_back_as_it_was() {
+        let at = Timestamp::from_millis(1_790_000_000_123);
+        let polls = [
+            KeptPoll { target: Some("/jobs/a%20b".into()), since: Some(at), looks: 7, next: Some(at) },
+            KeptPoll::default(),
+        ];
+        for poll in polls {
+            let sealed = poll.to_json().to_string();
+            assert_eq!(Kept::from_json(serde_json::from_str(&sealed).unwrap()), Some(Kept::Poll(poll)));
+        }
+        assert_eq!(Kept::from_json(Kept::nothing()), Some(Kept::Nothing));
+        assert!(matches!(Kept::from_json(json!([200, {}, null, null])), Some(Kept::Answer(_))));
+        for other in [json!({}), json!([]), json!(["poll", 1]), json!(["poll", null, 1, "x", 2])] {
+            assert_eq!(Kept::from_json(other), None);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! A step that waits for its result: between two looks the row is in SQL again, with a receipt that says where it stands.
+//!
+//! The receipt is written as soon as the request was answered, so that nothing repeats the request. A look costs its rate and no
+//! attempt, also when it fails in a way that may pass.
+
+use std::time::Duration;
+
+use penstock_domain::outcome::{self, code};
+use penstock_domain::pipeline::poll::PollStatus;
+use penstock_domain::pipeline::{ResponseView, RowValues, Target};
+use penstock_domain::time::Timestamp;
+use penstock_downstream::{Response, aside, retry_after};
+use penstock_store::work::{RowFailure, Settled};
+
+use crate::worker::kept_answers::KeptAnswer;
+use crate::worker::kept_polls::{Kept, KeptPoll};
+use crate::worker::progress::Progress;
+use crate::worker::row::call::{Answer, CallResult};
+use crate::worker::row::detail::shorten;
+use crate::worker::row::judge::StepResult;
+use crate::worker::row::problem::Problem;
+use crate::worker::row::task::{RowTask, StepAt};
+
+/// No answer makes the pause to the next look longer than this: 31 days.
+const LONGEST_PAUSE: Duration = Duration::from_secs(31 * 86_400);
+
+impl RowTask<'_> {
+    /// Looks for the result of a step whose request was answered before.
+    pub(super) async fn look(
+        &self,
+        at: StepAt<'_>,
+        kept: KeptPoll,
+        row: &RowValues,
+        progress: &mut Progress,
+    ) -> StepResult {
+        progress.polling = true;
+        let now = self.services.clock.now();
+        let kept = KeptPoll { since: kept.since.or(Some(now)), ..kept };
+        let at = StepAt { look: Some(&kept), ..at };
+        if let Some(end) = self.poll_ends(at).filter(|end| now >= *end)
+            && kept.next.is_some_and(|next| next >= end)
+        {
+            return self.kept_for_retry(at, StepResult::Settled(self.poll_timed_out(at, progress)));
+        }
+        if kept.next.is_some_and(|next| next > now) {
+            return StepResult::Settled(self.wait_for_look(at, kept.clone(), None, progress));
+        }
+        let context = self.context(row, progress);
+        let result = match at.step.look(&context, kept.target.as_deref().map(Target::from_kept)) {
+            Ok(request) => match self.call(at, row, request, progress).await {
+                CallResult::Answered(answer) => self.judge(at, row, *answer, progress).await,
+                CallResult::NotMade(settled) => StepResult::Settled(settled),
+                CallResult::LeaseLost => StepResult::LeaseLost,
+            },
+            Err(error) => {
+                let problem = Problem::new(code::TEMPLATE_ERROR, error.to_string());
+                StepResult::Settled(self.failed(at, problem, progress))
+            }
+        };
+        self.kept_for_retry(at, result)
+    }
+
+    /// What a successful answer means for a step that waits for its result; none: it is there.
+    pub(super) async fn poll_answered(
+        &self,
+        at: StepAt<'_>,
+        row: &RowValues,
+        response: &Response,
+        answer: &Answer,
+        progress: &mut Progress,
+    ) -> Option<Settled> {
+        at.step.poll.as_ref()?;
+        let context = self.context(row, progress);
+        let view = ResponseView { status: response.status, headers: &response.headers, body: &response.body };
+        let status = aside(response.bytes, || at.step.poll_status(&context, view)).await;
+        let kept = KeptAnswer::of(response, answer.failure.as_ref());
+        // A success with `Retry-After` says when its result may be there (RFC 9110, 10.2.3).
+        let asked = response.headers.get("retry-after");
+        let asked = asked.and_then(|value| retry_after(value, answer.ended_at, LONGEST_PAUSE));
+        let not_before = asked.map(|wait| answer.ended_at + wait).max(answer.not_before);
+        self.poll_is(at, row, status, (&kept, answer.ended_at, not_before), progress)
+    }
+
+    /// What a status of the result means for the row; none: it is there. `seen` is the answer, when it came, and when the next
+    /// look may be made where it asks for that.
+    pub(super) fn poll_is(
+        &self,
+        at: StepAt<'_>,
+        row: &RowValues,
+        status: PollStatus,
+        seen: (&KeptAnswer, Timestamp, Option<Timestamp>),
+        progress: &mut Progress,
+    ) -> Option<Settled> {
+        let (answer, ended_at, not_before) = seen;
+        progress.not_throttled();
+        match status {
+            PollStatus::Ready => None,
+            PollStatus::Failed => Some(self.poll_failed(at, row, answer, progress)),
+            PollStatus::Waiting => Some(match at.look {
+                Some(kept) => self.look_again(at, kept, (ended_at, not_before), None, progress),
+                None => self.begin_poll(at, row, answer, (ended_at, not_before), progress),
+            }),
+        }
+    }
+
+    /// A look failed in a way that may pass: it is made again after the pause, and no attempt is counted.
+    pub(super) fn look_failed(
+        &self,
+        at: StepAt<'_>,
+        kept: &KeptPoll,
+        problem: Problem,
+        progress: &mut Progress,
+    ) -> Settled {
+        let times = (self.services.clock.now(), problem.not_before);
+        let failure = RowFailure {
+            step: at.stored_index(),
+            http_status: problem.http_status,
+            code: problem.code.clone(),
+            api_code: problem.api_code.clone().map(String::into_boxed_str),
+            error: Some(self.seal(Some(at.step), problem, progress)),
+            receipts: Vec::new(),
+        };
+        self.look_again(at, kept, times, Some(failure), progress)
+    }
+
+    fn look_again(
+        &self,
+        at: StepAt<'_>,
+        kept: &KeptPoll,
+        (now, not_before): (Timestamp, Option<Timestamp>),
+        failure: Option<RowFailure>,
+        progress: &mut Progress,
+    ) -> Settled {
+        let looks = kept.looks.saturating_add(1);
+        let next = self.next_look(at, looks, now, not_before);
+        self.wait_for_look(at, KeptPoll { looks, next, ..kept.clone() }, failure, progress)
+    }
+
+    /// The request was answered, and its result is not there yet.
+    fn begin_poll(
+        &self,
+        at: StepAt<'_>,
+        row: &RowValues,
+        answer: &KeptAnswer,
+        (now, not_before): (Timestamp, Option<Timestamp>),
+        progress: &mut Progress,
+    ) -> Settled {
+        let context = self.context(row, progress);
+        let target = match at.step.look_target(&context, answer.view()) {
+            Ok(target) => target.as_ref().map(Target::to_kept),
+            Err(error) => {
+                let problem = Problem {
+                    http_status: Some(answer.status),
+                    detail: shorten(&answer.body),
+                    answer: Some(answer.clone()),
+                    ..Problem::new(code::BAD_RESPONSE, error.to_string())
+                };
+                return self.failed(at, problem, progress);
+            }
+        };
+        let next = self.next_look(at, 0, now, not_before);
+        self.wait_for_look(at, KeptPoll { target, since: Some(now), looks: 0, next }, None, progress)
+    }
+
+    fn next_look(
+        &self,
+        at: StepAt<'_>,
+        looks: u32,
+        now: Timestamp,
+        not_before: Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        let next = now + at.step.poll.as_ref()?.pause(looks);
+        Some(not_before.map_or(next, |wanted| wanted.max(next)))
+    }
+
+    /// When the result is given up.
+    fn poll_ends(&self, at: StepAt<'_>) -> Option<Timestamp> {
+        let (poll, since) = at.step.poll.as_ref().zip(at.look.and_then(|kept| kept.since))?;
+        Some(since + poll.timeout)
+    }
+
+    /// The row is in SQL until its next look, or fails when there is no time for one.
+    fn wait_for_look(
+        &self,
+        at: StepAt<'_>,
+        kept: KeptPoll,
+        failure: Option<RowFailure>,
+        progress: &mut Progress,
+    ) -> Settled {
+        let now = self.services.clock.now();
+        let at = StepAt { look: Some(&kept), ..at };
+        let end = self.poll_ends(at);
+        if end.is_some_and(|end| now >= end) {
+            return self.poll_timed_out(at, progress);
+        }
+        progress.polling = true;
+        let next = kept.next.unwrap_or(now);
+        let mut receipts = std::mem::take(&mut progress.receipts);
+        receipts.extend(at.stored_index().map(|step| self.receipt(step, &kept.to_json())));
+        Settled::Requeued {
+            not_before: end.map_or(next, |end| next.min(end)),
+            attempt: false,
+            trouble: failure,
+            receipts,
+            expires: progress.expiry(&self.work.pipeline.retry, &at.step.name),
+            hold: None,
+            polling: true,
+        }
+    }
+
+    fn poll_timed_out(&self, at: StepAt<'_>, progress: &mut Progress) -> Settled {
+        let looks = at.look.map_or(0, |kept| kept.looks);
+        let times = if looks == 1 { "1 look".to_owned() } else { format!("{looks} looks") };
+        let sentence = outcome::sentence(code::POLL_TIMEOUT);
+        let last = progress.last(&at.step.name);
+        let words = last.map_or(String::new(), |last| format!("; the last that failed: {}", last.message));
+        let problem = Problem {
+            http_status: last.and_then(|last| last.http_status),
+            detail: last.and_then(|last| last.detail.clone()),
+            ..Problem::new(
+                code::POLL_TIMEOUT,
+                format!("step `{}`: {sentence}, after {times}{words}", at.step.name),
+            )
+        };
+        self.failed(at, problem, progress)
+    }
+
+    /// There will be no result: a retry calls the step anew.
+    fn poll_failed(
+        &self,
+        at: StepAt<'_>,
+        row: &RowValues,
+        answer: &KeptAnswer,
+        progress: &mut Progress,
+    ) -> Settled {
+        let said = at.step.api_error(&self.context(row, progress), answer.view());
+        let sentence = || format!("step `{}`: {}", at.step.name, outcome::sentence(code::POLL_FAILED));
+        let problem = Problem {
+            api_code: said.code,
+            http_status: Some(answer.status),
+            detail: shorten(&answer.body),
+            ..Problem::new(code::POLL_FAILED, said.message.unwrap_or_else(sentence))
+        };
+        let mut settled = self.failed(at, problem, progress);
+        if let (Settled::Failed(failure), Some(step)) = (&mut settled, at.stored_index()) {
+            failure.receipts.push(self.receipt(step, &Kept::nothing()));
+        }
+        settled
+    }
+
+    /// A row that fails while it waits for a result keeps where it looks: a retry goes on looking, and repeats no request.
+    fn kept_for_retry(&self, at: StepAt<'_>, mut result: StepResult) -> StepResult {
+        if let StepResult::Settled(Settled::Failed(failure)) = &mut result
+            && let Some((kept, step)) = at.look.zip(at.stored_index())
+            && failure.receipts.iter().all(|receipt| receipt.step != step)
+        {
+            failure.receipts.push(self.receipt(step, &kept.for_retry().to_json()));
+        }
+        result
+    }
+}
