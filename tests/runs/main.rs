@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod auth;
 mod bounds;
 mod budgets;
 mod callbacks;

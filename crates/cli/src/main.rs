@@ -24,6 +24,7 @@ mod keys;
 mod manual;
 mod open;
 mod output;
+mod owner_values;
 mod owners;
 mod pipelines;
 mod reconcile;

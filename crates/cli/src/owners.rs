@@ -7,22 +7,47 @@ use serde_json::json;
 
 use crate::open::{Opened, owner_name, said};
 use crate::output::Output;
+use crate::owner_values;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Lists owners
     List,
-    /// Sets an owner's quota and weight
+    /// Sets an owner's quota, weight, variables and secrets
     Set {
         /// Its name
         #[arg(value_parser = owner_name)]
         name: String,
         /// The most rows in flight; 0 restores the default
-        #[arg(long, required_unless_present = "weight")]
+        #[arg(long, required_unless_present_any = ["weight", "var", "secret"])]
         rows: Option<u32>,
         /// Its weight where owners share a run's cap
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
         weight: Option<u32>,
+        /// A variable that a dependency reads as `owner.vars.NAME`
+        #[arg(long, value_name = "NAME=VALUE")]
+        var: Vec<String>,
+        /// A secret that a dependency reads as `owner.secrets.NAME`; without `=VALUE` its value is a line of standard input
+        #[arg(long, value_name = "NAME[=VALUE]")]
+        secret: Vec<String>,
+    },
+    /// Deletes variables and secrets of an owner
+    Unset {
+        /// Its name
+        #[arg(value_parser = owner_name)]
+        name: String,
+        /// A variable
+        #[arg(long, value_name = "NAME", required_unless_present = "secret")]
+        var: Vec<String>,
+        /// A secret
+        #[arg(long, value_name = "NAME")]
+        secret: Vec<String>,
+    },
+    /// Lists the variables of an owner, and the names of its secrets
+    Values {
+        /// Its name
+        #[arg(value_parser = owner_name)]
+        name: String,
     },
     /// Creates a new callback secret for an owner; the previous one also signs for a day
     RotateSecret {
@@ -46,7 +71,13 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
                 .collect();
             out.table(&owners, &["OWNER", "ROWS", "WEIGHT", "CREATED"], &rows);
         }
-        Command::Set { name, rows, weight } => {
+        Command::Set { name, rows, weight, var, secret } => {
+            if !var.is_empty() || !secret.is_empty() {
+                owner_values::set(opened, &name, &var, &secret, &out).await?;
+                if rows.is_none() && weight.is_none() {
+                    return Ok(true);
+                }
+            }
             let rows = rows.map(|rows| (rows > 0).then_some(rows));
             let owner = services.store.set_owner(&name, rows, weight).await.map_err(said)?;
             let quota = owner.rows.map_or("default".to_owned(), |rows| rows.to_string());
@@ -56,6 +87,10 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
                 format!("{}: {quota}, weight {}", owner.name, owner.weight)
             });
         }
+        Command::Unset { name, var, secret } => {
+            return owner_values::unset(opened, &name, &var, &secret, &out).await;
+        }
+        Command::Values { name } => owner_values::list(opened, &name, &out).await?,
         Command::RotateSecret { name } => {
             let owners = services.store.owners().await.map_err(said)?;
             let owner = owners.into_iter().find(|owner| owner.name == name);

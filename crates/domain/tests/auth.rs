@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use penstock_domain::pipeline::{Auth, Files, Pipeline, Unset};
+use penstock_domain::pipeline::{Auth, Files, OwnerView, Pipeline, Unset};
 
 fn vars(name: &str) -> Option<String> {
     match name {
@@ -105,7 +105,7 @@ fn a_mistake_has_its_line_and_what_to_do() {
         (
             "auth: { bearer: \"{{ row.a }}\" }",
             format!(
-                "{whom}: auth.bearer: a template would be sent as it stands; write it into the `request` of a step"
+                "{whom}: auth.bearer: `row.a` is not known here; there are `owner.name`, `owner.vars.NAME` and `owner.secrets.NAME`, and everything else is known in the `request` of a step"
             ),
         ),
         (
@@ -125,7 +125,7 @@ fn a_mistake_has_its_line_and_what_to_do() {
         (
             "headers: { X-A: \"{{ row.a }}\" }",
             format!(
-                "{whom}: the value of `X-A`: a template would be sent as it stands; write it into the `request` of a step"
+                "{whom}: the value of `X-A`: `row.a` is not known here; there are `owner.name`, `owner.vars.NAME` and `owner.secrets.NAME`, and everything else is known in the `request` of a step"
             ),
         ),
         (
@@ -166,6 +166,52 @@ fn a_mistake_has_its_line_and_what_to_do() {
         Err(format!(
             "conf/p.yaml:5: {whom}: base_url has a user, and `auth` sends `Authorization` as well; remove one of the two"
         ))
+    );
+}
+
+#[test]
+fn a_dependency_of_an_owner_is_its_own() {
+    let keys = "hosts: [\"*.example\"]\n    headers: { X-Shop: \"{{ owner.vars.shop | upper }}\" }\n    \
+                auth: { bearer: \"{{ owner.secrets.token }}-${file:token}\" }";
+    let text = text(keys, "").replace("${URL}", "https://{{ owner.vars.shop }}.api.example/v1");
+    let shared = load(&text).unwrap().dependencies.remove(0);
+    assert!(shared.reads_owner());
+    let of = |name: &str, shop: &str, token: Option<&str>| OwnerView {
+        name: name.into(),
+        vars: [("shop".to_owned(), shop.to_owned())].into(),
+        secrets: token.map(|token| ("token".to_owned(), token.to_owned())).into_iter().collect(),
+    };
+    let own = shared.for_owner(&of("acme", "one", Some("geheim"))).unwrap();
+    assert_eq!(own.base_url.host_str(), Some("one.api.example"));
+    assert_eq!(own.headers[0].1.text(&Paths).unwrap(), "ONE");
+    let Some(Auth::Bearer(token)) = &own.auth else { panic!("{own:?}") };
+    assert_eq!(token.text(&Paths).unwrap(), "geheim-<conf/token>");
+    assert!(!format!("{own:?}{:?}", own.auth).contains("geheim"));
+    let other = shared.for_owner(&of("rival", "one", Some("x"))).unwrap();
+    assert_ne!(own.base_url, other.base_url, "limits are kept by address");
+    let error = |owner: &OwnerView| shared.for_owner(owner).err().unwrap();
+    assert_eq!(
+        error(&of("acme", "one", None)),
+        "dependency `d` needs a value that the owner acme does not have; set it by `penstock owners set acme --secret token=…`"
+    );
+    for shop in ["x.elsewhere.org/", "x@elsewhere.org#", "x.elsewhere.org?", "a b", "a:b@c"] {
+        let error = error(&of("acme", shop, Some("x")));
+        assert!(error.ends_with("nobody was called"), "{shop}: {error}");
+    }
+    let whom = "conf/p.yaml:5: dependency `d`: ";
+    let no_hosts = text.replace("hosts: [\"*.example\"]", "timeout: 5s");
+    assert_eq!(
+        load(&no_hosts).map(|_| ()),
+        Err(format!(
+            "{whom}a base_url that reads the owner needs `hosts`, such as `hosts: [\"*.example.com\"]`"
+        ))
+    );
+    let row = text.replace("owner.vars.shop }}.api", "row.a }}.api");
+    assert!(
+        load(&row)
+            .map(|_| ())
+            .unwrap_err()
+            .contains("base_url: `row.a` is not known here; there are `owner.name`")
     );
 }
 

@@ -9,6 +9,7 @@
 pub mod alerts;
 pub mod answers;
 pub mod asked;
+pub mod credentials;
 pub mod decoding;
 pub mod definitions;
 pub mod dispatch;
@@ -42,6 +43,8 @@ macro_rules! cases {
             asked::what_was_asked_for_is_not_asked_again,
             asked::a_sweep_that_fails_rows_ends_batches,
             asked::a_note_lives_as_long_as_its_lease,
+            credentials::owners_values_are_their_own,
+            credentials::tokens_are_renewed_by_one_at_a_time,
             definitions::a_retry_can_change_the_definition,
             extraction::a_chunk_and_its_checkpoint_are_one,
             extraction::a_lease_is_held_by_one,

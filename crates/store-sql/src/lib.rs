@@ -38,6 +38,7 @@ mod batches;
 mod callbacks;
 mod codes;
 mod control;
+mod credentials;
 mod dispatch;
 mod engine;
 mod extraction;

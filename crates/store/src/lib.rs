@@ -16,6 +16,7 @@ pub mod batches;
 pub mod callbacks;
 pub mod control;
 pub mod crash;
+pub mod credentials;
 pub mod dispatch;
 pub mod error;
 pub mod extraction;
@@ -48,6 +49,7 @@ pub trait Store:
     + alerts::Alerts
     + waiting::Waiting
     + polls::Polls
+    + credentials::Credentials
 {
 }
 
@@ -66,5 +68,6 @@ impl<T> Store for T where
         + alerts::Alerts
         + waiting::Waiting
         + polls::Polls
+        + credentials::Credentials
 {
 }

@@ -18,13 +18,14 @@ use penstock_flow::context::limits_view::LimitsView;
 use penstock_flow::context::object_writer::PARTS_UNDER_WAY;
 use penstock_flow::context::periodic::PeriodicTasks;
 use penstock_flow::context::secrets::Secrets;
+use penstock_flow::context::token_vault::SealedVault;
 use penstock_flow::dispatch::DispatchPolicy;
 use penstock_flow::extract::policy::ExtractPolicy;
 use penstock_flow::operate::collect_metrics::Sources;
 use penstock_flow::telemetry::metrics::RequestMetrics;
 use penstock_flow::worker::{WorkerMetrics, WorkerPolicy};
 use penstock_store_sqlite::ServiceGuard;
-use ring::rand::SystemRandom;
+use ring::rand::{SecureRandom, SystemRandom};
 
 use self::database::Database;
 use self::objects::Objects;
@@ -202,7 +203,16 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
     };
     let objects = if role.reads_rows() { objects::open(settings, role)? } else { Objects::none() };
     let (queue, limiter, local) = queue::open(settings, sqlite).await?;
-    let caller = Arc::new(caller_of(settings, limiter, clock.clone())?);
+    let keyring = Arc::new(CurrentKeyring::new(keyring));
+    let random: Arc<dyn SecureRandom + Send + Sync> = Arc::new(SystemRandom::new());
+    let vault = SealedVault {
+        store: store.clone(),
+        keyring: keyring.clone(),
+        random: random.clone(),
+        clock: clock.clone(),
+    };
+    let caller = caller_of(settings, limiter, clock.clone())?.with_vault(Arc::new(vault));
+    let caller = Arc::new(caller);
     let variables = Variables::of(settings, role);
     let unset = variables.unset;
     let services = Services {
@@ -211,7 +221,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         part_bytes: objects.part_bytes,
         parts_under_way: Arc::new(tokio::sync::Semaphore::new(PARTS_UNDER_WAY)),
         queue,
-        keyring: Arc::new(CurrentKeyring::new(keyring)),
+        keyring,
         pipelines: Arc::new(Definitions::new(pipelines, unset, Box::new(move |name| variables.lookup(name)))),
         secrets: Arc::new(Secrets::default()),
         // An operator's command does not see limits that a service keeps in its own process.
@@ -221,7 +231,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         id_generator: Arc::new(SystemIdGenerator),
         readiness: Arc::default(),
         traces: crate::telemetry::traces(),
-        random: Arc::new(SystemRandom::new()),
+        random,
     };
     Ok(Chosen {
         services,

@@ -7,6 +7,7 @@ use serde_saphyr::{Location, Spanned};
 
 use super::error::{DefinitionError, ErrorCode};
 use super::live::{LiveText, Part};
+use super::owner::OwnerReads;
 use super::vars::{self, Filled, Section, Unset, Unusable};
 use super::written::Written;
 
@@ -202,6 +203,27 @@ impl<'a> Source<'a> {
     /// A text of a dependency; none when a variable or a file is missing. What reads like a template or a variable, and is not
     /// one here, is an error: it would be sent as it stands.
     pub fn live(&mut self, whose: &str, text: &str, line: u64) -> Option<LiveText> {
+        self.live_text(whose, text, line, None)
+    }
+
+    /// The same of a text that may read the owner; what it reads is added to `reads`.
+    pub fn live_of_owner(
+        &mut self,
+        whose: &str,
+        text: &str,
+        line: u64,
+        reads: &mut OwnerReads,
+    ) -> Option<LiveText> {
+        self.live_text(whose, text, line, Some(reads))
+    }
+
+    fn live_text(
+        &mut self,
+        whose: &str,
+        text: &str,
+        line: u64,
+        mut reads: Option<&mut OwnerReads>,
+    ) -> Option<LiveText> {
         if let Some(name) = vars::bare(text) {
             let message =
                 format!("`${name}` would be sent as it stands; write `${{{name}}}` for the variable");
@@ -223,10 +245,17 @@ impl<'a> Source<'a> {
                 Section::Filled(Filled::Plain(text)) => Part::Text(text),
                 Section::File(path) => Part::File(self.path(&path)),
                 Section::Filled(Filled::Template(text)) => {
-                    let message =
-                        "a template would be sent as it stands; write it into the `request` of a step";
-                    self.error(line, format!("{whose}: {message}"));
-                    Part::Text(text)
+                    let made = match &mut reads {
+                        Some(reads) => reads.template(text.clone()),
+                        None => Err("a template would be sent as it stands here; write a text".to_owned()),
+                    };
+                    match made {
+                        Ok(template) => Part::Template(template),
+                        Err(message) => {
+                            self.error(line, format!("{whose}: {message}"));
+                            Part::Text(text)
+                        }
+                    }
                 }
             });
         }

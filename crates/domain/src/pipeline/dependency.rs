@@ -12,6 +12,7 @@ use super::definition::{BreakerDefinition, ConcurrencyDefinition, DependencyDefi
 use super::hosts::HostPattern;
 use super::live::LiveText;
 use super::model::{Breaker, Concurrency, Dependency, Rate};
+use super::owner::OwnerReads;
 use super::scalars::Span;
 use super::step::{is_header_name, is_header_value};
 use super::transport;
@@ -36,13 +37,15 @@ pub fn dependency(
     source: &mut Source<'_>,
 ) -> Option<Dependency> {
     source.check_name("dependency", name, line);
-    let base_url = base_url(name, definition, open_addresses, source);
-    let headers = headers(name, definition, source);
-    let auth = auth::load::auth(name, definition, source);
+    let mut owner = OwnerReads::default();
+    let base_url = base_url(name, definition, open_addresses, &mut owner, source);
+    let headers = headers(name, definition, &mut owner, source);
+    let auth = auth::load::auth(name, definition, &mut owner, source);
     if let (Some(url), Some(auth)) = (&base_url, &auth) {
         check_user(name, url, auth, definition.base_url.referenced.line(), source);
     }
-    let tls = transport::tls(name, definition, base_url.as_ref(), source);
+    let fixed_url = base_url.as_ref().filter(|_| owner.address.is_none());
+    let tls = transport::tls(name, definition, fixed_url, source);
     let proxy = transport::proxy(name, definition, source);
     let rate = definition.rate.as_ref().map(|rate| self::rate(name, rate, source));
     let concurrency = definition.concurrency.as_ref().map(|limit| concurrency(name, limit, source));
@@ -53,6 +56,7 @@ pub fn dependency(
         base_url: base_url?,
         hosts: hosts(name, definition, source),
         headers,
+        owner,
         auth,
         tls,
         proxy,
@@ -67,10 +71,23 @@ fn base_url(
     name: &str,
     definition: &DependencyDefinition,
     open_addresses: &mut Vec<String>,
+    owner: &mut OwnerReads,
     source: &mut Source<'_>,
 ) -> Option<Url> {
     let url_line = definition.base_url.referenced.line();
     source.take_left_open();
+    let written = &definition.base_url.value;
+    if written.contains("{{") || written.contains("{%") {
+        let address =
+            source.live_of_owner(&format!("dependency `{name}`: base_url"), written, url_line, owner)?;
+        if definition.hosts.is_empty() {
+            let message =
+                "a base_url that reads the owner needs `hosts`, such as `hosts: [\"*.example.com\"]`";
+            source.error(url_line, format!("dependency `{name}`: {message}"));
+        }
+        owner.address = Some(address);
+        return Url::parse(UNKNOWN_ADDRESS).ok();
+    }
     let mut filled = source.fill(&definition.base_url.value, url_line);
     if source.take_left_open() {
         open_addresses.push(name.to_owned());
@@ -102,6 +119,7 @@ fn hosts(name: &str, definition: &DependencyDefinition, source: &mut Source<'_>)
 fn headers(
     name: &str,
     definition: &DependencyDefinition,
+    owner: &mut OwnerReads,
     source: &mut Source<'_>,
 ) -> Vec<(String, LiveText)> {
     let mut headers = Vec::new();
@@ -109,7 +127,7 @@ fn headers(
         let at = value.referenced.line();
         check_header(&format!("dependency `{name}`"), header, at, source);
         let whose = format!("dependency `{name}`: the value of `{header}`");
-        let Some(value) = source.live(&whose, &value.value, at) else { continue };
+        let Some(value) = source.live_of_owner(&whose, &value.value, at, owner) else { continue };
         if value.fixed().is_some_and(|value| !is_header_value(value)) {
             source.error(at, format!("dependency `{name}`: the value of `{header}` has a control character, which no header may have"));
         }

@@ -1,9 +1,13 @@
-//! Texts of a dependency: its address, headers and credentials. Files in them are read when a call is made. They
-//! hold secrets, and are never printed.
+//! Texts of a dependency: its address, headers and credentials. Files in them are read when a call is made, and
+//! what they read of an owner is filled in for each batch. They hold secrets, and are never printed.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use minijinja::Value;
+
+use super::template::Template;
 
 /// What files hold that definitions name with `${file:PATH}`.
 pub trait Files: Send + Sync {
@@ -32,6 +36,8 @@ pub struct LiveText(Arc<[Part]>);
 pub(super) enum Part {
     Text(String),
     File(PathBuf),
+    /// Reads of the owner.
+    Template(Template),
 }
 
 impl LiveText {
@@ -39,9 +45,36 @@ impl LiveText {
         Self(parts.into())
     }
 
-    /// Whether it is another text after a file has changed.
-    pub fn is_live(&self) -> bool {
-        self.0.iter().any(|part| !matches!(part, Part::Text(_)))
+    /// Whether it reads something of an owner.
+    pub fn reads_owner(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Template(_)))
+    }
+
+    /// The same for an owner: nothing of it reads an owner any more.
+    ///
+    /// # Errors
+    /// When the owner lacks something.
+    pub(super) fn for_owner(&self, owner: &Value) -> Result<Self, minijinja::Error> {
+        if !self.reads_owner() {
+            return Ok(self.clone());
+        }
+        let part = |part: &Part| {
+            Ok(match part {
+                Part::Template(template) => Part::Text(template.render_text(owner)?),
+                other => other.clone(),
+            })
+        };
+        let parts: Result<Vec<Part>, minijinja::Error> = self.0.iter().map(part).collect();
+        let parts = parts?;
+        // What was filled in is a secret as much as what a file holds.
+        let mut whole = vec![Part::Text(String::new())];
+        whole.extend(parts);
+        Ok(Self::of(whole))
+    }
+
+    /// Whether it holds what a file or an owner has.
+    pub fn is_secret(&self) -> bool {
+        !matches!(&*self.0, [] | [Part::Text(_)])
     }
 
     /// The text as it is now.
@@ -57,6 +90,7 @@ impl LiveText {
             match part {
                 Part::Text(text) => whole.push_str(text),
                 Part::File(path) => whole.push_str(&files.read(path)?),
+                Part::Template(_) => return Err("a value of the owner is not filled in".to_owned()),
             }
         }
         Ok(Cow::Owned(whole))

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::auth::Auth;
 use super::hosts::{self, HostPattern};
 use super::live::LiveText;
+use super::owner::OwnerReads;
 use super::step::{RenderError, ResultTemplate, Step};
 use super::transport::{Proxy, Tls};
 use super::values::RowContext;
@@ -114,6 +115,8 @@ pub struct Dependency {
     pub hosts: Vec<HostPattern>,
     /// Headers of every call; they hold secrets.
     pub headers: Vec<(String, LiveText)>,
+    /// What it reads of an owner.
+    pub owner: OwnerReads,
     /// How its calls are authenticated.
     pub auth: Option<Auth>,
     /// What its connections trust and show.

@@ -108,7 +108,7 @@ pub(crate) fn add_header(
 ) -> Result<(), NoCredentials> {
     let text = value.text(files)?;
     let wrong = || format!("the header `{name}` cannot be sent");
-    let value = if value.is_live() {
+    let value = if value.is_secret() {
         secret(name, &text)?
     } else {
         HeaderValue::try_from(&*text).map_err(|_| wrong())?

@@ -34,6 +34,7 @@ pub fn dependency(base_url: &str) -> Dependency {
         base_url: Url::parse(base_url).unwrap(),
         hosts: Vec::new(),
         headers: Vec::new(),
+        owner: Default::default(),
         auth: None,
         tls: None,
         proxy: None,

@@ -84,6 +84,7 @@ impl LimitsView {
     }
 
     async fn look(&self, caller: &Caller, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
+        let dependency = &*dependency.seen_for(owner);
         let key = (identity(&dependency.name, &dependency.base_url), owner.to_owned());
         let lock = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_fresh = |at: &Instant| at.elapsed() < FRESH_FOR;

@@ -27,13 +27,13 @@ pub struct DependencyState {
     pub cause: Option<String>,
 }
 
-/// Every dependency of these pipelines, once, and a pipeline that has it.
+/// Every dependency of these pipelines, once, and a pipeline that has it; without those that are each owner's own.
 pub fn all<'p>(
     pipelines: impl Iterator<Item = &'p Arc<Pipeline>>,
 ) -> BTreeMap<String, (&'p Pipeline, &'p Dependency)> {
     let mut found = BTreeMap::new();
     for pipeline in pipelines {
-        for dependency in &pipeline.dependencies {
+        for dependency in pipeline.dependencies.iter().filter(|dependency| !dependency.reads_owner()) {
             let identity = identity(&dependency.name, &dependency.base_url);
             found.entry(identity).or_insert((pipeline.as_ref(), dependency));
         }

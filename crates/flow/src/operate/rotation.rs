@@ -17,7 +17,7 @@ use crate::context::installation;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
-use crate::context::{api_keys, earlier_releases, stored_definitions};
+use crate::context::{api_keys, earlier_releases, owner_values, stored_definitions, token_vault};
 
 /// Data keys re-wrapped in one step.
 const STEP: u32 = 500;
@@ -33,7 +33,7 @@ pub struct KeyNeed {
     pub key_id: String,
     /// Batches whose data key an epoch wraps that it seals.
     pub data_keys: u64,
-    /// Callback secrets, and the installation's own, that it seals.
+    /// Callback secrets, owners' values, tokens, and the installation's own, that it seals.
     pub secrets: u64,
     /// Definitions that it authenticates.
     pub definitions: u64,
@@ -47,7 +47,7 @@ pub struct KeyNeed {
 pub struct Rewrapped {
     /// Data keys, wrapped anew in the newest epoch.
     pub data_keys: u64,
-    /// Callback secrets and the installation's own.
+    /// Callback secrets, owners' values, tokens and the installation's own.
     pub secrets: u64,
     /// Definitions.
     pub definitions: u64,
@@ -133,6 +133,8 @@ pub async fn needs(services: &Services) -> Result<Vec<KeyNeed>, FlowError> {
     for (_, secrets) in store.all_callback_secrets().await? {
         sealed.extend([secrets.current, secrets.previous].into_iter().flatten());
     }
+    sealed.extend(store.all_owner_values().await?.into_iter().map(|value| value.sealed));
+    sealed.extend(store.all_tokens().await?.into_iter().map(|(_, tokens)| tokens));
     for secret in &sealed {
         need_of(&mut needs, secret)?.secrets += 1;
     }
@@ -182,6 +184,7 @@ pub async fn rewrap(services: &Services, oldest: Duration, actor: &str) -> Resul
         done.secrets += u64::from(reseal_secrets(services, owner, &before).await?);
     }
     done.secrets += u64::from(installation::reseal(services).await?);
+    done.secrets += owner_values::reseal(services).await? + token_vault::reseal(services).await?;
     authenticate_definitions(services, &mut done).await?;
     api_keys::convert_earlier(services).await?;
     if done.is_something() {

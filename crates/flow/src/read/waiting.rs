@@ -300,6 +300,7 @@ async fn limits(
     // The limits of today count, also for batches of an older definition.
     let loaded = services.pipelines.get(&batch.pipeline);
     for dependency in &loaded.as_deref().unwrap_or(pipeline).dependencies {
+        let dependency = &*dependency.seen_for(&batch.owner_name);
         match caller.peek(dependency, &batch.owner_name).await {
             Some(gate) => waits.extend(at_gate(dependency, &gate, services.clock.now())),
             // One limiter keeps them all: the others would only be waited for in vain.

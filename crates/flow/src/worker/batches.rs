@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::context::cache::Kept;
 use crate::context::error::FlowError;
+use crate::context::owner_values;
 use crate::context::secrets::{SecretsOf, unreadable_header};
 use crate::context::services::Services;
 use crate::worker::held::HeldAt;
@@ -23,6 +24,9 @@ use crate::worker::lanes::Owner;
 
 /// A batch that could not be loaded is tried again after this time: less than [`HELD_AFTER_FAULT`](crate::dispatch::run::HELD_AFTER_FAULT).
 const RELOAD_AFTER: Duration = Duration::from_secs(5);
+
+/// What a dependency reads of an owner is read again after this time: a new secret is used without a restart.
+const OWNERS_VALUES_FOR: Duration = Duration::from_secs(2);
 
 /// A batch, ready to process its rows.
 pub struct BatchWork {
@@ -40,6 +44,8 @@ pub struct BatchWork {
     pub pipeline: Arc<Pipeline>,
     /// That definition's dependencies, in its order, with the limits of today.
     pub dependencies: Vec<Dependency>,
+    /// Since when it has its owner's values; none: it reads none of them.
+    pub owners_values_from: Option<Instant>,
     /// Bytes of its file: no row of it has more.
     pub file_bytes: u64,
     /// When it was uploaded.
@@ -55,6 +61,11 @@ pub struct BatchWork {
 }
 
 impl BatchWork {
+    /// Whether its owner's values may be others by now.
+    fn is_stale(&self, now: Instant) -> bool {
+        self.owners_values_from.is_some_and(|from| now.duration_since(from) >= OWNERS_VALUES_FOR)
+    }
+
     /// How long after the upload a row starts for the first time; none: it has run before.
     pub fn first_start_of(&self, claimed: &ClaimedRow, now: Timestamp) -> Option<Duration> {
         (self.run == 1 && claimed.first_claimed_at.is_none()).then(|| now.since(self.created_at))
@@ -93,7 +104,7 @@ impl BatchCache {
             let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
             broken.retain(|_, at| now - *at < RELOAD_AFTER);
             for batch in wanted {
-                match self.kept.get(batch) {
+                match self.kept.get(batch).filter(|work| !work.is_stale(now)) {
                     Some(work) => {
                         found.insert(*batch, work);
                     }
@@ -178,9 +189,12 @@ pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowE
     let pipeline = services.definition_of(batch).await?;
     let loaded = services.pipelines.iter().map(Arc::as_ref);
     let dependencies = with_limits_of_today(&pipeline, loaded);
+    let dependencies = of_owner(services, batch, dependencies).await?;
     let secrets = services.secrets_of(batch).await?;
     let header = secrets.header().cloned().ok_or_else(|| unreadable_header(batch))?;
+    let reads_owner = pipeline.dependencies.iter().any(Dependency::reads_owner);
     Ok(BatchWork {
+        owners_values_from: reads_owner.then(Instant::now),
         seq: batch.seq,
         id: batch.id.0,
         name: batch.name.clone(),
@@ -195,6 +209,21 @@ pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowE
         header,
         held: HeldAt::default(),
     })
+}
+
+/// Dependencies that read of an owner, as this batch's owner has them.
+async fn of_owner(
+    services: &Services,
+    batch: &Batch,
+    dependencies: Vec<Dependency>,
+) -> Result<Vec<Dependency>, FlowError> {
+    if !dependencies.iter().any(Dependency::reads_owner) {
+        return Ok(dependencies);
+    }
+    let owner = owner_values::view(services, batch.owner, &batch.owner_name).await?;
+    let own = dependencies.iter().map(|dependency| dependency.for_owner(&owner));
+    own.collect::<Result<_, _>>()
+        .map_err(|reason| FlowError::Definition { pipeline: batch.pipeline.clone(), reason })
 }
 
 /// A batch keeps the definition that it was uploaded under: its columns, its steps, where they are sent and with what. Rates,
@@ -219,6 +248,7 @@ fn with_limits_of_today<'a>(
             hosts: dependency.hosts.clone(),
             headers: dependency.headers.clone(),
             auth: dependency.auth.clone(),
+            owner: dependency.owner.clone(),
             tls: dependency.tls.clone(),
             proxy: dependency.proxy.clone(),
             rate: today.rate.clone(),

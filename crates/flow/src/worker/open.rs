@@ -111,6 +111,7 @@ mod tests {
         let id = Uuid::from_u128(7);
         let key = DataKey::generate(&ring::rand::SystemRandom::new()).unwrap();
         BatchWork {
+            owners_values_from: None,
             seq: BatchSeq(1),
             id,
             name: None,

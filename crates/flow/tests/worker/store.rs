@@ -13,6 +13,7 @@ use penstock_store::alerts::*;
 use penstock_store::batches::*;
 use penstock_store::callbacks::*;
 use penstock_store::control::*;
+use penstock_store::credentials::*;
 use penstock_store::dispatch::*;
 use penstock_store::extraction::*;
 use penstock_store::operations::*;
@@ -240,6 +241,18 @@ sealing::Sealing {
     set_definition_mac(version: Uuid, expected: Option<&[u8]>, mac: &[u8]) -> bool;
     secret(name: &str) -> Option<Vec<u8>>;
     set_secret(name: &str, expected: Option<&[u8]>, sealed: &[u8]) -> bool;
+}
+credentials::Credentials {
+    owner_values(owner: OwnerSeq) -> Vec<OwnerValue>;
+    all_owner_values() -> Vec<OwnerValue>;
+    set_owner_value(value: &OwnerValue) -> ();
+    reseal_owner_value(value: &OwnerValue, before: &[u8]) -> bool;
+    unset_owner_value(owner: OwnerSeq, secret: bool, name: &str) -> bool;
+    tokens(name: Uuid) -> Option<SealedTokens>;
+    begin_renewal(name: Uuid, version: i64, now: Timestamp, until: Timestamp) -> bool;
+    end_renewal(name: Uuid, version: i64, sealed: Option<&[u8]>) -> bool;
+    all_tokens() -> Vec<(Uuid, Vec<u8>)>;
+    reseal_tokens(name: Uuid, before: &[u8], sealed: &[u8]) -> bool;
 }
 alerts::Alerts {
     failing_batches(since: Timestamp, min_rows: u32, share_bp: u16, limit: u32) -> Vec<FailingBatch>;

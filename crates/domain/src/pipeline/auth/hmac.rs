@@ -8,6 +8,7 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 
 use crate::pipeline::engine::{self, Program};
 use crate::pipeline::live::LiveText;
+use crate::pipeline::owner::OwnerReads;
 use crate::pipeline::template;
 use crate::pipeline::vars::Filled;
 
@@ -33,6 +34,8 @@ pub struct Hmac {
     pub secret: LiveText,
     /// The hash.
     pub algorithm: HmacAlgorithm,
+    /// What its templates read of the owner, once that is known.
+    pub(super) owner: Option<Value>,
     pub(super) message: SigningTemplate,
     pub(super) headers: Vec<(String, SigningTemplate)>,
 }
@@ -57,13 +60,20 @@ pub struct Signable<'a> {
 }
 
 impl Hmac {
+    fn values(&self, request: &Signable<'_>, body: &str) -> BTreeMap<&'static str, Value> {
+        let mut values = values(request, body);
+        values.extend(self.owner.clone().map(|owner| ("owner", owner)));
+        values
+    }
+
     /// What is signed.
     ///
     /// # Errors
     /// A sentence that holds no value, when the template cannot be applied.
     pub fn message(&self, request: &Signable<'_>) -> Result<Vec<u8>, String> {
         let text = std::str::from_utf8(request.body);
-        let rendered = self.message.render(values(request, text.unwrap_or(BODY)), "auth.hmac.message")?;
+        let rendered =
+            self.message.render(self.values(request, text.unwrap_or(BODY)), "auth.hmac.message")?;
         if text.is_ok() {
             return Ok(rendered.into_bytes());
         }
@@ -82,7 +92,7 @@ impl Hmac {
     /// # Errors
     /// As [`Hmac::message`].
     pub fn headers(&self, request: &Signable<'_>, signature: &[u8]) -> Result<Vec<(String, String)>, String> {
-        let mut values = values(request, std::str::from_utf8(request.body).unwrap_or_default());
+        let mut values = self.values(request, std::str::from_utf8(request.body).unwrap_or_default());
         values.insert("signature", Value::from_bytes(signature.to_vec()));
         let header = |(name, template): &(String, SigningTemplate)| {
             let value = template.render(values.clone(), &format!("auth.hmac.headers.{name}"))?;
@@ -121,7 +131,7 @@ impl SigningTemplate {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn compile(filled: Filled, signature: bool) -> Result<Self, String> {
+    pub(super) fn compile(filled: Filled, signature: bool, owner: &mut OwnerReads) -> Result<Self, String> {
         let text = match filled {
             Filled::Plain(text) => return Ok(Self::Text(text)),
             Filled::Template(text) => text,
@@ -134,6 +144,7 @@ impl SigningTemplate {
         for name in names {
             let known = match name.split_once('.') {
                 Some(("request", rest)) => KNOWN.contains(&rest.split('.').next().unwrap_or_default()),
+                Some(("owner", _)) => owner.add(&name),
                 _ => name == "request" || name == "now" || (signature && name == "signature"),
             };
             if !known {
@@ -240,11 +251,13 @@ mod tests {
 
     fn hmac(message: &str, header: &str) -> Hmac {
         let compile = |text: &str, signature| {
-            SigningTemplate::compile(Filled::Template(text.into()), signature).unwrap()
+            SigningTemplate::compile(Filled::Template(text.into()), signature, &mut OwnerReads::default())
+                .unwrap()
         };
         Hmac {
             secret: "s".into(),
             algorithm: HmacAlgorithm::Sha256,
+            owner: None,
             message: compile(message, false),
             headers: vec![("X-Signature".into(), compile(header, true))],
         }
@@ -281,8 +294,11 @@ mod tests {
 
     #[test]
     fn what_can_never_be_applied_is_known_before() {
-        let wrong =
-            |text: &str| SigningTemplate::compile(Filled::Template(text.into()), false).err().unwrap();
+        let wrong = |text: &str| {
+            SigningTemplate::compile(Filled::Template(text.into()), false, &mut OwnerReads::default())
+                .err()
+                .unwrap()
+        };
         assert!(
             wrong("{{ row.a }}").starts_with("`row.a` is not known here; there are request.timestamp"),
             "{}",

@@ -1,6 +1,8 @@
 //! `auth`: from the definition to credentials that can be sent.
 #![allow(missing_docs, reason = "private to the loader")]
 
+use std::ops::{Deref, DerefMut};
+
 use serde_saphyr::Spanned;
 
 use super::definition::{ApiKeyDefinition, AuthDefinition};
@@ -9,12 +11,44 @@ use crate::pipeline::check::Source;
 use crate::pipeline::definition::DependencyDefinition;
 use crate::pipeline::dependency::check_header;
 use crate::pipeline::live::LiveText;
+use crate::pipeline::owner::OwnerReads;
+
+/// The definition's text, whose values may read the owner.
+pub(super) struct Reader<'r, 's> {
+    pub(super) reads: &'r mut OwnerReads,
+    pub(super) source: &'r mut Source<'s>,
+}
+
+impl Reader<'_, '_> {
+    pub(super) fn live(&mut self, whose: &str, text: &str, line: u64) -> Option<LiveText> {
+        self.source.live_of_owner(whose, text, line, self.reads)
+    }
+}
+
+impl<'s> Deref for Reader<'_, 's> {
+    type Target = Source<'s>;
+
+    fn deref(&self) -> &Source<'s> {
+        self.source
+    }
+}
+
+impl<'s> DerefMut for Reader<'_, 's> {
+    fn deref_mut(&mut self) -> &mut Source<'s> {
+        self.source
+    }
+}
 
 /// The credentials of a dependency.
-pub fn auth(name: &str, definition: &DependencyDefinition, source: &mut Source<'_>) -> Option<Auth> {
+pub fn auth(
+    name: &str,
+    definition: &DependencyDefinition,
+    reads: &mut OwnerReads,
+    source: &mut Source<'_>,
+) -> Option<Auth> {
     let written = definition.auth.as_ref()?;
     let line = written.referenced.line();
-    let auth = one_of(name, &written.value, line, source)?;
+    let auth = one_of(name, &written.value, line, &mut Reader { reads, source })?;
     for header in auth.headers() {
         let twice = definition.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(header));
         if let Some((known, value)) = twice {
@@ -27,7 +61,7 @@ pub fn auth(name: &str, definition: &DependencyDefinition, source: &mut Source<'
 }
 
 /// The one key that `auth` has.
-fn one_of(name: &str, auth: &AuthDefinition, line: u64, source: &mut Source<'_>) -> Option<Auth> {
+fn one_of(name: &str, auth: &AuthDefinition, line: u64, source: &mut Reader<'_, '_>) -> Option<Auth> {
     let given = given(auth);
     if given.len() != 1 {
         let known = "`basic`, `bearer`, `api_key`, `oauth2`, `hmac` or `aws_sigv4`";
@@ -81,7 +115,7 @@ fn given(auth: &AuthDefinition) -> Vec<&'static str> {
     keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
 }
 
-fn api_key(whose: &str, key: &ApiKeyDefinition, line: u64, source: &mut Source<'_>) -> Option<Auth> {
+fn api_key(whose: &str, key: &ApiKeyDefinition, line: u64, source: &mut Reader<'_, '_>) -> Option<Auth> {
     let value = text(&format!("{whose}.api_key.value"), &key.value, source);
     match (&key.header, &key.query) {
         (Some(header), None) => {
@@ -103,7 +137,7 @@ fn api_key(whose: &str, key: &ApiKeyDefinition, line: u64, source: &mut Source<'
 pub(super) fn optional(
     whose: &str,
     written: Option<&Spanned<String>>,
-    source: &mut Source<'_>,
+    source: &mut Reader<'_, '_>,
 ) -> Option<Option<LiveText>> {
     match written {
         Some(written) => text(whose, written, source).map(Some),
@@ -112,7 +146,7 @@ pub(super) fn optional(
 }
 
 /// A secret: free of control characters where it is known.
-pub(super) fn text(whose: &str, written: &Spanned<String>, source: &mut Source<'_>) -> Option<LiveText> {
+pub(super) fn text(whose: &str, written: &Spanned<String>, source: &mut Reader<'_, '_>) -> Option<LiveText> {
     let line = written.referenced.line();
     let text = source.live(whose, &written.value, line)?;
     let Some(fixed) = text.fixed() else { return Some(text) };

@@ -10,6 +10,8 @@ mod signed;
 pub use hmac::{Hmac, HmacAlgorithm, Signable};
 pub use oauth2::{Claim, ClientAuth, Grant, Jwt, JwtAlgorithm, OAuth2};
 
+use minijinja::{Error, Value};
+
 use super::live::LiveText;
 
 /// How a dependency's calls are authenticated.
@@ -81,5 +83,34 @@ impl Auth {
             Self::KeyQuery { name, .. } => Some(name),
             _ => None,
         }
+    }
+
+    /// The same for an owner.
+    ///
+    /// # Errors
+    /// When the owner lacks something.
+    pub(super) fn for_owner(&self, owner: &Value) -> Result<Self, Error> {
+        let of = |text: &LiveText| text.for_owner(owner);
+        let some = |text: &Option<LiveText>| text.as_ref().map(of).transpose();
+        Ok(match self {
+            Self::Basic { username, password } => {
+                Self::Basic { username: of(username)?, password: of(password)? }
+            }
+            Self::Bearer(token) => Self::Bearer(of(token)?),
+            Self::KeyHeader { name, value } => Self::KeyHeader { name: name.clone(), value: of(value)? },
+            Self::KeyQuery { name, value } => Self::KeyQuery { name: name.clone(), value: of(value)? },
+            Self::OAuth2(auth) => Self::OAuth2(Box::new(auth.for_owner(owner)?)),
+            Self::Hmac(auth) => Self::Hmac(Box::new(Hmac {
+                secret: of(&auth.secret)?,
+                owner: owner.get_attr("owner").ok(),
+                ..(**auth).clone()
+            })),
+            Self::AwsSigV4(auth) => Self::AwsSigV4(Box::new(AwsSigV4 {
+                access_key_id: of(&auth.access_key_id)?,
+                secret_access_key: of(&auth.secret_access_key)?,
+                session_token: some(&auth.session_token)?,
+                ..(**auth).clone()
+            })),
+        })
     }
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use minijinja::{Error, Value};
 use serde_saphyr::Spanned;
 use url::Url;
 
 use super::Auth;
 use super::definition::{GrantDefinition, JwtDefinition, OAuth2Definition};
-use super::load::{optional, text};
+use super::load::{Reader, optional, text};
 use crate::csv::Format;
-use crate::pipeline::check::Source;
 use crate::pipeline::live::LiveText;
 
 /// How long an assertion is valid unless the definition says otherwise.
@@ -119,12 +119,56 @@ pub struct OAuth2 {
     pub parameters: Vec<(String, LiveText)>,
 }
 
+impl OAuth2 {
+    /// The same for an owner.
+    ///
+    /// # Errors
+    /// When the owner lacks something.
+    pub(super) fn for_owner(&self, owner: &Value) -> Result<Self, Error> {
+        let of = |text: &LiveText| text.for_owner(owner);
+        let some = |text: &Option<LiveText>| text.as_ref().map(of).transpose();
+        let grant = match &self.grant {
+            Grant::ClientCredentials => Grant::ClientCredentials,
+            Grant::RefreshToken(token) => Grant::RefreshToken(of(token)?),
+            Grant::JwtBearer(jwt) => {
+                let claim = |(name, claim): &(String, Claim)| {
+                    let claim = match claim {
+                        Claim::Text(text) => Claim::Text(of(text)?),
+                        Claim::Json(value) => Claim::Json(value.clone()),
+                    };
+                    Ok::<_, Error>((name.clone(), claim))
+                };
+                Grant::JwtBearer(Box::new(Jwt {
+                    issuer: of(&jwt.issuer)?,
+                    subject: some(&jwt.subject)?,
+                    audience: of(&jwt.audience)?,
+                    key: of(&jwt.key)?,
+                    claims: jwt.claims.iter().map(claim).collect::<Result<_, _>>()?,
+                    ..(**jwt).clone()
+                }))
+            }
+        };
+        let parameter =
+            |(name, text): &(String, LiveText)| Ok::<_, Error>((name.clone(), text.for_owner(owner)?));
+        Ok(Self {
+            token_url: of(&self.token_url)?,
+            grant,
+            client_id: some(&self.client_id)?,
+            client_secret: some(&self.client_secret)?,
+            client_auth: self.client_auth,
+            scope: some(&self.scope)?,
+            audience: some(&self.audience)?,
+            parameters: self.parameters.iter().map(parameter).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
 /// `auth.oauth2`, from the definition.
 pub(super) fn load(
     whose: &str,
     oauth2: &OAuth2Definition,
     line: u64,
-    source: &mut Source<'_>,
+    source: &mut Reader<'_, '_>,
 ) -> Option<Auth> {
     let token_url = token_url(whose, &oauth2.token_url, source);
     let of = |key: &str| format!("{whose}.{key}");
@@ -169,7 +213,7 @@ pub(super) fn load(
     })))
 }
 
-fn token_url(whose: &str, written: &Spanned<String>, source: &mut Source<'_>) -> Option<LiveText> {
+fn token_url(whose: &str, written: &Spanned<String>, source: &mut Reader<'_, '_>) -> Option<LiveText> {
     let url = text(&format!("{whose}.token_url"), written, source)?;
     let open = source.take_left_open();
     let fixed = url.fixed().filter(|_| !open);
@@ -183,7 +227,7 @@ fn token_url(whose: &str, written: &Spanned<String>, source: &mut Source<'_>) ->
 }
 
 /// What each grant needs.
-fn check_grant(whose: &str, oauth2: &OAuth2Definition, line: u64, source: &mut Source<'_>) {
+fn check_grant(whose: &str, oauth2: &OAuth2Definition, line: u64, source: &mut Reader<'_, '_>) {
     let grant = oauth2.grant.value;
     let mut wrong = |message: String| source.broken(line, message);
     if oauth2.client_secret.is_some() && oauth2.client_id.is_none() {
@@ -207,7 +251,7 @@ fn check_grant(whose: &str, oauth2: &OAuth2Definition, line: u64, source: &mut S
     }
 }
 
-fn jwt(whose: &str, jwt: &JwtDefinition, source: &mut Source<'_>) -> Option<Jwt> {
+fn jwt(whose: &str, jwt: &JwtDefinition, source: &mut Reader<'_, '_>) -> Option<Jwt> {
     let of = |key: &str| format!("{whose}.{key}");
     let issuer = text(&of("issuer"), &jwt.issuer, source);
     let subject = optional(&of("subject"), jwt.subject.as_ref(), source);

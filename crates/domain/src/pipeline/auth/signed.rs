@@ -5,12 +5,11 @@ use serde_saphyr::Spanned;
 
 use super::definition::{HmacDefinition, SigV4Definition};
 use super::hmac::{Hmac, SigningTemplate};
-use super::load::{optional, text};
+use super::load::{Reader, optional, text};
 use super::{Auth, AwsSigV4};
-use crate::pipeline::check::Source;
 use crate::pipeline::dependency::check_header;
 
-pub fn hmac(whose: &str, hmac: &HmacDefinition, source: &mut Source<'_>) -> Option<Auth> {
+pub fn hmac(whose: &str, hmac: &HmacDefinition, source: &mut Reader<'_, '_>) -> Option<Auth> {
     let secret = text(&format!("{whose}.secret"), &hmac.secret, source);
     let message = template(&format!("{whose}.message"), &hmac.message, false, source);
     let mut headers = Vec::new();
@@ -26,7 +25,7 @@ pub fn hmac(whose: &str, hmac: &HmacDefinition, source: &mut Source<'_>) -> Opti
             format!("{whose}.headers is empty, so that nothing is sent of the signature"),
         );
     }
-    let auth = Hmac { secret: secret?, algorithm: hmac.algorithm, message: message?, headers };
+    let auth = Hmac { secret: secret?, algorithm: hmac.algorithm, owner: None, message: message?, headers };
     Some(Auth::Hmac(Box::new(auth)))
 }
 
@@ -34,7 +33,7 @@ fn template(
     whose: &str,
     written: &Spanned<String>,
     signature: bool,
-    source: &mut Source<'_>,
+    source: &mut Reader<'_, '_>,
 ) -> Option<SigningTemplate> {
     let line = written.referenced.line();
     source.take_left_open();
@@ -42,12 +41,17 @@ fn template(
     if source.take_left_open() {
         return Some(SigningTemplate::Text(String::new()));
     }
-    SigningTemplate::compile(filled, signature)
-        .map_err(|message| source.broken(source.line_of(&written.value, line), format!("{whose}: {message}")))
-        .ok()
+    match SigningTemplate::compile(filled, signature, source.reads) {
+        Ok(template) => Some(template),
+        Err(message) => {
+            let at = source.line_of(&written.value, line);
+            source.broken(at, format!("{whose}: {message}"));
+            None
+        }
+    }
 }
 
-pub fn aws_sigv4(whose: &str, sigv4: &SigV4Definition, source: &mut Source<'_>) -> Option<Auth> {
+pub fn aws_sigv4(whose: &str, sigv4: &SigV4Definition, source: &mut Reader<'_, '_>) -> Option<Auth> {
     let mut name = |key: &str, value: &Spanned<String>| {
         let at = value.referenced.line();
         let filled = source.fill(&value.value, at)?;

@@ -1,0 +1,262 @@
+//! Credentials that change under way: tokens that end, files that are replaced, refresh tokens that are used once, values of each
+//! owner. Nothing of them is found anywhere.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::database::Database;
+use penstock_tests::receiver::{Answer, Heard, Receiver};
+use penstock_tests::{Client, Place};
+use serde_json::Value;
+
+/// In every secret.
+const MARKER: &str = "Zq9marker";
+
+const ROUTE: &str = "/v2/pipelines/calling/batches";
+
+fn ids(rows: u32) -> String {
+    (0..rows).fold("id\n".to_owned(), |csv, id| csv + &format!("a{id}\n"))
+}
+
+/// A pipeline of one keyed step, with these keys of its dependency.
+fn calling(dependency: &str) -> String {
+    format!(
+        "name: calling\ncsv: {{ columns: [ {{ name: id, required: true }} ] }}\n\
+        dependencies: {{ api: {{ timeout: 5s, {dependency} }} }}\nsteps:\n\
+        \x20 - {{ name: create, dependency: api, request: {{ method: POST, path: /create, json: {{ id: \"{{{{ row.id }}}}\" }}, idempotency_key: true }} }}\n\
+        dispatch: {{ rows_per_owner: 1000, spread: 0s }}\n"
+    )
+}
+
+fn status(status: u16) -> Answer {
+    Answer { status, headers: String::new(), body: String::new() }
+}
+
+/// What the database has of the marker in the clear.
+async fn leaks(place: &Place) -> Vec<String> {
+    let contents = Database::of(place).await.contents().await;
+    contents.into_iter().filter(|line| line.contains(MARKER)).collect()
+}
+
+/// Calls that were answered 200, and the rows that they were for.
+fn effects(receiver: &Receiver) -> (usize, HashSet<String>) {
+    let heard = receiver.heard();
+    let calls: Vec<&Heard> = heard.iter().filter(|one| one.path == "/create" && one.status == 200).collect();
+    (calls.len(), calls.iter().map(|one| one.header("idempotency-key").to_owned()).collect())
+}
+
+/// Tokens of an endpoint that live for a while, and the calls that were answered 401.
+#[derive(Default)]
+struct Tokens {
+    given: Vec<(String, Instant)>,
+    unauthorized: u32,
+}
+
+const LIFE: Duration = Duration::from_millis(1000);
+
+#[tokio::test]
+async fn tokens_that_live_a_second_outlast_a_batch_and_a_killed_worker() {
+    let receiver = Receiver::start().await;
+    let tokens = Arc::new(Mutex::new(Tokens::default()));
+    let given = tokens.clone();
+    receiver.answer_with(move |heard| {
+        let mut tokens = given.lock().expect("no test panics here");
+        if heard.path == "/token" {
+            let number = tokens.given.len();
+            let token = format!("{MARKER}token{number}");
+            tokens.given.push((format!("Bearer {token}"), Instant::now()));
+            return Answer::json(format!(
+                "{{\"access_token\": \"{token}\", \"token_type\": \"bearer\", \"expires_in\": 1}}"
+            ));
+        }
+        let known = tokens.given.iter().find(|(token, _)| token == heard.header("authorization"));
+        if known.is_some_and(|(_, at)| at.elapsed() < LIFE) {
+            return status(200);
+        }
+        tokens.unauthorized += 1;
+        status(401)
+    });
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = calling(
+        "base_url: \"${INVITE_API_URL}\", rate: { limit: 60, period: 1s, burst: 5 }, auth: { oauth2: { \
+         token_url: \"${INVITE_API_URL}/token\", grant: client_credentials, client_id: \"the client\", client_secret: \"${CRM_SECRET}\" } }",
+    );
+    let mut place = Place::new(&[("calling.yaml", &definition)]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    place.set("CRM_SECRET", format!("{MARKER}secret/+"));
+    place.set("RUST_LOG", "trace".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let (accepted, batch) = Client::new(&service, &key).upload(ROUTE, ids(240)).await.expect("an answer");
+    assert_eq!(accepted, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    crate::storage::until("it is called", || async { effects(&receiver).0 > 80 }).await;
+    service.kill();
+    let began = Instant::now();
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let ended = client.finished(&id).await;
+    assert_eq!(ended["counts"]["completed"], 240, "{ended}");
+    assert_eq!(effects(&receiver).1.len(), 240, "each row once, by its key");
+    let tokens = tokens.lock().expect("no test panics here");
+    // Renewed at four fifths of a second: in the two lives of the service.
+    let lives = began.elapsed().as_secs() + 8;
+    assert!(tokens.given.len() as u64 <= 2 * lives, "{} tokens in {lives} s", tokens.given.len());
+    let asked = receiver.heard().into_iter().find(|heard| heard.path == "/token").expect("a request");
+    // `the client` and the secret, encoded as in a form before they are put together (RFC 6749, 2.3.1).
+    assert_eq!(asked.header("authorization"), "Basic dGhlK2NsaWVudDpacTltYXJrZXJzZWNyZXQlMkYlMkI=");
+    assert_eq!(asked.body, "grant_type=client_credentials");
+    service.terminate();
+    assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new());
+    assert_eq!(leaks(&place).await, Vec::<String>::new());
+}
+
+/// Each refresh token is taken once. A second service finds the one that the first was given last.
+#[tokio::test]
+async fn a_refresh_token_that_is_replaced_outlasts_the_service() {
+    let receiver = Receiver::start().await;
+    let refresh = Arc::new(Mutex::new((format!("{MARKER}refresh0"), 0)));
+    let valid = refresh.clone();
+    receiver.answer_with(move |heard| {
+        let mut valid = valid.lock().expect("no test panics here");
+        if heard.path != "/token" {
+            let good = heard.header("authorization") == format!("Bearer {MARKER}access{}", valid.1);
+            return status(if good { 200 } else { 401 });
+        }
+        if heard.body != format!("grant_type=refresh_token&refresh_token={}&client_id=me", valid.0) {
+            return Answer { status: 400, ..Answer::json("{\"error\": \"invalid_grant\"}") };
+        }
+        valid.1 += 1;
+        valid.0 = format!("{MARKER}refresh{}", valid.1);
+        Answer::json(format!(
+            "{{\"access_token\": \"{MARKER}access{}\", \"expires_in\": 1, \"refresh_token\": \"{}\"}}",
+            valid.1, valid.0
+        ))
+    });
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = calling(
+        "base_url: \"${INVITE_API_URL}\", rate: { limit: 40, period: 1s }, auth: { oauth2: { \
+         token_url: \"${INVITE_API_URL}/token\", grant: refresh_token, client_id: me, refresh_token: \"${CRM_REFRESH}\" } }",
+    );
+    let mut place = Place::new(&[("calling.yaml", &definition)]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    place.set("CRM_REFRESH", format!("{MARKER}refresh0"));
+    place.set("RUST_LOG", "trace".into());
+    let key = place.key(&sandbox, "acme");
+    for life in 0..2 {
+        let service = place.start(&sandbox, None);
+        let client = Client::new(&service, &key);
+        let (accepted, batch) = client.upload(ROUTE, ids(60)).await.expect("an answer");
+        assert_eq!(accepted, 202, "{batch}");
+        let ended = client.finished(batch["id"].as_str().expect("an id")).await;
+        assert_eq!(ended["counts"]["completed"], 60, "service {life}: {ended}");
+        service.terminate();
+    }
+    assert!(refresh.lock().expect("no test panics here").1 >= 2);
+    assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new());
+    assert_eq!(leaks(&place).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_token_in_a_file_is_replaced_while_rows_are_called_for() {
+    let receiver = Receiver::start().await;
+    let valid = Arc::new(Mutex::new(vec!["one"]));
+    let accepted = valid.clone();
+    receiver.answer_with(move |heard| {
+        let valid = accepted.lock().expect("no test panics here");
+        let good = valid.iter().any(|token| heard.header("x-token") == *token);
+        status(if good { 200 } else { 401 })
+    });
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    // Beside the folder of the definitions.
+    let definition = calling(
+        "base_url: \"${INVITE_API_URL}\", rate: { limit: 50, period: 1s }, \
+         auth: { api_key: { header: X-Token, value: \"${file:../token}\" } }",
+    );
+    let mut place = Place::new(&[("calling.yaml", &definition)]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    place.write("token", "one\n");
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload(ROUTE, ids(120)).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    crate::storage::until("it is called", || async { effects(&receiver).0 > 20 }).await;
+    valid.lock().expect("no test panics here").push("two");
+    let path = place.write("token.new", "two\n");
+    std::fs::rename(&path, path.trim_end_matches(".new")).expect("a file");
+    receiver.until(|heard| heard.header("x-token") == "two").await;
+    valid.lock().expect("no test panics here").retain(|token| *token == "two");
+    let ended = client.finished(&id).await;
+    assert_eq!(ended["counts"]["completed"], 120, "{ended}");
+}
+
+/// Each owner is called for at its own address, with its own secret; who lacks one waits, and nobody is called elsewhere.
+#[tokio::test]
+async fn each_owner_has_its_own_address_and_secret() {
+    let receiver = Receiver::start().await;
+    receiver.answer(200);
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let port = receiver.url.rsplit(':').next().expect("a port").to_owned();
+    let definition = calling(
+        "base_url: \"http://{{ owner.vars.shop }}:${SHOP_PORT}\", hosts: [localhost, \"127.0.0.1\"], \
+         headers: { X-Owner: \"{{ owner.name }}\" }, auth: { bearer: \"{{ owner.secrets.token }}\" }",
+    );
+    let mut place = Place::new(&[("calling.yaml", &definition)]);
+    place.set("SHOP_PORT", port);
+    place.set("RUST_LOG", "trace".into());
+    let keys = ["acme", "rival", "evil"].map(|owner| place.key(&sandbox, owner));
+    let token = |owner: &str| format!("token={MARKER}{owner}");
+    let set = |args: &[&str]| {
+        let (said, good) = place.operate(&sandbox, &[&["owners", "set"], args].concat());
+        assert!(good && !said.to_string().contains(MARKER), "{said}");
+    };
+    set(&["acme", "--var", "shop=localhost", "--secret", &token("acme")]);
+    set(&["evil", "--var", "shop=x@elsewhere.example/", "--secret", &token("evil")]);
+    let service = place.start(&sandbox, None);
+    let mut batches = Vec::new();
+    for key in &keys {
+        let client = Client::new(&service, key);
+        let (_, batch) = client.upload(ROUTE, ids(5)).await.expect("an answer");
+        batches.push((client, batch["id"].as_str().expect("an id").to_owned()));
+    }
+    let ended = batches[0].0.finished(&batches[0].1).await;
+    assert_eq!(ended["counts"]["completed"], 5, "{ended}");
+    let waits = async |at: usize| {
+        let (client, id) = &batches[at];
+        let began = Instant::now();
+        loop {
+            let waiting: Value = client.get(&format!("/v2/batches/{id}/waiting")).await;
+            let found = waiting["data"]
+                .as_array()
+                .expect("waits")
+                .iter()
+                .find(|wait| wait["reason"] == "unprocessable");
+            if let Some(wait) = found {
+                return wait["sentence"].to_string();
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "{waiting}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let lacking = waits(1).await;
+    assert!(lacking.contains("penstock owners set rival --secret token=…"), "{lacking}");
+    let elsewhere = waits(2).await;
+    assert!(elsewhere.contains("nobody was called"), "{elsewhere}");
+    set(&["rival", "--var", "shop=127.0.0.1", "--secret", &token("rival")]);
+    let ended = batches[1].0.finished(&batches[1].1).await;
+    assert_eq!(ended["counts"]["completed"], 5, "{ended}");
+    for heard in receiver.heard() {
+        let owner = heard.header("x-owner").to_owned();
+        let shop = if owner == "acme" { "localhost:" } else { "127.0.0.1:" };
+        assert!(heard.header("host").starts_with(shop), "{heard:?}");
+        assert_eq!(heard.header("authorization"), format!("Bearer {MARKER}{owner}"));
+    }
+    let (values, _) = place.operate(&sandbox, &["owners", "values", "acme"]);
+    assert!(values.to_string().contains("shop") && !values.to_string().contains(MARKER), "{values}");
+    service.terminate();
+    assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new());
+    assert_eq!(leaks(&place).await, Vec::<String>::new());
+}
