@@ -260,3 +260,48 @@ async fn each_owner_has_its_own_address_and_secret() {
     assert_eq!(place.files_with(MARKER.as_bytes()), Vec::<std::path::PathBuf>::new());
     assert_eq!(leaks(&place).await, Vec::<String>::new());
 }
+
+/// An endpoint that refuses holds the batch with its own words; after `resume` it is asked again. One that fails makes rows wait.
+#[tokio::test]
+async fn an_endpoint_that_refuses_holds_and_one_that_fails_makes_rows_wait() {
+    let receiver = Receiver::start().await;
+    let mode = Arc::new(Mutex::new("fails"));
+    let now = mode.clone();
+    receiver.answer_with(move |heard| match (heard.path.as_str(), *now.lock().expect("no test panics here")) {
+        ("/token", "fails") => status(503),
+        ("/token", "refuses") => {
+            let body = "{\"error\": \"invalid_client\", \"error_description\": \"The client was disabled on Monday.\"}";
+            Answer { status: 401, ..Answer::json(body) }
+        }
+        ("/token", _) => Answer::json("{\"access_token\": \"t\"}"),
+        _ => status(if heard.header("authorization") == "Bearer t" { 200 } else { 401 }),
+    });
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = calling(
+        "base_url: \"${INVITE_API_URL}\", auth: { oauth2: { token_url: \"${INVITE_API_URL}/token\", \
+         grant: client_credentials, client_id: me, client_secret: s3cret, client_auth: body, scope: \"a b\" } }",
+    );
+    let mut place = Place::new(&[("calling.yaml", &definition)]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload(ROUTE, ids(20)).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let path = format!("/v2/batches/{id}");
+    receiver.until(|heard| heard.path == "/token").await;
+    *mode.lock().expect("no test panics here") = "refuses";
+    crate::storage::until("the batch is held", || async { client.get(&path).await["held"] == true }).await;
+    let held = client.get(&path).await;
+    assert_eq!(held["hold"]["code"], "invalid_client", "{held}");
+    assert_eq!(held["hold"]["reason"], "The client was disabled on Monday.", "{held}");
+    let knocks = || receiver.heard().iter().filter(|heard| heard.path == "/token").count();
+    assert!(knocks() <= 12, "{} requests for a token", knocks());
+    *mode.lock().expect("no test panics here") = "works";
+    let (resumed, _) = client.post(&format!("{path}/resume"), &serde_json::json!({})).await;
+    assert_eq!(resumed, 200);
+    let ended = client.finished(&id).await;
+    assert_eq!(ended["counts"]["completed"], 20, "{ended}");
+    let body = "grant_type=client_credentials&scope=a+b&client_id=me&client_secret=s3cret";
+    assert!(receiver.heard().iter().any(|heard| heard.body == body), "as a form");
+}
