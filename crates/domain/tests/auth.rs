@@ -171,7 +171,7 @@ fn a_mistake_has_its_line_and_what_to_do() {
 
 #[test]
 fn a_dependency_of_an_owner_is_its_own() {
-    let keys = "hosts: [\"*.example\"]\n    headers: { X-Shop: \"{{ owner.vars.shop | upper }}\" }\n    \
+    let keys = "hosts: [\"*.api.example\"]\n    headers: { X-Shop: \"{{ owner.vars.shop | upper }}\" }\n    \
                 auth: { bearer: \"{{ owner.secrets.token }}-${file:token}\" }";
     let text = text(keys, "").replace("${URL}", "https://{{ owner.vars.shop }}.api.example/v1");
     let shared = load(&text).unwrap().dependencies.remove(0);
@@ -199,7 +199,7 @@ fn a_dependency_of_an_owner_is_its_own() {
         assert!(error.ends_with("nobody was called"), "{shop}: {error}");
     }
     let whom = "conf/p.yaml:5: dependency `d`: ";
-    let no_hosts = text.replace("hosts: [\"*.example\"]", "timeout: 5s");
+    let no_hosts = text.replace("hosts: [\"*.api.example\"]", "timeout: 5s");
     assert_eq!(
         load(&no_hosts).map(|_| ()),
         Err(format!(

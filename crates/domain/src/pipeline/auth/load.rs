@@ -63,6 +63,10 @@ pub fn auth(
 /// The one key that `auth` has.
 fn one_of(name: &str, auth: &AuthDefinition, line: u64, source: &mut Reader<'_, '_>) -> Option<Auth> {
     let given = given(auth);
+    if given.is_empty() && source.errors.iter().any(|error| error.line >= line) {
+        // What was given could not be read, and was reported.
+        return None;
+    }
     if given.len() != 1 {
         let known = "`basic`, `bearer`, `api_key`, `oauth2`, `hmac` or `aws_sigv4`";
         let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
