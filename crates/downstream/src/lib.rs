@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub mod aside;
 mod body;
+mod budget;
 pub mod caller;
 pub mod client;
 mod connect;

@@ -56,6 +56,11 @@ impl CallLimits {
         self.owner.is_some() && self.policy.rate.is_none()
     }
 
+    /// The name of the state that such an answer is about.
+    pub(crate) fn pause_key(&self) -> &str {
+        self.owner.as_ref().filter(|_| self.pauses_owner()).map_or(&self.dependency, |(name, _)| name)
+    }
+
     /// The names of the states: the dependency's, then its owner's.
     pub fn keys(&self) -> impl Iterator<Item = &String> {
         std::iter::once(&self.dependency).chain(self.owner.as_ref().map(|(key, _)| key))

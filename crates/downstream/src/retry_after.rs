@@ -19,11 +19,7 @@ pub fn wait_until(status: u16, headers: &BTreeMap<String, String>, now: Timestam
     if !matches!(status, 408 | 409 | 425 | 429 | 500..=599) {
         return None;
     }
-    // A date is compared to the clock that wrote it.
-    let date = headers.get("date").and_then(|date| httpdate::parse_http_date(date).ok());
-    let server_now = date
-        .and_then(|date| date.duration_since(std::time::SystemTime::UNIX_EPOCH).ok())
-        .map_or(now, |since_epoch| Timestamp::from_millis(0) + since_epoch);
+    let server_now = server_now(headers, now);
     let standard =
         headers.get("retry-after").and_then(|value| delay::parse(value, Unit::Seconds, server_now));
     let asked = standard.or_else(|| vendors_retry_after(headers, server_now));
@@ -35,6 +31,18 @@ pub fn wait_until(status: u16, headers: &BTreeMap<String, String>, now: Timestam
         if about_limits { reset(&limits) } else { None }
     })?;
     Some(now + wait)
+}
+
+/// A date is compared to the clock that wrote it.
+fn server_now(headers: &BTreeMap<String, String>, now: Timestamp) -> Timestamp {
+    let date = headers.get("date").and_then(|date| httpdate::parse_http_date(date).ok());
+    date.and_then(|date| date.duration_since(std::time::SystemTime::UNIX_EPOCH).ok())
+        .map_or(now, |since_epoch| Timestamp::from_millis(0) + since_epoch)
+}
+
+/// The limits that an answer of any status tells of.
+pub(crate) fn limits_of(headers: &BTreeMap<String, String>, now: Timestamp) -> Vec<Limit> {
+    limits(headers, server_now(headers, now))
 }
 
 /// `Retry-After-Ms`, `X-Rate-Limit-Retry-After-Seconds` and the like.
@@ -53,13 +61,15 @@ fn counts_milliseconds(name: &str) -> bool {
 
 /// What is known of one of an API's limits.
 #[derive(Clone, Copy, Debug, Default)]
-struct Limit {
+pub(crate) struct Limit {
     /// What is left of it.
-    left: Option<f64>,
+    pub left: Option<f64>,
     /// In what time it is whole again.
-    reset: Option<Duration>,
+    pub reset: Option<Duration>,
+    /// What it is when it is whole.
+    pub quota: Option<f64>,
     /// It does not count calls but what they take of something: one can want more than is left.
-    weighed: bool,
+    pub weighed: bool,
 }
 
 impl Limit {
@@ -101,6 +111,7 @@ fn policies(value: &str, server_now: Timestamp) -> Vec<Limit> {
     let limit = |item: &str, left, reset| Limit {
         left: parameter(item, left).and_then(delay::plain_number),
         reset: parameter(item, reset).and_then(|value| delay::parse(value, Unit::Unstated, server_now)),
+        quota: parameter(item, "limit").and_then(delay::plain_number),
         weighed: is_weighed(item),
     };
     let mut limits: Vec<Limit> = split(value, ',').into_iter().map(|item| limit(item, "r", "t")).collect();
@@ -157,8 +168,9 @@ fn by_header(headers: &BTreeMap<String, String>, server_now: Timestamp) -> BTree
         // A value may have parameters: `0;w=60`.
         let value = value.split(';').next().unwrap_or_default();
         let scope = || {
-            const PROPERTY: [&str; 10] = [
+            const PROPERTY: [&str; 11] = [
                 "x",
+                "limit",
                 "remaining",
                 "remain",
                 "reset",
@@ -175,7 +187,10 @@ fn by_header(headers: &BTreeMap<String, String>, server_now: Timestamp) -> BTree
         if is_weighed(&words) {
             limits.entry(scope()).or_default().weighed = true;
         }
-        if has(&["remaining", "remain"]) {
+        if has(&["limit"]) {
+            let quota = value.split(',').next().unwrap_or_default();
+            limits.entry(scope()).or_default().quota = delay::plain_number(quota.trim());
+        } else if has(&["remaining", "remain"]) {
             limits.entry(scope()).or_default().left = delay::plain_number(value.trim());
         } else if has(&["reset"]) {
             let unit = if counts_milliseconds(&words) { Unit::Milliseconds } else { Unit::Unstated };

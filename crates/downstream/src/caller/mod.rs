@@ -1,5 +1,6 @@
 //! A call, from its permit to the verdict on its answer.
 
+mod budgets;
 mod demand;
 mod known;
 mod permit;
@@ -17,6 +18,7 @@ use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::Clock;
 use tokio::time::Instant;
 
+use self::budgets::Budgets;
 use self::known::KnownLimits;
 use self::permit::Waiting;
 use self::sending::{Made, Outgoing};
@@ -61,6 +63,7 @@ pub struct Caller {
     metrics: Metrics,
     failures: FailureLog,
     access_tokens: Tokens,
+    budgets: Budgets,
 }
 
 impl Caller {
@@ -79,6 +82,7 @@ impl Caller {
             metrics: Metrics::default(),
             failures: FailureLog::default(),
             access_tokens: Tokens::new(Arc::new(MemoryVault::default())),
+            budgets: Budgets::default(),
         }
     }
 

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use penstock_domain::limit::{self, Feedback};
+use penstock_domain::limit::{self, Denied, Feedback, Reason};
 use penstock_domain::outcome::{Happened, Verdict};
 use penstock_domain::pipeline::{Auth, Dependency, OAuth2};
 use tokio::time::Instant;
 
+use super::budgets::Taken;
 use super::permit::{Refusal, Waiting};
 use super::{Called, Caller, Demand};
+use crate::budget;
 use crate::client::{Prepared, Sent};
 use crate::credentials::oauth2::{Asked, Fetching, Token};
 use crate::limiter::{CallLimits, Permit};
+
+/// A row waits so long for more of what an API says is left; for a longer wait it is requeued.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a call is made with.
 pub(super) struct Outgoing<'a> {
@@ -98,6 +103,23 @@ impl Caller {
         }
     }
 
+    /// One call of what the API says is left. A short wait for more is waited out.
+    async fn budget(&self, outgoing: &Outgoing<'_>) -> Result<Taken<'_>, Duration> {
+        let key = outgoing.limits.pause_key();
+        let deadline = Instant::now() + BUDGET_PATIENCE;
+        let mut mark = None;
+        loop {
+            match Taken::of(&self.budgets, key) {
+                Ok(taken) => return Ok(taken),
+                Err(wait) if Instant::now() + wait > deadline => return Err(wait),
+                Err(wait) => {
+                    mark.get_or_insert_with(outgoing.waiting);
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
     async fn send_once(
         &self,
         demand: &Demand<'_>,
@@ -107,6 +129,10 @@ impl Caller {
     ) -> Result<Made, Called> {
         let dependency = demand.dependency;
         let asked_at = Instant::now();
+        let taken = self.budget(outgoing).await.map_err(|wait| {
+            let denied = Denied::new(limit::micros(wait), Reason::Paused);
+            self.denied(dependency, outgoing.limits, denied)
+        })?;
         // A call that is made once more was recorded before.
         let note = demand.note.filter(|_| !again);
         let permit = match self.permit(outgoing.limits, &outgoing.ask, note, outgoing.waiting).await {
@@ -129,6 +155,9 @@ impl Caller {
         let sent_at = Instant::now();
         let sent = request.send(self.clock.as_ref(), demand.answer).await;
         let elapsed = sent.ended_at.duration_since(sent_at);
+        // A refusal may be about its row only; what it asks for is the limiter's to judge.
+        let told = sent.response.as_ref().filter(|response| !matches!(response.status, 429 | 503 | 529));
+        taken.ended(told.and_then(|response| budget::read(&response.headers, self.clock.now())));
         Ok(Made { permit, sent, elapsed })
     }
 }

@@ -18,7 +18,7 @@ impl RowTask<'_> {
         at: StepAt<'_>,
         row: &RowValues,
         progress: &mut Progress,
-    ) -> Result<bool, Settled> {
+    ) -> Result<bool, Box<Settled>> {
         match at.step.skipped(&self.context(row, progress)) {
             Ok(None) => Ok(false),
             Ok(Some(outputs)) => {
@@ -26,7 +26,8 @@ impl RowTask<'_> {
                 Ok(true)
             }
             Err(error) => {
-                Err(self.failed(at, Problem::new(code::TEMPLATE_ERROR, error.to_string()), progress))
+                let problem = Problem::new(code::TEMPLATE_ERROR, error.to_string());
+                Err(Box::new(self.failed(at, problem, progress)))
             }
         }
     }

@@ -34,7 +34,7 @@ impl RowTask<'_> {
         match self.skipped(at, row, progress) {
             Ok(false) => {}
             Ok(true) => return StepResult::Done,
-            Err(settled) => return StepResult::Settled(settled),
+            Err(settled) => return StepResult::Settled(*settled),
         }
         let request = match self.render(at, row, progress) {
             Ok(request) => request,
