@@ -119,7 +119,15 @@ fn every_code_of_a_failed_row_is_described() {
         .filter(|line| line.trim().starts_with("pub const") && line.contains(": &str = \""))
         .filter_map(|line| line.split('"').nth(1))
         .collect();
-    let waits = ["rate_limited", "owner_rate_limited", "concurrency_limited", "breaker_open"];
+    let waits = [
+        "rate_limited",
+        "owner_rate_limited",
+        "value_rate_limited",
+        "outside_hours",
+        "limit_paused",
+        "concurrency_limited",
+        "breaker_open",
+    ];
     let limiter = ["limiter_unavailable", "limiter_late", "credentials_unavailable"];
     let mut wanted: BTreeSet<&str> = &known - &waits.into_iter().chain(limiter).collect();
     wanted.extend(["http_<status>", "not_stored"]);

@@ -91,9 +91,11 @@ async fn queue_and_limits_over_tls() {
     let queue = SharedQueue::connect(&url).unwrap();
     let limiter = SharedLimiter::connect(&url).unwrap();
     let policy = LimitPolicy { rate: None, concurrency: Some(1), breaker: None, cold_wait_us: 0.0 };
-    let limits = CallLimits { dependency: "api".to_owned(), policy, owner: None };
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
+    let limits =
+        CallLimits { dependency: "api".to_owned(), policy, owner: None, meters: Vec::new(), at_us: 0.0 };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
     let limits = match limiter.acquire(&limits, &ask).await {
+        Decision::Unreserved { .. } => panic!("no limit by the calendar"),
         Decision::Granted { .. } => "granted".to_owned(),
         Decision::Denied(denied) => {
             assert_eq!(denied.reason, Reason::Unavailable);

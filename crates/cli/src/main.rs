@@ -21,6 +21,7 @@ mod demo;
 mod dev;
 mod doctor;
 mod keys;
+mod limits;
 mod manual;
 mod open;
 mod output;
@@ -91,6 +92,9 @@ enum Command {
     /// Owners: quotas, weights, callback secrets
     #[command(subcommand)]
     Owners(owners::Command),
+    /// Limits of dependencies: change, pause
+    #[command(subcommand)]
+    Limits(limits::Command),
     /// Definitions: check
     #[command(subcommand)]
     Pipelines(pipelines::Command),
@@ -234,6 +238,7 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         }
         Command::Keys(command) => keys::run(&opened, command, out).await,
         Command::Owners(command) => owners::run(&opened, command, out).await,
+        Command::Limits(command) => limits::run(&opened, command, out).await,
         Command::Batches(command) => batches::run(&opened, command, out).await,
         Command::Why { batch, row } => why::run(&opened, batch, row, out).await,
         Command::Extract { batch, .. } => manual::extract(&opened, batch, out).await,

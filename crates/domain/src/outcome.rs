@@ -67,6 +67,12 @@ pub mod code {
     pub const RATE_LIMITED: &str = "rate_limited";
     /// The owner's own rate at the dependency is used up.
     pub const OWNER_RATE_LIMITED: &str = "owner_rate_limited";
+    /// The rate of the row's value is used up.
+    pub const VALUE_RATE_LIMITED: &str = "value_rate_limited";
+    /// It is not one of the hours in which the dependency may be called.
+    pub const OUTSIDE_HOURS: &str = "outside_hours";
+    /// An operator has paused the dependency.
+    pub const LIMIT_PAUSED: &str = "limit_paused";
     /// As many calls as are allowed are under way.
     pub const CONCURRENCY_LIMITED: &str = "concurrency_limited";
     /// The dependency's circuit breaker is open.

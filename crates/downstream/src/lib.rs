@@ -36,11 +36,13 @@ mod wait_queue;
 mod wire;
 
 pub use aside::aside;
-pub use caller::{Called, Caller, Demand, Note, Rules};
+pub use caller::{
+    Called, Caller, Demand, LiveLimits, LocalReservations, Note, PeriodKey, Reservations, Rules,
+};
 pub use client::{Client, Response};
 pub use credentials::oauth2::{KeptTokens, Refusal, TokenVault};
 pub use failure::Failure;
-pub use limiter::{CallLimits, Limiter, Permit};
+pub use limiter::{CallLimits, CallMeter, Limiter, Permit, Spend};
 pub use local::LocalLimiter;
 pub use metrics::{CallMetrics, Histogram};
 pub use retry_after::retry_after;

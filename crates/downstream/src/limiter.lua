@@ -1,7 +1,9 @@
 -- The limiter state of penstock_domain::limit, function by function, kept in Redis for all workers. Look there for the reasons;
 -- a test makes both decide the same cases. One call of this script is one decision, and one round trip.
 --
--- KEYS     for each state, the dependency's first: its hash, and the sorted set of its slots (token -> end of its lease)
+-- KEYS     for each state, the dependency's first: its hash, and the sorted set of its slots (token -> end of its lease);
+--          then for each further limit (meter.rs): the sorted sets of its members' arrival times, and of their next turns; of a
+--          limit by the calendar twice the hash of its present period
 -- ARGV[1]  what is asked, as JSON: see `ScriptRequest` in wire.rs
 -- Times are microseconds of this server's clock; 0 stands for none. Replies are strings: Lua's numbers would lose their
 -- fractions. All but what an operator sees begin with this server's time.
@@ -18,6 +20,8 @@ local CUT_LITTLE, CUT_PAUSED, CUT_BLIND = 0.9, 0.75, 0.5
 local COURTESY, BEHIND_OTHERS = 2e6, 5e6
 local SHORTEST_PAUSE, LONGEST_PAUSE, ONE_AT_A_TIME, BESIDE, UNDO, MOST_DOUBT = 1e6, 300e6, 2, 10e6, 600e6, 8
 local ROWS_OWN_AFTER, AWAY, SETTLE, BESIDE_FAILURE, MUCH_BETTER, BY_CHANCE = 60e6, 600e6, 10e6, 2e6, 4, 1e-4
+local AHEAD, MOST_OWED, MOST_LIVE = 5e3, 31 * 86400e6, 100000
+local GUARD_AFTER, GUARD_BEFORE = 100e3, 100e3
 local PART, LATEST_BACK, PROBE_RETRY = 1 / 8, 60e6, 1e6
 -- State that nobody used for so long is forgotten, but no pause is (see `save`).
 local KEEP_MS = 6 * 3600 * 1000
@@ -26,7 +30,7 @@ local KEEP_MS = 6 * 3600 * 1000
 local TIMES = { 'tat', 'paused_until', 'since', 'deaf_until', 'before_since', 'before_at', 'clear_at', 'refused_at',
   'refused_since',
   'passed_at', 'trial_until', 'throttle_clean_at', 'window_start', 'bad_at', 'good_at', 'open_until', 'opened_at',
-  'probing_since', 'breaker_clean_at', 'away_at', 'known_since', 'used_at' }
+  'probing_since', 'breaker_clean_at', 'away_at', 'known_since', 'used_at', 'lost_at' }
 local OTHERS = { 'factor', 'ceiling', 'climb', 'before_factor', 'before_ceiling', 'before_climb', 'refusals', 'in_a_row',
   'doubt', 'trial', 'good', 'bad', 'again_good', 'again_bad', 'run', 'probes_out', 'probes_good', 'mixed',
   'slots_mark', 'cause' }
@@ -65,8 +69,8 @@ local function empty_at(rate, at)
   return at + tolerance(rate) - rate.interval_us
 end
 
-local function unknown_at(rate, cold_wait)
-  return empty_at(rate, now + math.max(cold_wait, rate.interval_us - MARGIN))
+local function unknown_at(rate, cold_wait, since)
+  return empty_at(rate, (since or now) + math.max(cold_wait, rate.interval_us - MARGIN))
 end
 
 local function moment_of(rate, tat, soonest, cost)
@@ -418,7 +422,8 @@ local function times_back(state, by)
   end
 end
 
-local function tick(state)
+local function tick(state, lost)
+  if state.used_at == 0 or lost then state.lost_at = now end
   local by = state.used_at - now
   if by <= 0 then
     if state.policy.concurrency and -by > SILENT
@@ -449,7 +454,7 @@ local function load(index)
     return state
   end
   local lost = is_another_server(state)
-  tick(state)
+  tick(state, lost)
   local rate = state.policy.rate
   if lost and rate and state.tat > 0 then
     state.tat = math.max(state.tat, unknown_at(rate, state.policy.cold_wait_us))
@@ -509,7 +514,8 @@ end
 local function look(state, place)
   local wait, cold_until = 0, slots_from(state)
   if state.policy.rate then
-    wait = moment_of(state.policy.rate, tat_of(state), now + asked.lead_us, asked.cost) - now
+    local cost = math.min(asked.cost, state.policy.rate.burst)
+    wait = moment_of(state.policy.rate, tat_of(state), now + asked.lead_us, cost) - now
   end
   local refusal = throttle_admits(state) or state.policy.breaker and breaker_admits(state)
   if refusal then return nil, refusal end
@@ -522,7 +528,7 @@ end
 
 local function charge(state, wait)
   local rate = state.policy.rate
-  if not rate then return 0 end
+  if not rate then return math.huge end
   local tat = tat_of(state)
   state.tat = charged(rate, tat, now + wait, asked.cost, factor_of(state))
   return slack_of(tat, now + wait)
@@ -570,13 +576,227 @@ local function snapshot(state)
   if state.policy.rate and state.tat > 0 then free_at = math.max(free_at, moment_of(state.policy.rate, state.tat, now, 1)) end
   free_at = math.max(free_at, state.policy.breaker and shut_until(state) or 0)
   return { text(free_at - now), text(state.paused_until - now), text(state.refusals), text(factor_of(state)),
-    text(in_flight(state)), breaker_state(state), text(state.cause) }
+    text(in_flight(state)), breaker_state(state), text(state.cause), '0' }
+end
+
+-- meter.rs
+
+-- What the dependency's state tells its meters.
+local whole
+
+-- A calendar's present period: a member's fields, in one hash for all of them.
+local CALENDAR_FIELDS = { 'used', 'reserved', 'none_left', 'tat', 'turns' }
+
+local function field_of(meter, name)
+  return name .. ':' .. meter.member
+end
+
+local function load_meters(first)
+  local meters = {}
+  for index, meter in ipairs(asked.meters or {}) do
+    meter.key, meter.turns_key = KEYS[2 * (first + index) - 1], KEYS[2 * (first + index)]
+    if meter.calendar then
+      local fields = {}
+      for place, name in ipairs(CALENDAR_FIELDS) do fields[place] = field_of(meter, name) end
+      local found = redis.call('HMGET', meter.key, unpack(fields))
+      for place, name in ipairs(CALENDAR_FIELDS) do meter[name] = tonumber(found[place] or 0) end
+      meter.is_known = found[1] ~= false or found[2] ~= false or found[3] ~= false
+    else
+      meter.tat = tonumber(redis.call('ZSCORE', meter.key, meter.member) or 0)
+      meter.is_known = meter.tat > 0
+    end
+    meters[index] = meter
+  end
+  return meters
+end
+
+local function save_calendar(meter)
+  local values = {}
+  for _, name in ipairs(CALENDAR_FIELDS) do
+    values[#values + 1] = field_of(meter, name)
+    values[#values + 1] = text(meter[name])
+  end
+  redis.call('HSET', meter.key, unpack(values))
+  redis.call('PEXPIRE', meter.key, math.max(math.floor((meter.calendar['until'] - now) / 1000), 0) + KEEP_MS)
+end
+
+local function meter_tat(meter)
+  local tat = math.min(meter.tat, now + MOST_OWED)
+  if whole.lost_at > 0 then tat = math.max(tat, unknown_at(meter.rate, whole.policy.cold_wait_us, whole.lost_at)) end
+  if meter.scope == 'all' and whole.paused_until > 0 then tat = math.max(tat, empty_at(meter.rate, whole.paused_until)) end
+  return tat
+end
+
+local function next_of(calendar)
+  return calendar['until'] + GUARD_AFTER
+end
+
+local function spread_interval(calendar)
+  local length = calendar['until'] - calendar.from - GUARD_AFTER - GUARD_BEFORE
+  return math.max(length, 0) / math.max(calendar.limit, 1)
+end
+
+local function needed_of(meter)
+  return meter.used + math.min(meter.cost, meter.calendar.limit)
+end
+
+local function calendar_moment(meter, soonest)
+  local calendar, needed = meter.calendar, needed_of(meter)
+  soonest = math.max(soonest, calendar.from + GUARD_AFTER, calendar.spread and meter.tat or 0)
+  local used_up = needed > calendar.limit or (needed > meter.reserved and meter.none_left >= calendar.limit)
+  if used_up or soonest > calendar['until'] - GUARD_BEFORE then return next_of(calendar) end
+  return soonest
+end
+
+local function meter_wait(meter)
+  if meter.calendar then return calendar_moment(meter, now + asked.lead_us) - now end
+  local cost = math.min(meter.cost, meter.rate.burst)
+  return moment_of(meter.rate, meter_tat(meter), now + asked.lead_us, cost) - now
+end
+
+local function keep_until_full(key, score)
+  -- A set is as old as its last full member.
+  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
+  redis.call('PEXPIRE', key, KEEP_MS + math.floor(math.max(tonumber(last or score) - now, 0) / 1000))
+end
+
+-- A few members that are full again make room for each one that is not.
+local function forget_full(key)
+  local full = redis.call('ZRANGEBYSCORE', key, '-inf', text(now), 'LIMIT', 0, 4)
+  if #full > 0 then redis.call('ZREM', key, unpack(full)) end
+end
+
+-- What a call that is corrected later was charged to, and the latest moment of all such calls: beside the turns, and forgotten as they
+-- are when they are of no use any more.
+local function due_of(meter)
+  return string.format('due %.0f', meter.corrected)
+end
+
+local function charge_calendar(meter, at)
+  local calendar = meter.calendar
+  meter.used = needed_of(meter)
+  local slack = math.max(calendar['until'] - GUARD_BEFORE - at, 0)
+  if calendar.spread then
+    slack = 0
+    meter.tat = math.max(meter.tat, at) + meter.cost * spread_interval(calendar)
+  end
+  save_calendar(meter)
+  return slack
+end
+
+local function charge_meter(meter, wait)
+  if meter.calendar then return charge_calendar(meter, now + wait) end
+  local tat = meter_tat(meter)
+  local factor = meter.scope == 'all' and factor_of(whole) or 1
+  local charged_to = charged(meter.rate, tat, now + wait, meter.cost, factor)
+  forget_full(meter.key)
+  redis.call('ZADD', meter.key, text(charged_to), meter.member)
+  keep_until_full(meter.key, charged_to)
+  if meter.corrected then
+    forget_full(meter.turns_key)
+    redis.call('ZADD', meter.turns_key, text(charged_to), due_of(meter))
+    redis.call('ZADD', meter.turns_key, 'GT', text(now + wait), 'last ' .. meter.member)
+    keep_until_full(meter.turns_key, charged_to)
+  end
+  return slack_of(tat, now + wait)
+end
+
+local function take_turn(meter, wait)
+  local cost = math.max(meter.cost, 1)
+  if meter.calendar then
+    local periods = math.floor(meter.turns / math.max(meter.calendar.limit, 1))
+    meter.turns = meter.turns + cost
+    save_calendar(meter)
+    return math.min(wait + periods * (meter.calendar['until'] - meter.calendar.from), MOST_OWED)
+  end
+  local stored = tonumber(redis.call('ZSCORE', meter.turns_key, meter.member) or 0)
+  local turn = math.max(math.min(stored, now + MOST_OWED), now + wait)
+  forget_full(meter.turns_key)
+  redis.call('ZADD', meter.turns_key, text(turn + cost * meter.rate.interval_us), meter.member)
+  keep_until_full(meter.turns_key, turn)
+  return turn - now
+end
+
+local function correct_meter(meter)
+  if meter.calendar then
+    meter.used = math.max(meter.used - math.min(meter.cost, meter.calendar.limit) + meter.actual, 0)
+    return save_calendar(meter)
+  end
+  local due = redis.call('ZSCORE', meter.turns_key, due_of(meter))
+  redis.call('ZREM', meter.turns_key, due_of(meter))
+  local last_at = tonumber(redis.call('ZSCORE', meter.turns_key, 'last ' .. meter.member) or 0)
+  local more = (meter.actual - meter.cost) * meter.rate.interval_us
+  local missing = due and tonumber(due) - math.max(now, last_at) or 0
+  local owed = more > 0 and math.max(meter.tat, now) or meter.tat
+  local corrected_to = owed + math.max(more, -math.max(missing, 0))
+  if corrected_to <= now then
+    redis.call('ZREM', meter.key, meter.member)
+  else
+    redis.call('ZADD', meter.key, text(corrected_to), meter.member)
+    keep_until_full(meter.key, corrected_to)
+  end
+end
+
+local REASONS = { all = 'rate', named = 'rate', owner = 'owner_rate', value = 'value_rate' }
+
+-- When there are too many values that are not full again, a further one waits until the next one is.
+local function no_room(meter)
+  if meter.scope ~= 'value' or meter.is_known then return nil end
+  if meter.calendar then
+    if redis.call('HLEN', meter.key) < MOST_LIVE * #CALENDAR_FIELDS then return nil end
+    return next_of(meter.calendar) - now
+  end
+  if redis.call('ZCARD', meter.key) < MOST_LIVE then return nil end
+  redis.call('ZREMRANGEBYSCORE', meter.key, '-inf', text(now))
+  if redis.call('ZCARD', meter.key) < MOST_LIVE then return nil end
+  local first = redis.call('ZRANGE', meter.key, 0, 0, 'WITHSCORES')[2]
+  return math.max(tonumber(first) - now, SLOT_RETRY)
+end
+
+local function look_at_meters(meters, wait)
+  local shared, own, longest = wait, nil, 0
+  for _, meter in ipairs(meters) do
+    local its = meter_wait(meter)
+    if meter.scope == 'all' then
+      shared = math.max(shared, its)
+    elseif not own or its > longest then
+      own, longest = meter, its
+    end
+  end
+  if shared > MAX_WAIT then return nil, denied(shared, 'rate') end
+  if own and longest > math.max(shared, asked.lead_us) + AHEAD then
+    local retry_after
+    if longest > (asked.patience_us or 0) then
+      retry_after = take_turn(own, longest)
+    else
+      retry_after = longest - AHEAD / 2
+    end
+    return nil, denied(retry_after, REASONS[own.scope], true)
+  end
+  for _, meter in ipairs(meters) do
+    local full_in = no_room(meter)
+    if full_in then return nil, denied(full_in, REASONS[meter.scope], true) end
+  end
+  wait = math.max(shared, longest)
+  for _, meter in ipairs(meters) do
+    if meter.calendar and now + wait > meter.calendar['until'] - GUARD_BEFORE then
+      return nil, denied(next_of(meter.calendar) - now, REASONS[meter.scope], meter.scope ~= 'all')
+    end
+  end
+  for place, meter in ipairs(meters) do
+    if meter.calendar and needed_of(meter) > meter.reserved then
+      return nil, { text(now), 'unreserved', tostring(place - 1) }
+    end
+  end
+  return wait
 end
 
 -- The requests
 
 local states = {}
-for index = 1, #KEYS / 2 do states[index] = load(index) end
+for index = 1, #asked.policies do states[index] = load(index) end
+whole = states[1]
+local meters = load_meters(#states)
 
 if asked.good then
   for _, state in ipairs(states) do went_well(state, asked.good.calls, asked.good.elapsed) end
@@ -592,16 +812,33 @@ if asked.op == 'acquire' then
     end
     wait, cold = math.max(wait, own.wait), cold or own.cold
   end
-  local slack, probe, confirm = 0, false, cold or wait > FRESH + FRESH_LEADS * asked.lead_us
+  if not refusal and #meters > 0 then
+    local all
+    all, refusal = look_at_meters(meters, wait)
+    wait = all or wait
+  end
+  local slack, probe, confirm = math.huge, false, cold or wait > FRESH + FRESH_LEADS * asked.lead_us
   if not refusal then
     for _, state in ipairs(states) do
-      slack = math.max(slack, charge(state, wait))
+      slack = math.min(slack, charge(state, wait))
       probe = call(state, wait) or probe
       if not confirm then take_slot(state, now + wait, asked.token, asked.lease_us) end
     end
+    for _, meter in ipairs(meters) do slack = math.min(slack, charge_meter(meter, wait)) end
+    if slack == math.huge then slack = 0 end
   end
   for _, state in ipairs(states) do save(state) end
   return refusal or { text(now), 'granted', text(wait), text(slack), probe and '1' or '0', confirm and '1' or '0' }
+elseif asked.op == 'deposit' then
+  for _, meter in ipairs(meters) do
+    meter.reserved = meter.reserved + asked.amount
+    if asked.amount == 0 then meter.none_left = meter.calendar.limit end
+    save_calendar(meter)
+  end
+  return { text(now), 'deposited' }
+elseif asked.op == 'correct' then
+  for _, meter in ipairs(meters) do correct_meter(meter) end
+  return { text(now), 'corrected' }
 elseif asked.op == 'confirm' then
   local refusal
   for _, state in ipairs(states) do refusal = refusal or still_open(state) end
@@ -628,5 +865,15 @@ elseif asked.op == 'hold' then
 else
   local seen = {}
   for index, state in ipairs(states) do seen[index] = snapshot(state) end
+  for _, meter in ipairs(meters) do
+    local free_in, used_up_for = 0, 0
+    if meter.calendar then
+      free_in = calendar_moment(meter, now) - now
+      if free_in > 0 and now + free_in >= next_of(meter.calendar) then used_up_for = free_in end
+    else
+      free_in = moment_of(meter.rate, meter.tat, now, 1) - now
+    end
+    seen[#seen + 1] = { text(free_in), '0', '0', '1', '0', 'closed', '0', text(used_up_for) }
+  end
   return seen
 end

@@ -132,7 +132,7 @@ mod tests {
             metrics.denied(reason);
         }
         metrics.denied(Reason::Late);
-        assert_eq!(metrics.denied, [1, 1, 1, 1, 1, 1, 2, 1]);
+        assert_eq!(metrics.denied, [1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 1]);
     }
 
     #[test]

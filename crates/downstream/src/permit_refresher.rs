@@ -111,7 +111,8 @@ mod tests {
         let limits = Limits { answer: Duration::from_secs(1), connect: Duration::from_secs(1) };
         let connection = Connection::open("redis://127.0.0.1:1", limits).unwrap();
         let policy = LimitPolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: 1e6 };
-        let limits = CallLimits { dependency: "api".to_owned(), policy, owner: None };
+        let limits =
+            CallLimits { dependency: "api".to_owned(), policy, owner: None, meters: Vec::new(), at_us: 0.0 };
         (Arc::default(), Arc::new(Server::new(connection, None)), limits)
     }
 

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use penstock_domain::limit::{Distance, micros};
+use penstock_domain::limit::{Distance, MeterPolicy, micros};
 use penstock_domain::time::Clock;
 use penstock_redis::Connection;
 use redis::{FromRedisValue, RedisResult, Script};
 
 use crate::limiter::CallLimits;
-use crate::wire::{self, Policy, ScriptRequest};
+use crate::wire::{self, MeterRequest, Policy, ScriptRequest};
 
 /// The longest wait for an answer of Redis. Longer than a reconnection, shorter than a lease.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -69,6 +69,16 @@ impl Server {
         request.now = self.clock.as_ref().map(|clock| crate::local::micros(clock.as_ref()));
         request.policies.push(Policy::from(&limits.policy));
         request.policies.extend(limits.owner.iter().map(|(_, policy)| Policy::from(policy)));
+        // What is granted is charged: all else leaves the meters as they are.
+        let meters = if matches!(request.op, "acquire" | "peek" | "deposit" | "correct") {
+            limits.meters.as_slice()
+        } else {
+            &[]
+        };
+        request.meters.extend(meters.iter().map(MeterRequest::from));
+        for (meter, actual) in request.meters.iter_mut().zip(&request.actual) {
+            meter.actual = Some(*actual);
+        }
         let mut invocation = self.script.prepare_invoke();
         for name in limits.keys() {
             // One hash slot for all keys of a dependency, as a cluster wants it.
@@ -76,6 +86,17 @@ impl Server {
             let key = format!("penstock:lim:{{{}}}{owner}", limits.dependency);
             let slots = format!("{key}:slots");
             invocation.key(key).key(slots);
+        }
+        for meter in meters {
+            let key = format!("penstock:lim:{{{}}}:meter:{}", limits.dependency, meter.id);
+            let (key, turns) = match &meter.policy {
+                MeterPolicy::Bucket(_) => (key.clone(), format!("{key}:turns")),
+                MeterPolicy::Calendar(calendar) => {
+                    let key = format!("{key}:{}", calendar.period);
+                    (key.clone(), key)
+                }
+            };
+            invocation.key(key).key(turns);
         }
         let request = match serde_json::to_string(&request) {
             Ok(request) => request,

@@ -133,6 +133,18 @@ impl Limiter for SharedLimiter {
         Decision::Granted { wait, slack, probe, confirm }
     }
 
+    async fn deposit(&self, limits: &CallLimits, meter: usize, amount: u32) -> bool {
+        let limits = limits.only(meter);
+        let request = ScriptRequest { amount: Some(amount), ..ScriptRequest::for_token("deposit", 0) };
+        self.server.ask(&limits, request).await.is_some()
+    }
+
+    async fn correct(&self, limits: &CallLimits, actual: &[u32]) {
+        let request = ScriptRequest { actual: actual.to_vec(), ..ScriptRequest::for_token("correct", 0) };
+        // Without an answer the estimate stays.
+        let _ = self.server.ask(limits, request).await;
+    }
+
     async fn confirm(&self, limits: &CallLimits, ask: &Ask) -> Result<(), Denied> {
         match self.server.ask(limits, ScriptRequest::for_call("confirm", ask)).await {
             None => Err(UNAVAILABLE),

@@ -2,9 +2,12 @@
 
 use penstock_domain::cause::{Cause, Stage};
 use penstock_domain::limit::{
-    Ask, BreakerState, Decision, Denied, Feedback, LimitPolicy, Past, Reason, Snapshot, duration, micros,
+    Ask, BreakerState, CalendarPolicy, Decision, Denied, Feedback, LimitPolicy, MeterPolicy, Past, Reason,
+    Snapshot, duration, micros,
 };
 use serde::Serialize;
+
+use crate::limiter::CallMeter;
 
 /// A request to the script, as JSON.
 #[derive(Serialize)]
@@ -22,6 +25,17 @@ pub(crate) struct ScriptRequest {
     pub(crate) good: Option<SuccessfulCalls>,
     /// The dependency's, then its owner's.
     pub(crate) policies: Vec<Policy>,
+    /// Further limits of the call.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) meters: Vec<MeterRequest>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) patience_us: f64,
+    /// Only of `deposit`: how much of the period was reserved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) amount: Option<u32>,
+    /// Only of `correct`: what the call has taken, for each meter.
+    #[serde(skip)]
+    pub(crate) actual: Vec<u32>,
     /// Only of `report`: for each policy, how the call ended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) reports: Vec<CallReport>,
@@ -70,6 +84,10 @@ impl ScriptRequest {
             past: past(ask.past),
             good: None,
             policies: Vec::new(),
+            meters: Vec::new(),
+            patience_us: ask.patience_us,
+            amount: None,
+            actual: Vec::new(),
             reports: Vec::new(),
             held: None,
             released: None,
@@ -78,7 +96,8 @@ impl ScriptRequest {
 
     /// A request that asks for no call.
     pub(crate) fn for_token(op: &'static str, token: u64) -> Self {
-        Self::for_call(op, &Ask { cost: 0, token, lease_us: 0.0, lead_us: 0.0, past: Past::Clean })
+        let past = Past::Clean;
+        Self::for_call(op, &Ask { cost: 0, token, lease_us: 0.0, lead_us: 0.0, past, patience_us: 0.0 })
     }
 }
 
@@ -126,6 +145,59 @@ impl From<&LimitPolicy> for Policy {
     }
 }
 
+/// A further limit of a call as the script reads it.
+#[derive(Serialize)]
+pub(crate) struct MeterRequest {
+    scope: &'static str,
+    cost: u32,
+    member: String,
+    /// Names a call that is corrected when its answer is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    corrected: Option<u64>,
+    /// Only of `correct`: what it has taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) actual: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<Rate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calendar: Option<Calendar>,
+}
+
+#[derive(Serialize)]
+struct Calendar {
+    limit: u32,
+    from: f64,
+    until: f64,
+    spread: bool,
+}
+
+impl From<&CallMeter> for MeterRequest {
+    fn from(meter: &CallMeter) -> Self {
+        let (rate, calendar) = match meter.policy {
+            MeterPolicy::Bucket(rate) => {
+                (Some(Rate { interval_us: rate.interval_us, burst: rate.burst }), None)
+            }
+            MeterPolicy::Calendar(CalendarPolicy { limit, from, until, spread, .. }) => {
+                (None, Some(Calendar { limit, from, until, spread }))
+            }
+        };
+        Self {
+            scope: meter.scope.as_str(),
+            cost: meter.cost,
+            member: meter.member.clone(),
+            corrected: meter.corrected,
+            actual: None,
+            rate,
+            calendar,
+        }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
 /// How a call ended.
 #[derive(Serialize)]
 pub(crate) struct CallReport {
@@ -167,8 +239,12 @@ pub(crate) fn server_time(answer: &[String]) -> Option<(f64, &[String])> {
 
 /// `{"granted", wait, slack, probe, confirm}`, or what [`denied`] reads.
 pub(crate) fn decision(answer: &[String]) -> Option<Decision> {
-    if answer.first().is_some_and(|word| word == "denied") {
-        return denied(answer).map(Decision::Denied);
+    match answer {
+        [word, ..] if word == "denied" => return denied(answer).map(Decision::Denied),
+        [word, meter] if word == "unreserved" => {
+            return Some(Decision::Unreserved { meter: meter.parse().ok()? });
+        }
+        _ => {}
     }
     let [word, wait, slack, probe, confirm] = answer else { return None };
     (word == "granted").then_some(())?;
@@ -186,6 +262,7 @@ pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
     let reason = match reason.as_str() {
         "rate" => Reason::Rate,
         "owner_rate" => Reason::OwnerRate,
+        "value_rate" => Reason::ValueRate,
         "concurrency" => Reason::Concurrency,
         "paused" => Reason::Paused,
         "breaker_open" => Reason::BreakerOpen,
@@ -199,12 +276,15 @@ pub(crate) fn denied(answer: &[String]) -> Option<Denied> {
     })
 }
 
-/// `{free_in, paused_for, refusals, factor, in_flight, breaker, cause}`. An unknown breaker state counts as closed.
+/// `{free_in, paused_for, refusals, factor, in_flight, breaker, cause, used_up_for}`. An unknown breaker state counts as closed.
 pub(crate) fn snapshot(state: &[String]) -> Option<Snapshot> {
-    let [free_in, paused_for, refusals, factor, in_flight, breaker, cause] = state else { return None };
+    let [free_in, paused_for, refusals, factor, in_flight, breaker, cause, used_up_for] = state else {
+        return None;
+    };
     Some(Snapshot {
         free_in: duration(free_in.parse().ok()?),
         paused_for: duration(paused_for.parse().ok()?),
+        used_up_for: duration(used_up_for.parse().ok()?),
         refusals: refusals.parse().ok()?,
         factor: factor.parse().ok()?,
         in_flight: in_flight.parse().ok()?,

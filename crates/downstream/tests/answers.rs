@@ -9,7 +9,7 @@ use std::time::Duration;
 use penstock_domain::cause::Cause;
 use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::Dependency;
-use penstock_downstream::{Called, Caller, Demand, Failure, LocalLimiter, Response};
+use penstock_downstream::{Called, Caller, Demand, Failure, LocalLimiter, Response, Spend};
 use serde_json::{Value, json};
 use support::dependency;
 use support::hammer::{caller, get};
@@ -40,7 +40,7 @@ fn demand(dependency: &Dependency, repetition: Repetition) -> Demand<'_> {
     Demand {
         dependency,
         owner: "acme",
-        cost: 1,
+        spend: Spend::of(1),
         timeout: dependency.timeout,
         answer: Default::default(),
         repetition,

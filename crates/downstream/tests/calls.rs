@@ -14,7 +14,7 @@ use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::definition::Method;
 use penstock_domain::pipeline::{Body, Breaker, Dependency, Rate, RenderedRequest, Target};
 use penstock_domain::time::Clock as _;
-use penstock_downstream::{Called, Caller, Demand, LocalLimiter, Note, Response};
+use penstock_downstream::{Called, Caller, Demand, LocalLimiter, Note, Response, Spend};
 use serde_json::json;
 use support::hammer::{caller, get};
 use support::server::Server;
@@ -28,7 +28,7 @@ fn demand(dependency: &Dependency) -> Demand<'_> {
     Demand {
         dependency,
         owner: "acme",
-        cost: 1,
+        spend: Spend::of(1),
         timeout: dependency.timeout,
         answer: Default::default(),
         repetition: Repetition::Unsaid,
@@ -287,7 +287,7 @@ async fn a_call_that_costs_more_than_the_burst_takes_all_of_it() {
     let server = Server::start(1000, 1000);
     let mut api = dependency(server.url());
     api.rate = Some(rate(1, 1));
-    let dear = Demand { cost: 4, ..demand(&api) };
+    let dear = Demand { spend: Spend::of(4), ..demand(&api) };
     let called = call(&local(), &dear, get("/ok")).await;
     assert!(matches!(called, Called::Answered { verdict: Verdict::Success, .. }), "{called:?}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use penstock_domain::cause::Cause;
 use penstock_domain::outcome::{Repetition, Verdict};
-use penstock_downstream::{Called, Caller, Client, Demand, LocalLimiter};
+use penstock_downstream::{Called, Caller, Client, Demand, LocalLimiter, Spend};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -112,7 +112,7 @@ async fn called(caller: &Caller, url: &str) -> (Verdict, Option<Cause>, String) 
     let demand = Demand {
         dependency: &api,
         owner: "acme",
-        cost: 1,
+        spend: Spend::of(1),
         timeout: api.timeout,
         answer: Default::default(),
         repetition: Repetition::Unsaid,

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_domain::limit::{Ask, Decision, Feedback, Past, Reason};
-use penstock_domain::pipeline::{Breaker, Dependency, Rate};
-use penstock_domain::time::{ManualClock, Timestamp};
-use penstock_downstream::{CallLimits, Called, Limiter, LocalLimiter, Permit, SharedLimiter};
+use penstock_domain::pipeline::template::Template;
+use penstock_domain::pipeline::{Breaker, Dependency, Per, Rate, Window};
+use penstock_domain::time::{Clock as _, ManualClock, Timestamp};
+use penstock_downstream::{CallLimits, Called, Limiter, LocalLimiter, Permit, SharedLimiter, Spend};
 use penstock_sandbox::proxy::Proxy;
 use support::conformance::Scene;
 use support::redis::Own;
@@ -46,6 +47,26 @@ async fn it_does_what_every_limiter_does() {
     support::conformance::all(Arc::new(shared().timed_by(clock.clone())), clock).await;
 }
 
+/// Limits beside the first one: for half of the histories none.
+fn further_limits(rng: &mut Rng) -> Vec<Rate> {
+    let mut limits = Vec::new();
+    for id in 0..rng.below(6).saturating_sub(2) {
+        let burst = 1 + u32::try_from(rng.below(4)).unwrap();
+        let mut limit = Rate { id: id.to_string(), ..rate(5 + burst, burst) };
+        limit.window = if rng.below(2) == 0 { Window::Bucket } else { Window::Sliding };
+        limit.per_owner = rng.below(3) == 0;
+        limit.per = (rng.below(2) == 0)
+            .then(|| Per { text: "v".to_owned(), template: Template::Text("v".to_owned()) });
+        limits.push(limit);
+    }
+    limits
+}
+
+/// A value for each limit that wants one.
+fn values(api: &Dependency, rng: &mut Rng) -> Vec<Option<String>> {
+    api.more.iter().map(|limit| limit.per.as_ref().map(|_| format!("value-{}", rng.below(3)))).collect()
+}
+
 /// The script against the state machine that it mirrors, over random histories.
 #[tokio::test]
 async fn it_decides_as_the_one_in_process() {
@@ -64,15 +85,18 @@ async fn it_decides_as_the_one_in_process() {
             limit
         });
         api.breaker = Breaker { min_calls: 6, probes: 2, ..Breaker::default() };
+        api.more = further_limits(&mut rng);
         let mut under_way: Vec<(Permit, Past)> = Vec::new();
         for step in 0..600_u64 {
             let owner = ["acme", "other"][usize::try_from(rng.below(2)).unwrap()];
-            let limits = CallLimits::of(&api, owner, 1e6);
+            let spend = Spend { values: values(&api, &mut rng), ..Spend::of(1) };
+            let limits = CallLimits::of_call(&api, owner, 1e6, &spend, clock.now());
             let burst = api.rate.as_ref().map_or(1, |rate| rate.burst);
             let cost = 1 + u32::try_from(rng.below(u64::from(burst))).unwrap();
             let past = PASTS[usize::try_from(rng.below(8)).unwrap()];
             let lead_us = [0.0, 0.0, 30e3, 200e3][usize::try_from(rng.below(4)).unwrap()];
-            let ask = Ask { cost, token: step + 1, lease_us: 3e6, lead_us, past };
+            let patience_us = [0.0, 1e6][usize::try_from(rng.below(2)).unwrap()];
+            let ask = Ask { cost, token: step + 1, lease_us: 3e6, lead_us, past, patience_us };
             match rng.below(10) {
                 0..=4 => {
                     let (ours, theirs) =
@@ -118,7 +142,10 @@ async fn it_decides_as_the_one_in_process() {
                         under_way.push((Permit { token: ask.token, limits, probe }, past));
                     }
                 }
-                8 if rng.below(6) == 0 => clock.set_back(Duration::from_millis(rng.below(20_000))),
+                // Which of the further limits are forgotten because they are full is each limiter's own business.
+                8 if rng.below(6) == 0 && api.more.is_empty() => {
+                    clock.set_back(Duration::from_millis(rng.below(20_000)))
+                }
                 8 => {
                     let (ours, theirs) = (local.peek(&limits).await, shared.peek(&limits).await);
                     assert_eq!(ours, theirs, "seed {seed}, step {step}");
@@ -153,7 +180,7 @@ async fn a_decision_is_one_round_trip_and_its_keys_do_not_stay() {
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     for token in 1..=10 {
-        let ask = Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
+        let ask = Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
         assert!(matches!(
             limiter.acquire(&limits, &ask).await,
             Decision::Granted { .. } | Decision::Denied(_)
@@ -183,7 +210,8 @@ async fn the_scripts_memory_and_the_keys_may_be_lost() {
     let limits = CallLimits::of(&api, "acme", limiter.cold_wait_us());
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
+    let ask =
+        |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
     let cold = |decision| matches!(decision, Decision::Granted { wait, .. } if wait > 0.95e6);
     assert!(cold(limiter.acquire(&limits, &ask(1)).await));
     let (): () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
@@ -205,7 +233,8 @@ async fn a_silent_connection_is_replaced() {
     let mut api = dependency("http://silent.example");
     api.rate = Some(rate(100, 10));
     let limits = CallLimits::of(&api, "acme", limiter.cold_wait_us());
-    let ask = |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
+    let ask =
+        |token| Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
     let answers = async |token| !matches!(limiter.acquire(&limits, &ask(token)).await, Decision::Denied(denied) if denied.reason == Reason::Unavailable);
     assert!(answers(1).await);
     for round in 0..2 {
@@ -226,7 +255,7 @@ async fn without_redis_nothing_is_called() {
     let limiter = SharedLimiter::connect(&format!("redis://{nobody}")).unwrap();
     let api = dependency("http://api.example");
     let limits = CallLimits::of(&api, "acme", limiter.cold_wait_us());
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
     let began = Instant::now();
     match limiter.acquire(&limits, &ask).await {
         Decision::Denied(denied) => assert_eq!(denied.reason, Reason::Unavailable),

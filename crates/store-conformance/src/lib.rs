@@ -16,6 +16,7 @@ pub mod dispatch;
 pub mod extraction;
 pub mod fixture;
 pub mod history;
+pub mod limits;
 pub mod outbox;
 pub mod polls;
 pub mod races;
@@ -74,6 +75,9 @@ macro_rules! cases {
             workers::rows_of_batches_that_do_not_run_are_pending,
             workers::a_process_lets_go_of_what_it_does_not_know,
             workers::a_release_whose_answer_was_lost_is_found,
+            limits::a_period_is_reserved_once,
+            limits::periods_are_apart_and_end,
+            limits::settings_of_limits_are_kept,
             outbox::each_event_of_a_run_is_said_once,
             outbox::a_delay_is_said_once_in_a_run,
             outbox::receivers_take_turns,

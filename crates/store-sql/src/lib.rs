@@ -44,6 +44,7 @@ mod engine;
 mod extraction;
 mod holds;
 mod ledgers;
+mod limits;
 mod operations;
 mod owners;
 mod polls;

@@ -20,6 +20,7 @@ pub mod credentials;
 pub mod dispatch;
 pub mod error;
 pub mod extraction;
+pub mod limits;
 pub mod migrations;
 pub mod operations;
 pub mod owners;
@@ -50,6 +51,7 @@ pub trait Store:
     + waiting::Waiting
     + polls::Polls
     + credentials::Credentials
+    + limits::Limits
 {
 }
 
@@ -69,5 +71,6 @@ impl<T> Store for T where
         + waiting::Waiting
         + polls::Polls
         + credentials::Credentials
+        + limits::Limits
 {
 }

@@ -17,6 +17,7 @@ use penstock_flow::context::id_generator::{IdGenerator as _, SystemIdGenerator};
 use penstock_flow::context::limits_view::LimitsView;
 use penstock_flow::context::object_writer::PARTS_UNDER_WAY;
 use penstock_flow::context::periodic::PeriodicTasks;
+use penstock_flow::context::reservations::StoreReservations;
 use penstock_flow::context::secrets::Secrets;
 use penstock_flow::context::token_vault::SealedVault;
 use penstock_flow::dispatch::DispatchPolicy;
@@ -212,7 +213,8 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         clock: clock.clone(),
     };
     let caller = caller_of(settings, limiter, clock.clone())?.with_vault(Arc::new(vault));
-    let caller = Arc::new(caller);
+    let reservations = Arc::new(StoreReservations(store.clone()));
+    let caller = Arc::new(caller.with_reservations(reservations));
     let variables = Variables::of(settings, role);
     let unset = variables.unset;
     let services = Services {

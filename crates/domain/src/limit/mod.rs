@@ -17,7 +17,10 @@
 
 mod adaptive_rate;
 mod breaker;
+pub mod calendar;
 mod distance;
+pub mod hours;
+pub mod meter;
 mod past;
 pub mod rate;
 #[cfg(test)]
@@ -35,6 +38,9 @@ use uuid::Uuid;
 pub use adaptive_rate::AdaptiveRate;
 pub use breaker::{Breaker, BreakerState};
 pub use distance::{Distance, Lead};
+pub use hours::Hours;
+use meter::NotNow;
+pub use meter::{CalendarPolicy, MeterPolicy, MeterState, Metered, Scope};
 pub use past::Past;
 pub use rate::RatePolicy;
 use state::Look;
@@ -75,6 +81,11 @@ pub enum Decision {
     },
     /// It may not.
     Denied(Denied),
+    /// It may when more of a calendar's period was reserved, see [`meter`].
+    Unreserved {
+        /// The place of the meter.
+        meter: usize,
+    },
 }
 
 /// A call that may not be made now.
@@ -96,6 +107,11 @@ impl Denied {
         Self { retry_after, reason, row_only: false, refused_for: 0.0 }
     }
 
+    /// Whether it is a limit that concerns only some calls, see [`meter`].
+    pub const fn is_own(&self) -> bool {
+        self.row_only && matches!(self.reason, Reason::Rate | Reason::OwnerRate | Reason::ValueRate)
+    }
+
     /// A row that has to let others go first.
     pub const fn of_row(retry_after: f64, reason: Reason) -> Self {
         Self { row_only: true, ..Self::new(retry_after, reason) }
@@ -109,8 +125,14 @@ pub enum Reason {
     Rate,
     /// The owner's own rate at the dependency.
     OwnerRate,
+    /// The rate of the row's value, see [`meter`].
+    ValueRate,
     /// Calls under way.
     Concurrency,
+    /// It is not one of the hours in which the dependency may be called.
+    Hours,
+    /// An operator has paused the dependency.
+    Held,
     /// The dependency asked for a pause.
     Paused,
     /// The breaker is open.
@@ -125,10 +147,13 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Rate,
         Self::OwnerRate,
+        Self::ValueRate,
         Self::Concurrency,
+        Self::Hours,
+        Self::Held,
         Self::Paused,
         Self::BreakerOpen,
         Self::Unavailable,
@@ -142,7 +167,10 @@ impl Reason {
         match self {
             Self::Rate => code::RATE_LIMITED,
             Self::OwnerRate => code::OWNER_RATE_LIMITED,
+            Self::ValueRate => code::VALUE_RATE_LIMITED,
             Self::Concurrency => code::CONCURRENCY_LIMITED,
+            Self::Hours => code::OUTSIDE_HOURS,
+            Self::Held => code::LIMIT_PAUSED,
             Self::Paused => code::THROTTLED,
             Self::BreakerOpen => code::BREAKER_OPEN,
             Self::Unavailable => code::LIMITER_UNAVAILABLE,
@@ -155,7 +183,7 @@ impl Reason {
 /// What one call asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ask {
-    /// How much of the rate it takes; at most the burst.
+    /// How much of the rate it takes.
     pub cost: u32,
     /// Names its slot among the calls under way; at most 2^53 − 1, which Lua's numbers hold.
     pub token: u64,
@@ -165,12 +193,24 @@ pub struct Ask {
     pub lead_us: f64,
     /// The row's own past at this step.
     pub past: Past,
+    /// How long it waits for a limit that does not concern all calls; for a longer wait it gets a turn, see [`meter`].
+    pub patience_us: f64,
 }
 
 /// Has all states admit a call, or none of them: the dependency's first, then its owner's, if there is one.
 ///
 /// Only one of them may have a rate: a wait at one would have to be charged at the other.
 pub fn acquire(states: &mut [(&mut LimiterState, &LimitPolicy)], now: f64, ask: &Ask) -> Decision {
+    acquire_all(states, &mut [], now, ask)
+}
+
+/// Has all states and all meters admit a call, or none of them.
+pub fn acquire_all(
+    states: &mut [(&mut LimiterState, &LimitPolicy)],
+    meters: &mut [Metered<'_>],
+    now: f64,
+    ask: &Ask,
+) -> Decision {
     states.iter_mut().for_each(|(state, _)| state.tick(now));
     let mut looked = Look::default();
     for (place, (state, policy)) in states.iter_mut().enumerate() {
@@ -182,17 +222,36 @@ pub fn acquire(states: &mut [(&mut LimiterState, &LimitPolicy)], now: f64, ask: 
             Err(denied) => return Decision::Denied(denied),
         }
     }
-    let Look { wait, cold } = looked;
+    let Look { mut wait, cold } = looked;
+    let whole = states.first().map(|(state, policy)| state.whole(policy, now));
+    if let Some(whole) = &whole {
+        wait = match meter::look(meters, whole, now, wait, ask) {
+            Ok(wait) => wait,
+            Err(NotNow::Denied(denied)) => return Decision::Denied(denied),
+            Err(NotNow::Unreserved(meter)) => return Decision::Unreserved { meter },
+        };
+    }
     let confirm = cold || wait > FRESH_US + FRESH_LEADS * ask.lead_us;
-    let (mut slack, mut probe) = (0.0_f64, false);
+    let (mut slack, mut probe) = (None, false);
     for (state, policy) in states.iter_mut() {
-        slack = slack.max(state.charge(policy, now, wait, ask));
+        slack = least(slack, state.charge(policy, now, wait, ask));
         probe |= state.call(policy, now, now + wait, ask);
         if !confirm {
             state.take_slot(policy, now + wait, ask);
         }
     }
-    Decision::Granted { wait, slack, probe, confirm }
+    for meter in meters {
+        slack = least(slack, whole.as_ref().map(|whole| meter.charge(whole, now, wait)));
+    }
+    Decision::Granted { wait, slack: slack.unwrap_or_default(), probe, confirm }
+}
+
+/// A call may leave no later than every limit allows.
+fn least(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// The moment of a call that had to wait for it has come: may it still be made? Takes its slots, all or none.

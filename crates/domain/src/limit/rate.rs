@@ -47,6 +47,16 @@ impl RatePolicy {
         Self { interval_us: micros(period) / f64::from(limit) / SAFETY, burst }
     }
 
+    /// At most `limit` calls in *any* `period`, with a burst inside it: a bucket of `burst` that fills again with the rest in a
+    /// period. Calls arrive later than they leave, and not all by the same time, so the period that the dependency counts may
+    /// have been longer by the margin where they left.
+    pub fn sliding(limit: u32, period: Duration, burst: u32) -> Self {
+        // A limit of one call in a period has no rest: its calls are a period apart.
+        let rest = f64::from(limit.saturating_sub(burst).max(1));
+        let within = (micros(period) + ARRIVAL_MARGIN_US) / (rest + 1.0);
+        Self { interval_us: (micros(period) / rest / SAFETY).max(within), burst }
+    }
+
     /// The part of the margin that the burst has room for.
     fn margin(&self) -> f64 {
         ARRIVAL_MARGIN_US.min((f64::from(self.burst) - 1.0) * self.interval_us)

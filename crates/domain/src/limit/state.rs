@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::breaker::{Breaker, BreakerState, Calls};
+use super::meter::Whole;
 use super::past::Past;
 use super::rate::RatePolicy;
 use super::throttle::Throttle;
@@ -53,6 +54,8 @@ pub struct Snapshot {
     pub free_in: Duration,
     /// How long the pause still lasts that the dependency asked for.
     pub paused_for: Duration,
+    /// How long a period of the calendar is used up.
+    pub used_up_for: Duration,
     /// Pauses in a row after which no call went through.
     pub refusals: u32,
     /// Share of the rate that is used now, in (0, 1].
@@ -72,6 +75,7 @@ impl Snapshot {
         Self {
             free_in: self.free_in.max(other.free_in),
             paused_for: self.paused_for.max(other.paused_for),
+            used_up_for: self.used_up_for.max(other.used_up_for),
             refusals: self.refusals.max(other.refusals),
             factor: self.factor.min(other.factor),
             in_flight: self.in_flight.max(other.in_flight),
@@ -111,6 +115,8 @@ pub struct LimiterState {
     cause: Option<Cause>,
     /// When it was used last.
     used_at: f64,
+    /// When it was used first without knowing what had been used before; 0: it is known.
+    lost_at: f64,
 }
 
 impl LimiterState {
@@ -118,6 +124,9 @@ impl LimiterState {
     /// time moves back with it. When nobody used the state for long although slots are taken, the clock may have been set
     /// forward, and the slots have not ended: those that are taken are reported again.
     pub(super) fn tick(&mut self, now: f64) {
+        if self.used_at == 0.0 {
+            self.lost_at = now;
+        }
         let (used_at, by) = (self.used_at, self.used_at - now);
         self.used_at = now;
         if by <= 0.0 {
@@ -132,8 +141,19 @@ impl LimiterState {
         for (_, ends) in &mut self.slots {
             set_back(ends, by);
         }
+        set_back(&mut self.lost_at, by);
         self.throttle.set_back(by);
         self.breaker.set_back(by);
+    }
+
+    /// What its meters have to know.
+    pub(super) fn whole(&self, policy: &LimitPolicy, now: f64) -> Whole {
+        Whole {
+            lost_at: self.lost_at,
+            cold_wait_us: policy.cold_wait_us,
+            paused_until: self.throttle.paused_until,
+            factor: self.throttle.adaptive_rate.factor(now),
+        }
     }
 
     /// GCRA's state at a moment. What was unknown is known from now on, and after a pause the bucket is empty: the
@@ -156,7 +176,8 @@ impl LimiterState {
         // First of all, so that a denial for another reason does not leave the state unknown.
         let moment = policy.rate.map(|rate| {
             let tat = self.tat(policy, &rate, now);
-            rate.moment(tat, now + ask.lead_us, ask.cost)
+            // A call that costs more than the burst has all of it, and owes the rest.
+            rate.moment(tat, now + ask.lead_us, ask.cost.min(rate.burst))
         });
         let slots_from = self.slots_from(policy, now);
         self.throttle.admits(now, ask)?;
@@ -172,12 +193,12 @@ impl LimiterState {
         Ok(Look { wait: if cold { wait.max(slots_from - now) } else { wait }, cold })
     }
 
-    /// Charges what [`LimiterState::look`] granted; the slack that the call has.
-    pub(super) fn charge(&mut self, policy: &LimitPolicy, now: f64, wait: f64, ask: &Ask) -> f64 {
-        let Some(rate) = &policy.rate else { return 0.0 };
+    /// Charges what [`LimiterState::look`] granted; the slack that the call has, where there is a rate.
+    pub(super) fn charge(&mut self, policy: &LimitPolicy, now: f64, wait: f64, ask: &Ask) -> Option<f64> {
+        let rate = policy.rate.as_ref()?;
         let tat = self.tat(policy, rate, now);
         self.tat = Some(rate.charged(tat, now + wait, ask.cost, self.throttle.adaptive_rate.factor(now)));
-        RatePolicy::slack(tat, now + wait)
+        Some(RatePolicy::slack(tat, now + wait))
     }
 
     /// A call is granted for a moment; whether it finds out for all others whether the dependency works again.
@@ -268,6 +289,7 @@ impl LimiterState {
             free_at = free_at.max(until);
         }
         Snapshot {
+            used_up_for: Duration::ZERO,
             free_in: duration(free_at - now),
             paused_for: duration(self.throttle.paused_until - now),
             refusals: self.throttle.refusals,

@@ -278,7 +278,7 @@ mod tests {
     const NOW: f64 = 1e15;
 
     fn ask(token: u64, past: Past) -> Ask {
-        Ask { cost: 1, token, lease_us: 15e6, lead_us: 0.0, past }
+        Ask { cost: 1, token, lease_us: 15e6, lead_us: 0.0, past, patience_us: 0.0 }
     }
 
     fn refusal(past: Past, pause: Option<f64>) -> Feedback {

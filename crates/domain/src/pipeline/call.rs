@@ -10,6 +10,7 @@ use super::answer::{self, AnswerFormat};
 use super::auth::Auth;
 use super::check::Source;
 use super::condition;
+use super::cost;
 use super::definition::{Definition, Method, StepDefinition};
 use super::error::ErrorCode;
 use super::inspect::Reading;
@@ -62,8 +63,7 @@ pub fn step(
             format!("step `{}`: there is no dependency `{}`{hint}", step.name, step.dependency.value);
         source.broken(step.dependency.referenced, message);
     }
-    let cost = step.cost.as_ref().map_or(1, |cost| cost.value);
-    check_cost(step, line, place.map(|place| &dependencies[place]), source);
+    let (cost, costs) = cost::cost(step, line, place.map(|place| &dependencies[place]), names, read, source);
     let condition = condition::condition(step, names, read, source);
     // What a step reads that not every row comes to is not needed for certain.
     let mut perhaps = Read::default();
@@ -88,7 +88,8 @@ pub fn step(
         condition,
         keyed: step.request.is_keyed(),
         responses,
-        reads_body: reads_body || poll.as_ref().is_some_and(Poll::reads_body),
+        reads_body: reads_body || costs.reads_body || poll.as_ref().is_some_and(Poll::reads_body),
+        costs,
         poll,
         idempotent: step.request.idempotent,
         request: request?,
@@ -172,25 +173,6 @@ fn output(
         }
     }
     (output, reads_body)
-}
-
-fn check_cost(step: &StepDefinition, line: u64, dependency: Option<&Dependency>, source: &mut Source<'_>) {
-    let cost = step.cost.as_ref().map_or(1, |cost| cost.value);
-    let at = step.cost.as_ref().map_or(line, |cost| cost.referenced.line());
-    if cost == 0 {
-        source.error(at, format!("step `{}`: cost is 1 or more", step.name));
-    }
-    if let Some(dependency) = dependency
-        && let Some(rate) = dependency.rate.as_ref().filter(|rate| cost > rate.burst)
-    {
-        source.error(
-            at,
-            format!(
-                "step `{}`: cost {cost} is above the burst of `{}`, which is {}, so no call could ever be made; set rate.burst to {cost} or more",
-                step.name, dependency.name, rate.burst
-            ),
-        );
-    }
 }
 
 pub fn text(written: &str, here: Here<'_>, read: &mut Read, source: &mut Source<'_>) -> Option<Template> {

@@ -11,7 +11,9 @@ use serde_saphyr::Spanned;
 
 use super::answer::AnswerKind;
 use super::auth::definition::AuthDefinition;
+use super::hours::HoursDefinition;
 use super::poll::PollDefinition;
+use super::rates::RatesDefinition;
 use super::responses::written::ResponsesDefinition;
 use super::scalars::{Share, Span};
 use super::transport::TlsDefinition;
@@ -79,23 +81,13 @@ pub struct DependencyDefinition {
     pub auth: Option<Spanned<AuthDefinition>>,
     pub tls: Option<Spanned<TlsDefinition>>,
     pub proxy: Option<Spanned<String>>,
-    pub rate: Option<Spanned<RateDefinition>>,
+    pub rate: Option<Spanned<RatesDefinition>>,
+    pub hours: Option<Spanned<HoursDefinition>>,
     pub concurrency: Option<Spanned<ConcurrencyDefinition>>,
     pub timeout: Option<Spanned<Span>>,
     #[serde(default)]
     pub breaker: BreakerDefinition,
     pub responses: Option<Spanned<ResponsesDefinition>>,
-}
-
-/// `dependencies.<name>.rate`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RateDefinition {
-    pub limit: u32,
-    pub period: Span,
-    pub burst: Option<u32>,
-    #[serde(default)]
-    pub per_owner: bool,
 }
 
 /// `dependencies.<name>.concurrency`: a number, or a number and whether it is each owner's own.
@@ -158,7 +150,7 @@ pub struct BreakerDefinition {
 pub struct StepDefinition {
     pub name: String,
     pub dependency: Spanned<String>,
-    pub cost: Option<Spanned<u32>>,
+    pub cost: Option<Spanned<Written>>,
     pub request: RequestDefinition,
     pub timeout: Option<Spanned<Span>>,
     pub when: Option<Spanned<Written>>,

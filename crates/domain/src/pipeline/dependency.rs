@@ -8,11 +8,13 @@ use url::Url;
 
 use super::auth::{self, Auth};
 use super::check::Source;
-use super::definition::{BreakerDefinition, ConcurrencyDefinition, DependencyDefinition, RateDefinition};
+use super::definition::{BreakerDefinition, ConcurrencyDefinition, DependencyDefinition};
 use super::hosts::HostPattern;
+use super::hours;
 use super::live::LiveText;
-use super::model::{Breaker, Concurrency, Dependency, Rate};
+use super::model::{Breaker, Concurrency, Dependency};
 use super::owner::OwnerReads;
+use super::rates::{self, PerText};
 use super::scalars::Span;
 use super::step::{is_header_name, is_header_value};
 use super::transport;
@@ -34,6 +36,7 @@ pub fn dependency(
     definition: &DependencyDefinition,
     line: u64,
     open_addresses: &mut Vec<String>,
+    pers: &mut Vec<PerText>,
     source: &mut Source<'_>,
 ) -> Option<Dependency> {
     source.check_name("dependency", name, line);
@@ -47,7 +50,8 @@ pub fn dependency(
     let fixed_url = base_url.as_ref().filter(|_| owner.address.is_none());
     let tls = transport::tls(name, definition, fixed_url, source);
     let proxy = transport::proxy(name, definition, source);
-    let rate = definition.rate.as_ref().map(|rate| self::rate(name, rate, source));
+    let rates =
+        definition.rate.as_ref().map(|rate| rates::rates(name, rate, pers, source)).unwrap_or_default();
     let concurrency = definition.concurrency.as_ref().map(|limit| concurrency(name, limit, source));
     let timeout =
         time(&format!("dependency `{name}`: timeout"), definition.timeout.as_ref(), DEFAULT_TIMEOUT, source);
@@ -60,7 +64,9 @@ pub fn dependency(
         auth,
         tls,
         proxy,
-        rate,
+        rate: rates.rate,
+        more: rates.more,
+        hours: definition.hours.as_ref().map(|hours| hours::hours(name, hours, source)),
         concurrency,
         timeout,
         breaker: breaker(name, &definition.breaker, source),
@@ -143,28 +149,6 @@ fn check_user(name: &str, url: &Url, auth: &Auth, line: u64, source: &mut Source
         let message = "base_url has a user, and `auth` sends `Authorization` as well; remove one of the two";
         source.error(line, format!("dependency `{name}`: {message}"));
     }
-}
-
-fn rate(name: &str, rate: &Spanned<RateDefinition>, source: &mut Source<'_>) -> Rate {
-    let at = rate.referenced.line();
-    let rate = Rate {
-        limit: rate.value.limit,
-        period: rate.value.period.0,
-        burst: rate.value.burst.unwrap_or(1),
-        per_owner: rate.value.per_owner,
-    };
-    if rate.limit == 0 || rate.burst == 0 {
-        source.error(
-            at,
-            format!(
-                "dependency `{name}`: a rate's limit and burst are above 0; without `rate` there is none"
-            ),
-        );
-    }
-    if rate.period < SHORTEST {
-        source.error(at, format!("dependency `{name}`: a rate's period is 1ms or more"));
-    }
-    rate
 }
 
 fn concurrency(

@@ -15,6 +15,7 @@ use super::dependency;
 use super::error::DefinitionError;
 use super::model::{Dispatch, Pipeline, Retry, SourceSpan};
 use super::names::Names;
+use super::rates;
 use super::responses;
 use super::scalars::Span;
 use super::step::ResultTemplate;
@@ -142,7 +143,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
     let schema = columns::schema(&definition.csv, source);
     let max_upload_bytes = columns::max_bytes(&definition.csv, source);
     let (mut dependencies, mut open_addresses) = (Vec::new(), Vec::new());
-    let mut dependency_lines = BTreeMap::new();
+    let (mut dependency_lines, mut pers) = (BTreeMap::new(), Vec::new());
     for (name, dependency) in &definition.dependencies {
         let line = dependency.referenced.line();
         dependency_lines.insert(name.clone(), line);
@@ -151,6 +152,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
             &dependency.value,
             line,
             &mut open_addresses,
+            &mut pers,
             source,
         ));
     }
@@ -166,6 +168,9 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         names.keyed = step.value.request.is_keyed();
         steps.extend(call::step(&step.value, line, &definition, &dependencies, &names, &mut read, source));
         names.keyed = false;
+        let called =
+            dependencies.iter_mut().find(|dependency| dependency.name == step.value.dependency.value);
+        called.into_iter().for_each(|called| rates::compile(&pers, called, &names, &mut read, source));
         names.add_step(&step.value.name, step.value.outputs());
     }
     for dependency in definition.dependencies.values() {
@@ -173,6 +178,9 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
             responses::of_dependency(responses, &names, source);
         }
     }
+    let uncalled =
+        dependencies.iter_mut().filter(|dependency| dependency.more.iter().any(|rate| rate.per.is_none()));
+    uncalled.for_each(|dependency| rates::compile(&pers, dependency, &names, &mut read, source));
     let mut fields = Vec::new();
     for (name, value) in &definition.result {
         let line = value.referenced.line();

@@ -11,11 +11,13 @@ use super::auth::Auth;
 use super::hosts::{self, HostPattern};
 use super::live::LiveText;
 use super::owner::OwnerReads;
+use super::rate::Rate;
 use super::step::{RenderError, ResultTemplate, Step};
 use super::transport::{Proxy, Tls};
 use super::values::RowContext;
 use crate::csv::Schema;
 use crate::ledger::Canary;
+use crate::limit::Hours;
 
 /// A pipeline. Shared by reference; nothing in it changes.
 #[derive(Debug)]
@@ -123,8 +125,12 @@ pub struct Dependency {
     pub tls: Option<Tls>,
     /// The proxy that they take.
     pub proxy: Option<Proxy>,
-    /// How often it may be called.
+    /// How often it may be called: the limit that paces all calls, or all of an owner's.
     pub rate: Option<Rate>,
+    /// Further limits that hold beside it.
+    pub more: Vec<Rate>,
+    /// When it may be called; none: at any time.
+    pub hours: Option<Hours>,
     /// How many calls may be under way.
     pub concurrency: Option<Concurrency>,
     /// How long a call may take, from connecting to the end of the answer.
@@ -139,10 +145,16 @@ impl Dependency {
         hosts::leads_home(&self.base_url, &self.hosts, url)
     }
 
+    /// The limits that count all calls, or all calls of an owner or with a value.
+    pub fn unnamed_rates(&self) -> impl Iterator<Item = &Rate> {
+        self.rate.iter().chain(&self.more).filter(|rate| rate.name.is_none())
+    }
+
     /// The keys by which its limits differ from those of another one with which it has to share them.
     pub fn differing_limits(&self, other: &Self) -> Vec<&'static str> {
         let mut keys = Vec::new();
-        keys.extend((self.rate != other.rate).then_some("rate"));
+        keys.extend((self.rate != other.rate || self.more != other.more).then_some("rate"));
+        keys.extend((self.hours != other.hours).then_some("hours"));
         keys.extend((self.concurrency != other.concurrency).then_some("concurrency"));
         keys.extend((self.breaker != other.breaker).then_some("breaker"));
         keys
@@ -156,19 +168,6 @@ impl std::fmt::Debug for Dependency {
             .field("rate", &self.rate)
             .finish_non_exhaustive()
     }
-}
-
-/// Calls in a period, and how many of them may come at once.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rate {
-    /// Calls in a period.
-    pub limit: u32,
-    /// The period.
-    pub period: Duration,
-    /// Calls at once after a quiet time.
-    pub burst: u32,
-    /// Whether each owner has a rate of its own.
-    pub per_owner: bool,
 }
 
 /// Calls under way at most.

@@ -8,8 +8,11 @@ use serde_json::Map;
 
 use super::answer::AnswerFormat;
 use super::condition::Condition;
+use super::cost::{CallCost, CostError, Costs};
 use super::engine::{self, Refusal};
+use super::model::Dependency;
 use super::poll::Poll;
+use super::rate::Rate;
 use super::request::{RenderedRequest, RequestTemplate};
 use super::responses::{Answer, ApiError, Responses};
 use super::template::JsonTemplate;
@@ -87,8 +90,10 @@ pub struct Step {
     pub name: String,
     /// The dependency's place in the pipeline.
     pub dependency: usize,
-    /// How much of the dependency's rate a call takes.
+    /// How much of the dependency's rate a call takes, where that is one number for all calls; else 1.
     pub cost: u32,
+    /// What calls take where that is not one number.
+    pub costs: Costs,
     /// The request's path or URL as the definition writes it: it holds no row's values and no variable's.
     pub path_template: String,
     /// How long a call may take, where the step says so itself.
@@ -166,6 +171,47 @@ impl Step {
     pub fn api_error(&self, row: &RowContext<'_>, response: ResponseView<'_>) -> ApiError {
         let key = || self.key(row).ok().flatten();
         self.responses.error(&Answer::new(row, response, self.responses.error_reads_body(), &key))
+    }
+
+    /// What a call for a row takes of its dependency's limits.
+    ///
+    /// # Errors
+    /// When a template reads something that is not there, or makes no number.
+    pub fn call_cost(&self, row: &RowContext<'_>) -> Result<CallCost, RenderError> {
+        if self.costs.are_fixed() {
+            return Ok(CallCost { unnamed: self.cost, named: Vec::new() });
+        }
+        self.costs.of(self.cost, row).map_err(|error| match error {
+            CostError::Template(place, error) => RenderError::new(&self.name, place, &error),
+            CostError::NoNumber(place) => {
+                RenderError::because(&self.name, place, "what it makes is no number from 0 on")
+            }
+        })
+    }
+
+    /// What a call has taken of limits with a name, as far as its answer says it.
+    pub fn actual_costs(&self, row: &RowContext<'_>, answer: ResponseView<'_>) -> Vec<(String, u32)> {
+        if self.costs.are_corrected() { self.costs.actual(row, answer) } else { Vec::new() }
+    }
+
+    /// The values of its dependency's limits that are each value's own, for each of [`Dependency::more`] in its order.
+    ///
+    /// # Errors
+    /// When a template reads something that is not there.
+    pub fn limit_values(
+        &self,
+        dependency: &Dependency,
+        row: &RowContext<'_>,
+    ) -> Result<Vec<Option<String>>, RenderError> {
+        if dependency.more.iter().all(|rate| rate.per.is_none()) {
+            return Ok(Vec::new());
+        }
+        let values = Scope::of(row).into_value();
+        let value = |rate: &Rate| {
+            let template = rate.per.as_ref().map(|per| per.template.render_text(&values));
+            template.transpose().map_err(|error| RenderError::new(&self.name, "rate.per", &error))
+        };
+        dependency.more.iter().map(value).collect()
     }
 
     /// What is kept of an answer.

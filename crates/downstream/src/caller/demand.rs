@@ -13,6 +13,7 @@ use penstock_domain::time::Timestamp;
 use crate::client::Response;
 use crate::credentials::oauth2::Refusal;
 use crate::failure::Failure;
+use crate::limiter::Spend;
 
 /// Who calls what.
 pub struct Demand<'a> {
@@ -20,8 +21,8 @@ pub struct Demand<'a> {
     pub dependency: &'a Dependency,
     /// The owner's name.
     pub owner: &'a str,
-    /// How much of the rate the call takes.
-    pub cost: u32,
+    /// What the call takes of its dependency's limits.
+    pub spend: Spend,
     /// How long the call may take, from connecting to the end of the answer.
     pub timeout: Duration,
     /// What the answer's body is read as.

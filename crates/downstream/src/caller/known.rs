@@ -80,7 +80,10 @@ impl KnownLimits {
     ) {
         let own = match reason {
             Reason::OwnerRate | Reason::Rate | Reason::Paused => limits.pauses_owner(),
-            Reason::Concurrency
+            Reason::ValueRate
+            | Reason::Hours
+            | Reason::Held
+            | Reason::Concurrency
             | Reason::BreakerOpen
             | Reason::Unavailable
             | Reason::Late

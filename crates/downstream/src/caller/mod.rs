@@ -3,7 +3,9 @@
 mod budgets;
 mod demand;
 mod known;
+mod live;
 mod permit;
+mod reserve;
 mod sending;
 mod verdict;
 
@@ -15,12 +17,14 @@ use std::time::Duration;
 use penstock_domain::limit::{self, Ask, Denied, Feedback, Reason, Snapshot};
 use penstock_domain::outcome::code;
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
-use penstock_domain::time::Clock;
+use penstock_domain::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
 use self::budgets::Budgets;
 use self::known::KnownLimits;
+use self::live::Live;
 use self::permit::Waiting;
+use self::reserve::Reserver;
 use self::sending::{Made, Outgoing};
 use self::verdict::Judged;
 use crate::client::{Client, Sent, Unsendable};
@@ -28,12 +32,14 @@ use crate::credentials::oauth2::{MemoryVault, TokenVault, Tokens};
 use crate::failure::Failure;
 use crate::failure_log::FailureLog;
 use crate::lateness::Lateness;
-use crate::limiter::{CallLimits, Limiter, Permit};
+use crate::limiter::{CallLimits, Limiter, Permit, Spend};
 use crate::metrics::{CallMetrics, Metrics};
 use crate::recording_time::RecordingTime;
 use crate::wait_queue::WaitQueues;
 
 pub use demand::{Called, Demand, Note, Rules};
+pub use live::LiveLimits;
+pub use reserve::{LocalReservations, PeriodKey, Reservations};
 
 /// A slot outlasts its call's timeout by this much: a late timer gives no slot away while its call is under way. The slots of a
 /// worker that is gone are free after that.
@@ -57,6 +63,10 @@ pub struct Caller {
     known: KnownLimits,
     /// Calls that wait for a slot.
     wait_queues: WaitQueues,
+    /// Blocks of a calendar's periods.
+    reserver: Reserver,
+    /// What an operator has set.
+    live: Live,
     lateness: Lateness,
     /// How long it takes to record a call.
     recording: RecordingTime,
@@ -77,6 +87,8 @@ impl Caller {
             tokens: AtomicU64::new(seed >> 12),
             known: KnownLimits::default(),
             wait_queues: WaitQueues::default(),
+            reserver: Reserver::new(Arc::new(LocalReservations::default())),
+            live: Live::default(),
             lateness: Lateness::default(),
             recording: RecordingTime::default(),
             metrics: Metrics::default(),
@@ -90,6 +102,12 @@ impl Caller {
     #[must_use]
     pub fn with_vault(self, vault: Arc<dyn TokenVault>) -> Self {
         Self { access_tokens: Tokens::new(vault), ..self }
+    }
+
+    /// Keeps what is reserved of a calendar's periods where no limiter's loss reaches it.
+    #[must_use]
+    pub fn with_reservations(self, reservations: Arc<dyn Reservations>) -> Self {
+        Self { reserver: Reserver::new(reservations), ..self }
     }
 
     /// Makes a call as soon as every limit allows it, or says when that will be. `covered` is asked right before the
@@ -112,11 +130,18 @@ impl Caller {
                 return self.no_credentials(dependency, &reason, CREDENTIALS_AFTER);
             }
         };
-        let limits = self.limits(dependency, demand.owner);
+        let cold_wait_us = self.limiter.cold_wait_us();
+        let now = self.clock.now();
+        let mut limits = CallLimits::of_call(dependency, demand.owner, cold_wait_us, &demand.spend, now);
+        if let Some(paused) = self.with_live(dependency, &mut limits) {
+            return paused;
+        }
         let lease_us = limit::micros(demand.timeout + SLOT_MARGIN);
-        // A burst may have been made smaller than what one call of an older definition costs: it takes all of it then.
-        let cost = dependency.rate.as_ref().map_or(demand.cost, |rate| demand.cost.min(rate.burst));
-        let ask = Ask { cost, token: 0, lease_us, lead_us: 0.0, past: demand.past };
+        let cost = demand.spend.cost;
+        if let Some(closed) = self.closed(dependency, &limits) {
+            return closed;
+        }
+        let ask = Ask { cost, token: 0, lease_us, lead_us: 0.0, past: demand.past, patience_us: 0.0 };
         let outgoing = Outgoing { limits: &limits, ask, covered, waiting };
         match self.send(demand, request, &outgoing).await {
             Ok(Made { permit, sent, elapsed }) => self.judge(demand, permit, sent, elapsed).await,
@@ -144,6 +169,28 @@ impl Caller {
             self.failures.log(dependency, failure);
         }
         Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone }
+    }
+
+    /// The answer of a call that left at a time says what it has taken of limits with a name, and not what `spend` says.
+    pub async fn correct(
+        &self,
+        dependency: &Dependency,
+        owner: &str,
+        spend: &Spend,
+        actual: &[(String, u32)],
+        left_at: Timestamp,
+    ) {
+        let cold_wait_us = self.limiter.cold_wait_us();
+        let mut limits = CallLimits::of_call(dependency, owner, cold_wait_us, spend, left_at);
+        let taken = |id: &str| {
+            let rate = dependency.more.iter().find(|rate| rate.id == id)?;
+            actual.iter().find(|(name, _)| Some(name) == rate.name.as_ref()).map(|(_, taken)| *taken)
+        };
+        limits.meters.retain(|meter| taken(&meter.id).is_some_and(|taken| taken != meter.cost));
+        let taken: Vec<u32> = limits.meters.iter().filter_map(|meter| taken(&meter.id)).collect();
+        if !taken.is_empty() {
+            self.limiter.correct(&limits, &taken).await;
+        }
     }
 
     fn limits(&self, dependency: &Dependency, owner: &str) -> CallLimits {
@@ -191,7 +238,8 @@ impl Caller {
 
     /// A dependency's limits as they stand for an owner; none when the limiter does not answer.
     pub async fn peek(&self, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
-        let limits = self.limits(dependency, owner);
+        let (cold_wait_us, spend) = (self.limiter.cold_wait_us(), Spend::of(1));
+        let limits = CallLimits::of_call(dependency, owner, cold_wait_us, &spend, self.clock.now());
         let asked_at = Instant::now();
         let seen = self.limiter.peek(&limits).await;
         // The first question after a restart finds out that the connection broke; the next one has a new connection.
@@ -229,6 +277,15 @@ impl Caller {
         self.metrics.count(&dependency.name, |metrics| metrics.denied(Reason::Credentials));
         let until = self.clock.now() + after;
         Called::Waits { until, reason: Reason::Credentials, refused_for: Duration::ZERO }
+    }
+
+    /// Whether it is none of the hours in which the dependency may be called.
+    fn closed(&self, dependency: &Dependency, limits: &CallLimits) -> Option<Called> {
+        let now = self.clock.now();
+        let until = dependency.hours.as_ref()?.closed_until(now)?;
+        self.known.remember(limits, Reason::Hours, Instant::now() + until.since(now), None);
+        self.metrics.count(&dependency.name, |metrics| metrics.denied(Reason::Hours));
+        Some(Called::Waits { until, reason: Reason::Hours, refused_for: Duration::ZERO })
     }
 
     fn denied(&self, dependency: &Dependency, limits: &CallLimits, denied: Denied) -> Called {

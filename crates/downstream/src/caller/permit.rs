@@ -1,5 +1,6 @@
 //! The permit that a call needs: asked for, waited for, confirmed.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Caller, Note, PATIENCE};
 use crate::limiter::{CallLimits, Permit};
-use crate::wait_queue::Position;
+use crate::wait_queue::{Position, WaitQueue};
 
 /// A permit that was granted for the end of the patience and refused then may be asked for again for this much longer.
 const LAST_TRY: Duration = Duration::from_millis(500);
@@ -38,6 +39,9 @@ impl From<Denied> for Refusal {
 
 /// What a call has with it while it waits for its permit.
 struct PermitWait<'a> {
+    /// The queue of the calls with the same value, or of the same owner, where such calls have limits of their own; and how far
+    /// apart these calls are.
+    own: Option<(Arc<WaitQueue>, Duration)>,
     /// What has to be recorded once there is a permit.
     note: Option<&'a dyn Note>,
     waiting: Waiting<'a>,
@@ -48,6 +52,15 @@ struct PermitWait<'a> {
 impl PermitWait<'_> {
     fn mark(&mut self) {
         self.mark.get_or_insert_with(self.waiting);
+    }
+
+    /// How long the call waits for a limit of its own. Where others wait for it already, it waits as long as those before it need.
+    fn patience(&self, deadline: Instant) -> Duration {
+        let Some((queue, apart)) = &self.own else { return Duration::ZERO };
+        let left = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
+        let others = queue.waiting().saturating_sub(usize::from(self.position.is_some()));
+        let before = if self.position.is_some() { 0 } else { u32::try_from(others).unwrap_or(u32::MAX) };
+        left.saturating_sub(apart.saturating_mul(before))
     }
 }
 
@@ -62,7 +75,8 @@ impl Caller {
     ) -> Result<Permit, Refusal> {
         let mut deadline = Instant::now() + PATIENCE + LAST_TRY;
         let queue = limits.slots().map(|slots| self.wait_queues.at(slots));
-        let mut wait = PermitWait { note, waiting, mark: None, position: None };
+        let own = limits.own().map(|(key, apart)| (self.wait_queues.at((&key, 1)), limit::duration(apart)));
+        let mut wait = PermitWait { own, note, waiting, mark: None, position: None };
         if let Some(queue) = queue.as_ref().filter(|queue| queue.waiting() > 0) {
             wait.mark();
             wait.position = Some(in_time(deadline, queue.position()).await?);
@@ -70,7 +84,8 @@ impl Caller {
         loop {
             // A token of its own for each try: a late report of an earlier one must not be taken for this one's.
             let token = self.tokens.fetch_add(1, Ordering::Relaxed) & 0x000F_FFFF_FFFF_FFFF;
-            let ask = Ask { token, ..*ask };
+            let patience_us = limit::micros(wait.patience(deadline));
+            let ask = Ask { token, patience_us, ..*ask };
             let was_recorded = wait.note.is_none();
             let denied = match self.try_permit(limits, ask, &mut wait).await {
                 Err(Refusal::Denied(denied)) => denied,
@@ -85,6 +100,14 @@ impl Caller {
                 return Err(denied.into());
             }
             wait.mark();
+            if let Some((own, _)) = wait.own.clone().filter(|_| denied.is_own()) {
+                if wait.position.is_none() {
+                    // Who does not come to be the first in time asks once more, for a turn.
+                    wait.position = tokio::time::timeout_at(deadline - LAST_TRY, own.position()).await.ok();
+                }
+                tokio::time::sleep(pause).await;
+                continue;
+            }
             match queue.as_ref().filter(|_| denied.reason == Reason::Concurrency) {
                 Some(queue) if wait.position.is_none() => {
                     wait.position = Some(in_time(deadline, queue.position()).await?);
@@ -108,9 +131,14 @@ impl Caller {
         let lead = self.limiter.lead().await?;
         let recording_us = if wait.note.is_some() { self.recording.expected_us() } else { 0.0 };
         let ask = Ask { lead_us: lead.answer_us + recording_us, ..ask };
+        let made = self.reserver.made();
         let (moment, slack, probe, confirm) = match self.limiter.acquire(limits, &ask).await {
             Decision::Granted { wait, slack, probe, confirm } => (wait, slack, probe, confirm),
             Decision::Denied(denied) => return Err(denied.into()),
+            Decision::Unreserved { meter } => {
+                self.reserver.reserve(self.limiter.as_ref(), limits, meter, made).await?;
+                return Err(Denied::of_row(0.0, Reason::Rate).into());
+            }
         };
         let answered = Instant::now();
         let permit = Permit { token: ask.token, limits: limits.clone(), probe };

@@ -145,6 +145,11 @@ impl Caller {
             self.return_unused(permit).await;
             return Err(Called::NotCovered);
         }
+        // It may have closed while the call waited for its moment.
+        if let Some(closed) = self.closed(dependency, outgoing.limits) {
+            self.return_unused(permit).await;
+            return Err(closed);
+        }
         let mut request = request;
         if let Some(auth @ (Auth::Hmac(_) | Auth::AwsSigV4(_))) = &dependency.auth
             && let Err(reason) = request.sign(auth, &*self.client.files, self.clock.now())

@@ -8,7 +8,7 @@ use penstock_domain::limit::Past;
 use penstock_domain::outcome::Repetition;
 use penstock_domain::pipeline::definition::Method;
 use penstock_domain::pipeline::{Dependency, RenderedRequest, Target};
-use penstock_downstream::{Called, Caller, Client, Demand, LATE, Limiter};
+use penstock_downstream::{Called, Caller, Client, Demand, LATE, Limiter, Spend};
 
 use super::server::{Arrived, Server};
 use super::{SystemClock, dependency, rate};
@@ -37,7 +37,7 @@ pub async fn call(caller: &Caller, api: &Dependency, path: &str) -> Called {
     let demand = Demand {
         dependency: api,
         owner: "acme",
-        cost: 1,
+        spend: Spend::of(1),
         timeout: api.timeout,
         answer: Default::default(),
         repetition: Repetition::Harmless,

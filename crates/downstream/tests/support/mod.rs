@@ -39,6 +39,8 @@ pub fn dependency(base_url: &str) -> Dependency {
         tls: None,
         proxy: None,
         rate: None,
+        more: Vec::new(),
+        hours: None,
         concurrency: None,
         timeout: Duration::from_secs(10),
         breaker: CALM,
@@ -46,7 +48,7 @@ pub fn dependency(base_url: &str) -> Dependency {
 }
 
 pub fn rate(limit: u32, burst: u32) -> Rate {
-    Rate { limit, period: Duration::from_secs(1), burst, per_owner: false }
+    Rate::bucket(limit, Duration::from_secs(1), burst)
 }
 
 pub fn concurrency(limit: u32) -> Concurrency {

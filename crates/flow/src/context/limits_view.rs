@@ -36,7 +36,9 @@ impl Standstill {
         match seen {
             None => Self::Unknown,
             Some(seen) if seen.breaker != BreakerState::Closed => Self::Unknown,
-            Some(seen) if !seen.paused_for.is_zero() => Self::Until(now + seen.paused_for),
+            Some(seen) if !seen.paused_for.max(seen.used_up_for).is_zero() => {
+                Self::Until(now + seen.paused_for.max(seen.used_up_for))
+            }
             Some(_) => Self::None,
         }
     }
@@ -75,7 +77,10 @@ impl LimitsView {
         let mut standstill = Standstill::None;
         for dependency in called_by(&pipeline) {
             let seen = self.look(caller, dependency, &batch.owner_name).await;
-            standstill = standstill.and(Standstill::of(seen, now));
+            let closed = dependency.hours.as_ref().and_then(|hours| hours.closed_until(now));
+            standstill = standstill
+                .and(Standstill::of(seen, now))
+                .and(closed.map_or(Standstill::None, Standstill::Until));
             if standstill == Standstill::Unknown {
                 break;
             }
@@ -124,6 +129,7 @@ mod tests {
         let seen = Snapshot {
             free_in: Duration::ZERO,
             paused_for: Duration::from_secs(paused_seconds),
+            used_up_for: Duration::ZERO,
             refusals: 0,
             factor: 1.0,
             in_flight: 0,

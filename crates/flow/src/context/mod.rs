@@ -18,6 +18,7 @@ pub mod owner_values;
 pub mod pace;
 pub mod periodic;
 pub mod references;
+pub mod reservations;
 pub mod secrets;
 pub mod services;
 pub mod stored_definitions;

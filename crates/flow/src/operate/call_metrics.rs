@@ -92,5 +92,5 @@ pub(super) async fn limiting(services: &Services, caller: &Caller, families: &mu
 
 fn rate_of(dependency: &Dependency) -> Option<f64> {
     let rate = dependency.rate.as_ref().filter(|rate| !rate.per_owner)?;
-    Some(f64::from(rate.limit) / rate.period.as_secs_f64())
+    Some(rate.per_second())
 }

@@ -18,6 +18,9 @@ const STEP: u32 = 100;
 const EVERY: Duration = Duration::from_secs(600);
 const JITTER: f64 = 0.1;
 
+/// What was reserved of a limit's period of the calendar is known for this long after its end: clocks differ.
+const PERIODS_KEPT: Duration = Duration::from_secs(3600);
+
 /// How long things are kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retention {
@@ -76,6 +79,7 @@ pub async fn prune(services: &Services, retention: &Retention, actor: &str) -> R
             break;
         }
     }
+    services.store.drop_periods(now - PERIODS_KEPT).await?;
     pruned.erased += control::resume_erasures(services, actor).await?;
     if let Some(after) = retention.erase_after {
         loop {

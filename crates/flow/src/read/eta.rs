@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::ledger::Ledger;
-use penstock_domain::pipeline::Pipeline;
+use penstock_domain::pipeline::{Pipeline, Rate};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 
@@ -76,14 +76,29 @@ fn dependencies_rate(pipeline: &Pipeline) -> f64 {
         .flat_map(|(index, dependency)| {
             let steps = pipeline.steps.iter().filter(|step| step.dependency == index);
             let (calls, cost) = steps.fold((0, 0), |(calls, cost), step| (calls + 1, cost + step.cost));
-            let rate = dependency.rate.as_ref().filter(|_| cost > 0);
+            let paces = |rate: &&Rate| cost > 0 && rate.per.is_none() && rate.is_bucket();
+            let rates = dependency.unnamed_rates().filter(paces);
             let slots = dependency.concurrency.as_ref().filter(|_| calls > 0);
-            let rate = rate.map(|rate| f64::from(rate.limit) / rate.period.as_secs_f64() / f64::from(cost));
+            let rate = rates.map(|rate| rate.per_second() / f64::from(cost)).reduce(f64::min);
             let at_once =
                 slots.map(|slots| f64::from(slots.limit) / USUAL_CALL.as_secs_f64() / f64::from(calls));
             rate.into_iter().chain(at_once)
         })
         .fold(f64::INFINITY, f64::min)
+}
+
+/// How many seconds the periods of the calendar take at the least that `rows` need, besides the present one.
+fn calendar_seconds(rows: u32, pipeline: &Pipeline) -> f64 {
+    let mut seconds = 0.0_f64;
+    for (index, dependency) in pipeline.dependencies.iter().enumerate() {
+        let steps = pipeline.steps.iter().filter(|step| step.dependency == index);
+        let calls = f64::from(rows) * steps.map(|step| f64::from(step.cost)).sum::<f64>();
+        for rate in dependency.unnamed_rates().filter(|rate| rate.per.is_none() && !rate.is_bucket()) {
+            let further = (calls / f64::from(rate.limit.max(1))).ceil() - 2.0;
+            seconds = seconds.max(further * rate.period.as_secs_f64());
+        }
+    }
+    seconds
 }
 
 /// How many seconds `rows` of a batch take at the least.
@@ -98,7 +113,8 @@ fn allowed_seconds(rows: u32, pipeline: Option<&Pipeline>, allowance: &Allowance
         let others = others as f64;
         (f64::from(rows) + others) / rate
     };
-    takes(beside.owner, of_owner).max(takes(beside.pipeline, of_pipeline))
+    let of_calendar = pipeline.map_or(0.0, |pipeline| calendar_seconds(rows, pipeline));
+    takes(beside.owner, of_owner).max(takes(beside.pipeline, of_pipeline)).max(of_calendar)
 }
 
 fn stands(ledger: &Ledger) -> bool {

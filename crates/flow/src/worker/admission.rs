@@ -68,10 +68,13 @@ impl Worker {
             .filter(|dependency| !load.any_left && !self.caller.has_met(dependency, None))
             .map(|_| UNKNOWN_ROWS);
         for (index, dependency) in pipeline.dependencies.iter().enumerate() {
-            let Some(rate) = dependency.rate.as_ref().filter(|rate| !rate.per_owner) else { continue };
             let wait = self.caller.predicted_wait(dependency);
-            let rows = useful_at(rate, cost_of(&pipeline, index), load, wait);
-            useful = Some(useful.map_or(rows, |least| least.min(rows)));
+            let paces = |rate: &&Rate| rate.per.is_none() && !rate.per_owner && rate.is_bucket();
+            for rate in dependency.unnamed_rates().filter(paces) {
+                let share = self.caller.live_share(dependency);
+                let rows = useful_at(rate, cost_of(&pipeline, index) / share, load, wait);
+                useful = Some(useful.map_or(rows, |least| least.min(rows)));
+            }
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of rows")]
         useful.map(|rows| rows.ceil().max(1.0) as usize)
@@ -113,7 +116,8 @@ impl Worker {
                 return Some(wait.saturating_sub(ADMIT_WITHIN).max(LOOK_AGAIN));
             }
             let Some(rate) = dependency.rate.as_ref().filter(|rate| rate.per_owner) else { continue };
-            let useful = useful_at(rate, cost_of(pipeline, index), load, wait);
+            let share = self.caller.live_share(dependency);
+            let useful = useful_at(rate, cost_of(pipeline, index) / share, load, wait);
             #[allow(clippy::cast_precision_loss, reason = "a number of rows")]
             if rows as f64 >= useful.max(1.0) {
                 return Some(LOOK_AGAIN);
@@ -140,8 +144,7 @@ fn useful_at(rate: &Rate, cost: f64, load: &Load, wait: Duration) -> f64 {
     // While it is not used up, many rows may end before they reach it.
     let ahead = if wait.is_zero() { FREE_AHEAD } else { 1.0 };
     let seconds = ahead * load.service().as_secs_f64() + ADMIT_WITHIN.saturating_sub(wait).as_secs_f64();
-    let per_second = f64::from(rate.limit) / rate.period.as_secs_f64();
-    (per_second * seconds + f64::from(rate.burst)) / cost
+    (rate.per_second() * seconds + f64::from(rate.burst)) / cost
 }
 
 /// How many of an owner's rows are useful in flight where an owner's concurrent calls are limited. None: any number.

@@ -252,6 +252,8 @@ fn with_limits_of_today<'a>(
             tls: dependency.tls.clone(),
             proxy: dependency.proxy.clone(),
             rate: today.rate.clone(),
+            more: today.more.clone(),
+            hours: today.hours.clone(),
             concurrency: today.concurrency,
             timeout: today.timeout,
             breaker: today.breaker,

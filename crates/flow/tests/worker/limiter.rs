@@ -44,6 +44,14 @@ impl Limiter for TestLimiter {
         decision
     }
 
+    async fn deposit(&self, limits: &CallLimits, meter: usize, amount: u32) -> bool {
+        self.inner.deposit(limits, meter, amount).await
+    }
+
+    async fn correct(&self, limits: &CallLimits, actual: &[u32]) {
+        self.inner.correct(limits, actual).await;
+    }
+
     async fn confirm(&self, limits: &CallLimits, ask: &Ask) -> Result<(), Denied> {
         self.inner.confirm(limits, ask).await
     }

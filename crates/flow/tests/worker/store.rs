@@ -16,6 +16,7 @@ use penstock_store::control::*;
 use penstock_store::credentials::*;
 use penstock_store::dispatch::*;
 use penstock_store::extraction::*;
+use penstock_store::limits::{LimitChange, LimitPeriod, LimitSetting};
 use penstock_store::operations::*;
 use penstock_store::owners::*;
 use penstock_store::polls::*;
@@ -273,4 +274,11 @@ waiting::Waiting {
     report_faults(faults: &[(BatchSeq, String)], worker: &str, now: Timestamp) -> ();
     clear_faults(batches: &[BatchSeq]) -> ();
     faults() -> Vec<BatchFault>;
+}
+limits::Limits {
+    reserve_period(period: &LimitPeriod, amount: u32, most: u32) -> u32;
+    limit_settings() -> Vec<LimitSetting>;
+    change_limits(dependency: &str, change: &LimitChange, now: Timestamp) -> LimitSetting;
+    reset_limits(dependency: &str) -> bool;
+    drop_periods(ended_before: Timestamp) -> u64;
 }}

@@ -245,7 +245,8 @@ fn a_clock_that_is_set_back_holds_up_nobody() {
     let mut world = World::new((0..200).map(|_| Kind::Good));
     world.run(3600.0);
     let hour = 3600.0 * SECOND;
-    let ask = |token| Ask { cost: 1, token, lease_us: SECOND, lead_us: 0.0, past: Past::Clean };
+    let ask =
+        |token| Ask { cost: 1, token, lease_us: SECOND, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
     let policy = LimitPolicy { concurrency: Some(1), ..world.policy };
     let mut state = world.state;
     let pause = Feedback { pause: Some(10.0 * SECOND), throttled: true, ..Feedback::default() };

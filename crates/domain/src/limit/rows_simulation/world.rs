@@ -227,12 +227,20 @@ impl World {
             let past = self.rows[row].past();
             let now = self.now;
             self.rows[row].first_at.get_or_insert(now);
-            let ask = Ask { cost: 1, token: row as u64 + 1, lease_us: 15.0 * SECOND, lead_us: 0.0, past };
+            let ask = Ask {
+                cost: 1,
+                token: row as u64 + 1,
+                lease_us: 15.0 * SECOND,
+                lead_us: 0.0,
+                past,
+                patience_us: 0.0,
+            };
             match acquire(&mut [(&mut self.state, &self.policy)], self.now, &ask) {
                 Decision::Granted { wait, probe, .. } => {
                     self.in_flight += 1;
                     self.at(self.now + wait, row, Event::Sent(probe));
                 }
+                Decision::Unreserved { .. } => panic!("no limit by the calendar"),
                 Decision::Denied(denied) if self.is_given_up(row, &denied) => self.end(row, false),
                 Decision::Denied(denied) if denied.row_only => self.back(self.now + denied.retry_after, row),
                 // Rows are taken up again when they may be given up: they do not wait for the limiter then.

@@ -137,14 +137,21 @@ fn a_lower_true_limit_is_found_and_used() {
 fn calls_under_way_never_pass_their_limit_and_waiting_holds_no_slot() {
     let slow = LimitPolicy { concurrency: Some(3), ..policy(50, 5) };
     let mut state = LimiterState::default();
-    let ask = |token: u64| Ask { cost: 1, token, lease_us: 10e6, lead_us: 0.0, past: Past::Clean };
+    let ask = |token: u64| Ask {
+        cost: 1,
+        token,
+        lease_us: 10e6,
+        lead_us: 0.0,
+        past: Past::Clean,
+        patience_us: 0.0,
+    };
     let mut now = START;
     // Reservations far ahead: none of them has a slot.
     let mut waiting = Vec::new();
     for token in 0..20 {
         match acquire(&mut [(&mut state, &slow)], now, &ask(token)) {
             Decision::Granted { wait, .. } => waiting.push((token, now + wait)),
-            Decision::Denied(denied) => panic!("{denied:?}"),
+            other => panic!("{other:?}"),
         }
     }
     assert!(state.snapshot(&slow, now).in_flight < 3, "who waits holds nothing");
@@ -162,7 +169,7 @@ fn all_gates_or_none() {
     let open = policy(100, 10);
     let shut = LimitPolicy { rate: None, concurrency: Some(0), breaker: None, cold_wait_us: 0.0 };
     let (mut a, mut b) = (LimiterState::default(), LimiterState::default());
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
     assert!(matches!(acquire(&mut [(&mut a, &open)], START, &ask), Decision::Granted { .. }));
     let before = a.clone();
     let denied = acquire(&mut [(&mut a, &open), (&mut b, &shut)], START, &ask);
@@ -174,11 +181,12 @@ fn all_gates_or_none() {
 fn an_owners_own_rate_is_named_as_such() {
     let (wide, narrow) = (LimitPolicy { rate: None, ..policy(1, 1) }, policy(1, 1));
     let (mut dependency, mut owner) = (LimiterState::default(), LimiterState::default());
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
     let reasons: Vec<_> = (0..3)
         .filter_map(|_| match acquire(&mut [(&mut dependency, &wide), (&mut owner, &narrow)], START, &ask) {
             Decision::Granted { .. } => None,
             Decision::Denied(denied) => Some(denied.reason),
+            other @ Decision::Unreserved { .. } => panic!("{other:?}"),
         })
         .collect();
     assert!(!reasons.is_empty() && reasons.iter().all(|reason| *reason == Reason::OwnerRate), "{reasons:?}");
@@ -189,7 +197,7 @@ fn a_pause_holds_everybody_never_shrinks_and_ends_without_a_burst() {
     let policy = policy(100, 10);
     let mut state = LimiterState::default();
     let word = |pause: f64| Feedback { pause: Some(pause), throttled: true, ..Feedback::default() };
-    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
+    let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
     state.report(&policy, START, 1, &word(5e6));
     state.report(&policy, START, 1, &word(1e6));
     let denied = acquire(&mut [(&mut state, &policy)], START + 2e6, &ask);
@@ -200,7 +208,7 @@ fn a_pause_holds_everybody_never_shrinks_and_ends_without_a_burst() {
         .by_ref()
         .map(|decision| match decision {
             Decision::Granted { wait, .. } => wait,
-            Decision::Denied(denied) => panic!("{denied:?}"),
+            other => panic!("{other:?}"),
         })
         .collect();
     assert!(waits[0] < 1.0 && waits[1] > 9_000.0 && waits[2] > 19_000.0, "{waits:?}");
@@ -210,12 +218,13 @@ fn a_pause_holds_everybody_never_shrinks_and_ends_without_a_burst() {
 fn a_dear_call_is_granted_in_the_end_even_from_an_unknown_state() {
     let policy = LimitPolicy { cold_wait_us: MAX_WAIT_US, ..policy(10, 10) };
     let mut state = LimiterState::default();
-    let ask = Ask { cost: 10, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean };
+    let ask = Ask { cost: 10, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
     let mut now = START;
     for _ in 0..3 {
         match acquire(&mut [(&mut state, &policy)], now, &ask) {
             Decision::Granted { .. } => return,
             Decision::Denied(denied) => now += denied.retry_after,
+            other @ Decision::Unreserved { .. } => panic!("{other:?}"),
         }
     }
     panic!("never granted");
@@ -226,7 +235,14 @@ fn a_dear_call_is_granted_in_the_end_even_from_an_unknown_state() {
 fn slots_are_not_given_away_before_those_that_were_taken_are_known() {
     let policy = LimitPolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: MAX_WAIT_US };
     let mut state = LimiterState::default();
-    let ask = |token: u64| Ask { cost: 1, token, lease_us: 10e6, lead_us: 0.0, past: Past::Clean };
+    let ask = |token: u64| Ask {
+        cost: 1,
+        token,
+        lease_us: 10e6,
+        lead_us: 0.0,
+        past: Past::Clean,
+        patience_us: 0.0,
+    };
     for token in [1, 2] {
         let decision = acquire(&mut [(&mut state, &policy)], START, &ask(token));
         let Decision::Granted { wait, confirm: true, .. } = decision else { panic!("{decision:?}") };
@@ -253,7 +269,7 @@ fn slots_of_a_crashed_worker_come_back() {
         acquire(
             &mut [(&mut state, &policy)],
             now,
-            &Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean },
+            &Ask { cost: 1, token, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 },
         )
     };
     for token in [1, 2] {

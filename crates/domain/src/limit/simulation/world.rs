@@ -202,8 +202,14 @@ impl World {
     pub(super) fn happens(&mut self, now: f64, row: usize, event: Event) {
         let shown = self.shown(row, now);
         let distance = self.distances[row % WORKERS];
-        let ask =
-            |lead_us: f64| Ask { cost: 1, token: row as u64, lease_us: 10e6, lead_us, past: Past::Clean };
+        let ask = |lead_us: f64| Ask {
+            cost: 1,
+            token: row as u64,
+            lease_us: 10e6,
+            lead_us,
+            past: Past::Clean,
+            patience_us: 0.0,
+        };
         match event {
             Event::Ask if (now - START) % EVERY_US < self.rests * EVERY_US => {
                 let rest = self.rests * EVERY_US - (now - START) % EVERY_US;
@@ -291,6 +297,7 @@ impl World {
                     self.leaves(now, row, reserved);
                 }
             }
+            Some(Decision::Unreserved { .. }) => panic!("no limit by the calendar"),
             Some(Decision::Denied(denied)) => {
                 let back = denied.retry_after.min(BACK_AFTER_US) + 1.0 + 1000.0 * self.rng.unit();
                 self.at(now + back, row, Event::Ask);

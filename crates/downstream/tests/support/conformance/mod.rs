@@ -1,6 +1,7 @@
 //! What every limiter does. Time is the test's own, so that decisions are exact.
 
 mod breaker;
+mod meters;
 mod rate;
 mod refusals;
 mod slots;
@@ -65,7 +66,7 @@ impl Scene {
 
     async fn acquire_as(&self, owner: &str, cost: u32, past: Past) -> Result<Granted, Denied> {
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
-        let ask = Ask { cost, token, lease_us: 15e6, lead_us: 0.0, past };
+        let ask = Ask { cost, token, lease_us: 15e6, lead_us: 0.0, past, patience_us: 0.0 };
         let limits = self.limits(owner);
         match self.limiter.acquire(&limits, &ask).await {
             Decision::Granted { wait, probe, .. } => {
@@ -73,6 +74,7 @@ impl Scene {
                 Ok(Granted { wait, permit: Permit { token, limits, probe }, ask })
             }
             Decision::Denied(denied) => Err(denied),
+            Decision::Unreserved { .. } => panic!("no limit by the calendar"),
         }
     }
 
@@ -168,4 +170,7 @@ pub async fn all(limiter: Arc<dyn Limiter>, clock: Arc<ManualClock>) {
         api.rate = Some(Rate { per_owner: true, ..rate_of(100, 10) });
     }))
     .await;
+    meters::all(&|set| Scene::new(limiter.clone(), clock.clone(), set)).await;
+    meters::what_was_not_taken_is_returned(&scene(meters::tokens)).await;
+    meters::a_period_is_used_as_it_is_reserved(&scene(meters::calendar)).await;
 }

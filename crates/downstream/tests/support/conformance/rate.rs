@@ -69,10 +69,10 @@ pub async fn a_late_answer_has_its_slack(scene: &Scene) {
     scene.warm_up("acme").await;
     let (limits, mut granted) = (scene.limits("acme"), Vec::new());
     for (token, lead_us) in [(1, 0.0), (2, 0.0), (3, 30e3), (4, 0.0)] {
-        let ask = Ask { cost: 1, token, lease_us: 15e6, lead_us, past: Past::Clean };
+        let ask = Ask { cost: 1, token, lease_us: 15e6, lead_us, past: Past::Clean, patience_us: 0.0 };
         match scene.limiter.acquire(&limits, &ask).await {
             Decision::Granted { wait, slack, confirm, .. } => granted.push((wait, slack, confirm)),
-            Decision::Denied(denied) => panic!("{denied:?}"),
+            other => panic!("{other:?}"),
         }
     }
     let interval = 1e4 / 0.995;

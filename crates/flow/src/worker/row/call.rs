@@ -5,7 +5,7 @@ use std::time::Duration;
 use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::{Dependency, RenderedRequest, RowValues, clean_code};
 use penstock_domain::time::Timestamp;
-use penstock_downstream::{Called, Demand, Failure, Note, Response, Rules};
+use penstock_downstream::{Called, Demand, Failure, Note, Response, Rules, Spend};
 use penstock_store::work::{RowFailure, Settled};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -30,6 +30,8 @@ pub(super) enum CallResult {
 pub(super) struct Answer {
     /// When it ended.
     pub(super) ended_at: Timestamp,
+    /// When it left.
+    pub(super) left_at: Timestamp,
     /// What it means for the row.
     pub(super) verdict: Verdict,
     /// The response, if one came.
@@ -61,6 +63,7 @@ impl RowTask<'_> {
         at: StepAt<'_>,
         row: &RowValues,
         request: RenderedRequest,
+        spend: Spend,
         progress: &mut Progress,
     ) -> CallResult {
         let timeout = self.timeout(at);
@@ -68,7 +71,7 @@ impl RowTask<'_> {
         let intent = self.intent(at, progress);
         let demand = Demand {
             note: intent.as_ref().map(|intent| intent as &dyn Note),
-            ..self.demand(at, row, progress, &span)
+            ..self.demand(at, row, spend, progress, &span)
         };
         self.lease.covered(timeout, self.draining).await;
         if self.lease.is_lost() {
@@ -113,7 +116,9 @@ impl RowTask<'_> {
                     verdict: &verdict,
                     elapsed,
                 });
-                let answer = Answer { ended_at: now, verdict, response, failure, not_before, probe, alone };
+                let left_at = now - elapsed;
+                let answer =
+                    Answer { ended_at: now, left_at, verdict, response, failure, not_before, probe, alone };
                 CallResult::Answered(Box::new(answer))
             }
         }
@@ -136,6 +141,7 @@ impl RowTask<'_> {
         &'a self,
         at: StepAt<'a>,
         row: &'a RowValues,
+        spend: Spend,
         progress: &'a Progress,
         span: &Span,
     ) -> Demand<'a> {
@@ -148,7 +154,7 @@ impl RowTask<'_> {
         Demand {
             dependency: self.dependency(at),
             owner: &self.work.owner_name,
-            cost: step.cost,
+            spend,
             timeout: self.timeout(at),
             answer: step.answer,
             repetition: if at.look.is_some() { Repetition::Harmless } else { step.repetition() },
@@ -162,7 +168,7 @@ impl RowTask<'_> {
     }
 
     /// The row is requeued without having called the step.
-    fn not_called(
+    pub(super) fn not_called(
         &self,
         at: StepAt<'_>,
         until: Timestamp,

@@ -11,6 +11,7 @@ mod problem;
 mod render;
 mod run;
 mod settlement;
+mod spend;
 mod step;
 mod task;
 

@@ -15,7 +15,7 @@ use penstock_store::work::{RowFailure, Settled};
 use crate::worker::kept_answers::KeptAnswer;
 use crate::worker::kept_polls::{Kept, KeptPoll};
 use crate::worker::progress::Progress;
-use crate::worker::row::call::{Answer, CallResult};
+use crate::worker::row::call::Answer;
 use crate::worker::row::detail::shorten;
 use crate::worker::row::judge::StepResult;
 use crate::worker::row::problem::Problem;
@@ -47,11 +47,7 @@ impl RowTask<'_> {
         }
         let context = self.context(row, progress);
         let result = match at.step.look(&context, kept.target.as_deref().map(Target::from_kept)) {
-            Ok(request) => match self.call(at, row, request, progress).await {
-                CallResult::Answered(answer) => self.judge(at, row, *answer, progress).await,
-                CallResult::NotMade(settled) => StepResult::Settled(settled),
-                CallResult::LeaseLost => StepResult::LeaseLost,
-            },
+            Ok(request) => self.call_and_judge(at, row, request, progress).await,
             Err(error) => {
                 let problem = Problem::new(code::TEMPLATE_ERROR, error.to_string());
                 StepResult::Settled(self.failed(at, problem, progress))

@@ -1,7 +1,7 @@
 //! One step: render its request, wait for a permit, call, and judge the answer.
 
 use penstock_domain::outcome::code;
-use penstock_domain::pipeline::RowValues;
+use penstock_domain::pipeline::{RenderedRequest, RowValues};
 
 use crate::worker::kept_answers;
 use crate::worker::kept_answers::KeptAnswer;
@@ -40,8 +40,26 @@ impl RowTask<'_> {
             Ok(request) => request,
             Err(settled) => return StepResult::Settled(*settled),
         };
-        match self.call(at, row, request, progress).await {
-            CallResult::Answered(answer) => self.judge(at, row, *answer, progress).await,
+        self.call_and_judge(at, row, request, progress).await
+    }
+
+    /// Waits for the permit of a request, sends it, and judges the answer.
+    pub(super) async fn call_and_judge(
+        &self,
+        at: StepAt<'_>,
+        row: &RowValues,
+        request: RenderedRequest,
+        progress: &mut Progress,
+    ) -> StepResult {
+        let spend = match self.spend(at, row, progress).await {
+            Ok(spend) => spend,
+            Err(settled) => return StepResult::Settled(settled),
+        };
+        match self.call(at, row, request, spend.clone(), progress).await {
+            CallResult::Answered(answer) => {
+                self.correct(at, row, &spend, &answer, progress).await;
+                self.judge(at, row, *answer, progress).await
+            }
             CallResult::NotMade(settled) => StepResult::Settled(settled),
             CallResult::LeaseLost => StepResult::LeaseLost,
         }

@@ -1,0 +1,96 @@
+//! What of the limits of dependencies has to outlive a limiter.
+
+use async_trait::async_trait;
+use penstock_domain::time::Timestamp;
+use penstock_store::limits::{LimitChange, LimitPeriod, LimitSetting, Limits};
+use penstock_store::{StoreError, StoreResult};
+
+use crate::{Row, SqlStore, sql};
+
+/// Another process may reserve what was left between two looks at it.
+const TRIES: u32 = 3;
+
+fn setting(row: &Row) -> StoreResult<LimitSetting> {
+    let c = row.of("limit_settings");
+    Ok(LimitSetting {
+        dependency: c.text("dependency")?,
+        limit: c.opt_u32("rate_limit")?,
+        concurrency: c.opt_u32("concurrency")?,
+        paused: c.flag("paused")?,
+        changed_at: c.time("changed_at")?,
+    })
+}
+
+#[async_trait]
+impl Limits for SqlStore {
+    async fn reserve_period(&self, period: &LimitPeriod, amount: u32, most: u32) -> StoreResult<u32> {
+        let mut amount = amount.min(most);
+        for _ in 0..TRIES {
+            if amount == 0 {
+                break;
+            }
+            let reserve = sql(
+                "limit_period_reserve_if_left",
+                "INSERT INTO limit_periods (limit_id, member, ends_at, reserved) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (limit_id, member, ends_at) DO UPDATE SET reserved = limit_periods.reserved + excluded.reserved \
+                 WHERE limit_periods.reserved + excluded.reserved <= $5 RETURNING reserved",
+            );
+            let reserve = reserve.bind(&period.limit).bind(&period.member).bind(period.ends_at);
+            if self.db.write_optional(reserve.bind(amount).bind(most)).await?.is_some() {
+                return Ok(amount);
+            }
+            amount = amount.min(most.saturating_sub(self.reserved_of(period).await?));
+        }
+        Ok(0)
+    }
+
+    async fn limit_settings(&self) -> StoreResult<Vec<LimitSetting>> {
+        let statement = sql(
+            "limit_setting_list",
+            "SELECT dependency, rate_limit, concurrency, paused, changed_at FROM limit_settings ORDER BY dependency",
+        );
+        self.db.fetch(statement).await?.iter().map(setting).collect()
+    }
+
+    async fn change_limits(
+        &self,
+        dependency: &str,
+        change: &LimitChange,
+        now: Timestamp,
+    ) -> StoreResult<LimitSetting> {
+        let statement = sql(
+            "limit_setting_change",
+            "INSERT INTO limit_settings (dependency, rate_limit, concurrency, paused, changed_at) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (dependency) DO UPDATE SET rate_limit = coalesce($2, limit_settings.rate_limit), \
+             concurrency = coalesce($3, limit_settings.concurrency), \
+             paused = CASE WHEN $6 THEN excluded.paused ELSE limit_settings.paused END, changed_at = excluded.changed_at \
+             RETURNING dependency, rate_limit, concurrency, paused, changed_at",
+        );
+        let statement = statement.bind(dependency).bind(change.limit).bind(change.concurrency);
+        let statement = statement.bind(change.paused.unwrap_or_default()).bind(now);
+        let row = self.db.write_optional(statement.bind(change.paused.is_some())).await?;
+        setting(&row.ok_or(StoreError::NotFound { what: "this dependency" })?)
+    }
+
+    async fn reset_limits(&self, dependency: &str) -> StoreResult<bool> {
+        let statement = sql("limit_setting_delete", "DELETE FROM limit_settings WHERE dependency = $1");
+        Ok(self.db.execute(statement.bind(dependency)).await? > 0)
+    }
+
+    async fn drop_periods(&self, ended_before: Timestamp) -> StoreResult<u64> {
+        let statement = sql("limit_period_delete_if_ended", "DELETE FROM limit_periods WHERE ends_at < $1");
+        self.db.execute(statement.bind(ended_before)).await
+    }
+}
+
+impl SqlStore {
+    async fn reserved_of(&self, period: &LimitPeriod) -> StoreResult<u32> {
+        let statement = sql(
+            "limit_period_get",
+            "SELECT reserved FROM limit_periods WHERE limit_id = $1 AND member = $2 AND ends_at = $3",
+        );
+        let statement = statement.bind(&period.limit).bind(&period.member).bind(period.ends_at);
+        let row = self.db.fetch_optional(statement).await?;
+        row.map_or(Ok(0), |row| row.of("limit_periods").u32("reserved"))
+    }
+}
