@@ -34,6 +34,7 @@ mod poll;
 mod quota;
 mod rates;
 mod repairing;
+mod requests;
 mod responses;
 mod rotation;
 mod secrecy;

@@ -164,7 +164,7 @@ impl Client {
     ) -> Result<Prepared, Unsendable> {
         let mut url = match &rendered.target {
             Target::Path(path) => target(&dependency.base_url, path),
-            Target::Url(url) => Some(url.clone()).filter(|url| dependency.admits(url)),
+            Target::Url(url) => dependency.admits(url).then(|| with_user(url, &dependency.base_url)),
             Target::Forbidden(_) => None,
         }
         .ok_or(Unsendable::Values)?;
@@ -322,6 +322,15 @@ async fn read(
     }
 }
 
+/// The URL with the user of another one: an address that an answer gave has none of its own.
+fn with_user(url: &Url, base: &Url) -> Url {
+    let mut url = url.clone();
+    // Neither fails for a URL that has a host.
+    let _ = url.set_username(base.username());
+    let _ = url.set_password(base.password());
+    url
+}
+
 /// The user of a URL as HTTP's basic authentication, taken out of it.
 fn user_of(url: &mut Url) -> Option<HeaderValue> {
     let decoded = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
@@ -348,6 +357,15 @@ fn target(base: &Url, path: &str) -> Option<Url> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_of_an_answer_has_the_user_of_its_dependency() {
+        let base = Url::parse("https://us%65r:p%40ss@api.example/v1").unwrap();
+        let url = with_user(&Url::parse("https://files.example/x?y").unwrap(), &base);
+        assert_eq!(url.as_str(), "https://us%65r:p%40ss@files.example/x?y");
+        let plain = Url::parse("https://api.example/").unwrap();
+        assert_eq!(with_user(&url, &plain).as_str(), "https://files.example/x?y");
+    }
 
     #[test]
     fn a_path_leads_where_it_says_or_nowhere() {
