@@ -20,6 +20,7 @@ steps:
       method: POST
       path: /find
       idempotent: true
+      headers: { X-Campaign: "{{ context.campaign }}" }
       content_type: text/xml; charset=utf-8
       xml: |
         <?xml version="1.0"?>
