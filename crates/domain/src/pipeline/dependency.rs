@@ -92,7 +92,10 @@ fn base_url(
             source.error(url_line, format!("dependency `{name}`: {message}"));
         }
         owner.address = Some(address);
-        return Url::parse(UNKNOWN_ADDRESS).ok();
+        // Limits are compared by address: another template is another API.
+        let mut unknown = Url::parse(UNKNOWN_ADDRESS).ok()?;
+        unknown.set_fragment(Some(written));
+        return Some(unknown);
     }
     let mut filled = source.fill(&definition.base_url.value, url_line);
     if source.take_left_open() {

@@ -24,6 +24,9 @@ const MOST_BYTES: usize = 256 * 1024;
 /// Characters of the endpoint's own words that are kept.
 const MOST_WORDS: usize = 500;
 
+/// Characters of its code.
+const MOST_CODE: usize = 64;
+
 /// Asks for a token, with a refresh token where the grant is one.
 pub(super) async fn ask(fetching: &Fetching<'_>, refresh: Option<&str>) -> Fetched {
     let fails = |reason: String| Fetched::Fails { reason, after: None };
@@ -188,6 +191,7 @@ fn refusal(status: u16, json: Option<&Value>, body: &[u8], secrets: &[String]) -
     }
     let reason: String = words.trim().chars().take(MOST_WORDS).collect();
     let reason = if reason.is_empty() { format!("the token endpoint answered {status}") } else { reason };
+    let code = code.map(|code| code.chars().take(MOST_CODE).collect());
     Refusal { status, code: code.unwrap_or_else(|| format!("http_{status}")), reason }
 }
 
