@@ -11,6 +11,7 @@ mod causes;
 mod conformance;
 mod crashes;
 mod damage;
+mod definitions_cli;
 mod demo;
 mod ending;
 mod erasure;

@@ -95,7 +95,7 @@ enum Command {
     /// Limits of dependencies: change, pause
     #[command(subcommand)]
     Limits(limits::Command),
-    /// Definitions: check
+    /// Definitions: check, schema, try, test
     #[command(subcommand)]
     Pipelines(pipelines::Command),
     /// Batches: list, show, pause, resume, cancel, retry, erase
@@ -211,7 +211,7 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
             return demo::run(program.settings, &program.data, rows, stays, out).await;
         }
         Command::Dev { every } => return dev::run(program.settings, &program.data, every, out).await,
-        Command::Pipelines(command) => return pipelines::run(&program.settings, command, out),
+        Command::Pipelines(command) => return pipelines::run(&program.settings, command, out).await,
         _ => {}
     }
     let makes = matches!(program.command, Command::Migrate | Command::Keys(keys::Command::Create { .. }));

@@ -26,6 +26,7 @@ use crate::credentials;
 use crate::failure::{self, Failure};
 use crate::memory::{self, AnswerMemory, Reserved};
 use crate::retry_after::wait_until;
+use crate::stage::{Outgoing, Stage};
 use crate::status_line::Beginning;
 use crate::tls;
 use crate::transport::{HttpClient, Transports};
@@ -83,7 +84,7 @@ impl<E: std::error::Error> From<E> for Unsendable {
 }
 
 /// A request that can be sent.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Prepared {
     pub(crate) request: Request<Full<Bytes>>,
     pub(crate) body: Bytes,
@@ -91,6 +92,7 @@ pub struct Prepared {
     timeout: Duration,
     dependency: String,
     memory: AnswerMemory,
+    stage: Option<Arc<dyn Stage>>,
 }
 
 /// Makes calls. Cheap to clone.
@@ -99,6 +101,7 @@ pub struct Client {
     pub(crate) files: Arc<dyn Files>,
     pub(crate) transports: Arc<Transports>,
     memory: AnswerMemory,
+    pub(crate) stage: Option<Arc<dyn Stage>>,
 }
 
 impl Client {
@@ -121,6 +124,7 @@ impl Client {
             files: Arc::new(NoFiles),
             transports: Arc::new(Transports::new(tls::config(authorities)?)),
             memory: AnswerMemory::new(memory::DEFAULT_BYTES),
+            stage: None,
         })
     }
 
@@ -128,6 +132,12 @@ impl Client {
     #[must_use]
     pub fn with_memory(self, bytes: usize) -> Self {
         Self { memory: AnswerMemory::new(bytes), ..self }
+    }
+
+    /// The same for definitions that are tried: the stage sees each request, and answers those that it has an answer for.
+    #[must_use]
+    pub fn with_stage(self, stage: Arc<dyn Stage>) -> Self {
+        Self { stage: Some(stage), ..self }
     }
 
     /// The same with files that definitions name.
@@ -212,6 +222,7 @@ impl Client {
             timeout,
             dependency: dependency.name.clone(),
             memory: self.memory.clone(),
+            stage: self.stage.clone(),
         })
     }
 }
@@ -219,6 +230,11 @@ impl Client {
 impl Prepared {
     /// Sends the request and reads its answer, within its timeout. A long answer may wait for memory as long again.
     pub async fn send(mut self, clock: &dyn Clock, format: AnswerFormat) -> Sent {
+        if let Some(stage) = &self.stage
+            && let Some(recorded) = stage.request(Outgoing::of(&self.request, self.body.clone()))
+        {
+            return recorded.sent(format, clock.now());
+        }
         let deadline = Instant::now() + self.timeout;
         let connection = capture_connection(&mut self.request);
         match timeout_at(deadline, self.by.request(self.request)).await {

@@ -28,6 +28,7 @@ pub mod retry_after;
 mod server;
 #[cfg(feature = "redis")]
 pub mod shared;
+mod stage;
 mod status_line;
 mod tls;
 mod transport;
@@ -48,6 +49,7 @@ pub use metrics::{CallMetrics, Histogram};
 pub use retry_after::retry_after;
 #[cfg(feature = "redis")]
 pub use shared::SharedLimiter;
+pub use stage::{Outgoing, Recorded, Stage};
 
 /// A call that would leave later than this long after it may is not made and asks again
 /// ([`penstock_domain::limit::rate::LATE_US`]).

@@ -20,7 +20,7 @@ pub fn run(
     let files = texts(paths)?;
     let unset = if without_env { Unset::Allowed } else { Unset::Refused };
     let variables = Variables::with(settings, unset);
-    let checked = check_files(&files, &|name| variables.lookup(name), unset);
+    let checked = check_files(&files, &|name| if without_env { None } else { variables.lookup(name) }, unset);
     let problems: usize = checked.iter().map(|(_, problems)| problems.len()).sum();
     if out.json {
         let files: Vec<_> = checked

@@ -26,7 +26,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Stands for the address of a dependency where its variable has no value. Nobody is called there.
-const UNKNOWN_ADDRESS: &str = "http://unset.invalid";
+const UNKNOWN_ADDRESS: &str = "https://unset.invalid";
 
 /// Headers that say how the message itself is sent: HTTP's own business.
 const FRAMING: [&str; 4] = ["connection", "content-length", "transfer-encoding", "upgrade"];

@@ -23,7 +23,7 @@ const REPLACEMENTS: [(&str, &str); 10] = [
     ("request", "{ method: GET, path: / }"),
     ("method", "GET"),
     ("path", "/"),
-    ("base_url", "http://unset.invalid"),
+    ("base_url", "https://unset.invalid"),
     ("limit", "1000"),
     ("period", "1s"),
     ("max_failure", "1"),

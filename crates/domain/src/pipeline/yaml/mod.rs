@@ -7,6 +7,8 @@ mod node;
 use serde_saphyr::{Error, UserMessageFormatter};
 
 pub(crate) use collect::{Collected, collect};
+pub(super) use decode::Reader;
+pub(super) use node::{Entry, Kind, Map as NodeMap, Node};
 
 use super::error::{DefinitionError, ErrorCode};
 use super::names::hint;

@@ -1,0 +1,131 @@
+//! `penstock pipelines`: definitions that are checked, tried and tested without an installation.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use penstock_tests::program;
+use serde_json::Value;
+
+const DEFINITION: &str = "name: jobs
+csv: { columns: [ { name: id, required: true } ] }
+dependencies:
+  api:
+    base_url: \"${JOBS_URL}\"
+    auth: { bearer: \"${JOBS_TOKEN}\" }
+steps:
+  - name: job
+    dependency: api
+    request: { method: POST, path: /jobs, idempotency_key: true, json: { id: \"{{ row.id }}\", note: \"{{ context.note }}\" } }
+    poll: { until: \"{{ body.state == 'done' }}\", path: \"/jobs/{{ body.id }}\", every: 100ms, timeout: 1m }
+    output: { result: \"{{ body.result }}\" }
+result: { result: \"{{ steps.job.result }}\" }
+";
+
+const ANSWERS: &str = "
+- { method: POST, path: /jobs, status: 201, body: { id: 7, state: new } }
+- { path: /jobs/*, body: { id: 7, state: new } }
+- { path: /jobs/*, body: { id: 7, state: done, result: good } }
+";
+
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("penstock-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("tests")).expect("a folder");
+        Self(folder)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.0.join(name);
+        std::fs::write(&file, text).expect("a file");
+        file
+    }
+
+    fn run(&self, args: &[&str]) -> (String, bool) {
+        let output = Command::new(program("penstock"))
+            .args(args)
+            .current_dir(&self.0)
+            .env_remove("DATABASE_URL")
+            .env("JOBS_URL", "https://jobs.invalid/v1")
+            .env("JOBS_TOKEN", "very-secret-token")
+            .output()
+            .expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        (text + &String::from_utf8_lossy(&output.stderr), output.status.success())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn all_mistakes_of_all_files_are_printed_at_once() {
+    let place = Place::new("check");
+    place.write("good.yaml", DEFINITION);
+    place.write("bad.yaml", &DEFINITION.replace("every: 100ms", "every: soon").replace("row.id", "row.ix"));
+    let (said, good) = place.run(&["pipelines", "check", "good.yaml"]);
+    assert!(good, "{said}");
+    let (said, good) = place.run(&["pipelines", "check", "good.yaml", "bad.yaml"]);
+    assert!(!good);
+    for line in [
+        "bad.yaml:1:1: good.yaml:1 defines",
+        "bad.yaml:10:86: unknown column `ix`",
+        "bad.yaml:11:86: invalid duration `soon`",
+    ] {
+        assert!(said.lines().any(|said| said.starts_with(line)), "{line} in {said}");
+    }
+    let (said, _) = place.run(&["pipelines", "check", "--json", "bad.yaml"]);
+    let json: Value = serde_json::from_str(said.lines().next().unwrap_or_default()).expect("JSON");
+    assert_eq!(json["files"][0]["file"], "bad.yaml", "{json}");
+    let problems = json["files"][0]["problems"].as_array().expect("a list");
+    assert!(problems.len() == 2 && problems.iter().all(|one| one["hint"].is_string()), "{json}");
+}
+
+#[test]
+fn requests_are_shown_as_they_would_be_sent_and_cases_hold() {
+    let place = Place::new("try");
+    place.write("jobs.yaml", DEFINITION);
+    place.write("rows.csv", "id\na\nb\n");
+    place.write("answers.yaml", ANSWERS);
+    let context = ["--context", "{\"note\": \"hello\"}"];
+    let tried = |more: &[&str]| {
+        place.run(
+            &[&["pipelines", "try", "jobs.yaml", "rows.csv", "--rows", "1"], &context[..], more].concat(),
+        )
+    };
+    let (said, good) = tried(&[]);
+    assert!(good, "{said}");
+    for line in [
+        "POST https://jobs.invalid/v1/jobs",
+        "authorization: Bearer ***",
+        "{\"id\":\"a\",\"note\":\"hello\"}",
+    ] {
+        assert!(said.lines().any(|said| said == line), "{line} in {said}");
+    }
+    assert!(said.contains("idempotency-key: ") && !said.contains("very-secret-token"), "{said}");
+    let (said, good) = tried(&["--answers", "answers.yaml"]);
+    assert!(good && said.contains("completed: {\"result\":\"good\"}"), "{said}");
+    assert_eq!(said.matches("GET https://jobs.invalid/v1/jobs/7").count(), 2, "{said}");
+    let cases = |result: &str| {
+        format!(
+            "definition: jobs.yaml\ncases:\n  - name: a job\n    csv: \"id\\na\\n\"\n    context: {{ note: hello }}\n    answers:\n{}\n    rows:\n\
+             \x20     - requests: [ {{ method: POST, path: /jobs, json: {{ id: a, note: hello }} }}, {{ path: /jobs/7 }}, {{ path: /jobs/7 }} ]\n\
+             \x20       outcome: completed\n        result: {{ result: {result} }}\n",
+            ANSWERS.trim().lines().map(|line| format!("      {line}")).collect::<Vec<_>>().join("\n")
+        )
+    };
+    place.write("tests/jobs.yaml", &cases("good"));
+    let (said, good) = place.run(&["pipelines", "test", "."]);
+    assert!(good && said.contains("1 cases, 0 of them"), "{said}");
+    place.write("tests/jobs.yaml", &cases("bad"));
+    let (said, good) = place.run(&["pipelines", "test", "."]);
+    assert!(
+        !good && said.contains("the result is {\"result\":\"good\"}, and not {\"result\":\"bad\"}"),
+        "{said}"
+    );
+    assert!(Path::new(&place.0).join("penstock.db").metadata().is_err(), "it leaves nothing behind");
+}
