@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::database::Database;
 use penstock_tests::receiver::{Answer, Receiver};
 use penstock_tests::{Client, Place};
 use serde_json::Value;
@@ -71,6 +72,15 @@ async fn an_error_in_a_200_is_one_and_is_reported_in_the_apis_words() {
     assert_eq!(error["message"], "Slack says Channel Not Found!", "{rows}");
     assert_eq!(row(&rows, 3)["attempts"], 2, "{rows}");
     assert_eq!(receiver.heard().iter().filter(|heard| heard.path == "/post/gone").count(), 1);
+    // What was sent is shown to whoever asks for it, and that stands in the audit log.
+    assert!(rows["data"][1]["sent"].is_null(), "{rows}");
+    let shown = client.get(&format!("/v2/batches/{id}/rows/2?reveal=true")).await;
+    let sent = &shown["sent"];
+    assert_eq!((&sent["method"], &sent["target"]), (&"POST".into(), &"/post/gone".into()), "{shown}");
+    assert_eq!(sent["answer"]["status"], 200, "{shown}");
+    assert!(sent["answer"]["body"].to_string().contains("Channel Not Found!"), "{shown}");
+    let audit = Database::of(&place).await.texts("SELECT action FROM audit").await;
+    assert!(audit.iter().any(|action| action == "row.reveal"), "{audit:?}");
     let failed = client.text(&format!("/v2/batches/{id}/failed.csv")).await;
     assert!(failed.contains("channel_not_found_,Slack says Channel Not Found!"), "{failed}");
     let errors = client.get(&format!("/v2/batches/{id}/errors")).await;

@@ -3,10 +3,11 @@
 use actix_web::{HttpResponse, web};
 use penstock_domain::row::RowStatus;
 use penstock_flow::read::results;
-use penstock_flow::read::row_view::{RowView, row_view};
+use penstock_flow::read::row_view::{RowView, revealed_row_view, row_view};
 use penstock_flow::read::waiting;
 use penstock_flow::read::waiting::Wait;
 use penstock_store::batches::Batch;
+use penstock_store::operations::AuditEntry;
 use penstock_store::reading::{RowFilter, RowPage as StoredPage};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -16,7 +17,7 @@ use crate::batches::{page_size, states};
 use crate::body;
 use crate::cursors;
 use crate::problem::Problem;
-use crate::query::{NoQuery, Query};
+use crate::query::Query;
 use crate::refusals;
 use crate::state::ApiState;
 
@@ -110,27 +111,50 @@ async fn found(
     }
 }
 
+/// How to show a row.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct OneRowQuery {
+    /// Also what was sent last at the step that the row failed at (`sent`); who asked for it stands in the audit log.
+    reveal: Option<bool>,
+}
+
 /// Shows a row.
 #[utoipa::path(get, operation_id = "show_row", path = "/v2/batches/{id}/rows/{number}", tag = "rows",
-    params(("id" = String, Path), ("number" = u32, Path)),
+    params(("id" = String, Path), ("number" = u32, Path), OneRowQuery),
     responses((status = 200, description = "As it is now", body = RowView), refusals::Asked,
         refusals::Named, refusals::Sealed), security(("key" = [])))]
 pub async fn show(
     caller: Caller,
     state: web::Data<ApiState>,
     path: web::Path<(String, String)>,
-    _: NoQuery,
+    Query(query): Query<OneRowQuery>,
 ) -> Result<HttpResponse, Problem> {
     let (id, number) = path.into_inner();
     let batch = caller.batch(&state, &id).await?;
     let number = row_number(&number).ok_or_else(|| Problem::not_found("such row"))?;
+    let reveal = query.reveal == Some(true);
     let secrets = state.services.secrets_of(&batch).await?;
     let record =
         state.services.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
     results::refuse_erased(&state.services, &batch).await?;
     let room = state.budgets.answer(caller.owner, record.sealed_bytes() as u64).await?;
     let pipeline = state.services.definition_of(&batch).await.ok();
-    body::answer(&row_view(&secrets, pipeline.as_deref(), &record), room)
+    if !reveal {
+        return body::answer(&row_view(&secrets, pipeline.as_deref(), &record), room);
+    }
+    // Written down before it is shown.
+    let entry = AuditEntry {
+        id: 0,
+        at: state.services.clock.now(),
+        actor: caller.actor(),
+        action: "row.reveal".into(),
+        batch: Some(batch.id),
+        detail: Some(format!("row {number}")),
+    };
+    state.services.store.audit(&entry).await?;
+    body::answer(&revealed_row_view(&secrets, pipeline.as_deref(), &record), room)
 }
 
 /// A row has one address: its number in digits, without a sign or zeros in front.

@@ -9,7 +9,7 @@ use penstock_domain::ids::BatchId;
 use penstock_flow::extract::run;
 use penstock_flow::extract::run::Extracted;
 use penstock_flow::operate::retention;
-use penstock_flow::read::row_view::row_view;
+use penstock_flow::read::row_view::revealed_row_view;
 use penstock_flow::telemetry::traces;
 use penstock_flow::worker::observe::{Observer, StepSeen};
 use penstock_flow::worker::single;
@@ -171,7 +171,7 @@ pub async fn process_row(
     if reveal && let Some(record) = services.store.row(batch.seq, number).await.map_err(said)? {
         let secrets = services.secrets_of(&batch).await.map_err(said)?;
         let pipeline = services.definition_of(&batch).await.ok();
-        let row = row_view(&secrets, pipeline.as_deref(), &record);
+        let row = revealed_row_view(&secrets, pipeline.as_deref(), &record);
         if let Some(result) = &row.result {
             sentence = format!("{sentence}: {result}");
         }

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod cause;
 pub mod csv;
 pub mod effect;
+pub mod exchange;
 pub mod fair;
 pub mod ids;
 pub mod json;

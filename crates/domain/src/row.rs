@@ -106,6 +106,9 @@ pub struct RowError {
     /// The answer's body, shortened, when there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<serde_json::Value>,
+    /// The last request and answer of the step that failed; only kept of a row that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Box<crate::exchange::Exchange>>,
     /// Each try, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<AttemptRecord>,

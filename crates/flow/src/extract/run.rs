@@ -264,6 +264,7 @@ fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
         step: None,
         http_status: None,
         message: "the database did not take this row".into(),
+        sent: None,
         detail: None,
         attempts: Vec::new(),
         throttled: None,

@@ -1,5 +1,6 @@
 //! What a client sees of a row.
 
+use penstock_domain::exchange::Exchange;
 use penstock_domain::outcome::{self, code};
 use penstock_domain::pipeline::Pipeline;
 use penstock_domain::row::{AttemptRecord, RowError, RowStatus, Throttled};
@@ -29,6 +30,10 @@ pub struct RowView {
     pub result: Option<Value>,
     /// The last error.
     pub error: Option<ErrorView>,
+    /// The last request and answer of the step that failed, headers with secrets masked; only with `reveal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub sent: Option<Exchange>,
     /// When it may run next, while it waits.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub not_before: Option<Timestamp>,
@@ -135,6 +140,15 @@ impl From<RowError> for ErrorView {
     }
 }
 
+/// The same with what was sent last at the step that a failed row failed at.
+pub fn revealed_row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRecord) -> RowView {
+    let sealed = record.error.as_ref().filter(|_| record.status == RowStatus::Failed);
+    let error = sealed
+        .and_then(|sealed| secrets.open_json::<RowError>(SecretLocation::Error(record.number), sealed).ok());
+    let sent = error.and_then(|error| error.sent).map(|sent| *sent);
+    RowView { sent, ..row_view(secrets, pipeline, record) }
+}
+
 /// Opens what is sealed of a row; `pipeline` names the steps. What cannot be read is told as the row's error: one damaged row is no reason not to
 /// show the others.
 pub fn row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRecord) -> RowView {
@@ -178,6 +192,7 @@ pub fn row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRe
         attempts: record.attempts,
         result,
         error,
+        sent: None,
         not_before: record.not_before.filter(|_| !record.status.is_terminal()),
     }
 }

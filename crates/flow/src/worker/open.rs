@@ -135,6 +135,7 @@ mod tests {
             step: None,
             http_status: None,
             message: String::new(),
+            sent: None,
             detail: None,
             attempts: Vec::new(),
             throttled: None,

@@ -383,6 +383,7 @@ pub(super) fn error(code: &str, attempts: Vec<AttemptRecord>) -> RowError {
         step: Some(STEP.to_owned()),
         http_status: None,
         message: String::new(),
+        sent: None,
         detail: None,
         attempts,
         throttled: None,

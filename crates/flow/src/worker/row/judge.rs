@@ -1,5 +1,6 @@
 //! What an answer means for the row.
 
+use penstock_domain::exchange::Exchange;
 use penstock_domain::outcome::{Verdict, code};
 use penstock_domain::pipeline::{ApiError, ResponseView, RowValues};
 use penstock_domain::retry;
@@ -42,26 +43,47 @@ impl RowTask<'_> {
             return self.read_output(at, row, response, &answer, progress).await;
         }
         let said = self.said(at, row, &answer, progress).await;
+        let sent = self.exchange(at, row, answer.response.as_ref(), progress);
         let settled = match &answer.verdict {
             Verdict::Success => return StepResult::LeaseLost,
             Verdict::Throttled { until } => self.throttled_by(at, *until, &answer, &said, progress),
             Verdict::Hold { code } => {
                 progress.not_throttled();
-                self.held(at, self.problem(at, code, &answer, said), progress)
+                self.held(at, Problem { sent, ..self.problem(at, code, &answer, said) }, progress)
             }
             Verdict::Retry { code } => {
                 progress.not_throttled();
-                let problem = self.problem(at, code, &answer, said);
+                let problem = Problem { sent, ..self.problem(at, code, &answer, said) };
                 if let Some(kept) = at.look {
                     return StepResult::Settled(self.look_failed(at, kept, problem, progress));
                 }
                 self.retry_or_fail(at, problem, answer.probe, progress)
             }
             Verdict::Unknown { code } | Verdict::Fail { code } => {
-                self.failed(at, self.problem(at, code, &answer, said), progress)
+                self.failed(at, Problem { sent, ..self.problem(at, code, &answer, said) }, progress)
             }
         };
         StepResult::Settled(settled)
+    }
+
+    /// What was sent and answered, for a row that fails. The request is made again of the same values: to keep each one in case that
+    /// it fails would cost every call.
+    fn exchange(
+        &self,
+        at: StepAt<'_>,
+        row: &RowValues,
+        response: Option<&Response>,
+        progress: &Progress,
+    ) -> Option<Box<Exchange>> {
+        let request = at.step.request(&self.context(row, progress)).ok()?;
+        let own = self.dependency(at).headers.iter().map(|(name, _)| name.as_str());
+        let exchange = Exchange::of(&request, own);
+        Some(Box::new(match response {
+            Some(response) => {
+                exchange.answered(response.status, &response.headers, shorten(&response.body).as_ref())
+            }
+            None => exchange,
+        }))
     }
 
     /// The API's own code and words, where its answer has them.
@@ -94,6 +116,7 @@ impl RowTask<'_> {
         let problem = Problem {
             http_status: Some(response.status),
             detail: shorten(&response.body),
+            sent: self.exchange(at, row, Some(&response), progress),
             answer: Some(KeptAnswer::of(&response, failure)),
             ..Problem::new(code::BAD_RESPONSE, unusable_message(at.step, &response, failure, &error))
         };

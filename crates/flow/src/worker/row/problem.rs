@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use penstock_domain::cause::Cause;
+use penstock_domain::exchange::Exchange;
 use penstock_domain::outcome;
 use penstock_domain::pipeline::{Dependency, Step};
 use penstock_domain::row::{RowError, Throttled};
@@ -23,6 +24,8 @@ pub(super) struct Problem {
     pub(super) message: String,
     pub(super) http_status: Option<u16>,
     pub(super) detail: Option<Value>,
+    /// The request and the answer, for a row that fails.
+    pub(super) sent: Option<Box<Exchange>>,
     /// Until when the response asks to wait.
     pub(super) not_before: Option<Timestamp>,
     /// The response of a success that could not be read: kept when the row fails.
@@ -37,6 +40,7 @@ impl Problem {
             message: message.into(),
             http_status: None,
             detail: None,
+            sent: None,
             not_before: None,
             answer: None,
         }
@@ -48,6 +52,7 @@ impl Problem {
         Self {
             http_status: last.http_status,
             detail: last.detail.clone(),
+            sent: last.sent.clone(),
             ..Self::new(code, outcome::run_out(code, &last.message))
         }
     }

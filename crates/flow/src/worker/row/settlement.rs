@@ -100,6 +100,7 @@ impl RowTask<'_> {
         else {
             return self.failed(at, problem, progress);
         };
+        let problem = Problem { sent: None, ..problem };
         let backoff_ends = now + delay;
         let not_before = problem.not_before.map_or(backoff_ends, |wanted| wanted.max(backoff_ends));
         let expires = progress.expiry(&self.work.pipeline.retry, &at.step.name);
@@ -139,6 +140,7 @@ impl RowTask<'_> {
     /// The answer holds the whole batch: the row is requeued as it was, and no other one of it makes a call.
     pub(super) fn held(&self, at: StepAt<'_>, problem: Problem, progress: &mut Progress) -> Settled {
         self.work.held.set();
+        let problem = Problem { sent: None, ..problem };
         let expiry = progress.expiry(&self.work.pipeline.retry, &at.step.name);
         let receipts = std::mem::take(&mut progress.receipts);
         let words = self.work.secrets.seal_json(SecretLocation::Hold, &problem.message);
@@ -205,6 +207,7 @@ impl RowTask<'_> {
             http_status: problem.http_status,
             message: problem.message,
             detail: problem.detail,
+            sent: problem.sent,
             throttled: step.and_then(|step| progress.series(&step.name)),
             attempts: std::mem::take(&mut progress.history),
         };
