@@ -53,7 +53,7 @@ fn time_of(text: &str) -> Option<DateTime<Utc>> {
     LOCAL.iter().find_map(|form| NaiveDateTime::parse_from_str(text, form).ok()).map(|time| time.and_utc())
 }
 
-/// Seconds since 1970, perhaps with a fraction; none when it is no number, and no time when it is out of range.
+/// Seconds since 1970, perhaps with a fraction; none when it is not a number, and no time when it is out of range.
 fn seconds(text: &str) -> Option<Option<DateTime<Utc>>> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = whole.strip_prefix('-').unwrap_or(whole);
