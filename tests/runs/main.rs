@@ -22,6 +22,7 @@ mod keyring;
 mod keys;
 mod late;
 mod life;
+mod limits;
 mod links;
 mod listening;
 mod lists;

@@ -21,9 +21,10 @@ pub enum Command {
         /// Calls in the period of its rate
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "concurrency")]
         limit: Option<u32>,
+        // The settings have an option of that name for all commands: whether it was written here is asked of the command line.
         /// Calls at once
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-        concurrency: Option<u32>,
+        #[arg(long)]
+        concurrency: Option<usize>,
     },
     /// Stops all calls to a dependency; calls under way end
     Pause {
@@ -42,11 +43,22 @@ pub enum Command {
     },
 }
 
-pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool, StartError> {
+pub async fn run(
+    opened: &Opened,
+    command: Command,
+    concurrency_is_written: bool,
+    out: Output,
+) -> Result<bool, StartError> {
     let store = &opened.chosen.services.store;
     match command {
         Command::List => list(opened, out).await?,
         Command::Set { dependency, limit, concurrency } => {
+            let concurrency = concurrency.filter(|_| concurrency_is_written);
+            let concurrency =
+                concurrency.map(u32::try_from).transpose().ok().filter(|given| *given != Some(0));
+            let Some(concurrency) = concurrency else {
+                return Err(StartError::new("--concurrency is a number of calls above 0".to_owned()));
+            };
             let change = LimitChange { limit, concurrency, paused: None };
             changed(opened, "limits.set", &dependency, change, out).await?;
         }

@@ -38,7 +38,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use penstock_app::settings::parse_span;
 use penstock_app::startup::keyring_error;
 use penstock_app::telemetry::{self, LogStyle};
@@ -166,6 +167,13 @@ enum CryptoCommand {
     Rewrap,
 }
 
+/// Whether `limits set` was given a `--concurrency`: without one it would have the setting of that name, which is a worker's.
+fn writes_concurrency() -> bool {
+    let matches = Program::command().get_matches();
+    let set = matches.subcommand_matches("limits").and_then(|limits| limits.subcommand_matches("set"));
+    set.and_then(|set| set.value_source("concurrency")) == Some(ValueSource::CommandLine)
+}
+
 fn main() -> ExitCode {
     let program = Program::parse();
     boot::prepare();
@@ -238,7 +246,7 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         }
         Command::Keys(command) => keys::run(&opened, command, out).await,
         Command::Owners(command) => owners::run(&opened, command, out).await,
-        Command::Limits(command) => limits::run(&opened, command, out).await,
+        Command::Limits(command) => limits::run(&opened, command, writes_concurrency(), out).await,
         Command::Batches(command) => batches::run(&opened, command, out).await,
         Command::Why { batch, row } => why::run(&opened, batch, row, out).await,
         Command::Extract { batch, .. } => manual::extract(&opened, batch, out).await,

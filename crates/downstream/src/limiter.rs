@@ -164,7 +164,8 @@ impl CallLimits {
     /// Whether a dependency's answer about too many calls is about this owner only: where all limits are owners' own, or the
     /// rate is.
     pub fn pauses_owner(&self) -> bool {
-        self.owner.is_some() && self.policy.rate.is_none()
+        let shared = self.policy.rate.is_some() || self.meters.iter().any(|meter| meter.scope == Scope::All);
+        self.owner.is_some() && !shared
     }
 
     /// The name of the state that such an answer is about.

@@ -102,8 +102,13 @@ impl Caller {
             wait.mark();
             if let Some((own, _)) = wait.own.clone().filter(|_| denied.is_own()) {
                 if wait.position.is_none() {
+                    let behind_others = own.waiting() > 0;
                     // Who does not come to be the first in time asks once more, for a turn.
                     wait.position = tokio::time::timeout_at(deadline - LAST_TRY, own.position()).await.ok();
+                    if behind_others && wait.position.is_some() {
+                        // What it was told was before the others had their calls.
+                        continue;
+                    }
                 }
                 tokio::time::sleep(pause).await;
                 continue;

@@ -1,0 +1,119 @@
+//! Several limits at once, by what an API records: no window of any of them is passed, and nobody waits for another one's value.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::receiver::{Heard, Receiver};
+use penstock_tests::{Client, Place};
+
+const ROUTE: &str = "/v2/pipelines/sending/batches";
+
+/// A pipeline that calls once for each row, with these keys of its dependency.
+fn sending(limits: &str) -> String {
+    format!(
+        "name: sending\ncsv: {{ columns: [ {{ name: id, required: true }}, {{ name: sender }} ] }}\n\
+        dependencies:\n  api:\n    base_url: \"${{INVITE_API_URL}}\"\n    timeout: 5s\n{limits}steps:\n\
+        \x20 - {{ name: send, dependency: api, request: {{ method: POST, path: /send, json: {{ sender: \"{{{{ row.sender }}}}\" }}, idempotent: true }} }}\n\
+        dispatch: {{ spread: 0s }}\n"
+    )
+}
+
+fn csv(rows: impl Iterator<Item = String>) -> String {
+    rows.enumerate().fold("id,sender\n".to_owned(), |csv, (id, sender)| csv + &format!("a{id},{sender}\n"))
+}
+
+/// A service for this pipeline, and what it calls.
+async fn scene(limits: &str) -> (Sandbox, Receiver, Place, Client, penstock_tests::Service) {
+    let receiver = Receiver::start().await;
+    receiver.answer(204);
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("sending.yaml", &sending(limits))]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    (sandbox, receiver, place, client, service)
+}
+
+async fn uploaded(client: &Client, csv: String) -> String {
+    let (status, batch) = client.upload(ROUTE, csv).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    batch["id"].as_str().expect("an id").to_owned()
+}
+
+/// The most calls in any window of this length.
+fn most_in_any(calls: &[&Heard], window: Duration) -> usize {
+    let mut times: Vec<Instant> = calls.iter().map(|call| call.at).collect();
+    times.sort_unstable();
+    let after = |first: &Instant| {
+        times.iter().filter(|at| *at >= first && at.duration_since(*first) < window).count()
+    };
+    times.iter().map(after).max().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn no_window_of_several_limits_is_passed() {
+    let limits = "    rate:\n      - { limit: 20, period: 2s, burst: 5, window: sliding }\n\
+        \x20     - { limit: 5, period: 1s, per: \"{{ row.sender }}\" }\n\
+        \x20     - { limit: 1000, period: 1h, window: calendar }\n    concurrency: 3\n";
+    let (_sandbox, receiver, _place, client, service) = scene(limits).await;
+    let id = uploaded(&client, csv((0..60).map(|row| format!("s{}", row % 4)))).await;
+    let ended = client.finished(&id).await;
+    assert_eq!(ended["counts"]["completed"], 60, "{ended}");
+    let heard = receiver.heard();
+    let all: Vec<&Heard> = heard.iter().collect();
+    assert_eq!(all.len(), 60);
+    assert!(most_in_any(&all, Duration::from_secs(2)) <= 20, "{}", most_in_any(&all, Duration::from_secs(2)));
+    let mut by_sender: HashMap<String, Vec<&Heard>> = HashMap::new();
+    for call in &heard {
+        by_sender.entry(call.json()["sender"].to_string()).or_default().push(call);
+    }
+    for (sender, calls) in by_sender {
+        // A burst of one: what leaves a fifth of a second apart arrives so, give or take what a call is on its way.
+        assert!(most_in_any(&calls, Duration::from_millis(900)) <= 5, "{sender}");
+    }
+    service.terminate();
+}
+
+/// Half of the rows have one value, and they come first: the others are done long before them.
+#[tokio::test]
+async fn a_value_that_is_used_up_holds_up_no_other() {
+    let limits = "    rate: { limit: 1, period: 1s, per: \"{{ row.sender }}\" }\n";
+    let (_sandbox, receiver, _place, client, service) = scene(limits).await;
+    let began = Instant::now();
+    let senders = (0..150).map(|_| "same".to_owned()).chain((0..150).map(|row| format!("s{row}")));
+    uploaded(&client, csv(senders)).await;
+    let last = receiver.until(|call| call.json()["sender"] == "s149").await;
+    let others = receiver.heard().iter().filter(|call| call.json()["sender"] != "same").count();
+    assert!(others >= 100, "{others}");
+    assert!(last.at.duration_since(began) < Duration::from_secs(15), "{:?}", last.at.duration_since(began));
+    service.terminate();
+}
+
+/// An operator stops the calls to a dependency, and starts them again.
+#[tokio::test]
+async fn a_dependency_is_paused_and_resumed_while_services_run() {
+    let (sandbox, receiver, place, client, service) =
+        scene("    rate: { limit: 20, period: 1s, burst: 2 }\n").await;
+    let id = uploaded(&client, csv((0..100).map(|_| String::new()))).await;
+    receiver.until(|_| true).await;
+    let (paused, done) = place.operate(&sandbox, &["limits", "pause", "api"]);
+    assert!(done && paused["paused"] == true, "{paused}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let then = receiver.heard().len();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(receiver.heard().len(), then, "calls went on");
+    assert!(then < 100, "{then}");
+    let (set, _) = place.operate(&sandbox, &["limits", "set", "api", "--limit", "200"]);
+    assert!(set["concurrency"].is_null(), "{set}");
+    let (set, _) = place.operate(&sandbox, &["limits", "set", "api", "--concurrency", "7"]);
+    assert_eq!((&set["limit"], &set["concurrency"]), (&200.into(), &7.into()), "{set}");
+    let (resumed, done) = place.operate(&sandbox, &["limits", "resume", "api"]);
+    assert!(done && resumed["limit"] == 200 && resumed["paused"] == false, "{resumed}");
+    let ended = client.finished(&id).await;
+    assert_eq!(ended["counts"]["completed"], 100, "{ended}");
+    let (refused, _) = place.say(&sandbox, &["limits", "pause", "apj"]);
+    assert!(refused.contains("no pipeline has a dependency `apj`"), "{refused}");
+    service.terminate();
+}
