@@ -42,7 +42,7 @@ pub enum ErrorCode {
     UnknownKey,
     /// A key that has to be there.
     MissingKey,
-    /// A key that stands twice in one place.
+    /// A duplicate key.
     DuplicateKey,
     /// A value of another type, or one that is none of those that there are.
     InvalidType,

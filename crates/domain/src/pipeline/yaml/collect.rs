@@ -73,7 +73,7 @@ impl Collector<'_> {
         None
     }
 
-    /// The text with another name for each key that stands twice, and the places of these; none when it is no YAML.
+    /// The text with another name for each duplicate key, and the places of these; none when it is no YAML.
     fn without_duplicates(&mut self) -> Option<(String, Vec<(u64, u64)>)> {
         let (mut text, mut hidden) = (self.text.to_owned(), Vec::new());
         // Each letter once, so that a third key of the same name differs from the second.
