@@ -144,7 +144,7 @@ impl Caller {
         let ask = Ask { cost, token: 0, lease_us, lead_us: 0.0, past: demand.past, patience_us: 0.0 };
         let outgoing = Outgoing { limits: &limits, ask, covered, waiting };
         match self.send(demand, request, &outgoing).await {
-            Ok(Made { permit, sent, elapsed }) => self.judge(demand, permit, sent, elapsed).await,
+            Ok(Made { permit, sent, elapsed, .. }) => self.judge(demand, permit, sent, elapsed).await,
             Err(called) => called,
         }
     }

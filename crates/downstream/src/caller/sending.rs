@@ -19,6 +19,9 @@ use crate::limiter::{CallLimits, Permit};
 /// A row waits so long for more of what an API says is left; for a longer wait it is requeued.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often a call waits for another moment because its token has ended meanwhile.
+const TOKEN_TRIES: u32 = 4;
+
 /// What a call is made with.
 pub(super) struct Outgoing<'a> {
     pub(super) limits: &'a CallLimits,
@@ -32,6 +35,17 @@ pub(super) struct Made {
     pub(super) permit: Permit,
     pub(super) sent: Sent,
     pub(super) elapsed: Duration,
+    /// The token that it was made with.
+    token: Option<Token>,
+}
+
+/// How one call is made.
+#[derive(Clone, Copy)]
+struct Send<'a> {
+    /// Where its token comes from.
+    auth: Option<&'a OAuth2>,
+    /// Whether it was made before, and answered 401.
+    again: bool,
 }
 
 impl Made {
@@ -50,31 +64,51 @@ impl Caller {
         outgoing: &Outgoing<'_>,
     ) -> Result<Made, Called> {
         let Some(Auth::OAuth2(auth)) = &demand.dependency.auth else {
-            return self.send_once(demand, request, outgoing, false).await;
+            return self
+                .send_once(demand, request, outgoing, Send { auth: None, again: false })
+                .await?
+                .ok_or(Called::NotCovered);
         };
+        let once = Send { auth: None, again: false };
         if self.client.stage.as_ref().is_some_and(|stage| stage.is_offline()) {
             let mut request = request;
             request.authorize(HeaderValue::from_static("Bearer token"));
-            return self.send_once(demand, request, outgoing, false).await;
+            return self.send_once(demand, request, outgoing, once).await?.ok_or(Called::NotCovered);
         }
-        let began = Instant::now();
-        let token = self.token(demand.dependency, auth, began).await?;
-        let mut first = request.clone();
-        first.authorize(token.value.clone());
-        let made = self.send_once(demand, first, outgoing, false).await?;
+        let made = self.send_with_token(demand, &request, outgoing, auth, false).await?;
         let fetching = self.fetching(demand.dependency, auth);
-        if !made.is_unauthorized() || !self.access_tokens.refused(&fetching, &token, false) {
+        let is_refused = |made: &Made, fresh: bool| {
+            let token = made.token.as_ref().filter(|_| made.is_unauthorized());
+            token.is_some_and(|token| self.access_tokens.refused(&fetching, token, fresh))
+        };
+        if !is_refused(&made, false) {
             return Ok(made);
         }
         self.answered_401(demand, made).await;
-        let token = self.token(demand.dependency, auth, Instant::now()).await?;
-        let mut again = request;
-        again.authorize(token.value.clone());
-        let made = self.send_once(demand, again, outgoing, true).await?;
-        if made.is_unauthorized() {
-            self.access_tokens.refused(&fetching, &token, true);
-        }
+        let made = self.send_with_token(demand, &request, outgoing, auth, true).await?;
+        is_refused(&made, true);
         Ok(made)
+    }
+
+    /// Makes a call with a token that is valid when the call leaves: it may have waited for its moment for longer than a token
+    /// lives, and waits for another moment then.
+    async fn send_with_token(
+        &self,
+        demand: &Demand<'_>,
+        request: &Prepared,
+        outgoing: &Outgoing<'_>,
+        auth: &OAuth2,
+        again: bool,
+    ) -> Result<Made, Called> {
+        for _ in 0..TOKEN_TRIES {
+            self.token(demand.dependency, auth, Instant::now()).await?;
+            let how = Send { auth: Some(auth), again };
+            if let Some(made) = self.send_once(demand, request.clone(), outgoing, how).await? {
+                return Ok(made);
+            }
+        }
+        let reason = "a token ends before a call can leave";
+        Err(self.no_credentials(demand.dependency, reason, super::CREDENTIALS_AFTER))
     }
 
     /// The first of two calls is over, as far as the limits know.
@@ -126,13 +160,14 @@ impl Caller {
         }
     }
 
+    /// One call. None: its token has ended while it waited.
     async fn send_once(
         &self,
         demand: &Demand<'_>,
         request: Prepared,
         outgoing: &Outgoing<'_>,
-        again: bool,
-    ) -> Result<Made, Called> {
+        how: Send<'_>,
+    ) -> Result<Option<Made>, Called> {
         let dependency = demand.dependency;
         let asked_at = Instant::now();
         let taken = self.budget(outgoing).await.map_err(|wait| {
@@ -140,7 +175,7 @@ impl Caller {
             self.denied(dependency, outgoing.limits, denied)
         })?;
         // A call that is made once more was recorded before.
-        let note = demand.note.filter(|_| !again);
+        let note = demand.note.filter(|_| !how.again);
         let permit = match self.permit(outgoing.limits, &outgoing.ask, note, outgoing.waiting).await {
             Ok(permit) => permit,
             Err(Refusal::Denied(denied)) => return Err(self.denied(dependency, outgoing.limits, denied)),
@@ -157,6 +192,15 @@ impl Caller {
             return Err(closed);
         }
         let mut request = request;
+        let token = how.auth.map(|auth| self.access_tokens.current(&self.fetching(dependency, auth)));
+        match &token {
+            Some(Some(token)) => request.authorize(token.value.clone()),
+            Some(None) => {
+                self.return_unused(permit).await;
+                return Ok(None);
+            }
+            None => {}
+        }
         if let Some(auth @ (Auth::Hmac(_) | Auth::AwsSigV4(_))) = &dependency.auth
             && let Err(reason) = request.sign(auth, &*self.client.files, self.clock.now())
         {
@@ -169,6 +213,6 @@ impl Caller {
         // A refusal may be about its row only; what it asks for is the limiter's to judge.
         let told = sent.response.as_ref().filter(|response| !matches!(response.status, 429 | 503 | 529));
         taken.ended(told.and_then(|response| budget::read(&response.headers, self.clock.now())));
-        Ok(Made { permit, sent, elapsed })
+        Ok(Some(Made { permit, sent, elapsed, token: token.flatten() }))
     }
 }

@@ -180,6 +180,13 @@ impl Tokens {
         }
     }
 
+    /// The token that a call can leave with now.
+    pub(crate) fn current(&self, fetching: &Fetching<'_>) -> Option<Token> {
+        let name = name(fetching).ok()?;
+        let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned()?;
+        slot.usable(Instant::now(), true)
+    }
+
     /// A call with this token was answered 401. True: another one may be fetched, and the call made once more.
     pub(crate) fn refused(&self, fetching: &Fetching<'_>, token: &Token, fresh: bool) -> bool {
         let Ok(name) = name(fetching) else { return false };
