@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::markdown::{read, spans, table_rows};
 
 /// A table's first heading, and the structs whose fields stand in it, each behind a prefix.
-const TABLES: [(&str, &[(&str, &str)]); 14] = [
+const TABLES: [(&str, &[(&str, &str)]); 15] = [
     ("key", &[("", "Definition")]),
     ("key of `csv`", &[("", "CsvDefinition")]),
     ("key of a column", &[("", "ColumnDefinition")]),
@@ -15,6 +15,7 @@ const TABLES: [(&str, &[(&str, &str)]); 14] = [
             ("", "DependencyDefinition"),
             ("rate.", "RateDefinition"),
             ("concurrency.", "ConcurrencyPerOwner"),
+            ("hours.", "HoursDefinition"),
             ("breaker.", "BreakerDefinition"),
         ],
     ),
@@ -35,6 +36,7 @@ const TABLES: [(&str, &[(&str, &str)]); 14] = [
             ("response.", "ResponseDefinition"),
         ],
     ),
+    ("key of `responses`", &[("", "ResponsesDefinition"), ("error.", "ErrorDefinition")]),
     ("key of `poll`", &[("", "PollDefinition")]),
     ("key of `retry`", &[("", "RetryDefinition"), ("backoff.", "BackoffDefinition")]),
     ("key of `dispatch`", &[("", "DispatchDefinition")]),
@@ -66,7 +68,15 @@ fn fields(source: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn every_key_of_a_pipeline_is_described_and_no_other() {
-    let files = ["definition.rs", "auth/definition.rs", "transport.rs", "poll.rs"];
+    let files = [
+        "definition.rs",
+        "auth/definition.rs",
+        "transport.rs",
+        "poll.rs",
+        "rates.rs",
+        "hours.rs",
+        "responses/written.rs",
+    ];
     let source = files.map(|file| read(&format!("crates/domain/src/pipeline/{file}"))).concat();
     let pages = ["write-a-pipeline.md", "how-to/authenticate-calls.md", "how-to/wait-for-a-result.md"];
     let guide: Vec<_> = pages.iter().flat_map(|page| table_rows(&read(&format!("docs/{page}")))).collect();

@@ -141,9 +141,9 @@ async fn a_batch_whose_variable_is_gone_is_named_and_goes_on_with_it() {
     // Two lanes may try at once: four lines are at least two tries.
     until("it was tried again", || async { tries() > first + 3 }).await;
     assert!(began.elapsed() > Duration::from_secs(5), "{:?}", began.elapsed());
-    // Each try queues the rows, and gives them back.
+    // Each try queues the rows, and requeues them.
     let pending = async || client.get(&format!("/v2/batches/{id}")).await["counts"]["pending"].clone();
-    until("its rows are given back", || async { pending().await == ROWS }).await;
+    until("its rows are requeued", || async { pending().await == ROWS }).await;
     service.terminate();
 
     place.set("GONE_TOKEN", "t0ken".into());

@@ -83,7 +83,7 @@ impl Costs {
 pub(super) enum CostError {
     /// Its template cannot be applied.
     Template(String, minijinja::Error),
-    /// What it makes is no number from 0 on.
+    /// What it makes is not a number of 0 or more.
     NoNumber(String),
 }
 

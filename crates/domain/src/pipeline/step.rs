@@ -184,7 +184,7 @@ impl Step {
         self.costs.of(self.cost, row).map_err(|error| match error {
             CostError::Template(place, error) => RenderError::new(&self.name, place, &error),
             CostError::NoNumber(place) => {
-                RenderError::because(&self.name, place, "what it makes is no number from 0 on")
+                RenderError::because(&self.name, place, "what it makes is not a number of 0 or more")
             }
         })
     }

@@ -103,7 +103,7 @@ impl Budgets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one call of a budget, until it is [given back](Self::give_back) or [ended](Self::ended).
+    /// Takes one call of a budget, until it is [released](Self::give_back) or [ended](Self::ended).
     ///
     /// # Errors
     /// How long it has to wait.
@@ -155,7 +155,7 @@ impl Budgets {
     }
 }
 
-/// One call of a budget: given back when it is dropped before the call has ended.
+/// One call of a budget: released when it is dropped before the call has ended.
 pub(super) struct Taken<'a> {
     budgets: &'a Budgets,
     key: String,
