@@ -36,7 +36,7 @@ async fn a_row_that_cannot_be_read_fails_and_stands_in_the_reports_as_what_it_is
     let rows = client.get(&format!("/v2/batches/{id}/rows")).await;
     let codes: Vec<&Value> =
         rows["data"].as_array().expect("rows").iter().map(|row| &row["error"]["code"]).collect();
-    assert_eq!(codes, [&Value::Null, &json!("unreadable"), &json!("http_409"), &json!("http_409")]);
+    assert_eq!(codes, [&Value::Null, &json!("unreadable"), &json!("email_taken"), &json!("email_taken")]);
 
     let (status, _) = client.post(&format!("/v2/batches/{id}/retry"), &json!({})).await;
     assert_eq!(status, 200);
@@ -53,7 +53,7 @@ async fn a_row_that_cannot_be_read_fails_and_stands_in_the_reports_as_what_it_is
         "{text}"
     );
     assert!(lines[3].starts_with(",,,,,3,failed,,unreadable,"), "{text}");
-    assert!(lines[4].starts_with("taken@example.com,U,U,,AB0001,4,failed,,http_409,"), "{text}");
+    assert!(lines[4].starts_with("taken@example.com,U,U,,AB0001,4,failed,,email_taken,"), "{text}");
     let text = client.text(&format!("/v2/batches/{id}/results.ndjson")).await;
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!((&lines[2]["row"], &lines[2]["error"]["code"]), (&Value::Null, &json!("unreadable")));

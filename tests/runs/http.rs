@@ -345,7 +345,7 @@ async fn a_retry_takes_what_is_asked_for_and_says_how_much() {
     for (body, rows) in [
         (json!({ "codes": ["http_500"] }), 0),
         (json!({ "rows": [1, 5, 99] }), 1),
-        (json!({ "codes": ["http_409"], "rows": [4, 5] }), 2),
+        (json!({ "codes": ["email_taken"], "rows": [4, 5] }), 2),
         (Value::Null, 4),
     ] {
         let request = client.request("POST", &path);

@@ -60,7 +60,7 @@ async fn another_pipeline_is_yaml_alone() {
     let error = &failed["data"][0]["error"];
     assert_eq!(
         (&error["code"], &error["step"], &error["http_status"]),
-        (&"http_422".into(), &"a".into(), &422.into())
+        (&"unknown_postcode".into(), &"a".into(), &422.into())
     );
     assert_eq!(error["detail"]["error"], "unknown_postcode");
 }
@@ -88,7 +88,7 @@ async fn failed_csv_is_corrected_and_uploaded_as_it_is() {
         lines[1].starts_with("a@example.com,\"Ann, the first\",B,+491701234567,AB0001,1,completed,chk_"),
         "{results}"
     );
-    assert!(lines[2].starts_with("taken@example.com,'=cmd(),'x,,AB0002,2,failed,,http_409,"), "{results}");
+    assert!(lines[2].starts_with("taken@example.com,'=cmd(),'x,,AB0002,2,failed,,email_taken,"), "{results}");
     let failed = client.text(&format!("/v2/batches/{id}/failed.csv")).await;
     assert_eq!(failed.split("\r\n").count(), 3, "{failed}");
     let fixed = failed.replace("taken@", "free@");
@@ -219,7 +219,7 @@ async fn the_first_failure_ends_a_batch_that_allows_none() {
     assert_eq!((&batch["status"], &batch["outcome"]), (&"cancelled".into(), &"failure".into()), "{batch}");
     assert_eq!(
         (&batch["failure"]["code"], &batch["failure"]["row"]),
-        (&"http_409".into(), &1.into()),
+        (&"email_taken".into(), &1.into()),
         "{batch}"
     );
     assert!(batch["counts"]["cancelled"].as_u64().unwrap() >= 40, "{batch}");
@@ -241,12 +241,12 @@ async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_sto
     let batch = client.finished(id).await;
     assert_eq!((&batch["outcome"], &batch["counts"]["failed"]), (&"failure".into(), &2.into()));
     let row = client.get(&format!("/v2/batches/{id}/rows/1")).await;
-    assert_eq!((&row["attempts"], &row["error"]["code"]), (&3.into(), &"http_500".into()), "{row}");
+    assert_eq!((&row["attempts"], &row["error"]["code"]), (&3.into(), &"internal".into()), "{row}");
     assert_eq!(row["error"]["attempts"].as_array().map(Vec::len), Some(3), "{row}");
     let summary = client.get(&format!("/v2/batches/{id}/errors")).await;
     assert_eq!(
         summary["data"][0],
-        json!({ "code": "http_500", "step": "address_links", "count": 2, "sample": [1, 2] })
+        json!({ "code": "internal", "step": "address_links", "count": 2, "sample": [1, 2] })
     );
     let waiting = client.get(&format!("/v2/batches/{id}/waiting?row=1")).await;
     assert_eq!(
@@ -298,7 +298,7 @@ async fn few_rows_are_claimed_in_vain() {
 #[tokio::test]
 async fn a_wrong_method_is_told_the_right_ones_and_head_is_get_without_a_body() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let place = Place::new(&[("invite.yaml", &invite())]);
+    let place = Place::new(&[("invite.yaml", &invite().replace("{{ context.campaign }}", "autumn"))]);
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);

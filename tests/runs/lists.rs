@@ -87,9 +87,9 @@ async fn rows_while_they_run() {
         shared.extend(numbers(&some));
     }
     assert_eq!(shared.into_iter().collect::<Vec<_>>(), whole);
-    let refused = all(&client, &format!("{path}?code=http_409&limit=7")).await;
+    let refused = all(&client, &format!("{path}?code=email_taken&limit=7")).await;
     assert_eq!(numbers(&refused), whole[whole.len() - 20..]);
-    assert!(all(&client, &format!("{path}?code=http_409&status=completed")).await.is_empty());
+    assert!(all(&client, &format!("{path}?code=email_taken&status=completed")).await.is_empty());
 }
 
 /// What was cancelled is listed as cancelled, whatever stands in the database, and goes back when it is taken up again.

@@ -121,9 +121,9 @@ async fn batches_are_commanded() {
     // Parts of what failed.
     for (args, rows) in [
         (&["--code", "http_500"][..], 0),
-        (&["--code", "http_403"][..], 1),
+        (&["--code", "blocked"][..], 1),
         (&["--row", "201", "--row", "1"][..], 1),
-        (&["--code", "http_403", "--code", "http_409", "--row", "201"][..], 1),
+        (&["--code", "blocked", "--code", "email_taken", "--row", "201"][..], 1),
         (&["--cancelled", "--no-failed"][..], 0),
         (&[][..], 3),
     ] {
@@ -223,7 +223,7 @@ async fn a_row_is_processed_by_hand() {
     assert_eq!(open["steps"][2]["path"], "/invite/create", "{open}");
     let (said, good) = place.say(&sandbox, &row("3", &["--reveal"]));
     assert!(!good && said.contains("invite_create: POST /invite/create → 409"), "{said}");
-    assert!(said.contains("the row failed: http_409") && said.contains("email_taken"), "{said}");
+    assert!(said.contains("the row failed: email_taken") && said.contains("email_taken"), "{said}");
     let (again, good) = place.operate(&sandbox, &row("3", &[]));
     assert!(!good && again["outcome"] == "failed" && again["steps"] == json!([]), "{again}");
     let counts = client.get(&format!("/v2/batches/{id}")).await["counts"].clone();
