@@ -55,9 +55,15 @@ def words():
         for name, fields, module in variants(command.group(1) if command else ""):
             known[program][name] = known[program][""] | long_flags(fields)
             if module:
-                inner = re.search(r"\npub enum Command \{(.*?)\n\}", read(f"crates/{crate}/src/{module}.rs"), re.S).group(1)
+                inner = re.search(r"\npub enum Command \{(.*?)\n\}", read(module_file(crate, module)), re.S).group(1)
                 known[program].update({f"{name} {of}": known[program][""] | long_flags(flags) for of, flags, _ in variants(inner)})
     return known
+
+
+def module_file(crate, module):
+    """A module of a crate is a file of its name, or `mod.rs` of a folder."""
+    file = f"crates/{crate}/src/{module}.rs"
+    return file if (ROOT / file).exists() else f"crates/{crate}/src/{module}/mod.rs"
 
 
 def variants(body):
