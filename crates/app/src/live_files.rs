@@ -8,21 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use penstock_domain::pipeline::Files;
 
-use crate::{StartError, variables};
+use crate::variables::read_named_by_definition as read;
 
 /// A file is not looked at more often. Calls are: they come by the hundred.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// A chain of certificates or a bundle of authorities is a few hundred kilobytes; a larger file is another one than was meant.
-const MOST_BYTES: u64 = 1024 * 1024;
-
-/// What a file holds, without the line end behind it.
-///
-/// # Errors
-/// When it cannot be read, is not text, is too large, or other users can change it.
-pub(crate) fn read(path: &Path) -> Result<String, StartError> {
-    variables::read_named("${file:…}", path, MOST_BYTES)
-}
 
 /// What shows that a file was changed or replaced, also through a link.
 #[derive(PartialEq)]

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use penstock_domain::pipeline::{FILE, Unset, is_own_setting, is_s3_setting};
 
-use crate::live_files;
 use crate::permissions::{Writers, refuse_if_written};
 use crate::{Role, Settings, StartError};
 
@@ -38,8 +37,19 @@ pub fn read_file(name: &str, file: &Path) -> Result<String, StartError> {
     read_named(&format!("{name}_FILE"), file, MOST_BYTES)
 }
 
+/// A chain of certificates or a bundle of authorities is a few hundred kilobytes; a larger file is another one than was meant.
+const MOST_BYTES_OF_DEFINITION: u64 = 1024 * 1024;
+
+/// What a file that a definition names holds, without the line end behind it.
+///
+/// # Errors
+/// When it cannot be read, is not text, is too large, or other users can change it.
+pub(crate) fn read_named_by_definition(path: &Path) -> Result<String, StartError> {
+    read_named("${file:…}", path, MOST_BYTES_OF_DEFINITION)
+}
+
 /// The same of at most `most` bytes; the error begins with `whose`.
-pub(crate) fn read_named(whose: &str, file: &Path, most: u64) -> Result<String, StartError> {
+fn read_named(whose: &str, file: &Path, most: u64) -> Result<String, StartError> {
     let cannot = |why: String| StartError::new(format!("{whose}: cannot read {}: {why}", file.display()));
     let found = open(file).map_err(|error| cannot(error.to_string()))?;
     // A pipe may never end, and a device never does.
@@ -104,7 +114,7 @@ impl Variables {
     /// The value that a definition reads. A file that cannot be read is reported here, and counts as no value.
     pub fn lookup(&self, name: &str) -> Option<String> {
         if let Some(path) = name.strip_prefix(FILE) {
-            return match live_files::read(Path::new(path)) {
+            return match read_named_by_definition(Path::new(path)) {
                 Ok(text) => Some(text),
                 // Of a program that makes no calls, files are kept away on purpose.
                 Err(_) if self.unset == Unset::Allowed => None,
