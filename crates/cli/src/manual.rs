@@ -118,10 +118,10 @@ fn described(done: Single, batch: &Batch, number: u32) -> (bool, &'static str, S
             (true, "completed", "the row is completed".to_owned())
         }
         Single::Ran { outcome: Settled::Failed(trouble), .. } => {
-            (false, "failed", format!("the row failed: {}", trouble.code))
+            (false, "failed", format!("the row failed: {}", trouble.shown_code()))
         }
         Single::Ran { outcome: Settled::Requeued { not_before, trouble, .. }, .. } => {
-            let why = trouble.map_or(String::new(), |trouble| format!(" ({})", trouble.code));
+            let why = trouble.map_or(String::new(), |trouble| format!(" ({})", trouble.shown_code()));
             (false, "pending", format!("the row waits until {not_before}{why}"))
         }
         Single::Held { holder, until } => (false, "held", format!("{holder} holds the row until {until}")),
