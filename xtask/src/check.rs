@@ -9,7 +9,7 @@ use crate::{cargo, run};
 use crate::{deploy, supply};
 
 /// The longest that building and running the tests of one step may take: several times what two slow cores need.
-const LIMIT: Duration = Duration::from_secs(20 * 60);
+const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Formats, lints, then every test, with real servers. Fails, and never skips, when one of them is missing.
 pub fn test(args: &[String]) -> Result<(), String> {
