@@ -120,7 +120,7 @@ fn requests_are_shown_as_they_would_be_sent_and_cases_hold() {
     };
     place.write("tests/jobs.yaml", &cases("good"));
     let (said, good) = place.run(&["pipelines", "test", "."]);
-    assert!(good && said.contains("1 cases, 0 of them"), "{said}");
+    assert!(good && said.contains("cases: 1, failed: 0"), "{said}");
     place.write("tests/jobs.yaml", &cases("bad"));
     let (said, good) = place.run(&["pipelines", "test", "."]);
     assert!(

@@ -32,10 +32,11 @@ pub async fn set(
         };
         values.push((true, key.to_owned(), value));
     }
-    for (_, key, value) in &values {
-        // The value itself stays out of the text.
+    for (secret, key, value) in &values {
+        // Values stay out of the text, and what was typed for a secret may be the secret.
         if let Some(fault) = owner_values::fault(key, value) {
-            return Err(StartError::misuse(format!("the value `{key}` cannot be set: {fault}.")));
+            let which = if *secret { "a secret".to_owned() } else { format!("the variable `{key}`") };
+            return Err(StartError::misuse(format!("{which} cannot be set: {fault}.")));
         }
     }
     let owner = services.store.ensure_owner(name, services.clock.now()).await.map_err(said)?;

@@ -53,8 +53,11 @@ impl Exchange {
     pub fn of<'a>(request: &RenderedRequest, own: impl Iterator<Item = &'a str>) -> Self {
         let mut target = request.target.to_kept();
         if !request.query.is_empty() {
-            let query =
-                url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&request.query).finish();
+            let pairs = request.query.iter().map(|(name, value)| {
+                let value = if is_secret(&name.to_ascii_lowercase()) { MASKED } else { value };
+                (name.as_str(), value)
+            });
+            let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
             target = format!("{target}{}{query}", if target.contains('?') { '&' } else { '?' });
         }
         let mut headers: BTreeMap<String, String> =

@@ -93,11 +93,8 @@ pub fn read(bytes: &[u8], charset: Option<&str>) -> Result<Value, XmlError> {
                 end(&mut open, &mut root);
             }
             Event::End(_) => end(&mut open, &mut root),
-            Event::Text(text) => {
-                let text = text.decode().map_err(malformed)?;
-                append(&mut open, &text.replace("\r\n", "\n").replace('\r', "\n"))?;
-            }
-            Event::CData(text) => append(&mut open, &text.decode().map_err(malformed)?)?,
+            Event::Text(text) => append(&mut open, &unix_lines(&text.decode().map_err(malformed)?))?,
+            Event::CData(text) => append(&mut open, &unix_lines(&text.decode().map_err(malformed)?))?,
             Event::GeneralRef(reference) => {
                 let character = match reference.resolve_char_ref().map_err(malformed)? {
                     Some(character) => character,
@@ -197,6 +194,11 @@ fn end(open: &mut Vec<Element>, root: &mut Option<(String, Value)>) {
         Some(Value::Array(items)) => items.push(value),
         Some(first) => *first = Value::Array(vec![first.take(), value]),
     }
+}
+
+/// Text with the line ends of XML (XML 1.0, 2.11).
+fn unix_lines(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 #[cfg(test)]

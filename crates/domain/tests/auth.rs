@@ -206,6 +206,21 @@ fn a_dependency_of_an_owner_is_its_own() {
             "{whom}a base_url that reads the owner needs `hosts`, such as `hosts: [\"*.example.com\"]`"
         ))
     );
+    // Secrets go to a token endpoint: an owner's variable may not lead them elsewhere.
+    let endpoint = text.replace(
+        "auth: { bearer: \"{{ owner.secrets.token }}-${file:token}\" }",
+        "auth: { oauth2: { token_url: \"https://{{ owner.vars.shop }}.api.example/t\", grant: client_credentials, client_id: a, client_secret: b } }",
+    );
+    let shared = load(&endpoint).unwrap().dependencies.remove(0);
+    assert!(shared.for_owner(&of("acme", "one", None)).is_ok());
+    let fixed =
+        endpoint.replace("https://{{ owner.vars.shop }}.api.example/v1", "https://one.api.example/v1");
+    let shared = load(&fixed).unwrap().dependencies.remove(0);
+    let error = shared.for_owner(&of("acme", "x.elsewhere.org/", None)).err().unwrap();
+    assert!(error.contains("make a token_url that its `hosts` do not admit"), "{error}");
+    let no_hosts = fixed.replace("hosts: [\"*.api.example\"]", "timeout: 5s");
+    let error = load(&no_hosts).map(|_| ()).unwrap_err();
+    assert!(error.contains("a token_url that reads the owner needs `hosts`"), "{error}");
     let row = text.replace("owner.vars.shop }}.api", "row.a }}.api");
     assert!(
         load(&row)

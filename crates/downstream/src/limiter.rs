@@ -100,24 +100,24 @@ impl CallLimits {
 
     /// What an operator has set counts, and not what the definition says.
     pub(crate) fn change(&mut self, dependency: &Dependency, limit: Option<u32>, concurrency: Option<u32>) {
+        // A burst that no longer fits would be more than the whole limit.
+        let changed = |rate: &Rate, limit: u32| {
+            let most = limit.saturating_sub(u32::from(rate.window == Window::Sliding)).max(1);
+            policy_of(&Rate { limit, burst: rate.burst.min(most), ..rate.clone() })
+        };
         if let (Some(limit), Some(rate)) = (limit, &dependency.rate) {
-            // A burst that no longer fits would be more than the whole limit.
-            let burst =
-                rate.burst.min(limit.saturating_sub(u32::from(rate.window == Window::Sliding)).max(1));
-            let changed = policy_of(&Rate { limit, burst, ..rate.clone() });
+            let changed = changed(rate, limit);
             match &mut self.owner {
                 Some((_, own)) if own.rate.is_some() => own.rate = Some(changed),
                 _ => self.policy.rate = Some(changed),
             }
-        } else if let (Some(limit), Some(meter)) = (limit, self.meters.first_mut()) {
-            let rate = dependency.more.iter().find(|rate| rate.id == meter.id);
-            match (&mut meter.policy, rate) {
-                (MeterPolicy::Calendar(calendar), _) => calendar.limit = limit,
-                (MeterPolicy::Bucket(policy), Some(rate)) => {
-                    let burst = rate.burst.min(limit);
-                    *policy = policy_of(&Rate { limit, burst, ..rate.clone() });
-                }
-                (MeterPolicy::Bucket(_), None) => {}
+        } else if let (Some(limit), Some(rate)) = (limit, dependency.more.first())
+            // A call of which this limit counts nothing has no such meter.
+            && let Some(meter) = self.meters.iter_mut().find(|meter| meter.id == rate.id)
+        {
+            match &mut meter.policy {
+                MeterPolicy::Calendar(calendar) => calendar.limit = limit,
+                MeterPolicy::Bucket(policy) => *policy = changed(rate, limit),
             }
         }
         if let Some(concurrency) = concurrency {

@@ -207,6 +207,10 @@ pub async fn running_batches_are_those_of_one_owner(store: &Arc<dyn Store>) {
     assert_eq!(create(store, &waiting).await.owner, ours.owner);
     let found = store.running_batches(ours.owner, 10).await.unwrap();
     assert_eq!(found.iter().map(|batch| batch.seq).collect::<Vec<_>>(), [ours.seq]);
+    let urgent = NewBatch { owner: ours.owner, priority: 5, ..new_batch(store, 3).await };
+    let urgent = extracted(store, &urgent, 3).await;
+    let found = store.running_batches(ours.owner, 1).await.unwrap();
+    assert_eq!(found.iter().map(|batch| batch.seq).collect::<Vec<_>>(), [urgent.seq]);
     let found = store.running_batches(theirs.owner, 10).await.unwrap();
     assert_eq!(found.iter().map(|batch| batch.seq).collect::<Vec<_>>(), [theirs.seq]);
 }

@@ -39,10 +39,15 @@ pub struct Attempt<'a> {
 pub struct Secrets(Mutex<BTreeSet<String>>);
 
 impl Secrets {
-    /// Remembers what a variable holds. An address is not secret.
+    /// Remembers what a variable holds, and how it is written in a form, a path and JSON. An address is not secret.
     fn add(&self, value: &str) {
         if value.len() >= SHORTEST_SECRET && !value.contains("://") {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(value.to_owned());
+            let mut secrets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let in_form: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+            secrets.insert(in_form.replace('+', "%20"));
+            secrets.insert(in_form);
+            secrets.insert(Value::from(value).to_string().trim_matches('"').to_owned());
+            secrets.insert(value.to_owned());
         }
     }
 
@@ -175,12 +180,25 @@ fn as_json(row: &Rehearsed, secrets: &Secrets, recorded: bool) -> Value {
     });
     if recorded {
         value["outcome"] = row.outcome.into();
-        value["result"] = row.row["result"].clone();
-        value["error"] = row.row["error"].clone();
+        for field in ["result", "error"] {
+            value[field] = masked_json(&row.row[field], secrets);
+        }
         value["until"] = json!(row.until);
         value["unanswered"] = json!(row.unanswered.as_ref().map(|request| secrets.masked(request)));
     }
     value
+}
+
+/// A value without secrets in its texts.
+fn masked_json(value: &Value, secrets: &Secrets) -> Value {
+    match value {
+        Value::String(text) => secrets.masked(text).into(),
+        Value::Array(items) => items.iter().map(|item| masked_json(item, secrets)).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, field)| (name.clone(), masked_json(field, secrets))).collect()
+        }
+        other => other.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +215,10 @@ mod tests {
             secrets.masked("https://api.example/?k=sk_live_abc&l=sk_live&m=abc"),
             "https://api.example/?k=***&l=***&m=abc"
         );
+        secrets.add("a+b/c=\"d e");
+        assert_eq!(secrets.masked("?k=a%2Bb%2Fc%3D%22d+e"), "?k=***");
+        assert_eq!(secrets.masked("/a%2Bb%2Fc%3D%22d%20e/x"), "/***/x");
+        assert_eq!(secrets.masked(r#"{"k":"a+b/c=\"d e"}"#), r#"{"k":"***"}"#);
         assert_eq!(secrets.header("authorization", "Basic dXNlcg=="), "Basic ***");
         assert_eq!(secrets.header("x-api-key", "other words"), "***");
         assert_eq!(secrets.header("x-token", "v sk_live_abc"), "v ***");

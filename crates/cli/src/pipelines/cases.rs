@@ -101,7 +101,7 @@ pub async fn run(settings: &Settings, folder: &Path, out: Output) -> Result<bool
         .filter(|result| result["faults"].as_array().is_some_and(|faults| !faults.is_empty()))
         .count();
     out.say(&json!({ "cases": results }), || {
-        lines.push(format!("{all} cases, {failed} of them do not hold"));
+        lines.push(format!("cases: {all}, failed: {failed}"));
         lines.join("\n")
     });
     Ok(failed == 0)

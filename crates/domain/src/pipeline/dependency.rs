@@ -47,6 +47,12 @@ pub fn dependency(
     if let (Some(url), Some(auth)) = (&base_url, &auth) {
         check_user(name, url, auth, definition.base_url.referenced.line(), source);
     }
+    if definition.hosts.is_empty()
+        && auth.as_ref().and_then(Auth::token_url).is_some_and(LiveText::reads_owner)
+    {
+        let message = "a token_url that reads the owner needs `hosts`, such as `hosts: [\"*.example.com\"]`";
+        source.error(line, format!("dependency `{name}`: {message}"));
+    }
     let fixed_url = base_url.as_ref().filter(|_| owner.address.is_none());
     let tls = transport::tls(name, definition, fixed_url, source);
     let proxy = transport::proxy(name, definition, source);

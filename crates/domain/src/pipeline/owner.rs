@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use minijinja::Value;
 use url::Url;
 
+use super::auth::Auth;
 use super::engine;
 use super::live::{LiveText, NoFiles};
 use super::model::Dependency;
@@ -142,7 +143,7 @@ impl Dependency {
         let mut own = self.clone();
         if let Some(address) = &self.owner.address {
             let text = address.for_owner(&value).map_err(failed)?;
-            own.base_url = self.address(&text, name)?;
+            own.base_url = self.admitted("base_url", &text, name)?;
         }
         // It is never sent. Limits are kept by address, and these are the owner's own.
         own.base_url.set_fragment(Some(name));
@@ -151,14 +152,18 @@ impl Dependency {
         }
         if let Some(auth) = &self.auth {
             own.auth = Some(auth.for_owner(&value).map_err(failed)?);
+            if auth.token_url().is_some_and(LiveText::reads_owner)
+                && let Some(url) = own.auth.as_ref().and_then(Auth::token_url)
+            {
+                self.admitted("token_url", url, name)?;
+            }
         }
         own.owner = OwnerReads::default();
         Ok(own)
     }
 
-    /// An address that was made of an owner's values: it must lead to one of the hosts, and to nothing but what the definition has
-    /// behind the host.
-    fn address(&self, text: &LiveText, owner: &str) -> Result<Url, String> {
+    /// An address that was made of an owner's values: it must lead to one of the hosts, without a user, a query and a fragment.
+    fn admitted(&self, key: &str, text: &LiveText, owner: &str) -> Result<Url, String> {
         let text = text.text(&NoFiles)?;
         let url = Url::parse(&text).ok().filter(|_| Format::Url.accepts(&text));
         let url = url.filter(|url| {
@@ -167,15 +172,15 @@ impl Dependency {
                 && url.query().is_none()
                 && url.fragment().is_none()
         });
-        let wrong = |what: &str| {
+        let wrong = |what: String| {
             format!(
                 "dependency `{}`: the values of the owner {owner} make {what}; nobody was called",
                 self.name
             )
         };
-        let url = url.ok_or_else(|| wrong("a base_url that is not an absolute http or https URL"))?;
+        let url = url.ok_or_else(|| wrong(format!("a {key} that is not an absolute http or https URL")))?;
         if !self.hosts.iter().any(|host| host.admits(&url)) {
-            return Err(wrong("an address that its `hosts` do not admit"));
+            return Err(wrong(format!("a {key} that its `hosts` do not admit")));
         }
         Ok(url)
     }

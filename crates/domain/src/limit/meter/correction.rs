@@ -21,6 +21,8 @@ pub fn correct(
             let owed = if more > 0.0 { state.tat.max(now) } else { state.tat };
             state.tat = owed + more.max(-missing.max(0.0));
         }
+        // The call left in a period that has ended.
+        MeterPolicy::Calendar(calendar) if state.period > calendar.period => {}
         MeterPolicy::Calendar(calendar) => {
             let was = f64::from(cost.min(calendar.limit));
             *state = state.at(calendar);
@@ -31,8 +33,23 @@ pub fn correct(
 
 #[cfg(test)]
 mod tests {
+    use super::super::CalendarPolicy;
     use super::*;
     use crate::limit::rate::RatePolicy;
+
+    #[test]
+    fn the_answer_of_a_period_that_has_ended_changes_nothing() {
+        let of = |period: f64| {
+            let (from, until) = (period - 60e6, period);
+            MeterPolicy::Calendar(CalendarPolicy { limit: 100, period, from, until, spread: false })
+        };
+        let running = MeterState { period: 120e6, used: 7.0, reserved: 10.0, ..MeterState::default() };
+        let mut state = running;
+        correct(&mut state, &of(60e6), 5, 1, None, 61e6);
+        assert_eq!(state, running);
+        correct(&mut state, &of(120e6), 5, 1, None, 61e6);
+        assert_eq!((state.used, state.reserved), (3.0, 10.0));
+    }
 
     #[test]
     fn what_a_call_did_not_take_is_returned_as_far_as_nobody_has_spent_it() {

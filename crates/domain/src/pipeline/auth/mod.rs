@@ -77,6 +77,14 @@ impl Auth {
         }
     }
 
+    /// Where its tokens come from.
+    pub(super) fn token_url(&self) -> Option<&LiveText> {
+        match self {
+            Self::OAuth2(auth) => Some(&auth.token_url),
+            _ => None,
+        }
+    }
+
     /// The pair of the query that it sets.
     pub fn query(&self) -> Option<&str> {
         match self {

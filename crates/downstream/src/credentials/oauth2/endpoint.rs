@@ -105,7 +105,9 @@ fn request(
         }
     }
     for (name, value) in &auth.parameters {
-        form.append_pair(name, &value.text(files)?);
+        let value = value.text(files)?;
+        form.append_pair(name, &value);
+        secrets.push(value.into_owned());
     }
     let (id, password) = (text(auth.client_id.as_ref(), files)?, text(auth.client_secret.as_ref(), files)?);
     secrets.extend(password.as_deref().map(str::to_owned));
@@ -185,13 +187,16 @@ fn refusal(status: u16, json: Option<&Value>, body: &[u8], secrets: &[String]) -
         Some(code) => code.clone(),
         None => String::from_utf8_lossy(body).into_owned(),
     });
-    let mut words: String = words.chars().filter(|c| !c.is_control()).collect();
-    for secret in secrets.iter().filter(|secret| secret.len() > 3) {
-        words = words.replace(secret.as_str(), "…");
-    }
-    let reason: String = words.trim().chars().take(MOST_WORDS).collect();
+    let clean = |text: &str, most: usize| {
+        let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
+        for secret in secrets.iter().filter(|secret| secret.len() > 3) {
+            text = text.replace(secret.as_str(), "…");
+        }
+        text.trim().chars().take(most).collect::<String>()
+    };
+    let reason = clean(&words, MOST_WORDS);
     let reason = if reason.is_empty() { format!("the token endpoint answered {status}") } else { reason };
-    let code = code.map(|code| code.chars().take(MOST_CODE).collect());
+    let code = code.map(|code| clean(&code, MOST_CODE));
     Refusal { status, code: code.unwrap_or_else(|| format!("http_{status}")), reason }
 }
 

@@ -277,10 +277,13 @@ fn failed(state: &mut State, now: Instant, reason: String, after: Option<Duratio
     Asked::Fails { after, reason }
 }
 
-/// What tells one token from others: the dependency, and what it is asked for with but the secrets, which may change meanwhile.
+/// What tells one token from others: the dependency, its owner where it reads one, and what it is asked for with but the secrets,
+/// which may change meanwhile.
 fn name(fetching: &Fetching<'_>) -> Result<String, NoCredentials> {
     let (auth, files) = (fetching.auth, &**fetching.files);
-    let mut name = format!("{}\n{}", fetching.dependency.name, auth.token_url.text(files)?);
+    // The fragment is the owner's, where the dependency reads one.
+    let owner = fetching.dependency.base_url.fragment().unwrap_or_default();
+    let mut name = format!("{}\n{owner}\n{}", fetching.dependency.name, auth.token_url.text(files)?);
     let mut add = |text: Option<&LiveText>| {
         let text = text.map(|text| text.text(files)).transpose()?;
         let _ = write!(name, "\n{}", text.unwrap_or_default());

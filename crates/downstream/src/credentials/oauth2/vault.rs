@@ -140,7 +140,7 @@ fn still_usable(kept: &KeptTokens, now: Timestamp, unusable: Option<&str>) -> Op
     usable.then(|| Fetched::Token { access: kept.access.clone(), refresh: None, life })
 }
 
-/// Renews the tokens and keeps them before anybody uses them.
+/// Renews the tokens and keeps them. When they cannot be kept, the access token is used all the same: it is all there is.
 async fn renewed(
     vault: &dyn TokenVault,
     fetching: &Fetching<'_>,
@@ -173,5 +173,6 @@ async fn renewed(
             }
         }
     }
+    tracing::error!("a refresh token could not be kept; the dependency will need a new one");
     fetched
 }

@@ -2,7 +2,7 @@
 
 use penstock_domain::exchange::Exchange;
 use penstock_domain::outcome::{Verdict, code};
-use penstock_domain::pipeline::{ApiError, ResponseView, RowValues};
+use penstock_domain::pipeline::{ApiError, ResponseView, RowValues, Target};
 use penstock_domain::retry;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Response, aside};
@@ -75,7 +75,12 @@ impl RowTask<'_> {
         response: Option<&Response>,
         progress: &Progress,
     ) -> Option<Box<Exchange>> {
-        let request = at.step.request(&self.context(row, progress)).ok()?;
+        let context = self.context(row, progress);
+        let request = match at.look {
+            Some(kept) => at.step.look(&context, kept.target.as_deref().map(Target::from_kept)),
+            None => at.step.request(&context),
+        };
+        let request = request.ok()?;
         let own = self.dependency(at).headers.iter().map(|(name, _)| name.as_str());
         let exchange = Exchange::of(&request, own);
         Some(Box::new(match response {

@@ -108,14 +108,7 @@ impl RowTask<'_> {
         progress: &mut Progress,
     ) -> Settled {
         let times = (self.services.clock.now(), problem.not_before);
-        let failure = RowFailure {
-            step: at.stored_index(),
-            http_status: problem.http_status,
-            code: problem.code.clone(),
-            api_code: problem.api_code.clone().map(String::into_boxed_str),
-            error: Some(self.seal(Some(at.step), problem, progress)),
-            receipts: Vec::new(),
-        };
+        let failure = self.uncounted(at, problem, progress);
         self.look_again(at, kept, times, Some(failure), progress)
     }
 

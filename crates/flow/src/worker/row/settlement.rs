@@ -126,34 +126,32 @@ impl RowTask<'_> {
             return self.failed(at, problem, progress);
         }
         let receipts = std::mem::take(&mut progress.receipts);
-        let failure = RowFailure {
+        let failure = self.uncounted(at, problem, progress);
+        requeued(not_before, false, Some(failure), receipts, expiry)
+    }
+
+    /// A failure that costs the row no attempt. What was sent is kept with rows that fail, not with those that wait.
+    pub(super) fn uncounted(&self, at: StepAt<'_>, problem: Problem, progress: &mut Progress) -> RowFailure {
+        let problem = Problem { sent: None, ..problem };
+        RowFailure {
             step: at.stored_index(),
             http_status: problem.http_status,
             code: problem.code.clone(),
             api_code: problem.api_code.as_deref().map(Into::into),
             error: Some(self.seal(Some(at.step), problem, progress)),
             receipts: Vec::new(),
-        };
-        requeued(not_before, false, Some(failure), receipts, expiry)
+        }
     }
 
     /// The answer holds the whole batch: the row is requeued as it was, and no other one of it makes a call.
     pub(super) fn held(&self, at: StepAt<'_>, problem: Problem, progress: &mut Progress) -> Settled {
         self.work.held.set();
-        let problem = Problem { sent: None, ..problem };
         let expiry = progress.expiry(&self.work.pipeline.retry, &at.step.name);
         let receipts = std::mem::take(&mut progress.receipts);
         let words = self.work.secrets.seal_json(SecretLocation::Hold, &problem.message);
         let code = problem.api_code.clone().unwrap_or_else(|| problem.code.clone());
         let hold = BatchHold { code, step: Some(at.step.name.clone()), words };
-        let failure = RowFailure {
-            step: at.stored_index(),
-            http_status: problem.http_status,
-            code: problem.code.clone(),
-            api_code: problem.api_code.as_deref().map(Into::into),
-            error: Some(self.seal(Some(at.step), problem, progress)),
-            receipts: Vec::new(),
-        };
+        let failure = self.uncounted(at, problem, progress);
         Settled::Requeued {
             not_before: self.services.clock.now(),
             attempt: false,
