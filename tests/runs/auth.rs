@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::database::Database;
 use penstock_tests::receiver::{Answer, Heard, Receiver};
-use penstock_tests::{Client, Place};
+use penstock_tests::{Client, PATIENCE, Place};
 use serde_json::Value;
 
 /// In every secret.
@@ -237,7 +237,7 @@ async fn each_owner_has_its_own_address_and_secret() {
             if let Some(wait) = found {
                 return wait["sentence"].to_string();
             }
-            assert!(began.elapsed() < Duration::from_secs(20), "{waiting}");
+            assert!(began.elapsed() < PATIENCE, "{waiting}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };

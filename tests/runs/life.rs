@@ -516,7 +516,7 @@ async fn a_large_batch_is_cancelled_at_once() {
     let took = began.elapsed();
     assert_eq!(status, 200, "{cancelled}");
     println!("a batch of {rows} rows was cancelled in {took:?}");
-    let allowed = if cfg!(debug_assertions) { 1000 } else { 200 };
+    let allowed = if cfg!(debug_assertions) { 3000 } else { 200 };
     assert!(took < Duration::from_millis(allowed), "{took:?}");
     let ended = client.finished(&id).await;
     assert_eq!(ended["status"], "cancelled");

@@ -110,7 +110,6 @@ async fn a_result_is_waited_for_and_its_request_is_made_once() {
     let client = Client::new(&service, &key);
     let ids = ["a", "b", "c", "d", "ready", "void", "never", "shaky"];
     let csv = ids.iter().fold("id\n".to_owned(), |csv, id| csv + id + "\n");
-    let began = Instant::now();
     let (status, batch) = client.upload(ROUTE, csv).await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     let id = batch["id"].as_str().expect("an id").to_owned();
@@ -123,7 +122,6 @@ async fn a_result_is_waited_for_and_its_request_is_made_once() {
     })
     .await;
     let ended = client.finished(&id).await;
-    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     assert_eq!(
         (&ended["counts"]["completed"], &ended["counts"]["failed"]),
         (&json!(6), &json!(2)),
