@@ -13,7 +13,7 @@ use crate::NOOP;
 use crate::bounds::memory;
 
 /// Rows of any length, which nobody calls anybody for.
-const WIDE: &str = "name: wide\ncsv: { max_field_chars: 300000, columns: [ { name: id, required: true }, { name: note } ] }\nsteps: []\ndispatch: { spread: 0s }\n";
+pub(crate) const WIDE: &str = "name: wide\ncsv: { max_field_chars: 300000, columns: [ { name: id, required: true }, { name: note } ] }\nsteps: []\ndispatch: { spread: 0s }\n";
 
 fn head(method: &str, path: &str, key: &str, length: usize) -> String {
     format!(
@@ -26,7 +26,7 @@ async fn connect(service: &Service) -> TcpStream {
 }
 
 /// A file of about so many bytes.
-fn file(bytes: usize) -> String {
+pub(crate) fn file(bytes: usize) -> String {
     let mut csv = "id,note\n".to_owned();
     let mut number = 0;
     while csv.len() < bytes {
@@ -149,44 +149,6 @@ async fn readers_hold_a_page_each() {
         rest.extend_from_slice(&piece[..read]);
     }
     assert!(rest.len() > whole.len());
-}
-
-/// The end of a report costs its length once, and then what it has.
-#[tokio::test]
-async fn a_range_costs_what_it_has() {
-    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let place = Place::new(&[("wide.yaml", WIDE)]);
-    let key = place.key(&sandbox, "acme");
-    let service = place.start(&sandbox, None);
-    let client = Client::new(&service, &key);
-    let (_, batch) = client.upload("/v2/pipelines/wide/batches", file(12_000_000)).await.expect("an answer");
-    let id = batch["id"].as_str().expect("an id").to_owned();
-    client.finished(&id).await;
-    let path = format!("/v2/batches/{id}/results.csv");
-    let range = async |range: &str| {
-        let began = Instant::now();
-        let answer = client.request("GET", &path).header("range", range).send().await.expect("an answer");
-        assert_eq!(answer.status(), 206, "{range}");
-        let of = answer.headers()["content-range"].to_str().expect("text").to_owned();
-        (answer.bytes().await.expect("a body"), of, began.elapsed())
-    };
-    // Ten at once measure it once.
-    let began = Instant::now();
-    let all = futures::future::join_all((0..10).map(|_| range("bytes=-1"))).await;
-    let first = began.elapsed();
-    let length: usize = all[0].1.rsplit('/').next().and_then(|length| length.parse().ok()).expect("a length");
-    assert!(all.iter().all(|(bytes, of, _)| bytes.as_ref() == b"\n" && *of == all[0].1));
-    let (_, _, again) = range("bytes=-1").await;
-    assert!(again * 4 < first, "{first:?} for the first ten, {again:?} for one more");
-    // Parts fit together to the whole, wherever they are cut.
-    let whole = client.text(&path).await.into_bytes();
-    assert_eq!(whole.len(), length);
-    for (from, to) in
-        [(0, 10), (1_048_570, 1_048_590), (5_000_000, 5_300_000), (length - 2_000_000, length - 1)]
-    {
-        let (bytes, _, _) = range(&format!("bytes={from}-{to}")).await;
-        assert!(bytes == whole[from..=to], "{from} to {to}");
-    }
 }
 
 /// Somebody who asks for rows of few states of a large batch, many times at once, holds up nobody.

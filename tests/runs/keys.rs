@@ -1,5 +1,7 @@
 //! API keys: what they may do, for which pipelines, until when; and that nobody who writes to the database makes or extends one.
 
+use std::time::{Duration, Instant};
+
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::database::Database;
 use penstock_tests::{Client, Place};
@@ -134,4 +136,42 @@ async fn a_key_that_was_put_into_the_database_or_changed_there_is_none() {
     assert_eq!(status(&gone, "GET", "/v2/batches").await, 401);
     // Nor does the database hold what a secret hashes to.
     assert_eq!(database.number("SELECT count(*) FROM api_keys WHERE length(hash) > 0").await, 0);
+}
+
+/// Keys: shown once, listed without their secrets, and of no use once revoked.
+#[tokio::test]
+async fn keys_are_made_listed_and_revoked() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    let (made, good) = place.operate(&sandbox, &["keys", "create", "--owner", "acme"]);
+    assert!(good, "{made}");
+    let (second, _) = place.operate(&sandbox, &["keys", "create", "--owner", "acme"]);
+    let (id, key) = (made["id"].as_str().expect("an id"), made["key"].as_str().expect("a key"));
+    let service = place.start(&sandbox, None);
+    let (client, other) =
+        (Client::new(&service, key), Client::new(&service, second["key"].as_str().expect("a key")));
+    for client in [&client, &other] {
+        client.get("/v2/batches").await;
+    }
+    let (listed, good) = place.operate(&sandbox, &["keys", "list"]);
+    assert!(good && listed.as_array().map(Vec::len) == Some(2), "{listed}");
+    let secret = key.splitn(3, '_').nth(2).expect("a secret");
+    assert!(!listed.to_string().contains(secret) && listed.to_string().contains(id), "{listed}");
+    let (done, good) = place.operate(&sandbox, &["keys", "revoke", id]);
+    assert!(good, "{done}");
+    let began = Instant::now();
+    loop {
+        let status = client.request("GET", "/v2/batches").send().await.expect("an answer").status();
+        if status == 401 {
+            break;
+        }
+        // It may be remembered for a moment.
+        assert!(began.elapsed() < Duration::from_secs(15), "{status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    other.get("/v2/batches").await;
+    let (said, _) = place.say(&sandbox, &["keys", "list"]);
+    assert!(said.lines().any(|line| line.starts_with(id) && line.contains("revoked ")), "{said}");
+    assert_eq!(place.exit_code(&sandbox, &["keys", "revoke", "000000000000"]), Some(1));
+    assert_eq!(place.exit_code(&sandbox, &["keys", "create", "--owner", "no such/name"]), Some(2));
 }

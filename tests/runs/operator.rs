@@ -255,44 +255,6 @@ async fn a_row_is_processed_by_hand() {
     assert_eq!((sandbox.stats().effects, sandbox.stats().doubled), (4, 0));
 }
 
-/// Keys: shown once, listed without their secrets, and of no use once revoked.
-#[tokio::test]
-async fn keys_are_made_listed_and_revoked() {
-    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let place = Place::new(&[("noop.yaml", NOOP)]);
-    let (made, good) = place.operate(&sandbox, &["keys", "create", "--owner", "acme"]);
-    assert!(good, "{made}");
-    let (second, _) = place.operate(&sandbox, &["keys", "create", "--owner", "acme"]);
-    let (id, key) = (made["id"].as_str().expect("an id"), made["key"].as_str().expect("a key"));
-    let service = place.start(&sandbox, None);
-    let (client, other) =
-        (Client::new(&service, key), Client::new(&service, second["key"].as_str().expect("a key")));
-    for client in [&client, &other] {
-        client.get("/v2/batches").await;
-    }
-    let (listed, good) = place.operate(&sandbox, &["keys", "list"]);
-    assert!(good && listed.as_array().map(Vec::len) == Some(2), "{listed}");
-    let secret = key.splitn(3, '_').nth(2).expect("a secret");
-    assert!(!listed.to_string().contains(secret) && listed.to_string().contains(id), "{listed}");
-    let (done, good) = place.operate(&sandbox, &["keys", "revoke", id]);
-    assert!(good, "{done}");
-    let began = Instant::now();
-    loop {
-        let status = client.request("GET", "/v2/batches").send().await.expect("an answer").status();
-        if status == 401 {
-            break;
-        }
-        // It may be remembered for a moment.
-        assert!(began.elapsed() < Duration::from_secs(15), "{status}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    other.get("/v2/batches").await;
-    let (said, _) = place.say(&sandbox, &["keys", "list"]);
-    assert!(said.lines().any(|line| line.starts_with(id) && line.contains("revoked ")), "{said}");
-    assert_eq!(place.exit_code(&sandbox, &["keys", "revoke", "000000000000"]), Some(1));
-    assert_eq!(place.exit_code(&sandbox, &["keys", "create", "--owner", "no such/name"]), Some(2));
-}
-
 /// The doctor is content with a good installation, and says what is wrong with a bad one.
 #[tokio::test]
 async fn the_doctor_says_what_is_wrong() {

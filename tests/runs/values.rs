@@ -6,16 +6,16 @@ use penstock_tests::{Client, Place, Service};
 use serde_json::json;
 
 /// A place whose pipeline `values` calls the receiver, and its client.
-struct Scene {
-    receiver: Receiver,
-    place: Place,
-    service: Service,
-    client: Client,
-    sandbox: Sandbox,
+pub(crate) struct Scene {
+    pub(crate) receiver: Receiver,
+    pub(crate) place: Place,
+    pub(crate) service: Service,
+    pub(crate) client: Client,
+    pub(crate) sandbox: Sandbox,
 }
 
 impl Scene {
-    async fn of(pipeline: &str) -> Self {
+    pub(crate) async fn of(pipeline: &str) -> Self {
         let receiver = Receiver::start().await;
         let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
         let mut place = Place::new(&[("values.yaml", pipeline)]);
@@ -27,7 +27,7 @@ impl Scene {
     }
 
     /// The same place after its definition was edited and the service restarted.
-    async fn under(self, pipeline: &str) -> Self {
+    pub(crate) async fn under(self, pipeline: &str) -> Self {
         let Self { receiver, place, service, client, sandbox } = self;
         drop((service, client));
         place.write("pipelines/values.yaml", pipeline);
@@ -37,7 +37,7 @@ impl Scene {
     }
 
     /// Uploads a file and waits for its end; the batch's path.
-    async fn run(&self, query: &str, csv: &str) -> String {
+    pub(crate) async fn run(&self, query: &str, csv: &str) -> String {
         let (status, batch) =
             self.client.upload(&format!("{ROUTE}{query}"), csv.to_owned()).await.expect("an answer");
         assert_eq!(status, 202, "{batch}");
@@ -47,9 +47,9 @@ impl Scene {
     }
 }
 
-const ROUTE: &str = "/v2/pipelines/values/batches";
+pub(crate) const ROUTE: &str = "/v2/pipelines/values/batches";
 
-const HEAD: &str = "name: values\ncsv: { columns: [ { name: id, required: true }, { name: note } ] }\n\
+pub(crate) const HEAD: &str = "name: values\ncsv: { columns: [ { name: id, required: true }, { name: note } ] }\n\
     dependencies: { api: { base_url: \"${INVITE_API_URL}\", timeout: 8s } }\n\
     retry: { attempts: 1 }\ndispatch: { spread: 0s }\n";
 
@@ -285,151 +285,6 @@ async fn forms_of_all_kinds_keep_every_row() {
     }
     let batches = scene.client.get("/v2/batches?limit=100").await;
     assert_eq!(batches["data"].as_array().map(Vec::len), Some(19), "a refused form makes no batch");
-}
-
-/// However often a report goes round: the API receives what the client wrote, and cells never grow.
-#[tokio::test]
-async fn apostrophes_of_a_report_come_and_go_with_it() {
-    let scene = Scene::of(&format!(
-        "{HEAD}steps: [ {{ name: tell, dependency: api, request: {{ method: PUT, path: /tell, json: {{ note: \"{{{{ row.note }}}}\" }} }} }} ]\n"
-    ))
-    .await;
-    scene.receiver.answer(422);
-    let mut notes = 0;
-    let mut told = async |batch: &str| {
-        let heard = scene.receiver.heard();
-        let new: Vec<String> = heard[notes..]
-            .iter()
-            .map(|heard| heard.json()["note"].as_str().expect("text").to_owned())
-            .collect();
-        notes = heard.len();
-        let mut new = new;
-        new.sort();
-        (new, scene.client.text(&format!("{batch}/failed.csv")).await)
-    };
-    let written = ["'=B1", "'tis", "+491701234567", "-5", "=SUM(A1)"];
-    let file = format!("id,note\n{}", written.iter().map(|note| format!("1,{note}\n")).collect::<String>());
-    let (heard, mut report) = told(&scene.run("", &file).await).await;
-    assert_eq!(heard, written);
-    assert!(report.contains("\r\n1,'=SUM(A1),") && report.contains("\r\n1,'=B1,"), "{report}");
-    for _ in 0..2 {
-        let (heard, again) = told(&scene.run("", &report).await).await;
-        assert_eq!(heard, written, "as they were");
-        report = again;
-    }
-    // Our columns taken out: what stands in the cells is meant, once and for all.
-    let tidied = ["'=B1", "'=SUM(A1)", "'tis", "+491701234567", "-5"];
-    let mut bare = report;
-    for _ in 0..2 {
-        bare =
-            bare.lines().map(|line| line.split(',').take(2).collect::<Vec<_>>().join(",") + "\n").collect();
-        let (heard, again) = told(&scene.run("", &bare).await).await;
-        assert_eq!(heard, tidied);
-        bare = again;
-    }
-    // A column of the client's own that is named as one of ours.
-    let (heard, _) = told(&scene.run("", "id,note,_status\n1,'=X,new\n").await).await;
-    assert_eq!(heard, ["'=X"]);
-    // Another owner's references are none.
-    let rival = Client::new(&scene.service, &scene.place.key(&scene.sandbox, "rival"));
-    let (_, report) = told(&scene.run("", &file).await).await;
-    let (status, problem) = rival.upload(ROUTE, report.clone()).await.expect("an answer");
-    assert_eq!(status, 422, "{problem}");
-    let errors = problem["errors"].as_array().expect("errors");
-    assert!(errors.iter().all(|error| error["code"] == "changed_reference"), "{problem}");
-    assert_eq!(errors.len(), 2, "the lines with an apostrophe before a formula: {problem}");
-    // White space around a reference is none of it; a reference that was cut is an error where an apostrophe depends on it.
-    let spaced = report.replace("\r\n", " \r\n").replacen(" \r\n", "\r\n", 1);
-    let (heard, _) = told(&scene.run("", &spaced).await).await;
-    assert_eq!(heard, written);
-    let cut = report.replace("\r\n", "x\r\n").replacen("x\r\n", "\r\n", 1);
-    let (status, problem) = scene.client.upload(ROUTE, cut).await.expect("an answer");
-    assert_eq!((status, problem["errors"].as_array().map(Vec::len)), (422, Some(2)), "{problem}");
-    // A column of the client's own of that name is named.
-    let own = "id,note,_ref\n1,'=X,A-17\n";
-    let (status, batch) = scene.client.upload(ROUTE, own).await.expect("an answer");
-    assert_eq!((status, &batch["ignored_columns"]), (202, &json!(["_ref"])), "{batch}");
-    scene.client.finished(batch["id"].as_str().expect("an id")).await;
-}
-
-#[tokio::test]
-async fn columns_that_are_ignored_are_named_or_kept() {
-    let columns = "columns: [ { name: id, required: true }, { name: note }, { name: _tag } ]";
-    let pipeline = HEAD.replace("columns: [ { name: id, required: true }, { name: note } ]", columns);
-    let scene = Scene::of(&format!("{pipeline}steps: []\n")).await;
-    let (status, batch) =
-        scene.client.upload(ROUTE, "_id,id,_tag,_status\n7,1,red,open\n").await.expect("an answer");
-    assert_eq!((status, &batch["ignored_columns"]), (202, &json!(["_id", "_status"])), "{batch}");
-    let id = batch["id"].as_str().expect("an id");
-    scene.client.finished(id).await;
-    let results = scene.client.text(&format!("/v2/batches/{id}/results.csv")).await;
-    assert!(
-        results.starts_with("id,_tag,_row,_status,_code,_message,_ref\r\n1,red,1,completed,,,r"),
-        "{results}"
-    );
-    let (status, batch) = scene.client.upload(ROUTE, results).await.expect("an answer");
-    assert_eq!(
-        (status, &batch["ignored_columns"]),
-        (202, &json!([])),
-        "a report's own columns are none of the client's"
-    );
-    assert_eq!(scene.client.finished(batch["id"].as_str().expect("an id")).await["outcome"], "success");
-}
-
-/// Five people; a customer is created for each under a key. What comes of it decides who is offered for another upload: who
-/// was created, or may have been, is not, and another upload creates nobody twice.
-#[tokio::test]
-async fn who_may_have_been_created_is_not_offered_again() {
-    let pipeline = format!(
-        "{HEAD}steps:\n\
-         \x20 - {{ name: create, dependency: api, request: {{ method: POST, path: /create, idempotency_key: true, json: {{ id: \"{{{{ row.id }}}}\" }} }}, output: {{ id: \"{{{{ body.id }}}}\" }} }}\n\
-         \x20 - {{ name: mail, dependency: api, request: {{ method: POST, path: /mail, json: {{ id: \"{{{{ row.id }}}}\" }} }} }}\n"
-    )
-    .replace("timeout: 8s", "timeout: 1s")
-    .replace("attempts: 1", "attempts: 2, backoff: { initial: 10ms, factor: 1, max: 10ms }");
-    let scene = Scene::of(&pipeline).await;
-    scene.receiver.answer_with(|heard| {
-        let status = |status| Answer { status, headers: String::new(), body: String::new() };
-        match (heard.path.as_str(), heard.json()["id"].as_str().unwrap_or_default()) {
-            ("/create", "refused") => status(422),
-            ("/create", "silent") => status(0),
-            ("/create", "broken") => status(500),
-            ("/create", "odd") => Answer { body: "created!".into(), ..status(200) },
-            ("/mail", "unmailed") => status(422),
-            _ => Answer::json("{\"id\": 7}"),
-        }
-    });
-    let batch = scene.run("", "id\nrefused\nsilent\nbroken\nodd\nunmailed\nwell\n").await;
-    let ids = |report: String| -> Vec<String> {
-        report.lines().skip(1).map(|line| line.split(',').next().unwrap_or_default().to_owned()).collect()
-    };
-    let failed = scene.client.text(&format!("{batch}/failed.csv")).await;
-    assert_eq!(ids(failed.clone()), ["refused"]);
-    let rest = scene.client.text(&format!("{batch}/unprocessed.csv")).await;
-    for (id, code) in
-        [("silent", "timeout"), ("broken", "http_500"), ("odd", "bad_response"), ("unmailed", "http_422")]
-    {
-        assert!(rest.lines().any(|line| line.starts_with(&format!("{id},")) && line.contains(&format!(",failed,{code},"))), "{rest}");
-    }
-    assert_eq!(ids(rest).len(), 4);
-    let lines = scene.client.text(&format!("{batch}/unprocessed.ndjson")).await;
-    assert_eq!(lines.lines().count(), 4, "{lines}");
-    // What README recommends.
-    scene.run("", &failed.replace("refused", "fixed")).await;
-    let created = |id: &str| {
-        let mut keys: Vec<String> = scene
-            .receiver
-            .heard()
-            .iter()
-            .filter(|heard| heard.path == "/create" && heard.json()["id"] == id)
-            .map(|heard| heard.header("idempotency-key").to_owned())
-            .collect();
-        keys.dedup();
-        keys.len()
-    };
-    for id in ["refused", "silent", "broken", "odd", "unmailed", "well", "fixed"] {
-        assert_eq!(created(id), 1, "{id} was asked for under one key");
-    }
 }
 
 /// A success that `output` cannot read had its effect: its answer is kept, and a retry reads it and calls nobody. What is

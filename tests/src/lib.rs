@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod client;
 pub mod database;
 pub mod disk;
 pub mod fleet;
@@ -10,10 +11,11 @@ pub mod postgres;
 pub mod receiver;
 pub mod redis;
 pub mod s3;
+mod service;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,7 +23,9 @@ use std::time::{Duration, Instant};
 use penstock_sandbox::Sandbox;
 use serde_json::Value;
 
+pub use crate::client::{Client, http};
 use crate::s3::S3;
+pub use crate::service::Service;
 
 /// Nothing that a test waits for takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 180 } else { 900 });
@@ -304,143 +308,6 @@ fn search(folder: &Path, needle: &[u8], found: &mut Vec<PathBuf>) {
             .is_ok_and(|bytes| needle.is_empty() || bytes.windows(needle.len()).any(|part| part == needle))
         {
             found.push(path);
-        }
-    }
-}
-
-/// A running service. Dropping it kills it.
-pub struct Service {
-    pub(crate) child: Child,
-    /// Its API.
-    pub base: String,
-}
-
-impl Service {
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Whether it still runs.
-    pub fn lives(&mut self) -> bool {
-        self.child.try_wait().expect("a child can be asked").is_none()
-    }
-
-    /// Waits until it has died by itself.
-    pub fn await_death(mut self) {
-        let began = Instant::now();
-        while self.lives() {
-            assert!(began.elapsed() < PATIENCE, "it lives although it was to crash");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// `kill -9`.
-    pub fn kill(mut self) {
-        self.child.kill().expect("it can be killed");
-        self.child.wait().expect("it has ended");
-    }
-
-    /// Stops it (SIGSTOP), or lets it go on (SIGCONT), with all its threads.
-    pub fn suspend(&self, suspended: bool) {
-        let signal = if suspended { "-STOP" } else { "-CONT" };
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
-    }
-
-    /// SIGTERM; waits for its end, which has to be in order.
-    pub fn terminate(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-        let status = self.child.wait().expect("it has ended");
-        assert!(status.success(), "it ended with {status}");
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The beginning of an HTTP client that uses no proxy, with the process's provider of TLS: reqwest panics without one.
-pub fn http() -> reqwest::ClientBuilder {
-    // An error means that another test was first.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy()
-}
-
-/// A client with a key.
-pub struct Client {
-    http: reqwest::Client,
-    base: String,
-    key: String,
-}
-
-impl Client {
-    /// A client of a service.
-    pub fn new(service: &Service, key: &str) -> Self {
-        // Less than the API keeps a connection: while a test waits for a command, nobody here sees that it was closed.
-        let idle = Duration::from_secs(2);
-        let http = http().pool_idle_timeout(idle).build().expect("a client");
-        Self { http, base: service.base.clone(), key: key.to_owned() }
-    }
-
-    /// A request with the key.
-    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
-        let method = method.parse().expect("a method");
-        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key)
-    }
-
-    /// GETs JSON.
-    pub async fn get(&self, path: &str) -> Value {
-        let response = self.request("GET", path).send().await.expect("an answer");
-        let status = response.status();
-        let text = response.text().await.expect("a body");
-        assert!(status.is_success(), "{path}: {status} {text}");
-        serde_json::from_str(&text).expect("JSON")
-    }
-
-    /// GETs text.
-    pub async fn text(&self, path: &str) -> String {
-        let response = self.request("GET", path).send().await.expect("an answer");
-        assert!(response.status().is_success(), "{path}: {}", response.status());
-        response.text().await.expect("a body")
-    }
-
-    /// POSTs JSON; status and answer.
-    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let response = self.request("POST", path).json(body).send().await.expect("an answer");
-        let status = response.status().as_u16();
-        (status, response.json().await.unwrap_or_default())
-    }
-
-    /// Uploads a CSV as the body; status and answer. None: the connection broke.
-    pub async fn upload(&self, path: &str, csv: impl Into<reqwest::Body>) -> Option<(u16, Value)> {
-        let sent =
-            self.request("POST", path).header("content-type", "text/csv").body(csv).send().await.ok()?;
-        let status = sent.status().as_u16();
-        Some((status, sent.json().await.ok()?))
-    }
-
-    /// Waits until a batch has ended, and sees at every look that its counts add up.
-    pub async fn finished(&self, id: &str) -> Value {
-        let began = Instant::now();
-        loop {
-            let batch = self.get(&format!("/v2/batches/{id}")).await;
-            let counts = &batch["counts"];
-            let sum: u64 = ["pending", "queued", "processing", "completed", "failed", "cancelled"]
-                .iter()
-                .map(|name| counts[name].as_u64().expect("a count"))
-                .sum();
-            assert_eq!(counts["total"].as_u64(), Some(sum), "{batch}");
-            assert_eq!(batch["progress"] == 100, !batch["finished_at"].is_null(), "{batch}");
-            if !batch["finished_at"].is_null() {
-                return batch;
-            }
-            assert!(began.elapsed() < PATIENCE, "not finished: {batch}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
