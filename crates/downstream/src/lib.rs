@@ -14,6 +14,8 @@ pub mod credentials;
 pub mod delay;
 pub mod failure;
 mod failure_log;
+#[cfg(feature = "redis")]
+mod groups;
 mod lateness;
 pub mod limiter;
 pub mod local;

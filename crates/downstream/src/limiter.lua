@@ -1,10 +1,11 @@
 -- The limiter state of penstock_domain::limit, function by function, kept in Redis for all workers. Look there for the reasons;
--- a test makes both decide the same cases. One call of this script is one decision, and one round trip.
+-- a test makes both decide the same cases. One call of this script decides a group of requests of one dependency, one after
+-- another at one moment: each state is read once and written once, however many calls ask.
 --
--- KEYS     for each state, the dependency's first: its hash, and the sorted set of its slots (token -> end of its lease);
---          then for each further limit (meter.rs): the sorted sets of its members' arrival times, and of their next turns; of a
---          limit by the calendar twice the hash of its present period
--- ARGV[1]  what is asked, as JSON: see `ScriptRequest` in wire.rs
+-- KEYS     for each state its hash, and the sorted set of its slots (token -> end of its lease); then for each further limit
+--          (meter.rs): the sorted sets of its members' arrival times, and of their next turns; of a limit by the calendar twice
+--          the hash of its present period
+-- ARGV[1]  what is asked, as JSON: see `ScriptGroup` in wire.rs. States and meters name their keys by the place of the first.
 -- Times are microseconds of this server's clock; 0 stands for none. Replies are strings: Lua's numbers would lose their
 -- fractions. All but what an operator sees begin with this server's time.
 
@@ -40,8 +41,10 @@ for _, names in ipairs({ TIMES, OTHERS }) do
   for _, name in ipairs(names) do FIELDS[#FIELDS + 1] = name end
 end
 
-local asked = cjson.decode(ARGV[1])
-local now = asked.now
+local group = cjson.decode(ARGV[1])
+local now = group.now
+-- The request that is decided at present.
+local asked
 if not now then
   local time = redis.call('TIME')
   now = tonumber(time[1]) * 1e6 + tonumber(time[2])
@@ -394,7 +397,7 @@ end
 -- Whether the server that answers is not the one that the state was used with: what it knows can be older than what had
 -- been granted.
 local function is_another_server(state)
-  if asked.now or (state.server and math.abs(now - state.used_at) < RECENT) then return false end
+  if group.now or (state.server and math.abs(now - state.used_at) < RECENT) then return false end
   local server = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
   local another = state.used_at > 0 and state.server ~= server
   state.server = server
@@ -437,10 +440,10 @@ local function tick(state, lost)
   for place = 1, #slots, 2 do redis.call('ZADD', state.slots, text(tonumber(slots[place + 1]) - by), slots[place]) end
 end
 
-local function load(index)
-  local key = KEYS[2 * index - 1]
+local function load(place, policy)
+  local key = KEYS[place]
   local found = redis.call('HMGET', key, unpack(FIELDS))
-  local state = { key = key, slots = KEYS[2 * index], policy = asked.policies[index], server = found[1] or nil, read = {} }
+  local state = { key = key, slots = KEYS[place + 1], policy = policy, server = found[1] or nil, read = {} }
   state.read.server = state.server
   for place = 2, #FIELDS do
     local field = FIELDS[place]
@@ -502,13 +505,26 @@ end
 local function no_slot(state, token)
   local most = state.policy.concurrency
   if not most then return false end
-  redis.call('ZREMRANGEBYSCORE', state.slots, '-inf', text(now))
-  if redis.call('ZCARD', state.slots) - 1 < most then return false end
+  if not state.taken then
+    redis.call('ZREMRANGEBYSCORE', state.slots, '-inf', text(now))
+    -- One member is the mark.
+    state.taken = redis.call('ZCARD', state.slots) - 1
+  end
+  if state.taken < most then return false end
   return not (token and redis.call('ZSCORE', state.slots, token))
 end
 
+-- `taken` is counted once for a group, and then follows what the group takes and returns.
 local function take_slot(state, from, token, lease)
-  if state.policy.concurrency then redis.call('ZADD', state.slots, text(from + lease), token) end
+  if not state.policy.concurrency then return end
+  local added = redis.call('ZADD', state.slots, text(from + lease), token)
+  if state.taken then state.taken = state.taken + added end
+end
+
+local function return_slot(state, token)
+  if not state.policy.concurrency then return end
+  local removed = redis.call('ZREM', state.slots, token)
+  if state.taken then state.taken = state.taken - removed end
 end
 
 local function look(state, place)
@@ -551,7 +567,7 @@ local function still_open(state)
 end
 
 local function report(state, feedback)
-  if state.policy.concurrency then redis.call('ZREM', state.slots, asked.token) end
+  return_slot(state, asked.token)
   local own = throttle_reported(state, feedback)
   if feedback.healthy == true then state.cause = 0 end
   state.cause = feedback.cause or state.cause
@@ -591,10 +607,10 @@ local function field_of(meter, name)
   return name .. ':' .. meter.member
 end
 
-local function load_meters(first)
+local function load_meters()
   local meters = {}
   for index, meter in ipairs(asked.meters or {}) do
-    meter.key, meter.turns_key = KEYS[2 * (first + index) - 1], KEYS[2 * (first + index)]
+    meter.key, meter.turns_key = KEYS[meter.keys], KEYS[meter.keys + 1]
     if meter.calendar then
       local fields = {}
       for place, name in ipairs(CALENDAR_FIELDS) do fields[place] = field_of(meter, name) end
@@ -793,16 +809,9 @@ end
 
 -- The requests
 
-local states = {}
-for index = 1, #asked.policies do states[index] = load(index) end
-whole = states[1]
-local meters = load_meters(#states)
+local requests = {}
 
-if asked.good then
-  for _, state in ipairs(states) do went_well(state, asked.good.calls, asked.good.elapsed) end
-end
-
-if asked.op == 'acquire' then
+function requests.acquire(states, meters)
   local wait, cold, refusal = 0, false, nil
   for place, state in ipairs(states) do
     local own, reply = look(state, place)
@@ -817,52 +826,58 @@ if asked.op == 'acquire' then
     all, refusal = look_at_meters(meters, wait)
     wait = all or wait
   end
+  if refusal then return refusal end
   local slack, probe, confirm = math.huge, false, cold or wait > FRESH + FRESH_LEADS * asked.lead_us
-  if not refusal then
-    for _, state in ipairs(states) do
-      slack = math.min(slack, charge(state, wait))
-      probe = call(state, wait) or probe
-      if not confirm then take_slot(state, now + wait, asked.token, asked.lease_us) end
-    end
-    for _, meter in ipairs(meters) do slack = math.min(slack, charge_meter(meter, wait)) end
-    if slack == math.huge then slack = 0 end
+  for _, state in ipairs(states) do
+    slack = math.min(slack, charge(state, wait))
+    probe = call(state, wait) or probe
+    if not confirm then take_slot(state, now + wait, asked.token, asked.lease_us) end
   end
-  for _, state in ipairs(states) do save(state) end
-  return refusal or { text(now), 'granted', text(wait), text(slack), probe and '1' or '0', confirm and '1' or '0' }
-elseif asked.op == 'deposit' then
+  for _, meter in ipairs(meters) do slack = math.min(slack, charge_meter(meter, wait)) end
+  if slack == math.huge then slack = 0 end
+  return { text(now), 'granted', text(wait), text(slack), probe and '1' or '0', confirm and '1' or '0' }
+end
+
+function requests.confirm(states)
+  for _, state in ipairs(states) do
+    local refusal = still_open(state)
+    if refusal then return refusal end
+  end
+  for _, state in ipairs(states) do take_slot(state, now, asked.token, asked.lease_us) end
+  return { text(now), 'confirmed' }
+end
+
+function requests.report(states)
+  local own = false
+  for place, state in ipairs(states) do own = report(state, asked.reports[place]) or own end
+  return { text(now), 'reported', own and '1' or '0' }
+end
+
+function requests.hold(states)
+  for _, state in ipairs(states) do
+    slots_from(state)
+    for _, token in ipairs(asked.released) do return_slot(state, token) end
+    for _, slot in ipairs(asked.held) do take_slot(state, now, slot.token, slot.left_us) end
+  end
+  return { text(now), 'held' }
+end
+
+function requests.deposit(_, meters)
   for _, meter in ipairs(meters) do
     meter.reserved = meter.reserved + asked.amount
     if asked.amount == 0 then meter.none_left = meter.calendar.limit end
     save_calendar(meter)
   end
   return { text(now), 'deposited' }
-elseif asked.op == 'correct' then
+end
+
+function requests.correct(_, meters)
   for _, meter in ipairs(meters) do correct_meter(meter) end
   return { text(now), 'corrected' }
-elseif asked.op == 'confirm' then
-  local refusal
-  for _, state in ipairs(states) do refusal = refusal or still_open(state) end
-  if not refusal then
-    for _, state in ipairs(states) do take_slot(state, now, asked.token, asked.lease_us) end
-  end
-  for _, state in ipairs(states) do save(state) end
-  return refusal or { text(now), 'confirmed' }
-elseif asked.op == 'report' then
-  local own = false
-  for place, state in ipairs(states) do
-    own = report(state, asked.reports[place]) or own
-    save(state)
-  end
-  return { text(now), 'reported', own and '1' or '0' }
-elseif asked.op == 'hold' then
-  for _, state in ipairs(states) do
-    slots_from(state)
-    for _, token in ipairs(asked.released) do redis.call('ZREM', state.slots, token) end
-    for _, slot in ipairs(asked.held) do take_slot(state, now, slot.token, slot.left_us) end
-    save(state)
-  end
-  return { text(now), 'held' }
-else
+end
+
+-- What an operator sees. Nothing is written, so it is the only request of its group, and has a reply for each limit.
+local function peek(states, meters)
   local seen = {}
   for index, state in ipairs(states) do seen[index] = snapshot(state) end
   for _, meter in ipairs(meters) do
@@ -877,3 +892,28 @@ else
   end
   return seen
 end
+
+local loaded, replies = {}, {}
+for index, request in ipairs(group.requests) do
+  asked = request
+  local states = {}
+  for place, which in ipairs(asked.states) do
+    if not loaded[which] then loaded[which] = load(group.states[which].keys, group.states[which].policy) end
+    states[place] = loaded[which]
+  end
+  whole = states[1]
+  local meters = load_meters()
+  if asked.op == 'peek' then return peek(states, meters) end
+  if asked.good then
+    for _, state in ipairs(states) do went_well(state, asked.good.calls, asked.good.elapsed) end
+  end
+  replies[index] = requests[asked.op](states, meters)
+  -- What changes meters alone leaves the states as they are.
+  if asked.op ~= 'deposit' and asked.op ~= 'correct' then
+    for _, state in ipairs(states) do state.is_changed = true end
+  end
+end
+for _, state in pairs(loaded) do
+  if state.is_changed then save(state) end
+end
+return replies

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use penstock_domain::limit::{Distance, MeterPolicy, micros};
+use penstock_domain::limit::{Distance, micros};
 use penstock_domain::time::Clock;
 use penstock_redis::Connection;
-use redis::{FromRedisValue, RedisResult, Script};
+use redis::{RedisResult, Script};
 
+use crate::groups::{Group, Groups, Question};
 use crate::limiter::CallLimits;
-use crate::wire::{self, MeterRequest, Policy, ScriptRequest};
+use crate::wire::{self, ScriptRequest};
 
 /// The longest wait for an answer of Redis. Longer than a reconnection, shorter than a lease.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -22,6 +23,7 @@ const MOST_MEASUREMENTS: u32 = 6;
 pub(crate) struct Server {
     pub(crate) connection: Connection,
     script: Script,
+    groups: Groups,
     /// In microseconds since `epoch`.
     distance: Mutex<Distance>,
     epoch: Instant,
@@ -38,6 +40,7 @@ impl Server {
         Self {
             connection,
             script: Script::new(include_str!("limiter.lua")),
+            groups: Groups::default(),
             distance: Mutex::default(),
             epoch: Instant::now(),
             measuring: tokio::sync::Mutex::default(),
@@ -49,63 +52,78 @@ impl Server {
 
     /// The server's time and what the script answers; none when it does not answer, or cannot be read.
     pub(crate) async fn ask(
-        &self,
+        self: &Arc<Self>,
         limits: &CallLimits,
         request: ScriptRequest,
     ) -> Option<(f64, Vec<String>)> {
-        let asked_at = self.now();
-        let answer: Vec<String> = self.invoke(limits, request).await?;
+        let question = Question::new(limits, request);
+        let answer = if self.clock.is_some() {
+            // Each request has its own moment.
+            self.invoke(Group::of(question)).await?.pop()?
+        } else {
+            let (question, answer) = question.answered();
+            self.add(question);
+            // Without an answer: the script did not run.
+            answer.await.ok()?
+        };
         let (server, answer) = wire::server_time(&answer)?;
-        self.observed(asked_at, server);
         Some((server, answer.to_vec()))
     }
 
-    /// What the script answers, of any shape.
-    pub(crate) async fn invoke<T: FromRedisValue>(
-        &self,
-        limits: &CallLimits,
-        mut request: ScriptRequest,
-    ) -> Option<T> {
-        request.now = self.clock.as_ref().map(|clock| crate::local::micros(clock.as_ref()));
-        request.policies.push(Policy::from(&limits.policy));
-        request.policies.extend(limits.owner.iter().map(|(_, policy)| Policy::from(policy)));
-        // What is granted is charged: all else leaves the meters as they are.
-        let meters = if matches!(request.op, "acquire" | "peek" | "deposit" | "correct") {
-            limits.meters.as_slice()
-        } else {
-            &[]
-        };
-        request.meters.extend(meters.iter().map(MeterRequest::from));
-        for (meter, actual) in request.meters.iter_mut().zip(&request.actual) {
-            meter.actual = Some(*actual);
+    /// The same for a request whose answer nobody needs: it travels with the next group, before all that is asked later.
+    pub(crate) fn tell(self: &Arc<Self>, limits: &CallLimits, request: ScriptRequest) {
+        self.add(Question::new(limits, request));
+    }
+
+    /// The limits as they stand: a reply for each.
+    pub(crate) async fn peek(&self, limits: &CallLimits) -> Option<Vec<Vec<String>>> {
+        self.invoke(Group::of(Question::new(limits, ScriptRequest::for_token("peek", 0)))).await
+    }
+
+    fn add(self: &Arc<Self>, question: Question) {
+        if let Some(dependency) = self.groups.add(question) {
+            tokio::spawn(self.clone().send_groups(dependency));
         }
-        let mut invocation = self.script.prepare_invoke();
-        for name in limits.keys() {
-            // One hash slot for all keys of a dependency, as a cluster wants it.
-            let owner = name.strip_prefix(limits.dependency.as_str()).unwrap_or(name);
-            let key = format!("penstock:lim:{{{}}}{owner}", limits.dependency);
-            let slots = format!("{key}:slots");
-            invocation.key(key).key(slots);
+    }
+
+    /// Sends what is asked about a dependency's limits, until nothing is. It does not wait for answers: from a far Redis they
+    /// take long.
+    async fn send_groups(self: Arc<Self>, dependency: String) {
+        while let Some(group) = self.groups.next(&dependency).await {
+            tokio::spawn(self.clone().send(group));
         }
-        for meter in meters {
-            let key = format!("penstock:lim:{{{}}}:meter:{}", limits.dependency, meter.id);
-            let (key, turns) = match &meter.policy {
-                MeterPolicy::Bucket(_) => (key.clone(), format!("{key}:turns")),
-                MeterPolicy::Calendar(calendar) => {
-                    let key = format!("{key}:{}", calendar.period);
-                    (key.clone(), key)
-                }
-            };
-            invocation.key(key).key(turns);
+    }
+
+    /// Sends a group and hands out the answers. Whoever waits for one that does not come sees that its sender is gone.
+    async fn send(self: Arc<Self>, mut group: Group) {
+        let waiting = group.take_waiting();
+        let asked_at = self.now();
+        let Some(answers) = self.invoke(group).await else { return };
+        if let Some((server, _)) = answers.first().and_then(|answer| wire::server_time(answer)) {
+            self.observed(asked_at, server);
         }
-        let request = match serde_json::to_string(&request) {
-            Ok(request) => request,
+        for (waiting, answer) in waiting.into_iter().zip(answers) {
+            // Who does not wait any more has no use for it.
+            let _ = waiting.map(|waiting| waiting.send(answer));
+        }
+    }
+
+    /// What the script answers to each request.
+    async fn invoke(&self, group: Group) -> Option<Vec<Vec<String>>> {
+        let now = self.clock.as_ref().map(|clock| crate::local::micros(clock.as_ref()));
+        let (keys, group) = group.into_script(now);
+        let group = match serde_json::to_string(&group) {
+            Ok(group) => group,
             Err(error) => {
-                tracing::error!(%error, "a limit cannot be written as JSON");
+                tracing::error!(%error, "limits cannot be written as JSON");
                 return None;
             }
         };
-        invocation.arg(request);
+        let mut invocation = self.script.prepare_invoke();
+        for key in keys {
+            invocation.key(key);
+        }
+        invocation.arg(group);
         let mut connection = self.connection.clone();
         self.answered(invocation.invoke_async(&mut connection)).await
     }

@@ -1,4 +1,5 @@
-//! Limits shared by all workers, on Redis (6.2 and later): one script, one round trip a decision.
+//! Limits shared by all workers, on Redis (6.2 and later): one script, which decides in groups what calls ask at nearly the
+//! same time (`groups.rs`).
 //!
 //! Redis's own clock counts. A permit names a moment of that clock, and each worker knows from its answers what its own
 //! clock shows then ([`Distance`](penstock_domain::limit::Distance)): calls leave at their moments, however far away each
@@ -175,12 +176,17 @@ impl Limiter for SharedLimiter {
         // An answer that does not come has been logged; slots run out by themselves.
         let good = self.take_successful(&permit.limits);
         let request = ScriptRequest { reports, good, ..ScriptRequest::for_token("report", permit.token) };
+        let can_be_own = feedback.throttled || feedback.pause.is_some();
+        if !can_be_own && self.server.clock.is_none() {
+            self.server.tell(&permit.limits, request);
+            return false;
+        }
         let answer = self.server.ask(&permit.limits, request).await;
         answer.is_some_and(|(_, answer)| answer.get(1).is_some_and(|own| own == "1"))
     }
 
     async fn peek(&self, limits: &CallLimits) -> Option<Snapshot> {
-        let seen: Vec<Vec<String>> = self.server.invoke(limits, ScriptRequest::for_token("peek", 0)).await?;
+        let seen = self.server.peek(limits).await?;
         let seen: Option<Vec<Snapshot>> = seen.iter().map(|state| wire::snapshot(state)).collect();
         seen?.into_iter().reduce(Snapshot::and)
     }

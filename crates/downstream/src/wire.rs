@@ -9,12 +9,29 @@ use serde::Serialize;
 
 use crate::limiter::CallMeter;
 
-/// A request to the script, as JSON.
+/// Requests that the script decides one after another at one moment, as JSON.
+#[derive(Default, Serialize)]
+pub(crate) struct ScriptGroup {
+    /// A test's own time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) now: Option<f64>,
+    /// Each state once.
+    pub(crate) states: Vec<GroupState>,
+    pub(crate) requests: Vec<ScriptRequest>,
+}
+
+/// A state that requests of a group are about.
+#[derive(Serialize)]
+pub(crate) struct GroupState {
+    /// The place of its first key among those of the group, from 1.
+    pub(crate) keys: usize,
+    pub(crate) policy: Policy,
+}
+
+/// A request to the script.
 #[derive(Serialize)]
 pub(crate) struct ScriptRequest {
     pub(crate) op: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) now: Option<f64>,
     pub(crate) cost: u32,
     pub(crate) token: String,
     pub(crate) lease_us: f64,
@@ -23,8 +40,8 @@ pub(crate) struct ScriptRequest {
     /// Calls of rows with a clean past that went well and were not reported yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) good: Option<SuccessfulCalls>,
-    /// The dependency's, then its owner's.
-    pub(crate) policies: Vec<Policy>,
+    /// The places of its states in the group, from 1: the dependency's, then its owner's.
+    pub(crate) states: Vec<usize>,
     /// Further limits of the call.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) meters: Vec<MeterRequest>,
@@ -76,14 +93,13 @@ impl ScriptRequest {
     pub(crate) fn for_call(op: &'static str, ask: &Ask) -> Self {
         Self {
             op,
-            now: None,
             cost: ask.cost,
             token: ask.token.to_string(),
             lease_us: ask.lease_us,
             lead_us: ask.lead_us,
             past: past(ask.past),
             good: None,
-            policies: Vec::new(),
+            states: Vec::new(),
             meters: Vec::new(),
             patience_us: ask.patience_us,
             amount: None,
@@ -102,7 +118,7 @@ impl ScriptRequest {
 }
 
 /// A [`LimitPolicy`] as the script reads it.
-#[derive(Serialize)]
+#[derive(PartialEq, Serialize)]
 pub(crate) struct Policy {
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<Rate>,
@@ -113,13 +129,13 @@ pub(crate) struct Policy {
     cold_wait_us: f64,
 }
 
-#[derive(Serialize)]
+#[derive(PartialEq, Serialize)]
 pub(crate) struct Rate {
     interval_us: f64,
     burst: u32,
 }
 
-#[derive(Serialize)]
+#[derive(PartialEq, Serialize)]
 pub(crate) struct Breaker {
     failure_bp: u16,
     min_calls: u32,
@@ -148,6 +164,8 @@ impl From<&LimitPolicy> for Policy {
 /// A further limit of a call as the script reads it.
 #[derive(Serialize)]
 pub(crate) struct MeterRequest {
+    /// The place of its first key among those of the group, from 1.
+    pub(crate) keys: usize,
     scope: &'static str,
     cost: u32,
     member: String,
@@ -182,6 +200,7 @@ impl From<&CallMeter> for MeterRequest {
             }
         };
         Self {
+            keys: 0,
             scope: meter.scope.as_str(),
             cost: meter.cost,
             member: meter.member.clone(),
