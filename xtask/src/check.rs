@@ -11,6 +11,9 @@ use crate::{deploy, supply};
 /// The longest that building and running the tests of one step may take: several times what two slow cores need.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
+/// Whole runs mostly wait: for leases, pauses and rates.
+const WHOLE_RUNS_AT_ONCE: &str = "4";
+
 /// Formats, lints, then every test, with real servers. Fails, and never skips, when one of them is missing.
 pub fn test(args: &[String]) -> Result<(), String> {
     let began = Instant::now();
@@ -38,10 +41,14 @@ pub fn test(args: &[String]) -> Result<(), String> {
     step("programs for whole runs", build_programs)?;
     step("tests", || {
         let mut command = cargo();
-        command.args(["test", "--workspace"]).args(args);
-        for (name, value) in services.environment() {
-            command.env(name, value);
-        }
+        command.args(["test", "--workspace", "--exclude", "penstock-tests"]).args(args);
+        command.envs(services.environment());
+        run_within(LIMIT, command)
+    })?;
+    step("whole runs on SQLite and files", || {
+        let mut command = cargo();
+        command.args(["test", "--package", "penstock-tests"]).args(args);
+        command.envs(services.environment()).env("RUST_TEST_THREADS", WHOLE_RUNS_AT_ONCE);
         run_within(LIMIT, command)
     })?;
     on_a_cluster(&services)?;
@@ -78,14 +85,10 @@ fn on_a_cluster(services: &Services) -> Result<(), String> {
         let mut command = cargo();
         command.args(["test", "--package", "penstock-tests"]).args(args);
         command.env("PENSTOCK_TEST_ENGINES", "cluster");
-        for (name, value) in services.environment() {
-            command.env(name, value);
-        }
+        command.envs(services.environment()).env("RUST_TEST_THREADS", WHOLE_RUNS_AT_ONCE);
         run_within(LIMIT, command)
     };
-    step("whole runs on PostgreSQL, Redis and S3", || {
-        tests(&["--test", "whole_runs", "--test", "cluster", "--", "--test-threads", "4"])
-    })?;
+    step("whole runs on PostgreSQL, Redis and S3", || tests(&["--test", "whole_runs", "--test", "cluster"]))?;
     step("chaos", || tests(&["--test", "chaos", "--", "--nocapture"]))
 }
 
