@@ -34,6 +34,8 @@ CRON_NAMES = ({}, {}, {},
               {n: i for i, n in enumerate("sun mon tue wed thu fri sat".split())})
 # The volumes that the `restricted` profile of the Pod Security Standards allows.
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+# The containers that run programs of ours; others come with `sidecars` and `initContainers`.
+OURS = {"api", "worker", "dispatcher", "migrate", "check", "smoke"}
 # What lists of a container or a pod are told apart by; server-side apply refuses one that is there twice.
 KEYS = {"env": "name", "volumeMounts": "mountPath", "ports": "name", "volumes": "name", "containers": "name"}
 KNOWN = {"settings": sources.settings(), "words": sources.words(), "programs": sources.programs(sources.read("Dockerfile")),
@@ -92,6 +94,11 @@ def containers(pod):
     return [*pod.get("initContainers", []), *pod["containers"]]
 
 
+def published(path):
+    if any(private.startswith(path.rstrip("/")) for private in ("/metrics", "/readyz")):
+        yield f"spec.rules: `{path}` publishes what asks for no key"
+
+
 def values(obj):
     """What single values get wrong."""
     kind, name = obj["kind"], obj["metadata"].get("name", "")
@@ -123,8 +130,11 @@ def values(obj):
             if not HOST.match(rule.get("host", "")):
                 yield f"spec.rules: `{rule.get('host')}` is no host"
             for path in rule["http"]["paths"]:
-                if any(private.startswith(path["path"].rstrip("/")) for private in ("/metrics", "/readyz")):
-                    yield f"spec.rules: `{path['path']}` publishes what asks for no key"
+                yield from published(path["path"])
+    if kind == "HTTPRoute":
+        yield from (f"spec.hostnames: `{host}` is no host" for host in obj["spec"].get("hostnames", []) if not HOST.match(host))
+        for match in (match for rule in obj["spec"]["rules"] for match in rule["matches"]):
+            yield from published(match["path"]["value"])
     if kind == "HorizontalPodAutoscaler":
         spec = obj["spec"]
         if spec.get("minReplicas", 1) > spec["maxReplicas"]:
@@ -150,7 +160,8 @@ def restricted(pod, own):
         yield "the pod may run as root"
     if security.get("seccompProfile", {}).get("type") not in {"RuntimeDefault", "Localhost"}:
         yield "no seccomp profile"
-    if own and security.get("runAsUser") != 65532:
+    # Without a user it is the image's own, which is this one, or one that the cluster gives (OpenShift).
+    if own and security.get("runAsUser", 65532) != 65532:
         yield "the pod does not run as the image's user"
     for container in containers(pod):
         name, inner = container["name"], container.get("securityContext", {})
@@ -163,7 +174,7 @@ def restricted(pod, own):
             yield f"{name}: keeps capabilities"
         if any("hostPort" in port for port in container.get("ports", [])):
             yield f"{name}: takes a port of the node"
-        if own and inner.get("readOnlyRootFilesystem") is not True:
+        if own and name in OURS and inner.get("readOnlyRootFilesystem") is not True:
             yield f"{name}: its root file system can be written"
 
 
@@ -177,13 +188,15 @@ def workload(obj):
         yield "a Job's restartPolicy is Never or OnFailure"
     if kind in {"Deployment", "StatefulSet"} and restart != "Always":
         yield f"a {kind}'s restartPolicy is Always"
-    if pod.get("automountServiceAccountToken") is not False:
+    # The Job that makes the bundled services' Secret asks the Kubernetes API for it.
+    if pod.get("automountServiceAccountToken") is not False and component(obj) != "bundled-keys":
         yield "the pod gets a token of the Kubernetes API, and needs none"
     yield from restricted(pod, own)
     volumes = {volume["name"] for volume in pod.get("volumes", [])}
     volumes |= {claim["metadata"]["name"] for claim in obj["spec"].get("volumeClaimTemplates", [])}
     for container in containers(pod):
         name = container["name"]
+        ours = own and name in OURS
         if not IMAGE.match(container["image"]):
             yield f"{name}: `{container['image']}` is no image"
         resources = container.get("resources", {})
@@ -200,20 +213,20 @@ def workload(obj):
                 asked = container[probe].get("httpGet", container[probe].get("tcpSocket", {}))
                 if isinstance(asked.get("port"), str) and asked["port"] not in ports:
                     yield f"{name}: {probe} asks the port `{asked['port']}`, which is not there"
-                if own and asked.get("path", "").split("?")[0] != path:
+                if ours and asked.get("path", "").split("?")[0] != path:
                     yield f"{name}: {probe} does not ask {path}"
-            elif kind == "Deployment":
+            elif kind == "Deployment" and ours:
                 yield f"{name}: no {probe}"
         for hook, does in container.get("lifecycle", {}).items():
             if "sleep" in does:
                 yield f"{name}: {hook}.sleep is off on 1.29"
-            if own and "exec" in does:
+            if ours and "exec" in does:
                 yield from filter(None, [sources.command_fault(does["exec"]["command"], KNOWN["programs"], KNOWN["words"])])
         mounts = container.get("volumeMounts", [])
         for mount in mounts:
             if mount["name"] not in volumes:
                 yield f"{name}: mounts `{mount['name']}`, which is no volume"
-        if own:
+        if ours:
             if "command" not in container:
                 yield f"{name}: no command, and the image's own is the API"
             else:
@@ -274,6 +287,9 @@ def together(objects, given):
             yield f"{key} is there twice"
         seen.add(key)
     pods = [pod_of(obj) for obj in objects if obj["kind"] in WORKLOADS]
+    # A Job makes the bundled services' Secret before the install.
+    names |= {("Secret", variable["value"]) for labels, pod in pods for c in pod["containers"]
+              for variable in c.get("env", []) if variable["name"] == "SECRET" and c["name"] == "keys"}
     for labels, pod in pods:
         account = pod.get("serviceAccountName", "default")
         if account != "default" and ("ServiceAccount", account) not in names and account not in given:
@@ -296,6 +312,16 @@ def together(objects, given):
             for port in spec["ports"]:
                 if isinstance(port.get("targetPort"), str) and port["targetPort"] not in ports:
                     yield f"{where}: no pod has the port `{port['targetPort']}`"
+        elif kind == "HTTPRoute":
+            services = {o["metadata"]["name"]: [port["port"] for port in o["spec"]["ports"]] for o in objects if o["kind"] == "Service"}
+            for backend in (backend for rule in spec["rules"] for backend in rule.get("backendRefs", [])):
+                if backend["port"] not in services.get(backend["name"], []):
+                    yield f"{where}: there is no Service `{backend['name']}` with the port {backend['port']}"
+        elif kind == "RoleBinding":
+            if (role := obj["roleRef"]) and (role["kind"], role["name"]) not in names:
+                yield f"{where}: there is no {role['kind']} `{role['name']}`"
+            yield from (f"{where}: there is no ServiceAccount `{subject['name']}`" for subject in obj["subjects"]
+                        if ("ServiceAccount", subject["name"]) not in names)
         elif kind == "PodDisruptionBudget" and not any(matches(spec["selector"], labels) for labels, _ in pods):
             yield f"{where}: selects no pod"
         elif kind in {"HorizontalPodAutoscaler", "ScaledObject"}:
@@ -330,7 +356,7 @@ def variables(objects):
         if obj["kind"] == "ConfigMap" and "-settings" in obj["metadata"]["name"]:
             given.update({name: where for name in obj.get("data", {})})
         if obj["kind"] in WORKLOADS and not component(obj).startswith("bundled"):
-            own = [variable for c in containers(pod_of(obj)[1]) for variable in c.get("env", [])]
+            own = [variable for c in containers(pod_of(obj)[1]) if c["name"] in OURS for variable in c.get("env", [])]
             given.update({variable["name"]: where for variable in own})
             # Kubernetes puts the one into the other.
             named.update(name for variable in own for name in re.findall(r"\$\(([A-Za-z_][\w.-]*)\)", variable.get("value", "")))

@@ -38,6 +38,9 @@ SCALED = {
 EXTRAS = {
     ("Ingress", "api"): ["spec.rules", "spec.tls"],
     ("ScaledObject", "worker"): ["spec.minReplicaCount", "spec.maxReplicaCount", "spec.triggers"],
+    ("HTTPRoute", "api"): ["spec.parentRefs", "spec.hostnames", "spec.rules"],
+    ("Job", "check"): ["spec.backoffLimit", "spec.activeDeadlineSeconds", "metadata.annotations", *(f"{POD}.{path}" for path in [*SECURE, "restartPolicy", "volumes"]),
+                       *(f"{POD}.containers.0.{path}" for path in [*CONTAINER, "volumeMounts"])],
     ("ServiceMonitor", None): ["spec.selector", "spec.endpoints", "spec.targetLabels"],
     ("PrometheusRule", None): ["spec.groups"],
     ("Pod", "smoke"): [f"spec.{path}" for path in SECURE] + [f"spec.containers.0.{path}" for path in CONTAINER],

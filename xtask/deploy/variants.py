@@ -18,7 +18,8 @@ EVERYTHING = SECRET + ["--set", ",".join([
     "api.ingress.enabled=true", "api.ingress.host=penstock.example.com", "api.ingress.className=nginx",
     "api.ingress.tlsSecret=tls", "extraSecrets={given}", "existingPipelines=given", "image.tag=1.2.3",
     "imagePullSecrets[0].name=given", "settings.ROWS_PER_OWNER=250", "dispatcher.schedule=*/2 * * * *",
-    "alerts.existingSecret=given"])]
+    "alerts.existingSecret=given", "api.httpRoute.enabled=true", "api.httpRoute.parentRefs[0].name=gateway",
+    "api.httpRoute.hostnames={penstock.example.com}"])]
 # Name: the release's name, and what `helm template` is told.
 MATRIX = {
     "defaults": ("release", SECRET),
@@ -68,6 +69,23 @@ REFUSED = {
         (["--set", "worker.autoscaling.enabled=true,worker.autoscaling.by=queue,worker.autoscaling.minReplicas=50"], "minReplicas (50)"),
     "autoscaling by a CPU that is not requested":
         (["--set", "worker.autoscaling.enabled=true,worker.resources.requests.cpu=null"], "requests.cpu"),
+    "a grace that is shorter than the worker's": (["--set", "worker.terminationGracePeriodSeconds=60"], "it is 65 or more"),
+    "a rollout that never moves": (["--set", "api.strategy.rollingUpdate.maxSurge=0"], "no rollout ever moves"),
+    "a route for no Gateway": (["--set", "api.httpRoute.enabled=true"], "parentRefs is empty"),
+    "a route that publishes everything": (["--set", "api.httpRoute.paths={/}"], "paths"),
+    "an ingress that publishes metrics": (["--set", "api.ingress.paths={/metrics}"], "paths"),
+    "a registry that is none": (["--set", "image.registry=https://mirror"], "registry"),
+    "a container named as ours": (["--set", "worker.sidecars[0].name=worker,worker.sidecars[0].image=a"], "sidecars"),
+    "a container without an image": (["--set", "dispatcher.initContainers[0].name=a"], "initContainers"),
+    "a source of variables that is none": (["--set", "extraEnvFrom[0].prefix=A"], "extraEnvFrom"),
+    "a time zone that is none": (["--set", "dispatcher.timeZone=CET +1"], "timeZone"),
+    "a variable of one part that is the chart's own": (["--set", "api.extraEnv[0].name=PENSTOCK_BIND,api.extraEnv[0].value=a"],
+                                                       "api.extraEnv: PENSTOCK_BIND is the chart's own"),
+    "a secret of one part as an open text": (["--set", "worker.extraEnv[0].name=DATABASE_URL,worker.extraEnv[0].value=a"],
+                                             "worker.extraEnv: DATABASE_URL would be readable"),
+    "a Secret for some services only": (["--set", "existingSecret=,api.existingSecret=a,worker.existingSecret=b"], "existingSecret is not set"),
+    "a strategy that is none": (["--set", "worker.strategy.type=Sometimes"], "strategy"),
+    "a constraint that is none": (["--set", "topologySpreadConstraints[0].maxSkew=0"], "topologySpreadConstraints"),
     "a name that is none": (["--set", "fullnameOverride=My_Name"], "fullnameOverride"),
     "a name that a Service cannot have": (["--set", "fullnameOverride=1st"], "fullnameOverride"),
     "a host that is none": (["--set", "api.ingress.enabled=true,api.ingress.host=Bad_Host"], "host"),
@@ -134,7 +152,7 @@ def broken(documents):
         "a Service's name that is too long": variant("Service", ("metadata", "name"), "a" * 64),
         "a Service's name that begins with a digit": variant("Service", ("metadata", "name"), "1a"),
         "a migration after the pods that wait for it":
-            variant("Job", ("metadata", "annotations", "helm.sh/hook"), "post-install,pre-upgrade"),
+            variant("Job", ("metadata", "annotations", "helm.sh/hook"), "post-install,pre-upgrade", "migrate"),
         "a hook's Job in the way of the next one":
             variant("Job", ("metadata", "annotations", "helm.sh/hook-delete-policy"), "hook-succeeded"),
         "root": variant("Deployment", (*POD, "securityContext", "runAsNonRoot"), False),
@@ -149,7 +167,7 @@ def broken(documents):
         "a preStop that 1.29 drops": variant("Deployment", (*first, "lifecycle", "preStop"), {"sleep": {"seconds": 5}}, "api"),
         "a preStop by a shell": variant("Deployment", (*first, "lifecycle", "preStop", "exec", "command"), ["sh", "-c", "sleep 5"], "api"),
         "a program that the image has not": variant("Deployment", (*first, "command"), ["/usr/local/bin/penstock-server"]),
-        "a command that there is not": variant("Job", (*first, "command"), ["/usr/local/bin/penstock", "migrations"]),
+        "a command that there is not": variant("Job", (*first, "command"), ["/usr/local/bin/penstock", "migrations"], "migrate"),
         "a flag that there is not": variant("Pod", ("spec", "containers", 0, "command", 2), "--url=http://api"),
         "a variable that nobody reads": variant("ConfigMap", ("data", "PENSTOCK_CONCURENCY"), "9", "settings"),
         "a variable twice": variant("Deployment", (*first, "env"), [{"name": "RUST_LOG", "value": "a"}, {"name": "RUST_LOG", "value": "b"}]),
@@ -168,6 +186,9 @@ def broken(documents):
         "a typing error in a ServiceMonitor": variant("ServiceMonitor", ("spec", "endpoint"), []),
         "a typing error in a PrometheusRule": variant("PrometheusRule", ("spec", "groups", 0, "rule"), []),
         "a typing error in a ScaledObject": variant("ScaledObject", ("spec", "maxReplicas"), 3),
+        "a typing error in an HTTPRoute": variant("HTTPRoute", ("spec", "hostname"), "a"),
+        "a route to no Service": variant("HTTPRoute", ("spec", "rules", 0, "backendRefs", 0, "port"), 80),
+        "metrics for everybody by a route": variant("HTTPRoute", ("spec", "rules", 0, "matches", 0, "path", "value"), "/metrics"),
         "an autoscaler of nothing": variant("ScaledObject", ("spec", "scaleTargetRef", "name"), "nobody"),
         "an autoscaler and replicas": variant("Deployment", ("spec", "replicas"), 2),
         "more replicas at least than at most": variant("HorizontalPodAutoscaler", ("spec", "minReplicas"), 7),

@@ -3,7 +3,6 @@
 Arguments: the project's folder, helm, kubectl, docker-compose, hadolint, promtool.
 """
 
-import base64
 import functools
 import json
 import pathlib
@@ -16,9 +15,11 @@ import tempfile
 import jsonschema
 import kubernetes_validate
 import yaml
-from cloudcoil.models.keda import v1alpha1 as keda
-from cloudcoil.models.prometheus_operator import v1 as prometheus
 
+import compose as compose_rules
+import crds
+import effects
+import examples
 import objects as rules
 import required
 import sources
@@ -28,11 +29,6 @@ ROOT, HELM, KUBECTL, COMPOSE, HADOLINT, PROMTOOL = (pathlib.Path(a).resolve() fo
 CHART = ROOT / "charts" / "penstock"
 VERSIONS = [f"1.{minor}" for minor in range(29, 37)]
 GIVEN = {"given", "tls"}
-CRDS = {
-    ("monitoring.coreos.com/v1", "ServiceMonitor"): prometheus.ServiceMonitor,
-    ("monitoring.coreos.com/v1", "PrometheusRule"): prometheus.PrometheusRule,
-    ("keda.sh/v1alpha1", "ScaledObject"): keda.ScaledObject,
-}
 failures = []
 
 
@@ -48,26 +44,15 @@ def call(*command, stdin=None):
     return done.returncode, done.stdout, done.stderr
 
 
-def strict(schema):
-    """A model's JSON schema, with unknown fields refused."""
-    for node in [schema, *schema.get("$defs", {}).values()]:
-        if node.get("type") == "object" and "properties" in node and "additionalProperties" not in node:
-            node["additionalProperties"] = False
-    return schema
-
-
-CRD_SCHEMAS = {key: strict(model.model_json_schema(by_alias=True)) for key, model in CRDS.items()}
-
-
 @functools.cache
 def schema_faults_of(text, version):
     """What a schema says of one object. Most objects of two renderings are the same, and asked for once."""
     obj = json.loads(text)
     key = (obj["apiVersion"], obj["kind"])
     where = f"{obj['kind']}/{obj['metadata'].get('name')}"
-    if key in CRD_SCHEMAS:
+    if key in crds.SCHEMAS:
         return [f"{where}: {error.json_path}: {error.message}"
-                for error in jsonschema.Draft202012Validator(CRD_SCHEMAS[key]).iter_errors(obj)]
+                for error in jsonschema.Draft202012Validator(crds.SCHEMAS[key]).iter_errors(obj)]
     try:
         kubernetes_validate.validate(obj, version, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
@@ -88,8 +73,12 @@ def all_faults(documents, given=frozenset()):
     yield from rules.faults(documents, given)
 
 
+# libyaml's own parser, where PyYAML was built with it: ten times as fast.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def load(text):
-    return [document for document in yaml.safe_load_all(text) if document]
+    return [document for document in yaml.load_all(text, LOADER) if document]
 
 
 def template(release, *arguments):
@@ -129,10 +118,38 @@ def chart():
     for release, why in (("1st", "begins with a letter"), ("a.b", "begins with a letter")):
         documents, error = render(release, *variants.SECRET)
         check(f"the chart refuses the release's name {release}", ["it was accepted"] if documents else [error] if why not in error else [])
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    check("each value has its effect", effects.faults(defaults, of_values))
     settings = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]["propertyNames"]["then"]["enum"]
     check("the values' schema knows every setting",
           set(settings) ^ {name for name in sources.settings() if name.startswith("PENSTOCK_")})
     texts()
+
+
+def of_values(values, release="release"):
+    """What the chart makes of values, which have to render well."""
+    code, out, error = call(HELM, "template", release, CHART, "-f", "-", stdin=json.dumps(values))
+    assert code == 0, error
+    return load(out)
+
+
+def clouds():
+    """The examples of values; names by content; the bundled services' keys."""
+    for name in examples.WORDS:
+        code, out, error = template("penstock", "-f", examples.FOLDER / f"{name}.yaml")
+        check(f"the example for {name}: strict for {VERSIONS[0]} to {VERSIONS[-1]}",
+              [error] if code else examples.faults(name, out, load(out), all_faults))
+    check("every example is checked", {file.stem for file in examples.FOLDER.iterdir()} ^ {*examples.WORDS, "argocd"})
+    application = yaml.safe_load((examples.FOLDER / "argocd.yaml").read_text())
+    by_release = lambda release, values: of_values(values, release)
+    check("the example for argocd", [*schema_faults(application, VERSIONS[0]), *examples.application(application, by_release),
+                                     *all_faults(by_release("penstock", application["spec"]["source"]["helm"]["valuesObject"]), examples.BESIDE)])
+    wrong = json.loads(json.dumps(application).replace("valuesObject", "valueObject"))
+    check("caught: a typing error in an Application", [] if schema_faults(wrong, VERSIONS[0]) else ["it passed"])
+    check("ConfigMaps are named by their content", examples.renamed(by_release))
+    check("nothing is looked up or random when the chart is rendered", examples.lookups())
+    with tempfile.TemporaryDirectory() as folder:
+        check("the bundled services' keys are made once", examples.keys(pathlib.Path(folder) / "keys"))
 
 
 def rules_file(documents):
@@ -149,7 +166,7 @@ def with_bound(plain, seconds):
 def numbers_lost(documents):
     """Every whole number of the file has to be found in what it became; numbers that are added to others are not."""
     given = yaml.safe_load((variants.VALUES / "large.yaml").read_text())
-    settings = next(o for o in documents if o["kind"] == "ConfigMap" and o["metadata"]["name"].endswith("-settings"))["data"]
+    settings = next(o for o in documents if o["kind"] == "ConfigMap" and "-settings-" in o["metadata"]["name"])["data"]
     for name, value in given["settings"].items():
         if settings.get(name) != (value if isinstance(value, str) else json.dumps(value)):
             yield f"{name} became {settings.get(name)}"
@@ -175,6 +192,9 @@ def not_everywhere(documents):
         if pod.get("imagePullSecrets") != given["imagePullSecrets"]:
             yield f"{where}: imagePullSecrets"
         container = pod["containers"][0]
+        # Without the bundled services' Secret, which comes with the release, definitions are checked without variables.
+        if rules.component(obj) == "check" and "envFrom" not in container:
+            continue
         for key, wanted, there in (("extraEnv", given["extraEnv"], container.get("env", [])),
                                    ("extraVolumeMounts", given["extraVolumeMounts"], container.get("volumeMounts", [])),
                                    ("extraVolumes", given["extraVolumes"], pod.get("volumes", [])),
@@ -201,21 +221,15 @@ def alerts_missing(documents):
         yield "no file of that name is mounted"
 
 
-def leaves(values, path=""):
-    """Every key of the values with its default. What holds a choice of one's own is a leaf."""
-    for key, value in values.items():
-        name = f"{path}{key}"
-        if isinstance(value, dict) and value and key not in {"settings", "resources", "labels"}:
-            yield from leaves(value, f"{name}.")
-        else:
-            yield name, value
-
-
 def texts():
     """What people copy: README.md and NOTES.txt."""
     readme = (CHART / "README.md").read_text()
-    values = dict(leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
-    table = {name: yaml.safe_load(default) for name, default in re.findall(r"^\| `([A-Za-z.]+)` \| `(.*?)` \|", readme, re.M)}
+    values = dict(effects.leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
+    rows = {name: yaml.safe_load(default) for name, default in re.findall(r"^\| `([A-Za-z.*]+)` \| `(.*?)` \|", readme, re.M)}
+    # A row that begins with `*` is about each part of the chart that has the value.
+    starred = {f"{part}{name[1:]}": default for name, default in rows.items() if name[0] == "*" for part in effects.PARTS}
+    table = {name: default for name, default in starred.items() if name in values} | {
+        name: default for name, default in rows.items() if name[0] != "*"}
     check("the chart's README has every value with its default",
           [f"{name}: {table.get(name, 'nothing')} instead of {value}" for name, value in values.items()
            if name not in table or table[name] != value] + sorted(f"{name} is no value" for name in table.keys() - values.keys()))
@@ -350,119 +364,29 @@ def composed(file, environment):
 def compose(folder):
     file = ROOT / "docker-compose.yml"
     text = file.read_text()
-    example = ROOT / ".env.example"
-    made, faults = own_environment(text, example, folder / "own")
-    check("compose: its first command makes a password and a key", faults)
-    config, error = composed(file, made)
-    check("docker compose config", [error] if error else [])
-    check("compose services", compose_faults(config) if config else [])
-    check("compose: the bucket is made, however late the filer comes", bucket_faults(config, folder) if config else [])
-    check("caught: compose without a .env", ["it passed"] if composed(file, "/dev/null")[0] else [])
-    check("caught: a .env that nobody filled in", ["it passed"] if composed(file, example)[0] else [])
-    for name in ("POSTGRES_PASSWORD", "PENSTOCK_ENCRYPTION_KEYS"):
-        half = folder / "half"
-        half.write_text(re.sub(f"^{name}=.*", f"{name}=", made.read_text(), flags=re.M))
-        check(f"caught: a .env without {name}", ["it passed"] if composed(file, half)[0] else [])
+    config, error = composed(file, "/dev/null")
+    check("docker compose config, without a .env", [error] if error else [])
+    check("compose services", compose_rules.faults(config) if config else [])
+    check("compose: keys are made once, and what .env gives wins", compose_rules.keys_faults(folder / "keys"))
+    check("compose: a backup is whole, and comes back", compose_rules.backup_faults(config, folder / "backup") if config else [])
+    check("compose: the bucket is made, however late the filer comes", compose_rules.bucket_faults(config, folder) if config else [])
+    check("compose: its first lines are the guide's", compose_rules.told(text, sources.read("docs/operate.md")))
+    config, error = composed(file, ROOT / ".env.example")
+    check("docker compose config with .env.example as it is", [error] if error else compose_rules.faults(config))
     with_secrets = folder / "env"
-    with_secrets.write_text(made.read_text() + "SLACK_WEBHOOK_URL=https://hooks.example.com\n")
+    with_secrets.write_text("SLACK_WEBHOOK_URL=https://hooks.example.com\n")
     whole = folder / "whole.yml"
     whole.write_text(uncommented(text))
     config, error = composed(whole, with_secrets)
-    check("compose with everything that is commented out", [error] if error else compose_faults(config))
+    check("compose with everything that is commented out", [error] if error else compose_rules.faults(config))
     worker = config["services"]["worker"] if config else {"environment": {}, "configs": []}
     check("compose with everything that is commented out: the worker reads alert rules",
           [] if worker["environment"].get("PENSTOCK_ALERTS") in [c["target"] for c in worker["configs"]] else ["it does not"])
-    for name, wrong in {
-        "a typing error in compose": text.replace("depends_on:", "depend_on:"),
-        "a first batch without a dispatcher": text.replace("      dispatcher:\n        condition: service_started\n", ""),
-        "an API for the whole network": text.replace("${PENSTOCK_ADDRESS:-127.0.0.1}:", ""),
-        "a worker that is killed before its grace is over": text.replace("stop_grace_period: 60s", "stop_grace_period: 40s"),
-        "a program that the image has not": text.replace("/usr/local/bin/penstock-dispatcher", "/usr/local/bin/dispatcher"),
-        "a flag that there is not": text.replace('"--every"', '"--each"'),
-        "a variable that nobody reads": text.replace("ROWS_PER_OWNER:", "ROWS_PER_CLIENT:"),
-        "an image of no version": text.replace("postgres:17.6", "postgres"),
-    }.items():
+    for name, wrong in compose_rules.broken(text).items():
         broken_file = folder / "compose.yml"
         broken_file.write_text(wrong)
-        config, _ = composed(broken_file, made)
-        check(f"caught: {name}", ["it passed"] if wrong == text or (config and not list(compose_faults(config))) else [])
-
-
-def own_environment(text, example, folder):
-    """The .env that the command in docker-compose.yml makes of the example, and what is wrong with it."""
-    command = re.search(r"^#   (test -e \.env .*\n(?:#     .*\n)*)", text, re.M).group(1).replace("\n#   ", "\n")
-    folder.mkdir()
-    shutil.copy(example, folder / ".env.example")
-    made, found = folder / ".env", []
-    for _ in range(2):
-        before = made.read_text() if made.exists() else None
-        done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
-        found += [done.stderr] if done.returncode or done.stderr else []
-        if before not in (None, made.read_text()):
-            found.append("a second time, it puts another key in the place of the one that is in use")
-    values = dict(re.findall(r"^([A-Z_]+)=(.*)$", made.read_text(), re.M))
-    if not re.fullmatch(r"[0-9a-f]{32,}", values["POSTGRES_PASSWORD"]):
-        found.append("the password is not hexadecimal, and becomes a part of a URL")
-    name, _, key = values["PENSTOCK_ENCRYPTION_KEYS"].partition(":")
-    if not name or len(base64.b64decode(key)) != 32:
-        found.append("the key is not a name and 32 bytes")
-    if command.strip().replace("\n  ", "\n") not in sources.read("docs/operate.md").replace("\n  ", "\n"):
-        found.append("docs/operate.md says another command")
-    return made, found
-
-
-# `weed shell` as it is: it exits with 0 whatever became of its command. Here the filer is there from the third on.
-WEED = """#!/bin/sh
-read -r command
-echo once >> "$0.asked"
-[ "$(wc -l < "$0.asked")" -ge 3 ] || { echo "error: no filer" >&2; exit 0; }
-case "$command" in
-  "s3.bucket.create -name penstock") touch "$0.made" ;;
-  s3.bucket.list) [ -e "$0.made" ] && printf '  penstock\\tsize:0\\tchunk:0\\n' ;;
-esac
-exit 0
-"""
-
-
-def bucket_faults(config, folder):
-    services = config["services"]
-    if not any(":8333" in word for word in services["objects"]["healthcheck"]["test"]):
-        yield "the health of objects is not S3's"
-    weed = folder / "weed"
-    weed.write_text(WEED)
-    weed.chmod(0o755)
-    script = services["bucket"]["entrypoint"][-1].replace("$$", "$")
-    done = subprocess.run(["sh", "-c", f'PATH="{folder}:$PATH"\n{script}'], capture_output=True, text=True, timeout=60)
-    if done.returncode or not pathlib.Path(f"{weed}.made").exists():
-        yield f"it ended with {done.returncode}, and there is no bucket: {done.stdout}{done.stderr}"
-
-
-def compose_faults(config):
-    named = set(sources.VARIABLE.findall(sources.read("pipelines/invite.yaml") + sources.read("k8s/components/alerts/alerts.yaml")))
-    for name, service in config["services"].items():
-        for port in service.get("ports", []):
-            if port.get("host_ip") != "127.0.0.1":
-                yield f"{name}: listens to the whole network"
-        if not re.search(r":[^:/]+$", service.get("image", "")):
-            yield f"{name}: its image has no version"
-        if not service.get("image", "").startswith("penstock"):
-            continue
-        if not service.get("read_only") or "ALL" not in service.get("cap_drop", []):
-            yield f"{name}: not as locked as in a cluster"
-        for other, condition in service.get("depends_on", {}).items():
-            if condition["condition"] == "service_healthy" and other != "api" \
-                    and not config["services"][other].get("healthcheck"):
-                yield f"{name} waits for the health of {other}, which says nothing of it"
-        if name == "sandbox":
-            continue
-        yield from filter(None, [sources.command_fault(service["command"], rules.KNOWN["programs"], rules.KNOWN["words"])])
-        yield from (f"{name}: nothing reads {variable}" for variable in service["environment"]
-                    if variable not in rules.KNOWN["settings"] | named and not sources.ELSEWHERE.match(variable))
-    if missing := {"api", "worker", "dispatcher"} - config["services"]["first-batch"].get("depends_on", {}).keys():
-        yield f"first-batch never ends without {sorted(missing)}"
-    for name, least in (("worker", 2 * rules.KNOWN["grace"]), ("api", rules.KNOWN["shutdown"])):
-        if sources.seconds(config["services"][name].get("stop_grace_period", "10s")) <= least:
-            yield f"{name} is killed before {least} s are over"
+        config, _ = composed(broken_file, "/dev/null")
+        check(f"caught: {name}", ["it passed"] if wrong == text or (config and not list(compose_rules.faults(config))) else [])
 
 
 def prometheus_rules(folder):
@@ -502,7 +426,7 @@ def prometheus_rules(folder):
     check("every query of the dashboard is valid", [] if code == 0 else [out + error])
 
 
-for part in (chart, kustomize, broken, tools):
+for part in (chart, clouds, kustomize, broken, tools):
     print(f"-- {part.__name__}", flush=True)
     part()
 for failure in failures:

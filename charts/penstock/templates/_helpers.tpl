@@ -58,11 +58,59 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{/*
+A list of maps as one map, as JSON: what a later one says wins, `false` and `0` too, which Sprig's own merge leaves out.
+*/}}
+{{- define "penstock.merged" -}}
+{{- $all := dict -}}
+{{- range . -}}
+{{- range $key, $value := . -}}
+{{- $_ := set $all $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $all -}}
+{{- end -}}
+
+{{/*
+An object's metadata: `name`, and where it has them `component`, `labels` and `annotations`. What selectors go by wins over
+what the values say.
+*/}}
+{{- define "penstock.metadata" -}}
+{{- $component := empty .component | ternary dict (dict "app.kubernetes.io/component" .component) -}}
+{{- $own := include "penstock.labels" .root | fromYaml -}}
+name: {{ .name }}
+labels:
+  {{- include "penstock.merged" (list .root.Values.commonLabels .labels $own $component) | fromJson | toYaml | nindent 2 }}
+{{- with include "penstock.merged" (list .root.Values.commonAnnotations .annotations) | fromJson }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The metadata of a component's pods: `of` is its part of the values. */}}
+{{- define "penstock.podMetadata" -}}
+{{- $own := set (include "penstock.selector" .root | fromYaml) "app.kubernetes.io/component" .component -}}
+labels:
+  {{- include "penstock.merged" (list .root.Values.commonLabels .root.Values.podLabels .of.podLabels $own) | fromJson | toYaml | nindent 2 }}
+{{- with include "penstock.merged" (list .root.Values.podAnnotations .of.podAnnotations) | fromJson }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/*
+`image.registry` takes the place of the repository's own: of what stands before its first slash, where that has a dot or
+a port, as a registry's name has.
+*/}}
 {{- define "penstock.image" -}}
+{{- $repository := .Values.image.repository -}}
+{{- with .Values.image.registry -}}
+{{- $repository = printf "%s/%s" . (regexReplaceAll "^(localhost|[^/]*[.:][^/]*)/" $repository "") -}}
+{{- end -}}
 {{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{ $repository }}@{{ .Values.image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ $repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 {{- end -}}
 
@@ -74,113 +122,50 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{/* The Secret of a component: its own, or the one of all. */}}
 {{- define "penstock.secret" -}}
-{{- if .Values.bundled.enabled -}}
-{{ include "penstock.bundledName" . }}
+{{- if .root.Values.bundled.enabled -}}
+{{ include "penstock.bundledName" .root }}
+{{- else if .of.existingSecret -}}
+{{ .of.existingSecret }}
 {{- else -}}
-{{ required "existingSecret is not set: name the Secret that holds DATABASE_URL, REDIS_URL, OBJECT_STORE_URL and PENSTOCK_ENCRYPTION_KEYS (or set bundled.enabled to try Penstock)" .Values.existingSecret }}
+{{ required "existingSecret is not set: name the Secret that holds DATABASE_URL, REDIS_URL, OBJECT_STORE_URL and PENSTOCK_ENCRYPTION_KEYS (or one for each service, or set bundled.enabled to try Penstock)" .root.Values.existingSecret }}
 {{- end -}}
 {{- end -}}
 
-{{/* What every pod of ours has; `of` is its part of the values, with its own placement. */}}
-{{- define "penstock.pod" -}}
-automountServiceAccountToken: false
-securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  seccompProfile:
-    type: RuntimeDefault
-{{- with .root.Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .of.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .of.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .of.affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
+{{/*
+ConfigMaps that pods read are named by their content: a change is a new object and with it a rollout, pods of the revision
+before keep what they were started with, and a rollback finds it again.
+*/}}
+{{- define "penstock.settingsData" -}}
+PENSTOCK_CONCURRENCY: {{ include "penstock.int" .Values.worker.concurrency | quote }}
+PENSTOCK_GRACE_SECONDS: {{ include "penstock.int" .Values.worker.graceSeconds | quote }}
+{{- range $name, $value := .Values.settings }}
+{{ $name }}: {{ include "penstock.text" $value | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* What every container of ours has. */}}
-{{- define "penstock.container" -}}
-image: {{ include "penstock.image" .root }}
-imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-resources:
-  {{- toYaml .of.resources | nindent 2 }}
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities:
-    drop: [ALL]
-{{- end -}}
-
-{{/* Migrations run before the ConfigMaps exist, and need the Secrets only. */}}
-{{- define "penstock.secrets" -}}
-- secretRef:
-    name: {{ include "penstock.secret" . }}
-{{- range .Values.extraSecrets }}
-- secretRef:
-    name: {{ . }}
+{{- define "penstock.pipelinesData" -}}
+{{- if .Values.smokePipeline }}
+smoke.yaml: |
+  {{- .Files.Get "files/smoke.yaml" | nindent 2 }}
+{{- end }}
+{{- range $name, $text := .Values.pipelines }}
+{{ $name }}: |
+  {{- $text | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{- define "penstock.environment" -}}
-envFrom:
-  {{- include "penstock.secrets" . | nindent 2 }}
-  - configMapRef:
-      name: {{ include "penstock.fullname" . }}-settings
-{{- with .Values.extraEnv }}
-env:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end -}}
-
-{{- define "penstock.mounts" -}}
-volumeMounts:
-  - name: pipelines
-    mountPath: /etc/penstock/pipelines
-    readOnly: true
-  {{- with .Values.extraVolumeMounts }}
-  {{- toYaml . | nindent 2 }}
+{{- define "penstock.alertsData" -}}
+alerts.yaml: |
+  {{- if kindIs "string" .Values.alerts.hooks }}
+  {{- .Values.alerts.hooks | nindent 2 }}
+  {{- else }}
+  {{- toYaml .Values.alerts.hooks | nindent 2 }}
   {{- end }}
 {{- end -}}
 
-{{- define "penstock.volumes" -}}
-volumes:
-  - name: pipelines
-    projected:
-      sources:
-        - configMap:
-            name: {{ include "penstock.fullname" . }}-pipelines
-        {{- with .Values.existingPipelines }}
-        - configMap:
-            name: {{ . }}
-        {{- end }}
-  {{- with .Values.extraVolumes }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- end -}}
-
-{{/* Services read settings and definitions when they start: a change of either is a rollout. */}}
-{{- define "penstock.checksums" -}}
-checksum/settings: {{ include (print $.Template.BasePath "/configmaps.yaml") . | sha256sum }}
-{{- end -}}
-
-{{- define "penstock.spread" -}}
-topologySpreadConstraints:
-  - maxSkew: 1
-    topologyKey: kubernetes.io/hostname
-    whenUnsatisfiable: ScheduleAnyway
-    labelSelector:
-      matchLabels:
-        {{- include "penstock.selector" .root | nindent 8 }}
-        app.kubernetes.io/component: {{ .component }}
+{{/* The name of the ConfigMap of `what`: settings, pipelines or alerts. */}}
+{{- define "penstock.configMap" -}}
+{{ include "penstock.fullname" .root }}-{{ .what }}-{{ include (printf "penstock.%sData" .what) .root | sha256sum | trunc 10 }}
 {{- end -}}
