@@ -55,11 +55,20 @@ fn number(text: &str) -> f64 {
     text.parse().unwrap_or_else(|_| panic!("{text:?} is not a number"))
 }
 
-fn redis_memory(url: &str) -> f64 {
-    let done =
-        Command::new("redis-cli").args(["-u", url, "INFO", "memory"]).output().expect("redis-cli runs");
+fn redis_info(url: &str, name: &str) -> f64 {
+    let done = Command::new("redis-cli").args(["-u", url, "INFO"]).output().expect("redis-cli runs");
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
-    number(text.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("a figure").trim())
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    number(value.expect("a figure").trim())
+}
+
+fn redis_memory(url: &str) -> f64 {
+    redis_info(url, "used_memory")
+}
+
+/// Seconds of processor time that the server has used.
+fn redis_cpu(url: &str) -> f64 {
+    redis_info(url, "used_cpu_user") + redis_info(url, "used_cpu_sys")
 }
 
 fn place(definition: &str) -> (Sandbox, Place) {
@@ -204,10 +213,13 @@ async fn three_calls(rows: u32, kept: &mut Promises) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let _dispatcher = place.dispatcher(&sandbox, "1s");
-    let began = Instant::now();
+    let redis = place.variable("REDIS_URL").expect("a cluster").to_owned();
+    let (began, used) = (Instant::now(), redis_cpu(&redis));
     let batch = client.finished(&id).await;
+    let used = redis_cpu(&redis) - used;
     let ours = say("three calls a row, concurrency 64, one worker process", rows, began.elapsed());
     assert_eq!(batch["counts"]["completed"], rows, "{batch}");
+    println!("{:<60} {:>12.3} CPU s", "Redis, per 1,000 rows", used * 1000.0 / f64::from(rows));
     kept.at_least("three calls / the downstream's ceiling", ours / ceiling, 0.7);
 }
 
