@@ -191,12 +191,15 @@ ONCE = {
     "dashboard.enabled": (True, lambda r: any(o["metadata"]["name"].endswith("-dashboard") for o in r.all("ConfigMap"))),
     "dashboard.labels": ({"own": "a"}, lambda r: next((o["metadata"]["labels"] for o in r.all("ConfigMap") if o["metadata"]["name"].endswith("-dashboard")), {})),
 }
+# A key of a value that is a map, which `null` takes out.
+TAKEN_OUT = "podSecurityContext.runAsUser"
 # A rendering for itself each: what the others would hide, or what turns them off.
 APART = {
     "openshift": (True, every(lambda r, p: r.pod(p)["securityContext"]), {shown({"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}})}, {}),
     "podLabels": ({"a": "b"}, every(lambda r, p: r.meta(p).get("labels", {}).get("a")), {"b"}, {}),
     "podAnnotations": ({"a": "b"}, every(lambda r, p: r.meta(p).get("annotations", {}).get("a")), {"b"}, {}),
     "podSecurityContext": ({"fsGroup": 7}, every(lambda r, p: r.pod(p)["securityContext"].get("fsGroup")), {"7"}, {}),
+    TAKEN_OUT: (None, every(lambda r, p: r.pod(p)["securityContext"].get("runAsUser", "none")), {"none"}, {}),
     "securityContext": ({"procMount": "Default"}, every(lambda r, p: r.container(p)["securityContext"].get("procMount")), {"Default"}, {}),
     "priorityClassName": ("own", every(lambda r, p: r.pod(p).get("priorityClassName")), {"own"}, {}),
     "nodeSelector": ({"a": "b"}, every(lambda r, p: r.pod(p).get("nodeSelector")), {shown({"a": "b"})}, {}),
@@ -230,6 +233,12 @@ APART = {
                                       {"worker.autoscaling.enabled": True, "worker.autoscaling.by": "queue"}),
 }
 BUNDLED = {
+    # They are pods of the release too: of policies about labels, of mirrors that ask for a password, of tainted nodes.
+    "commonLabels": ({"team": "all"}, lambda r: {rules.pod_of(o)[0].get("team") for o in r.documents if o["kind"] in rules.WORKLOADS}, {"all"}),
+    "imagePullSecrets": ([{"name": "given"}], lambda r: {
+        shown(rules.pod_of(o)[1].get("imagePullSecrets")) for o in r.documents if o["kind"] in rules.WORKLOADS}, {shown([{"name": "given"}])}),
+    "nodeSelector": ({"a": "b"}, lambda r: {
+        shown(rules.pod_of(o)[1].get("nodeSelector")) for o in r.documents if o["kind"] in rules.WORKLOADS}, {shown({"a": "b"})}),
     "bundled.enabled": (True, lambda r: len(r.all("StatefulSet")), 3),
     "bundled.storage": ("7Gi", lambda r: {c["spec"]["resources"]["requests"]["storage"] for o in r.all("StatefulSet")
                                           for c in o["spec"].get("volumeClaimTemplates", [])}, {"7Gi"}),
@@ -310,4 +319,4 @@ def faults(defaults, render):
             elif has(look(plain), wanted) and name != "existingSecret":
                 yield f"{name}: {wanted} is there without it"
     yield from (f"{name}: nothing says what it does" for name in dict(leaves(defaults)).keys() - known)
-    yield from (f"{name}: there is no such value" for name in known - dict(leaves(defaults)).keys())
+    yield from (f"{name}: there is no such value" for name in known - dict(leaves(defaults)).keys() if name != TAKEN_OUT)

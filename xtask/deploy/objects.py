@@ -188,8 +188,7 @@ def workload(obj):
         yield "a Job's restartPolicy is Never or OnFailure"
     if kind in {"Deployment", "StatefulSet"} and restart != "Always":
         yield f"a {kind}'s restartPolicy is Always"
-    # The Job that makes the bundled services' Secret asks the Kubernetes API for it.
-    if pod.get("automountServiceAccountToken") is not False and component(obj) != "bundled-keys":
+    if pod.get("automountServiceAccountToken") is not False:
         yield "the pod gets a token of the Kubernetes API, and needs none"
     yield from restricted(pod, own)
     volumes = {volume["name"] for volume in pod.get("volumes", [])}
@@ -287,7 +286,8 @@ def together(objects, given):
             yield f"{key} is there twice"
         seen.add(key)
     pods = [pod_of(obj) for obj in objects if obj["kind"] in WORKLOADS]
-    # A Job makes the bundled services' Secret before the install.
+    # Every namespace has it; and a Job makes the bundled services' Secret before the install.
+    names.add(("ConfigMap", "kube-root-ca.crt"))
     names |= {("Secret", variable["value"]) for labels, pod in pods for c in pod["containers"]
               for variable in c.get("env", []) if variable["name"] == "SECRET" and c["name"] == "keys"}
     for labels, pod in pods:
