@@ -5,7 +5,9 @@ for file in database.dump objects.tar encryption-keys; do
 done
 PGPASSWORD=$(cat "${KEYS:-/keys}/postgres-password")
 export PGPASSWORD
-pg_restore --host postgres --username penstock --dbname penstock --clean --if-exists --no-owner --single-transaction "$from/database.dump"
+# What a newer release added goes too. A restore that breaks off is run again: the backup stays as it is.
+psql --host postgres --username penstock --dbname penstock --quiet --set ON_ERROR_STOP=1 --command 'DROP SCHEMA public CASCADE; CREATE SCHEMA public'
+pg_restore --host postgres --username penstock --dbname penstock --no-owner --single-transaction "$from/database.dump"
 find "${OBJECTS:-/objects}" -mindepth 1 -delete
 tar -C "${OBJECTS:-/objects}" -xf "$from/objects.tar"
 umask 077

@@ -131,7 +131,8 @@ def keys_faults(folder):
 def backup_faults(config, folder):
     """What the two scripts do, with a database that a file stands for."""
     stubs(folder, pg_dump='while [ "$1" != --file ]; do shift; done; cp "$DATABASE" "$2"',
-          pg_restore='for word; do last=$word; done; cp "$last" "$DATABASE"')
+          psql='case "$*" in *"DROP SCHEMA public CASCADE"*) rm "$DATABASE" ;; esac',
+          pg_restore='[ ! -e "$DATABASE" ] || exit 1; for word; do last=$word; done; cp "$last" "$DATABASE"')
     places = {key: folder / key.lower() for key in ("KEYS", "OBJECTS", "BACKUP")}
     for place in places.values():
         place.mkdir()
