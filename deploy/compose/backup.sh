@@ -1,5 +1,5 @@
-# One backup of everything in /backup/TIME: the database, the objects, the encryption key. Nothing may write meanwhile
-# (docs/operate.md#compose). A backup that broke off has no such name.
+# Writes /backup/TIME with the database, the objects and the encryption key. Stop everything that writes first
+# (docs/operate.md#compose). The folder has another name until the backup is complete.
 time=$(date -u +%Y%m%dT%H%M%SZ)
 part="${BACKUP:-/backup}/.part-$time"
 umask 077

@@ -1,8 +1,8 @@
-# Makes what this installation alone knows, once: PostgreSQL's password, and the key that seals uploads. Each program finds in
-# /keys what it needs and nothing else. What .env gives wins; what is there already stays.
+# Creates PostgreSQL's password and the encryption key, unless they exist, as files that only their readers can open. Values of
+# .env replace them.
 folder=${KEYS:-/keys}
 random() { head -c "$1" /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
-# The file, its user, and its content.
+# put FILE USER CONTENT
 put() {
   umask 077
   printf '%s\n' "$3" > "$folder/.$1"

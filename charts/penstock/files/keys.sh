@@ -1,4 +1,4 @@
-# Makes the Secret of the bundled services, unless it is there: $SECRET in $NAMESPACE.
+# Creates the Secret of the bundled services, $SECRET in $NAMESPACE, unless it exists.
 account=${ACCOUNT:-/var/run/secrets/kubernetes.io/serviceaccount}
 api="https://kubernetes.default.svc/api/v1/namespaces/$NAMESPACE/secrets"
 random() { head -c "$1" /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
@@ -24,7 +24,7 @@ answer=$(curl --silent --show-error --retry 5 --retry-connrefused --cacert "$acc
 END
 )
 case "$answer" in
-  201) echo "made the Secret $SECRET" ;;
-  409) echo "the Secret $SECRET is there" ;;
-  *) echo "the Kubernetes API answered $answer: the Secret $SECRET cannot be made"; exit 1 ;;
+  201) echo "created the Secret $SECRET" ;;
+  409) echo "the Secret $SECRET exists" ;;
+  *) echo "the Kubernetes API answered $answer: cannot create the Secret $SECRET"; exit 1 ;;
 esac

@@ -59,7 +59,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{/*
-A list of maps as one map, as JSON: what a later one says wins, `false` and `0` too, which Sprig's own merge leaves out.
+Merges a list of maps into one, as JSON. Later values replace earlier ones, also `false` and `0`, which Sprig's merge ignores.
 */}}
 {{- define "penstock.merged" -}}
 {{- $all := dict -}}
@@ -72,8 +72,8 @@ A list of maps as one map, as JSON: what a later one says wins, `false` and `0` 
 {{- end -}}
 
 {{/*
-An object's metadata: `name`, and where it has them `component`, `labels` and `annotations`. What selectors go by wins over
-what the values say.
+An object's metadata: `name`, and optionally `component`, `labels` and `annotations`. Labels that selectors use cannot be
+replaced by values.
 */}}
 {{- define "penstock.metadata" -}}
 {{- $component := empty .component | ternary dict (dict "app.kubernetes.io/component" .component) -}}
@@ -99,8 +99,8 @@ annotations:
 {{- end -}}
 
 {{/*
-`image.registry` takes the place of the repository's own: of what stands before its first slash, where that has a dot or
-a port, as a registry's name has.
+`image.registry` replaces the repository's registry: the part before the first slash, if it has a dot or a port as names of
+registries have.
 */}}
 {{- define "penstock.image" -}}
 {{- $repository := .Values.image.repository -}}
@@ -122,7 +122,7 @@ a port, as a registry's name has.
 {{- end -}}
 {{- end -}}
 
-{{/* The Secret of a component: its own, or the one of all. */}}
+{{/* The Secret of a component: its own, or the common one. */}}
 {{- define "penstock.secret" -}}
 {{- if .root.Values.bundled.enabled -}}
 {{ include "penstock.bundledName" .root }}
@@ -134,8 +134,8 @@ a port, as a registry's name has.
 {{- end -}}
 
 {{/*
-ConfigMaps that pods read are named by their content: a change is a new object and with it a rollout, pods of the revision
-before keep what they were started with, and a rollback finds it again.
+ConfigMaps that pods read are named by their content. A change creates a new object and so a rollout, old pods keep the content
+that they were started with, and a rollback finds that content again.
 */}}
 {{- define "penstock.settingsData" -}}
 PENSTOCK_CONCURRENCY: {{ include "penstock.int" .Values.worker.concurrency | quote }}

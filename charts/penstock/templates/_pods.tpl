@@ -1,10 +1,9 @@
 {{/*
-What pods and containers of ours have. `root` is the whole of the values, `of` a component's part of them: its maps are
-merged over those of all, its lists are added to them where they only add (variables, volumes), and otherwise take their
-place.
+What our pods and containers have in common. `root` is the chart's context, `of` a component's part of the values. The
+component's maps are merged over the common ones; its variables and volumes are added; other values replace the common ones.
 */}}
 
-{{/* The user and group that the cluster gives (OpenShift) take the place of the image's. */}}
+{{/* On OpenShift the cluster assigns user and groups, and refuses pods that set them. */}}
 {{- define "penstock.podSecurity" -}}
 {{- $context := include "penstock.merged" (list .root.Values.podSecurityContext .of.podSecurityContext) | fromJson -}}
 {{- if .root.Values.openshift -}}
@@ -52,8 +51,8 @@ securityContext:
 {{- end -}}
 
 {{/*
-The variables of a container. `env` are those that the chart sets itself. Where the ConfigMaps are not there yet (`early`,
-before an install), the settings are written out.
+The variables of a container. `env` are those that the chart sets itself. `early` is for hooks, which run before the ConfigMap
+of settings exists: the settings are written into the pod.
 */}}
 {{- define "penstock.environment" -}}
 {{- $values := .root.Values -}}
@@ -121,7 +120,7 @@ volumes:
   readOnly: true
 {{- end -}}
 
-{{/* The definitions: of the ConfigMap `name`, and of the one that is kept elsewhere. */}}
+{{/* The definitions of the ConfigMap `name`, and those of existingPipelines. */}}
 {{- define "penstock.pipelinesVolume" -}}
 - name: pipelines
   projected:
@@ -134,7 +133,7 @@ volumes:
       {{- end }}
 {{- end -}}
 
-{{/* A constraint without a selector is about the component's own pods. */}}
+{{/* A constraint without a selector selects the component's own pods. */}}
 {{- define "penstock.spread" -}}
 {{- with .of.topologySpreadConstraints | default .root.Values.topologySpreadConstraints -}}
 {{- $constraints := list }}
@@ -151,7 +150,7 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* What a Deployment has beside its pods. */}}
+{{/* The spec of a Deployment, without its pod template. */}}
 {{- define "penstock.deployment" -}}
 {{- if not .of.autoscaling.enabled -}}
 replicas: {{ include "penstock.int" .of.replicas }}
