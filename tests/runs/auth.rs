@@ -159,6 +159,54 @@ async fn a_refresh_token_that_is_replaced_outlasts_the_service() {
     assert_eq!(leaks(&place).await, Vec::<String>::new());
 }
 
+/// Two pipelines call one API for two accounts: the same client, another refresh token each.
+#[tokio::test]
+async fn refresh_tokens_of_one_client_have_tokens_of_their_own() {
+    let receiver = Receiver::start().await;
+    receiver.answer_with(|heard| match heard.path.as_str() {
+        "/token" => {
+            let account = heard.body.split_once("refresh_token=of-").map_or("?", |(_, rest)| &rest[..3]);
+            Answer::json(format!("{{\"access_token\": \"access-{account}\", \"expires_in\": 3600}}"))
+        }
+        path => status(if heard.header("authorization") == format!("Bearer access-{}", &path[1..]) {
+            200
+        } else {
+            401
+        }),
+    });
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = |account: &str| {
+        let dependency = format!(
+            "base_url: \"${{INVITE_API_URL}}\", auth: {{ oauth2: {{ token_url: \"${{INVITE_API_URL}}/token\", \
+             grant: refresh_token, client_id: me, refresh_token: \"${{REFRESH_{account}}}\" }} }}"
+        );
+        let path = format!("/{}", account.to_lowercase());
+        calling(&dependency)
+            .replace("name: calling", &format!("name: calling-{}", account.to_lowercase()))
+            .replace("/create", &path)
+    };
+    let mut place = Place::new(&[("one.yaml", &definition("ONE")), ("two.yaml", &definition("TWO"))]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    place.set("REFRESH_ONE", "of-one-account".into());
+    place.set("REFRESH_TWO", "of-two-account".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    for account in ["one", "two"] {
+        let (accepted, batch) = client
+            .upload(&format!("/v2/pipelines/calling-{account}/batches"), ids(3))
+            .await
+            .expect("an answer");
+        assert_eq!(accepted, 202, "{batch}");
+        let ended = client.finished(batch["id"].as_str().expect("an id")).await;
+        assert_eq!(ended["counts"]["completed"], 3, "{account}: {ended}");
+    }
+    assert!(
+        receiver.heard().iter().all(|heard| heard.status == 200),
+        "nobody was called with another one's token"
+    );
+}
+
 #[tokio::test]
 async fn a_token_in_a_file_is_replaced_while_rows_are_called_for() {
     let receiver = Receiver::start().await;

@@ -85,6 +85,34 @@ fn all_mistakes_of_all_files_are_printed_at_once() {
     assert!(problems.len() == 2 && problems.iter().all(|one| one["hint"].is_string()), "{json}");
 }
 
+/// Wherever a secret stands, and however it is encoded; a signature is computed, and nobody's value.
+#[test]
+fn secrets_and_signatures_are_not_shown() {
+    let place = Place::new("masked");
+    let definition = DEFINITION
+        .replace(
+            "bearer: \"${JOBS_TOKEN}\"",
+            "hmac: { secret: \"${JOBS_TOKEN}\", algorithm: sha256, message: \"{{ request.body }}\", \
+             headers: { X-Timestamp: \"{{ request.timestamp }}\", X-Mark: \"{{ signature | hex }}\" } }",
+        )
+        .replace("path: /jobs, idem", "path: \"/jobs/${JOBS_TOKEN}\", query: { q: \"${JOBS_TOKEN}\" }, idem")
+        .replace(
+            "note: \"{{ context.note }}\"",
+            "note: \"{{ '${JOBS_TOKEN}' | base64 }} {{ '${JOBS_TOKEN}' | hex }}\"",
+        );
+    place.write("jobs.yaml", &definition);
+    place.write("rows.csv", "id\na\n");
+    for more in [&[][..], &["--json"]] {
+        let (shown, good) = place.run(&[&["pipelines", "try", "jobs.yaml", "rows.csv"], more].concat());
+        assert!(good && shown.contains("/v1/jobs/***?q=***"), "{shown}");
+        assert!(!shown.contains("very-secret") && !shown.contains("dmVyeS1zZWNyZX"), "{shown}");
+        assert!(!shown.contains("766572792d736563"), "{shown}");
+    }
+    let (shown, _) = place.run(&["pipelines", "try", "jobs.yaml", "rows.csv"]);
+    assert!(shown.lines().any(|line| line == "x-mark: ***"), "{shown}");
+    assert!(!shown.lines().any(|line| line == "x-timestamp: ***"), "{shown}");
+}
+
 #[test]
 fn requests_are_shown_as_they_would_be_sent_and_cases_hold() {
     let place = Place::new("try");

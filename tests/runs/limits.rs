@@ -96,6 +96,18 @@ async fn a_value_that_is_used_up_holds_up_no_other() {
     service.terminate();
 }
 
+#[tokio::test]
+async fn a_limit_that_would_change_nothing_is_refused() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("sending.yaml", &sending("    concurrency: 3\n"))]);
+    place.set("INVITE_API_URL", "http://127.0.0.1:9".into());
+    place.key(&sandbox, "acme");
+    let (refused, done) = place.say(&sandbox, &["limits", "set", "api", "--limit", "5"]);
+    assert!(!done && refused.contains("no pipeline gives `api` a `rate`"), "{refused}");
+    let (set, done) = place.operate(&sandbox, &["limits", "set", "api", "--concurrency", "2"]);
+    assert!(done && set["concurrency"] == 2 && set["limit"].is_null(), "{set}");
+}
+
 /// An operator stops the calls to a dependency, and starts them again.
 #[tokio::test]
 async fn a_dependency_is_paused_and_resumed_while_services_run() {

@@ -17,12 +17,13 @@ const ROUTE: &str = "/v2/pipelines/jobs/batches";
 /// How long a look waits for the next one.
 const EVERY: Duration = Duration::from_millis(700);
 
-fn jobs(timeout: &str) -> String {
+/// `request` has further keys of the request, such as its idempotency key.
+fn jobs(request: &str, timeout: &str) -> String {
     format!(
         "name: jobs\ncsv: {{ columns: [ {{ name: id, required: true }} ] }}\n\
         dependencies: {{ api: {{ base_url: \"${{INVITE_API_URL}}\" }} }}\nsteps:\n\
         \x20 - name: job\n    dependency: api\n\
-        \x20   request: {{ method: POST, path: /jobs, json: {{ id: \"{{{{ row.id }}}}\" }}, idempotent: false }}\n\
+        \x20   request: {{ method: POST, path: /jobs, json: {{ id: \"{{{{ row.id }}}}\" }}, {request} }}\n\
         \x20   poll: {{ until: \"{{{{ body.state == 'done' }}}}\", fail: \"{{{{ body.state == 'void' }}}}\", path: \"/jobs/{{{{ body.id }}}}\", every: 700ms, timeout: {timeout} }}\n\
         \x20   output: {{ result: \"{{{{ body.result }}}}\" }}\n\
         \x20 - {{ name: told, dependency: api, request: {{ method: PUT, path: \"/told/{{{{ row.id }}}}\" }} }}\n\
@@ -34,6 +35,8 @@ fn jobs(timeout: &str) -> String {
 #[derive(Default)]
 struct Jobs {
     made: HashMap<String, (u32, Instant)>,
+    /// Idempotency keys of the requests that created jobs, and of looks; empty where there was none.
+    keys: (Vec<String>, Vec<String>),
     /// Jobs that are finished in any case.
     open_gate: bool,
 }
@@ -48,6 +51,7 @@ fn answer(jobs: &Mutex<Jobs>, heard: &Heard) -> Answer {
     if heard.path == "/jobs" {
         let id = heard.json()["id"].as_str().expect("an id").to_owned();
         jobs.made.entry(id.clone()).or_insert((0, heard.at)).0 += 1;
+        jobs.keys.0.push(heard.header("idempotency-key").to_owned());
         return if id.starts_with("ready") {
             job(&id, "done", json!("at once"))
         } else {
@@ -55,7 +59,7 @@ fn answer(jobs: &Mutex<Jobs>, heard: &Heard) -> Answer {
         };
     }
     let Some(id) = heard.path.strip_prefix("/jobs/") else { return Answer::json("{}") };
-    assert_eq!(heard.header("idempotency-key"), "");
+    jobs.keys.1.push(heard.header("idempotency-key").to_owned());
     let Some((_, made_at)) = jobs.made.get(id) else {
         return Answer { status: 404, headers: String::new(), body: String::new() };
     };
@@ -79,12 +83,12 @@ struct Setting {
 }
 
 impl Setting {
-    async fn new(timeout: &str) -> Self {
+    async fn new(request: &str, timeout: &str) -> Self {
         let receiver = Receiver::start().await;
         let jobs = Arc::new(Mutex::new(Jobs::default()));
         let shared = jobs.clone();
         receiver.answer_with(move |heard| answer(&shared, heard));
-        let mut place = Place::new(&[("jobs.yaml", &self::jobs(timeout))]);
+        let mut place = Place::new(&[("jobs.yaml", &self::jobs(request, timeout))]);
         place.set("INVITE_API_URL", receiver.url.clone());
         Self { receiver, jobs, sandbox: Sandbox::start(Config::default()).expect("a sandbox"), place }
     }
@@ -102,7 +106,7 @@ impl Setting {
 
 #[tokio::test]
 async fn a_result_is_waited_for_and_its_request_is_made_once() {
-    let mut setting = Setting::new("6s").await;
+    let mut setting = Setting::new("idempotency_key: true", "6s").await;
     // Rows that wait for a result leave their place to others.
     setting.place.set("ROWS_PER_OWNER", "2".into());
     let key = setting.place.key(&setting.sandbox, "acme");
@@ -141,6 +145,12 @@ async fn a_result_is_waited_for_and_its_request_is_made_once() {
     let results = client.text(&format!("/v2/batches/{id}/results.csv")).await;
     assert!(results.contains("of c") && results.contains("at once"), "{results}");
     let rows = client.get(&format!("/v2/batches/{id}/rows?status=failed")).await;
+    for number in [6, 7] {
+        let row = client.get(&format!("/v2/batches/{id}/rows/{number}?reveal=true")).await;
+        assert_eq!(row["sent"]["target"], format!("/jobs/{}", ids[number - 1]), "{row}");
+        let is_void = ids[number - 1] == "void";
+        assert_eq!(row["sent"]["answer"]["status"] == 200, is_void, "{row}");
+    }
     let codes: Vec<&str> = rows["data"]
         .as_array()
         .expect("rows")
@@ -160,11 +170,15 @@ async fn a_result_is_waited_for_and_its_request_is_made_once() {
         "{ended}"
     );
     assert_eq!((setting.made("never"), setting.made("void")), (1, 2));
+    let jobs = setting.jobs.lock().expect("no test panics here");
+    let (made, looked) = &jobs.keys;
+    assert!(made.len() >= ids.len() && made.iter().all(|key| !key.is_empty()), "{made:?}");
+    assert!(!looked.is_empty() && looked.iter().all(String::is_empty), "looks have no key: {looked:?}");
 }
 
 #[tokio::test]
 async fn whoever_dies_between_two_looks_creates_nothing_twice() {
-    let setting = Setting::new("1m").await;
+    let setting = Setting::new("idempotent: false", "1m").await;
     let key = setting.place.key(&setting.sandbox, "acme");
     let ids: Vec<String> = (0..60).map(|id| format!("j{id}")).collect();
     let mut service = setting.place.start(&setting.sandbox, None);

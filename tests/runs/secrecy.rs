@@ -2,7 +2,7 @@
 
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::database::Database;
-use penstock_tests::receiver::Receiver;
+use penstock_tests::receiver::{Answer, Receiver};
 use penstock_tests::{Client, Place};
 use serde_json::json;
 
@@ -120,6 +120,56 @@ async fn a_file_without_a_header_is_quoted_to_nobody_else() {
     let mut database = Database::of(&place).await;
     let contents = database.contents().await;
     assert!(!contents.iter().any(|line| line.contains(MARKER)), "nothing of a file lies in a table");
+}
+
+/// Secrets of all kinds stand in a request's path, query, header and body, and the API quotes what it was sent. Clients and operators
+/// are shown none of it.
+#[tokio::test]
+async fn a_secret_that_a_template_sends_and_an_api_quotes_is_shown_to_nobody() {
+    const SECRETS: [&str; 3] = ["s3cret&of=variable", "s3cret/of a file", "s3cret-of-acme-7"];
+    let receiver = Receiver::start().await;
+    receiver.answer_with(|heard| {
+        let quoted = json!({ "code": "refused", "message": format!("not with {} {} {}", SECRETS[0], SECRETS[1], SECRETS[2]),
+            "sent": heard.body, "path": heard.path, "key": heard.header("x-mark") });
+        Answer { status: 422, ..Answer::json(quoted.to_string()) }
+    });
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = "name: quoting\ncsv: { columns: [ { name: id, required: true } ] }\ndependencies:\n  api:\n\
+        \x20   base_url: \"${INVITE_API_URL}\"\n    headers: { X-Mark: \"{{ owner.secrets.mark }}\", X-File: \"${file:../secret}\" }\n\
+        steps:\n  - name: post\n    dependency: api\n    request:\n      method: POST\n      path: \"/post/${HOOK}/x\"\n\
+        \x20     query: { plain: \"${HOOK}\" }\n      headers: { X-Plain: \"${HOOK}\" }\n\
+        \x20     json: { id: \"{{ row.id }}\", key: \"${HOOK}\", coded: \"{{ ('u:' ~ '${HOOK}') | base64 }}\" }\n\
+        retry: { attempts: 1 }\n";
+    let mut place = Place::new(&[("quoting.yaml", definition)]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    place.set("HOOK", SECRETS[0].into());
+    place.set("RUST_LOG", "trace".into());
+    place.write("secret", SECRETS[1]);
+    let key = place.key(&sandbox, "acme");
+    let (_, done) =
+        place.operate(&sandbox, &["owners", "set", "acme", "--secret", &format!("mark={}", SECRETS[2])]);
+    assert!(done);
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload("/v2/pipelines/quoting/batches", "id\na\n").await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    client.finished(&id).await;
+    let row = client.get(&format!("/v2/batches/{id}/rows/1?reveal=true")).await;
+    assert_eq!(row["sent"]["target"], "/post/***/x?plain=***", "{row}");
+    assert_eq!(row["error"]["message"], "not with *** *** ***", "{row}");
+    let sent = row["sent"]["body"].as_str().expect("a body");
+    assert!(sent.contains(r#""id":"a""#) && sent.contains(r#""key":"***""#), "{row}");
+    let mut shown = vec![row.to_string()];
+    for path in ["rows", "failed.csv", "errors", "waiting"] {
+        shown.push(client.text(&format!("/v2/batches/{id}/{path}")).await);
+    }
+    service.terminate();
+    shown.push(std::fs::read_to_string(place.log()).expect("a log"));
+    for text in &shown {
+        let coded = "czNjcmV0Jm9mPXZhcmlhYm";
+        let found = ["s3cret", "s3cret%26", coded].into_iter().find(|secret| text.contains(secret));
+        assert_eq!(found, None, "{text}");
+    }
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ struct Known {
     looked: Instant,
     stamp: Stamp,
     text: Arc<str>,
+    /// Whether it could not be read when it was looked at last.
+    fails: bool,
 }
 
 /// The files, each as it was read last. There are as many entries as files that definitions name.
@@ -54,28 +56,40 @@ impl Files for LiveFiles {
             }
             known.looked = now;
             match Stamp::of(path) {
-                Ok(stamp) if stamp == known.stamp => return Ok(known.text.clone()),
+                Ok(stamp) if stamp == known.stamp => known.is_back(path),
                 Ok(stamp) => match read(path) {
                     Ok(text) if !text.is_empty() => {
-                        *known = Known { looked: now, stamp, text: text.into() };
+                        *known = Known { looked: now, stamp, text: text.into(), fails: false };
                         tracing::info!(file = %path.display(), "a file of a definition has changed; calls use it from now on");
                     }
-                    Ok(_) => {}
-                    Err(error) => kept(path, &error.to_string()),
+                    Ok(_) => known.fails(path, "it is empty"),
+                    Err(error) => known.fails(path, &error.to_string()),
                 },
-                Err(error) => kept(path, &error.to_string()),
+                Err(error) => known.fails(path, &error.to_string()),
             }
             return Ok(known.text.clone());
         }
         let stamp = Stamp::of(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let text: Arc<str> = read(path).map_err(|error| error.to_string())?.into();
-        files.insert(path.to_owned(), Known { looked: now, stamp, text: text.clone() });
+        files.insert(path.to_owned(), Known { looked: now, stamp, text: text.clone(), fails: false });
         Ok(text)
     }
 }
 
-fn kept(path: &Path, error: &str) {
-    tracing::debug!(file = %path.display(), error, "a file of a definition cannot be read; what it held before is used");
+impl Known {
+    /// The file cannot be read. The log has one line for each outage: files are read for each call.
+    fn fails(&mut self, path: &Path, error: &str) {
+        if !std::mem::replace(&mut self.fails, true) {
+            tracing::warn!(file = %path.display(), error, "a file of a definition cannot be read; what it held before is used");
+        }
+    }
+
+    /// The file is what it was.
+    fn is_back(&mut self, path: &Path) {
+        if std::mem::take(&mut self.fails) {
+            tracing::info!(file = %path.display(), "a file of a definition can be read again");
+        }
+    }
 }
 
 #[cfg(test)]

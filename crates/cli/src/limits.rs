@@ -59,6 +59,12 @@ pub async fn run(
             let Some(concurrency) = concurrency else {
                 return Err(StartError::new("--concurrency is a number of calls above 0".to_owned()));
             };
+            if limit.is_some() && is_without_a_rate(opened, &dependency) {
+                return Err(StartError::new(format!(
+                    "no pipeline gives `{dependency}` a `rate`, so there is no limit that --limit could change; write `rate: {{ limit: …, \
+                     period: … }}` in the definition, or set --concurrency"
+                )));
+            }
             let change = LimitChange { limit, concurrency, paused: None };
             changed(opened, "limits.set", &dependency, change, out).await?;
         }
@@ -105,6 +111,17 @@ async fn changed(
     opened.audit_done(action, format!("{dependency}: {}", told(&setting))).await;
     out.say(&setting, || format!("{dependency}: {}", told(&setting)));
     Ok(())
+}
+
+/// Whether definitions have the dependency, and none of them a rate for it.
+fn is_without_a_rate(opened: &Opened, name: &str) -> bool {
+    let pipelines: Vec<_> = opened.chosen.services.pipelines.iter().collect();
+    let mut known = pipelines
+        .iter()
+        .flat_map(|pipeline| &pipeline.dependencies)
+        .filter(|one| one.name == name)
+        .peekable();
+    known.peek().is_some() && known.all(|one| one.rate.is_none() && one.more.is_empty())
 }
 
 /// The limits that the definitions write, by dependency: the rate, and the calls at once.

@@ -48,10 +48,10 @@ pub use failure::Failure;
 pub use limiter::{CallLimits, CallMeter, Limiter, Permit, Spend};
 pub use local::LocalLimiter;
 pub use metrics::{CallMetrics, Histogram};
-pub use retry_after::retry_after;
+pub use retry_after::asked_pause;
 #[cfg(feature = "redis")]
 pub use shared::SharedLimiter;
-pub use stage::{Outgoing, Recorded, Stage};
+pub use stage::{Outgoing, OutgoingHeader, Recorded, Stage};
 
 /// A call that would leave later than this long after it may is not made and asks again
 /// ([`penstock_domain::limit::rate::LATE_US`]).

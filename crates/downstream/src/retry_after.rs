@@ -7,10 +7,11 @@ use penstock_domain::time::Timestamp;
 
 use crate::delay::{self, Unit};
 
-/// `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3), and the other forms that are in use. `longest` at most; none
-/// when its form is not known.
-pub fn retry_after(value: &str, now: Timestamp, longest: Duration) -> Option<Duration> {
-    delay::parse(value, Unit::Seconds, now).map(|wait| wait.min(longest))
+/// How long an answer of any status asks to wait by its `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3), and the other forms
+/// that are in use. 31 days at most; none when its form is not known. A date is compared to the clock that wrote it, that of the
+/// answer's `Date`.
+pub fn asked_pause(headers: &BTreeMap<String, String>, now: Timestamp) -> Option<Duration> {
+    delay::parse(headers.get("retry-after")?, Unit::Seconds, server_now(headers, now))
 }
 
 /// Until when an answer of this status asks to wait: by `Retry-After` or, when a limit is used up, by the headers that say
@@ -20,9 +21,7 @@ pub fn wait_until(status: u16, headers: &BTreeMap<String, String>, now: Timestam
         return None;
     }
     let server_now = server_now(headers, now);
-    let standard =
-        headers.get("retry-after").and_then(|value| delay::parse(value, Unit::Seconds, server_now));
-    let asked = standard.or_else(|| vendors_retry_after(headers, server_now));
+    let asked = asked_pause(headers, now).or_else(|| vendors_retry_after(headers, server_now));
     let wait = asked.or_else(|| {
         // Only a 429 is about a limit in any case.
         let limits = limits(headers, server_now);
@@ -246,6 +245,9 @@ mod tests {
         assert_eq!(until(429, &[date, ("retry-after", "Fri, 15 Jan 2027 09:00:05 GMT")]), Some(5_000));
         assert_eq!(until(429, &[date, ("x-ratelimit-reset", "1800003605")]), Some(5_000));
         assert_eq!(until(429, &[date, ("retry-after", "5")]), Some(5_000));
+        let asked = [date, ("retry-after", "Fri, 15 Jan 2027 09:00:05 GMT")];
+        let asked = asked.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        assert_eq!(asked_pause(&asked, NOW), Some(Duration::from_secs(5)), "of whatever status");
         assert_eq!(until(429, &[("date", "now"), ("x-ratelimit-reset", "1800000005")]), Some(5_000));
     }
 

@@ -17,6 +17,17 @@ use crate::client::{Response, Sent};
 use crate::memory::Reserved;
 use crate::retry_after::wait_until;
 
+/// A header of a request as it would be sent.
+#[derive(Clone, Debug)]
+pub struct OutgoingHeader {
+    /// Its name, in lower case.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Whether the value is a credential: a token, a key or a signature.
+    pub is_secret: bool,
+}
+
 /// A request as it would be sent.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
@@ -24,8 +35,8 @@ pub struct Outgoing {
     pub method: String,
     /// The whole URL.
     pub url: String,
-    /// Headers in the order in which they are sent, names in lower case.
-    pub headers: Vec<(String, String)>,
+    /// Headers in the order in which they are sent.
+    pub headers: Vec<OutgoingHeader>,
     /// The body; empty without one.
     pub body: Bytes,
 }
@@ -52,15 +63,15 @@ pub trait Stage: Send + Sync {
 
 impl Outgoing {
     pub(crate) fn of(request: &Request<Full<Bytes>>, body: Bytes) -> Self {
-        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let header = |(name, value): (&HeaderName, &HeaderValue)| OutgoingHeader {
+            name: name.as_str().to_owned(),
+            value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            is_secret: value.is_sensitive(),
+        };
         Self {
             method: request.method().as_str().to_owned(),
             url: request.uri().to_string(),
-            headers: request
-                .headers()
-                .iter()
-                .map(|(name, value)| (name.as_str().to_owned(), text(value)))
-                .collect(),
+            headers: request.headers().iter().map(header).collect(),
             body,
         }
     }

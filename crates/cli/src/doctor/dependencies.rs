@@ -1,6 +1,8 @@
 //! The pipelines and the APIs that they call.
 
 use futures::StreamExt as _;
+use penstock_app::live_files::LiveFiles;
+use penstock_domain::pipeline::Files as _;
 use penstock_flow::operate::dependencies;
 use penstock_flow::operate::dependencies::DependencyState;
 
@@ -21,6 +23,22 @@ pub(super) fn pipelines(opened: &Opened, findings: &mut Findings) {
             "none is loaded here; set PENSTOCK_PIPELINES and the variables that they name",
         ),
         None => findings.ok("pipelines", names.join(", ")),
+    }
+}
+
+/// Files that definitions name. Where they are kept away from this command, only the services can read them.
+pub(super) fn files(opened: &Opened, findings: &mut Findings) {
+    let readable = LiveFiles::default();
+    for pipeline in opened.chosen.services.pipelines.iter() {
+        for file in pipeline.secret_values.files() {
+            if let Err(error) = readable.read(file) {
+                let name = &pipeline.name;
+                let found = format!(
+                    "pipeline `{name}`: {error}; a worker that has read it before uses what it held then"
+                );
+                findings.warn("file", found);
+            }
+        }
     }
 }
 

@@ -57,6 +57,7 @@ pub async fn run(opened: &Opened, out: Output) -> Result<bool, StartError> {
     services::objects(opened, &mut findings).await;
     services::queue(opened, &mut findings).await;
     dependencies::pipelines(opened, &mut findings);
+    dependencies::files(opened, &mut findings);
     dependencies::dependencies(opened, &mut findings).await;
     activity::background(opened, &mut findings).await;
     services::disk(opened, &mut findings);

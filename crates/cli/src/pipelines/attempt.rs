@@ -1,13 +1,12 @@
 //! `penstock pipelines try`: the requests of a file's first rows, as they would be sent.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
+use penstock_app::live_files::LiveFiles;
 use penstock_app::{Settings, StartError, Variables};
-use penstock_domain::pipeline::{Pipeline, Unset, utf8};
-use penstock_downstream::Outgoing;
+use penstock_domain::pipeline::{MASK, Pipeline, SecretValues, Unset, utf8};
+use penstock_downstream::{Outgoing, OutgoingHeader};
 use serde_json::{Value, json};
 
 use super::answers::Answers;
@@ -17,12 +16,6 @@ use crate::output::Output;
 
 /// Headers that hold credentials, whatever their value is.
 const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
-
-/// Stands for a secret.
-const MASK: &str = "***";
-
-/// Values of variables that are shorter say too little to be secrets, and stand everywhere.
-const SHORTEST_SECRET: usize = 4;
 
 /// What is tried.
 pub struct Attempt<'a> {
@@ -34,67 +27,24 @@ pub struct Attempt<'a> {
     pub send: bool,
 }
 
-/// Values that are not shown.
-#[derive(Default)]
-pub struct Secrets(Mutex<BTreeSet<String>>);
-
-impl Secrets {
-    /// Remembers what a variable holds, and how it is written in a form, a path and JSON. An address is not secret.
-    fn add(&self, value: &str) {
-        if value.len() >= SHORTEST_SECRET && !value.contains("://") {
-            let mut secrets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let in_form: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-            secrets.insert(in_form.replace('+', "%20"));
-            secrets.insert(in_form);
-            secrets.insert(Value::from(value).to_string().trim_matches('"').to_owned());
-            secrets.insert(value.to_owned());
-        }
-    }
-
-    /// A text without them.
-    pub fn masked(&self, text: &str) -> String {
-        let secrets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The longest first: one may be a part of another.
-        let mut secrets: Vec<&String> = secrets.iter().collect();
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), MASK))
-    }
-
-    /// A header's value without them.
-    fn header(&self, name: &str, value: &str) -> String {
-        if !SECRET_HEADERS.contains(&name) {
-            return self.masked(value);
-        }
-        let scheme = value.split_once(' ').map(|(scheme, _)| scheme);
-        match scheme.filter(|_| name.ends_with("authorization")) {
-            Some(scheme) => format!("{scheme} {MASK}"),
-            None => MASK.to_owned(),
-        }
-    }
-}
-
 /// Reads a definition for being tried.
 pub fn definition(
     settings: &Settings,
     file: &Path,
     set: &dyn Fn(&str) -> Option<String>,
-    secrets: &Secrets,
 ) -> Result<Pipeline, StartError> {
     let name = file.display().to_string();
     let bytes = std::fs::read(file).map_err(|error| said(format!("cannot read {name}: {error}")))?;
     let text = utf8(&name, &bytes).map_err(said)?;
     let variables = Variables::with(settings, Unset::Refused);
-    let lookup = |name: &str| {
-        let value = set(name).or_else(|| variables.lookup(name));
-        value.inspect(|value| secrets.add(value))
-    };
+    let lookup = |name: &str| set(name).or_else(|| variables.lookup(name));
     Pipeline::load_with(&name, text, &lookup, Unset::Refused)
         .map_err(|errors| said(errors.iter().map(|error| format!("{error}")).collect::<Vec<_>>().join("\n")))
 }
 
 pub async fn run(settings: &Settings, attempt: Attempt<'_>, out: Output) -> Result<bool, StartError> {
-    let secrets = Secrets::default();
-    let pipeline = definition(settings, attempt.file, &|_| None, &secrets)?;
+    let pipeline = definition(settings, attempt.file, &|_| None)?;
+    let secrets = pipeline.secret_values.with_files(&LiveFiles::default());
     let cannot = |error| said(format!("cannot read {}: {error}", attempt.rows_csv.display()));
     let csv = std::fs::read(attempt.rows_csv).map_err(cannot)?;
     let answers = match attempt.answers {
@@ -118,10 +68,10 @@ pub async fn run(settings: &Settings, attempt: Attempt<'_>, out: Output) -> Resu
 }
 
 /// A request as HTTP/1.1 writes it.
-fn request_text(request: &Outgoing, secrets: &Secrets) -> String {
+fn request_text(request: &Outgoing, secrets: &SecretValues) -> String {
     let mut text = format!("{} {}\n", request.method, secrets.masked(&request.url));
-    for (name, value) in &request.headers {
-        let _ = writeln!(text, "{name}: {}", secrets.header(name, value));
+    for header in &request.headers {
+        let _ = writeln!(text, "{}: {}", header.name, shown(header, secrets));
     }
     if !request.body.is_empty() {
         let body = String::from_utf8_lossy(&request.body);
@@ -130,7 +80,7 @@ fn request_text(request: &Outgoing, secrets: &Secrets) -> String {
     text
 }
 
-fn as_text(row: &Rehearsed, secrets: &Secrets, recorded: bool) -> String {
+fn as_text(row: &Rehearsed, secrets: &SecretValues, recorded: bool) -> String {
     let mut text = format!("# row {}\n", row.number);
     for (request, status) in &row.calls {
         text.push_str(&request_text(request, secrets));
@@ -162,10 +112,10 @@ fn as_text(row: &Rehearsed, secrets: &Secrets, recorded: bool) -> String {
     text
 }
 
-fn as_json(row: &Rehearsed, secrets: &Secrets, recorded: bool) -> Value {
+fn as_json(row: &Rehearsed, secrets: &SecretValues, recorded: bool) -> Value {
     let call = |(request, status): &(Outgoing, Option<u16>)| {
         let headers: Vec<Value> =
-            request.headers.iter().map(|(name, value)| json!([name, secrets.header(name, value)])).collect();
+            request.headers.iter().map(|header| json!([header.name, shown(header, secrets)])).collect();
         json!({
             "method": request.method,
             "url": secrets.masked(&request.url),
@@ -181,7 +131,7 @@ fn as_json(row: &Rehearsed, secrets: &Secrets, recorded: bool) -> Value {
     if recorded {
         value["outcome"] = row.outcome.into();
         for field in ["result", "error"] {
-            value[field] = masked_json(&row.row[field], secrets);
+            value[field] = secrets.masked_json(&row.row[field]);
         }
         value["until"] = json!(row.until);
         value["unanswered"] = json!(row.unanswered.as_ref().map(|request| secrets.masked(request)));
@@ -189,15 +139,16 @@ fn as_json(row: &Rehearsed, secrets: &Secrets, recorded: bool) -> Value {
     value
 }
 
-/// A value without secrets in its texts.
-fn masked_json(value: &Value, secrets: &Secrets) -> Value {
-    match value {
-        Value::String(text) => secrets.masked(text).into(),
-        Value::Array(items) => items.iter().map(|item| masked_json(item, secrets)).collect(),
-        Value::Object(fields) => {
-            fields.iter().map(|(name, field)| (name.clone(), masked_json(field, secrets))).collect()
-        }
-        other => other.clone(),
+/// A header's value without them. What is left of a credential is the name of its scheme.
+fn shown(header: &OutgoingHeader, secrets: &SecretValues) -> String {
+    let name = header.name.as_str();
+    if !header.is_secret && !SECRET_HEADERS.contains(&name) {
+        return secrets.masked(&header.value);
+    }
+    let scheme = header.value.split_once(' ').map(|(scheme, _)| scheme);
+    match scheme.filter(|_| name.ends_with("authorization")) {
+        Some(scheme) => format!("{scheme} {MASK}"),
+        None => MASK.to_owned(),
     }
 }
 
@@ -206,21 +157,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_masked_and_addresses_are_not() {
-        let secrets = Secrets::default();
-        for value in ["sk_live_abc", "sk_live", "abc", "https://api.example"] {
-            secrets.add(value);
-        }
-        assert_eq!(
-            secrets.masked("https://api.example/?k=sk_live_abc&l=sk_live&m=abc"),
-            "https://api.example/?k=***&l=***&m=abc"
-        );
-        secrets.add("a+b/c=\"d e");
-        assert_eq!(secrets.masked("?k=a%2Bb%2Fc%3D%22d+e"), "?k=***");
-        assert_eq!(secrets.masked("/a%2Bb%2Fc%3D%22d%20e/x"), "/***/x");
-        assert_eq!(secrets.masked(r#"{"k":"a+b/c=\"d e"}"#), r#"{"k":"***"}"#);
-        assert_eq!(secrets.header("authorization", "Basic dXNlcg=="), "Basic ***");
-        assert_eq!(secrets.header("x-api-key", "other words"), "***");
-        assert_eq!(secrets.header("x-token", "v sk_live_abc"), "v ***");
+    fn credentials_are_masked_whatever_their_value_is() {
+        let mut secrets = SecretValues::default();
+        secrets.add("sk_live_abc");
+        let shown = |name: &str, value: &str, is_secret| {
+            let header = OutgoingHeader { name: name.into(), value: value.into(), is_secret };
+            shown(&header, &secrets)
+        };
+        assert_eq!(shown("authorization", "Basic dXNlcg==", false), "Basic ***");
+        assert_eq!(shown("x-api-key", "other words", false), "***");
+        assert_eq!(shown("x-token", "v sk_live_abc", false), "v ***");
+        assert_eq!(shown("x-signature", "t=1,v1=ff00", true), "***", "it is computed");
+        assert_eq!(shown("x-timestamp", "1700000000", false), "1700000000");
     }
 }

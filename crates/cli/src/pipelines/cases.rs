@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answers::{Answer, Answers, matches, path_of};
-use super::attempt::{Secrets, definition};
+use super::attempt::definition;
 use super::rehearse::{self, Rehearsal, Rehearsed};
 use crate::open::said;
 use crate::output::Output;
@@ -114,8 +114,8 @@ async fn faults(
     env: &BTreeMap<String, String>,
     case: &Case,
 ) -> Result<Vec<String>, StartError> {
-    let secrets = Secrets::default();
-    let pipeline = definition(settings, file, &|name| env.get(name).cloned(), &secrets)?;
+    let pipeline = definition(settings, file, &|name| env.get(name).cloned())?;
+    let secrets = pipeline.secret_values.clone();
     let rows = u32::try_from(case.rows.len()).unwrap_or(MOST_ROWS).min(MOST_ROWS);
     let (csv, context) = (case.csv.as_bytes(), case.context.clone());
     let answers = Some(Answers::new(case.answers.clone()));
@@ -179,9 +179,9 @@ fn compare_request(number: usize, made: &Outgoing, wanted: &WantedRequest, fault
         fault(format!("the query is `{query}`, and not `{wanted}`"));
     }
     for (name, value) in &wanted.headers {
-        let found = made.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        if found.is_none_or(|(_, found)| found != value) {
-            let found = found.map_or("not there".to_owned(), |(_, found)| format!("`{found}`"));
+        let found = made.headers.iter().find(|known| known.name.eq_ignore_ascii_case(name));
+        if found.is_none_or(|found| found.value != *value) {
+            let found = found.map_or("not there".to_owned(), |found| format!("`{}`", found.value));
             fault(format!("the header {name} is {found}, and not `{value}`"));
         }
     }

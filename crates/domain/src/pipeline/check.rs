@@ -8,6 +8,7 @@ use serde_saphyr::{Location, Spanned};
 use super::error::{DefinitionError, ErrorCode};
 use super::live::{LiveText, Part};
 use super::owner::OwnerReads;
+use super::secret_values::SecretValues;
 use super::vars::{self, Filled, Section, Unset, Unusable};
 use super::written::Written;
 
@@ -55,6 +56,8 @@ pub struct Source<'a> {
     unset: Unset,
     /// Whether a variable without a value was left open since somebody asked.
     left_open: bool,
+    /// The values of variables and files, so far.
+    pub secrets: SecretValues,
     pub errors: Vec<DefinitionError>,
     /// Keys at the top under which something could not be read: what is missing there is no error of its own.
     damaged: Vec<String>,
@@ -75,6 +78,7 @@ impl<'a> Source<'a> {
             vars,
             unset,
             left_open: false,
+            secrets: SecretValues::default(),
             errors: Vec::new(),
             damaged: Vec::new(),
             is_broken: false,
@@ -280,8 +284,14 @@ impl<'a> Source<'a> {
             Some(path) => lookup(&format!("{}{}", vars::FILE, folder.join(path).display())),
             None => lookup(name),
         };
+        let secrets = &mut self.secrets;
         let filled = fill(&mut |name| {
-            found(name).or_else(|| {
+            let value = found(name);
+            if let Some(path) = name.strip_prefix(vars::FILE) {
+                secrets.add_file(folder.join(path));
+            }
+            value.iter().for_each(|value| secrets.add(value));
+            value.or_else(|| {
                 missing.push(name.to_owned());
                 // A number can stand in text, in quotes and in an expression.
                 Some("0".to_owned())

@@ -51,12 +51,17 @@ impl Costs {
         self.named.iter().any(|cost| cost.actual.is_some())
     }
 
-    /// What a call for a row takes; `fixed` is the step's own number.
+    /// What a call for a row takes; `fixed` is the step's own number, `key` the idempotency key of a keyed step.
     ///
     /// # Errors
     /// Which cost cannot be made, and why.
-    pub(super) fn of(&self, fixed: u32, row: &RowContext<'_>) -> Result<CallCost, CostError> {
-        let values = Scope::of(row).into_value();
+    pub(super) fn of(
+        &self,
+        fixed: u32,
+        row: &RowContext<'_>,
+        key: Option<&str>,
+    ) -> Result<CallCost, CostError> {
+        let values = Scope::of(row).with_key(key).into_value();
         let unnamed = match &self.unnamed {
             Some(template) => number("cost", template, &values)?,
             None => fixed,
@@ -69,9 +74,14 @@ impl Costs {
     }
 
     /// What a call has taken, by its answer: of the limits of which the answer says it.
-    pub(super) fn actual(&self, row: &RowContext<'_>, answer: ResponseView<'_>) -> Vec<(String, u32)> {
+    pub(super) fn actual(
+        &self,
+        row: &RowContext<'_>,
+        key: Option<&str>,
+        answer: ResponseView<'_>,
+    ) -> Vec<(String, u32)> {
         let corrected = self.named.iter().filter_map(|cost| Some((cost, cost.actual.as_ref()?)));
-        let values = Scope::of(row).with_answer(answer, self.reads_body).into_value();
+        let values = Scope::of(row).with_key(key).with_answer(answer, self.reads_body).into_value();
         corrected
             .filter_map(|(cost, actual)| Some((cost.name.clone(), number("", actual, &values).ok()?)))
             .collect()

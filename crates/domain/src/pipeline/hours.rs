@@ -38,7 +38,7 @@ pub fn hours(name: &str, definition: &Spanned<HoursDefinition>, source: &mut Sou
     if let Some(text) = &written.timezone {
         match text.parse() {
             Ok(known) => zone = known,
-            Err(_) => wrong(format!("`{text}` is no time zone; use a name such as UTC or Europe/Berlin")),
+            Err(_) => wrong(format!("`{text}` is not a time zone; use a name such as UTC or Europe/Berlin")),
         }
     }
     let mut days = [written.days.is_none(); 7];
@@ -53,7 +53,7 @@ pub fn hours(name: &str, definition: &Spanned<HoursDefinition>, source: &mut Sou
                 (0..=(last + 7 - first) % 7).for_each(|step| days[(first + step) % 7] = true)
             }
             None => wrong(format!(
-                "`{}` is no day; use mon, tue, wed, thu, fri, sat, sun, or mon-fri",
+                "`{}` is not a day; use mon, tue, wed, thu, fri, sat, sun, or mon-fri",
                 text.trim()
             )),
         }

@@ -200,6 +200,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         schema: Arc::new(schema),
         dependencies,
         open_addresses,
+        secret_values: std::mem::take(&mut source.secrets),
         steps,
         result: ResultTemplate { fields },
         context_keys: read.context,

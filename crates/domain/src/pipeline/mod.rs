@@ -33,6 +33,7 @@ pub mod request;
 pub mod responses;
 pub mod scalars;
 mod schema;
+mod secret_values;
 pub mod step;
 mod successor;
 pub mod template;
@@ -45,6 +46,7 @@ pub(crate) mod yaml;
 pub use answer::{AnswerFormat, AnswerKind};
 pub use auth::{
     Auth, AwsSigV4, Claim, ClientAuth, Grant, Hmac, HmacAlgorithm, Jwt, JwtAlgorithm, OAuth2, Signable,
+    SignedHeader,
 };
 pub use catalog::Catalog;
 pub use cost::{CallCost, Costs};
@@ -58,6 +60,7 @@ pub use rate::{Per, Rate, Window};
 pub use request::{Body, RenderedRequest, Target};
 pub use responses::{ApiError, Responses, clean_code};
 pub use schema::schema;
+pub use secret_values::{MASK, SecretValues};
 pub use step::{RenderError, Step};
 pub use successor::KeptStep;
 pub use transport::{Proxy, Tls};

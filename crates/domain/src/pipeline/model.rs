@@ -12,6 +12,7 @@ use super::hosts::{self, HostPattern};
 use super::live::LiveText;
 use super::owner::OwnerReads;
 use super::rate::Rate;
+use super::secret_values::SecretValues;
 use super::step::{RenderError, ResultTemplate, Step};
 use super::transport::{Proxy, Tls};
 use super::values::RowContext;
@@ -46,6 +47,8 @@ pub struct Pipeline {
     pub place: SourceSpan,
     pub(super) context_keys: BTreeSet<String>,
     pub(super) open_addresses: Vec<String>,
+    /// The values of its variables and the files that it names.
+    pub secret_values: SecretValues,
     /// The text as it was written: what is kept with a batch. Variables of the environment are not filled in.
     pub source: Arc<str>,
     /// The text's name: UUID version 5 of it.

@@ -13,6 +13,7 @@ use super::call::{Here, Read, compiled};
 use super::check::Source;
 use super::definition::{Method, StepDefinition};
 use super::names::Names;
+use super::request::look::LookTarget;
 use super::request::{self, RenderedRequest, Target, TargetTemplate};
 use super::responses::lenient::is_true;
 use super::scalars::Span;
@@ -87,7 +88,9 @@ impl Step {
     /// error here: the condition does not hold.
     pub fn poll_status(&self, row: &RowContext<'_>, answer: ResponseView<'_>) -> PollStatus {
         let Some(poll) = &self.poll else { return PollStatus::Ready };
-        let values = Scope::of(row).with_answer(answer, poll.reads_body).into_value();
+        let key = self.key(row).ok().flatten();
+        let values =
+            Scope::of(row).with_key(key.as_deref()).with_answer(answer, poll.reads_body).into_value();
         if poll.fail.as_ref().is_some_and(|fail| is_true(fail, &values)) {
             PollStatus::Failed
         } else if is_true(&poll.until, &values) {
@@ -108,7 +111,9 @@ impl Step {
     ) -> Result<Option<Target>, RenderError> {
         let Some(poll) = &self.poll else { return Ok(None) };
         let Some(target) = &poll.target else { return Ok(None) };
-        let values = Scope::of(row).with_answer(answer, poll.target_reads_body).into_value();
+        let key = self.key(row)?;
+        let values =
+            Scope::of(row).with_key(key.as_deref()).with_answer(answer, poll.target_reads_body).into_value();
         target.render(&self.name, &values).map(Some)
     }
 
@@ -153,7 +158,10 @@ pub fn poll(
         source.error(line, format!("step `{name}`: {message}"));
     }
     let poll = times(name, definition, source);
-    let (target, target_reads_body) = target?.map_or((None, false), |(target, reads)| (Some(target), reads));
+    let (target, target_reads_body) = match target? {
+        LookTarget::Request => (None, false),
+        LookTarget::Own { target, reads_body } => (Some(target), reads_body),
+    };
     Some(Poll { until: until?, fail, target, reads_body, target_reads_body, ..poll })
 }
 

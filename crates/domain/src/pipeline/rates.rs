@@ -184,7 +184,7 @@ fn rate(name: &str, rate: &RateDefinition, line: u64, source: &mut Source<'_>) -
     if let Some(name) = &rate.timezone {
         match name.parse() {
             Ok(known) => zone = known,
-            Err(_) => wrong(&format!("`{name}` is no time zone; use a name such as UTC or Europe/Berlin")),
+            Err(_) => wrong(&format!("`{name}` is not a time zone; use a name such as UTC or Europe/Berlin")),
         }
     }
     let window = match rate.window {

@@ -181,7 +181,8 @@ impl Step {
         if self.costs.are_fixed() {
             return Ok(CallCost { unnamed: self.cost, named: Vec::new() });
         }
-        self.costs.of(self.cost, row).map_err(|error| match error {
+        let key = self.key(row)?;
+        self.costs.of(self.cost, row, key.as_deref()).map_err(|error| match error {
             CostError::Template(place, error) => RenderError::new(&self.name, place, &error),
             CostError::NoNumber(place) => {
                 RenderError::because(&self.name, place, "what it makes is not a number of 0 or more")
@@ -191,7 +192,11 @@ impl Step {
 
     /// What a call has taken of limits with a name, as far as its answer says it.
     pub fn actual_costs(&self, row: &RowContext<'_>, answer: ResponseView<'_>) -> Vec<(String, u32)> {
-        if self.costs.are_corrected() { self.costs.actual(row, answer) } else { Vec::new() }
+        if !self.costs.are_corrected() {
+            return Vec::new();
+        }
+        let key = self.key(row).ok().flatten();
+        self.costs.actual(row, key.as_deref(), answer)
     }
 
     /// The values of its dependency's limits that are each value's own, for each of [`Dependency::more`] in its order.

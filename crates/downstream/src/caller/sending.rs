@@ -5,7 +5,7 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 use penstock_domain::limit::{self, Denied, Feedback, Reason};
 use penstock_domain::outcome::{Happened, Verdict};
-use penstock_domain::pipeline::{Auth, Dependency, OAuth2};
+use penstock_domain::pipeline::{Auth, Dependency, OAuth2, SecretValues};
 use tokio::time::Instant;
 
 use super::budgets::Taken;
@@ -129,6 +129,18 @@ impl Caller {
     fn fetching<'a>(&'a self, dependency: &'a Dependency, auth: &'a OAuth2) -> Fetching<'a> {
         let (files, transports) = (&self.client.files, &self.client.transports);
         Fetching { dependency, auth, files, transports, clock: &self.clock }
+    }
+
+    /// Secret values, with what files hold now and the token that calls leave with.
+    pub fn secret_values(&self, dependency: &Dependency, known: &SecretValues) -> SecretValues {
+        let mut all = known.with_files(&*self.client.files);
+        if let Some(Auth::OAuth2(auth)) = &dependency.auth
+            && let Some(token) = self.access_tokens.current(&self.fetching(dependency, auth))
+            && let Ok(value) = token.value.to_str()
+        {
+            all.add(value.trim_start_matches("Bearer "));
+        }
+        all
     }
 
     async fn token(&self, dependency: &Dependency, auth: &OAuth2, began: Instant) -> Result<Token, Called> {

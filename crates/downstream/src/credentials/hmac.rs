@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hyper::header::HeaderName;
 use hyper::http::request::Parts;
-use penstock_domain::pipeline::{Files, Hmac, HmacAlgorithm, Signable};
+use penstock_domain::pipeline::{Files, Hmac, HmacAlgorithm, Signable, SignedHeader};
 use penstock_domain::time::Timestamp;
 use ring::{digest, hmac};
 
@@ -45,8 +45,9 @@ pub(crate) fn sign(
     };
     let key = hmac::Key::new(algorithm, auth.secret.text(files)?.as_bytes());
     let signature = hmac::sign(&key, &auth.message(&request)?);
-    for (name, value) in auth.headers(&request, signature.as_ref())? {
-        let value = secret("auth.hmac.headers", &value)?;
+    for SignedHeader { name, value, is_signature } in auth.headers(&request, signature.as_ref())? {
+        let mut value = secret("auth.hmac.headers", &value)?;
+        value.set_sensitive(is_signature);
         let name = HeaderName::try_from(name).map_err(|_| "auth.hmac.headers: a name is wrong".to_owned())?;
         head.headers.insert(name, value);
     }

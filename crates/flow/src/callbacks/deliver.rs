@@ -3,6 +3,7 @@
 //!
 //! A callback that fails changes nothing about its batch and holds up no row.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -10,8 +11,10 @@ use std::time::Duration;
 use penstock_crypto::webhook;
 use penstock_domain::ids::LeaseToken;
 use penstock_domain::time::Timestamp;
+use penstock_downstream::asked_pause;
 use penstock_store::batches::Batch;
 use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Delivery};
+use reqwest::header::{HeaderName, HeaderValue};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
@@ -218,11 +221,7 @@ impl Sender {
         match sent {
             Ok(response) => Answer {
                 status: Some(response.status().as_u16()),
-                retry_after: response
-                    .headers()
-                    .get("retry-after")
-                    .and_then(|value| value.to_str().ok())
-                    .and_then(|value| penstock_downstream::retry_after(value, now, LONGEST_PAUSE)),
+                retry_after: asked_pause(&headers_of(&response), now).map(|pause| pause.min(LONGEST_PAUSE)),
                 error: None,
             },
             // The address itself stays out of the text.
@@ -315,4 +314,11 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "a delivery panicked: please report it; will retry");
     }
+}
+/// Headers by name, as far as they are text.
+fn headers_of(response: &reqwest::Response) -> BTreeMap<String, String> {
+    let text = |(name, value): (&HeaderName, &HeaderValue)| {
+        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+    };
+    response.headers().iter().filter_map(text).collect()
 }

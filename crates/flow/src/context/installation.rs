@@ -2,6 +2,7 @@
 //! the MACs of API keys come from it, and a program's keyring is checked by whether it opens it.
 
 use penstock_crypto::{Fingerprinter, Keyring};
+use penstock_store::Store;
 
 use crate::context::error::FlowError;
 use crate::context::services::Services;
@@ -61,6 +62,16 @@ pub(crate) async fn installation_secret(services: &Services) -> Result<[u8; 32],
         secret.try_into().map_err(wrong)
     };
     services.secrets.installation.get_or_try_init(|| open).await.copied()
+}
+
+/// The same of a database in which a service has started before, for whoever has no more than it and a keyring.
+///
+/// # Errors
+/// As [`fingerprinter`].
+pub(crate) async fn secret_of(store: &dyn Store, keyring: &Keyring) -> Result<[u8; 32], FlowError> {
+    let missing = || FlowError::Inconsistent("the installation has no secret".into());
+    let sealed = store.secret(FINGERPRINT).await?.ok_or_else(missing)?;
+    open(keyring, &sealed)?.try_into().map_err(|_| missing())
 }
 
 async fn fingerprint_secret(services: &Services, keyring: &Keyring) -> Result<Vec<u8>, FlowError> {

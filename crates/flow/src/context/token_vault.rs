@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use penstock_crypto::{CurrentKeyring, Keyring};
+use penstock_crypto::{CurrentKeyring, Keyring, record_mac};
 use penstock_domain::time::Clock;
 use penstock_downstream::{KeptTokens, TokenVault};
 use penstock_store::Store;
@@ -12,9 +12,12 @@ use ring::rand::SecureRandom;
 use uuid::Uuid;
 
 use crate::context::error::FlowError;
+use crate::context::installation;
 use crate::context::services::Services;
 
 const TABLE: &str = "tokens";
+/// The purpose under which tokens' names are hashed.
+const PURPOSE: &str = "token-name";
 const COLUMN: &str = "sealed";
 const WHAT: &str = "a dependency's tokens";
 
@@ -30,27 +33,35 @@ pub struct SealedVault {
     pub clock: Arc<dyn Clock>,
 }
 
-fn said(error: &FlowError) -> String {
+fn failed(error: &FlowError) -> String {
     format!("the dependency's tokens cannot be kept: {error}")
 }
 
 #[async_trait]
 impl TokenVault for SealedVault {
+    /// A hash under the installation's secret: a refresh token is a part of what it is made of.
+    async fn name(&self, of: &str) -> Result<Uuid, String> {
+        let secret = installation::secret_of(self.store.as_ref(), &self.keyring.get()).await;
+        let mac = record_mac(&secret.map_err(|error| failed(&error))?, PURPOSE, &[of.as_bytes()]);
+        let start = mac.first_chunk().copied().unwrap_or_default();
+        Ok(uuid::Builder::from_custom_bytes(start).into_uuid())
+    }
+
     async fn read(&self, name: Uuid) -> Result<(i64, Option<KeptTokens>), String> {
-        let kept = self.store.tokens(name).await.map_err(|error| said(&error.into()))?;
+        let kept = self.store.tokens(name).await.map_err(|error| failed(&error.into()))?;
         let Some(kept) = kept else { return Ok((0, None)) };
         let Some(sealed) = kept.sealed else { return Ok((kept.version, None)) };
         let plain = self.keyring.get().open_small(TABLE, &name.to_string(), COLUMN, &sealed);
-        let plain = plain.map_err(|source| said(&FlowError::Sealed { what: WHAT, source }))?;
+        let plain = plain.map_err(|source| failed(&FlowError::Sealed { what: WHAT, source }))?;
         let tokens = serde_json::from_slice(&plain)
-            .map_err(|_| said(&FlowError::Inconsistent(format!("{WHAT} are not JSON"))))?;
+            .map_err(|_| failed(&FlowError::Inconsistent(format!("{WHAT} are not JSON"))))?;
         Ok((kept.version, Some(tokens)))
     }
 
     async fn begin(&self, name: Uuid, version: i64, within: Duration) -> Result<bool, String> {
         let now = self.clock.now();
         let begun = self.store.begin_renewal(name, version, now, now + within).await;
-        begun.map_err(|error| said(&error.into()))
+        begun.map_err(|error| failed(&error.into()))
     }
 
     async fn end(&self, name: Uuid, version: i64, tokens: Option<&KeptTokens>) -> Result<(), String> {
@@ -60,12 +71,12 @@ impl TokenVault for SealedVault {
                 let keyring = self.keyring.get();
                 let sealed =
                     keyring.seal_small(TABLE, &name.to_string(), COLUMN, &plain, self.random.as_ref());
-                Some(sealed.map_err(|source| said(&FlowError::Sealed { what: WHAT, source }))?)
+                Some(sealed.map_err(|source| failed(&FlowError::Sealed { what: WHAT, source }))?)
             }
             None => None,
         };
         let ended = self.store.end_renewal(name, version, sealed.as_deref()).await;
-        if !ended.map_err(|error| said(&error.into()))? {
+        if !ended.map_err(|error| failed(&error.into()))? {
             tracing::warn!(%name, "a dependency's tokens were renewed by another worker meanwhile");
         }
         Ok(())

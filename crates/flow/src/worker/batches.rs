@@ -7,7 +7,7 @@ use std::time::Duration;
 use penstock_domain::csv::HeaderMap;
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::limit;
-use penstock_domain::pipeline::{Dependency, Pipeline};
+use penstock_domain::pipeline::{Dependency, Pipeline, SecretValues};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::work::ClaimedRow;
@@ -44,6 +44,8 @@ pub struct BatchWork {
     pub pipeline: Arc<Pipeline>,
     /// That definition's dependencies, in its order, with the limits of today.
     pub dependencies: Vec<Dependency>,
+    /// What is shown of its calls is masked by these: its definition's values and its owner's secrets.
+    pub secret_values: SecretValues,
     /// Since when it has its owner's values; none: it reads none of them.
     pub owners_values_from: Option<Instant>,
     /// Bytes of its file: no row of it has more.
@@ -189,7 +191,7 @@ pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowE
     let pipeline = services.definition_of(batch).await?;
     let loaded = services.pipelines.iter().map(Arc::as_ref);
     let dependencies = with_limits_of_today(&pipeline, loaded);
-    let dependencies = of_owner(services, batch, dependencies).await?;
+    let (dependencies, secret_values) = of_owner(services, batch, &pipeline, dependencies).await?;
     let secrets = services.secrets_of(batch).await?;
     let header = secrets.header().cloned().ok_or_else(|| unreadable_header(batch))?;
     let reads_owner = pipeline.dependencies.iter().any(Dependency::reads_owner);
@@ -202,6 +204,7 @@ pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowE
         owner_name: batch.owner_name.clone(),
         pipeline,
         dependencies,
+        secret_values,
         file_bytes: batch.file_bytes,
         created_at: batch.created_at,
         run: batch.ledger.run,
@@ -211,19 +214,23 @@ pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowE
     })
 }
 
-/// Dependencies that read of an owner, as this batch's owner has them.
+/// Dependencies that read of an owner, as this batch's owner has them, and what is secret of them.
 async fn of_owner(
     services: &Services,
     batch: &Batch,
+    pipeline: &Pipeline,
     dependencies: Vec<Dependency>,
-) -> Result<Vec<Dependency>, FlowError> {
+) -> Result<(Vec<Dependency>, SecretValues), FlowError> {
+    let mut secrets = pipeline.secret_values.clone();
     if !dependencies.iter().any(Dependency::reads_owner) {
-        return Ok(dependencies);
+        return Ok((dependencies, secrets));
     }
     let owner = owner_values::view(services, batch.owner, &batch.owner_name).await?;
+    owner.secrets.values().for_each(|value| secrets.add(value));
     let own = dependencies.iter().map(|dependency| dependency.for_owner(&owner));
-    own.collect::<Result<_, _>>()
-        .map_err(|reason| FlowError::Definition { pipeline: batch.pipeline.clone(), reason })
+    let own = own.collect::<Result<_, _>>();
+    let own = own.map_err(|reason| FlowError::Definition { pipeline: batch.pipeline.clone(), reason })?;
+    Ok((own, secrets))
 }
 
 /// A batch keeps the definition that it was uploaded under: its columns, its steps, where they are sent and with what. Rates,

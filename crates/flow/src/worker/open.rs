@@ -43,7 +43,13 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
             secrets.open_json(SecretLocation::Receipt(number, receipt.step), &receipt.sealed)?;
         if output.is_array() {
             let found = Kept::from_json(output);
-            kept = Some(found.ok_or_else(|| FlowError::Inconsistent("a kept answer cannot be read".into()))?);
+            let found =
+                found.ok_or_else(|| FlowError::Inconsistent("a kept answer cannot be read".into()))?;
+            kept = Some(match found {
+                // A person has retried the row: it looks at once, and has the whole time again, whatever ended it before.
+                Kept::Poll(poll) if claimed.first_claimed_at.is_none() => Kept::Poll(poll.for_retry()),
+                found => found,
+            });
             break;
         }
         outputs.insert(step.name.clone(), output);
@@ -95,12 +101,14 @@ mod tests {
     use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq, RowRef};
     use penstock_domain::pipeline::Pipeline;
     use penstock_domain::row::Receipt;
+    use penstock_domain::time::Timestamp;
     use serde_json::json;
     use uuid::Uuid;
 
     use super::*;
     use crate::context::secrets::SecretsOf;
     use crate::worker::kept_answers::KeptAnswer;
+    use crate::worker::kept_polls::KeptPoll;
     use crate::worker::lanes::Owner;
 
     const DEFINITION: &str = "name: p\ncsv: { columns: [ { name: a }, { name: b } ] }\n\
@@ -112,6 +120,7 @@ mod tests {
         let key = DataKey::generate(&ring::rand::SystemRandom::new()).unwrap();
         BatchWork {
             owners_values_from: None,
+            secret_values: penstock_domain::pipeline::SecretValues::default(),
             seq: BatchSeq(1),
             id,
             name: None,
@@ -195,6 +204,22 @@ mod tests {
         assert_eq!((kept.kept, kept.outputs.len()), (Some(Kept::Answer(answer)), 0), "the step is not done");
         let lost = open(&work, &ClaimedRow { error: Some(vec![1; 64]), ..row(&work) }).unwrap();
         assert!(lost.error.is_none() && lost.values["b"] == "2", "a story that cannot be read ends nothing");
+    }
+
+    #[test]
+    fn a_row_that_is_retried_has_the_whole_time_to_wait_for_its_result_again() {
+        let work = work();
+        let long_ago = Some(Timestamp::from_millis(1000));
+        let poll = KeptPoll { target: Some("/jobs/7".into()), since: long_ago, looks: 9, next: long_ago };
+        let sealed = work.secrets.seal_json(SecretLocation::Receipt(3, 0), &poll.to_json());
+        let claimed = ClaimedRow { receipts: vec![Receipt { step: 0, sealed }], ..row(&work) };
+        let kept = |first_claimed_at| {
+            let claimed = ClaimedRow { first_claimed_at, ..claimed.clone() };
+            open(&work, &claimed).unwrap().kept
+        };
+        assert_eq!(kept(long_ago), Some(Kept::Poll(poll.clone())), "it waits");
+        let anew = KeptPoll { target: poll.target, ..KeptPoll::default() };
+        assert_eq!(kept(None), Some(Kept::Poll(anew)), "it was retried, whatever had ended it");
     }
 
     #[test]

@@ -59,6 +59,17 @@ pub struct Signable<'a> {
     pub body_sha256: &'a str,
 }
 
+/// A header that goes with a signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedHeader {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Whether the signature stands in it, or something fixed, which may be a key; others show no secret.
+    pub is_signature: bool,
+}
+
 impl Hmac {
     fn values(&self, request: &Signable<'_>, body: &str) -> BTreeMap<&'static str, Value> {
         let mut values = values(request, body);
@@ -91,12 +102,12 @@ impl Hmac {
     ///
     /// # Errors
     /// As [`Hmac::message`].
-    pub fn headers(&self, request: &Signable<'_>, signature: &[u8]) -> Result<Vec<(String, String)>, String> {
+    pub fn headers(&self, request: &Signable<'_>, signature: &[u8]) -> Result<Vec<SignedHeader>, String> {
         let mut values = self.values(request, std::str::from_utf8(request.body).unwrap_or_default());
         values.insert("signature", Value::from_bytes(signature.to_vec()));
         let header = |(name, template): &(String, SigningTemplate)| {
             let value = template.render(values.clone(), &format!("auth.hmac.headers.{name}"))?;
-            Ok((name.clone(), value))
+            Ok(SignedHeader { name: name.clone(), value, is_signature: template.is_secret() })
         };
         self.headers.iter().map(header).collect()
     }
@@ -120,7 +131,11 @@ fn values(request: &Signable<'_>, body: &str) -> BTreeMap<&'static str, Value> {
 #[derive(Clone, Debug)]
 pub(super) enum SigningTemplate {
     Text(String),
-    Program(Arc<Program>),
+    Program {
+        program: Arc<Program>,
+        /// Whether it reads the signature or the owner.
+        secret: bool,
+    },
 }
 
 /// What a template may read.
@@ -141,7 +156,9 @@ impl SigningTemplate {
         };
         let names =
             SIGNING.template_from_str(&text).map_err(|error| read(&error))?.undeclared_variables(true);
+        let mut secret = false;
         for name in names {
+            secret |= name == "signature" || name.starts_with("owner.");
             let known = match name.split_once('.') {
                 Some(("request", rest)) => KNOWN.contains(&rest.split('.').next().unwrap_or_default()),
                 Some(("owner", _)) => owner.add(&name),
@@ -154,7 +171,7 @@ impl SigningTemplate {
             }
         }
         let program = Program::template(&text).map_err(|error| read(&error))?;
-        let template = Self::Program(Arc::new(program));
+        let template = Self::Program { program: Arc::new(program), secret };
         let headers = BTreeMap::new();
         let sample = Signable {
             timestamp: 0,
@@ -176,10 +193,18 @@ impl SigningTemplate {
         Ok(template)
     }
 
+    /// Whether what it makes is not shown.
+    fn is_secret(&self) -> bool {
+        match self {
+            Self::Text(_) => true,
+            Self::Program { secret, .. } => *secret,
+        }
+    }
+
     fn try_render(&self, values: BTreeMap<&'static str, Value>) -> Result<String, Error> {
         match self {
             Self::Text(text) => Ok(text.clone()),
-            Self::Program(program) => program.render(&SIGNING, Value::from(values)),
+            Self::Program { program, .. } => program.render(&SIGNING, Value::from(values)),
         }
     }
 
@@ -283,8 +308,14 @@ mod tests {
         assert_eq!(signer.message(&request).unwrap(), wanted);
         assert_eq!(
             signer.headers(&request, &[0xFF, 0, 1]).unwrap(),
-            [("X-Signature".to_owned(), "t=1700000000,v1=ff0001,b=/wAB".to_owned())]
+            [SignedHeader {
+                name: "X-Signature".to_owned(),
+                value: "t=1700000000,v1=ff0001,b=/wAB".to_owned(),
+                is_signature: true
+            }]
         );
+        let of_time = hmac("m", "{{ request.timestamp }}").headers(&request, &[0]).unwrap();
+        assert!(!of_time[0].is_signature);
         request.body = b"\xFF\xFE\0";
         assert_eq!(
             hmac("a{{ request.body }}b", "{{ signature | hex }}").message(&request).unwrap(),

@@ -7,7 +7,7 @@ pub(super) mod load;
 mod oauth2;
 mod signed;
 
-pub use hmac::{Hmac, HmacAlgorithm, Signable};
+pub use hmac::{Hmac, HmacAlgorithm, Signable, SignedHeader};
 pub use oauth2::{Claim, ClientAuth, Grant, Jwt, JwtAlgorithm, OAuth2};
 
 use minijinja::{Error, Value};

@@ -163,9 +163,8 @@ impl Loader<'_, '_, '_> {
         let line = written.referenced.line();
         let KeyDefinition::Place { header, query, json, value } = &written.value else {
             let KeyDefinition::Flag(true) = written.value else { return None };
-            self.no_such_header(
+            self.refuse_header(
                 key::HEADER,
-                line,
                 "`idempotency_key: true` sends this header; remove one of the two",
             );
             return Some(KeyTemplate { place: KeyPlace::Header(key::HEADER.to_owned()), value: None });
@@ -179,7 +178,7 @@ impl Loader<'_, '_, '_> {
         }
         let place = if let Some(name) = header {
             check_header(&format!("step `{}`", self.step.name), name, line, self.source);
-            self.no_such_header(name, line, "`idempotency_key` sends this header; remove one of the two");
+            self.refuse_header(name, "`idempotency_key` sends this header; remove one of the two");
             KeyPlace::Header(name.clone())
         } else if let Some(name) = query {
             if self.step.request.query.contains_key(name) {
@@ -193,21 +192,17 @@ impl Loader<'_, '_, '_> {
             KeyPlace::Header(key::HEADER.to_owned())
         };
         if place == KeyPlace::Header(key::HEADER.to_owned()) && header.is_none() {
-            self.no_such_header(
-                key::HEADER,
-                line,
-                "`idempotency_key` sends this header; remove one of the two",
-            );
+            self.refuse_header(key::HEADER, "`idempotency_key` sends this header; remove one of the two");
         }
         let value = value.as_ref().and_then(|value| self.key_value(value));
         Some(KeyTemplate { place, value })
     }
 
-    fn no_such_header(&mut self, name: &str, line: u64, message: &str) {
+    /// Reports a header of the step that something else sends.
+    fn refuse_header(&mut self, name: &str, message: &str) {
         let headers = &self.step.request.headers;
         if let Some((_, value)) = headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)) {
-            let at = if line == 0 { line } else { value.referenced.line() };
-            self.wrong(at, message);
+            self.wrong(value.referenced.line(), message);
         }
     }
 

@@ -9,19 +9,29 @@ use crate::pipeline::definition::StepDefinition;
 use crate::pipeline::names::Names;
 use crate::pipeline::poll::PollDefinition;
 
-/// Where looks of a step with `poll` go, and whether that reads the body of the request's answer. The outer one is none when it
-/// is broken, the inner one when they go where the request went.
-#[allow(clippy::option_option, reason = "they differ as described")]
+/// Where looks of a step with `poll` go.
+pub(in crate::pipeline) enum LookTarget {
+    /// Where the request went.
+    Request,
+    /// Elsewhere.
+    Own {
+        target: TargetTemplate,
+        /// Whether it reads the body of the request's answer.
+        reads_body: bool,
+    },
+}
+
+/// Where looks of a step with `poll` go; none when that is broken.
 pub(in crate::pipeline) fn look_target(
     step: &StepDefinition,
     poll: &PollDefinition,
     names: &Names,
     read: &mut Read,
     source: &mut Source<'_>,
-) -> Option<Option<(TargetTemplate, bool)>> {
+) -> Option<LookTarget> {
     let mut loader = Loader { step, names, read, source, answer: true, reads_body: false };
     let target = match (&poll.path, &poll.url) {
-        (None, None) => return Some(None),
+        (None, None) => return Some(LookTarget::Request),
         (Some(path), None) => TargetTemplate::Path(loader.path(path)?),
         (None, Some(url)) => TargetTemplate::Url(loader.url(url)?),
         (Some(_), Some(url)) => {
@@ -32,5 +42,5 @@ pub(in crate::pipeline) fn look_target(
             return None;
         }
     };
-    Some(Some((target, loader.reads_body)))
+    Some(LookTarget::Own { target, reads_body: loader.reads_body })
 }

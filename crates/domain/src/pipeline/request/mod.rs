@@ -8,7 +8,7 @@ mod body;
 mod form;
 mod key;
 pub(super) mod load;
-pub(super) mod look;
+pub(in crate::pipeline) mod look;
 mod multipart;
 mod target;
 
@@ -64,20 +64,8 @@ impl RequestTemplate {
         key: Option<&str>,
     ) -> Result<RenderedRequest, RenderError> {
         let target = self.target.render(step, values)?;
-        let mut query = Vec::with_capacity(self.query.len() + 1);
-        for (name, template) in &self.query {
-            if let Some(value) = text_unless_omitted(step, "query", template, values)? {
-                query.push((name.clone(), value));
-            }
-        }
-        let mut headers = Vec::with_capacity(self.headers.len() + 1);
-        for (name, template) in &self.headers {
-            let Some(value) = text_unless_omitted(step, "headers", template, values)? else { continue };
-            if !is_header_value(&value) {
-                return Err(RenderError::header(step, name));
-            }
-            headers.push((name.clone(), value));
-        }
+        let mut query = self.query(step, values)?;
+        let mut headers = self.headers(step, values)?;
         let key = self.key.as_ref().zip(key);
         let field = key.and_then(|(template, key)| template.in_body(key));
         let mut body = match &self.body {
@@ -99,9 +87,28 @@ impl RequestTemplate {
         }
         Ok(RenderedRequest { method: self.method, target, query, headers, body })
     }
-}
 
-impl RequestTemplate {
+    /// The pairs of the query that are not left out.
+    fn query(&self, step: &str, values: &Value) -> Result<Vec<(String, String)>, RenderError> {
+        let pair = |(name, template): &(String, Template)| {
+            let value = text_unless_omitted(step, "query", template, values).transpose()?;
+            Some(value.map(|value| (name.clone(), value)))
+        };
+        self.query.iter().filter_map(pair).collect()
+    }
+
+    /// The headers that are not left out.
+    fn headers(&self, step: &str, values: &Value) -> Result<Vec<(String, String)>, RenderError> {
+        let header = |(name, template): &(String, Template)| {
+            let value = text_unless_omitted(step, "headers", template, values).transpose()?;
+            let checked = value.and_then(|value| {
+                is_header_value(&value).then_some(value).ok_or_else(|| RenderError::header(step, name))
+            });
+            Some(checked.map(|value| (name.clone(), value)))
+        };
+        self.headers.iter().filter_map(header).collect()
+    }
+
     /// The request of a look at a result: a GET with this request's headers, without its body and its key. With a target of its own it
     /// has no query.
     ///
@@ -113,28 +120,12 @@ impl RequestTemplate {
         values: &Value,
         target: Option<Target>,
     ) -> Result<RenderedRequest, RenderError> {
-        let mut query = Vec::new();
-        let target = match target {
-            Some(target) => target,
-            None => {
-                for (name, template) in &self.query {
-                    let value = text_unless_omitted(step, "query", template, values)?;
-                    query.extend(value.map(|value| (name.clone(), value)));
-                }
-                self.target.render(step, values)?
-            }
+        let (target, query) = match target {
+            Some(target) => (target, Vec::new()),
+            None => (self.target.render(step, values)?, self.query(step, values)?),
         };
-        let mut headers = Vec::with_capacity(self.headers.len());
-        for (name, template) in &self.headers {
-            if name.eq_ignore_ascii_case("content-type") {
-                continue;
-            }
-            let Some(value) = text_unless_omitted(step, "headers", template, values)? else { continue };
-            if !is_header_value(&value) {
-                return Err(RenderError::header(step, name));
-            }
-            headers.push((name.clone(), value));
-        }
+        let mut headers = self.headers(step, values)?;
+        headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
         Ok(RenderedRequest { method: Method::Get, target, query, headers, body: None })
     }
 }

@@ -278,7 +278,7 @@ fn failed(state: &mut State, now: Instant, reason: String, after: Option<Duratio
 }
 
 /// What tells one token from others: the dependency, its owner where it reads one, and what it is asked for with but the secrets,
-/// which may change meanwhile.
+/// which may change meanwhile. A refresh token is whose the access token is: a hash of it is a part.
 fn name(fetching: &Fetching<'_>) -> Result<String, NoCredentials> {
     let (auth, files) = (fetching.auth, &**fetching.files);
     // The fragment is the owner's, where the dependency reads one.
@@ -297,7 +297,10 @@ fn name(fetching: &Fetching<'_>) -> Result<String, NoCredentials> {
     }
     match &auth.grant {
         Grant::ClientCredentials => {}
-        Grant::RefreshToken(_) => name.push_str("\nrefresh_token"),
+        Grant::RefreshToken(seed) => {
+            let seed = seed.text(files)?;
+            let _ = write!(name, "\nrefresh_token {}", vault::hashed(&seed));
+        }
         Grant::JwtBearer(jwt) => {
             add(Some(&jwt.issuer))?;
             add(jwt.subject.as_ref())?;

@@ -42,6 +42,11 @@ pub struct KeptTokens {
 /// Where tokens are kept.
 #[async_trait]
 pub trait TokenVault: Send + Sync {
+    /// The name under which the tokens are kept that `of` describes: it tells nothing of what it is made of.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    async fn name(&self, of: &str) -> Result<Uuid, String>;
     /// The tokens of that name, and their version; 0 when there are none.
     ///
     /// # Errors
@@ -68,6 +73,10 @@ type InMemory = (i64, bool, Option<KeptTokens>);
 
 #[async_trait]
 impl TokenVault for MemoryVault {
+    async fn name(&self, of: &str) -> Result<Uuid, String> {
+        Ok(Uuid::new_v5(&Uuid::NAMESPACE_URL, of.as_bytes()))
+    }
+
     async fn read(&self, name: Uuid) -> Result<(i64, Option<KeptTokens>), String> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(kept.get(&name).map_or((0, None), |(version, _, tokens)| (*version, tokens.clone())))
@@ -95,6 +104,11 @@ impl TokenVault for MemoryVault {
     }
 }
 
+/// A hash of a refresh token.
+pub(super) fn hashed(seed: &str) -> String {
+    hex(digest::digest(&digest::SHA256, seed.as_bytes()).as_ref())
+}
+
 /// A token by a refresh token: the one that another worker has fetched, or a new one. `unusable` is one that was answered 401.
 pub(super) async fn renew(
     vault: &dyn TokenVault,
@@ -110,8 +124,11 @@ pub(super) async fn renew(
         Ok(seed) => seed.into_owned(),
         Err(reason) => return fails(reason),
     };
-    let hash = hex(digest::digest(&digest::SHA256, seed.as_bytes()).as_ref());
-    let name = Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes());
+    let hash = hashed(&seed);
+    let name = match vault.name(name).await {
+        Ok(name) => name,
+        Err(reason) => return fails(reason),
+    };
     for _ in 0..LOOKS {
         let (version, kept) = match vault.read(name).await {
             Ok(read) => read,

@@ -78,7 +78,7 @@ impl RowTask<'_> {
             return CallResult::LeaseLost;
         }
         let covered = || self.lease.covers(timeout) && !self.is_held(progress);
-        let (method, path) = (request.method, request.target.path().to_owned());
+        let (method, path) = (request.method, self.work.secret_values.masked(request.target.path()));
         let called =
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
         let now = self.services.clock.now();
@@ -98,6 +98,7 @@ impl RowTask<'_> {
                     http_status: Some(refusal.status),
                     ..Problem::new(&format!("http_{}", refusal.status), refusal.reason)
                 };
+                let problem = problem.masked(&self.secret_values(at));
                 CallResult::NotMade(self.held(at, problem, progress))
             }
             // The heartbeat is late, the database did not record the intent, or the batch is held: the row is requeued, unless

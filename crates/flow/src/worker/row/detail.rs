@@ -1,20 +1,22 @@
 //! The part of a response's body that is kept with an error.
 
+use penstock_domain::pipeline::SecretValues;
 use serde_json::Value;
 
 /// At most this many characters of a body are kept as an error's detail.
 const DETAIL_CHARS: usize = 2000;
 
-/// The body, short enough to keep; none when there was none.
-pub(super) fn shorten(body: &Value) -> Option<Value> {
+/// The body without secrets, short enough to keep; none when there was none.
+pub(super) fn shorten(body: &Value, secrets: &SecretValues) -> Option<Value> {
     if body.is_null() {
         return None;
     }
     let mut prefix = Prefix(Vec::new());
     if serde_json::to_writer(&mut prefix, body).is_ok() && prefix.0.len() <= DETAIL_CHARS {
-        return Some(body.clone());
+        return Some(secrets.masked_json(body));
     }
-    Some(Value::String(String::from_utf8_lossy(&prefix.0).chars().take(DETAIL_CHARS).collect()))
+    let text = secrets.masked(&String::from_utf8_lossy(&prefix.0));
+    Some(Value::String(text.chars().take(DETAIL_CHARS).collect()))
 }
 
 /// The first bytes of a text, as many as can be kept: the rest is never written.
@@ -42,10 +44,11 @@ mod tests {
 
     #[test]
     fn a_long_answer_is_cut_without_being_written_out() {
-        assert_eq!(shorten(&Value::Null), None);
-        assert_eq!(shorten(&json!({ "a": [1, 2] })), Some(json!({ "a": [1, 2] })));
+        let none = SecretValues::default();
+        assert_eq!(shorten(&Value::Null, &none), None);
+        assert_eq!(shorten(&json!({ "a": [1, 2] }), &none), Some(json!({ "a": [1, 2] })));
         let long = json!(vec!["ö".repeat(10); 100_000]);
-        let kept = shorten(&long).unwrap();
+        let kept = shorten(&long, &none).unwrap();
         let expected: String = long.to_string().chars().take(DETAIL_CHARS).collect();
         assert_eq!(kept, Value::String(expected));
     }

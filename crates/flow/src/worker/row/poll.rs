@@ -3,13 +3,11 @@
 //! The receipt is written as soon as the request was answered, so that nothing repeats the request. A look costs its rate and no
 //! attempt, also when it fails in a way that may pass.
 
-use std::time::Duration;
-
 use penstock_domain::outcome::{self, code};
 use penstock_domain::pipeline::poll::PollStatus;
-use penstock_domain::pipeline::{ResponseView, RowValues, Target};
+use penstock_domain::pipeline::{RowValues, Target};
 use penstock_domain::time::Timestamp;
-use penstock_downstream::{Response, aside, retry_after};
+use penstock_downstream::{Response, aside, asked_pause};
 use penstock_store::work::{RowFailure, Settled};
 
 use crate::worker::kept_answers::KeptAnswer;
@@ -17,12 +15,9 @@ use crate::worker::kept_polls::{Kept, KeptPoll};
 use crate::worker::progress::Progress;
 use crate::worker::row::call::Answer;
 use crate::worker::row::detail::shorten;
-use crate::worker::row::judge::StepResult;
+use crate::worker::row::judge::{StepResult, view};
 use crate::worker::row::problem::Problem;
 use crate::worker::row::task::{RowTask, StepAt};
-
-/// No answer makes the pause to the next look longer than this: 31 days.
-const LONGEST_PAUSE: Duration = Duration::from_secs(31 * 86_400);
 
 impl RowTask<'_> {
     /// Looks for the result of a step whose request was answered before.
@@ -40,20 +35,19 @@ impl RowTask<'_> {
         if let Some(end) = self.poll_ends(at).filter(|end| now >= *end)
             && kept.next.is_some_and(|next| next >= end)
         {
-            return self.kept_for_retry(at, StepResult::Settled(self.poll_timed_out(at, progress)));
+            return StepResult::Settled(self.poll_timed_out(at, row, progress));
         }
         if kept.next.is_some_and(|next| next > now) {
-            return StepResult::Settled(self.wait_for_look(at, kept.clone(), None, progress));
+            return StepResult::Settled(self.wait_for_look(at, row, kept.clone(), None, progress));
         }
         let context = self.context(row, progress);
-        let result = match at.step.look(&context, kept.target.as_deref().map(Target::from_kept)) {
+        match at.step.look(&context, kept.target.as_deref().map(Target::from_kept)) {
             Ok(request) => self.call_and_judge(at, row, request, progress).await,
             Err(error) => {
                 let problem = Problem::new(code::TEMPLATE_ERROR, error.to_string());
                 StepResult::Settled(self.failed(at, problem, progress))
             }
-        };
-        self.kept_for_retry(at, result)
+        }
     }
 
     /// What a successful answer means for a step that waits for its result; none: it is there.
@@ -67,12 +61,10 @@ impl RowTask<'_> {
     ) -> Option<Settled> {
         at.step.poll.as_ref()?;
         let context = self.context(row, progress);
-        let view = ResponseView { status: response.status, headers: &response.headers, body: &response.body };
-        let status = aside(response.bytes, || at.step.poll_status(&context, view)).await;
+        let status = aside(response.bytes, || at.step.poll_status(&context, view(response))).await;
         let kept = KeptAnswer::of(response, answer.failure.as_ref());
         // A success with `Retry-After` says when its result may be there (RFC 9110, 10.2.3).
-        let asked = response.headers.get("retry-after");
-        let asked = asked.and_then(|value| retry_after(value, answer.ended_at, LONGEST_PAUSE));
+        let asked = asked_pause(&response.headers, answer.ended_at);
         let not_before = asked.map(|wait| answer.ended_at + wait).max(answer.not_before);
         self.poll_is(at, row, status, (&kept, answer.ended_at, not_before), progress)
     }
@@ -93,7 +85,7 @@ impl RowTask<'_> {
             PollStatus::Ready => None,
             PollStatus::Failed => Some(self.poll_failed(at, row, answer, progress)),
             PollStatus::Waiting => Some(match at.look {
-                Some(kept) => self.look_again(at, kept, (ended_at, not_before), None, progress),
+                Some(kept) => self.look_again(at, row, kept, (ended_at, not_before), None, progress),
                 None => self.begin_poll(at, row, answer, (ended_at, not_before), progress),
             }),
         }
@@ -103,18 +95,20 @@ impl RowTask<'_> {
     pub(super) fn look_failed(
         &self,
         at: StepAt<'_>,
+        row: &RowValues,
         kept: &KeptPoll,
         problem: Problem,
         progress: &mut Progress,
     ) -> Settled {
         let times = (self.services.clock.now(), problem.not_before);
         let failure = self.uncounted(at, problem, progress);
-        self.look_again(at, kept, times, Some(failure), progress)
+        self.look_again(at, row, kept, times, Some(failure), progress)
     }
 
     fn look_again(
         &self,
         at: StepAt<'_>,
+        row: &RowValues,
         kept: &KeptPoll,
         (now, not_before): (Timestamp, Option<Timestamp>),
         failure: Option<RowFailure>,
@@ -122,7 +116,7 @@ impl RowTask<'_> {
     ) -> Settled {
         let looks = kept.looks.saturating_add(1);
         let next = self.next_look(at, looks, now, not_before);
-        self.wait_for_look(at, KeptPoll { looks, next, ..kept.clone() }, failure, progress)
+        self.wait_for_look(at, row, KeptPoll { looks, next, ..kept.clone() }, failure, progress)
     }
 
     /// The request was answered, and its result is not there yet.
@@ -138,9 +132,11 @@ impl RowTask<'_> {
         let target = match at.step.look_target(&context, answer.view()) {
             Ok(target) => target.as_ref().map(Target::to_kept),
             Err(error) => {
+                let secrets = self.secret_values(at);
                 let problem = Problem {
                     http_status: Some(answer.status),
-                    detail: shorten(&answer.body),
+                    detail: shorten(&answer.body, &secrets),
+                    sent: self.exchange(at, row, Some(answer.view()), progress, &secrets),
                     answer: Some(answer.clone()),
                     ..Problem::new(code::BAD_RESPONSE, error.to_string())
                 };
@@ -148,7 +144,8 @@ impl RowTask<'_> {
             }
         };
         let next = self.next_look(at, 0, now, not_before);
-        self.wait_for_look(at, KeptPoll { target, since: Some(now), looks: 0, next }, None, progress)
+        let kept = KeptPoll { target, since: Some(now), looks: 0, next };
+        self.wait_for_look(at, row, kept, None, progress)
     }
 
     fn next_look(
@@ -172,6 +169,7 @@ impl RowTask<'_> {
     fn wait_for_look(
         &self,
         at: StepAt<'_>,
+        row: &RowValues,
         kept: KeptPoll,
         failure: Option<RowFailure>,
         progress: &mut Progress,
@@ -180,7 +178,7 @@ impl RowTask<'_> {
         let at = StepAt { look: Some(&kept), ..at };
         let end = self.poll_ends(at);
         if end.is_some_and(|end| now >= end) {
-            return self.poll_timed_out(at, progress);
+            return self.poll_timed_out(at, row, progress);
         }
         progress.polling = true;
         let next = kept.next.unwrap_or(now);
@@ -197,7 +195,8 @@ impl RowTask<'_> {
         }
     }
 
-    fn poll_timed_out(&self, at: StepAt<'_>, progress: &mut Progress) -> Settled {
+    /// The request of the last look is kept with the row; what it was answered was only that the result is not there yet.
+    fn poll_timed_out(&self, at: StepAt<'_>, row: &RowValues, progress: &mut Progress) -> Settled {
         let looks = at.look.map_or(0, |kept| kept.looks);
         let times = if looks == 1 { "1 look".to_owned() } else { format!("{looks} looks") };
         let sentence = outcome::sentence(code::POLL_TIMEOUT);
@@ -206,6 +205,7 @@ impl RowTask<'_> {
         let problem = Problem {
             http_status: last.and_then(|last| last.http_status),
             detail: last.and_then(|last| last.detail.clone()),
+            sent: self.exchange(at, row, None, progress, &self.secret_values(at)),
             ..Problem::new(
                 code::POLL_TIMEOUT,
                 format!("step `{}`: {sentence}, after {times}{words}", at.step.name),
@@ -222,29 +222,20 @@ impl RowTask<'_> {
         answer: &KeptAnswer,
         progress: &mut Progress,
     ) -> Settled {
-        let said = at.step.api_error(&self.context(row, progress), answer.view());
+        let own_error = at.step.api_error(&self.context(row, progress), answer.view());
+        let secrets = self.secret_values(at);
         let sentence = || format!("step `{}`: {}", at.step.name, outcome::sentence(code::POLL_FAILED));
         let problem = Problem {
-            api_code: said.code,
+            api_code: own_error.code,
             http_status: Some(answer.status),
-            detail: shorten(&answer.body),
-            ..Problem::new(code::POLL_FAILED, said.message.unwrap_or_else(sentence))
+            detail: shorten(&answer.body, &secrets),
+            sent: self.exchange(at, row, Some(answer.view()), progress, &secrets),
+            ..Problem::new(code::POLL_FAILED, own_error.message.unwrap_or_else(sentence))
         };
-        let mut settled = self.failed(at, problem, progress);
+        let mut settled = self.failed(at, problem.masked(&secrets), progress);
         if let (Settled::Failed(failure), Some(step)) = (&mut settled, at.stored_index()) {
             failure.receipts.push(self.receipt(step, &Kept::nothing()));
         }
         settled
-    }
-
-    /// A row that fails while it waits for a result keeps where it looks: a retry goes on looking, and repeats no request.
-    fn kept_for_retry(&self, at: StepAt<'_>, mut result: StepResult) -> StepResult {
-        if let StepResult::Settled(Settled::Failed(failure)) = &mut result
-            && let Some((kept, step)) = at.look.zip(at.stored_index())
-            && failure.receipts.iter().all(|receipt| receipt.step != step)
-        {
-            failure.receipts.push(self.receipt(step, &kept.for_retry().to_json()));
-        }
-        result
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use penstock_domain::cause::Cause;
 use penstock_domain::exchange::Exchange;
 use penstock_domain::outcome;
-use penstock_domain::pipeline::{Dependency, Step};
+use penstock_domain::pipeline::{Dependency, SecretValues, Step};
 use penstock_domain::row::{RowError, Throttled};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Failure, Response};
@@ -43,6 +43,15 @@ impl Problem {
             sent: None,
             not_before: None,
             answer: None,
+        }
+    }
+
+    /// The same without secrets in what is shown of it: an API may quote the key that it was called with.
+    pub(super) fn masked(self, secrets: &SecretValues) -> Self {
+        Self {
+            message: secrets.masked(&self.message),
+            api_code: self.api_code.filter(|code| !secrets.are_in_code(code)),
+            ..self
         }
     }
 

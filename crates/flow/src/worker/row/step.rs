@@ -88,12 +88,14 @@ impl RowTask<'_> {
             }
             Err(_) if kept_answers::is_called_again(at.step) => None,
             Err(message) => {
+                let secrets = self.secret_values(at);
                 let problem = Problem {
                     http_status: Some(answer.status),
-                    detail: shorten(&answer.body),
+                    detail: shorten(&answer.body, &secrets),
+                    sent: self.exchange(at, row, Some(answer.view()), progress, &secrets),
                     ..Problem::new(code::BAD_RESPONSE, message)
                 };
-                Some(StepResult::Settled(self.failed(at, problem, progress)))
+                Some(StepResult::Settled(self.failed(at, problem.masked(&secrets), progress)))
             }
         }
     }

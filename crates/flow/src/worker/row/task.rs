@@ -1,6 +1,6 @@
 //! What a row's task works with, and what it keeps of a finished step.
 
-use penstock_domain::pipeline::{RowAbout, RowContext, RowValues, Step};
+use penstock_domain::pipeline::{RowAbout, RowContext, RowValues, SecretValues, Step};
 use penstock_domain::row::Receipt;
 use penstock_downstream::Caller;
 use serde_json::{Map, Value};
@@ -74,6 +74,12 @@ impl RowTask<'_> {
     /// What templates read now.
     pub(super) fn context<'a>(&self, row: &'a RowValues, progress: &'a Progress) -> RowContext<'a> {
         RowContext { values: row, steps: &progress.outputs, now: self.services.clock.now() }
+    }
+
+    /// What is masked of whatever is kept or shown of a step's calls: the definition's values, the owner's secrets, and what files and
+    /// the token are now.
+    pub(super) fn secret_values(&self, at: StepAt<'_>) -> SecretValues {
+        self.caller.secret_values(self.dependency(at), &self.work.secret_values)
     }
 
     /// Keeps the output of a finished step.
