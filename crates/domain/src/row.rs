@@ -115,6 +115,13 @@ pub struct RowError {
     /// The unbroken series of throttled answers that the row is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttled: Option<Throttled>,
+    /// When the row's run began, as it was known when that series began. The beginning moves by the time for which an answer holds
+    /// the batch: by how much it has moved since, the series lasts longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series_clock: Option<crate::time::Timestamp>,
+    /// How many of `attempts` are of earlier runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_attempts: Option<u32>,
 }
 
 /// An unbroken series of throttled answers to one row at one step.

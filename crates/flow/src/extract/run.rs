@@ -268,6 +268,8 @@ fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
         detail: None,
         attempts: Vec::new(),
         throttled: None,
+        series_clock: None,
+        earlier_attempts: None,
     };
     NewRow {
         number: row.number,

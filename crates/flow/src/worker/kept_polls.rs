@@ -1,5 +1,7 @@
 //! Where a step stands that waits for its result: kept sealed in place of the step's receipt, so that its request is not repeated.
 
+use std::time::Duration;
+
 use penstock_domain::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -30,13 +32,23 @@ pub(crate) struct KeptPoll {
     pub looks: u32,
     /// When the next look is due; none: at once.
     pub next: Option<Timestamp>,
+    /// When the row's run began, as it was known when the request was answered: it moves by the time for which an answer holds the
+    /// batch.
+    pub clock: Option<Timestamp>,
 }
 
 impl KeptPoll {
     /// As it is sealed: a list, which no step's output is, and of another length than a kept answer.
     pub fn to_json(&self) -> Value {
         let millis = |at: Option<Timestamp>| at.map(Timestamp::millis);
-        json!([MARK, self.target, millis(self.since), self.looks, millis(self.next)])
+        json!([MARK, self.target, millis(self.since), self.looks, millis(self.next), millis(self.clock)])
+    }
+
+    /// When the result is given up; `began` is when the row's run began, as it is known now. The time for which the batch was held
+    /// does not count.
+    pub fn ends_at(&self, timeout: Duration, began: Timestamp) -> Option<Timestamp> {
+        let held_for = self.clock.map_or(Duration::ZERO, |clock| began.since(clock));
+        Some(self.since? + timeout + held_for)
     }
 
     /// The same place, for a row that fails: a retry by a person looks at once, and has the whole time again.
@@ -57,8 +69,10 @@ impl Kept {
         if parts.first().and_then(Value::as_str) != Some(MARK) {
             return KeptAnswer::from_json(sealed).map(Self::Answer);
         }
-        let [_, target, since, looks, next] = parts.as_slice() else {
-            return (parts.len() == 1).then_some(Self::Nothing);
+        let (target, since, looks, next, clock) = match parts.as_slice() {
+            [_] => return Some(Self::Nothing),
+            [_, target, since, looks, next, clock] => (target, since, looks, next, clock),
+            _ => return None,
         };
         let time = |at: &Value| at.as_i64().map(Timestamp::from_millis);
         Some(Self::Poll(KeptPoll {
@@ -66,6 +80,7 @@ impl Kept {
             since: time(since),
             looks: looks.as_u64().and_then(|looks| u32::try_from(looks).ok())?,
             next: time(next),
+            clock: time(clock),
         }))
     }
 }
@@ -78,16 +93,26 @@ mod tests {
     fn what_is_kept_comes_back_as_it_was() {
         let at = Timestamp::from_millis(1_790_000_000_123);
         let polls = [
-            KeptPoll { target: Some("/jobs/a%20b".into()), since: Some(at), looks: 7, next: Some(at) },
+            KeptPoll {
+                target: Some("/jobs/a%20b".into()),
+                since: Some(at),
+                looks: 7,
+                next: Some(at),
+                clock: Some(at),
+            },
             KeptPoll::default(),
         ];
         for poll in polls {
             let sealed = poll.to_json().to_string();
             assert_eq!(Kept::from_json(serde_json::from_str(&sealed).unwrap()), Some(Kept::Poll(poll)));
         }
+        let waits = KeptPoll { since: Some(at), clock: Some(at), ..KeptPoll::default() };
+        let (day, hour) = (Duration::from_secs(86_400), Duration::from_secs(3600));
+        assert_eq!(waits.ends_at(day, at), Some(at + day));
+        assert_eq!(waits.ends_at(day, at + hour), Some(at + day + hour), "the batch was held for an hour");
         assert_eq!(Kept::from_json(Kept::nothing()), Some(Kept::Nothing));
         assert!(matches!(Kept::from_json(json!([200, {}, null, null])), Some(Kept::Answer(_))));
-        for other in [json!({}), json!([]), json!(["poll", 1]), json!(["poll", null, 1, "x", 2])] {
+        for other in [json!({}), json!([]), json!(["poll", 1]), json!(["poll", null, 1, "x", 2, 3])] {
             assert_eq!(Kept::from_json(other), None);
         }
     }

@@ -148,6 +148,8 @@ mod tests {
             detail: None,
             attempts: Vec::new(),
             throttled: None,
+            series_clock: None,
+            earlier_attempts: None,
         };
         ClaimedRow {
             row: RowRef { batch: work.seq, number: 3 },
@@ -210,7 +212,13 @@ mod tests {
     fn a_row_that_is_retried_has_the_whole_time_to_wait_for_its_result_again() {
         let work = work();
         let long_ago = Some(Timestamp::from_millis(1000));
-        let poll = KeptPoll { target: Some("/jobs/7".into()), since: long_ago, looks: 9, next: long_ago };
+        let poll = KeptPoll {
+            target: Some("/jobs/7".into()),
+            since: long_ago,
+            looks: 9,
+            next: long_ago,
+            clock: None,
+        };
         let sealed = work.secrets.seal_json(SecretLocation::Receipt(3, 0), &poll.to_json());
         let claimed = ClaimedRow { receipts: vec![Receipt { step: 0, sealed }], ..row(&work) };
         let kept = |first_claimed_at| {

@@ -24,12 +24,12 @@ pub(super) struct Progress {
     crash: Option<AttemptRecord>,
     /// Where the failures of this run begin in them.
     this_run: usize,
-    /// The series of throttled answers that the row is in, and the step that gives them.
-    series: Option<(String, Throttled)>,
+    /// The series of throttled answers that the row is in.
+    series: Option<Series>,
     /// What the row's last failure of this run was.
     last: Option<RowError>,
-    /// When the row's first attempt of this run began.
-    first_claimed_at: Timestamp,
+    /// When the row's first attempt of this run began, moved by the time for which answers have held the batch since.
+    pub(super) first_claimed_at: Timestamp,
     /// When this worker began with the row.
     pub(super) began: Option<Instant>,
     /// The outputs of finished steps.
@@ -38,6 +38,14 @@ pub(super) struct Progress {
     pub(super) polling: bool,
     /// Receipts of the steps that were finished since the claim.
     pub(super) receipts: Vec<Receipt>,
+}
+
+/// An unbroken series of throttled answers of a step.
+struct Series {
+    step: String,
+    answers: Throttled,
+    /// See [`RowError::series_clock`].
+    clock: Timestamp,
 }
 
 impl Progress {
@@ -59,13 +67,23 @@ impl Progress {
         error: Option<RowError>,
     ) {
         self.outputs = outputs;
-        let Some(mut error) = error else { return };
+        if let Some(error) = error {
+            self.continued(claimed.first_claimed_at, error);
+        }
+    }
+
+    /// What an earlier attempt left; `first_claimed_at` is none when this is a new run.
+    fn continued(&mut self, first_claimed_at: Option<Timestamp>, mut error: RowError) {
         self.history = std::mem::take(&mut error.attempts);
         // Failures of an earlier run do not count for this one.
         self.this_run = self.history.len();
-        if let Some(first) = claimed.first_claimed_at {
-            self.this_run = self.history.partition_point(|attempt| attempt.at < first);
-            self.series = error.step.clone().zip(error.throttled);
+        if let Some(first) = first_claimed_at {
+            let earlier = error.earlier_attempts.and_then(|earlier| usize::try_from(earlier).ok());
+            self.this_run =
+                earlier.unwrap_or_else(|| self.history.partition_point(|attempt| attempt.at < first));
+            let clock = error.series_clock.unwrap_or(first);
+            let series = error.step.clone().zip(error.throttled);
+            self.series = series.map(|(step, answers)| Series { step, answers, clock });
             self.last = Some(error);
         }
     }
@@ -106,7 +124,21 @@ impl Progress {
 
     /// The unbroken series of throttled answers of a step.
     pub(super) fn series(&self, step: &str) -> Option<Throttled> {
-        self.series.as_ref().filter(|(of, _)| of == step).map(|(_, series)| *series)
+        self.series_of(step).map(|series| series.answers)
+    }
+
+    /// See [`RowError::series_clock`].
+    pub(super) fn series_clock(&self, step: &str) -> Option<Timestamp> {
+        self.series_of(step).map(|series| series.clock)
+    }
+
+    fn series_of(&self, step: &str) -> Option<&Series> {
+        self.series.as_ref().filter(|series| series.step == step)
+    }
+
+    /// See [`RowError::earlier_attempts`].
+    pub(super) fn earlier_attempts(&self) -> Option<u32> {
+        u32::try_from(self.this_run.min(self.history.len())).ok()
     }
 
     /// What the row's earlier calls of a step mean for the next one.
@@ -116,9 +148,10 @@ impl Progress {
 
     /// A step answered that it is called too often. Returns the series.
     pub(super) fn throttled(&mut self, step: &str, at: Timestamp, alone: bool) -> Throttled {
-        let series = retry::throttled(self.series(step), at, alone);
-        self.series = Some((step.to_owned(), series));
-        series
+        let answers = retry::throttled(self.series(step), at, alone);
+        let clock = self.series_clock(step).unwrap_or(self.first_claimed_at);
+        self.series = Some(Series { step: step.to_owned(), answers, clock });
+        answers
     }
 
     /// A call was answered otherwise: the series ends.
@@ -137,9 +170,10 @@ impl Progress {
         let deadline = retry
             .deadline
             .map(|deadline| Expiry { at: self.first_claimed_at + deadline, code: code::DEADLINE_EXCEEDED });
-        let throttled = self
-            .series(step)
-            .map(|series| Expiry { at: series.since + retry.throttled_for, code: code::THROTTLED });
+        let throttled = self.series_of(step).map(|series| {
+            let held_for = self.first_claimed_at.since(series.clock);
+            Expiry { at: series.answers.since + retry.throttled_for + held_for, code: code::THROTTLED }
+        });
         deadline.into_iter().chain(throttled).min_by_key(|expiry| expiry.at)
     }
 }
@@ -151,6 +185,39 @@ mod tests {
     fn failure(code: &str, probe: bool) -> AttemptRecord {
         let (at, step, code) = (Timestamp::from_millis(7), Some("s".to_owned()), code.to_owned());
         AttemptRecord { at, step, code, api_code: None, http_status: None, probe }
+    }
+
+    /// A batch was held for an hour: by that much the beginning of its rows' runs was moved.
+    #[test]
+    fn the_time_for_which_a_batch_was_held_counts_in_nothing() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        let retry = Retry { throttled_for: Duration::from_secs(600), ..Retry::default() };
+        let mut progress = Progress { first_claimed_at: at(1000), ..Progress::default() };
+        progress.history.push(failure("http_500", false));
+        progress.this_run = 1;
+        progress.push(AttemptRecord { at: at(1010), ..failure("http_503", false) });
+        progress.throttled("s", at(1020), false);
+        assert_eq!(progress.expiry(&retry, "s").map(|expiry| expiry.at), Some(at(1620)));
+        let sealed = RowError {
+            code: code::THROTTLED.to_owned(),
+            step: Some("s".to_owned()),
+            http_status: None,
+            message: String::new(),
+            detail: None,
+            sent: None,
+            throttled: progress.series("s"),
+            series_clock: progress.series_clock("s"),
+            earlier_attempts: progress.earlier_attempts(),
+            attempts: progress.history.clone(),
+        };
+        let later = at(1000) + Duration::from_secs(3600);
+        let mut again = Progress { first_claimed_at: later, ..Progress::default() };
+        again.continued(Some(later), sealed);
+        assert_eq!(again.expiry(&retry, "s").map(|expiry| expiry.at), Some(at(1620 + 3600)));
+        assert_eq!(again.failures().len(), 1, "an attempt of this run stays one");
+        let series = again.throttled("s", later, false);
+        assert_eq!((series.since, series.times), (at(1020), 2), "the series is shown as it was");
+        assert_eq!(again.expiry(&retry, "s").map(|expiry| expiry.at), Some(at(1620 + 3600)));
     }
 
     #[test]

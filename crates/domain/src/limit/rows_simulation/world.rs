@@ -387,5 +387,7 @@ pub(super) fn error(code: &str, attempts: Vec<AttemptRecord>) -> RowError {
         detail: None,
         attempts,
         throttled: None,
+        series_clock: None,
+        earlier_attempts: None,
     }
 }

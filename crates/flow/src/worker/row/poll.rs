@@ -30,9 +30,12 @@ impl RowTask<'_> {
     ) -> StepResult {
         progress.polling = true;
         let now = self.services.clock.now();
-        let kept = KeptPoll { since: kept.since.or(Some(now)), ..kept };
+        let kept = match kept.since {
+            Some(_) => kept,
+            None => KeptPoll { since: Some(now), clock: Some(progress.first_claimed_at), ..kept },
+        };
         let at = StepAt { look: Some(&kept), ..at };
-        if let Some(end) = self.poll_ends(at).filter(|end| now >= *end)
+        if let Some(end) = poll_ends(at, progress).filter(|end| now >= *end)
             && kept.next.is_some_and(|next| next >= end)
         {
             return StepResult::Settled(self.poll_timed_out(at, row, progress));
@@ -144,7 +147,8 @@ impl RowTask<'_> {
             }
         };
         let next = self.next_look(at, 0, now, not_before);
-        let kept = KeptPoll { target, since: Some(now), looks: 0, next };
+        let clock = Some(progress.first_claimed_at);
+        let kept = KeptPoll { target, since: Some(now), looks: 0, next, clock };
         self.wait_for_look(at, row, kept, None, progress)
     }
 
@@ -159,12 +163,6 @@ impl RowTask<'_> {
         Some(not_before.map_or(next, |wanted| wanted.max(next)))
     }
 
-    /// When the result is given up.
-    fn poll_ends(&self, at: StepAt<'_>) -> Option<Timestamp> {
-        let (poll, since) = at.step.poll.as_ref().zip(at.look.and_then(|kept| kept.since))?;
-        Some(since + poll.timeout)
-    }
-
     /// The row is in SQL until its next look, or fails when there is no time for one.
     fn wait_for_look(
         &self,
@@ -176,7 +174,7 @@ impl RowTask<'_> {
     ) -> Settled {
         let now = self.services.clock.now();
         let at = StepAt { look: Some(&kept), ..at };
-        let end = self.poll_ends(at);
+        let end = poll_ends(at, progress);
         if end.is_some_and(|end| now >= end) {
             return self.poll_timed_out(at, row, progress);
         }
@@ -238,4 +236,9 @@ impl RowTask<'_> {
         }
         settled
     }
+}
+
+/// When the result is given up.
+fn poll_ends(at: StepAt<'_>, progress: &Progress) -> Option<Timestamp> {
+    at.look?.ends_at(at.step.poll.as_ref()?.timeout, progress.first_claimed_at)
 }

@@ -207,6 +207,8 @@ impl RowTask<'_> {
             detail: problem.detail,
             sent: problem.sent,
             throttled: step.and_then(|step| progress.series(&step.name)),
+            series_clock: step.and_then(|step| progress.series_clock(&step.name)),
+            earlier_attempts: progress.earlier_attempts(),
             attempts: std::mem::take(&mut progress.history),
         };
         self.work.secrets.seal_json(SecretLocation::Error(self.number()), &error)
