@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use penstock_app::StartError;
+use penstock_downstream::CallLimits;
 use penstock_store::limits::{LimitChange, LimitSetting};
 use serde_json::json;
 
@@ -121,7 +122,7 @@ fn is_without_a_rate(opened: &Opened, name: &str) -> bool {
         .flat_map(|pipeline| &pipeline.dependencies)
         .filter(|one| one.name == name)
         .peekable();
-    known.peek().is_some() && known.all(|one| one.rate.is_none() && one.more.is_empty())
+    known.peek().is_some() && known.all(|one| CallLimits::rate_of_an_operator(one).is_none())
 }
 
 /// The limits that the definitions write, by dependency: the rate, and the calls at once.
@@ -129,7 +130,7 @@ fn written(opened: &Opened) -> BTreeMap<String, (String, String)> {
     let mut all = BTreeMap::new();
     for pipeline in opened.chosen.services.pipelines.iter() {
         for dependency in &pipeline.dependencies {
-            let rate = dependency.rate.iter().chain(&dependency.more).next();
+            let rate = CallLimits::rate_of_an_operator(dependency);
             let rate = rate.map_or("-".to_owned(), |rate| format!("{} in {:?}", rate.limit, rate.period));
             let slots = dependency.concurrency.map_or("-".to_owned(), |slots| slots.limit.to_string());
             all.insert(dependency.name.clone(), (rate, slots));

@@ -98,6 +98,11 @@ impl CallLimits {
         }
     }
 
+    /// The rate whose limit an operator can change; none: the dependency has no rate.
+    pub fn rate_of_an_operator(dependency: &Dependency) -> Option<&Rate> {
+        dependency.rate.as_ref().or_else(|| dependency.more.first())
+    }
+
     /// What an operator has set counts, and not what the definition says.
     pub(crate) fn change(&mut self, dependency: &Dependency, limit: Option<u32>, concurrency: Option<u32>) {
         // A burst that no longer fits would be more than the whole limit.

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use penstock_domain::limit::Reason;
-use penstock_domain::pipeline::Dependency;
+use penstock_domain::pipeline::{Dependency, Rate};
 
 use super::{Called, Caller};
 use crate::limiter::CallLimits;
@@ -63,14 +63,22 @@ impl Caller {
         *self.live.0.write().unwrap_or_else(PoisonError::into_inner) = Known::Read(Arc::new(all));
     }
 
-    /// By how much an operator has changed a dependency's rate; 1: not at all.
-    pub fn live_share(&self, dependency: &Dependency) -> f64 {
+    /// By how much an operator has changed one of a dependency's rates; 1: not at all.
+    pub fn live_share(&self, dependency: &Dependency, rate: &Rate) -> f64 {
         let limit = self.live.of(&dependency.name).and_then(|live| live.limit);
-        let written = dependency.rate.as_ref().map(|rate| rate.limit);
-        match (limit, written) {
-            (Some(limit), Some(written)) => f64::from(limit) / f64::from(written.max(1)),
+        let changed = CallLimits::rate_of_an_operator(dependency).filter(|changed| *changed == rate);
+        match (limit, changed) {
+            (Some(limit), Some(written)) => f64::from(limit) / f64::from(written.limit.max(1)),
             _ => 1.0,
         }
+    }
+
+    /// Puts what an operator has set into limits that are looked at, or corrected after a call: a pause changes nothing of them.
+    pub(super) fn changed_by_operator(&self, dependency: &Dependency, mut limits: CallLimits) -> CallLimits {
+        if let Some(live) = self.live.of(&dependency.name) {
+            limits.change(dependency, live.limit, live.concurrency);
+        }
+        limits
     }
 
     /// Puts what an operator has set into a call's limits; or the call waits, because it is paused.

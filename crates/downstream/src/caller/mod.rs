@@ -181,15 +181,21 @@ impl Caller {
         left_at: Timestamp,
     ) {
         let cold_wait_us = self.limiter.cold_wait_us();
-        let mut limits = CallLimits::of_call(dependency, owner, cold_wait_us, spend, left_at);
+        let limits = CallLimits::of_call(dependency, owner, cold_wait_us, spend, left_at);
+        let mut limits = self.changed_by_operator(dependency, limits);
         let taken = |id: &str| {
             let rate = dependency.more.iter().find(|rate| rate.id == id)?;
             actual.iter().find(|(name, _)| Some(name) == rate.name.as_ref()).map(|(_, taken)| *taken)
         };
         limits.meters.retain(|meter| taken(&meter.id).is_some_and(|taken| taken != meter.cost));
         let taken: Vec<u32> = limits.meters.iter().filter_map(|meter| taken(&meter.id)).collect();
-        if !taken.is_empty() {
-            self.limiter.correct(&limits, &taken).await;
+        if taken.is_empty() {
+            return;
+        }
+        self.limiter.correct(&limits, &taken).await;
+        for (index, taken) in taken.into_iter().enumerate() {
+            let more = taken.saturating_sub(limits.meters[index].cost);
+            self.reserver.reserve_taken(&*self.limiter, &limits, index, more).await;
         }
     }
 
@@ -240,6 +246,7 @@ impl Caller {
     pub async fn peek(&self, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
         let (cold_wait_us, spend) = (self.limiter.cold_wait_us(), Spend::of(1));
         let limits = CallLimits::of_call(dependency, owner, cold_wait_us, &spend, self.clock.now());
+        let limits = self.changed_by_operator(dependency, limits);
         let asked_at = Instant::now();
         let seen = self.limiter.peek(&limits).await;
         // The first question after a restart finds out that the connection broke; the next one has a new connection.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use penstock_domain::limit::{Denied, MeterPolicy, Reason};
+use penstock_domain::limit::{CalendarPolicy, Denied, MeterPolicy, Reason};
 use penstock_domain::time::Timestamp;
 
 use crate::limiter::{CallLimits, Limiter};
@@ -91,20 +91,14 @@ impl Reserver {
         meter: usize,
         made: Made,
     ) -> Result<(), Denied> {
-        let Some(of_call) = limits.meters.get(meter) else { return Err(UNAVAILABLE) };
-        let MeterPolicy::Calendar(calendar) = of_call.policy else { return Err(UNAVAILABLE) };
-        #[allow(clippy::cast_possible_truncation, reason = "milliseconds since 1970")]
-        let until = Timestamp::from_millis((calendar.period / 1e3) as i64);
-        let limit = format!("{}:{}", limits.dependency, of_call.id);
-        let key = PeriodKey { limit, member: of_call.member.clone(), until };
-        #[allow(clippy::cast_possible_truncation, reason = "a place is small")]
-        let index = (self.hasher.hash_one(&key) % PLACES as u64) as usize;
+        let Some((key, calendar)) = period_of(limits, meter) else { return Err(UNAVAILABLE) };
+        let index = self.index_of(&key);
         let place = &self.places[index];
         let _alone = place.alone.lock().await;
         if place.made.load(Ordering::Acquire) != made.0[index] {
             return Ok(());
         }
-        let amount = calendar.block(of_call.cost);
+        let amount = calendar.block(limits.meters[meter].cost);
         let amount = self.reservations.reserve(&key, amount, calendar.limit).await.ok_or(UNAVAILABLE)?;
         if !limiter.deposit(limits, meter, amount).await {
             return Err(UNAVAILABLE);
@@ -112,4 +106,37 @@ impl Reserver {
         place.made.fetch_add(1, Ordering::Release);
         Ok(())
     }
+
+    /// A call has taken so much more of a calendar's period than it was charged: that is reserved as well, so that it counts after a
+    /// loss too. Where it cannot be, the limiter knows of it all the same.
+    pub(super) async fn reserve_taken(
+        &self,
+        limiter: &dyn Limiter,
+        limits: &CallLimits,
+        meter: usize,
+        more: u32,
+    ) {
+        let Some((key, calendar)) = period_of(limits, meter).filter(|_| more > 0) else { return };
+        let _alone = self.places[self.index_of(&key)].alone.lock().await;
+        let reserved = self.reservations.reserve(&key, more, calendar.limit).await;
+        if let Some(amount) = reserved.filter(|amount| *amount > 0) {
+            limiter.deposit(limits, meter, amount).await;
+        }
+    }
+
+    fn index_of(&self, key: &PeriodKey) -> usize {
+        #[allow(clippy::cast_possible_truncation, reason = "a place is small")]
+        let index = (self.hasher.hash_one(key) % PLACES as u64) as usize;
+        index
+    }
+}
+
+/// The calendar's period that a meter counts; none: it counts none.
+fn period_of(limits: &CallLimits, meter: usize) -> Option<(PeriodKey, CalendarPolicy)> {
+    let of_call = limits.meters.get(meter)?;
+    let MeterPolicy::Calendar(calendar) = of_call.policy else { return None };
+    #[allow(clippy::cast_possible_truncation, reason = "milliseconds since 1970")]
+    let until = Timestamp::from_millis((calendar.period / 1e3) as i64);
+    let limit = format!("{}:{}", limits.dependency, of_call.id);
+    Some((PeriodKey { limit, member: of_call.member.clone(), until }, calendar))
 }

@@ -71,7 +71,7 @@ impl Worker {
             let wait = self.caller.predicted_wait(dependency);
             let paces = |rate: &&Rate| rate.per.is_none() && !rate.per_owner && rate.is_bucket();
             for rate in dependency.unnamed_rates().filter(paces) {
-                let share = self.caller.live_share(dependency);
+                let share = self.caller.live_share(dependency, rate);
                 let rows = useful_at(rate, cost_of(&pipeline, index) / share, load, wait);
                 useful = Some(useful.map_or(rows, |least| least.min(rows)));
             }
@@ -116,7 +116,7 @@ impl Worker {
                 return Some(wait.saturating_sub(ADMIT_WITHIN).max(LOOK_AGAIN));
             }
             let Some(rate) = dependency.rate.as_ref().filter(|rate| rate.per_owner) else { continue };
-            let share = self.caller.live_share(dependency);
+            let share = self.caller.live_share(dependency, rate);
             let useful = useful_at(rate, cost_of(pipeline, index) / share, load, wait);
             #[allow(clippy::cast_precision_loss, reason = "a number of rows")]
             if rows as f64 >= useful.max(1.0) {

@@ -47,6 +47,9 @@ mod tests {
         let mut state = running;
         correct(&mut state, &of(60e6), 5, 1, None, 61e6);
         assert_eq!(state, running);
+        let MeterPolicy::Calendar(ended) = of(60e6) else { panic!("it is a calendar's") };
+        state.deposit(&ended, 9);
+        assert_eq!(state, running, "what is reserved of it comes too late");
         correct(&mut state, &of(120e6), 5, 1, None, 61e6);
         assert_eq!((state.used, state.reserved), (3.0, 10.0));
     }

@@ -150,6 +150,10 @@ impl MeterState {
 
     /// So much more of the period was reserved; 0: nothing was left of it.
     pub fn deposit(&mut self, calendar: &CalendarPolicy, amount: u32) {
+        // It comes late: another period is counted.
+        if self.period > calendar.period {
+            return;
+        }
         *self = self.at(calendar);
         self.reserved += f64::from(amount);
         if amount == 0 {
