@@ -37,6 +37,7 @@ mod outage;
 mod poll;
 mod quota;
 mod rates;
+mod reload;
 mod repairing;
 mod reports;
 mod requests;

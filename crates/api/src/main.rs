@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use penstock_app::reload::DefinitionsTask;
 use penstock_app::services::choose;
 use penstock_app::startup::{Patience, await_services};
 use penstock_app::telemetry::{self, LogStyle};
@@ -48,7 +49,12 @@ async fn run(mut settings: Settings) -> Result<(), StartError> {
     let pipelines = boot::pipelines_of(&settings, Role::Api)?;
     let chosen = choose(&settings, pipelines, Role::Api).await?;
     let stop = shutdown::on_signal();
+    // It listens to SIGHUP from here on.
+    let definitions = DefinitionsTask::of_service(&settings, Role::Api, &chosen.services);
     await_services(&chosen, Patience::Service(Some(settings.bind)), &stop).await?;
+    if let Some(definitions) = definitions {
+        chosen.services.periodic.start(definitions, &stop);
+    }
     let sources = chosen.sources(None, Some(Arc::default()));
     let (server, address) = penstock_api::start(&chosen, &settings, sources.clone(), stop.clone())?;
     tracing::info!(%address, "the API listens");

@@ -11,18 +11,18 @@ use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service,
 pub use actix_web::dev::ServerHandle as Handle;
 use actix_web::dev::{AppConfig, Server};
 use actix_web::guard::{self, Guard};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Compress, from_fn};
 use actix_web::web::ServiceConfig;
-use actix_web::{App, HttpResponse, Resource, ResponseError as _, Route, web};
+use actix_web::{App, FromRequest as _, HttpRequest, HttpResponse, Resource, ResponseError as _, Route, web};
 use penstock_app::{Chosen, Settings, StartError};
-use penstock_flow::Definitions;
 use penstock_flow::operate::collect_metrics::Sources;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing_actix_web::TracingLogger;
 
+use crate::auth::Caller;
 use crate::coding::{Compressing, sparing};
 use crate::connections::stream::turn_away;
 use crate::connections::{Connections, Guarded, track};
@@ -84,7 +84,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
     let stopping = builder.graceful_shutdown_signal();
     let connections = state.connections.clone();
     let server = builder.listen("penstock-api", listener, move || {
-        let pipelines = state.services.pipelines.clone();
+        let own_routes = own_routes.clone();
         let app = App::new()
             .app_data(state.clone())
             .app_data(keyless.clone())
@@ -97,8 +97,8 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .wrap(from_fn(recorded))
             .wrap(TracingLogger::<Requests>::new())
             .wrap(from_fn(track))
-            .configure(|config| routes(config, &pipelines))
-            .default_service(web::to(nothing_here));
+            .configure(|config| routes(config, &own_routes))
+            .default_service(web::to(elsewhere));
         let stopping = stopping.clone();
         let http = HttpServiceBuilder::<Guarded, _, _, _>::default()
             .graceful_shutdown_signal(move || {
@@ -124,8 +124,8 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
     Ok((server.run(), address))
 }
 
-/// The routes; pipelines have some of their own.
-fn routes(routes: &mut ServiceConfig, pipelines: &Definitions) {
+/// The routes; pipelines have some of their own. Which pipeline has one is looked up at each request: definitions may change.
+fn routes(routes: &mut ServiceConfig, own_routes: &[String]) {
     routes
         .service(read("/livez", web::to(health::livez)))
         .service(read("/readyz", web::to(health::readyz)))
@@ -158,13 +158,8 @@ fn routes(routes: &mut ServiceConfig, pipelines: &Definitions) {
         .service(read("/v2/batches/{id}/rows", web::to(rows::list)))
         .service(read("/v2/batches/{id}/rows/{number}", web::to(rows::show)))
         .service(read("/v2/batches/{id}/{report}", web::to(reports::report)));
-    for pipeline in pipelines.iter() {
-        let Some(route) = pipeline.route.clone() else { continue };
-        let pipeline = pipeline.clone();
-        let upload = web::to(move |caller, state, request, payload| {
-            ingest::upload(caller, state, pipeline.clone(), request, payload)
-        });
-        routes.service(post(&route, upload));
+    for route in own_routes {
+        routes.service(post(route, web::to(upload_to_route)));
     }
 }
 
@@ -214,6 +209,27 @@ fn post(path: &str, route: Route) -> Resource {
     only(path, "POST").route(route.guard(guard::Post()))
 }
 
-async fn nothing_here() -> HttpResponse {
-    Problem::not_found("such route").error_response()
+/// An upload to a pipeline's own route.
+async fn upload_to_route(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let pipeline = state.services.pipelines.by_route(request.path());
+    let pipeline = pipeline.ok_or_else(|| Problem::not_found("such route"))?;
+    ingest::upload(caller, state, pipeline, request, payload).await
+}
+
+/// A route that was not there at the start: it may be that of a pipeline that was added since.
+async fn elsewhere(
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    if request.method() != Method::POST || state.services.pipelines.by_route(request.path()).is_none() {
+        return Err(Problem::not_found("such route"));
+    }
+    let caller = Caller::extract(&request).await?;
+    upload_to_route(caller, state, request, payload).await
 }

@@ -18,6 +18,7 @@ mod logs;
 mod otlp;
 mod panics;
 pub mod permissions;
+pub mod reload;
 pub mod secret_files;
 pub mod services;
 pub mod settings;

@@ -14,15 +14,15 @@ use crate::variables::read_named_by_definition as read;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What shows that a file was changed or replaced, also through a link.
-#[derive(PartialEq)]
-struct Stamp {
+#[derive(Clone, PartialEq)]
+pub(crate) struct Stamp {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
 }
 
 impl Stamp {
-    fn of(path: &Path) -> std::io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> std::io::Result<Self> {
         let meta = path.metadata()?;
         #[cfg(unix)]
         let inode = std::os::unix::fs::MetadataExt::ino(&meta);

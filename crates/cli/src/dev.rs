@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_api::server::Handle;
+use penstock_app::reload::DefinitionsTask;
 use penstock_app::services::choose;
 use penstock_app::startup::{Patience, await_services, keyring_error};
 use penstock_app::{Chosen, Role, Settings, StartError, Variables, boot, data_dir, shutdown};
@@ -108,6 +109,8 @@ pub async fn run(
     let pipelines = boot::load_pipelines(&folder, &Variables::of(&settings, Role::Everything))?;
     let stop = shutdown::on_signal();
     let everything = start(&settings, pipelines, every, stop.clone()).await?;
+    let services = &everything.chosen.services;
+    services.periodic.start(DefinitionsTask::of_dev(folder, &settings, services), &stop);
     let address = format!("http://{}", everything.address);
     out.say(&json!({ "api": address, "documentation": format!("{address}/docs") }), || {
         format!(

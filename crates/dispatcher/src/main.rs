@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use penstock_app::reload::DefinitionsTask;
 use penstock_app::services::choose;
 use penstock_app::settings::parse_span;
 use penstock_app::startup::{Patience, await_services};
@@ -62,9 +63,16 @@ async fn run(mut program: Program) -> Result<(), StartError> {
     let chosen = choose(&program.settings, pipelines, Role::Dispatcher).await?;
     let policy = chosen.dispatch_policy(&program.settings);
     let stop = shutdown::on_signal();
+    // A single run ends before anything could change.
+    let definitions = program
+        .every
+        .and_then(|_| DefinitionsTask::of_service(&program.settings, Role::Dispatcher, &chosen.services));
     let patience = if program.every.is_some() { Patience::Service(None) } else { Patience::Run };
     await_services(&chosen, patience, &stop).await?;
     if let Some(every) = program.every {
+        if let Some(definitions) = definitions {
+            chosen.services.periodic.start(definitions, &stop);
+        }
         let runs = penstock_dispatcher::Runs { services: chosen.services.clone(), policy, every };
         chosen.services.periodic.run(runs, &stop).await;
         return Ok(());

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use penstock_app::reload::DefinitionsTask;
 use penstock_app::services::choose;
 use penstock_app::startup::{Patience, await_services};
 use penstock_app::telemetry::{self, LogStyle};
@@ -54,7 +55,12 @@ async fn run(mut settings: Settings) -> Result<(), StartError> {
     let pipelines = boot::pipelines_of(&settings, Role::Worker)?;
     let chosen = choose(&settings, pipelines, Role::Worker).await?;
     let stop = shutdown::on_signal();
+    // It listens to SIGHUP from here on.
+    let definitions = DefinitionsTask::of_service(&settings, Role::Worker, &chosen.services);
     await_services(&chosen, Patience::Service(Some(settings.health_bind)), &stop).await?;
+    if let Some(definitions) = definitions {
+        chosen.services.periodic.start(definitions, &stop);
+    }
     let running = penstock_worker::start(&chosen, &settings, &stop)?;
     let sources = chosen.sources(Some(running.worker.metrics().clone()), None);
     let server = penstock_worker::health::serve(sources.clone(), settings.health_bind)

@@ -14,10 +14,13 @@ use crate::socket::{self, Answer, Question};
 const PROBES: usize = 8;
 
 pub(super) fn pipelines(opened: &Opened, findings: &mut Findings) {
-    let names: Vec<&str> =
-        opened.chosen.services.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+    let names: Vec<String> =
+        opened.chosen.services.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect();
     match &opened.pipelines_fault {
-        Some(fault) => findings.fail("pipelines", fault),
+        Some(fault) => findings.fail(
+            "pipelines",
+            format!("{fault}\nservices that run go on with the definitions from before; none can be started"),
+        ),
         None if names.is_empty() => findings.warn(
             "pipelines",
             "none is loaded here; set PENSTOCK_PIPELINES and the variables that they name",
@@ -46,7 +49,8 @@ pub(super) fn files(opened: &Opened, findings: &mut Findings) {
 pub(super) async fn dependencies(opened: &Opened, findings: &mut Findings) {
     let chosen = &opened.chosen;
     let (states, unseen) = states(opened).await;
-    let all = dependencies::all(chosen.services.pipelines.iter());
+    let catalog = chosen.services.pipelines.catalog();
+    let all = dependencies::all(catalog.iter());
     let probing = all.iter().map(|(identity, (_, dependency))| async move {
         (identity, *dependency, chosen.caller.probe(dependency).await)
     });

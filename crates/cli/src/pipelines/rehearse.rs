@@ -149,7 +149,7 @@ fn own(settings: &Settings, folder: &Path) -> Result<Settings, StartError> {
 async fn upload(chosen: &Chosen, csv: &[u8], context: Option<Value>) -> Result<Batch, StartError> {
     let services = &chosen.services;
     let owner = services.store.ensure_owner("try", services.clock.now()).await.map_err(said)?;
-    let pipeline = services.pipelines.iter().next().ok_or_else(|| said("there is no definition"))?.clone();
+    let pipeline = services.pipelines.iter().next().ok_or_else(|| said("there is no definition"))?;
     let (owner_name, idempotency_key) = ("try".to_owned(), None);
     let request = UploadRequest { owner: owner.seq, owner_name, pipeline, idempotency_key };
     let mut upload = Upload::start(services, request).await.map_err(said)?;

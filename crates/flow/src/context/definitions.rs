@@ -1,8 +1,8 @@
-//! Pipelines: those loaded at the start, and the versions that older batches were uploaded under.
+//! Pipelines: those in use, which may be replaced while services run, and the versions that older batches were uploaded under.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use penstock_domain::pipeline::{Catalog, Pipeline, Unset};
 use uuid::Uuid;
@@ -13,9 +13,13 @@ pub type Vars = dyn Fn(&str) -> Option<String> + Send + Sync;
 /// Older versions that are kept compiled, at most.
 const OLDER_KEPT: usize = 64;
 
-/// The loaded pipelines, and older versions on demand.
+/// The pipelines that are in use, and older versions on demand.
 pub struct Definitions {
-    current: Catalog,
+    current: RwLock<Arc<Catalog>>,
+    /// All pipelines that were in use since the start: batches of those that are not any more go on.
+    names: Mutex<BTreeSet<String>>,
+    /// Why what the folder holds now is not in use.
+    fault: Mutex<Option<String>>,
     unset: Unset,
     vars: Box<Vars>,
     older: Mutex<HashMap<Uuid, Arc<Pipeline>>>,
@@ -25,17 +29,60 @@ impl Definitions {
     /// The pipelines of a catalog; `vars` fills `${VARS}` of older versions, and `unset` says what becomes of one without a
     /// value.
     pub fn new(current: Catalog, unset: Unset, vars: Box<Vars>) -> Self {
-        Self { current, unset, vars, older: Mutex::default() }
+        let names = current.iter().map(|pipeline| pipeline.name.clone()).collect();
+        Self {
+            current: RwLock::new(Arc::new(current)),
+            names: Mutex::new(names),
+            fault: Mutex::default(),
+            unset,
+            vars,
+            older: Mutex::default(),
+        }
     }
 
-    /// The loaded pipeline of that name.
+    /// The pipelines that are in use now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Uses other pipelines from now on. What is under way keeps those that it began with, and batches the version that they were
+    /// uploaded under.
+    pub fn replace(&self, catalog: Catalog) {
+        self.names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(catalog.iter().map(|pipeline| pipeline.name.clone()));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
+    }
+
+    /// Why what the folder holds now is not in use; none: it is.
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets [`Definitions::fault`]; what it was before.
+    pub fn set_fault(&self, fault: Option<String>) -> Option<String> {
+        std::mem::replace(&mut *self.fault.lock().unwrap_or_else(PoisonError::into_inner), fault)
+    }
+
+    /// The pipeline of that name.
     pub fn get(&self, name: &str) -> Option<Arc<Pipeline>> {
-        self.current.get(name).cloned()
+        self.catalog().get(name).cloned()
     }
 
-    /// All loaded pipelines, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Pipeline>> {
-        self.current.iter()
+    /// The pipeline with that route of its own.
+    pub fn by_route(&self, route: &str) -> Option<Arc<Pipeline>> {
+        self.iter().find(|pipeline| pipeline.route.as_deref() == Some(route))
+    }
+
+    /// All pipelines that are in use now, by name.
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Pipeline>> + use<> {
+        self.catalog().iter().cloned().collect::<Vec<_>>().into_iter()
+    }
+
+    /// The names of all pipelines that were in use since the start.
+    pub(crate) fn names_since_start(&self) -> Vec<String> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     pub(crate) fn older(&self, version: Uuid) -> Option<Arc<Pipeline>> {
@@ -48,7 +95,8 @@ impl Definitions {
     /// When it does not load in this environment.
     pub(crate) fn compile(&self, name: &str, version: Uuid, source: &str) -> Result<Arc<Pipeline>, String> {
         // Files that it names lie beside today's definitions.
-        let loaded = self.current.get(name).or_else(|| self.current.iter().next());
+        let current = self.catalog();
+        let loaded = current.get(name).or_else(|| current.iter().next());
         let folder = loaded.and_then(|pipeline| Path::new(&*pipeline.place.file).parent());
         let file = folder.unwrap_or(Path::new("")).join(format!("{name} (version {version})"));
         let file = file.display().to_string();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use penstock_domain::limit::{BreakerState, Reason};
-use penstock_domain::pipeline::Dependency;
+use penstock_domain::pipeline::{Catalog, Dependency};
 use penstock_downstream::metrics::{STATUS_CLASSES, VERDICTS};
 use penstock_downstream::{CallMetrics, Caller};
 
@@ -11,15 +11,16 @@ use crate::context::services::Services;
 use crate::telemetry::metrics::Family;
 
 /// Every dependency that a loaded pipeline has; pipelines that share one by name share its metrics.
-fn dependencies(services: &Services) -> BTreeMap<&str, &Dependency> {
-    let all = services.pipelines.iter().flat_map(|pipeline| &pipeline.dependencies);
+fn dependencies(catalog: &Catalog) -> BTreeMap<&str, &Dependency> {
+    let all = catalog.iter().flat_map(|pipeline| &pipeline.dependencies);
     all.map(|dependency| (dependency.name.as_str(), dependency)).collect()
 }
 
 /// Calls, and what their limits decided.
 pub(super) fn calling(services: &Services, caller: &Caller, families: &mut Vec<Family>) {
     let mut metrics: BTreeMap<String, CallMetrics> = caller.metrics().into_iter().collect();
-    for name in dependencies(services).into_keys() {
+    let catalog = services.pipelines.catalog();
+    for name in dependencies(&catalog).into_keys() {
         metrics.entry(name.to_owned()).or_default();
     }
     let mut calls = Family::counter("penstock.calls", "{call}", "Calls by dependency and verdict.");
@@ -69,7 +70,8 @@ pub(super) async fn limiting(services: &Services, caller: &Caller, families: &mu
     let help =
         "Calls that a dependency's `concurrency` allows at once, and those of them that are under way.";
     let mut slots = Family::gauge("penstock.limiter.slots", "{call}", help);
-    for (name, dependency) in dependencies(services) {
+    let catalog = services.pipelines.catalog();
+    for (name, dependency) in dependencies(&catalog) {
         let label = ("dependency", name);
         let seen = caller.peek(dependency, "").await;
         let state = seen.map_or(BreakerState::Closed, |seen| seen.breaker);

@@ -63,6 +63,9 @@ impl Sources {
             let help = "Memory of this process that is in use (resident).";
             families.push(Family::gauge("process.memory.usage", "By", help).alone(bytes));
         }
+        let help = "1 while what the folder of the definitions holds cannot be used, so that those from before stay in use.";
+        let faulty = u64::from(self.services.pipelines.fault().is_some());
+        families.push(Family::gauge("penstock.definitions.faulty", "{folder}", help).alone(faulty));
         let uptime = self.services.clock.now().since(self.started_at).as_secs_f64();
         families.push(Family::gauge("process.uptime", "s", "How long this process runs.").alone(uptime));
         let help = "Log lines that were dropped because nobody read standard error.";

@@ -44,7 +44,8 @@ pub fn all<'p>(
 /// How each of them stands; none of those that the limiter says nothing of.
 pub async fn states(services: &Services, caller: &Caller) -> Vec<DependencyState> {
     let mut states = Vec::new();
-    for (identity, (_, dependency)) in all(services.pipelines.iter()) {
+    let catalog = services.pipelines.catalog();
+    for (identity, (_, dependency)) in all(catalog.iter()) {
         let Some(seen) = caller.peek(dependency, "").await else { continue };
         let paused_until = (!seen.paused_for.is_zero()).then(|| services.clock.now() + seen.paused_for);
         let breaker = match seen.breaker {

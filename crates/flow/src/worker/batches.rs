@@ -189,8 +189,8 @@ impl BatchCache {
 /// When the database fails, the batch was erased, or its definition does not load here.
 pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowError> {
     let pipeline = services.definition_of(batch).await?;
-    let loaded = services.pipelines.iter().map(Arc::as_ref);
-    let dependencies = with_limits_of_today(&pipeline, loaded);
+    let catalog = services.pipelines.catalog();
+    let dependencies = with_limits_of_today(&pipeline, catalog.iter().map(Arc::as_ref));
     let (dependencies, secret_values) = of_owner(services, batch, &pipeline, dependencies).await?;
     let secrets = services.secrets_of(batch).await?;
     let header = secrets.header().cloned().ok_or_else(|| unreadable_header(batch))?;

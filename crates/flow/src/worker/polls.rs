@@ -61,8 +61,7 @@ impl Worker {
     async fn queue_due_once(&self) -> Result<(), FlowError> {
         let services = &self.services;
         let now = services.clock.now();
-        let pipelines: Vec<String> =
-            services.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect();
+        let pipelines = services.pipelines.names_since_start();
         let due = services.store.due_polls(&pipelines, LOOKS_PER_OWNER, now).await?;
         let takes = takes(&due, &mut || services.id_generator.unit());
         if takes.is_empty() {
