@@ -179,6 +179,7 @@ ONCE = {
     "pipelinesCheck.hook.annotations": (HOOK, lambda r: r.workload("pipelinesCheck")["metadata"].get("annotations", {})),
     "podDisruptionBudget.maxUnavailable": ("7%", lambda r: {o["spec"]["maxUnavailable"] for o in r.all("PodDisruptionBudget")}, {"7%"}),
     "networkPolicy.apiFrom": ([{"podSelector": {"matchLabels": {"a": "b"}}}], lambda r: r.policy("-api")["ingress"][0].get("from", [])),
+    "networkPolicy.workerFrom": ([{"podSelector": {"matchLabels": {"c": "d"}}}], lambda r: r.policy("-worker")["ingress"][0].get("from", [])),
     "networkPolicy.blockedEgress": (["10.9.0.0/16"], lambda r: r.policy()["egress"][1]["to"][0]["ipBlock"].get("except")),
     "metrics.serviceMonitor.enabled": (True, lambda r: bool(r.all("ServiceMonitor"))),
     "metrics.serviceMonitor.interval": ("77s", lambda r: {e["interval"] for e in r.one("ServiceMonitor")["spec"].get("endpoints", [])}, {"77s"}),
@@ -218,6 +219,11 @@ APART = {
     "migration.hook.enabled": (False, lambda r: (r.workload("migration")["metadata"].get("annotations"),
                                                  r.spec("migration").get("ttlSecondsAfterFinished")), (None, 600), {}),
     "pipelinesCheck.enabled": (False, lambda r: bool(r.all("Job", "check")), False, {}),
+    "podDisruptionBudget.minAvailable": ("70%", lambda r: {(o["spec"].get("minAvailable"), o["spec"].get("maxUnavailable"))
+                                                           for o in r.all("PodDisruptionBudget")}, {("70%", None)}, {}),
+    # What it replaces is gone: nothing but names and the release's own pods is left beside it.
+    "networkPolicy.egress": ([{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 5432}]}], lambda r: shown([
+        peer for rule in r.policy()["egress"] for peer in rule.get("to", []) if "podSelector" not in peer]), shown([{"ipBlock": {"cidr": "10.0.0.0/8"}}]), {}),
     "podDisruptionBudget.enabled": (False, lambda r: bool(r.all("PodDisruptionBudget")), False, {}),
     "networkPolicy.enabled": (False, lambda r: bool(r.all("NetworkPolicy")), False, {}),
     "alerts.hooks": ({"receivers": [], "rules": []}, lambda r: r.data("alerts"), {"alerts.yaml": "receivers: []\nrules: []\n"}, {}),
