@@ -12,6 +12,7 @@ mod commands;
 mod conformance;
 mod crashes;
 mod damage;
+mod dedupe;
 mod definitions_cli;
 mod demo;
 mod ending;

@@ -150,7 +150,11 @@ async fn groups(database: &str, rows: u32) {
     for group in numbers.chunks(500) {
         let settled: Vec<Settlement> = group
             .iter()
-            .map(|row| Settlement { row: *row, token, outcome: Settled::Completed { result: None } })
+            .map(|row| Settlement {
+                row: *row,
+                token,
+                outcome: Settled::Completed { result: None, key: None },
+            })
             .collect();
         assert!(store.settle(&settled, now).await.expect("a settlement").lost.is_empty());
     }

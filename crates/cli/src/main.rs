@@ -17,6 +17,7 @@ macro_rules! eprintln {
 }
 
 mod batches;
+mod dedupe;
 mod demo;
 mod dev;
 mod doctor;
@@ -96,6 +97,9 @@ enum Command {
     /// Limits of dependencies: change, pause
     #[command(subcommand)]
     Limits(limits::Command),
+    /// Keys of rows that were completed: forget
+    #[command(subcommand)]
+    Dedupe(dedupe::Command),
     /// Definitions: check, schema, try, test
     #[command(subcommand)]
     Pipelines(pipelines::Command),
@@ -247,6 +251,7 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::Keys(command) => keys::run(&opened, command, out).await,
         Command::Owners(command) => owners::run(&opened, command, out).await,
         Command::Limits(command) => limits::run(&opened, command, writes_concurrency(), out).await,
+        Command::Dedupe(command) => dedupe::run(&opened, command, out).await,
         Command::Batches(command) => batches::run(&opened, command, out).await,
         Command::Why { batch, row } => why::run(&opened, batch, row, out).await,
         Command::Extract { batch, .. } => manual::extract(&opened, batch, out).await,

@@ -117,6 +117,11 @@ fn described(done: Single, batch: &Batch, number: u32) -> (bool, &'static str, S
         Single::Ran { outcome: Settled::Completed { .. }, .. } => {
             (true, "completed", "the row is completed".to_owned())
         }
+        Single::Ran { outcome: Settled::Duplicate { .. }, .. } => (
+            true,
+            "completed",
+            "the row is completed without a call: another batch has completed its key".to_owned(),
+        ),
         Single::Ran { outcome: Settled::Failed(trouble), .. } => {
             (false, "failed", format!("the row failed: {}", trouble.shown_code()))
         }

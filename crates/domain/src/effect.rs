@@ -1,7 +1,8 @@
 //! Whether a failed row may have had an effect at an API that it would have a second time, if it were uploaded again.
 //!
-//! A retry goes on with the receipts of finished steps and with the same idempotency keys. A new upload has neither: it calls
-//! every step, under new keys. So a failed row that created something, or may have, is not offered for another upload.
+//! A retry goes on with the receipts of finished steps and with the same idempotency keys. A new upload calls every step. A line
+//! of a report whose values are as they were keeps its keys then, so that an effect under a key is not repeated. A row that may have
+//! had one without a key is not offered for another upload.
 //!
 //! Steps that are harmless to repeat are left out of it: GET, HEAD, PUT, DELETE and `idempotent: true`. A finished step counts
 //! when its definition shows that a second time is worse: it has an idempotency key, or `idempotent: false`. A step that failed
@@ -24,29 +25,79 @@ pub struct Failure<'a> {
     pub crashed: bool,
 }
 
-/// Whether the row may have had an effect that another upload of it would repeat.
-pub fn may_be_repeated(steps: &[Step], failure: &Failure<'_>) -> bool {
+/// The effect that a row may have had, and that another upload of it would repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// None that a second time would matter for.
+    None,
+    /// One under an idempotency key: it is not repeated where the key is the same.
+    Keyed,
+    /// One without a key.
+    Unkeyed,
+}
+
+impl Effect {
+    /// As it is written.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Keyed => 1,
+            Self::Unkeyed => 2,
+        }
+    }
+
+    /// Reads [`Effect::code`].
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::None),
+            1 => Some(Self::Keyed),
+            2 => Some(Self::Unkeyed),
+            _ => None,
+        }
+    }
+
+    /// That of calls of a step.
+    fn of(step: &Step) -> Self {
+        if step.keyed { Self::Keyed } else { Self::Unkeyed }
+    }
+
+    /// The worst that those of the steps may have had.
+    fn of_any<'a>(steps: impl Iterator<Item = &'a Step>) -> Self {
+        steps.map(Self::of).max().unwrap_or(Self::None)
+    }
+}
+
+/// The effect that a row may have had of which nobody knows how far it came.
+pub fn of_all(steps: &[Step]) -> Effect {
+    Effect::of_any(steps.iter().filter(|step| creates(step) || !is_harmless(step)))
+}
+
+/// The effect that a failed row may have had and that another upload of it would repeat.
+pub fn of_failed(steps: &[Step], failure: &Failure<'_>) -> Effect {
     // At the step that failed, or after it: of those before there are receipts.
     let from = failure.step.unwrap_or(0);
-    if failure.crashed && steps.iter().skip(from).any(|step| !is_harmless(step)) {
-        return true;
-    }
+    let unharmful = steps.iter().skip(from).filter(|step| failure.crashed && !is_harmless(step));
+    Effect::of_any(unharmful).max(of_tries(steps, failure))
+}
+
+/// The same of the tries that are known.
+fn of_tries(steps: &[Step], failure: &Failure<'_>) -> Effect {
     let Some(at) = failure.step else {
         return match failure.code {
             // Nothing of it was carried out, or it cannot be uploaded again: its cells are gone.
-            code::NOT_STORED | code::UNREADABLE => false,
+            code::NOT_STORED | code::UNREADABLE | code::DUPLICATE => Effect::None,
             // The program failed, or its worker died, anywhere on the row's way.
-            code::INTERNAL_ERROR | code::WORKER_CRASHED => {
-                steps.iter().any(|step| creates(step) || !is_harmless(step))
-            }
+            code::INTERNAL_ERROR | code::WORKER_CRASHED => of_all(steps),
             // All steps are done, and the result could not be made.
-            _ => steps.iter().any(creates),
+            _ => Effect::of_any(steps.iter().filter(|step| creates(step))),
         };
     };
-    let Some(step) = steps.get(at) else { return true };
-    let tried = failure.tries.iter().chain(std::iter::once(&failure.code));
-    steps.iter().take(at).any(creates)
-        || (!is_harmless(step) && tried.into_iter().any(|code| may_be_done(code, step.keyed)))
+    // Nobody knows which step it was.
+    let Some(step) = steps.get(at) else { return Effect::Unkeyed };
+    let mut tried = failure.tries.iter().chain(std::iter::once(&failure.code));
+    let may_be = !is_harmless(step) && tried.any(|code| may_be_done(code, step.keyed));
+    let done = Effect::of_any(steps.iter().take(at).filter(|step| creates(step)));
+    done.max(if may_be { Effect::of(step) } else { Effect::None })
 }
 
 /// Whether the definition shows that a second call is worse than none.
@@ -95,45 +146,46 @@ mod tests {
         let steps = steps();
         let judged = |step: Option<usize>, tries: &[&str]| {
             let code = tries.last().copied().unwrap_or_default();
-            may_be_repeated(&steps, &Failure { code, step, tries, crashed: false })
+            of_failed(&steps, &Failure { code, step, tries, crashed: false })
         };
         for (step, tries, repeated) in [
             // A lookup changes nothing.
-            (Some(0), &["timeout"][..], false),
-            (Some(0), &["http_500"], false),
+            (Some(0), &["timeout"][..], Effect::None),
+            (Some(0), &["http_500"], Effect::None),
             // A POST of which nothing is said.
-            (Some(1), &["http_422"], false),
-            (Some(1), &["http_500"], false),
-            (Some(1), &["connect_failed"], false),
-            (Some(1), &["outcome_unknown"], true),
-            (Some(1), &["bad_response"], true),
+            (Some(1), &["http_422"], Effect::None),
+            (Some(1), &["http_500"], Effect::None),
+            (Some(1), &["connect_failed"], Effect::None),
+            (Some(1), &["outcome_unknown"], Effect::Unkeyed),
+            (Some(1), &["bad_response"], Effect::Unkeyed),
             // A keyed one: the next upload has another key.
-            (Some(2), &["http_422"], false),
-            (Some(2), &["http_503", "http_503"], false),
-            (Some(2), &["template_error"], false),
-            (Some(2), &["not_processed", "connect_failed"], false),
-            (Some(2), &["timeout"], true),
-            (Some(2), &["connection_lost", "http_409"], true),
-            (Some(2), &["http_502", "deadline_exceeded"], true),
-            (Some(2), &["bad_response"], true),
+            (Some(2), &["http_422"], Effect::None),
+            (Some(2), &["http_503", "http_503"], Effect::None),
+            (Some(2), &["template_error"], Effect::None),
+            (Some(2), &["not_processed", "connect_failed"], Effect::None),
+            (Some(2), &["timeout"], Effect::Keyed),
+            (Some(2), &["connection_lost", "http_409"], Effect::Keyed),
+            (Some(2), &["http_502", "deadline_exceeded"], Effect::Keyed),
+            (Some(2), &["bad_response"], Effect::Keyed),
             // After it: it is done.
-            (Some(3), &["http_422"], true),
-            (Some(4), &["http_422"], true),
-            (None, &["template_error"], true),
-            (None, &["internal_error"], true),
-            (None, &["not_stored"], false),
-            (None, &["unreadable"], false),
-            (Some(9), &["http_422"], true),
+            (Some(3), &["http_422"], Effect::Keyed),
+            (Some(4), &["http_422"], Effect::Unkeyed),
+            (None, &["template_error"], Effect::Unkeyed),
+            (None, &["internal_error"], Effect::Unkeyed),
+            (None, &["not_stored"], Effect::None),
+            (None, &["unreadable"], Effect::None),
+            (None, &["duplicate"], Effect::None),
+            (Some(9), &["http_422"], Effect::Unkeyed),
             // A death of the worker is a try of which nobody knows what came of it.
-            (Some(0), &["worker_crashed", "http_422"], false),
-            (Some(1), &["worker_crashed", "http_422"], true),
-            (Some(2), &["worker_crashed", "http_422"], true),
-            (None, &["worker_crashed"], true),
+            (Some(0), &["worker_crashed", "http_422"], Effect::None),
+            (Some(1), &["worker_crashed", "http_422"], Effect::Unkeyed),
+            (Some(2), &["worker_crashed", "http_422"], Effect::Keyed),
+            (None, &["worker_crashed"], Effect::Unkeyed),
         ] {
             assert_eq!(judged(step, tries), repeated, "{step:?} {tries:?}");
         }
         let twice = |steps: &[Step], step, code| {
-            may_be_repeated(steps, &Failure { code, step, tries: &[], crashed: false })
+            of_failed(steps, &Failure { code, step, tries: &[], crashed: false }) != Effect::None
         };
         assert!(!twice(&steps[..2], None, "template_error"), "nothing is said of the POST");
         assert!(twice(&steps[..2], None, "internal_error"));
@@ -144,7 +196,7 @@ mod tests {
         assert!(twice(&steps[..2], None, "worker_crashed"), "the POST may have been carried out");
         assert!(!twice(&steps[..1], None, "worker_crashed"));
         let crashed = |steps: &[Step], step, code| {
-            may_be_repeated(steps, &Failure { code, step, tries: &[], crashed: true })
+            of_failed(steps, &Failure { code, step, tries: &[], crashed: true }) != Effect::None
         };
         assert!(crashed(&steps[..2], Some(0), "deadline_exceeded"), "it may have been at the POST");
         assert!(crashed(&steps[..2], None, "deadline_exceeded"));

@@ -69,8 +69,12 @@ fn failed_csv(file: &[u8], header: &HeaderMap, message: &str) -> Vec<u8> {
             out.extend_from_slice(&shown.cells);
             out.extend_from_slice(format!(",{number},failed,http_422,").as_bytes());
             encode_value(message, &mut out);
-            let reference =
-                RowReference { batch: BatchId(uuid::Uuid::nil()), row: number, protected: shown.protected };
+            let reference = RowReference {
+                batch: BatchId(uuid::Uuid::nil()),
+                row: number,
+                protected: shown.protected,
+                unfinished: None,
+            };
             out.extend_from_slice(format!(",{}\r\n", Untagged::write(&reference)).as_bytes());
         }
         number += 1;
@@ -194,7 +198,12 @@ fn a_report_may_be_longer_than_a_file_by_what_it_added() {
     report.push(b"a,_row,_status,_code,_message,_ref\n").unwrap();
     let before = report.allowance();
     let protected = vec![penstock_domain::csv::column_tag("a")];
-    let reference = Untagged::write(&RowReference { batch: BatchId(uuid::Uuid::nil()), row: 7, protected });
+    let reference = Untagged::write(&RowReference {
+        batch: BatchId(uuid::Uuid::nil()),
+        row: 7,
+        protected,
+        unfinished: None,
+    });
     let added = format!(",7,failed,http_422,\"no, not this one\",{reference}");
     report.push(format!("'=1{added}\n").as_bytes()).unwrap();
     assert_eq!(report.allowance() - before, "'".len() as u64 + added.len() as u64);
@@ -300,7 +309,7 @@ proptest! {
 fn a_reference_is_trimmed_and_one_that_was_changed_is_an_error_where_it_matters() {
     let protected = vec![penstock_domain::csv::column_tag("a")];
     let batch = penstock_domain::ids::BatchId(uuid::Uuid::from_u128(7));
-    let text = Untagged::write(&RowReference { batch, row: 1, protected });
+    let text = Untagged::write(&RowReference { batch, row: 1, protected, unfinished: None });
     let judged = |cell: &str, reference: &str, more: &str| {
         let file = format!("a,_ref{more}\n{cell},{reference}{}\n", if more.is_empty() { "" } else { ",x" });
         judge(schema(&["a"]), file.as_bytes()).map(|validated| validated.ignored_columns)
@@ -336,4 +345,65 @@ fn files_that_are_no_csv_are_named() {
             assert!(rejected.errors[0].message.starts_with(sentence), "{:?}", rejected.errors);
         }
     }
+}
+
+/// What a report of one row says of it, and what an upload of its line makes of that.
+#[test]
+fn an_unchanged_line_keeps_its_row_and_what_may_have_been_done_is_not_repeated() {
+    use penstock_domain::csv::{RowOrigin, Unfinished, values_digest};
+    use penstock_domain::effect::Effect;
+
+    let columns = || schema(&["a", "b"]);
+    let batch = BatchId(uuid::Uuid::from_u128(9));
+    let origin = |effect| RowOrigin { batch, row: 5, effect };
+    let reference = |effect| {
+        let values = values_digest(origin(effect), [("a", "=1"), ("b", "2")]);
+        let unfinished = Some(Unfinished { effect, values });
+        let protected = vec![penstock_domain::csv::column_tag("a")];
+        Untagged::write(&RowReference { batch, row: 5, protected, unfinished })
+    };
+    let stored = |file: &str, header: &HeaderMap| {
+        let mut parser = Parser::new(Limits::NONE);
+        let mut stored = Vec::new();
+        let mut take = |event: Event<'_>| {
+            let Event::Record(record) = event else { panic!("{event:?}") };
+            stored.clear();
+            header.payload(&record, &Untagged, &mut stored);
+            ControlFlow::Continue(())
+        };
+        parser.push(file.as_bytes(), &mut take).and_then(|()| parser.finish(&mut take)).unwrap();
+        stored
+    };
+    for (effect, same, changed) in [
+        (Effect::None, None, None),
+        (Effect::Keyed, None, Some("changed_after_effect")),
+        (Effect::Unkeyed, Some("effect_without_key"), Some("effect_without_key")),
+    ] {
+        let written = reference(effect);
+        for (file, refused, kept) in [
+            (format!("a,b,_ref\n'=1,2,{written}\n"), same, true),
+            // In another order, and with another column that a report had.
+            (format!("_code,b,_ref,a\nx,2,{written},\"'=1\"\n"), same, true),
+            (format!("a,b,_ref\n'=1,3,{written}\n"), changed, false),
+        ] {
+            let judged = judge(columns(), file.as_bytes());
+            let Some(code) = refused else {
+                let header = judged.unwrap().header;
+                let payload = stored(&file, &header);
+                assert_eq!(header.origin(&payload).unwrap(), kept.then(|| origin(effect)), "{file}");
+                assert_eq!(header.values(&payload, &columns()).unwrap()["a"], "=1");
+                let shown = header.report_cells(&payload).unwrap();
+                assert_eq!(shown.protected.len(), 1);
+                let values = values_digest(origin(effect), [("a", "=1"), ("b", "2")]);
+                assert_eq!(header.digest(&payload, origin(effect)).unwrap() == values, kept, "{file}");
+                continue;
+            };
+            assert_eq!(judged.unwrap_err(), [format!("2 _ref {code}")], "{file}");
+        }
+    }
+    // A row that completed is a new one.
+    let completed = Untagged::write(&RowReference { batch, row: 5, protected: Vec::new(), unfinished: None });
+    let file = format!("a,b,_ref\n1,2,{completed}\n");
+    let header = judge(columns(), file.as_bytes()).unwrap().header;
+    assert_eq!(header.origin(&stored(&file, &header)).unwrap(), None);
 }

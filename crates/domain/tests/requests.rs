@@ -51,7 +51,13 @@ fn rendered(request: &str) -> Result<RenderedRequest, String> {
             .as_object()
             .unwrap()
             .clone();
-    let about = RowAbout { owner: "acme".into(), batch: BATCH, batch_name: Some("march".into()), number: 7 };
+    let about = RowAbout {
+        owner: "acme".into(),
+        batch: BATCH,
+        batch_name: Some("march".into()),
+        number: 7,
+        keys_of: None,
+    };
     let values = RowValues::new(&row(), &context).about(about);
     let here = RowContext { values: &values, steps: &steps, now: Timestamp::from_millis(1_700_000_000_999) };
     pipeline.steps[1].request(&here).map_err(|error| error.to_string())

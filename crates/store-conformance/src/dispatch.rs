@@ -112,7 +112,7 @@ pub async fn a_completed_row_keeps_no_error(store: &Arc<dyn Store>) {
         let rows = release(store, batch.seq, 1, START).await;
         let held = token();
         claim(store, &rows, held, START).await;
-        let outcome = Settled::Completed { result: result.clone() };
+        let outcome = Settled::Completed { result: result.clone(), key: None };
         store.settle(&[Settlement { row: rows[0], token: held, outcome }], START).await.unwrap();
         let row = store.row(batch.seq, 1).await.unwrap().expect("a row");
         assert_eq!((row.status, row.error, row.result), (RowStatus::Completed, None, result));

@@ -145,7 +145,7 @@ pub async fn claim(
 
 /// The row is done.
 pub fn completed(row: RowRef, token: LeaseToken) -> Settlement {
-    Settlement { row, token, outcome: Settled::Completed { result: Some(vec![9; 20]) } }
+    Settlement { row, token, outcome: Settled::Completed { result: Some(vec![9; 20]), key: None } }
 }
 
 /// The row failed.

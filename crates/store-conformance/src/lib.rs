@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod decoding;
 pub mod definitions;
 pub mod dispatch;
+pub mod duplicates;
 pub mod extraction;
 pub mod fixture;
 pub mod history;
@@ -68,6 +69,8 @@ macro_rules! cases {
             dispatch::what_waited_longest_is_released_first,
             dispatch::a_completed_row_keeps_no_error,
             dispatch::a_miscounted_batch_holds_up_no_sweep,
+            duplicates::a_completed_key_is_known_to_other_batches,
+            duplicates::a_duplicate_completes_with_its_code,
             workers::a_silent_process_is_found_by_looks,
             workers::what_the_dead_held_comes_back,
             workers::a_row_that_kills_its_workers_ends,

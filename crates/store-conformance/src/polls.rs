@@ -81,7 +81,7 @@ pub async fn what_is_due_for_a_look_is_queued_by_workers(store: &Arc<dyn Store>)
     let again = self::token();
     claim(store, &rows[1..], again, at(8)).await;
     let ends = [
-        Settlement { row: rows[1], token: again, outcome: Settled::Completed { result: None } },
+        Settlement { row: rows[1], token: again, outcome: Settled::Completed { result: None, key: None } },
         requeued(rows[2], again, at(8)),
     ];
     store.settle(&ends, at(8)).await.unwrap();

@@ -198,7 +198,7 @@ pub async fn a_process_lets_go_of_what_it_does_not_know(store: &Arc<dyn Store>) 
     assert_eq!(back.requeued, expected);
     assert_eq!(status_of(store, rows[0]).await, (RowStatus::Processing, 0));
     assert_eq!(store.let_go(&held, QUEUED, START).await.unwrap().rows(), 0, "once");
-    let outcome = Settled::Completed { result: None };
+    let outcome = Settled::Completed { result: None, key: None };
     let settled = Settlement { row: rows[0], token: known, outcome };
     assert!(store.settle(&[settled], START).await.unwrap().lost.is_empty());
 }

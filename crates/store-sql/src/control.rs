@@ -15,10 +15,11 @@ use crate::{Kind, SqlStore, Statement, Tx, holds, ledgers, list, sql};
 const ERASE_STEP: u32 = 10_000;
 
 /// The lines stay, so that every row can still be counted; what stood in them goes.
-const ERASE: [&str; 3] = [
+const ERASE: [&str; 4] = [
     "UPDATE row_data SET payload = $4 WHERE batch = $1 AND number BETWEEN $2 AND $3",
     "DELETE FROM row_output WHERE batch = $1 AND number BETWEEN $2 AND $3",
     "DELETE FROM row_receipts WHERE batch = $1 AND number BETWEEN $2 AND $3",
+    "DELETE FROM completed_keys WHERE batch = $1 AND number BETWEEN $2 AND $3",
 ];
 
 impl SqlStore {

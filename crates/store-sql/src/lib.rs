@@ -40,6 +40,7 @@ mod codes;
 mod control;
 mod credentials;
 mod dispatch;
+mod duplicates;
 mod engine;
 mod extraction;
 mod holds;

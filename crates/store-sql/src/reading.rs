@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowNumber};
+use penstock_domain::outcome::code;
 use penstock_domain::pipeline::KeptStep;
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
@@ -9,7 +10,7 @@ use penstock_store::batches::Batch;
 use penstock_store::reading::{ErrorGroup, LOOKED_AT, Reading, RowFilter, RowPage, RowRecord};
 use penstock_store::{StoreError, StoreResult};
 
-use crate::{Kind, Row, SqlStore, Statement, ledgers, sql};
+use crate::{Kind, Row, SqlStore, Statement, Tx, ledgers, sql};
 
 fn record(batch: &Batch, row: &Row, payload: bool) -> StoreResult<RowRecord> {
     let c = row.of("row_state");
@@ -126,9 +127,34 @@ fn chosen<'a>(
         statement = statement.push(" AND ").push(&state.text);
     }
     if let Some(code) = &filter.code {
-        statement = statement.push_bind(" AND s.status = {row failed} AND s.code = $?", code);
+        // Duplicates complete with their code, and are few: they have an index.
+        statement = if code == code::DUPLICATE {
+            statement.push(" AND s.status IN ({row failed}, {row completed}) AND s.code = 'duplicate'")
+        } else {
+            statement.push_bind(" AND s.status = {row failed} AND s.code = $?", code)
+        };
     }
     statement.push_bind(&format!(" ORDER BY {number} LIMIT $?"), filter.limit + 1).push(") c")
+}
+
+/// The rows that completed without a call, because another batch had completed their key.
+async fn duplicates(tx: &mut Tx, seq: BatchSeq) -> StoreResult<Option<ErrorGroup>> {
+    let statement = sql(
+        "row_count_duplicates",
+        "SELECT count(*) AS count FROM row_state WHERE batch = $1 AND status = {row completed} AND code = 'duplicate'",
+    );
+    let count = tx.fetch_one(statement.bind(seq)).await?.of("row_state").u32("count")?;
+    if count == 0 {
+        return Ok(None);
+    }
+    let statement = sql(
+        "row_list_duplicates",
+        "SELECT batch, number FROM row_state WHERE batch = $1 AND status = {row completed} AND code = 'duplicate' \
+         ORDER BY number LIMIT 3",
+    );
+    let sample = tx.fetch(statement.bind(seq)).await?;
+    let sample = sample.iter().map(|row| row.of("row_state").u32("number")).collect::<StoreResult<_>>()?;
+    Ok(Some(ErrorGroup { code: code::DUPLICATE.to_owned(), step: None, count, sample }))
 }
 
 #[async_trait]
@@ -194,6 +220,7 @@ impl Reading for SqlStore {
                 sample.iter().map(|row| row.of("row_state").u32("number")).collect::<StoreResult<_>>()?;
             groups.push(ErrorGroup { code, step, count: c.u32("count")?, sample });
         }
+        groups.extend(duplicates(&mut tx, seq).await?);
         Ok(groups)
     }
 

@@ -1,7 +1,7 @@
 //! Claims, leases, receipts and settlements, in groups.
 //!
-//! Rows are found by their keys. `s.status + 0` keeps the planners off the partial indexes: with the statistics of an
-//! empty table PostgreSQL takes them for shorter, and scans all rows in flight for every row of a group.
+//! Rows are found by their keys. `s.status + 0` keeps planners off the partial indexes: with an empty table's statistics PostgreSQL
+//! takes them for shorter, and scans all rows in flight for every row of a group.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use penstock_store::work::{Claim, ClaimedRow, Held, SettleReport, Settled, Settl
 use penstock_store::{StoreResult, overdrawn};
 
 use crate::codes::Beyond;
-use crate::{Group, Row, SqlStore, Tx, codes, holds, ledgers, list, sql};
+use crate::{Group, Row, SqlStore, Tx, codes, duplicates, holds, ledgers, list, sql};
 
 /// Rows by their keys.
 pub(crate) fn keys<'a>(rows: impl IntoIterator<Item = RowRef>) -> Group<'a> {
@@ -150,10 +150,11 @@ impl Work for SqlStore {
         clear_outputs(&mut tx, &left).await?;
         put_results(&mut tx, &ours).await?;
         put_errors(&mut tx, &ours).await?;
+        duplicates::record(&mut tx, &ours, now).await?;
         let receipts: Vec<(RowRef, &Receipt)> =
             ours.iter().flat_map(|one| one.receipts().iter().map(|receipt| (one.row, receipt))).collect();
         put_receipts(&mut tx, &receipts).await?;
-        let held: HashSet<Held> = ours.iter().map(|one| one.held()).collect();
+        let held = ours.iter().map(|one| one.held()).collect();
         let report = settling::account(&mut batches, group, &held, now)?;
         holds::put(&mut tx, group, &report).await?;
         ledgers::write_all(&mut tx, &batches, now).await?;

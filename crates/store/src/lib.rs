@@ -18,6 +18,7 @@ pub mod control;
 pub mod crash;
 pub mod credentials;
 pub mod dispatch;
+pub mod duplicates;
 pub mod error;
 pub mod extraction;
 pub mod limits;
@@ -52,6 +53,7 @@ pub trait Store:
     + polls::Polls
     + credentials::Credentials
     + limits::Limits
+    + duplicates::Duplicates
 {
 }
 
@@ -72,5 +74,6 @@ impl<T> Store for T where
         + polls::Polls
         + credentials::Credentials
         + limits::Limits
+        + duplicates::Duplicates
 {
 }

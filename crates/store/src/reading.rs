@@ -14,7 +14,7 @@ use crate::StoreResult;
 pub struct RowFilter {
     /// In one of these states; empty: all.
     pub status: Vec<RowStatus>,
-    /// Failed with this code.
+    /// Failed, or completed as a duplicate, with this code.
     pub code: Option<String>,
     /// Only numbers greater than this: the last one of the page before.
     pub after: RowNumber,
@@ -88,7 +88,7 @@ impl RowRecord {
     }
 }
 
-/// Failed rows that failed alike.
+/// Failed rows that failed alike, or rows that completed as duplicates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ErrorGroup {
     /// The code.
@@ -110,7 +110,7 @@ pub trait Reading: Send + Sync {
     async fn row(&self, batch: BatchSeq, number: RowNumber) -> StoreResult<Option<RowRecord>>;
     /// The steps of which rows that have not completed keep an output or an answer.
     async fn kept_steps(&self, batch: BatchSeq) -> StoreResult<Vec<KeptStep>>;
-    /// Failed rows by code and step, most frequent first.
+    /// Failed rows by code and step, most frequent first; behind them those that completed as duplicates.
     async fn error_groups(&self, batch: BatchSeq) -> StoreResult<Vec<ErrorGroup>>;
     /// The sealed words of the answer that holds a batch; none when no answer does.
     async fn hold_words(&self, seq: BatchSeq) -> StoreResult<Option<Vec<u8>>>;

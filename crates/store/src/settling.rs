@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use penstock_domain::ids::{LeaseToken, RowRef};
 use penstock_domain::ledger::{Event, Hold, Tally};
+use penstock_domain::outcome::code;
 use penstock_domain::row::{Receipt, RowStatus};
 use penstock_domain::time::Timestamp;
 
@@ -55,7 +56,9 @@ impl Settlement {
     /// The row's new state.
     pub fn moved(&self) -> Move<'_> {
         let (status, attempt, not_before, expires, trouble) = match &self.outcome {
-            Settled::Completed { .. } => (RowStatus::Completed, true, None, None, None),
+            Settled::Completed { .. } | Settled::Duplicate { .. } => {
+                (RowStatus::Completed, true, None, None, None)
+            }
             Settled::Failed(trouble) => (RowStatus::Failed, true, None, None, Some(trouble)),
             Settled::Requeued { not_before, attempt, trouble, expires, .. } => {
                 let not_before = expires.map_or(*not_before, |expires| expires.at.min(*not_before));
@@ -64,7 +67,7 @@ impl Settlement {
         };
         let has_output = match &self.outcome {
             Settled::Completed { .. } => false,
-            Settled::Failed(_) => true,
+            Settled::Failed(_) | Settled::Duplicate { .. } => true,
             Settled::Requeued { receipts, .. } => !receipts.is_empty() || self.error().is_some(),
         };
         Move {
@@ -75,7 +78,10 @@ impl Settlement {
             not_before,
             expires,
             step: trouble.and_then(|trouble| trouble.step),
-            code: trouble.map(RowFailure::shown_code),
+            code: match &self.outcome {
+                Settled::Duplicate { .. } => Some(code::DUPLICATE),
+                _ => trouble.map(RowFailure::shown_code),
+            },
             http_status: trouble.and_then(|trouble| trouble.http_status),
             has_output,
             polling: matches!(self.outcome, Settled::Requeued { polling: true, .. }),
@@ -86,14 +92,14 @@ impl Settlement {
     pub fn hold(&self) -> Option<&BatchHold> {
         match &self.outcome {
             Settled::Requeued { hold, .. } => hold.as_deref(),
-            Settled::Completed { .. } | Settled::Failed(_) => None,
+            Settled::Completed { .. } | Settled::Duplicate { .. } | Settled::Failed(_) => None,
         }
     }
 
     /// The sealed result to keep.
     pub fn result(&self) -> Option<&[u8]> {
         match &self.outcome {
-            Settled::Completed { result } => result.as_deref(),
+            Settled::Completed { result, .. } => result.as_deref(),
             _ => None,
         }
     }
@@ -102,6 +108,7 @@ impl Settlement {
     pub fn error(&self) -> Option<&[u8]> {
         match &self.outcome {
             Settled::Completed { .. } => None,
+            Settled::Duplicate { error } => Some(error),
             Settled::Failed(trouble) => trouble.error.as_deref(),
             Settled::Requeued { trouble, .. } => trouble.as_ref()?.error.as_deref(),
         }
@@ -110,7 +117,7 @@ impl Settlement {
     /// The finished steps' outputs to keep.
     pub fn receipts(&self) -> &[Receipt] {
         match &self.outcome {
-            Settled::Completed { .. } => &[],
+            Settled::Completed { .. } | Settled::Duplicate { .. } => &[],
             Settled::Failed(trouble) => &trouble.receipts,
             Settled::Requeued { receipts, .. } => receipts,
         }
@@ -229,7 +236,7 @@ pub fn account(
         }
         let (tally, first_failed) = tallies.entry(settlement.row.batch).or_default();
         match &settlement.outcome {
-            Settled::Completed { .. } => tally.completed += 1,
+            Settled::Completed { .. } | Settled::Duplicate { .. } => tally.completed += 1,
             Settled::Failed(_) => {
                 tally.failed += 1;
                 let number = settlement.row.number;

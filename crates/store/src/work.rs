@@ -6,6 +6,7 @@ use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 
 use crate::StoreResult;
+use crate::duplicates::CompletedKey;
 
 /// A row under one lease.
 pub type Held = (RowRef, LeaseToken);
@@ -78,6 +79,13 @@ pub enum Settled {
     Completed {
         /// The sealed result.
         result: Option<Vec<u8>>,
+        /// The row's key, of a pipeline whose rows have one.
+        key: Option<Box<CompletedKey>>,
+    },
+    /// It completes without a call, because another batch had completed its key.
+    Duplicate {
+        /// The [`RowError`](penstock_domain::row::RowError) that says which row that was, sealed.
+        error: Vec<u8>,
     },
     /// It ended with an error.
     Failed(RowFailure),

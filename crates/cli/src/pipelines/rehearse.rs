@@ -200,7 +200,7 @@ async fn row(
             .map_err(said)?;
         let Single::Ran { outcome: settled, .. } = ran else { break };
         (outcome, until) = match settled {
-            Settled::Completed { .. } => ("completed", None),
+            Settled::Completed { .. } | Settled::Duplicate { .. } => ("completed", None),
             Settled::Failed(_) => ("failed", None),
             Settled::Requeued { not_before, .. } => ("pending", Some(not_before)),
         };

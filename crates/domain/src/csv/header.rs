@@ -10,9 +10,13 @@ use super::error::{COLUMN_BYTES, ErrorList, LimitExceeded, LimitKind, shortened,
 use super::formula::{may_be_protected, may_begin, neutralise, restore};
 use super::parser::Parser;
 use super::record::{Event, Record};
-use super::reference::{ColumnTag, ReferenceReader, column_tag, looks_written};
+use super::reference::{
+    ColumnTag, ReferenceReader, RowOrigin, RowReference, ValuesDigest, column_tag, looks_written,
+    values_digest,
+};
 use super::rules::{Limits, Schema};
 use super::writer::encode_record;
+use crate::effect::Effect;
 
 /// Columns that begin so and that the pipeline does not declare are ignored by an upload.
 const IGNORED: char = '_';
@@ -59,20 +63,40 @@ pub struct ProtectedFields(Vec<usize>);
 pub enum LineReference {
     /// The line has none.
     Absent,
-    /// It was written for a report: these cells got an apostrophe then.
-    Ours(ProtectedFields),
+    /// It was written for a report.
+    Ours(OurLine),
     /// It was written for a report and is not the same any more, and a cell begins with an apostrophe: nobody knows whose.
     Changed,
     /// It is something else, or no cell depends on it.
     Foreign,
 }
 
+/// A line of a report that is uploaded again.
+#[derive(Debug, Default)]
+pub struct OurLine {
+    /// The cells that got an apostrophe then.
+    pub protected: ProtectedFields,
+    /// The row whose idempotency keys it keeps: its values are as they were, and it had not completed.
+    pub origin: Option<RowOrigin>,
+    /// Set when the row may have had an effect that this line would repeat.
+    pub repeats: Option<Repeats>,
+}
+
+/// Why a line would repeat an effect that its row may have had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    /// Its values were changed, so it has other idempotency keys.
+    Changed,
+    /// The call has no idempotency key.
+    Unkeyed,
+}
+
 impl LineReference {
-    /// The cells that got an apostrophe, as far as it is known.
-    pub fn into_protected(self) -> ProtectedFields {
+    /// What is known of the line.
+    pub fn into_line(self) -> OurLine {
         match self {
-            Self::Ours(protected) => protected,
-            Self::Absent | Self::Changed | Self::Foreign => ProtectedFields::default(),
+            Self::Ours(line) => line,
+            Self::Absent | Self::Changed | Self::Foreign => OurLine::default(),
         }
     }
 }
@@ -211,13 +235,31 @@ impl HeaderMap {
             let unsure = (self.other_marks || looks_written(text)) && apostrophes();
             return if unsure { LineReference::Changed } else { LineReference::Foreign };
         };
-        if reference.protected.is_empty() {
-            return LineReference::Ours(ProtectedFields::default());
-        }
-        let fields = (0..record.len()).filter(|field| {
+        let is_protected = |field: &usize| {
             self.column_of(*field).is_some_and(|name| reference.protected.contains(&column_tag(name)))
+        };
+        let fields = (0..record.len()).filter(|field| !reference.protected.is_empty() && is_protected(field));
+        LineReference::Ours(self.our_line(record, &reference, ProtectedFields(fields.collect())))
+    }
+
+    /// What a reference of ours says of its line.
+    fn our_line(&self, record: &Record<'_>, reference: &RowReference, protected: ProtectedFields) -> OurLine {
+        let Some(unfinished) = reference.unfinished else {
+            return OurLine { protected, ..OurLine::default() };
+        };
+        let mut values: Vec<(&str, String)> = Vec::with_capacity(self.columns.len());
+        self.each_value(record, &protected, |place, value| {
+            values.push((self.columns[place].as_str(), value.to_owned()));
         });
-        LineReference::Ours(ProtectedFields(fields.collect()))
+        let origin = reference.origin();
+        let now = values_digest(origin, values.iter().map(|(name, value)| (*name, value.as_str())));
+        let is_same = now == unfinished.values;
+        let repeats = match unfinished.effect {
+            Effect::None => None,
+            Effect::Keyed => (!is_same).then_some(Repeats::Changed),
+            Effect::Unkeyed => Some(Repeats::Unkeyed),
+        };
+        OurLine { protected, origin: is_same.then_some(origin), repeats }
     }
 
     /// How many bytes of a record a report added: its columns, and apostrophes before cells.
@@ -277,15 +319,16 @@ impl HeaderMap {
     }
 
     /// Appends what is stored of a record: its own bytes, or, when something of it is ignored or taken back, the
-    /// remaining values written anew.
+    /// remaining values written anew. Behind them stands the row whose idempotency keys it keeps, if there is one.
     pub fn payload(&self, record: &Record<'_>, references: &dyn ReferenceReader, out: &mut Vec<u8>) {
         if self.kept.is_none() {
             out.extend_from_slice(record.raw.as_bytes());
             return;
         }
-        let protected = self.reference(record, references).into_protected();
-        let mut values: Vec<String> = Vec::with_capacity(self.columns.len());
-        self.each_value(record, &protected, |_, value| values.push(value.to_owned()));
+        let line = self.reference(record, references).into_line();
+        let mut values: Vec<String> = Vec::with_capacity(self.columns.len() + 1);
+        self.each_value(record, &line.protected, |_, value| values.push(value.to_owned()));
+        values.extend(line.origin.map(RowOrigin::to_text));
         encode_record(values.iter().map(String::as_str), out);
     }
 
@@ -302,14 +345,44 @@ impl HeaderMap {
         Ok(values)
     }
 
+    /// The row whose idempotency keys a stored record keeps; none: it has its own.
+    ///
+    /// # Errors
+    /// When it is not what [`HeaderMap::payload`] stored.
+    pub fn origin(&self, payload: &[u8]) -> Result<Option<RowOrigin>, Unreadable> {
+        if self.reference.is_none() {
+            return Ok(None);
+        }
+        let Some(text) = self.stored(payload)?.1 else { return Ok(None) };
+        RowOrigin::from_text(&text).map(Some).ok_or(Unreadable(self.columns.len()))
+    }
+
+    /// The digest of a stored record's values, of a row with this identity.
+    ///
+    /// # Errors
+    /// When it is not what [`HeaderMap::payload`] stored.
+    pub fn digest(&self, payload: &[u8], origin: RowOrigin) -> Result<ValuesDigest, Unreadable> {
+        let cells = self.cells(payload)?;
+        let columns = self.columns.iter().map(String::as_str);
+        Ok(values_digest(origin, columns.zip(cells.iter().map(String::as_str))))
+    }
+
     /// The stored record as a report shows it: its own bytes, unless a spreadsheet would take one of its cells for a
-    /// formula; then it is written anew.
+    /// formula, or something else is stored beside them; then it is written anew.
     ///
     /// # Errors
     /// When it is not what [`HeaderMap::payload`] stored.
     pub fn report_cells<'a>(&self, payload: &'a [u8]) -> Result<ReportCells<'a>, Unreadable> {
-        let cells = self.cells(payload)?;
-        let own = ReportCells { cells: Cow::Borrowed(payload), protected: Vec::new() };
+        let (cells, origin) = self.stored(payload)?;
+        let written = match origin {
+            None => Cow::Borrowed(payload),
+            Some(_) => {
+                let mut out = Vec::with_capacity(payload.len());
+                encode_record(cells.iter().map(String::as_str), &mut out);
+                Cow::Owned(out)
+            }
+        };
+        let own = ReportCells { cells: written, protected: Vec::new() };
         if !payload.iter().any(|byte| may_begin(*byte)) {
             return Ok(own);
         }
@@ -332,6 +405,11 @@ impl HeaderMap {
     }
 
     fn cells(&self, payload: &[u8]) -> Result<Vec<String>, Unreadable> {
+        self.stored(payload).map(|(cells, _)| cells)
+    }
+
+    /// The cells of a stored record, and what of a line of a report is stored behind them.
+    fn stored(&self, payload: &[u8]) -> Result<(Vec<String>, Option<String>), Unreadable> {
         // A stored record has no byte order mark; an offset other than 0 keeps the parser from looking for one.
         let mut parser = Parser::resume_at(Limits::NONE, 1, 1);
         let mut cells = None;
@@ -343,10 +421,10 @@ impl HeaderMap {
         };
         let read = parser.push(payload, &mut take).and_then(|()| parser.finish(&mut take));
         let unreadable = Unreadable(self.columns.len());
-        match (read, cells) {
-            (Ok(()), Some(cells)) if cells.len() == self.columns.len() => Ok(cells),
-            _ => Err(unreadable),
-        }
+        let (Ok(()), Some(mut cells)) = (read, cells) else { return Err(unreadable) };
+        let is_longer = self.reference.is_some() && cells.len() == self.columns.len() + 1;
+        let origin = if is_longer { cells.pop() } else { None };
+        if cells.len() == self.columns.len() { Ok((cells, origin)) } else { Err(unreadable) }
     }
 }
 

@@ -24,10 +24,13 @@ pub mod writer;
 pub use error::{ErrorList, LimitExceeded, LimitKind, RowError};
 pub use formats::Format;
 pub use formula::neutralise;
-pub use header::{HeaderMap, LineReference, REPORT_COLUMNS, ReportCells};
+pub use header::{HeaderMap, LineReference, REPORT_COLUMNS, Repeats, ReportCells, Unreadable};
 pub use parser::{HeaderLimits, Parser};
 pub use record::{Event, Malformed, Record};
-pub use reference::{ColumnTag, NoReferences, ReferenceReader, RowReference, column_tag};
+pub use reference::{
+    ColumnTag, NoReferences, ReferenceReader, RowOrigin, RowReference, Unfinished, ValuesDigest, column_tag,
+    values_digest,
+};
 pub use rules::{Choices, Column, Limits, OURS_BYTES, Schema};
 pub use validator::{Refused, Rejected, Validated, Validator};
 pub use writer::encode_value;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::error::{ErrorList, LimitExceeded, LimitKind, RowError, of};
-use super::header::{HeaderMap, LineReference, MOST_REPORTED, ProtectedFields, REFERENCE, listed};
+use super::header::{HeaderMap, LineReference, MOST_REPORTED, ProtectedFields, REFERENCE, Repeats, listed};
 use super::kind::FileKind;
 use super::parser::Parser;
 use super::record::{Event, Malformed, Record};
@@ -242,7 +242,12 @@ impl Judge {
             LineReference::Foreign => self.foreign_reference = true,
             LineReference::Absent | LineReference::Ours(_) => {}
         }
-        let protected = reference.into_protected();
+        let line = reference.into_line();
+        if let Some(repeats) = line.repeats {
+            let (code, why) = repeated(repeats);
+            self.errors.push(record.line, Some(REFERENCE), code, || why.into());
+        }
+        let protected = line.protected;
         let added = header.added(record, &protected);
         self.added += added as u64;
         self.limit = header.exceeded(record, &protected, added, &self.schema.limits);
@@ -318,6 +323,24 @@ impl Judge {
 /// Why a line cannot be taken with a reference that was cut or changed.
 const CHANGED_REFERENCE: &str = "the cell under `_ref` is not as the report had it, so it is unknown which apostrophes the report put before \
      cells; copy it from the report again, or take the column out if all apostrophes are meant";
+
+/// Why a line that would repeat an effect is not taken: its code, and a sentence.
+fn repeated(repeats: Repeats) -> (&'static str, &'static str) {
+    match repeats {
+        Repeats::Changed => (
+            "changed_after_effect",
+            "the line's values were changed, but its row may have had its effect at the API before, and would have it a second time \
+             under another idempotency key; upload the line as the report had it, retry the row in its batch, or, when you know that \
+             a second time is right, empty the cell under `_ref`",
+        ),
+        Repeats::Unkeyed => (
+            "effect_without_key",
+            "the line's row may have had its effect at the API before, and its call has no idempotency key by which the API would know \
+             it again; ask the API what became of it, retry the row in its batch, or, when you know that a second time is right, empty \
+             the cell under `_ref`",
+        ),
+    }
+}
 
 fn field_count(fields: usize, of_header: usize) -> String {
     format!("the line has {} and the header {of_header}", of(fields as u64, "field"))

@@ -11,6 +11,7 @@ use serde_saphyr::Spanned;
 
 use super::answer::AnswerKind;
 use super::auth::definition::AuthDefinition;
+use super::dedupe::DedupeDefinition;
 use super::hours::HoursDefinition;
 use super::poll::PollDefinition;
 use super::rates::RatesDefinition;
@@ -39,6 +40,7 @@ pub struct Definition {
     #[serde(default)]
     pub dispatch: DispatchDefinition,
     pub canary: Option<Spanned<CanaryDefinition>>,
+    pub dedupe: Option<Spanned<DedupeDefinition>>,
 }
 
 /// `csv`.

@@ -10,6 +10,7 @@ use super::call::{self, Here, Read};
 use super::catalog::Catalog;
 use super::check::Source;
 use super::columns;
+use super::dedupe;
 use super::definition::{CanaryDefinition, Definition, DispatchDefinition, RetryDefinition};
 use super::dependency;
 use super::error::DefinitionError;
@@ -159,6 +160,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
     let mut names = Names::new(schema.columns.iter().map(|column| column.name.clone()).collect());
     names.leave_open(source.is_damaged("csv"), source.is_damaged("steps"));
     let mut read = Read::default();
+    let dedupe = dedupe::dedupe(definition.dedupe.as_ref(), &names, &mut read, source);
     let mut steps = Vec::new();
     for step in &definition.steps {
         let line = step.referenced.line();
@@ -194,6 +196,7 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         retry: retry(&definition.retry, source),
         dispatch: dispatch(&definition.dispatch, source),
         canary: definition.canary.map(|canary| checked(canary, source)),
+        dedupe,
         name: definition.name.value,
         route: definition.route.map(|route| route.value),
         max_upload_bytes,

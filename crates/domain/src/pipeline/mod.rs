@@ -13,6 +13,7 @@ pub(crate) mod check;
 mod columns;
 mod condition;
 mod cost;
+pub mod dedupe;
 pub mod definition;
 mod dependency;
 mod engine;

@@ -8,6 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::auth::Auth;
+use super::dedupe::Dedupe;
 use super::hosts::{self, HostPattern};
 use super::live::LiveText;
 use super::owner::OwnerReads;
@@ -43,6 +44,8 @@ pub struct Pipeline {
     pub dispatch: Dispatch,
     /// The trial that each batch has to pass.
     pub canary: Option<Canary>,
+    /// When a row is a duplicate of another batch's.
+    pub dedupe: Option<Dedupe>,
     /// Where it was defined.
     pub place: SourceSpan,
     pub(super) context_keys: BTreeSet<String>,

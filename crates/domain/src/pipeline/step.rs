@@ -154,11 +154,12 @@ impl Step {
     pub(super) fn key(&self, row: &RowContext<'_>) -> Result<Option<String>, RenderError> {
         let Some(template) = &self.request.key else { return Ok(None) };
         let about = &row.values.about;
-        let own = || outcome::idempotency_key(about.batch, about.number, &self.name);
+        let (batch, number) = about.key_identity();
+        let own = || outcome::idempotency_key(batch, number, &self.name);
         if template.value.is_none() {
             return Ok(Some(own()));
         }
-        template.render(&self.name, &Scope::of(row).into_value(), own).map(Some)
+        template.render(&self.name, &Scope::of(row).for_key(about).into_value(), own).map(Some)
     }
 
     /// What the definition says about an answer; none: nothing, so the table of [`crate::outcome`] counts.

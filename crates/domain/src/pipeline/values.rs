@@ -20,6 +20,15 @@ pub struct RowAbout {
     pub batch_name: Option<String>,
     /// The row's number in its file, from 1 on.
     pub number: u32,
+    /// The batch and row whose idempotency keys it keeps: it is a line of their report, uploaded again.
+    pub keys_of: Option<(Uuid, u32)>,
+}
+
+impl RowAbout {
+    /// The batch and row that idempotency keys are made of.
+    pub(super) fn key_identity(&self) -> (Uuid, u32) {
+        self.keys_of.unwrap_or((self.batch, self.number))
+    }
 }
 
 /// What of a row stays the same at all its steps, as templates read it: made once for each row.
@@ -109,6 +118,18 @@ impl Scope {
         self.0.insert("headers", engine::from_texts(response.headers));
         if reads_body {
             self.0.insert("body", engine::from_json(response.body));
+        }
+        self
+    }
+
+    /// The same for the template of an idempotency key: `batch.id` and `row_number` are those of the row whose keys it keeps.
+    #[must_use]
+    pub fn for_key(mut self, about: &RowAbout) -> Self {
+        if let Some((batch, number)) = about.keys_of {
+            let name = about.batch_name.as_deref().map_or(Value::from(()), Value::from);
+            let batch = Value::from_pairs([("id", Value::from(batch.to_string())), ("name", name)]);
+            self.0.insert("batch", batch);
+            self.0.insert("row_number", Value::from(number));
         }
         self
     }

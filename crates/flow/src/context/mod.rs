@@ -10,6 +10,7 @@ pub mod epochs;
 pub mod error;
 pub mod id_generator;
 pub mod installation;
+pub mod key_hashes;
 pub mod last_readiness;
 pub mod limits_view;
 pub mod object_writer;

@@ -6,6 +6,7 @@ pub mod collect_metrics;
 pub mod control;
 pub mod delays;
 pub mod dependencies;
+pub mod duplicates;
 pub mod live_limits;
 pub mod readiness;
 pub mod reconcile;

@@ -10,6 +10,7 @@ use crate::context::objects::delete;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
 use crate::operate::control;
+use crate::operate::duplicates;
 
 /// Things handled in one step.
 const STEP: u32 = 100;
@@ -80,6 +81,7 @@ pub async fn prune(services: &Services, retention: &Retention, actor: &str) -> R
         }
     }
     services.store.drop_periods(now - PERIODS_KEPT).await?;
+    duplicates::drop_expired(services, now).await?;
     pruned.erased += control::resume_erasures(services, actor).await?;
     if let Some(after) = retention.erase_after {
         loop {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use penstock_domain::csv::{
-    ColumnTag, HeaderMap, OURS_BYTES, RowReference, column_tag, encode_value, neutralise,
+    HeaderMap, OURS_BYTES, RowReference, Unfinished, Unreadable, column_tag, encode_value, neutralise,
 };
-use penstock_domain::effect::{self, Failure};
+use penstock_domain::effect::{self, Effect, Failure};
 use penstock_domain::ids::{BatchId, OwnerSeq, RowNumber};
 use penstock_domain::pipeline::Pipeline;
 use penstock_domain::row::RowStatus;
@@ -39,9 +39,9 @@ const MESSAGE_CHARS: usize = 1000;
 pub enum Report {
     /// Every line, with the result's columns.
     Results,
-    /// Failed lines that can be corrected and uploaded again: nothing was done for them that a new upload would do twice.
+    /// Failed lines that can be uploaded again: a new upload repeats nothing that was done for them.
     Failed,
-    /// Lines that never ended (pending, queued, processing or cancelled), and failed ones that may have had their effect.
+    /// Lines that never ended (pending, queued, processing or cancelled), and failed ones that may have had an effect without a key.
     Unprocessed,
 }
 
@@ -212,7 +212,7 @@ struct Writer {
 
 /// What a client wrote into a row, as a format shows it.
 enum Own {
-    Cells(Vec<u8>, Vec<ColumnTag>),
+    Cells(Vec<u8>, RowReference),
     Values(BTreeMap<String, String>),
 }
 
@@ -249,16 +249,16 @@ impl Writer {
             return;
         }
         // A row that cannot be read stands in the report as what it is: whoever downloads it gets all the others.
-        let own = self.own(record).unwrap_or_else(|error| {
+        let own = self.own(record, view.error.as_ref()).unwrap_or_else(|error| {
             tracing::error!(%error, row = record.number, "what is stored of the row cannot be read");
             view.error.get_or_insert_with(|| ErrorView::unreadable(record));
             None
         });
         match (self.format, own) {
-            (Format::Csv, Some(Own::Cells(cells, protected))) => {
-                self.csv(&view, Some(&cells), protected, out);
+            (Format::Csv, Some(Own::Cells(cells, reference))) => {
+                self.csv(&view, Some(&cells), reference, out);
             }
-            (Format::Csv, _) => self.csv(&view, None, Vec::new(), out),
+            (Format::Csv, _) => self.csv(&view, None, self.reference(view.number), out),
             (Format::Ndjson, Some(Own::Values(values))) => ndjson(&view, Some(&values), out),
             (Format::Ndjson, _) => ndjson(&view, None, out),
         }
@@ -267,34 +267,45 @@ impl Writer {
     /// Whether the report has the row.
     fn has(&self, record: &RowRecord, error: Option<&ErrorView>) -> bool {
         match (self.report, record.status) {
-            (Report::Failed, RowStatus::Failed) => !self.may_be_repeated(record, error),
-            (Report::Unprocessed, RowStatus::Failed) => self.may_be_repeated(record, error),
+            (Report::Failed, RowStatus::Failed) => self.effect(record, error) != Effect::Unkeyed,
+            (Report::Unprocessed, RowStatus::Failed) => self.effect(record, error) == Effect::Unkeyed,
             _ => true,
         }
     }
 
-    /// Whether another upload of a failed row may repeat an effect that it had.
-    fn may_be_repeated(&self, record: &RowRecord, error: Option<&ErrorView>) -> bool {
+    /// The effect that a row may have had, and that another upload of it would repeat.
+    fn effect(&self, record: &RowRecord, error: Option<&ErrorView>) -> Effect {
+        let steps = &self.pipeline.steps;
+        let began = record.not_before.is_some() || record.attempts > 0 || record.crashes > 0;
+        match record.status {
+            RowStatus::Completed => return Effect::None,
+            RowStatus::Failed => {}
+            RowStatus::Processing => return effect::of_all(steps),
+            RowStatus::Pending | RowStatus::Queued | RowStatus::Cancelled if !began => return Effect::None,
+            // Nothing was wrong when it was requeued: how far it came is not told.
+            RowStatus::Pending | RowStatus::Queued | RowStatus::Cancelled => {
+                if record.step.is_none() {
+                    return effect::of_all(steps);
+                }
+            }
+        }
         let step = record.step.map(usize::from);
-        let name = step.and_then(|step| self.pipeline.steps.get(step)).map(|step| step.name.as_str());
+        let name = step.and_then(|step| steps.get(step)).map(|step| step.name.as_str());
         let tries = error.into_iter().flat_map(|error| &error.attempts);
         let tries: Vec<&str> = tries
             .filter(|attempt| attempt.step.as_deref() == name)
             .map(|attempt| attempt.code.as_str())
             .collect();
         let code = record.code.as_deref().unwrap_or_default();
-        let crashed = record.crashes > 0;
-        effect::may_be_repeated(&self.pipeline.steps, &Failure { code, step, tries: &tries, crashed })
+        effect::of_failed(steps, &Failure { code, step, tries: &tries, crashed: record.crashes > 0 })
     }
 
     /// What the client wrote; none when it was erased meanwhile.
-    fn own(&self, record: &RowRecord) -> Result<Option<Own>, FlowError> {
+    fn own(&self, record: &RowRecord, error: Option<&ErrorView>) -> Result<Option<Own>, FlowError> {
         let (Some(sealed), Some(header)) = (&record.payload, &self.header) else { return Ok(None) };
         let payload = self.secrets.open(SecretLocation::Payload(record.number), sealed)?;
         let own = match self.format {
-            Format::Csv => header
-                .report_cells(&payload)
-                .map(|shown| Own::Cells(shown.cells.into_owned(), shown.protected)),
+            Format::Csv => self.cells(record, error, header, &payload),
             Format::Ndjson => header.values(&payload, &self.pipeline.schema).map(Own::Values),
         };
         own.map(Some).map_err(|error| {
@@ -302,10 +313,35 @@ impl Writer {
         })
     }
 
+    /// The cells of a row, and its reference. One that did not complete names the row whose idempotency keys it has, and what
+    /// an upload of the line would repeat.
+    fn cells(
+        &self,
+        record: &RowRecord,
+        error: Option<&ErrorView>,
+        header: &HeaderMap,
+        payload: &[u8],
+    ) -> Result<Own, Unreadable> {
+        let shown = header.report_cells(payload)?;
+        let mut reference = RowReference { protected: shown.protected, ..self.reference(record.number) };
+        if record.status != RowStatus::Completed {
+            let kept = header.origin(payload)?;
+            let origin = kept.unwrap_or_else(|| reference.origin());
+            let effect = self.effect(record, error).max(origin.effect);
+            (reference.batch, reference.row) = (origin.batch, origin.row);
+            reference.unfinished = Some(Unfinished { effect, values: header.digest(payload, origin)? });
+        }
+        Ok(Own::Cells(shown.cells.into_owned(), reference))
+    }
+
+    fn reference(&self, row: RowNumber) -> RowReference {
+        RowReference { batch: self.batch, row, protected: Vec::new(), unfinished: None }
+    }
+
     /// The client's own cells come first, byte for byte, unless a spreadsheet would take one for a formula: then that
     /// line is written anew with an apostrophe before such cells. Which they are is in `_ref`, so that an upload takes exactly
     /// these apostrophes off again.
-    fn csv(&self, view: &RowView, cells: Option<&[u8]>, mut protected: Vec<ColumnTag>, out: &mut Vec<u8>) {
+    fn csv(&self, view: &RowView, cells: Option<&[u8]>, mut reference: RowReference, out: &mut Vec<u8>) {
         match (cells, &self.header) {
             (Some(cells), _) => out.extend_from_slice(cells),
             (None, Some(header)) => out.extend_from_slice(&header.empty()),
@@ -316,7 +352,7 @@ impl Writer {
             for column in self.pipeline.result_columns() {
                 out.push(b',');
                 if cell(view.result.as_ref().and_then(|result| result.get(column)), out) {
-                    protected.push(column_tag(column));
+                    reference.protected.push(column_tag(column));
                 }
             }
         }
@@ -329,7 +365,6 @@ impl Writer {
             out.push(b',');
         }
         out.push(b',');
-        let reference = RowReference { batch: self.batch, row: view.number, protected };
         out.extend_from_slice(self.references.write(&reference).as_bytes());
         out.extend_from_slice(b"\r\n");
     }

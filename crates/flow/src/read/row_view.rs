@@ -28,7 +28,7 @@ pub struct RowView {
     /// The pipeline's result, once completed.
     #[schema(value_type = Option<Object>)]
     pub result: Option<Value>,
-    /// The last error.
+    /// The last error; of a row that completed: that it is a `duplicate`, and of which row.
     pub error: Option<ErrorView>,
     /// The last request and answer of the step that failed, headers with secrets masked; only with `reveal`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,7 +164,8 @@ pub fn row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRe
                 Err(what) => error = Some(unread(what)),
             }
         }
-        (RowStatus::Completed, None, _) | (_, _, None) => {}
+        (RowStatus::Completed, None, _) if record.code.is_none() => {}
+        (_, _, None) => {}
         (_, _, Some(sealed)) => {
             let told = secrets.open_json::<RowError>(SecretLocation::Error(record.number), sealed);
             error = Some(told.map_or_else(unread, ErrorView::from));

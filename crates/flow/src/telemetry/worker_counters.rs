@@ -29,7 +29,7 @@ pub const OUTCOMES: [&str; 4] = ["completed", "failed", "retried", "returned"];
 /// The place of an outcome among [`OUTCOMES`].
 pub fn outcome(settled: &Settled) -> usize {
     match settled {
-        Settled::Completed { .. } => 0,
+        Settled::Completed { .. } | Settled::Duplicate { .. } => 0,
         Settled::Failed(_) => 1,
         Settled::Requeued { attempt: true, .. } => 2,
         Settled::Requeued { attempt: false, .. } => 3,

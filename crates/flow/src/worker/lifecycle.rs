@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::context::tasks::spawn_part;
 use crate::worker::intent_log::IntentLog;
+use crate::worker::lookups::Lookups;
 use crate::worker::settle;
 use crate::worker::start::Writers;
 use crate::worker::state::Worker;
@@ -29,7 +30,9 @@ impl Worker {
         // However this ends: rows end before their next step, and extractions after their chunk.
         let drain = DrainOnDrop(&self);
         let rows = TaskTracker::new();
-        let writers = Writers { settlements, intent_log: IntentLog::open(self.services.clone(), &stop) };
+        let intent_log = IntentLog::open(self.services.clone(), &stop);
+        let lookups = Lookups::open(&self.services, &stop);
+        let writers = Writers { settlements, intent_log, lookups };
         self.clone().claim_until(&stop, &rows, &writers).await;
         drop(drain);
         self.requeue_waiting().await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use penstock_crypto::OpenError;
+use penstock_domain::csv::RowOrigin;
 use penstock_domain::row::RowError;
 use penstock_store::work::ClaimedRow;
 use serde_json::{Map, Value};
@@ -17,6 +18,8 @@ use crate::worker::kept_polls::Kept;
 pub(crate) struct OpenedRow {
     /// Its values by column.
     pub values: BTreeMap<String, String>,
+    /// The row whose idempotency keys it keeps, if it is a line of that row's report.
+    pub origin: Option<RowOrigin>,
     /// The outputs of finished steps.
     pub outputs: Map<String, Value>,
     /// What is kept of the step after them.
@@ -63,11 +66,10 @@ pub(crate) fn open(work: &BatchWork, claimed: &ClaimedRow) -> Result<OpenedRow, 
         .ok()
     });
     let payload = secrets.open(SecretLocation::Payload(number), &claimed.payload)?;
-    let values = work
-        .header
-        .values(&payload, &work.pipeline.schema)
-        .map_err(|error| FlowError::Inconsistent(format!("row {number} cannot be read again: {error}")))?;
-    Ok(OpenedRow { values, outputs, kept, error })
+    let unreadable = |error| FlowError::Inconsistent(format!("row {number} cannot be read again: {error}"));
+    let values = work.header.values(&payload, &work.pipeline.schema).map_err(unreadable)?;
+    let origin = work.header.origin(&payload).map_err(unreadable)?;
+    Ok(OpenedRow { values, origin, outputs, kept, error })
 }
 
 /// Whether an error of [`open`] is about what is stored of the row, and so the same everywhere and permanently: the row

@@ -8,6 +8,7 @@ use penstock_domain::pipeline::Retry;
 use penstock_domain::retry;
 use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
 use penstock_domain::time::Timestamp;
+use penstock_store::duplicates::CompletedKey;
 use penstock_store::work::{ClaimedRow, Expiry};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -38,6 +39,8 @@ pub(super) struct Progress {
     pub(super) polling: bool,
     /// Receipts of the steps that were finished since the claim.
     pub(super) receipts: Vec<Receipt>,
+    /// The row's key, which is recorded when it completes.
+    pub(super) key: Option<Box<CompletedKey>>,
 }
 
 /// An unbroken series of throttled answers of a step.

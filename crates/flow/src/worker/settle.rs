@@ -72,6 +72,9 @@ impl SettledRow {
             Settled::Completed { .. } => {
                 tracing::debug!(target: ROW_LINES, parent: &self.span, attempts, "the row is completed");
             }
+            Settled::Duplicate { .. } => {
+                tracing::debug!(target: ROW_LINES, parent: &self.span, attempts, "the row is a duplicate");
+            }
             Settled::Failed(failure) => tracing::warn!(
                 target: ROW_LINES,
                 parent: &self.span,

@@ -21,6 +21,7 @@ use crate::worker::heartbeat;
 use crate::worker::heartbeat::{Beat, Heartbeat};
 use crate::worker::intent_log::IntentLog;
 use crate::worker::leases::Leases;
+use crate::worker::lookups::Lookups;
 use crate::worker::observe::Observer;
 use crate::worker::row::{RowEnd, RowTask};
 use crate::worker::settle::settle;
@@ -109,6 +110,7 @@ async fn run(
         lease: &held,
         trace: &trace,
         intent_log: &IntentLog::open(services.clone(), &CancellationToken::new()),
+        lookups: &Lookups::open(services, &CancellationToken::new()),
         observer,
         draining: &|| false,
         limited: &|| Box::new(()),

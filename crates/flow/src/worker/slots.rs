@@ -134,7 +134,7 @@ impl Slot {
                 End::Unserved
             }
             Settled::Requeued { attempt: true, .. } => End::Attempted,
-            Settled::Completed { .. } | Settled::Failed(_) => End::Ended,
+            Settled::Completed { .. } | Settled::Duplicate { .. } | Settled::Failed(_) => End::Ended,
         };
     }
 }
@@ -234,7 +234,7 @@ mod tests {
     /// Rows pass well until the pipeline has its whole window.
     fn pass(slots: &Arc<Slots>, pipeline: &str, rows: usize) {
         for _ in 0..rows {
-            slots.take(pipeline).ended(&Settled::Completed { result: None });
+            slots.take(pipeline).ended(&Settled::Completed { result: None, key: None });
         }
     }
 
@@ -316,7 +316,7 @@ mod tests {
         drop(limited);
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(slots.load("slow").service(), Duration::from_secs(20));
-        slot.ended(&Settled::Completed { result: None });
+        slot.ended(&Settled::Completed { result: None, key: None });
         drop(slot);
         assert_eq!(slots.load("slow").service(), Duration::from_secs(20));
     }

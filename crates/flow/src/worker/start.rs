@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::telemetry::traces::RowTrace;
 use crate::worker::intent_log::IntentLog;
+use crate::worker::lookups::Lookups;
 use crate::worker::owner_limits::Owners;
 use crate::worker::row::{RowEnd, RowTask, failure_of};
 use crate::worker::settle::{Ended, SettledRow};
@@ -19,11 +20,12 @@ use crate::worker::slots::{Limited, Slot};
 use crate::worker::state::{Claimed, Worker};
 use crate::worker::suspects::Running;
 
-/// What rows' tasks write to; both write in groups.
+/// What rows' tasks write to and ask; all of it in groups.
 #[derive(Clone)]
 pub(super) struct Writers {
     pub(super) settlements: mpsc::Sender<Ended>,
     pub(super) intent_log: IntentLog,
+    pub(super) lookups: Lookups,
 }
 
 impl Worker {
@@ -63,6 +65,7 @@ impl Worker {
             lease: &lease,
             trace: &trace,
             intent_log: &writers.intent_log,
+            lookups: &writers.lookups,
             observer: self.observer.as_ref(),
             draining: &draining,
             limited: &limited,

@@ -4,6 +4,7 @@
 
 mod call;
 mod detail;
+mod duplicate;
 mod intent;
 mod judge;
 mod poll;

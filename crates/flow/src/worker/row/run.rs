@@ -36,19 +36,22 @@ impl RowTask<'_> {
     }
 
     async fn run_steps(&self, claimed: ClaimedRow, progress: &mut Progress) -> RowEnd {
-        let OpenedRow { values, outputs, mut kept, error } = match open::open(self.work, &claimed) {
+        let OpenedRow { values, origin, outputs, mut kept, error } = match open::open(self.work, &claimed) {
             Ok(opened) => opened,
             Err(error) => return RowEnd::Settled(self.not_opened(&error, progress)),
         };
         progress.opened(&claimed, outputs, error);
         progress.polling = matches!(kept, Some(Kept::Poll(_)));
-        let row = RowValues::new(&values, self.work.secrets.context()).about(self.about());
+        let row = RowValues::new(&values, self.work.secrets.context()).about(self.about(origin));
         let done = progress.outputs.len();
         let steps = &self.work.pipeline.steps;
         if claimed.crashes > 0
             && let Some(next) = steps.get(done)
         {
             progress.crashed_at(&next.name, self.services.clock.now());
+        }
+        if let Some(settled) = self.duplicate(&row, progress).await {
+            return RowEnd::Settled(settled);
         }
         for (index, step) in steps.iter().enumerate().skip(done) {
             if index > done {

@@ -34,11 +34,11 @@ impl RowTask<'_> {
     pub(super) fn complete(&self, row: &RowValues, progress: &mut Progress) -> Settled {
         let context = self.context(row, progress);
         match self.work.pipeline.result(&context) {
-            Ok(result) if result.is_empty() => Settled::Completed { result: None },
+            Ok(result) if result.is_empty() => Settled::Completed { result: None, key: progress.key.take() },
             Ok(result) => {
                 let location = SecretLocation::Result(self.number());
                 let sealed = self.work.secrets.seal_json(location, &Value::Object(result));
-                Settled::Completed { result: Some(sealed) }
+                Settled::Completed { result: Some(sealed), key: progress.key.take() }
             }
             Err(error) => {
                 let problem = Problem::new(code::TEMPLATE_ERROR, error.to_string());
@@ -177,6 +177,11 @@ impl RowTask<'_> {
             error: Some(self.seal_failure(Some(at.step), problem, Counts::Attempt, progress)),
             receipts,
         })
+    }
+
+    /// Seals why a row fails before its first step.
+    pub(super) fn seal_failure_of_row(&self, problem: Problem, progress: &mut Progress) -> Vec<u8> {
+        self.seal_failure(None, problem, Counts::Attempt, progress)
     }
 
     /// Adds a failure to the row's attempts, and seals them with what went wrong.

@@ -1,5 +1,6 @@
 //! What a row's task works with, and what it keeps of a finished step.
 
+use penstock_domain::csv::RowOrigin;
 use penstock_domain::pipeline::{RowAbout, RowContext, RowValues, SecretValues, Step};
 use penstock_domain::row::Receipt;
 use penstock_downstream::Caller;
@@ -12,6 +13,7 @@ use crate::worker::batches::BatchWork;
 use crate::worker::intent_log::IntentLog;
 use crate::worker::kept_polls::KeptPoll;
 use crate::worker::leases::RowLease;
+use crate::worker::lookups::Lookups;
 use crate::worker::observe::Observer;
 use crate::worker::progress::Progress;
 
@@ -29,6 +31,8 @@ pub struct RowTask<'a> {
     pub trace: &'a RowTrace,
     /// Records calls that are made at most once before they are made.
     pub intent_log: &'a IntentLog,
+    /// Asks the database in groups.
+    pub lookups: &'a Lookups,
     /// Receives each step.
     pub observer: &'a dyn Observer,
     /// Whether the worker is about to stop: the row ends before its next step.
@@ -61,13 +65,14 @@ impl RowTask<'_> {
         self.lease.row.number
     }
 
-    /// Whose the row is, and where it stands.
-    pub(super) fn about(&self) -> RowAbout {
+    /// Whose the row is, where it stands, and whose idempotency keys it keeps.
+    pub(super) fn about(&self, origin: Option<RowOrigin>) -> RowAbout {
         RowAbout {
             owner: self.work.owner_name.clone(),
             batch: self.work.id,
             batch_name: self.work.name.clone(),
             number: self.number(),
+            keys_of: origin.map(|origin| (origin.batch.0, origin.row)),
         }
     }
 

@@ -1,0 +1,15 @@
+-- What was completed by key, of pipelines with `dedupe`: a keyed hash of owner, pipeline and key, and the row that completed it last.
+CREATE TABLE completed_keys (
+    key BYTEA PRIMARY KEY,
+    batch BIGINT NOT NULL REFERENCES batches,
+    number BIGINT NOT NULL,
+    completed_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX completed_keys_by_batch ON completed_keys (batch, number);
+CREATE INDEX completed_keys_by_expiry ON completed_keys (expires_at);
+
+-- Rows that completed without a call, because another batch had completed their key.
+CREATE INDEX row_state_duplicates ON row_state (batch, number) WHERE code = 'duplicate';
+
+INSERT INTO schema_serves (version, oldest) VALUES (16, 1);
