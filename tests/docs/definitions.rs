@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::markdown::{read, spans, table_rows};
 
 /// A table's first heading, and the structs whose fields stand in it, each behind a prefix.
-const TABLES: [(&str, &[(&str, &str)]); 15] = [
+const TABLES: [(&str, &[(&str, &str)]); 17] = [
     ("key", &[("", "Definition")]),
     ("key of `csv`", &[("", "CsvDefinition")]),
     ("key of a column", &[("", "ColumnDefinition")]),
@@ -38,6 +38,8 @@ const TABLES: [(&str, &[(&str, &str)]); 15] = [
     ),
     ("key of `responses`", &[("", "ResponsesDefinition"), ("error.", "ErrorDefinition")]),
     ("key of `poll`", &[("", "PollDefinition")]),
+    ("key of `cache`", &[("", "CacheDefinition")]),
+    ("key of `dedupe`", &[("", "DedupeDefinition")]),
     ("key of `retry`", &[("", "RetryDefinition"), ("backoff.", "BackoffDefinition")]),
     ("key of `dispatch`", &[("", "DispatchDefinition")]),
     ("key of `canary`", &[("", "CanaryDefinition")]),
@@ -73,12 +75,19 @@ fn every_key_of_a_pipeline_is_described_and_no_other() {
         "auth/definition.rs",
         "transport.rs",
         "poll.rs",
+        "cache.rs",
+        "dedupe.rs",
         "rates.rs",
         "hours.rs",
         "responses/written.rs",
     ];
     let source = files.map(|file| read(&format!("crates/domain/src/pipeline/{file}"))).concat();
-    let pages = ["write-a-pipeline.md", "how-to/authenticate-calls.md", "how-to/wait-for-a-result.md"];
+    let pages = [
+        "write-a-pipeline.md",
+        "how-to/authenticate-calls.md",
+        "how-to/wait-for-a-result.md",
+        "how-to/ask-once.md",
+    ];
     let guide: Vec<_> = pages.iter().flat_map(|page| table_rows(&read(&format!("docs/{page}")))).collect();
     for (heading, structs) in TABLES {
         let wanted: BTreeSet<String> = structs
@@ -137,6 +146,7 @@ fn every_code_of_a_failed_row_is_described() {
         "limit_paused",
         "concurrency_limited",
         "breaker_open",
+        "answer_awaited",
     ];
     let limiter = ["limiter_unavailable", "limiter_late", "credentials_unavailable"];
     let mut wanted: BTreeSet<&str> = &known - &waits.into_iter().chain(limiter).collect();

@@ -5,6 +5,7 @@
 mod auth;
 mod bounds;
 mod budgets;
+mod cache;
 mod callbacks;
 mod canary;
 mod causes;

@@ -61,6 +61,8 @@ pub mod code {
     pub const POLL_TIMEOUT: &str = "poll_timeout";
     /// The API says that the result which a step waits for will never be there.
     pub const POLL_FAILED: &str = "poll_failed";
+    /// Another row has made the same call, and its answer is waited for.
+    pub const ANSWER_AWAITED: &str = "answer_awaited";
     /// Another batch has completed the row's key.
     pub const DUPLICATE: &str = "duplicate";
     /// Workers died while they held the row, again and again.
@@ -90,6 +92,7 @@ pub mod code {
 /// A sentence for a code that no HTTP status explains.
 pub fn sentence(code: &str) -> &'static str {
     match code {
+        code::ANSWER_AWAITED => "another row makes the same call, and its answer is waited for",
         code::DUPLICATE => "another batch has completed the row's key",
         code::TIMEOUT => "there was no answer in time",
         code::CONNECT_FAILED => "no connection could be made",

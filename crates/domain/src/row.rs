@@ -122,6 +122,9 @@ pub struct RowError {
     /// How many of `attempts` are of earlier runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier_attempts: Option<u32>,
+    /// Since when the row waits for the answer to another row's call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaits_since: Option<crate::time::Timestamp>,
 }
 
 /// An unbroken series of throttled answers to one row at one step.

@@ -24,6 +24,7 @@ pub mod races;
 pub mod reading;
 pub mod rng;
 pub mod sealing;
+pub mod shared;
 pub mod upgrade;
 pub mod waiting;
 pub mod workers;
@@ -95,6 +96,11 @@ macro_rules! cases {
             sealing::an_erasure_marks_its_epoch,
             sealing::no_key_is_lost_beside_a_drop,
             sealing::a_definitions_mac_is_replaced_under_guard,
+            shared::a_key_is_asked_by_one_row,
+            shared::questions_at_once_are_one,
+            shared::a_failure_is_shared_by_those_that_waited,
+            shared::a_question_ends_with_its_row,
+            shared::answers_end_with_their_batch_and_their_time,
             waiting::what_waits_beyond_its_time_fails,
             waiting::a_batch_that_stands_still_keeps_its_rows,
             waiting::an_ended_batch_has_no_fault,

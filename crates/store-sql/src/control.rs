@@ -47,6 +47,8 @@ impl SqlStore {
 
     /// Deletes what the rows of a batch hold, in steps.
     async fn erase_rows(&self, batch: &Batch) -> StoreResult<()> {
+        let answers = sql("cached_answer_erase", "DELETE FROM cached_answers WHERE batch = $1");
+        self.db.execute(answers.bind(batch.seq)).await?;
         for text in ERASE {
             for first in (1..=batch.ledger.counts.total).step_by(ERASE_STEP as usize) {
                 let last = i64::from(first) + i64::from(ERASE_STEP) - 1;

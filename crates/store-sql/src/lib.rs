@@ -34,6 +34,7 @@
 //! - `sum` of counters is cast to BIGINT: PostgreSQL's sum of these is a numeric.
 
 mod alerts;
+mod answers;
 mod batches;
 mod callbacks;
 mod codes;

@@ -16,7 +16,7 @@ use crate::batches::pending_upload;
 use crate::{Group, Kind, Row, SqlStore, Tx, ledgers, sql};
 
 /// What is deleted with a batch, the batch last.
-const DELETE_BATCH: [&str; 8] = [
+const DELETE_BATCH: [&str; 11] = [
     "DELETE FROM row_state WHERE batch = $1",
     "DELETE FROM row_data WHERE batch = $1",
     "DELETE FROM row_output WHERE batch = $1",
@@ -24,6 +24,10 @@ const DELETE_BATCH: [&str; 8] = [
     "DELETE FROM callbacks WHERE batch = $1",
     "DELETE FROM idempotency WHERE batch = $1",
     "DELETE FROM uploads WHERE batch = $1",
+    "DELETE FROM cached_answer_counts WHERE batch = $1",
+    // Rows that were in flight when it was erased may have left these.
+    "DELETE FROM cached_answers WHERE batch = $1",
+    "DELETE FROM completed_keys WHERE batch = $1",
     "DELETE FROM batches WHERE seq = $1",
 ];
 

@@ -1,7 +1,6 @@
-//! Claims, leases, receipts and settlements, in groups.
-//!
-//! Rows are found by their keys. `s.status + 0` keeps planners off the partial indexes: with an empty table's statistics PostgreSQL
-//! takes them for shorter, and scans all rows in flight for every row of a group.
+//! Claims, leases, receipts and settlements, in groups. Rows are found by their keys.
+//! `s.status + 0` keeps planners off the partial indexes: with the statistics of an empty table PostgreSQL takes them for
+//! shorter, and scans all rows in flight for every row of a group.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 

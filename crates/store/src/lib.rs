@@ -12,6 +12,7 @@
 //!   the backlog, and a cancel touches one record whatever the batch's size.
 
 pub mod alerts;
+pub mod answers;
 pub mod batches;
 pub mod callbacks;
 pub mod control;
@@ -54,6 +55,7 @@ pub trait Store:
     + credentials::Credentials
     + limits::Limits
     + duplicates::Duplicates
+    + answers::Answers
 {
 }
 
@@ -75,5 +77,6 @@ impl<T> Store for T where
         + credentials::Credentials
         + limits::Limits
         + duplicates::Duplicates
+        + answers::Answers
 {
 }

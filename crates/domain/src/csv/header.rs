@@ -7,16 +7,13 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 
 use super::error::{COLUMN_BYTES, ErrorList, LimitExceeded, LimitKind, shortened, some_of};
-use super::formula::{may_be_protected, may_begin, neutralise, restore};
+use super::formula::{may_begin, neutralise, restore};
+use super::line::ProtectedFields;
 use super::parser::Parser;
 use super::record::{Event, Record};
-use super::reference::{
-    ColumnTag, ReferenceReader, RowOrigin, RowReference, ValuesDigest, column_tag, looks_written,
-    values_digest,
-};
+use super::reference::{ColumnTag, ReferenceReader, RowOrigin, ValuesDigest, column_tag, values_digest};
 use super::rules::{Limits, Schema};
 use super::writer::encode_record;
-use crate::effect::Effect;
 
 /// Columns that begin so and that the pipeline does not declare are ignored by an upload.
 const IGNORED: char = '_';
@@ -37,7 +34,7 @@ pub(super) const MOST_REPORTED: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderMap {
     /// The client's columns in the file's order, without ours.
-    columns: Vec<String>,
+    pub(super) columns: Vec<String>,
     /// Which fields of a record they are, in ascending order; none: all. Never an empty list, which older programs read as all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kept: Option<Vec<usize>>,
@@ -48,57 +45,10 @@ pub struct HeaderMap {
     report: bool,
     /// The field with each line's reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    reference: Option<usize>,
+    pub(super) reference: Option<usize>,
     /// Whether it has another column that only a report has.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    other_marks: bool,
-}
-
-/// The fields of a record that a report protected by an apostrophe.
-#[derive(Debug, Default)]
-pub struct ProtectedFields(Vec<usize>);
-
-/// What the `_ref` cell of a line says of the line's cells.
-#[derive(Debug)]
-pub enum LineReference {
-    /// The line has none.
-    Absent,
-    /// It was written for a report.
-    Ours(OurLine),
-    /// It was written for a report and is not the same any more, and a cell begins with an apostrophe: nobody knows whose.
-    Changed,
-    /// It is something else, or no cell depends on it.
-    Foreign,
-}
-
-/// A line of a report that is uploaded again.
-#[derive(Debug, Default)]
-pub struct OurLine {
-    /// The cells that got an apostrophe then.
-    pub protected: ProtectedFields,
-    /// The row whose idempotency keys it keeps: its values are as they were, and it had not completed.
-    pub origin: Option<RowOrigin>,
-    /// Set when the row may have had an effect that this line would repeat.
-    pub repeats: Option<Repeats>,
-}
-
-/// Why a line would repeat an effect that its row may have had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeats {
-    /// Its values were changed, so it has other idempotency keys.
-    Changed,
-    /// The call has no idempotency key.
-    Unkeyed,
-}
-
-impl LineReference {
-    /// What is known of the line.
-    pub fn into_line(self) -> OurLine {
-        match self {
-            Self::Ours(line) => line,
-            Self::Absent | Self::Changed | Self::Foreign => OurLine::default(),
-        }
-    }
+    pub(super) other_marks: bool,
 }
 
 /// A stored record as a report shows it.
@@ -217,49 +167,6 @@ impl HeaderMap {
     /// Whether the file is a report that is uploaded again.
     pub fn is_report(&self) -> bool {
         self.report
-    }
-
-    /// What a record's reference says of its cells.
-    pub fn reference(&self, record: &Record<'_>, references: &dyn ReferenceReader) -> LineReference {
-        let text = self.reference.and_then(|field| record.get(field)).unwrap_or_default();
-        // Spreadsheets and people leave white space at the end.
-        let text = text.trim();
-        if text.is_empty() {
-            return LineReference::Absent;
-        }
-        let Some(reference) = references.read(text) else {
-            let apostrophes = || {
-                let mut cells = (0..record.len()).filter(|field| self.column_of(*field).is_some());
-                cells.any(|field| record.get(field).is_some_and(|value| may_be_protected(&value)))
-            };
-            let unsure = (self.other_marks || looks_written(text)) && apostrophes();
-            return if unsure { LineReference::Changed } else { LineReference::Foreign };
-        };
-        let is_protected = |field: &usize| {
-            self.column_of(*field).is_some_and(|name| reference.protected.contains(&column_tag(name)))
-        };
-        let fields = (0..record.len()).filter(|field| !reference.protected.is_empty() && is_protected(field));
-        LineReference::Ours(self.our_line(record, &reference, ProtectedFields(fields.collect())))
-    }
-
-    /// What a reference of ours says of its line.
-    fn our_line(&self, record: &Record<'_>, reference: &RowReference, protected: ProtectedFields) -> OurLine {
-        let Some(unfinished) = reference.unfinished else {
-            return OurLine { protected, ..OurLine::default() };
-        };
-        let mut values: Vec<(&str, String)> = Vec::with_capacity(self.columns.len());
-        self.each_value(record, &protected, |place, value| {
-            values.push((self.columns[place].as_str(), value.to_owned()));
-        });
-        let origin = reference.origin();
-        let now = values_digest(origin, values.iter().map(|(name, value)| (*name, value.as_str())));
-        let is_same = now == unfinished.values;
-        let repeats = match unfinished.effect {
-            Effect::None => None,
-            Effect::Keyed => (!is_same).then_some(Repeats::Changed),
-            Effect::Unkeyed => Some(Repeats::Unkeyed),
-        };
-        OurLine { protected, origin: is_same.then_some(origin), repeats }
     }
 
     /// How many bytes of a record a report added: its columns, and apostrophes before cells.
@@ -425,13 +332,6 @@ impl HeaderMap {
         let is_longer = self.reference.is_some() && cells.len() == self.columns.len() + 1;
         let origin = if is_longer { cells.pop() } else { None };
         if cells.len() == self.columns.len() { Ok((cells, origin)) } else { Err(unreadable) }
-    }
-}
-
-impl ProtectedFields {
-    /// A field's value, without the apostrophe that a report put before it.
-    fn restored<'a>(&self, field: usize, value: &'a str) -> &'a str {
-        if self.0.contains(&field) { restore(value) } else { value }
     }
 }
 

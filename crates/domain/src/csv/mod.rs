@@ -12,6 +12,7 @@ pub mod formats;
 pub mod formula;
 pub mod header;
 mod kind;
+mod line;
 mod measure;
 pub mod parser;
 pub mod record;
@@ -24,7 +25,8 @@ pub mod writer;
 pub use error::{ErrorList, LimitExceeded, LimitKind, RowError};
 pub use formats::Format;
 pub use formula::neutralise;
-pub use header::{HeaderMap, LineReference, REPORT_COLUMNS, Repeats, ReportCells, Unreadable};
+pub use header::{HeaderMap, REPORT_COLUMNS, ReportCells, Unreadable};
+pub use line::{LineReference, Repeats};
 pub use parser::{HeaderLimits, Parser};
 pub use record::{Event, Malformed, Record};
 pub use reference::{

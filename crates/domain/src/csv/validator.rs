@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::error::{ErrorList, LimitExceeded, LimitKind, RowError, of};
-use super::header::{HeaderMap, LineReference, MOST_REPORTED, ProtectedFields, REFERENCE, Repeats, listed};
+use super::header::{HeaderMap, MOST_REPORTED, REFERENCE, listed};
 use super::kind::FileKind;
+use super::line::{LineReference, ProtectedFields, Repeats};
 use super::parser::Parser;
 use super::record::{Event, Malformed, Record};
 use super::reference::ReferenceReader;

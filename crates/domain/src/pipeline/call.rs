@@ -8,6 +8,7 @@ use serde_saphyr::Spanned;
 
 use super::answer::{self, AnswerFormat};
 use super::auth::Auth;
+use super::cache;
 use super::check::Source;
 use super::condition;
 use super::cost;
@@ -74,6 +75,7 @@ pub fn step(
     let dependency = definition.dependencies.get(&step.dependency.value);
     let shared = dependency.and_then(|dependency| dependency.value.responses.as_ref());
     let responses = responses::of_step(step.responses.as_ref(), shared, names, source);
+    let cache = cache::cache(step, place.map(|place| &dependencies[place]), names, read, source);
     let poll = step.poll.as_ref().and_then(|definition| {
         let line = definition.referenced.line();
         poll::poll(step, &definition.value, line, names, read, source)
@@ -91,6 +93,7 @@ pub fn step(
         reads_body: reads_body || costs.reads_body || poll.as_ref().is_some_and(Poll::reads_body),
         costs,
         poll,
+        cache,
         idempotent: step.request.idempotent,
         request: request?,
         output,

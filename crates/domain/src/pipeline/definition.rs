@@ -11,6 +11,7 @@ use serde_saphyr::Spanned;
 
 use super::answer::AnswerKind;
 use super::auth::definition::AuthDefinition;
+use super::cache::CacheDefinition;
 use super::dedupe::DedupeDefinition;
 use super::hours::HoursDefinition;
 use super::poll::PollDefinition;
@@ -160,6 +161,7 @@ pub struct StepDefinition {
     pub response: Option<ResponseDefinition>,
     pub responses: Option<Spanned<ResponsesDefinition>>,
     pub poll: Option<Spanned<PollDefinition>>,
+    pub cache: Option<Spanned<CacheDefinition>>,
     #[serde(default)]
     pub output: IndexMap<String, Spanned<Written>>,
 }

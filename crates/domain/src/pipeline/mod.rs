@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod auth;
+pub mod cache;
 mod call;
 pub mod catalog;
 pub(crate) mod check;

@@ -82,6 +82,11 @@ impl Pipeline {
         self.steps.iter().any(|step| step.poll.is_some())
     }
 
+    /// Whether rows of it may wait for what workers bring them back for: a result, or the answer to another row's call.
+    pub fn awaits(&self) -> bool {
+        self.polls() || self.steps.iter().any(|step| step.cache.is_some())
+    }
+
     /// The result's columns.
     pub fn result_columns(&self) -> Vec<&str> {
         self.result.columns()

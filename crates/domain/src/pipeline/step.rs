@@ -7,6 +7,7 @@ use minijinja::Value;
 use serde_json::Map;
 
 use super::answer::AnswerFormat;
+use super::cache::Cache;
 use super::condition::Condition;
 use super::cost::{CallCost, CostError, Costs};
 use super::engine::{self, Refusal};
@@ -108,6 +109,8 @@ pub struct Step {
     pub responses: Responses,
     /// How it waits for its result, if its answer is none.
     pub poll: Option<Poll>,
+    /// How its answers are kept for other rows, if they are.
+    pub cache: Option<Cache>,
     pub(super) idempotent: Option<bool>,
     pub(super) condition: Option<Condition>,
     pub(super) request: RequestTemplate,

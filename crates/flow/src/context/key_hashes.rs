@@ -21,3 +21,12 @@ pub async fn completed_key(
     let hasher = KeyHasher::new(&secret, "completed-key");
     Ok(hasher.hash(&[owner.as_bytes(), pipeline.as_bytes(), key.as_bytes()]))
 }
+
+/// Hashes the keys of answers that rows have in common.
+///
+/// # Errors
+/// As [`completed_key`].
+pub(crate) async fn of_answers(services: &Services) -> Result<KeyHasher, FlowError> {
+    let secret = installation::installation_secret(services).await?;
+    Ok(KeyHasher::new(&secret, "cached-answer"))
+}

@@ -9,6 +9,7 @@ use penstock_domain::csv::HeaderMap;
 use penstock_domain::ids::{BatchId, BatchSeq, RowNumber};
 use penstock_domain::json;
 use penstock_store::batches::Batch;
+use penstock_store::duplicates::KeyHash;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,6 +21,14 @@ use crate::context::error::FlowError;
 
 /// Bytes of an opened key beside the batch's context and header.
 const KEY_BYTES: usize = 4 * 1024;
+
+/// The table of answers that rows have in common.
+pub(crate) const ANSWERS: &str = "cached_answers";
+
+/// A key's hash in hexadecimal digits.
+pub(crate) fn key_text(key: &KeyHash) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// Where a ciphertext of a row or batch lies.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +116,27 @@ impl SecretsOf {
         self.key
             .open(ad(self.batch, place, &mut column), sealed)
             .map_err(|source| FlowError::Sealed { what: what(place), source })
+    }
+
+    /// Seals an answer that the batch's rows have in common, or why there is none, for its column.
+    pub(crate) fn seal_answer(&self, key: &KeyHash, column: &str, plain: &[u8]) -> Vec<u8> {
+        let place = format!("{column}/{}", key_text(key));
+        self.key.seal(Ad { table: ANSWERS, batch: self.batch.0, row: 0, column: &place }, plain)
+    }
+
+    /// Opens [`SecretsOf::seal_answer`].
+    ///
+    /// # Errors
+    /// As [`SecretsOf::open`].
+    pub(crate) fn open_answer(
+        &self,
+        key: &KeyHash,
+        column: &str,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, FlowError> {
+        let place = format!("{column}/{}", key_text(key));
+        let ad = Ad { table: ANSWERS, batch: self.batch.0, row: 0, column: &place };
+        self.key.open(ad, sealed).map_err(|source| FlowError::Sealed { what: "a kept answer", source })
     }
 
     /// Seals a value as JSON.

@@ -23,7 +23,7 @@ const ROWS_POLLING_PER_OWNER: u32 = 10_000;
 
 /// How many more rows of a pipeline may begin to wait for a result; those in flight are about to.
 fn polling_room(services: &Services, load: &OwnerLoad, pipeline: &str, in_flight: u32) -> u32 {
-    let Some(definition) = services.pipelines.get(pipeline).filter(|pipeline| pipeline.polls()) else {
+    let Some(definition) = services.pipelines.get(pipeline).filter(|pipeline| pipeline.awaits()) else {
         return u32::MAX;
     };
     let limit = definition.dispatch.rows_polling_per_owner.unwrap_or(ROWS_POLLING_PER_OWNER);

@@ -270,6 +270,7 @@ fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
         throttled: None,
         series_clock: None,
         earlier_attempts: None,
+        awaits_since: None,
     };
     NewRow {
         number: row.number,

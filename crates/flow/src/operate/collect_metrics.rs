@@ -13,7 +13,9 @@ use crate::context::pace::usual_interval;
 use crate::context::services::Services;
 use crate::operate::call_metrics::{calling, limiting};
 use crate::telemetry::metrics::{Family, RequestMetrics};
-use crate::telemetry::worker_counters::{DELIVERIES, EXTRACTION_ENDS, OUTCOMES, PipelineMetrics};
+use crate::telemetry::worker_counters::{
+    CACHE_LOOKUPS, DELIVERIES, EXTRACTION_ENDS, OUTCOMES, PipelineMetrics,
+};
 use crate::worker::WorkerMetrics;
 
 /// The last runs from which their interval is estimated.
@@ -256,6 +258,11 @@ fn rows(services: &Services, worker: &WorkerMetrics, families: &mut Vec<Family>)
         "{attempt}",
         "Attempts that rows had taken when they ended.",
     );
+    let mut lookups = Family::counter(
+        "penstock.cache.lookups",
+        "{row}",
+        "Rows at steps whose answers are kept: `hit` and `waited` made no call, `asked` did, `shared_failure` failed as the row waited for.",
+    );
     let mut extracted =
         Family::counter("penstock.extraction.rows", "{row}", "Rows that this worker extracted from files.");
     let mut read =
@@ -276,13 +283,16 @@ fn rows(services: &Services, worker: &WorkerMetrics, families: &mut Vec<Family>)
         for (outcome, taken) in OUTCOMES.into_iter().zip(metrics.attempts) {
             attempts.push([pipeline, ("outcome", outcome)], taken);
         }
+        for (outcome, count) in CACHE_LOOKUPS.into_iter().zip(metrics.lookups) {
+            lookups.push([pipeline, ("outcome", outcome)], count);
+        }
         extracted.push([pipeline], metrics.extracted_rows);
         read.push([pipeline], metrics.extracted_bytes);
         for (outcome, took) in EXTRACTION_ENDS.into_iter().zip(metrics.extractions) {
             extractions.push([pipeline, ("outcome", outcome)], took);
         }
     }
-    families.extend([pending, queued, processing, settled, attempts, extracted, read, extractions]);
+    families.extend([pending, queued, processing, settled, attempts, lookups, extracted, read, extractions]);
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ pub async fn forget(services: &Services, owner: &str, pipeline: &str, key: &str)
     Ok(services.store.forget_key(&key).await?)
 }
 
-/// Removes keys whose time is over.
+/// Removes keys and answers whose time is over.
 pub(crate) async fn drop_expired(services: &Services, now: Timestamp) -> Result<(), FlowError> {
     while services.store.drop_expired_keys(now, STEP).await? >= u64::from(STEP) {}
+    while services.store.drop_expired_answers(now, STEP).await? >= u64::from(STEP) {}
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! What clients ask for: a batch, its rows, its reports, and why it waits.
 
 pub mod eta;
+mod kept_answers;
 pub mod links;
 pub mod results;
+mod row_effect;
 pub mod row_view;
 pub mod view;
 pub mod waiting;

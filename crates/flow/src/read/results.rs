@@ -9,7 +9,7 @@ use futures::Stream;
 use penstock_domain::csv::{
     HeaderMap, OURS_BYTES, RowReference, Unfinished, Unreadable, column_tag, encode_value, neutralise,
 };
-use penstock_domain::effect::{self, Effect, Failure};
+use penstock_domain::effect::Effect;
 use penstock_domain::ids::{BatchId, OwnerSeq, RowNumber};
 use penstock_domain::pipeline::Pipeline;
 use penstock_domain::row::RowStatus;
@@ -22,6 +22,7 @@ use crate::context::error::FlowError;
 use crate::context::references::References;
 use crate::context::secrets::{SecretLocation, SecretsOf};
 use crate::context::services::Services;
+use crate::read::row_effect;
 use crate::read::row_view::{ErrorView, RowView, row_view};
 
 /// Rows read from SQL at a time, and their sealed bytes: a row that is longer is read alone.
@@ -273,31 +274,8 @@ impl Writer {
         }
     }
 
-    /// The effect that a row may have had, and that another upload of it would repeat.
     fn effect(&self, record: &RowRecord, error: Option<&ErrorView>) -> Effect {
-        let steps = &self.pipeline.steps;
-        let began = record.not_before.is_some() || record.attempts > 0 || record.crashes > 0;
-        match record.status {
-            RowStatus::Completed => return Effect::None,
-            RowStatus::Failed => {}
-            RowStatus::Processing => return effect::of_all(steps),
-            RowStatus::Pending | RowStatus::Queued | RowStatus::Cancelled if !began => return Effect::None,
-            // Nothing was wrong when it was requeued: how far it came is not told.
-            RowStatus::Pending | RowStatus::Queued | RowStatus::Cancelled => {
-                if record.step.is_none() {
-                    return effect::of_all(steps);
-                }
-            }
-        }
-        let step = record.step.map(usize::from);
-        let name = step.and_then(|step| steps.get(step)).map(|step| step.name.as_str());
-        let tries = error.into_iter().flat_map(|error| &error.attempts);
-        let tries: Vec<&str> = tries
-            .filter(|attempt| attempt.step.as_deref() == name)
-            .map(|attempt| attempt.code.as_str())
-            .collect();
-        let code = record.code.as_deref().unwrap_or_default();
-        effect::of_failed(steps, &Failure { code, step, tries: &tries, crashed: record.crashes > 0 })
+        row_effect::of(&self.pipeline.steps, record, error)
     }
 
     /// What the client wrote; none when it was erased meanwhile.

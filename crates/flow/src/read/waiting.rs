@@ -18,7 +18,7 @@ use crate::context::pace::Pace;
 use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
 use crate::dispatch::lane_room::FULL_LANE;
-use crate::read::view;
+use crate::read::{kept_answers, view};
 
 /// A rate that is free again within this time is waited out by the row itself.
 const WORTH_A_WORD: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub struct Wait {
     pub until: Option<Timestamp>,
 }
 
-fn wait(reason: &str, sentence: impl Into<String>, until: Option<Timestamp>) -> Wait {
+pub(super) fn wait(reason: &str, sentence: impl Into<String>, until: Option<Timestamp>) -> Wait {
     Wait { reason: reason.to_owned(), sentence: sentence.into(), until }
 }
 
@@ -86,6 +86,7 @@ pub async fn explain(
         waits.insert(0, wait("next_run", "its rows are released by the next dispatcher run", next_run));
     }
     promise_no_more_than_comes_true(&mut waits);
+    waits.extend(kept_answers::counted(services, batch).await?);
     Ok(waits)
 }
 
@@ -275,8 +276,9 @@ async fn returned(services: &Services, batch: &Batch, waits: &mut Vec<Wait>) -> 
     let polling = services.store.polling(batch.seq).await?;
     if let Some(polling) = polling {
         let rows = polling.rows;
-        let sentence =
-            format!("{rows} rows wait for the results of their calls; the next one is looked at then");
+        let sentence = format!(
+            "{rows} rows wait for results, or for answers to other rows' calls; the next one looks again then"
+        );
         waits.push(wait("polling", sentence, polling.next_look));
     }
     let polling = polling.map_or(0, |polling| polling.rows);

@@ -53,6 +53,23 @@ pub fn delivery(status: CallbackStatus) -> usize {
     }
 }
 
+/// What became of a row at a step whose answers are kept: it was there, it came while the row waited, the row asked for all, or it
+/// failed as the row that it waited for.
+pub const CACHE_LOOKUPS: [&str; 4] = ["hit", "waited", "asked", "shared_failure"];
+
+/// One of [`CACHE_LOOKUPS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheLookup {
+    /// The answer was there.
+    Hit,
+    /// It came while the row waited.
+    Waited,
+    /// The row asked, for all that want it.
+    Asked,
+    /// The call that the row waited for failed for good.
+    SharedFailure,
+}
+
 /// Metrics of one pipeline.
 #[derive(Clone, Debug)]
 pub struct PipelineMetrics {
@@ -66,6 +83,8 @@ pub struct PipelineMetrics {
     pub settled: [u64; 4],
     /// Attempts that rows had taken when they completed, and when they failed.
     pub attempts: [Histogram; 2],
+    /// Rows at steps whose answers are kept, by [`CACHE_LOOKUPS`].
+    pub lookups: [u64; 4],
     /// Rows extracted.
     pub extracted_rows: u64,
     /// Bytes of files extracted.
@@ -81,6 +100,7 @@ impl Default for PipelineMetrics {
             queued: Histogram::new(LONG),
             processing: Histogram::new(MOMENTS),
             settled: [0; 4],
+            lookups: [0; 4],
             attempts: std::array::from_fn(|_| Histogram::new(ATTEMPTS)),
             extracted_rows: 0,
             extracted_bytes: 0,

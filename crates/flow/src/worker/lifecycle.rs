@@ -31,7 +31,7 @@ impl Worker {
         let drain = DrainOnDrop(&self);
         let rows = TaskTracker::new();
         let intent_log = IntentLog::open(self.services.clone(), &stop);
-        let lookups = Lookups::open(&self.services, &stop);
+        let lookups = Lookups::open(&self.services, self.metrics.clone(), &stop);
         let writers = Writers { settlements, intent_log, lookups };
         self.clone().claim_until(&stop, &rows, &writers).await;
         drop(drain);

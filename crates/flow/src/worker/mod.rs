@@ -7,6 +7,8 @@
 //! writes how rows end. A [`heartbeat`] keeps the [`leases`] of the rows in flight.
 
 mod admission;
+mod answer_counts;
+pub(crate) mod answers;
 pub mod batches;
 mod claim;
 mod claim_loop;

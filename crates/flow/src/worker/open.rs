@@ -152,6 +152,7 @@ mod tests {
             throttled: None,
             series_clock: None,
             earlier_attempts: None,
+            awaits_since: None,
         };
         ClaimedRow {
             row: RowRef { batch: work.seq, number: 3 },

@@ -1,4 +1,4 @@
-//! Rows that wait for a result are brought back by the workers themselves: about twice a second each worker queues what is due
+//! Rows that wait for a result, or for the answer to another row's call, are brought back by the workers themselves: about twice a second each worker queues what is due
 //! for a look, fairly between owners. The dispatcher, which may run once a minute, has no part in it.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::worker::state::Worker;
 /// How often a worker queues what is due.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// The same of a worker none of whose definitions has `poll`: batches of an earlier one may.
+/// The same of a worker none of whose definitions has `poll` or `cache`: batches of an earlier one may.
 const SELDOM: Duration = Duration::from_secs(5);
 
 /// Looks of an owner that are queued or under way at most. Further ones are due, and wait in SQL.
@@ -42,7 +42,7 @@ impl Worker {
         let (mut looked, mut logged) = (None::<Instant>, None::<Instant>);
         while !self.draining.load(Ordering::SeqCst) {
             tick.tick().await;
-            let polls = self.services.pipelines.iter().any(|pipeline| pipeline.polls());
+            let polls = self.services.pipelines.iter().any(|pipeline| pipeline.awaits());
             if !polls && looked.is_some_and(|at| at.elapsed() < SELDOM) {
                 continue;
             }

@@ -27,6 +27,8 @@ pub(super) struct Progress {
     this_run: usize,
     /// The series of throttled answers that the row is in.
     series: Option<Series>,
+    /// Since when the row waits for the answer to another row's call, and at which step.
+    pub(super) awaits: Option<(String, Timestamp)>,
     /// What the row's last failure of this run was.
     last: Option<RowError>,
     /// When the row's first attempt of this run began, moved by the time for which answers have held the batch since.
@@ -87,6 +89,7 @@ impl Progress {
             let clock = error.series_clock.unwrap_or(first);
             let series = error.step.clone().zip(error.throttled);
             self.series = series.map(|(step, answers)| Series { step, answers, clock });
+            self.awaits = error.step.clone().zip(error.awaits_since);
             self.last = Some(error);
         }
     }
@@ -142,6 +145,11 @@ impl Progress {
     /// See [`RowError::earlier_attempts`].
     pub(super) fn earlier_attempts(&self) -> Option<u32> {
         u32::try_from(self.this_run.min(self.history.len())).ok()
+    }
+
+    /// Since when the row waits for the answer to another row's call of the step.
+    pub(super) fn awaits_since(&self, step: &str) -> Option<Timestamp> {
+        self.awaits.as_ref().filter(|(of, _)| of == step).map(|(_, since)| *since)
     }
 
     /// What the row's earlier calls of a step mean for the next one.

@@ -110,7 +110,7 @@ async fn run(
         lease: &held,
         trace: &trace,
         intent_log: &IntentLog::open(services.clone(), &CancellationToken::new()),
-        lookups: &Lookups::open(services, &CancellationToken::new()),
+        lookups: &Lookups::open(services, Arc::default(), &CancellationToken::new()),
         observer,
         draining: &|| false,
         limited: &|| Box::new(()),

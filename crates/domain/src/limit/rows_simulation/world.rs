@@ -389,5 +389,6 @@ pub(super) fn error(code: &str, attempts: Vec<AttemptRecord>) -> RowError {
         throttled: None,
         series_clock: None,
         earlier_attempts: None,
+        awaits_since: None,
     }
 }

@@ -20,8 +20,13 @@ const LATER: Duration = Duration::from_secs(30);
 
 impl RowTask<'_> {
     /// How the row ends when it is a duplicate; else its key is kept, to be recorded when it completes. A row of which a step
-    /// is done goes on: half of it would help nobody.
-    pub(super) async fn duplicate(&self, row: &RowValues, progress: &mut Progress) -> Option<Settled> {
+    /// is done, or was answered, goes on: half of it would help nobody.
+    pub(super) async fn duplicate(
+        &self,
+        row: &RowValues,
+        was_answered: bool,
+        progress: &mut Progress,
+    ) -> Option<Settled> {
         let dedupe = self.work.pipeline.dedupe.as_ref()?;
         let key = match self.work.pipeline.dedupe_key(&self.context(row, progress)) {
             Ok(key) => key?,
@@ -39,7 +44,7 @@ impl RowTask<'_> {
             }
         };
         let now = self.services.clock.now();
-        if progress.outputs.is_empty() && !progress.polling {
+        if progress.outputs.is_empty() && !was_answered {
             let wanted = WantedKey { key, batch: self.work.seq, since: now - dedupe.within };
             match self.lookups.completed.ask(wanted).await {
                 Some(None) => {}

@@ -2,6 +2,7 @@
 //! `render`ed, waits for its permit and is sent (`call`), and `judge` decides what its answer means. `settlement` builds what
 //! is written of a row that ends, `problem` and `detail` what its owner reads about it.
 
+mod cached;
 mod call;
 mod detail;
 mod duplicate;
@@ -11,6 +12,7 @@ mod poll;
 mod problem;
 mod render;
 mod run;
+mod sealed_answer;
 mod settlement;
 mod spend;
 mod step;

@@ -50,7 +50,7 @@ impl RowTask<'_> {
         {
             progress.crashed_at(&next.name, self.services.clock.now());
         }
-        if let Some(settled) = self.duplicate(&row, progress).await {
+        if let Some(settled) = self.duplicate(&row, kept.is_some(), progress).await {
             return RowEnd::Settled(settled);
         }
         for (index, step) in steps.iter().enumerate().skip(done) {

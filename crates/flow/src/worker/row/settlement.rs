@@ -214,6 +214,7 @@ impl RowTask<'_> {
             throttled: step.and_then(|step| progress.series(&step.name)),
             series_clock: step.and_then(|step| progress.series_clock(&step.name)),
             earlier_attempts: progress.earlier_attempts(),
+            awaits_since: step.and_then(|step| progress.awaits_since(&step.name)),
             attempts: std::mem::take(&mut progress.history),
         };
         self.work.secrets.seal_json(SecretLocation::Error(self.number()), &error)

@@ -14,8 +14,22 @@ use crate::worker::row::problem::Problem;
 use crate::worker::row::task::{RowTask, StepAt};
 
 impl RowTask<'_> {
-    /// Carries out a step. A `kept` answer of an earlier call of it is read again first.
+    /// Carries out a step: as the definition says, by the answer to another row's call.
     pub(super) async fn step(
+        &self,
+        at: StepAt<'_>,
+        kept: Option<Kept>,
+        row: &RowValues,
+        progress: &mut Progress,
+    ) -> StepResult {
+        match &at.step.cache {
+            Some(cache) => self.shared_step(at, cache, kept, row, progress).await,
+            None => self.called_step(at, kept, row, progress).await,
+        }
+    }
+
+    /// Carries out a step by a call. A `kept` answer of an earlier call of it is read again first.
+    pub(super) async fn called_step(
         &self,
         at: StepAt<'_>,
         kept: Option<Kept>,
