@@ -115,7 +115,8 @@ async fn a_file_uploaded_twice_is_called_for_once() {
 }
 
 /// The key is recorded with the row's end, or neither is: whoever dies in between, the next batch knows.
-#[tokio::test]
+// Whoever waits for a death blocks a thread, and the receiver answers on another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_recorded_with_its_row_whenever_the_worker_dies() {
     for crash_at in ["before-settlement", "inside-settlement", "after-settlement"] {
         let scene = Scene::of(", then: fail").await;

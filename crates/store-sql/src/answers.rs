@@ -70,7 +70,7 @@ impl Answers for SqlStore {
             "WITH j(wanted_key) AS ({rows}) SELECT a.key, a.version, a.answer, a.expires_at, a.failure, a.failed_at, \
              a.asking_batch, a.asking_number, a.asking_until, \
              (a.asking_token IS NOT NULL AND s.status IS NOT NULL AND (s.status = {row processing} OR \
-             (s.status IN ({row pending}, {row queued}) AND a.asking_until > $1))) AS is_asking \
+             (s.status IN ({row pending}, {row queued}) AND coalesce(a.asking_until, 0) > $1))) AS is_asking \
              FROM j JOIN cached_answers a ON a.key = j.wanted_key \
              LEFT JOIN row_state s ON s.batch = a.asking_batch AND s.number = a.asking_number",
         );
