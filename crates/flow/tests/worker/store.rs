@@ -10,11 +10,13 @@ use penstock_domain::pipeline::KeptStep;
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 use penstock_store::alerts::*;
+use penstock_store::answers::{AnswerCount, AnswerEnd, FoundAnswer, WantedAnswer};
 use penstock_store::batches::*;
 use penstock_store::callbacks::*;
 use penstock_store::control::*;
 use penstock_store::credentials::*;
 use penstock_store::dispatch::*;
+use penstock_store::duplicates::{CompletedBy, KeyHash, WantedKey};
 use penstock_store::extraction::*;
 use penstock_store::limits::{LimitChange, LimitPeriod, LimitSetting};
 use penstock_store::operations::*;
@@ -281,4 +283,16 @@ limits::Limits {
     change_limits(dependency: &str, change: &LimitChange, now: Timestamp) -> LimitSetting;
     reset_limits(dependency: &str) -> bool;
     drop_periods(ended_before: Timestamp) -> u64;
+}
+duplicates::Duplicates {
+    completed_by_others(wanted: &[WantedKey]) -> Vec<Option<CompletedBy>>;
+    forget_key(key: &KeyHash) -> bool;
+    drop_expired_keys(now: Timestamp, limit: u32) -> u64;
+}
+answers::Answers {
+    find_answers(wanted: &[WantedAnswer], now: Timestamp) -> Vec<FoundAnswer>;
+    end_answers(ends: &[AnswerEnd], now: Timestamp) -> ();
+    count_answers(counts: &[AnswerCount]) -> ();
+    answer_counts(batch: BatchSeq) -> Vec<AnswerCount>;
+    drop_expired_answers(now: Timestamp, limit: u32) -> u64;
 }}
