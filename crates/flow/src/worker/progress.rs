@@ -220,6 +220,7 @@ mod tests {
             series_clock: progress.series_clock("s"),
             earlier_attempts: progress.earlier_attempts(),
             attempts: progress.history.clone(),
+            awaits_since: None,
         };
         let later = at(1000) + Duration::from_secs(3600);
         let mut again = Progress { first_claimed_at: later, ..Progress::default() };
