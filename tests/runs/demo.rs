@@ -62,9 +62,9 @@ fn what_the_demo_prints_works_while_it_stays_up() {
     let output = BufReader::new(demo.stdout.take().expect("its output"));
     let mut lines = Vec::new();
     for line in output.lines().map_while(Result::ok) {
-        let stays = line.starts_with("It stays up");
+        let last = line.starts_with("open http://");
         lines.push(line);
-        if stays {
+        if last {
             break;
         }
     }
@@ -74,6 +74,13 @@ fn what_the_demo_prints_works_while_it_stays_up() {
         let said = run(folder.path(), command);
         assert!(said.contains(expected), "{command}: {said}");
     }
+    let console = lines.last().and_then(|line| line.strip_prefix("open ")).expect("the console's address");
+    let open = |expected: &str| {
+        let said = run(folder.path(), &format!("curl --silent --location --cookie '' '{console}'"));
+        assert!(said.contains(expected), "{said}");
+    };
+    open("<h1>Batches</h1>");
+    open("This link was used before");
     let stopped = Command::new("kill").args(["-INT", &demo.id().to_string()]).status().expect("kill");
     assert!(stopped.success());
     let began = Instant::now();

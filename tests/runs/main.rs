@@ -4,6 +4,7 @@
 
 mod auth;
 mod bounds;
+mod browser;
 mod budgets;
 mod cache;
 mod callbacks;
@@ -11,6 +12,7 @@ mod canary;
 mod causes;
 mod commands;
 mod conformance;
+mod console;
 mod crashes;
 mod damage;
 mod dedupe;

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub mod browser;
 mod client;
+pub mod console;
 pub mod database;
 pub mod disk;
 pub mod fleet;
@@ -12,6 +14,7 @@ pub mod receiver;
 pub mod redis;
 pub mod s3;
 mod service;
+pub mod webdriver;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};

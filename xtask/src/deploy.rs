@@ -67,7 +67,11 @@ pub fn collector_path() -> Result<PathBuf, String> {
     Ok(collector)
 }
 
-fn folder() -> Result<PathBuf, String> {
+/// Where fetched tools lie.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub(crate) fn folder() -> Result<PathBuf, String> {
     let tools = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join("target").join("deploy-tools");
     std::fs::create_dir_all(&tools).map_err(|error| format!("{}: {error}", tools.display()))?;
     tools.canonicalize().map_err(|error| format!("{}: {error}", tools.display()))

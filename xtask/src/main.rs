@@ -1,6 +1,7 @@
 //! `cargo xtask demo | dev | run | test | bench | contract | verify-deploy`: the project's tasks, for people and for CI.
 
 mod bench;
+mod browser;
 mod check;
 mod deploy;
 mod image;

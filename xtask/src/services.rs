@@ -19,6 +19,7 @@ pub struct Services {
     promtool: Option<PathBuf>,
     collector: Option<PathBuf>,
     tools: Option<PathBuf>,
+    axe: Option<PathBuf>,
     redis: Child,
     redis_port: u16,
 }
@@ -55,14 +56,24 @@ impl Services {
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| format!("redis-server: {error}"))?;
-        let mut services =
-            Self { folder, postgres: None, promtool: None, collector: None, tools: None, redis, redis_port };
+        let mut services = Self {
+            folder,
+            postgres: None,
+            promtool: None,
+            collector: None,
+            tools: None,
+            axe: None,
+            redis,
+            redis_port,
+        };
         wait_for(redis_port, "redis-server")?;
         services.postgres = Some(Postgres::start(&services.folder)?);
         services.write_restart_script()?;
         services.promtool = Some(crate::deploy::promtool_path()?);
         services.tools = Some(crate::deploy::tools_path()?);
         services.collector = Some(crate::deploy::collector_path()?);
+        crate::browser::install()?;
+        services.axe = Some(crate::browser::axe_path()?);
         Ok(services)
     }
 
@@ -81,6 +92,9 @@ impl Services {
         }
         if let Some(tools) = &self.tools {
             environment.push(("PENSTOCK_TEST_TOOLS", tools.display().to_string()));
+        }
+        if let Some(axe) = &self.axe {
+            environment.push(("PENSTOCK_TEST_AXE", axe.display().to_string()));
         }
         if let Some(collector) = &self.collector {
             environment.push(("PENSTOCK_TEST_COLLECTOR", collector.display().to_string()));

@@ -156,6 +156,8 @@ pub fn needed_scope(method: &Method, route: &str) -> Scope {
         || route == "/v2/batches/{id}/downloads"
     {
         Scope::Read
+    } else if route.starts_with("/v2/limits/") || route == "/v2/reconcile" {
+        Scope::Admin
     } else if route.starts_with("/v2/batches/") || route.starts_with("/v2/callbacks/") {
         Scope::Command
     } else {
@@ -226,6 +228,9 @@ mod tests {
         assert_eq!(
             needed,
             [
+                "admin DELETE /v2/limits/{dependency}",
+                "admin POST /v2/limits/{dependency}",
+                "admin POST /v2/reconcile",
                 "command DELETE /v2/batches/{id}",
                 "command POST /v2/batches/{id}/cancel",
                 "command POST /v2/batches/{id}/pause",

@@ -1,9 +1,10 @@
 //! Batches: one, many, and what can be asked of them.
 
 use actix_web::{HttpResponse, web};
-use penstock_domain::batch::BatchStatus;
+use penstock_domain::batch::{BatchStatus, Outcome};
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::time::Timestamp;
+use penstock_flow::context::budget::Reserved;
 use penstock_flow::context::pace::Pace;
 use penstock_flow::operate::control;
 use penstock_flow::read::view::{BatchView, batch_view, clear_failure, describe_now, done_view};
@@ -16,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::body;
 use crate::cursors;
+use crate::fields::NAME_CHARS;
 use crate::problem::Problem;
 use crate::query::{NoQuery, Query};
 use crate::refusals;
@@ -41,7 +43,7 @@ pub struct BatchPage {
 }
 
 /// Which batches to list.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
@@ -49,25 +51,31 @@ pub struct ListQuery {
     #[param(
         pattern = "^ *(pending|processing|queued|completed|cancelled|failed)? *(, *(pending|processing|queued|completed|cancelled|failed)? *)*$"
     )]
-    status: Option<String>,
+    pub status: Option<String>,
+    /// Outcomes, separated by commas.
+    #[param(pattern = "^ *(success|partial_success|failure)? *(, *(success|partial_success|failure)? *)*$")]
+    pub outcome: Option<String>,
+    /// With this text in the name, whatever the case of its letters; at most 200 characters.
+    #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$", max_length = 200)]
+    pub search: Option<String>,
     /// Of this pipeline.
     #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$")]
-    pipeline: Option<String>,
+    pub pipeline: Option<String>,
     /// Of this owner; for admin keys.
     #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$")]
-    owner: Option<String>,
+    pub owner: Option<String>,
     /// Created at or after (RFC 3339).
     #[param(value_type = Option<String>, format = DateTime)]
-    created_from: Option<Timestamp>,
+    pub created_from: Option<Timestamp>,
     /// Created before (RFC 3339).
     #[param(value_type = Option<String>, format = DateTime)]
-    created_to: Option<Timestamp>,
+    pub created_to: Option<Timestamp>,
     /// At most so many, 1 to 1000; 50 without it.
     #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
+    pub limit: Option<u32>,
     /// The last page's `next_cursor`.
     #[param(pattern = "^(0|[1-9][0-9]{0,17})$")]
-    cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// Reads states separated by commas.
@@ -104,6 +112,20 @@ pub async fn list(
     state: web::Data<ApiState>,
     Query(query): Query<ListQuery>,
 ) -> Result<HttpResponse, Problem> {
+    let (found, next_cursor, room) = page(&caller, &state, query).await?;
+    let data = found.into_iter().map(|(_, view)| view).collect();
+    body::answer(&BatchPage { data, next_cursor }, room)
+}
+
+/// A page of batches that the caller may see, what gives the next one, and the memory that they take.
+///
+/// # Errors
+/// As [`list`].
+pub(crate) async fn page(
+    caller: &Caller,
+    state: &ApiState,
+    query: ListQuery,
+) -> Result<(Vec<(Batch, BatchView)>, Option<String>, Reserved), Problem> {
     let limit = page_size(query.limit, 50)?;
     let before =
         query.cursor.as_deref().map(|cursor| cursors::number(cursor, 18).map(BatchSeq)).transpose()?;
@@ -126,6 +148,8 @@ pub async fn list(
     let filter = BatchFilter {
         owner,
         status: states::<BatchStatus>(query.status.as_deref())?,
+        outcome: states::<Outcome>(query.outcome.as_deref())?,
+        search: query.search.filter(|text| !text.is_empty()).map(searched).transpose()?,
         pipelines,
         created_from: query.created_from,
         created_to: query.created_to,
@@ -139,11 +163,48 @@ pub async fn list(
     drop(read);
     let next_cursor = page.next.map(|next| next.0.to_string());
     let pace = Pace::of(&state.services, state.rows_per_owner).await?;
-    let mut data = Vec::with_capacity(page.batches.len());
-    for batch in &page.batches {
-        data.push(describe_now(&state.services, batch, &pace, clear_failure(batch)).await);
+    let mut found = Vec::with_capacity(page.batches.len());
+    for batch in page.batches {
+        let view = describe_now(&state.services, &batch, &pace, clear_failure(&batch)).await;
+        found.push((batch, view));
     }
-    body::answer(&BatchPage { data, next_cursor }, room)
+    Ok((found, next_cursor, room))
+}
+
+/// A text to look for in names.
+fn searched(text: String) -> Result<String, Problem> {
+    if text.chars().count() > NAME_CHARS {
+        return Err(Problem::bad_request("bad_search", "`search` has at most 200 characters"));
+    }
+    Ok(text)
+}
+
+/// What is done to a batch as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Cancel,
+    Pause,
+    Resume,
+}
+
+/// Does it to a batch of the caller's own.
+///
+/// # Errors
+/// As [`Caller::own_batch`]; 409 when it does not fit the batch's state.
+pub(crate) async fn carry_out(
+    caller: &Caller,
+    state: &ApiState,
+    id: &str,
+    command: Command,
+) -> Result<Batch, Problem> {
+    let batch = caller.own_batch(state, id).await?;
+    let (store, actor, now) = (&state.services.store, caller.actor(), state.services.clock.now());
+    let done = match command {
+        Command::Cancel => store.cancel(batch.seq, &actor, now).await,
+        Command::Pause => store.pause(batch.seq, &actor, now).await,
+        Command::Resume => store.resume(batch.seq, &actor, now).await,
+    };
+    Ok(done?)
 }
 
 /// The answer to something that was done to a batch.
@@ -174,8 +235,7 @@ pub async fn cancel(
     id: web::Path<String>,
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
-    let batch = caller.own_batch(&state, &id).await?;
-    let batch = state.services.store.cancel(batch.seq, &caller.actor(), state.services.clock.now()).await?;
+    let batch = carry_out(&caller, &state, &id, Command::Cancel).await?;
     Ok(answer(&state, &batch).await)
 }
 
@@ -189,8 +249,7 @@ pub async fn pause(
     id: web::Path<String>,
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
-    let batch = caller.own_batch(&state, &id).await?;
-    let batch = state.services.store.pause(batch.seq, &caller.actor(), state.services.clock.now()).await?;
+    let batch = carry_out(&caller, &state, &id, Command::Pause).await?;
     Ok(answer(&state, &batch).await)
 }
 
@@ -204,8 +263,7 @@ pub async fn resume(
     id: web::Path<String>,
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
-    let batch = caller.own_batch(&state, &id).await?;
-    let batch = state.services.store.resume(batch.seq, &caller.actor(), state.services.clock.now()).await?;
+    let batch = carry_out(&caller, &state, &id, Command::Resume).await?;
     Ok(answer(&state, &batch).await)
 }
 
@@ -219,6 +277,15 @@ pub async fn erase(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.own_batch(&state, &id).await?;
+    let batch = erase_batch(&caller, &state, batch).await?;
+    Ok(answer(&state, &batch).await)
+}
+
+/// Erases a batch of the caller's own.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn erase_batch(caller: &Caller, state: &ApiState, batch: Batch) -> Result<Batch, Problem> {
     let (services, actor) = (state.services.clone(), caller.actor());
     // An erasure that was begun is finished, also when its client hangs up meanwhile.
     let erasing = tokio::spawn(async move { control::erase(&services, &batch, &actor).await });
@@ -226,7 +293,7 @@ pub async fn erase(
         tracing::error!(%error, "an erasure panicked");
         Problem::internal()
     })??;
-    Ok(answer(&state, &batch).await)
+    Ok(batch)
 }
 
 /// Failed rows of one code and step.
@@ -259,8 +326,21 @@ pub async fn errors(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
+    let data = errors_of(&caller, &state, &batch).await?;
+    Ok(HttpResponse::Ok().json(ErrorSummaries { data }))
+}
+
+/// Failed rows of a batch by code and step, most frequent first.
+///
+/// # Errors
+/// 503 when others take all reads of the database; when it fails.
+pub(crate) async fn errors_of(
+    caller: &Caller,
+    state: &ApiState,
+    batch: &Batch,
+) -> Result<Vec<ErrorSummary>, Problem> {
     // A definition that no longer loads here keeps nobody from the codes.
-    let pipeline = state.services.definition_of(&batch).await.ok();
+    let pipeline = state.services.definition_of(batch).await.ok();
     let named = |group: ErrorGroup| ErrorSummary {
         step: group
             .step
@@ -274,6 +354,5 @@ pub async fn errors(
     let read = state.budgets.read(caller.owner).await?;
     let groups = state.services.store.error_groups(batch.seq).await?;
     drop(read);
-    let data = groups.into_iter().map(named).collect();
-    Ok(HttpResponse::Ok().json(ErrorSummaries { data }))
+    Ok(groups.into_iter().map(named).collect())
 }

@@ -13,6 +13,7 @@ use penstock_flow::context::budget::Reserved;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 use tokio::time::Instant;
+use url::form_urlencoded;
 
 use crate::budgets::{PIECE, UploadRoom};
 use crate::problem::Problem;
@@ -137,6 +138,18 @@ impl Small {
     /// Whether nothing was sent.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Reads the fields of a form.
+    ///
+    /// # Errors
+    /// 400 when it is not UTF-8.
+    pub fn form(&self) -> Result<Vec<(String, String)>, Problem> {
+        let fields: Vec<(String, String)> = form_urlencoded::parse(&self.bytes).into_owned().collect();
+        if fields.iter().any(|(_, value)| value.contains(char::REPLACEMENT_CHARACTER)) {
+            return Err(Problem::bad_request("bad_form", "the form is not UTF-8"));
+        }
+        Ok(fields)
     }
 
     /// Reads JSON. The room is for the values, and is held as long as they are.

@@ -130,13 +130,21 @@ pub async fn redeliver(
     id: web::Path<String>,
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
+    let callback = send_again(&caller, &state, &id).await?;
+    Ok(HttpResponse::Accepted().json(callback))
+}
+
+/// Sends a callback of the caller's own again.
+///
+/// # Errors
+/// As [`redeliver`].
+pub(crate) async fn send_again(caller: &Caller, state: &ApiState, id: &str) -> Result<Callback, Problem> {
     caller.for_all_pipelines()?;
     let id = id.parse().map_err(|_| Problem::not_found("such callback"))?;
     let now = state.services.clock.now();
     let callback = state.services.store.redeliver(id, Some(caller.owner), now).await?;
-    let callback = callback.ok_or_else(|| match caller.role {
+    callback.ok_or_else(|| match caller.role {
         KeyRole::Client => Problem::not_found("such callback"),
         KeyRole::Admin => reads_only(),
-    })?;
-    Ok(HttpResponse::Accepted().json(callback))
+    })
 }

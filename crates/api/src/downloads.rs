@@ -9,6 +9,7 @@ use penstock_flow::FlowError;
 use penstock_flow::context::api_keys;
 use penstock_flow::read::links::Link;
 use penstock_flow::read::results::named;
+use penstock_store::batches::Batch;
 use penstock_store::operations::AuditEntry;
 use penstock_store::owners::ApiKeyRecord;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use crate::state::ApiState;
 use crate::{refusals, reports};
 
 /// How long a link is good for unless said, in seconds.
-const VALID: u32 = 900;
+pub(crate) const VALID: u32 = 900;
 
 /// How long one may be good for, in seconds.
 const MOST_VALID: u32 = 86_400;
@@ -67,11 +68,25 @@ pub async fn create(
     let batch = caller.batch(&state, &id).await?;
     let body = body::small(&state, caller.owner, request.headers(), payload).await?;
     let (body, _room) = body.json::<DownloadBody>(&state, caller.owner).await?;
-    if named(&body.report).is_none() {
+    let download = make_link(&caller, &state, &batch, body.report, body.expires_in.unwrap_or(VALID)).await?;
+    Ok(HttpResponse::Created().json(download))
+}
+
+/// A link to a report, good for that many seconds.
+///
+/// # Errors
+/// As [`create`].
+pub(crate) async fn make_link(
+    caller: &Caller,
+    state: &ApiState,
+    batch: &Batch,
+    report: String,
+    valid: u32,
+) -> Result<Download, Problem> {
+    if named(&report).is_none() {
         let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson";
         return Err(Problem::unprocessable("bad_field", detail));
     }
-    let valid = body.expires_in.unwrap_or(VALID);
     if !(1..=MOST_VALID).contains(&valid) {
         return Err(Problem::unprocessable("bad_field", "`expires_in` is 1 to 86400 seconds"));
     }
@@ -81,9 +96,9 @@ pub async fn create(
     let now = state.services.clock.now();
     let expires_at = now + Duration::from_secs(u64::from(valid));
     let actor = caller.actor();
-    let key = valid_key(&state, &caller.key_id).await?.ok_or_else(no_longer_valid)?;
+    let key = valid_key(state, &caller.key_id).await?.ok_or_else(no_longer_valid)?;
     let key_word = api_keys::word(&state.services, &key).await?;
-    let link = Link { batch: batch.id, report: body.report, key_id: caller.key_id, key_word, expires_at };
+    let link = Link { batch: batch.id, report, key_id: caller.key_id.clone(), key_word, expires_at };
     // Who gave rows of a batch away is worth knowing later; the link itself is written nowhere.
     let entry = AuditEntry {
         id: 0,
@@ -98,7 +113,7 @@ pub async fn create(
         .token(&state.services.keyring.get())
         .map_err(|source| FlowError::Sealed { what: "a link", source })?;
     let url = format!("{}/v2/downloads/{token}", state.base);
-    Ok(HttpResponse::Created().json(Download { url, expires_at }))
+    Ok(Download { url, expires_at })
 }
 
 /// Streams the report behind a link, as `GET /v2/batches/{id}/{report}` does.
@@ -127,7 +142,8 @@ pub async fn follow(
     reports::send(&state, caller, batch, &link.report, seen.into_inner(), &request).await
 }
 
-async fn valid_key(state: &ApiState, id: &str) -> Result<Option<ApiKeyRecord>, Problem> {
+/// A key by its public part, while it is good.
+pub(crate) async fn valid_key(state: &ApiState, id: &str) -> Result<Option<ApiKeyRecord>, Problem> {
     let now = state.services.clock.now();
     Ok(state.services.store.key(id).await?.filter(|record| record.is_valid(now)))
 }

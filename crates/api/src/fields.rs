@@ -15,7 +15,7 @@ use crate::problem::Problem;
 use crate::state::ApiState;
 
 /// Characters of a batch's name.
-const NAME_CHARS: usize = 200;
+pub(crate) const NAME_CHARS: usize = 200;
 
 /// The highest priority.
 const MOST_PRIORITY: i16 = 9;

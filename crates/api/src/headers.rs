@@ -6,6 +6,8 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 
+use penstock_console::assets;
+
 use crate::coding::unname_identity;
 use crate::rates;
 
@@ -17,6 +19,10 @@ const NOTHING_RUNS: &str = "default-src 'none'; frame-ancestors 'none'; sandbox"
 const DOCS_RUN: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// The console's pages: what this service itself serves, and no script or style that stands in a page.
+const CONSOLE_RUNS: &str = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; \
+    frame-ancestors 'none'";
+
 /// Which answers they are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -24,12 +30,24 @@ pub enum Kind {
     Owned,
     /// The document and its pages, the same for everybody.
     Public,
+    /// A page of the console.
+    Console,
+    /// What pages of the console load. Its name changes with its bytes.
+    Asset,
 }
 
 impl Kind {
     fn of(path: &str) -> Self {
         let public = path == "/v2/openapi.json" || path == "/docs" || path.starts_with("/docs/");
-        if public { Self::Public } else { Self::Owned }
+        if public {
+            Self::Public
+        } else if path.starts_with(assets::FOLDER) {
+            Self::Asset
+        } else if path == "/console" || path.starts_with("/console/") {
+            Self::Console
+        } else {
+            Self::Owned
+        }
     }
 }
 
@@ -38,6 +56,8 @@ pub fn set(headers: &mut HeaderMap, kind: Kind) {
     let (policy, keeping) = match kind {
         Kind::Owned => (NOTHING_RUNS, "no-store"),
         Kind::Public => (DOCS_RUN, "no-cache"),
+        Kind::Console => (CONSOLE_RUNS, "no-store"),
+        Kind::Asset => (NOTHING_RUNS, "public, max-age=31536000, immutable"),
     };
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -57,6 +77,7 @@ pub async fn secured<B: MessageBody>(
 ) -> Result<ServiceResponse<B>, Error> {
     let kind = Kind::of(request.path());
     let mut response = next.call(request).await?;
+    let kind = if kind == Kind::Asset && !response.status().is_success() { Kind::Console } else { kind };
     set(response.headers_mut(), kind);
     unname_identity(response.headers_mut());
     let request = response.request().clone();
@@ -75,6 +96,10 @@ mod tests {
             ("/docs/swagger-ui.css", Kind::Public),
             ("/v2/openapi.json", Kind::Public),
             ("/docsx", Kind::Owned),
+            ("/console", Kind::Console),
+            ("/console/batches", Kind::Console),
+            ("/console/assets/console-0.css", Kind::Asset),
+            ("/consolex", Kind::Owned),
             ("/v2/batches", Kind::Owned),
             ("/v2/downloads/docs", Kind::Owned),
             ("/metrics", Kind::Owned),

@@ -3,7 +3,8 @@
 //! | what | where |
 //! |---|---|
 //! | files come in | [`ingest`], [`form`] of [`multipart`], its [`fields`]; [`presigned`] |
-//! | batches and rows are shown and commanded | [`batches`], [`rows`], [`retry`], [`events`], [`callbacks`], [`audit`] |
+//! | batches and rows are shown and commanded | [`batches`], [`rows`], [`retry`], [`events`], [`callbacks`], [`audit`], [`pipelines`]; for admin keys [`limits`], [`operations`] |
+//! | the same as pages | `console` |
 //! | results go out | [`reports`] (in [`ranges`], by what the [`report_index`] knows), [`downloads`] for clients without a key |
 //! | keys, and who was refused | [`auth`], [`accesses`] |
 //! | what clients may use | [`connections`] before anything is known of them, [`address_rates`] without a key, [`rates`], [`quotas`], [`budgets`] |
@@ -22,6 +23,7 @@ pub mod budgets;
 pub mod callbacks;
 pub mod coding;
 pub mod connections;
+mod console;
 pub mod cursors;
 mod docs;
 pub mod downloads;
@@ -32,10 +34,13 @@ pub mod headers;
 pub mod health;
 pub mod ingest;
 pub mod keyless;
+pub mod limits;
 pub mod media;
 mod middleware;
 pub mod multipart;
 pub mod openapi;
+pub mod operations;
+pub mod pipelines;
 pub mod presigned;
 pub mod problem;
 pub mod query;
@@ -55,5 +60,6 @@ mod trace;
 mod upload_end;
 mod wording;
 
+pub use console::one_time_path;
 pub use server::start;
 pub use state::ApiState;

@@ -51,9 +51,14 @@ fn subject(request: &HttpRequest, status: StatusCode, limits: &Limits) -> Option
     }
     // The route and not the address: a query may carry what only the batch should know.
     let route = request.match_pattern().unwrap_or_else(|| "unknown".to_owned());
-    let batch = request.match_info().get("id").filter(|_| route.starts_with("/v2/batches/"));
+    let batch = request.match_info().get("id").filter(|_| of_a_batch(&route));
     let batch = batch.and_then(|id| id.parse().ok());
     Some(Subject { access, actor, batch, request: format!("{} {route}", request.method()) })
+}
+
+/// Whether a route names a batch.
+fn of_a_batch(route: &str) -> bool {
+    route.starts_with("/v2/batches/") || route.starts_with("/console/batches/")
 }
 
 /// A middleware that refuses an address that asked too often without a valid key.
@@ -71,7 +76,9 @@ pub async fn limited(
         return Ok(next.call(request).await?.map_into_boxed_body());
     };
     let rates = &state.address_rates;
-    let key = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    // A browser that is signed in has a cookie instead of a key.
+    let key = if path.starts_with("/console") { header::COOKIE } else { header::AUTHORIZATION };
+    let key = request.headers().get(key).map(|value| value.as_bytes());
     let taken = match rates.take(address, key, rates.now()) {
         Ok(taken) => taken,
         Err(seconds) => {

@@ -11,7 +11,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::problem::{FileError, Problem};
 use crate::{
-    audit, batches, callbacks, downloads, events, health, ingest, keyless, presigned, reports, retry, rows,
+    audit, batches, callbacks, downloads, events, health, ingest, keyless, limits, operations, pipelines,
+    presigned, reports, retry, rows,
 };
 
 /// The document.
@@ -38,6 +39,14 @@ use crate::{
         callbacks::list,
         callbacks::redeliver,
         audit::list,
+        pipelines::list,
+        pipelines::show,
+        limits::list,
+        limits::change,
+        limits::reset,
+        operations::show,
+        operations::plan,
+        operations::apply,
         presigned::create,
         presigned::put,
         health::livez,

@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_flow::operate::control;
 use penstock_flow::operate::control::RetryError;
 use penstock_flow::read::view::{BatchView, done_view};
+use penstock_store::batches::Batch;
 use penstock_store::control::RetrySelection;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -111,14 +112,28 @@ pub async fn retry(
     };
     let current = body.current_definition()?;
     let selection = body.selection()?;
-    // What rows keep of their steps may take a while to read.
-    let read = if current { Some(state.budgets.read(caller.owner).await?) } else { None };
-    let retried = control::retry(&state.services, &batch, selection, current, &caller.actor()).await;
-    drop(read);
-    let (batch, retried) = retried.map_err(|error| match error {
-        RetryError::Flow(error) => error.into(),
-        error => Problem::new(StatusCode::CONFLICT, "definition_does_not_fit", error.to_string()),
-    })?;
+    let (batch, retried) = put_back(&caller, &state, &batch, selection, current).await?;
     let batch = done_view(&state.services, &batch, state.rows_per_owner).await;
     Ok(HttpResponse::Ok().json(RetriedBatch { batch, retried }))
+}
+
+/// Puts rows of a batch of the caller's own back; the batch, and how many.
+///
+/// # Errors
+/// 409 when it does not fit the batch's state, or today's definition does not fit the batch; 410 when it was erased.
+pub(crate) async fn put_back(
+    caller: &Caller,
+    state: &ApiState,
+    batch: &Batch,
+    selection: RetrySelection,
+    current: bool,
+) -> Result<(Batch, u32), Problem> {
+    // What rows keep of their steps may take a while to read.
+    let read = if current { Some(state.budgets.read(caller.owner).await?) } else { None };
+    let retried = control::retry(&state.services, batch, selection, current, &caller.actor()).await;
+    drop(read);
+    retried.map_err(|error| match error {
+        RetryError::Flow(error) => error.into(),
+        error => Problem::new(StatusCode::CONFLICT, "definition_does_not_fit", error.to_string()),
+    })
 }

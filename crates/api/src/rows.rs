@@ -2,6 +2,8 @@
 
 use actix_web::{HttpResponse, web};
 use penstock_domain::row::RowStatus;
+use penstock_flow::context::budget::Reserved;
+use penstock_flow::read::lines;
 use penstock_flow::read::results;
 use penstock_flow::read::row_view::{RowView, revealed_row_view, row_view};
 use penstock_flow::read::waiting;
@@ -38,7 +40,7 @@ pub struct RowPage {
 }
 
 /// Which rows to list.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct RowQuery {
@@ -46,16 +48,19 @@ pub struct RowQuery {
     #[param(
         pattern = "^ *(pending|processing|queued|completed|cancelled|failed)? *(, *(pending|processing|queued|completed|cancelled|failed)? *)*$"
     )]
-    status: Option<String>,
+    pub status: Option<String>,
     /// Failed with this code.
     #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$")]
-    code: Option<String>,
+    pub code: Option<String>,
+    /// From the row on that starts at this physical line of the file, or at the last one before it.
+    #[param(minimum = 1, format = Int64, maximum = 4294967295_u32)]
+    pub line: Option<u32>,
     /// At most so many, 1 to 1000; 100 without it.
     #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
+    pub limit: Option<u32>,
     /// The last page's `next_cursor`.
     #[param(pattern = "^(0|[1-9][0-9]{0,8})$")]
-    cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// Lists a batch's rows in the file's order.
@@ -69,25 +74,51 @@ pub async fn list(
     Query(query): Query<RowQuery>,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
+    let (data, next_cursor, room) = page(&caller, &state, &batch, query).await?;
+    body::answer(&RowPage { data, next_cursor }, room)
+}
+
+/// A page of a batch's rows, what gives the next one, and the memory that they take.
+///
+/// # Errors
+/// As [`list`].
+pub(crate) async fn page(
+    caller: &Caller,
+    state: &ApiState,
+    batch: &Batch,
+    query: RowQuery,
+) -> Result<(Vec<RowView>, Option<String>, Reserved), Problem> {
     let limit = page_size(query.limit, 100)?;
-    let after = query.cursor.as_deref().map(|cursor| cursors::number(cursor, 9)).transpose()?.unwrap_or(0);
+    let cursor = query.cursor.as_deref().map(|cursor| cursors::number(cursor, 9)).transpose()?;
+    // Nine digits fit.
+    let cursor = cursor.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+    let after = match (cursor, query.line) {
+        (Some(after), _) => after,
+        (None, None) => 0,
+        (None, Some(0)) => return Err(Problem::bad_request("bad_line", "`line` is 1 or more")),
+        (None, Some(line)) => {
+            let read = state.budgets.read(caller.owner).await?;
+            let row = lines::row_at(&state.services, batch, line).await?;
+            drop(read);
+            row.map_or(0, |number| number.saturating_sub(1))
+        }
+    };
     let mut filter = RowFilter {
         status: states::<RowStatus>(query.status.as_deref())?,
         code: query.code,
-        // Nine digits fit.
-        after: u32::try_from(after).unwrap_or(u32::MAX),
+        after,
         limit,
         max_bytes: Some(PAGE_BYTES),
         payload: false,
     };
-    let secrets = state.services.secrets_of(&batch).await?;
+    let secrets = state.services.secrets_of(batch).await?;
     let room = state.budgets.answer(caller.owner, PAGE_BYTES).await?;
-    let page = found(&state, &caller, &batch, &mut filter).await?;
-    results::refuse_erased(&state.services, &batch).await?;
+    let page = found(state, caller, batch, &mut filter).await?;
+    results::refuse_erased(&state.services, batch).await?;
     let next_cursor = page.next.map(|next| next.to_string());
-    let pipeline = state.services.definition_of(&batch).await.ok();
+    let pipeline = state.services.definition_of(batch).await.ok();
     let data = page.rows.iter().map(|record| row_view(&secrets, pipeline.as_deref(), record)).collect();
-    body::answer(&RowPage { data, next_cursor }, room)
+    Ok((data, next_cursor, room))
 }
 
 /// The next page that has rows. Each look at the batch costs little, and is taken in turns with other readers; after some of
@@ -116,7 +147,7 @@ async fn found(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct OneRowQuery {
-    /// Also what was sent last at the step that the row failed at (`sent`); who asked for it stands in the audit log.
+    /// Also the row's `values`, and what was sent last at the step that it failed at (`sent`); who asked for it stands in the audit log.
     reveal: Option<bool>,
 }
 
@@ -133,18 +164,31 @@ pub async fn show(
 ) -> Result<HttpResponse, Problem> {
     let (id, number) = path.into_inner();
     let batch = caller.batch(&state, &id).await?;
-    let number = row_number(&number).ok_or_else(|| Problem::not_found("such row"))?;
-    let reveal = query.reveal == Some(true);
-    let secrets = state.services.secrets_of(&batch).await?;
+    let (row, room) = one(&caller, &state, &batch, &number, query.reveal == Some(true)).await?;
+    body::answer(&row, room)
+}
+
+/// A row by its number, and the memory that it takes; `reveal` is written down before it is shown.
+///
+/// # Errors
+/// As [`show`].
+pub(crate) async fn one(
+    caller: &Caller,
+    state: &ApiState,
+    batch: &Batch,
+    number: &str,
+    reveal: bool,
+) -> Result<(RowView, Reserved), Problem> {
+    let number = row_number(number).ok_or_else(|| Problem::not_found("such row"))?;
+    let secrets = state.services.secrets_of(batch).await?;
     let record =
         state.services.store.row(batch.seq, number).await?.ok_or_else(|| Problem::not_found("such row"))?;
-    results::refuse_erased(&state.services, &batch).await?;
+    results::refuse_erased(&state.services, batch).await?;
     let room = state.budgets.answer(caller.owner, record.sealed_bytes() as u64).await?;
-    let pipeline = state.services.definition_of(&batch).await.ok();
+    let pipeline = state.services.definition_of(batch).await.ok();
     if !reveal {
-        return body::answer(&row_view(&secrets, pipeline.as_deref(), &record), room);
+        return Ok((row_view(&secrets, pipeline.as_deref(), &record), room));
     }
-    // Written down before it is shown.
     let entry = AuditEntry {
         id: 0,
         at: state.services.clock.now(),
@@ -154,7 +198,7 @@ pub async fn show(
         detail: Some(format!("row {number}")),
     };
     state.services.store.audit(&entry).await?;
-    body::answer(&revealed_row_view(&secrets, pipeline.as_deref(), &record), room)
+    Ok((revealed_row_view(&secrets, pipeline.as_deref(), &record), room))
 }
 
 /// A row has one address: its number in digits, without a sign or zeros in front.

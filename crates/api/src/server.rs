@@ -34,8 +34,8 @@ use crate::state::ApiState;
 use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
-    audit, batches, callbacks, docs, downloads, events, health, ingest, keyless, openapi, presigned, reports,
-    retry, rows,
+    audit, batches, callbacks, console, docs, downloads, events, health, ingest, keyless, limits, openapi,
+    operations, pipelines, presigned, reports, retry, rows,
 };
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
@@ -85,6 +85,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
     let connections = state.connections.clone();
     let server = builder.listen("penstock-api", listener, move || {
         let own_routes = own_routes.clone();
+        let shows_console = state.console;
         let app = App::new()
             .app_data(state.clone())
             .app_data(keyless.clone())
@@ -98,6 +99,11 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .wrap(TracingLogger::<Requests>::new())
             .wrap(from_fn(track))
             .configure(|config| routes(config, &own_routes))
+            .configure(|config| {
+                if shows_console {
+                    console::routes(config)
+                }
+            })
             .default_service(web::to(elsewhere));
         let stopping = stopping.clone();
         let http = HttpServiceBuilder::<Guarded, _, _, _>::default()
@@ -134,6 +140,20 @@ fn routes(routes: &mut ServiceConfig, own_routes: &[String]) {
         .service(read("/docs", web::to(docs::redirect)))
         .service(read("/docs/openapi.json", web::to(keyless::document)))
         .service(read("/docs/{file:.*}", web::to(keyless::page)))
+        .service(read("/v2/limits", web::to(limits::list)))
+        .service(
+            only("/v2/limits/{dependency}", "POST, DELETE")
+                .route(web::post().to(limits::change))
+                .route(web::delete().to(limits::reset)),
+        )
+        .service(read("/v2/operations", web::to(operations::show)))
+        .service(
+            only("/v2/reconcile", "GET, HEAD, POST")
+                .route(web::to(operations::plan).guard(reading()))
+                .route(web::post().to(operations::apply)),
+        )
+        .service(read("/v2/pipelines", web::to(pipelines::list)))
+        .service(read("/v2/pipelines/{name}", web::to(pipelines::show)))
         .service(post("/v2/pipelines/{name}/batches", web::to(ingest::upload_to_pipeline)))
         .service(post("/v2/uploads", web::to(presigned::create)))
         .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))
@@ -187,7 +207,7 @@ fn admit(
 }
 
 /// A resource that says which methods it has when it is asked for another (RFC 9110, 15.5.6).
-fn only(path: &str, methods: &'static str) -> Resource {
+pub(crate) fn only(path: &str, methods: &'static str) -> Resource {
     web::resource(path).default_service(web::to(move || async move {
         let detail = format!("this is for {methods}");
         let mut response =
@@ -197,15 +217,15 @@ fn only(path: &str, methods: &'static str) -> Resource {
     }))
 }
 
-fn reading() -> impl Guard {
+pub(crate) fn reading() -> impl Guard {
     guard::Any(guard::Get()).or(guard::Head())
 }
 
-fn read(path: &str, route: Route) -> Resource {
+pub(crate) fn read(path: &str, route: Route) -> Resource {
     only(path, "GET, HEAD").route(route.guard(reading()))
 }
 
-fn post(path: &str, route: Route) -> Resource {
+pub(crate) fn post(path: &str, route: Route) -> Resource {
     only(path, "POST").route(route.guard(guard::Post()))
 }
 

@@ -8,18 +8,24 @@ use penstock_downstream::Caller;
 use penstock_flow::Services;
 use penstock_flow::context::url_signer::UrlSigner;
 use penstock_flow::operate::collect_metrics::Sources;
+use penstock_flow::operate::reconcile::ReconcilePolicy;
 use tokio_util::sync::CancellationToken;
 
 use crate::accesses::Accesses;
 use crate::address_rates::AddressRates;
 use crate::budgets::Budgets;
 use crate::connections::{Connections, Limits};
+use crate::console::UsedTickets;
+use crate::console::watchers::Watchers;
 use crate::quotas::{Most, Quotas};
 use crate::rates::{PerMinute, Rates};
 use crate::report_index::Reports;
 
 /// How long a client that is being sent an answer may take no byte of it.
 const STALLED: Duration = Duration::from_secs(60);
+
+/// Keys that are not valid, of one address, in a minute, before it has to wait.
+const SIGN_INS_PER_MINUTE: u32 = 10;
 
 /// The API's state. Cheap to clone.
 #[derive(Clone)]
@@ -56,6 +62,16 @@ pub struct ApiState {
     pub signer: Option<Arc<dyn UrlSigner>>,
     /// The connections that are open.
     pub connections: Arc<Connections>,
+    /// How what is stuck is looked for.
+    pub reconcile: ReconcilePolicy,
+    /// Whether the console is served.
+    pub console: bool,
+    /// How often an address signs in with a key that is not valid.
+    pub sign_ins: AddressRates,
+    /// Links to sign in by that were used.
+    pub(crate) used_tickets: UsedTickets,
+    /// What is seen of the batches whose pages somebody looks at.
+    pub(crate) watchers: Watchers,
     /// Cancelled when the service stops: who listens to events is let go.
     pub stop: CancellationToken,
 }
@@ -104,6 +120,15 @@ impl ApiState {
             base: surface.public_base()?.unwrap_or_default(),
             signer: chosen.signer(),
             connections,
+            reconcile: ReconcilePolicy {
+                extraction_grace: chosen.dispatch_policy(settings).extraction_grace,
+                // The queue is this process's own, or shared.
+                messages_reach_workers: true,
+            },
+            console: surface.console,
+            sign_ins: AddressRates::new(SIGN_INS_PER_MINUTE),
+            used_tickets: UsedTickets::default(),
+            watchers: Watchers::default(),
             stop,
         })
     }

@@ -31,7 +31,8 @@ fn route(request: &HttpRequest) -> String {
 
 /// The batch that an address names.
 fn batch(path: &str) -> Option<Uuid> {
-    path.strip_prefix("/v2/batches/")?.split('/').next()?.parse().ok()
+    let behind = path.strip_prefix("/v2/batches/").or_else(|| path.strip_prefix("/console/batches/"));
+    behind?.split('/').next()?.parse().ok()
 }
 
 /// Anybody can send any word for a method; those that there are, are few.

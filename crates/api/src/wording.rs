@@ -30,7 +30,7 @@ pub async fn worded(
         }
     };
     let status = response.status();
-    if !(status.is_client_error() || status.is_server_error()) || is_json(response.response()) {
+    if !(status.is_client_error() || status.is_server_error()) || is_worded(response.response()) {
         return Ok(response);
     }
     let (request, plain) = response.into_parts();
@@ -42,10 +42,13 @@ pub async fn worded(
 }
 
 /// `/readyz` is JSON of its own.
-fn is_json(response: &HttpResponse) -> bool {
+fn is_worded(response: &HttpResponse) -> bool {
     let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.is_some_and(|text| {
-        text.starts_with("application/problem+json") || text.starts_with("application/json")
+        // A page of the console says it itself.
+        text.starts_with("text/html")
+            || text.starts_with("application/problem+json")
+            || text.starts_with("application/json")
     })
 }
 

@@ -14,6 +14,9 @@ pub struct Surface {
     /// Where clients reach the API, for links: `https://api.example.com`; without it, where it listens
     #[arg(long, env = "PENSTOCK_PUBLIC_URL", global = true)]
     pub public_url: Option<String>,
+    /// Whether the console, the web interface at /console, is served
+    #[arg(long, env = "PENSTOCK_CONSOLE", default_value_t = true, action = clap::ArgAction::Set, global = true)]
+    pub console: bool,
     /// Networks of proxies in front of the API, separated by commas: what they say of a client's address is believed
     #[arg(long, env = "PENSTOCK_TRUSTED_PROXIES", value_delimiter = ',', global = true)]
     pub trusted_proxies: Vec<IpNet>,

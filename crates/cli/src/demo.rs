@@ -73,7 +73,8 @@ pub async fn run(
     if stays {
         demo.tell(demo.requests(&batch));
         demo.tell(command(data, &["why", &batch]));
-        demo.tell("\nIt stays up until you press Ctrl-C (`--once` ends it at this point).");
+        demo.tell("\nIt stays up until you press Ctrl-C (`--once` ends it at this point). Look at it in a browser; the link works once:");
+        demo.tell(&demo.console);
         stop.cancelled().await;
         everything.finish().await?;
     } else {
@@ -115,6 +116,8 @@ struct Demo {
     http: reqwest::Client,
     base: String,
     key: String,
+    /// What opens the console in a browser, signed in.
+    console: String,
     out: Output,
 }
 
@@ -123,9 +126,12 @@ impl Demo {
         let services = &everything.chosen.services;
         let now = services.clock.now();
         let owner = services.store.ensure_owner("demo", now).await.map_err(said)?;
-        let (key, _) = api_keys::create(services, &owner, Grant::default()).await.map_err(said)?;
+        let (key, record) = api_keys::create(services, &owner, Grant::default()).await.map_err(said)?;
         let http = reqwest::Client::builder().no_proxy().build().map_err(said)?;
-        Ok(Self { http, base: format!("http://{}", everything.address), key: key.reveal(), out })
+        let base = format!("http://{}", everything.address);
+        let path = penstock_api::one_time_path(services, &record).await.map_err(said)?;
+        let console = format!("open {base}{path}");
+        Ok(Self { http, base, key: key.reveal(), console, out })
     }
 
     /// For people; a program gets one JSON object at the end.

@@ -97,6 +97,17 @@ impl Outcome {
     }
 }
 
+impl std::str::FromStr for Outcome {
+    type Err = UnknownName;
+
+    fn from_str(s: &str) -> Result<Self, UnknownName> {
+        [Self::Success, Self::PartialSuccess, Self::Failure]
+            .into_iter()
+            .find(|outcome| outcome.name() == s)
+            .ok_or_else(|| UnknownName(s.to_owned()))
+    }
+}
+
 /// How many rows of a batch stand where. `total` is the sum of the others at every read (promise 4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Counts {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_domain::batch::BatchStatus;
+use penstock_domain::batch::{BatchStatus, Outcome};
 use penstock_domain::ids::RowRef;
 use penstock_domain::row::RowStatus;
 use penstock_store::Store;
@@ -166,7 +166,9 @@ pub async fn batches_are_listed_in_pages(store: &Arc<dyn Store>) {
     for number in 0..10_u128 {
         let id = penstock_domain::ids::BatchId(uuid::Uuid::from_u128(new.id.0.as_u128() + (number << 8)));
         let key = penstock_store::batches::SealedKey { wrapped: vec![1, 2, 3], ..new.key.clone() };
-        let more = NewBatch { id, key, object_key: format!("{}{number}", new.object_key), ..new.clone() };
+        let object_key = format!("{}{number}", new.object_key);
+        let name = Some(format!("Autumn {number}0%_!"));
+        let more = NewBatch { id, key, object_key, name, ..new.clone() };
         let batch = create(store, &more).await;
         if number.is_multiple_of(2) {
             let lease = extraction_lease(batch.seq, START);
@@ -197,6 +199,17 @@ pub async fn batches_are_listed_in_pages(store: &Arc<dyn Store>) {
     assert!(sizes.iter().all(|size| *size <= 2) && sizes.len() == 4, "{sizes:?}");
     let none = BatchFilter { status: vec![BatchStatus::Completed], ..narrow };
     assert_eq!(listed(none).await, (vec![0, 0, 0, 0], vec![]));
+    let failures = BatchFilter { outcome: vec![Outcome::Failure], ..base.clone() };
+    assert_eq!(listed(failures).await.1, seqs.iter().skip(1).step_by(2).copied().collect::<Vec<_>>());
+    let successes = BatchFilter { outcome: vec![Outcome::Success], ..base.clone() };
+    assert!(listed(successes).await.1.is_empty());
+    // The case of letters is no difference, and no character stands for others.
+    for (text, found) in
+        [("autUMN", 10), ("n 30%_!", 1), ("%", 10), ("0%_!", 10), ("_0", 0), ("3%", 0), ("x", 0)]
+    {
+        let named = BatchFilter { search: Some(text.into()), ..base.clone() };
+        assert_eq!(listed(named).await.1.len(), found, "{text}");
+    }
 }
 
 /// The running batches of an owner are found among all others, those of the highest priority first.

@@ -328,6 +328,14 @@ fn filtered<'a>(statement: Statement<'a>, filter: &'a BatchFilter, floor: Option
         let codes = list(filter.status.iter().map(|status| status.code()));
         statement = statement.push_bind(" AND b.status {in $?}", codes);
     }
+    if !filter.outcome.is_empty() {
+        let codes = list(filter.outcome.iter().map(|outcome| outcome.code()));
+        statement = statement.push_bind(" AND b.outcome {in $?}", codes);
+    }
+    if let Some(text) = &filter.search {
+        statement =
+            statement.push_bind(" AND lower(b.name) LIKE lower($?)", anywhere(text)).push(" ESCAPE '!'");
+    }
     if !filter.pipelines.is_empty() {
         statement = statement.push_bind(" AND b.pipeline {in $?}", filter.pipelines.as_slice());
     }
@@ -338,6 +346,19 @@ fn filtered<'a>(statement: Statement<'a>, filter: &'a BatchFilter, floor: Option
         statement = statement.push_bind(" AND b.created_at < $?", to);
     }
     statement
+}
+
+/// A pattern for LIKE that matches that text anywhere.
+fn anywhere(text: &str) -> String {
+    let mut pattern = String::from("%");
+    for c in text.chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern.push('%');
+    pattern
 }
 
 /// The last batch that a page looks at, and whether others follow it; none when it may look at all of them.

@@ -1,7 +1,7 @@
 //! Batches: making one, and finding one.
 
 use async_trait::async_trait;
-use penstock_domain::batch::BatchStatus;
+use penstock_domain::batch::{BatchStatus, Outcome};
 use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
 use penstock_domain::ledger::{Canary, Ledger};
 use penstock_domain::row::RowStatus;
@@ -195,6 +195,10 @@ pub struct BatchFilter {
     pub owner: Option<OwnerSeq>,
     /// In which states.
     pub status: Vec<BatchStatus>,
+    /// With one of these outcomes; empty: any, or none yet.
+    pub outcome: Vec<Outcome>,
+    /// With this text in the name, whatever the case of its letters.
+    pub search: Option<String>,
     /// Only of these pipelines; empty: of all.
     pub pipelines: Vec<String>,
     /// Created at or after.
@@ -214,6 +218,8 @@ impl BatchFilter {
     /// Whether it leaves out batches that it has to look at.
     pub fn is_narrow(&self) -> bool {
         !self.status.is_empty()
+            || !self.outcome.is_empty()
+            || self.search.is_some()
             || !self.pipelines.is_empty()
             || self.created_from.is_some()
             || self.created_to.is_some()

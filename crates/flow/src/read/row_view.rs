@@ -1,5 +1,7 @@
 //! What a client sees of a row.
 
+use std::collections::BTreeMap;
+
 use penstock_domain::exchange::Exchange;
 use penstock_domain::outcome::{self, code};
 use penstock_domain::pipeline::Pipeline;
@@ -34,6 +36,9 @@ pub struct RowView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub sent: Option<Exchange>,
+    /// Its values by column, as the file has them; only with `reveal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<BTreeMap<String, String>>,
     /// When it may run next, while it waits.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub not_before: Option<Timestamp>,
@@ -140,13 +145,28 @@ impl From<RowError> for ErrorView {
     }
 }
 
-/// The same with what was sent last at the step that a failed row failed at.
+/// The same with the row's values, and with what was sent last at the step that a failed row failed at.
 pub fn revealed_row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRecord) -> RowView {
     let sealed = record.error.as_ref().filter(|_| record.status == RowStatus::Failed);
     let error = sealed
         .and_then(|sealed| secrets.open_json::<RowError>(SecretLocation::Error(record.number), sealed).ok());
     let sent = error.and_then(|error| error.sent).map(|sent| *sent);
-    RowView { sent, ..row_view(secrets, pipeline, record) }
+    RowView { sent, values: values(secrets, pipeline, record), ..row_view(secrets, pipeline, record) }
+}
+
+/// What the client wrote into a row; none when it was erased meanwhile, or cannot be read.
+fn values(
+    secrets: &SecretsOf,
+    pipeline: Option<&Pipeline>,
+    record: &RowRecord,
+) -> Option<BTreeMap<String, String>> {
+    let (sealed, header, pipeline) = (record.payload.as_ref()?, secrets.header()?, pipeline?);
+    let unread = |error: String| {
+        tracing::error!(error, row = record.number, "the values of a row cannot be read");
+    };
+    let payload = secrets.open(SecretLocation::Payload(record.number), sealed);
+    let payload = payload.map_err(|error| unread(error.to_string())).ok()?;
+    header.values(&payload, &pipeline.schema).map_err(|error| unread(error.to_string())).ok()
 }
 
 /// Opens what is sealed of a row; `pipeline` names the steps. What cannot be read is told as the row's error: one damaged row is no reason not to
@@ -194,6 +214,7 @@ pub fn row_view(secrets: &SecretsOf, pipeline: Option<&Pipeline>, record: &RowRe
         result,
         error,
         sent: None,
+        values: None,
         not_before: record.not_before.filter(|_| !record.status.is_terminal()),
     }
 }

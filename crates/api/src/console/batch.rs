@@ -1,0 +1,181 @@
+//! One batch, and its reports.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::IfNoneMatch;
+use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_console::batch::{BatchPage, ErrorGroup, Event, Live, Sample};
+use penstock_console::batches::name_of;
+use penstock_console::layout::Nav;
+use penstock_flow::read::row_view::row_view;
+use penstock_flow::read::view::{BatchView, batch_view};
+use penstock_flow::read::waiting::{self, Wait};
+use penstock_store::batches::Batch;
+use penstock_store::owners::KeyRole;
+use serde::Deserialize;
+
+use crate::auth::Caller;
+use crate::batches::{ErrorSummary, errors_of};
+use crate::console::visitor::Visitor;
+use crate::console::{Refused, html, query};
+use crate::problem::Problem;
+use crate::reports;
+use crate::state::ApiState;
+
+/// Groups of failed rows that are shown with samples; a batch has few codes, and reads cost.
+const GROUPS: usize = 12;
+
+/// Callbacks and audit entries that are shown.
+const LISTED: u32 = 25;
+
+/// What was just done, by its name in the query: never a text of the query itself.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Done {
+    done: String,
+    rows: Option<u32>,
+}
+
+impl Done {
+    fn sentence(&self) -> Option<String> {
+        let sentence = match (self.done.as_str(), self.rows) {
+            ("paused", _) => "Paused: no more rows are released.",
+            ("resumed", _) => "Resumed.",
+            ("cancelled", _) => "Cancelled: rows that have not started never run.",
+            ("erased", _) => "Erased.",
+            ("redelivered", _) => "The callback is delivered again.",
+            ("uploaded", _) => "The file was accepted.",
+            ("retried", Some(0)) => "No row was as the retry asked for: nothing changed.",
+            ("retried", Some(1)) => "1 row goes back.",
+            ("retried", Some(rows)) => return Some(format!("{rows} rows go back.")),
+            _ => return None,
+        };
+        Some(sentence.to_owned())
+    }
+}
+
+/// The page of a batch.
+pub(super) async fn show(
+    visitor: Visitor,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Refused> {
+    let done: Done = query(&request)?;
+    let caller = &visitor.caller;
+    let batch = caller.batch(&state, &id).await?;
+    let view = batch_view(&state.services, &batch, state.rows_per_owner).await?;
+    let waits = waits(&state, &batch).await?;
+    let mut page = visitor.page(&state, name_of(&view), Nav::Batches);
+    page.done = done.sentence();
+    let now = page.now;
+    let (callbacks, audit) = (callbacks(caller, &state, &batch).await?, audit(caller, &state, &batch).await?);
+    let shown = BatchPage {
+        page,
+        view: &view,
+        owner: &batch.owner_name,
+        erased: batch.erased_at.is_some(),
+        commands: visitor.commands(&batch),
+        live: Live { view: &view, waits: &waits, now },
+        errors: if view.counts.failed > 0 { errors(caller, &state, &batch).await? } else { Vec::new() },
+        events: events(&batch, &view),
+        callbacks,
+        audit,
+    };
+    Ok(html(StatusCode::OK, &shown))
+}
+
+/// What a batch waits for; nothing once it has ended.
+pub(super) async fn waits(state: &ApiState, batch: &Batch) -> Result<Vec<Wait>, Problem> {
+    if batch.ledger.is_finished() {
+        return Ok(Vec::new());
+    }
+    let calls = state.caller.as_deref();
+    Ok(waiting::explain(&state.services, calls, batch, None, state.rows_per_owner, true).await?)
+}
+
+/// Failed rows by code and step, each with a few rows' own words.
+async fn errors(caller: &Caller, state: &ApiState, batch: &Batch) -> Result<Vec<ErrorGroup>, Problem> {
+    let groups = errors_of(caller, state, batch).await?;
+    let secrets = state.services.try_secrets_of(batch).await?;
+    let pipeline = state.services.definition_of(batch).await.ok();
+    let mut shown = Vec::with_capacity(groups.len());
+    for (index, ErrorSummary { code, step, count, sample }) in groups.into_iter().enumerate() {
+        let mut samples = Vec::new();
+        if let Some(secrets) = secrets.as_ref().filter(|_| index < GROUPS) {
+            for number in sample {
+                let Some(record) = state.services.store.row(batch.seq, number).await? else { continue };
+                let row = row_view(secrets, pipeline.as_deref(), &record);
+                let message = row.error.map(|error| error.message).unwrap_or_default();
+                samples.push(Sample { number, line: row.line, message });
+            }
+        }
+        shown.push(ErrorGroup { code, step, count, samples });
+    }
+    Ok(shown)
+}
+
+/// What happened to a batch, as far as its owner is shown it, oldest first.
+fn events(batch: &Batch, view: &BatchView) -> Vec<Event> {
+    let event = |at, what: &str| Event { at, what: what.to_owned(), who: None };
+    let mut events = vec![event(view.created_at, "uploaded")];
+    events.extend(view.started_at.map(|at| event(at, "taken up by a worker")));
+    events.extend(view.hold.as_ref().map(|hold| event(hold.since, "held")));
+    events.extend(view.cancelled_at.map(|at| event(at, "cancelled")));
+    let ended = match view.outcome {
+        Some(outcome) => format!("ended: {}", outcome.name().replace('_', " ")),
+        None => "ended".to_owned(),
+    };
+    events.extend(view.finished_at.map(|at| event(at, &ended)));
+    events.extend(batch.erased_at.map(|at| event(at, "erased")));
+    events.sort_by_key(|event| event.at);
+    events
+}
+
+async fn callbacks(
+    caller: &Caller,
+    state: &ApiState,
+    batch: &Batch,
+) -> Result<Vec<penstock_store::callbacks::Callback>, Problem> {
+    if batch.callback_url.is_none() {
+        return Ok(Vec::new());
+    }
+    Ok(state.services.store.callbacks(caller.scope(), Some(batch.seq), None, LISTED).await?)
+}
+
+async fn audit(
+    caller: &Caller,
+    state: &ApiState,
+    batch: &Batch,
+) -> Result<Vec<penstock_store::operations::AuditEntry>, Problem> {
+    if caller.role != KeyRole::Admin || caller.pipelines.is_some() {
+        return Ok(Vec::new());
+    }
+    Ok(state.services.store.audit_log(Some(batch.id), None, LISTED).await?)
+}
+
+/// A report, as `GET /v2/batches/{id}/{report}` sends it.
+pub(super) async fn report(
+    visitor: Visitor,
+    state: web::Data<ApiState>,
+    path: web::Path<(String, String)>,
+    seen: web::Header<IfNoneMatch>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Refused> {
+    let (id, name) = path.into_inner();
+    let batch = visitor.caller.batch(&state, &id).await?;
+    Ok(reports::send(&state, visitor.caller, batch, &name, seen.into_inner(), &request).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_words_say_what_was_done() {
+        let done = |done: &str, rows| Done { done: done.into(), rows }.sentence();
+        assert_eq!(done("retried", Some(7)).as_deref(), Some("7 rows go back."));
+        assert_eq!(done("paused", None).as_deref(), Some("Paused: no more rows are released."));
+        assert_eq!(done("Send your key to evil.example", None), None);
+        assert_eq!(done("retried", None), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! The list of batches.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_console::batches::{Batches, Chosen, Line};
+use penstock_console::layout::Nav;
+use penstock_domain::time::Timestamp;
+use penstock_store::owners::KeyRole;
+use serde::Deserialize;
+use serde_json::json;
+use url::form_urlencoded;
+
+use crate::batches::{self, ListQuery};
+use crate::console::visitor::Visitor;
+use crate::console::{HOME, Refused, given, html, query};
+use crate::pipelines::usable;
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// Batches of a page.
+const LIMIT: u32 = 25;
+
+/// What the list is narrowed to.
+#[derive(Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+struct Filter {
+    search: String,
+    pipeline: String,
+    status: String,
+    outcome: String,
+    owner: String,
+    from: String,
+    to: String,
+    cursor: String,
+}
+
+impl Filter {
+    fn asked(&self) -> Result<ListQuery, Problem> {
+        Ok(ListQuery {
+            status: given(&self.status),
+            outcome: given(&self.outcome),
+            search: given(&self.search),
+            pipeline: given(&self.pipeline),
+            owner: given(&self.owner),
+            created_from: given(&self.from).map(|day| midnight(&day)).transpose()?,
+            created_to: given(&self.to).map(|day| midnight(&day)).transpose()?,
+            limit: Some(LIMIT),
+            cursor: given(&self.cursor),
+        })
+    }
+
+    /// The address of the page behind a cursor.
+    fn next(&self, cursor: &str) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in [
+            ("search", &self.search),
+            ("pipeline", &self.pipeline),
+            ("status", &self.status),
+            ("outcome", &self.outcome),
+            ("owner", &self.owner),
+            ("from", &self.from),
+            ("to", &self.to),
+        ] {
+            if !value.is_empty() {
+                query.append_pair(name, value);
+            }
+        }
+        format!("{HOME}?{}", query.append_pair("cursor", cursor).finish())
+    }
+}
+
+/// The beginning of a day, as a form's date has it.
+fn midnight(day: &str) -> Result<Timestamp, Problem> {
+    serde_json::from_value(json!(format!("{day}T00:00:00Z")))
+        .map_err(|_| Problem::bad_request("bad_date", "write a date as 2026-11-23"))
+}
+
+/// Batches, newest first.
+pub(super) async fn list(
+    visitor: Visitor,
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Refused> {
+    let filter: Filter = query(&request)?;
+    let caller = &visitor.caller;
+    let (found, next, _room) = batches::page(caller, &state, filter.asked()?).await?;
+    let owners = match caller.role {
+        KeyRole::Admin => state.services.store.owners().await?.into_iter().map(|owner| owner.name).collect(),
+        KeyRole::Client => Vec::new(),
+    };
+    let page = Batches {
+        page: visitor.page(&state, "Batches", Nav::Batches),
+        lines: found.iter().map(|(batch, view)| Line { view, owner: &batch.owner_name }).collect(),
+        pipelines: usable(caller, &state).into_iter().map(|view| view.name).collect(),
+        owners,
+        further: !filter.cursor.is_empty(),
+        next: next.map(|cursor| filter.next(&cursor)),
+        chosen: Chosen {
+            search: filter.search,
+            pipeline: filter.pipeline,
+            status: filter.status,
+            outcome: filter.outcome,
+            owner: filter.owner,
+            from: filter.from,
+            to: filter.to,
+        },
+    };
+    Ok(html(StatusCode::OK, &page))
+}

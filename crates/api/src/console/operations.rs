@@ -1,0 +1,57 @@
+//! How the installation does, for admin keys.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_console::layout::Nav;
+use penstock_console::operations::{Operations, Stuck};
+use penstock_flow::read::operations::operations;
+use penstock_store::owners::Scope;
+use serde::Deserialize;
+
+use crate::console::visitor::Visitor;
+use crate::console::{Refused, html, query};
+use crate::operations::{Findings, fixed, found};
+use crate::state::ApiState;
+
+/// Whether what is stuck is looked for: that may take a while.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Wanted {
+    stuck: bool,
+}
+
+/// The page.
+pub(super) async fn show(
+    visitor: Visitor,
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Refused> {
+    visitor.is_admin()?;
+    let wanted: Wanted = query(&request)?;
+    let stuck = if wanted.stuck { Some(found(&visitor.caller, &state).await?) } else { None };
+    page(&visitor, &state, stuck.map(|found| shown(found, false))).await
+}
+
+fn shown(found: Findings, applied: bool) -> Stuck {
+    Stuck { planned: found.planned, findings: found.data, applied }
+}
+
+async fn page(visitor: &Visitor, state: &ApiState, stuck: Option<Stuck>) -> Result<HttpResponse, Refused> {
+    let view = operations(&state.services, state.rows_per_owner).await?;
+    let page = visitor.page(state, "Operations", Nav::Operations);
+    Ok(html(StatusCode::OK, &Operations { page, view, stuck }))
+}
+
+/// Fixes what is stuck and can be fixed.
+pub(super) async fn reconcile(
+    visitor: Visitor,
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Refused> {
+    visitor.is_admin()?;
+    visitor.needs(Scope::Admin)?;
+    visitor.form(&state, &request, payload).await?;
+    let done = fixed(&visitor.caller, &state).await?;
+    page(&visitor, &state, Some(shown(done, true))).await
+}

@@ -1,0 +1,237 @@
+//! Signing in with an API key, and out again.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_console::layout::{Nav, Page};
+use penstock_console::session::{
+    SESSION_SECONDS, Sealed, Session, TICKET_SECONDS, Ticket, VISIT_SECONDS, Visit, is_token, new_token,
+    return_to,
+};
+use penstock_console::sign_in::SignIn;
+use penstock_crypto::ApiKey;
+use penstock_domain::ids::OwnerSeq;
+use penstock_domain::time::Timestamp;
+use penstock_flow::context::api_keys;
+use penstock_flow::{FlowError, Services};
+use penstock_store::operations::AuditEntry;
+use penstock_store::owners::{ApiKeyRecord, Scope};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use url::form_urlencoded;
+
+use crate::addresses::client_address;
+use crate::console::visitor::{Form, SESSION, Visitor, cookie, cookie_name, is_secure, set_cookie};
+use crate::console::{HOME, Refused, html, query, see_other};
+use crate::downloads::valid_key;
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// The cookie of who is about to sign in.
+const VISIT: &str = "penstock_visit";
+
+/// Who is not known yet has no owner; all of them share one's part of the memory for small bodies.
+const NOBODY: OwnerSeq = OwnerSeq(0);
+
+/// The address to sign in at, and to go on from to a page.
+pub(super) fn address(to: &str) -> String {
+    if to.is_empty() || return_to(Some(to)) != to {
+        return "/console/sign-in".into();
+    }
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("to", to).finish();
+    format!("/console/sign-in?{query}")
+}
+
+/// Where to go afterwards.
+#[derive(Deserialize)]
+struct Wanted {
+    to: Option<String>,
+}
+
+/// Tickets that were used, until they have ended. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UsedTickets(Arc<Mutex<HashMap<String, Timestamp>>>);
+
+impl UsedTickets {
+    /// Uses a ticket up; false when it was used before. Only who has the keyring makes tickets, so there are few.
+    fn take(&self, ticket: &Ticket, now: Timestamp) -> bool {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|_, ends_at| *ends_at > now);
+        used.insert(ticket.number.clone(), ticket.ends_at).is_none()
+    }
+}
+
+/// The path by which somebody signs in once with that key, in the process that made it: the demo's last line.
+///
+/// # Errors
+/// When the database fails, or there is no keyring.
+pub async fn one_time_path(services: &Services, key: &ApiKeyRecord) -> Result<String, FlowError> {
+    let random = services.random.as_ref();
+    let ticket = Ticket {
+        key_id: key.id.clone(),
+        key_word: api_keys::word(services, key).await?,
+        number: new_token(random).map_err(sealing)?,
+        ends_at: services.clock.now() + Duration::from_secs(TICKET_SECONDS),
+    };
+    let sealed = ticket.seal(&services.keyring.get(), random).map_err(sealing)?;
+    Ok(format!("/console?ticket={sealed}"))
+}
+
+/// What may come with the console's first address.
+#[derive(Deserialize)]
+pub(super) struct Entered {
+    ticket: Option<String>,
+}
+
+/// The console's first address: to the batches, signed in when a ticket says so.
+pub(super) async fn enter(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, Refused> {
+    let entered: Entered = query(&request)?;
+    let Some(sealed) = entered.ticket else { return Ok(see_other(HOME)) };
+    let services = &state.services;
+    let now = services.clock.now();
+    let ticket = Ticket::open(&services.keyring.get(), &sealed, now);
+    let Some(ticket) = ticket.filter(|ticket| state.used_tickets.take(ticket, now)) else {
+        let sentence = "This link was used before, or has ended. Sign in with a key.".to_owned();
+        return form(&state, &request, HOME, Some((StatusCode::UNAUTHORIZED, sentence)));
+    };
+    let key = valid_key(&state, &ticket.key_id).await?;
+    match key {
+        Some(key) if api_keys::word(services, &key).await? == ticket.key_word => {
+            begin(&state, &request, key, HOME).await
+        }
+        _ => Ok(see_other("/console/sign-in")),
+    }
+}
+
+/// The form.
+pub(super) async fn show(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, Refused> {
+    let wanted: Wanted = query(&request)?;
+    form(&state, &request, return_to(wanted.to.as_deref()), None)
+}
+
+/// The form, with a token that a cookie has too; with a reason it is shown again.
+fn form(
+    state: &ApiState,
+    request: &HttpRequest,
+    to: &str,
+    refused: Option<(StatusCode, String)>,
+) -> Result<HttpResponse, Refused> {
+    let services = &state.services;
+    let now = services.clock.now();
+    let random = services.random.as_ref();
+    let csrf = new_token(random).map_err(sealing)?;
+    let visit = Visit { csrf: csrf.clone(), ends_at: now + Duration::from_secs(VISIT_SECONDS) };
+    let visit = visit.seal(&services.keyring.get(), random).map_err(sealing)?;
+    let (status, refused) =
+        refused.map_or((StatusCode::OK, None), |(status, sentence)| (status, Some(sentence)));
+    let page = Page::new("Sign in", Nav::None, None, now);
+    let mut response = html(status, &SignIn { page, csrf, to: to.to_owned(), refused });
+    keep(&mut response, set_cookie(VISIT, &visit, VISIT_SECONDS, is_secure(request, state)));
+    Ok(response)
+}
+
+fn sealing(source: penstock_crypto::OpenError) -> FlowError {
+    FlowError::Sealed { what: "a session", source }
+}
+
+fn keep(response: &mut HttpResponse, cookie: Option<HeaderValue>) {
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+}
+
+/// Signs in.
+pub(super) async fn sign_in(
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Refused> {
+    let address = client_address(&request, state.connections.limits());
+    let tries = &state.sign_ins;
+    let taken = address.map(|address| tries.take(address, None, tries.now())).transpose();
+    let taken = taken.map_err(|seconds| {
+        let detail = format!("too many keys that are not valid came from here; try again after {seconds} s");
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).retry_after(seconds)
+    })?;
+    let sent = Form::read(&state, NOBODY, &request, payload).await?;
+    let to = return_to(sent.get("to"));
+    let again = |status, sentence: &str| form(&state, &request, to, Some((status, sentence.to_owned())));
+    if !is_own_visit(&state, &request, sent.get("csrf").unwrap_or_default()) {
+        return again(StatusCode::FORBIDDEN, "The form has expired. Sign in again.");
+    }
+    let key = ApiKey::parse(sent.get("key").unwrap_or_default().trim());
+    let found = match key {
+        Some(key) => api_keys::find(&state.services, &key).await?,
+        None => None,
+    };
+    let Some(record) = found else {
+        return again(StatusCode::UNAUTHORIZED, "This key is not valid, or no longer.");
+    };
+    if let Some(taken) = taken {
+        tries.refund(&taken, false, tries.now());
+    }
+    if !record.scopes.allow(Scope::Read) {
+        return again(
+            StatusCode::FORBIDDEN,
+            "This key may not read; the console needs one with the scope `read`.",
+        );
+    }
+    begin(&state, &request, record, to).await
+}
+
+/// Whether the form was made here for this browser: its token is the one of the browser's cookie.
+fn is_own_visit(state: &ApiState, request: &HttpRequest, token: &str) -> bool {
+    let services = &state.services;
+    let sealed = cookie(request, &cookie_name(VISIT, is_secure(request, state)));
+    let visit = sealed.and_then(|sealed| Visit::open(&services.keyring.get(), sealed, services.clock.now()));
+    visit.is_some_and(|visit| is_token(&visit.csrf, token))
+}
+
+/// Begins a session, written down before it is used.
+async fn begin(
+    state: &ApiState,
+    request: &HttpRequest,
+    key: ApiKeyRecord,
+    to: &str,
+) -> Result<HttpResponse, Refused> {
+    let services = &state.services;
+    let now = services.clock.now();
+    let random = services.random.as_ref();
+    let latest = now + Duration::from_secs(SESSION_SECONDS);
+    let session = Session {
+        key_word: api_keys::word(services, &key).await?,
+        csrf: new_token(random).map_err(sealing)?,
+        ends_at: key.expires_at.map_or(latest, |end| end.min(latest)),
+        key_id: key.id,
+    };
+    let entry = AuditEntry {
+        id: 0,
+        at: now,
+        actor: format!("key:{}", session.key_id),
+        action: "console.sign_in".into(),
+        batch: None,
+        detail: client_address(request, state.connections.limits()).map(|address| format!("from {address}")),
+    };
+    services.store.audit(&entry).await?;
+    let sealed = session.seal(&services.keyring.get(), random).map_err(sealing)?;
+    let secure = is_secure(request, state);
+    let mut response = see_other(to);
+    keep(&mut response, set_cookie(SESSION, &sealed, SESSION_SECONDS, secure));
+    keep(&mut response, set_cookie(VISIT, "", 0, secure));
+    Ok(response)
+}
+
+/// Signs out: the browser forgets the session.
+pub(super) async fn sign_out(
+    visitor: Visitor,
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Refused> {
+    visitor.form(&state, &request, payload).await?;
+    let mut response = see_other("/console/sign-in");
+    keep(&mut response, set_cookie(SESSION, "", 0, is_secure(&request, &state)));
+    Ok(response)
+}

@@ -1,0 +1,71 @@
+//! The upload.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_console::layout::Nav;
+use penstock_console::upload::{Filled, Refused as RefusedFile, UploadPage, errors_file};
+use serde::Deserialize;
+
+use crate::body::unencoded;
+use crate::console::upload_form::UploadForm;
+use crate::console::visitor::{Visitor, own_site};
+use crate::console::{Refused, html, query, see_other};
+use crate::pipelines::usable;
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// What the page begins with.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Wanted {
+    pipeline: String,
+    name: String,
+}
+
+/// The form.
+pub(super) async fn show(
+    visitor: Visitor,
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Refused> {
+    let wanted: Wanted = query(&request)?;
+    let filled = Filled { pipeline: wanted.pipeline, name: wanted.name, ..Filled::default() };
+    Ok(page(&visitor, &state, filled, None))
+}
+
+fn page(visitor: &Visitor, state: &ApiState, mut filled: Filled, refused: Option<Problem>) -> HttpResponse {
+    let pipelines = usable(&visitor.caller, state);
+    if !pipelines.iter().any(|pipeline| pipeline.name == filled.pipeline) {
+        filled.pipeline = pipelines.first().map(|pipeline| pipeline.name.clone()).unwrap_or_default();
+    }
+    let status = refused.as_ref().map_or(StatusCode::OK, |problem| {
+        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    });
+    let refused = refused.map(|problem| {
+        let errors = problem.errors.unwrap_or_default();
+        RefusedFile {
+            download: (!errors.is_empty()).then(|| errors_file(&errors)),
+            count: problem.error_count.unwrap_or(errors.len() as u64),
+            detail: problem.detail,
+            errors,
+        }
+    });
+    html(status, &UploadPage { page: visitor.page(state, "Upload", Nav::Upload), pipelines, filled, refused })
+}
+
+/// Takes a file: leads to its batch, or shows what is wrong with it.
+pub(super) async fn take(
+    visitor: Visitor,
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Refused> {
+    own_site(&request)?;
+    unencoded(request.headers())?;
+    let mut form = UploadForm::new(&visitor, &state, &request);
+    match form.take(payload).await {
+        Ok(accepted) => Ok(see_other(&format!("/console/batches/{}?done=uploaded", accepted.batch.id))),
+        Err(problem) if problem.code == "forged_form" => Err(problem.into()),
+        Err(problem) => Ok(page(&visitor, &state, form.filled(), Some(problem))),
+    }
+}

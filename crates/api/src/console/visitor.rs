@@ -1,0 +1,238 @@
+//! Who asks for a page: the session's cookie, and its key, which is looked for again each time.
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
+use futures::future::LocalBoxFuture;
+use penstock_console::layout::{Nav, Page, Viewer};
+use penstock_console::session::{Sealed as _, Session, is_token};
+use penstock_domain::ids::OwnerSeq;
+use penstock_flow::context::api_keys;
+use penstock_store::batches::Batch;
+use penstock_store::owners::{KeyRole, Scope};
+
+use crate::accesses::Asker;
+use crate::auth::Caller;
+use crate::body;
+use crate::console::Refused;
+use crate::downloads::valid_key;
+use crate::limits::for_admins;
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// The cookie of a session.
+pub(super) const SESSION: &str = "penstock_session";
+
+/// Somebody who is signed in.
+#[derive(Debug)]
+pub(crate) struct Visitor {
+    /// As whom the REST API would answer.
+    pub caller: Caller,
+    session: Session,
+}
+
+impl Visitor {
+    fn viewer(&self) -> Viewer {
+        Viewer {
+            owner: self.caller.owner_name.clone(),
+            admin: self.caller.role == KeyRole::Admin,
+            uploads: self.caller.scopes.allow(Scope::Upload),
+            csrf: self.session.csrf.clone(),
+        }
+    }
+
+    /// The frame of a page for it.
+    pub fn page(&self, state: &ApiState, title: impl Into<String>, nav: Nav) -> Page {
+        Page::new(title, nav, Some(self.viewer()), state.services.clock.now())
+    }
+
+    /// Whether it may do something to a batch.
+    pub fn commands(&self, batch: &Batch) -> bool {
+        batch.owner == self.caller.owner && self.caller.scopes.allow(Scope::Command)
+    }
+
+    /// # Errors
+    /// 404 unless it is an admin key that is for all pipelines: who has none is not told what there is.
+    pub fn is_admin(&self) -> Result<(), Problem> {
+        for_admins(&self.caller).map_err(|_| Problem::not_found("such page"))
+    }
+
+    /// # Errors
+    /// 403 when the key lacks the scope.
+    pub fn needs(&self, scope: Scope) -> Result<(), Problem> {
+        if self.caller.scopes.allow(scope) {
+            return Ok(());
+        }
+        Err(Problem::forbidden(format!("this needs a key with the scope `{}`", scope.name())))
+    }
+
+    /// # Errors
+    /// 403 when the token is another one: the form is not of a page of this session.
+    pub fn is_own_form(&self, token: Option<&str>) -> Result<(), Problem> {
+        if token.is_some_and(|token| is_token(&self.session.csrf, token)) { Ok(()) } else { Err(forged()) }
+    }
+
+    /// The fields of a form of its own.
+    ///
+    /// # Errors
+    /// 403 when it is of no page of this session; 413 when it is too large.
+    pub async fn form(
+        &self,
+        state: &ApiState,
+        request: &HttpRequest,
+        payload: web::Payload,
+    ) -> Result<Form, Refused> {
+        let form = Form::read(state, self.caller.owner, request, payload).await?;
+        self.is_own_form(form.get("csrf"))?;
+        Ok(form)
+    }
+}
+
+fn forged() -> Problem {
+    let detail = "this form is not of a page of your session; go back, load the page again and repeat it";
+    Problem::new(StatusCode::FORBIDDEN, "forged_form", detail)
+}
+
+impl FromRequest for Visitor {
+    type Error = Refused;
+    type Future = LocalBoxFuture<'static, Result<Self, Refused>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let Some(state) = request.app_data::<web::Data<ApiState>>() else {
+                return Err(Problem::internal().into());
+            };
+            let found = find(state, &request).await?;
+            let visitor = found.ok_or_else(|| Refused::SignIn(wanted(&request)))?;
+            let Caller { key_id, owner, role, .. } = &visitor.caller;
+            let asker = Asker { actor: visitor.caller.actor(), admin: *role == KeyRole::Admin };
+            request.extensions_mut().insert(asker);
+            state.rates.request(key_id, *owner, &request)?;
+            visitor.needs(Scope::Read)?;
+            Ok(visitor)
+        })
+    }
+}
+
+/// Where somebody goes after signing in: to the page that was asked for; what a form would have done is not repeated.
+fn wanted(request: &HttpRequest) -> String {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        request.uri().path_and_query().map_or_else(String::new, ToString::to_string)
+    } else {
+        String::new()
+    }
+}
+
+async fn find(state: &ApiState, request: &HttpRequest) -> Result<Option<Visitor>, Refused> {
+    let services = &state.services;
+    let cookie = cookie(request, &cookie_name(SESSION, is_secure(request, state)));
+    let Some(cookie) = cookie else { return Ok(None) };
+    let session = Session::open(&services.keyring.get(), cookie, services.clock.now());
+    let Some(session) = session else { return Ok(None) };
+    let Some(key) = valid_key(state, &session.key_id).await? else { return Ok(None) };
+    if api_keys::word(services, &key).await? != session.key_word {
+        return Ok(None);
+    }
+    Ok(Some(Visitor { caller: key.into(), session }))
+}
+
+/// Fields of a form.
+#[derive(Debug, Default)]
+pub(crate) struct Form(Vec<(String, String)>);
+
+impl Form {
+    /// Reads a form. One that another site sent is refused, where the browser says so.
+    ///
+    /// # Errors
+    /// 403 when it is another site's; 413 when it is too large; 400 when it is no form.
+    pub async fn read(
+        state: &ApiState,
+        owner: OwnerSeq,
+        request: &HttpRequest,
+        payload: web::Payload,
+    ) -> Result<Self, Refused> {
+        own_site(request)?;
+        let body = body::small(state, owner, request.headers(), payload).await?;
+        Ok(Self(body.form()?))
+    }
+
+    /// A field's value; none when it is not there.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Browsers say whose page sends a request (Fetch Metadata). Those that do not are held by the token and the cookie alone.
+///
+/// # Errors
+/// 403 when it is another site's.
+pub(super) fn own_site(request: &HttpRequest) -> Result<(), Problem> {
+    let site = request.headers().get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    if site.is_none_or(|site| matches!(site, "same-origin" | "none")) { Ok(()) } else { Err(forged()) }
+}
+
+/// Whether the reader's browser came by https: the address that clients use says so, or a trusted proxy does.
+pub(super) fn is_secure(request: &HttpRequest, state: &ApiState) -> bool {
+    if state.base.starts_with("https://") {
+        return true;
+    }
+    let trusted = request.peer_addr().is_some_and(|peer| state.connections.limits().trusts(peer.ip()));
+    let proto = request.headers().get("x-forwarded-proto");
+    trusted && proto.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
+/// A cookie's name. The prefix makes browsers refuse one that did not come by https.
+pub(super) fn cookie_name(name: &str, secure: bool) -> String {
+    if secure { format!("__Secure-{name}") } else { name.to_owned() }
+}
+
+/// A cookie's value.
+pub(super) fn cookie<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    let all = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
+    all.flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(known, _)| *known == name)
+        .map(|(_, value)| value)
+}
+
+/// The header that sets a cookie for the console alone; with 0 seconds it is deleted.
+pub(super) fn set_cookie(name: &str, value: &str, seconds: u64, secure: bool) -> Option<HeaderValue> {
+    let name = cookie_name(name, secure);
+    let secure = if secure { "; Secure" } else { "" };
+    let text = format!("{name}={value}; Path=/console; HttpOnly; SameSite=Lax; Max-Age={seconds}{secure}");
+    HeaderValue::from_str(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_cookie_is_found_among_others() {
+        let request = TestRequest::get()
+            .insert_header(("cookie", "a=1; penstock_session=x.y-z; penstock_sessions=2"))
+            .to_http_request();
+        assert_eq!(cookie(&request, SESSION), Some("x.y-z"));
+        assert_eq!(cookie(&request, "b"), None);
+        let set = set_cookie(SESSION, "x", 43_200, true).unwrap();
+        assert_eq!(
+            set,
+            "__Secure-penstock_session=x; Path=/console; HttpOnly; SameSite=Lax; Max-Age=43200; Secure"
+        );
+        assert!(!set_cookie(SESSION, "x", 0, false).unwrap().to_str().unwrap().contains("Secure"));
+    }
+
+    #[test]
+    fn another_sites_form_is_refused() {
+        let from = |site: &str| TestRequest::post().insert_header(("sec-fetch-site", site)).to_http_request();
+        for site in ["cross-site", "same-site"] {
+            assert_eq!(own_site(&from(site)).unwrap_err().code, "forged_form");
+        }
+        own_site(&from("same-origin")).unwrap();
+        own_site(&TestRequest::post().to_http_request()).unwrap();
+    }
+}

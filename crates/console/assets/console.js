@@ -1,0 +1,142 @@
+// What pages do beyond reading and sending forms: they update themselves, ask back in a dialog, show an upload's progress.
+// Everything works without this module.
+const root = document.documentElement;
+root.classList.add("module");
+
+// Times: the exact one in the reader's zone on hover, the relative one kept up to date.
+const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "short" });
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+function tellTimes(within = document) {
+  for (const time of within.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    time.title = exact.format(at);
+    const seconds = Math.round((at - Date.now()) / 1000);
+    const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= size) ?? units[3];
+    time.textContent = Math.abs(seconds) < 2 ? "just now" : relative.format(Math.trunc(seconds / size), unit);
+  }
+}
+
+// A page asked for again replaces what is shown, and keeps what somebody is filling in.
+async function refresh() {
+  if (document.querySelector("dialog[open]") || document.activeElement?.matches("main input, main select")) return false;
+  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  if (!answer.ok || answer.redirected) return false;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  document.querySelector("main").replaceWith(page.querySelector("main"));
+  begin();
+  return true;
+}
+
+// Live: one stream a page. It is closed while nobody looks at the page: browsers have few connections to one host.
+let stream;
+function watch() {
+  stream?.close();
+  stream = undefined;
+  const list = document.querySelector("[data-watch]");
+  const one = document.querySelector("[data-watch-batch]");
+  const ids = one ? one.dataset.watchBatch : list?.dataset.watch;
+  if (!ids || document.hidden) return;
+  stream = new EventSource(`/console/events?${one ? "batch" : "batches"}=${ids}`);
+  stream.addEventListener("batch", async (event) => {
+    const { id, state, html } = JSON.parse(event.data);
+    if (one) {
+      if (one.dataset.state !== state && await refresh()) return;
+      one.innerHTML = html;
+      tellTimes(one);
+    } else {
+      const line = document.querySelector(`tr[data-batch="${CSS.escape(id)}"]`);
+      if (line) { line.innerHTML = html; tellTimes(line); }
+    }
+  });
+  stream.addEventListener("end", () => { stream.close(); });
+}
+
+// What cannot be undone asks back: the page that asks is shown as a dialog.
+async function ask(form) {
+  const answer = await fetch(form.action, { headers: { accept: "text/html" } });
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const question = page.querySelector("form.confirm");
+  if (!question) { location.assign(form.action); return; }
+  const heading = question.querySelector("h1");
+  const title = document.createElement("h2");
+  title.id = "question";
+  title.textContent = heading.textContent;
+  heading.replaceWith(title);
+  const dialog = document.createElement("dialog");
+  dialog.setAttribute("aria-labelledby", "question");
+  dialog.append(question);
+  document.body.append(dialog);
+  dialog.addEventListener("close", () => dialog.remove());
+  question.querySelector("[data-dismiss]")?.addEventListener("click", (event) => { event.preventDefault(); dialog.close(); });
+  dialog.showModal();
+}
+
+const grouped = new Intl.NumberFormat("en");
+function upload(form) {
+  const shown = form.querySelector("[data-progress]");
+  const [bar, words] = [shown.querySelector("progress"), shown.querySelector("p")];
+  const button = form.querySelector("button.primary");
+  const request = new XMLHttpRequest();
+  const fail = (text) => { button.disabled = false; words.textContent = text; };
+  shown.hidden = false;
+  button.disabled = true;
+  request.upload.addEventListener("progress", (event) => {
+    bar.max = event.total;
+    bar.value = event.loaded;
+    words.textContent = `${grouped.format(event.loaded)} of ${grouped.format(event.total)} bytes are sent and checked`;
+  });
+  request.upload.addEventListener("load", () => { words.textContent = "All of it is sent; its last rows are checked."; });
+  request.addEventListener("error", () => fail("The upload broke off. Nothing was stored; upload it again."));
+  request.addEventListener("load", () => {
+    if (request.status < 400) { location.assign(request.responseURL); return; }
+    const page = new DOMParser().parseFromString(request.responseText, "text/html");
+    const errors = page.querySelector("#errors, .problem");
+    if (!errors) { fail("The upload was refused."); return; }
+    document.querySelector("#errors, .problem")?.remove();
+    form.before(errors);
+    shown.hidden = true;
+    button.disabled = false;
+    errors.tabIndex = -1;
+    errors.focus();
+  });
+  request.open("POST", form.action);
+  request.send(new FormData(form));
+}
+
+function begin() {
+  tellTimes();
+  watch();
+  for (const form of document.querySelectorAll("form[data-ask]")) {
+    form.addEventListener("submit", (event) => { event.preventDefault(); ask(form); });
+  }
+  const form = document.querySelector("form[data-upload]");
+  if (!form) return;
+  const chosen = form.querySelector("[data-chooses]");
+  const choose = () => {
+    for (const fields of form.querySelectorAll("[data-pipeline]")) {
+      fields.hidden = fields.disabled = fields.dataset.pipeline !== chosen.value;
+    }
+  };
+  chosen.addEventListener("change", choose);
+  choose();
+  form.addEventListener("submit", (event) => {
+    if (event.submitter?.formMethod === "get") return;
+    event.preventDefault();
+    upload(form);
+  });
+  const drop = form.querySelector("[data-drop]");
+  for (const kind of ["dragenter", "dragover"]) {
+    drop.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  }
+  for (const kind of ["dragleave", "drop"]) drop.addEventListener(kind, () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.querySelector("input").files = event.dataTransfer.files;
+  });
+}
+
+document.addEventListener("visibilitychange", watch);
+setInterval(() => { if (!document.hidden) tellTimes(); }, 15000);
+begin();

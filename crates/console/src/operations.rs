@@ -1,0 +1,64 @@
+//! How the installation does, for admin keys.
+
+use askama::Template;
+use askama::filters::Safe;
+use penstock_domain::time::Timestamp;
+use penstock_flow::operate::reconcile::Finding;
+use penstock_flow::read::operations::OperationsView;
+use penstock_store::dispatch::RunRecord;
+
+use crate::layout::Page;
+use crate::show::{moment, number};
+
+/// What is stuck, as it was found or fixed.
+pub struct Stuck {
+    /// Each kind of fault.
+    pub findings: Vec<Finding>,
+    /// How many of them can be fixed here.
+    pub planned: usize,
+    /// Whether that was done.
+    pub applied: bool,
+}
+
+impl Stuck {
+    fn found(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.count > 0)
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.found().next().is_none()
+    }
+}
+
+/// The page.
+#[derive(Template)]
+#[template(path = "operations.html")]
+pub struct Operations {
+    /// Its frame.
+    pub page: Page,
+    /// What is shown.
+    pub view: OperationsView,
+    /// What is stuck, when it was looked for.
+    pub stuck: Option<Stuck>,
+}
+
+impl Operations {
+    fn moment(&self, at: &Timestamp) -> Safe<String> {
+        moment(*at, self.page.now)
+    }
+
+    fn took(&self, run: &RunRecord) -> String {
+        format!(
+            "{} ms",
+            number(u64::try_from(run.finished_at.since(run.started_at).as_millis()).unwrap_or(u64::MAX))
+        )
+    }
+
+    fn grouped(&self, count: &u32) -> String {
+        number(*count)
+    }
+
+    fn long(&self, count: &u64) -> String {
+        number(*count)
+    }
+}

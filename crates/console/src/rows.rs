@@ -1,0 +1,70 @@
+//! The rows of a batch.
+
+use askama::Template;
+use penstock_flow::read::row_view::RowView;
+
+use crate::layout::Page;
+use crate::show::{Badge, number, row_badge};
+
+const STATES: [&str; 6] = ["pending", "queued", "processing", "completed", "failed", "cancelled"];
+
+/// What the rows are narrowed to, as the form shows it again.
+#[derive(Clone, Debug, Default)]
+pub struct Chosen {
+    /// The state; empty: all.
+    pub status: String,
+    /// The code; empty: all.
+    pub code: String,
+    /// The line in the file; empty: all.
+    pub line: String,
+}
+
+/// The page.
+#[derive(Template)]
+#[template(path = "rows.html")]
+pub struct Rows<'a> {
+    /// Its frame.
+    pub page: Page,
+    /// The batch's id.
+    pub batch: String,
+    /// What a person calls the batch.
+    pub name: String,
+    /// The rows, in the file's order.
+    pub rows: &'a [RowView],
+    /// What they are narrowed to.
+    pub chosen: Chosen,
+    /// Whether this is not the first page.
+    pub further: bool,
+    /// The address of the next page.
+    pub next: Option<String>,
+}
+
+impl Rows<'_> {
+    fn badge(&self, row: &RowView) -> Badge {
+        row_badge(row.status)
+    }
+
+    fn grouped(&self, count: &u32) -> String {
+        number(*count)
+    }
+
+    fn is_narrow(&self) -> bool {
+        !(self.chosen.status.is_empty() && self.chosen.code.is_empty() && self.chosen.line.is_empty())
+    }
+
+    fn result(&self, row: &RowView) -> String {
+        let Some(result) = &row.result else { return String::new() };
+        let text = |value: &serde_json::Value| match value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        match result.as_object() {
+            Some(columns) => columns
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", text(value)))
+                .collect::<Vec<_>>()
+                .join(", "),
+            None => text(result),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! How values are shown: grouped numbers, relative times with the exact one beside, bars.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use askama::filters::Safe;
+use penstock_domain::batch::{BatchStatus, Counts, Outcome};
+use penstock_domain::row::RowStatus;
+use penstock_domain::time::Timestamp;
+use penstock_flow::read::view::BatchView;
+
+/// A number in groups of three digits: `1,234,567`.
+pub fn number(number: impl Into<u64>) -> String {
+    let digits = number.into().to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// A share in percent with one decimal, floored: `0.1 %`. What is not nothing is never shown as `0 %`.
+pub fn share(part: u32, whole: u32) -> String {
+    if part == 0 || whole == 0 {
+        return "0 %".into();
+    }
+    let tenths = u64::from(part) * 1000 / u64::from(whole);
+    match (tenths / 10, tenths % 10) {
+        (0, 0) => "< 0.1 %".into(),
+        (percent, 0) => format!("{percent} %"),
+        (percent, tenth) => format!("{percent}.{tenth} %"),
+    }
+}
+
+/// A length of time in its largest unit: `3 min`.
+pub fn span(span: Duration) -> String {
+    match span.as_secs() {
+        seconds @ 0..=59 => format!("{seconds} s"),
+        seconds @ 60..=3599 => format!("{} min", seconds / 60),
+        seconds @ 3600..=86_399 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A number of bytes: `1.2 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        0..=1023 => return format!("{bytes} B"),
+        1024..=1_048_575 => (1024, "KiB"),
+        _ => (1_048_576, "MiB"),
+    };
+    format!("{}.{} {name}", number(bytes / unit), bytes % unit * 10 / unit)
+}
+
+/// A time, relative to now; the exact one is on it, and the module writes that in the reader's zone.
+pub fn moment(at: Timestamp, now: Timestamp) -> Safe<String> {
+    let relative = if at > now {
+        let span = span(at.since(now));
+        if span == "0 s" { "now".to_owned() } else { format!("in {span}") }
+    } else if now.since(at) < Duration::from_secs(1) {
+        "just now".to_owned()
+    } else {
+        format!("{} ago", span(now.since(at)))
+    };
+    let exact = at.to_datetime().format("%Y-%m-%d %H:%M:%S UTC");
+    Safe(format!(r#"<time datetime="{at}" title="{exact}">{relative}</time>"#))
+}
+
+/// A word about a state, and what its colour means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Badge {
+    /// The word.
+    pub text: &'static str,
+    /// `idle`, `run`, `good`, `warn` or `bad`.
+    pub kind: &'static str,
+}
+
+impl Badge {
+    const fn new(text: &'static str, kind: &'static str) -> Self {
+        Self { text, kind }
+    }
+}
+
+/// What is to know of a batch's state, the state itself first.
+pub fn badges(view: &BatchView) -> Vec<Badge> {
+    let mut badges = vec![match view.status {
+        BatchStatus::Pending => Badge::new("pending", "idle"),
+        BatchStatus::Processing => Badge::new("processing", "run"),
+        BatchStatus::Queued => Badge::new("queued", "run"),
+        BatchStatus::Completed => Badge::new("completed", "good"),
+        BatchStatus::Cancelled => Badge::new("cancelled", "idle"),
+        BatchStatus::Failed => Badge::new("failed", "bad"),
+    }];
+    badges.extend(view.outcome.map(outcome));
+    badges.extend(view.paused.then_some(Badge::new("paused", "warn")));
+    badges.extend(view.held.then_some(Badge::new("held", "warn")));
+    let cancelling = view.cancelled_at.is_some() && view.finished_at.is_none();
+    badges.extend(cancelling.then_some(Badge::new("being cancelled", "warn")));
+    badges
+}
+
+fn outcome(outcome: Outcome) -> Badge {
+    match outcome {
+        Outcome::Success => Badge::new("success", "good"),
+        Outcome::PartialSuccess => Badge::new("partial success", "warn"),
+        Outcome::Failure => Badge::new("failure", "bad"),
+    }
+}
+
+/// A row's state.
+pub fn row_badge(status: RowStatus) -> Badge {
+    let kind = match status {
+        RowStatus::Pending | RowStatus::Cancelled => "idle",
+        RowStatus::Queued | RowStatus::Processing => "run",
+        RowStatus::Completed => "good",
+        RowStatus::Failed => "bad",
+    };
+    Badge::new(status.name(), kind)
+}
+
+/// The parts of a batch in the order in which they are drawn, by the names of their colours.
+pub fn parts(counts: &Counts) -> [(&'static str, u32); 6] {
+    [
+        ("completed", counts.completed),
+        ("failed", counts.failed),
+        ("processing", counts.processing),
+        ("queued", counts.queued),
+        ("pending", counts.pending),
+        ("cancelled", counts.cancelled),
+    ]
+}
+
+/// Counts as a stacked bar. Attributes and not styles give its widths: a page's policy forbids styles of elements.
+pub fn bar(counts: &Counts) -> Safe<String> {
+    let total = counts.total.max(1);
+    let told: Vec<String> = parts(counts)
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{} {name}", number(count)))
+        .collect();
+    let told = if told.is_empty() { "no rows yet".to_owned() } else { told.join(", ") };
+    let mut svg = format!(
+        r#"<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label="{told}">"#
+    );
+    let mut before = 0_u64;
+    for (name, count) in parts(counts) {
+        let after = before + u64::from(count);
+        let (from, to) = (before * 1000 / u64::from(total), after * 1000 / u64::from(total));
+        // What is there is seen, however few they are.
+        let width = if count > 0 { (to - from).max(4) } else { 0 };
+        if width > 0 {
+            // Nothing fails when text is added to a text.
+            let _ = write!(svg, r#"<rect class="{name}" x="{from}" width="{width}" height="10"/>"#);
+        }
+        before = after;
+    }
+    svg.push_str("</svg>");
+    Safe(svg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_and_shares_floored() {
+        let grouped: Vec<String> =
+            [0_u64, 999, 1000, 1_234_567].into_iter().map(|value| number(value)).collect();
+        assert_eq!(grouped, ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(share(999, 1000), "99.9 %");
+        assert_eq!(share(1, 1_000_000), "< 0.1 %");
+        assert_eq!(share(0, 5), "0 %");
+        assert_eq!(share(5, 5), "100 %");
+        assert_eq!(share(1, 2), "50 %");
+    }
+
+    #[test]
+    fn a_time_is_relative_and_exact() {
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let Safe(past) = moment(now - Duration::from_secs(125), now);
+        assert!(past.ends_with(">2 min ago</time>"), "{past}");
+        assert!(past.contains(r#"title="2023-11-14 22:11:15 UTC""#), "{past}");
+        assert!(moment(now + Duration::from_secs(7300), now).0.contains(">in 2 h 1 min<"));
+        assert!(moment(now, now).0.contains(">just now<"));
+    }
+
+    #[test]
+    fn a_bar_shows_the_smallest_part() {
+        let counts = Counts { total: 100_000, completed: 99_999, failed: 1, ..Counts::default() };
+        let Safe(svg) = bar(&counts);
+        assert!(svg.contains(r#"<rect class="failed" x="999" width="4""#), "{svg}");
+        assert!(svg.contains(r#"aria-label="99,999 completed, 1 failed""#), "{svg}");
+    }
+}

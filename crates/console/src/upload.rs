@@ -1,0 +1,150 @@
+//! The upload, and what is wrong with a file.
+
+use askama::Template;
+use penstock_domain::csv::{RowError, encode_value, neutralise};
+use penstock_flow::read::pipelines::PipelineView;
+
+use crate::layout::Page;
+use crate::show::number;
+
+/// Errors of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Which rule is broken.
+    pub code: String,
+    /// How many of the listed ones.
+    pub count: usize,
+}
+
+/// Why a file was refused.
+#[derive(Clone, Debug, Default)]
+pub struct Refused {
+    /// A sentence.
+    pub detail: String,
+    /// The errors that are listed.
+    pub errors: Vec<RowError>,
+    /// How many the file has.
+    pub count: u64,
+    /// Where all that are kept can be downloaded.
+    pub download: Option<String>,
+}
+
+impl Refused {
+    fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: Vec<Kind> = Vec::new();
+        for error in &self.errors {
+            match kinds.iter_mut().find(|kind| kind.code == error.code) {
+                Some(kind) => kind.count += 1,
+                None => kinds.push(Kind { code: error.code.to_string(), count: 1 }),
+            }
+        }
+        kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
+        kinds
+    }
+
+    fn listed(&self) -> String {
+        let (all, kept) = (self.count, self.errors.len() as u64);
+        if all > kept {
+            format!("{} errors, the first {} of them listed", number(all), number(kept))
+        } else {
+            format!("{} {}", number(all), if all == 1 { "error" } else { "errors" })
+        }
+    }
+}
+
+/// What was filled in, when the page is shown again.
+#[derive(Clone, Debug, Default)]
+pub struct Filled {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The name.
+    pub name: String,
+    /// The context, by pipeline and key.
+    pub context: Vec<(String, String, String)>,
+    /// Whether rows go on after one has failed.
+    pub stops: bool,
+    /// Rows of the trial.
+    pub trial_rows: String,
+    /// The share of them that may fail.
+    pub trial_failures: String,
+}
+
+/// The page.
+#[derive(Template)]
+#[template(path = "upload.html")]
+pub struct UploadPage {
+    /// Its frame.
+    pub page: Page,
+    /// The pipelines that the key may use.
+    pub pipelines: Vec<PipelineView>,
+    /// What was filled in.
+    pub filled: Filled,
+    /// Why the file was refused.
+    pub refused: Option<Refused>,
+}
+
+impl UploadPage {
+    fn is_chosen(&self, pipeline: &PipelineView) -> bool {
+        pipeline.name == self.filled.pipeline
+    }
+
+    fn value(&self, pipeline: &PipelineView, key: &str) -> &str {
+        let filled = self.filled.context.iter();
+        let mut found = filled.filter(|(name, known, _)| *name == pipeline.name && known == key);
+        found.next().map_or("", |(_, _, value)| value)
+    }
+}
+
+/// The errors as a file, in an address that holds all of it: nothing of a refused upload is stored, so there is nothing to
+/// download it from.
+pub fn errors_file(errors: &[RowError]) -> String {
+    let mut csv = b"line,column,code,message\r\n".to_vec();
+    for error in errors {
+        csv.extend_from_slice(format!("{},", error.line).as_bytes());
+        for (index, cell) in
+            [error.column.as_deref().unwrap_or_default(), error.code, &error.message].iter().enumerate()
+        {
+            if index > 0 {
+                csv.push(b',');
+            }
+            encode_value(&neutralise(cell), &mut csv);
+        }
+        csv.extend_from_slice(b"\r\n");
+    }
+    let mut url = String::from("data:text/csv;charset=utf-8,");
+    for byte in csv {
+        if byte.is_ascii_alphanumeric() || b"-._~,".contains(&byte) {
+            url.push(char::from(byte));
+        } else {
+            url.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: u64, code: &'static str, message: &str) -> RowError {
+        RowError { line, column: Some("e-mail".into()), code, message: message.into() }
+    }
+
+    #[test]
+    fn errors_are_grouped_by_kind_most_frequent_first() {
+        let errors = vec![error(2, "required", "a"), error(3, "format", "b"), error(4, "format", "c")];
+        let refused = Refused { count: 250, errors, ..Refused::default() };
+        let kinds: Vec<(String, usize)> =
+            refused.kinds().into_iter().map(|kind| (kind.code, kind.count)).collect();
+        assert_eq!(kinds, [("format".to_owned(), 2), ("required".to_owned(), 1)]);
+        assert_eq!(refused.listed(), "250 errors, the first 3 of them listed");
+    }
+
+    #[test]
+    fn the_file_of_errors_is_a_csv_that_no_spreadsheet_runs() {
+        let url = errors_file(&[error(2, "format", "=1+1, \"x\"")]);
+        let expected = "data:text/csv;charset=utf-8,line,column,code,message%0D%0A\
+                        2,e-mail,format,%22%27%3D1%2B1,%20%22%22x%22%22%22%0D%0A";
+        assert_eq!(url, expected);
+    }
+}

@@ -1,0 +1,164 @@
+//! The limits of dependencies as they stand, and what an operator changes of them while services run.
+
+use std::sync::Arc;
+
+use penstock_domain::cause::Cause;
+use penstock_domain::limit::BreakerState;
+use penstock_domain::pipeline::Pipeline;
+use penstock_domain::time::Timestamp;
+use penstock_downstream::Caller;
+use penstock_store::limits::{LimitChange, LimitSetting};
+use penstock_store::operations::AuditEntry;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::context::error::FlowError;
+use crate::context::services::Services;
+use crate::operate::dependencies;
+use crate::read::pipelines::rate;
+
+/// What an operator has set, for the document: the store knows of none.
+#[allow(dead_code, reason = "it describes `LimitSetting`")]
+#[derive(ToSchema)]
+#[schema(as = LimitSetting)]
+pub struct SettingView {
+    /// The dependency's name.
+    dependency: String,
+    /// Calls in a period; none: as the definition says.
+    limit: Option<u32>,
+    /// Calls at once; none: as the definition says.
+    concurrency: Option<u32>,
+    /// Whether nobody calls it.
+    paused: bool,
+    /// When it was changed.
+    #[schema(value_type = String, format = DateTime)]
+    changed_at: Timestamp,
+}
+
+/// How a dependency's limits stand now, as far as the limiter answers.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LimitState {
+    /// `closed` (it is called), `half open` (a few calls try it) or `open` (it is not called).
+    pub breaker: &'static str,
+    /// Until when it asked not to be called.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub paused_until: Option<Timestamp>,
+    /// When the next call may leave; none: now.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub free_at: Option<Timestamp>,
+    /// The share of its rate that is used now, above 0 and up to 1: less after answers that it is called too often.
+    pub share: f64,
+    /// Calls under way; counted only where they are limited.
+    pub in_flight: usize,
+    /// Why the last call failed, unless one has succeeded since.
+    pub cause: Option<String>,
+}
+
+/// A dependency's limits.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LimitView {
+    /// Its name.
+    pub dependency: String,
+    /// A pipeline that calls it.
+    pub pipeline: String,
+    /// Its limits as the definition has them, in words.
+    pub limits: Vec<String>,
+    /// Calls under way at most, as the definition has it; none: any number.
+    pub concurrency: Option<u32>,
+    /// What an operator has set; none: the definition counts.
+    #[schema(value_type = Option<SettingView>)]
+    pub set: Option<LimitSetting>,
+    /// How they stand; none when the limiter does not answer.
+    pub state: Option<LimitState>,
+}
+
+/// The limits of every dependency that is not each owner's own, by name.
+///
+/// # Errors
+/// When the database fails.
+pub async fn all(services: &Services, caller: Option<&Caller>) -> Result<Vec<LimitView>, FlowError> {
+    let set = services.store.limit_settings().await?;
+    let now = services.clock.now();
+    let mut views = Vec::new();
+    let pipelines: Vec<_> = services.pipelines.iter().collect();
+    for (pipeline, dependency) in dependencies::all(pipelines.iter()).into_values() {
+        let seen = match caller {
+            Some(caller) => caller.peek(dependency, "").await,
+            None => None,
+        };
+        let later = |span: std::time::Duration| (!span.is_zero()).then(|| now + span);
+        let state = seen.map(|seen| LimitState {
+            breaker: match seen.breaker {
+                BreakerState::Closed => "closed",
+                BreakerState::HalfOpen => "half open",
+                BreakerState::Open => "open",
+            },
+            paused_until: later(seen.paused_for.max(seen.used_up_for)),
+            free_at: later(seen.free_in),
+            share: seen.factor,
+            in_flight: seen.in_flight,
+            cause: seen.cause.map(Cause::sentence).map(str::to_owned),
+        });
+        views.push(LimitView {
+            dependency: dependency.name.clone(),
+            pipeline: pipeline.name.clone(),
+            limits: dependency.rate.iter().chain(&dependency.more).map(rate).collect(),
+            concurrency: dependency.concurrency.map(|concurrency| concurrency.limit),
+            set: set.iter().find(|setting| setting.dependency == dependency.name).cloned(),
+            state,
+        });
+    }
+    views.sort_by(|one, another| one.dependency.cmp(&another.dependency));
+    Ok(views)
+}
+
+/// Changes what is set of a dependency; none when no pipeline has one of that name. Who did it is written down.
+///
+/// # Errors
+/// When the database fails.
+pub async fn change(
+    services: &Services,
+    dependency: &str,
+    change: LimitChange,
+    actor: &str,
+) -> Result<Option<LimitSetting>, FlowError> {
+    let has = |pipeline: Arc<Pipeline>| pipeline.dependencies.iter().any(|known| known.name == dependency);
+    if !services.pipelines.iter().any(has) {
+        return Ok(None);
+    }
+    let setting = services.store.change_limits(dependency, &change, services.clock.now()).await?;
+    let action = match change.paused {
+        Some(true) => "limits.pause",
+        Some(false) if change.limit.is_none() && change.concurrency.is_none() => "limits.resume",
+        _ => "limits.set",
+    };
+    let words = serde_json::json!({
+        "limit": setting.limit, "concurrency": setting.concurrency, "paused": setting.paused
+    });
+    record(services, action, format!("{dependency}: {words}"), actor).await?;
+    Ok(Some(setting))
+}
+
+/// Removes what is set of a dependency: whether anything was.
+///
+/// # Errors
+/// When the database fails.
+pub async fn reset(services: &Services, dependency: &str, actor: &str) -> Result<bool, FlowError> {
+    let was_set = services.store.reset_limits(dependency).await?;
+    if was_set {
+        record(services, "limits.reset", dependency.to_owned(), actor).await?;
+    }
+    Ok(was_set)
+}
+
+async fn record(services: &Services, action: &str, detail: String, actor: &str) -> Result<(), FlowError> {
+    let entry = AuditEntry {
+        id: 0,
+        at: services.clock.now(),
+        actor: actor.to_owned(),
+        action: action.to_owned(),
+        batch: None,
+        detail: Some(detail),
+    };
+    Ok(services.store.audit(&entry).await?)
+}

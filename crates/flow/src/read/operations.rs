@@ -1,0 +1,158 @@
+//! What an operator looks at first: services, dispatcher runs, workers, owners, alerts, background tasks.
+
+use std::collections::HashMap;
+
+use object_store::ObjectStore as _;
+use object_store::path::Path;
+use penstock_domain::batch::BatchStatus;
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::BatchFilter;
+use penstock_store::dispatch::RunRecord;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::context::error::FlowError;
+use crate::context::periodic::TaskStatus;
+use crate::context::services::Services;
+use crate::operate::readiness::readiness;
+
+/// Dispatcher runs that are shown.
+const RUNS: u32 = 20;
+
+/// Running batches of which what is in flight is summed up.
+const RUNNING: u32 = 1000;
+
+/// A service that this process needs.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ServiceHealth {
+    /// `database`, `object store` or `queue`.
+    pub name: &'static str,
+    /// Whether it answers.
+    pub healthy: bool,
+    /// What was found, in words.
+    pub found: String,
+}
+
+/// A process that holds rows.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct WorkerView {
+    /// Its name.
+    pub name: String,
+    /// The program's version.
+    pub version: String,
+    /// When it registered.
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    /// Its last heartbeat.
+    #[schema(value_type = String, format = DateTime)]
+    pub beat_at: Timestamp,
+    /// Whether it has been silent for longer than it may.
+    pub silent: bool,
+    /// Rows that it holds.
+    pub in_flight: u32,
+    /// Rows that wait in its lanes.
+    pub waiting: u32,
+}
+
+/// An owner, and what of it runs.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OwnerView {
+    /// Its name.
+    pub name: String,
+    /// Rows in flight at most.
+    pub rows: u32,
+    /// Its share when a run's cap is short.
+    pub weight: u32,
+    /// Its batches that run, of the newest 1000 that do.
+    pub running: u32,
+    /// Its rows that are queued or processing.
+    pub in_flight: u32,
+    /// Its rows that wait for the dispatcher.
+    pub pending: u64,
+}
+
+/// Something that an alert rule found and that lasts.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct FiringView {
+    /// The rule's name.
+    pub rule: String,
+    /// What it is about.
+    pub subject: String,
+}
+
+/// How an installation does.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OperationsView {
+    /// The services that this process needs.
+    pub services: Vec<ServiceHealth>,
+    /// Messages that wait in the queue; none when it does not say.
+    pub queued_messages: Option<u64>,
+    /// Dispatcher runs, newest first.
+    #[schema(value_type = Vec<Object>)]
+    pub runs: Vec<RunRecord>,
+    /// Workers, and operators' commands that hold rows.
+    pub workers: Vec<WorkerView>,
+    /// Owners by name.
+    pub owners: Vec<OwnerView>,
+    /// What alert rules find now.
+    pub alerts: Vec<FiringView>,
+    /// Background tasks of this process.
+    #[schema(value_type = Vec<Object>)]
+    pub background: Vec<TaskStatus>,
+}
+
+/// How the installation does; owners without a quota of their own have `rows_per_owner`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn operations(services: &Services, rows_per_owner: u32) -> Result<OperationsView, FlowError> {
+    let store = &services.store;
+    let workers = store.workers().await?.into_iter().map(|worker| WorkerView {
+        silent: worker.is_silent(),
+        name: worker.name,
+        version: worker.version,
+        started_at: worker.started_at,
+        beat_at: worker.beat_at,
+        in_flight: worker.load.in_flight,
+        waiting: worker.load.waiting,
+    });
+    let alerts = store.firing().await?.into_iter().map(|(rule, subject)| FiringView { rule, subject });
+    Ok(OperationsView {
+        services: health(services).await,
+        queued_messages: services.queue.backlog().await.ok().map(|lanes| lanes.values().sum()),
+        runs: store.runs(RUNS).await?,
+        workers: workers.collect(),
+        owners: owners(services, rows_per_owner).await?,
+        alerts: alerts.collect(),
+        background: services.periodic.statuses(),
+    })
+}
+
+/// Whether the services answer: the database and the queue take writes, the object store reads.
+async fn health(services: &Services) -> Vec<ServiceHealth> {
+    let ready = readiness(services).await;
+    let objects = services.objects.list_with_delimiter(Some(&Path::from("health"))).await;
+    let objects = objects.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
+    [("database", ready.database), ("queue", ready.queue), ("object store", objects)]
+        .into_iter()
+        .map(|(name, found)| ServiceHealth { name, healthy: found == "ok", found })
+        .collect()
+}
+
+async fn owners(services: &Services, rows_per_owner: u32) -> Result<Vec<OwnerView>, FlowError> {
+    let filter = BatchFilter { status: vec![BatchStatus::Queued], limit: RUNNING, ..BatchFilter::default() };
+    let mut running: HashMap<String, (u32, u32, u64)> = HashMap::new();
+    for batch in services.store.list_batches(&filter).await?.batches {
+        let counts = batch.ledger.counts;
+        let (batches, in_flight, pending) = running.entry(batch.owner_name).or_default();
+        *batches += 1;
+        *in_flight += counts.queued + counts.processing;
+        *pending += u64::from(counts.pending);
+    }
+    let owners = services.store.owners().await?.into_iter().map(|owner| {
+        let (batches, in_flight, pending) = running.remove(&owner.name).unwrap_or_default();
+        let rows = owner.rows.unwrap_or(rows_per_owner);
+        OwnerView { name: owner.name, rows, weight: owner.weight, running: batches, in_flight, pending }
+    });
+    Ok(owners.collect())
+}

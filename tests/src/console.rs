@@ -1,0 +1,112 @@
+//! Somebody who reads the console without a browser: cookies, forms and their tokens.
+
+use reqwest::header::HeaderMap;
+
+use crate::Service;
+
+/// An answer of the console.
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Where it leads.
+    pub location: Option<String>,
+    /// The session's cookie, when it sets one.
+    pub cookie: Option<String>,
+    /// Its body.
+    pub text: String,
+}
+
+/// A reader, with the cookies that it was given.
+pub struct Reader {
+    http: reqwest::Client,
+    base: String,
+    cookies: Vec<(String, String)>,
+}
+
+impl Reader {
+    /// Somebody who has not signed in.
+    pub fn new(service: &Service) -> Self {
+        let http = crate::http().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+        Self { http, base: service.base.clone(), cookies: Vec::new() }
+    }
+
+    /// Somebody who signed in with that key.
+    pub async fn signed_in(service: &Service, key: &str) -> Self {
+        let mut reader = Self::new(service);
+        let form = reader.page("/console/sign-in").await;
+        let answer = reader.send("/console/sign-in", &form, &[("key", key)]).await;
+        assert_eq!(answer.status, 303, "{}", answer.text);
+        reader
+    }
+
+    async fn answer(&mut self, request: reqwest::RequestBuilder) -> Answer {
+        let cookies: Vec<String> =
+            self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let answer = request.header("cookie", cookies.join("; ")).send().await.expect("an answer");
+        let headers = answer.headers().clone();
+        let mut session = None;
+        for cookie in headers.get_all("set-cookie") {
+            let cookie = cookie.to_str().expect("text");
+            let (name, rest) = cookie.split_once('=').expect("a cookie");
+            let value = rest.split(';').next().unwrap_or_default();
+            self.cookies.retain(|(known, _)| known != name);
+            if !value.is_empty() {
+                self.cookies.push((name.to_owned(), value.to_owned()));
+            }
+            if name.ends_with("penstock_session") {
+                session = Some(cookie.to_owned());
+            }
+        }
+        let location = headers.get("location").map(|location| location.to_str().expect("text").to_owned());
+        let status = answer.status().as_u16();
+        Answer { status, headers, location, cookie: session, text: answer.text().await.expect("a body") }
+    }
+
+    /// Asks for a page.
+    pub async fn get(&mut self, path: &str) -> Answer {
+        let request = self.http.get(format!("{}{path}", self.base));
+        self.answer(request).await
+    }
+
+    /// The text of a page that is there.
+    pub async fn page(&mut self, path: &str) -> String {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        answer.text
+    }
+
+    /// Where an address leads.
+    pub async fn leads_to(&mut self, path: &str) -> String {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 303, "{path}: {}", answer.text);
+        answer.location.expect("a location")
+    }
+
+    /// Sends a form of a page, with its token.
+    pub async fn send(&mut self, path: &str, page: &str, fields: &[(&str, &str)]) -> Answer {
+        self.send_from(path, page, fields, None).await
+    }
+
+    /// The same, as a browser sends it from a page of that site.
+    pub async fn send_from(
+        &mut self,
+        path: &str,
+        page: &str,
+        fields: &[(&str, &str)],
+        site: Option<&str>,
+    ) -> Answer {
+        let token = page.split("name=\"csrf\" value=\"").nth(1).and_then(|rest| rest.split('"').next());
+        let mut all = vec![("csrf", token.unwrap_or_default())];
+        all.extend(fields);
+        let address = format!("{}{path}", self.base);
+        let fields = reqwest::Url::parse_with_params(&address, &all).expect("an address");
+        let mut request = self.http.post(address).body(fields.query().unwrap_or_default().to_owned());
+        request = request.header("content-type", "application/x-www-form-urlencoded");
+        if let Some(site) = site {
+            request = request.header("sec-fetch-site", site);
+        }
+        self.answer(request).await
+    }
+}
