@@ -54,7 +54,10 @@ async fn a_link_opens_one_report_for_a_while() {
     let url = link(&client, &id, &json!({ "report": "results.csv" })).await;
     let answer = anybody(&url).await;
     assert_eq!(answer.status(), 200);
-    assert_eq!(answer.headers()["content-disposition"], "attachment; filename=\"results.csv\"");
+    assert_eq!(
+        answer.headers()["content-disposition"],
+        format!("attachment; filename=\"noop-{id}-results.csv\"")
+    );
     let tag = answer.headers()["etag"].to_str().expect("text").to_owned();
     assert_eq!(answer.text().await.expect("a body"), whole);
     // As the report itself: parts, validators, compression.

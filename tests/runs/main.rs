@@ -18,6 +18,7 @@ mod damage;
 mod dedupe;
 mod definitions_cli;
 mod demo;
+mod dialects;
 mod ending;
 mod erasure;
 mod failover;

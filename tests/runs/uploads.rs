@@ -44,10 +44,12 @@ async fn what_an_upload_does_not_say_clearly_is_refused() {
     let (status, problem) = refused(csv("").header("idempotency-key", "a\tb")).await;
     assert_eq!((status, &problem["code"]), (422, &"bad_idempotency_key".into()));
     // Content codings, in every place where one can stand.
-    for coding in ["gzip", "identity, br", "x"] {
+    for coding in ["identity, br", "x", "gzip, gzip"] {
         let (status, problem) = refused(csv("").header("content-encoding", coding)).await;
         assert_eq!((status, &problem["code"]), (415, &"unsupported_encoding".into()), "{coding}");
     }
+    let (status, problem) = refused(csv("").header("content-encoding", "gzip")).await;
+    assert_eq!((status, &problem["code"]), (422, &"bad_encoding".into()), "it is not what it says");
     let (status, _) = refused(
         client.request("POST", ROUTE).header("content-encoding", "gzip").json(&json!({ "upload_id": null })),
     )

@@ -10,6 +10,7 @@ use penstock_domain::ids::OwnerSeq;
 use penstock_domain::json;
 use penstock_domain::json_size;
 use penstock_flow::context::budget::Reserved;
+use penstock_flow::intake::unpack::{Unpack, UnpackError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
 use tokio::time::Instant;
@@ -211,6 +212,63 @@ pub fn answer<T: Serialize>(value: &T, mut room: Reserved) -> Result<HttpRespons
 /// The body of an answer to HEAD. A stream would be read to its end for nobody, and hold its connection until then.
 pub fn nothing() -> impl Stream<Item = Result<web::Bytes, Problem>> {
     futures::stream::empty()
+}
+
+/// How the body of an upload is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// As it is.
+    Identity,
+    /// With gzip.
+    Gzip,
+}
+
+/// The content coding of an upload.
+///
+/// # Errors
+/// 415 when it is another one than gzip, or more than one.
+pub fn coding(headers: &HeaderMap) -> Result<Coding, Problem> {
+    let mut sent = headers.get_all(header::CONTENT_ENCODING);
+    let one = sent.next().filter(|_| sent.next().is_none());
+    let gzip = one.and_then(|value| value.to_str().ok()).is_some_and(|value| {
+        let value = value.trim();
+        value.eq_ignore_ascii_case("gzip") || value.eq_ignore_ascii_case("x-gzip")
+    });
+    if gzip { Ok(Coding::Gzip) } else { unencoded(headers).map(|()| Coding::Identity) }
+}
+
+/// A body's bytes as they were before they were encoded.
+pub fn decoded(
+    body: impl Stream<Item = Result<web::Bytes, Problem>> + Unpin,
+    coding: Coding,
+) -> impl Stream<Item = Result<web::Bytes, Problem>> + Unpin {
+    let mut body = body;
+    Box::pin(async_stream::try_stream! {
+        let mut unpack = (coding == Coding::Gzip).then(Unpack::gzip);
+        while let Some(bytes) = body.try_next().await? {
+            let Some(unpack) = &mut unpack else {
+                yield bytes;
+                continue;
+            };
+            let mut rest = bytes.as_ref();
+            while !rest.is_empty() {
+                let plain = unpack.step(&mut rest).map_err(not_unpacked)?;
+                if !plain.bytes().is_empty() {
+                    yield web::Bytes::copy_from_slice(plain.bytes());
+                }
+            }
+        }
+        if let Some(mut unpack) = unpack {
+            let rest = unpack.finish().map_err(not_unpacked)?;
+            if !rest.is_empty() {
+                yield web::Bytes::from(rest);
+            }
+        }
+    })
+}
+
+fn not_unpacked(error: UnpackError) -> Problem {
+    Problem::unprocessable("bad_encoding", format!("Content-Encoding is gzip: {error}"))
 }
 
 /// A body that is compressed would be taken for what it is not.

@@ -8,7 +8,6 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::FlowError;
 use penstock_flow::context::api_keys;
 use penstock_flow::read::links::Link;
-use penstock_flow::read::results::named;
 use penstock_store::batches::Batch;
 use penstock_store::operations::AuditEntry;
 use penstock_store::owners::ApiKeyRecord;
@@ -19,11 +18,15 @@ use crate::auth::Caller;
 use crate::body;
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reports::{For, Named};
 use crate::state::ApiState;
 use crate::{refusals, reports};
 
 /// How long a link is good for unless said, in seconds.
 pub(crate) const VALID: u32 = 900;
+
+/// The end of what a link names, when the report is for a spreadsheet.
+const FOR_SPREADSHEET: &str = "?for=spreadsheet";
 
 /// How long one may be good for, in seconds.
 const MOST_VALID: u32 = 86_400;
@@ -35,6 +38,9 @@ pub struct DownloadBody {
     /// `results.csv`, `failed.csv`, `unprocessed.csv`, or the same with `.ndjson`.
     #[schema(pattern = r"^(results|failed|unprocessed)\.(csv|ndjson)$")]
     report: String,
+    /// `spreadsheet`: for Excel and the like, as `?for=spreadsheet` of the report.
+    #[serde(rename = "for")]
+    reader: Option<For>,
     /// Seconds, 1 to 86400; 900 without it.
     #[schema(minimum = 1, maximum = 86400)]
     #[serde(default, deserialize_with = "body::whole")]
@@ -68,11 +74,15 @@ pub async fn create(
     let batch = caller.batch(&state, &id).await?;
     let body = body::small(&state, caller.owner, request.headers(), payload).await?;
     let (body, _room) = body.json::<DownloadBody>(&state, caller.owner).await?;
-    let download = make_link(&caller, &state, &batch, body.report, body.expires_in.unwrap_or(VALID)).await?;
+    let report = match body.reader {
+        Some(For::Spreadsheet) => format!("{}{FOR_SPREADSHEET}", body.report),
+        None => body.report,
+    };
+    let download = make_link(&caller, &state, &batch, report, body.expires_in.unwrap_or(VALID)).await?;
     Ok(HttpResponse::Created().json(download))
 }
 
-/// A link to a report, good for that many seconds.
+/// A link to a report, good for that many seconds. A name may end in `?for=spreadsheet`.
 ///
 /// # Errors
 /// As [`create`].
@@ -83,8 +93,8 @@ pub(crate) async fn make_link(
     report: String,
     valid: u32,
 ) -> Result<Download, Problem> {
-    if named(&report).is_none() {
-        let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson";
+    if named(&report).find().is_none() {
+        let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson; `for` goes with .csv";
         return Err(Problem::unprocessable("bad_field", detail));
     }
     if !(1..=MOST_VALID).contains(&valid) {
@@ -139,7 +149,16 @@ pub async fn follow(
     let caller = Caller::from(key);
     state.rates.request(&caller.key_id, caller.owner, &request)?;
     let batch = caller.batch(&state, &link.batch.to_string()).await?;
-    reports::send(&state, caller, batch, &link.report, seen.into_inner(), &request).await
+    let wanted = named(&link.report);
+    reports::send(&state, caller, batch, wanted, seen.into_inner(), &request).await
+}
+
+/// The report that a link names.
+fn named(report: &str) -> Named<'_> {
+    match report.strip_suffix(FOR_SPREADSHEET) {
+        Some(name) => Named { name, reader: Some(For::Spreadsheet) },
+        None => Named { name: report, reader: None },
+    }
 }
 
 /// A key by its public part, while it is good.

@@ -48,14 +48,14 @@ pub async fn take(
     state: &ApiState,
     wanted: UploadRequest,
     request: &HttpRequest,
-    payload: web::Payload,
+    body: impl Stream<Item = Result<web::Bytes, Problem>> + Unpin,
     room: &UploadRoom,
 ) -> Result<Accepted, Problem> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let boundary = multipart::boundary(content_type.unwrap_or_default()).map_err(not_multipart)?;
     let deadline = Deadline::start(state);
     let mut taken = Taken::default();
-    let read = taken.read(state, wanted, Parser::new(&boundary), body::within(payload, room), deadline).await;
+    let read = taken.read(state, wanted, Parser::new(&boundary), body, deadline).await;
     let Some(upload) = taken.upload else {
         read?;
         return Err(Problem::bad_request("no_file", "send the CSV as the form field `file`"));
@@ -163,7 +163,9 @@ async fn begin(head: PartHead, state: &ApiState, wanted: &UploadRequest) -> Resu
     if head.name != "file" {
         return Ok(Part::Field(head, Vec::new()));
     }
-    known_charset(&head.name, &head.charset)?;
+    if !head.charset.may_be(wanted.pipeline.schema.dialect.charset) {
+        known_charset(&head.name, &head.charset)?;
+    }
     Ok(Part::File(Box::new(Upload::start(&state.services, wanted.clone()).await?)))
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
-use crate::body::{self, Deadline};
+use crate::body::{self, Coding, Deadline};
 use crate::budgets::UploadRoom;
 use crate::fields::{RawFields, UploadForm, UploadQuery, UploadedBefore};
 use crate::form;
@@ -68,13 +68,15 @@ pub async fn upload(
         pipeline,
         idempotency_key: idempotency_key(&request)?,
     };
-    body::unencoded(request.headers())?;
-    let accepted = match Media::of(request.headers())? {
+    let media = Media::of(request.headers(), wanted.pipeline.schema.dialect.charset)?;
+    let coding = if media == Media::Json { Coding::Identity } else { body::coding(request.headers())? };
+    let accepted = match media {
         Media::Form => {
             no_query(&request)?;
             admit(&state, caller.owner, 1, &request).await?;
             let room = room(&state, &wanted, &request).await?;
-            form::take(&caller, &state, wanted, &request, payload, &room).await?
+            let body = body::decoded(body::within(payload, &room), coding);
+            form::take(&caller, &state, wanted, &request, body, &room).await?
         }
         Media::Csv => {
             let raw: RawFields = query::read(request.query_string())?;
@@ -87,7 +89,7 @@ pub async fn upload(
             let fields = raw.checked(&state)?;
             let deadline = Deadline::start(&state);
             let mut upload = Upload::start(&state.services, wanted).await?;
-            let mut body = body::within(payload, &room);
+            let mut body = body::decoded(body::within(payload, &room), coding);
             while let Some(bytes) = deadline.next(&mut body).await? {
                 upload.push(&bytes).await.map_err(refusal)?;
             }
@@ -136,7 +138,8 @@ async fn room(
     wanted: &UploadRequest,
     request: &HttpRequest,
 ) -> Result<UploadRoom, Problem> {
-    let most = state.services.part_bytes + wanted.pipeline.schema.limits.max_record_bytes;
+    let schema = &wanted.pipeline.schema;
+    let most = state.services.part_bytes + schema.limits.max_record_bytes + schema.unique_bytes();
     state.budgets.upload(wanted.owner, body::announced(request.headers()), most).await
 }
 

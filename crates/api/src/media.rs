@@ -22,8 +22,8 @@ impl Media {
     /// What a request says that its body is.
     ///
     /// # Errors
-    /// 415 when it is none of them, or text in another charset than UTF-8.
-    pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+    /// 415 when it is none of them, or text in a charset that the pipeline does not take.
+    pub fn of(headers: &HeaderMap, taken: penstock_domain::csv::Charset) -> Result<Self, Problem> {
         // Two of them contradict each other.
         let mut sent = headers.get_all(header::CONTENT_TYPE);
         let one = sent.next().filter(|_| sent.next().is_none());
@@ -32,7 +32,7 @@ impl Media {
         match essence.as_str() {
             "multipart/form-data" => Ok(Self::Form),
             "application/json" => Ok(Self::Json),
-            "text/csv" if text.parse::<Mime>().is_ok() && Charset::of(text) == Charset::Utf8 => Ok(Self::Csv),
+            "text/csv" if text.parse::<Mime>().is_ok() && Charset::of(text).may_be(taken) => Ok(Self::Csv),
             _ => Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
@@ -67,9 +67,9 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_str(text).unwrap());
-            assert_eq!(Media::of(&headers).ok(), media, "{text}");
+            assert_eq!(Media::of(&headers, penstock_domain::csv::Charset::Utf8).ok(), media, "{text}");
             headers.append(CONTENT_TYPE, HeaderValue::from_static("text/csv"));
-            assert!(Media::of(&headers).is_err(), "{text}, twice");
+            assert!(Media::of(&headers, penstock_domain::csv::Charset::Auto).is_err(), "{text}, twice");
         }
     }
 }

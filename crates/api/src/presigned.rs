@@ -96,6 +96,7 @@ pub async fn put(
 ) -> Result<HttpResponse, Problem> {
     state.rates.upload(&caller.key_id, caller.owner, &request)?;
     ingest::admit(&state, caller.owner, 0, &request).await?;
+    // What is stored are the bytes as they come: a compressed file is one by itself.
     body::unencoded(request.headers())?;
     let unknown = || Problem::not_found("open upload of this id");
     let id = id.parse().map_err(|_| unknown())?;

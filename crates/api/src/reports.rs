@@ -11,22 +11,63 @@ use penstock_flow::FlowError;
 use penstock_flow::read::results;
 use penstock_flow::read::results::{Format, Report, named};
 use penstock_store::batches::Batch;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::Caller;
 use crate::body::nothing;
 use crate::budgets::PIECE;
 use crate::problem::Problem;
-use crate::query::NoQuery;
+use crate::query::Query;
 use crate::ranges::{Wanted, cut};
 use crate::refusals;
 use crate::report_index::{Known, Position};
 use crate::shared_answer::takes_gzip;
 use crate::state::ApiState;
 
+/// For whom a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum For {
+    /// A spreadsheet: the report begins with a byte order mark, and numbers, dates and the like that are texts stay as they are when the file is opened and saved.
+    Spreadsheet,
+}
+
+/// The query of a report.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ReportQuery {
+    /// `spreadsheet`: for Excel and the like; of CSV reports only.
+    #[serde(rename = "for")]
+    #[param(rename = "for")]
+    reader: Option<For>,
+}
+
+/// A report as it was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// Its name, such as `failed.csv`.
+    pub name: &'a str,
+    /// For whom.
+    pub reader: Option<For>,
+}
+
+impl Named<'_> {
+    /// Which one it is, and how it is written; none when there is none of that name, or none for that reader.
+    pub fn find(&self) -> Option<(Report, Format)> {
+        match (named(self.name)?, self.reader) {
+            (found, None) => Some(found),
+            ((report, Format::Csv), Some(For::Spreadsheet)) => Some((report, Format::Spreadsheet)),
+            (_, Some(For::Spreadsheet)) => None,
+        }
+    }
+}
+
 /// Streams a report of a batch. A finished batch's is the same bytes every time: it has an ETag, and a download that broke
 /// off goes on by `Range`.
 #[utoipa::path(get, operation_id = "download_report", path = "/v2/batches/{id}/{report}", tag = "results",
-    params(("id" = String, Path),
+    params(ReportQuery, ("id" = String, Path),
         ("report" = String, Path, description = "results.csv, failed.csv, unprocessed.csv, or the same with .ndjson")),
     responses((status = 200, description = "The file's columns first, then _row, _status, the result's columns, _code, _message, _ref", content((String = "text/csv"), (String = "application/x-ndjson"))),
         (status = 206, description = "A range of a finished batch's report", content((String = "text/csv"), (String = "application/x-ndjson"))),
@@ -37,13 +78,14 @@ pub async fn report(
     caller: Caller,
     state: web::Data<ApiState>,
     path: web::Path<(String, String)>,
-    _: NoQuery,
+    query: Query<ReportQuery>,
     seen: web::Header<IfNoneMatch>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let (id, name) = path.into_inner();
     let batch = caller.batch(&state, &id).await?;
-    send(&state, caller, batch, &name, seen.into_inner(), &request).await
+    let wanted = Named { name: &name, reader: query.0.reader };
+    send(&state, caller, batch, wanted, seen.into_inner(), &request).await
 }
 
 /// Sends a report of a batch, as the request's headers ask for it. It breaks off when the caller's key is no longer good, or
@@ -55,18 +97,20 @@ pub async fn send(
     state: &ApiState,
     caller: Caller,
     batch: Batch,
-    name: &str,
+    wanted: Named<'_>,
     seen: IfNoneMatch,
     request: &HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let (report, format) = named(name).ok_or_else(|| Problem::not_found("such report"))?;
+    let (report, format) = wanted.find().ok_or_else(|| Problem::not_found("such report"))?;
+    let name = wanted.name;
     if batch.erased_at.is_some() {
         // Before what the client has of it is compared: a copy of what was erased is not "still the same".
         return Err(FlowError::Erased.into());
     }
     let finished = batch.ledger.is_finished();
     // At one revision of a finished batch the bytes are always the same; compressed they are others.
-    let opaque = format!("{}-{}-{name}", batch.id, batch.ledger.revision);
+    let variant = if format == Format::Spreadsheet { "-spreadsheet" } else { "" };
+    let opaque = format!("{}-{}-{name}{variant}", batch.id, batch.ledger.revision);
     let head = request.method() == Method::HEAD;
     let ranged = (finished && !head).then(|| Wanted::of(request.headers(), &opaque)).flatten();
     let compressed = ranged.is_none() && takes_gzip(request);
@@ -80,12 +124,15 @@ pub async fn send(
         return Ok(HttpResponse::NotModified().insert_header(header::ETag(tag)).finish());
     }
     let content_type = match format {
-        Format::Csv => "text/csv; charset=utf-8; header=present",
+        Format::Csv | Format::Spreadsheet => "text/csv; charset=utf-8; header=present",
         Format::Ndjson => "application/x-ndjson",
     };
     let mut response = HttpResponse::Ok();
     response.content_type(content_type);
-    response.insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")));
+    response.insert_header((
+        header::CONTENT_DISPOSITION,
+        format!("attachment; filename=\"{}\"", file_name(&batch, name)),
+    ));
     if finished {
         response.insert_header(header::ETag(tag));
         response.insert_header((header::ACCEPT_RANGES, "bytes"));
@@ -202,4 +249,20 @@ impl Writing {
         let end = pages.try_fold(start.offset, async |_, (_, position)| Ok(position.offset)).await?;
         Ok(end)
     }
+}
+
+/// Characters of a batch's name in the name of a file.
+const NAME_CHARS: usize = 40;
+
+/// What a report is saved as: somebody with many of them in a folder sees of which batch each is.
+fn file_name(batch: &Batch, report: &str) -> String {
+    let name = batch.name.as_deref().unwrap_or_default();
+    let plain: String = name
+        .chars()
+        .take(NAME_CHARS)
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' })
+        .collect();
+    let plain = plain.trim_matches(['-', '.']);
+    let between = if plain.is_empty() { "" } else { "-" };
+    format!("{}{between}{plain}-{}-{report}", batch.pipeline, batch.id)
 }

@@ -2,7 +2,8 @@
 
 use actix_web::http::StatusCode;
 use penstock_domain::csv::{Rejected, error};
-use penstock_flow::intake::upload::{Accepted, TooLarge, UploadError};
+use penstock_flow::intake::refused::{TooLarge, UploadError};
+use penstock_flow::intake::upload::Accepted;
 
 use crate::problem::Problem;
 
@@ -29,9 +30,11 @@ pub(crate) fn refusal(error: UploadError) -> Problem {
             "file_too_large",
             format!("the file has more than {most} bytes; split it"),
         ),
-        UploadError::TooLarge(TooLarge::Csv(limit)) => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", limit.message.clone())
-                .with_errors(vec![limit], 1)
+        UploadError::TooLarge(TooLarge::Csv { limit, earlier, earlier_count }) => {
+            let detail = limit.message.clone();
+            let errors = std::iter::once(limit).chain(earlier).collect();
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", detail)
+                .with_errors(errors, earlier_count + 1)
         }
         UploadError::MissingContext(missing) => {
             let keys = missing.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");

@@ -48,7 +48,7 @@ fn parse(rows: u32) -> f64 {
     columns[0].required = true;
     let limits = Limits { max_rows: u64::MAX, ..Limits::default() };
     let mut validator =
-        Validator::new(Arc::new(Schema { columns, ordered: false, limits }), Arc::new(NoReferences));
+        Validator::new(Arc::new(Schema { columns, limits, ..Schema::default() }), Arc::new(NoReferences));
     let mut took = Duration::ZERO;
     let mut block = head().to_owned();
     for number in 0..rows {

@@ -150,7 +150,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_the_validator_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let schema = Schema { columns: vec![Column::named("a")], ordered: false, limits: limits() };
+        let schema = Schema { columns: vec![Column::named("a")], limits: limits(), ..Schema::default() };
         let mut validator = Validator::new(Arc::new(schema), Arc::new(NoReferences));
         if validator.push(&bytes).is_ok() {
             let _ = validator.finish();

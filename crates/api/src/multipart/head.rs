@@ -1,5 +1,7 @@
 //! A part's head, and the parameters of headers, as browsers and libraries write them.
 
+use penstock_domain::csv;
+
 use super::Malformed;
 
 /// Header lines of a part at most.
@@ -47,6 +49,24 @@ impl Charset {
         let named = parameters(media).into_iter().filter(|(name, _)| name == "charset");
         let all: Vec<Self> = named.map(|(_, value)| Self::named(&value)).collect();
         all.into_iter().find(|charset| *charset != Self::Utf8).unwrap_or(Self::Utf8)
+    }
+
+    /// Whether a pipeline that takes these characters takes a file that is said to be in this charset. What is not said counts as
+    /// UTF-8: the file itself is read as the pipeline asks for.
+    pub fn may_be(&self, taken: csv::Charset) -> bool {
+        let named = match self {
+            Self::Utf8 => return true,
+            // The Encoding Standard reads it as Windows-1252, as browsers do.
+            Self::Latin1 => csv::Charset::named("iso-8859-1"),
+            Self::Other(name) => csv::Charset::named(name),
+        };
+        match taken {
+            csv::Charset::Utf8 => false,
+            csv::Charset::Auto => {
+                named == csv::Charset::named("windows-1252") || named.is_some_and(csv::Charset::is_utf16)
+            }
+            csv::Charset::Label(_) => named == Some(taken),
+        }
     }
 }
 

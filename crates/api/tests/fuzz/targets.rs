@@ -49,7 +49,7 @@ pub fn csv(bytes: &[u8]) {
     let outcome = |pieces: usize| {
         let limits = Limits { max_field_chars: 64, max_record_bytes: 256, max_rows: 50 };
         let columns = vec![Column::named("a"), Column::named("b")];
-        let schema = Arc::new(Schema { columns, ordered: false, limits });
+        let schema = Arc::new(Schema { columns, limits, ..Schema::default() });
         let mut validator = Validator::new(schema, Arc::new(NoReferences));
         for piece in bytes.chunks(pieces) {
             if let Err(limit) = validator.push(piece) {

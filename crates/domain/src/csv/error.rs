@@ -18,6 +18,10 @@
 //! | `changed_reference` | the `_ref` of a report's line was cut or changed, and a cell begins with an apostrophe |
 //! | `field_count` | more or fewer fields than the header |
 //! | `field_too_large`, `record_too_large`, `header_too_large`, `too_many_rows` | a limit was passed; reading stopped there |
+//! | `not_unique` | another line has the values that may stand once in a file |
+//! | `invalid_encoding`, `mixed_encoding` | characters are not in the encoding that was declared, or found out |
+//! | `workbook`, `archive`, `not_csv` | the file is something else |
+//! | `empty_rows` | rows stand after very many empty ones |
 //! | `required`, `format`, `pattern`, `min_length`, `max_length`, `enum` | a value breaks its column's rule |
 
 use std::borrow::Cow;
@@ -102,6 +106,11 @@ impl ErrorList {
         self.count == 0
     }
 
+    /// The first errors, and how many there are so far.
+    pub fn as_parts(&self) -> (&[RowError], u64) {
+        (&self.errors, self.count)
+    }
+
     /// The first errors, and how many there are in all.
     pub fn into_parts(self) -> (Vec<RowError>, u64) {
         (self.errors, self.count)
@@ -128,7 +137,7 @@ pub enum LimitKind {
 
 /// A limit was passed, and reading stopped there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {}", sentence(.kind))]
+#[error("line {line}: {}{}", sentence(.kind), open_quote_hint(*.open_quote))]
 pub struct LimitExceeded {
     /// Which one.
     pub kind: LimitKind,
@@ -136,6 +145,14 @@ pub struct LimitExceeded {
     pub line: u64,
     /// The field's place in its record, from 0.
     pub field: usize,
+    /// The line where a quote opens that is open still: perhaps nobody closes it.
+    pub open_quote: Option<u64>,
+}
+
+fn open_quote_hint(line: Option<u64>) -> String {
+    line.map_or_else(String::new, |line| {
+        format!("; the quote that opens in line {line} is still open there: if it has no end, close it")
+    })
 }
 
 fn sentence(kind: &LimitKind) -> String {

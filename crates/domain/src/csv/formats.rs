@@ -5,6 +5,8 @@ use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
 
+use super::invisible::is_invisible;
+
 /// A named shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -89,7 +91,7 @@ fn url(value: &str) -> bool {
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
         && !host.is_empty()
-        && !value.chars().any(|c| c.is_whitespace() || c == '\\' || c.is_control() || invisible(c))
+        && !value.chars().any(|c| c.is_whitespace() || c == '\\' || c.is_control() || is_invisible(c))
         && Url::parse(value).is_ok_and(|url| url.has_host())
 }
 
@@ -112,19 +114,7 @@ fn email(value: &str) -> bool {
 
 /// A character beyond ASCII that can stand in a name.
 fn wide(c: char) -> bool {
-    !c.is_ascii() && !c.is_whitespace() && !c.is_control() && !invisible(c)
-}
-
-/// Characters that show nothing, or turn what stands around them: Unicode's general category Cf, variation selectors,
-/// fillers, and code points that are none. Two addresses that differ only by them look alike.
-fn invisible(c: char) -> bool {
-    matches!(c,
-        '\u{AD}' | '\u{34F}' | '\u{600}'..='\u{605}' | '\u{61C}' | '\u{6DD}' | '\u{70F}' | '\u{890}'..='\u{891}'
-        | '\u{8E2}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}' | '\u{180B}'..='\u{180F}'
-        | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{3164}'
-        | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFFB}' | '\u{FFFE}'..='\u{FFFF}'
-        | '\u{110BD}' | '\u{110CD}' | '\u{13430}'..='\u{1343F}' | '\u{1BCA0}'..='\u{1BCA3}'
-        | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}')
+    !c.is_ascii() && !c.is_whitespace() && !c.is_control() && !is_invisible(c)
 }
 
 #[cfg(test)]

@@ -1,19 +1,24 @@
 //! The header, and what it makes of the records after it.
 
+mod read;
+
+pub(super) use read::wrong_delimiter;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{COLUMN_BYTES, ErrorList, LimitExceeded, LimitKind, shortened, some_of};
-use super::formula::{may_begin, neutralise, restore};
+use super::error::{LimitExceeded, LimitKind};
+use super::formula::{may_begin, neutralise};
 use super::line::ProtectedFields;
 use super::parser::Parser;
 use super::record::{Event, Record};
 use super::reference::{ColumnTag, ReferenceReader, RowOrigin, ValuesDigest, column_tag, values_digest};
-use super::rules::{Limits, Schema};
-use super::writer::encode_record;
+use super::rules::{Cleaning, Limits, Schema};
+use super::spreadsheet::survive;
+use super::writer::{encode_record, encode_separated, encode_value};
 
 /// Columns that begin so and that the pipeline does not declare are ignored by an upload.
 const IGNORED: char = '_';
@@ -33,8 +38,17 @@ pub(super) const MOST_REPORTED: usize = 100;
 /// What is kept of a file's header: how to read its records, and the rows stored from them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderMap {
-    /// The client's columns in the file's order, without ours.
+    /// The client's columns in the file's order, without ours: those that the pipeline has by its own names, others as the file has them.
     pub(super) columns: Vec<String>,
+    /// The same in the client's words, where they are other ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    written: Option<Vec<String>>,
+    /// Which of them the pipeline does not have; reports give them back, and nobody else reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    extra: Vec<usize>,
+    /// What separated columns in the client's file, when it is no comma.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delimiter: Option<char>,
     /// Which fields of a record they are, in ascending order; none: all. Never an empty list, which older programs read as all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kept: Option<Vec<usize>>,
@@ -65,81 +79,26 @@ pub struct ReportCells<'a> {
 #[error("the stored record is not one with {0} fields")]
 pub struct Unreadable(usize);
 
-/// The first column that the schema has before the one in front of it.
-fn first_out_of_order<'a>(columns: &'a [String], schema: &Schema) -> Option<&'a str> {
-    let places: Vec<usize> = columns
-        .iter()
-        .filter_map(|name| schema.columns.iter().position(|column| column.name == *name))
-        .collect();
-    let at = places.windows(2).position(|pair| pair[0] > pair[1])?;
-    Some(&columns[at + 1])
-}
-
 impl HeaderMap {
-    /// Judges a header; none when it has errors. Also gives the names of columns that are ignored.
-    pub fn read(record: &Record<'_>, schema: &Schema, errors: &mut ErrorList) -> Option<(Self, Vec<String>)> {
-        let names: Vec<String> = record.values().map(|value| value.into_owned()).collect();
-        let line = record.line;
-        let mut columns: Vec<String> = Vec::new();
-        let mut kept = Vec::new();
-        for (index, name) in names.iter().enumerate() {
-            let declared = schema.columns.iter().any(|column| column.name == *name);
-            if name.starts_with(IGNORED) && !declared {
-                continue;
-            }
-            if !declared {
-                errors.push(line, Some(name), "unknown_column", || unknown(name, schema));
-            } else if columns.contains(name) {
-                errors.push(line, Some(name), "duplicate_column", || {
-                    format!(
-                        "`{}` stands more than once in the header; keep one of them",
-                        shortened(name, COLUMN_BYTES)
-                    )
-                });
-            }
-            columns.push(name.clone());
-            kept.push(index);
-        }
-        for column in
-            schema.columns.iter().filter(|column| column.required && !columns.contains(&column.name))
-        {
-            errors.push(line, Some(&column.name), "missing_column", || {
-                format!("the column `{}` is missing from the header", column.name)
-            });
-        }
-        // A row without a single value has nothing to store, and nothing to read back.
-        if columns.is_empty() && errors.is_empty() {
-            errors.push(line, None, "missing_column", || {
-                format!("the header names no column of the pipeline; the columns are: {}", listed(schema))
-            });
-        }
-        if !errors.is_empty() {
-            return None;
-        }
-        if schema.ordered
-            && let Some(name) = first_out_of_order(&columns, schema)
-        {
-            errors.push(line, Some(name), "column_order", || {
-                format!("the columns must stand in this order: {}", listed(schema))
-            });
-            return None;
-        }
-        let all = kept.len() == names.len();
-        let ignored = ignored(&names, &columns);
-        let header = Self {
-            columns,
-            kept: if all { None } else { Some(kept) },
-            fields: names.len(),
-            report: names.iter().any(|name| MARKS.contains(&name.as_str())),
-            reference: names.iter().position(|name| name == REFERENCE),
-            other_marks: names.iter().any(|name| name != REFERENCE && MARKS.contains(&name.as_str())),
-        };
-        Some((header, ignored))
-    }
-
     /// The client's columns, in the file's order.
     pub fn columns(&self) -> &[String] {
         &self.columns
+    }
+
+    /// The same in the client's own words, for a report.
+    pub fn written(&self) -> &[String] {
+        self.written.as_deref().unwrap_or(&self.columns)
+    }
+
+    /// What separates columns in the client's files, for a report.
+    pub fn delimiter(&self) -> u8 {
+        self.delimiter.and_then(|delimiter| u8::try_from(delimiter).ok()).unwrap_or(b',')
+    }
+
+    /// The same header of a file that uses that delimiter.
+    pub(super) fn separated_by(mut self, delimiter: u8) -> Self {
+        self.delimiter = (delimiter != b',').then(|| char::from(delimiter));
+        self
     }
 
     /// The client's column that a field of a record is.
@@ -175,9 +134,12 @@ impl HeaderMap {
             return 0;
         }
         let ignored = (0..record.len()).filter(|field| self.column_of(*field).is_none());
-        let apostrophes = protected.0.iter().filter_map(|field| record.get(*field));
-        ignored.map(|field| record.width(field) + 1).sum::<usize>()
-            + apostrophes.map(|value| value.len() - restore(&value).len()).sum::<usize>()
+        // What a value takes in the file, in quotes or not, and what its own text would take.
+        let grown = protected.0.iter().filter_map(|field| {
+            let value = record.get(*field)?;
+            Some(record.width(*field).saturating_sub(width_of(&protected.restored(*field, &value))))
+        });
+        ignored.map(|field| record.width(field) + 1).sum::<usize>() + grown.sum::<usize>()
     }
 
     /// The limit that a record passes, if it does; `added` is what [`HeaderMap::added`] says of it. Of a report that is uploaded
@@ -189,7 +151,7 @@ impl HeaderMap {
         added: usize,
         limits: &Limits,
     ) -> Option<LimitExceeded> {
-        let passed = |kind, field| Some(LimitExceeded { kind, line: record.line, field });
+        let passed = |kind, field| Some(LimitExceeded { kind, line: record.line, field, open_quote: None });
         if record.raw.len().saturating_sub(added) > limits.max_record_bytes {
             return passed(LimitKind::RecordBytes(limits.max_record_bytes), 0);
         }
@@ -220,7 +182,7 @@ impl HeaderMap {
             if let Some(field) = self.field_of(place)
                 && let Some(value) = record.get(field)
             {
-                each(place, protected.restored(field, &value));
+                each(place, &protected.restored(field, &value));
             }
         }
     }
@@ -239,11 +201,33 @@ impl HeaderMap {
         encode_record(values.iter().map(String::as_str), out);
     }
 
-    /// The values of a stored record by column; columns of the schema that the file leaves out are empty.
+    /// The values of a stored record by column, as templates read them; columns of the schema that the file leaves out are as if
+    /// they were empty there.
     ///
     /// # Errors
     /// When it is not what [`HeaderMap::payload`] stored.
     pub fn values(&self, payload: &[u8], schema: &Schema) -> Result<BTreeMap<String, String>, Unreadable> {
+        let mut values = self.own_values(payload, schema)?;
+        for extra in &self.extra {
+            values.remove(&self.columns[*extra]);
+        }
+        for column in schema.columns.iter().filter(|column| column.cleaning != Cleaning::default()) {
+            if let Some(value) = values.get_mut(&column.name) {
+                *value = column.cleaning.apply(value).into_owned();
+            }
+        }
+        Ok(values)
+    }
+
+    /// The same as the client wrote them, with the columns that only the file has.
+    ///
+    /// # Errors
+    /// When it is not what [`HeaderMap::payload`] stored.
+    pub fn own_values(
+        &self,
+        payload: &[u8],
+        schema: &Schema,
+    ) -> Result<BTreeMap<String, String>, Unreadable> {
         let mut values: BTreeMap<String, String> =
             schema.columns.iter().map(|column| (column.name.clone(), String::new())).collect();
         for (column, value) in self.columns.iter().zip(self.cells(payload)?) {
@@ -274,40 +258,52 @@ impl HeaderMap {
         Ok(values_digest(origin, columns.zip(cells.iter().map(String::as_str))))
     }
 
-    /// The stored record as a report shows it: its own bytes, unless a spreadsheet would take one of its cells for a
-    /// formula, or something else is stored beside them; then it is written anew.
+    /// The stored record as a report shows it: its own bytes, unless the client's file has another delimiter, a spreadsheet would
+    /// take one of its cells for a formula, or something else is stored beside them; then it is written anew.
     ///
     /// # Errors
     /// When it is not what [`HeaderMap::payload`] stored.
     pub fn report_cells<'a>(&self, payload: &'a [u8]) -> Result<ReportCells<'a>, Unreadable> {
         let (cells, origin) = self.stored(payload)?;
-        let written = match origin {
-            None => Cow::Borrowed(payload),
-            Some(_) => {
-                let mut out = Vec::with_capacity(payload.len());
-                encode_record(cells.iter().map(String::as_str), &mut out);
-                Cow::Owned(out)
-            }
-        };
-        let own = ReportCells { cells: written, protected: Vec::new() };
-        if !payload.iter().any(|byte| may_begin(*byte)) {
-            return Ok(own);
+        let own = self.delimiter() == b',' && origin.is_none();
+        if own && !payload.iter().any(|byte| may_begin(*byte)) {
+            return Ok(ReportCells { cells: Cow::Borrowed(payload), protected: Vec::new() });
         }
-        let safe: Vec<_> = cells.iter().map(|cell| neutralise(cell)).collect();
+        Ok(self.shown(own.then_some(payload), &cells, neutralise))
+    }
+
+    /// The same for a spreadsheet, which changes nothing of it when it opens and saves the file.
+    ///
+    /// # Errors
+    /// When it is not what [`HeaderMap::payload`] stored.
+    pub fn spreadsheet_cells<'a>(&self, payload: &'a [u8]) -> Result<ReportCells<'a>, Unreadable> {
+        let (cells, origin) = self.stored(payload)?;
+        let own = self.delimiter() == b',' && origin.is_none();
+        Ok(self.shown(own.then_some(payload), &cells, survive))
+    }
+
+    /// The cells as `show` makes them; `own`: the bytes that stand for them when it changes none.
+    fn shown<'a>(
+        &self,
+        own: Option<&'a [u8]>,
+        cells: &[String],
+        show: fn(&str) -> Cow<'_, str>,
+    ) -> ReportCells<'a> {
+        let safe: Vec<_> = cells.iter().map(|cell| show(cell)).collect();
         let changed = self.columns.iter().zip(&safe).filter(|(_, safe)| matches!(safe, Cow::Owned(_)));
-        let protected: Vec<ColumnTag> = changed.map(|(name, _)| column_tag(name)).collect();
-        if protected.is_empty() {
-            return Ok(own);
+        let protected: Vec<ColumnTag> = changed.map(|(name, _)| tag_of(name)).collect();
+        if let Some(own) = own.filter(|_| protected.is_empty()) {
+            return ReportCells { cells: Cow::Borrowed(own), protected };
         }
-        let mut out = Vec::with_capacity(payload.len() + 8);
-        encode_record(safe.iter().map(|cell| cell.as_ref()), &mut out);
-        Ok(ReportCells { cells: Cow::Owned(out), protected })
+        let mut out = Vec::new();
+        encode_separated(safe.iter().map(|cell| cell.as_ref()), self.delimiter(), &mut out);
+        ReportCells { cells: Cow::Owned(out), protected }
     }
 
     /// A record of empty cells, for a row that cannot be read.
     pub fn empty(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        encode_record(self.columns.iter().map(|_| ""), &mut out);
+        encode_separated(self.columns.iter().map(|_| ""), self.delimiter(), &mut out);
         out
     }
 
@@ -335,23 +331,14 @@ impl HeaderMap {
     }
 }
 
-/// The names of columns that an upload ignores; a report's own are none of a client's.
-fn ignored(names: &[String], columns: &[String]) -> Vec<String> {
-    let report = names.iter().any(|name| name == REFERENCE);
-    let ours = |name: &str| report && REPORT_COLUMNS.contains(&name);
-    let ignored = names.iter().filter(|name| !columns.contains(name) && !ours(name));
-    ignored.take(MOST_REPORTED).map(|name| shortened(name, COLUMN_BYTES).into_owned()).collect()
+/// The tag of a column in the file and in its report, where a name that a spreadsheet would run has an apostrophe.
+pub(super) fn tag_of(name: &str) -> ColumnTag {
+    column_tag(&neutralise(name))
 }
 
-fn unknown(name: &str, schema: &Schema) -> String {
-    let shown = shortened(name, COLUMN_BYTES);
-    match schema.columns.iter().find(|known| known.name.eq_ignore_ascii_case(name.trim())) {
-        Some(close) => format!("`{shown}` is not a column; write it `{}`", close.name),
-        None => format!("`{shown}` is not a column; the columns are: {}", listed(schema)),
-    }
-}
-
-/// The pipeline's columns, for a sentence.
-pub(super) fn listed(schema: &Schema) -> String {
-    some_of(schema.columns.iter().map(|column| column.name.as_str()))
+/// Bytes of a value as a field.
+fn width_of(value: &str) -> usize {
+    let mut out = Vec::with_capacity(value.len() + 2);
+    encode_value(value, &mut out);
+    out.len()
 }

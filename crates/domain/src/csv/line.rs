@@ -1,10 +1,13 @@
 //! What the `_ref` of a line says of it: which apostrophes are a report's, whose idempotency keys it keeps, and whether it would
 //! repeat an effect.
 
+use std::borrow::Cow;
+
 use super::formula::{may_be_protected, restore};
-use super::header::HeaderMap;
+use super::header::{HeaderMap, tag_of};
 use super::record::Record;
-use super::reference::{ReferenceReader, RowOrigin, RowReference, column_tag, looks_written, values_digest};
+use super::reference::{ReferenceReader, RowOrigin, RowReference, looks_written, values_digest};
+use super::spreadsheet::text_of;
 use crate::effect::Effect;
 
 /// The fields of a record that a report protected by an apostrophe.
@@ -72,7 +75,7 @@ impl HeaderMap {
             return if unsure { LineReference::Changed } else { LineReference::Foreign };
         };
         let is_protected = |field: &usize| {
-            self.column_of(*field).is_some_and(|name| reference.protected.contains(&column_tag(name)))
+            self.column_of(*field).is_some_and(|name| reference.protected.contains(&tag_of(name)))
         };
         let fields = (0..record.len()).filter(|field| !reference.protected.is_empty() && is_protected(field));
         LineReference::Ours(self.our_line(record, &reference, ProtectedFields(fields.collect())))
@@ -100,8 +103,11 @@ impl HeaderMap {
 }
 
 impl ProtectedFields {
-    /// A field's value, without the apostrophe that a report put before it.
-    pub(super) fn restored<'a>(&self, field: usize, value: &'a str) -> &'a str {
-        if self.0.contains(&field) { restore(value) } else { value }
+    /// A field's value, without what a report did to it: an apostrophe before it, or a formula that shows it.
+    pub(super) fn restored<'a>(&self, field: usize, value: &'a str) -> Cow<'a, str> {
+        if !self.0.contains(&field) {
+            return Cow::Borrowed(value);
+        }
+        text_of(value).map_or_else(|| Cow::Borrowed(restore(value)), Cow::Owned)
     }
 }

@@ -1,22 +1,17 @@
 //! Records from bytes that come in pieces.
+
+mod ends;
+
 use std::ops::ControlFlow;
 
-use super::error::{LimitExceeded, LimitKind};
+use super::dialect::Grammar;
+use super::error::LimitExceeded;
 use super::measure::Measured;
-use super::record::{Event, Field, Malformed, Record};
-use super::rules::Limits;
-use super::scan::{INSIDE, LINE_END, OUTSIDE, plain_run};
+use super::record::{Event, Field};
+use super::rules::{HeaderLimits, Limits};
+use super::scan::{INSIDE, LINE_END, Marks, outside, plain_run};
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
-
-/// What a file's first record may have, beside what any record may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeaderLimits {
-    /// Columns.
-    pub max_columns: usize,
-    /// Bytes, without the line end.
-    pub max_bytes: usize,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -32,6 +27,8 @@ enum State {
     Cr,
     /// Inside a record that is given up.
     Skip,
+    /// After a CR there, where one ends a line by itself.
+    SkipCr,
     /// The sink wants no more, or a limit was passed.
     Done,
 }
@@ -40,6 +37,9 @@ enum State {
 #[derive(Debug)]
 pub struct Parser {
     limits: Limits,
+    grammar: Grammar,
+    /// Bytes that mean something outside of quotes.
+    outside: &'static Marks,
     /// The limits of the record under way, while that is a file's first one.
     header: Option<HeaderLimits>,
     /// Fields that are kept of a record; those after them are only counted.
@@ -56,6 +56,8 @@ pub struct Parser {
     record_bytes: usize,
     /// Fields that ended after the last one that is kept.
     surplus: usize,
+    /// Whether one of them holds a byte.
+    surplus_content: bool,
     measured: Measured,
     record_offset: u64,
     record_line: u64,
@@ -79,8 +81,11 @@ impl Parser {
 
     /// A parser at a record's first byte in the middle of a file.
     pub fn resume_at(limits: Limits, offset: u64, line: u64) -> Self {
+        let grammar = Grammar::default();
         Self {
             limits,
+            grammar,
+            outside: outside(grammar.delimiter),
             header: None,
             max_fields: usize::MAX,
             state: State::FieldStart,
@@ -91,6 +96,7 @@ impl Parser {
             field: Field::default(),
             record_bytes: 0,
             surplus: 0,
+            surplus_content: false,
             measured: Measured::default(),
             record_offset: offset,
             record_line: line,
@@ -99,6 +105,22 @@ impl Parser {
             blank_lines: 0,
             bom: (offset == 0).then_some(0),
         }
+    }
+
+    /// Of text in another grammar, whose next byte is in this line. It has no byte order mark any more.
+    pub(super) fn read_as(&mut self, grammar: Grammar, line: u64) {
+        (self.grammar, self.outside, self.bom) = (grammar, outside(grammar.delimiter), None);
+        (self.line, self.record_line) = (line, line);
+    }
+
+    /// The physical line of the next byte.
+    pub(super) fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// The physical line where the record under way starts.
+    pub(super) fn record_line(&self) -> u64 {
+        self.record_line
     }
 
     /// Lines without a byte, so far.
@@ -147,9 +169,10 @@ impl Parser {
         match self.state {
             State::FieldStart if self.record_bytes == 0 => {}
             State::FieldStart | State::Unquoted | State::QuoteInQuoted => self.end_record(sink),
-            State::Quoted => self.malformed("unclosed_quote", self.quote_line, sink),
-            State::Cr => self.malformed("bare_cr", self.line, sink),
-            State::Skip | State::Done => {}
+            State::Quoted => self.malformed("unclosed_quote", self.quote_line, None, sink),
+            State::Cr if self.grammar.lone_cr => self.end_cr(sink),
+            State::Cr => self.malformed("bare_cr", self.line, None, sink),
+            State::Skip | State::SkipCr | State::Done => {}
         }
         self.state = State::Done;
         Ok(())
@@ -163,11 +186,14 @@ impl Parser {
         let mut at = 0;
         while at < bytes.len() {
             let rest = &bytes[at..];
+            if self.grammar.lone_cr && rest[0] != b'\n' && matches!(self.state, State::Cr | State::SkipCr) {
+                self.end_cr(sink);
+            }
             let run = match self.state {
-                State::Unquoted | State::FieldStart => plain_run(rest, &OUTSIDE),
+                State::Unquoted | State::FieldStart => plain_run(rest, self.outside),
                 State::Quoted => plain_run(rest, &INSIDE),
                 State::Skip => plain_run(rest, &LINE_END),
-                State::QuoteInQuoted | State::Cr => 0,
+                State::QuoteInQuoted | State::Cr | State::SkipCr => 0,
                 State::Done => return Ok(()),
             };
             if run > 0 {
@@ -197,8 +223,9 @@ impl Parser {
             self.line += 1;
         }
         match (self.state, byte) {
-            (State::Skip, b'\n') => self.next_record(),
-            (State::Skip | State::Done, _) => {}
+            (State::Skip | State::SkipCr, b'\n') => self.next_record(),
+            (State::Skip, b'\r') if self.grammar.lone_cr => self.state = State::SkipCr,
+            (State::Skip | State::SkipCr | State::Done, _) => {}
             (State::Cr, b'\n') => self.end_line(sink),
             (State::Cr, _) => self.give_up("bare_cr", line, byte, sink),
             (State::FieldStart, b'"') => {
@@ -223,9 +250,9 @@ impl Parser {
                 }
                 self.keep(&[byte]);
             }
-            (_, b',') => {
+            (_, byte) if byte == self.grammar.delimiter => {
                 self.end_field();
-                self.keep(&[byte]);
+                self.keep_delimiter(byte);
                 self.field.start = self.raw.len();
                 self.measured = Measured::default();
                 self.state = State::FieldStart;
@@ -248,6 +275,25 @@ impl Parser {
         self.record_bytes += bytes.len();
         if self.fields.len() < self.max_fields {
             self.raw.extend_from_slice(bytes);
+        } else {
+            self.surplus_content = true;
+        }
+    }
+
+    fn keep_delimiter(&mut self, byte: u8) {
+        self.record_bytes += 1;
+        if self.fields.len() < self.max_fields {
+            self.raw.push(byte);
+        }
+    }
+
+    /// A line ends with the CR that came last.
+    fn end_cr(&mut self, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) {
+        self.line += 1;
+        if self.state == State::Cr {
+            self.end_line(sink);
+        } else {
+            self.next_record();
         }
     }
 
@@ -268,121 +314,5 @@ impl Parser {
         } else {
             self.surplus += 1;
         }
-    }
-
-    fn end_line(&mut self, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) {
-        if self.record_bytes == 0 {
-            self.blank_lines += 1;
-            self.next_record();
-        } else {
-            self.end_record(sink);
-        }
-    }
-
-    fn end_record(&mut self, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) {
-        self.end_field();
-        let event = match (self.fault, std::str::from_utf8(&self.raw)) {
-            _ if self.surplus > 0 => {
-                let code = if self.header.is_some() { "too_many_columns" } else { "field_count" };
-                Event::Malformed(Malformed {
-                    line: self.record_line,
-                    field: self.place(),
-                    code,
-                    at_line: self.record_line,
-                })
-            }
-            (Some((field, code, at_line)), _) => {
-                Event::Malformed(Malformed { line: self.record_line, field, code, at_line })
-            }
-            (None, Err(error)) => {
-                let at = error.valid_up_to();
-                let field = self.fields.iter().position(|field| at < field.end).unwrap_or(0);
-                let lines = memchr::memchr_iter(b'\n', &self.raw[..at]).count() as u64;
-                let at_line = self.record_line + lines;
-                Event::Malformed(Malformed { line: self.record_line, field, code: "invalid_utf8", at_line })
-            }
-            (None, Ok(raw)) => Event::Record(Record {
-                line: self.record_line,
-                next_line: self.line,
-                offset: self.record_offset,
-                end: self.offset,
-                raw,
-                fields: &self.fields,
-            }),
-        };
-        if self.header.is_some() && matches!(event, Event::Record(_)) {
-            self.max_fields = self.fields.len();
-        }
-        let stop = sink(event).is_break();
-        self.next_record();
-        if stop {
-            self.state = State::Done;
-        }
-    }
-
-    fn malformed(
-        &mut self,
-        code: &'static str,
-        at_line: u64,
-        sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) {
-        let fault = Malformed { line: self.record_line, field: self.place(), code, at_line };
-        if sink(Event::Malformed(fault)).is_break() {
-            self.state = State::Done;
-        }
-    }
-
-    /// The record's structure is lost: it is reported, and skipped up to the line end.
-    fn give_up(
-        &mut self,
-        code: &'static str,
-        at_line: u64,
-        byte: u8,
-        sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) {
-        self.malformed(code, at_line, sink);
-        self.header = None;
-        self.raw.clear();
-        if self.state != State::Done {
-            self.state = State::Skip;
-            if byte == b'\n' {
-                self.next_record();
-            }
-        }
-    }
-
-    fn next_record(&mut self) {
-        if self.record_bytes > 0 {
-            self.header = None;
-        }
-        self.raw.clear();
-        self.fields.clear();
-        self.field = Field::default();
-        self.record_bytes = 0;
-        self.surplus = 0;
-        self.measured = Measured::default();
-        self.fault = None;
-        self.record_offset = self.offset;
-        self.record_line = self.line;
-        self.state = State::FieldStart;
-    }
-
-    fn check_limits(&mut self) -> Result<(), LimitExceeded> {
-        let header = self.header.filter(|header| self.record_bytes > header.max_bytes);
-        let kind = if let Some(header) = header {
-            LimitKind::HeaderBytes(header.max_bytes)
-        } else if self.record_bytes > self.limits.max_record_bytes {
-            LimitKind::RecordBytes(self.limits.max_record_bytes)
-        } else if self.surplus == 0
-            && self.raw.len() - self.field.start.min(self.raw.len()) > self.limits.max_field_chars
-            && self.measured.chars(&self.raw[self.field.start..], self.field.quoted)
-                > self.limits.max_field_chars
-        {
-            LimitKind::FieldChars(self.limits.max_field_chars)
-        } else {
-            return Ok(());
-        };
-        self.state = State::Done;
-        Err(LimitExceeded { kind, line: self.record_line, field: self.place() })
     }
 }

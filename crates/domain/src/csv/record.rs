@@ -76,6 +76,8 @@ pub struct Malformed {
     pub code: &'static str,
     /// The physical line where it happened.
     pub at_line: u64,
+    /// The byte that no rule allows there, when it is one byte.
+    pub byte: Option<u8>,
 }
 
 /// What the parser found.

@@ -1,18 +1,29 @@
 //! What a pipeline asks of its columns.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use regex::Regex;
+use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
+use super::dialect::Dialect;
 use super::error::{ErrorList, of, some_of};
 use super::formats::Format;
-use super::parser::HeaderLimits;
+use super::invisible;
 
 /// A column of a pipeline.
 #[derive(Clone, Debug)]
 pub struct Column {
     /// Its name, as it stands in the header; case counts.
     pub name: String,
+    /// Other names that a header may have for it.
+    pub aliases: Vec<String>,
+    /// How its values are changed before they are judged and read.
+    pub cleaning: Cleaning,
+    /// What a client reads when a value breaks a rule, in place of our own sentence.
+    pub message: Option<String>,
+    /// A value as it should be, for the same sentence.
+    pub example: Option<String>,
     /// Whether it must be in the header and every value of it must have a character.
     pub required: bool,
     /// The shape of its values.
@@ -25,6 +36,48 @@ pub struct Column {
     pub max_length: Option<usize>,
     /// The only values there are; empty: any.
     pub one_of: Choices,
+}
+
+/// What is done to a value before it is judged and before templates read it. What is stored, and shown in reports, is the client's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleaning {
+    /// White space around it is taken off.
+    pub trim: bool,
+    /// Its letters are made small or capital.
+    pub case: Option<LetterCase>,
+    /// Letters that can be written in several ways are written in one (NFC).
+    pub nfc: bool,
+    /// What an empty value stands for.
+    pub default: Option<String>,
+}
+
+/// Small or capital letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LetterCase {
+    /// Small ones.
+    Lower,
+    /// Capital ones.
+    Upper,
+}
+
+impl Cleaning {
+    /// The value that is judged and read.
+    pub fn apply<'v>(&self, value: &'v str) -> Cow<'v, str> {
+        let value = if self.trim { value.trim_matches(invisible::is_blank) } else { value };
+        if let Some(default) = self.default.as_ref().filter(|_| value.is_empty()) {
+            return Cow::Owned(default.clone());
+        }
+        let mut clean = Cow::Borrowed(value);
+        if self.nfc && !is_nfc(&clean) {
+            clean = Cow::Owned(clean.nfc().collect());
+        }
+        match self.case {
+            Some(LetterCase::Lower) => Cow::Owned(clean.to_lowercase()),
+            Some(LetterCase::Upper) => Cow::Owned(clean.to_uppercase()),
+            None => clean,
+        }
+    }
 }
 
 /// The only values of a column, in the order of its definition.
@@ -91,6 +144,15 @@ impl Limits {
     }
 }
 
+/// What a file's first record may have, beside what any record may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderLimits {
+    /// Columns.
+    pub max_columns: usize,
+    /// Bytes, without the line end.
+    pub max_bytes: usize,
+}
+
 /// Columns of a header beside those that the pipeline knows.
 const OTHER_COLUMNS: usize = 1000;
 
@@ -107,14 +169,25 @@ pub struct Schema {
     pub columns: Vec<Column>,
     /// Whether the header must keep their order.
     pub ordered: bool,
+    /// Columns, by their places, whose values together may stand once in a file; none: there is no such rule.
+    pub unique: Vec<usize>,
+    /// How files may be written.
+    pub dialect: Dialect,
     /// The limits.
     pub limits: Limits,
 }
 
 impl Schema {
+    /// Memory that [`Schema::unique`] takes while a file is read, at most.
+    pub fn unique_bytes(&self) -> usize {
+        let rows = usize::try_from(self.limits.max_rows).unwrap_or(usize::MAX);
+        if self.unique.is_empty() { 0 } else { rows.saturating_mul(super::unique::ROW_BYTES) }
+    }
+
     /// What a header may have: far more than the columns that there are, and not without end.
     pub fn header_limits(&self) -> HeaderLimits {
-        let known: usize = self.columns.iter().map(|column| column.name.len() * 2 + 3).sum();
+        let longest = |column: &Column| column.names().map(str::len).max().unwrap_or(0);
+        let known: usize = self.columns.iter().map(|column| longest(column) * 2 + 3).sum();
         HeaderLimits {
             max_columns: self.columns.len() + OTHER_COLUMNS,
             max_bytes: known + OTHER_HEADER_BYTES,
@@ -127,6 +200,10 @@ impl Column {
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            aliases: Vec::new(),
+            cleaning: Cleaning::default(),
+            message: None,
+            example: None,
             required: false,
             format: None,
             pattern: None,
@@ -136,10 +213,33 @@ impl Column {
         }
     }
 
+    /// All names that a header may have for it.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.aliases.iter().map(String::as_str))
+    }
+
+    /// Whether this is one of them.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.names().any(|known| known == name)
+    }
+
+    /// The sentence of an error: the definition's own, if it has one, and what shows how to do it right.
+    fn sentence(&self, value: &str, usual: &dyn Fn() -> String) -> String {
+        let mut sentence = self.message.clone().unwrap_or_else(usual);
+        if let Some(example) = &self.example {
+            sentence.push_str(&format!(", for example {example}"));
+        }
+        if let Some(hidden) = invisible::first_in(value) {
+            sentence.push_str(&format!("; it holds {hidden}"));
+        }
+        sentence
+    }
+
     /// Judges a value. An empty one that is not required passes every rule.
     pub fn judge(&self, value: &str, line: u64, errors: &mut ErrorList) {
-        let mut fault =
-            |code, message: &dyn Fn() -> String| errors.push(line, Some(&self.name), code, message);
+        let mut fault = |code, message: &dyn Fn() -> String| {
+            errors.push(line, Some(&self.name), code, || self.sentence(value, message));
+        };
         if value.is_empty() {
             if self.required {
                 fault("required", &|| format!("`{}` must have a value", self.name));

@@ -13,14 +13,31 @@ const fn marks(bytes: &[u8]) -> Marks {
     marks
 }
 
-/// Outside quotes.
-pub(super) const OUTSIDE: Marks = marks(b",\"\n\r\0");
+/// Outside quotes, by what separates columns.
+pub(super) fn outside(delimiter: u8) -> &'static Marks {
+    static COMMA: Marks = marks(b",\"\n\r\0");
+    static SEMICOLON: Marks = marks(b";\"\n\r\0");
+    static TAB: Marks = marks(b"\t\"\n\r\0");
+    static BAR: Marks = marks(b"|\"\n\r\0");
+    match delimiter {
+        b';' => &SEMICOLON,
+        b'\t' => &TAB,
+        b'|' => &BAR,
+        _ => &COMMA,
+    }
+}
+
 /// Inside quotes.
 pub(super) const INSIDE: Marks = marks(b"\"\n\0");
 /// In a record that is skipped.
-pub(super) const LINE_END: Marks = marks(b"\n");
+pub(super) const LINE_END: Marks = marks(b"\n\r");
 
 /// How many bytes from the start mean nothing.
 pub(super) fn plain_run(bytes: &[u8], marks: &Marks) -> usize {
     bytes.iter().position(|byte| marks[*byte as usize]).unwrap_or(bytes.len())
+}
+
+/// Carriage returns without a line feed.
+pub(super) fn lone_crs(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\r', bytes).filter(|at| bytes.get(at + 1) != Some(&b'\n')).count() as u64
 }

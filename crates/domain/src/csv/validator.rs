@@ -1,14 +1,14 @@
 //! A whole file against a pipeline's rules, as it arrives.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::error::{ErrorList, LimitExceeded, LimitKind, RowError, of};
-use super::header::{HeaderMap, MOST_REPORTED, REFERENCE, listed};
+use super::error::{ErrorList, LimitExceeded, RowError};
+use super::front::Front;
+use super::header::{HeaderMap, MOST_REPORTED, REFERENCE};
+use super::judge::Judge;
 use super::kind::FileKind;
-use super::line::{LineReference, ProtectedFields, Repeats};
+use super::names::{known, listed};
 use super::parser::Parser;
-use super::record::{Event, Malformed, Record};
 use super::reference::ReferenceReader;
 use super::rules::{OURS_BYTES, Schema};
 
@@ -27,6 +27,8 @@ pub struct Validated {
     pub body_offset: u64,
     /// The physical line there.
     pub body_line: u64,
+    /// The end of what is to be stored, after what [`Validator::stored`] gave last.
+    pub rest: Vec<u8>,
 }
 
 /// A file with errors.
@@ -51,31 +53,11 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Validator {
     parser: Parser,
+    /// What makes text of a file in another dialect; none: it is plain CSV in UTF-8.
+    front: Option<Front>,
     /// The first bytes of the file, until its kind is known.
     beginning: Vec<u8>,
     judge: Judge,
-}
-
-#[derive(Debug)]
-struct Judge {
-    schema: Arc<Schema>,
-    /// For each column of the file, its place in the schema.
-    places: Vec<usize>,
-    /// Reads what reports wrote into `_ref`.
-    references: Arc<dyn ReferenceReader>,
-    header: Option<HeaderMap>,
-    ignored_columns: Vec<String>,
-    header_seen: bool,
-    body: (u64, u64),
-    rows: u64,
-    /// What the file is, when it is no CSV.
-    other_kind: Option<FileKind>,
-    /// Whether a line's `_ref` is none of ours.
-    foreign_reference: bool,
-    /// Bytes so far that a report added.
-    added: u64,
-    errors: ErrorList,
-    limit: Option<LimitExceeded>,
 }
 
 impl Validator {
@@ -85,22 +67,9 @@ impl Validator {
         let limits = schema.limits.with_ours(schema.columns.len());
         Self {
             parser: Parser::with_header(limits, schema.header_limits()),
+            front: (!schema.dialect.is_plain()).then(|| Front::new(&schema)),
             beginning: Vec::with_capacity(FileKind::BYTES),
-            judge: Judge {
-                schema,
-                places: Vec::new(),
-                references,
-                header: None,
-                ignored_columns: Vec::new(),
-                header_seen: false,
-                body: (0, 1),
-                rows: 0,
-                other_kind: None,
-                foreign_reference: false,
-                added: 0,
-                errors: ErrorList::default(),
-                limit: None,
-            },
+            judge: Judge::new(schema, references),
         }
     }
 
@@ -109,20 +78,65 @@ impl Validator {
     /// # Errors
     /// As soon as a limit is passed.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), LimitExceeded> {
-        if self.judge.other_kind.is_some() {
-            return Ok(());
-        }
         if self.beginning.len() < FileKind::BYTES {
             let missing = FileKind::BYTES - self.beginning.len();
             self.beginning.extend_from_slice(&bytes[..bytes.len().min(missing)]);
-            self.judge.other_kind = FileKind::of(&self.beginning);
-            if self.judge.other_kind.is_some() {
-                return Ok(());
+            if self.judge.other_kind.is_none() {
+                let utf16 = self.judge.schema.dialect.takes_utf16();
+                let kind = FileKind::of(&self.beginning);
+                self.judge.other_kind = kind.filter(|kind| !utf16 || *kind != FileKind::Utf16);
             }
         }
-        let parsed = self.parser.push(bytes, &mut |event| self.judge.take(event));
+        if self.judge.other_kind.is_some() {
+            return Ok(());
+        }
+        match self.front.take() {
+            None => self.parse(bytes),
+            Some(mut front) => {
+                let parsed = self.translate(&mut front, bytes, false);
+                self.front = Some(front);
+                parsed
+            }
+        }
+    }
+
+    fn parse(&mut self, text: &[u8]) -> Result<(), LimitExceeded> {
+        let parsed = self.parser.push(text, &mut |event| self.judge.take(event));
         parsed.map_err(|limit| self.judge.as_asked(limit))?;
         self.judge.limit.map_or(Ok(()), Err)
+    }
+
+    /// Reads bytes of a file in another dialect, and writes its records anew.
+    fn translate(&mut self, front: &mut Front, bytes: &[u8], last: bool) -> Result<(), LimitExceeded> {
+        if let Some(written) = &mut self.judge.written {
+            written.clear();
+        }
+        let schema = self.judge.schema.clone();
+        let text = front.read(bytes, last, &|names| known(&schema, names));
+        if let Some(opened) = text.opened {
+            self.parser.read_as(opened.grammar, opened.line);
+            self.judge.read_as(opened.grammar);
+        }
+        let mut parsed = 0;
+        for (at, fault) in text.faults {
+            self.parse(&text.ready[parsed..at])?;
+            parsed = at;
+            self.judge.take_decode_fault(self.parser.line(), fault);
+        }
+        self.parse(&text.ready[parsed..])?;
+        front.give_back(text.ready);
+        self.judge.catch_up(self.parser.record_line());
+        Ok(())
+    }
+
+    /// What is to be stored of the bytes that were pushed last: they themselves, or the records in them in plain CSV.
+    pub fn stored<'a>(&'a self, received: &'a [u8]) -> &'a [u8] {
+        self.judge.written.as_ref().map_or(received, |written| written.waiting())
+    }
+
+    /// The first errors so far, and how many there are.
+    pub fn errors(&self) -> (&[RowError], u64) {
+        self.judge.errors.as_parts()
     }
 
     /// A limit that was passed, as an error of the file: with its column, when that is known.
@@ -140,7 +154,7 @@ impl Validator {
 
     /// Whether the file is refused already; it is read on for its other errors.
     pub fn has_errors(&self) -> bool {
-        self.judge.other_kind.is_some() || !self.judge.errors.is_empty()
+        self.judge.has_errors()
     }
 
     /// The file is at its end.
@@ -150,9 +164,15 @@ impl Validator {
     pub fn finish(mut self) -> Result<Validated, Refused> {
         if let Some(kind) = self.judge.other_kind {
             let mut errors = ErrorList::default();
-            errors.push(1, None, kind.code(), || kind.sentence().into());
+            errors.push(1, None, kind.code(&self.beginning), || kind.sentence(&self.beginning).into());
             let (errors, error_count) = errors.into_parts();
             return Err(Refused::Errors(Rejected { errors, error_count }));
+        }
+        if let Some(mut front) = self.front.take() {
+            // As below: at most one record is left.
+            if let Err(limit) = self.translate(&mut front, &[], true) {
+                self.judge.limit.get_or_insert(limit);
+            }
         }
         // What is left is at most one record, which passed the parser's limits when it was pushed.
         if self.parser.finish(&mut |event| self.judge.take(event)).is_err() {
@@ -182,6 +202,7 @@ impl Validator {
                 blank_lines: self.parser.blank_lines(),
                 body_offset: judge.body.0,
                 body_line: judge.body.1,
+                rest: judge.written.map(|written| written.into_waiting()).unwrap_or_default(),
             }),
             _ => {
                 let (errors, error_count) = judge.errors.into_parts();
@@ -189,160 +210,4 @@ impl Validator {
             }
         }
     }
-}
-
-impl Judge {
-    fn take(&mut self, event: Event<'_>) -> ControlFlow<()> {
-        match event {
-            Event::Record(record) if !self.header_seen => self.take_header(&record),
-            Event::Record(record) => return self.take_row(&record),
-            Event::Malformed(fault) => {
-                let first = !std::mem::replace(&mut self.header_seen, true);
-                // After a header with errors rows cannot be judged, but a fault of the header itself is reported.
-                if first || self.header.is_some() {
-                    self.take_fault(&fault);
-                }
-                // Rows they are all the same: a file of nothing but faults ends at its limit as well.
-                if !first {
-                    return self.count_row(fault.line);
-                }
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn take_header(&mut self, record: &Record<'_>) {
-        self.header_seen = true;
-        self.body = (record.end, record.next_line);
-        let read = HeaderMap::read(record, &self.schema, &mut self.errors);
-        if let Some((header, ignored)) = read {
-            self.added = header.added(record, &ProtectedFields::default()) as u64;
-            self.ignored_columns = ignored;
-            self.places = header
-                .columns()
-                .iter()
-                .filter_map(|name| self.schema.columns.iter().position(|column| column.name == *name))
-                .collect();
-            self.header = Some(header);
-        }
-    }
-
-    fn take_row(&mut self, record: &Record<'_>) -> ControlFlow<()> {
-        self.count_row(record.line)?;
-        let Some(header) = &self.header else { return ControlFlow::Continue(()) };
-        if record.len() != header.fields() {
-            self.errors.push(record.line, None, "field_count", || field_count(record.len(), header.fields()));
-            return ControlFlow::Continue(());
-        }
-        let reference = header.reference(record, self.references.as_ref());
-        match reference {
-            LineReference::Changed => {
-                self.errors
-                    .push(record.line, Some(REFERENCE), "changed_reference", || CHANGED_REFERENCE.into());
-            }
-            LineReference::Foreign => self.foreign_reference = true,
-            LineReference::Absent | LineReference::Ours(_) => {}
-        }
-        let line = reference.into_line();
-        if let Some(repeats) = line.repeats {
-            let (code, why) = repeated(repeats);
-            self.errors.push(record.line, Some(REFERENCE), code, || why.into());
-        }
-        let protected = line.protected;
-        let added = header.added(record, &protected);
-        self.added += added as u64;
-        self.limit = header.exceeded(record, &protected, added, &self.schema.limits);
-        if self.limit.is_some() {
-            return ControlFlow::Break(());
-        }
-        header.each_value(record, &protected, |place, value| {
-            self.schema.columns[self.places[place]].judge(value, record.line, &mut self.errors);
-        });
-        ControlFlow::Continue(())
-    }
-
-    fn count_row(&mut self, line: u64) -> ControlFlow<()> {
-        self.rows += 1;
-        let most = self.schema.limits.max_rows;
-        if self.rows > most {
-            self.limit = Some(LimitExceeded { kind: LimitKind::Rows(most), line, field: 0 });
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// A limit of the parser's, which are wider, as the one that the pipeline asks for.
-    fn as_asked(&self, limit: LimitExceeded) -> LimitExceeded {
-        let asked = &self.schema.limits;
-        let kind = match limit.kind {
-            header @ LimitKind::HeaderBytes(_) => header,
-            LimitKind::FieldChars(_) => LimitKind::FieldChars(asked.max_field_chars),
-            LimitKind::RecordBytes(_) => LimitKind::RecordBytes(asked.max_record_bytes),
-            LimitKind::Rows(_) => LimitKind::Rows(asked.max_rows),
-        };
-        LimitExceeded { kind, ..limit }
-    }
-
-    fn error_of(&self, limit: &LimitExceeded) -> RowError {
-        let (code, in_column) = match limit.kind {
-            LimitKind::HeaderBytes(_) => ("header_too_large", false),
-            LimitKind::FieldChars(_) => ("field_too_large", true),
-            LimitKind::RecordBytes(_) => ("record_too_large", false),
-            LimitKind::Rows(_) => ("too_many_rows", false),
-        };
-        let header = self.header.as_ref().filter(|_| in_column);
-        RowError {
-            line: limit.line,
-            column: header.and_then(|header| header.column_of(limit.field)).map(str::to_owned),
-            code,
-            message: limit.to_string(),
-        }
-    }
-
-    fn take_fault(&mut self, fault: &Malformed) {
-        let column = self.header.as_ref().and_then(|header| header.column_of(fault.field));
-        let fields = self.header.as_ref().map_or(0, HeaderMap::fields);
-        self.errors.push(fault.line, column, fault.code, || match fault.code {
-            "text_after_quote" => "text stands between a closing quote and the next comma; double quotes inside a \
-                                   quoted field, and leave no blanks around it"
-                .into(),
-            "quote_in_unquoted_field" => {
-                "a quote stands inside a field that does not begin with one; quote the whole field and double the quote".into()
-            }
-            "unclosed_quote" => format!("the quote that opens in line {} is never closed", fault.at_line),
-            "bare_cr" => "a carriage return stands without a line feed; end lines with LF or CRLF".into(),
-            "field_count" => field_count(fault.field, fields),
-            "too_many_columns" => {
-                format!("the header has {}; the columns are: {}", of(fault.field as u64, "column"), listed(&self.schema))
-            }
-            "nul_byte" => "the record holds a NUL byte; remove it".into(),
-            _ => "the record is not valid UTF-8; save the file as UTF-8".into(),
-        });
-    }
-}
-
-/// Why a line cannot be taken with a reference that was cut or changed.
-const CHANGED_REFERENCE: &str = "the cell under `_ref` is not as the report had it, so it is unknown which apostrophes the report put before \
-     cells; copy it from the report again, or take the column out if all apostrophes are meant";
-
-/// Why a line that would repeat an effect is not taken: its code, and a sentence.
-fn repeated(repeats: Repeats) -> (&'static str, &'static str) {
-    match repeats {
-        Repeats::Changed => (
-            "changed_after_effect",
-            "the line's values were changed, but its row may have had its effect at the API before, and would have it a second time \
-             under another idempotency key; upload the line as the report had it, retry the row in its batch, or, when you know that \
-             a second time is right, empty the cell under `_ref`",
-        ),
-        Repeats::Unkeyed => (
-            "effect_without_key",
-            "the line's row may have had its effect at the API before, and its call has no idempotency key by which the API would know \
-             it again; ask the API what became of it, retry the row in its batch, or, when you know that a second time is right, empty \
-             the cell under `_ref`",
-        ),
-    }
-}
-
-fn field_count(fields: usize, of_header: usize) -> String {
-    format!("the line has {} and the header {of_header}", of(fields as u64, "field"))
 }

@@ -5,8 +5,11 @@ use regex::Regex;
 use serde_saphyr::Spanned;
 
 use super::check::Source;
-use super::definition::{ColumnDefinition, CsvDefinition};
-use crate::csv::{Column, ErrorList, Limits, REPORT_COLUMNS, Schema};
+use super::definition::{ColumnDefinition, CsvDefinition, DelimiterDefinition, HeaderDefinition};
+use crate::csv::{
+    Charset, Cleaning, Column, Delimiter, Dialect, ErrorList, HeaderRules, Limits, REPORT_COLUMNS, Schema,
+    UNIQUE_ROW_BYTES,
+};
 
 /// Rows of a batch at most, whatever a definition says: numbers have 31 bits.
 const MOST_ROWS: u64 = 2_000_000_000;
@@ -17,6 +20,9 @@ const MOST_RECORD_BYTES: usize = 64 * 1024 * 1024;
 /// Columns of the list of a refused file's errors, besides those of other reports.
 const REFUSAL_COLUMNS: [&str; 2] = ["_line", "_column"];
 
+/// Rows of a file whose rows are compared with each other.
+const MOST_UNIQUE_ROWS: u64 = 5_000_000;
+
 const DEFAULT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
 pub fn schema(csv: &CsvDefinition, source: &mut Source<'_>) -> Schema {
@@ -25,15 +31,95 @@ pub fn schema(csv: &CsvDefinition, source: &mut Source<'_>) -> Schema {
     if csv.columns.value.is_empty() && !source.is_damaged("csv") {
         source.broken(csv.columns.referenced.line(), "csv.columns is empty; name at least one column".into());
     }
+    let dialect = dialect(csv, source);
     for definition in &csv.columns.value {
         let line = definition.referenced.line();
         let column = column(&definition.value, line, &limits, source);
         if columns.iter().any(|other| other.name == column.name) {
             source.error(line, format!("duplicate column `{}`; remove one of them", column.name));
         }
+        refuse_shared_names(&columns, &column, &dialect, line, source);
         columns.push(column);
     }
-    Schema { columns, ordered: csv.ordered, limits }
+    let unique = unique(csv, &columns, &limits, source);
+    Schema { columns, ordered: csv.ordered, unique, dialect, limits }
+}
+
+fn dialect(csv: &CsvDefinition, source: &mut Source<'_>) -> Dialect {
+    let delimiter = match csv.delimiter {
+        None | Some(DelimiterDefinition::Comma) => Delimiter::Is(b','),
+        Some(DelimiterDefinition::Semicolon) => Delimiter::Is(b';'),
+        Some(DelimiterDefinition::Tab) => Delimiter::Is(b'\t'),
+        Some(DelimiterDefinition::Bar) => Delimiter::Is(b'|'),
+        Some(DelimiterDefinition::Auto) => Delimiter::Auto,
+    };
+    let mut charset = Charset::Utf8;
+    if let Some(label) = &csv.encoding {
+        match Charset::named(&label.value) {
+            Some(found) => charset = found,
+            None => source.error(
+                label.referenced.line(),
+                format!(
+                    "csv.encoding `{}` is no encoding; write auto, utf-8, windows-1252 or another label of the WHATWG Encoding Standard",
+                    label.value
+                ),
+            ),
+        }
+    }
+    let HeaderDefinition { ignore_case, trim, extra_columns } = csv.header;
+    Dialect { delimiter, charset, header: HeaderRules { ignore_case, trim, extra_columns } }
+}
+
+/// Two columns of which a header's name could be either.
+fn refuse_shared_names(
+    columns: &[Column],
+    column: &Column,
+    dialect: &Dialect,
+    line: u64,
+    source: &mut Source<'_>,
+) {
+    let compared = |name: &str| dialect.header.compared(name).into_owned();
+    for name in column.names() {
+        let shares = |other: &&Column| {
+            other.name != column.name && other.names().any(|known| compared(known) == compared(name))
+        };
+        if let Some(other) = columns.iter().find(shares) {
+            source.error(
+                line,
+                format!(
+                    "column `{}`: a header's `{name}` could be the column `{}` as well; rename one of them",
+                    column.name, other.name
+                ),
+            );
+        }
+    }
+}
+
+fn unique(csv: &CsvDefinition, columns: &[Column], limits: &Limits, source: &mut Source<'_>) -> Vec<usize> {
+    let mut places = Vec::new();
+    for name in &csv.unique {
+        let line = name.referenced.line();
+        match columns.iter().position(|column| column.name == name.value) {
+            Some(place) if places.contains(&place) => {
+                source.error(line, format!("csv.unique names `{}` twice", name.value));
+            }
+            Some(place) => places.push(place),
+            None if source.is_damaged("csv") => {}
+            None => {
+                source.error(line, format!("csv.unique: there is no column `{}`", name.value));
+            }
+        }
+    }
+    if let Some(first) = csv.unique.first().filter(|_| limits.max_rows > MOST_UNIQUE_ROWS) {
+        source.error(
+            first.referenced.line(),
+            format!(
+                "csv.unique keeps {UNIQUE_ROW_BYTES} bytes of each row in memory while a file is read; write csv.max_rows of at most \
+                 {MOST_UNIQUE_ROWS} with it"
+            ),
+        );
+    }
+    places
 }
 
 pub fn max_bytes(csv: &CsvDefinition, source: &mut Source<'_>) -> u64 {
@@ -79,8 +165,10 @@ fn column(definition: &ColumnDefinition, line: u64, limits: &Limits, source: &mu
     if name.is_empty() {
         source.error(line, "a column has no name; give it one".into());
     }
-    if REPORT_COLUMNS.contains(&name.as_str()) || REFUSAL_COLUMNS.contains(&name.as_str()) {
-        source.error(line, format!("column `{name}`: reports have a column of that name; rename it"));
+    for known in std::iter::once(name).chain(&definition.aliases) {
+        if REPORT_COLUMNS.contains(&known.as_str()) || REFUSAL_COLUMNS.contains(&known.as_str()) {
+            source.error(line, format!("column `{known}`: reports have a column of that name; rename it"));
+        }
     }
     let mut wrong = |message: &str| source.error(line, format!("column `{name}`: {message}"));
     if definition.min_length.zip(definition.max_length).is_some_and(|(least, most)| least > most) {
@@ -107,6 +195,15 @@ fn column(definition: &ColumnDefinition, line: u64, limits: &Limits, source: &mu
     });
     let column = Column {
         name: name.clone(),
+        aliases: definition.aliases.clone(),
+        cleaning: Cleaning {
+            trim: definition.trim,
+            case: definition.case,
+            nfc: definition.normalize.is_some(),
+            default: definition.default.clone().filter(|default| !default.is_empty()),
+        },
+        message: definition.message.clone(),
+        example: definition.example.clone(),
         required: definition.required,
         format: definition.format,
         pattern,
@@ -114,12 +211,35 @@ fn column(definition: &ColumnDefinition, line: u64, limits: &Limits, source: &mu
         max_length: definition.max_length,
         one_of: definition.one_of.clone().unwrap_or_default().into(),
     };
-    for value in column.one_of.iter() {
+    refuse_own_values(&column, line, source);
+    column
+}
+
+/// Values of a definition that its own rules refuse.
+fn refuse_own_values(column: &Column, line: u64, source: &mut Source<'_>) {
+    let name = &column.name;
+    let refused = |value: &str| {
         let mut errors = ErrorList::default();
         column.judge(value, line, &mut errors);
-        if !errors.is_empty() {
+        !errors.is_empty()
+    };
+    for value in column.one_of.iter() {
+        if refused(value) {
             source.error(line, format!("column `{name}`: its other rules refuse `{value}` of its enum"));
         }
+        if column.cleaning.apply(value) != value {
+            source.error(
+                line,
+                format!(
+                    "column `{name}`: no value becomes `{value}` of its enum, as values are changed before"
+                ),
+            );
+        }
     }
-    column
+    let given = [("default", &column.cleaning.default), ("example", &column.example)];
+    for (key, value) in given.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+        if refused(&column.cleaning.apply(value)) {
+            source.error(line, format!("column `{name}`: its other rules refuse its {key} `{value}`"));
+        }
+    }
 }

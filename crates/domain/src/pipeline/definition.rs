@@ -20,7 +20,7 @@ use super::responses::written::ResponsesDefinition;
 use super::scalars::{Share, Span};
 use super::transport::TlsDefinition;
 use super::written::Written;
-use crate::csv::Format;
+use crate::csv::{ExtraColumns, Format, LetterCase};
 use crate::ledger::Canary;
 
 /// A whole file.
@@ -54,7 +54,47 @@ pub struct CsvDefinition {
     pub max_record_bytes: Option<Spanned<usize>>,
     #[serde(default)]
     pub ordered: bool,
+    pub delimiter: Option<DelimiterDefinition>,
+    pub encoding: Option<Spanned<String>>,
+    #[serde(default)]
+    pub header: HeaderDefinition,
+    #[serde(default)]
+    pub unique: Vec<Spanned<String>>,
     pub columns: Spanned<Vec<Spanned<ColumnDefinition>>>,
+}
+
+/// `csv.delimiter`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub enum DelimiterDefinition {
+    #[serde(rename = ",")]
+    Comma,
+    #[serde(rename = ";")]
+    Semicolon,
+    #[serde(rename = "tab", alias = "\t")]
+    Tab,
+    #[serde(rename = "|")]
+    Bar,
+    #[serde(rename = "auto")]
+    Auto,
+}
+
+/// `csv.header`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderDefinition {
+    #[serde(default)]
+    pub ignore_case: bool,
+    #[serde(default)]
+    pub trim: bool,
+    #[serde(default)]
+    pub extra_columns: ExtraColumns,
+}
+
+/// `csv.columns[].normalize`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormalForm {
+    Nfc,
 }
 
 /// `csv.columns[]`.
@@ -62,6 +102,15 @@ pub struct CsvDefinition {
 #[serde(deny_unknown_fields)]
 pub struct ColumnDefinition {
     pub name: String,
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    #[serde(default)]
+    pub trim: bool,
+    pub case: Option<LetterCase>,
+    pub normalize: Option<NormalForm>,
+    pub default: Option<String>,
+    pub message: Option<String>,
+    pub example: Option<String>,
     #[serde(default)]
     pub required: bool,
     pub format: Option<Format>,

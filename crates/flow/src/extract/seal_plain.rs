@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
-use penstock_domain::csv::{Refused, Validator};
+use penstock_domain::csv::{Refused, Rejected, Validator};
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::ExtractionLease;
 
@@ -17,6 +17,7 @@ use crate::context::services::Services;
 use crate::extract::fault::{ExtractError, FileFault};
 use crate::extract::policy::ExtractPolicy;
 use crate::intake::sealed_file::{SealedWriter, sealed_key, upload_folder};
+use crate::intake::unpack::{Unpack, UnpackError};
 
 /// The lease is renewed after this many bytes.
 const RENEW_EVERY: u64 = 16 * 1024 * 1024;
@@ -48,34 +49,38 @@ pub(crate) async fn seal(
         Err(error) => return Err(error.into()),
     };
     let path = sealed_key(&batch.owner_name, batch.id);
-    let mut writer = SealedWriter::new(services, path, secrets.key(), batch.id)?;
     let references = Arc::new(References::of(services, &batch.owner_name).await?);
-    let mut validator = Validator::new(pipeline.schema.clone(), references);
+    let mut sealing = Sealing {
+        writer: SealedWriter::new(services, path, secrets.key(), batch.id)?,
+        validator: Validator::new(pipeline.schema.clone(), references),
+        most: pipeline.max_upload_bytes,
+        received: 0,
+    };
+    let mut unpack = Unpack::default();
     let mut bytes = stored.into_stream();
     let mut renewed_at = 0;
     while let Some(part) = bytes.next().await {
         let part = part?;
-        validator
-            .push(&part)
-            .map_err(|limit| ExtractError::File(FileFault::new("file_too_large", limit.to_string())))?;
-        let most = pipeline.max_upload_bytes.saturating_add(validator.allowance());
-        if writer.plain_bytes() + part.len() as u64 > most {
-            let message = format!("the file has more than {} bytes", pipeline.max_upload_bytes);
-            return Err(ExtractError::File(FileFault::new("file_too_large", message)));
-        }
-        writer.push(&part).await?;
-        if writer.plain_bytes() - renewed_at >= RENEW_EVERY {
-            renewed_at = writer.plain_bytes();
-            lease.until = services.clock.now() + policy.lease;
-            services.store.renew_extraction(lease).await?;
+        let mut part = part.as_ref();
+        while !part.is_empty() {
+            let plain = unpack.step(&mut part).map_err(unreadable)?;
+            sealing.push(plain.bytes()).await?;
+            if sealing.received - renewed_at >= RENEW_EVERY {
+                renewed_at = sealing.received;
+                lease.until = services.clock.now() + policy.lease;
+                services.store.renew_extraction(lease).await?;
+            }
         }
     }
-    let validated = validator.finish().map_err(|refused| {
+    sealing.push(&unpack.finish().map_err(unreadable)?).await?;
+    let Sealing { mut writer, validator, .. } = sealing;
+    let mut validated = validator.finish().map_err(|refused| {
         ExtractError::File(match refused {
-            Refused::Errors(rejected) => FileFault::invalid(rejected.errors, rejected.error_count),
+            Refused::Errors(rejected) => invalid(rejected),
             Refused::Limit(error) => FileFault::new("file_too_large", error.message),
         })
     })?;
+    writer.push(&std::mem::take(&mut validated.rest)).await?;
     let file = writer.finish().await?;
     let header = secrets.seal_json(SecretLocation::Header, &validated.header);
     let rows = u32::try_from(validated.rows).unwrap_or(u32::MAX);
@@ -89,4 +94,40 @@ pub(crate) async fn seal(
     batch.checkpoint = start;
     batch.ledger.counted(rows);
     Ok(secrets.with_header(validated.header))
+}
+
+/// A file that is validated and sealed as it is read.
+struct Sealing {
+    writer: SealedWriter,
+    validator: Validator,
+    /// Bytes that it may have.
+    most: u64,
+    /// Bytes that were read, unpacked.
+    received: u64,
+}
+
+impl Sealing {
+    async fn push(&mut self, plain: &[u8]) -> Result<(), ExtractError> {
+        self.validator
+            .push(plain)
+            .map_err(|limit| ExtractError::File(FileFault::new("file_too_large", limit.to_string())))?;
+        self.received += plain.len() as u64;
+        if self.received > self.most.saturating_add(self.validator.allowance()) {
+            let message = format!("the file has more than {} bytes", self.most);
+            return Err(ExtractError::File(FileFault::new("file_too_large", message)));
+        }
+        // A file that is refused anyway need not be stored; it is only read on for its other errors.
+        if !self.validator.has_errors() {
+            self.writer.push(self.validator.stored(plain)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(error: UnpackError) -> ExtractError {
+    ExtractError::File(invalid(error.rejected()))
+}
+
+fn invalid(rejected: Rejected) -> FileFault {
+    FileFault::invalid(rejected.errors, rejected.error_count)
 }

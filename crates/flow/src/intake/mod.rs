@@ -3,5 +3,7 @@
 pub mod create_batch;
 pub mod presigned;
 pub mod presigned_batch;
+pub mod refused;
 pub mod sealed_file;
+pub mod unpack;
 pub mod upload;

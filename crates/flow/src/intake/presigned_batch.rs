@@ -15,9 +15,10 @@ use crate::context::secrets::{SecretLocation, SecretsOf};
 use crate::context::services::Services;
 use crate::context::stored_definitions;
 use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
+use crate::intake::refused::UploadError;
 use crate::intake::sealed_file::upload_key;
 use crate::intake::upload::{
-    Accepted, UploadError, UploadFields, UploadRequest, absorb_fields, check_context, fingerprinters, replay,
+    Accepted, UploadFields, UploadRequest, absorb_fields, check_context, fingerprinters, replay,
 };
 
 /// Makes the batch of a presigned upload.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use penstock_crypto::{DataKey, Fingerprinter};
-use penstock_domain::csv::{Refused, Rejected, RowError, Validated, Validator, error};
+use penstock_domain::csv::{Validated, Validator};
 use penstock_domain::ids::{BatchId, OwnerSeq};
 use penstock_domain::ledger::Canary;
 use penstock_domain::pipeline::Pipeline;
@@ -23,7 +23,9 @@ use crate::context::services::Services;
 use crate::context::stored_definitions;
 use crate::crash;
 use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
+use crate::intake::refused::{TooLarge, UploadError};
 use crate::intake::sealed_file::{SealedWriter, sealed_key};
+use crate::intake::unpack::Unpack;
 
 /// Who uploads, and to what.
 #[derive(Clone)]
@@ -55,53 +57,6 @@ pub struct UploadFields {
     pub canary: Option<Canary>,
 }
 
-/// Why an upload did not become a batch.
-#[derive(Debug, thiserror::Error)]
-pub enum UploadError {
-    /// A limit was passed.
-    #[error("the upload is larger than is allowed")]
-    TooLarge(TooLarge),
-    /// The file has errors.
-    #[error("the file has {}", error::of(.0.error_count, "error"))]
-    Rejected(Rejected),
-    /// The pipeline's templates need these keys of the `context`, and have no default for them.
-    #[error("the context has no {}", .0.join(", "))]
-    MissingContext(Vec<String>),
-    /// The `Idempotency-Key` was used for something else.
-    #[error("this Idempotency-Key was used before with other content")]
-    KeyReused,
-    /// There is no presigned upload of this id, or not of this owner.
-    #[error("there is no upload of this id")]
-    NoSuchUpload,
-    /// Nothing was PUT to the presigned upload's address yet.
-    #[error("nothing was PUT to this upload's address yet")]
-    NotUploaded,
-    /// The presigned upload has become a batch before.
-    #[error("this upload has become a batch before")]
-    UploadUsed(Option<BatchId>),
-    /// An engine failed.
-    #[error(transparent)]
-    Flow(#[from] FlowError),
-}
-
-impl From<Refused> for UploadError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Errors(rejected) => Self::Rejected(rejected),
-            Refused::Limit(error) => Self::TooLarge(TooLarge::Csv(error)),
-        }
-    }
-}
-
-/// Which limit was passed.
-#[derive(Debug)]
-pub enum TooLarge {
-    /// The whole body, in bytes.
-    Bytes(u64),
-    /// A limit on rows, fields or records.
-    Csv(RowError),
-}
-
 /// What became of an upload.
 #[derive(Debug)]
 pub struct Accepted {
@@ -120,9 +75,10 @@ pub struct Upload {
     id: BatchId,
     span: Span,
     secrets: SecretsOf,
+    unpack: Unpack,
     validator: Validator,
     writer: SealedWriter,
-    /// Bytes that came, stored or not.
+    /// Bytes that came, unpacked, stored or not.
     received: u64,
     earlier: Option<(Batch, Idempotency)>,
     /// The first is made under the installation's own secret; a second one compares with a promise from before there was one.
@@ -161,6 +117,7 @@ impl Upload {
             id,
             span,
             secrets: SecretsOf::new(id, key, Value::Null),
+            unpack: Unpack::default(),
             validator: Validator::new(request.pipeline.schema.clone(), references),
             writer,
             received: 0,
@@ -170,13 +127,26 @@ impl Upload {
         })
     }
 
-    /// Takes the next bytes of the file.
+    /// Takes the next bytes of the file, which may be compressed with gzip.
     ///
     /// # Errors
-    /// As soon as a limit is passed; when the object store fails.
-    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+    /// As soon as a limit is passed; when it cannot be unpacked; when the object store fails.
+    pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), UploadError> {
+        while !bytes.is_empty() {
+            let plain = self.unpack.step(&mut bytes)?;
+            self.push_plain(plain.bytes()).await?;
+        }
+        Ok(())
+    }
+
+    async fn push_plain(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
         if let Err(limit) = self.validator.push(bytes) {
-            return Err(UploadError::TooLarge(TooLarge::Csv(self.validator.error_of(&limit))));
+            let (earlier, earlier_count) = self.validator.errors();
+            return Err(UploadError::TooLarge(TooLarge::Csv {
+                limit: self.validator.error_of(&limit),
+                earlier: earlier.to_vec(),
+                earlier_count,
+            }));
         }
         self.received += bytes.len() as u64;
         let most = self.request.pipeline.max_upload_bytes;
@@ -188,13 +158,17 @@ impl Upload {
         }
         // A file that is refused anyway need not be stored; it is only read on for its other errors.
         if !self.validator.has_errors() {
-            self.writer.push(bytes).await?;
+            self.writer.push(self.validator.stored(bytes)).await?;
         }
         Ok(())
     }
 
     /// Something else was wrong, and the file becomes no batch: what is wrong with the file itself, if anything is.
-    pub async fn abandon(self) -> Option<UploadError> {
+    pub async fn abandon(mut self) -> Option<UploadError> {
+        if let Err(error) = self.finish_unpacking().await {
+            self.writer.abort().await;
+            return Some(error);
+        }
         let refused = self.validator.finish().err();
         self.writer.abort().await;
         refused.map(UploadError::from)
@@ -209,7 +183,16 @@ impl Upload {
         self.end(fields).instrument(span).await
     }
 
+    async fn finish_unpacking(&mut self) -> Result<(), UploadError> {
+        let rest = self.unpack.finish()?;
+        if rest.is_empty() { Ok(()) } else { self.push_plain(&rest).await }
+    }
+
     async fn end(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
+        if let Err(error) = self.finish_unpacking().await {
+            self.writer.abort().await;
+            return Err(error);
+        }
         let mut validated = match self.validator.finish() {
             Ok(validated) => validated,
             Err(refused) => {
@@ -238,6 +221,7 @@ impl Upload {
             self.request.idempotency_key.take().zip(prints.first()).map(|(key, (key_id, print))| {
                 Idempotency { key, key_id: key_id.clone(), fingerprint: print.to_vec() }
             });
+        self.writer.push(&std::mem::take(&mut validated.rest)).await?;
         let file = self.writer.finish().await?;
         crash::point(crash::FILE_STORED);
         let services = self.services;

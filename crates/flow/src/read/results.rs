@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use penstock_domain::csv::{
-    HeaderMap, OURS_BYTES, RowReference, Unfinished, Unreadable, column_tag, encode_value, neutralise,
+    Charset, HeaderMap, OURS_BYTES, RowReference, Unfinished, Unreadable, column_tag, encode_separated,
+    encode_separated_value, neutralise, survive,
 };
 use penstock_domain::effect::Effect;
 use penstock_domain::ids::{BatchId, OwnerSeq, RowNumber};
@@ -84,6 +85,8 @@ pub fn named(name: &str) -> Option<(Report, Format)> {
 pub enum Format {
     /// The file's columns first, then `_row`, `_status`, the result's columns, `_code`, `_message`, `_ref`.
     Csv,
+    /// The same for a spreadsheet: with a byte order mark, and with cells that it shows and saves as they are.
+    Spreadsheet,
     /// A JSON object a line: number, line, status, row, result, error.
     Ndjson,
 }
@@ -127,7 +130,8 @@ pub async fn stream(
     let pipeline = services.definition_of(&batch).await?;
     let header = secrets.header().cloned();
     let references = References::of(&services, &batch.owner_name).await?;
-    let writer = Writer { batch: batch.id, secrets, pipeline, references, header, report, format };
+    let delimiter = header.as_ref().map_or(b',', |header| header.delimiter());
+    let writer = Writer { batch: batch.id, secrets, pipeline, references, header, report, format, delimiter };
     let head = after.is_none().then(|| writer.head()).filter(|head| !head.is_empty());
     let next = Some(after.unwrap_or(0));
     let state = State { services, batch, writer, reader, next, head, _held: held, more: None };
@@ -209,6 +213,8 @@ struct Writer {
     header: Option<Arc<HeaderMap>>,
     report: Report,
     format: Format,
+    /// What separates columns, as in the client's file.
+    delimiter: u8,
 }
 
 /// What a client wrote into a row, as a format shows it.
@@ -223,23 +229,19 @@ impl Writer {
         if self.format == Format::Ndjson {
             return out;
         }
-        let mut cells: Vec<&str> = self
-            .header
-            .as_ref()
-            .map(|header| header.columns().iter().map(String::as_str).collect())
-            .unwrap_or_default();
-        cells.extend(["_row", "_status"]);
+        // An upload of the report is read as the pipeline's files are, unless it begins with a mark.
+        if self.format == Format::Spreadsheet || self.pipeline.schema.dialect.charset != Charset::Utf8 {
+            out.extend_from_slice("\u{FEFF}".as_bytes());
+        }
+        let own = self.header.as_ref().map(|header| header.written()).unwrap_or_default();
+        let mut cells: Vec<Cow<'_, str>> = own.iter().map(|name| neutralise(name)).collect();
+        cells.extend(["_row", "_status"].map(Cow::Borrowed));
         let results = self.pipeline.result_columns();
         if self.report == Report::Results {
-            cells.extend(results.iter().copied());
+            cells.extend(results.iter().copied().map(Cow::Borrowed));
         }
-        cells.extend(["_code", "_message", "_ref"]);
-        for (index, cell) in cells.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            encode_value(cell, &mut out);
-        }
+        cells.extend(["_code", "_message", "_ref"].map(Cow::Borrowed));
+        encode_separated(cells.iter().map(|cell| cell.as_ref()), self.delimiter, &mut out);
         out.extend_from_slice(b"\r\n");
         out
     }
@@ -256,10 +258,12 @@ impl Writer {
             None
         });
         match (self.format, own) {
-            (Format::Csv, Some(Own::Cells(cells, reference))) => {
+            (Format::Csv | Format::Spreadsheet, Some(Own::Cells(cells, reference))) => {
                 self.csv(&view, Some(&cells), reference, out);
             }
-            (Format::Csv, _) => self.csv(&view, None, self.reference(view.number), out),
+            (Format::Csv | Format::Spreadsheet, _) => {
+                self.csv(&view, None, self.reference(view.number), out);
+            }
             (Format::Ndjson, Some(Own::Values(values))) => ndjson(&view, Some(&values), out),
             (Format::Ndjson, _) => ndjson(&view, None, out),
         }
@@ -283,8 +287,8 @@ impl Writer {
         let (Some(sealed), Some(header)) = (&record.payload, &self.header) else { return Ok(None) };
         let payload = self.secrets.open(SecretLocation::Payload(record.number), sealed)?;
         let own = match self.format {
-            Format::Csv => self.cells(record, error, header, &payload),
-            Format::Ndjson => header.values(&payload, &self.pipeline.schema).map(Own::Values),
+            Format::Csv | Format::Spreadsheet => self.cells(record, error, header, &payload),
+            Format::Ndjson => header.own_values(&payload, &self.pipeline.schema).map(Own::Values),
         };
         own.map(Some).map_err(|error| {
             FlowError::Inconsistent(format!("row {} cannot be read again: {error}", record.number))
@@ -300,7 +304,11 @@ impl Writer {
         header: &HeaderMap,
         payload: &[u8],
     ) -> Result<Own, Unreadable> {
-        let shown = header.report_cells(payload)?;
+        let shown = if self.format == Format::Spreadsheet {
+            header.spreadsheet_cells(payload)?
+        } else {
+            header.report_cells(payload)?
+        };
         let mut reference = RowReference { protected: shown.protected, ..self.reference(record.number) };
         if record.status != RowStatus::Completed {
             let kept = header.origin(payload)?;
@@ -325,24 +333,29 @@ impl Writer {
             (None, Some(header)) => out.extend_from_slice(&header.empty()),
             (None, None) => {}
         }
-        out.extend_from_slice(format!(",{},{}", view.number, view.status.name()).as_bytes());
+        let between = self.delimiter;
+        for text in [&view.number.to_string(), view.status.name()] {
+            out.push(between);
+            out.extend_from_slice(text.as_bytes());
+        }
         if self.report == Report::Results {
             for column in self.pipeline.result_columns() {
-                out.push(b',');
-                if cell(view.result.as_ref().and_then(|result| result.get(column)), out) {
+                out.push(between);
+                let show = if self.format == Format::Spreadsheet { survive } else { neutralise };
+                if cell(view.result.as_ref().and_then(|result| result.get(column)), show, between, out) {
                     reference.protected.push(column_tag(column));
                 }
             }
         }
-        out.push(b',');
+        out.push(between);
         if let Some(error) = &view.error {
-            encode_value(&error.code, out);
-            out.push(b',');
-            encode_value(&neutralise(&shortened(&error.message)), out);
+            encode_separated_value(&error.code, between, out);
+            out.push(between);
+            encode_separated_value(&neutralise(&shortened(&error.message)), between, out);
         } else {
-            out.push(b',');
+            out.push(between);
         }
-        out.push(b',');
+        out.push(between);
         out.extend_from_slice(self.references.write(&reference).as_bytes());
         out.extend_from_slice(b"\r\n");
     }
@@ -372,16 +385,16 @@ fn shortened(message: &str) -> Cow<'_, str> {
 
 /// A value of the result as a cell: text as it stands, anything else as JSON, which no spreadsheet takes for a formula. Whether
 /// it got an apostrophe.
-fn cell(value: Option<&Value>, out: &mut Vec<u8>) -> bool {
+fn cell(value: Option<&Value>, show: fn(&str) -> Cow<'_, str>, delimiter: u8, out: &mut Vec<u8>) -> bool {
     match value {
         None | Some(Value::Null) => false,
         Some(Value::String(text)) => {
-            let safe = neutralise(text);
-            encode_value(&safe, out);
+            let safe = show(text);
+            encode_separated_value(&safe, delimiter, out);
             matches!(safe, Cow::Owned(_))
         }
         Some(other) => {
-            encode_value(&other.to_string(), out);
+            encode_separated_value(&other.to_string(), delimiter, out);
             false
         }
     }

@@ -1,0 +1,176 @@
+//! A file's header, judged.
+
+use super::{HeaderMap, IGNORED, MARKS, MOST_REPORTED, REFERENCE, REPORT_COLUMNS};
+use crate::csv::dialect::{DELIMITERS, Delimiter, ExtraColumns, delimiter_name};
+use crate::csv::error::{COLUMN_BYTES, ErrorList, shortened};
+use crate::csv::names::{find, known, listed, unknown};
+use crate::csv::opening::split;
+use crate::csv::record::Record;
+use crate::csv::rules::Schema;
+
+/// Columns as they are collected from a header.
+#[derive(Default)]
+struct Collected {
+    columns: Vec<String>,
+    written: Vec<String>,
+    extra: Vec<usize>,
+    kept: Vec<usize>,
+}
+
+impl HeaderMap {
+    /// Judges a header; none when it has errors. Also gives the names of columns that are ignored.
+    pub fn read(record: &Record<'_>, schema: &Schema, errors: &mut ErrorList) -> Option<(Self, Vec<String>)> {
+        let mut names: Vec<String> = record.values().map(|value| value.into_owned()).collect();
+        if schema.dialect.delimiter == Delimiter::Auto {
+            // What spreadsheets write behind the last column that is used.
+            let used = names.iter().rposition(|name| !name.is_empty()).map_or(1, |last| last + 1);
+            names.truncate(used);
+        }
+        let line = record.line;
+        if let Some(sentence) = other_delimiter(&names, schema) {
+            errors.push(line, names.first().map(String::as_str), "unknown_column", || sentence);
+            complete(&Collected::default(), schema, line, errors)?;
+        }
+        let collected = collect(&names, schema, line, errors);
+        complete(&collected, schema, line, errors)?;
+        let ignored = ignored(&names, &collected.written);
+        let all = collected.kept.len() == names.len();
+        let same = collected.written == collected.columns;
+        let header = Self {
+            written: (!same).then_some(collected.written),
+            columns: collected.columns,
+            extra: collected.extra,
+            delimiter: None,
+            kept: if all { None } else { Some(collected.kept) },
+            fields: names.len(),
+            report: is_report(&names),
+            reference: names.iter().position(|name| name == REFERENCE),
+            other_marks: names.iter().any(|name| name != REFERENCE && MARKS.contains(&name.as_str())),
+        };
+        Some((header, ignored))
+    }
+}
+
+fn is_report(names: &[String]) -> bool {
+    names.iter().any(|name| MARKS.contains(&name.as_str()))
+}
+
+/// Each name is a column of the pipeline, one that is kept or left out, or an error.
+fn collect(names: &[String], schema: &Schema, line: u64, errors: &mut ErrorList) -> Collected {
+    let mut collected = Collected::default();
+    let report = is_report(names);
+    for (index, name) in names.iter().enumerate() {
+        let declared = find(schema, name, report).map(|place| &schema.columns[place].name);
+        if declared.is_none() && name.starts_with(IGNORED) {
+            continue;
+        }
+        let column = match (declared, schema.dialect.header.extra_columns) {
+            (Some(column), _) => column.clone(),
+            (None, ExtraColumns::Ignore) => continue,
+            (None, ExtraColumns::Keep) => {
+                collected.extra.push(collected.columns.len());
+                name.clone()
+            }
+            (None, ExtraColumns::Reject) => {
+                errors.push(line, Some(name), "unknown_column", || unknown(name, schema));
+                name.clone()
+            }
+        };
+        if declared.is_some() && collected.columns.contains(&column) {
+            errors.push(line, Some(name), "duplicate_column", || duplicate(name, &column));
+        }
+        collected.columns.push(column);
+        collected.written.push(name.clone());
+        collected.kept.push(index);
+    }
+    collected
+}
+
+fn duplicate(name: &str, column: &str) -> String {
+    let shown = shortened(name, COLUMN_BYTES);
+    if name == column {
+        format!("`{shown}` stands more than once in the header; keep one of them")
+    } else {
+        format!("`{shown}` is another name of `{column}`, which the header has already; keep one of them")
+    }
+}
+
+/// Whether the header has what the pipeline asks for; none when it has errors.
+fn complete(collected: &Collected, schema: &Schema, line: u64, errors: &mut ErrorList) -> Option<()> {
+    let columns = &collected.columns;
+    for column in schema.columns.iter().filter(|column| column.required && !columns.contains(&column.name)) {
+        errors.push(line, Some(&column.name), "missing_column", || {
+            format!("the column `{}` is missing from the header", column.name)
+        });
+    }
+    // A row without a single value has nothing to store, and nothing to read back.
+    if columns.len() == collected.extra.len() && errors.is_empty() {
+        errors.push(line, None, "missing_column", || {
+            format!("the header names no column of the pipeline; the columns are: {}", listed(schema))
+        });
+    }
+    if errors.is_empty()
+        && schema.ordered
+        && let Some(name) = first_out_of_order(columns, schema)
+    {
+        errors.push(line, Some(name), "column_order", || {
+            format!("the columns must stand in this order: {}", listed(schema))
+        });
+    }
+    errors.is_empty().then_some(())
+}
+
+/// Why a header of one name is none of this pipeline's, when another delimiter makes columns of it.
+fn other_delimiter(names: &[String], schema: &Schema) -> Option<String> {
+    let Delimiter::Is(declared) = schema.dialect.delimiter else { return None };
+    let name = match names {
+        [name] if find(schema, name, false).is_none() => name.clone(),
+        [name, rest] if rest.is_empty() && name.eq_ignore_ascii_case("sep=") => {
+            format!("{name}{}", char::from(declared))
+        }
+        _ => return None,
+    };
+    if name.len() == 5 && name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("sep=")) {
+        return Some(format!(
+            "the first line is `{name}`, which only Excel reads; remove that line, or ask for `delimiter: auto`"
+        ));
+    }
+    let parts = |delimiter: &u8| split(name.as_bytes(), *delimiter);
+    let found = DELIMITERS.into_iter().filter(|other| *other != declared).find(|other| {
+        let parts = parts(other);
+        parts.len() > 1 && known(schema, &parts) > 0
+    })?;
+    Some(wrong_delimiter(found, declared))
+}
+
+/// The sentence for a file that has another delimiter than the pipeline asks for.
+pub(in crate::csv) fn wrong_delimiter(found: u8, declared: u8) -> String {
+    let how = match declared {
+        b',' => {
+            ": in Excel choose Save As, `CSV UTF-8 (Comma delimited)`; if it writes semicolons, change the list separator in the system's regional settings to a comma"
+        }
+        _ => "",
+    };
+    format!(
+        "the columns are separated by {}, and this pipeline takes {}{how}, or ask for `delimiter: auto`",
+        delimiter_name(found),
+        delimiter_name(declared)
+    )
+}
+
+/// The first column that the schema has before the one in front of it.
+fn first_out_of_order<'a>(columns: &'a [String], schema: &Schema) -> Option<&'a str> {
+    let place = |name: &String| schema.columns.iter().position(|column| column.name == *name);
+    let places: Vec<(usize, &String)> =
+        columns.iter().filter_map(|name| place(name).map(|place| (place, name))).collect();
+    let at = places.windows(2).position(|pair| pair[0].0 > pair[1].0)?;
+    Some(places[at + 1].1)
+}
+
+/// The names of columns that an upload ignores; a report's own are none of a client's.
+fn ignored(names: &[String], written: &[String]) -> Vec<String> {
+    let report = names.iter().any(|name| name == REFERENCE);
+    let ours = |name: &str| report && REPORT_COLUMNS.contains(&name);
+    let ignored = names.iter().filter(|name| !written.contains(name) && !ours(name));
+    ignored.take(MOST_REPORTED).map(|name| shortened(name, COLUMN_BYTES).into_owned()).collect()
+}

@@ -1,0 +1,92 @@
+//! Sentences about a file's form, for somebody who knows a spreadsheet and no grammar.
+
+use super::decode::DecodeFault;
+use super::error::{of, some_of};
+use super::line::Repeats;
+use super::names::listed;
+use super::record::{Malformed, Record};
+use super::rules::Schema;
+
+/// Why a line cannot be taken with a reference that was cut or changed.
+pub(super) const CHANGED_REFERENCE: &str = "the cell under `_ref` is not as the report had it, so it is unknown which apostrophes the report put before \
+     cells; copy it from the report again, or take the column out if all apostrophes are meant";
+
+/// Why a line that would repeat an effect is not taken: its code, and a sentence.
+pub(super) fn repeated(repeats: Repeats) -> (&'static str, &'static str) {
+    match repeats {
+        Repeats::Changed => (
+            "changed_after_effect",
+            "the line's values were changed, but its row may have had its effect at the API before, and would have it a second time \
+             under another idempotency key; upload the line as the report had it, retry the row in its batch, or, when you know that \
+             a second time is right, empty the cell under `_ref`",
+        ),
+        Repeats::Unkeyed => (
+            "effect_without_key",
+            "the line's row may have had its effect at the API before, and its call has no idempotency key by which the API would know \
+             it again; ask the API what became of it, retry the row in its batch, or, when you know that a second time is right, empty \
+             the cell under `_ref`",
+        ),
+    }
+}
+
+/// Why a table with a large hole in it is not taken.
+pub(super) const EMPTY_ROWS: &str =
+    "more than 10,000 empty rows stand here, and rows with values after them; remove the empty ones";
+
+pub(super) fn field_count(fields: usize, of_header: usize, record: &Record<'_>) -> String {
+    if record.raw.trim_end_matches('\u{1A}').is_empty() {
+        return "the line holds only Ctrl-Z (character 26), by which old programs mark the end of a file; remove it, or ask for \
+                `delimiter: auto`"
+            .into();
+    }
+    format!("the line has {} and the header {of_header}", of(fields as u64, "field"))
+}
+
+pub(super) fn not_unique<'a>(
+    columns: impl ExactSizeIterator<Item = &'a str>,
+    first: u64,
+    line: u64,
+) -> String {
+    let columns: Vec<String> = columns.map(|name| format!("`{name}`")).collect();
+    let have = if columns.len() == 1 { "has" } else { "have together" };
+    format!(
+        "{} {have} the same value in line {first} and in line {line}; keep one of the two lines",
+        some_of(columns.iter().map(String::as_str))
+    )
+}
+
+pub(super) fn decode_fault(fault: DecodeFault) -> String {
+    match fault {
+        DecodeFault::Invalid(name) => {
+            format!("the line holds bytes that are no characters of {name}; save the file as CSV UTF-8")
+        }
+        DecodeFault::Mixed => "letters up to here are UTF-8, and here they are not: the file was put together from files of different \
+                               encodings, or was cut; save it as CSV UTF-8 from one program"
+            .into(),
+    }
+}
+
+pub(super) fn fault(fault: &Malformed, schema: &Schema) -> String {
+    match fault.code {
+        "text_after_quote" => "text stands between a closing quote and the next comma; double quotes inside a \
+                               quoted field, and leave no blanks around it"
+            .into(),
+        "quote_in_unquoted_field" => {
+            "a quote stands inside a field that does not begin with one; quote the whole field and double the quote".into()
+        }
+        "unclosed_quote" => format!(
+            "the quote that opens in line {} is never closed, so everything after it is one field; close it, or take it out",
+            fault.at_line
+        ),
+        "bare_cr" => "a carriage return stands without a line feed; end lines with LF or CRLF: in Excel for Mac choose Save As, \
+                      `CSV UTF-8 (Comma delimited)`, or ask for `delimiter: auto`"
+            .into(),
+        "too_many_columns" => {
+            format!("the header has {}; the columns are: {}", of(fault.field as u64, "column"), listed(schema))
+        }
+        "nul_byte" => "the record holds a NUL byte; remove it".into(),
+        _ => "the record is not valid UTF-8; save the file as UTF-8: in Excel choose Save As, `CSV UTF-8 (Comma delimited)`, or ask \
+              for `encoding: auto`"
+            .into(),
+    }
+}

@@ -1,0 +1,487 @@
+//! Files as programs write them, made byte for byte: with the dialect that takes them each is read exactly, and without it each
+//! is refused with the sentence that its fix needs.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use encoding_rs::{
+    EUC_KR, Encoding, GBK, ISO_8859_2, KOI8_R, SHIFT_JIS, UTF_8, WINDOWS_1250, WINDOWS_1251, WINDOWS_1252,
+};
+use penstock_domain::csv::{
+    Charset, Column, Delimiter, Dialect, Event, ExtraColumns, HeaderRules, Limits, NoReferences, Parser,
+    Refused, RowError, Schema, Validator,
+};
+
+/// How characters are written.
+#[derive(Clone, Copy, PartialEq)]
+enum Characters {
+    Utf8 { mark: bool },
+    Utf16 { big: bool },
+    Other(&'static Encoding),
+}
+
+/// Which fields are put in quotes.
+#[derive(Clone, Copy, PartialEq)]
+enum Quotes {
+    Needed,
+    All,
+}
+
+/// A program, by the rules that it writes files by.
+struct Program {
+    name: &'static str,
+    delimiter: char,
+    characters: Characters,
+    line_end: &'static str,
+    quotes: Quotes,
+    sep_line: bool,
+    /// Whether the last line ends.
+    ends: bool,
+    ctrl_z: bool,
+    /// Empty columns after the last, and empty rows after the last.
+    spare: (usize, usize),
+}
+
+const USUAL: Program = Program {
+    name: "",
+    delimiter: ',',
+    characters: Characters::Utf8 { mark: false },
+    line_end: "\r\n",
+    quotes: Quotes::Needed,
+    sep_line: false,
+    ends: true,
+    ctrl_z: false,
+    spare: (0, 0),
+};
+
+const MARKED: Characters = Characters::Utf8 { mark: true };
+const ANSI: Characters = Characters::Other(WINDOWS_1252);
+
+/// The rules are those that each program documents, or shows when it writes a file.
+fn programs() -> Vec<Program> {
+    let utf16 = Characters::Utf16 { big: false };
+    vec![
+        Program { name: "Excel, Windows, English, CSV UTF-8", characters: MARKED, ..USUAL },
+        Program { name: "Excel, Windows, German, CSV UTF-8", delimiter: ';', characters: MARKED, ..USUAL },
+        Program { name: "Excel, Windows, English, CSV", characters: ANSI, ..USUAL },
+        Program { name: "Excel, Windows, German, CSV", delimiter: ';', characters: ANSI, ..USUAL },
+        Program {
+            name: "Excel, Windows, French, CSV, empty columns",
+            delimiter: ';',
+            characters: ANSI,
+            spare: (3, 0),
+            ..USUAL
+        },
+        Program {
+            name: "Excel, Windows, Italian, CSV, empty rows",
+            delimiter: ';',
+            characters: ANSI,
+            spare: (0, 4),
+            ..USUAL
+        },
+        Program {
+            name: "Excel, Windows, Dutch, CSV, both",
+            delimiter: ';',
+            characters: ANSI,
+            spare: (2, 3),
+            ..USUAL
+        },
+        Program { name: "Excel, Windows, Unicode Text", delimiter: '\t', characters: utf16, ..USUAL },
+        Program { name: "Excel, Windows, Text", delimiter: '\t', characters: ANSI, ..USUAL },
+        Program { name: "Excel, Mac, CSV (Macintosh)", characters: ANSI, line_end: "\r", ..USUAL },
+        Program {
+            name: "Excel, Mac, German, CSV (Macintosh)",
+            delimiter: ';',
+            characters: ANSI,
+            line_end: "\r",
+            ..USUAL
+        },
+        Program { name: "Excel, Mac, CSV UTF-8", characters: MARKED, ends: false, ..USUAL },
+        Program { name: "Excel, Windows, MS-DOS", delimiter: ';', characters: ANSI, ctrl_z: true, ..USUAL },
+        Program { name: "Numbers, CSV", line_end: "\n", ends: false, ..USUAL },
+        Program { name: "Numbers, German, CSV", delimiter: ';', line_end: "\n", ends: false, ..USUAL },
+        Program { name: "Google Sheets", ends: false, ..USUAL },
+        Program { name: "Google Sheets, TSV", delimiter: '\t', ends: false, ..USUAL },
+        Program { name: "LibreOffice", line_end: "\n", ..USUAL },
+        Program {
+            name: "LibreOffice, all quoted, semicolons",
+            delimiter: ';',
+            line_end: "\n",
+            quotes: Quotes::All,
+            ..USUAL
+        },
+        Program { name: "LibreOffice, bars", delimiter: '|', line_end: "\n", ..USUAL },
+        Program { name: "LibreOffice, UTF-16", delimiter: ';', characters: utf16, line_end: "\n", ..USUAL },
+        Program { name: "pandas.to_csv", line_end: "\n", ..USUAL },
+        Program {
+            name: "pandas.to_csv(sep=';', encoding='cp1252')",
+            delimiter: ';',
+            characters: ANSI,
+            line_end: "\n",
+            ..USUAL
+        },
+        Program { name: "pandas.to_csv(quoting=QUOTE_ALL)", quotes: Quotes::All, line_end: "\n", ..USUAL },
+        Program { name: "R, write.csv", quotes: Quotes::All, line_end: "\n", ..USUAL },
+        Program { name: "R, write.csv2", delimiter: ';', quotes: Quotes::All, line_end: "\n", ..USUAL },
+        Program {
+            name: "PowerShell 5, Export-Csv -Encoding Unicode",
+            characters: utf16,
+            quotes: Quotes::All,
+            ..USUAL
+        },
+        Program {
+            name: "PowerShell 7, Export-Csv -UseCulture",
+            delimiter: ';',
+            quotes: Quotes::All,
+            ..USUAL
+        },
+        Program { name: "SAP, list to file", delimiter: '\t', characters: ANSI, spare: (1, 0), ..USUAL },
+        Program {
+            name: "SAP, UTF-16 big-endian",
+            delimiter: ';',
+            characters: Characters::Utf16 { big: true },
+            ..USUAL
+        },
+        Program { name: "MySQL Workbench", delimiter: ';', line_end: "\n", quotes: Quotes::All, ..USUAL },
+        Program { name: "phpMyAdmin", quotes: Quotes::All, line_end: "\n", ends: false, ..USUAL },
+        Program { name: "phpMyAdmin, CSV for MS Excel", delimiter: ';', quotes: Quotes::All, ..USUAL },
+        Program {
+            name: "a web shop, with a sep= line",
+            delimiter: ';',
+            characters: ANSI,
+            sep_line: true,
+            ..USUAL
+        },
+        Program { name: "a CRM, with a sep= line of a comma", sep_line: true, ..USUAL },
+        Program { name: "DOS, Ctrl-Z", line_end: "\r\n", ctrl_z: true, ..USUAL },
+        Program { name: "dBASE, tabs, Ctrl-Z", delimiter: '\t', characters: ANSI, ctrl_z: true, ..USUAL },
+    ]
+}
+
+/// A header in a client's words, and rows; some with characters that only some encodings have.
+struct Table {
+    header: [&'static str; 3],
+    /// Whether strict reading takes the header as it is.
+    own: bool,
+    rows: Vec<[&'static str; 3]>,
+    beyond_ascii: bool,
+    /// Whether the header has a column that the pipeline does not have.
+    extra: bool,
+}
+
+fn tables() -> Vec<Table> {
+    let own = ["email", "name", "amount"];
+    let plain = |rows: Vec<[&'static str; 3]>| Table {
+        header: own,
+        own: true,
+        rows,
+        beyond_ascii: false,
+        extra: false,
+    };
+    let german = |rows| Table { beyond_ascii: true, ..plain(rows) };
+    vec![
+        plain(vec![["a@b.co", "Ann", "1"], ["c@d.co", "Bob", "2"]]),
+        plain(vec![["a@b.co", "Smith, Ann; Bob | Co\t!", "1.50"], ["c@d.co", "says \"no\"", "007"]]),
+        plain(vec![["a@b.co", "two\nlines", "1"], ["c@d.co", "", ""], ["e@f.co", "x", "3"]]),
+        german(vec![["a@b.co", "Jörg Müßig", "1,50"], ["c@d.co", "Zoë Œuvre", "2 €"]]),
+        german(vec![["a@b.co", "naïve\ncafé", "1"], ["c@d.co", "“quoted”", "'=1+1"]]),
+        Table {
+            header: ["E-Mail", "NAME", " Amount "], own: false, ..german(vec![["a@b.co", "José", "1"]])
+        },
+        Table { header: ["Email", "name", "amount"], own: false, ..plain(vec![["a@b.co", "Ann", "1"]]) },
+        Table {
+            header: ["email", "name", "colour"],
+            own: false,
+            extra: true,
+            ..plain(vec![["a@b.co", "Ann", "red"]])
+        },
+        plain(vec![["a@b.co", " spaces stay ", "1"], ["c@d.co", "trailing\\", "2"]]),
+    ]
+}
+
+fn field(text: &str, program: &Program) -> String {
+    let needed = text.contains(['"', '\n', '\r', program.delimiter]) || program.quotes == Quotes::All;
+    if needed { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+/// The file, and the line where each row starts.
+fn write(program: &Program, table: &Table) -> (Vec<u8>, Vec<u64>) {
+    let mut text = String::new();
+    let delimiter = program.delimiter.to_string();
+    if program.sep_line {
+        text.push_str(&format!("sep={delimiter}{}", program.line_end));
+    }
+    let mut starts = Vec::new();
+    let lines = |text: &str| 1 + text.replace("\r\n", "\n").matches(['\r', '\n']).count() as u64;
+    let (columns, rows) = program.spare;
+    for (index, record) in std::iter::once(&table.header).chain(&table.rows).enumerate() {
+        if index > 0 {
+            starts.push(lines(&text));
+        }
+        let fields: Vec<String> = record.iter().map(|value| field(value, program)).collect();
+        text.push_str(&fields.join(&delimiter));
+        text.push_str(&delimiter.repeat(columns));
+        if index < table.rows.len() || program.ends {
+            text.push_str(program.line_end);
+        }
+    }
+    for _ in 0..rows {
+        text.push_str(&delimiter.repeat(2 + columns));
+        text.push_str(program.line_end);
+    }
+    let mut bytes = match program.characters {
+        Characters::Utf8 { mark: false } => text.into_bytes(),
+        Characters::Utf8 { mark: true } => [b"\xEF\xBB\xBF".as_slice(), text.as_bytes()].concat(),
+        Characters::Utf16 { big } => {
+            let mut units = vec![0xFEFF];
+            units.extend(text.encode_utf16());
+            units
+                .into_iter()
+                .flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() })
+                .collect()
+        }
+        Characters::Other(encoding) => {
+            let (bytes, _, unmappable) = encoding.encode(&text);
+            assert!(!unmappable, "{}: {text}", program.name);
+            bytes.into_owned()
+        }
+    };
+    if program.ctrl_z {
+        bytes.push(0x1A);
+    }
+    (bytes, starts)
+}
+
+fn schema(dialect: Dialect) -> Schema {
+    let mut columns: Vec<Column> = ["email", "name", "amount"].map(Column::named).into();
+    columns[0].required = true;
+    if dialect != Dialect::default() {
+        columns[0].aliases = vec!["E-Mail".into()];
+    }
+    Schema { columns, dialect, ..Schema::default() }
+}
+
+fn lenient(charset: Charset) -> Dialect {
+    let header = HeaderRules { ignore_case: true, trim: true, extra_columns: ExtraColumns::Keep };
+    Dialect { delimiter: Delimiter::Auto, charset, header }
+}
+
+/// The rows of a file as they are read after it was stored, each with its line; or its errors.
+fn read(schema: Schema, file: &[u8], pieces: usize) -> Result<Vec<(u64, [String; 3])>, Vec<RowError>> {
+    let schema = Arc::new(schema);
+    let mut validator = Validator::new(schema.clone(), Arc::new(NoReferences));
+    let mut stored = Vec::new();
+    for piece in file.chunks(pieces) {
+        if let Err(limit) = validator.push(piece) {
+            return Err(vec![validator.error_of(&limit)]);
+        }
+        if !validator.has_errors() {
+            stored.extend_from_slice(validator.stored(piece));
+        }
+    }
+    let validated = validator.finish().map_err(|refused| match refused {
+        Refused::Errors(rejected) => rejected.errors,
+        Refused::Limit(error) => vec![error],
+    })?;
+    stored.extend_from_slice(&validated.rest);
+    let header = validated.header;
+    let from = usize::try_from(validated.body_offset).unwrap();
+    let mut parser = Parser::resume_at(Limits::NONE, validated.body_offset, validated.body_line);
+    let mut rows = Vec::new();
+    let mut take = |event: Event<'_>| {
+        let Event::Record(record) = event else { panic!("{event:?}") };
+        let mut payload = Vec::new();
+        header.payload(&record, &NoReferences, &mut payload);
+        let values = header.values(&payload, &schema).unwrap();
+        rows.push((record.line, ["email", "name", "amount"].map(|name| values[name].clone())));
+        ControlFlow::Continue(())
+    };
+    parser.push(&stored[from..], &mut take).and_then(|()| parser.finish(&mut take)).unwrap();
+    assert_eq!(rows.len() as u64, validated.rows);
+    Ok(rows)
+}
+
+/// The code of the first error without the dialect, and what its sentence says; none: the file is plain.
+fn refusal(program: &Program, table: &Table) -> Option<(&'static str, &'static str)> {
+    let delimiter = match program.delimiter {
+        ';' => "semicolons",
+        '\t' => "tabs",
+        '|' => "vertical bars",
+        _ => "",
+    };
+    let beyond = table.beyond_ascii && program.characters == ANSI;
+    Some(match () {
+        () if matches!(program.characters, Characters::Utf16 { .. }) => ("nul_byte", "UTF-16"),
+        () if program.sep_line => ("unknown_column", "only Excel reads"),
+        () if program.delimiter != ',' && program.quotes == Quotes::All => ("text_after_quote", delimiter),
+        () if program.line_end == "\r" => ("bare_cr", "delimiter: auto"),
+        () if program.delimiter != ',' => ("unknown_column", delimiter),
+        () if !table.own && table.header[0] == "E-Mail" => ("unknown_column", "is not a column"),
+        () if !table.own && table.extra => ("unknown_column", "`colour` is not a column"),
+        () if !table.own => ("unknown_column", "write it `email`"),
+        () if beyond => ("invalid_utf8", "encoding: auto"),
+        () if program.ctrl_z => ("field_count", "Ctrl-Z"),
+        () => return None,
+    })
+}
+
+#[test]
+fn every_file_is_read_exactly_or_refused_with_the_sentence_that_helps() {
+    let mut files = 0;
+    for program in programs() {
+        for table in tables() {
+            let (file, starts) = write(&program, &table);
+            let name = format!("{}: {:?}", program.name, String::from_utf8_lossy(&file));
+            let expected: Vec<(u64, [String; 3])> = starts
+                .iter()
+                .zip(&table.rows)
+                .map(|(line, row)| {
+                    let amount = if table.extra { "" } else { row[2] };
+                    (*line, [row[0], row[1], amount].map(str::to_owned))
+                })
+                .collect();
+            for pieces in [1, 5, file.len()] {
+                let rows = read(schema(lenient(Charset::Auto)), &file, pieces);
+                assert_eq!(rows.as_ref(), Ok(&expected), "{name} {pieces}");
+            }
+            let strict = read(schema(Dialect::default()), &file, 7);
+            match refusal(&program, &table) {
+                None => assert_eq!(strict.as_ref(), Ok(&expected), "{name}"),
+                Some((code, sentence)) => {
+                    let errors = strict.expect_err(&name);
+                    assert_eq!(errors[0].code, code, "{name} {errors:?}");
+                    assert!(errors[0].message.contains(sentence), "{name} {errors:?}");
+                }
+            }
+            files += 1;
+        }
+    }
+    assert!(files >= 300, "{files}");
+}
+
+#[test]
+fn encodings_of_the_standard_are_read_by_their_labels() {
+    for (label, encoding, name) in [
+        ("windows-1250", WINDOWS_1250, "Łódź"),
+        ("iso-8859-2", ISO_8859_2, "Łódź"),
+        ("windows-1251", WINDOWS_1251, "Жуков"),
+        ("koi8-r", KOI8_R, "Жуков"),
+        ("shift_jis", SHIFT_JIS, "表ソ能"),
+        ("gb2312", GBK, "张三"),
+        ("euc-kr", EUC_KR, "김철수"),
+        ("latin1", WINDOWS_1252, "Jörg"),
+    ] {
+        let charset = Charset::named(label).unwrap();
+        let text = format!("email,name,amount\na@b.co,{name},1\n");
+        let (file, _, unmappable) = encoding.encode(&text);
+        assert!(!unmappable, "{label}");
+        let dialect = Dialect { charset, ..Dialect::default() };
+        for pieces in [1, 2, 1000] {
+            let rows = read(schema(dialect.clone()), &file, pieces).unwrap();
+            assert_eq!(rows[0].1[1], name, "{label}");
+        }
+        // A mark takes precedence over what is declared: so reads every browser, and so a report is read again.
+        let marked = format!("\u{FEFF}email,name,amount\na@b.co,{name},1\n");
+        assert_eq!(read(schema(dialect.clone()), marked.as_bytes(), 3).unwrap()[0].1[1], name);
+    }
+    assert_eq!(Charset::named("utf8"), Some(Charset::Utf8));
+    assert_eq!(Charset::named("hz-gb-2312"), None, "an encoding that browsers refuse as unsafe");
+    assert_eq!(Charset::named("klingon"), None);
+    assert_eq!(UTF_8.name(), "UTF-8");
+}
+
+#[test]
+fn characters_that_cannot_be_read_are_errors_of_their_line() {
+    let errors = |charset, file: &[u8]| -> Vec<(u64, &'static str)> {
+        let dialect = Dialect { charset, ..Dialect::default() };
+        [1, 4, 1000]
+            .map(|pieces| {
+                let errors = read(schema(dialect.clone()), file, pieces).unwrap_err();
+                errors.iter().map(|error| (error.line, error.code)).collect::<Vec<_>>()
+            })
+            .into_iter()
+            .reduce(|one, other| {
+                assert_eq!(one, other);
+                one
+            })
+            .unwrap()
+    };
+    let sjis = Charset::Label(SHIFT_JIS);
+    assert_eq!(errors(sjis, b"email,name,amount\na,x,1\nb,\x81\xFF,2\n"), [(3, "invalid_encoding")]);
+    assert_eq!(errors(sjis, b"email,name,amount\na,\x81"), [(2, "invalid_encoding"), (2, "field_count")]);
+    let mixed = "email,name,amount\na,é,1\n".as_bytes();
+    assert_eq!(errors(Charset::Auto, &[mixed, b"b,\xE9,2\n"].concat()), [(3, "mixed_encoding")]);
+    assert_eq!(errors(Charset::Auto, &[mixed, b"b,x,2\nc,y,\xC3"].concat()), [(4, "mixed_encoding")]);
+}
+
+#[test]
+fn empty_rows_are_dropped_at_the_end_and_nowhere_else() {
+    let read = |file: &str| read(schema(lenient(Charset::Auto)), file.as_bytes(), 6);
+    let codes = |file: &str| -> Vec<(u64, &'static str)> {
+        read(file).unwrap_err().iter().map(|error| (error.line, error.code)).collect()
+    };
+    assert_eq!(read("email;name\na;b\n;\n\n;;\n;\n").unwrap().len(), 1);
+    assert_eq!(codes("email;name\na;b\n;\n;\nc;d\n"), [(3, "required"), (4, "required")]);
+    assert_eq!(codes("email;name\n;\n"), [(2, "no_rows")]);
+    assert_eq!(codes("email;name\na;b;c\n"), [(2, "field_count")]);
+    assert_eq!(codes("email;name;;\na;b;;c\n"), [(2, "field_count")]);
+    assert_eq!(codes(&format!("email;name\n{}a;b\n", ";\n".repeat(10_001))), [(2, "empty_rows")]);
+    let optional = |file: &str| {
+        let mut schema = schema(lenient(Charset::Auto));
+        schema.columns[0].required = false;
+        self::read(schema, file.as_bytes(), 6).unwrap()
+    };
+    let rows = optional("email;name\na;b\n\n;\nc;d\n;\n");
+    assert_eq!(rows.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 4, 5]);
+}
+
+#[test]
+fn values_are_cleaned_before_they_are_judged_and_stay_as_they_were_in_reports() {
+    use penstock_domain::csv::{Cleaning, LetterCase};
+    let mut schema = schema(Dialect { delimiter: Delimiter::Is(b';'), ..Dialect::default() });
+    schema.columns[0].cleaning =
+        Cleaning { trim: true, case: Some(LetterCase::Lower), ..Cleaning::default() };
+    schema.columns[1].cleaning = Cleaning { nfc: true, ..Cleaning::default() };
+    schema.columns[2].cleaning = Cleaning { trim: true, default: Some("0".into()), ..Cleaning::default() };
+    schema.unique = vec![0];
+    let rows = read(schema.clone(), "email;name;amount\n A@B.co\u{A0};Jo\u{308}rg; \nx;y;1\n".as_bytes(), 3)
+        .unwrap();
+    assert_eq!(rows[0].1, ["a@b.co", "Jörg", "0"]);
+    let errors = read(schema, b"email;name;amount\nA@b.co;x;1\nb;x;1\n a@B.CO;x;2\n", 3).unwrap_err();
+    assert_eq!((errors[0].line, errors[0].code), (4, "not_unique"));
+    assert!(errors[0].message.contains("line 2 and in line 4"), "{errors:?}");
+}
+
+#[test]
+fn a_quote_that_is_not_closed_is_named_by_its_line_and_hides_no_error_before() {
+    let mut schema = schema(Dialect::default());
+    schema.limits.max_field_chars = 1000;
+    let before = "email,name,amount\n,x,1\na,\"open,1\n";
+    let errors = read(schema.clone(), format!("{before}b,c,d\n").as_bytes(), 9).unwrap_err();
+    assert_eq!(errors.iter().map(|error| error.code).collect::<Vec<_>>(), ["required", "unclosed_quote"]);
+    assert!(errors[1].message.contains("opens in line 3"), "{errors:?}");
+    // The limit on a field ends it first: the quote is named all the same, and the errors are there to be read.
+    let mut validator = Validator::new(Arc::new(schema), Arc::new(NoReferences));
+    let limit = validator.push(format!("{before}{}", "b,c,d\n".repeat(20_000)).as_bytes()).unwrap_err();
+    let error = validator.error_of(&limit);
+    assert_eq!(error.code, "field_too_large");
+    assert!(error.message.contains("the quote that opens in line 3"), "{error:?}");
+    assert_eq!(validator.errors().0[0].code, "required");
+}
+
+#[test]
+fn what_nobody_sees_is_named() {
+    let errors = read(schema(Dialect::default()), "email\u{200B},name\na,b\n".as_bytes(), 9).unwrap_err();
+    assert!(errors[0].message.contains("U+200B (a space without width) at position 6"), "{errors:?}");
+    let mut schema = schema(Dialect::default());
+    schema.columns[2].format = Some(penstock_domain::csv::Format::Integer);
+    schema.columns[2].message = Some("write the amount in cents".into());
+    schema.columns[2].example = Some("150".into());
+    let errors = read(schema, "email,name,amount\na,b,1\u{A0}000\n".as_bytes(), 9).unwrap_err();
+    assert_eq!(
+        errors[0].message,
+        "write the amount in cents, for example 150; it holds the invisible character U+00A0 (a no-break space) at position 2"
+    );
+}

@@ -1,0 +1,159 @@
+//! Files as people have them, over the real API: in their dialect, compressed, by every way; and the way back through reports.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::{Client, Place};
+use serde_json::{Value, json};
+
+const ROUTE: &str = "/v2/pipelines/people/batches";
+
+const PEOPLE: &str = "
+name: people
+csv:
+  delimiter: auto
+  encoding: auto
+  header: { ignore_case: true, trim: true, extra_columns: keep }
+  unique: [email]
+  columns:
+    - { name: email, aliases: [\"E-Mail\"], required: true, trim: true, case: lower, format: email }
+    - { name: name, trim: true }
+    - { name: postcode }
+    - { name: country, default: DE, case: upper }
+dependencies:
+  nobody: { base_url: \"http://127.0.0.1:9\", timeout: 1s }
+steps:
+  - name: check
+    dependency: nobody
+    when: \"{{ row.name == 'fails' }}\"
+    request: { method: GET, path: /, idempotent: true }
+    otherwise: { greeting: \"{{ row.email }} {{ row.name }} {{ row.country }}\" }
+    output: { greeting: \"{{ body }}\" }
+result: { greeting: \"{{ steps.check.greeting }}\" }
+retry: { attempts: 1 }
+";
+
+/// As Excel writes it in Germany: semicolons, Windows-1252, an empty column and an empty row at the end.
+const FILE: &[u8] = b"E-Mail; Name ;PostCode;Notiz;\r\n Ada@Example.DE;J\xF6rg \x80;01067;a,b;\r\nx@y.de;fails;00501;=1+1;\r\n;;;;\r\n";
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(plain).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+fn start(sandbox: &Sandbox) -> (Place, penstock_tests::Service, Client, String) {
+    let place = Place::new(&[("people.yaml", PEOPLE)]);
+    let key = place.key(sandbox, "acme");
+    let service = place.start(sandbox, None);
+    let client = Client::new(&service, &key);
+    (place, service, client, key)
+}
+
+/// Uploads a file by each of the ways that there are; the ids of the batches.
+async fn by_every_way(client: &Client, key: &str) -> Vec<String> {
+    let form = [
+        b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.csv.gz\"\r\n\r\n".as_slice(),
+        &gzip(FILE),
+        b"\r\n--x--\r\n",
+    ]
+    .concat();
+    let post = || client.request("POST", ROUTE);
+    let requests = [
+        post().header("content-type", "text/csv; charset=windows-1252").body(FILE),
+        post().header("content-type", "text/csv").header("content-encoding", "gzip").body(gzip(FILE)),
+        post().header("content-type", "multipart/form-data; boundary=x").body(form.clone()),
+        post()
+            .header("content-type", "multipart/form-data; boundary=x")
+            .header("content-encoding", "gzip")
+            .body(gzip(&form)),
+    ];
+    let mut ids = Vec::new();
+    for request in requests {
+        let answer = request.send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        let batch: Value = answer.json().await.expect("JSON");
+        assert_eq!((status, &batch["counts"]["total"]), (202, &json!(2)), "{batch}");
+        ids.push(batch["id"].as_str().expect("an id").to_owned());
+    }
+    let (_, upload) = client.post("/v2/uploads", &Value::Null).await;
+    let put = penstock_tests::http().build().expect("a client").put(upload["url"].as_str().expect("a URL"));
+    let put = put.body(gzip(FILE));
+    let put = if upload["authorization"] == true { put.bearer_auth(key) } else { put };
+    assert!(put.send().await.expect("an answer").status().is_success());
+    let (status, batch) = client.post(ROUTE, &json!({ "upload_id": upload["upload_id"] })).await;
+    assert_eq!(status, 202, "{batch}");
+    ids.push(batch["id"].as_str().expect("an id").to_owned());
+    ids
+}
+
+#[tokio::test]
+async fn a_file_is_read_the_same_by_every_way_and_given_back_as_it_was() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let (_place, _service, client, key) = start(&sandbox);
+    let mut last = String::new();
+    for id in by_every_way(&client, &key).await {
+        let batch = client.finished(&id).await;
+        assert_eq!(batch["counts"]["completed"], 1, "{batch}");
+        let report = client.text(&format!("/v2/batches/{id}/results.csv")).await;
+        let lines: Vec<&str> = report.lines().collect();
+        assert_eq!(
+            lines[0],
+            "\u{FEFF}E-Mail; Name ;PostCode;Notiz;_row;_status;greeting;_code;_message;_ref"
+        );
+        assert!(
+            lines[1].starts_with(" Ada@Example.DE;Jörg €;01067;a,b;1;completed;ada@example.de Jörg € DE;;;"),
+            "{report}"
+        );
+        assert!(lines[2].starts_with("x@y.de;fails;00501;'=1+1;2;failed;"), "{report}");
+        assert_eq!(lines.len(), 3);
+        let rows = client.get(&format!("/v2/batches/{id}/rows")).await;
+        assert_eq!((&rows["data"][0]["line"], &rows["data"][1]["line"]), (&json!(2), &json!(3)), "{rows}");
+        last = id;
+    }
+    around(&client, &last).await;
+}
+
+/// A report goes round: as it is, and as a spreadsheet opens and saves it.
+async fn around(client: &Client, id: &str) {
+    let failed = client.text(&format!("/v2/batches/{id}/failed.csv")).await;
+    let spreadsheet = client.text(&format!("/v2/batches/{id}/failed.csv?for=spreadsheet")).await;
+    assert!(spreadsheet.contains("x@y.de;fails;\"=\"\"00501\"\"\";'=1+1;2;failed;"), "{spreadsheet}");
+    let saved = spreadsheet.replace("\"=\"\"00501\"\"\"", "00501");
+    let of_whom = client.request("GET", &format!("/v2/batches/{id}/failed.ndjson?for=spreadsheet"));
+    assert_eq!(of_whom.send().await.expect("an answer").status(), 404);
+    for file in [failed, spreadsheet, saved] {
+        let (status, batch) = client.upload(ROUTE, file.clone()).await.expect("an answer");
+        assert_eq!(status, 202, "{batch} {file}");
+        let id = batch["id"].as_str().expect("an id");
+        client.finished(id).await;
+        let again = client.text(&format!("/v2/batches/{id}/failed.ndjson")).await;
+        let row: Value = serde_json::from_str(again.trim()).expect("JSON");
+        let own = json!({ "email": "x@y.de", "name": "fails", "postcode": "00501", "Notiz": "=1+1", "country": "" });
+        assert_eq!(row["row"], own, "{file}");
+        let report = client.text(&format!("/v2/batches/{id}/failed.csv")).await;
+        assert!(report.contains("x@y.de;fails;00501;'=1+1;1;failed;"), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn duplicates_and_damage_are_refused_and_leave_nothing() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let (place, _service, client, _) = start(&sandbox);
+    let zip = [b"PK\x03\x04".as_slice(), &[0; 26], b"[Content_Types].xml"].concat();
+    let whole = gzip(FILE);
+    for (file, line, code) in [
+        (b"email;name\na@b.de;x\nA@B.de;y\n".to_vec(), 3, "not_unique"),
+        (whole[..whole.len() - 5].to_vec(), 1, "broken_gzip"),
+        (gzip(&vec![b'x'; 40 << 20]), 1, "gzip_ratio"),
+        (gzip(&gzip(FILE)), 1, "archive"),
+        (zip, 1, "workbook"),
+    ] {
+        let (status, problem) = client.upload(ROUTE, file).await.expect("an answer");
+        let error = &problem["errors"][0];
+        assert_eq!((status, &error["line"], &error["code"]), (422, &json!(line), &json!(code)), "{problem}");
+    }
+    assert_eq!(place.objects(), Vec::<std::path::PathBuf>::new());
+}
