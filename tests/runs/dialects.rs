@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const ROUTE: &str = "/v2/pipelines/people/batches";
 
-const PEOPLE: &str = "
+pub const PEOPLE: &str = "
 name: people
 csv:
   delimiter: auto

@@ -58,6 +58,7 @@ mod telemetry;
 mod upgrade;
 mod uploads;
 mod values;
+mod workbooks;
 
 /// The shipped pipeline at the pace of a test.
 const INVITE: &str = include_str!("../../pipelines/invite.yaml");

@@ -265,7 +265,7 @@ fn schema(dialect: Dialect) -> Schema {
 
 fn lenient(charset: Charset) -> Dialect {
     let header = HeaderRules { ignore_case: true, trim: true, extra_columns: ExtraColumns::Keep };
-    Dialect { delimiter: Delimiter::Auto, charset, header }
+    Dialect { delimiter: Delimiter::Auto, charset, header, ..Dialect::default() }
 }
 
 /// The rows of a file as they are read after it was stored, each with its line; or its errors.

@@ -82,12 +82,39 @@ pub struct Dialect {
     pub charset: Charset,
     /// The header.
     pub header: HeaderRules,
+    /// Whether a file may be an Excel workbook.
+    pub workbook: Workbook,
+}
+
+/// Whether a file may be an Excel workbook (.xlsx), and which of its sheets is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Workbook {
+    /// It may not.
+    #[default]
+    No,
+    /// The first sheet.
+    First,
+    /// The sheet of this name.
+    Named(String),
 }
 
 impl Dialect {
     /// Whether files are stored as they come: UTF-8 with commas.
     pub fn is_plain(&self) -> bool {
         self.delimiter == Delimiter::default() && self.charset == Charset::Utf8
+    }
+
+    /// What separates columns, where that is declared.
+    pub fn declared_delimiter(&self) -> Option<u8> {
+        match self.delimiter {
+            Delimiter::Is(declared) => Some(declared),
+            Delimiter::Auto => None,
+        }
+    }
+
+    /// The dialect of a workbook's rows, once they are CSV.
+    pub fn of_a_workbook(&self) -> Self {
+        Self { header: self.header, ..Self::default() }
     }
 
     /// Whether a file may be UTF-16.

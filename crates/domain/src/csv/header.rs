@@ -96,7 +96,8 @@ impl HeaderMap {
     }
 
     /// The same header of a file that uses that delimiter.
-    pub(super) fn separated_by(mut self, delimiter: u8) -> Self {
+    #[must_use]
+    pub fn separated_by(mut self, delimiter: u8) -> Self {
         self.delimiter = (delimiter != b',').then(|| char::from(delimiter));
         self
     }

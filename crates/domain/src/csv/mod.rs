@@ -38,7 +38,7 @@ mod unique;
 pub mod validator;
 pub mod writer;
 
-pub use dialect::{Charset, DELIMITERS, Delimiter, Dialect, ExtraColumns, HeaderRules};
+pub use dialect::{Charset, DELIMITERS, Delimiter, Dialect, ExtraColumns, HeaderRules, Workbook};
 pub use error::{ErrorList, LimitExceeded, LimitKind, RowError};
 pub use formats::Format;
 pub use formula::neutralise;

@@ -5,10 +5,10 @@ use regex::Regex;
 use serde_saphyr::Spanned;
 
 use super::check::Source;
-use super::definition::{ColumnDefinition, CsvDefinition, DelimiterDefinition, HeaderDefinition};
+use super::definition::{ColumnDefinition, CsvDefinition, DelimiterDefinition, FileFormat, HeaderDefinition};
 use crate::csv::{
     Charset, Cleaning, Column, Delimiter, Dialect, ErrorList, HeaderRules, Limits, REPORT_COLUMNS, Schema,
-    UNIQUE_ROW_BYTES,
+    UNIQUE_ROW_BYTES, Workbook,
 };
 
 /// Rows of a batch at most, whatever a definition says: numbers have 31 bits.
@@ -67,7 +67,29 @@ fn dialect(csv: &CsvDefinition, source: &mut Source<'_>) -> Dialect {
         }
     }
     let HeaderDefinition { ignore_case, trim, extra_columns } = csv.header;
-    Dialect { delimiter, charset, header: HeaderRules { ignore_case, trim, extra_columns } }
+    let header = HeaderRules { ignore_case, trim, extra_columns };
+    Dialect { delimiter, charset, header, workbook: workbook(csv, source) }
+}
+
+fn workbook(csv: &CsvDefinition, source: &mut Source<'_>) -> Workbook {
+    let formats = csv.formats.as_ref();
+    if let Some(formats) = formats.filter(|formats| !formats.value.contains(&FileFormat::Csv)) {
+        source.error(
+            formats.referenced.line(),
+            "csv.formats: CSV is always taken, as reports are CSV; write [csv, xlsx]".into(),
+        );
+    }
+    let takes = formats.is_some_and(|formats| formats.value.contains(&FileFormat::Xlsx));
+    match &csv.sheet {
+        None if takes => Workbook::First,
+        None => Workbook::No,
+        Some(sheet) if takes => Workbook::Named(sheet.value.clone()),
+        Some(sheet) => {
+            let message = "csv.sheet is about workbooks; write `formats: [csv, xlsx]` with it";
+            source.error(sheet.referenced.line(), message.into());
+            Workbook::No
+        }
+    }
 }
 
 /// Two columns of which a header's name could be either.

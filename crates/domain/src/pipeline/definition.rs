@@ -60,6 +60,8 @@ pub struct CsvDefinition {
     pub header: HeaderDefinition,
     #[serde(default)]
     pub unique: Vec<Spanned<String>>,
+    pub formats: Option<Spanned<Vec<FileFormat>>>,
+    pub sheet: Option<Spanned<String>>,
     pub columns: Spanned<Vec<Spanned<ColumnDefinition>>>,
 }
 
@@ -76,6 +78,14 @@ pub enum DelimiterDefinition {
     Bar,
     #[serde(rename = "auto")]
     Auto,
+}
+
+/// `csv.formats[]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileFormat {
+    Csv,
+    Xlsx,
 }
 
 /// `csv.header`.

@@ -1,6 +1,7 @@
 //! Extraction: a stored file becomes sealed rows in SQL.
 
 pub mod fault;
+mod object_file;
 pub mod policy;
 pub mod reader;
 pub mod run;

@@ -5,9 +5,8 @@
 use std::sync::Arc;
 
 use penstock_crypto::{DataKey, Fingerprinter};
-use penstock_domain::csv::{Validated, Validator};
-use penstock_domain::ids::{BatchId, OwnerSeq};
-use penstock_domain::ledger::Canary;
+use penstock_domain::csv::{Validated, Validator, Workbook};
+use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::Pipeline;
 use penstock_store::batches::{Batch, Checkpoint, Created, Idempotency, NewBatch, SealedKey};
 use serde_json::Value;
@@ -16,57 +15,19 @@ use tracing::{Instrument as _, Span};
 
 use crate::context::error::FlowError;
 use crate::context::installation;
+use crate::context::object_writer::PartWriter;
 use crate::context::objects::delete;
 use crate::context::references::References;
 use crate::context::secrets::{SecretLocation, SecretsOf};
 use crate::context::services::Services;
 use crate::context::stored_definitions;
 use crate::crash;
+use crate::intake::content::{self, Content, Stored, WORKBOOK};
 use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
 use crate::intake::refused::{TooLarge, UploadError};
+pub use crate::intake::request::{Accepted, UploadFields, UploadRequest};
 use crate::intake::sealed_file::{SealedWriter, sealed_key};
 use crate::intake::unpack::Unpack;
-
-/// Who uploads, and to what.
-#[derive(Clone)]
-pub struct UploadRequest {
-    /// The owner.
-    pub owner: OwnerSeq,
-    /// Its name, for the object's key.
-    pub owner_name: String,
-    /// The pipeline.
-    pub pipeline: Arc<Pipeline>,
-    /// The `Idempotency-Key` header.
-    pub idempotency_key: Option<String>,
-}
-
-/// What comes beside the file.
-#[derive(Clone, Debug, Default)]
-pub struct UploadFields {
-    /// What the client calls the batch.
-    pub name: Option<String>,
-    /// Values for the templates, a JSON object.
-    pub context: Option<Value>,
-    /// Whether rows go on after one has failed; true unless said.
-    pub allow_failures: Option<bool>,
-    /// Where callbacks go.
-    pub callback_url: Option<String>,
-    /// Its place among the owner's batches; 0 unless said.
-    pub priority: Option<i16>,
-    /// The trial, if not the pipeline's own.
-    pub canary: Option<Canary>,
-}
-
-/// What became of an upload.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The batch.
-    pub batch: Batch,
-    /// Whether an earlier request with the same `Idempotency-Key` had made it.
-    pub replayed: bool,
-    /// Columns of the file that were ignored, at most 100 of them; of a presigned upload they are not known yet.
-    pub ignored_columns: Vec<String>,
-}
 
 /// An upload under way. Dropping it leaves nothing behind.
 pub struct Upload {
@@ -78,6 +39,10 @@ pub struct Upload {
     unpack: Unpack,
     validator: Validator,
     writer: SealedWriter,
+    /// The first bytes, until it is known whether the file is a workbook; none where the pipeline takes no workbooks.
+    beginning: Option<Vec<u8>>,
+    /// The workbook, if it is one.
+    workbook: Option<PartWriter>,
     /// Bytes that came, unpacked, stored or not.
     received: u64,
     earlier: Option<(Batch, Idempotency)>,
@@ -120,6 +85,8 @@ impl Upload {
             unpack: Unpack::default(),
             validator: Validator::new(request.pipeline.schema.clone(), references),
             writer,
+            beginning: (request.pipeline.schema.dialect.workbook != Workbook::No).then(Vec::new),
+            workbook: None,
             received: 0,
             earlier,
             fingerprints,
@@ -140,7 +107,23 @@ impl Upload {
     }
 
     async fn push_plain(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
-        if let Err(limit) = self.validator.push(bytes) {
+        let Some(mut beginning) = self.beginning.take() else { return self.push_known(bytes).await };
+        beginning.extend_from_slice(bytes);
+        if beginning.len() < WORKBOOK.len() {
+            self.beginning = Some(beginning);
+            return Ok(());
+        }
+        if beginning.starts_with(&WORKBOOK) {
+            self.workbook = Some(content::workbook(&self.services, &self.request.owner_name, self.id));
+        }
+        self.push_known(&beginning).await
+    }
+
+    /// Bytes of a file whose kind is known.
+    async fn push_known(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+        if self.workbook.is_none()
+            && let Err(limit) = self.validator.push(bytes)
+        {
             let (earlier, earlier_count) = self.validator.errors();
             return Err(UploadError::TooLarge(TooLarge::Csv {
                 limit: self.validator.error_of(&limit),
@@ -156,8 +139,10 @@ impl Upload {
         for (_, fingerprint) in &mut self.fingerprints {
             fingerprint.update(bytes);
         }
-        // A file that is refused anyway need not be stored; it is only read on for its other errors.
-        if !self.validator.has_errors() {
+        if let Some(workbook) = &mut self.workbook {
+            workbook.push(bytes).await?;
+        } else if !self.validator.has_errors() {
+            // A file that is refused anyway need not be stored; it is only read on for its other errors.
             self.writer.push(self.validator.stored(bytes)).await?;
         }
         Ok(())
@@ -169,9 +154,13 @@ impl Upload {
             self.writer.abort().await;
             return Some(error);
         }
-        let refused = self.validator.finish().err();
-        self.writer.abort().await;
-        refused.map(UploadError::from)
+        match self.content().await {
+            Ok((content, _)) => {
+                content.abort().await;
+                None
+            }
+            Err(refused) => Some(refused),
+        }
     }
 
     /// The file is complete: makes the batch, unless it has errors.
@@ -183,9 +172,39 @@ impl Upload {
         self.end(fields).instrument(span).await
     }
 
+    /// What is left of the file, where it is held back until more comes.
     async fn finish_unpacking(&mut self) -> Result<(), UploadError> {
         let rest = self.unpack.finish()?;
-        if rest.is_empty() { Ok(()) } else { self.push_plain(&rest).await }
+        if !rest.is_empty() {
+            self.push_plain(&rest).await?;
+        }
+        match self.beginning.take() {
+            Some(beginning) => self.push_known(&beginning).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The file as a whole, unless it has errors, and what remains of the upload.
+    async fn content(self) -> Result<(Content, Rest), UploadError> {
+        let rest = Rest {
+            services: self.services,
+            request: self.request,
+            id: self.id,
+            secrets: self.secrets,
+            earlier: self.earlier,
+            fingerprints: self.fingerprints,
+        };
+        if let Some(workbook) = self.workbook {
+            self.writer.abort().await;
+            return Ok((Content::Workbook(workbook, self.received), rest));
+        }
+        match self.validator.finish() {
+            Ok(validated) => Ok((Content::Rows(Box::new(validated), self.writer), rest)),
+            Err(refused) => {
+                self.writer.abort().await;
+                Err(refused.into())
+            }
+        }
     }
 
     async fn end(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
@@ -193,14 +212,28 @@ impl Upload {
             self.writer.abort().await;
             return Err(error);
         }
-        let mut validated = match self.validator.finish() {
-            Ok(validated) => validated,
-            Err(refused) => {
-                self.writer.abort().await;
-                return Err(refused.into());
-            }
+        let (mut content, rest) = self.content().await?;
+        let ignored_columns = match &mut content {
+            Content::Rows(validated, _) => std::mem::take(&mut validated.ignored_columns),
+            Content::Workbook(..) => Vec::new(),
         };
-        let ignored_columns = std::mem::take(&mut validated.ignored_columns);
+        let accepted = rest.end(content, fields).await?;
+        Ok(Accepted { ignored_columns, ..accepted })
+    }
+}
+
+/// An upload whose file is complete.
+struct Rest {
+    services: Services,
+    request: UploadRequest,
+    id: BatchId,
+    secrets: SecretsOf,
+    earlier: Option<(Batch, Idempotency)>,
+    fingerprints: Vec<(String, Fingerprinter)>,
+}
+
+impl Rest {
+    async fn end(mut self, content: Content, fields: UploadFields) -> Result<Accepted, UploadError> {
         let prints: Vec<(String, [u8; 32])> = self
             .fingerprints
             .drain(..)
@@ -210,19 +243,18 @@ impl Upload {
             })
             .collect();
         if let Some((batch, promise)) = self.earlier {
-            self.writer.abort().await;
-            return Ok(Accepted { ignored_columns, ..replay(batch, &promise, &prints)? });
+            content.abort().await;
+            return replay(batch, &promise, &prints);
         }
         if let Err(missing) = check_context(&self.request.pipeline, &fields) {
-            self.writer.abort().await;
+            content.abort().await;
             return Err(missing);
         }
         let promise =
             self.request.idempotency_key.take().zip(prints.first()).map(|(key, (key_id, print))| {
                 Idempotency { key, key_id: key_id.clone(), fingerprint: print.to_vec() }
             });
-        self.writer.push(&std::mem::take(&mut validated.rest)).await?;
-        let file = self.writer.finish().await?;
+        let Stored { path, bytes, validated } = content.store().await?;
         crash::point(crash::FILE_STORED);
         let services = self.services;
         let made = make_batch(
@@ -230,23 +262,23 @@ impl Upload {
             &self.request,
             Making { id: self.id, secrets: &self.secrets, validated, promise },
             fields,
-            file.path.to_string(),
-            file.plain_bytes,
+            path.to_string(),
+            bytes,
         )
         .await;
         match made {
             Ok(Created::New(batch)) => {
                 enqueue_extraction(&services, &batch).await;
-                Ok(Accepted { batch, replayed: false, ignored_columns })
+                Ok(Accepted { batch, replayed: false, ignored_columns: Vec::new() })
             }
             Ok(Created::Existing { batch, idempotency }) => {
-                delete(&services, &file.path).await;
-                Ok(Accepted { ignored_columns, ..replay(batch, &idempotency, &prints)? })
+                delete(&services, &path).await;
+                replay(batch, &idempotency, &prints)
             }
             Err(NotMade { error, certainly }) => {
                 // A batch that may have been made needs its file; `reconcile` finds one that nobody needs.
                 if certainly {
-                    delete(&services, &file.path).await;
+                    delete(&services, &path).await;
                 }
                 Err(error.into())
             }
@@ -257,7 +289,8 @@ impl Upload {
 struct Making<'a> {
     id: BatchId,
     secrets: &'a SecretsOf,
-    validated: Validated,
+    /// None for a workbook, which a worker validates.
+    validated: Option<Box<Validated>>,
     promise: Option<Idempotency>,
 }
 
@@ -272,7 +305,15 @@ async fn make_batch(
     let now = services.clock.now();
     let pipeline = &request.pipeline;
     stored_definitions::save(services, pipeline, now).await?;
-    let header = making.secrets.seal_json(SecretLocation::Header, &making.validated.header);
+    let validated = making.validated;
+    let header = validated
+        .as_ref()
+        .map(|validated| making.secrets.seal_json(SecretLocation::Header, &validated.header));
+    let checkpoint = validated.as_ref().map_or_else(Checkpoint::default, |validated| Checkpoint {
+        offset: validated.body_offset,
+        line: validated.body_line,
+        rows: 0,
+    });
     let context = fields.context.map(|context| making.secrets.seal_json(SecretLocation::Context, &context));
     let batch = NewBatch {
         id: making.id,
@@ -282,18 +323,14 @@ async fn make_batch(
         name: fields.name,
         object_key,
         file_bytes,
-        unsealed: false,
-        rows: Some(u32::try_from(making.validated.rows).unwrap_or(u32::MAX)),
+        unsealed: validated.is_none(),
+        rows: validated.map(|validated| u32::try_from(validated.rows).unwrap_or(u32::MAX)),
         allow_failures: fields.allow_failures.unwrap_or(true),
         canary: fields.canary.or(pipeline.canary),
         callback_url: fields.callback_url,
         priority: fields.priority.unwrap_or(0),
-        checkpoint: Checkpoint {
-            offset: making.validated.body_offset,
-            line: making.validated.body_line,
-            rows: 0,
-        },
-        key: SealedKey { context, header: Some(header), ..SealedKey::default() },
+        checkpoint,
+        key: SealedKey { context, header, ..SealedKey::default() },
         idempotency: making.promise,
         upload: None,
         created_at: now,

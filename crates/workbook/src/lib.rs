@@ -1,0 +1,83 @@
+//! Excel workbooks (.xlsx, ECMA-376) as CSV, row by row: a sheet is never in memory as a whole, only its shared strings are, and they
+//! are bounded.
+//!
+//! [`convert`] walks the archive (`archive`), reads the styles (`styles`) and shared strings (`strings`), then the sheet (`sheet`), and shows
+//! each cell as a person sees it (`show`). Every part is read through a limit (`xml`): whatever the file holds, memory and time are bounded.
+
+mod archive;
+mod sheet;
+mod show;
+mod strings;
+mod styles;
+mod xml;
+
+use std::io::{Read, Seek};
+use std::ops::ControlFlow;
+
+/// Bytes of a workbook's shared strings.
+pub const MOST_STRING_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why a workbook is not read. Holds nothing of its content.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkbookError {
+    /// It is no workbook, or a damaged one.
+    #[error("the workbook is damaged ({0}): open it in Excel, save it again as .xlsx, and upload that")]
+    Broken(&'static str),
+    /// It is protected by a password.
+    #[error(
+        "the workbook is protected by a password: remove it (File, Info, Protect Workbook) and save it again"
+    )]
+    Encrypted,
+    /// It holds macros.
+    #[error("the workbook holds macros (.xlsm): save it as `Excel Workbook (.xlsx)`")]
+    Macros,
+    /// It has no such sheet.
+    #[error("the workbook has no sheet named `{0}`: rename the sheet")]
+    NoSheet(String),
+    /// Its texts are too many.
+    #[error(
+        "the workbook holds more than 64 MiB of different texts: save the sheet as CSV UTF-8, or split it"
+    )]
+    TooManyStrings,
+    /// It unpacks to far more than any table.
+    #[error("the workbook unpacks to far more than its size: save the sheet as CSV UTF-8")]
+    Bomb,
+    /// A cell or a part of it is larger than any program writes.
+    #[error("the workbook holds something larger than Excel writes: save the sheet as CSV UTF-8")]
+    TooLarge,
+    /// The file could not be read. Another attempt may succeed.
+    #[error("the workbook could not be read: {0}")]
+    Io(std::io::Error),
+}
+
+impl WorkbookError {
+    /// From the list of a file's codes.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Broken(_) | Self::Io(_) => "broken_workbook",
+            Self::Encrypted => "encrypted_workbook",
+            Self::Macros => "macro_workbook",
+            Self::NoSheet(_) => "missing_sheet",
+            Self::TooManyStrings | Self::TooLarge => "workbook_too_large",
+            Self::Bomb => "workbook_ratio",
+        }
+    }
+}
+
+/// Writes a sheet's rows as CSV in UTF-8 with commas, in pieces; the first sheet, when none is named. A row without a value is an empty line,
+/// so that a row's line is its number in the sheet as long as no cell holds a line break. Breaks off when `take` does.
+///
+/// # Errors
+/// When it is no workbook that can be read within the bounds.
+pub fn convert<R: Read + Seek>(
+    file: R,
+    name: Option<&str>,
+    take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<(), WorkbookError> {
+    let mut archive = archive::Archive::open(file)?;
+    let workbook = archive.workbook(name)?;
+    let styles = styles::read(&mut archive)?;
+    let strings = strings::read(&mut archive)?;
+    let show = show::Show { styles, since_1904: workbook.since_1904 };
+    sheet::read(&mut archive, &workbook.sheet, &show, &strings, take)
+}

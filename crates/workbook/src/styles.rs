@@ -1,0 +1,132 @@
+//! Number formats of cells.
+
+use std::collections::HashMap;
+use std::io::{Read, Seek};
+
+use quick_xml::events::Event;
+
+use crate::WorkbookError;
+use crate::archive::Archive;
+use crate::xml::attribute;
+
+/// Formats that a workbook may have; Excel takes 65,490 of cells.
+const MOST: usize = 100_000;
+
+/// How a number is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// As it is.
+    #[default]
+    General,
+    /// Digits and signs between them: `00000`, `000-00-0000`.
+    Digits(String),
+    /// So many decimals, and whether it is a percentage.
+    Fixed { decimals: usize, percent: bool },
+    /// A date, a time of day, or both.
+    Moment { date: bool, time: bool },
+}
+
+/// The format of each style.
+pub type Styles = Vec<Format>;
+
+/// Reads them; a workbook may have none.
+pub fn read<R: Read + Seek>(archive: &mut Archive<R>) -> Result<Styles, WorkbookError> {
+    let Some(mut part) = archive.part("xl/styles.xml")? else { return Ok(Styles::new()) };
+    let mut own: HashMap<u32, Format> = HashMap::new();
+    let mut styles = Styles::new();
+    let mut of_cells = false;
+    loop {
+        match part.next()? {
+            Event::Start(start) | Event::Empty(start) => match start.local_name().as_ref() {
+                b"numFmt" if own.len() < MOST => {
+                    let id = attribute(&start, "numFmtId").and_then(|id| id.parse().ok());
+                    if let Some((id, code)) = id.zip(attribute(&start, "formatCode")) {
+                        own.insert(id, of(&code));
+                    }
+                }
+                b"cellXfs" => of_cells = true,
+                b"xf" if of_cells && styles.len() < MOST => {
+                    let id = attribute(&start, "numFmtId").and_then(|id| id.parse().ok()).unwrap_or(0);
+                    styles.push(own.get(&id).cloned().unwrap_or_else(|| built_in(id)));
+                }
+                _ => {}
+            },
+            Event::End(end) if end.local_name().as_ref() == b"cellXfs" => of_cells = false,
+            Event::Eof => return Ok(styles),
+            _ => {}
+        }
+    }
+}
+
+/// Formats that every workbook has (ECMA-376, 18.8.30).
+fn built_in(id: u32) -> Format {
+    match id {
+        1 | 3 | 37 | 38 => Format::Fixed { decimals: 0, percent: false },
+        2 | 4 | 39 | 40 => Format::Fixed { decimals: 2, percent: false },
+        9 => Format::Fixed { decimals: 0, percent: true },
+        10 => Format::Fixed { decimals: 2, percent: true },
+        14..=17 | 27..=31 | 36 | 50..=58 => Format::Moment { date: true, time: false },
+        18..=21 | 32..=35 | 45..=47 => Format::Moment { date: false, time: true },
+        22 => Format::Moment { date: true, time: true },
+        _ => Format::General,
+    }
+}
+
+/// A format as it is written.
+pub fn of(code: &str) -> Format {
+    // Of the forms for positive, negative and other values the first.
+    let code = code.split(';').next().unwrap_or_default();
+    let (signs, elapsed) = signs_of(code);
+    if signs.eq_ignore_ascii_case("general") || signs.contains('@') {
+        return Format::General;
+    }
+    let lower = signs.to_ascii_lowercase();
+    let time = elapsed || lower.contains(['h', 's']);
+    let date = lower.contains(['y', 'd']) || (lower.contains('m') && !time);
+    if date || time {
+        return Format::Moment { date, time };
+    }
+    let digits = signs.chars().filter(|c| *c == '0').count();
+    let plain = signs.chars().all(|c| matches!(c, '0' | '-' | ' ' | '/' | '(' | ')' | '+'));
+    if plain && digits > 1 {
+        return Format::Digits(signs);
+    }
+    if !signs.contains(['0', '#', '?']) || lower.contains("e+") || lower.contains("e-") || signs.contains('/')
+    {
+        return Format::General;
+    }
+    let decimals = signs.split_once('.').map_or(0, |(_, rest)| {
+        rest.chars().take_while(|c| matches!(c, '0' | '#' | '?')).filter(|c| *c == '0').count()
+    });
+    let hidden = signs.split_once('.').is_some_and(|(_, rest)| rest.contains(['#', '?']));
+    if hidden { Format::General } else { Format::Fixed { decimals, percent: signs.contains('%') } }
+}
+
+/// The signs of a format without texts in quotes, escapes, colours, conditions and currencies; and whether it shows time that passed.
+fn signs_of(code: &str) -> (String, bool) {
+    let (mut signs, mut elapsed) = (String::new(), false);
+    let mut rest = code.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' => {
+                rest.by_ref().find(|c| *c == '"');
+            }
+            // What comes after them: a sign as it is, a blank of its width, a sign that fills.
+            '\\' => {
+                if let Some(sign) = rest.next().filter(|sign| matches!(sign, '-' | ' ' | '/' | '(' | ')')) {
+                    signs.push(sign);
+                }
+            }
+            '_' | '*' => {
+                rest.next();
+            }
+            '[' => {
+                let inside: String = rest.by_ref().take_while(|c| *c != ']').collect();
+                let inside = inside.to_ascii_lowercase();
+                elapsed |= !inside.is_empty() && inside.chars().all(|c| matches!(c, 'h' | 'm' | 's'));
+            }
+            c => signs.push(c),
+        }
+    }
+    (signs, elapsed)
+}

@@ -1,0 +1,115 @@
+//! Workbooks as programs write them, and such as nobody should be able to harm a worker with.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::io::{Cursor, Write as _};
+use std::ops::ControlFlow;
+
+use penstock_workbook::{WorkbookError, convert};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+const RELS: &str = r#"<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="rId1" Type="x" Target="worksheets/sheet1.xml"/><Relationship Id="rId2" Type="x" Target="/xl/worksheets/sheet2.xml"/></Relationships>"#;
+const WORKBOOK: &str = r#"<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main" xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"><workbookPr/><sheets><sheet name="People" sheetId="1" r:id="rId1"/><sheet name="A &amp; B" sheetId="2" r:id="rId2"/></sheets></workbook>"#;
+const STYLES: &str = r#"<styleSheet><numFmts count="1"><numFmt numFmtId="164" formatCode="00000"/></numFmts><cellStyleXfs><xf numFmtId="0"/></cellStyleXfs><cellXfs><xf numFmtId="0"/><xf numFmtId="164"/><xf numFmtId="14"/></cellXfs></styleSheet>"#;
+const STRINGS: &str = r#"<sst><si><t>name</t></si><si><r><t>J&#246;rg </t></r><r><t>&amp; Co, "x"</t></r><rPh><t>no</t></rPh></si><si><t>two
+lines_x000D_</t></si><si/></sst>"#;
+
+fn sheet(rows: &str) -> String {
+    format!(r#"<worksheet><dimension ref="A1"/><sheetData>{rows}</sheetData><pageMargins/></worksheet>"#)
+}
+
+fn archive(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+    for (name, content) in parts {
+        zip.start_file(*name, options).unwrap();
+        zip.write_all(content).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+fn workbook(rows: &str) -> Vec<u8> {
+    let first = sheet(rows);
+    archive(&[
+        ("[Content_Types].xml", b"<Types/>"),
+        ("xl/workbook.xml", WORKBOOK.as_bytes()),
+        ("xl/_rels/workbook.xml.rels", RELS.as_bytes()),
+        ("xl/styles.xml", STYLES.as_bytes()),
+        ("xl/sharedStrings.xml", STRINGS.as_bytes()),
+        ("xl/worksheets/sheet1.xml", first.as_bytes()),
+        ("xl/worksheets/sheet2.xml", sheet("<row><c><v>2</v></c></row>").as_bytes()),
+    ])
+}
+
+fn read(file: &[u8], name: Option<&str>) -> Result<String, WorkbookError> {
+    let mut csv = Vec::new();
+    convert(Cursor::new(file), name, &mut |piece| {
+        csv.extend_from_slice(piece);
+        ControlFlow::Continue(())
+    })?;
+    Ok(String::from_utf8(csv).unwrap())
+}
+
+#[test]
+fn cells_are_read_as_a_person_sees_them() {
+    let rows = r#"<row r="2"><c r="A2" t="s"><v>0</v></c><c r="B2" t="inlineStr"><is><t>zip</t></is></c><c r="C2" t="str"><f>1</f><v>born</v></c><c r="D2" s="1"/></row>
+        <row r="3"><c r="A3" t="s"><v>1</v></c><c r="B3" s="1"><v>1067</v></c><c r="C3" s="2"><v>46350</v></c></row>
+        <row r="4"/><row r="5"><c r="B5" s="1"/></row>
+        <row r="6"><c r="A6" t="s"><v>2</v></c><c r="C6" t="b"><v>1</v></c></row>
+        <row r="8"><c r="A8" t="e"><v>#N/A</v></c><c r="D8"><v>4</v></c></row>"#;
+    let file = workbook(rows);
+    assert_eq!(
+        read(&file, None).unwrap(),
+        "\nname,zip,born\n\"Jörg & Co, \"\"x\"\"\",01067,2026-11-24\n\n\n\"two\nlines\r\",,TRUE\n#N/A,,,4\n"
+    );
+    assert_eq!(read(&file, Some("A & B")).unwrap(), "2\n");
+    assert!(matches!(read(&file, Some("People ")), Err(WorkbookError::NoSheet(_))));
+}
+
+#[test]
+fn what_is_no_workbook_that_can_be_read_is_refused() {
+    let good = workbook("<row><c><v>1</v></c></row>");
+    let code = |file: &[u8]| read(file, None).unwrap_err().code();
+    for end in [0, 3, 30, good.len() / 2, good.len() - 1] {
+        assert_eq!(code(&good[..end]), "broken_workbook", "{end}");
+    }
+    assert_eq!(code(&[0xD0, 0xCF, 0x11, 0xE0, 0xA1, 0xB1, 0x1A, 0xE1]), "encrypted_workbook");
+    assert_eq!(code(&archive(&[("rows.csv", b"a,b")])), "broken_workbook");
+    let macros = archive(&[("xl/workbook.xml", WORKBOOK.as_bytes()), ("xl/vbaProject.bin", b"x")]);
+    assert_eq!(code(&macros), "macro_workbook");
+    for rows in [
+        "<row r=\"2\"/><row r=\"1\"/>",
+        "<row r=\"2000000\"/>",
+        "<row><c r=\"B1\"><v>1</v></c><c r=\"A1\"><v>1</v></c></row>",
+        "<row><c r=\"ZZZZ1\"><v>1</v></c></row>",
+        "<row><c t=\"s\"><v>99</v></c></row>",
+        "<row><c><v>&nbsp;</v></c></row>",
+        "<row><c></row>",
+    ] {
+        assert_eq!(code(&workbook(rows)), "broken_workbook", "{rows}");
+    }
+    let huge = format!("<row><c t=\"str\"><v>{}</v></c></row>", "x".repeat(2 << 20));
+    assert_eq!(code(&workbook(&huge)), "workbook_too_large");
+}
+
+#[test]
+fn a_bomb_ends_early() {
+    let filler = format!("<row/>{}", "<x></x>".repeat(6 << 20));
+    assert_eq!(read(&workbook(&filler), None).unwrap_err().code(), "workbook_ratio");
+}
+
+#[test]
+fn changed_bytes_make_it_neither_panic_nor_hang() {
+    let good = workbook(r#"<row r="2"><c r="A2" t="s"><v>1</v></c><c r="B2" s="1"><v>1067</v></c></row>"#);
+    let mut state = 7_u64;
+    for _ in 0..500 {
+        let mut file = good.clone();
+        for _ in 0..3 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = usize::try_from(state >> 33).unwrap() % file.len();
+            file[at] ^= 1 << ((state >> 29) & 7);
+        }
+        let _ = read(&file, None);
+    }
+}

@@ -1,0 +1,106 @@
+//! Excel workbooks over the real API: a worker reads them, and what cannot be read ends as a batch that says why.
+
+use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::{Client, Place};
+use serde_json::{Value, json};
+
+use crate::dialects::PEOPLE;
+
+const ROUTE: &str = "/v2/pipelines/people/batches";
+
+/// An archive of parts that are not compressed (APPNOTE.TXT, 4.3).
+pub fn archive(parts: &[(&str, &str)]) -> Vec<u8> {
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    let length = |bytes: usize| u32::try_from(bytes).expect("a small one").to_le_bytes();
+    for (name, content) in parts {
+        let at = out.len();
+        let mut crc = flate2::Crc::new();
+        crc.update(content.as_bytes());
+        let name_bytes = u16::try_from(name.len()).expect("a short one").to_le_bytes();
+        let mut head = [20, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+        head.extend(crc.sum().to_le_bytes());
+        head.extend(length(content.len()));
+        head.extend(length(content.len()));
+        head.extend(name_bytes);
+        head.extend([0, 0]);
+        out.extend(b"PK\x03\x04");
+        out.extend(&head);
+        out.extend(name.as_bytes());
+        out.extend(content.as_bytes());
+        directory.extend(b"PK\x01\x02\x14\0");
+        directory.extend(&head);
+        directory.extend([0; 10]);
+        directory.extend(length(at));
+        directory.extend(name.as_bytes());
+    }
+    let (start, count) = (out.len(), u16::try_from(parts.len()).expect("few").to_le_bytes());
+    out.extend(&directory);
+    out.extend(b"PK\x05\x06\0\0\0\0");
+    out.extend(count);
+    out.extend(count);
+    out.extend(length(directory.len()));
+    out.extend(length(start));
+    out.extend([0, 0]);
+    out
+}
+
+fn workbook(more: &[(&str, &str)]) -> Vec<u8> {
+    let rows = r#"<worksheet><sheetData>
+        <row r="1"><c r="A1" t="inlineStr"><is><t>E-Mail</t></is></c><c r="B1" t="inlineStr"><is><t>Name</t></is></c><c r="C1" t="inlineStr"><is><t>Postcode</t></is></c></row>
+        <row r="3"><c r="A3" t="inlineStr"><is><t>Ada@Example.de</t></is></c><c r="B3" t="inlineStr"><is><t>J&#246;rg</t></is></c><c r="C3" s="1"><v>1067</v></c></row>
+        </sheetData></worksheet>"#;
+    let parts = [
+        ("[Content_Types].xml", "<Types/>"),
+        (
+            "xl/workbook.xml",
+            r#"<workbook xmlns:r="r"><sheets><sheet name="People" r:id="rId1"/></sheets></workbook>"#,
+        ),
+        (
+            "xl/_rels/workbook.xml.rels",
+            r#"<Relationships><Relationship Id="rId1" Target="worksheets/sheet1.xml"/></Relationships>"#,
+        ),
+        (
+            "xl/styles.xml",
+            r#"<styleSheet><numFmts><numFmt numFmtId="164" formatCode="00000"/></numFmts><cellXfs><xf numFmtId="0"/><xf numFmtId="164"/></cellXfs></styleSheet>"#,
+        ),
+        ("xl/worksheets/sheet1.xml", rows),
+    ];
+    archive(&[&parts[..], more].concat())
+}
+
+#[tokio::test]
+async fn a_workbook_is_read_by_a_worker() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let taking = PEOPLE.replace("delimiter: auto", "delimiter: \";\"\n  formats: [csv, xlsx]");
+    let place = Place::new(&[("people.yaml", &taking)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (status, batch) = client.upload(ROUTE, workbook(&[])).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let batch = client.finished(&id).await;
+    assert_eq!(batch["counts"]["completed"], 1, "{batch}");
+    let report = client.text(&format!("/v2/batches/{id}/results.csv")).await;
+    assert!(report.starts_with("\u{FEFF}E-Mail;Name;Postcode;_row"), "{report}");
+    assert!(report.contains("\r\nAda@Example.de;Jörg;01067;1;completed;ada@example.de Jörg DE;"), "{report}");
+    let rows = client.get(&format!("/v2/batches/{id}/rows")).await;
+    assert_eq!(rows["data"][0]["line"], 3, "its row in the sheet");
+    // The report goes round as that of any other file.
+    let (status, again) = client.upload(ROUTE, report).await.expect("an answer");
+    assert_eq!(status, 202, "{again}");
+    for (file, code) in [
+        (workbook(&[("xl/vbaProject.bin", "x")]), "macro_workbook"),
+        (workbook(&[])[..400].to_vec(), "broken_workbook"),
+    ] {
+        let (status, batch) = client.upload(ROUTE, file).await.expect("an answer");
+        assert_eq!(status, 202, "{batch}");
+        let batch = client.finished(batch["id"].as_str().expect("an id")).await;
+        let failure: &Value = &batch["failure"];
+        assert_eq!(
+            (&failure["code"], &failure["errors"][0]["code"]),
+            (&json!("invalid_file"), &json!(code)),
+            "{batch}"
+        );
+    }
+}
