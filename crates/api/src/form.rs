@@ -7,7 +7,7 @@ use penstock_flow::intake::upload::{Accepted, Upload, UploadRequest};
 use serde_json::{Map, Value};
 
 use crate::auth::Caller;
-use crate::body::{self, Deadline, SMALL_BYTES};
+use crate::body::{Deadline, SMALL_BYTES};
 use crate::budgets::UploadRoom;
 use crate::fields::{self, RawFields};
 use crate::multipart::{self, Charset, Event, Malformed, Parser, PartHead, shown};

@@ -258,14 +258,10 @@ impl Writer {
             None
         });
         match (self.format, own) {
-            (Format::Csv | Format::Spreadsheet, Some(Own::Cells(cells, reference))) => {
-                self.csv(&view, Some(&cells), reference, out);
-            }
-            (Format::Csv | Format::Spreadsheet, _) => {
-                self.csv(&view, None, self.reference(view.number), out);
-            }
             (Format::Ndjson, Some(Own::Values(values))) => ndjson(&view, Some(&values), out),
             (Format::Ndjson, _) => ndjson(&view, None, out),
+            (_, Some(Own::Cells(cells, reference))) => self.csv(&view, Some(&cells), reference, out),
+            (_, _) => self.csv(&view, None, self.reference(view.number), out),
         }
     }
 
