@@ -411,6 +411,11 @@ fn characters_that_cannot_be_read_are_errors_of_their_line() {
     let sjis = Charset::Label(SHIFT_JIS);
     assert_eq!(errors(sjis, b"email,name,amount\na,x,1\nb,\x81\xFF,2\n"), [(3, "invalid_encoding")]);
     assert_eq!(errors(sjis, b"email,name,amount\na,\x81"), [(2, "invalid_encoding"), (2, "field_count")]);
+    let both = |file: &[u8]| -> Vec<(u64, &'static str)> {
+        let errors = read(schema(lenient(sjis)), file, 1000).unwrap_err();
+        errors.iter().map(|error| (error.line, error.code)).collect()
+    };
+    assert_eq!(both(b"sep=;\nemail;name\na;x\nb;\x81\xFF\n"), [(4, "invalid_encoding")]);
     let mixed = "email,name,amount\na,é,1\n".as_bytes();
     assert_eq!(errors(Charset::Auto, &[mixed, b"b,\xE9,2\n"].concat()), [(3, "mixed_encoding")]);
     assert_eq!(errors(Charset::Auto, &[mixed, b"b,x,2\nc,y,\xC3"].concat()), [(4, "mixed_encoding")]);

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use penstock_api::{cursors, multipart, query, ranges};
 use penstock_crypto::{ApiKey, Keyring};
-use penstock_domain::csv::{Column, Limits, NoReferences, Refused, Schema, Validator};
+use penstock_domain::csv::{
+    Charset, Column, Delimiter, Dialect, ExtraColumns, HeaderRules, Limits, NoReferences, Refused, Schema,
+    Validator,
+};
 use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
 use penstock_domain::time::Timestamp;
@@ -20,12 +23,18 @@ use uuid::Uuid;
 pub type Target = (&'static str, fn(&[u8]), &'static [&'static [u8]]);
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("csv", csv, &[b"a,b\n1,2\n", b"\xEF\xBB\xBFa,b\r\n\"1\",\"\"\"2\"\"\n\"\r\"\"\n\",x\n", b"b;a\n1;2", b"a,b\n\"" ]),
     ("multipart", form, &[
         b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.csv\"\r\nContent-Type: text/csv; charset=utf-8\r\n\r\nid\n1\n\r\n--x--\r\n",
         b"--x\nContent-Disposition: form-data; name*=utf-8''n%C3%A4me\nContent-Transfer-Encoding: 8bit\n\ny\n--x  \r\n\r\n\r\n--x--",
         b"preamble\r\n--x\r\n\r\n\r\n--xy\r\n--x--",
+    ]),
+    ("dialects", dialects, &[
+        b"sep=;\r\nA; B ;c;;\r\n1;\xE9;2;;\r\n;;;;\r\n\x1A",
+        b"\xFF\xFEa\0\t\0b\0\r\0x\0\t\0\"\0y\0\r\0\"\0",
+        b"a|b\r1|\"x\ry\"\r\r2|z",
+        b"\xEF\xBB\xBF\"a\";\"b\"\n1;\xC3\xA9\n1;2",
     ]),
     ("boundary", boundary, &[b"multipart/form-data; boundary=x", b"multipart/form-data; charset=utf-8; boundary=\"a b\\\"c\"", b"text/csv"]),
     ("waiting", waiting, &[
@@ -60,6 +69,35 @@ pub fn csv(bytes: &[u8]) {
             Ok(validated) => format!("{} rows", validated.rows),
             Err(Refused::Errors(rejected)) => format!("{:?}", rejected.errors),
             Err(Refused::Limit(error)) => error.code.to_owned(),
+        }
+    };
+    assert_eq!(outcome(1), outcome(7));
+}
+
+/// A file in any dialect is refused or accepted the same, and is stored the same, however it is cut.
+pub fn dialects(bytes: &[u8]) {
+    let outcome = |pieces: usize| {
+        let limits = Limits { max_field_chars: 64, max_record_bytes: 256, max_rows: 50 };
+        let columns = vec![Column::named("a"), Column::named("b")];
+        let header = HeaderRules { ignore_case: true, trim: true, extra_columns: ExtraColumns::Keep };
+        let dialect =
+            Dialect { delimiter: Delimiter::Auto, charset: Charset::Auto, header, ..Dialect::default() };
+        let schema = Arc::new(Schema { columns, limits, dialect, unique: vec![0], ..Schema::default() });
+        let mut validator = Validator::new(schema, Arc::new(NoReferences));
+        let mut stored = Vec::new();
+        for piece in bytes.chunks(pieces) {
+            if let Err(limit) = validator.push(piece) {
+                return (validator.error_of(&limit).code.to_owned(), Vec::new());
+            }
+            stored.extend_from_slice(validator.stored(piece));
+        }
+        match validator.finish() {
+            Ok(validated) => {
+                stored.extend_from_slice(&validated.rest);
+                (format!("{} rows from {}", validated.rows, validated.body_offset), stored)
+            }
+            Err(Refused::Errors(rejected)) => (format!("{:?}", rejected.errors), Vec::new()),
+            Err(Refused::Limit(error)) => (error.code.to_owned(), Vec::new()),
         }
     };
     assert_eq!(outcome(1), outcome(7));

@@ -58,7 +58,7 @@ pub enum ExtraColumns {
     Reject,
     /// They are left out.
     Ignore,
-    /// They are stored, and given back in reports; no template reads them.
+    /// They are stored and shown in reports; no template reads them.
     Keep,
 }
 

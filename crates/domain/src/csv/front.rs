@@ -25,7 +25,7 @@ enum State {
     /// What separates columns is declared.
     Declared(u8),
     /// The text so far, until its first line shows the dialect.
-    Opening(Vec<u8>),
+    Opening { text: Vec<u8>, faults: Vec<(usize, DecodeFault)> },
     /// The dialect is known. `auto`: it was found out.
     Open { auto: bool },
 }
@@ -53,7 +53,7 @@ impl Front {
     pub fn new(schema: &Schema) -> Self {
         let state = match schema.dialect.delimiter {
             Delimiter::Is(delimiter) => State::Declared(delimiter),
-            Delimiter::Auto => State::Opening(Vec::new()),
+            Delimiter::Auto => State::Opening { text: Vec::new(), faults: Vec::new() },
         };
         Self {
             decode: Decode::new(schema.dialect.charset),
@@ -89,18 +89,19 @@ impl Front {
                 let ready = self.without_ctrl_z(text, &mut faults);
                 Ready { opened: None, ready, faults }
             }
-            State::Opening(before) => {
-                // Where a fault stands does not matter yet: it is one of the first line.
-                let faults: Vec<_> = faults.into_iter().map(|(_, fault)| (0, fault)).take(1).collect();
+            State::Opening { text: before, faults: earlier } => {
+                let start = before.len();
+                let room = MOST_FAULTS - earlier.len();
+                earlier.extend(faults.into_iter().take(room).map(|(at, fault)| (start + at, fault)));
                 before.extend_from_slice(&text);
                 let whole = last || before.len() > self.most;
-                let Some(opened) = open(before, whole, known) else {
-                    return Ready { faults, ..Ready::default() };
-                };
+                let Some(opened) = open(before, whole, known) else { return Ready::default() };
                 let text = before.split_off(opened.skip);
+                let mut faults = std::mem::take(earlier);
+                faults.iter_mut().for_each(|(at, _)| *at = at.saturating_sub(opened.skip));
                 let line = if opened.skip > 0 { 2 } else { 1 };
                 self.state = State::Open { auto: true };
-                let ready = self.without_ctrl_z(text, &mut Vec::new());
+                let ready = self.without_ctrl_z(text, &mut faults);
                 Ready { opened: Some(Start { grammar: opened.grammar, line }), ready, faults }
             }
         }
