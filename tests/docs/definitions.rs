@@ -7,7 +7,7 @@ use crate::markdown::{read, spans, table_rows};
 /// A table's first heading, and the structs whose fields stand in it, each behind a prefix.
 const TABLES: [(&str, &[(&str, &str)]); 17] = [
     ("key", &[("", "Definition")]),
-    ("key of `csv`", &[("", "CsvDefinition")]),
+    ("key of `csv`", &[("", "CsvDefinition"), ("header.", "HeaderDefinition")]),
     ("key of a column", &[("", "ColumnDefinition")]),
     (
         "key of a dependency",

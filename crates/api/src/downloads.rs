@@ -40,6 +40,7 @@ pub struct DownloadBody {
     report: String,
     /// `spreadsheet`: for Excel and the like, as `?for=spreadsheet` of the report.
     #[serde(rename = "for")]
+    #[schema(value_type = Option<String>, pattern = "^spreadsheet$")]
     reader: Option<For>,
     /// Seconds, 1 to 86400; 900 without it.
     #[schema(minimum = 1, maximum = 86400)]

@@ -11,8 +11,8 @@ use penstock_flow::FlowError;
 use penstock_flow::read::results;
 use penstock_flow::read::results::{Format, Report, named};
 use penstock_store::batches::Batch;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use crate::auth::Caller;
 use crate::body::nothing;
@@ -26,7 +26,7 @@ use crate::shared_answer::takes_gzip;
 use crate::state::ApiState;
 
 /// For whom a report is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum For {
     /// A spreadsheet: the report begins with a byte order mark, and numbers, dates and the like that are texts stay as they are when the file is opened and saved.
@@ -40,7 +40,7 @@ pub enum For {
 pub struct ReportQuery {
     /// `spreadsheet`: for Excel and the like; of CSV reports only.
     #[serde(rename = "for")]
-    #[param(rename = "for")]
+    #[param(rename = "for", value_type = Option<String>, pattern = "^spreadsheet$")]
     reader: Option<For>,
 }
 
@@ -67,8 +67,8 @@ impl Named<'_> {
 /// Streams a report of a batch. A finished batch's is the same bytes every time: it has an ETag, and a download that broke
 /// off goes on by `Range`.
 #[utoipa::path(get, operation_id = "download_report", path = "/v2/batches/{id}/{report}", tag = "results",
-    params(ReportQuery, ("id" = String, Path),
-        ("report" = String, Path, description = "results.csv, failed.csv, unprocessed.csv, or the same with .ndjson")),
+    params(("id" = String, Path),
+        ("report" = String, Path, description = "results.csv, failed.csv, unprocessed.csv, or the same with .ndjson"), ReportQuery),
     responses((status = 200, description = "The file's columns first, then _row, _status, the result's columns, _code, _message, _ref", content((String = "text/csv"), (String = "application/x-ndjson"))),
         (status = 206, description = "A range of a finished batch's report", content((String = "text/csv"), (String = "application/x-ndjson"))),
         (status = 304, description = "It is what If-None-Match names"),
