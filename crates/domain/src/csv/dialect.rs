@@ -117,9 +117,10 @@ impl Dialect {
         Self { header: self.header, ..Self::default() }
     }
 
-    /// Whether a file may be UTF-16.
-    pub(super) fn takes_utf16(&self) -> bool {
-        self.charset == Charset::Auto || self.charset.is_utf16()
+    /// Whether a file that begins so may be UTF-16: by its mark, where the mark decides.
+    pub(super) fn takes_utf16(&self, beginning: &[u8]) -> bool {
+        let marked = beginning.starts_with(&[0xFF, 0xFE]) || beginning.starts_with(&[0xFE, 0xFF]);
+        self.charset.is_utf16() || (self.charset != Charset::Utf8 && marked)
     }
 }
 

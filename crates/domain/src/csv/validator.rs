@@ -82,7 +82,7 @@ impl Validator {
             let missing = FileKind::BYTES - self.beginning.len();
             self.beginning.extend_from_slice(&bytes[..bytes.len().min(missing)]);
             if self.judge.other_kind.is_none() {
-                let utf16 = self.judge.schema.dialect.takes_utf16();
+                let utf16 = self.judge.schema.dialect.takes_utf16(&self.beginning);
                 let kind = FileKind::of(&self.beginning);
                 self.judge.other_kind = kind.filter(|kind| !utf16 || *kind != FileKind::Utf16);
             }
