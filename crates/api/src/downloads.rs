@@ -158,7 +158,7 @@ pub async fn follow(
 fn named(report: &str) -> Named<'_> {
     match report.strip_suffix(FOR_SPREADSHEET) {
         Some(name) => Named { name, reader: Some(For::Spreadsheet) },
-        None => Named { name: report, reader: None },
+        None => Named::plain(report),
     }
 }
 

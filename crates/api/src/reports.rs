@@ -53,7 +53,12 @@ pub struct Named<'a> {
     pub reader: Option<For>,
 }
 
-impl Named<'_> {
+impl<'a> Named<'a> {
+    /// The report of that name, for nobody in particular.
+    pub const fn plain(name: &'a str) -> Self {
+        Self { name, reader: None }
+    }
+
     /// Which one it is, and how it is written; none when there is none of that name, or none for that reader.
     pub fn find(&self) -> Option<(Report, Format)> {
         match (named(self.name)?, self.reader) {

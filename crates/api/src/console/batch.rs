@@ -163,7 +163,15 @@ pub(super) async fn report(
 ) -> Result<HttpResponse, Refused> {
     let (id, name) = path.into_inner();
     let batch = visitor.caller.batch(&state, &id).await?;
-    Ok(reports::send(&state, visitor.caller, batch, &name, seen.into_inner(), &request).await?)
+    Ok(reports::send(
+        &state,
+        visitor.caller,
+        batch,
+        reports::Named::plain(&name),
+        seen.into_inner(),
+        &request,
+    )
+    .await?)
 }
 
 #[cfg(test)]
