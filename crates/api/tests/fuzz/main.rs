@@ -123,4 +123,4 @@ macro_rules! fuzzed {
     };
 }
 
-fuzzed! { csv multipart boundary waiting templates tokens range cursors }
+fuzzed! { csv multipart dialects boundary waiting templates tokens range cursors }
