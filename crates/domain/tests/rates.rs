@@ -1,9 +1,13 @@
 //! `rate`: one limit, or a list of limits that hold together.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use penstock_domain::pipeline::{Pipeline, Window};
+use penstock_domain::pipeline::poll::PollStatus;
+use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues, Target, Window};
+use penstock_domain::time::Timestamp;
+use serde_json::{Map, json};
 
 fn load(rate: &str) -> Result<Pipeline, String> {
     let text = format!(
@@ -77,4 +81,24 @@ fn what_a_list_of_limits_can_get_wrong() {
         assert!(error.contains(expected), "{rate}: {error}");
         assert!(error.starts_with(whom) || error.contains("p.yaml:"), "{error}");
     }
+}
+
+#[test]
+fn costs_and_looks_of_a_keyed_step_read_its_key() {
+    let text = "name: p\ncsv: { columns: [ { name: a } ] }\ndependencies:\n  d:\n    base_url: http://d.example\n\
+        \x20   rate: [ { limit: 100, period: 1s, burst: 50 }, { name: t, limit: 100, period: 1m, burst: 90 } ]\nsteps:\n  - name: s\n    dependency: d\n\
+        \x20   cost: { t: { estimate: \"{{ idempotency_key | length }}\", actual: \"{{ (idempotency_key | length) + 1 }}\" } }\n\
+        \x20   request: { method: POST, path: /x, json: {}, idempotency_key: { header: K, value: \"{{ row.a }}\" } }\n\
+        \x20   poll: { until: \"{{ body.key == idempotency_key }}\", path: \"/jobs/{{ idempotency_key }}\" }\n";
+    let pipeline = Pipeline::load("p.yaml", text, &|_| None).unwrap();
+    let step = &pipeline.steps[0];
+    let values = RowValues::new(&BTreeMap::from([("a".to_owned(), "four".to_owned())]), &json!({}));
+    let outputs = Map::new();
+    let row = RowContext { values: &values, steps: &outputs, now: Timestamp::from_millis(0) };
+    let (headers, body) = (BTreeMap::new(), json!({ "key": "four" }));
+    let answer = ResponseView { status: 200, headers: &headers, body: &body };
+    assert_eq!(step.call_cost(&row).unwrap().named, [("t".to_owned(), 4)]);
+    assert_eq!(step.actual_costs(&row, answer), [("t".to_owned(), 5)]);
+    assert_eq!(step.poll_status(&row, answer), PollStatus::Ready);
+    assert_eq!(step.look_target(&row, answer).unwrap(), Some(Target::Path("/jobs/four".into())));
 }
