@@ -7,7 +7,7 @@ use penstock_flow::read::lines;
 use penstock_flow::read::results;
 use penstock_flow::read::row_view::{RowView, revealed_row_view, row_view};
 use penstock_flow::read::waiting;
-use penstock_flow::read::waiting::Wait;
+use penstock_flow::read::waits::Wait;
 use penstock_store::batches::Batch;
 use penstock_store::operations::AuditEntry;
 use penstock_store::reading::{RowFilter, RowPage as StoredPage};

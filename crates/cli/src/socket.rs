@@ -15,7 +15,7 @@ use penstock_flow::context::periodic::TaskStatus;
 use penstock_flow::operate::dependencies;
 use penstock_flow::operate::dependencies::DependencyState;
 use penstock_flow::read::waiting;
-use penstock_flow::read::waiting::Wait;
+use penstock_flow::read::waits::Wait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};

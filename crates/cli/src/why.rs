@@ -3,7 +3,7 @@
 use penstock_app::StartError;
 use penstock_domain::ids::BatchId;
 use penstock_flow::read::waiting;
-use penstock_flow::read::waiting::Wait;
+use penstock_flow::read::waits::Wait;
 
 use crate::open::{Opened, said};
 use crate::output::Output;

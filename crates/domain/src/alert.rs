@@ -31,6 +31,13 @@ pub enum Condition {
     CallbacksExhausted,
     /// A file that could not be extracted.
     ExtractionFailed,
+    /// A running batch that is held: by an answer, or because too many of its rows failed.
+    BatchHeld,
+    /// A running batch none of whose rows gets through: all that were tried failed or wait with one code.
+    BatchStalled {
+        /// How long after its start.
+        after: Duration,
+    },
 }
 
 impl Condition {
@@ -43,6 +50,8 @@ impl Condition {
             Self::BreakerOpen => "breaker_open",
             Self::CallbacksExhausted => "callbacks_exhausted",
             Self::ExtractionFailed => "extraction_failed",
+            Self::BatchHeld => "batch_held",
+            Self::BatchStalled { .. } => "batch_stalled",
         }
     }
 }
@@ -136,6 +145,8 @@ enum Name {
     BreakerOpen,
     CallbacksExhausted,
     ExtractionFailed,
+    BatchHeld,
+    BatchStalled,
 }
 
 /// A batch that fails by a fifth is worth a look.
@@ -143,6 +154,8 @@ const DEFAULT_SHARE: Share = Share(2000);
 const DEFAULT_MIN_ROWS: u32 = 20;
 /// Runs come every minute.
 const DEFAULT_LATE: Duration = Duration::from_secs(300);
+/// Time for a first retry, and for an API that is only slow.
+const DEFAULT_STALLED: Duration = Duration::from_secs(120);
 const DEFAULT_EVERY: Duration = Duration::from_secs(15);
 
 impl AlertRules {
@@ -205,6 +218,10 @@ fn rule(definition: RuleDefinition, receivers: &[Receiver], source: &mut Source<
         Name::BreakerOpen => Condition::BreakerOpen,
         Name::CallbacksExhausted => Condition::CallbacksExhausted,
         Name::ExtractionFailed => Condition::ExtractionFailed,
+        Name::BatchHeld => Condition::BatchHeld,
+        Name::BatchStalled => {
+            Condition::BatchStalled { after: definition.after.map_or(DEFAULT_STALLED, |span| span.0) }
+        }
     };
     let line = source.line_of(condition.name(), 1);
     let share = definition.above.is_some() || definition.min_rows.is_some();
@@ -214,9 +231,12 @@ fn rule(definition: RuleDefinition, receivers: &[Receiver], source: &mut Source<
             format!("`above` and `min_rows` belong to failure_share, not to {}", condition.name()),
         );
     }
-    if definition.after.is_some() && definition.rule != Name::DispatcherLate {
-        source
-            .error(line, format!("`after` belongs to dispatcher_late; {} takes `lasting`", condition.name()));
+    if definition.after.is_some() && !matches!(definition.rule, Name::DispatcherLate | Name::BatchStalled) {
+        let name = condition.name();
+        source.error(
+            line,
+            format!("`after` belongs to dispatcher_late and batch_stalled; {name} takes `lasting`"),
+        );
     }
     for name in &definition.to {
         if !receivers.iter().any(|receiver| receiver.name == *name) {
@@ -243,11 +263,14 @@ mod tests {
              \x20 - { rule: failure_share, above: 10 %, min_rows: 5, to: [ops] }\n\
              \x20 - { rule: stuck_rows, lasting: 5m, to: [ops] }\n  - { rule: dispatcher_late, after: 3m, to: [ops] }\n\
              \x20 - { rule: breaker_open, to: [ops] }\n  - { rule: callbacks_exhausted, to: [] }\n\
-             \x20 - { rule: extraction_failed, to: [ops] }\n",
+             \x20 - { rule: extraction_failed, to: [ops] }\n  - { rule: batch_held, to: [ops] }\n\
+             \x20 - { rule: batch_stalled, to: [ops] }\n  - { rule: batch_stalled, after: 10m, to: [ops] }\n",
         )
         .unwrap();
         assert_eq!(rules.receivers[0].url, "https://hooks.example.com/x");
-        assert_eq!(rules.rules.len(), 6);
+        assert_eq!(rules.rules.len(), 9);
+        let stalled = |minutes: u64| Condition::BatchStalled { after: Duration::from_secs(minutes * 60) };
+        assert_eq!([rules.rules[7].condition, rules.rules[8].condition], [stalled(2), stalled(10)]);
         assert_eq!(rules.rules[0].condition, Condition::FailureShare { above_bp: 1000, min_rows: 5 });
         assert_eq!(rules.rules[1].lasting, Duration::from_secs(300));
         assert_eq!(rules.every, DEFAULT_EVERY);

@@ -40,7 +40,8 @@ mod wire;
 
 pub use aside::aside;
 pub use caller::{
-    Called, Caller, Demand, LiveLimits, LocalReservations, Note, PeriodKey, Reservations, Rules,
+    CallWait, Called, Caller, Demand, LiveLimits, LocalReservations, Note, PeriodKey, Reservations, Rules,
+    WaitsFor,
 };
 pub use client::{Client, Response};
 pub use credentials::oauth2::{KeptTokens, Refusal, TokenVault};

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use penstock_domain::ids::RowRef;
 use penstock_store::Store;
 use penstock_store::alerts::Alert;
+use penstock_store::work::{BatchHold, RowFailure, Settled, Settlement};
 
 use crate::fixture::{LEASE, START, claim, completed, extracted, failed, new_batch, release, token};
 
@@ -82,4 +84,74 @@ pub async fn failing_batches_are_found(store: &Arc<dyn Store>) {
     assert_eq!(store.metrics(late).await.unwrap().leases_expired, 0, "its process lives");
     store.leave(crate::fixture::SUITE).await.unwrap();
     assert_eq!(store.metrics(late).await.unwrap().leases_expired, 1, "the fourth row's process is gone");
+}
+
+/// A batch that is held is found until it goes on.
+pub async fn held_batches_are_found(store: &Arc<dyn Store>) {
+    let batch = extracted(store, &new_batch(store, 2).await, 2).await;
+    let rows = release(store, batch.seq, 2, START).await;
+    let found =
+        || async { store.held_batches(1000).await.unwrap().into_iter().find(|one| one.id == batch.id) };
+    assert!(found().await.is_none());
+    let held = token();
+    claim(store, &rows, held, START).await;
+    let words = BatchHold { code: "http_401".to_owned(), step: Some("create".to_owned()), words: Vec::new() };
+    let outcome = Settled::Requeued {
+        not_before: START,
+        attempt: false,
+        trouble: None,
+        receipts: Vec::new(),
+        expires: None,
+        hold: Some(Box::new(words)),
+        polling: false,
+    };
+    store.settle(&[Settlement { row: rows[0], token: held, outcome }], START).await.unwrap();
+    let ledger = found().await.expect("it is held").ledger;
+    assert_eq!(ledger.hold.map(|hold| hold.code).as_deref(), Some("http_401"));
+    store.resume(batch.seq, "operator:suite", START).await.unwrap();
+    assert!(found().await.is_none());
+}
+
+/// A batch gets nowhere while nothing of it is completed and all that was tried has one code; rows that wait their turn show nothing.
+pub async fn stalled_batches_are_found(store: &Arc<dyn Store>) {
+    let batch = extracted(store, &new_batch(store, 4).await, 4).await;
+    let rows = release(store, batch.seq, 4, START).await;
+    let later = START + Duration::from_secs(600);
+    let found = async |before| {
+        let all = store.stalled_batches(None, before, 1000).await.unwrap();
+        let one = store.stalled_batches(Some(batch.seq), before, 1).await.unwrap();
+        assert_eq!(all.into_iter().find(|one| one.id == batch.id), one.first().cloned());
+        one.first().map(|one| (one.code.clone(), one.rows))
+    };
+    assert_eq!(found(later).await, None, "nothing was tried");
+    let held = token();
+    claim(store, &rows, held, START).await;
+    let waits = |row: RowRef, code: &str| {
+        let trouble = Some(RowFailure {
+            code: code.to_owned(),
+            api_code: None,
+            step: None,
+            http_status: None,
+            error: None,
+            receipts: Vec::new(),
+        });
+        let outcome = Settled::Requeued {
+            not_before: later,
+            attempt: false,
+            trouble,
+            receipts: Vec::new(),
+            expires: None,
+            hold: None,
+            polling: false,
+        };
+        Settlement { row, token: held, outcome }
+    };
+    store.settle(&[waits(rows[0], "rate_limited"), waits(rows[1], "throttled")], START).await.unwrap();
+    assert_eq!(found(later).await, Some(("throttled".to_owned(), 1)));
+    assert_eq!(found(START - Duration::from_secs(1)).await, None, "it has just begun");
+    // One row was refused with a code of the API's own, and the others wait until the pause is over.
+    store.settle(&[waits(rows[2], "quota_exceeded")], START).await.unwrap();
+    assert_eq!(found(later).await, Some(("quota_exceeded".to_owned(), 2)));
+    store.settle(&[waits(rows[3], "http_500")], START).await.unwrap();
+    assert_eq!(found(later).await, None, "two codes are no sign");
 }

@@ -40,6 +40,8 @@ macro_rules! cases {
     ($to:ident!($($before:tt)*)) => {
         $crate::$to! { $($before)*
             alerts::failing_batches_are_found,
+            alerts::held_batches_are_found,
+            alerts::stalled_batches_are_found,
             alerts::a_beginning_and_an_end_are_told_once,
             answers::an_answer_holds_its_batch_until_it_is_resumed,
             answers::a_batch_has_a_hundred_codes_of_an_api,
@@ -73,6 +75,7 @@ macro_rules! cases {
             duplicates::a_completed_key_is_known_to_other_batches,
             duplicates::a_duplicate_completes_with_its_code,
             workers::a_silent_process_is_found_by_looks,
+            workers::waits_are_forgotten_with_their_process,
             workers::what_the_dead_held_comes_back,
             workers::a_row_that_kills_its_workers_ends,
             workers::a_row_that_two_died_of_is_claimed_alone,

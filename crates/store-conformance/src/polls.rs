@@ -61,6 +61,7 @@ async fn queue(store: &Arc<dyn Store>, batch: BatchSeq, rows: u32, now: Timestam
 pub async fn what_is_due_for_a_look_is_queued_by_workers(store: &Arc<dyn Store>) {
     let (batch, rows) = polling(store, 3).await;
     assert_eq!(store.polling(batch).await.unwrap(), Some(PollingRows { rows: 3, next_look: Some(at(1)) }));
+    assert_eq!(store.last_look(batch).await.unwrap(), Some(at(3)));
     assert_eq!(due(store, batch, START).await, None);
     assert_eq!(release(store, batch, 3, at(60)).await, [], "the dispatcher");
     assert_eq!(due(store, batch, at(2)).await, Some((2, 0)));
@@ -71,6 +72,11 @@ pub async fn what_is_due_for_a_look_is_queued_by_workers(store: &Arc<dyn Store>)
     let loads = store.loads(100, at(60)).await.unwrap();
     assert!(loads.iter().all(|load| load.batches.iter().all(|one| one.batch != batch)), "{loads:?}");
     assert_eq!(store.batches_by_seq(&[batch]).await.unwrap()[0].ledger.counts.queued, 1);
+    assert_eq!(
+        due(store, batch, START).await,
+        Some((0, 1)),
+        "what is looked at counts, though nothing is due"
+    );
     // The look: the row goes on waiting, or it has its result.
     let token = token();
     let claimed = claim(store, &rows[..1], token, at(2)).await;
@@ -86,6 +92,7 @@ pub async fn what_is_due_for_a_look_is_queued_by_workers(store: &Arc<dyn Store>)
     ];
     store.settle(&ends, at(8)).await.unwrap();
     assert_eq!(store.polling(batch).await.unwrap(), Some(PollingRows { rows: 1, next_look: Some(at(9)) }));
+    assert_eq!(store.last_look(batch).await.unwrap(), Some(at(9)));
     assert_eq!(release(store, batch, 3, at(8)).await, [rows[2]], "no look: the dispatcher's again");
     look(store, batch).await;
 }

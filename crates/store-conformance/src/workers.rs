@@ -13,7 +13,7 @@ use penstock_store::control::RetrySelection;
 use penstock_store::dispatch::Take;
 use penstock_store::extraction::{ExtractionLease, Leased};
 use penstock_store::work::{Claim, ClaimedRow, Settled, Settlement};
-use penstock_store::workers::{ComeBack, Requeued, WorkerLoad};
+use penstock_store::workers::{CallWait, ComeBack, Requeued, WorkerLoad};
 
 use crate::fixture::{
     LEASE, START, claim, completed, create, die, extracted, look, new_batch, register, release, requeued,
@@ -30,6 +30,38 @@ async fn claim_as(store: &Arc<dyn Store>, holder: &str, rows: &[RowRef], suspect
 async fn status_of(store: &Arc<dyn Store>, row: RowRef) -> (RowStatus, u16) {
     let row = store.row(row.batch, row.number).await.unwrap().expect("a row");
     (row.status, row.crashes)
+}
+
+/// What calls of a process wait for is replaced by what it reports next, and forgotten with its record.
+pub async fn waits_are_forgotten_with_their_process(store: &Arc<dyn Store>) {
+    let [gone, stays] = ["gone", "stays"].map(|what| format!("{what}-{}", unique()));
+    for name in [&gone, &stays] {
+        register(store, name, Duration::from_secs(60)).await;
+    }
+    let wait = |sentence: &str| CallWait {
+        identity: "api:1".to_owned(),
+        owner: Some("acme".to_owned()),
+        dependency: "api".to_owned(),
+        reason: "credentials_unavailable".to_owned(),
+        sentence: sentence.to_owned(),
+        until: START,
+    };
+    let told = async || -> Vec<String> {
+        let waits = store.call_waits().await.unwrap();
+        let mut told: Vec<String> = waits.into_iter().map(|wait| wait.sentence).collect();
+        told.sort();
+        told
+    };
+    store.set_call_waits(&gone, &[wait("one")]).await.unwrap();
+    store.set_call_waits(&stays, &[wait("two"), wait("three")]).await.unwrap();
+    assert_eq!(told().await, ["one", "three", "two"]);
+    store.set_call_waits(&stays, &[wait("four")]).await.unwrap();
+    assert!(store.call_waits().await.unwrap().contains(&wait("four")));
+    store.leave(&gone).await.unwrap();
+    assert_eq!(told().await, ["four"]);
+    store.set_call_waits(&stays, &[]).await.unwrap();
+    assert_eq!(told().await, Vec::<String>::new());
+    store.leave(&stays).await.unwrap();
 }
 
 /// A process that is silent while others look is dead; one that beats never is, however often they look. The dead claims

@@ -2,12 +2,14 @@
 
 use async_trait::async_trait;
 use penstock_domain::batch::BatchStatus;
-use penstock_domain::ids::{BatchId, LeaseToken};
+use penstock_domain::ids::{BatchId, BatchSeq, LeaseToken};
+use penstock_domain::outcome::code;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
-use penstock_store::alerts::{Alert, Alerts, FailingBatch, Notice};
+use penstock_store::alerts::{Alert, Alerts, FailingBatch, Notice, STALLED_ROWS, StalledBatch};
+use penstock_store::batches::Batch;
 
-use crate::{Group, Row, SqlStore, Value, sql};
+use crate::{Group, Row, SqlStore, Value, ledgers, sql};
 
 fn failing(row: &Row) -> StoreResult<FailingBatch> {
     let c = row.of("batches");
@@ -17,6 +19,39 @@ fn failing(row: &Row) -> StoreResult<FailingBatch> {
         completed: c.u32("completed")?,
         failed: c.u32("failed")?,
     })
+}
+
+/// Codes of rows that wait for their turn: they show nothing about the API. Of rows that wait while the API is paused the code says
+/// something only where no other row has another one.
+const WAITS_ITS_TURN: [&str; 9] = [
+    code::RATE_LIMITED,
+    code::OWNER_RATE_LIMITED,
+    code::VALUE_RATE_LIMITED,
+    code::CONCURRENCY_LIMITED,
+    code::OUTSIDE_HOURS,
+    code::LIMIT_PAUSED,
+    code::LIMITER_LATE,
+    code::BREAKER_OPEN,
+    code::THROTTLED,
+];
+
+/// None: its rows have several codes, or none.
+fn stalled(row: &Row) -> StoreResult<Option<StalledBatch>> {
+    let c = row.of("batches");
+    let (code, other) = (c.opt_text("code")?, c.opt_text("other_code")?);
+    let (told, paused) = (c.u32("told")?, c.u32("paused")?);
+    let code = match code {
+        Some(code) if other.as_ref() == Some(&code) => code,
+        None if paused > 0 => code::THROTTLED.to_owned(),
+        _ => return Ok(None),
+    };
+    Ok(Some(StalledBatch {
+        id: BatchId(c.uuid("id")?),
+        pipeline: c.text("pipeline")?,
+        code,
+        rows: told + paused,
+        since: c.time("started_at")?,
+    }))
 }
 
 fn notice(row: &Row) -> StoreResult<Notice> {
@@ -59,6 +94,46 @@ impl Alerts for SqlStore {
         );
         let statement = statement.bind(since).bind(BatchStatus::Failed.code()).bind(limit);
         self.db.fetch(statement).await?.iter().map(failing).collect()
+    }
+
+    async fn held_batches(&self, limit: u32) -> StoreResult<Vec<Batch>> {
+        let statement = sql(
+            "batch_list_held",
+            "SELECT {batch_columns} FROM batches b JOIN owners o ON o.seq = b.owner \
+             WHERE b.status = {batch queued} AND b.held AND b.cancelled_at IS NULL ORDER BY b.seq LIMIT $1",
+        );
+        self.db.fetch(statement.bind(limit)).await?.iter().map(ledgers::batch).collect()
+    }
+
+    async fn stalled_batches(
+        &self,
+        only: Option<BatchSeq>,
+        began_before: Timestamp,
+        limit: u32,
+    ) -> StoreResult<Vec<StalledBatch>> {
+        // The rows at the beginning are released first: of a batch of a million no more than these are read.
+        let statement = sql(
+            "batch_list_stalled",
+            "SELECT b.id, b.pipeline, b.started_at, \
+             (SELECT min(s.code) FROM row_state s WHERE s.batch = b.seq AND s.number <= $1 AND NOT (s.code {in $2})) AS code, \
+             (SELECT max(s.code) FROM row_state s WHERE s.batch = b.seq AND s.number <= $1 AND NOT (s.code {in $2})) AS other_code, \
+             (SELECT count(s.code) FROM row_state s WHERE s.batch = b.seq AND s.number <= $1 AND NOT (s.code {in $2})) AS told, \
+             (SELECT count(*) FROM row_state s WHERE s.batch = b.seq AND s.number <= $1 AND s.code = $6) AS paused \
+             FROM batches b WHERE b.status = {batch queued} AND NOT b.paused AND NOT b.held AND b.cancelled_at IS NULL \
+             AND b.completed = 0 AND b.started_at <= $3 AND ($4 IS NULL OR b.seq = $4) \
+             AND NOT EXISTS (SELECT 1 FROM row_state p WHERE p.batch = b.seq AND p.polling) ORDER BY b.seq LIMIT $5",
+        );
+        let waits_its_turn = WAITS_ITS_TURN.map(str::to_owned);
+        let statement = statement
+            .bind(STALLED_ROWS)
+            .bind(waits_its_turn.as_slice())
+            .bind(began_before)
+            .bind(only)
+            .bind(limit)
+            .bind(code::THROTTLED);
+        let found: Vec<_> =
+            self.db.fetch(statement).await?.iter().map(stalled).collect::<StoreResult<_>>()?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     async fn firing(&self) -> StoreResult<Vec<(String, String)>> {

@@ -6,14 +6,19 @@ use penstock_domain::ids::{BatchId, BatchSeq};
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
+use penstock_store::alerts::Alerts as _;
 use penstock_store::batches::{Batch, PendingUpload};
 use penstock_store::operations::{
     AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Metrics, OVERDUE_AFTER, Operations,
-    RATIO_ROWS, RECENT, RECENT_CALLBACKS,
+    RATIO_ROWS, RECENT, RECENT_CALLBACKS, STALLED_AFTER,
 };
 
 use crate::batches::pending_upload;
+use crate::work::count;
 use crate::{Group, Kind, Row, SqlStore, Tx, ledgers, sql};
+
+/// Stalled batches that are counted.
+const MOST_STALLED: u32 = 200;
 
 /// What is deleted with a batch, the batch last.
 const DELETE_BATCH: [&str; 11] = [
@@ -106,6 +111,17 @@ impl Operations for SqlStore {
         let mut metrics = Metrics::default();
         self.count_batches(&mut metrics).await?;
         self.count_overdue(now, &mut metrics).await?;
+        metrics.batches_stalled =
+            count(self.stalled_batches(None, now - STALLED_AFTER, MOST_STALLED).await?.len());
+        let statement = sql(
+            "row_count_polling_by_pipeline",
+            "SELECT b.pipeline, count(*) AS rows FROM row_state p JOIN batches b ON b.seq = p.batch \
+             WHERE p.polling AND b.status = {batch queued} GROUP BY b.pipeline ORDER BY b.pipeline",
+        );
+        for row in self.db.fetch(statement).await? {
+            let c = row.of("row_state");
+            metrics.polling.push((c.text("pipeline")?, c.u32("rows")?));
+        }
         let statement = sql(
             "batch_get_failure_ratios",
             "SELECT pipeline, max(CAST(failed AS DOUBLE PRECISION) / (completed + failed)) AS ratio FROM batches \
@@ -222,7 +238,8 @@ impl SqlStore {
              CAST(sum(cancelled) AS BIGINT) AS cancelled, \
              count(*) FILTER (WHERE status = {batch pending}) AS batches_pending, \
              count(*) FILTER (WHERE status = {batch processing}) AS batches_processing, \
-             count(*) FILTER (WHERE status = {batch queued}) AS batches_queued FROM batches \
+             count(*) FILTER (WHERE status = {batch queued}) AS batches_queued, \
+             count(*) FILTER (WHERE status = {batch queued} AND held AND cancelled_at IS NULL) AS batches_held FROM batches \
              WHERE status IN ({batch pending}, {batch processing}, {batch queued}) GROUP BY pipeline ORDER BY pipeline",
         );
         for row in self.db.fetch(statement).await? {
@@ -231,6 +248,7 @@ impl SqlStore {
             metrics.batches_pending += c.u32("batches_pending")?;
             metrics.batches_processing += c.u32("batches_processing")?;
             metrics.batches_queued += c.u32("batches_queued")?;
+            metrics.batches_held += c.u32("batches_held")?;
         }
         Ok(())
     }

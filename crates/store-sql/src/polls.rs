@@ -20,15 +20,14 @@ impl Polls for SqlStore {
         // Batches without such rows cost one look into an index that has no others.
         let statement = sql(
             "batch_list_due_polls",
-            "SELECT b.seq, b.pipeline, b.owner, o.weight, b.priority, d.due, d.first_due, \
-             (SELECT count(*) FROM row_state p WHERE p.batch = b.seq AND p.polling \
-             AND p.status IN ({row queued}, {row processing})) AS looking \
-             FROM (SELECT r.seq, (SELECT count(*) FROM (SELECT 1 FROM row_state w WHERE w.batch = r.seq AND w.polling \
+            "SELECT b.seq, b.pipeline, b.owner, o.weight, b.priority, d.due, d.first_due, d.looking \
+             FROM (SELECT r.seq, (SELECT count(*) FROM row_state p WHERE p.batch = r.seq AND p.polling \
+             AND p.status IN ({row queued}, {row processing})) AS looking, (SELECT count(*) FROM (SELECT 1 FROM row_state w WHERE w.batch = r.seq AND w.polling \
              AND w.status = {row pending} AND coalesce(w.not_before, 0) <= $1 LIMIT $2) AS waiting) AS due, \
              (SELECT min(coalesce(w.not_before, 0)) FROM row_state w WHERE w.batch = r.seq AND w.polling AND w.status = {row pending}) AS first_due \
              FROM batches r WHERE r.status = {batch queued} AND NOT r.paused AND NOT r.held AND r.cancelled_at IS NULL) d \
-             JOIN batches b ON b.seq = d.seq JOIN owners o ON o.seq = b.owner WHERE d.due > 0 \
-             ORDER BY d.first_due, b.seq",
+             JOIN batches b ON b.seq = d.seq JOIN owners o ON o.seq = b.owner WHERE d.due > 0 OR d.looking > 0 \
+             ORDER BY coalesce(d.first_due, 0), b.seq",
         );
         let due = |row: &Row| {
             let c = row.of("batches");
@@ -57,6 +56,14 @@ impl Polls for SqlStore {
         let c = found.of("row_state");
         let rows = c.u32("rows")?;
         Ok((rows > 0).then_some(PollingRows { rows, next_look: c.opt_time("next_look")? }))
+    }
+
+    async fn last_look(&self, batch: BatchSeq) -> StoreResult<Option<Timestamp>> {
+        let statement = sql(
+            "row_get_last_look",
+            "SELECT max(coalesce(not_before, 0)) AS last_look FROM row_state WHERE batch = $1 AND polling AND status = {row pending}",
+        );
+        self.db.fetch_one(statement.bind(batch)).await?.of("row_state").opt_time("last_look")
     }
 
     async fn queue_due_polls(

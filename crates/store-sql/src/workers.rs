@@ -12,8 +12,8 @@ use penstock_store::StoreResult;
 use penstock_store::settling::Moved;
 use penstock_store::work::Held;
 use penstock_store::workers::{
-    ComeBack, LOOK_GAP_MS, NewWorker, Reclaimed, Requeued, SET_BACK_MS, WorkerKind, WorkerLoad, WorkerRecord,
-    Workers,
+    CallWait, ComeBack, LOOK_GAP_MS, NewWorker, Reclaimed, Requeued, SET_BACK_MS, WorkerKind, WorkerLoad,
+    WorkerRecord, Workers,
 };
 
 use crate::sweep::{STEP, Steps, numbers_by_batch};
@@ -42,6 +42,9 @@ const CLOCK_MOVES: [&str; 13] = [
     "UPDATE alerts SET lease_until = lease_until - $2 WHERE lease_until > $1",
     "UPDATE workers SET beat_at = $1 WHERE beat_at > $1",
 ];
+
+/// No calls wait.
+const NO_CALL_WAITS: &str = "[]";
 
 /// Which rows of a batch come back.
 struct Back<'a> {
@@ -79,6 +82,26 @@ impl Workers for SqlStore {
             "UPDATE workers SET beat_at = {now}, looks = 0, in_flight = $2, waiting = $3 WHERE name = $1",
         );
         Ok(self.db.execute(statement.bind(name).bind(load.in_flight).bind(load.waiting)).await? == 1)
+    }
+
+    async fn set_call_waits(&self, name: &str, waits: &[CallWait]) -> StoreResult<()> {
+        let statement = sql("worker_set_call_waits", "UPDATE workers SET call_waits = $2 WHERE name = $1");
+        let waits = serde_json::to_string(waits).unwrap_or_else(|_| NO_CALL_WAITS.to_owned());
+        self.db.execute(statement.bind(name).bind(waits)).await.map(|_| ())
+    }
+
+    async fn call_waits(&self) -> StoreResult<Vec<CallWait>> {
+        let statement =
+            sql("worker_list_call_waits", "SELECT name, call_waits FROM workers WHERE call_waits <> $1");
+        let mut waits = Vec::new();
+        for row in self.db.fetch(statement.bind(NO_CALL_WAITS)).await? {
+            let c = row.of("workers");
+            let stored = c.text("call_waits")?;
+            let of_one: Vec<CallWait> =
+                serde_json::from_str(&stored).map_err(|_| c.inconsistent("call_waits"))?;
+            waits.extend(of_one);
+        }
+        Ok(waits)
     }
 
     async fn look(&self) -> StoreResult<Vec<String>> {

@@ -2,10 +2,11 @@
 //! each decides whose word goes out.
 
 use async_trait::async_trait;
-use penstock_domain::ids::{BatchId, LeaseToken};
+use penstock_domain::ids::{BatchId, BatchSeq, LeaseToken};
 use penstock_domain::time::Timestamp;
 
 use crate::StoreResult;
+use crate::batches::Batch;
 
 /// A batch that a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,24 @@ pub struct FailingBatch {
     /// Rows failed.
     pub failed: u32,
 }
+
+/// A running batch that gets nowhere: none of its rows is completed, and all that were tried ended or wait with one code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StalledBatch {
+    /// Which.
+    pub id: BatchId,
+    /// Its pipeline.
+    pub pipeline: String,
+    /// The code.
+    pub code: String,
+    /// Rows that have it, of the [first few](STALLED_ROWS).
+    pub rows: u32,
+    /// When work on the batch began.
+    pub since: Timestamp,
+}
+
+/// That many rows at the beginning of a batch, which are tried first, show whether it gets anywhere.
+pub const STALLED_ROWS: u32 = 100;
 
 /// Something that a rule found, on its way to one receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +87,15 @@ pub trait Alerts: Send + Sync {
     ) -> StoreResult<Vec<FailingBatch>>;
     /// Batches whose file could not be extracted, since `since`; at most `limit`.
     async fn unextractable_batches(&self, since: Timestamp, limit: u32) -> StoreResult<Vec<FailingBatch>>;
+    /// Running batches that are held, oldest first; at most `limit`.
+    async fn held_batches(&self, limit: u32) -> StoreResult<Vec<Batch>>;
+    /// Running batches that get nowhere since before a time, oldest first, at most `limit`; of these `only` one, if it is named.
+    async fn stalled_batches(
+        &self,
+        only: Option<BatchSeq>,
+        began_before: Timestamp,
+        limit: u32,
+    ) -> StoreResult<Vec<StalledBatch>>;
     /// What fires now, told or not: rule and subject.
     async fn firing(&self) -> StoreResult<Vec<(String, String)>>;
     /// Writes what is found now: what is new begins, what is no longer found ends, everything else stays as it is.

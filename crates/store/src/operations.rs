@@ -51,6 +51,9 @@ pub const OVERDUE_AFTER: Duration = Duration::from_secs(90);
 /// A callback counts as overdue when nobody took it up so long after it was due.
 pub const CALLBACK_OVERDUE_AFTER: Duration = Duration::from_secs(600);
 
+/// A batch none of whose rows gets through counts as stalled from so long after its start.
+pub const STALLED_AFTER: Duration = Duration::from_secs(120);
+
 /// What counts as recent for batches.
 pub const RECENT: Duration = Duration::from_secs(3600);
 
@@ -75,6 +78,12 @@ pub struct Metrics {
     pub batches_processing: u32,
     /// Batches that run.
     pub batches_queued: u32,
+    /// Running batches that are held.
+    pub batches_held: u32,
+    /// Running batches that get nowhere, up to a few hundred.
+    pub batches_stalled: u32,
+    /// Rows of running batches that wait for a result, by pipeline.
+    pub polling: Vec<(String, u32)>,
     /// Callbacks that are due since a while, and nobody delivers them.
     pub callbacks_overdue: u32,
     /// Rows in processing whose lease ran out a while ago.

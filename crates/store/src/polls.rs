@@ -10,7 +10,7 @@ use penstock_domain::time::Timestamp;
 use crate::StoreResult;
 use crate::dispatch::{Released, Take};
 
-/// A batch with rows that are due for a look.
+/// A batch with rows that are due for a look, or are looked at now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuePolls {
     /// The batch.
@@ -41,11 +41,13 @@ pub struct PollingRows {
 /// Due looks.
 #[async_trait]
 pub trait Polls: Send + Sync {
-    /// Batches of these pipelines that run and have rows due for a look; of each at most `most` rows are counted. Those whose next
-    /// look has been due longest come first.
+    /// Batches of these pipelines that run and have rows due for a look, or rows that are looked at now; of each at most `most` due
+    /// rows are counted. Those whose next look has been due longest come first.
     async fn due_polls(&self, pipelines: &[String], most: u32, now: Timestamp) -> StoreResult<Vec<DuePolls>>;
     /// The rows of a batch that wait for a result; none: it has no such row.
     async fn polling(&self, batch: BatchSeq) -> StoreResult<Option<PollingRows>>;
+    /// When the latest next look at a row of a batch is; none: no row waits for its next look.
+    async fn last_look(&self, batch: BatchSeq) -> StoreResult<Option<Timestamp>>;
     /// Queues rows that are due for a look, those that are due longest first, of every batch at most what is wanted. They count as
     /// lost after `lost_after`.
     async fn queue_due_polls(

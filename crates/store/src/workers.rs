@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::error::set_aside;
 use crate::work::Held;
@@ -63,6 +64,23 @@ pub struct WorkerLoad {
     pub in_flight: u32,
     /// Rows that wait in its lanes.
     pub waiting: u32,
+}
+
+/// Something that calls of a process wait for and that no limiter knows of, for people to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallWait {
+    /// The identity of the dependency that is called.
+    pub identity: String,
+    /// Whose calls wait, where the dependency or its limits are each owner's own; none: everybody's.
+    pub owner: Option<String>,
+    /// The dependency's name.
+    pub dependency: String,
+    /// What is waited for, for programs.
+    pub reason: String,
+    /// A sentence without secrets and without anything of a row.
+    pub sentence: String,
+    /// When the next call is tried.
+    pub until: Timestamp,
 }
 
 /// A process, as it is recorded.
@@ -162,6 +180,10 @@ pub trait Workers: Send + Sync {
     async fn register_worker(&self, worker: &NewWorker<'_>) -> StoreResult<()>;
     /// A heartbeat. False: there is no such record, the process counts as dead.
     async fn beat(&self, name: &str, load: WorkerLoad) -> StoreResult<bool>;
+    /// Replaces what the calls of a process wait for. It is forgotten with the process's record.
+    async fn set_call_waits(&self, name: &str, waits: &[CallWait]) -> StoreResult<()>;
+    /// What calls of all processes wait for; of several processes the same may be there several times.
+    async fn call_waits(&self) -> StoreResult<Vec<CallWait>>;
     /// Looks at all processes, and counts that for each, unless somebody looked a moment ago. Names those that are dead.
     async fn look(&self) -> StoreResult<Vec<String>>;
     /// Deletes a dead process's record and ends its extraction lease. False: it lives, or somebody else was faster.

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use penstock_domain::time::Timestamp;
 use penstock_flow::context::periodic::TaskStatus;
+use penstock_flow::read::standing::{held_batch, stalled_batch};
+use penstock_store::StoreResult;
+use penstock_store::operations::STALLED_AFTER;
 use penstock_store::workers::WorkerKind;
 
 use super::Findings;
@@ -16,8 +19,11 @@ const RUN_LATE_SECONDS: u64 = 180;
 /// A background task that runs for longer than this, and than its period, is worth a word.
 const LONG_RUN: Duration = Duration::from_secs(60);
 
-/// Batches that no worker can process are listed up to this number.
+/// Batches that no worker can process, and those that stand still, are listed up to this number.
 const MOST_BATCHES: usize = 5;
+
+/// Batches of either kind that stand still are looked for up to this number.
+const MOST_STANDING: u32 = 100;
 
 /// Who holds rows, and who of them is not heard of any more.
 pub(super) async fn workers(opened: &Opened, findings: &mut Findings) {
@@ -63,7 +69,7 @@ pub(super) async fn runs(opened: &Opened, findings: &mut Findings) {
     }
 }
 
-/// Batches that no worker can process.
+/// Batches that no worker can process, and those that stand still.
 pub(super) async fn batches(opened: &Opened, findings: &mut Findings) {
     let faults = match opened.chosen.services.store.faults().await {
         Ok(faults) => faults,
@@ -76,13 +82,36 @@ pub(super) async fn batches(opened: &Opened, findings: &mut Findings) {
         );
         findings.fail("batches", found);
     }
-    match faults.len() {
-        0 => findings.ok("batches", "workers can process all that run"),
-        all if all > MOST_BATCHES => {
-            findings.fail("batches", format!("{} more: `penstock reconcile`", all - MOST_BATCHES));
-        }
-        _ => {}
+    if faults.len() > MOST_BATCHES {
+        findings.fail("batches", format!("{} more: `penstock reconcile`", faults.len() - MOST_BATCHES));
     }
+    match standing(opened).await {
+        Ok(standing) => {
+            if faults.is_empty() && standing.is_empty() {
+                findings.ok("batches", "workers can process all that run, and none stands still");
+            }
+            let more = standing.len().saturating_sub(MOST_BATCHES);
+            for found in standing.into_iter().take(MOST_BATCHES) {
+                findings.warn("batches", found);
+            }
+            if more > 0 {
+                findings
+                    .warn("batches", format!("{more} or more others stand still: `penstock batches list`"));
+            }
+        }
+        Err(error) => findings.fail("batches", error.to_string()),
+    }
+}
+
+/// Batches that are held, and those that get nowhere: a sentence each.
+async fn standing(opened: &Opened) -> StoreResult<Vec<String>> {
+    let services = &opened.chosen.services;
+    let mut found: Vec<String> =
+        services.store.held_batches(MOST_STANDING).await?.iter().map(held_batch).collect();
+    let began_before = services.clock.now() - STALLED_AFTER;
+    let stalled = services.store.stalled_batches(None, began_before, MOST_STANDING).await?;
+    found.extend(stalled.iter().map(stalled_batch));
+    Ok(found)
 }
 
 /// Background tasks, as the service on this machine reports them. Those of a cluster report failures in their logs.

@@ -1,6 +1,7 @@
 //! A call, from its permit to the verdict on its answer.
 
 mod budgets;
+mod call_waits;
 mod demand;
 mod known;
 mod live;
@@ -21,6 +22,7 @@ use penstock_domain::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
 use self::budgets::Budgets;
+use self::call_waits::{CallWaits, Whose};
 use self::known::KnownLimits;
 use self::live::Live;
 use self::permit::Waiting;
@@ -37,6 +39,7 @@ use crate::metrics::{CallMetrics, Metrics};
 use crate::recording_time::RecordingTime;
 use crate::wait_queue::WaitQueues;
 
+pub use call_waits::{CallWait, WaitsFor};
 pub use demand::{Called, Demand, Note, Rules};
 pub use live::LiveLimits;
 pub use reserve::{LocalReservations, PeriodKey, Reservations};
@@ -74,6 +77,7 @@ pub struct Caller {
     failures: FailureLog,
     access_tokens: Tokens,
     budgets: Budgets,
+    waits: CallWaits,
 }
 
 impl Caller {
@@ -95,6 +99,7 @@ impl Caller {
             failures: FailureLog::default(),
             access_tokens: Tokens::new(Arc::new(MemoryVault::default())),
             budgets: Budgets::default(),
+            waits: CallWaits::default(),
         }
     }
 
@@ -127,7 +132,7 @@ impl Caller {
             Ok(request) => request,
             Err(Unsendable::Values) => return Called::unmade(code::TEMPLATE_ERROR),
             Err(Unsendable::Credentials(reason)) => {
-                return self.no_credentials(dependency, &reason, CREDENTIALS_AFTER);
+                return self.no_credentials(demand, &reason, CREDENTIALS_AFTER);
             }
         };
         let cold_wait_us = self.limiter.cold_wait_us();
@@ -264,6 +269,11 @@ impl Caller {
         self.client.probe(dependency).await
     }
 
+    /// What calls of this process wait for that the limiter does not know of.
+    pub fn waits(&self) -> Vec<CallWait> {
+        self.waits.seen(self.clock.now())
+    }
+
     /// What was counted, by dependency.
     pub fn metrics(&self) -> HashMap<String, CallMetrics> {
         self.metrics.read()
@@ -279,10 +289,14 @@ impl Caller {
     }
 
     /// Without its credentials a dependency is not called: rows wait, and no attempt is lost.
-    fn no_credentials(&self, dependency: &Dependency, reason: &str, after: Duration) -> Called {
+    fn no_credentials(&self, demand: &Demand<'_>, reason: &str, after: Duration) -> Called {
+        let dependency = demand.dependency;
         self.failures.log_credentials(dependency, reason);
         self.metrics.count(&dependency.name, |metrics| metrics.denied(Reason::Credentials));
-        let until = self.clock.now() + after;
+        let now = self.clock.now();
+        let until = now + after;
+        let sentence = || format!("`{}` cannot be called without its credentials: {reason}", dependency.name);
+        self.waits.note(Whose::credentials(demand), WaitsFor::Credentials, sentence, (now, until));
         Called::Waits { until, reason: Reason::Credentials, refused_for: Duration::ZERO }
     }
 

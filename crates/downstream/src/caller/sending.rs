@@ -9,6 +9,7 @@ use penstock_domain::pipeline::{Auth, Dependency, OAuth2, SecretValues};
 use tokio::time::Instant;
 
 use super::budgets::Taken;
+use super::call_waits::{WaitsFor, Whose};
 use super::permit::{Refusal, Waiting};
 use super::{Called, Caller, Demand};
 use crate::budget;
@@ -64,6 +65,8 @@ impl Caller {
         outgoing: &Outgoing<'_>,
     ) -> Result<Made, Called> {
         let Some(Auth::OAuth2(auth)) = &demand.dependency.auth else {
+            // They could be read. A token is another matter.
+            self.waits.over(Whose::credentials(demand), WaitsFor::Credentials);
             return self
                 .send_once(demand, request, outgoing, Send { auth: None, again: false })
                 .await?
@@ -101,14 +104,14 @@ impl Caller {
         again: bool,
     ) -> Result<Made, Called> {
         for _ in 0..TOKEN_TRIES {
-            self.token(demand.dependency, auth, Instant::now()).await?;
+            self.token(demand, auth, Instant::now()).await?;
             let how = Send { auth: Some(auth), again };
             if let Some(made) = self.send_once(demand, request.clone(), outgoing, how).await? {
                 return Ok(made);
             }
         }
         let reason = "a token ends before a call can leave";
-        Err(self.no_credentials(demand.dependency, reason, super::CREDENTIALS_AFTER))
+        Err(self.no_credentials(demand, reason, super::CREDENTIALS_AFTER))
     }
 
     /// The first of two calls is over, as far as the limits know.
@@ -143,10 +146,14 @@ impl Caller {
         all
     }
 
-    async fn token(&self, dependency: &Dependency, auth: &OAuth2, began: Instant) -> Result<Token, Called> {
+    async fn token(&self, demand: &Demand<'_>, auth: &OAuth2, began: Instant) -> Result<Token, Called> {
+        let dependency = demand.dependency;
         match self.access_tokens.token(&self.fetching(dependency, auth), began).await {
-            Asked::Token(token) => Ok(token),
-            Asked::Fails { after, reason } => Err(self.no_credentials(dependency, &reason, after)),
+            Asked::Token(token) => {
+                self.waits.over(Whose::credentials(demand), WaitsFor::Credentials);
+                Ok(token)
+            }
+            Asked::Fails { after, reason } => Err(self.no_credentials(demand, &reason, after)),
             Asked::Refused(refusal) => {
                 self.failures
                     .log_credentials(dependency, &format!("the token endpoint refuses: {}", refusal.code));
@@ -156,12 +163,26 @@ impl Caller {
     }
 
     /// One call of what the API says is left. A short wait for more is waited out.
-    async fn budget(&self, outgoing: &Outgoing<'_>) -> Result<Taken<'_>, Duration> {
+    async fn budget(&self, demand: &Demand<'_>, outgoing: &Outgoing<'_>) -> Result<Taken<'_>, Duration> {
         let key = outgoing.limits.pause_key();
+        let owned = outgoing.limits.pauses_owner() || demand.dependency.base_url.fragment().is_some();
+        let whose = Whose { dependency: demand.dependency, owner: owned.then_some(demand.owner) };
         let deadline = Instant::now() + BUDGET_PATIENCE;
         let mut mark = None;
         loop {
-            match Taken::of(&self.budgets, key) {
+            let taken = Taken::of(&self.budgets, key);
+            match &taken {
+                Ok(_) => self.waits.over(whose, WaitsFor::Budget),
+                Err(wait) => {
+                    let now = self.clock.now();
+                    let sentence = || {
+                        let name = &demand.dependency.name;
+                        format!("`{name}` said how many calls are left of its limit, and these are used up")
+                    };
+                    self.waits.note(whose, WaitsFor::Budget, sentence, (now, now + *wait));
+                }
+            }
+            match taken {
                 Ok(taken) => return Ok(taken),
                 Err(wait) if Instant::now() + wait > deadline => return Err(wait),
                 Err(wait) => {
@@ -182,7 +203,7 @@ impl Caller {
     ) -> Result<Option<Made>, Called> {
         let dependency = demand.dependency;
         let asked_at = Instant::now();
-        let taken = self.budget(outgoing).await.map_err(|wait| {
+        let taken = self.budget(demand, outgoing).await.map_err(|wait| {
             let denied = Denied::new(limit::micros(wait), Reason::Paused);
             self.denied(dependency, outgoing.limits, denied)
         })?;
@@ -217,7 +238,7 @@ impl Caller {
             && let Err(reason) = request.sign(auth, &*self.client.files, self.clock.now())
         {
             self.return_unused(permit).await;
-            return Err(self.no_credentials(dependency, &reason, super::CREDENTIALS_AFTER));
+            return Err(self.no_credentials(demand, &reason, super::CREDENTIALS_AFTER));
         }
         let sent_at = Instant::now();
         let sent = request.send(self.clock.as_ref(), demand.answer).await;

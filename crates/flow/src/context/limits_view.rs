@@ -9,8 +9,10 @@ use penstock_domain::limit::{BreakerState, Snapshot, identity};
 use penstock_domain::pipeline::{Dependency, Pipeline};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
+use penstock_store::Store;
 use penstock_store::batches::Batch;
 
+use crate::context::call_waits::CallWaits;
 use crate::context::definitions::Definitions;
 
 /// What was seen of a limit is taken for true for this long: lists and event streams ask often.
@@ -56,6 +58,8 @@ impl Standstill {
 pub struct LimitsView {
     caller: Option<Arc<Caller>>,
     seen: Mutex<HashMap<Key, (Instant, Option<Snapshot>)>>,
+    /// What else holds up calls, and when it was read.
+    waits: Mutex<Option<(Instant, Arc<CallWaits>)>>,
     /// When the limiter last gave no answer: who shows many batches waits for it once.
     no_answer: Mutex<Option<Instant>>,
 }
@@ -66,26 +70,59 @@ type Key = (String, String);
 impl LimitsView {
     /// The limits of this caller; none where the limits are another process's own and cannot be seen.
     pub fn new(caller: Option<Arc<Caller>>) -> Self {
-        Self { caller, seen: Mutex::default(), no_answer: Mutex::default() }
+        Self { caller, seen: Mutex::default(), waits: Mutex::default(), no_answer: Mutex::default() }
     }
 
-    /// What holds up the calls of a batch, by today's limits.
-    pub async fn standstill(&self, pipelines: &Definitions, batch: &Batch, now: Timestamp) -> Standstill {
-        let (Some(caller), Some(pipeline)) = (&self.caller, pipelines.get(&batch.pipeline)) else {
+    /// What holds up the calls of a batch, by today's limits. A database that does not answer is a standstill of which nobody knows
+    /// the end.
+    pub async fn standstill(
+        &self,
+        pipelines: &Definitions,
+        store: &dyn Store,
+        batch: &Batch,
+        now: Timestamp,
+    ) -> Standstill {
+        let Some(pipeline) = pipelines.get(&batch.pipeline).filter(|_| !batch.ledger.is_finished()) else {
             return Standstill::None;
         };
+        let Some(waits) = self.call_waits(store).await else { return Standstill::Unknown };
         let mut standstill = Standstill::None;
         for dependency in called_by(&pipeline) {
-            let seen = self.look(caller, dependency, &batch.owner_name).await;
+            if waits.is_paused(dependency) {
+                return Standstill::Unknown;
+            }
+            let seen = &*dependency.seen_for(&batch.owner_name);
+            let until = waits.of(seen, &batch.owner_name, now).into_iter().map(|wait| wait.until);
             let closed = dependency.hours.as_ref().and_then(|hours| hours.closed_until(now));
-            standstill = standstill
-                .and(Standstill::of(seen, now))
-                .and(closed.map_or(Standstill::None, Standstill::Until));
+            let until = until.chain(closed).max().filter(|until| *until > now);
+            standstill = standstill.and(until.map_or(Standstill::None, Standstill::Until));
+            if let Some(caller) = &self.caller {
+                let seen = self.look(caller, dependency, &batch.owner_name).await;
+                standstill = standstill.and(Standstill::of(seen, now));
+            }
             if standstill == Standstill::Unknown {
                 break;
             }
         }
         standstill
+    }
+
+    async fn call_waits(&self, store: &dyn Store) -> Option<Arc<CallWaits>> {
+        let lock = || self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, waits)) = lock().as_ref().filter(|(at, _)| at.elapsed() < FRESH_FOR) {
+            return Some(waits.clone());
+        }
+        match CallWaits::read(store).await {
+            Ok(waits) => {
+                let waits = Arc::new(waits);
+                *lock() = Some((Instant::now(), waits.clone()));
+                Some(waits)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to read what holds up calls; an estimate is left out");
+                None
+            }
+        }
     }
 
     async fn look(&self, caller: &Caller, dependency: &Dependency, owner: &str) -> Option<Snapshot> {

@@ -4,6 +4,7 @@ pub mod api_keys;
 pub mod batch_secrets;
 pub mod budget;
 pub mod cache;
+pub mod call_waits;
 pub mod definitions;
 pub mod earlier_releases;
 pub mod epochs;

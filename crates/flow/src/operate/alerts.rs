@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::context::error::FlowError;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
+use crate::read::standing::{held_batch, stalled_batch};
 
 /// A receiver has this long to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +34,9 @@ const MOST_BATCHES: usize = 20;
 
 /// Batches that are read for one rule.
 const LOOKED_AT: u32 = 5000;
+
+/// Batches none of whose rows is completed that are looked at: some rows are read of each.
+const MOST_STALLED: u32 = 500;
 
 /// Between two tries: doubled each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -186,6 +190,18 @@ impl Watch {
             },
             Condition::DispatcherLate { after } => self.late_dispatcher(after, metrics, now).await?,
             Condition::BreakerOpen => self.open_breakers().await,
+            Condition::BatchHeld => store
+                .held_batches(LOOKED_AT)
+                .await?
+                .into_iter()
+                .map(|batch| (batch.id.to_string(), held_batch(&batch)))
+                .collect(),
+            Condition::BatchStalled { after } => store
+                .stalled_batches(None, now - after, MOST_STALLED)
+                .await?
+                .into_iter()
+                .map(|batch| (batch.id.to_string(), stalled_batch(&batch)))
+                .collect(),
         })
     }
 

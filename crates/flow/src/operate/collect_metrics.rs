@@ -14,7 +14,7 @@ use crate::context::services::Services;
 use crate::operate::call_metrics::{calling, limiting};
 use crate::telemetry::metrics::{Family, RequestMetrics};
 use crate::telemetry::worker_counters::{
-    CACHE_LOOKUPS, DELIVERIES, EXTRACTION_ENDS, OUTCOMES, PipelineMetrics,
+    CACHE_LOOKUPS, DELIVERIES, EXTRACTION_ENDS, LOOKS, OUTCOMES, PipelineMetrics,
 };
 use crate::worker::WorkerMetrics;
 
@@ -106,6 +106,13 @@ async fn stored(services: &Services, families: &mut Vec<Family>) {
             .with([("state", "processing")], metrics.batches_processing)
             .with([("state", "queued")], metrics.batches_queued),
     );
+    let help = "Running batches that stand still: held, or none of whose rows gets through.";
+    families.push(
+        Family::gauge("penstock.batches.standing", "{batch}", help)
+            .with([("reason", "held")], metrics.batches_held)
+            .with([("reason", "stalled")], metrics.batches_stalled),
+    );
+    polling(services, &metrics.polling, families);
     families.push(
         Family::gauge("penstock.callbacks", "{callback}", "Callbacks that wait, and that were given up.")
             .with([("state", "pending")], metrics.callbacks_pending)
@@ -137,6 +144,22 @@ async fn stored(services: &Services, families: &mut Vec<Family>) {
         ratio.push([("pipeline", pipeline.as_str())], *share);
     }
     families.push(ratio);
+}
+
+/// Of pipelines that are loaded, though none of their rows waits for a result, and of older ones.
+fn polling(services: &Services, counted: &[(String, u32)], families: &mut Vec<Family>) {
+    let mut counts: BTreeMap<&str, u32> =
+        counted.iter().map(|(pipeline, rows)| (pipeline.as_str(), *rows)).collect();
+    let loaded: Vec<String> = services.pipelines.iter().map(|pipeline| pipeline.name.clone()).collect();
+    for pipeline in &loaded {
+        counts.entry(pipeline).or_default();
+    }
+    let help = "Rows of unfinished batches that wait for a result, those that are looked at now included.";
+    let mut waiting = Family::gauge("penstock.rows.polling", "{row}", help);
+    for (pipeline, rows) in counts {
+        waiting.push([("pipeline", pipeline)], rows);
+    }
+    families.push(waiting);
 }
 
 async fn queue(services: &Services, families: &mut Vec<Family>) {
@@ -272,6 +295,16 @@ fn rows(services: &Services, worker: &WorkerMetrics, families: &mut Vec<Family>)
         "s",
         "How long extractions took; `interrupted` ones go on from their checkpoint.",
     );
+    let mut looks = Family::counter(
+        "penstock.poll.looks",
+        "{look}",
+        "Looks at results that rows wait for, by what they found.",
+    );
+    let mut results = Family::histogram(
+        "penstock.poll.duration",
+        "s",
+        "Time from a request's answer to the look that found its result.",
+    );
     for (name, metrics) in pipelines {
         let pipeline = ("pipeline", name.as_str());
         pending.push([pipeline], metrics.pending);
@@ -286,13 +319,18 @@ fn rows(services: &Services, worker: &WorkerMetrics, families: &mut Vec<Family>)
         for (outcome, count) in CACHE_LOOKUPS.into_iter().zip(metrics.lookups) {
             lookups.push([pipeline, ("outcome", outcome)], count);
         }
+        for (found, count) in LOOKS.into_iter().zip(metrics.looks) {
+            looks.push([pipeline, ("found", found)], count);
+        }
+        results.push([pipeline], metrics.results);
         extracted.push([pipeline], metrics.extracted_rows);
         read.push([pipeline], metrics.extracted_bytes);
         for (outcome, took) in EXTRACTION_ENDS.into_iter().zip(metrics.extractions) {
             extractions.push([pipeline, ("outcome", outcome)], took);
         }
     }
-    families.extend([pending, queued, processing, settled, attempts, lookups, extracted, read, extractions]);
+    families.extend([pending, queued, processing, settled, attempts, lookups, looks, results]);
+    families.extend([extracted, read, extractions]);
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub struct Allowance {
     pub run_every: Duration,
     /// What shares all that with it.
     pub beside: Beside,
+    /// When the last of its rows that wait for a result is looked at next.
+    pub last_look: Option<Timestamp>,
     /// What holds its calls up now.
     pub standstill: Standstill,
 }
@@ -75,7 +77,11 @@ fn dependencies_rate(pipeline: &Pipeline) -> f64 {
         .enumerate()
         .flat_map(|(index, dependency)| {
             let steps = pipeline.steps.iter().filter(|step| step.dependency == index);
-            let (calls, cost) = steps.fold((0, 0), |(calls, cost), step| (calls + 1, cost + step.cost));
+            let (calls, cost) = steps.fold((0, 0), |(calls, cost), step| {
+                // A result that is waited for takes at least one look.
+                let of_step = 1 + u32::from(step.poll.is_some());
+                (calls + of_step, cost + of_step * step.cost)
+            });
             let paces = |rate: &&Rate| cost > 0 && rate.per.is_none() && rate.is_bucket();
             let rates = dependency.unnamed_rates().filter(paces);
             let slots = dependency.concurrency.as_ref().filter(|_| calls > 0);
@@ -101,9 +107,14 @@ fn calendar_seconds(rows: u32, pipeline: &Pipeline) -> f64 {
     seconds
 }
 
+/// How long a row waits at the least for its results' first looks, in seconds.
+fn first_looks(pipeline: &Pipeline) -> f64 {
+    pipeline.steps.iter().filter_map(|step| step.poll.as_ref()).map(|poll| poll.pause(0).as_secs_f64()).sum()
+}
+
 /// How many seconds `rows` of a batch take at the least.
 fn allowed_seconds(rows: u32, pipeline: Option<&Pipeline>, allowance: &Allowance) -> f64 {
-    let Allowance { quota, run_share, run_every, beside, standstill: _ } = allowance;
+    let Allowance { quota, run_share, run_every, beside, .. } = allowance;
     let a_run = run_share.unwrap_or(f64::INFINITY);
     let of_owner = f64::from(quota.owner).min(a_run) / run_every.as_secs_f64();
     let limits = pipeline.map_or(f64::INFINITY, dependencies_rate);
@@ -114,7 +125,8 @@ fn allowed_seconds(rows: u32, pipeline: Option<&Pipeline>, allowance: &Allowance
         (f64::from(rows) + others) / rate
     };
     let of_calendar = pipeline.map_or(0.0, |pipeline| calendar_seconds(rows, pipeline));
-    takes(beside.owner, of_owner).max(takes(beside.pipeline, of_pipeline)).max(of_calendar)
+    let of_results = pipeline.map_or(0.0, first_looks);
+    takes(beside.owner, of_owner).max(takes(beside.pipeline, of_pipeline)).max(of_calendar) + of_results
 }
 
 fn stands(ledger: &Ledger) -> bool {
@@ -161,7 +173,9 @@ pub fn eta(
         None => allowed_seconds(left, pipeline, allowance),
     };
     // Ten years stand for "longer than anybody waits", and keep the sum in range.
-    seconds.is_finite().then(|| goes_on + Duration::from_secs_f64(seconds.min(315_360_000.0)))
+    let ends = seconds.is_finite().then(|| goes_on + Duration::from_secs_f64(seconds.min(315_360_000.0)))?;
+    // Whatever the pace was: a row that waits for its result does not end before it is looked at.
+    Some(allowance.last_look.map_or(ends, |look| ends.max(look)))
 }
 
 /// A sentence for the client when a new batch will take longer than a day.
@@ -198,6 +212,7 @@ mod tests {
             run_share: None,
             run_every: MINUTE,
             beside: Beside::default(),
+            last_look: None,
             standstill: Standstill::None,
         }
     }
@@ -255,6 +270,28 @@ mod tests {
         assert_eq!(told(", rate: { limit: 20, period: 1s }, concurrency: 8"), 600);
         let shared = Allowance { beside: Beside { owner: 6000, pipeline: 6000 }, ..wide };
         assert_eq!(seconds(6000, Some(&pipeline(", rate: { limit: 20, period: 1s }")), &shared), 1200);
+    }
+
+    #[test]
+    fn results_that_are_waited_for_take_their_looks() {
+        let text = "name: p\ncsv: { columns: [ { name: id } ] }\n\
+            dependencies: { api: { base_url: \"http://h\", rate: { limit: 20, period: 1s } } }\nsteps:\n\
+            \x20 - { name: one, dependency: api, request: { method: GET, path: /one }, poll: { until: \"{{ true }}\", every: 1m } }\n";
+        let pipeline = Pipeline::load("p.yaml", text, &|_| None).unwrap();
+        let wide = allowance(1_000_000);
+        assert_eq!(
+            seconds(6000, Some(&pipeline), &wide),
+            660,
+            "two calls a row, and the pause before the look"
+        );
+        let mut ledger = new(100);
+        (ledger.counts.completed, ledger.counts.pending, ledger.started_at) = (90, 10, Some(NOW));
+        let at = NOW + Duration::from_secs(9);
+        let told = |last_look| eta(&ledger, Some(&pipeline), &Allowance { last_look, ..wide }, at);
+        assert_eq!(told(None), Some(at + Duration::from_secs(1)), "as measured");
+        let look = at + Duration::from_secs(40);
+        assert_eq!(told(Some(look)), Some(look));
+        assert_eq!(told(Some(NOW)), told(None));
     }
 
     fn batch(seq: i64, priority: i16, pipeline: &str, rows: u32) -> Batch {

@@ -5,7 +5,7 @@ use penstock_store::batches::Batch;
 
 use crate::context::error::FlowError;
 use crate::context::services::Services;
-use crate::read::waiting::{Wait, wait};
+use crate::read::waits::{Wait, wait};
 
 /// What is counted, by step; nothing for a batch without such steps.
 ///

@@ -10,5 +10,8 @@ pub mod pipelines;
 pub mod results;
 mod row_effect;
 pub mod row_view;
+pub mod standing;
 pub mod view;
 pub mod waiting;
+mod waiting_calls;
+pub mod waits;

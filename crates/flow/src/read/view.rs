@@ -128,12 +128,11 @@ pub async fn batch_view(
 ) -> Result<BatchView, FlowError> {
     let pace = Pace::of(services, rows_per_owner).await?;
     let failure = failure_of(services, batch).await?;
-    let mut beside = Beside::default();
+    let mut around = Around::of(services, batch).await?;
     if eta::is_guessed(&batch.ledger) {
-        beside = Beside::of(batch, &running_beside(services, batch).await?);
+        around.beside = Beside::of(batch, &running_beside(services, batch).await?);
     }
-    let standstill = services.limits.standstill(&services.pipelines, batch, services.clock.now()).await;
-    let mut view = describe_beside(services, batch, &pace, beside, standstill, failure, services.clock.now());
+    let mut view = describe_as(services, batch, &pace, around, failure, services.clock.now());
     if let Some((hold, words)) = view.hold.as_mut().zip(hold_words(services, batch).await?) {
         hold.reason = words;
         view.held_reason = held_reason(&batch.ledger, Some(&hold.reason));
@@ -169,15 +168,31 @@ pub async fn done_view(services: &Services, batch: &Batch, rows_per_owner: u32) 
     };
     tracing::warn!(error, batch = %batch.id, "the view of a batch is not complete");
     let (pace, failure) = (Pace::usual(rows_per_owner), clear_failure(batch));
-    describe_beside(
-        services,
-        batch,
-        &pace,
-        Beside::default(),
-        Standstill::Unknown,
-        failure,
-        services.clock.now(),
-    )
+    let around = Around { standstill: Standstill::Unknown, ..Around::default() };
+    describe_as(services, batch, &pace, around, failure, services.clock.now())
+}
+
+/// What an estimate knows besides the batch itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Around {
+    beside: Beside,
+    standstill: Standstill,
+    last_look: Option<Timestamp>,
+}
+
+impl Around {
+    /// Without the owner's other batches.
+    async fn of(services: &Services, batch: &Batch) -> Result<Self, FlowError> {
+        let (pipelines, store) = (&services.pipelines, &*services.store);
+        let standstill = services.limits.standstill(pipelines, store, batch, services.clock.now()).await;
+        let polls = pipelines.get(&batch.pipeline).is_some_and(|pipeline| pipeline.polls());
+        let last_look = if polls && batch.runs() && batch.ledger.returned() > 0 {
+            store.last_look(batch.seq).await?
+        } else {
+            None
+        };
+        Ok(Self { beside: Beside::default(), standstill, last_look })
+    }
 }
 
 /// Running batches of the batch's owner, itself among them if it runs.
@@ -193,8 +208,11 @@ pub async fn describe_now(
     pace: &Pace,
     failure: Option<Value>,
 ) -> BatchView {
-    let standstill = services.limits.standstill(&services.pipelines, batch, services.clock.now()).await;
-    describe_beside(services, batch, pace, Beside::default(), standstill, failure, services.clock.now())
+    let around = Around::of(services, batch).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, batch = %batch.id, "the view of a batch has no estimate");
+        Around { standstill: Standstill::Unknown, ..Around::default() }
+    });
+    describe_as(services, batch, pace, around, failure, services.clock.now())
 }
 
 /// The same as it stood `at` that moment, whatever has become of it: what a callback shows.
@@ -205,15 +223,14 @@ pub fn describe(
     failure: Option<Value>,
     at: Timestamp,
 ) -> BatchView {
-    describe_beside(services, batch, pace, Beside::default(), Standstill::None, failure, at)
+    describe_as(services, batch, pace, Around::default(), failure, at)
 }
 
-fn describe_beside(
+fn describe_as(
     services: &Services,
     batch: &Batch,
     pace: &Pace,
-    beside: Beside,
-    standstill: Standstill,
+    around: Around,
     failure: Option<Value>,
     at: Timestamp,
 ) -> BatchView {
@@ -224,12 +241,13 @@ fn describe_beside(
         quota: pace.quota(services, batch),
         run_share: pace.run_share,
         run_every: pace.run_every,
-        beside,
+        beside: around.beside,
+        last_look: around.last_look,
         // Rows that wait to be released wait for a run, and runs have stopped coming.
         standstill: if ledger.counts.pending > 0 && pace.has_stopped(at) {
             Standstill::Unknown
         } else {
-            standstill
+            around.standstill
         },
     };
     BatchView {

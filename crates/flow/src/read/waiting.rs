@@ -1,49 +1,29 @@
 //! Why a batch or a row waits, and when it moves next.
 
-use std::time::Duration;
-
 use penstock_domain::batch::BatchStatus;
-use penstock_domain::limit::{BreakerState, Snapshot};
-use penstock_domain::pipeline::{Dependency, Pipeline};
 use penstock_domain::row::{RowError, RowStatus};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::Lane;
 use penstock_store::batches::Batch;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use penstock_store::operations::STALLED_AFTER;
 
 use crate::context::error::FlowError;
 use crate::context::pace::Pace;
 use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
 use crate::dispatch::lane_room::FULL_LANE;
-use crate::read::{kept_answers, view};
-
-/// A rate that is free again within this time is waited out by the row itself.
-const WORTH_A_WORD: Duration = Duration::from_secs(1);
+use crate::read::waits::{Wait, wait};
+use crate::read::{kept_answers, standing, view, waiting_calls};
 
 /// Not what is waited for, but what was said last.
 const LAST_ANSWER: &str = "last_answer";
 
+/// None of its rows gets through.
+const STALLED: &str = "stalled";
+
 /// At most so many characters of an answer's body are shown.
 const MOST_TOLD: usize = 500;
-
-/// One thing that is waited for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Wait {
-    /// For programs: `paused`, `owner_quota`, `backoff`, `breaker_open`, …
-    pub reason: String,
-    /// For people.
-    pub sentence: String,
-    /// When it moves next, where that can be told.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub until: Option<Timestamp>,
-}
-
-pub(super) fn wait(reason: &str, sentence: impl Into<String>, until: Option<Timestamp>) -> Wait {
-    Wait { reason: reason.to_owned(), sentence: sentence.into(), until }
-}
 
 /// Everything that a batch (or one row of it) waits for. Never empty. Without a `caller` nothing is said of limits. What an
 /// API answered can quote a row, so only `reveal` shows its words; without it there is the code and the status.
@@ -80,9 +60,10 @@ pub async fn explain(
         waits.insert(0, one_row(services, batch, number, next_run).await?);
     }
     if batch.ledger.status == BatchStatus::Queued {
+        waits.extend(stalled(services, batch).await?);
         waits.extend(last_answer(services, batch, row, reveal).await?);
     }
-    if waits.iter().all(|wait| wait.reason == LAST_ANSWER) {
+    if waits.iter().all(|wait| [LAST_ANSWER, STALLED].contains(&wait.reason.as_str())) {
         waits.insert(0, wait("next_run", "its rows are released by the next dispatcher run", next_run));
     }
     promise_no_more_than_comes_true(&mut waits);
@@ -141,6 +122,16 @@ fn told(number: u32, error: &RowError) -> String {
     format!("row {number} was told last{at}: {}{body}", error.message)
 }
 
+/// Whether it gets nowhere from its first minutes on.
+async fn stalled(services: &Services, batch: &Batch) -> Result<Option<Wait>, FlowError> {
+    if batch.ledger.counts.completed > 0 {
+        return Ok(None);
+    }
+    let began_before = services.clock.now() - STALLED_AFTER;
+    let stalled = services.store.stalled_batches(Some(batch.seq), began_before, 1).await?;
+    Ok(stalled.first().map(|batch| wait(STALLED, standing::stalled(batch), None)))
+}
+
 /// Why no worker can process it, as far as one has tried.
 async fn fault(services: &Services, batch: &Batch) -> Result<Option<Wait>, FlowError> {
     let faults = services.store.faults().await?;
@@ -152,12 +143,14 @@ async fn fault(services: &Services, batch: &Batch) -> Result<Option<Wait>, FlowE
 }
 
 /// Nothing moves before what holds everything up is over, whatever else is waited for: the queue, the limiter, an open
-/// breaker and a batch that no worker can process for nobody knows how long, a pause until its end.
+/// breaker, an operator's pause and a batch that no worker can process for nobody knows how long, what has an end until then.
 fn promise_no_more_than_comes_true(waits: &mut [Wait]) {
-    const UNKNOWN: [&str; 4] = ["queue_away", "limiter_unavailable", "breaker_open", "unprocessable"];
+    const UNKNOWN: [&str; 5] =
+        ["queue_away", "limiter_unavailable", "breaker_open", "dependency_paused", "unprocessable"];
+    const KNOWN: [&str; 4] = ["throttled", "outside_hours", "credentials_unavailable", "budget_used_up"];
     let unknown = waits.iter().any(|wait| UNKNOWN.contains(&wait.reason.as_str()));
-    let paused_until =
-        waits.iter().filter(|wait| wait.reason == "throttled").filter_map(|wait| wait.until).max();
+    let paused = waits.iter().filter(|wait| KNOWN.contains(&wait.reason.as_str()));
+    let paused_until = paused.filter_map(|wait| wait.until).max();
     // When a breaker is tried next is known.
     for wait in waits.iter_mut().filter(|wait| wait.reason != "breaker_open") {
         wait.until =
@@ -206,7 +199,7 @@ async fn running(
     }
     if counts.queued + counts.processing > 0 || !stands {
         match services.definition_of(batch).await {
-            Ok(pipeline) => limits(services, caller, batch, &pipeline, &mut waits).await,
+            Ok(pipeline) => waits.extend(waiting_calls::of(services, caller, batch, &pipeline).await?),
             Err(error) => waits.push(wait("definition", error.to_string(), None)),
         }
     }
@@ -290,61 +283,6 @@ async fn returned(services: &Services, batch: &Batch, waits: &mut Vec<Wait>) -> 
     Ok(())
 }
 
-/// What keeps workers from making its calls.
-async fn limits(
-    services: &Services,
-    caller: Option<&Caller>,
-    batch: &Batch,
-    pipeline: &Pipeline,
-    waits: &mut Vec<Wait>,
-) {
-    let Some(caller) = caller else { return };
-    // The limits of today count, also for batches of an older definition.
-    let loaded = services.pipelines.get(&batch.pipeline);
-    for dependency in &loaded.as_deref().unwrap_or(pipeline).dependencies {
-        let dependency = &*dependency.seen_for(&batch.owner_name);
-        match caller.peek(dependency, &batch.owner_name).await {
-            Some(gate) => waits.extend(at_gate(dependency, &gate, services.clock.now())),
-            // One limiter keeps them all: the others would only be waited for in vain.
-            None => {
-                let sentence = "the shared limits do not answer: no call is made without them";
-                waits.push(wait("limiter_unavailable", sentence, None));
-                return;
-            }
-        }
-    }
-}
-
-fn at_gate(dependency: &Dependency, gate: &Snapshot, now: Timestamp) -> Vec<Wait> {
-    let name = &dependency.name;
-    let mut waits = Vec::new();
-    if gate.breaker != BreakerState::Closed {
-        let cause = gate.cause.map_or(String::new(), |cause| format!(" (the last: {})", cause.sentence()));
-        let sentence = format!(
-            "the breaker of `{name}` is open: too many of its calls failed{cause}; it is tried again then"
-        );
-        waits.push(wait("breaker_open", sentence, Some(now + gate.free_in)));
-        return waits;
-    }
-    if let Some(cause) = gate.cause {
-        let sentence = format!("the last call of `{name}` failed: {}", cause.sentence());
-        waits.push(wait("calls_fail", sentence, None));
-    }
-    if !gate.paused_for.is_zero() {
-        let sentence = format!("`{name}` asked to be left alone");
-        waits.push(wait("throttled", sentence, Some(now + gate.paused_for)));
-    } else if gate.free_in > WORTH_A_WORD {
-        let sentence = format!("the rate of `{name}` is used up");
-        waits.push(wait("rate_limited", sentence, Some(now + gate.free_in)));
-    } else if let Some(slots) = dependency.concurrency.as_ref().map(|concurrency| concurrency.limit)
-        && gate.in_flight >= slots as usize
-    {
-        let sentence = format!("all {slots} calls that `{name}` takes at once are under way");
-        waits.push(wait("concurrency_limited", sentence, None));
-    }
-    waits
-}
-
 async fn one_row(
     services: &Services,
     batch: &Batch,
@@ -391,6 +329,8 @@ mod tests {
         assert_eq!(until(vec![run(), wait("throttled", "", at(2))]), [at(5), at(2)]);
         assert_eq!(until(vec![wait("paused", "", None), wait("throttled", "", at(90))]), [None, at(90)]);
         assert_eq!(until(vec![run(), wait("breaker_open", "", at(60))]), [None, at(60)]);
+        assert_eq!(until(vec![run(), wait("outside_hours", "", at(90))]), [at(90), at(90)]);
+        assert_eq!(until(vec![run(), wait("dependency_paused", "", None)]), [None, None]);
         assert_eq!(until(vec![run(), wait("queue_away", "", None)]), [None, None]);
         assert_eq!(until(vec![run(), wait("rate_limited", "", at(7))]), [at(5), at(7)]);
     }

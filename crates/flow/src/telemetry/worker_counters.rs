@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use penstock_domain::pipeline::poll::PollStatus;
 use penstock_downstream::Histogram;
 use penstock_downstream::metrics::MOMENTS;
 use penstock_store::callbacks::CallbackStatus;
@@ -70,6 +71,22 @@ pub enum CacheLookup {
     SharedFailure,
 }
 
+/// What a look at a result found: `waiting`, it is not there yet; `ready`; `failed`, there will be none; `error`, an answer that
+/// says nothing, or none.
+pub const LOOKS: [&str; 4] = ["waiting", "ready", "failed", "error"];
+
+/// The place of looks that found nothing out among [`LOOKS`].
+pub const LOOK_ERROR: usize = 3;
+
+/// The place of what a look found among [`LOOKS`].
+pub fn look(found: PollStatus) -> usize {
+    match found {
+        PollStatus::Waiting => 0,
+        PollStatus::Ready => 1,
+        PollStatus::Failed => 2,
+    }
+}
+
 /// Metrics of one pipeline.
 #[derive(Clone, Debug)]
 pub struct PipelineMetrics {
@@ -85,6 +102,10 @@ pub struct PipelineMetrics {
     pub attempts: [Histogram; 2],
     /// Rows at steps whose answers are kept, by [`CACHE_LOOKUPS`].
     pub lookups: [u64; 4],
+    /// Looks at results, by [`LOOKS`].
+    pub looks: [u64; 4],
+    /// From requests' answers to the looks that found their results.
+    pub results: Histogram,
     /// Rows extracted.
     pub extracted_rows: u64,
     /// Bytes of files extracted.
@@ -102,6 +123,8 @@ impl Default for PipelineMetrics {
             settled: [0; 4],
             lookups: [0; 4],
             attempts: std::array::from_fn(|_| Histogram::new(ATTEMPTS)),
+            looks: [0; 4],
+            results: Histogram::new(LONG),
             extracted_rows: 0,
             extracted_bytes: 0,
             extractions: std::array::from_fn(|_| Histogram::new(LONG)),

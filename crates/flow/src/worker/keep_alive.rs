@@ -3,11 +3,12 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use penstock_store::workers::{ComeBack, Requeued, WorkerLoad};
+use penstock_store::workers::{CallWait, ComeBack, Requeued, WorkerLoad};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::context::call_waits;
 use crate::context::error::FlowError;
 use crate::context::tasks::spawn_part;
 use crate::worker::heartbeat;
@@ -20,6 +21,9 @@ const RECEIPTS_EVERY: Duration = Duration::from_millis(200);
 
 /// What is held is compared with SQL this often, whether or not there is doubt.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
+
+/// What calls wait for is reported up to this number: the record is read by people.
+const MOST_WAITS: usize = 200;
 
 /// While the database is unavailable, that is logged at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(30);
@@ -38,11 +42,12 @@ impl Worker {
     }
 
     /// Starts what runs until the worker has drained, which is when these are dropped.
-    pub(super) fn spawn_background(self: &Arc<Self>, stop: &CancellationToken) -> [AbortOnDropHandle<()>; 3] {
+    pub(super) fn spawn_background(self: &Arc<Self>, stop: &CancellationToken) -> [AbortOnDropHandle<()>; 4] {
         [
             spawn_part("heartbeat", self.clone().beat(), stop),
             spawn_part("receipts", self.clone().keep_receipts(), stop),
             spawn_part("polls", self.clone().queue_due_polls(), stop),
+            spawn_part("replacements", self.clone().replace_returned(), stop),
         ]
         .map(AbortOnDropHandle::new)
     }
@@ -88,6 +93,7 @@ impl Worker {
             );
         }
         self.follow_clock().await?;
+        self.report_call_waits().await?;
         if unknown.is_empty() {
             return Ok(());
         }
@@ -105,6 +111,21 @@ impl Worker {
         self.take_up(&rows, &None).await?;
         let suspects: Vec<_> = suspects.into_iter().map(|one| (one.row, one.crashes)).collect();
         self.take_up_suspects(&suspects, &None).await
+    }
+
+    /// Writes what calls of this process wait for, so that whoever is asked why rows wait can say it. Most of the time there is
+    /// nothing to write.
+    async fn report_call_waits(&self) -> Result<(), FlowError> {
+        let mut reported = self.reported_waits.lock().await;
+        let waits: Vec<CallWait> =
+            self.caller.waits().into_iter().take(MOST_WAITS).map(call_waits::stored).collect();
+        if waits.is_empty() && reported.is_empty() {
+            return Ok(());
+        }
+        // A record that was written anew meanwhile has none of what was reported before.
+        self.services.store.set_call_waits(self.heartbeat.name(), &waits).await?;
+        *reported = waits;
+        Ok(())
     }
 
     /// A database whose clock was set back: stored deadlines are moved as soon as all processes use the new time.

@@ -12,6 +12,7 @@ use crate::context::tasks::spawn_part;
 use crate::worker::intent_log::IntentLog;
 use crate::worker::lookups::Lookups;
 use crate::worker::settle;
+use crate::worker::settle::Concerned;
 use crate::worker::start::Writers;
 use crate::worker::state::Worker;
 
@@ -23,8 +24,12 @@ impl Worker {
             return;
         }
         let (settlements, received) = mpsc::channel(settle::GROUP_ROWS * 2);
-        let settling =
-            settle::run(self.services.clone(), self.leases.clone(), self.metrics.clone(), received);
+        let concerned = Concerned {
+            leases: self.leases.clone(),
+            metrics: self.metrics.clone(),
+            replacements: self.replacements.clone(),
+        };
+        let settling = settle::run(self.services.clone(), concerned, received);
         let settler = spawn_part("settlements", settling, &stop);
         let background = self.spawn_background(&stop);
         // However this ends: rows end before their next step, and extractions after their chunk.

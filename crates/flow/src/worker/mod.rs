@@ -4,7 +4,7 @@
 //! [`lanes`], those that run alone in `suspects`, and files go to `extraction`. The `claim_loop` chooses as `admission`, `slots`,
 //! `owner_limits` and `memory` allow, `claim` claims, and `start` starts a task in which [`row`] carries a row through its steps.
 //! Of each batch [`batches`] keeps what its rows need. The [`intent_log`] records calls that are made at most once, [`settle`]
-//! writes how rows end. A [`heartbeat`] keeps the [`leases`] of the rows in flight.
+//! writes how rows end, and `replacements` releases others for those that wait for their value's limit. A [`heartbeat`] keeps the [`leases`] of the rows in flight.
 
 mod admission;
 mod answer_counts;
@@ -33,6 +33,8 @@ mod policy;
 mod polls;
 mod progress;
 mod queue_handler;
+mod replace;
+mod replacements;
 pub mod row;
 pub mod settle;
 pub mod single;

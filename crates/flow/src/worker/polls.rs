@@ -72,7 +72,8 @@ impl Worker {
             Err(error) if error.is_transient() => find_release(services, &takes, lost_after, error).await?,
             queued => queued?,
         };
-        dead_workers::enqueue(services, messages(&due, &queued, now)).await;
+        let pipelines = due.iter().map(|batch| (batch.batch, batch.pipeline.as_str())).collect();
+        dead_workers::enqueue(services, messages(&pipelines, &queued, now)).await;
         Ok(())
     }
 }
@@ -89,6 +90,10 @@ fn takes(due: &[DuePolls], tie_breaker: fair::TieBreaker<'_>) -> Vec<Take> {
         *looking += batch.looking;
         // Those that are due longest come first.
         let served_at = Timestamp::from_millis(i64::try_from(offer.batches.len()).unwrap_or(i64::MAX));
+        // A batch whose rows are only looked at counts for its owner, and is offered nothing.
+        if batch.due == 0 {
+            continue;
+        }
         let (batch, priority, rows) = (batch.batch, batch.priority, batch.due);
         offer.batches.push(BatchOffer { batch, room: 0, priority, served_at, rows });
     }
@@ -101,9 +106,11 @@ fn takes(due: &[DuePolls], tie_breaker: fair::TieBreaker<'_>) -> Vec<Take> {
 }
 
 /// The rows in packets by pipeline, batches in turn; those that a worker died of by themselves.
-fn messages(due: &[DuePolls], queued: &[Released], now: Timestamp) -> Vec<Message> {
-    let pipelines: BTreeMap<BatchSeq, &str> =
-        due.iter().map(|batch| (batch.batch, batch.pipeline.as_str())).collect();
+pub(super) fn messages(
+    pipelines: &BTreeMap<BatchSeq, &str>,
+    queued: &[Released],
+    now: Timestamp,
+) -> Vec<Message> {
     let mut rows: BTreeMap<&str, Vec<(usize, RowRef)>> = BTreeMap::new();
     let mut suspects = Vec::new();
     for released in queued {
@@ -143,12 +150,15 @@ mod tests {
             due(2, 3, 2000, 0),
             due(3, 4, 10, 0),
             due(4, 5, 9, 2000),
+            due(5, 6, 9, 0),
+            due(5, 7, 0, 1995),
         ];
         let takes = takes(&due, &mut || 0.5);
         let of = |batches: &[i64]| -> u32 {
             takes.iter().filter(|take| batches.contains(&take.batch.0)).map(|take| take.rows).sum()
         };
         assert_eq!((of(&[4]), of(&[5])), (10, 0));
+        assert_eq!(of(&[6, 7]), 5, "what another batch of it has under way counts too");
         assert_eq!(of(&[1, 2]), 1500, "what it has under way counts");
         assert_eq!(of(&[3]), 2000);
         assert!(takes.iter().map(|take| take.rows).sum::<u32>() <= ROWS);
@@ -156,12 +166,12 @@ mod tests {
 
     #[test]
     fn batches_take_turns_in_a_packet_and_suspects_go_apart() {
-        let due = [due(1, 1, 2, 0), DuePolls { pipeline: "p1".into(), ..due(1, 2, 3, 0) }];
+        let pipelines = BTreeMap::from([(BatchSeq(1), "p1"), (BatchSeq(2), "p1")]);
         let queued = [
             Released { batch: BatchSeq(1), numbers: vec![1, 2], suspects: vec![] },
             Released { batch: BatchSeq(2), numbers: vec![1, 2], suspects: vec![(3, 1)] },
         ];
-        let messages = messages(&due, &queued, Timestamp::from_millis(0));
+        let messages = messages(&pipelines, &queued, Timestamp::from_millis(0));
         let [Message::Rows(packet), Message::Suspects(suspects)] = messages.as_slice() else {
             panic!("{messages:?}")
         };

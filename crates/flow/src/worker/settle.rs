@@ -25,6 +25,7 @@ use crate::telemetry::worker_counters;
 use crate::telemetry::worker_counters::WorkerMetrics;
 use crate::worker::batches::BatchWork;
 use crate::worker::leases::Leases;
+use crate::worker::replacements::Replacements;
 use crate::worker::row::failure_of;
 use crate::worker::suspects::Running;
 
@@ -103,13 +104,19 @@ impl SettledRow {
     }
 }
 
+/// Whom settled rows concern.
+pub(crate) struct Concerned {
+    /// Their leases end.
+    pub(crate) leases: Arc<Leases>,
+    /// They are counted.
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    /// Some of them are replaced.
+    pub(crate) replacements: Arc<Replacements>,
+}
+
 /// Writes settlements until the last sender is gone.
-pub async fn run(
-    services: Services,
-    leases: Arc<Leases>,
-    metrics: Arc<WorkerMetrics>,
-    mut ends: mpsc::Receiver<Ended>,
-) {
+pub(crate) async fn run(services: Services, concerned: Concerned, mut ends: mpsc::Receiver<Ended>) {
+    let leases = &concerned.leases;
     let mut group = Vec::with_capacity(GROUP_ROWS);
     while let Some(first) = ends.recv().await {
         group.push(first);
@@ -122,7 +129,7 @@ pub async fn run(
         }
         let group = std::mem::take(&mut group);
         let held: Vec<Held> = group.iter().map(|(settlement, _)| settlement.held()).collect();
-        let written = write(&services, &leases, &metrics, group);
+        let written = write(&services, &concerned, group);
         // A defect: rows that are not released would be held as long as this process lives.
         if AssertUnwindSafe(written).catch_unwind().await.is_err() {
             tracing::error!(rows = held.len(), "settling panicked: please report it; the rows are released");
@@ -132,24 +139,24 @@ pub async fn run(
     }
 }
 
-async fn write(services: &Services, leases: &Leases, metrics: &WorkerMetrics, ended: Vec<Ended>) {
+async fn write(services: &Services, concerned: &Concerned, ended: Vec<Ended>) {
     crash::point(crash::BEFORE_SETTLEMENT);
     let (group, rows): (Vec<Settlement>, Vec<SettledRow>) = ended.into_iter().unzip();
     let began = Instant::now();
     match settle(services, &group).await {
         Ok(report) => {
             crash::point(crash::AFTER_SETTLEMENT);
-            leases.remove(group.iter().map(Settlement::held));
-            metrics.group(group.len(), began.elapsed());
-            report_written(services, metrics, group.iter().zip(&rows), &report);
+            concerned.leases.remove(group.iter().map(Settlement::held));
+            concerned.metrics.group(group.len(), began.elapsed());
+            report_written(services, concerned, group.iter().zip(&rows), &report);
         }
         Err(error) if group.len() > 1 => {
             tracing::warn!(%error, rows = group.len(), "a group was refused; its rows are settled one by one");
             for (settlement, row) in group.iter().zip(&rows) {
-                single(services, leases, metrics, settlement, row).await;
+                single(services, concerned, settlement, row).await;
             }
         }
-        Err(error) => refused(services, leases, metrics, (&group[0], &rows[0]), &error).await,
+        Err(error) => refused(services, concerned, (&group[0], &rows[0]), &error).await,
     }
 }
 
@@ -175,8 +182,7 @@ pub(crate) async fn settle(services: &Services, group: &[Settlement]) -> StoreRe
 /// Where even that is refused the row is released, and runs again when somebody has fixed its batch.
 async fn refused(
     services: &Services,
-    leases: &Leases,
-    metrics: &WorkerMetrics,
+    concerned: &Concerned,
     (settlement, row): (&Settlement, &SettledRow),
     error: &StoreError,
 ) {
@@ -184,27 +190,29 @@ async fn refused(
     let outcome = Settled::Failed(failure_of(code::INTERNAL_ERROR));
     let failed = Settlement { outcome, ..settlement.clone() };
     match settle(services, std::slice::from_ref(&failed)).await {
-        Ok(report) => report_written(services, metrics, std::iter::once((&failed, row)), &report),
+        Ok(report) => report_written(services, concerned, std::iter::once((&failed, row)), &report),
         Err(error) => {
             tracing::error!(parent: &row.span, %error, "the row cannot be settled at all; it is released");
-            leases.doubt();
+            concerned.leases.doubt();
         }
     }
-    leases.remove([settlement.held()]);
+    concerned.leases.remove([settlement.held()]);
 }
 
 /// Counts and logs what was written.
 fn report_written<'a>(
     services: &Services,
-    metrics: &WorkerMetrics,
+    concerned: &Concerned,
     group: impl Iterator<Item = (&'a Settlement, &'a SettledRow)> + Clone,
     report: &SettleReport,
 ) {
     for (settlement, row) in group.clone() {
         if report.lost.contains(&settlement.held()) {
-            row.lost(metrics);
+            row.lost(&concerned.metrics);
         } else {
-            row.settled(&settlement.outcome, metrics);
+            row.settled(&settlement.outcome, &concerned.metrics);
+            let pipeline = &row.work.pipeline.name;
+            concerned.replacements.settled(settlement.row.batch, pipeline, &settlement.outcome);
         }
     }
     for (batch, place) in &report.held {
@@ -222,18 +230,12 @@ fn report_written<'a>(
     }
 }
 
-async fn single(
-    services: &Services,
-    leases: &Leases,
-    metrics: &WorkerMetrics,
-    settlement: &Settlement,
-    row: &SettledRow,
-) {
+async fn single(services: &Services, concerned: &Concerned, settlement: &Settlement, row: &SettledRow) {
     match settle(services, std::slice::from_ref(settlement)).await {
         Ok(report) => {
-            leases.remove([settlement.held()]);
-            report_written(services, metrics, std::iter::once((settlement, row)), &report);
+            concerned.leases.remove([settlement.held()]);
+            report_written(services, concerned, std::iter::once((settlement, row)), &report);
         }
-        Err(error) => refused(services, leases, metrics, (settlement, row), &error).await,
+        Err(error) => refused(services, concerned, (settlement, row), &error).await,
     }
 }

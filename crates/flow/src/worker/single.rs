@@ -111,6 +111,7 @@ async fn run(
         trace: &trace,
         intent_log: &IntentLog::open(services.clone(), &CancellationToken::new()),
         lookups: &Lookups::open(services, Arc::default(), &CancellationToken::new()),
+        metrics: None,
         observer,
         draining: &|| false,
         limited: &|| Box::new(()),

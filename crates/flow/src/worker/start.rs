@@ -66,6 +66,7 @@ impl Worker {
             trace: &trace,
             intent_log: &writers.intent_log,
             lookups: &writers.lookups,
+            metrics: Some(&self.metrics),
             observer: self.observer.as_ref(),
             draining: &draining,
             limited: &limited,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use penstock_downstream::Caller;
 use penstock_store::work::ClaimedRow;
-use penstock_store::workers::WorkerKind;
+use penstock_store::workers::{CallWait, WorkerKind};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use crate::worker::memory::Weights;
 use crate::worker::observe::Observer;
 use crate::worker::owner_limits::Owners;
 use crate::worker::policy::WorkerPolicy;
+use crate::worker::replacements::Replacements;
 use crate::worker::slots::Slots;
 use crate::worker::suspects::Suspects;
 
@@ -44,6 +45,7 @@ pub struct Worker {
     pub(super) cache: BatchCache,
     pub(super) lanes: Mutex<Lanes>,
     pub(super) suspects: Mutex<Suspects>,
+    pub(super) replacements: Arc<Replacements>,
     pub(super) slots: Arc<Slots>,
     pub(super) owners: Arc<Owners>,
     /// There may be something to claim that was not there before.
@@ -52,6 +54,8 @@ pub struct Worker {
     pub(super) leases: Arc<Leases>,
     /// When it was noticed that the database's clock was set back.
     pub(super) set_back_at: Mutex<Option<Instant>>,
+    /// What was last reported that calls wait for.
+    pub(super) reported_waits: tokio::sync::Mutex<Vec<CallWait>>,
     pub(super) weights: Weights,
     pub(super) metrics: Arc<WorkerMetrics>,
     /// When rows of each pipeline were received last.
@@ -95,9 +99,11 @@ impl Worker {
             lanes: Mutex::default(),
             suspects: Mutex::default(),
             owners: Arc::default(),
+            replacements: Arc::default(),
             changed,
             leases: Arc::new(Leases::new(heartbeat.clone())),
             set_back_at: Mutex::default(),
+            reported_waits: tokio::sync::Mutex::default(),
             heartbeat,
             metrics,
             received_at: Mutex::default(),

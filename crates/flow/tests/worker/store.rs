@@ -179,6 +179,8 @@ work::Work {
 workers::Workers {
     register_worker(worker: &NewWorker<'_>) -> ();
     beat(name: &str, load: WorkerLoad) -> bool;
+    set_call_waits(name: &str, waits: &[CallWait]) -> ();
+    call_waits() -> Vec<CallWait>;
     look() -> Vec<String>;
     bury(name: &str) -> bool;
     leave(name: &str) -> ();
@@ -262,12 +264,15 @@ alerts::Alerts {
     unextractable_batches(since: Timestamp, limit: u32) -> Vec<FailingBatch>;
     firing() -> Vec<(String, String)>;
     note_alerts(found: &[Alert], now: Timestamp) -> ();
+    held_batches(limit: u32) -> Vec<Batch>;
+    stalled_batches(only: Option<BatchSeq>, began_before: Timestamp, limit: u32) -> Vec<StalledBatch>;
     lease_notices(token: LeaseToken, now: Timestamp, until: Timestamp, limit: u32) -> Vec<Notice>;
     settle_notice(notice: &Notice, token: LeaseToken, again: Option<Timestamp>) -> bool;
 }
 polls::Polls {
     due_polls(pipelines: &[String], most: u32, now: Timestamp) -> Vec<DuePolls>;
     polling(batch: BatchSeq) -> Option<PollingRows>;
+    last_look(batch: BatchSeq) -> Option<Timestamp>;
     queue_due_polls(takes: &[Take], now: Timestamp, lost_after: Timestamp) -> Vec<Released>;
 }
 

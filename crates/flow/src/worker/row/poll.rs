@@ -10,6 +10,7 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::{Response, aside, asked_pause};
 use penstock_store::work::{RowFailure, Settled};
 
+use crate::telemetry::worker_counters;
 use crate::worker::kept_answers::KeptAnswer;
 use crate::worker::kept_polls::{Kept, KeptPoll};
 use crate::worker::progress::Progress;
@@ -84,6 +85,7 @@ impl RowTask<'_> {
     ) -> Option<Settled> {
         let (answer, ended_at, not_before) = seen;
         progress.not_throttled();
+        self.count_look(at, status, ended_at);
         match status {
             PollStatus::Ready => None,
             PollStatus::Failed => Some(self.poll_failed(at, row, answer, progress)),
@@ -92,6 +94,16 @@ impl RowTask<'_> {
                 None => self.begin_poll(at, row, answer, (ended_at, not_before), progress),
             }),
         }
+    }
+
+    fn count_look(&self, at: StepAt<'_>, status: PollStatus, ended_at: Timestamp) {
+        let (Some(kept), Some(metrics)) = (at.look, self.metrics) else { return };
+        metrics.of(&self.work.pipeline.name, |counts| {
+            counts.looks[worker_counters::look(status)] += 1;
+            if let Some(since) = kept.since.filter(|_| status == PollStatus::Ready) {
+                counts.results.took(ended_at.since(since));
+            }
+        });
     }
 
     /// A look failed in a way that may pass: it is made again after the pause, and no attempt is counted.
@@ -103,6 +115,10 @@ impl RowTask<'_> {
         problem: Problem,
         progress: &mut Progress,
     ) -> Settled {
+        if let Some(metrics) = self.metrics {
+            let name = &self.work.pipeline.name;
+            metrics.of(name, |counts| counts.looks[worker_counters::LOOK_ERROR] += 1);
+        }
         let times = (self.services.clock.now(), problem.not_before);
         let failure = self.uncounted(at, problem, progress);
         self.look_again(at, row, kept, times, Some(failure), progress)

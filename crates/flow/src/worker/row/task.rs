@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
 use crate::telemetry::traces::RowTrace;
+use crate::telemetry::worker_counters::WorkerMetrics;
 use crate::worker::batches::BatchWork;
 use crate::worker::intent_log::IntentLog;
 use crate::worker::kept_polls::KeptPoll;
@@ -33,6 +34,8 @@ pub struct RowTask<'a> {
     pub intent_log: &'a IntentLog,
     /// Asks the database in groups.
     pub lookups: &'a Lookups,
+    /// Counts what is particular to a row's steps; none: an operator's command counts nothing.
+    pub metrics: Option<&'a WorkerMetrics>,
     /// Receives each step.
     pub observer: &'a dyn Observer,
     /// Whether the worker is about to stop: the row ends before its next step.

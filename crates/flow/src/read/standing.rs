@@ -1,0 +1,31 @@
+//! Batches that stand still, in a sentence each: held ones, and those that get nowhere. Nothing of a row and no words of an API are
+//! in them: alerts and `penstock doctor` show them.
+
+use penstock_store::alerts::StalledBatch;
+use penstock_store::batches::Batch;
+
+use crate::read::view;
+
+/// A batch that is held.
+pub fn held_batch(batch: &Batch) -> String {
+    let why = view::held_reason(&batch.ledger, None)
+        .unwrap_or_else(|| "too many of its rows failed: resume it, or cancel it".to_owned());
+    let since = batch.ledger.hold.as_ref().map_or(String::new(), |hold| format!(" since {}", hold.since));
+    format!("batch {} ({}) is held{since}: {why}", batch.id, batch.pipeline)
+}
+
+/// A batch that gets nowhere.
+pub fn stalled_batch(batch: &StalledBatch) -> String {
+    format!("batch {} ({}) gets nowhere: {}", batch.id, batch.pipeline, stalled(batch))
+}
+
+/// The same without the batch's name.
+pub(super) fn stalled(batch: &StalledBatch) -> String {
+    let StalledBatch { code, rows, since, .. } = batch;
+    let tried = if *rows == 1 {
+        "the row that was tried".to_owned()
+    } else {
+        format!("all {rows} rows looked at that were tried")
+    };
+    format!("none of its rows is completed since {since}, and {tried} failed or waits with `{code}`")
+}
