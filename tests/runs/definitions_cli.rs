@@ -1,5 +1,6 @@
 //! `penstock pipelines`: definitions that are checked, tried and tested without an installation.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -111,6 +112,28 @@ fn secrets_and_signatures_are_not_shown() {
     let (shown, _) = place.run(&["pipelines", "try", "jobs.yaml", "rows.csv"]);
     assert!(shown.lines().any(|line| line == "x-mark: ***"), "{shown}");
     assert!(!shown.lines().any(|line| line == "x-timestamp: ***"), "{shown}");
+}
+
+/// Each definition of the gallery has cases, and all of them hold.
+#[test]
+fn the_cases_of_all_examples_hold() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/examples");
+    let names = |folder: &Path| -> BTreeSet<String> {
+        let entries =
+            std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let definitions = entries.filter(|path| path.extension().is_some_and(|ending| ending == "yaml"));
+        definitions.map(|path| path.file_name().expect("a name").to_string_lossy().into_owned()).collect()
+    };
+    let examples = names(&folder);
+    assert_eq!(names(&folder.join("tests")), examples, "each definition has a file of cases with its name");
+    assert!(examples.len() >= 13);
+    for name in &examples {
+        let cases = std::fs::read_to_string(folder.join("tests").join(name)).expect("cases");
+        assert!(cases.starts_with(&format!("definition: {name}\n")), "{name}");
+    }
+    let place = Place::new("examples");
+    let (said, good) = place.run(&["pipelines", "test", &folder.display().to_string()]);
+    assert!(good && said.contains("failed: 0"), "{said}");
 }
 
 #[test]
