@@ -108,6 +108,42 @@ async fn a_limit_that_would_change_nothing_is_refused() {
     assert!(done && set["concurrency"] == 2 && set["limit"].is_null(), "{set}");
 }
 
+/// The first quota of rows has one value. Rows that wait for it make room for others at once, not with the dispatcher's next run.
+#[tokio::test]
+async fn a_file_that_is_sorted_by_a_value_needs_no_run_for_each_quota() {
+    let receiver = Receiver::start().await;
+    receiver.answer(204);
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let limits = "    rate: { limit: 1, period: 1s, per: \"{{ row.sender }}\" }\n";
+    let mut place = Place::new(&[("sending.yaml", &sending(limits))]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    place.set("ROWS_PER_OWNER", "60".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start_every(&sandbox, "1h");
+    let client = Client::new(&service, &key);
+    let senders = (0..200).map(|_| "same".to_owned()).chain((0..15).map(|row| format!("s{row}")));
+    let id = uploaded(&client, csv(senders)).await;
+    crate::storage::until("the file is extracted", || async {
+        client.get(&format!("/v2/batches/{id}")).await["status"] == "queued"
+    })
+    .await;
+    service.terminate();
+    // One run, when it starts. It releases sixty rows with one value.
+    let service = place.start_every(&sandbox, "1h");
+    let values = RefCell::new(HashSet::new());
+    let every_value = |call: &Heard| {
+        let mut values = values.borrow_mut();
+        values.insert(call.json()["sender"].to_string());
+        values.len() == 16
+    };
+    receiver.until(every_value).await;
+    let client = Client::new(&service, &key);
+    let counts = client.get(&format!("/v2/batches/{id}")).await["counts"].clone();
+    let in_flight = counts["queued"].as_u64().zip(counts["processing"].as_u64());
+    assert!(in_flight.is_some_and(|(queued, processing)| queued + processing <= 60), "{counts}");
+    service.terminate();
+}
+
 /// An operator stops the calls to a dependency, and starts them again.
 #[tokio::test]
 async fn a_dependency_is_paused_and_resumed_while_services_run() {

@@ -26,6 +26,7 @@ mod files;
 mod http;
 mod keyring;
 mod keys;
+mod large;
 mod late;
 mod life;
 mod limits;
@@ -49,6 +50,7 @@ mod requests;
 mod responses;
 mod rotation;
 mod secrecy;
+mod secrets;
 mod shares;
 mod standing_still;
 mod storage;
@@ -58,6 +60,7 @@ mod telemetry;
 mod upgrade;
 mod uploads;
 mod values;
+mod waits;
 mod workbooks;
 
 /// The shipped pipeline at the pace of a test.

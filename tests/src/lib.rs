@@ -215,8 +215,24 @@ impl Place {
 
     /// Starts `penstock dev` with another standard error.
     pub fn start_logging_to(&self, sandbox: &Sandbox, crash_at: Option<&str>, log: Stdio) -> Service {
+        self.start_dispatching(sandbox, crash_at, log, "300ms")
+    }
+
+    /// Starts `penstock dev`, which releases rows when it starts and after each such time.
+    pub fn start_every(&self, sandbox: &Sandbox, every: &str) -> Service {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
+        self.start_dispatching(sandbox, None, log.into(), every)
+    }
+
+    fn start_dispatching(
+        &self,
+        sandbox: &Sandbox,
+        crash_at: Option<&str>,
+        log: Stdio,
+        every: &str,
+    ) -> Service {
         let mut command = self.command(sandbox);
-        command.args(["dev", "--every", "300ms"]).stdout(Stdio::piped()).stderr(log);
+        command.args(["dev", "--every", every]).stdout(Stdio::piped()).stderr(log);
         if let Some(place) = crash_at {
             command.env("PENSTOCK_CRASH_AT", place);
         }

@@ -61,13 +61,22 @@ impl Redis {
 
     /// Everything in it, as it would write it to disk.
     pub fn dump(&self) -> Vec<u8> {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        let path = file.path().display().to_string();
-        self.ask(&["--rdb", &path]);
-        let dump = std::fs::read(file.path()).expect("a dump");
-        assert!(dump.starts_with(b"REDIS"), "redis-cli writes a dump");
-        dump
+        contents(&self.url())
     }
+}
+
+/// Everything in a Redis, as it would write it to disk, and not compressed.
+pub fn contents(url: &str) -> Vec<u8> {
+    let ask = |words: &[&str]| {
+        let output = Command::new("redis-cli").args(["-u", url]).args(words).output();
+        assert!(output.expect("redis-cli").status.success(), "{words:?}");
+    };
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    ask(&["CONFIG", "SET", "rdbcompression", "no"]);
+    ask(&["--rdb", &file.path().display().to_string()]);
+    let dump = std::fs::read(file.path()).expect("a dump");
+    assert!(dump.starts_with(b"REDIS"), "redis-cli writes a dump");
+    dump
 }
 
 impl Drop for Redis {

@@ -5,7 +5,7 @@ use askama::filters::Safe;
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::time::Timestamp;
 use penstock_flow::read::view::BatchView;
-use penstock_flow::read::waiting::Wait;
+use penstock_flow::read::waits::Wait;
 use penstock_store::callbacks::{Callback, CallbackStatus};
 use penstock_store::operations::AuditEntry;
 

@@ -6,7 +6,7 @@ use askama::Template;
 use askama::filters::Safe;
 use penstock_domain::time::Timestamp;
 use penstock_flow::read::row_view::RowView;
-use penstock_flow::read::waiting::Wait;
+use penstock_flow::read::waits::Wait;
 
 use crate::layout::Page;
 use crate::show::{Badge, moment, number, row_badge};

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::{Config, Faults, Sandbox};
-use penstock_tests::receiver::Receiver;
+use penstock_tests::receiver::{Answer, Receiver};
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::Value;
 
@@ -189,6 +189,17 @@ fn install(place: &Place, sandbox: &Sandbox) -> (Vec<Service>, Option<Service>) 
     (vec![place.start(sandbox, None)], None)
 }
 
+/// A pipeline that waits for a result.
+fn jobs(url: &str) -> String {
+    format!(
+        "name: jobs\ncsv: {{ columns: [ {{ name: id, required: true }} ] }}\n\
+        dependencies: {{ jobs: {{ base_url: \"{url}\" }} }}\nsteps:\n\
+        \x20 - {{ name: job, dependency: jobs, request: {{ method: POST, path: /jobs, idempotent: true }},\n\
+        \x20     poll: {{ until: \"{{{{ body.done }}}}\", path: /jobs/1, every: 200ms }} }}\n\
+        dispatch: {{ spread: 0s }}\n"
+    )
+}
+
 /// Every panel of the dashboard and every variable of it shows something in a real Prometheus that watched real work; its
 /// alert rules are evaluated without an error, over metrics that are there; `/metrics` is without a fault in promtool's
 /// eyes, and is what the documentation says, both ways.
@@ -197,7 +208,10 @@ async fn metrics_are_what_dashboard_alerts_and_documentation_say() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let receiver = Receiver::start().await;
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let place = Place::new(&[("invite.yaml", &invite()), ("noop.yaml", crate::NOOP)]);
+    let api = Receiver::start().await;
+    api.answer_with(|heard| Answer::json(format!("{{\"done\": {}}}", heard.path == "/jobs/1")));
+    let place =
+        Place::new(&[("invite.yaml", &invite()), ("noop.yaml", crate::NOOP), ("jobs.yaml", &jobs(&api.url))]);
     let key = place.key(&sandbox, "acme");
     let (services, _dispatcher) = install(&place, &sandbox);
     let watched: Vec<&Service> = services.iter().collect();
@@ -217,6 +231,9 @@ async fn metrics_are_what_dashboard_alerts_and_documentation_say() {
         client.upload(&path, people(60).replace("person1@", "taken1@")).await.expect("an answer");
     client.finished(batch["id"].as_str().expect("an id")).await;
     receiver.until(|heard| heard.json()["type"] == "batch.finished").await;
+    // Results that are waited for.
+    let (_, batch) = client.upload("/v2/pipelines/jobs/batches", "id\na\n").await.expect("an answer");
+    client.finished(batch["id"].as_str().expect("an id")).await;
     // Something that still runs, so that there are rows to tell of.
     sandbox.set_faults(Faults { latency_ms: 3000, ..Faults::default() });
     let (_, running) = client.upload(PEOPLE, people(60)).await.expect("an answer");
