@@ -167,8 +167,7 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_and_shares_floored() {
-        let grouped: Vec<String> =
-            [0_u64, 999, 1000, 1_234_567].into_iter().map(|value| number(value)).collect();
+        let grouped: Vec<String> = [0_u64, 999, 1000, 1_234_567].into_iter().map(number).collect();
         assert_eq!(grouped, ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(share(999, 1000), "99.9 %");
         assert_eq!(share(1, 1_000_000), "< 0.1 %");

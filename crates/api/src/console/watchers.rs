@@ -41,10 +41,13 @@ pub(crate) struct Seen {
 
 /// The watchers of a process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Watchers(Arc<Mutex<HashMap<BatchSeq, watch::Sender<Option<Arc<Seen>>>>>>);
+pub(crate) struct Watchers(Arc<Mutex<Watched>>);
+
+/// What is seen of each batch that somebody looks at.
+type Watched = HashMap<BatchSeq, watch::Sender<Option<Arc<Seen>>>>;
 
 impl Watchers {
-    fn all(&self) -> MutexGuard<'_, HashMap<BatchSeq, watch::Sender<Option<Arc<Seen>>>>> {
+    fn all(&self) -> MutexGuard<'_, Watched> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
