@@ -113,7 +113,7 @@ impl Front {
     }
 
     /// Holds back what may be the mark of the end.
-    fn without_ctrl_z(&mut self, mut text: Vec<u8>, faults: &mut Vec<(usize, DecodeFault)>) -> Vec<u8> {
+    fn without_ctrl_z(&mut self, mut text: Vec<u8>, faults: &mut [(usize, DecodeFault)]) -> Vec<u8> {
         let kept = text.iter().rposition(|byte| *byte != CTRL_Z).map_or(0, |last| last + 1);
         let marks = text.len() - kept;
         text.truncate(kept);

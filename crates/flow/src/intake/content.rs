@@ -15,7 +15,7 @@ pub(crate) const WORKBOOK: [u8; 4] = *b"PK\x03\x04";
 /// A complete file that has no error as far as it was read.
 pub(crate) enum Content {
     /// Its rows are validated.
-    Rows(Box<Validated>, SealedWriter),
+    Rows(Box<Validated>, Box<SealedWriter>),
     /// A worker validates it, as it does a presigned upload; until then it lies where those do.
     Workbook(PartWriter, u64),
 }

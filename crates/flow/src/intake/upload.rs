@@ -199,7 +199,7 @@ impl Upload {
             return Ok((Content::Workbook(workbook, self.received), rest));
         }
         match self.validator.finish() {
-            Ok(validated) => Ok((Content::Rows(Box::new(validated), self.writer), rest)),
+            Ok(validated) => Ok((Content::Rows(Box::new(validated), Box::new(self.writer)), rest)),
             Err(refused) => {
                 self.writer.abort().await;
                 Err(refused.into())
