@@ -9,6 +9,8 @@ use penstock_tests::receiver::{Answer, Receiver};
 use penstock_tests::{Client, Place, Service};
 use serde_json::{Value, json};
 
+use crate::storage::until;
+
 /// A lookup whose answers are kept, and a call of each row's own.
 fn definition(name: &str, cache: &str) -> String {
     format!(
@@ -117,6 +119,16 @@ async fn each_place_is_asked_for_once_in_its_scope() {
     assert_eq!(of(2)["status"], 404, "a success that the definition names is kept");
     let put = scene.receiver.heard().iter().filter(|heard| heard.path.starts_with("/put/")).count();
     assert_eq!(put, 30);
+    // It is told how many rows found an answer, a moment later.
+    until("the rows are counted", || async {
+        let waiting = acme.get(&format!("/v2/batches/{first}/waiting")).await;
+        let counted =
+            waiting["data"].as_array().and_then(|waits| waits.iter().find(|wait| wait["reason"] == "cache"));
+        counted.is_some_and(|wait| {
+            wait["sentence"] == "step `find`: 27 rows found a kept answer, 3 asked for one"
+        })
+    })
+    .await;
     // Another batch asks for itself; the wider scopes do not.
     run(&acme, "own", &csv).await;
     assert_eq!(scene.asked(), times(2));
