@@ -8,6 +8,7 @@ use serde_saphyr::Spanned;
 
 use super::answer::{self, AnswerFormat};
 use super::auth::Auth;
+use super::bulk;
 use super::cache;
 use super::check::Source;
 use super::condition;
@@ -16,7 +17,7 @@ use super::definition::{Definition, Method, StepDefinition};
 use super::error::ErrorCode;
 use super::inspect::Reading;
 use super::model::Dependency;
-use super::names::{Names, hint};
+use super::names::{Names, Reads, hint};
 use super::poll::{self, Poll};
 use super::request;
 use super::responses;
@@ -35,6 +36,30 @@ const SHORTEST: Duration = Duration::from_millis(1);
 pub struct Read {
     /// Keys of the context without which a row fails for certain.
     pub context: BTreeSet<String>,
+    /// What each row of a bulk call adds to its body.
+    pub entries: Vec<JsonTemplate>,
+    /// Whether a template reads the complete answer of a bulk call.
+    pub whole: bool,
+}
+
+/// What the templates of a step may read, which depends on whether a call carries many rows.
+struct StepNames {
+    /// Before the call, and about the row only.
+    row: Names,
+    /// In the request.
+    call: Names,
+    /// Of the answer, for each row.
+    answer: Names,
+}
+
+impl StepNames {
+    fn of(step: &StepDefinition, names: &Names) -> Self {
+        if step.bulk.is_none() {
+            return Self { row: names.clone(), call: names.clone(), answer: names.clone() };
+        }
+        let row = names.unkeyed();
+        Self { row, call: names.reading(Reads::Call), answer: names.reading(Reads::Item) }
+    }
 }
 
 /// Where a template stands, and what it may read there.
@@ -56,30 +81,31 @@ pub fn step(
     source: &mut Source<'_>,
 ) -> Option<Step> {
     source.check_name("step", &step.name, line);
-    let place = dependencies.iter().position(|dependency| dependency.name == step.dependency.value);
-    if !definition.dependencies.contains_key(&step.dependency.value) && !source.is_damaged("dependencies") {
-        let known: Vec<&str> = definition.dependencies.keys().map(String::as_str).collect();
-        let hint = hint(&step.dependency.value, &known);
-        let message =
-            format!("step `{}`: there is no dependency `{}`{hint}", step.name, step.dependency.value);
-        source.broken(step.dependency.referenced, message);
-    }
-    let (cost, costs) = cost::cost(step, line, place.map(|place| &dependencies[place]), names, read, source);
-    let condition = condition::condition(step, names, read, source);
+    let place = called(step, definition, dependencies, source);
+    let names = &StepNames::of(step, names);
+    let (cost, costs) =
+        cost::cost(step, line, place.map(|place| &dependencies[place]), &names.row, read, source);
+    let condition = condition::condition(step, &names.row, read, source);
     // What a step reads that not every row comes to is not needed for certain.
     let mut perhaps = Read::default();
     let read = if condition.is_some() { &mut perhaps } else { read };
-    let request = request::load::request(step, line, names, read, source);
+    let request = request::load::request(step, line, &names.call, read, source);
+    let entries = std::mem::take(&mut read.entries);
+    read.whole = false;
     check_auth(step, place.and_then(|place| dependencies[place].auth.as_ref()), source);
-    let (output, reads_body) = output(step, names, read, source);
+    let (output, reads_body) = output(step, &names.answer, read, source);
     let dependency = definition.dependencies.get(&step.dependency.value);
     let shared = dependency.and_then(|dependency| dependency.value.responses.as_ref());
-    let responses = responses::of_step(step.responses.as_ref(), shared, names, source);
-    let cache = cache::cache(step, place.map(|place| &dependencies[place]), names, read, source);
+    let responses = responses::of_step(step.responses.as_ref(), shared, &names.answer, source);
+    let cache = cache::cache(step, place.map(|place| &dependencies[place]), &names.row, read, source);
     let poll = step.poll.as_ref().and_then(|definition| {
         let line = definition.referenced.line();
-        poll::poll(step, &definition.value, line, names, read, source)
+        poll::poll(step, &definition.value, line, &names.call, read, source)
     });
+    let mut bulk = bulk::load::bulk(step, entries, &names.call, read, source);
+    if let Some(bulk) = &mut bulk {
+        bulk.reads_whole = read.whole || responses.reads_whole();
+    }
     Some(Step {
         name: step.name.clone(),
         dependency: place?,
@@ -90,14 +116,36 @@ pub fn step(
         condition,
         keyed: step.request.is_keyed(),
         responses,
-        reads_body: reads_body || costs.reads_body || poll.as_ref().is_some_and(Poll::reads_body),
+        reads_body: reads_body
+            || bulk.is_some()
+            || costs.reads_body
+            || poll.as_ref().is_some_and(Poll::reads_body),
         costs,
         poll,
         cache,
+        bulk,
         idempotent: step.request.idempotent,
         request: request?,
         output,
     })
+}
+
+/// The place of the dependency that a step calls.
+fn called(
+    step: &StepDefinition,
+    definition: &Definition,
+    dependencies: &[Dependency],
+    source: &mut Source<'_>,
+) -> Option<usize> {
+    let place = dependencies.iter().position(|dependency| dependency.name == step.dependency.value);
+    if !definition.dependencies.contains_key(&step.dependency.value) && !source.is_damaged("dependencies") {
+        let known: Vec<&str> = definition.dependencies.keys().map(String::as_str).collect();
+        let hint = hint(&step.dependency.value, &known);
+        let message =
+            format!("step `{}`: there is no dependency `{}`{hint}", step.name, step.dependency.value);
+        source.broken(step.dependency.referenced, message);
+    }
+    place
 }
 
 /// A call's own timeout.
@@ -219,6 +267,7 @@ fn ordered(
 ) -> Option<JsonTemplate> {
     let here = Here { line: written.referenced.line(), ..here };
     match &written.value {
+        Written::Map(fields) if bulk::load::is_each(fields) => each(&fields[0].1, here, read, source),
         Written::List(items) => items
             .iter()
             .map(|item| ordered(item, here, read, source))
@@ -233,6 +282,40 @@ fn ordered(
             let value = source.json(written);
             json(&value, here, read, source).map(|(template, _)| template)
         }
+    }
+}
+
+/// A list with one entry for each row of a bulk call.
+fn each(
+    entry: &Spanned<Written>,
+    here: Here<'_>,
+    read: &mut Read,
+    source: &mut Source<'_>,
+) -> Option<JsonTemplate> {
+    // A `bulk` that could not be read is an error of its own.
+    let unread = here.names.reads == Reads::Row && source.is_damaged("steps");
+    if here.names.reads != Reads::Call && !unread {
+        let message = match here.names.reads {
+            Reads::Item => "`each` stands within `each`; an entry is one row's",
+            _ => "`each` is for a step with `bulk`, whose calls carry many rows",
+        };
+        source.error(here.line, message.to_owned());
+    }
+    let names = here.names.reading(Reads::Item);
+    let here = Here { names: &names, line: entry.referenced.line(), ..here };
+    let entry = ordered(entry, here, read, source)?;
+    read.entries.push(entry);
+    Some(JsonTemplate::Each(read.entries.len() - 1))
+}
+
+/// Whether `each` stands anywhere in a value.
+pub fn has_each(written: &Spanned<Written>) -> bool {
+    match &written.value {
+        Written::Map(fields) => {
+            bulk::load::is_each(fields) || fields.iter().any(|(_, field)| has_each(field))
+        }
+        Written::List(items) => items.iter().any(has_each),
+        Written::Scalar(_) | Written::Number(_) => false,
     }
 }
 
@@ -258,12 +341,14 @@ pub fn compiled(
             source.error_of(ErrorCode::InvalidTemplate, line, fault.message.clone());
         }
         read.context.append(&mut reading.context);
+        read.whole |= reading.roots.contains("whole");
         return Some((Template::empty(), reading));
     }
     for fault in std::mem::take(&mut reading.faults) {
         source.error_of(ErrorCode::InvalidTemplate, source.line_in(written, at, fault.line), fault.message);
     }
     read.context.append(&mut reading.context);
+    read.whole |= reading.roots.contains("whole");
     match Template::compile(filled, kind) {
         Ok(template) => Some((template, reading)),
         Err(error) => {

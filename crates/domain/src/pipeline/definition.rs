@@ -11,6 +11,7 @@ use serde_saphyr::Spanned;
 
 use super::answer::AnswerKind;
 use super::auth::definition::AuthDefinition;
+use super::bulk::definition::BulkDefinition;
 use super::cache::CacheDefinition;
 use super::dedupe::DedupeDefinition;
 use super::hours::HoursDefinition;
@@ -221,6 +222,7 @@ pub struct StepDefinition {
     pub responses: Option<Spanned<ResponsesDefinition>>,
     pub poll: Option<Spanned<PollDefinition>>,
     pub cache: Option<Spanned<CacheDefinition>>,
+    pub bulk: Option<Spanned<BulkDefinition>>,
     #[serde(default)]
     pub output: IndexMap<String, Spanned<Written>>,
 }

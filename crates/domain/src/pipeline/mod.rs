@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod auth;
+pub mod bulk;
 pub mod cache;
 mod call;
 pub mod catalog;
@@ -50,6 +51,7 @@ pub use auth::{
     Auth, AwsSigV4, Claim, ClientAuth, Grant, Hmac, HmacAlgorithm, Jwt, JwtAlgorithm, OAuth2, Signable,
     SignedHeader,
 };
+pub use bulk::{Bulk, Entry, ItemResult};
 pub use catalog::Catalog;
 pub use cost::{CallCost, Costs};
 pub use definition::CanaryDefinition;
@@ -66,6 +68,6 @@ pub use secret_values::{MASK, SecretValues};
 pub use step::{RenderError, Step};
 pub use successor::KeptStep;
 pub use transport::{Proxy, Tls};
-pub use values::{ResponseView, RowAbout, RowContext, RowValues};
+pub use values::{ResponseView, RowAbout, RowContext, RowInCall, RowValues, WholeAnswer};
 pub use vars::{FILE, Unset, is_own_setting, is_s3_setting};
 pub use yaml::utf8;

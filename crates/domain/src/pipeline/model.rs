@@ -87,6 +87,23 @@ impl Pipeline {
         self.polls() || self.steps.iter().any(|step| step.cache.is_some())
     }
 
+    /// Whether a step sends many rows in one call.
+    pub fn is_bulk(&self) -> bool {
+        self.steps.iter().any(|step| step.bulk.is_some())
+    }
+
+    /// The most rows that a call of any of its steps carries.
+    pub fn rows_per_call(&self) -> usize {
+        self.steps.iter().map(Step::rows_per_call).max().unwrap_or(1)
+    }
+
+    /// What a row's calls to a dependency cost in all. A call that carries many rows costs each of them its share.
+    pub fn cost_of_row(&self, dependency: usize) -> f64 {
+        let steps = self.steps.iter().filter(|step| step.dependency == dependency);
+        #[allow(clippy::cast_precision_loss, reason = "at most 1000")]
+        steps.map(|step| f64::from(step.cost) / step.rows_per_call() as f64).sum()
+    }
+
     /// The result's columns.
     pub fn result_columns(&self) -> Vec<&str> {
         self.result.columns()

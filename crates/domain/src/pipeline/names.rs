@@ -10,6 +10,23 @@ const OWNER: [&str; 1] = ["name"];
 /// What `batch` has.
 const BATCH: [&str; 2] = ["id", "name"];
 
+/// What `item` has.
+const ITEM: [&str; 2] = ["index", "id"];
+
+/// Whose values templates read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// Those of one row.
+    #[default]
+    Row,
+    /// Those of one row within a bulk call.
+    Item,
+    /// What all rows of a bulk call have in common.
+    Call,
+    /// The same, and one result of the call's answer.
+    Result,
+}
+
 /// What templates may read at some place.
 #[derive(Clone)]
 pub struct Names {
@@ -20,11 +37,24 @@ pub struct Names {
     open_steps: bool,
     /// Whether the step whose templates are read sends an idempotency key.
     pub keyed: bool,
+    /// Whose values they read.
+    pub reads: Reads,
 }
 
 impl Names {
     pub fn new(columns: Vec<String>) -> Self {
-        Self { columns, steps: Vec::new(), keyed: false, open_columns: false, open_steps: false }
+        let (steps, reads) = (Vec::new(), Reads::Row);
+        Self { columns, steps, keyed: false, open_columns: false, open_steps: false, reads }
+    }
+
+    /// The same names at a place of a bulk call.
+    pub fn reading(&self, reads: Reads) -> Self {
+        Self { reads, ..self.clone() }
+    }
+
+    /// The same names where there is no idempotency key.
+    pub fn unkeyed(&self) -> Self {
+        Self { keyed: false, ..self.clone() }
     }
 
     /// Accepts any column, and any step and output: some of them could not be read.
@@ -81,8 +111,19 @@ impl Names {
         one_of("batch", member, &BATCH)
     }
 
+    /// Whether `item` has a member of that name.
+    pub fn of_item(member: &str) -> Result<(), String> {
+        one_of("item", member, &ITEM)
+    }
+
     /// Why a variable is none of these.
-    pub fn no_variable(name: &str, answer: bool) -> String {
+    pub fn no_variable(&self, name: &str, answer: bool) -> String {
+        if matches!(self.reads, Reads::Call | Reads::Result) && ["row", "steps", "row_number"].contains(&name)
+        {
+            return format!(
+                "`{name}` is each row's own, and a bulk call is made for many rows; read it within `each`, `match.row` or `output`"
+            );
+        }
         if ANSWER.contains(&name) && !answer {
             return format!("`{name}` is the answer's, and only known in a step's `output`");
         }
@@ -90,7 +131,13 @@ impl Names {
             return "`idempotency_key` is known only in a step whose request says `idempotency_key`"
                 .to_owned();
         }
-        let mut known = vec!["row", "context", "steps", "owner", "batch", "row_number"];
+        let mut known = vec!["context", "owner", "batch"];
+        if matches!(self.reads, Reads::Row | Reads::Item) {
+            known.extend(["row", "steps", "row_number"]);
+        }
+        known.extend((self.reads == Reads::Item).then_some("item"));
+        known.extend((self.reads == Reads::Item && answer).then_some("whole"));
+        known.extend((self.reads == Reads::Result).then_some("result"));
         known.extend(ANSWER.iter().filter(|_| answer));
         format!("unknown variable `{name}` in a template{}", hint(name, &known))
     }

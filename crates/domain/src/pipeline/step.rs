@@ -7,6 +7,7 @@ use minijinja::Value;
 use serde_json::Map;
 
 use super::answer::AnswerFormat;
+use super::bulk::Bulk;
 use super::cache::Cache;
 use super::condition::Condition;
 use super::cost::{CallCost, CostError, Costs};
@@ -111,6 +112,8 @@ pub struct Step {
     pub poll: Option<Poll>,
     /// How its answers are kept for other rows, if they are.
     pub cache: Option<Cache>,
+    /// How it sends many rows in one call, if it does.
+    pub bulk: Option<Bulk>,
     pub(super) idempotent: Option<bool>,
     pub(super) condition: Option<Condition>,
     pub(super) request: RequestTemplate,
@@ -148,14 +151,20 @@ impl Step {
     /// # Errors
     /// When a template reads something that is not there, or a header would hold a line break.
     pub fn request(&self, row: &RowContext<'_>) -> Result<RenderedRequest, RenderError> {
+        if self.bulk.is_some() {
+            return self.bulk_request(row, &[self.entry(row)?]);
+        }
         let key = self.key(row)?;
         let values = Scope::of(row).with_key(key.as_deref()).into_value();
-        self.request.render(&self.name, &values, key.as_deref())
+        self.request.render(&self.name, &values, key.as_deref(), &[])
     }
 
-    /// The idempotency key of a row's calls: the same for each attempt.
+    /// The idempotency key of a row's calls: the same for each attempt. A bulk call has one of its own.
     pub(super) fn key(&self, row: &RowContext<'_>) -> Result<Option<String>, RenderError> {
         let Some(template) = &self.request.key else { return Ok(None) };
+        if let Some(key) = row.values.call.as_ref().and_then(|call| call.key.clone()) {
+            return Ok(Some(key));
+        }
         let about = &row.values.about;
         let (batch, number) = about.key_identity();
         let own = || outcome::idempotency_key(batch, number, &self.name);
@@ -167,6 +176,15 @@ impl Step {
 
     /// What the definition says about an answer; none: nothing, so the table of [`crate::outcome`] counts.
     pub fn ruling(&self, row: &RowContext<'_>, response: ResponseView<'_>) -> Option<Ruling> {
+        // Each row of a bulk call is judged by its own result.
+        if self.is_distributed(row, response) {
+            return None;
+        }
+        self.item_ruling(row, response)
+    }
+
+    /// What the definition says about a row's own result in the answer of a bulk call; the same as [`Step::ruling`] for other calls.
+    pub fn item_ruling(&self, row: &RowContext<'_>, response: ResponseView<'_>) -> Option<Ruling> {
         let key = || self.key(row).ok().flatten();
         self.responses.ruling(&Answer::new(row, response, self.responses.conditions_read_body(), &key))
     }

@@ -311,6 +311,8 @@ pub enum JsonTemplate {
     Array(Vec<JsonTemplate>),
     /// An object.
     Object(Vec<(String, JsonTemplate)>),
+    /// A list with one entry for each row of a bulk call: the entries with this index.
+    Each(usize),
 }
 
 impl JsonTemplate {
@@ -337,6 +339,22 @@ impl JsonTemplate {
         })
     }
 
+    /// The same template with the entries of a call's rows, by [`JsonTemplate::Each`].
+    #[must_use]
+    pub fn with_entries(&self, entries: &[Vec<serde_json::Value>]) -> Self {
+        match self {
+            Self::Each(index) => {
+                let list = entries.get(*index).cloned().unwrap_or_default();
+                Self::Constant(serde_json::Value::Array(list))
+            }
+            Self::Array(items) => Self::Array(items.iter().map(|item| item.with_entries(entries)).collect()),
+            Self::Object(fields) => Self::Object(
+                fields.iter().map(|(name, field)| (name.clone(), field.with_entries(entries))).collect(),
+            ),
+            Self::Template(_) | Self::Constant(_) => self.clone(),
+        }
+    }
+
     /// Its value, without the items and fields that are `omit`.
     ///
     /// # Errors
@@ -345,6 +363,8 @@ impl JsonTemplate {
         Ok(match self {
             Self::Template(template) => template.render(context)?,
             Self::Constant(value) => value.clone(),
+            // A call's body is rendered with its entries in place.
+            Self::Each(_) => serde_json::Value::Array(Vec::new()),
             Self::Array(items) => serde_json::Value::Array(
                 items
                     .iter()

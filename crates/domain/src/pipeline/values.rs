@@ -32,13 +32,37 @@ impl RowAbout {
 }
 
 /// What of a row stays the same at all its steps, as templates read it: made once for each row.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RowValues {
     row: Value,
     context: Value,
     owner: Value,
     batch: Value,
     pub(super) about: RowAbout,
+    /// Set within a bulk call.
+    pub(super) call: Option<RowInCall>,
+}
+
+/// A row's place in a bulk call.
+#[derive(Clone, Debug, Default)]
+pub struct RowInCall {
+    /// Its place among the call's rows, from 0.
+    pub index: usize,
+    /// The call's idempotency key, of a keyed step.
+    pub key: Option<String>,
+    /// The call's complete answer, once it is there and where it is read.
+    pub whole: Option<WholeAnswer>,
+}
+
+/// The complete answer of a bulk call, as templates read it: made once for all of its rows.
+#[derive(Clone, Debug)]
+pub struct WholeAnswer(Value);
+
+impl WholeAnswer {
+    /// Of an answer's body.
+    pub fn of(body: &serde_json::Value) -> Self {
+        Self(engine::from_json(body))
+    }
 }
 
 impl RowValues {
@@ -50,6 +74,7 @@ impl RowValues {
             owner: Value::UNDEFINED,
             batch: Value::UNDEFINED,
             about: RowAbout::default(),
+            call: None,
         }
         .about(RowAbout::default())
     }
@@ -62,6 +87,17 @@ impl RowValues {
         let name = about.batch_name.as_deref().map_or(Value::from(()), Value::from);
         let batch = Value::from_pairs([("id", Value::from(about.batch.to_string())), ("name", name)]);
         Self { owner, batch, about, ..self }
+    }
+
+    /// The same of a row in a bulk call.
+    #[must_use]
+    pub fn in_call(&self, call: RowInCall) -> Self {
+        Self { call: Some(call), ..self.clone() }
+    }
+
+    /// The row's number as the text by which it is known within a call.
+    pub(super) fn item_id(&self) -> String {
+        self.about.number.to_string()
     }
 }
 
@@ -88,6 +124,7 @@ pub struct ResponseView<'a> {
 }
 
 /// The values that templates of a step read, by name.
+#[derive(Clone)]
 pub(super) struct Scope(BTreeMap<&'static str, Value>);
 
 impl Scope {
@@ -101,7 +138,19 @@ impl Scope {
         values.insert("row_number", Value::from(row.values.about.number));
         values.insert("steps", engine::from_fields(row.steps));
         values.insert(engine::NOW, Value::from(row.now.millis().div_euclid(1000)));
+        if let Some(call) = &row.values.call {
+            let id = Value::from(row.values.item_id());
+            values.insert("item", Value::from_pairs([("index", Value::from(call.index)), ("id", id)]));
+            values.extend(call.whole.as_ref().map(|whole| ("whole", whole.0.clone())));
+        }
         Self(values)
+    }
+
+    /// Also one result of a bulk call's answer.
+    #[must_use]
+    pub fn with_result(mut self, result: &serde_json::Value) -> Self {
+        self.0.insert("result", engine::from_json(result));
+        self
     }
 
     /// Also the key of a keyed step.

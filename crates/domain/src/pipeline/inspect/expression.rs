@@ -87,7 +87,10 @@ impl Walk<'_> {
                 self.member(of, key.as_str().unwrap_or_default(), span, needed)
             }
             Some(key)
-                if matches!(of, Shape::Row | Shape::Steps | Shape::Step(_) | Shape::Owner | Shape::Batch) =>
+                if matches!(
+                    of,
+                    Shape::Row | Shape::Steps | Shape::Step(_) | Shape::Owner | Shape::Batch | Shape::Item
+                ) =>
             {
                 let whole = self.written(span, &get.expr);
                 self.fault(
@@ -121,7 +124,7 @@ impl Walk<'_> {
         if self.environment.globals().any(|(global, _)| global == name) {
             return Shape::Any;
         }
-        self.fault(span, Names::no_variable(name, self.answer));
+        self.fault(span, self.names.no_variable(name, self.answer));
         Shape::Any
     }
 
@@ -138,6 +141,7 @@ impl Walk<'_> {
             }
             Shape::Owner => Names::of_owner(name).map(|()| Shape::Data),
             Shape::Batch => Names::of_batch(name).map(|()| Shape::Data),
+            Shape::Item => Names::of_item(name).map(|()| Shape::Data),
             Shape::Text => Err(format!("a value of the row is text, and has no `{name}`")),
             Shape::Data => Ok(Shape::Data),
             Shape::Loop | Shape::Any => Ok(Shape::Any),

@@ -16,7 +16,7 @@ use minijinja::machinery::{Span, parse, parse_expr};
 use minijinja::syntax::SyntaxConfig;
 
 use self::shape::Shape;
-use super::names::Names;
+use super::names::{Names, Reads};
 
 /// Something that can never be right, and the line within the template.
 pub struct Fault {
@@ -198,13 +198,17 @@ impl<'a> Walk<'a> {
         if let Some(shape) = self.scopes.iter().rev().find_map(|scope| scope.get(name)) {
             return Some(*shape);
         }
+        let of_row = matches!(self.names.reads, Reads::Row | Reads::Item);
         match name {
-            "row" => Some(Shape::Row),
-            "steps" => Some(Shape::Steps),
+            "row" if of_row => Some(Shape::Row),
+            "steps" if of_row => Some(Shape::Steps),
+            "row_number" if of_row => Some(Shape::Data),
+            "item" if self.names.reads == Reads::Item => Some(Shape::Item),
+            "whole" if self.names.reads == Reads::Item && self.answer => Some(Shape::Data),
+            "result" if self.names.reads == Reads::Result => Some(Shape::Data),
             "context" => Some(Shape::Context),
             "owner" => Some(Shape::Owner),
             "batch" => Some(Shape::Batch),
-            "row_number" => Some(Shape::Data),
             "idempotency_key" if self.names.keyed => Some(Shape::Text),
             "body" | "status" | "headers" if self.answer => Some(Shape::Data),
             _ => None,

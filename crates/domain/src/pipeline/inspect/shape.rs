@@ -18,6 +18,8 @@ pub enum Shape {
     Owner,
     /// The row's batch.
     Batch,
+    /// The row's place in a bulk call.
+    Item,
     /// JSON of which nothing is known but that nothing in it can be called.
     Data,
     /// A loop's own variable.
@@ -36,6 +38,7 @@ impl Shape {
             | Self::Context
             | Self::Owner
             | Self::Batch
+            | Self::Item
             | Self::Steps
             | Self::Step(_) => Self::Data,
             Self::Loop | Self::Any => Self::Any,

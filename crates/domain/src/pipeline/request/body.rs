@@ -1,5 +1,7 @@
 //! A request's body: its templates, and the bytes that are sent.
 
+use std::borrow::Cow;
+
 use minijinja::Value;
 
 use super::{form, multipart};
@@ -42,7 +44,7 @@ impl std::fmt::Debug for Body {
 }
 
 /// What a body is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::pipeline) enum BodyTemplate {
     /// `json`.
     Json(JsonTemplate),
@@ -57,6 +59,15 @@ pub(in crate::pipeline) enum BodyTemplate {
 }
 
 impl BodyTemplate {
+    /// The same template with the entries of a bulk call's rows.
+    pub fn with_entries(&self, entries: &[Vec<serde_json::Value>]) -> Cow<'_, Self> {
+        match self {
+            Self::Json(template) => Cow::Owned(Self::Json(template.with_entries(entries))),
+            Self::Form(template) => Cow::Owned(Self::Form(template.with_entries(entries))),
+            Self::Text(_) | Self::Xml(_) | Self::Multipart(_) => Cow::Borrowed(self),
+        }
+    }
+
     /// The body for a row, with the `field` of an idempotency key; none when it is `omit`.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use serde_saphyr::Spanned;
 use super::key::{self, KeyPlace, KeyTemplate};
 use super::multipart::{MultipartTemplate, PartTemplate};
 use super::{BodyTemplate, RequestTemplate, TargetTemplate};
-use crate::pipeline::call::{Here, Read, compiled, json, json_ordered, text};
+use crate::pipeline::call::{Here, Read, compiled, has_each, json, json_ordered, text};
 use crate::pipeline::check::Source;
 use crate::pipeline::definition::{KeyDefinition, Method, StepDefinition};
 use crate::pipeline::dependency::check_header;
@@ -279,8 +279,11 @@ impl Loader<'_, '_, '_> {
         }
         let broken = |template: Option<BodyTemplate>| template.map(Some).ok_or(Broken);
         if let Some(body) = &request.json {
-            let value = self.source.json(body);
             let here = Here { names: self.names, answer: false, line: body.referenced.line() };
+            if self.step.bulk.is_some() || has_each(body) {
+                return broken(json_ordered(body, here, self.read, self.source).map(BodyTemplate::Json));
+            }
+            let value = self.source.json(body);
             return broken(
                 json(&value, here, self.read, self.source).map(|(json, _)| BodyTemplate::Json(json)),
             );

@@ -53,7 +53,8 @@ pub(super) struct RequestTemplate {
 }
 
 impl RequestTemplate {
-    /// The request of a row. `values` are what its templates read, `key` its idempotency key, of a keyed step.
+    /// The request of a row. `values` are what its templates read, `key` its idempotency key, of a keyed step. `entries` are those of
+    /// the rows of a bulk call, empty for other calls.
     ///
     /// # Errors
     /// When a template reads something that is not there, or makes what cannot stand in a URL or a header.
@@ -62,6 +63,7 @@ impl RequestTemplate {
         step: &str,
         values: &Value,
         key: Option<&str>,
+        entries: &[Vec<serde_json::Value>],
     ) -> Result<RenderedRequest, RenderError> {
         let target = self.target.render(step, values)?;
         let mut query = self.query(step, values)?;
@@ -69,7 +71,8 @@ impl RequestTemplate {
         let key = self.key.as_ref().zip(key);
         let field = key.and_then(|(template, key)| template.in_body(key));
         let mut body = match &self.body {
-            Some(template) => template.render(step, values, field)?,
+            Some(template) if entries.is_empty() => template.render(step, values, field)?,
+            Some(template) => template.with_entries(entries).render(step, values, field)?,
             None => None,
         };
         if let (Some(template), Some(body)) = (&self.content_type, &mut body)

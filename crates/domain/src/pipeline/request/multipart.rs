@@ -12,13 +12,13 @@ use crate::pipeline::template::{JsonTemplate, Template};
 const NAMESPACE: Uuid = Uuid::from_u128(0x2d53_91c4_7f0e_4a6b_8e1d_60b3_ca45_f702);
 
 /// The parts of a body, in the order of the definition.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::pipeline) struct MultipartTemplate {
     pub parts: Vec<(String, PartTemplate)>,
 }
 
 /// A part.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::pipeline) enum PartTemplate {
     /// A value, or a list of them, of which each is a part.
     Field(JsonTemplate),

@@ -42,6 +42,8 @@ impl<'a> Both<'a> {
 struct Reader<'a, 's, 't> {
     names: &'a Names,
     source: &'s mut Source<'t>,
+    /// Whether one of them has read the complete answer of a bulk call.
+    whole: bool,
 }
 
 /// The `responses` of a step.
@@ -52,13 +54,13 @@ pub fn of_step(
     source: &mut Source<'_>,
 ) -> Responses {
     let both = Both { own: own.map(|own| &own.value), dependency: dependency.map(|other| &other.value) };
-    Reader { names, source }.read(&both)
+    Reader { names, source, whole: false }.read(&both)
 }
 
 /// Checks the `responses` of a dependency by themselves: a step may replace keys of it, or no step may call it.
 pub fn of_dependency(own: &Spanned<ResponsesDefinition>, names: &Names, source: &mut Source<'_>) {
     let both = Both { own: Some(&own.value), dependency: None };
-    Reader { names, source }.read(&both);
+    Reader { names, source, whole: false }.read(&both);
 }
 
 impl Reader<'_, '_, '_> {
@@ -90,6 +92,7 @@ impl Reader<'_, '_, '_> {
             error,
             conditions_read_body: body,
             error_reads_body,
+            reads_whole: self.whole,
         }
     }
 
@@ -171,6 +174,7 @@ impl Reader<'_, '_, '_> {
         let has_expression = matches!(filled, Filled::Template(_));
         let reading = template::read_in(&filled, self.names, lenient::environment());
         *body |= reading.roots.contains("body");
+        self.whole |= reading.roots.contains("whole");
         if self.source.take_left_open() {
             return Some((Template::empty(), true));
         }

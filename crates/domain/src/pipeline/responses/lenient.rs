@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use minijinja::{Environment, Error, UndefinedBehavior, Value};
 
-use crate::pipeline::engine::{is_omit, text_of};
+use crate::pipeline::engine::{is_omit, text_of, to_json};
 use crate::pipeline::template::{self, Template};
 
 /// Stands in a text where an expression was undefined. No value keeps it: control characters are taken out of texts.
@@ -67,4 +67,15 @@ pub fn text(template: &Template, values: &Value) -> Option<String> {
         }
     };
     Some(text).filter(|text| !text.trim().is_empty())
+}
+
+/// The JSON value that a template makes; none when it makes none, or reads what is not there.
+pub fn json(template: &Template, values: &Value) -> Option<serde_json::Value> {
+    match template {
+        Template::Expression(program) => {
+            let value = program.value(&LENIENT, values.clone()).ok()?;
+            to_json(&value).ok().filter(|_| !value.is_undefined() && !is_omit(&value))
+        }
+        other => text(other, values).map(serde_json::Value::String),
+    }
 }

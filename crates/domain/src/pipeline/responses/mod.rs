@@ -36,6 +36,7 @@ pub struct Responses {
     error: Option<ErrorTemplate>,
     conditions_read_body: bool,
     error_reads_body: bool,
+    reads_whole: bool,
 }
 
 /// Which answers a key is about.
@@ -89,6 +90,11 @@ impl Responses {
     /// Whether a condition reads the answer's body, so that an answer whose body was cut cannot be judged by it.
     pub fn conditions_read_body(&self) -> bool {
         self.conditions_read_body
+    }
+
+    /// Whether anything of them reads the complete answer of a bulk call.
+    pub(super) fn reads_whole(&self) -> bool {
+        self.reads_whole
     }
 
     /// Whether `error` reads the answer's body.
