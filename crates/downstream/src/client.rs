@@ -16,7 +16,6 @@ use penstock_domain::outcome::Happened;
 use penstock_domain::pipeline::{AnswerFormat, Dependency, Files, NoFiles, RenderedRequest, Target};
 use penstock_domain::time::Clock;
 use rustls::pki_types::CertificateDer;
-use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -25,6 +24,7 @@ use crate::body;
 use crate::credentials;
 use crate::failure::{self, Failure};
 use crate::memory::{self, AnswerMemory, Reserved};
+use crate::response::Response;
 use crate::retry_after::wait_until;
 use crate::stage::{Outgoing, Stage};
 use crate::status_line::Beginning;
@@ -38,21 +38,6 @@ const DEFAULT_HEADERS: [(HeaderName, &str); 3] = [
     (header::ACCEPT_ENCODING, "identity"),
     (header::USER_AGENT, concat!("penstock/", env!("CARGO_PKG_VERSION"))),
 ];
-
-/// An answer.
-#[derive(Debug)]
-pub struct Response {
-    /// Its status.
-    pub status: u16,
-    /// Its headers, names in lower case; the last of several, and of `RateLimit` all.
-    pub headers: BTreeMap<String, String>,
-    /// Its body: JSON, a string when it is none, null when it is empty or cannot be read.
-    pub body: Value,
-    /// How many bytes of the body came.
-    pub bytes: usize,
-    /// What a long one takes of the process's memory for answers.
-    pub memory: Reserved,
-}
 
 /// What came of a request.
 #[derive(Debug)]
@@ -278,7 +263,7 @@ fn unreadable(status: u16, sentence: String) -> Sent {
     let response = Response {
         status,
         headers: BTreeMap::new(),
-        body: Value::Null,
+        body: Arc::default(),
         bytes: 0,
         memory: Reserved::default(),
     };
@@ -332,7 +317,7 @@ async fn read(
     };
     Sent {
         happened: Happened::Answer { status, json: body.failure.is_none(), wait_until },
-        response: Some(Response { status, headers, body: body.value, bytes: body.bytes, memory }),
+        response: Some(Response { status, headers, body: Arc::new(body.value), bytes: body.bytes, memory }),
         failure: body.failure,
         ended_at,
     }

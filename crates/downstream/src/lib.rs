@@ -25,7 +25,8 @@ pub mod metrics;
 mod permit_refresher;
 mod proxy;
 mod recording_time;
-pub mod retry_after;
+mod response;
+mod retry_after;
 #[cfg(feature = "redis")]
 mod server;
 #[cfg(feature = "redis")]
@@ -43,13 +44,15 @@ pub use caller::{
     CallWait, Called, Caller, Demand, LiveLimits, LocalReservations, Note, PeriodKey, Reservations, Rules,
     WaitsFor,
 };
-pub use client::{Client, Response};
+pub use client::Client;
 pub use credentials::oauth2::{KeptTokens, Refusal, TokenVault};
 pub use failure::Failure;
 pub use limiter::{CallLimits, CallMeter, Limiter, Permit, Spend};
 pub use local::LocalLimiter;
+pub use memory::Reserved;
 pub use metrics::{CallMetrics, Histogram};
-pub use retry_after::asked_pause;
+pub use response::Response;
+pub use retry_after::{asked_pause, wait_until};
 #[cfg(feature = "redis")]
 pub use shared::SharedLimiter;
 pub use stage::{Outgoing, OutgoingHeader, Recorded, Stage};

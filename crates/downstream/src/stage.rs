@@ -13,8 +13,9 @@ use penstock_domain::time::Timestamp;
 use tokio::time::Instant;
 
 use crate::body;
-use crate::client::{Response, Sent};
+use crate::client::Sent;
 use crate::memory::Reserved;
+use crate::response::Response;
 use crate::retry_after::wait_until;
 
 /// A header of a request as it would be sent.
@@ -91,8 +92,13 @@ impl Recorded {
             headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
         let wait_until = wait_until(status, &headers, now);
         let body = body::parse(&map, &body, format.kind, status);
-        let response =
-            Response { status, headers, body: body.value, bytes: body.bytes, memory: Reserved::default() };
+        let response = Response {
+            status,
+            headers,
+            body: body.value.into(),
+            bytes: body.bytes,
+            memory: Reserved::default(),
+        };
         Sent {
             happened: Happened::Answer { status, json: body.failure.is_none(), wait_until },
             response: Some(response),

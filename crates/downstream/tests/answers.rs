@@ -107,7 +107,7 @@ async fn odd_answers_are_read() {
         ("hints before", format!("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n{}", answered("", json))),
     ] {
         let (seen, _) = seen(answer, true).await;
-        let body = seen.response.map(|response| response.body);
+        let body = seen.response.map(|response| (*response.body).clone());
         assert_eq!(
             (&seen.verdict, body),
             (&Verdict::Success, Some(json!({"ok": true}))),

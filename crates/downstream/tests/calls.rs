@@ -129,7 +129,7 @@ async fn what_is_sent_and_what_is_read() {
     else {
         panic!("it should have succeeded");
     };
-    assert_eq!((response.status, &response.body), (200, &json!({"ok": true})));
+    assert_eq!((response.status, &*response.body), (200, &json!({"ok": true})));
     assert_eq!(response.headers.get("x-request-id").map(String::as_str), Some("7"));
     assert!(elapsed > Duration::ZERO);
     let arrived = server.arrived().remove(0);

@@ -200,7 +200,7 @@ async fn a_proxy_tunnels_https_and_is_asked_for_whole_urls_of_http() {
         &files,
     );
     let response = call(&client, &https).await.unwrap();
-    assert_eq!((response.status, &response.body), (200, &"GET /x HTTP/1.1".into()));
+    assert_eq!((response.status, &*response.body), (200, &"GET /x HTTP/1.1".into()));
     let http = dependency(&format!("base_url: \"http://nowhere.example/v1\", {through}"), &files);
     assert_eq!(call(&client, &http).await.unwrap().status, 203);
     let auth = "proxy-authorization: Basic dXNlcjpwQHNz";

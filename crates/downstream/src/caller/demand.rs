@@ -10,10 +10,10 @@ use penstock_domain::outcome::{Repetition, Verdict};
 use penstock_domain::pipeline::{AnswerFormat, Dependency, RowContext, Step};
 use penstock_domain::time::Timestamp;
 
-use crate::client::Response;
 use crate::credentials::oauth2::Refusal;
 use crate::failure::Failure;
 use crate::limiter::Spend;
+use crate::response::Response;
 
 /// Who calls what.
 pub struct Demand<'a> {

@@ -1,0 +1,32 @@
+//! An answer, as far as it could be read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::memory::Reserved;
+
+/// An answer.
+#[derive(Debug)]
+pub struct Response {
+    /// Its status.
+    pub status: u16,
+    /// Its headers, names in lower case; the last of several, and of `RateLimit` all.
+    pub headers: BTreeMap<String, String>,
+    /// Its body: JSON, a string when it is none, null when it is empty or cannot be read. The rows of a bulk call share it.
+    pub body: Arc<Value>,
+    /// How many bytes of the body came.
+    pub bytes: usize,
+    /// What a long one takes of the process's memory for answers.
+    pub memory: Reserved,
+}
+
+impl Response {
+    /// The same answer for one more reader. What it takes of the memory for answers stays with this one.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        let (headers, body) = (self.headers.clone(), self.body.clone());
+        Self { status: self.status, headers, body, bytes: self.bytes, memory: Reserved::default() }
+    }
+}
