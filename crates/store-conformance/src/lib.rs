@@ -9,6 +9,7 @@
 pub mod alerts;
 pub mod answers;
 pub mod asked;
+pub mod calls;
 pub mod credentials;
 pub mod decoding;
 pub mod definitions;
@@ -48,6 +49,11 @@ macro_rules! cases {
             asked::what_was_asked_for_is_not_asked_again,
             asked::a_sweep_that_fails_rows_ends_batches,
             asked::a_note_lives_as_long_as_its_lease,
+            calls::rows_of_a_recorded_call_are_claimed_together,
+            calls::a_call_is_recorded_with_all_of_its_rows_or_not_at_all,
+            calls::a_call_some_of_whose_rows_are_held_elsewhere_waits,
+            calls::a_call_whose_rows_have_ended_is_not_complete,
+            calls::a_call_is_settled_as_one,
             credentials::owners_values_are_their_own,
             credentials::tokens_are_renewed_by_one_at_a_time,
             definitions::a_retry_can_change_the_definition,

@@ -37,6 +37,8 @@ mod alerts;
 mod answers;
 mod batches;
 mod callbacks;
+mod calls;
+mod claims;
 mod codes;
 mod control;
 mod credentials;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use penstock_domain::ids::{BatchId, BatchSeq, LeaseToken, OwnerSeq};
+use penstock_domain::ids::{BatchId, BatchSeq, CallId, LeaseToken, OwnerSeq};
 use penstock_domain::time::Timestamp;
 use uuid::Uuid;
 
@@ -62,6 +62,7 @@ values! {
     Uuid => Uuid, |value| value;
     BatchId => Uuid, |value| value.0;
     LeaseToken => Uuid, |value| value.0;
+    CallId => Uuid, |value| value.0;
     &'a str => Text, |value| value.into();
     &'a String => Text, |value| value.as_str().into();
     String => Text, |value| value.into();

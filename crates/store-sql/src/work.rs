@@ -2,19 +2,18 @@
 //! `s.status + 0` keeps planners off the partial indexes: with the statistics of an empty table PostgreSQL takes them for
 //! shorter, and scans all rows in flight for every row of a group.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
-use penstock_store::batches::Batch;
 use penstock_store::settling::{self, Move};
 use penstock_store::work::{Claim, ClaimedRow, Held, SettleReport, Settled, Settlement, Work};
 use penstock_store::{StoreResult, overdrawn};
 
 use crate::codes::Beyond;
-use crate::{Group, Row, SqlStore, Tx, codes, duplicates, holds, ledgers, list, sql};
+use crate::{Group, Row, SqlStore, Tx, claims, codes, duplicates, holds, ledgers, sql};
 
 /// Rows by their keys.
 pub(crate) fn keys<'a>(rows: impl IntoIterator<Item = RowRef>) -> Group<'a> {
@@ -42,7 +41,7 @@ impl Work for SqlStore {
         let mut batches = ledgers::read_all(&mut tx, &seqs).await?;
         if claim.also_pending {
             for moved in batches.iter_mut().filter(|moved| moved.batch.runs()) {
-                wake(&mut tx, &mut moved.batch, claim.rows).await?;
+                claims::wake(&mut tx, &mut moved.batch, claim.rows).await?;
             }
         }
         let mut open: BTreeSet<BatchSeq> = BTreeSet::new();
@@ -56,7 +55,9 @@ impl Work for SqlStore {
             }
         }
         let back = unqueue_rows(&mut tx, claim.rows.iter().filter(|row| shut.contains(&row.batch))).await?;
-        let mut claimed = take(&mut tx, claim, &open, now).await?;
+        let wanted = claim.rows.iter().filter(|row| open.contains(&row.batch)).copied();
+        let mut claimed = claims::take(&mut tx, claim, wanted, claim.most_crashes(), now).await?;
+        claims::complete_calls(&mut tx, claim, &mut batches, &mut claimed, now).await?;
         for moved in &mut batches {
             let seq = moved.batch.seq;
             let requeued = count(back.iter().filter(|row| row.batch == seq).count());
@@ -108,55 +109,14 @@ impl Work for SqlStore {
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()> {
         let mut tx = self.db.write("save_receipts").await?;
         ledgers::lock_all(&mut tx, receipts.iter().map(|(row, ..)| row.batch)).await?;
-        let statement = sql(
-            "row_set_output_if_held",
-            "WITH u(row_batch, row_number, token, step) AS ({rows}), j AS (SELECT row_batch, row_number, token, \
-             max(step) AS step FROM u GROUP BY 1, 2, 3) UPDATE row_state AS s SET has_output = true, \
-             asked = CASE WHEN s.asked <= j.step THEN NULL ELSE s.asked END FROM j WHERE s.batch = j.row_batch \
-             AND s.number = j.row_number AND s.status + 0 = {row processing} AND s.lease_token = j.token \
-             RETURNING batch, number, lease_token",
-        );
-        let group = keys(receipts.iter().map(|(row, ..)| *row))
-            .column(receipts.iter().map(|(_, token, _)| *token))
-            .column(receipts.iter().map(|(.., receipt)| receipt.step));
-        let held = tx.fetch(statement.rows(group)).await?;
-        let held: HashSet<Held> = held.iter().map(held_row).collect::<StoreResult<_>>()?;
-        let kept: Vec<(RowRef, &Receipt)> = receipts
-            .iter()
-            .filter(|(row, token, _)| held.contains(&(*row, *token)))
-            .map(|(row, _, receipt)| (*row, receipt))
-            .collect();
+        let kept = held_receipts(&mut tx, receipts).await?;
         put_receipts(&mut tx, &kept).await?;
         tx.commit().await
     }
 
     async fn settle(&self, group: &[Settlement], now: Timestamp) -> StoreResult<SettleReport> {
         let mut tx = self.db.write("settle").await?;
-        let seqs: BTreeSet<BatchSeq> = group.iter().map(|settlement| settlement.row.batch).collect();
-        let mut batches = ledgers::read_all(&mut tx, &seqs).await?;
-        let (mut ours, mut left) = (Vec::with_capacity(group.len()), Vec::new());
-        let beyond = codes::record(&mut tx, group).await?;
-        for part in settling::apart(group) {
-            let moved = settle_rows(&mut tx, &part, &beyond).await?;
-            for one in part {
-                let Some(has_output) = moved.get(&one.row) else { continue };
-                if *has_output && matches!(one.outcome, Settled::Completed { .. }) {
-                    left.push(one.row);
-                }
-                ours.push(one);
-            }
-        }
-        clear_outputs(&mut tx, &left).await?;
-        put_results(&mut tx, &ours).await?;
-        put_errors(&mut tx, &ours).await?;
-        duplicates::record(&mut tx, &ours, now).await?;
-        let receipts: Vec<(RowRef, &Receipt)> =
-            ours.iter().flat_map(|one| one.receipts().iter().map(|receipt| (one.row, receipt))).collect();
-        put_receipts(&mut tx, &receipts).await?;
-        let held = ours.iter().map(|one| one.held()).collect();
-        let report = settling::account(&mut batches, group, &held, now)?;
-        holds::put(&mut tx, group, &report).await?;
-        ledgers::write_all(&mut tx, &batches, now).await?;
+        let report = settle_in(&mut tx, group, &[], now).await?;
         penstock_store::crash::point(penstock_store::crash::INSIDE_SETTLEMENT);
         tx.commit().await?;
         Ok(report)
@@ -194,118 +154,54 @@ impl Work for SqlStore {
     }
 }
 
-/// Claims the queued ones of the rows, of batches that are open.
-async fn take(
+pub(crate) async fn unqueue_rows(
     tx: &mut Tx,
-    claim: &Claim<'_>,
-    open: &BTreeSet<BatchSeq>,
-    now: Timestamp,
-) -> StoreResult<Vec<ClaimedRow>> {
-    // Whoever buries the process waits for the lock of its record, and then finds these rows.
-    let statement = sql(
-        "row_claim_if_queued",
-        "WITH j(row_batch, row_number) AS ({rows}), alive AS MATERIALIZED (SELECT name FROM workers WHERE name = $2 {share}) \
-         UPDATE row_state AS s SET status = {row processing}, lease_token = $1, lease_holder = alive.name, \
-         lease_until = NULL, queued_until = NULL, first_claimed_at = coalesce(s.first_claimed_at, $3) \
-         FROM alive, j {claim_data} WHERE s.batch = j.row_batch AND s.number = j.row_number \
-         AND s.status + 0 = {row queued} AND s.crashes <= $4 \
-         RETURNING batch, number, attempts, crashes, first_claimed_at, has_output, {claimed_data}",
-    );
-    let wanted = keys(claim.rows.iter().filter(|row| open.contains(&row.batch)).copied());
-    let statement =
-        statement.bind(claim.token).bind(claim.holder).bind(now).bind(claim.most_crashes()).rows(wanted);
-    let rows = tx.fetch(statement).await?;
-    let mut with_output = Vec::new();
-    let mut claimed = BTreeMap::new();
-    for row in &rows {
-        let c = row.of("row_state");
-        let at = row_ref(row)?;
-        if c.flag("has_output")? {
-            with_output.push(at);
-        }
-        claimed.insert(
-            at,
-            ClaimedRow {
-                row: at,
-                line: c.u32("line")?,
-                attempts: c.u16("attempts")?,
-                crashes: c.u16("crashes")?,
-                first_claimed_at: c.opt_time("first_claimed_at")?.filter(|first| *first != now),
-                payload: c.bytes("payload")?,
-                receipts: Vec::new(),
-                error: None,
-                run: 0,
-            },
-        );
-    }
-    read_outputs(tx, &with_output, &mut claimed).await?;
-    Ok(claimed.into_values().collect())
-}
-
-/// What earlier attempts left: receipts and errors.
-async fn read_outputs(
-    tx: &mut Tx,
-    rows: &[RowRef],
-    claimed: &mut BTreeMap<RowRef, ClaimedRow>,
-) -> StoreResult<()> {
-    let errors = sql(
-        "row_output_list_errors",
-        "WITH j(batch, number) AS ({rows}) SELECT o.batch, o.number, o.error FROM j \
-         JOIN row_output o ON o.batch = j.batch AND o.number = j.number",
-    );
-    for row in &tx.fetch(errors.rows(keys(rows.iter().copied()))).await? {
-        if let Some(one) = claimed.get_mut(&row_ref(row)?) {
-            one.error = row.of("row_output").opt_bytes("error")?;
-        }
-    }
-    let receipts = sql(
-        "row_receipt_list",
-        "WITH j(batch, number) AS ({rows}) SELECT r.batch, r.number, r.step, r.output FROM j \
-         JOIN row_receipts r ON r.batch = j.batch AND r.number = j.number ORDER BY r.batch, r.number, r.step",
-    );
-    for row in &tx.fetch(receipts.rows(keys(rows.iter().copied()))).await? {
-        if let Some(one) = claimed.get_mut(&row_ref(row)?) {
-            let c = row.of("row_receipts");
-            one.receipts.push(Receipt { step: c.u16("step")?, sealed: c.bytes("output")? });
-        }
-    }
-    Ok(())
-}
-
-/// An operator's claim: pending rows are queued first, those never released included. The release cursor skips them
-/// later, because they have a state by then.
-async fn wake(tx: &mut Tx, batch: &mut Batch, rows: &[RowRef]) -> StoreResult<()> {
-    let numbers = || rows.iter().filter(|row| row.batch == batch.seq).map(|row| row.number);
-    let pending = sql(
-        "row_queue_if_pending",
-        "UPDATE row_state SET status = {row queued} WHERE batch = $1 AND status = {row pending} AND number {in $2}",
-    );
-    let woken = tx.execute(pending.bind(batch.seq).bind(list(numbers()))).await?;
-    let never_released = sql(
-        "row_queue_if_never_released",
-        "WITH j(number) AS ({rows}) INSERT INTO row_state (batch, number, status) SELECT $1, number, {row queued} FROM j \
-         WHERE number >= $2 AND number < $3 ON CONFLICT DO NOTHING",
-    );
-    let never_released = never_released
-        .bind(batch.seq)
-        .bind(batch.ledger.next_number)
-        .bind(batch.ledger.release_end)
-        .rows(Group::new().column(numbers()));
-    let fresh = tx.execute(never_released).await?;
-    let rows = u32::try_from(woken + fresh).unwrap_or(u32::MAX);
-    if rows > 0 {
-        batch.ledger.release(0, 0, rows).map_err(overdrawn(batch.seq))?;
-    }
-    Ok(())
-}
-
-async fn unqueue_rows(tx: &mut Tx, rows: impl Iterator<Item = &RowRef>) -> StoreResult<Vec<RowRef>> {
+    rows: impl Iterator<Item = &RowRef>,
+) -> StoreResult<Vec<RowRef>> {
     let statement = sql(
         "row_unqueue_if_queued",
         "WITH j(row_batch, row_number) AS ({rows}) UPDATE row_state AS s SET status = {row pending}, queued_until = NULL FROM j \
          WHERE s.batch = j.row_batch AND s.number = j.row_number AND s.status + 0 = {row queued} RETURNING batch, number",
     );
     tx.fetch(statement.rows(keys(rows.copied()))).await?.iter().map(row_ref).collect()
+}
+
+/// Settles a group, and keeps the outputs of rows that go on.
+pub(crate) async fn settle_in(
+    tx: &mut Tx,
+    group: &[Settlement],
+    kept: &[(RowRef, LeaseToken, Receipt)],
+    now: Timestamp,
+) -> StoreResult<SettleReport> {
+    let seqs: BTreeSet<BatchSeq> = group.iter().map(|settlement| settlement.row.batch).collect();
+    // Those of rows that go on, too: so that no two transactions lock batches in another order.
+    let seqs = seqs.into_iter().chain(kept.iter().map(|(row, ..)| row.batch)).collect();
+    let mut batches = ledgers::read_all(tx, &seqs).await?;
+    let (mut ours, mut left) = (Vec::with_capacity(group.len()), Vec::new());
+    let beyond = codes::record(tx, group).await?;
+    for part in settling::apart(group) {
+        let moved = settle_rows(tx, &part, &beyond).await?;
+        for one in part {
+            let Some(has_output) = moved.get(&one.row) else { continue };
+            if *has_output && matches!(one.outcome, Settled::Completed { .. }) {
+                left.push(one.row);
+            }
+            ours.push(one);
+        }
+    }
+    clear_outputs(tx, &left).await?;
+    put_results(tx, &ours).await?;
+    put_errors(tx, &ours).await?;
+    duplicates::record(tx, &ours, now).await?;
+    let mut receipts: Vec<(RowRef, &Receipt)> =
+        ours.iter().flat_map(|one| one.receipts().iter().map(|receipt| (one.row, receipt))).collect();
+    receipts.extend(held_receipts(tx, kept).await?);
+    put_receipts(tx, &receipts).await?;
+    let held: HashSet<Held> = ours.iter().map(|one| one.held()).collect();
+    let report = settling::account(&mut batches, group, &held, now)?;
+    holds::put(tx, group, &report).await?;
+    ledgers::write_all(tx, &batches, now).await?;
+    Ok(report)
 }
 
 /// Moves the rows that are still held under their tokens. Tells which, and whether an attempt left anything of them.
@@ -386,7 +282,32 @@ async fn put_errors(tx: &mut Tx, group: &[&Settlement]) -> StoreResult<()> {
     tx.execute(statement.rows(Group::of_rows(errors))).await.map(|_| ())
 }
 
-async fn put_receipts(tx: &mut Tx, receipts: &[(RowRef, &Receipt)]) -> StoreResult<()> {
+/// The receipts of rows that are still held; each is marked as one of which something is kept.
+pub(crate) async fn held_receipts<'a>(
+    tx: &mut Tx,
+    receipts: &'a [(RowRef, LeaseToken, Receipt)],
+) -> StoreResult<Vec<(RowRef, &'a Receipt)>> {
+    let statement = sql(
+        "row_set_output_if_held",
+        "WITH u(row_batch, row_number, token, step) AS ({rows}), j AS (SELECT row_batch, row_number, token, \
+         max(step) AS step FROM u GROUP BY 1, 2, 3) UPDATE row_state AS s SET has_output = true, \
+         asked = CASE WHEN s.asked <= j.step THEN NULL ELSE s.asked END FROM j WHERE s.batch = j.row_batch \
+         AND s.number = j.row_number AND s.status + 0 = {row processing} AND s.lease_token = j.token \
+         RETURNING batch, number, lease_token",
+    );
+    let group = keys(receipts.iter().map(|(row, ..)| *row))
+        .column(receipts.iter().map(|(_, token, _)| *token))
+        .column(receipts.iter().map(|(.., receipt)| receipt.step));
+    let held = tx.fetch(statement.rows(group)).await?;
+    let held: HashSet<Held> = held.iter().map(held_row).collect::<StoreResult<_>>()?;
+    Ok(receipts
+        .iter()
+        .filter(|(row, token, _)| held.contains(&(*row, *token)))
+        .map(|(row, _, receipt)| (*row, receipt))
+        .collect())
+}
+
+pub(crate) async fn put_receipts(tx: &mut Tx, receipts: &[(RowRef, &Receipt)]) -> StoreResult<()> {
     let rows = receipts.iter().map(|(row, receipt)| {
         [row.batch.into(), row.number.into(), receipt.step.into(), (&receipt.sealed).into()]
     });

@@ -12,6 +12,14 @@ pub const BEFORE_ENQUEUE: &str = "before-enqueue";
 pub const BETWEEN_STEPS: &str = "between-steps";
 /// After a row's last call, before it is settled.
 pub const BEFORE_SETTLEMENT: &str = "before-settlement";
+/// Before a bulk call is recorded, with all of its rows.
+pub const BEFORE_CALL_RECORD: &str = "before-call-record";
+/// Inside the record of a bulk call, before it is committed.
+pub const INSIDE_CALL_RECORD: &str = "inside-call-record";
+/// After a bulk call was recorded, before it is made.
+pub const AFTER_CALL_RECORD: &str = "after-call-record";
+/// After the answer of a bulk call, before anything of it is written.
+pub const AFTER_CALL: &str = "after-call";
 /// Inside a settlement, before it is committed.
 pub const INSIDE_SETTLEMENT: &str = "inside-settlement";
 /// After a settlement was committed, before anybody was told.

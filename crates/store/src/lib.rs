@@ -15,6 +15,7 @@ pub mod alerts;
 pub mod answers;
 pub mod batches;
 pub mod callbacks;
+pub mod calls;
 pub mod control;
 pub mod crash;
 pub mod credentials;
@@ -43,6 +44,7 @@ pub trait Store:
     + extraction::Extraction
     + dispatch::Dispatch
     + work::Work
+    + calls::Calls
     + workers::Workers
     + control::Control
     + reading::Reading
@@ -65,6 +67,7 @@ impl<T> Store for T where
         + extraction::Extraction
         + dispatch::Dispatch
         + work::Work
+        + calls::Calls
         + workers::Workers
         + control::Control
         + reading::Reading

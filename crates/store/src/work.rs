@@ -6,6 +6,7 @@ use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 
 use crate::StoreResult;
+use crate::calls::RecordedCall;
 use crate::duplicates::CompletedKey;
 
 /// A row under one lease.
@@ -57,6 +58,8 @@ pub struct ClaimedRow {
     pub receipts: Vec<Receipt>,
     /// The error (with the story of attempts) that an earlier attempt left, sealed.
     pub error: Option<Vec<u8>>,
+    /// The bulk call that it was recorded for.
+    pub call: Option<RecordedCall>,
     /// Which run of its batch this is: what a worker knows of an earlier run may not hold.
     pub run: u32,
 }
@@ -160,7 +163,9 @@ pub struct SettleReport {
 #[async_trait]
 pub trait Work: Send + Sync {
     /// Claims what of the group is queued, of batches that run. Queued rows of a batch that is paused or held go back
-    /// to pending; those of a cancelled one stay as they are.
+    /// to pending; those of a cancelled one stay as they are. With a row that was recorded for a bulk call its other rows are claimed,
+    /// whatever the group names and whenever they are due. While somebody else holds one of them, none is claimed, and those that
+    /// were to be are pending for a moment. An operator's claim takes the row alone.
     async fn claim(&self, claim: &Claim<'_>, now: Timestamp) -> StoreResult<Vec<ClaimedRow>>;
     /// Those of the rows whose sealed payload has more than `bytes`, with its size in bytes.
     async fn longer_than(&self, bytes: u64, rows: &[RowRef]) -> StoreResult<Vec<(RowRef, u64)>>;
