@@ -144,6 +144,11 @@ fn described(done: Single, batch: &Batch, number: u32) -> (bool, &'static str, S
                 if batch.ledger.cancelled_at.is_some() { " and cancelled" } else { "" }
             ),
         ),
+        Single::InCall => (
+            false,
+            "in_call",
+            "the row was recorded for a call with other rows, which had no answer yet; a worker makes that call again with all of them".to_owned(),
+        ),
         Single::NoSuchRow => (false, "not_found", format!("the batch has no row {number}")),
         Single::LeaseLost => (false, "lease_lost", "the lease was lost; nothing was written".to_owned()),
     }

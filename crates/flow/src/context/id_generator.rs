@@ -1,6 +1,6 @@
 //! Ids and random choices.
 
-use penstock_domain::ids::{BatchId, LeaseToken};
+use penstock_domain::ids::{BatchId, CallId, LeaseToken};
 use penstock_domain::time::Timestamp;
 use rand::RngExt as _;
 use uuid::Uuid;
@@ -19,6 +19,11 @@ pub trait IdGenerator: Send + Sync {
 
     /// A new lease's secret.
     fn lease_token(&self) -> LeaseToken;
+
+    /// A new bulk call's name, which is its idempotency key, too.
+    fn call_id(&self) -> CallId {
+        CallId(self.lease_token().0)
+    }
 }
 
 /// The system's randomness.

@@ -34,12 +34,30 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// An owner's own quota stands above a pipeline's, a pipeline's beside the service's setting.
+    /// An owner's own quota stands above a pipeline's, a pipeline's beside the service's setting. That one is about calls: where
+    /// many rows share one, as many times the rows are in flight.
     pub fn of(services: &Services, own: Option<u32>, pipeline: &str, rows_per_owner: u32) -> Self {
-        let owner = own.unwrap_or(rows_per_owner);
-        let its = services.pipelines.get(pipeline).and_then(|pipeline| pipeline.dispatch.rows_per_owner);
+        let pipeline = services.pipelines.get(pipeline);
+        let rows_per_call = pipeline.as_ref().map_or(1, |pipeline| pipeline.rows_per_call());
+        let owner = own.unwrap_or_else(|| rows_of_calls(rows_per_owner, rows_per_call));
+        let its = pipeline.and_then(|pipeline| pipeline.dispatch.rows_per_owner);
         Self { owner, pipeline: own.or(its).unwrap_or(owner).min(owner) }
     }
+}
+
+/// Rows of an owner in flight at most because of bulk calls: what a run reads of a batch is bounded. A setting may be above it.
+const ROWS_OF_CALLS: u32 = 20_000;
+
+/// How many rows so many calls carry.
+fn rows_of_calls(calls: u32, rows_per_call: usize) -> u32 {
+    let rows = calls.saturating_mul(u32::try_from(rows_per_call).unwrap_or(u32::MAX));
+    rows.min(ROWS_OF_CALLS).max(calls)
+}
+
+/// The rows that an owner without a quota of its own may have in flight in any of the pipelines.
+pub fn most_rows_per_owner(services: &Services, rows_per_owner: u32) -> u32 {
+    let rows_per_call = services.pipelines.iter().map(|pipeline| pipeline.rows_per_call()).max();
+    rows_of_calls(rows_per_owner.max(1), rows_per_call.unwrap_or(1))
 }
 
 /// The usual time between two of these runs, the last one first: a run that came late, or one that somebody made beside

@@ -56,7 +56,9 @@ fn offer(services: &Services, policy: &DispatchPolicy, load: &OwnerLoad) -> Owne
             limit.saturating_sub(used).min(polling_room(services, load, name, used))
         })
         .collect();
-    let quota = load.rows.unwrap_or(policy.rows_per_owner);
+    let of_pipelines =
+        names.iter().map(|name| Quota::of(services, load.rows, name, policy.rows_per_owner).owner);
+    let quota = of_pipelines.max().unwrap_or(policy.rows_per_owner);
     OwnerOffer {
         quota: quota.saturating_sub(load.in_flight),
         weight: load.weight,

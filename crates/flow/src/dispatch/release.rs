@@ -11,6 +11,7 @@ use penstock_store::{StoreError, StoreResult};
 use tracing::field::Empty;
 
 use crate::context::error::FlowError;
+use crate::context::pace::most_rows_per_owner;
 use crate::context::services::Services;
 use crate::dispatch::lane_room::LaneRoom;
 use crate::dispatch::packets::Schedule;
@@ -105,7 +106,8 @@ impl Releases<'_> {
 
     /// The owners with batches of which rows can be released.
     async fn loads(&self, room: &LaneRoom) -> Result<Vec<OwnerLoad>, FlowError> {
-        let (quota, now) = (self.policy.rows_per_owner.max(1), self.services.clock.now());
+        let quota = most_rows_per_owner(self.services, self.policy.rows_per_owner);
+        let now = self.services.clock.now();
         let mut loads = self.services.store.loads(quota, now).await?;
         for load in &mut loads {
             load.batches

@@ -11,6 +11,7 @@ use penstock_queue::Message;
 use penstock_store::dispatch::{StuckRows, SweepPlan, Swept};
 
 use crate::context::error::FlowError;
+use crate::context::pace::most_rows_per_owner;
 use crate::context::services::Services;
 use crate::dispatch::dead_workers;
 use crate::dispatch::packets::Schedule;
@@ -40,7 +41,8 @@ pub async fn run(
     let grace = i64::try_from(policy.extraction_grace.as_millis()).unwrap_or(i64::MAX);
     if dry_run {
         report.record.swept = planned(services.store.sweep_plan(started_at, grace).await?);
-        let loads = services.store.loads(policy.rows_per_owner.max(1), started_at).await?;
+        let loads =
+            services.store.loads(most_rows_per_owner(services, policy.rows_per_owner), started_at).await?;
         for share in plan(services, policy, &loads, policy.rows_per_run) {
             report.add(&loads[share.owner], share.rows);
         }

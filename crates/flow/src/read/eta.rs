@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::ledger::Ledger;
-use penstock_domain::pipeline::{Pipeline, Rate};
+use penstock_domain::pipeline::{Pipeline, Rate, Step};
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 
@@ -77,28 +77,31 @@ fn dependencies_rate(pipeline: &Pipeline) -> f64 {
         .enumerate()
         .flat_map(|(index, dependency)| {
             let steps = pipeline.steps.iter().filter(|step| step.dependency == index);
-            let (calls, cost) = steps.fold((0, 0), |(calls, cost), step| {
-                // A result that is waited for takes at least one look.
-                let of_step = 1 + u32::from(step.poll.is_some());
-                (calls + of_step, cost + of_step * step.cost)
+            let (calls, cost) = steps.fold((0.0, 0.0), |(calls, cost), step| {
+                // A result that is waited for takes at least one look; of a call that carries many rows each has its share.
+                let of_row = f64::from(1 + u32::from(step.poll.is_some())) / rows_per_call(step);
+                (calls + of_row, cost + of_row * f64::from(step.cost))
             });
-            let paces = |rate: &&Rate| cost > 0 && rate.per.is_none() && rate.is_bucket();
+            let paces = |rate: &&Rate| cost > 0.0 && rate.per.is_none() && rate.is_bucket();
             let rates = dependency.unnamed_rates().filter(paces);
-            let slots = dependency.concurrency.as_ref().filter(|_| calls > 0);
-            let rate = rates.map(|rate| rate.per_second() / f64::from(cost)).reduce(f64::min);
-            let at_once =
-                slots.map(|slots| f64::from(slots.limit) / USUAL_CALL.as_secs_f64() / f64::from(calls));
+            let slots = dependency.concurrency.as_ref().filter(|_| calls > 0.0);
+            let rate = rates.map(|rate| rate.per_second() / cost).reduce(f64::min);
+            let at_once = slots.map(|slots| f64::from(slots.limit) / USUAL_CALL.as_secs_f64() / calls);
             rate.into_iter().chain(at_once)
         })
         .fold(f64::INFINITY, f64::min)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "at most 1000")]
+fn rows_per_call(step: &Step) -> f64 {
+    step.rows_per_call() as f64
 }
 
 /// How many seconds the periods of the calendar take at the least that `rows` need, besides the present one.
 fn calendar_seconds(rows: u32, pipeline: &Pipeline) -> f64 {
     let mut seconds = 0.0_f64;
     for (index, dependency) in pipeline.dependencies.iter().enumerate() {
-        let steps = pipeline.steps.iter().filter(|step| step.dependency == index);
-        let calls = f64::from(rows) * steps.map(|step| f64::from(step.cost)).sum::<f64>();
+        let calls = f64::from(rows) * pipeline.cost_of_row(index);
         for rate in dependency.unnamed_rates().filter(|rate| rate.per.is_none() && !rate.is_bucket()) {
             let further = (calls / f64::from(rate.limit.max(1))).ceil() - 2.0;
             seconds = seconds.max(further * rate.period.as_secs_f64());

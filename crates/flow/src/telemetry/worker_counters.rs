@@ -156,6 +156,8 @@ pub struct WorkerMetrics {
     pub in_flight: AtomicUsize,
     /// Of these, rows that wait for a limit.
     pub limited: AtomicUsize,
+    /// Of these, rows in bulk calls that other rows lead.
+    pub riding: AtomicUsize,
     /// Rows whose lease was lost before they could be settled.
     pub lost: AtomicU64,
     /// Tries to deliver a callback, by [`DELIVERIES`].

@@ -27,8 +27,16 @@ impl Worker {
         let useful =
             [self.useful_slots(pipeline), self.useful_at_rates(pipeline, load)].into_iter().flatten();
         let room = self.slots.room(load);
-        let admitted = useful.fold(room, |least, useful| least.min(useful.saturating_sub(load.rows)));
+        // Of rows that go together as many as fill a call: a part of one would wait for the rest.
+        let turn = self.rows_per_call(pipeline);
+        let whole = |useful: usize| useful.div_ceil(turn) * turn;
+        let admitted = useful.fold(room, |least, useful| least.min(whole(useful).saturating_sub(load.rows)));
         if admitted == 0 || self.held_up(pipeline) { 0 } else { admitted }
+    }
+
+    /// The most rows that a call of the pipeline carries.
+    pub(super) fn rows_per_call(&self, pipeline: &str) -> usize {
+        self.services.pipelines.get(pipeline).map_or(1, |pipeline| pipeline.rows_per_call())
     }
 
     /// Whether one of the pipeline's dependencies is exhausted for longer than a row should wait under a lease. Where it has
@@ -57,7 +65,7 @@ impl Worker {
             let limit = dependency.concurrency.as_ref().filter(|limit| !limit.per_owner)?.limit as usize;
             useful += limit + limit / 4 + 1;
         }
-        (useful > 0).then_some(useful)
+        (useful > 0).then_some(useful * pipeline.rows_per_call())
     }
 
     /// How many of a pipeline's rows are useful in flight at its dependencies' rates (Little's law): as many as a rate
@@ -105,7 +113,7 @@ impl Worker {
     fn owner_held_for(&self, pipeline: &Pipeline, load: &Load, own: &Own, rows: usize) -> Option<Duration> {
         let is_known = first_rate_limited(pipeline)
             .is_none_or(|dependency| self.caller.has_met(dependency, Some(&own.name)));
-        if !is_known && !own.any_left && rows > 0 {
+        if !is_known && !own.any_left && rows >= pipeline.rows_per_call() {
             return Some(LOOK_AGAIN);
         }
         for (index, dependency) in pipeline.dependencies.iter().enumerate() {
@@ -119,11 +127,12 @@ impl Worker {
             let share = self.caller.live_share(dependency, rate);
             let useful = useful_at(rate, cost_of(pipeline, index) / share, load, wait);
             #[allow(clippy::cast_precision_loss, reason = "a number of rows")]
-            if rows as f64 >= useful.max(1.0) {
+            if rows as f64 >= useful.max(pipeline.rows_per_call() as f64) {
                 return Some(LOOK_AGAIN);
             }
         }
-        owner_slots(&pipeline.dependencies).filter(|useful| rows >= *useful).map(|_| LOOK_AGAIN)
+        let slots = owner_slots(&pipeline.dependencies).map(|slots| slots * pipeline.rows_per_call());
+        slots.filter(|useful| rows >= *useful).map(|_| LOOK_AGAIN)
     }
 }
 
@@ -135,8 +144,8 @@ fn first_rate_limited(pipeline: &Pipeline) -> Option<&Dependency> {
 
 /// What a row's calls to a dependency cost in all.
 fn cost_of(pipeline: &Pipeline, dependency: usize) -> f64 {
-    let steps = pipeline.steps.iter().filter(|step| step.dependency == dependency);
-    f64::from(steps.map(|step| step.cost).sum::<u32>().max(1))
+    let cost = pipeline.cost_of_row(dependency);
+    if cost > 0.0 { cost } else { 1.0 }
 }
 
 /// How many rows are useful in flight at a rate whose next call has to wait for `wait`.

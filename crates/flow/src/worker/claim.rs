@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
+use penstock_domain::ids::{BatchSeq, CallId, LeaseToken, RowRef};
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreError;
 use penstock_store::work::{Claim, ClaimedRow};
@@ -60,7 +60,8 @@ impl Worker {
         let in_flight = self.metrics.in_flight.load(Ordering::Relaxed);
         let others = || !self.lanes.lock().unwrap_or_else(PoisonError::into_inner).ready(now).is_empty();
         let others = !suspects.is_empty() && others();
-        suspects.next(now, in_flight, others, |pipeline| !self.held_up(pipeline))
+        let in_call = |pipeline: &str| self.rows_per_call(pipeline);
+        suspects.next(now, in_flight, others, |pipeline| !self.held_up(pipeline), in_call)
     }
 
     /// Claims suspects. When that fails they wait again.
@@ -131,6 +132,11 @@ impl Worker {
             // What cannot be processed here is released: another worker gets it.
             self.leases.doubt();
         }
+        let mut calls: HashMap<CallId, usize> = HashMap::new();
+        for call in claimed.iter().filter_map(|row| row.call).filter(|call| call.complete) {
+            *calls.entry(call.call).or_default() += 1;
+        }
+        calls.into_iter().for_each(|(call, rows)| self.gatherer.expect_call(call, rows));
         let ours = claimed.into_iter().filter_map(|row| {
             let work = works.get(&row.row.batch)?.clone();
             let memory = held.remove(&row.row);

@@ -48,6 +48,7 @@ impl Worker {
             for row in self.claim_waiting(&pipeline, wanted).await {
                 self.clone().start(row, None, rows, writers.clone());
             }
+            self.claiming.store(false, Ordering::SeqCst);
         }
     }
 
@@ -68,10 +69,13 @@ impl Worker {
                 lanes.scatter(&name, self.services.id_generator.unit());
             }
             let mut taken = HashMap::new();
-            let rows = lanes.take(&name, allowed.min(CLAIM_ROWS), now, |owner| {
+            let turn = self.rows_per_call(&name);
+            let rows = lanes.take(&name, allowed.min(CLAIM_ROWS.max(turn)), turn, now, |owner| {
                 self.held_until(&name, &load, owner, taken.entry(owner).or_default(), now)
             });
             if !rows.is_empty() {
+                // Before anybody can find that they are no more in their lane.
+                self.claiming.store(true, Ordering::SeqCst);
                 self.metrics.waiting.store(lanes.len(), Ordering::Relaxed);
                 self.metrics.of(&name, |of| {
                     rows.iter().for_each(|row| of.queued.took(now.saturating_duration_since(row.due)));

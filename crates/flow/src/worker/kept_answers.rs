@@ -27,7 +27,7 @@ impl KeptAnswer {
         Self {
             status: response.status,
             headers: response.headers.clone(),
-            body: response.body.clone(),
+            body: (*response.body).clone(),
             fault: failure.map(|failure| failure.sentence.clone()),
         }
     }

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use penstock_domain::ids::{OwnerSeq, RowRef};
+use penstock_domain::ids::{BatchSeq, OwnerSeq, RowRef};
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
@@ -49,12 +49,26 @@ struct Lane {
     order: BinaryHeap<Reverse<(u64, u64, Owner)>>,
     /// Owners that were skipped, by when they are checked again; then as in `order`.
     parked: BinaryHeap<Reverse<(Instant, u64, u64, Owner)>>,
+    /// An owner of which more rows are taken before the next one's turn: they go in the same call.
+    turn: Option<Turn>,
     /// Where owners' tags end, after their last rows.
     tags: HashMap<OwnerSeq, u64>,
-    /// The tag of the row that was taken last.
+    /// The tag with which the last turn began.
     now: u64,
     arrivals: u64,
     waiting: usize,
+}
+
+/// An owner's turn.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    tag: u64,
+    arrival: u64,
+    owner: Owner,
+    /// Only rows of this batch.
+    batch: BatchSeq,
+    /// How many more.
+    left: usize,
 }
 
 /// A row that waits.
@@ -127,6 +141,11 @@ impl Lanes {
         self.lanes.iter().find(|lane| lane.pipeline == pipeline).map_or(0, |lane| lane.waiting)
     }
 
+    /// How many rows of a batch wait.
+    pub fn waiting_of(&self, batch: BatchSeq) -> usize {
+        self.known.iter().filter(|row| row.batch == batch).count()
+    }
+
     /// Whether no row waits.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
@@ -137,7 +156,7 @@ impl Lanes {
         let mut names = Vec::new();
         for lane in &mut self.lanes {
             lane.ripen(now);
-            if !lane.order.is_empty() {
+            if !lane.order.is_empty() || lane.turn.is_some() {
                 names.push(lane.pipeline.clone());
             }
         }
@@ -152,11 +171,12 @@ impl Lanes {
     }
 
     /// Takes up to `most` ready rows of a pipeline, in the order of their owners' tags. An owner for which `held_until` is a time
-    /// is skipped until then.
+    /// is skipped until then. An owner's turn is `turn` rows of a batch long.
     pub fn take(
         &mut self,
         pipeline: &str,
         most: usize,
+        turn: usize,
         now: Instant,
         mut held_until: impl FnMut(OwnerSeq) -> Option<Instant>,
     ) -> Vec<Waiting> {
@@ -166,7 +186,7 @@ impl Lanes {
         lane.ripen(now);
         let mut rows = Vec::new();
         while rows.len() < most {
-            let Some(waiting) = lane.next(&mut held_until) else { break };
+            let Some(waiting) = lane.next(turn, &mut held_until) else { break };
             self.known.remove(&waiting.row);
             rows.push(waiting);
         }
@@ -224,15 +244,14 @@ impl Lane {
         }
     }
 
-    fn next(&mut self, held_until: &mut impl FnMut(OwnerSeq) -> Option<Instant>) -> Option<Waiting> {
-        let (tag, arrival, owner) = loop {
-            let Reverse((tag, arrival, owner)) = self.order.pop()?;
-            let Some(at) = held_until(owner.seq) else { break (tag, arrival, owner) };
-            self.parked.push(Reverse((at, tag, arrival, owner)));
-        };
+    fn next(
+        &mut self,
+        turn: usize,
+        held_until: &mut impl FnMut(OwnerSeq) -> Option<Instant>,
+    ) -> Option<Waiting> {
+        let Turn { tag, arrival, owner, batch, left } = self.next_turn(turn, held_until)?;
         let queue = self.ready.get_mut(&owner.seq)?;
         let taken = queue.pop_front();
-        self.now = tag;
         let next_tag = tag + STRIDE / u64::from(owner.weight.max(1));
         if queue.is_empty() {
             self.ready.remove(&owner.seq);
@@ -241,154 +260,48 @@ impl Lane {
                 self.tags.retain(|_, tag| *tag > self.now);
             }
         } else {
-            self.order.push(Reverse((next_tag, arrival, owner)));
+            self.turn = Some(Turn { tag: next_tag, arrival, owner, batch, left: left.saturating_sub(1) });
+            self.end_turn();
         }
         self.waiting -= 1;
         taken
     }
+
+    /// The owner whose row is next: one whose turn goes on, or the one with the lowest tag.
+    fn next_turn(
+        &mut self,
+        turn: usize,
+        held_until: &mut impl FnMut(OwnerSeq) -> Option<Instant>,
+    ) -> Option<Turn> {
+        if let Some(goes_on) = self.turn.take() {
+            match held_until(goes_on.owner.seq) {
+                None => return Some(goes_on),
+                Some(at) => {
+                    let Turn { tag, arrival, owner, .. } = goes_on;
+                    self.parked.push(Reverse((at, tag, arrival, owner)));
+                }
+            }
+        }
+        let (tag, arrival, owner) = loop {
+            let Reverse((tag, arrival, owner)) = self.order.pop()?;
+            let Some(at) = held_until(owner.seq) else { break (tag, arrival, owner) };
+            self.parked.push(Reverse((at, tag, arrival, owner)));
+        };
+        self.now = tag;
+        let batch = self.ready.get(&owner.seq)?.front()?.row.batch;
+        Some(Turn { tag, arrival, owner, batch, left: turn })
+    }
+
+    /// Ends a turn that is over: nothing is left of it, or the next row is another batch's.
+    fn end_turn(&mut self) {
+        let Some(Turn { tag, arrival, owner, batch, left }) = self.turn else { return };
+        let next = self.ready.get(&owner.seq).and_then(|queue| queue.front()).map(|next| next.row.batch);
+        if left == 0 || next != Some(batch) {
+            self.turn = None;
+            self.order.push(Reverse((tag, arrival, owner)));
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use penstock_domain::ids::BatchSeq;
-
-    fn row(batch: i64, number: u32) -> RowRef {
-        RowRef { batch: BatchSeq(batch), number }
-    }
-
-    fn owner(seq: i64) -> Owner {
-        Owner { seq: OwnerSeq(seq), weight: 1 }
-    }
-
-    fn waiting(owner: Owner, row: RowRef, due: Instant) -> Waiting {
-        Waiting { row, owner, due, keep: None }
-    }
-
-    fn rows(taken: &[Waiting]) -> Vec<RowRef> {
-        taken.iter().map(|one| one.row).collect()
-    }
-
-    #[test]
-    fn owners_alternate_whatever_came_first() {
-        let (mut lanes, now) = (Lanes::default(), Instant::now());
-        for number in 1..=100 {
-            lanes.push("invite", waiting(owner(1), row(1, number), now));
-        }
-        lanes.push("invite", waiting(owner(2), row(2, 1), now));
-        let taken = lanes.take("invite", 3, now, |_| None);
-        assert_eq!(rows(&taken), [row(1, 1), row(2, 1), row(1, 2)]);
-    }
-
-    #[test]
-    fn owners_share_a_lane_by_their_weights_whenever_their_rows_come() {
-        let (mut lanes, now) = (Lanes::default(), Instant::now());
-        let mut served = [0_i64; 3];
-        for turn in 0..7000 {
-            // The third owner's rows come one by one, and its queue is empty in between.
-            for (index, weight) in [1, 2, 4].into_iter().enumerate() {
-                let owner = Owner { seq: OwnerSeq(index as i64), weight };
-                if index < 2 || turn % 7 < 5 {
-                    lanes.push("invite", waiting(owner, row(index as i64, turn), now));
-                }
-            }
-            for one in lanes.take("invite", 1, now, |_| None) {
-                served[usize::try_from(one.row.batch.0).unwrap()] += 1;
-            }
-        }
-        for (count, share) in served.into_iter().zip([1000, 2000, 4000]) {
-            assert!((count - share).abs() <= 2, "{served:?}");
-        }
-    }
-
-    #[test]
-    fn a_late_owner_is_served_at_once_and_has_no_credit() {
-        let (mut lanes, now) = (Lanes::default(), Instant::now());
-        (0..1000).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
-        lanes.take("invite", 500, now, |_| None);
-        (0..100).for_each(|number| assert!(lanes.push("invite", waiting(owner(2), row(2, number), now))));
-        let taken = lanes.take("invite", 20, now, |_| None);
-        assert_eq!(taken.iter().filter(|one| one.row.batch == BatchSeq(2)).count(), 10, "{taken:?}");
-    }
-
-    #[test]
-    fn an_owner_that_its_own_limit_holds_up_is_skipped_until_then() {
-        let (mut lanes, now) = (Lanes::default(), Instant::now());
-        for number in 0..10 {
-            lanes.push("invite", waiting(owner(1), row(1, number), now));
-            lanes.push("invite", waiting(owner(2), row(2, number), now));
-        }
-        let later = now + Duration::from_millis(500);
-        let mut asked = 0;
-        let held = |seq: OwnerSeq| {
-            asked += usize::from(seq == OwnerSeq(1));
-            (seq == OwnerSeq(1)).then_some(later)
-        };
-        let taken = lanes.take("invite", 20, now, held);
-        assert!(taken.len() == 10 && taken.iter().all(|one| one.row.batch == BatchSeq(2)), "{taken:?}");
-        assert_eq!(asked, 1, "it is asked for once");
-        assert!(lanes.ready(now).is_empty());
-        assert_eq!((lanes.next_due(), lanes.len()), (Some(later), 10));
-        (10..15).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
-        assert!(lanes.ready(now).is_empty(), "more of its rows change nothing");
-        assert_eq!(lanes.ready(later), ["invite"]);
-        assert_eq!(lanes.take("invite", 20, later, |_| None).len(), 15);
-    }
-
-    #[test]
-    fn a_row_waits_for_its_time() {
-        let (mut lanes, now) = (Lanes::default(), Instant::now());
-        let later = now + Duration::from_secs(1);
-        lanes.push("invite", waiting(owner(1), row(1, 1), later));
-        assert!(lanes.ready(now).is_empty());
-        assert_eq!(lanes.next_due(), Some(later));
-        assert_eq!(lanes.ready(later), ["invite"]);
-        let taken = lanes.take("invite", 10, later, |_| None);
-        assert_eq!((rows(&taken), taken[0].due), (vec![row(1, 1)], later));
-        assert!(lanes.is_empty());
-    }
-
-    #[test]
-    fn a_doubled_message_counts_once() {
-        let (mut lanes, now) = (Lanes::default(), Instant::now());
-        assert!(lanes.push("invite", waiting(owner(1), row(1, 1), now)));
-        assert!(!lanes.push("invite", waiting(owner(1), row(1, 1), now)));
-        assert_eq!(lanes.len(), 1);
-        lanes.take("invite", 1, now, |_| None);
-        assert!(lanes.push("invite", waiting(owner(1), row(1, 1), now)), "taken rows may come again");
-    }
-
-    #[test]
-    fn rows_whose_claim_failed_are_put_back() {
-        let (mut lanes, now) = (Lanes::default(), Instant::now());
-        (1..=3).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
-        let taken = lanes.take("invite", 2, now, |_| None);
-        assert_eq!((lanes.len(), lanes.waiting("invite")), (1, 1));
-        taken.into_iter().for_each(|one| assert!(lanes.push("invite", one)));
-        assert_eq!((lanes.len(), lanes.waiting("invite")), (3, 3));
-        let mut again = rows(&lanes.take("invite", 9, now, |_| None));
-        again.sort_unstable();
-        assert_eq!(again, [row(1, 1), row(1, 2), row(1, 3)]);
-    }
-
-    #[test]
-    fn a_probe_comes_from_anywhere_and_each_row_once() {
-        let (mut lanes, now) = (Lanes::default(), Instant::now());
-        lanes.scatter("invite", 0.5);
-        for number in 0..10 {
-            lanes.push("invite", waiting(owner(1), row(1, number), now));
-        }
-        lanes.ready(now);
-        let mut taken = Vec::new();
-        for unit in [0.5, 0.999, 0.0] {
-            lanes.scatter("invite", unit);
-            taken.extend(lanes.take("invite", 1, now, |_| None).into_iter().map(|one| one.row.number));
-        }
-        assert_eq!(taken, [5, 9, 2]);
-        taken.extend(lanes.take("invite", 10, now, |_| None).into_iter().map(|one| one.row.number));
-        taken.sort_unstable();
-        assert_eq!(taken, (0..10).collect::<Vec<_>>());
-    }
-}
+mod tests;

@@ -13,6 +13,8 @@ use crate::worker::intent_log::IntentLog;
 use crate::worker::lookups::Lookups;
 use crate::worker::settle;
 use crate::worker::settle::Concerned;
+use crate::worker::settle_calls;
+use crate::worker::settle_calls::Writing;
 use crate::worker::start::Writers;
 use crate::worker::state::Worker;
 
@@ -24,13 +26,12 @@ impl Worker {
             return;
         }
         let (settlements, received) = mpsc::channel(settle::GROUP_ROWS * 2);
-        let concerned = Concerned {
-            leases: self.leases.clone(),
-            metrics: self.metrics.clone(),
-            replacements: self.replacements.clone(),
-        };
-        let settling = settle::run(self.services.clone(), concerned, received);
+        let settling = settle::run(self.services.clone(), self.concerned(), received);
         let settler = spawn_part("settlements", settling, &stop);
+        let call_ends = self.call_ends.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let all_written = CancellationToken::new();
+        let calls = settle_calls::run(self.writing(), call_ends, all_written.clone());
+        let call_settler = spawn_part("call settlements", calls, &stop);
         let background = self.spawn_background(&stop);
         // However this ends: rows end before their next step, and extractions after their chunk.
         let drain = DrainOnDrop(&self);
@@ -53,6 +54,10 @@ impl Worker {
         if tokio::time::timeout(self.policy.grace, settler).await.is_err() {
             tracing::warn!("settlement did not end within the grace period");
         }
+        all_written.cancel();
+        if tokio::time::timeout(self.policy.grace, call_settler).await.is_err() {
+            tracing::warn!("the settlement of calls did not end within the grace period");
+        }
         // An extraction stops after its present chunk.
         self.extractions.wait().await;
         drop(background);
@@ -60,6 +65,18 @@ impl Worker {
             && let Err(error) = self.heartbeat.leave(&self.services).await
         {
             tracing::warn!(%error, "failed to delete the record of this worker; the others find that it is gone");
+        }
+    }
+
+    fn writing(&self) -> Writing {
+        Writing { services: self.services.clone(), concerned: self.concerned() }
+    }
+
+    fn concerned(&self) -> Concerned {
+        Concerned {
+            leases: self.leases.clone(),
+            metrics: self.metrics.clone(),
+            replacements: self.replacements.clone(),
         }
     }
 

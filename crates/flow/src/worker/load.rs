@@ -33,6 +33,8 @@ pub(super) struct Load {
 pub(super) struct Waiting {
     /// How many wait for a limit.
     pub(super) limited: AtomicUsize,
+    /// How many of these wait in bulk calls that other rows lead.
+    pub(super) riding: AtomicUsize,
     /// When the first of them ended its wait.
     pub(super) first_permit_at: OnceLock<Instant>,
 }

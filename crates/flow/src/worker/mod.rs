@@ -3,13 +3,15 @@
 //! `state` is what a worker holds, `lifecycle` runs and drains it. The `queue_handler` receives messages; rows wait in
 //! [`lanes`], those that run alone in `suspects`, and files go to `extraction`. The `claim_loop` chooses as `admission`, `slots`,
 //! `owner_limits` and `memory` allow, `claim` claims, and `start` starts a task in which [`row`] carries a row through its steps.
-//! Of each batch [`batches`] keeps what its rows need. The [`intent_log`] records calls that are made at most once, [`settle`]
-//! writes how rows end, and `replacements` releases others for those that wait for their value's limit. A [`heartbeat`] keeps the [`leases`] of the rows in flight.
+//! Rows of one batch may share a call ([`bulk`]). Of each batch [`batches`] keeps what its rows need. The [`intent_log`] records
+//! calls that are made at most once, [`settle`] writes how rows end, and `replacements` releases others for those that wait for their
+//! value's limit. A [`heartbeat`] keeps the [`leases`] of the rows in flight.
 
 mod admission;
 mod answer_counts;
 pub(crate) mod answers;
 pub mod batches;
+pub mod bulk;
 mod claim;
 mod claim_loop;
 mod extraction;
@@ -37,6 +39,8 @@ mod replace;
 mod replacements;
 pub mod row;
 pub mod settle;
+pub mod settle_calls;
+pub mod settled_row;
 pub mod single;
 mod slots;
 mod start;

@@ -166,6 +166,7 @@ mod tests {
                 sealed: secrets.seal_json(SecretLocation::Receipt(3, 0), &json!({ "id": 9 })),
             }],
             error: Some(secrets.seal_json(SecretLocation::Error(3), &error)),
+            call: None,
             run: 1,
         }
     }

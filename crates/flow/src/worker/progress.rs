@@ -8,10 +8,14 @@ use penstock_domain::pipeline::Retry;
 use penstock_domain::retry;
 use penstock_domain::row::{AttemptRecord, Receipt, RowError, Throttled};
 use penstock_domain::time::Timestamp;
+use penstock_store::calls::RecordedCall;
 use penstock_store::duplicates::CompletedKey;
 use penstock_store::work::{ClaimedRow, Expiry};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
+
+use crate::worker::bulk::Together;
+use crate::worker::bulk::gather::Coming;
 
 /// A row's progress through its steps.
 #[derive(Default)]
@@ -43,6 +47,14 @@ pub(super) struct Progress {
     pub(super) receipts: Vec<Receipt>,
     /// The row's key, which is recorded when it completes.
     pub(super) key: Option<Box<CompletedKey>>,
+    /// How many processes died while they held the row.
+    pub(super) crashes: u16,
+    /// The bulk call that it was recorded for.
+    pub(super) call: Option<RecordedCall>,
+    /// Its part in the end of its bulk call.
+    pub(super) together: Option<Together>,
+    /// Others may wait for it.
+    pub(super) coming: Option<Coming>,
 }
 
 /// An unbroken series of throttled answers of a step.
@@ -60,6 +72,8 @@ impl Progress {
             attempts: claimed.attempts,
             first_claimed_at: claimed.first_claimed_at.unwrap_or(now),
             began: Some(Instant::now()),
+            crashes: claimed.crashes,
+            call: claimed.call,
             ..Self::default()
         }
     }
@@ -121,6 +135,11 @@ impl Progress {
     /// What the row's last failure at a step was.
     pub(super) fn last(&self, step: &str) -> Option<&RowError> {
         self.last.as_ref().filter(|error| error.step.as_deref() == Some(step))
+    }
+
+    /// The row's time counts from then: the rows of a call have theirs together.
+    pub(super) fn began_at(&mut self, first_claimed_at: Timestamp) {
+        self.first_claimed_at = first_claimed_at;
     }
 
     /// Failures of this run, oldest first.

@@ -8,15 +8,19 @@ use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_store::batches::Batch;
+use penstock_store::calls::CallEnd;
 use penstock_store::work::{Claim, SettleReport, Settled, Settlement};
-use penstock_store::workers::{WorkerKind, WorkerLoad};
+use penstock_store::workers::{ComeBack, WorkerKind, WorkerLoad};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::error::FlowError;
 use crate::context::services::Services;
+use crate::context::tasks::spawn_part;
 use crate::telemetry::traces::RowTrace;
 use crate::worker::batches;
 use crate::worker::batches::BatchWork;
+use crate::worker::bulk::Gatherer;
 use crate::worker::heartbeat;
 use crate::worker::heartbeat::{Beat, Heartbeat};
 use crate::worker::intent_log::IntentLog;
@@ -24,7 +28,9 @@ use crate::worker::leases::Leases;
 use crate::worker::lookups::Lookups;
 use crate::worker::observe::Observer;
 use crate::worker::row::{RowEnd, RowTask};
-use crate::worker::settle::settle;
+use crate::worker::settle::{Concerned, settle};
+use crate::worker::settle_calls;
+use crate::worker::settle_calls::Writing;
 
 /// What became of the row.
 #[derive(Debug)]
@@ -47,6 +53,8 @@ pub enum Single {
     Ended(RowStatus),
     /// It has not, but its batch runs nothing any more, or does not yet.
     BatchDoesNotRun,
+    /// It was recorded for a call with other rows, which had no answer yet: a worker makes that call again with all of them.
+    InCall,
     /// There is no such row.
     NoSuchRow,
     /// The lease was lost while it ran; nothing was written.
@@ -91,7 +99,6 @@ async fn run(
     heartbeat: &Arc<Heartbeat>,
     observer: &dyn Observer,
 ) -> Result<Single, FlowError> {
-    let number = row.number;
     let token = services.id_generator.lease_token();
     let claim = Claim { rows: &[row], token, holder: heartbeat.name(), also_pending: true, suspects: true };
     let Some(claimed) = services.store.claim(&claim, services.clock.now()).await?.into_iter().next() else {
@@ -100,9 +107,20 @@ async fn run(
             None => Single::BatchDoesNotRun,
         });
     };
-    let leases = Leases::new(heartbeat.clone());
+    let leases = Arc::new(Leases::new(heartbeat.clone()));
     let held = leases.insert(row, token);
-    let trace = RowTrace::new(services.traces.as_ref(), work.id, number);
+    if claimed.call.is_some() {
+        // It goes with the other rows of its call, or not at all.
+        services.store.let_go(&[(row, token)], ComeBack::Pending, services.clock.now()).await?;
+        return Ok(Single::InCall);
+    }
+    let (call_writer, calls) = mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let concerned =
+        Concerned { leases: leases.clone(), metrics: Arc::default(), replacements: Arc::default() };
+    let writing = Writing { services: services.clone(), concerned };
+    let writer = spawn_part("call settlements", settle_calls::run(writing, Some(calls), stop.clone()), &stop);
+    let trace = RowTrace::new(services.traces.as_ref(), work.id, row.number);
     let task = RowTask {
         services,
         caller,
@@ -115,36 +133,60 @@ async fn run(
         observer,
         draining: &|| false,
         limited: &|| Box::new(()),
-    };
-    let beat = async {
-        loop {
-            tokio::time::sleep(heartbeat::EVERY).await;
-            let load = WorkerLoad { in_flight: 1, waiting: 0 };
-            let beat = match heartbeat.beat(services, load).await {
-                Ok(beat) => beat,
-                Err(error) => {
-                    tracing::warn!(%error, "failed to write a heartbeat; will retry");
-                    continue;
-                }
-            };
-            let Beat::Returned(since) = beat else { continue };
-            leases.doubt();
-            match leases.compare(services).await {
-                Ok(_) => heartbeat.goes_on(since),
-                Err(error) => tracing::warn!(%error, "failed to compare what is held; will retry"),
-            }
-        }
+        rides: &|| Box::new(()),
+        gatherer: &Arc::new(Gatherer::new(call_writer)),
+        company: &|| 0,
     };
     let ended = tokio::select! {
-        ended = task.run(claimed) => ended,
-        () = beat => RowEnd::LeaseLost,
+        ended = task.run(claimed, None) => ended,
+        () = beat(services, heartbeat, &leases) => RowEnd::LeaseLost,
     };
-    let RowEnd::Settled(outcome) = ended else { return Ok(Single::LeaseLost) };
+    let RowEnd::Settled(outcome, together) = ended else { return Ok(Single::LeaseLost) };
     let settlement = Settlement { row, token, outcome };
-    let report = settle(services, std::slice::from_ref(&settlement)).await?;
+    let over = together.is_some_and(|together| together.is_over());
+    let report = written(services, &settlement, over).await?;
+    stop.cancel();
+    if let Err(error) = writer.await {
+        tracing::warn!(%error, "the settlement of calls did not end in order");
+    }
     if report.lost.is_empty() {
         Ok(Single::Ran { outcome: settlement.outcome, report: Box::new(report) })
     } else {
         Ok(Single::LeaseLost)
     }
+}
+
+/// Heartbeats, as long as the row runs.
+async fn beat(services: &Services, heartbeat: &Arc<Heartbeat>, leases: &Leases) {
+    loop {
+        tokio::time::sleep(heartbeat::EVERY).await;
+        let load = WorkerLoad { in_flight: 1, waiting: 0 };
+        let beat = match heartbeat.beat(services, load).await {
+            Ok(beat) => beat,
+            Err(error) => {
+                tracing::warn!(%error, "failed to write a heartbeat; will retry");
+                continue;
+            }
+        };
+        let Beat::Returned(since) = beat else { continue };
+        leases.doubt();
+        match leases.compare(services).await {
+            Ok(_) => heartbeat.goes_on(since),
+            Err(error) => tracing::warn!(%error, "failed to compare what is held; will retry"),
+        }
+    }
+}
+
+/// Writes the row's end; of a bulk call that is `over` with that.
+async fn written(
+    services: &Services,
+    settlement: &Settlement,
+    over: bool,
+) -> Result<SettleReport, FlowError> {
+    let settled = std::slice::from_ref(settlement);
+    if !over {
+        return Ok(settle(services, settled).await?);
+    }
+    let end = CallEnd { settled, kept: &[], freed: &[], over };
+    Ok(services.store.settle_call(&end, services.clock.now()).await?)
 }

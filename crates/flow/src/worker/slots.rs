@@ -8,7 +8,7 @@
 //! the others hold. A call without an answer neither opens the window nor counts for how long a row takes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,9 @@ const ALPHA: usize = 4;
 
 /// In parts of the concurrency, what is reserved for all pipelines, each the same.
 const KEPT: usize = 8;
+
+/// Rows in bulk calls that other rows lead, in multiples of the concurrency, at most: they take memory, and no slot.
+const RIDING: usize = 16;
 
 /// The slots of a worker.
 pub(super) struct Slots {
@@ -64,8 +67,12 @@ impl Slots {
         let in_flight = self.metrics.in_flight.load(Ordering::Relaxed);
         let active = in_flight.saturating_sub(self.metrics.limited.load(Ordering::Relaxed));
         let free = self.concurrency.saturating_sub(active);
+        let riding = self.metrics.riding.load(Ordering::Relaxed);
+        if riding >= self.concurrency.saturating_mul(RIDING) {
+            return 0;
+        }
         // Rows that wait for a limit take no slot, but memory: they are bounded too.
-        let bounded = (self.concurrency * 2).saturating_sub(in_flight);
+        let bounded = (self.concurrency * 2).saturating_sub(in_flight.saturating_sub(riding));
         if self.pipelines <= 1 {
             return free.min(bounded);
         }
@@ -77,7 +84,8 @@ impl Slots {
         // One slot is left, however few there are.
         let most = most.min(self.concurrency.saturating_sub(1).max(1));
         let kept = (self.concurrency / KEPT / self.pipelines).max(1).min(self.concurrency / self.pipelines);
-        most.saturating_sub(load.rows).min(free).min(bounded).max(kept.saturating_sub(load.rows))
+        let rows = load.rows.saturating_sub(load.waiting.riding.load(Ordering::Relaxed));
+        most.saturating_sub(rows).min(free).min(bounded).max(kept.saturating_sub(rows))
     }
 
     /// A row of a pipeline takes a slot.
@@ -91,7 +99,12 @@ impl Slots {
         }
         let waiting = load.waiting.clone();
         Slot {
-            waits: Arc::new(Waits { metrics: self.metrics.clone(), waiting, waited: AtomicU64::new(0) }),
+            waits: Arc::new(Waits {
+                metrics: self.metrics.clone(),
+                waiting,
+                waited: AtomicU64::new(0),
+                rode: AtomicBool::new(false),
+            }),
             slots: self.clone(),
             pipeline: pipeline.to_owned(),
             since: Instant::now(),
@@ -154,7 +167,7 @@ impl Drop for Slot {
         if let Some(load) = lanes.get_mut(&self.pipeline) {
             load.rows = load.rows.saturating_sub(1);
             load.any_left = true;
-            if self.end != End::Unserved {
+            if self.end != End::Unserved && !self.waits.rode.load(Ordering::Relaxed) {
                 let waited = Duration::from_micros(self.waits.waited.load(Ordering::Relaxed));
                 load.served(took.saturating_sub(waited));
             }
@@ -173,12 +186,16 @@ pub(super) struct Waits {
     waiting: Arc<Waiting>,
     /// Microseconds.
     waited: AtomicU64,
+    /// Whether the row was in a call that another one led: how long that took the other one says.
+    rode: AtomicBool,
 }
 
 /// While it lives, a row waits for a limit and its slot is free for another row.
 pub(super) struct Limited {
     waits: Arc<Waits>,
     since: Instant,
+    /// Whether it waits in a call that another row leads: that one has a slot for all of them.
+    rides: bool,
 }
 
 impl Limited {
@@ -186,7 +203,17 @@ impl Limited {
     pub(super) fn new(waits: Arc<Waits>) -> Self {
         waits.metrics.limited.fetch_add(1, Ordering::Relaxed);
         waits.waiting.limited.fetch_add(1, Ordering::Relaxed);
-        Self { waits, since: Instant::now() }
+        Self { waits, since: Instant::now(), rides: false }
+    }
+
+    /// A row waits in a call that another row leads.
+    pub(super) fn riding(waits: Arc<Waits>) -> Self {
+        waits.rode.store(true, Ordering::Relaxed);
+        waits.metrics.riding.fetch_add(1, Ordering::Relaxed);
+        waits.waiting.riding.fetch_add(1, Ordering::Relaxed);
+        let mut riding = Self::new(waits);
+        riding.rides = true;
+        riding
     }
 }
 
@@ -197,177 +224,12 @@ impl Drop for Limited {
         self.waits.waiting.limited.fetch_sub(1, Ordering::Relaxed);
         self.waits.waiting.first_permit_at.get_or_init(Instant::now);
         self.waits.metrics.limited.fetch_sub(1, Ordering::Relaxed);
+        if self.rides {
+            self.waits.metrics.riding.fetch_sub(1, Ordering::Relaxed);
+            self.waits.waiting.riding.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::worker::load::STALLED;
-    use crate::worker::row::failure_of;
-
-    fn slots(concurrency: usize, pipelines: usize) -> Arc<Slots> {
-        Slots::new(concurrency, pipelines, Arc::default(), Arc::default())
-    }
-
-    /// Claims as long as there is room, a claim's rows waiting for their limit at once as they do.
-    fn claim(slots: &Arc<Slots>, pipeline: &str, at_once: usize) -> Vec<(Slot, Option<Limited>)> {
-        let mut held = Vec::new();
-        loop {
-            let more = slots.room(&slots.load(pipeline)).min(at_once);
-            if more == 0 {
-                return held;
-            }
-            for _ in 0..more {
-                let slot = slots.take(pipeline);
-                let limited = Limited::new(slot.waits.clone());
-                held.push((slot, Some(limited)));
-            }
-        }
-    }
-
-    /// Their permits have come: they take slots, and hang.
-    fn hang(held: &mut [(Slot, Option<Limited>)]) {
-        held.iter_mut().for_each(|(_, limited)| drop(limited.take()));
-    }
-
-    /// Rows pass well until the pipeline has its whole window.
-    fn pass(slots: &Arc<Slots>, pipeline: &str, rows: usize) {
-        for _ in 0..rows {
-            slots.take(pipeline).ended(&Settled::Completed { result: None, key: None });
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pipeline_that_never_answered_takes_only_the_first_few_and_from_nobody() {
-        let slots = slots(256, 2);
-        pass(&slots, "well", 1000);
-        let well = claim(&slots, "well", 200);
-        assert_eq!(well.len(), 180, "four fifths of what is not left for the first few");
-        drop(well);
-        let mut ill = claim(&slots, "ill", 200);
-        assert_eq!(ill.len(), 32);
-        hang(&mut ill);
-        assert_eq!(claim(&slots, "well", 200).len(), 180);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pipeline_that_comes_to_hang_leaves_a_part() {
-        let slots = slots(256, 2);
-        pass(&slots, "ill", 1000);
-        let mut ill = claim(&slots, "ill", 200);
-        hang(&mut ill);
-        assert_eq!(ill.len(), 180);
-        pass(&slots, "well", 1000);
-        assert_eq!(claim(&slots, "well", 1).len(), 61);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn when_nothing_ends_it_starts_again() {
-        let slots = slots(256, 2);
-        pass(&slots, "ill", 1000);
-        let ill = claim(&slots, "ill", 200);
-        tokio::time::advance(STALLED + Duration::from_millis(1)).await;
-        drop(ill);
-        let held = slots.take("ill");
-        assert_eq!(slots.room(&slots.load("ill")), 179, "a new beginning, not a stall");
-        tokio::time::advance(STALLED + Duration::from_millis(1)).await;
-        assert_eq!(slots.room(&slots.load("ill")), 31);
-        drop(held);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_without_an_answer_open_nothing() {
-        let slots = slots(256, 2);
-        pass(&slots, "ill", 1000);
-        let mut ill = claim(&slots, "ill", 200);
-        hang(&mut ill);
-        tokio::time::advance(Duration::from_secs(10)).await;
-        for (index, (mut slot, _)) in ill.drain(..).enumerate() {
-            let code = if index % 2 == 0 { code::TIMEOUT } else { code::OUTCOME_UNKNOWN };
-            let failure = failure_of(code);
-            slot.ended(&if index % 3 == 0 {
-                Settled::Failed(failure)
-            } else {
-                Settled::Requeued {
-                    not_before: penstock_domain::time::Timestamp::from_millis(0),
-                    attempt: true,
-                    trouble: Some(failure),
-                    receipts: Vec::new(),
-                    expires: None,
-                    hold: None,
-                    polling: false,
-                }
-            });
-        }
-        let _one = slots.take("ill");
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(slots.room(&slots.load("ill")), 31);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn how_long_a_row_takes_is_known_before_one_has_ended() {
-        let slots = slots(256, 1);
-        assert_eq!(slots.load("slow").service(), Duration::ZERO);
-        let mut slot = slots.take("slow");
-        let limited = Limited::new(slot.waits.clone());
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(slots.load("slow").service(), Duration::ZERO, "it waits");
-        drop(limited);
-        tokio::time::advance(Duration::from_secs(20)).await;
-        assert_eq!(slots.load("slow").service(), Duration::from_secs(20));
-        slot.ended(&Settled::Completed { result: None, key: None });
-        drop(slot);
-        assert_eq!(slots.load("slow").service(), Duration::from_secs(20));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whatever_others_hold_something_is_kept() {
-        let slots = slots(256, 4);
-        let names = ["a", "b", "c"];
-        names.iter().for_each(|name| pass(&slots, name, 1000));
-        let mut held: Vec<_> = names.iter().flat_map(|name| claim(&slots, name, 200)).collect();
-        hang(&mut held);
-        assert!(held.len() >= 256, "{}", held.len());
-        assert_eq!(claim(&slots, "well", 200).len(), 8);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_single_pipeline_has_all_slots() {
-        let slots = slots(256, 1);
-        let mut held = claim(&slots, "only", 200);
-        assert_eq!(held.len(), 512, "waiting rows take none");
-        hang(&mut held);
-        assert_eq!(slots.room(&slots.load("only")), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn few_slots_are_shared_too() {
-        for concurrency in 2..16 {
-            let slots = slots(concurrency, 2);
-            pass(&slots, "ill", 1000);
-            let mut ill = claim(&slots, "ill", 200);
-            hang(&mut ill);
-            assert!(!claim(&slots, "well", 1).is_empty(), "of {concurrency}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn many_that_hang_at_once_leave_something() {
-        let slots = slots(256, 11);
-        let mut ill: Vec<_> =
-            (0..10).flat_map(|number| claim(&slots, &format!("ill-{number}"), 200)).collect();
-        hang(&mut ill);
-        pass(&slots, "well", 1000);
-        assert!(ill.len() <= 64, "{}", ill.len());
-        assert!(claim(&slots, "well", 1).len() > 150);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_slot_is_enough_to_go_on() {
-        let slots = slots(1, 2);
-        assert_eq!(slots.room(&slots.load("a")), 1);
-        let _held = slots.take("a");
-        assert_eq!(slots.room(&slots.load("b")), 0);
-    }
-}
+mod tests;

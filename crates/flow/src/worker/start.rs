@@ -1,21 +1,23 @@
 //! The task of a claimed row: it takes a slot, runs the row's steps and sends the end to the settler.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use futures::FutureExt as _;
+use penstock_domain::ids::BatchSeq;
 use penstock_domain::outcome::code;
 use penstock_store::work::{Settled, Settlement};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::telemetry::traces::RowTrace;
+use crate::worker::bulk::gather::Coming;
 use crate::worker::intent_log::IntentLog;
 use crate::worker::lookups::Lookups;
 use crate::worker::owner_limits::Owners;
 use crate::worker::row::{RowEnd, RowTask, failure_of};
-use crate::worker::settle::{Ended, SettledRow};
+use crate::worker::settled_row::{Ended, SettledRow};
 use crate::worker::slots::{Limited, Slot};
 use crate::worker::state::{Claimed, Worker};
 use crate::worker::suspects::Running;
@@ -45,19 +47,30 @@ impl Worker {
         if let Some(pending) = work.first_start_of(&claimed.row, self.services.clock.now()) {
             self.metrics.of(lane, |of| of.pending.took(pending));
         }
+        let call = claimed.row.call.map(|call| call.call);
+        let coming = work.pipeline.is_bulk().then(|| self.gatherer.expect(work.seq, call));
         rows.spawn(async move {
             let _own = own;
-            self.run_row(claimed, alone, slot, writers).await;
+            self.run_row(claimed, alone, coming, slot, writers).await;
         });
     }
 
-    async fn run_row(&self, claimed: Claimed, alone: Option<Running>, mut slot: Slot, writers: Writers) {
+    async fn run_row(
+        &self,
+        claimed: Claimed,
+        alone: Option<Running>,
+        coming: Option<Coming>,
+        mut slot: Slot,
+        writers: Writers,
+    ) {
         let Claimed { work, lease, row, memory: _memory } = claimed;
         let attempts = row.attempts;
         let trace = RowTrace::new(self.services.traces.as_ref(), work.id, row.row.number);
         let draining = || self.draining.load(Ordering::Relaxed);
         let waits = slot.waits.clone();
         let limited = || -> Box<dyn Send> { Box::new(Limited::new(waits.clone())) };
+        let rides = || -> Box<dyn Send> { Box::new(Limited::riding(waits.clone())) };
+        let company = || self.about_to_start(work.seq);
         let task = RowTask {
             services: &self.services,
             caller: &self.caller,
@@ -70,13 +83,16 @@ impl Worker {
             observer: self.observer.as_ref(),
             draining: &draining,
             limited: &limited,
+            rides: &rides,
+            gatherer: &self.gatherer,
+            company: &company,
         };
-        let ended = AssertUnwindSafe(task.run(row)).catch_unwind().await.unwrap_or_else(|_| {
+        let ended = AssertUnwindSafe(task.run(row, coming)).catch_unwind().await.unwrap_or_else(|_| {
             // It would panic in any other worker too, and never end.
             tracing::error!(parent: &trace.span, "processing the row panicked: please report it; the row fails");
-            RowEnd::Settled(Settled::Failed(failure_of(code::INTERNAL_ERROR)))
+            RowEnd::Settled(Settled::Failed(failure_of(code::INTERNAL_ERROR)), None)
         });
-        let RowEnd::Settled(outcome) = ended else {
+        let RowEnd::Settled(outcome, together) = ended else {
             tracing::warn!(parent: &trace.span, "the row's lease was lost; nothing is written");
             self.leases.remove([(lease.row, lease.token)]);
             return;
@@ -89,7 +105,16 @@ impl Worker {
         }
         let settlement = Settlement { row: lease.row, token: lease.token, outcome };
         let row = SettledRow { work: work.clone(), attempts, span: trace.span, alone };
-        // The settler outlives every row.
-        let _ = writers.settlements.send((settlement, row)).await;
+        match together {
+            Some(together) => together.ends((settlement, row)),
+            // The settler outlives every row.
+            None => drop(writers.settlements.send((settlement, row)).await),
+        }
+    }
+
+    /// How many rows of a batch wait here, or are being claimed.
+    fn about_to_start(&self, batch: BatchSeq) -> usize {
+        let claiming = usize::from(self.claiming.load(Ordering::SeqCst));
+        claiming + self.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting_of(batch)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use penstock_downstream::Caller;
 use penstock_store::work::ClaimedRow;
 use penstock_store::workers::{CallWait, WorkerKind};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +18,8 @@ use crate::context::budget::Reserved;
 use crate::context::services::Services;
 use crate::telemetry::worker_counters::WorkerMetrics;
 use crate::worker::batches::{BatchCache, BatchWork};
+use crate::worker::bulk::Gatherer;
+use crate::worker::bulk::ends::CallEnds;
 use crate::worker::heartbeat::Heartbeat;
 use crate::worker::lanes::Lanes;
 use crate::worker::leases::{Leases, RowLease};
@@ -48,6 +50,12 @@ pub struct Worker {
     pub(super) replacements: Arc<Replacements>,
     pub(super) slots: Arc<Slots>,
     pub(super) owners: Arc<Owners>,
+    /// Where rows meet that go in one call.
+    pub(super) gatherer: Arc<Gatherer>,
+    /// What writes the ends of such calls, until the worker runs.
+    pub(super) call_ends: Mutex<Option<mpsc::UnboundedReceiver<CallEnds>>>,
+    /// Whether rows are between their lane and their tasks.
+    pub(super) claiming: AtomicBool,
     /// There may be something to claim that was not there before.
     pub(super) changed: Arc<Notify>,
     pub(super) heartbeat: Arc<Heartbeat>,
@@ -86,6 +94,7 @@ impl Worker {
         observer: Arc<dyn Observer>,
     ) -> Arc<Self> {
         let (metrics, changed) = <(Arc<WorkerMetrics>, Arc<Notify>)>::default();
+        let (call_writer, call_ends) = mpsc::unbounded_channel();
         let pipelines = services.pipelines.iter().count();
         let heartbeat = Heartbeat::new(policy.name.clone(), WorkerKind::Worker, policy.silence);
         Arc::new(Self {
@@ -100,6 +109,9 @@ impl Worker {
             suspects: Mutex::default(),
             owners: Arc::default(),
             replacements: Arc::default(),
+            gatherer: Arc::new(Gatherer::new(call_writer)),
+            call_ends: Mutex::new(Some(call_ends)),
+            claiming: AtomicBool::new(false),
             changed,
             leases: Arc::new(Leases::new(heartbeat.clone())),
             set_back_at: Mutex::default(),

@@ -121,13 +121,14 @@ impl Suspects {
     }
 
     /// What the worker does next. `in_flight` rows are in flight here; `others` is whether other rows are ready, and `may_run`
-    /// whether a pipeline's dependencies let a row through now.
+    /// whether a pipeline's dependencies let a row through now. So many rows of a pipeline go in a call.
     pub(super) fn next(
         &mut self,
         now: Instant,
         in_flight: usize,
         others: bool,
         may_run: impl Fn(&str) -> bool,
+        rows_per_call: impl Fn(&str) -> usize,
     ) -> Next {
         if self.running.load(Ordering::SeqCst) > 0 {
             return Next::Nothing;
@@ -156,7 +157,9 @@ impl Suspects {
         if in_flight > 0 && (alone || now - began < DRAIN) {
             return Next::Nothing;
         }
-        let most = if alone { 1 } else { self.at_once() };
+        // Those of one call run as one: its rows died together.
+        let in_call = rows_per_call(&self.waiting[first].pipeline);
+        let most = if alone { 1 } else { (self.at_once() * in_call).min(MOST.max(in_call)) };
         self.began = Some(now);
         Next::Suspects(self.take(first, most, may_run))
     }
@@ -218,13 +221,16 @@ mod tests {
         let mut all = suspects([1, 1, 1]);
         let now = Instant::now();
         let first = all.begin();
-        assert!(matches!(all.next(now, 1, true, |_| true), Next::Nothing), "one runs");
+        assert!(matches!(all.next(now, 1, true, |_| true, |_| 1), Next::Nothing), "one runs");
         drop(first);
         for number in 1..=3 {
-            assert!(matches!(all.next(now, 5, true, |_| true), Next::Nothing), "other rows are in flight");
-            assert_eq!(numbers(all.next(now, 0, true, |_| true)), [number]);
+            assert!(
+                matches!(all.next(now, 5, true, |_| true, |_| 1), Next::Nothing),
+                "other rows are in flight"
+            );
+            assert_eq!(numbers(all.next(now, 0, true, |_| true, |_| 1)), [number]);
         }
-        assert!(matches!(all.next(now, 0, true, |_| true), Next::Others));
+        assert!(matches!(all.next(now, 0, true, |_| true, |_| 1), Next::Others));
     }
 
     #[test]
@@ -232,8 +238,8 @@ mod tests {
         for (deaths, begins) in [(1, true), (2, false)] {
             let mut all = suspects([deaths]);
             let now = Instant::now();
-            assert!(matches!(all.next(now, 5, true, |_| true), Next::Nothing));
-            let later = all.next(now + DRAIN, 5, true, |_| true);
+            assert!(matches!(all.next(now, 5, true, |_| true, |_| 1), Next::Nothing));
+            let later = all.next(now + DRAIN, 5, true, |_| true, |_| 1);
             assert_eq!(matches!(later, Next::Suspects(_)), begins, "{later:?}");
         }
     }
@@ -246,7 +252,7 @@ mod tests {
             let began = Instant::now();
             let (mut now, mut largest) = (began, 0);
             while !all.is_empty() {
-                largest = largest.max(numbers(all.next(now, 0, false, |_| true)).len());
+                largest = largest.max(numbers(all.next(now, 0, false, |_| true, |_| 1)).len());
                 all.begin().carried_out();
                 now += call;
             }
@@ -259,13 +265,13 @@ mod tests {
         let mut all = suspects(std::iter::repeat_n(1, 9));
         let mut now = Instant::now();
         for number in 1..=6 {
-            assert_eq!(numbers(all.next(now, 0, false, |_| true)), [number], "none was carried out");
+            assert_eq!(numbers(all.next(now, 0, false, |_| true, |_| 1)), [number], "none was carried out");
             drop(all.begin());
             now += 4 * SECOND;
         }
-        assert_eq!(numbers(all.next(now, 0, false, |_| true)), [7]);
+        assert_eq!(numbers(all.next(now, 0, false, |_| true, |_| 1)), [7]);
         all.begin().carried_out();
-        assert_eq!(numbers(all.next(now + 4 * SECOND, 0, false, |_| true)), [8, 9]);
+        assert_eq!(numbers(all.next(now + 4 * SECOND, 0, false, |_| true, |_| 1)), [8, 9]);
     }
 
     #[test]
@@ -273,8 +279,8 @@ mod tests {
         let mut all = suspects([1, 2, 1, 1]);
         let now = Instant::now();
         all.proven = 4 * DOUBLE_EVERY;
-        assert_eq!(numbers(all.next(now, 0, true, |_| true)), [1, 3, 4]);
-        assert_eq!(numbers(all.next(now, 0, true, |_| true)), [2]);
+        assert_eq!(numbers(all.next(now, 0, true, |_| true, |_| 1)), [1, 3, 4]);
+        assert_eq!(numbers(all.next(now, 0, true, |_| true, |_| 1)), [2]);
     }
 
     #[test]
@@ -286,8 +292,8 @@ mod tests {
         }
         all.proven = 4 * DOUBLE_EVERY;
         let now = Instant::now();
-        assert_eq!(numbers(all.next(now, 0, true, |_| true)), [1, 3]);
-        assert_eq!(numbers(all.next(now, 0, true, |_| true)), [2]);
+        assert_eq!(numbers(all.next(now, 0, true, |_| true, |_| 1)), [1, 3]);
+        assert_eq!(numbers(all.next(now, 0, true, |_| true, |_| 1)), [2]);
         assert!(all.is_empty());
     }
 
@@ -296,19 +302,19 @@ mod tests {
         let mut all = suspects(std::iter::repeat_n(2, 9));
         let now = Instant::now();
         for number in 1..=5 {
-            assert_eq!(numbers(all.next(now + number * 2 * SECOND, 0, true, |_| true)), [number]);
+            assert_eq!(numbers(all.next(now + number * 2 * SECOND, 0, true, |_| true, |_| 1)), [number]);
         }
         let after = now + 12 * SECOND;
-        assert!(matches!(all.next(after, 0, true, |_| true), Next::Others));
-        assert!(matches!(all.next(after + 9 * SECOND, 3, true, |_| true), Next::Others), "they pause");
+        assert!(matches!(all.next(after, 0, true, |_| true, |_| 1), Next::Others));
+        assert!(matches!(all.next(after + 9 * SECOND, 3, true, |_| true, |_| 1), Next::Others), "they pause");
         assert!(
-            matches!(all.next(after + 10 * SECOND, 3, true, |_| true), Next::Nothing),
+            matches!(all.next(after + 10 * SECOND, 3, true, |_| true, |_| 1), Next::Nothing),
             "the pause is over"
         );
         // Nobody else has anything to do.
         let mut all = suspects(std::iter::repeat_n(2, 9));
         for number in 1..=9 {
-            assert_eq!(numbers(all.next(now + number * 2 * SECOND, 0, false, |_| true)), [number]);
+            assert_eq!(numbers(all.next(now + number * 2 * SECOND, 0, false, |_| true, |_| 1)), [number]);
         }
     }
 
@@ -316,9 +322,9 @@ mod tests {
     fn those_whose_dependency_is_exhausted_hold_up_nobody() {
         let mut all = suspects([1, 1, 1]);
         let now = Instant::now();
-        assert_eq!(numbers(all.next(now, 0, true, |pipeline| pipeline == "p0")), [2]);
-        assert!(matches!(all.next(now, 7, true, |pipeline| pipeline == "p0"), Next::Others));
-        assert_eq!(numbers(all.next(now, 0, true, |_| true)), [1]);
+        assert_eq!(numbers(all.next(now, 0, true, |pipeline| pipeline == "p0", |_| 1)), [2]);
+        assert!(matches!(all.next(now, 7, true, |pipeline| pipeline == "p0", |_| 1), Next::Others));
+        assert_eq!(numbers(all.next(now, 0, true, |_| true, |_| 1)), [1]);
         assert_eq!(all.drain().len(), 1);
         assert!(all.is_empty());
     }

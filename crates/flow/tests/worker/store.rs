@@ -13,6 +13,7 @@ use penstock_store::alerts::*;
 use penstock_store::answers::{AnswerCount, AnswerEnd, FoundAnswer, WantedAnswer};
 use penstock_store::batches::*;
 use penstock_store::callbacks::*;
+use penstock_store::calls::{CallEnd, CallRecord};
 use penstock_store::control::*;
 use penstock_store::credentials::*;
 use penstock_store::dispatch::*;
@@ -175,6 +176,10 @@ work::Work {
     settle(group: &[Settlement], now: Timestamp) -> SettleReport;
     unqueue(rows: &[RowRef], now: Timestamp) -> u32;
     holder(row: RowRef) -> Option<(String, Timestamp)>;
+}
+calls::Calls {
+    record_call(record: &CallRecord<'_>) -> bool;
+    settle_call(end: &CallEnd<'_>, now: Timestamp) -> SettleReport;
 }
 workers::Workers {
     register_worker(worker: &NewWorker<'_>) -> ();

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use penstock_domain::outcome::{Repetition, Verdict};
+use penstock_domain::pipeline::definition::Method;
 use penstock_domain::pipeline::{Dependency, RenderedRequest, RowValues, clean_code};
 use penstock_domain::time::Timestamp;
-use penstock_downstream::{Called, Demand, Failure, Note, Response, Rules, Spend};
+use penstock_downstream::{Called, Demand, Note, Rules, Spend};
 use penstock_store::work::{RowFailure, Settled};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::worker::observe::StepSeen;
 use crate::worker::progress::Progress;
+use crate::worker::row::answer::{Answer, NotMade};
 use crate::worker::row::problem::Problem;
 use crate::worker::row::settlement::{failure_of, requeued};
 use crate::worker::row::task::{RowTask, StepAt};
@@ -24,26 +26,6 @@ pub(super) enum CallResult {
     NotMade(Settled),
     /// Somebody else has the row by now.
     LeaseLost,
-}
-
-/// The end of a call.
-pub(super) struct Answer {
-    /// When it ended.
-    pub(super) ended_at: Timestamp,
-    /// When it left.
-    pub(super) left_at: Timestamp,
-    /// What it means for the row.
-    pub(super) verdict: Verdict,
-    /// The response, if one came.
-    pub(super) response: Option<Response>,
-    /// Why there is none, or why it cannot be used.
-    pub(super) failure: Option<Failure>,
-    /// When the call may be repeated at the earliest, where the response asks for it.
-    pub(super) not_before: Option<Timestamp>,
-    /// Whether the call was a probe of the breaker.
-    pub(super) probe: bool,
-    /// Whether it was throttled while calls for other rows succeeded.
-    pub(super) alone: bool,
 }
 
 impl RowTask<'_> {
@@ -78,54 +60,78 @@ impl RowTask<'_> {
             return CallResult::LeaseLost;
         }
         let covered = || self.lease.covers(timeout) && !self.is_held(progress);
-        let (method, path) = (request.method, self.work.secret_values.masked(request.target.path()));
+        let sent = (request.method, self.work.secret_values.masked(request.target.path()));
         let called =
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
+        match self.observed(at, called, &sent, &span) {
+            Ok(answer) => CallResult::Answered(Box::new(answer)),
+            Err(not_made) => CallResult::NotMade(self.not_made(at, not_made, progress)),
+        }
+    }
+
+    /// The answer of a call that was made, as it is observed; or why it was not made.
+    pub(super) fn observed(
+        &self,
+        at: StepAt<'_>,
+        called: Called,
+        (method, path): &(Method, String),
+        span: &Span,
+    ) -> Result<Answer, NotMade> {
         let now = self.services.clock.now();
-        match called {
+        let (verdict, response, failure, not_before, elapsed, probe, alone) = match called {
             Called::Waits { until, reason, refused_for } => {
+                return Err(NotMade::Waits { until, reason, refused_for });
+            }
+            Called::Refused(refusal) => return Err(NotMade::Refused(refusal)),
+            Called::NotCovered => return Err(NotMade::NotNow),
+            Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone } => {
+                (verdict, response, failure, not_before, elapsed, probe, alone)
+            }
+        };
+        let status = response.as_ref().map(|response| response.status);
+        record(span, status, &verdict);
+        self.observer.step(&StepSeen {
+            step: &at.step.name,
+            method: method.as_str(),
+            path_template: &at.step.path_template,
+            path,
+            status,
+            failure: failure.as_ref(),
+            verdict: &verdict,
+            elapsed,
+        });
+        let (ended_at, left_at, item) = (now, now - elapsed, false);
+        Ok(Answer { ended_at, left_at, verdict, response, failure, not_before, probe, alone, item })
+    }
+
+    /// The call of a step was not made: the row is requeued, fails, or holds its batch.
+    pub(super) fn not_made(&self, at: StepAt<'_>, not_made: NotMade, progress: &mut Progress) -> Settled {
+        let now = self.services.clock.now();
+        match not_made {
+            NotMade::Waits { until, reason, refused_for } => {
                 let retry = &self.work.pipeline.retry;
                 if progress.is_given_up(retry, refused_for, now) {
                     let problem = Problem::given_up(at.step, progress.last(&at.step.name), refused_for);
-                    return CallResult::NotMade(self.failed(at, problem, progress));
+                    return self.failed(at, problem, progress);
                 }
                 let failure = RowFailure { step: at.stored_index(), ..failure_of(reason.code()) };
-                CallResult::NotMade(self.not_called(at, until, Some(failure), progress))
+                self.not_called(at, until, Some(failure), progress)
             }
-            Called::Refused(refusal) => {
+            NotMade::Refused(refusal) => {
                 let problem = Problem {
                     api_code: clean_code(&refusal.code),
                     http_status: Some(refusal.status),
                     ..Problem::new(&format!("http_{}", refusal.status), refusal.reason)
                 };
-                let problem = problem.masked(&self.secret_values(at));
-                CallResult::NotMade(self.held(at, problem, progress))
+                self.held(at, problem.masked(&self.secret_values(at)), progress)
             }
             // The heartbeat is late, the database did not record the intent, or the batch is held: the row is requeued, unless
             // somebody else has it by now.
-            Called::NotCovered => CallResult::NotMade(self.not_called(at, now, None, progress)),
-            Called::Answered { verdict, response, failure, not_before, elapsed, probe, alone } => {
-                let status = response.as_ref().map(|response| response.status);
-                record(&span, status, &verdict);
-                self.observer.step(&StepSeen {
-                    step: &at.step.name,
-                    method: method.as_str(),
-                    path_template: &at.step.path_template,
-                    path: &path,
-                    status,
-                    failure: failure.as_ref(),
-                    verdict: &verdict,
-                    elapsed,
-                });
-                let left_at = now - elapsed;
-                let answer =
-                    Answer { ended_at: now, left_at, verdict, response, failure, not_before, probe, alone };
-                CallResult::Answered(Box::new(answer))
-            }
+            NotMade::NotNow => self.not_called(at, now, None, progress),
         }
     }
 
-    fn call_span(&self, at: StepAt<'_>, request: &RenderedRequest) -> Span {
+    pub(super) fn call_span(&self, at: StepAt<'_>, request: &RenderedRequest) -> Span {
         tracing::info_span!(
             "call",
             otel.kind = "client",
@@ -138,7 +144,7 @@ impl RowTask<'_> {
     }
 
     /// What the step asks of its dependency.
-    fn demand<'a>(
+    pub(super) fn demand<'a>(
         &'a self,
         at: StepAt<'a>,
         row: &'a RowValues,

@@ -11,7 +11,7 @@ use penstock_store::work::Settled;
 use crate::worker::kept_answers;
 use crate::worker::kept_answers::KeptAnswer;
 use crate::worker::progress::Progress;
-use crate::worker::row::call::Answer;
+use crate::worker::row::answer::Answer;
 use crate::worker::row::detail::shorten;
 use crate::worker::row::problem::{Problem, failed_message, throttled_message, unusable_message};
 use crate::worker::row::task::{RowTask, StepAt};
@@ -37,7 +37,10 @@ impl RowTask<'_> {
     ) -> StepResult {
         if answer.verdict == Verdict::Success {
             let Some(response) = answer.response.take() else { return StepResult::LeaseLost };
-            if let Some(settled) = self.poll_answered(at, row, &response, &answer, progress).await {
+            // The result of a bulk call is there by the time that its rows have their parts.
+            if !answer.item
+                && let Some(settled) = self.poll_answered(at, row, &response, &answer, progress).await
+            {
                 return StepResult::Settled(settled);
             }
             return self.read_output(at, row, response, &answer, progress).await;

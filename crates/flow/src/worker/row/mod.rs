@@ -2,12 +2,16 @@
 //! `render`ed, waits for its permit and is sent (`call`), and `judge` decides what its answer means. `settlement` builds what
 //! is written of a row that ends, `problem` and `detail` what its owner reads about it.
 
+pub(crate) mod answer;
+mod bulk;
 mod cached;
 mod call;
 mod detail;
+mod distribute;
 mod duplicate;
 mod intent;
 mod judge;
+mod lead;
 mod poll;
 mod problem;
 mod render;

@@ -14,7 +14,7 @@ use crate::telemetry::worker_counters;
 use crate::worker::kept_answers::KeptAnswer;
 use crate::worker::kept_polls::{Kept, KeptPoll};
 use crate::worker::progress::Progress;
-use crate::worker::row::call::Answer;
+use crate::worker::row::answer::Answer;
 use crate::worker::row::detail::shorten;
 use crate::worker::row::judge::{StepResult, view};
 use crate::worker::row::problem::Problem;
@@ -180,7 +180,7 @@ impl RowTask<'_> {
     }
 
     /// The row is in SQL until its next look, or fails when there is no time for one.
-    fn wait_for_look(
+    pub(super) fn wait_for_look(
         &self,
         at: StepAt<'_>,
         row: &RowValues,
@@ -210,7 +210,7 @@ impl RowTask<'_> {
     }
 
     /// The request of the last look is kept with the row; what it was answered was only that the result is not there yet.
-    fn poll_timed_out(&self, at: StepAt<'_>, row: &RowValues, progress: &mut Progress) -> Settled {
+    pub(super) fn poll_timed_out(&self, at: StepAt<'_>, row: &RowValues, progress: &mut Progress) -> Settled {
         let looks = at.look.map_or(0, |kept| kept.looks);
         let times = if looks == 1 { "1 look".to_owned() } else { format!("{looks} looks") };
         let sentence = outcome::sentence(code::POLL_TIMEOUT);
@@ -255,6 +255,6 @@ impl RowTask<'_> {
 }
 
 /// When the result is given up.
-fn poll_ends(at: StepAt<'_>, progress: &Progress) -> Option<Timestamp> {
+pub(super) fn poll_ends(at: StepAt<'_>, progress: &Progress) -> Option<Timestamp> {
     at.look?.ends_at(at.step.poll.as_ref()?.timeout, progress.first_claimed_at)
 }

@@ -150,7 +150,7 @@ pub(super) fn throttled_message(
 
 /// The text of a response that is no success, on one line and cut; empty when it is no text.
 fn text_of(response: &Response) -> String {
-    let Value::String(text) = &response.body else { return String::new() };
+    let Value::String(text) = &*response.body else { return String::new() };
     if matches!(response.status, 200..=299) {
         return String::new();
     }
@@ -168,6 +168,8 @@ fn text_of(response: &Response) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
@@ -176,7 +178,7 @@ mod tests {
     fn a_response_that_is_a_text_stands_in_the_message() {
         let text = |status, body| {
             let (headers, memory) = Default::default();
-            text_of(&Response { status, headers, body, bytes: 0, memory })
+            text_of(&Response { status, headers, body: Arc::new(body), bytes: 0, memory })
         };
         assert_eq!(text(503, json!(" Down for\r\n\u{7}maintenance ")), ": Down for maintenance");
         for body in [json!(null), json!(" \n"), json!({ "error": "no" })] {

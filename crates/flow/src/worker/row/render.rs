@@ -1,7 +1,7 @@
 //! The request of a step, from the row's values and the outputs of earlier steps.
 
 use penstock_domain::outcome::{code, sentence};
-use penstock_domain::pipeline::{Dependency, RenderedRequest, RowValues, Target};
+use penstock_domain::pipeline::{Dependency, RenderedRequest, RowValues, Step, Target};
 use penstock_store::work::Settled;
 
 use crate::worker::progress::Progress;
@@ -44,12 +44,10 @@ impl RowTask<'_> {
     ) -> Result<RenderedRequest, Box<Settled>> {
         let context = self.context(row, progress);
         match at.step.request(&context) {
-            Ok(request) => match forbidden(&request.target, self.dependency(at)) {
+            Ok(request) => match forbidden(at.step, &request.target, self.dependency(at)) {
                 None => Ok(request),
-                Some(why) => {
-                    let message =
-                        format!("step `{}`, url: {}: {why}", at.step.name, sentence(code::FORBIDDEN_URL));
-                    Err(Box::new(self.failed(at, Problem::new(code::FORBIDDEN_URL, message), progress)))
+                Some((code, message)) => {
+                    Err(Box::new(self.failed(at, Problem::new(code, message), progress)))
                 }
             },
             Err(error) => Err(Box::new(self.failed(
@@ -61,12 +59,18 @@ impl RowTask<'_> {
     }
 }
 
-/// Why nobody may be called there. The URL itself is an answer's, and is not shown.
-fn forbidden(target: &Target, dependency: &Dependency) -> Option<&'static str> {
-    match target {
-        Target::Path(_) => None,
-        Target::Url(url) if dependency.admits(url) => None,
-        Target::Url(_) => Some("its scheme, host or port is another one"),
-        Target::Forbidden(why) => Some(why),
-    }
+/// Why nobody may be called there: a code and a message. The URL itself is an answer's, and is not shown.
+pub(super) fn forbidden(
+    step: &Step,
+    target: &Target,
+    dependency: &Dependency,
+) -> Option<(&'static str, String)> {
+    let why = match target {
+        Target::Path(_) => return None,
+        Target::Url(url) if dependency.admits(url) => return None,
+        Target::Url(_) => "its scheme, host or port is another one",
+        Target::Forbidden(why) => why,
+    };
+    let sentence = sentence(code::FORBIDDEN_URL);
+    Some((code::FORBIDDEN_URL, format!("step `{}`, url: {sentence}: {why}", step.name)))
 }

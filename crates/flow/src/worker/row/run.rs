@@ -5,6 +5,8 @@ use penstock_store::work::{ClaimedRow, Settled};
 use tracing::Instrument as _;
 
 use crate::crash;
+use crate::worker::bulk::Together;
+use crate::worker::bulk::gather::Coming;
 use crate::worker::kept_polls::Kept;
 use crate::worker::open;
 use crate::worker::open::OpenedRow;
@@ -15,22 +17,25 @@ use crate::worker::row::settlement::requeued;
 use crate::worker::row::task::{RowTask, StepAt};
 
 /// How a row's task ended.
-#[derive(Debug)]
 pub enum RowEnd {
-    /// This is to be written.
-    Settled(Settled),
+    /// This is to be written; of a bulk call's row together with what the others come to.
+    Settled(Settled, Option<Together>),
     /// Somebody else may have the row: nothing may be written.
     LeaseLost,
 }
 
 impl RowTask<'_> {
     /// Continues the row at its first unfinished step.
-    pub async fn run(&self, claimed: ClaimedRow) -> RowEnd {
+    pub async fn run(&self, claimed: ClaimedRow, coming: Option<Coming>) -> RowEnd {
         let mut progress = Progress::new(&claimed, self.services.clock.now());
+        progress.coming = coming;
         let mut end = self.run_steps(claimed, &mut progress).instrument(self.trace.span.clone()).await;
         // Whatever it waits for: a row that waits for a result comes back by the workers themselves.
-        if let RowEnd::Settled(Settled::Requeued { polling, .. }) = &mut end {
-            *polling |= progress.polling;
+        if let RowEnd::Settled(settled, together) = &mut end {
+            if let Settled::Requeued { polling, .. } = settled {
+                *polling |= progress.polling;
+            }
+            *together = progress.together.take();
         }
         end
     }
@@ -38,7 +43,7 @@ impl RowTask<'_> {
     async fn run_steps(&self, claimed: ClaimedRow, progress: &mut Progress) -> RowEnd {
         let OpenedRow { values, origin, outputs, mut kept, error } = match open::open(self.work, &claimed) {
             Ok(opened) => opened,
-            Err(error) => return RowEnd::Settled(self.not_opened(&error, progress)),
+            Err(error) => return RowEnd::Settled(self.not_opened(&error, progress), None),
         };
         progress.opened(&claimed, outputs, error);
         progress.polling = matches!(kept, Some(Kept::Poll(_)));
@@ -51,7 +56,7 @@ impl RowTask<'_> {
             progress.crashed_at(&next.name, self.services.clock.now());
         }
         if let Some(settled) = self.duplicate(&row, kept.is_some(), progress).await {
-            return RowEnd::Settled(settled);
+            return RowEnd::Settled(settled, None);
         }
         for (index, step) in steps.iter().enumerate().skip(done) {
             if index > done {
@@ -59,15 +64,28 @@ impl RowTask<'_> {
             }
             let at = StepAt { index, step, look: None };
             if let Some(settled) = self.ends_before(at, progress) {
-                return RowEnd::Settled(settled);
+                return RowEnd::Settled(settled, None);
             }
             match self.step(at, kept.take(), &row, progress).await {
+                StepResult::Done if index + 1 < steps.len() => self.go_on(progress).await,
                 StepResult::Done => {}
-                StepResult::Settled(settled) => return RowEnd::Settled(settled),
+                StepResult::Settled(settled) => return RowEnd::Settled(settled, None),
                 StepResult::LeaseLost => return RowEnd::LeaseLost,
             }
         }
-        RowEnd::Settled(self.complete(&row, progress))
+        RowEnd::Settled(self.complete(&row, progress), None)
+    }
+
+    /// A row of a bulk call goes on once what all of them came to is written.
+    async fn go_on(&self, progress: &mut Progress) {
+        let Some(together) = progress.together.take() else { return };
+        let (row, token) = (self.lease.row, self.lease.token);
+        let receipts =
+            std::mem::take(&mut progress.receipts).into_iter().map(|receipt| (row, token, receipt));
+        together.goes_on(receipts.collect()).await;
+        if let Some(coming) = &mut progress.coming {
+            coming.goes_on();
+        }
     }
 
     /// Whether an answer has held the batch since the row was taken up.
@@ -82,7 +100,8 @@ impl RowTask<'_> {
         if (self.draining)() || self.is_held(progress) {
             return Some(requeued(now, false, None, std::mem::take(&mut progress.receipts), expiry));
         }
-        let expiry = expiry.filter(|expiry| now >= expiry.at)?;
+        // The time of a recorded call's rows is over together, while they wait in the database.
+        let expiry = expiry.filter(|expiry| now >= expiry.at && progress.call.is_none())?;
         let problem = Problem::expired(expiry.code, progress.last(&at.step.name));
         Some(self.failed(at, problem, progress))
     }

@@ -8,7 +8,7 @@ use penstock_store::work::Settled;
 
 use crate::context::installation::installation_secret;
 use crate::worker::progress::Progress;
-use crate::worker::row::call::Answer;
+use crate::worker::row::answer::Answer;
 use crate::worker::row::problem::Problem;
 use crate::worker::row::task::{RowTask, StepAt};
 

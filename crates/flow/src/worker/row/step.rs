@@ -37,6 +37,9 @@ impl RowTask<'_> {
         progress: &mut Progress,
     ) -> StepResult {
         match kept {
+            Some(Kept::Poll(poll)) if at.step.bulk.is_some() => {
+                return self.bulk_look(at, poll, row, progress).await;
+            }
             Some(Kept::Poll(poll)) => return self.look(at, poll, row, progress).await,
             Some(Kept::Answer(answer)) => {
                 if let Some(result) = self.read_kept(at, &answer, row, progress) {
@@ -49,6 +52,9 @@ impl RowTask<'_> {
             Ok(false) => {}
             Ok(true) => return StepResult::Done,
             Err(settled) => return StepResult::Settled(*settled),
+        }
+        if at.step.bulk.is_some() {
+            return self.bulk_step(at, row, progress).await;
         }
         let request = match self.render(at, row, progress) {
             Ok(request) => request,
@@ -87,7 +93,8 @@ impl RowTask<'_> {
         row: &RowValues,
         progress: &mut Progress,
     ) -> Option<StepResult> {
-        if at.step.poll.is_some() {
+        // Of a bulk call a row's own result is kept, which was there by then.
+        if at.step.poll.is_some() && at.step.bulk.is_none() {
             let status = at.step.poll_status(&self.context(row, progress), answer.view());
             let seen = (answer, self.services.clock.now(), None);
             if let Some(settled) = self.poll_is(at, row, status, seen, progress) {

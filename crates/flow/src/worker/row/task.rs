@@ -1,5 +1,7 @@
 //! What a row's task works with, and what it keeps of a finished step.
 
+use std::sync::Arc;
+
 use penstock_domain::csv::RowOrigin;
 use penstock_domain::pipeline::{RowAbout, RowContext, RowValues, SecretValues, Step};
 use penstock_domain::row::Receipt;
@@ -11,6 +13,7 @@ use crate::context::services::Services;
 use crate::telemetry::traces::RowTrace;
 use crate::telemetry::worker_counters::WorkerMetrics;
 use crate::worker::batches::BatchWork;
+use crate::worker::bulk::Gatherer;
 use crate::worker::intent_log::IntentLog;
 use crate::worker::kept_polls::KeptPoll;
 use crate::worker::leases::RowLease;
@@ -27,7 +30,7 @@ pub struct RowTask<'a> {
     /// The row's batch.
     pub work: &'a BatchWork,
     /// Its lease.
-    pub lease: &'a RowLease,
+    pub lease: &'a Arc<RowLease>,
     /// Its span.
     pub trace: &'a RowTrace,
     /// Records calls that are made at most once before they are made.
@@ -42,6 +45,12 @@ pub struct RowTask<'a> {
     pub draining: &'a (dyn Fn() -> bool + Sync),
     /// Makes a mark that lives as long as the row waits for a limit.
     pub limited: &'a (dyn Fn() -> Box<dyn Send> + Sync),
+    /// Makes a mark that lives as long as the row waits in a call that another one leads.
+    pub rides: &'a (dyn Fn() -> Box<dyn Send> + Sync),
+    /// Where it meets rows that go in the same call.
+    pub gatherer: &'a Arc<Gatherer>,
+    /// How many rows of its batch are about to be in flight here.
+    pub company: &'a (dyn Fn() -> usize + Sync),
 }
 
 /// A step of the row's pipeline.
@@ -97,7 +106,10 @@ impl RowTask<'_> {
         // The last step's output goes straight into the result.
         if !last && let Some(index) = at.stored_index() {
             let receipt = self.receipt(index, &output);
-            self.lease.finished_step(receipt.clone());
+            // With those of the other rows of its call, or not at all.
+            if progress.together.is_none() {
+                self.lease.finished_step(receipt.clone());
+            }
             progress.receipts.push(receipt);
         }
         progress.not_throttled();
