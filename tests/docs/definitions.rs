@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::markdown::{read, spans, table_rows};
 
 /// A table's first heading, and the structs whose fields stand in it, each behind a prefix.
-const TABLES: [(&str, &[(&str, &str)]); 17] = [
+const TABLES: [(&str, &[(&str, &str)]); 18] = [
     ("key", &[("", "Definition")]),
     ("key of `csv`", &[("", "CsvDefinition"), ("header.", "HeaderDefinition")]),
     ("key of a column", &[("", "ColumnDefinition")]),
@@ -40,6 +40,15 @@ const TABLES: [(&str, &[(&str, &str)]); 17] = [
     ("key of `poll`", &[("", "PollDefinition")]),
     ("key of `cache`", &[("", "CacheDefinition")]),
     ("key of `dedupe`", &[("", "DedupeDefinition")]),
+    (
+        "key of `bulk`",
+        &[
+            ("", "BulkDefinition"),
+            ("match.", "PairDefinition"),
+            ("errors.", "ErrorsDefinition"),
+            ("response.", "ItemResponseDefinition"),
+        ],
+    ),
     ("key of `retry`", &[("", "RetryDefinition"), ("backoff.", "BackoffDefinition")]),
     ("key of `dispatch`", &[("", "DispatchDefinition")]),
     ("key of `canary`", &[("", "CanaryDefinition")]),
@@ -77,6 +86,7 @@ fn every_key_of_a_pipeline_is_described_and_no_other() {
         "poll.rs",
         "cache.rs",
         "dedupe.rs",
+        "bulk/definition.rs",
         "rates.rs",
         "hours.rs",
         "responses/written.rs",
@@ -87,6 +97,7 @@ fn every_key_of_a_pipeline_is_described_and_no_other() {
         "how-to/authenticate-calls.md",
         "how-to/wait-for-a-result.md",
         "how-to/ask-once.md",
+        "how-to/bulk-calls.md",
     ];
     let guide: Vec<_> = pages.iter().flat_map(|page| table_rows(&read(&format!("docs/{page}")))).collect();
     for (heading, structs) in TABLES {

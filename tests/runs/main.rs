@@ -6,6 +6,7 @@ mod auth;
 mod bounds;
 mod browser;
 mod budgets;
+mod bulk;
 mod cache;
 mod callbacks;
 mod canary;

@@ -4,4 +4,4 @@ ALTER TABLE row_state ADD COLUMN call_id UUID;
 ALTER TABLE row_state ADD COLUMN call_rows SMALLINT;
 CREATE INDEX row_state_call ON row_state (batch, call_id) WHERE call_id IS NOT NULL;
 
-INSERT INTO schema_serves (version, oldest) VALUES (18, 1);
+INSERT INTO schema_serves (version, oldest) VALUES (19, 1);
