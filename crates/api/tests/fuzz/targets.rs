@@ -14,7 +14,7 @@ use penstock_domain::csv::{
 use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
 use penstock_domain::time::Timestamp;
-use penstock_downstream::retry_after;
+use penstock_downstream::{asked_pause, wait_until};
 use penstock_flow::read::links::Link;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -150,12 +150,12 @@ pub fn waiting(bytes: &[u8]) {
         .collect();
     let now = Timestamp::from_millis(1_795_560_905_720);
     for status in [200, 429, 503] {
-        let until = retry_after::wait_until(status, &headers, now);
+        let until = wait_until(status, &headers, now);
         assert!(until.is_none_or(|until| until >= now && status != 200), "{headers:?}");
     }
     let longest = Duration::from_secs(31 * 86_400);
     let asked = BTreeMap::from([("retry-after".to_owned(), text.trim().to_owned())]);
-    let wait = retry_after::asked_pause(&asked, now);
+    let wait = asked_pause(&asked, now);
     assert!(wait.is_none_or(|wait| wait <= longest), "{text:?}");
 }
 
