@@ -131,10 +131,10 @@ impl Names {
             return "`idempotency_key` is known only in a step whose request says `idempotency_key`"
                 .to_owned();
         }
-        let mut known = vec!["context", "owner", "batch"];
-        if matches!(self.reads, Reads::Row | Reads::Item) {
-            known.extend(["row", "steps", "row_number"]);
-        }
+        let mut known = match self.reads {
+            Reads::Row | Reads::Item => vec!["row", "context", "steps", "owner", "batch", "row_number"],
+            Reads::Call | Reads::Result => vec!["context", "owner", "batch"],
+        };
         known.extend((self.reads == Reads::Item).then_some("item"));
         known.extend((self.reads == Reads::Item && answer).then_some("whole"));
         known.extend((self.reads == Reads::Result).then_some("result"));

@@ -51,7 +51,7 @@ fn what_the_yaml_lacks_is_said_without_a_word_of_rust() {
         ("retry: { backoff: { jitter: 3 } }", "`jitter: 3`: true or false belongs here".into()),
         ("retry: { attempts: 5, attempts: 6 }", "duplicate key `attempts`; remove one of them".into()),
         ("name: q", "duplicate key `name`; remove one of them".into()),
-        ("spred: 1s", "unknown key `spred`; there are: name, route, csv, dependencies, steps, result, retry, dispatch, canary".into()),
+        ("spred: 1s", "unknown key `spred`; there are: name, route, csv, dependencies, steps, result, retry, dispatch, canary, dedupe".into()),
         ("retry: { attempt: 3 }", "unknown key `attempt`; did you mean `attempts`?".into()),
         ("canary: { rows: 5 }", "the key `max_failure` is missing here; add it".into()),
         ("canary: { rows: 5, max_failure: lots }", "invalid share `lots`: use `10 %` or 0.1".into()),

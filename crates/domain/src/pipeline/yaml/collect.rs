@@ -191,18 +191,20 @@ fn top_key(root: &Node<'_>, path: &[usize]) -> Option<String> {
     }
 }
 
-/// Whether other parts of a definition may name what a path leads to: a column, a dependency, a step, an output.
+/// Whether other parts of a definition may name what a path leads to, or be meant for it: a column, a dependency, a step, an output,
+/// `bulk`.
 fn loses_names(root: &Node<'_>, path: &[usize]) -> bool {
     let top = top_key(root, path);
-    let is_output = || match root.part(&path[..path.len().min(2)]).map(|step| &step.kind) {
-        Some(Kind::Map(step)) => {
-            path.get(2).and_then(|entry| step.entries.get(*entry)).is_some_and(|entry| entry.key == "output")
-        }
+    let is_read_elsewhere = || match root.part(&path[..path.len().min(2)]).map(|step| &step.kind) {
+        Some(Kind::Map(step)) => path
+            .get(2)
+            .and_then(|entry| step.entries.get(*entry))
+            .is_some_and(|entry| ["output", "bulk"].contains(&entry.key.as_str())),
         _ => false,
     };
     match top.as_deref() {
         Some("csv") => path.len() <= 3,
-        Some("steps") => path.len() <= 2 || is_output(),
+        Some("steps") => path.len() <= 2 || is_read_elsewhere(),
         _ => path.len() <= 2,
     }
 }
