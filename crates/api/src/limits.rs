@@ -2,7 +2,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use penstock_flow::read::limits::{self, LimitView, SettingView};
+use penstock_flow::operate::limits::{self, LimitView, SettingView};
 use penstock_store::limits::LimitChange;
 use penstock_store::owners::KeyRole;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
 //! How the installation does, and repairs, for admin keys.
 
 use actix_web::{HttpResponse, web};
+use penstock_flow::operate::operations::{OperationsView, operations};
 use penstock_flow::operate::reconcile::{self, Finding, Permission, Plan};
-use penstock_flow::read::operations::{OperationsView, operations};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;

@@ -10,12 +10,10 @@ use actix_http::error::DispatchError;
 use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
 pub use actix_web::dev::ServerHandle as Handle;
 use actix_web::dev::{AppConfig, Server};
-use actix_web::guard::{self, Guard};
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::Method;
 use actix_web::middleware::{Compress, from_fn};
 use actix_web::web::ServiceConfig;
-use actix_web::{App, FromRequest as _, HttpRequest, HttpResponse, Resource, ResponseError as _, Route, web};
+use actix_web::{App, FromRequest as _, HttpRequest, HttpResponse, web};
 use penstock_app::{Chosen, Settings, StartError};
 use penstock_flow::operate::collect_metrics::Sources;
 use tokio::net::TcpStream;
@@ -30,6 +28,7 @@ use crate::headers::secured;
 use crate::keyless::Keyless;
 use crate::middleware::{limited, recorded};
 use crate::problem::Problem;
+use crate::routing::{only, post, read, reading};
 use crate::state::ApiState;
 use crate::trace::Requests;
 use crate::wording::worded;
@@ -204,29 +203,6 @@ fn admit(
     };
     let _ = io.set_nodelay(true);
     Ok((Guarded::new(io, held), Some(peer)))
-}
-
-/// A resource that says which methods it has when it is asked for another (RFC 9110, 15.5.6).
-pub(crate) fn only(path: &str, methods: &'static str) -> Resource {
-    web::resource(path).default_service(web::to(move || async move {
-        let detail = format!("this is for {methods}");
-        let mut response =
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).error_response();
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
-        response
-    }))
-}
-
-pub(crate) fn reading() -> impl Guard {
-    guard::Any(guard::Get()).or(guard::Head())
-}
-
-pub(crate) fn read(path: &str, route: Route) -> Resource {
-    only(path, "GET, HEAD").route(route.guard(reading()))
-}
-
-pub(crate) fn post(path: &str, route: Route) -> Resource {
-    only(path, "POST").route(route.guard(guard::Post()))
 }
 
 /// An upload to a pipeline's own route.

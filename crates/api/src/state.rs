@@ -15,11 +15,11 @@ use crate::accesses::Accesses;
 use crate::address_rates::AddressRates;
 use crate::budgets::Budgets;
 use crate::connections::{Connections, Limits};
-use crate::console::UsedTickets;
-use crate::console::watchers::Watchers;
 use crate::quotas::{Most, Quotas};
 use crate::rates::{PerMinute, Rates};
 use crate::report_index::Reports;
+use crate::seen::Watchers;
+use crate::tickets::UsedTickets;
 
 /// How long a client that is being sent an answer may take no byte of it.
 const STALLED: Duration = Duration::from_secs(60);

@@ -31,6 +31,8 @@ async function refresh() {
 
 // Live: one stream a page. It is closed while nobody looks at the page: browsers have few connections to one host.
 let stream;
+// What a page was last fetched anew for. A watcher may show an older look than the page: that is not fetched again and again.
+let asked;
 function watch() {
   stream?.close();
   stream = undefined;
@@ -42,7 +44,13 @@ function watch() {
   stream.addEventListener("batch", async (event) => {
     const { id, state, html } = JSON.parse(event.data);
     if (one) {
-      if (one.dataset.state !== state && await refresh()) return;
+      if (one.dataset.state === state) asked = undefined;
+      else if (asked === state) return;
+      else {
+        asked = state;
+        if (await refresh()) return;
+        asked = undefined;
+      }
       one.innerHTML = html;
       tellTimes(one);
     } else {
@@ -122,7 +130,6 @@ function begin() {
   chosen.addEventListener("change", choose);
   choose();
   form.addEventListener("submit", (event) => {
-    if (event.submitter?.formMethod === "get") return;
     event.preventDefault();
     upload(form);
   });

@@ -163,6 +163,11 @@ impl BatchPage<'_> {
         self.commands && self.runs()
     }
 
+    /// Whether a group has a code of its own: a retry is of a code, at whatever step.
+    fn is_alone(&self, group: &ErrorGroup) -> bool {
+        self.errors.iter().filter(|other| other.code == group.code).count() == 1
+    }
+
     fn retries(&self) -> bool {
         let counts = &self.view.counts;
         let extracted =

@@ -47,6 +47,8 @@ pub struct Viewer {
     pub owner: String,
     /// Whether the key is an admin's.
     pub admin: bool,
+    /// Whether it may see what is the operator's: an admin key for all pipelines.
+    pub operates: bool,
     /// Whether the key may upload.
     pub uploads: bool,
     /// What every form carries.
@@ -76,11 +78,11 @@ impl Page {
 
     /// The entries that are for the viewer.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
-        let admin = self.viewer.as_ref().is_some_and(|viewer| viewer.admin);
+        let operates = self.viewer.as_ref().is_some_and(|viewer| viewer.operates);
         let shown = self.viewer.is_some();
         ENTRIES
             .into_iter()
-            .filter(move |entry| shown && (admin || !matches!(entry.nav, Nav::Limits | Nav::Operations)))
+            .filter(move |entry| shown && (operates || !matches!(entry.nav, Nav::Limits | Nav::Operations)))
     }
 
     /// Whether the viewer may upload.

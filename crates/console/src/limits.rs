@@ -3,7 +3,7 @@
 use askama::Template;
 use askama::filters::Safe;
 use penstock_domain::time::Timestamp;
-use penstock_flow::read::limits::LimitView;
+use penstock_flow::operate::limits::LimitView;
 
 use crate::layout::Page;
 use crate::show::{Badge, moment};

@@ -124,7 +124,7 @@ pub fn return_to(wanted: Option<&str>) -> &str {
     const HOME: &str = "/console/batches";
     let Some(wanted) = wanted else { return HOME };
     // A browser reads `\` as `/`, and leaves out tabs and line ends.
-    let strange = wanted.chars().any(|c| c == '\\' || c.is_control() || c.is_whitespace());
+    let strange = wanted.chars().any(|c| c == '\\' || !c.is_ascii() || c.is_control() || c.is_whitespace());
     let dots = wanted.split(['/', '?', '#']).any(|part| {
         let part = part.to_ascii_lowercase().replace("%2e", ".");
         part == "." || part == ".."

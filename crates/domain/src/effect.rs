@@ -58,7 +58,12 @@ impl Effect {
 
     /// That of calls of a step.
     fn of(step: &Step) -> Self {
-        if step.keyed { Self::Keyed } else { Self::Unkeyed }
+        match (step.keyed, &step.bulk) {
+            (true, None) => Self::Keyed,
+            // A bulk call's key is that of its rows together: another upload has another one.
+            (true, Some(_)) if step.item_repetition() == Repetition::Harmless => Self::None,
+            _ => Self::Unkeyed,
+        }
     }
 
     /// The worst that those of the steps may have had.

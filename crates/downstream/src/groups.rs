@@ -188,7 +188,7 @@ impl Groups {
             }
         }
         if group.is_empty() {
-            queue.is_sent = false;
+            queues.remove(dependency);
             return None;
         }
         // What is left waits for nothing.

@@ -20,6 +20,9 @@ const MOST_RATIO: u64 = 100;
 /// Sheets of a workbook that are looked at.
 const MOST_SHEETS: usize = 1000;
 
+/// Bytes of a sheet's name and id; Excel takes 31 characters.
+const LONGEST_NAME: usize = 1024;
+
 /// What a workbook says of itself.
 pub struct Workbook {
     /// The name of the sheet's part.
@@ -80,6 +83,9 @@ impl<R: Read + Seek> Archive<R> {
                     }
                     b"sheet" if sheets.len() < MOST_SHEETS => {
                         let sheet = attribute(&start, "name").zip(attribute(&start, "id"));
+                        if sheet.as_ref().is_some_and(|(name, id)| name.len() + id.len() > LONGEST_NAME) {
+                            return Err(WorkbookError::TooLarge);
+                        }
                         sheets.extend(sheet);
                     }
                     _ => {}

@@ -16,7 +16,7 @@ const MOST_COLUMNS: usize = 16_384;
 const MOST_ROWS: u64 = 1_048_576;
 
 /// Bytes of a row as CSV.
-const MOST_ROW: usize = 64 * 1024 * 1024;
+const MOST_ROW: usize = 8 * 1024 * 1024;
 
 /// Bytes that are given away at a time.
 const PIECE: usize = 64 * 1024;
@@ -46,6 +46,8 @@ struct Rows {
     /// The line of the next byte.
     line: u64,
     row: u64,
+    /// The column of a cell that names none.
+    next: usize,
     cells: Vec<(usize, String)>,
     bytes: usize,
     /// Columns of the header, once it is known.
@@ -115,13 +117,14 @@ impl Rows {
             return Err(WorkbookError::Broken("its rows are not in order"));
         }
         self.row = number;
+        self.next = 0;
         self.cells.clear();
         self.bytes = 0;
         Ok(())
     }
 
     fn cell(&mut self, start: &BytesStart<'_>) -> Result<Cell, WorkbookError> {
-        let next = self.cells.last().map_or(0, |(column, _)| column + 1);
+        let next = self.next;
         let column = match attribute(start, "r") {
             None => next,
             Some(place) => column_of(&place).ok_or(WorkbookError::Broken("a cell has no place"))?,
@@ -129,6 +132,7 @@ impl Rows {
         if column < next || column >= MOST_COLUMNS {
             return Err(WorkbookError::Broken("its cells are not in order"));
         }
+        self.next = column + 1;
         let kind = match attribute(start, "t").as_deref() {
             Some("s") => Kind::Shared,
             Some("inlineStr") => Kind::Inline,

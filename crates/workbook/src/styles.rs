@@ -12,6 +12,9 @@ use crate::xml::attribute;
 /// Formats that a workbook may have; Excel takes 65,490 of cells.
 const MOST: usize = 100_000;
 
+/// Bytes of a format that is read.
+const LONGEST_FORMAT: usize = 1024;
+
 /// How a number is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -40,7 +43,9 @@ pub fn read<R: Read + Seek>(archive: &mut Archive<R>) -> Result<Styles, Workbook
             Event::Start(start) | Event::Empty(start) => match start.local_name().as_ref() {
                 b"numFmt" if own.len() < MOST => {
                     let id = attribute(&start, "numFmtId").and_then(|id| id.parse().ok());
-                    if let Some((id, code)) = id.zip(attribute(&start, "formatCode")) {
+                    // Excel takes 255 characters. Each style that names it has a copy of what it shows.
+                    let code = attribute(&start, "formatCode").filter(|code| code.len() <= LONGEST_FORMAT);
+                    if let Some((id, code)) = id.zip(code) {
                         own.insert(id, of(&code));
                     }
                 }

@@ -86,8 +86,10 @@ pub(super) async fn list(
     let caller = &visitor.caller;
     let (found, next, _room) = batches::page(caller, &state, filter.asked()?).await?;
     let owners = match caller.role {
-        KeyRole::Admin => state.services.store.owners().await?.into_iter().map(|owner| owner.name).collect(),
-        KeyRole::Client => Vec::new(),
+        KeyRole::Admin if caller.pipelines.is_none() => {
+            state.services.store.owners().await?.into_iter().map(|owner| owner.name).collect()
+        }
+        KeyRole::Admin | KeyRole::Client => Vec::new(),
     };
     let page = Batches {
         page: visitor.page(&state, "Batches", Nav::Batches),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::header;
+use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -15,9 +15,10 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::console::visitor::Visitor;
-use crate::console::watchers::Seen;
+use crate::console::watchers::look_at;
 use crate::console::{Refused, query};
 use crate::problem::Problem;
+use crate::seen::Seen;
 use crate::state::ApiState;
 
 /// Batches that one page watches, at most: as many as a list shows.
@@ -51,12 +52,15 @@ pub(super) async fn stream(
     if ids.is_empty() || ids.len() > MOST {
         return Err(Problem::bad_request("bad_query", "a page watches 1 to 25 batches").into());
     }
+    if request.method() == Method::HEAD {
+        return Ok(HttpResponse::Ok().content_type("text/event-stream").finish());
+    }
     let mut seen = SelectAll::new();
     let mut open = HashSet::new();
     for id in ids {
         let batch = visitor.caller.batch(&state, id).await?;
         open.insert(batch.id.to_string());
-        seen.push(changes(state.watchers.look_at(&state, &batch)).boxed());
+        seen.push(changes(look_at(&state, &batch)).boxed());
     }
     let admin = visitor.caller.role == KeyRole::Admin;
     let body = async_stream::stream! {
@@ -80,7 +84,7 @@ pub(super) async fn stream(
                     None => break,
                 },
                 _ = tick.tick() => {
-                    if !visitor.caller.is_valid(&state).await {
+                    if visitor.has_ended(&state) || !visitor.caller.is_valid(&state).await {
                         break;
                     }
                     yield Ok(Bytes::from_static(b": still here\n\n"));

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::Nav;
 use penstock_console::limits::Limits;
-use penstock_flow::read::limits;
+use penstock_flow::operate::limits;
 use penstock_store::owners::Scope;
 
 use crate::console::visitor::Visitor;

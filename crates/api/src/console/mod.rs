@@ -34,9 +34,8 @@ use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;
 use crate::query;
-use crate::server::{only, post, read, reading};
+use crate::routing::{only, post, read, reading};
 
-pub(crate) use sign_in::UsedTickets;
 pub use sign_in::one_time_path;
 
 /// Where the console is.

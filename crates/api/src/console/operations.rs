@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::Nav;
 use penstock_console::operations::{Operations, Stuck};
-use penstock_flow::read::operations::operations;
+use penstock_flow::operate::operations::operations;
 use penstock_store::owners::Scope;
 use serde::Deserialize;
 

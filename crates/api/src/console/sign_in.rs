@@ -11,14 +11,11 @@ use penstock_console::session::{
 use penstock_console::sign_in::SignIn;
 use penstock_crypto::ApiKey;
 use penstock_domain::ids::OwnerSeq;
-use penstock_domain::time::Timestamp;
 use penstock_flow::context::api_keys;
 use penstock_flow::{FlowError, Services};
 use penstock_store::operations::AuditEntry;
 use penstock_store::owners::{ApiKeyRecord, Scope};
 use serde::Deserialize;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use url::form_urlencoded;
 
@@ -50,19 +47,6 @@ struct Wanted {
     to: Option<String>,
 }
 
-/// Tickets that were used, until they have ended. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct UsedTickets(Arc<Mutex<HashMap<String, Timestamp>>>);
-
-impl UsedTickets {
-    /// Uses a ticket up; false when it was used before. Only who has the keyring makes tickets, so there are few.
-    fn take(&self, ticket: &Ticket, now: Timestamp) -> bool {
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        used.retain(|_, ends_at| *ends_at > now);
-        used.insert(ticket.number.clone(), ticket.ends_at).is_none()
-    }
-}
-
 /// The path by which somebody signs in once with that key, in the process that made it: the demo's last line.
 ///
 /// # Errors
@@ -92,7 +76,8 @@ pub(super) async fn enter(state: web::Data<ApiState>, request: HttpRequest) -> R
     let services = &state.services;
     let now = services.clock.now();
     let ticket = Ticket::open(&services.keyring.get(), &sealed, now);
-    let Some(ticket) = ticket.filter(|ticket| state.used_tickets.take(ticket, now)) else {
+    let Some(ticket) = ticket.filter(|ticket| state.used_tickets.take(&ticket.number, ticket.ends_at, now))
+    else {
         let sentence = "This link was used before, or has ended. Sign in with a key.".to_owned();
         return form(&state, &request, HOME, Some((StatusCode::UNAUTHORIZED, sentence)));
     };

@@ -112,6 +112,8 @@ impl<'a> UploadForm<'a> {
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
         }
         if head.name != "file" {
+            // What holds a field counts too: there may be very many without a value.
+            self.count(head.name.len() + 64)?;
             self.part = Part::Field(head.name, Vec::new());
             return Ok(());
         }
@@ -135,17 +137,23 @@ impl<'a> UploadForm<'a> {
         Ok(())
     }
 
+    /// So many bytes more beside the file.
+    fn count(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.bytes += bytes;
+        if self.bytes <= SMALL_BYTES {
+            return Ok(());
+        }
+        let detail = format!("the fields beside the file have more than {SMALL_BYTES} bytes");
+        Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "field_too_large", detail))
+    }
+
     async fn content(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        if matches!(self.part, Part::Field(..)) {
+            self.count(bytes.len())?;
+        }
         match (&mut self.part, &mut self.upload) {
             (Part::File, Some((upload, _))) => upload.push(bytes).await.map_err(refusal)?,
-            (Part::Field(_, value), _) => {
-                self.bytes += bytes.len();
-                if self.bytes > SMALL_BYTES {
-                    let detail = format!("the fields beside the file have more than {SMALL_BYTES} bytes");
-                    return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "field_too_large", detail));
-                }
-                value.extend_from_slice(bytes);
-            }
+            (Part::Field(_, value), _) => value.extend_from_slice(bytes),
             _ => {}
         }
         Ok(())

@@ -37,6 +37,7 @@ impl Visitor {
         Viewer {
             owner: self.caller.owner_name.clone(),
             admin: self.caller.role == KeyRole::Admin,
+            operates: self.is_admin().is_ok(),
             uploads: self.caller.scopes.allow(Scope::Upload),
             csrf: self.session.csrf.clone(),
         }
@@ -50,6 +51,11 @@ impl Visitor {
     /// Whether it may do something to a batch.
     pub fn commands(&self, batch: &Batch) -> bool {
         batch.owner == self.caller.owner && self.caller.scopes.allow(Scope::Command)
+    }
+
+    /// Whether the session is over, whatever becomes of its key.
+    pub fn has_ended(&self, state: &ApiState) -> bool {
+        self.session.ends_at <= state.services.clock.now()
     }
 
     /// # Errors

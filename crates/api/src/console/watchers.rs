@@ -1,8 +1,7 @@
 //! One watcher for everybody who looks at a batch: it reads the batch once a second and renders what changed once, however many
 //! pages show it. It ends when nobody looks any more.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_console::Template as _;
@@ -14,6 +13,7 @@ use penstock_store::batches::Batch;
 use tokio::sync::watch;
 
 use crate::console::batch::waits;
+use crate::seen::{Seen, Watchers};
 use crate::state::ApiState;
 
 /// How often a batch is looked at.
@@ -22,52 +22,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks after which it is rendered anew although it did not change: what it waits for may have.
 const RENDER_ANEW: u32 = 10;
 
-/// A batch as it was seen last.
-#[derive(Debug)]
-pub(crate) struct Seen {
-    /// Which one, by its public id.
-    pub id: String,
-    /// Whether it has ended.
-    pub ended: bool,
-    /// Changes when what its page offers does.
-    pub state: String,
-    /// What changes on its page.
-    pub page: String,
-    /// Its line in a list for its owner.
-    pub line: String,
-    /// Its line in a list for an admin key, with the owner.
-    pub admin_line: String,
-}
-
-/// The watchers of a process. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Watchers(Arc<Mutex<Watched>>);
-
-/// What is seen of each batch that somebody looks at.
-type Watched = HashMap<BatchSeq, watch::Sender<Option<Arc<Seen>>>>;
-
-impl Watchers {
-    fn all(&self) -> MutexGuard<'_, Watched> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is seen of a batch, from now on. It closes when the batch has ended, cannot be read, or the service stops.
-    pub fn look_at(&self, state: &ApiState, batch: &Batch) -> watch::Receiver<Option<Arc<Seen>>> {
-        let mut all = self.all();
-        if let Some(watcher) = all.get(&batch.seq) {
-            return watcher.subscribe();
-        }
-        let (sender, receiver) = watch::channel(None);
-        all.insert(batch.seq, sender);
-        drop(all);
-        let (watchers, state, seq) = (self.clone(), state.clone(), batch.seq);
+/// What is seen of a batch, from now on. It closes when the batch has ended, cannot be read, or the service stops.
+pub(crate) fn look_at(state: &ApiState, batch: &Batch) -> watch::Receiver<Option<Arc<Seen>>> {
+    let (receiver, is_new) = state.watchers.subscribe(batch.seq);
+    if is_new {
+        let (watchers, state, seq) = (state.watchers.clone(), state.clone(), batch.seq);
         // When it panics its entry is gone with it: who looks is let go, and comes again.
         tokio::spawn(async move {
             let mut entry = Entry { watchers, seq, left: false };
             entry.keep_looking(&state).await;
         });
-        receiver
     }
+    receiver
 }
 
 /// A watcher's place among all of them; gone when the watcher is.
@@ -81,7 +47,7 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if !self.left {
-            self.watchers.all().remove(&self.seq);
+            self.watchers.remove(self.seq);
         }
     }
 }
@@ -95,7 +61,7 @@ impl Entry {
                 let Some(seen) = render(state, &batch).await else { return };
                 (revision, looks) = (Some(batch.ledger.revision), 0);
                 let ended = seen.ended;
-                self.show(seen);
+                self.watchers.show(self.seq, seen);
                 if ended {
                     return;
                 }
@@ -121,22 +87,10 @@ impl Entry {
         }
     }
 
-    /// Shows it to everybody who looks.
-    fn show(&self, seen: Seen) {
-        if let Some(watcher) = self.watchers.all().get(&self.seq) {
-            watcher.send_replace(Some(Arc::new(seen)));
-        }
-    }
-
     /// Whether nobody looks any more. Then the entry is taken away at once: who comes next gets a watcher of its own.
     fn is_alone(&mut self) -> bool {
-        let mut all = self.watchers.all();
-        let alone = all.get(&self.seq).is_none_or(|watcher| watcher.receiver_count() == 0);
-        if alone {
-            all.remove(&self.seq);
-            self.left = true;
-        }
-        alone
+        self.left = self.watchers.remove_if_alone(self.seq);
+        self.left
     }
 }
 

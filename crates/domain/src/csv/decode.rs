@@ -146,13 +146,11 @@ fn convert(
     out: &mut Vec<u8>,
     fault: &mut dyn FnMut(usize, DecodeFault),
 ) {
+    // Room of one size: what is made for all that is left would be made anew for each fault.
+    let mut room = [0_u8; 4096];
     loop {
-        let start = out.len();
-        let room = decoder.max_utf8_buffer_length_without_replacement(bytes.len()).unwrap_or(bytes.len() * 4);
-        out.resize(start + room, 0);
-        let (result, read, wrote) =
-            decoder.decode_to_utf8_without_replacement(bytes, &mut out[start..], last);
-        out.truncate(start + wrote);
+        let (result, read, wrote) = decoder.decode_to_utf8_without_replacement(bytes, &mut room, last);
+        out.extend_from_slice(&room[..wrote]);
         bytes = &bytes[read..];
         match result {
             DecoderResult::InputEmpty => return,

@@ -8,6 +8,9 @@ use super::rules::Schema;
 /// DOS marks the end of a text by this character.
 const CTRL_Z: u8 = 0x1A;
 
+/// More of them are no mark of an end: the parser bounds them as it does any text.
+const MOST_CTRL_Z: usize = 4096;
+
 /// Makes text of bytes. Memory is bounded by what is pushed, and by a header until its dialect is known.
 #[derive(Debug)]
 pub(super) struct Front {
@@ -114,8 +117,10 @@ impl Front {
 
     /// Holds back what may be the mark of the end.
     fn without_ctrl_z(&mut self, mut text: Vec<u8>, faults: &mut [(usize, DecodeFault)]) -> Vec<u8> {
+        let end = text.len();
         let kept = text.iter().rposition(|byte| *byte != CTRL_Z).map_or(0, |last| last + 1);
-        let marks = text.len() - kept;
+        let kept = if self.ctrl_z + (end - kept) > MOST_CTRL_Z { end } else { kept };
+        let marks = end - kept;
         text.truncate(kept);
         if self.ctrl_z > 0 && kept > 0 {
             let held = std::mem::take(&mut self.ctrl_z);

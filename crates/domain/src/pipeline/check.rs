@@ -13,13 +13,17 @@ use super::vars::{self, Filled, Section, Unset, Unusable};
 use super::written::Written;
 
 /// Routes that are not a pipeline's to take.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 12] = [
     "/v2/batches",
     "/v2/pipelines",
     "/v2/uploads",
     "/v2/callbacks",
     "/v2/audit",
+    "/v2/limits",
+    "/v2/operations",
+    "/v2/reconcile",
     "/v2/openapi.json",
+    "/console",
     "/docs",
     "/metrics",
 ];

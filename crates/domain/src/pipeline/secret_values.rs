@@ -52,8 +52,12 @@ impl SecretValues {
     pub fn add(&mut self, value: &str) {
         if let Some(url) = Url::parse(value).ok().filter(|_| value.contains("://")) {
             let password = url.password().map(str::to_owned);
+            // It is sent decoded, and an API may quote it so.
+            let decode =
+                |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+            let decoded = url.password().map(decode);
             let query: Vec<String> = url.query_pairs().map(|(_, value)| value.into_owned()).collect();
-            password.iter().chain(&query).for_each(|part| self.add_forms(part));
+            password.iter().chain(&decoded).chain(&query).for_each(|part| self.add_forms(part));
         } else {
             self.add_forms(value);
         }

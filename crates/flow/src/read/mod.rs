@@ -2,10 +2,8 @@
 
 pub mod eta;
 mod kept_answers;
-pub mod limits;
 pub mod lines;
 pub mod links;
-pub mod operations;
 pub mod pipelines;
 pub mod results;
 mod row_effect;

@@ -68,7 +68,10 @@ impl Slots {
         let active = in_flight.saturating_sub(self.metrics.limited.load(Ordering::Relaxed));
         let free = self.concurrency.saturating_sub(active);
         let riding = self.metrics.riding.load(Ordering::Relaxed);
-        if riding >= self.concurrency.saturating_mul(RIDING) {
+        let most_riding = self.concurrency.saturating_mul(RIDING);
+        let own_riding = load.waiting.riding.load(Ordering::Relaxed);
+        // A pipeline has its share of them, whatever the others hold.
+        if riding >= most_riding && own_riding > 0 && own_riding >= most_riding / self.pipelines.max(1) {
             return 0;
         }
         // Rows that wait for a limit take no slot, but memory: they are bounded too.

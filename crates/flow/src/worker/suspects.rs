@@ -161,7 +161,9 @@ impl Suspects {
         let in_call = rows_per_call(&self.waiting[first].pipeline);
         let most = if alone { 1 } else { (self.at_once() * in_call).min(MOST.max(in_call)) };
         self.began = Some(now);
-        Next::Suspects(self.take(first, most, may_run))
+        let pipeline = self.waiting[first].pipeline.clone();
+        let is_like = |other: &str| may_run(other) && (in_call == 1 || *other == *pipeline);
+        Next::Suspects(self.take(first, most, is_like))
     }
 
     fn end_episode(&mut self, now: Instant, others: bool) {

@@ -53,13 +53,12 @@ impl RowTask<'_> {
         if let Some(coming) = &mut progress.coming {
             coming.has_come();
         }
-        // It takes no slot: the row that leads has one for all.
-        let rides = (self.rides)();
         if let Some(gathering) = self.gatherer.join(&key, wanted, member) {
-            drop(rides);
             self.lead(at, row, &key, &gathering, progress).await;
             return self.replied(at, row, replied.await, progress).await;
         }
+        // It takes no slot: the row that leads has one for all.
+        let rides = (self.rides)();
         let replied = replied.await;
         drop(rides);
         self.replied(at, row, replied, progress).await
@@ -135,7 +134,8 @@ impl RowTask<'_> {
         progress.polling = false;
         let (row, now) = (row.in_call(item.call.clone()), item.ended_at);
         if !item.found {
-            return StepResult::Settled(self.no_result(at, &item.response, progress));
+            let settled = self.no_result(at, &item.response, progress);
+            return self.without_look(at, StepResult::Settled(settled));
         }
         let wait =
             if item.own { wait_until(item.response.status, &item.response.headers, now) } else { None };
@@ -151,11 +151,20 @@ impl RowTask<'_> {
             alone: true,
             item: true,
         };
-        let mut result = self.judge(at, &row, answer, progress).await;
-        if let (StepResult::Settled(Settled::Requeued { receipts, .. }), Some(step), true) =
-            (&mut result, at.stored_index(), at.step.poll.is_some())
+        let result = self.judge(at, &row, answer, progress).await;
+        self.without_look(at, result)
+    }
+
+    /// The row does not look at this call's result again: its next try goes into another call.
+    fn without_look(&self, at: StepAt<'_>, mut result: StepResult) -> StepResult {
+        let receipts = match &mut result {
+            StepResult::Settled(Settled::Requeued { receipts, .. }) => Some(receipts),
+            StepResult::Settled(Settled::Failed(failure)) => Some(&mut failure.receipts),
+            _ => None,
+        };
+        if let (Some(receipts), Some(step), true) = (receipts, at.stored_index(), at.step.poll.is_some())
+            && receipts.iter().all(|receipt| receipt.step != step)
         {
-            // It goes into another call, and does not look at this one's result again.
             receipts.push(self.receipt(step, &Kept::nothing()));
         }
         result

@@ -70,8 +70,8 @@ impl RowTask<'_> {
             Ok(key) => key,
             Err(settled) => return StepResult::Settled(*settled),
         };
-        // What is kept is of a question that the row asked before.
-        if !matches!(kept, None | Some(Kept::Nothing)) {
+        // What is kept, or recorded with other rows, is of a question that the row asked before.
+        if progress.call.is_some() || !matches!(kept, None | Some(Kept::Nothing)) {
             let result = self.called_step(at, kept, row, progress).await;
             return self.answered(at, cache, key, None, result, progress).await;
         }

@@ -216,6 +216,11 @@ impl RowTask<'_> {
 
     /// The entries of a call's rows. Rows of which none can be made have their replies.
     fn prepare(&self, at: StepAt<'_>, round: Round) -> Option<Prepared> {
+        if round.recorded.is_some() && round.members.iter().any(|member| member.lease.is_lost()) {
+            // Whoever has that row now has the whole call.
+            self.reply_all(round.members, round.recorded, false, || Reply::NotMade(NotMade::NotNow));
+            return None;
+        }
         let is_new = round.recorded.is_none() && at.look.is_none() && is_recorded(at);
         let call = round.recorded.or_else(|| is_new.then(|| self.services.id_generator.call_id()));
         let key = call.filter(|_| at.step.keyed && at.look.is_none()).map(|call| call.0.to_string());
@@ -261,8 +266,12 @@ impl RowTask<'_> {
     ) -> Result<Answer, NotMade> {
         let timeout = self.timeout(at);
         let span = self.call_span(at, &request);
-        let recording =
-            prepared.call.filter(|_| prepared.is_new).map(|call| self.recording(at, call, &prepared.members));
+        // A call that nobody may repeat is recorded for each try: a settlement between two tries takes the record of the first.
+        let harmful = at.look.is_none() && at.step.repetition() == Repetition::Harmful;
+        let recording = prepared
+            .call
+            .filter(|_| prepared.is_new || harmful)
+            .map(|call| self.recording(at, call, &prepared.members));
         let demand = Demand {
             note: recording.as_ref().map(|recording| recording as &dyn Note),
             ..self.demand(at, row, spend.clone(), progress, &span)

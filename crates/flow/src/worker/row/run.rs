@@ -55,7 +55,9 @@ impl RowTask<'_> {
         {
             progress.crashed_at(&next.name, self.services.clock.now());
         }
-        if let Some(settled) = self.duplicate(&row, kept.is_some(), progress).await {
+        // A row that was recorded for a call may have been called for.
+        let was_called = kept.is_some() || progress.call.is_some();
+        if let Some(settled) = self.duplicate(&row, was_called, progress).await {
             return RowEnd::Settled(settled, None);
         }
         for (index, step) in steps.iter().enumerate().skip(done) {
