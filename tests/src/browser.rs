@@ -167,16 +167,19 @@ impl Browser {
         self.act(&format!("//a[normalize-space()='{name}']"), "click", &json!({})).await;
     }
 
-    /// Waits until a file was downloaded; what is in it.
-    pub async fn downloaded(&self, name: &str) -> String {
-        let file: PathBuf = self.downloads.path().join(name);
+    /// Waits until a file was downloaded whose name, which tells the batch, ends so; what is in it.
+    pub async fn downloaded(&self, ending: &str) -> String {
         let began = Instant::now();
         loop {
+            let files = std::fs::read_dir(self.downloads.path()).expect("a folder");
             // It has its name once all of it is there.
-            if let Ok(text) = std::fs::read_to_string(&file) {
+            let found = files
+                .filter_map(Result::ok)
+                .find(|file| file.file_name().to_str().is_some_and(|name| name.ends_with(ending)));
+            if let Some(text) = found.and_then(|file| std::fs::read_to_string(file.path()).ok()) {
                 return text;
             }
-            assert!(began.elapsed() < PATIENCE, "{name} was not downloaded");
+            assert!(began.elapsed() < PATIENCE, "{ending} was not downloaded");
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
     }
