@@ -1,8 +1,8 @@
 //! Long runs of several workers that are killed on the way, by what an API records: tokens that end all the time, several limits at
 //! once, a limit that only the API's headers tell of, and results that are waited for.
 //!
-//! `PENSTOCK_TEST_SIZE` multiplies them (1 in the usual tests; 100 is 20,000 rows over tokens and 100,000 results). What was measured
-//! stands in docs/benchmarks.md. On one machine's services the one process is killed and started again.
+//! `PENSTOCK_TEST_SIZE` multiplies them (1 in the usual tests; 100 is 20,000 rows over tokens and 100,000 results). On one machine's
+//! services the one process is killed and started again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
