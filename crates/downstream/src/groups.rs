@@ -1,6 +1,6 @@
 //! Requests about one dependency's limits travel to the script in groups: what is asked within a millisecond or two is one
-//! question, however many calls ask. The script decides them in the order in which they were asked, so that a slot that is
-//! returned is there for whoever asks behind.
+//! question, however many calls ask. The script returns slots first, and decides the rest in the order in which it was asked. What
+//! asks for the same is one request of the group.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +16,8 @@ use crate::wire::{GroupState, MeterRequest, Policy, ScriptGroup, ScriptRequest};
 /// Two groups of a dependency leave at least so far apart, where none of the requests is urgent.
 const APART: Duration = Duration::from_millis(1);
 
-/// Requests of a group at most: the script, which holds up everybody else, takes about a millisecond for them.
-const MOST: usize = 32;
+/// Requests of a group at most: the script, which holds up everybody else, takes less than a millisecond for them.
+const MOST: usize = 64;
 
 /// A request, and who waits for its answer.
 pub(crate) struct Question {
@@ -26,8 +26,12 @@ pub(crate) struct Question {
     states: Vec<(String, Policy)>,
     meters: Vec<(String, String)>,
     request: ScriptRequest,
-    waiting: Option<oneshot::Sender<Vec<String>>>,
+    /// For each reply.
+    waiting: Vec<Option<Waiting>>,
 }
+
+/// Receives a reply.
+type Waiting = oneshot::Sender<Vec<String>>;
 
 impl Question {
     /// A request about the limits of a call.
@@ -59,13 +63,13 @@ impl Question {
             }
         };
         let meters = meters.iter().map(keys_of).collect();
-        Self { dependency: limits.dependency.clone(), states, meters, request, waiting: None }
+        Self { dependency: limits.dependency.clone(), states, meters, request, waiting: vec![None] }
     }
 
     /// The same with somebody who waits for the answer.
     pub(crate) fn answered(self) -> (Self, oneshot::Receiver<Vec<String>>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { waiting: Some(sender), ..self }, receiver)
+        (Self { waiting: vec![Some(sender)], ..self }, receiver)
     }
 
     /// A moment is near: another millisecond would make its call late.
@@ -74,7 +78,32 @@ impl Question {
     }
 
     fn is_given_up(&self) -> bool {
-        self.waiting.as_ref().is_some_and(oneshot::Sender::is_closed)
+        self.waiting.iter().any(|waiting| waiting.as_ref().is_some_and(oneshot::Sender::is_closed))
+    }
+
+    /// Joins a group: as a part of a request that asks for the same, where that changes nothing for those between them. Slots are
+    /// returned before anything is asked for.
+    fn join(self, group: &mut Vec<Self>) {
+        let is_first = self.request.op == "returned";
+        let like_this = |other: &&mut Self| {
+            other.request.op == self.request.op
+                && other.states.len() == self.states.len()
+                && other.states.iter().zip(&self.states).all(|((one, _), (two, _))| one == two)
+        };
+        let other =
+            if is_first { group.iter_mut().find(like_this) } else { group.last_mut().filter(like_this) };
+        if let Some(other) = other
+            && other.request.join(&self.request)
+        {
+            // Returned slots have one reply, which nobody waits for.
+            if !is_first {
+                other.waiting.extend(self.waiting);
+            }
+        } else if is_first {
+            group.insert(0, self);
+        } else {
+            group.push(self);
+        }
     }
 
     /// Whether it is about other limits of a state than one before it in a group: an operator has changed them meanwhile.
@@ -94,8 +123,8 @@ impl Group {
     }
 
     /// Who waits for the answers, in their order.
-    pub(crate) fn take_waiting(&mut self) -> Vec<Option<oneshot::Sender<Vec<String>>>> {
-        self.0.iter_mut().map(|question| question.waiting.take()).collect()
+    pub(crate) fn take_waiting(&mut self) -> Vec<Option<Waiting>> {
+        self.0.iter_mut().flat_map(|question| std::mem::take(&mut question.waiting)).collect()
     }
 
     /// The script's keys and argument.
@@ -175,8 +204,8 @@ impl Groups {
         }
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.get_mut(dependency)?;
-        let mut group: Vec<Question> = Vec::new();
-        while group.len() < MOST
+        let (mut group, mut asked) = (Vec::<Question>::new(), 0);
+        while asked < MOST
             && let Some(question) = queue.questions.pop_front()
         {
             if question.contradicts(&group) {
@@ -184,7 +213,8 @@ impl Groups {
                 break;
             }
             if !question.is_given_up() {
-                group.push(question);
+                asked += 1;
+                question.join(&mut group);
             }
         }
         if group.is_empty() {

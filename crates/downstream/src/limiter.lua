@@ -36,10 +36,12 @@ local OTHERS = { 'factor', 'ceiling', 'climb', 'before_factor', 'before_ceiling'
   'doubt', 'trial', 'good', 'bad', 'again_good', 'again_bad', 'run', 'probes_out', 'probes_good', 'mixed',
   'slots_mark', 'cause' }
 local DEFAULTS = { factor = 1, ceiling = 1, climb = SOONEST }
-local FIELDS = { 'server' }
-for _, names in ipairs({ TIMES, OTHERS }) do
-  for _, name in ipairs(names) do FIELDS[#FIELDS + 1] = name end
-end
+-- A field that is not stored is 0, or this; it is read when it is first needed. `stored` is what Redis has.
+local FIELDS = { __index = function(state, name)
+  local value = tonumber(state.stored[name]) or DEFAULTS[name] or 0
+  state[name] = value
+  return value
+end }
 
 local group = cjson.decode(ARGV[1])
 local now = group.now
@@ -50,9 +52,12 @@ if not now then
   now = tonumber(time[1]) * 1e6 + tonumber(time[2])
 end
 
+-- Whole numbers are written much quicker than fractions.
 local function text(number)
+  if number % 1 == 0 and math.abs(number) < 2 ^ 53 then return string.format('%d', number) end
   return string.format('%.17g', number)
 end
+local now_text = text(now)
 
 local function is_suspect(past)
   return past ~= 'clean'
@@ -137,7 +142,7 @@ end
 -- throttle.rs
 
 local function denied(retry_after, reason, row_only)
-  return { text(now), 'denied', text(retry_after), reason, row_only and '1' or '0', '0' }
+  return { now_text, 'denied', text(retry_after), reason, row_only and '1' or '0', '0' }
 end
 
 local function grown(refusals)
@@ -245,7 +250,7 @@ end
 
 local function throttle_reported(state, feedback)
   if state.trial == tonumber(asked.token) then state.trial, state.trial_until = 0, 0 end
-  local left_at = now - feedback.elapsed
+  local left_at = now - (feedback.elapsed or 0)
   if feedback.throttled and feedback.healthy == nil then
     local own = is_own(state, feedback.past)
     if feedback.past ~= 'throttled_alone' then state.in_a_row = state.in_a_row + 1 end
@@ -397,7 +402,7 @@ end
 -- Whether the server that answers is not the one that the state was used with: what it knows can be older than what had
 -- been granted.
 local function is_another_server(state)
-  if group.now or (state.server and math.abs(now - state.used_at) < RECENT) then return false end
+  if group.now or (state.server ~= '' and math.abs(now - state.used_at) < RECENT) then return false end
   local server = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
   local another = state.used_at > 0 and state.server ~= server
   state.server = server
@@ -415,7 +420,7 @@ end
 
 local function mark_slots(state)
   redis.call('ZREMRANGEBYSCORE', state.slots, '+inf', '+inf')
-  state.slots_mark = now
+  state.slots_mark, state.is_marked = now, true
   redis.call('ZADD', state.slots, '+inf', mark_of(state))
 end
 
@@ -442,14 +447,12 @@ end
 
 local function load(place, policy)
   local key = KEYS[place]
-  local found = redis.call('HMGET', key, unpack(FIELDS))
-  local state = { key = key, slots = KEYS[place + 1], policy = policy, server = found[1] or nil, read = {} }
-  state.read.server = state.server
-  for place = 2, #FIELDS do
-    local field = FIELDS[place]
-    state[field] = tonumber(found[place] or nil) or DEFAULTS[field] or 0
-    state.read[field] = tonumber(found[place] or nil)
-  end
+  local found, stored = redis.call('HGETALL', key), {}
+  for at = 1, #found, 2 do stored[found[at]] = found[at + 1] end
+  -- What is no field has a value from the start.
+  local state = { key = key, slots = KEYS[place + 1], policy = policy, stored = stored, server = stored.server or '',
+    behind = 0, taken = false, is_changed = false, is_marked = false }
+  setmetatable(state, FIELDS)
   if asked.op == 'peek' then
     -- Nothing is written: a state whose clock was set back is shown as it will be.
     state.behind = math.max(state.used_at - now, 0)
@@ -469,17 +472,31 @@ local function load(place, policy)
   return state
 end
 
+-- Whether a state and its slots are to be kept for longer: about once a minute, and for each pause that is longer.
+local function is_kept_longer(state, was_used_at)
+  local minute = 60e6
+  return math.floor(now / minute) ~= math.floor(was_used_at / minute) or state.paused_until > now
+end
+
 local function save(state)
+  local was_used_at = tonumber(state.stored.used_at) or 0
   state.used_at = now
   local values = {}
-  for _, field in ipairs(FIELDS) do
-    local value = state[field]
-    if value ~= nil and value ~= state.read[field] then
-      values[#values + 1] = field
-      values[#values + 1] = type(value) == 'number' and text(value) or value
+  for _, names in ipairs({ TIMES, OTHERS }) do
+    for _, name in ipairs(names) do
+      local value = rawget(state, name)
+      if value and value ~= (tonumber(state.stored[name]) or DEFAULTS[name] or 0) then
+        values[#values + 1] = name
+        values[#values + 1] = text(value)
+      end
     end
   end
+  if state.server ~= (state.stored.server or '') then
+    values[#values + 1] = 'server'
+    values[#values + 1] = state.server
+  end
   if #values > 0 then redis.call('HSET', state.key, unpack(values)) end
+  if not is_kept_longer(state, was_used_at) and not state.is_marked then return end
   local keep = KEEP_MS + math.max(math.floor((state.paused_until - now) / 1000), 0)
   redis.call('PEXPIRE', state.key, keep)
   if state.policy.concurrency then redis.call('PEXPIRE', state.slots, keep) end
@@ -521,9 +538,9 @@ local function take_slot(state, from, token, lease)
   if state.taken then state.taken = state.taken + added end
 end
 
-local function return_slot(state, token)
-  if not state.policy.concurrency then return end
-  local removed = redis.call('ZREM', state.slots, token)
+local function return_slots(state, tokens)
+  if not state.policy.concurrency or #tokens == 0 then return end
+  local removed = redis.call('ZREM', state.slots, unpack(tokens))
   if state.taken then state.taken = state.taken - removed end
 end
 
@@ -567,7 +584,7 @@ local function still_open(state)
 end
 
 local function report(state, feedback)
-  return_slot(state, asked.token)
+  return_slots(state, { asked.token })
   local own = throttle_reported(state, feedback)
   if feedback.healthy == true then state.cause = 0 end
   state.cause = feedback.cause or state.cause
@@ -801,7 +818,7 @@ local function look_at_meters(meters, wait)
   end
   for place, meter in ipairs(meters) do
     if meter.calendar and needed_of(meter) > meter.reserved then
-      return nil, { text(now), 'unreserved', tostring(place - 1) }
+      return nil, { now_text, 'unreserved', tostring(place - 1) }
     end
   end
   return wait
@@ -835,7 +852,7 @@ function requests.acquire(states, meters)
   end
   for _, meter in ipairs(meters) do slack = math.min(slack, charge_meter(meter, wait)) end
   if slack == math.huge then slack = 0 end
-  return { text(now), 'granted', text(wait), text(slack), probe and '1' or '0', confirm and '1' or '0' }
+  return { now_text, 'granted', text(wait), text(slack), probe and '1' or '0', confirm and '1' or '0' }
 end
 
 function requests.confirm(states)
@@ -844,22 +861,32 @@ function requests.confirm(states)
     if refusal then return refusal end
   end
   for _, state in ipairs(states) do take_slot(state, now, asked.token, asked.lease_us) end
-  return { text(now), 'confirmed' }
+  return { now_text, 'confirmed' }
 end
 
 function requests.report(states)
   local own = false
-  for place, state in ipairs(states) do own = report(state, asked.reports[place]) or own end
-  return { text(now), 'reported', own and '1' or '0' }
+  for place, state in ipairs(states) do
+    local feedback = asked.reports[place]
+    feedback.past = feedback.past or 'clean'
+    own = report(state, feedback) or own
+  end
+  return { now_text, 'reported', own and '1' or '0' }
+end
+
+-- Slots of calls that went well, or were not made. How well is in `good`.
+function requests.returned(states)
+  for _, state in ipairs(states) do return_slots(state, asked.returned) end
+  return { now_text, 'returned' }
 end
 
 function requests.hold(states)
   for _, state in ipairs(states) do
     slots_from(state)
-    for _, token in ipairs(asked.released) do return_slot(state, token) end
+    return_slots(state, asked.released)
     for _, slot in ipairs(asked.held) do take_slot(state, now, slot.token, slot.left_us) end
   end
-  return { text(now), 'held' }
+  return { now_text, 'held' }
 end
 
 function requests.deposit(_, meters)
@@ -868,12 +895,12 @@ function requests.deposit(_, meters)
     if asked.amount == 0 then meter.none_left = meter.calendar.limit end
     save_calendar(meter)
   end
-  return { text(now), 'deposited' }
+  return { now_text, 'deposited' }
 end
 
 function requests.correct(_, meters)
   for _, meter in ipairs(meters) do correct_meter(meter) end
-  return { text(now), 'corrected' }
+  return { now_text, 'corrected' }
 end
 
 -- What an operator sees. Nothing is written, so it is the only request of its group, and has a reply for each limit.
@@ -894,20 +921,26 @@ local function peek(states, meters)
 end
 
 local loaded, replies = {}, {}
-for index, request in ipairs(group.requests) do
+for _, request in ipairs(group.requests) do
   asked = request
+  asked.cost, asked.past = asked.cost or 1, asked.past or 'clean'
+  asked.lease_us, asked.lead_us = asked.lease_us or 0, asked.lead_us or 0
   local states = {}
   for place, which in ipairs(asked.states) do
     if not loaded[which] then loaded[which] = load(group.states[which].keys, group.states[which].policy) end
     states[place] = loaded[which]
   end
   whole = states[1]
-  local meters = load_meters()
+  local meters = asked.meters and load_meters() or {}
   if asked.op == 'peek' then return peek(states, meters) end
   if asked.good then
     for _, state in ipairs(states) do went_well(state, asked.good.calls, asked.good.elapsed) end
   end
-  replies[index] = requests[asked.op](states, meters)
+  -- Calls that ask for the same are one request, with a reply for each.
+  for _, token in ipairs(asked.tokens or { asked.token or '' }) do
+    asked.token = token
+    replies[#replies + 1] = requests[asked.op](states, meters)
+  end
   -- What changes meters alone leaves the states as they are.
   if asked.op ~= 'deposit' and asked.op ~= 'correct' then
     for _, state in ipairs(states) do state.is_changed = true end

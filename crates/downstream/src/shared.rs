@@ -94,6 +94,15 @@ impl SharedLimiter {
         *newest = newest.max(left_at);
     }
 
+    /// A report whose answer says nothing. At a test's own time it is made before anything else is asked.
+    async fn report_unanswered(&self, limits: &CallLimits, request: ScriptRequest) {
+        if self.server.clock.is_none() {
+            self.server.tell(limits, request);
+        } else {
+            let _ = self.server.ask(limits, request).await;
+        }
+    }
+
     fn refresh(&self, limits: &CallLimits, ask: &Ask, wait: f64) {
         if self.server.clock.is_none() {
             self.refresher.add(
@@ -163,22 +172,25 @@ impl Limiter for SharedLimiter {
             && feedback.pause.is_none()
             && !feedback.probe
             && !feedback.past.is_suspect()
-            && permit.limits.slots().is_none();
-        match feedback.healthy {
-            None if plain => return false,
-            Some(true) if plain => {
+            && feedback.healthy != Some(false);
+        if plain {
+            if feedback.healthy == Some(true) {
                 self.keep_successful(&permit.limits, feedback.elapsed);
-                return false;
             }
-            _ => {}
+            if permit.limits.slots().is_some() {
+                let good = self.take_successful(&permit.limits);
+                let request = ScriptRequest::for_returned(permit.token, good);
+                self.report_unanswered(&permit.limits, request).await;
+            }
+            return false;
         }
         let reports = permit.limits.feedback(feedback).map(CallReport::from).into();
         // An answer that does not come has been logged; slots run out by themselves.
         let good = self.take_successful(&permit.limits);
         let request = ScriptRequest { reports, good, ..ScriptRequest::for_token("report", permit.token) };
         let can_be_own = feedback.throttled || feedback.pause.is_some();
-        if !can_be_own && self.server.clock.is_none() {
-            self.server.tell(&permit.limits, request);
+        if !can_be_own {
+            self.report_unanswered(&permit.limits, request).await;
             return false;
         }
         let answer = self.server.ask(&permit.limits, request).await;

@@ -32,10 +32,16 @@ pub(crate) struct GroupState {
 #[derive(Serialize)]
 pub(crate) struct ScriptRequest {
     pub(crate) op: &'static str,
+    #[serde(skip_serializing_if = "is_one")]
     pub(crate) cost: u32,
-    pub(crate) token: String,
+    /// Of the calls that ask for the same: a reply for each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tokens: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) lease_us: f64,
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) lead_us: f64,
+    #[serde(skip_serializing_if = "is_clean")]
     pub(crate) past: &'static str,
     /// Calls of rows with a clean past that went well and were not reported yet.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +62,9 @@ pub(crate) struct ScriptRequest {
     /// Only of `report`: for each policy, how the call ended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) reports: Vec<CallReport>,
+    /// Only of `returned`: tokens of slots whose calls went well, or were not made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) returned: Vec<String>,
     /// Only of `hold`: slots of calls under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) held: Option<Vec<Slot>>,
@@ -70,6 +79,14 @@ pub(crate) struct SuccessfulCalls {
     pub(crate) calls: u32,
     /// How long ago the newest of them left, microseconds.
     pub(crate) elapsed: f64,
+}
+
+impl SuccessfulCalls {
+    /// Both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let calls = self.calls.saturating_add(other.calls);
+        Self { calls, elapsed: self.elapsed.min(other.elapsed) }
+    }
 }
 
 const fn past(past: Past) -> &'static str {
@@ -94,9 +111,10 @@ impl ScriptRequest {
         Self {
             op,
             cost: ask.cost,
-            token: ask.token.to_string(),
-            lease_us: ask.lease_us,
-            lead_us: ask.lead_us,
+            tokens: vec![ask.token.to_string()],
+            // Whole microseconds: the script reads and writes them quicker.
+            lease_us: ask.lease_us.ceil(),
+            lead_us: ask.lead_us.ceil(),
             past: past(ask.past),
             good: None,
             states: Vec::new(),
@@ -105,6 +123,7 @@ impl ScriptRequest {
             amount: None,
             actual: Vec::new(),
             reports: Vec::new(),
+            returned: Vec::new(),
             held: None,
             released: None,
         }
@@ -113,7 +132,36 @@ impl ScriptRequest {
     /// A request that asks for no call.
     pub(crate) fn for_token(op: &'static str, token: u64) -> Self {
         let past = Past::Clean;
-        Self::for_call(op, &Ask { cost: 0, token, lease_us: 0.0, lead_us: 0.0, past, patience_us: 0.0 })
+        Self::for_call(op, &Ask { cost: 1, token, lease_us: 0.0, lead_us: 0.0, past, patience_us: 0.0 })
+    }
+
+    /// Slots whose calls went well, or were not made: nothing else is reported of them.
+    pub(crate) fn for_returned(token: u64, good: Option<SuccessfulCalls>) -> Self {
+        let none = Self::for_token("returned", 0);
+        Self { tokens: Vec::new(), returned: vec![token.to_string()], good, ..none }
+    }
+
+    /// Whether another request about the same states is decided as this one is, so that both can be one.
+    fn asks_the_same(&self, other: &Self) -> bool {
+        let plain = |one: &Self| one.meters.is_empty() && is_clean(&one.past) && is_zero(&one.patience_us);
+        let same = |one: &Self| (one.op, one.cost, one.lease_us.to_bits());
+        matches!(self.op, "acquire" | "returned") && same(self) == same(other) && plain(self) && plain(other)
+    }
+
+    /// Takes in another request about the same states, if both ask for the same. Their calls are decided in the order in which they
+    /// were asked, with the longer lead of both.
+    pub(crate) fn join(&mut self, other: &Self) -> bool {
+        if !self.asks_the_same(other) {
+            return false;
+        }
+        self.tokens.extend_from_slice(&other.tokens);
+        self.returned.extend_from_slice(&other.returned);
+        self.lead_us = self.lead_us.max(other.lead_us);
+        self.good = match (self.good, other.good) {
+            (Some(one), Some(two)) => Some(one.and(two)),
+            (one, two) => one.or(two),
+        };
+        true
     }
 }
 
@@ -213,6 +261,15 @@ impl From<&CallMeter> for MeterRequest {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
+fn is_clean(past: &&str) -> bool {
+    *past == self::past(Past::Clean)
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
 fn is_zero(number: &f64) -> bool {
     *number == 0.0
 }
@@ -226,7 +283,9 @@ pub(crate) struct CallReport {
     pause: Option<f64>,
     throttled: bool,
     probe: bool,
+    #[serde(skip_serializing_if = "is_clean")]
     past: &'static str,
+    #[serde(skip_serializing_if = "is_zero")]
     elapsed: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<u8>,
