@@ -14,9 +14,8 @@ use penstock_tests::{Client, Place};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{NOOP, Promises, ROUTE, body, plain, say, usage};
-
-const INVITE: &str = include_str!("../../../pipelines/invite.yaml");
+use crate::cpu::{self, Meter};
+use crate::{NOOP, Promises, ROUTE, body, plain, say, three_calls_definition, usage};
 
 /// Resident memory that the API and a worker may need for any file, MiB.
 const MOST_MIB: f64 = 64.0;
@@ -32,7 +31,16 @@ pub async fn run(rows: u32, part: Option<&str>) -> bool {
         no_op(rows.min(200_000), &mut kept).await;
     }
     if wanted("three-calls") {
-        three_calls(rows.min(20_000), &mut kept).await;
+        three_calls(rows.min(20_000), &Calls { latency_ms: 50, concurrency: 64, share: 0.7 }, &mut kept)
+            .await;
+    }
+    // The processor is the limit, and not the downstream.
+    if wanted("fast-calls") {
+        three_calls(rows.min(20_000), &Calls { latency_ms: 0, concurrency: 64, share: 0.0 }, &mut kept).await;
+    }
+    if wanted("few-slots") {
+        three_calls(rows.min(20_000), &Calls { latency_ms: 10, concurrency: 20, share: 0.9 }, &mut kept)
+            .await;
     }
     if wanted("dispatcher") {
         dispatcher(&mut kept).await;
@@ -66,9 +74,13 @@ fn redis_memory(url: &str) -> f64 {
     redis_info(url, "used_memory")
 }
 
-/// Seconds of processor time that the server has used.
-fn redis_cpu(url: &str) -> f64 {
-    redis_info(url, "used_cpu_user") + redis_info(url, "used_cpu_sys")
+/// The processes of PostgreSQL and Redis.
+fn servers(database: &str, redis: &str) -> (Option<u32>, Option<u32>) {
+    let backend = psql(database, &["SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"]);
+    let postmaster = backend.parse().ok().and_then(cpu::parent);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a process")]
+    let redis = redis_info(redis, "process_id") as u32;
+    (postmaster, Some(redis))
 }
 
 fn place(definition: &str) -> (Sandbox, Place) {
@@ -185,30 +197,40 @@ async fn no_op(rows: u32, kept: &mut Promises) {
     }
     let before = redis_memory(&redis);
     let dispatcher = place.dispatcher(&sandbox, "200ms");
+    let (postgres, redis_pid) = servers(&database, &redis);
+    let services = [("worker", &worker), ("dispatcher", &dispatcher), ("api", &api)];
+    let meter = Meter::start(&services, postgres, redis_pid);
     let began = Instant::now();
     client.finished(&id).await;
     let ours = say("processing, no-op steps, one worker process", rows, began.elapsed());
+    meter.say(rows);
     kept.at_least("no-op / one row a transaction", ours / one, 10.0);
     println!("{:<60} {:>12.0} bytes", "Redis's growth by the batch", redis_memory(&redis) - before);
     println!("{:<60} {:>12.1} MiB", "peak memory of the worker", usage(&worker).0);
     drop(dispatcher);
 }
 
+/// Calls that a downstream answers in this time, so many of them at once at each of two dependencies.
+struct Calls {
+    latency_ms: u64,
+    concurrency: u32,
+    /// The least part of the bare client's rate.
+    share: f64,
+}
+
 /// Three calls a row, beside what a bare client gets out of the same downstream.
-async fn three_calls(rows: u32, kept: &mut Promises) {
-    let definition = INVITE
-        .replace("limit: 50, period: 1s, burst: 10", "limit: 100000, period: 1s, burst: 10000")
-        .replace("limit: 20, period: 1s, burst: 5", "limit: 100000, period: 1s, burst: 10000")
-        .replace("concurrency: 20", "concurrency: 64")
-        .replace("rows_per_owner: 100", "rows_per_owner: 20000, spread: 0s");
+async fn three_calls(rows: u32, calls: &Calls, kept: &mut Promises) {
+    let Calls { latency_ms, concurrency, share } = *calls;
+    let definition = three_calls_definition(concurrency);
     let (sandbox, place) = place(&definition);
-    sandbox.set_faults(penstock_sandbox::Faults { latency_ms: 50, ..penstock_sandbox::Faults::default() });
+    sandbox.set_faults(penstock_sandbox::Faults { latency_ms, ..penstock_sandbox::Faults::default() });
     let key = place.key(&sandbox, "bench");
-    let (api, _worker) = (place.api(&sandbox), place.worker(&sandbox));
+    let (api, worker) = (place.api(&sandbox), place.worker(&sandbox));
     let client = Client::new(&api, &key);
     println!();
-    let ceiling = plain::three_calls(&sandbox.url(), rows / 2, 64).await;
-    let ceiling = say("ceiling: a bare client, 64 calls at once of 50 ms", rows / 2, ceiling);
+    let ceiling = plain::three_calls(&sandbox.url(), rows / 2, concurrency).await;
+    let named = format!("ceiling: a bare client, {concurrency} calls at once of {latency_ms} ms");
+    let ceiling = say(&named, rows / 2, ceiling);
     let route = "/v2/client/users/batch/invite?context=%7B%22campaign%22%3A%22bench%22%7D";
     let (status, batch) = client.upload(route, body(rows)).await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
@@ -216,15 +238,18 @@ async fn three_calls(rows: u32, kept: &mut Promises) {
     while client.get(&format!("/v2/batches/{id}")).await["status"] != "queued" {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let _dispatcher = place.dispatcher(&sandbox, "1s");
-    let redis = place.variable("REDIS_URL").expect("a cluster").to_owned();
-    let (began, used) = (Instant::now(), redis_cpu(&redis));
+    let dispatcher = place.dispatcher(&sandbox, "1s");
+    let variable = |name| place.variable(name).expect("a cluster").to_owned();
+    let (postgres, redis) = servers(&variable("DATABASE_URL"), &variable("REDIS_URL"));
+    let services = [("worker", &worker), ("dispatcher", &dispatcher), ("api", &api)];
+    let (began, meter) = (Instant::now(), Meter::start(&services, postgres, redis));
     let batch = client.finished(&id).await;
-    let used = redis_cpu(&redis) - used;
-    let ours = say("three calls a row, concurrency 64, one worker process", rows, began.elapsed());
+    let named = format!("three calls a row, concurrency {concurrency}, one worker process");
+    let ours = say(&named, rows, began.elapsed());
     assert_eq!(batch["counts"]["completed"], rows, "{batch}");
-    println!("{:<60} {:>12.3} CPU s", "Redis, per 1,000 rows", used * 1000.0 / f64::from(rows));
-    kept.at_least("three calls / the downstream's ceiling", ours / ceiling, 0.7);
+    meter.say(rows);
+    println!("{:<60} {:>12.1} MiB", "peak memory of the worker", usage(&worker).0);
+    kept.at_least("three calls / the downstream's ceiling", ours / ceiling, share);
 }
 
 /// A run over 10,000 owners, with little and with much waiting.

@@ -10,7 +10,8 @@ use penstock_tests::{Client, Place};
 use ring::rand::SystemRandom;
 use uuid::Uuid;
 
-use crate::{NOOP, ROUTE, body, head, line, rate, say, usage};
+use crate::cpu::Meter;
+use crate::{NOOP, ROUTE, body, head, line, rate, say, three_calls_definition, usage};
 
 /// Resident memory that a service may need for any file, MiB.
 const MOST_MIB: f64 = 96.0;
@@ -19,7 +20,11 @@ const MOST_MIB: f64 = 96.0;
 const MOST_APART_MIB: f64 = 16.0;
 
 /// Measures, prints; whether memory stayed within its bounds.
-pub async fn run(rows: u32) -> bool {
+pub async fn run(rows: u32, part: Option<&str>) -> bool {
+    if part == Some("calls") {
+        three_calls(rows.min(20_000)).await;
+        return true;
+    }
     println!("{rows} rows of {} bytes\n", line(1).len());
     let parsing = parse(rows);
     let sealing = seal(rows);
@@ -35,6 +40,7 @@ pub async fn run(rows: u32) -> bool {
     println!("peak memory, {rows} rows {:>10} {:>6.1} MiB", "", large.peak);
     let noop_rows = rows.min(100_000);
     process(noop_rows).await;
+    three_calls(rows.min(20_000)).await;
     if large.peak > MOST_MIB || large.peak - small.peak > MOST_APART_MIB {
         eprintln!("memory: at most {MOST_MIB} MiB, and {MOST_APART_MIB} MiB above what 10,000 rows need");
         return false;
@@ -179,4 +185,27 @@ async fn process(rows: u32) {
     say("processing, no-op steps (claim, settle, finish)", rows, took);
     println!("CPU per 1,000 rows                  {:>6.1} ms", (cpu - cpu_before) / f64::from(rows) * 1e6);
     println!("peak memory                         {:>6.1} MiB", peak);
+}
+
+/// Three calls a row, each answered at once.
+async fn three_calls(rows: u32) {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("pipeline.yaml", &three_calls_definition(64))]);
+    let key = place.key(&sandbox, "bench");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let route = "/v2/client/users/batch/invite?context=%7B%22campaign%22%3A%22bench%22%7D";
+    let (status, batch) = client.upload(route, body(rows)).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    while client.get(&format!("/v2/batches/{id}")).await["status"] == "processing" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (began, meter) = (Instant::now(), Meter::start(&[("penstock", &service)], None, None));
+    let batch = client.finished(&id).await;
+    println!();
+    say("three calls a row, 64 at once, each answered at once", rows, began.elapsed());
+    assert_eq!(batch["counts"]["completed"], rows, "{batch}");
+    meter.say(rows);
+    println!("{:<60} {:>12.1} MiB", "peak memory of the process", usage(&service).0);
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench [ROWS]`: measurements beside a ceiling or a peer that is measured in the same run.
 
 mod cluster;
+mod cpu;
 mod embedded;
 mod flow;
 mod million;
@@ -16,13 +17,28 @@ const NOOP: &str = "name: noop\ncsv: { columns: [ { name: email, required: true,
 
 const ROUTE: &str = "/v2/pipelines/noop/batches";
 
+/// Three calls a row, which nothing limits but so many at once at each of two dependencies.
+fn three_calls_definition(concurrency: u32) -> String {
+    include_str!("../../../pipelines/invite.yaml")
+        .replace("concurrency: 20, ", "")
+        .replace(
+            "limit: 50, period: 1s, burst: 10 }",
+            &format!("limit: 100000, period: 1s, burst: 10000 }}, concurrency: {concurrency}"),
+        )
+        .replace(
+            "limit: 20, period: 1s, burst: 5 }",
+            &format!("limit: 100000, period: 1s, burst: 10000 }}, concurrency: {concurrency}"),
+        )
+        .replace("rows_per_owner: 100", "rows_per_owner: 20000, spread: 0s")
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let services = args.next().unwrap_or_else(|| "embedded".into());
     let rows: u32 = args.next().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
     let good = match services.as_str() {
-        "embedded" => embedded::run(rows).await,
+        "embedded" => embedded::run(rows, args.next().as_deref()).await,
         "cluster" => cluster::run(rows, args.next().as_deref()).await,
         "flow" => {
             let mut kept = Promises::default();
@@ -36,7 +52,8 @@ async fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "penstock-benches embedded|cluster [ROWS] [extraction|no-op|three-calls|dispatcher]\n\
+                "penstock-benches embedded [ROWS] [calls]\n\
+                 penstock-benches cluster [ROWS] [extraction|no-op|three-calls|fast-calls|few-slots|dispatcher]\n\
                  penstock-benches flow [SECONDS] [exact|unrest|lower|hang|fair]\n\
                  penstock-benches million [ROWS]"
             );
