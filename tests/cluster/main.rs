@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bucket;
+mod pooler;
 mod servers;
 
 use std::time::{Duration, Instant, SystemTime};

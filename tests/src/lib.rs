@@ -9,6 +9,7 @@ pub mod database;
 pub mod disk;
 pub mod fleet;
 pub mod memory_limit;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod receiver;
 pub mod redis;

@@ -109,7 +109,7 @@ impl Postgres {
         );
         // For the server, and not for what starts it as another user.
         let environment = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
-        let mut start = self.as_owner(Path::new("env"));
+        let mut start = lower(Path::new("env"));
         start.args(environment).arg(bin().join("pg_ctl")).arg("-D").arg(self.data());
         start.arg("-l").arg(self.folder.path().join("log")).args(["-s", "-w", "-o", &options, "start"]);
         // The server would keep an inherited pipe open.
@@ -126,18 +126,19 @@ impl Postgres {
     }
 
     fn program(&self, name: &str) -> Command {
-        self.as_owner(&bin().join(name))
+        lower(&bin().join(name))
     }
+}
 
-    fn as_owner(&self, program: &Path) -> Command {
-        if !is_root() {
-            return Command::new(program);
-        }
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(program);
-        command.current_dir("/");
-        command
+/// A program as PostgreSQL's user: it refuses to run as root, and so does PgBouncer.
+pub(crate) fn lower(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
     }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(program);
+    command.current_dir("/");
+    command
 }
 
 impl Drop for Postgres {
@@ -151,7 +152,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.trim_ascii() == b"0")
 }
 

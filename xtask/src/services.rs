@@ -194,6 +194,10 @@ fn install() -> Result<(), String> {
             missing.push(program);
         }
     }
+    // Not on everybody's path.
+    if !Path::new("/usr/sbin/pgbouncer").is_file() {
+        missing.push("pgbouncer");
+    }
     if postgres_bin().is_none() {
         missing.push("postgresql");
     }

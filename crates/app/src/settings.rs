@@ -93,6 +93,9 @@ pub struct Settings {
     /// Connections to PostgreSQL
     #[arg(long, env = "PENSTOCK_DATABASE_CONNECTIONS", default_value_t = 16, global = true)]
     pub database_connections: u32,
+    /// What a pooler before PostgreSQL hands out: `session` or `transaction`; without it that is found out
+    #[arg(long, env = "PENSTOCK_DATABASE_POOLING", global = true)]
+    pub database_pooling: Option<String>,
     /// Payloads are erased this many days after their batch finished; without it they are kept
     #[arg(long, env = "PENSTOCK_ERASE_AFTER_DAYS", global = true)]
     pub erase_after_days: Option<u32>,

@@ -5,8 +5,10 @@
 //! acknowledges. So every statement has a limit on the server, and a slightly longer one here: while the connection works,
 //! the server's refusal arrives first. What passes the longer limit proves that the connection is silent, and it is closed;
 //! connections that have been idle since then are closed untested. The server frees what a silent client held when
-//! [`IDLE_IN_TRANSACTION`] is over.
+//! `idle_in_transaction_session_timeout` is over.
 
+mod sessions;
+pub mod settings;
 mod transaction;
 
 use std::fmt;
@@ -15,12 +17,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryFutureExt as _};
-use sqlx::pool::PoolConnection;
+use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection as _, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Postgres};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-pub use self::transaction::{ReadTx, Tx};
+pub use self::sessions::Sessions;
+pub use self::transaction::{Isolation, ReadTx, Tx};
 use crate::error::sqlstate;
 
 /// How long an ordinary statement may take on the server. None waits longer: rows are moved in groups of some hundreds.
@@ -31,9 +35,6 @@ const LONG_STATEMENT: Duration = Duration::from_secs(120);
 
 /// How much longer is waited here: the server's refusal arrives first.
 const MARGIN: Duration = Duration::from_secs(1);
-
-/// The server ends a transaction whose client says nothing for longer, and frees its locks.
-const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(7);
 
 /// How long a caller waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(5);
@@ -72,38 +73,9 @@ impl Limit {
     }
 }
 
-/// What every connection sets for itself, whatever the database's or the role's defaults are: the isolation that the
-/// transactions here rely on, time limits, where the tables are, and that a commit is on disk when it is answered (a note
-/// that a crash forgets would have a call made twice). How long the server waits for a client that is gone, too.
-///
-/// The schema is the one of the search path that has the tables; before there are any, the first of the search path.
-const SETTINGS: &str = "SELECT set_config('search_path', quote_ident(coalesce( \
-     (SELECT n.nspname FROM unnest(current_schemas(false) || 'public'::name) WITH ORDINALITY AS path(name, place) \
-      JOIN pg_catalog.pg_namespace n ON n.nspname = path.name \
-      JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'batch_keys' ORDER BY path.place LIMIT 1), \
-     current_schema(), 'public')), false), \
-     set_config('default_transaction_isolation', 'read committed', false), \
-     set_config('default_transaction_deferrable', 'off', false), \
-     set_config('statement_timeout', $1, false), set_config('lock_timeout', '0', false), \
-     set_config('idle_in_transaction_session_timeout', $2, false), set_config('idle_session_timeout', '0', false), \
-     CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL THEN set_config('transaction_timeout', '0', false) END, \
-     CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END, \
-     set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), \
-     set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '25000', false)";
-
-/// Applies the [`SETTINGS`] with a limit for statements; none: no limit.
-async fn apply_settings(
-    connection: &mut PgConnection,
-    statement: Option<Duration>,
-) -> Result<(), sqlx::Error> {
-    let millis = |limit: Duration| limit.as_millis().to_string();
-    sqlx::query(SETTINGS)
-        .bind(statement.map_or_else(|| "0".to_owned(), millis))
-        .bind(statement.map_or_else(|| "0".to_owned(), |_| millis(IDLE_IN_TRANSACTION)))
-        .persistent(false)
-        .execute(connection)
-        .await?;
-    Ok(())
+/// Sets up a session that is this program's own.
+async fn set_up(connection: &mut PgConnection, limit: Option<Duration>) -> Result<(), sqlx::Error> {
+    connection.execute(AssertSqlSafe(settings::of_session(limit))).await.map(|_| ())
 }
 
 /// Since when connections that have been idle are of no use: one was found silent, or to lead to a server that has become
@@ -130,6 +102,7 @@ pub struct Pool {
     /// A connection of its own for ending what others run: when all are busy, it is needed most.
     cancels: PgPool,
     useless_since: UselessSince,
+    sessions: Arc<OnceCell<Sessions>>,
 }
 
 impl fmt::Debug for Pool {
@@ -139,16 +112,17 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// A pool that connects when it is first used.
-    pub fn new(options: PgConnectOptions, max_connections: u32) -> Self {
+    /// A pool that connects when it is first used. Whose the server's sessions are is found out then, unless it is given.
+    pub fn new(options: PgConnectOptions, max_connections: u32, sessions: Option<Sessions>) -> Self {
         let useless_since = UselessSince::default();
+        let sessions = Arc::new(OnceCell::new_with(sessions));
         let useless = useless_since.clone();
         let connections = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE)
             // Asked here instead, within a time.
             .test_before_acquire(false)
-            .after_connect(|connection, _| apply_settings(connection, Some(STATEMENT)).boxed())
+            .after_connect(set_up_own(sessions.clone(), Some(STATEMENT)))
             .before_acquire(move |connection, idle| {
                 let useless = useless.clone();
                 async move {
@@ -173,9 +147,9 @@ impl Pool {
             .max_connections(1)
             .acquire_timeout(CANCEL)
             .idle_timeout(CANCELS_IDLE)
-            .after_connect(|connection, _| apply_settings(connection, Some(CANCEL)).boxed())
+            .after_connect(set_up_own(sessions.clone(), Some(CANCEL)))
             .connect_lazy_with(options);
-        Self { connections, cancels, useless_since }
+        Self { connections, cancels, useless_since, sessions }
     }
 
     /// Opens connections with other options from now on. Those that are open go on.
@@ -184,26 +158,62 @@ impl Pool {
         self.cancels.set_connect_options(options);
     }
 
-    /// A pool of one connection whose statements have no time limit: for migrations.
-    pub async fn unlimited(&self) -> Result<PgPool, sqlx::Error> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ACQUIRE)
-            .after_connect(|connection, _| apply_settings(connection, None).boxed());
-        pool.connect_with((*self.connections.connect_options()).clone()).await
+    /// A connection of its own, whose statements have no time limit: for migrations.
+    pub async fn unlimited(&self) -> Result<(PgConnection, Sessions), sqlx::Error> {
+        let sessions = self.sessions().await?;
+        // Statements that are kept prepared would be left in a session that is somebody else's next.
+        let options = (*self.connections.connect_options()).clone().statement_cache_capacity(0);
+        let mut connection = options.connect().await?;
+        if sessions == Sessions::PerConnection {
+            set_up(&mut connection, None).await?;
+        }
+        Ok((connection, sessions))
     }
 
-    /// A connection for one statement after another.
-    pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
+    /// Whose the server's sessions are.
+    async fn sessions(&self) -> Result<Sessions, sqlx::Error> {
+        if let Some(sessions) = self.sessions.get() {
+            return Ok(*sessions);
+        }
+        let find = self.sessions.get_or_try_init(|| async {
+            let found = sessions::found(&self.connections.connect_options()).await?;
+            if found == Sessions::PerTransaction {
+                tracing::info!(
+                    "a pooler in transaction mode is before the database: every statement is in a transaction"
+                );
+            }
+            Ok(found)
+        });
+        tokio::time::timeout(ACQUIRE, find).await.unwrap_or(Err(sqlx::Error::PoolTimedOut)).copied()
+    }
+
+    /// A connection for one statement after another. Where a session is a transaction's, only for [transactions](Self::begin).
+    async fn acquire(&self) -> Result<Connection, sqlx::Error> {
+        let sessions = self.sessions().await?;
         let connection = self.connections.acquire().await?;
         let useless_since = self.useless_since.clone();
         Ok(Connection {
             connection,
+            sessions,
             limit: Limit::Ordinary,
             useless_since,
             is_useless: false,
             under_way: false,
         })
+    }
+}
+
+/// Sets up the sessions that are this program's own.
+fn set_up_own(
+    sessions: Arc<OnceCell<Sessions>>,
+    limit: Option<Duration>,
+) -> impl for<'c> Fn(&'c mut PgConnection, PoolConnectionMetadata) -> BoxFuture<'c, Result<(), sqlx::Error>>
++ Send
++ Sync
++ 'static {
+    move |connection, _| {
+        let own = sessions.get() != Some(&Sessions::PerTransaction);
+        async move { if own { set_up(connection, limit).await } else { Ok(()) } }.boxed()
     }
 }
 
@@ -235,6 +245,7 @@ fn is_read_only(error: &sqlx::Error) -> bool {
 /// A connection whose statements have a time limit. It is closed, and not returned to the pool, once it is of no use.
 pub struct Connection {
     connection: PoolConnection<Postgres>,
+    sessions: Sessions,
     limit: Limit,
     useless_since: UselessSince,
     is_useless: bool,
@@ -243,12 +254,17 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whether the server may keep statements prepared for this connection.
+    pub fn keeps_statements(&self) -> bool {
+        self.sessions == Sessions::PerConnection
+    }
+
     /// Waits for something that happens on this connection.
     pub async fn within_limit<'c, T>(
         &'c mut self,
         work: impl FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
-        let Self { connection, limit, useless_since, is_useless, under_way } = self;
+        let Self { connection, limit, useless_since, is_useless, under_way, .. } = self;
         *under_way = true;
         let done =
             tokio::time::timeout(limit.here(), work(connection)).await.unwrap_or_else(|_| Err(silent()));

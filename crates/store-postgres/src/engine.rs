@@ -16,7 +16,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use uuid::Uuid;
 
-use crate::connection::{Connection, Limit, Pool, ReadTx, Tx};
+use crate::connection::{Connection, Isolation, Limit, Pool, ReadTx, Tx};
 use crate::error::store_error;
 use crate::{copy, fragments, run_lock, schema};
 
@@ -28,14 +28,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Runs something on a connection of the pool.
+    /// Runs one statement, which is not kept prepared.
     pub async fn run<T>(
         &self,
         name: &'static str,
         work: impl for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send,
     ) -> StoreResult<T> {
-        let mut connection = self.pool.acquire().await.map_err(store_error(name))?;
-        connection.within_limit(work).await.map_err(store_error(name))
+        let mut tx = self.pool.single().await.map_err(store_error(name))?;
+        let done = tx.within_limit(work).await.map_err(store_error(name))?;
+        tx.commit().await.map_err(store_error(name))?;
+        Ok(done)
     }
 }
 
@@ -46,22 +48,24 @@ impl Engine for Server {
     }
 
     async fn fetch(&self, _: Kind, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<Vec<Row>> {
-        let mut connection = self.pool.acquire().await.map_err(store_error(statement.name))?;
-        fetch(&mut connection, text, statement).await
+        let mut tx = self.pool.single().await.map_err(store_error(statement.name))?;
+        let rows = fetch(&mut tx, text, statement).await?;
+        tx.commit().await.map_err(store_error(statement.name))?;
+        Ok(rows)
     }
 
     async fn execute(&self, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<u64> {
-        let mut connection = self.pool.acquire().await.map_err(store_error(statement.name))?;
-        execute(&mut connection, text, statement).await
+        let mut tx = self.pool.single().await.map_err(store_error(statement.name))?;
+        let touched = execute(&mut tx, text, statement).await?;
+        tx.commit().await.map_err(store_error(statement.name))?;
+        Ok(touched)
     }
 
     async fn begin(&self, name: &'static str, kind: Kind) -> StoreResult<Box<dyn EngineTransaction>> {
-        const SNAPSHOT: &str =
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '120s'";
         let begun = match kind {
             Kind::Write => self.pool.begin(Limit::Ordinary).await.map(Open::Own),
             Kind::Long => self.pool.begin(Limit::Long).await.map(Open::Own),
-            Kind::Snapshot => self.pool.begin_with(SNAPSHOT, Limit::Long).await.map(Open::Own),
+            Kind::Snapshot => self.pool.begin_as(Isolation::Snapshot, Limit::Long).await.map(Open::Own),
             Kind::Read => self.pool.begin_reading().await.map(Open::Clients),
         };
         Ok(Box::new(begun.map_err(store_error(name))?))
@@ -73,8 +77,10 @@ impl Engine for Server {
 
     async fn shred_epochs(&self) -> StoreResult<()> {
         // A plain VACUUM frees the record's place and leaves its bytes there; the table has a few records.
-        let vacuum =
-            self.run("shred_epochs", |connection| connection.execute("VACUUM (FULL) epochs").boxed());
+        let vacuum = async {
+            let mut connection = self.pool.outside().await?;
+            connection.within_limit(|connection| connection.execute("VACUUM (FULL) epochs").boxed()).await
+        };
         if let Err(error) = vacuum.await {
             tracing::warn!(%error, "the table of dropped epochs was not written anew; the next drop tries again");
         }
@@ -94,8 +100,9 @@ impl Engine for Server {
             "/* penstock:engine */ SELECT current_setting('server_version'), \
              current_setting('server_version_num')::int4 >= 140000, pg_database_size(current_database())",
         );
-        let (version, supported, bytes): (String, bool, i64) =
-            self.run("engine", |connection| statement.fetch_one(connection).boxed()).await?;
+        let (version, supported, bytes): (String, bool, i64) = self
+            .run("engine", |connection| statement.persistent(false).fetch_one(connection).boxed())
+            .await?;
         Ok(EngineInfo {
             engine: "postgresql",
             needed_version: "14",
@@ -157,6 +164,7 @@ async fn fetch(
 ) -> StoreResult<Vec<Row>> {
     let named = store_error(statement.name);
     let query = sqlx::query_with(AssertSqlSafe(text), arguments(statement).map_err(&named)?);
+    let query = query.persistent(connection.keeps_statements());
     let rows = connection.within_limit(|connection| query.fetch_all(connection).boxed()).await;
     Ok(rows.map_err(named)?.into_iter().map(|row| Row::new(Record(row))).collect())
 }
@@ -164,6 +172,7 @@ async fn fetch(
 async fn execute(connection: &mut Connection, text: Arc<str>, statement: &Statement<'_>) -> StoreResult<u64> {
     let named = store_error(statement.name);
     let query = sqlx::query_with(AssertSqlSafe(text), arguments(statement).map_err(&named)?);
+    let query = query.persistent(connection.keeps_statements());
     let done = connection.within_limit(|connection| query.execute(connection).boxed()).await;
     Ok(done.map_err(named)?.rows_affected())
 }

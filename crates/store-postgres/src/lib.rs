@@ -20,6 +20,7 @@ use penstock_store_sql::{Db, SqlStore};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::connection::Pool;
+pub use crate::connection::Sessions;
 use crate::engine::Server;
 use crate::error::store_error;
 
@@ -30,6 +31,8 @@ pub struct Options {
     pub max_connections: u32,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
+    /// Whose the server's sessions are; none: it is found out at the first connection.
+    pub sessions: Option<Sessions>,
 }
 
 /// The database of a cluster.
@@ -47,7 +50,7 @@ impl PostgresStore {
     /// When it is no such URL.
     pub fn connect(url: &str, options: Options) -> StoreResult<Self> {
         let connect = connect_options(url, &options.application_name)?;
-        let server = Arc::new(Server { pool: Pool::new(connect, options.max_connections) });
+        let server = Arc::new(Server { pool: Pool::new(connect, options.max_connections, options.sessions) });
         let store = SqlStore::new(Db::new(server.clone()));
         Ok(Self { store, server, application_name: options.application_name })
     }
@@ -79,5 +82,7 @@ fn connect_options(url: &str, application_name: &str) -> StoreResult<PgConnectOp
     Ok(PgConnectOptions::from_str(url)
         .map_err(store_error("connect"))?
         .application_name(application_name)
+        // PgBouncer refuses to start a session with it, and numbers are read in binary.
+        .extra_float_digits(None)
         .statement_cache_capacity(256))
 }

@@ -28,7 +28,8 @@ impl RunLock for DispatchLock {}
 pub async fn acquire(pool: &Pool) -> Result<Option<Box<dyn RunLock>>, sqlx::Error> {
     let mut tx = pool.begin(Limit::Ordinary).await?;
     let lock = sqlx::query_scalar("/* penstock:lock_run */ SELECT pg_try_advisory_xact_lock($1)").bind(LOCK);
-    let locked: bool = tx.within_limit(|connection| lock.fetch_one(connection).boxed()).await?;
+    let locked: bool =
+        tx.within_limit(|connection| lock.persistent(false).fetch_one(connection).boxed()).await?;
     if !locked {
         return Ok(None);
     }

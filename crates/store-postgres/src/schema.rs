@@ -5,9 +5,10 @@ use std::sync::LazyLock;
 use futures::FutureExt as _;
 use penstock_store::migrations::{File, POSTGRES};
 use penstock_store::{StoreError, StoreResult};
-use sqlx::SqlStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqlStr};
 
+use crate::connection::{Sessions, settings};
 use crate::engine::Server;
 use crate::error::store_error;
 
@@ -16,8 +17,13 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
         let (version, words) = file.version();
         Migration::new(version, words.into(), MigrationType::Simple, SqlStr::from_static(file.sql), false)
     };
-    Migrator::with_migrations(POSTGRES.iter().map(migration).collect())
+    let mut migrator = Migrator::with_migrations(POSTGRES.iter().map(migration).collect());
+    migrator.set_locking(false);
+    migrator
 });
+
+/// The number of the lock of migrations: any that nobody else uses in this database.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(8099000947015246708)";
 
 /// The version that this program needs.
 pub fn needed() -> i64 {
@@ -25,13 +31,15 @@ pub fn needed() -> i64 {
 }
 
 impl Server {
-    /// Migrates up to a version.
+    /// Migrates up to a version. Each migration is a transaction, and holds the lock of migrations as long: a lock of the
+    /// session would be left in it where a pooler hands out sessions.
     pub(crate) async fn run_migrations(&self, version: i64) -> StoreResult<()> {
-        let unlimited = self.pool.unlimited().await.map_err(store_error("migrate"))?;
-        MIGRATOR
-            .run_to(version, &unlimited)
-            .await
-            .map_err(|error| StoreError::Refused { transaction: "migrate", source: Box::new(error) })
+        let (mut connection, sessions) = self.pool.unlimited().await.map_err(store_error("migrate"))?;
+        let versions: Vec<i64> = MIGRATOR.iter().map(|migration| migration.version).collect();
+        for version in versions.into_iter().filter(|one| *one <= version) {
+            migrate_to(version, &mut connection, sessions).await?;
+        }
+        Ok(())
     }
 
     /// Rights on this program's tables that the role lacks.
@@ -47,6 +55,31 @@ impl Server {
              AND NOT (c.relname = 'audit' AND r.name IN ('UPDATE', 'DELETE')) \
              AND NOT has_table_privilege(c.oid, r.name) ORDER BY c.relname, r.name",
         );
-        self.run("missing_rights", |connection| rights.bind(tables).fetch_all(connection).boxed()).await
+        self.run("missing_rights", |connection| {
+            rights.bind(tables).persistent(false).fetch_all(connection).boxed()
+        })
+        .await
     }
+}
+
+/// sqlx gives its statements names that are the same in every process, and never takes them back: a session that others use
+/// as well must be without them, before and after.
+const FORGET: &str = "DEALLOCATE ALL";
+
+async fn migrate_to(version: i64, connection: &mut PgConnection, sessions: Sessions) -> StoreResult<()> {
+    let failed = store_error("migrate");
+    let mut tx = connection.begin().await.map_err(&failed)?;
+    if sessions == Sessions::PerTransaction {
+        let settings = AssertSqlSafe(format!("{FORGET}; {}", settings::of_transaction(None)));
+        tx.execute(settings).await.map_err(&failed)?;
+    }
+    tx.execute(LOCK).await.map_err(&failed)?;
+    MIGRATOR
+        .run_direct(Some(version), &mut *tx, false)
+        .await
+        .map_err(|error| StoreError::Refused { transaction: "migrate", source: Box::new(error) })?;
+    if sessions == Sessions::PerTransaction {
+        tx.execute(FORGET).await.map_err(&failed)?;
+    }
+    tx.commit().await.map_err(&failed)
 }

@@ -26,8 +26,11 @@ async fn database(name: &str) -> String {
 }
 
 fn open(url: &str) -> PostgresStore {
-    PostgresStore::connect(url, Options { max_connections: 8, application_name: "upgrade".into() })
-        .expect("a URL")
+    PostgresStore::connect(
+        url,
+        Options { max_connections: 8, application_name: "upgrade".into(), sessions: None },
+    )
+    .expect("a URL")
 }
 
 /// The migrations of the first release, as a folder of their own.

@@ -73,9 +73,13 @@ fn sqlite_file(url: &str) -> Option<PathBuf> {
 
 #[cfg(feature = "cluster")]
 async fn open_postgres(url: &str, settings: &Settings) -> Result<Database, StartError> {
+    let pooling = settings.database_pooling.as_deref().map(str::parse);
     let options = penstock_store_postgres::Options {
         max_connections: settings.database_connections,
         application_name: process_name("penstock"),
+        sessions: pooling
+            .transpose()
+            .map_err(|error| StartError::misuse(format!("PENSTOCK_DATABASE_POOLING: {error}.")))?,
     };
     let wrong = |error| StartError::misuse(format!("DATABASE_URL: {error}"));
     let store = penstock_store_postgres::PostgresStore::connect(url, options).map_err(wrong)?;
