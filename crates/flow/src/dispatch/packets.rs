@@ -21,6 +21,8 @@ pub(super) struct Schedule {
 
 struct OwnerSchedule {
     weight: u32,
+    /// Rows that share a call, and so start together.
+    rows_per_call: usize,
     /// Decides which of the owners that are due at the same time is first.
     tie_breaker: u32,
     batches: HashMap<BatchSeq, BatchSchedule>,
@@ -56,15 +58,14 @@ impl Schedule {
             return;
         }
         let pipeline = batch.pipeline.as_str();
-        let spread = services
-            .pipelines
-            .get(pipeline)
-            .and_then(|pipeline| pipeline.dispatch.spread)
-            .unwrap_or(interval);
+        let definition = services.pipelines.get(pipeline);
+        let spread = definition.as_ref().and_then(|one| one.dispatch.spread).unwrap_or(interval);
+        let rows_per_call = definition.map_or(1, |one| one.rows_per_call());
         let owner =
             self.lanes.entry(pipeline.to_owned()).or_default().entry(load.owner.0).or_insert_with(|| {
                 OwnerSchedule {
                     weight: load.weight.max(1),
+                    rows_per_call,
                     tie_breaker: tie_breaker(services),
                     batches: HashMap::new(),
                 }
@@ -84,35 +85,60 @@ impl Schedule {
     }
 }
 
+/// A row's place among the others: when it may start, its turn by its owner's weight, what decides between equals.
+type Place = (u64, u64, u32);
+
 fn packets(lane: &str, owners: HashMap<i64, OwnerSchedule>, now: Timestamp) -> Vec<Message> {
-    let mut rows: Vec<(u64, u64, u32, RowRef)> = Vec::new();
-    for owner in owners.into_values() {
-        // Batches of one owner alternate too: by the row's position in its own batch.
-        let mut order: Vec<(usize, u32, RowRef, Duration)> = owner
-            .batches
-            .into_values()
-            .flat_map(|BatchSchedule { tie_breaker, spread, rows }| {
-                rows.into_iter().enumerate().map(move |(position, row)| (position, tie_breaker, row, spread))
-            })
-            .collect();
-        order.sort_unstable_by_key(|(position, tie_breaker, row, _)| (*position, *tie_breaker, row.batch));
-        let count = order.len().max(1) as u64;
-        for (index, (_, _, row, spread)) in order.into_iter().enumerate() {
-            let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
-            let delay = spread_ms.saturating_mul(index as u64) / count;
-            rows.push((delay, (index as u64 + 1) * 1000 / u64::from(owner.weight), owner.tie_breaker, row));
-        }
-    }
+    let rows_per_call = owners.values().map(|owner| owner.rows_per_call).max().unwrap_or(1);
+    let mut rows: Vec<(Place, RowRef)> = owners.into_values().flat_map(places).collect();
     rows.sort_unstable();
-    rows.chunks(PACKET_ROWS)
-        .map(|chunk| {
-            let mut packet = Packet::new(lane, now.millis());
-            for (delay, _, _, row) in chunk {
-                packet.push(*row, u32::try_from(*delay).unwrap_or(u32::MAX));
-            }
-            Message::Rows(packet)
+    let mut packets = Vec::new();
+    let mut rest = rows.as_slice();
+    while !rest.is_empty() {
+        let (chunk, others) = rest.split_at(packet_rows(rest, rows_per_call));
+        let mut packet = Packet::new(lane, now.millis());
+        for ((delay, ..), row) in chunk {
+            packet.push(*row, u32::try_from(*delay).unwrap_or(u32::MAX));
+        }
+        packets.push(Message::Rows(packet));
+        rest = others;
+    }
+    packets
+}
+
+/// How many of these rows make a packet. Rows of a call stay together, or two workers would each make a part of it.
+fn packet_rows(rows: &[(Place, RowRef)], rows_per_call: usize) -> usize {
+    if rows.len() <= PACKET_ROWS || rows_per_call <= 1 {
+        return rows.len().min(PACKET_ROWS);
+    }
+    let is_cut = |at: &usize| rows[*at].0 != rows[at - 1].0 || rows[*at].1.batch != rows[at - 1].1.batch;
+    (1..=PACKET_ROWS).rev().find(is_cut).unwrap_or(PACKET_ROWS)
+}
+
+/// The places of an owner's rows. Its batches alternate: row by row, or call by call where rows share calls.
+fn places(owner: OwnerSchedule) -> Vec<(Place, RowRef)> {
+    let OwnerSchedule { weight, rows_per_call, tie_breaker: of_owner, batches } = owner;
+    let mut order: Vec<(usize, u32, RowRef, Duration)> = batches
+        .into_values()
+        .flat_map(|BatchSchedule { tie_breaker, spread, rows }| {
+            let calls = rows.into_iter().enumerate();
+            calls.map(move |(position, row)| (position / rows_per_call, tie_breaker, row, spread))
         })
-        .collect()
+        .collect();
+    order.sort_unstable_by_key(|(call, tie_breaker, row, _)| (*call, *tie_breaker, *row));
+    let count = order.len().max(1) as u64;
+    let (mut first, mut of) = (0, None);
+    let mut places = Vec::with_capacity(order.len());
+    for (index, (call, _, row, spread)) in order.into_iter().enumerate() {
+        // A call starts when its first row does: apart, its rows would not find each other.
+        if of != Some((call, row.batch)) {
+            (first, of) = (index as u64, Some((call, row.batch)));
+        }
+        let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+        let delay = spread_ms.saturating_mul(first) / count;
+        places.push(((delay, (first + 1) * 1000 / u64::from(weight), of_owner), row));
+    }
+    places
 }
 
 #[cfg(test)]
@@ -141,15 +167,45 @@ mod tests {
             for (one, other) in [(1, 2), (2, 1)] {
                 let ours = OwnerSchedule {
                     weight: 1,
+                    rows_per_call: 1,
                     tie_breaker: if ours_first { 1 } else { 9 },
                     batches: [schedule(1, one, 2), schedule(2, other, 2)].into(),
                 };
-                let theirs = OwnerSchedule { weight: 1, tie_breaker: 5, batches: [schedule(3, 5, 1)].into() };
+                let theirs = OwnerSchedule {
+                    weight: 1,
+                    rows_per_call: 1,
+                    tie_breaker: 5,
+                    batches: [schedule(3, 5, 1)].into(),
+                };
                 let first = if one < other { (1, 2) } else { (2, 1) };
                 let mut expected = vec![(first.0, 1), (first.1, 1), (first.0, 2), (first.1, 2)];
                 expected.insert(usize::from(ours_first), (3, 1));
                 assert_eq!(order([(1, ours), (2, theirs)]), expected);
             }
         }
+    }
+
+    /// The rows of a call start together, batches alternate by calls, and no call is cut by the end of a packet.
+    #[test]
+    fn rows_of_a_call_stay_together() {
+        let spread = Duration::from_secs(1);
+        let batches = [schedule(1, 1, 150), schedule(2, 2, 150)];
+        let batches = batches.map(|(seq, batch)| (seq, BatchSchedule { spread, ..batch })).into();
+        let owner = OwnerSchedule { weight: 1, rows_per_call: 70, tie_breaker: 0, batches };
+        let mut found = Vec::new();
+        for message in packets("noop", [(1, owner)].into(), Timestamp::from_millis(0)) {
+            let Message::Rows(packet) = message else { panic!("rows") };
+            let mut calls: Vec<(i64, i64, usize)> = Vec::new();
+            for (row, at) in packet.iter() {
+                match calls.last_mut() {
+                    Some((batch, due, rows)) if (*batch, *due) == (row.batch.0, at) => *rows += 1,
+                    _ => calls.push((row.batch.0, at, 1)),
+                }
+            }
+            found.push(calls);
+        }
+        let calls =
+            [vec![(1, 0, 70), (2, 233, 70)], vec![(1, 466, 70), (2, 700, 70), (1, 933, 10), (2, 966, 10)]];
+        assert_eq!(found, calls);
     }
 }

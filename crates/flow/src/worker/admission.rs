@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use penstock_domain::ids::OwnerSeq;
-use penstock_domain::pipeline::{Dependency, Pipeline, Rate};
+use penstock_domain::pipeline::{Dependency, Pipeline, Rate, Step};
 use tokio::time::Instant;
 
 use crate::worker::load::Load;
 use crate::worker::owner_limits::{Own, Owners};
+use crate::worker::slots::Sharing;
 use crate::worker::state::{LOOK_AGAIN, Worker};
 
 /// While a dependency's next permit is further away than this, its pipeline claims nothing.
@@ -26,12 +27,20 @@ impl Worker {
     pub(super) fn admitted(&self, pipeline: &str, load: &Load) -> usize {
         let useful =
             [self.useful_slots(pipeline), self.useful_at_rates(pipeline, load)].into_iter().flatten();
-        let room = self.slots.room(load);
+        let sharing = self.sharing(pipeline);
+        let room = self.slots.room(load, sharing);
         // Of rows that go together as many as fill a call: a part of one would wait for the rest.
-        let turn = self.rows_per_call(pipeline);
-        let whole = |useful: usize| useful.div_ceil(turn) * turn;
-        let admitted = useful.fold(room, |least, useful| least.min(whole(useful).saturating_sub(load.rows)));
+        let left = |useful: usize| useful.next_multiple_of(sharing.most).saturating_sub(load.rows);
+        let admitted =
+            useful.fold(room, |least, useful| least.min(left(useful).next_multiple_of(sharing.at_once)));
         if admitted == 0 || self.held_up(pipeline) { 0 } else { admitted }
+    }
+
+    /// How the pipeline's rows share calls.
+    pub(super) fn sharing(&self, pipeline: &str) -> Sharing {
+        let pipeline = self.services.pipelines.get(pipeline);
+        let at_once = pipeline.as_ref().and_then(|one| one.steps.first()).map_or(1, Step::rows_per_call);
+        Sharing { most: pipeline.map_or(1, |pipeline| pipeline.rows_per_call()), at_once }
     }
 
     /// The most rows that a call of the pipeline carries.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::worker::lanes::Waiting;
+use crate::worker::lanes::{Turns, Waiting};
 use crate::worker::load::Load;
 use crate::worker::start::Writers;
 use crate::worker::state::{LOOK_AGAIN, Worker};
@@ -64,13 +64,15 @@ impl Worker {
             if allowed == 0 {
                 continue;
             }
+            let sharing = self.sharing(&name);
+            let mut turn = Turns { rows: sharing.most, whole: sharing.at_once > 1 };
             if self.is_probing(&name) {
-                allowed = 1;
+                (allowed, turn.whole) = (1, false);
                 lanes.scatter(&name, self.services.id_generator.unit());
             }
             let mut taken = HashMap::new();
-            let turn = self.rows_per_call(&name);
-            let rows = lanes.take(&name, allowed.min(CLAIM_ROWS.max(turn)), turn, now, |owner| {
+            let most = (CLAIM_ROWS / sharing.most).max(1) * sharing.most;
+            let rows = lanes.take(&name, allowed.min(most), turn, now, |owner| {
                 self.held_until(&name, &load, owner, taken.entry(owner).or_default(), now)
             });
             if !rows.is_empty() {

@@ -38,6 +38,8 @@ pub struct Owner {
 pub struct Lanes {
     lanes: Vec<Lane>,
     known: HashSet<RowRef>,
+    /// How many rows of each batch wait.
+    of_batch: HashMap<BatchSeq, usize>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +59,15 @@ struct Lane {
     now: u64,
     arrivals: u64,
     waiting: usize,
+}
+
+/// Owners' turns: each is so many rows of a batch long.
+#[derive(Clone, Copy, Debug)]
+pub struct Turns {
+    /// The rows.
+    pub rows: usize,
+    /// Whether a turn that has begun is taken to its end, also beyond what is asked for: its rows go in one call.
+    pub whole: bool,
 }
 
 /// An owner's turn.
@@ -127,6 +138,7 @@ impl Lanes {
         let lane = &mut self.lanes[index];
         lane.arrivals += 1;
         lane.waiting += 1;
+        *self.of_batch.entry(waiting.row.batch).or_default() += 1;
         lane.later.push(Reverse(Later(lane.arrivals, waiting)));
         true
     }
@@ -143,7 +155,7 @@ impl Lanes {
 
     /// How many rows of a batch wait.
     pub fn waiting_of(&self, batch: BatchSeq) -> usize {
-        self.known.iter().filter(|row| row.batch == batch).count()
+        self.of_batch.get(&batch).copied().unwrap_or(0)
     }
 
     /// Whether no row waits.
@@ -171,12 +183,12 @@ impl Lanes {
     }
 
     /// Takes up to `most` ready rows of a pipeline, in the order of their owners' tags. An owner for which `held_until` is a time
-    /// is skipped until then. An owner's turn is `turn` rows of a batch long.
+    /// is skipped until then.
     pub fn take(
         &mut self,
         pipeline: &str,
         most: usize,
-        turn: usize,
+        turns: Turns,
         now: Instant,
         mut held_until: impl FnMut(OwnerSeq) -> Option<Instant>,
     ) -> Vec<Waiting> {
@@ -185,9 +197,15 @@ impl Lanes {
         };
         lane.ripen(now);
         let mut rows = Vec::new();
-        while rows.len() < most {
-            let Some(waiting) = lane.next(turn, &mut held_until) else { break };
+        while rows.len() < most || (turns.whole && lane.turn.is_some()) {
+            let Some(waiting) = lane.next(turns.rows, &mut held_until) else { break };
             self.known.remove(&waiting.row);
+            if let Some(left) = self.of_batch.get_mut(&waiting.row.batch) {
+                *left -= 1;
+                if *left == 0 {
+                    self.of_batch.remove(&waiting.row.batch);
+                }
+            }
             rows.push(waiting);
         }
         rows
@@ -212,6 +230,7 @@ impl Lanes {
     /// Takes everything, because the worker drains.
     pub fn drain(&mut self) -> Vec<Waiting> {
         self.known.clear();
+        self.of_batch.clear();
         let lanes = std::mem::take(&mut self.lanes).into_iter();
         lanes
             .flat_map(|lane| {

@@ -21,6 +21,9 @@ use crate::worker::suspects::Suspect;
 /// Rows of a pipeline that a worker receives at once, in multiples of its concurrency.
 const RECEIVED_PER_SLOT: usize = 4;
 
+/// The same where rows share calls, in multiples of what a call carries: one that is made, and the next one.
+const RECEIVED_CALLS: usize = 2;
+
 /// Rows of a pipeline that it receives at most. Owners alternate among the rows that are known: where a dependency is
 /// slower than what is released, the queue's lane would be first come, first served.
 const RECEIVED: usize = 8192;
@@ -55,7 +58,8 @@ impl Handler for QueueHandler {
             Lane::Extractions => worker.extraction.available_permits() > 0,
             Lane::Suspects => worker.suspects.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
             Lane::Rows(pipeline) => {
-                let needed = worker.policy.concurrency * RECEIVED_PER_SLOT;
+                let slots = worker.policy.concurrency * RECEIVED_PER_SLOT;
+                let needed = slots.max(worker.rows_per_call(pipeline) * RECEIVED_CALLS);
                 let waiting = worker.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting(pipeline);
                 waiting < needed || (waiting < RECEIVED && worker.received_long_ago(pipeline))
             }

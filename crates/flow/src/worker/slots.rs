@@ -36,6 +36,15 @@ const KEPT: usize = 8;
 /// Rows in bulk calls that other rows lead, in multiples of the concurrency, at most: they take memory, and no slot.
 const RIDING: usize = 16;
 
+/// How many rows of a pipeline share a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sharing {
+    /// At the step whose calls carry the most.
+    pub(super) most: usize,
+    /// At the first step: so many rows take one slot together.
+    pub(super) at_once: usize,
+}
+
 /// The slots of a worker.
 pub(super) struct Slots {
     concurrency: usize,
@@ -62,18 +71,25 @@ impl Slots {
         lanes.get(pipeline).cloned().unwrap_or_default()
     }
 
-    /// How many further rows a pipeline may have in flight.
-    pub(super) fn room(&self, load: &Load) -> usize {
-        let in_flight = self.metrics.in_flight.load(Ordering::Relaxed);
-        let active = in_flight.saturating_sub(self.metrics.limited.load(Ordering::Relaxed));
-        let free = self.concurrency.saturating_sub(active);
+    /// How many further rows a pipeline may have in flight. Where rows share their first call, each free slot has room for all rows
+    /// of a call.
+    pub(super) fn room(&self, load: &Load, sharing: Sharing) -> usize {
         let riding = self.metrics.riding.load(Ordering::Relaxed);
-        let most_riding = self.concurrency.saturating_mul(RIDING);
+        let most_riding = self.concurrency.saturating_mul(RIDING).max(sharing.most * 2);
         let own_riding = load.waiting.riding.load(Ordering::Relaxed);
         // A pipeline has its share of them, whatever the others hold.
         if riding >= most_riding && own_riding > 0 && own_riding >= most_riding / self.pipelines.max(1) {
             return 0;
         }
+        let calls = self.free_slots(load, riding);
+        let most = most_riding.saturating_sub(riding).max(sharing.at_once);
+        if sharing.at_once > 1 { (calls * sharing.at_once).min(most) } else { calls }
+    }
+
+    fn free_slots(&self, load: &Load, riding: usize) -> usize {
+        let in_flight = self.metrics.in_flight.load(Ordering::Relaxed);
+        let active = in_flight.saturating_sub(self.metrics.limited.load(Ordering::Relaxed));
+        let free = self.concurrency.saturating_sub(active);
         // Rows that wait for a limit take no slot, but memory: they are bounded too.
         let bounded = (self.concurrency * 2).saturating_sub(in_flight.saturating_sub(riding));
         if self.pipelines <= 1 {

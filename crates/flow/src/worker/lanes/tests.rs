@@ -6,6 +6,10 @@ fn row(batch: i64, number: u32) -> RowRef {
     RowRef { batch: BatchSeq(batch), number }
 }
 
+const ONE: Turns = Turns { rows: 1, whole: false };
+
+const HUNDRED: Turns = Turns { rows: 100, whole: false };
+
 fn owner(seq: i64) -> Owner {
     Owner { seq: OwnerSeq(seq), weight: 1 }
 }
@@ -25,7 +29,7 @@ fn owners_alternate_whatever_came_first() {
         lanes.push("invite", waiting(owner(1), row(1, number), now));
     }
     lanes.push("invite", waiting(owner(2), row(2, 1), now));
-    let taken = lanes.take("invite", 3, 1, now, |_| None);
+    let taken = lanes.take("invite", 3, ONE, now, |_| None);
     assert_eq!(rows(&taken), [row(1, 1), row(2, 1), row(1, 2)]);
 }
 
@@ -41,7 +45,7 @@ fn owners_share_a_lane_by_their_weights_whenever_their_rows_come() {
                 lanes.push("invite", waiting(owner, row(index as i64, turn), now));
             }
         }
-        for one in lanes.take("invite", 1, 1, now, |_| None) {
+        for one in lanes.take("invite", 1, ONE, now, |_| None) {
             served[usize::try_from(one.row.batch.0).unwrap()] += 1;
         }
     }
@@ -62,14 +66,22 @@ fn rows_that_go_in_one_call_are_taken_together_and_owners_share_all_the_same() {
         // A claim may end in the middle of a turn, which goes on with the next one.
         let mut batches = Vec::new();
         for most in [30, 70] {
-            batches.extend(lanes.take("invite", most, 100, now, |_| None).iter().map(|one| one.row.batch));
+            batches
+                .extend(lanes.take("invite", most, HUNDRED, now, |_| None).iter().map(|one| one.row.batch));
         }
         assert!(batches.len() == 100 && batches.iter().all(|batch| *batch == batches[0]), "{batches:?}");
         served[usize::try_from(batches[0].0).unwrap()] += 1;
     }
     assert_eq!(served, [0, 5, 5]);
+    let whole = Turns { whole: true, ..HUNDRED };
+    assert_eq!(
+        lanes.take("invite", 30, whole, now, |_| None).len(),
+        100,
+        "rows of a call are not claimed apart"
+    );
+    assert_eq!(lanes.take("invite", 30, whole, now, |_| None).len(), 100);
     lanes.push("invite", waiting(owner(3), row(3, 1), now));
-    let taken = lanes.take("invite", 101, 100, now, |_| None);
+    let taken = lanes.take("invite", 101, HUNDRED, now, |_| None);
     assert_eq!(
         taken.iter().filter(|one| one.row.batch == BatchSeq(3)).count(),
         1,
@@ -81,9 +93,9 @@ fn rows_that_go_in_one_call_are_taken_together_and_owners_share_all_the_same() {
 fn a_late_owner_is_served_at_once_and_has_no_credit() {
     let (mut lanes, now) = (Lanes::default(), Instant::now());
     (0..1000).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
-    lanes.take("invite", 500, 1, now, |_| None);
+    lanes.take("invite", 500, ONE, now, |_| None);
     (0..100).for_each(|number| assert!(lanes.push("invite", waiting(owner(2), row(2, number), now))));
-    let taken = lanes.take("invite", 20, 1, now, |_| None);
+    let taken = lanes.take("invite", 20, ONE, now, |_| None);
     assert_eq!(taken.iter().filter(|one| one.row.batch == BatchSeq(2)).count(), 10, "{taken:?}");
 }
 
@@ -100,7 +112,7 @@ fn an_owner_that_its_own_limit_holds_up_is_skipped_until_then() {
         asked += usize::from(seq == OwnerSeq(1));
         (seq == OwnerSeq(1)).then_some(later)
     };
-    let taken = lanes.take("invite", 20, 1, now, held);
+    let taken = lanes.take("invite", 20, ONE, now, held);
     assert!(taken.len() == 10 && taken.iter().all(|one| one.row.batch == BatchSeq(2)), "{taken:?}");
     assert_eq!(asked, 1, "it is asked for once");
     assert!(lanes.ready(now).is_empty());
@@ -108,7 +120,7 @@ fn an_owner_that_its_own_limit_holds_up_is_skipped_until_then() {
     (10..15).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
     assert!(lanes.ready(now).is_empty(), "more of its rows change nothing");
     assert_eq!(lanes.ready(later), ["invite"]);
-    assert_eq!(lanes.take("invite", 20, 1, later, |_| None).len(), 15);
+    assert_eq!(lanes.take("invite", 20, ONE, later, |_| None).len(), 15);
 }
 
 #[test]
@@ -119,7 +131,7 @@ fn a_row_waits_for_its_time() {
     assert!(lanes.ready(now).is_empty());
     assert_eq!(lanes.next_due(), Some(later));
     assert_eq!(lanes.ready(later), ["invite"]);
-    let taken = lanes.take("invite", 10, 1, later, |_| None);
+    let taken = lanes.take("invite", 10, ONE, later, |_| None);
     assert_eq!((rows(&taken), taken[0].due), (vec![row(1, 1)], later));
     assert!(lanes.is_empty());
 }
@@ -129,8 +141,9 @@ fn a_doubled_message_counts_once() {
     let (mut lanes, now) = (Lanes::default(), Instant::now());
     assert!(lanes.push("invite", waiting(owner(1), row(1, 1), now)));
     assert!(!lanes.push("invite", waiting(owner(1), row(1, 1), now)));
-    assert_eq!(lanes.len(), 1);
-    lanes.take("invite", 1, 1, now, |_| None);
+    assert_eq!((lanes.len(), lanes.waiting_of(BatchSeq(1)), lanes.waiting_of(BatchSeq(2))), (1, 1, 0));
+    lanes.take("invite", 1, ONE, now, |_| None);
+    assert_eq!(lanes.waiting_of(BatchSeq(1)), 0);
     assert!(lanes.push("invite", waiting(owner(1), row(1, 1), now)), "taken rows may come again");
 }
 
@@ -138,11 +151,11 @@ fn a_doubled_message_counts_once() {
 fn rows_whose_claim_failed_are_put_back() {
     let (mut lanes, now) = (Lanes::default(), Instant::now());
     (1..=3).for_each(|number| assert!(lanes.push("invite", waiting(owner(1), row(1, number), now))));
-    let taken = lanes.take("invite", 2, 1, now, |_| None);
+    let taken = lanes.take("invite", 2, ONE, now, |_| None);
     assert_eq!((lanes.len(), lanes.waiting("invite")), (1, 1));
     taken.into_iter().for_each(|one| assert!(lanes.push("invite", one)));
     assert_eq!((lanes.len(), lanes.waiting("invite")), (3, 3));
-    let mut again = rows(&lanes.take("invite", 9, 1, now, |_| None));
+    let mut again = rows(&lanes.take("invite", 9, ONE, now, |_| None));
     again.sort_unstable();
     assert_eq!(again, [row(1, 1), row(1, 2), row(1, 3)]);
 }
@@ -158,10 +171,10 @@ fn a_probe_comes_from_anywhere_and_each_row_once() {
     let mut taken = Vec::new();
     for unit in [0.5, 0.999, 0.0] {
         lanes.scatter("invite", unit);
-        taken.extend(lanes.take("invite", 1, 1, now, |_| None).into_iter().map(|one| one.row.number));
+        taken.extend(lanes.take("invite", 1, ONE, now, |_| None).into_iter().map(|one| one.row.number));
     }
     assert_eq!(taken, [5, 9, 2]);
-    taken.extend(lanes.take("invite", 10, 1, now, |_| None).into_iter().map(|one| one.row.number));
+    taken.extend(lanes.take("invite", 10, ONE, now, |_| None).into_iter().map(|one| one.row.number));
     taken.sort_unstable();
     assert_eq!(taken, (0..10).collect::<Vec<_>>());
 }

@@ -2,6 +2,8 @@ use super::*;
 use crate::worker::load::STALLED;
 use crate::worker::row::failure_of;
 
+const ALONE: Sharing = Sharing { most: 1, at_once: 1 };
+
 fn slots(concurrency: usize, pipelines: usize) -> Arc<Slots> {
     Slots::new(concurrency, pipelines, Arc::default(), Arc::default())
 }
@@ -10,7 +12,7 @@ fn slots(concurrency: usize, pipelines: usize) -> Arc<Slots> {
 fn claim(slots: &Arc<Slots>, pipeline: &str, at_once: usize) -> Vec<(Slot, Option<Limited>)> {
     let mut held = Vec::new();
     loop {
-        let more = slots.room(&slots.load(pipeline)).min(at_once);
+        let more = slots.room(&slots.load(pipeline), ALONE).min(at_once);
         if more == 0 {
             return held;
         }
@@ -66,9 +68,9 @@ async fn when_nothing_ends_it_starts_again() {
     tokio::time::advance(STALLED + Duration::from_millis(1)).await;
     drop(ill);
     let held = slots.take("ill");
-    assert_eq!(slots.room(&slots.load("ill")), 179, "a new beginning, not a stall");
+    assert_eq!(slots.room(&slots.load("ill"), ALONE), 179, "a new beginning, not a stall");
     tokio::time::advance(STALLED + Duration::from_millis(1)).await;
-    assert_eq!(slots.room(&slots.load("ill")), 31);
+    assert_eq!(slots.room(&slots.load("ill"), ALONE), 31);
     drop(held);
 }
 
@@ -98,7 +100,7 @@ async fn calls_without_an_answer_open_nothing() {
     }
     let _one = slots.take("ill");
     tokio::time::advance(Duration::from_secs(2)).await;
-    assert_eq!(slots.room(&slots.load("ill")), 31);
+    assert_eq!(slots.room(&slots.load("ill"), ALONE), 31);
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,7 +136,7 @@ async fn a_single_pipeline_has_all_slots() {
     let mut held = claim(&slots, "only", 200);
     assert_eq!(held.len(), 512, "waiting rows take none");
     hang(&mut held);
-    assert_eq!(slots.room(&slots.load("only")), 0);
+    assert_eq!(slots.room(&slots.load("only"), ALONE), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +163,23 @@ async fn many_that_hang_at_once_leave_something() {
 #[tokio::test(start_paused = true)]
 async fn one_slot_is_enough_to_go_on() {
     let slots = slots(1, 2);
-    assert_eq!(slots.room(&slots.load("a")), 1);
+    assert_eq!(slots.room(&slots.load("a"), ALONE), 1);
     let _held = slots.take("a");
-    assert_eq!(slots.room(&slots.load("b")), 0);
+    assert_eq!(slots.room(&slots.load("b"), ALONE), 0);
+}
+
+#[test]
+fn where_rows_share_their_first_call_a_slot_has_room_for_all_of_them() {
+    let slots = slots(8, 3);
+    let sharing = Sharing { most: 100, at_once: 100 };
+    assert_eq!(slots.room(&slots.load("new"), sharing), 100, "before any of them ended");
+    let mut held: Vec<(Slot, Limited)> = Vec::new();
+    while let more @ 1.. = slots.room(&slots.load("new"), sharing) {
+        for _ in 0..more {
+            let slot = slots.take("new");
+            let riding = Limited::riding(slot.waits.clone());
+            held.push((slot, riding));
+        }
+    }
+    assert_eq!(held.len(), 200, "memory is bounded: two calls where few slots have little");
 }
