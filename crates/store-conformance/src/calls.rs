@@ -1,6 +1,6 @@
 //! Bulk calls: rows that were recorded together go together, until the call is over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use penstock_domain::ids::{BatchSeq, CallId, LeaseToken, RowRef};
@@ -9,7 +9,7 @@ use penstock_domain::row::{Receipt, RowStatus};
 use penstock_store::Store;
 use penstock_store::calls::{CallEnd, CallRecord, RecordedCall};
 use penstock_store::control::RetrySelection;
-use penstock_store::work::Held;
+use penstock_store::work::{Held, LongRow};
 use uuid::Uuid;
 
 use crate::fixture::{
@@ -48,6 +48,18 @@ async fn record(store: &Arc<dyn Store>, rows: &[RowRef], lease: LeaseToken, once
 pub async fn rows_of_a_recorded_call_are_claimed_together(store: &Arc<dyn Store>) {
     let (batch, rows, lease) = held(store, 5).await;
     let of_call = record(store, &rows[..3], lease, None).await;
+    let all: HashMap<RowRef, u64> =
+        store.longer_than(0, &rows).await.unwrap().into_iter().map(|one| (one.row, one.bytes)).collect();
+    let mut long = store.longer_than(0, &rows[1..4]).await.unwrap();
+    long.sort();
+    let (first, each) = (rows[1], all[&rows[3]]);
+    let in_call = |row| LongRow { row, first, bytes: all[&rows[0]] };
+    assert_eq!(
+        long,
+        [in_call(rows[1]), in_call(rows[2]), LongRow { row: rows[3], first: rows[3], bytes: each }],
+        "what is claimed together is weighed together"
+    );
+    assert_eq!(all[&rows[0]], each * 3);
     die(store, START).await;
     let first = release(store, batch, 1, START).await;
     let second = token();
@@ -61,10 +73,10 @@ pub async fn rows_of_a_recorded_call_are_claimed_together(store: &Arc<dyn Store>
     // There was no answer: they go again when their time has come, whoever comes first.
     let later = START + LEASE;
     let settled: Vec<_> = rows[..3].iter().map(|row| requeued(*row, second, later)).collect();
-    store
-        .settle_call(&CallEnd { settled: &settled, kept: &[], freed: &[], over: false }, START)
-        .await
-        .unwrap();
+    let not_held = [(rows[4], second, receipt(0))];
+    let end = CallEnd { settled: &settled, kept: &not_held, freed: &[], over: false };
+    let report = store.settle_call(&end, START).await.unwrap();
+    assert_eq!(report.lost, [(rows[4], second)], "a row that was to go on is not held any more");
     let others = release(store, batch, 5, START).await;
     assert_eq!(others, rows[3..], "those of the call are not due");
     let again = release(store, batch, 2, later).await;
@@ -159,7 +171,7 @@ pub async fn a_call_is_settled_as_one(store: &Arc<dyn Store>) {
         .settle_call(&CallEnd { settled: &settled, kept: &kept, freed: &[], over: true }, START)
         .await
         .unwrap();
-    assert_eq!(report.lost, [settled[1].held()]);
+    assert_eq!(report.lost, [settled[1].held(), (rows[3], kept[2].1)], "those that go on are named, too");
     let counts = look(store, batch).await.ledger.counts;
     assert_eq!((counts.completed, counts.processing), (1, 3));
     die(store, START).await;

@@ -1,17 +1,19 @@
 //! Random legal histories, and the promises after every step.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
+use penstock_domain::ids::{BatchSeq, CallId, LeaseToken, RowRef};
 use penstock_domain::time::Timestamp;
 use penstock_store::Store;
+use penstock_store::calls::{CallEnd, CallRecord};
 use penstock_store::control::RetrySelection;
 use penstock_store::reading::RowFilter;
+use penstock_store::work::{ClaimedRow, Settled, Settlement};
 
 use crate::fixture::{
-    LEASE, START, claim, completed, die, extracted, failed, look, new_batch, release, requeued, token,
+    LEASE, START, claim, completed, die, extracted, failed, look, new_batch, release, requeued, token, unique,
 };
 use crate::rng::Rng;
 
@@ -30,6 +32,8 @@ struct Walk<'a> {
     queued: Vec<RowRef>,
     /// Rows that completed: they must never be handed out again.
     done: HashSet<RowRef>,
+    /// The rows of recorded bulk calls that are not over, and how many they were at first.
+    calls: HashMap<CallId, (BTreeSet<RowRef>, usize)>,
     progress: (u32, u8),
     log: Vec<String>,
 }
@@ -50,6 +54,7 @@ pub async fn walk(store: &Arc<dyn Store>, seed: u64) {
         stale: Vec::new(),
         queued: Vec::new(),
         done: HashSet::new(),
+        calls: HashMap::new(),
         progress: (1, 0),
         log: vec![format!("seed {seed}: {rows} rows, allow_failures {}", new.allow_failures)],
     };
@@ -63,7 +68,7 @@ pub async fn walk(store: &Arc<dyn Store>, seed: u64) {
 impl Walk<'_> {
     async fn step(&mut self) {
         self.now = self.now + Duration::from_secs(u64::from(self.rng.roll(20)));
-        match self.rng.roll(14) {
+        match self.rng.roll(17) {
             0..=2 => self.release().await,
             3..=5 => self.claim().await,
             6..=8 => self.settle().await,
@@ -71,6 +76,8 @@ impl Walk<'_> {
             10 => self.crash().await,
             11 => self.sweep().await,
             12 => self.control().await,
+            13 | 14 => self.record().await,
+            15 => self.settle_call().await,
             _ => self.retry().await,
         }
     }
@@ -97,6 +104,7 @@ impl Walk<'_> {
             "claim of {rows:?} got {:?}",
             claimed.iter().map(|one| one.row.number).collect::<Vec<_>>()
         ));
+        self.claimed_by_calls(&claimed);
         for one in claimed {
             assert!(!self.done.contains(&one.row), "a finished row was claimed: {:#?}", self.log);
             assert_eq!(one.payload, vec![7; 40]);
@@ -106,6 +114,79 @@ impl Walk<'_> {
             }
             self.queued.retain(|row| *row != one.row);
         }
+    }
+
+    /// Rows of a recorded call come together, or are told that some are missing.
+    fn claimed_by_calls(&self, claimed: &[ClaimedRow]) {
+        let mut calls: HashMap<CallId, (BTreeSet<RowRef>, bool)> = HashMap::new();
+        for one in claimed {
+            let known =
+                self.calls.iter().find(|(_, (rows, _))| rows.contains(&one.row)).map(|(call, _)| *call);
+            assert_eq!(one.call.map(|of| of.call), known, "row {:?}: {:#?}", one.row, self.log);
+            if let Some(of) = one.call {
+                let (rows, complete) = calls.entry(of.call).or_insert((BTreeSet::new(), of.complete));
+                rows.insert(one.row);
+                assert_eq!(*complete, of.complete, "{:#?}", self.log);
+            }
+        }
+        for (call, (rows, complete)) in calls {
+            let (known, recorded) = &self.calls[&call];
+            assert_eq!(
+                complete,
+                rows == *known && rows.len() == *recorded,
+                "{call:?} of {rows:?}: {:#?}",
+                self.log
+            );
+        }
+    }
+
+    /// Rows that one worker holds are recorded for a bulk call.
+    async fn record(&mut self) {
+        let Some(lease) = self.held.values().next().copied() else { return };
+        let is_free = |row: &RowRef| !self.calls.values().any(|(rows, _)| rows.contains(row));
+        let rows: Vec<(RowRef, LeaseToken)> = self
+            .held
+            .iter()
+            .map(|(row, held)| (*row, *held))
+            .filter(|(row, held)| *held == lease && is_free(row))
+            .collect();
+        if rows.len() < 2 {
+            return;
+        }
+        let call = CallId(uuid::Uuid::from_u128(u128::from(unique()) << 64 | 0x0ca1));
+        let record = CallRecord { call, rows: &rows, once: None, receipts: &[] };
+        let recorded = self.store.record_call(&record).await.unwrap();
+        self.note(format!("record {call:?} of {rows:?}: {recorded}"));
+        if recorded {
+            let recorded = rows.len();
+            self.calls.insert(call, (rows.into_iter().map(|(row, _)| row).collect(), recorded));
+        }
+    }
+
+    /// A call all of whose rows are held ends: it is over, or goes again.
+    async fn settle_call(&mut self) {
+        let is_held = |rows: &BTreeSet<RowRef>| rows.iter().all(|row| self.held.contains_key(row));
+        let Some((call, rows)) = self.calls.iter().find(|(_, (rows, _))| is_held(rows)) else { return };
+        let (call, rows) = (*call, rows.0.clone());
+        let over = self.rng.lucky(50);
+        let mut settled = Vec::new();
+        for row in rows {
+            let Some(held) = self.held.remove(&row) else { continue };
+            let ends = over && self.rng.lucky(60);
+            settled.push(if ends { completed(row, held) } else { requeued(row, held, self.now) });
+        }
+        let end = CallEnd { settled: &settled, kept: &[], freed: &[], over };
+        let report = self.store.settle_call(&end, self.now).await.unwrap();
+        self.note(format!("settle {call:?}, over {over}, {settled:?}: {report:?}"));
+        let counts = |one: &&Settlement| !report.lost.contains(&one.held());
+        let written: Vec<&Settlement> = settled.iter().filter(counts).collect();
+        let completes = |one: &&&Settlement| matches!(one.outcome, Settled::Completed { .. });
+        self.done.extend(written.iter().filter(completes).map(|one| one.row));
+        if over && let Some((rows, _)) = self.calls.get_mut(&call) {
+            // Those that were lost stay of a call that is not whole any more.
+            rows.retain(|row| !written.iter().any(|one| one.row == *row));
+        }
+        self.calls.retain(|_, (rows, _)| !rows.is_empty());
     }
 
     async fn settle(&mut self) {

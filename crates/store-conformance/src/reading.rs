@@ -10,7 +10,7 @@ use penstock_store::Store;
 use penstock_store::batches::{BatchFilter, NewBatch};
 use penstock_store::extraction::{ExtractionFailure, NewRow};
 use penstock_store::reading::{LOOKED_AT, RowFilter};
-use penstock_store::work::{Settled, Settlement};
+use penstock_store::work::{LongRow, Settled, Settlement};
 
 use crate::fixture::{
     START, behind, claim, create, extracted, extraction_lease, failed, new_batch, release, requeued, row,
@@ -65,7 +65,8 @@ pub async fn a_page_has_its_bytes_and_no_more(store: &Arc<dyn Store>) {
     let asked: Vec<RowRef> = [9, 10, 11, 20, 99].map(row_ref).to_vec();
     let mut long = store.longer_than(1000, &asked).await.unwrap();
     long.sort();
-    assert_eq!(long, [(row_ref(10), 50_000), (row_ref(20), 50_000)]);
+    let alone = |number| LongRow { row: row_ref(number), first: row_ref(number), bytes: 50_000 };
+    assert_eq!(long, [alone(10), alone(20)]);
     let all: Vec<u32> = (1..=40).collect();
     let filter = RowFilter { limit: 500, max_bytes: Some(5_000), payload: true, ..RowFilter::default() };
     let (sizes, numbers) = pages(store, batch, filter.clone()).await;

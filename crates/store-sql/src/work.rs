@@ -9,7 +9,7 @@ use penstock_domain::ids::{BatchSeq, LeaseToken, RowRef};
 use penstock_domain::row::Receipt;
 use penstock_domain::time::Timestamp;
 use penstock_store::settling::{self, Move};
-use penstock_store::work::{Claim, ClaimedRow, Held, SettleReport, Settled, Settlement, Work};
+use penstock_store::work::{Claim, ClaimedRow, Held, LongRow, SettleReport, Settled, Settlement, Work};
 use penstock_store::{StoreResult, overdrawn};
 
 use crate::codes::Beyond;
@@ -78,15 +78,31 @@ impl Work for SqlStore {
         Ok(claimed)
     }
 
-    async fn longer_than(&self, bytes: u64, rows: &[RowRef]) -> StoreResult<Vec<(RowRef, u64)>> {
+    async fn longer_than(&self, bytes: u64, rows: &[RowRef]) -> StoreResult<Vec<LongRow>> {
         // The length of a value stands beside where it is kept: none is read.
         let statement = sql(
             "row_data_list_if_longer",
-            "WITH j(batch, number) AS ({rows}) SELECT d.batch, d.number, octet_length(d.payload) AS bytes \
-             FROM j JOIN row_data d ON d.batch = j.batch AND d.number = j.number WHERE octet_length(d.payload) > $1",
+            "WITH j(batch, number) AS ({rows}), \
+             c AS (SELECT s.batch, s.call_id, min(s.number) AS first_number FROM j JOIN row_state s \
+             ON s.batch = j.batch AND s.number = j.number WHERE s.call_id IS NOT NULL GROUP BY s.batch, s.call_id), \
+             w AS (SELECT c.batch, c.call_id, sum(octet_length(d.payload)) AS bytes FROM c JOIN row_state m \
+             ON m.batch = c.batch AND m.call_id = c.call_id JOIN row_data d ON d.batch = m.batch AND d.number = m.number \
+             WHERE octet_length(d.payload) > $1 GROUP BY c.batch, c.call_id) \
+             SELECT d.batch, d.number, d.number AS first_number, octet_length(d.payload) AS bytes FROM j \
+             JOIN row_data d ON d.batch = j.batch AND d.number = j.number \
+             LEFT JOIN row_state s ON s.batch = j.batch AND s.number = j.number \
+             WHERE s.call_id IS NULL AND octet_length(d.payload) > $1 \
+             UNION ALL SELECT s.batch, s.number, c.first_number, w.bytes FROM j \
+             JOIN row_state s ON s.batch = j.batch AND s.number = j.number \
+             JOIN c ON c.batch = s.batch AND c.call_id = s.call_id JOIN w ON w.batch = s.batch AND w.call_id = s.call_id",
         );
         let found = self.db.fetch(statement.bind(bytes).rows(keys(rows.iter().copied()))).await?;
-        found.iter().map(|row| Ok((row_ref(row)?, row.of("row_data").u64("bytes")?))).collect()
+        let long = |found: &Row| {
+            let (row, c) = (row_ref(found)?, found.of("row_data"));
+            let first = RowRef { number: c.u32("first_number")?, ..row };
+            Ok(LongRow { row, first, bytes: c.u64("bytes")? })
+        };
+        found.iter().map(long).collect()
     }
 
     async fn record_intents(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
@@ -195,10 +211,14 @@ pub(crate) async fn settle_in(
     duplicates::record(tx, &ours, now).await?;
     let mut receipts: Vec<(RowRef, &Receipt)> =
         ours.iter().flat_map(|one| one.receipts().iter().map(|receipt| (one.row, receipt))).collect();
-    receipts.extend(held_receipts(tx, kept).await?);
+    let written = held_receipts(tx, kept).await?;
+    let still_held: HashSet<RowRef> = written.iter().map(|(row, _)| *row).collect();
+    receipts.extend(written);
     put_receipts(tx, &receipts).await?;
     let held: HashSet<Held> = ours.iter().map(|one| one.held()).collect();
-    let report = settling::account(&mut batches, group, &held, now)?;
+    let mut report = settling::account(&mut batches, group, &held, now)?;
+    let kept = kept.iter().map(|(row, token, _)| (*row, *token));
+    report.lost.extend(kept.filter(|(row, _)| !still_held.contains(row)));
     holds::put(tx, group, &report).await?;
     ledgers::write_all(tx, &batches, now).await?;
     Ok(report)

@@ -159,6 +159,17 @@ pub struct SettleReport {
     pub held: Vec<(BatchSeq, usize)>,
 }
 
+/// A row that is long, or is claimed with long ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LongRow {
+    /// The row.
+    pub row: RowRef,
+    /// The first of the rows asked for that are claimed together with it, since they were recorded for the same bulk call; else itself.
+    pub first: RowRef,
+    /// What the long ones of all that are claimed together have, in bytes.
+    pub bytes: u64,
+}
+
 /// Claims, leases, settlements.
 #[async_trait]
 pub trait Work: Send + Sync {
@@ -167,8 +178,9 @@ pub trait Work: Send + Sync {
     /// whatever the group names and whenever they are due. While somebody else holds one of them, none is claimed, and those that
     /// were to be are pending for a moment. An operator's claim takes the row alone.
     async fn claim(&self, claim: &Claim<'_>, now: Timestamp) -> StoreResult<Vec<ClaimedRow>>;
-    /// Those of the rows whose sealed payload has more than `bytes`, with its size in bytes.
-    async fn longer_than(&self, bytes: u64, rows: &[RowRef]) -> StoreResult<Vec<(RowRef, u64)>>;
+    /// Those of the rows that are long, or are claimed together with long ones. A row is long when its sealed payload has more than
+    /// `bytes`.
+    async fn longer_than(&self, bytes: u64, rows: &[RowRef]) -> StoreResult<Vec<LongRow>>;
     /// Notes, of rows still held, the step that each is about to ask for: one that is called at most once. Tells which
     /// rows are held. A row whose process dies behind such a note ends as `outcome_unknown`; a receipt of the step, or
     /// the row's settlement, takes the note away.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_domain::ids::{BatchSeq, RowRef};
+use penstock_store::work::LongRow;
 
 use crate::context::budget::{Budget, Reserved};
 use crate::context::error::FlowError;
@@ -47,17 +48,24 @@ impl Weights {
         if asked.is_empty() {
             return Ok(Weighed { rows, ..Weighed::default() });
         }
-        let long: HashMap<RowRef, u64> =
-            services.store.longer_than(LIGHT, &asked).await?.into_iter().collect();
+        let long = services.store.longer_than(LIGHT, &asked).await?;
+        let long: HashMap<RowRef, LongRow> = long.into_iter().map(|one| (one.row, one)).collect();
         let mut weighed = Weighed::default();
         for row in rows {
-            if let (Some(bytes), Some(work)) = (long.get(&row), works.get(&row.batch)) {
-                let cost = usize::try_from(bytes.saturating_mul(COST)).unwrap_or(usize::MAX);
-                let Ok(held) = self.0.reserve(work.owner.seq, cost, Duration::ZERO).await else {
+            if let (Some(long), Some(work)) = (long.get(&row), works.get(&row.batch)) {
+                // Rows that are claimed together have memory together, or none of them.
+                if weighed.no_room.contains(&long.first) {
                     weighed.no_room.insert(row);
                     continue;
-                };
-                weighed.held.insert(row, held);
+                }
+                if !weighed.held.contains_key(&long.first) {
+                    let cost = usize::try_from(long.bytes.saturating_mul(COST)).unwrap_or(usize::MAX);
+                    let Ok(held) = self.0.reserve(work.owner.seq, cost, Duration::ZERO).await else {
+                        weighed.no_room.extend([row, long.first]);
+                        continue;
+                    };
+                    weighed.held.insert(long.first, held);
+                }
             }
             weighed.rows.push(row);
         }

@@ -67,17 +67,20 @@ impl Writing {
                 self.concerned.leases.remove(settled.iter().map(Settlement::held));
                 self.concerned.metrics.group(settled.len() + kept.len(), began.elapsed());
                 report_written(&self.services, &self.concerned, settled.iter().zip(&rows), &report);
+                for (row, goes_on) in written {
+                    if !report.lost.contains(&row) {
+                        // Its task may be gone.
+                        let _ = goes_on.send(());
+                    }
+                }
             }
             Err(error) => {
-                // Its call is not repeated for that: the rows stay of this call, and nobody makes it with others.
+                // Its call is not repeated for that: the rows stay of this call, and nobody makes it with others. Those
+                // that were to go on are told by `written`, which is dropped.
                 tracing::error!(%error, rows = settled.len(), "the end of a call cannot be written; its rows are released");
                 self.concerned.leases.remove(settled.iter().map(Settlement::held));
                 self.concerned.leases.doubt();
             }
-        }
-        // Their tasks may be gone.
-        for row in written {
-            let _ = row.send(());
         }
     }
 

@@ -170,7 +170,7 @@ dispatch::Dispatch {
 }
 work::Work {
     claim(claim: &Claim<'_>, now: Timestamp) -> Vec<ClaimedRow>;
-    longer_than(bytes: u64, rows: &[RowRef]) -> Vec<(RowRef, u64)>;
+    longer_than(bytes: u64, rows: &[RowRef]) -> Vec<LongRow>;
     record_intents(asked: &[(RowRef, LeaseToken, u16)]) -> Vec<Held>;
     save_receipts(receipts: &[(RowRef, LeaseToken, Receipt)]) -> ();
     settle(group: &[Settlement], now: Timestamp) -> SettleReport;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use penstock_downstream::Reserved;
 use penstock_store::calls::HeldReceipt;
+use penstock_store::work::Held;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::worker::settled_row::Ended;
@@ -16,8 +17,8 @@ pub struct CallEnds {
     pub kept: Vec<HeldReceipt>,
     /// Whether the rows may go with others from now on.
     pub over: bool,
-    /// The rows that go on once this is written.
-    pub written: Vec<oneshot::Sender<()>>,
+    /// The rows that go on once this is written. Dropped, it was not.
+    pub written: Vec<(Held, oneshot::Sender<()>)>,
 }
 
 /// Takes what calls' rows came to. It holds no more than the rows in flight.
@@ -42,7 +43,7 @@ struct Parts {
     missing: usize,
     ends: Vec<Ended>,
     kept: Vec<HeldReceipt>,
-    written: Vec<oneshot::Sender<()>>,
+    written: Vec<(Held, oneshot::Sender<()>)>,
 }
 
 impl Together {
@@ -63,16 +64,15 @@ impl Together {
         self.add(|parts| parts.ends.push(ended));
     }
 
-    /// The row goes on as soon as these outputs are written, with what became of all other rows.
-    pub async fn goes_on(mut self, receipts: Vec<HeldReceipt>) {
+    /// The row goes on as soon as these outputs are written, with what became of all other rows. False: they were not.
+    pub async fn goes_on(mut self, row: Held, receipts: Vec<HeldReceipt>) -> bool {
         let (written, wait) = oneshot::channel();
         self.add(|parts| {
             parts.kept.extend(receipts);
-            parts.written.push(written);
+            parts.written.push((row, written));
         });
         drop(self);
-        // The writer outlives every row. Without it the row's next write finds out.
-        let _ = wait.await;
+        wait.await.is_ok()
     }
 
     fn add(&mut self, part: impl FnOnce(&mut Parts)) {
@@ -106,9 +106,13 @@ mod tests {
 
     use super::*;
 
-    fn receipt(number: u32) -> HeldReceipt {
-        let row = RowRef { batch: BatchSeq(1), number };
-        (row, LeaseToken(Uuid::nil()), Receipt { step: 0, sealed: Vec::new() })
+    fn held(number: u32) -> Held {
+        (RowRef { batch: BatchSeq(1), number }, LeaseToken(Uuid::nil()))
+    }
+
+    fn receipt(number: u32) -> Vec<HeldReceipt> {
+        let (row, token) = held(number);
+        vec![(row, token, Receipt { step: 0, sealed: Vec::new() })]
     }
 
     #[tokio::test]
@@ -116,15 +120,19 @@ mod tests {
         let (writer, mut calls) = mpsc::unbounded_channel();
         let mut parts = Together::of(3, true, &writer, Reserved::default());
         let (one, two) = (parts.pop().unwrap(), parts.pop().unwrap());
-        let first = tokio::spawn(one.goes_on(vec![receipt(1)]));
-        let second = tokio::spawn(two.goes_on(vec![receipt(2)]));
+        let first = tokio::spawn(one.goes_on(held(1), receipt(1)));
+        let second = tokio::spawn(two.goes_on(held(2), receipt(2)));
         drop(parts);
         let call = calls.recv().await.unwrap();
         assert!(call.over && call.ends.is_empty());
         assert_eq!((call.kept.len(), call.written.len()), (2, 2));
         assert!(calls.try_recv().is_err() && !first.is_finished() && !second.is_finished());
-        call.written.into_iter().for_each(|written| written.send(()).unwrap());
-        first.await.unwrap();
-        second.await.unwrap();
+        for (row, written) in call.written {
+            if row == held(1) {
+                written.send(()).unwrap();
+            }
+        }
+        assert!(first.await.unwrap(), "it goes on");
+        assert!(!second.await.unwrap(), "what it came to was not written");
     }
 }

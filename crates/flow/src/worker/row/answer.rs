@@ -57,4 +57,6 @@ pub(crate) enum NotMade {
     Refused(Refusal),
     /// The worker drains, the batch is held, a heartbeat is late, or the call could not be recorded.
     NotNow,
+    /// Another row of the same recorded call was requeued until then.
+    NotAlone(Timestamp),
 }

@@ -128,6 +128,7 @@ impl RowTask<'_> {
             // The heartbeat is late, the database did not record the intent, or the batch is held: the row is requeued, unless
             // somebody else has it by now.
             NotMade::NotNow => self.not_called(at, now, None, progress),
+            NotMade::NotAlone(until) => self.not_called(at, until, None, progress),
         }
     }
 

@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 
 use crate::crash;
 use crate::worker::bulk::Together;
-use crate::worker::bulk::gather::{Gathering, Key, Member, Replied, Reply};
+use crate::worker::bulk::gather::{Gathering, Key, Mates, Member, Replied, Reply};
 use crate::worker::progress::Progress;
 use crate::worker::row::answer::{Answer, NotMade};
 use crate::worker::row::poll::poll_ends;
@@ -84,11 +84,8 @@ impl RowTask<'_> {
             Key::Recorded(call) => Some(*call),
             Key::Fresh(..) => None,
         };
-        if recorded.is_some_and(|call| self.gatherer.is_broken(call)) && !(self.draining)() {
-            return self.reply_all(members, recorded, true, || Reply::Broken);
-        }
-        if recorded.is_some() && members.len() < gathering.wanted {
-            return self.reply_all(members, recorded, false, || Reply::NotMade(NotMade::NotNow));
+        if let Some(call) = recorded.filter(|_| members.len() < gathering.wanted) {
+            return self.reply_apart(members, call);
         }
         let step = (self.work.pipeline.version, at.index);
         let mut rounds = vec![Round { members, recorded, half_of: None }];
@@ -117,6 +114,18 @@ impl RowTask<'_> {
         }
     }
 
+    /// Not all rows of a recorded call have come.
+    fn reply_apart(&self, members: Vec<Member>, call: CallId) {
+        let not_made = match self.gatherer.mates(call) {
+            Mates::Broken if !(self.draining)() => {
+                return self.reply_all(members, Some(call), true, || Reply::Broken);
+            }
+            Mates::Requeued(until) => NotMade::NotAlone(until),
+            Mates::Coming | Mates::Broken => NotMade::NotNow,
+        };
+        self.reply_all(members, Some(call), false, || Reply::NotMade(not_made.clone()));
+    }
+
     /// Waits until the call is full, or nobody else comes in time.
     async fn gathered(&self, at: StepAt<'_>, key: &Key, gathering: &Arc<Gathering>) -> Vec<Member> {
         let wait = at.step.bulk.as_ref().map(|bulk| bulk.max_wait).unwrap_or_default();
@@ -126,7 +135,7 @@ impl RowTask<'_> {
             let now = Instant::now();
             let mut pause = LOOK_AGAIN;
             match key {
-                Key::Recorded(call) if self.gatherer.is_broken(*call) => break,
+                Key::Recorded(call) if self.gatherer.mates(*call) != Mates::Coming => break,
                 Key::Recorded(_) => {}
                 Key::Fresh(..) if now >= until => break,
                 Key::Fresh(..) => {

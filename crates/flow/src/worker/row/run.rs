@@ -30,6 +30,14 @@ impl RowTask<'_> {
         let mut progress = Progress::new(&claimed, self.services.clock.now());
         progress.coming = coming;
         let mut end = self.run_steps(claimed, &mut progress).instrument(self.trace.span.clone()).await;
+        if let Some(coming) = &mut progress.coming {
+            match &end {
+                RowEnd::Settled(Settled::Requeued { not_before, .. }, _) => coming.requeued(*not_before),
+                RowEnd::Settled(..) => {}
+                // Whoever has the row now claims its call's other rows.
+                RowEnd::LeaseLost => coming.requeued(self.services.clock.now()),
+            }
+        }
         // Whatever it waits for: a row that waits for a result comes back by the workers themselves.
         if let RowEnd::Settled(settled, together) = &mut end {
             if let Settled::Requeued { polling, .. } = settled {
@@ -69,7 +77,11 @@ impl RowTask<'_> {
                 return RowEnd::Settled(settled, None);
             }
             match self.step(at, kept.take(), &row, progress).await {
-                StepResult::Done if index + 1 < steps.len() => self.go_on(progress).await,
+                StepResult::Done if index + 1 < steps.len() => {
+                    if !self.go_on(progress).await {
+                        return RowEnd::LeaseLost;
+                    }
+                }
                 StepResult::Done => {}
                 StepResult::Settled(settled) => return RowEnd::Settled(settled, None),
                 StepResult::LeaseLost => return RowEnd::LeaseLost,
@@ -78,16 +90,19 @@ impl RowTask<'_> {
         RowEnd::Settled(self.complete(&row, progress), None)
     }
 
-    /// A row of a bulk call goes on once what all of them came to is written.
-    async fn go_on(&self, progress: &mut Progress) {
-        let Some(together) = progress.together.take() else { return };
+    /// A row of a bulk call goes on once what all of them came to is written. False: it was not, and the row is released.
+    async fn go_on(&self, progress: &mut Progress) -> bool {
+        let Some(together) = progress.together.take() else { return true };
         let (row, token) = (self.lease.row, self.lease.token);
         let receipts =
             std::mem::take(&mut progress.receipts).into_iter().map(|receipt| (row, token, receipt));
-        together.goes_on(receipts.collect()).await;
+        if !together.goes_on((row, token), receipts.collect()).await {
+            return false;
+        }
         if let Some(coming) = &mut progress.coming {
             coming.goes_on();
         }
+        true
     }
 
     /// Whether an answer has held the batch since the row was taken up.

@@ -127,19 +127,23 @@ impl Gathering {
     }
 }
 
-/// The rows of a recorded call that are in flight.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mates {
-    rows: usize,
-    /// One of them has ended without coming to its step.
-    broken: bool,
+/// Whether the rows of a recorded call can still make it together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mates {
+    /// All of them have come, or may come.
+    #[default]
+    Coming,
+    /// One of them was requeued without coming to its step, until then: the call is made once all of them are claimed again.
+    Requeued(Timestamp),
+    /// One of them has ended without coming to its step: the others cannot go without it.
+    Broken,
 }
 
 /// All gatherings of a process.
 pub struct Gatherer {
     open: Mutex<HashMap<Key, Arc<Gathering>>>,
     /// The recorded calls whose rows were claimed.
-    claimed: Mutex<HashMap<CallId, Mates>>,
+    claimed: Mutex<HashMap<CallId, (usize, Mates)>>,
     /// Of each batch with a bulk step, rows in flight here that have not come to it yet.
     coming: Mutex<HashMap<BatchSeq, usize>>,
     /// What is known of the sizes of calls.
@@ -195,23 +199,23 @@ impl Gatherer {
     /// The rows of a recorded call were claimed, and their tasks are about to start.
     pub fn expect_call(&self, call: CallId, rows: usize) {
         let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        claimed.insert(call, Mates { rows, broken: false });
+        claimed.insert(call, (rows, Mates::Coming));
     }
 
-    /// Whether one of a recorded call's rows has ended without coming to its step: the others cannot go without it.
-    pub fn is_broken(&self, call: CallId) -> bool {
+    /// Whether a recorded call's rows can still make it together.
+    pub fn mates(&self, call: CallId) -> Mates {
         let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        claimed.get(&call).is_none_or(|mates| mates.broken)
+        claimed.get(&call).map_or(Mates::Broken, |(_, mates)| *mates)
     }
 
     /// A row of a recorded call has ended.
-    fn has_ended(&self, call: CallId, has_come: bool) {
+    fn has_ended(&self, call: CallId, without_it: Mates) {
         {
             let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(mates) = claimed.get_mut(&call) else { return };
-            mates.rows = mates.rows.saturating_sub(1);
-            mates.broken |= !has_come;
-            if mates.rows == 0 {
+            let Some((rows, mates)) = claimed.get_mut(&call) else { return };
+            *rows = rows.saturating_sub(1);
+            *mates = without_it.max(*mates);
+            if *rows == 0 {
                 claimed.remove(&call);
             }
         }
@@ -224,7 +228,7 @@ impl Gatherer {
     /// A row of a batch is in flight, and may come to a bulk step.
     pub fn expect(self: &Arc<Self>, batch: BatchSeq, call: Option<CallId>) -> Coming {
         self.count(batch, true);
-        Coming { gatherer: self.clone(), batch, call, comes: true, has_come: false }
+        Coming { gatherer: self.clone(), batch, call, comes: true, without_it: Mates::Broken }
     }
 
     /// Rows of a batch in flight here that may still come to a bulk step.
@@ -257,17 +261,29 @@ pub struct Coming {
     call: Option<CallId>,
     /// Whether it counts as one that comes.
     comes: bool,
-    /// Whether it has come to the step of its recorded call.
-    has_come: bool,
+    /// What the other rows of its recorded call can do when it ends now.
+    without_it: Mates,
 }
 
 impl Coming {
     /// It has come.
     pub fn has_come(&mut self) {
+        self.is_elsewhere();
+        self.without_it = Mates::Coming;
+    }
+
+    /// It does not come for as long as it waits for something else, or has ended without a call.
+    pub fn is_elsewhere(&mut self) {
         if std::mem::replace(&mut self.comes, false) {
             self.gatherer.count(self.batch, false);
         }
-        self.has_come = true;
+    }
+
+    /// It is requeued until then.
+    pub fn requeued(&mut self, until: Timestamp) {
+        if self.without_it == Mates::Broken {
+            self.without_it = Mates::Requeued(until);
+        }
     }
 
     /// It goes on, perhaps to another bulk step.
@@ -284,7 +300,7 @@ impl Drop for Coming {
             self.gatherer.count(self.batch, false);
         }
         if let Some(call) = self.call {
-            self.gatherer.has_ended(call, self.has_come);
+            self.gatherer.has_ended(call, self.without_it);
         }
     }
 }

@@ -73,10 +73,28 @@ fn a_recorded_call_is_broken_when_one_of_its_rows_ends_before() {
     gatherer.expect_call(call, 2);
     let mut mates: Vec<Coming> = (0..2).map(|_| gatherer.expect(BATCH, Some(call))).collect();
     mates[0].has_come();
-    assert!(!gatherer.is_broken(call));
+    assert_eq!(gatherer.mates(call), Mates::Coming);
     drop(mates.pop());
-    assert!(gatherer.is_broken(call));
+    assert_eq!(gatherer.mates(call), Mates::Broken);
     drop(mates);
     gatherer.expect_call(call, 1);
-    assert!(!gatherer.is_broken(call), "it was claimed anew");
+    assert_eq!(gatherer.mates(call), Mates::Coming, "it was claimed anew");
+}
+
+#[test]
+fn a_recorded_call_waits_for_a_row_that_was_only_requeued() {
+    let (gatherer, call) = (gatherer(), CallId(Uuid::from_u128(1)));
+    gatherer.expect_call(call, 4);
+    let mut mates: Vec<Coming> = (0..4).map(|_| gatherer.expect(BATCH, Some(call))).collect();
+    mates[0].has_come();
+    for until in [7, 3] {
+        mates.pop().expect("a mate").requeued(Timestamp::from_millis(until));
+    }
+    assert_eq!(gatherer.mates(call), Mates::Requeued(Timestamp::from_millis(7)), "the last one counts");
+    mates[0].requeued(Timestamp::from_millis(9));
+    drop(mates.remove(0));
+    assert_eq!(gatherer.mates(call), Mates::Requeued(Timestamp::from_millis(7)), "it had come");
+    mates[0].is_elsewhere();
+    drop(mates);
+    assert_eq!(gatherer.mates(call), Mates::Broken);
 }
