@@ -1,5 +1,6 @@
 //! What every use case stands on: the services it was given, and what is kept of definitions, secrets and limits.
 
+pub(crate) mod answer_keys;
 pub mod api_keys;
 pub mod batch_secrets;
 pub mod budget;

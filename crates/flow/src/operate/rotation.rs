@@ -17,7 +17,9 @@ use crate::context::installation;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
-use crate::context::{api_keys, earlier_releases, owner_values, stored_definitions, token_vault};
+use crate::context::{
+    answer_keys, api_keys, earlier_releases, owner_values, stored_definitions, token_vault,
+};
 
 /// Data keys re-wrapped in one step.
 const STEP: u32 = 500;
@@ -129,6 +131,7 @@ pub async fn needs(services: &Services) -> Result<Vec<KeyNeed>, FlowError> {
         })
         .collect();
     let mut sealed: Vec<Vec<u8>> = store.secret(installation::FINGERPRINT).await?.into_iter().collect();
+    sealed.extend(answer_keys::sealed(services).await?);
     sealed.extend(store.newest_epoch().await?.map(|epoch| epoch.sealed));
     for (_, secrets) in store.all_callback_secrets().await? {
         sealed.extend([secrets.current, secrets.previous].into_iter().flatten());
@@ -184,6 +187,7 @@ pub async fn rewrap(services: &Services, oldest: Duration, actor: &str) -> Resul
         done.secrets += u64::from(reseal_secrets(services, owner, &before).await?);
     }
     done.secrets += u64::from(installation::reseal(services).await?);
+    done.secrets += u64::from(answer_keys::rotate(services).await?);
     done.secrets += owner_values::reseal(services).await? + token_vault::reseal(services).await?;
     authenticate_definitions(services, &mut done).await?;
     api_keys::convert_earlier(services).await?;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use penstock_crypto::KeyHasher;
+use penstock_domain::pipeline::cache::CacheScope;
 use penstock_store::duplicates::{CompletedBy, KeyHash, WantedKey};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use crate::context::answer_keys::AnswerKeys;
 use crate::context::error::FlowError;
 use crate::context::key_hashes;
 use crate::context::services::Services;
@@ -23,6 +25,8 @@ pub struct Lookups {
     pub(crate) completed: Grouped<WantedKey, Option<CompletedBy>>,
     /// Answers that rows have in common.
     pub(crate) answers: Arc<AnswerCache>,
+    /// What seals those of wider scopes than a batch.
+    pub(crate) answer_keys: Arc<AnswerKeys>,
     hasher: Arc<OnceCell<KeyHasher>>,
     metrics: Arc<WorkerMetrics>,
     counts: AnswerCounts,
@@ -38,18 +42,22 @@ impl Lookups {
         });
         let answers = Arc::new(AnswerCache::open(services, stop));
         let counts = AnswerCounts::open(services.clone(), stop);
-        Self { completed, answers, hasher: Arc::default(), metrics, counts }
+        Self { completed, answers, answer_keys: Arc::default(), hasher: Arc::default(), metrics, counts }
     }
 
-    /// The hash of the key of an answer.
+    /// The hash of the key of an answer; what seals answers of its scope is there by then.
     ///
     /// # Errors
-    /// When the database fails, or the keyring lacks the secret's key.
+    /// When the database fails, or the keyring lacks the secrets' key.
     pub(crate) async fn answer_hash(
         &self,
         services: &Services,
         parts: &[&[u8]],
+        scope: CacheScope,
     ) -> Result<KeyHash, FlowError> {
+        if scope != CacheScope::Batch {
+            self.answer_keys.refresh(services).await?;
+        }
         let hasher = self.hasher.get_or_try_init(|| key_hashes::of_answers(services)).await?;
         Ok(hasher.hash(parts))
     }

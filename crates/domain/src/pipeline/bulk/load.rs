@@ -91,10 +91,6 @@ impl Loader<'_, '_, '_> {
                            `json: { inputs: { each: { id: \"{{ row.id }}\" } } }`";
             self.wrong(line, message);
         }
-        if let Some(cache) = &self.step.cache {
-            let message = "`cache` and `bulk` do not go together in one step yet; remove one of the two";
-            self.wrong(cache.referenced.line(), message);
-        }
         let is_whole = matches!(definition.matching.value, MatchDefinition::Whole);
         for (key, at) in [
             ("results", definition.results.as_ref().map(|results| results.referenced.line())),

@@ -124,7 +124,8 @@ impl RowTask<'_> {
             at.step.name.as_bytes(),
             key.as_bytes(),
         ];
-        match self.lookups.answer_hash(self.services, &parts).await {
+        let hash = self.lookups.answer_hash(self.services, &parts, cache.scope).await;
+        match hash {
             Ok(hash) => Ok(hash),
             Err(error) => {
                 tracing::warn!(%error, batch = %batch, row = self.number(), "the key of the row's answer cannot be made");
@@ -149,10 +150,7 @@ impl RowTask<'_> {
                 Known::Kept(outputs) => return self.found(at, CacheLookup::Hit, outputs),
                 Known::First(flight) => return self.find_stored(at, cache, key, flight, progress).await,
                 Known::UnderWay(flight) => {
-                    let limited = (self.limited)();
-                    let end = tokio::time::timeout_at(began + WAITS_HERE, end_of(flight)).await;
-                    drop(limited);
-                    match end {
+                    match self.wait_for_flight(at, end_of(flight), began, progress).await {
                         Ok(Some(FlightEnd::Kept(outputs))) => {
                             return self.found(at, CacheLookup::Waited, outputs);
                         }
@@ -169,6 +167,27 @@ impl RowTask<'_> {
                 }
             }
         }
+    }
+
+    /// Waits for another row's call. Of a bulk step, that call may wait for rows: not for those that wait for it.
+    async fn wait_for_flight<E>(
+        &self,
+        at: StepAt<'_>,
+        end: impl Future<Output = E>,
+        began: tokio::time::Instant,
+        progress: &mut Progress,
+    ) -> Result<E, tokio::time::error::Elapsed> {
+        let is_bulk = at.step.bulk.is_some();
+        let mark = if is_bulk { (self.rides)() } else { (self.limited)() };
+        if let Some(coming) = progress.coming.as_mut().filter(|_| is_bulk) {
+            coming.is_elsewhere();
+        }
+        let end = tokio::time::timeout_at(began + WAITS_HERE, end).await;
+        if let Some(coming) = progress.coming.as_mut().filter(|_| is_bulk) {
+            coming.goes_on();
+        }
+        drop(mark);
+        end
     }
 
     fn found(&self, at: StepAt<'_>, lookup: CacheLookup, outputs: Outputs) -> Finding {

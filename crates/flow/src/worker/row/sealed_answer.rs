@@ -1,4 +1,4 @@
-//! Answers that rows have in common, sealed: under the batch's key what only its rows have, else under the keyring.
+//! Answers that rows have in common, sealed: under the batch's key what only its rows have, else under keys of such answers' own.
 
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::json;
@@ -16,7 +16,7 @@ impl RowTask<'_> {
         (cache.scope == CacheScope::Batch).then_some(self.work.seq)
     }
 
-    /// Seals under the batch's key what only its rows have in common, else under the keyring; none: it cannot be kept.
+    /// Seals under the batch's key what only its rows have in common, else under a key of such answers' own; none: it cannot be kept.
     pub(super) fn seal_answer(
         &self,
         cache: &Cache,
@@ -28,10 +28,8 @@ impl RowTask<'_> {
         if cache.scope == CacheScope::Batch {
             return Some(self.work.secrets.seal_answer(key, column, &plain));
         }
-        let keyring = self.services.keyring.get();
-        let random = self.services.random.as_ref();
-        let sealed = keyring.seal_small(ANSWERS, &key_text(key), column, &plain, random);
-        sealed.inspect_err(|error| tracing::warn!(%error, "an answer cannot be sealed, and is not kept")).ok()
+        let now = self.services.clock.now().millis();
+        self.lookups.answer_keys.get()?.seal(now, ANSWERS, &place(key, column), &plain)
     }
 
     /// Opens [`RowTask::seal_answer`]; none when its key is gone: it is asked for again.
@@ -45,12 +43,16 @@ impl RowTask<'_> {
         let plain = if cache.scope == CacheScope::Batch {
             self.work.secrets.open_answer(key, column, sealed).map_err(|error| error.to_string())
         } else {
-            let keyring = self.services.keyring.get();
-            keyring.open_small(ANSWERS, &key_text(key), column, sealed).map_err(|error| error.to_string())
+            let keys = self.lookups.answer_keys.get().unwrap_or_default();
+            keys.open(ANSWERS, &place(key, column), sealed).map_err(|error| error.to_string())
         };
         let opened = plain.and_then(|plain| json::read_stored(&plain).map_err(|error| error.to_string()));
         opened
             .inspect_err(|error| tracing::warn!(error, "a kept answer cannot be read; it is asked for again"))
             .ok()
     }
+}
+
+fn place(key: &KeyHash, column: &str) -> String {
+    format!("{column}/{}", key_text(key))
 }
