@@ -9,6 +9,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod bulk;
+
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -132,10 +134,10 @@ async fn look(client: &Client, id: &str) -> Option<Value> {
     Some(batch)
 }
 
-async fn upload(client: &Client, batch: u32, rows: u32) -> String {
+async fn upload(client: &Client, route: &str, file: impl Fn() -> String) -> String {
     let began = Instant::now();
     loop {
-        let answer = client.upload(ROUTE, people(batch, rows)).await;
+        let answer = client.upload(route, file()).await;
         if let Some((202, accepted)) = &answer {
             return accepted["id"].as_str().expect("an id").to_owned();
         }
@@ -149,7 +151,9 @@ async fn everything_fails_at_once_and_nothing_is_lost_or_doubled() {
     let rows: u32 =
         std::env::var("PENSTOCK_CHAOS_ROWS").map_or(12_000, |rows| rows.parse().expect("a number"));
     let sandbox = Sandbox::start(Config { faults: FAULTS, ..Config::default() }).expect("a sandbox");
-    let mut place = Place::new(&[("invite.yaml", &definition())]);
+    let downstream = bulk::Downstream::start().await;
+    let mut place = Place::new(&[("invite.yaml", &definition()), ("bulk.yaml", bulk::DEFINITION)]);
+    place.set(bulk::URL, downstream.url.clone());
     // What a killed worker held counts for the owner until its lease runs out: a quota near that would stop it.
     place.set("ROWS_PER_OWNER", "50000".to_owned());
     // One process has its own kind of chaos: see `crashes` among the whole runs.
@@ -159,19 +163,21 @@ async fn everything_fails_at_once_and_nothing_is_lost_or_doubled() {
     let client = Client::new(&api, &key);
     let over = AtomicBool::new(false);
     let began = Instant::now();
-    let (ended, kills) = std::thread::scope(|scope| {
+    let ((ended, in_bulk), kills) = std::thread::scope(|scope| {
         let havoc = scope.spawn(|| havoc(&place, &sandbox, STORM * u64::from(1 + rows / 20_000), &over));
         // Also when a look panics: the scope waits for its threads.
         let calm = Calm(&over);
         let done = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 let mut ids = Vec::new();
+                let in_bulk = upload(&client, bulk::ROUTE, || bulk::file(rows / BATCHES)).await;
                 for batch in 0..BATCHES {
-                    ids.push(upload(&client, batch, rows / BATCHES).await);
+                    ids.push(upload(&client, ROUTE, || people(batch, rows / BATCHES)).await);
                     // The last ones arrive while S3 refuses, or are being extracted then.
                     tokio::time::sleep(Duration::from_secs(5)).await;
                 }
-                watch(&client, &ids, rows, began).await
+                let ended = watch(&client, &ids, rows, began).await;
+                (ended, watch(&client, &[in_bulk], rows, began).await)
             })
         });
         drop(calm);
@@ -181,6 +187,8 @@ async fn everything_fails_at_once_and_nothing_is_lost_or_doubled() {
     let stats = sandbox.stats();
     println!("{rows} rows, {kills} kills, {} s: {ended:?}; {stats:?}", began.elapsed().as_secs());
     assert_eq!(ended.completed + ended.failed, u64::from(rows));
+    assert_eq!(in_bulk.completed + in_bulk.failed, u64::from(rows / BATCHES));
+    downstream.check(rows / BATCHES, in_bulk.completed);
     assert!(ended.failed * 50 < u64::from(rows), "{ended:?}");
     assert_eq!((stats.doubled, stats.unkeyed), (0, 0));
     // One effect for each completed row. A row that failed may have one too: its worker died behind its last call, and on its

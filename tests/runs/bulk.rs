@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const ROUTE: &str = "/v2/pipelines/bulk/batches";
 
 /// A pipeline with one bulk step. `bulk` are its keys besides the size, `request` those of its request besides its place and body.
-fn pipeline(bulk: &str, request: &str, more: &str) -> String {
+pub(crate) fn pipeline(bulk: &str, request: &str, more: &str) -> String {
     format!(
         "name: bulk\ncsv: {{ columns: [ {{ name: email, required: true }} ] }}\n\
          dependencies: {{ api: {{ base_url: \"${{INVITE_API_URL}}\", timeout: 2s }} }}\nsteps:\n\
@@ -25,7 +25,7 @@ fn pipeline(bulk: &str, request: &str, more: &str) -> String {
     )
 }
 
-const BY_EMAIL: &str =
+pub(crate) const BY_EMAIL: &str =
     "results: \"{{ body.results }}\", match: { result: \"{{ result.email }}\", row: \"{{ row.email }}\" }";
 
 /// Rows in flight.
@@ -33,20 +33,20 @@ const PROCESSING: &str = "SELECT count(*) FROM row_state WHERE status = 2";
 
 /// What an API knows of its calls.
 #[derive(Default)]
-struct Api {
+pub(crate) struct Api {
     /// How often each address was created.
-    effects: BTreeMap<String, u32>,
+    pub(crate) effects: BTreeMap<String, u32>,
     /// The addresses of each key's calls, and what they were answered.
     keys: HashMap<String, (Vec<String>, String)>,
     /// Keys that came with other rows than before.
     mixed: u32,
     /// Calls, and how many rows each had.
-    calls: Vec<usize>,
+    pub(crate) calls: Vec<usize>,
 }
 
 impl Api {
     /// Creates the addresses of a call, once for each idempotency key.
-    fn create(&mut self, heard: &Heard) -> Answer {
+    pub(crate) fn create(&mut self, heard: &Heard) -> Answer {
         let emails = emails(heard);
         self.calls.push(emails.len());
         let key = heard.header("idempotency-key").to_owned();
@@ -67,26 +67,26 @@ impl Api {
     }
 }
 
-fn emails(heard: &Heard) -> Vec<String> {
+pub(crate) fn emails(heard: &Heard) -> Vec<String> {
     let inputs = heard.json()["inputs"].as_array().expect("inputs").clone();
     inputs.iter().map(|one| one["email"].as_str().expect("an address").to_owned()).collect()
 }
 
-fn status(status: u16, body: &Value) -> Answer {
+pub(crate) fn status(status: u16, body: &Value) -> Answer {
     Answer { status, ..Answer::json(body.to_string()) }
 }
 
-struct Setting {
-    receiver: Receiver,
-    api: Arc<Mutex<Api>>,
-    sandbox: Sandbox,
-    place: Place,
-    key: String,
+pub(crate) struct Setting {
+    pub(crate) receiver: Receiver,
+    pub(crate) api: Arc<Mutex<Api>>,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) place: Place,
+    pub(crate) key: String,
 }
 
 impl Setting {
     /// A place with the pipeline; the API creates what it is sent, unless `decide` has another answer.
-    async fn new(
+    pub(crate) async fn new(
         definition: &str,
         decide: impl Fn(&mut Api, &Heard) -> Option<Answer> + Send + 'static,
     ) -> Self {
@@ -105,16 +105,16 @@ impl Setting {
         Self { receiver, api, sandbox, place, key }
     }
 
-    fn client(&self, service: &Service) -> Client {
+    pub(crate) fn client(&self, service: &Service) -> Client {
         Client::new(service, &self.key)
     }
 
-    fn calls(&self) -> Vec<usize> {
+    pub(crate) fn calls(&self) -> Vec<usize> {
         self.api.lock().expect("no test panics here").calls.clone()
     }
 
     /// Each of so many addresses was created once, and no key came with other rows than before.
-    fn each_once(&self, rows: usize) {
+    pub(crate) fn each_once(&self, rows: usize) {
         let api = self.api.lock().expect("no test panics here");
         assert_eq!(api.effects.len(), rows);
         assert!(api.effects.values().all(|times| *times == 1), "{:?}", api.effects);
@@ -122,23 +122,23 @@ impl Setting {
     }
 }
 
-fn file(rows: usize) -> String {
+pub(crate) fn file(rows: usize) -> String {
     (1..=rows).fold("email\n".to_owned(), |file, row| format!("{file}p{row:04}@example.com\n"))
 }
 
-async fn upload(client: &Client, file: String) -> String {
+pub(crate) async fn upload(client: &Client, file: String) -> String {
     let (status, batch) = client.upload(ROUTE, file).await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     batch["id"].as_str().expect("an id").to_owned()
 }
 
-fn counts(batch: &Value) -> (u64, u64) {
+pub(crate) fn counts(batch: &Value) -> (u64, u64) {
     let count = |name: &str| batch["counts"][name].as_u64().expect("a count");
     (count("completed"), count("failed"))
 }
 
 /// The codes and messages of the rows that failed.
-async fn errors(client: &Client, id: &str) -> Vec<(String, String)> {
+pub(crate) async fn errors(client: &Client, id: &str) -> Vec<(String, String)> {
     let rows = client.get(&format!("/v2/batches/{id}/rows?status=failed&limit=200")).await;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let rows = rows["data"].as_array().expect("rows").clone();
