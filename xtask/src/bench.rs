@@ -30,6 +30,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
     measure("cluster", args, &environment)?;
     // Seconds for each part; 600 is what the documentation's measurements were made with.
     measure("flow", &["60".to_owned()], &environment)?;
+    measure("bulk", &["20000".to_owned()], &environment)?;
     measure("million", args, &environment)
 }
 

@@ -294,7 +294,7 @@ async fn turn(place: &Place, sandbox: &Sandbox) {
 }
 
 /// (Σx)² ÷ n·Σx²: 1 when all are equal (Jain, Chiu, Hawe, 1984).
-fn jain(values: &[f64]) -> f64 {
+pub fn jain(values: &[f64]) -> f64 {
     let (sum, squares): (f64, f64) = (values.iter().sum(), values.iter().map(|value| value * value).sum());
     #[allow(clippy::cast_precision_loss, reason = "ten")]
     let count = values.len() as f64;

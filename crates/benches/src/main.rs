@@ -1,5 +1,6 @@
 //! `cargo xtask bench [ROWS]`: measurements beside a ceiling or a peer that is measured in the same run.
 
+mod bulk;
 mod cluster;
 mod cpu;
 mod embedded;
@@ -45,6 +46,11 @@ async fn main() -> ExitCode {
             flow::run(rows.min(600), args.next().as_deref(), &mut kept).await;
             kept.all()
         }
+        "bulk" => {
+            let mut kept = Promises::default();
+            bulk::run(rows.min(100_000), args.next().as_deref(), &mut kept).await;
+            kept.all()
+        }
         "million" => {
             let mut kept = Promises::default();
             million::run(rows, &mut kept).await;
@@ -55,6 +61,7 @@ async fn main() -> ExitCode {
                 "penstock-benches embedded [ROWS] [calls]\n\
                  penstock-benches cluster [ROWS] [extraction|no-op|three-calls|fast-calls|few-slots|dispatcher]\n\
                  penstock-benches flow [SECONDS] [exact|unrest|lower|hang|fair]\n\
+                 penstock-benches bulk [ROWS] [rate|fair|poison|headline|cache|unique]\n\
                  penstock-benches million [ROWS]"
             );
             return ExitCode::from(2);
