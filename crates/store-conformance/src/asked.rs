@@ -28,7 +28,7 @@ async fn asked(store: &Arc<dyn Store>, batch: BatchSeq, rows: u32) -> (Vec<RowRe
     let held = token();
     assert_eq!(claim(store, &rows, held, START).await.len(), rows.len());
     let notes: Vec<_> = rows.iter().map(|row| (*row, held, STEP)).collect();
-    let mut noted = store.record_intents(&notes).await.unwrap();
+    let mut noted = store.record_intents(&notes, &[]).await.unwrap();
     noted.sort_by_key(|(row, _)| row.number);
     assert_eq!(noted, rows.iter().map(|row| (*row, held)).collect::<Vec<_>>());
     (rows, held)
@@ -127,18 +127,31 @@ pub async fn a_note_lives_as_long_as_its_lease(store: &Arc<dyn Store>) {
     clear(store).await;
     let batch = extracted(store, &new_batch(store, 1).await, 1).await.seq;
     let (rows, first) = asked(store, batch, 1).await;
+    let earlier = [(rows[0], first, receipt(STEP - 1))];
+    let again = store.record_intents(&[(rows[0], first, STEP)], &earlier).await.unwrap();
+    assert_eq!(again, [(rows[0], first)], "the outputs of the steps before are saved with it");
     store.settle(&[requeued(rows[0], first, START)], START).await.unwrap();
-    assert_eq!(store.record_intents(&[(rows[0], first, STEP)]).await.unwrap(), [], "it is not held any more");
+    assert_eq!(
+        store.record_intents(&[(rows[0], first, STEP)], &[]).await.unwrap(),
+        [],
+        "it is not held any more"
+    );
     assert_eq!(release(store, batch, 1, START).await, rows);
     let second = token();
-    claim(store, &rows, second, START).await;
-    assert_eq!(store.record_intents(&[(rows[0], first, STEP)]).await.unwrap(), [], "somebody else holds it");
-    let both = store.record_intents(&[(rows[0], first, STEP), (rows[0], token(), STEP)]).await.unwrap();
+    let claimed = claim(store, &rows, second, START).await;
+    assert_eq!(claimed[0].receipts, [receipt(STEP - 1)]);
+    assert_eq!(
+        store.record_intents(&[(rows[0], first, STEP)], &[]).await.unwrap(),
+        [],
+        "somebody else holds it"
+    );
+    let both = store.record_intents(&[(rows[0], first, STEP), (rows[0], token(), STEP)], &[]).await.unwrap();
     assert_eq!(both, []);
     // Neither the settled note nor the refused ones count.
     let later = START + LEASE + LEASE;
     let swept = die(store, later).await;
     assert_eq!((swept.rows(), swept.unknown), (1, 0), "{swept:?}");
     assert_eq!(look(store, batch).await.ledger.counts.pending, 1);
-    assert_eq!(store.record_intents(&[]).await.unwrap(), []);
+    assert_eq!(store.record_intents(&[], &[]).await.unwrap(), []);
+    assert_eq!(store.record_intents(&[(rows[0], first, STEP)], &earlier).await.unwrap(), []);
 }

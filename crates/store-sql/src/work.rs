@@ -105,21 +105,32 @@ impl Work for SqlStore {
         found.iter().map(long).collect()
     }
 
-    async fn record_intents(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>> {
+    async fn record_intents(
+        &self,
+        asked: &[(RowRef, LeaseToken, u16)],
+        receipts: &[(RowRef, LeaseToken, Receipt)],
+    ) -> StoreResult<Vec<Held>> {
         let mut tx = self.db.write("record_intents").await?;
         ledgers::lock_all(&mut tx, asked.iter().map(|(row, ..)| row.batch)).await?;
+        let kept: HashSet<Held> = receipts.iter().map(|(row, token, _)| (*row, *token)).collect();
         let statement = sql(
             "row_set_asked_if_held",
-            "WITH j(row_batch, row_number, token, step) AS ({rows}) UPDATE row_state AS s SET asked = j.step FROM j \
-             WHERE s.batch = j.row_batch AND s.number = j.row_number AND s.lease_token = j.token \
-             AND s.status + 0 = {row processing} RETURNING batch, number, lease_token",
+            "WITH j(row_batch, row_number, token, step, output) AS ({rows}) UPDATE row_state AS s SET asked = j.step, \
+             has_output = s.has_output OR j.output FROM j WHERE s.batch = j.row_batch AND s.number = j.row_number \
+             AND s.lease_token = j.token AND s.status + 0 = {row processing} RETURNING batch, number, lease_token",
         );
         let group = keys(asked.iter().map(|(row, ..)| *row))
             .column(asked.iter().map(|(_, token, _)| *token))
-            .column(asked.iter().map(|(.., step)| *step));
+            .column(asked.iter().map(|(.., step)| *step))
+            .column(asked.iter().map(|(row, token, _)| kept.contains(&(*row, *token))));
         let held = tx.fetch(statement.rows(group)).await?;
+        let held: Vec<Held> = held.iter().map(held_row).collect::<StoreResult<_>>()?;
+        let ours: HashSet<&Held> = held.iter().collect();
+        let of_held = receipts.iter().filter(|(row, token, _)| ours.contains(&(*row, *token)));
+        let of_held: Vec<_> = of_held.map(|(row, _, receipt)| (*row, receipt)).collect();
+        put_receipts(&mut tx, &of_held).await?;
         tx.commit().await?;
-        held.iter().map(held_row).collect()
+        Ok(held)
     }
 
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()> {

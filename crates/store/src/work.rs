@@ -181,10 +181,14 @@ pub trait Work: Send + Sync {
     /// Those of the rows that are long, or are claimed together with long ones. A row is long when its sealed payload has more than
     /// `bytes`.
     async fn longer_than(&self, bytes: u64, rows: &[RowRef]) -> StoreResult<Vec<LongRow>>;
-    /// Notes, of rows still held, the step that each is about to ask for: one that is called at most once. Tells which
-    /// rows are held. A row whose process dies behind such a note ends as `outcome_unknown`; a receipt of the step, or
-    /// the row's settlement, takes the note away.
-    async fn record_intents(&self, asked: &[(RowRef, LeaseToken, u16)]) -> StoreResult<Vec<Held>>;
+    /// Notes, of rows still held, the step that each is about to ask for: one that is called at most once; and saves `receipts`, the
+    /// outputs of the same rows' steps before. Tells which rows are held. A row whose process dies behind such a note ends as
+    /// `outcome_unknown`; a receipt of the step, or the row's settlement, takes the note away.
+    async fn record_intents(
+        &self,
+        asked: &[(RowRef, LeaseToken, u16)],
+        receipts: &[(RowRef, LeaseToken, Receipt)],
+    ) -> StoreResult<Vec<Held>>;
     /// Saves outputs of finished steps of rows still held, so that a crash does not call those steps again.
     async fn save_receipts(&self, receipts: &[(RowRef, LeaseToken, Receipt)]) -> StoreResult<()>;
     /// Settles a group: rows, results, errors, counters, finishes and callbacks in one transaction.

@@ -101,13 +101,7 @@ async fn write_group(services: &Services, group: &[Intent]) -> StoreResult<Vec<H
     let intents: Vec<_> = group.iter().map(|intent| (intent.held.0, intent.held.1, intent.step)).collect();
     let mut pause = Duration::from_millis(20);
     loop {
-        let written = async {
-            if !receipts.is_empty() {
-                services.store.save_receipts(&receipts).await?;
-            }
-            services.store.record_intents(&intents).await
-        };
-        match written.await {
+        match services.store.record_intents(&intents, &receipts).await {
             Err(error) if error.is_transient() => {
                 tracing::warn!(%error, rows = group.len(), "failed to record intents; will retry");
                 tokio::time::sleep(pause).await;

@@ -171,7 +171,7 @@ dispatch::Dispatch {
 work::Work {
     claim(claim: &Claim<'_>, now: Timestamp) -> Vec<ClaimedRow>;
     longer_than(bytes: u64, rows: &[RowRef]) -> Vec<LongRow>;
-    record_intents(asked: &[(RowRef, LeaseToken, u16)]) -> Vec<Held>;
+    record_intents(asked: &[(RowRef, LeaseToken, u16)], receipts: &[(RowRef, LeaseToken, Receipt)]) -> Vec<Held>;
     save_receipts(receipts: &[(RowRef, LeaseToken, Receipt)]) -> ();
     settle(group: &[Settlement], now: Timestamp) -> SettleReport;
     unqueue(rows: &[RowRef], now: Timestamp) -> u32;
