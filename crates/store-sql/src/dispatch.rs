@@ -106,10 +106,7 @@ impl Dispatch for SqlStore {
         }
         take_fresh(&mut tx, &mut batches, &mut wanted, &mut released, lost_after).await?;
         batches.retain(Moved::is_dirty);
-        ledgers::write_all(&mut tx, &batches, now).await?;
-        let seqs = list(batches.iter().map(|moved| moved.batch.seq.0));
-        let served = sql("batch_set_served", "UPDATE batches SET served_at = $1 WHERE seq {in $2}");
-        tx.execute(served.bind(now).bind(seqs)).await?;
+        ledgers::write_served(&mut tx, &batches, now).await?;
         let owners: BTreeSet<OwnerSeq> = batches.iter().map(|moved| moved.batch.owner).collect();
         let served = sql("owner_set_served", "UPDATE owners SET served_at = $1 WHERE seq {in $2}");
         tx.execute(served.bind(now).bind(list(owners.iter().map(|owner| owner.0)))).await?;

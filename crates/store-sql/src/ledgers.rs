@@ -147,14 +147,28 @@ pub(crate) async fn write(
     events: &[Event],
     now: Timestamp,
 ) -> StoreResult<()> {
-    write_ledgers(tx, &[(batch, read_revision)]).await?;
+    write_ledgers(tx, &[(batch, read_revision)], None).await?;
     say(tx, batch, events, now).await
 }
 
 /// Writes back what was moved, in one statement whatever the number of batches, and the events in the outbox.
 pub(crate) async fn write_all(tx: &mut Tx, moved: &[Moved], now: Timestamp) -> StoreResult<()> {
+    write_moved(tx, moved, None, now).await
+}
+
+/// As [`write_all`], of batches that a dispatcher run has served: each record is written once.
+pub(crate) async fn write_served(tx: &mut Tx, moved: &[Moved], now: Timestamp) -> StoreResult<()> {
+    write_moved(tx, moved, Some(now), now).await
+}
+
+async fn write_moved(
+    tx: &mut Tx,
+    moved: &[Moved],
+    served_at: Option<Timestamp>,
+    now: Timestamp,
+) -> StoreResult<()> {
     let batches: Vec<(&Batch, i64)> = moved.iter().map(|one| (&one.batch, one.read_revision)).collect();
-    write_ledgers(tx, &batches).await?;
+    write_ledgers(tx, &batches, served_at).await?;
     for one in moved {
         say(tx, &one.batch, &one.events, now).await?;
     }
@@ -205,7 +219,11 @@ fn ledger_values(batch: &Batch) -> [Value<'static>; 31] {
     ]
 }
 
-async fn write_ledgers(tx: &mut Tx, batches: &[(&Batch, i64)]) -> StoreResult<()> {
+async fn write_ledgers(
+    tx: &mut Tx,
+    batches: &[(&Batch, i64)],
+    served_at: Option<Timestamp>,
+) -> StoreResult<()> {
     let dirty: Vec<&(&Batch, i64)> =
         batches.iter().filter(|(batch, was)| batch.ledger.revision != *was).collect();
     let keys = dirty.iter().map(|(batch, was)| [Value::from(batch.seq), Value::from(*was)]);
@@ -213,10 +231,10 @@ async fn write_ledgers(tx: &mut Tx, batches: &[(&Batch, i64)]) -> StoreResult<()
         Group::of_rows(keys).beside(Group::of_rows(dirty.iter().map(|(batch, _)| ledger_values(batch))));
     let statement = sql(
         "batch_set_ledger_if_unmoved",
-        "WITH j(seq, was, {ledger_columns}) AS ({rows}) UPDATE batches AS b SET {ledger_changes} FROM j \
-         WHERE b.seq = j.seq AND b.revision = j.was",
+        "WITH j(seq, was, {ledger_columns}) AS ({rows}) UPDATE batches AS b SET {ledger_changes}, \
+         served_at = coalesce($1, b.served_at) FROM j WHERE b.seq = j.seq AND b.revision = j.was",
     );
-    if tx.execute(statement.rows(group)).await? != dirty.len() as u64 {
+    if tx.execute(statement.bind(served_at).rows(group)).await? != dirty.len() as u64 {
         let first = dirty.first().map_or(0, |(batch, _)| batch.seq.0);
         return Err(inconsistent("batches", "revision", first));
     }
