@@ -15,9 +15,8 @@ use crate::worker::heartbeat;
 use crate::worker::heartbeat::Beat;
 use crate::worker::state::{DATABASE_PAUSE, Worker};
 
-/// Receipts of rows that have been in flight for this long are saved, so that a crash calls few steps again while
-/// rows that pass quickly cost no further write.
-const RECEIPTS_EVERY: Duration = Duration::from_millis(200);
+/// How often receipts are looked for that are old enough to be saved: each is within 200 ms, unless its step is harmless to repeat.
+const RECEIPTS_EVERY: Duration = Duration::from_millis(50);
 
 /// What is held is compared with SQL this often, whether or not there is doubt.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_domain::ids::{LeaseToken, RowRef};
+use penstock_domain::outcome::Repetition;
 use penstock_domain::row::Receipt;
 use penstock_store::StoreResult;
 use penstock_store::work::Held;
+use tokio::time::Instant;
 
 use crate::context::services::Services;
 use crate::worker::heartbeat::Heartbeat;
@@ -26,7 +28,22 @@ pub struct RowLease {
     /// Of the process that holds it.
     heartbeat: Arc<Heartbeat>,
     lost: AtomicBool,
-    unsaved: Mutex<Vec<Receipt>>,
+    unsaved: Mutex<Unsaved>,
+}
+
+/// Receipts that are not saved yet.
+#[derive(Debug, Default)]
+struct Unsaved {
+    receipts: Vec<Receipt>,
+    /// When they are to be saved; all together, so that no step is missing before one that is saved.
+    due: Option<Instant>,
+}
+
+impl Unsaved {
+    fn push(&mut self, receipt: Receipt, due: Instant) {
+        self.receipts.push(receipt);
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+    }
 }
 
 impl RowLease {
@@ -48,15 +65,22 @@ impl RowLease {
         }
     }
 
-    /// A step is done: its receipt is saved soon, if the row is still in flight then.
-    pub fn finished_step(&self, receipt: Receipt) {
-        self.unsaved().push(receipt);
+    /// A step is done: its receipt is saved soon, if the row is still in flight then; later where the step is harmless to repeat.
+    pub fn finished_step(&self, receipt: Receipt, repetition: Repetition) {
+        let after = if repetition == Repetition::Harmless { SAVE_HARMLESS_AFTER } else { SAVE_AFTER };
+        self.unsaved().push(receipt, Instant::now() + after);
     }
 
-    fn unsaved(&self) -> std::sync::MutexGuard<'_, Vec<Receipt>> {
+    fn unsaved(&self) -> std::sync::MutexGuard<'_, Unsaved> {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A receipt of a step that may have an effect when it is repeated is saved when it is this old.
+const SAVE_AFTER: Duration = Duration::from_millis(150);
+
+/// A receipt of a step that is harmless to repeat: a crash then calls it again, and rows that pass more quickly cost no write.
+const SAVE_HARMLESS_AFTER: Duration = Duration::from_secs(2);
 
 /// How often a row that waits for a heartbeat checks whether it may continue.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -124,6 +148,12 @@ impl Leases {
         self.lock().values().cloned().collect()
     }
 
+    /// Those with receipts that are to be saved now.
+    fn due(&self, now: Instant) -> Vec<Arc<RowLease>> {
+        let is_due = |lease: &&Arc<RowLease>| lease.unsaved().due.is_some_and(|due| due <= now);
+        self.lock().values().filter(is_due).cloned().collect()
+    }
+
     /// The leases have to be compared with SQL: an answer was lost, or this process was taken for dead.
     pub fn doubt(&self) {
         self.unsure.store(true, Ordering::SeqCst);
@@ -156,12 +186,13 @@ impl Leases {
         Ok(recorded.into_iter().filter(unknown).collect())
     }
 
-    /// Saves the receipts of rows that are still in flight, so that their finished steps are not called again after a crash. What
-    /// cannot be saved now is saved next time.
+    /// Saves the receipts of rows that have been in flight for a while since, so that their finished steps are not called again after
+    /// a crash. What cannot be saved now is saved next time.
     pub async fn save_receipts(&self, services: &Services) {
         let mut unsaved = Vec::new();
-        for lease in self.all() {
-            let taken = std::mem::take(&mut *lease.unsaved());
+        let now = Instant::now();
+        for lease in self.due(now) {
+            let taken = std::mem::take(&mut *lease.unsaved()).receipts;
             unsaved.extend(taken.into_iter().map(|receipt| (lease.clone(), receipt)));
         }
         for group in unsaved.chunks(GROUP) {
@@ -171,7 +202,7 @@ impl Leases {
                 tracing::warn!(%error, receipts = group.len(), "failed to save receipts; will retry");
                 if error.is_transient() {
                     for (lease, receipt) in group {
-                        lease.unsaved().push(receipt.clone());
+                        lease.unsaved().push(receipt.clone(), now);
                     }
                 }
             }
@@ -203,5 +234,20 @@ mod tests {
         lease.lost.store(true, Ordering::Relaxed);
         lease.covered(call, &|| false).await;
         assert!(!lease.covers(Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receipt_waits_for_the_rows_end_as_long_as_its_step_allows() {
+        let leases = Leases::new(Heartbeat::new("one".into(), WorkerKind::Worker, Duration::from_secs(12)));
+        let lease = leases.insert(held(1).0, held(1).1);
+        let receipt = |step: u16| Receipt { step, sealed: Vec::new() };
+        let due_after = |time: Duration| leases.due(Instant::now() + time).len();
+        assert_eq!(due_after(Duration::from_secs(60)), 0);
+        lease.finished_step(receipt(0), Repetition::Harmless);
+        assert_eq!((due_after(SAVE_AFTER), due_after(SAVE_HARMLESS_AFTER)), (0, 1));
+        lease.finished_step(receipt(1), Repetition::Unsaid);
+        assert_eq!(due_after(SAVE_AFTER), 1, "with all that is before it");
+        leases.remove([held(1)]);
+        assert_eq!(due_after(SAVE_AFTER), 0);
     }
 }

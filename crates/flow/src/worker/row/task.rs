@@ -108,7 +108,7 @@ impl RowTask<'_> {
             let receipt = self.receipt(index, &output);
             // With those of the other rows of its call, or not at all.
             if progress.together.is_none() {
-                self.lease.finished_step(receipt.clone());
+                self.lease.finished_step(receipt.clone(), at.step.repetition());
             }
             progress.receipts.push(receipt);
         }
