@@ -192,4 +192,8 @@ impl Traces for Tied {
         TraceContextPropagator::new().inject_context(&span.context(), &mut carrier);
         carrier.remove("traceparent")
     }
+
+    fn are_exported(&self) -> bool {
+        true
+    }
 }

@@ -70,6 +70,8 @@ pub trait Traces: Send + Sync {
     /// The `traceparent` that goes downstream with a call, which is the span `span` of the trace `trace`; none when
     /// nothing is to be sent.
     fn traceparent(&self, span: &Span, trace: TraceId) -> Option<String>;
+    /// Whether spans leave this process.
+    fn are_exported(&self) -> bool;
 }
 
 /// No spans leave this process: ids are made here, for its logs and for the logs of those whom it calls.
@@ -109,6 +111,10 @@ impl Traces for Local {
     fn traceparent(&self, _: &Span, trace: TraceId) -> Option<String> {
         let parent = rand::rng().random_range(1..=u64::MAX);
         self.propagate.then(|| format!("00-{trace}-{parent:016x}-00"))
+    }
+
+    fn are_exported(&self) -> bool {
+        false
     }
 }
 

@@ -9,8 +9,9 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::{Called, Demand, Note, Rules, Spend};
 use penstock_store::work::{RowFailure, Settled};
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span};
+use tracing::{Instrument as _, Level, Span};
 
+use crate::telemetry::traces::ROW_LINES;
 use crate::worker::observe::StepSeen;
 use crate::worker::progress::Progress;
 use crate::worker::row::answer::{Answer, NotMade};
@@ -132,7 +133,11 @@ impl RowTask<'_> {
         }
     }
 
+    /// None where nobody sees it: without an exporter it is only for the log's lines about single calls.
     pub(super) fn call_span(&self, at: StepAt<'_>, request: &RenderedRequest) -> Span {
+        if !self.services.traces.are_exported() && !tracing::enabled!(target: ROW_LINES, Level::DEBUG) {
+            return Span::none();
+        }
         tracing::info_span!(
             "call",
             otel.kind = "client",
