@@ -37,6 +37,7 @@ fn main() -> ExitCode {
                  cargo xtask test          formats, lints and all tests, with the servers that they need\n\
                  cargo xtask with-servers COMMAND  runs a command beside the servers that tests need, with what tests read to find them\n\
                  cargo xtask bench         measures, as ratios to the machine's own ceiling\n\
+                 cargo xtask bench peers   BullMQ and Graphile Worker (npm) on the same work, alternately\n\
                  cargo xtask contract      records the public contract (API, commands, settings, metrics) in docs/contract.txt, and shows what changed\n\
                  cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules\n\
                  cargo xtask advisories    licences, sources and known vulnerabilities of what the programs are made of (cargo-deny)\n\

@@ -48,7 +48,7 @@ pub async fn run(rows: u32, part: Option<&str>) -> bool {
     kept.all()
 }
 
-fn psql(database: &str, commands: &[&str]) -> String {
+pub fn psql(database: &str, commands: &[&str]) -> String {
     let mut psql = Command::new("psql");
     psql.args([database, "-qAt", "-v", "ON_ERROR_STOP=1"]);
     commands.iter().for_each(|command| {
@@ -75,7 +75,7 @@ fn redis_memory(url: &str) -> f64 {
 }
 
 /// The processes of PostgreSQL and Redis.
-fn servers(database: &str, redis: &str) -> (Option<u32>, Option<u32>) {
+pub fn servers(database: &str, redis: &str) -> (Option<u32>, Option<u32>) {
     let backend = psql(database, &["SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"]);
     let postmaster = backend.parse().ok().and_then(cpu::parent);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a process")]
@@ -174,7 +174,7 @@ async fn groups(database: &str, rows: u32) {
 }
 
 /// What claiming, processing and settling cost when there is nothing to call.
-async fn no_op(rows: u32, kept: &mut Promises) {
+pub async fn no_op(rows: u32, kept: &mut Promises) {
     let (sandbox, place) = place(NOOP);
     let database = place.variable("DATABASE_URL").expect("a cluster").to_owned();
     let redis = place.variable("REDIS_URL").expect("a cluster").to_owned();
@@ -211,15 +211,17 @@ async fn no_op(rows: u32, kept: &mut Promises) {
 }
 
 /// Calls that a downstream answers in this time, so many of them at once at each of two dependencies.
-struct Calls {
-    latency_ms: u64,
-    concurrency: u32,
+pub struct Calls {
+    /// How long an answer takes, ms.
+    pub latency_ms: u64,
+    /// How many calls at once.
+    pub concurrency: u32,
     /// The least part of the bare client's rate.
-    share: f64,
+    pub share: f64,
 }
 
-/// Three calls a row, beside what a bare client gets out of the same downstream.
-async fn three_calls(rows: u32, calls: &Calls, kept: &mut Promises) {
+/// Three calls a row, beside what a bare client gets out of the same downstream. Rows a second.
+pub async fn three_calls(rows: u32, calls: &Calls, kept: &mut Promises) -> f64 {
     let Calls { latency_ms, concurrency, share } = *calls;
     let definition = three_calls_definition(concurrency);
     let (sandbox, place) = place(&definition);
@@ -250,6 +252,7 @@ async fn three_calls(rows: u32, calls: &Calls, kept: &mut Promises) {
     meter.say(rows);
     println!("{:<60} {:>12.1} MiB", "peak memory of the worker", usage(&worker).0);
     kept.at_least("three calls / the downstream's ceiling", ours / ceiling, share);
+    ours
 }
 
 /// A run over 10,000 owners, with little and with much waiting.

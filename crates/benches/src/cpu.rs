@@ -25,9 +25,9 @@ impl Meter {
 
     /// Prints CPU seconds for 1,000 rows, of each process and in all. The sum.
     pub fn say(&self, rows: u32) -> f64 {
-        let used = self.now().into_iter().zip(&self.began);
+        let thousand = f64::from(rows) / 1000.0;
         let each: Vec<(&str, f64)> =
-            used.map(|((name, now), (_, began))| (name, (now - began) * 1000.0 / f64::from(rows))).collect();
+            self.used().into_iter().map(|(name, used)| (name, used / thousand)).collect();
         let sum = each.iter().map(|(_, used)| used).sum();
         let parts: Vec<String> = each.iter().map(|(name, used)| format!("{name} {used:.3}")).collect();
         println!(
@@ -36,6 +36,12 @@ impl Meter {
             parts.join(", ")
         );
         sum
+    }
+
+    /// CPU seconds of each process since the start.
+    pub fn used(&self) -> Vec<(&'static str, f64)> {
+        let used = self.now().into_iter().zip(&self.began);
+        used.map(|((name, now), (_, began))| (name, now - began)).collect()
     }
 
     fn now(&self) -> Vec<(&'static str, f64)> {

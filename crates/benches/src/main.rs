@@ -6,7 +6,9 @@ mod cpu;
 mod embedded;
 mod flow;
 mod million;
+mod peers;
 mod plain;
+mod progress;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,13 +58,19 @@ async fn main() -> ExitCode {
             million::run(rows, &mut kept).await;
             kept.all()
         }
+        "peers" => {
+            let mut kept = Promises::default();
+            peers::run(rows, &mut kept).await;
+            kept.all()
+        }
         _ => {
             eprintln!(
                 "penstock-benches embedded [ROWS] [calls]\n\
                  penstock-benches cluster [ROWS] [extraction|no-op|three-calls|fast-calls|few-slots|dispatcher]\n\
                  penstock-benches flow [SECONDS] [exact|unrest|lower|hang|fair]\n\
                  penstock-benches bulk [ROWS] [rate|fair|poison|headline|cache|unique]\n\
-                 penstock-benches million [ROWS]"
+                 penstock-benches million [ROWS]\n\
+                 penstock-benches peers [ROWS]"
             );
             return ExitCode::from(2);
         }

@@ -1,11 +1,13 @@
 //! A million rows, uploaded through three APIs at once, carried by two workers, one effect each; and the keyring is rotated
 //! in the middle of it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::{Client, Place};
 
+use crate::progress::Progress;
 use crate::{Promises, body, say, usage};
 
 /// One call that has an effect, carries its key, and is limited by nothing but the machine.
@@ -22,7 +24,7 @@ const BATCHES: u32 = 6;
 
 /// The whole of it.
 pub async fn run(rows: u32, kept: &mut Promises) {
-    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let sandbox = Arc::new(Sandbox::start(Config::default()).expect("a sandbox"));
     let mut place = Place::new(&[("once.yaml", ONCE)]);
     let key = place.key(&sandbox, "bench");
     // The new key seals from the first moment on; what the old one sealed is re-wrapped in the middle.
@@ -47,6 +49,7 @@ pub async fn run(rows: u32, kept: &mut Promises) {
     say("\nuploads through three APIs at once", each * (BATCHES - 1), began.elapsed());
     batches.insert(0, first);
     assert!(batches.iter().all(|batch| batch["id"].is_string()), "{batches:?}");
+    let progress = Progress::watch(&sandbox, u64::from(each * BATCHES));
     while sandbox.stats().effects < u64::from(rows / 3) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -58,6 +61,7 @@ pub async fn run(rows: u32, kept: &mut Promises) {
         completed += ended["counts"]["completed"].as_u64().expect("a count");
     }
     say("a million rows, from the first byte to the last effect", each * BATCHES, began.elapsed());
+    progress.await.expect("it counts").say();
     let stats = sandbox.stats();
     #[allow(clippy::cast_precision_loss, reason = "a million")]
     let float = |count: u64| count as f64;
