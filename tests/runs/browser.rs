@@ -52,6 +52,7 @@ async fn a_person_corrects_a_file_watches_it_run_and_retries() {
 
     browser.select("Pipeline", "invite").await;
     browser.fill("Name", MARKUP).await;
+    browser.fill("Labels", &format!("{MARKUP}, autumn")).await;
     browser.fill("campaign", "<b>autumn</b>").await;
     let bad = format!("{}not an address,{MARKUP},L,,AB1234\n", some_taken());
     browser.choose(&file(&place, "bad.csv", &bad)).await;
@@ -76,6 +77,10 @@ async fn a_person_corrects_a_file_watches_it_run_and_retries() {
     browser.until("window.first && document.querySelector('[data-state^=completed-1]')").await;
     assert_eq!(heading(&browser).await, MARKUP);
     browser.reads("Why rows failed").await;
+    let labels =
+        "return [...document.querySelectorAll('.facts .label')].map((one) => one.textContent).join()";
+    assert_eq!(browser.script(labels).await, format!("{MARKUP},autumn"));
+    browser.until("document.querySelector('.chart .rate')").await;
     examine(&place, &browser, "batch").await;
     browser.follow("results.csv").await;
     assert_eq!(browser.downloaded("results.csv").await.lines().count(), 13);
@@ -104,6 +109,16 @@ async fn a_person_corrects_a_file_watches_it_run_and_retries() {
         browser.follow(page).await;
         browser.until(&format!("document.querySelector('h1')?.textContent === '{heading}'")).await;
         examine(&place, &browser, &heading.to_lowercase()).await;
+    }
+    browser.goto("/console/batches").await;
+    for (label, found) in [("winter", 0), ("autumn", 1)] {
+        browser.script("document.querySelector('[name=label]').value = ''").await;
+        browser.fill("Label", label).await;
+        browser.press("Filter").await;
+        let shown = format!(
+            "location.search.includes('label={label}') && document.querySelectorAll('tr[data-batch]').length === {found}"
+        );
+        browser.until(&shown).await;
     }
     browser.press("Sign out").await;
     browser.until("location.pathname === '/console/sign-in'").await;

@@ -28,6 +28,7 @@ mod files;
 mod http;
 mod keyring;
 mod keys;
+mod labels;
 mod large;
 mod late;
 mod life;

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::body;
 use crate::cursors;
-use crate::fields::NAME_CHARS;
+use crate::fields::{self, NAME_CHARS};
 use crate::problem::Problem;
 use crate::query::{NoQuery, Query};
 use crate::refusals;
@@ -27,7 +27,7 @@ use crate::state::ApiState;
 pub const MOST_OF_A_PAGE: u32 = 1000;
 
 /// Bytes of a batch in a list, at most.
-const BATCH_BYTES: u64 = 2048;
+const BATCH_BYTES: u64 = 6144;
 
 /// Batches that a page looks at for those that match.
 const LOOKED_AT: u32 = 10_000;
@@ -55,9 +55,12 @@ pub struct ListQuery {
     /// Outcomes, separated by commas.
     #[param(pattern = "^ *(success|partial_success|failure)? *(, *(success|partial_success|failure)? *)*$")]
     pub outcome: Option<String>,
-    /// With this text in the name, whatever the case of its letters; at most 200 characters.
+    /// With this text in the name or in a label, whatever the case of its letters; at most 200 characters.
     #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$", max_length = 200)]
     pub search: Option<String>,
+    /// With this label; several, separated by commas: with all of them.
+    #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$", max_length = 1100)]
+    pub label: Option<String>,
     /// Of this pipeline.
     #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$")]
     pub pipeline: Option<String>,
@@ -149,6 +152,7 @@ pub(crate) async fn page(
         owner,
         status: states::<BatchStatus>(query.status.as_deref())?,
         outcome: states::<Outcome>(query.outcome.as_deref())?,
+        labels: labels(query.label.as_deref().unwrap_or_default())?,
         search: query.search.filter(|text| !text.is_empty()).map(searched).transpose()?,
         pipelines,
         created_from: query.created_from,
@@ -171,7 +175,16 @@ pub(crate) async fn page(
     Ok((found, next_cursor, room))
 }
 
-/// A text to look for in names.
+/// Labels to look for.
+fn labels(text: &str) -> Result<Vec<String>, Problem> {
+    let labels = fields::read_labels(text);
+    if labels.len() > fields::LABELS {
+        return Err(Problem::bad_request("bad_label", "`label` has at most 16 labels"));
+    }
+    Ok(labels)
+}
+
+/// A text to look for in names and labels.
 fn searched(text: String) -> Result<String, Problem> {
     if text.chars().count() > NAME_CHARS {
         return Err(Problem::bad_request("bad_search", "`search` has at most 200 characters"));

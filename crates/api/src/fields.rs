@@ -17,11 +17,18 @@ use crate::state::ApiState;
 /// Characters of a batch's name.
 pub(crate) const NAME_CHARS: usize = 200;
 
+/// Labels of a batch.
+pub(crate) const LABELS: usize = 16;
+
+/// Characters of a label.
+const LABEL_CHARS: usize = 64;
+
 /// The highest priority.
 const MOST_PRIORITY: i16 = 9;
 
 /// Fields of a form besides the file.
-pub const NAMES: [&str; 6] = ["name", "context", "allow_failures", "callback_url", "priority", "canary"];
+pub const NAMES: [&str; 7] =
+    ["name", "labels", "context", "allow_failures", "callback_url", "priority", "canary"];
 
 /// Fields as they come.
 #[derive(Debug, Default, Deserialize)]
@@ -30,6 +37,7 @@ pub struct RawFields {
     /// Which upload becomes a batch; only in JSON, where no file comes along.
     pub upload_id: Option<Uuid>,
     name: Option<String>,
+    labels: Option<Value>,
     context: Option<Value>,
     allow_failures: Option<Value>,
     callback_url: Option<String>,
@@ -45,6 +53,7 @@ impl RawFields {
         Self {
             upload_id: self.upload_id,
             name: text(self.name),
+            labels: any(self.labels),
             context: any(self.context),
             allow_failures: any(self.allow_failures),
             callback_url: text(self.callback_url),
@@ -73,6 +82,7 @@ impl RawFields {
         let raw = self.without_empty();
         Ok(UploadFields {
             name: raw.name.map(name).transpose()?,
+            labels: raw.labels.map(labels).transpose()?.unwrap_or_default(),
             context: raw.context.map(context).transpose()?,
             allow_failures: raw.allow_failures.map(allow_failures).transpose()?,
             callback_url: raw.callback_url.map(|url| callback_url(url, state)).transpose()?,
@@ -94,6 +104,36 @@ fn name(name: String) -> Result<String, Problem> {
         return Err(bad("`name` holds a control character"));
     }
     Ok(name)
+}
+
+/// Labels: a list, or a text in which commas separate them.
+fn labels(sent: Value) -> Result<Vec<String>, Problem> {
+    let list = match sent {
+        Value::String(text) => Some(read_labels(&text)),
+        Value::Array(list) => {
+            list.into_iter().map(|label| label.as_str().map(|label| label.trim().to_owned())).collect()
+        }
+        _ => None,
+    };
+    let list = list.ok_or_else(|| bad("`labels` is a list of texts, or a text with commas between them"))?;
+    let mut labels: Vec<String> = Vec::new();
+    for label in list {
+        if label.is_empty() || label.chars().count() > LABEL_CHARS {
+            return Err(bad("a label has 1 to 64 characters"));
+        }
+        if label.chars().any(|c| c.is_control() || c == ',') {
+            return Err(bad("a label holds a comma or a control character"));
+        }
+        if !labels.contains(&label) {
+            labels.push(label);
+        }
+    }
+    if labels.len() > LABELS { Err(bad("a batch has at most 16 labels")) } else { Ok(labels) }
+}
+
+/// Labels in a text, with commas between them.
+pub(crate) fn read_labels(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|label| !label.is_empty()).map(str::to_owned).collect()
 }
 
 fn context(sent: Value) -> Result<Value, Problem> {
@@ -162,6 +202,8 @@ pub struct UploadForm {
     file: String,
     /// What the client calls it, at most 200 characters.
     name: Option<String>,
+    /// What the client marks it with, commas between them: at most 16 labels of 64 characters.
+    labels: Option<String>,
     /// A JSON object that templates read.
     context: Option<String>,
     /// `false`: the first failed row cancels the rest.
@@ -182,6 +224,8 @@ pub struct UploadForm {
 pub struct UploadQuery {
     /// With text/csv: what the client calls it, at most 200 characters.
     name: Option<String>,
+    /// With text/csv: labels, commas between them; at most 16 of 64 characters.
+    labels: Option<String>,
     /// With text/csv: a JSON object that templates read.
     context: Option<String>,
     /// With text/csv: `false`, and the first failed row cancels the rest.
@@ -203,6 +247,9 @@ pub struct UploadedBefore {
     upload_id: Uuid,
     /// As in a form.
     name: Option<String>,
+    /// As in a form, or a list.
+    #[schema(value_type = Option<Vec<String>>, max_items = 16)]
+    labels: Option<Value>,
     /// As in a form, an object.
     #[schema(value_type = Option<Object>)]
     context: Option<Value>,

@@ -20,6 +20,7 @@ use crate::fields::{RawFields, UploadForm, UploadQuery, UploadedBefore};
 use crate::form;
 use crate::media::Media;
 use crate::problem::Problem;
+use crate::progress::Reporter;
 use crate::query::{self, Nothing};
 use crate::refusals;
 use crate::state::ApiState;
@@ -29,7 +30,8 @@ use crate::upload_end::{finished, refusal};
 #[utoipa::path(
     post, operation_id = "upload_to_pipeline", path = "/v2/pipelines/{name}/batches", tag = "batches",
     params(("name" = String, Path, description = "The pipeline"), UploadQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "The same key and content is answered with the same batch")),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and content is answered with the same batch"),
+        ("Upload-Progress" = Option<Uuid>, Header, description = "A UUID of your own: how far the upload is, `GET /v2/uploads/{id}/progress` shows meanwhile")),
     request_body(description = "A form, the CSV itself with the other fields in the query, or the id of an upload",
         content((UploadForm = "multipart/form-data"), (String = "text/csv"), (UploadedBefore = "application/json"))),
     responses((status = 202, description = "The batch was made", body = UploadedBatch), refusals::Asked, refusals::Upload),
@@ -88,10 +90,12 @@ pub async fn upload(
             room.hold(raw.weight()?).await?;
             let fields = raw.checked(&state)?;
             let deadline = Deadline::start(&state);
+            let mut reporter = Reporter::of(&request, caller.owner)?;
             let mut upload = Upload::start(&state.services, wanted).await?;
             let mut body = body::decoded(body::within(payload, &room), coding);
             while let Some(bytes) = deadline.next(&mut body).await? {
                 upload.push(&bytes).await.map_err(refusal)?;
+                reporter.told(&state, &upload).await;
             }
             caller.still(&state).await?;
             finished(upload.finish(fields)).await?

@@ -2,8 +2,8 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | files come in | [`ingest`], [`form`] of [`multipart`], its [`fields`]; [`presigned`] |
-//! | batches and rows are shown and commanded | [`batches`], [`rows`], [`retry`], [`events`], [`callbacks`], [`audit`], [`pipelines`]; for admin keys [`limits`], [`operations`] |
+//! | files come in | [`ingest`], [`form`] of [`multipart`], its [`fields`]; [`presigned`]; how far they are: [`progress`] |
+//! | batches and rows are shown and commanded | [`batches`], [`rows`], [`retry`], [`events`], [`throughput`], [`callbacks`], [`audit`], [`pipelines`]; for admin keys [`limits`], [`operations`] |
 //! | the same as pages | `console` |
 //! | results go out | [`reports`] (in [`ranges`], by what the [`report_index`] knows), [`downloads`] for clients without a key |
 //! | keys, and who was refused | [`auth`], [`accesses`] |
@@ -43,6 +43,7 @@ pub mod operations;
 pub mod pipelines;
 pub mod presigned;
 pub mod problem;
+pub mod progress;
 pub mod query;
 pub mod quotas;
 pub mod ranges;
@@ -57,6 +58,7 @@ mod seen;
 pub mod server;
 mod shared_answer;
 pub mod state;
+pub mod throughput;
 mod tickets;
 mod token_bucket;
 mod trace;

@@ -12,7 +12,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use crate::problem::{FileError, Problem};
 use crate::{
     audit, batches, callbacks, downloads, events, health, ingest, keyless, limits, operations, pipelines,
-    presigned, reports, retry, rows,
+    presigned, progress, reports, retry, rows, throughput,
 };
 
 /// The document.
@@ -29,6 +29,7 @@ use crate::{
         retry::retry,
         batches::erase,
         batches::errors,
+        throughput::show,
         rows::list,
         rows::show,
         rows::waiting,
@@ -49,6 +50,7 @@ use crate::{
         operations::apply,
         presigned::create,
         presigned::put,
+        progress::show,
         health::livez,
         health::readyz,
         keyless::metrics,

@@ -25,6 +25,14 @@ pub struct RetryBody {
     include: Option<Vec<String>>,
     /// Only failed rows with one of these codes. Not together with cancelled ones, which have none.
     codes: Option<Vec<String>>,
+    /// Only rows that failed at one of these steps, by name; `null`: before their first one. Not together with cancelled ones.
+    steps: Option<Vec<Option<String>>>,
+    /// Only failed rows from this number on. Not together with cancelled ones.
+    #[schema(minimum = 1)]
+    from_row: Option<u32>,
+    /// Only failed rows up to this number. Not together with cancelled ones.
+    #[schema(minimum = 1)]
+    to_row: Option<u32>,
     /// Only these failed rows. Not together with cancelled ones, which go back all together.
     rows: Option<Vec<u32>>,
     /// `current`: the batch, which has ended, goes on under the definition of its pipeline that is loaded today; `kept`, and
@@ -34,11 +42,11 @@ pub struct RetryBody {
 
 impl RetryBody {
     /// An empty list is nobody's way to say "all": a program that found no row to retry sends one.
-    fn selection(self) -> Result<RetrySelection, Problem> {
-        let bad = |detail: String| Problem::bad_request("bad_selection", detail);
+    async fn selection(self, state: &ApiState, batch: &Batch) -> Result<RetrySelection, Problem> {
         for (name, empty) in [
             ("include", self.include.as_ref().is_some_and(Vec::is_empty)),
             ("codes", self.codes.as_ref().is_some_and(Vec::is_empty)),
+            ("steps", self.steps.as_ref().is_some_and(Vec::is_empty)),
             ("rows", self.rows.as_ref().is_some_and(Vec::is_empty)),
         ] {
             if empty {
@@ -50,9 +58,15 @@ impl RetryBody {
             return Err(bad(format!("`include` takes failed and cancelled, not `{other}`")));
         }
         let cancelled = include.iter().any(|name| name == "cancelled");
-        if cancelled && (self.codes.is_some() || self.rows.is_some()) {
+        let narrow = self.codes.is_some()
+            || self.steps.is_some()
+            || self.rows.is_some()
+            || self.from_row.is_some()
+            || self.to_row.is_some();
+        if cancelled && narrow {
             return Err(bad(
-                "`codes` and `rows` select failed rows; cancelled ones go back all together, in a request of their own"
+                "`codes`, `steps`, `rows`, `from_row` and `to_row` select failed rows; cancelled ones go back all together, in a \
+                 request of their own"
                     .into(),
             ));
         }
@@ -64,7 +78,10 @@ impl RetryBody {
             failed: include.iter().any(|name| name == "failed"),
             cancelled,
             codes,
+            steps: steps_of(state, batch, &self.steps.unwrap_or_default()).await?,
             numbers: self.rows.unwrap_or_default(),
+            from: self.from_row,
+            to: self.to_row,
             definition: None,
         })
     }
@@ -77,6 +94,31 @@ impl RetryBody {
             Some(_) => Err(Problem::bad_request("bad_selection", "`definition` takes current and kept")),
         }
     }
+}
+
+fn bad(detail: String) -> Problem {
+    Problem::bad_request("bad_selection", detail)
+}
+
+/// The places of steps, by their names in the definition that the batch has.
+///
+/// # Errors
+/// 400 when it has no such step; as reading the definition.
+pub(crate) async fn steps_of(
+    state: &ApiState,
+    batch: &Batch,
+    names: &[Option<String>],
+) -> Result<Vec<Option<u16>>, Problem> {
+    if names.iter().all(Option::is_none) {
+        return Ok(vec![None; names.len().min(1)]);
+    }
+    let pipeline = state.services.definition_of(batch).await?;
+    let place = |name: &String| {
+        let place = pipeline.steps.iter().position(|step| step.name == *name);
+        let unknown = || bad("`steps` names a step that the batch's pipeline does not have".into());
+        place.and_then(|place| u16::try_from(place).ok()).ok_or_else(unknown)
+    };
+    names.iter().map(|name| name.as_ref().map(place).transpose()).collect()
 }
 
 /// The batch, and what the retry did.
@@ -111,7 +153,7 @@ pub async fn retry(
         (body, Some(room))
     };
     let current = body.current_definition()?;
-    let selection = body.selection()?;
+    let selection = body.selection(&state, &batch).await?;
     let (batch, retried) = put_back(&caller, &state, &batch, selection, current).await?;
     let batch = done_view(&state.services, &batch, state.rows_per_owner).await;
     Ok(HttpResponse::Ok().json(RetriedBatch { batch, retried }))

@@ -34,7 +34,7 @@ use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
     audit, batches, callbacks, console, docs, downloads, events, health, ingest, keyless, limits, openapi,
-    operations, pipelines, presigned, reports, retry, rows,
+    operations, pipelines, presigned, progress, reports, retry, rows, throughput,
 };
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
@@ -156,6 +156,7 @@ fn routes(routes: &mut ServiceConfig, own_routes: &[String]) {
         .service(post("/v2/pipelines/{name}/batches", web::to(ingest::upload_to_pipeline)))
         .service(post("/v2/uploads", web::to(presigned::create)))
         .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))
+        .service(read("/v2/uploads/{id}/progress", web::to(progress::show)))
         .service(read("/v2/callbacks", web::to(callbacks::list)))
         .service(post("/v2/callbacks/{id}/redeliver", web::to(callbacks::redeliver)))
         .service(read("/v2/audit", web::to(audit::list)))
@@ -172,6 +173,7 @@ fn routes(routes: &mut ServiceConfig, own_routes: &[String]) {
         .service(post("/v2/batches/{id}/downloads", web::to(downloads::create)))
         .service(read("/v2/downloads/{token}", web::to(downloads::follow)))
         .service(read("/v2/batches/{id}/errors", web::to(batches::errors)))
+        .service(read("/v2/batches/{id}/throughput", web::to(throughput::show)))
         .service(read("/v2/batches/{id}/events", web::to(events::stream)))
         .service(read("/v2/batches/{id}/waiting", web::to(rows::waiting)))
         .service(read("/v2/batches/{id}/rows", web::to(rows::list)))

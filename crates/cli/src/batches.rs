@@ -142,8 +142,13 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         }
         Command::Retry { batch, cancelled, no_failed, code, row, current_definition } => {
             let batch = opened.batch(batch).await?;
-            let selection =
-                RetrySelection { failed: !no_failed, cancelled, codes: code, numbers: row, definition: None };
+            let selection = RetrySelection {
+                failed: !no_failed,
+                cancelled,
+                codes: code,
+                numbers: row,
+                ..RetrySelection::default()
+            };
             let retried = control::retry(services, &batch, selection, current_definition, &actor).await;
             let (batch, rows) = retried.map_err(said)?;
             let view = done_view(services, &batch, opened.settings.rows_per_owner).await;

@@ -82,20 +82,47 @@ async function ask(form) {
 }
 
 const grouped = new Intl.NumberFormat("en");
+// An id of the page's own, under which the server tells how far it is. `randomUUID` is for secure pages alone.
+function uuid() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 15) | 64;
+  bytes[8] = (bytes[8] & 63) | 128;
+  const digits = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return digits.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+}
 function upload(form) {
   const shown = form.querySelector("[data-progress]");
   const [bar, words] = [shown.querySelector("progress"), shown.querySelector("p")];
   const button = form.querySelector("button.primary");
   const request = new XMLHttpRequest();
+  const id = uuid();
+  let [sent, checked, ended] = ["", "", false];
+  const tell = () => { words.textContent = [sent, checked].filter(Boolean).join(" "); };
   const fail = (text) => { button.disabled = false; words.textContent = text; };
+  // Once a second: rows and errors so far, as the server counts them.
+  const follow = async () => {
+    if (ended) return;
+    const answer = await fetch(`/console/upload/${id}`).catch(() => undefined);
+    if (ended) return;
+    if (answer?.status === 200) {
+      const { rows, errors } = await answer.json();
+      checked = `${grouped.format(rows)} rows are checked, ${errors ? `${grouped.format(errors)} errors so far` : "no errors so far"}.`;
+      shown.classList.toggle("bad", errors > 0);
+      tell();
+    }
+    setTimeout(follow, 1000);
+  };
+  shown.classList.remove("bad");
+  request.addEventListener("loadend", () => { ended = true; });
   shown.hidden = false;
   button.disabled = true;
   request.upload.addEventListener("progress", (event) => {
     bar.max = event.total;
     bar.value = event.loaded;
-    words.textContent = `${grouped.format(event.loaded)} of ${grouped.format(event.total)} bytes are sent and checked`;
+    sent = `${grouped.format(event.loaded)} of ${grouped.format(event.total)} bytes are sent.`;
+    tell();
   });
-  request.upload.addEventListener("load", () => { words.textContent = "All of it is sent; its last rows are checked."; });
+  request.upload.addEventListener("load", () => { sent = "All of it is sent; its last rows are checked."; tell(); });
   request.addEventListener("error", () => fail("The upload broke off. Nothing was stored; upload it again."));
   request.addEventListener("load", () => {
     if (request.status < 400) { location.assign(request.responseURL); return; }
@@ -110,7 +137,9 @@ function upload(form) {
     errors.focus();
   });
   request.open("POST", form.action);
+  request.setRequestHeader("upload-progress", id);
   request.send(new FormData(form));
+  setTimeout(follow, 500);
 }
 
 function begin() {

@@ -1,8 +1,11 @@
 //! One batch.
 
+use std::collections::BTreeSet;
+
 use askama::Template;
 use askama::filters::Safe;
 use penstock_domain::batch::BatchStatus;
+use penstock_domain::outcome::code;
 use penstock_domain::time::Timestamp;
 use penstock_flow::read::view::BatchView;
 use penstock_flow::read::waits::Wait;
@@ -10,6 +13,7 @@ use penstock_store::callbacks::{Callback, CallbackStatus};
 use penstock_store::operations::AuditEntry;
 
 use crate::batches::name_of;
+use crate::chart::Chart;
 use crate::layout::Page;
 use crate::show::{Badge, badges, bar, moment, number, parts, share};
 
@@ -56,6 +60,8 @@ pub struct Live<'a> {
     pub view: &'a BatchView,
     /// What it waits for; empty once it has ended.
     pub waits: &'a [Wait],
+    /// Its last hour; none when it did not run in it.
+    pub chart: Option<&'a Chart>,
     /// Now.
     pub now: Timestamp,
 }
@@ -126,6 +132,11 @@ pub struct BatchPage<'a> {
     pub audit: Vec<AuditEntry>,
 }
 
+/// Rows that completed as duplicates are no failed ones: a retry leaves them.
+fn retried(group: &ErrorGroup) -> bool {
+    group.code != code::DUPLICATE
+}
+
 impl BatchPage<'_> {
     fn id(&self) -> String {
         self.view.id.to_string()
@@ -163,9 +174,22 @@ impl BatchPage<'_> {
         self.commands && self.runs()
     }
 
-    /// Whether a group has a code of its own: a retry is of a code, at whatever step.
-    fn is_alone(&self, group: &ErrorGroup) -> bool {
-        self.errors.iter().filter(|other| other.code == group.code).count() == 1
+    /// The codes of failed rows, each once, to choose from.
+    fn codes(&self) -> BTreeSet<&str> {
+        self.failed_groups().map(|group| group.code.as_str()).collect()
+    }
+
+    /// The steps at which rows failed, each once, to choose from.
+    fn steps(&self) -> BTreeSet<&str> {
+        self.failed_groups().filter_map(|group| group.step.as_deref()).collect()
+    }
+
+    fn failed_groups(&self) -> impl Iterator<Item = &ErrorGroup> {
+        self.errors.iter().filter(|group| retried(group))
+    }
+
+    fn retries_group(&self, group: &ErrorGroup) -> bool {
+        self.retries() && retried(group)
     }
 
     fn retries(&self) -> bool {

@@ -11,8 +11,10 @@ use crate::show::{Badge, badges, bar, moment, number, share};
 /// What the list is narrowed to, as the form shows it again.
 #[derive(Clone, Debug, Default)]
 pub struct Chosen {
-    /// Text in the name.
+    /// Text in the name or a label.
     pub search: String,
+    /// Labels, commas between them; empty: all.
+    pub label: String,
     /// The pipeline; empty: all.
     pub pipeline: String,
     /// The state; empty: all.
@@ -30,9 +32,18 @@ pub struct Chosen {
 impl Chosen {
     /// Whether anything is left out.
     pub fn is_narrow(&self) -> bool {
-        [&self.search, &self.pipeline, &self.status, &self.outcome, &self.owner, &self.from, &self.to]
-            .iter()
-            .any(|value| !value.is_empty())
+        [
+            &self.search,
+            &self.label,
+            &self.pipeline,
+            &self.status,
+            &self.outcome,
+            &self.owner,
+            &self.from,
+            &self.to,
+        ]
+        .iter()
+        .any(|value| !value.is_empty())
     }
 }
 

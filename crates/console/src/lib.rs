@@ -6,7 +6,7 @@
 //! | what | where |
 //! |---|---|
 //! | the frame of every page | [`layout`] |
-//! | numbers, times, bars | [`show`] |
+//! | numbers, times, bars | [`show`]; rates over an hour: [`chart`] |
 //! | style sheet, module, icon | [`assets`] |
 //! | the cookie of who signed in | [`session`] |
 //! | a page | the module of its name |
@@ -14,6 +14,7 @@
 pub mod assets;
 pub mod batch;
 pub mod batches;
+pub mod chart;
 pub mod confirm;
 pub mod layout;
 pub mod limits;

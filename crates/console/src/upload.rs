@@ -59,6 +59,8 @@ pub struct Filled {
     pub pipeline: String,
     /// The name.
     pub name: String,
+    /// Labels, commas between them.
+    pub labels: String,
     /// The context, by pipeline and key.
     pub context: Vec<(String, String, String)>,
     /// Whether rows go on after one has failed.

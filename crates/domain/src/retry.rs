@@ -119,6 +119,7 @@ mod tests {
             api_code: None,
             http_status: Some(500),
             probe,
+            took_ms: None,
         }
     }
 

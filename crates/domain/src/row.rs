@@ -89,6 +89,9 @@ pub struct AttemptRecord {
     /// It tried whether a dependency is well again whose breaker had opened, and cost no attempt.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
+    /// How long the call took, in milliseconds; none when none was made, and for a call for many rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
 }
 
 /// What a failed row keeps for its owner. Sealed as a whole; `code`, `step` and `http_status` also stand in

@@ -48,6 +48,7 @@ pub async fn new_batch(store: &Arc<dyn Store>, rows: u32) -> NewBatch {
         pipeline: "test".into(),
         version,
         name: None,
+        labels: Vec::new(),
         object_key: format!("owners/owner{number}/batches/{number}.csv.sealed"),
         file_bytes: 1000,
         unsealed: false,

@@ -24,6 +24,7 @@ pub mod polls;
 pub mod races;
 pub mod reading;
 pub mod rng;
+pub mod samples;
 pub mod sealing;
 pub mod shared;
 pub mod upgrade;
@@ -66,6 +67,8 @@ macro_rules! cases {
             reading::what_a_waiting_row_was_told_is_found,
             reading::batches_are_listed_in_pages,
             reading::running_batches_are_those_of_one_owner,
+            samples::running_batches_are_sampled,
+            samples::the_progress_of_an_upload_is_kept_for_a_while,
             races::a_row_is_claimed_once,
             races::a_lost_lease_writes_nothing,
             races::two_retries_at_once_do_the_work_once,

@@ -169,7 +169,8 @@ pub async fn batches_are_listed_in_pages(store: &Arc<dyn Store>) {
         let key = penstock_store::batches::SealedKey { wrapped: vec![1, 2, 3], ..new.key.clone() };
         let object_key = format!("{}{number}", new.object_key);
         let name = Some(format!("Autumn {number}0%_!"));
-        let more = NewBatch { id, key, object_key, name, ..new.clone() };
+        let labels = if number == 3 { vec!["Red shoes".into(), "vip".into()] } else { Vec::new() };
+        let more = NewBatch { id, key, object_key, name, labels, ..new.clone() };
         let batch = create(store, &more).await;
         if number.is_multiple_of(2) {
             let lease = extraction_lease(batch.seq, START);
@@ -205,11 +206,31 @@ pub async fn batches_are_listed_in_pages(store: &Arc<dyn Store>) {
     let successes = BatchFilter { outcome: vec![Outcome::Success], ..base.clone() };
     assert!(listed(successes).await.1.is_empty());
     // The case of letters is no difference, and no character stands for others.
-    for (text, found) in
-        [("autUMN", 10), ("n 30%_!", 1), ("%", 10), ("0%_!", 10), ("_0", 0), ("3%", 0), ("x", 0)]
-    {
+    for (text, found) in [
+        ("autUMN", 10),
+        ("n 30%_!", 1),
+        ("%", 10),
+        ("0%_!", 10),
+        ("_0", 0),
+        ("3%", 0),
+        ("x", 0),
+        ("D SH", 1),
+        ("shoesvip", 0),
+    ] {
         let named = BatchFilter { search: Some(text.into()), ..base.clone() };
         assert_eq!(listed(named).await.1.len(), found, "{text}");
+    }
+    // A label is found as a whole, and as it is written.
+    for (labels, found) in [
+        (vec!["vip"], 1),
+        (vec!["vip", "Red shoes"], 1),
+        (vec!["vip", "x"], 0),
+        (vec!["VIP"], 0),
+        (vec!["Red"], 0),
+    ] {
+        let labels: Vec<String> = labels.into_iter().map(str::to_owned).collect();
+        let marked = BatchFilter { labels: labels.clone(), ..base.clone() };
+        assert_eq!(listed(marked).await.1.len(), found, "{labels:?}");
     }
 }
 

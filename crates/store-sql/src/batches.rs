@@ -221,13 +221,13 @@ async fn insert_batch(tx: &mut Tx, new: &NewBatch) -> StoreResult<BatchSeq> {
     let ledger = Ledger::new(new.rows, new.allow_failures, new.canary);
     let statement = sql(
         "batch_insert",
-        "INSERT INTO batches (id, owner, pipeline, version, name, object_key, \
+        "INSERT INTO batches (id, owner, pipeline, version, name, labels, object_key, \
          file_bytes, unsealed, callback_url, priority, created_at, status, allow_failures, paused, held, \
          canary_rows, canary_max_failure_bp, canary_stop_after, canary_passed, total, pending, queued, processing, \
          completed, failed, cancelled, run, extracted, next_number, release_end, failure_said_run, progress_said, \
          revision, checkpoint_offset, checkpoint_line, checkpoint_rows) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
-         $10, $11, {batch pending}, $12, false, false, $13, $14, $15, $16, $17, $18, 0, 0, 0, 0, 0, 1, false, 1, 1, 0, 0, 1, \
-         $19, $20, $21) RETURNING seq",
+         $10, $11, $12, {batch pending}, $13, false, false, $14, $15, $16, $17, $18, $19, 0, 0, 0, 0, 0, 1, false, 1, 1, 0, 0, \
+         1, $20, $21, $22) RETURNING seq",
     );
     let statement = statement
         .bind(new.id)
@@ -235,6 +235,7 @@ async fn insert_batch(tx: &mut Tx, new: &NewBatch) -> StoreResult<BatchSeq> {
         .bind(&new.pipeline)
         .bind(new.version)
         .bind(&new.name)
+        .bind(ledgers::kept_labels(&new.labels))
         .bind(&new.object_key)
         .bind(new.file_bytes)
         .bind(new.unsealed)
@@ -333,8 +334,15 @@ fn filtered<'a>(statement: Statement<'a>, filter: &'a BatchFilter, floor: Option
         statement = statement.push_bind(" AND b.outcome {in $?}", codes);
     }
     if let Some(text) = &filter.search {
-        statement =
-            statement.push_bind(" AND lower(b.name) LIKE lower($?)", anywhere(text)).push(" ESCAPE '!'");
+        statement = statement
+            .push_bind(" AND (lower(b.name) LIKE lower($?)", anywhere(text))
+            .push_bind(" ESCAPE '!' OR lower(b.labels) LIKE lower($?)", anywhere(text))
+            .push(" ESCAPE '!')");
+    }
+    for label in &filter.labels {
+        let whole = ledgers::kept_labels(std::slice::from_ref(label));
+        // Not LIKE: for SQLite that would not distinguish the case of letters.
+        statement = statement.push_bind(" AND replace(b.labels, $?, '') <> b.labels", whole);
     }
     if !filter.pipelines.is_empty() {
         statement = statement.push_bind(" AND b.pipeline {in $?}", filter.pipelines.as_slice());

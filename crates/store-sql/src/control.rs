@@ -214,6 +214,17 @@ fn retry_failed(seq: BatchSeq, selection: &RetrySelection, now: Timestamp) -> St
     if !selection.codes.is_empty() {
         statement = statement.push_bind(" AND code {in $?}", selection.codes.as_slice());
     }
+    if !selection.steps.is_empty() {
+        let steps = list(selection.steps.iter().flatten().copied());
+        statement = statement.push_bind(" AND (step {in $?}", steps);
+        statement = statement.push(if selection.steps.contains(&None) { " OR step IS NULL)" } else { ")" });
+    }
+    if let Some(from) = selection.from {
+        statement = statement.push_bind(" AND number >= $?", from);
+    }
+    if let Some(to) = selection.to {
+        statement = statement.push_bind(" AND number <= $?", to);
+    }
     if !selection.numbers.is_empty() {
         statement = statement.push_bind(" AND number {in $?}", list(selection.numbers.iter().copied()));
     }

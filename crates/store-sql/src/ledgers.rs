@@ -35,6 +35,7 @@ pub(crate) fn batch(row: &Row) -> StoreResult<Batch> {
         pipeline: c.text("pipeline")?,
         version: c.uuid("version")?,
         name: c.opt_text("name")?,
+        labels: c.text("labels")?.lines().filter(|label| !label.is_empty()).map(str::to_owned).collect(),
         header: c.opt_text("header")?,
         object_key: c.text("object_key")?,
         file_bytes: c.u64("file_bytes")?,
@@ -74,6 +75,12 @@ pub(crate) fn batch(row: &Row) -> StoreResult<Batch> {
             revision: c.i64("revision")?,
         },
     })
+}
+
+/// Labels as they are kept: each between line breaks, which none of them holds. So one that is looked for as a whole is found as a
+/// text, and a text that has no line break is never found across two of them.
+pub(crate) fn kept_labels(labels: &[String]) -> String {
+    if labels.is_empty() { String::new() } else { format!("\n{}\n", labels.join("\n")) }
 }
 
 /// The answer that holds a batch. A release that knows of none may have let the batch go on: then it holds nothing.

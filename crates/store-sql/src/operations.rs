@@ -21,7 +21,7 @@ use crate::{Group, Kind, Row, SqlStore, Tx, ledgers, sql};
 const MOST_STALLED: u32 = 200;
 
 /// What is deleted with a batch, the batch last.
-const DELETE_BATCH: [&str; 11] = [
+const DELETE_BATCH: [&str; 12] = [
     "DELETE FROM row_state WHERE batch = $1",
     "DELETE FROM row_data WHERE batch = $1",
     "DELETE FROM row_output WHERE batch = $1",
@@ -33,6 +33,7 @@ const DELETE_BATCH: [&str; 11] = [
     // Rows that were in flight when it was erased may have left these.
     "DELETE FROM cached_answers WHERE batch = $1",
     "DELETE FROM completed_keys WHERE batch = $1",
+    "DELETE FROM batch_samples WHERE batch = $1",
     "DELETE FROM batches WHERE seq = $1",
 ];
 

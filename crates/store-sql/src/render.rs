@@ -13,7 +13,7 @@ use crate::ledgers::LEDGER_COLUMNS;
 
 /// What every read of a batch selects. By name, here and everywhere: a `*` would break off statements that are prepared
 /// when a later migration adds a column.
-const BATCH_COLUMNS: &str = "b.seq, b.id, b.owner, b.pipeline, b.version, b.name, b.header, b.object_key, b.file_bytes, b.unsealed, \
+const BATCH_COLUMNS: &str = "b.seq, b.id, b.owner, b.pipeline, b.version, b.name, b.labels, b.header, b.object_key, b.file_bytes, b.unsealed, \
     b.callback_url, b.priority, b.created_at, b.failure_row, b.failure, b.erased_at, b.status, b.outcome, \
     b.allow_failures, b.paused, b.held, b.hold_code, b.hold_step, b.hold_since, b.holds, b.canary_rows, b.canary_max_failure_bp, b.canary_stop_after, \
     b.canary_passed, b.total, b.pending, b.queued, b.processing, b.completed, b.failed, b.cancelled, b.run, \

@@ -35,6 +35,9 @@ pub struct Batch {
     pub version: Uuid,
     /// What the client calls it.
     pub name: Option<String>,
+    /// What its client marked it with, in the order given.
+    #[serde(default)]
+    pub labels: Vec<String>,
     /// Of batches from before there was [`SealedKey::header`]: the same, not sealed.
     pub header: Option<String>,
     /// Where the file lies in the object store.
@@ -146,6 +149,8 @@ pub struct NewBatch {
     pub version: Uuid,
     /// What the client calls it.
     pub name: Option<String>,
+    /// What the client marks it with; none holds a line break.
+    pub labels: Vec<String>,
     /// Where the file lies.
     pub object_key: String,
     /// Bytes of the plain file.
@@ -197,8 +202,10 @@ pub struct BatchFilter {
     pub status: Vec<BatchStatus>,
     /// With one of these outcomes; empty: any, or none yet.
     pub outcome: Vec<Outcome>,
-    /// With this text in the name, whatever the case of its letters.
+    /// With this text in the name or in a label, whatever the case of its letters.
     pub search: Option<String>,
+    /// With all of these labels.
+    pub labels: Vec<String>,
     /// Only of these pipelines; empty: of all.
     pub pipelines: Vec<String>,
     /// Created at or after.
@@ -220,6 +227,7 @@ impl BatchFilter {
         !self.status.is_empty()
             || !self.outcome.is_empty()
             || self.search.is_some()
+            || !self.labels.is_empty()
             || !self.pipelines.is_empty()
             || self.created_from.is_some()
             || self.created_to.is_some()

@@ -20,8 +20,14 @@ pub struct RetrySelection {
     pub cancelled: bool,
     /// Of the failed ones, only those with one of these codes; empty: all.
     pub codes: Vec<String>,
+    /// Of the failed ones, only those that failed at one of these steps (none: before their first one); empty: at any.
+    pub steps: Vec<Option<u16>>,
     /// Of the failed ones, only these; empty: all.
     pub numbers: Vec<u32>,
+    /// Of the failed ones, only those from this number on.
+    pub from: Option<u32>,
+    /// Of the failed ones, only those up to this number.
+    pub to: Option<u32>,
     /// The definition that the batch goes on under; none: its own.
     pub definition: Option<DefinitionChange>,
 }

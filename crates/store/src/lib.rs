@@ -28,7 +28,9 @@ pub mod migrations;
 pub mod operations;
 pub mod owners;
 pub mod polls;
+pub mod progress;
 pub mod reading;
+pub mod samples;
 pub mod sealing;
 pub mod settling;
 pub mod waiting;
@@ -58,6 +60,8 @@ pub trait Store:
     + limits::Limits
     + duplicates::Duplicates
     + answers::Answers
+    + samples::Samples
+    + progress::UploadProgress
 {
 }
 
@@ -81,5 +85,7 @@ impl<T> Store for T where
         + limits::Limits
         + duplicates::Duplicates
         + answers::Answers
+        + samples::Samples
+        + progress::UploadProgress
 {
 }

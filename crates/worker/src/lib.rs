@@ -14,6 +14,7 @@ use penstock_flow::operate::delays::Delays;
 use penstock_flow::operate::live_limits::LiveLimitsTask;
 use penstock_flow::operate::retention::RetentionTask;
 use penstock_flow::operate::rotation::RotationTask;
+use penstock_flow::operate::samples::Sampling;
 use penstock_flow::worker::Worker;
 use penstock_flow::worker::observe::Log;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,7 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
         periodic.start(LiveLimitsTask::new(services.clone(), chosen.caller.clone()), stop),
         periodic.start(Delays { services: services.clone(), caller: chosen.caller.clone() }, stop),
         periodic.start(RetentionTask { services: services.clone(), retention: settings.retention() }, stop),
+        periodic.start(Sampling { services: services.clone() }, stop),
         periodic.start(RotationTask { services: services.clone(), epoch: settings.epoch() }, stop),
     ];
     if let Some(rules) = boot::alert_rules(settings)? {

@@ -5,6 +5,7 @@ use actix_web::http::header::IfNoneMatch;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::batch::{BatchPage, ErrorGroup, Event, Live, Sample};
 use penstock_console::batches::name_of;
+use penstock_console::chart::chart;
 use penstock_console::layout::Nav;
 use penstock_flow::read::row_view::row_view;
 use penstock_flow::read::view::{BatchView, batch_view};
@@ -21,6 +22,7 @@ use crate::console::{Refused, html, query};
 use crate::problem::Problem;
 use crate::reports;
 use crate::state::ApiState;
+use crate::throughput;
 
 /// Groups of failed rows that are shown with samples; a batch has few codes, and reads cost.
 const GROUPS: usize = 12;
@@ -66,6 +68,7 @@ pub(super) async fn show(
     let batch = caller.batch(&state, &id).await?;
     let view = batch_view(&state.services, &batch, state.rows_per_owner).await?;
     let waits = waits(&state, &batch).await?;
+    let chart = chart(&throughput::of(caller, &state, &batch).await?);
     let mut page = visitor.page(&state, name_of(&view), Nav::Batches);
     page.done = done.sentence();
     let now = page.now;
@@ -76,7 +79,7 @@ pub(super) async fn show(
         owner: &batch.owner_name,
         erased: batch.erased_at.is_some(),
         commands: visitor.commands(&batch),
-        live: Live { view: &view, waits: &waits, now },
+        live: Live { view: &view, waits: &waits, chart: chart.as_ref(), now },
         errors: if view.counts.failed > 0 { errors(caller, &state, &batch).await? } else { Vec::new() },
         events: events(&batch, &view),
         callbacks,

@@ -26,6 +26,7 @@ const LIMIT: u32 = 25;
 #[derive(Default)]
 struct Filter {
     search: String,
+    label: String,
     pipeline: String,
     status: String,
     outcome: String,
@@ -41,6 +42,7 @@ impl Filter {
             status: given(&self.status),
             outcome: given(&self.outcome),
             search: given(&self.search),
+            label: given(&self.label),
             pipeline: given(&self.pipeline),
             owner: given(&self.owner),
             created_from: given(&self.from).map(|day| midnight(&day)).transpose()?,
@@ -55,6 +57,7 @@ impl Filter {
         let mut query = form_urlencoded::Serializer::new(String::new());
         for (name, value) in [
             ("search", &self.search),
+            ("label", &self.label),
             ("pipeline", &self.pipeline),
             ("status", &self.status),
             ("outcome", &self.outcome),
@@ -100,6 +103,7 @@ pub(super) async fn list(
         next: next.map(|cursor| filter.next(&cursor)),
         chosen: Chosen {
             search: filter.search,
+            label: filter.label,
             pipeline: filter.pipeline,
             status: filter.status,
             outcome: filter.outcome,

@@ -6,16 +6,17 @@ use penstock_console::batches::name_of;
 use penstock_console::confirm::Confirm;
 use penstock_console::layout::Nav;
 use penstock_flow::read::view::done_view;
+use penstock_store::batches::Batch;
 use penstock_store::control::RetrySelection;
 use penstock_store::owners::Scope;
 
 use crate::batches::{Command, carry_out, erase_batch};
 use crate::callbacks::send_again;
-use crate::console::visitor::Visitor;
-use crate::console::{Refused, html, see_other};
+use crate::console::visitor::{Form, Visitor};
+use crate::console::{Refused, given, html, see_other};
 use crate::downloads::{VALID, make_link};
 use crate::problem::Problem;
-use crate::retry::put_back;
+use crate::retry::{put_back, steps_of};
 use crate::state::ApiState;
 
 fn page_of(id: &str) -> String {
@@ -79,24 +80,42 @@ pub(super) async fn retry(
     visitor.needs(Scope::Command)?;
     let form = visitor.form(&state, &request, payload).await?;
     let batch = visitor.caller.own_batch(&state, &id).await?;
-    let code = form.get("code").map(str::to_owned);
-    let scope = form.get("scope").unwrap_or("failed");
-    if !matches!(scope, "failed" | "cancelled" | "both") {
-        let detail = "`scope` takes failed, cancelled and both";
-        return Err(Problem::bad_request("bad_selection", detail).into());
-    }
-    if code.as_ref().is_some_and(|code| code.chars().any(char::is_control)) {
-        return Err(Problem::bad_request("bad_selection", "a code holds a control character").into());
-    }
-    let selection = RetrySelection {
-        failed: code.is_some() || scope != "cancelled",
-        cancelled: code.is_none() && scope != "failed",
-        codes: code.into_iter().collect(),
-        numbers: Vec::new(),
-        definition: None,
-    };
+    let selection = selection(&state, &batch, &form).await?;
     let (batch, rows) = put_back(&visitor.caller, &state, &batch, selection, false).await?;
     Ok(see_other(&format!("{}?done=retried&rows={rows}", page_of(&batch.id.to_string()))))
+}
+
+/// Which rows the form takes up: all of a scope, or failed ones that have everything that is filled in. A group's form has its
+/// step also when that is empty: its rows failed before their first one.
+async fn selection(state: &ApiState, batch: &Batch, form: &Form) -> Result<RetrySelection, Problem> {
+    let bad = |detail: &str| Problem::bad_request("bad_selection", detail);
+    let field = |name: &str| form.get(name).and_then(given);
+    let scope = form.get("scope").unwrap_or("failed");
+    if !matches!(scope, "failed" | "cancelled" | "both") {
+        return Err(bad("`scope` takes failed, cancelled and both"));
+    }
+    let code = field("code");
+    if code.as_ref().is_some_and(|code| code.chars().any(char::is_control)) {
+        return Err(bad("a code holds a control character"));
+    }
+    let step = field("step");
+    let steps: Vec<Option<String>> =
+        if step.is_some() || form.get("group").is_some() { vec![step] } else { Vec::new() };
+    let row = |name: &str| {
+        let row = field(name).map(|row| row.parse::<u32>()).transpose();
+        row.map_err(|_| bad("a row is a number from 1 on"))
+    };
+    let (from, to) = (row("from_row")?, row("to_row")?);
+    let narrow = code.is_some() || !steps.is_empty() || from.is_some() || to.is_some();
+    Ok(RetrySelection {
+        failed: narrow || scope != "cancelled",
+        cancelled: !narrow && scope != "failed",
+        codes: code.into_iter().collect(),
+        steps: steps_of(state, batch, &steps).await?,
+        from,
+        to,
+        ..RetrySelection::default()
+    })
 }
 
 /// Delivers a callback again.

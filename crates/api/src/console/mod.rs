@@ -121,6 +121,7 @@ pub(crate) fn routes(routes: &mut ServiceConfig) {
         .service(post("/console/limits/{dependency}", web::to(limits::change)))
         .service(both("/console/operations", web::to(operations::show), web::to(operations::reconcile)))
         .service(both("/console/upload", web::to(upload::show), web::to(upload::take)))
+        .service(read("/console/upload/{id}", web::to(upload::progress)))
         .service(read("/console/pipelines", web::to(pipelines::list)))
         .service(read("/console/pipelines/{name}", web::to(pipelines::show)))
         .service(read("/console/pipelines/{name}/example.csv", web::to(pipelines::example)))

@@ -3,7 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::Nav;
-use penstock_console::row::RowPage;
+use penstock_console::row::{RowPage, StepLine};
 use penstock_console::rows::{Chosen, Rows};
 use penstock_flow::read::waiting;
 use penstock_store::batches::Batch;
@@ -116,11 +116,17 @@ async fn one(
         let (services, calls) = (&state.services, state.caller.as_deref());
         waiting::explain(services, calls, &batch, Some(row.number), state.rows_per_owner, true).await?
     };
+    // A definition that no longer loads here keeps nobody from the row.
+    let definition = state.services.definition_of(&batch).await.ok();
+    let steps: Vec<String> = definition
+        .map(|pipeline| pipeline.steps.iter().map(|step| step.name.clone()).collect())
+        .unwrap_or_default();
     let title = format!("Row {}", row.number);
     let page = RowPage {
         page: visitor.page(state, title, Nav::Batches),
         batch: batch.id.to_string(),
         name: name_of(&batch),
+        steps: StepLine::all(&steps, &row),
         row: &row,
         waits,
         revealed,

@@ -7,11 +7,12 @@ use penstock_console::upload::{Filled, Refused as RefusedFile, UploadPage, error
 use serde::Deserialize;
 
 use crate::body::unencoded;
-use crate::console::upload_form::UploadForm;
+use crate::console::upload_form;
 use crate::console::visitor::{Visitor, own_site};
 use crate::console::{Refused, html, query, see_other};
 use crate::pipelines::usable;
 use crate::problem::Problem;
+use crate::progress;
 use crate::state::ApiState;
 
 /// What the page begins with.
@@ -62,10 +63,22 @@ pub(super) async fn take(
 ) -> Result<HttpResponse, Refused> {
     own_site(&request)?;
     unencoded(request.headers())?;
-    let mut form = UploadForm::new(&visitor, &state, &request);
-    match form.take(payload).await {
+    let (filled, accepted) = upload_form::take(&visitor, &state, &request, payload).await;
+    match accepted {
         Ok(accepted) => Ok(see_other(&format!("/console/batches/{}?done=uploaded", accepted.batch.id))),
         Err(problem) if problem.code == "forged_form" => Err(problem.into()),
-        Err(problem) => Ok(page(&visitor, &state, form.filled(), Some(problem))),
+        Err(problem) => Ok(page(&visitor, &state, filled, Some(problem))),
     }
+}
+
+/// How far an upload of the visitor's is, as `GET /v2/uploads/{id}/progress` shows it; no content while nothing is known of it.
+pub(super) async fn progress(
+    visitor: Visitor,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Refused> {
+    Ok(match progress::known(&visitor.caller, &state, &id).await? {
+        Some(known) => HttpResponse::Ok().json(known),
+        None => HttpResponse::NoContent().finish(),
+    })
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use penstock_console::Template as _;
 use penstock_console::batch::{Live, state_key};
 use penstock_console::batches::{Line, LineCells};
+use penstock_console::chart::chart;
 use penstock_domain::ids::BatchSeq;
+use penstock_flow::read::throughput::throughput;
 use penstock_flow::read::view::batch_view;
 use penstock_store::batches::Batch;
 use tokio::sync::watch;
@@ -99,14 +101,17 @@ async fn render(state: &ApiState, batch: &Batch) -> Option<Seen> {
         let view =
             batch_view(&state.services, batch, state.rows_per_owner).await.map_err(|e| e.to_string())?;
         let waits = waits(state, batch).await.map_err(|problem| problem.detail)?;
-        let now = state.services.clock.now();
+        let points = throughput(&state.services, batch).await.map_err(|error| error.to_string())?;
+        let (chart, now) = (chart(&points), state.services.clock.now());
         let line = Line { view: &view, owner: &batch.owner_name };
         let cells = |admin| LineCells { line: &line, admin, now }.render().map_err(|error| error.to_string());
         Ok::<_, String>(Seen {
             id: view.id.to_string(),
             ended: batch.ledger.is_finished(),
             state: state_key(&view),
-            page: Live { view: &view, waits: &waits, now }.render().map_err(|error| error.to_string())?,
+            page: Live { view: &view, waits: &waits, chart: chart.as_ref(), now }
+                .render()
+                .map_err(|error| error.to_string())?,
             line: cells(false)?,
             admin_line: cells(true)?,
         })

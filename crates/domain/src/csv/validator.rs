@@ -152,6 +152,11 @@ impl Validator {
         }
     }
 
+    /// Rows that were judged so far.
+    pub fn rows(&self) -> u64 {
+        self.judge.rows
+    }
+
     /// Whether the file is refused already; it is read on for its other errors.
     pub fn has_errors(&self) -> bool {
         self.judge.has_errors()

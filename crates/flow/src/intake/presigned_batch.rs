@@ -16,10 +16,9 @@ use crate::context::services::Services;
 use crate::context::stored_definitions;
 use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
 use crate::intake::refused::UploadError;
+use crate::intake::request::{absorb_fields, check_context};
 use crate::intake::sealed_file::upload_key;
-use crate::intake::upload::{
-    Accepted, UploadFields, UploadRequest, absorb_fields, check_context, fingerprinters, replay,
-};
+use crate::intake::upload::{Accepted, UploadFields, UploadRequest, fingerprinters, replay};
 
 /// Makes the batch of a presigned upload.
 ///
@@ -160,6 +159,7 @@ impl Asked<'_> {
             pipeline: pipeline.name.clone(),
             version: pipeline.version,
             name: fields.name,
+            labels: fields.labels,
             object_key: pending.object_key,
             file_bytes,
             unsealed: true,

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use penstock_crypto::Fingerprinter;
 use penstock_domain::ids::OwnerSeq;
 use penstock_domain::ledger::Canary;
 use penstock_domain::pipeline::Pipeline;
 use penstock_store::batches::Batch;
 use serde_json::Value;
+
+use crate::intake::refused::UploadError;
 
 /// Who uploads, and to what.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ pub struct UploadRequest {
 pub struct UploadFields {
     /// What the client calls the batch.
     pub name: Option<String>,
+    /// What the client marks the batch with.
+    pub labels: Vec<String>,
     /// Values for the templates, a JSON object.
     pub context: Option<Value>,
     /// Whether rows go on after one has failed; true unless said.
@@ -47,4 +52,31 @@ pub struct Accepted {
     pub replayed: bool,
     /// Columns of the file that were ignored, at most 100 of them; of a presigned upload they are not known yet.
     pub ignored_columns: Vec<String>,
+}
+
+/// Whether the context has what every row needs: without it each of them would fail.
+pub(crate) fn check_context(pipeline: &Pipeline, fields: &UploadFields) -> Result<(), UploadError> {
+    let given = fields.context.as_ref().and_then(Value::as_object);
+    let lacks = |key: &&String| !given.is_some_and(|given| given.contains_key(key.as_str()));
+    let missing: Vec<String> = pipeline.context_keys().iter().filter(lacks).cloned().collect();
+    if missing.is_empty() { Ok(()) } else { Err(UploadError::MissingContext(missing)) }
+}
+
+/// The same file under another name is another request.
+pub(crate) fn absorb_fields(fingerprint: &mut Fingerprinter, pipeline: &Pipeline, fields: &UploadFields) {
+    let mut rest = serde_json::json!([
+        pipeline.name,
+        fields.name,
+        fields.context,
+        fields.allow_failures.unwrap_or(true),
+        fields.callback_url,
+        fields.priority.unwrap_or(0),
+        fields.canary,
+    ]);
+    // A request that was made before there were labels keeps its fingerprint.
+    if let (Some(rest), false) = (rest.as_array_mut(), fields.labels.is_empty()) {
+        rest.push(serde_json::json!(fields.labels));
+    }
+    fingerprint.update(b"\0fields\0");
+    fingerprint.update(rest.to_string().as_bytes());
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use penstock_crypto::{DataKey, Fingerprinter};
 use penstock_domain::csv::{Validated, Validator, Workbook};
 use penstock_domain::ids::BatchId;
-use penstock_domain::pipeline::Pipeline;
 use penstock_store::batches::{Batch, Checkpoint, Created, Idempotency, NewBatch, SealedKey};
+use penstock_store::progress::Progress;
 use serde_json::Value;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -26,6 +26,7 @@ use crate::intake::content::{self, Content, Stored, WORKBOOK};
 use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
 use crate::intake::refused::{TooLarge, UploadError};
 pub use crate::intake::request::{Accepted, UploadFields, UploadRequest};
+use crate::intake::request::{absorb_fields, check_context};
 use crate::intake::sealed_file::{SealedWriter, sealed_key};
 use crate::intake::unpack::Unpack;
 
@@ -104,6 +105,16 @@ impl Upload {
             self.push_plain(plain.bytes()).await?;
         }
         Ok(())
+    }
+
+    /// How far it is. Of a workbook only its bytes are known: a worker reads it.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            at: self.services.clock.now(),
+            bytes: self.received,
+            rows: self.validator.rows(),
+            errors: self.validator.errors().1,
+        }
     }
 
     async fn push_plain(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
@@ -321,6 +332,7 @@ async fn make_batch(
         pipeline: pipeline.name.clone(),
         version: pipeline.version,
         name: fields.name,
+        labels: fields.labels,
         object_key,
         file_bytes,
         unsealed: validated.is_none(),
@@ -349,29 +361,6 @@ pub(crate) async fn fingerprinters(
         );
     }
     Ok(all)
-}
-
-/// Whether the context has what every row needs: without it each of them would fail.
-pub(crate) fn check_context(pipeline: &Pipeline, fields: &UploadFields) -> Result<(), UploadError> {
-    let given = fields.context.as_ref().and_then(Value::as_object);
-    let lacks = |key: &&String| !given.is_some_and(|given| given.contains_key(key.as_str()));
-    let missing: Vec<String> = pipeline.context_keys().iter().filter(lacks).cloned().collect();
-    if missing.is_empty() { Ok(()) } else { Err(UploadError::MissingContext(missing)) }
-}
-
-/// The same file under another name is another request.
-pub(crate) fn absorb_fields(fingerprint: &mut Fingerprinter, pipeline: &Pipeline, fields: &UploadFields) {
-    let rest = serde_json::json!([
-        pipeline.name,
-        fields.name,
-        fields.context,
-        fields.allow_failures.unwrap_or(true),
-        fields.callback_url,
-        fields.priority.unwrap_or(0),
-        fields.canary,
-    ]);
-    fingerprint.update(b"\0fields\0");
-    fingerprint.update(rest.to_string().as_bytes());
 }
 
 pub(crate) fn replay(

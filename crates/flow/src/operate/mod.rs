@@ -14,3 +14,4 @@ pub mod readiness;
 pub mod reconcile;
 pub mod retention;
 pub mod rotation;
+pub mod samples;

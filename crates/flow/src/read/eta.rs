@@ -5,21 +5,19 @@ use std::time::Duration;
 
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::ledger::Ledger;
-use penstock_domain::pipeline::{Pipeline, Rate, Step};
+use penstock_domain::pipeline::Pipeline;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 
 use crate::context::limits_view::Standstill;
 use crate::context::pace::Quota;
+use crate::read::allowed::allowed;
 
 /// Estimates further away than this are worth a word at upload.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// So many rows have to have ended before their pace counts more than the limits.
 const ENOUGH_TO_MEASURE: u32 = 20;
-
-/// A call takes so long, as long as nothing is known of it: where only so many are made at once, that is a rate.
-const USUAL_CALL: Duration = Duration::from_millis(100);
 
 /// What lets a batch's rows go, besides its pipeline's limits.
 #[derive(Clone, Copy, Debug)]
@@ -69,69 +67,6 @@ impl Beside {
     }
 }
 
-/// Rows a second that a pipeline's dependencies take.
-fn dependencies_rate(pipeline: &Pipeline) -> f64 {
-    pipeline
-        .dependencies
-        .iter()
-        .enumerate()
-        .flat_map(|(index, dependency)| {
-            let steps = pipeline.steps.iter().filter(|step| step.dependency == index);
-            let (calls, cost) = steps.fold((0.0, 0.0), |(calls, cost), step| {
-                // A result that is waited for takes at least one look; of a call that carries many rows each has its share.
-                let of_row = f64::from(1 + u32::from(step.poll.is_some())) / rows_per_call(step);
-                (calls + of_row, cost + of_row * f64::from(step.cost))
-            });
-            let paces = |rate: &&Rate| cost > 0.0 && rate.per.is_none() && rate.is_bucket();
-            let rates = dependency.unnamed_rates().filter(paces);
-            let slots = dependency.concurrency.as_ref().filter(|_| calls > 0.0);
-            let rate = rates.map(|rate| rate.per_second() / cost).reduce(f64::min);
-            let at_once = slots.map(|slots| f64::from(slots.limit) / USUAL_CALL.as_secs_f64() / calls);
-            rate.into_iter().chain(at_once)
-        })
-        .fold(f64::INFINITY, f64::min)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "at most 1000")]
-fn rows_per_call(step: &Step) -> f64 {
-    step.rows_per_call() as f64
-}
-
-/// How many seconds the periods of the calendar take at the least that `rows` need, besides the present one.
-fn calendar_seconds(rows: u32, pipeline: &Pipeline) -> f64 {
-    let mut seconds = 0.0_f64;
-    for (index, dependency) in pipeline.dependencies.iter().enumerate() {
-        let calls = f64::from(rows) * pipeline.cost_of_row(index);
-        for rate in dependency.unnamed_rates().filter(|rate| rate.per.is_none() && !rate.is_bucket()) {
-            let further = (calls / f64::from(rate.limit.max(1))).ceil() - 2.0;
-            seconds = seconds.max(further * rate.period.as_secs_f64());
-        }
-    }
-    seconds
-}
-
-/// How long a row waits at the least for its results' first looks, in seconds.
-fn first_looks(pipeline: &Pipeline) -> f64 {
-    pipeline.steps.iter().filter_map(|step| step.poll.as_ref()).map(|poll| poll.pause(0).as_secs_f64()).sum()
-}
-
-/// How many seconds `rows` of a batch take at the least.
-fn allowed_seconds(rows: u32, pipeline: Option<&Pipeline>, allowance: &Allowance) -> f64 {
-    let Allowance { quota, run_share, run_every, beside, .. } = allowance;
-    let a_run = run_share.unwrap_or(f64::INFINITY);
-    let of_owner = f64::from(quota.owner).min(a_run) / run_every.as_secs_f64();
-    let limits = pipeline.map_or(f64::INFINITY, dependencies_rate);
-    let of_pipeline = (f64::from(quota.pipeline).min(a_run) / run_every.as_secs_f64()).min(limits);
-    let takes = |others: u64, rate: f64| {
-        #[allow(clippy::cast_precision_loss, reason = "rows are not that many")]
-        let others = others as f64;
-        (f64::from(rows) + others) / rate
-    };
-    let of_calendar = pipeline.map_or(0.0, |pipeline| calendar_seconds(rows, pipeline));
-    let of_results = pipeline.map_or(0.0, first_looks);
-    takes(beside.owner, of_owner).max(takes(beside.pipeline, of_pipeline)).max(of_calendar) + of_results
-}
-
 fn stands(ledger: &Ledger) -> bool {
     ledger.paused || ledger.held || ledger.cancelled_at.is_some()
 }
@@ -173,7 +108,7 @@ pub fn eta(
         Some((ended, start)) => {
             f64::from(left) * now.since(start).as_secs_f64().max(0.001) / f64::from(ended)
         }
-        None => allowed_seconds(left, pipeline, allowance),
+        None => allowed(left, pipeline, allowance).seconds,
     };
     // Ten years stand for "longer than anybody waits", and keep the sum in range.
     let ends = seconds.is_finite().then(|| goes_on + Duration::from_secs_f64(seconds.min(315_360_000.0)))?;
@@ -187,7 +122,7 @@ pub fn notice(ledger: &Ledger, pipeline: Option<&Pipeline>, allowance: &Allowanc
         return None;
     }
     let rows = ledger.counts.total;
-    let seconds = allowed_seconds(rows, pipeline, allowance);
+    let seconds = allowed(rows, pipeline, allowance).seconds;
     let quota = allowance.quota.pipeline;
     let others = if allowance.beside.owner > 0 { ", beside the other batches that run" } else { "" };
     (seconds > LONG.as_secs_f64()).then(|| {
@@ -310,6 +245,7 @@ mod tests {
             pipeline: pipeline.to_owned(),
             version: uuid::Uuid::nil(),
             name: None,
+            labels: Vec::new(),
             header: None,
             object_key: String::new(),
             file_bytes: 0,

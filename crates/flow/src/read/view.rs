@@ -15,6 +15,7 @@ use crate::context::limits_view::Standstill;
 use crate::context::pace::Pace;
 use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
+use crate::read::allowed::{EstimateView, estimate};
 use crate::read::eta;
 use crate::read::eta::{Allowance, Beside};
 use crate::read::row_view::row_view;
@@ -69,6 +70,8 @@ pub struct BatchView {
     pub pipeline: String,
     /// What the client calls it.
     pub name: Option<String>,
+    /// What the client marked it with.
+    pub labels: Vec<String>,
     /// `pending`, `processing`, `queued`, `completed`, `cancelled` or `failed`.
     #[schema(value_type = String)]
     pub status: BatchStatus,
@@ -97,6 +100,9 @@ pub struct BatchView {
     /// When it will be done at the present pace.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub eta: Option<Timestamp>,
+    /// How long its rows take by what is allowed, and which limit is the narrowest, until enough of them were measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<EstimateView>,
     /// Something worth knowing, in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
@@ -254,6 +260,7 @@ fn describe_as(
         id: batch.id,
         pipeline: batch.pipeline.clone(),
         name: batch.name.clone(),
+        labels: batch.labels.clone(),
         status: ledger.status,
         outcome: ledger.outcome,
         allow_failures: ledger.allow_failures,
@@ -270,6 +277,7 @@ fn describe_as(
         progress: ledger.progress(),
         counts: ledger.counts,
         eta: eta::eta(ledger, pipeline, &allowance, at),
+        estimate: estimate(ledger, pipeline, &allowance),
         notice: eta::notice(ledger, pipeline, &allowance),
         created_at: batch.created_at,
         started_at: ledger.started_at,

@@ -53,6 +53,8 @@ pub(super) struct Progress {
     pub(super) call: Option<RecordedCall>,
     /// Its part in the end of its bulk call.
     pub(super) together: Option<Together>,
+    /// How long the last call took, and at which step it was made.
+    pub(super) called: Option<(String, Duration)>,
     /// Others may wait for it.
     pub(super) coming: Option<Coming>,
 }
@@ -111,8 +113,15 @@ impl Progress {
     /// A worker died while it held the row, and the first step without a receipt is this one: it may have called it.
     pub(super) fn crashed_at(&mut self, step: &str, now: Timestamp) {
         let (step, code) = (Some(step.to_owned()), code::WORKER_CRASHED.to_owned());
+        let (api_code, http_status, took_ms) = (None, None, None);
         self.crash =
-            Some(AttemptRecord { at: now, step, code, api_code: None, http_status: None, probe: false });
+            Some(AttemptRecord { at: now, step, code, api_code, http_status, probe: false, took_ms });
+    }
+
+    /// How long the last call of the step took, in milliseconds: asked for once a call.
+    pub(super) fn took(&mut self, step: &str) -> Option<u64> {
+        let (_, took) = self.called.take().filter(|(name, _)| name == step)?;
+        u64::try_from(took.as_millis()).ok()
     }
 
     /// One more failure.
@@ -214,7 +223,7 @@ mod tests {
 
     fn failure(code: &str, probe: bool) -> AttemptRecord {
         let (at, step, code) = (Timestamp::from_millis(7), Some("s".to_owned()), code.to_owned());
-        AttemptRecord { at, step, code, api_code: None, http_status: None, probe }
+        AttemptRecord { at, step, code, api_code: None, http_status: None, probe, took_ms: None }
     }
 
     /// A batch was held for an hour: by that much the beginning of its rows' runs was moved.

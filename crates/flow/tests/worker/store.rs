@@ -222,6 +222,14 @@ callbacks::Callbacks {
     callbacks(owner: Option<OwnerSeq>, batch: Option<BatchSeq>, before: Option<(Timestamp, Uuid)>, limit: u32) -> Vec<Callback>;
     redeliver(id: Uuid, owner: Option<OwnerSeq>, now: Timestamp) -> Option<Callback>;
 }
+progress::UploadProgress {
+    report_upload(owner: OwnerSeq, id: Uuid, progress: &penstock_store::progress::Progress) -> ();
+    upload_progress(owner: OwnerSeq, id: Uuid) -> Option<penstock_store::progress::Progress>;
+}
+samples::Samples {
+    sample_batches(now: Timestamp) -> ();
+    samples(batch: BatchSeq) -> Vec<penstock_store::samples::Sample>;
+}
 operations::Operations {
     migrate() -> (i64, i64);
     migrate_to(version: i64) -> (i64, i64);

@@ -345,6 +345,7 @@ impl World {
             api_code: None,
             http_status: (status > 0).then_some(status),
             probe: free,
+            took_ms: None,
         });
         self.rows[row].error = Some(error(code, earlier));
         match next {

@@ -65,7 +65,10 @@ impl RowTask<'_> {
         let called =
             self.caller.call(&demand, request, &covered, self.limited).instrument(span.clone()).await;
         match self.observed(at, called, &sent, &span) {
-            Ok(answer) => CallResult::Answered(Box::new(answer)),
+            Ok(answer) => {
+                progress.called = Some((at.step.name.clone(), answer.ended_at.since(answer.left_at)));
+                CallResult::Answered(Box::new(answer))
+            }
             Err(not_made) => CallResult::NotMade(self.not_made(at, not_made, progress)),
         }
     }

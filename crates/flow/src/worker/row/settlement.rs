@@ -192,6 +192,7 @@ impl RowTask<'_> {
         counts: Counts,
         progress: &mut Progress,
     ) -> Vec<u8> {
+        let took_ms = step.and_then(|step| progress.took(&step.name));
         progress.push(AttemptRecord {
             at: self.services.clock.now(),
             step: step.map(|step| step.name.clone()),
@@ -199,6 +200,7 @@ impl RowTask<'_> {
             api_code: problem.api_code.clone(),
             http_status: problem.http_status,
             probe: counts == Counts::Probe,
+            took_ms,
         });
         self.seal(step, problem, progress)
     }
