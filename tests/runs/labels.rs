@@ -48,7 +48,7 @@ async fn labels_are_shown_and_found() {
     }
     // An upload in two parts has them as a list.
     let (_, upload) = client.post("/v2/uploads", &json!({})).await;
-    let body = json!({ "upload_id": upload["id"], "labels": ["a", 1] });
+    let body = json!({ "upload_id": upload["upload_id"], "labels": ["a", 1] });
     let (status, refused) = client.post(ROUTE, &body).await;
     assert_eq!((status, &refused["code"]), (422, &json!("bad_field")), "{refused}");
 }

@@ -15,7 +15,7 @@ use penstock_store::operations::AuditEntry;
 use crate::batches::name_of;
 use crate::chart::Chart;
 use crate::layout::Page;
-use crate::show::{Badge, badges, bar, moment, number, parts, share};
+use crate::show::{Badge, badges, bar, moment, number, parts, sentence, share};
 
 /// Failed rows of one code and step.
 #[derive(Clone, Debug)]
@@ -87,6 +87,10 @@ impl Live<'_> {
 
     fn moment(&self, at: &Timestamp) -> Safe<String> {
         moment(*at, self.now)
+    }
+
+    fn sentence(&self, text: &str) -> Safe<String> {
+        sentence(text)
     }
 
     fn ended(&self) -> bool {

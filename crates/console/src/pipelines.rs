@@ -8,7 +8,7 @@ use penstock_flow::read::pipelines::{PipelineView, StepView};
 
 use crate::batches::{Line, LineCells};
 use crate::layout::Page;
-use crate::show::{bytes, number};
+use crate::show::{bytes, escaped, number};
 
 /// All pipelines that the key may use.
 #[derive(Template)]
@@ -104,10 +104,6 @@ fn shortened(name: &str) -> String {
         return name.to_owned();
     }
     name.chars().take(MOST - 1).chain(['…']).collect()
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use penstock_flow::read::row_view::RowView;
 use penstock_flow::read::waits::Wait;
 
 use crate::layout::Page;
-use crate::show::{Badge, moment, number, row_badge, span};
+use crate::show::{Badge, moment, number, row_badge, sentence, span};
 
 /// How far a row is at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,10 @@ impl RowPage<'_> {
 
     fn moment(&self, at: &Timestamp) -> Safe<String> {
         moment(*at, self.page.now)
+    }
+
+    fn sentence(&self, text: &str) -> Safe<String> {
+        sentence(text)
     }
 
     fn pause(&self, pause: &Duration) -> String {

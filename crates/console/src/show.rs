@@ -45,14 +45,42 @@ pub fn span(span: Duration) -> String {
     }
 }
 
-/// A number of bytes: `1.2 MiB`.
+/// A number of bytes: `1.2 MiB`, `1 GiB`.
 pub fn bytes(bytes: u64) -> String {
     let (unit, name) = match bytes {
         0..=1023 => return format!("{bytes} B"),
         1024..=1_048_575 => (1024, "KiB"),
-        _ => (1_048_576, "MiB"),
+        1_048_576..=1_073_741_823 => (1_048_576, "MiB"),
+        _ => (1_073_741_824, "GiB"),
     };
-    format!("{}.{} {name}", number(bytes / unit), bytes % unit * 10 / unit)
+    match bytes % unit * 10 / unit {
+        0 => format!("{} {name}", number(bytes / unit)),
+        tenth => format!("{}.{tenth} {name}", number(bytes / unit)),
+    }
+}
+
+/// A text as HTML.
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
+}
+
+/// A sentence in which names stand between backticks, as HTML.
+pub fn sentence(text: &str) -> Safe<String> {
+    let (mut html, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((before, name, after)) = rest
+        .split_once('`')
+        .and_then(|(before, more)| Some((before, more.split_once('`')?)))
+        .map(|(before, (name, after))| (before, name, after))
+    {
+        // Nothing fails when text is added to a text.
+        let _ = write!(html, "{}<code>{}</code>", escaped(before), escaped(name));
+        rest = after;
+    }
+    Safe(html + &escaped(rest))
 }
 
 /// A time, relative to now; the exact one is on it, and the module writes that in the reader's zone.
@@ -174,6 +202,22 @@ mod tests {
         assert_eq!(share(0, 5), "0 %");
         assert_eq!(share(5, 5), "100 %");
         assert_eq!(share(1, 2), "50 %");
+    }
+
+    #[test]
+    fn names_in_a_sentence_are_marked_and_nothing_runs() {
+        let html = |text: &str| sentence(text).0;
+        assert_eq!(
+            html("the limit is `crm`, of `<b>`"),
+            "the limit is <code>crm</code>, of <code>&lt;b&gt;</code>"
+        );
+        assert_eq!(html("a ` alone & <i>"), "a ` alone &amp; &lt;i&gt;");
+    }
+
+    #[test]
+    fn bytes_have_the_largest_unit() {
+        let shown = [1023_u64, 1536, 1 << 30, 3 << 29].map(bytes);
+        assert_eq!(shown, ["1023 B", "1.5 KiB", "1 GiB", "1.5 GiB"]);
     }
 
     #[test]
