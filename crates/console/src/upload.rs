@@ -1,11 +1,12 @@
 //! The upload, and what is wrong with a file.
 
 use askama::Template;
+use askama::filters::Safe;
 use penstock_domain::csv::{RowError, encode_value, neutralise};
 use penstock_flow::read::pipelines::PipelineView;
 
 use crate::layout::Page;
-use crate::show::number;
+use crate::show::{number, sentence};
 
 /// Errors of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +87,10 @@ pub struct UploadPage {
 }
 
 impl UploadPage {
+    fn sentence(&self, text: &str) -> Safe<String> {
+        sentence(text)
+    }
+
     fn is_chosen(&self, pipeline: &PipelineView) -> bool {
         pipeline.name == self.filled.pipeline
     }
