@@ -176,7 +176,11 @@ async fn rate(rows: u32, kept: &mut Promises) {
     kept.at_least("rows/s", without_last / took, 900.0);
     let least = calls[..calls.len() - 1].iter().map(|call| call.ids.len()).min().unwrap_or(ROWS);
     kept.at_least("rows of the least full call but the last, of 100", number(least), 95.0);
-    kept.at_most("calls above burst + rate·t in the worst window", worst_excess(&at, &TEN), 0.001);
+    kept.at_most(
+        "calls above burst + rate·t in the worst window, as they arrive",
+        worst_excess(&at, &TEN),
+        0.5,
+    );
 }
 
 /// Ten owners with long batches share it.
@@ -270,7 +274,7 @@ async fn poison(rows: u32, kept: &mut Promises) {
 
 /// Twenty rows for each postcode, its address asked for once, people created in bulk, beside a call for each of both, at the same rate.
 async fn headline(rows: u32, kept: &mut Promises) {
-    let rate = ", rate: { limit: 100, period: 1s, burst: 10 }";
+    let rate = ", rate: { limit: 20, period: 1s, burst: 2 }";
     let (rows, postcodes) = (rows.min(100_000), rows.min(100_000) / 20);
     let address = "  - name: address\n    dependency: api\n    request: { method: GET, path: \"/addresses/{{ row.postcode }}\" }\n    output: { city: \"{{ body.city }}\" }\n";
     let cached = format!("{address}    cache: {{ key: \"{{{{ row.postcode }}}}\", ttl: 1d }}\n");
@@ -289,7 +293,7 @@ async fn headline(rows: u32, kept: &mut Promises) {
         measure(pipeline(rate, &format!("{cached}{}", create("idempotency_key: true"))), rows).await;
     let (single_calls, single_took) = measure(pipeline(rate, &format!("{address}{single}")), few).await;
     println!(
-        "\n{rows} rows, {postcodes} postcodes, 100 calls/s: {calls} calls in {took:.1} s; one by one, {few} rows: {single_calls} calls in {single_took:.1} s"
+        "\n{rows} rows, {postcodes} postcodes, 20 calls/s: {calls} calls in {took:.1} s; one by one, {few} rows: {single_calls} calls in {single_took:.1} s"
     );
     let least = f64::from(postcodes) + f64::from(rows) / number(ROWS);
     kept.at_most("calls, in multiples of postcodes + rows/100", number(calls) / least, 1.1);

@@ -1,6 +1,7 @@
 //! How many rows of a pipeline, and of an owner, are claimed: no more than its slots allow and its dependencies can use. More
 //! would be requeued, and a row that is requeued waits for the dispatcher's next run.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use penstock_domain::ids::OwnerSeq;
@@ -29,8 +30,11 @@ impl Worker {
             [self.useful_slots(pipeline), self.useful_at_rates(pipeline, load)].into_iter().flatten();
         let sharing = self.sharing(pipeline);
         let room = self.slots.room(load, sharing);
+        // Those that wait for another row's call have left the limits behind that rows come to first.
+        let behind = if sharing.at_once > 1 { 0 } else { load.waiting.riding.load(Ordering::Relaxed) };
+        let rows = load.rows.saturating_sub(behind);
         // Of rows that go together as many as fill a call: a part of one would wait for the rest.
-        let left = |useful: usize| useful.next_multiple_of(sharing.most).saturating_sub(load.rows);
+        let left = |useful: usize| useful.next_multiple_of(sharing.most).saturating_sub(rows);
         let admitted =
             useful.fold(room, |least, useful| least.min(left(useful).next_multiple_of(sharing.at_once)));
         if admitted == 0 || self.held_up(pipeline) { 0 } else { admitted }

@@ -28,8 +28,14 @@ const RECEIVED_CALLS: usize = 2;
 /// slower than what is released, the queue's lane would be first come, first served.
 const RECEIVED: usize = 8192;
 
+/// Where rows share calls, as many times more are released, and received: up to so many times, which take some megabytes.
+const RECEIVED_CALL_ROWS: usize = 8;
+
 /// Beyond what its slots need, a worker receives a further packet only this often: idle workers are faster.
 const RECEIVE_AGAIN: Duration = Duration::from_millis(250);
+
+/// Where rows share calls, it is so many times as often at most: a packet carries few calls.
+const RECEIVE_FASTER: usize = 25;
 
 /// The worker as the queue sees it.
 pub(super) struct QueueHandler(pub(super) Arc<Worker>);
@@ -59,9 +65,12 @@ impl Handler for QueueHandler {
             Lane::Suspects => worker.suspects.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
             Lane::Rows(pipeline) => {
                 let slots = worker.policy.concurrency * RECEIVED_PER_SLOT;
-                let needed = slots.max(worker.rows_per_call(pipeline) * RECEIVED_CALLS);
+                let rows_per_call = worker.rows_per_call(pipeline);
+                let needed = slots.max(rows_per_call * RECEIVED_CALLS);
+                let most = RECEIVED * rows_per_call.min(RECEIVED_CALL_ROWS);
+                let again = RECEIVE_AGAIN / u32::try_from(rows_per_call.min(RECEIVE_FASTER)).unwrap_or(1);
                 let waiting = worker.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting(pipeline);
-                waiting < needed || (waiting < RECEIVED && worker.received_long_ago(pipeline))
+                waiting < needed || (waiting < most && worker.received_long_ago(pipeline, again))
             }
         }
     }
@@ -77,9 +86,9 @@ impl Worker {
         Arc::new(QueueHandler(self.clone()))
     }
 
-    fn received_long_ago(&self, pipeline: &str) -> bool {
+    fn received_long_ago(&self, pipeline: &str, again: Duration) -> bool {
         let received_at = self.received_at.lock().unwrap_or_else(PoisonError::into_inner);
-        received_at.get(pipeline).is_none_or(|at| at.elapsed() >= RECEIVE_AGAIN)
+        received_at.get(pipeline).is_none_or(|at| at.elapsed() >= again)
     }
 
     async fn receive(&self, packet: Packet) -> Taken {

@@ -150,7 +150,7 @@ impl RowTask<'_> {
                 Known::Kept(outputs) => return self.found(at, CacheLookup::Hit, outputs),
                 Known::First(flight) => return self.find_stored(at, cache, key, flight, progress).await,
                 Known::UnderWay(flight) => {
-                    match self.wait_for_flight(at, end_of(flight), began, progress).await {
+                    match self.wait_for_flight(end_of(flight), began, progress).await {
                         Ok(Some(FlightEnd::Kept(outputs))) => {
                             return self.found(at, CacheLookup::Waited, outputs);
                         }
@@ -169,24 +169,21 @@ impl RowTask<'_> {
         }
     }
 
-    /// Waits for another row's call. Of a bulk step, that call may wait for rows: not for those that wait for it.
+    /// Waits for another row's call. That one may wait for rows that go with it: not for those that wait for it.
     async fn wait_for_flight<E>(
         &self,
-        at: StepAt<'_>,
         end: impl Future<Output = E>,
         began: tokio::time::Instant,
         progress: &mut Progress,
     ) -> Result<E, tokio::time::error::Elapsed> {
-        let is_bulk = at.step.bulk.is_some();
-        let mark = if is_bulk { (self.rides)() } else { (self.limited)() };
-        if let Some(coming) = progress.coming.as_mut().filter(|_| is_bulk) {
+        let _rides = (self.rides)();
+        if let Some(coming) = &mut progress.coming {
             coming.is_elsewhere();
         }
         let end = tokio::time::timeout_at(began + WAITS_HERE, end).await;
-        if let Some(coming) = progress.coming.as_mut().filter(|_| is_bulk) {
+        if let Some(coming) = &mut progress.coming {
             coming.goes_on();
         }
-        drop(mark);
         end
     }
 
