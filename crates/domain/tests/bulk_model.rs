@@ -78,7 +78,7 @@ impl Life {
     /// The worker that holds all rows of a call, which are still of it.
     fn holder(&self, call: usize) -> Option<u8> {
         let mut holders = self.of(call).map(|row| match self.rows[row] {
-            Row::Held(worker) if self.call_of[row] == Some(u8::try_from(call).unwrap()) => Some(worker),
+            Row::Held(worker) if self.call_of[row] == Some(u8::try_from(call).expect("few")) => Some(worker),
             _ => None,
         });
         let first = holders.next()??;
@@ -111,7 +111,7 @@ impl Life {
             Step::Claim(row, worker) => self.rows[row] = Row::Held(worker),
             Step::ClaimCall(call, worker) => self.of(call).for_each(|row| self.rows[row] = Row::Held(worker)),
             Step::Record(rows, _) => {
-                let call = u8::try_from(self.calls.len()).unwrap();
+                let call = u8::try_from(self.calls.len()).expect("few");
                 self.calls.push(rows);
                 self.seen.push(None);
                 self.answered.push(None);
@@ -154,7 +154,7 @@ impl Life {
         }
         for call in 0..life.calls.len() {
             if life.of(call).all(|row| {
-                life.rows[row] == Row::Waits && life.call_of[row] == Some(u8::try_from(call).unwrap())
+                life.rows[row] == Row::Waits && life.call_of[row] == Some(u8::try_from(call).expect("few"))
             }) {
                 life.apply(Step::ClaimCall(call, 0));
                 life.apply(Step::Arrive(call));
@@ -194,7 +194,7 @@ impl Model for Bulk {
             }
         }
         for call in 0..life.calls.len() {
-            let is_of = |row: usize| life.call_of[row] == Some(u8::try_from(call).unwrap());
+            let is_of = |row: usize| life.call_of[row] == Some(u8::try_from(call).expect("few"));
             if life.of(call).all(|row| life.rows[row] == Row::Waits && is_of(row)) {
                 actions.extend((0..self.workers).map(|worker| Step::ClaimCall(call, worker)));
             }
