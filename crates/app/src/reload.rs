@@ -1,4 +1,4 @@
-//! Definitions are read again when their folder changes, and on SIGHUP. What cannot be used changes nothing: the definitions from
+//! Definitions are read again when their folder or a file that they name changes, and on SIGHUP. What cannot be used changes nothing: the definitions from
 //! before stay in use, and the log, a metric and `penstock doctor` report why.
 
 use std::path::{Path, PathBuf};
@@ -72,8 +72,8 @@ impl DefinitionsTask {
         }
     }
 
-    /// Uses these from now on.
-    fn replace(&self, catalog: Catalog, asked: bool) {
+    /// Uses these from now on: where they are different, or `anyway`, because what they read is.
+    fn replace(&self, catalog: Catalog, anyway: bool) {
         let pipelines = &self.services.pipelines;
         let before = pipelines.catalog();
         if catalog.iter().next().is_none() && before.iter().next().is_some() {
@@ -85,7 +85,7 @@ impl DefinitionsTask {
         }
         let was_faulty = pipelines.set_fault(None).is_some();
         let changes = changes(&before, &catalog);
-        if asked || !changes.is_empty() {
+        if anyway || !changes.is_empty() {
             pipelines.replace(catalog);
             tracing::info!(changes, "the definitions were read again and are used from now on");
         } else if was_faulty {
@@ -118,17 +118,23 @@ impl Task for DefinitionsTask {
         let read = tokio::task::spawn_blocking(move || {
             // Before they are read: what changes meanwhile is read the next time.
             let files = stamps(&folder);
-            let is_changed = asked || is_due || files != seen;
-            (is_changed.then(|| boot::load_pipelines(&folder, &variables)), files)
+            let is_filled_anew = variables.have_files_changed();
+            let is_changed = asked || is_due || is_filled_anew || files != seen;
+            let load = || {
+                variables.forget_files();
+                boot::load_pipelines(&folder, &variables)
+            };
+            (is_changed.then(load), is_filled_anew, files)
         });
-        let (loaded, files) = read.await.map_err(|error| StartError::new(error.to_string()))?;
+        let (loaded, is_filled_anew, files) =
+            read.await.map_err(|error| StartError::new(error.to_string()))?;
         self.seen = files;
         if loaded.is_some() {
             self.read_at = Instant::now();
         }
         match loaded {
             None => {}
-            Some(Ok(catalog)) => self.replace(catalog, asked),
+            Some(Ok(catalog)) => self.replace(catalog, asked || is_filled_anew),
             Some(Err(error)) => self.refuse(&error.to_string()),
         }
         Ok(())

@@ -1,7 +1,10 @@
 //! Variables of the environment: a value, or the file that holds it (`NAME_FILE`), and which of them definitions may read.
 
+use std::collections::{BTreeMap, hash_map::DefaultHasher};
+use std::hash::{Hash as _, Hasher as _};
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use penstock_domain::pipeline::{FILE, Unset, is_own_setting, is_s3_setting};
 
@@ -78,6 +81,13 @@ fn open(file: &Path) -> std::io::Result<std::fs::File> {
     options.open(file)
 }
 
+/// Tells one content of a file from another.
+fn hash_of(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// What `${NAME}` stands for in a program.
 #[derive(Clone, Debug)]
 pub struct Variables {
@@ -87,6 +97,8 @@ pub struct Variables {
     s3: bool,
     /// What becomes of one without a value.
     pub unset: Unset,
+    /// The files that definitions have named, each with a hash of what it held.
+    files: Arc<Mutex<BTreeMap<PathBuf, u64>>>,
 }
 
 impl Variables {
@@ -102,20 +114,24 @@ impl Variables {
             .object_store_url
             .as_deref()
             .map_or(settings.object_store_url_file.is_some(), |url| !url.starts_with("file:"));
-        Self { listed: settings.pipeline_variables.clone(), s3, unset }
+        Self { listed: settings.pipeline_variables.clone(), s3, unset, files: Arc::default() }
     }
 
     /// Those of no program: every one may stay without a value.
     #[cfg(test)]
     pub fn none() -> Self {
-        Self { listed: Vec::new(), s3: false, unset: Unset::Allowed }
+        Self { listed: Vec::new(), s3: false, unset: Unset::Allowed, files: Arc::default() }
     }
 
     /// The value that a definition reads. A file that cannot be read is reported here, and counts as no value.
     pub fn lookup(&self, name: &str) -> Option<String> {
         if let Some(path) = name.strip_prefix(FILE) {
             return match read_named_by_definition(Path::new(path)) {
-                Ok(text) => Some(text),
+                Ok(text) => {
+                    let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+                    files.insert(PathBuf::from(path), hash_of(&text));
+                    Some(text)
+                }
                 // Of a program that makes no calls, files are kept away on purpose.
                 Err(_) if self.unset == Unset::Allowed => None,
                 Err(error) => {
@@ -131,6 +147,20 @@ impl Variables {
             tracing::error!(%error, "a variable of a definition has no value");
             None
         })
+    }
+
+    /// Whether a file that definitions have named holds something else than when it was read last. One that cannot be read is being
+    /// replaced.
+    pub(crate) fn have_files_changed(&self) -> bool {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        files.iter().any(|(file, hash)| {
+            read_named_by_definition(file).is_ok_and(|text| !text.is_empty() && hash_of(&text) != *hash)
+        })
+    }
+
+    /// Forgets the files that definitions have named: they are about to be read again.
+    pub(crate) fn forget_files(&self) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn is_kept_back(&self, name: &str) -> bool {
@@ -181,8 +211,12 @@ mod tests {
     #[test]
     fn own_settings_are_read_where_they_are_listed() {
         // Every test process has these.
-        let all =
-            Variables { listed: vec!["OTEL_TRACES_SAMPLER_ARG".into()], s3: true, unset: Unset::Refused };
+        let all = Variables {
+            listed: vec!["OTEL_TRACES_SAMPLER_ARG".into()],
+            s3: true,
+            unset: Unset::Refused,
+            files: Arc::default(),
+        };
         assert!(all.lookup("PATH").is_some());
         assert_eq!(all.lookup("OTEL_TRACES_SAMPLER_ARG"), value("OTEL_TRACES_SAMPLER_ARG").unwrap());
         assert!(!all.is_kept_back("OTEL_TRACES_SAMPLER_ARG") && all.is_kept_back("OTEL_SERVICE_NAME"));

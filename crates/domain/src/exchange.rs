@@ -83,11 +83,11 @@ impl Exchange {
             answer: None,
         }
     }
+}
 
-    /// The same with its answer; nothing of `body` is secret any more.
-    #[must_use]
-    pub fn answered(
-        self,
+impl AnswerSeen {
+    /// Of an answer; nothing of `body` is secret any more.
+    pub fn of(
         status: u16,
         headers: &BTreeMap<String, String>,
         body: Option<&serde_json::Value>,
@@ -99,7 +99,7 @@ impl Exchange {
             serde_json::Value::String(text) => cut(text, BODY_CHARS),
             other => cut(&other.to_string(), BODY_CHARS),
         });
-        Self { answer: Some(AnswerSeen { status, headers, body }), ..self }
+        Self { status, headers, body }
     }
 }
 
@@ -156,12 +156,11 @@ mod tests {
         let answer = BTreeMap::from([header("set-cookie", "s3cret"), header("x-request-id", "7")]);
         let secrets = SecretValues::default();
         let body = json!({ "error": "no" });
-        let exchange = Exchange::of(&request, ["Authorization"].into_iter(), &secrets).answered(
-            422,
-            &answer,
-            Some(&body),
-            &secrets,
-        );
+        let answer = AnswerSeen::of(422, &answer, Some(&body), &secrets);
+        let exchange = Exchange {
+            answer: Some(answer),
+            ..Exchange::of(&request, ["Authorization"].into_iter(), &secrets)
+        };
         assert_eq!(exchange.target, "/people/7?q=a+b");
         let text = serde_json::to_string(&exchange).unwrap();
         assert!(!text.contains("s3cret"), "{text}");
@@ -190,13 +189,10 @@ mod tests {
             body: Some(Body::json(&json!({ "a": "x".repeat(BODY_CHARS - 10), "b": "s3cr&t" }))),
         };
         let answer = BTreeMap::from([pair("x-echo")]);
-        let exchange =
-            Exchange::of(&request, std::iter::empty(), &secrets).answered(400, &answer, None, &secrets);
+        let answer = AnswerSeen::of(400, &answer, None, &secrets);
+        let exchange = Exchange::of(&request, std::iter::empty(), &secrets);
         assert_eq!(exchange.target, "/hooks/***/x?q=***");
-        assert_eq!(
-            (&*exchange.headers["x-campaign"], &*exchange.answer.unwrap().headers["x-echo"]),
-            (MASK, MASK)
-        );
+        assert_eq!((&*exchange.headers["x-campaign"], &*answer.headers["x-echo"]), (MASK, MASK));
         assert!(!exchange.body.unwrap().contains("s3"));
     }
 }

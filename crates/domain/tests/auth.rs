@@ -240,6 +240,10 @@ fn what_a_grant_or_a_signature_lacks_is_known_before() {
             None,
         ),
         (
+            "grant: client_credentials, client_id: a, client_secret: b, parameters: { grant_type: account_credentials }",
+            None,
+        ),
+        (
             "grant: client_credentials, client_id: a",
             Some("{}: the grant `client_credentials` needs `client_id` and `client_secret`"),
         ),

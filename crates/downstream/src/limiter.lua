@@ -31,7 +31,7 @@ local KEEP_MS = 6 * 3600 * 1000
 local TIMES = { 'tat', 'paused_until', 'since', 'deaf_until', 'before_since', 'before_at', 'clear_at', 'refused_at',
   'refused_since',
   'passed_at', 'trial_until', 'throttle_clean_at', 'window_start', 'bad_at', 'good_at', 'open_until', 'opened_at',
-  'probing_since', 'breaker_clean_at', 'away_at', 'known_since', 'used_at', 'lost_at' }
+  'probing_since', 'breaker_clean_at', 'away_at', 'known_since', 'used_at', 'lost_at', 'uncounted_at' }
 local OTHERS = { 'factor', 'ceiling', 'climb', 'before_factor', 'before_ceiling', 'before_climb', 'refusals', 'in_a_row',
   'doubt', 'trial', 'good', 'bad', 'again_good', 'again_bad', 'run', 'probes_out', 'probes_good', 'mixed',
   'slots_mark', 'cause' }
@@ -78,7 +78,7 @@ local function empty_at(rate, at)
 end
 
 local function unknown_at(rate, cold_wait, since)
-  return empty_at(rate, (since or now) + math.max(cold_wait, rate.interval_us - MARGIN))
+  return empty_at(rate, since + math.max(cold_wait, rate.interval_us - MARGIN))
 end
 
 local function moment_of(rate, tat, soonest, cost)
@@ -463,7 +463,7 @@ local function load(place, policy)
   tick(state, lost)
   local rate = state.policy.rate
   if lost and rate and state.tat > 0 then
-    state.tat = math.max(state.tat, unknown_at(rate, state.policy.cold_wait_us))
+    state.tat = math.max(state.tat, unknown_at(rate, state.policy.cold_wait_us, now))
   end
   if state.policy.concurrency and (lost or not slots_are_whole(state)) then
     if state.known_since > 0 or state.slots_mark > 0 then state.known_since = now end
@@ -472,10 +472,11 @@ local function load(place, policy)
   return state
 end
 
--- Whether a state and its slots are to be kept for longer: about once a minute, and for each pause that is longer.
+-- Whether a state and its slots are to be kept for longer: about once a minute, and for each pause, or wait for a slow rate, that is longer.
 local function is_kept_longer(state, was_used_at)
   local minute = 60e6
   return math.floor(now / minute) ~= math.floor(was_used_at / minute) or state.paused_until > now
+    or state.tat - now > minute
 end
 
 local function save(state)
@@ -497,17 +498,20 @@ local function save(state)
   end
   if #values > 0 then redis.call('HSET', state.key, unpack(values)) end
   if not is_kept_longer(state, was_used_at) and not state.is_marked then return end
-  local keep = KEEP_MS + math.max(math.floor((state.paused_until - now) / 1000), 0)
+  local keep = KEEP_MS + math.max(math.floor((math.max(state.paused_until, state.tat) - now) / 1000), 0)
   redis.call('PEXPIRE', state.key, keep)
   if state.policy.concurrency then redis.call('PEXPIRE', state.slots, keep) end
 end
 
 local function tat_of(state)
-  local rate = state.policy.rate
-  if state.tat == 0 then state.tat = unknown_at(rate, state.policy.cold_wait_us) end
-  state.tat = math.min(state.tat, furthest(rate))
-  if state.paused_until > 0 then return math.max(state.tat, empty_at(rate, state.paused_until)) end
-  return state.tat
+  local rate, tat = state.policy.rate, state.tat
+  if tat == 0 then
+    local since = math.max(state.lost_at, state.uncounted_at)
+    if since > 0 then tat = unknown_at(rate, state.policy.cold_wait_us, since) end
+  end
+  tat = math.min(tat, furthest(rate))
+  if state.paused_until > 0 then return math.max(tat, empty_at(rate, state.paused_until)) end
+  return tat
 end
 
 local function slots_from(state)
@@ -561,7 +565,10 @@ end
 
 local function charge(state, wait)
   local rate = state.policy.rate
-  if not rate then return math.huge end
+  if not rate then
+    state.uncounted_at = now + wait
+    return math.huge
+  end
   local tat = tat_of(state)
   state.tat = charged(rate, tat, now + wait, asked.cost, factor_of(state))
   return slack_of(tat, now + wait)
@@ -606,7 +613,7 @@ end
 
 local function snapshot(state)
   local free_at = math.max(state.paused_until, now)
-  if state.policy.rate and state.tat > 0 then free_at = math.max(free_at, moment_of(state.policy.rate, state.tat, now, 1)) end
+  if state.policy.rate then free_at = math.max(free_at, moment_of(state.policy.rate, tat_of(state), now, 1)) end
   free_at = math.max(free_at, state.policy.breaker and shut_until(state) or 0)
   return { text(free_at - now), text(state.paused_until - now), text(state.refusals), text(factor_of(state)),
     text(in_flight(state)), breaker_state(state), text(state.cause), '0' }
@@ -831,6 +838,7 @@ local requests = {}
 function requests.acquire(states, meters)
   local wait, cold, refusal = 0, false, nil
   for place, state in ipairs(states) do
+    state.lost_at = whole.lost_at
     local own, reply = look(state, place)
     if reply then
       refusal = reply
@@ -887,6 +895,18 @@ function requests.hold(states)
     for _, slot in ipairs(asked.held) do take_slot(state, now, slot.token, slot.left_us) end
   end
   return { now_text, 'held' }
+end
+
+function requests.lost_at(states)
+  return { now_text, 'lost_at', text(states[1].lost_at) }
+end
+
+function requests.recall(states)
+  local state, lost_at = states[1], tonumber(asked.lost_at)
+  if lost_at > 0 and state.lost_at == lost_at then
+    state.lost_at = asked.unused_us and math.max(math.min(lost_at, now - asked.unused_us), 1) or 0
+  end
+  return { now_text, 'recalled' }
 end
 
 function requests.deposit(_, meters)

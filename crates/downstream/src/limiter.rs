@@ -1,5 +1,7 @@
 //! Permits for calls, for one worker or for all.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use penstock_domain::limit::calendar::period_at;
 use penstock_domain::limit::{
@@ -131,6 +133,11 @@ impl CallLimits {
                 _ => self.policy.concurrency = Some(concurrency),
             }
         }
+    }
+
+    /// Those of all calls to the dependency, without the further ones.
+    pub(crate) fn of_dependency(&self) -> Self {
+        Self { owner: None, meters: Vec::new(), ..self.clone() }
     }
 
     /// The same with one of the further limits only.
@@ -288,6 +295,10 @@ pub trait Limiter: Send + Sync {
     async fn lead(&self) -> Result<Lead, Denied>;
     /// Has all limits admit a call, or none. A limiter that cannot be reached denies.
     async fn acquire(&self, limits: &CallLimits, ask: &Ask) -> Decision;
+    /// When what is known of the dependency was lost, by the limiter's own clock; 0: it was not. None: it does not answer.
+    async fn lost_at(&self, limits: &CallLimits) -> Option<f64>;
+    /// What was lost then had not been used for this long by now; none: it was never used. Whether the limiter knows that now.
+    async fn recall(&self, limits: &CallLimits, lost_at: f64, unused: Option<Duration>) -> bool;
     /// So much more of a calendar's period was reserved for the limit at this place; 0: nothing was left of it. Whether that is
     /// known to the limiter now.
     async fn deposit(&self, limits: &CallLimits, meter: usize, amount: u32) -> bool;

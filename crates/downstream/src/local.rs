@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use penstock_domain::limit::meter::MOST_LIVE;
@@ -72,8 +72,8 @@ impl Kept {
 }
 
 impl LocalLimiter {
-    /// A limiter that knows nothing yet: every state starts empty, because a process before this one may just have
-    /// used its burst. Its time is the process's own, which nobody can set.
+    /// A limiter that knows nothing yet: every state starts empty, because a process before this one may just have used its
+    /// burst, unless it is told for how long it has not been used. Its time is the process's own, which nobody can set.
     pub fn new() -> Self {
         Self { epoch: Instant::now(), clock: None, states: Mutex::default() }
     }
@@ -195,6 +195,15 @@ impl Limiter for LocalLimiter {
             }
         }
         decision
+    }
+
+    async fn lost_at(&self, limits: &CallLimits) -> Option<f64> {
+        Some(self.with(limits, |states, now| states[0].0.lost_at(now)))
+    }
+
+    async fn recall(&self, limits: &CallLimits, lost_at: f64, unused: Option<Duration>) -> bool {
+        self.with(limits, |states, now| states[0].0.recall(now, lost_at, unused.map(limit::micros)));
+        true
     }
 
     async fn deposit(&self, limits: &CallLimits, meter: usize, amount: u32) -> bool {

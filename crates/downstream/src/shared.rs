@@ -6,7 +6,7 @@
 //! worker is. A far one asks with a lead, for a moment that lies after the arrival of its answer.
 //!
 //! What Redis forgets (a flush, an eviction, a restart from an older snapshot) starts empty and admits no call for as
-//! long as reservations made before may still be used; slots of calls under way are reported again meanwhile
+//! long as reservations made before may still be used, unless the database knows that nothing was used (`caller/uses.rs`); slots of calls under way are reported again meanwhile
 //! (`permit_refresher.rs`). When it cannot
 //! be reached, nothing may be called. A failover to a replica that lags behind can forget grants of as long as it lags
 //! without anybody noticing: that much, and no more, can then be called twice.
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use penstock_domain::limit::{
-    Ask, Decision, Denied, Feedback, Lead, MAX_WAIT_US, Reason, Snapshot, duration,
+    self, Ask, Decision, Denied, Feedback, Lead, MAX_WAIT_US, Reason, Snapshot, duration,
 };
 use penstock_domain::time::Clock;
 use penstock_redis::{Connection, Limits};
@@ -141,6 +141,21 @@ impl Limiter for SharedLimiter {
             self.refresh(limits, ask, wait);
         }
         Decision::Granted { wait, slack, probe, confirm }
+    }
+
+    async fn lost_at(&self, limits: &CallLimits) -> Option<f64> {
+        let request = ScriptRequest::for_token("lost_at", 0);
+        let (_, answer) = self.server.ask(limits, request).await?;
+        answer.get(1)?.parse().ok()
+    }
+
+    async fn recall(&self, limits: &CallLimits, lost_at: f64, unused: Option<Duration>) -> bool {
+        let request = ScriptRequest {
+            lost_at: Some(lost_at.to_string()),
+            unused_us: unused.map(limit::micros),
+            ..ScriptRequest::for_token("recall", 0)
+        };
+        self.server.ask(limits, request).await.is_some()
     }
 
     async fn deposit(&self, limits: &CallLimits, meter: usize, amount: u32) -> bool {

@@ -56,6 +56,12 @@ pub(crate) struct ScriptRequest {
     /// Only of `deposit`: how much of the period was reserved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) amount: Option<u32>,
+    /// Only of `recall`: when the state was lost, as the script said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lost_at: Option<String>,
+    /// Only of `recall`: for how long it had not been used by now; none: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unused_us: Option<f64>,
     /// Only of `correct`: what the call has taken, for each meter.
     #[serde(skip)]
     pub(crate) actual: Vec<u32>,
@@ -121,6 +127,8 @@ impl ScriptRequest {
             meters: Vec::new(),
             patience_us: ask.patience_us,
             amount: None,
+            lost_at: None,
+            unused_us: None,
             actual: Vec::new(),
             reports: Vec::new(),
             returned: Vec::new(),

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use penstock_domain::pipeline::{Dependency, Pipeline};
 use penstock_domain::time::{Clock as _, ManualClock, Timestamp};
-use penstock_downstream::{Caller, Client, LiveLimits, LocalLimiter, PeriodKey, Reservations, Spend};
+use penstock_downstream::{
+    Caller, Client, LastUse, LiveLimits, LocalLimiter, PeriodKey, Reservations, Spend,
+};
 
 /// Remembers what was to be reserved of which limit, and reserves all of it.
 #[derive(Default)]
@@ -18,6 +20,10 @@ impl Reservations for Record {
     async fn reserve(&self, _: &PeriodKey, amount: u32, limit: u32) -> Option<u32> {
         self.0.lock().unwrap().push((amount, limit));
         Some(amount)
+    }
+
+    async fn use_until(&self, _: &str, _: Timestamp) -> Option<LastUse> {
+        Some(LastUse::Never)
     }
 }
 

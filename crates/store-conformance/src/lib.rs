@@ -94,6 +94,7 @@ macro_rules! cases {
             limits::a_period_is_reserved_once,
             limits::periods_are_apart_and_end,
             limits::settings_of_limits_are_kept,
+            limits::uses_of_dependencies_are_known,
             outbox::each_event_of_a_run_is_said_once,
             outbox::a_delay_is_said_once_in_a_run,
             outbox::receivers_take_turns,

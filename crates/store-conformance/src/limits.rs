@@ -67,3 +67,12 @@ pub async fn settings_of_limits_are_kept(store: &Arc<dyn Store>) {
     assert!(!store.reset_limits("crm").await.unwrap());
     assert_eq!(store.limit_settings().await.unwrap(), []);
 }
+
+/// A dependency was never used, or until the latest time that was said.
+pub async fn uses_of_dependencies_are_known(store: &Arc<dyn Store>) {
+    let later = END + Duration::from_secs(60);
+    for (until, before) in [(END, None), (later, Some(END)), (END, Some(later)), (END, Some(later))] {
+        assert_eq!(store.use_limits("crm:01", until).await.unwrap(), before);
+    }
+    assert_eq!(store.use_limits("crm:02", END).await.unwrap(), None, "each for itself");
+}

@@ -44,6 +44,23 @@ impl Limits for SqlStore {
         Ok(0)
     }
 
+    async fn use_limits(&self, dependency: &str, until: Timestamp) -> StoreResult<Option<Timestamp>> {
+        // What an installation called before this was recorded is recorded for all dependencies alike, under no name.
+        let before = sql(
+            "limit_use_last",
+            "SELECT max(used_until) AS used_until FROM limit_uses WHERE dependency IN ($1, '')",
+        );
+        let before = self.db.fetch_optional(before.bind(dependency)).await?;
+        let record = sql(
+            "limit_use_extend",
+            "INSERT INTO limit_uses (dependency, used_until) VALUES ($1, $2) \
+             ON CONFLICT (dependency) DO UPDATE SET used_until = excluded.used_until \
+             WHERE excluded.used_until > limit_uses.used_until",
+        );
+        self.db.execute(record.bind(dependency).bind(until)).await?;
+        before.map_or(Ok(None), |row| row.of("limit_uses").opt_time("used_until"))
+    }
+
     async fn limit_settings(&self) -> StoreResult<Vec<LimitSetting>> {
         let statement = sql(
             "limit_setting_list",

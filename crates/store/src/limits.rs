@@ -50,6 +50,10 @@ pub trait Limits: Send + Sync {
     /// is left.
     async fn reserve_period(&self, period: &LimitPeriod, amount: u32, most: u32) -> StoreResult<u32>;
 
+    /// A dependency (its identity) may be called until a time from now on. Until when it might have been called before; none: it
+    /// never was.
+    async fn use_limits(&self, dependency: &str, until: Timestamp) -> StoreResult<Option<Timestamp>>;
+
     /// What is set of all dependencies.
     async fn limit_settings(&self) -> StoreResult<Vec<LimitSetting>>;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use penstock_app::live_files::LiveFiles;
 use penstock_app::{Settings, StartError, Variables};
-use penstock_domain::pipeline::{MASK, Pipeline, SecretValues, Unset, utf8};
+use penstock_domain::pipeline::{MASK, OwnerView, Pipeline, SecretValues, Unset, utf8};
 use penstock_downstream::{Outgoing, OutgoingHeader};
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ pub struct Attempt<'a> {
     pub context: Option<Value>,
     pub answers: Option<&'a Path>,
     pub send: bool,
+    pub owner: OwnerView,
 }
 
 /// Reads a definition for being tried.
@@ -44,7 +45,8 @@ pub fn definition(
 
 pub async fn run(settings: &Settings, attempt: Attempt<'_>, out: Output) -> Result<bool, StartError> {
     let pipeline = definition(settings, attempt.file, &|_| None)?;
-    let secrets = pipeline.secret_values.with_files(&LiveFiles::default());
+    let mut secrets = pipeline.secret_values.with_files(&LiveFiles::default());
+    attempt.owner.secrets.values().for_each(|secret| secrets.add(secret));
     let cannot = |error| said(format!("cannot read {}: {error}", attempt.rows_csv.display()));
     let csv = std::fs::read(attempt.rows_csv).map_err(cannot)?;
     let answers = match attempt.answers {
@@ -54,8 +56,8 @@ pub async fn run(settings: &Settings, attempt: Attempt<'_>, out: Output) -> Resu
         None => Some(Answers::default()),
     };
     let recorded = attempt.answers.is_some() || attempt.send;
-    let (rows, context) = (attempt.rows, attempt.context);
-    let rehearsal = Rehearsal { settings, pipeline, csv: &csv, rows, context, answers };
+    let (rows, context, owner) = (attempt.rows, attempt.context, attempt.owner);
+    let rehearsal = Rehearsal { settings, pipeline, csv: &csv, rows, context, answers, owner };
     let rehearsed = rehearse::run(rehearsal).await?;
     let good = rehearsed.iter().all(|row| row.outcome == "completed" || !recorded && !row.calls.is_empty());
     if out.json {
@@ -91,19 +93,23 @@ fn as_text(row: &Rehearsed, secrets: &SecretValues, recorded: bool) -> String {
             None => text.push('\n'),
         }
     }
-    if !recorded {
+    if !recorded && !row.calls.is_empty() {
         text.push_str("the row goes on with `--answers FILE` or `--send`\n\n");
         return text;
     }
     let error = &row.row["error"];
     let rest = match row.outcome {
         "completed" => format!(": {}", row.row["result"]),
-        "failed" => format!(
+        "failed" | "held" => format!(
             ": {}: {}",
             error["code"].as_str().unwrap_or_default(),
             error["message"].as_str().unwrap_or_default()
         ),
-        _ => row.until.map_or(String::new(), |until| format!(" until {until}")),
+        _ => {
+            let until = row.until.map_or(String::new(), |until| format!(" until {until}"));
+            let why = row.waits_for.as_deref().or(error["message"].as_str());
+            until + &why.map_or(String::new(), |why| format!(": {why}"))
+        }
     };
     let _ = writeln!(text, "{}{}\n", row.outcome, secrets.masked(&rest));
     if let Some(request) = &row.unanswered {
@@ -134,6 +140,7 @@ fn as_json(row: &Rehearsed, secrets: &SecretValues, recorded: bool) -> Value {
             value[field] = secrets.masked_json(&row.row[field]);
         }
         value["until"] = json!(row.until);
+        value["waits_for"] = json!(row.waits_for.as_ref().map(|why| secrets.masked(why)));
         value["unanswered"] = json!(row.unanswered.as_ref().map(|request| secrets.masked(request)));
     }
     value

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use penstock_app::{Settings, StartError, boot};
+use penstock_domain::pipeline::OwnerView;
 use penstock_downstream::Outgoing;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -36,10 +37,24 @@ struct Case {
     /// The file, header included.
     csv: String,
     context: Option<Value>,
+    /// Whose the rows are.
+    #[serde(default)]
+    owner: CaseOwner,
     #[serde(default)]
     answers: Vec<Answer>,
     /// What is to come of each row; rows behind the last one are not looked at.
     rows: Vec<Wanted>,
+}
+
+/// An owner, with what dependencies read of it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CaseOwner {
+    name: Option<String>,
+    #[serde(default)]
+    vars: BTreeMap<String, String>,
+    #[serde(default)]
+    secrets: BTreeMap<String, String>,
 }
 
 /// What is to come of a row. What is left out is not looked at.
@@ -119,7 +134,10 @@ async fn faults(
     let rows = u32::try_from(case.rows.len()).unwrap_or(MOST_ROWS).min(MOST_ROWS);
     let (csv, context) = (case.csv.as_bytes(), case.context.clone());
     let answers = Some(Answers::new(case.answers.clone()));
-    let rehearsed = match rehearse::run(Rehearsal { settings, pipeline, csv, rows, context, answers }).await {
+    let CaseOwner { name, vars, secrets: of_owner } = case.owner.clone();
+    let owner = OwnerView { name: name.unwrap_or_else(|| "try".to_owned()), vars, secrets: of_owner };
+    let rehearsal = Rehearsal { settings, pipeline, csv, rows, context, answers, owner };
+    let rehearsed = match rehearse::run(rehearsal).await {
         Ok(rehearsed) => rehearsed,
         Err(error) => return Ok(vec![error.to_string()]),
     };

@@ -5,11 +5,13 @@ mod attempt;
 mod cases;
 mod check;
 mod rehearse;
+mod unlimited;
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use penstock_app::{Settings, StartError};
+use penstock_domain::pipeline::OwnerView;
 use serde_json::Value;
 
 use crate::output::Output;
@@ -46,6 +48,15 @@ pub enum Command {
         /// Sends the requests
         #[arg(long)]
         send: bool,
+        /// The owner's name
+        #[arg(long, default_value = "try", value_parser = crate::open::owner_name)]
+        owner: String,
+        /// A variable that a dependency reads as `owner.vars.NAME`
+        #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+        var: Vec<(String, String)>,
+        /// A secret that a dependency reads as `owner.secrets.NAME`
+        #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+        secret: Vec<(String, String)>,
     },
     /// Runs the cases beside definitions: DIR/tests/*.yaml
     Test {
@@ -60,6 +71,12 @@ fn json_object(text: &str) -> Result<Value, String> {
     if value.is_object() { Ok(value) } else { Err("it is not a JSON object".to_owned()) }
 }
 
+/// Reads a name and a value from the command line.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// Carries a command out; false when a definition has mistakes.
 pub async fn run(settings: &Settings, command: Command, out: Output) -> Result<bool, StartError> {
     match command {
@@ -68,7 +85,8 @@ pub async fn run(settings: &Settings, command: Command, out: Output) -> Result<b
             println!("{}", schema.map_err(crate::open::said)?);
             Ok(true)
         }
-        Command::Try { file, rows_csv, rows, context, answers, send } => {
+        Command::Try { file, rows_csv, rows, context, answers, send, owner, var, secret } => {
+            let (vars, secrets) = (var.into_iter().collect(), secret.into_iter().collect());
             let attempt = attempt::Attempt {
                 file: &file,
                 rows_csv: &rows_csv,
@@ -76,6 +94,7 @@ pub async fn run(settings: &Settings, command: Command, out: Output) -> Result<b
                 context,
                 answers: answers.as_deref(),
                 send,
+                owner: OwnerView { name: owner, vars, secrets },
             };
             attempt::run(settings, attempt, out).await
         }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use penstock_app::live_files::LiveFiles;
 use penstock_app::services::{choose, process_name};
 use penstock_app::{Chosen, Role, Settings, StartError, data_dir};
-use penstock_domain::pipeline::{Catalog, Pipeline};
+use penstock_domain::pipeline::{Catalog, OwnerView, Pipeline};
 use penstock_domain::time::Timestamp;
-use penstock_downstream::{Caller, Client, LocalLimiter, Outgoing, Recorded, Stage};
+use penstock_downstream::{Caller, Client, Limiter, LocalLimiter, Outgoing, Recorded, Stage};
+use penstock_flow::context::owner_values;
 use penstock_flow::extract::run;
 use penstock_flow::intake::refused::UploadError;
 use penstock_flow::intake::upload::{Upload, UploadFields, UploadRequest};
@@ -24,6 +25,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::answers::Answers;
+use super::unlimited::Unlimited;
 use crate::open::said;
 
 /// A row that waits for longer than this is not waited for.
@@ -42,6 +44,8 @@ pub struct Rehearsal<'a> {
     pub context: Option<Value>,
     /// None: requests are sent.
     pub answers: Option<Answers>,
+    /// Whose the rows are. Where nothing is sent, each value that it lacks is its own name.
+    pub owner: OwnerView,
 }
 
 /// What came of a row.
@@ -49,12 +53,14 @@ pub struct Rehearsed {
     pub number: u32,
     /// Requests, in order, each with the status of its answer.
     pub calls: Vec<(Outgoing, Option<u16>)>,
-    /// `completed`, `failed` or `pending`.
+    /// `completed`, `failed`, `held` (with its batch) or `pending`.
     pub outcome: &'static str,
     /// The row as `GET …/rows/{number}` shows it.
     pub row: Value,
     /// Until when it waits, if it does.
     pub until: Option<Timestamp>,
+    /// Why it waits, where that is known.
+    pub waits_for: Option<String>,
     /// A request for which no answer was recorded.
     pub unanswered: Option<String>,
 }
@@ -114,7 +120,13 @@ impl Drop for Folder {
 pub async fn run(rehearsal: Rehearsal<'_>) -> Result<Vec<Rehearsed>, StartError> {
     let folder = Folder(std::env::temp_dir().join(process_name("penstock-try").replace(['/', ':'], "-")));
     let settings = own(rehearsal.settings, &folder.0)?;
-    let pipelines = Catalog::new(vec![rehearsal.pipeline])
+    let (mut pipeline, mut owner) = (rehearsal.pipeline, rehearsal.owner);
+    let is_offline = rehearsal.answers.is_some();
+    if is_offline {
+        fill(&mut owner, &pipeline);
+        pipeline.dependencies.iter_mut().for_each(|dependency| dependency.hours = None);
+    }
+    let pipelines = Catalog::new(vec![pipeline])
         .map_err(|errors| said(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     let chosen = choose(&settings, pipelines, Role::Everything).await?;
     rotation::migrate(&chosen.services, "operator:migration").await.map_err(said)?;
@@ -122,8 +134,10 @@ pub async fn run(rehearsal: Rehearsal<'_>) -> Result<Vec<Rehearsed>, StartError>
     let client =
         Client::new().map_err(said)?.with_files(Arc::new(LiveFiles::default())).with_stage(recorder.clone());
     let clock = chosen.services.clock.clone();
-    let caller = Caller::new(Arc::new(LocalLimiter::new()), client, clock, 1);
-    let batch = upload(&chosen, rehearsal.csv, rehearsal.context).await?;
+    let limiter: Arc<dyn Limiter> =
+        if is_offline { Arc::new(Unlimited) } else { Arc::new(LocalLimiter::new()) };
+    let caller = Caller::new(limiter, client, clock, 1);
+    let batch = upload(&chosen, &owner, rehearsal.csv, rehearsal.context).await?;
     let rows = batch.ledger.counts.total.min(rehearsal.rows);
     let mut rehearsed = Vec::new();
     for number in 1..=rows {
@@ -133,6 +147,15 @@ pub async fn run(rehearsal: Rehearsal<'_>) -> Result<Vec<Rehearsed>, StartError>
         }
     }
     Ok(rehearsed)
+}
+
+/// Values that nobody has given are their own names.
+fn fill(owner: &mut OwnerView, pipeline: &Pipeline) {
+    for value in pipeline.owner_values() {
+        let Some((kind, name)) = value.split_once('.') else { continue };
+        let values = if kind == "vars" { &mut owner.vars } else { &mut owner.secrets };
+        values.entry(name.to_owned()).or_insert_with(|| name.to_owned());
+    }
 }
 
 /// The settings, with storage in a folder of its own.
@@ -147,11 +170,24 @@ fn own(settings: &Settings, folder: &Path) -> Result<Settings, StartError> {
 }
 
 /// The file as a batch whose rows are in the database.
-async fn upload(chosen: &Chosen, csv: &[u8], context: Option<Value>) -> Result<Batch, StartError> {
+async fn upload(
+    chosen: &Chosen,
+    view: &OwnerView,
+    csv: &[u8],
+    context: Option<Value>,
+) -> Result<Batch, StartError> {
     let services = &chosen.services;
-    let owner = services.store.ensure_owner("try", services.clock.now()).await.map_err(said)?;
+    let owner = services.store.ensure_owner(&view.name, services.clock.now()).await.map_err(said)?;
+    for (is_secret, values) in [(false, &view.vars), (true, &view.secrets)] {
+        for (name, value) in values {
+            if let Some(fault) = owner_values::fault(name, value) {
+                return Err(said(format!("`{name}` of the owner cannot be set: {fault}")));
+            }
+            owner_values::set(services, owner.seq, is_secret, name, value).await.map_err(said)?;
+        }
+    }
     let pipeline = services.pipelines.iter().next().ok_or_else(|| said("there is no definition"))?;
-    let (owner_name, idempotency_key) = ("try".to_owned(), None);
+    let (owner_name, idempotency_key) = (view.name.clone(), None);
     let request = UploadRequest { owner: owner.seq, owner_name, pipeline, idempotency_key };
     let mut upload = Upload::start(services, request).await.map_err(said)?;
     for chunk in csv.chunks(64 * 1024) {
@@ -195,7 +231,9 @@ async fn row(
     let services = &chosen.services;
     let holder = process_name("try");
     let (mut outcome, mut until) = ("pending", None);
+    let seen = || recorder.seen.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..MOST_RUNS {
+        let made = seen().calls.len();
         let ran = single::process_row(services, caller, batch, number, &holder, chosen.silence, recorder)
             .await
             .map_err(said)?;
@@ -203,12 +241,15 @@ async fn row(
         (outcome, until) = match settled {
             Settled::Completed { .. } | Settled::Duplicate { .. } => ("completed", None),
             Settled::Failed(_) => ("failed", None),
+            Settled::Requeued { hold: Some(_), .. } => ("held", None),
             Settled::Requeued { not_before, .. } => ("pending", Some(not_before)),
         };
-        let is_answered = recorder.seen.lock().unwrap_or_else(PoisonError::into_inner).unanswered.is_none();
+        let is_answered = seen().unanswered.is_none();
         let Some(until) = until.filter(|_| is_answered) else { break };
         let wait = until.since(services.clock.now());
-        if wait > LONGEST_WAIT {
+        // Without a limit a row that made no call waits for what does not come by itself, its credentials for example.
+        let is_stuck = recorder.answers.is_some() && seen().calls.len() == made;
+        if wait > LONGEST_WAIT || is_stuck {
             break;
         }
         tokio::time::sleep(wait).await;
@@ -218,6 +259,7 @@ async fn row(
     let secrets = services.secrets_of(batch).await.map_err(said)?;
     let pipeline = services.definition_of(batch).await.ok();
     let row = serde_json::to_value(row_view(&secrets, pipeline.as_deref(), &record)).map_err(said)?;
-    let seen = std::mem::take(&mut *recorder.seen.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Rehearsed { number, calls: seen.calls, outcome, row, until, unanswered: seen.unanswered })
+    let seen = std::mem::take(&mut *seen());
+    let waits_for = until.and(caller.waits().first().map(|wait| wait.sentence.clone()));
+    Ok(Rehearsed { number, calls: seen.calls, outcome, row, until, waits_for, unanswered: seen.unanswered })
 }

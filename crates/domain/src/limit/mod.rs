@@ -212,6 +212,8 @@ pub fn acquire_all(
     ask: &Ask,
 ) -> Decision {
     states.iter_mut().for_each(|(state, _)| state.tick(now));
+    let lost_at = states.first().map_or(0.0, |(state, _)| state.lost_at);
+    states.iter_mut().skip(1).for_each(|(state, _)| state.lost_with(lost_at));
     let mut looked = Look::default();
     for (place, (state, policy)) in states.iter_mut().enumerate() {
         match state.look(policy, now, ask) {

@@ -17,7 +17,7 @@
 //!   quiet time, and the rest of the room is what the burst leaves. An API that counts exactly and allows no burst at
 //!   all can only be served exactly below its rate.
 //! - The rate in use is [`SAFETY`] of the one allowed: clocks differ, and slack builds up where calls are counted.
-//! - What is not known (first use, lost state, the end of a pause) starts empty, never full.
+//! - What is not known (lost state, the end of a pause) starts empty, never full. What was never used is full.
 
 use std::time::Duration;
 

@@ -116,7 +116,9 @@ pub struct LimiterState {
     /// When it was used last.
     used_at: f64,
     /// When it was used first without knowing what had been used before; 0: it is known.
-    lost_at: f64,
+    pub(super) lost_at: f64,
+    /// When a call left last that no rate counted; 0: none did.
+    uncounted_at: f64,
 }
 
 impl LimiterState {
@@ -142,8 +144,30 @@ impl LimiterState {
             set_back(ends, by);
         }
         set_back(&mut self.lost_at, by);
+        set_back(&mut self.uncounted_at, by);
         self.throttle.set_back(by);
         self.breaker.set_back(by);
+    }
+
+    /// The dependency's state was lost at `lost_at`, 0: was not; then so were those of its owners. One of which nothing is known
+    /// besides was never used, or was forgotten when that changed nothing.
+    pub(super) fn lost_with(&mut self, lost_at: f64) {
+        self.lost_at = lost_at;
+    }
+
+    /// When what had been used before was lost; 0: it was not. Has to be asked before [`LimiterState::recall`].
+    pub fn lost_at(&mut self, now: f64) -> f64 {
+        self.tick(now);
+        self.lost_at
+    }
+
+    /// What was lost at `lost_at` had not been used for `unused_us` microseconds by now; none: never. Where it was lost again
+    /// meanwhile, that says nothing.
+    pub fn recall(&mut self, now: f64, lost_at: f64, unused_us: Option<f64>) {
+        self.tick(now);
+        if lost_at > 0.0 && self.lost_at.total_cmp(&lost_at).is_eq() {
+            self.lost_at = unused_us.map_or(0.0, |unused| lost_at.min(now - unused).max(1.0));
+        }
     }
 
     /// What its meters have to know.
@@ -156,12 +180,14 @@ impl LimiterState {
         }
     }
 
-    /// GCRA's state at a moment. What was unknown is known from now on, and after a pause the bucket is empty: the
+    /// GCRA's state at a moment. What was used before a loss is not known: the bucket is empty then. So it is after a pause: the
     /// dependency said when it takes a call again, not how many.
-    fn tat(&mut self, policy: &LimitPolicy, rate: &RatePolicy, now: f64) -> f64 {
-        let tat =
-            self.tat.unwrap_or_else(|| rate.unknown_at(now, policy.cold_wait_us)).min(rate.furthest(now));
-        self.tat = Some(tat);
+    fn tat(&self, policy: &LimitPolicy, rate: &RatePolicy, now: f64) -> f64 {
+        let unknown = || {
+            let since = self.lost_at.max(self.uncounted_at);
+            if since > 0.0 { rate.unknown_at(since, policy.cold_wait_us) } else { 0.0 }
+        };
+        let tat = self.tat.unwrap_or_else(unknown).min(rate.furthest(now));
         let paused_until = self.throttle.paused_until;
         if paused_until > 0.0 { tat.max(rate.empty_at(paused_until)) } else { tat }
     }
@@ -173,7 +199,6 @@ impl LimiterState {
 
     /// Whether a call could pass, and when; takes nothing.
     pub(super) fn look(&mut self, policy: &LimitPolicy, now: f64, ask: &Ask) -> Result<Look, Denied> {
-        // First of all, so that a denial for another reason does not leave the state unknown.
         let moment = policy.rate.map(|rate| {
             let tat = self.tat(policy, &rate, now);
             // A call that costs more than the burst has all of it, and owes the rest.
@@ -195,7 +220,10 @@ impl LimiterState {
 
     /// Charges what [`LimiterState::look`] granted; the slack that the call has, where there is a rate.
     pub(super) fn charge(&mut self, policy: &LimitPolicy, now: f64, wait: f64, ask: &Ask) -> Option<f64> {
-        let rate = policy.rate.as_ref()?;
+        let Some(rate) = &policy.rate else {
+            self.uncounted_at = now + wait;
+            return None;
+        };
         let tat = self.tat(policy, rate, now);
         self.tat = Some(rate.charged(tat, now + wait, ask.cost, self.throttle.adaptive_rate.factor(now)));
         Some(RatePolicy::slack(tat, now + wait))
@@ -281,8 +309,8 @@ impl LimiterState {
             return ticked.snapshot(policy, now);
         }
         let mut free_at = self.throttle.paused_until.max(now);
-        if let (Some(rate), Some(tat)) = (&policy.rate, self.tat) {
-            free_at = free_at.max(rate.moment(tat, now, 1));
+        if let Some(rate) = &policy.rate {
+            free_at = free_at.max(rate.moment(self.tat(policy, rate, now), now, 1));
         }
         if let Some(until) = policy.breaker.as_ref().and_then(|breaker| self.breaker.shut_until(breaker, now))
         {

@@ -10,7 +10,7 @@ use url::Url;
 use super::auth::Auth;
 use super::engine;
 use super::live::{LiveText, NoFiles};
-use super::model::Dependency;
+use super::model::{Dependency, Pipeline};
 use super::template::{self, Template};
 use super::vars::Filled;
 use crate::csv::Format;
@@ -101,6 +101,13 @@ impl OwnerReads {
         };
         self.any |= known;
         known
+    }
+}
+
+impl Pipeline {
+    /// What its dependencies read of an owner: `vars.NAME` and `secrets.NAME`.
+    pub fn owner_values(&self) -> BTreeSet<&str> {
+        self.dependencies.iter().flat_map(|dependency| &dependency.owner.values).map(String::as_str).collect()
     }
 }
 

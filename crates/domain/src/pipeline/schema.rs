@@ -288,7 +288,8 @@ mod tests {
     fn definitions_are_as_the_schema_says_and_mistakes_are_not() {
         let schema = schema();
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines");
-        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+        let of = |folder: &str| std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        let mut files: Vec<_> = of(folder).chain(of(&format!("{folder}/examples"))).collect();
         files.retain(|file| file.extension().is_some_and(|ending| ending == "yaml"));
         assert!(!files.is_empty());
         for file in files {
@@ -304,6 +305,11 @@ mod tests {
             steps: [ { name: s, dependency: d, request: { method: GET, path: /, json: [1, { a: ~ }] } } ], canary: { rows: 1, max_failure: 10 % } }";
         let fit = |text: &str| fits(&serde_saphyr::from_str::<Value>(text).unwrap(), &schema);
         assert!(fit(good), "{schema}");
+        let bulk = |word: &str| {
+            let bulk = format!("dependency: d, bulk: {{ max_rows: 9, match: {word} }},");
+            good.replacen("dependency: d,", &bulk, 1)
+        };
+        assert!(fit(&bulk("order")) && fit(&bulk("{ result: a, row: b }")) && !fit(&bulk("any")));
         for (from, to) in [
             ("name: p,", "nam: p,"),
             ("name: p, ", ""),

@@ -8,6 +8,7 @@ mod live;
 mod permit;
 mod reserve;
 mod sending;
+mod uses;
 mod verdict;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use self::live::Live;
 use self::permit::Waiting;
 use self::reserve::Reserver;
 use self::sending::{Made, Outgoing};
+use self::uses::Uses;
 use self::verdict::Judged;
 use crate::client::{Client, Sent, Unsendable};
 use crate::credentials::oauth2::{MemoryVault, TokenVault, Tokens};
@@ -42,7 +44,7 @@ use crate::wait_queue::WaitQueues;
 pub use call_waits::{CallWait, WaitsFor};
 pub use demand::{Called, Demand, Note, Rules};
 pub use live::LiveLimits;
-pub use reserve::{LocalReservations, PeriodKey, Reservations};
+pub use reserve::{LastUse, LocalReservations, PeriodKey, Reservations};
 
 /// A slot outlasts its call's timeout by this much: a late timer gives no slot away while its call is under way. The slots of a
 /// worker that is gone are free after that.
@@ -68,6 +70,8 @@ pub struct Caller {
     wait_queues: WaitQueues,
     /// Blocks of a calendar's periods.
     reserver: Reserver,
+    /// Which dependencies are recorded as used.
+    uses: Uses,
     /// What an operator has set.
     live: Live,
     lateness: Lateness,
@@ -83,6 +87,7 @@ pub struct Caller {
 impl Caller {
     /// A caller. `seed` makes its slots' tokens its own among all workers: a random number.
     pub fn new(limiter: Arc<dyn Limiter>, client: Client, clock: Arc<dyn Clock>, seed: u64) -> Self {
+        let reservations = Arc::new(LocalReservations::default());
         Self {
             limiter,
             client,
@@ -91,7 +96,8 @@ impl Caller {
             tokens: AtomicU64::new(seed >> 12),
             known: KnownLimits::default(),
             wait_queues: WaitQueues::default(),
-            reserver: Reserver::new(Arc::new(LocalReservations::default())),
+            reserver: Reserver::new(reservations.clone()),
+            uses: Uses::new(reservations),
             live: Live::default(),
             lateness: Lateness::default(),
             recording: RecordingTime::default(),
@@ -109,10 +115,10 @@ impl Caller {
         Self { access_tokens: Tokens::new(vault), ..self }
     }
 
-    /// Keeps what is reserved of a calendar's periods where no limiter's loss reaches it.
+    /// Keeps what is reserved of a calendar's periods, and which dependencies are used, where no limiter's loss reaches it.
     #[must_use]
     pub fn with_reservations(self, reservations: Arc<dyn Reservations>) -> Self {
-        Self { reserver: Reserver::new(reservations), ..self }
+        Self { reserver: Reserver::new(reservations.clone()), uses: Uses::new(reservations), ..self }
     }
 
     /// Makes a call as soon as every limit allows it, or says when that will be. `covered` is asked right before the

@@ -31,21 +31,36 @@ pub struct PeriodKey {
     pub until: Timestamp,
 }
 
-/// Where it is kept how much of each period was reserved, whatever happens to a limiter.
+/// When a dependency was used last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastUse {
+    /// It was never called.
+    Never,
+    /// It may have been called until then.
+    Until(Timestamp),
+}
+
+/// Where it is kept how much of each period was reserved and which dependencies are used, whatever happens to a limiter.
 #[async_trait]
 pub trait Reservations: Send + Sync {
     /// Reserves `amount` of a period of which `limit` may be used, or what is left of it: how much. None: it is not known.
     async fn reserve(&self, key: &PeriodKey, amount: u32, limit: u32) -> Option<u32>;
+
+    /// A dependency (its identity) may be called until a time from now on. When it was used before; none: it is not known.
+    async fn use_until(&self, dependency: &str, until: Timestamp) -> Option<LastUse>;
 }
 
-/// Reservations in this process: for tests, and for programs that call nobody.
+/// Reservations in this process: for tests, and for programs without a database.
 #[derive(Default)]
-pub struct LocalReservations(Mutex<HashMap<PeriodKey, u32>>);
+pub struct LocalReservations {
+    periods: Mutex<HashMap<PeriodKey, u32>>,
+    uses: Mutex<HashMap<String, Timestamp>>,
+}
 
 #[async_trait]
 impl Reservations for LocalReservations {
     async fn reserve(&self, key: &PeriodKey, amount: u32, limit: u32) -> Option<u32> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.periods.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() > MOST_KNOWN {
             all.retain(|known, _| known.until >= key.until);
         }
@@ -53,6 +68,12 @@ impl Reservations for LocalReservations {
         let amount = amount.min(limit.saturating_sub(*reserved));
         *reserved += amount;
         Some(amount)
+    }
+
+    async fn use_until(&self, dependency: &str, until: Timestamp) -> Option<LastUse> {
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = uses.insert(dependency.to_owned(), until);
+        Some(before.map_or(LastUse::Never, LastUse::Until))
     }
 }
 

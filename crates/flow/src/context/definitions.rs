@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use penstock_domain::pipeline::{Catalog, Pipeline, Unset};
@@ -22,6 +23,8 @@ pub struct Definitions {
     fault: Mutex<Option<String>>,
     unset: Unset,
     vars: Box<Vars>,
+    /// How often they were replaced.
+    replaced: AtomicU64,
     older: Mutex<HashMap<Uuid, Arc<Pipeline>>>,
 }
 
@@ -36,6 +39,7 @@ impl Definitions {
             fault: Mutex::default(),
             unset,
             vars,
+            replaced: AtomicU64::new(0),
             older: Mutex::default(),
         }
     }
@@ -46,13 +50,20 @@ impl Definitions {
     }
 
     /// Uses other pipelines from now on. What is under way keeps those that it began with, and batches the version that they were
-    /// uploaded under.
+    /// uploaded under, with what its files hold now.
     pub fn replace(&self, catalog: Catalog) {
         self.names
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .extend(catalog.iter().map(|pipeline| pipeline.name.clone()));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
+        self.older.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.replaced.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often they were replaced: what was made of them before is made anew.
+    pub(crate) fn replaced(&self) -> u64 {
+        self.replaced.load(Ordering::Acquire)
     }
 
     /// Why what the folder holds now is not in use; none: it is.

@@ -1,9 +1,10 @@
-//! Reservations of a calendar's periods, in the database.
+//! Reservations of a calendar's periods and the use of dependencies, in the database.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use penstock_downstream::{PeriodKey, Reservations};
+use penstock_domain::time::Timestamp;
+use penstock_downstream::{LastUse, PeriodKey, Reservations};
 use penstock_store::Store;
 use penstock_store::limits::LimitPeriod;
 
@@ -19,6 +20,17 @@ impl Reservations for StoreReservations {
             Ok(reserved) => Some(reserved),
             Err(error) => {
                 tracing::warn!(%error, "failed to reserve a part of a limit's period; its calls wait");
+                None
+            }
+        }
+    }
+
+    async fn use_until(&self, dependency: &str, until: Timestamp) -> Option<LastUse> {
+        match self.0.use_limits(dependency, until).await {
+            Ok(Some(used_until)) => Some(LastUse::Until(used_until)),
+            Ok(None) => Some(LastUse::Never),
+            Err(error) => {
+                tracing::warn!(%error, dependency, "failed to record that a dependency is used; its calls wait");
                 None
             }
         }

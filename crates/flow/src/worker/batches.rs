@@ -42,6 +42,8 @@ pub struct BatchWork {
     pub owner_name: String,
     /// The definition it was uploaded under.
     pub pipeline: Arc<Pipeline>,
+    /// How often definitions had been replaced when it was loaded.
+    pub replaced: u64,
     /// That definition's dependencies, in its order, with the limits of today.
     pub dependencies: Vec<Dependency>,
     /// What is shown of its calls is masked by these: its definition's values and its owner's secrets.
@@ -63,9 +65,10 @@ pub struct BatchWork {
 }
 
 impl BatchWork {
-    /// Whether its owner's values may be others by now.
-    fn is_stale(&self, now: Instant) -> bool {
-        self.owners_values_from.is_some_and(|from| now.duration_since(from) >= OWNERS_VALUES_FOR)
+    /// Whether its owner's values, or what its definition reads, may be others by now.
+    fn is_stale(&self, services: &Services, now: Instant) -> bool {
+        self.replaced != services.pipelines.replaced()
+            || self.owners_values_from.is_some_and(|from| now.duration_since(from) >= OWNERS_VALUES_FOR)
     }
 
     /// How long after the upload a row starts for the first time; none: it has run before.
@@ -106,7 +109,7 @@ impl BatchCache {
             let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
             broken.retain(|_, at| now - *at < RELOAD_AFTER);
             for batch in wanted {
-                match self.kept.get(batch).filter(|work| !work.is_stale(now)) {
+                match self.kept.get(batch).filter(|work| !work.is_stale(services, now)) {
                     Some(work) => {
                         found.insert(*batch, work);
                     }
@@ -188,6 +191,7 @@ impl BatchCache {
 /// # Errors
 /// When the database fails, the batch was erased, or its definition does not load here.
 pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowError> {
+    let replaced = services.pipelines.replaced();
     let pipeline = services.definition_of(batch).await?;
     let catalog = services.pipelines.catalog();
     let dependencies = with_limits_of_today(&pipeline, catalog.iter().map(Arc::as_ref));
@@ -203,6 +207,7 @@ pub async fn load(services: &Services, batch: &Batch) -> Result<BatchWork, FlowE
         owner: Owner { seq: batch.owner, weight: batch.owner_weight },
         owner_name: batch.owner_name.clone(),
         pipeline,
+        replaced,
         dependencies,
         secret_values,
         file_bytes: batch.file_bytes,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use penstock_domain::exchange::AnswerSeen;
 use penstock_domain::time::Timestamp;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::worker::kept_answers::KeptAnswer;
@@ -32,6 +34,8 @@ pub(crate) struct KeptPoll {
     pub looks: u32,
     /// When the next look is due; none: at once.
     pub next: Option<Timestamp>,
+    /// What was answered last; none: a look that failed, or nothing since a retry by a person.
+    pub answer: Option<Box<AnswerSeen>>,
     /// When the row's run began, as it was known when the request was answered: it moves by the time for which an answer holds the
     /// batch.
     pub clock: Option<Timestamp>,
@@ -41,7 +45,8 @@ impl KeptPoll {
     /// As it is sealed: a list, which no step's output is, and of another length than a kept answer.
     pub fn to_json(&self) -> Value {
         let millis = |at: Option<Timestamp>| at.map(Timestamp::millis);
-        json!([MARK, self.target, millis(self.since), self.looks, millis(self.next), millis(self.clock)])
+        let (since, next, clock) = (millis(self.since), millis(self.next), millis(self.clock));
+        json!([MARK, self.target, since, self.looks, next, clock, self.answer])
     }
 
     /// When the result is given up; `began` is when the row's run began, as it is known now. The time for which the batch was held
@@ -69,9 +74,11 @@ impl Kept {
         if parts.first().and_then(Value::as_str) != Some(MARK) {
             return KeptAnswer::from_json(sealed).map(Self::Answer);
         }
-        let (target, since, looks, next, clock) = match parts.as_slice() {
+        let (target, since, looks, next, clock, answer) = match parts.as_slice() {
             [_] => return Some(Self::Nothing),
-            [_, target, since, looks, next, clock] => (target, since, looks, next, clock),
+            // Before the last answer was kept.
+            [_, target, since, looks, next, clock] => (target, since, looks, next, clock, &Value::Null),
+            [_, target, since, looks, next, clock, answer] => (target, since, looks, next, clock, answer),
             _ => return None,
         };
         let time = |at: &Value| at.as_i64().map(Timestamp::from_millis);
@@ -81,6 +88,7 @@ impl Kept {
             looks: looks.as_u64().and_then(|looks| u32::try_from(looks).ok())?,
             next: time(next),
             clock: time(clock),
+            answer: Deserialize::deserialize(answer).ok()?,
         }))
     }
 }
@@ -99,6 +107,11 @@ mod tests {
                 looks: 7,
                 next: Some(at),
                 clock: Some(at),
+                answer: Some(Box::new(AnswerSeen {
+                    status: 202,
+                    headers: [("etag".to_owned(), "7".to_owned())].into(),
+                    body: Some("{\"state\":\"new\"}".into()),
+                })),
             },
             KeptPoll::default(),
         ];
@@ -111,6 +124,8 @@ mod tests {
         assert_eq!(waits.ends_at(day, at), Some(at + day));
         assert_eq!(waits.ends_at(day, at + hour), Some(at + day + hour), "the batch was held for an hour");
         assert_eq!(Kept::from_json(Kept::nothing()), Some(Kept::Nothing));
+        let earlier = Kept::from_json(json!(["poll", "/jobs", 1, 2, 3, 4]));
+        assert!(matches!(earlier, Some(Kept::Poll(KeptPoll { looks: 2, answer: None, .. }))), "{earlier:?}");
         assert!(matches!(Kept::from_json(json!([200, {}, null, null])), Some(Kept::Answer(_))));
         for other in [json!({}), json!([]), json!(["poll", 1]), json!(["poll", null, 1, "x", 2, 3])] {
             assert_eq!(Kept::from_json(other), None);

@@ -121,6 +121,7 @@ mod tests {
         let id = Uuid::from_u128(7);
         let key = DataKey::generate(&ring::rand::SystemRandom::new()).unwrap();
         BatchWork {
+            replaced: 0,
             owners_values_from: None,
             secret_values: penstock_domain::pipeline::SecretValues::default(),
             seq: BatchSeq(1),
@@ -221,6 +222,7 @@ mod tests {
             since: long_ago,
             looks: 9,
             next: long_ago,
+            answer: None,
             clock: None,
         };
         let sealed = work.secrets.seal_json(SecretLocation::Receipt(3, 0), &poll.to_json());

@@ -44,6 +44,14 @@ impl Limiter for TestLimiter {
         decision
     }
 
+    async fn lost_at(&self, limits: &CallLimits) -> Option<f64> {
+        self.inner.lost_at(limits).await
+    }
+
+    async fn recall(&self, limits: &CallLimits, lost_at: f64, unused: Option<Duration>) -> bool {
+        self.inner.recall(limits, lost_at, unused).await
+    }
+
     async fn deposit(&self, limits: &CallLimits, meter: usize, amount: u32) -> bool {
         self.inner.deposit(limits, meter, amount).await
     }

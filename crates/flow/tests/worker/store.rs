@@ -297,6 +297,7 @@ waiting::Waiting {
 }
 limits::Limits {
     reserve_period(period: &LimitPeriod, amount: u32, most: u32) -> u32;
+    use_limits(dependency: &str, until: Timestamp) -> Option<Timestamp>;
     limit_settings() -> Vec<LimitSetting>;
     change_limits(dependency: &str, change: &LimitChange, now: Timestamp) -> LimitSetting;
     reset_limits(dependency: &str) -> bool;

@@ -77,14 +77,20 @@ impl Hmac {
         values
     }
 
-    /// What is signed.
+    /// What is signed. Its headers are those that are sent, but for those with the signature.
     ///
     /// # Errors
     /// A sentence that holds no value, when the template cannot be applied.
     pub fn message(&self, request: &Signable<'_>) -> Result<Vec<u8>, String> {
         let text = std::str::from_utf8(request.body);
-        let rendered =
-            self.message.render(self.values(request, text.unwrap_or(BODY)), "auth.hmac.message")?;
+        let body = text.unwrap_or(BODY);
+        let mut headers = request.headers.clone();
+        for (name, template) in self.headers.iter().filter(|(_, template)| !template.reads_signature()) {
+            let value = template.render(self.values(request, body), &format!("auth.hmac.headers.{name}"))?;
+            headers.insert(name.to_ascii_lowercase(), value);
+        }
+        let request = &Signable { headers: &headers, ..*request };
+        let rendered = self.message.render(self.values(request, body), "auth.hmac.message")?;
         if text.is_ok() {
             return Ok(rendered.into_bytes());
         }
@@ -133,6 +139,8 @@ pub(super) enum SigningTemplate {
     Text(String),
     Program {
         program: Arc<Program>,
+        /// Whether it reads the signature.
+        signature: bool,
         /// Whether it reads the signature or the owner.
         secret: bool,
     },
@@ -156,8 +164,9 @@ impl SigningTemplate {
         };
         let names =
             SIGNING.template_from_str(&text).map_err(|error| read(&error))?.undeclared_variables(true);
-        let mut secret = false;
+        let (mut reads_signature, mut secret) = (false, false);
         for name in names {
+            reads_signature |= name == "signature";
             secret |= name == "signature" || name.starts_with("owner.");
             let known = match name.split_once('.') {
                 Some(("request", rest)) => KNOWN.contains(&rest.split('.').next().unwrap_or_default()),
@@ -171,7 +180,7 @@ impl SigningTemplate {
             }
         }
         let program = Program::template(&text).map_err(|error| read(&error))?;
-        let template = Self::Program { program: Arc::new(program), secret };
+        let template = Self::Program { program: Arc::new(program), signature: reads_signature, secret };
         let headers = BTreeMap::new();
         let sample = Signable {
             timestamp: 0,
@@ -191,6 +200,10 @@ impl SigningTemplate {
             Ok(_) => {}
         }
         Ok(template)
+    }
+
+    fn reads_signature(&self) -> bool {
+        matches!(self, Self::Program { signature: true, .. })
     }
 
     /// Whether what it makes is not shown.
@@ -316,6 +329,11 @@ mod tests {
         );
         let of_time = hmac("m", "{{ request.timestamp }}").headers(&request, &[0]).unwrap();
         assert!(!of_time[0].is_signature);
+        let mut dated = hmac("{{ request.headers['x-date'] }}", "{{ signature | hex }}");
+        let date = Filled::Template("{{ request.timestamp }}".into());
+        let date = SigningTemplate::compile(date, true, &mut OwnerReads::default()).unwrap();
+        dated.headers.push(("X-Date".into(), date));
+        assert_eq!(dated.message(&request).unwrap(), b"1700000000");
         request.body = b"\xFF\xFE\0";
         assert_eq!(
             hmac("a{{ request.body }}b", "{{ signature | hex }}").message(&request).unwrap(),

@@ -178,10 +178,13 @@ pub(super) fn load(
     let audience = optional(&of("audience"), oauth2.audience.as_ref(), source);
     let mut parameters = Vec::new();
     for (name, value) in &oauth2.parameters {
-        if matches!(
+        // Vendors name grants of their own that are this one otherwise.
+        let is_own_grant = name == "grant_type" && oauth2.grant.value == GrantDefinition::ClientCredentials;
+        let is_sent = matches!(
             name.as_str(),
             "grant_type" | "assertion" | "refresh_token" | "client_id" | "client_secret"
-        ) {
+        );
+        if is_sent && !is_own_grant {
             let message = format!("{whose}.parameters.{name} is sent by Penstock itself; remove it");
             source.error(value.referenced.line(), message);
         }

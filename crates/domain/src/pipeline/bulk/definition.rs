@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use crate::pipeline::scalars::Span;
@@ -68,7 +68,7 @@ impl<'de> Deserialize<'de> for MatchDefinition {
                 match word {
                     "order" => Ok(MatchDefinition::Order),
                     "whole" => Ok(MatchDefinition::Whole),
-                    other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+                    other => Err(E::unknown_variant(other, &["order", "whole"])),
                 }
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {

@@ -84,6 +84,7 @@ fn request(
     let mut form = form_urlencoded::Serializer::new(String::new());
     let mut secrets = Vec::new();
     match &auth.grant {
+        Grant::ClientCredentials if auth.parameters.iter().any(|(name, _)| name == "grant_type") => {}
         Grant::ClientCredentials => drop(form.append_pair("grant_type", "client_credentials")),
         Grant::JwtBearer(jwt) => {
             let assertion = jwt::signed(jwt, files, fetching.clock.now())?;

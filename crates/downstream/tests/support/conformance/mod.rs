@@ -124,6 +124,14 @@ pub async fn all(limiter: Arc<dyn Limiter>, clock: Arc<ManualClock>) {
         api.rate = Some(Rate { period: Duration::from_secs(20), ..rate_of(2, 1) });
     }))
     .await;
+    let slow =
+        |api: &mut Dependency| api.rate = Some(Rate { period: Duration::from_secs(20), ..rate_of(2, 2) });
+    rate::what_was_never_used_is_full(&scene(slow)).await;
+    rate::what_was_used_before_a_loss_is_as_empty_as_it_may_be(&scene(slow)).await;
+    rate::an_owner_that_comes_later_has_its_burst(&scene(|api| {
+        api.rate = Some(Rate { period: Duration::from_secs(20), per_owner: true, ..rate_of(2, 2) });
+    }))
+    .await;
     rate::a_full_bucket_gives_a_burst_then_the_rate(&scene(|api| api.rate = Some(rate_of(100, 10)))).await;
     rate::a_dear_call_takes_more(&scene(|api| api.rate = Some(rate_of(100, 10)))).await;
     rate::long_waits_are_denied(&scene(|api| api.rate = Some(rate_of(10, 5)))).await;

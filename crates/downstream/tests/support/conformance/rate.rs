@@ -25,6 +25,48 @@ pub async fn a_slow_rate_begins_an_interval_later(scene: &Scene) {
     scene.acquire("acme", 1).await.unwrap();
 }
 
+/// Two calls at once, and the next an interval later.
+async fn has_its_burst(scene: &Scene, owner: &str) {
+    for _ in 0..2 {
+        let call = scene.acquire(owner, 1).await.unwrap();
+        assert!(call.wait < Duration::from_millis(30), "{call:?}");
+    }
+    let denied = scene.refused(owner).await;
+    assert!((9.9e6..10.2e6).contains(&denied.retry_after), "{denied:?}");
+}
+
+pub async fn what_was_never_used_is_full(scene: &Scene) {
+    let limits = scene.limits("acme");
+    let lost_at = scene.limiter.lost_at(&limits).await.unwrap();
+    assert!(lost_at > 0.0 && scene.limiter.recall(&limits, lost_at, None).await);
+    assert!(scene.limiter.lost_at(&limits).await.unwrap().abs() < f64::EPSILON);
+    has_its_burst(scene, "acme").await;
+    // What another one was told of the same loss comes later.
+    assert!(scene.limiter.recall(&limits, lost_at, None).await);
+    assert_eq!(scene.refused("acme").await.reason, Reason::Rate);
+}
+
+pub async fn what_was_used_before_a_loss_is_as_empty_as_it_may_be(scene: &Scene) {
+    let limits = scene.limits("acme");
+    let denied = scene.refused("acme").await;
+    assert!((9.9e6..10.2e6).contains(&denied.retry_after), "{denied:?}");
+    let lost_at = scene.limiter.lost_at(&limits).await.unwrap();
+    for (of, unused, wait) in [(lost_at - 1.0, 9.0, 10.0), (lost_at, 4.0, 6.0), (lost_at, 8.0, 6.0)] {
+        let unused = Some(Duration::from_secs_f64(unused));
+        assert!(scene.limiter.recall(&limits, of, unused).await);
+        let denied = scene.refused("acme").await;
+        assert!((denied.retry_after / 1e6 - wait).abs() < 0.2, "{denied:?} after {unused:?}");
+    }
+}
+
+/// What was lost with its dependency's state is empty; what came afterwards was never used.
+pub async fn an_owner_that_comes_later_has_its_burst(scene: &Scene) {
+    assert_eq!(scene.refused("acme").await.reason, Reason::OwnerRate);
+    scene.pass(30.0);
+    has_its_burst(scene, "acme").await;
+    has_its_burst(scene, "other").await;
+}
+
 pub async fn a_full_bucket_gives_a_burst_then_the_rate(scene: &Scene) {
     scene.warm_up("acme").await;
     let mut waits = Vec::new();

@@ -1,6 +1,6 @@
 //! What an answer means for the row.
 
-use penstock_domain::exchange::Exchange;
+use penstock_domain::exchange::{AnswerSeen, Exchange};
 use penstock_domain::outcome::{Verdict, code};
 use penstock_domain::pipeline::{ApiError, ResponseView, RowValues, SecretValues, Target};
 use penstock_domain::retry;
@@ -91,14 +91,8 @@ impl RowTask<'_> {
         };
         let request = request.ok()?;
         let own = self.dependency(at).headers.iter().map(|(name, _)| name.as_str());
-        let exchange = Exchange::of(&request, own, secrets);
-        Some(Box::new(match answer {
-            Some(answer) => {
-                let body = shorten(answer.body, secrets);
-                exchange.answered(answer.status, answer.headers, body.as_ref(), secrets)
-            }
-            None => exchange,
-        }))
+        let answer = answer.map(|answer| as_seen(answer, secrets));
+        Some(Box::new(Exchange { answer, ..Exchange::of(&request, own, secrets) }))
     }
 
     /// The API's own code and words, where its answer has them.
@@ -195,6 +189,12 @@ impl RowTask<'_> {
         };
         problem.masked(secrets)
     }
+}
+
+/// An answer as it is kept with a failed row.
+pub(super) fn as_seen(answer: ResponseView<'_>, secrets: &SecretValues) -> AnswerSeen {
+    let body = shorten(answer.body, secrets);
+    AnswerSeen::of(answer.status, answer.headers, body.as_ref(), secrets)
 }
 
 /// An answer as templates read it.

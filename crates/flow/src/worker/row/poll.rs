@@ -3,6 +3,7 @@
 //! The receipt is written as soon as the request was answered, so that nothing repeats the request. A look costs its rate and no
 //! attempt, also when it fails in a way that may pass.
 
+use penstock_domain::exchange::Exchange;
 use penstock_domain::outcome::{self, code};
 use penstock_domain::pipeline::poll::PollStatus;
 use penstock_domain::pipeline::{RowValues, Target};
@@ -16,7 +17,7 @@ use crate::worker::kept_polls::{Kept, KeptPoll};
 use crate::worker::progress::Progress;
 use crate::worker::row::answer::Answer;
 use crate::worker::row::detail::shorten;
-use crate::worker::row::judge::{StepResult, view};
+use crate::worker::row::judge::{StepResult, as_seen, view};
 use crate::worker::row::problem::Problem;
 use crate::worker::row::task::{RowTask, StepAt};
 
@@ -90,7 +91,11 @@ impl RowTask<'_> {
             PollStatus::Ready => None,
             PollStatus::Failed => Some(self.poll_failed(at, row, answer, progress)),
             PollStatus::Waiting => Some(match at.look {
-                Some(kept) => self.look_again(at, row, kept, (ended_at, not_before), None, progress),
+                Some(kept) => {
+                    let answer = as_seen(answer.view(), &self.secret_values(at));
+                    let kept = KeptPoll { answer: Some(Box::new(answer)), ..kept.clone() };
+                    self.look_again(at, row, kept, (ended_at, not_before), None, progress)
+                }
                 None => self.begin_poll(at, row, answer, (ended_at, not_before), progress),
             }),
         }
@@ -120,6 +125,8 @@ impl RowTask<'_> {
             metrics.of(name, |counts| counts.looks[worker_counters::LOOK_ERROR] += 1);
         }
         let times = (self.services.clock.now(), problem.not_before);
+        let answer = problem.sent.as_ref().and_then(|sent| sent.answer.clone()).map(Box::new);
+        let kept = KeptPoll { answer, ..kept.clone() };
         let failure = self.uncounted(at, problem, progress);
         self.look_again(at, row, kept, times, Some(failure), progress)
     }
@@ -128,14 +135,14 @@ impl RowTask<'_> {
         &self,
         at: StepAt<'_>,
         row: &RowValues,
-        kept: &KeptPoll,
+        kept: KeptPoll,
         (now, not_before): (Timestamp, Option<Timestamp>),
         failure: Option<RowFailure>,
         progress: &mut Progress,
     ) -> Settled {
         let looks = kept.looks.saturating_add(1);
         let next = self.next_look(at, looks, now, not_before);
-        self.wait_for_look(at, row, KeptPoll { looks, next, ..kept.clone() }, failure, progress)
+        self.wait_for_look(at, row, KeptPoll { looks, next, ..kept }, failure, progress)
     }
 
     /// The request was answered, and its result is not there yet.
@@ -164,7 +171,8 @@ impl RowTask<'_> {
         };
         let next = self.next_look(at, 0, now, not_before);
         let clock = Some(progress.first_claimed_at);
-        let kept = KeptPoll { target, since: Some(now), looks: 0, next, clock };
+        let answer = Some(Box::new(as_seen(answer.view(), &self.secret_values(at))));
+        let kept = KeptPoll { target, since: Some(now), looks: 0, next, answer, clock };
         self.wait_for_look(at, row, kept, None, progress)
     }
 
@@ -209,17 +217,20 @@ impl RowTask<'_> {
         }
     }
 
-    /// The request of the last look is kept with the row; what it was answered was only that the result is not there yet.
+    /// The last look and its answer are kept with the row; of a row without a look, the request.
     pub(super) fn poll_timed_out(&self, at: StepAt<'_>, row: &RowValues, progress: &mut Progress) -> Settled {
         let looks = at.look.map_or(0, |kept| kept.looks);
         let times = if looks == 1 { "1 look".to_owned() } else { format!("{looks} looks") };
         let sentence = outcome::sentence(code::POLL_TIMEOUT);
         let last = progress.last(&at.step.name);
+        let sent_at = StepAt { look: at.look.filter(|kept| kept.looks > 0), ..at };
+        let sent = self.exchange(sent_at, row, None, progress, &self.secret_values(at));
+        let answer = at.look.and_then(|kept| kept.answer.as_deref().cloned());
         let words = last.map_or(String::new(), |last| format!("; the last that failed: {}", last.message));
         let problem = Problem {
             http_status: last.and_then(|last| last.http_status),
             detail: last.and_then(|last| last.detail.clone()),
-            sent: self.exchange(at, row, None, progress, &self.secret_values(at)),
+            sent: sent.map(|sent| Box::new(Exchange { answer, ..*sent })),
             ..Problem::new(
                 code::POLL_TIMEOUT,
                 format!("step `{}`: {sentence}, after {times}{words}", at.step.name),
