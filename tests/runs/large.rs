@@ -1,7 +1,7 @@
 //! Long runs of several workers that are killed on the way, by what an API records: tokens that end all the time, several limits at
 //! once, a limit that only the API's headers tell of, and results that are waited for.
 //!
-//! `PENSTOCK_TEST_SIZE` multiplies them (1 in the usual tests; 100 is 20,000 rows over tokens and 100,000 results). On one machine's
+//! `PENSTOCK_TEST_SIZE` multiplies them (1 in the usual tests; 100 is 20,000 rows over tokens, 100,000 results and 10,000 values of a limit). On one machine's
 //! services the one process is killed and started again.
 
 use std::collections::{HashMap, HashSet};
@@ -15,7 +15,7 @@ use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::{Value, json};
 
 /// By how much these runs are larger than usual.
-fn size() -> u32 {
+pub(crate) fn size() -> u32 {
     std::env::var("PENSTOCK_TEST_SIZE")
         .map_or(1, |size| size.parse().expect("PENSTOCK_TEST_SIZE is a number"))
 }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use penstock_sandbox::{Config, Sandbox};
-use penstock_tests::receiver::{Answer, Receiver};
+use penstock_tests::receiver::{Answer, Heard, Receiver};
 use penstock_tests::{Client, Place, Service};
 use serde_json::json;
 
@@ -120,5 +120,38 @@ async fn definitions_are_used_when_they_change_and_faulty_ones_are_not() {
     let id = uploaded(&client, "calling").await;
     assert_eq!(client.finished(&id).await["counts"]["completed"], 2);
     assert!(receiver.heard().iter().any(|heard| heard.path == "/newest"));
+    running.0.into_iter().for_each(Service::terminate);
+}
+
+/// What a file holds that a step names is used once it has changed.
+#[tokio::test]
+async fn a_file_that_a_step_names_is_read_again() {
+    let receiver = Receiver::start().await;
+    receiver.answer(204);
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = calling("tagged", "/call", "")
+        .replace("path: /call", "path: /call, headers: { X-Tag: \"${file:tag.txt}\" }");
+    let mut place = Place::new(&[("tagged.yaml", &definition)]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    place.write("pipelines/tag.txt", "one\n");
+    let key = place.key(&sandbox, "acme");
+    let running = Running::start(&place, &sandbox);
+    let client = Client::new(running.api(), &key);
+    let tagged = |tag: &str| {
+        let heard = receiver.heard();
+        let has_tag =
+            |call: &&Heard| call.headers.iter().any(|(name, value)| name == "x-tag" && value == tag);
+        heard.iter().filter(has_tag).count()
+    };
+    let before = uploaded(&client, "tagged").await;
+    client.finished(&before).await;
+    assert_eq!(tagged("one"), 2);
+    place.write("pipelines/tag.txt", "two\n");
+    until("the file's new content is used", || async {
+        let id = uploaded(&client, "tagged").await;
+        client.finished(&id).await;
+        tagged("two") > 0
+    })
+    .await;
     running.0.into_iter().for_each(Service::terminate);
 }

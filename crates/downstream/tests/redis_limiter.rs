@@ -192,7 +192,8 @@ async fn a_decision_is_one_round_trip_and_its_keys_do_not_stay() {
     let heard: u32 = redis::cmd("HGET").arg(&key).arg("good").query_async(&mut connection).await.unwrap();
     assert_eq!(heard, 9, "each answer but the last travelled with the next question");
     let ttl: i64 = redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
-    assert!((3600..=6 * 3600).contains(&ttl), "{ttl}");
+    // Six hours, and the second that the rate is used up ahead.
+    assert!((3600..=6 * 3600 + 2).contains(&ttl), "{ttl}");
     let ten_days = Duration::from_secs(10 * 24 * 3600);
     let pause = Feedback { pause: Some(penstock_domain::limit::micros(ten_days)), ..Feedback::default() };
     limiter.report(Permit { token: 11, limits: limits.clone(), probe: false }, pause).await;
