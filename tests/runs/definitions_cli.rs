@@ -180,3 +180,49 @@ fn requests_are_shown_as_they_would_be_sent_and_cases_hold() {
     );
     assert!(Path::new(&place.0).join("penstock.db").metadata().is_err(), "it leaves nothing behind");
 }
+
+/// Neither an owner's values nor the hours and limits of an API are needed to see what would be sent. What an answer gives as the next
+/// address may be a path, and leads nowhere else.
+#[test]
+fn owners_hours_limits_and_relative_addresses_are_tried() {
+    let place = Place::new("owners");
+    let definition = r#"name: shop
+csv: { columns: [ { name: id, required: true } ] }
+dependencies:
+  shop:
+    base_url: "https://{{ owner.vars.shop }}.shops.example/api"
+    hosts: ["*.shops.example"]
+    headers: { X-Shop-Token: "{{ owner.secrets.token }}" }
+    rate: { limit: 1, period: 1h }
+    hours: { from: "00:00", to: "00:01" }
+steps:
+  - name: job
+    dependency: shop
+    request: { method: POST, path: /jobs, idempotent: true, json: { id: "{{ row.id }}" } }
+    poll: { url: "{{ headers.location }}", until: "{{ status == 200 }}", every: 100ms }
+    output: { done: "{{ body.done }}" }
+result: { done: "{{ steps.job.done }}" }
+"#;
+    place.write("shop.yaml", definition);
+    place.write("rows.csv", "id\na\nb\n");
+    let tried = |more: &[&str]| place.run(&[&["pipelines", "try", "shop.yaml", "rows.csv"], more].concat());
+    let (said, good) = tried(&[]);
+    assert!(good && said.matches("POST https://shop.shops.example/api/jobs").count() == 2, "{said}");
+    let answers = |location: &str| {
+        let answers = format!(
+            "- {{ method: POST, status: 202, headers: {{ location: \"{location}\" }} }}\n- {{ method: GET, body: {{ done: true }} }}\n"
+        );
+        place.write("answers.yaml", &answers);
+        tried(&["--answers", "answers.yaml", "--var", "shop=acme", "--secret", "token=s3cret"])
+    };
+    let (said, good) = answers("/jobs/7?a=b");
+    assert!(good && said.contains("GET https://acme.shops.example/jobs/7?a=b"), "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
+    let (said, good) = answers("https://evil.example/jobs/7");
+    assert!(!good && said.contains("failed: forbidden_url: ") && !said.contains("GET"), "{said}");
+    let case = "definition: shop.yaml\ncases:\n  - name: an owner\n    csv: \"id\\na\\n\"\n    owner: { vars: { shop: acme }, secrets: { token: x } }\n\
+        \x20   answers: [ { method: POST, body: { done: true } } ]\n    rows: [ { requests: [ { path: /jobs, headers: { X-Shop-Token: x } } ], outcome: completed } ]\n";
+    place.write("tests/shop.yaml", case);
+    let (said, good) = place.run(&["pipelines", "test", "."]);
+    assert!(good && said.contains("failed: 0"), "{said}");
+}

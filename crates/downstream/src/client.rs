@@ -159,6 +159,7 @@ impl Client {
     ) -> Result<Prepared, Unsendable> {
         let mut url = match &rendered.target {
             Target::Path(path) => target(&dependency.base_url, path),
+            Target::AtOrigin(path) => at_origin(&dependency.base_url, path),
             Target::Url(url) => dependency.admits(url).then(|| with_user(url, &dependency.base_url)),
             Target::Forbidden(_) => None,
         }
@@ -355,9 +356,23 @@ fn target(base: &Url, path: &str) -> Option<Url> {
     (segments(url.path()) == segments(&whole)).then_some(url)
 }
 
+/// A path, perhaps with a query, at the origin of a base URL.
+fn at_origin(base: &Url, path: &str) -> Option<Url> {
+    let url = base.join(path).ok()?;
+    (url.origin() == base.origin()).then_some(url)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_of_an_answer_is_at_the_origin_and_has_the_user_of_its_dependency() {
+        let base = Url::parse("https://user:pass@api.example:8443/v1/").unwrap();
+        let at = |path: &str| at_origin(&base, path).map(|url| url.to_string());
+        assert_eq!(at("/jobs/7?a=b").as_deref(), Some("https://user:pass@api.example:8443/jobs/7?a=b"));
+        assert_eq!(at("//evil.example/x"), None);
+    }
 
     #[test]
     fn a_url_of_an_answer_has_the_user_of_its_dependency() {

@@ -13,6 +13,8 @@ pub enum Target {
     Path(String),
     /// A whole URL, http or https, without a user and a fragment. Whether the dependency may be called there is not known yet.
     Url(Url),
+    /// A path at the dependency's own origin, perhaps with a query: what an answer gives may be relative (RFC 9110, 10.2.2).
+    AtOrigin(String),
     /// Not a URL that anybody may be called at; why, in a sentence without the URL.
     Forbidden(&'static str),
 }
@@ -23,10 +25,14 @@ impl Target {
         match self {
             Self::Path(path) => path,
             Self::Url(url) => url.path(),
+            Self::AtOrigin(path) => path.split('?').next().unwrap_or_default(),
             Self::Forbidden(_) => "",
         }
     }
 }
+
+/// What a kept [`Target::AtOrigin`] begins with: neither a path nor a URL does.
+const AT_ORIGIN: &str = "origin:";
 
 impl Target {
     /// As it is kept, sealed, of a row that waits for a result.
@@ -34,6 +40,7 @@ impl Target {
         match self {
             Self::Path(path) => path.clone(),
             Self::Url(url) => url.to_string(),
+            Self::AtOrigin(path) => format!("{AT_ORIGIN}{path}"),
             Self::Forbidden(_) => String::new(),
         }
     }
@@ -43,7 +50,15 @@ impl Target {
         if kept.starts_with('/') {
             return Self::Path(kept.to_owned());
         }
-        whole_url(kept).map_or_else(Self::Forbidden, Self::Url)
+        Self::from_url(kept.strip_prefix(AT_ORIGIN).unwrap_or(kept))
+    }
+
+    /// Where a URL leads that was given by an answer, perhaps as a path at the dependency's origin.
+    fn from_url(text: &str) -> Self {
+        if text.starts_with('/') && !text.starts_with("//") && !is_ambiguous(text) {
+            return Self::AtOrigin(text.split('#').next().unwrap_or_default().to_owned());
+        }
+        whole_url(text).map_or_else(Self::Forbidden, Self::Url)
     }
 }
 
@@ -72,16 +87,21 @@ impl TargetTemplate {
             Self::Url(template) => {
                 let rendered = template.render_text(values);
                 let rendered = rendered.map_err(|error| RenderError::new(step, "url", &error))?;
-                Ok(whole_url(&rendered).map_or_else(Target::Forbidden, Target::Url))
+                Ok(Target::from_url(&rendered))
             }
         }
     }
 }
 
+/// Whether readers of URLs may understand a text differently.
+fn is_ambiguous(text: &str) -> bool {
+    text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\')
+}
+
 /// A URL that was given by an answer. What readers of URLs understand differently is refused before it is read (RFC 3986, 3;
 /// WHATWG URL, 4.4): only then is the host that is compared the host that is called.
 fn whole_url(text: &str) -> Result<Url, &'static str> {
-    if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
+    if is_ambiguous(text) {
         return Err("it holds white space, a control character or a backslash");
     }
     let (scheme, rest) = text.split_once(':').unwrap_or_default();
@@ -109,6 +129,19 @@ fn authority(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_at_the_dependencys_origin() {
+        let at = |path: &str| Target::AtOrigin(path.to_owned());
+        assert_eq!(Target::from_url("/jobs/7?a=b#c"), at("/jobs/7?a=b"));
+        assert_eq!(Target::from_kept(&at("/jobs/7?a=b").to_kept()), at("/jobs/7?a=b"));
+        assert_eq!(at("/jobs/7?token=x").path(), "/jobs/7");
+        for text in
+            ["//evil.example/x", "/\\evil.example/x", "/\t/evil.example", "jobs/7", "?a=b", "origin:/x"]
+        {
+            assert!(matches!(Target::from_url(text), Target::Forbidden(_)), "{text:?}");
+        }
+    }
 
     #[test]
     fn only_plain_absolute_urls_are_read() {

@@ -19,6 +19,7 @@ use crate::worker::row::answer::Answer;
 use crate::worker::row::detail::shorten;
 use crate::worker::row::judge::{StepResult, as_seen, view};
 use crate::worker::row::problem::Problem;
+use crate::worker::row::render::forbidden;
 use crate::worker::row::task::{RowTask, StepAt};
 
 impl RowTask<'_> {
@@ -155,20 +156,23 @@ impl RowTask<'_> {
         progress: &mut Progress,
     ) -> Settled {
         let context = self.context(row, progress);
-        let target = match at.step.look_target(&context, answer.view()) {
-            Ok(target) => target.as_ref().map(Target::to_kept),
-            Err(error) => {
-                let secrets = self.secret_values(at);
-                let problem = Problem {
-                    http_status: Some(answer.status),
-                    detail: shorten(&answer.body, &secrets),
-                    sent: self.exchange(at, row, Some(answer.view()), progress, &secrets),
-                    answer: Some(answer.clone()),
-                    ..Problem::new(code::BAD_RESPONSE, error.to_string())
-                };
-                return self.failed(at, problem, progress);
-            }
+        let target = at.step.look_target(&context, answer.view());
+        let fault = match &target {
+            Ok(target) => target.as_ref().and_then(|target| forbidden(at.step, target, self.dependency(at))),
+            Err(error) => Some((code::BAD_RESPONSE, error.to_string())),
         };
+        if let Some((code, message)) = fault {
+            let secrets = self.secret_values(at);
+            let problem = Problem {
+                http_status: Some(answer.status),
+                detail: shorten(&answer.body, &secrets),
+                sent: self.exchange(at, row, Some(answer.view()), progress, &secrets),
+                answer: Some(answer.clone()),
+                ..Problem::new(code, message)
+            };
+            return self.failed(at, problem, progress);
+        }
+        let target = target.ok().flatten().as_ref().map(Target::to_kept);
         let next = self.next_look(at, 0, now, not_before);
         let clock = Some(progress.first_claimed_at);
         let answer = Some(Box::new(as_seen(answer.view(), &self.secret_values(at))));

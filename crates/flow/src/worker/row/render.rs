@@ -66,7 +66,7 @@ pub(super) fn forbidden(
     dependency: &Dependency,
 ) -> Option<(&'static str, String)> {
     let why = match target {
-        Target::Path(_) => return None,
+        Target::Path(_) | Target::AtOrigin(_) => return None,
         Target::Url(url) if dependency.admits(url) => return None,
         Target::Url(_) => "its scheme, host or port is another one",
         Target::Forbidden(why) => why,
