@@ -165,6 +165,15 @@ fn omit_leaves_out_what_it_is_the_value_of() {
 }
 
 #[test]
+fn a_list_in_a_query_repeats_its_name() {
+    let request = rendered(
+        "method: GET\npath: /x\nquery: { id: [1, \"{{ row_number }}\", \"{{ omit }}\"], f: { a: b } }",
+    );
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(request.unwrap().query, [pair("id", "1"), pair("id", "7"), pair("f[a]", "b")]);
+}
+
+#[test]
 fn every_template_reads_its_owner_batch_row_and_time() {
     let request = rendered(
         "method: POST\npath: \"/{{ owner.name }}/{{ row_number }}\"\nquery: { b: \"{{ batch.name }}\" }\n\

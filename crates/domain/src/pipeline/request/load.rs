@@ -1,6 +1,7 @@
 //! The keys of `request`, from the definition to templates.
 #![allow(missing_docs, reason = "private to the loader")]
 
+use serde_json::Value as Json;
 use serde_saphyr::Spanned;
 
 use super::key::{self, KeyPlace, KeyTemplate};
@@ -136,14 +137,24 @@ impl Loader<'_, '_, '_> {
     fn query(&mut self) -> Vec<(String, Template)> {
         let mut query = Vec::new();
         for (name, value) in &self.step.request.query {
-            let written = match self.source.json(value) {
-                serde_json::Value::String(text) => text,
-                other => other.to_string(),
-            };
-            let compiled = self.text(&written, value.referenced.line());
-            query.extend(compiled.map(|template| (name.clone(), template)));
+            let written = self.source.json(value);
+            self.pairs(name, written, value.referenced.line(), &mut query);
         }
         query
+    }
+
+    /// The pairs of a value of the query, as `form` writes them: a list repeats its name, a map becomes `a[b]`.
+    fn pairs(&mut self, name: &str, value: Json, line: u64, query: &mut Vec<(String, Template)>) {
+        match value {
+            Json::Array(items) => items.into_iter().for_each(|item| self.pairs(name, item, line, query)),
+            Json::Object(fields) => {
+                for (key, field) in fields {
+                    self.pairs(&format!("{name}[{key}]"), field, line, query);
+                }
+            }
+            Json::String(text) => query.extend(self.text(&text, line).map(|text| (name.to_owned(), text))),
+            other => query.extend(self.text(&other.to_string(), line).map(|text| (name.to_owned(), text))),
+        }
     }
 
     fn headers(&mut self) -> Vec<(String, Template)> {
