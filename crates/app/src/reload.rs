@@ -118,13 +118,16 @@ impl Task for DefinitionsTask {
         let read = tokio::task::spawn_blocking(move || {
             // Before they are read: what changes meanwhile is read the next time.
             let files = stamps(&folder);
+            // What was read at the start may have changed by the first look.
+            let is_first = seen.is_empty();
             let is_filled_anew = variables.have_files_changed();
             let is_changed = asked || is_due || is_filled_anew || files != seen;
             let load = || {
                 variables.forget_files();
                 boot::load_pipelines(&folder, &variables)
             };
-            (is_changed.then(load), is_filled_anew, files)
+            let loaded = is_changed.then(load);
+            (loaded, is_filled_anew || (is_first && variables.names_files()), files)
         });
         let (loaded, is_filled_anew, files) =
             read.await.map_err(|error| StartError::new(error.to_string()))?;

@@ -158,6 +158,11 @@ impl Variables {
         })
     }
 
+    /// Whether definitions have named files.
+    pub(crate) fn names_files(&self) -> bool {
+        !self.files.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Forgets the files that definitions have named: they are about to be read again.
     pub(crate) fn forget_files(&self) {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
