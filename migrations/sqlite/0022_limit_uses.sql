@@ -2,11 +2,11 @@
 -- this whether the state was lost, or whether there was none.
 CREATE TABLE limit_uses (
     dependency TEXT PRIMARY KEY,
-    used_until BIGINT NOT NULL
-);
+    used_until INTEGER NOT NULL
+) STRICT;
 
 -- Which dependencies were called before this was recorded is not known: all of them may have been.
 INSERT INTO limit_uses (dependency, used_until)
-SELECT '', CAST(extract(epoch FROM now()) * 1000 AS BIGINT) WHERE EXISTS (SELECT 1 FROM batches);
+SELECT '', CAST(unixepoch('subsec') * 1000 AS INTEGER) WHERE EXISTS (SELECT 1 FROM batches);
 
-INSERT INTO schema_serves (version, oldest) VALUES (20, 1);
+INSERT INTO schema_serves (version, oldest) VALUES (22, 1);
