@@ -141,3 +141,14 @@ async fn a_marker_is_in_no_file_of_any_server() {
     assert!(looked > 1 << 20, "only {looked} bytes were looked at");
     assert!(place.files_with(MARKER.as_bytes()).is_empty(), "{:?}", place.files_with(MARKER.as_bytes()));
 }
+
+/// A bucket that is not there is reported as that.
+#[tokio::test]
+async fn a_missing_bucket_is_reported() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("invite.yaml", &invite())]);
+    place.set("OBJECT_STORE_URL", "s3://nowhere".into());
+    let api = place.api(&sandbox);
+    let reported = crate::until_ready(&api, 503).await;
+    assert!(reported.contains("does not exist") && reported.contains("\"database\":\"ok\""), "{reported}");
+}

@@ -4,6 +4,7 @@ use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, Version};
 use actix_web::middleware::Next;
 
 use penstock_console::assets;
@@ -81,6 +82,12 @@ pub async fn secured<B: MessageBody>(
     set(response.headers_mut(), kind);
     unname_identity(response.headers_mut());
     let request = response.request().clone();
+    if request.version() < Version::HTTP_11 {
+        // Such a client knows no chunks (RFC 9112, 6.1): what has no length ends with the connection.
+        let head = response.response_mut().head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
     rates::set_headers(&request, response.headers_mut());
     Ok(response)
 }

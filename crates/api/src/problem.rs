@@ -168,6 +168,12 @@ impl From<FlowError> for Problem {
         match error {
             FlowError::Store(error) => error.into(),
             FlowError::Busy(busy) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", busy.to_string()),
+            FlowError::NoBucket(_) => {
+                tracing::error!(%error, "a file cannot be stored");
+                let sentence =
+                    "the place where files are stored does not exist; the operator has to create it";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", sentence)
+            }
             FlowError::Erased => Self::new(StatusCode::GONE, "erased", error.to_string()),
             error if error.is_transient() => {
                 tracing::warn!(%error, "a request met an engine that is away");

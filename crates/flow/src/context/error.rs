@@ -11,6 +11,9 @@ pub enum FlowError {
     /// The object store.
     #[error("the object store failed: {0}")]
     Objects(#[from] object_store::Error),
+    /// Objects have no place: the bucket was not made, or was deleted.
+    #[error("the bucket of OBJECT_STORE_URL does not exist: make it, or correct the URL ({0})")]
+    NoBucket(Box<dyn std::error::Error + Send + Sync>),
     /// The queue.
     #[error("the queue failed: {0}")]
     Queue(#[from] penstock_queue::QueueError),
@@ -50,7 +53,7 @@ impl FlowError {
         match self {
             Self::Store(error) => error.is_transient(),
             Self::Objects(error) => !matches!(error, object_store::Error::NotFound { .. }),
-            Self::Queue(_) | Self::Busy(_) => true,
+            Self::NoBucket(_) | Self::Queue(_) | Self::Busy(_) => true,
             _ => false,
         }
     }

@@ -1,18 +1,20 @@
-//! What the database and the queue answered when they were last asked whether they take writes.
+//! What the database, the queue and the object store answered when they were last asked.
 
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// What the database and the queue say.
+/// What each says.
 #[derive(Clone, Debug, Serialize)]
 pub struct Readiness {
-    /// Whether both take writes.
+    /// Whether all can be used.
     pub ready: bool,
     /// `ok`, or the database's error.
     pub database: String,
     /// `ok`, or the queue's error.
     pub queue: String,
+    /// `ok`, or the object store's error.
+    pub objects: String,
 }
 
 pub(crate) const OK: &str = "ok";

@@ -71,7 +71,7 @@ impl PartWriter {
         self.settle().await?;
         let upload = match &mut self.upload {
             Some(upload) => upload,
-            none => none.insert(self.objects.put_multipart(&self.path).await?),
+            none => none.insert(self.objects.put_multipart(&self.path).await.map_err(written)?),
         };
         let part = std::mem::replace(&mut self.filling, empty());
         // The semaphore is never closed.
@@ -101,7 +101,7 @@ impl PartWriter {
     pub async fn finish(mut self) -> Result<(), FlowError> {
         if self.upload.is_none() {
             let whole = std::mem::replace(&mut self.filling, empty());
-            self.objects.put(&self.path, whole.freeze()).await?;
+            self.objects.put(&self.path, whole.freeze()).await.map_err(written)?;
             return Ok(());
         }
         if self.filling.content_length() > 0 {
@@ -147,6 +147,14 @@ async fn take_back(
     }
     if let Err(error) = upload.abort().await {
         tracing::warn!(%error, %path, "an unfinished upload could not be aborted");
+    }
+}
+
+/// The error of a write. What cannot be found then is not the object, which is new, but where it would lie: that can be made.
+fn written(error: object_store::Error) -> FlowError {
+    match error {
+        object_store::Error::NotFound { source, .. } => FlowError::NoBucket(source),
+        error => error.into(),
     }
 }
 

@@ -1,7 +1,10 @@
-//! Whether a service is ready: whether the database and the queue take writes.
+//! Whether a service is ready: whether the database and the queue take writes, and the object store is there.
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore};
 use tokio::time::Instant;
 
 use crate::context::last_readiness::{OK, Readiness};
@@ -13,7 +16,7 @@ const HOLDS: Duration = Duration::from_secs(1);
 /// How long each is waited for. Less than probes wait for an answer.
 const WITHIN: Duration = Duration::from_millis(2500);
 
-/// Asks the database and the queue.
+/// Asks the database, the queue and the object store.
 pub async fn readiness(services: &Services) -> Readiness {
     let mut last = services.readiness.0.lock().await;
     if let Some((at, readiness)) = last.as_ref()
@@ -22,13 +25,27 @@ pub async fn readiness(services: &Services) -> Readiness {
         return readiness.clone();
     }
     let now = services.clock.now();
-    let (database, queue) = tokio::join!(
+    let (database, queue, objects) = tokio::join!(
         within(async { services.store.probe_writes(now).await.map_err(|error| error.to_string()) }),
-        within(async { services.queue.ready().await.map_err(|error| error.to_string()) })
+        within(async { services.queue.ready().await.map_err(|error| error.to_string()) }),
+        within(reach(&*services.objects))
     );
-    let readiness = Readiness { ready: database == OK && queue == OK, database, queue };
+    let ready = [&database, &queue, &objects].iter().all(|answer| *answer == OK);
+    let readiness = Readiness { ready, database, queue, objects };
     *last = Some((Instant::now(), readiness.clone()));
     readiness
+}
+
+/// Lists nothing: one object that is missing looks like a bucket that is. Without the right to list it can be there nevertheless.
+async fn reach(objects: &dyn ObjectStore) -> Result<(), String> {
+    match objects.list(Some(&Path::from("readiness"))).next().await {
+        None | Some(Ok(_) | Err(Error::PermissionDenied { .. })) => Ok(()),
+        Some(Err(Error::NotFound { .. })) => Err("the bucket of OBJECT_STORE_URL does not exist".to_owned()),
+        Some(Err(error)) if error.to_string().contains("NoSuchBucket") => {
+            Err("the bucket of OBJECT_STORE_URL does not exist".to_owned())
+        }
+        Some(Err(error)) => Err(error.to_string()),
+    }
 }
 
 async fn within(answer: impl Future<Output = Result<(), String>>) -> String {

@@ -88,6 +88,7 @@ pub(crate) fn is_the_rows_own(error: &FlowError) -> bool {
         FlowError::Inconsistent(_) => true,
         FlowError::Store(_)
         | FlowError::Objects(_)
+        | FlowError::NoBucket(_)
         | FlowError::Queue(_)
         | FlowError::Busy(_)
         | FlowError::Erased
