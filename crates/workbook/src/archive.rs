@@ -72,9 +72,10 @@ impl<R: Read + Seek> Archive<R> {
     /// Where the sheet is: the first one, or the one of that name.
     pub fn workbook(&mut self, name: Option<&str>) -> Result<Workbook, WorkbookError> {
         let mut sheets: Vec<(String, String)> = Vec::new();
+        let mut first_shown = None;
         let mut since_1904 = false;
-        let mut part =
-            self.part("xl/workbook.xml")?.ok_or(WorkbookError::Broken("it has no xl/workbook.xml"))?;
+        let other = self.other_kind();
+        let mut part = self.part("xl/workbook.xml")?.ok_or(other)?;
         loop {
             match part.next()? {
                 Event::Start(start) | Event::Empty(start) => match start.local_name().as_ref() {
@@ -86,6 +87,8 @@ impl<R: Read + Seek> Archive<R> {
                         if sheet.as_ref().is_some_and(|(name, id)| name.len() + id.len() > LONGEST_NAME) {
                             return Err(WorkbookError::TooLarge);
                         }
+                        let shown = attribute(&start, "state").is_none_or(|state| state == "visible");
+                        first_shown = first_shown.or(shown.then_some(sheets.len()));
                         sheets.extend(sheet);
                     }
                     _ => {}
@@ -96,7 +99,7 @@ impl<R: Read + Seek> Archive<R> {
         }
         drop(part);
         let found = match name {
-            None => sheets.first(),
+            None => sheets.get(first_shown.unwrap_or(0)),
             Some(name) => sheets.iter().find(|(known, _)| known == name),
         };
         let Some((_, id)) = found else {
@@ -107,6 +110,22 @@ impl<R: Read + Seek> Archive<R> {
         let id = id.clone();
         let sheet = self.target(&id)?.ok_or(WorkbookError::Broken("its sheet is missing"))?;
         Ok(Workbook { sheet, since_1904 })
+    }
+
+    /// What an archive without a workbook is.
+    fn other_kind(&self) -> WorkbookError {
+        let has = |name: &str| self.zip.file_names().flatten().any(|known| known == name);
+        WorkbookError::Other(if has("xl/workbook.bin") {
+            "a binary workbook (.xlsb): open it in Excel and choose Save As, `Excel Workbook (.xlsx)`"
+        } else if has("content.xml") {
+            "an OpenDocument file (.ods): open it and choose Save As, `Excel 2007-365 (.xlsx)` or `Text CSV`"
+        } else if has("Index/Document.iwa") {
+            "a Numbers spreadsheet (.numbers): open it and choose File, Export To, Excel or CSV"
+        } else if has("[Content_Types].xml") {
+            "a document of another program than Excel: open its table in Excel and save it as .xlsx"
+        } else {
+            "a ZIP archive: unpack it and upload the file in it"
+        })
     }
 
     /// The part that a relationship of the workbook leads to.

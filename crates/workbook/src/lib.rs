@@ -23,6 +23,9 @@ pub enum WorkbookError {
     /// It is no workbook, or a damaged one.
     #[error("the workbook is damaged ({0}): open it in Excel, save it again as .xlsx, and upload that")]
     Broken(&'static str),
+    /// It is another kind of archive.
+    #[error("the file is {0}")]
+    Other(&'static str),
     /// It is protected by a password.
     #[error(
         "the workbook is protected by a password: remove it (File, Info, Protect Workbook) and save it again"
@@ -34,6 +37,11 @@ pub enum WorkbookError {
     /// It has no such sheet.
     #[error("the workbook has no sheet named `{0}`: rename the sheet")]
     NoSheet(String),
+    /// A formula's value is not in it.
+    #[error(
+        "the workbook has formulas without their results, the first in row {0}: open it in Excel, save it, and upload that"
+    )]
+    NotCalculated(u64),
     /// Its texts are too many.
     #[error(
         "the workbook holds more than 64 MiB of different texts: save the sheet as CSV UTF-8, or split it"
@@ -55,16 +63,18 @@ impl WorkbookError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Broken(_) | Self::Io(_) => "broken_workbook",
+            Self::Other(_) => "archive",
             Self::Encrypted => "encrypted_workbook",
             Self::Macros => "macro_workbook",
             Self::NoSheet(_) => "missing_sheet",
+            Self::NotCalculated(_) => "not_calculated",
             Self::TooManyStrings | Self::TooLarge => "workbook_too_large",
             Self::Bomb => "workbook_ratio",
         }
     }
 }
 
-/// Writes a sheet's rows as CSV in UTF-8 with commas, in pieces; the first sheet, when none is named. A row without a value is an empty line,
+/// Writes a sheet's rows as CSV in UTF-8 with commas, in pieces; the first sheet that is not hidden, when none is named. A row without a value is an empty line,
 /// so that a row's line is its number in the sheet as long as no cell holds a line break. Breaks off when `take` does.
 ///
 /// # Errors

@@ -36,6 +36,8 @@ struct Cell {
     column: usize,
     kind: Kind,
     style: Option<usize>,
+    /// Whether a formula makes its value.
+    formula: bool,
     text: String,
 }
 
@@ -73,8 +75,10 @@ pub fn read<R: Read + Seek>(
                 b"c" => cell = Some(rows.cell(start)?),
                 b"v" | b"t" => in_value = true,
                 b"rPh" => phonetic = true,
+                b"f" => mark_formula(&mut cell),
                 _ => {}
             },
+            Event::Empty(start) if start.local_name().as_ref() == b"f" => mark_formula(&mut cell),
             Event::Empty(start) if start.local_name().as_ref() == b"row" => rows.begin(start)?,
             // A cell without a value has its place all the same.
             Event::Empty(start) if start.local_name().as_ref() == b"c" => {
@@ -110,6 +114,12 @@ pub fn read<R: Read + Seek>(
     Ok(())
 }
 
+fn mark_formula(cell: &mut Option<Cell>) {
+    if let Some(cell) = cell {
+        cell.formula = true;
+    }
+}
+
 impl Rows {
     fn begin(&mut self, start: &BytesStart<'_>) -> Result<(), WorkbookError> {
         let number = attribute(start, "r").and_then(|number| number.parse().ok()).unwrap_or(self.row + 1);
@@ -141,12 +151,16 @@ impl Rows {
             _ => Kind::Number,
         };
         let style = attribute(start, "s").and_then(|style| style.parse().ok());
-        Ok(Cell { column, kind, style, text: String::new() })
+        Ok(Cell { column, kind, style, formula: false, text: String::new() })
     }
 
     fn add(&mut self, cell: Cell, show: &Show, strings: &Strings) -> Result<(), WorkbookError> {
         let text = match cell.kind {
             Kind::Text | Kind::Inline => cell.text,
+            // Programs that write formulas without working them out leave the value to Excel.
+            Kind::Number if cell.text.is_empty() && cell.formula => {
+                return Err(WorkbookError::NotCalculated(self.row));
+            }
             Kind::Number if cell.text.is_empty() => String::new(),
             Kind::Number => show.number(&cell.text, cell.style),
             Kind::Truth => if cell.text.trim() == "1" { "TRUE" } else { "FALSE" }.to_owned(),

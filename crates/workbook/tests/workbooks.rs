@@ -75,7 +75,7 @@ fn what_is_no_workbook_that_can_be_read_is_refused() {
         assert_eq!(code(&good[..end]), "broken_workbook", "{end}");
     }
     assert_eq!(code(&[0xD0, 0xCF, 0x11, 0xE0, 0xA1, 0xB1, 0x1A, 0xE1]), "encrypted_workbook");
-    assert_eq!(code(&archive(&[("rows.csv", b"a,b")])), "broken_workbook");
+    assert_eq!(code(&archive(&[("rows.csv", b"a,b")])), "archive");
     let macros = archive(&[("xl/workbook.xml", WORKBOOK.as_bytes()), ("xl/vbaProject.bin", b"x")]);
     assert_eq!(code(&macros), "macro_workbook");
     for rows in [
@@ -112,4 +112,44 @@ fn changed_bytes_make_it_neither_panic_nor_hang() {
         }
         let _ = read(&file, None);
     }
+}
+
+#[test]
+fn the_first_sheet_that_is_shown_is_read() {
+    let rows = |value: u32| sheet(&format!("<row><c><v>{value}</v></c></row>"));
+    let hidden = WORKBOOK.replace("name=\"People\"", "name=\"People\" state=\"hidden\"");
+    let file = |workbook: &str| {
+        archive(&[
+            ("xl/workbook.xml", workbook.as_bytes()),
+            ("xl/_rels/workbook.xml.rels", RELS.as_bytes()),
+            ("xl/worksheets/sheet1.xml", rows(1).as_bytes()),
+            ("xl/worksheets/sheet2.xml", rows(2).as_bytes()),
+        ])
+    };
+    assert_eq!(read(&file(WORKBOOK), None).unwrap(), "1\n");
+    assert_eq!(read(&file(&hidden), None).unwrap(), "2\n");
+    assert_eq!(read(&file(&hidden), Some("People")).unwrap(), "1\n");
+    let all = hidden.replace("name=\"A &amp; B\"", "name=\"B\" state=\"veryHidden\"");
+    assert_eq!(read(&file(&all), None).unwrap(), "1\n");
+}
+
+#[test]
+fn what_is_no_workbook_is_named() {
+    for (part, code, says) in [
+        ("content.xml", "archive", "OpenDocument"),
+        ("xl/workbook.bin", "archive", ".xlsb"),
+        ("Index/Document.iwa", "archive", "Numbers"),
+        ("[Content_Types].xml", "archive", "another program"),
+        ("rows.csv", "archive", "ZIP archive"),
+    ] {
+        let error = read(&archive(&[(part, b"x")]), None).unwrap_err();
+        assert_eq!(error.code(), code);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    let formula = workbook(
+        "<row r=\"2\"><c><f>1+1</f><v>2</v></c></row><row r=\"3\"><c><f t=\"shared\" si=\"0\"/></c></row>",
+    );
+    let error = read(&formula, None).unwrap_err();
+    assert_eq!(error.code(), "not_calculated");
+    assert!(error.to_string().contains("the first in row 3"), "{error}");
 }
