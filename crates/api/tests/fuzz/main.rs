@@ -1,5 +1,6 @@
 //! Drives each parser that meets strangers with mutations of a small corpus, on the stable toolchain: for some seconds each,
-//! `PENSTOCK_TEST_FUZZ_SECONDS` for longer, `PENSTOCK_TEST_FUZZ_SEED` for others than always the same.
+//! `PENSTOCK_TEST_FUZZ_SECONDS` for longer, `PENSTOCK_TEST_FUZZ_INPUTS` for that many inputs, `PENSTOCK_TEST_FUZZ_SEED` for others
+//! than always the same.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -82,7 +83,9 @@ fn drive(name: &str) {
     for input in corpus {
         run(input);
     }
-    while began.elapsed() < Duration::from_secs(seconds) {
+    let wanted: Option<u64> = variable("PENSTOCK_TEST_FUZZ_INPUTS");
+    let ended = |inputs| wanted.map_or(began.elapsed() >= Duration::from_secs(seconds), |all| inputs >= all);
+    while !ended(inputs) {
         let mut input = pool[random.below(pool.len())].clone();
         for _ in 0..=random.below(6) {
             let other = random.below(pool.len());
@@ -123,4 +126,4 @@ macro_rules! fuzzed {
     };
 }
 
-fuzzed! { csv multipart dialects boundary waiting templates tokens range cursors }
+fuzzed! { csv multipart dialects gzip workbook boundary waiting templates tokens range cursors }

@@ -2,8 +2,10 @@
 //! them with mutations of a small corpus (`main.rs`), `cargo fuzz` by coverage (`fuzz/`).
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use penstock_api::{cursors, multipart, query, ranges};
 use penstock_crypto::{ApiKey, Keyring};
@@ -15,7 +17,9 @@ use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{asked_pause, wait_until};
+use penstock_flow::intake::unpack::Unpack;
 use penstock_flow::read::links::Link;
+use penstock_workbook::convert;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -23,7 +27,7 @@ use uuid::Uuid;
 pub type Target = (&'static str, fn(&[u8]), &'static [&'static [u8]]);
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("csv", csv, &[b"a,b\n1,2\n", b"\xEF\xBB\xBFa,b\r\n\"1\",\"\"\"2\"\"\n\"\r\"\"\n\",x\n", b"b;a\n1;2", b"a,b\n\"" ]),
     ("multipart", form, &[
         b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.csv\"\r\nContent-Type: text/csv; charset=utf-8\r\n\r\nid\n1\n\r\n--x--\r\n",
@@ -35,6 +39,18 @@ pub const TARGETS: [Target; 9] = [
         b"\xFF\xFEa\0\t\0b\0\r\0x\0\t\0\"\0y\0\r\0\"\0",
         b"a|b\r1|\"x\ry\"\r\r2|z",
         b"\xEF\xBB\xBF\"a\";\"b\"\n1;\xC3\xA9\n1;2",
+    ]),
+    ("gzip", gzip, &[
+        b"a,b\n1,2\n",
+        b"\x1F\x8B\x08\0\0\0\0\0\0\x03\x4B\xD4\x49\xE2\x32\xD4\x31\xE2\x02\0\x69\x6C\xC1\x53\x08\0\0\0",
+        b"\x1F\x8B\x08\0\0\0\0\0\0\x03\x01\x04\0\xFB\xFFa,b\n",
+    ]),
+    ("workbook", workbook, &[
+        b"\0<worksheet><sheetData><row r=\"1\"><c r=\"A1\" t=\"s\"><v>0</v></c><c r=\"C1\" s=\"1\"><v>45000.75</v></c></row><row><c t=\"inlineStr\"><is><r><t xml:space=\"preserve\"> x</t></r></is></c><c t=\"b\"><v>1</v></c></row></sheetData></worksheet>",
+        b"\x01<sst count=\"2\"><si><t>a</t></si><si><r><t>b</t></r><rPh><t>c</t></rPh></si></sst>",
+        b"\x02<styleSheet><numFmts><numFmt numFmtId=\"164\" formatCode=\"[$-407]yyyy-mm-dd hh:mm;@\"/></numFmts><cellXfs><xf numFmtId=\"0\"/><xf numFmtId=\"164\"/></cellXfs></styleSheet>",
+        b"\x03<workbook><workbookPr date1904=\"1\"/><sheets><sheet name=\"A\" state=\"hidden\" r:id=\"r1\"/><sheet name=\"B\" r:id=\"r1\"/></sheets></workbook>",
+        b"\x04PK\x03\x04PK\x01\x02PK\x05\x06\0\0\0\0\x01\0\x01\0\x20\0\0\0\0\0\0\0\0\0",
     ]),
     ("boundary", boundary, &[b"multipart/form-data; boundary=x", b"multipart/form-data; charset=utf-8; boundary=\"a b\\\"c\"", b"text/csv"]),
     ("waiting", waiting, &[
@@ -62,13 +78,13 @@ pub fn csv(bytes: &[u8]) {
         let mut validator = Validator::new(schema, Arc::new(NoReferences));
         for piece in bytes.chunks(pieces) {
             if let Err(limit) = validator.push(piece) {
-                return validator.error_of(&limit).code.to_owned();
+                return validator.stopped(&limit).errors[0].code.to_owned();
             }
         }
         match validator.finish() {
             Ok(validated) => format!("{} rows", validated.rows),
             Err(Refused::Errors(rejected)) => format!("{:?}", rejected.errors),
-            Err(Refused::Limit(error)) => error.code.to_owned(),
+            Err(Refused::Limit(rejected)) => rejected.errors[0].code.to_owned(),
         }
     };
     assert_eq!(outcome(1), outcome(7));
@@ -87,7 +103,7 @@ pub fn dialects(bytes: &[u8]) {
         let mut stored = Vec::new();
         for piece in bytes.chunks(pieces) {
             if let Err(limit) = validator.push(piece) {
-                return (validator.error_of(&limit).code.to_owned(), Vec::new());
+                return (validator.stopped(&limit).errors[0].code.to_owned(), Vec::new());
             }
             stored.extend_from_slice(validator.stored(piece));
         }
@@ -97,10 +113,89 @@ pub fn dialects(bytes: &[u8]) {
                 (format!("{} rows from {}", validated.rows, validated.body_offset), stored)
             }
             Err(Refused::Errors(rejected)) => (format!("{:?}", rejected.errors), Vec::new()),
-            Err(Refused::Limit(error)) => (error.code.to_owned(), Vec::new()),
+            Err(Refused::Limit(rejected)) => (rejected.errors[0].code.to_owned(), Vec::new()),
         }
     };
     assert_eq!(outcome(1), outcome(7));
+}
+
+/// A compressed file unpacks to the same, however it is cut, and never to much more at a time than what it is made of.
+pub fn gzip(bytes: &[u8]) {
+    let unpacked = |pieces: usize| {
+        let (mut unpack, mut plain) = (Unpack::default(), Vec::new());
+        for mut piece in bytes.chunks(pieces) {
+            while !piece.is_empty() {
+                let step = unpack.step(&mut piece).ok()?;
+                assert!(step.bytes().len() < 4 * 1024 * 1024);
+                plain.extend_from_slice(step.bytes());
+            }
+        }
+        plain.extend(unpack.finish().ok()?);
+        Some(plain)
+    };
+    assert_eq!(unpacked(1), unpacked(usize::MAX));
+}
+
+/// A workbook of which one part is these bytes, or a file that is nothing but them, is read or refused; what is read is UTF-8, and
+/// takes no longer than a second.
+pub fn workbook(bytes: &[u8]) {
+    let Some((which, part)) = bytes.split_first() else { return };
+    let began = Instant::now();
+    let mut parts: [(&str, &[u8]); 5] = [
+        ("xl/worksheets/sheet1.xml", b"<worksheet><sheetData><row><c s=\"1\"><v>1.5</v></c><c t=\"s\"><v>1</v></c></row></sheetData></worksheet>"),
+        ("xl/sharedStrings.xml", b"<sst><si><t>a</t></si><si><t>b</t></si></sst>"),
+        ("xl/styles.xml", b"<styleSheet><cellXfs><xf numFmtId=\"0\"/><xf numFmtId=\"14\"/></cellXfs></styleSheet>"),
+        ("xl/workbook.xml", b"<workbook><sheets><sheet name=\"A\" r:id=\"r1\"/></sheets></workbook>"),
+        ("xl/_rels/workbook.xml.rels", b"<Relationships><Relationship Id=\"r1\" Target=\"worksheets/sheet1.xml\"/></Relationships>"),
+    ];
+    let file = match parts.get_mut(usize::from(*which)) {
+        Some((_, content)) if *which != 4 => {
+            *content = part;
+            archive(&parts)
+        }
+        _ => part.to_vec(),
+    };
+    let mut csv = Vec::new();
+    let read = convert(Cursor::new(file), None, &mut |piece| {
+        csv.extend_from_slice(piece);
+        ControlFlow::Continue(())
+    });
+    assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
+    assert!(read.is_err() || std::str::from_utf8(&csv).is_ok());
+}
+
+/// An archive of parts that are not compressed (APPNOTE.TXT, 4.3).
+fn archive(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes();
+    for (name, content) in parts {
+        let at = out.len();
+        let mut crc = flate2::Crc::new();
+        crc.update(content);
+        let mut head = [20, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+        head.extend(crc.sum().to_le_bytes());
+        head.extend(length(content.len()));
+        head.extend(length(content.len()));
+        head.extend(&length(name.len())[..2]);
+        head.extend([0, 0]);
+        out.extend(b"PK\x03\x04");
+        out.extend(&head);
+        out.extend(name.as_bytes());
+        out.extend(*content);
+        directory.extend(b"PK\x01\x02\x14\0");
+        directory.extend(&head);
+        directory.extend([0; 10]);
+        directory.extend(length(at));
+        directory.extend(name.as_bytes());
+    }
+    let (start, count) = (out.len(), length(parts.len()));
+    out.extend(&directory);
+    out.extend(b"PK\x05\x06\0\0\0\0");
+    out.extend([&count[..2], &count[..2]].concat());
+    out.extend(length(directory.len()));
+    out.extend(length(start));
+    out.extend([0, 0]);
+    out
 }
 
 /// A form has the same parts, however it is cut.
