@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_domain::csv::{Column, NoReferences, Refused, RowError, Schema, Validator};
+use penstock_domain::csv::{Column, NoReferences, RowError, Schema, Validator};
 
 const PIECE: usize = 32 * 1024;
 
@@ -18,7 +20,7 @@ fn errors(schema: Schema, file: impl Iterator<Item = Vec<u8>>, most: usize) -> V
     let mut validator = Validator::new(Arc::new(schema), Arc::new(NoReferences));
     for (count, piece) in file.enumerate() {
         if let Err(limit) = validator.push(&piece) {
-            return vec![validator.error_of(&limit)];
+            return common::limit(validator.stopped(&limit));
         }
         // What a parser holds is what its debug form shows, several characters for each byte.
         if count.is_multiple_of(16) {
@@ -28,8 +30,7 @@ fn errors(schema: Schema, file: impl Iterator<Item = Vec<u8>>, most: usize) -> V
     }
     match validator.finish() {
         Ok(_) => Vec::new(),
-        Err(Refused::Errors(rejected)) => rejected.errors,
-        Err(Refused::Limit(error)) => vec![error],
+        Err(refused) => common::errors(refused),
     }
 }
 
@@ -56,7 +57,7 @@ fn a_field_of_quotes_costs_time_linear_in_its_bytes() {
     let singly = file.iter().map(|byte| vec![*byte]).collect::<Vec<_>>();
     let mut validator = Validator::new(Arc::new(schema()), Arc::new(NoReferences));
     let limit = singly.iter().find_map(|piece| validator.push(piece).err());
-    assert_eq!(limit.map(|limit| validator.error_of(&limit).code), Some("field_too_large"));
+    assert_eq!(limit.map(|limit| validator.stopped(&limit).errors[0].code), Some("field_too_large"));
     // It took minutes when each byte had the whole field counted.
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

@@ -2,55 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use penstock_domain::csv::{
-    Column, Event, HeaderMap, Limits, OURS_BYTES, Parser, ReferenceReader, Refused, RowError, RowReference,
-    Schema, Validated, Validator, encode_value, writer,
+    Column, Event, HeaderMap, Limits, OURS_BYTES, Parser, Refused, RowReference, Schema, Validator,
+    encode_value, writer,
 };
 use penstock_domain::ids::BatchId;
 use proptest::prelude::*;
 
+use crate::common::{Untagged, judge};
+
 fn schema(columns: &[&str]) -> Schema {
     Schema { columns: columns.iter().map(|name| Column::named(*name)).collect(), ..Schema::default() }
-}
-
-/// References without a tag: `r` and their bytes in hexadecimal digits.
-#[derive(Debug)]
-struct Untagged;
-
-impl Untagged {
-    fn write(reference: &RowReference) -> String {
-        let digits: String = reference.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("r{digits}")
-    }
-}
-
-impl ReferenceReader for Untagged {
-    fn read(&self, text: &str) -> Option<RowReference> {
-        let digits = text.strip_prefix('r')?;
-        let byte = |at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
-        let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
-        RowReference::from_bytes(&bytes?)
-    }
-}
-
-/// A file that comes in pieces; its errors as `line column code`.
-fn judge(schema: Schema, file: &[u8]) -> Result<Validated, Vec<String>> {
-    let said =
-        |error: RowError| format!("{} {} {}", error.line, error.column.unwrap_or_default(), error.code);
-    let mut validator = Validator::new(Arc::new(schema), Arc::new(Untagged));
-    for piece in file.chunks(1021) {
-        if let Err(limit) = validator.push(piece) {
-            return Err(vec![said(validator.error_of(&limit))]);
-        }
-    }
-    validator.finish().map_err(|refused| match refused {
-        Refused::Errors(rejected) => rejected.errors.into_iter().map(said).collect(),
-        Refused::Limit(error) => vec![said(error)],
-    })
 }
 
 /// What a report makes of a file: every line as a failed one.
@@ -330,7 +298,7 @@ fn files_that_are_no_csv_are_named() {
     for (file, sentence) in [
         (&b"\xFF\xFEa\0\n\0"[..], "the file is UTF-16"),
         (b"PK\x03\x04\x14\0\x06\0", "the file is a workbook (.xlsx, .ods) or a ZIP archive"),
-        (b"\xD0\xCF\x11\xE0\xA1\xB1", "the file is a workbook (.xls)"),
+        (b"\xD0\xCF\x11\xE0\xA1\xB1", "the file is an old workbook (.xls)"),
         (b"\x1F\x8B\x08\0", "the file is compressed with gzip"),
         (b"a\0,\0b\0\n\0", "the file is UTF-16"),
     ] {

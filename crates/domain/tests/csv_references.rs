@@ -2,54 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use penstock_domain::csv::{
-    Column, Event, HeaderMap, Limits, Parser, ReferenceReader, Refused, RowOrigin, RowReference, Schema,
-    Unfinished, Validated, Validator, column_tag, values_digest,
+    Column, ColumnTag, Event, HeaderMap, Limits, Parser, ReferenceReader, Refused, RowOrigin, RowReference,
+    Schema, Unfinished, Validator, column_tag, values_digest,
 };
 use penstock_domain::effect::Effect;
 use penstock_domain::ids::BatchId;
 use uuid::Uuid;
 
+use crate::common::{Untagged, judge};
+
 fn schema() -> Schema {
     Schema { columns: ["a", "b"].map(Column::named).into(), ..Schema::default() }
-}
-
-/// References without a tag: `r` and their bytes in hexadecimal digits.
-#[derive(Debug)]
-struct Untagged;
-
-impl Untagged {
-    fn write(reference: &RowReference) -> String {
-        let digits: String = reference.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("r{digits}")
-    }
-}
-
-impl ReferenceReader for Untagged {
-    fn read(&self, text: &str) -> Option<RowReference> {
-        let digits = text.strip_prefix('r')?;
-        let byte = |at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
-        let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
-        RowReference::from_bytes(&bytes?)
-    }
-}
-
-/// The errors of a file as `line column code`.
-fn judge(schema: Schema, file: &[u8]) -> Result<Validated, Vec<String>> {
-    let mut validator = Validator::new(Arc::new(schema), Arc::new(Untagged));
-    validator.push(file).unwrap();
-    validator.finish().map_err(|refused| match refused {
-        Refused::Errors(rejected) => {
-            let errors = rejected.errors.into_iter();
-            errors
-                .map(|error| format!("{} {} {}", error.line, error.column.unwrap_or_default(), error.code))
-                .collect()
-        }
-        Refused::Limit(error) => vec![error.code.to_owned()],
-    })
 }
 
 /// What a report of one row says of it, and what an upload of its line makes of that.
@@ -60,7 +29,7 @@ fn an_unchanged_line_keeps_its_row_and_what_may_have_been_done_is_not_repeated()
     let origin = |effect| RowOrigin { batch, row: 5, effect };
     let reference = |effect| {
         let values = values_digest(origin(effect), [("a", "=1"), ("b", "2")]);
-        let unfinished = Some(Unfinished { effect, values });
+        let unfinished = Some(Unfinished { effect, values, pipeline: None });
         let protected = vec![column_tag("a")];
         Untagged::write(&RowReference { batch, row: 5, protected, unfinished })
     };
@@ -108,4 +77,40 @@ fn an_unchanged_line_keeps_its_row_and_what_may_have_been_done_is_not_repeated()
     let file = format!("a,b,_ref\n1,2,{completed}\n");
     let header = judge(columns(), file.as_bytes()).unwrap().header;
     assert_eq!(header.origin(&stored(&file, &header)).unwrap(), None);
+}
+
+/// The reports of a pipeline.
+#[derive(Debug)]
+struct Of(&'static str);
+
+impl ReferenceReader for Of {
+    fn read(&self, text: &str) -> Option<RowReference> {
+        Untagged.read(text)
+    }
+
+    fn pipeline(&self) -> Option<ColumnTag> {
+        Some(column_tag(self.0))
+    }
+}
+
+#[test]
+fn a_failed_line_goes_back_to_its_own_pipeline_only() {
+    let codes = |unfinished: bool, pipeline: &'static str| -> Vec<&'static str> {
+        let (batch, effect) = (BatchId(Uuid::from_u128(9)), Effect::None);
+        let values = values_digest(RowOrigin { batch, row: 5, effect }, [("a", "1"), ("b", "2")]);
+        let of = Some(column_tag("invite"));
+        let unfinished = unfinished.then_some(Unfinished { effect, values, pipeline: of });
+        let reference = Untagged::write(&RowReference { batch, row: 5, protected: Vec::new(), unfinished });
+        let mut validator = Validator::new(Arc::new(schema()), Arc::new(Of(pipeline)));
+        validator.push(format!("a,b,_ref\n1,2,{reference}\n").as_bytes()).unwrap();
+        match validator.finish() {
+            Ok(_) => Vec::new(),
+            Err(Refused::Errors(rejected) | Refused::Limit(rejected)) => {
+                rejected.errors.iter().map(|error| error.code).collect()
+            }
+        }
+    };
+    assert_eq!(codes(true, "invite"), Vec::<&str>::new());
+    assert_eq!(codes(true, "remind"), ["other_pipeline"]);
+    assert_eq!(codes(false, "remind"), Vec::<&str>::new(), "a row that completed repeats nothing");
 }

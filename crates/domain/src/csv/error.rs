@@ -16,6 +16,7 @@
 //! | `nul_byte` | a NUL byte |
 //! | `invalid_utf8` | bytes that are not UTF-8 |
 //! | `changed_reference` | the `_ref` of a report's line was cut or changed, and a cell begins with an apostrophe |
+//! | `other_pipeline` | the line is from a report of another pipeline, whose row did not complete |
 //! | `field_count` | more or fewer fields than the header |
 //! | `field_too_large`, `record_too_large`, `header_too_large`, `too_many_rows` | a limit was passed; reading stopped there |
 //! | `not_unique` | another line has the values that may stand once in a file |
@@ -25,11 +26,19 @@
 //! | `required`, `format`, `pattern`, `min_length`, `max_length`, `enum` | a value breaks its column's rule |
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::error_rows::{ErrorListing, ErrorRows};
+use super::header::HeaderMap;
+use super::record::Record;
+
 /// How many errors are kept; the rest is counted.
 pub const ERRORS_KEPT: usize = 100;
+
+/// Pairs of column and code that are counted by themselves; a file may have very many columns.
+pub const COUNTS_KEPT: usize = 500;
 
 /// Bytes of an error's sentence: with [`ERRORS_KEPT`] an answer stays far below a mebibyte.
 pub const MESSAGE_BYTES: usize = 500;
@@ -77,11 +86,38 @@ pub struct RowError {
     pub message: String,
 }
 
-/// The first errors of a file, and how many there are.
-#[derive(Clone, Debug, Default)]
+/// How many errors of a code a column has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ErrorCount {
+    /// The column; none: the errors are in no column, or in one beyond the [`COUNTS_KEPT`].
+    pub column: Option<String>,
+    /// The code.
+    pub code: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// The errors of a file that is not taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rejected {
+    /// The first ones.
+    pub errors: Vec<RowError>,
+    /// How many there are.
+    pub error_count: u64,
+    /// How many there are by column and code, most frequent first.
+    pub counts: Vec<ErrorCount>,
+    /// The end of the list of all errors, where one is written.
+    pub listing: Vec<u8>,
+}
+
+/// The first errors of a file, how many there are, and all of them as a list, where one is asked for.
+#[derive(Debug, Default)]
 pub struct ErrorList {
     errors: Vec<RowError>,
     count: u64,
+    /// How many by code, and there by column; an empty name: in no column.
+    counts: BTreeMap<&'static str, BTreeMap<String, u64>>,
+    rows: Option<ErrorRows>,
 }
 
 impl ErrorList {
@@ -94,11 +130,69 @@ impl ErrorList {
         message: impl FnOnce() -> String,
     ) {
         self.count += 1;
-        if self.errors.len() < ERRORS_KEPT {
-            let column = column.map(|name| shortened(name, COLUMN_BYTES).into_owned());
-            let message = shortened(&message(), MESSAGE_BYTES).into_owned();
-            self.errors.push(RowError { line, column, code, message });
+        self.count_in(column.unwrap_or_default(), code);
+        let is_kept = self.errors.len() < ERRORS_KEPT;
+        let rows = self.rows.as_mut().filter(|rows| rows.has_room());
+        if !is_kept && rows.is_none() {
+            return;
         }
+        let column = column.map(|name| shortened(name, COLUMN_BYTES).into_owned());
+        let message = shortened(&message(), MESSAGE_BYTES).into_owned();
+        let error = RowError { line, column, code, message };
+        match rows {
+            Some(rows) if is_kept => {
+                rows.push(error.clone());
+                self.errors.push(error);
+            }
+            Some(rows) => rows.push(error),
+            None => self.errors.push(error),
+        }
+    }
+
+    fn count_in(&mut self, column: &str, code: &'static str) {
+        let column = shortened(column, COLUMN_BYTES);
+        if let Some(count) = self.counts.get_mut(code).and_then(|columns| columns.get_mut(column.as_ref())) {
+            *count += 1;
+            return;
+        }
+        let known: usize = self.counts.values().map(BTreeMap::len).sum();
+        let column = if known < COUNTS_KEPT { column.into_owned() } else { String::new() };
+        *self.counts.entry(code).or_default().entry(column).or_default() += 1;
+    }
+
+    /// Takes an error after which nothing is read, and which therefore stands before the others.
+    pub fn push_first(
+        &mut self,
+        line: u64,
+        column: Option<&str>,
+        code: &'static str,
+        message: impl FnOnce() -> String,
+    ) {
+        self.errors.truncate(ERRORS_KEPT - 1);
+        self.push(line, column, code, message);
+        self.errors.rotate_right(1);
+    }
+
+    /// Lists all errors from now on; what is written waits for [`ErrorList::listed`].
+    pub fn list(&mut self, listing: ErrorListing) {
+        self.rows = Some(ErrorRows::new(listing));
+    }
+
+    /// Writes the errors that came since the last time into the list, those in the line of `record` with its cells.
+    pub(super) fn write(&mut self, header: Option<&HeaderMap>, record: Option<&Record<'_>>, delimiter: u8) {
+        if let Some(rows) = &mut self.rows {
+            rows.write(header, record, delimiter);
+        }
+    }
+
+    /// What was written of the list since it was asked for last.
+    pub fn listed(&mut self) -> Vec<u8> {
+        self.rows.as_mut().map(ErrorRows::take).unwrap_or_default()
+    }
+
+    /// Whether more errors would be listed.
+    pub fn is_listing(&self) -> bool {
+        self.rows.as_ref().is_some_and(ErrorRows::has_room)
     }
 
     /// Whether there is none.
@@ -111,9 +205,20 @@ impl ErrorList {
         (&self.errors, self.count)
     }
 
-    /// The first errors, and how many there are in all.
-    pub fn into_parts(self) -> (Vec<RowError>, u64) {
-        (self.errors, self.count)
+    /// All that is known of the errors, once there are no more.
+    pub fn into_rejected(mut self) -> Rejected {
+        self.write(None, None, b',');
+        let listing = self.listed();
+        let mut counts = Vec::new();
+        for (code, columns) in self.counts {
+            counts.extend(columns.into_iter().map(|(column, count)| ErrorCount {
+                column: (!column.is_empty()).then_some(column),
+                code,
+                count,
+            }));
+        }
+        counts.sort_by_key(|count| std::cmp::Reverse(count.count));
+        Rejected { errors: self.errors, error_count: self.count, counts, listing }
     }
 }
 

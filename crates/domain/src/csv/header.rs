@@ -111,6 +111,16 @@ impl HeaderMap {
         place.and_then(|place| self.columns.get(place)).map(String::as_str)
     }
 
+    /// A column's cell in a record of the file, as it stands there; empty where the record is too short.
+    pub(super) fn raw_value<'r>(&self, place: usize, record: &Record<'r>) -> Cow<'r, str> {
+        self.field_of(place).and_then(|field| record.get(field)).unwrap_or_default()
+    }
+
+    /// What stands in the `_ref` of a record; none where the file has no such column.
+    pub(super) fn reference_of<'r>(&self, record: &Record<'r>) -> Option<Cow<'r, str>> {
+        self.reference.and_then(|field| record.get(field))
+    }
+
     /// Where a column's value stands in a record.
     fn field_of(&self, place: usize) -> Option<usize> {
         match &self.kept {

@@ -7,7 +7,7 @@ use super::canonical::Canonical;
 use super::decode::DecodeFault;
 use super::dialect::{DELIMITERS, Delimiter, Grammar};
 use super::empties::EmptyRows;
-use super::error::{ErrorList, LimitExceeded, LimitKind, RowError, of};
+use super::error::{ErrorList, LimitExceeded, LimitKind, Rejected, RowError, of};
 use super::header::{HeaderMap, REFERENCE, wrong_delimiter};
 use super::kind::FileKind;
 use super::line::{LineReference, ProtectedFields};
@@ -93,6 +93,16 @@ impl Judge {
     }
 
     pub fn take(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        let judged = self.judge(event);
+        let record = match &event {
+            Event::Record(record) => Some(record),
+            Event::Malformed(_) => None,
+        };
+        self.errors.write(self.header.as_ref(), record, self.grammar.delimiter);
+        judged
+    }
+
+    fn judge(&mut self, event: Event<'_>) -> ControlFlow<()> {
         match event {
             Event::Record(record) if !self.header_seen => self.take_header(&record),
             Event::Record(record) => return self.take_row(&record),
@@ -287,6 +297,12 @@ impl Judge {
             code,
             message: limit.to_string(),
         }
+    }
+
+    /// The errors that were found, after which nothing is read.
+    pub fn rejected(&mut self) -> Rejected {
+        self.errors.write(self.header.as_ref(), None, self.grammar.delimiter);
+        std::mem::take(&mut self.errors).into_rejected()
     }
 
     /// Characters of a line could not be read.

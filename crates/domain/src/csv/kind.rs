@@ -28,13 +28,7 @@ impl FileKind {
             [0xD0, 0xCF, 0x11, 0xE0, ..] => Some(Self::OldWorkbook),
             [0x1F, 0x8B, ..] => Some(Self::Gzip),
             [b'%', b'P', b'D', b'F', b'-', ..] => Some(Self::Pdf),
-            [b'<', ..] => ["<html", "<table", "<!doctype html", "<?xml"]
-                .iter()
-                .any(|tag| {
-                    beginning.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
-                })
-                .then_some(Self::Html),
-            _ => None,
+            _ => is_markup(beginning).then_some(Self::Html),
         }
     }
 
@@ -66,14 +60,19 @@ impl FileKind {
                     "the file is an OpenDocument workbook (.ods): open it and choose Save As, `Text CSV`, character set Unicode (UTF-8), \
                      separator comma"
                 }
+                First::Numbers => {
+                    "the file is a Numbers spreadsheet (.numbers): open it and choose File, Export To, CSV, with Unicode (UTF-8) under \
+                     Advanced Options"
+                }
                 First::Other => {
                     "the file is a workbook (.xlsx, .ods) or a ZIP archive: save the sheet as CSV in UTF-8, or unpack the archive and \
                      upload the file in it"
                 }
             },
             Self::OldWorkbook => {
-                "the file is a workbook (.xls) of an old or protected kind: open it in Excel and choose Save As, `CSV UTF-8 (Comma \
-                 delimited)`"
+                "the file is an old workbook (.xls), or a workbook with a password: open it in Excel, take the password off if it has \
+                 one (File, Info, Protect Workbook), and choose Save As, `CSV UTF-8 (Comma delimited)`, or `Excel Workbook (.xlsx)` \
+                 where the pipeline takes workbooks"
             }
             Self::Gzip => {
                 "the file is compressed with gzip more than once: unpack it once before you upload it"
@@ -89,11 +88,20 @@ impl FileKind {
     }
 }
 
+/// Whether it is a web page, or XML; what programs export as `.xls` often is.
+fn is_markup(beginning: &[u8]) -> bool {
+    let text = beginning.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(beginning).trim_ascii_start();
+    ["<html", "<head", "<meta", "<table", "<!doctype", "<?xml"]
+        .iter()
+        .any(|tag| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes())))
+}
+
 /// What the first file of a ZIP archive shows.
 #[derive(PartialEq, Eq)]
 enum First {
     Excel,
     OpenDocument,
+    Numbers,
     Other,
 }
 
@@ -104,6 +112,8 @@ fn first_file(beginning: &[u8]) -> First {
         First::Excel
     } else if starts("mimetype") {
         First::OpenDocument
+    } else if starts("Index/") {
+        First::Numbers
     } else {
         First::Other
     }
@@ -125,6 +135,7 @@ mod tests {
             (b"\x1F\x8B\x08", Some(FileKind::Gzip)),
             (b"%PDF-1.7", Some(FileKind::Pdf)),
             (b"<Table border=1>", Some(FileKind::Html)),
+            (b"\xEF\xBB\xBF\r\n <HTML xmlns", Some(FileKind::Html)),
             (b"<id>,b", None),
             (b"PK\n1", None),
             (b"\xEF\xBB\xBFi", None),
@@ -142,6 +153,7 @@ mod tests {
             ("[Content_Types].xml", "workbook", "the file is an Excel workbook (.xlsx)"),
             ("xl/workbook.xml", "workbook", "the file is an Excel workbook (.xlsx)"),
             ("mimetypeapplication/vnd", "workbook", "the file is an OpenDocument workbook (.ods)"),
+            ("Index/Document.iwa", "workbook", "the file is a Numbers spreadsheet"),
             ("rows.csv", "archive", "the file is a workbook (.xlsx, .ods) or a ZIP archive"),
         ] {
             let file = zip(name);

@@ -45,6 +45,8 @@ pub enum Repeats {
     Changed,
     /// The call has no idempotency key.
     Unkeyed,
+    /// The row is one of another pipeline.
+    Elsewhere,
 }
 
 impl LineReference {
@@ -78,7 +80,12 @@ impl HeaderMap {
             self.column_of(*field).is_some_and(|name| reference.protected.contains(&tag_of(name)))
         };
         let fields = (0..record.len()).filter(|field| !reference.protected.is_empty() && is_protected(field));
-        LineReference::Ours(self.our_line(record, &reference, ProtectedFields(fields.collect())))
+        let mut line = self.our_line(record, &reference, ProtectedFields(fields.collect()));
+        let named = reference.unfinished.and_then(|unfinished| unfinished.pipeline);
+        if named.zip(references.pipeline()).is_some_and(|(named, asked)| named != asked) {
+            (line.origin, line.repeats) = (None, Some(Repeats::Elsewhere));
+        }
+        LineReference::Ours(line)
     }
 
     /// What a reference of ours says of its line.

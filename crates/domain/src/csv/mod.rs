@@ -16,6 +16,7 @@ mod decode;
 pub mod dialect;
 mod empties;
 pub mod error;
+mod error_rows;
 pub mod formats;
 pub mod formula;
 mod front;
@@ -39,7 +40,8 @@ pub mod validator;
 pub mod writer;
 
 pub use dialect::{Charset, DELIMITERS, Delimiter, Dialect, ExtraColumns, HeaderRules, Workbook};
-pub use error::{ErrorList, LimitExceeded, LimitKind, RowError};
+pub use error::{ErrorCount, ErrorList, LimitExceeded, LimitKind, Rejected, RowError};
+pub use error_rows::{ERRORS_LISTED, ErrorListing, ReferenceWriter};
 pub use formats::Format;
 pub use formula::neutralise;
 pub use header::{HeaderMap, REPORT_COLUMNS, ReportCells, Unreadable};
@@ -53,5 +55,5 @@ pub use reference::{
 pub use rules::{Choices, Cleaning, Column, HeaderLimits, LetterCase, Limits, OURS_BYTES, Schema};
 pub use spreadsheet::survive;
 pub use unique::ROW_BYTES as UNIQUE_ROW_BYTES;
-pub use validator::{Refused, Rejected, Validated, Validator};
+pub use validator::{Refused, Validated, Validator};
 pub use writer::{encode_separated, encode_separated_value, encode_value};

@@ -16,7 +16,10 @@ use crate::ids::{BatchId, RowNumber};
 const PLAIN: u8 = 1;
 
 /// The first byte of what is written of a row that did not.
-const WITH_VALUES: u8 = 2;
+const WITH_VALUES: u8 = 3;
+
+/// The same as releases before wrote it, without the pipeline.
+const WITHOUT_PIPELINE: u8 = 2;
 
 /// A column's name as a `_ref` has it: a few bytes, because there is a `_ref` in every line.
 pub type ColumnTag = [u8; 3];
@@ -41,6 +44,8 @@ pub struct Unfinished {
     pub effect: Effect,
     /// Its values.
     pub values: ValuesDigest,
+    /// The tag of its pipeline's name, as [`column_tag`] makes it; none in reports of earlier releases.
+    pub pipeline: Option<ColumnTag>,
 }
 
 /// A digest of a row's values, enough to tell whether they are the same.
@@ -79,6 +84,11 @@ impl RowOrigin {
 pub trait ReferenceReader: Debug + Send + Sync {
     /// What it says; none when it was not written for a report of the same owner.
     fn read(&self, text: &str) -> Option<RowReference>;
+
+    /// The tag of the pipeline's name that the file is for; none: any.
+    fn pipeline(&self) -> Option<ColumnTag> {
+        None
+    }
 }
 
 /// Reads none: for files that cannot be from a report.
@@ -132,13 +142,18 @@ impl RowReference {
 
     /// Its bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(30 + 3 * self.protected.len());
-        bytes.push(if self.unfinished.is_some() { WITH_VALUES } else { PLAIN });
+        let mut bytes = Vec::with_capacity(33 + 3 * self.protected.len());
+        bytes.push(match self.unfinished {
+            None => PLAIN,
+            Some(Unfinished { pipeline: None, .. }) => WITHOUT_PIPELINE,
+            Some(_) => WITH_VALUES,
+        });
         bytes.extend_from_slice(self.batch.0.as_bytes());
         bytes.extend_from_slice(&self.row.to_be_bytes());
         if let Some(unfinished) = &self.unfinished {
             bytes.push(unfinished.effect.code());
             bytes.extend_from_slice(&unfinished.values);
+            bytes.extend(unfinished.pipeline.iter().flatten());
         }
         bytes.extend(self.protected.iter().flatten());
         bytes
@@ -151,10 +166,15 @@ impl RowReference {
         let (row, rest) = rest.split_first_chunk::<4>()?;
         let (unfinished, tags) = match *version {
             PLAIN => (None, rest),
-            WITH_VALUES => {
+            version @ (WITH_VALUES | WITHOUT_PIPELINE) => {
                 let (effect, rest) = rest.split_first()?;
-                let (values, tags) = rest.split_first_chunk::<8>()?;
-                (Some(Unfinished { effect: Effect::from_code(*effect)?, values: *values }), tags)
+                let (values, mut tags) = rest.split_first_chunk::<8>()?;
+                let mut pipeline = None;
+                if version == WITH_VALUES {
+                    let (tag, rest) = tags.split_first_chunk::<3>()?;
+                    (pipeline, tags) = (Some(*tag), rest);
+                }
+                (Some(Unfinished { effect: Effect::from_code(*effect)?, values: *values, pipeline }), tags)
             }
             _ => return None,
         };
@@ -181,14 +201,15 @@ mod tests {
         for effect in effects.into_iter().chain([None]) {
             for columns in [&[][..], &["a"], &["a", "größe"]] {
                 let protected = columns.iter().map(|name| column_tag(name)).collect();
-                let unfinished = effect.map(|effect| Unfinished { effect, values });
+                let pipeline = Some(column_tag("invite"));
+                let unfinished = effect.map(|effect| Unfinished { effect, values, pipeline });
                 let reference = RowReference { batch, row: origin.row, protected, unfinished };
                 let bytes = reference.to_bytes();
                 assert_eq!(RowReference::from_bytes(&bytes[..bytes.len() - 1]), None);
                 assert_eq!(RowReference::from_bytes(&bytes), Some(reference));
             }
         }
-        assert_eq!(RowReference::from_bytes(&[3; 21]), None);
+        assert_eq!(RowReference::from_bytes(&[4; 21]), None);
         assert_ne!(column_tag("a"), column_tag("b"));
         assert_eq!(RowOrigin::from_text(&origin.to_text()), Some(origin));
         assert_eq!(RowOrigin::from_text("7"), None);

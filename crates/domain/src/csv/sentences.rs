@@ -14,6 +14,10 @@ pub(super) const CHANGED_REFERENCE: &str = "the cell under `_ref` is not as the 
 /// Why a line that would repeat an effect is not taken: its code, and a sentence.
 pub(super) fn repeated(repeats: Repeats) -> (&'static str, &'static str) {
     match repeats {
+        Repeats::Elsewhere => (
+            "other_pipeline",
+            "the line is from a report of another pipeline; upload the report there, or take the column `_ref` out if the line is meant as a new one here",
+        ),
         Repeats::Changed => (
             "changed_after_effect",
             "the line's values were changed, but its row may have had its effect at the API before, and would have it a second time \

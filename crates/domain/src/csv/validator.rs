@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::error::{ErrorList, LimitExceeded, RowError};
+use super::error::{LimitExceeded, Rejected, RowError};
+use super::error_rows::ErrorListing;
 use super::front::Front;
 use super::header::{HeaderMap, MOST_REPORTED, REFERENCE};
 use super::judge::Judge;
@@ -31,22 +32,13 @@ pub struct Validated {
     pub rest: Vec<u8>,
 }
 
-/// A file with errors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// The first ones.
-    pub errors: Vec<RowError>,
-    /// How many there are.
-    pub error_count: u64,
-}
-
 /// Why a file is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// It has errors.
     Errors(Rejected),
-    /// Its last record passed a limit.
-    Limit(RowError),
+    /// A limit was passed, which is the first of these errors; after it nothing was read.
+    Limit(Rejected),
 }
 
 /// Judges a file that is pushed in pieces of any size.
@@ -134,14 +126,50 @@ impl Validator {
         self.judge.written.as_ref().map_or(received, |written| written.waiting())
     }
 
+    /// Lists every error with its line, up to [`super::ERRORS_LISTED`]. What is written waits for [`Validator::listed`]: take it
+    /// often, because a few bytes of a file may be an error each.
+    #[must_use]
+    pub fn listing(mut self, listing: ErrorListing) -> Self {
+        self.judge.errors.list(listing);
+        self
+    }
+
+    /// What was written of the list of errors since it was asked for last.
+    pub fn listed(&mut self) -> Vec<u8> {
+        self.judge.errors.listed()
+    }
+
+    /// Whether the file is refused, and further errors are listed.
+    pub fn is_listing(&self) -> bool {
+        !self.judge.errors.is_empty() && self.judge.errors.is_listing()
+    }
+
     /// The first errors so far, and how many there are.
     pub fn errors(&self) -> (&[RowError], u64) {
         self.judge.errors.as_parts()
     }
 
-    /// A limit that was passed, as an error of the file: with its column, when that is known.
-    pub fn error_of(&self, limit: &LimitExceeded) -> RowError {
-        self.judge.error_of(limit)
+    /// Reading stopped at a limit: that, with its column where it is known, and the errors found before.
+    pub fn stopped(&mut self, limit: &LimitExceeded) -> Rejected {
+        let error = self.judge.error_of(limit);
+        self.broken_off(error.line, error.column.as_deref(), error.code, || error.message.clone())
+    }
+
+    /// Reading stopped for another reason: that as an error, and the errors found before.
+    pub fn broken_off(
+        &mut self,
+        line: u64,
+        column: Option<&str>,
+        code: &'static str,
+        message: impl FnOnce() -> String,
+    ) -> Rejected {
+        self.judge.errors.push_first(line, column, code, message);
+        self.judge.rejected()
+    }
+
+    /// The physical line that is read.
+    pub fn line(&self) -> u64 {
+        self.parser.line()
     }
 
     /// How many bytes more than its limit a file may have so far, because a report of ours added them.
@@ -168,10 +196,9 @@ impl Validator {
     /// The file's errors, when it has any; a limit, when its last record passes one.
     pub fn finish(mut self) -> Result<Validated, Refused> {
         if let Some(kind) = self.judge.other_kind {
-            let mut errors = ErrorList::default();
-            errors.push(1, None, kind.code(&self.beginning), || kind.sentence(&self.beginning).into());
-            let (errors, error_count) = errors.into_parts();
-            return Err(Refused::Errors(Rejected { errors, error_count }));
+            let sentence = || kind.sentence(&self.beginning).into();
+            self.judge.errors.push(1, None, kind.code(&self.beginning), sentence);
+            return Err(Refused::Errors(self.judge.rejected()));
         }
         if let Some(mut front) = self.front.take() {
             // As below: at most one record is left.
@@ -183,8 +210,8 @@ impl Validator {
         if self.parser.finish(&mut |event| self.judge.take(event)).is_err() {
             self.judge.errors.push(1, None, "record_too_large", || "a record is too large".into());
         }
-        if let Some(limit) = &self.judge.limit {
-            return Err(Refused::Limit(self.judge.error_of(limit)));
+        if let Some(limit) = self.judge.limit {
+            return Err(Refused::Limit(self.stopped(&limit)));
         }
         let mut judge = self.judge;
         let named = judge.ignored_columns.len() >= MOST_REPORTED
@@ -209,9 +236,9 @@ impl Validator {
                 body_line: judge.body.1,
                 rest: judge.written.map(|written| written.into_waiting()).unwrap_or_default(),
             }),
-            _ => {
-                let (errors, error_count) = judge.errors.into_parts();
-                Err(Refused::Errors(Rejected { errors, error_count }))
+            header => {
+                judge.header = header;
+                Err(Refused::Errors(judge.rejected()))
             }
         }
     }

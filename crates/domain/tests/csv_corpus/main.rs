@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "../common/mod.rs"]
+mod common;
+mod files;
 mod programs;
 
 use std::ops::ControlFlow;
@@ -13,10 +16,11 @@ use encoding_rs::{
 };
 use penstock_domain::csv::{
     Charset, Column, Delimiter, Dialect, Event, ExtraColumns, HeaderRules, Limits, NoReferences, Parser,
-    Refused, RowError, Schema, Validator,
+    RowError, Schema, Validator,
 };
 
-use programs::{ANSI, Characters, Program, Quotes, Table, programs, tables, write};
+use crate::files::{Table, tables, write};
+use crate::programs::{ANSI, Characters, Program, Quotes, programs};
 
 fn schema(dialect: Dialect) -> Schema {
     let mut columns: Vec<Column> = ["email", "name", "amount"].map(Column::named).into();
@@ -39,16 +43,13 @@ fn read(schema: Schema, file: &[u8], pieces: usize) -> Result<Vec<(u64, [String;
     let mut stored = Vec::new();
     for piece in file.chunks(pieces) {
         if let Err(limit) = validator.push(piece) {
-            return Err(vec![validator.error_of(&limit)]);
+            return Err(common::limit(validator.stopped(&limit)));
         }
         if !validator.has_errors() {
             stored.extend_from_slice(validator.stored(piece));
         }
     }
-    let validated = validator.finish().map_err(|refused| match refused {
-        Refused::Errors(rejected) => rejected.errors,
-        Refused::Limit(error) => vec![error],
-    })?;
+    let validated = validator.finish().map_err(common::errors)?;
     stored.extend_from_slice(&validated.rest);
     let header = validated.header;
     let from = usize::try_from(validated.body_offset).unwrap();
@@ -234,10 +235,9 @@ fn a_quote_that_is_not_closed_is_named_by_its_line_and_hides_no_error_before() {
     // The limit on a field ends it first: the quote is named all the same, and the errors are there to be read.
     let mut validator = Validator::new(Arc::new(schema), Arc::new(NoReferences));
     let limit = validator.push(format!("{before}{}", "b,c,d\n".repeat(20_000)).as_bytes()).unwrap_err();
-    let error = validator.error_of(&limit);
-    assert_eq!(error.code, "field_too_large");
-    assert!(error.message.contains("the quote that opens in line 3"), "{error:?}");
-    assert_eq!(validator.errors().0[0].code, "required");
+    let errors = validator.stopped(&limit).errors;
+    assert_eq!([errors[0].code, errors[1].code], ["field_too_large", "required"]);
+    assert!(errors[0].message.contains("the quote that opens in line 3"), "{errors:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! owner whose report it was.
 
 use penstock_crypto::ShortTokens;
-use penstock_domain::csv::{ReferenceReader, RowReference};
+use penstock_domain::csv::{ColumnTag, ReferenceReader, RowReference, column_tag};
 
 use crate::context::error::FlowError;
 use crate::context::installation;
@@ -12,26 +12,38 @@ const PURPOSE: &str = "row-reference";
 
 /// Writes and reads an owner's references.
 #[derive(Debug)]
-pub struct References(ShortTokens);
+pub struct References {
+    tokens: ShortTokens,
+    pipeline: ColumnTag,
+}
 
 impl References {
-    /// Those of an owner, by its name.
+    /// Those of an owner, by its name, in reports of a pipeline or files for it.
     ///
     /// # Errors
     /// When the database fails, or the keyring lacks the secret's key.
-    pub async fn of(services: &Services, owner: &str) -> Result<Self, FlowError> {
+    pub async fn of(services: &Services, owner: &str, pipeline: &str) -> Result<Self, FlowError> {
         let secret = installation::installation_secret(services).await?;
-        Ok(Self(ShortTokens::new(&secret, PURPOSE, owner)))
+        Ok(Self { tokens: ShortTokens::new(&secret, PURPOSE, owner), pipeline: column_tag(pipeline) })
     }
 
     /// The cell for a row.
     pub fn write(&self, reference: &RowReference) -> String {
-        self.0.write(&reference.to_bytes())
+        self.tokens.write(&reference.to_bytes())
+    }
+
+    /// The tag of the pipeline's name.
+    pub fn tag(&self) -> ColumnTag {
+        self.pipeline
     }
 }
 
 impl ReferenceReader for References {
     fn read(&self, text: &str) -> Option<RowReference> {
-        RowReference::from_bytes(&self.0.read(text)?)
+        RowReference::from_bytes(&self.tokens.read(text)?)
+    }
+
+    fn pipeline(&self) -> Option<ColumnTag> {
+        Some(self.pipeline)
     }
 }

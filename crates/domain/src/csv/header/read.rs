@@ -3,6 +3,7 @@
 use super::{HeaderMap, IGNORED, MARKS, MOST_REPORTED, REFERENCE, REPORT_COLUMNS};
 use crate::csv::dialect::{DELIMITERS, Delimiter, ExtraColumns, delimiter_name};
 use crate::csv::error::{COLUMN_BYTES, ErrorList, shortened};
+use crate::csv::error_rows::ERROR_COLUMNS;
 use crate::csv::names::{find, known, listed, unknown};
 use crate::csv::opening::split;
 use crate::csv::record::Record;
@@ -27,7 +28,7 @@ impl HeaderMap {
             names.truncate(used);
         }
         let line = record.line;
-        if let Some(sentence) = other_delimiter(&names, schema) {
+        if let Some(sentence) = type_line(&names).or_else(|| other_delimiter(&names, schema)) {
             errors.push(line, names.first().map(String::as_str), "unknown_column", || sentence);
             complete(&Collected::default(), schema, line, errors)?;
         }
@@ -120,6 +121,15 @@ fn complete(collected: &Collected, schema: &Schema, line: u64, errors: &mut Erro
     errors.is_empty().then_some(())
 }
 
+/// Why the line that PowerShell writes before the header is none.
+fn type_line(names: &[String]) -> Option<String> {
+    names.first().filter(|name| name.starts_with("#TYPE ")).map(|_| {
+        "the first line begins with `#TYPE`, which PowerShell writes before the columns: remove that line, or export with \
+         `Export-Csv -NoTypeInformation`"
+            .to_owned()
+    })
+}
+
 /// Why a header of one name is none of this pipeline's, when another delimiter makes columns of it.
 fn other_delimiter(names: &[String], schema: &Schema) -> Option<String> {
     let Delimiter::Is(declared) = schema.dialect.delimiter else { return None };
@@ -170,7 +180,7 @@ fn first_out_of_order<'a>(columns: &'a [String], schema: &Schema) -> Option<&'a 
 /// The names of columns that an upload ignores; a report's own are none of a client's.
 fn ignored(names: &[String], written: &[String]) -> Vec<String> {
     let report = names.iter().any(|name| name == REFERENCE);
-    let ours = |name: &str| report && REPORT_COLUMNS.contains(&name);
+    let ours = |name: &str| report && (REPORT_COLUMNS.contains(&name) || ERROR_COLUMNS.contains(&name));
     let ignored = names.iter().filter(|name| !written.contains(name) && !ours(name));
     ignored.take(MOST_REPORTED).map(|name| shortened(name, COLUMN_BYTES).into_owned()).collect()
 }

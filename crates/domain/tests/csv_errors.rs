@@ -1,0 +1,134 @@
+//! All errors of a file as a list of its wrong lines, and that list uploaded again.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::sync::Arc;
+
+use penstock_domain::csv::{
+    Column, ColumnTag, Delimiter, Dialect, ErrorListing, HeaderRules, Limits, ReferenceWriter, Refused,
+    Rejected, RowReference, Schema, Validator,
+};
+use penstock_domain::ids::BatchId;
+use uuid::Uuid;
+
+use crate::common::Untagged;
+
+#[derive(Debug)]
+struct Writer;
+
+impl ReferenceWriter for Writer {
+    fn write(&self, line: u64, protected: Vec<ColumnTag>) -> String {
+        let row = u32::try_from(line).unwrap();
+        let batch = BatchId(Uuid::from_u128(5));
+        Untagged::write(&RowReference { batch, row, protected, unfinished: None })
+    }
+}
+
+fn schema() -> Schema {
+    let mut columns: Vec<Column> = ["email", "name", "amount"].map(Column::named).into();
+    columns[0].required = true;
+    columns[2].format = Some(penstock_domain::csv::Format::Integer);
+    Schema { columns, ..Schema::default() }
+}
+
+/// The list of a refused file, and the rest of the refusal.
+fn list(schema: Schema, file: &[u8], pieces: usize) -> (String, Rejected) {
+    let listing = ErrorListing { references: Arc::new(Writer), delimiter: None, mark: false };
+    let mut validator = Validator::new(Arc::new(schema), Arc::new(Untagged)).listing(listing);
+    let mut listed = Vec::new();
+    for piece in file.chunks(pieces) {
+        if let Err(limit) = validator.push(piece) {
+            let rejected = validator.stopped(&limit);
+            listed.extend_from_slice(&rejected.listing);
+            return (String::from_utf8(listed).unwrap(), rejected);
+        }
+        listed.extend(validator.listed());
+    }
+    let (Refused::Errors(rejected) | Refused::Limit(rejected)) = validator.finish().unwrap_err();
+    listed.extend_from_slice(&rejected.listing);
+    (String::from_utf8(listed).unwrap(), rejected)
+}
+
+#[test]
+fn every_error_stands_with_its_line_whatever_the_pieces() {
+    let file = b"name,email,amount\n\"a, b\",x,1\n=1+1,,many\n\n\"two\nlines\",y\nc,z,\"1\"2\n";
+    for pieces in [1, 7, 1000] {
+        let (listed, rejected) = list(schema(), file, pieces);
+        let lines: Vec<&str> = listed.split("\r\n").collect();
+        assert_eq!(lines[0], "name,email,amount,_line,_column,_code,_message,_ref");
+        assert!(lines[1].starts_with("'=1+1,,many,3,email,required,`email` must have a value,r"), "{listed}");
+        assert!(lines[2].starts_with("'=1+1,,many,3,amount,format,"), "{listed}");
+        assert!(lines[3].starts_with("\"two\nlines\",y,,5,,field_count,"), "{listed}");
+        assert!(lines[4].starts_with(",,,7,amount,text_after_quote,"), "{listed}");
+        assert_eq!((lines.len(), lines[5]), (6, ""), "{listed}");
+        assert_eq!(rejected.error_count, 4);
+        let counts: Vec<_> =
+            rejected.counts.iter().map(|count| (count.column.as_deref(), count.code, count.count)).collect();
+        assert_eq!(counts.len(), 4);
+        assert!(counts.contains(&(Some("email"), "required", 1)), "{counts:?}");
+    }
+}
+
+#[test]
+fn a_list_that_was_put_right_is_taken_with_every_value_as_it_was() {
+    let (listed, _) = list(schema(), b"email,name,amount\na,=1+1,one\nb,'x,two\n", 5);
+    let fixed = listed.replace(",one,", ",1,").replace(",two,", ",2,");
+    let rows = |file: &[u8]| {
+        let schema = Arc::new(schema());
+        let mut validator = Validator::new(schema.clone(), Arc::new(Untagged));
+        validator.push(file).unwrap();
+        let validated = validator.finish().unwrap();
+        assert_eq!(validated.ignored_columns, Vec::<String>::new());
+        let mut parser = penstock_domain::csv::Parser::new(Limits::NONE);
+        let mut names = Vec::new();
+        let mut take = |event: penstock_domain::csv::Event<'_>| {
+            if let penstock_domain::csv::Event::Record(record) = event {
+                let mut payload = Vec::new();
+                validated.header.payload(&record, &Untagged, &mut payload);
+                names.push(validated.header.values(&payload, &schema).unwrap()["name"].clone());
+            }
+            std::ops::ControlFlow::Continue(())
+        };
+        parser.push(file, &mut take).unwrap();
+        names.split_off(1)
+    };
+    assert_eq!(rows(fixed.as_bytes()), ["=1+1", "'x"]);
+}
+
+#[test]
+fn a_list_has_the_files_words_and_delimiter_and_an_end() {
+    let mut schema = schema();
+    schema.dialect = Dialect {
+        delimiter: Delimiter::Auto,
+        header: HeaderRules { ignore_case: true, ..HeaderRules::default() },
+        ..Dialect::default()
+    };
+    let mut file = b"EMAIL;Name;Amount\n".to_vec();
+    file.extend(b"a;b;c\n".repeat(100_500));
+    let (listed, rejected) = list(schema, &file, 4096);
+    assert!(
+        listed.starts_with("EMAIL;Name;Amount;_line;_column;_code;_message;_ref\r\na;b;c;2;amount;format;")
+    );
+    assert_eq!(listed.matches("\r\n").count(), 100_001);
+    assert_eq!((rejected.error_count, rejected.errors.len()), (100_500, 100));
+    assert_eq!(rejected.counts[0].count, 100_500);
+}
+
+#[test]
+fn a_limit_and_a_wrong_header_are_listed_too() {
+    let mut small = schema();
+    small.limits.max_rows = 2;
+    let (listed, rejected) = list(small, b"email,name,amount\na,b,1\nc,d,x\ne,f,2\n", 3);
+    assert_eq!(
+        rejected.errors.iter().map(|error| error.code).collect::<Vec<_>>(),
+        ["too_many_rows", "format"]
+    );
+    assert!(listed.contains("c,d,x,3,amount,format,"), "{listed}");
+    assert!(listed.contains(",,,4,,too_many_rows,"), "{listed}");
+    let (listed, _) = list(schema(), b"mail,name\na,b\n", 3);
+    assert!(listed.starts_with("_line,_column,_code,_message,_ref\r\n1,mail,unknown_column,"), "{listed}");
+    let (listed, _) = list(schema(), b"PK\x03\x04 a ZIP archive", 3);
+    assert!(listed.contains("\r\n1,,archive,"), "{listed}");
+}
