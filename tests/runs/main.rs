@@ -23,6 +23,7 @@ mod demo;
 mod dialects;
 mod ending;
 mod erasure;
+mod error_files;
 mod failover;
 mod files;
 mod http;

@@ -44,7 +44,7 @@ pub fn archive(parts: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-fn workbook(more: &[(&str, &str)]) -> Vec<u8> {
+pub fn workbook(more: &[(&str, &str)]) -> Vec<u8> {
     let rows = r#"<worksheet><sheetData>
         <row r="1"><c r="A1" t="inlineStr"><is><t>E-Mail</t></is></c><c r="B1" t="inlineStr"><is><t>Name</t></is></c><c r="C1" t="inlineStr"><is><t>Postcode</t></is></c></row>
         <row r="3"><c r="A3" t="inlineStr"><is><t>Ada@Example.de</t></is></c><c r="B3" t="inlineStr"><is><t>J&#246;rg</t></is></c><c r="C3" s="1"><v>1067</v></c></row>

@@ -308,8 +308,21 @@ impl Place {
         found
     }
 
-    /// The objects in the object store, parts of uploads included.
+    /// The objects in the object store, parts of uploads included, without the lists of refused files' errors.
     pub fn objects(&self) -> Vec<PathBuf> {
+        let mut found = self.all_objects();
+        found.retain(|path| !is_list(path));
+        found
+    }
+
+    /// The lists of refused files' errors in the object store.
+    pub fn error_lists(&self) -> Vec<PathBuf> {
+        let mut found = self.all_objects();
+        found.retain(|path| is_list(path));
+        found
+    }
+
+    fn all_objects(&self) -> Vec<PathBuf> {
         if let Some(s3) = &self.s3 {
             return s3.objects();
         }
@@ -317,6 +330,10 @@ impl Place {
         search(&self.data().join("files"), b"", &mut found);
         found
     }
+}
+
+fn is_list(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "errors")
 }
 
 fn search(folder: &Path, needle: &[u8], found: &mut Vec<PathBuf>) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actix_web::http::header::IfNoneMatch;
 use actix_web::{HttpRequest, HttpResponse, web};
+use penstock_domain::ids::BatchId;
 use penstock_domain::time::Timestamp;
 use penstock_flow::FlowError;
 use penstock_flow::context::api_keys;
@@ -20,7 +21,7 @@ use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::reports::{For, Named};
 use crate::state::ApiState;
-use crate::{refusals, reports};
+use crate::{error_files, refusals, reports};
 
 /// How long a link is good for unless said, in seconds.
 pub(crate) const VALID: u32 = 900;
@@ -35,8 +36,8 @@ const MOST_VALID: u32 = 86_400;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DownloadBody {
-    /// `results.csv`, `failed.csv`, `unprocessed.csv`, or the same with `.ndjson`.
-    #[schema(pattern = r"^(results|failed|unprocessed)\.(csv|ndjson)$")]
+    /// `results.csv`, `failed.csv`, `unprocessed.csv`, or the same with `.ndjson`; `errors.csv` of a batch whose file failed.
+    #[schema(pattern = r"^((results|failed|unprocessed)\.(csv|ndjson)|errors\.csv)$")]
     report: String,
     /// `spreadsheet`: for Excel and the like, as `?for=spreadsheet` of the report.
     #[serde(rename = "for")]
@@ -94,8 +95,8 @@ pub(crate) async fn make_link(
     report: String,
     valid: u32,
 ) -> Result<Download, Problem> {
-    if named(&report).find().is_none() {
-        let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson; `for` goes with .csv";
+    if named(&report).find().is_none() && report != error_files::NAME {
+        let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson, or errors.csv; `for` goes with results.csv, failed.csv and unprocessed.csv";
         return Err(Problem::unprocessable("bad_field", detail));
     }
     if !(1..=MOST_VALID).contains(&valid) {
@@ -107,9 +108,7 @@ pub(crate) async fn make_link(
     let now = state.services.clock.now();
     let expires_at = now + Duration::from_secs(u64::from(valid));
     let actor = caller.actor();
-    let key = valid_key(state, &caller.key_id).await?.ok_or_else(no_longer_valid)?;
-    let key_word = api_keys::word(&state.services, &key).await?;
-    let link = Link { batch: batch.id, report, key_id: caller.key_id.clone(), key_word, expires_at };
+    let link = link(caller, state, batch.id, report, expires_at).await?;
     // Who gave rows of a batch away is worth knowing later; the link itself is written nowhere.
     let entry = AuditEntry {
         id: 0,
@@ -120,11 +119,34 @@ pub(crate) async fn make_link(
         detail: Some(format!("{} until {expires_at}", link.report)),
     };
     state.services.store.audit(&entry).await?;
+    Ok(Download { url: url_of(state, &link)?, expires_at })
+}
+
+/// A link that the caller's key stands for.
+///
+/// # Errors
+/// When the key is no longer valid.
+pub(crate) async fn link(
+    caller: &Caller,
+    state: &ApiState,
+    batch: BatchId,
+    report: String,
+    expires_at: Timestamp,
+) -> Result<Link, Problem> {
+    let key = valid_key(state, &caller.key_id).await?.ok_or_else(no_longer_valid)?;
+    let key_word = api_keys::word(&state.services, &key).await?;
+    Ok(Link { batch, report, key_id: caller.key_id.clone(), key_word, expires_at })
+}
+
+/// Where a link leads.
+///
+/// # Errors
+/// When there is no key to sign it with.
+pub(crate) fn url_of(state: &ApiState, link: &Link) -> Result<String, Problem> {
     let token = link
         .token(&state.services.keyring.get())
         .map_err(|source| FlowError::Sealed { what: "a link", source })?;
-    let url = format!("{}/v2/downloads/{token}", state.base);
-    Ok(Download { url, expires_at })
+    Ok(format!("{}/v2/downloads/{token}", state.base))
 }
 
 /// Streams the report behind a link, as `GET /v2/batches/{id}/{report}` does.
@@ -149,6 +171,9 @@ pub async fn follow(
     }
     let caller = Caller::from(key);
     state.rates.request(&caller.key_id, caller.owner, &request)?;
+    if link.report == error_files::OF_UPLOAD {
+        return error_files::send_of_upload(&state, caller, link.batch).await;
+    }
     let batch = caller.batch(&state, &link.batch.to_string()).await?;
     let wanted = named(&link.report);
     reports::send(&state, caller, batch, wanted, seen.into_inner(), &request).await

@@ -159,7 +159,7 @@ impl Taken {
             parser: Parser::new(&boundary),
             deadline: Deadline::start(state),
         };
-        let read = self.read(reading, form, body).await;
+        let read = self.read(caller, reading, form, body).await;
         let Some(upload) = self.upload.take() else {
             read?;
             return Err(form.no_file());
@@ -173,13 +173,17 @@ impl Taken {
             Ok(fields)
         };
         match fields.await {
-            Ok(fields) => finished(upload.finish(fields)).await,
-            Err(problem) => Err(upload.abandon().await.map_or(problem, refusal)),
+            Ok(fields) => finished(caller, state, upload.finish(fields)).await,
+            Err(problem) => match upload.abandon().await {
+                Some(error) => Err(refusal(caller, state, error).await),
+                None => Err(problem),
+            },
         }
     }
 
     async fn read(
         &mut self,
+        caller: &Caller,
         reading: Reading<'_>,
         form: &mut impl Form,
         mut body: impl Stream<Item = Result<web::Bytes, Problem>> + Unpin,
@@ -193,7 +197,7 @@ impl Taken {
                     self.part = self.begin(head, state, form).await?;
                 }
                 Some(Event::Content(bytes)) => {
-                    self.content(&bytes).await?;
+                    self.content(caller, state, &bytes).await?;
                     if let Part::File(upload) = &self.part {
                         reporter.told(state, upload).await;
                     }
@@ -231,13 +235,17 @@ impl Taken {
         Ok(Part::File(Box::new(Upload::start(&state.services, wanted).await?)))
     }
 
-    async fn content(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+    async fn content(&mut self, caller: &Caller, state: &ApiState, bytes: &[u8]) -> Result<(), Problem> {
         if matches!(self.part, Part::Field(..)) {
             self.count(bytes.len())?;
         }
         match &mut self.part {
             Part::None => {}
-            Part::File(upload) => upload.push(bytes).await.map_err(refusal)?,
+            Part::File(upload) => {
+                if let Err(error) = upload.push(bytes).await {
+                    return Err(refusal(caller, state, error).await);
+                }
+            }
             Part::Field(_, value) => value.extend_from_slice(bytes),
         }
         Ok(())

@@ -94,11 +94,13 @@ pub async fn upload(
             let mut upload = Upload::start(&state.services, wanted).await?;
             let mut body = body::decoded(body::within(payload, &room), coding);
             while let Some(bytes) = deadline.next(&mut body).await? {
-                upload.push(&bytes).await.map_err(refusal)?;
+                if let Err(error) = upload.push(&bytes).await {
+                    return Err(refusal(&caller, &state, error).await);
+                }
                 reporter.told(&state, &upload).await;
             }
             caller.still(&state).await?;
-            finished(upload.finish(fields)).await?
+            finished(&caller, &state, upload.finish(fields)).await?
         }
         Media::Json => {
             no_query(&request)?;
@@ -196,5 +198,5 @@ async fn from_json(
         state.quotas.admit(&state.services.store, wanted.owner, Kept { batches: 1, bytes }).await?;
     }
     let services = state.services.clone();
-    finished(async move { adopt(&services, wanted, id, fields).await }).await
+    finished(caller, state, async move { adopt(&services, wanted, id, fields).await }).await
 }

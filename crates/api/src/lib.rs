@@ -27,6 +27,7 @@ mod console;
 pub mod cursors;
 mod docs;
 pub mod downloads;
+mod error_files;
 pub mod events;
 pub mod fields;
 pub mod form;

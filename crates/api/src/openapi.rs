@@ -9,10 +9,10 @@ use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
 
-use crate::problem::{FileError, Problem};
+use crate::problem::{ErrorsLink, FileError, FileErrorCount, Problem};
 use crate::{
-    audit, batches, callbacks, downloads, events, health, ingest, keyless, limits, operations, pipelines,
-    presigned, progress, reports, retry, rows, throughput,
+    audit, batches, callbacks, downloads, error_files, events, health, ingest, keyless, limits, operations,
+    pipelines, presigned, progress, reports, retry, rows, throughput,
 };
 
 /// The document.
@@ -51,11 +51,12 @@ use crate::{
         presigned::create,
         presigned::put,
         progress::show,
+        error_files::of_upload,
         health::livez,
         health::readyz,
         keyless::metrics,
     ),
-    components(schemas(Problem, FileError, CallbackEvent)),
+    components(schemas(Problem, FileError, FileErrorCount, ErrorsLink, CallbackEvent)),
     modifiers(&Keys),
 )]
 pub struct Document;

@@ -3,8 +3,10 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
-use penstock_domain::csv::RowError;
+use penstock_domain::csv::{ErrorCount, Rejected, RowError};
+use penstock_domain::ids::BatchId;
 use penstock_domain::ledger::Refusal;
+use penstock_domain::time::Timestamp;
 use penstock_flow::FlowError;
 use penstock_store::StoreError;
 use serde::Serialize;
@@ -25,6 +27,31 @@ pub struct FileError {
     code: String,
     /// A sentence that says how to fix it.
     message: String,
+}
+
+/// How many errors of a file are of one kind, for the document.
+#[allow(dead_code, reason = "it describes `ErrorCount`")]
+#[derive(ToSchema)]
+pub struct FileErrorCount {
+    /// The column; none: they are in no column.
+    column: Option<String>,
+    /// Which rule is broken.
+    code: String,
+    /// How many.
+    count: u64,
+}
+
+/// Where all errors of a refused file are, with its lines.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ErrorsLink {
+    /// The refused upload: `GET /v2/uploads/{upload_id}/errors.csv` gives its errors to its owner's keys.
+    #[schema(value_type = String, format = Uuid)]
+    pub upload_id: BatchId,
+    /// The same file for whoever has this link, up to 100,000 errors; no `Authorization` is needed there.
+    pub errors_url: String,
+    /// Until when.
+    #[schema(value_type = String, format = DateTime)]
+    pub errors_expires_at: Timestamp,
 }
 
 /// `application/problem+json`.
@@ -48,6 +75,13 @@ pub struct Problem {
     /// How many errors the file has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_count: Option<u64>,
+    /// The same by column and code, most frequent first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<FileErrorCount>>)]
+    pub error_counts: Option<Vec<ErrorCount>>,
+    /// What of the file's errors can be read for an hour.
+    #[serde(flatten)]
+    pub errors_file: Option<ErrorsLink>,
     /// Seconds for `Retry-After`; statuses that ask for one have one without it.
     #[serde(skip)]
     pub retry_after: Option<u32>,
@@ -72,6 +106,8 @@ impl Problem {
             code: code.to_owned(),
             errors: None,
             error_count: None,
+            error_counts: None,
+            errors_file: None,
             retry_after: None,
         }
     }
@@ -111,9 +147,11 @@ impl Problem {
 
     /// With a file's errors.
     #[must_use]
-    pub fn with_errors(mut self, errors: Vec<RowError>, count: u64) -> Self {
-        self.errors = Some(errors);
-        self.error_count = Some(count);
+    pub fn with_errors(mut self, rejected: Rejected, file: Option<ErrorsLink>) -> Self {
+        self.errors = Some(rejected.errors);
+        self.error_count = Some(rejected.error_count);
+        self.error_counts = Some(rejected.counts);
+        self.errors_file = file;
         self
     }
 }

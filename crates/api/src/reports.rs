@@ -17,6 +17,7 @@ use utoipa::IntoParams;
 use crate::auth::Caller;
 use crate::body::nothing;
 use crate::budgets::PIECE;
+use crate::error_files;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::ranges::{Wanted, cut};
@@ -73,7 +74,7 @@ impl<'a> Named<'a> {
 /// off goes on by `Range`.
 #[utoipa::path(get, operation_id = "download_report", path = "/v2/batches/{id}/{report}", tag = "results",
     params(("id" = String, Path),
-        ("report" = String, Path, description = "results.csv, failed.csv, unprocessed.csv, or the same with .ndjson"), ReportQuery),
+        ("report" = String, Path, description = "results.csv, failed.csv, unprocessed.csv, or the same with .ndjson; errors.csv of a batch whose file failed, for an hour"), ReportQuery),
     responses((status = 200, description = "The file's columns first, then _row, _status, the result's columns, _code, _message, _ref", content((String = "text/csv"), (String = "application/x-ndjson"))),
         (status = 206, description = "A range of a finished batch's report", content((String = "text/csv"), (String = "application/x-ndjson"))),
         (status = 304, description = "It is what If-None-Match names"),
@@ -106,6 +107,9 @@ pub async fn send(
     seen: IfNoneMatch,
     request: &HttpRequest,
 ) -> Result<HttpResponse, Problem> {
+    if wanted.name == error_files::NAME && wanted.reader.is_none() {
+        return error_files::send(state, caller, batch).await;
+    }
     let (report, format) = wanted.find().ok_or_else(|| Problem::not_found("such report"))?;
     let name = wanted.name;
     if batch.erased_at.is_some() {
@@ -260,7 +264,7 @@ impl Writing {
 const NAME_CHARS: usize = 40;
 
 /// What a report is saved as: somebody with many of them in a folder sees of which batch each is.
-fn file_name(batch: &Batch, report: &str) -> String {
+pub(crate) fn file_name(batch: &Batch, report: &str) -> String {
     let name = batch.name.as_deref().unwrap_or_default();
     let plain: String = name
         .chars()

@@ -33,8 +33,8 @@ use crate::state::ApiState;
 use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
-    audit, batches, callbacks, console, docs, downloads, events, health, ingest, keyless, limits, openapi,
-    operations, pipelines, presigned, progress, reports, retry, rows, throughput,
+    audit, batches, callbacks, console, docs, downloads, error_files, events, health, ingest, keyless,
+    limits, openapi, operations, pipelines, presigned, progress, reports, retry, rows, throughput,
 };
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
@@ -155,6 +155,7 @@ fn routes(routes: &mut ServiceConfig, own_routes: &[String]) {
         .service(read("/v2/pipelines/{name}", web::to(pipelines::show)))
         .service(post("/v2/pipelines/{name}/batches", web::to(ingest::upload_to_pipeline)))
         .service(post("/v2/uploads", web::to(presigned::create)))
+        .service(read("/v2/uploads/{id}/errors.csv", web::to(error_files::of_upload)))
         .service(only("/v2/uploads/{id}/content", "PUT").route(web::put().to(presigned::put)))
         .service(read("/v2/uploads/{id}/progress", web::to(progress::show)))
         .service(read("/v2/callbacks", web::to(callbacks::list)))

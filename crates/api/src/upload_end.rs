@@ -1,19 +1,25 @@
 //! The end of an upload: it is carried through, and what was refused is worded.
 
 use actix_web::http::StatusCode;
-use penstock_domain::csv::{Rejected, error};
-use penstock_flow::intake::refused::{TooLarge, UploadError};
+use penstock_domain::csv::error;
+use penstock_flow::intake::refused::{RefusedFile, TooLarge, UploadError};
 use penstock_flow::intake::upload::Accepted;
 
-use crate::problem::Problem;
+use crate::auth::Caller;
+use crate::error_files;
+use crate::problem::{ErrorsLink, Problem};
+use crate::state::ApiState;
 
 /// Carries the last part of an upload to its end, also when its client hangs up meanwhile: a file whose batch is just being
 /// made is not left lying without one.
 pub(crate) async fn finished(
+    caller: &Caller,
+    state: &ApiState,
     end: impl Future<Output = Result<Accepted, UploadError>> + Send + 'static,
 ) -> Result<Accepted, Problem> {
     match tokio::spawn(end).await {
-        Ok(ended) => ended.map_err(refusal),
+        Ok(Ok(accepted)) => Ok(accepted),
+        Ok(Err(error)) => Err(refusal(caller, state, error).await),
         Err(error) => {
             tracing::error!(%error, "the end of an upload panicked");
             Err(Problem::internal())
@@ -21,20 +27,30 @@ pub(crate) async fn finished(
     }
 }
 
-/// Words what a use case refused.
-pub(crate) fn refusal(error: UploadError) -> Problem {
+/// Words what a use case refused; all errors of a file are linked.
+pub(crate) async fn refusal(caller: &Caller, state: &ApiState, error: UploadError) -> Problem {
+    let list = match &error {
+        UploadError::Rejected(refused) | UploadError::TooLarge(TooLarge::Csv(refused)) => refused.list,
+        _ => None,
+    };
+    let link = match list {
+        Some(list) => error_files::link(caller, state, list).await,
+        None => None,
+    };
+    worded(error, link)
+}
+
+fn worded(error: UploadError, link: Option<ErrorsLink>) -> Problem {
     match error {
-        UploadError::Rejected(rejected) => invalid_file(rejected),
+        UploadError::Rejected(refused) => invalid_file(refused, link),
         UploadError::TooLarge(TooLarge::Bytes(most)) => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "file_too_large",
             format!("the file has more than {most} bytes; split it"),
         ),
-        UploadError::TooLarge(TooLarge::Csv { limit, earlier, earlier_count }) => {
-            let detail = limit.message.clone();
-            let errors = std::iter::once(limit).chain(earlier).collect();
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", detail)
-                .with_errors(errors, earlier_count + 1)
+        UploadError::TooLarge(TooLarge::Csv(RefusedFile { rejected, .. })) => {
+            let detail = rejected.errors.first().map(|limit| limit.message.clone()).unwrap_or_default();
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", detail).with_errors(rejected, link)
         }
         UploadError::MissingContext(missing) => {
             let keys = missing.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
@@ -64,9 +80,10 @@ pub(crate) fn refusal(error: UploadError) -> Problem {
     }
 }
 
-fn invalid_file(rejected: Rejected) -> Problem {
+fn invalid_file(refused: RefusedFile, link: Option<ErrorsLink>) -> Problem {
+    let rejected = refused.rejected;
     let (all, kept) = (rejected.error_count, rejected.errors.len() as u64);
     let listed = if all > kept { format!("; the first {kept} are listed") } else { String::new() };
     Problem::unprocessable("invalid_file", format!("the file has {}{listed}", error::of(all, "error")))
-        .with_errors(rejected.errors, all)
+        .with_errors(rejected, link)
 }

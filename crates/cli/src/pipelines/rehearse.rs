@@ -1,6 +1,7 @@
 //! Rows through a definition without an installation: a database in a folder of its own that is deleted afterwards, the code of the
 //! services, and recorded answers in place of the network.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,11 +13,12 @@ use penstock_domain::pipeline::{Catalog, OwnerView, Pipeline};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Caller, Client, Limiter, LocalLimiter, Outgoing, Recorded, Stage};
 use penstock_flow::context::owner_values;
-use penstock_flow::extract::run;
+use penstock_flow::extract::run::{self, Extracted};
 use penstock_flow::intake::refused::UploadError;
 use penstock_flow::intake::upload::{Upload, UploadFields, UploadRequest};
 use penstock_flow::operate::rotation;
 use penstock_flow::read::row_view::row_view;
+use penstock_flow::read::view::batch_view;
 use penstock_flow::worker::observe::{Observer, StepSeen};
 use penstock_flow::worker::single::{self, Single};
 use penstock_store::batches::Batch;
@@ -192,16 +194,24 @@ async fn upload(
     let mut upload = Upload::start(services, request).await.map_err(said)?;
     for chunk in csv.chunks(64 * 1024) {
         if let Err(error) = upload.push(chunk).await {
-            return Err(refusal(upload.abandon().await.unwrap_or(error)));
+            return Err(refusal(error));
         }
     }
     let fields = UploadFields { context, ..UploadFields::default() };
     let accepted = upload.finish(fields).await.map_err(refusal)?;
     let policy = chosen.extract_policy(process_name("try"));
     let seq = accepted.batch.seq;
-    run::extract(services, &policy, seq, true, &CancellationToken::new(), &mut |_, _| {})
+    let extracted = run::extract(services, &policy, seq, true, &CancellationToken::new(), &mut |_, _| {})
         .await
         .map_err(said)?;
+    if let Extracted::Failed(batch) = extracted {
+        // A workbook is read only now.
+        let failure = batch_view(services, &batch, 1).await.map_err(said)?.failure.unwrap_or_default();
+        let errors = failure["errors"].as_array().into_iter().flatten();
+        let lines = errors.map(|error| line(&error["line"], error["message"].as_str().unwrap_or_default()));
+        let message = failure["message"].as_str().unwrap_or_default();
+        return Err(with_lines(message, lines));
+    }
     let batch = services.store.batches_by_seq(&[seq]).await.map_err(said)?.pop();
     batch.ok_or_else(|| said("the batch is gone"))
 }
@@ -209,16 +219,20 @@ async fn upload(
 /// Why the file is refused, with the lines of its errors.
 fn refusal(error: UploadError) -> StartError {
     match &error {
-        UploadError::Rejected(rejected) => {
-            let lines: Vec<String> = rejected
-                .errors
-                .iter()
-                .map(|error| format!("line {}: {}", error.line, error.message))
-                .collect();
-            said(format!("{error}:\n{}", lines.join("\n")))
+        UploadError::Rejected(refused) => {
+            let errors = refused.rejected.errors.iter();
+            with_lines(&error, errors.map(|error| line(error.line, &error.message)))
         }
         _ => said(error),
     }
+}
+
+fn line(line: impl Display, message: &str) -> String {
+    format!("line {line}: {message}")
+}
+
+fn with_lines(message: impl Display, lines: impl Iterator<Item = String>) -> StartError {
+    said(format!("{message}:\n{}", lines.collect::<Vec<_>>().join("\n")))
 }
 
 async fn row(

@@ -234,6 +234,28 @@ impl Keyring {
         aead::open(&self.entry(id)?.small, &small_ad(table, row, column), rest)
     }
 
+    /// Seals the key of something that belongs to no batch.
+    ///
+    /// # Errors
+    /// As [`Keyring::seal_small`].
+    pub fn seal_key(
+        &self,
+        table: &str,
+        row: &str,
+        key: &DataKey,
+        random: &dyn SecureRandom,
+    ) -> Result<Vec<u8>, OpenError> {
+        self.seal_small(table, row, "key", key.secret(), random)
+    }
+
+    /// Opens what [`Keyring::seal_key`] made.
+    ///
+    /// # Errors
+    /// As [`Keyring::open_small`].
+    pub fn open_key(&self, table: &str, row: &str, sealed: &[u8]) -> Result<DataKey, OpenError> {
+        DataKey::of(&self.open_small(table, row, "key", sealed)?)
+    }
+
     /// The name of the key that sealed a small secret.
     ///
     /// # Errors

@@ -101,6 +101,11 @@ impl SecretsOf {
         &self.key
     }
 
+    /// The same for what outlives a borrow.
+    pub(crate) fn shared_key(&self) -> Arc<DataKey> {
+        self.key.clone()
+    }
+
     /// Seals bytes for their place.
     pub fn seal(&self, place: SecretLocation, plain: &[u8]) -> Vec<u8> {
         let mut column = [0; 8];

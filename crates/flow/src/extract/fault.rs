@@ -1,11 +1,13 @@
 //! Why an extraction stops: the file is at fault, or a service failed.
 
-use penstock_domain::csv::{RowError as FileError, error};
+use penstock_domain::csv::{Rejected, error};
+use penstock_domain::time::Timestamp;
 use penstock_store::extraction::ExtractionFailure;
 use serde_json::json;
 
 use crate::context::error::FlowError;
 use crate::context::secrets::{SecretLocation, SecretsOf};
+use crate::intake::refused::{RefusedFile, TooLarge, UploadError};
 
 /// Why an extraction stopped.
 pub(crate) enum ExtractError {
@@ -21,28 +23,50 @@ impl<E: Into<FlowError>> From<E> for ExtractError {
     }
 }
 
+impl From<UploadError> for ExtractError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Rejected(refused) => Self::File(FileFault::invalid(refused)),
+            UploadError::TooLarge(TooLarge::Csv(refused)) => Self::File(FileFault::too_large(refused)),
+            UploadError::Flow(error) => Self::Flow(error),
+            other => Self::Flow(FlowError::Inconsistent(other.to_string())),
+        }
+    }
+}
+
 /// Why a file cannot be extracted.
 #[derive(Debug)]
 pub(crate) struct FileFault {
     pub code: &'static str,
     message: String,
-    errors: Vec<FileError>,
-    error_count: u64,
+    rejected: Rejected,
+    /// Until when the list of all errors can be read.
+    listed_until: Option<Timestamp>,
 }
 
 impl FileFault {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), errors: Vec::new(), error_count: 0 }
+        Self { code, message: message.into(), rejected: Rejected::default(), listed_until: None }
     }
 
+    /// A limit of the pipeline was passed.
+    pub const TOO_LARGE: &str = "file_too_large";
+
     /// A file that a client stored itself and that has errors: the same list as an upload's 422.
-    pub fn invalid(errors: Vec<FileError>, error_count: u64) -> Self {
-        Self {
-            code: "invalid_file",
-            message: format!("the file has {}", error::of(error_count, "error")),
-            errors,
-            error_count,
-        }
+    pub fn invalid(refused: RefusedFile) -> Self {
+        let message = format!("the file has {}", error::of(refused.rejected.error_count, "error"));
+        Self::of(refused, "invalid_file", message)
+    }
+
+    /// The same of one that passed a limit, which is its first error.
+    pub fn too_large(refused: RefusedFile) -> Self {
+        let message = refused.rejected.errors.first().map(|limit| limit.message.clone()).unwrap_or_default();
+        Self::of(refused, Self::TOO_LARGE, message)
+    }
+
+    fn of(refused: RefusedFile, code: &'static str, message: String) -> Self {
+        let listed_until = refused.list.map(|list| list.expires_at);
+        Self { code, message, rejected: refused.rejected, listed_until }
     }
 
     /// The code in what a batch keeps of it.
@@ -60,9 +84,13 @@ impl FileFault {
     pub fn kept(&self, secrets: Option<&SecretsOf>) -> ExtractionFailure {
         let mut clear = json!({ "code": self.code, "message": sentence(self.code) });
         let mut whole = json!({ "message": self.message });
-        if self.error_count > 0 {
-            clear["error_count"] = self.error_count.into();
-            whole["errors"] = json!(self.errors);
+        if self.rejected.error_count > 0 {
+            clear["error_count"] = self.rejected.error_count.into();
+            whole["errors"] = json!(self.rejected.errors);
+            whole["error_counts"] = json!(self.rejected.counts);
+        }
+        if let Some(until) = self.listed_until {
+            whole["errors_expires_at"] = json!(until);
         }
         let sealed = secrets.map(|secrets| secrets.seal_json(SecretLocation::Failure, &whole));
         ExtractionFailure { clear: clear.to_string(), sealed }

@@ -2,6 +2,7 @@
 
 pub mod fault;
 mod object_file;
+mod plain_file;
 pub mod policy;
 pub mod reader;
 pub mod run;

@@ -58,7 +58,7 @@ async fn read_rows(
     // The pipeline's limits were checked before the file was sealed; reading it again must not be stricter.
     let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line);
     let references: Box<dyn ReferenceReader> = if header.is_report() {
-        Box::new(References::of(services, &batch.owner_name).await?)
+        Box::new(References::of(services, &batch.owner_name, &batch.pipeline).await?)
     } else {
         Box::new(NoReferences)
     };

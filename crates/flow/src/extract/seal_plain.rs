@@ -2,28 +2,31 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt as _;
-use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
-use penstock_domain::csv::{ErrorList, Refused, Rejected, Schema, Validator, Workbook};
+use penstock_domain::csv::{Schema, Validated, Workbook};
 use penstock_domain::outcome::code;
+use penstock_domain::pipeline::Pipeline;
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::ExtractionLease;
 use penstock_workbook::{WorkbookError, convert};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 
 use crate::context::error::FlowError;
+use crate::context::object_writer::PartWriter;
 use crate::context::objects::delete;
-use crate::context::references::References;
 use crate::context::secrets::{SecretLocation, SecretsOf};
 use crate::context::services::Services;
 use crate::extract::fault::{ExtractError, FileFault};
 use crate::extract::object_file::ObjectFile;
+use crate::extract::plain_file::{PlainFile, ReadError};
 use crate::extract::policy::ExtractPolicy;
-use crate::intake::content::WORKBOOK;
-use crate::intake::sealed_file::{SealedWriter, sealed_key, upload_folder};
-use crate::intake::unpack::{Unpack, UnpackError};
+use crate::intake::checked_file::{CheckedFile, FileOf};
+use crate::intake::content;
+use crate::intake::error_file::KeyOf;
+use crate::intake::sealed_file::{SealedWriter, upload_folder, upload_key};
 
 /// Pieces of a workbook's rows between its reader and the validator.
 const PIECES_AHEAD: usize = 4;
@@ -31,8 +34,8 @@ const PIECES_AHEAD: usize = 4;
 /// Workbooks that a process reads at a time: each may hold its shared strings in memory.
 static WORKBOOKS: Semaphore = Semaphore::const_new(1);
 
-/// The lease is renewed after this many bytes.
-const RENEW_EVERY: u64 = 16 * 1024 * 1024;
+/// The lease is renewed so many times in its duration.
+const RENEWALS: u32 = 3;
 
 /// Reads the plain file once: every row is validated before anything is inserted. From then on the batch's secrets have its
 /// header.
@@ -50,69 +53,12 @@ pub(crate) async fn seal(
     if !plain.prefix_matches(&upload_folder(&batch.owner_name)) {
         return Err(FlowError::Inconsistent(format!("batch {} has another owner's file", batch.id)).into());
     }
-    let stored = match services.objects.get(&plain).await {
-        Ok(stored) => stored,
-        Err(object_store::Error::NotFound { .. }) => {
-            return Err(ExtractError::File(FileFault::new(
-                "file_missing",
-                "nothing was uploaded to the address that was given",
-            )));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let path = sealed_key(&batch.owner_name, batch.id);
-    let references = Arc::new(References::of(services, &batch.owner_name).await?);
-    let size = stored.meta.size;
-    let mut bytes = stored.into_stream();
-    let first = bytes.next().await.transpose()?.unwrap_or_default();
-    let dialect = &pipeline.schema.dialect;
-    let is_workbook = dialect.workbook != Workbook::No && first.starts_with(&WORKBOOK);
-    let schema = if is_workbook {
-        let dialect = dialect.of_a_workbook();
-        Arc::new(Schema { dialect, ..Schema::clone(&pipeline.schema) })
-    } else {
-        pipeline.schema.clone()
-    };
-    let mut sealing = Sealing {
-        writer: SealedWriter::new(services, path, secrets.key(), batch.id)?,
-        validator: Validator::new(schema, references),
-        most: pipeline.max_upload_bytes,
-        received: 0,
-        renewed_at: 0,
-    };
-    if is_workbook {
-        drop(bytes);
-        if size > pipeline.max_upload_bytes {
-            return Err(too_large(pipeline.max_upload_bytes));
-        }
-        let file = ObjectFile::new(services.objects.clone(), plain.clone(), size);
-        sealing.push_workbook(file, &dialect.workbook, services, policy, lease).await?;
-    } else {
-        let mut unpack = Unpack::default();
-        let mut next = Some(first);
-        while let Some(part) = next {
-            let mut part = part.as_ref();
-            while !part.is_empty() {
-                let plain = unpack.step(&mut part).map_err(unreadable)?;
-                sealing.push(plain.bytes()).await?;
-            }
-            sealing.renew(services, policy, lease).await?;
-            next = bytes.next().await.transpose()?;
-        }
-        sealing.push(&unpack.finish().map_err(unreadable)?).await?;
-    }
-    let Sealing { mut writer, validator, .. } = sealing;
-    let mut validated = validator.finish().map_err(|refused| {
-        ExtractError::File(match refused {
-            Refused::Errors(rejected) => invalid(rejected),
-            Refused::Limit(error) => FileFault::new("file_too_large", error.message),
-        })
-    })?;
-    writer.push(&std::mem::take(&mut validated.rest)).await?;
-    if let Some(declared) = dialect.declared_delimiter().filter(|_| is_workbook) {
-        // Reports of a workbook are CSV that the pipeline takes again.
-        validated.header = validated.header.separated_by(declared);
-    }
+    let reading = read(services, batch, &pipeline, &secrets, &plain);
+    let read = leased(policy.lease, reading, async || {
+        lease.until = services.clock.now() + policy.lease;
+        services.store.renew_extraction(lease).await
+    });
+    let (validated, writer) = read.await??;
     let file = writer.finish().await?;
     let header = secrets.seal_json(SecretLocation::Header, &validated.header);
     let rows = u32::try_from(validated.rows).unwrap_or(u32::MAX);
@@ -128,42 +74,141 @@ pub(crate) async fn seal(
     Ok(secrets.with_header(validated.header))
 }
 
+/// Carries out what may take longer than the lease, which is renewed meanwhile: also while it waits for its turn, and while not a
+/// byte comes. Broken off when the lease cannot be renewed.
+async fn leased<T, E>(
+    lease: Duration,
+    work: impl Future<Output = T>,
+    mut renew: impl AsyncFnMut() -> Result<(), E>,
+) -> Result<T, E> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        if let Ok(done) = timeout(lease / RENEWALS, &mut work).await {
+            return Ok(done);
+        }
+        renew().await?;
+    }
+}
+
+async fn read(
+    services: &Services,
+    batch: &Batch,
+    pipeline: &Pipeline,
+    secrets: &SecretsOf,
+    path: &Path,
+) -> Result<(Validated, SealedWriter), ExtractError> {
+    let mut plain = PlainFile::open(services, path).await?;
+    let dialect = &pipeline.schema.dialect;
+    let is_archive = plain.is_archive().await;
+    let is_workbook = dialect.workbook != Workbook::No && matches!(is_archive, Ok(true));
+    let schema = if is_workbook {
+        let dialect = dialect.of_a_workbook();
+        Arc::new(Schema { dialect, ..Schema::clone(&pipeline.schema) })
+    } else {
+        pipeline.schema.clone()
+    };
+    // Reports of a workbook are CSV that the pipeline takes again.
+    let delimiter = dialect.declared_delimiter().filter(|_| is_workbook);
+    let file = CheckedFile::start(FileOf {
+        services,
+        owner: &batch.owner_name,
+        pipeline: &batch.pipeline,
+        id: batch.id,
+        key: secrets.key(),
+        errors_key: KeyOf::Batch(secrets.shared_key()),
+        schema,
+        delimiter,
+    })
+    .await?;
+    let mut reading = Reading { file, most: pipeline.max_upload_bytes, received: 0 };
+    if is_workbook {
+        let unpacked = upload_key(&batch.owner_name, batch.id.0);
+        let read = if plain.is_packed() {
+            let read = reading.push_packed_workbook(services, batch, plain, &dialect.workbook).await;
+            delete(services, &unpacked).await;
+            read
+        } else {
+            reading.push_workbook(services, path, plain.size, &dialect.workbook).await
+        };
+        read?;
+    } else {
+        if let Err(error) = is_archive {
+            return Err(reading.unreadable(error).await);
+        }
+        reading.push_all(plain).await?;
+    }
+    let (mut validated, mut writer) = reading.file.finish().await?;
+    writer.push(&std::mem::take(&mut validated.rest)).await?;
+    if let Some(delimiter) = delimiter {
+        validated.header = validated.header.separated_by(delimiter);
+    }
+    Ok((validated, writer))
+}
+
 /// A file that is validated and sealed as it is read.
-struct Sealing {
-    writer: SealedWriter,
-    validator: Validator,
+struct Reading {
+    file: CheckedFile,
     /// Bytes that it may have.
     most: u64,
     /// Bytes that were read, unpacked.
     received: u64,
-    /// Of them, when the lease was renewed last.
-    renewed_at: u64,
 }
 
-impl Sealing {
-    async fn renew(
+impl Reading {
+    async fn push_all(&mut self, mut plain: PlainFile) -> Result<(), ExtractError> {
+        loop {
+            match plain.next().await {
+                Ok(Some(piece)) => self.push(&piece).await?,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(self.unreadable(error).await),
+            }
+        }
+    }
+
+    /// A compressed workbook: it is read here and there, so it is stored unpacked until it was read.
+    async fn push_packed_workbook(
         &mut self,
         services: &Services,
-        policy: &ExtractPolicy,
-        lease: &mut ExtractionLease,
-    ) -> Result<(), FlowError> {
-        if self.received - self.renewed_at >= RENEW_EVERY {
-            self.renewed_at = self.received;
-            lease.until = services.clock.now() + policy.lease;
-            services.store.renew_extraction(lease).await?;
+        batch: &Batch,
+        mut plain: PlainFile,
+        which: &Workbook,
+    ) -> Result<(), ExtractError> {
+        let mut parts: PartWriter = content::workbook(services, &batch.owner_name, batch.id);
+        let mut size = 0;
+        loop {
+            match plain.next().await {
+                Ok(Some(piece)) => {
+                    size += piece.len() as u64;
+                    if size > self.most {
+                        parts.abort().await;
+                        return Err(self.too_large().await);
+                    }
+                    parts.push(&piece).await?;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    parts.abort().await;
+                    return Err(self.unreadable(error).await);
+                }
+            }
         }
-        Ok(())
+        let path = parts.path().clone();
+        parts.finish().await?;
+        self.push_workbook(services, &path, size, which).await
     }
 
     /// Reads a workbook on a thread of its own, row by row; no more of them wait than fill a few pieces.
     async fn push_workbook(
         &mut self,
-        file: ObjectFile,
-        which: &Workbook,
         services: &Services,
-        policy: &ExtractPolicy,
-        lease: &mut ExtractionLease,
+        path: &Path,
+        size: u64,
+        which: &Workbook,
     ) -> Result<(), ExtractError> {
+        if size > self.most {
+            return Err(self.too_large().await);
+        }
+        let file = ObjectFile::new(services.objects.clone(), path.clone(), size);
         // The semaphore is never closed.
         let _alone = WORKBOOKS.acquire().await.ok();
         let sheet = match which {
@@ -180,7 +225,6 @@ impl Sealing {
         });
         while let Some(piece) = pieces.recv().await {
             self.push(&piece).await?;
-            self.renew(services, policy, lease).await?;
         }
         match reading.await {
             Ok(Ok(())) => Ok(()),
@@ -190,10 +234,8 @@ impl Sealing {
             })
             .into()),
             Ok(Err(error)) => {
-                let mut errors = ErrorList::default();
-                errors.push(1, None, error.code(), || error.to_string());
-                let (errors, error_count) = errors.into_parts();
-                Err(ExtractError::File(FileFault::invalid(errors, error_count)))
+                let refused = self.file.broken(error.code(), error.to_string()).await;
+                Err(ExtractError::File(FileFault::invalid(refused)))
             }
             Err(error) => {
                 // It would panic again in any other worker, and the batch would never end.
@@ -205,29 +247,46 @@ impl Sealing {
     }
 
     async fn push(&mut self, plain: &[u8]) -> Result<(), ExtractError> {
-        self.validator
-            .push(plain)
-            .map_err(|limit| ExtractError::File(FileFault::new("file_too_large", limit.to_string())))?;
+        self.file.push(plain).await?;
         self.received += plain.len() as u64;
-        if self.received > self.most.saturating_add(self.validator.allowance()) {
-            return Err(too_large(self.most));
-        }
-        // A file that is refused anyway need not be stored; it is only read on for its other errors.
-        if !self.validator.has_errors() {
-            self.writer.push(self.validator.stored(plain)).await?;
+        if self.received > self.most.saturating_add(self.file.allowance()) {
+            return Err(self.too_large().await);
         }
         Ok(())
     }
+
+    async fn too_large(&mut self) -> ExtractError {
+        let message = format!("the file has more than {} bytes; split it", self.most);
+        let refused = self.file.broken(FileFault::TOO_LARGE, message).await;
+        ExtractError::File(FileFault::too_large(refused))
+    }
+
+    async fn unreadable(&mut self, error: ReadError) -> ExtractError {
+        match error {
+            ReadError::Flow(error) => error.into(),
+            ReadError::Packed(error) => {
+                let refused = self.file.broken(error.code(), error.to_string()).await;
+                ExtractError::File(FileFault::invalid(refused))
+            }
+        }
+    }
 }
 
-fn too_large(most: u64) -> ExtractError {
-    ExtractError::File(FileFault::new("file_too_large", format!("the file has more than {most} bytes")))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn unreadable(error: UnpackError) -> ExtractError {
-    ExtractError::File(invalid(error.rejected()))
-}
-
-fn invalid(rejected: Rejected) -> FileFault {
-    FileFault::invalid(rejected.errors, rejected.error_count)
+    #[tokio::test(start_paused = true)]
+    async fn the_lease_is_renewed_however_long_nothing_comes() {
+        let renewed = std::cell::Cell::new(0);
+        let lease = Duration::from_secs(30);
+        let long = tokio::time::sleep(Duration::from_secs(100));
+        let done = leased(lease, long, async || {
+            renewed.set(renewed.get() + 1);
+            Ok::<_, ()>(())
+        });
+        assert_eq!((done.await, renewed.get()), (Ok(()), 9));
+        let lost = leased(lease, std::future::pending::<()>(), async || Err("lost"));
+        assert_eq!(lost.await, Err("lost"));
+    }
 }

@@ -1,10 +1,10 @@
 //! Why an upload does not become a batch.
 
-use penstock_domain::csv::{Refused, Rejected, RowError, error};
+use penstock_domain::csv::{Rejected, error};
 use penstock_domain::ids::BatchId;
 
 use crate::context::error::FlowError;
-use crate::intake::unpack::UnpackError;
+use crate::intake::error_file::ErrorFile;
 
 /// Why an upload did not become a batch.
 #[derive(Debug, thiserror::Error)]
@@ -13,8 +13,8 @@ pub enum UploadError {
     #[error("the upload is larger than is allowed")]
     TooLarge(TooLarge),
     /// The file has errors.
-    #[error("the file has {}", error::of(.0.error_count, "error"))]
-    Rejected(Rejected),
+    #[error("the file has {}", error::of(.0.rejected.error_count, "error"))]
+    Rejected(RefusedFile),
     /// The pipeline's templates need these keys of the `context`, and have no default for them.
     #[error("the context has no {}", .0.join(", "))]
     MissingContext(Vec<String>),
@@ -35,19 +35,13 @@ pub enum UploadError {
     Flow(#[from] FlowError),
 }
 
-impl From<Refused> for UploadError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Errors(rejected) => Self::Rejected(rejected),
-            Refused::Limit(error) => Self::TooLarge(TooLarge::csv(error)),
-        }
-    }
-}
-
-impl From<UnpackError> for UploadError {
-    fn from(error: UnpackError) -> Self {
-        Self::Rejected(error.rejected())
-    }
+/// A file that is not taken.
+#[derive(Debug)]
+pub struct RefusedFile {
+    /// Its errors.
+    pub rejected: Rejected,
+    /// All of them with their lines; none where the list could not be stored.
+    pub list: Option<ErrorFile>,
 }
 
 /// Which limit was passed.
@@ -55,19 +49,6 @@ impl From<UnpackError> for UploadError {
 pub enum TooLarge {
     /// The whole body, in bytes.
     Bytes(u64),
-    /// A limit on rows, fields or records.
-    Csv {
-        /// The limit.
-        limit: RowError,
-        /// The first errors before it.
-        earlier: Vec<RowError>,
-        /// How many there are.
-        earlier_count: u64,
-    },
-}
-
-impl TooLarge {
-    fn csv(limit: RowError) -> Self {
-        Self::Csv { limit, earlier: Vec::new(), earlier_count: 0 }
-    }
+    /// A limit on rows, fields or records: the first of these errors.
+    Csv(RefusedFile),
 }

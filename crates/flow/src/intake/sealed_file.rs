@@ -42,6 +42,13 @@ impl SealedWriter {
         Ok(Self { parts: PartWriter::new(services, path), sealer, sealed: header.to_vec(), plain_bytes: 0 })
     }
 
+    /// With bytes before the sealed ones, that are not sealed themselves.
+    #[must_use]
+    pub(crate) fn after(mut self, head: &[u8]) -> Self {
+        self.sealed.splice(0..0, head.iter().copied());
+        self
+    }
+
     /// Plain bytes taken so far.
     pub fn plain_bytes(&self) -> u64 {
         self.plain_bytes

@@ -3,7 +3,6 @@
 use std::io::Write as _;
 
 use flate2::write::MultiGzDecoder;
-use penstock_domain::csv::{ErrorList, Rejected};
 
 /// Bytes that are unpacked at a time: deflate makes at most 1,032 of each, so that a step takes a mebibyte of memory at most.
 const STEP: usize = 1024;
@@ -29,16 +28,12 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
-    /// The same as a refused file's only error.
-    pub fn rejected(self) -> Rejected {
-        let code = match self {
+    /// Its code in the list of a file's errors.
+    pub fn code(self) -> &'static str {
+        match self {
             Self::Broken => "broken_gzip",
             Self::Bomb => "gzip_ratio",
-        };
-        let mut errors = ErrorList::default();
-        errors.push(1, None, code, || self.to_string());
-        let (errors, error_count) = errors.into_parts();
-        Rejected { errors, error_count }
+        }
     }
 }
 
@@ -61,6 +56,13 @@ pub enum Plain<'a> {
     Same(&'a [u8]),
     /// They were unpacked.
     Unpacked(Vec<u8>),
+}
+
+impl Unpack {
+    /// Whether what came is compressed.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.0, State::Gzip(_))
+    }
 }
 
 impl Plain<'_> {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use penstock_crypto::{DataKey, Fingerprinter};
-use penstock_domain::csv::{Validated, Validator, Workbook};
+use penstock_domain::csv::{Validated, Workbook};
 use penstock_domain::ids::BatchId;
 use penstock_store::batches::{Batch, Checkpoint, Created, Idempotency, NewBatch, SealedKey};
 use penstock_store::progress::Progress;
@@ -17,18 +17,18 @@ use crate::context::error::FlowError;
 use crate::context::installation;
 use crate::context::object_writer::PartWriter;
 use crate::context::objects::delete;
-use crate::context::references::References;
 use crate::context::secrets::{SecretLocation, SecretsOf};
 use crate::context::services::Services;
 use crate::context::stored_definitions;
 use crate::crash;
+use crate::intake::checked_file::{CheckedFile, FileOf};
 use crate::intake::content::{self, Content, Stored, WORKBOOK};
 use crate::intake::create_batch::{NotMade, create_batch, enqueue_extraction};
+use crate::intake::error_file::KeyOf;
 use crate::intake::refused::{TooLarge, UploadError};
 pub use crate::intake::request::{Accepted, UploadFields, UploadRequest};
 use crate::intake::request::{absorb_fields, check_context};
-use crate::intake::sealed_file::{SealedWriter, sealed_key};
-use crate::intake::unpack::Unpack;
+use crate::intake::unpack::{Unpack, UnpackError};
 
 /// An upload under way. Dropping it leaves nothing behind.
 pub struct Upload {
@@ -38,8 +38,7 @@ pub struct Upload {
     span: Span,
     secrets: SecretsOf,
     unpack: Unpack,
-    validator: Validator,
-    writer: SealedWriter,
+    file: CheckedFile,
     /// The first bytes, until it is known whether the file is a workbook; none where the pipeline takes no workbooks.
     beginning: Option<Vec<u8>>,
     /// The workbook, if it is one.
@@ -73,9 +72,19 @@ impl Upload {
             }
             None => Vec::new(),
         };
-        let references = Arc::new(References::of(services, &request.owner_name).await?);
-        let path = sealed_key(&request.owner_name, id);
-        let writer = SealedWriter::new(services, path, &key, id)?;
+        let schema = request.pipeline.schema.clone();
+        let takes_workbooks = schema.dialect.workbook != Workbook::No;
+        let file = CheckedFile::start(FileOf {
+            services,
+            owner: &request.owner_name,
+            pipeline: &request.pipeline.name,
+            id,
+            key: &key,
+            errors_key: KeyOf::Upload,
+            schema,
+            delimiter: None,
+        })
+        .await?;
         let span = tracing::info_span!("upload", batch = %id, trace_id = Empty);
         services.traces.of_batch(&span, id.0);
         Ok(Self {
@@ -84,9 +93,8 @@ impl Upload {
             span,
             secrets: SecretsOf::new(id, key, Value::Null),
             unpack: Unpack::default(),
-            validator: Validator::new(request.pipeline.schema.clone(), references),
-            writer,
-            beginning: (request.pipeline.schema.dialect.workbook != Workbook::No).then(Vec::new),
+            file,
+            beginning: takes_workbooks.then(Vec::new),
             workbook: None,
             received: 0,
             earlier,
@@ -101,8 +109,10 @@ impl Upload {
     /// As soon as a limit is passed; when it cannot be unpacked; when the object store fails.
     pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), UploadError> {
         while !bytes.is_empty() {
-            let plain = self.unpack.step(&mut bytes)?;
-            self.push_plain(plain.bytes()).await?;
+            match self.unpack.step(&mut bytes) {
+                Ok(plain) => self.push_plain(plain.bytes()).await?,
+                Err(error) => return Err(self.not_unpacked(error).await),
+            }
         }
         Ok(())
     }
@@ -112,9 +122,13 @@ impl Upload {
         Progress {
             at: self.services.clock.now(),
             bytes: self.received,
-            rows: self.validator.rows(),
-            errors: self.validator.errors().1,
+            rows: self.file.rows(),
+            errors: self.file.errors(),
         }
+    }
+
+    async fn not_unpacked(&mut self, error: UnpackError) -> UploadError {
+        UploadError::Rejected(self.file.broken(error.code(), error.to_string()).await)
     }
 
     async fn push_plain(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
@@ -132,29 +146,17 @@ impl Upload {
 
     /// Bytes of a file whose kind is known.
     async fn push_known(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
-        if self.workbook.is_none()
-            && let Err(limit) = self.validator.push(bytes)
-        {
-            let (earlier, earlier_count) = self.validator.errors();
-            return Err(UploadError::TooLarge(TooLarge::Csv {
-                limit: self.validator.error_of(&limit),
-                earlier: earlier.to_vec(),
-                earlier_count,
-            }));
+        match &mut self.workbook {
+            Some(workbook) => workbook.push(bytes).await?,
+            None => self.file.push(bytes).await?,
         }
         self.received += bytes.len() as u64;
         let most = self.request.pipeline.max_upload_bytes;
-        if self.received > most.saturating_add(self.validator.allowance()) {
+        if self.received > most.saturating_add(self.file.allowance()) {
             return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
         }
         for (_, fingerprint) in &mut self.fingerprints {
             fingerprint.update(bytes);
-        }
-        if let Some(workbook) = &mut self.workbook {
-            workbook.push(bytes).await?;
-        } else if !self.validator.has_errors() {
-            // A file that is refused anyway need not be stored; it is only read on for its other errors.
-            self.writer.push(self.validator.stored(bytes)).await?;
         }
         Ok(())
     }
@@ -162,7 +164,7 @@ impl Upload {
     /// Something else was wrong, and the file becomes no batch: what is wrong with the file itself, if anything is.
     pub async fn abandon(mut self) -> Option<UploadError> {
         if let Err(error) = self.finish_unpacking().await {
-            self.writer.abort().await;
+            self.file.abort().await;
             return Some(error);
         }
         match self.content().await {
@@ -185,7 +187,10 @@ impl Upload {
 
     /// What is left of the file, where it is held back until more comes.
     async fn finish_unpacking(&mut self) -> Result<(), UploadError> {
-        let rest = self.unpack.finish()?;
+        let rest = match self.unpack.finish() {
+            Ok(rest) => rest,
+            Err(error) => return Err(self.not_unpacked(error).await),
+        };
         if !rest.is_empty() {
             self.push_plain(&rest).await?;
         }
@@ -206,21 +211,16 @@ impl Upload {
             fingerprints: self.fingerprints,
         };
         if let Some(workbook) = self.workbook {
-            self.writer.abort().await;
+            self.file.abort().await;
             return Ok((Content::Workbook(workbook, self.received), rest));
         }
-        match self.validator.finish() {
-            Ok(validated) => Ok((Content::Rows(Box::new(validated), Box::new(self.writer)), rest)),
-            Err(refused) => {
-                self.writer.abort().await;
-                Err(refused.into())
-            }
-        }
+        let (validated, writer) = self.file.finish().await?;
+        Ok((Content::Rows(Box::new(validated), Box::new(writer)), rest))
     }
 
     async fn end(mut self, fields: UploadFields) -> Result<Accepted, UploadError> {
         if let Err(error) = self.finish_unpacking().await {
-            self.writer.abort().await;
+            self.file.abort().await;
             return Err(error);
         }
         let (mut content, rest) = self.content().await?;

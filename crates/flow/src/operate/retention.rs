@@ -9,6 +9,7 @@ use crate::context::error::FlowError;
 use crate::context::objects::delete;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
+use crate::intake::error_file;
 use crate::operate::control;
 use crate::operate::duplicates;
 
@@ -38,7 +39,7 @@ pub struct Pruned {
     pub erased: u32,
     /// Batches that were deleted.
     pub deleted: u32,
-    /// Uploads that nobody used, or whose file was taken over.
+    /// Uploads that nobody used, or whose file was taken over, and lists of the errors of files that were refused.
     pub uploads: u32,
 }
 
@@ -80,6 +81,7 @@ pub async fn prune(services: &Services, retention: &Retention, actor: &str) -> R
             break;
         }
     }
+    pruned.uploads += error_file::drop_expired(services, now).await?;
     services.store.drop_periods(now - PERIODS_KEPT).await?;
     duplicates::drop_expired(services, now).await?;
     pruned.erased += control::resume_erasures(services, actor).await?;

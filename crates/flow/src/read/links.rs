@@ -14,7 +14,7 @@ const PURPOSE: &str = "report-link";
 /// What a link gives access to, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The batch.
+    /// The batch, or the refused upload.
     pub batch: BatchId,
     /// The report's name.
     pub report: String,

@@ -129,7 +129,7 @@ pub async fn stream(
     let secrets = services.secrets_of(&batch).await?;
     let pipeline = services.definition_of(&batch).await?;
     let header = secrets.header().cloned();
-    let references = References::of(&services, &batch.owner_name).await?;
+    let references = References::of(&services, &batch.owner_name, &batch.pipeline).await?;
     let delimiter = header.as_ref().map_or(b',', |header| header.delimiter());
     let writer = Writer { batch: batch.id, secrets, pipeline, references, header, report, format, delimiter };
     let head = after.is_none().then(|| writer.head()).filter(|head| !head.is_empty());
@@ -311,7 +311,8 @@ impl Writer {
             let origin = kept.unwrap_or_else(|| reference.origin());
             let effect = self.effect(record, error).max(origin.effect);
             (reference.batch, reference.row) = (origin.batch, origin.row);
-            reference.unfinished = Some(Unfinished { effect, values: header.digest(payload, origin)? });
+            let (values, pipeline) = (header.digest(payload, origin)?, Some(self.references.tag()));
+            reference.unfinished = Some(Unfinished { effect, values, pipeline });
         }
         Ok(Own::Cells(shown.cells.into_owned(), reference))
     }

@@ -1,0 +1,109 @@
+//! `errors.csv`: the wrong lines of a file that was refused, for an hour.
+
+use actix_web::http::header;
+use actix_web::{HttpResponse, web};
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
+use penstock_domain::ids::BatchId;
+use penstock_flow::FlowError;
+use penstock_flow::intake::error_file::{self, ErrorFile};
+use penstock_store::batches::Batch;
+
+use crate::auth::Caller;
+use crate::downloads::{self, url_of};
+use crate::problem::{ErrorsLink, Problem};
+use crate::query::NoQuery;
+use crate::refusals;
+use crate::reports::file_name;
+use crate::state::ApiState;
+
+/// Its name.
+pub(crate) const NAME: &str = "errors.csv";
+
+/// What a link calls that of an upload that became no batch.
+pub(crate) const OF_UPLOAD: &str = "upload/errors.csv";
+
+/// The link to a refused upload's errors, which its answer has. None when it cannot be made: the answer is the same without it.
+pub(crate) async fn link(caller: &Caller, state: &ApiState, list: ErrorFile) -> Option<ErrorsLink> {
+    let url = async {
+        let link = downloads::link(caller, state, list.id, OF_UPLOAD.into(), list.expires_at).await?;
+        url_of(state, &link)
+    };
+    let errors_url = url.await.inspect_err(not_linked).ok()?;
+    Some(ErrorsLink { upload_id: list.id, errors_url, errors_expires_at: list.expires_at })
+}
+
+fn not_linked(problem: &Problem) {
+    tracing::warn!(reason = problem.detail, "the errors of a refused file are not linked");
+}
+
+/// The wrong lines of a refused upload, one for each of its first 100,000 errors. The file's columns come first; `_line`,
+/// `_column`, `_code` and `_message` say what is wrong. It can be read for an hour, by keys of the owner who uploaded the file. The
+/// id is the `upload_id` of the refusal, or that of `POST /v2/uploads`.
+#[utoipa::path(get, operation_id = "download_upload_errors", path = "/v2/uploads/{id}/errors.csv", tag = "batches", params(("id" = String, Path)),
+    responses((status = 200, description = "The wrong lines", content((String = "text/csv"))), refusals::Asked, refusals::Named, refusals::Sealed),
+    security(("key" = [])))]
+pub async fn of_upload(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
+    let id = id.parse().map_err(|_| unknown())?;
+    let presigned = state.services.store.upload(id, caller.owner).await?;
+    let Some(presigned) = presigned else { return send_of_upload(&state, caller, BatchId(id)).await };
+    let batch: Vec<_> = presigned.batch.into_iter().collect();
+    let batch = state.services.store.batches_by_seq(&batch).await?.pop().ok_or_else(unknown)?;
+    // As by the batch's own address: a key for other pipelines reads nothing of it.
+    let batch = caller.batch(&state, &batch.id.to_string()).await?;
+    send(&state, caller, batch).await
+}
+
+/// Sends the list of a refused upload.
+///
+/// # Errors
+/// 404 when there is none of the caller's owner, or its hour is over.
+pub(crate) async fn send_of_upload(
+    state: &ApiState,
+    caller: Caller,
+    id: BatchId,
+) -> Result<HttpResponse, Problem> {
+    let owner = &caller.owner_name;
+    let list =
+        error_file::open(&state.services, owner, id, None, |pipeline| caller.may_use(pipeline)).await?;
+    Ok(answer(state, &caller, list.ok_or_else(unknown)?, format!("{id}-{NAME}")))
+}
+
+/// Sends the list of a batch whose file failed.
+///
+/// # Errors
+/// 404 when there is none, or its hour is over; 410 when the batch was erased.
+pub(crate) async fn send(state: &ApiState, caller: Caller, batch: Batch) -> Result<HttpResponse, Problem> {
+    if batch.erased_at.is_some() {
+        return Err(FlowError::Erased.into());
+    }
+    let secrets = state.services.secrets_of(&batch).await?;
+    let (owner, key) = (&batch.owner_name, Some(secrets.key()));
+    // Whether the key is for the batch's pipeline was looked at with the batch.
+    let list = error_file::open(&state.services, owner, batch.id, key, |_| true).await?;
+    let name = file_name(&batch, NAME);
+    Ok(answer(state, &caller, list.ok_or_else(unknown)?, name))
+}
+
+fn answer(
+    state: &ApiState,
+    caller: &Caller,
+    list: impl Stream<Item = Result<Bytes, FlowError>> + Send + 'static,
+    name: String,
+) -> HttpResponse {
+    let held = caller.clone().hold(state, list.map_err(Problem::from));
+    let body = held.inspect_err(|error| tracing::warn!(reason = error.detail, "a list of errors broke off"));
+    HttpResponse::Ok()
+        .content_type("text/csv; charset=utf-8; header=present")
+        .insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")))
+        .streaming(Box::pin(body))
+}
+
+fn unknown() -> Problem {
+    Problem::not_found("list of errors of this upload, or its hour is over,")
+}
