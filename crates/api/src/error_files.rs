@@ -11,7 +11,7 @@ use penstock_store::batches::Batch;
 
 use crate::auth::Caller;
 use crate::downloads::{self, url_of};
-use crate::problem::{ErrorsLink, Problem};
+use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::refusals;
 use crate::reports::file_name;
@@ -24,13 +24,12 @@ pub(crate) const NAME: &str = "errors.csv";
 pub(crate) const OF_UPLOAD: &str = "upload/errors.csv";
 
 /// The link to a refused upload's errors, which its answer has. None when it cannot be made: the answer is the same without it.
-pub(crate) async fn link(caller: &Caller, state: &ApiState, list: ErrorFile) -> Option<ErrorsLink> {
+pub(crate) async fn url(caller: &Caller, state: &ApiState, list: ErrorFile) -> Option<String> {
     let url = async {
         let link = downloads::link(caller, state, list.id, OF_UPLOAD.into(), list.expires_at).await?;
         url_of(state, &link)
     };
-    let errors_url = url.await.inspect_err(not_linked).ok()?;
-    Some(ErrorsLink { upload_id: list.id, errors_url, errors_expires_at: list.expires_at })
+    url.await.inspect_err(not_linked).ok()
 }
 
 fn not_linked(problem: &Problem) {

@@ -9,7 +9,7 @@ use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
 
-use crate::problem::{ErrorsLink, FileError, FileErrorCount, Problem};
+use crate::problem::{FileError, FileErrorCount, Problem};
 use crate::{
     audit, batches, callbacks, downloads, error_files, events, health, ingest, keyless, limits, operations,
     pipelines, presigned, progress, reports, retry, rows, throughput,
@@ -56,7 +56,7 @@ use crate::{
         health::readyz,
         keyless::metrics,
     ),
-    components(schemas(Problem, FileError, FileErrorCount, ErrorsLink, CallbackEvent)),
+    components(schemas(Problem, FileError, FileErrorCount, CallbackEvent)),
     modifiers(&Keys),
 )]
 pub struct Document;

@@ -8,6 +8,7 @@ use penstock_domain::ids::BatchId;
 use penstock_domain::ledger::Refusal;
 use penstock_domain::time::Timestamp;
 use penstock_flow::FlowError;
+use penstock_flow::intake::error_file::ErrorFile;
 use penstock_store::StoreError;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -41,19 +42,6 @@ pub struct FileErrorCount {
     count: u64,
 }
 
-/// Where all errors of a refused file are, with its lines.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct ErrorsLink {
-    /// The refused upload: `GET /v2/uploads/{upload_id}/errors.csv` gives its errors to its owner's keys.
-    #[schema(value_type = String, format = Uuid)]
-    pub upload_id: BatchId,
-    /// The same file for whoever has this link, up to 100,000 errors; no `Authorization` is needed there.
-    pub errors_url: String,
-    /// Until when.
-    #[schema(value_type = String, format = DateTime)]
-    pub errors_expires_at: Timestamp,
-}
-
 /// `application/problem+json`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
@@ -79,9 +67,17 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<FileErrorCount>>)]
     pub error_counts: Option<Vec<ErrorCount>>,
-    /// What of the file's errors can be read for an hour.
-    #[serde(flatten)]
-    pub errors_file: Option<ErrorsLink>,
+    /// The refused upload: `GET /v2/uploads/{upload_id}/errors.csv` gives all errors of its file to its owner's keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub upload_id: Option<BatchId>,
+    /// The same for whoever has this link, up to 100,000 errors with their lines; no `Authorization` is needed there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors_url: Option<String>,
+    /// Until when they can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub errors_expires_at: Option<Timestamp>,
     /// Seconds for `Retry-After`; statuses that ask for one have one without it.
     #[serde(skip)]
     pub retry_after: Option<u32>,
@@ -107,7 +103,9 @@ impl Problem {
             errors: None,
             error_count: None,
             error_counts: None,
-            errors_file: None,
+            upload_id: None,
+            errors_url: None,
+            errors_expires_at: None,
             retry_after: None,
         }
     }
@@ -147,11 +145,19 @@ impl Problem {
 
     /// With a file's errors.
     #[must_use]
-    pub fn with_errors(mut self, rejected: Rejected, file: Option<ErrorsLink>) -> Self {
+    pub fn with_errors(mut self, rejected: Rejected) -> Self {
         self.errors = Some(rejected.errors);
         self.error_count = Some(rejected.error_count);
         self.error_counts = Some(rejected.counts);
-        self.errors_file = file;
+        self
+    }
+
+    /// With the list of all of a file's errors, and the link to it.
+    #[must_use]
+    pub fn with_list(mut self, list: ErrorFile, url: String) -> Self {
+        self.upload_id = Some(list.id);
+        self.errors_url = Some(url);
+        self.errors_expires_at = Some(list.expires_at);
         self
     }
 }

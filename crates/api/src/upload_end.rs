@@ -7,7 +7,7 @@ use penstock_flow::intake::upload::Accepted;
 
 use crate::auth::Caller;
 use crate::error_files;
-use crate::problem::{ErrorsLink, Problem};
+use crate::problem::Problem;
 use crate::state::ApiState;
 
 /// Carries the last part of an upload to its end, also when its client hangs up meanwhile: a file whose batch is just being
@@ -33,16 +33,20 @@ pub(crate) async fn refusal(caller: &Caller, state: &ApiState, error: UploadErro
         UploadError::Rejected(refused) | UploadError::TooLarge(TooLarge::Csv(refused)) => refused.list,
         _ => None,
     };
-    let link = match list {
-        Some(list) => error_files::link(caller, state, list).await,
+    let url = match list {
+        Some(list) => error_files::url(caller, state, list).await,
         None => None,
     };
-    worded(error, link)
+    let problem = worded(error);
+    match list.zip(url) {
+        Some((list, url)) => problem.with_list(list, url),
+        None => problem,
+    }
 }
 
-fn worded(error: UploadError, link: Option<ErrorsLink>) -> Problem {
+fn worded(error: UploadError) -> Problem {
     match error {
-        UploadError::Rejected(refused) => invalid_file(refused, link),
+        UploadError::Rejected(refused) => invalid_file(refused),
         UploadError::TooLarge(TooLarge::Bytes(most)) => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "file_too_large",
@@ -50,7 +54,7 @@ fn worded(error: UploadError, link: Option<ErrorsLink>) -> Problem {
         ),
         UploadError::TooLarge(TooLarge::Csv(RefusedFile { rejected, .. })) => {
             let detail = rejected.errors.first().map(|limit| limit.message.clone()).unwrap_or_default();
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", detail).with_errors(rejected, link)
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", detail).with_errors(rejected)
         }
         UploadError::MissingContext(missing) => {
             let keys = missing.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
@@ -80,10 +84,10 @@ fn worded(error: UploadError, link: Option<ErrorsLink>) -> Problem {
     }
 }
 
-fn invalid_file(refused: RefusedFile, link: Option<ErrorsLink>) -> Problem {
+fn invalid_file(refused: RefusedFile) -> Problem {
     let rejected = refused.rejected;
     let (all, kept) = (rejected.error_count, rejected.errors.len() as u64);
     let listed = if all > kept { format!("; the first {kept} are listed") } else { String::new() };
     Problem::unprocessable("invalid_file", format!("the file has {}{listed}", error::of(all, "error")))
-        .with_errors(rejected, link)
+        .with_errors(rejected)
 }

