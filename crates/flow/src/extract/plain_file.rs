@@ -32,6 +32,7 @@ pub(super) struct PlainFile {
     pub size: u64,
     stored: BoxStream<'static, object_store::Result<Bytes>>,
     unpack: Option<Unpack>,
+    packed: bool,
     /// What of the part that came last is not unpacked yet.
     part: Bytes,
     /// What was read to know the file's kind.
@@ -54,6 +55,7 @@ impl PlainFile {
             size: stored.meta.size,
             stored: stored.into_stream(),
             unpack: Some(Unpack::default()),
+            packed: false,
             part: Bytes::new(),
             beginning: Vec::new(),
         })
@@ -70,7 +72,7 @@ impl PlainFile {
 
     /// Whether its bytes are compressed.
     pub fn is_packed(&self) -> bool {
-        self.unpack.as_ref().is_some_and(Unpack::is_packed)
+        self.packed
     }
 
     /// The next bytes; none at the end.
@@ -94,6 +96,7 @@ impl PlainFile {
             }
             let mut part = self.part.as_ref();
             let plain = unpack.step(&mut part).map_err(ReadError::Packed)?.bytes().to_vec();
+            self.packed = unpack.is_packed();
             let taken = self.part.len() - part.len();
             let _ = self.part.split_to(taken);
             if !plain.is_empty() {
