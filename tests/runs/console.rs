@@ -188,6 +188,36 @@ async fn guessed_keys_are_slowed_down_and_pages_have_their_headers() {
 }
 
 #[tokio::test]
+async fn calls_of_the_last_hour_are_shown_beside_what_is_allowed() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &crate::invite())]);
+    let key = place.key(&sandbox, "acme");
+    let (admin, _) = place.operate(&sandbox, &["keys", "create", "--owner", "ops", "--admin"]);
+    let admin = admin["key"].as_str().expect("a key");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload(crate::PEOPLE, crate::people(5)).await.expect("an answer");
+    client.finished(batch["id"].as_str().expect("an id")).await;
+    let operator = Client::new(&service, admin);
+    let began = std::time::Instant::now();
+    // Workers write their calls down every few seconds.
+    let invite = loop {
+        let all = operator.get("/v2/limits").await;
+        let all = all["data"].as_array().expect("a list").clone();
+        let invite = all.into_iter().find(|one| one["dependency"] == "invite").expect("it is there");
+        let minutes = invite["last_hour"].as_array().expect("minutes");
+        if minutes.iter().filter_map(|minute| minute["calls"].as_u64()).sum::<u64>() >= 5 {
+            break invite;
+        }
+        assert!(began.elapsed() < penstock_tests::PATIENCE, "{invite}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    assert_eq!(invite["allowed_per_minute"].as_f64(), Some(300_000.0), "{invite}");
+    let page = Reader::signed_in(&service, admin).await.page("/console/limits").await;
+    assert!(page.contains("<svg class=\"use\"") && page.contains("<rect class=\"calls\""), "{page}");
+}
+
+#[tokio::test]
 async fn limits_and_operations_are_for_admin_keys() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let place = Place::new(&[("invite.yaml", &crate::invite())]);

@@ -39,6 +39,7 @@ mod listening;
 mod lists;
 mod liveness;
 mod load;
+mod oidc;
 mod once;
 mod openapi;
 mod operations;

@@ -41,10 +41,25 @@ impl Reader {
         reader
     }
 
-    async fn answer(&mut self, request: reqwest::RequestBuilder) -> Answer {
+    /// Somebody who has a copy of its cookies.
+    pub fn copy(&self) -> Self {
+        Self { http: self.http.clone(), base: self.base.clone(), cookies: self.cookies.clone() }
+    }
+
+    /// The same at another process.
+    pub fn at(self, service: &Service) -> Self {
+        Self { base: service.base.clone(), ..self }
+    }
+
+    /// Its cookies, as a header has them.
+    pub fn cookies(&self) -> String {
         let cookies: Vec<String> =
             self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let answer = request.header("cookie", cookies.join("; ")).send().await.expect("an answer");
+        cookies.join("; ")
+    }
+
+    async fn answer(&mut self, request: reqwest::RequestBuilder) -> Answer {
+        let answer = request.header("cookie", self.cookies()).send().await.expect("an answer");
         let headers = answer.headers().clone();
         let mut session = None;
         for cookie in headers.get_all("set-cookie") {

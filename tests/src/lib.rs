@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod memory_limit;
 pub mod pgbouncer;
 pub mod postgres;
+pub mod provider;
 pub mod receiver;
 pub mod redis;
 pub mod s3;

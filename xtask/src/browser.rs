@@ -38,13 +38,21 @@ pub fn axe_path() -> Result<PathBuf, String> {
 }
 
 fn fetch(folder: &Path) -> Result<(), String> {
-    let archive = folder.join("axe.tgz");
+    fetch_package(AXE, AXE_SUM, folder, "package/axe.min.js")
+}
+
+/// Fetches a package of the npm registry, checks it, and unpacks a part of it.
+///
+/// # Errors
+/// When it cannot be fetched, or is not what it was.
+pub fn fetch_package(url: &str, sha512: &str, folder: &Path, part: &str) -> Result<(), String> {
+    let archive = folder.join("package.tgz");
     let mut fetch = Command::new("curl");
     fetch.args(["--silent", "--show-error", "--fail", "--location", "--retry", "3", "--output"]);
-    run_with(fetch.arg(&archive).arg(AXE))?;
-    let sums = folder.join("axe.sha512");
-    std::fs::write(&sums, format!("{AXE_SUM}  {}\n", archive.display()))
+    run_with(fetch.arg(&archive).arg(url))?;
+    let sums = folder.join("package.sha512");
+    std::fs::write(&sums, format!("{sha512}  {}\n", archive.display()))
         .map_err(|error| format!("{}: {error}", sums.display()))?;
     run_with(Command::new("sha512sum").args(["--check", "--quiet"]).arg(&sums))?;
-    run_with(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(folder).arg("package/axe.min.js"))
+    run_with(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(folder).arg(part))
 }

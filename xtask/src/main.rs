@@ -5,6 +5,7 @@ mod browser;
 mod check;
 mod deploy;
 mod image;
+mod oidc;
 mod packages;
 mod services;
 mod supply;

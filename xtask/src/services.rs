@@ -20,6 +20,7 @@ pub struct Services {
     collector: Option<PathBuf>,
     tools: Option<PathBuf>,
     axe: Option<PathBuf>,
+    oidc: Option<PathBuf>,
     redis: Child,
     redis_port: u16,
 }
@@ -63,6 +64,7 @@ impl Services {
             collector: None,
             tools: None,
             axe: None,
+            oidc: None,
             redis,
             redis_port,
         };
@@ -74,6 +76,7 @@ impl Services {
         services.collector = Some(crate::deploy::collector_path()?);
         crate::browser::install()?;
         services.axe = Some(crate::browser::axe_path()?);
+        services.oidc = Some(crate::oidc::modules_path()?);
         Ok(services)
     }
 
@@ -95,6 +98,9 @@ impl Services {
         }
         if let Some(axe) = &self.axe {
             environment.push(("PENSTOCK_TEST_AXE", axe.display().to_string()));
+        }
+        if let Some(oidc) = &self.oidc {
+            environment.push(("PENSTOCK_TEST_OIDC", oidc.display().to_string()));
         }
         if let Some(collector) = &self.collector {
             environment.push(("PENSTOCK_TEST_COLLECTOR", collector.display().to_string()));

@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use penstock_domain::ids::OwnerSeq;
+
 use crate::token_bucket::TokenBucket;
 
 /// For how long a key is known to have been good.
@@ -86,6 +88,11 @@ impl AddressRates {
         let is_known =
             key.and_then(|key| seen.known.get(&key)).is_some_and(|at| now.saturating_sub(*at) < KNOWN_FOR);
         if is_known { Ok(Taken { from, key, token: false }) } else { Err(wait) }
+    }
+
+    /// Whose share of a budget an address has: a number that no owner has.
+    pub(crate) fn share(&self, address: Option<IpAddr>) -> OwnerSeq {
+        OwnerSeq(self.hasher.hash_one(address).cast_signed() | i64::MIN)
     }
 
     /// The request had a good key, or needed none.

@@ -2,7 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use penstock_domain::time::Timestamp;
-use penstock_store::operations::AuditEntry;
+use penstock_store::operations::AuditLine;
 use penstock_store::owners::KeyRole;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -21,7 +21,7 @@ use crate::state::ApiState;
 const PAGE_BYTES: u64 = 1024 * 1024;
 
 /// An entry, for the document: the store knows of none.
-#[allow(dead_code, reason = "it describes `AuditEntry`")]
+#[allow(dead_code, reason = "it describes `AuditLine`")]
 #[derive(ToSchema)]
 #[schema(as = AuditEntry)]
 pub struct AuditEntryView {
@@ -38,6 +38,10 @@ pub struct AuditEntryView {
     batch: Option<Uuid>,
     /// More, without any row's content.
     detail: Option<String>,
+    /// The name of the key that did it; none when it has none, or when it was no key.
+    key_name: Option<String>,
+    /// The owner whose key it was.
+    key_owner: Option<String>,
 }
 
 /// A page of the audit log.
@@ -45,7 +49,7 @@ pub struct AuditEntryView {
 pub struct AuditPage {
     /// The entries, newest first.
     #[schema(value_type = Vec<AuditEntryView>)]
-    pub data: Vec<AuditEntry>,
+    pub data: Vec<AuditLine>,
     /// Gives the next page; none behind the last.
     pub next_cursor: Option<String>,
 }
@@ -89,6 +93,6 @@ pub async fn list(
     drop(read);
     let more = data.len() > limit as usize;
     data.truncate(limit as usize);
-    let next_cursor = data.last().filter(|_| more).map(|last| last.id.to_string());
+    let next_cursor = data.last().filter(|_| more).map(|last| last.entry.id.to_string());
     body::answer(&AuditPage { data, next_cursor }, room)
 }

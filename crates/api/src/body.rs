@@ -119,16 +119,36 @@ pub async fn small(
     headers: &HeaderMap,
     payload: web::Payload,
 ) -> Result<Small, Problem> {
+    at_most(state, owner, headers, payload, SMALL_BYTES).await
+}
+
+/// Reads a body of at most that many bytes, no more than a small one has.
+///
+/// # Errors
+/// As [`small`].
+pub async fn at_most(
+    state: &ApiState,
+    owner: OwnerSeq,
+    headers: &HeaderMap,
+    payload: web::Payload,
+    most: usize,
+) -> Result<Small, Problem> {
     unencoded(headers)?;
-    let announced = announced(headers).and_then(|bytes| usize::try_from(bytes).ok());
-    let room = state.budgets.body(owner, announced.unwrap_or(SMALL_BYTES).min(SMALL_BYTES)).await?;
+    let too_large = || {
+        let detail = format!("this body has at most {most} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    };
+    let announced = announced(headers).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    if announced.is_some_and(|bytes| bytes > most) {
+        return Err(too_large());
+    }
+    let room = state.budgets.body(owner, announced.unwrap_or(most)).await?;
     let deadline = Deadline::of_small(state);
     let mut bytes = Vec::new();
     let mut chunks = self::bytes(payload);
     while let Some(chunk) = deadline.next(&mut chunks).await? {
-        if bytes.len() + chunk.len() > SMALL_BYTES {
-            let detail = format!("a JSON body has at most {SMALL_BYTES} bytes");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail));
+        if bytes.len() + chunk.len() > most {
+            return Err(too_large());
         }
         bytes.extend_from_slice(&chunk);
     }

@@ -5,24 +5,24 @@ use std::time::Duration;
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use penstock_flow::read::view::batch_view;
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
 use crate::body::nothing;
+use crate::console::events::changes;
+use crate::console::watchers::look_at;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::refusals;
 use crate::state::ApiState;
 
-/// How often a batch is looked at for its listeners.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a listener's key is asked for again.
+const KEY_EVERY: Duration = Duration::from_secs(3);
 
-/// Looks without a change after which a comment keeps the connection open.
-const KEEP_ALIVE_LOOKS: u32 = 15;
-
-/// Looks after which the listener's key is asked for again.
-const KEY_LOOKS: u32 = 3;
+/// Looks at the key without an event after which a comment keeps the connection open.
+const KEEP_ALIVE_TICKS: u32 = 5;
 
 /// An event, for the document: each line of it is a field.
 #[allow(dead_code, reason = "it describes what is written")]
@@ -67,37 +67,56 @@ pub async fn stream(
     if request.method() == Method::HEAD {
         return Ok(response.streaming(nothing()));
     }
+    let mut changes = changes(look_at(&state, &first)).boxed();
     let events = async_stream::stream! {
-        let (mut looks, mut quiet) = (0_u32, 0);
-        let mut current = Some(first);
+        let mut tick = tokio::time::interval(KEY_EVERY);
+        // The first tick is now.
+        tick.tick().await;
+        let (mut first, mut quiet) = (Some(first), 0);
         loop {
-            let batch = match current.take() {
-                Some(batch) => Some(batch),
-                None => caller.batch(&state, &id).await.ok(),
+            let is_first = first.is_some();
+            // What it is now is told at once; what changes, as it is seen.
+            let seen_now = match first.take() {
+                Some(batch) => {
+                    let Ok(view) = batch_view(&state.services, &batch, state.rows_per_owner).await else { break };
+                    let Ok(data) = serde_json::to_string(&view) else { break };
+                    Some((batch.ledger.revision, data, batch.ledger.is_finished()))
+                }
+                None => tokio::select! {
+                    change = changes.next() => match change {
+                        Some(change) => Some((change.revision, change.json.clone(), change.ended)),
+                        None => break,
+                    },
+                    _ = tick.tick() => {
+                        if !caller.is_valid(&state).await {
+                            break;
+                        }
+                        None
+                    }
+                    () = state.stop.cancelled() => break,
+                },
             };
-            let Some(batch) = batch else { break };
-            if seen != Some(batch.ledger.revision) {
-                let Ok(view) = batch_view(&state.services, &batch, state.rows_per_owner).await else { break };
-                let Ok(data) = serde_json::to_string(&view) else { break };
-                seen = Some(batch.ledger.revision);
-                quiet = 0;
-                yield Ok::<_, Problem>(Bytes::from(format!("id: {}\nevent: batch\ndata: {data}\n\n", batch.ledger.revision)));
-            }
-            if batch.ledger.is_finished() {
-                break;
-            }
-            tokio::select! {
-                () = state.stop.cancelled() => break,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            looks = looks.wrapping_add(1);
-            if looks % KEY_LOOKS == 0 && !caller.is_valid(&state).await {
-                break;
-            }
-            quiet += 1;
-            if quiet >= KEEP_ALIVE_LOOKS {
-                quiet = 0;
-                yield Ok(Bytes::from_static(b": still here\n\n"));
+            match seen_now {
+                Some((revision, data, ended)) => {
+                    // One that was looked at before this listener came may be older than what it knows.
+                    let is_new = if is_first { seen != Some(revision) } else { seen < Some(revision) };
+                    if is_first || is_new {
+                        seen = Some(revision);
+                    }
+                    if is_new {
+                        quiet = 0;
+                        yield Ok::<_, Problem>(Bytes::from(format!("id: {revision}\nevent: batch\ndata: {data}\n\n")));
+                    }
+                    if ended {
+                        break;
+                    }
+                }
+                None => {
+                    quiet += 1;
+                    if quiet % KEEP_ALIVE_TICKS == 0 {
+                        yield Ok(Bytes::from_static(b": still here\n\n"));
+                    }
+                }
             }
         }
     };

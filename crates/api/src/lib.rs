@@ -60,7 +60,6 @@ pub mod server;
 mod shared_answer;
 pub mod state;
 pub mod throughput;
-mod tickets;
 mod token_bucket;
 mod trace;
 mod upload_end;

@@ -1,4 +1,4 @@
-//! Batches that somebody looks at in the console, as they were seen last: for every page that shows one.
+//! Batches that somebody looks at, as they were seen last: for every page and every listener of the REST API that shows one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,11 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use penstock_domain::ids::BatchSeq;
 use tokio::sync::watch;
 
+/// Looks after which a batch is rendered anew although it did not change: what it waits for may have.
+const RENDER_ANEW: u32 = 10;
+
 /// A batch as it was seen last.
 #[derive(Debug)]
 pub(crate) struct Seen {
     /// Which one, by its public id.
     pub id: String,
+    /// Its revision.
+    pub revision: i64,
     /// Whether it has ended.
     pub ended: bool,
     /// Changes when what its page offers does.
@@ -21,50 +26,122 @@ pub(crate) struct Seen {
     pub line: String,
     /// Its line in a list for an admin key, with the owner.
     pub admin_line: String,
+    /// The batch as the REST API shows it, in JSON.
+    pub json: String,
 }
 
-/// The watchers of a process. Cheap to clone.
+/// What is seen of a batch, from now on. It closes when the batch has ended or is gone.
+pub(crate) type Sight = watch::Receiver<Option<Arc<Seen>>>;
+
+/// The batches that somebody looks at in this process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Watchers(Arc<Mutex<Watched>>);
 
-/// What is seen of each batch that somebody looks at.
-type Watched = HashMap<BatchSeq, watch::Sender<Option<Arc<Seen>>>>;
+#[derive(Debug, Default)]
+struct Watched {
+    batches: HashMap<BatchSeq, Watcher>,
+    /// Whether something looks at them.
+    looking: bool,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    seen: watch::Sender<Option<Arc<Seen>>>,
+    /// Looks since it was rendered last.
+    looks: u32,
+}
 
 impl Watchers {
     fn all(&self) -> MutexGuard<'_, Watched> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is seen of a batch, from now on; and whether nobody watches it yet: whoever asked has to.
-    pub fn subscribe(&self, batch: BatchSeq) -> (watch::Receiver<Option<Arc<Seen>>>, bool) {
+    /// What is seen of a batch, from now on; and whether nothing looks yet: whoever asked has to see to it.
+    pub fn subscribe(&self, batch: BatchSeq) -> (Sight, bool) {
         let mut all = self.all();
-        if let Some(watcher) = all.get(&batch) {
-            return (watcher.subscribe(), false);
-        }
-        let (sender, receiver) = watch::channel(None);
-        all.insert(batch, sender);
-        (receiver, true)
+        let new = || Watcher { seen: watch::channel(None).0, looks: 0 };
+        let sight = all.batches.entry(batch).or_insert_with(new).seen.subscribe();
+        let begins = !std::mem::replace(&mut all.looking, true);
+        (sight, begins)
     }
 
-    /// Shows it to everybody who looks.
+    /// The batches that somebody looks at. None: then nothing looks any more either.
+    pub fn watched(&self) -> Vec<BatchSeq> {
+        let mut all = self.all();
+        all.batches.retain(|_, watcher| watcher.seen.receiver_count() > 0);
+        all.looking = !all.batches.is_empty();
+        all.batches.keys().copied().collect()
+    }
+
+    /// Whether a batch of that revision has to be shown: it changed, or was not rendered for a while.
+    pub fn is_due(&self, batch: BatchSeq, revision: i64) -> bool {
+        let mut all = self.all();
+        let Some(watcher) = all.batches.get_mut(&batch) else { return false };
+        watcher.looks += 1;
+        let known = watcher.seen.borrow().as_ref().map(|seen| seen.revision);
+        known != Some(revision) || watcher.looks >= RENDER_ANEW
+    }
+
+    /// Shows it to everybody who looks; one that has ended is not looked at any more.
     pub fn show(&self, batch: BatchSeq, seen: Seen) {
-        if let Some(watcher) = self.all().get(&batch) {
-            watcher.send_replace(Some(Arc::new(seen)));
-        }
-    }
-
-    /// Nobody watches it any more.
-    pub fn remove(&self, batch: BatchSeq) {
-        self.all().remove(&batch);
-    }
-
-    /// The same, if nobody looks at it; whether that was so.
-    pub fn remove_if_alone(&self, batch: BatchSeq) -> bool {
         let mut all = self.all();
-        let alone = all.get(&batch).is_none_or(|watcher| watcher.receiver_count() == 0);
-        if alone {
-            all.remove(&batch);
+        let ended = seen.ended;
+        if let Some(watcher) = all.batches.get_mut(&batch) {
+            watcher.looks = 0;
+            watcher.seen.send_replace(Some(Arc::new(seen)));
         }
-        alone
+        if ended {
+            all.batches.remove(&batch);
+        }
+    }
+
+    /// A batch that is gone.
+    pub fn remove(&self, batch: BatchSeq) {
+        self.all().batches.remove(&batch);
+    }
+
+    /// Nothing looks any more: who does is let go, and comes again.
+    pub fn end(&self) {
+        *self.all() = Watched::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(revision: i64, ended: bool) -> Seen {
+        let (page, line, admin_line, json) = Default::default();
+        Seen { id: "b".into(), revision, ended, state: String::new(), page, line, admin_line, json }
+    }
+
+    #[test]
+    fn one_looks_for_everybody_until_nobody_is_left() {
+        let watchers = Watchers::default();
+        let (one, begins) = watchers.subscribe(BatchSeq(1));
+        assert!(begins);
+        let (another, begins) = watchers.subscribe(BatchSeq(1));
+        assert!(!begins);
+        assert!(!watchers.subscribe(BatchSeq(2)).1);
+        assert_eq!(watchers.watched(), [BatchSeq(1)], "nobody looks at the other one any more");
+        drop(one);
+        assert_eq!(watchers.watched(), [BatchSeq(1)]);
+        drop(another);
+        assert_eq!(watchers.watched(), []);
+        assert!(watchers.subscribe(BatchSeq(1)).1, "who comes now begins anew");
+    }
+
+    #[test]
+    fn a_batch_is_rendered_when_it_changed_or_after_a_while() {
+        let watchers = Watchers::default();
+        let (sight, _) = watchers.subscribe(BatchSeq(1));
+        assert!(watchers.is_due(BatchSeq(1), 7));
+        watchers.show(BatchSeq(1), seen(7, false));
+        let due = (0..RENDER_ANEW).filter(|_| watchers.is_due(BatchSeq(1), 7)).count();
+        assert_eq!(due, 1, "the last look of these");
+        assert!(watchers.is_due(BatchSeq(1), 8));
+        watchers.show(BatchSeq(1), seen(8, true));
+        assert!(sight.borrow().as_ref().is_some_and(|seen| seen.ended));
+        assert!(sight.has_changed().is_err(), "it has ended, and is let go");
     }
 }

@@ -89,6 +89,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .app_data(state.clone())
             .app_data(keyless.clone())
             .app_data(compressing.clone())
+            .wrap(from_fn(console::framed))
             .wrap(from_fn(limited))
             .wrap(from_fn(sparing))
             .wrap(Compress::default())

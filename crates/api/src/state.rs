@@ -15,11 +15,11 @@ use crate::accesses::Accesses;
 use crate::address_rates::AddressRates;
 use crate::budgets::Budgets;
 use crate::connections::{Connections, Limits};
+use crate::console::Provider;
 use crate::quotas::{Most, Quotas};
 use crate::rates::{PerMinute, Rates};
 use crate::report_index::Reports;
 use crate::seen::Watchers;
-use crate::tickets::UsedTickets;
 
 /// How long a client that is being sent an answer may take no byte of it.
 const STALLED: Duration = Duration::from_secs(60);
@@ -68,8 +68,8 @@ pub struct ApiState {
     pub console: bool,
     /// How often an address signs in with a key that is not valid.
     pub sign_ins: AddressRates,
-    /// Links to sign in by that were used.
-    pub(crate) used_tickets: UsedTickets,
+    /// The OpenID Connect provider by which people sign in to the console.
+    pub(crate) oidc: Option<Arc<Provider>>,
     /// What is seen of the batches whose pages somebody looks at.
     pub(crate) watchers: Watchers,
     /// Cancelled when the service stops: who listens to events is let go.
@@ -88,6 +88,9 @@ impl ApiState {
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
         let surface = &settings.surface;
+        let provider = settings.oidc.provider()?.map(Provider::new).transpose();
+        let oidc =
+            provider.map_err(|error| StartError::new(format!("cannot set up TLS: {error}")))?.map(Arc::new);
         let connections = Connections::new(Limits {
             most: surface.connections(),
             per_address: surface.per_address(),
@@ -127,7 +130,7 @@ impl ApiState {
             },
             console: surface.console,
             sign_ins: AddressRates::new(SIGN_INS_PER_MINUTE),
-            used_tickets: UsedTickets::default(),
+            oidc,
             watchers: Watchers::default(),
             stop,
         })

@@ -14,6 +14,7 @@ pub mod health;
 pub mod live_files;
 pub mod log_pipe;
 mod logs;
+pub mod oidc;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod panics;

@@ -8,6 +8,7 @@ use clap::Args;
 use penstock_flow::operate::retention::Retention;
 use penstock_flow::worker::heartbeat;
 
+use crate::oidc::Oidc;
 use crate::surface::Surface;
 use crate::{StartError, variables};
 
@@ -90,6 +91,9 @@ pub struct Settings {
     /// Limits on clients
     #[command(flatten)]
     pub surface: Surface,
+    /// Signing in to the console by OpenID Connect
+    #[command(flatten)]
+    pub oidc: Oidc,
     /// Connections to PostgreSQL
     #[arg(long, env = "PENSTOCK_DATABASE_CONNECTIONS", default_value_t = 16, global = true)]
     pub database_connections: u32,
@@ -146,6 +150,18 @@ impl Settings {
             }
             *value = Some(variables::read_file(name, file)?);
         }
+        self.oidc.read_files()
+    }
+
+    /// Whether the console can say where people come back to after they signed in elsewhere.
+    fn check_sign_in(&self) -> Result<(), StartError> {
+        let provider = self.oidc.provider()?;
+        if provider.is_some() && self.surface.public_base()?.is_none() && self.bind.ip().is_unspecified() {
+            return Err(StartError::misuse(
+                "PENSTOCK_PUBLIC_URL is not set, so the OpenID Connect provider cannot send people back: set it to where they \
+                 reach the console, https://rows.example.com.",
+            ));
+        }
         Ok(())
     }
 
@@ -192,6 +208,7 @@ impl Settings {
             ));
         }
         self.surface.check()?;
+        self.check_sign_in()?;
         if Duration::from_secs(self.lost_after_seconds) < lease {
             return Err(StartError::misuse(format!(
                 "PENSTOCK_LOST_AFTER_SECONDS is {}, shorter than a lease ({} seconds): rows would be released again \
@@ -216,6 +233,18 @@ impl Settings {
 
 fn hours(hours: u64) -> Duration {
     Duration::from_secs(hours * 3600)
+}
+
+/// Reads an owner's name from the command line.
+pub fn owner_name(text: &str) -> Result<String, String> {
+    const MOST: usize = 64;
+    let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let good = (1..=MOST).contains(&text.len()) && text.chars().all(named) && !text.starts_with('.');
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("an owner's name has 1 to 64 letters, digits, `-`, `_` and `.`".to_owned())
+    }
 }
 
 /// Reads a flag such as `60s` or `5m`.

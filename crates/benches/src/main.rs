@@ -2,6 +2,7 @@
 
 mod bulk;
 mod cluster;
+mod console;
 mod cpu;
 mod embedded;
 mod flow;
@@ -53,6 +54,11 @@ async fn main() -> ExitCode {
             bulk::run(rows.min(100_000), args.next().as_deref(), &mut kept).await;
             kept.all()
         }
+        "console" => {
+            let mut kept = Promises::default();
+            console::run(rows, &mut kept).await;
+            kept.all()
+        }
         "million" => {
             let mut kept = Promises::default();
             million::run(rows, &mut kept).await;
@@ -68,6 +74,7 @@ async fn main() -> ExitCode {
                 "penstock-benches embedded [ROWS] [calls]\n\
                  penstock-benches cluster [ROWS] [extraction|no-op|three-calls|fast-calls|few-slots|dispatcher]\n\
                  penstock-benches flow [SECONDS] [exact|unrest|lower|hang|fair]\n\
+                 penstock-benches console [ROWS]\n\
                  penstock-benches bulk [ROWS] [rate|fair|poison|headline|cache|unique]\n\
                  penstock-benches million [ROWS]\n\
                  penstock-benches peers [ROWS]"

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use penstock_app::StartError;
+use penstock_app::settings::owner_name;
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::ids::BatchId;
 use penstock_domain::time::Timestamp;
@@ -12,7 +13,7 @@ use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::control::RetrySelection;
 use serde_json::{Value, json};
 
-use crate::open::{Opened, batch_id, operator_name, owner_name, said};
+use crate::open::{Opened, batch_id, operator_name, said};
 use crate::output::Output;
 
 #[derive(Subcommand)]

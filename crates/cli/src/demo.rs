@@ -60,8 +60,9 @@ pub async fn run(
             StartError::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         })?;
     let stop = shutdown::on_signal();
+    let shows_console = settings.surface.console;
     let everything = dev::start(&settings, catalog, RUN_EVERY, stop.clone()).await?;
-    let demo = Demo::new(&everything, out).await?;
+    let demo = Demo::new(&everything, shows_console, out).await?;
     let finished = tokio::select! {
         finished = demo.show(rows, &sandbox) => Some(finished?),
         () = stop.cancelled() => None,
@@ -74,7 +75,9 @@ pub async fn run(
         demo.tell(demo.requests(&batch));
         demo.tell(command(data, &["why", &batch]));
         demo.tell("\nIt stays up until you press Ctrl-C (`--once` ends it at this point). Look at it in a browser; the link works once:");
-        demo.tell(&demo.console);
+        if let Some(console) = &demo.console {
+            demo.tell(console);
+        }
         stop.cancelled().await;
         everything.finish().await?;
     } else {
@@ -116,21 +119,26 @@ struct Demo {
     http: reqwest::Client,
     base: String,
     key: String,
-    /// What opens the console in a browser, signed in.
-    console: String,
+    /// What opens the console in a browser, signed in; none when it is switched off.
+    console: Option<String>,
     out: Output,
 }
 
 impl Demo {
-    async fn new(everything: &Everything, out: Output) -> Result<Self, StartError> {
+    async fn new(everything: &Everything, shows_console: bool, out: Output) -> Result<Self, StartError> {
         let services = &everything.chosen.services;
         let now = services.clock.now();
         let owner = services.store.ensure_owner("demo", now).await.map_err(said)?;
         let (key, record) = api_keys::create(services, &owner, Grant::default()).await.map_err(said)?;
         let http = reqwest::Client::builder().no_proxy().build().map_err(said)?;
         let base = format!("http://{}", everything.address);
-        let path = penstock_api::one_time_path(services, &record).await.map_err(said)?;
-        let console = format!("open {base}{path}");
+        let console = match shows_console {
+            true => Some(format!(
+                "open {base}{}",
+                penstock_api::one_time_path(services, &record).await.map_err(said)?
+            )),
+            false => None,
+        };
         Ok(Self { http, base, key: key.reveal(), console, out })
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use penstock_app::StartError;
-use penstock_app::settings::parse_span;
+use penstock_app::settings::{owner_name, parse_span};
 use penstock_app::startup::keyring_error;
 use penstock_crypto::Keyring;
 use penstock_flow::context::api_keys;
@@ -15,7 +15,7 @@ use penstock_flow::operate::rotation::KeyNeed;
 use penstock_store::owners::{ApiKeyRecord, KeyRole, Scope};
 use serde_json::json;
 
-use crate::open::{Opened, operator_name, owner_name, said};
+use crate::open::{Opened, operator_name, said};
 use crate::output::Output;
 
 #[derive(Subcommand)]
@@ -25,6 +25,9 @@ pub enum Command {
         /// The owner
         #[arg(long, value_parser = owner_name)]
         owner: String,
+        /// Its name, for people: lists and the audit log show it
+        #[arg(long, value_parser = key_name)]
+        name: Option<String>,
         /// Reads every owner's batches and the audit log; commands only its own owner's
         #[arg(long)]
         admin: bool,
@@ -54,18 +57,18 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
     let store = &services.store;
     let now = services.clock.now();
     match command {
-        Command::Create { owner, admin, scopes, pipeline, expires_in } => {
+        Command::Create { owner, name, admin, scopes, pipeline, expires_in } => {
             prepare(opened).await?;
             let owner = store.ensure_owner(&owner, now).await.map_err(said)?;
             let scopes = scopes.into_iter().chain(admin.then_some(Scope::Admin)).collect();
             let expires_at = expires_in.map(|time| now + time);
-            let grant = Grant { scopes, pipelines: pipeline, expires_at };
+            let grant = Grant { name, sign_in: false, scopes, pipelines: pipeline, expires_at };
             let (key, record) = api_keys::create(services, &owner, grant).await.map_err(said)?;
             let role = if record.role == KeyRole::Admin { "an admin" } else { "a client" };
             let what = format!("{} ({role} of {}): {}", record.id, record.owner, granted(&record));
             opened.audit_done("key.create", what).await;
             let shown = json!({
-                "id": record.id, "owner": record.owner, "key": key.reveal(), "scopes": record.scopes,
+                "id": record.id, "owner": record.owner, "name": record.name, "key": key.reveal(), "scopes": record.scopes,
                 "pipelines": record.pipelines, "expires_at": record.expires_at,
             });
             out.say(&shown, || format!("{}\n(shown once; its id is {})", key.reveal(), record.id));
@@ -85,10 +88,20 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
                     let used = key.last_used_at.map_or("never".to_owned(), |at| at.to_string());
                     let role = if key.role == KeyRole::Admin { "admin" } else { "client" };
                     let created = key.created_at.to_string();
-                    vec![key.id.clone(), key.owner.clone(), role.into(), granted(key), created, used, state]
+                    let name = key.name.clone().unwrap_or_default();
+                    vec![
+                        key.id.clone(),
+                        key.owner.clone(),
+                        name,
+                        role.into(),
+                        granted(key),
+                        created,
+                        used,
+                        state,
+                    ]
                 })
                 .collect();
-            out.table(&keys, &["ID", "OWNER", "ROLE", "MAY", "CREATED", "LAST USED", ""], &rows);
+            out.table(&keys, &["ID", "OWNER", "NAME", "ROLE", "MAY", "CREATED", "LAST USED", ""], &rows);
             Ok(true)
         }
         Command::Revoke { id } => {
@@ -109,6 +122,15 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
 fn granted(key: &ApiKeyRecord) -> String {
     let scopes = key.scopes.iter().map(Scope::name).collect::<Vec<_>>().join(", ");
     key.pipelines.as_ref().map_or(scopes.clone(), |pipelines| format!("{scopes} ({})", pipelines.join(", ")))
+}
+
+fn key_name(text: &str) -> Result<String, String> {
+    const MOST: usize = 100;
+    let name = text.trim();
+    if name.is_empty() || name.chars().count() > MOST || name.chars().any(char::is_control) {
+        return Err("a key's name has 1 to 100 characters and no control characters".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 fn scope(text: &str) -> Result<Scope, String> {

@@ -115,15 +115,3 @@ impl Opened {
 pub fn batch_id(text: &str) -> Result<BatchId, String> {
     text.parse().map_err(|_| "a batch's id looks like 01a20b64-4c23-7a77-86b0-6a29b5a1007b".to_owned())
 }
-
-/// Reads an owner's name from the command line.
-pub fn owner_name(text: &str) -> Result<String, String> {
-    const MOST: usize = 64;
-    let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let good = (1..=MOST).contains(&text.len()) && text.chars().all(named) && !text.starts_with('.');
-    if good {
-        Ok(text.to_owned())
-    } else {
-        Err("an owner's name has 1 to 64 letters, digits, `-`, `_` and `.`".to_owned())
-    }
-}

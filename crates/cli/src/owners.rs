@@ -2,10 +2,11 @@
 
 use clap::Subcommand;
 use penstock_app::StartError;
+use penstock_app::settings::owner_name;
 use penstock_flow::callbacks::secrets::rotate_secret;
 use serde_json::json;
 
-use crate::open::{Opened, owner_name, said};
+use crate::open::{Opened, said};
 use crate::output::Output;
 use crate::owner_values;
 

@@ -10,7 +10,7 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::read::view::BatchView;
 use penstock_flow::read::waits::Wait;
 use penstock_store::callbacks::{Callback, CallbackStatus};
-use penstock_store::operations::AuditEntry;
+use penstock_store::operations::AuditLine;
 
 use crate::batches::name_of;
 use crate::chart::Chart;
@@ -133,7 +133,7 @@ pub struct BatchPage<'a> {
     /// Its callbacks, newest first.
     pub callbacks: Vec<Callback>,
     /// Who did what to it, for admin keys.
-    pub audit: Vec<AuditEntry>,
+    pub audit: Vec<AuditLine>,
 }
 
 /// Rows that completed as duplicates are no failed ones: a retry leaves them.

@@ -27,5 +27,6 @@ pub mod session;
 pub mod show;
 pub mod sign_in;
 pub mod upload;
+pub mod use_chart;
 
 pub use askama::{Error as RenderError, Template};

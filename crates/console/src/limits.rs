@@ -6,7 +6,8 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::operate::limits::LimitView;
 
 use crate::layout::Page;
-use crate::show::{Badge, moment};
+use crate::show::{Badge, moment, number};
+use crate::use_chart::use_chart;
 
 /// The page.
 #[derive(Template)]
@@ -38,6 +39,26 @@ impl Limits {
 
     fn is_paused(&self, view: &LimitView) -> bool {
         view.set.as_ref().is_some_and(|set| set.paused)
+    }
+
+    fn chart(&self, view: &LimitView) -> Safe<String> {
+        use_chart(&view.last_hour, view.allowed_per_minute, self.page.now)
+    }
+
+    /// What was used in the last minute that is over, of what is allowed in one.
+    fn used(&self, view: &LimitView) -> String {
+        let now = self.page.now.millis().div_euclid(60_000);
+        let over = view.last_hour.iter().find(|used| used.minute.millis().div_euclid(60_000) == now - 1);
+        let calls = number(over.map_or(0, |used| used.calls));
+        match view.allowed_per_minute {
+            Some(allowed) => format!("{calls} of {allowed:.0} calls in the last minute"),
+            None => format!("{calls} calls in the last minute"),
+        }
+    }
+
+    /// Calls of the last hour that were refused for being too many.
+    fn throttled(&self, view: &LimitView) -> String {
+        number(view.last_hour.iter().map(|used| used.throttled).sum::<u64>())
     }
 
     /// The share of the rate that is used, in percent: 100 unless answers said that it is called too often.

@@ -8,7 +8,7 @@ use penstock_flow::operate::reconcile::Finding;
 use penstock_store::dispatch::RunRecord;
 
 use crate::layout::Page;
-use crate::show::{moment, number};
+use crate::show::{moment, number, span};
 
 /// What is stuck, as it was found or fixed.
 pub struct Stuck {
@@ -52,6 +52,17 @@ impl Operations {
             "{} ms",
             number(u64::try_from(run.finished_at.since(run.started_at).as_millis()).unwrap_or(u64::MAX))
         )
+    }
+
+    /// How long after the run before it a run began.
+    fn after(&self, index: &usize) -> String {
+        let (run, before) = (self.view.runs.get(*index), self.view.runs.get(*index + 1));
+        let gap = run.zip(before).map(|(run, before)| run.started_at.since(before.started_at));
+        gap.map(span).unwrap_or_default()
+    }
+
+    fn share(&self, share: &f64) -> String {
+        if *share > 0.0 { format!("{:.0} %", share * 100.0) } else { String::new() }
     }
 
     fn grouped(&self, count: &u32) -> String {

@@ -16,13 +16,16 @@ pub const SESSION_SECONDS: u64 = 12 * 60 * 60;
 /// How long a form to sign in with can be filled in, in seconds.
 pub const VISIT_SECONDS: u64 = 60 * 60;
 
+/// How long somebody may take to sign in at an OpenID Connect provider, in seconds.
+pub const ELSEWHERE_SECONDS: u64 = 15 * 60;
+
 /// How long a ticket is good for, in seconds.
 pub const TICKET_SECONDS: u64 = 60 * 60;
 
 /// Bytes of a token against forged forms.
 const TOKEN_BYTES: usize = 24;
 
-/// Somebody who signed in with an API key.
+/// Somebody who signed in, with an API key or elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// The public part of the key.
@@ -31,6 +34,33 @@ pub struct Session {
     pub key_word: String,
     /// What every form of the session carries.
     pub csrf: String,
+    /// Until when.
+    pub ends_at: Timestamp,
+    /// What let somebody in who signed in elsewhere; none: an API key did.
+    #[serde(default)]
+    pub by: Option<Elsewhere>,
+}
+
+/// What let somebody in who signed in at an OpenID Connect provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// The provider's issuer.
+    pub issuer: String,
+    /// The entry of the setting that grants something to a group.
+    pub entry: String,
+}
+
+/// Somebody who signs in at an OpenID Connect provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VisitElsewhere {
+    /// What the provider sends back.
+    pub state: String,
+    /// What the provider writes into its token.
+    pub nonce: String,
+    /// Proves that who comes back began the sign-in (PKCE).
+    pub verifier: String,
+    /// Where to go afterwards.
+    pub to: String,
     /// Until when.
     pub ends_at: Timestamp,
 }
@@ -85,6 +115,13 @@ pub trait Sealed: Serialize + DeserializeOwned {
 
 impl Sealed for Session {
     const KIND: &'static str = "session";
+    fn ends_at(&self) -> Timestamp {
+        self.ends_at
+    }
+}
+
+impl Sealed for VisitElsewhere {
+    const KIND: &'static str = "elsewhere";
     fn ends_at(&self) -> Timestamp {
         self.ends_at
     }
@@ -145,7 +182,7 @@ mod tests {
 
     fn session() -> Session {
         let ends_at = Timestamp::from_millis(2000);
-        Session { key_id: "0123".into(), key_word: "cdef".into(), csrf: "token".into(), ends_at }
+        Session { key_id: "0123".into(), key_word: "cdef".into(), csrf: "token".into(), ends_at, by: None }
     }
 
     #[test]

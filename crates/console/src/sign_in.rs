@@ -16,4 +16,19 @@ pub struct SignIn {
     pub to: String,
     /// Why somebody could not sign in.
     pub refused: Option<String>,
+    /// Where else somebody can sign in.
+    pub provider: Option<Provider>,
+    /// Whether somebody has just signed out who had signed in there.
+    pub signed_out: bool,
+}
+
+/// An OpenID Connect provider.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// What it is called.
+    pub name: String,
+    /// Where signing in begins.
+    pub href: String,
+    /// Where somebody ends the session at the provider too, once they have signed out here.
+    pub end: Option<String>,
 }

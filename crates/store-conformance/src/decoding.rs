@@ -173,6 +173,8 @@ impl Scene {
             id: format!("key{}", unique()),
             owner: batch.owner_name.clone(),
             owner_seq: batch.owner,
+            name: None,
+            sign_in: false,
             role: KeyRole::Client,
             scopes: Scopes::CLIENT,
             pipelines: Some(vec!["p".into()]),

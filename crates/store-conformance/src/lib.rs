@@ -27,6 +27,7 @@ pub mod rng;
 pub mod samples;
 pub mod sealing;
 pub mod shared;
+pub mod sign_ins;
 pub mod upgrade;
 pub mod waiting;
 pub mod workers;
@@ -95,6 +96,9 @@ macro_rules! cases {
             limits::periods_are_apart_and_end,
             limits::settings_of_limits_are_kept,
             limits::uses_of_dependencies_are_known,
+            limits::use_of_limits_is_added_up,
+            sign_ins::a_ticket_is_used_once_whichever_process_takes_it,
+            sign_ins::keys_of_sign_ins_are_deleted_and_named_until_then,
             outbox::each_event_of_a_run_is_said_once,
             outbox::a_delay_is_said_once_in_a_run,
             outbox::receivers_take_turns,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use penstock_domain::time::Timestamp;
 use penstock_store::Store;
-use penstock_store::limits::{LimitChange, LimitPeriod};
+use penstock_store::limits::{LimitChange, LimitPeriod, LimitUse};
 
 const END: Timestamp = Timestamp::from_millis(1_800_000_060_000);
 
@@ -75,4 +75,20 @@ pub async fn uses_of_dependencies_are_known(store: &Arc<dyn Store>) {
         assert_eq!(store.use_limits("crm:01", until).await.unwrap(), before);
     }
     assert_eq!(store.use_limits("crm:02", END).await.unwrap(), None, "each for itself");
+}
+
+/// Calls of one minute are added up, whoever made them, and old minutes are forgotten.
+pub async fn use_of_limits_is_added_up(store: &Arc<dyn Store>) {
+    let used = |minute: i64, calls, throttled| LimitUse {
+        dependency: "crm".into(),
+        minute: Timestamp::from_millis(minute * 60_000),
+        calls,
+        throttled,
+    };
+    for (minute, calls, throttled) in [(1, 5, 0), (2, 7, 1), (2, 3, 2)] {
+        store.add_limit_use(&used(minute, calls, throttled)).await.unwrap();
+    }
+    assert_eq!(store.limit_use(Timestamp::from_millis(0)).await.unwrap(), [used(1, 5, 0), used(2, 10, 3)]);
+    assert_eq!(store.drop_limit_use(Timestamp::from_millis(120_000)).await.unwrap(), 1);
+    assert_eq!(store.limit_use(Timestamp::from_millis(0)).await.unwrap(), [used(2, 10, 3)]);
 }

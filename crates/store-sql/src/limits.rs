@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use penstock_domain::time::Timestamp;
-use penstock_store::limits::{LimitChange, LimitPeriod, LimitSetting, Limits};
+use penstock_store::limits::{LimitChange, LimitPeriod, LimitSetting, LimitUse, Limits};
 use penstock_store::{StoreError, StoreResult};
 
 use crate::{Row, SqlStore, sql};
@@ -92,6 +92,37 @@ impl Limits for SqlStore {
     async fn reset_limits(&self, dependency: &str) -> StoreResult<bool> {
         let statement = sql("limit_setting_delete", "DELETE FROM limit_settings WHERE dependency = $1");
         Ok(self.db.execute(statement.bind(dependency)).await? > 0)
+    }
+
+    async fn add_limit_use(&self, used: &LimitUse) -> StoreResult<()> {
+        let statement = sql(
+            "limit_use_add",
+            "INSERT INTO calls_by_minute (dependency, minute, calls, throttled) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (dependency, minute) DO UPDATE SET calls = calls_by_minute.calls + excluded.calls, \
+             throttled = calls_by_minute.throttled + excluded.throttled",
+        );
+        let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let statement = statement.bind(&used.dependency).bind(used.minute);
+        self.db.execute(statement.bind(whole(used.calls)).bind(whole(used.throttled))).await.map(|_| ())
+    }
+
+    async fn limit_use(&self, since: Timestamp) -> StoreResult<Vec<LimitUse>> {
+        let statement = sql(
+            "limit_use_list",
+            "SELECT dependency, minute, calls, throttled FROM calls_by_minute WHERE minute >= $1 ORDER BY minute, dependency",
+        );
+        let used = |row: &Row| {
+            let c = row.of("calls_by_minute");
+            let count = |name| c.i64(name).map(|count| u64::try_from(count).unwrap_or_default());
+            let (calls, throttled) = (count("calls")?, count("throttled")?);
+            Ok(LimitUse { dependency: c.text("dependency")?, minute: c.time("minute")?, calls, throttled })
+        };
+        self.db.fetch(statement.bind(since)).await?.iter().map(used).collect()
+    }
+
+    async fn drop_limit_use(&self, before: Timestamp) -> StoreResult<u64> {
+        let statement = sql("limit_use_delete_if_old", "DELETE FROM calls_by_minute WHERE minute < $1");
+        self.db.execute(statement.bind(before)).await
     }
 
     async fn drop_periods(&self, ended_before: Timestamp) -> StoreResult<u64> {

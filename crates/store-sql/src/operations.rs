@@ -9,8 +9,8 @@ use penstock_store::StoreResult;
 use penstock_store::alerts::Alerts as _;
 use penstock_store::batches::{Batch, PendingUpload};
 use penstock_store::operations::{
-    AuditEntry, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Metrics, OVERDUE_AFTER, Operations,
-    RATIO_ROWS, RECENT, RECENT_CALLBACKS, STALLED_AFTER,
+    AuditEntry, AuditLine, CALLBACK_OVERDUE_AFTER, CountMismatch, EngineInfo, Metrics, OVERDUE_AFTER,
+    Operations, RATIO_ROWS, RECENT, RECENT_CALLBACKS, STALLED_AFTER,
 };
 
 use crate::batches::pending_upload;
@@ -36,6 +36,19 @@ const DELETE_BATCH: [&str; 12] = [
     "DELETE FROM batch_samples WHERE batch = $1",
     "DELETE FROM batches WHERE seq = $1",
 ];
+
+fn audit_line(row: &Row) -> StoreResult<AuditLine> {
+    let c = row.of("audit");
+    let entry = AuditEntry {
+        id: c.i64("id")?,
+        at: c.time("at")?,
+        actor: c.text("actor")?,
+        action: c.text("action")?,
+        batch: c.opt_uuid("batch")?.map(BatchId),
+        detail: c.opt_text("detail")?,
+    };
+    Ok(AuditLine { entry, key_name: c.opt_text("key_name")?, key_owner: c.opt_text("key_owner")? })
+}
 
 #[async_trait]
 impl Operations for SqlStore {
@@ -88,24 +101,15 @@ impl Operations for SqlStore {
         batch: Option<BatchId>,
         before: Option<i64>,
         limit: u32,
-    ) -> StoreResult<Vec<AuditEntry>> {
+    ) -> StoreResult<Vec<AuditLine>> {
         let statement = sql(
             "audit_list",
-            "SELECT id, at, actor, action, batch, detail FROM audit WHERE ($1 IS NULL OR batch = $1) \
-             AND ($2 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+            "SELECT a.id, a.at, a.actor, a.action, a.batch, a.detail, k.name AS key_name, o.name AS key_owner \
+             FROM (SELECT * FROM audit WHERE ($1 IS NULL OR batch = $1) AND ($2 IS NULL OR id < $2) \
+             ORDER BY id DESC LIMIT $3) a LEFT JOIN api_keys k ON a.actor = 'key:' || k.id \
+             LEFT JOIN owners o ON o.seq = k.owner ORDER BY a.id DESC",
         );
-        let entry = |row: &Row| {
-            let c = row.of("audit");
-            Ok(AuditEntry {
-                id: c.i64("id")?,
-                at: c.time("at")?,
-                actor: c.text("actor")?,
-                action: c.text("action")?,
-                batch: c.opt_uuid("batch")?.map(BatchId),
-                detail: c.opt_text("detail")?,
-            })
-        };
-        self.db.fetch(statement.bind(batch).bind(before).bind(limit)).await?.iter().map(entry).collect()
+        self.db.fetch(statement.bind(batch).bind(before).bind(limit)).await?.iter().map(audit_line).collect()
     }
 
     async fn metrics(&self, now: Timestamp) -> StoreResult<Metrics> {

@@ -28,6 +28,8 @@ fn key(row: &Row) -> StoreResult<ApiKeyRecord> {
         id: c.text("id")?,
         owner: c.text("owner_name")?,
         owner_seq: OwnerSeq(c.i64("owner")?),
+        name: c.opt_text("name")?,
+        sign_in: c.flag("sign_in")?,
         role,
         scopes: if role == KeyRole::Admin { scopes.with(Scope::Admin) } else { scopes },
         pipelines: pipelines
@@ -89,8 +91,8 @@ impl Owners for SqlStore {
     async fn create_key(&self, key: &ApiKeyRecord) -> StoreResult<()> {
         let statement = sql(
             "api_key_insert",
-            "INSERT INTO api_keys (id, owner, role, scopes, pipelines, hash, mac, created_at, expires_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO api_keys (id, owner, role, scopes, pipelines, hash, mac, created_at, expires_at, name, \
+             sign_in) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         );
         let statement = statement
             .bind(&key.id)
@@ -101,7 +103,9 @@ impl Owners for SqlStore {
             .bind(&key.hash)
             .bind(&key.mac)
             .bind(key.created_at)
-            .bind(key.expires_at);
+            .bind(key.expires_at)
+            .bind(&key.name)
+            .bind(key.sign_in);
         self.db.execute(statement).await.map(|_| ())
     }
 
@@ -109,7 +113,7 @@ impl Owners for SqlStore {
         let statement = sql(
             "api_key_get",
             "SELECT k.id, k.owner, k.role, k.scopes, k.pipelines, k.hash, k.mac, k.created_at, k.expires_at, \
-             k.last_used_at, k.revoked_at, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
+             k.last_used_at, k.revoked_at, k.name, k.sign_in, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
              WHERE k.id = $1",
         );
         self.db.fetch_optional(statement.bind(id)).await?.as_ref().map(key).transpose()
@@ -119,7 +123,7 @@ impl Owners for SqlStore {
         let statement = sql(
             "api_key_list",
             "SELECT k.id, k.owner, k.role, k.scopes, k.pipelines, k.hash, k.mac, k.created_at, k.expires_at, \
-             k.last_used_at, k.revoked_at, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
+             k.last_used_at, k.revoked_at, k.name, k.sign_in, o.name AS owner_name FROM api_keys k JOIN owners o ON o.seq = k.owner \
              ORDER BY k.created_at DESC, k.id",
         );
         self.db.fetch(statement).await?.iter().map(key).collect()
@@ -145,6 +149,25 @@ impl Owners for SqlStore {
             "UPDATE api_keys SET revoked_at = $1, mac = $3, hash = $3 WHERE id = $2 AND revoked_at IS NULL",
         );
         Ok(self.db.execute(statement.bind(now).bind(id).bind(b"".as_slice())).await? == 1)
+    }
+
+    async fn delete_sign_ins(&self, ended_before: Timestamp) -> StoreResult<u64> {
+        let statement =
+            sql("api_key_delete_if_of_sign_in", "DELETE FROM api_keys WHERE sign_in AND expires_at < $1");
+        self.db.execute(statement.bind(ended_before)).await
+    }
+
+    async fn use_ticket(&self, number: &str, ends_at: Timestamp) -> StoreResult<bool> {
+        let statement = sql(
+            "ticket_insert_if_new",
+            "INSERT INTO used_tickets (number, ends_at) VALUES ($1, $2) ON CONFLICT (number) DO NOTHING",
+        );
+        Ok(self.db.execute(statement.bind(number).bind(ends_at)).await? == 1)
+    }
+
+    async fn drop_tickets(&self, now: Timestamp) -> StoreResult<u64> {
+        let statement = sql("ticket_delete_if_ended", "DELETE FROM used_tickets WHERE ends_at < $1");
+        self.db.execute(statement.bind(now)).await
     }
 
     async fn callback_secrets(&self, owner: OwnerSeq) -> StoreResult<CallbackSecrets> {

@@ -43,6 +43,19 @@ pub struct LimitChange {
     pub paused: Option<bool>,
 }
 
+/// Calls of a dependency in a minute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitUse {
+    /// The dependency's name.
+    pub dependency: String,
+    /// When the minute began.
+    pub minute: Timestamp,
+    /// Calls that were made.
+    pub calls: u64,
+    /// Those of them that were refused for being too many.
+    pub throttled: u64,
+}
+
 /// Limits.
 #[async_trait]
 pub trait Limits: Send + Sync {
@@ -67,6 +80,15 @@ pub trait Limits: Send + Sync {
 
     /// Removes what is set of a dependency: whether anything was.
     async fn reset_limits(&self, dependency: &str) -> StoreResult<bool>;
+
+    /// Adds calls to those of a dependency's minute.
+    async fn add_limit_use(&self, used: &LimitUse) -> StoreResult<()>;
+
+    /// Calls of every dependency in minutes from a time on, in their order.
+    async fn limit_use(&self, since: Timestamp) -> StoreResult<Vec<LimitUse>>;
+
+    /// Forgets the calls of minutes before a time. How many minutes.
+    async fn drop_limit_use(&self, before: Timestamp) -> StoreResult<u64>;
 
     /// Forgets the periods that ended before a time. How many.
     async fn drop_periods(&self, ended_before: Timestamp) -> StoreResult<u64>;

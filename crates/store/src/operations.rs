@@ -29,6 +29,27 @@ pub struct AuditEntry {
     pub detail: Option<String>,
 }
 
+/// An entry of the audit log as it is read: with the name of the key that did it, as far as that is still there.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditLine {
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: AuditEntry,
+    /// The key's name; none when it has none, or when it was no key.
+    pub key_name: Option<String>,
+    /// The owner whose key it was.
+    pub key_owner: Option<String>,
+}
+
+impl AuditLine {
+    /// Who did it, for people: a key's name, or its number, with its owner; or an operator.
+    pub fn who(&self) -> String {
+        let actor = &self.entry.actor;
+        let name = self.key_name.as_ref().unwrap_or(actor);
+        self.key_owner.as_ref().map_or_else(|| actor.clone(), |owner| format!("{name} ({owner})"))
+    }
+}
+
 /// Counters that differ from the rows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CountMismatch {
@@ -149,7 +170,7 @@ pub trait Operations: Send + Sync {
         batch: Option<BatchId>,
         before: Option<i64>,
         limit: u32,
-    ) -> StoreResult<Vec<AuditEntry>>;
+    ) -> StoreResult<Vec<AuditLine>>;
     /// Counts for metrics and alerts.
     async fn metrics(&self, now: Timestamp) -> StoreResult<Metrics>;
     /// Extracted batches whose counters differ from their rows, of those that run or ended after `ended_after`; ledger and

@@ -154,6 +154,10 @@ pub struct ApiKeyRecord {
     /// Its key in SQL.
     #[serde(skip)]
     pub owner_seq: OwnerSeq,
+    /// Its name, for people; whose sign-in made it, when one did.
+    pub name: Option<String>,
+    /// Whether a sign-in to the console made it: nobody has its secret.
+    pub sign_in: bool,
     /// What the key may see.
     pub role: KeyRole,
     /// What it may do.
@@ -212,6 +216,12 @@ pub trait Owners: Send + Sync {
     async fn set_key_mac(&self, id: &str, mac: &[u8]) -> StoreResult<bool>;
     /// Revokes a key, and deletes its MAC; true when this call did it.
     async fn revoke_key(&self, id: &str, now: Timestamp) -> StoreResult<bool>;
+    /// Deletes the keys of sign-ins that ended before a time. How many.
+    async fn delete_sign_ins(&self, ended_before: Timestamp) -> StoreResult<u64>;
+    /// Uses up a ticket that signs in once; false when it was used before, whichever process took it.
+    async fn use_ticket(&self, number: &str, ends_at: Timestamp) -> StoreResult<bool>;
+    /// Forgets used tickets that have ended. How many.
+    async fn drop_tickets(&self, now: Timestamp) -> StoreResult<u64>;
     /// Everybody's callback secrets, of owners that have any.
     async fn all_callback_secrets(&self) -> StoreResult<Vec<(OwnerSeq, CallbackSecrets)>>;
     /// The owner's callback secrets.

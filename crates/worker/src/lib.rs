@@ -11,6 +11,7 @@ use penstock_flow::context::tasks::spawn_part;
 use penstock_flow::dispatch::dead_workers::Recovery;
 use penstock_flow::operate::alerts::Watch;
 use penstock_flow::operate::delays::Delays;
+use penstock_flow::operate::limit_use::LimitUseTask;
 use penstock_flow::operate::live_limits::LiveLimitsTask;
 use penstock_flow::operate::retention::RetentionTask;
 use penstock_flow::operate::rotation::RotationTask;
@@ -48,6 +49,7 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
         periodic.start(recovery, stop),
         periodic.start(deliverer, stop),
         periodic.start(LiveLimitsTask::new(services.clone(), chosen.caller.clone()), stop),
+        periodic.start(LimitUseTask::new(services.clone(), chosen.caller.clone()), stop),
         periodic.start(Delays { services: services.clone(), caller: chosen.caller.clone() }, stop),
         periodic.start(RetentionTask { services: services.clone(), retention: settings.retention() }, stop),
         periodic.start(Sampling { services: services.clone() }, stop),

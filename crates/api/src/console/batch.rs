@@ -3,12 +3,12 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::IfNoneMatch;
 use actix_web::{HttpRequest, HttpResponse, web};
-use penstock_console::batch::{BatchPage, ErrorGroup, Event, Live, Sample};
+use penstock_console::batch::{BatchPage, ErrorGroup, Live, Sample};
 use penstock_console::batches::name_of;
 use penstock_console::chart::chart;
 use penstock_console::layout::Nav;
 use penstock_flow::read::row_view::row_view;
-use penstock_flow::read::view::{BatchView, batch_view};
+use penstock_flow::read::view::batch_view;
 use penstock_flow::read::waiting;
 use penstock_flow::read::waits::Wait;
 use penstock_store::batches::Batch;
@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use crate::auth::Caller;
 use crate::batches::{ErrorSummary, errors_of};
+use crate::console::batch_events::events;
 use crate::console::visitor::Visitor;
 use crate::console::{Refused, html, query};
 use crate::problem::Problem;
@@ -29,6 +30,9 @@ const GROUPS: usize = 12;
 
 /// Callbacks and audit entries that are shown.
 const LISTED: u32 = 25;
+
+/// Audit entries of a batch that are looked through for who did something.
+const KNOWN: u32 = 100;
 
 /// What was just done, by its name in the query: never a text of the query itself.
 #[derive(Default, Deserialize)]
@@ -72,7 +76,10 @@ pub(super) async fn show(
     let mut page = visitor.page(&state, name_of(&view), Nav::Batches);
     page.done = done.sentence();
     let now = page.now;
-    let (callbacks, audit) = (callbacks(caller, &state, &batch).await?, audit(caller, &state, &batch).await?);
+    let (callbacks, mut audit) = (callbacks(caller, &state, &batch).await?, audit(&state, &batch).await?);
+    let admin = caller.role == KeyRole::Admin;
+    let events = events(&batch, &view, &audit, admin);
+    audit.truncate(if admin && caller.pipelines.is_none() { LISTED as usize } else { 0 });
     let shown = BatchPage {
         page,
         view: &view,
@@ -81,7 +88,7 @@ pub(super) async fn show(
         commands: visitor.commands(&batch),
         live: Live { view: &view, waits: &waits, chart: chart.as_ref(), now },
         errors: if view.counts.failed > 0 { errors(caller, &state, &batch).await? } else { Vec::new() },
-        events: events(&batch, &view),
+        events,
         callbacks,
         audit,
     };
@@ -118,23 +125,6 @@ async fn errors(caller: &Caller, state: &ApiState, batch: &Batch) -> Result<Vec<
     Ok(shown)
 }
 
-/// What happened to a batch, as far as its owner is shown it, oldest first.
-fn events(batch: &Batch, view: &BatchView) -> Vec<Event> {
-    let event = |at, what: &str| Event { at, what: what.to_owned(), who: None };
-    let mut events = vec![event(view.created_at, "uploaded")];
-    events.extend(view.started_at.map(|at| event(at, "taken up by a worker")));
-    events.extend(view.hold.as_ref().map(|hold| event(hold.since, "held")));
-    events.extend(view.cancelled_at.map(|at| event(at, "cancelled")));
-    let ended = match view.outcome {
-        Some(outcome) => format!("ended: {}", outcome.name().replace('_', " ")),
-        None => "ended".to_owned(),
-    };
-    events.extend(view.finished_at.map(|at| event(at, &ended)));
-    events.extend(batch.erased_at.map(|at| event(at, "erased")));
-    events.sort_by_key(|event| event.at);
-    events
-}
-
 async fn callbacks(
     caller: &Caller,
     state: &ApiState,
@@ -146,15 +136,12 @@ async fn callbacks(
     Ok(state.services.store.callbacks(caller.scope(), Some(batch.seq), None, LISTED).await?)
 }
 
+/// Who did what to it; the audit log itself is shown to admin keys alone.
 async fn audit(
-    caller: &Caller,
     state: &ApiState,
     batch: &Batch,
-) -> Result<Vec<penstock_store::operations::AuditEntry>, Problem> {
-    if caller.role != KeyRole::Admin || caller.pipelines.is_some() {
-        return Ok(Vec::new());
-    }
-    Ok(state.services.store.audit_log(Some(batch.id), None, LISTED).await?)
+) -> Result<Vec<penstock_store::operations::AuditLine>, Problem> {
+    Ok(state.services.store.audit_log(Some(batch.id), None, KNOWN).await?)
 }
 
 /// A report, as `GET /v2/batches/{id}/{report}` sends it.

@@ -12,13 +12,12 @@ use futures::stream::{self, SelectAll};
 use penstock_store::owners::KeyRole;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::watch;
 
 use crate::console::visitor::Visitor;
 use crate::console::watchers::look_at;
 use crate::console::{Refused, query};
 use crate::problem::Problem;
-use crate::seen::Seen;
+use crate::seen::{Seen, Sight};
 use crate::state::ApiState;
 
 /// Batches that one page watches, at most: as many as a list shows.
@@ -101,7 +100,7 @@ pub(super) async fn stream(
 }
 
 /// What is seen of a batch, each time that it changes.
-fn changes(receiver: watch::Receiver<Option<Arc<Seen>>>) -> impl futures::Stream<Item = Arc<Seen>> {
+pub(crate) fn changes(receiver: Sight) -> impl futures::Stream<Item = Arc<Seen>> {
     stream::unfold((receiver, true), |(mut receiver, first)| async move {
         // What was seen before this one came is shown at once.
         let mut seen = if first { receiver.borrow_and_update().clone() } else { None };

@@ -3,15 +3,17 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | who asks, and that a form is its own | [`visitor`], [`sign_in`] |
+//! | who asks, and that a form is its own | [`visitor`], [`sign_in`]; by OpenID Connect [`oidc`] |
 //! | pages | [`batches`], [`batch`], [`commands`], [`rows`], [`upload`] (its form in [`upload_form`]), [`pipelines`]; for admin keys [`limits`], [`operations`] |
 //! | what watches batches for everybody who looks | [`watchers`], sent by [`events`] |
 
 mod batch;
+mod batch_events;
 mod batches;
 mod commands;
-mod events;
+pub(crate) mod events;
 mod limits;
+mod oidc;
 mod operations;
 mod pipelines;
 mod rows;
@@ -21,13 +23,18 @@ mod upload_form;
 mod visitor;
 pub(crate) mod watchers;
 
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
+use actix_web::middleware::Next;
 use actix_web::web::ServiceConfig;
-use actix_web::{HttpRequest, HttpResponse, Resource, ResponseError, Route, guard, web};
+use actix_web::{
+    Error, HttpMessage as _, HttpRequest, HttpResponse, Resource, ResponseError, Route, guard, web,
+};
 use penstock_console::Template;
 use penstock_console::assets;
-use penstock_console::layout::{Nav, Page};
+use penstock_console::layout::{Nav, Page, Viewer};
 use penstock_console::problem::ProblemPage;
 use penstock_domain::time::Timestamp;
 use serde::de::DeserializeOwned;
@@ -36,6 +43,7 @@ use crate::problem::Problem;
 use crate::query;
 use crate::routing::{only, post, read, reading};
 
+pub(crate) use oidc::Provider;
 pub use sign_in::one_time_path;
 
 /// Where the console is.
@@ -78,17 +86,33 @@ impl ResponseError for Refused {
     fn error_response(&self) -> HttpResponse {
         match self {
             Self::SignIn(to) => see_other(&sign_in::address(to)),
-            Self::Problem(problem) => {
-                let page = Page::new(problem.title.clone(), Nav::None, None, Timestamp::default());
-                let shown = ProblemPage { page, detail: problem.detail.clone(), code: problem.code.clone() };
-                let mut response = html(self.status_code(), &shown);
-                if let Some(seconds) = problem.retry_after {
-                    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-                }
-                response
-            }
+            Self::Problem(problem) => problem_page(problem, None),
         }
     }
+}
+
+fn problem_page(problem: &Problem, viewer: Option<Viewer>) -> HttpResponse {
+    let page = Page::new(problem.title.clone(), Nav::None, viewer, Timestamp::default());
+    let shown = ProblemPage { page, detail: problem.detail.clone(), code: problem.code.clone() };
+    let mut response = html(problem.status_code(), &shown);
+    if let Some(seconds) = problem.retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A middleware that gives pages of refusals the navigation of who asked.
+pub(crate) async fn framed(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let response = next.call(request).await?.map_into_boxed_body();
+    let viewer = response.request().extensions().get::<Viewer>().cloned();
+    let refused = response.response().error().and_then(Error::as_error::<Refused>);
+    let (Some(viewer), Some(Refused::Problem(problem))) = (viewer, refused) else { return Ok(response) };
+    let page = problem_page(problem, Some(viewer));
+    let (request, _) = response.into_parts();
+    Ok(ServiceResponse::new(request, page))
 }
 
 /// Pages and what they load.
@@ -99,6 +123,8 @@ pub(crate) fn routes(routes: &mut ServiceConfig) {
         .service(read("/console/", web::to(|| async { see_other(HOME) })))
         .service(read("/console/assets/{file}", web::to(asset)))
         .service(both("/console/sign-in", web::to(sign_in::show), web::to(sign_in::sign_in)))
+        .service(read("/console/sign-in/oidc", web::to(oidc::pages::start)))
+        .service(only("/console/sign-in/oidc/callback", "GET").route(web::get().to(oidc::pages::come_back)))
         .service(post("/console/sign-out", web::to(sign_in::sign_out)))
         .service(read("/console/events", web::to(events::stream)))
         .service(read(HOME, web::to(batches::list)))
@@ -132,7 +158,8 @@ fn both(path: &str, get: Route, send: Route) -> Resource {
     only(path, "GET, HEAD, POST").route(get.guard(reading())).route(send.guard(guard::Post()))
 }
 
-async fn nothing_here() -> Result<HttpResponse, Refused> {
+/// Asks who it is for the navigation alone.
+async fn nothing_here(_: Option<visitor::Visitor>) -> Result<HttpResponse, Refused> {
     Err(Problem::not_found("such page").into())
 }
 

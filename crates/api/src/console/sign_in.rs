@@ -1,16 +1,15 @@
-//! Signing in with an API key, and out again.
+//! Signing in with an API key, and out again. Signing in elsewhere is in [`super::oidc`].
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::{Nav, Page};
 use penstock_console::session::{
-    SESSION_SECONDS, Sealed, Session, TICKET_SECONDS, Ticket, VISIT_SECONDS, Visit, is_token, new_token,
-    return_to,
+    Elsewhere, SESSION_SECONDS, Sealed, Session, TICKET_SECONDS, Ticket, VISIT_SECONDS, Visit, is_token,
+    new_token, return_to,
 };
-use penstock_console::sign_in::SignIn;
+use penstock_console::sign_in::{Provider, SignIn};
 use penstock_crypto::ApiKey;
-use penstock_domain::ids::OwnerSeq;
 use penstock_flow::context::api_keys;
 use penstock_flow::{FlowError, Services};
 use penstock_store::operations::AuditEntry;
@@ -19,6 +18,7 @@ use serde::Deserialize;
 use std::time::Duration;
 use url::form_urlencoded;
 
+use crate::address_rates::Taken;
 use crate::addresses::client_address;
 use crate::console::visitor::{Form, SESSION, Visitor, cookie, cookie_name, is_secure, set_cookie};
 use crate::console::{HOME, Refused, html, query, see_other};
@@ -29,25 +29,31 @@ use crate::state::ApiState;
 /// The cookie of who is about to sign in.
 const VISIT: &str = "penstock_visit";
 
-/// Who is not known yet has no owner; all of them share one's part of the memory for small bodies.
-const NOBODY: OwnerSeq = OwnerSeq(0);
+/// Bytes of the form to sign in with: a key, a token, and an address to go on to.
+const MOST_BYTES: usize = 8 * 1024;
 
 /// The address to sign in at, and to go on from to a page.
 pub(super) fn address(to: &str) -> String {
     if to.is_empty() || return_to(Some(to)) != to {
         return "/console/sign-in".into();
     }
+    with_target("/console/sign-in", to)
+}
+
+fn with_target(path: &str, to: &str) -> String {
     let query = form_urlencoded::Serializer::new(String::new()).append_pair("to", to).finish();
-    format!("/console/sign-in?{query}")
+    format!("{path}?{query}")
 }
 
 /// Where to go afterwards.
 #[derive(Deserialize)]
-struct Wanted {
-    to: Option<String>,
+pub(super) struct Wanted {
+    pub to: Option<String>,
+    /// Somebody has just signed out.
+    out: Option<bool>,
 }
 
-/// The path by which somebody signs in once with that key, in the process that made it: the demo's last line.
+/// The path by which somebody signs in once with that key: the demo's last line.
 ///
 /// # Errors
 /// When the database fails, or there is no keyring.
@@ -76,15 +82,18 @@ pub(super) async fn enter(state: web::Data<ApiState>, request: HttpRequest) -> R
     let services = &state.services;
     let now = services.clock.now();
     let ticket = Ticket::open(&services.keyring.get(), &sealed, now);
-    let Some(ticket) = ticket.filter(|ticket| state.used_tickets.take(&ticket.number, ticket.ends_at, now))
-    else {
+    let is_new = match &ticket {
+        Some(ticket) => services.store.use_ticket(&ticket.number, ticket.ends_at).await?,
+        None => false,
+    };
+    let Some(ticket) = ticket.filter(|_| is_new) else {
         let sentence = "This link was used before, or has ended. Sign in with a key.".to_owned();
         return form(&state, &request, HOME, Some((StatusCode::UNAUTHORIZED, sentence)));
     };
     let key = valid_key(&state, &ticket.key_id).await?;
     match key {
         Some(key) if api_keys::word(services, &key).await? == ticket.key_word => {
-            begin(&state, &request, key, HOME).await
+            begin(&state, &request, key, HOME, None, None).await
         }
         _ => Ok(see_other("/console/sign-in")),
     }
@@ -93,15 +102,30 @@ pub(super) async fn enter(state: web::Data<ApiState>, request: HttpRequest) -> R
 /// The form.
 pub(super) async fn show(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, Refused> {
     let wanted: Wanted = query(&request)?;
-    form(&state, &request, return_to(wanted.to.as_deref()), None)
+    let to = return_to(wanted.to.as_deref());
+    let provider = state.oidc.as_deref().filter(|_| wanted.out == Some(true));
+    let Some(provider) = provider else { return form(&state, &request, to, None) };
+    let end = provider.end_session(&format!("{}/console/sign-in", state.base)).await;
+    shown(&state, &request, to, None, Some(end.map(String::from)))
 }
 
 /// The form, with a token that a cookie has too; with a reason it is shown again.
-fn form(
+pub(super) fn form(
     state: &ApiState,
     request: &HttpRequest,
     to: &str,
     refused: Option<(StatusCode, String)>,
+) -> Result<HttpResponse, Refused> {
+    shown(state, request, to, refused, None)
+}
+
+/// The same; `ended` for who has just signed out, with the address at the provider where that can be done as well.
+fn shown(
+    state: &ApiState,
+    request: &HttpRequest,
+    to: &str,
+    refused: Option<(StatusCode, String)>,
+    ended: Option<Option<String>>,
 ) -> Result<HttpResponse, Refused> {
     let services = &state.services;
     let now = services.clock.now();
@@ -112,16 +136,22 @@ fn form(
     let (status, refused) =
         refused.map_or((StatusCode::OK, None), |(status, sentence)| (status, Some(sentence)));
     let page = Page::new("Sign in", Nav::None, None, now);
-    let mut response = html(status, &SignIn { page, csrf, to: to.to_owned(), refused });
+    let signed_out = ended.is_some();
+    let provider = state.oidc.as_deref().map(|provider| Provider {
+        name: provider.settings.name.clone(),
+        href: with_target("/console/sign-in/oidc", to),
+        end: ended.flatten(),
+    });
+    let mut response = html(status, &SignIn { page, csrf, to: to.to_owned(), refused, provider, signed_out });
     keep(&mut response, set_cookie(VISIT, &visit, VISIT_SECONDS, is_secure(request, state)));
     Ok(response)
 }
 
-fn sealing(source: penstock_crypto::OpenError) -> FlowError {
+pub(super) fn sealing(source: penstock_crypto::OpenError) -> FlowError {
     FlowError::Sealed { what: "a session", source }
 }
 
-fn keep(response: &mut HttpResponse, cookie: Option<HeaderValue>) {
+pub(super) fn keep(response: &mut HttpResponse, cookie: Option<HeaderValue>) {
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -133,14 +163,11 @@ pub(super) async fn sign_in(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Refused> {
-    let address = client_address(&request, state.connections.limits());
+    let taken = taken_sign_in(&state, &request)?;
     let tries = &state.sign_ins;
-    let taken = address.map(|address| tries.take(address, None, tries.now())).transpose();
-    let taken = taken.map_err(|seconds| {
-        let detail = format!("too many keys that are not valid came from here; try again after {seconds} s");
-        Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).retry_after(seconds)
-    })?;
-    let sent = Form::read(&state, NOBODY, &request, payload).await?;
+    // Who is not known yet has no owner: each address has a share of the memory for small bodies.
+    let share = tries.share(client_address(&request, state.connections.limits()));
+    let sent = Form::read(&state, share, &request, payload, MOST_BYTES).await?;
     let to = return_to(sent.get("to"));
     let again = |status, sentence: &str| form(&state, &request, to, Some((status, sentence.to_owned())));
     if !is_own_visit(&state, &request, sent.get("csrf").unwrap_or_default()) {
@@ -163,7 +190,21 @@ pub(super) async fn sign_in(
             "This key may not read; the console needs one with the scope `read`.",
         );
     }
-    begin(&state, &request, record, to).await
+    begin(&state, &request, record, to, None, None).await
+}
+
+/// One of the sign-ins that may fail from an address; refunded when it does not.
+///
+/// # Errors
+/// 429 when there are none left for a while.
+pub(super) fn taken_sign_in(state: &ApiState, request: &HttpRequest) -> Result<Option<Taken>, Problem> {
+    let tries = &state.sign_ins;
+    let address = client_address(request, state.connections.limits());
+    let taken = address.map(|address| tries.take(address, None, tries.now())).transpose();
+    taken.map_err(|seconds| {
+        let detail = format!("too many sign-ins from here have failed; try again after {seconds} s");
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).retry_after(seconds)
+    })
 }
 
 /// Whether the form was made here for this browser: its token is the one of the browser's cookie.
@@ -174,12 +215,14 @@ fn is_own_visit(state: &ApiState, request: &HttpRequest, token: &str) -> bool {
     visit.is_some_and(|visit| is_token(&visit.csrf, token))
 }
 
-/// Begins a session, written down before it is used.
-async fn begin(
+/// Begins a session, written down before it is used: `detail` says more than the address of who signed in elsewhere.
+pub(super) async fn begin(
     state: &ApiState,
     request: &HttpRequest,
     key: ApiKeyRecord,
     to: &str,
+    by: Option<Elsewhere>,
+    detail: Option<String>,
 ) -> Result<HttpResponse, Refused> {
     let services = &state.services;
     let now = services.clock.now();
@@ -190,14 +233,17 @@ async fn begin(
         csrf: new_token(random).map_err(sealing)?,
         ends_at: key.expires_at.map_or(latest, |end| end.min(latest)),
         key_id: key.id,
+        by,
     };
+    let from =
+        || client_address(request, state.connections.limits()).map(|address| format!("from {address}"));
     let entry = AuditEntry {
         id: 0,
         at: now,
         actor: format!("key:{}", session.key_id),
         action: "console.sign_in".into(),
         batch: None,
-        detail: client_address(request, state.connections.limits()).map(|address| format!("from {address}")),
+        detail: detail.or_else(from),
     };
     services.store.audit(&entry).await?;
     let sealed = session.seal(&services.keyring.get(), random).map_err(sealing)?;
@@ -208,7 +254,8 @@ async fn begin(
     Ok(response)
 }
 
-/// Signs out: the browser forgets the session.
+/// Signs out: the browser forgets the session. That of somebody who signed in elsewhere ends for whoever has a copy of it too: its
+/// key is nobody else's.
 pub(super) async fn sign_out(
     visitor: Visitor,
     state: web::Data<ApiState>,
@@ -216,7 +263,12 @@ pub(super) async fn sign_out(
     payload: web::Payload,
 ) -> Result<HttpResponse, Refused> {
     visitor.form(&state, &request, payload).await?;
-    let mut response = see_other("/console/sign-in");
+    let elsewhere = visitor.signed_in_elsewhere();
+    if elsewhere {
+        let services = &state.services;
+        services.store.revoke_key(&visitor.caller.key_id, services.clock.now()).await?;
+    }
+    let mut response = see_other(if elsewhere { "/console/sign-in?out=true" } else { "/console/sign-in" });
     keep(&mut response, set_cookie(SESSION, "", 0, is_secure(&request, &state)));
     Ok(response)
 }

@@ -6,7 +6,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
 use futures::future::LocalBoxFuture;
 use penstock_console::layout::{Nav, Page, Viewer};
-use penstock_console::session::{Sealed as _, Session, is_token};
+use penstock_console::session::{Elsewhere, Sealed as _, Session, is_token};
 use penstock_domain::ids::OwnerSeq;
 use penstock_flow::context::api_keys;
 use penstock_store::batches::Batch;
@@ -53,6 +53,11 @@ impl Visitor {
         batch.owner == self.caller.owner && self.caller.scopes.allow(Scope::Command)
     }
 
+    /// Whether an OpenID Connect provider let it in.
+    pub fn signed_in_elsewhere(&self) -> bool {
+        self.session.by.is_some()
+    }
+
     /// Whether the session is over, whatever becomes of its key.
     pub fn has_ended(&self, state: &ApiState) -> bool {
         self.session.ends_at <= state.services.clock.now()
@@ -89,7 +94,7 @@ impl Visitor {
         request: &HttpRequest,
         payload: web::Payload,
     ) -> Result<Form, Refused> {
-        let form = Form::read(state, self.caller.owner, request, payload).await?;
+        let form = Form::read(state, self.caller.owner, request, payload, body::SMALL_BYTES).await?;
         self.is_own_form(form.get("csrf"))?;
         Ok(form)
     }
@@ -115,6 +120,8 @@ impl FromRequest for Visitor {
             let Caller { key_id, owner, role, .. } = &visitor.caller;
             let asker = Asker { actor: visitor.caller.actor(), admin: *role == KeyRole::Admin };
             request.extensions_mut().insert(asker);
+            // A page that says why something is refused has the same navigation.
+            request.extensions_mut().insert(visitor.viewer());
             state.rates.request(key_id, *owner, &request)?;
             visitor.needs(Scope::Read)?;
             Ok(visitor)
@@ -137,6 +144,10 @@ async fn find(state: &ApiState, request: &HttpRequest) -> Result<Option<Visitor>
     let Some(cookie) = cookie else { return Ok(None) };
     let session = Session::open(&services.keyring.get(), cookie, services.clock.now());
     let Some(session) = session else { return Ok(None) };
+    let granted = |by: &Elsewhere| state.oidc.as_ref().is_some_and(|provider| provider.still_grants(by));
+    if session.by.as_ref().is_some_and(|by| !granted(by)) {
+        return Ok(None);
+    }
     let Some(key) = valid_key(state, &session.key_id).await? else { return Ok(None) };
     if api_keys::word(services, &key).await? != session.key_word {
         return Ok(None);
@@ -152,15 +163,16 @@ impl Form {
     /// Reads a form. One that another site sent is refused, where the browser says so.
     ///
     /// # Errors
-    /// 403 when it is another site's; 413 when it is too large; 400 when it is no form.
+    /// 403 when it is another site's; 413 when it has more than `most` bytes; 400 when it is no form.
     pub async fn read(
         state: &ApiState,
         owner: OwnerSeq,
         request: &HttpRequest,
         payload: web::Payload,
+        most: usize,
     ) -> Result<Self, Refused> {
         own_site(request)?;
-        let body = body::small(state, owner, request.headers(), payload).await?;
+        let body = body::at_most(state, owner, request.headers(), payload, most).await?;
         Ok(Self(body.form()?))
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use penstock_domain::time::Timestamp;
 use penstock_flow::context::periodic::TaskStatus;
+use penstock_flow::operate::operations::RUN_LATE;
 use penstock_flow::read::standing::{held_batch, stalled_batch};
 use penstock_store::StoreResult;
 use penstock_store::operations::STALLED_AFTER;
@@ -12,9 +13,6 @@ use penstock_store::workers::WorkerKind;
 use super::Findings;
 use crate::open::Opened;
 use crate::socket::{self, Answer, Question};
-
-/// Runs are expected at least this often, in seconds.
-const RUN_LATE_SECONDS: u64 = 180;
 
 /// A background task that runs for longer than this, and than its period, is worth a word.
 const LONG_RUN: Duration = Duration::from_secs(60);
@@ -58,7 +56,7 @@ pub(super) async fn runs(opened: &Opened, findings: &mut Findings) {
                 let found = format!("the last run began {ago} seconds ago and released {} rows", run.rows);
                 match &run.error {
                     Some(error) => findings.warn("dispatcher", format!("{found}, and failed: {error}")),
-                    None if ago > RUN_LATE_SECONDS => {
+                    None if ago > RUN_LATE.as_secs() => {
                         findings
                             .warn("dispatcher", format!("{found}; is the CronJob there (docs/runbooks.md)?"));
                     }

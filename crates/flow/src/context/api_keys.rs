@@ -21,6 +21,10 @@ const USED_EVERY: Duration = Duration::from_secs(60);
 /// What a new key grants.
 #[derive(Clone, Debug)]
 pub struct Grant {
+    /// The key's name, for people.
+    pub name: Option<String>,
+    /// Whether it is for a sign-in to the console.
+    pub sign_in: bool,
     /// What it may do.
     pub scopes: Scopes,
     /// The pipelines that it may use; none: all.
@@ -31,7 +35,7 @@ pub struct Grant {
 
 impl Default for Grant {
     fn default() -> Self {
-        Self { scopes: Scopes::CLIENT, pipelines: None, expires_at: None }
+        Self { name: None, sign_in: false, scopes: Scopes::CLIENT, pipelines: None, expires_at: None }
     }
 }
 
@@ -50,6 +54,8 @@ pub async fn create(
         id: key.id().to_owned(),
         owner: owner.name.clone(),
         owner_seq: owner.seq,
+        name: grant.name,
+        sign_in: grant.sign_in,
         role: grant.scopes.role(),
         scopes: grant.scopes,
         pipelines: grant.pipelines,
@@ -132,8 +138,13 @@ struct Parts<'a> {
 }
 
 fn parts<'a>(record: &'a ApiKeyRecord, hash: &'a [u8]) -> Parts<'a> {
-    let grant =
-        serde_json::json!([record.scopes, record.pipelines, record.expires_at.map(Timestamp::millis)]);
+    let (scopes, pipelines, end) =
+        (record.scopes, &record.pipelines, record.expires_at.map(Timestamp::millis));
+    // A key without a name has the MAC of releases that knew none.
+    let grant = match (&record.name, record.sign_in) {
+        (None, false) => serde_json::json!([scopes, pipelines, end]),
+        (name, sign_in) => serde_json::json!([scopes, pipelines, end, name, sign_in]),
+    };
     Parts {
         texts: [hash, record.id.as_bytes(), record.owner.as_bytes()],
         grant: grant.to_string().into_bytes(),

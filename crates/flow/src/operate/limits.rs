@@ -1,13 +1,14 @@
 //! The limits of dependencies as they stand, and what an operator changes of them while services run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use penstock_domain::cause::Cause;
 use penstock_domain::limit::BreakerState;
-use penstock_domain::pipeline::Pipeline;
+use penstock_domain::pipeline::{Dependency, Pipeline, Rate};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
-use penstock_store::limits::{LimitChange, LimitSetting};
+use penstock_store::limits::{LimitChange, LimitSetting, LimitUse};
 use penstock_store::operations::AuditEntry;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,7 +16,11 @@ use utoipa::ToSchema;
 use crate::context::error::FlowError;
 use crate::context::services::Services;
 use crate::operate::dependencies;
+use crate::operate::limit_use::minute_of;
 use crate::read::pipelines::rate;
+
+/// How far back the use of limits is shown: an hour, with the minute that has begun.
+const HOUR: Duration = Duration::from_secs(59 * 60);
 
 /// What an operator has set, for the document: the store knows of none.
 #[allow(dead_code, reason = "it describes `LimitSetting`")]
@@ -54,6 +59,18 @@ pub struct LimitState {
     pub cause: Option<String>,
 }
 
+/// Calls in a minute of the last hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct UsedMinute {
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    pub minute: Timestamp,
+    /// Calls that were made.
+    pub calls: u64,
+    /// Those of them that were refused for being too many.
+    pub throttled: u64,
+}
+
 /// A dependency's limits.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LimitView {
@@ -68,6 +85,11 @@ pub struct LimitView {
     /// What an operator has set; none: the definition counts.
     #[schema(value_type = Option<SettingView>)]
     pub set: Option<LimitSetting>,
+    /// Calls that its rates allow in a minute, as they are set now; none: any number, or rates that are each owner's or each
+    /// value's own.
+    pub allowed_per_minute: Option<f64>,
+    /// Calls in the minutes of the last hour, as workers wrote them down; minutes without any are left out.
+    pub last_hour: Vec<UsedMinute>,
     /// How they stand; none when the limiter does not answer.
     pub state: Option<LimitState>,
 }
@@ -79,6 +101,7 @@ pub struct LimitView {
 pub async fn all(services: &Services, caller: Option<&Caller>) -> Result<Vec<LimitView>, FlowError> {
     let set = services.store.limit_settings().await?;
     let now = services.clock.now();
+    let used = services.store.limit_use(minute_of(now) - HOUR).await?;
     let mut views = Vec::new();
     let pipelines: Vec<_> = services.pipelines.iter().collect();
     for (pipeline, dependency) in dependencies::all(pipelines.iter()).into_values() {
@@ -86,7 +109,7 @@ pub async fn all(services: &Services, caller: Option<&Caller>) -> Result<Vec<Lim
             Some(caller) => caller.peek(dependency, "").await,
             None => None,
         };
-        let later = |span: std::time::Duration| (!span.is_zero()).then(|| now + span);
+        let later = |span: Duration| (!span.is_zero()).then(|| now + span);
         let state = seen.map(|seen| LimitState {
             breaker: match seen.breaker {
                 BreakerState::Closed => "closed",
@@ -104,12 +127,33 @@ pub async fn all(services: &Services, caller: Option<&Caller>) -> Result<Vec<Lim
             pipeline: pipeline.name.clone(),
             limits: dependency.rate.iter().chain(&dependency.more).map(rate).collect(),
             concurrency: dependency.concurrency.map(|concurrency| concurrency.limit),
+            allowed_per_minute: allowed(dependency, set.iter().find(|set| set.dependency == dependency.name)),
+            last_hour: last_hour(&used, &dependency.name),
             set: set.iter().find(|setting| setting.dependency == dependency.name).cloned(),
             state,
         });
     }
     views.sort_by(|one, another| one.dependency.cmp(&another.dependency));
     Ok(views)
+}
+
+/// Calls that the tightest of its rates allows in a minute.
+fn allowed(dependency: &Dependency, set: Option<&LimitSetting>) -> Option<f64> {
+    let shared = |rate: &&Rate| rate.name.is_none() && !rate.per_owner && rate.per.is_none();
+    // What an operator sets is the limit of the first one.
+    let first = dependency.rate.as_ref();
+    let limits = first.into_iter().chain(&dependency.more).filter(shared).map(|rate| {
+        let set = set.and_then(|set| set.limit).filter(|_| first.is_some_and(|first| first.id == rate.id));
+        f64::from(set.unwrap_or(rate.limit)) * 60.0 / rate.period.as_secs_f64().max(f64::EPSILON)
+    });
+    limits.reduce(f64::min)
+}
+
+fn last_hour(used: &[LimitUse], dependency: &str) -> Vec<UsedMinute> {
+    let of_it = used.iter().filter(|used| used.dependency == dependency);
+    of_it
+        .map(|used| UsedMinute { minute: used.minute, calls: used.calls, throttled: used.throttled })
+        .collect()
 }
 
 /// Changes what is set of a dependency; none when no pipeline has one of that name. Who did it is written down.

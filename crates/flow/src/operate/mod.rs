@@ -7,6 +7,7 @@ pub mod control;
 pub mod delays;
 pub mod dependencies;
 pub mod duplicates;
+pub mod limit_use;
 pub mod limits;
 pub mod live_limits;
 pub mod operations;

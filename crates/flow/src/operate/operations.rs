@@ -1,6 +1,7 @@
 //! What an operator looks at first: services, dispatcher runs, workers, owners, alerts, background tasks.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use object_store::ObjectStore as _;
 use object_store::path::Path;
@@ -22,10 +23,16 @@ const RUNS: u32 = 20;
 /// Running batches of which what is in flight is summed up.
 const RUNNING: u32 = 1000;
 
+/// A dispatcher whose last run began longer ago than this is late: it is started each minute.
+pub const RUN_LATE: Duration = Duration::from_secs(180);
+
+/// Clocks that differ by more than this, in milliseconds, are worth a look.
+const SKEW_MS: u64 = 2000;
+
 /// A service that this process needs.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ServiceHealth {
-    /// `database`, `object store` or `queue`.
+    /// `database`, `schema`, `clock`, `object store` or `queue`.
     pub name: &'static str,
     /// Whether it answers.
     pub healthy: bool,
@@ -69,6 +76,8 @@ pub struct OwnerView {
     pub in_flight: u32,
     /// Its rows that wait for the dispatcher.
     pub pending: u64,
+    /// What it gets when a run's cap is short, of 1: its weight among those that run; 0 when nothing of it runs.
+    pub share: f64,
 }
 
 /// Something that an alert rule found and that lasts.
@@ -87,6 +96,8 @@ pub struct OperationsView {
     pub services: Vec<ServiceHealth>,
     /// Messages that wait in the queue; none when it does not say.
     pub queued_messages: Option<u64>,
+    /// Whether the dispatcher is late: no run began for three minutes.
+    pub dispatcher_is_late: bool,
     /// Dispatcher runs, newest first.
     #[schema(value_type = Vec<Object>)]
     pub runs: Vec<RunRecord>,
@@ -117,10 +128,13 @@ pub async fn operations(services: &Services, rows_per_owner: u32) -> Result<Oper
         waiting: worker.load.waiting,
     });
     let alerts = store.firing().await?.into_iter().map(|(rule, subject)| FiringView { rule, subject });
+    let runs = store.runs(RUNS).await?;
+    let now = services.clock.now();
     Ok(OperationsView {
+        dispatcher_is_late: runs.first().is_none_or(|run| now.since(run.started_at) > RUN_LATE),
         services: health(services).await,
         queued_messages: services.queue.backlog().await.ok().map(|lanes| lanes.values().sum()),
-        runs: store.runs(RUNS).await?,
+        runs,
         workers: workers.collect(),
         owners: owners(services, rows_per_owner).await?,
         alerts: alerts.collect(),
@@ -133,10 +147,28 @@ async fn health(services: &Services) -> Vec<ServiceHealth> {
     let ready = readiness(services).await;
     let objects = services.objects.list_with_delimiter(Some(&Path::from("health"))).await;
     let objects = objects.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
-    [("database", ready.database), ("queue", ready.queue), ("object store", objects)]
-        .into_iter()
-        .map(|(name, found)| ServiceHealth { name, healthy: found == "ok", found })
-        .collect()
+    let mut all: Vec<ServiceHealth> =
+        [("database", ready.database), ("queue", ready.queue), ("object store", objects)]
+            .into_iter()
+            .map(|(name, found)| ServiceHealth { name, healthy: found == "ok", found })
+            .collect();
+    // A database that does not answer is said above.
+    if let Ok(engine) = services.store.engine().await {
+        let current = engine.schema == engine.needed_schema;
+        let found = format!(
+            "version {} of {}; {} {}, {} MiB",
+            engine.schema,
+            engine.needed_schema,
+            engine.engine,
+            engine.version,
+            engine.bytes / 1024 / 1024
+        );
+        all.push(ServiceHealth { name: "schema", healthy: current && engine.supported, found });
+        let apart = services.clock.now().millis().abs_diff(engine.now.millis());
+        let found = format!("{apart} ms apart from the database's");
+        all.push(ServiceHealth { name: "clock", healthy: apart <= SKEW_MS, found });
+    }
+    all
 }
 
 async fn owners(services: &Services, rows_per_owner: u32) -> Result<Vec<OwnerView>, FlowError> {
@@ -149,10 +181,16 @@ async fn owners(services: &Services, rows_per_owner: u32) -> Result<Vec<OwnerVie
         *in_flight += counts.queued + counts.processing;
         *pending += u64::from(counts.pending);
     }
-    let owners = services.store.owners().await?.into_iter().map(|owner| {
+    let owners = services.store.owners().await?;
+    let weights: u32 =
+        owners.iter().filter(|owner| running.contains_key(&owner.name)).map(|owner| owner.weight).sum();
+    let owners = owners.into_iter().map(|owner| {
+        let runs = running.contains_key(&owner.name);
+        let share = if runs { f64::from(owner.weight) / f64::from(weights.max(1)) } else { 0.0 };
         let (batches, in_flight, pending) = running.remove(&owner.name).unwrap_or_default();
         let rows = owner.rows.unwrap_or(rows_per_owner);
-        OwnerView { name: owner.name, rows, weight: owner.weight, running: batches, in_flight, pending }
+        let (name, weight) = (owner.name, owner.weight);
+        OwnerView { name, rows, weight, running: batches, in_flight, pending, share }
     });
     Ok(owners.collect())
 }

@@ -23,6 +23,9 @@ const JITTER: f64 = 0.1;
 /// What was reserved of a limit's period of the calendar is known for this long after its end: clocks differ.
 const PERIODS_KEPT: Duration = Duration::from_secs(3600);
 
+/// Keys of sign-ins are kept for this long after their end: the audit log names them.
+const SIGN_INS_KEPT: Duration = Duration::from_secs(90 * 86_400);
+
 /// How long things are kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retention {
@@ -83,6 +86,8 @@ pub async fn prune(services: &Services, retention: &Retention, actor: &str) -> R
     }
     pruned.uploads += error_file::drop_expired(services, now).await?;
     services.store.drop_periods(now - PERIODS_KEPT).await?;
+    services.store.drop_tickets(now).await?;
+    services.store.delete_sign_ins(now - SIGN_INS_KEPT).await?;
     duplicates::drop_expired(services, now).await?;
     pruned.erased += control::resume_erasures(services, actor).await?;
     if let Some(after) = retention.erase_after {

@@ -19,7 +19,7 @@ use penstock_store::credentials::*;
 use penstock_store::dispatch::*;
 use penstock_store::duplicates::{CompletedBy, KeyHash, WantedKey};
 use penstock_store::extraction::*;
-use penstock_store::limits::{LimitChange, LimitPeriod, LimitSetting};
+use penstock_store::limits::{LimitChange, LimitPeriod, LimitSetting, LimitUse};
 use penstock_store::operations::*;
 use penstock_store::owners::*;
 use penstock_store::polls::*;
@@ -129,6 +129,9 @@ owners::Owners {
     touch_key(id: &str, now: Timestamp) -> ();
     set_key_mac(id: &str, mac: &[u8]) -> bool;
     revoke_key(id: &str, now: Timestamp) -> bool;
+    delete_sign_ins(ended_before: Timestamp) -> u64;
+    use_ticket(number: &str, ends_at: Timestamp) -> bool;
+    drop_tickets(now: Timestamp) -> u64;
     all_callback_secrets() -> Vec<(OwnerSeq, CallbackSecrets)>;
     callback_secrets(owner: OwnerSeq) -> CallbackSecrets;
     set_callback_secrets(owner: OwnerSeq, expected: Option<&[u8]>, secrets: &CallbackSecrets) -> bool;
@@ -238,7 +241,7 @@ operations::Operations {
     probe_writes(now: Timestamp) -> ();
     engine() -> EngineInfo;
     audit(entry: &AuditEntry) -> ();
-    audit_log(batch: Option<BatchId>, before: Option<i64>, limit: u32) -> Vec<AuditEntry>;
+    audit_log(batch: Option<BatchId>, before: Option<i64>, limit: u32) -> Vec<AuditLine>;
     metrics(now: Timestamp) -> Metrics;
     count_mismatches(ended_after: Timestamp) -> Vec<CountMismatch>;
     repair_counts(mismatch: &CountMismatch, actor: &str, now: Timestamp) -> bool;
@@ -301,6 +304,9 @@ limits::Limits {
     limit_settings() -> Vec<LimitSetting>;
     change_limits(dependency: &str, change: &LimitChange, now: Timestamp) -> LimitSetting;
     reset_limits(dependency: &str) -> bool;
+    add_limit_use(used: &LimitUse) -> ();
+    limit_use(since: Timestamp) -> Vec<LimitUse>;
+    drop_limit_use(before: Timestamp) -> u64;
     drop_periods(ended_before: Timestamp) -> u64;
 }
 duplicates::Duplicates {
