@@ -12,6 +12,7 @@ mod links;
 mod map;
 mod markdown;
 mod operations;
+mod rooms;
 mod settings;
 mod threats;
 mod words;

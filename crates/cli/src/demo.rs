@@ -48,17 +48,7 @@ pub async fn run(
         ..Config::default()
     })
     .map_err(said)?;
-    let url = sandbox.url();
-    let vars = |name: &str| match name {
-        "ADDRESS_API_URL" | "INVITE_API_URL" => Some(url.clone()),
-        "INVITE_API_TOKEN" => Some("demo".to_owned()),
-        _ => None,
-    };
-    let catalog = Pipeline::load("demo.yaml", DEFINITION, &vars)
-        .and_then(|pipeline| Catalog::new(vec![pipeline]))
-        .map_err(|errors| {
-            StartError::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-        })?;
+    let catalog = catalog(sandbox.url())?;
     let stop = shutdown::on_signal();
     let shows_console = settings.surface.console;
     let everything = dev::start(&settings, catalog, RUN_EVERY, stop.clone()).await?;
@@ -89,6 +79,17 @@ pub async fn run(
         demo.tell(command(data, &["demo", "--keep"]));
     }
     Ok(true)
+}
+
+fn catalog(url: String) -> Result<Catalog, StartError> {
+    let vars = |name: &str| match name {
+        "ADDRESS_API_URL" | "INVITE_API_URL" => Some(url.clone()),
+        "INVITE_API_TOKEN" => Some("demo".to_owned()),
+        _ => None,
+    };
+    Pipeline::load("demo.yaml", DEFINITION, &vars).and_then(|pipeline| Catalog::new(vec![pipeline])).map_err(
+        |errors| StartError::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+    )
 }
 
 /// A command of this very program on the demo's data, as it can be pasted into a shell here.

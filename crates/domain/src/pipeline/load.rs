@@ -14,12 +14,13 @@ use super::dedupe;
 use super::definition::{CanaryDefinition, Definition, DispatchDefinition, RetryDefinition};
 use super::dependency;
 use super::error::DefinitionError;
+use super::model::Dependency;
 use super::model::{Dispatch, Pipeline, Retry, SourceSpan};
 use super::names::Names;
-use super::rates;
+use super::rates::{self, PerText};
 use super::responses;
 use super::scalars::Span;
-use super::step::ResultTemplate;
+use super::step::{ResultTemplate, Step};
 use super::vars::Unset;
 use super::yaml::{self, Collected};
 use crate::csv::Schema;
@@ -143,14 +144,16 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
     }
     let schema = columns::schema(&definition.csv, source);
     let max_upload_bytes = columns::max_bytes(&definition.csv, source);
-    let (mut dependencies, mut open_addresses) = (Vec::new(), Vec::new());
-    let (mut dependency_lines, mut pers) = (BTreeMap::new(), Vec::new());
+    let (mut open_addresses, mut pers) = (Vec::new(), Vec::new());
+    let lines =
+        definition.dependencies.iter().map(|(name, dependency)| (name.clone(), dependency.referenced.line()));
+    let dependency_lines: BTreeMap<String, u64> = lines.collect();
+    let mut dependencies = Vec::new();
     for (name, dependency) in &definition.dependencies {
-        let line = dependency.referenced.line();
-        dependency_lines.insert(name.clone(), line);
+        let (line, dependency) = (dependency.referenced.line(), &dependency.value);
         dependencies.extend(dependency::dependency(
             name,
-            &dependency.value,
+            dependency,
             line,
             &mut open_addresses,
             &mut pers,
@@ -161,36 +164,8 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
     names.leave_open(source.is_damaged("csv"), source.is_damaged("steps"));
     let mut read = Read::default();
     let dedupe = dedupe::dedupe(definition.dedupe.as_ref(), &names, &mut read, source);
-    let mut steps = Vec::new();
-    for step in &definition.steps {
-        let line = step.referenced.line();
-        if names.has_step(&step.value.name) {
-            source.error(line, format!("two steps are named `{}`; rename one of them", step.value.name));
-        }
-        names.keyed = step.value.request.is_keyed();
-        steps.extend(call::step(&step.value, line, &definition, &dependencies, &names, &mut read, source));
-        names.keyed = false;
-        let called =
-            dependencies.iter_mut().find(|dependency| dependency.name == step.value.dependency.value);
-        called.into_iter().for_each(|called| rates::compile(&pers, called, &names, &mut read, source));
-        names.add_step(&step.value.name, step.value.outputs());
-    }
-    for dependency in definition.dependencies.values() {
-        if let Some(responses) = &dependency.value.responses {
-            responses::of_dependency(responses, &names, source);
-        }
-    }
-    let uncalled =
-        dependencies.iter_mut().filter(|dependency| dependency.more.iter().any(|rate| rate.per.is_none()));
-    uncalled.for_each(|dependency| rates::compile(&pers, dependency, &names, &mut read, source));
-    let mut fields = Vec::new();
-    for (name, value) in &definition.result {
-        let line = value.referenced.line();
-        check_result(name, line, &schema, source);
-        let here = Here { names: &names, answer: false, line };
-        let field = call::json(&source.json(value), here, &mut read, source);
-        fields.extend(field.map(|(template, _)| (name.clone(), template)));
-    }
+    let steps = steps(&definition, &mut dependencies, &pers, &mut names, &mut read, source);
+    let result = result(&definition, &schema, &names, &mut read, source);
     Pipeline {
         place: SourceSpan { file: file.into(), name_line, route_line, dependency_lines },
         retry: retry(&definition.retry, source),
@@ -205,11 +180,64 @@ fn build(definition: Definition, file: &str, text: &str, source: &mut Source<'_>
         open_addresses,
         secret_values: std::mem::take(&mut source.secrets),
         steps,
-        result: ResultTemplate { fields },
+        result,
         context_keys: read.context,
         source: text.into(),
         version: Uuid::new_v5(&NAMESPACE, text.as_bytes()),
     }
+}
+
+/// The steps, in order: each sees the outputs of those before it. Dependencies' limits by value are made with the names of the
+/// step that calls them.
+fn steps(
+    definition: &Definition,
+    dependencies: &mut [Dependency],
+    pers: &[PerText],
+    names: &mut Names,
+    read: &mut Read,
+    source: &mut Source<'_>,
+) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for step in &definition.steps {
+        let line = step.referenced.line();
+        if names.has_step(&step.value.name) {
+            source.error(line, format!("two steps are named `{}`; rename one of them", step.value.name));
+        }
+        names.keyed = step.value.request.is_keyed();
+        steps.extend(call::step(&step.value, line, definition, dependencies, names, read, source));
+        names.keyed = false;
+        let called =
+            dependencies.iter_mut().find(|dependency| dependency.name == step.value.dependency.value);
+        called.into_iter().for_each(|called| rates::compile(pers, called, names, read, source));
+        names.add_step(&step.value.name, step.value.outputs());
+    }
+    for dependency in definition.dependencies.values() {
+        if let Some(responses) = &dependency.value.responses {
+            responses::of_dependency(responses, names, source);
+        }
+    }
+    let uncalled =
+        dependencies.iter_mut().filter(|dependency| dependency.more.iter().any(|rate| rate.per.is_none()));
+    uncalled.for_each(|dependency| rates::compile(pers, dependency, names, read, source));
+    steps
+}
+
+fn result(
+    definition: &Definition,
+    schema: &Schema,
+    names: &Names,
+    read: &mut Read,
+    source: &mut Source<'_>,
+) -> ResultTemplate {
+    let mut fields = Vec::new();
+    for (name, value) in &definition.result {
+        let line = value.referenced.line();
+        check_result(name, line, schema, source);
+        let here = Here { names, answer: false, line };
+        let field = call::json(&source.json(value), here, read, source);
+        fields.extend(field.map(|(template, _)| (name.clone(), template)));
+    }
+    ResultTemplate { fields }
 }
 
 /// `results.csv` has the file's columns, ours and the result's beside each other.

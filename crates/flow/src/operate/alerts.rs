@@ -10,7 +10,7 @@ use penstock_domain::alert::{AlertRules, Condition, Receiver, Rule, Speech};
 use penstock_domain::limit::BreakerState;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
-use penstock_store::alerts::{Alert, Notice};
+use penstock_store::alerts::{Alert, FailingBatch, Notice};
 use penstock_store::operations::{Metrics, RECENT};
 use serde_json::json;
 
@@ -153,15 +153,7 @@ impl Watch {
                 .failing_batches(now - RECENT, min_rows.max(1), above_bp, LOOKED_AT)
                 .await?
                 .into_iter()
-                .map(|batch| {
-                    let ended = batch.completed + batch.failed;
-                    let share = f64::from(batch.failed) / f64::from(ended.max(1)) * 100.0;
-                    let text = format!(
-                        "{share:.0} % of the rows of batch {} ({}) failed: {} of {ended}",
-                        batch.id, batch.pipeline, batch.failed
-                    );
-                    (batch.id.to_string(), text)
-                })
+                .map(|batch| (batch.id.to_string(), failing_batch(&batch)))
                 .collect(),
             Condition::ExtractionFailed => store
                 .unextractable_batches(now - RECENT, LOOKED_AT)
@@ -306,4 +298,13 @@ impl Watch {
             }
         }
     }
+}
+
+fn failing_batch(batch: &FailingBatch) -> String {
+    let ended = batch.completed + batch.failed;
+    let share = f64::from(batch.failed) / f64::from(ended.max(1)) * 100.0;
+    format!(
+        "{share:.0} % of the rows of batch {} ({}) failed: {} of {ended}",
+        batch.id, batch.pipeline, batch.failed
+    )
 }

@@ -8,14 +8,14 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::Lane;
 use penstock_store::dispatch::RunRecord;
+use penstock_store::operations::Metrics;
 
 use crate::context::pace::usual_interval;
 use crate::context::services::Services;
 use crate::operate::call_metrics::{calling, limiting};
+use crate::operate::pipeline_metrics;
 use crate::telemetry::metrics::{Family, RequestMetrics};
-use crate::telemetry::worker_counters::{
-    CACHE_LOOKUPS, DELIVERIES, EXTRACTION_ENDS, LOOKS, OUTCOMES, PipelineMetrics,
-};
+use crate::telemetry::worker_counters::DELIVERIES;
 use crate::worker::WorkerMetrics;
 
 /// The last runs from which their interval is estimated.
@@ -51,7 +51,7 @@ impl Sources {
         }
         if let Some(worker) = &self.worker {
             working(worker, &mut families);
-            rows(services, worker, &mut families);
+            families.extend(pipeline_metrics::families(services, worker));
             calling(services, &self.caller, &mut families);
         }
         limiting(services, &self.caller, &mut families).await;
@@ -113,6 +113,11 @@ async fn stored(services: &Services, families: &mut Vec<Family>) {
             .with([("reason", "stalled")], metrics.batches_stalled),
     );
     polling(services, &metrics.polling, families);
+    troubled(&metrics, families);
+}
+
+/// What somebody may have to look after.
+fn troubled(metrics: &Metrics, families: &mut Vec<Family>) {
     families.push(
         Family::gauge("penstock.callbacks", "{callback}", "Callbacks that wait, and that were given up.")
             .with([("state", "pending")], metrics.callbacks_pending)
@@ -248,89 +253,6 @@ fn working(worker: &WorkerMetrics, families: &mut Vec<Family>) {
         deliveries.push([("outcome", outcome)], count.load(Relaxed));
     }
     families.push(deliveries);
-}
-
-/// Metrics by pipeline: of those that are loaded, though nothing of theirs was counted yet, and of older ones.
-fn rows(services: &Services, worker: &WorkerMetrics, families: &mut Vec<Family>) {
-    let mut pipelines: BTreeMap<String, PipelineMetrics> = worker.pipelines();
-    for pipeline in services.pipelines.iter() {
-        pipelines.entry(pipeline.name.clone()).or_default();
-    }
-    let mut pending = Family::histogram(
-        "penstock.row.pending.duration",
-        "s",
-        "Time from a batch's upload to the first start of each of its rows.",
-    );
-    let mut queued = Family::histogram(
-        "penstock.row.queue.duration",
-        "s",
-        "Time from a row's planned start to its claim by a worker.",
-    );
-    let mut processing = Family::histogram(
-        "penstock.row.process.duration",
-        "s",
-        "Time from a row's claim to the end of its run, waits for limits included.",
-    );
-    let mut settled = Family::counter(
-        "penstock.settled_rows",
-        "{row}",
-        "Attempts that this worker settled, by what they came to: `retried` cost an attempt, `returned` did not.",
-    );
-    let mut attempts = Family::histogram(
-        "penstock.row.attempts",
-        "{attempt}",
-        "Attempts that rows had taken when they ended.",
-    );
-    let mut lookups = Family::counter(
-        "penstock.cache.lookups",
-        "{row}",
-        "Rows at steps whose answers are kept: `hit` and `waited` made no call, `asked` did, `shared_failure` failed as the row waited for.",
-    );
-    let mut extracted =
-        Family::counter("penstock.extraction.rows", "{row}", "Rows that this worker extracted from files.");
-    let mut read =
-        Family::counter("penstock.extraction.read", "By", "Bytes of files that this worker extracted.");
-    let mut extractions = Family::histogram(
-        "penstock.extraction.duration",
-        "s",
-        "How long extractions took; `interrupted` ones go on from their checkpoint.",
-    );
-    let mut looks = Family::counter(
-        "penstock.poll.looks",
-        "{look}",
-        "Looks at results that rows wait for, by what they found.",
-    );
-    let mut results = Family::histogram(
-        "penstock.poll.duration",
-        "s",
-        "Time from a request's answer to the look that found its result.",
-    );
-    for (name, metrics) in pipelines {
-        let pipeline = ("pipeline", name.as_str());
-        pending.push([pipeline], metrics.pending);
-        queued.push([pipeline], metrics.queued);
-        processing.push([pipeline], metrics.processing);
-        for (outcome, count) in OUTCOMES.into_iter().zip(metrics.settled) {
-            settled.push([pipeline, ("outcome", outcome)], count);
-        }
-        for (outcome, taken) in OUTCOMES.into_iter().zip(metrics.attempts) {
-            attempts.push([pipeline, ("outcome", outcome)], taken);
-        }
-        for (outcome, count) in CACHE_LOOKUPS.into_iter().zip(metrics.lookups) {
-            lookups.push([pipeline, ("outcome", outcome)], count);
-        }
-        for (found, count) in LOOKS.into_iter().zip(metrics.looks) {
-            looks.push([pipeline, ("found", found)], count);
-        }
-        results.push([pipeline], metrics.results);
-        extracted.push([pipeline], metrics.extracted_rows);
-        read.push([pipeline], metrics.extracted_bytes);
-        for (outcome, took) in EXTRACTION_ENDS.into_iter().zip(metrics.extractions) {
-            extractions.push([pipeline, ("outcome", outcome)], took);
-        }
-    }
-    families.extend([pending, queued, processing, settled, attempts, lookups, looks, results]);
-    families.extend([extracted, read, extractions]);
 }
 
 #[cfg(test)]

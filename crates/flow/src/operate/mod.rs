@@ -11,6 +11,7 @@ pub mod limit_use;
 pub mod limits;
 pub mod live_limits;
 pub mod operations;
+mod pipeline_metrics;
 pub mod readiness;
 pub mod reconcile;
 pub mod retention;

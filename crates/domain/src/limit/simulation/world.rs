@@ -202,14 +202,6 @@ impl World {
     pub(super) fn happens(&mut self, now: f64, row: usize, event: Event) {
         let shown = self.shown(row, now);
         let distance = self.distances[row % WORKERS];
-        let ask = |lead_us: f64| Ask {
-            cost: 1,
-            token: row as u64,
-            lease_us: 10e6,
-            lead_us,
-            past: Past::Clean,
-            patience_us: 0.0,
-        };
         match event {
             Event::Ask if (now - START) % EVERY_US < self.rests * EVERY_US => {
                 let rest = self.rests * EVERY_US - (now - START) % EVERY_US;
@@ -224,7 +216,7 @@ impl World {
             }
             Event::Asked { asked, lead } => {
                 let decision =
-                    lead.map(|lead| acquire(&mut [(&mut self.state, &self.policy)], now, &ask(lead)));
+                    lead.map(|lead| acquire(&mut [(&mut self.state, &self.policy)], now, &ask(row, lead)));
                 self.granted += usize::from(matches!(decision, Some(Decision::Granted { .. })));
                 let at = self.arrival(row, now);
                 self.at(at, row, Event::Answered { asked, server: now, decision });
@@ -239,7 +231,7 @@ impl World {
                 self.at(at, row, Event::ConfirmAsked { reserved, asked: shown, lead });
             }
             Event::ConfirmAsked { reserved, asked, lead } => {
-                let open = confirm(&mut [(&mut self.state, &self.policy)], now, &ask(lead)).is_ok();
+                let open = confirm(&mut [(&mut self.state, &self.policy)], now, &ask(row, lead)).is_ok();
                 let at = self.arrival(row, now);
                 self.at(at, row, Event::ConfirmAnswered { reserved, asked, server: now, open });
             }
@@ -328,4 +320,9 @@ impl World {
         let accepted = self.dependency.arrivals.len() - self.dependency.refused;
         f64::from(u32::try_from(accepted).unwrap()) / (per_second * seconds)
     }
+}
+
+/// What a row asks the limiter for, when its call would take so long to arrive.
+fn ask(row: usize, lead_us: f64) -> Ask {
+    Ask { cost: 1, token: row as u64, lease_us: 10e6, lead_us, past: Past::Clean, patience_us: 0.0 }
 }
