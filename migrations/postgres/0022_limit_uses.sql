@@ -5,8 +5,9 @@ CREATE TABLE limit_uses (
     used_until BIGINT NOT NULL
 );
 
--- Which dependencies were called before this was recorded is not known: all of them may have been.
+-- Which dependencies were called before this was recorded is not known: all of them may have been,
+-- and programs of the release before go on calling without recording it for as long as an upgrade takes.
 INSERT INTO limit_uses (dependency, used_until)
-SELECT '', CAST(extract(epoch FROM now()) * 1000 AS BIGINT) WHERE EXISTS (SELECT 1 FROM batches);
+SELECT '', CAST(extract(epoch FROM now() + INTERVAL '6 hours') * 1000 AS BIGINT) WHERE EXISTS (SELECT 1 FROM batches);
 
 INSERT INTO schema_serves (version, oldest) VALUES (22, 1);

@@ -136,7 +136,7 @@ impl Caller {
         let lead = self.limiter.lead().await?;
         let recording_us = if wait.note.is_some() { self.recording.expected_us() } else { 0.0 };
         let ask = Ask { lead_us: lead.answer_us + recording_us, ..ask };
-        self.uses.record(self.limiter.as_ref(), limits, self.clock.now()).await?;
+        self.uses.record(self.limiter.as_ref(), limits, self.clock.as_ref()).await?;
         let made = self.reserver.made();
         let (moment, slack, probe, confirm) = match self.limiter.acquire(limits, &ask).await {
             Decision::Granted { wait, slack, probe, confirm } => (wait, slack, probe, confirm),

@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_domain::limit::{Denied, MAX_WAIT_US, Reason, duration};
-use penstock_domain::time::Timestamp;
+use penstock_domain::time::{Clock, Timestamp};
 
 use super::reserve::{LastUse, Reservations};
 use crate::limiter::{CallLimits, Limiter};
 
-/// A use is recorded again after this time.
-const EVERY: Duration = Duration::from_secs(15);
+/// A use is recorded again after this time. A limiter that lost its state is the more cautious, the longer it is.
+const EVERY: Duration = Duration::from_secs(30);
 
 /// A call may leave as long after it was permitted, and the record may take as long as this.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -33,13 +33,13 @@ pub(super) struct Uses {
     reservations: Arc<dyn Reservations>,
     /// Until when a dependency's use need not be recorded again.
     recorded: Mutex<HashMap<String, Timestamp>>,
-    /// One records, for all that wait.
-    alone: tokio::sync::Mutex<()>,
+    /// One records a dependency, for all that wait; the others' are recorded meanwhile.
+    alone: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Uses {
     pub(super) fn new(reservations: Arc<dyn Reservations>) -> Self {
-        Self { reservations, recorded: Mutex::default(), alone: tokio::sync::Mutex::default() }
+        Self { reservations, recorded: Mutex::default(), alone: Mutex::default() }
     }
 
     /// Has to be asked before a call's permit is: its dependency is used now.
@@ -47,12 +47,14 @@ impl Uses {
         &self,
         limiter: &dyn Limiter,
         limits: &CallLimits,
-        now: Timestamp,
+        clock: &dyn Clock,
     ) -> Result<(), Denied> {
-        if self.is_recorded(&limits.dependency, now) {
+        if self.is_recorded(&limits.dependency, clock.now()) {
             return Ok(());
         }
-        let _alone = self.alone.lock().await;
+        let alone = self.alone(&limits.dependency);
+        let _alone = alone.lock().await;
+        let now = clock.now();
         if self.is_recorded(&limits.dependency, now) {
             return Ok(());
         }
@@ -60,6 +62,10 @@ impl Uses {
         let lost_at = limiter.lost_at(&limits).await.ok_or(UNAVAILABLE)?;
         let until = now + EVERY + MARGIN + duration(MAX_WAIT_US);
         let last = self.reservations.use_until(&limits.dependency, until).await.ok_or(UNAVAILABLE)?;
+        if clock.now().since(now) > MARGIN {
+            // The record may be over before the call is.
+            return Err(UNAVAILABLE);
+        }
         let unused = match last {
             LastUse::Never => None,
             LastUse::Until(used_until) => Some(now.since(used_until)),
@@ -74,6 +80,14 @@ impl Uses {
         }
         recorded.insert(limits.dependency, now + EVERY);
         Ok(())
+    }
+
+    fn alone(&self, dependency: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        if alone.len() >= MOST_KNOWN {
+            alone.retain(|_, lock| Arc::strong_count(lock) > 1);
+        }
+        alone.entry(dependency.to_owned()).or_default().clone()
     }
 
     fn is_recorded(&self, dependency: &str, now: Timestamp) -> bool {

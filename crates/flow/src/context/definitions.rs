@@ -57,7 +57,8 @@ impl Definitions {
             .unwrap_or_else(PoisonError::into_inner)
             .extend(catalog.iter().map(|pipeline| pipeline.name.clone()));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
-        self.older.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        older.clear();
         self.replaced.fetch_add(1, Ordering::Release);
     }
 
@@ -105,6 +106,7 @@ impl Definitions {
     /// # Errors
     /// When it does not load in this environment.
     pub(crate) fn compile(&self, name: &str, version: Uuid, source: &str) -> Result<Arc<Pipeline>, String> {
+        let replaced = self.replaced();
         // Files that it names lie beside today's definitions.
         let current = self.catalog();
         let loaded = current.get(name).or_else(|| current.iter().next());
@@ -118,7 +120,10 @@ impl Definitions {
         if older.len() >= OLDER_KEPT {
             older.clear();
         }
-        older.insert(version, pipeline.clone());
+        // What was read before the definitions were replaced may be of what files held before.
+        if self.replaced() == replaced {
+            older.insert(version, pipeline.clone());
+        }
         Ok(pipeline)
     }
 }

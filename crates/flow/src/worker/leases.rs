@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_domain::ids::{LeaseToken, RowRef};
-use penstock_domain::outcome::Repetition;
 use penstock_domain::row::Receipt;
 use penstock_store::StoreResult;
 use penstock_store::work::Held;
@@ -65,10 +64,18 @@ impl RowLease {
         }
     }
 
-    /// A step is done: its receipt is saved soon, if the row is still in flight then; later where the step is harmless to repeat.
-    pub fn finished_step(&self, receipt: Receipt, repetition: Repetition) {
-        let after = if repetition == Repetition::Harmless { SAVE_HARMLESS_AFTER } else { SAVE_AFTER };
+    /// A step is done: its receipt is saved soon, if the row is still in flight then; later where to repeat it leaves no trace.
+    pub fn finished_step(&self, receipt: Receipt, leaves_trace: bool) {
+        let after = if leaves_trace { SAVE_AFTER } else { SAVE_HARMLESS_AFTER };
         self.unsaved().push(receipt, Instant::now() + after);
+    }
+
+    /// A call with a key begins: what it was made of is saved soon, so that it is not made of other answers after a crash, which
+    /// the key would not fit.
+    pub fn keyed_call(&self) {
+        let mut unsaved = self.unsaved();
+        let soon = Instant::now() + SAVE_AFTER;
+        unsaved.due = unsaved.due.map(|due| due.min(soon));
     }
 
     fn unsaved(&self) -> std::sync::MutexGuard<'_, Unsaved> {
@@ -79,7 +86,7 @@ impl RowLease {
 /// A receipt of a step that may have an effect when it is repeated is saved when it is this old.
 const SAVE_AFTER: Duration = Duration::from_millis(150);
 
-/// A receipt of a step that is harmless to repeat: a crash then calls it again, and rows that pass more quickly cost no write.
+/// A receipt of a step that is harmless to repeat and has no key: a crash then calls it again, and rows that pass more quickly cost no write.
 const SAVE_HARMLESS_AFTER: Duration = Duration::from_secs(2);
 
 /// How often a row that waits for a heartbeat checks whether it may continue.
@@ -243,10 +250,18 @@ mod tests {
         let receipt = |step: u16| Receipt { step, sealed: Vec::new() };
         let due_after = |time: Duration| leases.due(Instant::now() + time).len();
         assert_eq!(due_after(Duration::from_secs(60)), 0);
-        lease.finished_step(receipt(0), Repetition::Harmless);
+        lease.keyed_call();
+        assert_eq!(due_after(Duration::from_secs(60)), 0, "nothing is there to save");
+        lease.finished_step(receipt(0), false);
         assert_eq!((due_after(SAVE_AFTER), due_after(SAVE_HARMLESS_AFTER)), (0, 1));
-        lease.finished_step(receipt(1), Repetition::Unsaid);
+        lease.finished_step(receipt(1), true);
         assert_eq!(due_after(SAVE_AFTER), 1, "with all that is before it");
+        let other = leases.insert(held(2).0, held(2).1);
+        other.finished_step(receipt(0), false);
+        assert_eq!(due_after(SAVE_AFTER), 1);
+        other.keyed_call();
+        assert_eq!(due_after(SAVE_AFTER), 2, "what a key belongs to");
+        leases.remove([held(2)]);
         leases.remove([held(1)]);
         assert_eq!(due_after(SAVE_AFTER), 0);
     }

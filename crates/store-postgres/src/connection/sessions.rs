@@ -17,6 +17,11 @@ const LOOKS: usize = 5;
 /// A pooler that has no session left lets a connection wait.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Between two looks at a connection whose session others may have meanwhile.
+const BETWEEN: Duration = Duration::from_millis(200);
+
+const PID: &str = "SELECT pg_backend_pid()";
+
 /// Whose a session of the server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sessions {
@@ -49,26 +54,42 @@ impl fmt::Display for Sessions {
 
 /// Finds out, with two connections: they share a session, or one of them changes its session while the other one is in a
 /// transaction, only where a session is a transaction's.
+///
+/// # Errors
+/// When nothing could be found out, because a connection or a session did not come in time: that is no sign of either.
 pub async fn found(options: &PgConnectOptions) -> Result<Sessions, sqlx::Error> {
     let mut one = options.connect().await?;
-    let before = backend(&mut one, "SELECT pg_backend_pid()").await?;
-    let Ok(other) = tokio::time::timeout(PATIENCE, options.connect()).await else {
-        // In transaction mode a connection costs the pooler nothing.
-        return Ok(Sessions::PerConnection);
-    };
-    let mut other = other?;
+    let before = backend(&mut one, PID).await?;
+    let mut other = in_time(options.connect()).await?;
     for _ in 0..LOOKS {
-        let began = backend(&mut other, "BEGIN; SELECT pg_backend_pid()");
-        let Ok(began) = tokio::time::timeout(PATIENCE, began).await else {
-            // The pooler has one session, and the first connection has it.
-            return Ok(Sessions::PerConnection);
-        };
-        if began? == before || backend(&mut one, "SELECT pg_backend_pid()").await? != before {
+        match in_time(backend(&mut other, "BEGIN; SELECT pg_backend_pid()")).await {
+            Ok(began) if began == before => return Ok(Sessions::PerTransaction),
+            Ok(_) => {}
+            Err(sqlx::Error::PoolTimedOut) => return alone(&mut one, before).await,
+            Err(error) => return Err(error),
+        }
+        if in_time(backend(&mut one, PID)).await? != before {
             return Ok(Sessions::PerTransaction);
         }
         other.execute("ROLLBACK").await?;
     }
     Ok(Sessions::PerConnection)
+}
+
+/// The other connection gets no session. In session mode the pooler has only this one's; in transaction mode all are busy, and this
+/// one's next statement goes to any of them, or waits too.
+async fn alone(one: &mut PgConnection, before: i32) -> Result<Sessions, sqlx::Error> {
+    for _ in 0..LOOKS {
+        if in_time(backend(one, PID)).await? != before {
+            return Ok(Sessions::PerTransaction);
+        }
+        tokio::time::sleep(BETWEEN).await;
+    }
+    Ok(Sessions::PerConnection)
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// The server's process. A text without parameters is one message: a pooler never divides it.

@@ -60,6 +60,9 @@ impl RowTask<'_> {
         if self.lease.is_lost() {
             return CallResult::LeaseLost;
         }
+        if at.step.keyed {
+            self.lease.keyed_call();
+        }
         let covered = || self.lease.covers(timeout) && !self.is_held(progress);
         let sent = (request.method, self.work.secret_values.masked(request.target.path()));
         let called =

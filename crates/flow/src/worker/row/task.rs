@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use penstock_domain::csv::RowOrigin;
+use penstock_domain::outcome::Repetition;
 use penstock_domain::pipeline::{RowAbout, RowContext, RowValues, SecretValues, Step};
 use penstock_domain::row::Receipt;
 use penstock_downstream::Caller;
@@ -108,7 +109,8 @@ impl RowTask<'_> {
             let receipt = self.receipt(index, &output);
             // With those of the other rows of its call, or not at all.
             if progress.together.is_none() {
-                self.lease.finished_step(receipt.clone(), at.step.repetition());
+                let leaves_trace = at.step.keyed || at.step.repetition() != Repetition::Harmless;
+                self.lease.finished_step(receipt.clone(), leaves_trace);
             }
             progress.receipts.push(receipt);
         }
