@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_domain::ids::OwnerSeq;
 use penstock_domain::time::Timestamp;
 use penstock_flow::intake::upload::Upload;
-use penstock_store::progress::Progress;
+use penstock_store::progress::{PROGRESS_KEPT, Progress};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -104,5 +104,7 @@ pub(crate) async fn known(
 ) -> Result<Option<UploadProgressView>, Problem> {
     let Ok(id) = Uuid::try_parse(id) else { return Ok(None) };
     let found = state.services.store.upload_progress(caller.owner, id).await?;
-    Ok(found.map(UploadProgressView::from))
+    // Of an upload that broke off nobody deletes the record before another one reports.
+    let recent = found.filter(|progress| state.services.clock.now().since(progress.at) < PROGRESS_KEPT);
+    Ok(recent.map(UploadProgressView::from))
 }

@@ -86,9 +86,15 @@ impl OidcProvider {
         self.groups.iter().find(|grant| grant.group == ANYBODY || groups.contains(&grant.group))
     }
 
-    /// Whether an address may be called: by https, or on this machine, or as the operator allowed.
+    /// Whether an address may be called: by https, or as the operator allowed. On this machine without TLS only where the issuer is:
+    /// what a remote one answers names no program here.
     pub fn may_call(&self, url: &Url) -> bool {
-        url.scheme() == "https" || (url.scheme() == "http" && (self.allow_http || is_loopback(url)))
+        url.scheme() == "https"
+            || (url.scheme() == "http" && (self.allow_http || (self.is_local() && is_loopback(url))))
+    }
+
+    fn is_local(&self) -> bool {
+        Url::parse(&self.issuer).is_ok_and(|issuer| issuer.scheme() == "http" && is_loopback(&issuer))
     }
 }
 

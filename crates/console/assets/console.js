@@ -104,7 +104,7 @@ function upload(form) {
     if (ended) return;
     const answer = await fetch(`/console/upload/${id}`).catch(() => undefined);
     if (ended) return;
-    if (answer?.status === 200) {
+    if (answer?.status === 200 && !answer.redirected) {
       const { rows, errors } = await answer.json();
       checked = `${grouped.format(rows)} rows are checked, ${errors ? `${grouped.format(errors)} errors so far` : "no errors so far"}.`;
       shown.classList.toggle("bad", errors > 0);

@@ -24,6 +24,8 @@ pub enum StepState {
     Current,
     /// The row never came to it.
     NotReached,
+    /// Nobody recorded it: of a row under way whose steps had no error, for one.
+    Unknown,
 }
 
 /// A step of the row.
@@ -42,7 +44,8 @@ impl StepLine {
     pub fn all(names: &[String], row: &RowView) -> Vec<Self> {
         let error = row.error.as_ref();
         let attempts = error.map_or(&[][..], |error| &error.attempts);
-        let at = error.and_then(|error| error.step.as_deref());
+        let at_owned = error.and_then(|error| error.step.clone());
+        let at = at_owned.as_deref();
         let place = at.and_then(|at| names.iter().position(|name| name == at));
         let mut lines = Vec::with_capacity(names.len() + 1);
         let before = attempts_of(None, attempts);
@@ -56,26 +59,41 @@ impl StepLine {
         }
         for (index, name) in names.iter().enumerate() {
             let state = match (row.status, place) {
-                (RowStatus::Completed, _) => StepState::Done,
+                (RowStatus::Completed, _) if error.is_none() => StepState::Done,
                 (_, Some(place)) if index < place => StepState::Done,
                 (RowStatus::Failed, Some(place)) if index == place => StepState::Failed,
-                (RowStatus::Cancelled | RowStatus::Failed, _) => StepState::NotReached,
+                (RowStatus::Cancelled | RowStatus::Failed, Some(_)) => StepState::NotReached,
                 (_, Some(place)) if index == place => StepState::Current,
                 (RowStatus::Processing, None) if index == 0 && names.len() == 1 => StepState::Current,
-                _ => StepState::NotReached,
+                (_, Some(_)) => StepState::NotReached,
+                _ => StepState::Unknown,
             };
             lines.push(Self { name: Some(name.clone()), state, attempts: attempts_of(Some(name), attempts) });
+        }
+        // Steps that the definition at hand does not name: it is another version, or does not load.
+        let of_steps = attempts.iter().filter_map(|attempt| attempt.step.as_ref()).chain(at_owned.as_ref());
+        for name in of_steps {
+            if !lines.iter().any(|line| line.name.as_ref() == Some(name)) {
+                let is_last = at_owned.as_ref() == Some(name) && row.status == RowStatus::Failed;
+                let state = if is_last { StepState::Failed } else { StepState::Unknown };
+                lines.push(Self {
+                    name: Some(name.clone()),
+                    state,
+                    attempts: attempts_of(Some(name), attempts),
+                });
+            }
         }
         lines
     }
 
-    fn badge(&self) -> Badge {
-        match self.state {
+    fn badge(&self) -> Option<Badge> {
+        Some(match self.state {
+            StepState::Unknown => return None,
             StepState::Done => Badge { text: "done", kind: "good" },
             StepState::Failed => Badge { text: "failed", kind: "bad" },
             StepState::Current => Badge { text: "here", kind: "run" },
             StepState::NotReached => Badge { text: "not reached", kind: "idle" },
-        }
+        })
     }
 }
 

@@ -23,8 +23,9 @@ impl Samples for SqlStore {
         let statement = sql(
             "batch_sample_insert_running",
             "INSERT INTO batch_samples (batch, slot, at, completed, failed) \
-             SELECT seq, $1, $2, completed, failed FROM batches WHERE status = {batch queued} \
-             ORDER BY served_at DESC LIMIT $3 ON CONFLICT DO NOTHING",
+             SELECT seq, $1, $2, completed, failed FROM (SELECT seq, completed, failed FROM batches \
+             WHERE status = {batch queued} ORDER BY served_at DESC LIMIT $3) AS latest \
+             WHERE TRUE ORDER BY seq ON CONFLICT DO NOTHING",
         );
         tx.execute(statement.bind(slot(now)).bind(now).bind(SAMPLED)).await?;
         tx.commit().await

@@ -9,7 +9,7 @@ use penstock_store::operations::AuditLine;
 /// operators has a name for `admin` keys alone.
 pub(super) fn events(batch: &Batch, view: &BatchView, audit: &[AuditLine], admin: bool) -> Vec<Event> {
     let who = |line: &AuditLine| who(line, &batch.owner_name, admin);
-    let last = |action: &str| audit.iter().find(|line| line.entry.action == action).map(who);
+    let last = |action: &str| audit.iter().find(|line| line.entry.action == action).and_then(who);
     let event = |at, what: &str, who| Event { at, what: what.to_owned(), who };
     let mut events = vec![event(view.created_at, "uploaded", last("batch.create"))];
     events.extend(view.started_at.map(|at| event(at, "taken up by a worker", None)));
@@ -21,7 +21,7 @@ pub(super) fn events(batch: &Batch, view: &BatchView, audit: &[AuditLine], admin
             "batch.retry" => "rows retried",
             _ => return None,
         };
-        Some(event(line.entry.at, what, Some(who(line))))
+        Some(event(line.entry.at, what, who(line)))
     }));
     events.extend(view.cancelled_at.map(|at| event(at, "cancelled", last("batch.cancel"))));
     let ended = match view.outcome {
@@ -34,9 +34,12 @@ pub(super) fn events(batch: &Batch, view: &BatchView, audit: &[AuditLine], admin
     events
 }
 
-fn who(line: &AuditLine, owner: &str, admin: bool) -> String {
-    if !admin && line.key_owner.as_deref() != Some(owner) {
-        return "an operator".to_owned();
+/// Who did it; none where that is not known: of a key that has been deleted since.
+fn who(line: &AuditLine, owner: &str, admin: bool) -> Option<String> {
+    match &line.key_owner {
+        _ if admin => Some(line.who()),
+        Some(of) if of == owner => Some(line.who()),
+        None if line.entry.actor.starts_with("key:") => None,
+        _ => Some("an operator".to_owned()),
     }
-    line.who()
 }

@@ -125,7 +125,8 @@ pub(super) fn allowed(rows: u32, pipeline: Option<&Pipeline>, allowance: &Allowa
 
 /// How long a batch will take by what is allowed, while nothing of it was measured; none once that is known better.
 pub fn estimate(ledger: &Ledger, pipeline: Option<&Pipeline>, allowance: &Allowance) -> Option<EstimateView> {
-    if !is_guessed(ledger) {
+    // Of a retry nobody knows how much of its rows' calls were made before.
+    if !is_guessed(ledger) || ledger.run > 1 {
         return None;
     }
     let Allowed { seconds, narrowest } = allowed(ledger.counts.unfinished(), pipeline, allowance);

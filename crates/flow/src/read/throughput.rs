@@ -48,7 +48,7 @@ pub async fn throughput(services: &Services, batch: &Batch) -> StoreResult<Vec<T
     if end >= from && !samples.is_empty() {
         samples.push(Sample { at: end, completed: ledger.counts.completed, failed: ledger.counts.failed });
     }
-    Ok(points(&samples, ledger.counts.total))
+    Ok(points(&samples, ledger.counts.total - ledger.counts.cancelled))
 }
 
 fn points(samples: &[Sample], total: u32) -> Vec<ThroughputPoint> {

@@ -165,7 +165,7 @@ impl Provider {
         let metadata = self.metadata(false).await?;
         let granted = self.calls.tokens(&metadata, &self.settings, redirect, code, &visit.verifier).await;
         let granted = granted.map_err(|error| match error {
-            CallError::Refused(_) => {
+            CallError::Refused(ref kind) if kind == "invalid_grant" => {
                 tracing::warn!(%error, "the OpenID Connect provider gave no token");
                 NotSignedIn::Refused(self.settings.name.clone())
             }
