@@ -93,7 +93,8 @@ impl OidcProvider {
             || (url.scheme() == "http" && (self.allow_http || (self.is_local() && is_loopback(url))))
     }
 
-    fn is_local(&self) -> bool {
+    /// Whether it is on this machine, without TLS.
+    pub fn is_local(&self) -> bool {
         Url::parse(&self.issuer).is_ok_and(|issuer| issuer.scheme() == "http" && is_loopback(&issuer))
     }
 }
@@ -108,31 +109,27 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 impl Oidc {
-    /// Reads the secret that is given as a file.
-    ///
-    /// # Errors
-    /// When it is given twice, or cannot be read.
-    pub fn read_files(&mut self) -> Result<(), StartError> {
+    /// The client's secret, from its file or as it is given.
+    fn client_secret(&self) -> Result<Option<String>, StartError> {
         const NAME: &str = "PENSTOCK_OIDC_CLIENT_SECRET";
         let file = self.oidc_client_secret_file.as_deref().filter(|file| !file.as_os_str().is_empty());
-        let Some(file) = file else { return Ok(()) };
-        if self.oidc_client_secret.is_some() {
-            return Err(variables::both(NAME));
+        match (file, &self.oidc_client_secret) {
+            (None, given) => Ok(given.clone()),
+            (Some(_), Some(_)) => Err(variables::both(NAME)),
+            (Some(file), None) => variables::read_file(NAME, file).map(Some),
         }
-        self.oidc_client_secret = Some(variables::read_file(NAME, file)?);
-        Ok(())
     }
 
-    /// The provider; none when nothing of it is set.
+    /// The provider; none when nothing of it is set. Only who serves the console asks: no other program has its secret.
     ///
     /// # Errors
-    /// When only a part of it is set, or something of it makes no sense.
+    /// When only a part of it is set, its secret's file cannot be read, or something of it makes no sense.
     pub fn provider(&self) -> Result<Option<OidcProvider>, StartError> {
         let given = |value: &Option<String>| value.clone().filter(|value| !value.trim().is_empty());
         let parts = [
             ("PENSTOCK_OIDC_ISSUER", given(&self.oidc_issuer)),
             ("PENSTOCK_OIDC_CLIENT_ID", given(&self.oidc_client_id)),
-            ("PENSTOCK_OIDC_CLIENT_SECRET", given(&self.oidc_client_secret)),
+            ("PENSTOCK_OIDC_CLIENT_SECRET", given(&self.client_secret()?)),
             ("PENSTOCK_OIDC_GROUPS", given(&self.oidc_groups)),
         ];
         if parts.iter().all(|(_, value)| value.is_none()) {

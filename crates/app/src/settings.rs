@@ -150,11 +150,14 @@ impl Settings {
             }
             *value = Some(variables::read_file(name, file)?);
         }
-        self.oidc.read_files()
+        Ok(())
     }
 
     /// Whether the console can say where people come back to after they signed in elsewhere.
-    fn check_sign_in(&self) -> Result<(), StartError> {
+    ///
+    /// # Errors
+    /// When it cannot, or something of [`Oidc`](crate::oidc::Oidc) makes no sense.
+    pub fn check_sign_in(&self) -> Result<(), StartError> {
         let provider = self.oidc.provider()?;
         if provider.is_some() && self.surface.public_base()?.is_none() && self.bind.ip().is_unspecified() {
             return Err(StartError::misuse(
@@ -208,7 +211,6 @@ impl Settings {
             ));
         }
         self.surface.check()?;
-        self.check_sign_in()?;
         if Duration::from_secs(self.lost_after_seconds) < lease {
             return Err(StartError::misuse(format!(
                 "PENSTOCK_LOST_AFTER_SECONDS is {}, shorter than a lease ({} seconds): rows would be released again \

@@ -64,8 +64,9 @@ pub async fn run(
     if stays {
         demo.tell(demo.requests(&batch));
         demo.tell(command(data, &["why", &batch]));
-        demo.tell("\nIt stays up until you press Ctrl-C (`--once` ends it at this point). Look at it in a browser; the link works once:");
+        demo.tell("\nIt stays up until you press Ctrl-C (`--once` ends it at this point).");
         if let Some(console) = &demo.console {
+            demo.tell("Look at it in a browser; the link works once:");
             demo.tell(console);
         }
         stop.cancelled().await;

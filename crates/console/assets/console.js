@@ -123,12 +123,17 @@ function upload(form) {
     tell();
   });
   request.upload.addEventListener("load", () => { sent = "All of it is sent; its last rows are checked."; tell(); });
-  request.addEventListener("error", () => fail("The upload broke off. Nothing was stored; upload it again."));
+  let all = false;
+  request.upload.addEventListener("load", () => { all = true; });
+  // When all of it was sent, the answer is what got lost: the batch may be there.
+  const look = "Look under Batches first: if the file is not there, upload it again.";
+  request.addEventListener("error", () =>
+    fail(all ? `The connection broke off before the answer came. ${look}` : "The upload broke off. Nothing was stored; upload it again."));
   request.addEventListener("load", () => {
     if (request.status < 400) { location.assign(request.responseURL); return; }
     const page = new DOMParser().parseFromString(request.responseText, "text/html");
     const errors = page.querySelector("#errors, .problem");
-    if (!errors) { fail("The upload was refused."); return; }
+    if (!errors) { fail(request.status >= 500 ? `The service did not answer. ${look}` : "The upload was refused."); return; }
     document.querySelector("#errors, .problem")?.remove();
     form.before(errors);
     shown.hidden = true;

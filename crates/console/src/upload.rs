@@ -2,7 +2,7 @@
 
 use askama::Template;
 use askama::filters::Safe;
-use penstock_domain::csv::{RowError, encode_value, neutralise};
+use penstock_domain::csv::{ErrorCount, RowError, encode_value, neutralise};
 use penstock_flow::read::pipelines::PipelineView;
 
 use crate::layout::Page;
@@ -13,8 +13,8 @@ use crate::show::{number, sentence};
 pub struct Kind {
     /// Which rule is broken.
     pub code: String,
-    /// How many of the listed ones.
-    pub count: usize,
+    /// How many.
+    pub count: u64,
 }
 
 /// Why a file was refused.
@@ -24,6 +24,8 @@ pub struct Refused {
     pub detail: String,
     /// The errors that are listed.
     pub errors: Vec<RowError>,
+    /// All of them by column and code; empty where they were not counted so.
+    pub counts: Vec<ErrorCount>,
     /// How many the file has.
     pub count: u64,
     /// Where all that are kept can be downloaded.
@@ -33,10 +35,11 @@ pub struct Refused {
 impl Refused {
     fn kinds(&self) -> Vec<Kind> {
         let mut kinds: Vec<Kind> = Vec::new();
-        for error in &self.errors {
-            match kinds.iter_mut().find(|kind| kind.code == error.code) {
-                Some(kind) => kind.count += 1,
-                None => kinds.push(Kind { code: error.code.to_string(), count: 1 }),
+        let listed = self.errors.iter().filter(|_| self.counts.is_empty()).map(|error| (error.code, 1));
+        for (code, count) in self.counts.iter().map(|all| (all.code, all.count)).chain(listed) {
+            match kinds.iter_mut().find(|kind| kind.code == code) {
+                Some(kind) => kind.count += count,
+                None => kinds.push(Kind { code: code.to_owned(), count }),
             }
         }
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
@@ -102,8 +105,7 @@ impl UploadPage {
     }
 }
 
-/// The errors as a file, in an address that holds all of it: nothing of a refused upload is stored, so there is nothing to
-/// download it from.
+/// The errors as a file, in an address that holds all of it: for an upload of which no list of errors could be kept.
 pub fn errors_file(errors: &[RowError]) -> String {
     let mut csv = b"line,column,code,message\r\n".to_vec();
     for error in errors {

@@ -7,8 +7,8 @@ mod common;
 use std::sync::Arc;
 
 use penstock_domain::csv::{
-    Column, ColumnTag, Delimiter, Dialect, ErrorListing, HeaderRules, Limits, ReferenceWriter, Refused,
-    Rejected, RowReference, Schema, Validator,
+    Column, ColumnTag, Delimiter, Dialect, ErrorListing, HeaderRules, Limits, ReferenceReader as _,
+    ReferenceWriter, Refused, Rejected, RowReference, Schema, Validator,
 };
 use penstock_domain::ids::BatchId;
 use uuid::Uuid;
@@ -23,6 +23,10 @@ impl ReferenceWriter for Writer {
         let row = u32::try_from(line).unwrap();
         let batch = BatchId(Uuid::from_u128(5));
         Untagged::write(&RowReference { batch, row, protected, unfinished: None })
+    }
+
+    fn reads(&self, cell: &str) -> bool {
+        Untagged.read(cell).is_some()
     }
 }
 
@@ -59,8 +63,8 @@ fn every_error_stands_with_its_line_whatever_the_pieces() {
         let lines: Vec<&str> = listed.split("\r\n").collect();
         assert_eq!(lines[0], "name,email,amount,_line,_column,_code,_message,_ref");
         assert!(lines[1].starts_with("'=1+1,,many,3,email,required,`email` must have a value,r"), "{listed}");
-        assert!(lines[2].starts_with("'=1+1,,many,3,amount,format,"), "{listed}");
-        assert!(lines[3].starts_with("\"two\nlines\",y,,5,,field_count,"), "{listed}");
+        assert!(lines[2].starts_with(",,,3,amount,format,"), "{listed}");
+        assert!(lines[3].starts_with(",,,5,,field_count,"), "{listed}");
         assert!(lines[4].starts_with(",,,7,amount,text_after_quote,"), "{listed}");
         assert_eq!((lines.len(), lines[5]), (6, ""), "{listed}");
         assert_eq!(rejected.error_count, 4);

@@ -106,7 +106,7 @@ impl Operations for SqlStore {
             "audit_list",
             "SELECT a.id, a.at, a.actor, a.action, a.batch, a.detail, k.name AS key_name, o.name AS key_owner \
              FROM (SELECT * FROM audit WHERE ($1 IS NULL OR batch = $1) AND ($2 IS NULL OR id < $2) \
-             ORDER BY id DESC LIMIT $3) a LEFT JOIN api_keys k ON a.actor = 'key:' || k.id \
+             ORDER BY id DESC LIMIT $3) a LEFT JOIN api_keys k ON a.actor LIKE 'key:%' AND k.id = substr(a.actor, 5) \
              LEFT JOIN owners o ON o.seq = k.owner ORDER BY a.id DESC",
         );
         self.db.fetch(statement.bind(batch).bind(before).bind(limit)).await?.iter().map(audit_line).collect()

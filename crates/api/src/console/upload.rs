@@ -45,7 +45,8 @@ fn page(visitor: &Visitor, state: &ApiState, mut filled: Filled, refused: Option
     let refused = refused.map(|problem| {
         let errors = problem.errors.unwrap_or_default();
         RefusedFile {
-            download: (!errors.is_empty()).then(|| errors_file(&errors)),
+            download: problem.errors_url.or_else(|| (!errors.is_empty()).then(|| errors_file(&errors))),
+            counts: problem.error_counts.unwrap_or_default(),
             count: problem.error_count.unwrap_or(errors.len() as u64),
             detail: problem.detail,
             errors,

@@ -192,6 +192,9 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
     let longest_call = pipelines.iter().map(|pipeline| pipeline.worst_call()).max().unwrap_or_default();
     let lease = settings.lease()?;
     settings.check(lease)?;
+    if matches!(role, Role::Api | Role::Everything) {
+        settings.check_sign_in()?;
+    }
     let url = database::url(settings)?;
     let keyring = keyring_of(settings, role)?;
     let Database { store, guard, reconnect } = database::open(url, settings, role).await?;

@@ -9,7 +9,7 @@ use super::error::RowError;
 use super::formula::neutralise;
 use super::header::{HeaderMap, tag_of};
 use super::record::Record;
-use super::reference::ColumnTag;
+use super::reference::{ColumnTag, looks_written};
 use super::writer::{encode_separated, encode_separated_value};
 
 /// Errors that are listed; the rest is counted.
@@ -21,14 +21,16 @@ pub const ERROR_COLUMNS: [&str; 4] = ["_line", "_column", "_code", "_message"];
 /// Bytes of a list after which lines come without the client's own cells: however long lines are, a list has an end.
 const OWN_BYTES: u64 = 64 * 1024 * 1024;
 
-/// A line with several errors is written beside each of them until that takes this many bytes: an error costs few bytes, whatever
-/// is wrong.
-const REPEATED_BYTES: usize = 16 * 1024;
+/// Errors of one record, or of the empty rows before one, that are listed: they wait in memory until the record is whole.
+const LISTED_AT_ONCE: usize = 4096;
 
 /// Writes the `_ref` of a line, by which an upload of the list takes apostrophes off again.
 pub trait ReferenceWriter: Debug + Send + Sync {
     /// The cell for a line whose cells in these columns got an apostrophe.
     fn write(&self, line: u64, protected: Vec<ColumnTag>) -> String;
+
+    /// Whether a cell holds a reference that was written for this owner.
+    fn reads(&self, cell: &str) -> bool;
 }
 
 /// How a list is written.
@@ -64,7 +66,7 @@ impl ErrorRows {
 
     /// Whether another error is listed.
     pub fn has_room(&self) -> bool {
-        self.listed < ERRORS_LISTED
+        self.listed < ERRORS_LISTED && self.fresh.len() < LISTED_AT_ONCE
     }
 
     pub fn push(&mut self, error: RowError) {
@@ -89,11 +91,12 @@ impl ErrorRows {
             (delimiter, header.map_or(0, |header| header.columns().len()))
         });
         self.shape = Some((delimiter, columns));
-        let mut repeated = 0;
+        // Once in the list, or the line would become two rows when it is uploaded.
         let mut own = header.zip(record).filter(|_| columns > 0);
         for error in std::mem::take(&mut self.fresh) {
             let is_full = self.bytes + (self.waiting.len() - before) as u64 > OWN_BYTES;
-            let cells = own.filter(|(_, record)| record.line == error.line && !is_full);
+            let is_whole = error.code != "field_count";
+            let cells = own.take_if(|(_, record)| record.line == error.line && is_whole && !is_full);
             let reference = match cells {
                 Some((header, record)) => self.write_own(header, record, delimiter),
                 None => {
@@ -101,10 +104,6 @@ impl ErrorRows {
                     String::new()
                 }
             };
-            if let Some((_, record)) = cells {
-                repeated += record.raw.len();
-                own = own.filter(|_| repeated < REPEATED_BYTES);
-            }
             self.write_error(&error, &reference, delimiter);
         }
         self.bytes += (self.waiting.len() - before) as u64;
@@ -136,12 +135,15 @@ impl ErrorRows {
 
     /// Writes the client's own cells, each with the delimiter after it; what stands in `_ref`.
     fn write_own(&mut self, header: &HeaderMap, record: &Record<'_>, delimiter: u8) -> String {
-        // The cells of a report's line stay as they are, because its own reference does, too.
-        let kept = header.reference_of(record).filter(|reference| !reference.is_empty());
+        // The cells of a report's line stay as they are, because its own reference does, too. One that was changed stays, so that it is
+        // found again; what else a column of that name holds is no reference.
+        let written = header.reference_of(record);
+        let is_ours = written.as_ref().is_some_and(|cell| self.listing.references.reads(cell));
+        let kept = written.filter(|cell| is_ours || looks_written(cell));
         let mut protected = Vec::new();
         for (place, name) in header.columns().iter().enumerate() {
             let value = header.raw_value(place, record);
-            let safe = if kept.is_some() { Cow::Borrowed(value.as_ref()) } else { neutralise(&value) };
+            let safe = if is_ours { Cow::Borrowed(value.as_ref()) } else { neutralise(&value) };
             if matches!(safe, Cow::Owned(_)) {
                 protected.push(tag_of(name));
             }

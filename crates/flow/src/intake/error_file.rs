@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use penstock_crypto::{DataKey, StreamLayout, StreamOpener};
-use penstock_domain::csv::{ColumnTag, ErrorListing, ReferenceWriter, RowReference};
+use penstock_domain::csv::{ColumnTag, ErrorListing, ReferenceReader as _, ReferenceWriter, RowReference};
 use penstock_domain::ids::BatchId;
 use penstock_domain::time::Timestamp;
 use uuid::Uuid;
@@ -136,6 +136,10 @@ impl ReferenceWriter for LineReferences {
     fn write(&self, line: u64, protected: Vec<ColumnTag>) -> String {
         let row = u32::try_from(line).unwrap_or(u32::MAX);
         self.references.write(&RowReference { batch: self.id, row, protected, unfinished: None })
+    }
+
+    fn reads(&self, cell: &str) -> bool {
+        self.references.read(cell).is_some()
     }
 }
 

@@ -84,9 +84,15 @@ pub async fn prune(services: &Services, retention: &Retention, actor: &str) -> R
             break;
         }
     }
-    pruned.uploads += error_file::drop_expired(services, now).await?;
+    match error_file::drop_expired(services, now).await {
+        Ok(dropped) => pruned.uploads += dropped,
+        // The object store does not list: what concerns the database goes on.
+        Err(error) => {
+            tracing::warn!(%error, "failed to look for lists of errors whose time is over; will retry")
+        }
+    }
     services.store.drop_periods(now - PERIODS_KEPT).await?;
-    services.store.drop_tickets(now).await?;
+    services.store.drop_tickets(now - PERIODS_KEPT).await?;
     services.store.delete_sign_ins(now - SIGN_INS_KEPT).await?;
     duplicates::drop_expired(services, now).await?;
     pruned.erased += control::resume_erasures(services, actor).await?;

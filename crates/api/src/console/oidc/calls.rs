@@ -62,7 +62,12 @@ pub(super) struct Calls {
 
 impl Calls {
     pub fn new(settings: OidcProvider) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
+        let mut client = reqwest::Client::builder();
+        if settings.is_local() {
+            // No proxy leads to this machine.
+            client = client.no_proxy();
+        }
+        let client = client
             .timeout(TIMEOUT)
             // What the provider names is called, and nothing that it leads on to.
             .redirect(reqwest::redirect::Policy::none())
