@@ -178,8 +178,9 @@ pub(crate) async fn page(
 /// Labels to look for.
 fn labels(text: &str) -> Result<Vec<String>, Problem> {
     let labels = fields::read_labels(text);
-    if labels.len() > fields::LABELS {
-        return Err(Problem::bad_request("bad_label", "`label` has at most 16 labels"));
+    // Sixteen of the longest ones, and the commas between them.
+    if labels.len() > fields::LABELS || text.chars().count() > 1100 {
+        return Err(Problem::bad_request("bad_label", "`label` has at most 16 labels of 64 characters"));
     }
     Ok(labels)
 }

@@ -143,7 +143,7 @@ mod tests {
     fn errors_are_grouped_by_kind_most_frequent_first() {
         let errors = vec![error(2, "required", "a"), error(3, "format", "b"), error(4, "format", "c")];
         let refused = Refused { count: 250, errors, ..Refused::default() };
-        let kinds: Vec<(String, usize)> =
+        let kinds: Vec<(String, u64)> =
             refused.kinds().into_iter().map(|kind| (kind.code, kind.count)).collect();
         assert_eq!(kinds, [("format".to_owned(), 2), ("required".to_owned(), 1)]);
         assert_eq!(refused.listed(), "250 errors, the first 3 of them listed");
