@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::receiver::{Answer, Heard, Receiver};
@@ -27,9 +27,6 @@ pub(crate) fn pipeline(bulk: &str, request: &str, more: &str) -> String {
 
 pub(crate) const BY_EMAIL: &str =
     "results: \"{{ body.results }}\", match: { result: \"{{ result.email }}\", row: \"{{ row.email }}\" }";
-
-/// Rows in flight.
-const PROCESSING: &str = "SELECT count(*) FROM row_state WHERE status = 2";
 
 /// What an API knows of its calls.
 #[derive(Default)]
@@ -377,29 +374,4 @@ async fn one_job_and_one_look_for_many_rows() {
     assert_eq!(setting.calls(), [20, 20]);
     let looks = setting.receiver.heard().iter().filter(|heard| heard.path.starts_with("/jobs/")).count();
     assert!(looks < 40, "{looks} looks for two jobs");
-}
-
-/// Rows that wait for company are requeued when the service stops, and go when it runs again.
-#[tokio::test]
-async fn rows_that_gather_are_requeued_when_the_service_stops() {
-    let definition =
-        pipeline(&format!("max_rows: 100, max_wait: 5s, {BY_EMAIL}"), "idempotency_key: true", "");
-    // One row less than the batch has is let go: those wait for the last one.
-    let definition = definition.replace("spread: 0s", "spread: 0s, rows_per_owner: 9");
-    let setting = Setting::new(&definition, |_, _| None).await;
-    let service = setting.place.start(&setting.sandbox, None);
-    let id = upload(&setting.client(&service), file(10)).await;
-    let mut database = penstock_tests::database::Database::of(&setting.place).await;
-    let began = Instant::now();
-    // On a slow machine they may have gone meanwhile, which is as good.
-    while setting.calls().is_empty() && database.number(PROCESSING).await < 9 {
-        assert!(began.elapsed() < Duration::from_secs(60), "rows were not claimed");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    service.terminate();
-    assert_eq!(database.number(PROCESSING).await, 0);
-    let service = setting.place.start(&setting.sandbox, None);
-    let ended = setting.client(&service).finished(&id).await;
-    assert_eq!(counts(&ended), (10, 0), "{ended}");
-    setting.each_once(10);
 }

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 use crate::bulk::{BY_EMAIL, Setting, counts, emails, file, pipeline, status, upload};
 
+/// Rows in flight.
+const PROCESSING: &str = "SELECT count(*) FROM row_state WHERE status = 2";
+
 /// On a cluster an API, a dispatcher and so many workers; else one process.
 struct Fleet {
     api: Service,
@@ -230,4 +233,29 @@ fn answer_each(api: &mut crate::bulk::Api, heard: &Heard) -> Option<Answer> {
         })
         .collect();
     Some(status(200, &json!({ "results": results })))
+}
+
+/// Rows that wait for company are requeued when the service stops, and go when it runs again.
+#[tokio::test]
+async fn rows_that_gather_are_requeued_when_the_service_stops() {
+    let definition =
+        pipeline(&format!("max_rows: 100, max_wait: 5s, {BY_EMAIL}"), "idempotency_key: true", "");
+    // One row less than the batch has is let go: those wait for the last one.
+    let definition = definition.replace("spread: 0s", "spread: 0s, rows_per_owner: 9");
+    let setting = Setting::new(&definition, |_, _| None).await;
+    let service = setting.place.start(&setting.sandbox, None);
+    let id = upload(&setting.client(&service), file(10)).await;
+    let mut database = penstock_tests::database::Database::of(&setting.place).await;
+    let began = Instant::now();
+    // On a slow machine they may have gone meanwhile, which is as good.
+    while setting.calls().is_empty() && database.number(PROCESSING).await < 9 {
+        assert!(began.elapsed() < Duration::from_secs(60), "rows were not claimed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    service.terminate();
+    assert_eq!(database.number(PROCESSING).await, 0);
+    let service = setting.place.start(&setting.sandbox, None);
+    let ended = setting.client(&service).finished(&id).await;
+    assert_eq!(counts(&ended), (10, 0), "{ended}");
+    setting.each_once(10);
 }

@@ -6,15 +6,14 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use penstock_domain::ids::BatchId;
 use penstock_flow::FlowError;
-use penstock_flow::intake::error_file::{self, ErrorFile};
+use penstock_flow::intake::error_file;
 use penstock_store::batches::Batch;
 
 use crate::auth::Caller;
-use crate::downloads::{self, url_of};
+use crate::file_names::file_name;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::refusals;
-use crate::reports::file_name;
 use crate::state::ApiState;
 
 /// Its name.
@@ -22,19 +21,6 @@ pub(crate) const NAME: &str = "errors.csv";
 
 /// What a link calls that of an upload that became no batch.
 pub(crate) const OF_UPLOAD: &str = "upload/errors.csv";
-
-/// The link to a refused upload's errors, which its answer has. None when it cannot be made: the answer is the same without it.
-pub(crate) async fn url(caller: &Caller, state: &ApiState, list: ErrorFile) -> Option<String> {
-    let url = async {
-        let link = downloads::link(caller, state, list.id, OF_UPLOAD.into(), list.expires_at).await?;
-        url_of(state, &link)
-    };
-    url.await.inspect_err(not_linked).ok()
-}
-
-fn not_linked(problem: &Problem) {
-    tracing::warn!(reason = problem.detail, "the errors of a refused file are not linked");
-}
 
 /// The wrong lines of a refused upload, one for each of its first 100,000 errors. The file's columns come first; `_line`,
 /// `_column`, `_code` and `_message` say what is wrong. It can be read for an hour, by keys of the owner who uploaded the file. The

@@ -18,6 +18,7 @@ use crate::auth::Caller;
 use crate::body::nothing;
 use crate::budgets::PIECE;
 use crate::error_files;
+use crate::file_names::file_name;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::ranges::{Wanted, cut};
@@ -258,20 +259,4 @@ impl Writing {
         let end = pages.try_fold(start.offset, async |_, (_, position)| Ok(position.offset)).await?;
         Ok(end)
     }
-}
-
-/// Characters of a batch's name in the name of a file.
-const NAME_CHARS: usize = 40;
-
-/// What a report is saved as: somebody with many of them in a folder sees of which batch each is.
-pub(crate) fn file_name(batch: &Batch, report: &str) -> String {
-    let name = batch.name.as_deref().unwrap_or_default();
-    let plain: String = name
-        .chars()
-        .take(NAME_CHARS)
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' })
-        .collect();
-    let plain = plain.trim_matches(['-', '.']);
-    let between = if plain.is_empty() { "" } else { "-" };
-    format!("{}{between}{plain}-{}-{report}", batch.pipeline, batch.id)
 }

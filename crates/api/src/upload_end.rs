@@ -6,7 +6,7 @@ use penstock_flow::intake::refused::{RefusedFile, TooLarge, UploadError};
 use penstock_flow::intake::upload::Accepted;
 
 use crate::auth::Caller;
-use crate::error_files;
+use crate::error_links;
 use crate::problem::Problem;
 use crate::state::ApiState;
 
@@ -34,7 +34,7 @@ pub(crate) async fn refusal(caller: &Caller, state: &ApiState, error: UploadErro
         _ => None,
     };
     let url = match list {
-        Some(list) => error_files::url(caller, state, list).await,
+        Some(list) => error_links::url(caller, state, list).await,
         None => None,
     };
     let problem = worded(error);

@@ -173,6 +173,12 @@ impl ErrorList {
         self.errors.rotate_right(1);
     }
 
+    /// Takes one error in the place of all that were found: it says what the file is, and depends on nothing that was read.
+    pub fn only(&mut self, line: u64, code: &'static str, message: impl FnOnce() -> String) {
+        *self = Self { rows: self.rows.take(), ..Self::default() };
+        self.push(line, None, code, message);
+    }
+
     /// Lists all errors from now on; what is written waits for [`ErrorList::listed`].
     pub fn list(&mut self, listing: ErrorListing) {
         self.rows = Some(ErrorRows::new(listing));

@@ -197,7 +197,7 @@ impl Validator {
     pub fn finish(mut self) -> Result<Validated, Refused> {
         if let Some(kind) = self.judge.other_kind {
             let sentence = || kind.sentence(&self.beginning).into();
-            self.judge.errors.push(1, None, kind.code(&self.beginning), sentence);
+            self.judge.errors.only(1, kind.code(&self.beginning), sentence);
             return Err(Refused::Errors(self.judge.rejected()));
         }
         if let Some(mut front) = self.front.take() {

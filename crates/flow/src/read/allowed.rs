@@ -1,17 +1,74 @@
 //! How fast a batch may go: what its owner's quota, its pipeline's limits and other batches leave it, and which of them is the
 //! narrowest.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use penstock_domain::ledger::Ledger;
 use penstock_domain::pipeline::{Pipeline, Rate, Step};
+use penstock_domain::time::Timestamp;
+use penstock_store::batches::Batch;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::read::eta::{Allowance, is_guessed};
+use crate::context::limits_view::Standstill;
+use crate::context::pace::Quota;
 
 /// A call takes so long, as long as nothing is known of it: where only so many are made at once, that is a rate.
 const USUAL_CALL: Duration = Duration::from_millis(100);
+
+/// What lets a batch's rows go, besides its pipeline's limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    /// Rows that its owner may have in flight.
+    pub quota: Quota,
+    /// Rows of a whole run that fall to an owner, where runs have an end.
+    pub run_share: Option<f64>,
+    /// The time between two runs.
+    pub run_every: Duration,
+    /// What shares all that with it.
+    pub beside: Beside,
+    /// When the last of its rows that wait for a result is looked at next.
+    pub last_look: Option<Timestamp>,
+    /// What holds its calls up now.
+    pub standstill: Standstill,
+}
+
+/// Rows of the owner's other batches that are done before the last of a batch's own: of those that share alike no more
+/// than it has itself, of those that go first all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Of all pipelines.
+    pub owner: u64,
+    /// Of the batch's pipeline.
+    pub pipeline: u64,
+}
+
+impl Beside {
+    /// From the owner's running batches.
+    pub fn of(batch: &Batch, running: &[Batch]) -> Self {
+        let own = batch.ledger.counts.unfinished();
+        let mut beside = Self::default();
+        for other in running.iter().filter(|one| one.seq != batch.seq && one.runs() && !stands(&one.ledger)) {
+            let left = other.ledger.counts.unfinished();
+            let before = match other.priority.cmp(&batch.priority) {
+                Ordering::Less => 0,
+                Ordering::Equal => left.min(own),
+                Ordering::Greater => left,
+            };
+            beside.owner += u64::from(before);
+            if other.pipeline == batch.pipeline {
+                beside.pipeline += u64::from(before);
+            }
+        }
+        beside
+    }
+}
+
+/// Whether nothing of it goes on by itself.
+pub(super) fn stands(ledger: &Ledger) -> bool {
+    ledger.paused || ledger.held || ledger.cancelled_at.is_some()
+}
 
 /// How long a batch will take that has just begun, and why that long.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -126,7 +183,7 @@ pub(super) fn allowed(rows: u32, pipeline: Option<&Pipeline>, allowance: &Allowa
 /// How long a batch will take by what is allowed, while nothing of it was measured; none once that is known better.
 pub fn estimate(ledger: &Ledger, pipeline: Option<&Pipeline>, allowance: &Allowance) -> Option<EstimateView> {
     // Of a retry nobody knows how much of its rows' calls were made before.
-    if !is_guessed(ledger) || ledger.run > 1 {
+    if ledger.run > 1 {
         return None;
     }
     let Allowed { seconds, narrowest } = allowed(ledger.counts.unfinished(), pipeline, allowance);
@@ -169,7 +226,6 @@ fn about(span: Duration) -> String {
 mod tests {
     use crate::context::limits_view::Standstill;
     use crate::context::pace::Quota;
-    use crate::read::eta::Beside;
 
     use super::*;
 

@@ -1,75 +1,20 @@
 //! When a batch will be done: from what was measured, or else from what is allowed.
 
-use std::cmp::Ordering;
 use std::time::Duration;
 
 use penstock_domain::batch::BatchStatus;
 use penstock_domain::ledger::Ledger;
 use penstock_domain::pipeline::Pipeline;
 use penstock_domain::time::Timestamp;
-use penstock_store::batches::Batch;
 
 use crate::context::limits_view::Standstill;
-use crate::context::pace::Quota;
-use crate::read::allowed::allowed;
+use crate::read::allowed::{Allowance, allowed, stands};
 
 /// Estimates further away than this are worth a word at upload.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// So many rows have to have ended before their pace counts more than the limits.
 const ENOUGH_TO_MEASURE: u32 = 20;
-
-/// What lets a batch's rows go, besides its pipeline's limits.
-#[derive(Clone, Copy, Debug)]
-pub struct Allowance {
-    /// Rows that its owner may have in flight.
-    pub quota: Quota,
-    /// Rows of a whole run that fall to an owner, where runs have an end.
-    pub run_share: Option<f64>,
-    /// The time between two runs.
-    pub run_every: Duration,
-    /// What shares all that with it.
-    pub beside: Beside,
-    /// When the last of its rows that wait for a result is looked at next.
-    pub last_look: Option<Timestamp>,
-    /// What holds its calls up now.
-    pub standstill: Standstill,
-}
-
-/// Rows of the owner's other batches that are done before the last of a batch's own: of those that share alike no more
-/// than it has itself, of those that go first all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Beside {
-    /// Of all pipelines.
-    pub owner: u64,
-    /// Of the batch's pipeline.
-    pub pipeline: u64,
-}
-
-impl Beside {
-    /// From the owner's running batches.
-    pub fn of(batch: &Batch, running: &[Batch]) -> Self {
-        let own = batch.ledger.counts.unfinished();
-        let mut beside = Self::default();
-        for other in running.iter().filter(|one| one.seq != batch.seq && one.runs() && !stands(&one.ledger)) {
-            let left = other.ledger.counts.unfinished();
-            let before = match other.priority.cmp(&batch.priority) {
-                Ordering::Less => 0,
-                Ordering::Equal => left.min(own),
-                Ordering::Greater => left,
-            };
-            beside.owner += u64::from(before);
-            if other.pipeline == batch.pipeline {
-                beside.pipeline += u64::from(before);
-            }
-        }
-        beside
-    }
-}
-
-fn stands(ledger: &Ledger) -> bool {
-    ledger.paused || ledger.held || ledger.cancelled_at.is_some()
-}
 
 fn ends(ledger: &Ledger) -> bool {
     !ledger.is_finished() && !stands(ledger) && ledger.counts.total > 0
@@ -136,8 +81,10 @@ pub fn notice(ledger: &Ledger, pipeline: Option<&Pipeline>, allowance: &Allowanc
 
 #[cfg(test)]
 mod tests {
+    use crate::context::pace::Quota;
+    use crate::read::allowed::Beside;
     use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
-    use penstock_store::batches::Checkpoint;
+    use penstock_store::batches::{Batch, Checkpoint};
 
     use super::*;
 

@@ -15,9 +15,8 @@ use crate::context::limits_view::Standstill;
 use crate::context::pace::Pace;
 use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
-use crate::read::allowed::{EstimateView, estimate};
+use crate::read::allowed::{Allowance, Beside, EstimateView, estimate};
 use crate::read::eta;
-use crate::read::eta::{Allowance, Beside};
 use crate::read::row_view::row_view;
 
 /// What a view needs is waited for no longer when something was done: the answer to a request must not be lost.
@@ -277,7 +276,7 @@ fn describe_as(
         progress: ledger.progress(),
         counts: ledger.counts,
         eta: eta::eta(ledger, pipeline, &allowance, at),
-        estimate: estimate(ledger, pipeline, &allowance),
+        estimate: eta::is_guessed(ledger).then(|| estimate(ledger, pipeline, &allowance)).flatten(),
         notice: eta::notice(ledger, pipeline, &allowance),
         created_at: batch.created_at,
         started_at: ledger.started_at,
