@@ -14,6 +14,11 @@ pub(crate) const ROUTE: &str = "/v2/pipelines/noop/batches";
 
 /// Sends bytes as they are, and reads until the other side closes or has been silent for a while.
 pub(crate) async fn raw(service: &Service, request: &str) -> String {
+    raw_within(service, request, Duration::from_secs(3)).await
+}
+
+/// The same, where the service has to work for its answer: each piece of it may take so long.
+pub(crate) async fn raw_within(service: &Service, request: &str, patience: Duration) -> String {
     let address = service.base.trim_start_matches("http://");
     let connection = tokio::net::TcpStream::connect(address).await.expect("it listens");
     let (mut input, mut output) = connection.into_split();
@@ -25,7 +30,7 @@ pub(crate) async fn raw(service: &Service, request: &str) -> String {
     });
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
-    while let Ok(Ok(read)) = tokio::time::timeout(Duration::from_secs(3), input.read(&mut piece)).await {
+    while let Ok(Ok(read)) = tokio::time::timeout(patience, input.read(&mut piece)).await {
         if read == 0 {
             break;
         }
