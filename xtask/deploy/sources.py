@@ -19,7 +19,7 @@ def read(path):
 
 def declarations():
     """Where our programs declare their settings."""
-    return read("crates/app/src/settings.rs") + read("crates/app/src/surface.rs")
+    return "".join(read(f"crates/app/src/{part}.rs") for part in ("settings", "surface", "oidc"))
 
 
 def settings():

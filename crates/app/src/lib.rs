@@ -17,6 +17,7 @@ mod logs;
 pub mod oidc;
 #[cfg(feature = "otlp")]
 mod otlp;
+pub mod owner_name;
 mod panics;
 pub mod permissions;
 pub mod reload;

@@ -6,7 +6,7 @@ use clap::Args;
 use penstock_store::owners::{Scope, Scopes};
 use url::{Host, Url};
 
-use crate::settings::owner_name;
+use crate::owner_name::owner_name;
 use crate::{StartError, variables};
 
 /// Anybody who can sign in at the provider.

@@ -237,18 +237,6 @@ fn hours(hours: u64) -> Duration {
     Duration::from_secs(hours * 3600)
 }
 
-/// Reads an owner's name from the command line.
-pub fn owner_name(text: &str) -> Result<String, String> {
-    const MOST: usize = 64;
-    let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let good = (1..=MOST).contains(&text.len()) && text.chars().all(named) && !text.starts_with('.');
-    if good {
-        Ok(text.to_owned())
-    } else {
-        Err("an owner's name has 1 to 64 letters, digits, `-`, `_` and `.`".to_owned())
-    }
-}
-
 /// Reads a flag such as `60s` or `5m`.
 ///
 /// # Errors

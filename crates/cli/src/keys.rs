@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use penstock_app::StartError;
-use penstock_app::settings::{owner_name, parse_span};
+use penstock_app::owner_name::owner_name;
+use penstock_app::settings::parse_span;
 use penstock_app::startup::keyring_error;
 use penstock_crypto::Keyring;
 use penstock_flow::context::api_keys;

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use penstock_app::StartError;
-use penstock_app::settings::owner_name;
+use penstock_app::owner_name::owner_name;
 use penstock_flow::callbacks::secrets::rotate_secret;
 use serde_json::json;
 

@@ -141,6 +141,7 @@ impl CallLimits {
     }
 
     /// The same with one of the further limits only.
+    #[cfg(feature = "redis")]
     pub(crate) fn only(&self, meter: usize) -> Self {
         Self { meters: self.meters.get(meter).cloned().into_iter().collect(), ..self.clone() }
     }

@@ -49,7 +49,7 @@ pub enum Command {
         #[arg(long)]
         send: bool,
         /// The owner's name
-        #[arg(long, default_value = "try", value_parser = penstock_app::settings::owner_name)]
+        #[arg(long, default_value = "try", value_parser = penstock_app::owner_name::owner_name)]
         owner: String,
         /// A variable that a dependency reads as `owner.vars.NAME`
         #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
