@@ -36,7 +36,7 @@ pub struct ReadyQuery {
     only: Option<Engine>,
 }
 
-/// Ready while database and queue answer.
+/// Ready while database, queue and object store answer.
 #[utoipa::path(get, operation_id = "ready", path = "/readyz", tag = "operations", params(ReadyQuery),
     responses((status = 200, description = "All services answer", body = Object),
         (status = 503, description = "One does not; which one, and why", body = Object), refusals::Watched,

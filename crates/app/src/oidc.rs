@@ -259,6 +259,10 @@ mod tests {
         assert!(allowed.may_call(&"http://id.example.com/token".parse().unwrap()));
         let strict = provider("https://id.example.com", "a=acme", &[]).unwrap().unwrap();
         assert!(!strict.may_call(&"http://169.254.169.254/token".parse().unwrap()));
+        let here: Url = "http://127.0.0.1:2/token".parse().unwrap();
+        assert!(!strict.may_call(&here), "a provider elsewhere names no program here");
+        let local = provider("http://localhost:1", "a=acme", &[]).unwrap().unwrap();
+        assert!(local.may_call(&here));
         let part =
             Program::parse_from(["program", "--oidc-issuer", "https://id.example.com"]).oidc.provider();
         assert!(part.err().unwrap().to_string().contains("PENSTOCK_OIDC_CLIENT_ID is not set"));

@@ -44,8 +44,7 @@ impl StepLine {
     pub fn all(names: &[String], row: &RowView) -> Vec<Self> {
         let error = row.error.as_ref();
         let attempts = error.map_or(&[][..], |error| &error.attempts);
-        let at_owned = error.and_then(|error| error.step.clone());
-        let at = at_owned.as_deref();
+        let at = error.and_then(|error| error.step.as_deref());
         let place = at.and_then(|at| names.iter().position(|name| name == at));
         let mut lines = Vec::with_capacity(names.len() + 1);
         let before = attempts_of(None, attempts);
@@ -71,13 +70,12 @@ impl StepLine {
             lines.push(Self { name: Some(name.clone()), state, attempts: attempts_of(Some(name), attempts) });
         }
         // Steps that the definition at hand does not name: it is another version, or does not load.
-        let of_steps = attempts.iter().filter_map(|attempt| attempt.step.as_ref()).chain(at_owned.as_ref());
-        for name in of_steps {
-            if !lines.iter().any(|line| line.name.as_ref() == Some(name)) {
-                let is_last = at_owned.as_ref() == Some(name) && row.status == RowStatus::Failed;
-                let state = if is_last { StepState::Failed } else { StepState::Unknown };
+        for name in attempts.iter().filter_map(|attempt| attempt.step.as_deref()).chain(at) {
+            if !lines.iter().any(|line| line.name.as_deref() == Some(name)) {
+                let has_failed = at == Some(name) && row.status == RowStatus::Failed;
+                let state = if has_failed { StepState::Failed } else { StepState::Unknown };
                 lines.push(Self {
-                    name: Some(name.clone()),
+                    name: Some(name.to_owned()),
                     state,
                     attempts: attempts_of(Some(name), attempts),
                 });
@@ -226,6 +224,11 @@ mod tests {
         let lines = StepLine::all(&names, &row);
         let states: Vec<StepState> = lines.iter().map(|line| line.state).collect();
         assert_eq!(states, [StepState::Done, StepState::Failed, StepState::NotReached]);
+        // A definition that does not load here names no step: the attempts are shown all the same.
+        let unnamed = StepLine::all(&[], &row);
+        let shown: Vec<_> = unnamed.iter().map(|line| (line.name.as_deref(), line.state)).collect();
+        assert_eq!(shown, [(Some("find"), StepState::Failed)]);
+        assert_eq!(unnamed[0].attempts.len(), 2);
         let pauses: Vec<_> = lines[1].attempts.iter().map(|(pause, _)| *pause).collect();
         assert_eq!(pauses, [None, Some(Duration::from_secs(8))]);
     }

@@ -1,6 +1,7 @@
 //! Keyed bulk calls, explored exhaustively: every order of claims, records, calls, answers, lost answers, refusals, settlements,
 //! requeued rows and dead workers, for a few rows and workers, and requests that arrive after their worker's death. The rules are those
 //! of the stores: a call is recorded with all of its rows or not at all, its rows are claimed together, and its end is one transaction.
+//! The model shows that these rules are enough. That the code keeps them is what the stores' conformance suite and the whole runs check.
 
 use stateright::{Checker as _, Model, Property};
 

@@ -136,3 +136,10 @@ fn a_limit_and_a_wrong_header_are_listed_too() {
     let (listed, _) = list(schema(), b"PK\x03\x04 a ZIP archive", 3);
     assert!(listed.contains("\r\n1,,archive,"), "{listed}");
 }
+
+/// What a column `_ref` holds that we did not write is no reason to leave a formula as it is.
+#[test]
+fn a_formula_beside_a_foreign_reference_gets_its_apostrophe() {
+    let (listed, _) = list(schema(), b"email,name,amount,_ref\na,=1+1,x,7\n", 100);
+    assert!(listed.contains("a,'=1+1,x,2,amount,format,"), "{listed}");
+}

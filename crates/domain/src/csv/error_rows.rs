@@ -1,5 +1,5 @@
-//! The wrong lines of a file, one for each error, as `errors.csv` lists them: the client's own cells first, then `_line`,
-//! `_column`, `_code`, `_message` and `_ref`. Whoever puts them right can upload the list as it is.
+//! The wrong lines of a file, one for each error, as `errors.csv` lists them: the client's own cells, beside the first error of a line, then
+//! `_line`, `_column`, `_code`, `_message` and `_ref`. Whoever puts them right can upload the lines that have cells.
 
 use std::borrow::Cow;
 use std::fmt::Debug;

@@ -33,13 +33,13 @@ pub(super) struct Uses {
     reservations: Arc<dyn Reservations>,
     /// Until when a dependency's use need not be recorded again.
     recorded: Mutex<HashMap<String, Timestamp>>,
-    /// One records a dependency, for all that wait; the others' are recorded meanwhile.
-    alone: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// By dependency: whoever has the lock records it, and the others wait for that.
+    recording: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Uses {
     pub(super) fn new(reservations: Arc<dyn Reservations>) -> Self {
-        Self { reservations, recorded: Mutex::default(), alone: Mutex::default() }
+        Self { reservations, recorded: Mutex::default(), recording: Mutex::default() }
     }
 
     /// Has to be asked before a call's permit is: its dependency is used now.
@@ -52,8 +52,8 @@ impl Uses {
         if self.is_recorded(&limits.dependency, clock.now()) {
             return Ok(());
         }
-        let alone = self.alone(&limits.dependency);
-        let _alone = alone.lock().await;
+        let recording = self.recording(&limits.dependency);
+        let _recording = recording.lock().await;
         let now = clock.now();
         if self.is_recorded(&limits.dependency, now) {
             return Ok(());
@@ -82,12 +82,12 @@ impl Uses {
         Ok(())
     }
 
-    fn alone(&self, dependency: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
-        if alone.len() >= MOST_KNOWN {
-            alone.retain(|_, lock| Arc::strong_count(lock) > 1);
+    fn recording(&self, dependency: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        if recording.len() >= MOST_KNOWN {
+            recording.retain(|_, lock| Arc::strong_count(lock) > 1);
         }
-        alone.entry(dependency.to_owned()).or_default().clone()
+        recording.entry(dependency.to_owned()).or_default().clone()
     }
 
     fn is_recorded(&self, dependency: &str, now: Timestamp) -> bool {

@@ -65,7 +65,7 @@ pub async fn found(options: &PgConnectOptions) -> Result<Sessions, sqlx::Error> 
         match in_time(backend(&mut other, "BEGIN; SELECT pg_backend_pid()")).await {
             Ok(began) if began == before => return Ok(Sessions::PerTransaction),
             Ok(_) => {}
-            Err(sqlx::Error::PoolTimedOut) => return alone(&mut one, before).await,
+            Err(sqlx::Error::PoolTimedOut) => return while_other_waits(&mut one, before).await,
             Err(error) => return Err(error),
         }
         if in_time(backend(&mut one, PID)).await? != before {
@@ -78,7 +78,7 @@ pub async fn found(options: &PgConnectOptions) -> Result<Sessions, sqlx::Error> 
 
 /// The other connection gets no session. In session mode the pooler has only this one's; in transaction mode all are busy, and this
 /// one's next statement goes to any of them, or waits too.
-async fn alone(one: &mut PgConnection, before: i32) -> Result<Sessions, sqlx::Error> {
+async fn while_other_waits(one: &mut PgConnection, before: i32) -> Result<Sessions, sqlx::Error> {
     for _ in 0..LOOKS {
         if in_time(backend(one, PID)).await? != before {
             return Ok(Sessions::PerTransaction);
