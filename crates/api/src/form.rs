@@ -199,7 +199,7 @@ impl Taken {
                 Some(Event::Content(bytes)) => {
                     self.content(caller, state, &bytes).await?;
                     if let Part::File(upload) = &self.part {
-                        reporter.told(state, upload).await;
+                        reporter.report(state, upload).await;
                     }
                 }
                 None if parser.is_done() => return self.end_part(),

@@ -97,7 +97,7 @@ pub async fn upload(
                 if let Err(error) = upload.push(&bytes).await {
                     return Err(refusal(&caller, &state, error).await);
                 }
-                reporter.told(&state, &upload).await;
+                reporter.report(&state, &upload).await;
             }
             caller.still(&state).await?;
             finished(&caller, &state, upload.finish(fields)).await?

@@ -55,7 +55,7 @@ impl Reporter {
     /// For a request of that owner.
     ///
     /// # Errors
-    /// 400 when the header is no UUID.
+    /// 400 when the header is not a UUID.
     pub fn of(request: &HttpRequest, owner: OwnerSeq) -> Result<Self, Problem> {
         let header = request.headers().get(HEADER);
         let bad = || Problem::bad_request("bad_upload_progress", "Upload-Progress is a UUID that you choose");
@@ -66,7 +66,7 @@ impl Reporter {
     }
 
     /// Once a second keeps how far the upload is. That this fails is no reason to refuse the upload.
-    pub async fn told(&mut self, state: &ApiState, upload: &Upload) {
+    pub async fn report(&mut self, state: &ApiState, upload: &Upload) {
         let Some(id) = self.wanted else { return };
         if self.last.is_some_and(|last| last.elapsed() < REPORT_EVERY) {
             return;

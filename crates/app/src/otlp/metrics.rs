@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
     ScopeMetrics, Sum,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use penstock_flow::context::error::with_causes;
 use penstock_flow::context::periodic::{Schedule, Task};
 use penstock_flow::operate::collect_metrics::Sources;
 use penstock_flow::telemetry::metrics::{Family, Kind, Sample, Value};
@@ -76,11 +77,7 @@ async fn post(client: &reqwest::Client, target: &Target, body: Vec<u8>) -> Resul
     match request.send().await {
         Ok(answer) if answer.status().is_success() => Ok(()),
         Ok(answer) => Err(format!("the collector answered {}", answer.status())),
-        Err(error) => {
-            let error = error.without_url();
-            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-            Err(causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")))
-        }
+        Err(error) => Err(with_causes(&error.without_url())),
     }
 }
 

@@ -21,7 +21,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::callbacks::address::{PublicOnly, check_address};
 use crate::callbacks::secrets::{first_secret, open_secret};
-use crate::context::error::FlowError;
+use crate::context::error::{FlowError, with_causes};
 use crate::context::pace::Pace;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
@@ -281,20 +281,6 @@ impl Sender {
             error: answer.error,
         }
     }
-}
-
-/// An error with what caused it: "error sending request: … : connection refused" rather than its first half alone.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let reason = error.to_string();
-        if !text.ends_with(&reason) {
-            text = format!("{text}: {reason}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 struct Answer {

@@ -58,3 +58,17 @@ impl FlowError {
         }
     }
 }
+
+/// An error with what caused it: "error sending request: … : connection refused" rather than its first half alone.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let reason = error.to_string();
+        if !text.ends_with(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        cause = error.source();
+    }
+    text
+}

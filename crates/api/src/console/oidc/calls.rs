@@ -27,7 +27,9 @@ const AT_ONCE: usize = 16;
 pub(super) enum CallError {
     #[error("`{0}` is not an address")]
     Address(String),
-    #[error("{0} is not https, and not on this machine")]
+    #[error(
+        "{0} is not https; without it only a provider on this machine may be called, and only on this machine"
+    )]
     Plain(String),
     #[error("the provider says that it is the issuer `{0}`: write PENSTOCK_OIDC_ISSUER so")]
     OtherIssuer(String),
@@ -113,8 +115,8 @@ impl Calls {
             request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.finish());
         let (status, body) = self.send(&metadata.token, request).await?;
         if (400..500).contains(&status) {
-            let said: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let kind = said["error"]
+            let refusal: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let kind = refusal["error"]
                 .as_str()
                 .map_or_else(|| status.to_string(), |kind| kind.chars().take(60).collect());
             return Err(CallError::Refused(kind));
@@ -153,15 +155,4 @@ fn parsed<T: DeserializeOwned>(status: u16, body: &[u8]) -> Result<T, CallError>
         return Err(CallError::Status(status));
     }
     Ok(serde_json::from_slice(body)?)
-}
-
-/// An error with what caused it, in one line.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -19,6 +19,7 @@ use penstock_app::oidc::OidcProvider;
 use penstock_console::session::{Elsewhere, VisitElsewhere, new_token};
 use penstock_crypto::OpenError;
 use penstock_domain::time::Timestamp;
+use penstock_flow::context::error::with_causes;
 use ring::digest::{SHA256, digest};
 use ring::rand::SecureRandom;
 use tokio::sync::Mutex;
@@ -61,6 +62,18 @@ impl NotSignedIn {
     }
 }
 
+/// What is known of a sign-in when it comes back, to lead to `to` then.
+fn new_visit(to: &str, random: &dyn SecureRandom, now: Timestamp) -> Result<VisitElsewhere, OpenError> {
+    Ok(VisitElsewhere {
+        state: new_token(random)?,
+        nonce: new_token(random)?,
+        // 43 characters at least (RFC 7636, 4.1).
+        verifier: new_token(random)? + &new_token(random)?,
+        to: to.to_owned(),
+        ends_at: now + VISIT,
+    })
+}
+
 /// The provider by which people sign in.
 pub(crate) struct Provider {
     /// As the settings describe it.
@@ -94,7 +107,7 @@ impl Provider {
     }
 
     fn unavailable(&self, why: &CallError) -> NotSignedIn {
-        let error = calls::causes(why);
+        let error = with_causes(why);
         tracing::warn!(error, issuer = self.settings.issuer, "failed to ask the OpenID Connect provider");
         NotSignedIn::Unavailable(self.settings.name.clone())
     }
@@ -119,39 +132,21 @@ impl Provider {
         found.map_err(|error| self.unavailable(&error))
     }
 
-    /// Begins a sign-in that comes back to an address: where the person signs in, and what is known when it comes back.
-    async fn begin(
-        &self,
-        redirect: &str,
-        to: &str,
-        random: &dyn SecureRandom,
-        now: Timestamp,
-    ) -> Result<Result<(Url, VisitElsewhere), OpenError>, NotSignedIn> {
+    /// Where a person signs in for this visit, and comes back to `redirect` afterwards.
+    async fn begin(&self, redirect: &str, visit: &VisitElsewhere) -> Result<Url, NotSignedIn> {
         let metadata = self.metadata(false).await?;
-        let visit = || {
-            Ok(VisitElsewhere {
-                state: new_token(random)?,
-                nonce: new_token(random)?,
-                // 43 characters at least (RFC 7636, 4.1).
-                verifier: new_token(random)? + &new_token(random)?,
-                to: to.to_owned(),
-                ends_at: now + VISIT,
-            })
-        };
-        Ok(visit().map(|visit| {
-            let mut url = metadata.authorization.clone();
-            let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, visit.verifier.as_bytes()));
-            url.query_pairs_mut()
-                .append_pair("response_type", "code")
-                .append_pair("client_id", &self.settings.client_id)
-                .append_pair("redirect_uri", redirect)
-                .append_pair("scope", &metadata.scopes(&self.settings.scopes))
-                .append_pair("state", &visit.state)
-                .append_pair("nonce", &visit.nonce)
-                .append_pair("code_challenge", &challenge)
-                .append_pair("code_challenge_method", "S256");
-            (url, visit)
-        }))
+        let mut url = metadata.authorization.clone();
+        let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, visit.verifier.as_bytes()));
+        url.query_pairs_mut()
+            .append_pair("response_type", "code")
+            .append_pair("client_id", &self.settings.client_id)
+            .append_pair("redirect_uri", redirect)
+            .append_pair("scope", &metadata.scopes(&self.settings.scopes))
+            .append_pair("state", &visit.state)
+            .append_pair("nonce", &visit.nonce)
+            .append_pair("code_challenge", &challenge)
+            .append_pair("code_challenge_method", "S256");
+        Ok(url)
     }
 
     /// Who came back with a code: asked of the provider, and verified.

@@ -10,7 +10,7 @@ use penstock_console::session::{
 use penstock_flow::context::api_keys::{self, Grant};
 use serde::Deserialize;
 
-use super::Provider;
+use super::{Provider, new_visit};
 use crate::addresses::client_address;
 use crate::console::sign_in::{Wanted, begin, form, keep, sealing, taken_sign_in};
 use crate::console::visitor::{cookie, cookie_name, is_secure, set_cookie};
@@ -42,11 +42,11 @@ pub(in crate::console) async fn start(
     let to = return_to(wanted.to.as_deref());
     let services = &state.services;
     let (random, now) = (services.random.as_ref(), services.clock.now());
-    let begun = match provider.begin(&redirect(&state), to, random, now).await {
-        Ok(begun) => begun,
+    let visit = new_visit(to, random, now).map_err(sealing)?;
+    let url = match provider.begin(&redirect(&state), &visit).await {
+        Ok(url) => url,
         Err(error) => return form(&state, &request, to, Some((error.status(), sentence(&error)))),
     };
-    let (url, visit) = begun.map_err(sealing)?;
     let sealed = visit.seal(&services.keyring.get(), random).map_err(sealing)?;
     let mut response = see_other(url.as_str());
     keep(&mut response, set_cookie(COOKIE, &sealed, ELSEWHERE_SECONDS, is_secure(&request, &state)));
