@@ -209,8 +209,9 @@ async fn survives(crash_at: &str) {
     let definition = pipeline(&format!("max_rows: 20, {BY_EMAIL}"), "idempotency_key: true", "");
     let setting = Setting::new(&definition, |_, _| None).await;
     let service = setting.place.start(&setting.sandbox, Some(crash_at));
-    let id = upload(&setting.client(&service), file(60)).await;
+    let _answered_before_death = setting.client(&service).upload(ROUTE, file(60)).await;
     service.await_death();
+    let id = setting.place.accepted(&setting.sandbox).expect("a batch");
     let service = setting.place.start(&setting.sandbox, None);
     let ended = setting.client(&service).finished(&id).await;
     assert_eq!(counts(&ended), (60, 0), "{crash_at}: {ended}");

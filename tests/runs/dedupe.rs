@@ -122,8 +122,9 @@ async fn a_key_is_recorded_with_its_row_whenever_the_worker_dies() {
         let scene = Scene::of(", then: fail").await;
         let service = scene.place.start(&scene.sandbox, Some(crash_at));
         let client = scene.client(&service, "acme");
-        let id = uploaded(&client, "email\na@x\n").await;
+        let _answered_before_death = client.upload(ROUTE, "email\na@x\n").await;
         service.await_death();
+        let id = scene.place.accepted(&scene.sandbox).expect("a batch");
         let service = scene.place.start(&scene.sandbox, None);
         let client = scene.client(&service, "acme");
         assert_eq!(client.finished(&id).await["counts"]["completed"], 1, "{crash_at}");

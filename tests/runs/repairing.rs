@@ -31,9 +31,9 @@ impl Scene {
         place.set("PENSTOCK_LOST_AFTER_SECONDS", "6".into());
         let key = place.key(&sandbox, "acme");
         let service = place.start(&sandbox, Some(point));
-        let answer = Client::new(&service, &key).upload(PEOPLE, people(ROWS)).await;
-        let batch = answer.and_then(|(_, batch)| batch["id"].as_str().map(str::to_owned));
+        let _answered_before_death = Client::new(&service, &key).upload(PEOPLE, people(ROWS)).await;
         service.await_death();
+        let batch = place.accepted(&sandbox);
         Self { sandbox, place, key, batch }
     }
 

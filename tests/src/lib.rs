@@ -171,6 +171,14 @@ impl Place {
         command
     }
 
+    /// The id of the only batch that a program accepted before it died. Its answer may have been cut off by the death.
+    pub fn accepted(&self, sandbox: &Sandbox) -> Option<String> {
+        let (list, good) = self.operate(sandbox, &["batches", "list"]);
+        let batches =
+            list.as_array().filter(|batches| good && batches.len() <= 1).expect("one batch at most");
+        batches.first().map(|batch| batch["id"].as_str().expect("an id").to_owned())
+    }
+
     /// Runs an operator's command; its output as JSON, and whether it ended well.
     pub fn operate(&self, sandbox: &Sandbox, args: &[&str]) -> (Value, bool) {
         let output = self
