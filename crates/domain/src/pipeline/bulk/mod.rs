@@ -2,13 +2,13 @@
 //!
 //! `definition` is the YAML, `load` makes it ready. Each row makes an [`Entry`], the entries of a call make its request
 //! ([`Step::bulk_request`]), and [`matching`] gives each row its own result of the answer. Which rows go together, and when, is the
-//! worker's to decide; how a call that was refused as a whole is divided says [`halves`].
+//! worker's to decide; which calls follow one that was refused as a whole says [`Search`].
 
 pub mod definition;
 pub(super) mod load;
 mod matching;
+mod search;
 
-use std::ops::Range;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -22,6 +22,7 @@ use crate::outcome::Repetition;
 
 use matching::ItemResponse;
 pub use matching::{ItemAnswer, ItemResult};
+pub use search::{Refusal, Search};
 
 /// How a step sends many rows in one call.
 #[derive(Debug)]
@@ -171,12 +172,6 @@ impl Step {
             (false, _) => self.repetition(),
         }
     }
-}
-
-/// The halves of a call of that many rows, the first one not the smaller.
-pub fn halves(rows: usize) -> [Range<usize>; 2] {
-    let middle = rows.div_ceil(2);
-    [0..middle, middle..rows]
 }
 
 /// A template's list; none when it makes none.

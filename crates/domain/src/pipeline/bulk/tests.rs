@@ -145,24 +145,6 @@ fn a_result_may_be_an_answer_of_its_own() {
 }
 
 #[test]
-fn a_refused_call_is_halved_until_one_row_stands_alone() {
-    for rows in 2..=1000_usize {
-        for wrong in [0, rows / 3, rows - 1] {
-            let (mut calls, mut refused) = (0, 0..rows);
-            while refused.len() > 1 {
-                let [first, second] =
-                    halves(refused.len()).map(|half| refused.start + half.start..refused.start + half.end);
-                assert!(!second.is_empty() && first.end == second.start && second.end == refused.end);
-                calls += 2;
-                refused = if first.contains(&wrong) { first } else { second };
-            }
-            assert_eq!(refused, wrong..wrong + 1);
-            assert!(calls <= 2 * rows.next_power_of_two().ilog2(), "{rows} rows took {calls} further calls");
-        }
-    }
-}
-
-#[test]
 fn what_cannot_work_is_refused() {
     let plain = "{ method: POST, path: /batch, json: { email: \"{{ context.a }}\" } }";
     for (bulk, request, wanted) in [

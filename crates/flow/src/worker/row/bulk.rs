@@ -71,7 +71,7 @@ impl RowTask<'_> {
     }
 
     /// Rows of a call of the step at most. Looks at results of calls that are not recorded any more are made one by one.
-    fn most_rows(&self, at: StepAt<'_>) -> usize {
+    pub(super) fn most_rows(&self, at: StepAt<'_>) -> usize {
         if at.look.is_some() {
             return 1;
         }

@@ -29,8 +29,12 @@ impl RowTask<'_> {
         let status = answer.response.as_ref().map_or(0, |response| response.status);
         let rows = prepared.members.len();
         match &answer.verdict {
-            Verdict::Fail { .. } if rows > 1 && at.look.is_none() && matches!(status, 400 | 413 | 422) => {
-                self.refused(at, row, answer, prepared, progress).await
+            Verdict::Fail { .. } if at.look.is_none() && matches!(status, 400 | 413 | 422) => {
+                if rows > 1 {
+                    return self.refused(at, row, answer, prepared, progress).await;
+                }
+                self.whole(at, answer, prepared, true);
+                RoundEnd::Wrong
             }
             Verdict::Success => match self.results(at, row, &mut answer, &prepared, progress).await {
                 Ok(results) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use penstock_domain::ids::CallId;
 use penstock_domain::outcome::{Repetition, code};
-use penstock_domain::pipeline::bulk::halves;
+use penstock_domain::pipeline::bulk::Search;
 use penstock_domain::pipeline::{Entry, RenderedRequest, RowContext, RowInCall, RowValues, Target};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::{Demand, Note, Reserved, Spend};
@@ -33,16 +33,6 @@ struct Round {
     members: Vec<Member>,
     /// The call that they were recorded for, and claimed together.
     recorded: Option<CallId>,
-    /// The refused call of which they are a half.
-    half_of: Option<usize>,
-}
-
-/// A call that was refused as a whole and divided.
-struct Divided {
-    rows: usize,
-    status: u16,
-    /// Halves that were taken so far.
-    taken: usize,
 }
 
 /// What came of a round.
@@ -51,6 +41,8 @@ pub(super) enum RoundEnd {
     Over { taken: Option<usize> },
     /// The call was refused as a whole, with this status.
     Refused(Vec<Member>, u16),
+    /// The call of a single row was refused with such a status, and it has its reply.
+    Wrong,
     /// The call was refused because of rows that its answer names; the others go again.
     Without(Vec<Member>),
 }
@@ -87,29 +79,28 @@ impl RowTask<'_> {
         if let Some(call) = recorded.filter(|_| members.len() < gathering.wanted) {
             return self.reply_apart(members, call);
         }
-        let step = (self.work.pipeline.version, at.index);
-        let mut rounds = vec![Round { members, recorded, half_of: None }];
-        let mut divided: Vec<Divided> = Vec::new();
-        while let Some(round) = rounds.pop() {
-            let (rows, half_of) = (round.members.len(), round.half_of);
+        let full = at.step.rows_per_call();
+        let (step, sizes) = ((self.work.pipeline.version, at.index), &self.gatherer.sizes);
+        let (mut search, mut recorded) = (Search::new(members), recorded);
+        loop {
+            // A recorded call is made with exactly its rows.
+            let most = if recorded.is_some() { usize::MAX } else { self.most_rows(at) };
+            let Some(members) = search.next(most, sizes.largest(step)) else { return };
+            let round = Round { members, recorded: recorded.take() };
             match self.round(at, row, round, progress).await {
-                RoundEnd::Over { taken: None } => {}
+                RoundEnd::Over { taken: None } => search.ended(),
                 RoundEnd::Over { taken: Some(taken) } => {
-                    self.gatherer.sizes.taken(step, taken);
-                    let Some(whole) = half_of.and_then(|index| divided.get_mut(index)) else { continue };
-                    whole.taken += 1;
-                    if whole.taken == 2 {
-                        self.gatherer.sizes.too_large(step, whole.rows, whole.status);
+                    sizes.taken(step, taken, full);
+                    if let Some(refusal) = search.taken(taken) {
+                        sizes.too_large(step, refusal);
                     }
                 }
-                RoundEnd::Without(members) => rounds.push(Round { members, recorded: None, half_of: None }),
-                RoundEnd::Refused(mut members, status) => {
-                    divided.push(Divided { rows, status, taken: 0 });
-                    let half_of = Some(divided.len() - 1);
-                    let second = members.split_off(halves(members.len())[1].start);
-                    rounds.push(Round { members: second, recorded: None, half_of });
-                    rounds.push(Round { members, recorded: None, half_of });
+                RoundEnd::Wrong => {
+                    sizes.wrong(step, full);
+                    search.ended();
                 }
+                RoundEnd::Without(members) => search.left_over(members),
+                RoundEnd::Refused(members, status) => search.refused(members, status),
             }
         }
     }
@@ -138,10 +129,11 @@ impl RowTask<'_> {
                 Key::Recorded(call) if self.gatherer.mates(*call) != Mates::Coming => break,
                 Key::Recorded(_) => {}
                 Key::Fresh(..) if now >= until => break,
-                Key::Fresh(..) => {
+                Key::Fresh(_, _, alike) => {
                     pause = pause.min(until - now);
                     if now >= ask_at && (self.company)() == 0 && self.gatherer.coming(self.work.seq) == 0 {
-                        if self.nobody_waits().await {
+                        // While rows of dead workers run, nobody else begins.
+                        if alike.crashes > 0 || self.nobody_waits().await {
                             break;
                         }
                         ask_at = Instant::now() + ASK_AGAIN;
