@@ -7,6 +7,7 @@ mod bounds;
 mod browser;
 mod budgets;
 mod bulk;
+mod bulk_deaths;
 mod bulk_shared;
 mod cache;
 mod callbacks;

@@ -35,9 +35,11 @@ impl Worker {
                     continue;
                 }
                 Next::Suspects(suspects) => {
+                    self.claiming.store(true, Ordering::SeqCst);
                     for (row, running) in self.claim_suspects(suspects).await {
                         self.clone().start(row, Some(running), rows, writers.clone());
                     }
+                    self.claiming.store(false, Ordering::SeqCst);
                     continue;
                 }
             }

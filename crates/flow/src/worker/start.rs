@@ -70,7 +70,8 @@ impl Worker {
         let waits = slot.waits.clone();
         let limited = || -> Box<dyn Send> { Box::new(Limited::new(waits.clone())) };
         let rides = || -> Box<dyn Send> { Box::new(Limited::riding(waits.clone())) };
-        let company = || self.about_to_start(work.seq);
+        let is_alone = alone.is_some();
+        let company = || self.about_to_start(work.seq, is_alone);
         let task = RowTask {
             services: &self.services,
             caller: &self.caller,
@@ -112,9 +113,12 @@ impl Worker {
         }
     }
 
-    /// How many rows of a batch wait here, or are being claimed.
-    fn about_to_start(&self, batch: BatchSeq) -> usize {
+    /// How many rows of a batch wait here, or are being claimed. While suspects run, the others in their lanes do not start.
+    fn about_to_start(&self, batch: BatchSeq, suspects: bool) -> usize {
         let claiming = usize::from(self.claiming.load(Ordering::SeqCst));
+        if suspects {
+            return claiming;
+        }
         claiming + self.lanes.lock().unwrap_or_else(PoisonError::into_inner).waiting_of(batch)
     }
 }
