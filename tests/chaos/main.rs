@@ -15,6 +15,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bulk::Kind;
 use penstock_sandbox::{Config, Faults, Sandbox};
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::Value;
@@ -154,7 +155,11 @@ async fn everything_fails_at_once_and_nothing_is_lost_or_doubled() {
         std::env::var("PENSTOCK_CHAOS_ROWS").map_or(12_000, |rows| rows.parse().expect("a number"));
     let sandbox = Sandbox::start(Config { faults: FAULTS, ..Config::default() }).expect("a sandbox");
     let downstream = bulk::Downstream::start().await;
-    let mut place = Place::new(&[("invite.yaml", &definition()), ("bulk.yaml", bulk::DEFINITION)]);
+    let mut definitions = vec![("invite.yaml".to_owned(), definition())];
+    definitions.extend(Kind::ALL.map(Kind::definition));
+    let definitions: Vec<(&str, &str)> =
+        definitions.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let mut place = Place::new(&definitions);
     place.set(bulk::URL, downstream.url.clone());
     // What a killed worker held counts for the owner until its lease runs out: a quota near that would stop it.
     place.set("ROWS_PER_OWNER", "50000".to_owned());
@@ -172,14 +177,22 @@ async fn everything_fails_at_once_and_nothing_is_lost_or_doubled() {
         let done = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 let mut ids = Vec::new();
-                let in_bulk = upload(&client, bulk::ROUTE, || bulk::file(rows / IN_BULK)).await;
+                let mut in_bulk = Vec::new();
+                for kind in Kind::ALL {
+                    let id = upload(&client, &kind.route(), || bulk::file(rows / IN_BULK)).await;
+                    in_bulk.push((kind, id));
+                }
                 for batch in 0..BATCHES {
                     ids.push(upload(&client, ROUTE, || people(batch, rows / BATCHES)).await);
                     // The last ones arrive while S3 refuses, or are being extracted then.
                     tokio::time::sleep(Duration::from_secs(5)).await;
                 }
                 let ended = watch(&client, &ids, rows, began).await;
-                (ended, watch(&client, &[in_bulk], rows / IN_BULK * BATCHES, began).await)
+                let mut bulk_ended = Vec::new();
+                for (kind, id) in in_bulk {
+                    bulk_ended.push((kind, watch(&client, &[id], rows / IN_BULK * BATCHES, began).await));
+                }
+                (ended, bulk_ended)
             })
         });
         drop(calm);
@@ -189,8 +202,10 @@ async fn everything_fails_at_once_and_nothing_is_lost_or_doubled() {
     let stats = sandbox.stats();
     println!("{rows} rows, {kills} kills, {} s: {ended:?}; {stats:?}", began.elapsed().as_secs());
     assert_eq!(ended.completed + ended.failed, u64::from(rows));
-    assert_eq!(in_bulk.completed + in_bulk.failed, u64::from(rows / IN_BULK));
-    downstream.check(rows / IN_BULK, in_bulk.completed);
+    for (kind, ended) in in_bulk {
+        assert_eq!(ended.completed + ended.failed, u64::from(rows / IN_BULK), "{kind:?}");
+        downstream.check(kind, rows / IN_BULK, ended.completed, ended.unknown);
+    }
     assert!(ended.failed * 50 < u64::from(rows), "{ended:?}");
     assert_eq!((stats.doubled, stats.unkeyed), (0, 0));
     // One effect for each completed row. A row that failed may have one too: its worker died behind its last call, and on its
@@ -203,6 +218,8 @@ async fn everything_fails_at_once_and_nothing_is_lost_or_doubled() {
 struct Ended {
     completed: u64,
     failed: u64,
+    /// Those whose effect nobody knows, by their own codes.
+    unknown: u64,
 }
 
 /// Looks on until every batch has ended, and reads every line of the results then.
@@ -233,6 +250,9 @@ async fn watch(client: &Client, ids: &[String], rows: u32, began: Instant) -> En
         };
         let lines = u64::try_from(report.lines().count()).expect("a number") - 1;
         assert_eq!(lines, u64::from(rows / BATCHES), "a result or an error for every line");
+        let codes = [",outcome_unknown,", ",bad_response,"];
+        let unknown = report.lines().filter(|line| codes.iter().any(|code| line.contains(code))).count();
+        ended.unknown += u64::try_from(unknown).expect("a number");
     }
     ended
 }
