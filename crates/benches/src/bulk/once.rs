@@ -79,7 +79,7 @@ pub async fn cache_over_workers(kept: &mut Promises) {
 /// What it costs to find that a value occurs twice: of some uploads the fastest one each, in turns.
 pub async fn unique(rows: u32, kept: &mut Promises) {
     const TURNS: usize = 3;
-    let mut best = [(f64::MAX, f64::MAX, 0.0); 2];
+    let mut best = [(f64::MAX, f64::MAX, 0.0_f64); 2];
     for turn in 0..2 * TURNS {
         let unique = ["", "unique: [id], "][turn % 2];
         let definition = format!(
