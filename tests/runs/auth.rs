@@ -260,13 +260,14 @@ async fn each_owner_has_its_own_address_and_secret() {
     let mut place = Place::new(&[("calling.yaml", &definition)]);
     place.set("SHOP_PORT", port);
     place.set("RUST_LOG", "trace".into());
-    let keys = ["acme", "rival", "evil"].map(|owner| place.key(&sandbox, owner));
     let token = |owner: &str| format!("token={MARKER}{owner}");
     let set = |args: &[&str]| {
         let (said, good) = place.operate(&sandbox, &[&["owners", "set"], args].concat());
         assert!(good && !said.to_string().contains(MARKER), "{said}");
     };
+    // Nothing is there yet: this command begins the installation.
     set(&["acme", "--var", "shop=localhost", "--secret", &token("acme")]);
+    let keys = ["acme", "rival", "evil"].map(|owner| place.key(&sandbox, owner));
     set(&["evil", "--var", "shop=x@elsewhere.example/", "--secret", &token("evil")]);
     let service = place.start(&sandbox, None);
     let mut batches = Vec::new();
@@ -357,4 +358,40 @@ async fn an_endpoint_that_refuses_holds_and_one_that_fails_makes_rows_wait() {
     assert_eq!(ended["counts"]["completed"], 20, "{ended}");
     let body = "grant_type=client_credentials&scope=a+b&client_id=me&client_secret=s3cret";
     assert!(receiver.heard().iter().any(|heard| heard.body == body), "as a form");
+}
+
+/// What keeps a signature from being made is why rows wait: it is said, nobody is called, and no attempt is lost.
+#[tokio::test]
+async fn rows_wait_for_a_signature_that_cannot_be_made() {
+    let receiver = Receiver::start().await;
+    receiver.answer(200);
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = calling(
+        "base_url: \"${INVITE_API_URL}\", auth: { hmac: { secret: \"{{ '${SIGNING_KEY}' | base64decode }}\", algorithm: sha256, \
+         message: \"{{ request.body }}\", headers: { X-Signature: \"{{ signature | base64 }}\" } } }",
+    );
+    let mut place = Place::new(&[("calling.yaml", &definition)]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    place.set("SIGNING_KEY", "no base64".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let (_, batch) = client.upload(ROUTE, ids(5)).await.expect("an answer");
+    let id = batch["id"].as_str().expect("an id").to_owned();
+    let path = format!("/v2/batches/{id}/waiting");
+    let is_told = || async {
+        let waiting = client.get(&path).await;
+        let waits = waiting["data"].as_array().expect("waits").clone();
+        waits.iter().any(|wait| {
+            wait["reason"] == "credentials_unavailable"
+                && wait["sentence"].as_str().is_some_and(|sentence| sentence.contains("cannot be computed"))
+        })
+    };
+    crate::storage::until("it is told what rows wait for", is_told).await;
+    assert!(receiver.heard().is_empty());
+    drop(service);
+    place.set("SIGNING_KEY", "/wA=".into());
+    let service = place.start(&sandbox, None);
+    let ended = Client::new(&service, &key).finished(&id).await;
+    assert_eq!(ended["counts"]["completed"], 5, "{ended}");
 }

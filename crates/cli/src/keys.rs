@@ -59,7 +59,6 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
     let now = services.clock.now();
     match command {
         Command::Create { owner, name, admin, scopes, pipeline, expires_in } => {
-            prepare(opened).await?;
             let owner = store.ensure_owner(&owner, now).await.map_err(said)?;
             let scopes = scopes.into_iter().chain(admin.then_some(Scope::Admin)).collect();
             let expires_at = expires_in.map(|time| now + time);
@@ -140,7 +139,7 @@ fn scope(text: &str) -> Result<Scope, String> {
 }
 
 /// Brings a new file's schema up, so that the first command on one machine needs no other.
-async fn prepare(opened: &Opened) -> Result<(), StartError> {
+pub async fn prepare(opened: &Opened) -> Result<(), StartError> {
     let store = &opened.chosen.services.store;
     if opened.chosen.embedded && store.engine().await.map_err(said)?.schema == 0 {
         rotation::migrate(&opened.chosen.services, &operator_name())

@@ -226,10 +226,16 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::Pipelines(command) => return pipelines::run(&program.settings, command, out).await,
         _ => {}
     }
-    let makes = matches!(program.command, Command::Migrate | Command::Keys(keys::Command::Create { .. }));
+    let begins = matches!(
+        program.command,
+        Command::Keys(keys::Command::Create { .. }) | Command::Owners(owners::Command::Set { .. })
+    );
+    let makes = begins || matches!(program.command, Command::Migrate);
     let opened = open::operator(&mut program.settings, &program.data, makes).await?;
-    // Those that begin an installation see to it themselves, and the doctor tells it among the rest.
-    if !makes && !matches!(program.command, Command::Doctor) {
+    if begins {
+        keys::prepare(&opened).await?;
+    } else if !makes && !matches!(program.command, Command::Doctor) {
+        // The doctor tells it among the rest.
         opened.chosen.services.store.check_schema().await.map_err(open::said)?;
     }
     match program.command {

@@ -67,6 +67,33 @@ fn a_secret_is_a_variable_or_what_a_file_holds_when_it_is_needed() {
 }
 
 #[test]
+fn an_expression_that_reads_no_owner_is_computed_when_a_call_is_made() {
+    assert_eq!(bearer("{{ 'a:b' | base64 }}"), "YTpi");
+    let secret = |of: &str| {
+        let hmac = format!(
+            "secret: \"{of}\", algorithm: sha256, message: m, headers: {{ X-S: \"{{{{ signature | hex }}}}\" }}"
+        );
+        let pipeline = with(&format!("auth: {{ hmac: {{ {hmac} }} }}"))?;
+        let owner =
+            OwnerView { secrets: [("key".to_owned(), "/wA=".to_owned())].into(), ..OwnerView::default() };
+        let Some(Auth::Hmac(hmac)) = pipeline.dependencies[0].for_owner(&owner)?.auth else {
+            panic!("{pipeline:?}")
+        };
+        Ok::<_, String>((hmac.secret.bytes(&Paths)?.into_owned(), hmac.secret.text(&Paths).map(|_| ())))
+    };
+    // Many APIs give the key of their signatures in base64: its bytes are no text.
+    let refused =
+        Err("an expression cannot be computed of the values that it reads, or makes no text".to_owned());
+    for key in ["{{ '/wA=' | base64decode }}", "{{ owner.secrets.key | base64decode }}"] {
+        assert_eq!(secret(key).unwrap(), (vec![0xFF, 0], refused.clone()), "{key}");
+    }
+    assert_eq!(secret("{{ '${TOKEN}' | base64decode }}").map(|_| ()), refused);
+    let whom = "conf/p.yaml:5: dependency `d`: base_url has an expression that reads nothing of the owner";
+    let address = text("hosts: [api.example]", "").replace("\"${URL}\"", "\"{{ 'https://api.example' }}\"");
+    assert!(load(&address).map(|_| ()).unwrap_err().starts_with(whom));
+}
+
+#[test]
 fn a_mistake_has_its_line_and_what_to_do() {
     let whom = "dependency `d`";
     let keys = "`auth` has one of `basic`, `bearer`, `api_key`, `oauth2`, `hmac` or `aws_sigv4`";

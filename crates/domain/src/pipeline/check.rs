@@ -258,7 +258,7 @@ impl<'a> Source<'a> {
                         None => Err("a template would be sent as it stands here; write a text".to_owned()),
                     };
                     match made {
-                        Ok(template) => Part::Template(template),
+                        Ok(part) => part,
                         Err(message) => {
                             self.error(line, format!("{whose}: {message}"));
                             Part::Text(text)

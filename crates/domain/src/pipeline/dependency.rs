@@ -92,7 +92,11 @@ fn base_url(
     if written.contains("{{") || written.contains("{%") {
         let address =
             source.live_of_owner(&format!("dependency `{name}`: base_url"), written, url_line, owner)?;
-        if definition.hosts.is_empty() {
+        if !address.reads_owner() {
+            let message =
+                "base_url has an expression that reads nothing of the owner; write the address, or `${NAME}`";
+            source.error(url_line, format!("dependency `{name}`: {message}"));
+        } else if definition.hosts.is_empty() {
             let message =
                 "a base_url that reads the owner needs `hosts`, such as `hosts: [\"*.example.com\"]`";
             source.error(url_line, format!("dependency `{name}`: {message}"));

@@ -36,8 +36,11 @@ pub struct LiveText(Arc<[Part]>);
 pub(super) enum Part {
     Text(String),
     File(PathBuf),
-    /// Reads of the owner.
-    Template(Template),
+    /// An expression, and what it reads: an owner's values; none until they are filled in.
+    Template {
+        template: Template,
+        reads: Option<Value>,
+    },
 }
 
 impl LiveText {
@@ -47,7 +50,7 @@ impl LiveText {
 
     /// Whether it reads something of an owner.
     pub fn reads_owner(&self) -> bool {
-        self.0.iter().any(|part| matches!(part, Part::Template(_)))
+        self.0.iter().any(|part| matches!(part, Part::Template { reads: None, .. }))
     }
 
     /// The same for an owner: nothing of it reads an owner any more.
@@ -59,20 +62,15 @@ impl LiveText {
             return Ok(self.clone());
         }
         let part = |part: &Part| {
-            Ok(match part {
-                Part::Template(template) => Part::Text(template.render_text(owner)?),
-                other => other.clone(),
-            })
+            let Part::Template { template, reads: None } = part else { return Ok(part.clone()) };
+            // Made anew for each call: it may read the time. That it can be made is known before.
+            template.render_bytes(owner)?;
+            Ok(Part::Template { template: template.clone(), reads: Some(owner.clone()) })
         };
-        let parts: Result<Vec<Part>, minijinja::Error> = self.0.iter().map(part).collect();
-        let parts = parts?;
-        // What was filled in is a secret as much as what a file holds.
-        let mut whole = vec![Part::Text(String::new())];
-        whole.extend(parts);
-        Ok(Self::of(whole))
+        self.0.iter().map(part).collect::<Result<_, _>>().map(Self::of)
     }
 
-    /// Whether it holds what a file or an owner has.
+    /// Whether it holds what a file or an owner has, or what an expression makes of a variable.
     pub fn is_secret(&self) -> bool {
         !matches!(&*self.0, [] | [Part::Text(_)])
     }
@@ -80,7 +78,7 @@ impl LiveText {
     /// The text as it is now.
     ///
     /// # Errors
-    /// A sentence, when a file cannot be read.
+    /// A sentence that holds no value, when a file cannot be read or an expression cannot be computed.
     pub fn text(&self, files: &dyn Files) -> Result<Cow<'_, str>, String> {
         if let [Part::Text(text)] = &*self.0 {
             return Ok(Cow::Borrowed(text));
@@ -90,10 +88,27 @@ impl LiveText {
             match part {
                 Part::Text(text) => whole.push_str(text),
                 Part::File(path) => whole.push_str(&files.read(path)?),
-                Part::Template(_) => return Err("a value of the owner is not filled in".to_owned()),
+                Part::Template { template, reads } => {
+                    whole.push_str(&template.render_text(filled_in(reads)?).map_err(|_| not_computed())?);
+                }
             }
         }
         Ok(Cow::Owned(whole))
+    }
+
+    /// The same as bytes: those that an expression which stands alone makes need be no text.
+    ///
+    /// # Errors
+    /// As [`LiveText::text`].
+    pub fn bytes(&self, files: &dyn Files) -> Result<Cow<'_, [u8]>, String> {
+        if let [Part::Template { template, reads }] = &*self.0 {
+            let bytes = template.render_bytes(filled_in(reads)?).map_err(|_| not_computed())?;
+            return Ok(Cow::Owned(bytes.unwrap_or_default()));
+        }
+        Ok(match self.text(files)? {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        })
     }
 
     /// The text, where it depends on nothing.
@@ -104,6 +119,14 @@ impl LiveText {
             _ => None,
         }
     }
+}
+
+fn filled_in(reads: &Option<Value>) -> Result<&Value, String> {
+    reads.as_ref().ok_or_else(|| "a value of the owner is not filled in".to_owned())
+}
+
+fn not_computed() -> String {
+    "an expression cannot be computed of the values that it reads, or makes no text".to_owned()
 }
 
 impl From<&str> for LiveText {

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::auth::Auth;
 use super::engine;
-use super::live::{LiveText, NoFiles};
+use super::live::{LiveText, NoFiles, Part};
 use super::model::{Dependency, Pipeline};
 use super::template::{self, Template};
 use super::vars::Filled;
@@ -68,25 +68,31 @@ pub struct OwnerReads {
 }
 
 impl OwnerReads {
-    /// A template that reads nothing but the owner.
+    /// A template that reads nothing but the owner, if anything.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn template(&mut self, text: String) -> Result<Template, String> {
+    pub(super) fn template(&mut self, text: String) -> Result<Part, String> {
         let read = |error: &minijinja::Error| {
             format!("the template cannot be read: {}", error.detail().unwrap_or("its syntax is off"))
         };
         let environment = template::environment();
         let parsed = environment.template_from_str(&text).map_err(|error| read(&error))?;
+        let mut reads = Some(Value::UNDEFINED);
         for name in parsed.undeclared_variables(true) {
-            if name != "now" && !self.add(&name) {
+            if name == "now" {
+                continue;
+            }
+            reads = None;
+            if !self.add(&name) {
                 return Err(format!(
                     "`{name}` is not known here; there are `owner.name`, `owner.vars.NAME` and `owner.secrets.NAME`, and \
                      everything else is known in the `request` of a step"
                 ));
             }
         }
-        Template::compile(Filled::Template(text), template::Kind::Plain).map_err(|error| read(&error))
+        let template = Template::compile(Filled::Template(text), template::Kind::Plain);
+        template.map(|template| Part::Template { template, reads }).map_err(|error| read(&error))
     }
 
     /// Notes a name that a template reads; false when it is nothing of the owner's.

@@ -65,8 +65,10 @@ impl Caller {
         outgoing: &Outgoing<'_>,
     ) -> Result<Made, Called> {
         let Some(Auth::OAuth2(auth)) = &demand.dependency.auth else {
-            // They could be read. A token is another matter.
-            self.waits.over(Whose::credentials(demand), WaitsFor::Credentials);
+            if !is_signed(demand.dependency) {
+                // They could be read. A token is another matter, and a signature is made of each call.
+                self.waits.over(Whose::credentials(demand), WaitsFor::Credentials);
+            }
             return self
                 .send_once(demand, request, outgoing, Send { auth: None, again: false })
                 .await?
@@ -234,11 +236,14 @@ impl Caller {
             }
             None => {}
         }
-        if let Some(auth @ (Auth::Hmac(_) | Auth::AwsSigV4(_))) = &dependency.auth
-            && let Err(reason) = request.sign(auth, &*self.client.files, self.clock.now())
+        if is_signed(dependency)
+            && let Some(auth) = &dependency.auth
         {
-            self.return_unused(permit).await;
-            return Err(self.no_credentials(demand, &reason, super::CREDENTIALS_AFTER));
+            if let Err(reason) = request.sign(auth, &*self.client.files, self.clock.now()) {
+                self.return_unused(permit).await;
+                return Err(self.no_credentials(demand, &reason, super::CREDENTIALS_AFTER));
+            }
+            self.waits.over(Whose::credentials(demand), WaitsFor::Credentials);
         }
         let sent_at = Instant::now();
         let sent = request.send(self.clock.as_ref(), demand.answer).await;
@@ -248,4 +253,9 @@ impl Caller {
         taken.ended(told.and_then(|response| budget::read(&response.headers, self.clock.now())));
         Ok(Some(Made { permit, sent, elapsed, token: token.flatten() }))
     }
+}
+
+/// Whether each of its calls has a signature.
+fn is_signed(dependency: &Dependency) -> bool {
+    matches!(dependency.auth, Some(Auth::Hmac(_) | Auth::AwsSigV4(_)))
 }

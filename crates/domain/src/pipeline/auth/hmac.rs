@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use crate::pipeline::engine::{self, Program};
@@ -127,7 +126,8 @@ fn values(request: &Signable<'_>, body: &str) -> BTreeMap<&'static str, Value> {
         ("query", Value::from(request.query)),
         ("headers", engine::from_texts(request.headers)),
         ("body", Value::from(body)),
-        ("body_sha256", Value::from(request.body_sha256)),
+        // `base64` and `hex` of a hash encode its bytes.
+        ("body_sha256", Value::from_safe_string(request.body_sha256.to_owned())),
     ]
     .into();
     [("request", Value::from(of_request))].into()
@@ -227,65 +227,12 @@ impl SigningTemplate {
     }
 }
 
-/// Where signatures' templates run: bytes can be encoded, and never stand in text as they are.
-static SIGNING: LazyLock<Environment<'static>> = LazyLock::new(|| {
-    let mut environment = template::environment();
-    environment.add_filter("hex", |value: &Value| Ok::<_, Error>(hex(&bytes(value)?)));
-    environment.add_filter("base64", |value: &Value| Ok::<_, Error>(base64(&bytes(value)?)));
-    environment
-});
-
-fn bytes(value: &Value) -> Result<Vec<u8>, Error> {
-    match value.kind() {
-        ValueKind::Undefined => Err(ErrorKind::UndefinedError.into()),
-        _ => match value.as_bytes() {
-            Some(bytes) => Ok(bytes.to_vec()),
-            None => Ok(value.to_string().into_bytes()),
-        },
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// RFC 4648, 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let group =
-            three.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for place in 0..4 {
-            let digit = DIGITS[(group >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= three.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
+/// Where signatures' templates run.
+static SIGNING: LazyLock<Environment<'static>> = LazyLock::new(template::environment);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_its_standard() {
-        let cases = [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-        ];
-        for (text, encoded) in cases {
-            assert_eq!(base64(text.as_bytes()), encoded);
-        }
-    }
 
     fn hmac(message: &str, header: &str) -> Hmac {
         let compile = |text: &str, signature| {
