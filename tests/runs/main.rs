@@ -27,6 +27,7 @@ mod erasure;
 mod error_files;
 mod failover;
 mod files;
+mod gallery;
 mod http;
 mod keyring;
 mod keys;

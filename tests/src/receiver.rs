@@ -5,15 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::PATIENCE;
 
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Heard {
-    /// Its path.
+    /// Its method.
+    pub method: String,
+    /// Its path, with its query.
     pub path: String,
     /// Its headers, names in small letters.
     pub headers: Vec<(String, String)>,
@@ -86,8 +89,21 @@ type Decide = Box<dyn Fn(&Heard) -> Answer + Send>;
 impl Receiver {
     /// Starts it; it answers 204.
     pub async fn start() -> Self {
+        Self::listen(None).await
+    }
+
+    /// The same behind TLS; its address is `https://localhost:…`.
+    pub async fn behind_tls(acceptor: TlsAcceptor) -> Self {
+        Self::listen(Some(acceptor)).await
+    }
+
+    async fn listen(acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let address = listener.local_addr().expect("an address");
+        let url = match acceptor {
+            Some(_) => format!("https://localhost:{}", address.port()),
+            None => format!("http://{address}"),
+        };
         let decide: Decide =
             Box::new(|_| Answer { status: 204, headers: String::new(), body: String::new() });
         let (decide, heard) = (Arc::new(Mutex::new(decide)), Arc::new(Mutex::new(Vec::new())));
@@ -96,7 +112,17 @@ impl Receiver {
             let (decide, heard, delay_ms) = (decide.clone(), heard.clone(), delay_ms.clone());
             async move {
                 while let Ok((connection, _)) = listener.accept().await {
-                    tokio::spawn(serve(connection, decide.clone(), heard.clone(), delay_ms.clone()));
+                    let (acceptor, decide) = (acceptor.clone(), decide.clone());
+                    let (heard, delay_ms) = (heard.clone(), delay_ms.clone());
+                    tokio::spawn(async move {
+                        let Some(acceptor) = acceptor else {
+                            return serve(connection, decide, heard, delay_ms).await;
+                        };
+                        // Whoever shows no certificate is not heard.
+                        if let Ok(connection) = acceptor.accept(connection).await {
+                            serve(connection, decide, heard, delay_ms).await;
+                        }
+                    });
                 }
             }
         });
@@ -145,7 +171,7 @@ impl Receiver {
 }
 
 async fn serve(
-    mut connection: TcpStream,
+    mut connection: impl AsyncRead + AsyncWrite + Unpin,
     decide: Arc<Mutex<Decide>>,
     heard: Arc<Mutex<Vec<Heard>>>,
     delay_ms: Arc<AtomicU64>,
@@ -161,7 +187,8 @@ async fn serve(
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         let mut lines = head.lines();
-        let path = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned();
+        let mut words = lines.next().unwrap_or_default().split(' ').map(str::to_owned);
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let headers: Vec<(String, String)> = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
@@ -171,8 +198,14 @@ async fn serve(
         if body.len() < length.parse::<usize>().unwrap_or(0) {
             continue;
         }
-        let mut one =
-            Heard { path, headers: headers.clone(), body: body.to_owned(), at: Instant::now(), status: 0 };
+        let mut one = Heard {
+            method,
+            path,
+            headers: headers.clone(),
+            body: body.to_owned(),
+            at: Instant::now(),
+            status: 0,
+        };
         let Answer { status, headers: more, body } =
             decide.lock().unwrap_or_else(PoisonError::into_inner)(&one);
         one.status = status;
