@@ -232,3 +232,28 @@ async fn a_body_that_nobody_asked_for_takes_no_memory() {
     assert!(after < before + 30, "{before} MiB before, {after} with 200 listeners that send");
     somebody_else(&service).await;
 }
+
+/// Forms of strangers take of the memory that there is for requests without a key, and of nobody else's.
+#[tokio::test]
+async fn sign_in_forms_that_stand_still_leave_owners_their_room() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("noop.yaml", NOOP)]);
+    place.set("PENSTOCK_API_MEMORY_MIB", "32".into());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let head = "POST /console/sign-in HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+                content-length: 8000\r\n\r\n";
+    let mut forms = Vec::new();
+    for _ in 0..60 {
+        let mut connection = connect(&service).await;
+        send(&mut connection, head.as_bytes()).await;
+        forms.push(connection);
+    }
+    // For the last ones there is no room: they are told so, however long the others stand still.
+    let said = answer(forms.last_mut().expect("a form")).await;
+    assert!(said.starts_with("HTTP/1.1 503") && said.contains("busy"), "{said}");
+    let client = Client::new(&service, &key);
+    let (status, batch) =
+        client.upload("/v2/pipelines/noop/batches", "id,note\n1,a\n").await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+}

@@ -90,8 +90,12 @@ async fn a_person_corrects_a_file_watches_it_run_and_retries() {
 
     browser.follow("Rows").await;
     browser.select("State", "failed").await;
+    browser.select("Failed at", "invite_create").await;
     browser.press("Filter").await;
-    browser.until("location.search.includes('status=failed')").await;
+    browser
+        .until("location.search.includes('status=failed') && location.search.includes('step=invite_create')")
+        .await;
+    assert_eq!(browser.script("return document.querySelectorAll('main tbody tr').length").await, 2);
     examine(&place, &browser, "rows").await;
     browser.follow("4").await;
     browser.until("document.querySelector('h1')?.textContent === 'Row 4'").await;
@@ -171,4 +175,40 @@ async fn commands_work_with_scripts_and_without() {
         browser.was_quiet().await;
         browser.close().await;
     }
+}
+
+/// The operator's pages while there is something on them: calls of the last minutes, a limit that was changed, rows that wait.
+#[tokio::test]
+async fn an_operator_pauses_a_limit_and_looks_at_operations() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("slow.yaml", &slow()), ("noop.yaml", NOOP)]);
+    let key = place.key(&sandbox, "acme");
+    let (admin, _) = place.operate(&sandbox, &["keys", "create", "--owner", "ops", "--admin"]);
+    let service = place.start(&sandbox, None);
+    let id = running(&service, &key).await;
+    let operator = Client::new(&service, admin["key"].as_str().expect("a key"));
+    let is_called = || async {
+        let limits = operator.get("/v2/limits").await;
+        let all = limits["data"].as_array().expect("limits").clone();
+        all.iter().any(|one| one["last_hour"].as_array().is_some_and(|minutes| !minutes.is_empty()))
+    };
+    crate::storage::until("calls are written down", is_called).await;
+    let browser = Browser::start(&service.base, true).await;
+    browser.goto("/console/limits").await;
+    browser.sign_in(admin["key"].as_str().expect("a key")).await;
+    browser.until("document.querySelector('svg.use rect.calls')").await;
+    browser.press("Pause").await;
+    browser.until("document.querySelector('h2 + .badge.warn')?.textContent === 'paused'").await;
+    examine(&place, &browser, "limits").await;
+    browser.press("Resume").await;
+    browser.until("!document.querySelector('h2 + .badge.warn')").await;
+    browser.goto("/console/operations?stuck=true").await;
+    browser.reads("Dispatcher runs").await;
+    browser.until("[...document.querySelectorAll('th')].some((owner) => owner.textContent === 'acme')").await;
+    examine(&place, &browser, "operations").await;
+    browser.was_quiet().await;
+    browser.close().await;
+    let (status, _) =
+        Client::new(&service, &key).post(&format!("/v2/batches/{id}/cancel"), &serde_json::json!({})).await;
+    assert_eq!(status, 200);
 }

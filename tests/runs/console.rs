@@ -268,3 +268,30 @@ async fn limits_and_operations_are_for_admin_keys() {
         "{shown}"
     );
 }
+
+/// Somebody clicks twice: one batch is made. Another file in the same form, and the same file in another form, make others.
+#[tokio::test]
+async fn a_form_that_is_sent_twice_uploads_once() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("noop.yaml", NOOP)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let mut reader = Reader::signed_in(&service, &key).await;
+    let mut twin = reader.copy();
+    let [page, fresh] = [reader.page("/console/upload").await, reader.page("/console/upload").await];
+    let fields = [("pipeline", "noop"), ("name", "twice")];
+    let file = "id,note\n1,a\n";
+    let (one, two) = tokio::join!(
+        reader.send_file("/console/upload", &page, &fields, file),
+        twin.send_file("/console/upload", &page, &fields, file),
+    );
+    let batch = one.location.expect("a batch");
+    assert_eq!((one.status, two.status, two.location.as_ref()), (303, 303, Some(&batch)), "{}", two.text);
+    for (page, file) in [(&page, "id,note\n2,b\n"), (&fresh, file)] {
+        let other = reader.send_file("/console/upload", page, &fields, file).await;
+        assert_eq!(other.status, 303, "{}", other.text);
+        assert_ne!(other.location.as_ref(), Some(&batch));
+    }
+    let batches = Client::new(&service, &key).get("/v2/batches").await;
+    assert_eq!(batches["data"].as_array().map(Vec::len), Some(3), "{batches}");
+}

@@ -22,7 +22,7 @@ fn place(provider: &Provider) -> Place {
 
 /// Who signs in, as the provider knows it.
 fn person(subject: &str, groups: &[&str]) -> Value {
-    json!({ "claims": { "sub": subject, "email": format!("{subject}@acme.example"), "groups": groups } })
+    json!({ "claims": { "sub": subject, "email": format!("{subject}@acme.example"), "email_verified": true, "groups": groups } })
 }
 
 /// Goes to the provider, which sends the person back at once: the path that it sends it to.
@@ -129,7 +129,14 @@ async fn what_a_provider_did_not_say_of_this_sign_in_signs_nobody_in() {
         ("end", with(json!({ "exp": 1 })), 401, "cannot be verified"),
         ("signature", json!({ "forge": { "groups": ["operators"] } }), 401, "cannot be verified"),
         ("user info", other, 401, "cannot be verified"),
-        ("code", json!({ "refuse": true }), 401, "does not accept this sign-in"),
+        ("code", json!({ "refuse": "invalid_grant" }), 401, "does not accept this sign-in"),
+        (
+            "client",
+            json!({ "refuse": "invalid_client", "status": 401 }),
+            502,
+            "(`invalid_client`); tell whoever",
+        ),
+        ("load", json!({ "refuse": "slow_down", "status": 429 }), 503, "try again later"),
         ("person", json!({ "error": "access_denied" }), 401, "did not sign you in (`access_denied`)"),
         ("group", person("ann", &["strangers"]), 403, "none of your groups"),
     ] {
@@ -151,6 +158,22 @@ async fn what_a_provider_did_not_say_of_this_sign_in_signs_nobody_in() {
         assert_eq!(answer.status, 403, "{path}: {}", answer.text);
         assert!(answer.cookie.is_none(), "{path}");
     }
+    // Sign-ins of two tabs do not end each other, and what a stranger sends back ends neither.
+    let mut tabs = Reader::new(&service);
+    let backs = [
+        at_the_provider(&mut tabs, &service, "%2Fconsole%2Fupload").await,
+        at_the_provider(&mut tabs, &service, "%2Fconsole%2Fpipelines").await,
+    ];
+    assert_eq!(tabs.get(&back).await.status, 403, "the state is another browser's");
+    for (back, to) in backs.iter().zip(["/console/upload", "/console/pipelines"]) {
+        let answer = tabs.get(back).await;
+        assert_eq!((answer.status, answer.location.as_deref()), (303, Some(to)), "{}", answer.text);
+    }
+    for _ in 0..12 {
+        at_the_provider(&mut tabs, &service, "").await;
+    }
+    let kept = tabs.cookies().matches("penstock_elsewhere_").count();
+    assert!((1..=5).contains(&kept), "{kept} sign-ins are kept");
     let mut victim = Reader::new(&service);
     at_the_provider(&mut victim, &service, "").await;
     assert_eq!(victim.get(&back).await.status, 403, "the state is another browser's");

@@ -99,6 +99,26 @@ impl Reader {
         answer.location.expect("a location")
     }
 
+    /// Sends the form with a file of a page, with its hidden fields.
+    pub async fn send_file(&mut self, path: &str, page: &str, fields: &[(&str, &str)], file: &str) -> Answer {
+        const MARK: &str = "a-boundary";
+        let hidden = page.split("<input type=\"hidden\" name=\"").skip(1).filter_map(|rest| {
+            let (name, rest) = rest.split_once("\" value=\"")?;
+            Some((name, rest.split('"').next()?))
+        });
+        let mut body = String::new();
+        for (name, value) in hidden.chain(fields.iter().copied()) {
+            body +=
+                &format!("--{MARK}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+        }
+        body += &format!(
+            "--{MARK}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"rows.csv\"\r\n\
+             content-type: text/csv\r\n\r\n{file}\r\n--{MARK}--\r\n"
+        );
+        let request = self.http.post(format!("{}{path}", self.base)).body(body);
+        self.answer(request.header("content-type", format!("multipart/form-data; boundary={MARK}"))).await
+    }
+
     /// Sends a form of a page, with its token.
     pub async fn send(&mut self, path: &str, page: &str, fields: &[(&str, &str)]) -> Answer {
         self.send_from(path, page, fields, None).await

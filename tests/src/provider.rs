@@ -32,8 +32,8 @@ impl Provider {
         Self { process, input, output, issuer }
     }
 
-    /// What its next answers hold: `claims` of tokens, `userinfo`, an `error`, whether it `refuse`s a code, and claims that it
-    /// did not sign (`forge`).
+    /// What its next answers hold: `claims` of tokens, `userinfo`, an `error`, the error with which it `refuse`s a code (and a
+    /// `status` for that), and claims that it did not sign (`forge`).
     pub fn answers(&mut self, wanted: &Value) {
         writeln!(self.input, "{wanted}").expect("it reads");
         assert_eq!(self.output.next().expect("it answers").expect("a line"), "ok");

@@ -119,36 +119,43 @@ pub async fn small(
     headers: &HeaderMap,
     payload: web::Payload,
 ) -> Result<Small, Problem> {
-    at_most(state, owner, headers, payload, SMALL_BYTES).await
+    let room = state.budgets.body(owner, expected(headers, SMALL_BYTES)?).await?;
+    in_room(state, headers, payload, SMALL_BYTES, room).await
 }
 
-/// Reads a body of at most that many bytes, no more than a small one has.
+fn too_large(most: usize) -> Problem {
+    let detail = format!("this body has at most {most} bytes");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+}
+
+/// The bytes that a body may take: as many as it announces, or as it may have at most.
+fn expected(headers: &HeaderMap, most: usize) -> Result<usize, Problem> {
+    unencoded(headers)?;
+    let announced = announced(headers).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    if announced.is_some_and(|bytes| bytes > most) {
+        return Err(too_large(most));
+    }
+    Ok(announced.unwrap_or(most))
+}
+
+/// Reads a body of at most that many bytes into room that was made for them.
 ///
 /// # Errors
 /// As [`small`].
-pub async fn at_most(
+pub async fn in_room(
     state: &ApiState,
-    owner: OwnerSeq,
     headers: &HeaderMap,
     payload: web::Payload,
     most: usize,
+    room: Reserved,
 ) -> Result<Small, Problem> {
-    unencoded(headers)?;
-    let too_large = || {
-        let detail = format!("this body has at most {most} bytes");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-    };
-    let announced = announced(headers).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    if announced.is_some_and(|bytes| bytes > most) {
-        return Err(too_large());
-    }
-    let room = state.budgets.body(owner, announced.unwrap_or(most)).await?;
+    expected(headers, most)?;
     let deadline = Deadline::of_small(state);
     let mut bytes = Vec::new();
     let mut chunks = self::bytes(payload);
     while let Some(chunk) = deadline.next(&mut chunks).await? {
         if bytes.len() + chunk.len() > most {
-            return Err(too_large());
+            return Err(too_large(most));
         }
         bytes.extend_from_slice(&chunk);
     }

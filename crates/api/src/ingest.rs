@@ -69,6 +69,7 @@ pub async fn upload(
         owner_name: caller.owner_name.clone(),
         pipeline,
         idempotency_key: idempotency_key(&request)?,
+        form: None,
     };
     let media = Media::of(request.headers(), wanted.pipeline.schema.dialect.charset)?;
     let coding = if media == Media::Json { Coding::Identity } else { body::coding(request.headers())? };

@@ -21,6 +21,7 @@ use crate::cursors;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::refusals;
+use crate::retry;
 use crate::state::ApiState;
 
 /// Sealed bytes of a page of rows, after which it ends however many were asked for.
@@ -52,6 +53,9 @@ pub struct RowQuery {
     /// Failed with this code.
     #[param(pattern = "^[^\\x00-\\x1f\\x7f]*$")]
     pub code: Option<String>,
+    /// Failed at this step of the pipeline, by name.
+    #[param(pattern = "^[a-z0-9_-]{1,64}$")]
+    pub step: Option<String>,
     /// From the row on that starts at this physical line of the file, or at the last one before it.
     #[param(minimum = 1, format = Int64, maximum = 4294967295_u32)]
     pub line: Option<u32>,
@@ -103,9 +107,14 @@ pub(crate) async fn page(
             row.map_or(0, |number| number.saturating_sub(1))
         }
     };
+    let step = match query.step {
+        Some(step) => retry::steps_of(state, batch, &[Some(step)]).await?.into_iter().flatten().next(),
+        None => None,
+    };
     let mut filter = RowFilter {
         status: states::<RowStatus>(query.status.as_deref())?,
         code: query.code,
+        step,
         after,
         limit,
         max_bytes: Some(PAGE_BYTES),

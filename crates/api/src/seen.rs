@@ -40,8 +40,17 @@ pub(crate) struct Watchers(Arc<Mutex<Watched>>);
 #[derive(Debug, Default)]
 struct Watched {
     batches: HashMap<BatchSeq, Watcher>,
+    /// Looks at all of them together: those that showed something new, or had nothing new to show.
+    looks: u64,
     /// Whether something looks at them.
     looking: bool,
+}
+
+impl Watched {
+    fn next_look(&mut self) -> u64 {
+        self.looks += 1;
+        self.looks
+    }
 }
 
 #[derive(Debug)]
@@ -49,6 +58,8 @@ struct Watcher {
     seen: watch::Sender<Option<Arc<Seen>>>,
     /// Looks since it was rendered last.
     looks: u32,
+    /// Which look it was had last.
+    looked: u64,
 }
 
 impl Watchers {
@@ -59,35 +70,44 @@ impl Watchers {
     /// What is seen of a batch, from now on; and whether nothing looks yet: whoever asked has to see to it.
     pub fn subscribe(&self, batch: BatchSeq) -> (Sight, bool) {
         let mut all = self.all();
-        let new = || Watcher { seen: watch::channel(None).0, looks: 0 };
+        let new = || Watcher { seen: watch::channel(None).0, looks: 0, looked: 0 };
         let sight = all.batches.entry(batch).or_insert_with(new).seen.subscribe();
         let begins = !std::mem::replace(&mut all.looking, true);
         (sight, begins)
     }
 
-    /// The batches that somebody looks at. None: then nothing looks any more either.
+    /// The batches that somebody looks at, those first that were not looked at for longest: a round that is cut short goes on with
+    /// them. None: then nothing looks any more either.
     pub fn watched(&self) -> Vec<BatchSeq> {
         let mut all = self.all();
         all.batches.retain(|_, watcher| watcher.seen.receiver_count() > 0);
         all.looking = !all.batches.is_empty();
-        all.batches.keys().copied().collect()
+        let mut batches: Vec<_> = all.batches.iter().map(|(seq, watcher)| (watcher.looked, *seq)).collect();
+        batches.sort_unstable();
+        batches.into_iter().map(|(_, seq)| seq).collect()
     }
 
     /// Whether a batch of that revision has to be shown: it changed, or was not rendered for a while.
     pub fn is_due(&self, batch: BatchSeq, revision: i64) -> bool {
         let mut all = self.all();
+        let look = all.next_look();
         let Some(watcher) = all.batches.get_mut(&batch) else { return false };
         watcher.looks += 1;
         let known = watcher.seen.borrow().as_ref().map(|seen| seen.revision);
-        known != Some(revision) || watcher.looks >= RENDER_ANEW
+        let is_due = known != Some(revision) || watcher.looks >= RENDER_ANEW;
+        if !is_due {
+            watcher.looked = look;
+        }
+        is_due
     }
 
     /// Shows it to everybody who looks; one that has ended is not looked at any more.
     pub fn show(&self, batch: BatchSeq, seen: Seen) {
         let mut all = self.all();
-        let ended = seen.ended;
+        let (ended, look) = (seen.ended, all.next_look());
         if let Some(watcher) = all.batches.get_mut(&batch) {
             watcher.looks = 0;
+            watcher.looked = look;
             watcher.seen.send_replace(Some(Arc::new(seen)));
         }
         if ended {
@@ -129,6 +149,22 @@ mod tests {
         drop(another);
         assert_eq!(watchers.watched(), []);
         assert!(watchers.subscribe(BatchSeq(1)).1, "who comes now begins anew");
+    }
+
+    #[test]
+    fn who_was_not_looked_at_for_longest_is_next() {
+        let watchers = Watchers::default();
+        let sights: Vec<_> = (1..=3).map(|seq| watchers.subscribe(BatchSeq(seq))).collect();
+        let [one, two, three] = [1, 2, 3].map(BatchSeq);
+        assert_eq!(watchers.watched(), [one, two, three]);
+        // A round that ended early: there was no room to render the last one.
+        watchers.show(one, seen(1, false));
+        assert!(watchers.is_due(two, 1));
+        assert_eq!(watchers.watched(), [two, three, one]);
+        watchers.show(two, seen(1, false));
+        assert!(!watchers.is_due(one, 1), "it did not change");
+        assert_eq!(watchers.watched(), [three, two, one]);
+        drop(sights);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct Chosen {
     pub status: String,
     /// The code; empty: all.
     pub code: String,
+    /// The step where they failed; empty: all.
+    pub step: String,
     /// The line in the file; empty: all.
     pub line: String,
 }
@@ -29,6 +31,8 @@ pub struct Rows<'a> {
     pub batch: String,
     /// What a person calls the batch.
     pub name: String,
+    /// The pipeline's steps.
+    pub steps: Vec<String>,
     /// The rows, in the file's order.
     pub rows: &'a [RowView],
     /// What they are narrowed to.
@@ -49,7 +53,8 @@ impl Rows<'_> {
     }
 
     fn is_narrow(&self) -> bool {
-        !(self.chosen.status.is_empty() && self.chosen.code.is_empty() && self.chosen.line.is_empty())
+        let Chosen { status, code, step, line } = &self.chosen;
+        [status, code, step, line].into_iter().any(|chosen| !chosen.is_empty())
     }
 
     fn result(&self, row: &RowView) -> String {

@@ -81,6 +81,8 @@ pub struct Filled {
 pub struct UploadPage {
     /// Its frame.
     pub page: Page,
+    /// Tells this form from every other one.
+    pub form: String,
     /// The pipelines that the key may use.
     pub pipelines: Vec<PipelineView>,
     /// What was filled in.

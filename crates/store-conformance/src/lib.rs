@@ -99,6 +99,7 @@ macro_rules! cases {
             limits::use_of_limits_is_added_up,
             sign_ins::a_ticket_is_used_once_whichever_process_takes_it,
             sign_ins::keys_of_sign_ins_are_deleted_and_named_until_then,
+            sign_ins::a_person_has_so_many_keys_of_sign_ins_and_no_more,
             outbox::each_event_of_a_run_is_said_once,
             outbox::a_delay_is_said_once_in_a_run,
             outbox::receivers_take_turns,

@@ -143,8 +143,15 @@ pub async fn a_filtered_page_looks_at_its_share(store: &Arc<dyn Store>) {
         limit: 100,
         ..RowFilter::default()
     };
+    let step = store.rows(batch, &of(vec![RowStatus::Failed], None)).await.unwrap().rows[0].step;
+    let at = |step, code| RowFilter { step: Some(step), ..of(Vec::new(), code) };
+    let step = step.expect("it failed at a step");
     for (filter, found) in [
         (of(vec![RowStatus::Failed], None), vec![2]),
+        (at(step, None), vec![2]),
+        (at(step, Some("http_500")), vec![2]),
+        (at(step, Some("http_404")), vec![]),
+        (at(step + 1, None), vec![]),
         (of(Vec::new(), Some("http_500")), vec![2]),
         (of(vec![RowStatus::Processing], None), vec![1, 3]),
         (of(vec![RowStatus::Completed], None), vec![]),

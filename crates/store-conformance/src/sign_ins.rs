@@ -5,7 +5,7 @@ use std::sync::Arc;
 use penstock_domain::time::Timestamp;
 use penstock_store::Store;
 use penstock_store::operations::AuditEntry;
-use penstock_store::owners::{ApiKeyRecord, KeyRole, Scopes};
+use penstock_store::owners::{ApiKeyRecord, KeyRole, Owner, Scopes};
 
 use crate::fixture::{START, unique};
 
@@ -27,27 +27,50 @@ pub async fn a_ticket_is_used_once_whichever_process_takes_it(store: &Arc<dyn St
     assert_eq!(store.drop_tickets(Timestamp::from_millis(end.millis() + 1)).await.unwrap(), 2);
 }
 
+fn key(owner: &Owner, name: &str, created_at: Timestamp) -> ApiKeyRecord {
+    ApiKeyRecord {
+        id: format!("key{}", unique()),
+        owner: owner.name.clone(),
+        owner_seq: owner.seq,
+        name: Some(name.to_owned()),
+        sign_in: true,
+        role: KeyRole::Client,
+        scopes: Scopes::CLIENT,
+        pipelines: None,
+        hash: Vec::new(),
+        mac: Some(vec![1; 32]),
+        created_at,
+        expires_at: Some(START),
+        last_used_at: None,
+        revoked_at: None,
+    }
+}
+
+/// Of a person's sign-ins only the newest keys stay; those of others, and keys that were made otherwise, do not count.
+pub async fn a_person_has_so_many_keys_of_sign_ins_and_no_more(store: &Arc<dyn Store>) {
+    let owner = store.ensure_owner(&format!("signs-in-{}", unique()), START).await.unwrap();
+    let another = store.ensure_owner(&format!("signs-in-{}", unique()), START).await.unwrap();
+    let at = |after: i64| Timestamp::from_millis(START.millis() + after);
+    let own: Vec<ApiKeyRecord> = (0..5).map(|after| key(&owner, "Ann", at(after))).collect();
+    let mut others = vec![key(&owner, "Bob", START), key(&another, "Ann", START)];
+    others.push(ApiKeyRecord { sign_in: false, ..key(&owner, "Ann", START) });
+    for key in own.iter().chain(&others) {
+        store.create_key(key).await.unwrap();
+    }
+    assert_eq!(store.delete_sign_ins_beyond(owner.seq, "Ann", 5).await.unwrap(), 0);
+    assert_eq!(store.delete_sign_ins_beyond(owner.seq, "Ann", 2).await.unwrap(), 3);
+    for (index, key) in own.iter().chain(&others).enumerate() {
+        assert_eq!(store.key(&key.id).await.unwrap().is_some(), index > 2, "{index}");
+        store.revoke_key(&key.id, START).await.unwrap();
+    }
+}
+
 /// Keys of sign-ins are deleted after their end, others never; the audit log names who did something as long as the key is there.
 pub async fn keys_of_sign_ins_are_deleted_and_named_until_then(store: &Arc<dyn Store>) {
     let owner = store.ensure_owner(&format!("signs-in-{}", unique()), START).await.unwrap();
     let mut ids = Vec::new();
     for sign_in in [true, false] {
-        let key = ApiKeyRecord {
-            id: format!("key{}", unique()),
-            owner: owner.name.clone(),
-            owner_seq: owner.seq,
-            name: Some("Ann".into()),
-            sign_in,
-            role: KeyRole::Client,
-            scopes: Scopes::CLIENT,
-            pipelines: None,
-            hash: Vec::new(),
-            mac: Some(vec![1; 32]),
-            created_at: START,
-            expires_at: Some(START),
-            last_used_at: None,
-            revoked_at: None,
-        };
+        let key = ApiKeyRecord { sign_in, ..key(&owner, "Ann", START) };
         store.create_key(&key).await.unwrap();
         let (actor, action) = (format!("key:{}", key.id), "console.sign_in".to_owned());
         let entry = AuditEntry { id: 0, at: START, actor, action, batch: None, detail: None };

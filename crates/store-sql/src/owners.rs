@@ -157,6 +157,15 @@ impl Owners for SqlStore {
         self.db.execute(statement.bind(ended_before)).await
     }
 
+    async fn delete_sign_ins_beyond(&self, owner: OwnerSeq, name: &str, newest: u32) -> StoreResult<u64> {
+        let statement = sql(
+            "api_key_delete_if_of_sign_in_and_older",
+            "DELETE FROM api_keys WHERE sign_in AND owner = $1 AND name = $2 AND id NOT IN (SELECT id FROM api_keys \
+             WHERE sign_in AND owner = $1 AND name = $2 ORDER BY created_at DESC, id DESC LIMIT $3)",
+        );
+        self.db.execute(statement.bind(owner).bind(name).bind(i64::from(newest))).await
+    }
+
     async fn use_ticket(&self, number: &str, ends_at: Timestamp) -> StoreResult<bool> {
         let statement = sql(
             "ticket_insert_if_new",

@@ -86,7 +86,8 @@ fn page<'a>(batch: &Batch, filter: &'a RowFilter) -> Statement<'a> {
     let payload = if filter.payload { ", d.payload AS payload" } else { "" };
     let state = (!filter.status.is_empty()).then(|| StateCondition::of(batch, &filter.status));
     // Only rows with a record can be meant: few of many, found by it.
-    let recorded = filter.code.is_some() || state.as_ref().is_some_and(|state| !state.without_record);
+    let failed = filter.code.is_some() || filter.step.is_some();
+    let recorded = failed || state.as_ref().is_some_and(|state| !state.without_record);
     let of_payload = match (filter.payload, recorded) {
         (false, _) => "0",
         (true, false) => "{payload_length}",
@@ -133,6 +134,9 @@ fn chosen<'a>(
         } else {
             statement.push_bind(" AND s.status = {row failed} AND s.code = $?", code)
         };
+    }
+    if let Some(step) = filter.step {
+        statement = statement.push_bind(" AND s.status = {row failed} AND s.step = $?", i64::from(step));
     }
     statement.push_bind(&format!(" ORDER BY {number} LIMIT $?"), filter.limit + 1).push(") c")
 }

@@ -218,6 +218,8 @@ pub trait Owners: Send + Sync {
     async fn revoke_key(&self, id: &str, now: Timestamp) -> StoreResult<bool>;
     /// Deletes the keys of sign-ins that ended before a time. How many.
     async fn delete_sign_ins(&self, ended_before: Timestamp) -> StoreResult<u64>;
+    /// Deletes the keys of a person's sign-ins but for the newest, this many. How many it deleted.
+    async fn delete_sign_ins_beyond(&self, owner: OwnerSeq, name: &str, newest: u32) -> StoreResult<u64>;
     /// Uses up a ticket that signs in once; false when it was used before, whichever process took it.
     async fn use_ticket(&self, number: &str, ends_at: Timestamp) -> StoreResult<bool>;
     /// Forgets used tickets that have ended. How many.

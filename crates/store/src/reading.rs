@@ -16,6 +16,8 @@ pub struct RowFilter {
     pub status: Vec<RowStatus>,
     /// Failed, or completed as a duplicate, with this code.
     pub code: Option<String>,
+    /// Failed at this step.
+    pub step: Option<u16>,
     /// Only numbers greater than this: the last one of the page before.
     pub after: RowNumber,
     /// At most so many.
@@ -34,7 +36,7 @@ pub const LOOKED_AT: RowNumber = 10_000;
 impl RowFilter {
     /// The last number that a page may look at; none: there is no filter that could leave rows out.
     pub fn last_looked_at(&self) -> Option<RowNumber> {
-        let filtered = !self.status.is_empty() || self.code.is_some();
+        let filtered = !self.status.is_empty() || self.code.is_some() || self.step.is_some();
         filtered.then(|| self.after.saturating_add(LOOKED_AT))
     }
 }

@@ -1,10 +1,13 @@
 //! The rows of a batch, and one of them.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::Nav;
 use penstock_console::row::{RowPage, StepLine};
 use penstock_console::rows::{Chosen, Rows};
+use penstock_domain::pipeline::Pipeline;
 use penstock_flow::read::waiting;
 use penstock_store::batches::Batch;
 use serde::Deserialize;
@@ -25,6 +28,7 @@ const LIMIT: u32 = 50;
 struct Filter {
     status: String,
     code: String,
+    step: String,
     line: String,
     cursor: String,
 }
@@ -37,6 +41,7 @@ impl Filter {
         Ok(RowQuery {
             status: given(&self.status),
             code: given(&self.code),
+            step: given(&self.step),
             line,
             limit: Some(limit),
             cursor: given(&self.cursor),
@@ -46,13 +51,20 @@ impl Filter {
     /// The address of the page behind a cursor: of a line, what follows it.
     fn next(&self, batch: &Batch, cursor: &str) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in [("status", &self.status), ("code", &self.code)] {
+        for (name, value) in [("status", &self.status), ("code", &self.code), ("step", &self.step)] {
             if !value.is_empty() {
                 query.append_pair(name, value);
             }
         }
         format!("/console/batches/{}/rows?{}", batch.id, query.append_pair("cursor", cursor).finish())
     }
+}
+
+/// The steps of its definition, by name. One that no longer loads here keeps nobody from the rows.
+async fn steps(state: &ApiState, batch: &Batch) -> Vec<String> {
+    let definition = state.services.definition_of(batch).await.ok();
+    let names = |pipeline: Arc<Pipeline>| pipeline.steps.iter().map(|step| step.name.clone()).collect();
+    definition.map(names).unwrap_or_default()
 }
 
 fn name_of(batch: &Batch) -> String {
@@ -73,10 +85,11 @@ pub(super) async fn list(
         page: visitor.page(&state, "Rows", Nav::Batches),
         batch: batch.id.to_string(),
         name: name_of(&batch),
+        steps: steps(&state, &batch).await,
         rows: &found,
         further: !filter.cursor.is_empty(),
         next: next.map(|cursor| filter.next(&batch, &cursor)),
-        chosen: Chosen { status: filter.status, code: filter.code, line: filter.line },
+        chosen: Chosen { status: filter.status, code: filter.code, step: filter.step, line: filter.line },
     };
     Ok(html(StatusCode::OK, &page))
 }
@@ -116,11 +129,7 @@ async fn one(
         let (services, calls) = (&state.services, state.caller.as_deref());
         waiting::explain(services, calls, &batch, Some(row.number), state.rows_per_owner, true).await?
     };
-    // A definition that no longer loads here keeps nobody from the row.
-    let definition = state.services.definition_of(&batch).await.ok();
-    let steps: Vec<String> = definition
-        .map(|pipeline| pipeline.steps.iter().map(|step| step.name.clone()).collect())
-        .unwrap_or_default();
+    let steps = steps(state, &batch).await;
     let title = format!("Row {}", row.number);
     let page = RowPage {
         page: visitor.page(state, title, Nav::Batches),

@@ -165,9 +165,9 @@ pub(super) async fn sign_in(
 ) -> Result<HttpResponse, Refused> {
     let taken = taken_sign_in(&state, &request)?;
     let tries = &state.sign_ins;
-    // Who is not known yet has no owner: each address has a share of the memory for small bodies.
+    // Who is not known yet has no owner: addresses share what there is for requests without a key.
     let share = tries.share(client_address(&request, state.connections.limits()));
-    let sent = Form::read(&state, share, &request, payload, MOST_BYTES).await?;
+    let sent = Form::read_of_stranger(&state, share, &request, payload, MOST_BYTES).await?;
     let to = return_to(sent.get("to"));
     let again = |status, sentence: &str| form(&state, &request, to, Some((status, sentence.to_owned())));
     if !is_own_visit(&state, &request, sent.get("csrf").unwrap_or_default()) {

@@ -3,10 +3,12 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::Nav;
+use penstock_console::session::new_token;
 use penstock_console::upload::{Filled, Refused as RefusedFile, UploadPage, errors_file};
 use serde::Deserialize;
 
 use crate::body::unencoded;
+use crate::console::sign_in::sealing;
 use crate::console::upload_form;
 use crate::console::visitor::{Visitor, own_site};
 use crate::console::{Refused, html, query, see_other};
@@ -31,10 +33,15 @@ pub(super) async fn show(
 ) -> Result<HttpResponse, Refused> {
     let wanted: Wanted = query(&request)?;
     let filled = Filled { pipeline: wanted.pipeline, name: wanted.name, ..Filled::default() };
-    Ok(page(&visitor, &state, filled, None))
+    page(&visitor, &state, filled, None)
 }
 
-fn page(visitor: &Visitor, state: &ApiState, mut filled: Filled, refused: Option<Problem>) -> HttpResponse {
+fn page(
+    visitor: &Visitor,
+    state: &ApiState,
+    mut filled: Filled,
+    refused: Option<Problem>,
+) -> Result<HttpResponse, Refused> {
     let pipelines = usable(&visitor.caller, state);
     if !pipelines.iter().any(|pipeline| pipeline.name == filled.pipeline) {
         filled.pipeline = pipelines.first().map(|pipeline| pipeline.name.clone()).unwrap_or_default();
@@ -52,7 +59,10 @@ fn page(visitor: &Visitor, state: &ApiState, mut filled: Filled, refused: Option
             errors,
         }
     });
-    html(status, &UploadPage { page: visitor.page(state, "Upload", Nav::Upload), pipelines, filled, refused })
+    // A form that is sent twice makes one batch.
+    let form = new_token(state.services.random.as_ref()).map_err(sealing)?;
+    let page = visitor.page(state, "Upload", Nav::Upload);
+    Ok(html(status, &UploadPage { page, form, pipelines, filled, refused }))
 }
 
 /// Takes a file: leads to its batch, or shows what is wrong with it.
@@ -68,7 +78,7 @@ pub(super) async fn take(
     match accepted {
         Ok(accepted) => Ok(see_other(&format!("/console/batches/{}?done=uploaded", accepted.batch.id))),
         Err(problem) if problem.code == "forged_form" => Err(problem.into()),
-        Err(problem) => Ok(page(&visitor, &state, filled, Some(problem))),
+        Err(problem) => page(&visitor, &state, filled, Some(problem)),
     }
 }
 

@@ -20,6 +20,9 @@ use crate::pipelines::named;
 use crate::problem::Problem;
 use crate::state::ApiState;
 
+/// Bytes of what tells one form from another.
+const MOST_FORM: usize = 64;
+
 /// Makes a batch of the form. What was filled in is kept for the page that shows the form again.
 ///
 /// # Errors
@@ -81,6 +84,7 @@ impl Form for ConsoleForm<'_> {
             owner_name: caller.owner_name.clone(),
             pipeline,
             idempotency_key: None,
+            form: fields.get("form").filter(|form| form.len() <= MOST_FORM).cloned(),
         })
     }
 

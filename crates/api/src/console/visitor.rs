@@ -94,7 +94,7 @@ impl Visitor {
         request: &HttpRequest,
         payload: web::Payload,
     ) -> Result<Form, Refused> {
-        let form = Form::read(state, self.caller.owner, request, payload, body::SMALL_BYTES).await?;
+        let form = Form::read(state, self.caller.owner, request, payload).await?;
         self.is_own_form(form.get("csrf"))?;
         Ok(form)
     }
@@ -160,19 +160,35 @@ async fn find(state: &ApiState, request: &HttpRequest) -> Result<Option<Visitor>
 pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// Reads a form. One that another site sent is refused, where the browser says so.
+    /// Reads a form of an owner's. One that another site sent is refused, where the browser says so.
     ///
     /// # Errors
-    /// 403 when it is another site's; 413 when it has more than `most` bytes; 400 when it is no form.
-    pub async fn read(
+    /// 403 when it is another site's; 413 when it is large; 400 when it is no form.
+    async fn read(
         state: &ApiState,
         owner: OwnerSeq,
+        request: &HttpRequest,
+        payload: web::Payload,
+    ) -> Result<Self, Refused> {
+        own_site(request)?;
+        let body = body::small(state, owner, request.headers(), payload).await?;
+        Ok(Self(body.form()?))
+    }
+
+    /// The same of who is not known yet: with at most that many bytes, in the room that there is for whoever has no key.
+    ///
+    /// # Errors
+    /// As [`Form::read`], and 503 when there is no such room.
+    pub async fn read_of_stranger(
+        state: &ApiState,
+        share: OwnerSeq,
         request: &HttpRequest,
         payload: web::Payload,
         most: usize,
     ) -> Result<Self, Refused> {
         own_site(request)?;
-        let body = body::at_most(state, owner, request.headers(), payload, most).await?;
+        let room = state.budgets.keyless(share, most).await?;
+        let body = body::in_room(state, request.headers(), payload, most, room).await?;
         Ok(Self(body.form()?))
     }
 
@@ -206,13 +222,19 @@ pub(super) fn cookie_name(name: &str, secure: bool) -> String {
     if secure { format!("__Secure-{name}") } else { name.to_owned() }
 }
 
+fn cookies(request: &HttpRequest) -> impl Iterator<Item = (&str, &str)> {
+    let all = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
+    all.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='))
+}
+
 /// A cookie's value.
 pub(super) fn cookie<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
-    let all = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
-    all.flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(known, _)| *known == name)
-        .map(|(_, value)| value)
+    cookies(request).find(|(known, _)| *known == name).map(|(_, value)| value)
+}
+
+/// The names of cookies that begin so.
+pub(super) fn cookies_of<'a>(request: &'a HttpRequest, start: &str) -> Vec<&'a str> {
+    cookies(request).map(|(name, _)| name).filter(|name| name.starts_with(start)).collect()
 }
 
 /// The header that sets a cookie for the console alone; with 0 seconds it is deleted.

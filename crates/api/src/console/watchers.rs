@@ -77,7 +77,7 @@ async fn keep_looking(state: &ApiState) {
 /// Looks at some batches. What cannot be read now is looked at in the next round.
 async fn look(state: &ApiState, watched: &[BatchSeq]) {
     let Ok(turn) = state.budgets.read(WATCHER).await else { return };
-    let batches = match state.services.store.batches_by_seq(watched).await {
+    let mut batches = match state.services.store.batches_by_seq(watched).await {
         Ok(batches) => batches,
         Err(error) => {
             return tracing::warn!(%error, "failed to read the batches that somebody looks at; will retry");
@@ -87,6 +87,7 @@ async fn look(state: &ApiState, watched: &[BatchSeq]) {
     for seq in watched.iter().filter(|seq| !batches.iter().any(|batch| batch.seq == **seq)) {
         state.watchers.remove(*seq);
     }
+    batches.sort_by_key(|batch| watched.iter().position(|seq| *seq == batch.seq));
     for batch in batches {
         if !state.watchers.is_due(batch.seq, batch.ledger.revision) {
             continue;

@@ -18,6 +18,9 @@ const PURPOSE: &str = "api-key";
 /// The time of the last use is kept to this.
 const USED_EVERY: Duration = Duration::from_secs(60);
 
+/// Keys of a person's sign-ins that are kept: one session for each, and afterwards its name for the audit log.
+const SIGN_INS_KEPT: u32 = 100;
+
 /// What a new key grants.
 #[derive(Clone, Debug)]
 pub struct Grant {
@@ -69,6 +72,9 @@ pub async fn create(
     let secret = installation_secret(services).await?;
     record.mac = Some(mac(&secret, &record, &key.hash()));
     services.store.create_key(&record).await?;
+    if let (true, Some(name)) = (record.sign_in, &record.name) {
+        services.store.delete_sign_ins_beyond(owner.seq, name, SIGN_INS_KEPT).await?;
+    }
     Ok((key, record))
 }
 

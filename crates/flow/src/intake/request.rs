@@ -22,6 +22,24 @@ pub struct UploadRequest {
     pub pipeline: Arc<Pipeline>,
     /// The `Idempotency-Key` header.
     pub idempotency_key: Option<String>,
+    /// Which form was sent. The same file in the same form makes one batch, however often it is sent; another file makes another.
+    pub form: Option<String>,
+}
+
+impl UploadRequest {
+    /// Whether it may have been sent before.
+    pub(crate) fn may_be_repeated(&self) -> bool {
+        self.idempotency_key.is_some() || self.form.is_some()
+    }
+
+    /// What tells it from other requests: the client's key, or the form together with what came in it.
+    pub(crate) fn take_key(&mut self, print: &[u8; 32]) -> Option<String> {
+        let of_form = |form: &String| {
+            let print: String = print.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("form:{form}:{print}")
+        };
+        self.idempotency_key.take().or_else(|| self.form.as_ref().map(of_form))
+    }
 }
 
 /// What comes beside the file.

@@ -65,12 +65,11 @@ impl Upload {
             Some(idempotency_key) => services.store.idempotent(request.owner, idempotency_key).await?,
             None => None,
         };
-        let fingerprints = match &request.idempotency_key {
-            Some(_) => {
-                let earlier = earlier.as_ref().map(|(_, promise)| promise.key_id.as_str());
-                fingerprinters(services, earlier).await?
-            }
-            None => Vec::new(),
+        let fingerprints = if request.may_be_repeated() {
+            let earlier = earlier.as_ref().map(|(_, promise)| promise.key_id.as_str());
+            fingerprinters(services, earlier).await?
+        } else {
+            Vec::new()
         };
         let schema = request.pipeline.schema.clone();
         let takes_workbooks = schema.dialect.workbook != Workbook::No;
@@ -261,10 +260,10 @@ impl Rest {
             content.abort().await;
             return Err(missing);
         }
-        let promise =
-            self.request.idempotency_key.take().zip(prints.first()).map(|(key, (key_id, print))| {
-                Idempotency { key, key_id: key_id.clone(), fingerprint: print.to_vec() }
-            });
+        let promise = prints.first().and_then(|(key_id, print)| {
+            let key = self.request.take_key(print)?;
+            Some(Idempotency { key, key_id: key_id.clone(), fingerprint: print.to_vec() })
+        });
         let Stored { path, bytes, validated } = content.store().await?;
         crash::point(crash::FILE_STORED);
         let services = self.services;

@@ -26,6 +26,8 @@ pub struct LimitUseTask {
     caller: Arc<Caller>,
     /// Calls, and refusals of them for being too many, that are written down.
     written: HashMap<String, (u64, u64)>,
+    /// When it looked last: what was called since is of the minute that had begun then.
+    looked_at: Timestamp,
     /// The minute in which old ones were forgotten last.
     tidied: i64,
 }
@@ -33,7 +35,8 @@ pub struct LimitUseTask {
 impl LimitUseTask {
     /// Nothing is written down yet.
     pub fn new(services: Services, caller: Arc<Caller>) -> Self {
-        Self { services, caller, written: HashMap::new(), tidied: 0 }
+        let looked_at = services.clock.now();
+        Self { services, caller, written: HashMap::new(), looked_at, tidied: 0 }
     }
 }
 
@@ -45,10 +48,15 @@ impl Task for LimitUseTask {
         Schedule::after(EVERY)
     }
 
+    /// A minute's last calls are written down as its own.
+    async fn due_early(&mut self) {
+        tokio::time::sleep(until_next_minute(self.services.clock.now())).await;
+    }
+
     async fn run(&mut self) -> Result<(), StoreError> {
         let store = &self.services.store;
         let now = self.services.clock.now();
-        let minute = minute_of(now);
+        let minute = minute_of(std::mem::replace(&mut self.looked_at, now));
         for (dependency, metrics) in self.caller.metrics() {
             let (calls, throttled) = (metrics.verdicts.iter().sum::<u64>(), metrics.verdicts[1]);
             let (known_calls, known_throttled) = self.written.get(&dependency).copied().unwrap_or_default();
@@ -77,6 +85,10 @@ pub(super) fn minute_of(at: Timestamp) -> Timestamp {
     Timestamp::from_millis(at.millis().div_euclid(MINUTE) * MINUTE)
 }
 
+fn until_next_minute(now: Timestamp) -> Duration {
+    Duration::from_millis((MINUTE - now.millis().rem_euclid(MINUTE)).unsigned_abs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +97,13 @@ mod tests {
     fn a_minute_begins_at_its_first_moment() {
         for (at, minute) in [(0, 0), (59_999, 0), (60_000, 60_000), (-1, -60_000)] {
             assert_eq!(minute_of(Timestamp::from_millis(at)).millis(), minute);
+        }
+    }
+
+    #[test]
+    fn the_next_minute_is_never_now() {
+        for (at, wait) in [(0, 60_000), (1, 59_999), (59_999, 1), (60_000, 60_000), (-1, 1)] {
+            assert_eq!(until_next_minute(Timestamp::from_millis(at)), Duration::from_millis(wait));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use penstock_domain::cause::Cause;
 use penstock_domain::limit::BreakerState;
-use penstock_domain::pipeline::{Dependency, Pipeline, Rate};
+use penstock_domain::pipeline::{Dependency, Pipeline, Rate, Window};
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_store::limits::{LimitChange, LimitSetting, LimitUse};
@@ -85,8 +85,8 @@ pub struct LimitView {
     /// What an operator has set; none: the definition counts.
     #[schema(value_type = Option<SettingView>)]
     pub set: Option<LimitSetting>,
-    /// Calls that its rates allow in a minute, as they are set now; none: any number, or rates that are each owner's or each
-    /// value's own.
+    /// Calls that its rates allow in a minute, as they are set now: of a rate with a longer period all that may be made at once
+    /// there. None: any number, or rates that are each owner's or each value's own.
     pub allowed_per_minute: Option<f64>,
     /// Calls in the minutes of the last hour, as workers wrote them down; minutes without any are left out.
     pub last_hour: Vec<UsedMinute>,
@@ -144,9 +144,22 @@ fn allowed(dependency: &Dependency, set: Option<&LimitSetting>) -> Option<f64> {
     let first = dependency.rate.as_ref();
     let limits = first.into_iter().chain(&dependency.more).filter(shared).map(|rate| {
         let set = set.and_then(|set| set.limit).filter(|_| first.is_some_and(|first| first.id == rate.id));
-        f64::from(set.unwrap_or(rate.limit)) * 60.0 / rate.period.as_secs_f64().max(f64::EPSILON)
+        in_a_minute(rate, set.unwrap_or(rate.limit))
     });
     limits.reduce(f64::min)
+}
+
+/// Calls that a rate with that limit lets through in a minute.
+fn in_a_minute(rate: &Rate, limit: u32) -> f64 {
+    let (limit, periods) = (f64::from(limit), 60.0 / rate.period.as_secs_f64().max(f64::EPSILON));
+    let burst = f64::from(rate.burst).min(limit);
+    match rate.window {
+        _ if periods >= 1.0 => limit * periods,
+        Window::Calendar { spread: false, .. } => limit,
+        Window::Calendar { spread: true, .. } => limit * periods,
+        Window::Sliding => burst + (limit - burst) * periods,
+        Window::Bucket => burst + limit * periods,
+    }
 }
 
 fn last_hour(used: &[LimitUse], dependency: &str) -> Vec<UsedMinute> {
@@ -205,4 +218,32 @@ async fn record(services: &Services, action: &str, detail: String, actor: &str) 
         detail: Some(detail),
     };
     Ok(services.store.audit(&entry).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minute_of_a_longer_period_has_what_may_be_made_at_once() {
+        let allowed = |rate: &str| {
+            let text = format!(
+                "name: p\ncsv: {{ columns: [ {{ name: id }} ] }}\ndependencies: {{ api: {{ base_url: \"http://h\", rate: {rate} }} }}\nsteps: []\n"
+            );
+            let pipeline = Pipeline::load("p.yaml", &text, &|_| None).expect("a definition");
+            super::allowed(&pipeline.dependencies[0], None)
+        };
+        for (rate, calls) in [
+            ("{ limit: 5, period: 1s, burst: 10 }", 300.0),
+            ("{ limit: 100, period: 10s, burst: 10, window: sliding }", 600.0),
+            ("{ limit: 600, period: 1h, burst: 80 }", 90.0),
+            ("{ limit: 680, period: 1h, burst: 80, window: sliding }", 90.0),
+            ("{ limit: 1440, period: 1d, window: calendar }", 1440.0),
+            ("{ limit: 1440, period: 1d, window: calendar, spread: true }", 1.0),
+            ("[{ limit: 40000, period: 1d, window: calendar }, { limit: 20, period: 1s }]", 1200.0),
+        ] {
+            assert!((allowed(rate).expect("a limit") - calls).abs() < 1e-6, "{rate}: {:?}", allowed(rate));
+        }
+        assert_eq!(allowed("{ limit: 5, period: 1s, per_owner: true }"), None);
+    }
 }

@@ -188,6 +188,7 @@ impl Harness {
             owner_name: owner.name,
             pipeline: self.services.pipelines.get("test").unwrap(),
             idempotency_key: None,
+            form: None,
         };
         let mut upload = Upload::start(&self.services, request).await.unwrap();
         let rows: String = (1..=rows).map(|number| format!("{number}\n")).collect();

@@ -130,6 +130,7 @@ owners::Owners {
     set_key_mac(id: &str, mac: &[u8]) -> bool;
     revoke_key(id: &str, now: Timestamp) -> bool;
     delete_sign_ins(ended_before: Timestamp) -> u64;
+    delete_sign_ins_beyond(owner: OwnerSeq, name: &str, newest: u32) -> u64;
     use_ticket(number: &str, ends_at: Timestamp) -> bool;
     drop_tickets(now: Timestamp) -> u64;
     all_callback_secrets() -> Vec<(OwnerSeq, CallbackSecrets)>;

@@ -37,7 +37,7 @@ pub(super) enum CallError {
     TooLarge,
     #[error("the answer has the status {0}")]
     Status(u16),
-    #[error("the provider refused the code: {0}")]
+    #[error("the provider gives no token: {0}")]
     Refused(String),
     #[error(transparent)]
     Http(#[from] reqwest::Error),
@@ -114,12 +114,10 @@ impl Calls {
         request =
             request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.finish());
         let (status, body) = self.send(&metadata.token, request).await?;
-        if (400..500).contains(&status) {
-            let refusal: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let kind = refusal["error"]
-                .as_str()
-                .map_or_else(|| status.to_string(), |kind| kind.chars().take(60).collect());
-            return Err(CallError::Refused(kind));
+        if is_refusal(status)
+            && let Some(code) = refusal(&body)
+        {
+            return Err(CallError::Refused(code));
         }
         parsed(status, &body)
     }
@@ -148,6 +146,19 @@ impl Calls {
         }
         Ok((answer.status().as_u16(), body))
     }
+}
+
+/// Whether a status says that asking again is of no use.
+pub(super) fn is_refusal(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
+}
+
+/// The code of a refusal (RFC 6749, 5.2).
+fn refusal(body: &[u8]) -> Option<String> {
+    let refusal: Value = serde_json::from_slice(body).ok()?;
+    let code = refusal["error"].as_str()?;
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (!code.is_empty() && code.len() <= 60 && code.chars().all(good)).then(|| code.to_owned())
 }
 
 fn parsed<T: DeserializeOwned>(status: u16, body: &[u8]) -> Result<T, CallError> {

@@ -25,7 +25,7 @@ use ring::rand::SecureRandom;
 use tokio::sync::Mutex;
 use url::Url;
 
-use self::calls::{CallError, Calls};
+use self::calls::{CallError, Calls, is_refusal};
 use self::metadata::Metadata;
 use self::person::Person;
 use self::token::{Expected, Invalid};
@@ -40,11 +40,14 @@ const FAILED_FOR: Duration = Duration::from_secs(5);
 const VISIT: Duration = Duration::from_secs(penstock_console::session::ELSEWHERE_SECONDS);
 
 /// Why somebody is not signed in.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 enum NotSignedIn {
     /// The provider does not answer, or nothing that can be used.
     #[error("{0} cannot be reached, or does not answer as an OpenID Connect provider does; try again later")]
     Unavailable(String),
+    /// The provider refuses this service, whoever signs in: what it was registered with is not what the settings say.
+    #[error("{name} does not let this service ask who you are ({why}); tell whoever operates Penstock")]
+    Unregistered { name: String, why: String },
     /// What the provider said of the person is not to be believed.
     #[error("what {0} answered cannot be verified; sign in again")]
     Unverified(String),
@@ -57,6 +60,7 @@ impl NotSignedIn {
     const fn status(&self) -> StatusCode {
         match self {
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unregistered { .. } => StatusCode::BAD_GATEWAY,
             Self::Unverified(_) | Self::Refused(_) => StatusCode::UNAUTHORIZED,
         }
     }
@@ -82,10 +86,10 @@ pub(crate) struct Provider {
     known: Mutex<Option<Known>>,
 }
 
-/// What the provider said of itself; none when it could not be asked.
+/// What the provider said of itself, or why it could not be asked.
 struct Known {
     at: Instant,
-    metadata: Option<Arc<Metadata>>,
+    metadata: Result<Arc<Metadata>, NotSignedIn>,
 }
 
 impl std::fmt::Debug for Provider {
@@ -106,10 +110,18 @@ impl Provider {
         by.issuer == self.settings.issuer && self.settings.groups.iter().any(|grant| grant.entry == by.entry)
     }
 
-    fn unavailable(&self, why: &CallError) -> NotSignedIn {
+    fn failed(&self, why: &CallError) -> NotSignedIn {
         let error = with_causes(why);
         tracing::warn!(error, issuer = self.settings.issuer, "failed to ask the OpenID Connect provider");
-        NotSignedIn::Unavailable(self.settings.name.clone())
+        let name = self.settings.name.clone();
+        match why {
+            CallError::Refused(code) if code == "invalid_grant" => NotSignedIn::Refused(name),
+            CallError::Refused(code) => NotSignedIn::Unregistered { name, why: format!("`{code}`") },
+            CallError::Status(status) if is_refusal(*status) => {
+                NotSignedIn::Unregistered { name, why: format!("status {status}") }
+            }
+            _ => NotSignedIn::Unavailable(name),
+        }
     }
 
     fn unverified(&self, why: &Invalid) -> NotSignedIn {
@@ -121,15 +133,15 @@ impl Provider {
     async fn metadata(&self, anew: bool) -> Result<Arc<Metadata>, NotSignedIn> {
         let mut known = self.known.lock().await;
         if let Some(Known { at, metadata }) = &*known {
-            let good = if metadata.is_some() && !anew { KNOWN_FOR } else { FAILED_FOR };
+            let good = if metadata.is_ok() && !anew { KNOWN_FOR } else { FAILED_FOR };
             if at.elapsed() < good {
-                let name = || NotSignedIn::Unavailable(self.settings.name.clone());
-                return metadata.clone().ok_or_else(name);
+                return metadata.clone();
             }
         }
-        let found = Metadata::discover(&self.calls, &self.settings).await.map(Arc::new);
-        *known = Some(Known { at: Instant::now(), metadata: found.as_ref().ok().cloned() });
-        found.map_err(|error| self.unavailable(&error))
+        let found = Metadata::discover(&self.calls, &self.settings).await;
+        let metadata = found.map(Arc::new).map_err(|error| self.failed(&error));
+        *known = Some(Known { at: Instant::now(), metadata: metadata.clone() });
+        metadata
     }
 
     /// Where a person signs in for this visit, and comes back to `redirect` afterwards.
@@ -159,13 +171,7 @@ impl Provider {
     ) -> Result<Person, NotSignedIn> {
         let metadata = self.metadata(false).await?;
         let granted = self.calls.tokens(&metadata, &self.settings, redirect, code, &visit.verifier).await;
-        let granted = granted.map_err(|error| match error {
-            CallError::Refused(ref kind) if kind == "invalid_grant" => {
-                tracing::warn!(%error, "the OpenID Connect provider gave no token");
-                NotSignedIn::Refused(self.settings.name.clone())
-            }
-            other => self.unavailable(&other),
-        })?;
+        let granted = granted.map_err(|error| self.failed(&error))?;
         let expected = Expected {
             issuer: &self.settings.issuer,
             client: &self.settings.client_id,
@@ -187,7 +193,7 @@ impl Provider {
             && let Some(endpoint) = &metadata.userinfo
         {
             let more = self.calls.userinfo(endpoint, &granted.access_token).await;
-            let more = more.map_err(|error| self.unavailable(&error))?;
+            let more = more.map_err(|error| self.failed(&error))?;
             // An answer about somebody else may not be used (OpenID Connect Core, 5.3.2).
             if more["sub"].as_str() != Some(&person.subject) {
                 return Err(self.unverified(&Invalid::Claim("sub")));

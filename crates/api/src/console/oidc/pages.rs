@@ -13,13 +13,21 @@ use serde::Deserialize;
 use super::{Provider, new_visit};
 use crate::addresses::client_address;
 use crate::console::sign_in::{Wanted, begin, form, keep, sealing, taken_sign_in};
-use crate::console::visitor::{cookie, cookie_name, is_secure, set_cookie};
+use crate::console::visitor::{cookie, cookie_name, cookies_of, is_secure, set_cookie};
 use crate::console::{Refused, query, see_other};
 use crate::problem::Problem;
 use crate::state::ApiState;
 
-/// The cookie of who signs in at the provider.
+/// The cookies of who signs in at the provider: each sign-in has one, so that those of several tabs do not end each other.
 const COOKIE: &str = "penstock_elsewhere";
+
+/// Sign-ins of a browser that are under way: when more are begun, those before are forgotten.
+const MOST_AT_ONCE: usize = 5;
+
+/// The cookie of the sign-in with that state.
+fn cookie_of(visit_state: &str) -> String {
+    format!("{COOKIE}_{}", visit_state.get(..8).unwrap_or_default())
+}
 
 /// Where the provider sends people back to.
 const COME_BACK: &str = "/console/sign-in/oidc/callback";
@@ -48,8 +56,14 @@ pub(in crate::console) async fn start(
         Err(error) => return form(&state, &request, to, Some((error.status(), sentence(&error)))),
     };
     let sealed = visit.seal(&services.keyring.get(), random).map_err(sealing)?;
-    let mut response = see_other(url.as_str());
-    keep(&mut response, set_cookie(COOKIE, &sealed, ELSEWHERE_SECONDS, is_secure(&request, &state)));
+    let (mut response, secure) = (see_other(url.as_str()), is_secure(&request, &state));
+    let begun = cookies_of(&request, &cookie_name(COOKIE, secure));
+    if begun.len() >= MOST_AT_ONCE {
+        for name in begun {
+            keep(&mut response, set_cookie(name.trim_start_matches("__Secure-"), "", 0, secure));
+        }
+    }
+    keep(&mut response, set_cookie(&cookie_of(&visit.state), &sealed, ELSEWHERE_SECONDS, secure));
     Ok(response)
 }
 
@@ -69,29 +83,36 @@ struct Answer {
     iss: Option<String>,
 }
 
-/// Somebody came back. Whatever comes of it, the sign-in that was begun is used up.
+/// Somebody came back. Whatever comes of it, the sign-in that was begun is used up, and no other one.
 pub(in crate::console) async fn come_back(
     state: web::Data<ApiState>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Refused> {
-    let mut response = signed_in(&state, &request).await?;
-    keep(&mut response, set_cookie(COOKIE, "", 0, is_secure(&request, &state)));
+    provider(&state)?;
+    let answer: Answer = query(&request)?;
+    let (services, secure) = (&state.services, is_secure(&request, &state));
+    let name = cookie_of(&answer.state);
+    let visit = cookie(&request, &cookie_name(&name, secure))
+        .and_then(|sealed| VisitElsewhere::open(&services.keyring.get(), sealed, services.clock.now()))
+        .filter(|visit| is_token(&visit.state, &answer.state));
+    let Some(visit) = visit else {
+        let sentence =
+            "This sign-in has expired, or was not begun in this browser. Sign in again.".to_owned();
+        return form(&state, &request, return_to(None), Some((StatusCode::FORBIDDEN, sentence)));
+    };
+    let mut response = signed_in(&state, &request, &answer, &visit).await?;
+    keep(&mut response, set_cookie(&name, "", 0, secure));
     Ok(response)
 }
 
-async fn signed_in(state: &ApiState, request: &HttpRequest) -> Result<HttpResponse, Refused> {
+async fn signed_in(
+    state: &ApiState,
+    request: &HttpRequest,
+    answer: &Answer,
+    visit: &VisitElsewhere,
+) -> Result<HttpResponse, Refused> {
     let provider = provider(state)?;
-    let name = &provider.settings.name;
-    let answer: Answer = query(request)?;
-    let services = &state.services;
-    let sealed = cookie(request, &cookie_name(COOKIE, is_secure(request, state)));
-    let visit =
-        sealed.and_then(|sealed| VisitElsewhere::open(&services.keyring.get(), sealed, services.clock.now()));
-    let Some(visit) = visit.filter(|visit| is_token(&visit.state, &answer.state)) else {
-        let sentence =
-            "This sign-in has expired, or was not begun in this browser. Sign in again.".to_owned();
-        return form(state, request, return_to(None), Some((StatusCode::FORBIDDEN, sentence)));
-    };
+    let (name, services) = (&provider.settings.name, &state.services);
     let to = return_to(Some(&visit.to));
     let refused = |status, sentence: String| form(state, request, to, Some((status, sentence)));
     if answer.iss.as_ref().is_some_and(|issuer| *issuer != provider.settings.issuer) {
@@ -108,7 +129,7 @@ async fn signed_in(state: &ApiState, request: &HttpRequest) -> Result<HttpRespon
         return refused(StatusCode::UNAUTHORIZED, format!("{name} did not sign you in{why}."));
     }
     let taken = taken_sign_in(state, request)?;
-    let person = match provider.person(&redirect(state), &answer.code, &visit, services.clock.now()).await {
+    let person = match provider.person(&redirect(state), &answer.code, visit, services.clock.now()).await {
         Ok(person) => person,
         Err(error) => return refused(error.status(), sentence(&error)),
     };
@@ -141,6 +162,8 @@ async fn signed_in(state: &ApiState, request: &HttpRequest) -> Result<HttpRespon
     let by = Elsewhere { issuer: provider.settings.issuer.clone(), entry: grant.entry.clone() };
     let from = client_address(request, state.connections.limits());
     let from = from.map_or_else(String::new, |address| format!("from {address} "));
-    let detail = format!("{from}as {} ({}) of {}", person.name, person.subject, by.issuer);
+    let subject = Some(&person.subject).filter(|subject| !person.name.contains(*subject));
+    let subject = subject.map_or_else(String::new, |subject| format!(" ({subject})"));
+    let detail = format!("{from}as {}{subject} of {}", person.name, by.issuer);
     begin(state, request, record, to, Some(by), Some(detail)).await
 }

@@ -2,15 +2,16 @@
 
 use serde_json::Value;
 
-/// Characters of a name that are kept.
+/// Characters of a name that are kept, and of one that stands before the subject.
 const NAME: usize = 100;
+const CHOSEN: usize = 40;
 
 /// A person at the provider.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Person {
     /// Who it is, permanently: names change.
     pub subject: String,
-    /// What it is called, for people to read.
+    /// What it is called, for people to read: an address that the provider has verified, or what it calls itself and its subject.
     pub name: String,
     /// The groups that it is in; none when the provider did not say.
     pub groups: Option<Vec<String>>,
@@ -27,10 +28,18 @@ impl Person {
     /// What more claims say.
     pub fn learn(&mut self, claims: &Value, groups_claim: &str) {
         if self.name.is_empty() || self.name == self.subject {
-            let named = ["preferred_username", "email", "name"]
-                .into_iter()
-                .find_map(|claim| claims[claim].as_str().map(str::trim).filter(|name| !name.is_empty()));
-            let name = named.unwrap_or(&self.subject);
+            let text = |claim: &str| claims[claim].as_str().map(str::trim).filter(|text| !text.is_empty());
+            let is_verified = claims["email_verified"] == true || claims["email_verified"] == "true";
+            // Many providers let people choose what they are called (OpenID Connect Core, 5.7): who chose the name of somebody else is
+            // told apart by the subject.
+            let named = text("email").filter(|_| is_verified).map(str::to_owned);
+            let chosen = || ["preferred_username", "email", "name"].into_iter().find_map(text);
+            let name = named.or_else(|| {
+                let subject = &self.subject;
+                let chosen = chosen().filter(|name| name != subject);
+                chosen.map(|name| format!("{} ({subject})", name.chars().take(CHOSEN).collect::<String>()))
+            });
+            let name = name.unwrap_or_else(|| self.subject.clone());
             self.name = name.chars().filter(|c| !c.is_control()).take(NAME).collect();
         }
         if self.groups.is_none() {
@@ -62,12 +71,17 @@ mod tests {
         let claims =
             json!({ "email": "a@acme.example", "groups": ["staff", 7, "ops"], "realm": { "roles": "one" } });
         let person = Person::new("s1".into(), &claims, "groups");
-        assert_eq!(person.name, "a@acme.example");
+        assert_eq!(person.name, "a@acme.example (s1)");
         assert_eq!(person.groups.unwrap(), ["staff", "ops"]);
         assert_eq!(Person::new("s1".into(), &claims, "/realm/roles").groups.unwrap(), ["one"]);
         let mut unknown = Person::new("s1".into(), &json!({ "groups": { "a": 1 } }), "groups");
         assert_eq!((unknown.name.as_str(), &unknown.groups), ("s1", &None));
         unknown.learn(&json!({ "preferred_username": "ann\n", "groups": [] }), "groups");
-        assert_eq!((unknown.name.as_str(), unknown.groups.unwrap().len()), ("ann", 0));
+        assert_eq!((unknown.name.as_str(), unknown.groups.unwrap().len()), ("ann (s1)", 0));
+        let named = |claims: serde_json::Value| Person::new("s1".into(), &claims, "groups").name;
+        let verified =
+            json!({ "preferred_username": "ops", "email": "a@acme.example", "email_verified": true });
+        assert_eq!(named(verified), "a@acme.example");
+        assert_eq!(named(json!({ "preferred_username": "s1" })), "s1");
     }
 }
