@@ -153,6 +153,7 @@ impl State {
             let filter = RowFilter {
                 status: self.writer.report.statuses(),
                 code: None,
+                step: None,
                 after,
                 limit: PAGE,
                 max_bytes: Some(PAGE_BYTES),
