@@ -1,164 +1,140 @@
 //! Files that are no CSV, by their first bytes.
 
+mod signatures;
+
 /// What a file is instead of CSV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FileKind {
-    Utf16,
-    Zip,
-    OldWorkbook,
-    Gzip,
-    Html,
-    Pdf,
+pub(super) struct FileKind {
+    /// The code of the error.
+    pub code: &'static str,
+    /// What it is, and what to do.
+    pub sentence: &'static str,
 }
-
-/// Bytes before the name of a ZIP archive's first file.
-const ZIP_HEAD: usize = 30;
 
 impl FileKind {
-    /// The first bytes that decide, and that a sentence is made of.
-    pub const BYTES: usize = 64;
+    /// The first bytes that decide: a tar archive's name for itself is the last of them.
+    pub const BYTES: usize = 512;
 
-    /// The kind of a file that begins so; none when it may be CSV, or when it is not known yet.
+    /// The kind of a file that begins so; none when it may be CSV, or when it is not known yet. More bytes may tell more exactly.
     pub fn of(beginning: &[u8]) -> Option<Self> {
-        match beginning {
-            [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some(Self::Utf16),
-            // Without a byte order mark: every other byte of its letters is 0.
-            [1..=0xFF, 0, 1..=0xFF, 0, ..] | [0, 1..=0xFF, 0, 1..=0xFF, ..] => Some(Self::Utf16),
-            [b'P', b'K', 3, 4, ..] => Some(Self::Zip),
-            [0xD0, 0xCF, 0x11, 0xE0, ..] => Some(Self::OldWorkbook),
-            [0x1F, 0x8B, ..] => Some(Self::Gzip),
-            [b'%', b'P', b'D', b'F', b'-', ..] => Some(Self::Pdf),
-            _ => is_markup(beginning).then_some(Self::Html),
-        }
-    }
-
-    /// The code of the error.
-    pub fn code(self, beginning: &[u8]) -> &'static str {
-        match self {
-            // All of it is letters with a NUL byte between them.
-            Self::Utf16 => "nul_byte",
-            Self::Zip if first_file(beginning) == First::Other => "archive",
-            Self::Zip | Self::OldWorkbook => "workbook",
-            Self::Gzip => "archive",
-            Self::Html | Self::Pdf => "not_csv",
-        }
-    }
-
-    /// What it is, and what to do.
-    pub fn sentence(self, beginning: &[u8]) -> &'static str {
-        match self {
-            Self::Utf16 => {
-                "the file is UTF-16, which Excel calls `Unicode Text`: choose Save As, `CSV UTF-8 (Comma delimited)`, or ask for \
-                 `encoding: auto`"
-            }
-            Self::Zip => match first_file(beginning) {
-                First::Excel => {
-                    "the file is an Excel workbook (.xlsx), also when its name ends in .csv: open it in Excel and choose Save As, \
-                     `CSV UTF-8 (Comma delimited)`, or ask for `formats: [csv, xlsx]`"
-                }
-                First::OpenDocument => {
-                    "the file is an OpenDocument workbook (.ods): open it and choose Save As, `Text CSV`, character set Unicode (UTF-8), \
-                     separator comma"
-                }
-                First::Numbers => {
-                    "the file is a Numbers spreadsheet (.numbers): open it and choose File, Export To, CSV, with Unicode (UTF-8) under \
-                     Advanced Options"
-                }
-                First::Other => {
-                    "the file is a workbook (.xlsx, .ods) or a ZIP archive: save the sheet as CSV in UTF-8, or unpack the archive and \
-                     upload the file in it"
-                }
-            },
-            Self::OldWorkbook => {
-                "the file is an old workbook (.xls), or a workbook with a password: open it in Excel, take the password off if it has \
-                 one (File, Info, Protect Workbook), and choose Save As, `CSV UTF-8 (Comma delimited)`, or `Excel Workbook (.xlsx)` \
-                 where the pipeline takes workbooks"
-            }
-            Self::Gzip => {
-                "the file is compressed with gzip more than once: unpack it once before you upload it"
-            }
-            Self::Html => {
-                "the file is a web page or XML, also when its name ends in .csv or .xls: open it in Excel and choose Save As, `CSV UTF-8 \
-                 (Comma delimited)`"
-            }
-            Self::Pdf => {
-                "the file is a PDF: export the table as CSV in UTF-8 from the program that it comes from"
-            }
-        }
+        let text = beginning.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(beginning).trim_ascii_start();
+        signatures::by_bytes(beginning)
+            .or_else(|| is_utf16(beginning).then_some(Self::UTF16))
+            .or_else(|| signatures::by_text(text))
+            .or_else(|| json(text))
     }
 }
 
-/// Whether it is a web page, or XML; what programs export as `.xls` often is.
-fn is_markup(beginning: &[u8]) -> bool {
-    let text = beginning.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(beginning).trim_ascii_start();
-    ["<html", "<head", "<meta", "<table", "<!doctype", "<?xml"]
-        .iter()
-        .any(|tag| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes())))
+fn is_utf16(beginning: &[u8]) -> bool {
+    matches!(
+        beginning,
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]
+        // Without a byte order mark: every other byte of its letters is 0.
+        | [1..=0xFF, 0, 1..=0xFF, 0, ..] | [0, 1..=0xFF, 0, 1..=0xFF, ..]
+    )
 }
 
-/// What the first file of a ZIP archive shows.
-#[derive(PartialEq, Eq)]
-enum First {
-    Excel,
-    OpenDocument,
-    Numbers,
-    Other,
-}
-
-fn first_file(beginning: &[u8]) -> First {
-    let name = beginning.get(ZIP_HEAD..).unwrap_or_default();
-    let starts = |text: &str| name.starts_with(text.as_bytes());
-    if starts("[Content_Types]") || starts("xl/") || starts("_rels/") || starts("docProps/") {
-        First::Excel
-    } else if starts("mimetype") {
-        First::OpenDocument
-    } else if starts("Index/") {
-        First::Numbers
-    } else {
-        First::Other
+/// Whether it is JSON: brackets, and then a quote, which no field of a CSV file may have in its middle.
+fn json(text: &[u8]) -> Option<FileKind> {
+    let is_bracket = |byte: &u8| matches!(byte, b'[' | b'{') || byte.is_ascii_whitespace();
+    let brackets = text.iter().take_while(|byte| is_bracket(byte)).count();
+    if !text.starts_with(b"[") && !text.starts_with(b"{") || text.get(brackets) != Some(&b'"') {
+        return None;
     }
+    let lines = text.windows(3).any(|three| matches!(three, b"}\n{" | b"\r\n{"));
+    Some(if lines && text.starts_with(b"{") { FileKind::JSON_LINES } else { FileKind::JSON })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn zip(name: &str) -> Vec<u8> {
+        [b"PK\x03\x04".as_slice(), &[0; signatures::ZIP_HEAD - 4], name.as_bytes()].concat()
+    }
+
+    fn at(place: usize, bytes: &[u8]) -> Vec<u8> {
+        [vec![b'x'; place].as_slice(), bytes].concat()
+    }
+
     #[test]
     fn kinds_are_told_by_their_first_bytes() {
-        for (bytes, kind) in [
-            (&b"\xFF\xFEi\0"[..], Some(FileKind::Utf16)),
-            (b"\xFE\xFF", Some(FileKind::Utf16)),
-            (b"i\0d\0", Some(FileKind::Utf16)),
-            (b"\0i\0d", Some(FileKind::Utf16)),
-            (b"PK\x03\x04", Some(FileKind::Zip)),
-            (b"\xD0\xCF\x11\xE0", Some(FileKind::OldWorkbook)),
-            (b"\x1F\x8B\x08", Some(FileKind::Gzip)),
-            (b"%PDF-1.7", Some(FileKind::Pdf)),
-            (b"<Table border=1>", Some(FileKind::Html)),
-            (b"\xEF\xBB\xBF\r\n <HTML xmlns", Some(FileKind::Html)),
-            (b"<id>,b", None),
-            (b"PK\n1", None),
-            (b"\xEF\xBB\xBFi", None),
-            (b"id\0\0", None),
-            (b"", None),
+        for (bytes, code, sentence) in [
+            (b"\xFF\xFEi\0".to_vec(), "nul_byte", "the file is UTF-16"),
+            (b"\xFE\xFF".to_vec(), "nul_byte", "the file is UTF-16"),
+            (b"i\0d\0".to_vec(), "nul_byte", "the file is UTF-16"),
+            (b"\0i\0d".to_vec(), "nul_byte", "the file is UTF-16"),
+            (b"\xD0\xCF\x11\xE0".to_vec(), "workbook", "the file is an old workbook (.xls)"),
+            (b"\x09\x08\x10\0\0\x06".to_vec(), "workbook", "the file is an old workbook (.xls)"),
+            (b"\x09\0\x04\0\x07\0\x10\0".to_vec(), "workbook", "the file is an old workbook (.xls)"),
+            (b"ID;PWXL;N;E\r\n".to_vec(), "workbook", "the file is a SYLK table (.slk)"),
+            (b"TABLE\r\n0,1\r\n\"EXCEL\"".to_vec(), "workbook", "the file is a DIF table (.dif)"),
+            (zip("[Content_Types].xml"), "workbook", "the file is an Excel workbook (.xlsx)"),
+            (zip("xl/workbook.xml"), "workbook", "the file is an Excel workbook (.xlsx)"),
+            (zip("mimetypeapplication/vnd"), "workbook", "the file is an OpenDocument workbook (.ods)"),
+            (zip("Index/Document.iwa"), "workbook", "the file is a Numbers spreadsheet"),
+            (zip("word/numbering.xml"), "archive", "the file is a Word document (.docx)"),
+            (zip("rows.csv"), "archive", "the file is a workbook (.xlsx, .ods) or a ZIP archive"),
+            (b"\x1F\x8B\x08".to_vec(), "archive", "the file is compressed with gzip more than once"),
+            (b"Rar!\x1A\x07\x01\0".to_vec(), "archive", "the file is a RAR archive (.rar)"),
+            (b"7z\xBC\xAF\x27\x1C\0\x04".to_vec(), "archive", "the file is a 7-Zip archive (.7z)"),
+            (at(257, b"ustar\0"), "archive", "the file is a tar archive (.tar, .tgz)"),
+            (at(257, b"ustar  \0"), "archive", "the file is a tar archive (.tar, .tgz)"),
+            (b"\x28\xB5\x2F\xFD\x04".to_vec(), "archive", "the file is compressed with Zstandard (.zst)"),
+            (b"BZh91AY&SY".to_vec(), "archive", "the file is compressed with bzip2 (.bz2)"),
+            (b"\xFD7zXZ\0\0\x04".to_vec(), "archive", "the file is compressed with xz (.xz)"),
+            (b"{\"id\":1}".to_vec(), "not_csv", "the file is JSON:"),
+            (b"\xEF\xBB\xBF[\r\n  {\r\n \"id\": 1}]".to_vec(), "not_csv", "the file is JSON:"),
+            (b"[[\"id\"],[1]]".to_vec(), "not_csv", "the file is JSON:"),
+            (b"{\"id\":1}\n{\"id\":2}\n".to_vec(), "not_csv", "the file is JSON Lines"),
+            (b"{\"id\":1}\r\n{\"id\":2}\r\n".to_vec(), "not_csv", "the file is JSON Lines"),
+            (b"{\\rtf1\\ansi".to_vec(), "not_csv", "the file is rich text (.rtf)"),
+            (b"<Table border=1>".to_vec(), "not_csv", "the file is a web page"),
+            (b"\xEF\xBB\xBF\r\n <HTML xmlns".to_vec(), "not_csv", "the file is a web page"),
+            (b"<!DOCTYPE html>".to_vec(), "not_csv", "the file is a web page"),
+            (b"<?xml version=\"1.0\"?>".to_vec(), "not_csv", "the file is XML"),
+            (b"%PDF-1.7".to_vec(), "not_csv", "the file is a PDF"),
+            (b"\x89PNG\r\n\x1A\n".to_vec(), "not_csv", "the file is a picture"),
+            (b"\xFF\xD8\xFF\xE0".to_vec(), "not_csv", "the file is a picture"),
+            (b"GIF89a".to_vec(), "not_csv", "the file is a picture"),
+            (b"II*\0\x08\0".to_vec(), "not_csv", "the file is a picture"),
+            (b"\0\0\0\x18ftypheic".to_vec(), "not_csv", "the file is a picture"),
+            (b"\0\x05\x16\x07\0\x02".to_vec(), "not_csv", "the file is a helper file of a Mac"),
+            (b"PAR1\x15\x04".to_vec(), "not_csv", "the file is a Parquet table"),
+            (b"SQLite format 3\0".to_vec(), "not_csv", "the file is a database"),
+            (b"\0\x01\0\0Standard ACE DB\0".to_vec(), "not_csv", "the file is a database"),
+            (b"-- MySQL dump 10.13".to_vec(), "not_csv", "the file is a list of SQL commands"),
+            (b"INSERT INTO `a`".to_vec(), "not_csv", "the file is a list of SQL commands"),
+            (b"BEGIN:VCARD\r\n".to_vec(), "not_csv", "the file is a list of contacts (.vcf)"),
         ] {
-            assert_eq!(FileKind::of(bytes), kind, "{bytes:?}");
+            let kind = FileKind::of(&bytes).unwrap_or_else(|| panic!("{bytes:?}"));
+            assert_eq!(kind.code, code, "{bytes:?}");
+            assert!(kind.sentence.starts_with(sentence), "{bytes:?}: {}", kind.sentence);
         }
     }
 
     #[test]
-    fn archives_are_told_by_their_first_file() {
-        let zip = |name: &str| [b"PK\x03\x04".as_slice(), &[0; ZIP_HEAD - 4], name.as_bytes()].concat();
-        for (name, code, sentence) in [
-            ("[Content_Types].xml", "workbook", "the file is an Excel workbook (.xlsx)"),
-            ("xl/workbook.xml", "workbook", "the file is an Excel workbook (.xlsx)"),
-            ("mimetypeapplication/vnd", "workbook", "the file is an OpenDocument workbook (.ods)"),
-            ("Index/Document.iwa", "workbook", "the file is a Numbers spreadsheet"),
-            ("rows.csv", "archive", "the file is a workbook (.xlsx, .ods) or a ZIP archive"),
+    fn what_may_be_csv_is_read_as_csv() {
+        for bytes in [
+            &b"<id>,b"[..],
+            b"PK\n1",
+            b"\xEF\xBB\xBFi",
+            b"id\0\0",
+            b"",
+            b"\"{\",b",
+            b"{id},b\n",
+            b"[id];b\n",
+            b"[ ]\n\"a\"\n",
+            b"ID;Plz;Name\n",
+            b"TABLE,b\n",
+            b"GIF,b\n",
+            b"BM,b\n",
+            b"7z,b\n",
+            b"-- a,b\n",
+            b"id1,ftyp\n",
+            b"INSERT,b\n",
         ] {
-            let file = zip(name);
-            assert_eq!(FileKind::Zip.code(&file), code, "{name}");
-            assert!(FileKind::Zip.sentence(&file).starts_with(sentence), "{name}");
+            assert_eq!(FileKind::of(bytes), None, "{bytes:?}");
         }
     }
 }

@@ -76,7 +76,7 @@ impl Validator {
             if self.judge.other_kind.is_none() {
                 let utf16 = self.judge.schema.dialect.takes_utf16(&self.beginning);
                 let kind = FileKind::of(&self.beginning);
-                self.judge.other_kind = kind.filter(|kind| !utf16 || *kind != FileKind::Utf16);
+                self.judge.other_kind = kind.filter(|kind| !utf16 || *kind != FileKind::UTF16);
             }
         }
         if self.judge.other_kind.is_some() {
@@ -163,8 +163,18 @@ impl Validator {
         code: &'static str,
         message: impl FnOnce() -> String,
     ) -> Rejected {
+        self.name_kind();
         self.judge.errors.push_first(line, column, code, message);
         self.judge.rejected()
+    }
+
+    /// Whether the file is something else than CSV, which then is its only error.
+    fn name_kind(&mut self) -> bool {
+        let Some(kind) = self.judge.other_kind else { return false };
+        // What was told by its first byte or two may be told more exactly by all of them.
+        let kind = FileKind::of(&self.beginning).unwrap_or(kind);
+        self.judge.errors.only(1, kind.code, || kind.sentence.into());
+        true
     }
 
     /// The physical line that is read.
@@ -195,9 +205,7 @@ impl Validator {
     /// # Errors
     /// The file's errors, when it has any; a limit, when its last record passes one.
     pub fn finish(mut self) -> Result<Validated, Refused> {
-        if let Some(kind) = self.judge.other_kind {
-            let sentence = || kind.sentence(&self.beginning).into();
-            self.judge.errors.only(1, kind.code(&self.beginning), sentence);
+        if self.name_kind() {
             return Err(Refused::Errors(self.judge.rejected()));
         }
         if let Some(mut front) = self.front.take() {
