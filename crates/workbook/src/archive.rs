@@ -8,6 +8,7 @@ use zip::read::ZipFile;
 use zip::result::ZipError;
 
 use crate::WorkbookError;
+use crate::relations;
 use crate::xml::{Part, attribute};
 
 /// Bytes of an archive's directory: thousands of parts. It is read into memory.
@@ -23,12 +24,20 @@ const MOST_SHEETS: usize = 1000;
 /// Bytes of a sheet's name and id; Excel takes 31 characters.
 const LONGEST_NAME: usize = 1024;
 
-/// What a workbook says of itself.
+/// Where a workbook has what is read, by the names of its parts.
 pub struct Workbook {
-    /// The name of the sheet's part.
     pub sheet: String,
+    pub strings: String,
+    pub styles: String,
     /// Whether dates count from 1904.
     pub since_1904: bool,
+}
+
+/// A sheet as the workbook lists it.
+struct Sheet {
+    name: String,
+    id: String,
+    is_hidden: bool,
 }
 
 /// The archive.
@@ -58,64 +67,90 @@ impl<R: Read + Seek> Archive<R> {
         Ok(archive)
     }
 
-    /// A part, if there is one of that name.
+    /// A part, if there is one of that name; capital and small letters are the same (ECMA-376-2, 6.2.2.3), and some programs write
+    /// backslashes.
     pub fn part(&mut self, name: &str) -> Result<Option<Part<ZipFile<'_, R>>>, WorkbookError> {
         let most = self.most;
-        match self.zip.by_name(name) {
+        let same = |known: &str| known.replace('\\', "/").eq_ignore_ascii_case(name);
+        let exact = self.zip.index_for_name(name);
+        let Some(at) =
+            exact.or_else(|| self.zip.file_names().position(|known| known.is_ok_and(|known| same(&known))))
+        else {
+            return Ok(None);
+        };
+        match self.zip.by_index(at) {
             Ok(file) if file.encrypted() => Err(WorkbookError::Encrypted),
             Ok(file) => Ok(Some(Part::new(file, most))),
-            Err(ZipError::FileNotFound) => Ok(None),
             Err(error) => Err(refused(&error)),
         }
     }
 
     /// Where the sheet is: the first one, or the one of that name.
     pub fn workbook(&mut self, name: Option<&str>) -> Result<Workbook, WorkbookError> {
-        let mut sheets: Vec<(String, String)> = Vec::new();
-        let mut first_shown = None;
-        let mut since_1904 = false;
-        let other = self.other_kind();
-        let mut part = self.part("xl/workbook.xml")?.ok_or(other)?;
+        let packages = relations::read(self, "")?;
+        let main = relations::target_of(&packages, "officeDocument").unwrap_or("xl/workbook.xml").to_owned();
+        let (sheets, since_1904) = self.sheets(&main)?;
+        let parts = relations::read(self, &main)?;
+        let sheet = match name {
+            // Sheets of charts have no cells.
+            None => {
+                let rows = |sheet: &&Sheet| {
+                    !relations::is_of_kind(&parts, &sheet.id, &["chartsheet", "dialogsheet"])
+                };
+                let shown = sheets.iter().find(|sheet| !sheet.is_hidden && rows(sheet));
+                shown.or_else(|| sheets.iter().find(rows)).ok_or(WorkbookError::Broken("it has no sheet"))?
+            }
+            Some(name) => find(&sheets, name).ok_or_else(|| WorkbookError::NoSheet(name.to_owned()))?,
+        };
+        let path = parts.iter().find(|part| part.id == sheet.id).map(|part| part.target.clone());
+        let folder = main.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let usual = |kind: &str| {
+            let known = relations::target_of(&parts, kind);
+            known.map_or_else(|| relations::resolve(folder, &format!("{kind}.xml")), str::to_owned)
+        };
+        Ok(Workbook {
+            sheet: path.ok_or(WorkbookError::Broken("its sheet is missing"))?,
+            strings: usual("sharedStrings"),
+            styles: usual("styles"),
+            since_1904,
+        })
+    }
+
+    /// The sheets that the main part lists, and whether dates count from 1904.
+    fn sheets(&mut self, main: &str) -> Result<(Vec<Sheet>, bool), WorkbookError> {
+        let (mut sheets, mut since_1904, mut is_workbook) = (Vec::new(), false, false);
+        let other = self.other_kind(main);
+        let Some(mut part) = self.part(main)?.filter(|_| !main.ends_with(".bin")) else { return Err(other) };
         loop {
             match part.next()? {
                 Event::Start(start) | Event::Empty(start) => match start.local_name().as_ref() {
+                    b"workbook" => is_workbook = true,
+                    _ if !is_workbook => return Err(other),
                     b"workbookPr" => {
                         since_1904 = matches!(attribute(&start, "date1904").as_deref(), Some("1" | "true"));
                     }
                     b"sheet" if sheets.len() < MOST_SHEETS => {
-                        let sheet = attribute(&start, "name").zip(attribute(&start, "id"));
-                        if sheet.as_ref().is_some_and(|(name, id)| name.len() + id.len() > LONGEST_NAME) {
+                        let Some((name, id)) = attribute(&start, "name").zip(attribute(&start, "id")) else {
+                            continue;
+                        };
+                        if name.len() + id.len() > LONGEST_NAME {
                             return Err(WorkbookError::TooLarge);
                         }
-                        let shown = attribute(&start, "state").is_none_or(|state| state == "visible");
-                        first_shown = first_shown.or(shown.then_some(sheets.len()));
-                        sheets.extend(sheet);
+                        let is_hidden = attribute(&start, "state").is_some_and(|state| state != "visible");
+                        sheets.push(Sheet { name, id, is_hidden });
                     }
                     _ => {}
                 },
-                Event::Eof => break,
+                Event::Eof => return Ok((sheets, since_1904)),
                 _ => {}
             }
         }
-        drop(part);
-        let found = match name {
-            None => sheets.get(first_shown.unwrap_or(0)),
-            Some(name) => sheets.iter().find(|(known, _)| known == name),
-        };
-        let Some((_, id)) = found else {
-            return Err(name.map_or(WorkbookError::Broken("it has no sheet"), |name| {
-                WorkbookError::NoSheet(name.to_owned())
-            }));
-        };
-        let id = id.clone();
-        let sheet = self.target(&id)?.ok_or(WorkbookError::Broken("its sheet is missing"))?;
-        Ok(Workbook { sheet, since_1904 })
     }
 
     /// What an archive without a workbook is.
-    fn other_kind(&self) -> WorkbookError {
+    fn other_kind(&self, main: &str) -> WorkbookError {
         let has = |name: &str| self.zip.file_names().flatten().any(|known| known == name);
-        WorkbookError::Other(if has("xl/workbook.bin") {
+        WorkbookError::Other(if main.ends_with(".bin") || has("xl/workbook.bin") {
             "a binary workbook (.xlsb): open it in Excel and choose Save As, `Excel Workbook (.xlsx)`"
         } else if has("content.xml") {
             "an OpenDocument file (.ods): open it and choose Save As, `Excel 2007-365 (.xlsx)` or `Text CSV`"
@@ -127,26 +162,13 @@ impl<R: Read + Seek> Archive<R> {
             "a ZIP archive: unpack it and upload the file in it"
         })
     }
+}
 
-    /// The part that a relationship of the workbook leads to.
-    fn target(&mut self, id: &str) -> Result<Option<String>, WorkbookError> {
-        let Some(mut part) = self.part("xl/_rels/workbook.xml.rels")? else { return Ok(None) };
-        loop {
-            match part.next()? {
-                Event::Start(start) | Event::Empty(start)
-                    if attribute(&start, "Id").as_deref() == Some(id) =>
-                {
-                    let target = attribute(&start, "Target");
-                    return Ok(target.map(|target| match target.strip_prefix('/') {
-                        Some(whole) => whole.to_owned(),
-                        None => format!("xl/{target}"),
-                    }));
-                }
-                Event::Eof => return Ok(None),
-                _ => {}
-            }
-        }
-    }
+/// The sheet of a name; no two of them differ only in capital letters, and blanks at the ends are not seen.
+fn find<'a>(sheets: &'a [Sheet], name: &str) -> Option<&'a Sheet> {
+    let folded = |name: &str| name.trim().to_lowercase();
+    let exact = sheets.iter().find(|sheet| sheet.name == name);
+    exact.or_else(|| sheets.iter().find(|sheet| folded(&sheet.name) == folded(name)))
 }
 
 /// The directory's size, before anybody reads it into memory.

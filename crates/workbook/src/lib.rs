@@ -1,10 +1,11 @@
 //! Excel workbooks (.xlsx, ECMA-376) as CSV, row by row: a sheet is never in memory as a whole, only its shared strings are, and they
 //! are bounded.
 //!
-//! [`convert`] walks the archive (`archive`), reads the styles (`styles`) and shared strings (`strings`), then the sheet (`sheet`), and shows
+//! [`convert`] walks the archive (`archive`) from part to part (`relations`), reads the styles (`styles`) and shared strings (`strings`), then the sheet (`sheet`), and shows
 //! each cell as a person sees it (`show`). Every part is read through a limit (`xml`): whatever the file holds, memory and time are bounded.
 
 mod archive;
+mod relations;
 mod sheet;
 mod show;
 mod strings;
@@ -37,6 +38,12 @@ pub enum WorkbookError {
     /// It has no such sheet.
     #[error("the workbook has no sheet named `{0}`: rename the sheet")]
     NoSheet(String),
+    /// The sheet has no value.
+    #[error(
+        "the sheet that is read (the first one that is not hidden, or the one that the pipeline names) is empty: move the sheet that \
+         holds the rows to the first place, or the rows to that sheet"
+    )]
+    Empty,
     /// A formula's value is not in it.
     #[error(
         "the workbook has formulas without their results, the first in row {0}: open it in Excel, save it, and upload that"
@@ -67,6 +74,7 @@ impl WorkbookError {
             Self::Encrypted => "encrypted_workbook",
             Self::Macros => "macro_workbook",
             Self::NoSheet(_) => "missing_sheet",
+            Self::Empty => "header_missing",
             Self::NotCalculated(_) => "not_calculated",
             Self::TooManyStrings | Self::TooLarge => "workbook_too_large",
             Self::Bomb => "workbook_ratio",
@@ -86,8 +94,8 @@ pub fn convert<R: Read + Seek>(
 ) -> Result<(), WorkbookError> {
     let mut archive = archive::Archive::open(file)?;
     let workbook = archive.workbook(name)?;
-    let styles = styles::read(&mut archive)?;
-    let strings = strings::read(&mut archive)?;
+    let styles = styles::read(&mut archive, &workbook.styles)?;
+    let strings = strings::read(&mut archive, &workbook.strings)?;
     let show = show::Show { styles, since_1904: workbook.since_1904 };
     sheet::read(&mut archive, &workbook.sheet, &show, &strings, take)
 }

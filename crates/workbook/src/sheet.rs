@@ -29,6 +29,8 @@ enum Kind {
     Inline,
     Text,
     Truth,
+    /// A moment in ISO form, as strict workbooks have it.
+    Moment,
 }
 
 /// A cell that is being read.
@@ -101,6 +103,7 @@ pub fn read<R: Read + Seek>(
                 b"sheetData" => break,
                 _ => {}
             },
+            Event::Empty(start) if start.local_name().as_ref() == b"sheetData" => break,
             Event::Eof => return Err(WorkbookError::Broken("its sheet ends early")),
             _ if in_value && !phonetic => {
                 if let Some(cell) = &mut cell {
@@ -109,6 +112,9 @@ pub fn read<R: Read + Seek>(
             }
             _ => {}
         }
+    }
+    if rows.width == 0 {
+        return Err(WorkbookError::Empty);
     }
     let _ = rows.give(take);
     Ok(())
@@ -147,7 +153,8 @@ impl Rows {
             Some("s") => Kind::Shared,
             Some("inlineStr") => Kind::Inline,
             Some("b") => Kind::Truth,
-            Some("str" | "e" | "d") => Kind::Text,
+            Some("d") => Kind::Moment,
+            Some("str" | "e") => Kind::Text,
             _ => Kind::Number,
         };
         let style = attribute(start, "s").and_then(|style| style.parse().ok());
@@ -161,7 +168,8 @@ impl Rows {
             Kind::Number if cell.text.is_empty() && cell.formula => {
                 return Err(WorkbookError::NotCalculated(self.row));
             }
-            Kind::Number if cell.text.is_empty() => String::new(),
+            Kind::Number | Kind::Moment if cell.text.is_empty() => String::new(),
+            Kind::Moment => show.moment_of(&cell.text, cell.style),
             Kind::Number => show.number(&cell.text, cell.style),
             Kind::Truth => if cell.text.trim() == "1" { "TRUE" } else { "FALSE" }.to_owned(),
             Kind::Shared => {

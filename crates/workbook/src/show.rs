@@ -33,6 +33,22 @@ impl Show {
         }
     }
 
+    /// What a cell shows of a moment that is written in ISO form: the date, the time, or both, to the second.
+    pub fn moment_of(&self, written: &str, style: Option<usize>) -> String {
+        let (date, time) = match written.split_once('T') {
+            Some((date, time)) => (date, time),
+            None if written.contains(':') => ("", written),
+            None => (written, "00:00:00"),
+        };
+        let time = time.get(..8).unwrap_or(time);
+        match style.and_then(|style| self.styles.get(style)) {
+            Some(Format::Moment { date: true, time: false }) if !date.is_empty() => date.to_owned(),
+            Some(Format::Moment { date: false, .. }) => time.to_owned(),
+            Some(Format::Moment { .. }) if !date.is_empty() => format!("{date}T{time}"),
+            _ => written.to_owned(),
+        }
+    }
+
     /// In ISO form, to the second.
     fn moment(&self, number: f64, date: bool, time: bool) -> Option<String> {
         if !(0.0..LAST_DAY).contains(&number) {

@@ -34,9 +34,9 @@ impl Strings {
 }
 
 /// Reads them; a workbook may have none.
-pub fn read<R: Read + Seek>(archive: &mut Archive<R>) -> Result<Strings, WorkbookError> {
+pub fn read<R: Read + Seek>(archive: &mut Archive<R>, name: &str) -> Result<Strings, WorkbookError> {
     let mut strings = Strings::default();
-    let Some(mut part) = archive.part("xl/sharedStrings.xml")? else { return Ok(strings) };
+    let Some(mut part) = archive.part(name)? else { return Ok(strings) };
     let mut item = String::new();
     // Within an item's text, and not within how it is pronounced.
     let (mut in_text, mut phonetic) = (false, false);

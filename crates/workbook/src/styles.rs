@@ -33,8 +33,8 @@ pub enum Format {
 pub type Styles = Vec<Format>;
 
 /// Reads them; a workbook may have none.
-pub fn read<R: Read + Seek>(archive: &mut Archive<R>) -> Result<Styles, WorkbookError> {
-    let Some(mut part) = archive.part("xl/styles.xml")? else { return Ok(Styles::new()) };
+pub fn read<R: Read + Seek>(archive: &mut Archive<R>, name: &str) -> Result<Styles, WorkbookError> {
+    let Some(mut part) = archive.part(name)? else { return Ok(Styles::new()) };
     let mut own: HashMap<u32, Format> = HashMap::new();
     let mut styles = Styles::new();
     let mut of_cells = false;

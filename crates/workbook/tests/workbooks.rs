@@ -64,7 +64,9 @@ fn cells_are_read_as_a_person_sees_them() {
         "\nname,zip,born\n\"Jörg & Co, \"\"x\"\"\",01067,2026-11-24\n\n\n\"two\nlines\r\",,TRUE\n#N/A,,,4\n"
     );
     assert_eq!(read(&file, Some("A & B")).unwrap(), "2\n");
-    assert!(matches!(read(&file, Some("People ")), Err(WorkbookError::NoSheet(_))));
+    assert!(matches!(read(&file, Some("Persons")), Err(WorkbookError::NoSheet(_))));
+    // Excel knows no two sheets whose names differ only in capital letters, and nobody sees blanks at the end.
+    assert_eq!(read(&file, Some(" a & b")).unwrap(), "2\n");
 }
 
 #[test]
@@ -152,4 +154,63 @@ fn what_is_no_workbook_is_named() {
     let error = read(&formula, None).unwrap_err();
     assert_eq!(error.code(), "not_calculated");
     assert!(error.to_string().contains("the first in row 3"), "{error}");
+}
+
+/// As Excel saves a `Strict Open XML Spreadsheet`, in folders of another name, with a chart as its first sheet; parts are named in other
+/// capital letters than they are referred to by.
+#[test]
+fn parts_are_found_by_their_relations_and_not_by_their_names() {
+    const STRICT: &str = "http://purl.oclc.org/ooxml/officeDocument/relationships";
+    let relation = |id: &str, kind: &str, target: &str| {
+        format!(r#"<Relationship Id="{id}" Type="{STRICT}/{kind}" Target="{target}"/>"#)
+    };
+    let relations = |all: &[String]| format!("<Relationships>{}</Relationships>", all.concat());
+    let package = relations(&[
+        relation("r1", "extended-properties", "a.xml"),
+        relation("r2", "officeDocument", "/Book/Main.xml"),
+    ]);
+    let parts = relations(&[
+        relation("c", "chartsheet", "charts/1.xml"),
+        relation("s", "worksheet", "../Tables/one.xml"),
+        relation("t", "sharedStrings", "texts.xml"),
+        relation("f", "styles", "/book/formats.xml"),
+    ]);
+    let main = r#"<x:workbook xmlns:x="http://purl.oclc.org/ooxml/spreadsheetml/main" xmlns:r="http://purl.oclc.org/ooxml/officeDocument/relationships" conformance="strict"><x:sheets><x:sheet name="Chart" r:id="c"/><x:sheet name="People" r:id="s"/></x:sheets></x:workbook>"#;
+    let styles = r#"<x:styleSheet xmlns:x="m"><x:cellXfs><x:xf numFmtId="0"/><x:xf numFmtId="14"/><x:xf numFmtId="22"/><x:xf numFmtId="20"/></x:cellXfs></x:styleSheet>"#;
+    let rows = r#"<x:worksheet xmlns:x="m"><x:sheetData><x:row r="1"><x:c r="A1" t="s"><x:v>0</x:v></x:c></x:row>
+        <x:row r="2"><x:c r="A2" s="1" t="d"><x:v>2026-11-24T00:00:00.000</x:v></x:c><x:c r="B2" s="2" t="d"><x:v>2026-11-24T18:00:00Z</x:v></x:c><x:c r="C2" s="3" t="d"><x:v>1899-12-30T18:00:00</x:v></x:c><x:c r="D2" t="d"><x:v>2026-11-24</x:v></x:c></x:row></x:sheetData></x:worksheet>"#;
+    let file = archive(&[
+        ("_rels/.rels", package.as_bytes()),
+        ("book/main.xml", main.as_bytes()),
+        ("book/_rels/main.xml.rels", parts.as_bytes()),
+        ("Tables\\One.xml", rows.as_bytes()),
+        ("book/texts.xml", b"<x:sst xmlns:x='m'><x:si><x:t>born</x:t></x:si></x:sst>"),
+        ("book/formats.xml", styles.as_bytes()),
+    ]);
+    assert_eq!(read(&file, None).unwrap(), "born\n2026-11-24,2026-11-24T18:00:00,18:00:00,2026-11-24\n");
+    let word = relations(&[relation("r1", "officeDocument", "word/document.xml")]);
+    let document = archive(&[
+        ("[Content_Types].xml", b"<Types/>"),
+        ("_rels/.rels", word.as_bytes()),
+        ("word/document.xml", b"<w:document><w:body/></w:document>"),
+    ]);
+    assert!(read(&document, None).unwrap_err().to_string().contains("another program than Excel"));
+    let binary = relations(&[relation("r1", "officeDocument", "xl/workbook.bin")]);
+    let binary = archive(&[("_rels/.rels", binary.as_bytes()), ("xl/workbook.bin", b"\x83\x01\0")]);
+    assert!(read(&binary, None).unwrap_err().to_string().contains(".xlsb"));
+}
+
+#[test]
+fn a_sheet_without_a_value_is_called_empty() {
+    for rows in ["", "<row r=\"1\"/><row r=\"2\"><c r=\"A2\" s=\"1\"/></row>"] {
+        let error = read(&workbook(rows), None).unwrap_err();
+        assert_eq!(error.code(), "header_missing", "{rows}");
+        assert!(error.to_string().contains("is empty"), "{error}");
+    }
+    let file = archive(&[
+        ("xl/workbook.xml", WORKBOOK.as_bytes()),
+        ("xl/_rels/workbook.xml.rels", RELS.as_bytes()),
+        ("xl/worksheets/sheet1.xml", b"<worksheet><sheetData/></worksheet>"),
+    ]);
+    assert_eq!(read(&file, None).unwrap_err().code(), "header_missing");
 }
