@@ -80,7 +80,9 @@ async fn by_every_way(client: &Client, key: &str) -> Vec<String> {
     }
     let (_, upload) = client.post("/v2/uploads", &Value::Null).await;
     let put = penstock_tests::http().build().expect("a client").put(upload["url"].as_str().expect("a URL"));
-    let put = put.body(gzip(FILE));
+    // In two parts, and with zeros up to the end of a block, as tools that write tapes leave it.
+    let (head, rest) = FILE.split_at(30);
+    let put = put.body([gzip(head), gzip(rest), vec![0; 700]].concat());
     let put = if upload["authorization"] == true { put.bearer_auth(key) } else { put };
     assert!(put.send().await.expect("an answer").status().is_success());
     let (status, batch) = client.post(ROUTE, &json!({ "upload_id": upload["upload_id"] })).await;
@@ -143,12 +145,15 @@ async fn duplicates_and_damage_are_refused_and_leave_nothing() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let (place, _service, client, _) = start(&sandbox);
     let zip = [b"PK\x03\x04".as_slice(), &[0; 26], b"[Content_Types].xml"].concat();
+    let tar = [vec![b'x'; 257], b"ustar\0".to_vec(), vec![0; 1000]].concat();
     let whole = gzip(FILE);
     for (file, line, code) in [
         (b"email;name\na@b.de;x\nA@B.de;y\n".to_vec(), 3, "not_unique"),
         (whole[..whole.len() - 5].to_vec(), 1, "broken_gzip"),
         (gzip(&gzip(FILE)), 1, "archive"),
+        (gzip(&tar), 1, "archive"),
         (zip, 1, "workbook"),
+        (b"{\"email\": \"a@b.de\"}\n".to_vec(), 1, "not_csv"),
     ] {
         let (status, problem) = client.upload(ROUTE, file).await.expect("an answer");
         let error = &problem["errors"][0];

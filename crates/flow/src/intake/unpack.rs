@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use flate2::write::MultiGzDecoder;
+use flate2::write::GzDecoder;
 
 /// Bytes that are unpacked at a time: deflate makes at most 1,032 of each, so that a step takes a mebibyte of memory at most.
 const STEP: usize = 1024;
@@ -149,26 +149,69 @@ impl Unpack {
 }
 
 struct Gzip {
-    decoder: MultiGzDecoder<Vec<u8>>,
+    decoder: GzDecoder<Vec<u8>>,
+    between: Between,
     packed: u64,
     unpacked: u64,
 }
 
+/// Where the next byte stands. A file may be several compressed ones after another, and zeros may fill its last block, as tapes and tar have it.
+#[derive(Clone, Copy, PartialEq)]
+enum Between {
+    /// In a compressed file.
+    No,
+    /// After one.
+    Ended,
+    /// After zeros that follow one: no other may come.
+    Padding,
+}
+
 impl Default for Gzip {
     fn default() -> Self {
-        Self { decoder: MultiGzDecoder::new(Vec::new()), packed: 0, unpacked: 0 }
+        Self { decoder: GzDecoder::new(Vec::new()), between: Between::No, packed: 0, unpacked: 0 }
     }
 }
 
 impl Gzip {
     fn unpack(&mut self, packed: &[u8]) -> Result<Vec<u8>, UnpackError> {
-        self.decoder.write_all(packed).map_err(|_| UnpackError::Broken)?;
         self.packed += packed.len() as u64;
-        self.given()
+        let (mut rest, mut plain) = (packed, Vec::new());
+        while !rest.is_empty() {
+            if self.between != Between::No {
+                let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+                if zeros > 0 {
+                    self.between = Between::Padding;
+                }
+                rest = &rest[zeros..];
+                match (rest, self.between) {
+                    ([], _) => break,
+                    (_, Between::Padding) => return Err(UnpackError::Broken),
+                    _ => {}
+                }
+                plain.extend(self.given()?);
+                self.decoder = GzDecoder::new(Vec::new());
+                self.between = Between::No;
+            }
+            match self.decoder.write(rest).map_err(|_| UnpackError::Broken)? {
+                0 => {
+                    self.decoder.try_finish().map_err(|_| UnpackError::Broken)?;
+                    self.between = Between::Ended;
+                }
+                taken => rest = &rest[taken..],
+            }
+        }
+        let last = self.given()?;
+        if plain.is_empty() {
+            return Ok(last);
+        }
+        plain.extend(last);
+        Ok(plain)
     }
 
     fn finish(&mut self) -> Result<Vec<u8>, UnpackError> {
-        self.decoder.try_finish().map_err(|_| UnpackError::Broken)?;
+        if self.between == Between::No {
+            self.decoder.try_finish().map_err(|_| UnpackError::Broken)?;
+        }
         self.given()
     }
 
@@ -216,6 +259,8 @@ mod tests {
         for pieces in [1, 2, 3, 1000, 1 << 20] {
             assert_eq!(unpacked(&packed(text.as_bytes()), pieces).unwrap(), text.as_bytes());
             assert_eq!(unpacked(&two, pieces).unwrap(), b"a,b\n1,2\n", "files one after the other");
+            let padded = [two.as_slice(), &[0; 3000]].concat();
+            assert_eq!(unpacked(&padded, pieces).unwrap(), b"a,b\n1,2\n", "zeros up to the end of a block");
             for plain in [&b""[..], b"a", b"\x1F", b"\x1Fab", b"\x1Ea", b"a\x1F\x8B"] {
                 assert_eq!(unpacked(plain, pieces).unwrap(), plain);
             }
@@ -232,7 +277,16 @@ mod tests {
         let last = changed.len() - 6;
         changed[last] ^= 1;
         assert_eq!(unpacked(&changed, 1000), Err(UnpackError::Broken));
-        assert_eq!(unpacked(&[whole, b"and more".to_vec()].concat(), 1000), Err(UnpackError::Broken));
+        for more in [&b"and more"[..], b"\0and more", b"\0\x1F\x8B"] {
+            for pieces in [1, 1000] {
+                assert_eq!(
+                    unpacked(&[whole.as_slice(), more].concat(), pieces),
+                    Err(UnpackError::Broken),
+                    "{more:?}"
+                );
+            }
+        }
+        assert_eq!(unpacked(&[&whole[..whole.len() - 5], &[0; 64]].concat(), 1000), Err(UnpackError::Broken));
     }
 
     #[test]
