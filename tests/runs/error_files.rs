@@ -100,6 +100,66 @@ async fn all_errors_of_a_refused_upload_can_be_read_for_an_hour() {
     assert_eq!(place.error_lists().len(), 20);
 }
 
+/// The list as a spreadsheet shows and saves it: opened, put right, saved and uploaded, every value is what it was.
+#[tokio::test]
+async fn a_list_for_a_spreadsheet_is_changed_by_none() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let (_place, _service, client) = start(&sandbox);
+    let file = "E-Mail;Name;Postcode\r\nx;=1+1;00501\r\na@b.de;good;1\r\n;Jörg;2026-11-24\r\n";
+    let (_, problem) = client.upload(ROUTE, file).await.expect("an answer");
+    let path = format!("/v2/uploads/{}/errors.csv", problem["upload_id"].as_str().expect("an id"));
+    let list = client.text(&format!("{path}?for=spreadsheet")).await;
+    let lines: Vec<&str> = list.split("\r\n").collect();
+    assert_eq!(lines[0], "\u{FEFF}E-Mail;Name;Postcode;_line;_column;_code;_message;_ref");
+    assert!(lines[1].starts_with("x;'=1+1;\"=\"\"00501\"\"\";2;email;format;"), "{list}");
+    assert!(lines[2].starts_with(";Jörg;\"=\"\"2026-11-24\"\"\";4;email;required;"), "{list}");
+    assert_eq!(lines.len(), 4, "{list}");
+    let saved = list.replace("\"=\"\"", "").replace("\"\"\"", "");
+    for list in [list, saved] {
+        let fixed = list.replace("\r\nx;", "\r\nx@y.de;").replace("\r\n;J", "\r\nz@y.de;J");
+        let (taken, batch) = client.upload(ROUTE, fixed).await.expect("an answer");
+        assert_eq!((taken, &batch["ignored_columns"]), (202, &json!([])), "{batch}");
+        let id = batch["id"].as_str().expect("an id");
+        client.finished(id).await;
+        let rows = client.text(&format!("/v2/batches/{id}/results.ndjson")).await;
+        assert!(rows.contains("\"name\":\"=1+1\",\"postcode\":\"00501\""), "{rows}");
+        assert!(rows.contains("\"postcode\":\"2026-11-24\""), "{rows}");
+    }
+    // Of a file that a worker reads, and by a link.
+    let (upload, batch) = put(&client, file.into()).await;
+    let id = batch["id"].as_str().expect("an id");
+    let list = client.text(&format!("/v2/batches/{id}/errors.csv?for=spreadsheet")).await;
+    assert!(list.contains(";\"=\"\"00501\"\"\";2;email;format;"), "{list}");
+    assert_eq!(client.text(&format!("/v2/uploads/{upload}/errors.csv?for=spreadsheet")).await, list);
+    let wanted = json!({ "report": "errors.csv", "for": "spreadsheet" });
+    let (_, link) = client.post(&format!("/v2/batches/{id}/downloads"), &wanted).await;
+    assert_eq!(anybody(link["url"].as_str().expect("a URL")).await, (200, list));
+}
+
+#[tokio::test]
+async fn a_file_over_the_limit_of_bytes_lists_the_errors_before_it() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let small = PEOPLE.replace("delimiter: auto", "delimiter: auto\n  max_bytes: 1000");
+    let place = Place::new(&[("people.yaml", &small)]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let file = format!("{FILE}{}", "a@b.de;good;b\r\n".repeat(100));
+    let (status, problem) = client.upload(ROUTE, file).await.expect("an answer");
+    assert_eq!((status, &problem["code"]), (413, &json!("file_too_large")), "{problem}");
+    let errors = problem["errors"].as_array().expect("errors");
+    let codes: Vec<&str> = errors.iter().filter_map(|error| error["code"].as_str()).collect();
+    assert_eq!(codes[..3], ["file_too_large", "format", "required"], "{problem}");
+    assert!(problem["detail"].as_str().is_some_and(|text| text.contains("1000 bytes")), "{problem}");
+    let (found, list) = anybody(problem["errors_url"].as_str().expect("a link")).await;
+    assert_eq!(found, 200, "{list}");
+    assert!(list.contains(";2;email;format;") && list.contains(";file_too_large;"), "{list}");
+    // What is no table at all is called what it is, however long it is.
+    let picture = [b"\x89PNG\r\n\x1A\n".as_slice(), &[7; 5000]].concat();
+    let (status, problem) = client.upload(ROUTE, picture).await.expect("an answer");
+    assert_eq!((status, &problem["errors"][1]["code"]), (413, &json!("not_csv")), "{problem}");
+}
+
 #[tokio::test]
 async fn a_file_that_a_worker_reads_has_the_same_list() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");

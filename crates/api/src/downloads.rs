@@ -95,8 +95,8 @@ pub(crate) async fn make_link(
     report: String,
     valid: u32,
 ) -> Result<Download, Problem> {
-    if named(&report).find().is_none() && report != error_files::NAME {
-        let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson, or errors.csv; `for` goes with results.csv, failed.csv and unprocessed.csv";
+    if named(&report).find().is_none() && named(&report).name != error_files::NAME {
+        let detail = "`report` is results, failed or unprocessed, with .csv or .ndjson, or errors.csv; `for` goes with those that are CSV";
         return Err(Problem::unprocessable("bad_field", detail));
     }
     if !(1..=MOST_VALID).contains(&valid) {
@@ -171,11 +171,11 @@ pub async fn follow(
     }
     let caller = Caller::from(key);
     state.rates.request(&caller.key_id, caller.owner, &request)?;
-    if link.report == error_files::OF_UPLOAD {
-        return error_files::send_of_upload(&state, caller, link.batch).await;
+    let wanted = named(&link.report);
+    if wanted.name == error_files::OF_UPLOAD {
+        return error_files::send_of_upload(&state, caller, link.batch, wanted.reader).await;
     }
     let batch = caller.batch(&state, &link.batch.to_string()).await?;
-    let wanted = named(&link.report);
     reports::send(&state, caller, batch, wanted, seen.into_inner(), &request).await
 }
 

@@ -43,7 +43,7 @@ pub struct ReportQuery {
     /// `spreadsheet`: for Excel and the like; of CSV reports only.
     #[serde(rename = "for")]
     #[param(rename = "for", value_type = Option<String>, pattern = "^spreadsheet$")]
-    reader: Option<For>,
+    pub reader: Option<For>,
 }
 
 /// A report as it was asked for.
@@ -108,8 +108,8 @@ pub async fn send(
     seen: IfNoneMatch,
     request: &HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    if wanted.name == error_files::NAME && wanted.reader.is_none() {
-        return error_files::send(state, caller, batch).await;
+    if wanted.name == error_files::NAME {
+        return error_files::send(state, caller, batch, wanted.reader).await;
     }
     let (report, format) = wanted.find().ok_or_else(|| Problem::not_found("such report"))?;
     let name = wanted.name;

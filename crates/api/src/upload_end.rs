@@ -30,7 +30,8 @@ pub(crate) async fn finished(
 /// Words what a use case refused; all errors of a file are linked.
 pub(crate) async fn refusal(caller: &Caller, state: &ApiState, error: UploadError) -> Problem {
     let list = match &error {
-        UploadError::Rejected(refused) | UploadError::TooLarge(TooLarge::Csv(refused)) => refused.list,
+        UploadError::Rejected(refused)
+        | UploadError::TooLarge(TooLarge::Csv(refused) | TooLarge::Bytes(refused)) => refused.list,
         _ => None,
     };
     let url = match list {
@@ -47,15 +48,8 @@ pub(crate) async fn refusal(caller: &Caller, state: &ApiState, error: UploadErro
 fn worded(error: UploadError) -> Problem {
     match error {
         UploadError::Rejected(refused) => invalid_file(refused),
-        UploadError::TooLarge(TooLarge::Bytes(most)) => Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "file_too_large",
-            format!("the file has more than {most} bytes; split it"),
-        ),
-        UploadError::TooLarge(TooLarge::Csv(RefusedFile { rejected, .. })) => {
-            let detail = rejected.errors.first().map(|limit| limit.message.clone()).unwrap_or_default();
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "limit_exceeded", detail).with_errors(rejected)
-        }
+        UploadError::TooLarge(TooLarge::Bytes(refused)) => over_limit("file_too_large", refused),
+        UploadError::TooLarge(TooLarge::Csv(refused)) => over_limit("limit_exceeded", refused),
         UploadError::MissingContext(missing) => {
             let keys = missing.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
             let detail =
@@ -82,6 +76,13 @@ fn worded(error: UploadError) -> Problem {
         }
         UploadError::Flow(error) => error.into(),
     }
+}
+
+/// A limit was passed, which is the first of the file's errors.
+fn over_limit(code: &'static str, refused: RefusedFile) -> Problem {
+    let rejected = refused.rejected;
+    let detail = rejected.errors.first().map(|limit| limit.message.clone()).unwrap_or_default();
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail).with_errors(rejected)
 }
 
 fn invalid_file(refused: RefusedFile) -> Problem {

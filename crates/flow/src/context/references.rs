@@ -2,7 +2,7 @@
 //! owner whose report it was.
 
 use penstock_crypto::ShortTokens;
-use penstock_domain::csv::{ColumnTag, ReferenceReader, RowReference, column_tag};
+use penstock_domain::csv::{self, ColumnTag, ReferenceReader, RowReference, column_tag};
 
 use crate::context::error::FlowError;
 use crate::context::installation;
@@ -35,6 +35,12 @@ impl References {
     /// The tag of the pipeline's name.
     pub fn tag(&self) -> ColumnTag {
         self.pipeline
+    }
+}
+
+impl csv::References for References {
+    fn cell(&self, reference: &RowReference) -> String {
+        self.write(reference)
     }
 }
 

@@ -27,7 +27,9 @@ impl From<UploadError> for ExtractError {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::Rejected(refused) => Self::File(FileFault::invalid(refused)),
-            UploadError::TooLarge(TooLarge::Csv(refused)) => Self::File(FileFault::too_large(refused)),
+            UploadError::TooLarge(TooLarge::Csv(refused) | TooLarge::Bytes(refused)) => {
+                Self::File(FileFault::too_large(refused))
+            }
             UploadError::Flow(error) => Self::Flow(error),
             other => Self::Flow(FlowError::Inconsistent(other.to_string())),
         }
@@ -49,9 +51,6 @@ impl FileFault {
         Self { code, message: message.into(), rejected: Rejected::default(), listed_until: None }
     }
 
-    /// A limit of the pipeline was passed.
-    pub const TOO_LARGE: &str = "file_too_large";
-
     /// A file that a client stored itself and that has errors: the same list as an upload's 422.
     pub fn invalid(refused: RefusedFile) -> Self {
         let message = format!("the file has {}", error::of(refused.rejected.error_count, "error"));
@@ -61,7 +60,7 @@ impl FileFault {
     /// The same of one that passed a limit, which is its first error.
     pub fn too_large(refused: RefusedFile) -> Self {
         let message = refused.rejected.errors.first().map(|limit| limit.message.clone()).unwrap_or_default();
-        Self::of(refused, Self::TOO_LARGE, message)
+        Self::of(refused, "file_too_large", message)
     }
 
     fn of(refused: RefusedFile, code: &'static str, message: String) -> Self {

@@ -253,9 +253,7 @@ impl Reading {
     }
 
     async fn too_large(&mut self) -> ExtractError {
-        let message = format!("the file has more than {} bytes; split it", self.most);
-        let refused = self.file.broken(FileFault::TOO_LARGE, message).await;
-        ExtractError::File(FileFault::too_large(refused))
+        ExtractError::File(FileFault::too_large(self.file.too_large(self.most).await))
     }
 
     async fn unreadable(&mut self, error: ReadError) -> ExtractError {

@@ -132,6 +132,11 @@ impl CheckedFile {
         }
     }
 
+    /// The file has more than so many bytes: that, and the errors found before.
+    pub async fn too_large(&mut self, most: u64) -> RefusedFile {
+        self.broken("file_too_large", format!("the file has more than {most} bytes; split it")).await
+    }
+
     /// The file cannot be read further: that, and the errors found before.
     pub async fn broken(&mut self, code: &'static str, message: String) -> RefusedFile {
         let line = self.validator.line();

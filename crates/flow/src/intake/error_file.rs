@@ -13,7 +13,9 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use penstock_crypto::{DataKey, StreamLayout, StreamOpener};
-use penstock_domain::csv::{ColumnTag, ErrorListing, ReferenceReader as _, ReferenceWriter, RowReference};
+use penstock_domain::csv::{
+    ColumnTag, ErrorListing, ErrorSheet, ReferenceReader as _, ReferenceWriter, RowReference,
+};
 use penstock_domain::ids::BatchId;
 use penstock_domain::time::Timestamp;
 use uuid::Uuid;
@@ -144,7 +146,7 @@ impl ReferenceWriter for LineReferences {
 }
 
 /// Reads a list of an owner's; none when there is none, its hour is over, or `may_read` says so of its pipeline. `batch` is the
-/// data key of the batch whose file has these errors.
+/// data key of the batch whose file has these errors; `for_spreadsheet`: as a spreadsheet shows and saves it.
 ///
 /// # Errors
 /// When the object store fails, or the list is not what was stored.
@@ -153,6 +155,7 @@ pub async fn open(
     owner: &str,
     id: BatchId,
     batch: Option<&DataKey>,
+    for_spreadsheet: bool,
     may_read: impl Fn(&str) -> bool,
 ) -> Result<Option<impl Stream<Item = Result<Bytes, FlowError>> + Send + 'static>, FlowError> {
     let sealed = |source| FlowError::Sealed { what: "a list of errors", source };
@@ -194,6 +197,7 @@ pub async fn open(
     } else {
         return Ok(None);
     };
+    let mut sheet = if for_spreadsheet { Some(sheet(services, owner, id, pipeline).await?) } else { None };
     let mut opener = StreamOpener::new(key, stream_id(id).0, &read[named..start]).map_err(sealed)?;
     let rest = Bytes::from(read.split_off(start));
     Ok(Some(try_stream! {
@@ -202,12 +206,37 @@ pub async fn open(
         while let Some(more) = bytes.try_next().await? {
             opener.push(&more, &mut plain).map_err(sealed)?;
             if !plain.is_empty() {
-                yield Bytes::from(std::mem::take(&mut plain));
+                let piece = shown(&mut sheet, std::mem::take(&mut plain));
+                // An empty piece would be the end of the answer.
+                if !piece.is_empty() {
+                    yield Bytes::from(piece);
+                }
             }
         }
         opener.finish(&mut plain).map_err(sealed)?;
-        yield Bytes::from(plain);
+        let mut last = shown(&mut sheet, plain);
+        last.extend(sheet.map(ErrorSheet::finish).unwrap_or_default());
+        yield Bytes::from(last);
     }))
+}
+
+fn shown(sheet: &mut Option<ErrorSheet>, plain: Vec<u8>) -> Vec<u8> {
+    match sheet {
+        Some(sheet) => sheet.push(&plain),
+        None => plain,
+    }
+}
+
+/// Names of columns are compared as the pipeline compares those of the file that is uploaded next.
+async fn sheet(
+    services: &Services,
+    owner: &str,
+    id: BatchId,
+    pipeline: &str,
+) -> Result<ErrorSheet, FlowError> {
+    let references = References::of(services, owner, pipeline).await?;
+    let schema = services.pipelines.get(pipeline).map(|pipeline| pipeline.schema.clone()).unwrap_or_default();
+    Ok(ErrorSheet::new(id, schema, Arc::new(references)))
 }
 
 /// Deletes the lists that are past their hour; returns how many.

@@ -47,8 +47,8 @@ pub struct RefusedFile {
 /// Which limit was passed.
 #[derive(Debug)]
 pub enum TooLarge {
-    /// The whole body, in bytes.
-    Bytes(u64),
+    /// The file's bytes, which is the first of these errors.
+    Bytes(RefusedFile),
     /// A limit on rows, fields or records: the first of these errors.
     Csv(RefusedFile),
 }

@@ -152,7 +152,7 @@ impl Upload {
         self.received += bytes.len() as u64;
         let most = self.request.pipeline.max_upload_bytes;
         if self.received > most.saturating_add(self.file.allowance()) {
-            return Err(UploadError::TooLarge(TooLarge::Bytes(most)));
+            return Err(UploadError::TooLarge(TooLarge::Bytes(self.file.too_large(most).await)));
         }
         for (_, fingerprint) in &mut self.fingerprints {
             fingerprint.update(bytes);
