@@ -23,6 +23,7 @@
 //! | `invalid_encoding`, `mixed_encoding` | characters are not in the encoding that was declared, or found out |
 //! | `workbook`, `archive`, `not_csv` | the file is something else |
 //! | `empty_rows` | rows stand after very many empty ones |
+//! | `header_again` | a row is the header again, where the dialect is found out |
 //! | `required`, `format`, `pattern`, `min_length`, `max_length`, `enum` | a value breaks its column's rule |
 
 use std::borrow::Cow;

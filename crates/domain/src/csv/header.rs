@@ -116,6 +116,16 @@ impl HeaderMap {
         self.field_of(place).and_then(|field| record.get(field)).unwrap_or_default()
     }
 
+    /// Whether a record is the header again; one of a single column may be a value as well.
+    pub(super) fn is_repeated(&self, record: &Record<'_>) -> bool {
+        let names = self.written();
+        names.len() > 1
+            && names
+                .iter()
+                .enumerate()
+                .all(|(place, name)| self.raw_value(place, record).trim_start_matches('\u{FEFF}') == name)
+    }
+
     /// What stands in the `_ref` of a record; none where the file has no such column.
     pub(super) fn reference_of<'r>(&self, record: &Record<'r>) -> Option<Cow<'r, str>> {
         self.reference.and_then(|field| record.get(field))

@@ -160,6 +160,10 @@ impl Judge {
             });
             return ControlFlow::Continue(());
         }
+        if self.grammar.spare_fields && header.is_repeated(record) {
+            self.errors.push(record.line, None, "header_again", || sentences::HEADER_AGAIN.into());
+            return ControlFlow::Continue(());
+        }
         let reference = header.reference(record, self.references.as_ref());
         match reference {
             LineReference::Changed => {

@@ -35,8 +35,14 @@ impl super::dialect::HeaderRules {
 }
 
 /// Why a name is no column, and what to do.
-pub(super) fn unknown(name: &str, schema: &Schema) -> String {
+pub(super) fn unknown(name: &str, schema: &Schema, hint: &str) -> String {
     let shown = shortened(name, COLUMN_BYTES);
+    if name.is_empty() {
+        return format!(
+            "the header has a column without a name; write one of {}, or remove the column{hint}",
+            listed(schema)
+        );
+    }
     if let Some(hidden) = invisible::first_in(name)
         && let Some(close) = closest(schema, &invisible::without(name))
     {
@@ -47,7 +53,7 @@ pub(super) fn unknown(name: &str, schema: &Schema) -> String {
     }
     match closest(schema, name) {
         Some(close) => format!("`{shown}` is not a column; write it `{close}`"),
-        None => format!("`{shown}` is not a column; the columns are: {}", listed(schema)),
+        None => format!("`{shown}` is not a column; the columns are: {}{hint}", listed(schema)),
     }
 }
 

@@ -33,6 +33,10 @@ pub(super) fn repeated(repeats: Repeats) -> (&'static str, &'static str) {
     }
 }
 
+/// Why the header's names are not taken for a row.
+pub(super) const HEADER_AGAIN: &str =
+    "the line is the header again, as in files that were put together from several; remove it";
+
 /// Why a table with a large hole in it is not taken.
 pub(super) const EMPTY_ROWS: &str =
     "more than 10,000 empty rows stand here, and rows with values after them; remove the empty ones";

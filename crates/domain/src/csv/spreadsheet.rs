@@ -10,11 +10,51 @@ use super::formula::neutralise;
 /// Whole numbers with more digits are shown, and saved, as `4.91E+11`.
 const MOST_DIGITS: usize = 11;
 
+/// Bytes of a month with a day and a year, or of a truth value.
+const LONGEST_WORD: usize = 32;
+
 /// Excel takes no longer text within a formula.
 const MOST_CHARS: usize = 255;
 
-const MONTHS: [&str; 12] =
-    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+/// How months begin in English, German, French, Spanish, Italian, Portuguese, Dutch, Polish and the languages of Scandinavia.
+const MONTHS: &[&str] = &[
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "jän", "mär", "mrz",
+    "mai", "okt", "dez", "fév", "fev", "avr", "jui", "aoû", "aou", "déc", "ene", "abr", "ago", "dic", "gen",
+    "mag", "giu", "lug", "set", "ott", "out", "mrt", "mei", "maj", "des", "tam", "hel", "sty", "lut", "kwi",
+    "cze", "lip", "sie", "wrz", "paź", "lis", "gru", "úno", "led", "kvě",
+];
+
+/// Truth values in the same languages and some more, as Excel reads them there.
+const TRUTHS: &[&str] = &[
+    "true",
+    "false",
+    "wahr",
+    "falsch",
+    "vrai",
+    "faux",
+    "verdadero",
+    "falso",
+    "vero",
+    "verdadeiro",
+    "waar",
+    "onwaar",
+    "prawda",
+    "fałsz",
+    "sant",
+    "sann",
+    "sand",
+    "falskt",
+    "falsk",
+    "usann",
+    "tosi",
+    "epätosi",
+    "pravda",
+    "nepravda",
+    "igaz",
+    "hamis",
+    "doğru",
+    "yanlış",
+];
 
 /// The cell as it survives a spreadsheet; the value itself where nothing happens to it.
 pub fn survive(value: &str) -> Cow<'_, str> {
@@ -28,13 +68,17 @@ pub fn survive(value: &str) -> Cow<'_, str> {
 fn is_changed(value: &str) -> bool {
     let trimmed = value.trim_start_matches(' ');
     let digits = trimmed.trim_start_matches(['+', '-', '.', ',', '(', '$', '€', '£']);
-    if digits.starts_with(|c: char| c.is_ascii_digit()) {
+    // Full-width digits and those of other scripts are numbers to some as well.
+    if digits.starts_with(char::is_numeric) {
         return !is_short_number(value) && !value.chars().any(char::is_control);
     }
-    let lower = value.get(..3).map(str::to_ascii_lowercase);
-    let month = lower.is_some_and(|start| MONTHS.contains(&start.as_str()));
-    (month && value.bytes().any(|byte| byte.is_ascii_digit()))
-        || ["true", "false"].iter().any(|word| value.eq_ignore_ascii_case(word))
+    if value.len() > LONGEST_WORD {
+        return false;
+    }
+    let lower = trimmed.to_lowercase();
+    let month = MONTHS.iter().any(|start| lower.starts_with(start))
+        && lower.bytes().any(|byte| byte.is_ascii_digit());
+    month || TRUTHS.contains(&lower.trim_end())
 }
 
 /// `0`, `42`: shown and saved as it is.
@@ -70,6 +114,11 @@ mod tests {
             ("MAR1", "=\"MAR1\""),
             ("Sept 2", "=\"Sept 2\""),
             ("true", "=\"true\""),
+            ("wahr", "=\"wahr\""),
+            ("févr. 3", "=\"févr. 3\""),
+            ("Okt 2026", "=\"Okt 2026\""),
+            ("１２３", "=\"１２３\""),
+            ("Wahrheit", "Wahrheit"),
             ("12\" pipe", "=\"12\"\" pipe\""),
             ("-5", "=\"-5\""),
             ("0", "0"),

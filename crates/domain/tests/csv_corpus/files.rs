@@ -1,6 +1,6 @@
 //! Tables, and the files that programs make of them.
 
-use crate::programs::{Characters, Program, Quotes};
+use super::programs::{Characters, Program, Quotes};
 
 /// A header in a client's words, and rows; some with characters that only some encodings have.
 pub struct Table {

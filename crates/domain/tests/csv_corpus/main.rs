@@ -20,7 +20,7 @@ use penstock_domain::csv::{
 };
 
 use crate::files::{Table, tables, write};
-use crate::programs::{ANSI, Characters, Program, Quotes, programs};
+use crate::programs::{ANSI, Characters, MAC, Program, Quotes, programs};
 
 fn schema(dialect: Dialect) -> Schema {
     let mut columns: Vec<Column> = ["email", "name", "amount"].map(Column::named).into();
@@ -76,7 +76,7 @@ fn refusal(program: &Program, table: &Table) -> Option<(&'static str, &'static s
         '|' => "vertical bars",
         _ => "",
     };
-    let beyond = table.beyond_ascii && program.characters == ANSI;
+    let beyond = table.beyond_ascii && [ANSI, MAC].contains(&program.characters);
     Some(match () {
         () if matches!(program.characters, Characters::Utf16 { .. }) => ("nul_byte", "UTF-16"),
         () if program.sep_line => ("unknown_column", "only Excel reads"),
@@ -108,7 +108,8 @@ fn every_file_is_read_exactly_or_refused_with_the_sentence_that_helps() {
                 })
                 .collect();
             for pieces in [1, 5, file.len()] {
-                let rows = read(schema(lenient(Charset::Auto)), &file, pieces);
+                let charset = Charset::named(program.encoding()).unwrap_or(Charset::Auto);
+                let rows = read(schema(lenient(charset)), &file, pieces);
                 assert_eq!(rows.as_ref(), Ok(&expected), "{name} {pieces}");
             }
             let strict = read(schema(Dialect::default()), &file, 7);
@@ -222,6 +223,44 @@ fn values_are_cleaned_before_they_are_judged_and_stay_as_they_were_in_reports() 
     let errors = read(schema, b"email;name;amount\nA@b.co;x;1\nb;x;1\n a@B.CO;x;2\n", 3).unwrap_err();
     assert_eq!((errors[0].line, errors[0].code), (4, "not_unique"));
     assert!(errors[0].message.contains("line 2 and in line 4"), "{errors:?}");
+}
+
+#[test]
+fn what_people_leave_in_files_is_named() {
+    let first = |dialect: Dialect, file: &str| {
+        let errors = read(schema(dialect), file.as_bytes(), 4).unwrap_err();
+        (errors[0].line, errors[0].code, errors[0].message.clone())
+    };
+    let auto = || lenient(Charset::Auto);
+    for (file, line, code, sentence) in [
+        // Two files, one after the other, with their byte order marks.
+        (
+            "\u{FEFF}email;name\na;b\n\u{FEFF}email;name\nc;d\n",
+            3,
+            "header_again",
+            "the line is the header again",
+        ),
+        ("email;name\na;b\nemail;name\n", 3, "header_again", "the line is the header again"),
+        // A title above the table, and empty rows.
+        ("Customers 2026;;\n;;\nemail;name;amount\na;b;c\n", 1, "missing_column", "remove them"),
+        (";;\nemail;name;amount\na;b;c\n", 1, "missing_column", "remove them"),
+        // Totals below it.
+        ("email;name;amount\na;b;1\n;total;1\n", 3, "required", "must have a value"),
+    ] {
+        let found = first(auto(), file);
+        assert_eq!((found.0, found.1), (line, code), "{file}: {}", found.2);
+        assert!(found.2.contains(sentence), "{file}: {}", found.2);
+    }
+    let title = first(Dialect::default(), "Customers 2026,,\nemail,name,amount\na,b,c\n");
+    assert!(title.2.contains("is not a column") && title.2.contains("remove them"), "{}", title.2);
+    let unnamed = first(Dialect::default(), "email,,amount\na,b,c\n");
+    assert!(
+        unnamed.2.contains("a column without a name") && !unnamed.2.contains("remove them"),
+        "{}",
+        unnamed.2
+    );
+    // To a machine that declares its dialect a row is a row.
+    assert_eq!(read(schema(Dialect::default()), b"email,name\nemail,name\n", 4).unwrap().len(), 1);
 }
 
 #[test]

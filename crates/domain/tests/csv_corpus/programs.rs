@@ -1,6 +1,6 @@
 //! Programs, by the rules that they write files by, in families.
 
-use encoding_rs::{Encoding, WINDOWS_1252};
+use encoding_rs::{Encoding, MACINTOSH, WINDOWS_1252};
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Characters {
@@ -45,6 +45,14 @@ pub const USUAL: Program = Program {
 
 const MARKED: Characters = Characters::Utf8 { mark: true };
 pub const ANSI: Characters = Characters::Other(WINDOWS_1252);
+pub const MAC: Characters = Characters::Other(MACINTOSH);
+
+impl Program {
+    /// The `encoding` that a pipeline asks for to read its files: what nothing in a file shows is declared.
+    pub fn encoding(&self) -> &'static str {
+        if self.characters == MAC { "macintosh" } else { "auto" }
+    }
+}
 
 /// The rules are those that each program documents, or shows when it writes a file.
 pub fn programs() -> Vec<Program> {
@@ -83,11 +91,11 @@ fn excel() -> Vec<Program> {
         },
         Program { name: "Excel, Windows, Unicode Text", delimiter: '\t', characters: UTF16, ..USUAL },
         Program { name: "Excel, Windows, Text", delimiter: '\t', characters: ANSI, ..USUAL },
-        Program { name: "Excel, Mac, CSV (Macintosh)", characters: ANSI, line_end: "\r", ..USUAL },
+        Program { name: "Excel, Mac, CSV (Macintosh)", characters: MAC, line_end: "\r", ..USUAL },
         Program {
             name: "Excel, Mac, German, CSV (Macintosh)",
             delimiter: ';',
-            characters: ANSI,
+            characters: MAC,
             line_end: "\r",
             ..USUAL
         },

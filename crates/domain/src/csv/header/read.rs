@@ -9,6 +9,9 @@ use crate::csv::opening::split;
 use crate::csv::record::Record;
 use crate::csv::rules::Schema;
 
+/// What may be wrong with a header of which no name is known: people write titles above their tables.
+const NO_HEADER: &str = "; if lines stand above the line with the names, remove them";
+
 /// Columns as they are collected from a header.
 #[derive(Default)]
 struct Collected {
@@ -60,6 +63,7 @@ fn is_report(names: &[String]) -> bool {
 fn collect(names: &[String], schema: &Schema, line: u64, errors: &mut ErrorList) -> Collected {
     let mut collected = Collected::default();
     let report = is_report(names);
+    let hint = if known(schema, names) == 0 { NO_HEADER } else { "" };
     for (index, name) in names.iter().enumerate() {
         let declared = find(schema, name, report).map(|place| &schema.columns[place].name);
         if declared.is_none() && name.starts_with(IGNORED) {
@@ -73,7 +77,7 @@ fn collect(names: &[String], schema: &Schema, line: u64, errors: &mut ErrorList)
                 name.clone()
             }
             (None, ExtraColumns::Reject) => {
-                errors.push(line, Some(name), "unknown_column", || unknown(name, schema));
+                errors.push(line, Some(name), "unknown_column", || unknown(name, schema, hint));
                 name.clone()
             }
         };
@@ -101,7 +105,8 @@ fn complete(collected: &Collected, schema: &Schema, line: u64, errors: &mut Erro
     let columns = &collected.columns;
     for column in schema.columns.iter().filter(|column| column.required && !columns.contains(&column.name)) {
         errors.push(line, Some(&column.name), "missing_column", || {
-            format!("the column `{}` is missing from the header", column.name)
+            let hint = if columns.len() == collected.extra.len() { NO_HEADER } else { "" };
+            format!("the column `{}` is missing from the header{hint}", column.name)
         });
     }
     // A row without a single value has nothing to store, and nothing to read back.
