@@ -14,6 +14,10 @@ use targets::TARGETS;
 /// Bytes of an input at most.
 const LONGEST: usize = 4096;
 
+/// What one input may take, and what all of them together may add to the process's memory: what a worker has for a workbook.
+const LONGEST_RUN: Duration = Duration::from_secs(1);
+const MOST_MEMORY_KIB: u64 = 64 * 1024;
+
 /// Bytes that parsers look for.
 const WORDS: [&[u8]; 16] = [
     b"\"",
@@ -71,6 +75,13 @@ fn mutate(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
     input.truncate(LONGEST);
 }
 
+/// The most memory that the process has had so far, in KiB; 0 where the system does not tell.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.map_or(0, |line| line.trim().trim_end_matches(" kB").parse().expect("a number"))
+}
+
 fn drive(name: &str) {
     let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     let seconds = variable("PENSTOCK_TEST_FUZZ_SECONDS").unwrap_or(7);
@@ -85,6 +96,8 @@ fn drive(name: &str) {
     }
     let wanted: Option<u64> = variable("PENSTOCK_TEST_FUZZ_INPUTS");
     let ended = |inputs| wanted.map_or(began.elapsed() >= Duration::from_secs(seconds), |all| inputs >= all);
+    let memory = peak_memory();
+    let mut slowest = Duration::ZERO;
     while !ended(inputs) {
         let mut input = pool[random.below(pool.len())].clone();
         for _ in 0..=random.below(6) {
@@ -92,8 +105,11 @@ fn drive(name: &str) {
             mutate(&mut random, &mut input, &pool[other]);
         }
         inputs += 1;
-        if catch_unwind(AssertUnwindSafe(|| run(&input))).is_err() {
-            panic!("{name}: input {inputs}: {:?}: {input:?}", String::from_utf8_lossy(&input));
+        let started = Instant::now();
+        let panicked = catch_unwind(AssertUnwindSafe(|| run(&input))).is_err();
+        slowest = slowest.max(started.elapsed());
+        if panicked || slowest > LONGEST_RUN {
+            panic!("{name}: input {inputs} ({slowest:?}): {:?}: {input:?}", String::from_utf8_lossy(&input));
         }
         match pool.len() {
             0..256 => pool.push(input),
@@ -105,7 +121,9 @@ fn drive(name: &str) {
             _ => {}
         }
     }
-    eprintln!("{name}: {inputs} inputs");
+    let added = peak_memory() - memory;
+    eprintln!("{name}: {inputs} inputs, the slowest {slowest:?}, {added} KiB more memory at the peak");
+    assert!(added < MOST_MEMORY_KIB, "{name}: {added} KiB");
     assert!(inputs > 100, "{name}: {inputs} inputs are too few");
 }
 

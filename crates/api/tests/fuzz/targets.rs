@@ -136,11 +136,9 @@ pub fn gzip(bytes: &[u8]) {
     assert_eq!(unpacked(1), unpacked(usize::MAX));
 }
 
-/// A workbook of which one part is these bytes, or a file that is nothing but them, is read or refused; what is read is UTF-8, and
-/// takes no longer than a second.
+/// A workbook of which one part is these bytes, or a file that is nothing but them, is read or refused; what is read is UTF-8.
 pub fn workbook(bytes: &[u8]) {
     let Some((which, part)) = bytes.split_first() else { return };
-    let began = Instant::now();
     let mut parts: [(&str, &[u8]); 5] = [
         ("xl/worksheets/sheet1.xml", b"<worksheet><sheetData><row><c s=\"1\"><v>1.5</v></c><c t=\"s\"><v>1</v></c></row></sheetData></worksheet>"),
         ("xl/sharedStrings.xml", b"<sst><si><t>a</t></si><si><t>b</t></si></sst>"),
@@ -160,7 +158,6 @@ pub fn workbook(bytes: &[u8]) {
         csv.extend_from_slice(piece);
         ControlFlow::Continue(())
     });
-    assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
     assert!(read.is_err() || std::str::from_utf8(&csv).is_ok());
 }
 
