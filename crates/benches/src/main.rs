@@ -5,6 +5,7 @@ mod cluster;
 mod console;
 mod cpu;
 mod embedded;
+mod files;
 mod flow;
 mod million;
 mod peers;
@@ -59,6 +60,11 @@ async fn main() -> ExitCode {
             console::run(rows, &mut kept).await;
             kept.all()
         }
+        "files" => {
+            let mut kept = Promises::default();
+            files::run(rows, &mut kept).await;
+            kept.all()
+        }
         "million" => {
             let mut kept = Promises::default();
             million::run(rows, &mut kept).await;
@@ -76,6 +82,7 @@ async fn main() -> ExitCode {
                  penstock-benches flow [SECONDS] [exact|unrest|lower|hang|fair]\n\
                  penstock-benches console [ROWS]\n\
                  penstock-benches bulk [ROWS] [rate|fair|poison|headline|cache|unique]\n\
+                 penstock-benches files [ROWS]\n\
                  penstock-benches million [ROWS]\n\
                  penstock-benches peers [ROWS]"
             );
