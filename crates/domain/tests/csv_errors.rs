@@ -7,8 +7,8 @@ mod common;
 use std::sync::Arc;
 
 use penstock_domain::csv::{
-    Column, ColumnTag, Delimiter, Dialect, ErrorListing, HeaderRules, Limits, ReferenceReader as _,
-    ReferenceWriter, Refused, Rejected, RowReference, Schema, Validator,
+    Column, ColumnTag, Delimiter, Dialect, ErrorListing, ErrorSheet, HeaderRules, Limits,
+    ReferenceReader as _, ReferenceWriter, References, Refused, Rejected, RowReference, Schema, Validator,
 };
 use penstock_domain::ids::BatchId;
 use uuid::Uuid;
@@ -27,6 +27,12 @@ impl ReferenceWriter for Writer {
 
     fn reads(&self, cell: &str) -> bool {
         Untagged.read(cell).is_some()
+    }
+}
+
+impl References for Untagged {
+    fn cell(&self, reference: &RowReference) -> String {
+        Self::write(reference)
     }
 }
 
@@ -142,4 +148,39 @@ fn a_limit_and_a_wrong_header_are_listed_too() {
 fn a_formula_beside_a_foreign_reference_gets_its_apostrophe() {
     let (listed, _) = list(schema(), b"email,name,amount,_ref\na,=1+1,x,7\n", 100);
     assert!(listed.contains("a,'=1+1,x,2,amount,format,"), "{listed}");
+}
+
+/// A list for a spreadsheet is the same, whatever its pieces, and is taken again whether one has opened and saved it or not.
+#[test]
+fn a_list_for_a_spreadsheet_keeps_digits_and_dates() {
+    let header = HeaderRules { ignore_case: true, ..HeaderRules::default() };
+    let dialect = Dialect { delimiter: Delimiter::Auto, header, ..Dialect::default() };
+    let schema = Schema { dialect, ..schema() };
+    let file = "Email;Name;Amount\n;=1+1;007\nx;2026-11-24;many\na;\"b; c\"\n";
+    let (listed, _) = list(schema.clone(), file.as_bytes(), 1000);
+    let batch = BatchId(Uuid::from_u128(5));
+    for pieces in [1, 10, 5000] {
+        let mut sheet = ErrorSheet::new(batch, Arc::new(schema.clone()), Arc::new(Untagged));
+        let mut shown: Vec<u8> =
+            listed.as_bytes().chunks(pieces).flat_map(|piece| sheet.push(piece)).collect();
+        shown.extend(sheet.finish());
+        let shown = String::from_utf8(shown).unwrap();
+        let lines: Vec<&str> = shown.split("\r\n").collect();
+        assert_eq!(lines[0], "\u{FEFF}Email;Name;Amount;_line;_column;_code;_message;_ref");
+        assert!(lines[1].starts_with(";'=1+1;\"=\"\"007\"\"\";2;email;required;"), "{shown}");
+        assert!(lines[2].starts_with("x;\"=\"\"2026-11-24\"\"\";many;3;amount;format;"), "{shown}");
+        assert!(lines[3].starts_with(";;;4;;field_count;"), "{shown}");
+        assert_eq!((lines.len(), lines[4]), (5, ""), "{shown}");
+        let two = lines[..3].join("\r\n").replace("\r\n;", "\r\ny;").replace(";many;", ";5;");
+        let saved = two.replace("\"=\"\"", "").replace("\"\"\"", "");
+        assert_ne!(two, saved);
+        for file in [two, saved] {
+            let mut validator = Validator::new(Arc::new(schema.clone()), Arc::new(Untagged));
+            validator.push(file.as_bytes()).unwrap();
+            let mut stored = validator.stored(file.as_bytes()).to_vec();
+            stored.extend(validator.finish().unwrap().rest);
+            let stored = String::from_utf8(stored).unwrap();
+            assert!(stored.contains("=1+1") && !stored.contains("'=1+1;"), "{stored}");
+        }
+    }
 }
