@@ -105,9 +105,17 @@ fn drive(name: &str) {
             mutate(&mut random, &mut input, &pool[other]);
         }
         inputs += 1;
-        let started = Instant::now();
-        let panicked = catch_unwind(AssertUnwindSafe(|| run(&input))).is_err();
-        slowest = slowest.max(started.elapsed());
+        let (mut panicked, mut took) = (false, Duration::MAX);
+        // A machine with other work may stop the test in the middle: what was slow is run again.
+        for _ in 0..3 {
+            let started = Instant::now();
+            panicked |= catch_unwind(AssertUnwindSafe(|| run(&input))).is_err();
+            took = took.min(started.elapsed());
+            if took <= LONGEST_RUN {
+                break;
+            }
+        }
+        slowest = slowest.max(took);
         if panicked || slowest > LONGEST_RUN {
             panic!("{name}: input {inputs} ({slowest:?}): {:?}: {input:?}", String::from_utf8_lossy(&input));
         }
