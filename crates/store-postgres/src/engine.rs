@@ -13,7 +13,10 @@ use penstock_store::extraction::NewRow;
 use penstock_store::operations::EngineInfo;
 use penstock_store_sql::{Dialect, Engine, EngineTransaction, Group, Kind, RawRow, Row, Statement, Value};
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Column as _, Decode, Executor as _, PgConnection, Postgres, Row as _,
+    Type, TypeInfo as _,
+};
 use uuid::Uuid;
 
 use crate::connection::{Connection, Isolation, Limit, Pool, ReadTx, Tx};
@@ -227,11 +230,26 @@ fn add_column(arguments: &mut PgArguments, column: &[Value<'_>]) -> Result<(), s
 /// A record.
 struct Record(PgRow);
 
+impl Record {
+    /// A number of fewer than eight bytes.
+    fn wider<'r, T>(&'r self, ordinal: usize) -> Option<Option<i64>>
+    where
+        T: Into<i64> + Decode<'r, Postgres> + Type<Postgres>,
+    {
+        self.0.try_get::<Option<T>, _>(ordinal).ok().map(|value| value.map(Into::into))
+    }
+}
+
 impl RawRow for Record {
     fn int(&self, column: &str) -> Option<Option<i64>> {
-        let small = || self.0.try_get::<Option<i16>, _>(column).map(|value| value.map(i64::from));
-        let usual = || self.0.try_get::<Option<i32>, _>(column).map(|value| value.map(i64::from));
-        self.0.try_get(column).or_else(|_| usual()).or_else(|_| small()).ok()
+        let column = self.0.try_column(column).ok()?;
+        // Asking for a width that it does not have would write an error each time.
+        match column.type_info().name() {
+            "INT8" => self.0.try_get(column.ordinal()).ok(),
+            "INT4" => self.wider::<i32>(column.ordinal()),
+            "INT2" => self.wider::<i16>(column.ordinal()),
+            _ => None,
+        }
     }
 
     fn text(&self, column: &str) -> Option<Option<String>> {
