@@ -16,6 +16,12 @@ use crate::wire::{GroupState, MeterRequest, Policy, ScriptGroup, ScriptRequest};
 /// Two groups of a dependency leave at least so far apart, where none of the requests is urgent.
 const APART: Duration = Duration::from_millis(1);
 
+/// The same after a group of at least [`MANY`] requests: so many ask that the script's own cost matters more than a millisecond.
+const MANY_APART: Duration = Duration::from_millis(2);
+
+/// See [`MANY_APART`].
+const MANY: usize = 12;
+
 /// Requests of a group at most: the script, which holds up everybody else, takes less than a millisecond for them.
 const MOST: usize = 64;
 
@@ -222,7 +228,12 @@ impl Groups {
             return None;
         }
         // What is left waits for nothing.
-        queue.next_at = if queue.questions.is_empty() { Instant::now() + APART } else { Instant::now() };
+        let apart = match asked {
+            _ if !queue.questions.is_empty() => Duration::ZERO,
+            MANY.. => MANY_APART,
+            _ => APART,
+        };
+        queue.next_at = Instant::now() + apart;
         Some(Group(group))
     }
 }

@@ -18,6 +18,24 @@ use crate::worker::suspects::Next;
 /// Rows of a claim at most.
 const CLAIM_ROWS: usize = 200;
 
+/// A pipeline with little room waits this long after a claim, so that the rows that end meanwhile are replaced by one claim:
+/// otherwise each row that ends is a transaction of its own.
+const APART: Duration = Duration::from_millis(5);
+
+/// Little room is less than one part in this many of the rows in flight.
+const LITTLE: usize = 8;
+
+/// When rows of each pipeline were claimed last.
+type ClaimedAt = HashMap<String, Instant>;
+
+/// What is to be claimed next.
+enum Pick {
+    /// Rows of a pipeline.
+    Rows(String, Vec<Waiting>),
+    /// Nothing now; a pipeline that has rows and little room may claim at that time.
+    Nothing(Option<Instant>),
+}
+
 impl Worker {
     /// Claims and starts rows until `stop`.
     pub(super) async fn claim_until(
@@ -26,6 +44,7 @@ impl Worker {
         rows: &TaskTracker,
         writers: &Writers,
     ) {
+        let mut claimed_at = ClaimedAt::new();
         while !stop.is_cancelled() {
             let now = Instant::now();
             match self.next_of_suspects(now) {
@@ -43,10 +62,14 @@ impl Worker {
                     continue;
                 }
             }
-            let Some((pipeline, wanted)) = self.pick(now) else {
-                self.wait_for_work(stop, now).await;
-                continue;
+            let (pipeline, wanted) = match self.pick(now, &claimed_at) {
+                Pick::Rows(pipeline, wanted) => (pipeline, wanted),
+                Pick::Nothing(again) => {
+                    self.wait_for_work(stop, now, again).await;
+                    continue;
+                }
             };
+            claimed_at.insert(pipeline.clone(), now);
             for row in self.claim_waiting(&pipeline, wanted).await {
                 self.clone().start(row, None, rows, writers.clone());
             }
@@ -56,14 +79,20 @@ impl Worker {
 
     /// The next rows to claim: of the lane with the fewest rows in flight that has rows ready, a free dependency
     /// and slots left.
-    fn pick(&self, now: Instant) -> Option<(String, Vec<Waiting>)> {
+    fn pick(&self, now: Instant, claimed_at: &ClaimedAt) -> Pick {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ready: Vec<(Load, String)> =
             lanes.ready(now).into_iter().map(|name| (self.slots.load(&name), name)).collect();
         ready.sort_by(|(load, name), (other, other_name)| (load.rows, name).cmp(&(other.rows, other_name)));
+        let mut again: Option<Instant> = None;
         for (load, name) in ready {
             let mut allowed = self.admitted(&name, &load);
             if allowed == 0 {
+                continue;
+            }
+            let rests_until = claimed_at.get(&name).map(|at| *at + APART).filter(|until| now < *until);
+            if let Some(until) = rests_until.filter(|_| allowed * LITTLE < load.rows) {
+                again = Some(again.map_or(until, |earlier| earlier.min(until)));
                 continue;
             }
             let sharing = self.sharing(&name);
@@ -84,13 +113,14 @@ impl Worker {
                 self.metrics.of(&name, |of| {
                     rows.iter().for_each(|row| of.queued.took(now.saturating_duration_since(row.due)));
                 });
-                return Some((name, rows));
+                return Pick::Rows(name, rows);
             }
         }
-        None
+        Pick::Nothing(again)
     }
 
-    async fn wait_for_work(&self, stop: &CancellationToken, now: Instant) {
+    /// Waits until something may have changed, `again` at the latest.
+    async fn wait_for_work(&self, stop: &CancellationToken, now: Instant, again: Option<Instant>) {
         let next = {
             let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
             if lanes.ready(now).is_empty() {
@@ -99,6 +129,7 @@ impl Worker {
                 LOOK_AGAIN
             }
         };
+        let next = again.map_or(next, |again| next.min(again.saturating_duration_since(now)));
         self.wait(stop, next.max(Duration::from_millis(1))).await;
     }
 

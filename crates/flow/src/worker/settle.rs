@@ -1,7 +1,7 @@
 //! Settlement: rows' ends are collected and written in groups.
 //!
-//! A group is closed when it is full or after a few milliseconds. Groups make throughput: a batch's counters are updated once
-//! per group.
+//! A group is closed when it is full or after a few milliseconds; where many rows end, after some more. Groups make throughput: a
+//! batch's counters are updated once per group.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -30,6 +30,12 @@ pub const GROUP_ROWS: usize = 500;
 /// How long the first row of a group waits for others.
 pub const GROUP_WAIT: Duration = Duration::from_millis(4);
 
+/// The same after a group of at least [`MANY`] rows.
+const BUSY_WAIT: Duration = Duration::from_millis(20);
+
+/// A group of so many rows is followed by a similar one: a transaction for each few rows would cost more than the rows do.
+const MANY: usize = 8;
+
 /// While the database is unavailable, a settlement is tried again after at most this time. It stays valid as long as nobody
 /// took the rows, and nobody does while this process lives; so it is never given up.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -48,15 +54,17 @@ pub(crate) struct Concerned {
 pub(crate) async fn run(services: Services, concerned: Concerned, mut ends: mpsc::Receiver<Ended>) {
     let leases = &concerned.leases;
     let mut group = Vec::with_capacity(GROUP_ROWS);
+    let mut wait = GROUP_WAIT;
     while let Some(first) = ends.recv().await {
         group.push(first);
-        let close_at = Instant::now() + GROUP_WAIT;
+        let close_at = Instant::now() + wait;
         while group.len() < GROUP_ROWS {
             match tokio::time::timeout_at(close_at, ends.recv()).await {
                 Ok(Some(ended)) => group.push(ended),
                 Ok(None) | Err(_) => break,
             }
         }
+        wait = if group.len() < MANY { GROUP_WAIT } else { BUSY_WAIT };
         let group = std::mem::take(&mut group);
         let held: Vec<Held> = group.iter().map(|(settlement, _)| settlement.held()).collect();
         let written = write(&services, &concerned, group);

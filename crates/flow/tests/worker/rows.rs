@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use penstock_domain::outcome::code;
 use penstock_domain::row::RowStatus::{Completed, Failed};
-use penstock_flow::worker::observe::{Observer, StepSeen};
+use penstock_flow::worker::observe::{Log, Observer, StepSeen};
 use tokio::time::Instant;
 
 use crate::harness::Harness;
@@ -58,4 +58,16 @@ async fn a_row_whose_task_panics_fails_and_no_other_does() {
     assert_eq!(harness.row(&batch, 2).await.code.as_deref(), Some(code::INTERNAL_ERROR));
     running.stop();
     running.stopped().await;
+}
+
+/// Rows end one after another all the time. What ends within some milliseconds is settled together, and replaced by one claim.
+#[tokio::test(start_paused = true)]
+async fn rows_that_end_one_after_another_are_claimed_and_settled_in_groups() {
+    let harness = Harness::new("rate: { limit: 10000, period: 1s, burst: 1 }").await;
+    let _running = harness.worker_with("worker", 128, Arc::new(Log));
+    let batch = harness.upload_and_release(600).await;
+    let batch = harness.finished(&batch).await;
+    assert_eq!(batch.ledger.counts.completed, 600);
+    let (claims, settlements) = (harness.store.calls("claim"), harness.store.calls("settle"));
+    assert!(claims <= 60 && settlements <= 20, "{claims} claims, {settlements} settlements");
 }
