@@ -41,8 +41,8 @@ mod wire;
 
 pub use aside::aside;
 pub use caller::{
-    CallWait, Called, Caller, Demand, LastUse, LiveLimits, LocalReservations, Note, PeriodKey, Reservations,
-    Rules, WaitsFor,
+    CallWait, Called, Caller, Demand, LastUse, LiveLimits, LocalReservations, Note, Peers, PeriodKey,
+    Reservations, Rules, WaitsFor,
 };
 pub use client::Client;
 pub use credentials::oauth2::{KeptTokens, Refusal, TokenVault};

@@ -4,8 +4,8 @@
 //! many fewer are left. What was left is used up by permits until the next answer; when nothing is left, calls wait for the
 //! reset. Then the whole quota is there again, or one call where it is not known.
 //!
-//! Others call the same API: further workers, other programs. The calls that the answers count and that are not ours show what
-//! share of a window is ours, and no more of the next one is taken.
+//! Others call the same API. Each of several workers keeps to its own part of a window. The calls that the answers count and that are
+//! not ours show what share of a window is ours beside other programs, and no more of the next one is taken.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,23 +29,71 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The budgets of dependencies, or of owners at one, by the key of their limits.
 #[derive(Default)]
-pub(super) struct Budgets(Mutex<HashMap<String, Known>>);
+pub(super) struct Budgets(Mutex<All>);
+
+struct All {
+    known: HashMap<String, Known>,
+    peers: Peers,
+}
+
+impl Default for All {
+    fn default() -> Self {
+        Self { known: HashMap::new(), peers: Peers::ALONE }
+    }
+}
+
+/// What the end of a call says about its budget.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum End {
+    /// What is left.
+    Told(Budget),
+    /// It was refused as one too many. What that asks for is the limiter's to judge: it may be about its row only.
+    Refused,
+    /// Nothing.
+    Silent,
+}
 
 /// One budget.
 struct Known {
     /// Calls that may still leave before `until`; none: nothing is known.
     left: Option<f64>,
     until: Instant,
+    /// When the window before this one was over.
+    began: Instant,
     /// How long the window was when it was longest to its end.
     window: Duration,
     quota: Option<f64>,
     /// Whether no answer has told yet of the window that began.
     guessed: bool,
+    /// Whether no answer has come that could have told anything.
+    unheard: bool,
     in_flight: u32,
-    /// Our calls of this window.
+    /// Our calls of this window, without those that were refused: the answers do not count them.
     own: f64,
-    /// Our share of all calls.
-    share: f64,
+    /// The least that was left in this window, as answers told.
+    least: f64,
+    /// Our share of all calls of the last window that showed it.
+    share: Option<f64>,
+}
+
+/// Workers that make the same calls: which of them this one is, from 0, and how many there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peers {
+    /// Less than `count`.
+    pub index: u32,
+    /// At least 1.
+    pub count: u32,
+}
+
+impl Peers {
+    /// A worker alone.
+    pub const ALONE: Self = Self { index: 0, count: 1 };
+
+    /// This worker's part of so many calls. The parts of all workers are the whole together.
+    fn part(self, of: f64) -> f64 {
+        let until = |index: u32| (of * f64::from(index) / f64::from(self.count)).floor();
+        until(self.index + 1) - until(self.index)
+    }
 }
 
 impl Known {
@@ -53,45 +101,79 @@ impl Known {
         Self {
             left: None,
             until: now,
+            began: now,
             window: Duration::ZERO,
             quota: None,
             guessed: false,
+            unheard: true,
             in_flight: 0,
             own: 0.0,
-            share: 1.0,
+            least: f64::INFINITY,
+            share: None,
         }
+    }
+
+    /// What share of this window's calls is ours so far; none while too few are counted, or the whole is not known.
+    fn share_of_window(&self) -> Option<f64> {
+        let quota = self.quota?;
+        // Late in a window the answers have counted most of our calls, and those under way matter little.
+        let all = quota - self.least;
+        let tells = all >= TELLING.min(quota).max(quota / 2.0) && all >= 1.0;
+        let own = (self.own - f64::from(self.in_flight)).max(1.0);
+        tells.then(|| (own / all).clamp(0.01, 1.0))
+    }
+
+    /// So many of these calls may be ours.
+    fn ours(&self, of: f64, peers: Peers) -> f64 {
+        const EXACT: f64 = 1e-6;
+        let share = self.share.or_else(|| self.share_of_window()).unwrap_or(1.0);
+        (of * share + EXACT).floor().min(peers.part(of))
+    }
+
+    /// The window is over.
+    fn close(&mut self) {
+        self.share = self.share_of_window().or(self.share);
+        self.began = self.until;
+        self.least = f64::INFINITY;
+        self.own = f64::from(self.in_flight);
     }
 
     /// The window is over: all of it is there again.
-    fn renew(&mut self, now: Instant) {
-        let whole = self.quota.map_or(1.0, |quota| (quota * self.share).floor().max(1.0));
+    fn renew(&mut self, now: Instant, peers: Peers) {
+        self.close();
+        let whole = self.quota.map_or(1.0, |quota| self.ours(quota, peers));
         self.left = Some(whole - f64::from(self.in_flight));
         self.until = now + self.window.max(ASK_AGAIN);
-        self.own = f64::from(self.in_flight);
         self.guessed = true;
     }
 
-    fn told(&mut self, budget: Budget, now: Instant) {
+    fn told(&mut self, budget: Budget, now: Instant, peers: Peers) {
+        if self.left.is_some() && now >= self.until {
+            self.renew(now, peers);
+        }
         let reset_at = now + budget.reset;
         let is_other = self.left.is_none() || reset_at > self.until + SAME_WINDOW;
-        // An answer of the window before may still be on its way; its end was near.
         let is_first = self.guessed && budget.reset * 2 > self.window;
         let is_new = is_other || is_first;
+        if self.guessed && !is_new && reset_at <= self.began + SAME_WINDOW {
+            // An answer of the window before, which was on its way when that ended.
+            return;
+        }
         self.guessed &= !is_new;
         if is_other {
-            // This call belongs to it, and perhaps those under way.
-            self.own = f64::from(self.in_flight) + 1.0;
+            self.close();
+            // This call belongs to the new window, and perhaps those under way.
+            self.own += 1.0;
             self.window = Duration::ZERO;
         }
+        // Each of several workers keeps to its part of a window from the beginning: what the others have used is theirs.
+        let has_part = !is_other && peers.count > 1 && budget.quota.is_some() && budget.quota == self.quota;
         self.quota = budget.quota.or(self.quota);
-        // Late in a window the answers have counted most of our calls, and those under way matter little.
-        let counted = self.quota.map(|quota| (quota - budget.left, TELLING.max(quota / 2.0)));
-        if let Some((all, _)) = counted.filter(|(all, telling)| all >= telling) {
-            let own = (self.own - f64::from(self.in_flight)).max(1.0);
-            self.share = (own / all).clamp(0.01, 1.0);
-        }
-        let left = (budget.left * self.share).floor() - f64::from(self.in_flight);
-        self.left = Some(self.left.filter(|_| !is_new).map_or(left, |known| known.min(left)));
+        self.least = self.least.min(budget.left);
+        let ours = if has_part { budget.left } else { self.ours(budget.left, peers) };
+        let left = ours - f64::from(self.in_flight);
+        let known = self.left.filter(|_| has_part || !is_new);
+        self.left = Some(known.map_or(left, |known| known.min(left)));
         // The latest that was told: a second may have been cut off.
         self.until = if is_new { reset_at } else { self.until.max(reset_at.min(self.until + SAME_WINDOW)) };
         self.window = self.window.max(budget.reset);
@@ -99,26 +181,38 @@ impl Known {
 }
 
 impl Budgets {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one call of a budget, until it is [released](Self::give_back) or [ended](Self::ended).
+    /// Whether anything is known of any budget, so that it matters who else makes calls.
+    pub(super) fn is_any_known(&self) -> bool {
+        self.lock().known.values().any(|known| known.quota.is_some())
+    }
+
+    /// Who else makes the same calls from now on.
+    pub(super) fn set_peers(&self, peers: Peers) {
+        self.lock().peers = peers;
+    }
+
+    /// Takes one call of a budget, until it is [released](Self::give_back) or [ended](Self::ended). Where no other limit holds, the
+    /// first call leaves alone: its answer may tell of one.
     ///
     /// # Errors
     /// How long it has to wait.
-    pub(super) fn take(&self, key: &str) -> Result<(), Duration> {
+    pub(super) fn take(&self, key: &str, has_other_limit: bool) -> Result<(), Duration> {
         let now = Instant::now();
         let mut all = self.lock();
-        if !all.contains_key(key) {
-            if all.len() >= MOST_REMEMBERED {
-                all.retain(|_, known| known.in_flight > 0 || known.until > now);
+        let All { known: budgets, peers } = &mut *all;
+        if !budgets.contains_key(key) {
+            if budgets.len() >= MOST_REMEMBERED {
+                budgets.retain(|_, known| known.in_flight > 0 || known.until > now);
             }
-            all.insert(key.to_owned(), Known::new(now));
+            budgets.insert(key.to_owned(), Known::new(now));
         }
-        let Some(known) = all.get_mut(key) else { return Ok(()) };
+        let Some(known) = budgets.get_mut(key) else { return Ok(()) };
         if known.left.is_some() && now >= known.until {
-            known.renew(now);
+            known.renew(now, *peers);
         }
         match &mut known.left {
             Some(left) if *left < 1.0 => {
@@ -128,6 +222,7 @@ impl Budgets {
                 return Err(if unknown { wait.min(ASK_AGAIN) } else { wait });
             }
             Some(left) => *left -= 1.0,
+            None if known.unheard && known.in_flight > 0 && !has_other_limit => return Err(ASK_AGAIN),
             None => {}
         }
         known.in_flight += 1;
@@ -137,7 +232,7 @@ impl Budgets {
 
     /// The call was not made.
     pub(super) fn give_back(&self, key: &str) {
-        if let Some(known) = self.lock().get_mut(key) {
+        if let Some(known) = self.lock().known.get_mut(key) {
             known.in_flight = known.in_flight.saturating_sub(1);
             known.own = (known.own - 1.0).max(0.0);
             known.left = known.left.map(|left| left + 1.0);
@@ -145,11 +240,16 @@ impl Budgets {
     }
 
     /// The call has ended, and its answer told this.
-    pub(super) fn ended(&self, key: &str, budget: Option<Budget>) {
-        if let Some(known) = self.lock().get_mut(key) {
+    pub(super) fn ended(&self, key: &str, end: End) {
+        let mut all = self.lock();
+        let All { known: budgets, peers } = &mut *all;
+        if let Some(known) = budgets.get_mut(key) {
             known.in_flight = known.in_flight.saturating_sub(1);
-            if let Some(budget) = budget {
-                known.told(budget, Instant::now());
+            known.unheard &= end == End::Refused;
+            match end {
+                End::Told(budget) => known.told(budget, Instant::now(), *peers),
+                End::Refused => known.own = (known.own - 1.0).max(0.0),
+                End::Silent => {}
             }
         }
     }
@@ -167,15 +267,15 @@ impl<'a> Taken<'a> {
     ///
     /// # Errors
     /// As [`Budgets::take`].
-    pub(super) fn of(budgets: &'a Budgets, key: &str) -> Result<Self, Duration> {
-        budgets.take(key)?;
+    pub(super) fn of(budgets: &'a Budgets, key: &str, has_other_limit: bool) -> Result<Self, Duration> {
+        budgets.take(key, has_other_limit)?;
         Ok(Self { budgets, key: key.to_owned(), has_ended: false })
     }
 
     /// See [`Budgets::ended`].
-    pub(super) fn ended(mut self, budget: Option<Budget>) {
+    pub(super) fn ended(mut self, end: End) {
         self.has_ended = true;
-        self.budgets.ended(&self.key, budget);
+        self.budgets.ended(&self.key, end);
     }
 }
 
@@ -188,102 +288,4 @@ impl Drop for Taken<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An API with a quota for each window, which begins at fixed times.
-    struct Api {
-        quota: u32,
-        window: Duration,
-        began: Instant,
-        counted: (u128, u32),
-        refused: u32,
-        used: u32,
-    }
-
-    impl Api {
-        fn new(quota: u32, seconds: u64) -> Self {
-            let window = Duration::from_secs(seconds);
-            Self { quota, window, began: Instant::now(), counted: (0, 0), refused: 0, used: 0 }
-        }
-
-        fn call(&mut self, tells_quota: bool) -> Budget {
-            let elapsed = self.began.elapsed();
-            let number = elapsed.as_millis() / self.window.as_millis();
-            if self.counted.0 != number {
-                self.counted = (number, 0);
-            }
-            if self.counted.1 < self.quota {
-                self.counted.1 += 1;
-                self.used += 1;
-            } else {
-                self.refused += 1;
-            }
-            let next = self.window * u32::try_from(number + 1).unwrap();
-            Budget {
-                left: f64::from(self.quota - self.counted.1),
-                reset: Duration::from_secs((next - elapsed).as_secs_f64().ceil() as u64),
-                quota: tells_quota.then_some(f64::from(self.quota)),
-            }
-        }
-    }
-
-    /// Workers with so many calls under way each, for some windows; refusals and uses after the first.
-    async fn run(workers: usize, at_once: usize, tells_quota: bool, windows: u32) -> (u32, f64) {
-        const TICK: Duration = Duration::from_millis(20);
-        let mut api = Api::new(60, 10);
-        let budgets: Vec<Budgets> = (0..workers).map(|_| Budgets::default()).collect();
-        // Calls under way end after five ticks.
-        let mut flying: Vec<(usize, u32, Budget)> = Vec::new();
-        let mut used_first = 0;
-        for tick in 0..windows * 500 {
-            if tick == 500 {
-                (api.refused, used_first) = (0, api.used);
-            }
-            let (landed, rest): (Vec<_>, Vec<_>) = flying.drain(..).partition(|(_, at, _)| *at <= tick);
-            flying = rest;
-            for (worker, _, budget) in landed {
-                budgets[worker].ended("api", Some(budget));
-            }
-            for (worker, one) in budgets.iter().enumerate() {
-                let under_way = flying.iter().filter(|(of, ..)| *of == worker).count();
-                for _ in under_way..at_once {
-                    if one.take("api").is_ok() {
-                        flying.push((worker, tick + 5, api.call(tells_quota)));
-                    }
-                }
-            }
-            tokio::time::advance(TICK).await;
-        }
-        (api.refused, f64::from(api.used - used_first) / f64::from((windows - 1) * api.quota))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_left_is_used_and_nothing_is_refused() {
-        for (workers, at_once, tells_quota) in [(1, 30, true), (1, 30, false), (1, 100, true), (4, 10, true)]
-        {
-            let (refused, used) = run(workers, at_once, tells_quota, 12).await;
-            assert_eq!(refused, 0, "{workers} workers, {at_once} at once, quota told: {tells_quota}");
-            assert!(used >= 0.9, "{workers} workers, {at_once} at once, quota told: {tells_quota}: {used}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_that_is_not_made_takes_nothing() {
-        let budgets = Budgets::default();
-        Taken::of(&budgets, "api").unwrap().ended(Some(Budget {
-            left: 1.0,
-            reset: Duration::from_secs(5),
-            quota: None,
-        }));
-        drop(Taken::of(&budgets, "api").unwrap());
-        let last = Taken::of(&budgets, "api").unwrap();
-        assert!(Taken::of(&budgets, "api").is_err());
-        last.ended(None);
-        assert_eq!(budgets.take("api"), Err(Duration::from_secs(5)));
-        assert_eq!(budgets.take("another"), Ok(()));
-        tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(budgets.take("api"), Ok(()), "one call finds out what the next window has");
-        assert!(budgets.take("api").is_err());
-    }
-}
+mod tests;

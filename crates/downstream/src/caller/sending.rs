@@ -8,7 +8,7 @@ use penstock_domain::outcome::{Happened, Verdict};
 use penstock_domain::pipeline::{Auth, Dependency, OAuth2, SecretValues};
 use tokio::time::Instant;
 
-use super::budgets::Taken;
+use super::budgets::{End, Taken};
 use super::call_waits::{WaitsFor, Whose};
 use super::permit::{Refusal, Waiting};
 use super::{Called, Caller, Demand};
@@ -172,7 +172,7 @@ impl Caller {
         let deadline = Instant::now() + BUDGET_PATIENCE;
         let mut mark = None;
         loop {
-            let taken = Taken::of(&self.budgets, key);
+            let taken = Taken::of(&self.budgets, key, outgoing.limits.are_any());
             match &taken {
                 Ok(_) => self.waits.over(whose, WaitsFor::Budget),
                 Err(wait) => {
@@ -248,9 +248,10 @@ impl Caller {
         let sent_at = Instant::now();
         let sent = request.send(self.clock.as_ref(), demand.answer).await;
         let elapsed = sent.ended_at.duration_since(sent_at);
-        // A refusal may be about its row only; what it asks for is the limiter's to judge.
-        let told = sent.response.as_ref().filter(|response| !matches!(response.status, 429 | 503 | 529));
-        taken.ended(told.and_then(|response| budget::read(&response.headers, self.clock.now())));
+        taken.ended(sent.response.as_ref().map_or(End::Silent, |response| match response.status {
+            429 | 503 | 529 => End::Refused,
+            _ => budget::read(&response.headers, self.clock.now()).map_or(End::Silent, End::Told),
+        }));
         Ok(Some(Made { permit, sent, elapsed, token: token.flatten() }))
     }
 }

@@ -1,0 +1,121 @@
+use super::*;
+
+/// An API with a quota for each window, which begins at fixed times.
+struct Api {
+    quota: u32,
+    window: Duration,
+    began: Instant,
+    counted: (u128, u32),
+    refused: u32,
+    used: u32,
+}
+
+impl Api {
+    fn new(quota: u32, seconds: u64) -> Self {
+        let window = Duration::from_secs(seconds);
+        Self { quota, window, began: Instant::now(), counted: (0, 0), refused: 0, used: 0 }
+    }
+
+    fn call(&mut self, tells_quota: bool) -> End {
+        let elapsed = self.began.elapsed();
+        let number = elapsed.as_millis() / self.window.as_millis();
+        if self.counted.0 != number {
+            self.counted = (number, 0);
+        }
+        if self.counted.1 < self.quota {
+            self.counted.1 += 1;
+            self.used += 1;
+        } else {
+            self.refused += 1;
+            return End::Refused;
+        }
+        End::Told(Budget {
+            left: f64::from(self.quota - self.counted.1),
+            reset: Duration::from_secs(self.left_of_window().as_secs_f64().ceil() as u64),
+            quota: tells_quota.then_some(f64::from(self.quota)),
+        })
+    }
+
+    fn left_of_window(&self) -> Duration {
+        let elapsed = self.began.elapsed();
+        let number = elapsed.as_millis() / self.window.as_millis();
+        self.window * u32::try_from(number + 1).unwrap() - elapsed
+    }
+}
+
+/// Workers with so many calls under way each, for some windows; refusals and uses after the first. A refusal pauses all of them
+/// until the window is over, as the limiter does.
+async fn run(workers: usize, at_once: usize, tells_quota: bool, windows: u32) -> (u32, f64) {
+    // One worker knows after its first window; several have a minute.
+    let learned = if workers == 1 { 1 } else { 6 };
+    const TICK: Duration = Duration::from_millis(20);
+    let mut api = Api::new(60, 10);
+    let budgets: Vec<Budgets> = (0..workers).map(|_| Budgets::default()).collect();
+    for (index, one) in (0..).zip(&budgets) {
+        one.set_peers(Peers { index, count: u32::try_from(workers).unwrap() });
+    }
+    // Calls under way end after five ticks.
+    let mut flying: Vec<(usize, u32, End)> = Vec::new();
+    let (mut used_first, mut paused_until) = (0, api.began);
+    for tick in 0..windows * 500 {
+        if tick == learned * 500 {
+            (api.refused, used_first) = (0, api.used);
+        }
+        let (landed, rest): (Vec<_>, Vec<_>) = flying.drain(..).partition(|(_, at, _)| *at <= tick);
+        flying = rest;
+        for (worker, _, end) in landed {
+            if end == End::Refused {
+                paused_until = Instant::now() + api.left_of_window();
+            }
+            budgets[worker].ended("api", end);
+        }
+        for (worker, one) in budgets.iter().enumerate().filter(|_| Instant::now() >= paused_until) {
+            let under_way = flying.iter().filter(|(of, ..)| *of == worker).count();
+            for _ in under_way..at_once {
+                if one.take("api", false).is_ok() {
+                    flying.push((worker, tick + 5, api.call(tells_quota)));
+                }
+            }
+        }
+        tokio::time::advance(TICK).await;
+    }
+    (api.refused, f64::from(api.used - used_first) / f64::from((windows - learned) * api.quota))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_is_used_and_nothing_is_refused() {
+    for (workers, at_once, tells_quota) in [
+        (1, 30, true),
+        (1, 30, false),
+        (1, 100, true),
+        (4, 10, true),
+        (2, 100, true),
+        (4, 100, true),
+        (7, 100, true),
+        // More workers than a window has calls.
+        (70, 1, true),
+    ] {
+        let (refused, used) = run(workers, at_once, tells_quota, 12).await;
+        assert_eq!(refused, 0, "{workers} workers, {at_once} at once, quota told: {tells_quota}");
+        assert!(used >= 0.9, "{workers} workers, {at_once} at once, quota told: {tells_quota}: {used}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_not_made_takes_nothing() {
+    let budgets = Budgets::default();
+    Taken::of(&budgets, "api", false).unwrap().ended(End::Told(Budget {
+        left: 1.0,
+        reset: Duration::from_secs(5),
+        quota: None,
+    }));
+    drop(Taken::of(&budgets, "api", false).unwrap());
+    let last = Taken::of(&budgets, "api", false).unwrap();
+    assert!(Taken::of(&budgets, "api", false).is_err());
+    last.ended(End::Silent);
+    assert_eq!(budgets.take("api", false), Err(Duration::from_secs(5)));
+    assert_eq!(budgets.take("another", false), Ok(()));
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(budgets.take("api", false), Ok(()), "one call finds out what the next window has");
+    assert!(budgets.take("api", false).is_err());
+}
