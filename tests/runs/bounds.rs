@@ -238,13 +238,17 @@ async fn a_body_that_nobody_asked_for_takes_no_memory() {
 async fn sign_in_forms_that_stand_still_leave_owners_their_room() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let mut place = Place::new(&[("noop.yaml", NOOP)]);
+    place.set("PENSTOCK_TRUSTED_PROXIES", "127.0.0.0/8".into());
     place.set("PENSTOCK_API_MEMORY_MIB", "32".into());
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
-    let head = "POST /console/sign-in HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
-                content-length: 8000\r\n\r\n";
     let mut forms = Vec::new();
-    for _ in 0..60 {
+    for address in 1..=60 {
+        // Each is somebody else's: of one address few may fail.
+        let head = format!(
+            "POST /console/sign-in HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 203.0.113.{address}\r\n\
+             content-type: application/x-www-form-urlencoded\r\ncontent-length: 8000\r\n\r\n"
+        );
         let mut connection = connect(&service).await;
         send(&mut connection, head.as_bytes()).await;
         forms.push(connection);

@@ -285,7 +285,7 @@ async fn a_form_that_is_sent_twice_uploads_once() {
         reader.send_file("/console/upload", &page, &fields, file),
         twin.send_file("/console/upload", &page, &fields, file),
     );
-    let batch = one.location.expect("a batch");
+    let batch = one.location.unwrap_or_else(|| panic!("{}", one.text));
     assert_eq!((one.status, two.status, two.location.as_ref()), (303, 303, Some(&batch)), "{}", two.text);
     for (page, file) in [(&page, "id,note\n2,b\n"), (&fresh, file)] {
         let other = reader.send_file("/console/upload", page, &fields, file).await;

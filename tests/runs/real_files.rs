@@ -49,7 +49,7 @@ fn a_file_of_each_program_is_tried_as_it_is() {
         for row in &table.rows {
             let amount = if table.extra { "" } else { row[2] };
             let [email, person, amount] = [row[0], row[1], amount].map(|value| json!(value));
-            let sent = format!("{{\"email\":{email},\"name\":{person},\"amount\":{amount}}}");
+            let sent = format!("{{\"amount\":{amount},\"email\":{email},\"name\":{person}}}");
             assert!(shown.lines().any(|line| line == sent), "{sent} in {name}");
         }
     }

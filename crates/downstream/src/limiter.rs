@@ -105,12 +105,6 @@ impl CallLimits {
         dependency.rate.as_ref().or_else(|| dependency.more.first())
     }
 
-    /// Whether anything limits these calls.
-    pub(crate) fn are_any(&self) -> bool {
-        let limits = |policy: &LimitPolicy| policy.rate.is_some() || policy.concurrency.is_some();
-        limits(&self.policy) || self.owner.iter().any(|(_, policy)| limits(policy)) || !self.meters.is_empty()
-    }
-
     /// What an operator has set counts, and not what the definition says.
     pub(crate) fn change(&mut self, dependency: &Dependency, limit: Option<u32>, concurrency: Option<u32>) {
         // A burst that no longer fits would be more than the whole limit.

@@ -65,8 +65,6 @@ struct Known {
     quota: Option<f64>,
     /// Whether no answer has told yet of the window that began.
     guessed: bool,
-    /// Whether no answer has come that could have told anything.
-    unheard: bool,
     in_flight: u32,
     /// Our calls of this window, without those that were refused: the answers do not count them.
     own: f64,
@@ -105,7 +103,6 @@ impl Known {
             window: Duration::ZERO,
             quota: None,
             guessed: false,
-            unheard: true,
             in_flight: 0,
             own: 0.0,
             least: f64::INFINITY,
@@ -195,12 +192,11 @@ impl Budgets {
         self.lock().peers = peers;
     }
 
-    /// Takes one call of a budget, until it is [released](Self::give_back) or [ended](Self::ended). Where no other limit holds, the
-    /// first call leaves alone: its answer may tell of one.
+    /// Takes one call of a budget, until it is [released](Self::give_back) or [ended](Self::ended).
     ///
     /// # Errors
     /// How long it has to wait.
-    pub(super) fn take(&self, key: &str, has_other_limit: bool) -> Result<(), Duration> {
+    pub(super) fn take(&self, key: &str) -> Result<(), Duration> {
         let now = Instant::now();
         let mut all = self.lock();
         let All { known: budgets, peers } = &mut *all;
@@ -222,7 +218,6 @@ impl Budgets {
                 return Err(if unknown { wait.min(ASK_AGAIN) } else { wait });
             }
             Some(left) => *left -= 1.0,
-            None if known.unheard && known.in_flight > 0 && !has_other_limit => return Err(ASK_AGAIN),
             None => {}
         }
         known.in_flight += 1;
@@ -245,7 +240,6 @@ impl Budgets {
         let All { known: budgets, peers } = &mut *all;
         if let Some(known) = budgets.get_mut(key) {
             known.in_flight = known.in_flight.saturating_sub(1);
-            known.unheard &= end == End::Refused;
             match end {
                 End::Told(budget) => known.told(budget, Instant::now(), *peers),
                 End::Refused => known.own = (known.own - 1.0).max(0.0),
@@ -267,8 +261,8 @@ impl<'a> Taken<'a> {
     ///
     /// # Errors
     /// As [`Budgets::take`].
-    pub(super) fn of(budgets: &'a Budgets, key: &str, has_other_limit: bool) -> Result<Self, Duration> {
-        budgets.take(key, has_other_limit)?;
+    pub(super) fn of(budgets: &'a Budgets, key: &str) -> Result<Self, Duration> {
+        budgets.take(key)?;
         Ok(Self { budgets, key: key.to_owned(), has_ended: false })
     }
 

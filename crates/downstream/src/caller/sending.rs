@@ -172,7 +172,7 @@ impl Caller {
         let deadline = Instant::now() + BUDGET_PATIENCE;
         let mut mark = None;
         loop {
-            let taken = Taken::of(&self.budgets, key, outgoing.limits.are_any());
+            let taken = Taken::of(&self.budgets, key);
             match &taken {
                 Ok(_) => self.waits.over(whose, WaitsFor::Budget),
                 Err(wait) => {

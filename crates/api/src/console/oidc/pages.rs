@@ -162,8 +162,9 @@ async fn signed_in(
     let by = Elsewhere { issuer: provider.settings.issuer.clone(), entry: grant.entry.clone() };
     let from = client_address(request, state.connections.limits());
     let from = from.map_or_else(String::new, |address| format!("from {address} "));
-    let subject = Some(&person.subject).filter(|subject| !person.name.contains(*subject));
-    let subject = subject.map_or_else(String::new, |subject| format!(" ({subject})"));
+    let subject = format!(" ({})", person.subject);
+    let is_said = person.name == person.subject || person.name.ends_with(&subject);
+    let subject = if is_said { "" } else { &subject };
     let detail = format!("{from}as {}{subject} of {}", person.name, by.issuer);
     begin(state, request, record, to, Some(by), Some(detail)).await
 }
