@@ -372,7 +372,7 @@ async fn rows_wait_for_a_signature_that_cannot_be_made() {
     );
     let mut place = Place::new(&[("calling.yaml", &definition)]);
     place.set("INVITE_API_URL", receiver.url.clone());
-    place.set("SIGNING_KEY", "no base64".into());
+    place.set("SIGNING_KEY", "*".into());
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);

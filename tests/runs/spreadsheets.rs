@@ -232,7 +232,7 @@ async fn failing(client: &Client, file: impl Into<Vec<u8>>) -> (String, Vec<[Str
 async fn a_report_goes_through_a_spreadsheet_and_back_unchanged() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     // Every row fails, and no call is made for it.
-    let failing_rows = PEOPLE.replace("{{ body }}", "{{ row.email | int }}");
+    let failing_rows = PEOPLE.replace("{{ row.email }} {{ row.name }}", "{{ row.email | int }}");
     let place = Place::new(&[("people.yaml", &failing_rows)]);
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);

@@ -106,6 +106,9 @@ impl Reader {
             let (name, rest) = rest.split_once("\" value=\"")?;
             Some((name, rest.split('"').next()?))
         });
+        // The form to sign out has the token, too.
+        let mut seen = std::collections::HashSet::new();
+        let hidden = hidden.filter(move |(name, _)| seen.insert(*name));
         let mut body = String::new();
         for (name, value) in hidden.chain(fields.iter().copied()) {
             body +=
