@@ -108,6 +108,11 @@ pub(crate) async fn page(
     };
     let step = match &query.step {
         Some(name) => {
+            let is_of_a_name = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+            if name.is_empty() || name.len() > 64 || !name.bytes().all(is_of_a_name) {
+                let detail = "`step` is the name of a step: 1 to 64 of `a` to `z`, `0` to `9`, `_` and `-`";
+                return Err(Problem::bad_request("bad_step", detail));
+            }
             let pipeline = state.services.definition_of(batch).await?;
             let place = pipeline.steps.iter().position(|step| step.name == *name);
             let Some(place) = place.and_then(|place| u16::try_from(place).ok()) else {
