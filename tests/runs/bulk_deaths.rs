@@ -31,5 +31,7 @@ async fn rows_of_a_dead_worker_do_not_wait_for_rows_that_wait_for_them() {
     assert_eq!(counts(&ended), (65, 0), "{ended}");
     let times = times.lock().expect("no test panics here").clone();
     let pauses: Vec<Duration> = times.windows(2).map(|pair| pair[1].duration_since(pair[0])).collect();
-    assert!(pauses.iter().all(|pause| *pause < MAX_WAIT), "{pauses:?}");
+    // On a cluster the others first look for as long as it takes until a worker counts as dead.
+    let long = pauses.iter().filter(|pause| **pause >= MAX_WAIT).count();
+    assert!(long <= usize::from(setting.place.is_cluster()), "{pauses:?}");
 }
