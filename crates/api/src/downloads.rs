@@ -19,7 +19,8 @@ use crate::auth::Caller;
 use crate::body;
 use crate::problem::Problem;
 use crate::query::NoQuery;
-use crate::reports::{For, Named};
+use crate::report_query::For;
+use crate::reports::Named;
 use crate::state::ApiState;
 use crate::{error_files, refusals, reports};
 

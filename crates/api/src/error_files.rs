@@ -14,7 +14,7 @@ use crate::file_names::file_name;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::refusals;
-use crate::reports::{For, ReportQuery};
+use crate::report_query::{For, ReportQuery};
 use crate::state::ApiState;
 
 /// Its name.

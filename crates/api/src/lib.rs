@@ -53,6 +53,7 @@ pub mod ranges;
 pub mod rates;
 pub mod refusals;
 pub mod report_index;
+mod report_query;
 pub mod reports;
 pub mod retry;
 pub mod routing;

@@ -11,8 +11,6 @@ use penstock_flow::FlowError;
 use penstock_flow::read::results;
 use penstock_flow::read::results::{Format, Report, named};
 use penstock_store::batches::Batch;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use crate::auth::Caller;
 use crate::body::nothing;
@@ -24,27 +22,9 @@ use crate::query::Query;
 use crate::ranges::{Wanted, cut};
 use crate::refusals;
 use crate::report_index::{Known, Position};
+use crate::report_query::{For, ReportQuery};
 use crate::shared_answer::takes_gzip;
 use crate::state::ApiState;
-
-/// For whom a report is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum For {
-    /// A spreadsheet: the report begins with a byte order mark, and numbers, dates and the like that are texts stay as they are when the file is opened and saved.
-    Spreadsheet,
-}
-
-/// The query of a report.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct ReportQuery {
-    /// `spreadsheet`: for Excel and the like; of CSV reports only.
-    #[serde(rename = "for")]
-    #[param(rename = "for", value_type = Option<String>, pattern = "^spreadsheet$")]
-    pub reader: Option<For>,
-}
 
 /// A report as it was asked for.
 #[derive(Clone, Copy, Debug)]
