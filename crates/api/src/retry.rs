@@ -115,7 +115,7 @@ pub(crate) async fn steps_of(
     let pipeline = state.services.definition_of(batch).await?;
     let place = |name: &String| {
         let place = pipeline.steps.iter().position(|step| step.name == *name);
-        let unknown = || bad("the batch's pipeline has no step of that name".into());
+        let unknown = || bad("`steps` names a step that the batch's pipeline does not have".into());
         place.and_then(|place| u16::try_from(place).ok()).ok_or_else(unknown)
     };
     names.iter().map(|name| name.as_ref().map(place).transpose()).collect()

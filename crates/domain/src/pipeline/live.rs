@@ -102,8 +102,9 @@ impl LiveText {
     /// As [`LiveText::text`].
     pub fn bytes(&self, files: &dyn Files) -> Result<Cow<'_, [u8]>, String> {
         if let [Part::Template { template, reads }] = &*self.0 {
-            let bytes = template.render_bytes(filled_in(reads)?).map_err(|_| not_computed())?;
-            return Ok(Cow::Owned(bytes.unwrap_or_default()));
+            // Nothing must never become an empty key.
+            let bytes = template.render_bytes(filled_in(reads)?).ok().flatten().ok_or_else(not_computed)?;
+            return Ok(Cow::Owned(bytes));
         }
         Ok(match self.text(files)? {
             Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
