@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bucket;
+mod outages;
 mod pooler;
+mod postgres;
+mod redis;
 mod servers;
 
 use std::time::{Duration, Instant, SystemTime};

@@ -33,7 +33,7 @@ use crate::s3::S3;
 pub use crate::service::Service;
 
 /// Nothing that a test waits for takes longer.
-pub const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 180 } else { 900 });
+pub const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 400 } else { 900 });
 
 /// A program that was built before: `cargo xtask test` builds them all.
 pub fn program(name: &str) -> PathBuf {
@@ -72,6 +72,7 @@ pub struct Place {
     folder: tempfile::TempDir,
     services: Vec<(&'static str, String)>,
     s3: Option<S3>,
+    programs: Option<PathBuf>,
 }
 
 impl Place {
@@ -99,7 +100,7 @@ impl Place {
         let mut services = cluster().unwrap_or_default();
         let s3 = (!services.is_empty()).then(|| S3::start(&folder.path().join("s3")));
         services.extend(s3.iter().flat_map(S3::environment));
-        Self { folder, services, s3 }
+        Self { folder, services, s3, programs: None }
     }
 
     fn engine_variables<'c>(&self, command: &'c mut Command) -> &'c mut Command {
@@ -109,6 +110,11 @@ impl Place {
     /// Gives programs that are started from now on a setting.
     pub fn set(&mut self, name: &'static str, value: String) {
         self.services.push((name, value));
+    }
+
+    /// Where programs are that are started from now on; none: today's.
+    pub fn use_programs(&mut self, folder: Option<PathBuf>) {
+        self.programs = folder;
     }
 
     /// Writes a file beside the data folder; its path.
@@ -150,7 +156,8 @@ impl Place {
     }
 
     fn command_of(&self, name: &str, sandbox: &Sandbox) -> Command {
-        let mut command = Command::new(program(name));
+        let path = self.programs.as_ref().map_or_else(|| program(name), |folder| folder.join(name));
+        let mut command = Command::new(path);
         command
             .env("PENSTOCK_PIPELINES", self.folder.path().join("pipelines"))
             .env("ADDRESS_API_URL", sandbox.url())
@@ -317,10 +324,17 @@ impl Place {
         found
     }
 
-    /// The objects in the object store, parts of uploads included, without the lists of refused files' errors.
+    /// The objects in the object store, parts of uploads included, without the lists of refused files' errors and without the
+    /// manifests of files that are there.
     pub fn objects(&self) -> Vec<PathBuf> {
         let mut found = self.all_objects();
-        found.retain(|path| !is_list(path));
+        found.retain(|path| {
+            !is_list(path)
+                && path
+                    .to_str()
+                    .and_then(|path| path.strip_suffix(".manifest"))
+                    .is_none_or(|file| !Path::new(file).exists())
+        });
         found
     }
 
@@ -331,7 +345,8 @@ impl Place {
         found
     }
 
-    fn all_objects(&self) -> Vec<PathBuf> {
+    /// All objects in the object store.
+    pub fn all_objects(&self) -> Vec<PathBuf> {
         if let Some(s3) = &self.s3 {
             return s3.objects();
         }

@@ -66,6 +66,34 @@ impl Postgres {
         }
     }
 
+    /// From now on it speaks TLS, with a certificate for 127.0.0.1 by an authority of its own, whose certificate's path is
+    /// returned; and everybody but `postgres` needs TLS and a password.
+    pub async fn with_tls(&self) -> PathBuf {
+        let data = self.data();
+        let openssl = |words: &str, more: &str| {
+            let mut openssl = Command::new("openssl");
+            openssl.args(words.split(' ')).args(more.split(' ').filter(|word| !word.is_empty()));
+            run(openssl.current_dir(self.folder.path()));
+        };
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+        std::fs::write(self.folder.path().join("names"), "subjectAltName=IP:127.0.0.1\n").expect("a file");
+        openssl("req -x509 -subj /CN=authority -keyout ca.key -out ca.crt", key);
+        openssl("req -subj /CN=server -keyout data/server.key -out server.csr", key);
+        let signed = "-CA ca.crt -CAkey ca.key -CAcreateserial -extfile names";
+        openssl("x509 -req -in server.csr -out data/server.crt", signed);
+        run(Command::new("chmod").arg("600").arg(data.join("server.key")));
+        if is_root() {
+            run(Command::new("chown")
+                .arg("postgres")
+                .arg(data.join("server.key"))
+                .arg(data.join("server.crt")));
+        }
+        let rules = "host all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(data.join("pg_hba.conf"), rules).expect("a file");
+        self.configure("ALTER SYSTEM SET ssl = on").await;
+        self.folder.path().join("ca.crt")
+    }
+
     /// Makes it a primary.
     pub fn promote(&self) {
         run(self.tool("pg_ctl").args(["-w", "promote"]));
@@ -81,7 +109,8 @@ impl Postgres {
         format!("postgres://postgres@{}/{database}", self.address())
     }
 
-    fn reserve() -> Self {
+    /// A place for a server: its folder is empty.
+    pub fn reserve() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
@@ -92,7 +121,23 @@ impl Postgres {
         Self { folder, port, environment: Vec::new() }
     }
 
-    fn data(&self) -> PathBuf {
+    /// Gives a folder to the server's user.
+    pub fn owns(&self, folder: &Path) {
+        if is_root() {
+            run(Command::new("chown").arg("-R").arg("postgres").arg(folder));
+        }
+    }
+
+    /// `sh` as the server's user, with the server's programs on its path.
+    pub fn shell(&self) -> Command {
+        let mut sh = lower(Path::new("sh"));
+        let others = std::env::var("PATH").unwrap_or_default();
+        sh.env("PATH", format!("{}:{others}", bin().display()));
+        sh
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 

@@ -21,6 +21,11 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Starts it, empty; `more` are options.
     pub fn start(&mut self, more: &[&str]) {
         let child = Command::new("redis-server")

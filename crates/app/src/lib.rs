@@ -21,6 +21,7 @@ pub mod owner_name;
 mod panics;
 pub mod permissions;
 pub mod reload;
+mod repeats;
 pub mod secret_files;
 pub mod services;
 pub mod settings;

@@ -17,8 +17,20 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::repeats::Repeats;
+
 /// Writes JSON to what the function makes.
-pub struct Json<W>(pub W);
+pub struct Json<W> {
+    writer: W,
+    repeats: Repeats,
+}
+
+impl<W> Json<W> {
+    /// To what this function makes.
+    pub fn new(writer: W) -> Self {
+        Self { writer, repeats: Repeats::default() }
+    }
+}
 
 /// Fields of an event or a span, in the order in which they came.
 #[derive(Default)]
@@ -34,6 +46,11 @@ impl Fields {
 
     fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| *known == name)
+    }
+
+    fn text(&self, name: &str) -> &str {
+        let found = self.0.iter().find(|(known, _)| *known == name);
+        found.and_then(|(_, value)| value.as_str()).unwrap_or_default()
     }
 }
 
@@ -86,6 +103,13 @@ where
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        let (message, error) = (fields.text("message"), fields.text("error"));
+        let Some(repeated) = self.repeats.due(event.metadata(), message, fields.has("task"), error) else {
+            return;
+        };
+        if repeated > 0 {
+            fields.0.push(("repeated", repeated.into()));
+        }
         let mut span = None;
         for one in context.event_scope(event).into_iter().flatten() {
             span.get_or_insert(one.name());
@@ -99,7 +123,7 @@ where
         // A line that cannot be written is lost: there is nowhere to say so.
         if write(&mut line, event.metadata(), span, &fields).is_ok() {
             line.push(b'\n');
-            let _ = (self.0)().write_all(&line);
+            let _ = (self.writer)().write_all(&line);
         }
     }
 }
@@ -194,7 +218,7 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let filter = EnvFilter::new(filter).or(OwnSpans);
-        let layer = Json(move || writer.clone()).with_filter(filter);
+        let layer = Json::new(move || writer.clone()).with_filter(filter);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -231,6 +255,22 @@ mod tests {
         assert_eq!((&lines[1]["row"], &lines[1]["batch"]), (&8.into(), &"b1".into()));
         assert_eq!(lines[1].get("code"), None);
         assert_eq!((lines[2].get("batch"), lines[2].get("span")), (None, None));
+    }
+
+    #[test]
+    fn what_is_tried_again_is_logged_once_a_minute() {
+        let lines = logged("info", || {
+            for number in 0..30 {
+                tracing::warn!(error = %number, "failed to claim rows; will retry");
+                let error = if number % 2 == 0 { "no connection" } else { "no right" };
+                tracing::warn!(task = "sweep", error, "a background task failed; will retry");
+                tracing::warn!(number, "a batch cannot be read");
+            }
+        });
+        let of = |message: &str| lines.iter().filter(|line| line["message"] == message).count();
+        assert_eq!(of("failed to claim rows; will retry"), 1, "{lines:?}");
+        assert_eq!(of("a background task failed; will retry"), 2, "each reason");
+        assert_eq!(of("a batch cannot be read"), 30, "each is another one");
     }
 
     #[test]

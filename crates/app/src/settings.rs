@@ -15,18 +15,24 @@ use crate::{StartError, variables};
 /// Settings that every program takes.
 #[derive(Args, Clone)]
 pub struct Settings {
-    /// `sqlite://FILE` (one machine) or `postgres://…` (a cluster)
+    /// `sqlite://FILE` (one machine) or `postgres://…` (a cluster; several hosts with commas between them)
     #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true)]
     pub database_url: Option<String>,
     /// A file that holds DATABASE_URL; read again when it changes
     #[arg(long, env = "DATABASE_URL_FILE", global = true)]
     pub database_url_file: Option<PathBuf>,
-    /// `redis://…`, or `rediss://…` for TLS; without it the queue and the limits are in this process
+    /// A file that holds the password of DATABASE_URL's role; read again for each new connection
+    #[arg(long, env = "PENSTOCK_DATABASE_PASSWORD_FILE", global = true)]
+    pub database_password_file: Option<PathBuf>,
+    /// `redis://…`, `rediss://…` for TLS, `redis+sentinel://…`, `redis+cluster://…`; without it the queue and the limits are in this process
     #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true)]
     pub redis_url: Option<String>,
     /// A file that holds REDIS_URL
     #[arg(long, env = "REDIS_URL_FILE", global = true)]
     pub redis_url_file: Option<PathBuf>,
+    /// What the names of all keys in Redis begin with; without it `penstock:` and the installation's id
+    #[arg(long, env = "PENSTOCK_REDIS_PREFIX", global = true)]
+    pub redis_prefix: Option<String>,
     /// `file:///…` or `s3://bucket/prefix`
     #[arg(long, env = "OBJECT_STORE_URL", global = true, hide_env_values = true)]
     pub object_store_url: Option<String>,

@@ -34,9 +34,13 @@ pub struct Telemetry {
 }
 
 /// What is not logged unless `RUST_LOG` names its crate: lines that anybody can cause without a key, one for each request that
-/// cannot be read, and the values of parameters in `DATABASE_URL` that are unknown, which may be secrets.
-const SILENT: [(&str, &str); 2] =
-    [("actix_http", "actix_http::h1=off"), ("sqlx_postgres", "sqlx_postgres::options=off")];
+/// cannot be read; the values of parameters in `DATABASE_URL` that are unknown, which may be secrets; and lines for each listener and each
+/// try while Redis is away, of which the queue writes one.
+const SILENT: [(&str, &str); 3] = [
+    ("actix_http", "actix_http::h1=off"),
+    ("sqlx_postgres", "sqlx_postgres::options=off"),
+    ("apalis_core", "apalis_core=off"),
+];
 
 /// What is logged, and what is wrong with what was chosen.
 fn filter(chosen: &str, default: &str) -> (EnvFilter, Option<String>) {
@@ -64,7 +68,7 @@ pub fn start(style: LogStyle, service: &'static str, default: &str) -> Telemetry
             let (pipe, guard) = LogPipe::to(std::io::stderr(), dropped_notice);
             written = Some(guard);
             log_panics();
-            Json(move || pipe.writer()).with_filter(filter).boxed()
+            Json::new(move || pipe.writer()).with_filter(filter).boxed()
         }
         LogStyle::Text => {
             let text = tracing_subscriber::fmt::layer().compact().with_target(false);

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use penstock_domain::limit::{Ask, Decision, LimitPolicy, Past, Reason};
 use penstock_downstream::{CallLimits, Limiter as _, SharedLimiter};
 use penstock_queue::{Queue as _, SharedQueue};
+use penstock_redis::Prefix;
 
 /// Set in the process that connects; its roots are read from `SSL_CERT_FILE`, which has to stand before it starts.
 const URL: &str = "PENSTOCK_TEST_TLS_URL";
@@ -88,8 +89,8 @@ async fn queue_and_limits_over_tls() {
         return;
     };
     rustls::crypto::ring::default_provider().install_default().unwrap();
-    let queue = SharedQueue::connect(&url).unwrap();
-    let limiter = SharedLimiter::connect(&url).unwrap();
+    let queue = SharedQueue::connect(&url, Prefix::default()).unwrap();
+    let limiter = SharedLimiter::connect(&url, Prefix::default()).unwrap();
     let policy = LimitPolicy { rate: None, concurrency: Some(1), breaker: None, cold_wait_us: 0.0 };
     let limits =
         CallLimits { dependency: "api".to_owned(), policy, owner: None, meters: Vec::new(), at_us: 0.0 };

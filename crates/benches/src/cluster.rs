@@ -132,7 +132,8 @@ async fn extraction(rows: u32, kept: &mut Promises) {
 
 /// Claims and settlements alone, in the groups that workers use, on the rows that were extracted.
 async fn groups(database: &str, rows: u32) {
-    let options = Options { max_connections: 4, application_name: "bench".into(), sessions: None };
+    let options =
+        Options { max_connections: 4, application_name: "bench".into(), sessions: None, password: None };
     let store = PostgresStore::connect(database, options).expect("a URL");
     let batch = BatchSeq(number(&psql(database, &["SELECT seq FROM batches"])) as i64);
     let now = Timestamp::from_millis(

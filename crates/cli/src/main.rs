@@ -140,6 +140,9 @@ enum Command {
         /// Applies the repairs
         #[arg(long)]
         apply: bool,
+        /// Makes the batches of accepted uploads again that a restored database does not know
+        #[arg(long)]
+        adopt: bool,
     },
     /// Checks services, schema, keys and pipelines
     Doctor,
@@ -264,7 +267,7 @@ async fn run(mut program: Program) -> Result<bool, StartError> {
         Command::ProcessRow { batch, row, reveal } => {
             manual::process_row(&opened, batch, row, reveal, out).await
         }
-        Command::Reconcile { apply } => reconcile::run(&opened, apply, out).await,
+        Command::Reconcile { apply, adopt } => reconcile::run(&opened, apply, adopt, out).await,
         Command::Doctor => doctor::run(&opened, out).await,
         Command::Prune => manual::prune(&opened, out).await,
         Command::Smoke { api, pipeline, file, within } => {

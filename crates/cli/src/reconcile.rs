@@ -1,6 +1,7 @@
 //! `penstock reconcile`: what is stuck, what would be done, and doing it.
 
 use penstock_app::StartError;
+use penstock_flow::operate::adopt::{self, Adopted, Adoption};
 use penstock_flow::operate::reconcile;
 use penstock_flow::operate::reconcile::{Finding, Permission, ReconcilePolicy};
 use serde_json::json;
@@ -11,7 +12,7 @@ use crate::output::Output;
 /// Batches that a line names, at most; `--json` has all.
 const NAMED: usize = 5;
 
-pub async fn run(opened: &Opened, apply: bool, out: Output) -> Result<bool, StartError> {
+pub async fn run(opened: &Opened, apply: bool, adopt: bool, out: Output) -> Result<bool, StartError> {
     let services = &opened.chosen.services;
     let policy = ReconcilePolicy {
         extraction_grace: opened.chosen.dispatch_policy(&opened.settings).extraction_grace,
@@ -19,13 +20,18 @@ pub async fn run(opened: &Opened, apply: bool, out: Output) -> Result<bool, Star
     };
     let mut plan = reconcile::plan(services, &policy).await.map_err(said)?;
     let planned = plan.planned();
+    let mut adopted = Vec::new();
+    if let Some(permission) = Permission::from_apply_flag(adopt) {
+        let actor = operator_name();
+        adopted = adopt::adopt(services, &policy, &plan, &actor, &permission).await.map_err(said)?;
+    }
     if let Some(permission) = Permission::from_apply_flag(apply) {
         reconcile::apply(services, &policy, &mut plan, &operator_name(), &permission).await.map_err(said)?;
     }
     let sum = |of: fn(&Finding) -> usize| plan.findings.iter().map(of).sum::<usize>();
     let (applied, overtaken) = (sum(|finding| finding.applied), sum(|finding| finding.overtaken));
     let value = json!({
-        "findings": plan.findings, "planned": planned, "applied": applied, "overtaken": overtaken
+        "findings": plan.findings, "planned": planned, "applied": applied, "overtaken": overtaken, "adopted": adopted
     });
     out.say(&value, || {
         let mut lines: Vec<String> = Vec::new();
@@ -36,6 +42,7 @@ pub async fn run(opened: &Opened, apply: bool, out: Output) -> Result<bool, Star
         if lines.is_empty() {
             lines.push("nothing is stuck".to_owned());
         }
+        lines.extend(adopted.iter().map(line));
         if apply {
             lines.push(format!("planned {planned}, applied {applied}, overtaken {overtaken}"));
         } else if planned > 0 {
@@ -44,6 +51,22 @@ pub async fn run(opened: &Opened, apply: bool, out: Output) -> Result<bool, Star
         lines.join("\n")
     });
     Ok(true)
+}
+
+/// What became of an upload.
+fn line(adopted: &Adopted) -> String {
+    let Adopted { batch, owner, pipeline, adoption } = adopted;
+    let what = match adoption {
+        Adoption::Runs => "made again".to_owned(),
+        Adoption::Paused => {
+            format!(
+                "made again, and paused: calls without an idempotency key may have been made. Then: penstock batches resume {batch}"
+            )
+        }
+        Adoption::SentAgain => "not made again: its Idempotency-Key has another batch by now".to_owned(),
+        Adoption::Overtaken => "not made again: something else was faster".to_owned(),
+    };
+    format!("{batch} of {owner} ({pipeline}): {what}")
 }
 
 /// Which ones: a batch (with its rows), an object, a time.

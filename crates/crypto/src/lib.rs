@@ -12,6 +12,7 @@ mod key_hash;
 mod key_series;
 mod keyring;
 mod mac;
+mod manifest;
 mod places;
 mod short_token;
 mod stream;
@@ -25,6 +26,7 @@ pub use key_hash::KeyHasher;
 pub use key_series::KeySeries;
 pub use keyring::{CurrentKeyring, Fingerprinter, Keyring, KeyringError, WrappedKey};
 pub use mac::{check_record_mac, record_mac};
+pub use manifest::ManifestKey;
 pub use short_token::ShortTokens;
 pub use stream::{ChunkPosition, StreamLayout, StreamOpener, StreamSealer};
 

@@ -42,10 +42,10 @@ type Waiting = oneshot::Sender<Vec<String>>;
 impl Question {
     /// A request about the limits of a call.
     pub(crate) fn new(limits: &CallLimits, mut request: ScriptRequest) -> Self {
-        // One hash slot for all keys of a dependency, as a cluster wants it.
+        // Names without the installation's prefix. One hash slot for all keys of a dependency, as a cluster wants it.
         let key = |name: &str| {
             let owner = name.strip_prefix(limits.dependency.as_str()).unwrap_or(name);
-            format!("penstock:lim:{{{}}}{owner}", limits.dependency)
+            format!("lim:{{{}}}{owner}", limits.dependency)
         };
         let policies = std::iter::once(&limits.policy).chain(limits.owner.iter().map(|(_, policy)| policy));
         let states = limits.keys().map(|name| key(name)).zip(policies.map(Policy::from)).collect();

@@ -400,10 +400,12 @@ end
 -- state.rs
 
 -- Whether the server that answers is not the one that the state was used with: what it knows can be older than what had
--- been granted.
+-- been granted. Without the right to ask which server it is, that is not known: a restart from an older snapshot goes unnoticed.
 local function is_another_server(state)
   if group.now or (state.server ~= '' and math.abs(now - state.used_at) < RECENT) then return false end
-  local server = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+  local info = redis.pcall('INFO', 'server')
+  local server = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+  if server == '' then return false end
   local another = state.used_at > 0 and state.server ~= server
   state.server = server
   return another

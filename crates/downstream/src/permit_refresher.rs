@@ -102,14 +102,14 @@ async fn report(refresher: Weak<PermitRefresher>, server: Weak<Server>, key: Str
 #[cfg(test)]
 mod tests {
     use penstock_domain::limit::LimitPolicy;
-    use penstock_redis::{Connection, Limits};
+    use penstock_redis::{Connection, Limits, Prefix};
 
     use super::*;
 
     /// For limits with slots, and a server that nobody asks here.
     fn scene() -> (Arc<PermitRefresher>, Arc<Server>, CallLimits) {
         let limits = Limits { answer: Duration::from_secs(1), connect: Duration::from_secs(1) };
-        let connection = Connection::open("redis://127.0.0.1:1", limits).unwrap();
+        let connection = Connection::open("redis://127.0.0.1:1", Prefix::default(), limits).unwrap();
         let policy = LimitPolicy { rate: None, concurrency: Some(2), breaker: None, cold_wait_us: 1e6 };
         let limits =
             CallLimits { dependency: "api".to_owned(), policy, owner: None, meters: Vec::new(), at_us: 0.0 };

@@ -119,13 +119,16 @@ impl Server {
                 return None;
             }
         };
-        let mut invocation = self.script.prepare_invoke();
-        for key in keys {
-            invocation.key(key);
-        }
-        invocation.arg(group);
         let mut connection = self.connection.clone();
-        self.answered(invocation.invoke_async(&mut connection)).await
+        let answer = async {
+            let prefix = self.connection.prefix().await?;
+            let mut invocation = self.script.prepare_invoke();
+            for key in keys {
+                invocation.key(format!("{prefix}{key}"));
+            }
+            invocation.arg(group).invoke_async(&mut connection).await
+        };
+        self.answered(answer).await
     }
 
     async fn answered<T>(&self, question: impl Future<Output = RedisResult<T>>) -> Option<T> {

@@ -20,7 +20,7 @@ use penstock_domain::limit::{
     self, Ask, Decision, Denied, Feedback, Lead, MAX_WAIT_US, Reason, Snapshot, duration,
 };
 use penstock_domain::time::Clock;
-use penstock_redis::{Connection, Limits};
+use penstock_redis::{Connection, Limits, Prefix};
 use tokio::time::Instant;
 
 use crate::limiter::{CallLimits, Limiter, Permit};
@@ -47,14 +47,14 @@ pub struct SharedLimiter {
 }
 
 impl SharedLimiter {
-    /// Limits in the Redis at `url` (`redis://`, or `rediss://` for TLS, for which a rustls provider must be installed).
-    /// Connects when it is first asked, and again whenever the connection is lost or falls silent.
+    /// Limits in the Redis at `url` (`redis://`, or `rediss://` for TLS, for which a rustls provider must be installed), under
+    /// names that begin with `prefix`. Connects when it is first asked, and again whenever the connection is lost or falls silent.
     ///
     /// # Errors
     /// When the URL cannot be read.
-    pub fn connect(url: &str) -> Result<Self, redis::RedisError> {
+    pub fn connect(url: &str, prefix: Prefix) -> Result<Self, redis::RedisError> {
         let limits = Limits { answer: PATIENCE, connect: CONNECT_WITHIN };
-        Ok(Self::on(Server::new(Connection::open(url, limits)?, None)))
+        Ok(Self::on(Server::new(Connection::open(url, prefix, limits)?, None)))
     }
 
     /// Takes the time from `clock` and not from Redis: for tests that compare decisions at given moments. Slots of calls

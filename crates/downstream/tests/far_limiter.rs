@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_downstream::{Called, SharedLimiter};
+use penstock_redis::Prefix;
 use support::far::{Far, Way};
 use support::server::Server;
 use support::{concurrency, dependency, hammer};
@@ -22,9 +23,9 @@ fn redis() -> SocketAddr {
 /// Four workers, each with a way of its own to Redis; fifty calls a second, ten at once.
 async fn workers_at(ways: [Way; 4]) {
     let far = ways.map(|way| Far::away(redis(), way));
-    let workers = far
-        .each_ref()
-        .map(|far| Arc::new(SharedLimiter::connect(&format!("redis://{}", far.address())).unwrap()));
+    let workers = far.each_ref().map(|far| {
+        Arc::new(SharedLimiter::connect(&format!("redis://{}", far.address()), Prefix::default()).unwrap())
+    });
     hammer::exact_limit(workers, (50, 10), 0.9, Duration::from_secs(1)).await;
 }
 
@@ -71,7 +72,8 @@ async fn slots_are_used_from_afar() {
     let until = Instant::now() + Duration::from_secs(6);
     let mut rows = tokio::task::JoinSet::new();
     for (far, worker) in far.iter().zip(1..) {
-        let limiter = SharedLimiter::connect(&format!("redis://{}", far.address())).unwrap();
+        let limiter =
+            SharedLimiter::connect(&format!("redis://{}", far.address()), Prefix::default()).unwrap();
         let caller = hammer::caller(Arc::new(limiter), worker);
         for _ in 0..20 {
             let (caller, api) = (caller.clone(), api.clone());

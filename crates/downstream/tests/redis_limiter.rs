@@ -12,6 +12,7 @@ use penstock_domain::pipeline::template::Template;
 use penstock_domain::pipeline::{Breaker, Dependency, Per, Rate, Window};
 use penstock_domain::time::{Clock as _, ManualClock, Timestamp};
 use penstock_downstream::{CallLimits, Called, Limiter, LocalLimiter, Permit, SharedLimiter, Spend};
+use penstock_redis::Prefix;
 use penstock_sandbox::proxy::Proxy;
 use support::conformance::Scene;
 use support::redis::Own;
@@ -38,7 +39,7 @@ fn redis_url() -> String {
 }
 
 fn shared() -> SharedLimiter {
-    SharedLimiter::connect(&redis_url()).unwrap()
+    SharedLimiter::connect(&redis_url(), Prefix::default()).unwrap()
 }
 
 #[tokio::test]
@@ -230,7 +231,7 @@ async fn the_scripts_memory_and_the_keys_may_be_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_connection_is_replaced() {
     let (proxy, url) = Proxy::before(&redis_url()).unwrap();
-    let limiter = SharedLimiter::connect(&url).unwrap();
+    let limiter = SharedLimiter::connect(&url, Prefix::default()).unwrap();
     let mut api = dependency("http://silent.example");
     api.rate = Some(rate(100, 10));
     let limits = CallLimits::of(&api, "acme", limiter.cold_wait_us());
@@ -253,7 +254,7 @@ async fn a_silent_connection_is_replaced() {
 #[tokio::test]
 async fn without_redis_nothing_is_called() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let limiter = SharedLimiter::connect(&format!("redis://{nobody}")).unwrap();
+    let limiter = SharedLimiter::connect(&format!("redis://{nobody}"), Prefix::default()).unwrap();
     let api = dependency("http://api.example");
     let limits = CallLimits::of(&api, "acme", limiter.cold_wait_us());
     let ask = Ask { cost: 1, token: 1, lease_us: 1e6, lead_us: 0.0, past: Past::Clean, patience_us: 0.0 };
@@ -270,7 +271,7 @@ async fn without_redis_nothing_is_called() {
 #[tokio::test]
 async fn a_restart_from_an_older_state_gives_no_second_burst() {
     let mut redis = Own::start().await;
-    let limiter = Arc::new(SharedLimiter::connect(&redis.url()).unwrap());
+    let limiter = Arc::new(SharedLimiter::connect(&redis.url(), Prefix::default()).unwrap());
     let scene = Scene::new(limiter, Arc::default(), |api| api.rate = Some(rate(50, 40)));
     let until = Instant::now() + Duration::from_secs(10);
     let ready = async |what: &str| loop {
@@ -346,7 +347,10 @@ fn rows_until(
 ) -> tokio::task::JoinSet<u32> {
     let mut rows = tokio::task::JoinSet::new();
     for worker in 1..=2 {
-        let caller = hammer::caller(Arc::new(SharedLimiter::connect(&redis.url()).unwrap()), worker);
+        let caller = hammer::caller(
+            Arc::new(SharedLimiter::connect(&redis.url(), Prefix::default()).unwrap()),
+            worker,
+        );
         for _ in 0..rows_per_worker {
             let (caller, api) = (caller.clone(), api.clone());
             rows.spawn(async move {

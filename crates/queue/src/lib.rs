@@ -84,7 +84,7 @@ impl Taken {
 /// What keeps the queue, for `doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueServer {
-    /// Its version.
+    /// Its version; empty when its user may not ask for it, and then what it does with its memory is not known either.
     pub version: String,
     /// What it does when its memory is full.
     pub memory_policy: String,
@@ -100,8 +100,11 @@ impl QueueServer {
     /// The oldest version that is supported.
     pub const NEEDED: &'static str = "6.2";
 
-    /// Whether its version is at least that.
+    /// Whether its version is at least that, as far as it is known.
     pub fn is_supported(&self) -> bool {
+        if self.version.is_empty() {
+            return true;
+        }
         let mut parts = self.version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 2)
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_queue::{EnqueueResult, Lane, MAX_BACKLOG, Message, Queue as _, SharedQueue};
+use penstock_redis::Prefix;
 use penstock_sandbox::proxy::Proxy;
 use support::{Listening, PATIENCE, Redis, extract, rows, short, until};
 
@@ -160,7 +161,7 @@ async fn a_listener_comes_back_whatever_happens_to_redis() {
 async fn what_a_killed_listener_had_in_its_hands_comes_again() {
     let redis = Redis::start();
     let quick = || {
-        let queue = SharedQueue::connect(&redis.url()).unwrap();
+        let queue = SharedQueue::connect(&redis.url(), Prefix::default()).unwrap();
         Arc::new(queue.with_heartbeats(Duration::from_secs(1), 3))
     };
     let (first, second) = (quick(), quick());
@@ -274,7 +275,7 @@ const GOES_ON: Duration = Duration::from_secs(10);
 async fn silent_connections_are_replaced() {
     let redis = Redis::start();
     let (proxy, url) = Proxy::before(&redis.url()).unwrap();
-    let queue = || Arc::new(SharedQueue::connect(&url).unwrap());
+    let queue = || Arc::new(SharedQueue::connect(&url, Prefix::default()).unwrap());
     let (ringer, listener) = (queue(), queue());
     let mut listening = Listening::to(&listener, "listener");
     ringer.enqueue(vec![extract(1), rows("invite", 0)]).await.unwrap();
@@ -299,7 +300,7 @@ async fn silent_connections_are_replaced() {
 async fn what_a_broken_listener_had_in_its_hands_comes_at_once() {
     let redis = Redis::start();
     let (proxy, url) = Proxy::before(&redis.url()).unwrap();
-    let queue = Arc::new(SharedQueue::connect(&url).unwrap());
+    let queue = Arc::new(SharedQueue::connect(&url, Prefix::default()).unwrap());
     let mut listening = Listening::to(&queue, "listener");
     // It is there and idle.
     queue.enqueue(vec![extract(1)]).await.unwrap();
@@ -326,7 +327,7 @@ async fn what_a_broken_listener_had_in_its_hands_comes_at_once() {
 async fn a_redis_that_takes_no_writes_is_not_ready() {
     let redis = Redis::start();
     let (proxy, url) = Proxy::before(&redis.url()).unwrap();
-    let queue = SharedQueue::connect(&url).unwrap();
+    let queue = SharedQueue::connect(&url, Prefix::default()).unwrap();
     queue.ready().await.unwrap();
     redis.ask(&["replicaof", "127.0.0.1", "1"]);
     let before = proxy.accepted();
@@ -348,4 +349,30 @@ async fn a_redis_that_takes_no_writes_is_not_ready() {
     assert!(error.to_string().contains("MISCONF"), "{error}");
     assert_eq!(redis.ask(&["config", "set", "save", ""]), "OK");
     queue.ready().await.expect("it takes writes again");
+
+    assert_eq!(redis.ask(&["config", "set", "maxmemory", "1"]), "OK");
+    let error = queue.ready().await.unwrap_err();
+    assert!(error.to_string().contains("OOM"), "{error}");
+    assert_eq!(redis.ask(&["config", "set", "maxmemory", "0"]), "OK");
+    queue.ready().await.expect("it has room again");
+}
+
+/// A Redis that closes idle connections, or is restarted by its operator, costs no message, and none comes late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_closed_while_idle_costs_no_message() {
+    let redis = Redis::start();
+    let (ringer, listener) = (redis.queue(), redis.queue());
+    let mut listening = Listening::to(&listener, "listener");
+    ringer.enqueue(vec![extract(1)]).await.unwrap();
+    listening.next().await;
+    for number in 2..6 {
+        redis.ask(&["client", "kill", "type", "normal"]);
+        let began = Instant::now();
+        let enqueued = ringer.enqueue(vec![extract(number)]).await.expect("it is tried on a new connection");
+        assert_eq!(enqueued.enqueued, 1);
+        // One that was on its way when the connection was closed comes twice.
+        while listening.next().await != extract(number) {}
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+    listening.end().await;
 }

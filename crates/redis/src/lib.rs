@@ -5,6 +5,9 @@
 //! connection is replaced when it breaks, when a question passes its time and none that was asked since was answered, and
 //! when the server says that it is a replica. Keepalive and TCP's user timeout end what a network has silently dropped, too.
 
+mod prefix;
+mod servers;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,11 +17,11 @@ use futures::future::{BoxFuture, Shared};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, RedisResult,
-    Value,
-};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::time::Instant;
+
+pub use crate::prefix::Prefix;
+use crate::servers::{Servers, Way};
 
 /// An idle connection is asked for a sign of life after this time, and as often again.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -29,8 +32,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an attempt to connect failed, the next one waits this long. Questions fail at once meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A replica's refusal of a write.
-const READ_ONLY: &str = "READONLY";
+/// The refusals of a replica, which takes no writes, and of a node of a cluster that does not have the keys.
+const ANOTHER_SERVER: [&str; 2] = ["READONLY", "MOVED"];
 
 /// How long a user waits.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +49,8 @@ pub struct Limits {
 pub struct Connection(Arc<Inner>);
 
 struct Inner {
-    client: Client,
+    servers: Arc<Servers>,
+    prefix: Prefix,
     limits: Limits,
     began: Instant,
     current: Mutex<Option<Arc<Link>>>,
@@ -67,16 +71,28 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// A connection to a `redis://` or `rediss://` URL.
+    /// A connection to a `redis://` or `rediss://` URL, for an installation whose keys have this prefix. `redis+sentinel://` names
+    /// Sentinels, `redis+cluster://` nodes of a cluster.
     ///
     /// # Errors
     /// When it is no such URL.
-    pub fn open(url: &str, limits: Limits) -> RedisResult<Self> {
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(2);
-        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-        let tcp = tcp.set_user_timeout(USER_TIMEOUT);
-        let client = Client::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
-        Ok(Self(Arc::new(Inner { client, limits, began: Instant::now(), current: Mutex::default() })))
+    pub fn open(url: &str, prefix: Prefix, limits: Limits) -> RedisResult<Self> {
+        let servers = Arc::new(Servers::parse(url)?);
+        Ok(Self(Arc::new(Inner {
+            servers,
+            prefix,
+            limits,
+            began: Instant::now(),
+            current: Mutex::default(),
+        })))
+    }
+
+    /// What the names of all keys begin with.
+    ///
+    /// # Errors
+    /// When it is not known yet, and cannot be found out.
+    pub async fn prefix(&self) -> RedisResult<String> {
+        in_one_slot(&self.0.prefix, &self.0.servers).await
     }
 
     /// Waits for an answer on the present connection.
@@ -96,8 +112,8 @@ impl Connection {
                     Err(error) if error.is_io_error() || error.is_unrecoverable_error() => {
                         self.replace(&link, &error.to_string());
                     }
-                    Ok(answer) if answer.is_of_a_replica() => {
-                        self.replace(&link, "it leads to a replica, which takes no writes");
+                    Ok(answer) if answer.is_of_another_server() => {
+                        self.replace(&link, "it leads to a server that is not the one that takes these keys");
                     }
                     // An error of the server is a sign of life as well.
                     _ => link.heard_at.store(self.millis(), Ordering::Relaxed),
@@ -144,9 +160,17 @@ impl Connection {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.0.limits.connect))
             .set_response_timeout(None);
-        let client = self.0.client.clone();
-        let connecting =
-            async move { client.get_multiplexed_async_connection_with_config(&config).await }.boxed();
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(2);
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        let way = Way { tcp: tcp.set_user_timeout(USER_TIMEOUT), config };
+        let (servers, prefix) = (self.0.servers.clone(), self.0.prefix.clone());
+        let connecting = async move {
+            // Only a cluster's nodes are asked for a key; a command like INFO needs none.
+            let key =
+                if servers.is_cluster() { in_one_slot(&prefix, &servers).await? } else { String::new() };
+            servers.connect(&key, &way).await
+        };
+        let connecting = connecting.boxed();
         let connection = connecting.shared();
         // It goes on when nobody waits for it any more. Whoever asks sees how it ended.
         tokio::spawn(connection.clone().map(|_| ()));
@@ -166,22 +190,30 @@ impl Connection {
     }
 }
 
+/// The prefix; in a cluster with braces, so that all keys have one hash slot.
+async fn in_one_slot(prefix: &Prefix, servers: &Servers) -> RedisResult<String> {
+    let prefix = prefix.get().await?;
+    let name = prefix.strip_suffix(':').unwrap_or(prefix);
+    Ok(if servers.is_cluster() { format!("{{{name}}}:") } else { prefix.to_owned() })
+}
+
 /// What a server answers. Errors of the server are among the answers.
 trait Answer {
-    /// Whether a write was refused by a replica, directly or inside a script.
-    fn is_of_a_replica(&self) -> bool;
+    /// Whether a replica refused a write, or a node does not have the keys: directly or inside a script.
+    fn is_of_another_server(&self) -> bool;
 }
 
 impl Answer for Value {
-    fn is_of_a_replica(&self) -> bool {
+    fn is_of_another_server(&self) -> bool {
         let Value::ServerError(error) = self else { return false };
-        error.code() == READ_ONLY || error.details().is_some_and(|details| details.contains(READ_ONLY))
+        let refused = |text: &str| ANOTHER_SERVER.iter().any(|refusal| text.contains(refusal));
+        refused(error.code()) || error.details().is_some_and(refused)
     }
 }
 
 impl Answer for Vec<Value> {
-    fn is_of_a_replica(&self) -> bool {
-        self.iter().any(Value::is_of_a_replica)
+    fn is_of_another_server(&self) -> bool {
+        self.iter().any(Value::is_of_another_server)
     }
 }
 
@@ -203,6 +235,6 @@ impl ConnectionLike for Connection {
     }
 
     fn get_db(&self) -> i64 {
-        self.0.client.get_connection_info().redis_settings().db()
+        self.0.servers.database()
     }
 }

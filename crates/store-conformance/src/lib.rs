@@ -110,6 +110,7 @@ macro_rules! cases {
             polls::what_is_due_for_a_look_is_queued_by_workers,
             polls::looks_stand_still_with_their_batch,
             polls::a_look_that_was_lost_is_due_again,
+            sealing::an_installation_has_an_id,
             sealing::an_epoch_ends_when_it_wraps_nothing,
             sealing::an_erasure_marks_its_epoch,
             sealing::no_key_is_lost_beside_a_drop,

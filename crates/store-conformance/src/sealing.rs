@@ -141,3 +141,10 @@ pub async fn a_definitions_mac_is_replaced_under_guard(store: &Arc<dyn Store>) {
     store.save_definition(version, &stored(Some(b"two")), START).await.unwrap();
     assert_eq!(mac_of().await.as_deref(), Some(&b"two"[..]));
 }
+
+/// An installation that is new has an id of its own, which stays.
+pub async fn an_installation_has_an_id(store: &Arc<dyn Store>) {
+    let id = store.installation().await.unwrap();
+    assert!(id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    assert_eq!(store.installation().await.unwrap(), id);
+}

@@ -82,3 +82,11 @@ pub async fn a_newer_schema_says_whom_it_serves<F>(
     pretend(9003, Some(1)).await;
     store.check_schema().await.expect("it serves this one");
 }
+
+/// An installation that was in use before installations had ids has none: its keys in Redis keep their names.
+pub async fn an_installation_before_ids_has_none(store: Arc<dyn Store>) {
+    store.migrate_to(25).await.expect("the schema before ids");
+    assert!(store.set_secret("fingerprint", None, b"sealed").await.expect("it is kept"));
+    store.migrate().await.expect("it is brought up to date");
+    assert_eq!(store.installation().await.expect("it is known"), "");
+}

@@ -7,6 +7,9 @@
 //! connections that have been idle since then are closed untested. The server frees what a silent client held when
 //! `idle_in_transaction_session_timeout` is over.
 
+mod address;
+mod choice;
+pub mod servers;
 mod sessions;
 pub mod settings;
 mod transaction;
@@ -18,11 +21,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryFutureExt as _};
 use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Postgres};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use self::choice::Choice;
+use self::servers::Servers;
 pub use self::sessions::Sessions;
 pub use self::transaction::{Isolation, ReadTx, Tx};
 use crate::error::sqlstate;
@@ -103,6 +108,7 @@ pub struct Pool {
     cancels: PgPool,
     useless_since: UselessSince,
     sessions: Arc<OnceCell<Sessions>>,
+    choice: Arc<Choice>,
 }
 
 impl fmt::Debug for Pool {
@@ -113,7 +119,8 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// A pool that connects when it is first used. Whose the server's sessions are is found out then, unless it is given.
-    pub fn new(options: PgConnectOptions, max_connections: u32, sessions: Option<Sessions>) -> Self {
+    pub fn new(servers: Servers, max_connections: u32, sessions: Option<Sessions>) -> Self {
+        let options = servers.first();
         let useless_since = UselessSince::default();
         let sessions = Arc::new(OnceCell::new_with(sessions));
         let useless = useless_since.clone();
@@ -149,18 +156,13 @@ impl Pool {
             .idle_timeout(CANCELS_IDLE)
             .after_connect(set_up_own(sessions.clone(), Some(CANCEL)))
             .connect_lazy_with(options);
-        Self { connections, cancels, useless_since, sessions }
-    }
-
-    /// Opens connections with other options from now on. Those that are open go on.
-    pub fn set_connect_options(&self, options: PgConnectOptions) {
-        self.connections.set_connect_options(options.clone());
-        self.cancels.set_connect_options(options);
+        Self { connections, cancels, useless_since, sessions, choice: Arc::new(Choice::new(servers)) }
     }
 
     /// A connection of its own, whose statements have no time limit: for migrations.
     pub async fn unlimited(&self) -> Result<(PgConnection, Sessions), sqlx::Error> {
         let sessions = self.sessions().await?;
+        self.choose_before_first().await?;
         // Statements that are kept prepared would be left in a session that is somebody else's next.
         let options = (*self.connections.connect_options()).clone().statement_cache_capacity(0);
         let mut connection = options.connect().await?;
@@ -176,6 +178,7 @@ impl Pool {
             return Ok(*sessions);
         }
         let find = self.sessions.get_or_try_init(|| async {
+            self.choose_before_first().await?;
             let found = sessions::found(&self.connections.connect_options()).await?;
             if found == Sessions::PerTransaction {
                 tracing::info!(
@@ -190,13 +193,12 @@ impl Pool {
     /// A connection for one statement after another. Where a session is a transaction's, only for [transactions](Self::begin).
     async fn acquire(&self) -> Result<Connection, sqlx::Error> {
         let sessions = self.sessions().await?;
-        let connection = self.connections.acquire().await?;
-        let useless_since = self.useless_since.clone();
+        let connection = self.pooled().await?;
         Ok(Connection {
             connection,
             sessions,
             limit: Limit::Ordinary,
-            useless_since,
+            pool: self.clone(),
             is_useless: false,
             under_way: false,
         })
@@ -247,7 +249,7 @@ pub struct Connection {
     connection: PoolConnection<Postgres>,
     sessions: Sessions,
     limit: Limit,
-    useless_since: UselessSince,
+    pool: Pool,
     is_useless: bool,
     /// Whether a statement is under way: true when its caller was dropped in the middle of it.
     under_way: bool,
@@ -264,23 +266,24 @@ impl Connection {
         &'c mut self,
         work: impl FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
-        let Self { connection, limit, useless_since, is_useless, under_way, .. } = self;
+        let Self { connection, limit, pool, is_useless, under_way, .. } = self;
         *under_way = true;
         let done =
             tokio::time::timeout(limit.here(), work(connection)).await.unwrap_or_else(|_| Err(silent()));
         *under_way = false;
         if let Err(error) = &done {
-            Self::note(error, useless_since, is_useless);
+            Self::note(error, pool, is_useless);
         }
         done
     }
 
-    fn note(error: &sqlx::Error, useless_since: &UselessSince, is_useless: &mut bool) {
+    fn note(error: &sqlx::Error, pool: &Pool, is_useless: &mut bool) {
         if makes_useless(error) {
             *is_useless = true;
+            pool.look();
         }
         if is_read_only(error) || is_silent(error) {
-            useless_since.now();
+            pool.useless_since.now();
         }
     }
 }

@@ -94,6 +94,10 @@ impl Engine for Server {
         schema::needed()
     }
 
+    async fn tables_elsewhere(&self) -> StoreResult<Option<String>> {
+        self.find_tables_elsewhere().await
+    }
+
     async fn migrate(&self, version: i64) -> StoreResult<()> {
         self.run_migrations(version).await
     }

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use penstock_store::StoreError;
 
 /// SQLSTATE classes (and single codes) of what passes without anybody changing the data: connections (08), transactions that
-/// cannot go on (25, with 25006 of a server that is read-only), serialization and deadlocks (40), resources (53), locks and
+/// cannot go on (25, with 25006 of a server that is read-only), a password that is replaced (28), serialization and deadlocks (40), resources (53), locks and
 /// objects in another state (55), statements and servers that were ended (57), I/O (58), internal errors (XX); a plan or a
 /// prepared statement that the server does not know any more (0A000, 26000).
-const TRANSIENT: [&str; 10] = ["08", "25", "40", "53", "55", "57", "58", "XX", "0A000", "26000"];
+const TRANSIENT: [&str; 11] = ["08", "25", "28", "40", "53", "55", "57", "58", "XX", "0A000", "26000"];
 
 /// SQLSTATE classes about data: values (22) and constraints (23).
 const ABOUT_DATA: [&str; 2] = ["22", "23"];

@@ -12,17 +12,16 @@ mod run_lock;
 mod schema;
 
 use std::ops::Deref;
-use std::str::FromStr as _;
 use std::sync::Arc;
 
-use penstock_store::{Store, StoreResult};
+use penstock_store::Store;
 use penstock_store_sql::{Db, SqlStore};
-use sqlx::postgres::PgConnectOptions;
 
 use crate::connection::Pool;
 pub use crate::connection::Sessions;
+pub use crate::connection::servers::PasswordFile;
+use crate::connection::servers::Servers;
 use crate::engine::Server;
-use crate::error::store_error;
 
 /// How a service connects.
 #[derive(Clone, Debug)]
@@ -33,6 +32,8 @@ pub struct Options {
     pub application_name: String,
     /// Whose the server's sessions are; none: it is found out at the first connection.
     pub sessions: Option<Sessions>,
+    /// Where the password is, if it is not in the URL.
+    pub password: Option<PasswordFile>,
 }
 
 /// The database of a cluster.
@@ -41,18 +42,20 @@ pub struct PostgresStore {
     store: SqlStore,
     server: Arc<Server>,
     application_name: String,
+    password: Option<PasswordFile>,
 }
 
 impl PostgresStore {
     /// A store at a `postgres://` URL. Connects when it is first used, so that a service can start before it.
     ///
     /// # Errors
-    /// When it is no such URL.
-    pub fn connect(url: &str, options: Options) -> StoreResult<Self> {
-        let connect = connect_options(url, &options.application_name)?;
-        let server = Arc::new(Server { pool: Pool::new(connect, options.max_connections, options.sessions) });
+    /// A sentence, when it is no such URL, or has something that is not supported.
+    pub fn connect(url: &str, options: Options) -> Result<Self, String> {
+        let Options { max_connections, application_name, sessions, password } = options;
+        let servers = Servers::parse(url, &application_name, password.clone())?;
+        let server = Arc::new(Server { pool: Pool::new(servers, max_connections, sessions) });
         let store = SqlStore::new(Db::new(server.clone()));
-        Ok(Self { store, server, application_name: options.application_name })
+        Ok(Self { store, server, application_name, password })
     }
 
     /// The store, for services.
@@ -63,9 +66,9 @@ impl PostgresStore {
     /// Opens connections to another URL from now on, as after a change of the password. Those that are open go on.
     ///
     /// # Errors
-    /// When it is no such URL.
-    pub fn connect_anew(&self, url: &str) -> StoreResult<()> {
-        self.server.pool.set_connect_options(connect_options(url, &self.application_name)?);
+    /// As [`Self::connect`].
+    pub fn connect_anew(&self, url: &str) -> Result<(), String> {
+        self.server.pool.set_servers(Servers::parse(url, &self.application_name, self.password.clone())?);
         Ok(())
     }
 }
@@ -76,13 +79,4 @@ impl Deref for PostgresStore {
     fn deref(&self) -> &SqlStore {
         &self.store
     }
-}
-
-fn connect_options(url: &str, application_name: &str) -> StoreResult<PgConnectOptions> {
-    Ok(PgConnectOptions::from_str(url)
-        .map_err(store_error("connect"))?
-        .application_name(application_name)
-        // PgBouncer refuses to start a session with it, and numbers are read in binary.
-        .extra_float_digits(None)
-        .statement_cache_capacity(256))
 }

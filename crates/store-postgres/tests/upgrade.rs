@@ -28,7 +28,7 @@ async fn database(name: &str) -> String {
 fn open(url: &str) -> PostgresStore {
     PostgresStore::connect(
         url,
-        Options { max_connections: 8, application_name: "upgrade".into(), sessions: None },
+        Options { max_connections: 8, application_name: "upgrade".into(), sessions: None, password: None },
     )
     .expect("a URL")
 }
@@ -73,6 +73,12 @@ async fn an_old_schema_is_brought_up_to_date() {
     let url = database("old").await;
     first_release(&url).await;
     upgrade::an_old_schema_is_brought_up_to_date(open(&url).shared()).await;
+}
+
+#[tokio::test]
+async fn an_installation_before_ids_has_none() {
+    let url = database("before_ids").await;
+    upgrade::an_installation_before_ids_has_none(open(&url).shared()).await;
 }
 
 #[tokio::test]

@@ -53,6 +53,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
     }
     /// The schema's version that this program needs.
     fn needed_schema(&self) -> i64;
+    /// Where this program's tables are when they are not where it looks for them, and what to do; none: they are nowhere.
+    async fn tables_elsewhere(&self) -> StoreResult<Option<String>> {
+        Ok(None)
+    }
     /// Migrates up to a version, under a lock.
     async fn migrate(&self, version: i64) -> StoreResult<()>;
     /// What it is, with a schema's version and its clock.

@@ -77,6 +77,11 @@ impl Operations for SqlStore {
         self.db.execute(statement.bind(now)).await.map(|_| ())
     }
 
+    async fn installation(&self) -> StoreResult<String> {
+        let row = self.db.fetch_one(sql("installation_get", "SELECT id FROM installation")).await?;
+        row.of("installation").text("id")
+    }
+
     async fn engine(&self) -> StoreResult<EngineInfo> {
         let (schema, now) = (self.schema_version().await?, self.now().await?);
         self.db.engine().info(schema, now).await

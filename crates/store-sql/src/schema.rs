@@ -11,6 +11,13 @@ impl SqlStore {
     pub(crate) async fn bring_up_to(&self, version: Option<i64>) -> StoreResult<(i64, i64)> {
         let engine = self.db.engine();
         let from = self.schema_version().await?;
+        if from == 0
+            && let Some(elsewhere) = engine.tables_elsewhere().await?
+        {
+            // A second installation would be made beside the one that was meant.
+            let needed = engine.needed_schema();
+            return Err(StoreError::Schema { found: 0, needed, hint: elsewhere.into() });
+        }
         if from > engine.needed_schema() {
             return Err(self.newer(from));
         }
@@ -23,7 +30,11 @@ impl SqlStore {
         let found = self.schema_version().await?;
         match found.cmp(&needed) {
             Ordering::Equal => Ok(()),
-            Ordering::Less => Err(StoreError::Schema { found, needed, hint: "run `penstock migrate`" }),
+            Ordering::Less => {
+                let elsewhere = if found == 0 { self.db.engine().tables_elsewhere().await? } else { None };
+                let hint = elsewhere.map_or("run `penstock migrate`".into(), Into::into);
+                Err(StoreError::Schema { found, needed, hint })
+            }
             Ordering::Greater if self.serves(found).await? => Ok(()),
             Ordering::Greater => Err(self.newer(found)),
         }
@@ -51,6 +62,6 @@ impl SqlStore {
 
     fn newer(&self, found: i64) -> StoreError {
         let needed = self.db.engine().needed_schema();
-        StoreError::Schema { found, needed, hint: "run the newer Penstock that made it" }
+        StoreError::Schema { found, needed, hint: "run the newer Penstock that made it".into() }
     }
 }

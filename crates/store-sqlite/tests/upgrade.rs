@@ -64,6 +64,14 @@ async fn an_old_schema_is_brought_up_to_date() {
 }
 
 #[tokio::test]
+async fn an_installation_before_ids_has_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}", folder.path().join("before_ids.db").display());
+    let store = SqliteStore::open(&url).await.expect("a database");
+    upgrade::an_installation_before_ids_has_none(store.shared()).await;
+}
+
+#[tokio::test]
 async fn a_newer_schema_says_whom_it_serves() {
     let folder = tempfile::tempdir().expect("a folder");
     let url = format!("sqlite://{}", folder.path().join("newer.db").display());

@@ -91,7 +91,7 @@ pub struct Checkpoint {
 }
 
 /// What opens a batch's ciphertexts. Gone once the batch is erased.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SealedKey {
     /// The epoch whose key wraps the data key; none: the keyring's key does, as it was before there were epochs.
     pub epoch: Option<i64>,
@@ -126,7 +126,7 @@ pub struct StoredDefinition {
 }
 
 /// The promise behind an `Idempotency-Key`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Idempotency {
     /// The client's key.
     pub key: String,
@@ -136,8 +136,9 @@ pub struct Idempotency {
     pub fingerprint: Vec<u8>,
 }
 
-/// What an upload leaves.
-#[derive(Clone, Debug)]
+/// What an upload leaves. The manifest beside its file keeps it, and a later release reads that: a field that comes new has a
+/// default.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewBatch {
     /// Its public id.
     pub id: BatchId,

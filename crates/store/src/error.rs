@@ -1,5 +1,7 @@
 //! What can go wrong with a database.
 
+use std::borrow::Cow;
+
 use penstock_domain::ids::BatchSeq;
 use penstock_domain::ledger::{Overdrawn, Refusal};
 
@@ -73,7 +75,7 @@ pub enum StoreError {
         /// What this program was built for.
         needed: i64,
         /// What to do about it.
-        hint: &'static str,
+        hint: Cow<'static, str>,
     },
 }
 

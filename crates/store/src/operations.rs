@@ -160,6 +160,8 @@ pub trait Operations: Send + Sync {
     /// # Errors
     /// `Unavailable` when nothing can be written now; `Refused` when the right to do so is missing.
     async fn probe_writes(&self, now: Timestamp) -> StoreResult<()>;
+    /// The installation's id; an empty text when the database was in use before there were ids.
+    async fn installation(&self) -> StoreResult<String>;
     /// What the engine is.
     async fn engine(&self) -> StoreResult<EngineInfo>;
     /// Writes an audit entry that belongs to no other transaction.

@@ -13,6 +13,8 @@ use crate::StartError;
 use crate::permissions::{Writers, refuse_if_written};
 use crate::secret_files::Reconnect;
 use crate::settings::Settings;
+#[cfg(feature = "cluster")]
+use crate::variables;
 
 /// The URL that the settings name.
 pub(super) fn url(settings: &Settings) -> Result<&str, StartError> {
@@ -80,12 +82,22 @@ async fn open_postgres(url: &str, settings: &Settings) -> Result<Database, Start
         sessions: pooling
             .transpose()
             .map_err(|error| StartError::misuse(format!("PENSTOCK_DATABASE_POOLING: {error}.")))?,
+        password: settings.database_password_file.clone().map(password_file),
     };
-    let wrong = |error| StartError::misuse(format!("DATABASE_URL: {error}"));
+    let wrong = |error| StartError::misuse(format!("DATABASE_URL: {error}."));
     let store = penstock_store_postgres::PostgresStore::connect(url, options).map_err(wrong)?;
     let again = store.clone();
     let reconnect: Reconnect = Box::new(move |url| again.connect_anew(url).map_err(wrong));
     Ok(Database { store: store.shared(), guard: None, reconnect: Some(reconnect) })
+}
+
+/// A password that is read again for each new connection: a token that expires is replaced in its file.
+#[cfg(feature = "cluster")]
+fn password_file(path: PathBuf) -> penstock_store_postgres::PasswordFile {
+    let file = path.clone();
+    let read =
+        move || variables::read_file("PENSTOCK_DATABASE_PASSWORD", &file).map_err(|error| error.to_string());
+    penstock_store_postgres::PasswordFile { path, read: Arc::new(read) }
 }
 
 #[cfg(not(feature = "cluster"))]

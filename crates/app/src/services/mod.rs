@@ -206,7 +206,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         None => Arc::new(SystemClock),
     };
     let objects = if role.reads_rows() { objects::open(settings, role)? } else { Objects::none() };
-    let (queue, limiter, local) = queue::open(settings, sqlite).await?;
+    let (queue, limiter, local) = queue::open(settings, sqlite, &store)?;
     let keyring = Arc::new(CurrentKeyring::new(keyring));
     let random: Arc<dyn SecureRandom + Send + Sync> = Arc::new(SystemRandom::new());
     let vault = SealedVault {

@@ -104,13 +104,20 @@ pub(super) async fn queue(opened: &Opened, findings: &mut Findings) {
         Err(error) => return findings.fail("queue", format!("{error}; is it up, and is REDIS_URL right?")),
     };
     if let Err(error) = services.queue.ready().await {
-        let hint = "is it a replica, or unable to save? Nothing is enqueued until it takes writes";
+        let hint = "nothing is enqueued until it takes writes: is it a replica, full, unable to save, or its user without a right?";
         return findings.fail("queue", format!("{error}; {hint}"));
     }
     let waiting = match services.queue.backlog().await {
         Ok(backlog) => backlog.values().sum::<u64>(),
         Err(error) => return findings.fail("queue", error.to_string()),
     };
+    if server.version.is_empty() {
+        let found = format!(
+            "Redis, {waiting} messages wait; its version and its memory are not known, and a restart from an older snapshot is not noticed"
+        );
+        findings.warn("queue", format!("{found}: grant +info to its user"));
+        return clock(findings, "queue clock", "Redis'", SystemClock.now().millis() - server.now_ms);
+    }
     let found = format!("Redis {}, {waiting} messages wait", server.version);
     if server.is_supported() {
         findings.ok("queue", found);

@@ -41,10 +41,23 @@ impl Services {
 /// # Errors
 /// When the database fails, or there is no keyring.
 pub(crate) async fn save(services: &Services, pipeline: &Pipeline, now: Timestamp) -> Result<(), FlowError> {
-    let mac = mac(services, pipeline.version, &pipeline.name, &pipeline.source)?;
-    let stored =
-        StoredDefinition { name: pipeline.name.clone(), source: pipeline.source.to_string(), mac: Some(mac) };
-    Ok(services.store.save_definition(pipeline.version, &stored, now).await?)
+    save_text(services, pipeline.version, &pipeline.name, &pipeline.source, now).await
+}
+
+/// The same of a definition whose text is known to be one that Penstock stored.
+///
+/// # Errors
+/// As [`save`].
+pub(crate) async fn save_text(
+    services: &Services,
+    version: Uuid,
+    name: &str,
+    source: &str,
+    now: Timestamp,
+) -> Result<(), FlowError> {
+    let mac = Some(mac(services, version, name, source)?);
+    let stored = StoredDefinition { name: name.to_owned(), source: source.to_owned(), mac };
+    Ok(services.store.save_definition(version, &stored, now).await?)
 }
 
 /// A MAC of a definition under the keyring's first key.

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::context::error::FlowError;
-use crate::context::objects::delete;
 use crate::context::secrets::{SecretLocation, SecretsOf};
 use crate::context::services::Services;
 use crate::crash;
@@ -26,6 +25,7 @@ use crate::extract::policy::ExtractPolicy;
 use crate::extract::reader;
 use crate::extract::reader::Chunk;
 use crate::extract::seal_plain;
+use crate::intake::manifest;
 
 /// Chunks between the reader and the database.
 const CHUNKS_AHEAD: usize = 2;
@@ -107,7 +107,7 @@ pub async fn extract(
             let batch = services.store.fail_extraction(&lease, &failure, services.clock.now()).await?;
             if let Some(plain) = plain {
                 // Nobody reads it again, and it is not sealed.
-                delete(services, &plain).await;
+                manifest::delete_with_file(services, &plain).await;
             }
             if batch.erased_at.is_some() {
                 return Ok(Extracted::Erased);

@@ -7,6 +7,7 @@ use object_store::path::Path;
 use penstock_domain::csv::{Schema, Validated, Workbook};
 use penstock_domain::outcome::code;
 use penstock_domain::pipeline::Pipeline;
+use penstock_store::StoreError;
 use penstock_store::batches::{Batch, Checkpoint};
 use penstock_store::extraction::ExtractionLease;
 use penstock_workbook::{WorkbookError, convert};
@@ -25,6 +26,7 @@ use crate::extract::policy::ExtractPolicy;
 use crate::intake::checked_file::{CheckedFile, FileOf};
 use crate::intake::content;
 use crate::intake::error_file::KeyOf;
+use crate::intake::manifest::{self, SealedCopy};
 use crate::intake::sealed_file::{SealedWriter, upload_folder, upload_key};
 
 /// Pieces of a workbook's rows between its reader and the validator.
@@ -59,8 +61,15 @@ pub(crate) async fn seal(
     let rows = u32::try_from(validated.rows).unwrap_or(u32::MAX);
     let start = Checkpoint { offset: validated.body_offset, line: validated.body_line, rows: 0 };
     let key = file.path.to_string();
-    services.store.describe_file(lease, &header, rows, &key, file.plain_bytes, start).await?;
-    delete(services, &plain).await;
+    let copy = SealedCopy { path: &file.path, plain_bytes: file.plain_bytes, header: &header, rows, start };
+    manifest::of_copy(services, &plain, &copy).await?;
+    let described = services.store.describe_file(lease, &header, rows, &key, file.plain_bytes, start).await;
+    if matches!(described, Err(StoreError::LeaseLost)) {
+        // Perhaps the batch was erased, and the data key is in it.
+        delete(services, &manifest::path_of(&file.path)).await;
+    }
+    described?;
+    manifest::delete_with_file(services, &plain).await;
     batch.object_key = key;
     batch.file_bytes = file.plain_bytes;
     batch.unsealed = false;

@@ -1,4 +1,5 @@
-//! A batch is made: its data key is wrapped, and its record is written once, also when the database's answer is lost.
+//! A batch is made: its data key is wrapped, its record is written once, also when the database's answer is lost, and then the
+//! manifest beside its file.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::context::epochs;
 use crate::context::error::FlowError;
 use crate::context::secrets::SecretsOf;
 use crate::context::services::Services;
+use crate::intake::manifest::Manifest;
 
 /// A database whose answer to making a batch was lost is asked for it this long.
 const LOOK_WITHIN: Duration = Duration::from_secs(6);
@@ -59,13 +61,14 @@ async fn insert(services: &Services, batch: &NewBatch) -> Result<Created, NotMad
     }
 }
 
-/// Stores a new batch, with its data key wrapped in the newest epoch.
+/// Stores a new batch, with its data key wrapped in the newest epoch. `definition` is the text that it was uploaded under.
 ///
 /// # Errors
 /// When the database fails, or the keyring lacks the epoch's key.
 pub(crate) async fn create_batch(
     services: &Services,
     owner: &str,
+    definition: &str,
     secrets: &SecretsOf,
     mut batch: NewBatch,
 ) -> Result<Created, NotMade> {
@@ -78,6 +81,15 @@ pub(crate) async fn create_batch(
         tries += 1;
         match insert(services, &batch).await {
             Err(NotMade { error: FlowError::Store(StoreError::EpochDropped), .. }) if tries < TRIES => {}
+            Ok(Created::New(made)) => {
+                // The batch is there, whatever becomes of this.
+                if let Err(error) =
+                    Manifest::new(owner, definition, &batch).write(services, secrets.key()).await
+                {
+                    tracing::error!(%error, batch = %made.id, "failed to write the manifest of a batch: a restore of the database to before it would lose it");
+                }
+                return Ok(Created::New(made));
+            }
             made => return made,
         }
     }

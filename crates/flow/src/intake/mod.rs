@@ -4,6 +4,7 @@ pub(crate) mod checked_file;
 pub(crate) mod content;
 pub mod create_batch;
 pub mod error_file;
+pub(crate) mod manifest;
 pub mod presigned;
 pub mod presigned_batch;
 pub mod refused;

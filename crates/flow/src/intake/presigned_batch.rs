@@ -177,6 +177,6 @@ impl Asked<'_> {
             upload: Some(pending.id),
             created_at: now,
         };
-        create_batch(services, &self.request.owner_name, &secrets, batch).await
+        create_batch(services, &self.request.owner_name, &pipeline.source, &secrets, batch).await
     }
 }

@@ -346,7 +346,7 @@ async fn make_batch(
         upload: None,
         created_at: now,
     };
-    create_batch(services, &request.owner_name, making.secrets, batch).await
+    create_batch(services, &request.owner_name, &pipeline.source, making.secrets, batch).await
 }
 
 pub(crate) async fn fingerprinters(

@@ -10,9 +10,10 @@ use penstock_store::control::{DefinitionChange, RetrySelection};
 
 use crate::context::epochs;
 use crate::context::error::FlowError;
-use crate::context::objects::delete;
 use crate::context::services::Services;
 use crate::context::stored_definitions;
+use crate::intake::manifest;
+use crate::intake::sealed_file::sealed_key;
 
 /// Erasures that a sweep reads at once.
 const RESUMED_AT_ONCE: u32 = 100;
@@ -124,7 +125,10 @@ pub async fn erase_ended(
 /// The data key is gone already. What cannot be done now, the sweep does.
 async fn finish_erasure(services: &Services, batch: &Batch) {
     services.secrets.forget(batch.seq);
-    let finished = delete(services, &Path::from(batch.object_key.as_str())).await
+    // The extraction may have been in the middle of sealing its copy.
+    let copy = sealed_key(&batch.owner_name, batch.id);
+    let finished = manifest::delete_with_file(services, &Path::from(batch.object_key.as_str())).await
+        && (copy.as_ref() == batch.object_key || manifest::delete_with_file(services, &copy).await)
         && delete_uploads(services, batch).await
         && services.store.finish_erasure(batch.seq).await.unwrap_or_else(|error| {
             tracing::warn!(%error, batch = %batch.id, "failed to finish an erasure");
@@ -146,7 +150,7 @@ async fn delete_uploads(services: &Services, batch: &Batch) -> bool {
     };
     let mut deleted = true;
     for upload in uploads {
-        deleted &= delete(services, &Path::from(upload.object_key.as_str())).await;
+        deleted &= manifest::delete_with_file(services, &Path::from(upload.object_key.as_str())).await;
     }
     deleted
 }

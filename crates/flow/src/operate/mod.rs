@@ -1,5 +1,6 @@
 //! What operators ask for, and what runs in the background.
 
+pub mod adopt;
 pub mod alerts;
 mod call_metrics;
 pub mod collect_metrics;
@@ -17,3 +18,4 @@ pub mod reconcile;
 pub mod retention;
 pub mod rotation;
 pub mod samples;
+mod stored_files;

@@ -3,9 +3,6 @@
 
 use std::time::Duration;
 
-use futures::TryStreamExt as _;
-use object_store::ObjectStoreExt as _;
-use object_store::path::Path;
 use penstock_domain::time::Timestamp;
 use penstock_queue::Message;
 use penstock_store::operations::{AuditEntry, CountMismatch, Metrics};
@@ -17,12 +14,7 @@ use serde_json::{Value, json};
 use crate::context::error::FlowError;
 use crate::context::services::Services;
 use crate::dispatch::dead_workers;
-
-/// Objects asked about in one statement.
-const OBJECTS_AT_ONCE: usize = 500;
-
-/// An object younger than this may belong to an upload that is still under way.
-const YOUNG_SECONDS: i64 = 3600;
+use crate::operate::stored_files::{self, StoredFiles};
 
 /// Dispatcher runs have stopped when there was none for this long.
 const RUNS_STOPPED: Duration = Duration::from_secs(300);
@@ -30,7 +22,7 @@ const RUNS_STOPPED: Duration = Duration::from_secs(300);
 /// Ended batches are counted again for this long; later nothing changes in them.
 const COUNTED_OVER: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Permission to write. Only an operator's `--apply` creates one.
+/// Permission to write. Only an operator's `--apply` (or `--adopt`) creates one.
 pub struct Permission(());
 
 impl Permission {
@@ -76,7 +68,7 @@ pub struct Plan {
     #[serde(skip)]
     mismatches: Vec<CountMismatch>,
     #[serde(skip)]
-    orphans: Vec<String>,
+    pub(crate) files: StoredFiles,
 }
 
 impl Plan {
@@ -100,6 +92,8 @@ const UNFINISHED: &str = "batches that should be finished";
 const MISCOUNTED: &str = "batches whose counters differ from their rows";
 const UNPROCESSABLE: &str = "batches that no worker can process";
 const ORPHANED: &str = "objects without a batch";
+const ACCEPTED: &str = "accepted uploads without a batch";
+const UNREADABLE: &str = "uploads whose manifest cannot be read";
 
 /// Looks, and writes nothing.
 ///
@@ -110,7 +104,7 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
     let store = &services.store;
     let stuck = store.sweep_plan(now, millis(policy.extraction_grace)).await?;
     let mismatches = store.count_mismatches(now - COUNTED_OVER).await?;
-    let orphans = orphans(services).await?;
+    let files = stored_files::look(services).await?;
     let faults = store.faults().await?;
     let metrics = store.metrics(now).await?;
     let last_run = store.runs(1).await?.first().map(|run| run.started_at);
@@ -140,10 +134,31 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
         ),
         by_apply(UNFINISHED, stuck.finished.len(), "finish them", json!(stuck.finished)),
         by_apply(MISCOUNTED, mismatches.len(), "write what the rows say", json!(mismatches)),
-        by_apply(ORPHANED, orphans.len(), "delete them", json!(orphans)),
+        by_apply(ORPHANED, files.orphans.len(), "delete them", json!(files.orphans)),
     ];
+    findings.extend(of_restores(&files));
     findings.extend(for_people(&faults, &metrics, last_run, now));
-    Ok(Plan { findings, mismatches, orphans })
+    Ok(Plan { findings, mismatches, files })
+}
+
+/// What a database that was restored to an earlier time does not know.
+fn of_restores(files: &StoredFiles) -> [Finding; 2] {
+    [
+        finding(
+            ACCEPTED,
+            files.accepted.len(),
+            "`penstock reconcile --adopt` makes their batches again (docs/how-to/restore.md)",
+            false,
+            json!(files.accepted),
+        ),
+        finding(
+            UNREADABLE,
+            files.unreadable.len(),
+            "they are kept: run this with the keyring and the database of the installation that accepted them",
+            false,
+            json!(files.unreadable),
+        ),
+    ]
 }
 
 /// What only people can repair.
@@ -218,7 +233,7 @@ pub async fn apply(
             swept.extractions.into_iter().map(|batch| Message::Extract { batch }).collect();
         plan.applied(UNHELD, services.queue.enqueue(messages).await?.enqueued);
     }
-    let deleted = delete_orphans(services, &plan.orphans).await?;
+    let deleted = stored_files::delete_orphans(services, &plan.files.orphans).await?;
     plan.applied(ORPHANED, deleted);
     let repairs: Vec<String> = plan
         .findings
@@ -244,43 +259,4 @@ fn finding(what: &'static str, count: usize, repair: &'static str, by_apply: boo
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Asked again right before: a batch may have been made meanwhile.
-async fn delete_orphans(services: &Services, orphans: &[String]) -> Result<usize, FlowError> {
-    let mut deleted = 0;
-    for group in orphans.chunks(OBJECTS_AT_ONCE) {
-        let known = services.store.known_objects(group).await?;
-        for key in group.iter().filter(|key| !known.contains(key)) {
-            match services.objects.delete(&Path::from(key.as_str())).await {
-                Ok(()) => deleted += 1,
-                Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(deleted)
-}
-
-async fn orphans(services: &Services) -> Result<Vec<String>, FlowError> {
-    let now = services.clock.now().seconds();
-    let mut listed = services.objects.list(Some(&Path::from("owners")));
-    let mut group = Vec::new();
-    let mut orphans = Vec::new();
-    loop {
-        let next = listed.try_next().await?;
-        let ended = next.is_none();
-        if let Some(meta) = next
-            && now - meta.last_modified.timestamp() > YOUNG_SECONDS
-        {
-            group.push(meta.location.to_string());
-        }
-        if group.len() == OBJECTS_AT_ONCE || (ended && !group.is_empty()) {
-            let known = services.store.known_objects(&group).await?;
-            orphans.extend(group.drain(..).filter(|key| !known.contains(key)));
-        }
-        if ended {
-            return Ok(orphans);
-        }
-    }
 }

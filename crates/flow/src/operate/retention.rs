@@ -6,10 +6,10 @@ use object_store::path::Path;
 use serde::Serialize;
 
 use crate::context::error::FlowError;
-use crate::context::objects::delete;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
 use crate::intake::error_file;
+use crate::intake::manifest;
 use crate::operate::control;
 use crate::operate::duplicates;
 
@@ -77,7 +77,13 @@ pub async fn prune(services: &Services, retention: &Retention, actor: &str) -> R
     loop {
         let uploads = services.store.expire_uploads(now, STEP).await?;
         for upload in &uploads {
-            delete(services, &Path::from(upload.object_key.as_str())).await;
+            let file = Path::from(upload.object_key.as_str());
+            // Where the database was restored to before the batch was made, this is the only copy of what was accepted.
+            if upload.batch.is_none() && manifest::exists(services, &file).await? {
+                tracing::warn!(upload = %upload.id, "an upload's file belongs to a batch that the database does not know: see `penstock reconcile`");
+                continue;
+            }
+            manifest::delete_with_file(services, &file).await;
             pruned.uploads += 1;
         }
         if uploads.is_empty() {

@@ -240,6 +240,7 @@ operations::Operations {
     check_schema() -> ();
     now() -> Timestamp;
     probe_writes(now: Timestamp) -> ();
+    installation() -> String;
     engine() -> EngineInfo;
     audit(entry: &AuditEntry) -> ();
     audit_log(batch: Option<BatchId>, before: Option<i64>, limit: u32) -> Vec<AuditLine>;

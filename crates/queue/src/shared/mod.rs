@@ -11,7 +11,7 @@
 //! | looks for work every 30 s when it is idle | `poll_with_interval` ([`IDLE`]) |
 //! | sends no heartbeat while messages wait in its own buffer, and gives them to others then | `batch_size(1)`: it has no buffer |
 //! | has redis-rs give up after half a second | [`ANSWER`] |
-//! | leaves a worker's description for good | it expires ([`FORGET`]) |
+//! | keeps a list of all queues under a name that all installations share | [`storage`] |
 //! | has a message wait until the reader's clock shows what the writer's showed | [`all_due`] |
 //! | hands what cannot be decoded to nobody, ever | a message is any JSON to apalis, and is read here |
 //!
@@ -20,40 +20,40 @@
 //! the sweep.
 
 mod acknowledge;
+mod keys;
 mod listener;
+mod outage;
+mod rights;
+mod storage;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use apalis::prelude::TaskSink as _;
-use apalis_redis::{Config, RedisStorage};
+use apalis::prelude::TaskBuilder;
+use apalis_redis::queries;
 use async_trait::async_trait;
-use penstock_redis::{Connection, Limits};
+use penstock_redis::{Connection, Limits, Prefix};
 use redis::AsyncCommands as _;
-use serde_json::Value;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::keys::{Heartbeats, Keys};
 use self::listener::Listener;
+use self::outage::Outage;
 #[cfg(doc)]
 use crate::Taken;
 use crate::listen::LaneHandler;
 use crate::{EnqueueResult, Handler, Lane, MAX_BACKLOG, Message, Queue, QueueError, QueueServer, by_lane};
 
-/// The pipelines in whose lanes something was enqueued.
-const PIPELINES: &str = "penstock:pipelines";
-
-/// What is written to see that writes are taken, and how long it is kept.
-const READY: &str = "penstock:ready";
+/// How long it is kept that writes are taken.
 const READY_KEPT: Duration = Duration::from_secs(60);
 
 /// Messages of a push: small enough that it never holds Redis up.
 const PUSH_AT_ONCE: usize = 200;
 
-/// How often a worker says that it lives. Workers judge each other by their own clocks: what it takes to count as gone has
-/// to be well more than what clocks differ by.
+/// How often a worker says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// After this many missed heartbeats, what a worker had taken is given to others.
@@ -90,50 +90,37 @@ if messages > 0 then
 end
 return messages";
 
-type Storage = RedisStorage<Value, Connection>;
-
 /// Queues in Redis. Connects when it is first used, so that a service can start before Redis does.
 pub struct SharedQueue {
     connection: Connection,
     starts: AtomicU64,
-    heartbeat: Duration,
-    missed: usize,
+    heartbeats: Heartbeats,
 }
 
 impl SharedQueue {
-    /// A queue at a `redis://` or `rediss://` URL.
+    /// A queue at a `redis://` or `rediss://` URL, under names that begin with `prefix`.
     ///
     /// # Errors
     /// When it is no such URL.
-    pub fn connect(url: &str) -> Result<Self, QueueError> {
+    pub fn connect(url: &str, prefix: Prefix) -> Result<Self, QueueError> {
         let limits = Limits { answer: ANSWER, connect: ANSWER };
-        let connection = Connection::open(url, limits).map_err(QueueError::new)?;
-        let (heartbeat, missed) = (HEARTBEAT, MISSED);
-        Ok(Self { connection, starts: AtomicU64::new(0), heartbeat, missed })
+        let connection = Connection::open(url, prefix, limits).map_err(QueueError::new)?;
+        let heartbeats = Heartbeats { every: HEARTBEAT, missed: MISSED };
+        Ok(Self { connection, starts: AtomicU64::new(0), heartbeats })
     }
 
     /// How often listeners send a heartbeat (5 s), and after how many missed ones (12) they count as gone.
     #[must_use]
     pub fn with_heartbeats(self, every: Duration, missed: usize) -> Self {
-        Self { heartbeat: every, missed, ..self }
+        Self { heartbeats: Heartbeats { every, missed }, ..self }
     }
 }
 
-/// The queue of a lane.
-fn queue(lane: &Lane) -> Config {
-    let name = match lane {
-        Lane::Extractions => "penstock:extractions".to_owned(),
-        Lane::Suspects => "penstock:suspects".to_owned(),
-        Lane::Rows(pipeline) => format!("penstock:rows:{pipeline}"),
-    };
-    Config::default().queue(name).batch_size(1).lock_tasks(false).persist_results(false).emit_events(false)
-}
-
 /// How many messages wait in each of these lanes: due ones, and those that the next fetch makes due.
-async fn waiting(connection: &mut Connection, lanes: &[Lane]) -> Result<Vec<u64>, QueueError> {
+async fn waiting(connection: &mut Connection, keys: &Keys, lanes: &[Lane]) -> Result<Vec<u64>, QueueError> {
     let mut lengths = redis::pipe();
     for lane in lanes {
-        let queue = queue(lane);
+        let queue = keys.queue(lane);
         lengths.llen(queue.active_jobs_list()).zcard(queue.scheduled_jobs_set());
     }
     let lengths: Vec<u64> = lengths.query_async(connection).await.map_err(QueueError::new)?;
@@ -141,10 +128,9 @@ async fn waiting(connection: &mut Connection, lanes: &[Lane]) -> Result<Vec<u64>
 }
 
 /// Every message is due at once: schedules are SQL's. A dispatcher whose clock runs ahead delays nothing.
-async fn all_due(connection: &mut Connection, lane: &Lane) -> Result<(), QueueError> {
-    let scheduled = queue(lane).scheduled_jobs_set();
+async fn all_due(connection: &mut Connection, scheduled: &str) -> Result<(), QueueError> {
     let mut due = redis::cmd("ZUNIONSTORE");
-    due.arg(&scheduled).arg(1).arg(&scheduled).arg("WEIGHTS").arg(0);
+    due.arg(scheduled).arg(1).arg(scheduled).arg("WEIGHTS").arg(0);
     let _: u64 = due.query_async(connection).await.map_err(QueueError::new)?;
     Ok(())
 }
@@ -163,23 +149,41 @@ impl Queue for SharedQueue {
     }
 
     async fn backlog(&self) -> Result<HashMap<Lane, u64>, QueueError> {
-        let mut connection = self.connection.clone();
-        let lanes = lanes(&mut connection).await?;
-        let waiting = waiting(&mut connection, &lanes).await?;
+        let (mut connection, keys) = (self.connection.clone(), Keys::of(&self.connection).await?);
+        let lanes = lanes(&mut connection, &keys).await?;
+        let waiting = waiting(&mut connection, &keys, &lanes).await?;
         Ok(lanes.into_iter().zip(waiting).collect())
     }
 
     async fn ready(&self) -> Result<(), QueueError> {
-        let mut connection = self.connection.clone();
+        let (mut connection, keys) = (self.connection.clone(), Keys::of(&self.connection).await?);
         // A write: a replica, and a Redis that cannot save, answer a PING as well.
-        let seconds = READY_KEPT.as_secs();
-        let _: () = connection.set_ex(READY, 1, seconds).await.map_err(QueueError::new)?;
-        Ok(())
+        let _: () = connection.set_ex(keys.ready(), 1, READY_KEPT.as_secs()).await.map_err(|error| {
+            match error.code() {
+                Some("MOVED") => QueueError::new(
+                    "it is a Redis Cluster: REDIS_URL is redis+cluster://HOST:PORT,HOST:PORT then",
+                ),
+                _ => QueueError::new(error),
+            }
+        })?;
+        let mut missing = rights::missing(&self.connection, READY_KEPT.as_millis()).await?;
+        missing.retain(|command| command != rights::INFO);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing = missing.iter().map(|command| format!("+{command}")).collect::<Vec<_>>().join(" ");
+        Err(QueueError::new(format!(
+            "its user may not do what is needed with keys that begin with `{}`: grant {missing} (docs/operate.md lists all rights)",
+            self.connection.prefix().await.map_err(QueueError::new)?,
+        )))
     }
 
     async fn server(&self) -> Result<Option<QueueServer>, QueueError> {
         let mut connection = self.connection.clone();
-        let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(QueueError::new)?;
+        let info: String = match redis::cmd("INFO").query_async(&mut connection).await {
+            Err(error) if error.code() == Some("NOPERM") => String::new(),
+            info => info.map_err(QueueError::new)?,
+        };
         let (seconds, micros): (i64, i64) =
             redis::cmd("TIME").query_async(&mut connection).await.map_err(QueueError::new)?;
         let field = |name: &str| {
@@ -198,7 +202,7 @@ impl Queue for SharedQueue {
 
     async fn listen(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
         let mut connection = self.connection.clone();
-        let mut listeners = JoinSet::new();
+        let (mut listeners, outage) = (JoinSet::new(), Outage::default());
         let mut listening: HashMap<Id, Lane> = HashMap::new();
         let known = [Lane::Extractions, Lane::Suspects]
             .into_iter()
@@ -206,15 +210,23 @@ impl Queue for SharedQueue {
             .collect::<Vec<_>>();
         while !stop.is_cancelled() {
             // Those of pipelines that are loaded nowhere any more, but have batches left.
-            let active: Vec<String> = connection.smembers(PIPELINES).await.unwrap_or_default();
+            let Ok(keys) = Keys::of(&self.connection).await else {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(AWAY) => {}
+                }
+                continue;
+            };
+            let active: Vec<String> = connection.smembers(keys.pipelines()).await.unwrap_or_default();
             for lane in known.iter().cloned().chain(active.into_iter().map(Lane::Rows)) {
                 if !listening.values().any(|listening| *listening == lane) {
                     let listener = Listener {
                         connection: connection.clone(),
                         process: handler.name(),
                         number: self.starts.fetch_add(1, Ordering::Relaxed),
-                        queue: queue(&lane).heartbeat_interval(self.heartbeat).missed_heartbeats(self.missed),
+                        queue: self.heartbeats.of(keys.queue(&lane)),
                         handler: LaneHandler::new(handler.clone(), lane.clone()),
+                        outage: outage.clone(),
                         lane: lane.clone(),
                     };
                     listening.insert(listeners.spawn(listener.supervise(stop.clone())).id(), lane);
@@ -236,10 +248,10 @@ impl Queue for SharedQueue {
     }
 
     async fn put_back(&self, name: &str) -> Result<usize, QueueError> {
-        let mut connection = self.connection.clone();
+        let (mut connection, keys) = (self.connection.clone(), Keys::of(&self.connection).await?);
         let mut messages = 0;
-        for lane in lanes(&mut connection).await? {
-            let queue = queue(&lane);
+        for lane in lanes(&mut connection, &keys).await? {
+            let queue = keys.queue(&lane);
             let put_back: usize = redis::Script::new(PUT_BACK)
                 .key(queue.workers_set())
                 .key(queue.active_jobs_list())
@@ -257,21 +269,26 @@ impl Queue for SharedQueue {
 
 impl SharedQueue {
     async fn enqueue(&self, messages: Vec<Message>) -> Result<EnqueueResult, QueueError> {
-        let mut connection = self.connection.clone();
+        let (mut connection, keys) = (self.connection.clone(), Keys::of(&self.connection).await?);
         let mut result = EnqueueResult::default();
         for (lane, messages) in by_lane(messages) {
             if let Lane::Rows(pipeline) = &lane {
-                let _: u64 = connection.sadd(PIPELINES, pipeline).await.map_err(QueueError::new)?;
+                let _: u64 = connection.sadd(keys.pipelines(), pipeline).await.map_err(QueueError::new)?;
             }
-            let waiting = waiting(&mut connection, std::slice::from_ref(&lane)).await?.into_iter().sum();
+            let waiting =
+                waiting(&mut connection, &keys, std::slice::from_ref(&lane)).await?.into_iter().sum();
             let room = usize::try_from(u64::from(MAX_BACKLOG).saturating_sub(waiting)).unwrap_or(0);
             let (taken, left) = messages.split_at(room.min(messages.len()));
-            let mut storage = Storage::new(connection.clone()).with_config(queue(&lane));
+            let queue = keys.queue(&lane);
             for group in taken.chunks(PUSH_AT_ONCE) {
-                let group = group.iter().map(serde_json::to_value).collect::<Result<_, _>>();
-                storage.push_bulk(group.map_err(QueueError::new)?).await.map_err(QueueError::new)?;
+                let task = |message: &Message| {
+                    serde_json::to_vec(message).map(|bytes| TaskBuilder::new(bytes).build())
+                };
+                let group = group.iter().map(task).collect::<serde_json::Result<Vec<_>>>();
+                let group = group.map_err(QueueError::new)?;
+                queries::push_tasks(&mut connection, &queue, &group).await.map_err(QueueError::new)?;
             }
-            all_due(&mut connection, &lane).await?;
+            all_due(&mut connection, &queue.scheduled_jobs_set()).await?;
             result.enqueued += taken.len();
             result.held_back.extend_from_slice(left);
         }
@@ -280,7 +297,7 @@ impl SharedQueue {
 }
 
 /// The lanes in which anything may wait.
-async fn lanes(connection: &mut Connection) -> Result<Vec<Lane>, QueueError> {
-    let pipelines: Vec<String> = connection.smembers(PIPELINES).await.map_err(QueueError::new)?;
+async fn lanes(connection: &mut Connection, keys: &Keys) -> Result<Vec<Lane>, QueueError> {
+    let pipelines: Vec<String> = connection.smembers(keys.pipelines()).await.map_err(QueueError::new)?;
     Ok(pipelines.into_iter().map(Lane::Rows).chain([Lane::Extractions, Lane::Suspects]).collect())
 }

@@ -1,4 +1,5 @@
 //! A Redis of a test's own, and listeners to its queues.
+#![allow(dead_code, reason = "each test's program uses a part")]
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use penstock_domain::ids::{BatchSeq, RowRef};
 use penstock_queue::{Handler, Lane, Message, PACKET_ROWS, Packet, Queue as _, SharedQueue, Taken};
+use penstock_redis::Prefix;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -69,7 +71,7 @@ impl Redis {
     }
 
     pub fn queue(&self) -> Arc<SharedQueue> {
-        Arc::new(SharedQueue::connect(&self.url()).unwrap())
+        Arc::new(SharedQueue::connect(&self.url(), Prefix::default()).unwrap())
     }
 }
 

@@ -29,7 +29,8 @@ pub async fn database(name: &str, template: Option<&str>) -> (String, String) {
 
 /// A store.
 pub fn open(url: &str, max_connections: u32) -> PostgresStore {
-    let options = Options { max_connections, application_name: "suite".into(), sessions: None };
+    let options =
+        Options { max_connections, application_name: "suite".into(), sessions: None, password: None };
     PostgresStore::connect(url, options).expect("a URL")
 }
 

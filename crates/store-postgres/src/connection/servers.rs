@@ -1,0 +1,124 @@
+//! Which of several servers takes writes, and with which password they are connected to.
+//!
+//! sqlx's pool connects to one server. Where DATABASE_URL names several, the one that takes writes is looked for before the first
+//! connection, and again whenever there are signs that it changed; the pool is given its address then.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{FutureExt as _, select_ok};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
+
+use super::address;
+
+/// A server that does not answer within this time is not the one.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Reads a password from its file; an error is a sentence.
+pub type ReadPassword = dyn Fn() -> Result<String, String> + Send + Sync;
+
+/// Where the password is.
+#[derive(Clone)]
+pub struct PasswordFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Reads it.
+    pub read: Arc<ReadPassword>,
+}
+
+impl fmt::Debug for PasswordFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PasswordFile").field(&self.path).finish()
+    }
+}
+
+/// The servers of a URL.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    candidates: Vec<PgConnectOptions>,
+    password: Option<PasswordFile>,
+}
+
+impl Servers {
+    /// Those of a URL.
+    ///
+    /// # Errors
+    /// A sentence, see [`address::parse`].
+    pub fn parse(url: &str, application_name: &str, password: Option<PasswordFile>) -> Result<Self, String> {
+        let user = url.split('?').next().and_then(|before| before.rsplit_once('@')).map(|(user, _)| user);
+        let user = user.and_then(|user| user.split_once("://")).map_or("", |(_, user)| user);
+        if password.is_some() && user.contains(':') {
+            return Err(
+                "it has a password, and PENSTOCK_DATABASE_PASSWORD_FILE is set: keep one of them".into()
+            );
+        }
+        let options = |options: PgConnectOptions| {
+            // PgBouncer refuses to start a session with extra_float_digits, and numbers are read in binary.
+            options.application_name(application_name).extra_float_digits(None).statement_cache_capacity(256)
+        };
+        let candidates = address::parse(url)?.into_iter().map(options).collect();
+        Ok(Self { candidates, password })
+    }
+
+    /// Whether the one that takes writes has to be looked for.
+    pub fn are_several(&self) -> bool {
+        self.candidates.len() > 1
+    }
+
+    /// Whether the password is read again for a new connection.
+    pub fn has_password_file(&self) -> bool {
+        self.password.is_some()
+    }
+
+    /// The first one, without a password that is in a file.
+    pub fn first(&self) -> PgConnectOptions {
+        self.candidates[0].clone()
+    }
+
+    /// The server that takes writes, with the password as it is now.
+    pub async fn primary(&self) -> Result<PgConnectOptions, sqlx::Error> {
+        let password = self.read_password().await?;
+        let with_password = |options: &PgConnectOptions| match &password {
+            Some(password) => options.clone().password(password),
+            None => options.clone(),
+        };
+        if !self.are_several() {
+            return Ok(with_password(&self.candidates[0]));
+        }
+        let looks = self.candidates.iter().map(|options| looked_at(with_password(options)).boxed());
+        select_ok(looks).await.map(|(options, _)| options).map_err(|error| {
+            let text = format!(
+                "none of the {} servers of DATABASE_URL takes writes now; the last one: {error}",
+                self.candidates.len()
+            );
+            sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::NotConnected, text))
+        })
+    }
+
+    async fn read_password(&self) -> Result<Option<String>, sqlx::Error> {
+        let Some(PasswordFile { read, .. }) = self.password.clone() else { return Ok(None) };
+        let read = tokio::task::spawn_blocking(move || read()).await;
+        let read = read.map_err(|error| error.to_string()).flatten();
+        read.map(Some).map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))
+    }
+}
+
+/// The server's options again, provided that it takes writes.
+async fn looked_at(options: PgConnectOptions) -> Result<PgConnectOptions, sqlx::Error> {
+    let takes_none = async {
+        let mut connection = options.connect().await?;
+        let look = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool";
+        let takes_none = connection.fetch_one(look).await?.try_get::<bool, _>(0)?;
+        connection.close().await?;
+        Ok::<_, sqlx::Error>(takes_none)
+    };
+    let silent = |_| sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time"));
+    if tokio::time::timeout(ANSWER, takes_none).await.map_err(silent)?? {
+        let text = format!("{}:{} takes no writes", options.get_host(), options.get_port());
+        return Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::ReadOnlyFilesystem, text)));
+    }
+    Ok(options)
+}
