@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::services::Services;
 use crate::within::run_within;
 use crate::{cargo, run};
-use crate::{deploy, supply};
+use crate::{deploy, release, supply};
 
 /// The longest that building and running the tests of one step may take: several times what two slow cores need.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -28,8 +28,8 @@ pub fn test(args: &[String]) -> Result<(), String> {
         run(command)?;
         // `--all-targets` leaves out targets with `test = false`.
         let mut command = cargo();
-        command.args(["clippy", "--workspace", "--test", "cluster", "--test", "chaos", "--quiet"]);
-        command.args(["--", "--deny", "warnings"]);
+        command.args(["clippy", "--workspace", "--test", "cluster", "--test", "chaos", "--test", "upgrade"]);
+        command.args(["--quiet", "--", "--deny", "warnings"]);
         run(command)
     })?;
     step("what installs it", deploy::verify)?;
@@ -39,6 +39,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
     })?;
     let services = Services::start()?;
     step("programs for whole runs", build_programs)?;
+    step("a release of them", release::verify)?;
     step("tests", || {
         let mut command = cargo();
         command.args(["test", "--workspace", "--exclude", "penstock-tests"]).args(args);
@@ -58,7 +59,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
 }
 
 /// Builds what whole runs start.
-fn build_programs() -> Result<(), String> {
+pub(crate) fn build_programs() -> Result<(), String> {
     let mut command = cargo();
     command.args(["build", "--quiet"]);
     for package in ["cli", "api", "worker", "dispatcher", "sandbox"] {

@@ -67,6 +67,17 @@ pub fn collector_path() -> Result<PathBuf, String> {
     Ok(collector)
 }
 
+/// Where helm lies once it was fetched.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub(crate) fn helm_path() -> Result<PathBuf, String> {
+    let tools = folder()?;
+    debian_packages()?;
+    kubectl(&tools)?;
+    Ok(tools.join("helm/helm"))
+}
+
 /// Where fetched tools lie.
 ///
 /// # Errors

@@ -22,22 +22,43 @@ const IMAGE: &str = "localhost/penstock:verify";
 /// # Errors
 /// When the image does not build, or a program in it does not do as it should.
 pub fn verify(built: Option<&str>) -> Result<(), String> {
+    in_a_folder(|work| {
+        let made = if built.is_some() { Ok(()) } else { build(work, &[]) };
+        let image = built.unwrap_or(IMAGE);
+        let bill = || crate::supply::sbom(&work.join("penstock.cdx.json"));
+        made.and_then(|()| inspect(image)).and_then(|()| serve(image, work)).and_then(|()| bill())
+    })
+}
+
+/// Builds the image of a release, as an archive of an OCI layout: `skopeo copy oci-archive:FILE docker://REGISTRY/NAME:TAG`
+/// publishes it.
+///
+/// # Errors
+/// When it does not build.
+pub fn build_into(archive: &Path, version: &str) -> Result<(), String> {
+    in_a_folder(|work| {
+        let revision = said(Command::new("git").args(["rev-parse", "HEAD"]))?;
+        build(work, &[format!("VERSION={version}"), format!("REVISION={revision}")])?;
+        let to = format!("oci-archive:{}:{version}", archive.display());
+        run_with(Command::new("buildah").args(["push", "--quiet", IMAGE, &to]))
+    })
+}
+
+/// With the tools that are needed, and a folder that goes again.
+fn in_a_folder(work: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
     let tools: Vec<&str> =
         ["buildah", "podman", "mmdebstrap", "runc"].into_iter().filter(|name| !on_path(name)).collect();
     install_missing(&tools)?;
-    let work = std::env::temp_dir().join(format!("penstock-image-{}", std::process::id()));
-    std::fs::create_dir_all(&work).map_err(|error| format!("{}: {error}", work.display()))?;
-    let made = if built.is_some() { Ok(()) } else { build(&work) };
-    let image = built.unwrap_or(IMAGE);
-    let bill = || crate::supply::sbom(&work.join("penstock.cdx.json"));
-    let done = made.and_then(|()| inspect(image)).and_then(|()| serve(image, &work)).and_then(|()| bill());
-    if let Err(error) = std::fs::remove_dir_all(&work) {
-        eprintln!("{} was not removed: {error}", work.display());
+    let folder = std::env::temp_dir().join(format!("penstock-image-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let done = work(&folder);
+    if let Err(error) = std::fs::remove_dir_all(&folder) {
+        eprintln!("{} was not removed: {error}", folder.display());
     }
     done
 }
 
-fn build(work: &Path) -> Result<(), String> {
+fn build(work: &Path, arguments: &[String]) -> Result<(), String> {
     base_images(work)?;
     let clone = work.join("clone");
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -58,6 +79,7 @@ fn build(work: &Path) -> Result<(), String> {
             ])
             .args(["--build-arg", &format!("BUILD_IMAGE={BUILD_BASE}")])
             .args(["--build-arg", &format!("RUN_IMAGE={RUN_BASE}")])
+            .args(arguments.iter().flat_map(|argument| ["--build-arg", argument]))
             .arg(&clone),
     )
 }

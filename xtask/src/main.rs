@@ -1,4 +1,4 @@
-//! `cargo xtask demo | dev | run | test | bench | contract | verify-deploy`: the project's tasks, for people and for CI.
+//! `cargo xtask demo | dev | run | test | bench | contract | verify-deploy | release`: the project's tasks, for people and for CI.
 
 mod bench;
 mod browser;
@@ -7,8 +7,10 @@ mod deploy;
 mod image;
 mod oidc;
 mod packages;
+mod release;
 mod services;
 mod supply;
+mod upgrade;
 mod within;
 
 use std::path::Path;
@@ -29,6 +31,9 @@ fn main() -> ExitCode {
         "verify-deploy" => deploy::verify(),
         "sbom" => supply::sbom(Path::new(rest.first().map_or("target/penstock.cdx.json", String::as_str))),
         "advisories" => supply::check(),
+        "release" => release::Options::read(&rest).and_then(|options| release::make(&options)).map(drop),
+        "verify-release" => release::verify(),
+        "verify-upgrade" => upgrade::verify(rest.first().map(String::as_str)),
         "verify-image" => image::verify(rest.first().map(String::as_str)),
         _ => {
             eprintln!(
@@ -43,7 +48,10 @@ fn main() -> ExitCode {
                  cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules\n\
                  cargo xtask advisories    licences, sources and known vulnerabilities of what the programs are made of (cargo-deny)\n\
                  cargo xtask sbom [FILE]   writes what the programs are made of, as CycloneDX\n\
-                 cargo xtask verify-image [IMAGE]  builds the image from a clean clone (a release build: not in CI), or takes one, and runs it"
+                 cargo xtask verify-image [IMAGE]  builds the image from a clean clone (a release build: not in CI), or takes one, and runs it\n\
+                 cargo xtask verify-upgrade [COMMIT]  builds the programs of the last tag, or of that commit, and replaces them by today's under load (a build from nothing: not in CI)\n\
+                 cargo xtask release [--key FILE] [--no-build]  programs, image, chart, SBOM, sums, signature, packages of the version in Cargo.toml\n\
+                 cargo xtask verify-release  makes one of the programs that tests use, and installs from it"
             );
             return ExitCode::from(2);
         }

@@ -195,7 +195,7 @@ impl Postgres {
 /// Installs Debian's packages when programs are missing.
 fn install() -> Result<(), String> {
     let mut missing = Vec::new();
-    for program in ["redis-server", "openssl"] {
+    for program in ["redis-server", "openssl", "sqlite3"] {
         if !on_path(program) {
             missing.push(program);
         }
