@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use penstock_sandbox::faults::Wait;
 use penstock_sandbox::{Config, Endpoint, Faults, Sandbox};
-use penstock_tests::{Client, Place};
-use serde_json::{Value, json};
+use penstock_tests::{Client, Place, Service};
+use serde_json::json;
 
 /// One call a row.
 const ONE_CALL: &str = "name: one\ncsv: { columns: [ { name: email, required: true } ] }\n\
@@ -126,39 +126,58 @@ async fn rows_that_always_fail_end() {
 /// a breaker.
 #[tokio::test]
 async fn rows_that_always_fail_hold_up_no_others() {
+    // A service that starts keeps this thread, and with it the requests to the others.
+    let [one, two, three] =
+        ["breaker: { min_calls: 1000000 }", "breaker: { min_calls: 20 }", "breaker: { min_calls: 20 }"]
+            .map(Started::with);
     let (without, beside, behind) = tokio::join!(
-        until_the_good_ones_are_done("breaker: { min_calls: 1000000 }", false),
-        until_the_good_ones_are_done("breaker: { min_calls: 20 }", false),
-        until_the_good_ones_are_done("breaker: { min_calls: 20 }", true),
+        one.until_the_good_ones_are_done(false),
+        two.until_the_good_ones_are_done(false),
+        three.until_the_good_ones_are_done(true),
     );
     assert!(beside < without * 1.3 + 3.0, "{beside} s beside them, {without} s without a breaker");
     assert!(behind < without + 70.0, "{behind} s behind them, {without} s without a breaker");
 }
 
-async fn until_the_good_ones_are_done(breaker: &str, behind: bool) -> f64 {
-    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let limits = format!("rate: {{ limit: 20, period: 1s, burst: 5 }}, {breaker}");
-    let place = Place::new(&[("one.yaml", &pipeline(&limits, "attempts: 3"))]);
-    let key = place.key(&sandbox, "acme");
-    let service = place.start(&sandbox, None);
-    let client = Client::new(&service, &key);
-    let beside = |n: usize| ["person-a", "broken", "person-b"].map(|name| format!("{name}{n}@example.com"));
-    let names: Vec<String> = if behind {
-        named("broken", 100).chain(named("person", 200)).collect()
-    } else {
-        (0..100).flat_map(beside).collect()
-    };
-    let id = upload(&client, people(names)).await;
-    let began = Instant::now();
-    until("the good ones are done", async || {
-        let batch = client.get(&format!("/v2/batches/{id}")).await;
-        (batch["counts"]["completed"] == 200).then_some(())
-    })
-    .await;
-    let took = began.elapsed().as_secs_f64();
-    let ended: Value = client.finished(&id).await;
-    assert_eq!((&ended["counts"]["completed"], &ended["counts"]["failed"]), (&json!(200), &json!(100)));
-    took
+struct Started {
+    _sandbox: Sandbox,
+    _place: Place,
+    _service: Service,
+    client: Client,
+}
+
+impl Started {
+    fn with(breaker: &str) -> Self {
+        let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+        let limits = format!("rate: {{ limit: 20, period: 1s, burst: 5 }}, {breaker}");
+        let place = Place::new(&[("one.yaml", &pipeline(&limits, "attempts: 3"))]);
+        let key = place.key(&sandbox, "acme");
+        let service = place.start(&sandbox, None);
+        let client = Client::new(&service, &key);
+        Self { _sandbox: sandbox, _place: place, _service: service, client }
+    }
+
+    async fn until_the_good_ones_are_done(&self, behind: bool) -> f64 {
+        let beside =
+            |n: usize| ["person-a", "broken", "person-b"].map(|name| format!("{name}{n}@example.com"));
+        let names: Vec<String> = if behind {
+            named("broken", 100).chain(named("person", 200)).collect()
+        } else {
+            (0..100).flat_map(beside).collect()
+        };
+        let id = upload(&self.client, people(names)).await;
+        let began = Instant::now();
+        until("the good ones are done", async || {
+            let batch = self.client.get(&format!("/v2/batches/{id}")).await;
+            (batch["counts"]["completed"] == 200).then_some(())
+        })
+        .await;
+        let took = began.elapsed().as_secs_f64();
+        let ended = self.client.finished(&id).await;
+        let counts = &ended["counts"];
+        assert_eq!((&counts["completed"], &counts["failed"]), (&json!(200), &json!(100)));
+        took
+    }
 }
 
 /// All rows are refused each time. They all end soon after their time is over, though most of them are asked for once or never.

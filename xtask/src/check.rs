@@ -38,7 +38,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
         supply::sbom(&std::env::temp_dir().join(format!("penstock-{}.cdx.json", std::process::id())))
     })?;
     let services = Services::start()?;
-    step("programs for whole runs", build_programs)?;
+    step("programs and tests", build_programs)?;
     step("a release of them", release::verify)?;
     step("tests", || {
         let mut command = cargo();
@@ -48,7 +48,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
     })?;
     step("whole runs on SQLite and files", || {
         let mut command = cargo();
-        command.args(["test", "--package", "penstock-tests"]).args(args);
+        command.args(["test", "--workspace", "--test", "whole_runs", "--test", "docs"]).args(args);
         command.envs(services.environment()).env("RUST_TEST_THREADS", WHOLE_RUNS_AT_ONCE);
         run_within(LIMIT, command)
     })?;
@@ -58,13 +58,11 @@ pub fn test(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Builds what whole runs start.
+/// Builds what whole runs start, and all tests with it. Each step selects the whole workspace, whatever it runs of it: Cargo chooses the
+/// features of dependencies by what is selected, and would build most of them once more for each selection.
 pub(crate) fn build_programs() -> Result<(), String> {
     let mut command = cargo();
-    command.args(["build", "--quiet"]);
-    for package in ["cli", "api", "worker", "dispatcher", "sandbox"] {
-        command.args(["--package", &format!("penstock-{package}")]);
-    }
+    command.args(["build", "--quiet", "--workspace", "--all-targets", "--test", "cluster", "--test", "chaos"]);
     run(command)
 }
 
@@ -84,7 +82,7 @@ pub fn record_contract() -> Result<(), String> {
 fn on_a_cluster(services: &Services) -> Result<(), String> {
     let tests = |args: &[&str]| {
         let mut command = cargo();
-        command.args(["test", "--package", "penstock-tests"]).args(args);
+        command.args(["test", "--workspace"]).args(args);
         command.env("PENSTOCK_TEST_ENGINES", "cluster");
         command.envs(services.environment()).env("RUST_TEST_THREADS", WHOLE_RUNS_AT_ONCE);
         run_within(LIMIT, command)
