@@ -27,7 +27,9 @@ async fn held(client: &Client, id: &str) -> Value {
         if batch["held"] == true && counts["queued"] == 0 && counts["processing"] == 0 {
             return batch;
         }
-        assert!(batch["finished_at"].is_null() && began.elapsed() < PATIENCE, "{batch}");
+        if !batch["finished_at"].is_null() || began.elapsed() >= PATIENCE {
+            panic!("{batch}, and its first row: {}", client.get(&format!("/v2/batches/{id}/rows/1")).await);
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

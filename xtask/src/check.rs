@@ -62,7 +62,16 @@ pub fn test(args: &[String]) -> Result<(), String> {
 /// features of dependencies by what is selected, and would build most of them once more for each selection.
 pub(crate) fn build_programs() -> Result<(), String> {
     let mut command = cargo();
-    command.args(["build", "--quiet", "--workspace", "--all-targets", "--test", "cluster", "--test", "chaos"]);
+    command.args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--test",
+        "cluster",
+        "--test",
+        "chaos",
+    ]);
     run(command)
 }
 

@@ -376,3 +376,25 @@ async fn a_connection_that_was_closed_while_idle_costs_no_message() {
     }
     listening.end().await;
 }
+
+/// A Redis that answers more slowly than a listener's timers run leaves no listener asleep: messages come as soon as it answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_redis_leaves_no_listener_asleep() {
+    let redis = Redis::start();
+    let heartbeat = Duration::from_millis(130);
+    let queue =
+        SharedQueue::connect(&redis.url(), Prefix::default()).unwrap().with_heartbeats(heartbeat, 500);
+    let queue = Arc::new(queue);
+    let mut listening = Listening::to(&queue, "worker");
+    for number in 0..60 {
+        redis.ask(&["client", "pause", "170", "all"]);
+        tokio::time::sleep(Duration::from_millis(150 + number % 7 * 10)).await;
+        if number % 10 == 9 {
+            let number = i64::try_from(100 + number).unwrap();
+            queue.enqueue(vec![extract(number)]).await.unwrap();
+            let taken = tokio::time::timeout(Duration::from_secs(10), listening.next()).await;
+            assert_eq!(taken.expect("the listener is awake"), extract(number));
+        }
+    }
+    listening.end().await;
+}

@@ -1,10 +1,7 @@
 //! Listens to one lane in Redis.
 
-use std::time::Duration;
-
 use apalis::prelude::{
-    AcknowledgementExt as _, BackendExt as _, WorkerBuilder, WorkerBuilderExt as _, WorkerContext,
-    WorkerError,
+    AcknowledgementExt as _, WorkerBuilder, WorkerBuilderExt as _, WorkerContext, WorkerError,
 };
 use apalis_redis::Config;
 use penstock_redis::Connection;
@@ -18,9 +15,6 @@ use super::outage::Outage;
 use super::storage::LaneStorage;
 use crate::listen::{LaneHandler, until};
 use crate::{Lane, Taken};
-
-/// How often an idle lane is looked at.
-const IDLE: Duration = Duration::from_millis(100);
 
 /// KEYS: a worker's messages in its hands, the messages that wait, the workers. ARGV: its name.
 const FORGET_WORKER: &str = "\
@@ -81,10 +75,7 @@ impl Listener {
         };
         let (handler, lane) = (self.handler.clone(), self.lane.clone());
         let running = WorkerBuilder::new(worker.clone())
-            .backend(
-                LaneStorage::new(self.connection.clone(), config, self.outage.clone())
-                    .poll_with_interval(IDLE),
-            )
+            .backend(LaneStorage::new(self.connection.clone(), config, self.outage.clone()))
             .concurrency(1)
             .ack_with(acknowledge)
             .layer(self.handler.room())

@@ -8,7 +8,7 @@
 //! | keeps every message that was done, and acknowledges only where results are kept | [`Acknowledge`] takes a message out of Redis, whole, when it may leave ([`Taken`]); no results, no events |
 //! | locks each message with a scan of all that wait | `lock_tasks(false)`: the claim in SQL decides |
 //! | ends a worker at any error of its connection | [`SharedQueue::listen`] starts another one, under a new name: the old one is refused while it looks alive; what the old one had taken is enqueued again |
-//! | looks for work every 30 s when it is idle | `poll_with_interval` ([`IDLE`]) |
+//! | looks for work every 30 s when it is idle, and can stop looking for good | [`storage`] |
 //! | sends no heartbeat while messages wait in its own buffer, and gives them to others then | `batch_size(1)`: it has no buffer |
 //! | has redis-rs give up after half a second | [`ANSWER`] |
 //! | keeps a list of all queues under a name that all installations share | [`storage`] |

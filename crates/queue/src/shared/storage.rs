@@ -1,16 +1,20 @@
 //! A lane in Redis, as a backend of apalis.
 //!
 //! apalis-redis' own backend lists its queues under a key of a fixed name, which all installations would share and every user of
-//! Redis would need a right to. Its keys and its statements for pushing and fetching are used here; a listener's place among the
-//! others is kept by [`ALIVE`].
+//! Redis would need a right to. And what drives it (apalis-core 1.0's `Persisted` under `poll_with_interval`) can stop for good: a timer
+//! that is over is replaced by one that nobody has polled, and when an empty answer comes in that very poll, while the heartbeat's timer is
+//! over too, nothing wakes the listener any more. That happens where Redis answers more slowly than the timers run. Its keys and its
+//! statements for pushing and fetching are used here; a listener's place among the others is kept by [`ALIVE`].
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use apalis::prelude::{Backend, Task, WorkerContext};
 use apalis_codec::json::JsonCodec;
-use apalis_core::backend::persistence::{Persisted, Persistence, TaskEvent};
 use apalis_core::backend::{BackendConfig, WireFormatBackend, finalize::Durable};
 use apalis_redis::{Config, Error, queries};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use penstock_redis::Connection;
 use serde_json::Value;
 use tower::layer::util::Identity;
@@ -39,15 +43,35 @@ if messages > 0 then
 end
 return messages";
 
-/// A lane, for one listener.
+/// How often an idle lane is looked at.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// A lane, for one listener: it registers, and then sends heartbeats and looks for messages until it fails.
 pub(super) struct LaneStorage {
-    lane: Persisted<LaneInRedis>,
+    lane: LaneInRedis,
     codec: JsonCodec,
+    registering: Option<BoxFuture<'static, Result<(), Error>>>,
+    /// Ends by an error only.
+    heartbeats: Option<BoxFuture<'static, Error>>,
+    next: Option<BoxFuture<'static, Result<Task<Vec<u8>>, Error>>>,
+    failed: bool,
 }
 
 impl LaneStorage {
     pub(super) fn new(connection: Connection, queue: Config, outage: Outage) -> Self {
-        Self { lane: Persisted::new(LaneInRedis { connection, queue, outage }), codec: JsonCodec::default() }
+        Self {
+            lane: LaneInRedis { connection, queue, outage },
+            codec: JsonCodec::default(),
+            registering: None,
+            heartbeats: None,
+            next: None,
+            failed: false,
+        }
+    }
+
+    fn fail<T>(&mut self, error: Error) -> Result<T, Error> {
+        self.failed = true;
+        Err(error)
     }
 }
 
@@ -73,37 +97,28 @@ impl LaneInRedis {
         outage.ended();
         Ok(())
     }
-}
 
-impl Persistence for LaneInRedis {
-    type Compact = Vec<u8>;
-    type Response = Value;
-    type Error = Error;
-
-    async fn register(&mut self, worker: &WorkerContext) -> Result<(), Error> {
-        self.is_alive(worker).await
+    async fn register(mut self, worker: WorkerContext) -> Result<(), Error> {
+        self.is_alive(&worker).await
     }
 
-    async fn heartbeat(&mut self, worker: &WorkerContext) -> Result<(), Error> {
-        self.is_alive(worker).await
+    async fn send_heartbeats(mut self, worker: WorkerContext) -> Error {
+        loop {
+            tokio::time::sleep(self.queue.heartbeat_interval).await;
+            if let Err(error) = self.is_alive(&worker).await {
+                return error;
+            }
+        }
     }
 
-    async fn fetch_next(&mut self, worker: &WorkerContext) -> Result<Vec<Task<Vec<u8>>>, Error> {
-        queries::fetch_next(&mut self.connection, worker, &self.queue).await
-    }
-
-    /// What a listener that ended had in its hands is put back by its supervisor.
-    async fn reenqueue_abandoned(&mut self, _: Vec<Task<Vec<u8>>>, _: &WorkerContext) -> Result<u64, Error> {
-        Ok(0)
-    }
-
-    /// Nothing is locked, and no result is kept.
-    async fn handle_events(&mut self, _: Vec<TaskEvent<Value>>, _: &WorkerContext) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn push_tasks(&mut self, tasks: Vec<Task<Vec<u8>>>) -> Result<(), Error> {
-        queries::push_tasks(&mut self.connection, &self.queue, &tasks).await.map(|_| ())
+    async fn next(mut self, worker: WorkerContext) -> Result<Task<Vec<u8>>, Error> {
+        loop {
+            // One at a time: `batch_size(1)`.
+            if let Some(task) = queries::fetch_next(&mut self.connection, &worker, &self.queue).await?.pop() {
+                return Ok(task);
+            }
+            tokio::time::sleep(IDLE).await;
+        }
     }
 }
 
@@ -112,8 +127,27 @@ impl Backend for LaneStorage {
     type Error = Error;
 
     fn poll_ready(&mut self, context: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Error>> {
-        let every = self.lane.queue.heartbeat_interval;
-        self.lane.poll_ready(context, worker, every)
+        if self.failed {
+            return Poll::Ready(Ok(()));
+        }
+        let Self { lane, heartbeats, registering, .. } = self;
+        let heartbeats = match heartbeats {
+            Some(heartbeats) => heartbeats,
+            None => {
+                let registering =
+                    registering.get_or_insert_with(|| lane.clone().register(worker.clone()).boxed());
+                if let Err(error) = ready!(registering.as_mut().poll(context)) {
+                    return Poll::Ready(self.fail(error));
+                }
+                // For apalis it is ready from now on.
+                worker.heartbeat(context);
+                heartbeats.insert(lane.clone().send_heartbeats(worker.clone()).boxed())
+            }
+        };
+        match heartbeats.as_mut().poll(context) {
+            Poll::Ready(error) => Poll::Ready(self.fail(error)),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_next(
@@ -121,11 +155,18 @@ impl Backend for LaneStorage {
         context: &mut Context<'_>,
         worker: &WorkerContext,
     ) -> Poll<Option<Result<Self::Task, Error>>> {
-        self.lane.poll_next(context, worker)
+        if self.failed {
+            return Poll::Ready(None);
+        }
+        let next = self.next.get_or_insert_with(|| self.lane.clone().next(worker.clone()).boxed());
+        let ended = ready!(next.as_mut().poll(context));
+        self.next = None;
+        Poll::Ready(Some(ended.or_else(|error| self.fail(error))))
     }
 
-    fn poll_close(&mut self, context: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Error>> {
-        self.lane.poll_close(context, worker)
+    /// What a listener that ended had in its hands is put back by its supervisor.
+    fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
     }
 }
 
