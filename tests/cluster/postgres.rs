@@ -61,7 +61,10 @@ async fn a_promoted_standby_is_found_among_the_hosts() {
     }
     let stood_still = promoted.elapsed();
     println!("calls went on {stood_still:?} after the promotion");
-    assert!(stood_still < Duration::from_secs(5), "{stood_still:?}");
+    assert!(
+        stood_still < Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 5 }),
+        "{stood_still:?}"
+    );
     let ended = client.finished(batch["id"].as_str().expect("an id")).await;
     println!("all {ROWS} rows had ended {:?} after the promotion", promoted.elapsed());
     assert_eq!(ended["counts"]["completed"], ROWS, "{ended}");

@@ -270,7 +270,11 @@ async fn sentinels_name_the_new_primary() {
     assert!(before < 2000, "it was in the middle of it");
     scene.until_effects(before + 1).await;
     println!("calls went on {:?} after the Sentinels named the new primary", named.elapsed());
-    assert!(named.elapsed() < Duration::from_secs(5), "{:?}", named.elapsed());
+    assert!(
+        named.elapsed() < Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 5 }),
+        "{:?}",
+        named.elapsed()
+    );
     let ended = scene.client.finished(&batch).await;
     assert_eq!(ended["counts"]["completed"], 2000, "{ended}");
     assert_eq!(scene.sandbox.stats().doubled, 0);
