@@ -84,6 +84,62 @@ async fn a_refused_upload_leaves_no_part_in_the_bucket() {
     assert_eq!(client.get("/v2/batches").await["data"], json!([]));
 }
 
+/// Parts that a kill left in the bucket are found and aborted, once they are old; what was accepted stays, and young uploads too.
+#[tokio::test]
+async fn parts_of_a_killed_upload_are_aborted() {
+    use tokio::io::AsyncWriteExt as _;
+    const CUT_OFF: &str = "uploads in parts that were cut off";
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("invite.yaml", &invite())]);
+    let key = place.key(&sandbox, "acme");
+    let s3 = place.s3().expect("a cluster");
+    // The listing has a page for each.
+    for _ in 0..2 {
+        let api = place.api(&sandbox);
+        let (status, batch) =
+            Client::new(&api, &key).upload(ROUTE, people(10, "kept")).await.expect("an answer");
+        assert_eq!(status, 202, "{batch}");
+        let address = api.base.strip_prefix("http://").expect("an address");
+        let mut half = tokio::net::TcpStream::connect(address).await.expect("a connection");
+        let head = format!(
+            "POST {ROUTE} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: text/csv\r\ncontent-length: 100000000\r\n\r\n"
+        );
+        half.write_all(head.as_bytes()).await.expect("it is sent");
+        half.write_all(people(300_000, "somebody-with-a-long-name").as_bytes()).await.expect("it is sent");
+        let parts = || {
+            let objects = place.objects();
+            objects.iter().filter(|path| path.to_string_lossy().contains(".upload_id-")).count()
+        };
+        let (began, before) = (Instant::now(), parts());
+        while parts() == before {
+            assert!(began.elapsed() < PATIENCE, "{:?}", place.objects());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        api.kill();
+        drop(half);
+    }
+    let found = |args: &[&str]| {
+        let (plan, good) = place.operate(&sandbox, args);
+        assert!(good, "{plan}");
+        let findings = plan["findings"].as_array().expect("findings").clone();
+        findings.into_iter().find(|finding| finding["what"] == CUT_OFF).expect("it is looked for")
+    };
+    assert_eq!(found(&["reconcile", "--apply"])["count"], 0, "they may be under way");
+    s3.age_uploads(Duration::from_secs(25 * 3600));
+    let plan = found(&["reconcile"]);
+    assert_eq!((&plan["count"], &plan["applied"]), (&2.into(), &0.into()), "{plan}");
+    let object = plan["detail"][0]["object"].as_str().expect("an object");
+    assert!(object.starts_with("owners/"), "{plan}");
+    let (text, _) = place.say(&sandbox, &["reconcile"]);
+    assert!(text.contains(&format!("{object}, begun at 20")), "{text}");
+    let done = found(&["reconcile", "--apply"]);
+    assert_eq!((&done["applied"], &done["overtaken"]), (&2.into(), &0.into()), "{done}");
+    assert_eq!(found(&["reconcile"])["count"], 0);
+    let left = place.objects();
+    assert_eq!(left.len(), 2, "the two that were accepted: {left:?}");
+    assert!(left.iter().all(|path| !path.to_string_lossy().contains(".upload")), "{left:?}");
+}
+
 /// A marker in every field of a row is in no file of PostgreSQL's, in no dump of Redis, in no object and in no log.
 #[tokio::test]
 async fn a_marker_is_in_no_file_of_any_server() {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bucket;
+mod clouds;
 mod outages;
 mod pooler;
 mod postgres;

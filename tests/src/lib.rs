@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub mod azurite;
 pub mod browser;
 mod client;
 pub mod console;
 pub mod database;
 pub mod disk;
 pub mod fleet;
+pub mod gcs;
 pub mod memory_limit;
 pub mod pgbouncer;
 pub mod postgres;

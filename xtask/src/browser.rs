@@ -54,5 +54,13 @@ pub fn fetch_package(url: &str, sha512: &str, folder: &Path, part: &str) -> Resu
     std::fs::write(&sums, format!("{sha512}  {}\n", archive.display()))
         .map_err(|error| format!("{}: {error}", sums.display()))?;
     run_with(Command::new("sha512sum").args(["--check", "--quiet"]).arg(&sums))?;
-    run_with(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(folder).arg(part))
+    run_with(
+        Command::new("tar")
+            .arg("--warning=no-unknown-keyword")
+            .arg("-xzf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(folder)
+            .arg(part),
+    )
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask demo | dev | run | test | bench | contract | verify-deploy | release`: the project's tasks, for people and for CI.
 
+mod azurite;
 mod bench;
 mod browser;
 mod check;

@@ -21,6 +21,7 @@ pub struct Services {
     tools: Option<PathBuf>,
     axe: Option<PathBuf>,
     oidc: Option<PathBuf>,
+    azurite: Option<PathBuf>,
     redis: Child,
     redis_port: u16,
 }
@@ -65,6 +66,7 @@ impl Services {
             tools: None,
             axe: None,
             oidc: None,
+            azurite: None,
             redis,
             redis_port,
         };
@@ -77,6 +79,7 @@ impl Services {
         crate::browser::install()?;
         services.axe = Some(crate::browser::axe_path()?);
         services.oidc = Some(crate::oidc::modules_path()?);
+        services.azurite = Some(crate::azurite::script_path()?);
         Ok(services)
     }
 
@@ -101,6 +104,9 @@ impl Services {
         }
         if let Some(oidc) = &self.oidc {
             environment.push(("PENSTOCK_TEST_OIDC", oidc.display().to_string()));
+        }
+        if let Some(azurite) = &self.azurite {
+            environment.push(("PENSTOCK_TEST_AZURITE", azurite.display().to_string()));
         }
         if let Some(collector) = &self.collector {
             environment.push(("PENSTOCK_TEST_COLLECTOR", collector.display().to_string()));

@@ -1,8 +1,9 @@
 //! How the installation does, and repairs, for admin keys.
 
 use actix_web::{HttpResponse, web};
+use penstock_flow::operate::finding::Finding;
 use penstock_flow::operate::operations::{OperationsView, operations};
-use penstock_flow::operate::reconcile::{self, Finding, Permission, Plan};
+use penstock_flow::operate::reconcile::{self, Permission, Plan};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;

@@ -33,7 +33,7 @@ pub struct Settings {
     /// What the names of all keys in Redis begin with; without it `penstock:` and the installation's id
     #[arg(long, env = "PENSTOCK_REDIS_PREFIX", global = true)]
     pub redis_prefix: Option<String>,
-    /// `file:///…` or `s3://bucket/prefix`
+    /// `file:///…`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`
     #[arg(long, env = "OBJECT_STORE_URL", global = true, hide_env_values = true)]
     pub object_store_url: Option<String>,
     /// A file that holds OBJECT_STORE_URL

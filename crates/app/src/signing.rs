@@ -5,20 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "cluster")]
-use object_store::signer::Signer as _;
 use penstock_flow::context::url_signer::UrlSigner;
 
 use crate::Chosen;
 
 #[cfg(feature = "cluster")]
-struct S3Signer {
-    store: Arc<object_store::aws::AmazonS3>,
+struct StoreSigner {
+    store: Arc<dyn object_store::signer::Signer>,
     prefix: String,
 }
 
 #[cfg(feature = "cluster")]
 #[async_trait::async_trait]
-impl UrlSigner for S3Signer {
+impl UrlSigner for StoreSigner {
     async fn sign(&self, put: bool, key: &str, valid: Duration) -> Result<String, object_store::Error> {
         let path = object_store::path::Path::from(format!("{}/{key}", self.prefix));
         let method = if put { http::Method::PUT } else { http::Method::GET };
@@ -32,7 +31,7 @@ impl Chosen {
         #[cfg(feature = "cluster")]
         {
             self.signer.clone().map(|store| {
-                Arc::new(S3Signer { store, prefix: self.object_prefix.clone() }) as Arc<dyn UrlSigner>
+                Arc::new(StoreSigner { store, prefix: self.object_prefix.clone() }) as Arc<dyn UrlSigner>
             })
         }
         #[cfg(not(feature = "cluster"))]

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use penstock_domain::pipeline::{FILE, Unset, is_own_setting, is_s3_setting};
+use penstock_domain::pipeline::{FILE, Unset, is_object_store_setting, is_own_setting};
 
 use crate::permissions::{Writers, refuse_if_written};
 use crate::{Role, Settings, StartError};
@@ -88,13 +88,22 @@ fn hash_of(text: &str) -> u64 {
     hasher.finish()
 }
 
+/// Where objects lie, as far as it is known.
+#[derive(Clone, Debug)]
+enum ObjectStoreKind {
+    /// A URL that comes from a file may be any.
+    Unknown,
+    /// By its URL's scheme; none: a folder.
+    Scheme(String),
+}
+
 /// What `${NAME}` stands for in a program.
 #[derive(Clone, Debug)]
 pub struct Variables {
     /// Penstock's own settings that may be read all the same.
     listed: Vec<String>,
-    /// Whether the object store is S3: then `AWS_*` are Penstock's own settings too.
-    s3: bool,
+    /// Where objects lie: what the object store's client reads (`AWS_*`, …) are Penstock's own settings too.
+    object_store: ObjectStoreKind,
     /// What becomes of one without a value.
     pub unset: Unset,
     /// The files that definitions have named, each with a hash of what it held.
@@ -109,18 +118,21 @@ impl Variables {
 
     /// Those of a program of which it is known what becomes of one without a value.
     pub fn with(settings: &Settings, unset: Unset) -> Self {
-        // A URL that comes from a file may be one of S3.
-        let s3 = settings
-            .object_store_url
-            .as_deref()
-            .map_or(settings.object_store_url_file.is_some(), |url| !url.starts_with("file:"));
-        Self { listed: settings.pipeline_variables.clone(), s3, unset, files: Arc::default() }
+        let object_store = match &settings.object_store_url {
+            Some(url) => {
+                ObjectStoreKind::Scheme(url.split(':').next().unwrap_or_default().to_ascii_lowercase())
+            }
+            None if settings.object_store_url_file.is_some() => ObjectStoreKind::Unknown,
+            None => ObjectStoreKind::Scheme(String::new()),
+        };
+        Self { listed: settings.pipeline_variables.clone(), object_store, unset, files: Arc::default() }
     }
 
     /// Those of no program: every one may stay without a value.
     #[cfg(test)]
     pub fn none() -> Self {
-        Self { listed: Vec::new(), s3: false, unset: Unset::Allowed, files: Arc::default() }
+        let object_store = ObjectStoreKind::Scheme(String::new());
+        Self { listed: Vec::new(), object_store, unset: Unset::Allowed, files: Arc::default() }
     }
 
     /// The value that a definition reads. A file that cannot be read is reported here, and counts as no value.
@@ -169,7 +181,11 @@ impl Variables {
     }
 
     fn is_kept_back(&self, name: &str) -> bool {
-        let own = is_own_setting(name) || (self.s3 && is_s3_setting(name));
+        let of_object_store = match &self.object_store {
+            ObjectStoreKind::Unknown => is_object_store_setting(name, None),
+            ObjectStoreKind::Scheme(scheme) => is_object_store_setting(name, Some(scheme)),
+        };
+        let own = is_own_setting(name) || of_object_store;
         own && !self.listed.iter().any(|listed| listed == name)
     }
 }
@@ -218,7 +234,7 @@ mod tests {
         // Every test process has these.
         let all = Variables {
             listed: vec!["OTEL_TRACES_SAMPLER_ARG".into()],
-            s3: true,
+            object_store: ObjectStoreKind::Scheme("s3".into()),
             unset: Unset::Refused,
             files: Arc::default(),
         };
@@ -226,8 +242,12 @@ mod tests {
         assert_eq!(all.lookup("OTEL_TRACES_SAMPLER_ARG"), value("OTEL_TRACES_SAMPLER_ARG").unwrap());
         assert!(!all.is_kept_back("OTEL_TRACES_SAMPLER_ARG") && all.is_kept_back("OTEL_SERVICE_NAME"));
         // Whose credentials `AWS_*` are depends on where objects lie.
-        assert!(all.is_kept_back("AWS_SECRET_ACCESS_KEY"));
-        let files = Variables { s3: false, ..all };
+        assert!(all.is_kept_back("AWS_SECRET_ACCESS_KEY") && !all.is_kept_back("AZURE_CLIENT_SECRET"));
+        let azure = Variables { object_store: ObjectStoreKind::Scheme("az".into()), ..all.clone() };
+        assert!(azure.is_kept_back("AZURE_CLIENT_SECRET") && !azure.is_kept_back("GOOGLE_KEY"));
+        let unknown = Variables { object_store: ObjectStoreKind::Unknown, ..all.clone() };
+        assert!(unknown.is_kept_back("AZURE_CLIENT_SECRET") && unknown.is_kept_back("GOOGLE_KEY"));
+        let files = Variables { object_store: ObjectStoreKind::Scheme("file".into()), ..all };
         assert!(!files.is_kept_back("AWS_SECRET_ACCESS_KEY") && files.is_kept_back("DATABASE_URL"));
     }
 }

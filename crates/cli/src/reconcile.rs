@@ -2,8 +2,9 @@
 
 use penstock_app::StartError;
 use penstock_flow::operate::adopt::{self, Adopted, Adoption};
+use penstock_flow::operate::finding::Finding;
 use penstock_flow::operate::reconcile;
-use penstock_flow::operate::reconcile::{Finding, Permission, ReconcilePolicy};
+use penstock_flow::operate::reconcile::{Permission, ReconcilePolicy};
 use serde_json::json;
 
 use crate::open::{Opened, operator_name, said};
@@ -69,13 +70,16 @@ fn line(adopted: &Adopted) -> String {
     format!("{batch} of {owner} ({pipeline}): {what}")
 }
 
-/// Which ones: a batch (with its rows), an object, a time.
+/// Which ones: a batch (with its rows), an object (with the time since which its upload has no end), a time.
 fn named(finding: &Finding) -> Vec<String> {
     let all = finding.detail.as_array().map(Vec::as_slice).unwrap_or_default();
     let one = |detail: &serde_json::Value| match (detail["batch"].as_str(), detail["rows"].as_u64()) {
         (Some(batch), Some(rows)) => format!("          {batch}: {rows} rows"),
         (Some(batch), None) => format!("          {batch}"),
-        _ => format!("          {}", detail.as_str().unwrap_or_default()),
+        _ => match (detail["object"].as_str(), detail["started_at"].as_str()) {
+            (Some(object), Some(started)) => format!("          {object}, begun at {started}"),
+            _ => format!("          {}", detail.as_str().unwrap_or_default()),
+        },
     };
     let mut lines: Vec<String> = all.iter().take(NAMED).map(one).collect();
     if all.len() > NAMED {

@@ -3,8 +3,8 @@
 use askama::Template;
 use askama::filters::Safe;
 use penstock_domain::time::Timestamp;
+use penstock_flow::operate::finding::Finding;
 use penstock_flow::operate::operations::OperationsView;
-use penstock_flow::operate::reconcile::Finding;
 use penstock_store::dispatch::RunRecord;
 
 use crate::layout::Page;

@@ -80,9 +80,9 @@ pub struct Chosen {
     reads_at_once: usize,
     /// How long the heartbeat of a process has to be missing until its rows are somebody else's.
     pub silence: Duration,
-    /// The object store when it can sign URLs.
+    /// The object store when it signs URLs to which clients PUT.
     #[cfg(feature = "cluster")]
-    pub signer: Option<Arc<object_store::aws::AmazonS3>>,
+    pub signer: Option<Arc<dyn object_store::signer::Signer>>,
     /// The path under which signed objects lie.
     pub object_prefix: String,
     /// Whether the queue and the limits live in this process.
@@ -225,6 +225,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         objects: objects.store,
         part_bytes: objects.part_bytes,
         parts_under_way: Arc::new(tokio::sync::Semaphore::new(PARTS_UNDER_WAY)),
+        unfinished_uploads: objects.unfinished,
         queue,
         keyring,
         pipelines: Arc::new(Definitions::new(pipelines, unset, Box::new(move |name| variables.lookup(name)))),

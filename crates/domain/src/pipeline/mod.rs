@@ -69,5 +69,5 @@ pub use step::{RenderError, Step};
 pub use successor::KeptStep;
 pub use transport::{Proxy, Tls};
 pub use values::{ResponseView, RowAbout, RowContext, RowInCall, RowValues, WholeAnswer};
-pub use vars::{FILE, Unset, is_own_setting, is_s3_setting};
+pub use vars::{FILE, Unset, is_object_store_setting, is_own_setting};
 pub use yaml::utf8;

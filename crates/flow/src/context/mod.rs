@@ -27,4 +27,5 @@ pub mod services;
 pub mod stored_definitions;
 pub mod tasks;
 pub mod token_vault;
+pub mod unfinished_uploads;
 pub mod url_signer;

@@ -16,6 +16,7 @@ use crate::context::last_readiness::LastReadiness;
 use crate::context::limits_view::LimitsView;
 use crate::context::periodic::PeriodicTasks;
 use crate::context::secrets::Secrets;
+use crate::context::unfinished_uploads::UnfinishedUploads;
 use crate::telemetry::traces::Traces;
 
 /// The services and what belongs to them. Cheap to clone.
@@ -29,6 +30,8 @@ pub struct Services {
     pub part_bytes: usize,
     /// Parts of objects that may be under way at a time, of all writers.
     pub parts_under_way: Arc<Semaphore>,
+    /// Lists uploads that a kill cut off, where the object store keeps their parts.
+    pub unfinished_uploads: Option<Arc<dyn UnfinishedUploads>>,
     /// The queue.
     pub queue: Arc<dyn Queue>,
     /// Keys that wrap data keys.

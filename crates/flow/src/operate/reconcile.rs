@@ -9,12 +9,14 @@ use penstock_store::operations::{AuditEntry, CountMismatch, Metrics};
 use penstock_store::waiting::BatchFault;
 use penstock_store::workers::ComeBack;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::context::error::FlowError;
 use crate::context::services::Services;
 use crate::dispatch::dead_workers;
+use crate::operate::finding::Finding;
 use crate::operate::stored_files::{self, StoredFiles};
+use crate::operate::unfinished::{self, UNFINISHED_UPLOADS, Unfinished};
 
 /// Dispatcher runs have stopped when there was none for this long.
 const RUNS_STOPPED: Duration = Duration::from_secs(300);
@@ -41,25 +43,6 @@ pub struct ReconcilePolicy {
     pub messages_reach_workers: bool,
 }
 
-/// Something that is stuck.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Finding {
-    /// What.
-    pub what: &'static str,
-    /// How many rows, batches, objects, …
-    pub count: usize,
-    /// What fixes it.
-    pub repair: &'static str,
-    /// Whether `--apply` does that; otherwise it is for people.
-    pub by_apply: bool,
-    /// Which ones: a list.
-    pub detail: Value,
-    /// Fixed by this run.
-    pub applied: usize,
-    /// Planned, and found otherwise when its turn came: somebody else was faster.
-    pub overtaken: usize,
-}
-
 /// What is stuck, and what of it a run fixed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -69,6 +52,8 @@ pub struct Plan {
     mismatches: Vec<CountMismatch>,
     #[serde(skip)]
     pub(crate) files: StoredFiles,
+    #[serde(skip)]
+    unfinished: Unfinished,
 }
 
 impl Plan {
@@ -105,6 +90,7 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
     let stuck = store.sweep_plan(now, millis(policy.extraction_grace)).await?;
     let mismatches = store.count_mismatches(now - COUNTED_OVER).await?;
     let files = stored_files::look(services).await?;
+    let unfinished = unfinished::look(services, now).await;
     let faults = store.faults().await?;
     let metrics = store.metrics(now).await?;
     let last_run = store.runs(1).await?.first().map(|run| run.started_at);
@@ -121,11 +107,11 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
     } else {
         "back to pending"
     };
-    let by_apply = |what, count, repair, detail| finding(what, count, repair, true, detail);
+    let by_apply = |what, count, repair, detail| Finding::new(what, count, repair, true, detail);
     let mut findings = vec![
         by_apply(LOST, rows(&stuck.lost_rows), "back to pending", json!(stuck.lost_rows)),
         by_apply(EXPIRED, rows(&stuck.expired_rows), expired, json!(stuck.expired_rows)),
-        finding(
+        Finding::new(
             UNHELD,
             stuck.extractions.len(),
             enqueue,
@@ -136,22 +122,23 @@ pub async fn plan(services: &Services, policy: &ReconcilePolicy) -> Result<Plan,
         by_apply(MISCOUNTED, mismatches.len(), "write what the rows say", json!(mismatches)),
         by_apply(ORPHANED, files.orphans.len(), "delete them", json!(files.orphans)),
     ];
+    findings.extend(unfinished.findings());
     findings.extend(of_restores(&files));
     findings.extend(for_people(&faults, &metrics, last_run, now));
-    Ok(Plan { findings, mismatches, files })
+    Ok(Plan { findings, mismatches, files, unfinished })
 }
 
 /// What a database that was restored to an earlier time does not know.
 fn of_restores(files: &StoredFiles) -> [Finding; 2] {
     [
-        finding(
+        Finding::new(
             ACCEPTED,
             files.accepted.len(),
             "`penstock reconcile --adopt` makes their batches again (docs/how-to/restore.md)",
             false,
             json!(files.accepted),
         ),
-        finding(
+        Finding::new(
             UNREADABLE,
             files.unreadable.len(),
             "they are kept: run this with the keyring and the database of the installation that accepted them",
@@ -170,7 +157,7 @@ fn for_people(
 ) -> [Finding; 4] {
     let waiting = metrics.by_pipeline.iter().any(|(_, counts)| counts.pending > 0);
     let silent = waiting && last_run.is_none_or(|last| now.since(last) > RUNS_STOPPED);
-    let by_people = |what, count, repair, detail| finding(what, count, repair, false, detail);
+    let by_people = |what, count, repair, detail| Finding::new(what, count, repair, false, detail);
     [
         by_people(
             UNPROCESSABLE,
@@ -235,6 +222,8 @@ pub async fn apply(
     }
     let deleted = stored_files::delete_orphans(services, &plan.files.orphans).await?;
     plan.applied(ORPHANED, deleted);
+    let aborted = plan.unfinished.abort(services).await?;
+    plan.applied(UNFINISHED_UPLOADS, aborted);
     let repairs: Vec<String> = plan
         .findings
         .iter()
@@ -251,10 +240,6 @@ pub async fn apply(
         }
     }
     Ok(())
-}
-
-fn finding(what: &'static str, count: usize, repair: &'static str, by_apply: bool, detail: Value) -> Finding {
-    Finding { what, count, repair, by_apply, detail, applied: 0, overtaken: 0 }
 }
 
 fn millis(duration: Duration) -> i64 {

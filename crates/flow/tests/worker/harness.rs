@@ -127,6 +127,7 @@ impl Harness {
             objects: Arc::new(InMemory::new()),
             part_bytes: 1 << 20,
             parts_under_way: Arc::new(tokio::sync::Semaphore::new(4)),
+            unfinished_uploads: None,
             queue: Arc::new(LocalQueue::default()),
             keyring: Arc::new(CurrentKeyring::new(Keyring::parse(&key).unwrap())),
             pipelines: Arc::new(Definitions::new(catalog, Unset::Refused, Box::new(|_| None))),

@@ -8,7 +8,7 @@ mod own;
 #[cfg(test)]
 mod tests;
 
-pub use own::{is_own_setting, is_s3_setting, why_missing};
+pub use own::{is_object_store_setting, is_own_setting, why_missing};
 
 use std::borrow::Cow;
 

@@ -4,8 +4,10 @@
 const OWN_PREFIXES: [&str; 6] =
     ["PENSTOCK_", "DATABASE_URL", "REDIS_URL", "OBJECT_STORE_URL", "OTEL_", "PGSSL"];
 
-/// What the client of S3 reads: Penstock's own where its object store is S3, which only the program knows.
-const S3_PREFIX: &str = "AWS_";
+/// What the clients of object stores read, by the schemes of their URLs: Penstock's own where its object store is of that kind, which
+/// only the program knows.
+const OBJECT_STORE_PREFIXES: [(&str, &str); 4] =
+    [("s3", "AWS_"), ("s3a", "AWS_"), ("gs", "GOOGLE_"), ("az", "AZURE_")];
 
 /// Variables that the client of PostgreSQL reads.
 const OWN_NAMES: [&str; 7] =
@@ -18,9 +20,12 @@ pub fn is_own_setting(name: &str) -> bool {
     OWN_NAMES.contains(&name.as_str()) || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a variable sets Penstock itself up where its object store is S3.
-pub fn is_s3_setting(name: &str) -> bool {
-    name.to_ascii_uppercase().starts_with(S3_PREFIX)
+/// Whether a variable sets Penstock itself up where the URL of its object store has a scheme; without one, where it has any.
+pub fn is_object_store_setting(name: &str, scheme: Option<&str>) -> bool {
+    let name = name.to_ascii_uppercase();
+    OBJECT_STORE_PREFIXES
+        .iter()
+        .any(|(of, prefix)| scheme.is_none_or(|scheme| scheme == *of) && name.starts_with(prefix))
 }
 
 /// Why a variable has no value, and what to do.
@@ -35,9 +40,9 @@ pub fn why_missing(name: &str) -> String {
             "${{{name}}} is a setting of Penstock itself, which definitions do not read; take it out, or list {name} in \
              PENSTOCK_PIPELINE_VARIABLES if it is meant"
         )
-    } else if is_s3_setting(name) {
+    } else if is_object_store_setting(name, None) {
         format!(
-            "the environment has no variable {name}, or it is a setting of Penstock itself, whose object store is S3; set it, \
+            "the environment has no variable {name}, or it is a setting of Penstock itself, whose object store reads it; set it, \
              or list {name} in PENSTOCK_PIPELINE_VARIABLES if it is meant"
         )
     } else {

@@ -37,7 +37,7 @@ fn own_settings_are_known_in_any_case() {
         assert!(is_own_setting(name), "{name}");
     }
     for name in ["AWS_SECRET_ACCESS_KEY", "aws_secret_access_key"] {
-        assert!(is_s3_setting(name), "{name}");
+        assert!(is_object_store_setting(name, Some("s3")), "{name}");
     }
     assert!(!is_own_setting("VENDOR_TOKEN"));
 }

@@ -1,20 +1,20 @@
 //! The object store, by `OBJECT_STORE_URL`.
 
-use std::sync::Arc;
 #[cfg(feature = "cluster")]
-use std::time::Duration;
+mod listing;
+#[cfg(feature = "cluster")]
+mod remote;
+
+use std::sync::Arc;
 
 use object_store::ObjectStore;
-#[cfg(feature = "cluster")]
-use object_store::aws::AmazonS3ConfigKey;
 use object_store::local::LocalFileSystem;
-#[cfg(feature = "cluster")]
-use object_store::prefix::PrefixStore;
 use penstock_flow::context::object_writer::FILE_PART_BYTES;
-#[cfg(feature = "cluster")]
-use penstock_flow::context::object_writer::S3_PART_BYTES;
+use penstock_flow::context::unfinished_uploads::UnfinishedUploads;
 use url::Url;
 
+#[cfg(feature = "cluster")]
+use self::remote::open as open_remote;
 use super::Role;
 use crate::StartError;
 use crate::permissions::{Writers, refuse_if_written};
@@ -25,7 +25,8 @@ pub(super) struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) part_bytes: usize,
     #[cfg(feature = "cluster")]
-    pub(super) signer: Option<Arc<object_store::aws::AmazonS3>>,
+    pub(super) signer: Option<Arc<dyn object_store::signer::Signer>>,
+    pub(super) unfinished: Option<Arc<dyn UnfinishedUploads>>,
     pub(super) prefix: String,
 }
 
@@ -37,6 +38,7 @@ impl Objects {
             part_bytes: FILE_PART_BYTES,
             #[cfg(feature = "cluster")]
             signer: None,
+            unfinished: None,
             prefix: String::new(),
         }
     }
@@ -44,7 +46,7 @@ impl Objects {
 
 pub(super) fn open(settings: &Settings, role: Role) -> Result<Objects, StartError> {
     let text = settings.object_store_url.as_deref().ok_or_else(|| {
-        StartError::misuse("OBJECT_STORE_URL is not set: give file:///FOLDER or s3://BUCKET/PREFIX.")
+        StartError::misuse("OBJECT_STORE_URL is not set: give file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.")
     })?;
     let url = Url::parse(text).map_err(|error| StartError::misuse(format!("OBJECT_STORE_URL: {error}")))?;
     match url.scheme() {
@@ -66,50 +68,20 @@ pub(super) fn open(settings: &Settings, role: Role) -> Result<Objects, StartErro
                 part_bytes: FILE_PART_BYTES,
                 #[cfg(feature = "cluster")]
                 signer: None,
+                unfinished: None,
                 prefix: String::new(),
             })
         }
-        "s3" | "s3a" => open_s3(&url),
-        other => {
-            Err(StartError::misuse(format!("OBJECT_STORE_URL begins with file:// or s3://, not {other}://.")))
-        }
+        "s3" | "s3a" | "gs" | "az" => open_remote(&url),
+        other => Err(StartError::misuse(format!(
+            "OBJECT_STORE_URL begins with file://, s3://, gs:// or az://, not {other}://."
+        ))),
     }
-}
-
-#[cfg(feature = "cluster")]
-fn open_s3(url: &Url) -> Result<Objects, StartError> {
-    let mut builder = object_store::aws::AmazonS3Builder::from_env();
-    for (name, key) in [
-        ("AWS_ACCESS_KEY_ID", AmazonS3ConfigKey::AccessKeyId),
-        ("AWS_SECRET_ACCESS_KEY", AmazonS3ConfigKey::SecretAccessKey),
-        ("AWS_SESSION_TOKEN", AmazonS3ConfigKey::Token),
-    ] {
-        if let Some(value) = crate::variables::value(name)? {
-            builder = builder.with_config(key, value);
-        }
-    }
-    let store = builder
-        .with_url(url.as_str())
-        .with_retry(object_store::RetryConfig {
-            max_retries: 8,
-            retry_timeout: Duration::from_secs(45),
-            ..object_store::RetryConfig::default()
-        })
-        .build()
-        .map_err(|error| StartError::misuse(format!("OBJECT_STORE_URL: {error}")))?;
-    let store = Arc::new(store);
-    let prefix = url.path().trim_matches('/').to_owned();
-    let ported: Arc<dyn ObjectStore> = if prefix.is_empty() {
-        store.clone()
-    } else {
-        Arc::new(PrefixStore::new(store.clone(), prefix.clone()))
-    };
-    Ok(Objects { store: ported, part_bytes: S3_PART_BYTES, signer: Some(store), prefix })
 }
 
 #[cfg(not(feature = "cluster"))]
-fn open_s3(_url: &Url) -> Result<Objects, StartError> {
-    Err(StartError::misuse("this build has no S3: build with the feature `cluster`."))
+fn open_remote(_url: &Url) -> Result<Objects, StartError> {
+    Err(StartError::misuse("this build has folders only: build with the feature `cluster`."))
 }
 
 /// Parts of uploads that a killed process left: object_store writes them as `NAME#NUMBER` beside their place.
