@@ -147,6 +147,10 @@ impl Listing {
             }
             Store::Google { store, .. } => {
                 let credential = store.credentials().get_credential().await?;
+                // An emulator's account has none.
+                if credential.bearer.is_empty() {
+                    return Ok(());
+                }
                 let mut bearer =
                     HeaderValue::from_str(&format!("Bearer {}", credential.bearer)).map_err(failed)?;
                 bearer.set_sensitive(true);
