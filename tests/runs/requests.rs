@@ -19,6 +19,7 @@ steps:
     request:
       method: POST
       path: /find
+      query: { $filter: "note eq '{{ row.note }}'" }
       idempotent: true
       headers: { X-Campaign: "{{ context.campaign }}" }
       content_type: text/xml; charset=utf-8
@@ -54,7 +55,7 @@ result: { person: "{{ steps.create.id }}" }
 
 fn answer(heard: &Heard, url: &str) -> Answer {
     let is_row = |id: &str| heard.body.contains(&format!("<id>{id}</id>"));
-    match heard.path.as_str() {
+    match heard.path.split('?').next().unwrap_or_default() {
         "/v1/find" => Answer {
             status: 200,
             headers: "content-type: text/xml; charset=ISO-8859-1\r\n".into(),
@@ -101,6 +102,10 @@ async fn requests_leave_as_they_are_written_and_steps_are_skipped() {
     let heard = receiver.heard();
     let of = |path: &str| heard.iter().filter(|one| one.path.starts_with(path)).collect::<Vec<_>>();
     let find = of("/v1/find").into_iter().find(|find| find.body.contains("<id>1</id>")).expect("row 1");
+    assert_eq!(
+        find.path, "/v1/find?%24filter=note%20eq%20%27a%26b%20%3Cc%3E%27",
+        "a space of a query is no plus"
+    );
     assert_eq!(find.header("content-type"), "text/xml; charset=utf-8");
     assert_eq!(find.body, "<?xml version=\"1.0\"?>\n<find note=\"a&amp;b &lt;c&gt;\"><id>1</id></find>");
     let creates = of("/v1/create");

@@ -61,7 +61,7 @@ impl Exchange {
                 let value = if is_secret(&name.to_ascii_lowercase()) { MASK } else { value };
                 (name.as_str(), value)
             });
-            let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+            let query = crate::query::encoded(pairs);
             target = format!("{target}{}{query}", if target.contains('?') { '&' } else { '?' });
         }
         let mut headers: BTreeMap<String, String> =
@@ -161,7 +161,7 @@ mod tests {
             answer: Some(answer),
             ..Exchange::of(&request, ["Authorization"].into_iter(), &secrets)
         };
-        assert_eq!(exchange.target, "/people/7?q=a+b");
+        assert_eq!(exchange.target, "/people/7?q=a%20b");
         let text = serde_json::to_string(&exchange).unwrap();
         assert!(!text.contains("s3cret"), "{text}");
         assert_eq!(exchange.headers["authorization"], MASK);

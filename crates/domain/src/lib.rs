@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod limit;
 pub mod outcome;
 pub mod pipeline;
+pub mod query;
 pub mod retry;
 pub mod row;
 pub mod ruling;

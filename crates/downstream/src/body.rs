@@ -136,7 +136,9 @@ pub(crate) fn parse(headers: &HeaderMap, bytes: &[u8], kind: AnswerKind, status:
         }
         AnswerKind::Text | AnswerKind::Json => {}
     }
-    let plain = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    let decoded = decoded(headers, bytes);
+    let plain = decoded.as_deref().map_or(bytes, str::as_bytes);
     match json::read(plain) {
         Ok(value) => Body { value, bytes: size, failure: None },
         Err(error) => {
@@ -147,6 +149,15 @@ pub(crate) fn parse(headers: &HeaderMap, bytes: &[u8], kind: AnswerKind, status:
             Body { value, bytes: size, failure: Some(Failure::with_sentence(Cause::NotJson, sentence)) }
         }
     }
+}
+
+/// The text of a body that is no UTF-8 and says what else it is. JSON should be UTF-8 (RFC 8259, 8.1); old APIs send others.
+fn decoded(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
+    let charset = charset(headers)?;
+    if std::str::from_utf8(bytes).is_ok() {
+        return None;
+    }
+    xml::decode(bytes, Some(&charset)).ok()
 }
 
 /// A body that is not what it should be.
@@ -229,6 +240,32 @@ mod tests {
                 json!("a;\u{20ac}"),
                 true,
             ),
+            (
+                AnswerKind::Json,
+                200,
+                "application/json; charset=iso-8859-1",
+                b"[\"\xe9\"]",
+                json!(["\u{e9}"]),
+                true,
+            ),
+            // What is UTF-8 is that, whatever is said.
+            (
+                AnswerKind::Json,
+                200,
+                "application/json; charset=latin1",
+                b"[\"\xc3\xa9\"]",
+                json!(["\u{e9}"]),
+                true,
+            ),
+            (
+                AnswerKind::Json,
+                400,
+                "text/plain; charset=latin1",
+                b"d\xe9j\xe0",
+                json!("d\u{e9}j\u{e0}"),
+                false,
+            ),
+            (AnswerKind::Json, 200, "application/json", b"[\"\xe9\"]", json!("[\"\u{fffd}\"]"), false),
             (AnswerKind::Text, 200, "text/plain", b"\xff\xff", json!("\u{fffd}\u{fffd}"), false),
             (AnswerKind::Text, 400, "application/problem+json", b"{\"a\":1}", json!({ "a": 1 }), true),
             (AnswerKind::Text, 400, "text/plain", b"{\"a\":1}", json!("{\"a\":1}"), true),

@@ -24,7 +24,8 @@ use crate::body;
 use crate::credentials;
 use crate::failure::{self, Failure};
 use crate::memory::{self, AnswerMemory, Reserved};
-use crate::response::Response;
+use crate::query;
+use crate::response::{Response, header_text};
 use crate::retry_after::wait_until;
 use crate::stage::{Outgoing, Stage};
 use crate::status_line::Beginning;
@@ -165,7 +166,7 @@ impl Client {
         }
         .ok_or(Unsendable::Values)?;
         if !rendered.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(&rendered.query);
+            query::append(&mut url, rendered.query.iter().map(|(name, value)| (name, value)));
         }
         let mut headers = HeaderMap::new();
         for (name, value) in DEFAULT_HEADERS {
@@ -293,11 +294,8 @@ async fn read(
 ) -> Sent {
     let (head, incoming) = answer.into_parts();
     let status = head.status.as_u16();
-    let mut headers: BTreeMap<String, String> = head
-        .headers
-        .iter()
-        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
-        .collect();
+    let mut headers: BTreeMap<String, String> =
+        head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), header_text(value))).collect();
     // A list may come in several lines (RFC 9110, 5.3): each may be the policy that is used up.
     if let Some(limits) = headers.get_mut("ratelimit") {
         let lines = head.headers.get_all("ratelimit");

@@ -24,6 +24,7 @@ pub mod metrics;
 #[cfg(feature = "redis")]
 mod permit_refresher;
 mod proxy;
+mod query;
 mod recording_time;
 mod response;
 mod retry_after;

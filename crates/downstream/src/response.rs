@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hyper::header::HeaderValue;
 use serde_json::Value;
 
 use crate::memory::Reserved;
@@ -28,5 +29,26 @@ impl Response {
     pub fn share(&self) -> Self {
         let (headers, body) = (self.headers.clone(), self.body.clone());
         Self { status: self.status, headers, body, bytes: self.bytes, memory: Reserved::default() }
+    }
+}
+
+/// The text of a header: UTF-8 where it is that, else Latin-1, which HTTP once had (RFC 9110, 5.5).
+pub(crate) fn header_text(value: &HeaderValue) -> String {
+    let bytes = value.as_bytes();
+    std::str::from_utf8(bytes)
+        .map_or_else(|_| bytes.iter().map(|byte| char::from(*byte)).collect(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_may_have_other_letters() {
+        for (bytes, text) in
+            [(&b"caf\xc3\xa9"[..], "caf\u{e9}"), (b"caf\xe9", "caf\u{e9}"), (b"a\tb", "a\tb")]
+        {
+            assert_eq!(header_text(&HeaderValue::from_bytes(bytes).unwrap()), text);
+        }
     }
 }

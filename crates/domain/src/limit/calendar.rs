@@ -1,6 +1,6 @@
 //! Periods of a calendar: from one midnight, full hour or Monday to the next, in a time zone.
 //!
-//! A day has the hours that it has there: 23 or 25 when the clocks change. Periods of up to an hour are as long as they say, at
+//! A day has the hours that it has there: 23 or 25 when the clocks change. Periods that divide an hour are as long as they say, at
 //! multiples of their length since the last full hour that the clocks there show.
 
 use std::time::Duration;
@@ -31,12 +31,8 @@ pub fn is_period(length: Duration) -> bool {
     if length.subsec_nanos() != 0 {
         return false;
     }
-    match seconds {
-        0 => false,
-        _ if seconds == 7 * DAY || seconds == DAY => true,
-        _ if seconds <= HOUR => seconds.is_multiple_of(60) && HOUR.is_multiple_of(seconds),
-        _ => seconds.is_multiple_of(HOUR) && DAY.is_multiple_of(seconds),
-    }
+    // What divides an hour divides a day.
+    seconds == 7 * DAY || seconds != 0 && seconds.is_multiple_of(60) && DAY.is_multiple_of(seconds)
 }
 
 /// The period of a calendar in which a moment is. `length` is one for which [`is_period`] holds.
@@ -45,9 +41,9 @@ pub fn period_at(length: Duration, zone: Tz, now: Timestamp) -> Period {
         return Period { from: now, until: now + length };
     };
     let local = utc.with_timezone(&zone);
-    let seconds = length.as_secs();
-    if seconds <= HOUR {
-        let passed = (u64::from(local.minute()) * 60 + u64::from(local.second())) % seconds.max(1);
+    let seconds = length.as_secs().max(1);
+    if HOUR.is_multiple_of(seconds) {
+        let passed = (u64::from(local.minute()) * 60 + u64::from(local.second())) % seconds;
         let whole = now.millis().div_euclid(1000) * 1000;
         let from = Timestamp::from_millis(whole - i64::try_from(passed).unwrap_or(0) * 1000);
         return Period { from, until: from + length };
@@ -100,7 +96,9 @@ mod tests {
     #[test]
     fn periods_are_those_that_a_calendar_has() {
         let seconds = |seconds| is_period(Duration::from_secs(seconds));
-        for good in [60, 120, 300, 900, 1800, 3600, 2 * 3600, 6 * 3600, 12 * 3600, 86_400, 7 * 86_400] {
+        for good in
+            [60, 120, 300, 900, 1800, 3600, 5400, 45 * 60, 2 * 3600, 6 * 3600, 12 * 3600, 86_400, 7 * 86_400]
+        {
             assert!(seconds(good), "{good}");
         }
         for bad in [0, 1, 30, 90, 7 * 60, 5 * 3600, 2 * 86_400, 14 * 86_400, 30 * 86_400] {
@@ -117,6 +115,8 @@ mod tests {
         for (length, name, now, from, until) in [
             (minute, "UTC", "2026-03-01T10:20:30.5Z", "2026-03-01T10:20:00Z", "2026-03-01T10:21:00Z"),
             (15 * minute, "UTC", "2026-03-01T10:20:30Z", "2026-03-01T10:15:00Z", "2026-03-01T10:30:00Z"),
+            (90 * minute, "UTC", "2026-03-01T10:20:30Z", "2026-03-01T09:00:00Z", "2026-03-01T10:30:00Z"),
+            (45 * minute, "UTC", "2026-03-01T01:00:00Z", "2026-03-01T00:45:00Z", "2026-03-01T01:30:00Z"),
             // Half an hour ahead of the full ones of UTC.
             (hour, "Asia/Kolkata", "2026-03-01T10:40:00Z", "2026-03-01T10:30:00Z", "2026-03-01T11:30:00Z"),
             (day, "UTC", "2026-03-01T10:20:30Z", "2026-03-01T00:00:00Z", "2026-03-02T00:00:00Z"),
@@ -161,7 +161,7 @@ mod tests {
         for name in
             ["UTC", "Europe/Berlin", "Africa/Cairo", "Australia/Lord_Howe", "America/Havana", "Pacific/Apia"]
         {
-            for length in [1800, 3600, 2 * 3600, 12 * 3600, 86_400, 7 * 86_400] {
+            for length in [1800, 3600, 5400, 2 * 3600, 12 * 3600, 86_400, 7 * 86_400] {
                 let length = Duration::from_secs(length);
                 let mut now = at("2026-01-01T00:00:00Z");
                 let end = at("2027-01-01T00:00:00Z");

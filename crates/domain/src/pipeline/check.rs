@@ -296,7 +296,13 @@ impl<'a> Source<'a> {
             }
             value.iter().for_each(|value| secrets.add(value));
             value.or_else(|| {
-                missing.push(name.to_owned());
+                // A path of which a part is missing names no file: that part is the mistake.
+                let is_incomplete = name.starts_with(vars::FILE)
+                    && !text.contains(name)
+                    && missing.iter().any(|other| !other.starts_with(vars::FILE));
+                if !is_incomplete {
+                    missing.push(name.to_owned());
+                }
                 // A number can stand in text, in quotes and in an expression.
                 Some("0".to_owned())
             })

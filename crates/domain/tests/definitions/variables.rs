@@ -117,3 +117,21 @@ fn a_setting_of_penstocks_own_is_read_only_where_it_was_listed() {
     }
     assert!(refused(&text("CRM_TOKEN")).contains("the environment has no variable CRM_TOKEN"));
 }
+
+#[test]
+fn a_variable_that_is_missing_in_a_path_is_the_only_mistake() {
+    for header in
+        ["${file:${NONE}/token}", "Bearer ${file:${FOLDER}/${NONE}}", "${NONE} ${file:/${NONE}/${FOLDER}}"]
+    {
+        let text = format!(
+            "name: p\ncsv: {{ columns: [ {{ name: a }} ] }}\nsteps: []\ndependencies: {{ d: {{ base_url: \"https://d.example\", headers: {{ X: \"{header}\" }} }} }}\n"
+        );
+        let found = |name: &str| (name == "FOLDER").then(|| "secrets".to_owned());
+        let errors = Pipeline::load("p.yaml", &text, &found).unwrap_err();
+        let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert!(said.iter().all(|one| one.contains("no variable NONE")), "{said:?}");
+        let whole = text.replace("${NONE}", "here");
+        let errors = Pipeline::load("p.yaml", &whole, &found).unwrap_err();
+        assert!(errors[0].to_string().contains("cannot be read; create it"), "{}", errors[0]);
+    }
+}

@@ -4,6 +4,9 @@
 //! many fewer are left. What was left is used up by permits until the next answer; when nothing is left, calls wait for the
 //! reset. Then the whole quota is there again, or one call where it is not known.
 //!
+//! An API may tell of several limits under the same names: of a second and of an hour, or of its searches and of everything else. When
+//! the one of which less is left ends sooner, calls wait for that end and no longer, and the later end still bounds them.
+//!
 //! Others call the same API. Each of several workers keeps to its own part of a window. The calls that the answers count and that are
 //! not ours show what share of a window is ours beside other programs, and no more of the next one is taken.
 
@@ -49,8 +52,10 @@ pub(super) enum End {
     Told(Budget),
     /// It was refused as one too many. What that asks for is the limiter's to judge: it may be about its row only.
     Refused,
-    /// Nothing.
+    /// Nothing: the answer tells of no limit.
     Silent,
+    /// There was no answer.
+    NoAnswer,
 }
 
 /// One budget.
@@ -72,6 +77,15 @@ struct Known {
     least: f64,
     /// Our share of all calls of the last window that showed it.
     share: Option<f64>,
+    /// What was known before a shorter window had less left.
+    longer: Option<Longer>,
+}
+
+/// What is left of a window that ends after the one that is kept to.
+#[derive(Clone, Copy)]
+struct Longer {
+    left: f64,
+    until: Instant,
 }
 
 /// Workers that make the same calls: which of them this one is, from 0, and how many there are.
@@ -107,6 +121,7 @@ impl Known {
             own: 0.0,
             least: f64::INFINITY,
             share: None,
+            longer: None,
         }
     }
 
@@ -144,6 +159,40 @@ impl Known {
         self.guessed = true;
     }
 
+    /// Whether this is told of another window, which ends sooner and of which less is left.
+    fn is_shorter(&self, left: f64, reset_at: Instant) -> bool {
+        let has_less = self.left.is_some_and(|known| left - f64::from(self.in_flight) < known);
+        has_less && reset_at + SAME_WINDOW < self.until
+    }
+
+    fn keep_to_shorter(&mut self, budget: Budget, reset_at: Instant, peers: Peers) {
+        // Of several longer ones the scarcest counts until it ends.
+        let longer = self.left.map(|left| Longer { left, until: self.until });
+        self.longer = match (self.longer, longer) {
+            (Some(known), Some(other)) if known.left <= other.left => Some(known),
+            (known, other) => other.or(known),
+        };
+        self.close();
+        self.count_from(budget);
+        self.least = budget.left;
+        self.left = Some(self.ours(budget.left, peers) - f64::from(self.in_flight));
+        self.until = reset_at;
+        self.window = budget.reset;
+    }
+
+    /// Counts the calls of a window that has been going on: those that nobody counted were ours.
+    fn count_from(&mut self, budget: Budget) {
+        let counted = budget.quota.map_or(1.0, |quota| (quota - budget.left).max(1.0));
+        self.own = counted + f64::from(self.in_flight);
+        self.quota = budget.quota;
+    }
+
+    /// How long a call has to wait for a longer window.
+    fn longer_wait(&mut self, now: Instant) -> Option<Duration> {
+        self.longer = self.longer.filter(|longer| now < longer.until);
+        self.longer.filter(|longer| longer.left < 1.0).map(|longer| longer.until - now)
+    }
+
     fn told(&mut self, budget: Budget, now: Instant, peers: Peers) {
         if self.left.is_some() && now >= self.until {
             self.renew(now, peers);
@@ -157,11 +206,20 @@ impl Known {
             return;
         }
         self.guessed &= !is_new;
+        if !is_new && self.is_shorter(budget.left, reset_at) {
+            self.keep_to_shorter(budget, reset_at, peers);
+            return;
+        }
         if is_other {
+            let returns = self.longer.is_some_and(|longer| longer.until <= reset_at + SAME_WINDOW);
             self.close();
             // This call belongs to the new window, and perhaps those under way.
             self.own += 1.0;
             self.window = Duration::ZERO;
+            if returns {
+                self.longer = None;
+                self.count_from(budget);
+            }
         }
         // Each of several workers keeps to its part of a window from the beginning: what the others have used is theirs.
         let has_part = !is_other && peers.count > 1 && budget.quota.is_some() && budget.quota == self.quota;
@@ -210,6 +268,9 @@ impl Budgets {
         if known.left.is_some() && now >= known.until {
             known.renew(now, *peers);
         }
+        if let Some(wait) = known.longer_wait(now) {
+            return Err(wait);
+        }
         match &mut known.left {
             Some(left) if *left < 1.0 => {
                 // With nothing known of the new window the calls under way tell.
@@ -219,6 +280,9 @@ impl Budgets {
             }
             Some(left) => *left -= 1.0,
             None => {}
+        }
+        if let Some(longer) = &mut known.longer {
+            longer.left -= 1.0;
         }
         known.in_flight += 1;
         known.own += 1.0;
@@ -231,6 +295,9 @@ impl Budgets {
             known.in_flight = known.in_flight.saturating_sub(1);
             known.own = (known.own - 1.0).max(0.0);
             known.left = known.left.map(|left| left + 1.0);
+            if let Some(longer) = &mut known.longer {
+                longer.left += 1.0;
+            }
         }
     }
 
@@ -243,7 +310,12 @@ impl Budgets {
             match end {
                 End::Told(budget) => known.told(budget, Instant::now(), *peers),
                 End::Refused => known.own = (known.own - 1.0).max(0.0),
-                End::Silent => {}
+                // An API that told once, and tells nothing of the window after it: nobody knows what that has.
+                End::Silent if known.guessed && known.quota.is_none() => {
+                    known.left = None;
+                    known.guessed = false;
+                }
+                End::Silent | End::NoAnswer => {}
             }
         }
     }

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use penstock_domain::limit::{self, Ask, Denied, Feedback, Reason, Snapshot};
-use penstock_domain::outcome::code;
+use penstock_domain::outcome::{Verdict, code};
 use penstock_domain::pipeline::{Dependency, RenderedRequest};
 use penstock_domain::time::{Clock, Timestamp};
 use tokio::time::Instant;
@@ -156,16 +156,18 @@ impl Caller {
         let ask = Ask { cost, token: 0, lease_us, lead_us: 0.0, past: demand.past, patience_us: 0.0 };
         let outgoing = Outgoing { limits: &limits, ask, covered, waiting };
         match self.send(demand, request, &outgoing).await {
-            Ok(Made { permit, sent, elapsed, .. }) => self.judge(demand, permit, sent, elapsed).await,
+            Ok(made) => self.judge(demand, made).await,
             Err(called) => called,
         }
     }
 
     /// What an answer means, for the row and for the limits.
-    async fn judge(&self, demand: &Demand<'_>, permit: Permit, sent: Sent, elapsed: Duration) -> Called {
+    async fn judge(&self, demand: &Demand<'_>, made: Made<'_>) -> Called {
+        let Made { permit, taken, sent, elapsed, .. } = made;
         let (dependency, probe) = (demand.dependency, permit.probe);
         let Judged { verdict, not_before, feedback } = verdict::judge(demand, &sent, self.clock.now()).await;
         let Sent { response, failure, .. } = sent;
+        taken.ended(self.end_of(response.as_ref(), matches!(verdict, Verdict::Throttled { .. })));
         let cause =
             failure.as_ref().map(|failure| failure.cause).filter(|cause| cause.is_about_the_dependency());
         let feedback =

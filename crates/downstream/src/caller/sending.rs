@@ -16,6 +16,7 @@ use crate::budget;
 use crate::client::{Prepared, Sent};
 use crate::credentials::oauth2::{Asked, Fetching, Token};
 use crate::limiter::{CallLimits, Permit};
+use crate::response::Response;
 
 /// A row waits so long for more of what an API says is left; for a longer wait it is requeued.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
@@ -32,8 +33,10 @@ pub(super) struct Outgoing<'a> {
 }
 
 /// What came of a call that was made.
-pub(super) struct Made {
+pub(super) struct Made<'a> {
     pub(super) permit: Permit,
+    /// The call of what the API says is left.
+    pub(super) taken: Taken<'a>,
     pub(super) sent: Sent,
     pub(super) elapsed: Duration,
     /// The token that it was made with.
@@ -49,7 +52,7 @@ struct Send<'a> {
     again: bool,
 }
 
-impl Made {
+impl Made<'_> {
     fn is_unauthorized(&self) -> bool {
         matches!(self.sent.happened, Happened::Answer { status: 401, .. })
     }
@@ -63,7 +66,7 @@ impl Caller {
         demand: &Demand<'_>,
         request: Prepared,
         outgoing: &Outgoing<'_>,
-    ) -> Result<Made, Called> {
+    ) -> Result<Made<'_>, Called> {
         let Some(Auth::OAuth2(auth)) = &demand.dependency.auth else {
             if !is_signed(demand.dependency) {
                 // They could be read. A token is another matter, and a signature is made of each call.
@@ -82,7 +85,7 @@ impl Caller {
         }
         let made = self.send_with_token(demand, &request, outgoing, auth, false).await?;
         let fetching = self.fetching(demand.dependency, auth);
-        let is_refused = |made: &Made, fresh: bool| {
+        let is_refused = |made: &Made<'_>, fresh: bool| {
             let token = made.token.as_ref().filter(|_| made.is_unauthorized());
             token.is_some_and(|token| self.access_tokens.refused(&fetching, token, fresh))
         };
@@ -104,7 +107,7 @@ impl Caller {
         outgoing: &Outgoing<'_>,
         auth: &OAuth2,
         again: bool,
-    ) -> Result<Made, Called> {
+    ) -> Result<Made<'_>, Called> {
         for _ in 0..TOKEN_TRIES {
             self.token(demand, auth, Instant::now()).await?;
             let how = Send { auth: Some(auth), again };
@@ -117,10 +120,11 @@ impl Caller {
     }
 
     /// The first of two calls is over, as far as the limits know.
-    async fn answered_401(&self, demand: &Demand<'_>, made: Made) {
+    async fn answered_401(&self, demand: &Demand<'_>, made: Made<'_>) {
         let name = &demand.dependency.name;
         let verdict = Verdict::Retry { code: "http_401".to_owned() };
         self.metrics.count(name, |metrics| metrics.called(&verdict, Some(401), made.elapsed));
+        made.taken.ended(self.end_of(made.sent.response.as_ref(), false));
         let feedback = Feedback {
             healthy: Some(true),
             probe: made.permit.probe,
@@ -202,7 +206,7 @@ impl Caller {
         request: Prepared,
         outgoing: &Outgoing<'_>,
         how: Send<'_>,
-    ) -> Result<Option<Made>, Called> {
+    ) -> Result<Option<Made<'_>>, Called> {
         let dependency = demand.dependency;
         let asked_at = Instant::now();
         let taken = self.budget(demand, outgoing).await.map_err(|wait| {
@@ -248,11 +252,16 @@ impl Caller {
         let sent_at = Instant::now();
         let sent = request.send(self.clock.as_ref(), demand.answer).await;
         let elapsed = sent.ended_at.duration_since(sent_at);
-        taken.ended(sent.response.as_ref().map_or(End::Silent, |response| match response.status {
-            429 | 503 | 529 => End::Refused,
-            _ => budget::read(&response.headers, self.clock.now()).map_or(End::Silent, End::Told),
-        }));
-        Ok(Some(Made { permit, sent, elapsed, token: token.flatten() }))
+        Ok(Some(Made { permit, taken, sent, elapsed, token: token.flatten() }))
+    }
+
+    /// What an answer says of the calls that are left. `throttled` says whether the definition takes it for a refusal, too.
+    pub(super) fn end_of(&self, response: Option<&Response>, throttled: bool) -> End {
+        let Some(response) = response else { return End::NoAnswer };
+        if throttled || matches!(response.status, 429 | 503 | 529) {
+            return End::Refused;
+        }
+        budget::read(&response.headers, self.clock.now()).map_or(End::Silent, End::Told)
     }
 }
 

@@ -16,6 +16,8 @@ use penstock_domain::pipeline::{Auth, AwsSigV4, Files, LiveText};
 use penstock_domain::time::Timestamp;
 use url::Url;
 
+use crate::query;
+
 /// Why a request has no credentials: a sentence that holds none.
 pub(crate) type NoCredentials = String;
 
@@ -44,7 +46,7 @@ pub(crate) fn add(
             headers.insert(header, secret("auth.api_key", &value.text(files)?)?);
         }
         Auth::KeyQuery { name, value } => {
-            url.query_pairs_mut().append_pair(name, &value.text(files)?);
+            query::append(url, [(name, &*value.text(files)?)]);
         }
         // Known when the call is made.
         Auth::OAuth2(_) | Auth::Hmac(_) | Auth::AwsSigV4(_) => {}
@@ -164,7 +166,10 @@ mod tests {
             assert_eq!(sent(&auth), (Some(value.to_owned()), url.clone()));
         }
         let key = Auth::KeyQuery { name: "api key".into(), value: "a&b=c +ü".into() };
-        assert_eq!(sent(&key), (None, "https://api.example/v1?a=b&api+key=a%26b%3Dc+%2B%C3%BC".to_owned()));
+        assert_eq!(
+            sent(&key),
+            (None, "https://api.example/v1?a=b&api%20key=a%26b%3Dc%20%2B%C3%BC".to_owned())
+        );
     }
 
     #[test]

@@ -119,3 +119,53 @@ async fn a_call_that_is_not_made_takes_nothing() {
     assert_eq!(budgets.take("api"), Ok(()), "one call finds out what the next window has");
     assert!(budgets.take("api").is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_two_limits_the_shorter_one_holds_calls_up_until_its_own_end() {
+    let told = |left: f64, seconds: u64, quota: Option<f64>| {
+        End::Told(Budget { left, reset: Duration::from_secs(seconds), quota })
+    };
+    for quota in [None, Some(30.0)] {
+        let budgets = Budgets::default();
+        let call = |end: End| Taken::of(&budgets, "api").unwrap().ended(end);
+        call(told(40.0, 3000, None));
+        call(told(0.0, 3, quota));
+        assert_eq!(budgets.take("api"), Err(Duration::from_secs(3)), "not for 3000 s");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        call(told(38.0, 2997, None));
+        for left in 0..38 {
+            call(told(f64::from(37 - left), 2997, None));
+        }
+        assert_eq!(budgets.take("api"), Err(Duration::from_secs(2997)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_limit_that_is_whole_again_does_not_lead_past_a_longer_one() {
+    let budgets = Budgets::default();
+    let told = |left: f64, seconds: u64, quota: Option<f64>| {
+        End::Told(Budget { left, reset: Duration::from_secs(seconds), quota })
+    };
+    let call = |end: End| Taken::of(&budgets, "api").unwrap().ended(end);
+    call(told(4.0, 3000, None));
+    call(told(0.0, 3, Some(30.0)));
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let allowed = (0..30).filter(|_| budgets.take("api").is_ok()).count();
+    assert_eq!(allowed, 3, "the longer one had 4 left before the second call");
+    assert_eq!(budgets.take("api"), Err(Duration::from_secs(2997)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_tells_once_does_not_hold_calls_up_after_that() {
+    let budgets = Budgets::default();
+    let call = |end: End| Taken::of(&budgets, "api").unwrap().ended(end);
+    call(End::Told(Budget { left: 0.0, reset: Duration::from_secs(60), quota: None }));
+    assert_eq!(budgets.take("api"), Err(Duration::from_secs(60)));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    call(End::NoAnswer);
+    assert_eq!(budgets.take("api"), Err(Duration::from_secs(60)), "one call finds out what the window has");
+    tokio::time::advance(Duration::from_secs(60)).await;
+    call(End::Silent);
+    let allowed = (0..100).filter(|_| budgets.take("api").is_ok()).count();
+    assert_eq!(allowed, 100, "the answer told of no limit any more");
+}
