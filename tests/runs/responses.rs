@@ -157,3 +157,32 @@ async fn an_answer_holds_the_batch_until_somebody_resumes_it() {
     let rows = client.get(&format!("/v2/batches/{id}/rows?limit=100")).await;
     assert!(rows["data"].as_array().expect("rows").iter().all(|row| row["attempts"] == 1), "{rows}");
 }
+
+/// A vendor with several limits under the same headers refuses a search by 403 for a second, while there is enough left of the hour:
+/// nobody waits for the end of the hour.
+#[tokio::test]
+async fn a_refusal_by_a_short_limit_does_not_wait_for_a_long_one() {
+    let receiver = Receiver::start().await;
+    let refused = AtomicBool::new(false);
+    receiver.answer_with(move |heard| {
+        let told = |left: u32, seconds: u32| {
+            format!("x-ratelimit-remaining: {left}\r\nx-ratelimit-reset: {seconds}\r\n")
+        };
+        let answer = Answer::json("{\"ok\": true, \"ts\": \"1.5\"}");
+        if heard.path == "/post/search" && !refused.swap(true, Ordering::SeqCst) {
+            return Answer { status: 403, headers: told(0, 1), ..answer };
+        }
+        Answer { headers: told(4000, 3000), ..answer }
+    });
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("posting.yaml", &posting("throttled: \"{{ status == 403 }}\", wait: 1"))]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let first = batch(&client, "id\nfirst\n").await;
+    client.finished(&first).await;
+    let id = batch(&client, "id\nsearch\nother\nlast\n").await;
+    let ended = client.finished(&id).await;
+    assert_eq!(ended["counts"]["completed"], 3, "{ended}");
+}
