@@ -66,7 +66,7 @@ fn what_a_list_of_limits_can_get_wrong() {
         ("{ limit: 5, period: 1s, burst: 5, window: sliding }", "a sliding rate's burst is below its limit"),
         ("{ limit: 5, period: 1s, burst: 2, spread: true }", "`timezone` and `spread` are a calendar's"),
         ("{ limit: 5, period: 1d, window: calendar, burst: 2 }", "a rate by the calendar has no burst"),
-        ("{ limit: 5, period: 90m, window: calendar }", "a period of the calendar is 1m, 1h, 1d or 7d"),
+        ("{ limit: 5, period: 100m, window: calendar }", "a period of the calendar is 1m, 1h, 1d or 7d"),
         ("{ limit: 5, period: 1d, window: calendar, timezone: Berlin }", "`Berlin` is not a time zone"),
         ("{ limit: 1, period: 1d, window: calendar }", "above the limit of `d`, which is 1"),
         ("[{ name: t, limit: 5, period: 1s }, { name: t, limit: 6, period: 1m }]", "two rates are named `t`"),
