@@ -45,10 +45,14 @@ pub fn archive(parts: &[(&str, &str)]) -> Vec<u8> {
 }
 
 pub fn workbook(more: &[(&str, &str)]) -> Vec<u8> {
-    let rows = r#"<worksheet><sheetData>
-        <row r="1"><c r="A1" t="inlineStr"><is><t>E-Mail</t></is></c><c r="B1" t="inlineStr"><is><t>Name</t></is></c><c r="C1" t="inlineStr"><is><t>Postcode</t></is></c></row>
-        <row r="3"><c r="A3" t="inlineStr"><is><t>Ada@Example.de</t></is></c><c r="B3" t="inlineStr"><is><t>J&#246;rg</t></is></c><c r="C3" s="1"><v>1067</v></c></row>
-        </sheetData></worksheet>"#;
+    let rows = r#"        <row r="1"><c r="A1" t="inlineStr"><is><t>E-Mail</t></is></c><c r="B1" t="inlineStr"><is><t>Name</t></is></c><c r="C1" t="inlineStr"><is><t>Postcode</t></is></c></row>
+        <row r="3"><c r="A3" t="inlineStr"><is><t>Ada@Example.de</t></is></c><c r="B3" t="inlineStr"><is><t>J&#246;rg</t></is></c><c r="C3" s="1"><v>1067</v></c></row>"#;
+    workbook_of(rows, more)
+}
+
+/// A workbook of these rows.
+fn workbook_of(rows: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let sheet = format!("<worksheet><sheetData>{rows}</sheetData></worksheet>");
     let parts = [
         ("[Content_Types].xml", "<Types/>"),
         (
@@ -63,7 +67,7 @@ pub fn workbook(more: &[(&str, &str)]) -> Vec<u8> {
             "xl/styles.xml",
             r#"<styleSheet><numFmts><numFmt numFmtId="164" formatCode="00000"/></numFmts><cellXfs><xf numFmtId="0"/><xf numFmtId="164"/></cellXfs></styleSheet>"#,
         ),
-        ("xl/worksheets/sheet1.xml", rows),
+        ("xl/worksheets/sheet1.xml", sheet.as_str()),
     ];
     archive(&[&parts[..], more].concat())
 }
@@ -103,4 +107,36 @@ async fn a_workbook_is_read_by_a_worker() {
             "{batch}"
         );
     }
+}
+
+/// Whoever opens the workbook sees rows: a cell with several lines is in one of them.
+#[tokio::test]
+async fn errors_and_rows_name_the_row_of_the_sheet() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&[("people.yaml", &PEOPLE.replace("delimiter: auto", "formats: [csv, xlsx]"))]);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let row = |number: u32, cells: [&str; 3]| {
+        let cells = cells.map(|text| format!("<c t=\"inlineStr\"><is><t>{text}</t></is></c>")).concat();
+        format!("<row r=\"{number}\">{cells}</row>")
+    };
+    let rows = |last: &str| {
+        [
+            row(1, ["E-Mail", "Name", "Postcode"]),
+            row(2, ["a@b.co", "one\ntwo\r\nthree", "01067"]),
+            row(5, ["b@b.co", "x\n\n\n\n\n\n", "01067"]),
+            row(7, [last, "y", "01067"]),
+        ]
+        .concat()
+    };
+    let (_, refused) = client.upload(ROUTE, workbook_of(&rows("nobody"), &[])).await.expect("an answer");
+    let refused = client.finished(refused["id"].as_str().expect("an id")).await;
+    assert_eq!(refused["failure"]["errors"][0]["line"], 7, "{refused}");
+    let (_, taken) = client.upload(ROUTE, workbook_of(&rows("c@b.co"), &[])).await.expect("an answer");
+    let id = taken["id"].as_str().expect("an id");
+    client.finished(id).await;
+    let rows = client.get(&format!("/v2/batches/{id}/rows")).await;
+    let lines: Vec<&Value> = rows["data"].as_array().expect("rows").iter().map(|row| &row["line"]).collect();
+    assert_eq!(lines, [2, 5, 7], "{rows}");
 }

@@ -96,7 +96,10 @@ fn a_record_of_commas_is_kept_up_to_one_field_more_than_the_header_has() {
         .chain([b"\"a quoted\nline end\",\n1,2\n4,5,6\n".to_vec()]);
     let found = errors(schema, file, 20_000);
     assert_eq!(codes(&found), ["field_count", "field_count"]);
-    assert_eq!(found[0].message, "the line has 2097154 fields and the header 3");
+    assert_eq!(
+        found[0].message,
+        "the line has 2097154 fields and the header 3; put values that hold commas in quotes"
+    );
     assert_eq!((found[0].line, found[1].line), (3, 5), "the record is read to its end, quotes and all");
 }
 

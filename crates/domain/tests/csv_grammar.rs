@@ -40,6 +40,18 @@ fn read(mut parser: Parser, bytes: &[u8], pieces: usize) -> (Vec<Seen>, bool) {
     (seen, whole.is_ok())
 }
 
+#[test]
+fn a_record_of_a_sheet_is_one_line() {
+    let file = b"a,b\n\n\"x\ny\r\nz\",1\nc,\"\"\"\n\"\nd,2\n";
+    let lines = |parser: Parser, bytes: &[u8]| -> Vec<u64> {
+        let seen = read(parser, bytes, 2).0;
+        seen.iter().map(|one| if let Seen::Record { line, .. } = one { *line } else { 0 }).collect()
+    };
+    assert_eq!(lines(Parser::new(limits()).of_sheet(true), file), [1, 3, 4, 5]);
+    assert_eq!(lines(Parser::new(limits()), file), [1, 3, 6, 8]);
+    assert_eq!(lines(Parser::resume_at(limits(), 5, 3).of_sheet(true), &file[5..]), [3, 4, 5]);
+}
+
 fn values(seen: &[Seen]) -> Vec<Vec<String>> {
     seen.iter()
         .map(|one| match one {

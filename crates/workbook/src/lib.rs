@@ -83,7 +83,7 @@ impl WorkbookError {
 }
 
 /// Writes a sheet's rows as CSV in UTF-8 with commas, in pieces; the first sheet that is not hidden, when none is named. A row without a value is an empty line,
-/// so that a row's line is its number in the sheet as long as no cell holds a line break. Breaks off when `take` does.
+/// so that a record's place is its row's number in the sheet, also where cells hold line breaks. Breaks off when `take` does.
 ///
 /// # Errors
 /// When it is no workbook that can be read within the bounds.

@@ -47,7 +47,7 @@ struct Cell {
 #[derive(Default)]
 struct Rows {
     out: Vec<u8>,
-    /// The line of the next byte.
+    /// The row that is written next.
     line: u64,
     row: u64,
     /// The column of a cell that names none.
@@ -163,15 +163,16 @@ impl Rows {
 
     fn add(&mut self, cell: Cell, show: &Show, strings: &Strings) -> Result<(), WorkbookError> {
         let text = match cell.kind {
-            Kind::Text | Kind::Inline => cell.text,
             // Programs that write formulas without working them out leave the value to Excel.
             Kind::Number if cell.text.is_empty() && cell.formula => {
                 return Err(WorkbookError::NotCalculated(self.row));
             }
-            Kind::Number | Kind::Moment if cell.text.is_empty() => String::new(),
+            // A cell that has a kind and no value is empty.
+            _ if cell.text.is_empty() => String::new(),
+            Kind::Text | Kind::Inline => cell.text,
             Kind::Moment => show.moment_of(&cell.text, cell.style),
             Kind::Number => show.number(&cell.text, cell.style),
-            Kind::Truth => if cell.text.trim() == "1" { "TRUE" } else { "FALSE" }.to_owned(),
+            Kind::Truth => if matches!(cell.text.trim(), "1" | "true") { "TRUE" } else { "FALSE" }.to_owned(),
             Kind::Shared => {
                 let index = cell.text.trim().parse().ok();
                 let text = index.and_then(|index| strings.get(index));
@@ -206,7 +207,6 @@ impl Rows {
                 self.out.push(b',');
             }
             if let Some((_, text)) = cells.next_if(|(at, _)| *at == column) {
-                self.line += text.matches('\n').count() as u64;
                 encode(text, &mut self.out);
             }
         }

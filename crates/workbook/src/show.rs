@@ -26,7 +26,10 @@ impl Show {
         match style.and_then(|style| self.styles.get(style)) {
             None | Some(Format::General) => general(number),
             Some(Format::Digits(signs)) => digits(number, signs),
-            Some(Format::Fixed { decimals, percent }) => fixed(number, *decimals, *percent),
+            Some(Format::Fixed { decimals, whole, percent }) => {
+                let text = fixed(number, *decimals, *percent);
+                padded(&text, *whole)
+            }
             Some(Format::Moment { date, time }) => {
                 self.moment(number, *date, *time).unwrap_or_else(|| general(number))
             }
@@ -105,17 +108,38 @@ fn fixed(number: f64, decimals: usize, percent: bool) -> String {
     if percent { text + "%" } else { text }
 }
 
-/// Digits from the right into the places that a format has for them; those that are left stand before.
+/// With zeros before the digits, up to so many of them before the point.
+fn padded(text: &str, whole: usize) -> String {
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
+    let has = digits.bytes().take_while(u8::is_ascii_digit).count();
+    format!("{sign}{}{digits}", "0".repeat(whole.saturating_sub(has)))
+}
+
+/// Digits from the right into the places that a format has for them; those that are left stand before the first place. From the
+/// first `0` on a place without a digit shows 0, before it nothing.
 fn digits(number: f64, signs: &str) -> String {
     let whole = fixed(number.abs(), 0, false);
     let mut rest: Vec<char> = whole.chars().collect();
-    let mut shown: Vec<char> =
-        signs.chars().rev().map(|sign| if sign == '0' { rest.pop().unwrap_or('0') } else { sign }).collect();
-    shown.extend(rest.into_iter().rev());
-    if number < 0.0 {
-        shown.push('-');
+    let sign = match number {
+        number if number < 0.0 => "-",
+        number if number > 0.0 && signs.starts_with('+') => "+",
+        _ => "",
+    };
+    let signs = signs.trim_start_matches('+');
+    let zeros = signs.find('0').unwrap_or(signs.len());
+    let first = signs.find(['0', '#']);
+    let mut shown = Vec::new();
+    for (at, c) in signs.char_indices().rev() {
+        match c {
+            '0' | '#' => shown.extend(rest.pop().or_else(|| (at >= zeros).then_some('0'))),
+            c => shown.push(c),
+        }
+        if Some(at) == first {
+            shown.extend(std::mem::take(&mut rest).into_iter().rev());
+        }
     }
-    shown.into_iter().rev().collect()
+    let shown: String = shown.into_iter().rev().collect();
+    format!("{sign}{shown}")
 }
 
 #[cfg(test)]
@@ -129,6 +153,23 @@ mod tests {
             ("1067", "00000", "01067"),
             ("123456789", "000\\-00\\-0000", "123-45-6789"),
             ("1234567", "00000", "1234567"),
+            ("123456789", "0#\" \"##\" \"##\" \"##\" \"##", "01 23 45 67 89"),
+            ("123456789", "0#\\ ##\\ ##\\ ##\\ ##", "01 23 45 67 89"),
+            ("12345", "00\\.00\\.00", "01.23.45"),
+            ("1234", "00\"/\"00", "12/34"),
+            ("4915112345678", "\"+\"0", "+4915112345678"),
+            ("4915112345678", "+00 000 0000000", "+491 511 2345678"),
+            ("151234567", "(000) 000-0000", "(015) 123-4567"),
+            ("40151234567", "(000) 000-0000", "(4015) 123-4567"),
+            ("-5", "+0;-0;0", "-5"),
+            ("0", "+0;-0;0", "0"),
+            ("5.5", "00.00", "05.50"),
+            ("-5.5", "00.00", "-05.50"),
+            ("1067", "000,000", "001067"),
+            ("12345", "#\\ ##0", "12345"),
+            ("0.5", "# ?/?", "0.5"),
+            ("0.5", "# 00/00", "0.5"),
+            ("5", "0 \"kg\"", "5"),
             ("-5", "000", "-005"),
             ("0.30000000000000004", "General", "0.3"),
             ("4915112345678", "General", "4915112345678"),

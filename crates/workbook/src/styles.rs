@@ -15,16 +15,19 @@ const MOST: usize = 100_000;
 /// Bytes of a format that is read.
 const LONGEST_FORMAT: usize = 1024;
 
+/// Stands for a point that is shown as it is, and is no decimal point.
+const SHOWN_POINT: char = '\u{1}';
+
 /// How a number is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// As it is.
     #[default]
     General,
-    /// Digits and signs between them: `00000`, `000-00-0000`.
+    /// Digits and signs between them: `00000`, `000-00-0000`, `0# ## ## ## ##`, `+0`.
     Digits(String),
-    /// So many decimals, and whether it is a percentage.
-    Fixed { decimals: usize, percent: bool },
+    /// So many decimals, digits before them at least, and whether it is a percentage.
+    Fixed { decimals: usize, whole: usize, percent: bool },
     /// A date, a time of day, or both.
     Moment { date: bool, time: bool },
 }
@@ -63,13 +66,17 @@ pub fn read<R: Read + Seek>(archive: &mut Archive<R>, name: &str) -> Result<Styl
     }
 }
 
+fn fixed(decimals: usize, percent: bool) -> Format {
+    Format::Fixed { decimals, whole: 1, percent }
+}
+
 /// Formats that every workbook has (ECMA-376, 18.8.30).
 fn built_in(id: u32) -> Format {
     match id {
-        1 | 3 | 37 | 38 => Format::Fixed { decimals: 0, percent: false },
-        2 | 4 | 39 | 40 => Format::Fixed { decimals: 2, percent: false },
-        9 => Format::Fixed { decimals: 0, percent: true },
-        10 => Format::Fixed { decimals: 2, percent: true },
+        1 | 3 | 37 | 38 => fixed(0, false),
+        2 | 4 | 39 | 40 => fixed(2, false),
+        9 => fixed(0, true),
+        10 => fixed(2, true),
         14..=17 | 27..=31 | 36 | 50..=58 => Format::Moment { date: true, time: false },
         18..=21 | 32..=35 | 45..=47 => Format::Moment { date: false, time: true },
         22 => Format::Moment { date: true, time: true },
@@ -91,20 +98,38 @@ pub fn of(code: &str) -> Format {
     if date || time {
         return Format::Moment { date, time };
     }
-    let digits = signs.chars().filter(|c| *c == '0').count();
-    let plain = signs.chars().all(|c| matches!(c, '0' | '-' | ' ' | '/' | '(' | ')' | '+'));
-    if plain && digits > 1 {
-        return Format::Digits(signs);
+    let (before, after) = signs.split_once('.').unwrap_or((&signs, ""));
+    // From the first 0 on every place shows a digit.
+    let whole = before.chars().skip_while(|c| *c != '0').filter(is_place).count();
+    let plain = signs.chars().all(|c| matches!(c, '0' | '#' | SHOWN_POINT) || is_sign(c));
+    let fraction = signs.contains('#') && signs.contains('/');
+    if plain && !fraction && (whole > 1 || (whole == 1 && signs.starts_with('+'))) {
+        return Format::Digits(signs.replace(SHOWN_POINT, ".").trim().to_owned());
     }
     if !signs.contains(['0', '#', '?']) || lower.contains("e+") || lower.contains("e-") || signs.contains('/')
     {
         return Format::General;
     }
-    let decimals = signs.split_once('.').map_or(0, |(_, rest)| {
-        rest.chars().take_while(|c| matches!(c, '0' | '#' | '?')).filter(|c| *c == '0').count()
-    });
-    let hidden = signs.split_once('.').is_some_and(|(_, rest)| rest.contains(['#', '?']));
-    if hidden { Format::General } else { Format::Fixed { decimals, percent: signs.contains('%') } }
+    if after.contains(['#', '?']) {
+        return Format::General;
+    }
+    let decimals = after.chars().take_while(|c| *c == '0').count();
+    Format::Fixed { decimals, whole, percent: signs.contains('%') }
+}
+
+/// Whether it is a place for a digit.
+fn is_place(c: &char) -> bool {
+    matches!(c, '0' | '#' | '?')
+}
+
+/// Whether it is a sign that people put between digits, as in numbers of telephones.
+fn is_sign(c: char) -> bool {
+    matches!(c, '-' | ' ' | '/' | '(' | ')' | '+')
+}
+
+/// A sign that is shown as it is; none for other texts.
+fn shown(c: char) -> Option<char> {
+    if c == '.' { Some(SHOWN_POINT) } else { Some(c).filter(|c| is_sign(*c)) }
 }
 
 /// The signs of a format without texts in quotes, escapes, colours, conditions and currencies; and whether it shows time that passed.
@@ -114,14 +139,13 @@ fn signs_of(code: &str) -> (String, bool) {
     while let Some(c) = rest.next() {
         match c {
             '"' => {
-                rest.by_ref().find(|c| *c == '"');
-            }
-            // What comes after them: a sign as it is, a blank of its width, a sign that fills.
-            '\\' => {
-                if let Some(sign) = rest.next().filter(|sign| matches!(sign, '-' | ' ' | '/' | '(' | ')')) {
-                    signs.push(sign);
+                let text: String = rest.by_ref().take_while(|c| *c != '"').collect();
+                if text.chars().all(|c| c == '.' || is_sign(c)) {
+                    signs.extend(text.chars().filter_map(shown));
                 }
             }
+            // What comes after them: a sign as it is, a blank of its width, a sign that fills.
+            '\\' => signs.extend(rest.next().and_then(shown)),
             '_' | '*' => {
                 rest.next();
             }

@@ -61,7 +61,7 @@ fn cells_are_read_as_a_person_sees_them() {
     let file = workbook(rows);
     assert_eq!(
         read(&file, None).unwrap(),
-        "\nname,zip,born\n\"Jörg & Co, \"\"x\"\"\",01067,2026-11-24\n\n\n\"two\nlines\r\",,TRUE\n#N/A,,,4\n"
+        "\nname,zip,born\n\"Jörg & Co, \"\"x\"\"\",01067,2026-11-24\n\n\n\"two\nlines\r\",,TRUE\n\n#N/A,,,4\n"
     );
     assert_eq!(read(&file, Some("A & B")).unwrap(), "2\n");
     assert!(matches!(read(&file, Some("Persons")), Err(WorkbookError::NoSheet(_))));

@@ -84,6 +84,8 @@ pub struct Dialect {
     pub header: HeaderRules,
     /// Whether a file may be an Excel workbook.
     pub workbook: Workbook,
+    /// Whether the text was made of a sheet: each record is a line then, as it is a row there, also with line ends in its cells.
+    pub of_sheet: bool,
 }
 
 /// Whether a file may be an Excel workbook (.xlsx), and which of its sheets is read.
@@ -114,7 +116,7 @@ impl Dialect {
 
     /// The dialect of a workbook's rows, once they are CSV.
     pub fn of_a_workbook(&self) -> Self {
-        Self { header: self.header, ..Self::default() }
+        Self { header: self.header, of_sheet: true, ..Self::default() }
     }
 
     /// Whether a file that begins so may be UTF-16: by its mark, where the mark decides.

@@ -9,7 +9,7 @@
 //! | `too_many_columns` | the header has more columns than any file needs |
 //! | `column_order` | the pipeline asks for its own order |
 //! | `no_rows` | nothing follows the header |
-//! | `text_after_quote` | text between a closing quote and the next comma |
+//! | `text_after_quote` | text between a closing quote and the end of its field |
 //! | `quote_in_unquoted_field` | a quote inside a field that does not begin with one |
 //! | `unclosed_quote` | a quote is never closed |
 //! | `bare_cr` | a carriage return without a line feed, outside quotes |

@@ -54,6 +54,9 @@ pub struct HeaderMap {
     kept: Option<Vec<usize>>,
     /// How many fields a record has.
     fields: usize,
+    /// Whether the file was made of a sheet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    of_sheet: bool,
     /// Whether the file is a report that is uploaded again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     report: bool,
@@ -142,6 +145,11 @@ impl HeaderMap {
     /// How many fields a record has.
     pub fn fields(&self) -> usize {
         self.fields
+    }
+
+    /// Whether the file was made of a sheet, whose rows are its lines ([`Parser::of_sheet`]).
+    pub fn is_of_sheet(&self) -> bool {
+        self.of_sheet
     }
 
     /// Whether the file is a report that is uploaded again.

@@ -7,7 +7,7 @@ use super::canonical::Canonical;
 use super::decode::DecodeFault;
 use super::dialect::{DELIMITERS, Delimiter, Grammar};
 use super::empties::EmptyRows;
-use super::error::{ErrorList, LimitExceeded, LimitKind, Rejected, RowError, of};
+use super::error::{ErrorList, LimitExceeded, LimitKind, Rejected, RowError};
 use super::header::{HeaderMap, REFERENCE, wrong_delimiter};
 use super::kind::FileKind;
 use super::line::{LineReference, ProtectedFields};
@@ -156,7 +156,7 @@ impl Judge {
     fn judge_row(&mut self, header: &HeaderMap, record: &Record<'_>) -> ControlFlow<()> {
         if !self.has_fields(record, header.fields()) {
             self.errors.push(record.line, None, "field_count", || {
-                sentences::field_count(record.len(), header.fields(), record)
+                sentences::line_fields(record, header.fields(), self.grammar.delimiter, &self.schema.dialect)
             });
             return ControlFlow::Continue(());
         }
@@ -329,7 +329,7 @@ impl Judge {
         self.errors.push(fault.line, column, fault.code, || match (declared.zip(other), fault.code) {
             (Some((declared, found)), "text_after_quote") => wrong_delimiter(found, declared),
             (_, "field_count") => {
-                format!("the line has {} and the header {}", of(fault.field as u64, "field"), fields)
+                sentences::field_count(fault.field, fields, self.grammar.delimiter, &self.schema.dialect)
             }
             _ => sentences::fault(fault, &self.schema),
         });

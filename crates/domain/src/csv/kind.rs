@@ -15,23 +15,33 @@ impl FileKind {
     /// The first bytes that decide: a tar archive's name for itself is the last of them.
     pub const BYTES: usize = 512;
 
+    /// Whether it is text in UTF-16, which some pipelines take.
+    pub fn is_utf16(self) -> bool {
+        [Self::UTF16, Self::UTF16_LITTLE, Self::UTF16_BIG].contains(&self)
+    }
+
     /// The kind of a file that begins so; none when it may be CSV, or when it is not known yet. More bytes may tell more exactly.
     pub fn of(beginning: &[u8]) -> Option<Self> {
         let text = beginning.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(beginning).trim_ascii_start();
         signatures::by_bytes(beginning)
-            .or_else(|| is_utf16(beginning).then_some(Self::UTF16))
+            .or_else(|| wide(beginning))
             .or_else(|| signatures::by_text(text))
             .or_else(|| json(text))
     }
 }
 
-fn is_utf16(beginning: &[u8]) -> bool {
-    matches!(
-        beginning,
-        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]
-        // Without a byte order mark: every other byte of its letters is 0.
-        | [1..=0xFF, 0, 1..=0xFF, 0, ..] | [0, 1..=0xFF, 0, 1..=0xFF, ..]
-    )
+/// Text in units of more than a byte. Without a byte order mark the other bytes of its letters are 0.
+fn wide(beginning: &[u8]) -> Option<FileKind> {
+    match beginning {
+        [0xFF, 0xFE, 0, 0, ..]
+        | [0, 0, 0xFE, 0xFF, ..]
+        | [1..=0xFF, 0, 0, 0, 1..=0xFF, 0, 0, 0, ..]
+        | [0, 0, 0, 1..=0xFF, 0, 0, 0, 1..=0xFF, ..] => Some(FileKind::UTF32),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some(FileKind::UTF16),
+        [1..=0xFF, 0, 1..=0xFF, 0, ..] => Some(FileKind::UTF16_LITTLE),
+        [0, 1..=0xFF, 0, 1..=0xFF, ..] => Some(FileKind::UTF16_BIG),
+        _ => None,
+    }
 }
 
 /// Whether it is JSON: brackets, and then a quote, which no field of a CSV file may have in its middle.
@@ -62,8 +72,12 @@ mod tests {
         for (bytes, code, sentence) in [
             (b"\xFF\xFEi\0".to_vec(), "nul_byte", "the file is UTF-16"),
             (b"\xFE\xFF".to_vec(), "nul_byte", "the file is UTF-16"),
-            (b"i\0d\0".to_vec(), "nul_byte", "the file is UTF-16"),
-            (b"\0i\0d".to_vec(), "nul_byte", "the file is UTF-16"),
+            (b"i\0d\0".to_vec(), "nul_byte", "the file is UTF-16 without a byte order mark"),
+            (b"\0i\0d".to_vec(), "nul_byte", "the file is UTF-16 without a byte order mark"),
+            (b"\xFF\xFE\0\0i\0\0\0".to_vec(), "nul_byte", "the file is UTF-32"),
+            (b"\0\0\xFE\xFF\0\0\0i".to_vec(), "nul_byte", "the file is UTF-32"),
+            (b"i\0\0\0d\0\0\0".to_vec(), "nul_byte", "the file is UTF-32"),
+            (b"\0\0\0i\0\0\0d".to_vec(), "nul_byte", "the file is UTF-32"),
             (b"\xD0\xCF\x11\xE0".to_vec(), "workbook", "the file is an old workbook (.xls)"),
             (b"\x09\x08\x10\0\0\x06".to_vec(), "workbook", "the file is an old workbook (.xls)"),
             (b"\x09\0\x04\0\x07\0\x10\0".to_vec(), "workbook", "the file is an old workbook (.xls)"),

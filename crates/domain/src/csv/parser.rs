@@ -49,6 +49,8 @@ pub struct Parser {
     offset: u64,
     /// Physical line of the next byte.
     line: u64,
+    /// Whether a record is one line, also with line ends inside its quotes.
+    one_line_each: bool,
     raw: Vec<u8>,
     fields: Vec<Field>,
     field: Field,
@@ -91,6 +93,7 @@ impl Parser {
             state: State::FieldStart,
             offset,
             line,
+            one_line_each: false,
             raw: Vec::new(),
             fields: Vec::new(),
             field: Field::default(),
@@ -105,6 +108,13 @@ impl Parser {
             blank_lines: 0,
             bom: (offset == 0).then_some(0),
         }
+    }
+
+    /// Of text that was made of a sheet, whose rows are lines: line ends inside quotes are not counted then.
+    #[must_use]
+    pub fn of_sheet(mut self, of_sheet: bool) -> Self {
+        self.one_line_each = of_sheet;
+        self
     }
 
     /// Of text in another grammar, whose next byte is in this line. It has no byte order mark any more.
@@ -219,7 +229,7 @@ impl Parser {
     fn special(&mut self, byte: u8, sink: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) {
         let line = self.line;
         self.offset += 1;
-        if byte == b'\n' {
+        if byte == b'\n' && !(self.one_line_each && self.state == State::Quoted) {
             self.line += 1;
         }
         match (self.state, byte) {

@@ -1,6 +1,7 @@
 //! Sentences about a file's form, for somebody who knows a spreadsheet and no grammar.
 
 use super::decode::DecodeFault;
+use super::dialect::{Charset, Delimiter, Dialect, delimiter_name};
 use super::error::{of, some_of};
 use super::line::Repeats;
 use super::names::listed;
@@ -41,13 +42,27 @@ pub(super) const HEADER_AGAIN: &str =
 pub(super) const EMPTY_ROWS: &str =
     "more than 10,000 empty rows stand here, and rows with values after them; remove the empty ones";
 
-pub(super) fn field_count(fields: usize, of_header: usize, record: &Record<'_>) -> String {
+/// Why a line is not taken that has more or fewer fields than the header.
+pub(super) fn field_count(fields: usize, of_header: usize, delimiter: u8, dialect: &Dialect) -> String {
+    let hint = if dialect.of_sheet {
+        "; remove the values to the right of the header's last column, or give their columns names".to_owned()
+    } else if fields > of_header {
+        format!("; put values that hold {} in quotes", delimiter_name(delimiter))
+    } else {
+        String::new()
+    };
+    format!("the line has {} and the header {of_header}{hint}", of(fields as u64, "field"))
+}
+
+/// The same of a line that may hold nothing but the mark of an end.
+pub(super) fn line_fields(record: &Record<'_>, of_header: usize, delimiter: u8, dialect: &Dialect) -> String {
     if record.raw.trim_end_matches('\u{1A}').is_empty() {
-        return "the line holds only Ctrl-Z (character 26), by which old programs mark the end of a file; remove it, or ask for \
-                `delimiter: auto`"
-            .into();
+        let hint = if dialect.delimiter == Delimiter::Auto { "" } else { ", or ask for `delimiter: auto`" };
+        return format!(
+            "the line holds only Ctrl-Z (character 26), by which old programs mark the end of a file; remove it{hint}"
+        );
     }
-    format!("the line has {} and the header {of_header}", of(fields as u64, "field"))
+    field_count(record.len(), of_header, delimiter, dialect)
 }
 
 pub(super) fn not_unique<'a>(
@@ -76,7 +91,7 @@ pub(super) fn decode_fault(fault: DecodeFault) -> String {
 
 pub(super) fn fault(fault: &Malformed, schema: &Schema) -> String {
     match fault.code {
-        "text_after_quote" => "text stands between a closing quote and the next comma; double quotes inside a \
+        "text_after_quote" => "text stands between a closing quote and the end of its field; double quotes inside a \
                                quoted field, and leave no blanks around it"
             .into(),
         "quote_in_unquoted_field" => {
@@ -86,6 +101,11 @@ pub(super) fn fault(fault: &Malformed, schema: &Schema) -> String {
             "the quote that opens in line {} is never closed, so everything after it is one field; close it, or take it out",
             fault.at_line
         ),
+        "bare_cr" if schema.dialect.delimiter == Delimiter::Auto => {
+            "a carriage return stands alone here, and the first line does not end so: the file was put together from files of \
+             different programs; save it as CSV UTF-8 from one program"
+                .into()
+        }
         "bare_cr" => "a carriage return stands without a line feed; end lines with LF or CRLF: in Excel for Mac choose Save As, \
                       `CSV UTF-8 (Comma delimited)`, or ask for `delimiter: auto`"
             .into(),
@@ -93,6 +113,11 @@ pub(super) fn fault(fault: &Malformed, schema: &Schema) -> String {
             format!("the header has {}; the columns are: {}", of(fault.field as u64, "column"), listed(schema))
         }
         "nul_byte" => "the record holds a NUL byte; remove it".into(),
+        _ if schema.dialect.charset != Charset::Utf8 => {
+            "the record is not valid UTF-8, and the file begins with the mark of UTF-8: it was put together from files of different \
+             encodings, or was cut; save it as CSV UTF-8 from one program"
+                .into()
+        }
         _ => "the record is not valid UTF-8; save the file as UTF-8: in Excel choose Save As, `CSV UTF-8 (Comma delimited)`, or ask \
               for `encoding: auto`"
             .into(),

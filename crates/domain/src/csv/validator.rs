@@ -58,7 +58,7 @@ impl Validator {
         // Whether the file came from us is known after its header; until then the parser only bounds memory.
         let limits = schema.limits.with_ours(schema.columns.len());
         Self {
-            parser: Parser::with_header(limits, schema.header_limits()),
+            parser: Parser::with_header(limits, schema.header_limits()).of_sheet(schema.dialect.of_sheet),
             front: (!schema.dialect.is_plain()).then(|| Front::new(&schema)),
             beginning: Vec::with_capacity(FileKind::BYTES),
             judge: Judge::new(schema, references),
@@ -76,7 +76,7 @@ impl Validator {
             if self.judge.other_kind.is_none() {
                 let utf16 = self.judge.schema.dialect.takes_utf16(&self.beginning);
                 let kind = FileKind::of(&self.beginning);
-                self.judge.other_kind = kind.filter(|kind| !utf16 || *kind != FileKind::UTF16);
+                self.judge.other_kind = kind.filter(|kind| !utf16 || !kind.is_utf16());
             }
         }
         if self.judge.other_kind.is_some() {

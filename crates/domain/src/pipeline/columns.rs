@@ -68,7 +68,7 @@ fn dialect(csv: &CsvDefinition, source: &mut Source<'_>) -> Dialect {
     }
     let HeaderDefinition { ignore_case, trim, extra_columns } = csv.header;
     let header = HeaderRules { ignore_case, trim, extra_columns };
-    Dialect { delimiter, charset, header, workbook: workbook(csv, source) }
+    Dialect { delimiter, charset, header, workbook: workbook(csv, source), of_sheet: false }
 }
 
 fn workbook(csv: &CsvDefinition, source: &mut Source<'_>) -> Workbook {

@@ -244,6 +244,9 @@ fn what_people_leave_in_files_is_named() {
         // A title above the table, and empty rows.
         ("Customers 2026;;\n;;\nemail;name;amount\na;b;c\n", 1, "missing_column", "remove them"),
         (";;\nemail;name;amount\na;b;c\n", 1, "missing_column", "remove them"),
+        // Other line ends than those of the header line.
+        ("email;name\na;b\rc;d\n", 2, "bare_cr", "the first line does not end so"),
+        ("email;name;amount\na;b;1;5\n", 2, "field_count", "put values that hold semicolons in quotes"),
         // Totals below it.
         ("email;name;amount\na;b;1\n;total;1\n", 3, "required", "must have a value"),
     ] {

@@ -56,7 +56,8 @@ async fn read_rows(
     let header = secrets.header().ok_or_else(|| unreadable_header(batch))?;
     let mut file = SealedReader::open(services, batch, secrets).await?;
     // The pipeline's limits were checked before the file was sealed; reading it again must not be stricter.
-    let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line);
+    let mut parser = Parser::resume_at(Limits::NONE, batch.checkpoint.offset, batch.checkpoint.line)
+        .of_sheet(header.is_of_sheet());
     let references: Box<dyn ReferenceReader> = if header.is_report() {
         Box::new(References::of(services, &batch.owner_name, &batch.pipeline).await?)
     } else {

@@ -47,6 +47,7 @@ impl HeaderMap {
             delimiter: None,
             kept: if all { None } else { Some(collected.kept) },
             fields: names.len(),
+            of_sheet: schema.dialect.of_sheet,
             report: is_report(&names),
             reference: names.iter().position(|name| name == REFERENCE),
             other_marks: names.iter().any(|name| name != REFERENCE && MARKS.contains(&name.as_str())),

@@ -10,6 +10,21 @@ const fn kind(code: &'static str, sentence: &'static str) -> FileKind {
 }
 
 impl FileKind {
+    pub const UTF32: Self = kind(
+        "nul_byte",
+        "the file is UTF-32, which no spreadsheet writes by itself: save it as CSV in UTF-8 from the program that it comes from",
+    );
+    // `encoding: auto` goes by the mark, so it does not help here.
+    pub const UTF16_LITTLE: Self = kind(
+        "nul_byte",
+        "the file is UTF-16 without a byte order mark: open it in Excel (Data, From Text/CSV, File Origin 1200: Unicode), choose Save \
+         As, `CSV UTF-8 (Comma delimited)`, or ask for `encoding: utf-16le`",
+    );
+    pub const UTF16_BIG: Self = kind(
+        "nul_byte",
+        "the file is UTF-16 without a byte order mark: open it in Excel (Data, From Text/CSV, File Origin 1201: Unicode (Big-Endian)), \
+         choose Save As, `CSV UTF-8 (Comma delimited)`, or ask for `encoding: utf-16be`",
+    );
     // All of it is letters with a NUL byte between them.
     pub const UTF16: Self = kind(
         "nul_byte",
