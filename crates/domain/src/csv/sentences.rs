@@ -42,6 +42,10 @@ pub(super) const HEADER_AGAIN: &str =
 pub(super) const EMPTY_ROWS: &str =
     "more than 10,000 empty rows stand here, and rows with values after them; remove the empty ones";
 
+/// Why a line of one value is not taken, when the value is a line of several.
+pub(super) const WHOLE_LINE: &str = "the whole line stands in quotes, so it is one value: in Excel mark the first column, choose Data, Text to Columns, \
+     Delimited, and save the file as CSV UTF-8";
+
 /// Why a line is not taken that has more or fewer fields than the header.
 pub(super) fn field_count(fields: usize, of_header: usize, delimiter: u8, dialect: &Dialect) -> String {
     let hint = if dialect.of_sheet {
@@ -61,6 +65,9 @@ pub(super) fn line_fields(record: &Record<'_>, of_header: usize, delimiter: u8, 
         return format!(
             "the line holds only Ctrl-Z (character 26), by which old programs mark the end of a file; remove it{hint}"
         );
+    }
+    if record.len() == 1 && record.get(0).is_some_and(|line| line.contains(char::from(delimiter))) {
+        return WHOLE_LINE.into();
     }
     field_count(record.len(), of_header, delimiter, dialect)
 }

@@ -247,6 +247,9 @@ fn what_people_leave_in_files_is_named() {
         // Other line ends than those of the header line.
         ("email;name\na;b\rc;d\n", 2, "bare_cr", "the first line does not end so"),
         ("email;name;amount\na;b;1;5\n", 2, "field_count", "put values that hold semicolons in quotes"),
+        // Lines that a spreadsheet has put in quotes as a whole.
+        ("email,name\n\"a,\"\"b\"\"\"\n", 2, "field_count", "the whole line stands in quotes"),
+        ("\"email;name\"\n\"a;b\"\n", 1, "unknown_column", "the whole line stands in quotes"),
         // Totals below it.
         ("email;name;amount\na;b;1\n;total;1\n", 3, "required", "must have a value"),
     ] {

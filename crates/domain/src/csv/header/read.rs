@@ -8,6 +8,7 @@ use crate::csv::names::{find, known, listed, unknown};
 use crate::csv::opening::split;
 use crate::csv::record::Record;
 use crate::csv::rules::Schema;
+use crate::csv::sentences::WHOLE_LINE;
 
 /// What may be wrong with a header of which no name is known: people write titles above their tables.
 const NO_HEADER: &str = "; if lines stand above the line with the names, remove them";
@@ -31,7 +32,10 @@ impl HeaderMap {
             names.truncate(used);
         }
         let line = record.line;
-        if let Some(sentence) = type_line(&names).or_else(|| other_delimiter(&names, schema)) {
+        if let Some(sentence) = type_line(&names)
+            .or_else(|| in_quotes(&names, schema))
+            .or_else(|| other_delimiter(&names, schema))
+        {
             errors.push(line, names.first().map(String::as_str), "unknown_column", || sentence);
             complete(&Collected::default(), schema, line, errors)?;
         }
@@ -134,6 +138,21 @@ fn type_line(names: &[String]) -> Option<String> {
          `Export-Csv -NoTypeInformation`"
             .to_owned()
     })
+}
+
+/// Why a header of one name is none, when its columns are inside the name: the line stands in quotes as a whole.
+fn in_quotes(names: &[String], schema: &Schema) -> Option<String> {
+    let [name] = names else { return None };
+    let parts = |delimiter: u8| split(name.as_bytes(), delimiter);
+    let mut taken = match schema.dialect.delimiter {
+        Delimiter::Is(declared) => vec![declared],
+        Delimiter::Auto => DELIMITERS.to_vec(),
+    }
+    .into_iter()
+    .map(parts);
+    let found = find(schema, name, false).is_none()
+        && taken.any(|parts| parts.len() > 1 && known(schema, &parts) > 0);
+    found.then(|| WHOLE_LINE.to_owned())
 }
 
 /// Why a header of one name is none of this pipeline's, when another delimiter makes columns of it.
