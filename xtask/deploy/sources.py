@@ -7,7 +7,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Variables that are read by libraries, under the names that they have everywhere.
-ELSEWHERE = re.compile(r"^(RUST_LOG|SSL_CERT_(FILE|DIR)|(OTEL|AWS)_[A-Z0-9_]+)$")
+ELSEWHERE = re.compile(r"^(RUST_LOG|SSL_CERT_(FILE|DIR)|(OTEL|AWS|AZURE|GOOGLE)_[A-Z0-9_]+)$")
 VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 # What a dependency that names no timeout gets (docs/write-a-pipeline.md).
 DEFAULT_TIMEOUT = 10.0
