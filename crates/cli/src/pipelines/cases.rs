@@ -193,7 +193,8 @@ fn compare_request(number: usize, made: &Outgoing, wanted: &WantedRequest, fault
         fault(format!("the path is {path}, and not {pattern}"));
     }
     let query = made.url.split_once('?').map_or("", |(_, query)| query);
-    if let Some(wanted) = wanted.query.as_ref().filter(|wanted| *wanted != query) {
+    // A space may be written as forms write it: a plus is `%2B`.
+    if let Some(wanted) = wanted.query.as_ref().filter(|wanted| wanted.replace('+', "%20") != query) {
         fault(format!("the query is `{query}`, and not `{wanted}`"));
     }
     for (name, value) in &wanted.headers {
