@@ -122,7 +122,7 @@ async fn a_run_releases_no_more_than_its_cap() {
     let mut batches = Vec::new();
     for (key, word) in keys.iter().zip(["a", "b"]) {
         let client = Client::new(&service, key);
-        let (_, batch) = client.upload(PEOPLE, people(40).replace("person", word)).await.expect("an answer");
+        let (_, batch) = client.upload(PEOPLE, people(120).replace("person", word)).await.expect("an answer");
         batches.push((client, batch["id"].as_str().expect("an id").to_owned()));
     }
     let mut ends = Vec::new();
@@ -138,5 +138,5 @@ async fn a_run_releases_no_more_than_its_cap() {
         .map(|run| serde_json::from_str::<Value>(run).expect("JSON")["rows"].as_u64().expect("rows"))
         .collect();
     assert!(rows.iter().all(|rows| *rows <= 8) && rows.contains(&8), "{rows:?}");
-    assert!(rows.iter().sum::<u64>() >= 80, "{rows:?}");
+    assert!(rows.iter().sum::<u64>() >= 240, "{rows:?}");
 }

@@ -180,7 +180,8 @@ async fn batches_that_stand_still_raise_an_alert() {
     receiver.until(alert("batch_held", "alert.resolved", &held)).await;
     let told = receiver.until(alert("batch_stalled", "alert.firing", &held)).await;
     let text = told.json()["data"]["text"].to_string();
-    assert!(text.contains("gets nowhere") && text.contains("all 3 rows"), "{text}");
+    // On a slow machine not all three were tried within the alert's second.
+    assert!(text.contains("gets nowhere") && text.contains("tried failed or waits"), "{text}");
     receiver.answer_with(|_| answer(204, "", ""));
     receiver.until(alert("batch_stalled", "alert.resolved", &held)).await;
     assert_eq!(client.finished(&held).await["counts"]["completed"], 3);
