@@ -27,6 +27,32 @@ const SERIOUS: [&str; 2] = ["serious", "critical"];
 const AXE: &str = "const done = arguments[arguments.length - 1]; \
     axe.run({ resultTypes: ['violations'] }).then((r) => done(r.violations), (e) => done(String(e)));";
 
+/// A driver and its port; none when it ended.
+fn start_driver() -> Option<(Child, String)> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chromedriver is installed; `cargo xtask test` installs it");
+    let output = driver.stdout.take().expect("its output");
+    let (sender, port) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Read to its end: a driver whose output nobody takes stands still.
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if let Some(port) = line.split("successfully on port ").nth(1) {
+                let _ = sender.send(port.trim_end_matches('.').to_owned());
+            }
+        }
+    });
+    let port = port.recv_timeout(PATIENCE);
+    if port.is_err() {
+        let _ = driver.kill();
+        let _ = driver.wait();
+    }
+    Some((driver, port.ok()?))
+}
+
 /// A browser with a window. Dropping it ends it.
 pub struct Browser {
     driver: Child,
@@ -38,23 +64,10 @@ pub struct Browser {
 impl Browser {
     /// Starts one that looks at a service; without `scripts`, no page's script runs.
     pub async fn start(base: &str, scripts: bool) -> Self {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver is installed; `cargo xtask test` installs it");
-        let output = driver.stdout.take().expect("its output");
-        let (sender, port) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            // Read to its end: a driver whose output nobody takes stands still.
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(port) = line.split("successfully on port ").nth(1) {
-                    let _ = sender.send(port.trim_end_matches('.').to_owned());
-                }
-            }
-        });
-        let port = port.recv_timeout(PATIENCE).expect("chromedriver listens");
+        // It looks for a free port, and ends when another program was quicker to take it.
+        let (driver, port) = (0..5)
+            .find_map(|_| start_driver())
+            .expect("chromedriver listens; `cargo xtask test` installs it");
         let downloads = tempfile::tempdir().expect("a folder");
         let wanted = capabilities(downloads.path(), scripts);
         let session = Session::start(&format!("http://127.0.0.1:{port}"), &wanted).await;
