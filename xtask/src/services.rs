@@ -53,7 +53,7 @@ impl Services {
                 "--appendonly",
                 "no",
             ])
-            .args(["--databases", "256"])
+            .args(["--databases", "1024"])
             .args(["--dir", &folder.display().to_string()])
             .stdout(Stdio::null())
             .spawn()
