@@ -4,7 +4,6 @@ use std::sync::Arc;
 #[cfg(feature = "cluster")]
 use std::time::Duration;
 
-#[cfg(feature = "cluster")]
 use penstock_flow::context::url_signer::UrlSigner;
 
 use crate::Chosen;
