@@ -15,28 +15,12 @@ use std::time::{Duration, Instant, SystemTime};
 use penstock_domain::time::Timestamp;
 use penstock_sandbox::{Config, Faults, Sandbox};
 use penstock_tests::database::Database;
+use penstock_tests::invite::{people, quick_invite as invite};
 use penstock_tests::receiver::{Heard, Receiver};
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::Value;
 
-const INVITE: &str = include_str!("../../pipelines/invite.yaml");
 const ROUTE: &str = "/v2/client/users/batch/invite?context=%7B%22campaign%22%3A%22cluster%22%7D";
-
-fn invite() -> String {
-    INVITE
-        .replace("limit: 50, period: 1s, burst: 10", "limit: 5000, period: 1s, burst: 500")
-        .replace("limit: 20, period: 1s, burst: 5", "limit: 5000, period: 1s, burst: 500")
-        .replace("rows_per_owner: 100", "rows_per_owner: 500, spread: 0s")
-        .replace("initial: 1s, factor: 2, max: 5m", "initial: 50ms, factor: 1, max: 50ms")
-}
-
-fn people(count: u32, word: &str) -> String {
-    let mut csv = "email,first_name,last_name,phone,postcode\n".to_owned();
-    for number in 0..count {
-        csv.push_str(&format!("{word}{number}@example.com,{word},Last,,AB{:04}\n", number % 10_000));
-    }
-    csv
-}
 
 async fn ready(service: &Service) -> (u16, String) {
     let http = penstock_tests::http().build().expect("a client");

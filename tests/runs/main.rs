@@ -79,12 +79,7 @@ const INVITE: &str = include_str!("../../pipelines/invite.yaml");
 
 /// The invite pipeline without limits worth mentioning.
 fn invite() -> String {
-    INVITE
-        .replace("limit: 50, period: 1s, burst: 10", "limit: 5000, period: 1s, burst: 500")
-        .replace("limit: 20, period: 1s, burst: 5", "limit: 5000, period: 1s, burst: 500")
-        .replace("concurrency: 20", "concurrency: 12")
-        .replace("rows_per_owner: 100", "rows_per_owner: 500, spread: 0s")
-        .replace("initial: 1s, factor: 2, max: 5m", "initial: 50ms, factor: 1, max: 50ms")
+    penstock_tests::invite::quick_invite().replace("concurrency: 20", "concurrency: 12")
 }
 
 /// A pipeline that never calls anybody.

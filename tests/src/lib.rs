@@ -10,6 +10,7 @@ pub mod database;
 pub mod disk;
 pub mod fleet;
 pub mod gcs;
+pub mod invite;
 pub mod memory_limit;
 pub mod pgbouncer;
 pub mod postgres;

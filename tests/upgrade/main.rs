@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::{Config, Faults, Sandbox};
+use penstock_tests::invite::{people, quick_invite};
 use penstock_tests::{Client, PATIENCE, Place, Service};
 use serde_json::{Value, json};
 
-const INVITE: &str = include_str!("../../pipelines/invite.yaml");
 const ROUTE: &str = "/v2/client/users/batch/invite?context=%7B%22campaign%22%3A%22upgrade%22%7D";
 
 /// Rows of each of the two halves.
@@ -19,22 +19,6 @@ const ROWS: u32 = 20_000;
 
 /// Nothing stands still for longer.
 const STANDSTILL: Duration = Duration::from_secs(5);
-
-fn invite() -> String {
-    INVITE
-        .replace("limit: 50, period: 1s, burst: 10", "limit: 5000, period: 1s, burst: 500")
-        .replace("limit: 20, period: 1s, burst: 5", "limit: 5000, period: 1s, burst: 500")
-        .replace("rows_per_owner: 100", "rows_per_owner: 500, spread: 0s")
-        .replace("initial: 1s, factor: 2, max: 5m", "initial: 50ms, factor: 1, max: 50ms")
-}
-
-fn people(word: &str) -> String {
-    let mut csv = "email,first_name,last_name,phone,postcode\n".to_owned();
-    for number in 0..ROWS {
-        csv.push_str(&format!("{word}{number}@example.com,{word},Last,,AB{:04}\n", number % 10_000));
-    }
-    csv
-}
 
 /// Measures the longest time between two effects while rows are left.
 struct Watch {
@@ -106,7 +90,7 @@ async fn more(sandbox: &Sandbox, rows: u64) {
 }
 
 async fn upload(client: &Client, word: &str) -> String {
-    let (status, batch) = client.upload(ROUTE, people(word)).await.expect("an answer");
+    let (status, batch) = client.upload(ROUTE, people(ROWS, word)).await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     batch["id"].as_str().expect("an id").to_owned()
 }
@@ -136,7 +120,7 @@ async fn programs_are_replaced_under_load_and_back() {
     let sandbox = Arc::new(Sandbox::start(Config { faults, ..Config::default() }).expect("a sandbox"));
     let earlier =
         std::env::var_os("PENSTOCK_TEST_EARLIER_PROGRAMS").expect("`cargo xtask verify-upgrade` sets it");
-    let mut place = Place::bare(&[("invite.yaml", &invite())]);
+    let mut place = Place::bare(&[("invite.yaml", &quick_invite())]);
     place.use_programs(Some(earlier.clone().into()));
     let (migrated, good) = place.operate(&sandbox, &["migrate"]);
     assert!(good, "{migrated}");

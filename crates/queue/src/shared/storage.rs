@@ -1,10 +1,10 @@
 //! A lane in Redis, as a backend of apalis.
 //!
 //! apalis-redis' own backend lists its queues under a key of a fixed name, which all installations would share and every user of
-//! Redis would need a right to. And what drives it (apalis-core 1.0's `Persisted` under `poll_with_interval`) can stop for good: a timer
-//! that is over is replaced by one that nobody has polled, and when an empty answer comes in that very poll, while the heartbeat's timer is
-//! over too, nothing wakes the listener any more. That happens where Redis answers more slowly than the timers run. Its keys and its
-//! statements for pushing and fetching are used here; a listener's place among the others is kept by [`ALIVE`].
+//! Redis would need a right to. And it can stop: in apalis-core 1.0, `poll_with_interval` makes a new timer without polling it, and `Persisted`
+//! polls the heartbeat's timer only between two questions to Redis. When both timers have ended while Redis answered slowly, and the
+//! answer is empty, nothing wakes the listener any more. So only its keys and its statements for pushing and fetching are used here; a
+//! listener's place among the others is kept by [`ALIVE`].
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
