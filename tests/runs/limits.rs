@@ -124,16 +124,16 @@ async fn a_file_that_is_sorted_by_a_value_needs_no_run_for_each_quota() {
     let key = place.key(&sandbox, "acme");
     let service = place.start_every(&sandbox, "1h");
     let client = Client::new(&service, &key);
-    let senders = (0..200).map(|_| "same".to_owned()).chain((0..15).map(|row| format!("s{row}")));
+    let senders = (0..600).map(|_| "same".to_owned()).chain((0..15).map(|row| format!("s{row}")));
     let id = uploaded(&client, csv(senders)).await;
     crate::storage::until("the file is extracted", || async {
         client.get(&format!("/v2/batches/{id}")).await["status"] == "queued"
     })
     .await;
     service.terminate();
-    // Each run releases at most sixty rows, and the first two hundred have one value: with runs alone the others come with the fourth,
-    // after three minutes.
-    let service = place.start_every(&sandbox, "60s");
+    // Each run releases at most sixty rows, and the first six hundred have one value: with runs alone the others come with the eleventh,
+    // after 200 seconds.
+    let service = place.start_every(&sandbox, "20s");
     let began = Instant::now();
     let values = RefCell::new(HashSet::new());
     let every_value = |call: &Heard| {
@@ -142,7 +142,7 @@ async fn a_file_that_is_sorted_by_a_value_needs_no_run_for_each_quota() {
         values.len() == 16
     };
     receiver.until(every_value).await;
-    assert!(began.elapsed() < Duration::from_secs(170), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(190), "{:?}", began.elapsed());
     let client = Client::new(&service, &key);
     let counts = client.get(&format!("/v2/batches/{id}")).await["counts"].clone();
     let in_flight = counts["queued"].as_u64().zip(counts["processing"].as_u64());
