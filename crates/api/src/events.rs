@@ -1,12 +1,16 @@
 //! Server-sent events: the batch, whenever it changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use penstock_flow::read::view::batch_view;
+use penstock_store::batches::Batch;
+use tokio::time::Interval;
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
@@ -16,6 +20,7 @@ use crate::console::watchers::look_at;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::refusals;
+use crate::seen::Seen;
 use crate::state::ApiState;
 
 /// How often a listener's key is asked for again.
@@ -52,11 +57,7 @@ pub async fn stream(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let first = caller.batch(&state, &id).await?;
-    let mut seen: Option<i64> = request
-        .headers()
-        .get("last-event-id")
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse().ok());
+    let mut seen = last_event_id(&request);
     if first.ledger.is_finished() && seen == Some(first.ledger.revision) {
         return Ok(HttpResponse::NoContent().finish());
     }
@@ -67,58 +68,85 @@ pub async fn stream(
     if request.method() == Method::HEAD {
         return Ok(response.streaming(nothing()));
     }
-    let mut changes = changes(look_at(&state, &first)).boxed();
+    let changes = changes(look_at(&state, &first)).boxed();
     let events = async_stream::stream! {
+        // What it is now is told at once; what changes, as it is seen.
+        let Some((revision, data, ended)) = now(&state, &first).await else { return };
+        if seen != Some(revision) {
+            yield Ok::<_, Problem>(event(revision, &data));
+        }
+        seen = Some(revision);
+        if ended {
+            return;
+        }
         let mut tick = tokio::time::interval(KEY_EVERY);
         // The first tick is now.
         tick.tick().await;
-        let (mut first, mut quiet) = (Some(first), 0);
+        let (mut listener, mut quiet) = (Listener { caller, state, changes, tick }, 0);
         loop {
-            let is_first = first.is_some();
-            // What it is now is told at once; what changes, as it is seen.
-            let seen_now = match first.take() {
-                Some(batch) => {
-                    let Ok(view) = batch_view(&state.services, &batch, state.rows_per_owner).await else { break };
-                    let Ok(data) = serde_json::to_string(&view) else { break };
-                    Some((batch.ledger.revision, data, batch.ledger.is_finished()))
-                }
-                None => tokio::select! {
-                    change = changes.next() => match change {
-                        Some(change) => Some((change.revision, change.json.clone(), change.ended)),
-                        None => break,
-                    },
-                    _ = tick.tick() => {
-                        if !caller.is_valid(&state).await {
-                            break;
-                        }
-                        None
-                    }
-                    () = state.stop.cancelled() => break,
-                },
-            };
-            match seen_now {
-                Some((revision, data, ended)) => {
+            match listener.next().await {
+                Next::Changed(change) => {
                     // One that was looked at before this listener came may be older than what it knows.
-                    let is_new = if is_first { seen != Some(revision) } else { seen < Some(revision) };
-                    if is_first || is_new {
-                        seen = Some(revision);
+                    if seen < Some(change.revision) {
+                        (seen, quiet) = (Some(change.revision), 0);
+                        yield Ok(event(change.revision, &change.json));
                     }
-                    if is_new {
-                        quiet = 0;
-                        yield Ok::<_, Problem>(Bytes::from(format!("id: {revision}\nevent: batch\ndata: {data}\n\n")));
-                    }
-                    if ended {
-                        break;
+                    if change.ended {
+                        return;
                     }
                 }
-                None => {
+                Next::Quiet => {
                     quiet += 1;
                     if quiet % KEEP_ALIVE_TICKS == 0 {
                         yield Ok(Bytes::from_static(b": still here\n\n"));
                     }
                 }
+                Next::Over => return,
             }
         }
     };
     Ok(response.streaming(Box::pin(events)))
+}
+
+/// The revision that a listener who comes again has seen.
+fn last_event_id(request: &HttpRequest) -> Option<i64> {
+    request.headers().get("last-event-id")?.to_str().ok()?.parse().ok()
+}
+
+fn event(revision: i64, data: &str) -> Bytes {
+    Bytes::from(format!("id: {revision}\nevent: batch\ndata: {data}\n\n"))
+}
+
+/// The batch as it is: its revision, its JSON, and whether it has ended. None when it cannot be read.
+async fn now(state: &ApiState, batch: &Batch) -> Option<(i64, String, bool)> {
+    let view = batch_view(&state.services, batch, state.rows_per_owner).await.ok()?;
+    Some((batch.ledger.revision, serde_json::to_string(&view).ok()?, batch.ledger.is_finished()))
+}
+
+/// What a listener waits for, and what it needs to know whether it may go on.
+struct Listener {
+    caller: Caller,
+    state: web::Data<ApiState>,
+    changes: BoxStream<'static, Arc<Seen>>,
+    tick: Interval,
+}
+
+enum Next {
+    Changed(Arc<Seen>),
+    /// Nothing has changed, and the listener's key is still valid.
+    Quiet,
+    /// Its key is revoked, or the service stops.
+    Over,
+}
+
+impl Listener {
+    async fn next(&mut self) -> Next {
+        tokio::select! {
+            change = self.changes.next() => change.map_or(Next::Over, Next::Changed),
+            _ = self.tick.tick() => {
+                if self.caller.is_valid(&self.state).await { Next::Quiet } else { Next::Over }
+            }
+            () = self.state.stop.cancelled() => Next::Over,
+        }
+    }
 }

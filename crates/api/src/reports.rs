@@ -75,6 +75,13 @@ pub async fn report(
     send(&state, caller, batch, wanted, seen.into_inner(), &request).await
 }
 
+const fn content_type(format: Format) -> &'static str {
+    match format {
+        Format::Csv | Format::Spreadsheet => "text/csv; charset=utf-8; header=present",
+        Format::Ndjson => "application/x-ndjson",
+    }
+}
+
 /// Sends a report of a batch, as the request's headers ask for it. It breaks off when the caller's key is no longer good, or
 /// when the batch is erased.
 ///
@@ -113,12 +120,8 @@ pub async fn send(
     if has_it {
         return Ok(HttpResponse::NotModified().insert_header(header::ETag(tag)).finish());
     }
-    let content_type = match format {
-        Format::Csv | Format::Spreadsheet => "text/csv; charset=utf-8; header=present",
-        Format::Ndjson => "application/x-ndjson",
-    };
     let mut response = HttpResponse::Ok();
-    response.content_type(content_type);
+    response.content_type(content_type(format));
     response.insert_header((
         header::CONTENT_DISPOSITION,
         format!("attachment; filename=\"{}\"", file_name(&batch, name)),

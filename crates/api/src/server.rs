@@ -69,8 +69,8 @@ pub fn start(
 /// # Errors
 /// When the address is taken.
 fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, SocketAddr)> {
-    let own_routes: Vec<String> =
-        state.services.pipelines.iter().filter_map(|pipeline| pipeline.route.clone()).collect();
+    let pipelines = state.services.pipelines.iter();
+    let own_routes: Vec<String> = pipelines.filter_map(|pipeline| pipeline.route.clone()).collect();
     let keyless = web::Data::new(Keyless::new(openapi::written(&openapi::with_routes(&own_routes))));
     let compressing = web::Data::new(Compressing::default());
     let listener = listen(bind)?;
@@ -81,10 +81,9 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
     let state = web::Data::new(state);
     let builder = Server::build().workers(WORKERS).shutdown_timeout(SHUTDOWN_SECONDS).disable_signals();
     let stopping = builder.graceful_shutdown_signal();
-    let connections = state.connections.clone();
+    let (connections, shows_console) = (state.connections.clone(), state.console);
     let server = builder.listen("penstock-api", listener, move || {
         let own_routes = own_routes.clone();
-        let shows_console = state.console;
         let app = App::new()
             .app_data(state.clone())
             .app_data(keyless.clone())
@@ -98,10 +97,10 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             .wrap(from_fn(recorded))
             .wrap(TracingLogger::<Requests>::new())
             .wrap(from_fn(track))
-            .configure(|config| routes(config, &own_routes))
             .configure(|config| {
+                routes(config, &own_routes);
                 if shows_console {
-                    console::routes(config)
+                    console::routes(config);
                 }
             })
             .default_service(web::to(elsewhere));

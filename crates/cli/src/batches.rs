@@ -106,6 +106,13 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     serde_json::from_value(json!(text)).map_err(|_| "write it as 2026-11-24T08:00:00Z".to_owned())
 }
 
+async fn say_retried(opened: &Opened, batch: &Batch, rows: u32, out: Output) {
+    let view = done_view(&opened.chosen.services, batch, opened.settings.rows_per_owner).await;
+    let mut value = with_owner(batch, &view);
+    value["retried"] = rows.into();
+    out.say(&value, || format!("{rows} rows go back\n{}", told(batch, &view)));
+}
+
 pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool, StartError> {
     let services = &opened.chosen.services;
     let store = &services.store;
@@ -152,10 +159,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
             };
             let retried = control::retry(services, &batch, selection, current_definition, &actor).await;
             let (batch, rows) = retried.map_err(said)?;
-            let view = done_view(services, &batch, opened.settings.rows_per_owner).await;
-            let mut value = with_owner(&batch, &view);
-            value["retried"] = rows.into();
-            out.say(&value, || format!("{rows} rows go back\n{}", told(&batch, &view)));
+            say_retried(opened, &batch, rows, out).await;
             return Ok(true);
         }
         Command::Erase { batch, .. } => {

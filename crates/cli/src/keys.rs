@@ -8,6 +8,7 @@ use penstock_app::owner_name::owner_name;
 use penstock_app::settings::parse_span;
 use penstock_app::startup::keyring_error;
 use penstock_crypto::Keyring;
+use penstock_domain::time::Timestamp;
 use penstock_flow::context::api_keys;
 use penstock_flow::context::api_keys::Grant;
 use penstock_flow::context::installation;
@@ -53,6 +54,21 @@ pub enum Command {
     Rotate,
 }
 
+/// A key's line in the list.
+fn cells(key: &ApiKeyRecord, now: Timestamp) -> Vec<String> {
+    let state = match (key.revoked_at, key.expires_at) {
+        (Some(at), _) => format!("revoked {at}"),
+        (None, Some(at)) if at <= now => format!("expired {at}"),
+        (None, Some(at)) => format!("until {at}"),
+        (None, None) => String::new(),
+    };
+    let used = key.last_used_at.map_or("never".to_owned(), |at| at.to_string());
+    let role = if key.role == KeyRole::Admin { "admin" } else { "client" };
+    let name = key.name.clone().unwrap_or_default();
+    let (id, owner, created) = (key.id.clone(), key.owner.clone(), key.created_at.to_string());
+    vec![id, owner, name, role.into(), granted(key), created, used, state]
+}
+
 pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool, StartError> {
     let services = &opened.chosen.services;
     let store = &services.store;
@@ -76,31 +92,7 @@ pub async fn run(opened: &Opened, command: Command, out: Output) -> Result<bool,
         }
         Command::List => {
             let keys = store.keys().await.map_err(said)?;
-            let rows: Vec<Vec<String>> = keys
-                .iter()
-                .map(|key| {
-                    let state = match (key.revoked_at, key.expires_at) {
-                        (Some(at), _) => format!("revoked {at}"),
-                        (None, Some(at)) if at <= now => format!("expired {at}"),
-                        (None, Some(at)) => format!("until {at}"),
-                        (None, None) => String::new(),
-                    };
-                    let used = key.last_used_at.map_or("never".to_owned(), |at| at.to_string());
-                    let role = if key.role == KeyRole::Admin { "admin" } else { "client" };
-                    let created = key.created_at.to_string();
-                    let name = key.name.clone().unwrap_or_default();
-                    vec![
-                        key.id.clone(),
-                        key.owner.clone(),
-                        name,
-                        role.into(),
-                        granted(key),
-                        created,
-                        used,
-                        state,
-                    ]
-                })
-                .collect();
+            let rows: Vec<Vec<String>> = keys.iter().map(|key| cells(key, now)).collect();
             out.table(&keys, &["ID", "OWNER", "NAME", "ROLE", "MAY", "CREATED", "LAST USED", ""], &rows);
             Ok(true)
         }

@@ -158,13 +158,7 @@ impl Client {
         timeout: Duration,
         extra: &[(&str, &str)],
     ) -> Result<Prepared, Unsendable> {
-        let mut url = match &rendered.target {
-            Target::Path(path) => target(&dependency.base_url, path),
-            Target::AtOrigin(path) => at_origin(&dependency.base_url, path),
-            Target::Url(url) => dependency.admits(url).then(|| with_user(url, &dependency.base_url)),
-            Target::Forbidden(_) => None,
-        }
-        .ok_or(Unsendable::Values)?;
+        let mut url = url_of(dependency, &rendered.target).ok_or(Unsendable::Values)?;
         if !rendered.query.is_empty() {
             query::append(&mut url, rendered.query.iter().map(|(name, value)| (name, value)));
         }
@@ -322,6 +316,16 @@ async fn read(
     }
 }
 
+/// The URL that a step's `path` or `url` leads to. None when the dependency does not admit it.
+fn url_of(dependency: &Dependency, target: &Target) -> Option<Url> {
+    match target {
+        Target::Path(path) => path_at(&dependency.base_url, path),
+        Target::AtOrigin(path) => at_origin(&dependency.base_url, path),
+        Target::Url(url) => dependency.admits(url).then(|| with_user(url, &dependency.base_url)),
+        Target::Forbidden(_) => None,
+    }
+}
+
 /// The URL with the user of another one: an address that an answer gave has none of its own.
 fn with_user(url: &Url, base: &Url) -> Url {
     let mut url = url.clone();
@@ -345,7 +349,7 @@ fn user_of(url: &mut Url) -> Option<HeaderValue> {
 
 /// The address of a path after a base. The path is encoded already; what cannot stand in one is encoded here. None
 /// when reading it as a URL would give it other segments: a value that is `..`, for one, must not lead elsewhere.
-fn target(base: &Url, path: &str) -> Option<Url> {
+fn path_at(base: &Url, path: &str) -> Option<Url> {
     let mut url = base.clone();
     let whole = format!("{}{path}", base.path().trim_end_matches('/'));
     url.set_path(&whole);
@@ -384,7 +388,7 @@ mod tests {
     #[test]
     fn a_path_leads_where_it_says_or_nowhere() {
         let base = Url::parse("https://api.example/v1/").unwrap();
-        let target = |path: &str| target(&base, path).map(|url| url.to_string());
+        let target = |path: &str| path_at(&base, path).map(|url| url.to_string());
         assert_eq!(target("/links/a%2Fb%3Fc").as_deref(), Some("https://api.example/v1/links/a%2Fb%3Fc"));
         assert_eq!(target("/links").as_deref(), Some("https://api.example/v1/links"));
         assert_eq!(target("/straße?x#y").as_deref(), Some("https://api.example/v1/stra%C3%9Fe%3Fx%23y"));

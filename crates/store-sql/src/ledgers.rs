@@ -17,14 +17,6 @@ use crate::{Group, Row, Tx, Value, list, sql};
 /// A batch from its record.
 pub(crate) fn batch(row: &Row) -> StoreResult<Batch> {
     let c = row.of("batches");
-    let canary = match c.opt_u32("canary_rows")? {
-        None => None,
-        Some(rows) => Some(Canary {
-            rows,
-            max_failure_bp: c.u16("canary_max_failure_bp")?,
-            stop_after: c.opt_u32("canary_stop_after")?,
-        }),
-    };
     Ok(Batch {
         seq: BatchSeq(c.i64("seq")?),
         id: BatchId(c.uuid("id")?),
@@ -59,7 +51,7 @@ pub(crate) fn batch(row: &Row) -> StoreResult<Batch> {
             held: c.flag("held")?,
             hold: hold(&c)?,
             holds: c.u32("holds")?,
-            canary,
+            canary: canary(&c)?,
             canary_passed: c.flag("canary_passed")?,
             counts: counts(&c)?,
             run: c.u32("run")?,
@@ -84,6 +76,12 @@ pub(crate) fn kept_labels(labels: &[String]) -> String {
 }
 
 /// The answer that holds a batch. A release that knows of none may have let the batch go on: then it holds nothing.
+fn canary(c: &crate::row::Columns<'_>) -> StoreResult<Option<Canary>> {
+    let Some(rows) = c.opt_u32("canary_rows")? else { return Ok(None) };
+    let max_failure_bp = c.u16("canary_max_failure_bp")?;
+    Ok(Some(Canary { rows, max_failure_bp, stop_after: c.opt_u32("canary_stop_after")? }))
+}
+
 fn hold(c: &crate::row::Columns<'_>) -> StoreResult<Option<Hold>> {
     let (code, since) = (c.opt_text("hold_code")?, c.opt_time("hold_since")?);
     let Some((code, since)) = code.zip(since) else { return Ok(None) };

@@ -80,12 +80,14 @@ pub fn read<R: Read + Seek>(
                 b"f" => mark_formula(&mut cell),
                 _ => {}
             },
-            Event::Empty(start) if start.local_name().as_ref() == b"f" => mark_formula(&mut cell),
-            Event::Empty(start) if start.local_name().as_ref() == b"row" => rows.begin(start)?,
-            // A cell without a value has its place all the same.
-            Event::Empty(start) if start.local_name().as_ref() == b"c" => {
-                rows.cell(start)?;
-            }
+            Event::Empty(start) => match start.local_name().as_ref() {
+                b"f" => mark_formula(&mut cell),
+                b"row" => rows.begin(start)?,
+                // A cell without a value has its place all the same.
+                b"c" => drop(rows.cell(start)?),
+                b"sheetData" => break,
+                _ => {}
+            },
             Event::End(end) => match end.local_name().as_ref() {
                 b"row" => {
                     rows.end();
@@ -93,17 +95,12 @@ pub fn read<R: Read + Seek>(
                         return Ok(());
                     }
                 }
-                b"c" => {
-                    if let Some(cell) = cell.take() {
-                        rows.add(cell, show, strings)?;
-                    }
-                }
+                b"c" => cell.take().map_or(Ok(()), |cell| rows.add(cell, show, strings))?,
                 b"v" | b"t" => in_value = false,
                 b"rPh" => phonetic = false,
                 b"sheetData" => break,
                 _ => {}
             },
-            Event::Empty(start) if start.local_name().as_ref() == b"sheetData" => break,
             Event::Eof => return Err(WorkbookError::Broken("its sheet ends early")),
             _ if in_value && !phonetic => {
                 if let Some(cell) = &mut cell {

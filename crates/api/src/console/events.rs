@@ -34,6 +34,20 @@ struct Watched {
     batches: String,
 }
 
+impl Watched {
+    fn ids(&self) -> Result<Vec<&str>, Problem> {
+        let ids: Vec<&str> = if self.batch.is_empty() {
+            self.batches.split(',').filter(|id| !id.is_empty()).collect()
+        } else {
+            vec![&self.batch]
+        };
+        if ids.is_empty() || ids.len() > MOST {
+            return Err(Problem::bad_request("bad_query", "a page watches 1 to 25 batches"));
+        }
+        Ok(ids)
+    }
+}
+
 /// Sends what changes of the batches that a page shows. It ends when all of them have, when the session's key is no longer
 /// good, or when the service stops.
 pub(super) async fn stream(
@@ -43,14 +57,7 @@ pub(super) async fn stream(
 ) -> Result<HttpResponse, Refused> {
     let watched: Watched = query(&request)?;
     let one = !watched.batch.is_empty();
-    let ids: Vec<&str> = if one {
-        vec![&watched.batch]
-    } else {
-        watched.batches.split(',').filter(|id| !id.is_empty()).collect()
-    };
-    if ids.is_empty() || ids.len() > MOST {
-        return Err(Problem::bad_request("bad_query", "a page watches 1 to 25 batches").into());
-    }
+    let ids = watched.ids()?;
     if request.method() == Method::HEAD {
         return Ok(HttpResponse::Ok().content_type("text/event-stream").finish());
     }

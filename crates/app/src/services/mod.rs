@@ -184,6 +184,24 @@ pub fn process_name(what: &str) -> String {
 /// SQLite has four connections that read.
 const SQLITE_READS: usize = 3;
 
+/// SQLite's one process has the machine's clock; the services of a cluster share the database's.
+fn clock_of(sqlite: bool) -> (Arc<dyn Clock>, Option<Arc<SharedClock>>) {
+    if sqlite {
+        return (Arc::new(SystemClock), None);
+    }
+    let shared = Arc::<SharedClock>::default();
+    (shared.clone(), Some(shared))
+}
+
+fn definitions_of(pipelines: Catalog, settings: &Settings, role: Role) -> Definitions {
+    let variables = Variables::of(settings, role);
+    Definitions::new(pipelines, variables.unset, Box::new(move |name| variables.lookup(name)))
+}
+
+fn reads_at_once(settings: &Settings, sqlite: bool) -> usize {
+    if sqlite { SQLITE_READS } else { (settings.database_connections as usize / 2).max(2) }
+}
+
 /// Opens the services that the settings name.
 ///
 /// # Errors
@@ -200,11 +218,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
     let Database { store, guard, reconnect } = database::open(url, settings, role).await?;
     let secret_files = SecretFiles::of(settings, role.reads_rows(), reconnect);
     let sqlite = url.starts_with("sqlite");
-    let shared_clock = (!sqlite).then(Arc::<SharedClock>::default);
-    let clock: Arc<dyn Clock> = match &shared_clock {
-        Some(clock) => clock.clone(),
-        None => Arc::new(SystemClock),
-    };
+    let (clock, shared_clock) = clock_of(sqlite);
     let objects = if role.reads_rows() { objects::open(settings, role)? } else { Objects::none() };
     let (queue, limiter, local) = queue::open(settings, sqlite, &store)?;
     let keyring = Arc::new(CurrentKeyring::new(keyring));
@@ -216,10 +230,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         clock: clock.clone(),
     };
     let caller = caller_of(settings, limiter, clock.clone())?.with_vault(Arc::new(vault));
-    let reservations = Arc::new(StoreReservations(store.clone()));
-    let caller = Arc::new(caller.with_reservations(reservations));
-    let variables = Variables::of(settings, role);
-    let unset = variables.unset;
+    let caller = Arc::new(caller.with_reservations(Arc::new(StoreReservations(store.clone()))));
     let services = Services {
         store,
         objects: objects.store,
@@ -228,7 +239,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         unfinished_uploads: objects.unfinished,
         queue,
         keyring,
-        pipelines: Arc::new(Definitions::new(pipelines, unset, Box::new(move |name| variables.lookup(name)))),
+        pipelines: Arc::new(definitions_of(pipelines, settings, role)),
         secrets: Arc::new(Secrets::default()),
         // An operator's command does not see limits that a service keeps in its own process.
         limits: Arc::new(LimitsView::new((!local || role != Role::Operator).then(|| caller.clone()))),
@@ -243,11 +254,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         services,
         caller,
         lease,
-        reads_at_once: if sqlite {
-            SQLITE_READS
-        } else {
-            (settings.database_connections as usize / 2).max(2)
-        },
+        reads_at_once: reads_at_once(settings, sqlite),
         silence: Settings::silence(lease, longest_call),
         #[cfg(feature = "cluster")]
         signer: objects.signer,

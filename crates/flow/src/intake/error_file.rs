@@ -158,7 +158,6 @@ pub async fn open(
     for_spreadsheet: bool,
     may_read: impl Fn(&str) -> bool,
 ) -> Result<Option<impl Stream<Item = Result<Bytes, FlowError>> + Send + 'static>, FlowError> {
-    let sealed = |source| FlowError::Sealed { what: "a list of errors", source };
     let stored = match services.objects.get(&path(owner, id)).await {
         Ok(stored) => stored,
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -197,12 +196,25 @@ pub async fn open(
     } else {
         return Ok(None);
     };
-    let mut sheet = if for_spreadsheet { Some(sheet(services, owner, id, pipeline).await?) } else { None };
-    let mut opener = StreamOpener::new(key, stream_id(id).0, &read[named..start]).map_err(sealed)?;
-    let rest = Bytes::from(read.split_off(start));
-    Ok(Some(try_stream! {
+    let sheet = if for_spreadsheet { Some(sheet(services, owner, id, pipeline).await?) } else { None };
+    let opener = StreamOpener::new(key, stream_id(id).0, &read[named..start]).map_err(sealed)?;
+    Ok(Some(opened(opener, Bytes::from(read.split_off(start)), bytes, sheet)))
+}
+
+fn sealed(source: SealError) -> FlowError {
+    FlowError::Sealed { what: "a list of errors", source }
+}
+
+/// The list in the clear: what of it is read already, and what comes.
+fn opened(
+    mut opener: StreamOpener,
+    read: Bytes,
+    mut bytes: impl Stream<Item = object_store::Result<Bytes>> + Send + Unpin + 'static,
+    mut sheet: Option<ErrorSheet>,
+) -> impl Stream<Item = Result<Bytes, FlowError>> + Send + 'static {
+    try_stream! {
         let mut plain = Vec::new();
-        opener.push(&rest, &mut plain).map_err(sealed)?;
+        opener.push(&read, &mut plain).map_err(sealed)?;
         while let Some(more) = bytes.try_next().await? {
             opener.push(&more, &mut plain).map_err(sealed)?;
             if !plain.is_empty() {
@@ -217,7 +229,7 @@ pub async fn open(
         let mut last = shown(&mut sheet, plain);
         last.extend(sheet.map(ErrorSheet::finish).unwrap_or_default());
         yield Bytes::from(last);
-    }))
+    }
 }
 
 fn shown(sheet: &mut Option<ErrorSheet>, plain: Vec<u8>) -> Vec<u8> {

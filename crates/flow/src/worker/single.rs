@@ -102,10 +102,7 @@ async fn run(
     let token = services.id_generator.lease_token();
     let claim = Claim { rows: &[row], token, holder: heartbeat.name(), also_pending: true, suspects: true };
     let Some(claimed) = services.store.claim(&claim, services.clock.now()).await?.into_iter().next() else {
-        return Ok(match services.store.holder(row).await? {
-            Some((holder, until)) => Single::Held { holder, until },
-            None => Single::BatchDoesNotRun,
-        });
+        return not_claimed(services, row).await;
     };
     let leases = Arc::new(Leases::new(heartbeat.clone()));
     let held = leases.insert(row, token);
@@ -141,14 +138,29 @@ async fn run(
         ended = task.run(claimed, None) => ended,
         () = beat(services, heartbeat, &leases) => RowEnd::LeaseLost,
     };
-    let RowEnd::Settled(outcome, together) = ended else { return Ok(Single::LeaseLost) };
-    let settlement = Settlement { row, token, outcome };
-    let over = together.is_some_and(|together| together.is_over());
-    let report = written(services, &settlement, over).await?;
+    let single = match ended {
+        RowEnd::Settled(outcome, together) => {
+            let over = together.is_some_and(|together| together.is_over());
+            settled(services, Settlement { row, token, outcome }, over).await
+        }
+        RowEnd::LeaseLost => Ok(Single::LeaseLost),
+    };
     stop.cancel();
     if let Err(error) = writer.await {
         tracing::warn!(%error, "the settlement of calls did not end in order");
     }
+    single
+}
+
+async fn not_claimed(services: &Services, row: RowRef) -> Result<Single, FlowError> {
+    Ok(match services.store.holder(row).await? {
+        Some((holder, until)) => Single::Held { holder, until },
+        None => Single::BatchDoesNotRun,
+    })
+}
+
+async fn settled(services: &Services, settlement: Settlement, over: bool) -> Result<Single, FlowError> {
+    let report = written(services, &settlement, over).await?;
     if report.lost.is_empty() {
         Ok(Single::Ran { outcome: settlement.outcome, report: Box::new(report) })
     } else {

@@ -122,10 +122,7 @@ async fn signed_in(
         );
     }
     if !answer.error.is_empty() || answer.code.is_empty() {
-        let known =
-            answer.error.len() <= 40 && answer.error.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-        let why =
-            if known && !answer.error.is_empty() { format!(" (`{}`)", answer.error) } else { String::new() };
+        let why = shown_error(&answer.error);
         return refused(StatusCode::UNAUTHORIZED, format!("{name} did not sign you in{why}."));
     }
     let taken = taken_sign_in(state, request)?;
@@ -162,9 +159,18 @@ async fn signed_in(
     let by = Elsewhere { issuer: provider.settings.issuer.clone(), entry: grant.entry.clone() };
     let from = client_address(request, state.connections.limits());
     let from = from.map_or_else(String::new, |address| format!("from {address} "));
-    let subject = format!(" ({})", person.subject);
-    let is_said = person.name == person.subject || person.name.ends_with(&subject);
-    let subject = if is_said { "" } else { &subject };
-    let detail = format!("{from}as {}{subject} of {}", person.name, by.issuer);
+    let detail = format!("{from}as {} of {}", named(&person.name, &person.subject), by.issuer);
     begin(state, request, record, to, Some(by), Some(detail)).await
+}
+
+/// A provider's error code (RFC 6749, section 4.1.2.1) in brackets, unless it is none that may be shown.
+fn shown_error(code: &str) -> String {
+    let may_be_shown = code.len() <= 40 && code.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    if may_be_shown && !code.is_empty() { format!(" (`{code}`)") } else { String::new() }
+}
+
+/// A person's name with the provider's own, unless it says that already.
+fn named(name: &str, subject: &str) -> String {
+    let is_said = name == subject || name.ends_with(&format!(" ({subject})"));
+    if is_said { name.to_owned() } else { format!("{name} ({subject})") }
 }

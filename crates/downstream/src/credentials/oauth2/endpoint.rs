@@ -74,20 +74,19 @@ fn wait(fetching: &Fetching<'_>, status: u16, headers: &HeaderMap) -> Option<Dur
     wait_until(status, &headers, now).map(|until| until.since(now))
 }
 
-/// The request, and the secrets in it, which its answer may quote.
-fn request(
+/// What the grant says of itself. `secrets` gets what of it is one.
+fn append_grant(
     fetching: &Fetching<'_>,
     refresh: Option<&str>,
-) -> Result<(Request<Full<Bytes>>, Vec<String>), NoCredentials> {
-    let (auth, files) = (fetching.auth, &**fetching.files);
-    let url = auth.token_url.text(files)?;
-    let mut form = form_urlencoded::Serializer::new(String::new());
-    let mut secrets = Vec::new();
+    form: &mut form_urlencoded::Serializer<'_, String>,
+    secrets: &mut Vec<String>,
+) -> Result<(), NoCredentials> {
+    let auth = fetching.auth;
     match &auth.grant {
         Grant::ClientCredentials if auth.parameters.iter().any(|(name, _)| name == "grant_type") => {}
         Grant::ClientCredentials => drop(form.append_pair("grant_type", "client_credentials")),
         Grant::JwtBearer(jwt) => {
-            let assertion = jwt::signed(jwt, files, fetching.clock.now())?;
+            let assertion = jwt::signed(jwt, &**fetching.files, fetching.clock.now())?;
             form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
             form.append_pair("assertion", &assertion);
             secrets.push(assertion);
@@ -98,6 +97,19 @@ fn request(
             secrets.push(token.to_owned());
         }
     }
+    Ok(())
+}
+
+/// The request, and the secrets in it, which its answer may quote.
+fn request(
+    fetching: &Fetching<'_>,
+    refresh: Option<&str>,
+) -> Result<(Request<Full<Bytes>>, Vec<String>), NoCredentials> {
+    let (auth, files) = (fetching.auth, &**fetching.files);
+    let url = auth.token_url.text(files)?;
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    let mut secrets = Vec::new();
+    append_grant(fetching, refresh, &mut form, &mut secrets)?;
     for (name, value) in
         [("scope", text(auth.scope.as_ref(), files)?), ("audience", text(auth.audience.as_ref(), files)?)]
     {
