@@ -90,6 +90,14 @@ async fn a_workbook_is_read_by_a_worker() {
     assert!(report.contains("\r\nAda@Example.de;Jörg;01067;1;completed;ada@example.de Jörg DE;"), "{report}");
     let rows = client.get(&format!("/v2/batches/{id}/rows")).await;
     assert_eq!(rows["data"][0]["line"], 3, "its row in the sheet");
+    // The workbook as the body, by its own media type.
+    let itself = client.request("POST", ROUTE);
+    let itself =
+        itself.header("content-type", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet");
+    let answer = itself.body(workbook(&[])).send().await.expect("an answer");
+    assert_eq!(answer.status(), 202);
+    let batch: Value = answer.json().await.expect("JSON");
+    assert_eq!(client.finished(batch["id"].as_str().expect("an id")).await["counts"]["completed"], 1);
     // The report goes round as that of any other file.
     let (status, again) = client.upload(ROUTE, report).await.expect("an answer");
     assert_eq!(status, 202, "{again}");

@@ -32,7 +32,7 @@ use crate::upload_end::{finished, refusal};
     params(("name" = String, Path, description = "The pipeline"), UploadQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "The same key and content is answered with the same batch"),
         ("Upload-Progress" = Option<Uuid>, Header, description = "A UUID of your own: how far the upload is, `GET /v2/uploads/{id}/progress` shows meanwhile")),
-    request_body(description = "A form, the CSV itself with the other fields in the query, or the id of an upload",
+    request_body(description = "A form, the file itself with the other fields in the query, or the id of an upload. A workbook and a file with tabs may be sent by their own media types, too",
         content((UploadForm = "multipart/form-data"), (String = "text/csv"), (UploadedBefore = "application/json"))),
     responses((status = 202, description = "The batch was made", body = UploadedBatch), refusals::Asked, refusals::Upload),
     security(("key" = []))
@@ -81,7 +81,7 @@ pub async fn upload(
             let body = body::decoded(body::within(payload, &room), coding);
             form::take(&caller, &state, wanted, &request, body, &room).await?
         }
-        Media::Csv => {
+        Media::File => {
             let raw: RawFields = query::read(request.query_string())?;
             if raw.upload_id.is_some() {
                 return Err(Problem::bad_request("bad_query", "`upload_id` goes without a file, as JSON"));

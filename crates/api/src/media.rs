@@ -7,13 +7,23 @@ use actix_web::mime::Mime;
 use crate::multipart::Charset;
 use crate::problem::Problem;
 
+/// Media types of files beside `text/csv`, without a charset: a table with tabs, a workbook of today and of before 2007 (which is refused
+/// by a sentence that says how to save it), and what is compressed.
+const OTHER_FILES: [&str; 5] = [
+    "text/tab-separated-values",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "application/vnd.ms-excel",
+    "application/gzip",
+    "application/x-gzip",
+];
+
 /// The bodies that an upload may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Media {
     /// A form with a file.
     Form,
-    /// The file itself.
-    Csv,
+    /// The file itself: what it is, its bytes tell.
+    File,
     /// The id of a file that was PUT before.
     Json,
 }
@@ -32,11 +42,12 @@ impl Media {
         match essence.as_str() {
             "multipart/form-data" => Ok(Self::Form),
             "application/json" => Ok(Self::Json),
-            "text/csv" if text.parse::<Mime>().is_ok() && Charset::of(text).may_be(taken) => Ok(Self::Csv),
+            "text/csv" if text.parse::<Mime>().is_ok() && Charset::of(text).may_be(taken) => Ok(Self::File),
+            other if OTHER_FILES.contains(&other) => Ok(Self::File),
             _ => Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
-                "send multipart/form-data with a field `file`, or text/csv (UTF-8) as the body",
+                "send multipart/form-data with a field `file`, or the file as the body, as text/csv (UTF-8) or as the workbook that it is",
             )),
         }
     }
@@ -50,17 +61,21 @@ mod tests {
     #[test]
     fn a_charset_is_read_as_the_parameter_that_it_is() {
         for (text, media) in [
-            ("text/csv", Some(Media::Csv)),
-            ("Text/CSV; Charset=UTF-8", Some(Media::Csv)),
-            ("text/csv;charset=\"utf-8\"", Some(Media::Csv)),
-            ("text/csv; header=present; charset=utf8", Some(Media::Csv)),
-            ("text/csv; charset=US-ASCII", Some(Media::Csv)),
+            ("text/csv", Some(Media::File)),
+            ("Text/CSV; Charset=UTF-8", Some(Media::File)),
+            ("text/csv;charset=\"utf-8\"", Some(Media::File)),
+            ("text/csv; header=present; charset=utf8", Some(Media::File)),
+            ("text/csv; charset=US-ASCII", Some(Media::File)),
             ("text/csv; charset=iso-8859-1", None),
             ("text/csv; charset=iso-8859-1; x=utf-8", None),
             ("text/csv; charset=\"iso-8859-1\"; x=\"charset=utf-8\"", None),
             ("text/csv; charset=utf-8; charset=utf-16", None),
             ("text/csv; charset", None),
             ("text/csv-schema", None),
+            ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", Some(Media::File)),
+            ("Application/Vnd.MS-Excel", Some(Media::File)),
+            ("application/gzip", Some(Media::File)),
+            ("application/octet-stream", None),
             ("multipart/form-data; boundary=x", Some(Media::Form)),
             ("application/json; charset=utf-8", Some(Media::Json)),
             ("", None),

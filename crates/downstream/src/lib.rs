@@ -35,6 +35,7 @@ pub mod shared;
 mod stage;
 mod status_line;
 mod tls;
+pub mod told_windows;
 mod transport;
 mod wait_queue;
 #[cfg(feature = "redis")]
@@ -42,8 +43,8 @@ mod wire;
 
 pub use aside::aside;
 pub use caller::{
-    CallWait, Called, Caller, Demand, LastUse, LiveLimits, LocalReservations, Note, Peers, PeriodKey,
-    Reservations, Rules, WaitsFor,
+    CallWait, Called, Caller, Demand, LastUse, LiveLimits, LocalReservations, Note, PeriodKey, Reservations,
+    Rules, WaitsFor,
 };
 pub use client::Client;
 pub use credentials::oauth2::{KeptTokens, Refusal, TokenVault};

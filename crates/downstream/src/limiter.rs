@@ -11,6 +11,8 @@ use penstock_domain::limit::{
 use penstock_domain::pipeline::{Dependency, Rate, Window};
 use penstock_domain::time::Timestamp;
 
+use crate::told_windows::{WindowAsk, WindowPart};
+
 /// The limits of a call: its dependency's, and its owner's at that dependency where limits are per owner. Each has a name by
 /// which the limiter keeps its state.
 #[derive(Clone, Debug)]
@@ -317,6 +319,11 @@ pub trait Limiter: Send + Sync {
     /// The limits as they stand, taken together; none when the limiter does not answer. A state of which nothing is known (it
     /// was never used, or was lost) holds nothing up.
     async fn peek(&self, limits: &CallLimits) -> Option<Snapshot>;
+    /// Takes calls of a window that an API told of, for the budget of this name. None: it does not answer. A limiter that shares
+    /// nothing gives what is asked for.
+    async fn take_of_window(&self, _budget: &str, ask: &WindowAsk) -> Option<WindowPart> {
+        Some(WindowPart { amount: ask.amount, ends_in: ask.ends_in })
+    }
     /// How long a state that was lost admits no call, microseconds.
     fn cold_wait_us(&self) -> f64;
 }

@@ -13,6 +13,7 @@ use penstock_domain::limit::{
 use penstock_domain::time::Clock;
 
 use crate::limiter::{CallLimits, CallMeter, Limiter, Permit};
+use crate::told_windows::{ToldWindows, WindowAsk, WindowPart};
 
 /// When there are more owners' states at a dependency, those that hold nothing are dropped.
 const MOST_OWNERS: usize = 10_000;
@@ -32,6 +33,7 @@ pub struct LocalLimiter {
     /// A test's own time.
     clock: Option<Arc<dyn Clock>>,
     states: Mutex<HashMap<String, Kept>>,
+    told_windows: Mutex<HashMap<String, ToldWindows>>,
 }
 
 #[derive(Default)]
@@ -75,7 +77,7 @@ impl LocalLimiter {
     /// A limiter that knows nothing yet: every state starts empty, because a process before this one may just have used its
     /// burst, unless it is told for how long it has not been used. Its time is the process's own, which nobody can set.
     pub fn new() -> Self {
-        Self { epoch: Instant::now(), clock: None, states: Mutex::default() }
+        Self { epoch: Instant::now(), clock: None, states: Mutex::default(), told_windows: Mutex::default() }
     }
 
     /// Takes the time from `clock`: for tests that compare decisions at given moments.
@@ -265,6 +267,15 @@ impl Limiter for LocalLimiter {
         let Some((name, policy)) = &limits.owner else { return Some(whole) };
         let owner = kept.and_then(|kept| kept.owners.get(name)).unwrap_or(&unknown);
         Some(whole.and(owner.snapshot(policy, now)))
+    }
+
+    async fn take_of_window(&self, budget: &str, ask: &WindowAsk) -> Option<WindowPart> {
+        let now = self.now() / 1e3;
+        let mut all = self.told_windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() > MOST_OWNERS {
+            all.retain(|_, windows| !windows.is_over(now));
+        }
+        Some(all.entry(budget.to_owned()).or_default().take(now, ask))
     }
 
     fn cold_wait_us(&self) -> f64 {

@@ -11,6 +11,7 @@ use redis::{RedisResult, Script};
 
 use crate::groups::{Group, Groups, Question};
 use crate::limiter::CallLimits;
+use crate::told_windows::{WindowAsk, WindowPart};
 use crate::wire::{self, ScriptRequest};
 
 /// The longest wait for an answer of Redis. Longer than a reconnection, shorter than a lease.
@@ -23,6 +24,7 @@ const MOST_MEASUREMENTS: u32 = 6;
 pub(crate) struct Server {
     pub(crate) connection: Connection,
     script: Script,
+    told_windows: Script,
     groups: Groups,
     /// In microseconds since `epoch`.
     distance: Mutex<Distance>,
@@ -40,6 +42,7 @@ impl Server {
         Self {
             connection,
             script: Script::new(include_str!("limiter.lua")),
+            told_windows: Script::new(include_str!("told_windows.lua")),
             groups: Groups::default(),
             distance: Mutex::default(),
             epoch: Instant::now(),
@@ -129,6 +132,25 @@ impl Server {
             invocation.arg(group).invoke_async(&mut connection).await
         };
         self.answered(answer).await
+    }
+
+    /// Takes calls of a window that an API told of; none when it does not answer.
+    pub(crate) async fn take_of_window(&self, budget: &str, ask: &WindowAsk) -> Option<WindowPart> {
+        let mut connection = self.connection.clone();
+        let answer = async {
+            let prefix = self.connection.prefix().await?;
+            let mut invocation = self.told_windows.prepare_invoke();
+            invocation.key(format!("{prefix}told:{budget}"));
+            let millis = |time: Duration| time.as_secs_f64() * 1e3;
+            invocation.arg(millis(ask.ends_in)).arg(millis(ask.same)).arg(u8::from(ask.is_told));
+            invocation.arg(ask.left).arg(ask.used).arg(ask.counted).arg(ask.amount);
+            if let Some(clock) = &self.clock {
+                invocation.arg(clock.now().millis());
+            }
+            invocation.invoke_async(&mut connection).await
+        };
+        let (amount, ends_in): (u32, f64) = self.answered(answer).await?;
+        Some(WindowPart { amount, ends_in: Duration::from_secs_f64(ends_in / 1e3) })
     }
 
     async fn answered<T>(&self, question: impl Future<Output = RedisResult<T>>) -> Option<T> {

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::limiter::{CallLimits, Limiter, Permit};
 use crate::permit_refresher::PermitRefresher;
 use crate::server::{PATIENCE, Server};
+use crate::told_windows::{WindowAsk, WindowPart};
 use crate::wire::{self, CallReport, ScriptRequest, SuccessfulCalls};
 
 /// How long connecting may take: three round trips with TLS.
@@ -216,6 +217,10 @@ impl Limiter for SharedLimiter {
         let seen = self.server.peek(limits).await?;
         let seen: Option<Vec<Snapshot>> = seen.iter().map(|state| wire::snapshot(state)).collect();
         seen?.into_iter().reduce(Snapshot::and)
+    }
+
+    async fn take_of_window(&self, budget: &str, ask: &WindowAsk) -> Option<WindowPart> {
+        self.server.take_of_window(budget, ask).await
     }
 
     fn cold_wait_us(&self) -> f64 {

@@ -1,14 +1,11 @@
 //! Keeps to what APIs say is left of their limits, so that they need not refuse a call.
 //!
 //! Each answer tells what is left and when it is whole again ([`crate::budget`]). Calls under way may not be in it yet, so that
-//! many fewer are left. What was left is used up by permits until the next answer; when nothing is left, calls wait for the
-//! reset. Then the whole quota is there again, or one call where it is not known.
+//! many fewer are left. Calls of a window are taken from what all workers share ([`crate::told_windows`]), some at a time; when
+//! nothing is left, calls wait for the reset. Then the whole quota is there again, or one call where it is not known.
 //!
 //! An API may tell of several limits under the same names: of a second and of an hour, or of its searches and of everything else. When
 //! the one of which less is left ends sooner, calls wait for that end and no longer, and the later end still bounds them.
-//!
-//! Others call the same API. Each of several workers keeps to its own part of a window. The calls that the answers count and that are
-//! not ours show what share of a window is ours beside other programs, and no more of the next one is taken.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::budget::Budget;
+use crate::told_windows::{WindowAsk, WindowPart};
 
 /// When more owners' budgets are known, those that hold nobody up are forgotten.
 const MOST_REMEMBERED: usize = 10_000;
@@ -30,19 +28,15 @@ const TELLING: f64 = 10.0;
 /// A call that finds nothing left while others are under way, and no end of the window known, asks again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// So many parts of a window are taken one after another: what a worker has taken and does not use is lost to the others.
+const PARTS: f64 = 32.0;
+
 /// The budgets of dependencies, or of owners at one, by the key of their limits.
 #[derive(Default)]
-pub(super) struct Budgets(Mutex<All>);
-
-struct All {
-    known: HashMap<String, Known>,
-    peers: Peers,
-}
-
-impl Default for All {
-    fn default() -> Self {
-        Self { known: HashMap::new(), peers: Peers::ALONE }
-    }
+pub(super) struct Budgets {
+    known: Mutex<HashMap<String, Known>>,
+    /// One call asks for a part of a window, for all that wait for it here.
+    pub(super) alone: tokio::sync::Mutex<()>,
 }
 
 /// What the end of a call says about its budget.
@@ -58,264 +52,287 @@ pub(super) enum End {
     NoAnswer,
 }
 
+/// Why a call may not leave now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum NotNow {
+    /// It has to wait so long.
+    Wait(Duration),
+    /// A part of a window is to be asked for.
+    Ask(PartAsked),
+}
+
+/// A part of a window that a worker asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct PartAsked {
+    pub(super) ask: WindowAsk,
+    window: u64,
+}
+
 /// One budget.
 struct Known {
-    /// Calls that may still leave before `until`; none: nothing is known.
-    left: Option<f64>,
-    until: Instant,
+    /// The window that is kept to; none: nothing is known.
+    window: Option<Window>,
+    /// What was known before a shorter window had less left.
+    longer: Option<Window>,
     /// When the window before this one was over.
     began: Instant,
     /// How long the window was when it was longest to its end.
-    window: Duration,
+    length: Duration,
     quota: Option<f64>,
     /// Whether no answer has told yet of the window that began.
     guessed: bool,
     in_flight: u32,
-    /// Our calls of this window, without those that were refused: the answers do not count them.
-    own: f64,
+    /// How many windows there were.
+    windows: u64,
     /// The least that was left in this window, as answers told.
     least: f64,
-    /// Our share of all calls of the last window that showed it.
-    share: Option<f64>,
-    /// What was known before a shorter window had less left.
-    longer: Option<Longer>,
+    /// Calls of the window before, as answers told; 0: they do not show it.
+    counted: f64,
 }
 
-/// What is left of a window that ends after the one that is kept to.
+/// A window of a budget.
 #[derive(Clone, Copy)]
-struct Longer {
-    left: f64,
+struct Window {
+    number: u64,
     until: Instant,
+    /// Calls that may leave from here.
+    left: f64,
+    /// Where more of them come from; none: from nowhere before an answer tells.
+    shared: Option<Shared>,
 }
 
-/// Workers that make the same calls: which of them this one is, from 0, and how many there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peers {
-    /// Less than `count`.
-    pub index: u32,
-    /// At least 1.
-    pub count: u32,
+/// What all workers share of a window.
+#[derive(Clone, Copy)]
+struct Shared {
+    /// What is left, as answers told it; of a guessed window all.
+    left: f64,
+    is_told: bool,
+    is_used_up: bool,
 }
 
-impl Peers {
-    /// A worker alone.
-    pub const ALONE: Self = Self { index: 0, count: 1 };
-
-    /// This worker's part of so many calls. The parts of all workers are the whole together.
-    fn part(self, of: f64) -> f64 {
-        let until = |index: u32| (of * f64::from(index) / f64::from(self.count)).floor();
-        until(self.index + 1) - until(self.index)
+impl Window {
+    /// Why a call may not leave in it.
+    fn refusal(&self, known: &Known, now: Instant) -> Option<NotNow> {
+        if self.left >= 1.0 {
+            return None;
+        }
+        let ends_in = self.until.saturating_duration_since(now);
+        let Some(shared) = self.shared.filter(|shared| !shared.is_used_up) else {
+            // With nothing known of the new window the calls under way tell.
+            let tells = known.quota.is_none() && self.shared.is_none() && known.in_flight > 0;
+            return Some(NotNow::Wait(if tells { ends_in.min(ASK_AGAIN) } else { ends_in }));
+        };
+        let part = (known.quota.unwrap_or(shared.left) / PARTS).max(1.0 - self.left).ceil();
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a part of a quota, at least 1"
+        )]
+        let ask = WindowAsk {
+            ends_in,
+            same: SAME_WINDOW.min(known.length / 2),
+            is_told: shared.is_told,
+            left: shared.left,
+            used: known.quota.filter(|_| shared.is_told).map_or(0.0, |quota| (quota - shared.left).max(0.0)),
+            counted: known.counted,
+            amount: part as u32,
+        };
+        Some(NotNow::Ask(PartAsked { ask, window: self.number }))
     }
 }
 
 impl Known {
     fn new(now: Instant) -> Self {
         Self {
-            left: None,
-            until: now,
+            window: None,
+            longer: None,
             began: now,
-            window: Duration::ZERO,
+            length: Duration::ZERO,
             quota: None,
             guessed: false,
             in_flight: 0,
-            own: 0.0,
+            windows: 0,
             least: f64::INFINITY,
-            share: None,
-            longer: None,
+            counted: 0.0,
         }
-    }
-
-    /// What share of this window's calls is ours so far; none while too few are counted, or the whole is not known.
-    fn share_of_window(&self) -> Option<f64> {
-        let quota = self.quota?;
-        // Late in a window the answers have counted most of our calls, and those under way matter little.
-        let all = quota - self.least;
-        let tells = all >= TELLING.min(quota).max(quota / 2.0) && all >= 1.0;
-        let own = (self.own - f64::from(self.in_flight)).max(1.0);
-        tells.then(|| (own / all).clamp(0.01, 1.0))
-    }
-
-    /// So many of these calls may be ours.
-    fn ours(&self, of: f64, peers: Peers) -> f64 {
-        const EXACT: f64 = 1e-6;
-        let share = self.share.or_else(|| self.share_of_window()).unwrap_or(1.0);
-        (of * share + EXACT).floor().min(peers.part(of))
     }
 
     /// The window is over.
     fn close(&mut self) {
-        self.share = self.share_of_window().or(self.share);
-        self.began = self.until;
+        // Late in a window the answers have counted most of its calls.
+        let all = self.quota.map_or(0.0, |quota| quota - self.least);
+        let tells = self.quota.is_some_and(|quota| all >= TELLING.min(quota).max(quota / 2.0) && all >= 1.0);
+        self.counted = if tells { all } else { 0.0 };
+        self.began = self.window.map_or(self.began, |window| window.until);
         self.least = f64::INFINITY;
-        self.own = f64::from(self.in_flight);
     }
 
     /// The window is over: all of it is there again.
-    fn renew(&mut self, now: Instant, peers: Peers) {
+    fn renew_if_over(&mut self, now: Instant) {
+        if self.window.is_none_or(|window| now < window.until) {
+            return;
+        }
         self.close();
-        let whole = self.quota.map_or(1.0, |quota| self.ours(quota, peers));
-        self.left = Some(whole - f64::from(self.in_flight));
-        self.until = now + self.window.max(ASK_AGAIN);
+        let whole = self.quota.map(|left| Shared { left, is_told: false, is_used_up: false });
+        let mut window = self.next_window(now + self.length.max(ASK_AGAIN), whole);
+        if whole.is_none() {
+            window.left += 1.0;
+        }
+        self.window = Some(window);
         self.guessed = true;
+    }
+
+    fn next_window(&mut self, until: Instant, shared: Option<Shared>) -> Window {
+        self.windows += 1;
+        Window { number: self.windows, until, left: -f64::from(self.in_flight), shared }
+    }
+
+    fn told_window(&mut self, until: Instant, left: f64) -> Window {
+        self.next_window(until, Some(Shared { left, is_told: true, is_used_up: false }))
     }
 
     /// Whether this is told of another window, which ends sooner and of which less is left.
     fn is_shorter(&self, left: f64, reset_at: Instant) -> bool {
-        let has_less = self.left.is_some_and(|known| left - f64::from(self.in_flight) < known);
-        has_less && reset_at + SAME_WINDOW < self.until
+        let Some(window) = &self.window else { return false };
+        let known = window.shared.map_or(1.0, |shared| shared.left);
+        left < known && reset_at + SAME_WINDOW < window.until
     }
 
-    fn keep_to_shorter(&mut self, budget: Budget, reset_at: Instant, peers: Peers) {
+    fn keep_to_shorter(&mut self, budget: Budget, reset_at: Instant) {
         // Of several longer ones the scarcest counts until it ends.
-        let longer = self.left.map(|left| Longer { left, until: self.until });
-        self.longer = match (self.longer, longer) {
-            (Some(known), Some(other)) if known.left <= other.left => Some(known),
+        let left = |window: &Window| window.shared.map_or(window.left, |shared| shared.left);
+        self.longer = match (self.longer, self.window) {
+            (Some(known), Some(other)) if left(&known) <= left(&other) => Some(known),
             (known, other) => other.or(known),
         };
         self.close();
-        self.count_from(budget);
-        self.least = budget.left;
-        self.left = Some(self.ours(budget.left, peers) - f64::from(self.in_flight));
-        self.until = reset_at;
-        self.window = budget.reset;
-    }
-
-    /// Counts the calls of a window that has been going on: those that nobody counted were ours.
-    fn count_from(&mut self, budget: Budget) {
-        let counted = budget.quota.map_or(1.0, |quota| (quota - budget.left).max(1.0));
-        self.own = counted + f64::from(self.in_flight);
         self.quota = budget.quota;
+        self.least = budget.left;
+        self.window = Some(self.told_window(reset_at, budget.left));
+        self.length = budget.reset;
     }
 
-    /// How long a call has to wait for a longer window.
-    fn longer_wait(&mut self, now: Instant) -> Option<Duration> {
-        self.longer = self.longer.filter(|longer| now < longer.until);
-        self.longer.filter(|longer| longer.left < 1.0).map(|longer| longer.until - now)
-    }
-
-    fn told(&mut self, budget: Budget, now: Instant, peers: Peers) {
-        if self.left.is_some() && now >= self.until {
-            self.renew(now, peers);
-        }
+    fn told(&mut self, budget: Budget, now: Instant) {
+        self.renew_if_over(now);
         let reset_at = now + budget.reset;
-        let is_other = self.left.is_none() || reset_at > self.until + SAME_WINDOW;
-        let is_first = self.guessed && budget.reset * 2 > self.window;
-        let is_new = is_other || is_first;
+        let same = self.window.filter(|window| reset_at <= window.until + SAME_WINDOW);
+        let is_new = same.is_none() || (self.guessed && budget.reset * 2 > self.length);
         if self.guessed && !is_new && reset_at <= self.began + SAME_WINDOW {
             // An answer of the window before, which was on its way when that ended.
             return;
         }
         self.guessed &= !is_new;
         if !is_new && self.is_shorter(budget.left, reset_at) {
-            self.keep_to_shorter(budget, reset_at, peers);
+            self.keep_to_shorter(budget, reset_at);
             return;
         }
-        if is_other {
-            let returns = self.longer.is_some_and(|longer| longer.until <= reset_at + SAME_WINDOW);
-            self.close();
-            // This call belongs to the new window, and perhaps those under way.
-            self.own += 1.0;
-            self.window = Duration::ZERO;
-            if returns {
-                self.longer = None;
-                self.count_from(budget);
+        self.window = Some(match same {
+            Some(window) => Self::told_again(window, budget.left, is_new, reset_at, self.in_flight),
+            None => {
+                let returns = self.longer.is_some_and(|longer| longer.until <= reset_at + SAME_WINDOW);
+                self.close();
+                self.length = Duration::ZERO;
+                if returns {
+                    self.longer = None;
+                    self.quota = None;
+                }
+                self.told_window(reset_at, budget.left)
             }
-        }
-        // Each of several workers keeps to its part of a window from the beginning: what the others have used is theirs.
-        let has_part = !is_other && peers.count > 1 && budget.quota.is_some() && budget.quota == self.quota;
+        });
         self.quota = budget.quota.or(self.quota);
         self.least = self.least.min(budget.left);
-        let ours = if has_part { budget.left } else { self.ours(budget.left, peers) };
-        let left = ours - f64::from(self.in_flight);
-        let known = self.left.filter(|_| has_part || !is_new);
-        self.left = Some(known.map_or(left, |known| known.min(left)));
-        // The latest that was told: a second may have been cut off.
-        self.until = if is_new { reset_at } else { self.until.max(reset_at.min(self.until + SAME_WINDOW)) };
-        self.window = self.window.max(budget.reset);
+        self.length = self.length.max(budget.reset);
+    }
+
+    /// More is told of a window; `is_new`: for the first time.
+    fn told_again(known: Window, left: f64, is_new: bool, reset_at: Instant, in_flight: u32) -> Window {
+        let before = known.shared.filter(|_| !is_new);
+        Window {
+            number: known.number,
+            // The latest that was told: a second may have been cut off.
+            until: if is_new { reset_at } else { known.until.max(reset_at.min(known.until + SAME_WINDOW)) },
+            left: known.left.min(left - f64::from(in_flight)),
+            shared: Some(Shared {
+                left: before.map_or(left, |before| before.left.min(left)),
+                is_told: true,
+                is_used_up: before.is_some_and(|before| before.is_used_up),
+            }),
+        }
+    }
+
+    /// Both windows that calls are taken from.
+    fn both(&mut self) -> impl Iterator<Item = &mut Window> {
+        self.longer.iter_mut().chain(&mut self.window)
     }
 }
 
 impl Budgets {
-    fn lock(&self) -> MutexGuard<'_, All> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether anything is known of any budget, so that it matters who else makes calls.
-    pub(super) fn is_any_known(&self) -> bool {
-        self.lock().known.values().any(|known| known.quota.is_some())
-    }
-
-    /// Who else makes the same calls from now on.
-    pub(super) fn set_peers(&self, peers: Peers) {
-        self.lock().peers = peers;
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes one call of a budget, until it is [released](Self::give_back) or [ended](Self::ended).
     ///
     /// # Errors
-    /// How long it has to wait.
-    pub(super) fn take(&self, key: &str) -> Result<(), Duration> {
+    /// What has to come before.
+    pub(super) fn take(&self, key: &str) -> Result<(), NotNow> {
         let now = Instant::now();
-        let mut all = self.lock();
-        let All { known: budgets, peers } = &mut *all;
+        let mut budgets = self.lock();
         if !budgets.contains_key(key) {
             if budgets.len() >= MOST_REMEMBERED {
-                budgets.retain(|_, known| known.in_flight > 0 || known.until > now);
+                budgets.retain(|_, known| {
+                    known.in_flight > 0 || known.window.is_some_and(|window| window.until > now)
+                });
             }
             budgets.insert(key.to_owned(), Known::new(now));
         }
         let Some(known) = budgets.get_mut(key) else { return Ok(()) };
-        if known.left.is_some() && now >= known.until {
-            known.renew(now, *peers);
+        known.renew_if_over(now);
+        known.longer = known.longer.filter(|longer| now < longer.until);
+        let windows = [known.longer, known.window];
+        if let Some(refusal) = windows.iter().flatten().find_map(|window| window.refusal(known, now)) {
+            return Err(refusal);
         }
-        if let Some(wait) = known.longer_wait(now) {
-            return Err(wait);
-        }
-        match &mut known.left {
-            Some(left) if *left < 1.0 => {
-                // With nothing known of the new window the calls under way tell.
-                let unknown = known.quota.is_none() && known.in_flight > 0;
-                let wait = known.until - now;
-                return Err(if unknown { wait.min(ASK_AGAIN) } else { wait });
-            }
-            Some(left) => *left -= 1.0,
-            None => {}
-        }
-        if let Some(longer) = &mut known.longer {
-            longer.left -= 1.0;
-        }
+        known.both().for_each(|window| window.left -= 1.0);
         known.in_flight += 1;
-        known.own += 1.0;
         Ok(())
+    }
+
+    /// A part of a window that was asked for has come.
+    pub(super) fn received(&self, key: &str, asked: &PartAsked, part: WindowPart) {
+        let now = Instant::now();
+        let mut budgets = self.lock();
+        let Some(known) = budgets.get_mut(key) else { return };
+        let Some(window) = known.both().find(|window| window.number == asked.window) else { return };
+        window.left += f64::from(part.amount);
+        if let Some(shared) = &mut window.shared {
+            shared.is_used_up = part.amount < asked.ask.amount;
+            if !shared.is_told {
+                window.until = now + part.ends_in;
+            }
+        }
     }
 
     /// The call was not made.
     pub(super) fn give_back(&self, key: &str) {
-        if let Some(known) = self.lock().known.get_mut(key) {
+        if let Some(known) = self.lock().get_mut(key) {
             known.in_flight = known.in_flight.saturating_sub(1);
-            known.own = (known.own - 1.0).max(0.0);
-            known.left = known.left.map(|left| left + 1.0);
-            if let Some(longer) = &mut known.longer {
-                longer.left += 1.0;
-            }
+            known.both().for_each(|window| window.left += 1.0);
         }
     }
 
     /// The call has ended, and its answer told this.
     pub(super) fn ended(&self, key: &str, end: End) {
-        let mut all = self.lock();
-        let All { known: budgets, peers } = &mut *all;
-        if let Some(known) = budgets.get_mut(key) {
+        if let Some(known) = self.lock().get_mut(key) {
             known.in_flight = known.in_flight.saturating_sub(1);
             match end {
-                End::Told(budget) => known.told(budget, Instant::now(), *peers),
-                End::Refused => known.own = (known.own - 1.0).max(0.0),
+                End::Told(budget) => known.told(budget, Instant::now()),
                 // An API that told once, and tells nothing of the window after it: nobody knows what that has.
                 End::Silent if known.guessed && known.quota.is_none() => {
-                    known.left = None;
+                    known.window = None;
                     known.guessed = false;
                 }
-                End::Silent | End::NoAnswer => {}
+                End::Refused | End::Silent | End::NoAnswer => {}
             }
         }
     }
@@ -333,7 +350,7 @@ impl<'a> Taken<'a> {
     ///
     /// # Errors
     /// As [`Budgets::take`].
-    pub(super) fn of(budgets: &'a Budgets, key: &str) -> Result<Self, Duration> {
+    pub(super) fn of(budgets: &'a Budgets, key: &str) -> Result<Self, NotNow> {
         budgets.take(key)?;
         Ok(Self { budgets, key: key.to_owned(), has_ended: false })
     }

@@ -23,7 +23,6 @@ use penstock_domain::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
 use self::budgets::Budgets;
-pub use self::budgets::Peers;
 use self::call_waits::{CallWaits, Whose};
 use self::known::KnownLimits;
 use self::live::Live;
@@ -281,16 +280,6 @@ impl Caller {
     /// What calls of this process wait for that the limiter does not know of.
     pub fn waits(&self) -> Vec<CallWait> {
         self.waits.seen(self.clock.now())
-    }
-
-    /// Whether APIs told what is left of their limits, so that it matters how many workers call them.
-    pub fn has_budgets(&self) -> bool {
-        self.budgets.is_any_known()
-    }
-
-    /// Each of the workers keeps to its part of what APIs say is left.
-    pub fn set_peers(&self, peers: Peers) {
-        self.budgets.set_peers(peers);
     }
 
     /// What was counted, by dependency.

@@ -8,7 +8,7 @@ use penstock_domain::outcome::{Happened, Verdict};
 use penstock_domain::pipeline::{Auth, Dependency, OAuth2, SecretValues};
 use tokio::time::Instant;
 
-use super::budgets::{End, Taken};
+use super::budgets::{End, NotNow, Taken};
 use super::call_waits::{WaitsFor, Whose};
 use super::permit::{Refusal, Waiting};
 use super::{Called, Caller, Demand};
@@ -20,6 +20,9 @@ use crate::response::Response;
 
 /// A row waits so long for more of what an API says is left; for a longer wait it is requeued.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A call that finds the limiter unavailable asks again after this time.
+const LIMITER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often a call waits for another moment because its token has ended meanwhile.
 const TOKEN_TRIES: u32 = 4;
@@ -176,7 +179,7 @@ impl Caller {
         let deadline = Instant::now() + BUDGET_PATIENCE;
         let mut mark = None;
         loop {
-            let taken = Taken::of(&self.budgets, key);
+            let taken = self.take_of_budget(key).await;
             match &taken {
                 Ok(_) => self.waits.over(whose, WaitsFor::Budget),
                 Err(wait) => {
@@ -194,6 +197,30 @@ impl Caller {
                 Err(wait) => {
                     mark.get_or_insert_with(outgoing.waiting);
                     tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// One call of a budget, for which a part of its window is asked for when none is left here.
+    ///
+    /// # Errors
+    /// How long it has to wait.
+    async fn take_of_budget(&self, key: &str) -> Result<Taken<'_>, Duration> {
+        loop {
+            match Taken::of(&self.budgets, key) {
+                Ok(taken) => return Ok(taken),
+                Err(NotNow::Wait(wait)) => return Err(wait),
+                Err(NotNow::Ask(_)) => {}
+            }
+            let _alone = self.budgets.alone.lock().await;
+            // Whoever waited here may find what another call has asked for.
+            match Taken::of(&self.budgets, key) {
+                Ok(taken) => return Ok(taken),
+                Err(NotNow::Wait(wait)) => return Err(wait),
+                Err(NotNow::Ask(asked)) => {
+                    let part = self.limiter.take_of_window(key, &asked.ask).await;
+                    self.budgets.received(key, &asked, part.ok_or(LIMITER_PAUSE)?);
                 }
             }
         }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
-use penstock_crypto::{DataKey, StreamLayout, StreamOpener};
+use penstock_crypto::{DataKey, OpenError, StreamLayout, StreamOpener};
 use penstock_domain::csv::{
     ColumnTag, ErrorListing, ErrorSheet, ReferenceReader as _, ReferenceWriter, RowReference,
 };
@@ -201,7 +201,7 @@ pub async fn open(
     Ok(Some(opened(opener, Bytes::from(read.split_off(start)), bytes, sheet)))
 }
 
-fn sealed(source: SealError) -> FlowError {
+fn sealed(source: OpenError) -> FlowError {
     FlowError::Sealed { what: "a list of errors", source }
 }
 

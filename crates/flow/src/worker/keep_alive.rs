@@ -3,8 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use penstock_downstream::Peers;
-use penstock_store::workers::{CallWait, ComeBack, Requeued, WorkerKind, WorkerLoad, WorkerRecord};
+use penstock_store::workers::{CallWait, ComeBack, Requeued, WorkerLoad};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -94,7 +93,6 @@ impl Worker {
         }
         self.follow_clock().await?;
         self.report_call_waits().await?;
-        self.share_budgets().await?;
         if unknown.is_empty() {
             return Ok(());
         }
@@ -112,23 +110,6 @@ impl Worker {
         self.take_up(&rows, &None).await?;
         let suspects: Vec<_> = suspects.into_iter().map(|one| (one.row, one.crashes)).collect();
         self.take_up_suspects(&suspects, &None).await
-    }
-
-    /// Where APIs tell what is left of their limits, each worker keeps to its part: the others that are alive have theirs.
-    async fn share_budgets(&self) -> Result<(), FlowError> {
-        if !self.caller.has_budgets() {
-            return Ok(());
-        }
-        let makes_calls = |worker: &WorkerRecord| worker.kind == WorkerKind::Worker && !worker.is_silent();
-        let alive =
-            self.services.store.workers().await?.into_iter().filter(makes_calls).map(|worker| worker.name);
-        let mut names: Vec<String> = alive.filter(|name| name != self.heartbeat.name()).collect();
-        names.push(self.heartbeat.name().to_owned());
-        names.sort_unstable();
-        let index = names.iter().position(|name| name == self.heartbeat.name()).unwrap_or(0);
-        let part = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        self.caller.set_peers(Peers { index: part(index), count: part(names.len()) });
-        Ok(())
     }
 
     /// Writes what calls of this process wait for, so that whoever is asked why rows wait can say it. Most of the time there is

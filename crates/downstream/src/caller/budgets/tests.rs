@@ -1,4 +1,38 @@
 use super::*;
+use crate::told_windows::ToldWindows;
+
+/// What all workers share, and one worker's budgets.
+struct Worker<'a> {
+    budgets: Budgets,
+    shared: &'a Mutex<ToldWindows>,
+    epoch: Instant,
+}
+
+impl<'a> Worker<'a> {
+    fn new(shared: &'a Mutex<ToldWindows>, epoch: Instant) -> Self {
+        Self { budgets: Budgets::default(), shared, epoch }
+    }
+
+    /// Takes a call, and asks for a part of a window for it.
+    fn take(&self, key: &str) -> Result<(), Duration> {
+        loop {
+            match self.budgets.take(key) {
+                Ok(()) => return Ok(()),
+                Err(NotNow::Wait(wait)) => return Err(wait),
+                Err(NotNow::Ask(asked)) => {
+                    let now = self.epoch.elapsed().as_secs_f64() * 1e3;
+                    let part = self.shared.lock().unwrap().take(now, &asked.ask);
+                    self.budgets.received(key, &asked, part);
+                }
+            }
+        }
+    }
+
+    fn call(&self, end: End) {
+        self.take("api").unwrap();
+        self.budgets.ended("api", end);
+    }
+}
 
 /// An API with a quota for each window, which begins at fixed times.
 struct Api {
@@ -50,10 +84,8 @@ async fn run(workers: usize, at_once: usize, tells_quota: bool, windows: u32) ->
     let learned = if workers == 1 { 1 } else { 6 };
     const TICK: Duration = Duration::from_millis(20);
     let mut api = Api::new(60, 10);
-    let budgets: Vec<Budgets> = (0..workers).map(|_| Budgets::default()).collect();
-    for (index, one) in (0..).zip(&budgets) {
-        one.set_peers(Peers { index, count: u32::try_from(workers).unwrap() });
-    }
+    let shared = Mutex::default();
+    let budgets: Vec<Worker<'_>> = (0..workers).map(|_| Worker::new(&shared, api.began)).collect();
     // Calls under way end after five ticks.
     let mut flying: Vec<(usize, u32, End)> = Vec::new();
     let (mut used_first, mut paused_until) = (0, api.began);
@@ -67,7 +99,7 @@ async fn run(workers: usize, at_once: usize, tells_quota: bool, windows: u32) ->
             if end == End::Refused {
                 paused_until = Instant::now() + api.left_of_window();
             }
-            budgets[worker].ended("api", end);
+            budgets[worker].budgets.ended("api", end);
         }
         for (worker, one) in budgets.iter().enumerate().filter(|_| Instant::now() >= paused_until) {
             let under_way = flying.iter().filter(|(of, ..)| *of == worker).count();
@@ -103,15 +135,14 @@ async fn what_is_left_is_used_and_nothing_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_not_made_takes_nothing() {
-    let budgets = Budgets::default();
-    Taken::of(&budgets, "api").unwrap().ended(End::Told(Budget {
-        left: 1.0,
-        reset: Duration::from_secs(5),
-        quota: None,
-    }));
-    drop(Taken::of(&budgets, "api").unwrap());
-    let last = Taken::of(&budgets, "api").unwrap();
-    assert!(Taken::of(&budgets, "api").is_err());
+    let shared = Mutex::default();
+    let budgets = Worker::new(&shared, Instant::now());
+    budgets.call(End::Told(Budget { left: 1.0, reset: Duration::from_secs(5), quota: None }));
+    budgets.take("api").unwrap();
+    budgets.budgets.give_back("api");
+    drop(Taken::of(&budgets.budgets, "api").unwrap());
+    let last = Taken::of(&budgets.budgets, "api").unwrap();
+    assert!(budgets.take("api").is_err());
     last.ended(End::Silent);
     assert_eq!(budgets.take("api"), Err(Duration::from_secs(5)));
     assert_eq!(budgets.take("another"), Ok(()));
@@ -126,15 +157,15 @@ async fn of_two_limits_the_shorter_one_holds_calls_up_until_its_own_end() {
         End::Told(Budget { left, reset: Duration::from_secs(seconds), quota })
     };
     for quota in [None, Some(30.0)] {
-        let budgets = Budgets::default();
-        let call = |end: End| Taken::of(&budgets, "api").unwrap().ended(end);
-        call(told(40.0, 3000, None));
-        call(told(0.0, 3, quota));
+        let shared = Mutex::default();
+        let budgets = Worker::new(&shared, Instant::now());
+        budgets.call(told(40.0, 3000, None));
+        budgets.call(told(0.0, 3, quota));
         assert_eq!(budgets.take("api"), Err(Duration::from_secs(3)), "not for 3000 s");
         tokio::time::advance(Duration::from_secs(3)).await;
-        call(told(38.0, 2997, None));
+        budgets.call(told(38.0, 2997, None));
         for left in 0..38 {
-            call(told(f64::from(37 - left), 2997, None));
+            budgets.call(told(f64::from(37 - left), 2997, None));
         }
         assert_eq!(budgets.take("api"), Err(Duration::from_secs(2997)));
     }
@@ -142,13 +173,13 @@ async fn of_two_limits_the_shorter_one_holds_calls_up_until_its_own_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shorter_limit_that_is_whole_again_does_not_lead_past_a_longer_one() {
-    let budgets = Budgets::default();
+    let shared = Mutex::default();
+    let budgets = Worker::new(&shared, Instant::now());
     let told = |left: f64, seconds: u64, quota: Option<f64>| {
         End::Told(Budget { left, reset: Duration::from_secs(seconds), quota })
     };
-    let call = |end: End| Taken::of(&budgets, "api").unwrap().ended(end);
-    call(told(4.0, 3000, None));
-    call(told(0.0, 3, Some(30.0)));
+    budgets.call(told(4.0, 3000, None));
+    budgets.call(told(0.0, 3, Some(30.0)));
     tokio::time::advance(Duration::from_secs(3)).await;
     let allowed = (0..30).filter(|_| budgets.take("api").is_ok()).count();
     assert_eq!(allowed, 3, "the longer one had 4 left before the second call");
@@ -157,15 +188,15 @@ async fn a_shorter_limit_that_is_whole_again_does_not_lead_past_a_longer_one() {
 
 #[tokio::test(start_paused = true)]
 async fn an_api_that_tells_once_does_not_hold_calls_up_after_that() {
-    let budgets = Budgets::default();
-    let call = |end: End| Taken::of(&budgets, "api").unwrap().ended(end);
-    call(End::Told(Budget { left: 0.0, reset: Duration::from_secs(60), quota: None }));
+    let shared = Mutex::default();
+    let budgets = Worker::new(&shared, Instant::now());
+    budgets.call(End::Told(Budget { left: 0.0, reset: Duration::from_secs(60), quota: None }));
     assert_eq!(budgets.take("api"), Err(Duration::from_secs(60)));
     tokio::time::advance(Duration::from_secs(60)).await;
-    call(End::NoAnswer);
+    budgets.call(End::NoAnswer);
     assert_eq!(budgets.take("api"), Err(Duration::from_secs(60)), "one call finds out what the window has");
     tokio::time::advance(Duration::from_secs(60)).await;
-    call(End::Silent);
+    budgets.call(End::Silent);
     let allowed = (0..100).filter(|_| budgets.take("api").is_ok()).count();
     assert_eq!(allowed, 100, "the answer told of no limit any more");
 }
