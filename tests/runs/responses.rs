@@ -85,6 +85,9 @@ async fn an_error_in_a_200_is_one_and_is_reported_in_the_apis_words() {
     assert!(failed.contains("channel_not_found_,Slack says Channel Not Found!"), "{failed}");
     let errors = client.get(&format!("/v2/batches/{id}/errors")).await;
     assert!(errors.to_string().contains("channel_not_found_"), "{errors}");
+    let worded = errors["data"].as_array().expect("groups").iter();
+    let said: Vec<&Value> = worded.map(|group| &group["message"]).collect();
+    assert!(said.iter().any(|words| words.to_string().contains("Slack says Channel Not Found!")), "{errors}");
     let found = client.get(&format!("/v2/batches/{id}/rows?code=channel_not_found_")).await;
     assert_eq!(row(&found, 1)["number"], 2, "{found}");
 }

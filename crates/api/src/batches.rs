@@ -7,6 +7,7 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::context::budget::Reserved;
 use penstock_flow::context::pace::Pace;
 use penstock_flow::operate::control;
+use penstock_flow::read::row_view::row_view;
 use penstock_flow::read::view::{BatchView, batch_view, clear_failure, describe_now, done_view};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::owners::KeyRole;
@@ -310,6 +311,9 @@ pub(crate) async fn erase_batch(caller: &Caller, state: &ApiState, batch: Batch)
     Ok(batch)
 }
 
+/// Groups of failed rows that are shown with the words of their first one.
+const WORDED_GROUPS: usize = 20;
+
 /// Failed rows of one code and step.
 #[derive(Serialize, ToSchema)]
 pub struct ErrorSummary {
@@ -321,6 +325,9 @@ pub struct ErrorSummary {
     pub count: u32,
     /// The numbers of three of them, the first ones.
     pub sample: Vec<u32>,
+    /// What the first of them failed with, as its row says it: an API's own words, where it sent some. Of the 20 most frequent groups;
+    /// none once the batch is erased.
+    pub message: Option<String>,
 }
 
 /// Failed rows by code and step.
@@ -340,8 +347,26 @@ pub async fn errors(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
-    let data = errors_of(&caller, &state, &batch).await?;
+    let mut data = errors_of(&caller, &state, &batch).await?;
+    add_messages(&caller, &state, &batch, &mut data).await?;
     Ok(HttpResponse::Ok().json(ErrorSummaries { data }))
+}
+
+async fn add_messages(
+    caller: &Caller,
+    state: &ApiState,
+    batch: &Batch,
+    groups: &mut [ErrorSummary],
+) -> Result<(), Problem> {
+    let Some(secrets) = state.services.try_secrets_of(batch).await? else { return Ok(()) };
+    let pipeline = state.services.definition_of(batch).await.ok();
+    let _read = state.budgets.read(caller.owner).await?;
+    for group in groups.iter_mut().take(WORDED_GROUPS) {
+        let Some(first) = group.sample.first() else { continue };
+        let Some(record) = state.services.store.row(batch.seq, *first).await? else { continue };
+        group.message = row_view(&secrets, pipeline.as_deref(), &record).error.map(|error| error.message);
+    }
+    Ok(())
 }
 
 /// Failed rows of a batch by code and step, most frequent first.
@@ -364,6 +389,7 @@ pub(crate) async fn errors_of(
         code: group.code,
         count: group.count,
         sample: group.sample,
+        message: None,
     };
     let read = state.budgets.read(caller.owner).await?;
     let groups = state.services.store.error_groups(batch.seq).await?;

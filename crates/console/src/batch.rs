@@ -15,6 +15,7 @@ use penstock_store::operations::AuditLine;
 use crate::batches::name_of;
 use crate::chart::Chart;
 use crate::layout::Page;
+use crate::refused::Refused;
 use crate::show::{Badge, badges, bar, moment, number, parts, sentence, share};
 
 /// Failed rows of one code and step.
@@ -224,6 +225,12 @@ impl BatchPage<'_> {
 
     fn grouped(&self, count: &u32) -> String {
         number(*count)
+    }
+
+    /// The errors of its file, which a worker has read.
+    fn refused(&self) -> Option<Refused> {
+        let download = format!("/console/batches/{}/errors.csv", self.view.id);
+        Refused::of_batch(self.view.failure.as_ref()?, download)
     }
 
     fn failure(&self) -> Option<String> {

@@ -21,6 +21,7 @@ pub mod limits;
 pub mod operations;
 pub mod pipelines;
 pub mod problem;
+pub mod refused;
 pub mod row;
 pub mod rows;
 pub mod session;

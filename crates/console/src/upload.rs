@@ -1,60 +1,11 @@
 //! The upload, and what is wrong with a file.
 
 use askama::Template;
-use askama::filters::Safe;
-use penstock_domain::csv::{ErrorCount, RowError, encode_value, neutralise};
+use penstock_domain::csv::{RowError, encode_value, neutralise};
 use penstock_flow::read::pipelines::PipelineView;
 
 use crate::layout::Page;
-use crate::show::{number, sentence};
-
-/// Errors of one kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kind {
-    /// Which rule is broken.
-    pub code: String,
-    /// How many.
-    pub count: u64,
-}
-
-/// Why a file was refused.
-#[derive(Clone, Debug, Default)]
-pub struct Refused {
-    /// A sentence.
-    pub detail: String,
-    /// The errors that are listed.
-    pub errors: Vec<RowError>,
-    /// All of them by column and code; empty where they were not counted so.
-    pub counts: Vec<ErrorCount>,
-    /// How many the file has.
-    pub count: u64,
-    /// Where all that are kept can be downloaded.
-    pub download: Option<String>,
-}
-
-impl Refused {
-    fn kinds(&self) -> Vec<Kind> {
-        let mut kinds: Vec<Kind> = Vec::new();
-        let listed = self.errors.iter().filter(|_| self.counts.is_empty()).map(|error| (error.code, 1));
-        for (code, count) in self.counts.iter().map(|all| (all.code, all.count)).chain(listed) {
-            match kinds.iter_mut().find(|kind| kind.code == code) {
-                Some(kind) => kind.count += count,
-                None => kinds.push(Kind { code: code.to_owned(), count }),
-            }
-        }
-        kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
-        kinds
-    }
-
-    fn listed(&self) -> String {
-        let (all, kept) = (self.count, self.errors.len() as u64);
-        if all > kept {
-            format!("{} errors, the first {} of them listed", number(all), number(kept))
-        } else {
-            format!("{} {}", number(all), if all == 1 { "error" } else { "errors" })
-        }
-    }
-}
+use crate::refused::Refused;
 
 /// What was filled in, when the page is shown again.
 #[derive(Clone, Debug, Default)]
@@ -92,10 +43,6 @@ pub struct UploadPage {
 }
 
 impl UploadPage {
-    fn sentence(&self, text: &str) -> Safe<String> {
-        sentence(text)
-    }
-
     fn is_chosen(&self, pipeline: &PipelineView) -> bool {
         pipeline.name == self.filled.pipeline
     }
@@ -139,16 +86,6 @@ mod tests {
 
     fn error(line: u64, code: &'static str, message: &str) -> RowError {
         RowError { line, column: Some("e-mail".into()), code, message: message.into() }
-    }
-
-    #[test]
-    fn errors_are_grouped_by_kind_most_frequent_first() {
-        let errors = vec![error(2, "required", "a"), error(3, "format", "b"), error(4, "format", "c")];
-        let refused = Refused { count: 250, errors, ..Refused::default() };
-        let kinds: Vec<(String, u64)> =
-            refused.kinds().into_iter().map(|kind| (kind.code, kind.count)).collect();
-        assert_eq!(kinds, [("format".to_owned(), 2), ("required".to_owned(), 1)]);
-        assert_eq!(refused.listed(), "250 errors, the first 3 of them listed");
     }
 
     #[test]

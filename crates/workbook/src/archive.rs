@@ -1,6 +1,8 @@
 //! The ZIP archive that a workbook is, and which part is where.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Error, ErrorKind, Read, Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_xml::events::Event;
 use zip::ZipArchive;
@@ -12,7 +14,10 @@ use crate::relations;
 use crate::xml::{Part, attribute};
 
 /// Bytes of an archive's directory: thousands of parts. It is read into memory.
-const MOST_DIRECTORY: u64 = 2 * 1024 * 1024;
+const MOST_DIRECTORY: u64 = 1024 * 1024;
+
+/// Bytes that are read to find the directory and in it: what the archive says of its size binds nobody who reads it.
+const MOST_READ: u64 = MOST_DIRECTORY + 256 * 1024;
 
 /// What a part may unpack to, however small the file is, and how many times the file's size beyond that.
 const FREE_BYTES: u64 = 32 * 1024 * 1024;
@@ -42,7 +47,7 @@ struct Sheet {
 
 /// The archive.
 pub struct Archive<R> {
-    zip: ZipArchive<R>,
+    zip: ZipArchive<Metered<R>>,
     /// Bytes that a part may unpack to.
     most: u64,
 }
@@ -58,7 +63,10 @@ impl<R: Read + Seek> Archive<R> {
             return Err(WorkbookError::Encrypted);
         }
         check_directory(&mut file, size)?;
-        let zip = ZipArchive::new(file).map_err(|error| refused(&error))?;
+        let left = Arc::new(AtomicU64::new(MOST_READ));
+        let zip = ZipArchive::new(Metered { file, left: left.clone() }).map_err(|error| refused(&error))?;
+        // From now on each part has its own bound.
+        left.store(u64::MAX, Ordering::Relaxed);
         let archive = Self { zip, most: FREE_BYTES.max(size.saturating_mul(MOST_RATIO)) };
         let is_macros = |name: &str| name.to_ascii_lowercase().ends_with("vbaproject.bin");
         if archive.zip.file_names().flatten().any(|name| is_macros(&name)) {
@@ -69,7 +77,7 @@ impl<R: Read + Seek> Archive<R> {
 
     /// A part, if there is one of that name; capital and small letters are the same (ECMA-376-2, 6.2.2.3), and some programs write
     /// backslashes.
-    pub fn part(&mut self, name: &str) -> Result<Option<Part<ZipFile<'_, R>>>, WorkbookError> {
+    pub fn part(&mut self, name: &str) -> Result<Option<Part<ZipFile<'_, Metered<R>>>>, WorkbookError> {
         let most = self.most;
         let same = |known: &str| known.replace('\\', "/").eq_ignore_ascii_case(name);
         let exact = self.zip.index_for_name(name);
@@ -171,7 +179,7 @@ fn find<'a>(sheets: &'a [Sheet], name: &str) -> Option<&'a Sheet> {
     exact.or_else(|| sheets.iter().find(|sheet| folded(&sheet.name) == folded(name)))
 }
 
-/// The directory's size, before anybody reads it into memory.
+/// The directory's size as the file says it.
 fn check_directory<R: Read + Seek>(file: &mut R, size: u64) -> Result<(), WorkbookError> {
     const END: &[u8] = b"PK\x05\x06";
     const END_BYTES: usize = 22;
@@ -183,12 +191,37 @@ fn check_directory<R: Read + Seek>(file: &mut R, size: u64) -> Result<(), Workbo
     let end = at.and_then(|at| bytes.get(at..at + END_BYTES));
     let end = end.ok_or(WorkbookError::Broken("the end of the file is missing"))?;
     let length = u32::from_le_bytes([end[12], end[13], end[14], end[15]]);
-    // Archives of the 64-bit form have all bits set here; no workbook needs one.
     if u64::from(length) > MOST_DIRECTORY { Err(WorkbookError::TooLarge) } else { Ok(()) }
+}
+
+/// A file of which so many bytes may be read.
+pub struct Metered<R> {
+    file: R,
+    left: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        let left = self.left.load(Ordering::Relaxed);
+        if left == u64::MAX {
+            return Ok(read);
+        }
+        let left = left.checked_sub(read as u64).ok_or_else(|| Error::from(ErrorKind::QuotaExceeded))?;
+        self.left.store(left, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+impl<R: Seek> Seek for Metered<R> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 fn refused(error: &ZipError) -> WorkbookError {
     match error {
+        ZipError::Io(error) if error.kind() == ErrorKind::QuotaExceeded => WorkbookError::TooLarge,
         ZipError::Io(error) if is_outside(error) => {
             WorkbookError::Io(std::io::Error::new(error.kind(), error.to_string()))
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Seek};
+use std::sync::Arc;
 
 use quick_xml::events::Event;
 
@@ -12,8 +13,11 @@ use crate::xml::attribute;
 /// Formats that a workbook may have; Excel takes 65,490 of cells.
 const MOST: usize = 100_000;
 
-/// Bytes of a format that is read.
+/// Bytes of a format that is read; Excel takes 255 characters.
 const LONGEST_FORMAT: usize = 1024;
+
+/// Bytes of all formats together: Excel takes some 250 of them.
+const MOST_BYTES: usize = 1024 * 1024;
 
 /// Stands for a point that is shown as it is, and is no decimal point.
 const SHOWN_POINT: char = '\u{1}';
@@ -25,7 +29,7 @@ pub enum Format {
     #[default]
     General,
     /// Digits and signs between them: `00000`, `000-00-0000`, `0# ## ## ## ##`, `+0`.
-    Digits(String),
+    Digits(Arc<str>),
     /// So many decimals, digits before them at least, and whether it is a percentage.
     Fixed { decimals: usize, whole: usize, percent: bool },
     /// A date, a time of day, or both.
@@ -40,15 +44,18 @@ pub fn read<R: Read + Seek>(archive: &mut Archive<R>, name: &str) -> Result<Styl
     let Some(mut part) = archive.part(name)? else { return Ok(Styles::new()) };
     let mut own: HashMap<u32, Format> = HashMap::new();
     let mut styles = Styles::new();
-    let mut of_cells = false;
+    let (mut of_cells, mut bytes) = (false, 0);
     loop {
         match part.next()? {
             Event::Start(start) | Event::Empty(start) => match start.local_name().as_ref() {
                 b"numFmt" if own.len() < MOST => {
                     let id = attribute(&start, "numFmtId").and_then(|id| id.parse().ok());
-                    // Excel takes 255 characters. Each style that names it has a copy of what it shows.
                     let code = attribute(&start, "formatCode").filter(|code| code.len() <= LONGEST_FORMAT);
                     if let Some((id, code)) = id.zip(code) {
+                        bytes += code.len();
+                        if bytes > MOST_BYTES {
+                            return Err(WorkbookError::TooLarge);
+                        }
                         own.insert(id, of(&code));
                     }
                 }
@@ -104,7 +111,7 @@ pub fn of(code: &str) -> Format {
     let plain = signs.chars().all(|c| matches!(c, '0' | '#' | SHOWN_POINT) || is_sign(c));
     let fraction = signs.contains('#') && signs.contains('/');
     if plain && !fraction && (whole > 1 || (whole == 1 && signs.starts_with('+'))) {
-        return Format::Digits(signs.replace(SHOWN_POINT, ".").trim().to_owned());
+        return Format::Digits(signs.replace(SHOWN_POINT, ".").trim().into());
     }
     if !signs.contains(['0', '#', '?']) || lower.contains("e+") || lower.contains("e-") || signs.contains('/')
     {

@@ -110,7 +110,7 @@ async fn errors(caller: &Caller, state: &ApiState, batch: &Batch) -> Result<Vec<
     let secrets = state.services.try_secrets_of(batch).await?;
     let pipeline = state.services.definition_of(batch).await.ok();
     let mut shown = Vec::with_capacity(groups.len());
-    for (index, ErrorSummary { code, step, count, sample }) in groups.into_iter().enumerate() {
+    for (index, ErrorSummary { code, step, count, sample, .. }) in groups.into_iter().enumerate() {
         let mut samples = Vec::new();
         if let Some(secrets) = secrets.as_ref().filter(|_| index < GROUPS) {
             for number in sample {

@@ -3,8 +3,9 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::Nav;
+use penstock_console::refused::{FileError, Refused as RefusedFile};
 use penstock_console::session::new_token;
-use penstock_console::upload::{Filled, Refused as RefusedFile, UploadPage, errors_file};
+use penstock_console::upload::{Filled, UploadPage, errors_file};
 use serde::Deserialize;
 
 use crate::body::unencoded;
@@ -53,10 +54,10 @@ fn page(
         let errors = problem.errors.unwrap_or_default();
         RefusedFile {
             download: problem.errors_url.or_else(|| (!errors.is_empty()).then(|| errors_file(&errors))),
-            counts: problem.error_counts.unwrap_or_default(),
+            counts: RefusedFile::counts_of(&problem.error_counts.unwrap_or_default()),
             count: problem.error_count.unwrap_or(errors.len() as u64),
             detail: problem.detail,
-            errors,
+            errors: errors.iter().map(FileError::from).collect(),
         }
     });
     // A form that is sent twice makes one batch.

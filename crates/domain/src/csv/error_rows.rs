@@ -21,6 +21,9 @@ pub const ERROR_COLUMNS: [&str; 4] = ["_line", "_column", "_code", "_message"];
 /// Bytes of a list after which lines come without the client's own cells: however long lines are, a list has an end.
 const OWN_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Bytes of a list after which no more errors are listed: a line of many columns takes a delimiter for each of them.
+const LIST_BYTES: u64 = 80 * 1024 * 1024;
+
 /// Errors of one record, or of the empty rows before one, that are listed: they wait in memory until the record is whole.
 const LISTED_AT_ONCE: usize = 4096;
 
@@ -66,7 +69,7 @@ impl ErrorRows {
 
     /// Whether another error is listed.
     pub fn has_room(&self) -> bool {
-        self.listed < ERRORS_LISTED && self.fresh.len() < LISTED_AT_ONCE
+        self.listed < ERRORS_LISTED && self.fresh.len() < LISTED_AT_ONCE && self.bytes < LIST_BYTES
     }
 
     pub fn push(&mut self, error: RowError) {

@@ -28,7 +28,9 @@ enum State {
     /// What separates columns is declared.
     Declared(u8),
     /// The text so far, until its first line shows the dialect.
-    Opening { text: Vec<u8>, faults: Vec<(usize, DecodeFault)> },
+    /// `looked`: how much of it was looked at last. It is looked at again when there is twice as much, so that a line that comes
+    /// in many small pieces is not read once for each of them.
+    Opening { text: Vec<u8>, faults: Vec<(usize, DecodeFault)>, looked: usize },
     /// The dialect is known. `auto`: it was found out.
     Open { auto: bool },
 }
@@ -56,7 +58,7 @@ impl Front {
     pub fn new(schema: &Schema) -> Self {
         let state = match schema.dialect.delimiter {
             Delimiter::Is(delimiter) => State::Declared(delimiter),
-            Delimiter::Auto => State::Opening { text: Vec::new(), faults: Vec::new() },
+            Delimiter::Auto => State::Opening { text: Vec::new(), faults: Vec::new(), looked: 0 },
         };
         Self {
             decode: Decode::new(schema.dialect.charset),
@@ -92,12 +94,16 @@ impl Front {
                 let ready = self.without_ctrl_z(text, &mut faults);
                 Ready { opened: None, ready, faults }
             }
-            State::Opening { text: before, faults: earlier } => {
+            State::Opening { text: before, faults: earlier, looked } => {
                 let start = before.len();
                 let room = MOST_FAULTS - earlier.len();
                 earlier.extend(faults.into_iter().take(room).map(|(at, fault)| (start + at, fault)));
                 before.extend_from_slice(&text);
                 let whole = last || before.len() > self.most;
+                if !whole && before.len() < *looked * 2 {
+                    return Ready::default();
+                }
+                *looked = before.len();
                 let Some(opened) = open(before, whole, known) else { return Ready::default() };
                 let text = before.split_off(opened.skip);
                 let mut faults = std::mem::take(earlier);
