@@ -7,10 +7,9 @@ use actix_web::mime::Mime;
 use crate::multipart::Charset;
 use crate::problem::Problem;
 
-/// Media types of files beside `text/csv`, without a charset: a table with tabs, a workbook of today and of before 2007 (which is refused
-/// by a sentence that says how to save it), and what is compressed.
-const OTHER_FILES: [&str; 5] = [
-    "text/tab-separated-values",
+/// Media types of files that are no text: a workbook, what programs call a CSV file or an old workbook (which is refused by a sentence
+/// that says how to save it), and what is compressed.
+const OTHER_FILES: [&str; 4] = [
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     "application/vnd.ms-excel",
     "application/gzip",
@@ -42,7 +41,11 @@ impl Media {
         match essence.as_str() {
             "multipart/form-data" => Ok(Self::Form),
             "application/json" => Ok(Self::Json),
-            "text/csv" if text.parse::<Mime>().is_ok() && Charset::of(text).may_be(taken) => Ok(Self::File),
+            "text/csv" | "text/tab-separated-values"
+                if text.parse::<Mime>().is_ok() && Charset::of(text).may_be(taken) =>
+            {
+                Ok(Self::File)
+            }
             other if OTHER_FILES.contains(&other) => Ok(Self::File),
             _ => Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -105,7 +105,7 @@ refusals! {
         "408": "The upload stood still or took too long",
         "409": "This upload_id has become a batch before",
         "413": "A limit was passed",
-        "415": "Neither a form nor text/csv in UTF-8 nor JSON, or it is encoded",
+        "415": "Neither a form, nor a file in a media type that is taken, nor JSON; or it is encoded",
         "422": "The file has errors, a field has a value that it does not take, or the Idempotency-Key was used for something else",
     }
 }

@@ -142,8 +142,8 @@ impl Server {
             let mut invocation = self.told_windows.prepare_invoke();
             invocation.key(format!("{prefix}told:{budget}"));
             let millis = |time: Duration| time.as_secs_f64() * 1e3;
-            invocation.arg(millis(ask.ends_in)).arg(millis(ask.same)).arg(u8::from(ask.is_told));
-            invocation.arg(ask.left).arg(ask.used).arg(ask.counted).arg(ask.amount);
+            invocation.arg(millis(ask.ends_in)).arg(millis(ask.length)).arg(millis(ask.same));
+            invocation.arg(u8::from(ask.is_told)).arg(ask.left).arg(ask.amount);
             if let Some(clock) = &self.clock {
                 invocation.arg(clock.now().millis());
             }

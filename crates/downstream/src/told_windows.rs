@@ -1,35 +1,34 @@
 //! Windows of which an API has told what is left, for all workers that call it.
 //!
 //! Each worker reads the answers to its own calls. What may still be called in a window is kept once: in Redis by
-//! `told_windows.lua`, which is this function by function, or here for one process. A worker takes a few calls at a time, so that
+//! `told_windows.lua`, which does step by step what is done here for one process. A worker takes a few calls at a time, so that
 //! whoever has rows uses what is left, however the rows are distributed.
 //!
 //! Workers do not know the same moment as a window's end: it is told in whole seconds, and a window of which nothing was told yet is
-//! guessed from the one before. Ends that are near each other are one window's, and a guess takes the window that is there.
-//!
-//! Other programs call the same API. What the answers of a window counted and nobody took here was theirs; no more of the next one
-//! is taken than the share that was ours.
+//! guessed from the one before. Ends that are near each other are one window's, a guess takes the window that is there, and answers
+//! correct its end.
 
 use std::time::Duration;
 
 /// Windows that are remembered of one budget.
 const MOST_WINDOWS: usize = 64;
 
+/// Of windows that are at most so many times as long as each other a guess may be the other one.
+const ALIKE: f64 = 4.0;
+
 /// What a worker asks of a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WindowAsk {
     /// When the window ends.
     pub ends_in: Duration,
+    /// How long it is, as far as that is known.
+    pub length: Duration,
     /// Other ends within this time are the same window's.
     pub same: Duration,
     /// Whether an answer has told of it; else it is guessed from the window before.
     pub is_told: bool,
-    /// Calls that are left, as the last answer told, without those under way; of a guessed window all.
+    /// Calls that are left, as the last answer told; of a guessed window all.
     pub left: f64,
-    /// Calls of this window that answers have counted already, as far as that is known.
-    pub used: f64,
-    /// Calls of everybody in the window before, as its answers counted them; 0: it is not known.
-    pub counted: f64,
     /// How many calls are wanted.
     pub amount: u32,
 }
@@ -45,18 +44,14 @@ pub struct WindowPart {
 
 /// The windows of one budget.
 #[derive(Debug, Default)]
-pub(crate) struct ToldWindows {
-    windows: Vec<Window>,
-    /// Our share of all calls.
-    share: Option<f64>,
-}
+pub(crate) struct ToldWindows(Vec<Window>);
 
 #[derive(Clone, Copy, Debug)]
 struct Window {
-    /// Milliseconds.
+    /// Milliseconds, as `length`.
     until: f64,
+    length: f64,
     left: f64,
-    taken: f64,
     is_told: bool,
 }
 
@@ -65,14 +60,16 @@ impl ToldWindows {
     pub(crate) fn take(&mut self, now: f64, ask: &WindowAsk) -> WindowPart {
         let until = now + millis(ask.ends_in);
         let place = self.find(now, until, ask).unwrap_or_else(|| self.begin(now, until, ask));
-        let window = &mut self.windows[place];
+        let window = &mut self.0[place];
+        window.length = window.length.max(millis(ask.length));
         if ask.is_told {
+            // The latest end that was told: a second may have been cut off.
+            window.until = if window.is_told { window.until.max(until) } else { until };
             window.is_told = true;
             window.left = window.left.min(ask.left);
         }
         let amount = f64::from(ask.amount).min(window.left.floor()).max(0.0);
         window.left -= amount;
-        window.taken += amount;
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -84,48 +81,40 @@ impl ToldWindows {
 
     /// Whether no window is left that matters.
     pub(crate) fn is_over(&self, now: f64) -> bool {
-        self.windows.iter().all(|window| window.until <= now)
+        self.0.iter().all(|window| window.until <= now)
     }
 
-    /// The window that is asked about: a told one ends at nearly the same moment; a guess takes what ends by then.
+    /// The window that is asked about: a told one ends at nearly the same moment; a guess takes one like it that ends before.
     fn find(&self, now: f64, until: f64, ask: &WindowAsk) -> Option<usize> {
-        let same = millis(ask.same);
-        let places = self.windows.iter().enumerate().filter(|(_, window)| {
-            let is_near = (window.until - until).abs() <= same;
-            window.until > now && (is_near || (!ask.is_told && window.until < until))
-        });
+        let (same, length) = (millis(ask.same), millis(ask.length));
         let apart = |window: &Window| (window.until - until).abs();
+        let places = self.0.iter().enumerate().filter(|(_, window)| {
+            let is_alike = window.length <= length * ALIKE && length <= window.length * ALIKE;
+            let is_it = !ask.is_told && window.until < until && is_alike;
+            window.until > now && (apart(window) <= same || is_it)
+        });
         let nearest =
             places.min_by(|(_, a), (_, b)| apart(a).total_cmp(&apart(b)).then(a.until.total_cmp(&b.until)));
         nearest.map(|(place, _)| place)
     }
 
     fn begin(&mut self, now: f64, until: f64, ask: &WindowAsk) -> usize {
-        let ended = self.windows.iter().filter(|window| window.until <= now);
-        if let Some(before) = ended.max_by(|a, b| a.until.total_cmp(&b.until))
-            && ask.counted > 0.0
-        {
-            self.share = Some((before.taken / ask.counted).clamp(0.01, 1.0));
-        }
-        const EXACT: f64 = 1e-6;
-        let share = self.share.unwrap_or(1.0);
-        let (mut left, mut taken) = ((ask.left * share + EXACT).floor(), ask.used * share);
+        let (mut left, ends_in) = (ask.left, millis(ask.ends_in));
         // A guess that an answer corrects is the same window, or the end of the one before.
-        let soonest = now + millis(ask.ends_in) / 4.0;
-        self.windows.retain(|window| {
-            let is_corrected = ask.is_told && !window.is_told && window.until >= soonest;
+        let corrected = now + ends_in / ALIKE..=now + ends_in * ALIKE;
+        self.0.retain(|window| {
+            let is_corrected = ask.is_told && !window.is_told && corrected.contains(&window.until);
             if is_corrected {
                 left = left.min(window.left);
-                taken = taken.max(window.taken);
             }
             window.until > now && !is_corrected
         });
-        if self.windows.len() >= MOST_WINDOWS {
-            self.windows.sort_by(|a, b| a.until.total_cmp(&b.until));
-            self.windows.remove(0);
+        if self.0.len() >= MOST_WINDOWS {
+            self.0.sort_by(|a, b| a.until.total_cmp(&b.until));
+            self.0.remove(0);
         }
-        self.windows.push(Window { until, left, taken, is_told: ask.is_told });
-        self.windows.len() - 1
+        self.0.push(Window { until, length: 0.0, left, is_told: ask.is_told });
+        self.0.len() - 1
     }
 }
 

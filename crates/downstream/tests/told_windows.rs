@@ -23,14 +23,13 @@ fn shared(clock: Arc<ManualClock>) -> SharedLimiter {
 fn ask(rng: &mut Rng) -> WindowAsk {
     #[allow(clippy::cast_precision_loss, reason = "small numbers")]
     let mut number = |below: u64| rng.below(below) as f64;
-    let (left, used, counted) = (number(60), number(40), number(3) * number(40));
+    let left = number(60);
     WindowAsk {
         ends_in: Duration::from_millis([400, 1_000, 5_000, 60_000][rng.below(4) as usize] + rng.below(700)),
+        length: Duration::from_millis([1_000, 5_000, 60_000][rng.below(3) as usize]),
         same: Duration::from_millis(rng.below(1500)),
         is_told: rng.below(3) > 0,
         left,
-        used,
-        counted,
         amount: u32::try_from(1 + rng.below(12)).unwrap(),
     }
 }
@@ -66,11 +65,10 @@ async fn whoever_has_calls_to_make_gets_what_is_left() {
     let budget = format!("two-{}", std::process::id());
     let told = WindowAsk {
         ends_in: Duration::from_secs(10),
+        length: Duration::from_secs(10),
         same: Duration::from_millis(1500),
         is_told: true,
         left: 90.0,
-        used: 10.0,
-        counted: 0.0,
         amount: 60,
     };
     assert_eq!(one.take_of_window(&budget, &told).await.unwrap().amount, 60);
@@ -79,8 +77,8 @@ async fn whoever_has_calls_to_make_gets_what_is_left() {
     let later = WindowAsk { left: 89.0, ends_in: Duration::from_secs(10), ..told };
     assert_eq!(other.take_of_window(&budget, &later).await.unwrap().amount, 30, "what is left");
     clock.advance(Duration::from_secs(12));
-    // Nobody was told of the next window. All calls of the last one were ours; one worker has it for itself.
-    let guess = WindowAsk { is_told: false, left: 100.0, used: 0.0, counted: 100.0, ..told };
+    // Nobody was told of the next window, and one worker uses it.
+    let guess = WindowAsk { is_told: false, left: 100.0, ..told };
     assert_eq!(one.take_of_window(&budget, &WindowAsk { amount: 100, ..guess }).await.unwrap().amount, 100);
     let part = other
         .take_of_window(&budget, &WindowAsk { ends_in: Duration::from_secs(12), ..guess })

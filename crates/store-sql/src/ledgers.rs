@@ -14,6 +14,12 @@ use uuid::Uuid;
 
 use crate::{Group, Row, Tx, Value, list, sql};
 
+fn canary(c: &crate::row::Columns<'_>) -> StoreResult<Option<Canary>> {
+    let Some(rows) = c.opt_u32("canary_rows")? else { return Ok(None) };
+    let max_failure_bp = c.u16("canary_max_failure_bp")?;
+    Ok(Some(Canary { rows, max_failure_bp, stop_after: c.opt_u32("canary_stop_after")? }))
+}
+
 /// A batch from its record.
 pub(crate) fn batch(row: &Row) -> StoreResult<Batch> {
     let c = row.of("batches");
@@ -76,12 +82,6 @@ pub(crate) fn kept_labels(labels: &[String]) -> String {
 }
 
 /// The answer that holds a batch. A release that knows of none may have let the batch go on: then it holds nothing.
-fn canary(c: &crate::row::Columns<'_>) -> StoreResult<Option<Canary>> {
-    let Some(rows) = c.opt_u32("canary_rows")? else { return Ok(None) };
-    let max_failure_bp = c.u16("canary_max_failure_bp")?;
-    Ok(Some(Canary { rows, max_failure_bp, stop_after: c.opt_u32("canary_stop_after")? }))
-}
-
 fn hold(c: &crate::row::Columns<'_>) -> StoreResult<Option<Hold>> {
     let (code, since) = (c.opt_text("hold_code")?, c.opt_time("hold_since")?);
     let Some((code, since)) = code.zip(since) else { return Ok(None) };

@@ -20,7 +20,7 @@ impl std::fmt::Debug for Unique {
     }
 }
 
-/// Open addressing. Where a value is new, only the tags are looked at, which fit into a processor's cache: the entries of a million rows
+/// Open addressing. Where a value is new, almost only the tags are looked at, which fit into a processor's cache: the entries of a million rows
 /// do not, and each look at them would wait for memory.
 #[derive(Default)]
 struct Part {

@@ -8,7 +8,7 @@
 //! the one of which less is left ends sooner, calls wait for that end and no longer, and the later end still bounds them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,22 +22,18 @@ const MOST_REMEMBERED: usize = 10_000;
 /// A reset is told in whole seconds: one that is later by more than this is another window's.
 const SAME_WINDOW: Duration = Duration::from_millis(1500);
 
-/// Calls of a window that have to be counted before they show whose they are.
-const TELLING: f64 = 10.0;
-
 /// A call that finds nothing left while others are under way, and no end of the window known, asks again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A limiter that did not answer is asked again after this time.
+const LIMITER_PAUSE: Duration = Duration::from_secs(1);
 
 /// So many parts of a window are taken one after another: what a worker has taken and does not use is lost to the others.
 const PARTS: f64 = 32.0;
 
 /// The budgets of dependencies, or of owners at one, by the key of their limits.
 #[derive(Default)]
-pub(super) struct Budgets {
-    known: Mutex<HashMap<String, Known>>,
-    /// One call asks for a part of a window, for all that wait for it here.
-    pub(super) alone: tokio::sync::Mutex<()>,
-}
+pub(super) struct Budgets(Mutex<HashMap<String, Known>>);
 
 /// What the end of a call says about its budget.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,6 +55,8 @@ pub(super) enum NotNow {
     Wait(Duration),
     /// A part of a window is to be asked for.
     Ask(PartAsked),
+    /// The limiter did not answer, and is asked again after this time.
+    Unavailable(Duration),
 }
 
 /// A part of a window that a worker asks for.
@@ -76,18 +74,15 @@ struct Known {
     longer: Option<Window>,
     /// When the window before this one was over.
     began: Instant,
-    /// How long the window was when it was longest to its end.
-    length: Duration,
-    quota: Option<f64>,
     /// Whether no answer has told yet of the window that began.
     guessed: bool,
     in_flight: u32,
     /// How many windows there were.
     windows: u64,
-    /// The least that was left in this window, as answers told.
-    least: f64,
-    /// Calls of the window before, as answers told; 0: they do not show it.
-    counted: f64,
+    /// When the limiter, which did not answer, is asked again.
+    unavailable_until: Option<Instant>,
+    /// One call asks for a part of a window, for all that wait for it here.
+    alone: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A window of a budget.
@@ -95,7 +90,11 @@ struct Known {
 struct Window {
     number: u64,
     until: Instant,
-    /// Calls that may leave from here.
+    /// How long it was when it was longest to its end.
+    length: Duration,
+    /// Calls of a whole one, where that is known.
+    quota: Option<f64>,
+    /// Calls that may leave from here; below 0: of those under way so many have no part of it yet.
     left: f64,
     /// Where more of them come from; none: from nowhere before an answer tells.
     shared: Option<Shared>,
@@ -104,7 +103,7 @@ struct Window {
 /// What all workers share of a window.
 #[derive(Clone, Copy)]
 struct Shared {
-    /// What is left, as answers told it; of a guessed window all.
+    /// What is left, as answers told it, without this worker's calls under way that have their part; of a guessed window all.
     left: f64,
     is_told: bool,
     is_used_up: bool,
@@ -112,17 +111,17 @@ struct Shared {
 
 impl Window {
     /// Why a call may not leave in it.
-    fn refusal(&self, known: &Known, now: Instant) -> Option<NotNow> {
+    fn refusal(&self, in_flight: u32, now: Instant) -> Option<NotNow> {
         if self.left >= 1.0 {
             return None;
         }
         let ends_in = self.until.saturating_duration_since(now);
         let Some(shared) = self.shared.filter(|shared| !shared.is_used_up) else {
             // With nothing known of the new window the calls under way tell.
-            let tells = known.quota.is_none() && self.shared.is_none() && known.in_flight > 0;
+            let tells = self.shared.is_none() && in_flight > 0;
             return Some(NotNow::Wait(if tells { ends_in.min(ASK_AGAIN) } else { ends_in }));
         };
-        let part = (known.quota.unwrap_or(shared.left) / PARTS).max(1.0 - self.left).ceil();
+        let part = (self.quota.unwrap_or(shared.left) / PARTS).max(1.0 - self.left).ceil();
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -130,14 +129,31 @@ impl Window {
         )]
         let ask = WindowAsk {
             ends_in,
-            same: SAME_WINDOW.min(known.length / 2),
+            length: self.length,
+            same: SAME_WINDOW.min(self.length / 2),
             is_told: shared.is_told,
             left: shared.left,
-            used: known.quota.filter(|_| shared.is_told).map_or(0.0, |quota| (quota - shared.left).max(0.0)),
-            counted: known.counted,
             amount: part as u32,
         };
         Some(NotNow::Ask(PartAsked { ask, window: self.number }))
+    }
+
+    /// More is told of it; `is_new`: for the first time.
+    fn tell(&mut self, budget: Budget, is_new: bool, reset_at: Instant, in_flight: u32) {
+        let before = self.shared.filter(|_| !is_new);
+        let under_way = f64::from(in_flight);
+        // Calls under way that have their part are in no answer yet.
+        let left = budget.left - (under_way + self.left.min(0.0)).max(0.0);
+        self.shared = Some(Shared {
+            left: before.map_or(left, |before| before.left.min(left)),
+            is_told: true,
+            is_used_up: before.is_some_and(|before| before.is_used_up),
+        });
+        self.left = self.left.min((budget.left - under_way).max(self.left.min(0.0)));
+        // The latest that was told: a second may have been cut off.
+        self.until = if is_new { reset_at } else { self.until.max(reset_at.min(self.until + SAME_WINDOW)) };
+        self.quota = budget.quota.or(self.quota);
+        self.length = self.length.max(budget.reset);
     }
 }
 
@@ -147,34 +163,23 @@ impl Known {
             window: None,
             longer: None,
             began: now,
-            length: Duration::ZERO,
-            quota: None,
             guessed: false,
             in_flight: 0,
             windows: 0,
-            least: f64::INFINITY,
-            counted: 0.0,
+            unavailable_until: None,
+            alone: Arc::default(),
         }
-    }
-
-    /// The window is over.
-    fn close(&mut self) {
-        // Late in a window the answers have counted most of its calls.
-        let all = self.quota.map_or(0.0, |quota| quota - self.least);
-        let tells = self.quota.is_some_and(|quota| all >= TELLING.min(quota).max(quota / 2.0) && all >= 1.0);
-        self.counted = if tells { all } else { 0.0 };
-        self.began = self.window.map_or(self.began, |window| window.until);
-        self.least = f64::INFINITY;
     }
 
     /// The window is over: all of it is there again.
     fn renew_if_over(&mut self, now: Instant) {
-        if self.window.is_none_or(|window| now < window.until) {
+        let Some(Window { until, length, quota, .. }) = self.window.filter(|window| now >= window.until)
+        else {
             return;
-        }
-        self.close();
-        let whole = self.quota.map(|left| Shared { left, is_told: false, is_used_up: false });
-        let mut window = self.next_window(now + self.length.max(ASK_AGAIN), whole);
+        };
+        self.began = until;
+        let whole = quota.map(|left| Shared { left, is_told: false, is_used_up: false });
+        let mut window = self.next_window(now + length.max(ASK_AGAIN), length, quota, whole);
         if whole.is_none() {
             window.left += 1.0;
         }
@@ -182,13 +187,21 @@ impl Known {
         self.guessed = true;
     }
 
-    fn next_window(&mut self, until: Instant, shared: Option<Shared>) -> Window {
+    fn next_window(
+        &mut self,
+        until: Instant,
+        length: Duration,
+        quota: Option<f64>,
+        shared: Option<Shared>,
+    ) -> Window {
         self.windows += 1;
-        Window { number: self.windows, until, left: -f64::from(self.in_flight), shared }
+        let (number, left) = (self.windows, -f64::from(self.in_flight));
+        Window { number, until, length, quota, left, shared }
     }
 
-    fn told_window(&mut self, until: Instant, left: f64) -> Window {
-        self.next_window(until, Some(Shared { left, is_told: true, is_used_up: false }))
+    fn told_window(&mut self, budget: Budget, quota: Option<f64>, reset_at: Instant) -> Window {
+        let shared = Shared { left: budget.left, is_told: true, is_used_up: false };
+        self.next_window(reset_at, budget.reset, quota, Some(shared))
     }
 
     /// Whether this is told of another window, which ends sooner and of which less is left.
@@ -205,18 +218,16 @@ impl Known {
             (Some(known), Some(other)) if left(&known) <= left(&other) => Some(known),
             (known, other) => other.or(known),
         };
-        self.close();
-        self.quota = budget.quota;
-        self.least = budget.left;
-        self.window = Some(self.told_window(reset_at, budget.left));
-        self.length = budget.reset;
+        self.began = self.window.map_or(self.began, |window| window.until);
+        self.window = Some(self.told_window(budget, budget.quota, reset_at));
     }
 
     fn told(&mut self, budget: Budget, now: Instant) {
         self.renew_if_over(now);
         let reset_at = now + budget.reset;
         let same = self.window.filter(|window| reset_at <= window.until + SAME_WINDOW);
-        let is_new = same.is_none() || (self.guessed && budget.reset * 2 > self.length);
+        let is_first = same.is_some_and(|window| self.guessed && budget.reset * 2 > window.length);
+        let is_new = same.is_none() || is_first;
         if self.guessed && !is_new && reset_at <= self.began + SAME_WINDOW {
             // An answer of the window before, which was on its way when that ended.
             return;
@@ -226,38 +237,15 @@ impl Known {
             self.keep_to_shorter(budget, reset_at);
             return;
         }
-        self.window = Some(match same {
-            Some(window) => Self::told_again(window, budget.left, is_new, reset_at, self.in_flight),
-            None => {
-                let returns = self.longer.is_some_and(|longer| longer.until <= reset_at + SAME_WINDOW);
-                self.close();
-                self.length = Duration::ZERO;
-                if returns {
-                    self.longer = None;
-                    self.quota = None;
-                }
-                self.told_window(reset_at, budget.left)
-            }
-        });
-        self.quota = budget.quota.or(self.quota);
-        self.least = self.least.min(budget.left);
-        self.length = self.length.max(budget.reset);
-    }
-
-    /// More is told of a window; `is_new`: for the first time.
-    fn told_again(known: Window, left: f64, is_new: bool, reset_at: Instant, in_flight: u32) -> Window {
-        let before = known.shared.filter(|_| !is_new);
-        Window {
-            number: known.number,
-            // The latest that was told: a second may have been cut off.
-            until: if is_new { reset_at } else { known.until.max(reset_at.min(known.until + SAME_WINDOW)) },
-            left: known.left.min(left - f64::from(in_flight)),
-            shared: Some(Shared {
-                left: before.map_or(left, |before| before.left.min(left)),
-                is_told: true,
-                is_used_up: before.is_some_and(|before| before.is_used_up),
-            }),
+        if let (Some(_), Some(window)) = (same, &mut self.window) {
+            window.tell(budget, is_new, reset_at, self.in_flight);
+            return;
         }
+        let returns = self.longer.take_if(|longer| longer.until <= reset_at + SAME_WINDOW);
+        let before = self.window.filter(|_| returns.is_none());
+        self.began = self.window.map_or(self.began, |window| window.until);
+        let quota = budget.quota.or(before.and_then(|window| window.quota));
+        self.window = Some(self.told_window(budget, quota, reset_at));
     }
 
     /// Both windows that calls are taken from.
@@ -268,7 +256,7 @@ impl Known {
 
 impl Budgets {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes one call of a budget, until it is [released](Self::give_back) or [ended](Self::ended).
@@ -289,20 +277,33 @@ impl Budgets {
         let Some(known) = budgets.get_mut(key) else { return Ok(()) };
         known.renew_if_over(now);
         known.longer = known.longer.filter(|longer| now < longer.until);
+        known.unavailable_until = known.unavailable_until.filter(|until| now < *until);
         let windows = [known.longer, known.window];
-        if let Some(refusal) = windows.iter().flatten().find_map(|window| window.refusal(known, now)) {
-            return Err(refusal);
+        if let Some(refusal) =
+            windows.iter().flatten().find_map(|window| window.refusal(known.in_flight, now))
+        {
+            let unavailable = known.unavailable_until.filter(|_| matches!(refusal, NotNow::Ask(_)));
+            return Err(unavailable.map_or(refusal, |until| NotNow::Unavailable(until - now)));
         }
         known.both().for_each(|window| window.left -= 1.0);
         known.in_flight += 1;
         Ok(())
     }
 
-    /// A part of a window that was asked for has come.
-    pub(super) fn received(&self, key: &str, asked: &PartAsked, part: WindowPart) {
+    /// The lock of the one call that asks for a part of a window.
+    pub(super) fn asking(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        self.lock().get(key).map(|known| known.alone.clone()).unwrap_or_default()
+    }
+
+    /// A part of a window that was asked for has come; none: the limiter did not answer.
+    pub(super) fn received(&self, key: &str, asked: &PartAsked, part: Option<WindowPart>) {
         let now = Instant::now();
         let mut budgets = self.lock();
         let Some(known) = budgets.get_mut(key) else { return };
+        let Some(part) = part else {
+            known.unavailable_until = Some(now + LIMITER_PAUSE);
+            return;
+        };
         let Some(window) = known.both().find(|window| window.number == asked.window) else { return };
         window.left += f64::from(part.amount);
         if let Some(shared) = &mut window.shared {
@@ -328,10 +329,12 @@ impl Budgets {
             match end {
                 End::Told(budget) => known.told(budget, Instant::now()),
                 // An API that told once, and tells nothing of the window after it: nobody knows what that has.
-                End::Silent if known.guessed && known.quota.is_none() => {
+                End::Silent if known.guessed && known.window.is_some_and(|window| window.quota.is_none()) => {
                     known.window = None;
                     known.guessed = false;
                 }
+                // It has taken nothing. The window before was not over yet.
+                End::Refused if known.guessed => known.both().for_each(|window| window.left += 1.0),
                 End::Refused | End::Silent | End::NoAnswer => {}
             }
         }

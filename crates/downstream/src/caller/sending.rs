@@ -8,7 +8,7 @@ use penstock_domain::outcome::{Happened, Verdict};
 use penstock_domain::pipeline::{Auth, Dependency, OAuth2, SecretValues};
 use tokio::time::Instant;
 
-use super::budgets::{End, NotNow, Taken};
+use super::budgets::{End, NotNow, PartAsked, Taken};
 use super::call_waits::{WaitsFor, Whose};
 use super::permit::{Refusal, Waiting};
 use super::{Called, Caller, Demand};
@@ -17,12 +17,10 @@ use crate::client::{Prepared, Sent};
 use crate::credentials::oauth2::{Asked, Fetching, Token};
 use crate::limiter::{CallLimits, Permit};
 use crate::response::Response;
+use crate::told_windows::WindowAsk;
 
 /// A row waits so long for more of what an API says is left; for a longer wait it is requeued.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
-
-/// A call that finds the limiter unavailable asks again after this time.
-const LIMITER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often a call waits for another moment because its token has ended meanwhile.
 const TOKEN_TRIES: u32 = 4;
@@ -172,56 +170,55 @@ impl Caller {
     }
 
     /// One call of what the API says is left. A short wait for more is waited out.
-    async fn budget(&self, demand: &Demand<'_>, outgoing: &Outgoing<'_>) -> Result<Taken<'_>, Duration> {
+    async fn budget(&self, demand: &Demand<'_>, outgoing: &Outgoing<'_>) -> Result<Taken<'_>, Denied> {
         let key = outgoing.limits.pause_key();
         let owned = outgoing.limits.pauses_owner() || demand.dependency.base_url.fragment().is_some();
         let whose = Whose { dependency: demand.dependency, owner: owned.then_some(demand.owner) };
         let deadline = Instant::now() + BUDGET_PATIENCE;
         let mut mark = None;
         loop {
-            let taken = self.take_of_budget(key).await;
-            match &taken {
-                Ok(_) => self.waits.over(whose, WaitsFor::Budget),
-                Err(wait) => {
-                    let now = self.clock.now();
-                    let sentence = || {
-                        let name = &demand.dependency.name;
-                        format!("`{name}` said how many calls are left of its limit, and these are used up")
-                    };
-                    self.waits.note(whose, WaitsFor::Budget, sentence, (now, now + *wait));
+            let wait = match self.take_of_budget(key).await {
+                Ok(taken) => {
+                    self.waits.over(whose, WaitsFor::Budget);
+                    return Ok(taken);
                 }
-            }
-            match taken {
-                Ok(taken) => return Ok(taken),
-                Err(wait) if Instant::now() + wait > deadline => return Err(wait),
-                Err(wait) => {
-                    mark.get_or_insert_with(outgoing.waiting);
-                    tokio::time::sleep(wait).await;
+                Err(NotNow::Unavailable(wait)) => {
+                    return Err(Denied::new(limit::micros(wait), Reason::Unavailable));
                 }
+                Err(
+                    NotNow::Wait(wait) | NotNow::Ask(PartAsked { ask: WindowAsk { ends_in: wait, .. }, .. }),
+                ) => wait,
+            };
+            let now = self.clock.now();
+            let sentence = || {
+                let name = &demand.dependency.name;
+                format!("`{name}` said how many calls are left of its limit, and these are used up")
+            };
+            self.waits.note(whose, WaitsFor::Budget, sentence, (now, now + wait));
+            if Instant::now() + wait > deadline {
+                return Err(Denied::new(limit::micros(wait), Reason::Paused));
             }
+            mark.get_or_insert_with(outgoing.waiting);
+            tokio::time::sleep(wait).await;
         }
     }
 
     /// One call of a budget, for which a part of its window is asked for when none is left here.
-    ///
-    /// # Errors
-    /// How long it has to wait.
-    async fn take_of_budget(&self, key: &str) -> Result<Taken<'_>, Duration> {
+    async fn take_of_budget(&self, key: &str) -> Result<Taken<'_>, NotNow> {
         loop {
             match Taken::of(&self.budgets, key) {
-                Ok(taken) => return Ok(taken),
-                Err(NotNow::Wait(wait)) => return Err(wait),
                 Err(NotNow::Ask(_)) => {}
+                taken => return taken,
             }
-            let _alone = self.budgets.alone.lock().await;
+            let asking = self.budgets.asking(key);
+            let _alone = asking.lock().await;
             // Whoever waited here may find what another call has asked for.
             match Taken::of(&self.budgets, key) {
-                Ok(taken) => return Ok(taken),
-                Err(NotNow::Wait(wait)) => return Err(wait),
                 Err(NotNow::Ask(asked)) => {
                     let part = self.limiter.take_of_window(key, &asked.ask).await;
-                    self.budgets.received(key, &asked, part.ok_or(LIMITER_PAUSE)?);
+                    self.budgets.received(key, &asked, part);
                 }
+                taken => return taken,
             }
         }
     }
@@ -236,10 +233,8 @@ impl Caller {
     ) -> Result<Option<Made<'_>>, Called> {
         let dependency = demand.dependency;
         let asked_at = Instant::now();
-        let taken = self.budget(demand, outgoing).await.map_err(|wait| {
-            let denied = Denied::new(limit::micros(wait), Reason::Paused);
-            self.denied(dependency, outgoing.limits, denied)
-        })?;
+        let taken = self.budget(demand, outgoing).await;
+        let taken = taken.map_err(|denied| self.denied(dependency, outgoing.limits, denied))?;
         // A call that is made once more was recorded before.
         let note = demand.note.filter(|_| !how.again);
         let permit = match self.permit(outgoing.limits, &outgoing.ask, note, outgoing.waiting).await {

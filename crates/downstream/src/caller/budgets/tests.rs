@@ -18,11 +18,11 @@ impl<'a> Worker<'a> {
         loop {
             match self.budgets.take(key) {
                 Ok(()) => return Ok(()),
-                Err(NotNow::Wait(wait)) => return Err(wait),
+                Err(NotNow::Wait(wait) | NotNow::Unavailable(wait)) => return Err(wait),
                 Err(NotNow::Ask(asked)) => {
                     let now = self.epoch.elapsed().as_secs_f64() * 1e3;
                     let part = self.shared.lock().unwrap().take(now, &asked.ask);
-                    self.budgets.received(key, &asked, part);
+                    self.budgets.received(key, &asked, Some(part));
                 }
             }
         }
@@ -42,12 +42,14 @@ struct Api {
     counted: (u128, u32),
     refused: u32,
     used: u32,
+    /// Whether it cuts fractions of a second off, and does not round them up.
+    cuts: bool,
 }
 
 impl Api {
     fn new(quota: u32, seconds: u64) -> Self {
         let window = Duration::from_secs(seconds);
-        Self { quota, window, began: Instant::now(), counted: (0, 0), refused: 0, used: 0 }
+        Self { quota, window, began: Instant::now(), counted: (0, 0), refused: 0, used: 0, cuts: false }
     }
 
     fn call(&mut self, tells_quota: bool) -> End {
@@ -63,9 +65,15 @@ impl Api {
             self.refused += 1;
             return End::Refused;
         }
+        if self.cuts && self.left_of_window() < Duration::from_secs(1) {
+            return End::Silent;
+        }
         End::Told(Budget {
             left: f64::from(self.quota - self.counted.1),
-            reset: Duration::from_secs(self.left_of_window().as_secs_f64().ceil() as u64),
+            reset: Duration::from_secs(match self.left_of_window() {
+                left if self.cuts => left.as_secs(),
+                left => left.as_secs_f64().ceil() as u64,
+            }),
             quota: tells_quota.then_some(f64::from(self.quota)),
         })
     }
@@ -79,11 +87,11 @@ impl Api {
 
 /// Workers with so many calls under way each, for some windows; refusals and uses after the first. A refusal pauses all of them
 /// until the window is over, as the limiter does.
-async fn run(workers: usize, at_once: usize, tells_quota: bool, windows: u32) -> (u32, f64) {
+async fn run(workers: usize, at_once: usize, tells_quota: bool, cuts: bool, windows: u32) -> (u32, f64) {
     // One worker knows after its first window; several have a minute.
     let learned = if workers == 1 { 1 } else { 6 };
     const TICK: Duration = Duration::from_millis(20);
-    let mut api = Api::new(60, 10);
+    let mut api = Api { cuts, ..Api::new(60, 10) };
     let shared = Mutex::default();
     let budgets: Vec<Worker<'_>> = (0..workers).map(|_| Worker::new(&shared, api.began)).collect();
     // Calls under way end after five ticks.
@@ -127,10 +135,46 @@ async fn what_is_left_is_used_and_nothing_is_refused() {
         // More workers than a window has calls.
         (70, 1, true),
     ] {
-        let (refused, used) = run(workers, at_once, tells_quota, 12).await;
+        let (refused, used) = run(workers, at_once, tells_quota, false, 12).await;
         assert_eq!(refused, 0, "{workers} workers, {at_once} at once, quota told: {tells_quota}");
         assert!(used >= 0.9, "{workers} workers, {at_once} at once, quota told: {tells_quota}: {used}");
     }
+}
+
+/// What is told as 0 s is no end: such an answer tells nothing. The calls after it may be refused, and no more than those under way.
+#[tokio::test(start_paused = true)]
+async fn seconds_that_are_cut_off_lose_no_window() {
+    for workers in [1, 4] {
+        let (refused, used) = run(workers, 10, true, true, 12).await;
+        assert!(used >= 0.9, "{workers} workers: {used}");
+        assert!(refused <= 6 * 10 * u32::try_from(workers).unwrap(), "{workers} workers: {refused}");
+    }
+}
+
+/// Workers take turns to be idle: what one of them knows of a window is of no importance to another one much later.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_was_idle_has_the_whole_quota() {
+    let (shared, epoch) = (Mutex::default(), Instant::now());
+    let workers = [Worker::new(&shared, epoch), Worker::new(&shared, epoch)];
+    let mut api = Api::new(60, 10);
+    let mut calls = |worker: usize, most: u32| {
+        (0..most)
+            .filter(|_| {
+                let may = workers[worker].take("api").is_ok();
+                if may {
+                    workers[worker].budgets.ended("api", api.call(true));
+                }
+                may
+            })
+            .count()
+    };
+    assert_eq!(calls(0, 100), 60);
+    tokio::time::advance(Duration::from_secs(50)).await;
+    assert_eq!(calls(1, 5), 5);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(calls(1, 2), 2);
+    tokio::time::advance(Duration::from_secs(20)).await;
+    assert_eq!(calls(0, 100), 60);
 }
 
 #[tokio::test(start_paused = true)]
