@@ -141,6 +141,11 @@ async fn errors_and_rows_name_the_row_of_the_sheet() {
     let (_, refused) = client.upload(ROUTE, workbook_of(&rows("nobody"), &[])).await.expect("an answer");
     let refused = client.finished(refused["id"].as_str().expect("an id")).await;
     assert_eq!(refused["failure"]["errors"][0]["line"], 7, "{refused}");
+    // Its page in the console lists them, too.
+    let mut reader = penstock_tests::console::Reader::signed_in(&service, &key).await;
+    let page = reader.page(&format!("/console/batches/{}", refused["id"].as_str().expect("an id"))).await;
+    assert!(page.contains("The file was not accepted") && page.contains("/errors.csv\""), "{page}");
+    assert!(page.contains("<td class=\"num\">7</td>"), "{page}");
     let (_, taken) = client.upload(ROUTE, workbook_of(&rows("c@b.co"), &[])).await.expect("an answer");
     let id = taken["id"].as_str().expect("an id");
     client.finished(id).await;

@@ -101,6 +101,41 @@ fn a_bomb_ends_early() {
     assert_eq!(read(&workbook(&filler), None).unwrap_err().code(), "workbook_ratio");
 }
 
+/// A directory is read into memory: what the file says of its size does not make it small.
+#[test]
+fn a_directory_of_many_megabytes_is_not_read() {
+    let name = "x".repeat(1000);
+    let names: Vec<String> = (0..2500).map(|number| format!("{number}{name}")).collect();
+    let parts: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
+    let mut file = archive(&parts);
+    assert_eq!(read(&file, None).unwrap_err().code(), "workbook_too_large");
+    let end = file.windows(4).rposition(|window| window == b"PK\x05\x06").unwrap();
+    file[end + 12..end + 16].copy_from_slice(&100_u32.to_le_bytes());
+    assert_eq!(read(&file, None).unwrap_err().code(), "workbook_too_large");
+}
+
+/// Styles share the format that they name.
+#[test]
+fn formats_are_bounded_together() {
+    let format = |id: u32| format!("<numFmt numFmtId=\"{id}\" formatCode=\"{}\"/>", "0".repeat(1000));
+    let formats = |most: u32| (200..200 + most).map(format).collect::<String>();
+    let styles = |most: u32| {
+        let many = "<xf numFmtId=\"200\"/>".repeat(90_000);
+        format!("<styleSheet><numFmts>{}</numFmts><cellXfs>{many}</cellXfs></styleSheet>", formats(most))
+    };
+    let first = sheet("<row><c s=\"1\"><v>7</v></c></row>");
+    let file = |styles: &str| {
+        archive(&[
+            ("xl/workbook.xml", WORKBOOK.as_bytes()),
+            ("xl/_rels/workbook.xml.rels", RELS.as_bytes()),
+            ("xl/styles.xml", styles.as_bytes()),
+            ("xl/worksheets/sheet1.xml", first.as_bytes()),
+        ])
+    };
+    assert_eq!(read(&file(&styles(10)), None).unwrap(), format!("{:0>1000}\n", 7));
+    assert_eq!(read(&file(&styles(1100)), None).unwrap_err().code(), "workbook_too_large");
+}
+
 #[test]
 fn changed_bytes_make_it_neither_panic_nor_hang() {
     let good = workbook(r#"<row r="2"><c r="A2" t="s"><v>1</v></c><c r="B2" s="1"><v>1067</v></c></row>"#);
