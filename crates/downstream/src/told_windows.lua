@@ -58,6 +58,7 @@ if is_told then
   found.left = math.min(found.left, left)
 end
 local given = math.max(math.min(amount, math.floor(found.left)), 0)
+if not is_told and found.told and found.ends - now <= same then given = 0 end
 found.left = found.left - given
 local name = string.format('%.3f', found.ends)
 if found.name and found.name ~= name then redis.call('HDEL', KEYS[1], found.name) end

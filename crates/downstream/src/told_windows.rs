@@ -68,7 +68,9 @@ impl ToldWindows {
             window.is_told = true;
             window.left = window.left.min(ask.left);
         }
-        let amount = f64::from(ask.amount).min(window.left.floor()).max(0.0);
+        // An end that was told late lies in the next window, which the guess is about: it waits for that end.
+        let ends = !ask.is_told && window.is_told && window.until - now <= millis(ask.same);
+        let amount = if ends { 0.0 } else { f64::from(ask.amount).min(window.left.floor()).max(0.0) };
         window.left -= amount;
         #[allow(
             clippy::cast_possible_truncation,
