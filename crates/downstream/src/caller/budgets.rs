@@ -40,8 +40,9 @@ pub(super) struct Budgets(Mutex<HashMap<String, Known>>);
 pub(super) enum End {
     /// What is left.
     Told(Budget),
-    /// It was refused as one too many. What that asks for is the limiter's to judge: it may be about its row only.
-    Refused,
+    /// It was refused as one too many. What that asks for is the limiter's to judge: it may be about its row only. What is left
+    /// matters to who knows of no window.
+    Refused(Option<Budget>),
     /// Nothing: the answer tells of no limit.
     Silent,
     /// There was no answer.
@@ -334,8 +335,9 @@ impl Budgets {
                     known.guessed = false;
                 }
                 // It has taken nothing. The window before was not over yet.
-                End::Refused if known.guessed => known.both().for_each(|window| window.left += 1.0),
-                End::Refused | End::Silent | End::NoAnswer => {}
+                End::Refused(Some(budget)) if known.window.is_none() => known.told(budget, Instant::now()),
+                End::Refused(_) if known.guessed => known.both().for_each(|window| window.left += 1.0),
+                End::Refused(_) | End::Silent | End::NoAnswer => {}
             }
         }
     }

@@ -280,10 +280,11 @@ impl Caller {
     /// What an answer says of the calls that are left. `throttled` says whether the definition takes it for a refusal, too.
     pub(super) fn end_of(&self, response: Option<&Response>, throttled: bool) -> End {
         let Some(response) = response else { return End::NoAnswer };
+        let budget = budget::read(&response.headers, self.clock.now());
         if throttled || matches!(response.status, 429 | 503 | 529) {
-            return End::Refused;
+            return End::Refused(budget);
         }
-        budget::read(&response.headers, self.clock.now()).map_or(End::Silent, End::Told)
+        budget.map_or(End::Silent, End::Told)
     }
 }
 

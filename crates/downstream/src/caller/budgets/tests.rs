@@ -63,7 +63,7 @@ impl Api {
             self.used += 1;
         } else {
             self.refused += 1;
-            return End::Refused;
+            return End::Refused(None);
         }
         if self.cuts && self.left_of_window() < Duration::from_secs(1) {
             return End::Silent;
@@ -104,7 +104,7 @@ async fn run(workers: usize, at_once: usize, tells_quota: bool, cuts: bool, wind
         let (landed, rest): (Vec<_>, Vec<_>) = flying.drain(..).partition(|(_, at, _)| *at <= tick);
         flying = rest;
         for (worker, _, end) in landed {
-            if end == End::Refused {
+            if matches!(end, End::Refused(_)) {
                 paused_until = Instant::now() + api.left_of_window();
             }
             budgets[worker].budgets.ended("api", end);
@@ -243,4 +243,16 @@ async fn an_api_that_tells_once_does_not_hold_calls_up_after_that() {
     budgets.call(End::Silent);
     let allowed = (0..100).filter(|_| budgets.take("api").is_ok()).count();
     assert_eq!(allowed, 100, "the answer told of no limit any more");
+}
+
+/// Who has heard nothing but refusals knows the window by them.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_tells_who_knows_nothing() {
+    let shared = Mutex::default();
+    let budgets = Worker::new(&shared, Instant::now());
+    budgets.call(End::Refused(None));
+    assert_eq!(budgets.take("api"), Ok(()));
+    let nothing = Budget { left: 0.0, reset: Duration::from_secs(7), quota: Some(100.0) };
+    budgets.budgets.ended("api", End::Refused(Some(nothing)));
+    assert_eq!(budgets.take("api"), Err(Duration::from_secs(7)));
 }
