@@ -87,7 +87,8 @@ async fn a_file_uploaded_twice_is_called_for_once() {
     let listed = client.get(&format!("/v2/batches/{second}/rows?code=duplicate")).await;
     assert_eq!(listed["data"], json!([row]));
     let groups = client.get(&format!("/v2/batches/{second}/errors")).await;
-    let duplicates = json!({ "code": "duplicate", "step": null, "count": 1, "sample": [1] });
+    let duplicates =
+        json!({ "code": "duplicate", "step": null, "count": 1, "sample": [1], "message": message });
     assert!(groups["data"].as_array().is_some_and(|groups| groups.contains(&duplicates)), "{groups}");
     let results = client.text(&format!("/v2/batches/{second}/results.csv")).await;
     assert!(

@@ -147,7 +147,7 @@ async fn a_failing_downstream_is_tried_again_and_what_is_exhausted_keeps_its_sto
     let summary = client.get(&format!("/v2/batches/{id}/errors")).await;
     assert_eq!(
         summary["data"][0],
-        json!({ "code": "internal", "step": "address_links", "count": 2, "sample": [1, 2] })
+        json!({ "code": "internal", "step": "address_links", "count": 2, "sample": [1, 2], "message": row["error"]["message"] })
     );
     let waiting = client.get(&format!("/v2/batches/{id}/waiting?row=1")).await;
     assert_eq!(

@@ -114,7 +114,7 @@ async fn a_worker_dies_in_the_middle() {
     let groups = client.get(&format!("/v2/batches/{id}/errors")).await;
     assert_eq!(
         groups["data"],
-        json!([{ "code": "outcome_unknown", "step": "create", "count": 3, "sample": [1, 2, 3] }])
+        json!([{ "code": "outcome_unknown", "step": "create", "count": 3, "sample": [1, 2, 3], "message": rows[0]["error"]["message"] }])
     );
     // Uploaded again they would be asked for a second time: they are not in the report that is made for that.
     let failed = client.text(&format!("/v2/batches/{id}/failed.csv")).await;
