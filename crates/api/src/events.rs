@@ -72,11 +72,11 @@ pub async fn stream(
     let events = async_stream::stream! {
         // What it is now is told at once; what changes, as it is seen.
         let Some((revision, data, ended)) = now(&state, &first).await else { return };
-        // A listener keeps nothing of it.
-        drop(first);
         if seen != Some(revision) {
             yield Ok::<_, Problem>(event(revision, &data));
         }
+        // They would be kept for as long as the listener stays.
+        drop((first, data));
         seen = Some(revision);
         if ended {
             return;
