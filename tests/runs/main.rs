@@ -10,6 +10,7 @@ mod bulk;
 mod bulk_deaths;
 mod bulk_shared;
 mod cache;
+mod callback_bodies;
 mod callbacks;
 mod canary;
 mod causes;

@@ -2,9 +2,10 @@
 //! and by alerts.
 
 use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::database::Database;
 use penstock_tests::receiver::{Answer, Heard, Receiver};
 use penstock_tests::{Client, Place};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::storage::until;
 
@@ -141,9 +142,15 @@ fn alert<'a>(rule: &'a str, kind: &'a str, id: &'a str) -> impl Fn(&Heard) -> bo
     }
 }
 
-/// A batch that an answer holds, and one that gets nowhere: an alert each, and the held one stands in `doctor`.
+/// What `GET …/errors` says keeps the batch from going on, once something does.
+async fn blocked(client: &Client, id: &str) -> Value {
+    client.get(&format!("/v2/batches/{id}/errors")).await["blocked"].clone()
+}
+
+/// A batch that an answer holds, and one that gets nowhere: an alert and a callback each, both are named with the API's words in
+/// `errors`, the held one stands in `doctor` and the other one in the log.
 #[tokio::test]
-async fn batches_that_stand_still_raise_an_alert() {
+async fn batches_that_stand_still_say_so_everywhere() {
     let receiver = Receiver::start().await;
     let refuses = |status: u16, headers: &'static str| {
         move |heard: &Heard| match heard.path.as_str() {
@@ -165,7 +172,18 @@ async fn batches_that_stand_still_raise_an_alert() {
     let key = place.key(&sandbox, "acme");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);
-    let held = uploaded(&client, 3).await;
+    let route = format!("{ROUTE}?callback_url={}/hook", receiver.url);
+    let (status, batch) = client.upload(&route, "id\na0\na1\na2\n").await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let held = batch["id"].as_str().expect("an id").to_owned();
+    let callback =
+        |event: &'static str| move |heard: &Heard| heard.path == "/hook" && heard.json()["type"] == event;
+    let told = receiver.until(callback("batch.held")).await.json();
+    assert_eq!(
+        (&told["data"]["hold"]["code"], &told["data"]["errors"]),
+        (&json!("http_402"), &json!([])),
+        "{told}"
+    );
     let told = receiver.until(alert("batch_held", "alert.firing", &held)).await;
     let text = told.json()["data"]["text"].to_string();
     assert!(text.contains("http_402") && text.contains("`create`") && !text.contains("bill"), "{text}");
@@ -173,6 +191,13 @@ async fn batches_that_stand_still_raise_an_alert() {
     let lines = doctor.as_array().expect("lines");
     let line = lines.iter().find(|line| line["what"] == "batches").expect("a line");
     assert!(line["verdict"] == "warn" && line["found"].to_string().contains(&held), "{line}");
+    let why = blocked(&client, &held).await;
+    assert_eq!(
+        (&why["reason"], &why["code"], &why["step"]),
+        (&json!("held"), &json!("http_402"), &json!("create")),
+        "{why}"
+    );
+    assert!(why["message"].to_string().contains("the bill is not paid"), "{why}");
 
     receiver.answer_with(refuses(429, "retry-after: 1\r\n"));
     let (status, _) = client.post(&format!("/v2/batches/{held}/resume"), &serde_json::json!({})).await;
@@ -182,8 +207,26 @@ async fn batches_that_stand_still_raise_an_alert() {
     let text = told.json()["data"]["text"].to_string();
     // On a slow machine not all three were tried within the alert's second.
     assert!(text.contains("gets nowhere") && text.contains("tried failed or waits"), "{text}");
+    // It counts as stalled everywhere else two minutes after its start.
+    Database::of(&place).await.run("UPDATE batches SET started_at = started_at - 120000").await;
+    let told = receiver.until(callback("batch.delayed")).await.json();
+    let delay = &told["data"]["delay"];
+    assert_eq!((&delay["reason"], &delay["code"]), (&json!("stalled"), &json!("throttled")), "{told}");
+    // The words are of a row that waits, which all of them do only between two calls.
+    until("it is said with the API's words", || async {
+        let why = blocked(&client, &held).await;
+        why["reason"] == "stalled"
+            && why["code"] == "throttled"
+            && why["message"].to_string().contains("the bill is not paid")
+    })
+    .await;
+    let log = std::fs::read_to_string(place.log()).expect("a log");
+    assert!(log.contains(&format!("batch {held} (calling) gets nowhere")), "{log}");
     receiver.answer_with(|_| answer(204, "", ""));
     receiver.until(alert("batch_stalled", "alert.resolved", &held)).await;
     assert_eq!(client.finished(&held).await["counts"]["completed"], 3);
+    assert!(blocked(&client, &held).await.is_null());
+    let delays = receiver.heard().into_iter().filter(callback("batch.delayed")).count();
+    assert_eq!(delays, 1);
     service.terminate();
 }

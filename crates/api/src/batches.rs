@@ -7,11 +7,9 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::context::budget::Reserved;
 use penstock_flow::context::pace::Pace;
 use penstock_flow::operate::control;
-use penstock_flow::read::row_view::row_view;
 use penstock_flow::read::view::{BatchView, batch_view, clear_failure, describe_now, done_view};
 use penstock_store::batches::{Batch, BatchFilter};
 use penstock_store::owners::KeyRole;
-use penstock_store::reading::ErrorGroup;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -309,90 +307,4 @@ pub(crate) async fn erase_batch(caller: &Caller, state: &ApiState, batch: Batch)
         Problem::internal()
     })??;
     Ok(batch)
-}
-
-/// Groups of failed rows that are shown with the words of their first one.
-const WORDED_GROUPS: usize = 20;
-
-/// Failed rows of one code and step.
-#[derive(Serialize, ToSchema)]
-pub struct ErrorSummary {
-    /// The code.
-    pub code: String,
-    /// The step; none when the row failed before its first one.
-    pub step: Option<String>,
-    /// How many rows.
-    pub count: u32,
-    /// The numbers of three of them, the first ones.
-    pub sample: Vec<u32>,
-    /// What the first of them failed with, as its row says it: an API's own words, where it sent some. Of the 20 most frequent groups;
-    /// none once the batch is erased.
-    pub message: Option<String>,
-}
-
-/// Failed rows by code and step.
-#[derive(Serialize, ToSchema)]
-pub struct ErrorSummaries {
-    /// The groups, most frequent first.
-    pub data: Vec<ErrorSummary>,
-}
-
-/// Sums failed rows up by code and step, with three sample rows of each.
-#[utoipa::path(get, operation_id = "summarize_errors", path = "/v2/batches/{id}/errors", tag = "batches", params(("id" = String, Path)),
-    responses((status = 200, description = "As it is now", body = ErrorSummaries), refusals::Asked, refusals::Named), security(("key" = [])))]
-pub async fn errors(
-    caller: Caller,
-    state: web::Data<ApiState>,
-    id: web::Path<String>,
-    _: NoQuery,
-) -> Result<HttpResponse, Problem> {
-    let batch = caller.batch(&state, &id).await?;
-    let mut data = errors_of(&caller, &state, &batch).await?;
-    add_messages(&caller, &state, &batch, &mut data).await?;
-    Ok(HttpResponse::Ok().json(ErrorSummaries { data }))
-}
-
-async fn add_messages(
-    caller: &Caller,
-    state: &ApiState,
-    batch: &Batch,
-    groups: &mut [ErrorSummary],
-) -> Result<(), Problem> {
-    let Some(secrets) = state.services.try_secrets_of(batch).await? else { return Ok(()) };
-    let pipeline = state.services.definition_of(batch).await.ok();
-    let _read = state.budgets.read(caller.owner).await?;
-    for group in groups.iter_mut().take(WORDED_GROUPS) {
-        let Some(first) = group.sample.first() else { continue };
-        let Some(record) = state.services.store.row(batch.seq, *first).await? else { continue };
-        group.message = row_view(&secrets, pipeline.as_deref(), &record).error.map(|error| error.message);
-    }
-    Ok(())
-}
-
-/// Failed rows of a batch by code and step, most frequent first.
-///
-/// # Errors
-/// 503 when others take all reads of the database; when it fails.
-pub(crate) async fn errors_of(
-    caller: &Caller,
-    state: &ApiState,
-    batch: &Batch,
-) -> Result<Vec<ErrorSummary>, Problem> {
-    // A definition that no longer loads here keeps nobody from the codes.
-    let pipeline = state.services.definition_of(batch).await.ok();
-    let named = |group: ErrorGroup| ErrorSummary {
-        step: group
-            .step
-            .zip(pipeline.as_ref())
-            .and_then(|(step, pipeline)| pipeline.steps.get(usize::from(step)))
-            .map(|step| step.name.clone()),
-        code: group.code,
-        count: group.count,
-        sample: group.sample,
-        message: None,
-    };
-    let read = state.budgets.read(caller.owner).await?;
-    let groups = state.services.store.error_groups(batch.seq).await?;
-    drop(read);
-    Ok(groups.into_iter().map(named).collect())
 }

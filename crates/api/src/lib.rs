@@ -29,6 +29,7 @@ mod docs;
 pub mod downloads;
 mod error_files;
 mod error_links;
+mod errors;
 pub mod events;
 pub mod fields;
 mod file_names;

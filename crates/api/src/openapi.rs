@@ -2,7 +2,7 @@
 
 use penstock_domain::ledger::Event;
 use penstock_domain::time::Timestamp;
-use penstock_flow::read::view::BatchView;
+use penstock_flow::callbacks::snapshot::CallbackData;
 use serde_json::json;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::ParameterIn;
@@ -11,8 +11,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::problem::{FileError, FileErrorCount, Problem};
 use crate::{
-    audit, batches, callbacks, downloads, error_files, events, health, ingest, keyless, limits, operations,
-    pipelines, presigned, progress, reports, retry, rows, throughput,
+    audit, batches, callbacks, downloads, error_files, errors, events, health, ingest, keyless, limits,
+    operations, pipelines, presigned, progress, reports, retry, rows, throughput,
 };
 
 /// The document.
@@ -28,7 +28,7 @@ use crate::{
         batches::resume,
         retry::retry,
         batches::erase,
-        batches::errors,
+        errors::summarize,
         throughput::show,
         rows::list,
         rows::show,
@@ -81,7 +81,7 @@ pub struct CallbackEvent {
     #[schema(value_type = String, format = DateTime)]
     timestamp: Timestamp,
     /// The batch as it was then.
-    data: BatchView,
+    data: CallbackData,
 }
 
 /// The document with the callbacks that the API sends, as it is served.

@@ -33,8 +33,8 @@ use crate::state::ApiState;
 use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
-    audit, batches, callbacks, console, docs, downloads, error_files, events, health, ingest, keyless,
-    limits, openapi, operations, pipelines, presigned, progress, reports, retry, rows, throughput,
+    audit, batches, callbacks, console, docs, downloads, error_files, errors, events, health, ingest,
+    keyless, limits, openapi, operations, pipelines, presigned, progress, reports, retry, rows, throughput,
 };
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
@@ -173,7 +173,7 @@ fn routes(routes: &mut ServiceConfig, own_routes: &[String]) {
         .service(post("/v2/batches/{id}/retry", web::to(retry::retry)))
         .service(post("/v2/batches/{id}/downloads", web::to(downloads::create)))
         .service(read("/v2/downloads/{token}", web::to(downloads::follow)))
-        .service(read("/v2/batches/{id}/errors", web::to(batches::errors)))
+        .service(read("/v2/batches/{id}/errors", web::to(errors::summarize)))
         .service(read("/v2/batches/{id}/throughput", web::to(throughput::show)))
         .service(read("/v2/batches/{id}/events", web::to(events::stream)))
         .service(read("/v2/batches/{id}/waiting", web::to(rows::waiting)))

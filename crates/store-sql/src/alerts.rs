@@ -46,6 +46,7 @@ fn stalled(row: &Row) -> StoreResult<Option<StalledBatch>> {
         _ => return Ok(None),
     };
     Ok(Some(StalledBatch {
+        seq: BatchSeq(c.i64("seq")?),
         id: BatchId(c.uuid("id")?),
         pipeline: c.text("pipeline")?,
         code,
@@ -114,7 +115,7 @@ impl Alerts for SqlStore {
         // The rows at the beginning are released first: of a batch of a million no more than these are read.
         let statement = sql(
             "batch_list_stalled",
-            "SELECT b.id, b.pipeline, b.started_at, \
+            "SELECT b.seq, b.id, b.pipeline, b.started_at, \
              (SELECT min(s.code) FROM row_state s WHERE s.batch = b.seq AND s.number <= $1 AND NOT (s.code {in $2})) AS code, \
              (SELECT max(s.code) FROM row_state s WHERE s.batch = b.seq AND s.number <= $1 AND NOT (s.code {in $2})) AS other_code, \
              (SELECT count(s.code) FROM row_state s WHERE s.batch = b.seq AND s.number <= $1 AND NOT (s.code {in $2})) AS told, \

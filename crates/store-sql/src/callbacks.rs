@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use penstock_domain::batch::BatchStatus;
-use penstock_domain::ids::{BatchId, BatchSeq, OwnerSeq};
+use penstock_domain::ids::{BatchId, BatchSeq, LeaseToken, OwnerSeq};
 use penstock_domain::ledger::Event;
 use penstock_domain::time::Timestamp;
 use penstock_store::StoreResult;
@@ -94,24 +94,36 @@ impl Callbacks for SqlStore {
         Ok(true)
     }
 
-    async fn say_delayed(&self, pipelines: &[String], limit: u32, now: Timestamp) -> StoreResult<u32> {
+    async fn keep_snapshot(&self, id: Uuid, token: LeaseToken, snapshot: &str) -> StoreResult<bool> {
+        let statement = sql(
+            "callback_keep_snapshot_if_leased",
+            "UPDATE callbacks SET snapshot = $1 WHERE id = $2 AND lease_token = $3",
+        );
+        let kept = self.db.execute(statement.bind(snapshot).bind(id).bind(token)).await?;
+        Ok(kept > 0)
+    }
+
+    async fn not_said_delayed(&self, pipelines: &[String], limit: u32) -> StoreResult<Vec<BatchSeq>> {
         let statement = sql(
             "batch_list_if_not_said_delayed",
             "SELECT b.seq FROM batches b WHERE b.status = {batch queued} AND b.cancelled_at IS NULL \
              AND b.callback_url IS NOT NULL AND b.pipeline {in $1} AND NOT EXISTS (SELECT 1 FROM callbacks c \
              WHERE c.batch = b.seq AND c.run = b.run AND c.event = $2) ORDER BY b.seq LIMIT $3",
         );
-        let running =
-            self.db.fetch(statement.bind(pipelines).bind(Event::Delayed.name()).bind(limit)).await?;
+        let statement = statement.bind(pipelines).bind(Event::Delayed.name()).bind(limit);
+        let found = self.db.fetch(statement).await?;
+        found.iter().map(|row| Ok(BatchSeq(row.of("batches").i64("seq")?))).collect()
+    }
+
+    async fn say_delayed(&self, batches: &[BatchSeq], now: Timestamp) -> StoreResult<u32> {
         let mut said = 0;
-        for row in running {
-            let seq = BatchSeq(row.of("batches").i64("seq")?);
+        for seq in batches {
             let mut tx = self.db.write("say_delayed").await?;
-            let batch = ledgers::read(&mut tx, seq).await?;
+            let batch = ledgers::read(&mut tx, *seq).await?;
             // It may have ended meanwhile; another worker that is as quick says the same, and the outbox keeps it once.
             if let Some(batch) = batch.filter(|batch| batch.ledger.status == BatchStatus::Queued) {
                 ledgers::say(&mut tx, &batch, &[Event::Delayed], now).await?;
-                said += 1;
+                said += u32::from(batch.callback_url.is_some());
             }
             tx.commit().await?;
         }

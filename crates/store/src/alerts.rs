@@ -24,6 +24,8 @@ pub struct FailingBatch {
 /// A running batch that gets nowhere: none of its rows is completed, and all that were tried ended or wait with one code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StalledBatch {
+    /// Its key in SQL.
+    pub seq: BatchSeq,
     /// Which.
     pub id: BatchId,
     /// Its pipeline.

@@ -133,9 +133,14 @@ pub trait Callbacks: Send + Sync {
     /// Writes down what came of a delivery; false when the lease was lost. An address that is disabled gets nothing more, of
     /// no batch of its owner, until an upload names it again or it takes a redelivery.
     async fn settle_callback(&self, delivery: &Delivery) -> StoreResult<bool>;
-    /// Says `batch.delayed` of batches of these pipelines that run now, and have somewhere to send it: once in a run of a
-    /// batch, and of so many batches at most. Of how many it was said.
-    async fn say_delayed(&self, pipelines: &[String], limit: u32, now: Timestamp) -> StoreResult<u32>;
+    /// Keeps a callback's snapshot, so that each of its deliveries says the same; false when the lease was lost.
+    async fn keep_snapshot(&self, id: Uuid, token: LeaseToken, snapshot: &str) -> StoreResult<bool>;
+    /// Batches of these pipelines that run now, have somewhere to send `batch.delayed`, and have not said it in this run; so many
+    /// at most.
+    async fn not_said_delayed(&self, pipelines: &[String], limit: u32) -> StoreResult<Vec<BatchSeq>>;
+    /// Says `batch.delayed` of batches that run and have somewhere to send it: once in a run of a batch. Of how many it was said
+    /// or had been said.
+    async fn say_delayed(&self, batches: &[BatchSeq], now: Timestamp) -> StoreResult<u32>;
     /// An owner's callbacks, newest first, without their snapshots; `before` is the last one of the page before.
     async fn callbacks(
         &self,

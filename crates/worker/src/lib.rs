@@ -50,7 +50,7 @@ pub fn start(chosen: &Chosen, settings: &Settings, stop: &CancellationToken) -> 
         periodic.start(deliverer, stop),
         periodic.start(LiveLimitsTask::new(services.clone(), chosen.caller.clone()), stop),
         periodic.start(LimitUseTask::new(services.clone(), chosen.caller.clone()), stop),
-        periodic.start(Delays { services: services.clone(), caller: chosen.caller.clone() }, stop),
+        periodic.start(Delays::new(services.clone(), chosen.caller.clone()), stop),
         periodic.start(RetentionTask { services: services.clone(), retention: settings.retention() }, stop),
         periodic.start(Sampling { services: services.clone() }, stop),
         periodic.start(RotationTask { services: services.clone(), epoch: settings.epoch() }, stop),

@@ -7,6 +7,7 @@ use penstock_console::batch::{BatchPage, ErrorGroup, Live, Sample};
 use penstock_console::batches::name_of;
 use penstock_console::chart::chart;
 use penstock_console::layout::Nav;
+use penstock_flow::read::errors::CodeGroup;
 use penstock_flow::read::row_view::row_view;
 use penstock_flow::read::view::batch_view;
 use penstock_flow::read::waiting;
@@ -16,10 +17,10 @@ use penstock_store::owners::KeyRole;
 use serde::Deserialize;
 
 use crate::auth::Caller;
-use crate::batches::{ErrorSummary, errors_of};
 use crate::console::batch_events::events;
 use crate::console::visitor::Visitor;
 use crate::console::{Refused, html, query};
+use crate::errors::by_code;
 use crate::problem::Problem;
 use crate::reports;
 use crate::state::ApiState;
@@ -106,11 +107,11 @@ pub(super) async fn waits(state: &ApiState, batch: &Batch) -> Result<Vec<Wait>, 
 
 /// Failed rows by code and step, each with a few rows' own words.
 async fn errors(caller: &Caller, state: &ApiState, batch: &Batch) -> Result<Vec<ErrorGroup>, Problem> {
-    let groups = errors_of(caller, state, batch).await?;
+    let groups = by_code(caller, state, batch).await?;
     let secrets = state.services.try_secrets_of(batch).await?;
     let pipeline = state.services.definition_of(batch).await.ok();
     let mut shown = Vec::with_capacity(groups.len());
-    for (index, ErrorSummary { code, step, count, sample, .. }) in groups.into_iter().enumerate() {
+    for (index, CodeGroup { code, step, count, sample }) in groups.into_iter().enumerate() {
         let mut samples = Vec::new();
         if let Some(secrets) = secrets.as_ref().filter(|_| index < GROUPS) {
             for number in sample {

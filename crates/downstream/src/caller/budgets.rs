@@ -260,11 +260,12 @@ impl Budgets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one call of a budget, until it is [released](Self::give_back) or [ended](Self::ended).
+    /// Takes one call of a budget, until it is [released](Self::give_back) or [ended](Self::ended). Whether it was taken of a window:
+    /// nothing may be known of one.
     ///
     /// # Errors
     /// What has to come before.
-    pub(super) fn take(&self, key: &str) -> Result<(), NotNow> {
+    pub(super) fn take(&self, key: &str) -> Result<bool, NotNow> {
         let now = Instant::now();
         let mut budgets = self.lock();
         if !budgets.contains_key(key) {
@@ -275,7 +276,7 @@ impl Budgets {
             }
             budgets.insert(key.to_owned(), Known::new(now));
         }
-        let Some(known) = budgets.get_mut(key) else { return Ok(()) };
+        let Some(known) = budgets.get_mut(key) else { return Ok(false) };
         known.renew_if_over(now);
         known.longer = known.longer.filter(|longer| now < longer.until);
         known.unavailable_until = known.unavailable_until.filter(|until| now < *until);
@@ -288,7 +289,12 @@ impl Budgets {
         }
         known.both().for_each(|window| window.left -= 1.0);
         known.in_flight += 1;
-        Ok(())
+        Ok(known.window.is_some())
+    }
+
+    /// Whether a window of the budget is known.
+    fn is_known(&self, key: &str) -> bool {
+        self.lock().get(key).is_some_and(|known| known.window.is_some())
     }
 
     /// The lock of the one call that asks for a part of a window.
@@ -347,6 +353,7 @@ impl Budgets {
 pub(super) struct Taken<'a> {
     budgets: &'a Budgets,
     key: String,
+    is_of_window: bool,
     has_ended: bool,
 }
 
@@ -356,8 +363,14 @@ impl<'a> Taken<'a> {
     /// # Errors
     /// As [`Budgets::take`].
     pub(super) fn of(budgets: &'a Budgets, key: &str) -> Result<Self, NotNow> {
-        budgets.take(key)?;
-        Ok(Self { budgets, key: key.to_owned(), has_ended: false })
+        let is_of_window = budgets.take(key)?;
+        Ok(Self { budgets, key: key.to_owned(), is_of_window, has_ended: false })
+    }
+
+    /// Whether it was taken while nothing was known, and an answer has told of a window since: before the call leaves, it is to be
+    /// taken of that. Many calls may have waited for a permit meanwhile, and would all leave in what is left of the window.
+    pub(super) fn is_outdated(&self) -> bool {
+        !self.is_of_window && self.budgets.is_known(&self.key)
     }
 
     /// See [`Budgets::ended`].

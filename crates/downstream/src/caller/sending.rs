@@ -223,6 +223,35 @@ impl Caller {
         }
     }
 
+    /// What a call needs to leave: a call of what the API says is left, and a permit. `again`: it was made before, and recorded then.
+    async fn allowed(
+        &self,
+        demand: &Demand<'_>,
+        outgoing: &Outgoing<'_>,
+        again: bool,
+    ) -> Result<(Taken<'_>, Permit), Called> {
+        let denied = |denied| self.denied(demand.dependency, outgoing.limits, denied);
+        let mut note = demand.note.filter(|_| !again);
+        loop {
+            let taken = self.budget(demand, outgoing).await.map_err(denied)?;
+            let permit =
+                match self.permit(outgoing.limits, &outgoing.ask, note.take(), outgoing.waiting).await {
+                    Ok(permit) => permit,
+                    Err(Refusal::Denied(reason)) => return Err(denied(reason)),
+                    Err(Refusal::NotRecorded) => return Err(Called::NotCovered),
+                };
+            if !taken.is_outdated() {
+                return Ok((taken, permit));
+            }
+            drop(taken);
+            if let Ok(taken) = self.take_of_budget(outgoing.limits.pause_key()).await {
+                return Ok((taken, permit));
+            }
+            // The permit would be held for as long as the window lasts.
+            self.return_unused(permit).await;
+        }
+    }
+
     /// One call. None: its token has ended while it waited.
     async fn send_once(
         &self,
@@ -233,15 +262,7 @@ impl Caller {
     ) -> Result<Option<Made<'_>>, Called> {
         let dependency = demand.dependency;
         let asked_at = Instant::now();
-        let taken = self.budget(demand, outgoing).await;
-        let taken = taken.map_err(|denied| self.denied(dependency, outgoing.limits, denied))?;
-        // A call that is made once more was recorded before.
-        let note = demand.note.filter(|_| !how.again);
-        let permit = match self.permit(outgoing.limits, &outgoing.ask, note, outgoing.waiting).await {
-            Ok(permit) => permit,
-            Err(Refusal::Denied(denied)) => return Err(self.denied(dependency, outgoing.limits, denied)),
-            Err(Refusal::NotRecorded) => return Err(Called::NotCovered),
-        };
+        let (taken, permit) = self.allowed(demand, outgoing, how.again).await?;
         self.metrics.count(&dependency.name, |metrics| metrics.waited.took(asked_at.elapsed()));
         if !(outgoing.covered)() {
             self.return_unused(permit).await;

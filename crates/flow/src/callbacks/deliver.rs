@@ -12,7 +12,6 @@ use penstock_crypto::webhook;
 use penstock_domain::ids::LeaseToken;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::asked_pause;
-use penstock_store::batches::Batch;
 use penstock_store::callbacks::{Callback, CallbackLease, CallbackStatus, Delivery};
 use reqwest::header::{HeaderName, HeaderValue};
 use serde_json::json;
@@ -21,6 +20,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::callbacks::address::{PublicOnly, check_address};
 use crate::callbacks::secrets::{first_secret, open_secret};
+use crate::callbacks::snapshot::{CallbackData, Snapshot};
 use crate::context::error::{FlowError, with_causes};
 use crate::context::pace::Pace;
 use crate::context::periodic::{Schedule, Task};
@@ -166,7 +166,7 @@ impl Sender {
     }
 
     async fn send_and_settle(&self, callback: Callback, token: LeaseToken) {
-        let answer = self.deliver(&callback).await;
+        let answer = self.deliver(&callback, token).await;
         if let Some(status) = answer.status {
             Span::current().record("http.response.status_code", i64::from(status));
         }
@@ -194,13 +194,13 @@ impl Sender {
         }
     }
 
-    async fn deliver(&self, callback: &Callback) -> Answer {
+    async fn deliver(&self, callback: &Callback, token: LeaseToken) -> Answer {
         let now = self.services.clock.now();
         let url = match check_address(&callback.url, self.allow_private) {
             Ok(url) => url,
             Err(error) => return Answer::failed(error.to_string()),
         };
-        let body = match self.body(callback) {
+        let body = match self.body(callback, token).await {
             Ok(body) => body,
             Err(error) => return Answer::failed(error.to_string()),
         };
@@ -229,14 +229,13 @@ impl Sender {
         }
     }
 
-    fn body(&self, callback: &Callback) -> Result<String, FlowError> {
-        let batch: Batch = serde_json::from_str(&callback.snapshot).map_err(|_| {
-            FlowError::Inconsistent(format!("callback {} has no batch that can be read", callback.id))
-        })?;
+    async fn body(&self, callback: &Callback, token: LeaseToken) -> Result<String, FlowError> {
+        let snapshot = Snapshot::complete(&self.services, callback, token).await?;
         // As it was then, whenever it is delivered: every attempt of a callback has the same body.
-        let failure = view::clear_failure(&batch);
+        let failure = view::clear_failure(&snapshot.batch);
         let pace = Pace::usual(self.rows_per_owner);
-        let data = view::describe(&self.services, &batch, &pace, failure, callback.created_at);
+        let view = view::describe(&self.services, &snapshot.batch, &pace, failure, callback.created_at);
+        let data = CallbackData { view, details: snapshot.details };
         let body = json!({ "type": callback.event, "timestamp": callback.created_at, "data": data });
         Ok(body.to_string())
     }

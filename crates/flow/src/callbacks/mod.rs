@@ -3,3 +3,4 @@
 pub mod address;
 pub mod deliver;
 pub mod secrets;
+pub mod snapshot;

@@ -1,27 +1,39 @@
-//! Sends `batch.delayed` for batches that wait for a dependency that fails.
+//! Sends `batch.delayed` for batches that wait for a dependency that fails, and for those that get nowhere.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use penstock_domain::ids::BatchSeq;
 use penstock_domain::limit::BreakerState;
+use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
+use penstock_store::operations::STALLED_AFTER;
 
 use crate::context::error::FlowError;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
+use crate::read::standing::stalled_batch;
 
 /// How often breakers are checked.
 const EVERY: Duration = Duration::from_secs(2);
 
+/// How often batches that get nowhere are looked for: some rows are read of each batch that has completed none.
+const STALLED_EVERY: Duration = Duration::from_secs(10);
+
 /// Batches that are reported in one run, at most.
 const AT_ONCE: u32 = 100;
 
-/// Checks every breaker.
+/// Batches that are named in the log in one run, at most.
+const LOGGED_AT_ONCE: usize = 3;
+
+/// Checks every breaker, and every batch that has completed no row.
 pub struct Delays {
-    /// The services.
-    pub services: Services,
-    /// Knows the breakers.
-    pub caller: Arc<Caller>,
+    services: Services,
+    caller: Arc<Caller>,
+    /// Batches that got nowhere when it was looked last.
+    stalled: HashSet<BatchSeq>,
+    looked_at: Option<Timestamp>,
 }
 
 impl Task for Delays {
@@ -33,29 +45,61 @@ impl Task for Delays {
     }
 
     async fn run(&mut self) -> Result<(), FlowError> {
-        report(&self.services, &self.caller).await
+        let mut delayed = self.behind_breakers().await?;
+        delayed.extend(self.newly_stalled().await?);
+        if !delayed.is_empty() {
+            self.services.store.say_delayed(&delayed, self.services.clock.now()).await?;
+        }
+        Ok(())
     }
 }
 
-async fn report(services: &Services, caller: &Caller) -> Result<(), FlowError> {
-    let mut delayed = Vec::new();
-    for pipeline in services.pipelines.iter() {
-        for dependency in &pipeline.dependencies {
-            let gate = caller.peek(dependency, "").await;
-            // Half open counts: a breaker that opened and half closed between two runs has delayed rows as well.
-            if gate.is_some_and(|gate| gate.breaker != BreakerState::Closed) {
-                tracing::debug!(
-                    pipeline = pipeline.name,
-                    dependency = dependency.name,
-                    "the breaker is not closed"
-                );
-                delayed.push(pipeline.name.clone());
-                break;
+impl Delays {
+    /// `caller` knows the breakers.
+    pub fn new(services: Services, caller: Arc<Caller>) -> Self {
+        Self { services, caller, stalled: HashSet::new(), looked_at: None }
+    }
+
+    async fn behind_breakers(&self) -> Result<Vec<BatchSeq>, FlowError> {
+        let mut delayed = Vec::new();
+        for pipeline in self.services.pipelines.iter() {
+            for dependency in &pipeline.dependencies {
+                let gate = self.caller.peek(dependency, "").await;
+                // Half open counts: a breaker that opened and half closed between two runs has delayed rows as well.
+                if gate.is_some_and(|gate| gate.breaker != BreakerState::Closed) {
+                    tracing::debug!(
+                        pipeline = pipeline.name,
+                        dependency = dependency.name,
+                        "the breaker is not closed"
+                    );
+                    delayed.push(pipeline.name.clone());
+                    break;
+                }
             }
         }
+        if delayed.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.services.store.not_said_delayed(&delayed, AT_ONCE).await?)
     }
-    if !delayed.is_empty() {
-        services.store.say_delayed(&delayed, AT_ONCE, services.clock.now()).await?;
+
+    /// Batches that got somewhere, or had not run for long enough, when it was looked last.
+    async fn newly_stalled(&mut self) -> Result<Vec<BatchSeq>, FlowError> {
+        let now = self.services.clock.now();
+        if self.looked_at.is_some_and(|at| now < at + STALLED_EVERY) {
+            return Ok(Vec::new());
+        }
+        let stalled = self.services.store.stalled_batches(None, now - STALLED_AFTER, AT_ONCE).await?;
+        let new: Vec<_> = stalled.iter().filter(|batch| !self.stalled.contains(&batch.seq)).collect();
+        for batch in new.iter().take(LOGGED_AT_ONCE) {
+            tracing::warn!("{}", stalled_batch(batch));
+        }
+        if let Some(more) = new.len().checked_sub(LOGGED_AT_ONCE).filter(|more| *more > 0) {
+            tracing::warn!("{more} more batches get nowhere; `penstock doctor` lists them");
+        }
+        let new = new.into_iter().map(|batch| batch.seq).collect();
+        self.stalled = stalled.into_iter().map(|batch| batch.seq).collect();
+        self.looked_at = Some(now);
+        Ok(new)
     }
-    Ok(())
 }

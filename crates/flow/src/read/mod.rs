@@ -1,6 +1,7 @@
 //! What clients ask for: a batch, its rows, its reports, and why it waits.
 
 pub mod allowed;
+pub mod errors;
 pub mod eta;
 mod kept_answers;
 pub mod lines;

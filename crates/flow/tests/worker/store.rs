@@ -222,7 +222,9 @@ reading::Reading {
 callbacks::Callbacks {
     lease_callbacks(lease: &CallbackLease) -> Vec<Callback>;
     settle_callback(delivery: &Delivery) -> bool;
-    say_delayed(pipelines: &[String], limit: u32, now: Timestamp) -> u32;
+    keep_snapshot(id: Uuid, token: LeaseToken, snapshot: &str) -> bool;
+    not_said_delayed(pipelines: &[String], limit: u32) -> Vec<BatchSeq>;
+    say_delayed(batches: &[BatchSeq], now: Timestamp) -> u32;
     callbacks(owner: Option<OwnerSeq>, batch: Option<BatchSeq>, before: Option<(Timestamp, Uuid)>, limit: u32) -> Vec<Callback>;
     redeliver(id: Uuid, owner: Option<OwnerSeq>, now: Timestamp) -> Option<Callback>;
 }

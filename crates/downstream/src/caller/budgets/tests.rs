@@ -17,7 +17,7 @@ impl<'a> Worker<'a> {
     fn take(&self, key: &str) -> Result<(), Duration> {
         loop {
             match self.budgets.take(key) {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(NotNow::Wait(wait) | NotNow::Unavailable(wait)) => return Err(wait),
                 Err(NotNow::Ask(asked)) => {
                     let now = self.epoch.elapsed().as_secs_f64() * 1e3;
@@ -193,6 +193,27 @@ async fn a_call_that_is_not_made_takes_nothing() {
     tokio::time::advance(Duration::from_secs(5)).await;
     assert_eq!(budgets.take("api"), Ok(()), "one call finds out what the next window has");
     assert!(budgets.take("api").is_err());
+}
+
+/// Calls that waited for a permit while nothing was known of the window do not all leave in what is left of it.
+#[tokio::test(start_paused = true)]
+async fn calls_that_have_not_left_are_taken_of_the_window_that_is_told() {
+    let shared = Mutex::default();
+    let worker = Worker::new(&shared, Instant::now());
+    let take = || Taken::of(&worker.budgets, "api");
+    let waiting: Vec<Taken<'_>> = (0..50).map(|_| take().unwrap()).collect();
+    assert!(waiting.iter().all(|taken| !taken.is_outdated()));
+    take().unwrap().ended(End::Told(Budget { left: 20.0, reset: Duration::from_secs(5), quota: Some(60.0) }));
+    assert!(waiting.iter().all(Taken::is_outdated));
+    let mut leave = 0;
+    for taken in waiting {
+        drop(taken);
+        leave += usize::from(worker.take("api").is_ok());
+    }
+    assert_eq!(leave, 20);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let next = (0..100).filter(|_| worker.take("api").is_ok()).count();
+    assert_eq!(next, 40, "of 60, with those under way");
 }
 
 #[tokio::test(start_paused = true)]
