@@ -379,7 +379,7 @@ async fn rows_wait_for_a_signature_that_cannot_be_made() {
     let (_, batch) = client.upload(ROUTE, ids(5)).await.expect("an answer");
     let id = batch["id"].as_str().expect("an id").to_owned();
     let path = format!("/v2/batches/{id}/waiting");
-    let is_told = || async {
+    let is_reported = || async {
         let waiting = client.get(&path).await;
         let waits = waiting["data"].as_array().expect("waits").clone();
         waits.iter().any(|wait| {
@@ -387,7 +387,7 @@ async fn rows_wait_for_a_signature_that_cannot_be_made() {
                 && wait["sentence"].as_str().is_some_and(|sentence| sentence.contains("cannot be computed"))
         })
     };
-    crate::storage::until("it is told what rows wait for", is_told).await;
+    crate::storage::until("it is told what rows wait for", is_reported).await;
     assert!(receiver.heard().is_empty());
     drop(service);
     place.set("SIGNING_KEY", "/wA=".into());

@@ -61,6 +61,11 @@ impl Gcs {
         ]
     }
 
+    /// Where it is, as `host:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Where it is.
     pub fn base(&self) -> String {
         format!("http://{}", self.address)

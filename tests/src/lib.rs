@@ -17,6 +17,7 @@ pub mod postgres;
 pub mod provider;
 pub mod receiver;
 pub mod redis;
+pub mod relay;
 pub mod s3;
 mod service;
 pub mod webdriver;

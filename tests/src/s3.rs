@@ -26,6 +26,7 @@ const SECRET_KEY: &str = "penstock-secret";
 pub(crate) const BUCKET: &str = "batches";
 
 /// A running server. It ends with its process.
+#[derive(Clone)]
 pub struct S3 {
     root: PathBuf,
     address: SocketAddr,

@@ -26,6 +26,7 @@ mod permit_refresher;
 mod proxy;
 mod query;
 mod recording_time;
+pub mod reported_windows;
 mod response;
 mod retry_after;
 #[cfg(feature = "redis")]
@@ -35,7 +36,6 @@ pub mod shared;
 mod stage;
 mod status_line;
 mod tls;
-pub mod told_windows;
 mod transport;
 mod wait_queue;
 #[cfg(feature = "redis")]

@@ -11,7 +11,7 @@ use penstock_domain::limit::{
 use penstock_domain::pipeline::{Dependency, Rate, Window};
 use penstock_domain::time::Timestamp;
 
-use crate::told_windows::{WindowAsk, WindowPart};
+use crate::reported_windows::{WindowAsk, WindowPart};
 
 /// The limits of a call: its dependency's, and its owner's at that dependency where limits are per owner. Each has a name by
 /// which the limiter keeps its state.

@@ -13,7 +13,7 @@ use penstock_domain::limit::{
 use penstock_domain::time::Clock;
 
 use crate::limiter::{CallLimits, CallMeter, Limiter, Permit};
-use crate::told_windows::{ToldWindows, WindowAsk, WindowPart};
+use crate::reported_windows::{ReportedWindows, WindowAsk, WindowPart};
 
 /// When there are more owners' states at a dependency, those that hold nothing are dropped.
 const MOST_OWNERS: usize = 10_000;
@@ -33,7 +33,7 @@ pub struct LocalLimiter {
     /// A test's own time.
     clock: Option<Arc<dyn Clock>>,
     states: Mutex<HashMap<String, Kept>>,
-    told_windows: Mutex<HashMap<String, ToldWindows>>,
+    reported_windows: Mutex<HashMap<String, ReportedWindows>>,
 }
 
 #[derive(Default)]
@@ -77,7 +77,12 @@ impl LocalLimiter {
     /// A limiter that knows nothing yet: every state starts empty, because a process before this one may just have used its
     /// burst, unless it is told for how long it has not been used. Its time is the process's own, which nobody can set.
     pub fn new() -> Self {
-        Self { epoch: Instant::now(), clock: None, states: Mutex::default(), told_windows: Mutex::default() }
+        Self {
+            epoch: Instant::now(),
+            clock: None,
+            states: Mutex::default(),
+            reported_windows: Mutex::default(),
+        }
     }
 
     /// Takes the time from `clock`: for tests that compare decisions at given moments.
@@ -271,7 +276,7 @@ impl Limiter for LocalLimiter {
 
     async fn take_of_window(&self, budget: &str, ask: &WindowAsk) -> Option<WindowPart> {
         let now = self.now() / 1e3;
-        let mut all = self.told_windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.reported_windows.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() > MOST_OWNERS {
             all.retain(|_, windows| !windows.is_over(now));
         }

@@ -11,7 +11,7 @@ use redis::{RedisResult, Script};
 
 use crate::groups::{Group, Groups, Question};
 use crate::limiter::CallLimits;
-use crate::told_windows::{WindowAsk, WindowPart};
+use crate::reported_windows::{WindowAsk, WindowPart};
 use crate::wire::{self, ScriptRequest};
 
 /// The longest wait for an answer of Redis. Longer than a reconnection, shorter than a lease.
@@ -24,7 +24,7 @@ const MOST_MEASUREMENTS: u32 = 6;
 pub(crate) struct Server {
     pub(crate) connection: Connection,
     script: Script,
-    told_windows: Script,
+    reported_windows: Script,
     groups: Groups,
     /// In microseconds since `epoch`.
     distance: Mutex<Distance>,
@@ -42,7 +42,7 @@ impl Server {
         Self {
             connection,
             script: Script::new(include_str!("limiter.lua")),
-            told_windows: Script::new(include_str!("told_windows.lua")),
+            reported_windows: Script::new(include_str!("reported_windows.lua")),
             groups: Groups::default(),
             distance: Mutex::default(),
             epoch: Instant::now(),
@@ -139,11 +139,11 @@ impl Server {
         let mut connection = self.connection.clone();
         let answer = async {
             let prefix = self.connection.prefix().await?;
-            let mut invocation = self.told_windows.prepare_invoke();
+            let mut invocation = self.reported_windows.prepare_invoke();
             invocation.key(format!("{prefix}told:{budget}"));
             let millis = |time: Duration| time.as_secs_f64() * 1e3;
             invocation.arg(millis(ask.ends_in)).arg(millis(ask.length)).arg(millis(ask.same));
-            invocation.arg(u8::from(ask.is_told)).arg(ask.left).arg(ask.amount);
+            invocation.arg(u8::from(ask.is_reported)).arg(ask.left).arg(ask.amount);
             if let Some(clock) = &self.clock {
                 invocation.arg(clock.now().millis());
             }

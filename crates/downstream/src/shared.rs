@@ -25,8 +25,8 @@ use tokio::time::Instant;
 
 use crate::limiter::{CallLimits, Limiter, Permit};
 use crate::permit_refresher::PermitRefresher;
+use crate::reported_windows::{WindowAsk, WindowPart};
 use crate::server::{PATIENCE, Server};
-use crate::told_windows::{WindowAsk, WindowPart};
 use crate::wire::{self, CallReport, ScriptRequest, SuccessfulCalls};
 
 /// How long connecting may take: three round trips with TLS.

@@ -57,12 +57,12 @@ pub async fn a_delay_is_said_once_in_a_run(store: &Arc<dyn Store>) {
     store.settle(&[completed(rows[0], held)], START).await.unwrap();
 
     let slice = [waits];
-    let found = store.not_said_delayed(&slice, 10).await.unwrap();
+    let found = store.delay_not_reported(&slice, 10).await.unwrap();
     assert_eq!(found, [batches[0].seq]);
     let all = [batches[0].seq, ended.seq];
-    let (one, two) = tokio::join!(store.say_delayed(&all, START), store.say_delayed(&all, START));
+    let (one, two) = tokio::join!(store.report_delay(&all, START), store.report_delay(&all, START));
     assert_eq!((one.unwrap(), two.unwrap()), (1, 1));
-    assert!(store.not_said_delayed(&slice, 10).await.unwrap().is_empty(), "it was said");
+    assert!(store.delay_not_reported(&slice, 10).await.unwrap().is_empty(), "it was said");
     for (batch, times) in [(batches[0].seq, 1), (batches[1].seq, 0), (ended.seq, 0)] {
         let said = store.callbacks(None, Some(batch), None, 100).await.unwrap();
         assert_eq!(said.iter().filter(|callback| callback.event == "batch.delayed").count(), times);

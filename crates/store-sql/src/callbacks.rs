@@ -103,9 +103,9 @@ impl Callbacks for SqlStore {
         Ok(kept > 0)
     }
 
-    async fn not_said_delayed(&self, pipelines: &[String], limit: u32) -> StoreResult<Vec<BatchSeq>> {
+    async fn delay_not_reported(&self, pipelines: &[String], limit: u32) -> StoreResult<Vec<BatchSeq>> {
         let statement = sql(
-            "batch_list_if_not_said_delayed",
+            "batch_list_if_delay_not_reported",
             "SELECT b.seq FROM batches b WHERE b.status = {batch queued} AND b.cancelled_at IS NULL \
              AND b.callback_url IS NOT NULL AND b.pipeline {in $1} AND NOT EXISTS (SELECT 1 FROM callbacks c \
              WHERE c.batch = b.seq AND c.run = b.run AND c.event = $2) ORDER BY b.seq LIMIT $3",
@@ -115,10 +115,10 @@ impl Callbacks for SqlStore {
         found.iter().map(|row| Ok(BatchSeq(row.of("batches").i64("seq")?))).collect()
     }
 
-    async fn say_delayed(&self, batches: &[BatchSeq], now: Timestamp) -> StoreResult<u32> {
+    async fn report_delay(&self, batches: &[BatchSeq], now: Timestamp) -> StoreResult<u32> {
         let mut said = 0;
         for seq in batches {
-            let mut tx = self.db.write("say_delayed").await?;
+            let mut tx = self.db.write("report_delay").await?;
             let batch = ledgers::read(&mut tx, *seq).await?;
             // It may have ended meanwhile; another worker that is as quick says the same, and the outbox keeps it once.
             if let Some(batch) = batch.filter(|batch| batch.ledger.status == BatchStatus::Queued) {

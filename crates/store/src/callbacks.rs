@@ -137,10 +137,10 @@ pub trait Callbacks: Send + Sync {
     async fn keep_snapshot(&self, id: Uuid, token: LeaseToken, snapshot: &str) -> StoreResult<bool>;
     /// Batches of these pipelines that run now, have somewhere to send `batch.delayed`, and have not said it in this run; so many
     /// at most.
-    async fn not_said_delayed(&self, pipelines: &[String], limit: u32) -> StoreResult<Vec<BatchSeq>>;
+    async fn delay_not_reported(&self, pipelines: &[String], limit: u32) -> StoreResult<Vec<BatchSeq>>;
     /// Says `batch.delayed` of batches that run and have somewhere to send it: once in a run of a batch. Of how many it was said
     /// or had been said.
-    async fn say_delayed(&self, batches: &[BatchSeq], now: Timestamp) -> StoreResult<u32>;
+    async fn report_delay(&self, batches: &[BatchSeq], now: Timestamp) -> StoreResult<u32>;
     /// An owner's callbacks, newest first, without their snapshots; `before` is the last one of the page before.
     async fn callbacks(
         &self,

@@ -1,7 +1,7 @@
 //! Keeps to what APIs say is left of their limits, so that they need not refuse a call.
 //!
 //! Each answer tells what is left and when it is whole again ([`crate::budget`]). Calls under way may not be in it yet, so that
-//! many fewer are left. Calls of a window are taken from what all workers share ([`crate::told_windows`]), some at a time; when
+//! many fewer are left. Calls of a window are taken from what all workers share ([`crate::reported_windows`]), some at a time; when
 //! nothing is left, calls wait for the reset. Then the whole quota is there again, or one call where it is not known.
 //!
 //! An API may tell of several limits under the same names: of a second and of an hour, or of its searches and of everything else. When
@@ -14,12 +14,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::budget::Budget;
-use crate::told_windows::{WindowAsk, WindowPart};
+use crate::reported_windows::{WindowAsk, WindowPart};
 
 /// When more owners' budgets are known, those that hold nobody up are forgotten.
 const MOST_REMEMBERED: usize = 10_000;
 
-/// A reset is told in whole seconds: one that is later by more than this is another window's.
+/// A reset is reported in whole seconds: one that is later by more than this is another window's.
 const SAME_WINDOW: Duration = Duration::from_millis(1500);
 
 /// A call that finds nothing left while others are under way, and no end of the window known, asks again after this time.
@@ -39,7 +39,7 @@ pub(super) struct Budgets(Mutex<HashMap<String, Known>>);
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum End {
     /// What is left.
-    Told(Budget),
+    Reported(Budget),
     /// It was refused as one too many. What that asks for is the limiter's to judge: it may be about its row only. What is left
     /// matters to who knows of no window.
     Refused(Option<Budget>),
@@ -75,7 +75,7 @@ struct Known {
     longer: Option<Window>,
     /// When the window before this one was over.
     began: Instant,
-    /// Whether no answer has told yet of the window that began.
+    /// Whether no answer has reported yet of the window that began.
     guessed: bool,
     in_flight: u32,
     /// How many windows there were.
@@ -104,9 +104,9 @@ struct Window {
 /// What all workers share of a window.
 #[derive(Clone, Copy)]
 struct Shared {
-    /// What is left, as answers told it, without this worker's calls under way that have their part; of a guessed window all.
+    /// What is left, as answers reported it, without this worker's calls under way that have their part; of a guessed window all.
     left: f64,
-    is_told: bool,
+    is_reported: bool,
     is_used_up: bool,
 }
 
@@ -132,14 +132,14 @@ impl Window {
             ends_in,
             length: self.length,
             same: SAME_WINDOW.min(self.length / 2),
-            is_told: shared.is_told,
+            is_reported: shared.is_reported,
             left: shared.left,
             amount: part as u32,
         };
         Some(NotNow::Ask(PartAsked { ask, window: self.number }))
     }
 
-    /// More is told of it; `is_new`: for the first time.
+    /// More is reported of it; `is_new`: for the first time.
     fn tell(&mut self, budget: Budget, is_new: bool, reset_at: Instant, in_flight: u32) {
         let before = self.shared.filter(|_| !is_new);
         let under_way = f64::from(in_flight);
@@ -147,11 +147,11 @@ impl Window {
         let left = budget.left - (under_way + self.left.min(0.0)).max(0.0);
         self.shared = Some(Shared {
             left: before.map_or(left, |before| before.left.min(left)),
-            is_told: true,
+            is_reported: true,
             is_used_up: before.is_some_and(|before| before.is_used_up),
         });
         self.left = self.left.min((budget.left - under_way).max(self.left.min(0.0)));
-        // The latest that was told: a second may have been cut off.
+        // The latest that was reported: a second may have been cut off.
         self.until = if is_new { reset_at } else { self.until.max(reset_at.min(self.until + SAME_WINDOW)) };
         self.quota = budget.quota.or(self.quota);
         self.length = self.length.max(budget.reset);
@@ -179,7 +179,7 @@ impl Known {
             return;
         };
         self.began = until;
-        let whole = quota.map(|left| Shared { left, is_told: false, is_used_up: false });
+        let whole = quota.map(|left| Shared { left, is_reported: false, is_used_up: false });
         let mut window = self.next_window(now + length.max(ASK_AGAIN), length, quota, whole);
         if whole.is_none() {
             window.left += 1.0;
@@ -200,12 +200,12 @@ impl Known {
         Window { number, until, length, quota, left, shared }
     }
 
-    fn told_window(&mut self, budget: Budget, quota: Option<f64>, reset_at: Instant) -> Window {
-        let shared = Shared { left: budget.left, is_told: true, is_used_up: false };
+    fn reported_window(&mut self, budget: Budget, quota: Option<f64>, reset_at: Instant) -> Window {
+        let shared = Shared { left: budget.left, is_reported: true, is_used_up: false };
         self.next_window(reset_at, budget.reset, quota, Some(shared))
     }
 
-    /// Whether this is told of another window, which ends sooner and of which less is left.
+    /// Whether this is reported of another window, which ends sooner and of which less is left.
     fn is_shorter(&self, left: f64, reset_at: Instant) -> bool {
         let Some(window) = &self.window else { return false };
         let known = window.shared.map_or(1.0, |shared| shared.left);
@@ -220,10 +220,10 @@ impl Known {
             (known, other) => other.or(known),
         };
         self.began = self.window.map_or(self.began, |window| window.until);
-        self.window = Some(self.told_window(budget, budget.quota, reset_at));
+        self.window = Some(self.reported_window(budget, budget.quota, reset_at));
     }
 
-    fn told(&mut self, budget: Budget, now: Instant) {
+    fn report(&mut self, budget: Budget, now: Instant) {
         self.renew_if_over(now);
         let reset_at = now + budget.reset;
         let same = self.window.filter(|window| reset_at <= window.until + SAME_WINDOW);
@@ -246,7 +246,7 @@ impl Known {
         let before = self.window.filter(|_| returns.is_none());
         self.began = self.window.map_or(self.began, |window| window.until);
         let quota = budget.quota.or(before.and_then(|window| window.quota));
-        self.window = Some(self.told_window(budget, quota, reset_at));
+        self.window = Some(self.reported_window(budget, quota, reset_at));
     }
 
     /// Both windows that calls are taken from.
@@ -315,7 +315,7 @@ impl Budgets {
         window.left += f64::from(part.amount);
         if let Some(shared) = &mut window.shared {
             shared.is_used_up = part.amount < asked.ask.amount;
-            if !shared.is_told {
+            if !shared.is_reported {
                 window.until = now + part.ends_in;
             }
         }
@@ -329,19 +329,19 @@ impl Budgets {
         }
     }
 
-    /// The call has ended, and its answer told this.
+    /// The call has ended, and its answer reported this.
     pub(super) fn ended(&self, key: &str, end: End) {
         if let Some(known) = self.lock().get_mut(key) {
             known.in_flight = known.in_flight.saturating_sub(1);
             match end {
-                End::Told(budget) => known.told(budget, Instant::now()),
-                // An API that told once, and tells nothing of the window after it: nobody knows what that has.
+                End::Reported(budget) => known.report(budget, Instant::now()),
+                // An API that reported once, and reports nothing of the window after it: nobody knows what that has.
                 End::Silent if known.guessed && known.window.is_some_and(|window| window.quota.is_none()) => {
                     known.window = None;
                     known.guessed = false;
                 }
                 // It has taken nothing. The window before was not over yet.
-                End::Refused(Some(budget)) if known.window.is_none() => known.told(budget, Instant::now()),
+                End::Refused(Some(budget)) if known.window.is_none() => known.report(budget, Instant::now()),
                 End::Refused(_) if known.guessed => known.both().for_each(|window| window.left += 1.0),
                 End::Refused(_) | End::Silent | End::NoAnswer => {}
             }
@@ -367,7 +367,7 @@ impl<'a> Taken<'a> {
         Ok(Self { budgets, key: key.to_owned(), is_of_window, has_ended: false })
     }
 
-    /// Whether it was taken while nothing was known, and an answer has told of a window since: before the call leaves, it is to be
+    /// Whether it was taken while nothing was known, and an answer has reported of a window since: before the call leaves, it is to be
     /// taken of that. Many calls may have waited for a permit meanwhile, and would all leave in what is left of the window.
     pub(super) fn is_outdated(&self) -> bool {
         !self.is_of_window && self.budgets.is_known(&self.key)

@@ -16,8 +16,8 @@ use crate::budget;
 use crate::client::{Prepared, Sent};
 use crate::credentials::oauth2::{Asked, Fetching, Token};
 use crate::limiter::{CallLimits, Permit};
+use crate::reported_windows::WindowAsk;
 use crate::response::Response;
-use crate::told_windows::WindowAsk;
 
 /// A row waits so long for more of what an API says is left; for a longer wait it is requeued.
 const BUDGET_PATIENCE: Duration = Duration::from_secs(10);
@@ -305,7 +305,7 @@ impl Caller {
         if throttled || matches!(response.status, 429 | 503 | 529) {
             return End::Refused(budget);
         }
-        budget.map_or(End::Silent, End::Told)
+        budget.map_or(End::Silent, End::Reported)
     }
 }
 

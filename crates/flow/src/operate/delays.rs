@@ -48,7 +48,7 @@ impl Task for Delays {
         let mut delayed = self.behind_breakers().await?;
         delayed.extend(self.newly_stalled().await?);
         if !delayed.is_empty() {
-            self.services.store.say_delayed(&delayed, self.services.clock.now()).await?;
+            self.services.store.report_delay(&delayed, self.services.clock.now()).await?;
         }
         Ok(())
     }
@@ -80,7 +80,7 @@ impl Delays {
         if delayed.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(self.services.store.not_said_delayed(&delayed, AT_ONCE).await?)
+        Ok(self.services.store.delay_not_reported(&delayed, AT_ONCE).await?)
     }
 
     /// Batches that got somewhere, or had not run for long enough, when it was looked last.

@@ -223,8 +223,8 @@ callbacks::Callbacks {
     lease_callbacks(lease: &CallbackLease) -> Vec<Callback>;
     settle_callback(delivery: &Delivery) -> bool;
     keep_snapshot(id: Uuid, token: LeaseToken, snapshot: &str) -> bool;
-    not_said_delayed(pipelines: &[String], limit: u32) -> Vec<BatchSeq>;
-    say_delayed(batches: &[BatchSeq], now: Timestamp) -> u32;
+    delay_not_reported(pipelines: &[String], limit: u32) -> Vec<BatchSeq>;
+    report_delay(batches: &[BatchSeq], now: Timestamp) -> u32;
     callbacks(owner: Option<OwnerSeq>, batch: Option<BatchSeq>, before: Option<(Timestamp, Uuid)>, limit: u32) -> Vec<Callback>;
     redeliver(id: Uuid, owner: Option<OwnerSeq>, now: Timestamp) -> Option<Callback>;
 }

@@ -1,15 +1,15 @@
 use super::*;
-use crate::told_windows::ToldWindows;
+use crate::reported_windows::ReportedWindows;
 
 /// What all workers share, and one worker's budgets.
 struct Worker<'a> {
     budgets: Budgets,
-    shared: &'a Mutex<ToldWindows>,
+    shared: &'a Mutex<ReportedWindows>,
     epoch: Instant,
 }
 
 impl<'a> Worker<'a> {
-    fn new(shared: &'a Mutex<ToldWindows>, epoch: Instant) -> Self {
+    fn new(shared: &'a Mutex<ReportedWindows>, epoch: Instant) -> Self {
         Self { budgets: Budgets::default(), shared, epoch }
     }
 
@@ -68,7 +68,7 @@ impl Api {
         if self.cuts && self.left_of_window() < Duration::from_secs(1) {
             return End::Silent;
         }
-        End::Told(Budget {
+        End::Reported(Budget {
             left: f64::from(self.quota - self.counted.1),
             reset: Duration::from_secs(match self.left_of_window() {
                 left if self.cuts => left.as_secs(),
@@ -181,7 +181,7 @@ async fn a_worker_that_was_idle_has_the_whole_quota() {
 async fn a_call_that_is_not_made_takes_nothing() {
     let shared = Mutex::default();
     let budgets = Worker::new(&shared, Instant::now());
-    budgets.call(End::Told(Budget { left: 1.0, reset: Duration::from_secs(5), quota: None }));
+    budgets.call(End::Reported(Budget { left: 1.0, reset: Duration::from_secs(5), quota: None }));
     budgets.take("api").unwrap();
     budgets.budgets.give_back("api");
     drop(Taken::of(&budgets.budgets, "api").unwrap());
@@ -203,7 +203,11 @@ async fn calls_that_have_not_left_are_taken_of_the_window_that_is_told() {
     let take = || Taken::of(&worker.budgets, "api");
     let waiting: Vec<Taken<'_>> = (0..50).map(|_| take().unwrap()).collect();
     assert!(waiting.iter().all(|taken| !taken.is_outdated()));
-    take().unwrap().ended(End::Told(Budget { left: 20.0, reset: Duration::from_secs(5), quota: Some(60.0) }));
+    take().unwrap().ended(End::Reported(Budget {
+        left: 20.0,
+        reset: Duration::from_secs(5),
+        quota: Some(60.0),
+    }));
     assert!(waiting.iter().all(Taken::is_outdated));
     let mut leave = 0;
     for taken in waiting {
@@ -218,8 +222,8 @@ async fn calls_that_have_not_left_are_taken_of_the_window_that_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn of_two_limits_the_shorter_one_holds_calls_up_until_its_own_end() {
-    let told = |left: f64, seconds: u64, quota: Option<f64>| {
-        End::Told(Budget { left, reset: Duration::from_secs(seconds), quota })
+    let reported = |left: f64, seconds: u64, quota: Option<f64>| {
+        End::Reported(Budget { left, reset: Duration::from_secs(seconds), quota })
     };
     for quota in [None, Some(30.0)] {
         let shared = Mutex::default();
@@ -240,8 +244,8 @@ async fn of_two_limits_the_shorter_one_holds_calls_up_until_its_own_end() {
 async fn a_shorter_limit_that_is_whole_again_does_not_lead_past_a_longer_one() {
     let shared = Mutex::default();
     let budgets = Worker::new(&shared, Instant::now());
-    let told = |left: f64, seconds: u64, quota: Option<f64>| {
-        End::Told(Budget { left, reset: Duration::from_secs(seconds), quota })
+    let reported = |left: f64, seconds: u64, quota: Option<f64>| {
+        End::Reported(Budget { left, reset: Duration::from_secs(seconds), quota })
     };
     budgets.call(told(4.0, 3000, None));
     budgets.call(told(0.0, 3, Some(30.0)));
@@ -255,7 +259,7 @@ async fn a_shorter_limit_that_is_whole_again_does_not_lead_past_a_longer_one() {
 async fn an_api_that_tells_once_does_not_hold_calls_up_after_that() {
     let shared = Mutex::default();
     let budgets = Worker::new(&shared, Instant::now());
-    budgets.call(End::Told(Budget { left: 0.0, reset: Duration::from_secs(60), quota: None }));
+    budgets.call(End::Reported(Budget { left: 0.0, reset: Duration::from_secs(60), quota: None }));
     assert_eq!(budgets.take("api"), Err(Duration::from_secs(60)));
     tokio::time::advance(Duration::from_secs(60)).await;
     budgets.call(End::NoAnswer);
@@ -263,7 +267,7 @@ async fn an_api_that_tells_once_does_not_hold_calls_up_after_that() {
     tokio::time::advance(Duration::from_secs(60)).await;
     budgets.call(End::Silent);
     let allowed = (0..100).filter(|_| budgets.take("api").is_ok()).count();
-    assert_eq!(allowed, 100, "the answer told of no limit any more");
+    assert_eq!(allowed, 100, "the answer reported of no limit any more");
 }
 
 /// Who has heard nothing but refusals knows the window by them.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_domain::time::{ManualClock, Timestamp};
-use penstock_downstream::told_windows::WindowAsk;
+use penstock_downstream::reported_windows::WindowAsk;
 use penstock_downstream::{Limiter, LocalLimiter, SharedLimiter};
 use penstock_redis::Prefix;
 use support::Rng;
@@ -28,7 +28,7 @@ fn ask(rng: &mut Rng) -> WindowAsk {
         ends_in: Duration::from_millis([400, 1_000, 5_000, 60_000][rng.below(4) as usize] + rng.below(700)),
         length: Duration::from_millis([1_000, 5_000, 60_000][rng.below(3) as usize]),
         same: Duration::from_millis(rng.below(1500)),
-        is_told: rng.below(3) > 0,
+        is_reported: rng.below(3) > 0,
         left,
         amount: u32::try_from(1 + rng.below(12)).unwrap(),
     }
@@ -67,7 +67,7 @@ async fn whoever_has_calls_to_make_gets_what_is_left() {
         ends_in: Duration::from_secs(10),
         length: Duration::from_secs(10),
         same: Duration::from_millis(1500),
-        is_told: true,
+        is_reported: true,
         left: 90.0,
         amount: 60,
     };
@@ -78,7 +78,7 @@ async fn whoever_has_calls_to_make_gets_what_is_left() {
     assert_eq!(other.take_of_window(&budget, &later).await.unwrap().amount, 30, "what is left");
     clock.advance(Duration::from_secs(12));
     // Nobody was told of the next window, and one worker uses it.
-    let guess = WindowAsk { is_told: false, left: 100.0, ..told };
+    let guess = WindowAsk { is_reported: false, left: 100.0, ..told };
     assert_eq!(one.take_of_window(&budget, &WindowAsk { amount: 100, ..guess }).await.unwrap().amount, 100);
     let part = other
         .take_of_window(&budget, &WindowAsk { ends_in: Duration::from_secs(12), ..guess })

@@ -1,10 +1,10 @@
-//! Windows of which an API has told what is left, for all workers that call it.
+//! Windows of which an API has reported what is left, for all workers that call it.
 //!
 //! Each worker reads the answers to its own calls. What may still be called in a window is kept once: in Redis by
-//! `told_windows.lua`, which does step by step what is done here for one process. A worker takes a few calls at a time, so that
+//! `reported_windows.lua`, which does step by step what is done here for one process. A worker takes a few calls at a time, so that
 //! whoever has rows uses what is left, however the rows are distributed.
 //!
-//! Workers do not know the same moment as a window's end: it is told in whole seconds, and a window of which nothing was told yet is
+//! Workers do not know the same moment as a window's end: it is reported in whole seconds, and a window of which nothing was reported yet is
 //! guessed from the one before. Ends that are near each other are one window's, a guess takes the window that is there, and answers
 //! correct its end.
 
@@ -25,9 +25,9 @@ pub struct WindowAsk {
     pub length: Duration,
     /// Other ends within this time are the same window's.
     pub same: Duration,
-    /// Whether an answer has told of it; else it is guessed from the window before.
-    pub is_told: bool,
-    /// Calls that are left, as the last answer told; of a guessed window all.
+    /// Whether an answer has reported of it; else it is guessed from the window before.
+    pub is_reported: bool,
+    /// Calls that are left, as the last answer reported; of a guessed window all.
     pub left: f64,
     /// How many calls are wanted.
     pub amount: u32,
@@ -44,7 +44,7 @@ pub struct WindowPart {
 
 /// The windows of one budget.
 #[derive(Debug, Default)]
-pub(crate) struct ToldWindows(Vec<Window>);
+pub(crate) struct ReportedWindows(Vec<Window>);
 
 #[derive(Clone, Copy, Debug)]
 struct Window {
@@ -52,24 +52,24 @@ struct Window {
     until: f64,
     length: f64,
     left: f64,
-    is_told: bool,
+    is_reported: bool,
 }
 
-impl ToldWindows {
+impl ReportedWindows {
     /// Takes calls of a window at a time in milliseconds.
     pub(crate) fn take(&mut self, now: f64, ask: &WindowAsk) -> WindowPart {
         let until = now + millis(ask.ends_in);
         let place = self.find(now, until, ask).unwrap_or_else(|| self.begin(now, until, ask));
         let window = &mut self.0[place];
         window.length = window.length.max(millis(ask.length));
-        if ask.is_told {
-            // The latest end that was told: a second may have been cut off.
-            window.until = if window.is_told { window.until.max(until) } else { until };
-            window.is_told = true;
+        if ask.is_reported {
+            // The latest end that was reported: a second may have been cut off.
+            window.until = if window.is_reported { window.until.max(until) } else { until };
+            window.is_reported = true;
             window.left = window.left.min(ask.left);
         }
-        // An end that was told late lies in the next window, which the guess is about: it waits for that end.
-        let ends = !ask.is_told && window.is_told && window.until - now <= millis(ask.same);
+        // An end that was reported late lies in the next window, which the guess is about: it waits for that end.
+        let ends = !ask.is_reported && window.is_reported && window.until - now <= millis(ask.same);
         let amount = if ends { 0.0 } else { f64::from(ask.amount).min(window.left.floor()).max(0.0) };
         window.left -= amount;
         #[allow(
@@ -86,13 +86,13 @@ impl ToldWindows {
         self.0.iter().all(|window| window.until <= now)
     }
 
-    /// The window that is asked about: a told one ends at nearly the same moment; a guess takes one like it that ends before.
+    /// The window that is asked about: a reported one ends at nearly the same moment; a guess takes one like it that ends before.
     fn find(&self, now: f64, until: f64, ask: &WindowAsk) -> Option<usize> {
         let (same, length) = (millis(ask.same), millis(ask.length));
         let apart = |window: &Window| (window.until - until).abs();
         let places = self.0.iter().enumerate().filter(|(_, window)| {
             let is_alike = window.length <= length * ALIKE && length <= window.length * ALIKE;
-            let is_it = !ask.is_told && window.until < until && is_alike;
+            let is_it = !ask.is_reported && window.until < until && is_alike;
             window.until > now && (apart(window) <= same || is_it)
         });
         let nearest =
@@ -105,7 +105,7 @@ impl ToldWindows {
         // A guess that an answer corrects is the same window, or the end of the one before.
         let corrected = now + ends_in / ALIKE..=now + ends_in * ALIKE;
         self.0.retain(|window| {
-            let is_corrected = ask.is_told && !window.is_told && corrected.contains(&window.until);
+            let is_corrected = ask.is_reported && !window.is_reported && corrected.contains(&window.until);
             if is_corrected {
                 left = left.min(window.left);
             }
@@ -115,7 +115,7 @@ impl ToldWindows {
             self.0.sort_by(|a, b| a.until.total_cmp(&b.until));
             self.0.remove(0);
         }
-        self.0.push(Window { until, length: 0.0, left, is_told: ask.is_told });
+        self.0.push(Window { until, length: 0.0, left, is_reported: ask.is_reported });
         self.0.len() - 1
     }
 }
