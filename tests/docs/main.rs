@@ -8,6 +8,7 @@ mod api;
 mod commands;
 mod contract;
 mod definitions;
+mod examples;
 mod links;
 mod map;
 mod markdown;

@@ -24,10 +24,10 @@ pub fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// All pages: those of the root, of `docs` and its explanations, and the chart's.
+/// All pages: those of the root, of `docs`, its guides and its explanations, and the chart's.
 pub fn pages() -> Vec<String> {
     let mut pages = vec!["charts/penstock/README.md".to_owned()];
-    for folder in ["", "docs/", "docs/explanation/"] {
+    for folder in ["", "docs/", "docs/how-to/", "docs/explanation/"] {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if name.ends_with(".md") {

@@ -131,7 +131,7 @@ enum Command {
         /// The row's number
         #[arg(value_parser = clap::value_parser!(u32).range(1..))]
         row: u32,
-        /// Also shows paths, the result and the answer to a failed call; the audit log records it
+        /// Also shows paths, the result, and the last request and answer of a step that failed; the audit log records it
         #[arg(long)]
         reveal: bool,
     },

@@ -1,10 +1,13 @@
 //! What a worker does, by hand: extraction, one row, pruning.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
 
 use penstock_app::StartError;
 use penstock_app::services::process_name;
+use penstock_domain::exchange::Exchange;
 use penstock_domain::ids::BatchId;
 use penstock_flow::extract::run;
 use penstock_flow::extract::run::Extracted;
@@ -154,6 +157,25 @@ fn described(done: Single, batch: &Batch, number: u32) -> (bool, &'static str, S
     }
 }
 
+/// What was sent last at the step that failed, and what was answered, as HTTP/1.1 writes them.
+fn exchanged(sent: &Exchange) -> String {
+    let message = |first: String, headers: &BTreeMap<String, String>, body: Option<&String>| {
+        let mut text = first;
+        for (name, value) in headers {
+            let _ = write!(text, "\n{name}: {value}");
+        }
+        if let Some(body) = body {
+            let _ = write!(text, "\n\n{body}");
+        }
+        text
+    };
+    let request = message(format!("{} {}", sent.method, sent.target), &sent.headers, sent.body.as_ref());
+    let answer = sent.answer.as_ref().map_or("→ no answer".to_owned(), |answer| {
+        message(format!("→ {}", answer.status), &answer.headers, answer.body.as_ref())
+    });
+    format!("{request}\n\n{answer}")
+}
+
 /// `penstock process-row BATCH ROW`.
 pub async fn process_row(
     opened: &Opened,
@@ -185,8 +207,10 @@ pub async fn process_row(
         if let Some(result) = &row.result {
             sentence = format!("{sentence}: {result}");
         }
-        if let Some(detail) = row.error.as_ref().and_then(|error| error.detail.as_ref()) {
-            sentence = format!("{sentence}: {detail}");
+        match (&row.sent, row.error.as_ref().and_then(|error| error.detail.as_ref())) {
+            (Some(sent), _) => sentence = format!("{sentence}\n\n{}", exchanged(sent)),
+            (None, Some(detail)) => sentence = format!("{sentence}: {detail}"),
+            (None, None) => {}
         }
         value["row"] = json!(row);
     }
