@@ -262,6 +262,7 @@ fn unreadable(status: u16, sentence: String) -> Sent {
         body: Arc::default(),
         bytes: 0,
         memory: Reserved::default(),
+        signature: Vec::new(),
     };
     Sent {
         happened: Happened::Answer { status, json: false, wait_until: None },
@@ -308,9 +309,10 @@ async fn read(
         }
         Err(unusable) => (unusable, Reserved::default()),
     };
+    let (bytes, value, signature) = (body.bytes, Arc::new(body.value), Vec::new());
     Sent {
         happened: Happened::Answer { status, json: body.failure.is_none(), wait_until },
-        response: Some(Response { status, headers, body: Arc::new(body.value), bytes: body.bytes, memory }),
+        response: Some(Response { status, headers, body: value, bytes, memory, signature }),
         failure: body.failure,
         ended_at,
     }

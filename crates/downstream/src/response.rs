@@ -21,14 +21,16 @@ pub struct Response {
     pub bytes: usize,
     /// What a long one takes of the process's memory for answers.
     pub memory: Reserved,
+    /// The signature that the request had, as it may be quoted: nobody is shown it.
+    pub signature: Vec<String>,
 }
 
 impl Response {
     /// The same answer for one more reader. What it takes of the memory for answers stays with this one.
     #[must_use]
     pub fn share(&self) -> Self {
-        let (headers, body) = (self.headers.clone(), self.body.clone());
-        Self { status: self.status, headers, body, bytes: self.bytes, memory: Reserved::default() }
+        let (headers, body, signature) = (self.headers.clone(), self.body.clone(), self.signature.clone());
+        Self { status: self.status, headers, body, bytes: self.bytes, memory: Reserved::default(), signature }
     }
 }
 

@@ -98,6 +98,7 @@ impl Recorded {
             body: body.value.into(),
             bytes: body.bytes,
             memory: Reserved::default(),
+            signature: Vec::new(),
         };
         Sent {
             happened: Happened::Answer { status, json: body.failure.is_none(), wait_until },

@@ -87,8 +87,15 @@ impl Caller {
         let made = self.send_with_token(demand, &request, outgoing, auth, false).await?;
         let fetching = self.fetching(demand.dependency, auth);
         let is_refused = |made: &Made<'_>, fresh: bool| {
-            let token = made.token.as_ref().filter(|_| made.is_unauthorized());
-            token.is_some_and(|token| self.access_tokens.refused(&fetching, token, fresh))
+            let Some(token) = &made.token else { return false };
+            if !made.is_unauthorized() {
+                // No answer at all says nothing about it.
+                if made.sent.response.is_some() {
+                    token.was_accepted();
+                }
+                return false;
+            }
+            self.access_tokens.refused(&fetching, token, fresh)
         };
         if !is_refused(&made, false) {
             return Ok(made);
@@ -283,19 +290,32 @@ impl Caller {
             }
             None => {}
         }
-        if is_signed(dependency)
-            && let Some(auth) = &dependency.auth
-        {
-            if let Err(reason) = request.sign(auth, &*self.client.files, self.clock.now()) {
+        let signature = match self.signed(demand, &mut request) {
+            Ok(signature) => signature,
+            Err(not_called) => {
                 self.return_unused(permit).await;
-                return Err(self.no_credentials(demand, &reason, super::CREDENTIALS_AFTER));
+                return Err(not_called);
             }
-            self.waits.over(Whose::credentials(demand), WaitsFor::Credentials);
-        }
+        };
         let sent_at = Instant::now();
-        let sent = request.send(self.clock.as_ref(), demand.answer).await;
+        let mut sent = request.send(self.clock.as_ref(), demand.answer).await;
+        if let Some(response) = &mut sent.response {
+            response.signature = signature;
+        }
         let elapsed = sent.ended_at.duration_since(sent_at);
         Ok(Some(Made { permit, taken, sent, elapsed, token: token.flatten() }))
+    }
+
+    /// Signs a request where its dependency wants that; what its signature is.
+    fn signed(&self, demand: &Demand<'_>, request: &mut Prepared) -> Result<Vec<String>, Called> {
+        let Some(auth) = demand.dependency.auth.as_ref().filter(|_| is_signed(demand.dependency)) else {
+            return Ok(Vec::new());
+        };
+        let signed = request.sign(auth, &*self.client.files, self.clock.now());
+        let signature =
+            signed.map_err(|reason| self.no_credentials(demand, &reason, super::CREDENTIALS_AFTER))?;
+        self.waits.over(Whose::credentials(demand), WaitsFor::Credentials);
+        Ok(signature)
     }
 
     /// What an answer says of the calls that are left. `throttled` says whether the definition takes it for a refusal, too.

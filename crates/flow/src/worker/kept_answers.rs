@@ -19,6 +19,8 @@ pub(crate) struct KeptAnswer {
     pub body: Value,
     /// Why the body is not JSON, in a sentence for the row's owner.
     pub fault: Option<String>,
+    /// The signature that its request had; it is not kept.
+    pub signature: Vec<String>,
 }
 
 impl KeptAnswer {
@@ -29,6 +31,7 @@ impl KeptAnswer {
             headers: response.headers.clone(),
             body: (*response.body).clone(),
             fault: failure.map(|failure| failure.sentence.clone()),
+            signature: response.signature.clone(),
         }
     }
 
@@ -49,6 +52,7 @@ impl KeptAnswer {
             headers: headers.into_iter().map(text).collect::<Option<_>>()?,
             body,
             fault: fault.as_str().map(str::to_owned),
+            signature: Vec::new(),
         })
     }
 
@@ -84,7 +88,7 @@ mod tests {
         let body: Value = serde_json::from_str(r#"{"price": 19.90, "id": 12345678901234567890123}"#).unwrap();
         for fault in [None, Some("it is not JSON".to_owned())] {
             let headers = [("etag".to_owned(), "7".to_owned())].into();
-            let kept = KeptAnswer { status: 201, headers, body: body.clone(), fault };
+            let kept = KeptAnswer { status: 201, headers, body: body.clone(), fault, signature: Vec::new() };
             let sealed = kept.to_json().to_string();
             assert_eq!(KeptAnswer::from_json(serde_json::from_str(&sealed).unwrap()), Some(kept));
         }

@@ -204,8 +204,13 @@ mod tests {
             let error = open(&work, &ClaimedRow { receipts, ..row(&work) }).unwrap_err();
             assert!(is_the_rows_own(&error), "{error}");
         }
-        let answer =
-            KeptAnswer { status: 200, headers: BTreeMap::new(), body: json!({ "ID": 9 }), fault: None };
+        let answer = KeptAnswer {
+            status: 200,
+            headers: BTreeMap::new(),
+            body: json!({ "ID": 9 }),
+            fault: None,
+            signature: Vec::new(),
+        };
         let sealed = work.secrets.seal_json(SecretLocation::Receipt(3, 0), &answer.to_json());
         let kept =
             open(&work, &ClaimedRow { receipts: vec![Receipt { step: 0, sealed }], ..row(&work) }).unwrap();

@@ -11,7 +11,7 @@ mod vault;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,25 @@ pub(crate) struct Token {
     number: u64,
     renew_at: Option<Instant>,
     ends_at: Option<Instant>,
+    /// When it was fetched in place of one that was refused; none: it was not. With a refresh token another worker may have ended
+    /// it meanwhile, so that it says nothing.
+    replaced_at: Option<Instant>,
+    /// Whether a call with it was answered otherwise than by 401.
+    accepted: Arc<AtomicBool>,
+}
+
+impl Token {
+    /// A call with it was answered, and not by 401.
+    pub(crate) fn was_accepted(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was fetched just now because another one was refused, and no call with it has gone better: many calls may
+    /// find that out at once, and further tokens would not help.
+    fn is_fresh(&self, now: Instant) -> bool {
+        let replaced = self.replaced_at.is_some_and(|at| now.duration_since(at) < FRESH_REFUSED_FOR);
+        replaced && !self.accepted.load(Ordering::Relaxed)
+    }
 }
 
 /// What an endpoint said when it refused.
@@ -193,7 +212,7 @@ impl Tokens {
         let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
         let mut state = slot.state();
         let now = Instant::now();
-        if fresh {
+        if fresh || token.is_fresh(now) {
             state.fresh_refused = Some((token.number, now));
             return false;
         }
@@ -236,6 +255,7 @@ impl Tokens {
     async fn fetch(&self, fetching: &Fetching<'_>, name: &str, slot: &Slot) -> Asked {
         let asked_at = Instant::now();
         let unusable = slot.state().unusable.clone();
+        let replaces = unusable.is_some() && !matches!(fetching.auth.grant, Grant::RefreshToken(_));
         let fetched = match &fetching.auth.grant {
             Grant::RefreshToken(_) => self.renew(fetching, name, unusable).await,
             _ => endpoint::ask(fetching, None).await,
@@ -253,6 +273,8 @@ impl Tokens {
                     number: self.numbers.fetch_add(1, Ordering::Relaxed),
                     renew_at: life.map(|life| asked_at + life.mul_f64(0.8)),
                     ends_at: life.map(|life| asked_at + life),
+                    replaced_at: replaces.then_some(now),
+                    accepted: Arc::default(),
                 };
                 *state = State { token: Some(token.clone()), ..State::default() };
                 Asked::Token(token)

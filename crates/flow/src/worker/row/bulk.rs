@@ -201,6 +201,7 @@ impl RowTask<'_> {
             headers: response.headers.clone(),
             body: serde_json::Value::Null,
             fault: Some(sentence.to_owned()),
+            signature: Vec::new(),
         };
         let message = format!(
             "step `{}` was answered with HTTP status {} ({} bytes), but {sentence}",

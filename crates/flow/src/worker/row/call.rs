@@ -130,7 +130,7 @@ impl RowTask<'_> {
                     http_status: Some(refusal.status),
                     ..Problem::new(&format!("http_{}", refusal.status), refusal.reason)
                 };
-                self.held(at, problem.masked(&self.secret_values(at)), progress)
+                self.held(at, problem.masked(&self.secret_values(at, &[])), progress)
             }
             // The heartbeat is late, the database did not record the intent, or the batch is held: the row is requeued, unless
             // somebody else has it by now.

@@ -196,6 +196,7 @@ fn item(answer: &Answer, response: &Response, result: ItemResult, call: RowInCal
         body: own.body.into(),
         bytes: response.bytes,
         memory: Reserved::default(),
+        signature: response.signature.clone(),
     };
     let (ended_at, left_at) = (answer.ended_at, answer.left_at);
     ItemReply { call, response, found, rejected, own: is_own, ended_at, left_at }

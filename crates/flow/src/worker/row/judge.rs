@@ -46,7 +46,8 @@ impl RowTask<'_> {
             return self.read_output(at, row, response, &answer, progress).await;
         }
         let own_error = self.api_error(at, row, &answer, progress).await;
-        let secrets = self.secret_values(at);
+        let signature = answer.response.as_ref().map_or(&[][..], |response| &response.signature);
+        let secrets = self.secret_values(at, signature);
         let sent = self.exchange(at, row, answer.response.as_ref().map(view), progress, &secrets);
         let settled = match &answer.verdict {
             Verdict::Success => return StepResult::LeaseLost,
@@ -126,7 +127,7 @@ impl RowTask<'_> {
             Err(error) => error.to_string(),
         };
         let failure = answer.failure.as_ref();
-        let secrets = self.secret_values(at);
+        let secrets = self.secret_values(at, &response.signature);
         let problem = Problem {
             http_status: Some(response.status),
             detail: shorten(&response.body, &secrets),

@@ -93,7 +93,7 @@ impl RowTask<'_> {
             PollStatus::Failed => Some(self.poll_failed(at, row, answer, progress)),
             PollStatus::Waiting => Some(match at.look {
                 Some(kept) => {
-                    let answer = as_seen(answer.view(), &self.secret_values(at));
+                    let answer = as_seen(answer.view(), &self.secret_values(at, &answer.signature));
                     let kept = KeptPoll { answer: Some(Box::new(answer)), ..kept.clone() };
                     self.look_again(at, row, kept, (ended_at, not_before), None, progress)
                 }
@@ -162,7 +162,7 @@ impl RowTask<'_> {
             Err(error) => Some((code::BAD_RESPONSE, error.to_string())),
         };
         if let Some((code, message)) = fault {
-            let secrets = self.secret_values(at);
+            let secrets = self.secret_values(at, &answer.signature);
             let problem = Problem {
                 http_status: Some(answer.status),
                 detail: shorten(&answer.body, &secrets),
@@ -175,7 +175,7 @@ impl RowTask<'_> {
         let target = target.ok().flatten().as_ref().map(Target::to_kept);
         let next = self.next_look(at, 0, now, not_before);
         let clock = Some(progress.first_claimed_at);
-        let answer = Some(Box::new(as_seen(answer.view(), &self.secret_values(at))));
+        let answer = Some(Box::new(as_seen(answer.view(), &self.secret_values(at, &answer.signature))));
         let kept = KeptPoll { target, since: Some(now), looks: 0, next, answer, clock };
         self.wait_for_look(at, row, kept, None, progress)
     }
@@ -228,7 +228,7 @@ impl RowTask<'_> {
         let sentence = outcome::sentence(code::POLL_TIMEOUT);
         let last = progress.last(&at.step.name);
         let sent_at = StepAt { look: at.look.filter(|kept| kept.looks > 0), ..at };
-        let sent = self.exchange(sent_at, row, None, progress, &self.secret_values(at));
+        let sent = self.exchange(sent_at, row, None, progress, &self.secret_values(at, &[]));
         let answer = at.look.and_then(|kept| kept.answer.as_deref().cloned());
         let words = last.map_or(String::new(), |last| format!("; the last that failed: {}", last.message));
         let problem = Problem {
@@ -252,7 +252,7 @@ impl RowTask<'_> {
         progress: &mut Progress,
     ) -> Settled {
         let own_error = at.step.api_error(&self.context(row, progress), answer.view());
-        let secrets = self.secret_values(at);
+        let secrets = self.secret_values(at, &answer.signature);
         let sentence = || format!("step `{}`: {}", at.step.name, outcome::sentence(code::POLL_FAILED));
         let problem = Problem {
             api_code: own_error.code,

@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn a_response_that_is_a_text_stands_in_the_message() {
         let text = |status, body| {
-            let (headers, memory) = Default::default();
-            text_of(&Response { status, headers, body: Arc::new(body), bytes: 0, memory })
+            let (headers, memory, signature) = Default::default();
+            text_of(&Response { status, headers, body: Arc::new(body), bytes: 0, memory, signature })
         };
         assert_eq!(text(503, json!(" Down for\r\n\u{7}maintenance ")), ": Down for maintenance");
         for body in [json!(null), json!(" \n"), json!({ "error": "no" })] {

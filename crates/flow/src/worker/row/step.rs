@@ -109,7 +109,7 @@ impl RowTask<'_> {
             }
             Err(_) if kept_answers::is_called_again(at.step) => None,
             Err(message) => {
-                let secrets = self.secret_values(at);
+                let secrets = self.secret_values(at, &answer.signature);
                 let problem = Problem {
                     http_status: Some(answer.status),
                     detail: shorten(&answer.body, &secrets),

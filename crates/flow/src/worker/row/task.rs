@@ -94,10 +94,12 @@ impl RowTask<'_> {
         RowContext { values: row, steps: &progress.outputs, now: self.services.clock.now() }
     }
 
-    /// What is masked of whatever is kept or shown of a step's calls: the definition's values, the owner's secrets, and what files and
-    /// the token are now.
-    pub(super) fn secret_values(&self, at: StepAt<'_>) -> SecretValues {
-        self.caller.secret_values(self.dependency(at), &self.work.secret_values)
+    /// What is masked of whatever is kept or shown of a step's calls: the definition's values, the owner's secrets, what files and
+    /// the token are now, and the signature of the call.
+    pub(super) fn secret_values(&self, at: StepAt<'_>, signature: &[String]) -> SecretValues {
+        let mut all = self.caller.secret_values(self.dependency(at), &self.work.secret_values);
+        signature.iter().for_each(|part| all.add(part));
+        all
     }
 
     /// Keeps the output of a finished step.
