@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use penstock_tests::program;
-use serde_json::Value;
+use penstock_tests::receiver::{Answer, Receiver};
+use serde_json::{Value, json};
 
 const DEFINITION: &str = "name: jobs
 csv: { columns: [ { name: id, required: true } ] }
@@ -225,4 +226,101 @@ result: { done: "{{ steps.job.done }}" }
     place.write("tests/shop.yaml", case);
     let (said, good) = place.run(&["pipelines", "test", "."]);
     assert!(good && said.contains("failed: 0"), "{said}");
+}
+
+/// `--send` makes the calls, and shows what was sent, without secrets, and what came of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_sent_when_somebody_says_so() {
+    let receiver = Receiver::start().await;
+    receiver.answer_with(|heard| match (heard.method.as_str(), heard.path.as_str()) {
+        ("POST", "/v1/jobs") if heard.json()["id"] == "bad" => {
+            let body = json!({ "error": "refused", "message": format!("not with {}", heard.header("authorization")) });
+            Answer { status: 422, ..Answer::json(body.to_string()) }
+        }
+        ("POST", "/v1/jobs") => Answer { status: 201, ..Answer::json(r#"{"id": 7, "state": "new"}"#) },
+        _ => Answer::json(r#"{"id": 7, "state": "done", "result": "good"}"#),
+    });
+    let place = Place::new("send");
+    place.write("jobs.yaml", &DEFINITION.replace("${JOBS_URL}", &format!("{}/v1", receiver.url)));
+    place.write("rows.csv", "id\na\nbad\nc\n");
+    let tried = |more: &[&str]| {
+        let args =
+            ["pipelines", "try", "jobs.yaml", "rows.csv", "--rows", "2", "--context", "{\"note\": \"n\"}"];
+        place.run(&[&args[..], more].concat())
+    };
+    tried(&[]);
+    assert_eq!(receiver.heard().len(), 0, "nothing is sent unless it is asked for");
+    let (said, good) = tried(&["--send"]);
+    assert!(!good, "a row failed: {said}");
+    for line in ["authorization: Bearer ***", "{\"id\":\"a\",\"note\":\"n\"}", "→ 201", "→ 200", "→ 422"]
+    {
+        assert!(said.lines().any(|said| said == line), "{line} in {said}");
+    }
+    assert!(said.contains("completed: {\"result\":\"good\"}"), "{said}");
+    assert!(said.contains("failed: refused: not with Bearer ***"), "{said}");
+    assert!(!said.contains("very-secret"), "{said}");
+    let heard = receiver.heard();
+    let calls: Vec<(&str, &str)> =
+        heard.iter().map(|heard| (heard.method.as_str(), heard.path.as_str())).collect();
+    assert_eq!(
+        calls,
+        [("POST", "/v1/jobs"), ("GET", "/v1/jobs/7"), ("POST", "/v1/jobs")],
+        "two rows of three"
+    );
+    assert!(heard.iter().all(|heard| heard.header("authorization") == "Bearer very-secret-token"));
+    let (said, _) = tried(&["--send", "--json"]);
+    let json: Value = serde_json::from_str(said.lines().next().unwrap_or_default()).expect("JSON");
+    assert_eq!(json["rows"][0]["outcome"], "completed", "{json}");
+    assert_eq!(json["rows"][0]["requests"][1]["status"], 200, "{json}");
+    assert!(!said.contains("very-secret"), "{said}");
+    let (said, good) = tried(&["--send", "--answers", "answers.yaml"]);
+    assert!(!good && said.contains("--send"), "one or the other: {said}");
+}
+
+/// Editors and CI have neither variables nor files that a definition names; other mistakes are found there too.
+#[test]
+fn definitions_are_checked_without_their_environment() {
+    let place = Place::new("without-env");
+    let lacking =
+        DEFINITION.replace("${JOBS_TOKEN}", "${file:/nowhere/token}").replace("${JOBS_URL}", "${NOT_SET}");
+    place.write("lacking.yaml", &lacking);
+    let (said, good) = place.run(&["pipelines", "check", "lacking.yaml"]);
+    assert!(!good && said.contains("lacking.yaml:5:") && said.contains("NOT_SET"), "{said}");
+    assert!(said.contains("/nowhere/token"), "all at once: {said}");
+    let (said, good) = place.run(&["pipelines", "check", "--without-env", "lacking.yaml"]);
+    assert!(good, "{said}");
+    let url = lacking.replace("${NOT_SET}", "${NOT_SET}/v1").replace("row.id", "row.ix");
+    place.write("lacking.yaml", &url);
+    let (said, good) = place.run(&["pipelines", "check", "--without-env", "--json", "lacking.yaml"]);
+    let json: Value = serde_json::from_str(said.lines().next().unwrap_or_default()).expect("JSON");
+    let problems = json["files"][0]["problems"].as_array().expect("problems");
+    assert!(!good && problems.len() == 1 && problems[0]["line"] == 10, "{json}");
+}
+
+/// The schema for editors is one of 2020-12, and has every key that the examples use.
+#[test]
+fn the_schema_knows_every_key_of_the_examples() {
+    let place = Place::new("schema");
+    let (said, good) = place.run(&["pipelines", "schema"]);
+    assert!(good, "{said}");
+    let schema: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!((&schema["type"], &schema["additionalProperties"]), (&json!("object"), &json!(false)));
+    let keys = schema["properties"].as_object().expect("properties");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/examples");
+    let mut seen = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|ending| ending == "yaml") {
+            let text = std::fs::read_to_string(&path).expect("a definition");
+            let top = text.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase()));
+            seen.extend(top.filter_map(|line| Some(line.split_once(':')?.0.to_owned())));
+        }
+    }
+    assert!(seen.len() >= 5, "{seen:?}");
+    let missing: Vec<&String> = seen.iter().filter(|key| !keys.contains_key(*key)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for deep in ["throttled_for", "rows_polling_per_owner", "idempotency_key", "aws_sigv4", "max_bytes"] {
+        assert!(said.contains(&format!("\"{deep}\"")), "{deep}");
+    }
 }

@@ -25,10 +25,10 @@ fn is_large() -> bool {
 }
 
 /// Everything that runs: one process, or an API, a dispatcher and several workers.
-struct Fleet<'a> {
+pub(crate) struct Fleet<'a> {
     place: &'a Place,
     sandbox: &'a Sandbox,
-    key: String,
+    pub(crate) key: String,
     /// The process that answers; on one machine it is the worker too.
     api: Option<Service>,
     workers: Vec<Service>,
@@ -36,7 +36,7 @@ struct Fleet<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    fn start(place: &'a Place, sandbox: &'a Sandbox, workers: usize) -> Self {
+    pub(crate) fn start(place: &'a Place, sandbox: &'a Sandbox, workers: usize) -> Self {
         let key = place.key(sandbox, "acme");
         let is_cluster = place.is_cluster();
         let api = if is_cluster { place.api(sandbox) } else { place.start(sandbox, None) };
@@ -46,12 +46,12 @@ impl<'a> Fleet<'a> {
         Self { place, sandbox, key, api: Some(api), workers, _dispatcher: dispatcher }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(self.api.as_ref().expect("it runs"), &self.key)
     }
 
     /// Kills a worker, and starts another one in its place.
-    fn kill_one(&mut self) {
+    pub(crate) fn kill_one(&mut self) {
         if self.place.is_cluster() {
             self.workers.remove(0).kill();
             self.workers.push(self.place.worker(self.sandbox));
@@ -62,7 +62,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// How many processes make calls.
-    fn callers(&self) -> usize {
+    pub(crate) fn callers(&self) -> usize {
         self.workers.len().max(1)
     }
 
@@ -79,14 +79,14 @@ impl<'a> Fleet<'a> {
         callers.into_iter().map(of).max().unwrap_or(0)
     }
 
-    async fn upload(&self, route: &str, csv: String) -> String {
+    pub(crate) async fn upload(&self, route: &str, csv: String) -> String {
         let (status, batch) = self.client().upload(route, csv).await.expect("an answer");
         assert_eq!(status, 202, "{batch}");
         batch["id"].as_str().expect("an id").to_owned()
     }
 
     /// Waits until a batch has ended.
-    async fn finished(&self, id: &str) -> Value {
+    pub(crate) async fn finished(&self, id: &str) -> Value {
         let (began, client) = (Instant::now(), self.client());
         loop {
             let batch = client.get(&format!("/v2/batches/{id}")).await;
@@ -99,7 +99,7 @@ impl<'a> Fleet<'a> {
     }
 }
 
-fn ids(rows: u32) -> String {
+pub(crate) fn ids(rows: u32) -> String {
     (0..rows).fold("id\n".to_owned(), |csv, id| csv + &format!("r{id}\n"))
 }
 
@@ -131,14 +131,14 @@ fn status(status: u16, headers: &str) -> Answer {
 }
 
 /// Calls of a kind, and the times at which they came, in order.
-fn times<'h>(calls: impl Iterator<Item = &'h Heard>) -> Vec<Instant> {
+pub(crate) fn times<'h>(calls: impl Iterator<Item = &'h Heard>) -> Vec<Instant> {
     let mut times: Vec<Instant> = calls.map(|call| call.at).collect();
     times.sort_unstable();
     times
 }
 
 /// The most of these in any window of this length.
-fn most_in_any(times: &[Instant], window: Duration) -> usize {
+pub(crate) fn most_in_any(times: &[Instant], window: Duration) -> usize {
     let (mut most, mut first) = (0, 0);
     for (last, at) in times.iter().enumerate() {
         while at.duration_since(times[first]) >= window {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod auth;
+mod beside;
 mod bounds;
 mod browser;
 mod budgets;
@@ -41,8 +42,10 @@ mod limits;
 mod links;
 mod listening;
 mod lists;
+mod live_limits;
 mod liveness;
 mod load;
+mod looks;
 mod oidc;
 mod once;
 mod openapi;
@@ -54,6 +57,7 @@ mod quota;
 mod rates;
 mod real_files;
 mod reload;
+mod renewals;
 mod repairing;
 mod reports;
 mod requests;
@@ -73,6 +77,7 @@ mod upgrade;
 mod uploads;
 mod values;
 mod waits;
+mod windows;
 mod workbooks;
 
 /// The shipped pipeline at the pace of a test.

@@ -123,6 +123,32 @@ async fn definitions_are_used_when_they_change_and_faulty_ones_are_not() {
     running.0.into_iter().for_each(Service::terminate);
 }
 
+/// A changed folder is noticed without a signal, in a cluster by each of its programs, within a minute.
+#[tokio::test]
+async fn a_changed_folder_is_noticed_without_a_signal() {
+    let receiver = Receiver::start().await;
+    receiver.answer(204);
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("calling.yaml", &calling("calling", "/old", ""))]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    let key = place.key(&sandbox, "acme");
+    let running = Running::start(&place, &sandbox);
+    let client = Client::new(running.api(), &key);
+    let before = uploaded(&client, "calling").await;
+    assert_eq!(client.finished(&before).await["counts"]["completed"], 2);
+    place.write("pipelines/calling.yaml", &calling("calling", "/new", ""));
+    place.write("pipelines/other.yaml", &calling("other", "/other", ""));
+    let changed = std::time::Instant::now();
+    until_answered(&client, "/v2/pipelines/other/batches", 202).await;
+    let after = uploaded(&client, "calling").await;
+    assert_eq!(client.finished(&after).await["counts"]["completed"], 2);
+    assert!(changed.elapsed() < std::time::Duration::from_secs(60), "{:?}", changed.elapsed());
+    let called = |path: &str| receiver.heard().iter().filter(|heard| heard.path == path).count();
+    assert_eq!((called("/old"), called("/new")), (2, 2));
+    until("the new one is called", || async { called("/other") > 0 }).await;
+    running.0.into_iter().for_each(Service::terminate);
+}
+
 /// What a file holds that a step names is used once it has changed.
 #[tokio::test]
 async fn a_file_that_a_step_names_is_read_again() {

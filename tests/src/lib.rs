@@ -365,13 +365,16 @@ fn is_list(path: &Path) -> bool {
 }
 
 fn search(folder: &Path, needle: &[u8], found: &mut Vec<PathBuf>) {
+    let has_it = |bytes: &[u8]| match std::str::from_utf8(needle) {
+        // Much quicker than a search for bytes where nothing is optimised.
+        Ok(text) => String::from_utf8_lossy(bytes).contains(text),
+        Err(_) => bytes.windows(needle.len()).any(|part| part == needle),
+    };
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
             search(&path, needle, found);
-        } else if std::fs::read(&path)
-            .is_ok_and(|bytes| needle.is_empty() || bytes.windows(needle.len()).any(|part| part == needle))
-        {
+        } else if std::fs::read(&path).is_ok_and(|bytes| has_it(&bytes)) {
             found.push(path);
         }
     }

@@ -20,7 +20,7 @@ pub struct Heard {
     pub path: String,
     /// Its headers, names in small letters.
     pub headers: Vec<(String, String)>,
-    /// Its body, as it came.
+    /// Its body; what is not text in it is replaced.
     pub body: String,
     /// When it came.
     pub at: Instant,
@@ -184,8 +184,8 @@ async fn serve(
             return;
         }
         bytes.extend_from_slice(&piece[..read]);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let Some(end) = bytes.windows(4).position(|part| part == b"\r\n\r\n") else { continue };
+        let (head, body) = (String::from_utf8_lossy(&bytes[..end]).into_owned(), &bytes[end + 4..]);
         let mut lines = head.lines();
         let mut words = lines.next().unwrap_or_default().split(' ').map(str::to_owned);
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -202,7 +202,7 @@ async fn serve(
             method,
             path,
             headers: headers.clone(),
-            body: body.to_owned(),
+            body: String::from_utf8_lossy(body).into_owned(),
             at: Instant::now(),
             status: 0,
         };
