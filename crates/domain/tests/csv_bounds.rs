@@ -7,7 +7,10 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_domain::csv::{Column, NoReferences, RowError, Schema, Validator};
+use penstock_domain::csv::{
+    Charset, Column, ColumnTag, Delimiter, Dialect, ErrorListing, NoReferences, ReferenceWriter, Rejected,
+    RowError, Schema, Validator,
+};
 
 const PIECE: usize = 32 * 1024;
 
@@ -114,7 +117,8 @@ fn a_header_is_bounded_in_columns_and_bytes() {
     let file = std::iter::repeat_n(vec![b','; 4096], 8).chain([b"\n1,2,3\n".to_vec()]);
     let found = errors(schema(), file, 400_000);
     assert_eq!(codes(&found), ["too_many_columns"]);
-    assert_eq!(found[0].message, "the header has 32769 columns; the columns are: a, b, c");
+    assert!(found[0].message.starts_with("the header has 32769 columns; "), "{}", found[0].message);
+    assert!(found[0].message.ends_with("the columns are: a, b, c"), "{}", found[0].message);
     let file = std::iter::repeat_n(vec![b','; PIECE], 1000);
     assert_eq!(codes(&errors(schema(), file, 1_000_000)), ["header_too_large"]);
     let file = std::iter::repeat_n(vec![b'x'; PIECE], 1000);
@@ -157,4 +161,135 @@ fn many_choices_are_looked_up_and_not_walked_through() {
     let began = Instant::now();
     assert!(errors(schema, pieces(file.into_bytes()), usize::MAX).is_empty());
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[derive(Debug)]
+struct NoWriter;
+
+impl ReferenceWriter for NoWriter {
+    fn write(&self, line: u64, protected: Vec<ColumnTag>) -> String {
+        format!("r{line}-{}", protected.len())
+    }
+
+    fn reads(&self, _: &str) -> bool {
+        false
+    }
+}
+
+/// A file whose errors are listed. While it is read, and while the list is taken, at most `most` bytes are held besides a record.
+fn listed_within(most: usize, schema: Schema, file: &[u8]) -> (Vec<u8>, Rejected) {
+    let listing = ErrorListing { references: Arc::new(NoWriter), delimiter: None, mark: false };
+    let mut validator = Validator::new(Arc::new(schema), Arc::new(NoReferences)).listing(listing);
+    let shown = |validator: &Validator| format!("{validator:?}").len();
+    let before = shown(&validator);
+    let mut list = Vec::new();
+    let mut take = |next: &mut dyn FnMut() -> Vec<u8>| {
+        loop {
+            let piece = next();
+            assert!(piece.len() < most, "a piece has {} bytes", piece.len());
+            if piece.is_empty() {
+                return;
+            }
+            list.extend(piece);
+        }
+    };
+    let mut rest = file;
+    let mut count = 0_u32;
+    while !rest.is_empty() {
+        let taken = validator.push(&rest[..rest.len().min(4096)]).unwrap();
+        rest = &rest[taken..];
+        // A byte is shown by up to five characters.
+        if count.is_multiple_of(400) || rest.is_empty() {
+            let held = shown(&validator).saturating_sub(before);
+            assert!(held < most * 5, "after {count} pieces the validator shows {held} characters");
+        }
+        take(&mut || validator.next_piece());
+        count += 1;
+    }
+    let mut rejected = common::rejected(validator.finish());
+    take(&mut || rejected.listing.next_piece());
+    (list, rejected)
+}
+
+/// A mebibyte is held of a list at most, however many columns and errors a file has, and however long its lines are.
+#[test]
+fn a_list_of_errors_waits_in_bounded_memory() {
+    const MOST: usize = 1024 * 1024;
+    let columns = |count: usize| -> Vec<Column> {
+        let named = |number| Column { required: true, ..Column::named(format!("c{number}")) };
+        (0..count).map(named).collect()
+    };
+    let wide = |count| Schema { columns: columns(count), ..Schema::default() };
+    let header = |count: usize| (0..count).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",") + "\n";
+    let lines = |list: &[u8]| list.split(|byte| *byte == b'\n').count() as u64 - 2;
+    // Lines of two bytes, each of which is listed with the delimiters of three thousand columns, up to the list's end.
+    let (list, rejected) = listed_within(MOST, wide(3000), (header(3000) + &"x\n".repeat(40_000)).as_bytes());
+    assert_eq!(rejected.error_count, 40_000);
+    let end = 80 * 1024 * 1024;
+    assert!((end..end + 100_000).contains(&list.len()), "{} bytes", list.len());
+    // Rows of nothing but empty values: of each row so many errors are listed as wait within the bound, and all are counted.
+    let row = ",".repeat(2999) + "\n";
+    let (list, rejected) = listed_within(MOST, wide(3000), (header(3000) + &row.repeat(3)).as_bytes());
+    assert_eq!(rejected.error_count, 9000);
+    assert!(lines(&list) > 3000, "{}", lines(&list));
+    // Each value breaks several rules, whose sentences are as long as can be.
+    let mut strict = wide(1000);
+    for column in &mut strict.columns {
+        column.min_length = Some(2);
+        column.format = Some(penstock_domain::csv::Format::Email);
+        column.pattern = Some(regex::Regex::new("^y+$").unwrap());
+        column.message = Some("z".repeat(1000));
+    }
+    let row = vec!["x"; 1000].join(",") + "\n";
+    let (list, rejected) = listed_within(MOST, strict, (header(1000) + &row.repeat(20)).as_bytes());
+    assert_eq!(rejected.error_count, 60_000);
+    assert!(lines(&list) > 20 * 500, "{}", lines(&list));
+    // A record without end, of bytes that are no characters; and ten thousand empty rows that turn out to be rows.
+    let mut schema = schema();
+    schema.dialect.charset = Charset::named("shift_jis").unwrap();
+    let bad = [b"a,b,c\n1,2,".as_slice(), &b"\x81\xFF".repeat(30_000), b"\n1,2\n"].concat();
+    let (list, rejected) = listed_within(MOST, schema.clone(), &bad);
+    assert!(
+        rejected.error_count > 20_000 && lines(&list) > 1000,
+        "{} {}",
+        rejected.error_count,
+        lines(&list)
+    );
+    schema.dialect = Dialect { delimiter: Delimiter::Auto, ..Dialect::default() };
+    schema.columns[0].required = true;
+    let holes = "a;b;c\n".to_owned() + &";;\n".repeat(10_000) + "1;2;3\n";
+    let (list, rejected) = listed_within(MOST, schema.clone(), holes.as_bytes());
+    assert_eq!(rejected.error_count, 10_000);
+    assert!(lines(&list) > 1000, "{}", lines(&list));
+    // A line is listed with its own cells as long as they are not held a second time for it.
+    let long = |bytes: usize| format!("a;b;c\n;{};{}\n", "x".repeat(bytes / 2), "y".repeat(bytes / 2));
+    schema.limits.max_field_chars = 100_000;
+    let (list, _) = listed_within(MOST, schema.clone(), long(130_000).as_bytes());
+    assert!(list.len() > 130_000);
+    let (list, rejected) = listed_within(MOST, schema, long(140_000).as_bytes());
+    assert_eq!((rejected.error_count, lines(&list)), (1, 1));
+    assert!(list.len() < 500, "{} bytes", list.len());
+}
+
+/// Whatever names and sentences are, and however JSON writes them.
+#[test]
+fn an_answer_of_errors_has_less_than_a_mebibyte() {
+    let hidden = "\u{1}".repeat(400);
+    let columns = (0..700).map(|number| Column {
+        required: true,
+        message: Some(hidden.clone()),
+        example: Some(hidden.clone()),
+        ..Column::named(format!("{number:03}{hidden}"))
+    });
+    let schema = Schema { columns: columns.collect(), ..Schema::default() };
+    let names: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+    let row = ",".repeat(names.len() - 1);
+    let file = format!("{}\n{row}\n{row}\n", names.join(","));
+    let mut validator = Validator::new(Arc::new(schema), Arc::new(NoReferences));
+    validator.push(file.as_bytes()).unwrap();
+    let rejected = common::rejected(validator.finish());
+    assert_eq!((rejected.error_count, rejected.errors.len()), (1400, 100));
+    assert!(rejected.errors.iter().all(|error| error.message.len() > 490), "{:?}", rejected.errors[0]);
+    let answer = serde_json::to_vec(&(rejected.errors, rejected.counts)).unwrap();
+    assert!((500_000..1024 * 1024 - 4096).contains(&answer.len()), "{} bytes", answer.len());
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use penstock_domain::csv::{
     Column, ColumnTag, Delimiter, Dialect, ErrorListing, ErrorSheet, HeaderRules, Limits,
-    ReferenceReader as _, ReferenceWriter, References, Refused, Rejected, RowReference, Schema, Validator,
+    ReferenceReader as _, ReferenceWriter, References, Rejected, RowReference, Schema, Validator,
 };
 use penstock_domain::ids::BatchId;
 use uuid::Uuid;
@@ -46,18 +46,8 @@ fn schema() -> Schema {
 /// The list of a refused file, and the rest of the refusal.
 fn list(schema: Schema, file: &[u8], pieces: usize) -> (String, Rejected) {
     let listing = ErrorListing { references: Arc::new(Writer), delimiter: None, mark: false };
-    let mut validator = Validator::new(Arc::new(schema), Arc::new(Untagged)).listing(listing);
-    let mut listed = Vec::new();
-    for piece in file.chunks(pieces) {
-        if let Err(limit) = validator.push(piece) {
-            let rejected = validator.stopped(&limit);
-            listed.extend_from_slice(&rejected.listing);
-            return (String::from_utf8(listed).unwrap(), rejected);
-        }
-        listed.extend(validator.listed());
-    }
-    let (Refused::Errors(rejected) | Refused::Limit(rejected)) = validator.finish().unwrap_err();
-    listed.extend_from_slice(&rejected.listing);
+    let validator = Validator::new(Arc::new(schema), Arc::new(Untagged)).listing(listing);
+    let (listed, rejected) = common::list(validator, file, pieces);
     (String::from_utf8(listed).unwrap(), rejected)
 }
 
@@ -68,7 +58,10 @@ fn every_error_stands_with_its_line_whatever_the_pieces() {
         let (listed, rejected) = list(schema(), file, pieces);
         let lines: Vec<&str> = listed.split("\r\n").collect();
         assert_eq!(lines[0], "name,email,amount,_line,_column,_code,_message,_ref");
-        assert!(lines[1].starts_with("'=1+1,,many,3,email,required,`email` must have a value,r"), "{listed}");
+        assert!(
+            lines[1].starts_with("'=1+1,,many,3,email,required,\"`email` must have a value; "),
+            "{listed}"
+        );
         assert!(lines[2].starts_with(",,,3,amount,format,"), "{listed}");
         assert!(lines[3].starts_with(",,,5,,field_count,"), "{listed}");
         assert!(lines[4].starts_with(",,,7,amount,text_after_quote,"), "{listed}");

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::error::RowError;
+use super::error_lines::{ErrorLines, Line, held};
 use super::formula::neutralise;
 use super::header::{HeaderMap, tag_of};
 use super::record::Record;
@@ -19,13 +20,20 @@ pub const ERRORS_LISTED: u64 = 100_000;
 pub const ERROR_COLUMNS: [&str; 4] = ["_line", "_column", "_code", "_message"];
 
 /// Bytes of a list after which lines come without the client's own cells: however long lines are, a list has an end.
-const OWN_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const OWN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Bytes of a list after which no more errors are listed: a line of many columns takes a delimiter for each of them.
-const LIST_BYTES: u64 = 80 * 1024 * 1024;
+pub(super) const LIST_BYTES: u64 = 80 * 1024 * 1024;
 
-/// Errors of one record, or of the empty rows before one, that are listed: they wait in memory until the record is whole.
-const LISTED_AT_ONCE: usize = 4096;
+/// Bytes of memory for errors that wait. Those of one record, and of the empty rows before it, wait until it is whole: beyond these bytes they
+/// are counted, and not listed.
+const WAITING_BYTES: usize = 512 * 1024;
+
+/// Bytes that wait after which they are to be taken before the file is read on. What a few more bytes of a file bring fits beside them.
+const FULL_BYTES: usize = 64 * 1024;
+
+/// Bytes of a record after which it is listed without its cells: they would stand in memory a second time.
+const OWN_RECORD_BYTES: usize = 128 * 1024;
 
 /// Writes the `_ref` of a line, by which an upload of the list takes apostrophes off again.
 pub trait ReferenceWriter: Debug + Send + Sync {
@@ -47,39 +55,53 @@ pub struct ErrorListing {
     pub mark: bool,
 }
 
-/// A list that is being written; its bytes wait to be taken.
+/// A list that is being written.
 #[derive(Debug)]
 pub(super) struct ErrorRows {
     listing: ErrorListing,
     /// Errors of the record under way, and of bytes that are in no record yet.
     fresh: Vec<RowError>,
-    waiting: Vec<u8>,
+    /// Bytes of memory that these take as lines.
+    fresh_bytes: usize,
+    lines: ErrorLines,
     /// What separates columns, and how many there are of the client's own; none before the first error is written.
     shape: Option<(u8, usize)>,
-    /// Errors that are written or fresh.
+    /// Errors that were taken.
     listed: u64,
-    /// Bytes that are written.
-    bytes: u64,
 }
 
 impl ErrorRows {
     pub fn new(listing: ErrorListing) -> Self {
-        Self { listing, fresh: Vec::new(), waiting: Vec::new(), shape: None, listed: 0, bytes: 0 }
+        let lines = ErrorLines::default();
+        Self { listing, fresh: Vec::new(), fresh_bytes: 0, lines, shape: None, listed: 0 }
     }
 
     /// Whether another error is listed.
     pub fn has_room(&self) -> bool {
-        self.listed < ERRORS_LISTED && self.fresh.len() < LISTED_AT_ONCE && self.bytes < LIST_BYTES
+        self.listed < ERRORS_LISTED
+            && self.fresh_bytes + self.lines.held() < WAITING_BYTES
+            && self.lines.has_room()
+    }
+
+    /// Whether more may come only when what waits was taken.
+    pub fn is_full(&self) -> bool {
+        self.lines.held() > FULL_BYTES
     }
 
     pub fn push(&mut self, error: RowError) {
         self.listed += 1;
+        self.fresh_bytes += held(&error);
         self.fresh.push(error);
     }
 
-    /// What was written since it was taken last.
-    pub fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.waiting)
+    /// The next piece of what was written; empty when nothing waits.
+    pub fn next_piece(&mut self) -> Vec<u8> {
+        self.lines.next_piece()
+    }
+
+    /// All that waits.
+    pub fn into_lines(self) -> ErrorLines {
+        self.lines
     }
 
     /// Writes what is fresh; errors in the line of `record` with its cells.
@@ -87,73 +109,63 @@ impl ErrorRows {
         if self.fresh.is_empty() {
             return;
         }
-        let before = self.waiting.len();
         let (delimiter, columns) = self.shape.unwrap_or_else(|| {
             let delimiter = self.listing.delimiter.unwrap_or(delimiter);
-            self.write_head(header, delimiter);
-            (delimiter, header.map_or(0, |header| header.columns().len()))
+            let shape = (delimiter, header.map_or(0, |header| header.columns().len()));
+            self.lines.begin(self.head(header, delimiter), shape);
+            shape
         });
         self.shape = Some((delimiter, columns));
+        self.fresh_bytes = 0;
         // Once in the list, or the line would become two rows when it is uploaded.
-        let mut own = header.zip(record).filter(|_| columns > 0);
+        let mut own = header.zip(record).filter(|(_, record)| {
+            columns > 0 && record.raw.len() <= OWN_RECORD_BYTES && self.lines.has_room_for_cells()
+        });
         for error in std::mem::take(&mut self.fresh) {
-            let is_full = self.bytes + (self.waiting.len() - before) as u64 > OWN_BYTES;
             let is_whole = error.code != "field_count";
-            let cells = own.take_if(|(_, record)| record.line == error.line && is_whole && !is_full);
-            let reference = match cells {
-                Some((header, record)) => self.write_own(header, record, delimiter),
-                None => {
-                    self.waiting.resize(self.waiting.len() + columns, delimiter);
-                    String::new()
+            let cells = own.take_if(|(_, record)| record.line == error.line && is_whole);
+            let (own, reference) = match cells {
+                Some((header, record)) => {
+                    let (own, reference) = self.own(header, record, delimiter);
+                    (Some(own), reference)
                 }
+                None => (None, String::new()),
             };
-            self.write_error(&error, &reference, delimiter);
+            self.lines.push(Line { error, own, reference });
         }
-        self.bytes += (self.waiting.len() - before) as u64;
     }
 
-    fn write_head(&mut self, header: Option<&HeaderMap>, delimiter: u8) {
+    fn head(&self, header: Option<&HeaderMap>, delimiter: u8) -> Vec<u8> {
+        let mut head = Vec::new();
         if self.listing.mark {
-            self.waiting.extend_from_slice("\u{FEFF}".as_bytes());
+            head.extend_from_slice("\u{FEFF}".as_bytes());
         }
         let own = header.map(HeaderMap::written).unwrap_or_default();
         let names: Vec<Cow<'_, str>> = own.iter().map(|name| neutralise(name)).collect();
         let added = ERROR_COLUMNS.into_iter().chain(["_ref"]);
-        encode_separated(names.iter().map(|name| name.as_ref()).chain(added), delimiter, &mut self.waiting);
-        self.waiting.extend_from_slice(b"\r\n");
+        encode_separated(names.iter().map(|name| name.as_ref()).chain(added), delimiter, &mut head);
+        head.extend_from_slice(b"\r\n");
+        head
     }
 
-    fn write_error(&mut self, error: &RowError, reference: &str, delimiter: u8) {
-        let line = error.line.to_string();
-        let column = error.column.as_deref().unwrap_or_default();
-        let cells = [&line, neutralise(column).as_ref(), error.code, neutralise(&error.message).as_ref()]
-            .map(str::to_owned);
-        for cell in &cells {
-            encode_separated_value(cell, delimiter, &mut self.waiting);
-            self.waiting.push(delimiter);
-        }
-        self.waiting.extend_from_slice(reference.as_bytes());
-        self.waiting.extend_from_slice(b"\r\n");
-    }
-
-    /// Writes the client's own cells, each with the delimiter after it; what stands in `_ref`.
-    fn write_own(&mut self, header: &HeaderMap, record: &Record<'_>, delimiter: u8) -> String {
+    /// The client's own cells, each with the delimiter after it, and what stands in `_ref`.
+    fn own(&self, header: &HeaderMap, record: &Record<'_>, delimiter: u8) -> (Vec<u8>, String) {
         // The cells of a report's line stay as they are, because its own reference does, too. One that was changed stays, so that it is
         // found again; what else a column of that name holds is no reference.
         let written = header.reference_of(record);
         let is_ours = written.as_ref().is_some_and(|cell| self.listing.references.reads(cell));
         let kept = written.filter(|cell| is_ours || looks_written(cell));
-        let mut protected = Vec::new();
+        let (mut own, mut protected) = (Vec::with_capacity(record.raw.len()), Vec::new());
         for (place, name) in header.columns().iter().enumerate() {
             let value = header.raw_value(place, record);
             let safe = if is_ours { Cow::Borrowed(value.as_ref()) } else { neutralise(&value) };
             if matches!(safe, Cow::Owned(_)) {
                 protected.push(tag_of(name));
             }
-            encode_separated_value(&safe, delimiter, &mut self.waiting);
-            self.waiting.push(delimiter);
+            encode_separated_value(&safe, delimiter, &mut own);
+            own.push(delimiter);
         }
-        match kept {
+        let reference = match kept {
             Some(reference) => {
                 let mut cell = Vec::with_capacity(reference.len());
                 encode_separated_value(&neutralise(&reference), delimiter, &mut cell);
@@ -161,6 +173,7 @@ impl ErrorRows {
             }
             None if protected.is_empty() => String::new(),
             None => self.listing.references.write(record.line, protected),
-        }
+        };
+        (own, reference)
     }
 }

@@ -36,6 +36,12 @@ pub fn errors(refused: Refused) -> Vec<RowError> {
     }
 }
 
+/// All that is known of the errors of a file that is refused.
+pub fn rejected(finished: Result<Validated, Refused>) -> Rejected {
+    let (Refused::Errors(rejected) | Refused::Limit(rejected)) = finished.unwrap_err();
+    rejected
+}
+
 /// The limit that was passed.
 pub fn limit(rejected: Rejected) -> Vec<RowError> {
     rejected.errors.into_iter().take(1).collect()
@@ -53,4 +59,30 @@ pub fn judge(schema: Schema, file: &[u8]) -> Result<Validated, Vec<String>> {
         }
     }
     validator.finish().map_err(|refused| all(errors(refused)))
+}
+
+/// The list of a refused file, and the rest of the refusal. What waits of the list is taken before the file is read on.
+pub fn list(mut validator: Validator, file: &[u8], pieces: usize) -> (Vec<u8>, Rejected) {
+    let mut listed = Vec::new();
+    let mut take = |next: &mut dyn FnMut() -> Vec<u8>| {
+        while let piece @ [_, ..] = next().as_slice() {
+            listed.extend_from_slice(piece);
+        }
+    };
+    for mut piece in file.chunks(pieces) {
+        while !piece.is_empty() {
+            match validator.push(piece) {
+                Ok(taken) => piece = &piece[taken..],
+                Err(limit) => {
+                    let mut rejected = validator.stopped(&limit);
+                    take(&mut || rejected.listing.next_piece());
+                    return (listed, rejected);
+                }
+            }
+            take(&mut || validator.next_piece());
+        }
+    }
+    let mut rejected = rejected(validator.finish());
+    take(&mut || rejected.listing.next_piece());
+    (listed, rejected)
 }

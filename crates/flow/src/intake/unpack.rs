@@ -4,8 +4,8 @@ use std::io::Write as _;
 
 use flate2::write::GzDecoder;
 
-/// Bytes that are unpacked at a time: deflate makes at most 1,032 of each, so that a step takes a mebibyte of memory at most.
-const STEP: usize = 1024;
+/// Bytes that are unpacked at a time: deflate makes at most 1,032 of each, so that a step takes half a mebibyte of memory at most.
+const STEP: usize = 256;
 
 /// What any file may unpack to, however small it is.
 const FREE_BYTES: u64 = 32 * 1024 * 1024;
