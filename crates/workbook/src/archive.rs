@@ -59,8 +59,10 @@ impl<R: Read + Seek> Archive<R> {
         file.rewind().map_err(WorkbookError::Io)?;
         let read = file.read(&mut start).map_err(WorkbookError::Io)?;
         if start[..read].starts_with(&[0xD0, 0xCF, 0x11, 0xE0]) {
-            // A workbook with a password is one encrypted stream in a file of the old format.
-            return Err(WorkbookError::Encrypted);
+            return Err(WorkbookError::Other(
+                "an old workbook (.xls), or one with a password: open it in Excel, take the password off if it has one, and choose Save As, \
+                 `Excel Workbook (.xlsx)`",
+            ));
         }
         check_directory(&mut file, size)?;
         let left = Arc::new(AtomicU64::new(MOST_READ));

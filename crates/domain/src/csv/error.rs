@@ -15,13 +15,14 @@
 //! | `bare_cr` | a carriage return without a line feed, outside quotes |
 //! | `nul_byte` | a NUL byte |
 //! | `invalid_utf8` | bytes that are not UTF-8 |
+//! | `changed_after_effect`, `effect_without_key` | the line would repeat an effect that its row may have had |
 //! | `changed_reference` | the `_ref` of a report's line was cut or changed, and a cell begins with an apostrophe |
 //! | `other_pipeline` | the line is from a report of another pipeline, whose row did not complete |
 //! | `field_count` | more or fewer fields than the header |
 //! | `field_too_large`, `record_too_large`, `header_too_large`, `too_many_rows` | a limit was passed; reading stopped there |
 //! | `not_unique` | another line has the values that may stand once in a file |
 //! | `invalid_encoding`, `mixed_encoding` | characters are not in the encoding that was declared, or found out |
-//! | `workbook`, `archive`, `not_csv` | the file is something else |
+//! | `workbook`, `encrypted_workbook`, `archive`, `not_csv` | the file is something else |
 //! | `empty_rows` | rows stand after very many empty ones |
 //! | `header_again` | a row is the header again, where the dialect is found out |
 //! | `required`, `format`, `pattern`, `min_length`, `max_length`, `enum` | a value breaks its column's rule |
@@ -31,6 +32,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::error_lines::ErrorLines;
 use super::error_rows::{ErrorListing, ErrorRows};
 use super::header::HeaderMap;
 use super::record::Record;
@@ -108,7 +110,7 @@ pub struct Rejected {
     /// How many there are by column and code, most frequent first.
     pub counts: Vec<ErrorCount>,
     /// The end of the list of all errors, where one is written.
-    pub listing: Vec<u8>,
+    pub listing: ErrorLines,
 }
 
 /// The first errors of a file, how many there are, and all of them as a list, where one is asked for.
@@ -180,7 +182,7 @@ impl ErrorList {
         self.push(line, None, code, message);
     }
 
-    /// Lists all errors from now on; what is written waits for [`ErrorList::listed`].
+    /// Lists all errors from now on; what is written waits for [`ErrorList::next_piece`].
     pub fn list(&mut self, listing: ErrorListing) {
         self.rows = Some(ErrorRows::new(listing));
     }
@@ -192,14 +194,19 @@ impl ErrorList {
         }
     }
 
-    /// What was written of the list since it was asked for last.
-    pub fn listed(&mut self) -> Vec<u8> {
-        self.rows.as_mut().map(ErrorRows::take).unwrap_or_default()
+    /// The next piece of the list; empty when nothing waits.
+    pub fn next_piece(&mut self) -> Vec<u8> {
+        self.rows.as_mut().map(ErrorRows::next_piece).unwrap_or_default()
     }
 
-    /// Whether more errors would be listed.
+    /// Whether a list is written.
     pub fn is_listing(&self) -> bool {
-        self.rows.as_ref().is_some_and(ErrorRows::has_room)
+        self.rows.is_some()
+    }
+
+    /// Whether what waits of the list is to be taken before there are more errors.
+    pub fn is_full(&self) -> bool {
+        self.rows.as_ref().is_some_and(ErrorRows::is_full)
     }
 
     /// Whether there is none.
@@ -215,7 +222,7 @@ impl ErrorList {
     /// All that is known of the errors, once there are no more.
     pub fn into_rejected(mut self) -> Rejected {
         self.write(None, None, b',');
-        let listing = self.listed();
+        let listing = self.rows.take().map(ErrorRows::into_lines).unwrap_or_default();
         let mut counts = Vec::new();
         for (code, columns) in self.counts {
             counts.extend(columns.into_iter().map(|(column, count)| ErrorCount {
@@ -249,7 +256,7 @@ pub enum LimitKind {
 
 /// A limit was passed, and reading stopped there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {}{}", sentence(.kind), open_quote_hint(*.open_quote))]
+#[error("{}", self.sentence(None))]
 pub struct LimitExceeded {
     /// Which one.
     pub kind: LimitKind,
@@ -261,17 +268,35 @@ pub struct LimitExceeded {
     pub open_quote: Option<u64>,
 }
 
-fn open_quote_hint(line: Option<u64>) -> String {
-    line.map_or_else(String::new, |line| {
-        format!("; the quote that opens in line {line} is still open there: if it has no end, close it")
-    })
-}
-
-fn sentence(kind: &LimitKind) -> String {
-    match kind {
-        LimitKind::HeaderBytes(most) => format!("the header has more than {}", of(*most as u64, "byte")),
-        LimitKind::FieldChars(most) => format!("a field has more than {}", of(*most as u64, "character")),
-        LimitKind::RecordBytes(most) => format!("a record has more than {}", of(*most as u64, "byte")),
-        LimitKind::Rows(most) => format!("the file has more than {}; split it", of(*most, "row")),
+impl LimitExceeded {
+    /// What is wrong, where, and what to do; `column` is the field's, where that is known.
+    pub fn sentence(&self, column: Option<&str>) -> String {
+        let line = self.line;
+        let what = match self.kind {
+            LimitKind::HeaderBytes(most) => format!(
+                "line {line}: the header has more than {}; keep only the names of columns in it, and begin a new line after the last one",
+                of(most as u64, "byte")
+            ),
+            LimitKind::FieldChars(most) => {
+                let field = match column {
+                    Some(name) => format!("the value under `{}`", shortened(name, COLUMN_BYTES)),
+                    None => "a value".to_owned(),
+                };
+                format!("line {line}: {field} has more than {}; shorten it", of(most as u64, "character"))
+            }
+            LimitKind::RecordBytes(most) => format!(
+                "line {line}: the row that begins here has more than {}; shorten its longest values",
+                of(most as u64, "byte")
+            ),
+            LimitKind::Rows(most) => format!(
+                "line {line}: here begins a row after the first {}, which is as many as a file may have; split the file, with the header \
+                 as the first line of each part",
+                most
+            ),
+        };
+        let quote = self.open_quote.map_or_else(String::new, |quote| {
+            format!("; the quote that opens in line {quote} is still open there: if it has no end, close it")
+        });
+        what + &quote
     }
 }

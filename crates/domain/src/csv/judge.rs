@@ -295,11 +295,12 @@ impl Judge {
             LimitKind::Rows(_) => ("too_many_rows", false),
         };
         let header = self.header.as_ref().filter(|_| in_column);
+        let column = header.and_then(|header| header.column_of(limit.field));
         RowError {
             line: limit.line,
-            column: header.and_then(|header| header.column_of(limit.field)).map(str::to_owned),
+            column: column.map(str::to_owned),
             code,
-            message: limit.to_string(),
+            message: limit.sentence(column),
         }
     }
 

@@ -1,6 +1,9 @@
 //! Files that are no CSV, by their first bytes.
 
+mod compound;
 mod signatures;
+
+pub(super) use compound::Compound;
 
 /// What a file is instead of CSV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,11 @@ pub(super) struct FileKind {
 impl FileKind {
     /// The first bytes that decide: a tar archive's name for itself is the last of them.
     pub const BYTES: usize = 512;
+
+    /// Whether it is a compound file, which may hold a document with a password.
+    pub fn is_compound(self) -> bool {
+        self == Self::OLD_EXCEL
+    }
 
     /// Whether it is text in UTF-16, which some pipelines take.
     pub fn is_utf16(self) -> bool {

@@ -16,6 +16,7 @@ mod decode;
 pub mod dialect;
 mod empties;
 pub mod error;
+mod error_lines;
 mod error_rows;
 mod error_sheet;
 pub mod formats;
@@ -42,6 +43,7 @@ pub mod writer;
 
 pub use dialect::{Charset, DELIMITERS, Delimiter, Dialect, ExtraColumns, HeaderRules, Workbook};
 pub use error::{ErrorCount, ErrorList, LimitExceeded, LimitKind, Rejected, RowError};
+pub use error_lines::ErrorLines;
 pub use error_rows::{ERRORS_LISTED, ErrorListing, ReferenceWriter};
 pub use error_sheet::{ErrorSheet, References};
 pub use formats::Format;

@@ -53,7 +53,10 @@ pub(super) fn unknown(name: &str, schema: &Schema, hint: &str) -> String {
     }
     match closest(schema, name) {
         Some(close) => format!("`{shown}` is not a column; write it `{close}`"),
-        None => format!("`{shown}` is not a column; the columns are: {}{hint}", listed(schema)),
+        None => format!(
+            "`{shown}` is not a column; remove it, or give it the name of one: {}{hint}",
+            listed(schema)
+        ),
     }
 }
 

@@ -7,7 +7,7 @@ use regex::Regex;
 use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
 use super::dialect::Dialect;
-use super::error::{ErrorList, of, some_of};
+use super::error::{COLUMN_BYTES, ErrorList, of, shortened, some_of};
 use super::formats::Format;
 use super::invisible;
 
@@ -242,7 +242,9 @@ impl Column {
         };
         if value.is_empty() {
             if self.required {
-                fault("required", &|| format!("`{}` must have a value", self.name));
+                fault("required", &|| {
+                    format!("`{}` must have a value; fill the cell, or remove the line", self.name)
+                });
             }
             return;
         }
@@ -252,14 +254,24 @@ impl Column {
             && value.chars().count() > most
         {
             fault("max_length", &|| {
-                format!("`{}` may have at most {}", self.name, of(most as u64, "character"))
+                let has = value.chars().count();
+                format!(
+                    "`{}` may have at most {}, and has {has}; shorten it",
+                    self.name,
+                    of(most as u64, "character")
+                )
             });
         }
         if let Some(least) = self.min_length
             && value.chars().take(least).count() < least
         {
             fault("min_length", &|| {
-                format!("`{}` must have at least {}", self.name, of(least as u64, "character"))
+                let has = value.chars().count();
+                format!(
+                    "`{}` must have at least {}, and has {has}; write all of it",
+                    self.name,
+                    of(least as u64, "character")
+                )
             });
         }
         if let Some(format) = self.format
@@ -270,7 +282,15 @@ impl Column {
         if let Some(pattern) = &self.pattern
             && !pattern.is_match(value)
         {
-            fault("pattern", &|| format!("`{}` must match the pattern {}", self.name, pattern.as_str()));
+            fault("pattern", &|| {
+                let whom =
+                    if self.example.is_some() { "" } else { "; whoever runs this service can say how" };
+                let pattern = shortened(pattern.as_str(), COLUMN_BYTES);
+                format!(
+                    "`{}` is not written as it must be (pattern {pattern}); write it in that way{whom}",
+                    self.name
+                )
+            });
         }
         if !self.one_of.is_empty() && !self.one_of.contains(value) {
             fault("enum", &|| format!("`{}` must be one of: {}", self.name, some_of(self.one_of.iter())));

@@ -34,6 +34,9 @@ pub(super) fn repeated(repeats: Repeats) -> (&'static str, &'static str) {
     }
 }
 
+/// Why a file of nothing but a header is not taken.
+pub(super) const NO_ROWS: &str = "no row stands below the header; write the rows there, or save the file again from the sheet that has them";
+
 /// Why the header's names are not taken for a row.
 pub(super) const HEADER_AGAIN: &str =
     "the line is the header again, as in files that were put together from several; remove it";
@@ -53,7 +56,7 @@ pub(super) fn field_count(fields: usize, of_header: usize, delimiter: u8, dialec
     } else if fields > of_header {
         format!("; put values that hold {} in quotes", delimiter_name(delimiter))
     } else {
-        String::new()
+        "; add the missing ones at its end, if only as empty ones, and put values that hold a line break in quotes".to_owned()
     };
     format!("the line has {} and the header {of_header}{hint}", of(fields as u64, "field"))
 }
@@ -98,11 +101,13 @@ pub(super) fn decode_fault(fault: DecodeFault) -> String {
 
 pub(super) fn fault(fault: &Malformed, schema: &Schema) -> String {
     match fault.code {
-        "text_after_quote" => "text stands between a closing quote and the end of its field; double quotes inside a \
-                               quoted field, and leave no blanks around it"
+        "text_after_quote" => "text stands between a closing quote and the end of its field; write a quote inside a quoted field \
+                               twice, and remove blanks around the quotes"
             .into(),
         "quote_in_unquoted_field" => {
-            "a quote stands inside a field that does not begin with one; quote the whole field and double the quote".into()
+            "a quote stands inside a field that does not begin with one; put the whole field in quotes and write the quote twice, as in \
+             \"5\"\" pipe\""
+                .into()
         }
         "unclosed_quote" => format!(
             "the quote that opens in line {} is never closed, so everything after it is one field; close it, or take it out",
@@ -117,9 +122,18 @@ pub(super) fn fault(fault: &Malformed, schema: &Schema) -> String {
                       `CSV UTF-8 (Comma delimited)`, or ask for `delimiter: auto`"
             .into(),
         "too_many_columns" => {
-            format!("the header has {}; the columns are: {}", of(fault.field as u64, "column"), listed(schema))
+            format!(
+                "the header has {}; in Excel mark those to the right of the table, choose Delete, and save the file again; the columns \
+                 are: {}",
+                of(fault.field as u64, "column"),
+                listed(schema)
+            )
         }
-        "nul_byte" => "the record holds a NUL byte; remove it".into(),
+        "nul_byte" => format!(
+            "line {} holds a NUL byte (character 0), which is no text and which no program shows; type the value again, or export the \
+             file again from the program that it comes from",
+            fault.at_line
+        ),
         _ if schema.dialect.charset != Charset::Utf8 => {
             "the record is not valid UTF-8, and the file begins with the mark of UTF-8: it was put together from files of different \
              encodings, or was cut; save it as CSV UTF-8 from one program"

@@ -7,11 +7,15 @@ use super::error_rows::ErrorListing;
 use super::front::Front;
 use super::header::{HeaderMap, MOST_REPORTED, REFERENCE};
 use super::judge::Judge;
-use super::kind::FileKind;
+use super::kind::{Compound, FileKind};
 use super::names::{known, listed};
 use super::parser::Parser;
 use super::reference::ReferenceReader;
 use super::rules::{OURS_BYTES, Schema};
+use super::sentences;
+
+/// Bytes that are judged at a time while errors are listed: each of them may be an error.
+const STEP: usize = 256;
 
 /// A file without an error.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub struct Validator {
     front: Option<Front>,
     /// The first bytes of the file, until its kind is known.
     beginning: Vec<u8>,
+    /// What a compound file is, as far as it was read.
+    compound: Compound,
     judge: Judge,
 }
 
@@ -61,15 +67,30 @@ impl Validator {
             parser: Parser::with_header(limits, schema.header_limits()).of_sheet(schema.dialect.of_sheet),
             front: (!schema.dialect.is_plain()).then(|| Front::new(&schema)),
             beginning: Vec::with_capacity(FileKind::BYTES),
+            compound: Compound::default(),
             judge: Judge::new(schema, references),
         }
     }
 
-    /// Takes the next bytes.
+    /// Takes the first of these bytes, and says how many: all of them, unless errors are listed that are to be taken before.
     ///
     /// # Errors
     /// As soon as a limit is passed.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), LimitExceeded> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<usize, LimitExceeded> {
+        if let Some(written) = &mut self.judge.written {
+            written.clear();
+        }
+        let step = if self.judge.errors.is_listing() { STEP } else { usize::MAX };
+        let mut taken = 0;
+        while taken < bytes.len() && (taken == 0 || !self.judge.errors.is_full()) {
+            let now = &bytes[taken..bytes.len().min(taken.saturating_add(step))];
+            self.take(now)?;
+            taken += now.len();
+        }
+        Ok(taken)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), LimitExceeded> {
         if self.beginning.len() < FileKind::BYTES {
             let missing = FileKind::BYTES - self.beginning.len();
             self.beginning.extend_from_slice(&bytes[..bytes.len().min(missing)]);
@@ -79,7 +100,10 @@ impl Validator {
                 self.judge.other_kind = kind.filter(|kind| !utf16 || !kind.is_utf16());
             }
         }
-        if self.judge.other_kind.is_some() {
+        if let Some(kind) = self.judge.other_kind {
+            if kind.is_compound() {
+                self.compound.push(bytes);
+            }
             return Ok(());
         }
         match self.front.take() {
@@ -100,9 +124,6 @@ impl Validator {
 
     /// Reads bytes of a file in another dialect, and writes its records anew.
     fn translate(&mut self, front: &mut Front, bytes: &[u8], last: bool) -> Result<(), LimitExceeded> {
-        if let Some(written) = &mut self.judge.written {
-            written.clear();
-        }
         let schema = self.judge.schema.clone();
         let text = front.read(bytes, last, &|names| known(&schema, names));
         if let Some(opened) = text.opened {
@@ -126,22 +147,16 @@ impl Validator {
         self.judge.written.as_ref().map_or(received, |written| written.waiting())
     }
 
-    /// Lists every error with its line, up to [`super::ERRORS_LISTED`]. What is written waits for [`Validator::listed`]: take it
-    /// often, because a few bytes of a file may be an error each.
+    /// Lists every error with its line, up to [`super::ERRORS_LISTED`]. What is written waits for [`Validator::next_piece`].
     #[must_use]
     pub fn listing(mut self, listing: ErrorListing) -> Self {
         self.judge.errors.list(listing);
         self
     }
 
-    /// What was written of the list of errors since it was asked for last.
-    pub fn listed(&mut self) -> Vec<u8> {
-        self.judge.errors.listed()
-    }
-
-    /// Whether the file is refused, and further errors are listed.
-    pub fn is_listing(&self) -> bool {
-        !self.judge.errors.is_empty() && self.judge.errors.is_listing()
+    /// The next piece of the list of errors; empty when nothing waits.
+    pub fn next_piece(&mut self) -> Vec<u8> {
+        self.judge.errors.next_piece()
     }
 
     /// The first errors so far, and how many there are.
@@ -172,7 +187,10 @@ impl Validator {
     fn name_kind(&mut self) -> bool {
         let Some(kind) = self.judge.other_kind else { return false };
         // What was told by its first byte or two may be told more exactly by all of them.
-        let kind = FileKind::of(&self.beginning).unwrap_or(kind);
+        let kind = match FileKind::of(&self.beginning).unwrap_or(kind) {
+            _ if self.compound.is_encrypted() => FileKind::ENCRYPTED,
+            kind => kind,
+        };
         self.judge.errors.only(1, kind.code, || kind.sentence.into());
         true
     }
@@ -208,6 +226,9 @@ impl Validator {
         if self.name_kind() {
             return Err(Refused::Errors(self.judge.rejected()));
         }
+        if let Some(written) = &mut self.judge.written {
+            written.clear();
+        }
         if let Some(mut front) = self.front.take() {
             // As below: at most one record is left.
             if let Err(limit) = self.translate(&mut front, &[], true) {
@@ -216,7 +237,9 @@ impl Validator {
         }
         // What is left is at most one record, which passed the parser's limits when it was pushed.
         if self.parser.finish(&mut |event| self.judge.take(event)).is_err() {
-            self.judge.errors.push(1, None, "record_too_large", || "a record is too large".into());
+            self.judge.errors.push(1, None, "record_too_large", || {
+                "the last row is longer than a row may be; shorten its longest values".into()
+            });
         }
         if let Some(limit) = self.judge.limit {
             return Err(Refused::Limit(self.stopped(&limit)));
@@ -229,10 +252,13 @@ impl Validator {
         }
         if !judge.header_seen {
             judge.errors.push(1, None, "header_missing", || {
-                format!("the file is empty; its first line must name the columns: {}", listed(&judge.schema))
+                format!(
+                    "the file is empty; write the names of the columns in its first line, and the rows below it: {}",
+                    listed(&judge.schema)
+                )
             });
         } else if judge.errors.is_empty() && judge.rows == 0 {
-            judge.errors.push(judge.body.1, None, "no_rows", || "the file has a header and no rows".into());
+            judge.errors.push(judge.body.1, None, "no_rows", || sentences::NO_ROWS.into());
         }
         match judge.header {
             Some(header) if judge.errors.is_empty() => Ok(Validated {

@@ -46,7 +46,7 @@ impl PlainFile {
             Err(object_store::Error::NotFound { .. }) => {
                 return Err(ExtractError::File(FileFault::new(
                     "file_missing",
-                    "nothing was uploaded to the address that was given",
+                    "nothing was uploaded to the address that was given: PUT the file to it first",
                 )));
             }
             Err(error) => return Err(error.into()),

@@ -151,7 +151,10 @@ impl<'a> Builder<'a> {
             Event::Malformed(error) => {
                 self.fault = Some(FileFault::new(
                     "file_changed",
-                    format!("line {} is no longer the record that was validated", error.line),
+                    format!(
+                        "line {} is no longer the record that was validated; upload the file again",
+                        error.line
+                    ),
                 ));
                 ControlFlow::Break(())
             }
@@ -174,7 +177,7 @@ impl<'a> Builder<'a> {
     fn limit(&self) -> ExtractError {
         ExtractError::File(FileFault::new(
             "file_changed",
-            "a record is larger than the one that was validated",
+            "a record is larger than the one that was validated; upload the file again",
         ))
     }
 }
@@ -198,7 +201,10 @@ impl SealedReader {
         let meta = match services.objects.head(&path).await {
             Ok(meta) => meta,
             Err(object_store::Error::NotFound { .. }) => {
-                return Err(ExtractError::File(FileFault::new("file_missing", "the stored file is gone")));
+                return Err(ExtractError::File(FileFault::new(
+                    "file_missing",
+                    "the stored file is gone; upload it again",
+                )));
             }
             Err(error) => return Err(error.into()),
         };
@@ -252,5 +258,8 @@ impl SealedReader {
 }
 
 fn tampered() -> FileFault {
-    FileFault::new("file_tampered", "the stored file is not what was sealed: it was cut or changed")
+    FileFault::new(
+        "file_tampered",
+        "the stored file is not what was sealed: it was cut or changed; upload it again",
+    )
 }

@@ -13,7 +13,7 @@ use crate::intake::error_file::{self, ErrorFile, KeyOf};
 use crate::intake::refused::{RefusedFile, TooLarge, UploadError};
 use crate::intake::sealed_file::{SealedWriter, sealed_key};
 
-/// Bytes that are validated at a time: each of them may be an error, whose line in the list has up to half a kibibyte.
+/// Bytes that are validated at a time: in another dialect they are written anew before they are stored.
 const STEP: usize = 4096;
 
 /// Whose file it is, and how it is kept.
@@ -99,15 +99,17 @@ impl CheckedFile {
     /// As soon as a limit is passed; when the object store fails.
     pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), UploadError> {
         while !bytes.is_empty() {
-            let (now, rest) = bytes.split_at(STEP.min(bytes.len()));
+            let taken = match self.validator.push(&bytes[..STEP.min(bytes.len())]) {
+                Ok(taken) => taken,
+                Err(limit) => {
+                    let rejected = self.validator.stopped(&limit);
+                    return Err(UploadError::TooLarge(TooLarge::Csv(self.object.refused(rejected).await)));
+                }
+            };
+            let (now, rest) = bytes.split_at(taken);
             bytes = rest;
-            if let Err(limit) = self.validator.push(now) {
-                let rejected = self.validator.stopped(&limit);
-                return Err(UploadError::TooLarge(TooLarge::Csv(self.object.refused(rejected).await)));
-            }
             if self.validator.has_errors() {
-                let listed = self.validator.listed();
-                self.object.store_errors(&listed).await;
+                self.object.store_errors(|| self.validator.next_piece()).await;
             } else if let Written::File(writer) = &mut self.object.written {
                 writer.push(self.validator.stored(now)).await?;
             }
@@ -134,7 +136,10 @@ impl CheckedFile {
 
     /// The file has more than so many bytes: that, and the errors found before.
     pub async fn too_large(&mut self, most: u64) -> RefusedFile {
-        self.broken("file_too_large", format!("the file has more than {most} bytes; split it")).await
+        let message = format!(
+            "the file has more than {most} bytes; split it, with the header as the first line of each part"
+        );
+        self.broken("file_too_large", message).await
     }
 
     /// The file cannot be read further: that, and the errors found before.
@@ -156,8 +161,7 @@ impl CheckedFile {
 impl Object {
     /// Completes the list of errors.
     async fn refused(&mut self, mut rejected: Rejected) -> RefusedFile {
-        let listed = std::mem::take(&mut rejected.listing);
-        self.store_errors(&listed).await;
+        self.store_errors(|| rejected.listing.next_piece()).await;
         let list = match std::mem::replace(&mut self.written, Written::Nothing) {
             Written::Errors(writer, file) => writer.finish().await.inspect_err(not_stored).ok().map(|_| file),
             Written::File(writer) => {
@@ -170,7 +174,7 @@ impl Object {
     }
 
     /// A file that is refused anyway is not stored; it is read on for its other errors, which are.
-    async fn store_errors(&mut self, listed: &[u8]) {
+    async fn store_errors(&mut self, mut next_piece: impl FnMut() -> Vec<u8>) {
         if let Written::File(_) = self.written {
             let (services, key) = (&self.services, &self.errors_key);
             let list = error_file::create(services, &self.owner, self.id, &self.pipeline, key).await;
@@ -182,12 +186,16 @@ impl Object {
                 writer.abort().await;
             }
         }
-        if let Written::Errors(writer, _) = &mut self.written
-            && let Err(error) = writer.push(listed).await
-        {
-            not_stored(&error);
-            if let Written::Errors(writer, _) = std::mem::replace(&mut self.written, Written::Nothing) {
-                writer.abort().await;
+        while let Written::Errors(writer, _) = &mut self.written {
+            let piece = next_piece();
+            if piece.is_empty() {
+                return;
+            }
+            if let Err(error) = writer.push(&piece).await {
+                not_stored(&error);
+                if let Written::Errors(writer, _) = std::mem::replace(&mut self.written, Written::Nothing) {
+                    writer.abort().await;
+                }
             }
         }
     }

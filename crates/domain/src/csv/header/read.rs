@@ -111,13 +111,19 @@ fn complete(collected: &Collected, schema: &Schema, line: u64, errors: &mut Erro
     for column in schema.columns.iter().filter(|column| column.required && !columns.contains(&column.name)) {
         errors.push(line, Some(&column.name), "missing_column", || {
             let hint = if columns.len() == collected.extra.len() { NO_HEADER } else { "" };
-            format!("the column `{}` is missing from the header{hint}", column.name)
+            format!(
+                "the column `{}` is missing from the header; write its name there, and a value in each row{hint}",
+                column.name
+            )
         });
     }
     // A row without a single value has nothing to store, and nothing to read back.
     if columns.len() == collected.extra.len() && errors.is_empty() {
         errors.push(line, None, "missing_column", || {
-            format!("the header names no column of the pipeline; the columns are: {}", listed(schema))
+            format!(
+                "the header names no column of the pipeline; write their names in the first line: {}",
+                listed(schema)
+            )
         });
     }
     if errors.is_empty()
@@ -125,7 +131,7 @@ fn complete(collected: &Collected, schema: &Schema, line: u64, errors: &mut Erro
         && let Some(name) = first_out_of_order(columns, schema)
     {
         errors.push(line, Some(name), "column_order", || {
-            format!("the columns must stand in this order: {}", listed(schema))
+            format!("the columns are not in order; move them so that they stand as here: {}", listed(schema))
         });
     }
     errors.is_empty().then_some(())
@@ -184,7 +190,11 @@ pub(in crate::csv) fn wrong_delimiter(found: u8, declared: u8) -> String {
         b',' => {
             ": in Excel choose Save As, `CSV UTF-8 (Comma delimited)`; if it writes semicolons, change the list separator in the system's regional settings to a comma"
         }
-        _ => "",
+        b';' => {
+            ": change the list separator in the system's regional settings to a semicolon, and in Excel choose Save As, `CSV UTF-8`"
+        }
+        b'\t' => ": in Excel choose Save As, `Text (Tab delimited)`",
+        _ => ": in LibreOffice choose Save As, `Text CSV`, with `|` as the field delimiter",
     };
     format!(
         "the columns are separated by {}, and this pipeline takes {}{how}, or ask for `delimiter: auto`",

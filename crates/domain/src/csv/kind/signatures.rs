@@ -45,11 +45,16 @@ impl FileKind {
         "the file is an Excel workbook (.xlsx), also when its name ends in .csv: open it in Excel and choose Save As, `CSV UTF-8 \
          (Comma delimited)`, or ask for `formats: [csv, xlsx]`",
     );
-    const OLD_EXCEL: Self = kind(
+    pub const OLD_EXCEL: Self = kind(
         "workbook",
         "the file is an old workbook (.xls), or a workbook with a password: open it in Excel, take the password off if it has one \
          (File, Info, Protect Workbook), and choose Save As, `CSV UTF-8 (Comma delimited)`, or `Excel Workbook (.xlsx)` where the \
          pipeline takes workbooks",
+    );
+    pub const ENCRYPTED: Self = kind(
+        "encrypted_workbook",
+        "the file is a workbook with a password: open it in Excel, choose File, Info, Protect Workbook, Encrypt with Password, empty the \
+         field, and choose Save As, `CSV UTF-8 (Comma delimited)`, or save it as it is where the pipeline takes workbooks",
     );
     const SYLK: Self = kind(
         "workbook",
