@@ -8,7 +8,7 @@ use super::check::Source;
 use super::definition::{ColumnDefinition, CsvDefinition, DelimiterDefinition, FileFormat, HeaderDefinition};
 use crate::csv::{
     Charset, Cleaning, Column, Delimiter, Dialect, ErrorList, HeaderRules, Limits, REPORT_COLUMNS, Schema,
-    UNIQUE_ROW_BYTES, Workbook,
+    UNIQUE_ROW_BYTES, Workbook, error::some_of,
 };
 
 /// Rows of a batch at most, whatever a definition says: numbers have 31 bits.
@@ -123,12 +123,16 @@ fn unique(csv: &CsvDefinition, columns: &[Column], limits: &Limits, source: &mut
         let line = name.referenced.line();
         match columns.iter().position(|column| column.name == name.value) {
             Some(place) if places.contains(&place) => {
-                source.error(line, format!("csv.unique names `{}` twice", name.value));
+                source.error(line, format!("csv.unique names `{}` twice; remove one of them", name.value));
             }
             Some(place) => places.push(place),
             None if source.is_damaged("csv") => {}
             None => {
-                source.error(line, format!("csv.unique: there is no column `{}`", name.value));
+                let known = some_of(columns.iter().map(|column| column.name.as_str()));
+                source.error(
+                    line,
+                    format!("csv.unique: there is no column `{}`; there are: {known}", name.value),
+                );
             }
         }
     }
@@ -194,14 +198,14 @@ fn column(definition: &ColumnDefinition, line: u64, limits: &Limits, source: &mu
     }
     let mut wrong = |message: &str| source.error(line, format!("column `{name}`: {message}"));
     if definition.min_length.zip(definition.max_length).is_some_and(|(least, most)| least > most) {
-        wrong("min_length is above max_length");
+        wrong("min_length is above max_length; change one of them");
     }
     if definition.max_length == Some(0) {
         wrong("max_length is 0, so only empty values would pass; take the column out");
     }
     let most = limits.max_field_chars;
     if most > 0 && definition.min_length.is_some_and(|least| least > most) {
-        wrong("min_length is above csv.max_field_chars, so no value would pass");
+        wrong("min_length is above csv.max_field_chars, so no value would pass; change one of them");
     }
     if definition.one_of.as_ref().is_some_and(Vec::is_empty) {
         wrong("enum lists no value; name some, or take it out");
@@ -247,13 +251,17 @@ fn refuse_own_values(column: &Column, line: u64, source: &mut Source<'_>) {
     };
     for value in column.one_of.iter() {
         if refused(value) {
-            source.error(line, format!("column `{name}`: its other rules refuse `{value}` of its enum"));
+            source.error(
+                line,
+                format!("column `{name}`: its other rules refuse `{value}` of its enum; change one of them"),
+            );
         }
         if column.cleaning.apply(value) != value {
             source.error(
                 line,
                 format!(
-                    "column `{name}`: no value becomes `{value}` of its enum, as values are changed before"
+                    "column `{name}`: no value becomes `{value}` of its enum, as values are changed before; write it as `{}`",
+                    column.cleaning.apply(value)
                 ),
             );
         }
@@ -261,7 +269,10 @@ fn refuse_own_values(column: &Column, line: u64, source: &mut Source<'_>) {
     let given = [("default", &column.cleaning.default), ("example", &column.example)];
     for (key, value) in given.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
         if refused(&column.cleaning.apply(value)) {
-            source.error(line, format!("column `{name}`: its other rules refuse its {key} `{value}`"));
+            source.error(
+                line,
+                format!("column `{name}`: its other rules refuse its {key} `{value}`; change one of them"),
+            );
         }
     }
 }

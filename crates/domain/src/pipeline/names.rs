@@ -163,7 +163,14 @@ pub fn hint(word: &str, known: &[&str]) -> String {
     match nearest(word, known) {
         Some(known) => format!("; did you mean `{known}`?"),
         None if known.is_empty() => "; there is none".to_owned(),
-        None => format!("; there are: {}", known.join(", ")),
+        None => {
+            // Among commas a delimiter would not be seen, and a tab is seen nowhere.
+            let seen = known.iter().filter(|known| !known.contains(char::is_control));
+            let shown = |known: &&str| {
+                if known.contains(char::is_alphanumeric) { (*known).to_owned() } else { format!("`{known}`") }
+            };
+            format!("; there are: {}", seen.map(shown).collect::<Vec<_>>().join(", "))
+        }
     }
 }
 

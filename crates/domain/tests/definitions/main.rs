@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod files;
 mod problems;
 mod variables;
 
@@ -225,11 +226,11 @@ fn what_would_fail_each_row_or_mislead_is_refused_where_it_stands() {
         ("max_field_chars: 100", "max_field_chars: 0", 5, "csv.max_field_chars is 0, so no file would pass; take it out for the default".into()),
         ("max_record_bytes: 1000", "max_record_bytes: 0", 6, "csv.max_record_bytes is between 1 and 67108864: a record is held in memory".into()),
         ("max_record_bytes: 1000", "max_record_bytes: 99999999999", 6, "csv.max_record_bytes is between 1 and 67108864: a record is held in memory".into()),
-        ("min_length: 1,", "min_length: 10,", 8, "column `a`: min_length is above max_length\np.yaml:8: column `a`: its other rules refuse `x` of its enum\np.yaml:8: column `a`: its other rules refuse `yy` of its enum".into()),
+        ("min_length: 1,", "min_length: 10,", 8, "column `a`: min_length is above max_length; change one of them\np.yaml:8: column `a`: its other rules refuse `x` of its enum; change one of them\np.yaml:8: column `a`: its other rules refuse `yy` of its enum; change one of them".into()),
         ("min_length: 1, max_length: 9, enum: [x, yy]", "max_length: 0", 8, "column `a`: max_length is 0, so only empty values would pass; take the column out".into()),
-        ("min_length: 1, max_length: 9, enum: [x, yy]", "min_length: 101", 8, "column `a`: min_length is above csv.max_field_chars, so no value would pass".into()),
+        ("min_length: 1, max_length: 9, enum: [x, yy]", "min_length: 101", 8, "column `a`: min_length is above csv.max_field_chars, so no value would pass; change one of them".into()),
         ("enum: [x, yy]", "enum: []", 8, "column `a`: enum lists no value; name some, or take it out".into()),
-        ("enum: [x, yy]", "format: integer, enum: [x, 5]", 8, "column `a`: its other rules refuse `x` of its enum".into()),
+        ("enum: [x, yy]", "format: integer, enum: [x, 5]", 8, "column `a`: its other rules refuse `x` of its enum; change one of them".into()),
         ("name: b }", "name: a }", 9, "duplicate column `a`; remove one of them\np.yaml:30: unknown column `b` in a template; there are: a, a".into()),
         ("name: b }", "name: _row }", 9, "column `_row`: reports have a column of that name; rename it\np.yaml:30: unknown column `b` in a template; there are: a, _row".into()),
         ("\"${URL}\"", "\"http:/d.example\"", 12, format!("{whom}: base_url is not an absolute http or https URL, such as https://api.example.com/v1")),

@@ -67,6 +67,8 @@ fn code_of(error: &Error) -> ErrorCode {
         | Error::InvalidBooleanStrict { .. }
         | Error::NonFiniteFloat { .. }
         | Error::Unexpected { .. }
+        | Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. }
+        | Error::UnexpectedValueForUnitEnumVariant { .. }
         | Error::SerdeInvalidType { .. }
         | Error::SerdeInvalidValue { .. } => ErrorCode::InvalidType,
         _ => ErrorCode::InvalidYaml,
@@ -140,6 +142,10 @@ fn sentence(error: &Error, place: &TextPosition<'_>) -> String {
         Error::Unexpected { expected, .. } => format!("{}: {}", place.shown(), wanted(expected)),
         Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
             format!("{}: {}", place.shown(), wanted(expected))
+        }
+        Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. }
+        | Error::UnexpectedValueForUnitEnumVariant { .. } => {
+            format!("{}: a single word belongs here, without brackets", place.shown())
         }
         Error::UnknownAnchor { .. } => {
             format!("{} names no anchor; quote it, if a text begins with `*`", place.shown())
