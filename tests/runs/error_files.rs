@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use penstock_domain::time::Timestamp;
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::{Client, Place, Service};
 use serde_json::{Value, json};
@@ -25,6 +26,13 @@ async fn status(client: &Client, method: &str, path: &str) -> u16 {
     client.request(method, path).send().await.expect("an answer").status().as_u16()
 }
 
+/// What a browser is told to save a list as.
+async fn file_name(client: &Client, path: &str) -> String {
+    let answer = client.request("GET", path).send().await.expect("an answer");
+    let name = answer.headers().get("content-disposition").expect("a name");
+    name.to_str().expect("ASCII").to_owned()
+}
+
 fn start(sandbox: &Sandbox) -> (Place, Service, Client) {
     let taking = PEOPLE.replace("delimiter: auto", "delimiter: auto\n  formats: [csv, xlsx]");
     let place = Place::new(&[("people.yaml", &taking)]);
@@ -36,6 +44,11 @@ fn start(sandbox: &Sandbox) -> (Place, Service, Client) {
 
 /// PUTs a file and asks for its batch; the upload's id, and the batch once it has ended.
 async fn put(client: &Client, file: Vec<u8>) -> (String, Value) {
+    put_named(client, file, None).await
+}
+
+/// The same, with a name for the batch.
+async fn put_named(client: &Client, file: Vec<u8>, name: Option<&str>) -> (String, Value) {
     let (_, upload) = client.post("/v2/uploads", &json!({})).await;
     let url = upload["url"].as_str().expect("a URL");
     let request = if upload["authorization"] == true {
@@ -46,7 +59,7 @@ async fn put(client: &Client, file: Vec<u8>) -> (String, Value) {
     let answer = request.body(file).send().await.expect("an answer");
     assert!(answer.status().is_success(), "{}", answer.status());
     let id = upload["upload_id"].as_str().expect("an id").to_owned();
-    let (status, batch) = client.post(ROUTE, &json!({ "upload_id": id })).await;
+    let (status, batch) = client.post(ROUTE, &json!({ "upload_id": id, "name": name })).await;
     assert_eq!(status, 202, "{batch}");
     (id, client.finished(batch["id"].as_str().expect("an id")).await)
 }
@@ -61,6 +74,9 @@ async fn all_errors_of_a_refused_upload_can_be_read_for_an_hour() {
     assert_eq!(problem["error_counts"], json!([count("format"), count("required")]), "{problem}");
     let (found, list) = anybody(problem["errors_url"].as_str().expect("a link")).await;
     assert_eq!(found, 200, "{list}");
+    let ends: Timestamp = serde_json::from_value(problem["errors_expires_at"].clone()).expect("a moment");
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs()).expect("a time");
+    assert!((3300..=3700).contains(&(ends.seconds() - now)), "{problem}");
     let lines: Vec<&str> = list.split("\r\n").collect();
     assert_eq!(lines[0], "\u{FEFF}E-Mail;Name;Notiz;_line;_column;_code;_message;_ref");
     assert!(lines[1].starts_with("x;'=1+1;a;2;email;format;"), "{list}");
@@ -69,6 +85,8 @@ async fn all_errors_of_a_refused_upload_can_be_read_for_an_hour() {
     // For its owner's keys that may use the pipeline, and for nobody else.
     let path = format!("/v2/uploads/{}/errors.csv", problem["upload_id"].as_str().expect("an id"));
     assert_eq!(client.text(&path).await, list);
+    let upload_id = problem["upload_id"].as_str().expect("an id");
+    assert_eq!(file_name(&client, &path).await, format!("attachment; filename=\"{upload_id}-errors.csv\""));
     let rival = Client::new(&service, &place.key(&sandbox, "rival"));
     assert_eq!(status(&rival, "GET", &path).await, 404);
     let args = ["keys", "create", "--owner", "acme", "--pipeline", "other"];
@@ -164,7 +182,8 @@ async fn a_file_over_the_limit_of_bytes_lists_the_errors_before_it() {
 async fn a_file_that_a_worker_reads_has_the_same_list() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     let (_place, _service, client) = start(&sandbox);
-    let (upload, batch) = put(&client, FILE.into()).await;
+    let name = "Kunden; \"Mai\"/../Ä 2026.";
+    let (upload, batch) = put_named(&client, FILE.into(), Some(name)).await;
     let failure = &batch["failure"];
     assert_eq!((&failure["code"], &failure["error_count"]), (&json!("invalid_file"), &json!(2)), "{batch}");
     assert_eq!(failure["error_counts"].as_array().map(Vec::len), Some(2), "{batch}");
@@ -172,6 +191,10 @@ async fn a_file_that_a_worker_reads_has_the_same_list() {
     let list = client.text(&format!("/v2/batches/{id}/errors.csv")).await;
     assert!(list.contains("\r\nx;'=1+1;a;2;email;format;"), "{list}");
     assert_eq!(client.text(&format!("/v2/uploads/{upload}/errors.csv")).await, list);
+    for path in [format!("/v2/batches/{id}/errors.csv"), format!("/v2/uploads/{upload}/errors.csv")] {
+        let saved = file_name(&client, &path).await;
+        assert_eq!(saved, format!("attachment; filename=\"people-Kunden---Mai--..---2026-{id}-errors.csv\""));
+    }
     let wanted = json!({ "report": "errors.csv" });
     let (_, link) = client.post(&format!("/v2/batches/{id}/downloads"), &wanted).await;
     assert_eq!(anybody(link["url"].as_str().expect("a URL")).await, (200, list));

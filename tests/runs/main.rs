@@ -28,6 +28,7 @@ mod ending;
 mod erasure;
 mod error_files;
 mod failover;
+mod file_rules;
 mod files;
 mod gallery;
 mod http;

@@ -1,5 +1,9 @@
 //! Excel workbooks over the real API: a worker reads them, and what cannot be read ends as a batch that says why.
 
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
 use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::{Client, Place};
 use serde_json::{Value, json};
@@ -10,6 +14,11 @@ const ROUTE: &str = "/v2/pipelines/people/batches";
 
 /// An archive of parts that are not compressed (APPNOTE.TXT, 4.3).
 pub fn archive(parts: &[(&str, &str)]) -> Vec<u8> {
+    packed_archive(parts, false)
+}
+
+/// The same, with parts that are compressed or not.
+fn packed_archive(parts: &[(&str, &str)], compressed: bool) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     let length = |bytes: usize| u32::try_from(bytes).expect("a small one").to_le_bytes();
     for (name, content) in parts {
@@ -17,16 +26,17 @@ pub fn archive(parts: &[(&str, &str)]) -> Vec<u8> {
         let mut crc = flate2::Crc::new();
         crc.update(content.as_bytes());
         let name_bytes = u16::try_from(name.len()).expect("a short one").to_le_bytes();
-        let mut head = [20, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+        let stored = if compressed { deflated(content) } else { content.as_bytes().to_vec() };
+        let mut head = [20, 0, 0, 0, u8::from(compressed) * 8, 0, 0, 0, 0, 0].to_vec();
         head.extend(crc.sum().to_le_bytes());
-        head.extend(length(content.len()));
+        head.extend(length(stored.len()));
         head.extend(length(content.len()));
         head.extend(name_bytes);
         head.extend([0, 0]);
         out.extend(b"PK\x03\x04");
         out.extend(&head);
         out.extend(name.as_bytes());
-        out.extend(content.as_bytes());
+        out.extend(stored);
         directory.extend(b"PK\x01\x02\x14\0");
         directory.extend(&head);
         directory.extend([0; 10]);
@@ -42,6 +52,40 @@ pub fn archive(parts: &[(&str, &str)]) -> Vec<u8> {
     out.extend(length(start));
     out.extend([0, 0]);
     out
+}
+
+fn deflated(content: &str) -> Vec<u8> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(content.as_bytes()).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+/// A workbook of sheets, each with its name and the texts of its rows.
+pub fn workbook_of_sheets(sheets: &[(&str, &[&[&str]])]) -> Vec<u8> {
+    let cell = |text: &&str| format!("<c t=\"inlineStr\"><is><t>{text}</t></is></c>");
+    let row = |cells: &&[&str]| format!("<row>{}</row>", cells.iter().map(cell).collect::<String>());
+    let numbered = || sheets.iter().enumerate().map(|(at, (name, rows))| (at + 1, name, rows));
+    let listed: String =
+        numbered().map(|(at, name, _)| format!("<sheet name=\"{name}\" r:id=\"r{at}\"/>")).collect();
+    let targets: String = numbered()
+        .map(|(at, ..)| format!("<Relationship Id=\"r{at}\" Target=\"worksheets/sheet{at}.xml\"/>"))
+        .collect();
+    let mut parts = vec![
+        (
+            "xl/workbook.xml".to_owned(),
+            format!("<workbook xmlns:r=\"r\"><sheets>{listed}</sheets></workbook>"),
+        ),
+        ("xl/_rels/workbook.xml.rels".to_owned(), format!("<Relationships>{targets}</Relationships>")),
+    ];
+    parts.extend(numbered().map(|(at, _, rows)| {
+        let rows: String = rows.iter().map(row).collect();
+        (
+            format!("xl/worksheets/sheet{at}.xml"),
+            format!("<worksheet><sheetData>{rows}</sheetData></worksheet>"),
+        )
+    }));
+    let parts: Vec<(&str, &str)> = parts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    archive(&parts)
 }
 
 pub fn workbook(more: &[(&str, &str)]) -> Vec<u8> {
@@ -70,6 +114,21 @@ fn workbook_of(rows: &str, more: &[(&str, &str)]) -> Vec<u8> {
         ("xl/worksheets/sheet1.xml", sheet.as_str()),
     ];
     archive(&[&parts[..], more].concat())
+}
+
+/// A workbook of some kilobytes, whose sheet has 40 MiB of nothing.
+fn bomb() -> Vec<u8> {
+    let sheet = format!("<worksheet><sheetData>{}</sheetData></worksheet>", "<row/>".repeat(7 << 20));
+    let listed = "<workbook xmlns:r=\"r\"><sheets><sheet name=\"A\" r:id=\"r1\"/></sheets></workbook>";
+    let targets = "<Relationships><Relationship Id=\"r1\" Target=\"sheet.xml\"/></Relationships>";
+    let parts =
+        [("xl/workbook.xml", listed), ("xl/_rels/workbook.xml.rels", targets), ("xl/sheet.xml", &sheet)];
+    packed_archive(&parts, true)
+}
+
+/// More texts than a worker holds.
+fn texts() -> String {
+    format!("<sst>{}</sst>", format!("<si><t>{}</t></si>", "x".repeat(1_000_000)).repeat(68))
 }
 
 #[tokio::test]
@@ -104,6 +163,12 @@ async fn a_workbook_is_read_by_a_worker() {
     for (file, code) in [
         (workbook(&[("xl/vbaProject.bin", "x")]), "macro_workbook"),
         (workbook(&[])[..400].to_vec(), "broken_workbook"),
+        (bomb(), "workbook_ratio"),
+        (workbook(&[("xl/sharedStrings.xml", &texts())]), "workbook_too_large"),
+        (
+            workbook_of(&format!("<row><c t=\"str\"><v>{}</v></c></row>", "x".repeat(2 << 20)), &[]),
+            "workbook_too_large",
+        ),
     ] {
         let (status, batch) = client.upload(ROUTE, file).await.expect("an answer");
         assert_eq!(status, 202, "{batch}");

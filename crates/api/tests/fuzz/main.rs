@@ -152,4 +152,4 @@ macro_rules! fuzzed {
     };
 }
 
-fuzzed! { csv multipart dialects gzip workbook boundary waiting templates tokens range cursors }
+fuzzed! { csv multipart dialects encodings delimiters error_lists gzip workbook boundary waiting templates tokens range cursors }

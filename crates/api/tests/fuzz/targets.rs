@@ -1,18 +1,17 @@
 //! One function for each parser that meets strangers: no bytes make it panic, and what it says of them holds. The tests drive
 //! them with mutations of a small corpus (`main.rs`), `cargo fuzz` by coverage (`fuzz/`).
 
+#[path = "files.rs"]
+mod files;
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::ops::ControlFlow;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use penstock_api::{cursors, multipart, query, ranges};
 use penstock_crypto::{ApiKey, Keyring};
-use penstock_domain::csv::{
-    Charset, Column, Delimiter, Dialect, ExtraColumns, HeaderRules, Limits, NoReferences, Refused, Schema,
-    Validator,
-};
 use penstock_domain::ids::BatchId;
 use penstock_domain::pipeline::{Pipeline, ResponseView, RowContext, RowValues};
 use penstock_domain::time::Timestamp;
@@ -23,11 +22,13 @@ use penstock_workbook::convert;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+pub use files::{csv, delimiters, dialects, encodings, error_lists};
+
 /// A parser: its name, its function, and bytes to begin with.
 pub type Target = (&'static str, fn(&[u8]), &'static [&'static [u8]]);
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 14] = [
     ("csv", csv, &[b"a,b\n1,2\n", b"\xEF\xBB\xBFa,b\r\n\"1\",\"\"\"2\"\"\n\"\r\"\"\n\",x\n", b"b;a\n1;2", b"a,b\n\"" ]),
     ("multipart", form, &[
         b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.csv\"\r\nContent-Type: text/csv; charset=utf-8\r\n\r\nid\n1\n\r\n--x--\r\n",
@@ -39,6 +40,20 @@ pub const TARGETS: [Target; 11] = [
         b"\xFF\xFEa\0\t\0b\0\r\0x\0\t\0\"\0y\0\r\0\"\0",
         b"a|b\r1|\"x\ry\"\r\r2|z",
         b"\xEF\xBB\xBF\"a\";\"b\"\n1;\xC3\xA9\n1;2",
+    ]),
+    ("encodings", encodings, &[
+        b"\0a,b\n1,\x83\x5C\x82\xA0\n",
+        b"\x01a\0,\0b\0\n\01\0,\0\x3D\xD8\x00\xDE\n\0",
+        b"\x02\0a\0,\0b\0\n\0\x31\0,\0x",
+        b"\x03a,b\n\x1B$B\x24\x22\x1B(B,2\n",
+        b"\x04a,b\n\x81\x30\x81\x30,\xC4\xE3\n",
+        b"\x05\xEF\xBB\xBFa,b\n\xC3\xA9,2\n",
+    ]),
+    ("delimiters", delimiters, &[b"\0a;b\n1;\"2;\"\n", b"\x01a\tb\r\n\"1\t\"\t2\r\n", b"\x02a|b\n1|\"\"\"|\"\n", b"\x03a,b\n1,2\n"]),
+    ("error_lists", error_lists, &[
+        b"\0a,b\n=1,\n,x\n\"1,\"\n1,2,3\n\"x\"y,\n",
+        b"\x01sep=;\nB;A;c\n@x;;'y\n;;\n1;\xE9;\n1;2;3;\n\x1A",
+        b"\x01a|b|_ref|_row\n'=1|x|r1|2\n'=1|1\0|r1|\n",
     ]),
     ("gzip", gzip, &[
         b"a,b\n1,2\n",
@@ -68,56 +83,6 @@ pub const TARGETS: [Target; 11] = [
     ("range", range, &[b"bytes=0-1", b"bytes=-1", b"bytes=18446744073709551615-", b"bytes=5-4, 7-8"]),
     ("cursors", cursor, &[b"0", b"123456789", b"1795560905720_01a20fc5-1bf6-7848-b776-b954c12c4f3c", b"limit=1&cursor=%C3%B6&a=%4"]),
 ];
-
-/// A file is refused or accepted the same, however it is cut.
-pub fn csv(bytes: &[u8]) {
-    let outcome = |pieces: usize| {
-        let limits = Limits { max_field_chars: 64, max_record_bytes: 256, max_rows: 50 };
-        let columns = vec![Column::named("a"), Column::named("b")];
-        let schema = Arc::new(Schema { columns, limits, ..Schema::default() });
-        let mut validator = Validator::new(schema, Arc::new(NoReferences));
-        for piece in bytes.chunks(pieces) {
-            if let Err(limit) = validator.push(piece) {
-                return validator.stopped(&limit).errors[0].code.to_owned();
-            }
-        }
-        match validator.finish() {
-            Ok(validated) => format!("{} rows", validated.rows),
-            Err(Refused::Errors(rejected)) => format!("{:?}", rejected.errors),
-            Err(Refused::Limit(rejected)) => rejected.errors[0].code.to_owned(),
-        }
-    };
-    assert_eq!(outcome(1), outcome(7));
-}
-
-/// A file in any dialect is refused or accepted the same, and is stored the same, however it is cut.
-pub fn dialects(bytes: &[u8]) {
-    let outcome = |pieces: usize| {
-        let limits = Limits { max_field_chars: 64, max_record_bytes: 256, max_rows: 50 };
-        let columns = vec![Column::named("a"), Column::named("b")];
-        let header = HeaderRules { ignore_case: true, trim: true, extra_columns: ExtraColumns::Keep };
-        let dialect =
-            Dialect { delimiter: Delimiter::Auto, charset: Charset::Auto, header, ..Dialect::default() };
-        let schema = Arc::new(Schema { columns, limits, dialect, unique: vec![0], ..Schema::default() });
-        let mut validator = Validator::new(schema, Arc::new(NoReferences));
-        let mut stored = Vec::new();
-        for piece in bytes.chunks(pieces) {
-            if let Err(limit) = validator.push(piece) {
-                return (validator.stopped(&limit).errors[0].code.to_owned(), Vec::new());
-            }
-            stored.extend_from_slice(validator.stored(piece));
-        }
-        match validator.finish() {
-            Ok(validated) => {
-                stored.extend_from_slice(&validated.rest);
-                (format!("{} rows from {}", validated.rows, validated.body_offset), stored)
-            }
-            Err(Refused::Errors(rejected)) => (format!("{:?}", rejected.errors), Vec::new()),
-            Err(Refused::Limit(rejected)) => (rejected.errors[0].code.to_owned(), Vec::new()),
-        }
-    };
-    assert_eq!(outcome(1), outcome(7));
-}
 
 /// A compressed file unpacks to the same, however it is cut, and never to much more at a time than what it is made of.
 pub fn gzip(bytes: &[u8]) {

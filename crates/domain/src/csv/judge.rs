@@ -330,7 +330,8 @@ impl Judge {
         self.errors.push(fault.line, column, fault.code, || match (declared.zip(other), fault.code) {
             (Some((declared, found)), "text_after_quote") => wrong_delimiter(found, declared),
             (_, "field_count") => {
-                sentences::field_count(fault.field, fields, self.grammar.delimiter, &self.schema.dialect)
+                let (delimiter, first) = (self.grammar.delimiter, self.rows == 0);
+                sentences::field_count(fault.field, fields, delimiter, &self.schema.dialect, first)
             }
             _ => sentences::fault(fault, &self.schema),
         });

@@ -34,15 +34,22 @@ impl super::dialect::HeaderRules {
     }
 }
 
+/// Why a column without a name is none; `first`: it is the first.
+pub(super) fn unnamed(first: bool, schema: &Schema, hint: &str) -> String {
+    let how = if first {
+        " (pandas writes its index so: export with `index=False`; and R its row names: `row.names = FALSE`)"
+    } else {
+        ""
+    };
+    format!(
+        "the header has a column without a name; write one of {}, or remove the column{how}{hint}",
+        listed(schema)
+    )
+}
+
 /// Why a name is no column, and what to do.
 pub(super) fn unknown(name: &str, schema: &Schema, hint: &str) -> String {
     let shown = shortened(name, COLUMN_BYTES);
-    if name.is_empty() {
-        return format!(
-            "the header has a column without a name; write one of {}, or remove the column{hint}",
-            listed(schema)
-        );
-    }
     if let Some(hidden) = invisible::first_in(name)
         && let Some(close) = closest(schema, &invisible::without(name))
     {

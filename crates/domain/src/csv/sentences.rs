@@ -49,12 +49,29 @@ pub(super) const EMPTY_ROWS: &str =
 pub(super) const WHOLE_LINE: &str = "the whole line stands in quotes, so it is one value: in Excel mark the first column, choose Data, Text to Columns, \
      Delimited, and save the file as CSV UTF-8";
 
-/// Why a line is not taken that has more or fewer fields than the header.
-pub(super) fn field_count(fields: usize, of_header: usize, delimiter: u8, dialect: &Dialect) -> String {
+/// Why a line is not taken that draws one.
+const RULER: &str = "only a line is drawn here; remove it";
+
+/// What a line ends with whose value goes on in the next one, as MySQL writes it.
+const BACKSLASH: &str = "; if the value goes on in the next line, as MySQL writes it, export with `FIELDS TERMINATED BY ',' ENCLOSED BY '\"' \
+                         ESCAPED BY '\"'`";
+
+/// What the first line may have in front of its values.
+const ROW_NAMES: &str = "; if each line begins with a number or a name of its own, as R writes them, export with `row.names = FALSE`";
+
+/// Why a line is not taken that has more or fewer fields than the header; `first`: it is the first after it.
+pub(super) fn field_count(
+    fields: usize,
+    of_header: usize,
+    delimiter: u8,
+    dialect: &Dialect,
+    first: bool,
+) -> String {
     let hint = if dialect.of_sheet {
         "; remove the values to the right of the header's last column, or give their columns names".to_owned()
     } else if fields > of_header {
-        format!("; put values that hold {} in quotes", delimiter_name(delimiter))
+        let names = if first && fields == of_header + 1 { ROW_NAMES } else { "" };
+        format!("; put values that hold {} in quotes{names}", delimiter_name(delimiter))
     } else {
         "; add the missing ones at its end, if only as empty ones, and put values that hold a line break in quotes".to_owned()
     };
@@ -72,7 +89,16 @@ pub(super) fn line_fields(record: &Record<'_>, of_header: usize, delimiter: u8, 
     if record.len() == 1 && record.get(0).is_some_and(|line| line.contains(char::from(delimiter))) {
         return WHOLE_LINE.into();
     }
-    field_count(record.len(), of_header, delimiter, dialect)
+    if record.len() < of_header && is_ruler(record.raw) {
+        return RULER.into();
+    }
+    let hint = if record.len() < of_header && record.raw.ends_with('\\') { BACKSLASH } else { "" };
+    field_count(record.len(), of_header, delimiter, dialect, false) + hint
+}
+
+/// Whether a line is drawn of dashes, bars and crosses.
+fn is_ruler(line: &str) -> bool {
+    line.contains("---") && line.bytes().all(|byte| b"-+|=".contains(&byte))
 }
 
 pub(super) fn not_unique<'a>(
@@ -101,6 +127,9 @@ pub(super) fn decode_fault(fault: DecodeFault) -> String {
 
 pub(super) fn fault(fault: &Malformed, schema: &Schema) -> String {
     match fault.code {
+        "text_after_quote" if fault.byte == Some(b' ') => "a blank stands after a closing quote; remove it, or, if the columns are separated by blanks, \
+                                                          export the file again with commas"
+            .into(),
         "text_after_quote" => "text stands between a closing quote and the end of its field; write a quote inside a quoted field \
                                twice, and remove blanks around the quotes"
             .into(),

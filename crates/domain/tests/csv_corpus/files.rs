@@ -22,15 +22,15 @@ pub fn tables() -> Vec<Table> {
         beyond_ascii: false,
         extra: false,
     };
-    let german = |rows| Table { beyond_ascii: true, ..plain(rows) };
+    let beyond = |rows| Table { beyond_ascii: true, ..plain(rows) };
     vec![
         plain(vec![["a@b.co", "Ann", "1"], ["c@d.co", "Bob", "2"]]),
         plain(vec![["a@b.co", "Smith, Ann; Bob | Co\t!", "1.50"], ["c@d.co", "says \"no\"", "007"]]),
         plain(vec![["a@b.co", "two\nlines", "1"], ["c@d.co", "", ""], ["e@f.co", "x", "3"]]),
-        german(vec![["a@b.co", "Jörg Müßig", "1,50"], ["c@d.co", "Zoë Œuvre", "2 €"]]),
-        german(vec![["a@b.co", "naïve\ncafé", "1"], ["c@d.co", "“quoted”", "'=1+1"]]),
+        beyond(vec![["a@b.co", "Jörg Müßig", "1,50"], ["c@d.co", "Zoë Œuvre", "2 €"]]),
+        beyond(vec![["a@b.co", "naïve\ncafé", "1"], ["c@d.co", "“quoted”", "'=1+1"]]),
         Table {
-            header: ["E-Mail", "NAME", " Amount "], own: false, ..german(vec![["a@b.co", "José", "1"]])
+            header: ["E-Mail", "NAME", " Amount "], own: false, ..beyond(vec![["a@b.co", "José", "1"]])
         },
         Table { header: ["Email", "name", "amount"], own: false, ..plain(vec![["a@b.co", "Ann", "1"]]) },
         Table {
@@ -39,8 +39,17 @@ pub fn tables() -> Vec<Table> {
             extra: true,
             ..plain(vec![["a@b.co", "Ann", "red"]])
         },
+        beyond(vec![["a@b.co", "Łukasz Żółć", "1"], ["c@d.co", "Příliš\nžluťoučký; kůň", "2"]]),
+        beyond(vec![["a@b.co", "Щукин, Ёж №5", "1"], ["c@d.co", "«Ы»", "2"]]),
+        beyond(vec![["a@b.co", "表示ソ能, 十|予", "1"], ["c@d.co", "ﾃｽﾄ\n試験", "２"]]),
         plain(vec![["a@b.co", " spaces stay ", "1"], ["c@d.co", "trailing\\", "2"]]),
     ]
+}
+
+/// Whether a program's encoding has all of a table's letters: what it has not, the program does not write.
+pub fn can_write(program: &Program, table: &Table) -> bool {
+    let Characters::Other(encoding) = program.characters else { return true };
+    table.rows.iter().flatten().chain(&table.header).all(|text| !encoding.encode(text).2)
 }
 
 fn field(text: &str, program: &Program) -> String {

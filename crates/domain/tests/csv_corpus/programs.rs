@@ -1,6 +1,6 @@
 //! Programs, by the rules that they write files by, in families.
 
-use encoding_rs::{Encoding, MACINTOSH, WINDOWS_1252};
+use encoding_rs::{Encoding, MACINTOSH, SHIFT_JIS, WINDOWS_1250, WINDOWS_1251, WINDOWS_1252};
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Characters {
@@ -46,11 +46,17 @@ pub const USUAL: Program = Program {
 const MARKED: Characters = Characters::Utf8 { mark: true };
 pub const ANSI: Characters = Characters::Other(WINDOWS_1252);
 pub const MAC: Characters = Characters::Other(MACINTOSH);
+const EASTERN: Characters = Characters::Other(WINDOWS_1250);
+const CYRILLIC: Characters = Characters::Other(WINDOWS_1251);
+const JAPANESE: Characters = Characters::Other(SHIFT_JIS);
 
 impl Program {
     /// The `encoding` that a pipeline asks for to read its files: what nothing in a file shows is declared.
     pub fn encoding(&self) -> &'static str {
-        if self.characters == MAC { "macintosh" } else { "auto" }
+        match self.characters {
+            Characters::Other(other) if self.characters != ANSI => other.name(),
+            _ => "auto",
+        }
     }
 }
 
@@ -99,6 +105,11 @@ fn excel() -> Vec<Program> {
             line_end: "\r",
             ..USUAL
         },
+        Program { name: "Excel, Windows, Polish, CSV", delimiter: ';', characters: EASTERN, ..USUAL },
+        Program { name: "Excel, Windows, Czech, Text", delimiter: '\t', characters: EASTERN, ..USUAL },
+        Program { name: "Excel, Windows, Russian, CSV", delimiter: ';', characters: CYRILLIC, ..USUAL },
+        Program { name: "Excel, Windows, Japanese, CSV", characters: JAPANESE, ..USUAL },
+        Program { name: "Excel, Windows, Japanese, Text", delimiter: '\t', characters: JAPANESE, ..USUAL },
         Program { name: "Excel, Mac, CSV UTF-8", characters: MARKED, ends: false, ..USUAL },
         Program { name: "Excel, Windows, MS-DOS", delimiter: ';', characters: ANSI, ctrl_z: true, ..USUAL },
     ]

@@ -18,6 +18,7 @@ use penstock_flow::context::secrets::Secrets;
 use penstock_flow::context::services::Services;
 use penstock_flow::dispatch::{DispatchPolicy, run};
 use penstock_flow::extract::policy::ExtractPolicy;
+use penstock_flow::intake::refused::UploadError;
 use penstock_flow::intake::upload::{Upload, UploadFields, UploadRequest};
 use penstock_flow::telemetry::traces::Local;
 use penstock_flow::worker::observe::{Log, Observer};
@@ -181,8 +182,22 @@ impl Harness {
         Running { worker, stop, tasks }
     }
 
+    /// Why a file does not become a batch.
+    pub async fn refused(&self, file: &[u8]) -> UploadError {
+        let mut upload = self.start_upload().await;
+        upload.push(file).await.unwrap();
+        upload.finish(UploadFields::default()).await.unwrap_err()
+    }
+
     /// Uploads a file whose rows are numbered from 1.
     pub async fn upload(&self, rows: u32) -> Batch {
+        let mut upload = self.start_upload().await;
+        let rows: String = (1..=rows).map(|number| format!("{number}\n")).collect();
+        upload.push(format!("a\n{rows}").as_bytes()).await.unwrap();
+        upload.finish(UploadFields::default()).await.unwrap().batch
+    }
+
+    async fn start_upload(&self) -> Upload {
         let owner = self.store.ensure_owner("owner", self.services.clock.now()).await.unwrap();
         let request = UploadRequest {
             owner: owner.seq,
@@ -191,10 +206,7 @@ impl Harness {
             idempotency_key: None,
             form: None,
         };
-        let mut upload = Upload::start(&self.services, request).await.unwrap();
-        let rows: String = (1..=rows).map(|number| format!("{number}\n")).collect();
-        upload.push(format!("a\n{rows}").as_bytes()).await.unwrap();
-        upload.finish(UploadFields::default()).await.unwrap().batch
+        Upload::start(&self.services, request).await.unwrap()
     }
 
     /// Uploads a file, and releases its rows when a worker has extracted it.

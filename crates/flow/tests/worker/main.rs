@@ -7,6 +7,7 @@ mod api;
 mod awake;
 mod database_errors;
 mod drain;
+mod error_lists;
 mod extraction;
 mod harness;
 mod leases;

@@ -4,14 +4,14 @@ use super::{HeaderMap, IGNORED, MARKS, MOST_REPORTED, REFERENCE, REPORT_COLUMNS}
 use crate::csv::dialect::{DELIMITERS, Delimiter, ExtraColumns, delimiter_name};
 use crate::csv::error::{COLUMN_BYTES, ErrorList, shortened};
 use crate::csv::error_rows::ERROR_COLUMNS;
-use crate::csv::names::{find, known, listed, unknown};
+use crate::csv::names::{find, known, listed, unknown, unnamed};
 use crate::csv::opening::split;
 use crate::csv::record::Record;
 use crate::csv::rules::Schema;
 use crate::csv::sentences::WHOLE_LINE;
 
 /// What may be wrong with a header of which no name is known: people write titles above their tables.
-const NO_HEADER: &str = "; if lines stand above the line with the names, remove them";
+const NO_HEADER: &str = "; if lines stand above the line with the names, remove them; if there is no such line, write it as the first line";
 
 /// Columns as they are collected from a header.
 #[derive(Default)]
@@ -82,7 +82,10 @@ fn collect(names: &[String], schema: &Schema, line: u64, errors: &mut ErrorList)
                 name.clone()
             }
             (None, ExtraColumns::Reject) => {
-                errors.push(line, Some(name), "unknown_column", || unknown(name, schema, hint));
+                errors.push(line, Some(name), "unknown_column", || match name.as_str() {
+                    "" => unnamed(index == 0, schema, hint),
+                    name => unknown(name, schema, hint),
+                });
                 name.clone()
             }
         };
