@@ -18,7 +18,7 @@ fn slow() -> String {
         .replace("limit: 5000, period: 1s, burst: 500", "limit: 1, period: 60s, burst: 1")
 }
 
-fn file(place: &Place, name: &str, text: &str) -> PathBuf {
+pub(crate) fn file(place: &Place, name: &str, text: &str) -> PathBuf {
     PathBuf::from(place.write(name, text))
 }
 
@@ -32,7 +32,7 @@ async fn heading(browser: &Browser) -> String {
 }
 
 /// Pictures and checks of pages are the same on all services: they are made once.
-async fn examine(place: &Place, browser: &Browser, name: &str) {
+pub(crate) async fn examine(place: &Place, browser: &Browser, name: &str) {
     if !place.is_cluster() {
         browser.examine(name).await;
     }

@@ -295,3 +295,32 @@ async fn a_form_that_is_sent_twice_uploads_once() {
     let batches = Client::new(&service, &key).get("/v2/batches").await;
     assert_eq!(batches["data"].as_array().map(Vec::len), Some(3), "{batches}");
 }
+
+/// Behind https the cookie is for https alone: by the address that clients use, or as a proxy says that is trusted.
+#[tokio::test]
+async fn behind_https_a_session_is_for_https_alone() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let mut place = Place::new(&[("noop.yaml", NOOP)]);
+    let key = place.key(&sandbox, "acme");
+    let cookie = async |service: &Service, proto: Option<&str>| {
+        let mut reader = Reader::new(service);
+        reader.forwarded = proto.map(str::to_owned);
+        let form = reader.page("/console/sign-in").await;
+        let answer = reader.send("/console/sign-in", &form, &[("key", &key)]).await;
+        assert_eq!(answer.status, 303, "{}", answer.text);
+        assert!(reader.page(BATCHES).await.contains("Sign out"));
+        let cookie = answer.cookie.expect("a session");
+        (cookie.starts_with("__Secure-penstock_session="), cookie.contains("; Secure"))
+    };
+    let service = place.start(&sandbox, None);
+    assert_eq!(cookie(&service, Some("https")).await, (false, false), "anybody may say that");
+    drop(service);
+    place.set("PENSTOCK_TRUSTED_PROXIES", "127.0.0.0/8".into());
+    let service = place.start(&sandbox, None);
+    assert_eq!(cookie(&service, Some("https")).await, (true, true));
+    assert_eq!(cookie(&service, Some("http")).await, (false, false));
+    drop(service);
+    place.set("PENSTOCK_PUBLIC_URL", "https://rows.example.com".into());
+    let service = place.start(&sandbox, None);
+    assert_eq!(cookie(&service, None).await, (true, true));
+}

@@ -6,6 +6,8 @@ mod auth;
 mod beside;
 mod bounds;
 mod browser;
+mod browser_keyboard;
+mod browser_pages;
 mod budgets;
 mod bulk;
 mod bulk_deaths;

@@ -25,7 +25,11 @@ const SERIOUS: [&str; 2] = ["serious", "critical"];
 
 /// Runs axe-core, and gives its findings to the driver.
 const AXE: &str = "const done = arguments[arguments.length - 1]; \
-    axe.run({ resultTypes: ['violations'] }).then((r) => done(r.violations), (e) => done(String(e)));";
+    axe.run({ resultTypes: ['violations'], rules: { 'target-size': { enabled: true } } })\
+    .then((r) => done(r.violations), (e) => done(String(e)));";
+
+/// The narrowest window in which nothing may scroll sideways (WCAG 2.2, 1.4.10).
+const NARROWEST: u32 = 320;
 
 /// A driver and its port; none when it ended.
 fn start_driver() -> Option<(Child, String)> {
@@ -197,6 +201,23 @@ impl Browser {
         }
     }
 
+    /// Presses keys one after the other, wherever the focus is. `\u{e004}` is Tab, `\u{e006}` Enter, `\u{e008}` Shift.
+    pub async fn keys(&self, keys: &str) {
+        let presses: Vec<Value> = keys
+            .chars()
+            .flat_map(|key| {
+                ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key.to_string() }))
+            })
+            .collect();
+        let keyboard = json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": presses }] });
+        self.session.post("actions", &keyboard).await.expect("the driver presses them");
+    }
+
+    /// Whether a page shows a message box, which only a script does.
+    pub async fn has_alert(&self) -> bool {
+        self.session.get("alert/text").await.is_ok()
+    }
+
     /// Signs in.
     pub async fn sign_in(&self, key: &str) {
         self.fill("API key", key).await;
@@ -219,21 +240,30 @@ impl Browser {
         for (view, width, scheme) in VIEWS {
             let scheme = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
             self.devtools("Emulation.setEmulatedMedia", scheme).await;
-            let size =
-                json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500 });
-            self.devtools("Emulation.setDeviceMetricsOverride", size).await;
+            self.resize(width).await;
             let found = self.session.run("execute/async", AXE).await.expect("axe-core ends");
             let found = found.as_array().unwrap_or_else(|| panic!("{name}: {found}"));
             let serious: Vec<&Value> =
                 found.iter().filter(|one| SERIOUS.iter().any(|impact| one["impact"] == *impact)).collect();
             assert!(serious.is_empty(), "{name} {view}: {serious:#?}");
-            let wider = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
-            assert_eq!(self.script(wider).await, 0, "{name} {view} is wider than the window");
+            self.fits(&format!("{name} {view}")).await;
             let picture = self.session.get("screenshot").await.expect("a picture");
             let picture = STANDARD.decode(picture.as_str().unwrap_or_default()).expect("base64");
             std::fs::write(pictures().join(format!("{name}-{view}.png")), picture).expect("a file");
         }
+        self.resize(NARROWEST).await;
+        self.fits(&format!("{name} at {NARROWEST} px")).await;
         self.devtools("Emulation.clearDeviceMetricsOverride", json!({})).await;
+    }
+
+    async fn resize(&self, width: u32) {
+        let size = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500 });
+        self.devtools("Emulation.setDeviceMetricsOverride", size).await;
+    }
+
+    async fn fits(&self, what: &str) {
+        let wider = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        assert_eq!(self.script(wider).await, 0, "{what} is wider than the window");
     }
 
     /// Nothing was wrong on any page, and nothing came from elsewhere.
@@ -244,9 +274,12 @@ impl Browser {
             .into_iter()
             .flatten()
             .filter(|entry| entry["level"] == "SEVERE")
-            // Chromium says so of every answer that refuses something, such as a file with errors.
+            // Chromium says so of every answer that refuses something: a file with errors, another owner's batch.
             .filter(|entry| {
-                !entry["message"].as_str().unwrap_or_default().contains("responded with a status of 422")
+                let message = entry["message"].as_str().unwrap_or_default();
+                !["422", "404"]
+                    .iter()
+                    .any(|status| message.contains(&format!("responded with a status of {status}")))
             })
             .collect();
         assert!(wrong.is_empty(), "{wrong:#?}");

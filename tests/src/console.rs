@@ -23,13 +23,15 @@ pub struct Reader {
     http: reqwest::Client,
     base: String,
     cookies: Vec<(String, String)>,
+    /// By which scheme a proxy says that the reader came.
+    pub forwarded: Option<String>,
 }
 
 impl Reader {
     /// Somebody who has not signed in.
     pub fn new(service: &Service) -> Self {
         let http = crate::http().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
-        Self { http, base: service.base.clone(), cookies: Vec::new() }
+        Self { http, base: service.base.clone(), cookies: Vec::new(), forwarded: None }
     }
 
     /// Somebody who signed in with that key.
@@ -43,7 +45,12 @@ impl Reader {
 
     /// Somebody who has a copy of its cookies.
     pub fn copy(&self) -> Self {
-        Self { http: self.http.clone(), base: self.base.clone(), cookies: self.cookies.clone() }
+        Self {
+            http: self.http.clone(),
+            base: self.base.clone(),
+            cookies: self.cookies.clone(),
+            forwarded: self.forwarded.clone(),
+        }
     }
 
     /// The same at another process.
@@ -59,7 +66,11 @@ impl Reader {
     }
 
     async fn answer(&mut self, request: reqwest::RequestBuilder) -> Answer {
-        let answer = request.header("cookie", self.cookies()).send().await.expect("an answer");
+        let mut request = request.header("cookie", self.cookies());
+        if let Some(proto) = &self.forwarded {
+            request = request.header("x-forwarded-proto", proto);
+        }
+        let answer = request.send().await.expect("an answer");
         let headers = answer.headers().clone();
         let mut session = None;
         for cookie in headers.get_all("set-cookie") {

@@ -3,7 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | files come in | [`ingest`], [`form`] of [`multipart`], its [`fields`]; [`presigned`]; how far they are: [`progress`] |
-//! | batches and rows are shown and commanded | [`batches`], [`rows`], [`retry`], [`events`], [`throughput`], [`callbacks`], [`audit`], [`pipelines`]; for admin keys [`limits`], [`operations`] |
+//! | batches and rows are shown and commanded | [`batches`], [`rows`], [`retry`], [`events`], [`throughput`], [`history`], [`callbacks`], [`audit`], [`pipelines`]; for admin keys [`limits`], [`operations`] |
 //! | the same as pages | `console` |
 //! | results go out | [`reports`] (in [`ranges`], by what the [`report_index`] knows), [`downloads`] for clients without a key |
 //! | keys, and who was refused | [`auth`], [`accesses`] |
@@ -36,6 +36,7 @@ mod file_names;
 pub mod form;
 pub mod headers;
 pub mod health;
+pub mod history;
 pub mod ingest;
 pub mod keyless;
 pub mod limits;

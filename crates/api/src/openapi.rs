@@ -11,8 +11,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::problem::{FileError, FileErrorCount, Problem};
 use crate::{
-    audit, batches, callbacks, downloads, error_files, errors, events, health, ingest, keyless, limits,
-    operations, pipelines, presigned, progress, reports, retry, rows, throughput,
+    audit, batches, callbacks, downloads, error_files, errors, events, health, history, ingest, keyless,
+    limits, operations, pipelines, presigned, progress, reports, retry, rows, throughput,
 };
 
 /// The document.
@@ -30,6 +30,7 @@ use crate::{
         batches::erase,
         errors::summarize,
         throughput::show,
+        history::show,
         rows::list,
         rows::show,
         rows::waiting,
@@ -42,6 +43,7 @@ use crate::{
         audit::list,
         pipelines::list,
         pipelines::show,
+        pipelines::example,
         limits::list,
         limits::change,
         limits::reset,

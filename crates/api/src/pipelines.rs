@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use penstock_domain::pipeline::Pipeline;
-use penstock_flow::read::pipelines::{PipelineView, pipeline_view};
+use penstock_flow::read::pipelines::{PipelineView, example_file, pipeline_view};
 use penstock_store::owners::KeyRole;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -46,6 +47,26 @@ pub async fn show(
 ) -> Result<HttpResponse, Problem> {
     let pipeline = named(&caller, &state, &name)?;
     Ok(HttpResponse::Ok().json(pipeline_view(&pipeline, caller.role == KeyRole::Admin)))
+}
+
+/// Sends a file to begin with: a pipeline's columns, and a line with a value for each that fits its rule.
+#[utoipa::path(get, operation_id = "download_example", path = "/v2/pipelines/{name}/example.csv", tag = "pipelines", params(("name" = String, Path)),
+    responses((status = 200, description = "The file", body = String, content_type = "text/csv"), refusals::Asked, refusals::Named), security(("key" = [])))]
+pub async fn example(
+    caller: Caller,
+    state: web::Data<ApiState>,
+    name: web::Path<String>,
+    _: NoQuery,
+) -> Result<HttpResponse, Problem> {
+    Ok(example_of(&*named(&caller, &state, &name)?))
+}
+
+/// A file to begin with, as a download.
+pub(crate) fn example_of(pipeline: &Pipeline) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response.content_type("text/csv; charset=utf-8; header=present");
+    response.insert_header((header::CONTENT_DISPOSITION, "attachment; filename=\"example.csv\""));
+    response.body(example_file(pipeline))
 }
 
 /// A pipeline that the key may use.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use penstock_domain::ids::BatchSeq;
+use penstock_domain::ids::{BatchSeq, OwnerSeq};
 use tokio::sync::watch;
 
 /// Looks after which a batch is rendered anew although it did not change: what it waits for may have.
@@ -33,6 +33,20 @@ pub(crate) struct Seen {
 /// What is seen of a batch, from now on. It closes when the batch has ended or is gone.
 pub(crate) type Sight = watch::Receiver<Option<Arc<Seen>>>;
 
+/// A batch that is among the newest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Newcomer {
+    /// Which one.
+    pub seq: BatchSeq,
+    /// Whose it is.
+    pub owner: OwnerSeq,
+    /// The pipeline's name.
+    pub pipeline: String,
+}
+
+/// The newest batches of everybody, as they were seen last.
+pub(crate) type Newcomers = watch::Receiver<Arc<[Newcomer]>>;
+
 /// The batches that somebody looks at in this process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Watchers(Arc<Mutex<Watched>>);
@@ -40,6 +54,8 @@ pub(crate) struct Watchers(Arc<Mutex<Watched>>);
 #[derive(Debug, Default)]
 struct Watched {
     batches: HashMap<BatchSeq, Watcher>,
+    /// The newest ones, for open lists; none: nobody has a list open.
+    newest: Option<watch::Sender<Arc<[Newcomer]>>>,
     /// Looks at all of them together: those that showed something new, or had nothing new to show.
     looks: u64,
     /// Whether something looks at them.
@@ -76,15 +92,46 @@ impl Watchers {
         (sight, begins)
     }
 
+    /// What comes new, from now on; and whether nothing looks yet: whoever asked has to see to it.
+    pub fn newcomers(&self) -> (Newcomers, bool) {
+        let mut all = self.all();
+        let new = || watch::channel(Arc::from([])).0;
+        let newcomers = all.newest.get_or_insert_with(new).subscribe();
+        let begins = !std::mem::replace(&mut all.looking, true);
+        (newcomers, begins)
+    }
+
+    /// Whether somebody wants to know what comes new.
+    pub fn wants_newest(&self) -> bool {
+        self.all().newest.is_some()
+    }
+
+    /// Shows the newest batches to everybody who has a list open.
+    pub fn show_newest(&self, newest: Vec<Newcomer>) {
+        if let Some(sender) = &self.all().newest {
+            sender.send_if_modified(|known| {
+                let changed = **known != *newest;
+                if changed {
+                    *known = newest.into();
+                }
+                changed
+            });
+        }
+    }
+
     /// The batches that somebody looks at, those first that were not looked at for longest: a round that is cut short goes on with
-    /// them. None: then nothing looks any more either.
-    pub fn watched(&self) -> Vec<BatchSeq> {
+    /// them. Nothing: nobody looks any more, not even for new ones, and so nothing does.
+    pub fn watched(&self) -> Option<Vec<BatchSeq>> {
         let mut all = self.all();
         all.batches.retain(|_, watcher| watcher.seen.receiver_count() > 0);
-        all.looking = !all.batches.is_empty();
+        all.newest.take_if(|sender| sender.receiver_count() == 0);
+        all.looking = !all.batches.is_empty() || all.newest.is_some();
+        if !all.looking {
+            return None;
+        }
         let mut batches: Vec<_> = all.batches.iter().map(|(seq, watcher)| (watcher.looked, *seq)).collect();
         batches.sort_unstable();
-        batches.into_iter().map(|(_, seq)| seq).collect()
+        Some(batches.into_iter().map(|(_, seq)| seq).collect())
     }
 
     /// Whether a batch of that revision has to be shown: it changed, or was not rendered for a while.
@@ -143,11 +190,11 @@ mod tests {
         let (another, begins) = watchers.subscribe(BatchSeq(1));
         assert!(!begins);
         assert!(!watchers.subscribe(BatchSeq(2)).1);
-        assert_eq!(watchers.watched(), [BatchSeq(1)], "nobody looks at the other one any more");
+        assert_eq!(watchers.watched(), Some(vec![BatchSeq(1)]), "nobody looks at the other one any more");
         drop(one);
-        assert_eq!(watchers.watched(), [BatchSeq(1)]);
+        assert_eq!(watchers.watched(), Some(vec![BatchSeq(1)]));
         drop(another);
-        assert_eq!(watchers.watched(), []);
+        assert_eq!(watchers.watched(), None);
         assert!(watchers.subscribe(BatchSeq(1)).1, "who comes now begins anew");
     }
 
@@ -156,14 +203,14 @@ mod tests {
         let watchers = Watchers::default();
         let sights: Vec<_> = (1..=3).map(|seq| watchers.subscribe(BatchSeq(seq))).collect();
         let [one, two, three] = [1, 2, 3].map(BatchSeq);
-        assert_eq!(watchers.watched(), [one, two, three]);
+        assert_eq!(watchers.watched(), Some(vec![one, two, three]));
         // A round that ended early: there was no room to render the last one.
         watchers.show(one, seen(1, false));
         assert!(watchers.is_due(two, 1));
-        assert_eq!(watchers.watched(), [two, three, one]);
+        assert_eq!(watchers.watched(), Some(vec![two, three, one]));
         watchers.show(two, seen(1, false));
         assert!(!watchers.is_due(one, 1), "it did not change");
-        assert_eq!(watchers.watched(), [three, two, one]);
+        assert_eq!(watchers.watched(), Some(vec![three, two, one]));
         drop(sights);
     }
 
@@ -179,5 +226,23 @@ mod tests {
         watchers.show(BatchSeq(1), seen(8, true));
         assert!(sight.borrow().as_ref().is_some_and(|seen| seen.ended));
         assert!(sight.has_changed().is_err(), "it has ended, and is let go");
+    }
+
+    #[test]
+    fn what_comes_new_is_looked_for_while_a_list_is_open() {
+        let watchers = Watchers::default();
+        assert!(!watchers.wants_newest());
+        let (mut list, begins) = watchers.newcomers();
+        assert!(begins && watchers.wants_newest());
+        assert_eq!(watchers.watched(), Some(vec![]), "no batch is looked at, and still something looks");
+        let newcomer = Newcomer { seq: BatchSeq(1), owner: OwnerSeq(1), pipeline: "p".into() };
+        for is_new in [true, false] {
+            watchers.show_newest(vec![newcomer.clone()]);
+            assert_eq!(list.has_changed().is_ok_and(|changed| changed), is_new);
+            list.mark_unchanged();
+        }
+        drop(list);
+        assert_eq!(watchers.watched(), None);
+        assert!(!watchers.wants_newest());
     }
 }

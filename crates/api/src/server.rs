@@ -33,8 +33,9 @@ use crate::state::ApiState;
 use crate::trace::Requests;
 use crate::wording::worded;
 use crate::{
-    audit, batches, callbacks, console, docs, downloads, error_files, errors, events, health, ingest,
-    keyless, limits, openapi, operations, pipelines, presigned, progress, reports, retry, rows, throughput,
+    audit, batches, callbacks, console, docs, downloads, error_files, errors, events, health, history,
+    ingest, keyless, limits, openapi, operations, pipelines, presigned, progress, reports, retry, rows,
+    throughput,
 };
 
 /// Threads that answer requests. Two keep up with any upload that the rest of the way can take, and bound memory.
@@ -153,6 +154,7 @@ fn routes(routes: &mut ServiceConfig, own_routes: &[String]) {
         )
         .service(read("/v2/pipelines", web::to(pipelines::list)))
         .service(read("/v2/pipelines/{name}", web::to(pipelines::show)))
+        .service(read("/v2/pipelines/{name}/example.csv", web::to(pipelines::example)))
         .service(post("/v2/pipelines/{name}/batches", web::to(ingest::upload_to_pipeline)))
         .service(post("/v2/uploads", web::to(presigned::create)))
         .service(read("/v2/uploads/{id}/errors.csv", web::to(error_files::of_upload)))
@@ -175,6 +177,7 @@ fn routes(routes: &mut ServiceConfig, own_routes: &[String]) {
         .service(read("/v2/downloads/{token}", web::to(downloads::follow)))
         .service(read("/v2/batches/{id}/errors", web::to(errors::summarize)))
         .service(read("/v2/batches/{id}/throughput", web::to(throughput::show)))
+        .service(read("/v2/batches/{id}/history", web::to(history::show)))
         .service(read("/v2/batches/{id}/events", web::to(events::stream)))
         .service(read("/v2/batches/{id}/waiting", web::to(rows::waiting)))
         .service(read("/v2/batches/{id}/rows", web::to(rows::list)))

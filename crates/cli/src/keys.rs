@@ -148,7 +148,7 @@ async fn rotate(opened: &Opened, out: Output) -> Result<bool, StartError> {
     let services = &opened.chosen.services;
     let active = services.keyring.get().active_id().to_owned();
     let needs = rotation::needs(services).await.map_err(said)?;
-    let left: u64 = needs.iter().filter(|need| need.key_id != active).map(all_of).sum();
+    let left: u64 = needs.iter().filter(|need| need.key_id != active).map(KeyNeed::all).sum();
     let at = services.clock.now().to_string();
     let id = format!("k{}", at.chars().filter(char::is_ascii_digit).take(12).collect::<String>());
     let entry = Keyring::new_entry(&id, services.random.as_ref()).map_err(said)?;
@@ -165,11 +165,6 @@ async fn rotate(opened: &Opened, out: Output) -> Result<bool, StartError> {
         )
     });
     Ok(true)
-}
-
-/// Everything that needs a key.
-pub fn all_of(need: &KeyNeed) -> u64 {
-    need.data_keys + need.secrets + need.definitions + need.promises
 }
 
 /// `penstock crypto rewrap`.

@@ -7,6 +7,7 @@ root.classList.add("module");
 const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "short" });
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+const grouped = new Intl.NumberFormat("en");
 function tellTimes(within = document) {
   for (const time of within.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
@@ -18,14 +19,44 @@ function tellTimes(within = document) {
   }
 }
 
-// A page asked for again replaces what is shown, and keeps what somebody is filling in.
+// What an element is, among those beside it. Two that are alike in this are one that has changed.
+const names = ["id", "class", "data-batch", "action", "href", "name", "value", "data-key"];
+const likeness = (node) => node.nodeName + (node.getAttribute ? names.map((name) => node.getAttribute(name)).join("\n") : "");
+
+// Makes an element like another in place: what stays keeps its focus, and is still selected, opened, filled in and scrolled.
+function morph(old, fresh) {
+  for (const { name } of [...old.attributes]) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  let at = old.firstChild;
+  for (const next of [...fresh.childNodes]) {
+    let same = at;
+    while (same && likeness(same) !== likeness(next)) same = next.nodeType === Node.ELEMENT_NODE ? same.nextSibling : null;
+    if (!same) { old.insertBefore(next, at); continue; }
+    while (at !== same) { const gone = at; at = at.nextSibling; gone.remove(); }
+    at = same.nextSibling;
+    if (same.nodeType === Node.ELEMENT_NODE) morph(same, next);
+    else if (same.data !== next.data) same.data = next.data;
+  }
+  while (at) { const gone = at; at = at.nextSibling; gone.remove(); }
+}
+function renew(element, html) {
+  const fresh = element.cloneNode(false);
+  fresh.innerHTML = html;
+  tellTimes(fresh);
+  morph(element, fresh);
+}
+
+// Asks for the page again and shows what has changed. Not while somebody answers a question, or fills in a form that is no longer there.
 async function refresh() {
-  if (document.querySelector("dialog[open]") || document.activeElement?.matches("main input, main select")) return false;
+  if (document.querySelector("dialog[open]")) return false;
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
   if (!answer.ok || answer.redirected) return false;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  document.querySelector("main").replaceWith(page.querySelector("main"));
-  begin();
+  const main = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+  const filled = document.activeElement?.matches("main input, main select") && document.activeElement.form?.getAttribute("action");
+  if (filled && !main.querySelector(`form[action="${CSS.escape(filled)}"]`)) return false;
+  tellTimes(main);
+  morph(document.querySelector("main"), main);
+  watch();
   return true;
 }
 
@@ -38,9 +69,19 @@ function watch() {
   stream = undefined;
   const list = document.querySelector("[data-watch]");
   const one = document.querySelector("[data-watch-batch]");
-  const ids = one ? one.dataset.watchBatch : list?.dataset.watch;
-  if (!ids || document.hidden) return;
-  stream = new EventSource(`/console/events?${one ? "batch" : "batches"}=${ids}`);
+  const news = document.querySelector("[data-newer]");
+  const asks = new URLSearchParams();
+  if (one) asks.set("batch", one.dataset.watchBatch);
+  if (list?.dataset.watch) asks.set("batches", list.dataset.watch);
+  if (news) asks.set("newer", news.dataset.newer);
+  if (!asks.size || document.hidden) return;
+  stream = new EventSource(`/console/events?${asks}`);
+  stream.addEventListener("new", (event) => {
+    const link = document.createElement("a");
+    link.href = "/console/batches";
+    link.textContent = "Show";
+    news.replaceChildren(`${grouped.format(event.data)} new ${event.data === "1" ? "batch" : "batches"}. `, link);
+  });
   stream.addEventListener("batch", async (event) => {
     const { id, state, html } = JSON.parse(event.data);
     if (one) {
@@ -51,11 +92,10 @@ function watch() {
         if (await refresh()) return;
         asked = undefined;
       }
-      one.innerHTML = html;
-      tellTimes(one);
+      renew(one, html);
     } else {
       const line = document.querySelector(`tr[data-batch="${CSS.escape(id)}"]`);
-      if (line) { line.innerHTML = html; tellTimes(line); }
+      if (line) renew(line, html);
     }
   });
   stream.addEventListener("end", () => { stream.close(); });
@@ -81,7 +121,6 @@ async function ask(form) {
   dialog.showModal();
 }
 
-const grouped = new Intl.NumberFormat("en");
 // An id of the page's own, under which the server tells how far it is. `randomUUID` is for secure pages alone.
 function uuid() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
@@ -147,12 +186,28 @@ function upload(form) {
   setTimeout(follow, 500);
 }
 
+// Days begin in the reader's zone, and the server is told which that is on each of them.
+function offsetOn(day) {
+  const minutes = -new Date(`${day}T00:00`).getTimezoneOffset();
+  const two = (number) => String(Math.trunc(number)).padStart(2, "0");
+  return day && `${minutes < 0 ? "-" : "+"}${two(Math.abs(minutes) / 60)}:${two(Math.abs(minutes) % 60)}`;
+}
+function tellZones(form) {
+  for (const day of form.querySelectorAll("input[type=date]")) {
+    const offset = form.elements[`${day.name}_offset`];
+    // A list that somebody in another zone has sent keeps that, and says so.
+    day.closest("label").querySelector("[data-zone]").hidden = !day.value || offset.value === offsetOn(day.value);
+    day.addEventListener("change", () => {
+      offset.value = offsetOn(day.value);
+      day.closest("label").querySelector("[data-zone]").hidden = true;
+    });
+  }
+}
+
 function begin() {
   tellTimes();
   watch();
-  for (const form of document.querySelectorAll("form[data-ask]")) {
-    form.addEventListener("submit", (event) => { event.preventDefault(); ask(form); });
-  }
+  document.querySelectorAll("form.filters").forEach(tellZones);
   const form = document.querySelector("form[data-upload]");
   if (!form) return;
   const chosen = form.querySelector("[data-chooses]");
@@ -179,5 +234,10 @@ function begin() {
 }
 
 document.addEventListener("visibilitychange", watch);
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches("form[data-ask]")) return;
+  event.preventDefault();
+  ask(event.target);
+});
 setInterval(() => { if (!document.hidden) tellTimes(); }, 15000);
 begin();

@@ -16,7 +16,7 @@ use crate::batches::name_of;
 use crate::chart::Chart;
 use crate::layout::Page;
 use crate::refused::Refused;
-use crate::show::{Badge, badges, bar, moment, number, parts, sentence, share};
+use crate::show::{Badge, badges, bar, in_groups, moment, number, parts, sentence, share, waited_for};
 
 /// Failed rows of one code and step.
 #[derive(Clone, Debug)]
@@ -92,6 +92,19 @@ impl Live<'_> {
 
     fn sentence(&self, text: &str) -> Safe<String> {
         sentence(text)
+    }
+
+    /// What it waits for besides what its page says anyway.
+    fn waits(&self) -> impl Iterator<Item = &Wait> {
+        self.waits.iter().filter(|wait| self.view.held_reason.as_ref() != Some(&wait.sentence))
+    }
+
+    fn waited_for(&self, wait: &Wait) -> Safe<String> {
+        waited_for(wait)
+    }
+
+    fn estimate(&self, text: &str) -> Safe<String> {
+        sentence(&in_groups(text))
     }
 
     fn ended(&self) -> bool {

@@ -25,8 +25,12 @@ pub struct Chosen {
     pub owner: String,
     /// Created on or after this day.
     pub from: String,
+    /// The zone in which that day begins, as `+02:00`; empty: UTC.
+    pub from_offset: String,
     /// Created before this day.
     pub to: String,
+    /// The same of this one.
+    pub to_offset: String,
 }
 
 impl Chosen {
@@ -114,6 +118,8 @@ pub struct Batches<'a> {
     pub page: Page,
     /// The batches, newest first.
     pub lines: Vec<Line<'a>>,
+    /// The newest one's number among all batches; 0 when there is none.
+    pub newest: i64,
     /// What it is narrowed to.
     pub chosen: Chosen,
     /// Pipelines to choose from.
@@ -149,6 +155,16 @@ impl Batches<'_> {
 
     fn cells<'b>(&self, line: &'b Line<'b>) -> Result<Safe<String>, askama::Error> {
         LineCells { line, admin: self.admin(), now: self.page.now }.render().map(Safe)
+    }
+
+    /// The zone of a day, for people.
+    fn zone(&self, offset: &str) -> String {
+        format!("UTC{offset}")
+    }
+
+    /// What came before the list; none where newer batches are no part of it.
+    fn newer(&self) -> Option<i64> {
+        (!self.further && !self.chosen.is_narrow()).then_some(self.newest)
     }
 
     /// Ids of the batches that may still change.

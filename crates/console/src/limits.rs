@@ -6,7 +6,7 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::operate::limits::LimitView;
 
 use crate::layout::Page;
-use crate::show::{Badge, moment, number};
+use crate::show::{Badge, in_groups, moment, number};
 use crate::use_chart::use_chart;
 
 /// The page.
@@ -37,6 +37,18 @@ impl Limits {
         }
     }
 
+    fn grouped(&self, count: &u32) -> String {
+        number(*count)
+    }
+
+    fn under_way(&self, calls: &usize) -> String {
+        number(*calls as u64)
+    }
+
+    fn in_groups(&self, text: &str) -> String {
+        in_groups(text)
+    }
+
     fn is_paused(&self, view: &LimitView) -> bool {
         view.set.as_ref().is_some_and(|set| set.paused)
     }
@@ -51,7 +63,7 @@ impl Limits {
         let over = view.last_hour.iter().find(|used| used.minute.millis().div_euclid(60_000) == now - 1);
         let calls = number(over.map_or(0, |used| used.calls));
         match view.allowed_per_minute {
-            Some(allowed) => format!("{calls} of {allowed:.0} calls in the last minute"),
+            Some(allowed) => in_groups(&format!("{calls} of {allowed:.0} calls in the last minute")),
             None => format!("{calls} calls in the last minute"),
         }
     }

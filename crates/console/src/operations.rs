@@ -4,11 +4,12 @@ use askama::Template;
 use askama::filters::Safe;
 use penstock_domain::time::Timestamp;
 use penstock_flow::operate::finding::Finding;
+use penstock_flow::operate::health::{HealthLine, Verdict};
 use penstock_flow::operate::operations::OperationsView;
 use penstock_store::dispatch::RunRecord;
 
 use crate::layout::Page;
-use crate::show::{moment, number, span};
+use crate::show::{Badge, moment, number, span};
 
 /// What is stuck, as it was found or fixed.
 pub struct Stuck {
@@ -63,6 +64,19 @@ impl Operations {
 
     fn share(&self, share: &f64) -> String {
         if *share > 0.0 { format!("{:.0} %", share * 100.0) } else { String::new() }
+    }
+
+    fn badge(&self, line: &HealthLine) -> Badge {
+        let kind = match line.verdict {
+            Verdict::Ok => "good",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "bad",
+        };
+        Badge { text: line.verdict.name(), kind }
+    }
+
+    fn count(&self, count: &usize) -> String {
+        number(*count as u64)
     }
 
     fn grouped(&self, count: &u32) -> String {

@@ -8,7 +8,7 @@ use penstock_flow::read::pipelines::{PipelineView, StepView};
 
 use crate::batches::{Line, LineCells};
 use crate::layout::Page;
-use crate::show::{bytes, escaped, number};
+use crate::show::{bytes, escaped, in_groups, number};
 
 /// All pipelines that the key may use.
 #[derive(Template)]
@@ -49,6 +49,14 @@ impl PipelinePage<'_> {
 
     fn most_rows(&self) -> String {
         number(self.view.max_rows)
+    }
+
+    fn in_groups(&self, text: &str) -> String {
+        in_groups(text)
+    }
+
+    fn grouped(&self, count: &u32) -> String {
+        number(*count)
     }
 
     fn most_bytes(&self) -> String {

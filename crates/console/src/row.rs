@@ -11,7 +11,7 @@ use penstock_flow::read::row_view::RowView;
 use penstock_flow::read::waits::Wait;
 
 use crate::layout::Page;
-use crate::show::{Badge, moment, number, row_badge, sentence, span};
+use crate::show::{Badge, moment, number, row_badge, span, waited_for};
 
 /// How far a row is at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,8 +145,8 @@ impl RowPage<'_> {
         moment(*at, self.page.now)
     }
 
-    fn sentence(&self, text: &str) -> Safe<String> {
-        sentence(text)
+    fn waited_for(&self, wait: &Wait) -> Safe<String> {
+        waited_for(wait)
     }
 
     fn pause(&self, pause: &Duration) -> String {

@@ -8,6 +8,7 @@ use penstock_domain::batch::{BatchStatus, Counts, Outcome};
 use penstock_domain::row::RowStatus;
 use penstock_domain::time::Timestamp;
 use penstock_flow::read::view::BatchView;
+use penstock_flow::read::waits::Wait;
 
 /// A number in groups of three digits: `1,234,567`.
 pub fn number(number: impl Into<u64>) -> String {
@@ -18,6 +19,21 @@ pub fn number(number: impl Into<u64>) -> String {
             grouped.push(',');
         }
         grouped.push(digit);
+    }
+    grouped
+}
+
+/// A sentence of ours with its numbers in groups: `5,000 calls in a second`. What is part of a name, a time or a code stays.
+pub fn in_groups(text: &str) -> String {
+    let part_of_word = |c: char| c.is_alphanumeric() || matches!(c, '.' | ',' | ':' | '-' | '_' | '/' | '`');
+    let mut grouped = String::with_capacity(text.len() + 8);
+    for piece in text.split_inclusive(|c| !part_of_word(c)) {
+        let word = piece.trim_end_matches(|c| !char::is_alphanumeric(c));
+        let long = word.len() > 3 && word.bytes().all(|byte| byte.is_ascii_digit());
+        match word.parse::<u64>().ok().filter(|_| long) {
+            Some(count) => grouped += &(number(count) + &piece[word.len()..]),
+            None => grouped += piece,
+        }
     }
     grouped
 }
@@ -81,6 +97,19 @@ pub fn sentence(text: &str) -> Safe<String> {
         rest = after;
     }
     Safe(html + &escaped(rest))
+}
+
+/// Waits whose sentences are ours from end to end. Others may have an API's own words, whose numbers are no counts.
+const COUNTING: [&str; 8] =
+    ["owner_quota", "pipeline_quota", "queue_full", "in_flight", "polling", "backoff", "behind", "pending"];
+
+/// What something waits for, as HTML.
+pub fn waited_for(wait: &Wait) -> Safe<String> {
+    if COUNTING.contains(&wait.reason.as_str()) {
+        sentence(&in_groups(&wait.sentence))
+    } else {
+        sentence(&wait.sentence)
+    }
 }
 
 /// A time, relative to now; the exact one is on it, and the module writes that in the reader's zone.
@@ -202,6 +231,20 @@ mod tests {
         assert_eq!(share(0, 5), "0 %");
         assert_eq!(share(5, 5), "100 %");
         assert_eq!(share(1, 2), "50 %");
+    }
+
+    #[test]
+    fn numbers_in_a_sentence_are_grouped_and_nothing_else() {
+        assert_eq!(
+            in_groups("5000 calls in a second, 1500 at once"),
+            "5,000 calls in a second, 1,500 at once"
+        );
+        assert_eq!(
+            in_groups("quota of 20000 rows is in flight (1234567)."),
+            "quota of 20,000 rows is in flight (1,234,567)."
+        );
+        let kept = "since 2026-11-30T10:00:00Z `p2000` and `2000` on w-1000/2000: http_500";
+        assert_eq!(in_groups(kept), kept);
     }
 
     #[test]

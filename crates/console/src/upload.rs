@@ -6,6 +6,7 @@ use penstock_flow::read::pipelines::PipelineView;
 
 use crate::layout::Page;
 use crate::refused::Refused;
+use crate::show::in_groups;
 
 /// What was filled in, when the page is shown again.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,10 @@ pub struct UploadPage {
 impl UploadPage {
     fn is_chosen(&self, pipeline: &PipelineView) -> bool {
         pipeline.name == self.filled.pipeline
+    }
+
+    fn in_groups(&self, text: &str) -> String {
+        in_groups(text)
     }
 
     fn value(&self, pipeline: &PipelineView, key: &str) -> &str {

@@ -144,6 +144,8 @@ impl Extraction for SqlStore {
         let events = batch.ledger.extraction_finished(rows, now);
         end_lease(&mut tx, lease, None).await?;
         ledgers::write(&mut tx, &batch, read_revision, &events, now).await?;
+        let (by, count) = (ledgers::BY_ITSELF, Some(rows.to_string()));
+        ledgers::audit(&mut tx, now, by, "batch.extracted", &batch, count).await?;
         tx.commit().await?;
         Ok(batch)
     }

@@ -246,8 +246,13 @@ async fn write_ledgers(
     Ok(())
 }
 
-/// Writes events in the outbox, when the batch has somewhere to send them. The same event of the same run is one.
+/// Writes events in the outbox, when the batch has somewhere to send them. The same event of the same run is one. That it is held
+/// is written down as what was done to it, too: it is known afterwards.
 pub(crate) async fn say(tx: &mut Tx, batch: &Batch, events: &[Event], now: Timestamp) -> StoreResult<()> {
+    if events.contains(&Event::Held) {
+        let code = batch.ledger.hold.as_ref().map(|hold| hold.code.clone());
+        audit(tx, now, BY_ITSELF, "batch.hold", batch, code).await?;
+    }
     let Some(url) = &batch.callback_url else { return Ok(()) };
     for (index, event) in events.iter().enumerate() {
         let ordinal = batch.ledger.ordinal(*event);
@@ -278,6 +283,9 @@ pub(crate) async fn say(tx: &mut Tx, batch: &Batch, events: &[Event], now: Times
     }
     Ok(())
 }
+
+/// Who did what happened by itself.
+pub(crate) const BY_ITSELF: &str = "penstock";
 
 /// Writes who did what.
 pub(crate) async fn audit(

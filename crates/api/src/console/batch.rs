@@ -3,10 +3,11 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::IfNoneMatch;
 use actix_web::{HttpRequest, HttpResponse, web};
-use penstock_console::batch::{BatchPage, ErrorGroup, Live, Sample};
+use penstock_console::batch::{BatchPage, ErrorGroup, Event, Live, Sample};
 use penstock_console::batches::name_of;
 use penstock_console::chart::chart;
 use penstock_console::layout::Nav;
+use penstock_console::show::number;
 use penstock_flow::read::errors::CodeGroup;
 use penstock_flow::read::row_view::row_view;
 use penstock_flow::read::view::batch_view;
@@ -17,10 +18,10 @@ use penstock_store::owners::KeyRole;
 use serde::Deserialize;
 
 use crate::auth::Caller;
-use crate::console::batch_events::events;
 use crate::console::visitor::Visitor;
 use crate::console::{Refused, html, query};
 use crate::errors::by_code;
+use crate::history::{HistoryEvent, audit, history};
 use crate::problem::Problem;
 use crate::reports;
 use crate::state::ApiState;
@@ -31,9 +32,6 @@ const GROUPS: usize = 12;
 
 /// Callbacks and audit entries that are shown.
 const LISTED: u32 = 25;
-
-/// Audit entries of a batch that are looked through for who did something.
-const KNOWN: u32 = 100;
 
 /// What was just done, by its name in the query: never a text of the query itself.
 #[derive(Default, Deserialize)]
@@ -54,7 +52,7 @@ impl Done {
             ("uploaded", _) => "The file was accepted.",
             ("retried", Some(0)) => "No row was as the retry asked for: nothing changed.",
             ("retried", Some(1)) => "1 row goes back.",
-            ("retried", Some(rows)) => return Some(format!("{rows} rows go back.")),
+            ("retried", Some(rows)) => return Some(format!("{} rows go back.", number(rows))),
             _ => return None,
         };
         Some(sentence.to_owned())
@@ -77,9 +75,10 @@ pub(super) async fn show(
     let mut page = visitor.page(&state, name_of(&view), Nav::Batches);
     page.done = done.sentence();
     let now = page.now;
-    let (callbacks, mut audit) = (callbacks(caller, &state, &batch).await?, audit(&state, &batch).await?);
+    let (callbacks, mut audit) =
+        (callbacks(caller, &state, &batch).await?, audit(caller, &state, &batch).await?);
     let admin = caller.role == KeyRole::Admin;
-    let events = events(&batch, &view, &audit, admin);
+    let events = history(&batch, &audit, admin).into_iter().map(event).collect();
     audit.truncate(if admin && caller.pipelines.is_none() { LISTED as usize } else { 0 });
     let shown = BatchPage {
         page,
@@ -137,12 +136,20 @@ async fn callbacks(
     Ok(state.services.store.callbacks(caller.scope(), Some(batch.seq), None, LISTED).await?)
 }
 
-/// Who did what to it; the audit log itself is shown to admin keys alone.
-async fn audit(
-    state: &ApiState,
-    batch: &Batch,
-) -> Result<Vec<penstock_store::operations::AuditLine>, Problem> {
-    Ok(state.services.store.audit_log(Some(batch.id), None, KNOWN).await?)
+/// An event of the history, in a few words.
+fn event(event: HistoryEvent) -> Event {
+    let HistoryEvent { at, event, detail, who } = event;
+    let what = match (event, detail) {
+        ("started", _) => "taken up by a worker".to_owned(),
+        ("retried", _) => "rows retried".to_owned(),
+        ("extracted", Some(rows)) => {
+            let rows = rows.parse::<u32>().map_or(rows, number);
+            format!("all of the file is read: {rows} rows")
+        }
+        (event, Some(detail)) => format!("{event}: {}", detail.replace('_', " ")),
+        (event, None) => event.to_owned(),
+    };
+    Event { at, what, who }
 }
 
 /// A report, as `GET /v2/batches/{id}/{report}` sends it.

@@ -32,7 +32,9 @@ struct Filter {
     outcome: String,
     owner: String,
     from: String,
+    from_offset: String,
     to: String,
+    to_offset: String,
     cursor: String,
 }
 
@@ -45,8 +47,8 @@ impl Filter {
             label: given(&self.label),
             pipeline: given(&self.pipeline),
             owner: given(&self.owner),
-            created_from: given(&self.from).map(|day| midnight(&day)).transpose()?,
-            created_to: given(&self.to).map(|day| midnight(&day)).transpose()?,
+            created_from: given(&self.from).map(|day| midnight(&day, &self.from_offset)).transpose()?,
+            created_to: given(&self.to).map(|day| midnight(&day, &self.to_offset)).transpose()?,
             limit: Some(LIMIT),
             cursor: given(&self.cursor),
         })
@@ -63,7 +65,9 @@ impl Filter {
             ("outcome", &self.outcome),
             ("owner", &self.owner),
             ("from", &self.from),
+            ("from_offset", &self.from_offset),
             ("to", &self.to),
+            ("to_offset", &self.to_offset),
         ] {
             if !value.is_empty() {
                 query.append_pair(name, value);
@@ -73,9 +77,10 @@ impl Filter {
     }
 }
 
-/// The beginning of a day, as a form's date has it.
-fn midnight(day: &str) -> Result<Timestamp, Problem> {
-    serde_json::from_value(json!(format!("{day}T00:00:00Z")))
+/// The beginning of a day, as a form's date has it, in the reader's zone; in UTC, where no script says which that is.
+fn midnight(day: &str, offset: &str) -> Result<Timestamp, Problem> {
+    let zone = given(offset).unwrap_or_else(|| "Z".into());
+    serde_json::from_value(json!(format!("{day}T00:00:00{zone}")))
         .map_err(|_| Problem::bad_request("bad_date", "write a date as 2026-11-23"))
 }
 
@@ -94,8 +99,10 @@ pub(super) async fn list(
         }
         KeyRole::Admin | KeyRole::Client => Vec::new(),
     };
+    let newest = found.first().map_or(0, |(batch, _)| batch.seq.0);
     let page = Batches {
         page: visitor.page(&state, "Batches", Nav::Batches),
+        newest,
         lines: found.iter().map(|(batch, view)| Line { view, owner: &batch.owner_name }).collect(),
         pipelines: usable(caller, &state).into_iter().map(|view| view.name).collect(),
         owners,
@@ -109,8 +116,23 @@ pub(super) async fn list(
             outcome: filter.outcome,
             owner: filter.owner,
             from: filter.from,
+            from_offset: filter.from_offset,
             to: filter.to,
+            to_offset: filter.to_offset,
         },
     };
     Ok(html(StatusCode::OK, &page))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_begins_in_the_readers_zone() {
+        let at = |offset: &str| midnight("2026-11-23", offset).map(|at| at.to_string()).ok();
+        assert_eq!(at("").as_deref(), Some("2026-11-23T00:00:00.000Z"));
+        assert_eq!(at("+05:30").as_deref(), Some("2026-11-22T18:30:00.000Z"));
+        assert_eq!(at("Europe/Berlin"), None);
+    }
 }

@@ -9,15 +9,17 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, SelectAll};
+use penstock_domain::ids::BatchSeq;
 use penstock_store::owners::KeyRole;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::auth::Caller;
 use crate::console::visitor::Visitor;
-use crate::console::watchers::look_at;
+use crate::console::watchers::{look_at, look_for_new};
 use crate::console::{Refused, query};
 use crate::problem::Problem;
-use crate::seen::{Seen, Sight};
+use crate::seen::{Newcomer, Newcomers, Seen, Sight};
 use crate::state::ApiState;
 
 /// Batches that one page watches, at most: as many as a list shows.
@@ -26,12 +28,16 @@ const MOST: usize = 25;
 /// How often the session's key is looked for again, and something is sent so that the connection stays open.
 const KEY_EVERY: Duration = Duration::from_secs(15);
 
-/// What a page shows: one batch, or a list of them.
+/// New batches that a list counts; its reader has looked away for long.
+const MOST_NEW: usize = 1000;
+
+/// What a page shows: one batch, or a list of them, of which newer ones may come.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Watched {
     batch: String,
     batches: String,
+    newer: Option<i64>,
 }
 
 impl Watched {
@@ -41,15 +47,50 @@ impl Watched {
         } else {
             vec![&self.batch]
         };
-        if ids.is_empty() || ids.len() > MOST {
+        if (ids.is_empty() && self.newer.is_none()) || ids.len() > MOST {
             return Err(Problem::bad_request("bad_query", "a page watches 1 to 25 batches"));
         }
         Ok(ids)
     }
 }
 
-/// Sends what changes of the batches that a page shows. It ends when all of them have, when the session's key is no longer
-/// good, or when the service stops.
+/// What came after a list was made, of what its reader may see.
+struct Arrivals {
+    newcomers: Newcomers,
+    newer: BatchSeq,
+    known: HashSet<BatchSeq>,
+}
+
+impl Arrivals {
+    /// How many they are, each time that this is another number.
+    async fn next(&mut self, caller: &Caller) -> Option<usize> {
+        loop {
+            self.newcomers.changed().await.ok()?;
+            let newest = self.newcomers.borrow_and_update().clone();
+            let shown = |one: &&Newcomer| {
+                let own = caller.role == KeyRole::Admin || one.owner == caller.owner;
+                one.seq > self.newer && own && caller.may_use(&one.pipeline)
+            };
+            let before = self.known.len();
+            let room = MOST_NEW.saturating_sub(before);
+            self.known.extend(newest.iter().filter(shown).take(room).map(|one| one.seq));
+            if self.known.len() > before {
+                return Some(self.known.len());
+            }
+        }
+    }
+}
+
+/// How many new batches there are, when that changes; never, where nobody wants to know.
+async fn arrived(arrivals: &mut Option<Arrivals>, caller: &Caller) -> Option<usize> {
+    match arrivals {
+        Some(arrivals) => arrivals.next(caller).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends what changes of the batches that a page shows, and how many came new since. It ends when all of them have ended and new
+/// ones do not matter, when the session's key is no longer good, or when the service stops.
 pub(super) async fn stream(
     visitor: Visitor,
     state: web::Data<ApiState>,
@@ -69,25 +110,33 @@ pub(super) async fn stream(
         seen.push(changes(look_at(&state, &batch)).boxed());
     }
     let admin = visitor.caller.role == KeyRole::Admin;
+    let newer = watched.newer.map(BatchSeq);
+    let mut arrivals =
+        newer.map(|newer| Arrivals { newcomers: look_for_new(&state), newer, known: HashSet::new() });
     let body = async_stream::stream! {
         let mut tick = tokio::time::interval(KEY_EVERY);
         // The first tick is now.
         tick.tick().await;
         loop {
             tokio::select! {
-                change = seen.next() => match change {
+                count = arrived(&mut arrivals, &visitor.caller) => match count {
+                    Some(count) => yield Ok(Bytes::from(format!("event: new\ndata: {count}\n\n"))),
+                    None => break,
+                },
+                change = seen.next(), if !seen.is_empty() => match change {
                     Some(change) => {
                         yield Ok::<_, Problem>(event(&change, one, admin));
                         if change.ended {
                             open.remove(&change.id);
                         }
-                        if open.is_empty() {
+                        if open.is_empty() && arrivals.is_none() {
                             // Nothing is left to come again for.
                             yield Ok(Bytes::from_static(b"event: end\ndata: {}\n\n"));
                             break;
                         }
                     }
-                    None => break,
+                    None if arrivals.is_none() => break,
+                    None => {}
                 },
                 _ = tick.tick() => {
                     if visitor.has_ended(&state) || !visitor.caller.is_valid(&state).await {

@@ -8,7 +8,6 @@
 //! | what watches batches for everybody who looks | [`watchers`], sent by [`events`] |
 
 mod batch;
-mod batch_events;
 mod batches;
 mod commands;
 pub(crate) mod events;

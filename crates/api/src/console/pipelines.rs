@@ -1,17 +1,17 @@
 //! Pipelines.
 
-use actix_web::http::{StatusCode, header};
+use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use penstock_console::batches::Line;
 use penstock_console::layout::Nav;
 use penstock_console::pipelines::{PipelinePage, Pipelines};
-use penstock_flow::read::pipelines::{example_file, pipeline_view};
+use penstock_flow::read::pipelines::pipeline_view;
 use penstock_store::owners::KeyRole;
 
 use crate::batches::{self, ListQuery};
 use crate::console::visitor::Visitor;
 use crate::console::{Refused, html};
-use crate::pipelines::{named, usable};
+use crate::pipelines::{example_of, named, usable};
 use crate::state::ApiState;
 
 /// Batches that a pipeline's page shows.
@@ -48,9 +48,5 @@ pub(super) async fn example(
     state: web::Data<ApiState>,
     name: web::Path<String>,
 ) -> Result<HttpResponse, Refused> {
-    let pipeline = named(&visitor.caller, &state, &name)?;
-    let mut response = HttpResponse::Ok();
-    response.content_type("text/csv; charset=utf-8; header=present");
-    response.insert_header((header::CONTENT_DISPOSITION, "attachment; filename=\"example.csv\""));
-    Ok(response.body(example_file(&pipeline)))
+    Ok(example_of(&*named(&visitor.caller, &state, &name)?))
 }

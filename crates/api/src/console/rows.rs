@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::Nav;
 use penstock_console::row::{RowPage, StepLine};
 use penstock_console::rows::{Chosen, Rows};
+use penstock_console::show::number;
 use penstock_domain::pipeline::Pipeline;
 use penstock_flow::read::waiting;
 use penstock_store::batches::Batch;
@@ -118,11 +119,11 @@ pub(super) async fn reveal(
 async fn one(
     visitor: &Visitor,
     state: &ApiState,
-    (id, number): &(String, String),
+    (id, asked): &(String, String),
     revealed: bool,
 ) -> Result<HttpResponse, Refused> {
     let batch = visitor.caller.batch(state, id).await?;
-    let (row, _room) = rows::one(&visitor.caller, state, &batch, number, revealed).await?;
+    let (row, _room) = rows::one(&visitor.caller, state, &batch, asked, revealed).await?;
     let waits = if row.status.is_terminal() {
         Vec::new()
     } else {
@@ -130,7 +131,7 @@ async fn one(
         waiting::explain(services, calls, &batch, Some(row.number), state.rows_per_owner, true).await?
     };
     let steps = steps(state, &batch).await;
-    let title = format!("Row {}", row.number);
+    let title = format!("Row {}", number(row.number));
     let page = RowPage {
         page: visitor.page(state, title, Nav::Batches),
         batch: batch.id.to_string(),

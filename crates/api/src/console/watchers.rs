@@ -10,10 +10,10 @@ use penstock_console::chart::chart;
 use penstock_domain::ids::{BatchSeq, OwnerSeq};
 use penstock_flow::read::throughput::throughput;
 use penstock_flow::read::view::batch_view;
-use penstock_store::batches::Batch;
+use penstock_store::batches::{Batch, BatchFilter};
 
 use crate::console::batch::waits;
-use crate::seen::{Seen, Sight, Watchers};
+use crate::seen::{Newcomer, Newcomers, Seen, Sight, Watchers};
 use crate::state::ApiState;
 
 /// How often batches are looked at, at most.
@@ -28,6 +28,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// Batches that are read at once.
 const AT_ONCE: usize = 100;
 
+/// Newest batches that are looked at for open lists: more do not begin between two looks, or else a list counts too few.
+const NEWEST: u32 = 100;
+
 /// Whose turns the watcher takes of the reads: its own, however many look.
 const WATCHER: OwnerSeq = OwnerSeq(-1);
 
@@ -35,14 +38,27 @@ const WATCHER: OwnerSeq = OwnerSeq(-1);
 pub(crate) fn look_at(state: &ApiState, batch: &Batch) -> Sight {
     let (sight, begins) = state.watchers.subscribe(batch.seq);
     if begins {
-        let state = state.clone();
-        // When it panics, who looks is let go, and comes again.
-        tokio::spawn(async move {
-            let _ending = Ending(state.watchers.clone());
-            keep_looking(&state).await;
-        });
+        begin(state);
     }
     sight
+}
+
+/// The newest batches of everybody, whenever one comes new. It closes when the service stops.
+pub(crate) fn look_for_new(state: &ApiState) -> Newcomers {
+    let (newcomers, begins) = state.watchers.newcomers();
+    if begins {
+        begin(state);
+    }
+    newcomers
+}
+
+fn begin(state: &ApiState) {
+    let state = state.clone();
+    // When it panics, who looks is let go, and comes again.
+    tokio::spawn(async move {
+        let _ending = Ending(state.watchers.clone());
+        keep_looking(&state).await;
+    });
 }
 
 /// Lets everybody go when the watcher did not end because nobody looks.
@@ -59,9 +75,9 @@ impl Drop for Ending {
 async fn keep_looking(state: &ApiState) {
     loop {
         let began = Instant::now();
-        let watched = state.watchers.watched();
-        if watched.is_empty() {
-            return;
+        let Some(watched) = state.watchers.watched() else { return };
+        if state.watchers.wants_newest() {
+            look_at_newest(state).await;
         }
         for some in watched.chunks(AT_ONCE) {
             look(state, some).await;
@@ -71,6 +87,19 @@ async fn keep_looking(state: &ApiState) {
             () = state.stop.cancelled() => return state.watchers.end(),
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+async fn look_at_newest(state: &ApiState) {
+    let Ok(_turn) = state.budgets.read(WATCHER).await else { return };
+    let filter = BatchFilter { limit: NEWEST, ..BatchFilter::default() };
+    match state.services.store.list_batches(&filter).await {
+        Ok(page) => {
+            let newcomer =
+                |batch: Batch| Newcomer { seq: batch.seq, owner: batch.owner, pipeline: batch.pipeline };
+            state.watchers.show_newest(page.batches.into_iter().map(newcomer).collect());
+        }
+        Err(error) => tracing::warn!(%error, "failed to look for new batches; will retry"),
     }
 }
 

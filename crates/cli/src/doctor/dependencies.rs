@@ -5,8 +5,8 @@ use penstock_app::live_files::LiveFiles;
 use penstock_domain::pipeline::Files as _;
 use penstock_flow::operate::dependencies;
 use penstock_flow::operate::dependencies::DependencyState;
+use penstock_flow::operate::health::Findings;
 
-use super::Findings;
 use crate::open::Opened;
 use crate::socket::{self, Answer, Question};
 

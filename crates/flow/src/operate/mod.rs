@@ -9,6 +9,7 @@ pub mod delays;
 pub mod dependencies;
 pub mod duplicates;
 pub mod finding;
+pub mod health;
 pub mod limit_use;
 pub mod limits;
 pub mod live_limits;

@@ -1,7 +1,6 @@
 //! What an operator looks at first: services, dispatcher runs, workers, owners, alerts, background tasks.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use object_store::ObjectStore as _;
 use object_store::path::Path;
@@ -15,6 +14,7 @@ use utoipa::ToSchema;
 use crate::context::error::FlowError;
 use crate::context::periodic::TaskStatus;
 use crate::context::services::Services;
+use crate::operate::health::{self, HealthLine, RUN_LATE};
 use crate::operate::readiness::readiness;
 
 /// Dispatcher runs that are shown.
@@ -22,9 +22,6 @@ const RUNS: u32 = 20;
 
 /// Running batches of which what is in flight is summed up.
 const RUNNING: u32 = 1000;
-
-/// A dispatcher whose last run began longer ago than this is late: it is started each minute.
-pub const RUN_LATE: Duration = Duration::from_secs(180);
 
 /// Clocks that differ by more than this, in milliseconds, are worth a look.
 const SKEW_MS: u64 = 2000;
@@ -94,6 +91,8 @@ pub struct FiringView {
 pub struct OperationsView {
     /// The services that this process needs.
     pub services: Vec<ServiceHealth>,
+    /// What `penstock doctor` finds of what the installation shares: services, keys, workers, runs, batches.
+    pub findings: Vec<HealthLine>,
     /// Messages that wait in the queue; none when it does not say.
     pub queued_messages: Option<u64>,
     /// Whether the dispatcher is late: no run began for three minutes.
@@ -132,7 +131,8 @@ pub async fn operations(services: &Services, rows_per_owner: u32) -> Result<Oper
     let now = services.clock.now();
     Ok(OperationsView {
         dispatcher_is_late: runs.first().is_none_or(|run| now.since(run.started_at) > RUN_LATE),
-        services: health(services).await,
+        services: service_health(services).await,
+        findings: health::look(services).await.0,
         queued_messages: services.queue.backlog().await.ok().map(|lanes| lanes.values().sum()),
         runs,
         workers: workers.collect(),
@@ -143,7 +143,7 @@ pub async fn operations(services: &Services, rows_per_owner: u32) -> Result<Oper
 }
 
 /// Whether the services answer: the database and the queue take writes, the object store reads.
-async fn health(services: &Services) -> Vec<ServiceHealth> {
+async fn service_health(services: &Services) -> Vec<ServiceHealth> {
     let ready = readiness(services).await;
     let objects = services.objects.list_with_delimiter(Some(&Path::from("health"))).await;
     let objects = objects.map_or_else(|error| error.to_string(), |_| "ok".to_owned());

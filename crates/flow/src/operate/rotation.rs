@@ -44,6 +44,13 @@ pub struct KeyNeed {
     pub promises: u64,
 }
 
+impl KeyNeed {
+    /// Everything that needs it.
+    pub fn all(&self) -> u64 {
+        self.data_keys + self.secrets + self.definitions + self.promises
+    }
+}
+
 /// What was put under the active key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rewrapped {

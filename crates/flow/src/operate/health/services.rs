@@ -1,30 +1,21 @@
-//! The services: database, object store and queue, and the disk where this machine keeps them itself.
-
-use std::path::Path;
+//! The services: database, object store and queue.
 
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path as ObjectPath;
-use penstock_app::clock::SystemClock;
-use penstock_domain::time::Clock as _;
 use penstock_queue::QueueServer;
-use url::Url;
 
-use super::Findings;
-use crate::open::Opened;
+use super::findings::Findings;
+use crate::context::services::Services;
 
 /// Clocks may differ by so much, in milliseconds: leases and start times are told between machines.
 const SKEW_MS: i64 = 2000;
-
-/// Less free disk than this is worth a word.
-const LITTLE_DISK: u64 = 1024 * 1024 * 1024;
 
 /// The queue's share of its memory from which it is worth a word.
 const MUCH_MEMORY: f64 = 0.8;
 
 /// Whether what lies in the database can be looked at.
-pub(super) async fn database(opened: &Opened, findings: &mut Findings) -> bool {
-    let services = &opened.chosen.services;
+pub(super) async fn database(services: &Services, findings: &mut Findings) -> bool {
     let info = match services.store.engine().await {
         Ok(info) => info,
         Err(error) => {
@@ -45,7 +36,7 @@ pub(super) async fn database(opened: &Opened, findings: &mut Findings) -> bool {
         let missing = info.missing_rights.join(", ");
         findings.fail("rights", format!("DATABASE_URL's role lacks {missing}: grant them"));
     }
-    clock(findings, "clock", "the database's", SystemClock.now().millis() - info.now.millis());
+    clock(findings, "clock", "the database's", services.clock.now().millis() - info.now.millis());
     match services.store.check_schema().await {
         Ok(()) => findings.ok("schema", format!("up to date (version {})", info.schema)),
         Err(error) => {
@@ -74,8 +65,8 @@ fn clock(findings: &mut Findings, what: &'static str, whose: &str, apart: i64) {
     }
 }
 
-pub(super) async fn objects(opened: &Opened, findings: &mut Findings) {
-    let objects = &opened.chosen.services.objects;
+pub(super) async fn objects(services: &Services, findings: &mut Findings) {
+    let objects = &services.objects;
     if let Err(error) = objects.list(None).try_next().await {
         return findings.fail("objects", format!("{error}; check OBJECT_STORE_URL and its credentials"));
     }
@@ -96,8 +87,7 @@ pub(super) async fn objects(opened: &Opened, findings: &mut Findings) {
     }
 }
 
-pub(super) async fn queue(opened: &Opened, findings: &mut Findings) {
-    let services = &opened.chosen.services;
+pub(super) async fn queue(services: &Services, findings: &mut Findings) {
     let server = match services.queue.server().await {
         Ok(Some(server)) => server,
         Ok(None) => return findings.ok("queue", "in the service's own process"),
@@ -116,7 +106,7 @@ pub(super) async fn queue(opened: &Opened, findings: &mut Findings) {
             "Redis, {waiting} messages wait; its version and its memory are not known, and a restart from an older snapshot is not noticed"
         );
         findings.warn("queue", format!("{found}: grant +info to its user"));
-        return clock(findings, "queue clock", "Redis'", SystemClock.now().millis() - server.now_ms);
+        return clock(findings, "queue clock", "Redis'", services.clock.now().millis() - server.now_ms);
     }
     let found = format!("Redis {}, {waiting} messages wait", server.version);
     if server.is_supported() {
@@ -124,7 +114,7 @@ pub(super) async fn queue(opened: &Opened, findings: &mut Findings) {
     } else {
         findings.fail("queue", format!("{found}: {} or later is needed", QueueServer::NEEDED));
     }
-    clock(findings, "queue clock", "Redis'", SystemClock.now().millis() - server.now_ms);
+    clock(findings, "queue clock", "Redis'", services.clock.now().millis() - server.now_ms);
     memory(&server, findings);
 }
 
@@ -149,26 +139,5 @@ fn memory(server: &QueueServer, findings: &mut Findings) {
         findings.warn("queue memory", format!("{found}: raise maxmemory"));
     } else {
         findings.ok("queue memory", found);
-    }
-}
-
-/// Where this machine keeps something itself.
-pub(super) fn disk(opened: &Opened, findings: &mut Findings) {
-    let settings = &opened.settings;
-    let file = settings.database_url.as_deref().and_then(|url| url.strip_prefix("sqlite://"));
-    let files = settings.object_store_url.as_deref().and_then(|url| Url::parse(url).ok());
-    let folder = files.filter(|url| url.scheme() == "file").and_then(|url| url.to_file_path().ok());
-    let places = [("disk (rows)", file.map(Path::new)), ("disk (files)", folder.as_deref())];
-    for (what, place) in places.into_iter().filter_map(|(what, place)| Some((what, place?))) {
-        // The file may not be there yet; its folder is.
-        let there = place.ancestors().find(|path| path.exists()).unwrap_or(place);
-        match fs4::available_space(there) {
-            Err(error) => findings.fail(what, format!("{}: {error}", place.display())),
-            Ok(free) if free < LITTLE_DISK => findings
-                .warn(what, format!("{} MiB are free at {}: make room", free / 1024 / 1024, place.display())),
-            Ok(free) => {
-                findings.ok(what, format!("{} GiB are free", free / 1024 / 1024 / 1024));
-            }
-        }
     }
 }

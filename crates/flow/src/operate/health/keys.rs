@@ -1,14 +1,11 @@
 //! The keyring: whether it is this database's, and what each key is needed for.
 
-use penstock_flow::context::installation;
-use penstock_flow::operate::rotation;
+use super::findings::Findings;
+use crate::context::installation;
+use crate::context::services::Services;
+use crate::operate::rotation::{self, KeyNeed};
 
-use super::Findings;
-use crate::keys::all_of;
-use crate::open::Opened;
-
-pub(super) async fn keys(opened: &Opened, findings: &mut Findings) {
-    let services = &opened.chosen.services;
+pub(super) async fn keys(services: &Services, findings: &mut Findings) {
     let needs = match rotation::needs(services).await {
         Ok(needs) => needs,
         Err(error) => return findings.fail("keys", error.to_string()),
@@ -30,9 +27,9 @@ pub(super) async fn keys(opened: &Opened, findings: &mut Findings) {
     }
     let unneeded: Vec<&str> = keyring
         .ids()
-        .filter(|id| *id != active && !needs.iter().any(|need| need.key_id == *id && all_of(need) > 0))
+        .filter(|id| *id != active && !needs.iter().any(|need| need.key_id == *id && need.all() > 0))
         .collect();
-    let left: u64 = needs.iter().filter(|need| need.key_id != active).map(all_of).sum();
+    let left: u64 = needs.iter().filter(|need| need.key_id != active).map(KeyNeed::all).sum();
     let found = match (unneeded.is_empty(), left) {
         (false, _) => format!("`{active}` seals; nothing needs {} any more", unneeded.join(", ")),
         (true, 0) => format!("`{active}` seals, and all that is sealed is under it"),
