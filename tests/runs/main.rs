@@ -8,6 +8,7 @@ mod bounds;
 mod browser;
 mod browser_keyboard;
 mod browser_pages;
+mod browser_pictures;
 mod budgets;
 mod bulk;
 mod bulk_deaths;

@@ -225,9 +225,25 @@ impl Browser {
         self.found("//button[normalize-space()='Sign out']").await;
     }
 
-    async fn devtools(&self, command: &str, parameters: Value) {
+    async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let command = json!({ "cmd": command, "params": parameters });
-        self.session.post("goog/cdp/execute", &command).await.expect("the driver does it");
+        self.session.post("goog/cdp/execute", &command).await.expect("the driver does it")
+    }
+
+    /// Writes a picture of all of a page, as the documentation shows it, into `target/console/docs`.
+    pub async fn picture(&self, name: &str, scheme: &str) {
+        let scheme = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.devtools("Emulation.setEmulatedMedia", scheme).await;
+        let height =
+            self.script("return Math.max(620, document.querySelector('main').offsetHeight + 56)").await;
+        let size = json!({ "width": 1280, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.devtools("Emulation.setDeviceMetricsOverride", size).await;
+        let taken = self.devtools("Page.captureScreenshot", json!({ "format": "png" })).await;
+        let folder = pictures().join("docs");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let picture = STANDARD.decode(taken["data"].as_str().unwrap_or_default()).expect("base64");
+        std::fs::write(folder.join(format!("{name}.png")), picture).expect("a file");
+        self.devtools("Emulation.clearDeviceMetricsOverride", json!({})).await;
     }
 
     /// Checks the page for who cannot see it, and writes pictures of it into `target/console`.

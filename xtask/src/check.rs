@@ -1,5 +1,6 @@
 //! `cargo xtask test`: what has to hold before anything lands.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,23 @@ pub fn record_contract() -> Result<(), String> {
     let mut command = Command::new("git");
     command.args(["--no-pager", "diff", "--unified=0", "--", "docs/contract.txt"]);
     run(command)
+}
+
+/// Takes the pictures of the console in the documentation anew.
+pub fn take_pictures() -> Result<(), String> {
+    build_programs()?;
+    crate::browser::install()?;
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--package", "penstock-tests", "--test", "whole_runs"]);
+    command.arg("the_documentation_has_pictures").env("PENSTOCK_TEST_AXE", crate::browser::axe_path()?);
+    run(command)?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for name in ["console-batch", "console-batches", "console-row"] {
+        let taken = root.join(format!("target/console/docs/{name}.png"));
+        std::fs::copy(&taken, root.join(format!("docs/pictures/{name}.png")))
+            .map_err(|error| format!("{}: {error}", taken.display()))?;
+    }
+    Ok(())
 }
 
 /// The whole runs, and the chaos run, on PostgreSQL, Redis and S3.

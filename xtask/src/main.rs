@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(&rest),
         "with-servers" => with_servers(&rest),
         "contract" => check::record_contract(),
+        "pictures" => check::take_pictures(),
         "verify-deploy" => deploy::verify(),
         "sbom" => supply::sbom(Path::new(rest.first().map_or("target/penstock.cdx.json", String::as_str))),
         "advisories" => supply::check(),
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
                  cargo xtask bench         measures, as ratios to the machine's own ceiling\n\
                  cargo xtask bench peers   BullMQ and Graphile Worker (npm) on the same work, alternately\n\
                  cargo xtask contract      records the public contract (API, commands, settings, metrics) in docs/contract.txt, and shows what changed\n\
+                 cargo xtask pictures      takes the pictures of the console in docs/pictures anew\n\
                  cargo xtask verify-deploy checks chart, manifests, compose, Dockerfile and alert rules\n\
                  cargo xtask advisories    licences, sources and known vulnerabilities of what the programs are made of (cargo-deny)\n\
                  cargo xtask sbom [FILE]   writes what the programs are made of, as CycloneDX\n\

@@ -14,6 +14,8 @@ function tellTimes(within = document) {
     if (Number.isNaN(at.getTime())) continue;
     time.title = exact.format(at);
     const seconds = Math.round((at - Date.now()) / 1000);
+    // What is expected is not past: it comes any moment.
+    if ("due" in time.dataset && seconds < 2) { time.textContent = "now"; continue; }
     const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= size) ?? units[3];
     time.textContent = Math.abs(seconds) < 2 ? "just now" : relative.format(Math.trunc(seconds / size), unit);
   }

@@ -16,7 +16,7 @@ use crate::batches::name_of;
 use crate::chart::Chart;
 use crate::layout::Page;
 use crate::refused::Refused;
-use crate::show::{Badge, badges, bar, in_groups, moment, number, parts, sentence, share, waited_for};
+use crate::show::{Badge, badges, bar, due, in_groups, moment, number, parts, sentence, share, waited_for};
 
 /// Failed rows of one code and step.
 #[derive(Clone, Debug)]
@@ -88,6 +88,10 @@ impl Live<'_> {
 
     fn moment(&self, at: &Timestamp) -> Safe<String> {
         moment(*at, self.now)
+    }
+
+    fn due(&self, at: &Timestamp) -> Safe<String> {
+        due(*at, self.now)
     }
 
     fn sentence(&self, text: &str) -> Safe<String> {
@@ -234,6 +238,10 @@ impl BatchPage<'_> {
             CallbackStatus::Exhausted => "exhausted",
             CallbackStatus::Disabled => "disabled",
         }
+    }
+
+    fn in_groups(&self, text: &str) -> String {
+        in_groups(text)
     }
 
     fn grouped(&self, count: &u32) -> String {

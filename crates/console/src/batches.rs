@@ -6,7 +6,7 @@ use penstock_domain::time::Timestamp;
 use penstock_flow::read::view::BatchView;
 
 use crate::layout::Page;
-use crate::show::{Badge, badges, bar, moment, number, share};
+use crate::show::{Badge, badges, bar, due, moment, number, share};
 
 /// What the list is narrowed to, as the form shows it again.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +94,7 @@ impl Line<'_> {
     }
 
     fn eta(&self, now: &Timestamp) -> Option<Safe<String>> {
-        self.view.eta.filter(|_| !self.ended()).map(|at| moment(at, *now))
+        self.view.eta.filter(|_| !self.ended()).map(|at| due(at, *now))
     }
 
     fn age(&self, now: &Timestamp) -> Safe<String> {

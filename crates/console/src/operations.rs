@@ -9,7 +9,7 @@ use penstock_flow::operate::operations::OperationsView;
 use penstock_store::dispatch::RunRecord;
 
 use crate::layout::Page;
-use crate::show::{Badge, moment, number, span};
+use crate::show::{Badge, moment, number, sentence, span};
 
 /// What is stuck, as it was found or fixed.
 pub struct Stuck {
@@ -73,6 +73,10 @@ impl Operations {
             Verdict::Fail => "bad",
         };
         Badge { text: line.verdict.name(), kind }
+    }
+
+    fn sentence(&self, text: &str) -> Safe<String> {
+        sentence(text)
     }
 
     fn count(&self, count: &usize) -> String {

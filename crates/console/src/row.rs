@@ -11,7 +11,7 @@ use penstock_flow::read::row_view::RowView;
 use penstock_flow::read::waits::Wait;
 
 use crate::layout::Page;
-use crate::show::{Badge, moment, number, row_badge, span, waited_for};
+use crate::show::{Badge, due, moment, number, row_badge, span, waited_for};
 
 /// How far a row is at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +143,10 @@ impl RowPage<'_> {
 
     fn moment(&self, at: &Timestamp) -> Safe<String> {
         moment(*at, self.page.now)
+    }
+
+    fn due(&self, at: &Timestamp) -> Safe<String> {
+        due(*at, self.page.now)
     }
 
     fn waited_for(&self, wait: &Wait) -> Safe<String> {

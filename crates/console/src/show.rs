@@ -114,16 +114,23 @@ pub fn waited_for(wait: &Wait) -> Safe<String> {
 
 /// A time, relative to now; the exact one is on it, and the module writes that in the reader's zone.
 pub fn moment(at: Timestamp, now: Timestamp) -> Safe<String> {
-    let relative = if at > now {
-        let span = span(at.since(now));
-        if span == "0 s" { "now".to_owned() } else { format!("in {span}") }
-    } else if now.since(at) < Duration::from_secs(1) {
-        "just now".to_owned()
-    } else {
-        format!("{} ago", span(now.since(at)))
+    time(at, now, "")
+}
+
+/// The same of what is expected then: once that has come, it is now.
+pub fn due(at: Timestamp, now: Timestamp) -> Safe<String> {
+    time(at.max(now), now, " data-due")
+}
+
+fn time(at: Timestamp, now: Timestamp, more: &str) -> Safe<String> {
+    let relative = match span(if at > now { at.since(now) } else { now.since(at) }) {
+        span if span == "0 s" && (at > now || !more.is_empty()) => "now".to_owned(),
+        span if span == "0 s" => "just now".to_owned(),
+        span if at > now => format!("in {span}"),
+        span => format!("{span} ago"),
     };
     let exact = at.to_datetime().format("%Y-%m-%d %H:%M:%S UTC");
-    Safe(format!(r#"<time datetime="{at}" title="{exact}">{relative}</time>"#))
+    Safe(format!(r#"<time datetime="{at}" title="{exact}"{more}>{relative}</time>"#))
 }
 
 /// A word about a state, and what its colour means.
@@ -271,6 +278,7 @@ mod tests {
         assert!(past.contains(r#"title="2023-11-14 22:11:15 UTC""#), "{past}");
         assert!(moment(now + Duration::from_secs(7300), now).0.contains(">in 2 h 1 min<"));
         assert!(moment(now, now).0.contains(">just now<"));
+        assert!(due(now - Duration::from_secs(9), now).0.ends_with(" data-due>now</time>"));
     }
 
     #[test]
