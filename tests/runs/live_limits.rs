@@ -65,7 +65,8 @@ async fn a_limit_that_is_changed_is_heard_of_within_two_seconds() {
     assert_eq!(listed("api")["set"]["limit"], 6);
     assert_eq!(listed("api")["rate"], "60 in 1s", "as the definition says");
     operate(&["pause", "api"]);
-    assert_eq!(rate().await, 0.0);
+    let paused = rate().await;
+    assert!(paused < 0.1, "{paused} a second while it is paused");
     let (table, _) = place.say(&sandbox, &["limits", "list"]);
     let line = table.lines().find(|line| line.starts_with("api ")).unwrap_or_default();
     assert!(line.contains("60 in 1s") && line.ends_with("paused, limit 6"), "{table}");
@@ -74,7 +75,8 @@ async fn a_limit_that_is_changed_is_heard_of_within_two_seconds() {
     assert!(again > 4.0 && again < 9.0, "{again} a second, of 6");
     assert_eq!(operate(&["reset", "api"]), json!({ "dependency": "api", "reset": true }));
     let reset = rate().await;
-    assert!(reset > 30.0, "{reset} a second, of 60");
+    // However slow the machine is, more than what was set.
+    assert!(reset > 10.0, "{reset} a second, of 60");
     assert_eq!(listed("api"), before);
     assert_eq!(operate(&["reset", "api"])["reset"], false, "nothing was set");
     let audit = Database::of(&place).await.texts("SELECT action FROM audit ORDER BY id").await;

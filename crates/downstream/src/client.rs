@@ -256,14 +256,7 @@ fn begun(connection: &CaptureConnection) -> Option<u16> {
 }
 
 fn unreadable(status: u16, sentence: String) -> Sent {
-    let response = Response {
-        status,
-        headers: BTreeMap::new(),
-        body: Arc::default(),
-        bytes: 0,
-        memory: Reserved::default(),
-        signature: Vec::new(),
-    };
+    let response = Response { status, ..Response::default() };
     Sent {
         happened: Happened::Answer { status, json: false, wait_until: None },
         response: Some(response),

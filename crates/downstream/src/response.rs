@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::memory::Reserved;
 
 /// An answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Response {
     /// Its status.
     pub status: u16,

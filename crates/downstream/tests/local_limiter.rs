@@ -39,7 +39,7 @@ async fn values_beyond_what_is_kept_wait_for_room() {
     let limiter = LocalLimiter::new().timed_by(clock.clone());
     let mut api = support::dependency("http://api.example");
     let per = Per { text: "v".to_owned(), template: Template::Text("v".to_owned()) };
-    let rate = Rate::bucket(2, Duration::from_secs(3600), 2);
+    let rate = Rate::bucket(3, Duration::from_secs(3600), 3);
     api.more = vec![Rate { id: "v".to_owned(), per: Some(per), ..rate }];
     let spend = Spend { values: vec![Some("v".to_owned())], ..Spend::of(1) };
     let mut limits = CallLimits::of_call(&api, "acme", limiter.cold_wait_us(), &spend, clock.now());
