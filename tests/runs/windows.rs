@@ -290,7 +290,7 @@ async fn a_cost_is_corrected_by_the_answer() {
         (all[all.len() - 1].duration_since(all[0]), most_in_any(&all, Duration::from_millis(900)))
     };
     // By its estimates 29 s; it took 300 tokens.
-    assert!(took("less").0 < Duration::from_secs(15), "{:?}", took("less"));
+    assert!(took("less").0 < Duration::from_secs(25), "{:?}", took("less"));
     // By its estimates at once; it took 600 tokens, and has 100 a second, and 100 once.
     let (span, most) = took("more");
     assert!(span > Duration::from_secs(4) && most <= 5, "{span:?}, {most} in 900 ms");
