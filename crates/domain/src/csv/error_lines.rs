@@ -3,9 +3,14 @@
 use std::collections::VecDeque;
 
 use super::error::RowError;
-use super::error_rows::{LIST_BYTES, OWN_BYTES};
 use super::formula::neutralise;
 use super::writer::encode_separated_value;
+
+/// Bytes of a list after which lines come without the client's own cells: however long lines are, a list has an end.
+const OWN_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Bytes of a list after which no more errors are listed: a line of many columns takes a delimiter for each of them.
+const LIST_BYTES: u64 = 80 * 1024 * 1024;
 
 /// Bytes of a piece, besides the last of its lines.
 const PIECE_BYTES: usize = 64 * 1024;

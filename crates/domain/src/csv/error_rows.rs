@@ -19,12 +19,6 @@ pub const ERRORS_LISTED: u64 = 100_000;
 /// The columns that the list adds, before `_ref`.
 pub const ERROR_COLUMNS: [&str; 4] = ["_line", "_column", "_code", "_message"];
 
-/// Bytes of a list after which lines come without the client's own cells: however long lines are, a list has an end.
-pub(super) const OWN_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Bytes of a list after which no more errors are listed: a line of many columns takes a delimiter for each of them.
-pub(super) const LIST_BYTES: u64 = 80 * 1024 * 1024;
-
 /// Bytes of memory for errors that wait. Those of one record, and of the empty rows before it, wait until it is whole: beyond these bytes they
 /// are counted, and not listed.
 const WAITING_BYTES: usize = 512 * 1024;
