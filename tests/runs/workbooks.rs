@@ -118,7 +118,7 @@ fn workbook_of(rows: &str, more: &[(&str, &str)]) -> Vec<u8> {
 
 /// A workbook of some kilobytes, whose sheet has 36 MiB of nothing.
 fn bomb() -> Vec<u8> {
-    let sheet = format!("<worksheet><sheetData>{}</sheetData></worksheet>", "<row/>".repeat(6 << 20));
+    let sheet = format!("<worksheet><sheetData>{}</sheetData></worksheet>", "<x></x>".repeat(5 << 20));
     let listed = "<workbook xmlns:r=\"r\"><sheets><sheet name=\"A\" r:id=\"r1\"/></sheets></workbook>";
     let targets = "<Relationships><Relationship Id=\"r1\" Target=\"sheet.xml\"/></Relationships>";
     let parts =
