@@ -72,10 +72,15 @@ fn every_cause_of_a_failed_call_is_explained() {
 /// What `penstock doctor` checks, with any services: its source has all of it.
 #[test]
 fn every_line_of_doctor_is_explained() {
-    let source: String = ["activity", "dependencies", "keys", "services"]
-        .iter()
-        .map(|file| read(&format!("crates/cli/src/doctor/{file}.rs")))
-        .collect();
+    let (shared, own) = ("crates/flow/src/operate/health", "crates/cli/src/doctor");
+    let files = [
+        (shared, "activity"),
+        (shared, "keys"),
+        (shared, "services"),
+        (own, "background"),
+        (own, "dependencies"),
+    ];
+    let source: String = files.iter().map(|(folder, file)| read(&format!("{folder}/{file}.rs"))).collect();
     let mut looked_at = BTreeSet::new();
     for call in ["findings.ok(", "findings.warn(", "findings.fail(", "clock(findings, ", ".warn("] {
         for rest in source.split(call).skip(1) {

@@ -186,6 +186,12 @@ async fn a_trial_holds_a_batch_and_some_rows_are_retried() {
     browser.goto(&format!("/console/batches/{id}")).await;
     browser.reads("moves").await;
     examine(&place, &browser, "batch-waits").await;
+    let history = client.get(&format!("/v2/batches/{id}/history")).await;
+    let events = history["data"].as_array().expect("events");
+    let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+    assert_eq!(names, ["uploaded", "started", "extracted", "held", "resumed"], "{history}");
+    assert_eq!((&events[0]["who"], &events[2]["detail"]), (&json!("acme"), &json!("9")), "{history}");
+    browser.reads("all of the file is read: 9 rows").await;
     // Of two groups one is tried again.
     browser.script("document.querySelector('details.some').open = true").await;
     browser.select("Code", "taken").await;

@@ -8,11 +8,10 @@ use serde_json::Value;
 use crate::browser::examine;
 use crate::{invite, people};
 
-const ROUTE: &str = "/v2/pipelines/NAME/batches?context=%7B%22campaign%22%3A%22autumn%22%7D&name=";
+const ROUTE: &str = "/v2/pipelines/invite/batches?context=%7B%22campaign%22%3A%22autumn%22%7D&name=";
 
-async fn upload(client: &Client, pipeline: &str, name: &str, csv: String) -> String {
-    let (status, batch) =
-        client.upload(&(ROUTE.replace("NAME", pipeline) + name), csv).await.expect("an answer");
+async fn upload(client: &Client, name: &str, csv: String) -> String {
+    let (status, batch) = client.upload(&(ROUTE.to_owned() + name), csv).await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     batch["id"].as_str().expect("an id").to_owned()
 }
@@ -22,10 +21,8 @@ async fn upload(client: &Client, pipeline: &str, name: &str, csv: String) -> Str
 async fn the_documentation_has_pictures() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
     // A rate at which one of them runs for minutes.
-    let paced = invite()
-        .replace("name: invite\nroute: /v2/client/users/batch/invite", "name: newsletter")
-        .replace("limit: 5000, period: 1s, burst: 500", "limit: 30, period: 1s, burst: 5");
-    let place = Place::new(&[("invite.yaml", &invite()), ("newsletter.yaml", &paced)]);
+    let paced = invite().replace("limit: 5000, period: 1s, burst: 500", "limit: 60, period: 1s, burst: 10");
+    let place = Place::new(&[("invite.yaml", &paced)]);
     if place.is_cluster() {
         return;
     }
@@ -35,13 +32,12 @@ async fn the_documentation_has_pictures() {
     let some_fail = |count| {
         people(count).replace("person1@", "taken1@").replace("person30@example.com", "p@blocked.example")
     };
-    let ended = upload(&client, "invite", "August%20invitations&labels=autumn,north", some_fail(240)).await;
+    let ended = upload(&client, "August%20invitations&labels=autumn,north", some_fail(120)).await;
     client.finished(&ended).await;
-    let paused = upload(&client, "newsletter", "October%20preview", people(1500)).await;
+    let paused = upload(&client, "October%20preview", people(1500)).await;
     let (status, _) = client.post(&format!("/v2/batches/{paused}/pause"), &Value::Null).await;
     assert_eq!(status, 200);
-    let running =
-        upload(&client, "newsletter", "September%20newsletter&labels=autumn", some_fail(4000)).await;
+    let running = upload(&client, "September%20newsletter&labels=autumn", some_fail(4000)).await;
     let browser = Browser::start(&service.base, true).await;
     browser.goto(&format!("/console/batches/{running}")).await;
     browser.sign_in(&key).await;

@@ -257,7 +257,25 @@ async fn limits_and_operations_are_for_admin_keys() {
     for action in ["limits.set", "limits.pause", "limits.resume", "limits.reset", "console.sign_in"] {
         assert!(audit.contains(action), "{action} is not in {audit}");
     }
+    let example = owner.page("/console/pipelines/invite/example.csv").await;
+    assert!(example.starts_with("email,") && example.lines().count() == 2, "{example}");
+    assert_eq!(client.text("/v2/pipelines/invite/example.csv").await, example);
     let operations = operator.page("/console/operations?stuck=true").await;
+    let health = Client::new(&service, admin).get("/v2/operations").await;
+    let health = health["findings"].as_array().expect("findings").clone();
+    let (doctor, _) = place.operate(&sandbox, &["doctor"]);
+    for what in
+        ["database", "schema", "writes", "keys", "workers", "dispatcher", "batches", "objects", "queue"]
+    {
+        let of = |all: &[serde_json::Value]| all.iter().find(|line| line["what"] == what).cloned();
+        let told = of(&health).unwrap_or_else(|| panic!("{what} is not in {health:?}"));
+        assert_eq!(
+            told["verdict"],
+            of(doctor.as_array().expect("lines")).expect("a line")["verdict"],
+            "{told}"
+        );
+        assert!(operations.contains(&format!(">{what}</th>")), "{operations}");
+    }
     for text in ["Dispatcher runs", "acme", "What is stuck"] {
         assert!(operations.contains(text), "{text} is not in {operations}");
     }

@@ -8,7 +8,7 @@ use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::{self, SelectAll};
+use futures::stream::{self, BoxStream, SelectAll};
 use penstock_domain::ids::BatchSeq;
 use penstock_store::owners::KeyRole;
 use serde::Deserialize;
@@ -89,6 +89,32 @@ async fn arrived(arrivals: &mut Option<Arrivals>, caller: &Caller) -> Option<usi
     }
 }
 
+/// What a page watches.
+struct Watch {
+    seen: SelectAll<BoxStream<'static, Arc<Seen>>>,
+    /// Batches that have not ended, by id.
+    open: HashSet<String>,
+    arrivals: Option<Arrivals>,
+}
+
+async fn watch(
+    visitor: &Visitor,
+    state: &ApiState,
+    ids: &[&str],
+    newer: Option<i64>,
+) -> Result<Watch, Refused> {
+    let (mut seen, mut open) = (SelectAll::new(), HashSet::new());
+    for id in ids {
+        let batch = visitor.caller.batch(state, id).await?;
+        open.insert(batch.id.to_string());
+        seen.push(changes(look_at(state, &batch)).boxed());
+    }
+    let known = HashSet::new();
+    let arrivals =
+        newer.map(|newer| Arrivals { newcomers: look_for_new(state), newer: BatchSeq(newer), known });
+    Ok(Watch { seen, open, arrivals })
+}
+
 /// Sends what changes of the batches that a page shows, and how many came new since. It ends when all of them have ended and new
 /// ones do not matter, when the session's key is no longer good, or when the service stops.
 pub(super) async fn stream(
@@ -102,17 +128,8 @@ pub(super) async fn stream(
     if request.method() == Method::HEAD {
         return Ok(HttpResponse::Ok().content_type("text/event-stream").finish());
     }
-    let mut seen = SelectAll::new();
-    let mut open = HashSet::new();
-    for id in ids {
-        let batch = visitor.caller.batch(&state, id).await?;
-        open.insert(batch.id.to_string());
-        seen.push(changes(look_at(&state, &batch)).boxed());
-    }
+    let Watch { mut seen, mut open, mut arrivals } = watch(&visitor, &state, &ids, watched.newer).await?;
     let admin = visitor.caller.role == KeyRole::Admin;
-    let newer = watched.newer.map(BatchSeq);
-    let mut arrivals =
-        newer.map(|newer| Arrivals { newcomers: look_for_new(&state), newer, known: HashSet::new() });
     let body = async_stream::stream! {
         let mut tick = tokio::time::interval(KEY_EVERY);
         // The first tick is now.
