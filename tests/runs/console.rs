@@ -236,7 +236,7 @@ async fn limits_and_operations_are_for_admin_keys() {
     }
     let mut operator = Reader::signed_in(&service, admin).await;
     let limits = operator.page("/console/limits").await;
-    assert!(limits.contains("5000 calls in a second, 500 at once"), "{limits}");
+    assert!(limits.contains("5,000 calls in a second, 500 at once"), "{limits}");
     let change = "/console/limits/invite";
     for (fields, limit, paused) in [
         (vec![("limit", "7"), ("concurrency", "")], Some(7), false),

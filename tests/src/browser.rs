@@ -345,6 +345,8 @@ fn capabilities(downloads: &Path, scripts: bool) -> Value {
     ];
     json!({
         "browserName": "chrome",
+        // axe-core takes long on a machine with other work.
+        "timeouts": { "script": 120_000 },
         "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         "goog:chromeOptions": { "args": args, "prefs": prefs },
     })
