@@ -235,7 +235,7 @@ impl Browser {
         let scheme = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         self.devtools("Emulation.setEmulatedMedia", scheme).await;
         let height =
-            self.script("return Math.max(620, document.querySelector('main').offsetHeight + 56)").await;
+            self.script("return Math.max(620, document.querySelector('main').offsetHeight + 80)").await;
         let size = json!({ "width": 1280, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.devtools("Emulation.setDeviceMetricsOverride", size).await;
         let taken = self.devtools("Page.captureScreenshot", json!({ "format": "png" })).await;
