@@ -115,7 +115,7 @@ pub async fn put(
     while let Some(chunk) = deadline.next(&mut chunks).await? {
         bytes += chunk.len() as u64;
         if bytes > MOST_BYTES {
-            let detail = format!("the file has more than {MOST_BYTES} bytes");
+            let detail = format!("the file has more than {MOST_BYTES} bytes; split it");
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", detail));
         }
         parts.push(&chunk).await?;

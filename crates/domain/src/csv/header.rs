@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
+use super::dialect::HeaderRules;
 use super::error::{LimitExceeded, LimitKind};
 use super::formula::{may_begin, neutralise};
 use super::line::ProtectedFields;
@@ -119,14 +120,14 @@ impl HeaderMap {
         self.field_of(place).and_then(|field| record.get(field)).unwrap_or_default()
     }
 
-    /// Whether a record is the header again; one of a single column may be a value as well.
-    pub(super) fn is_repeated(&self, record: &Record<'_>) -> bool {
+    /// Whether a record is the header again, as these rules compare names; one of a single column may be a value as well.
+    pub(super) fn is_repeated(&self, record: &Record<'_>, rules: &HeaderRules) -> bool {
         let names = self.written();
-        names.len() > 1
-            && names
-                .iter()
-                .enumerate()
-                .all(|(place, name)| self.raw_value(place, record).trim_start_matches('\u{FEFF}') == name)
+        let is_name = |(place, name): (usize, &String)| {
+            let value = self.raw_value(place, record);
+            rules.compared(value.trim_start_matches('\u{FEFF}')) == rules.compared(name)
+        };
+        names.len() > 1 && names.iter().enumerate().all(is_name)
     }
 
     /// What stands in the `_ref` of a record; none where the file has no such column.

@@ -160,7 +160,7 @@ impl Judge {
             });
             return ControlFlow::Continue(());
         }
-        if self.grammar.spare_fields && header.is_repeated(record) {
+        if self.grammar.spare_fields && header.is_repeated(record, &self.schema.dialect.header) {
             self.errors.push(record.line, None, "header_again", || sentences::HEADER_AGAIN.into());
             return ControlFlow::Continue(());
         }

@@ -135,7 +135,7 @@ pub(super) fn fault(fault: &Malformed, schema: &Schema) -> String {
             .into(),
         "quote_in_unquoted_field" => {
             "a quote stands inside a field that does not begin with one; put the whole field in quotes and write the quote twice, as in \
-             \"5\"\" pipe\""
+             \"5\"\" pipe\", or, if only a blank stands before it, remove the blank"
                 .into()
         }
         "unclosed_quote" => format!(

@@ -242,6 +242,7 @@ fn what_people_leave_in_files_is_named() {
             "the line is the header again",
         ),
         ("email;name\na;b\nemail;name\n", 3, "header_again", "the line is the header again"),
+        ("email;name\na;b\nEMAIL; Name\n", 3, "header_again", "the line is the header again"),
         // A title above the table, and empty rows.
         ("Customers 2026;;\n;;\nemail;name;amount\na;b;c\n", 1, "missing_column", "remove them"),
         (";;\nemail;name;amount\na;b;c\n", 1, "missing_column", "remove them"),
