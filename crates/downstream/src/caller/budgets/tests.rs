@@ -228,13 +228,13 @@ async fn of_two_limits_the_shorter_one_holds_calls_up_until_its_own_end() {
     for quota in [None, Some(30.0)] {
         let shared = Mutex::default();
         let budgets = Worker::new(&shared, Instant::now());
-        budgets.call(told(40.0, 3000, None));
-        budgets.call(told(0.0, 3, quota));
+        budgets.call(reported(40.0, 3000, None));
+        budgets.call(reported(0.0, 3, quota));
         assert_eq!(budgets.take("api"), Err(Duration::from_secs(3)), "not for 3000 s");
         tokio::time::advance(Duration::from_secs(3)).await;
-        budgets.call(told(38.0, 2997, None));
+        budgets.call(reported(38.0, 2997, None));
         for left in 0..38 {
-            budgets.call(told(f64::from(37 - left), 2997, None));
+            budgets.call(reported(f64::from(37 - left), 2997, None));
         }
         assert_eq!(budgets.take("api"), Err(Duration::from_secs(2997)));
     }
@@ -247,8 +247,8 @@ async fn a_shorter_limit_that_is_whole_again_does_not_lead_past_a_longer_one() {
     let reported = |left: f64, seconds: u64, quota: Option<f64>| {
         End::Reported(Budget { left, reset: Duration::from_secs(seconds), quota })
     };
-    budgets.call(told(4.0, 3000, None));
-    budgets.call(told(0.0, 3, Some(30.0)));
+    budgets.call(reported(4.0, 3000, None));
+    budgets.call(reported(0.0, 3, Some(30.0)));
     tokio::time::advance(Duration::from_secs(3)).await;
     let allowed = (0..30).filter(|_| budgets.take("api").is_ok()).count();
     assert_eq!(allowed, 3, "the longer one had 4 left before the second call");
