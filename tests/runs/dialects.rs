@@ -39,7 +39,7 @@ retry: { attempts: 1 }
 const FILE: &[u8] = b"E-Mail; Name ;PostCode;Notiz;\r\n Ada@Example.DE;J\xF6rg \x80;01067;a,b;\r\nx@y.de;fails;00501;=1+1;\r\n;;;;\r\n";
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(plain).expect("memory");
     encoder.finish().expect("memory")
 }

@@ -224,9 +224,11 @@ async fn a_refresh_token_that_is_worth_one_request_serves_all_workers() {
     let id = fleet.upload(ROUTE, ids(ROWS)).await;
     let ended = fleet.finished(&id).await;
     assert_eq!(ended["counts"]["completed"], ROWS, "{ended}");
-    let endpoint = endpoint.lock().expect("no test panics here");
-    assert_eq!(endpoint.reused, Vec::<String>::new(), "after {} renewals", endpoint.renewals);
-    assert!(endpoint.renewals >= 2, "{} renewals", endpoint.renewals);
+    {
+        let endpoint = endpoint.lock().expect("no test panics here");
+        assert_eq!(endpoint.reused, Vec::<String>::new(), "after {} renewals", endpoint.renewals);
+        assert!(endpoint.renewals >= 2, "{} renewals", endpoint.renewals);
+    }
     // Calls that were under way at a renewal were made again, and no row lost an attempt.
     let rows = fleet.client().get(&format!("/v2/batches/{id}/rows?limit=1000")).await;
     let attempts = rows["data"].as_array().expect("rows").iter().filter(|row| row["attempts"] != 1).count();

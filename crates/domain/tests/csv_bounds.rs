@@ -262,10 +262,11 @@ fn a_list_of_errors_waits_in_bounded_memory() {
     assert!(lines(&list) > 3000, "{}", lines(&list));
     // Each value breaks several rules, whose sentences are as long as can be.
     let mut strict = wide(1000);
+    let pattern = regex::Regex::new("^y+$").unwrap();
     for column in &mut strict.columns {
         column.min_length = Some(2);
         column.format = Some(penstock_domain::csv::Format::Email);
-        column.pattern = Some(regex::Regex::new("^y+$").unwrap());
+        column.pattern = Some(pattern.clone());
         column.message = Some("z".repeat(1000));
     }
     let row = vec!["x"; 1000].join(",") + "\n";

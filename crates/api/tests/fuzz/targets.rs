@@ -43,7 +43,7 @@ pub const TARGETS: [Target; 14] = [
     ]),
     ("encodings", encodings, &[
         b"\0a,b\n1,\x83\x5C\x82\xA0\n",
-        b"\x01a\0,\0b\0\n\01\0,\0\x3D\xD8\x00\xDE\n\0",
+        b"\x01a\0,\0b\0\n\0\x31\0,\0\x3D\xD8\x00\xDE\n\0",
         b"\x02\0a\0,\0b\0\n\0\x31\0,\0x",
         b"\x03a,b\n\x1B$B\x24\x22\x1B(B,2\n",
         b"\x04a,b\n\x81\x30\x81\x30,\xC4\xE3\n",
