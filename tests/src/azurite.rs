@@ -70,13 +70,8 @@ impl Azurite {
             .collect()
     }
 
-    /// Where it is, as `host:port`.
-    pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
     fn endpoint(&self) -> String {
-        format!("http://{}/{ACCOUNT}", self.address())
+        format!("http://127.0.0.1:{}/{ACCOUNT}", self.port)
     }
 
     /// Asks about the container, signed by the account's key.
