@@ -195,7 +195,7 @@ async fn a_cost_is_corrected_by_the_answer() {
 }
 
 /// So many values are not full again that a limit keeps no further ones: rows with those wait, those with known ones do not, and
-/// when there is room again everything goes on. On one machine this takes 100,000 calls; `local_limiter.rs` asks its limiter for them.
+/// when there is room again everything goes on. On one machine this takes 100,000 calls; `kept_values.rs` asks its limiter for them.
 #[tokio::test]
 async fn values_beyond_what_a_limit_keeps_wait_for_room() {
     const KEPT: u32 = 100_000;

@@ -1,8 +1,7 @@
 //! What failed in a batch, by code and step, and what keeps the rest of it from going on.
 
 use actix_web::{HttpResponse, web};
-use penstock_domain::time::Timestamp;
-use penstock_flow::read::errors::{self, CodeGroup};
+use penstock_flow::read::errors::{self, Blocked, CodeGroup};
 use penstock_flow::read::row_view::row_view;
 use penstock_store::batches::Batch;
 use serde::Serialize;
@@ -33,25 +32,6 @@ pub struct ErrorSummary {
     pub message: Option<String>,
 }
 
-/// What keeps a whole batch from going on.
-#[derive(Serialize, ToSchema)]
-pub struct Blocked {
-    /// `held`: its canary or an answer holds it, until somebody resumes or cancels it. `stalled`: none of its rows is completed two
-    /// minutes after its start, and those that were tried failed or wait with one code.
-    pub reason: &'static str,
-    /// That code, or the code of the answer; none where its canary holds it.
-    pub code: Option<String>,
-    /// The step that was answered so, where an answer holds it.
-    pub step: Option<String>,
-    /// In the API's own words where there are any.
-    pub message: Option<String>,
-    /// Since when it is held, or works without a result.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub since: Option<Timestamp>,
-    /// Rows that have the code, of the first hundred, where it is stalled.
-    pub rows: Option<u32>,
-}
-
 /// Failed rows by code and step.
 #[derive(Serialize, ToSchema)]
 pub struct ErrorSummaries {
@@ -73,14 +53,7 @@ pub async fn summarize(
     let batch = caller.batch(&state, &id).await?;
     let groups = by_code(&caller, &state, &batch).await?;
     let data = with_messages(&caller, &state, &batch, groups).await?;
-    let blocked = errors::blocked(&state.services, &batch).await?.map(|blocked| Blocked {
-        reason: blocked.reason,
-        code: blocked.code,
-        step: blocked.step,
-        message: blocked.message,
-        since: blocked.since,
-        rows: blocked.rows,
-    });
+    let blocked = errors::blocked(&state.services, &batch).await?;
     Ok(HttpResponse::Ok().json(ErrorSummaries { data, blocked }))
 }
 

@@ -99,6 +99,9 @@ pub async fn a_callback_is_delivered_under_one_lease(store: &Arc<dyn Store>) {
     assert_eq!(leased(store, token(), START, 9, &of).await.len(), 0);
     let later = START + LEASE + LEASE;
     assert_eq!(leased(store, second, later, 9, &of).await.len(), 1);
+    let keep = |token| store.keep_snapshot(due[0].id, token, "{\"kept\": true}");
+    assert!(!keep(first).await.unwrap(), "its lease was lost");
+    assert!(keep(second).await.unwrap());
     let done = |token| delivery(&due[0], token, CallbackStatus::Delivered, later);
     assert!(!store.settle_callback(&done(first)).await.unwrap(), "its lease was lost");
     assert!(store.settle_callback(&done(second)).await.unwrap());

@@ -6,13 +6,13 @@ use penstock_domain::ledger::Event;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
 use penstock_store::callbacks::Callback;
-use penstock_store::operations::STALLED_AFTER;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::context::error::FlowError;
 use crate::context::services::Services;
 use crate::read::errors::{self, CodeGroup};
+use crate::read::standing;
 use crate::read::view::BatchView;
 
 /// Groups of failed rows that a callback names, the most frequent ones.
@@ -115,9 +115,7 @@ async fn read(
 }
 
 async fn delay(services: &Services, batch: &Batch) -> Result<Delay, FlowError> {
-    let began_before = services.clock.now() - STALLED_AFTER;
-    let stalled = services.store.stalled_batches(Some(batch.seq), began_before, 1).await?;
-    Ok(match stalled.into_iter().next() {
+    Ok(match standing::find_stalled(services, batch).await? {
         Some(stalled) => {
             Delay { reason: "stalled".to_owned(), code: Some(stalled.code), since: Some(stalled.since) }
         }

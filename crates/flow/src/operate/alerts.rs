@@ -36,7 +36,7 @@ const MOST_BATCHES: usize = 20;
 const LOOKED_AT: u32 = 5000;
 
 /// Batches none of whose rows is completed that are looked at: some rows are read of each.
-const MOST_STALLED: u32 = 500;
+pub(super) const MOST_STALLED: u32 = 500;
 
 /// Between two tries: doubled each time, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);

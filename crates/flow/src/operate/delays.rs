@@ -8,11 +8,13 @@ use penstock_domain::ids::BatchSeq;
 use penstock_domain::limit::BreakerState;
 use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
+use penstock_store::alerts::StalledBatch;
 use penstock_store::operations::STALLED_AFTER;
 
 use crate::context::error::FlowError;
 use crate::context::periodic::{Schedule, Task};
 use crate::context::services::Services;
+use crate::operate::alerts::MOST_STALLED;
 use crate::read::standing::stalled_batch;
 
 /// How often breakers are checked.
@@ -45,10 +47,18 @@ impl Task for Delays {
     }
 
     async fn run(&mut self) -> Result<(), FlowError> {
-        let mut delayed = self.behind_breakers().await?;
-        delayed.extend(self.newly_stalled().await?);
-        if !delayed.is_empty() {
-            self.services.store.report_delay(&delayed, self.services.clock.now()).await?;
+        let behind_breakers = self.behind_breakers().await?;
+        self.report(&behind_breakers).await?;
+        let now = self.services.clock.now();
+        if self.looked_at.is_none_or(|at| now >= at + STALLED_EVERY) {
+            let stalled =
+                self.services.store.stalled_batches(None, now - STALLED_AFTER, MOST_STALLED).await?;
+            let new: Vec<_> = stalled.iter().filter(|batch| !self.stalled.contains(&batch.seq)).collect();
+            log(&new);
+            self.report(&new.iter().map(|batch| batch.seq).collect::<Vec<_>>()).await?;
+            // Only now: what could not be reported is new once more.
+            self.stalled = stalled.into_iter().map(|batch| batch.seq).collect();
+            self.looked_at = Some(now);
         }
         Ok(())
     }
@@ -83,23 +93,20 @@ impl Delays {
         Ok(self.services.store.delay_not_reported(&delayed, AT_ONCE).await?)
     }
 
-    /// Batches that got somewhere, or had not run for long enough, when it was looked last.
-    async fn newly_stalled(&mut self) -> Result<Vec<BatchSeq>, FlowError> {
-        let now = self.services.clock.now();
-        if self.looked_at.is_some_and(|at| now < at + STALLED_EVERY) {
-            return Ok(Vec::new());
+    async fn report(&self, delayed: &[BatchSeq]) -> Result<(), FlowError> {
+        if !delayed.is_empty() {
+            self.services.store.report_delay(delayed, self.services.clock.now()).await?;
         }
-        let stalled = self.services.store.stalled_batches(None, now - STALLED_AFTER, AT_ONCE).await?;
-        let new: Vec<_> = stalled.iter().filter(|batch| !self.stalled.contains(&batch.seq)).collect();
-        for batch in new.iter().take(LOGGED_AT_ONCE) {
-            tracing::warn!("{}", stalled_batch(batch));
-        }
-        if let Some(more) = new.len().checked_sub(LOGGED_AT_ONCE).filter(|more| *more > 0) {
-            tracing::warn!("{more} more batches get nowhere; `penstock doctor` lists them");
-        }
-        let new = new.into_iter().map(|batch| batch.seq).collect();
-        self.stalled = stalled.into_iter().map(|batch| batch.seq).collect();
-        self.looked_at = Some(now);
-        Ok(new)
+        Ok(())
+    }
+}
+
+/// Names batches that get nowhere.
+fn log(stalled: &[&StalledBatch]) {
+    for batch in stalled.iter().take(LOGGED_AT_ONCE) {
+        tracing::warn!("{}", stalled_batch(batch));
+    }
+    if let Some(more) = stalled.len().checked_sub(LOGGED_AT_ONCE).filter(|more| *more > 0) {
+        tracing::warn!("{more} more batches get nowhere; `penstock doctor` lists them");
     }
 }

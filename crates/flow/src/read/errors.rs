@@ -1,16 +1,13 @@
 //! Rows of a batch by the code that they failed with, and what keeps the whole batch from going on.
 
-use penstock_domain::row::RowError;
 use penstock_domain::time::Timestamp;
 use penstock_store::batches::Batch;
-use penstock_store::operations::STALLED_AFTER;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::context::error::FlowError;
-use crate::context::secrets::SecretLocation;
 use crate::context::services::Services;
-use crate::read::view;
+use crate::read::{standing, view, waiting};
 
 /// Rows of one code and step.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -47,10 +44,10 @@ pub async fn by_code(services: &Services, batch: &Batch) -> Result<Vec<CodeGroup
 }
 
 /// What keeps a whole batch from going on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Blocked {
-    /// `held`: its canary or an answer holds it. `stalled`: none of its rows is completed, and those that were tried failed or wait
-    /// with one code.
+    /// `held`: its canary or an answer holds it, until somebody resumes or cancels it. `stalled`: none of its rows is completed two
+    /// minutes after its start, and those that were tried failed or wait with one code.
     pub reason: &'static str,
     /// That code, or the code of the answer; none where its canary holds it.
     pub code: Option<String>,
@@ -59,6 +56,7 @@ pub struct Blocked {
     /// In the API's own words where there are any.
     pub message: Option<String>,
     /// Since when it is held, or works without a result.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
     /// Rows that have the code, of the first hundred, where it is stalled.
     pub rows: Option<u32>,
@@ -88,13 +86,12 @@ pub async fn blocked(services: &Services, batch: &Batch) -> Result<Option<Blocke
             rows: None,
         }));
     }
-    if ledger.counts.completed > 0 {
-        return Ok(None);
-    }
-    let began_before = services.clock.now() - STALLED_AFTER;
-    let found = services.store.stalled_batches(Some(batch.seq), began_before, 1).await?;
-    let Some(stalled) = found.into_iter().next() else { return Ok(None) };
-    let told = told_last(services, batch, &stalled.code).await?;
+    let Some(stalled) = standing::find_stalled(services, batch).await? else { return Ok(None) };
+    let told = match services.store.waiting_with_error(batch.seq).await? {
+        Some(number) => waiting::waiting_error(services, batch, number).await?,
+        None => None,
+    };
+    let told = told.filter(|error| error.code == stalled.code).map(|error| error.message);
     Ok(Some(Blocked {
         reason: "stalled",
         code: Some(stalled.code),
@@ -103,14 +100,4 @@ pub async fn blocked(services: &Services, batch: &Batch) -> Result<Option<Blocke
         since: Some(stalled.since),
         rows: Some(stalled.rows),
     }))
-}
-
-/// What a row that waits with this code was told; none where it cannot be opened here.
-async fn told_last(services: &Services, batch: &Batch, code: &str) -> Result<Option<String>, FlowError> {
-    let Some(number) = services.store.waiting_with_error(batch.seq).await? else { return Ok(None) };
-    let record = services.store.row(batch.seq, number).await?;
-    let Some(sealed) = record.and_then(|record| record.error) else { return Ok(None) };
-    let Some(secrets) = services.try_secrets_of(batch).await? else { return Ok(None) };
-    let error: RowError = secrets.open_json(SecretLocation::Error(number), &sealed)?;
-    Ok(Some(error.message).filter(|_| error.code == code))
 }

@@ -3,8 +3,26 @@
 
 use penstock_store::alerts::StalledBatch;
 use penstock_store::batches::Batch;
+use penstock_store::operations::STALLED_AFTER;
 
+use crate::context::error::FlowError;
+use crate::context::services::Services;
 use crate::read::view;
+
+/// Whether a batch gets nowhere now, from its first minutes on.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn find_stalled(
+    services: &Services,
+    batch: &Batch,
+) -> Result<Option<StalledBatch>, FlowError> {
+    if batch.ledger.counts.completed > 0 {
+        return Ok(None);
+    }
+    let began_before = services.clock.now() - STALLED_AFTER;
+    Ok(services.store.stalled_batches(Some(batch.seq), began_before, 1).await?.into_iter().next())
+}
 
 /// A batch that is held.
 pub fn held_batch(batch: &Batch) -> String {

@@ -6,7 +6,6 @@ use penstock_domain::time::Timestamp;
 use penstock_downstream::Caller;
 use penstock_queue::Lane;
 use penstock_store::batches::Batch;
-use penstock_store::operations::STALLED_AFTER;
 
 use crate::context::error::FlowError;
 use crate::context::pace::Pace;
@@ -60,7 +59,8 @@ pub async fn explain(
         waits.insert(0, one_row(services, batch, number, next_run).await?);
     }
     if batch.ledger.status == BatchStatus::Queued {
-        waits.extend(stalled(services, batch).await?);
+        let stalled = standing::find_stalled(services, batch).await?;
+        waits.extend(stalled.map(|batch| wait(STALLED, standing::stalled(&batch), None)));
         waits.extend(last_answer(services, batch, row, reveal).await?);
     }
     if waits.iter().all(|wait| [LAST_ANSWER, STALLED].contains(&wait.reason.as_str())) {
@@ -85,25 +85,32 @@ async fn last_answer(
         None => services.store.waiting_with_error(batch.seq).await?,
     };
     let Some(number) = number else { return Ok(None) };
+    let error = waiting_error(services, batch, number).await?;
+    Ok(error.map(|error| {
+        let sentence = if reveal { told(number, &error) } else { told_in_short(number, &error) };
+        wait(LAST_ANSWER, sentence, None)
+    }))
+}
+
+/// The error of a row that has not ended; none when it has none, or when it cannot be opened here.
+pub(super) async fn waiting_error(
+    services: &Services,
+    batch: &Batch,
+    number: u32,
+) -> Result<Option<RowError>, FlowError> {
     let Some(record) = services.store.row(batch.seq, number).await? else { return Ok(None) };
     let Some(sealed) = record.error.as_ref().filter(|_| !record.status.is_terminal()) else {
         return Ok(None);
     };
     let opened = match services.secrets_of(batch).await {
-        Ok(secrets) => secrets.open_json::<RowError>(SecretLocation::Error(number), sealed),
+        Ok(secrets) => secrets.open_json(SecretLocation::Error(number), sealed),
         Err(error) => Err(error),
     };
-    Ok(match opened {
-        Ok(error) => Some(wait(
-            LAST_ANSWER,
-            if reveal { told(number, &error) } else { told_in_short(number, &error) },
-            None,
-        )),
-        Err(error) => {
+    Ok(opened
+        .inspect_err(|error| {
             tracing::warn!(%error, batch = %batch.id, row = number, "what a waiting row was told cannot be read");
-            None
-        }
-    })
+        })
+        .ok())
 }
 
 fn told_in_short(number: u32, error: &RowError) -> String {
@@ -120,16 +127,6 @@ fn told(number: u32, error: &RowError) -> String {
     let body: String =
         body.map_or(String::new(), |body| format!(": {body}")).chars().take(MOST_TOLD).collect();
     format!("row {number} was told last{at}: {}{body}", error.message)
-}
-
-/// Whether it gets nowhere from its first minutes on.
-async fn stalled(services: &Services, batch: &Batch) -> Result<Option<Wait>, FlowError> {
-    if batch.ledger.counts.completed > 0 {
-        return Ok(None);
-    }
-    let began_before = services.clock.now() - STALLED_AFTER;
-    let stalled = services.store.stalled_batches(Some(batch.seq), began_before, 1).await?;
-    Ok(stalled.first().map(|batch| wait(STALLED, standing::stalled(batch), None)))
 }
 
 /// Why no worker can process it, as far as one has tried.
