@@ -110,8 +110,9 @@ async fn requests_without_a_valid_key_are_limited_by_address() {
     };
     assert_eq!(ask("/v2/batches", &key, "192.0.2.1").await.status(), 200);
     let (mut refused_keys, mut last) = (0, None);
-    for number in 0..60 {
-        let guess = format!("{}{number:02}", &key[..key.len() - 2]);
+    // One key in about sixty ends in two such digits itself, and would be guessed.
+    let guesses = (0..61).map(|number| format!("{}{number:02}", &key[..key.len() - 2]));
+    for guess in guesses.filter(|guess| *guess != key).take(60) {
         let answer = ask("/v2/batches", &guess, "192.0.2.1").await;
         match answer.status().as_u16() {
             401 => refused_keys += 1,
