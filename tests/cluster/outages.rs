@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::{Config, Faults, Sandbox};
+use penstock_tests::azurite::Azurite;
 use penstock_tests::gcs::Gcs;
 use penstock_tests::postgres::Postgres;
 use penstock_tests::redis::Redis;
@@ -169,6 +170,15 @@ async fn google_cloud_storage_goes_away_under_load() {
     let settings = behind(&relay, &store.address(), store.environment());
     let scene = Scene::begin_with(&settings).await;
     store_goes_away(scene, "Google Cloud Storage", |up| relay.set_up(up)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_goes_away_under_load() {
+    let store = Azurite::start().await;
+    let relay = Relay::before(&store.address(), "127.0.0.1:0").await;
+    let settings = behind(&relay, &store.address(), store.environment());
+    let scene = Scene::begin_with(&settings).await;
+    store_goes_away(scene, "Azure", |up| relay.set_up(up)).await;
 }
 
 /// A store's settings with the relay's address in place of its own.

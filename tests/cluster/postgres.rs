@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::{Config, Faults, Sandbox};
+use penstock_tests::pgbouncer::PgBouncer;
 use penstock_tests::postgres::Postgres;
 use penstock_tests::{Client, PATIENCE, Place};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -26,15 +27,24 @@ fn bare() -> (Sandbox, Place) {
 }
 
 /// Both hosts are in the URL. The standby becomes the primary in the middle of a batch: the programs find it by themselves, calls
-/// go on within five seconds, and every row ends once.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_promoted_standby_is_found_among_the_hosts() {
+/// go on within five seconds, and every row ends once. `pooler`: the mode of one before each host.
+async fn a_promoted_standby_is_found(pooler: Option<&str>) {
     const ROWS: u32 = 3000;
     let (sandbox, mut place) = bare();
     let primary = Postgres::start().await;
     let standby = primary.standby();
+    let poolers = pooler
+        .map(|mode| [&standby, &primary].map(|server| PgBouncer::before(&server.url("penstock"), mode)));
     // The standby comes first: the one that takes writes is not the first one.
-    let hosts = format!("{},{}", standby.address(), primary.address());
+    let hosts = match &poolers {
+        Some(poolers) => poolers.each_ref().map(PgBouncer::address),
+        None => [standby.address(), primary.address()],
+    };
+    let hosts = hosts.join(",");
+    if pooler == Some("session") {
+        // A pool has as many sessions as the programs open together.
+        place.set("PENSTOCK_DATABASE_CONNECTIONS", "2".to_owned());
+    }
     place
         .set("DATABASE_URL", format!("postgres://postgres@{hosts}/penstock?target_session_attrs=read-write"));
     let (said, good) = place.say(&sandbox, &["migrate"]);
@@ -69,6 +79,21 @@ async fn a_promoted_standby_is_found_among_the_hosts() {
     println!("all {ROWS} rows had ended {:?} after the promotion", promoted.elapsed());
     assert_eq!(ended["counts"]["completed"], ROWS, "{ended}");
     assert_eq!((sandbox.stats().effects, sandbox.stats().doubled), (u64::from(ROWS), 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_standby_is_found_among_the_hosts() {
+    a_promoted_standby_is_found(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_standby_is_found_behind_poolers_in_session_mode() {
+    a_promoted_standby_is_found(Some("session")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_standby_is_found_behind_poolers_in_transaction_mode() {
+    a_promoted_standby_is_found(Some("transaction")).await;
 }
 
 /// `verify-full` with an authority of one's own, and a password of slashes and at signs that is in a file and is replaced while the

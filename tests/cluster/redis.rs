@@ -265,38 +265,80 @@ async fn sentinels_name_the_new_primary() {
         cli(sentinels[0].0, &["sentinel", "get-master-addr-by-name", "main"]).contains(&second.to_string())
     })
     .await;
+    goes_on(&scene, &batch, "the Sentinels named the new primary").await;
+}
+
+/// Calls go on within five seconds, and every row ends once.
+async fn goes_on(scene: &Scene, batch: &str, since: &str) {
     let named = Instant::now();
     let before = scene.sandbox.stats().effects;
     assert!(before < 2000, "it was in the middle of it");
     scene.until_effects(before + 1).await;
-    println!("calls went on {:?} after the Sentinels named the new primary", named.elapsed());
-    assert!(
-        named.elapsed() < Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 5 }),
-        "{:?}",
-        named.elapsed()
-    );
-    let ended = scene.client.finished(&batch).await;
+    let took = named.elapsed();
+    println!("calls went on {took:?} after {since}");
+    assert!(took < Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 5 }), "{took:?}");
+    let ended = scene.client.finished(batch).await;
     assert_eq!(ended["counts"]["completed"], 2000, "{ended}");
     assert_eq!(scene.sandbox.stats().doubled, 0);
     until_ready(&scene.api, 200).await;
+}
+
+/// A Redis Cluster of three primaries, each with so many replicas.
+async fn cluster(folder: &tempfile::TempDir, replicas: usize) -> Vec<(u16, Server)> {
+    let args = words("--save  --appendonly no --cluster-enabled yes --cluster-node-timeout 1000");
+    let ports: Vec<u16> = (0..3 * (1 + replicas)).map(|_| port()).collect();
+    let servers: Vec<_> = ports.iter().map(|port| (*port, server(folder, *port, &args))).collect();
+    let mut create = Command::new("redis-cli");
+    create.args(["--cluster", "create"]).args(ports.iter().map(|port| format!("127.0.0.1:{port}")));
+    create.args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"]);
+    assert!(create.stdout(Stdio::null()).status().expect("redis-cli").success());
+    until("the cluster is up", || {
+        ports.iter().all(|port| {
+            let nodes = cli(*port, &["cluster", "nodes"]);
+            let followers =
+                nodes.lines().filter(|line| line.contains("slave") && line.contains(" connected"));
+            cli(*port, &["cluster", "info"]).contains("cluster_state:ok") && followers.count() == 3 * replicas
+        })
+    })
+    .await;
+    servers
+}
+
+/// The port of the first nodes, which are the primaries, that has the keys of a prefix.
+fn holder(nodes: &[(u16, Server)], prefix: &str) -> usize {
+    let slot = cli(nodes[0].0, &["cluster", "keyslot", &format!("{{{prefix}}}:ready")]);
+    slot.parse::<usize>().expect("a slot") * 3 / 16_384
+}
+
+/// The node that has all keys dies in the middle of a batch: its replica takes its place, and the programs go on there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_replaces_the_node_that_has_the_keys() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = cluster(&folder, 1).await;
+    let hosts: Vec<_> = nodes.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+    let url = format!("redis+cluster://{}", hosts.join(","));
+    let scene = Scene::start(&[("REDIS_URL", url), ("PENSTOCK_REDIS_PREFIX", "team-a".to_owned())], 20);
+    until_ready(&scene.worker, 200).await;
+    let batch = scene.upload(2000, "p").await;
+    scene.until_effects(200).await;
+    let (dead, node) = nodes.remove(holder(&nodes, "team-a"));
+    drop(node);
+    until("a replica is promoted", || {
+        let known = cli(nodes[0].0, &["cluster", "nodes"]);
+        let failed = known.lines().any(|line| line.contains(&format!(":{dead}@")) && line.contains("fail"));
+        failed && cli(nodes[0].0, &["cluster", "info"]).contains("cluster_state:ok")
+    })
+    .await;
+    goes_on(&scene, &batch, "the cluster promoted a replica").await;
 }
 
 /// A cluster of three nodes: all keys are in one slot, wherever that is. A plain URL is refused with the one to use.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_keeps_all_keys_in_one_slot() {
     let folder = tempfile::tempdir().expect("a folder");
-    let ports = [port(), port(), port()];
-    let args = words("--save  --appendonly no --cluster-enabled yes");
-    let _nodes = ports.map(|port| server(&folder, port, &args));
-    let nodes = ports.map(|port| format!("127.0.0.1:{port}"));
-    let mut create = Command::new("redis-cli");
-    create.args(["--cluster", "create"]).args(&nodes).args(["--cluster-yes"]);
-    assert!(create.stdout(Stdio::null()).status().expect("redis-cli").success());
-    until("the cluster is up", || {
-        ports.iter().all(|port| cli(*port, &["cluster", "info"]).contains("cluster_state:ok"))
-    })
-    .await;
-    let url = |scheme: &str| format!("{scheme}://{},{}", nodes[0], nodes[1]);
+    let nodes = cluster(&folder, 0).await;
+    let ports: Vec<u16> = nodes.iter().map(|(port, _)| *port).collect();
+    let url = |scheme: &str| format!("{scheme}://127.0.0.1:{},127.0.0.1:{}", ports[0], ports[1]);
     let settings = |url| [("REDIS_URL", url), ("PENSTOCK_REDIS_PREFIX", "team-a".to_owned())];
     let scene = Scene::start(&settings(url("redis+cluster")), 0);
     until_ready(&scene.worker, 200).await;
@@ -307,9 +349,9 @@ async fn a_cluster_keeps_all_keys_in_one_slot() {
     assert!(keys[0].lines().all(|key| key.starts_with("{team-a}:")), "{keys:?}");
     let found = scene.finding("queue");
     assert_eq!(found["verdict"], "ok", "{found}");
-    // A node that does not have the keys of this prefix.
-    let slot: u32 = cli(ports[0], &["cluster", "keyslot", "team-a:ready"]).parse().expect("a slot");
-    let elsewhere = if slot < 5461 { ports[1] } else { ports[0] };
+    // A node that does not have the key that is asked for: without a cluster it has no braces.
+    let slot: usize = cli(ports[0], &["cluster", "keyslot", "team-a:ready"]).parse().expect("a slot");
+    let elsewhere = ports[(slot * 3 / 16_384 + 1) % 3];
     let mut place = Place::new(&[("invite.yaml", &invite())]);
     for (name, value) in settings(format!("redis://127.0.0.1:{elsewhere}")) {
         place.unset(name);

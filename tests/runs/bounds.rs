@@ -75,6 +75,11 @@ async fn a_head_that_never_ends_is_ended() {
     let mut place = Place::new(&[("noop.yaml", NOOP)]);
     place.set("PENSTOCK_HEAD_SECONDS", "2".into());
     let service = place.start(&sandbox, None);
+    // As a proxy keeps one: its next request may come later than a head may take, and later than actix-web would wait.
+    let mut kept = connect(&service).await;
+    send(&mut kept, HEALTH).await;
+    assert!(answer(&mut kept).await.starts_with("HTTP/1.1 200"));
+    let kept_since = Instant::now();
     let mut later = Vec::new();
     for _ in 0..50 {
         let mut connection = connect(&service).await;
@@ -100,6 +105,15 @@ async fn a_head_that_never_ends_is_ended() {
     // Who says nothing at all is told nothing.
     let mut silent = connect(&service).await;
     assert_eq!(answer(&mut silent).await, "");
+    tokio::time::sleep(Duration::from_secs(6).saturating_sub(kept_since.elapsed())).await;
+    send(&mut kept, b"GET /livez HTTP/1.1\r\nhost: ").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    send(&mut kept, b"x\r\n\r\n").await;
+    assert!(answer(&mut kept).await.starts_with("HTTP/1.1 200"), "its head has the whole time again");
+    // Nobody waits for connections without a request.
+    let stopped = Instant::now();
+    service.terminate();
+    assert!(stopped.elapsed() < Duration::from_secs(5), "{:?}", stopped.elapsed());
 }
 
 /// A head is bounded, and what cannot be read as a request is refused like everything else.

@@ -2,13 +2,13 @@
 //! workers ends.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::clock::{CLOCK, fake_clock};
 use penstock_tests::database::Database;
 use penstock_tests::postgres::Postgres;
 use penstock_tests::receiver::Receiver;
@@ -283,26 +283,7 @@ async fn a_clock_that_jumps_stops_nothing() {
     const ROWS: u32 = 150;
     let mut scene = Scene::new("concurrency: 10, breaker: { min_calls: 500 }").await;
     scene.receiver.answer_after(Duration::from_secs(1));
-    let shift = scene.place.write("clock", "+0");
-    // PostgreSQL is another user's.
-    let folder = std::path::Path::new(&shift).parent().expect("a folder");
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
-    let library = std::env::var("PENSTOCK_TEST_FAKETIME").expect("`cargo xtask test` sets it");
-    let clock = vec![
-        ("LD_PRELOAD", library),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ("FAKETIME_NO_CACHE", "1".to_owned()),
-        ("FAKETIME_TIMESTAMP_FILE", shift),
-    ];
-    for (name, value) in &clock {
-        scene.place.set(name, value.clone());
-    }
-    // The database's clock jumps too: services go by that one.
-    let server = if scene.place.is_cluster() { Some(Postgres::start_with(clock).await) } else { None };
-    if let Some(server) = &server {
-        scene.place.set("DATABASE_URL", server.url("penstock"));
-        assert!(scene.place.operate(&scene.sandbox, &["migrate"]).1);
-    }
+    let _servers = fake_clock(&mut scene.place, &scene.sandbox).await;
     // Some rows fail for the first time, and wait for their next try when the clock jumps.
     scene.receiver.answer_by(|heard| {
         let again = heard.body.contains("3\"");
@@ -314,7 +295,7 @@ async fn a_clock_that_jumps_stops_nothing() {
     let id = upload(&client, ROWS).await;
     for (calls, jump) in [(20, "+1h"), (60, "-1h"), (110, "+0")] {
         scene.called(calls).await;
-        scene.place.write("clock", jump);
+        scene.place.write(CLOCK, jump);
     }
     let batch = scene.goes_on(&client, &id, Duration::from_secs(10)).await;
     assert_eq!(batch["counts"]["completed"], ROWS - 15, "{batch}");

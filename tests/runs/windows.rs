@@ -1,9 +1,11 @@
-//! Limits by the clock and by what a call takes: evenly spread, within hours, and by costs that the answer corrects.
+//! Limits by the clock and by what a call takes: evenly spread, by the day of a time zone for each value and owner, within hours, and by costs that the answer corrects.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use penstock_domain::time::Timestamp;
 use penstock_sandbox::{Config, Sandbox};
+use penstock_tests::clock::{CLOCK, fake_clock};
 use penstock_tests::receiver::{Answer, Heard, Receiver};
 use penstock_tests::redis::Redis;
 use penstock_tests::{Client, Place, Service};
@@ -84,6 +86,13 @@ async fn rests(client: &Client, id: &str, completed: u64) {
     .await;
 }
 
+/// A zone in which it is not about midnight, by how many seconds its clocks are ahead of UTC.
+fn zone() -> (&'static str, u64) {
+    let kolkata = ("Asia/Kolkata", 19_800);
+    let to_midnight = DAY - (now() + kolkata.1) % DAY;
+    if (600..DAY - 600).contains(&to_midnight) { kolkata } else { ("Asia/Tokyo", 9 * HOUR) }
+}
+
 #[tokio::test]
 async fn calls_of_a_period_are_spread_evenly_or_made_at_once() {
     const ROWS: usize = 16;
@@ -110,6 +119,78 @@ async fn calls_of_a_period_are_spread_evenly_or_made_at_once() {
     // Four a second; at the end of a minute, once, two come closer.
     assert!(even > Duration::from_millis(3400) && most <= 5, "{even:?}, {most} in 900 ms");
     assert!(quick < even, "{quick:?}, and {even:?} when spread");
+    service.terminate();
+}
+
+/// A day's calls of each sender, and of each owner, by the calendar of a time zone. Who has used its day up waits for the midnight there,
+/// and nobody knocks meanwhile, also not a service that knows nothing any more. The next day has as many.
+#[tokio::test]
+async fn a_day_ends_at_midnight_there_for_each_value_and_owner() {
+    let (name, ahead) = zone();
+    let day = |limit: u32, whose: &str| {
+        format!("{{ limit: {limit}, period: 1d, window: calendar, timezone: {name}{whose} }}")
+    };
+    let daily = pipeline(
+        "daily",
+        &format!("rate: [ {}, {} ]", day(2, ", per: \"{{ row.sender }}\""), day(5, ", per_owner: true")),
+        "",
+    );
+    let all = pipeline("all", &format!("rate: {}", day(3, "")), "");
+    let mut scene = Scene::new(&[("daily.yaml", &daily), ("all.yaml", &all)]).await;
+    let _servers = fake_clock(&mut scene.place, &scene.sandbox).await;
+    let keys = ["acme", "rival"].map(|owner| scene.key(owner));
+    let service = scene.start();
+    let [acme, rival] = [&keys[0], &keys[1]].map(|key| Client::new(&service, key));
+    let midnight = (now() + ahead).next_multiple_of(DAY) - ahead;
+    let many = ["a", "a", "a", "a", "b", "b", "b", "b", "c", "c", "c", "c"];
+    let mine = upload(&acme, "daily", &many).await;
+    let theirs = upload(&rival, "daily", &["d", "d", "e", "e", "f", "f"]).await;
+    let shared = upload(&acme, "all", &[""; 5]).await;
+    rests(&acme, &mine, 5).await;
+    rests(&rival, &theirs, 5).await;
+    rests(&acme, &shared, 3).await;
+    let used = || {
+        let (mut owners, mut senders) = (BTreeMap::<String, u32>::new(), BTreeMap::<String, u32>::new());
+        for call in scene.calls("daily") {
+            *owners.entry(call.json()["owner"].to_string()).or_default() += 1;
+            *senders.entry(call.json()["sender"].to_string()).or_default() += 1;
+        }
+        (owners.into_values().collect::<Vec<_>>(), senders.into_values().max())
+    };
+    assert_eq!(used(), (vec![5, 5], Some(2)));
+    let rows = rival.get(&format!("/v2/batches/{theirs}/rows?status=pending")).await;
+    let back = seconds(&rows["data"][0]["not_before"]);
+    assert!((midnight..midnight + 2).contains(&back), "{back} is not about {midnight}: {rows}");
+    let waits = acme.get(&format!("/v2/batches/{shared}/waiting")).await;
+    let waits_until =
+        waits["data"].as_array().expect("waits").iter().filter(|wait| wait["until"].is_string());
+    let latest = waits_until.map(|wait| seconds(&wait["until"])).max();
+    assert!(latest.is_some_and(|until| (midnight..midnight + 2).contains(&until)), "{midnight}: {waits}");
+    // Estimates take limits as they were up to a second ago.
+    until("it ends on the next day", || async {
+        let eta = acme.get(&format!("/v2/batches/{shared}")).await["eta"].clone();
+        eta.is_string() && seconds(&eta) >= midnight
+    })
+    .await;
+
+    // Its limiter has lost everything; the database knows what was reserved.
+    service.kill();
+    let service = scene.start();
+    let [acme, rival] = [&keys[0], &keys[1]].map(|key| Client::new(&service, key));
+    let more = upload(&rival, "all", &[""; 4]).await;
+    until("it is tried", || async {
+        let rows = rival.get(&format!("/v2/batches/{more}/rows")).await;
+        rows["data"].as_array().expect("rows").iter().all(|row| row["not_before"].is_string())
+    })
+    .await;
+    rests(&rival, &more, 0).await;
+    assert_eq!((used(), scene.calls("all").len()), ((vec![5, 5], Some(2)), 3), "no call before midnight");
+
+    scene.place.write(CLOCK, &format!("+{}", midnight + 60 - now()));
+    assert_eq!(rival.finished(&theirs).await["counts"]["completed"], 6);
+    until("the next day's calls are made", || async { scene.calls("all").len() == 6 }).await;
+    rests(&acme, &mine, 10).await;
+    assert_eq!(used(), (vec![10, 6], Some(4)));
     service.terminate();
 }
 
@@ -140,13 +221,15 @@ async fn calls_are_made_within_hours_only() {
     until("it is said", || async { waits().await.is_some() }).await;
     let wait = waits().await.expect("it is said");
     assert_eq!(seconds(&wait["until"]), opens, "{wait}");
-    until("it is tried", || async {
-        let row = client.get(&format!("/v2/batches/{id}/rows/1")).await;
-        row["status"] == "pending" && row["not_before"].is_string()
-    })
-    .await;
-    let row = client.get(&format!("/v2/batches/{id}/rows/1")).await;
-    assert_eq!((seconds(&row["not_before"]), &row["attempts"]), (opens, &Value::from(0)), "{row}");
+    // The first that asks learns it for all; which one that is nobody says.
+    let tried = || async {
+        let rows = client.get(&format!("/v2/batches/{id}/rows?status=pending&limit=1000")).await;
+        let rows = rows["data"].as_array().expect("rows").clone();
+        rows.into_iter().find(|row| row["not_before"].is_string() && seconds(&row["not_before"]) == opens)
+    };
+    until("one is tried", || async { tried().await.is_some() }).await;
+    let row = tried().await.expect("it waits for two hours");
+    assert_eq!(row["attempts"], 0, "{row}");
     let eta = client.get(&format!("/v2/batches/{id}")).await["eta"].clone();
     assert!(eta.is_string() && seconds(&eta) >= opens, "{eta}");
     let other = upload(&client, "open", &[""; 20]).await;

@@ -70,8 +70,13 @@ impl Azurite {
             .collect()
     }
 
+    /// Where it is, as `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}/{ACCOUNT}", self.port)
+        format!("http://{}/{ACCOUNT}", self.address())
     }
 
     /// Asks about the container, signed by the account's key.

@@ -5,6 +5,7 @@
 pub mod azurite;
 pub mod browser;
 mod client;
+pub mod clock;
 pub mod console;
 pub mod database;
 pub mod disk;

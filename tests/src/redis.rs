@@ -7,13 +7,20 @@ use std::time::Duration;
 pub struct Redis {
     child: Option<Child>,
     port: u16,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Redis {
     /// Takes a port; nothing listens there yet.
     pub fn reserve() -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        Self { child: None, port: listener.local_addr().expect("an address").port() }
+        let port = listener.local_addr().expect("an address").port();
+        Self { child: None, port, environment: Vec::new() }
+    }
+
+    /// Gives it these variables when it is started.
+    pub fn set(&mut self, environment: Vec<(&'static str, String)>) {
+        self.environment = environment;
     }
 
     /// Its address.
@@ -40,6 +47,7 @@ impl Redis {
                 "no",
             ])
             .args(more)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server");

@@ -51,6 +51,7 @@ mod tests {
             most: 1,
             per_address: 1,
             head: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
             stalled: Duration::from_secs(60),
             trusted: vec!["10.0.0.0/8".parse().unwrap()],
         };

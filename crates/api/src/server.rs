@@ -23,7 +23,7 @@ use tracing_actix_web::TracingLogger;
 use crate::auth::Caller;
 use crate::coding::{Compressing, sparing};
 use crate::connections::stream::turn_away;
-use crate::connections::{Connections, Guarded, track};
+use crate::connections::{Connections, Guarded, IDLE, track};
 use crate::headers::secured;
 use crate::keyless::Keyless;
 use crate::middleware::{limited, recorded};
@@ -115,6 +115,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
             // Heads have a deadline of ours, each of them.
             .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(DISCONNECT)
+            .keep_alive(IDLE)
             // Who hangs up is not worked for any more.
             .h1_allow_half_closed(false)
             .on_connect_ext(|io: &Guarded, data| {

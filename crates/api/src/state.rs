@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accesses::Accesses;
 use crate::address_rates::AddressRates;
 use crate::budgets::Budgets;
-use crate::connections::{Connections, Limits};
+use crate::connections::{Connections, IDLE, Limits};
 use crate::console::Provider;
 use crate::quotas::{Most, Quotas};
 use crate::rates::{PerMinute, Rates};
@@ -95,6 +95,7 @@ impl ApiState {
             most: surface.connections(),
             per_address: surface.per_address(),
             head: surface.head(),
+            idle: IDLE,
             stalled: STALLED,
             trusted: surface.trusted_proxies.clone(),
         });

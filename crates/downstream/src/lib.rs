@@ -43,8 +43,8 @@ mod wire;
 
 pub use aside::aside;
 pub use caller::{
-    CallWait, Called, Caller, Demand, LastUse, LiveLimits, LocalReservations, Note, PeriodKey, Reservations,
-    Rules, WaitsFor,
+    BELIEVED_FOR, CallWait, Called, Caller, Demand, LastUse, LiveLimits, LocalReservations, Note, PeriodKey,
+    Reservations, Rules, WaitsFor,
 };
 pub use client::Client;
 pub use credentials::oauth2::{KeptTokens, Refusal, TokenVault};

@@ -235,7 +235,11 @@ fn makes_useless(error: &sqlx::Error) -> bool {
             true
         }
         // Its statements are unknown to the server, or were planned for other columns.
-        error => matches!(sqlstate(error).as_deref(), Some("26000" | "0A000")) || is_read_only(error),
+        error => {
+            matches!(sqlstate(error).as_deref(), Some("26000" | "0A000"))
+                || is_read_only(error)
+                || is_lost(error)
+        }
     }
 }
 
@@ -268,8 +272,8 @@ impl Connection {
     ) -> Result<T, sqlx::Error> {
         let Self { connection, limit, pool, is_useless, under_way, .. } = self;
         *under_way = true;
-        let done =
-            tokio::time::timeout(limit.here(), work(connection)).await.unwrap_or_else(|_| Err(silent()));
+        let asked = pool.unless_moved(work(connection));
+        let done = tokio::time::timeout(limit.here(), asked).await.unwrap_or_else(|_| Err(silent()));
         *under_way = false;
         if let Err(error) = &done {
             Self::note(error, pool, is_useless);
@@ -285,6 +289,16 @@ impl Connection {
         if is_read_only(error) || is_silent(error) {
             pool.useless_since.now();
         }
+    }
+}
+
+/// Whether the connection was lost, other than by silence: what had no effect yet may be asked on another one. A server that ends, or
+/// a pooler whose server is gone, says so first.
+fn is_lost(error: &sqlx::Error) -> bool {
+    let ended = |state: &str| state.starts_with("08") || matches!(state, "57P01" | "57P02" | "57P03");
+    match error {
+        sqlx::Error::Io(_) => !is_silent(error),
+        error => sqlstate(error).is_some_and(|state| ended(&state)),
     }
 }
 

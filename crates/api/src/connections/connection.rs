@@ -9,6 +9,10 @@ use futures::task::AtomicWaker;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
+/// How long a connection waits for its next request. Longer than proxies keep one that nothing comes over (usually 60 s): a request that
+/// a proxy sends while the connection is being closed is lost, and its client is answered 502.
+pub const IDLE: Duration = Duration::from_secs(75);
+
 /// How much connections may take.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -16,8 +20,10 @@ pub struct Limits {
     pub most: usize,
     /// Connections of one address; an IPv6 network of 64 bits counts as one.
     pub per_address: usize,
-    /// How long a request's head may take, and how long a connection may wait for one.
+    /// How long a request's head may take, and how long a new connection may wait with its first.
     pub head: Duration,
+    /// How long a connection may wait for its next request.
+    pub idle: Duration,
     /// How long a client that is being sent an answer may take no byte of it.
     pub stalled: Duration,
     /// Addresses of proxies: they are connected for many clients, and what they say of a client's address is believed.
@@ -35,12 +41,14 @@ impl Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// A request's head, or nothing yet.
+    /// A request's head, or nothing yet of the first.
     Head,
     /// A request that a handler has.
     Request,
     /// A body that its handler left unread; the connection ends, or goes on when the rest was read.
     Rest,
+    /// Nothing yet of a further request.
+    Idle,
 }
 
 /// One connection, as its stream, its requests and the table see it.
@@ -84,7 +92,8 @@ impl Connection {
         match self.phase.load(Relaxed) {
             0 => Phase::Head,
             1 => Phase::Request,
-            _ => Phase::Rest,
+            2 => Phase::Rest,
+            _ => Phase::Idle,
         }
     }
 
@@ -107,7 +116,7 @@ impl Connection {
 
     /// The request's answer is complete, or given up.
     pub fn request_ended(&self) {
-        self.enter(if self.unread.load(Relaxed) { Phase::Rest } else { Phase::Head });
+        self.enter(if self.unread.load(Relaxed) { Phase::Rest } else { Phase::Idle });
         self.more_is_wanted();
     }
 
@@ -126,6 +135,9 @@ impl Connection {
 
     /// Bytes were given to the server.
     pub(super) fn give(&self, bytes: usize) {
+        if bytes > 0 && self.phase() == Phase::Idle {
+            self.enter(Phase::Head);
+        }
         self.given.fetch_add(bytes, Relaxed);
     }
 
@@ -155,6 +167,6 @@ impl Connection {
 
     /// Whether no request is under way, so that it can be closed without anybody losing an answer.
     pub(super) fn is_waiting(&self) -> bool {
-        self.phase() == Phase::Head
+        matches!(self.phase(), Phase::Head | Phase::Idle)
     }
 }

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | connections in all, and of one address | the one that has waited longest for a request is closed; 503 when all are busy |
 //! | seconds for a request's head, the first and every later one | 408, closed |
+//! | seconds without a further request | closed |
 //! | bytes of a head; bytes of all unfinished heads | 431, closed |
 //! | bytes of a body that its handler has not asked for | not read from the socket |
 //! | seconds without a byte taken by a client that is being sent an answer | closed |
@@ -18,7 +19,7 @@ pub mod requests;
 pub mod stream;
 pub mod table;
 
-pub use connection::{Connection, Limits};
+pub use connection::{Connection, IDLE, Limits};
 pub use requests::track;
 pub use stream::Guarded;
 pub use table::Connections;

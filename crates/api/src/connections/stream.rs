@@ -185,19 +185,22 @@ impl Guarded {
     /// Whether the head, or the rest of a body, took too long.
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
         let connection = &self.held.connection;
-        if connection.phase() == Phase::Request {
-            return false;
-        }
+        let limits = connection.limits();
+        let within = match connection.phase() {
+            Phase::Request => return false,
+            Phase::Idle => limits.idle,
+            Phase::Head | Phase::Rest => limits.head,
+        };
         // While an answer is still being taken nobody can be asked for the next head.
         let began = if self.unflushed { Instant::now() } else { connection.since() };
-        self.reading.passed(began + connection.limits().head, cx)
+        self.reading.passed(began + within, cx)
     }
 
     /// How much may be read now; none: as much as fits.
     fn room(&mut self, cx: &mut Context<'_>) -> Result<Option<usize>, TooLarge> {
         let given = self.held.connection.given();
         match self.held.connection.phase() {
-            Phase::Head => self.room_of_head(given, cx).map(Some),
+            Phase::Head | Phase::Idle => self.room_of_head(given, cx).map(Some),
             Phase::Request => {
                 let room = AHEAD_BYTES.saturating_sub(given);
                 if room == 0 {
@@ -255,7 +258,7 @@ impl AsyncRead for Guarded {
         if this.held.connection.is_closed() {
             return Poll::Ready(Ok(()));
         }
-        if this.held.connection.phase() != Phase::Head {
+        if !this.held.connection.is_waiting() {
             this.leave_pool();
         }
         if this.is_late(cx) {

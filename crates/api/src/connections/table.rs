@@ -188,7 +188,7 @@ impl Drop for Held {
 mod tests {
     use std::time::Duration;
 
-    use super::super::connection::Phase;
+    use super::super::connection::{IDLE, Phase};
     use super::*;
 
     fn table(most: usize, per_address: usize) -> Arc<Connections> {
@@ -196,6 +196,7 @@ mod tests {
             most,
             per_address,
             head: Duration::from_secs(15),
+            idle: IDLE,
             stalled: Duration::from_secs(60),
             trusted: vec!["192.0.2.0/24".parse().unwrap()],
         })
@@ -254,6 +255,10 @@ mod tests {
         connection.request_began(true);
         connection.body_ended();
         connection.request_ended();
+        assert_eq!(connection.phase(), Phase::Idle);
+        connection.give(0);
+        assert_eq!(connection.phase(), Phase::Idle);
+        connection.give(1);
         assert_eq!(connection.phase(), Phase::Head);
     }
 }

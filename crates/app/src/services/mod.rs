@@ -247,6 +247,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         clock,
         id_generator: Arc::new(SystemIdGenerator),
         readiness: Arc::default(),
+        findings: Arc::default(),
         traces: crate::telemetry::traces(),
         random,
     };

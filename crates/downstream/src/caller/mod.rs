@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use self::budgets::Budgets;
 use self::call_waits::{CallWaits, Whose};
+pub use self::known::BELIEVED_FOR;
 use self::known::KnownLimits;
 use self::live::Live;
 use self::permit::Waiting;
@@ -233,6 +234,13 @@ impl Caller {
     pub fn has_met(&self, dependency: &Dependency, owner: Option<&str>) -> bool {
         let limits = self.limits(dependency, owner.unwrap_or_default());
         self.known.contains(limits.keys().take(if owner.is_some() { 2 } else { 1 }))
+    }
+
+    /// Whether a limit of a call to the dependency for this owner (none: of all calls) was used up when it was last asked, too long
+    /// ago to believe it: one call finds out for all.
+    pub fn is_doubtful(&self, dependency: &Dependency, owner: Option<&str>) -> bool {
+        let limits = self.limits(dependency, owner.unwrap_or_default());
+        self.known.is_doubtful(limits.keys().take(if owner.is_some() { 2 } else { 1 }))
     }
 
     /// For how long the dependency has refused all calls for this owner (none: all calls), as far as this worker knows.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use penstock_domain::limit::{BreakerState, Snapshot, identity};
 use penstock_domain::pipeline::{Dependency, Pipeline};
-use penstock_domain::time::Timestamp;
+use penstock_domain::time::{Clock, Timestamp};
 use penstock_downstream::Caller;
 use penstock_store::Store;
 use penstock_store::batches::Batch;
@@ -57,7 +57,7 @@ impl Standstill {
 /// The limits as they stand, looked at no more than once a second each.
 pub struct LimitsView {
     caller: Option<Arc<Caller>>,
-    seen: Mutex<HashMap<Key, (Instant, Option<Snapshot>)>>,
+    seen: Mutex<HashMap<Key, (Instant, Standstill)>>,
     /// What else holds up calls, and when it was read.
     waits: Mutex<Option<(Instant, Arc<CallWaits>)>>,
     /// When the limiter last gave no answer: who shows many batches waits for it once.
@@ -80,13 +80,13 @@ impl LimitsView {
         pipelines: &Definitions,
         store: &dyn Store,
         batch: &Batch,
-        now: Timestamp,
+        clock: &dyn Clock,
     ) -> Standstill {
         let Some(pipeline) = pipelines.get(&batch.pipeline).filter(|_| !batch.ledger.is_finished()) else {
             return Standstill::None;
         };
         let Some(waits) = self.call_waits(store).await else { return Standstill::Unknown };
-        let mut standstill = Standstill::None;
+        let (mut standstill, now) = (Standstill::None, clock.now());
         for dependency in called_by(&pipeline) {
             if waits.is_paused(dependency) {
                 return Standstill::Unknown;
@@ -97,8 +97,7 @@ impl LimitsView {
             let until = until.chain(closed).max().filter(|until| *until > now);
             standstill = standstill.and(until.map_or(Standstill::None, Standstill::Until));
             if let Some(caller) = &self.caller {
-                let seen = self.look(caller, dependency, &batch.owner_name).await;
-                standstill = standstill.and(Standstill::of(seen, now));
+                standstill = standstill.and(self.look(caller, dependency, &batch.owner_name, clock).await);
             }
             if standstill == Standstill::Unknown {
                 break;
@@ -125,7 +124,13 @@ impl LimitsView {
         }
     }
 
-    async fn look(&self, caller: &Caller, dependency: &Dependency, owner: &str) -> Option<Snapshot> {
+    async fn look(
+        &self,
+        caller: &Caller,
+        dependency: &Dependency,
+        owner: &str,
+        clock: &dyn Clock,
+    ) -> Standstill {
         let dependency = &*dependency.seen_for(owner);
         let key = (identity(&dependency.name, &dependency.base_url), owner.to_owned());
         let lock = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,12 +140,14 @@ impl LimitsView {
         }
         let no_answer = || self.no_answer.lock().unwrap_or_else(PoisonError::into_inner);
         if no_answer().is_some_and(|at| is_fresh(&at)) {
-            return None;
+            return Standstill::Unknown;
         }
         let seen = caller.peek(dependency, owner).await;
         if seen.is_none() {
             *no_answer() = Some(Instant::now());
         }
+        // The limiter's answer counts from when it came: a moment before would be a moment too early.
+        let seen = Standstill::of(seen, clock.now());
         let mut remembered = lock();
         if remembered.len() >= MOST_REMEMBERED {
             remembered.retain(|_, (at, _)| is_fresh(at));

@@ -11,8 +11,9 @@ use ring::rand::SecureRandom;
 use tokio::sync::Semaphore;
 
 use crate::context::definitions::Definitions;
+use crate::context::findings::Findings;
 use crate::context::id_generator::IdGenerator;
-use crate::context::last_readiness::LastReadiness;
+use crate::context::last_answer::{LastAnswer, Readiness};
 use crate::context::limits_view::LimitsView;
 use crate::context::periodic::PeriodicTasks;
 use crate::context::secrets::Secrets;
@@ -47,7 +48,9 @@ pub struct Services {
     /// Ids and random numbers.
     pub id_generator: Arc<dyn IdGenerator>,
     /// Whether the database and the queue took writes when they were asked last.
-    pub readiness: Arc<LastReadiness>,
+    pub readiness: Arc<LastAnswer<Readiness>>,
+    /// What was found wrong when somebody looked last.
+    pub findings: Arc<LastAnswer<Findings>>,
     /// What runs in the background, again and again.
     pub periodic: Arc<PeriodicTasks>,
     /// Traces.

@@ -109,7 +109,7 @@ pub async fn all(services: &Services, caller: Option<&Caller>) -> Result<Vec<Lim
             Some(caller) => caller.peek(dependency, "").await,
             None => None,
         };
-        let later = |span: Duration| (!span.is_zero()).then(|| now + span);
+        let later = |span: Duration| (!span.is_zero()).then(|| services.clock.now() + span);
         let state = seen.map(|seen| LimitState {
             breaker: match seen.breaker {
                 BreakerState::Closed => "closed",

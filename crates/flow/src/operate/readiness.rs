@@ -5,9 +5,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore};
-use tokio::time::Instant;
 
-use crate::context::last_readiness::{OK, Readiness};
+use crate::context::last_answer::{OK, Readiness};
 use crate::context::services::Services;
 
 /// How long an answer holds: however many ask, the database is written to no more often.
@@ -18,12 +17,10 @@ const WITHIN: Duration = Duration::from_millis(2500);
 
 /// Asks the database, the queue and the object store.
 pub async fn readiness(services: &Services) -> Readiness {
-    let mut last = services.readiness.0.lock().await;
-    if let Some((at, readiness)) = last.as_ref()
-        && at.elapsed() < HOLDS
-    {
-        return readiness.clone();
-    }
+    services.readiness.or_ask(HOLDS, ask(services)).await
+}
+
+async fn ask(services: &Services) -> Readiness {
     let now = services.clock.now();
     let (database, queue, objects) = tokio::join!(
         within(async { services.store.probe_writes(now).await.map_err(|error| error.to_string()) }),
@@ -31,9 +28,7 @@ pub async fn readiness(services: &Services) -> Readiness {
         within(reach(&*services.objects))
     );
     let ready = [&database, &queue, &objects].iter().all(|answer| *answer == OK);
-    let readiness = Readiness { ready, database, queue, objects };
-    *last = Some((Instant::now(), readiness.clone()));
-    readiness
+    Readiness { ready, database, queue, objects }
 }
 
 /// Lists nothing: one object that is missing looks like a bucket that is. Without the right to list it can be there nevertheless.

@@ -189,7 +189,7 @@ impl Around {
     /// Without the owner's other batches.
     async fn of(services: &Services, batch: &Batch) -> Result<Self, FlowError> {
         let (pipelines, store) = (&services.pipelines, &*services.store);
-        let standstill = services.limits.standstill(pipelines, store, batch, services.clock.now()).await;
+        let standstill = services.limits.standstill(pipelines, store, batch, &*services.clock).await;
         let polls = pipelines.get(&batch.pipeline).is_some_and(|pipeline| pipeline.polls());
         let last_look = if polls && batch.runs() && batch.ledger.returned() > 0 {
             store.last_look(batch.seq).await?

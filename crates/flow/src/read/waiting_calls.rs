@@ -33,7 +33,8 @@ pub(super) async fn of(
         waits.extend(beside_limits(dependency, &batch.owner_name, &reported, now));
         let Some(limiter) = caller else { continue };
         match limiter.peek(dependency, &batch.owner_name).await {
-            Some(gate) => waits.extend(at_gate(dependency, &gate, now)),
+            // The answer counts from when it came: a moment before would be a moment too early.
+            Some(gate) => waits.extend(at_gate(dependency, &gate, services.clock.now())),
             // One limiter keeps them all: the others would only be waited for in vain.
             None => {
                 let sentence = "the shared limits do not answer: no call is made without them";

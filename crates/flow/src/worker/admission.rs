@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use penstock_domain::ids::OwnerSeq;
 use penstock_domain::pipeline::{Dependency, Pipeline, Rate, Step};
+use penstock_downstream::BELIEVED_FOR;
 use tokio::time::Instant;
 
 use crate::worker::load::Load;
@@ -19,8 +20,8 @@ const ADMIT_WITHIN: Duration = Duration::from_millis(500);
 /// While a rate is not used up, this many times the rows are claimed that it lets through while one is processed.
 const FREE_AHEAD: f64 = 4.0;
 
-/// This many rows go ahead to a limit that is not known yet: of more, all but one would be requeued. Once one has asked for a
-/// permit, rows that continue at a later step do not reach the limit at all.
+/// This many rows go ahead to a limit that is not known yet, or not for certain any more: of more, all but one would be requeued. Once
+/// one has asked for a permit, rows that continue at a later step do not reach the limit at all.
 const UNKNOWN_ROWS: f64 = 1.0;
 
 impl Worker {
@@ -85,9 +86,10 @@ impl Worker {
     /// lets through while a row is processed, and as may wait for their permits. None: any number.
     fn useful_at_rates(&self, pipeline: &str, load: &Load) -> Option<usize> {
         let pipeline = self.services.pipelines.get(pipeline)?;
-        let mut useful = first_rate_limited(&pipeline)
-            .filter(|dependency| !load.any_left && !self.caller.has_met(dependency, None))
-            .map(|_| UNKNOWN_ROWS);
+        let is_new = first_rate_limited(&pipeline)
+            .is_some_and(|dependency| !load.any_left && !self.caller.has_met(dependency, None));
+        let is_doubtful = pipeline.dependencies.iter().any(|one| self.caller.is_doubtful(one, None));
+        let mut useful = (is_new || is_doubtful).then_some(UNKNOWN_ROWS);
         for (index, dependency) in pipeline.dependencies.iter().enumerate() {
             let wait = self.caller.predicted_wait(dependency);
             let paces = |rate: &&Rate| rate.per.is_none() && !rate.per_owner && rate.is_bucket();
@@ -126,7 +128,9 @@ impl Worker {
     fn owner_held_for(&self, pipeline: &Pipeline, load: &Load, own: &Own, rows: usize) -> Option<Duration> {
         let is_known = first_rate_limited(pipeline)
             .is_none_or(|dependency| self.caller.has_met(dependency, Some(&own.name)));
-        if !is_known && !own.any_left && rows >= pipeline.rows_per_call() {
+        let is_doubtful =
+            pipeline.dependencies.iter().any(|one| self.caller.is_doubtful(one, Some(&own.name)));
+        if (is_doubtful || (!is_known && !own.any_left)) && rows >= pipeline.rows_per_call() {
             return Some(LOOK_AGAIN);
         }
         for (index, dependency) in pipeline.dependencies.iter().enumerate() {
@@ -134,7 +138,7 @@ impl Worker {
             let is_over =
                 self.caller.refused_for(dependency, Some(&own.name)) >= pipeline.retry.throttled_for;
             if wait > ADMIT_WITHIN && !is_over {
-                return Some(wait.saturating_sub(ADMIT_WITHIN).max(LOOK_AGAIN));
+                return Some(wait.min(BELIEVED_FOR).saturating_sub(ADMIT_WITHIN).max(LOOK_AGAIN));
             }
             let Some(rate) = dependency.rate.as_ref().filter(|rate| rate.per_owner) else { continue };
             let share = self.caller.live_share(dependency, rate);

@@ -138,6 +138,7 @@ impl Harness {
             clock,
             id_generator: Arc::new(SystemIdGenerator),
             readiness: Arc::default(),
+            findings: Arc::default(),
             traces: Arc::new(Local::default()),
             random: Arc::new(SystemRandom::new()),
         };

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::servers::Servers;
-use super::{ACQUIRE, Pool};
+use super::{ACQUIRE, Pool, is_lost};
 use crate::error::sqlstate;
 
 /// A connection that takes longer may be waiting for a server that is gone: it is looked for another one.
@@ -18,6 +18,9 @@ const SLOW: Duration = Duration::from_millis(250);
 
 /// After a look that found nothing, the next one waits this long.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// A statement that takes longer may be waiting for a server that is gone: a pooler keeps it waiting.
+const HANGS: Duration = Duration::from_secs(1);
 
 /// Looks are at least so far apart: signs of a change come from every statement.
 const APART: Duration = Duration::from_secs(1);
@@ -27,6 +30,8 @@ pub(super) struct Choice {
     servers: RwLock<Servers>,
     /// How often another server was chosen; 0: none was chosen yet.
     chosen: watch::Sender<u64>,
+    /// How often the server that takes writes was found to be another one than before.
+    moves: watch::Sender<u64>,
     look: Mutex<Look>,
     /// One chooses before the first connection, for all that wait.
     first: tokio::sync::Mutex<()>,
@@ -43,6 +48,7 @@ impl Choice {
         Self {
             servers: RwLock::new(servers),
             chosen: watch::Sender::new(0),
+            moves: watch::Sender::new(0),
             look: Mutex::default(),
             first: tokio::sync::Mutex::default(),
         }
@@ -50,6 +56,10 @@ impl Choice {
 
     fn servers(&self) -> Servers {
         self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn are_several(&self) -> bool {
+        self.servers.read().unwrap_or_else(PoisonError::into_inner).are_several()
     }
 
     fn begin_look(&self) -> bool {
@@ -68,6 +78,25 @@ impl Choice {
 impl fmt::Debug for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Choice").finish_non_exhaustive()
+    }
+}
+
+/// Something that is begun on one connection after another, for as long as a connection is waited for: nothing was done on those that
+/// were lost. A pooler opens connections also while its server is gone.
+pub(super) struct Beginning {
+    until: Instant,
+    moves: watch::Receiver<u64>,
+}
+
+impl Beginning {
+    /// Whether to begin again after an error; waits a little, or for another server.
+    pub(super) async fn again(&mut self, error: &sqlx::Error, pool: &Pool) -> bool {
+        if !is_lost(error) || Instant::now() >= self.until {
+            return false;
+        }
+        pool.look();
+        let _ = tokio::time::timeout(AGAIN, self.moves.changed()).await;
+        true
     }
 }
 
@@ -114,12 +143,15 @@ impl Pool {
         if moved || is_first {
             self.choice.chosen.send_modify(|chosen| *chosen += 1);
         }
+        if moved && !is_first {
+            self.choice.moves.send_modify(|moves| *moves += 1);
+        }
         Ok(())
     }
 
     /// Looks in the background which server takes writes: there are signs that it is another one.
     pub(super) fn look(&self) {
-        if !self.choice.servers().are_several() || !self.choice.begin_look() {
+        if !self.choice.are_several() || !self.choice.begin_look() {
             return;
         }
         let pool = self.clone();
@@ -130,6 +162,35 @@ impl Pool {
             }
             pool.choice.end_look();
         });
+    }
+
+    /// For who begins something on one connection after another.
+    pub(super) fn beginning(&self) -> Beginning {
+        Beginning { until: Instant::now() + ACQUIRE, moves: self.choice.moves.subscribe() }
+    }
+
+    /// What is asked of a server, for as long as that is the one that takes writes. A pooler in transaction mode lets who asks a server
+    /// that is gone wait, and says nothing.
+    pub(super) async fn unless_moved<T>(
+        &self,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        if !self.choice.are_several() {
+            return asked.await;
+        }
+        let mut moves = self.choice.moves.subscribe();
+        let mut asked = std::pin::pin!(asked);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut asked => return answer,
+                _ = moves.changed() => {
+                    let text = "another server of DATABASE_URL takes writes now";
+                    return Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, text)));
+                }
+                () = tokio::time::sleep(HANGS) => self.look(),
+            }
+        }
     }
 
     /// A connection of the pool. One that the server refuses with the password of before is opened with the password of now: all

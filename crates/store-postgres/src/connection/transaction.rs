@@ -25,6 +25,16 @@ impl Pool {
 
     /// Begins a transaction.
     pub async fn begin_as(&self, isolation: Isolation, limit: Limit) -> Result<Tx, sqlx::Error> {
+        let mut beginning = self.beginning();
+        loop {
+            match self.begin_once(isolation, limit).await {
+                Err(error) if beginning.again(&error, self).await => {}
+                began => return began,
+            }
+        }
+    }
+
+    async fn begin_once(&self, isolation: Isolation, limit: Limit) -> Result<Tx, sqlx::Error> {
         let mut connection = self.acquire().await?;
         connection.limit = limit;
         let text = begin_text(isolation, limit, connection.sessions);
@@ -52,6 +62,16 @@ impl Pool {
 
     /// Begins a transaction that reads for a client: it sees one moment, and what it asks ends with its caller.
     pub async fn begin_reading(&self) -> Result<ReadTx, sqlx::Error> {
+        let mut beginning = self.beginning();
+        loop {
+            match self.begin_reading_once().await {
+                Err(error) if beginning.again(&error, self).await => {}
+                began => return began,
+            }
+        }
+    }
+
+    async fn begin_reading_once(&self) -> Result<ReadTx, sqlx::Error> {
         let mut connection = self.acquire().await?;
         connection.limit = Limit::Ordinary;
         let text = begin_text(Isolation::Snapshot, Limit::Ordinary, connection.sessions);

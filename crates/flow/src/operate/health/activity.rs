@@ -6,7 +6,7 @@ use penstock_store::StoreResult;
 use penstock_store::operations::STALLED_AFTER;
 use penstock_store::workers::WorkerKind;
 
-use super::findings::Findings;
+use crate::context::findings::Findings;
 use crate::context::services::Services;
 use crate::read::standing::{held_batch, stalled_batch};
 

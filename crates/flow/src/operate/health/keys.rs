@@ -1,6 +1,6 @@
 //! The keyring: whether it is this database's, and what each key is needed for.
 
-use super::findings::Findings;
+use crate::context::findings::Findings;
 use crate::context::installation;
 use crate::context::services::Services;
 use crate::operate::rotation::{self, KeyNeed};

@@ -2,25 +2,51 @@
 //! batches, the object store and the queue, each with what was found and how to fix it.
 
 mod activity;
-mod findings;
 mod keys;
 mod services;
 
-pub use activity::RUN_LATE;
-pub use findings::{Findings, HealthLine, Verdict};
+use std::time::Duration;
 
+pub use activity::RUN_LATE;
+
+pub use crate::context::findings::{Findings, HealthLine, Verdict};
 use crate::context::services::Services;
+
+/// How long findings hold: however many look, the database and the object store are written to no more often.
+const HOLDS: Duration = Duration::from_secs(5);
+
+/// How long each of database, object store and queue is waited for.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// What was found in the last five seconds, or else is found now.
+pub(super) async fn seen(services: &Services) -> Findings {
+    services.findings.or_ask(HOLDS, look(services)).await
+}
 
 /// Looks at all of it. What a database keeps is not looked at while that does not answer.
 pub async fn look(services: &Services) -> Findings {
-    let mut findings = Findings::default();
-    if services::database(services, &mut findings).await {
-        keys::keys(services, &mut findings).await;
-        activity::workers(services, &mut findings).await;
-        activity::runs(services, &mut findings).await;
-        activity::batches(services, &mut findings).await;
+    let (mut found, objects, queue) = tokio::join!(
+        within("database", async |found: &mut Findings| {
+            if services::database(services, found).await {
+                keys::keys(services, found).await;
+                activity::workers(services, found).await;
+                activity::runs(services, found).await;
+                activity::batches(services, found).await;
+            }
+        }),
+        within("objects", async |found: &mut Findings| services::objects(services, found).await),
+        within("queue", async |found: &mut Findings| services::queue(services, found).await)
+    );
+    found.0.extend(objects.0);
+    found.0.extend(queue.0);
+    found
+}
+
+/// What is found until then, and that it took too long.
+async fn within(what: &'static str, look: impl AsyncFnOnce(&mut Findings)) -> Findings {
+    let mut found = Findings::default();
+    if tokio::time::timeout(WITHIN, look(&mut found)).await.is_err() {
+        found.fail(what, format!("no answer within {} s", WITHIN.as_secs()));
     }
-    services::objects(services, &mut findings).await;
-    services::queue(services, &mut findings).await;
-    findings
+    found
 }

@@ -5,7 +5,7 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path as ObjectPath;
 use penstock_queue::QueueServer;
 
-use super::findings::Findings;
+use crate::context::findings::Findings;
 use crate::context::services::Services;
 
 /// Clocks may differ by so much, in milliseconds: leases and start times are told between machines.

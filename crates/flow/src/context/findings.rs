@@ -38,7 +38,7 @@ pub struct HealthLine {
 }
 
 /// Everything that was looked at.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Findings(pub Vec<HealthLine>);
 
 impl Findings {
