@@ -84,7 +84,7 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
     let stopping = builder.graceful_shutdown_signal();
     let (connections, shows_console) = (state.connections.clone(), state.console);
     let server = builder.listen("penstock-api", listener, move || {
-        let own_routes = own_routes.clone();
+        let (own_routes, stopping) = (own_routes.clone(), stopping.clone());
         let app = App::new()
             .app_data(state.clone())
             .app_data(keyless.clone())
@@ -105,7 +105,6 @@ fn serve(mut state: ApiState, bind: SocketAddr) -> std::io::Result<(Server, Sock
                 }
             })
             .default_service(web::to(elsewhere));
-        let stopping = stopping.clone();
         let http = HttpServiceBuilder::<Guarded, _, _, _>::default()
             .graceful_shutdown_signal(move || {
                 let stopping = stopping.clone();

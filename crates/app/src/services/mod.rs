@@ -246,8 +246,7 @@ pub async fn choose(settings: &Settings, pipelines: Catalog, role: Role) -> Resu
         periodic: Arc::new(PeriodicTasks::new(clock.clone(), Arc::new(SystemIdGenerator))),
         clock,
         id_generator: Arc::new(SystemIdGenerator),
-        readiness: Arc::default(),
-        findings: Arc::default(),
+        last_answers: Arc::default(),
         traces: crate::telemetry::traces(),
         random,
     };

@@ -6,6 +6,8 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::context::findings::Findings;
+
 /// What the database, the queue and the object store say.
 #[derive(Clone, Debug, Serialize)]
 pub struct Readiness {
@@ -28,8 +30,15 @@ impl Readiness {
     }
 }
 
+/// What is asked for often.
+#[derive(Default)]
+pub struct LastAnswers {
+    pub(crate) readiness: LastAnswer<Readiness>,
+    pub(crate) findings: LastAnswer<Findings>,
+}
+
 /// The last answer, and when it came.
-pub struct LastAnswer<T>(Mutex<Option<(Instant, T)>>);
+pub(crate) struct LastAnswer<T>(Mutex<Option<(Instant, T)>>);
 
 impl<T> Default for LastAnswer<T> {
     fn default() -> Self {

@@ -11,9 +11,8 @@ use ring::rand::SecureRandom;
 use tokio::sync::Semaphore;
 
 use crate::context::definitions::Definitions;
-use crate::context::findings::Findings;
 use crate::context::id_generator::IdGenerator;
-use crate::context::last_answer::{LastAnswer, Readiness};
+use crate::context::last_answer::LastAnswers;
 use crate::context::limits_view::LimitsView;
 use crate::context::periodic::PeriodicTasks;
 use crate::context::secrets::Secrets;
@@ -47,10 +46,8 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// Ids and random numbers.
     pub id_generator: Arc<dyn IdGenerator>,
-    /// Whether the database and the queue took writes when they were asked last.
-    pub readiness: Arc<LastAnswer<Readiness>>,
-    /// What was found wrong when somebody looked last.
-    pub findings: Arc<LastAnswer<Findings>>,
+    /// Whether the services could be used, and what was found wrong, when somebody looked last.
+    pub last_answers: Arc<LastAnswers>,
     /// What runs in the background, again and again.
     pub periodic: Arc<PeriodicTasks>,
     /// Traces.

@@ -17,7 +17,7 @@ const WITHIN: Duration = Duration::from_millis(2500);
 
 /// Asks the database, the queue and the object store.
 pub async fn readiness(services: &Services) -> Readiness {
-    services.readiness.or_ask(HOLDS, ask(services)).await
+    services.last_answers.readiness.or_ask(HOLDS, ask(services)).await
 }
 
 async fn ask(services: &Services) -> Readiness {

@@ -137,8 +137,7 @@ impl Harness {
             periodic: Arc::new(PeriodicTasks::new(clock.clone(), Arc::new(SystemIdGenerator))),
             clock,
             id_generator: Arc::new(SystemIdGenerator),
-            readiness: Arc::default(),
-            findings: Arc::default(),
+            last_answers: Arc::default(),
             traces: Arc::new(Local::default()),
             random: Arc::new(SystemRandom::new()),
         };

@@ -20,7 +20,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 /// What was found in the last five seconds, or else is found now.
 pub(super) async fn seen(services: &Services) -> Findings {
-    services.findings.or_ask(HOLDS, look(services)).await
+    services.last_answers.findings.or_ask(HOLDS, look(services)).await
 }
 
 /// Looks at all of it. What a database keeps is not looked at while that does not answer.
