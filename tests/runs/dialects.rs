@@ -140,6 +140,31 @@ async fn around(client: &Client, id: &str) {
     }
 }
 
+/// Whoever keeps columns of his own may have several of one name.
+#[tokio::test]
+async fn own_columns_of_one_name_are_all_given_back() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let (_place, _service, client, _) = start(&sandbox);
+    let file = "note,E-Mail,note,note (2),note\n1,a@b.de,2,3,4\n";
+    let (status, batch) = client.upload(ROUTE, file).await.expect("an answer");
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("an id");
+    client.finished(id).await;
+    let row: Value =
+        serde_json::from_str(client.text(&format!("/v2/batches/{id}/results.ndjson")).await.trim())
+            .expect("JSON");
+    let mine = json!({
+        "email": "a@b.de", "name": "", "postcode": "", "country": "",
+        "note": "1", "note (2)": "2", "note (2) (2)": "3", "note (3)": "4"
+    });
+    assert_eq!(row["row"], mine, "{row}");
+    let report = client.text(&format!("/v2/batches/{id}/results.csv")).await;
+    assert!(
+        report.lines().nth(1).is_some_and(|line| line.starts_with("1,a@b.de,2,3,4,1,completed,")),
+        "{report}"
+    );
+}
+
 #[tokio::test]
 async fn duplicates_and_damage_are_refused_and_leave_nothing() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");

@@ -15,6 +15,7 @@ pub mod settings;
 mod transaction;
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, P
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use self::choice::Choice;
+use self::choice::{Choice, Moves};
 use self::servers::Servers;
 pub use self::sessions::Sessions;
 pub use self::transaction::{Isolation, ReadTx, Tx};
@@ -193,9 +194,10 @@ impl Pool {
     /// A connection for one statement after another. Where a session is a transaction's, only for [transactions](Self::begin).
     async fn acquire(&self) -> Result<Connection, sqlx::Error> {
         let sessions = self.sessions().await?;
-        let connection = self.pooled().await?;
+        let (connection, moves) = self.pooled_and_moves().await?;
         Ok(Connection {
             connection,
+            moves,
             sessions,
             limit: Limit::Ordinary,
             pool: self.clone(),
@@ -251,6 +253,7 @@ fn is_read_only(error: &sqlx::Error) -> bool {
 /// A connection whose statements have a time limit. It is closed, and not returned to the pool, once it is of no use.
 pub struct Connection {
     connection: PoolConnection<Postgres>,
+    moves: Moves,
     sessions: Sessions,
     limit: Limit,
     pool: Pool,
@@ -270,9 +273,9 @@ impl Connection {
         &'c mut self,
         work: impl FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
-        let Self { connection, limit, pool, is_useless, under_way, .. } = self;
+        let Self { connection, moves, limit, pool, is_useless, under_way, .. } = self;
         *under_way = true;
-        let asked = pool.unless_moved(work(connection));
+        let asked = pool.unless_moved(moves, work(connection));
         let done = tokio::time::timeout(limit.here(), asked).await.unwrap_or_else(|_| Err(silent()));
         *under_way = false;
         if let Err(error) = &done {
@@ -297,7 +300,14 @@ impl Connection {
 fn is_lost(error: &sqlx::Error) -> bool {
     let ended = |state: &str| state.starts_with("08") || matches!(state, "57P01" | "57P02" | "57P03");
     match error {
-        sqlx::Error::Io(_) => !is_silent(error),
+        sqlx::Error::Io(error) => matches!(
+            error.kind(),
+            ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::ConnectionRefused
+                | ErrorKind::BrokenPipe
+                | ErrorKind::UnexpectedEof
+        ),
         error => sqlstate(error).is_some_and(|state| ended(&state)),
     }
 }

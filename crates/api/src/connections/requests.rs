@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -68,6 +68,14 @@ impl Stream for Body {
             Poll::Ready(Some(_)) => {}
         }
         polled
+    }
+}
+
+impl Drop for Body {
+    /// What came of it and was not asked for is no rest that is waited for: most refused requests are there as a whole.
+    fn drop(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(_))) = Pin::new(&mut *self).poll_next(&mut cx) {}
     }
 }
 

@@ -5,7 +5,7 @@ mod read;
 pub(super) use read::wrong_delimiter;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
@@ -237,9 +237,11 @@ impl HeaderMap {
     /// # Errors
     /// When it is not what [`HeaderMap::payload`] stored.
     pub fn values(&self, payload: &[u8], schema: &Schema) -> Result<BTreeMap<String, String>, Unreadable> {
-        let mut values = self.own_values(payload, schema)?;
-        for extra in &self.extra {
-            values.remove(&self.columns[*extra]);
+        let mut values = empty_values(schema);
+        for (place, value) in self.cells(payload)?.into_iter().enumerate() {
+            if !self.is_extra(place) {
+                values.insert(self.columns[place].clone(), value);
+            }
         }
         for column in schema.columns.iter().filter(|column| column.cleaning != Cleaning::default()) {
             if let Some(value) = values.get_mut(&column.name) {
@@ -249,7 +251,12 @@ impl HeaderMap {
         Ok(values)
     }
 
-    /// The same as the client wrote them, with the columns that only the file has.
+    fn is_extra(&self, place: usize) -> bool {
+        self.extra.binary_search(&place).is_ok()
+    }
+
+    /// The same as the client wrote them, with the columns that only the file has. Of those some may have one name: the second one
+    /// has ` (2)` behind it, and so on.
     ///
     /// # Errors
     /// When it is not what [`HeaderMap::payload`] stored.
@@ -258,10 +265,17 @@ impl HeaderMap {
         payload: &[u8],
         schema: &Schema,
     ) -> Result<BTreeMap<String, String>, Unreadable> {
-        let mut values: BTreeMap<String, String> =
-            schema.columns.iter().map(|column| (column.name.clone(), String::new())).collect();
-        for (column, value) in self.columns.iter().zip(self.cells(payload)?) {
-            values.insert(column.clone(), value);
+        let (mut values, mut numbers) = (empty_values(schema), HashMap::new());
+        for (place, value) in self.cells(payload)?.into_iter().enumerate() {
+            let column = &self.columns[place];
+            let mut name = column.clone();
+            // The numbers that are taken are counted once for each name.
+            let number = numbers.entry(column.as_str()).or_insert(1_u32);
+            while self.is_extra(place) && values.contains_key(&name) {
+                *number += 1;
+                name = format!("{column} ({number})");
+            }
+            values.insert(name, value);
         }
         Ok(values)
     }
@@ -359,6 +373,10 @@ impl HeaderMap {
         let origin = if is_longer { cells.pop() } else { None };
         if cells.len() == self.columns.len() { Ok((cells, origin)) } else { Err(unreadable) }
     }
+}
+
+fn empty_values(schema: &Schema) -> BTreeMap<String, String> {
+    schema.columns.iter().map(|column| (column.name.clone(), String::new())).collect()
 }
 
 /// The tag of a column in the file and in its report, where a name that a spreadsheet would run has an apostrophe.

@@ -15,7 +15,7 @@ use crate::limiter::CallLimits;
 const MOST_REMEMBERED: usize = 10_000;
 
 /// For so long it is taken for true that a limit is used up; then one call asks again. The moment may have come sooner: hours and
-/// limits are changed while services run, and a machine that was asleep has no hours behind it by its monotonic clock.
+/// limits are changed while services run, and the monotonic clock stands still while a machine sleeps.
 pub const BELIEVED_FOR: Duration = Duration::from_secs(30);
 
 /// The limits that this worker has met, a dependency's or an owner's, by the key of their state.
@@ -92,6 +92,14 @@ impl KnownLimits {
         }
     }
 
+    /// A call was refused for reasons of its own: the dependency's limit was free.
+    pub(super) fn found_free(&self, limits: &CallLimits) {
+        let now = Instant::now();
+        if let Some(known) = self.lock().get_mut(&limits.dependency).filter(|known| known.is_doubtful(now)) {
+            known.free_at = now;
+        }
+    }
+
     /// When the limit is free again that the reason is about. An owner's own limit shows nothing about others.
     pub(super) fn remember(
         &self,
@@ -139,7 +147,7 @@ mod tests {
     use crate::limiter::Spend;
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_found_long_ago_is_asked_again_by_one_call() {
+    async fn what_was_found_long_ago_is_in_doubt() {
         let text = "name: p\ncsv: { columns: [ { name: id } ] }\n\
                     dependencies: { api: { base_url: \"http://h\", rate: { limit: 1, period: 1d, window: calendar } } }\nsteps: []\n";
         let pipeline = Pipeline::load("p.yaml", text, &|_| None).unwrap();
@@ -157,6 +165,12 @@ mod tests {
         assert_eq!(seen(&known), (10 * hour - BELIEVED_FOR, false));
         tokio::time::advance(BELIEVED_FOR).await;
         known.permitted(&limits, false);
+        assert_eq!(seen(&known), (Duration::ZERO, false));
+        known.remember(&limits, Reason::Rate, midnight, None);
+        known.found_free(&limits);
+        assert!(!seen(&known).0.is_zero(), "what was asked just now is believed");
+        tokio::time::advance(BELIEVED_FOR).await;
+        known.found_free(&limits);
         assert_eq!(seen(&known), (Duration::ZERO, false));
     }
 }

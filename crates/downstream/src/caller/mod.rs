@@ -331,7 +331,9 @@ impl Caller {
         if denied.reason == Reason::Concurrency {
             // When a slot is free, one of the calls in the wait queue has it.
             pause = pause.max(PATIENCE);
-        } else if !denied.row_only {
+        } else if denied.row_only {
+            self.known.found_free(limits);
+        } else {
             self.known.remember(limits, denied.reason, Instant::now() + pause, Some(refused_for));
         }
         self.metrics.count(&dependency.name, |metrics| metrics.denied(denied.reason));

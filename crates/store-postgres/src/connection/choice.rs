@@ -30,7 +30,7 @@ pub(super) struct Choice {
     servers: RwLock<Servers>,
     /// How often another server was chosen; 0: none was chosen yet.
     chosen: watch::Sender<u64>,
-    /// How often the server that takes writes was found to be another one than before.
+    /// How often another server took the place of a chosen one; the first choice does not count.
     moves: watch::Sender<u64>,
     look: Mutex<Look>,
     /// One chooses before the first connection, for all that wait.
@@ -81,8 +81,12 @@ impl fmt::Debug for Choice {
     }
 }
 
-/// Something that is begun on one connection after another, for as long as a connection is waited for: nothing was done on those that
-/// were lost. A pooler opens connections also while its server is gone.
+/// Tells a connection that another server has taken the place of its own.
+#[derive(Debug)]
+pub(super) struct Moves(watch::Receiver<u64>);
+
+/// The attempts to begin a transaction. Where there are several servers, they go on for as long as a connection is waited for: nothing
+/// was done on connections that were lost. A pooler opens connections also while its server is down.
 pub(super) struct Beginning {
     until: Instant,
     moves: watch::Receiver<u64>,
@@ -91,7 +95,7 @@ pub(super) struct Beginning {
 impl Beginning {
     /// Whether to begin again after an error; waits a little, or for another server.
     pub(super) async fn again(&mut self, error: &sqlx::Error, pool: &Pool) -> bool {
-        if !is_lost(error) || Instant::now() >= self.until {
+        if !pool.choice.are_several() || !is_lost(error) || Instant::now() >= self.until {
             return false;
         }
         pool.look();
@@ -126,9 +130,9 @@ impl Pool {
     }
 
     async fn choose(&self) -> Result<(), sqlx::Error> {
-        let options = self.choice.servers().primary().await?;
         let before = self.connections.connect_options();
         let is_first = *self.choice.chosen.borrow() == 0;
+        let options = self.choice.servers().primary((!is_first).then_some(&before)).await?;
         let moved = before.get_host() != options.get_host() || before.get_port() != options.get_port();
         if moved && !is_first {
             tracing::info!(
@@ -164,32 +168,44 @@ impl Pool {
         });
     }
 
-    /// For who begins something on one connection after another.
+    /// Before the first attempt to begin a transaction.
     pub(super) fn beginning(&self) -> Beginning {
         Beginning { until: Instant::now() + ACQUIRE, moves: self.choice.moves.subscribe() }
     }
 
-    /// What is asked of a server, for as long as that is the one that takes writes. A pooler in transaction mode lets who asks a server
-    /// that is gone wait, and says nothing.
+    /// The answer to a statement, or an error once another server has taken the place of the one that was asked. A pooler in transaction
+    /// mode does not answer while its server is down.
     pub(super) async fn unless_moved<T>(
         &self,
+        moves: &mut Moves,
         asked: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
         if !self.choice.are_several() {
             return asked.await;
         }
-        let mut moves = self.choice.moves.subscribe();
         let mut asked = std::pin::pin!(asked);
         loop {
             tokio::select! {
                 biased;
                 answer = &mut asked => return answer,
-                _ = moves.changed() => {
+                _ = moves.0.changed() => {
                     let text = "another server of DATABASE_URL takes writes now";
                     return Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, text)));
                 }
                 () = tokio::time::sleep(HANGS) => self.look(),
             }
+        }
+    }
+
+    /// A connection, and the moves since then. One that was opened while another server was chosen may lead to either.
+    pub(super) async fn pooled_and_moves(&self) -> Result<(PoolConnection<Postgres>, Moves), sqlx::Error> {
+        loop {
+            let moves = self.choice.moves.subscribe();
+            let mut connection = self.pooled().await?;
+            if !moves.has_changed().unwrap_or(false) {
+                return Ok((connection, Moves(moves)));
+            }
+            connection.close_on_drop();
         }
     }
 

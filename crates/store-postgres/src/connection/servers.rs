@@ -17,6 +17,9 @@ use super::address;
 /// A server that does not answer within this time is not the one.
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// How much later than another one the present server may answer, and stay.
+const GRACE: Duration = Duration::from_millis(250);
+
 /// Reads a password from its file; an error is a sentence.
 pub type ReadPassword = dyn Fn() -> Result<String, String> + Send + Sync;
 
@@ -78,8 +81,9 @@ impl Servers {
         self.candidates[0].clone()
     }
 
-    /// The server that takes writes, with the password as it is now.
-    pub async fn primary(&self) -> Result<PgConnectOptions, sqlx::Error> {
+    /// The server that takes writes, with the password as it is now. Where several do (poolers before one server, for example), it is
+    /// the `present` one while that is among them.
+    pub async fn primary(&self, present: Option<&PgConnectOptions>) -> Result<PgConnectOptions, sqlx::Error> {
         let password = self.read_password().await?;
         let with_password = |options: &PgConnectOptions| match &password {
             Some(password) => options.clone().password(password),
@@ -88,8 +92,29 @@ impl Servers {
         if !self.are_several() {
             return Ok(with_password(&self.candidates[0]));
         }
-        let looks = self.candidates.iter().map(|options| looked_at(with_password(options)).boxed());
-        select_ok(looks).await.map(|(options, _)| options).map_err(|error| {
+        let is_present = |options: &&PgConnectOptions| {
+            present.is_some_and(|one| {
+                one.get_host() == options.get_host() && one.get_port() == options.get_port()
+            })
+        };
+        let look = |options: &PgConnectOptions| looked_at(with_password(options)).boxed();
+        let others = self.candidates.iter().filter(|options| !is_present(options)).map(look);
+        let mut others = select_ok(others);
+        let found = match self.candidates.iter().find(is_present).map(look) {
+            None => others.await.map(|(options, _)| options),
+            Some(mut present) => tokio::select! {
+                biased;
+                found = &mut present => match found {
+                    Ok(options) => Ok(options),
+                    Err(_) => others.await.map(|(options, _)| options),
+                },
+                found = &mut others => match found {
+                    Ok((other, _)) => Ok(tokio::time::timeout(GRACE, present).await.ok().and_then(Result::ok).unwrap_or(other)),
+                    Err(_) => present.await,
+                },
+            },
+        };
+        found.map_err(|error| {
             let text = format!(
                 "none of the {} servers of DATABASE_URL takes writes now; the last one: {error}",
                 self.candidates.len()

@@ -15,7 +15,7 @@ use crate::context::services::Services;
 /// How long findings hold: however many look, the database and the object store are written to no more often.
 const HOLDS: Duration = Duration::from_secs(5);
 
-/// How long each of database, object store and queue is waited for.
+/// How long each of them is waited for.
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// What was found in the last five seconds, or else is found now.
@@ -26,19 +26,29 @@ pub(super) async fn seen(services: &Services) -> Findings {
 /// Looks at all of it. What a database keeps is not looked at while that does not answer.
 pub async fn look(services: &Services) -> Findings {
     let (mut found, objects, queue) = tokio::join!(
-        within("database", async |found: &mut Findings| {
-            if services::database(services, found).await {
-                keys::keys(services, found).await;
-                activity::workers(services, found).await;
-                activity::runs(services, found).await;
-                activity::batches(services, found).await;
-            }
-        }),
+        database(services),
         within("objects", async |found: &mut Findings| services::objects(services, found).await),
         within("queue", async |found: &mut Findings| services::queue(services, found).await)
     );
     found.0.extend(objects.0);
     found.0.extend(queue.0);
+    found
+}
+
+/// The database, and what it keeps.
+async fn database(services: &Services) -> Findings {
+    let mut answers = false;
+    let look = async |found: &mut Findings| answers = services::database(services, found).await;
+    let mut found = within("database", look).await;
+    if answers {
+        let (keys, workers, runs, batches) = tokio::join!(
+            within("keys", async |found: &mut Findings| keys::keys(services, found).await),
+            within("workers", async |found: &mut Findings| activity::workers(services, found).await),
+            within("runs", async |found: &mut Findings| activity::runs(services, found).await),
+            within("batches", async |found: &mut Findings| activity::batches(services, found).await)
+        );
+        found.0.extend([keys, workers, runs, batches].into_iter().flat_map(|one| one.0));
+    }
     found
 }
 
