@@ -29,7 +29,7 @@ fn bare() -> (Sandbox, Place) {
 /// Both hosts are in the URL. The standby becomes the primary in the middle of a batch: the programs find it by themselves, calls
 /// go on within five seconds, and every row ends once. `pooler`: the mode of one before each host.
 async fn a_promoted_standby_is_found(pooler: Option<&str>) {
-    const ROWS: u32 = 3000;
+    const ROWS: u32 = if cfg!(debug_assertions) { 2000 } else { 20_000 };
     let (sandbox, mut place) = bare();
     let primary = Postgres::start().await;
     let standby = primary.standby();

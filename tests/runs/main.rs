@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod always_failing;
 mod auth;
 mod beside;
 mod bounds;
@@ -70,7 +71,7 @@ mod restore;
 mod rotation;
 mod secrecy;
 mod secrets;
-mod shares;
+
 mod spreadsheets;
 mod standing_still;
 mod storage;
