@@ -9,7 +9,7 @@ use sqlx::pool::PoolConnection;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::servers::Servers;
+use super::servers::{Servers, is_same};
 use super::{ACQUIRE, Pool, is_lost};
 use crate::error::sqlstate;
 
@@ -133,7 +133,7 @@ impl Pool {
         let before = self.connections.connect_options();
         let is_first = *self.choice.chosen.borrow() == 0;
         let options = self.choice.servers().primary((!is_first).then_some(&before)).await?;
-        let moved = before.get_host() != options.get_host() || before.get_port() != options.get_port();
+        let moved = !is_same(&before, &options);
         if moved && !is_first {
             tracing::info!(
                 host = options.get_host(),

@@ -62,7 +62,12 @@ impl Servers {
             // PgBouncer refuses to start a session with extra_float_digits, and numbers are read in binary.
             options.application_name(application_name).extra_float_digits(None).statement_cache_capacity(256)
         };
-        let candidates = address::parse(url)?.into_iter().map(options).collect();
+        let mut candidates: Vec<PgConnectOptions> = Vec::new();
+        for server in address::parse(url)?.into_iter().map(options) {
+            if !candidates.iter().any(|known| is_same(known, &server)) {
+                candidates.push(server);
+            }
+        }
         Ok(Self { candidates, password })
     }
 
@@ -92,13 +97,10 @@ impl Servers {
         if !self.are_several() {
             return Ok(with_password(&self.candidates[0]));
         }
-        let is_present = |options: &&PgConnectOptions| {
-            present.is_some_and(|one| {
-                one.get_host() == options.get_host() && one.get_port() == options.get_port()
-            })
-        };
+        let is_present = |options: &&PgConnectOptions| present.is_some_and(|one| is_same(one, options));
         let look = |options: &PgConnectOptions| looked_at(with_password(options)).boxed();
         let others = self.candidates.iter().filter(|options| !is_present(options)).map(look);
+        // There is one at least: no two of several servers are the same.
         let mut others = select_ok(others);
         let found = match self.candidates.iter().find(is_present).map(look) {
             None => others.await.map(|(options, _)| options),
@@ -109,7 +111,10 @@ impl Servers {
                     Err(_) => others.await.map(|(options, _)| options),
                 },
                 found = &mut others => match found {
-                    Ok((other, _)) => Ok(tokio::time::timeout(GRACE, present).await.ok().and_then(Result::ok).unwrap_or(other)),
+                    Ok((other, _)) => {
+                        let present = tokio::time::timeout(GRACE, present).await;
+                        Ok(present.ok().and_then(Result::ok).unwrap_or(other))
+                    }
                     Err(_) => present.await,
                 },
             },
@@ -131,6 +136,11 @@ impl Servers {
     }
 }
 
+/// Whether two servers have one address.
+pub(super) fn is_same(one: &PgConnectOptions, other: &PgConnectOptions) -> bool {
+    one.get_host() == other.get_host() && one.get_port() == other.get_port()
+}
+
 /// The server's options again, provided that it takes writes.
 async fn looked_at(options: PgConnectOptions) -> Result<PgConnectOptions, sqlx::Error> {
     let takes_none = async {
@@ -146,4 +156,31 @@ async fn looked_at(options: PgConnectOptions) -> Result<PgConnectOptions, sqlx::
         return Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::ReadOnlyFilesystem, text)));
     }
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two names of one server both take writes: whichever answers first, the present one stays.
+    #[tokio::test]
+    async fn of_several_that_take_writes_the_present_one_stays() {
+        let url = std::env::var("PENSTOCK_TEST_POSTGRES_URL").expect("`cargo xtask test` sets it");
+        let several = url.replace("127.0.0.1", "localhost");
+        let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()).expect("a port");
+        let several =
+            several.replace(&format!("localhost:{port}"), &format!("localhost:{port},127.0.0.1:{port}"));
+        let servers = Servers::parse(&several, "test", None).unwrap();
+        assert!(servers.are_several());
+        for _ in 0..10 {
+            for present in &servers.candidates {
+                assert!(is_same(&servers.primary(Some(present)).await.unwrap(), present));
+            }
+        }
+        // One that is gone does not.
+        let gone = PgConnectOptions::new().host("127.0.0.1").port(9);
+        assert!(servers.primary(Some(&gone)).await.is_ok());
+        let twice = format!("postgres://a@one:{port},one:{port}/db");
+        assert!(!Servers::parse(&twice, "test", None).unwrap().are_several());
+    }
 }
