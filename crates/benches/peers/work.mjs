@@ -6,7 +6,7 @@ import { once } from 'node:events';
 export const rows = Number(process.env.ROWS);
 export const concurrency = Number(process.env.CONCURRENCY);
 const makesCalls = process.env.CALLS === '3';
-const base = process.env.SANDBOX_URL;
+const base = process.env.DOWNSTREAM_URL;
 const agent = new http.Agent({ keepAlive: true, maxSockets: concurrency });
 
 async function call(method, path, body, headers = {}) {

@@ -15,6 +15,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::cpu::{self, Meter};
+use crate::fixed::Fixed;
 use crate::{NOOP, Promises, ROUTE, body, plain, say, three_calls_definition, usage};
 
 /// Resident memory that the API and a worker may need for any file, MiB.
@@ -213,7 +214,7 @@ pub async fn no_op(rows: u32, kept: &mut Promises) {
 
 /// Calls that a downstream answers in this time, so many of them at once at each of two dependencies.
 pub struct Calls {
-    /// How long an answer takes, ms.
+    /// How long an answer takes, ms; 0: fixed answers at once, by a server that costs next to nothing.
     pub latency_ms: u64,
     /// How many calls at once.
     pub concurrency: u32,
@@ -225,13 +226,14 @@ pub struct Calls {
 pub async fn three_calls(rows: u32, calls: &Calls, kept: &mut Promises) -> f64 {
     let Calls { latency_ms, concurrency, share } = *calls;
     let definition = three_calls_definition(concurrency);
-    let (sandbox, place) = place(&definition);
+    let (sandbox, mut place) = place(&definition);
     sandbox.set_faults(penstock_sandbox::Faults { latency_ms, ..penstock_sandbox::Faults::default() });
+    let downstream = if latency_ms == 0 { Fixed::called_in(&mut place).url } else { sandbox.url() };
     let key = place.key(&sandbox, "bench");
     let (api, worker) = (place.api(&sandbox), place.worker(&sandbox));
     let client = Client::new(&api, &key);
     println!();
-    let ceiling = plain::three_calls(&sandbox.url(), rows / 2, concurrency).await;
+    let ceiling = plain::three_calls(&downstream, rows / 2, concurrency).await;
     let named = format!("ceiling: a bare client, {concurrency} calls at once of {latency_ms} ms");
     let ceiling = say(&named, rows / 2, ceiling);
     let route = "/v2/client/users/batch/invite?context=%7B%22campaign%22%3A%22bench%22%7D";

@@ -11,6 +11,7 @@ use ring::rand::SystemRandom;
 use uuid::Uuid;
 
 use crate::cpu::Meter;
+use crate::fixed::Fixed;
 use crate::{NOOP, ROUTE, body, head, line, rate, say, three_calls_definition, usage};
 
 /// Resident memory that a service may need for any file, MiB.
@@ -190,7 +191,8 @@ async fn process(rows: u32) {
 /// Three calls a row, each answered at once.
 async fn three_calls(rows: u32) {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let place = Place::new(&[("pipeline.yaml", &three_calls_definition(64))]);
+    let mut place = Place::new(&[("pipeline.yaml", &three_calls_definition(64))]);
+    Fixed::called_in(&mut place);
     let key = place.key(&sandbox, "bench");
     let service = place.start(&sandbox, None);
     let client = Client::new(&service, &key);

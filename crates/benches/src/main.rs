@@ -6,6 +6,7 @@ mod console;
 mod cpu;
 mod embedded;
 mod files;
+mod fixed;
 mod flow;
 mod million;
 mod peers;

@@ -4,13 +4,13 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use penstock_sandbox::{Config, Sandbox};
 use penstock_tests::Place;
 use serde_json::Value;
 
 use crate::Promises;
 use crate::cluster::{self, Calls};
 use crate::cpu::Meter;
+use crate::fixed::Fixed;
 
 /// How often each is measured.
 const ROUNDS: u32 = 3;
@@ -70,7 +70,7 @@ fn install() -> PathBuf {
 
 /// One peer on a database and a Redis of its own. Its jobs are queued before the time counts.
 fn measure(folder: &std::path::Path, name: &str, program: &str, rows: u32, calls: u32) {
-    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let downstream = Fixed::start();
     let place = Place::new(&[("pipeline.yaml", crate::NOOP)]);
     let variable = |name| place.variable(name).expect("a cluster").to_owned();
     let (database, redis) = (variable("DATABASE_URL"), variable("REDIS_URL"));
@@ -80,7 +80,7 @@ fn measure(folder: &std::path::Path, name: &str, program: &str, rows: u32, calls
         .env("ROWS", rows.to_string())
         .env("CALLS", calls.to_string())
         .env("CONCURRENCY", CONCURRENCY.to_string())
-        .env("SANDBOX_URL", sandbox.url())
+        .env("DOWNSTREAM_URL", &downstream.url)
         .env("DATABASE_URL", &database)
         .env("REDIS_URL", &redis)
         .env("NO_LOG_SUCCESS", "1")
