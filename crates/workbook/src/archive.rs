@@ -70,7 +70,11 @@ impl<R: Read + Seek> Archive<R> {
         // From now on each part has its own bound.
         left.store(u64::MAX, Ordering::Relaxed);
         let archive = Self { zip, most: FREE_BYTES.max(size.saturating_mul(MOST_RATIO)) };
-        let is_macros = |name: &str| name.to_ascii_lowercase().ends_with("vbaproject.bin");
+        // Programs of today, and sheets of Excel 4's.
+        let is_macros = |name: &str| {
+            let name = name.to_ascii_lowercase().replace('\\', "/");
+            name.ends_with("vbaproject.bin") || name.starts_with("xl/macrosheets/")
+        };
         if archive.zip.file_names().flatten().any(|name| is_macros(&name)) {
             return Err(WorkbookError::Macros);
         }

@@ -66,6 +66,14 @@ pub enum WorkbookError {
 }
 
 impl WorkbookError {
+    /// The row of the sheet that it is about, if it is about one.
+    pub const fn row(&self) -> Option<u64> {
+        match self {
+            Self::NotCalculated(row) => Some(*row),
+            _ => None,
+        }
+    }
+
     /// From the list of a file's codes.
     pub const fn code(&self) -> &'static str {
         match self {

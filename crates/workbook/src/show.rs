@@ -23,16 +23,25 @@ impl Show {
         let Some(number) = written.trim().parse::<f64>().ok().filter(|number| number.is_finite()) else {
             return written.to_owned();
         };
-        match style.and_then(|style| self.styles.get(style)) {
-            None | Some(Format::General) => general(number),
-            Some(Format::Digits(signs)) => digits(number, signs),
-            Some(Format::Fixed { decimals, whole, percent }) => {
-                let text = fixed(number, *decimals, *percent);
-                padded(&text, *whole)
+        style
+            .and_then(|style| self.styles.get(style))
+            .map_or_else(|| general(number), |style| self.styled(number, style))
+    }
+
+    fn styled(&self, number: f64, style: &Format) -> String {
+        match style {
+            Format::General => general(number),
+            Format::Digits(signs) => digits(number, signs),
+            Format::Fixed { decimals, whole, percent } => padded(&fixed(number, *decimals, *percent), *whole),
+            Format::Moment { date, time, elapsed } => {
+                let show = if *elapsed && !date { passed(number) } else { self.moment(number, *date, *time) };
+                show.unwrap_or_else(|| general(number))
             }
-            Some(Format::Moment { date, time }) => {
-                self.moment(number, *date, *time).unwrap_or_else(|| general(number))
-            }
+            // Sections have none of their own.
+            Format::Sections(sections) => sections
+                .iter()
+                .find(|(condition, _)| condition.takes(number))
+                .map_or_else(|| general(number), |(_, style)| self.styled(number, style)),
         }
     }
 
@@ -45,7 +54,7 @@ impl Show {
         };
         let time = time.get(..8).unwrap_or(time);
         match style.and_then(|style| self.styles.get(style)) {
-            Some(Format::Moment { date: true, time: false }) if !date.is_empty() => date.to_owned(),
+            Some(Format::Moment { date: true, time: false, .. }) if !date.is_empty() => date.to_owned(),
             Some(Format::Moment { date: false, .. }) => time.to_owned(),
             Some(Format::Moment { .. }) if !date.is_empty() => format!("{date}T{time}"),
             _ => written.to_owned(),
@@ -54,18 +63,9 @@ impl Show {
 
     /// In ISO form, to the second.
     fn moment(&self, number: f64, date: bool, time: bool) -> Option<String> {
-        if !(0.0..LAST_DAY).contains(&number) {
-            return None;
-        }
-        #[allow(clippy::cast_possible_truncation, reason = "it is in range")]
-        let (mut days, mut seconds) = (number.trunc() as i64, (number.fract() * 86_400.0).round() as i64);
-        if seconds == 86_400 {
-            (days, seconds) = (days + 1, 0);
-        }
+        let (days, seconds) = days_and_seconds(number)?;
         if !date {
-            // A time that passed may be longer than a day.
-            let hours = days * 24 + seconds / 3600;
-            return Some(format!("{hours:02}:{:02}:{:02}", seconds / 60 % 60, seconds % 60));
+            return Some(clock(seconds));
         }
         let first = if self.since_1904 {
             NaiveDate::from_ymd_opt(1904, 1, 1)?
@@ -77,6 +77,26 @@ impl Show {
         let at = NaiveDateTime::new(day, NaiveTime::MIN) + Duration::seconds(seconds);
         Some(if time { at.format("%Y-%m-%dT%H:%M:%S") } else { at.format("%Y-%m-%d") }.to_string())
     }
+}
+
+/// Whole days, and the seconds of the one that has begun; none of what is no date.
+fn days_and_seconds(number: f64) -> Option<(i64, i64)> {
+    if !(0.0..LAST_DAY).contains(&number) {
+        return None;
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "it is in range")]
+    let (days, seconds) = (number.trunc() as i64, (number.fract() * 86_400.0).round() as i64);
+    Some(if seconds == 86_400 { (days + 1, 0) } else { (days, seconds) })
+}
+
+/// A time that passed, which may be longer than a day.
+fn passed(number: f64) -> Option<String> {
+    let (days, seconds) = days_and_seconds(number)?;
+    Some(clock(days * 86_400 + seconds))
+}
+
+fn clock(seconds: i64) -> String {
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 /// Without a format: all of its digits, and no exponent where a person would not write one.
@@ -91,21 +111,49 @@ fn general(number: f64) -> String {
     rounded.to_string()
 }
 
+/// With so many decimals, rounded as Excel does: half away from zero, of the digits that it keeps.
 fn fixed(number: f64, decimals: usize, percent: bool) -> String {
-    let decimals = decimals.min(30);
-    let shown = if percent { number * 100.0 } else { number };
-    // Rounded as Excel does: half away from zero, of the digits that it keeps.
-    let shown: f64 = format!("{shown:.*e}", DIGITS - 1).parse().unwrap_or(shown);
-    let scale = 10_f64.powi(i32::try_from(decimals).unwrap_or(0));
-    let scaled = shown * scale;
-    let rounded = if scaled.abs() < 1e15 { scaled.round() / scale } else { shown };
-    let text = format!("{rounded:.decimals$}");
-    let text = if text.trim_start_matches('-').bytes().all(|byte| matches!(byte, b'0' | b'.')) {
-        text.trim_start_matches('-').to_owned()
-    } else {
-        text
+    let (shift, decimals) = (if percent { 2 } else { 0 }, decimals.min(30));
+    let Some((mut digits, exponent)) = decimal(number.abs()) else { return number.to_string() };
+    // Digits before the point, and all that are kept.
+    let before = exponent + 1 + shift;
+    let kept = before + i32::try_from(decimals).unwrap_or(0);
+    let up = usize::try_from(kept).is_ok_and(|kept| digits.get(kept).is_some_and(|digit| *digit >= b'5'));
+    digits.truncate(usize::try_from(kept).unwrap_or(0));
+    let carried = up && add_one(&mut digits);
+    let before = usize::try_from(before + i32::from(carried));
+    let mut text = match before {
+        Ok(0) | Err(_) => "0".repeat(1 + decimals.saturating_sub(digits.len())),
+        Ok(_) => String::new(),
     };
-    if percent { text + "%" } else { text }
+    text.extend(digits.iter().map(|digit| char::from(*digit)));
+    let whole = before.ok().filter(|before| *before > 0).unwrap_or(1);
+    text.extend(std::iter::repeat_n('0', (whole + decimals).saturating_sub(text.len())));
+    if decimals > 0 {
+        text.insert(whole, '.');
+    }
+    let negative = number < 0.0 && text.bytes().any(|byte| matches!(byte, b'1'..=b'9'));
+    format!("{}{text}{}", if negative { "-" } else { "" }, if percent { "%" } else { "" })
+}
+
+/// The digits that Excel keeps, and the power of ten of the first of them.
+fn decimal(number: f64) -> Option<(Vec<u8>, i32)> {
+    let written = format!("{number:.*e}", DIGITS - 1);
+    let (digits, exponent) = written.split_once('e')?;
+    Some((digits.bytes().filter(u8::is_ascii_digit).collect(), exponent.parse().ok()?))
+}
+
+/// The next larger one of numbers with these digits; whether it has one digit more.
+fn add_one(digits: &mut Vec<u8>) -> bool {
+    for digit in digits.iter_mut().rev() {
+        if *digit < b'9' {
+            *digit += 1;
+            return false;
+        }
+        *digit = b'0';
+    }
+    digits.insert(0, b'1');
+    true
 }
 
 /// With zeros before the digits, up to so many of them before the point.
@@ -185,6 +233,30 @@ mod tests {
             ("46350", "[$-407]d. mmmm yyyy;@", "2026-11-24"),
             ("46350.75", "dd.mm.yyyy hh:mm", "2026-11-24T18:00:00"),
             ("0.5", "hh:mm", "12:00:00"),
+            ("46350.75", "hh:mm:ss", "18:00:00"),
+            ("46350.75", "[$-F400]h:mm:ss AM/PM", "18:00:00"),
+            ("1.5", "h:mm AM/PM", "12:00:00"),
+            ("46350.75", "[mm]:ss", "1112418:00:00"),
+            ("5551234", "[<=9999999]###\\-####;\\(###\\)\\ ###\\-####", "555-1234"),
+            ("2125551234", "[<=9999999]###\\-####;\\(###\\)\\ ###\\-####", "(212) 555-1234"),
+            ("1500", "[>=1000]#,##0.0;0.00", "1500.0"),
+            ("7", "[>=1000]#,##0.0;0.00", "7.00"),
+            ("1.005", "0.00", "1.01"),
+            ("0.145", "0.00", "0.15"),
+            ("1.255", "0.00", "1.26"),
+            ("-0.285", "0.00", "-0.29"),
+            ("0.0049", "0.00", "0.00"),
+            ("0.005", "0.00", "0.01"),
+            ("0.05", "0", "0"),
+            ("0.5", "0", "1"),
+            ("9.995", "0.00", "10.00"),
+            ("99.5", "0", "100"),
+            ("12345678901234567890", "0", "12345678901234600000"),
+            ("1e-20", "0.00", "0.00"),
+            ("0", "0.00", "0.00"),
+            ("0.015", "0%", "2%"),
+            ("1.4999", "0%", "150%"),
+            ("0.00001", "0.0%", "0.0%"),
             ("1.25", "[h]:mm", "30:00:00"),
             ("1", "mm/dd/yyyy", "1900-01-01"),
             ("61", "mm/dd/yyyy", "1900-03-01"),

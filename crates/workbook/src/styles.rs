@@ -23,7 +23,7 @@ const MOST_BYTES: usize = 1024 * 1024;
 const SHOWN_POINT: char = '\u{1}';
 
 /// How a number is shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Format {
     /// As it is.
     #[default]
@@ -32,8 +32,51 @@ pub enum Format {
     Digits(Arc<str>),
     /// So many decimals, digits before them at least, and whether it is a percentage.
     Fixed { decimals: usize, whole: usize, percent: bool },
-    /// A date, a time of day, or both.
-    Moment { date: bool, time: bool },
+    /// A date, a time of day, or both; `elapsed`: a time that passed, which may be longer than a day.
+    Moment { date: bool, time: bool, elapsed: bool },
+    /// The first of these whose condition a number fulfils, such as Excel's own format of numbers of telephones.
+    Sections(Arc<[(Condition, Format)]>),
+}
+
+/// For which numbers a section of a format is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Condition {
+    /// `[<N]` and `[<=N]`.
+    Less { than: f64, or_same: bool },
+    /// `[>N]` and `[>=N]`.
+    More { than: f64, or_same: bool },
+    /// `[=N]`.
+    Same(f64),
+    /// All others.
+    Any,
+}
+
+impl Condition {
+    /// Whether a number fulfils it.
+    #[allow(clippy::float_cmp, reason = "as it is written")]
+    pub fn takes(self, number: f64) -> bool {
+        match self {
+            Self::Less { than, or_same } => number < than || (or_same && number == than),
+            Self::More { than, or_same } => number > than || (or_same && number == than),
+            Self::Same(as_this) => number == as_this,
+            Self::Any => true,
+        }
+    }
+
+    /// Of a section, if it has one.
+    fn of(section: &str) -> Option<Self> {
+        let inside = section.split('[').skip(1).filter_map(|rest| rest.split_once(']'));
+        inside.into_iter().find_map(|(inside, _)| {
+            let number = inside.trim_start_matches(['<', '>', '=']);
+            let (sign, than) = (&inside[..inside.len() - number.len()], number.trim().parse().ok()?);
+            match sign {
+                "<" | "<=" => Some(Self::Less { than, or_same: sign == "<=" }),
+                ">" | ">=" => Some(Self::More { than, or_same: sign == ">=" }),
+                "=" => Some(Self::Same(than)),
+                _ => None,
+            }
+        })
+    }
 }
 
 /// The format of each style.
@@ -80,21 +123,33 @@ fn fixed(decimals: usize, percent: bool) -> Format {
 /// Formats that every workbook has (ECMA-376, 18.8.30).
 fn built_in(id: u32) -> Format {
     match id {
-        1 | 3 | 37 | 38 => fixed(0, false),
-        2 | 4 | 39 | 40 => fixed(2, false),
+        1 | 3 | 5 | 6 | 37 | 38 | 41 | 42 => fixed(0, false),
+        2 | 4 | 7 | 8 | 39 | 40 | 43 | 44 => fixed(2, false),
         9 => fixed(0, true),
         10 => fixed(2, true),
-        14..=17 | 27..=31 | 36 | 50..=58 => Format::Moment { date: true, time: false },
-        18..=21 | 32..=35 | 45..=47 => Format::Moment { date: false, time: true },
-        22 => Format::Moment { date: true, time: true },
+        14..=17 | 27..=31 | 36 | 50..=58 => Format::Moment { date: true, time: false, elapsed: false },
+        18..=21 | 32..=35 | 45..=47 => Format::Moment { date: false, time: true, elapsed: id == 46 },
+        22 => Format::Moment { date: true, time: true, elapsed: false },
         _ => Format::General,
     }
 }
 
 /// A format as it is written.
 pub fn of(code: &str) -> Format {
+    let sections: Vec<(Option<Condition>, &str)> =
+        code.split(';').map(|section| (Condition::of(section), section)).collect();
+    if sections.iter().any(|(condition, _)| condition.is_some()) {
+        let sections = sections.into_iter().take(3);
+        return Format::Sections(
+            sections.map(|(condition, code)| (condition.unwrap_or(Condition::Any), section(code))).collect(),
+        );
+    }
     // Of the forms for positive, negative and other values the first.
-    let code = code.split(';').next().unwrap_or_default();
+    section(sections[0].1)
+}
+
+/// One of a format's sections.
+fn section(code: &str) -> Format {
     let (signs, elapsed) = signs_of(code);
     if signs.eq_ignore_ascii_case("general") || signs.contains('@') {
         return Format::General;
@@ -103,14 +158,16 @@ pub fn of(code: &str) -> Format {
     let time = elapsed || lower.contains(['h', 's']);
     let date = lower.contains(['y', 'd']) || (lower.contains('m') && !time);
     if date || time {
-        return Format::Moment { date, time };
+        return Format::Moment { date, time, elapsed };
     }
     let (before, after) = signs.split_once('.').unwrap_or((&signs, ""));
     // From the first 0 on every place shows a digit.
     let whole = before.chars().skip_while(|c| *c != '0').filter(is_place).count();
     let plain = signs.chars().all(|c| matches!(c, '0' | '#' | SHOWN_POINT) || is_sign(c));
     let fraction = signs.contains('#') && signs.contains('/');
-    if plain && !fraction && (whole > 1 || (whole == 1 && signs.starts_with('+'))) {
+    // Without a 0 signs tell a number from one with blanks between its thousands.
+    let grouped = signs.trim_matches(|c| !is_place(&c)).contains(['-', '(', ')']);
+    if plain && !fraction && (whole > 1 || grouped || (whole == 1 && signs.starts_with('+'))) {
         return Format::Digits(signs.replace(SHOWN_POINT, ".").trim().into());
     }
     if !signs.contains(['0', '#', '?']) || lower.contains("e+") || lower.contains("e-") || signs.contains('/')

@@ -10,6 +10,11 @@ use crate::WorkbookError;
 /// Bytes of one event: an element with its attributes, or a text. Excel's cells have 32,767 characters at most.
 const MOST_EVENT: usize = 1024 * 1024;
 
+/// Elements within each other, and bytes of an element's name: the parser keeps the names of all that are open. Parts that programs
+/// write are some ten deep.
+const DEEPEST: usize = 256;
+const LONGEST_NAME: usize = 1024;
+
 /// A part's bytes, of which only so many may be read until the next event begins.
 pub struct Limited<R> {
     inner: BufReader<R>,
@@ -62,11 +67,13 @@ impl<R: Read> BufRead for Limited<R> {
 pub struct Part<R> {
     reader: Reader<Limited<R>>,
     buffer: Vec<u8>,
+    /// Elements that are open.
+    depth: usize,
 }
 
 impl<R: Read> Part<R> {
     pub fn new(inner: R, total: u64) -> Self {
-        Self { reader: Reader::from_reader(Limited::new(inner, total)), buffer: Vec::new() }
+        Self { reader: Reader::from_reader(Limited::new(inner, total)), buffer: Vec::new(), depth: 0 }
     }
 
     /// The next event; a document type is refused, so that there are no entities but XML's own.
@@ -75,6 +82,17 @@ impl<R: Read> Part<R> {
         self.reader.get_mut().left = MOST_EVENT;
         let event = match self.reader.read_event_into(&mut self.buffer) {
             Ok(Event::DocType(_)) => return Err(WorkbookError::Broken("it has a document type")),
+            Ok(Event::Start(start)) => {
+                self.depth += 1;
+                if self.depth > DEEPEST || start.name().as_ref().len() > LONGEST_NAME {
+                    return Err(WorkbookError::TooLarge);
+                }
+                Event::Start(start)
+            }
+            Ok(Event::End(end)) => {
+                self.depth = self.depth.saturating_sub(1);
+                Event::End(end)
+            }
             Ok(event) => event,
             Err(quick_xml::Error::Io(error)) => {
                 return Err(match self.reader.get_ref().passed {

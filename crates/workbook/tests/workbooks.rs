@@ -85,6 +85,8 @@ fn what_is_no_workbook_that_can_be_read_is_refused() {
     assert_eq!(code(&archive(&[("rows.csv", b"a,b")])), "archive");
     let macros = archive(&[("xl/workbook.xml", WORKBOOK.as_bytes()), ("xl/vbaProject.bin", b"x")]);
     assert_eq!(code(&macros), "macro_workbook");
+    let macros = archive(&[("xl/workbook.xml", WORKBOOK.as_bytes()), ("xl/macrosheets/sheet1.xml", b"x")]);
+    assert_eq!(code(&macros), "macro_workbook");
     for rows in [
         "<row r=\"2\"/><row r=\"1\"/>",
         "<row r=\"2000000\"/>",
@@ -124,6 +126,18 @@ fn more_texts_than_are_held_are_refused() {
 fn a_bomb_ends_early() {
     let filler = format!("<row/>{}", "<x></x>".repeat(6 << 20));
     assert_eq!(read(&workbook(&filler), None).unwrap_err().code(), "workbook_ratio");
+}
+
+/// The parser keeps the names of all elements that are open.
+#[test]
+fn elements_are_within_each_other_to_a_bound() {
+    let too_deep = format!("<row/>{}", "<x>".repeat(1 << 20));
+    assert_eq!(read(&workbook(&too_deep), None).unwrap_err().code(), "workbook_too_large");
+    let long_name = format!("<row/><{}>", "x".repeat(1 << 16));
+    assert_eq!(read(&workbook(&long_name), None).unwrap_err().code(), "workbook_too_large");
+    // Further texts of a phonetic run and extensions of a sheet are some ten deep.
+    let deep = format!("<row><c><v>7</v></c></row>{}{}", "<x>".repeat(100), "</x>".repeat(100));
+    assert_eq!(read(&workbook(&deep), None).unwrap(), "7\n");
 }
 
 /// A directory is read into memory: what the file says of its size does not make it small.
