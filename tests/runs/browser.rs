@@ -155,7 +155,7 @@ async fn commands_work_with_scripts_and_without() {
         browser.reads("Resumed.").await;
         browser.press("Cancel").await;
         browser.reads("Rows that have not started never run.").await;
-        let on_the_page = browser.path().await.starts_with(&format!("/console/batches/{id}?"));
+        let on_the_page = !browser.path().await.contains("/cancel");
         assert_eq!(on_the_page, scripts, "a dialog with scripts, a page without");
         browser.press("Cancel batch").await;
         browser.reads("Cancelled: rows that have not started never run.").await;

@@ -165,6 +165,114 @@ async fn own_columns_of_one_name_are_all_given_back() {
     );
 }
 
+/// Names of columns go through reports as cells do.
+#[tokio::test]
+async fn names_of_own_columns_survive_reports_and_spreadsheets() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let (_place, _service, client, _) = start(&sandbox);
+    let mut file = "E-Mail;name;=cmd;01/2025;- Notiz\r\na@b.de;fails;1;2;3\r\n".to_owned();
+    for (report, header) in [
+        ("failed.csv", "\u{FEFF}E-Mail;name;'=cmd;01/2025;'- Notiz;_row;"),
+        ("failed.csv?for=spreadsheet", "\u{FEFF}E-Mail;name;'=cmd;\"=\"\"01/2025\"\"\";'- Notiz;_row;"),
+        ("failed.csv", "\u{FEFF}E-Mail;name;'=cmd;01/2025;'- Notiz;_row;"),
+    ] {
+        let (status, batch) = client.upload(ROUTE, file.clone()).await.expect("an answer");
+        assert_eq!(status, 202, "{batch} {file}");
+        let id = batch["id"].as_str().expect("an id");
+        client.finished(id).await;
+        let row = client.text(&format!("/v2/batches/{id}/failed.ndjson")).await;
+        let row: Value = serde_json::from_str(row.trim()).expect("JSON");
+        let own = (&row["row"]["=cmd"], &row["row"]["01/2025"], &row["row"]["- Notiz"]);
+        assert_eq!(own, (&json!("1"), &json!("2"), &json!("3")), "{row}");
+        file = client.text(&format!("/v2/batches/{id}/{report}")).await;
+        assert!(file.starts_with(header), "{file}");
+    }
+}
+
+/// What a pipeline gives for an encoding and a delimiter of its own is what it takes, and nothing else is taken for it.
+#[tokio::test]
+async fn a_pipeline_takes_what_it_gives_in_its_own_dialect() {
+    let dialects = ["windows-1252", "utf-16le", "auto"];
+    let of = |encoding: &str| {
+        let columns = "[ { name: email, required: true, format: email }, { name: name, trim: true, example: \"01067\" } ]";
+        format!(
+            "name: {encoding}\ncsv: {{ delimiter: \";\", encoding: {encoding}, formats: [csv, xlsx], columns: {columns} }}\nsteps: []\nresult: {{ is: \"{{{{ row.name }}}}\" }}\n"
+        )
+    };
+    let sources: Vec<(String, String)> =
+        dialects.iter().map(|name| (format!("{name}.yaml"), of(name))).collect();
+    let named: Vec<(&str, &str)> =
+        sources.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let place = Place::new(&named);
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    for name in dialects {
+        let route = format!("/v2/pipelines/{name}/batches");
+        let example = client.text(&format!("/v2/pipelines/{name}/example.csv")).await;
+        assert_eq!(example, "\u{FEFF}email;name\r\nname@example.com;01067\r\n");
+        let (status, batch) = client.upload(&route, example).await.expect("an answer");
+        assert_eq!(status, 202, "{name}: {batch}");
+        // The wrong lines of a workbook are read as they are written.
+        let sheet: &[&[&str]] = &[&["email", "name"], &["bad", "M\u{FC}ller"]];
+        let (_, upload) = client.post("/v2/uploads", &Value::Null).await;
+        let put =
+            penstock_tests::http().build().expect("a client").put(upload["url"].as_str().expect("a URL"));
+        let mut put = put.body(crate::workbooks::workbook_of_sheets(&[("A", sheet)]));
+        if upload["authorization"] == true {
+            put = put.bearer_auth(&key);
+        }
+        assert!(put.send().await.expect("an answer").status().is_success());
+        let (_, batch) = client.post(&route, &json!({ "upload_id": upload["upload_id"] })).await;
+        let id = batch["id"].as_str().expect("an id");
+        assert_eq!(client.finished(id).await["failure"]["code"], "invalid_file");
+        let list = client.text(&format!("/v2/batches/{id}/errors.csv")).await;
+        let (status, batch) =
+            client.upload(&route, list.replace("bad;", "a@b.de;")).await.expect("an answer");
+        assert_eq!(status, 202, "{name}: {batch} {list}");
+        let id = batch["id"].as_str().expect("an id");
+        client.finished(id).await;
+        let results = client.text(&format!("/v2/batches/{id}/results.ndjson")).await;
+        assert!(results.contains("\"is\":\"M\u{FC}ller\""), "{name}: {results}");
+    }
+    // A file that is said to be in UTF-8 is not read as anything else.
+    for (name, status) in [("windows-1252", 415), ("utf-16le", 415), ("auto", 202)] {
+        let request = client.request("POST", &format!("/v2/pipelines/{name}/batches"));
+        let request = request.header("content-type", "text/csv; charset=utf-8");
+        let answer = request.body("email;name\r\nc@d.de;M\u{FC}ller\r\n").send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), status, "{name}");
+    }
+}
+
+/// The API takes the bytes of a compressed file, whether or not a header says that they are compressed.
+#[tokio::test]
+async fn a_compressed_file_is_put_with_and_without_its_header() {
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let (_place, service, client, key) = start(&sandbox);
+    for coding in ["gzip", "identity"] {
+        let (_, upload) = client.post("/v2/uploads", &Value::Null).await;
+        if upload["authorization"] != true {
+            return;
+        }
+        let http = penstock_tests::http().build().expect("a client");
+        let put = |coding| {
+            let path = format!(
+                "{}/v2/uploads/{}/content",
+                service.base,
+                upload["upload_id"].as_str().expect("an id")
+            );
+            http.put(path).bearer_auth(&key).header("content-encoding", coding).body(gzip(FILE))
+        };
+        assert_eq!(put("br").send().await.expect("an answer").status(), 415);
+        assert_eq!(put(coding).send().await.expect("an answer").status(), 204);
+        let (status, batch) = client.post(ROUTE, &json!({ "upload_id": upload["upload_id"] })).await;
+        assert_eq!(status, 202, "{batch}");
+        let id = batch["id"].as_str().expect("an id");
+        assert_eq!(client.finished(id).await["counts"]["total"], 2);
+    }
+}
+
 #[tokio::test]
 async fn duplicates_and_damage_are_refused_and_leave_nothing() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");

@@ -193,7 +193,11 @@ async fn a_file_that_a_worker_reads_has_the_same_list() {
     assert_eq!(client.text(&format!("/v2/uploads/{upload}/errors.csv")).await, list);
     for path in [format!("/v2/batches/{id}/errors.csv"), format!("/v2/uploads/{upload}/errors.csv")] {
         let saved = file_name(&client, &path).await;
-        assert_eq!(saved, format!("attachment; filename=\"people-Kunden---Mai--..---2026-{id}-errors.csv\""));
+        let whole = format!("filename*=UTF-8''people-Kunden---Mai--..-%C3%84-2026-{id}-errors.csv");
+        assert_eq!(
+            saved,
+            format!("attachment; filename=\"people-Kunden---Mai--..---2026-{id}-errors.csv\"; {whole}")
+        );
     }
     let wanted = json!({ "report": "errors.csv" });
     let (_, link) = client.post(&format!("/v2/batches/{id}/downloads"), &wanted).await;

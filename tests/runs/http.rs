@@ -102,6 +102,19 @@ async fn a_retry_takes_what_is_asked_for_and_says_how_much() {
         assert_eq!(answer["counts"]["failed"], 4 - rows);
         client.finished(id).await;
     }
+    // Each run has its end.
+    let history = client.get(&format!("/v2/batches/{id}/history")).await;
+    let events: Vec<_> = history["data"].as_array().expect("events").iter().collect();
+    let names: Vec<_> = events.iter().map(|event| event["event"].as_str().expect("a name")).collect();
+    let once = ["retried", "ended"];
+    let expected = [&["uploaded", "started", "extracted", "ended"][..], &once, &once, &once].concat();
+    assert_eq!(names, expected, "{history}");
+    assert!(
+        events
+            .iter()
+            .filter(|event| event["event"] == "ended")
+            .all(|event| event["detail"] == "partial_success")
+    );
 }
 
 /// An admin key sees everybody's batches and changes none of them, but those of its own owner.

@@ -8,6 +8,7 @@ mod beside;
 mod bounds;
 mod browser;
 mod browser_keyboard;
+mod browser_live;
 mod browser_pages;
 mod browser_pictures;
 mod budgets;

@@ -54,9 +54,7 @@ async fn what_is_answered_is_declared() {
         ("/v2/uploads/{id}/content", client.request("PUT", &format!("/v2/uploads/{none}/content")), 404),
         (
             "/v2/uploads/{id}/content",
-            client
-                .request("PUT", &format!("/v2/uploads/{upload}/content"))
-                .header("content-encoding", "gzip"),
+            client.request("PUT", &format!("/v2/uploads/{upload}/content")).header("content-encoding", "br"),
             415,
         ),
         (

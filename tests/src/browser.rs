@@ -268,6 +268,11 @@ impl Browser {
             let picture = STANDARD.decode(picture.as_str().unwrap_or_default()).expect("base64");
             std::fs::write(pictures().join(format!("{name}-{view}.png")), picture).expect("a file");
         }
+        self.fits_everywhere(name).await;
+    }
+
+    /// Checks that the page fits into the narrowest window.
+    pub async fn fits_everywhere(&self, name: &str) {
         self.resize(NARROWEST).await;
         self.fits(&format!("{name} at {NARROWEST} px")).await;
         self.devtools("Emulation.clearDeviceMetricsOverride", json!({})).await;

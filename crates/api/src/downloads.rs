@@ -18,8 +18,8 @@ use utoipa::ToSchema;
 use crate::auth::Caller;
 use crate::body;
 use crate::problem::Problem;
-use crate::query::NoQuery;
-use crate::report_query::For;
+use crate::query::{NoQuery, Query};
+use crate::report_query::{For, ReportQuery};
 use crate::reports::Named;
 use crate::state::ApiState;
 use crate::{error_files, refusals, reports};
@@ -151,7 +151,7 @@ pub(crate) fn url_of(state: &ApiState, link: &Link) -> Result<String, Problem> {
 }
 
 /// Streams the report behind a link, as `GET /v2/batches/{id}/{report}` does.
-#[utoipa::path(get, operation_id = "follow_download", path = "/v2/downloads/{token}", tag = "results", params(("token" = String, Path)),
+#[utoipa::path(get, operation_id = "follow_download", path = "/v2/downloads/{token}", tag = "results", params(("token" = String, Path), ReportQuery),
     responses((status = 200, description = "The report", content((String = "text/csv"), (String = "application/x-ndjson"))),
         (status = 206, description = "A range of a finished batch's report", content((String = "text/csv"), (String = "application/x-ndjson"))),
         (status = 304, description = "It is what If-None-Match names"),
@@ -159,7 +159,7 @@ pub(crate) fn url_of(state: &ApiState, link: &Link) -> Result<String, Problem> {
 pub async fn follow(
     state: web::Data<ApiState>,
     token: web::Path<String>,
-    _: NoQuery,
+    query: Query<ReportQuery>,
     seen: web::Header<IfNoneMatch>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
@@ -172,7 +172,8 @@ pub async fn follow(
     }
     let caller = Caller::from(key);
     state.rates.request(&caller.key_id, caller.owner, &request)?;
-    let wanted = named(&link.report);
+    let mut wanted = named(&link.report);
+    wanted.reader = wanted.reader.or(query.0.reader);
     if wanted.name == error_files::OF_UPLOAD {
         return error_files::send_of_upload(&state, caller, link.batch, wanted.reader).await;
     }

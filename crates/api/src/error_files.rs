@@ -10,7 +10,7 @@ use penstock_flow::intake::error_file;
 use penstock_store::batches::Batch;
 
 use crate::auth::Caller;
-use crate::file_names::file_name;
+use crate::file_names::{attachment, of_report};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::refusals;
@@ -59,7 +59,7 @@ pub(crate) async fn send_of_upload(
     let owner = &caller.owner_name;
     let may_read = |pipeline: &str| caller.may_use(pipeline);
     let list = error_file::open(&state.services, owner, id, None, reader.is_some(), may_read).await?;
-    Ok(answer(state, &caller, list.ok_or_else(unknown)?, format!("{id}-{NAME}")))
+    Ok(answer(state, &caller, list.ok_or_else(unknown)?, attachment(&format!("{id}-{NAME}"))))
 }
 
 /// Sends the list of a batch whose file failed.
@@ -79,7 +79,7 @@ pub(crate) async fn send(
     let (owner, key) = (&batch.owner_name, Some(secrets.key()));
     // Whether the key is for the batch's pipeline was looked at with the batch.
     let list = error_file::open(&state.services, owner, batch.id, key, reader.is_some(), |_| true).await?;
-    let name = file_name(&batch, NAME);
+    let name = of_report(&batch, NAME);
     Ok(answer(state, &caller, list.ok_or_else(unknown)?, name))
 }
 
@@ -87,13 +87,13 @@ fn answer(
     state: &ApiState,
     caller: &Caller,
     list: impl Stream<Item = Result<Bytes, FlowError>> + Send + 'static,
-    name: String,
+    disposition: String,
 ) -> HttpResponse {
     let held = caller.clone().hold(state, list.map_err(Problem::from));
     let body = held.inspect_err(|error| tracing::warn!(reason = error.detail, "a list of errors broke off"));
     HttpResponse::Ok()
         .content_type("text/csv; charset=utf-8; header=present")
-        .insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")))
+        .insert_header((header::CONTENT_DISPOSITION, disposition))
         .streaming(Box::pin(body))
 }
 

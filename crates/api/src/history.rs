@@ -14,7 +14,7 @@ use crate::query::NoQuery;
 use crate::refusals;
 use crate::state::ApiState;
 
-/// Audit entries of a batch that are looked through.
+/// What was done to a batch, at most: the newest.
 const KNOWN: u32 = 100;
 
 /// Something that happened to a batch.
@@ -50,21 +50,21 @@ pub async fn show(
     _: NoQuery,
 ) -> Result<HttpResponse, Problem> {
     let batch = caller.batch(&state, &id).await?;
-    let audit = audit(&caller, &state, &batch).await?;
+    let audit = commands(&caller, &state, &batch).await?;
     Ok(HttpResponse::Ok().json(History { data: history(&batch, &audit, caller.role == KeyRole::Admin) }))
 }
 
-/// What the audit log has of a batch, newest first.
+/// What the audit log has of what was done to a batch, newest first.
 ///
 /// # Errors
 /// 503 when others take all reads of the database; when it fails.
-pub(crate) async fn audit(
+pub(crate) async fn commands(
     caller: &Caller,
     state: &ApiState,
     batch: &Batch,
 ) -> Result<Vec<AuditLine>, Problem> {
     let read = state.budgets.read(caller.owner).await?;
-    let lines = state.services.store.audit_log(Some(batch.id), None, KNOWN).await?;
+    let lines = state.services.store.batch_commands(batch.id, KNOWN).await?;
     drop(read);
     Ok(lines)
 }
@@ -84,19 +84,24 @@ pub(crate) fn history(batch: &Batch, audit: &[AuditLine], admin: bool) -> Vec<Hi
             "batch.hold" => ("held", line.entry.detail.clone()),
             "batch.pause" => ("paused", None),
             "batch.resume" => ("resumed", None),
+            "batch.cancel" => ("cancelled", None),
+            // A run before a retry.
+            "batch.ended" => ("ended", line.entry.detail.clone()),
             "batch.retry" => ("retried", None),
             _ => return None,
         };
-        let by_itself = matches!(name, "extracted" | "held");
+        let by_itself = matches!(name, "extracted" | "held" | "ended");
         Some(event(line.entry.at, name, detail, if by_itself { None } else { who(line) }))
     };
-    events.extend(audit.iter().filter_map(from_audit));
-    // One that was held before holds were written down.
-    let hold = ledger.hold.as_ref().filter(|hold| {
-        !audit.iter().any(|line| line.entry.action == "batch.hold" && line.entry.at >= hold.since)
-    });
+    events.extend(audit.iter().rev().filter_map(from_audit));
+    // One that was held before holds were written down; a cancellation whose entry is too old to be among these.
+    let written_down = |action: &str, since: Timestamp| {
+        audit.iter().any(|line| line.entry.action == action && line.entry.at >= since)
+    };
+    let hold = ledger.hold.as_ref().filter(|hold| !written_down("batch.hold", hold.since));
     events.extend(hold.map(|hold| event(hold.since, "held", Some(hold.code.clone()), None)));
-    events.extend(ledger.cancelled_at.map(|at| event(at, "cancelled", None, last("batch.cancel"))));
+    let cancelled = ledger.cancelled_at.filter(|at| !written_down("batch.cancel", *at));
+    events.extend(cancelled.map(|at| event(at, "cancelled", None, None)));
     let outcome = ledger.outcome.map(|outcome| outcome.name().to_owned());
     events.extend(ledger.finished_at.map(|at| event(at, "ended", outcome, None)));
     events.extend(batch.erased_at.map(|at| event(at, "erased", None, last("batch.erase"))));
@@ -110,6 +115,8 @@ fn who(line: &AuditLine, owner: &str, admin: bool) -> Option<String> {
         // An owner's programs have uploaded it by a key that the entry does not name.
         None if line.entry.actor.strip_prefix("owner:") == Some(owner) => Some(owner.to_owned()),
         _ if admin => Some(line.who()),
+        // A key without a name is known by its number, which says nothing to people.
+        Some(of) if of == owner && line.key_name.is_none() => Some(owner.to_owned()),
         Some(of) if of == owner => Some(line.who()),
         None if line.entry.actor.starts_with("key:") => None,
         _ => Some("an operator".to_owned()),

@@ -49,6 +49,18 @@ pub async fn upload_to_pipeline(
     upload(caller, state, pipeline, request, payload).await
 }
 
+/// What a caller uploads to a pipeline.
+pub(crate) fn upload_of(caller: &Caller, pipeline: Arc<Pipeline>) -> UploadRequest {
+    UploadRequest {
+        owner: caller.owner,
+        owner_name: caller.owner_name.clone(),
+        actor: caller.actor(),
+        pipeline,
+        idempotency_key: None,
+        form: None,
+    }
+}
+
 /// The handler behind every route that takes a file.
 ///
 /// # Errors
@@ -64,13 +76,8 @@ pub async fn upload(
         return Err(Problem::forbidden("the key is for other pipelines"));
     }
     state.rates.upload(&caller.key_id, caller.owner, &request)?;
-    let wanted = UploadRequest {
-        owner: caller.owner,
-        owner_name: caller.owner_name.clone(),
-        pipeline,
-        idempotency_key: idempotency_key(&request)?,
-        form: None,
-    };
+    let idempotency_key = idempotency_key(&request)?;
+    let wanted = UploadRequest { idempotency_key, ..upload_of(&caller, pipeline) };
     let media = Media::of(request.headers(), wanted.pipeline.schema.dialect.charset)?;
     let coding = if media == Media::Json { Coding::Identity } else { body::coding(request.headers())? };
     let accepted = match media {

@@ -96,8 +96,8 @@ pub async fn put(
 ) -> Result<HttpResponse, Problem> {
     state.rates.upload(&caller.key_id, caller.owner, &request)?;
     ingest::admit(&state, caller.owner, 0, &request).await?;
-    // What is stored are the bytes as they come: a compressed file is one by itself.
-    body::unencoded(request.headers())?;
+    // What is stored are the bytes as they come: with or without the header, who reads a compressed file sees what it is.
+    body::coding(request.headers())?;
     let unknown = || Problem::not_found("open upload of this id");
     let id = id.parse().map_err(|_| unknown())?;
     let upload = state.services.store.upload(id, caller.owner).await?.ok_or_else(unknown)?;

@@ -16,7 +16,7 @@ use crate::auth::Caller;
 use crate::body::nothing;
 use crate::budgets::PIECE;
 use crate::error_files;
-use crate::file_names::file_name;
+use crate::file_names;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::ranges::{Wanted, cut};
@@ -122,10 +122,7 @@ pub async fn send(
     }
     let mut response = HttpResponse::Ok();
     response.content_type(content_type(format));
-    response.insert_header((
-        header::CONTENT_DISPOSITION,
-        format!("attachment; filename=\"{}\"", file_name(&batch, name)),
-    ));
+    response.insert_header((header::CONTENT_DISPOSITION, file_names::of_report(&batch, name)));
     if finished {
         response.insert_header(header::ETag(tag));
         response.insert_header((header::ACCEPT_RANGES, "bytes"));

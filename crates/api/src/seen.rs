@@ -20,6 +20,8 @@ pub(crate) struct Seen {
     pub ended: bool,
     /// Changes when what its page offers does.
     pub state: String,
+    /// Rows that failed so far, of which a page shows groups.
+    pub failed: u32,
     /// What changes on its page.
     pub page: String,
     /// Its line in a list for its owner.
@@ -179,7 +181,17 @@ mod tests {
 
     fn seen(revision: i64, ended: bool) -> Seen {
         let (page, line, admin_line, json) = Default::default();
-        Seen { id: "b".into(), revision, ended, state: String::new(), page, line, admin_line, json }
+        Seen {
+            id: "b".into(),
+            revision,
+            ended,
+            state: String::new(),
+            failed: 0,
+            page,
+            line,
+            admin_line,
+            json,
+        }
     }
 
     #[test]

@@ -52,12 +52,15 @@ function renew(element, html) {
 async function refresh() {
   if (document.querySelector("dialog[open]")) return false;
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  // The session is over: the page is no longer shown, and signing in leads back to it.
+  if (answer.redirected && new URL(answer.url).pathname === "/console/sign-in") location.reload();
   if (!answer.ok || answer.redirected) return false;
   const main = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
   const filled = document.activeElement?.matches("main input, main select") && document.activeElement.form?.getAttribute("action");
   if (filled && !main.querySelector(`form[action="${CSS.escape(filled)}"]`)) return false;
   tellTimes(main);
   morph(document.querySelector("main"), main);
+  renewed = Date.now();
   watch();
   return true;
 }
@@ -66,6 +69,11 @@ async function refresh() {
 let stream;
 // What a page was last fetched anew for. A watcher may show an older look than the page: that is not fetched again and again.
 let asked;
+// When the page was last shown anew as a whole, and how long groups of failed rows may be behind what is counted live.
+let renewed = Date.now();
+const behind = 15000;
+// A stream that has ended for good: the session is over, or something on the way answered instead of the service.
+const pause = 5000;
 function watch() {
   stream?.close();
   stream = undefined;
@@ -77,7 +85,14 @@ function watch() {
   if (list?.dataset.watch) asks.set("batches", list.dataset.watch);
   if (news) asks.set("newer", news.dataset.newer);
   if (!asks.size || document.hidden) return;
-  stream = new EventSource(`/console/events?${asks}`);
+  const mine = new EventSource(`/console/events?${asks}`);
+  stream = mine;
+  stream.addEventListener("error", () => {
+    if (mine !== stream || mine.readyState !== EventSource.CLOSED) return;
+    setTimeout(async () => {
+      if (mine === stream && !(await refresh().catch(() => false)) && mine === stream) watch();
+    }, pause);
+  });
   stream.addEventListener("new", (event) => {
     const link = document.createElement("a");
     link.href = "/console/batches";
@@ -85,7 +100,7 @@ function watch() {
     news.replaceChildren(`${grouped.format(event.data)} new ${event.data === "1" ? "batch" : "batches"}. `, link);
   });
   stream.addEventListener("batch", async (event) => {
-    const { id, state, html } = JSON.parse(event.data);
+    const { id, state, failed, html } = JSON.parse(event.data);
     if (one) {
       if (one.dataset.state === state) asked = undefined;
       else if (asked === state) return;
@@ -95,6 +110,10 @@ function watch() {
         asked = undefined;
       }
       renew(one, html);
+      if (one.dataset.failed !== String(failed) && Date.now() - renewed > behind) {
+        renewed = Date.now();
+        await refresh().catch(() => false);
+      }
     } else {
       const line = document.querySelector(`tr[data-batch="${CSS.escape(id)}"]`);
       if (line) renew(line, html);
@@ -206,7 +225,15 @@ function tellZones(form) {
   }
 }
 
+// Who signs out in one window does in all: each looks whether its session is over.
+const windows = new BroadcastChannel("penstock-console");
+function hearOthers() {
+  if (document.querySelector("form.sign-in")) windows.postMessage("signed out");
+  else windows.addEventListener("message", () => refresh().catch(() => false));
+}
+
 function begin() {
+  hearOthers();
   tellTimes();
   watch();
   document.querySelectorAll("form.filters").forEach(tellZones);
@@ -239,7 +266,13 @@ document.addEventListener("visibilitychange", watch);
 document.addEventListener("submit", (event) => {
   if (!event.target.matches("form[data-ask]")) return;
   event.preventDefault();
-  ask(event.target);
+  // Without an answer the browser says why.
+  ask(event.target).catch(() => event.target.submit());
 });
-setInterval(() => { if (!document.hidden) tellTimes(); }, 15000);
+setInterval(() => {
+  if (document.hidden) return;
+  tellTimes();
+  // Pages without a stream.
+  if (document.querySelector("[data-refresh]")) refresh().catch(() => false);
+}, behind);
 begin();

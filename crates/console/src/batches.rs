@@ -2,6 +2,7 @@
 
 use askama::Template;
 use askama::filters::Safe;
+use penstock_domain::csv::shows_nothing;
 use penstock_domain::time::Timestamp;
 use penstock_flow::read::view::BatchView;
 
@@ -104,7 +105,7 @@ impl Line<'_> {
 
 /// What a person calls a batch: its name, or the end of its id, which tells batches of one day apart.
 pub fn name_of(view: &BatchView) -> String {
-    view.name.clone().unwrap_or_else(|| {
+    view.name.clone().filter(|name| !shows_nothing(name)).unwrap_or_else(|| {
         let id = view.id.to_string();
         format!("…{}", &id[id.len().saturating_sub(8)..])
     })

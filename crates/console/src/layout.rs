@@ -79,10 +79,12 @@ impl Page {
     /// The entries that are for the viewer.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
         let operates = self.viewer.as_ref().is_some_and(|viewer| viewer.operates);
-        let shown = self.viewer.is_some();
-        ENTRIES
-            .into_iter()
-            .filter(move |entry| shown && (operates || !matches!(entry.nav, Nav::Limits | Nav::Operations)))
+        let (shown, uploads) = (self.viewer.is_some(), self.uploads());
+        ENTRIES.into_iter().filter(move |entry| match entry.nav {
+            Nav::Limits | Nav::Operations => operates,
+            Nav::Upload => uploads,
+            _ => shown,
+        })
     }
 
     /// Whether the viewer may upload.

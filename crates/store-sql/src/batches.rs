@@ -85,8 +85,7 @@ impl Batches for SqlStore {
             callbacks::enable(&mut tx, batch.owner, url).await?;
         }
         ledgers::say(&mut tx, &batch, &[Event::Created], new.created_at).await?;
-        let actor = format!("owner:{}", batch.owner_name);
-        ledgers::audit(&mut tx, new.created_at, &actor, "batch.create", &batch, None).await?;
+        ledgers::audit(&mut tx, new.created_at, &new.actor, "batch.create", &batch, None).await?;
         tx.commit().await?;
         Ok(Created::New(batch))
     }

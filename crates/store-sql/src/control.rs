@@ -106,6 +106,7 @@ impl Control for SqlStore {
             change_definition(&mut tx, &mut batch, change).await?;
         }
         let was_cancelled = batch.ledger.cancelled_at.is_some();
+        let ended = batch.ledger.finished_at.zip(batch.ledger.outcome);
         // Before any failed row is pending again.
         if let Some(change) = change_cancelled(selection.cancelled, was_cancelled) {
             tx.execute(change.bind(seq)).await?;
@@ -129,6 +130,11 @@ impl Control for SqlStore {
             detail = format!("{detail}, definition {}", change.to);
         }
         ledgers::write(&mut tx, &batch, read_revision, &[], now).await?;
+        // The batch itself knows of its last run alone.
+        if let Some((at, outcome)) = ended {
+            let (by, outcome) = (ledgers::BY_ITSELF, Some(outcome.name().to_owned()));
+            ledgers::audit(&mut tx, at, by, "batch.ended", &batch, outcome).await?;
+        }
         ledgers::audit(&mut tx, now, actor, "batch.retry", &batch, Some(detail)).await?;
         tx.commit().await?;
         Ok((batch, rows))

@@ -117,6 +117,17 @@ impl Operations for SqlStore {
         self.db.fetch(statement.bind(batch).bind(before).bind(limit)).await?.iter().map(audit_line).collect()
     }
 
+    async fn batch_commands(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<AuditLine>> {
+        let statement = sql(
+            "audit_list_of_commands",
+            "SELECT a.id, a.at, a.actor, a.action, a.batch, a.detail, k.name AS key_name, o.name AS key_owner \
+             FROM (SELECT * FROM audit WHERE batch = $1 AND action LIKE 'batch.%' AND action <> 'batch.link' \
+             ORDER BY id DESC LIMIT $2) a LEFT JOIN api_keys k ON a.actor LIKE 'key:%' AND k.id = substr(a.actor, 5) \
+             LEFT JOIN owners o ON o.seq = k.owner ORDER BY a.id DESC",
+        );
+        self.db.fetch(statement.bind(batch).bind(limit)).await?.iter().map(audit_line).collect()
+    }
+
     async fn metrics(&self, now: Timestamp) -> StoreResult<Metrics> {
         let mut metrics = Metrics::default();
         self.count_batches(&mut metrics).await?;

@@ -144,6 +144,8 @@ pub struct NewBatch {
     pub id: BatchId,
     /// Whose it is.
     pub owner: OwnerSeq,
+    /// Who uploads it, for the audit log.
+    pub actor: String,
     /// The pipeline's name.
     pub pipeline: String,
     /// The definition's version; `save_definition` stored it before.

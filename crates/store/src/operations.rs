@@ -173,6 +173,8 @@ pub trait Operations: Send + Sync {
         before: Option<i64>,
         limit: u32,
     ) -> StoreResult<Vec<AuditLine>>;
+    /// What the audit log has of what was done to a batch, newest first: neither of what was read of it, nor of what was refused.
+    async fn batch_commands(&self, batch: BatchId, limit: u32) -> StoreResult<Vec<AuditLine>>;
     /// Counts for metrics and alerts.
     async fn metrics(&self, now: Timestamp) -> StoreResult<Metrics>;
     /// Extracted batches whose counters differ from their rows, of those that run or ended after `ended_after`; ledger and

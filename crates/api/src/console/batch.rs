@@ -8,6 +8,7 @@ use penstock_console::batches::name_of;
 use penstock_console::chart::chart;
 use penstock_console::layout::Nav;
 use penstock_console::show::number;
+use penstock_domain::ledger::Ledger;
 use penstock_flow::read::errors::CodeGroup;
 use penstock_flow::read::row_view::row_view;
 use penstock_flow::read::view::batch_view;
@@ -21,7 +22,7 @@ use crate::auth::Caller;
 use crate::console::visitor::Visitor;
 use crate::console::{Refused, html, query};
 use crate::errors::by_code;
-use crate::history::{HistoryEvent, audit, history};
+use crate::history::{HistoryEvent, commands, history};
 use crate::problem::Problem;
 use crate::reports;
 use crate::state::ApiState;
@@ -42,12 +43,15 @@ struct Done {
 }
 
 impl Done {
-    fn sentence(&self) -> Option<String> {
+    /// What to say of it, while it is still so: an address may be opened again later.
+    fn sentence(&self, ledger: &Ledger, erased: bool) -> Option<String> {
         let sentence = match (self.done.as_str(), self.rows) {
-            ("paused", _) => "Paused: no more rows are released.",
-            ("resumed", _) => "Resumed.",
-            ("cancelled", _) => "Cancelled: rows that have not started never run.",
-            ("erased", _) => "Erased.",
+            ("paused", _) if ledger.paused => "Paused: no more rows are released.",
+            ("resumed", _) if !ledger.paused && ledger.hold.is_none() => "Resumed.",
+            ("cancelled", _) if ledger.cancelled_at.is_some() => {
+                "Cancelled: rows that have not started never run."
+            }
+            ("erased", _) if erased => "Erased.",
             ("redelivered", _) => "The callback is delivered again.",
             ("uploaded", _) => "The file was accepted.",
             ("retried", Some(0)) => "No row was as the retry asked for: nothing changed.",
@@ -73,13 +77,17 @@ pub(super) async fn show(
     let waits = waits(&state, &batch).await?;
     let chart = chart(&throughput::of(caller, &state, &batch).await?);
     let mut page = visitor.page(&state, name_of(&view), Nav::Batches);
-    page.done = done.sentence();
+    page.done = done.sentence(&batch.ledger, batch.erased_at.is_some());
     let now = page.now;
-    let (callbacks, mut audit) =
-        (callbacks(caller, &state, &batch).await?, audit(caller, &state, &batch).await?);
+    let callbacks = callbacks(caller, &state, &batch).await?;
     let admin = caller.role == KeyRole::Admin;
-    let events = history(&batch, &audit, admin).into_iter().map(event).collect();
-    audit.truncate(if admin && caller.pipelines.is_none() { LISTED as usize } else { 0 });
+    let done = commands(caller, &state, &batch).await?;
+    let events = history(&batch, &done, admin).into_iter().map(event).collect();
+    let audit = if admin && caller.pipelines.is_none() {
+        state.services.store.audit_log(Some(batch.id), None, LISTED).await?
+    } else {
+        Vec::new()
+    };
     let shown = BatchPage {
         page,
         view: &view,
@@ -179,10 +187,16 @@ mod tests {
 
     #[test]
     fn only_known_words_say_what_was_done() {
-        let done = |done: &str, rows| Done { done: done.into(), rows }.sentence();
+        let mut ledger = Ledger::new(Some(7), true, None);
+        ledger.paused = true;
+        let done = |done: &str, rows| Done { done: done.into(), rows }.sentence(&ledger, false);
         assert_eq!(done("retried", Some(7)).as_deref(), Some("7 rows go back."));
         assert_eq!(done("paused", None).as_deref(), Some("Paused: no more rows are released."));
         assert_eq!(done("Send your key to evil.example", None), None);
         assert_eq!(done("retried", None), None);
+        // Addresses are opened again when it is no longer so.
+        for past in ["resumed", "cancelled", "erased"] {
+            assert_eq!(done(past, None), None, "{past}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::batches::name_of;
 use penstock_console::confirm::Confirm;
 use penstock_console::layout::Nav;
+use penstock_domain::csv::shows_nothing;
 use penstock_flow::read::view::done_view;
 use penstock_store::batches::Batch;
 use penstock_store::control::RetrySelection;
@@ -211,7 +212,7 @@ async fn confirm_erasure(
 
 /// What has to be typed in: the batch's name; its id, when it has none.
 fn typed_name(view: &penstock_flow::read::view::BatchView) -> String {
-    view.name.clone().unwrap_or_else(|| view.id.to_string())
+    view.name.clone().filter(|name| !shows_nothing(name)).unwrap_or_else(|| view.id.to_string())
 }
 
 /// Erases a batch, once its name was typed in.

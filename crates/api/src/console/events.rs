@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::{Method, header};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream, SelectAll};
@@ -105,7 +105,12 @@ async fn watch(
 ) -> Result<Watch, Refused> {
     let (mut seen, mut open) = (SelectAll::new(), HashSet::new());
     for id in ids {
-        let batch = visitor.caller.batch(state, id).await?;
+        let batch = match visitor.caller.batch(state, id).await {
+            Ok(batch) => batch,
+            // A list goes on without one that is gone.
+            Err(problem) if problem.status_code() == StatusCode::NOT_FOUND && newer.is_some() => continue,
+            Err(problem) => return Err(problem.into()),
+        };
         open.insert(batch.id.to_string());
         seen.push(changes(look_at(state, &batch)).boxed());
     }
@@ -115,9 +120,23 @@ async fn watch(
     Ok(Watch { seen, open, arrivals })
 }
 
+/// [`stream`], for whoever is signed in. All others get an answer that ends a browser's stream for good, and not a page to sign in,
+/// which it would report as an error.
+pub(super) async fn listen(
+    visitor: Result<Visitor, Refused>,
+    state: web::Data<ApiState>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Refused> {
+    match visitor {
+        Ok(visitor) => stream(visitor, state, request).await,
+        Err(Refused::SignIn(_)) => Ok(HttpResponse::NoContent().finish()),
+        Err(refused) => Err(refused),
+    }
+}
+
 /// Sends what changes of the batches that a page shows, and how many came new since. It ends when all of them have ended and new
 /// ones do not matter, when the session's key is no longer good, or when the service stops.
-pub(super) async fn stream(
+async fn stream(
     visitor: Visitor,
     state: web::Data<ApiState>,
     request: HttpRequest,
@@ -191,6 +210,6 @@ fn event(seen: &Seen, one: bool, admin: bool) -> Bytes {
         (false, false) => &seen.line,
         (false, true) => &seen.admin_line,
     };
-    let data = json!({ "id": seen.id, "state": seen.state, "html": html });
+    let data = json!({ "id": seen.id, "state": seen.state, "failed": seen.failed, "html": html });
     Bytes::from(format!("event: batch\ndata: {data}\n\n"))
 }

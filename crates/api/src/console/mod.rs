@@ -125,7 +125,7 @@ pub(crate) fn routes(routes: &mut ServiceConfig) {
         .service(read("/console/sign-in/oidc", web::to(oidc::pages::start)))
         .service(only("/console/sign-in/oidc/callback", "GET").route(web::get().to(oidc::pages::come_back)))
         .service(post("/console/sign-out", web::to(sign_in::sign_out)))
-        .service(read("/console/events", web::to(events::stream)))
+        .service(read("/console/events", web::to(events::listen)))
         .service(read(HOME, web::to(batches::list)))
         .service(read("/console/batches/{id}", web::to(batch::show)))
         .service(read("/console/batches/{id}/rows", web::to(rows::list)))

@@ -1,7 +1,7 @@
 //! Signing in with an API key, and out again. Signing in elsewhere is in [`super::oidc`].
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::{Nav, Page};
 use penstock_console::session::{
@@ -78,7 +78,9 @@ pub(super) struct Entered {
 /// The console's first address: to the batches, signed in when a ticket says so.
 pub(super) async fn enter(state: web::Data<ApiState>, request: HttpRequest) -> Result<HttpResponse, Refused> {
     let entered: Entered = query(&request)?;
-    let Some(sealed) = entered.ticket else { return Ok(see_other(HOME)) };
+    // Who looks at an address without opening it uses nothing up.
+    let ticket = entered.ticket.filter(|_| request.method() != Method::HEAD);
+    let Some(sealed) = ticket else { return Ok(see_other(HOME)) };
     let services = &state.services;
     let now = services.clock.now();
     let ticket = Ticket::open(&services.keyring.get(), &sealed, now);
@@ -130,7 +132,13 @@ fn shown(
     let services = &state.services;
     let now = services.clock.now();
     let random = services.random.as_ref();
-    let csrf = new_token(random).map_err(sealing)?;
+    // Several windows may ask to sign in at the same time, and have one cookie.
+    let begun = cookie(request, &cookie_name(VISIT, is_secure(request, state)))
+        .and_then(|visit| Visit::open(&services.keyring.get(), visit, now));
+    let csrf = match begun {
+        Some(visit) => visit.csrf,
+        None => new_token(random).map_err(sealing)?,
+    };
     let visit = Visit { csrf: csrf.clone(), ends_at: now + Duration::from_secs(VISIT_SECONDS) };
     let visit = visit.seal(&services.keyring.get(), random).map_err(sealing)?;
     let (status, refused) =

@@ -7,6 +7,7 @@ use penstock_console::refused::{FileError, Refused as RefusedFile};
 use penstock_console::session::new_token;
 use penstock_console::upload::{Filled, UploadPage, errors_file};
 use serde::Deserialize;
+use url::Url;
 
 use crate::body::unencoded;
 use crate::console::sign_in::sealing;
@@ -53,7 +54,11 @@ fn page(
     let refused = refused.map(|problem| {
         let errors = problem.errors.unwrap_or_default();
         RefusedFile {
-            download: problem.errors_url.or_else(|| (!errors.is_empty()).then(|| errors_file(&errors))),
+            // The reader's browser may have come by another address than clients do.
+            download: problem
+                .errors_url
+                .map(|url| path_of(&url))
+                .or_else(|| (!errors.is_empty()).then(|| errors_file(&errors))),
             counts: RefusedFile::counts_of(&problem.error_counts.unwrap_or_default()),
             count: problem.error_count.unwrap_or(errors.len() as u64),
             detail: problem.detail,
@@ -93,4 +98,9 @@ pub(super) async fn progress(
         Some(known) => HttpResponse::Ok().json(known),
         None => HttpResponse::NoContent().finish(),
     })
+}
+
+/// An address of this service without its host.
+fn path_of(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| url.to_owned(), |url| url.path().to_owned())
 }

@@ -15,7 +15,7 @@ use crate::console::given;
 use crate::console::visitor::Visitor;
 use crate::fields::RawFields;
 use crate::form::{Fields, Form, Taken, read_fields};
-use crate::ingest::admit;
+use crate::ingest::{admit, upload_of};
 use crate::pipelines::named;
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -79,13 +79,8 @@ impl Form for ConsoleForm<'_> {
         state.rates.upload(&caller.key_id, caller.owner, self.request)?;
         admit(state, caller.owner, 1, self.request).await?;
         self.pipeline = Some(pipeline.clone());
-        Ok(UploadRequest {
-            owner: caller.owner,
-            owner_name: caller.owner_name.clone(),
-            pipeline,
-            idempotency_key: None,
-            form: fields.get("form").filter(|form| form.len() <= MOST_FORM).cloned(),
-        })
+        let form = fields.get("form").filter(|form| form.len() <= MOST_FORM).cloned();
+        Ok(UploadRequest { form, ..upload_of(caller, pipeline) })
     }
 
     fn raw(&self, fields: &Fields) -> Result<RawFields, Problem> {
@@ -108,10 +103,14 @@ impl Form for ConsoleForm<'_> {
         }
         raw.insert("allow_failures".into(), (!filled.stops).into());
         if let Some(rows) = given(&filled.trial_rows) {
-            let rows: u32 = rows.parse().map_err(|_| {
-                Problem::unprocessable("bad_field", "the rows to try first are a whole number, or nothing")
-            })?;
+            let refused = |detail| Problem::unprocessable("bad_field", detail);
+            let rows = rows.parse::<u32>().ok().filter(|rows| *rows > 0);
+            let rows =
+                rows.ok_or_else(|| refused("the rows to try first are a whole number from 1, or nothing"))?;
             let share = given(&filled.trial_failures).unwrap_or_else(|| "10".into());
+            if !share.parse::<f64>().is_ok_and(|share| (0.0..=100.0).contains(&share)) {
+                return Err(refused("of the rows to try first 0 to 100 percent may fail"));
+            }
             let canary = json!({ "rows": rows, "max_failure": format!("{share} %") });
             raw.insert("canary".into(), canary);
         }

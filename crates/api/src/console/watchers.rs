@@ -144,6 +144,7 @@ async fn render(state: &ApiState, batch: &Batch) -> Result<Seen, String> {
         revision: batch.ledger.revision,
         ended: batch.ledger.is_finished(),
         state: state_key(&view),
+        failed: view.counts.failed,
         page: Live { view: &view, waits: &waits, chart: chart.as_ref(), now }
             .render()
             .map_err(|error| error.to_string())?,

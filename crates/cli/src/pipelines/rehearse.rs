@@ -190,7 +190,14 @@ async fn upload(
     }
     let pipeline = services.pipelines.iter().next().ok_or_else(|| said("there is no definition"))?;
     let (owner_name, idempotency_key) = (view.name.clone(), None);
-    let request = UploadRequest { owner: owner.seq, owner_name, pipeline, idempotency_key, form: None };
+    let request = UploadRequest {
+        owner: owner.seq,
+        actor: format!("owner:{owner_name}"),
+        owner_name,
+        pipeline,
+        idempotency_key,
+        form: None,
+    };
     let mut upload = Upload::start(services, request).await.map_err(said)?;
     for chunk in csv.chunks(64 * 1024) {
         if let Err(error) = upload.push(chunk).await {

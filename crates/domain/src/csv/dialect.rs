@@ -114,6 +114,11 @@ impl Dialect {
         }
     }
 
+    /// Whether reports begin with a byte order mark, without which an upload of one would be read as the pipeline's files are.
+    pub fn is_marked_in_reports(&self) -> bool {
+        self.charset != Charset::Utf8
+    }
+
     /// The dialect of a workbook's rows, once they are CSV.
     pub fn of_a_workbook(&self) -> Self {
         Self { header: self.header, of_sheet: true, ..Self::default() }

@@ -13,7 +13,8 @@ use super::parser::Parser;
 use super::record::{Event, Record};
 use super::reference::{ReferenceReader, RowReference};
 use super::rules::{Limits, Schema};
-use super::writer::encode_separated_value;
+use super::spreadsheet::survive;
+use super::writer::{encode_separated, encode_separated_value};
 use crate::ids::BatchId;
 
 const MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -81,8 +82,11 @@ impl ErrorSheet {
                 *header = read.map(|(header, _)| header.separated_by(*delimiter));
             }
             let line = Line { id: *id, delimiter: *delimiter, references: &**references };
-            let shown = header.as_ref().filter(|_| record.line > 1);
-            if shown.is_none_or(|header| line.write(header, &record, &mut out).is_none()) {
+            let written = header.as_ref().and_then(|header| match record.line {
+                1 => names(header, &record, *delimiter, &mut out),
+                _ => line.write(header, &record, &mut out),
+            });
+            if written.is_none() {
                 out.extend_from_slice(record.raw.as_bytes());
             }
             out.extend_from_slice(b"\r\n");
@@ -92,6 +96,19 @@ impl ErrorSheet {
         let _ = parser.push(bytes, &mut take);
         out
     }
+}
+
+/// Writes the header without its end; none, and nothing is written, where it stays as it is.
+fn names(header: &HeaderMap, record: &Record<'_>, delimiter: u8, out: &mut Vec<u8>) -> Option<()> {
+    let own = record.len().checked_sub(ERROR_COLUMNS.len() + 1)?;
+    let names = header.written();
+    if names.len() != own {
+        return None;
+    }
+    let shown: Vec<_> = names.iter().map(|name| survive(name)).collect();
+    let added = ERROR_COLUMNS.into_iter().chain([REFERENCE]);
+    encode_separated(shown.iter().map(|name| name.as_ref()).chain(added), delimiter, out);
+    Some(())
 }
 
 /// How a line is written.

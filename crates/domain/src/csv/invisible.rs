@@ -43,6 +43,11 @@ pub(super) fn first_in(text: &str) -> Option<String> {
     text.ends_with(' ').then(|| format!("a blank at its end, at position {}", text.chars().count()))
 }
 
+/// Whether a text has no character that somebody sees.
+pub fn shows_nothing(text: &str) -> bool {
+    without(text).is_empty()
+}
+
 /// The text without them.
 pub(super) fn without(text: &str) -> String {
     text.chars().filter(|c| !is_hidden(*c)).collect::<String>().trim().to_owned()

@@ -329,6 +329,9 @@ impl Judge {
         let other = fault.byte.filter(|byte| self.header.is_none() && DELIMITERS.contains(byte));
         self.errors.push(fault.line, column, fault.code, || match (declared.zip(other), fault.code) {
             (Some((declared, found)), "text_after_quote") => wrong_delimiter(found, declared),
+            (_, "field_count") if let Some(delimiter) = fault.byte => {
+                sentences::trailing(fault.field, fields, delimiter)
+            }
             (_, "field_count") => {
                 let (delimiter, first) = (self.grammar.delimiter, self.rows == 0);
                 sentences::field_count(fault.field, fields, delimiter, &self.schema.dialect, first)

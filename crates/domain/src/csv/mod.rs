@@ -49,6 +49,7 @@ pub use error_sheet::{ErrorSheet, References};
 pub use formats::Format;
 pub use formula::neutralise;
 pub use header::{HeaderMap, REPORT_COLUMNS, ReportCells, Unreadable};
+pub use invisible::shows_nothing;
 pub use line::{LineReference, Repeats};
 pub use parser::Parser;
 pub use record::{Event, Malformed, Record};
@@ -57,7 +58,7 @@ pub use reference::{
     values_digest,
 };
 pub use rules::{Choices, Cleaning, Column, HeaderLimits, LetterCase, Limits, OURS_BYTES, Schema};
-pub use spreadsheet::survive;
+pub use spreadsheet::shown_in;
 pub use unique::ROW_BYTES as UNIQUE_ROW_BYTES;
 pub use validator::{Refused, Validated, Validator};
 pub use writer::{encode_separated, encode_separated_value, encode_value};

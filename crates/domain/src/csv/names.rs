@@ -3,18 +3,22 @@
 use std::borrow::Cow;
 
 use super::error::{COLUMN_BYTES, shortened, some_of};
-use super::formula::restore;
+use super::formula::{may_be_protected, restore};
 use super::invisible;
 use super::rules::Schema;
+use super::spreadsheet::text_of;
 
-/// Finds the column that a header's name means.
-pub(super) fn find(schema: &Schema, name: &str, report: bool) -> Option<usize> {
-    let found = place(schema, name);
-    // A report puts an apostrophe before a name as well, when a spreadsheet would run it.
-    if found.is_none() && report { place(schema, restore(name)) } else { found }
+/// A name of a report's header, as it was before the report put an apostrophe before it, or wrote a formula that shows it.
+pub(super) fn own(name: &str) -> Cow<'_, str> {
+    match text_of(name) {
+        Some(text) => Cow::Owned(text),
+        None if may_be_protected(name) => Cow::Borrowed(restore(name)),
+        None => Cow::Borrowed(name),
+    }
 }
 
-fn place(schema: &Schema, name: &str) -> Option<usize> {
+/// Finds the column that a header's name means.
+pub(super) fn find(schema: &Schema, name: &str) -> Option<usize> {
     let rules = &schema.dialect.header;
     if let Some(exact) = schema.columns.iter().position(|column| column.has_name(name)) {
         return Some(exact);
@@ -76,7 +80,7 @@ fn closest<'s>(schema: &'s Schema, name: &str) -> Option<&'s str> {
 
 /// How many of these names the pipeline has, however they are written.
 pub(super) fn known(schema: &Schema, names: &[String]) -> usize {
-    names.iter().filter(|name| place(schema, name).is_some() || closest(schema, name).is_some()).count()
+    names.iter().filter(|name| find(schema, name).is_some() || closest(schema, name).is_some()).count()
 }
 
 /// The pipeline's columns, for a sentence.

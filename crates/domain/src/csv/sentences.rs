@@ -70,12 +70,25 @@ pub(super) fn field_count(
     let hint = if dialect.of_sheet {
         "; remove the values to the right of the header's last column, or give their columns names".to_owned()
     } else if fields > of_header {
+        let unnamed = match dialect.delimiter {
+            Delimiter::Auto => "give the columns at its end names in the header or remove their values, and ",
+            Delimiter::Is(_) => "",
+        };
         let names = if first && fields == of_header + 1 { ROW_NAMES } else { "" };
-        format!("; put values that hold {} in quotes{names}", delimiter_name(delimiter))
+        format!("; {unnamed}put values that hold {} in quotes{names}", delimiter_name(delimiter))
     } else {
         "; add the missing ones at its end, if only as empty ones, and put values that hold a line break in quotes".to_owned()
     };
     format!("the line has {} and the header {of_header}{hint}", of(fields as u64, "field"))
+}
+
+/// Why a line is not taken that has more fields than the header, none of them with a value.
+pub(super) fn trailing(fields: usize, of_header: usize, delimiter: u8) -> String {
+    format!(
+        "the line has {} and the header {of_header}; remove the {} at its end, or ask for `delimiter: auto`",
+        of(fields as u64, "field"),
+        delimiter_name(delimiter)
+    )
 }
 
 /// The same of a line that may hold nothing but the mark of an end.
@@ -117,7 +130,7 @@ pub(super) fn not_unique<'a>(
 pub(super) fn decode_fault(fault: DecodeFault) -> String {
     match fault {
         DecodeFault::Invalid(name) => {
-            format!("the line holds bytes that are no characters of {name}; save the file as CSV UTF-8")
+            format!("the line holds bytes that are no characters of {name}; save the file in that encoding, or in Excel as `CSV UTF-8`")
         }
         DecodeFault::Mixed => "letters up to here are UTF-8, and here they are not: the file was put together from files of different \
                                encodings, or was cut; save it as CSV UTF-8 from one program"

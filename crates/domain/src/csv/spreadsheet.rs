@@ -64,6 +64,11 @@ pub fn survive(value: &str) -> Cow<'_, str> {
     neutralise(value)
 }
 
+/// How a text is shown as a cell: of a report for a spreadsheet, or of one for whoever comes.
+pub fn shown_in(spreadsheet: bool) -> fn(&str) -> Cow<'_, str> {
+    if spreadsheet { survive } else { neutralise }
+}
+
 /// Whether a spreadsheet in some language takes the text for something else.
 fn is_changed(value: &str) -> bool {
     let trimmed = value.trim_start_matches(' ');

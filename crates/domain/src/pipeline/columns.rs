@@ -83,6 +83,11 @@ fn workbook(csv: &CsvDefinition, source: &mut Source<'_>) -> Workbook {
     match &csv.sheet {
         None if takes => Workbook::First,
         None => Workbook::No,
+        Some(sheet) if sheet.value.trim().is_empty() => {
+            let message = "csv.sheet is empty; write a sheet's name, or take it out for the first one";
+            source.error(sheet.referenced.line(), message.into());
+            Workbook::First
+        }
         Some(sheet) if takes => Workbook::Named(sheet.value.clone()),
         Some(sheet) => {
             let message = "csv.sheet is about workbooks; write `formats: [csv, xlsx]` with it";
@@ -197,6 +202,9 @@ fn column(definition: &ColumnDefinition, line: u64, limits: &Limits, source: &mu
         }
     }
     let mut wrong = |message: &str| source.error(line, format!("column `{name}`: {message}"));
+    if definition.aliases.iter().any(String::is_empty) {
+        wrong("an alias is empty; take it out");
+    }
     if definition.min_length.zip(definition.max_length).is_some_and(|(least, most)| least > most) {
         wrong("min_length is above max_length; change one of them");
     }

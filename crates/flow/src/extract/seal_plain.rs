@@ -124,6 +124,7 @@ async fn read(
         errors_key: KeyOf::Batch(secrets.shared_key()),
         schema,
         delimiter,
+        mark: dialect.is_marked_in_reports(),
     })
     .await?;
     let mut reading = Reading { file, most: pipeline.max_upload_bytes, received: 0 };
@@ -240,7 +241,7 @@ impl Reading {
             })
             .into()),
             Ok(Err(error)) => {
-                let refused = self.file.broken(error.code(), error.to_string()).await;
+                let refused = self.file.broken(error.row(), error.code(), error.to_string()).await;
                 Err(ExtractError::File(FileFault::invalid(refused)))
             }
             Err(error) => {
@@ -269,7 +270,7 @@ impl Reading {
         match error {
             ReadError::Flow(error) => error.into(),
             ReadError::Packed(error) => {
-                let refused = self.file.broken(error.code(), error.to_string()).await;
+                let refused = self.file.broken(None, error.code(), error.to_string()).await;
                 ExtractError::File(FileFault::invalid(refused))
             }
         }

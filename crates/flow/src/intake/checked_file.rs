@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use penstock_crypto::DataKey;
-use penstock_domain::csv::{Charset, Refused, Rejected, Schema, Validated, Validator};
+use penstock_domain::csv::{Refused, Rejected, Schema, Validated, Validator};
 use penstock_domain::ids::BatchId;
 
 use crate::context::error::FlowError;
@@ -30,6 +30,8 @@ pub(crate) struct FileOf<'a> {
     pub schema: Arc<Schema>,
     /// What separates columns in reports; none: what does in the file.
     pub delimiter: Option<u8>,
+    /// Whether they begin with a byte order mark: an upload of them is read as the pipeline's files are, unless it begins with one.
+    pub mark: bool,
 }
 
 /// A file under way. Dropping it leaves nothing behind.
@@ -63,9 +65,7 @@ impl CheckedFile {
     /// When the database fails.
     pub async fn start(of: FileOf<'_>) -> Result<Self, FlowError> {
         let references = Arc::new(References::of(of.services, of.owner, of.pipeline).await?);
-        // An upload of the list is read as the pipeline's files are, unless it begins with a mark.
-        let mark = of.schema.dialect.charset != Charset::Utf8;
-        let listing = error_file::listing(references.clone(), of.id, of.delimiter, mark);
+        let listing = error_file::listing(references.clone(), of.id, of.delimiter, of.mark);
         let writer = SealedWriter::new(of.services, sealed_key(of.owner, of.id), of.key, of.id)?;
         let object = Object {
             services: of.services.clone(),
@@ -139,12 +139,12 @@ impl CheckedFile {
         let message = format!(
             "the file has more than {most} bytes; split it, with the header as the first line of each part"
         );
-        self.broken("file_too_large", message).await
+        self.broken(None, "file_too_large", message).await
     }
 
-    /// The file cannot be read further: that, and the errors found before.
-    pub async fn broken(&mut self, code: &'static str, message: String) -> RefusedFile {
-        let line = self.validator.line();
+    /// The file cannot be read further: that, and the errors found before. Without a `line` it is the one that is read.
+    pub async fn broken(&mut self, line: Option<u64>, code: &'static str, message: String) -> RefusedFile {
+        let line = line.unwrap_or_else(|| self.validator.line());
         let rejected = self.validator.broken_off(line, None, code, || message);
         self.object.refused(rejected).await
     }

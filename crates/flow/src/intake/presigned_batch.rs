@@ -156,6 +156,7 @@ impl Asked<'_> {
         let batch = NewBatch {
             id,
             owner: self.request.owner,
+            actor: self.request.actor.clone(),
             pipeline: pipeline.name.clone(),
             version: pipeline.version,
             name: fields.name,

@@ -18,6 +18,8 @@ pub struct UploadRequest {
     pub owner: OwnerSeq,
     /// Its name, for the object's key.
     pub owner_name: String,
+    /// Who of it uploads, for the audit log.
+    pub actor: String,
     /// The pipeline.
     pub pipeline: Arc<Pipeline>,
     /// The `Idempotency-Key` header.

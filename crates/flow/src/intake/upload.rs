@@ -72,6 +72,7 @@ impl Upload {
             Vec::new()
         };
         let schema = request.pipeline.schema.clone();
+        let mark = schema.dialect.is_marked_in_reports();
         let takes_workbooks = schema.dialect.workbook != Workbook::No;
         let file = CheckedFile::start(FileOf {
             services,
@@ -82,6 +83,7 @@ impl Upload {
             errors_key: KeyOf::Upload,
             schema,
             delimiter: None,
+            mark,
         })
         .await?;
         let span = tracing::info_span!("upload", batch = %id, trace_id = Empty);
@@ -127,7 +129,7 @@ impl Upload {
     }
 
     async fn not_unpacked(&mut self, error: UnpackError) -> UploadError {
-        UploadError::Rejected(self.file.broken(error.code(), error.to_string()).await)
+        UploadError::Rejected(self.file.broken(None, error.code(), error.to_string()).await)
     }
 
     async fn push_plain(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
@@ -328,6 +330,7 @@ async fn make_batch(
     let batch = NewBatch {
         id: making.id,
         owner: request.owner,
+        actor: request.actor.clone(),
         pipeline: pipeline.name.clone(),
         version: pipeline.version,
         name: fields.name,

@@ -1,6 +1,6 @@
 //! What a client sees of a pipeline: what its files look like, what a row goes through, how fast.
 
-use penstock_domain::csv::{Column, Format, encode_value};
+use penstock_domain::csv::{Column, Format, encode_separated};
 use penstock_domain::pipeline::{Dependency, Pipeline, Rate, Window};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -179,25 +179,26 @@ fn rule(column: &Column) -> Option<String> {
     (!rules.is_empty()).then(|| rules.join(", "))
 }
 
-/// A file of a header and one row, to begin with. A value that only a pattern describes stays empty.
+/// A file of a header and one row, to begin with, that the pipeline takes. A value that only a pattern describes stays empty.
 pub fn example_file(pipeline: &Pipeline) -> Vec<u8> {
     let columns = &pipeline.schema.columns;
+    let dialect = &pipeline.schema.dialect;
+    let delimiter = dialect.declared_delimiter().unwrap_or(b',');
     let mut file = Vec::new();
-    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
-        for (index, cell) in cells.enumerate() {
-            if index > 0 {
-                file.push(b',');
-            }
-            encode_value(cell, &mut file);
-        }
-        file.extend_from_slice(b"\r\n");
-    };
-    line(&mut columns.iter().map(|column| column.name.as_str()));
-    line(&mut columns.iter().map(example));
+    if dialect.is_marked_in_reports() {
+        file.extend_from_slice("\u{FEFF}".as_bytes());
+    }
+    encode_separated(columns.iter().map(|column| column.name.as_str()), delimiter, &mut file);
+    file.extend_from_slice(b"\r\n");
+    encode_separated(columns.iter().map(example), delimiter, &mut file);
+    file.extend_from_slice(b"\r\n");
     file
 }
 
 fn example(column: &Column) -> &str {
+    if let Some(example) = &column.example {
+        return example;
+    }
     if let Some(first) = column.one_of.iter().next() {
         return first;
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use penstock_domain::csv::{
-    Charset, HeaderMap, OURS_BYTES, RowReference, Unfinished, Unreadable, column_tag, encode_separated,
-    encode_separated_value, neutralise, survive,
+    HeaderMap, OURS_BYTES, RowReference, Unfinished, Unreadable, column_tag, encode_separated,
+    encode_separated_value, neutralise, shown_in,
 };
 use penstock_domain::effect::Effect;
 use penstock_domain::ids::{BatchId, OwnerSeq, RowNumber};
@@ -231,11 +231,12 @@ impl Writer {
             return out;
         }
         // An upload of the report is read as the pipeline's files are, unless it begins with a mark.
-        if self.format == Format::Spreadsheet || self.pipeline.schema.dialect.charset != Charset::Utf8 {
+        if self.format == Format::Spreadsheet || self.pipeline.schema.dialect.is_marked_in_reports() {
             out.extend_from_slice("\u{FEFF}".as_bytes());
         }
         let own = self.header.as_ref().map(|header| header.written()).unwrap_or_default();
-        let mut cells: Vec<Cow<'_, str>> = own.iter().map(|name| neutralise(name)).collect();
+        let mut cells: Vec<Cow<'_, str>> =
+            own.iter().map(|name| shown_in(self.format == Format::Spreadsheet)(name)).collect();
         cells.extend(["_row", "_status"].map(Cow::Borrowed));
         let results = self.pipeline.result_columns();
         if self.report == Report::Results {
@@ -339,8 +340,8 @@ impl Writer {
         if self.report == Report::Results {
             for column in self.pipeline.result_columns() {
                 out.push(between);
-                let show = if self.format == Format::Spreadsheet { survive } else { neutralise };
-                if cell(view.result.as_ref().and_then(|result| result.get(column)), show, between, out) {
+                let value = view.result.as_ref().and_then(|result| result.get(column));
+                if cell(value, shown_in(self.format == Format::Spreadsheet), between, out) {
                     reference.protected.push(column_tag(column));
                 }
             }

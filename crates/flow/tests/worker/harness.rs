@@ -202,6 +202,7 @@ impl Harness {
         let request = UploadRequest {
             owner: owner.seq,
             owner_name: owner.name,
+            actor: "owner:owner".into(),
             pipeline: self.services.pipelines.get("test").unwrap(),
             idempotency_key: None,
             form: None,

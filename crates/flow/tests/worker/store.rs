@@ -246,6 +246,7 @@ operations::Operations {
     engine() -> EngineInfo;
     audit(entry: &AuditEntry) -> ();
     audit_log(batch: Option<BatchId>, before: Option<i64>, limit: u32) -> Vec<AuditLine>;
+    batch_commands(batch: BatchId, limit: u32) -> Vec<AuditLine>;
     metrics(now: Timestamp) -> Metrics;
     count_mismatches(ended_after: Timestamp) -> Vec<CountMismatch>;
     repair_counts(mismatch: &CountMismatch, actor: &str, now: Timestamp) -> bool;

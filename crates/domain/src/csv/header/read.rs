@@ -1,10 +1,12 @@
 //! A file's header, judged.
 
+use std::borrow::Cow;
+
 use super::{HeaderMap, IGNORED, MARKS, MOST_REPORTED, REFERENCE, REPORT_COLUMNS};
 use crate::csv::dialect::{DELIMITERS, Delimiter, ExtraColumns, delimiter_name};
 use crate::csv::error::{COLUMN_BYTES, ErrorList, shortened};
 use crate::csv::error_rows::ERROR_COLUMNS;
-use crate::csv::names::{find, known, listed, unknown, unnamed};
+use crate::csv::names::{find, known, listed, own, unknown, unnamed};
 use crate::csv::opening::split;
 use crate::csv::record::Record;
 use crate::csv::rules::Schema;
@@ -33,7 +35,7 @@ impl HeaderMap {
         }
         let line = record.line;
         if let Some(sentence) = type_line(&names)
-            .or_else(|| in_quotes(&names, schema))
+            .or_else(|| in_quotes(record, &names, schema))
             .or_else(|| other_delimiter(&names, schema))
         {
             // What would be missing then is there, once this is put right.
@@ -42,7 +44,7 @@ impl HeaderMap {
         }
         let collected = collect(&names, schema, line, errors);
         complete(&collected, schema, line, errors)?;
-        let ignored = ignored(&names, &collected.written);
+        let ignored = ignored(&names, &collected.kept);
         let all = collected.kept.len() == names.len();
         let same = collected.written == collected.columns;
         let header = Self {
@@ -71,7 +73,9 @@ fn collect(names: &[String], schema: &Schema, line: u64, errors: &mut ErrorList)
     let report = is_report(names);
     let hint = if known(schema, names) == 0 { NO_HEADER } else { "" };
     for (index, name) in names.iter().enumerate() {
-        let declared = find(schema, name, report).map(|place| &schema.columns[place].name);
+        let own = if report { own(name) } else { Cow::Borrowed(name.as_str()) };
+        let place = find(schema, name).or_else(|| find(schema, &own));
+        let declared = place.map(|place| &schema.columns[place].name);
         if declared.is_none() && name.starts_with(IGNORED) {
             continue;
         }
@@ -80,7 +84,7 @@ fn collect(names: &[String], schema: &Schema, line: u64, errors: &mut ErrorList)
             (None, ExtraColumns::Ignore) => continue,
             (None, ExtraColumns::Keep) => {
                 collected.extra.push(collected.columns.len());
-                name.clone()
+                own.clone().into_owned()
             }
             (None, ExtraColumns::Reject) => {
                 errors.push(line, Some(name), "unknown_column", || match name.as_str() {
@@ -94,7 +98,7 @@ fn collect(names: &[String], schema: &Schema, line: u64, errors: &mut ErrorList)
             errors.push(line, Some(name), "duplicate_column", || duplicate(name, &column));
         }
         collected.columns.push(column);
-        collected.written.push(name.clone());
+        collected.written.push(own.into_owned());
         collected.kept.push(index);
     }
     collected
@@ -151,8 +155,11 @@ fn type_line(names: &[String]) -> Option<String> {
 }
 
 /// Why a header of one name is none, when its columns are inside the name: the line stands in quotes as a whole.
-fn in_quotes(names: &[String], schema: &Schema) -> Option<String> {
+fn in_quotes(record: &Record<'_>, names: &[String], schema: &Schema) -> Option<String> {
     let [name] = names else { return None };
+    if !record.raw.starts_with('"') {
+        return None;
+    }
     let parts = |delimiter: u8| split(name.as_bytes(), delimiter);
     let mut taken = match schema.dialect.delimiter {
         Delimiter::Is(declared) => vec![declared],
@@ -160,16 +167,16 @@ fn in_quotes(names: &[String], schema: &Schema) -> Option<String> {
     }
     .into_iter()
     .map(parts);
-    let found = find(schema, name, false).is_none()
-        && taken.any(|parts| parts.len() > 1 && known(schema, &parts) > 0);
+    let found =
+        find(schema, name).is_none() && taken.any(|parts| parts.len() > 1 && known(schema, &parts) > 0);
     found.then(|| WHOLE_LINE.to_owned())
 }
 
 /// Why a header of one name is none of this pipeline's, when another delimiter makes columns of it.
 fn other_delimiter(names: &[String], schema: &Schema) -> Option<String> {
-    let Delimiter::Is(declared) = schema.dialect.delimiter else { return None };
+    let Delimiter::Is(declared) = schema.dialect.delimiter else { return denied(names, schema) };
     let name = match names {
-        [name] if find(schema, name, false).is_none() => name.clone(),
+        [name] if find(schema, name).is_none() => name.clone(),
         [name, rest] if rest.is_empty() && name.eq_ignore_ascii_case("sep=") => {
             format!("{name}{}", char::from(declared))
         }
@@ -180,12 +187,26 @@ fn other_delimiter(names: &[String], schema: &Schema) -> Option<String> {
             "the first line is `{name}`, which only Excel reads; remove that line, or ask for `delimiter: auto`"
         ));
     }
-    let parts = |delimiter: &u8| split(name.as_bytes(), *delimiter);
-    let found = DELIMITERS.into_iter().filter(|other| *other != declared).find(|other| {
-        let parts = parts(other);
-        parts.len() > 1 && known(schema, &parts) > 0
-    })?;
+    let found = delimiter_that_fits(&name, schema).filter(|found| *found != declared)?;
     Some(wrong_delimiter(found, declared))
+}
+
+/// Why a header of one name is none although each delimiter is taken: a `sep=` line names another one than the header has.
+fn denied(names: &[String], schema: &Schema) -> Option<String> {
+    let [name] = names else { return None };
+    let found = delimiter_that_fits(name, schema).filter(|_| find(schema, name).is_none())?;
+    Some(format!(
+        "the columns are separated by {}, and the line `sep=` before them names another character; remove that line",
+        delimiter_name(found)
+    ))
+}
+
+/// What makes columns of the pipeline out of one name.
+fn delimiter_that_fits(name: &str, schema: &Schema) -> Option<u8> {
+    DELIMITERS.into_iter().find(|delimiter| {
+        let parts = split(name.as_bytes(), *delimiter);
+        parts.len() > 1 && known(schema, &parts) > 0
+    })
 }
 
 /// The sentence for a file that has another delimiter than the pipeline asks for.
@@ -217,9 +238,9 @@ fn first_out_of_order<'a>(columns: &'a [String], schema: &Schema) -> Option<&'a 
 }
 
 /// The names of columns that an upload ignores; a report's own are none of a client's.
-fn ignored(names: &[String], written: &[String]) -> Vec<String> {
+fn ignored(names: &[String], kept: &[usize]) -> Vec<String> {
     let report = names.iter().any(|name| name == REFERENCE);
     let ours = |name: &str| report && (REPORT_COLUMNS.contains(&name) || ERROR_COLUMNS.contains(&name));
-    let ignored = names.iter().filter(|name| !written.contains(name) && !ours(name));
-    ignored.take(MOST_REPORTED).map(|name| shortened(name, COLUMN_BYTES).into_owned()).collect()
+    let ignored = names.iter().enumerate().filter(|(index, name)| !kept.contains(index) && !ours(name));
+    ignored.take(MOST_REPORTED).map(|(_, name)| shortened(name, COLUMN_BYTES).into_owned()).collect()
 }

@@ -29,7 +29,8 @@ impl Parser {
         let event = match (self.fault, std::str::from_utf8(&self.raw)) {
             _ if self.surplus > 0 && (self.surplus_content || !self.grammar.spare_fields) => {
                 let code = if self.header.is_some() { "too_many_columns" } else { "field_count" };
-                fault(self.place(), code, line)
+                let byte = (!self.surplus_content).then_some(self.grammar.delimiter);
+                Event::Malformed(Malformed { line, field: self.place(), code, at_line: line, byte })
             }
             (Some((field, code, at_line)), _) => fault(field, code, at_line),
             (None, Err(error)) => {
