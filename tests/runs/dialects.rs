@@ -186,10 +186,13 @@ async fn names_of_own_columns_survive_reports_and_spreadsheets() {
         assert_eq!(own, (&json!("1"), &json!("2"), &json!("3")), "{row}");
         file = client.text(&format!("/v2/batches/{id}/{report}")).await;
         assert!(file.starts_with(header), "{file}");
+        // Two reports that somebody has put together have the header twice.
+        let (status, problem) = client.upload(ROUTE, [&*file, &*file].concat()).await.expect("an answer");
+        assert_eq!((status, &problem["errors"][0]["code"]), (422, &json!("header_again")), "{problem}");
     }
 }
 
-/// What a pipeline gives for an encoding and a delimiter of its own is what it takes, and nothing else is taken for it.
+/// What a pipeline gives for an encoding and a delimiter of its own is what it takes.
 #[tokio::test]
 async fn a_pipeline_takes_what_it_gives_in_its_own_dialect() {
     let dialects = ["windows-1252", "utf-16le", "auto"];
@@ -236,36 +239,32 @@ async fn a_pipeline_takes_what_it_gives_in_its_own_dialect() {
         let results = client.text(&format!("/v2/batches/{id}/results.ndjson")).await;
         assert!(results.contains("\"is\":\"M\u{FC}ller\""), "{name}: {results}");
     }
-    // A file that is said to be in UTF-8 is not read as anything else.
-    for (name, status) in [("windows-1252", 415), ("utf-16le", 415), ("auto", 202)] {
-        let request = client.request("POST", &format!("/v2/pipelines/{name}/batches"));
-        let request = request.header("content-type", "text/csv; charset=utf-8");
-        let answer = request.body("email;name\r\nc@d.de;M\u{FC}ller\r\n").send().await.expect("an answer");
-        assert_eq!(answer.status().as_u16(), status, "{name}");
-    }
 }
 
 /// The API takes the bytes of a compressed file, whether or not a header says that they are compressed.
 #[tokio::test]
 async fn a_compressed_file_is_put_with_and_without_its_header() {
     let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
-    let (_place, service, client, key) = start(&sandbox);
+    let (_place, _service, client, key) = start(&sandbox);
     for coding in ["gzip", "identity"] {
         let (_, upload) = client.post("/v2/uploads", &Value::Null).await;
-        if upload["authorization"] != true {
-            return;
-        }
         let http = penstock_tests::http().build().expect("a client");
-        let put = |coding| {
-            let path = format!(
-                "{}/v2/uploads/{}/content",
-                service.base,
-                upload["upload_id"].as_str().expect("an id")
-            );
-            http.put(path).bearer_auth(&key).header("content-encoding", coding).body(gzip(FILE))
+        let put = http.put(upload["url"].as_str().expect("a URL"));
+        let status = if upload["authorization"] == true {
+            let put = |coding| {
+                put.try_clone()
+                    .expect("no body yet")
+                    .bearer_auth(&key)
+                    .header("content-encoding", coding)
+                    .body(gzip(FILE))
+            };
+            assert_eq!(put("br").send().await.expect("an answer").status(), 415);
+            put(coding).send().await.expect("an answer").status()
+        } else {
+            // The object store itself takes it, and nobody changes it on its way.
+            put.body(gzip(FILE)).send().await.expect("an answer").status()
         };
-        assert_eq!(put("br").send().await.expect("an answer").status(), 415);
-        assert_eq!(put(coding).send().await.expect("an answer").status(), 204);
+        assert!(status.is_success(), "{status}");
         let (status, batch) = client.post(ROUTE, &json!({ "upload_id": upload["upload_id"] })).await;
         assert_eq!(status, 202, "{batch}");
         let id = batch["id"].as_str().expect("an id");

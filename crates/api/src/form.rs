@@ -230,7 +230,7 @@ impl Taken {
         }
         let wanted = form.start(&self.fields).await?;
         if !head.charset.may_be(wanted.pipeline.schema.dialect.charset) {
-            return Err(not_taken(&head.name, &head.charset));
+            known_charset(&head.name, &head.charset)?;
         }
         Ok(Part::File(Box::new(Upload::start(&state.services, wanted).await?)))
     }
@@ -303,20 +303,13 @@ fn text(head: &PartHead, value: Vec<u8>) -> Result<String, Problem> {
 }
 
 fn known_charset(name: &str, charset: &Charset) -> Result<(), Problem> {
-    if charset.is_utf8() { Ok(()) } else { Err(not_taken(name, charset)) }
-}
-
-fn not_taken(name: &str, charset: &Charset) -> Problem {
-    let detail = match charset {
-        Charset::Unsaid | Charset::Utf8 => {
-            format!(
-                "the field `{name}` is said to be in UTF-8, and the pipeline takes files in another encoding: send it in that one"
-            )
-        }
-        Charset::Latin1 => format!("the field `{name}` has the charset `ISO-8859-1`; send it in UTF-8"),
-        Charset::Other(other) => format!("the field `{name}` has the charset `{other}`; send it in UTF-8"),
+    let other = match charset {
+        Charset::Utf8 => return Ok(()),
+        Charset::Latin1 => "ISO-8859-1",
+        Charset::Other(other) => other,
     };
-    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail)
+    let detail = format!("the field `{name}` has the charset `{other}`; send it in UTF-8");
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail))
 }
 
 fn not_multipart(malformed: Malformed) -> Problem {

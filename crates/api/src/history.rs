@@ -36,7 +36,7 @@ pub struct HistoryEvent {
 /// What happened to a batch.
 #[derive(Serialize, ToSchema)]
 pub struct History {
-    /// Oldest first. Of a batch with more than 100 entries in the audit log the oldest commands are left out.
+    /// Oldest first. Of a batch to which more than 100 things were done the oldest are left out.
     pub data: Vec<HistoryEvent>,
 }
 

@@ -50,7 +50,7 @@ impl Media {
             _ => Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
-                "send multipart/form-data with a field `file`, or the file as the body: as text/csv, in the charset that the pipeline takes (UTF-8, unless it says another one), or as \
+                "send multipart/form-data with a field `file`, or the file as the body: as text/csv, in UTF-8 or a charset that the pipeline takes, or as \
                  the workbook that it is",
             )),
         }

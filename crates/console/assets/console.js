@@ -54,6 +54,8 @@ async function refresh() {
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
   // The session is over: the page is no longer shown, and signing in leads back to it.
   if (answer.redirected && new URL(answer.url).pathname === "/console/sign-in") location.reload();
+  // It is gone, or no longer for this key: nothing is to come of it.
+  if ([403, 404, 410].includes(answer.status)) stream = undefined;
   if (!answer.ok || answer.redirected) return false;
   const main = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
   const filled = document.activeElement?.matches("main input, main select") && document.activeElement.form?.getAttribute("action");
@@ -69,11 +71,13 @@ async function refresh() {
 let stream;
 // What a page was last fetched anew for. A watcher may show an older look than the page: that is not fetched again and again.
 let asked;
-// When the page was last shown anew as a whole, and how long groups of failed rows may be behind what is counted live.
+// When the page was last shown anew as a whole. Groups of failed rows are read anew once a minute at most: many may look at a batch.
 let renewed = Date.now();
-const behind = 15000;
-// A stream that has ended for good: the session is over, or something on the way answered instead of the service.
-const pause = 5000;
+const anew = 60000;
+// How long to wait before another stream, when one has ended for good: the session is over, or something on the way answered instead of
+// the service.
+const [shortest, longest] = [5000, 60000];
+let pause = shortest;
 function watch() {
   stream?.close();
   stream = undefined;
@@ -87,11 +91,13 @@ function watch() {
   if (!asks.size || document.hidden) return;
   const mine = new EventSource(`/console/events?${asks}`);
   stream = mine;
+  stream.addEventListener("open", () => { pause = shortest; });
   stream.addEventListener("error", () => {
     if (mine !== stream || mine.readyState !== EventSource.CLOSED) return;
     setTimeout(async () => {
       if (mine === stream && !(await refresh().catch(() => false)) && mine === stream) watch();
-    }, pause);
+    }, pause * (0.5 + Math.random()));
+    pause = Math.min(2 * pause, longest);
   });
   stream.addEventListener("new", (event) => {
     const link = document.createElement("a");
@@ -110,7 +116,7 @@ function watch() {
         asked = undefined;
       }
       renew(one, html);
-      if (one.dataset.failed !== String(failed) && Date.now() - renewed > behind) {
+      if (one.dataset.failed !== String(failed) && Date.now() - renewed > anew) {
         renewed = Date.now();
         await refresh().catch(() => false);
       }
@@ -173,7 +179,8 @@ function upload(form) {
     setTimeout(follow, 1000);
   };
   shown.classList.remove("bad");
-  request.addEventListener("loadend", () => { ended = true; });
+  uploading = true;
+  request.addEventListener("loadend", () => { ended = true; uploading = false; });
   shown.hidden = false;
   button.disabled = true;
   request.upload.addEventListener("progress", (event) => {
@@ -225,15 +232,19 @@ function tellZones(form) {
   }
 }
 
-// Who signs out in one window does in all: each looks whether its session is over.
+// Who signs out in one window does in all: each looks whether its session is over. Not while it uploads, which would end it.
 const windows = new BroadcastChannel("penstock-console");
-function hearOthers() {
+let uploading = false;
+function watchWindows() {
   if (document.querySelector("form.sign-in")) windows.postMessage("signed out");
-  else windows.addEventListener("message", () => refresh().catch(() => false));
+  else windows.addEventListener("message", async () => {
+    const answer = uploading ? undefined : await fetch(location.href, { method: "HEAD" }).catch(() => undefined);
+    if (answer?.redirected && new URL(answer.url).pathname === "/console/sign-in") location.reload();
+  });
 }
 
 function begin() {
-  hearOthers();
+  watchWindows();
   tellTimes();
   watch();
   document.querySelectorAll("form.filters").forEach(tellZones);
@@ -274,5 +285,5 @@ setInterval(() => {
   tellTimes();
   // Pages without a stream.
   if (document.querySelector("[data-refresh]")) refresh().catch(() => false);
-}, behind);
+}, 15000);
 begin();

@@ -7,6 +7,7 @@ use penstock_domain::pipeline::KeptStep;
 use penstock_domain::row::Receipt;
 use penstock_store::batches::{SealedKey, StoredDefinition};
 use penstock_store::control::{DefinitionChange, RetrySelection};
+use penstock_store::operations::AuditEntry;
 use penstock_store::work::{Settled, Settlement};
 use penstock_store::{Store, StoreError};
 use uuid::Uuid;
@@ -76,6 +77,20 @@ pub async fn a_retry_can_change_the_definition(store: &Arc<dyn Store>) {
     assert_eq!((after.version, retried, look(store, seq).await.version), (from, 0, from));
     let (after, retried) = store.retry(seq, &selection(to, revision), "operator:suite", START).await.unwrap();
     assert_eq!((after.version, retried, look(store, seq).await.version), (to, 2, to));
+    // Who looks at a batch, or asks for what is refused, is not among those who did something to it.
+    let reading = |action: &str| AuditEntry {
+        id: 0,
+        at: START,
+        actor: "key:suite".into(),
+        action: action.into(),
+        batch: Some(after.id),
+        detail: None,
+    };
+    store.audit(&reading("row.reveal")).await.unwrap();
+    store.audit(&reading("batch.link")).await.unwrap();
+    let done = store.batch_commands(after.id, 10).await.unwrap();
+    let actions: Vec<&str> = done.iter().map(|line| line.entry.action.as_str()).collect();
+    assert_eq!(actions, ["batch.retry", "batch.ended", "batch.extracted", "batch.create"]);
     assert_eq!(store.sealed_key(seq).await.unwrap().unwrap().key.wrapped, to_key.wrapped);
     let rows = release(store, seq, 2, START).await;
     let claimed = claim(store, &rows, token(), START).await;

@@ -45,7 +45,7 @@ pub async fn new_batch(store: &Arc<dyn Store>, rows: u32) -> NewBatch {
     NewBatch {
         id: BatchId(Uuid::from_u128(u128::from(number) << 64 | 1)),
         owner: owner.seq,
-        actor: format!("owner:{}", owner.name),
+        actor: String::new(),
         pipeline: "test".into(),
         version,
         name: None,

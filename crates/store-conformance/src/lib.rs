@@ -63,6 +63,7 @@ macro_rules! cases {
             extraction::a_lease_is_held_by_one,
             extraction::a_rejected_row_is_failed_from_the_start,
             reading::what_an_owner_keeps_is_counted,
+            reading::an_upload_that_an_earlier_release_wrote_down_is_taken,
             reading::a_page_has_its_bytes_and_no_more,
             reading::a_filtered_page_looks_at_its_share,
             reading::what_a_waiting_row_was_told_is_found,

@@ -48,6 +48,18 @@ pub async fn what_an_owner_keeps_is_counted(store: &Arc<dyn Store>) {
     assert_eq!(kept.bytes, before.bytes + first.file_bytes + (1 << 40));
 }
 
+/// A manifest that an earlier release wrote has no more than it knew: its upload is by the owner.
+pub async fn an_upload_that_an_earlier_release_wrote_down_is_taken(store: &Arc<dyn Store>) {
+    let new = new_batch(store, 1).await;
+    let mut written = serde_json::to_value(&new).unwrap();
+    assert!(written.as_object_mut().unwrap().remove("actor").is_some());
+    let made = create(store, &serde_json::from_value(written).unwrap()).await;
+    let done = store.batch_commands(made.id, 10).await.unwrap();
+    let entries: Vec<_> =
+        done.iter().map(|line| (line.entry.action.as_str(), line.entry.actor.as_str())).collect();
+    assert_eq!(entries, [("batch.create", format!("owner:{}", made.owner_name).as_str())]);
+}
+
 /// A page ends with the row by which it has its bytes, however many rows were asked for; no row is left out or comes twice.
 pub async fn a_page_has_its_bytes_and_no_more(store: &Arc<dyn Store>) {
     let new = NewBatch { rows: Some(40), ..new_batch(store, 1).await };

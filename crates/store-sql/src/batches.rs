@@ -85,7 +85,9 @@ impl Batches for SqlStore {
             callbacks::enable(&mut tx, batch.owner, url).await?;
         }
         ledgers::say(&mut tx, &batch, &[Event::Created], new.created_at).await?;
-        ledgers::audit(&mut tx, new.created_at, &new.actor, "batch.create", &batch, None).await?;
+        let of_owner = format!("owner:{}", batch.owner_name);
+        let actor = if new.actor.is_empty() { &of_owner } else { &new.actor };
+        ledgers::audit(&mut tx, new.created_at, actor, "batch.create", &batch, None).await?;
         tx.commit().await?;
         Ok(Created::New(batch))
     }

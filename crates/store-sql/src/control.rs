@@ -130,10 +130,8 @@ impl Control for SqlStore {
             detail = format!("{detail}, definition {}", change.to);
         }
         ledgers::write(&mut tx, &batch, read_revision, &[], now).await?;
-        // The batch itself knows of its last run alone.
         if let Some((at, outcome)) = ended {
-            let (by, outcome) = (ledgers::BY_ITSELF, Some(outcome.name().to_owned()));
-            ledgers::audit(&mut tx, at, by, "batch.ended", &batch, outcome).await?;
+            ledgers::run_ended(&mut tx, &batch, at, outcome).await?;
         }
         ledgers::audit(&mut tx, now, actor, "batch.retry", &batch, Some(detail)).await?;
         tx.commit().await?;

@@ -31,9 +31,11 @@ impl Extraction for SqlStore {
             return Ok(Leased::Held { holder, until });
         }
         let read_revision = batch.ledger.revision;
+        let mut ended = None;
         match batch.ledger.status {
             BatchStatus::Pending | BatchStatus::Processing => {}
             BatchStatus::Failed if revive && !batch.ledger.extracted && batch.erased_at.is_none() => {
+                ended = batch.ledger.finished_at.zip(batch.ledger.outcome);
                 batch.ledger.extraction_revived();
                 batch.failure = None;
             }
@@ -52,6 +54,9 @@ impl Extraction for SqlStore {
             .bind(lease.batch);
         tx.execute(statement).await?;
         ledgers::write(&mut tx, &batch, read_revision, &[], now).await?;
+        if let Some((at, outcome)) = ended {
+            ledgers::run_ended(&mut tx, &batch, at, outcome).await?;
+        }
         tx.commit().await?;
         Ok(Leased::Yours(Box::new(batch)))
     }

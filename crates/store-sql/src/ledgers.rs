@@ -287,6 +287,16 @@ pub(crate) async fn say(tx: &mut Tx, batch: &Batch, events: &[Event], now: Times
 /// Who did what happened by itself.
 pub(crate) const BY_ITSELF: &str = "penstock";
 
+/// Writes how a run ended before the next one begins: the batch itself knows of its last run alone.
+pub(crate) async fn run_ended(
+    tx: &mut Tx,
+    batch: &Batch,
+    at: Timestamp,
+    outcome: Outcome,
+) -> StoreResult<()> {
+    audit(tx, at, BY_ITSELF, "batch.ended", batch, Some(outcome.name().to_owned())).await
+}
+
 /// Writes who did what.
 pub(crate) async fn audit(
     tx: &mut Tx,

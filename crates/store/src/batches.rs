@@ -144,7 +144,8 @@ pub struct NewBatch {
     pub id: BatchId,
     /// Whose it is.
     pub owner: OwnerSeq,
-    /// Who uploads it, for the audit log.
+    /// Who uploads it, for the audit log; empty: it is not known which key of the owner.
+    #[serde(default)]
     pub actor: String,
     /// The pipeline's name.
     pub pipeline: String,

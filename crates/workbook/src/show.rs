@@ -121,13 +121,12 @@ fn fixed(number: f64, decimals: usize, percent: bool) -> String {
     let up = usize::try_from(kept).is_ok_and(|kept| digits.get(kept).is_some_and(|digit| *digit >= b'5'));
     digits.truncate(usize::try_from(kept).unwrap_or(0));
     let carried = up && add_one(&mut digits);
-    let before = usize::try_from(before + i32::from(carried));
-    let mut text = match before {
-        Ok(0) | Err(_) => "0".repeat(1 + decimals.saturating_sub(digits.len())),
-        Ok(_) => String::new(),
-    };
+    let before = before + i32::from(carried);
+    // Before a number below 1 stands a 0, and behind the point one for each place that its digits are away from it.
+    let zeros = if before > 0 { 0 } else { 1 + before.unsigned_abs() as usize };
+    let mut text = "0".repeat(zeros.min(1 + decimals));
     text.extend(digits.iter().map(|digit| char::from(*digit)));
-    let whole = before.ok().filter(|before| *before > 0).unwrap_or(1);
+    let whole = usize::try_from(before).unwrap_or(0).max(1);
     text.extend(std::iter::repeat_n('0', (whole + decimals).saturating_sub(text.len())));
     if decimals > 0 {
         text.insert(whole, '.');
@@ -257,6 +256,12 @@ mod tests {
             ("0.015", "0%", "2%"),
             ("1.4999", "0%", "150%"),
             ("0.00001", "0.0%", "0.0%"),
+            ("0.5", "0.0000000000000000", "0.5000000000000000"),
+            ("0.05", "0.00000000000000000", "0.05000000000000000"),
+            ("-0.00125", "0.0000000000000000%", "-0.1250000000000000%"),
+            ("0.0009996", "0.000000", "0.001000"),
+            ("0.96", "0.0", "1.0"),
+            ("12.5", "0.000000000000000000", "12.500000000000000000"),
             ("1.25", "[h]:mm", "30:00:00"),
             ("1", "mm/dd/yyyy", "1900-01-01"),
             ("61", "mm/dd/yyyy", "1900-03-01"),

@@ -84,6 +84,7 @@ pub(super) async fn show(
     let done = commands(caller, &state, &batch).await?;
     let events = history(&batch, &done, admin).into_iter().map(event).collect();
     let audit = if admin && caller.pipelines.is_none() {
+        let _turn = state.budgets.read(caller.owner).await?;
         state.services.store.audit_log(Some(batch.id), None, LISTED).await?
     } else {
         Vec::new()

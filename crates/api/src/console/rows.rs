@@ -8,6 +8,7 @@ use penstock_console::layout::Nav;
 use penstock_console::row::{RowPage, StepLine};
 use penstock_console::rows::{Chosen, Rows};
 use penstock_console::show::number;
+use penstock_domain::csv::shows_nothing;
 use penstock_domain::pipeline::Pipeline;
 use penstock_flow::read::waiting;
 use penstock_store::batches::Batch;
@@ -69,7 +70,7 @@ async fn steps(state: &ApiState, batch: &Batch) -> Vec<String> {
 }
 
 fn name_of(batch: &Batch) -> String {
-    batch.name.clone().unwrap_or_else(|| batch.id.to_string())
+    batch.name.clone().filter(|name| !shows_nothing(name)).unwrap_or_else(|| batch.id.to_string())
 }
 
 /// Rows, in the file's order.

@@ -21,9 +21,7 @@ pub struct PartHead {
 /// How a part's text is encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Charset {
-    /// UTF-8 because nothing else is said, or ASCII, which is a part of most others too.
-    Unsaid,
-    /// UTF-8, as it is said.
+    /// UTF-8, or ASCII, which is a part of it; said or not.
     Utf8,
     /// ISO 8859-1: each byte is the character of that number. What Java's Apache HttpClient says of texts unless told otherwise.
     Latin1,
@@ -40,42 +38,32 @@ impl Charset {
     /// The charset of that name.
     pub fn named(name: &str) -> Self {
         match name.trim().to_ascii_lowercase().as_str() {
-            "utf-8" | "utf8" => Self::Utf8,
-            "us-ascii" | "ascii" | "ansi_x3.4-1968" => Self::Unsaid,
+            "utf-8" | "utf8" | "us-ascii" | "ascii" | "ansi_x3.4-1968" => Self::Utf8,
             "iso-8859-1" | "iso8859-1" | "iso_8859-1" | "latin1" => Self::Latin1,
             _ => Self::Other(shown(name)),
         }
     }
 
-    /// The charset that a media type names: of several the one that is the furthest from UTF-8.
+    /// The charset that a media type names: of several the one that is not UTF-8.
     pub fn of(media: &str) -> Self {
         let named = parameters(media).into_iter().filter(|(name, _)| name == "charset");
         let all: Vec<Self> = named.map(|(_, value)| Self::named(&value)).collect();
-        let other = all.iter().find(|charset| !charset.is_utf8()).or_else(|| all.first());
-        other.cloned().unwrap_or(Self::Unsaid)
+        all.into_iter().find(|charset| *charset != Self::Utf8).unwrap_or(Self::Utf8)
     }
 
-    /// Whether a text in it is one in UTF-8.
-    pub fn is_utf8(&self) -> bool {
-        matches!(self, Self::Unsaid | Self::Utf8)
-    }
-
-    /// Whether a pipeline that takes these characters takes a file that is said to be in this charset. Of what nothing is said the
-    /// file itself is read as the pipeline asks for.
+    /// Whether a pipeline that takes these characters takes a file that is said to be in this charset. What is not said counts as
+    /// UTF-8: the file itself is read as the pipeline asks for.
     pub fn may_be(&self, taken: csv::Charset) -> bool {
         let named = match self {
-            Self::Unsaid => return true,
-            Self::Utf8 => csv::Charset::named("utf-8"),
+            Self::Utf8 => return true,
             // The Encoding Standard reads it as Windows-1252, as browsers do.
             Self::Latin1 => csv::Charset::named("iso-8859-1"),
             Self::Other(name) => csv::Charset::named(name),
         };
         match taken {
-            csv::Charset::Utf8 => *self == Self::Utf8,
+            csv::Charset::Utf8 => false,
             csv::Charset::Auto => {
-                *self == Self::Utf8
-                    || named == csv::Charset::named("windows-1252")
-                    || named.is_some_and(csv::Charset::is_utf16)
+                named == csv::Charset::named("windows-1252") || named.is_some_and(csv::Charset::is_utf16)
             }
             csv::Charset::Label(_) => named == Some(taken),
         }
@@ -85,7 +73,7 @@ impl Charset {
 impl PartHead {
     /// Reads the header lines, the empty line included.
     pub(super) fn read(head: &[u8]) -> Result<Self, Malformed> {
-        let (mut name, mut charset, mut encoding) = (None, Charset::Unsaid, None);
+        let (mut name, mut charset, mut encoding) = (None, Charset::Utf8, None);
         for line in lines(head)? {
             let (header, value) =
                 line.split_once(':').ok_or(Malformed("a line of a part's head is not a header"))?;
@@ -181,7 +169,7 @@ fn extended(value: &str) -> Option<String> {
         bytes.push(u8::from_str_radix(digits, 16).ok()?);
     }
     match Charset::named(charset) {
-        Charset::Unsaid | Charset::Utf8 => String::from_utf8(bytes).ok(),
+        Charset::Utf8 => String::from_utf8(bytes).ok(),
         Charset::Latin1 => Some(latin1(&bytes)),
         Charset::Other(_) => None,
     }
@@ -301,10 +289,10 @@ mod tests {
             b"content-disposition: form-data; name=\"file\"; filename=\"M\xe4rz.csv\"\nContent-Length: 7\n\n";
         assert_eq!(PartHead::read(head).map(|head| head.name).as_deref(), Ok("file"));
         for (value, charset) in [
-            ("text/plain; charset=US-ASCII", Charset::Unsaid),
+            ("text/plain; charset=US-ASCII", Charset::Utf8),
             ("text/plain; charset=ISO-8859-1", Charset::Latin1),
             ("text/csv;charset=\"UTF-8\"", Charset::Utf8),
-            ("text/csv", Charset::Unsaid),
+            ("text/csv", Charset::Utf8),
             ("text/csv; header=present; charset=utf8", Charset::Utf8),
             ("text/csv; charset=utf-8; charset=utf-16", Charset::Other("utf-16".into())),
             ("text/csv; charset=windows-1252", Charset::Other("windows-1252".into())),

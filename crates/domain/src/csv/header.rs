@@ -14,6 +14,7 @@ use super::dialect::HeaderRules;
 use super::error::{LimitExceeded, LimitKind};
 use super::formula::{may_begin, neutralise};
 use super::line::ProtectedFields;
+use super::names::own;
 use super::parser::Parser;
 use super::record::{Event, Record};
 use super::reference::{ColumnTag, ReferenceReader, RowOrigin, ValuesDigest, column_tag, values_digest};
@@ -125,7 +126,9 @@ impl HeaderMap {
         let names = self.written();
         let is_name = |(place, name): (usize, &String)| {
             let value = self.raw_value(place, record);
-            rules.compared(value.trim_start_matches('\u{FEFF}')) == rules.compared(name)
+            let value = value.trim_start_matches('\u{FEFF}');
+            let value = if self.report { own(value) } else { Cow::Borrowed(value) };
+            rules.compared(&value) == rules.compared(name)
         };
         names.len() > 1 && names.iter().enumerate().all(is_name)
     }

@@ -76,7 +76,7 @@ pub struct Malformed {
     pub code: &'static str,
     /// The physical line where it happened.
     pub at_line: u64,
-    /// The byte that no rule allows there, when it is one byte; for `field_count` the delimiter, when no value stands behind the
+    /// The byte that no rule allows there, when it is one byte; for `field_count` and `too_many_columns` the delimiter, when no value stands behind the
     /// header's columns.
     pub byte: Option<u8>,
 }

@@ -71,7 +71,7 @@ pub(super) fn field_count(
         "; remove the values to the right of the header's last column, or give their columns names".to_owned()
     } else if fields > of_header {
         let unnamed = match dialect.delimiter {
-            Delimiter::Auto => "give the columns at its end names in the header or remove their values, and ",
+            Delimiter::Auto => "give the columns at its end names in the header, remove their values, or ",
             Delimiter::Is(_) => "",
         };
         let names = if first && fields == of_header + 1 { ROW_NAMES } else { "" };
