@@ -180,7 +180,7 @@ async fn a_put_that_stands_still_is_ended() {
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("upload_timeout"), "{answer}");
     assert!(began.elapsed() < Duration::from_secs(20));
     let (status, _) =
-        refused(client.request("PUT", &content).header("content-encoding", "gzip").body("id\n1\n")).await;
+        refused(client.request("PUT", &content).header("content-encoding", "br").body("id\n1\n")).await;
     assert_eq!(status, 415);
     assert!(place.objects().is_empty(), "{:?}", place.objects());
 }

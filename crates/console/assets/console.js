@@ -71,9 +71,9 @@ async function refresh() {
 let stream;
 // What a page was last fetched anew for. A watcher may show an older look than the page: that is not fetched again and again.
 let asked;
-// When the page was last shown anew as a whole. Groups of failed rows are read anew once a minute at most: many may look at a batch.
+// When the page was last shown anew as a whole. Groups of failed rows are read anew so seldom because many may look at a batch.
 let renewed = Date.now();
-const anew = 60000;
+const anew = 90000;
 // How long to wait before another stream, when one has ended for good: the session is over, or something on the way answered instead of
 // the service.
 const [shortest, longest] = [5000, 60000];
