@@ -55,7 +55,7 @@ async function refresh() {
   // The session is over: the page is no longer shown, and signing in leads back to it.
   if (answer.redirected && new URL(answer.url).pathname === "/console/sign-in") location.reload();
   // It is gone, or no longer for this key: nothing is to come of it.
-  if ([403, 404, 410].includes(answer.status)) stream = undefined;
+  if ([403, 404, 410].includes(answer.status)) { stream?.close(); stream = undefined; }
   if (!answer.ok || answer.redirected) return false;
   const main = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
   const filled = document.activeElement?.matches("main input, main select") && document.activeElement.form?.getAttribute("action");
