@@ -278,7 +278,7 @@ async fn without_an_answer_the_same_rows_go_again_with_the_same_key() {
 
 #[tokio::test]
 async fn a_call_that_is_made_at_most_once_is_unknown_for_all_of_its_rows() {
-    let definition = pipeline(&format!("max_rows: 10, {BY_EMAIL}"), "idempotent: false", "");
+    let definition = pipeline(&format!("max_rows: 10, max_wait: 5s, {BY_EMAIL}"), "idempotent: false", "");
     let setting = Setting::new(&definition, |api, heard| {
         let silent = emails(heard).iter().any(|email| email.starts_with("p0003"));
         silent.then(|| {
@@ -340,7 +340,7 @@ async fn each_result_is_judged_by_itself() {
 #[tokio::test]
 async fn one_job_and_one_look_for_many_rows() {
     let more = "    poll: { until: \"{{ body.state == 'done' }}\", path: \"/jobs/{{ body.job }}\", every: 400ms, timeout: 60s }\n";
-    let definition = pipeline(&format!("max_rows: 20, {BY_EMAIL}"), "idempotent: false", more);
+    let definition = pipeline(&format!("max_rows: 20, max_wait: 5s, {BY_EMAIL}"), "idempotent: false", more);
     let opened = Arc::<Mutex<Option<Instant>>>::default();
     let shared = opened.clone();
     let setting = Setting::new(&definition, move |api, heard| {
