@@ -70,7 +70,8 @@ async fn the_first_rows_of_a_new_process_go_in_one_call() {
 /// A call that is under way when its batch is paused, or cancelled, ends as it would have; no other one is made.
 #[tokio::test]
 async fn a_pause_and_a_cancel_let_a_call_end() {
-    let definition = pipeline(&format!("max_rows: 10, max_wait: 5s, {BY_EMAIL}"), "idempotency_key: true", "");
+    let definition =
+        pipeline(&format!("max_rows: 10, max_wait: 5s, {BY_EMAIL}"), "idempotency_key: true", "");
     // A call at a time.
     let definition = definition.replace("spread: 0s", "spread: 0s, rows_per_owner: 10");
     let setting = Setting::new(&definition, |_, _| None).await;
@@ -104,11 +105,8 @@ async fn a_pause_and_a_cancel_let_a_call_end() {
 #[tokio::test]
 async fn a_trial_with_the_first_rows_is_a_call_of_its_own() {
     let errors = "errors: { results: \"{{ body.errors }}\", match: { result: \"{{ result.email }}\", row: \"{{ row.email }}\" } }";
-    let definition = pipeline(
-        &format!("max_rows: 20, max_wait: 2s, {BY_EMAIL}, {errors}"),
-        "idempotency_key: true",
-        "",
-    );
+    let definition =
+        pipeline(&format!("max_rows: 20, max_wait: 2s, {BY_EMAIL}, {errors}"), "idempotency_key: true", "");
     let setting = Setting::new(&(definition + "canary: { rows: 10, max_failure: 20 % }\n"), |api, heard| {
         let good = |email: &&String| !email.contains("000");
         let made: Vec<Value> =

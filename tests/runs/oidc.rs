@@ -172,7 +172,7 @@ async fn what_a_provider_did_not_say_of_this_sign_in_signs_nobody_in() {
     for _ in 0..12 {
         at_the_provider(&mut tabs, &service, "").await;
     }
-    let kept = tabs.cookies().matches("penstock_elsewhere_").count();
+    let kept = tabs.cookies().matches("_elsewhere_").count();
     assert!((1..=5).contains(&kept), "{kept} sign-ins are kept");
     let mut victim = Reader::new(&service);
     at_the_provider(&mut victim, &service, "").await;

@@ -81,7 +81,7 @@ impl Reader {
             if !value.is_empty() {
                 self.cookies.push((name.to_owned(), value.to_owned()));
             }
-            if name.ends_with("penstock_session") {
+            if name.ends_with("_session") {
                 session = Some(cookie.to_owned());
             }
         }

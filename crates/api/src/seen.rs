@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use penstock_domain::ids::{BatchSeq, OwnerSeq};
 use tokio::sync::watch;
@@ -20,8 +21,8 @@ pub(crate) struct Seen {
     pub ended: bool,
     /// Changes when what its page offers does.
     pub state: String,
-    /// Rows that failed so far, of which a page shows groups.
-    pub failed: u32,
+    /// Failed rows by code and step, as they were counted last.
+    pub groups: Groups,
     /// What changes on its page.
     pub page: String,
     /// Its line in a list for its owner.
@@ -30,6 +31,17 @@ pub(crate) struct Seen {
     pub admin_line: String,
     /// The batch as the REST API shows it, in JSON.
     pub json: String,
+}
+
+/// Failed rows by code and step, most frequent first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Groups {
+    /// How many rows had failed when they were counted.
+    pub failed: u32,
+    /// When they may be counted again; none: now.
+    pub again: Option<Instant>,
+    /// How many rows each has, by its key on a page.
+    pub counts: Arc<[(String, u32)]>,
 }
 
 /// What is seen of a batch, from now on. It closes when the batch has ended or is gone.
@@ -150,6 +162,13 @@ impl Watchers {
         is_due
     }
 
+    /// How its failed rows were grouped when it was shown last.
+    pub fn groups(&self, batch: BatchSeq) -> Groups {
+        let all = self.all();
+        let seen = all.batches.get(&batch).and_then(|watcher| watcher.seen.borrow().clone());
+        seen.map(|seen| seen.groups.clone()).unwrap_or_default()
+    }
+
     /// Shows it to everybody who looks; one that has ended is not looked at any more.
     pub fn show(&self, batch: BatchSeq, seen: Seen) {
         let mut all = self.all();
@@ -186,7 +205,7 @@ mod tests {
             revision,
             ended,
             state: String::new(),
-            failed: 0,
+            groups: Groups::default(),
             page,
             line,
             admin_line,

@@ -16,6 +16,7 @@ use crate::address_rates::AddressRates;
 use crate::budgets::Budgets;
 use crate::connections::{Connections, IDLE, Limits};
 use crate::console::Provider;
+use crate::console::operator_events::OperatorLooks;
 use crate::quotas::{Most, Quotas};
 use crate::rates::{PerMinute, Rates};
 use crate::report_index::Reports;
@@ -72,6 +73,8 @@ pub struct ApiState {
     pub(crate) oidc: Option<Arc<Provider>>,
     /// What is seen of the batches whose pages somebody looks at.
     pub(crate) watchers: Watchers,
+    /// What operators see, for every page that shows it.
+    pub(crate) operator_looks: OperatorLooks,
     /// Cancelled when the service stops: who listens to events is let go.
     pub stop: CancellationToken,
 }
@@ -133,6 +136,7 @@ impl ApiState {
             sign_ins: AddressRates::new(SIGN_INS_PER_MINUTE),
             oidc,
             watchers: Watchers::default(),
+            operator_looks: OperatorLooks::default(),
             stop,
         })
     }

@@ -64,7 +64,19 @@ pub async fn run(rows: u32, kept: &mut Promises) {
     for (what, path) in [("operations", "/console/operations"), ("limits", "/console/limits")] {
         kept.at_most(&format!("{what}, beside {rows} rows, ms"), median(&mut operator, path).await, 50.0);
     }
-    live(&service, &reader, &id, kept).await;
+    let without = share(&service).await;
+    println!(
+        "{:<60} {:>12.2}",
+        "processor time of the process without live pages, % of a core",
+        without * 100.0
+    );
+    for (what, reader, asks) in [
+        ("live pages of a batch", &reader, vec![format!("batch={id}")]),
+        ("live pages of operators", &operator, vec!["page=operations".to_owned(), "page=limits".to_owned()]),
+    ] {
+        let more = live(&service, reader, &asks).await - without;
+        kept.at_most(&format!("{LIVE} {what}, % of a core more"), more.max(0.0) * 100.0, 5.0);
+    }
     long_list(&service, &key, &mut reader, kept).await;
 }
 
@@ -80,26 +92,20 @@ async fn median(reader: &mut Reader, path: &str) -> f64 {
     times[ASKED / 2]
 }
 
-/// What the open live pages add to the processor time of the process, beside what it takes without them.
-async fn live(service: &Service, reader: &Reader, id: &str, kept: &mut Promises) {
-    let without = share(service).await;
+/// The share of a core that the process takes while live pages are open that ask for these events, in turn.
+async fn live(service: &Service, reader: &Reader, asks: &[String]) -> f64 {
     let http = penstock_tests::http().build().expect("a client");
     let mut open = Vec::new();
-    for _ in 0..LIVE {
-        let request = http.get(format!("{}/console/events?batch={id}", service.base));
+    for ask in asks.iter().cycle().take(LIVE) {
+        let request = http.get(format!("{}/console/events?{ask}", service.base));
         let answer = request.header("cookie", reader.cookies()).send().await.expect("an answer");
         assert_eq!(answer.status(), 200);
         let mut stream = answer.bytes_stream();
         open.push(tokio::spawn(async move { while let Some(Ok(_)) = stream.next().await {} }));
     }
-    let with = share(service).await;
+    let share = share(service).await;
     open.into_iter().for_each(|page| page.abort());
-    println!(
-        "{:<60} {:>12.2}",
-        "processor time of the process without live pages, % of a core",
-        without * 100.0
-    );
-    kept.at_most(&format!("{LIVE} live pages, % of a core more"), (with - without).max(0.0) * 100.0, 5.0);
+    share
 }
 
 /// The share of a core that the process takes.

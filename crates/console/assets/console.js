@@ -48,7 +48,7 @@ function renew(element, html) {
   morph(element, fresh);
 }
 
-// Asks for the page again and shows what has changed. Not while somebody answers a question, or fills in a form that is no longer there.
+// Asks for the page again and shows what has changed.
 async function refresh() {
   if (document.querySelector("dialog[open]")) return false;
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
@@ -57,13 +57,19 @@ async function refresh() {
   // It is gone, or no longer for this key: nothing is to come of it.
   if ([403, 404, 410].includes(answer.status)) { stream?.close(); stream = undefined; }
   if (!answer.ok || answer.redirected) return false;
-  const main = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+  if (!show(await answer.text())) return false;
+  renewed = Date.now();
+  watch();
+  return true;
+}
+// Shows a page anew, as it is now. Not over a question that is open, or a form that is filled in and no longer there.
+function show(html) {
+  if (document.querySelector("dialog[open]")) return false;
+  const main = new DOMParser().parseFromString(html, "text/html").querySelector("main");
   const filled = document.activeElement?.matches("main input, main select") && document.activeElement.form?.getAttribute("action");
   if (filled && !main.querySelector(`form[action="${CSS.escape(filled)}"]`)) return false;
   tellTimes(main);
   morph(document.querySelector("main"), main);
-  renewed = Date.now();
-  watch();
   return true;
 }
 
@@ -71,9 +77,19 @@ async function refresh() {
 let stream;
 // What a page was last fetched anew for. A watcher may show an older look than the page: that is not fetched again and again.
 let asked;
-// When the page was last shown anew as a whole. Groups of failed rows are read anew so seldom because many may look at a batch.
+// When the page was last shown anew as a whole. A group of failed rows that came new is shown so seldom: many may look at a batch.
 let renewed = Date.now();
-const anew = 90000;
+const anew = 20000;
+// Counts the groups of failed rows on; no: there is one that the page does not show yet.
+function count(groups) {
+  let all = true;
+  for (const [key, rows] of groups) {
+    const link = document.querySelector(`.group[data-key="${CSS.escape(key)}"] header a`);
+    if (link) link.textContent = `${grouped.format(rows)} ${rows === 1 ? "row" : "rows"}`;
+    else all = false;
+  }
+  return all;
+}
 // How long to wait before another stream, when one has ended for good: the session is over, or something on the way answered instead of
 // the service.
 const [shortest, longest] = [5000, 60000];
@@ -88,6 +104,8 @@ function watch() {
   if (one) asks.set("batch", one.dataset.watchBatch);
   if (list?.dataset.watch) asks.set("batches", list.dataset.watch);
   if (news) asks.set("newer", news.dataset.newer);
+  const live = document.querySelector("[data-live]");
+  if (live) asks.set("page", live.dataset.live);
   if (!asks.size || document.hidden) return;
   const mine = new EventSource(`/console/events?${asks}`);
   stream = mine;
@@ -106,7 +124,7 @@ function watch() {
     news.replaceChildren(`${grouped.format(event.data)} new ${event.data === "1" ? "batch" : "batches"}. `, link);
   });
   stream.addEventListener("batch", async (event) => {
-    const { id, state, failed, html } = JSON.parse(event.data);
+    const { id, state, groups, html } = JSON.parse(event.data);
     if (one) {
       if (one.dataset.state === state) asked = undefined;
       else if (asked === state) return;
@@ -116,7 +134,7 @@ function watch() {
         asked = undefined;
       }
       renew(one, html);
-      if (one.dataset.failed !== String(failed) && Date.now() - renewed > anew) {
+      if (!count(groups) && Date.now() - renewed > anew) {
         renewed = Date.now();
         await refresh().catch(() => false);
       }
@@ -125,6 +143,7 @@ function watch() {
       if (line) renew(line, html);
     }
   });
+  stream.addEventListener("page", (event) => { show(JSON.parse(event.data)); });
   stream.addEventListener("end", () => { stream.close(); });
 }
 

@@ -159,7 +159,16 @@ fn retried(group: &ErrorGroup) -> bool {
     group.code != code::DUPLICATE
 }
 
+/// What tells a group from others on its page.
+pub fn group_key(code: &str, step: Option<&str>) -> String {
+    format!("{code} {}", step.unwrap_or_default())
+}
+
 impl BatchPage<'_> {
+    fn group_key(&self, group: &ErrorGroup) -> String {
+        group_key(&group.code, group.step.as_deref())
+    }
+
     fn id(&self) -> String {
         self.view.id.to_string()
     }

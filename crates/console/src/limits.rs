@@ -12,14 +12,14 @@ use crate::use_chart::use_chart;
 /// The page.
 #[derive(Template)]
 #[template(path = "limits.html")]
-pub struct Limits {
+pub struct Limits<'a> {
     /// Its frame.
     pub page: Page,
     /// Every dependency, by name.
-    pub limits: Vec<LimitView>,
+    pub limits: &'a [LimitView],
 }
 
-impl Limits {
+impl Limits<'_> {
     fn moment(&self, at: &Timestamp) -> Safe<String> {
         moment(*at, self.page.now)
     }

@@ -34,16 +34,16 @@ impl Stuck {
 /// The page.
 #[derive(Template)]
 #[template(path = "operations.html")]
-pub struct Operations {
+pub struct Operations<'a> {
     /// Its frame.
     pub page: Page,
     /// What is shown.
-    pub view: OperationsView,
+    pub view: &'a OperationsView,
     /// What is stuck, when it was looked for.
     pub stuck: Option<Stuck>,
 }
 
-impl Operations {
+impl Operations<'_> {
     fn moment(&self, at: &Timestamp) -> Safe<String> {
         moment(*at, self.page.now)
     }

@@ -37,6 +37,8 @@ pub struct Rows<'a> {
     pub rows: &'a [RowView],
     /// What they are narrowed to.
     pub chosen: Chosen,
+    /// Whether the batch has ended.
+    pub ended: bool,
     /// Whether this is not the first page.
     pub further: bool,
     /// The address of the next page.
@@ -50,6 +52,12 @@ impl Rows<'_> {
 
     fn grouped(&self, count: &u32) -> String {
         number(*count)
+    }
+
+    /// Whether the page shows something else later: a row that has not ended, or one that comes behind its last one.
+    fn may_change(&self) -> bool {
+        let open = |row: &RowView| !row.status.is_terminal();
+        !self.ended && (self.next.is_none() || self.rows.iter().any(open))
     }
 
     fn is_narrow(&self) -> bool {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::auth::Caller;
+use crate::console::operator_events::{self, LivePage};
 use crate::console::visitor::Visitor;
 use crate::console::watchers::{look_at, look_for_new};
 use crate::console::{Refused, query};
@@ -26,18 +27,23 @@ use crate::state::ApiState;
 const MOST: usize = 25;
 
 /// How often the session's key is looked for again, and something is sent so that the connection stays open.
-const KEY_EVERY: Duration = Duration::from_secs(15);
+pub(super) const KEY_EVERY: Duration = Duration::from_secs(15);
+
+/// What is sent so that a connection without news stays open.
+pub(super) const STILL_HERE: Bytes = Bytes::from_static(b": still here\n\n");
 
 /// New batches that a list counts; its reader has looked away for long.
 const MOST_NEW: usize = 1000;
 
-/// What a page shows: one batch, or a list of them, of which newer ones may come.
+/// What a page shows: one batch, or a list of them, of which newer ones may come; or what operators see.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Watched {
     batch: String,
     batches: String,
     newer: Option<i64>,
+    /// A page of operators, instead of batches.
+    page: Option<LivePage>,
 }
 
 impl Watched {
@@ -142,6 +148,9 @@ async fn stream(
     request: HttpRequest,
 ) -> Result<HttpResponse, Refused> {
     let watched: Watched = query(&request)?;
+    if let Some(page) = watched.page {
+        return operator_events::stream(visitor, state.get_ref().clone(), page);
+    }
     let one = !watched.batch.is_empty();
     let ids = watched.ids()?;
     if request.method() == Method::HEAD {
@@ -178,17 +187,24 @@ async fn stream(
                     if visitor.has_ended(&state) || !visitor.caller.is_valid(&state).await {
                         break;
                     }
-                    yield Ok(Bytes::from_static(b": still here\n\n"));
+                    yield Ok(STILL_HERE);
                 }
                 () = state.stop.cancelled() => break,
             }
         }
     };
+    Ok(event_stream(body))
+}
+
+/// An answer that goes on: server-sent events.
+pub(super) fn event_stream(
+    events: impl futures::Stream<Item = Result<Bytes, Problem>> + 'static,
+) -> HttpResponse {
     let mut response = HttpResponse::Ok();
     response.content_type("text/event-stream");
     // Compression would hold events back until its buffer is full.
     response.insert_header((header::CONTENT_ENCODING, "identity"));
-    Ok(response.streaming(Box::pin(body)))
+    response.streaming(Box::pin(events))
 }
 
 /// What is seen of a batch, each time that it changes.
@@ -210,6 +226,6 @@ fn event(seen: &Seen, one: bool, admin: bool) -> Bytes {
         (false, false) => &seen.line,
         (false, true) => &seen.admin_line,
     };
-    let data = json!({ "id": seen.id, "state": seen.state, "failed": seen.failed, "html": html });
+    let data = json!({ "id": seen.id, "state": seen.state, "groups": *seen.groups.counts, "html": html });
     Bytes::from(format!("event: batch\ndata: {data}\n\n"))
 }

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::Nav;
 use penstock_console::limits::Limits;
-use penstock_flow::operate::limits;
+use penstock_flow::operate::limits::{self, LimitView};
 use penstock_store::owners::Scope;
 
 use crate::console::visitor::Visitor;
@@ -15,11 +15,20 @@ use crate::state::ApiState;
 
 const HOME: &str = "/console/limits";
 
-/// All of them, as they stand.
+/// The page of all of them.
 pub(super) async fn list(visitor: Visitor, state: web::Data<ApiState>) -> Result<HttpResponse, Refused> {
     visitor.is_admin()?;
-    let limits = limits::all(&state.services, state.caller.as_deref()).await?;
-    Ok(html(StatusCode::OK, &Limits { page: visitor.page(&state, "Limits", Nav::Limits), limits }))
+    Ok(html(StatusCode::OK, &page(&visitor, &state, &look(&state).await?)))
+}
+
+/// All of them, as they stand.
+pub(super) async fn look(state: &ApiState) -> Result<Vec<LimitView>, Problem> {
+    Ok(limits::all(&state.services, state.caller.as_deref()).await?)
+}
+
+/// The page that shows them.
+pub(super) fn page<'a>(visitor: &Visitor, state: &ApiState, limits: &'a [LimitView]) -> Limits<'a> {
+    Limits { page: visitor.page(state, "Limits", Nav::Limits), limits }
 }
 
 /// A number that a form has; nothing when its field is empty.

@@ -3,17 +3,19 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | who asks, and that a form is its own | [`visitor`], [`sign_in`]; by OpenID Connect [`oidc`] |
+//! | who asks, and that a form is its own | [`visitor`], [`sign_in`], [`cookies`]; by OpenID Connect [`oidc`] |
 //! | pages | [`batches`], [`batch`], [`commands`], [`rows`], [`upload`] (its form in [`upload_form`]), [`pipelines`]; for admin keys [`limits`], [`operations`] |
-//! | what watches batches for everybody who looks | [`watchers`], sent by [`events`] |
+//! | what watches batches for everybody who looks | [`watchers`], sent by [`events`]; what operators see, [`operator_events`] |
 
 mod batch;
 mod batches;
 mod commands;
+mod cookies;
 pub(crate) mod events;
 mod limits;
 mod oidc;
 mod operations;
+pub(crate) mod operator_events;
 mod pipelines;
 mod rows;
 mod sign_in;

@@ -4,13 +4,14 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use penstock_console::layout::Nav;
 use penstock_console::operations::{Operations, Stuck};
-use penstock_flow::operate::operations::operations;
+use penstock_flow::operate::operations::{OperationsView, operations};
 use penstock_store::owners::Scope;
 use serde::Deserialize;
 
 use crate::console::visitor::Visitor;
 use crate::console::{Refused, html, query};
 use crate::operations::{Findings, fixed, found};
+use crate::problem::Problem;
 use crate::state::ApiState;
 
 /// Whether what is stuck is looked for: that may take a while.
@@ -29,17 +30,27 @@ pub(super) async fn show(
     visitor.is_admin()?;
     let wanted: Wanted = query(&request)?;
     let stuck = if wanted.stuck { Some(found(&visitor.caller, &state).await?) } else { None };
-    page(&visitor, &state, stuck.map(|found| shown(found, false))).await
+    let view = look(&state).await?;
+    Ok(html(StatusCode::OK, &page(&visitor, &state, &view, stuck.map(|found| shown(found, false)))))
 }
 
 fn shown(found: Findings, applied: bool) -> Stuck {
     Stuck { planned: found.planned, findings: found.data, applied }
 }
 
-async fn page(visitor: &Visitor, state: &ApiState, stuck: Option<Stuck>) -> Result<HttpResponse, Refused> {
-    let view = operations(&state.services, state.rows_per_owner).await?;
-    let page = visitor.page(state, "Operations", Nav::Operations);
-    Ok(html(StatusCode::OK, &Operations { page, view, stuck }))
+/// How it does now.
+pub(super) async fn look(state: &ApiState) -> Result<OperationsView, Problem> {
+    Ok(operations(&state.services, state.rows_per_owner).await?)
+}
+
+/// The page that shows it.
+pub(super) fn page<'a>(
+    visitor: &Visitor,
+    state: &ApiState,
+    view: &'a OperationsView,
+    stuck: Option<Stuck>,
+) -> Operations<'a> {
+    Operations { page: visitor.page(state, "Operations", Nav::Operations), view, stuck }
 }
 
 /// Fixes what is stuck and can be fixed.
@@ -53,5 +64,6 @@ pub(super) async fn reconcile(
     visitor.needs(Scope::Admin)?;
     visitor.form(&state, &request, payload).await?;
     let done = fixed(&visitor.caller, &state).await?;
-    page(&visitor, &state, Some(shown(done, true))).await
+    let view = look(&state).await?;
+    Ok(html(StatusCode::OK, &page(&visitor, &state, &view, Some(shown(done, true)))))
 }

@@ -89,6 +89,7 @@ pub(super) async fn list(
         name: name_of(&batch),
         steps: steps(&state, &batch).await,
         rows: &found,
+        ended: batch.ledger.is_finished(),
         further: !filter.cursor.is_empty(),
         next: next.map(|cursor| filter.next(&batch, &cursor)),
         chosen: Chosen { status: filter.status, code: filter.code, step: filter.step, line: filter.line },

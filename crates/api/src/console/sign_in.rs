@@ -20,14 +20,12 @@ use url::form_urlencoded;
 
 use crate::address_rates::Taken;
 use crate::addresses::client_address;
-use crate::console::visitor::{Form, SESSION, Visitor, cookie, cookie_name, is_secure, set_cookie};
+use crate::console::cookies::{Cookies, SESSION, VISIT};
+use crate::console::visitor::{Form, Visitor};
 use crate::console::{HOME, Refused, html, query, see_other};
 use crate::downloads::valid_key;
 use crate::problem::Problem;
 use crate::state::ApiState;
-
-/// The cookie of who is about to sign in.
-const VISIT: &str = "penstock_visit";
 
 /// Bytes of the form to sign in with: a key, a token, and an address to go on to.
 const MOST_BYTES: usize = 8 * 1024;
@@ -133,8 +131,8 @@ fn shown(
     let now = services.clock.now();
     let random = services.random.as_ref();
     // Several windows may ask to sign in at the same time, and have one cookie.
-    let begun = cookie(request, &cookie_name(VISIT, is_secure(request, state)))
-        .and_then(|visit| Visit::open(&services.keyring.get(), visit, now));
+    let cookies = Cookies::of(request, state);
+    let begun = cookies.get(VISIT).and_then(|visit| Visit::open(&services.keyring.get(), visit, now));
     let csrf = match begun {
         Some(visit) => visit.csrf,
         None => new_token(random).map_err(sealing)?,
@@ -151,7 +149,7 @@ fn shown(
         end: ended.flatten(),
     });
     let mut response = html(status, &SignIn { page, csrf, to: to.to_owned(), refused, provider, signed_out });
-    keep(&mut response, set_cookie(VISIT, &visit, VISIT_SECONDS, is_secure(request, state)));
+    keep(&mut response, cookies.set(VISIT, &visit, VISIT_SECONDS));
     Ok(response)
 }
 
@@ -218,8 +216,9 @@ pub(super) fn taken_sign_in(state: &ApiState, request: &HttpRequest) -> Result<O
 /// Whether the form was made here for this browser: its token is the one of the browser's cookie.
 fn is_own_visit(state: &ApiState, request: &HttpRequest, token: &str) -> bool {
     let services = &state.services;
-    let sealed = cookie(request, &cookie_name(VISIT, is_secure(request, state)));
-    let visit = sealed.and_then(|sealed| Visit::open(&services.keyring.get(), sealed, services.clock.now()));
+    let visit = Cookies::of(request, state)
+        .get(VISIT)
+        .and_then(|sealed| Visit::open(&services.keyring.get(), sealed, services.clock.now()));
     visit.is_some_and(|visit| is_token(&visit.csrf, token))
 }
 
@@ -255,10 +254,9 @@ pub(super) async fn begin(
     };
     services.store.audit(&entry).await?;
     let sealed = session.seal(&services.keyring.get(), random).map_err(sealing)?;
-    let secure = is_secure(request, state);
-    let mut response = see_other(to);
-    keep(&mut response, set_cookie(SESSION, &sealed, SESSION_SECONDS, secure));
-    keep(&mut response, set_cookie(VISIT, "", 0, secure));
+    let (mut response, cookies) = (see_other(to), Cookies::of(request, state));
+    keep(&mut response, cookies.set(SESSION, &sealed, SESSION_SECONDS));
+    keep(&mut response, cookies.set(VISIT, "", 0));
     Ok(response)
 }
 
@@ -277,6 +275,6 @@ pub(super) async fn sign_out(
         services.store.revoke_key(&visitor.caller.key_id, services.clock.now()).await?;
     }
     let mut response = see_other(if elsewhere { "/console/sign-in?out=true" } else { "/console/sign-in" });
-    keep(&mut response, set_cookie(SESSION, "", 0, is_secure(&request, &state)));
+    keep(&mut response, Cookies::of(&request, &state).set(SESSION, "", 0));
     Ok(response)
 }

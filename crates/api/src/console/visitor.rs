@@ -1,7 +1,6 @@
-//! Who asks for a page: the session's cookie, and its key, which is looked for again each time.
+//! Who asks for a page: the session of its cookie, whose key is looked for again each time.
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
 use futures::future::LocalBoxFuture;
@@ -16,13 +15,11 @@ use crate::accesses::Asker;
 use crate::auth::Caller;
 use crate::body;
 use crate::console::Refused;
+use crate::console::cookies::{Cookies, SESSION};
 use crate::downloads::valid_key;
 use crate::limits::for_admins;
 use crate::problem::Problem;
 use crate::state::ApiState;
-
-/// The cookie of a session.
-pub(super) const SESSION: &str = "penstock_session";
 
 /// Somebody who is signed in.
 #[derive(Debug)]
@@ -140,9 +137,8 @@ fn wanted(request: &HttpRequest) -> String {
 
 async fn find(state: &ApiState, request: &HttpRequest) -> Result<Option<Visitor>, Refused> {
     let services = &state.services;
-    let cookie = cookie(request, &cookie_name(SESSION, is_secure(request, state)));
-    let Some(cookie) = cookie else { return Ok(None) };
-    let session = Session::open(&services.keyring.get(), cookie, services.clock.now());
+    let Some(sealed) = Cookies::of(request, state).get(SESSION) else { return Ok(None) };
+    let session = Session::open(&services.keyring.get(), sealed, services.clock.now());
     let Some(session) = session else { return Ok(None) };
     let granted = |by: &Elsewhere| state.oidc.as_ref().is_some_and(|provider| provider.still_grants(by));
     if session.by.as_ref().is_some_and(|by| !granted(by)) {
@@ -207,64 +203,11 @@ pub(super) fn own_site(request: &HttpRequest) -> Result<(), Problem> {
     if site.is_none_or(|site| matches!(site, "same-origin" | "none")) { Ok(()) } else { Err(forged()) }
 }
 
-/// Whether the reader's browser came by https: the address that clients use says so, or a trusted proxy does.
-pub(super) fn is_secure(request: &HttpRequest, state: &ApiState) -> bool {
-    if state.base.starts_with("https://") {
-        return true;
-    }
-    let trusted = request.peer_addr().is_some_and(|peer| state.connections.limits().trusts(peer.ip()));
-    let proto = request.headers().get("x-forwarded-proto");
-    trusted && proto.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
-}
-
-/// A cookie's name. The prefix makes browsers refuse one that did not come by https.
-pub(super) fn cookie_name(name: &str, secure: bool) -> String {
-    if secure { format!("__Secure-{name}") } else { name.to_owned() }
-}
-
-fn cookies(request: &HttpRequest) -> impl Iterator<Item = (&str, &str)> {
-    let all = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
-    all.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='))
-}
-
-/// A cookie's value.
-pub(super) fn cookie<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
-    cookies(request).find(|(known, _)| *known == name).map(|(_, value)| value)
-}
-
-/// The names of cookies that begin so.
-pub(super) fn cookies_of<'a>(request: &'a HttpRequest, start: &str) -> Vec<&'a str> {
-    cookies(request).map(|(name, _)| name).filter(|name| name.starts_with(start)).collect()
-}
-
-/// The header that sets a cookie for the console alone; with 0 seconds it is deleted.
-pub(super) fn set_cookie(name: &str, value: &str, seconds: u64, secure: bool) -> Option<HeaderValue> {
-    let name = cookie_name(name, secure);
-    let secure = if secure { "; Secure" } else { "" };
-    let text = format!("{name}={value}; Path=/console; HttpOnly; SameSite=Lax; Max-Age={seconds}{secure}");
-    HeaderValue::from_str(&text).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
-
-    #[test]
-    fn a_cookie_is_found_among_others() {
-        let request = TestRequest::get()
-            .insert_header(("cookie", "a=1; penstock_session=x.y-z; penstock_sessions=2"))
-            .to_http_request();
-        assert_eq!(cookie(&request, SESSION), Some("x.y-z"));
-        assert_eq!(cookie(&request, "b"), None);
-        let set = set_cookie(SESSION, "x", 43_200, true).unwrap();
-        assert_eq!(
-            set,
-            "__Secure-penstock_session=x; Path=/console; HttpOnly; SameSite=Lax; Max-Age=43200; Secure"
-        );
-        assert!(!set_cookie(SESSION, "x", 0, false).unwrap().to_str().unwrap().contains("Secure"));
-    }
 
     #[test]
     fn another_sites_form_is_refused() {

@@ -4,16 +4,18 @@
 use std::time::{Duration, Instant};
 
 use penstock_console::Template as _;
-use penstock_console::batch::{Live, state_key};
+use penstock_console::batch::{Live, group_key, state_key};
 use penstock_console::batches::{Line, LineCells};
 use penstock_console::chart::chart;
 use penstock_domain::ids::{BatchSeq, OwnerSeq};
+use penstock_flow::context::error::FlowError;
+use penstock_flow::read::errors;
 use penstock_flow::read::throughput::throughput;
 use penstock_flow::read::view::batch_view;
 use penstock_store::batches::{Batch, BatchFilter};
 
 use crate::console::batch::waits;
-use crate::seen::{Newcomer, Newcomers, Seen, Sight, Watchers};
+use crate::seen::{Groups, Newcomer, Newcomers, Seen, Sight, Watchers};
 use crate::state::ApiState;
 
 /// How often batches are looked at, at most.
@@ -25,6 +27,12 @@ const SHARE: u32 = 20;
 /// However long a round takes, the next one begins after this.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// How often failed rows are counted by code and step, at most: the store looks at every failed row for that.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// Groups whose counts are sent: the most frequent ones.
+const MOST_GROUPS: usize = 100;
+
 /// Batches that are read at once.
 const AT_ONCE: usize = 100;
 
@@ -32,7 +40,7 @@ const AT_ONCE: usize = 100;
 const NEWEST: u32 = 100;
 
 /// Whose turns the watcher takes of the reads: its own, however many look.
-const WATCHER: OwnerSeq = OwnerSeq(-1);
+pub(super) const WATCHER: OwnerSeq = OwnerSeq(-1);
 
 /// What is seen of a batch, from now on. It closes when the batch has ended, is gone, or the service stops.
 pub(crate) fn look_at(state: &ApiState, batch: &Batch) -> Sight {
@@ -131,6 +139,20 @@ async fn look(state: &ApiState, watched: &[BatchSeq]) {
     }
 }
 
+/// Its failed rows by code and step: counted anew when others have failed, as often as that may cost.
+async fn groups(state: &ApiState, batch: &Batch, failed: u32) -> Result<Groups, FlowError> {
+    let known = state.watchers.groups(batch.seq);
+    let began = Instant::now();
+    let ended = batch.ledger.is_finished();
+    if known.failed == failed || (!ended && known.again.is_some_and(|again| began < again)) {
+        return Ok(known);
+    }
+    let counted = errors::by_code(&state.services, batch).await?.into_iter().take(MOST_GROUPS);
+    let counts = counted.map(|group| (group_key(&group.code, group.step.as_deref()), group.count)).collect();
+    let again = Instant::now() + (began.elapsed() * SHARE).max(COUNT_EVERY);
+    Ok(Groups { failed, again: Some(again), counts })
+}
+
 async fn render(state: &ApiState, batch: &Batch) -> Result<Seen, String> {
     let view =
         batch_view(&state.services, batch, state.rows_per_owner).await.map_err(|error| error.to_string())?;
@@ -144,7 +166,7 @@ async fn render(state: &ApiState, batch: &Batch) -> Result<Seen, String> {
         revision: batch.ledger.revision,
         ended: batch.ledger.is_finished(),
         state: state_key(&view),
-        failed: view.counts.failed,
+        groups: groups(state, batch, view.counts.failed).await.map_err(|error| error.to_string())?,
         page: Live { view: &view, waits: &waits, chart: chart.as_ref(), now }
             .render()
             .map_err(|error| error.to_string())?,

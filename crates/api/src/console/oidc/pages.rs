@@ -12,14 +12,14 @@ use serde::Deserialize;
 
 use super::{Provider, new_visit};
 use crate::addresses::client_address;
+use crate::console::cookies::Cookies;
 use crate::console::sign_in::{Wanted, begin, form, keep, sealing, taken_sign_in};
-use crate::console::visitor::{cookie, cookie_name, cookies_of, is_secure, set_cookie};
 use crate::console::{Refused, query, see_other};
 use crate::problem::Problem;
 use crate::state::ApiState;
 
 /// The cookies of who signs in at the provider: each sign-in has one, so that those of several tabs do not end each other.
-const COOKIE: &str = "penstock_elsewhere";
+const COOKIE: &str = "elsewhere";
 
 /// Sign-ins of a browser that are under way: when more are begun, those before are forgotten.
 const MOST_AT_ONCE: usize = 5;
@@ -56,14 +56,14 @@ pub(in crate::console) async fn start(
         Err(error) => return form(&state, &request, to, Some((error.status(), sentence(&error)))),
     };
     let sealed = visit.seal(&services.keyring.get(), random).map_err(sealing)?;
-    let (mut response, secure) = (see_other(url.as_str()), is_secure(&request, &state));
-    let begun = cookies_of(&request, &cookie_name(COOKIE, secure));
+    let (mut response, cookies) = (see_other(url.as_str()), Cookies::of(&request, &state));
+    let begun = cookies.names(COOKIE);
     if begun.len() >= MOST_AT_ONCE {
         for name in begun {
-            keep(&mut response, set_cookie(name.trim_start_matches("__Secure-"), "", 0, secure));
+            keep(&mut response, cookies.set(name, "", 0));
         }
     }
-    keep(&mut response, set_cookie(&cookie_of(&visit.state), &sealed, ELSEWHERE_SECONDS, secure));
+    keep(&mut response, cookies.set(&cookie_of(&visit.state), &sealed, ELSEWHERE_SECONDS));
     Ok(response)
 }
 
@@ -90,9 +90,10 @@ pub(in crate::console) async fn come_back(
 ) -> Result<HttpResponse, Refused> {
     provider(&state)?;
     let answer: Answer = query(&request)?;
-    let (services, secure) = (&state.services, is_secure(&request, &state));
+    let (services, cookies) = (&state.services, Cookies::of(&request, &state));
     let name = cookie_of(&answer.state);
-    let visit = cookie(&request, &cookie_name(&name, secure))
+    let visit = cookies
+        .get(&name)
         .and_then(|sealed| VisitElsewhere::open(&services.keyring.get(), sealed, services.clock.now()))
         .filter(|visit| is_token(&visit.state, &answer.state));
     let Some(visit) = visit else {
@@ -101,7 +102,7 @@ pub(in crate::console) async fn come_back(
         return form(&state, &request, return_to(None), Some((StatusCode::FORBIDDEN, sentence)));
     };
     let mut response = signed_in(&state, &request, &answer, &visit).await?;
-    keep(&mut response, set_cookie(&name, "", 0, secure));
+    keep(&mut response, cookies.set(&name, "", 0));
     Ok(response)
 }
 
