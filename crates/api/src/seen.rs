@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use penstock_domain::ids::{BatchSeq, OwnerSeq};
 use tokio::sync::watch;
 
@@ -19,16 +20,14 @@ pub(crate) struct Seen {
     pub revision: i64,
     /// Whether it has ended.
     pub ended: bool,
-    /// Changes when what its page offers does.
-    pub state: String,
     /// Failed rows by code and step, as they were counted last.
     pub groups: Groups,
-    /// What changes on its page.
-    pub page: String,
-    /// Its line in a list for its owner.
-    pub line: String,
-    /// Its line in a list for an admin key, with the owner.
-    pub admin_line: String,
+    /// The event with what changes on its page.
+    pub page: Bytes,
+    /// The event with its line in a list for its owner.
+    pub line: Bytes,
+    /// The same for an admin key, with the owner.
+    pub admin_line: Bytes,
     /// The batch as the REST API shows it, in JSON.
     pub json: String,
 }
@@ -200,17 +199,7 @@ mod tests {
 
     fn seen(revision: i64, ended: bool) -> Seen {
         let (page, line, admin_line, json) = Default::default();
-        Seen {
-            id: "b".into(),
-            revision,
-            ended,
-            state: String::new(),
-            groups: Groups::default(),
-            page,
-            line,
-            admin_line,
-            json,
-        }
+        Seen { id: "b".into(), revision, ended, groups: Groups::default(), page, line, admin_line, json }
     }
 
     #[test]

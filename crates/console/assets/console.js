@@ -68,6 +68,9 @@ function show(html) {
   const main = new DOMParser().parseFromString(html, "text/html").querySelector("main");
   const filled = document.activeElement?.matches("main input, main select") && document.activeElement.form?.getAttribute("action");
   if (filled && !main.querySelector(`form[action="${CSS.escape(filled)}"]`)) return false;
+  // What came by the stream is the same for everybody, without the token of this page's forms.
+  const token = document.querySelector("input[name=csrf]")?.value;
+  for (const field of main.querySelectorAll("input[name=csrf]")) if (!field.value) field.setAttribute("value", token);
   tellTimes(main);
   morph(document.querySelector("main"), main);
   return true;

@@ -12,7 +12,6 @@ use futures::stream::{self, BoxStream, SelectAll};
 use penstock_domain::ids::BatchSeq;
 use penstock_store::owners::KeyRole;
 use serde::Deserialize;
-use serde_json::json;
 
 use crate::auth::Caller;
 use crate::console::operator_events::{self, LivePage};
@@ -170,7 +169,7 @@ async fn stream(
                 },
                 change = seen.next(), if !seen.is_empty() => match change {
                     Some(change) => {
-                        yield Ok::<_, Problem>(event(&change, one, admin));
+                        yield Ok::<_, Problem>(if one { &change.page } else if admin { &change.admin_line } else { &change.line }.clone());
                         if change.ended {
                             open.remove(&change.id);
                         }
@@ -218,14 +217,4 @@ pub(crate) fn changes(receiver: Sight) -> impl futures::Stream<Item = Arc<Seen>>
         }
         seen.map(|seen| (seen, (receiver, false)))
     })
-}
-
-fn event(seen: &Seen, one: bool, admin: bool) -> Bytes {
-    let html = match (one, admin) {
-        (true, _) => &seen.page,
-        (false, false) => &seen.line,
-        (false, true) => &seen.admin_line,
-    };
-    let data = json!({ "id": seen.id, "state": seen.state, "groups": *seen.groups.counts, "html": html });
-    Bytes::from(format!("event: batch\ndata: {data}\n\n"))
 }

@@ -2,7 +2,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use penstock_console::layout::Nav;
+use penstock_console::layout::{Nav, Page};
 use penstock_console::limits::Limits;
 use penstock_flow::operate::limits::{self, LimitView};
 use penstock_store::owners::Scope;
@@ -15,10 +15,13 @@ use crate::state::ApiState;
 
 const HOME: &str = "/console/limits";
 
+/// Its title.
+pub(super) const TITLE: &str = "Limits";
+
 /// The page of all of them.
 pub(super) async fn list(visitor: Visitor, state: web::Data<ApiState>) -> Result<HttpResponse, Refused> {
     visitor.is_admin()?;
-    Ok(html(StatusCode::OK, &page(&visitor, &state, &look(&state).await?)))
+    Ok(html(StatusCode::OK, &page(visitor.page(&state, TITLE, Nav::Limits), &look(&state).await?)))
 }
 
 /// All of them, as they stand.
@@ -27,8 +30,8 @@ pub(super) async fn look(state: &ApiState) -> Result<Vec<LimitView>, Problem> {
 }
 
 /// The page that shows them.
-pub(super) fn page<'a>(visitor: &Visitor, state: &ApiState, limits: &'a [LimitView]) -> Limits<'a> {
-    Limits { page: visitor.page(state, "Limits", Nav::Limits), limits }
+pub(super) fn page(page: Page, limits: &[LimitView]) -> Limits<'_> {
+    Limits { page, limits }
 }
 
 /// A number that a form has; nothing when its field is empty.

@@ -2,7 +2,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use penstock_console::layout::Nav;
+use penstock_console::layout::{Nav, Page};
 use penstock_console::operations::{Operations, Stuck};
 use penstock_flow::operate::operations::{OperationsView, operations};
 use penstock_store::owners::Scope;
@@ -13,6 +13,9 @@ use crate::console::{Refused, html, query};
 use crate::operations::{Findings, fixed, found};
 use crate::problem::Problem;
 use crate::state::ApiState;
+
+/// The page's title.
+pub(super) const TITLE: &str = "Operations";
 
 /// Whether what is stuck is looked for: that may take a while.
 #[derive(Default, Deserialize)]
@@ -31,7 +34,7 @@ pub(super) async fn show(
     let wanted: Wanted = query(&request)?;
     let stuck = if wanted.stuck { Some(found(&visitor.caller, &state).await?) } else { None };
     let view = look(&state).await?;
-    Ok(html(StatusCode::OK, &page(&visitor, &state, &view, stuck.map(|found| shown(found, false)))))
+    Ok(html(StatusCode::OK, &page(frame(&visitor, &state), &view, stuck.map(|found| shown(found, false)))))
 }
 
 fn shown(found: Findings, applied: bool) -> Stuck {
@@ -44,13 +47,12 @@ pub(super) async fn look(state: &ApiState) -> Result<OperationsView, Problem> {
 }
 
 /// The page that shows it.
-pub(super) fn page<'a>(
-    visitor: &Visitor,
-    state: &ApiState,
-    view: &'a OperationsView,
-    stuck: Option<Stuck>,
-) -> Operations<'a> {
-    Operations { page: visitor.page(state, "Operations", Nav::Operations), view, stuck }
+pub(super) fn page(page: Page, view: &OperationsView, stuck: Option<Stuck>) -> Operations<'_> {
+    Operations { page, view, stuck }
+}
+
+fn frame(visitor: &Visitor, state: &ApiState) -> Page {
+    visitor.page(state, TITLE, Nav::Operations)
 }
 
 /// Fixes what is stuck and can be fixed.
@@ -65,5 +67,5 @@ pub(super) async fn reconcile(
     visitor.form(&state, &request, payload).await?;
     let done = fixed(&visitor.caller, &state).await?;
     let view = look(&state).await?;
-    Ok(html(StatusCode::OK, &page(&visitor, &state, &view, Some(shown(done, true)))))
+    Ok(html(StatusCode::OK, &page(frame(&visitor, &state), &view, Some(shown(done, true)))))
 }

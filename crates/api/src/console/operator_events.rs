@@ -1,4 +1,4 @@
-//! Live pages of operators: limits and operations. One look at them is shared by everybody who has such a page open.
+//! Live pages of operators: limits and operations. One look at them, rendered once, is for everybody who has such a page open.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use actix_web::HttpResponse;
 use bytes::Bytes;
 use penstock_console::Template as _;
-use penstock_flow::operate::limits::LimitView;
-use penstock_flow::operate::operations::OperationsView;
+use penstock_console::layout::{Nav, Page};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -33,39 +32,33 @@ pub(super) enum LivePage {
     Operations,
 }
 
-/// What was seen last, for as long as it is recent.
-#[derive(Debug)]
-struct Recent<T>(Mutex<Option<(Instant, Arc<T>)>>);
+/// An event that was made last, for as long as it is recent.
+#[derive(Debug, Default)]
+struct Recent(Mutex<Option<(Instant, Bytes)>>);
 
-impl<T> Default for Recent<T> {
-    fn default() -> Self {
-        Self(Mutex::new(None))
-    }
-}
-
-impl<T> Recent<T> {
+impl Recent {
     /// What was seen last, or else what is seen now; others wait for that look and have it as well.
-    async fn or_look<E>(&self, look: impl Future<Output = Result<T, E>>) -> Result<Arc<T>, E> {
+    async fn or_look<E>(&self, look: impl Future<Output = Result<Bytes, E>>) -> Result<Bytes, E> {
         let mut last = self.0.lock().await;
         if let Some((at, seen)) = &*last
             && at.elapsed() < RECENT
         {
             return Ok(seen.clone());
         }
-        let seen = Arc::new(look.await?);
+        let seen = look.await?;
         *last = Some((Instant::now(), seen.clone()));
         Ok(seen)
     }
 }
 
-/// The looks that operators' pages share. Cheap to clone.
+/// What operators' pages share. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OperatorLooks(Arc<Looks>);
 
 #[derive(Debug, Default)]
 struct Looks {
-    limits: Recent<Vec<LimitView>>,
-    operations: Recent<OperationsView>,
+    limits: Recent,
+    operations: Recent,
 }
 
 /// Sends the page anew while it is open. It ends when the session or its key does, or when the service stops.
@@ -88,8 +81,13 @@ pub(super) fn stream(visitor: Visitor, state: ApiState, shown: LivePage) -> Resu
                     break;
                 }
             }
-            match page(&visitor, &state, shown).await {
-                Ok(html) => yield Ok::<_, Problem>(Bytes::from(format!("event: page\ndata: {}\n\n", json!(html)))),
+            let looks = &state.operator_looks.0;
+            let recent = match shown {
+                LivePage::Limits => &looks.limits,
+                LivePage::Operations => &looks.operations,
+            };
+            match recent.or_look(look(&state, shown)).await {
+                Ok(event) => yield Ok::<_, Problem>(event),
                 Err(error) => {
                     tracing::debug!(error, "failed to look at what an operator's page shows; will retry");
                     yield Ok(STILL_HERE);
@@ -100,27 +98,22 @@ pub(super) fn stream(visitor: Visitor, state: ApiState, shown: LivePage) -> Resu
     Ok(event_stream(body))
 }
 
-async fn page(visitor: &Visitor, state: &ApiState, shown: LivePage) -> Result<String, String> {
-    let looks = &state.operator_looks.0;
-    let rendered = match shown {
+/// The event that shows a page anew. It is for everybody: the tokens of its forms are empty, and each page has its own.
+async fn look(state: &ApiState, shown: LivePage) -> Result<Bytes, String> {
+    let _turn = state.budgets.read(WATCHER).await.map_err(|problem| problem.detail)?;
+    let frame = |title| Page::new(title, Nav::None, None, state.services.clock.now());
+    let html = match shown {
         LivePage::Limits => {
-            let limits = looks.limits.or_look(in_turn(state, limits::look(state))).await;
-            let limits = limits.map_err(|problem| problem.detail)?;
-            limits::page(visitor, state, &limits).render()
+            let seen = limits::look(state).await.map_err(|problem| problem.detail)?;
+            limits::page(frame(limits::TITLE), &seen).render()
         }
         LivePage::Operations => {
-            let view = looks.operations.or_look(in_turn(state, operations::look(state))).await;
-            let view = view.map_err(|problem| problem.detail)?;
-            operations::page(visitor, state, &view, None).render()
+            let seen = operations::look(state).await.map_err(|problem| problem.detail)?;
+            operations::page(frame(operations::TITLE), &seen, None).render()
         }
     };
-    rendered.map_err(|error| error.to_string())
-}
-
-/// A look that takes one turn of the reads, however many pages show it.
-async fn in_turn<T>(state: &ApiState, look: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-    let _turn = state.budgets.read(WATCHER).await?;
-    look.await
+    let html = html.map_err(|error| error.to_string())?;
+    Ok(Bytes::from(format!("event: page\ndata: {}\n\n", json!(html))))
 }
 
 #[cfg(test)]
@@ -130,12 +123,12 @@ mod tests {
     #[tokio::test]
     async fn a_recent_look_is_shared() {
         let recent = Recent::default();
-        let look = |seen: u32| async move { Ok::<_, String>(seen) };
-        assert_eq!(*recent.or_look(look(1)).await.unwrap(), 1);
-        assert_eq!(*recent.or_look(look(2)).await.unwrap(), 1);
+        let look = |seen: &'static str| async move { Ok::<_, String>(Bytes::from_static(seen.as_bytes())) };
+        assert_eq!(recent.or_look(look("first")).await.unwrap(), "first");
+        assert_eq!(recent.or_look(look("second")).await.unwrap(), "first");
         let old = Instant::now().checked_sub(RECENT);
-        *recent.0.lock().await = old.map(|at| (at, Arc::new(1)));
-        recent.or_look(async { Err::<u32, _>("no".to_owned()) }).await.unwrap_err();
-        assert_eq!(*recent.or_look(look(3)).await.unwrap(), 3);
+        *recent.0.lock().await = old.map(|at| (at, Bytes::new()));
+        recent.or_look(async { Err::<Bytes, _>("no".to_owned()) }).await.unwrap_err();
+        assert_eq!(recent.or_look(look("third")).await.unwrap(), "third");
     }
 }

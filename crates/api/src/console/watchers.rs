@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use penstock_console::Template as _;
 use penstock_console::batch::{Live, group_key, state_key};
 use penstock_console::batches::{Line, LineCells};
@@ -13,6 +14,7 @@ use penstock_flow::read::errors;
 use penstock_flow::read::throughput::throughput;
 use penstock_flow::read::view::batch_view;
 use penstock_store::batches::{Batch, BatchFilter};
+use serde_json::json;
 
 use crate::console::batch::waits;
 use crate::seen::{Groups, Newcomer, Newcomers, Seen, Sight, Watchers};
@@ -29,6 +31,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// How often failed rows are counted by code and step, at most: the store looks at every failed row for that.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// Counting takes no more than this share of the time: of many failed rows it is done less often.
+const COUNT_SHARE: u32 = 100;
 
 /// Groups whose counts are sent: the most frequent ones.
 const MOST_GROUPS: usize = 100;
@@ -149,7 +154,7 @@ async fn groups(state: &ApiState, batch: &Batch, failed: u32) -> Result<Groups, 
     }
     let counted = errors::by_code(&state.services, batch).await?.into_iter().take(MOST_GROUPS);
     let counts = counted.map(|group| (group_key(&group.code, group.step.as_deref()), group.count)).collect();
-    let again = Instant::now() + (began.elapsed() * SHARE).max(COUNT_EVERY);
+    let again = Instant::now() + (began.elapsed() * COUNT_SHARE).max(COUNT_EVERY);
     Ok(Groups { failed, again: Some(again), counts })
 }
 
@@ -161,17 +166,21 @@ async fn render(state: &ApiState, batch: &Batch) -> Result<Seen, String> {
     let (chart, now) = (chart(&points), state.services.clock.now());
     let line = Line { view: &view, owner: &batch.owner_name };
     let cells = |admin| LineCells { line: &line, admin, now }.render().map_err(|error| error.to_string());
+    let page = Live { view: &view, waits: &waits, chart: chart.as_ref(), now }.render();
+    let groups = groups(state, batch, view.counts.failed).await.map_err(|error| error.to_string())?;
+    let id = view.id.to_string();
+    let event = |html: String| {
+        let data = json!({ "id": id, "state": state_key(&view), "groups": *groups.counts, "html": html });
+        Bytes::from(format!("event: batch\ndata: {data}\n\n"))
+    };
     Ok(Seen {
-        id: view.id.to_string(),
         revision: batch.ledger.revision,
         ended: batch.ledger.is_finished(),
-        state: state_key(&view),
-        groups: groups(state, batch, view.counts.failed).await.map_err(|error| error.to_string())?,
-        page: Live { view: &view, waits: &waits, chart: chart.as_ref(), now }
-            .render()
-            .map_err(|error| error.to_string())?,
-        line: cells(false)?,
-        admin_line: cells(true)?,
+        page: event(page.map_err(|error| error.to_string())?),
+        line: event(cells(false)?),
+        admin_line: event(cells(true)?),
         json: serde_json::to_string(&view).map_err(|error| error.to_string())?,
+        groups,
+        id,
     })
 }
