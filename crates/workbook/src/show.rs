@@ -2,7 +2,7 @@
 
 use chrono::{Duration, NaiveDate, NaiveDateTime, NaiveTime};
 
-use crate::styles::{Format, Styles};
+use crate::styles::{Format, Styles, text_sign};
 
 /// Digits that Excel keeps of a number.
 const DIGITS: usize = 15;
@@ -38,10 +38,15 @@ impl Show {
                 show.unwrap_or_else(|| general(number))
             }
             // Sections have none of their own.
-            Format::Sections(sections) => sections
-                .iter()
-                .find(|(condition, _)| condition.takes(number))
-                .map_or_else(|| general(number), |(_, style)| self.styled(number, style)),
+            Format::Sections(sections) => {
+                sections.iter().find(|(condition, _)| condition.takes(number)).map_or_else(
+                    || general(number),
+                    |(condition, style)| match style {
+                        Format::Digits(signs) if condition.is_for_negative() => digits(-number, signs),
+                        style => self.styled(number, style),
+                    },
+                )
+            }
         }
     }
 
@@ -53,7 +58,12 @@ impl Show {
             None => (written, "00:00:00"),
         };
         let time = time.get(..8).unwrap_or(time);
-        match style.and_then(|style| self.styles.get(style)) {
+        let mut style = style.and_then(|style| self.styles.get(style));
+        if let Some(Format::Sections(sections)) = style {
+            style =
+                sections.iter().map(|(_, style)| style).find(|style| matches!(style, Format::Moment { .. }));
+        }
+        match style {
             Some(Format::Moment { date: true, time: false, .. }) if !date.is_empty() => date.to_owned(),
             Some(Format::Moment { date: false, .. }) => time.to_owned(),
             Some(Format::Moment { .. }) if !date.is_empty() => format!("{date}T{time}"),
@@ -179,7 +189,7 @@ fn digits(number: f64, signs: &str) -> String {
     for (at, c) in signs.char_indices().rev() {
         match c {
             '0' | '#' => shown.extend(rest.pop().or_else(|| (at >= zeros).then_some('0'))),
-            c => shown.push(c),
+            c => shown.push(text_sign(c).unwrap_or(c)),
         }
         if Some(at) == first {
             shown.extend(std::mem::take(&mut rest).into_iter().rev());
@@ -217,6 +227,15 @@ mod tests {
             ("0.5", "# ?/?", "0.5"),
             ("0.5", "# 00/00", "0.5"),
             ("5", "0 \"kg\"", "5"),
+            ("42", "\"KD-\"00000", "KD-00042"),
+            ("42", "\\K\\D00000", "KD00042"),
+            ("42", "\"A0#-\"000\" (neu)\"", "A0#-042 (neu)"),
+            ("-42", "\"KD-\"00000", "-KD-00042"),
+            ("5", "\"EUR \"0.00", "5.00"),
+            ("0.5", "hh\"h\"mm", "12:00:00"),
+            ("-5", "[<0]-000;000", "-005"),
+            ("5", "[<0]-000;000", "005"),
+            ("-5", "[<0]-0.00;0.00", "-5.00"),
             ("-5", "000", "-005"),
             ("0.30000000000000004", "General", "0.3"),
             ("4915112345678", "General", "4915112345678"),

@@ -52,6 +52,11 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// Whether all numbers that fulfil it are negative, so that its section has their sign.
+    pub fn is_for_negative(self) -> bool {
+        matches!(self, Self::Less { than, or_same } if than < 0.0 || (than == 0.0 && !or_same))
+    }
+
     /// Whether a number fulfils it.
     #[allow(clippy::float_cmp, reason = "as it is written")]
     pub fn takes(self, number: f64) -> bool {
@@ -150,7 +155,8 @@ pub fn of(code: &str) -> Format {
 
 /// One of a format's sections.
 fn section(code: &str) -> Format {
-    let (signs, elapsed) = signs_of(code);
+    let (with_texts, elapsed) = signs_of(code);
+    let signs: String = with_texts.chars().filter(|c| text_sign(*c).is_none()).collect();
     if signs.eq_ignore_ascii_case("general") || signs.contains('@') {
         return Format::General;
     }
@@ -168,7 +174,8 @@ fn section(code: &str) -> Format {
     // Without a 0 signs tell a number from one with blanks between its thousands.
     let grouped = signs.trim_matches(|c| !is_place(&c)).contains(['-', '(', ')']);
     if plain && !fraction && (whole > 1 || grouped || (whole == 1 && signs.starts_with('+'))) {
-        return Format::Digits(signs.replace(SHOWN_POINT, ".").trim().into());
+        // Texts beside them belong to what a number is called: `"KD-"00000`. Beside other numbers they are units.
+        return Format::Digits(with_texts.replace(SHOWN_POINT, ".").trim().into());
     }
     if !signs.contains(['0', '#', '?']) || lower.contains("e+") || lower.contains("e-") || signs.contains('/')
     {
@@ -196,7 +203,20 @@ fn shown(c: char) -> Option<char> {
     if c == '.' { Some(SHOWN_POINT) } else { Some(c).filter(|c| is_sign(*c)) }
 }
 
-/// The signs of a format without texts in quotes, escapes, colours, conditions and currencies; and whether it shows time that passed.
+/// Where signs of texts stand in Unicode's private use: there no format has any.
+const TEXTS: u32 = 0xF_0000;
+
+/// A sign of a text in a format, apart from those that have a meaning in it; none beyond the first plane.
+fn of_text(c: char) -> Option<char> {
+    Some(u32::from(c)).filter(|c| *c < 0xFFFE).and_then(|c| char::from_u32(TEXTS + c))
+}
+
+/// The sign that a text has there; none: it is no text.
+pub(crate) fn text_sign(c: char) -> Option<char> {
+    u32::from(c).checked_sub(TEXTS).and_then(char::from_u32)
+}
+
+/// The signs of a format, texts apart from them, without escapes, colours, conditions and currencies; and whether it shows time that passed.
 fn signs_of(code: &str) -> (String, bool) {
     let (mut signs, mut elapsed) = (String::new(), false);
     let mut rest = code.chars();
@@ -206,10 +226,12 @@ fn signs_of(code: &str) -> (String, bool) {
                 let text: String = rest.by_ref().take_while(|c| *c != '"').collect();
                 if text.chars().all(|c| c == '.' || is_sign(c)) {
                     signs.extend(text.chars().filter_map(shown));
+                } else {
+                    signs.extend(text.chars().filter_map(of_text));
                 }
             }
             // What comes after them: a sign as it is, a blank of its width, a sign that fills.
-            '\\' => signs.extend(rest.next().and_then(shown)),
+            '\\' => signs.extend(rest.next().and_then(|c| shown(c).or_else(|| of_text(c)))),
             '_' | '*' => {
                 rest.next();
             }
