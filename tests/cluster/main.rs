@@ -9,6 +9,7 @@ mod pooler;
 mod postgres;
 mod redis;
 mod servers;
+mod together;
 
 use std::time::{Duration, Instant, SystemTime};
 

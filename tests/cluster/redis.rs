@@ -169,7 +169,7 @@ async fn an_outage_is_logged_in_few_lines() {
 }
 
 /// A server of the test's own; it ends with its owner.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -222,49 +222,75 @@ async fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// Three Sentinels, a primary and a replica. The primary dies in the middle of a batch: the programs ask the Sentinels for the new one,
-/// and go on.
+/// Three Sentinels that watch a primary and its replica.
+pub(crate) struct Sentinels {
+    primary: Option<Server>,
+    replica: (u16, Server),
+    sentinels: Vec<(u16, Server)>,
+}
+
+impl Sentinels {
+    /// Starts them; all know each other.
+    pub async fn start(folder: &tempfile::TempDir) -> Self {
+        let plain = words("--save  --appendonly no");
+        let (first, second) = (port(), port());
+        let primary = server(folder, first, &plain);
+        let replica =
+            server(folder, second, &[plain, words(&format!("--replicaof 127.0.0.1 {first}"))].concat());
+        until("the replica follows", || {
+            cli(second, &["info", "replication"]).contains("master_link_status:up")
+        })
+        .await;
+        let sentinels: Vec<(u16, Server)> = (0..3)
+            .map(|_| {
+                let port = port();
+                let file = folder.path().join(format!("{port}.conf"));
+                let text = format!(
+                    "sentinel monitor main 127.0.0.1 {first} 2\nsentinel down-after-milliseconds main 1000\n\
+                     sentinel failover-timeout main 3000\n"
+                );
+                std::fs::write(&file, text).expect("a file");
+                let args = vec![file.display().to_string(), "--sentinel".to_owned()];
+                (port, server(folder, port, &args))
+            })
+            .collect();
+        until("they know each other", || {
+            sentinels.iter().all(|(port, _)| {
+                let known = cli(*port, &["sentinel", "master", "main"]);
+                known.contains("num-other-sentinels\n2") && known.contains("num-slaves\n1")
+            })
+        })
+        .await;
+        Self { primary: Some(primary), replica: (second, replica), sentinels }
+    }
+
+    /// The URL that names all of them.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.sentinels.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+        format!("redis+sentinel://{}/main", hosts.join(","))
+    }
+
+    /// The primary dies, and the replica is named in its place.
+    async fn lose_primary(&mut self) {
+        self.primary = None;
+        let (asked, next) = (self.sentinels[0].0, self.replica.0.to_string());
+        until("a new primary is named", || {
+            cli(asked, &["sentinel", "get-master-addr-by-name", "main"]).contains(&next)
+        })
+        .await;
+    }
+}
+
+/// The primary dies in the middle of a batch: the programs ask the Sentinels for the new one, and go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_name_the_new_primary() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plain = words("--save  --appendonly no");
-    let (first, second) = (port(), port());
-    let primary = server(&folder, first, &plain);
-    let _replica =
-        server(&folder, second, &[plain, words(&format!("--replicaof 127.0.0.1 {first}"))].concat());
-    until("the replica follows", || cli(second, &["info", "replication"]).contains("master_link_status:up"))
-        .await;
-    let sentinels: Vec<(u16, Server)> = (0..3)
-        .map(|_| {
-            let port = port();
-            let file = folder.path().join(format!("{port}.conf"));
-            let text = format!(
-                "sentinel monitor main 127.0.0.1 {first} 2\nsentinel down-after-milliseconds main 1000\n\
-                 sentinel failover-timeout main 3000\n"
-            );
-            std::fs::write(&file, text).expect("a file");
-            let args = vec![file.display().to_string(), "--sentinel".to_owned()];
-            (port, server(&folder, port, &args))
-        })
-        .collect();
-    until("they know each other", || {
-        sentinels.iter().all(|(port, _)| {
-            let known = cli(*port, &["sentinel", "master", "main"]);
-            known.contains("num-other-sentinels\n2") && known.contains("num-slaves\n1")
-        })
-    })
-    .await;
-    let hosts: Vec<_> = sentinels.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
-    let url = format!("redis+sentinel://{}/main", hosts.join(","));
-    let scene = Scene::start(&[("REDIS_URL", url)], 20);
+    let mut sentinels = Sentinels::start(&folder).await;
+    let scene = Scene::start(&[("REDIS_URL", sentinels.url())], 20);
     until_ready(&scene.worker, 200).await;
     let batch = scene.upload(2000, "p").await;
     scene.until_effects(200).await;
-    drop(primary);
-    until("a new primary is named", || {
-        cli(sentinels[0].0, &["sentinel", "get-master-addr-by-name", "main"]).contains(&second.to_string())
-    })
-    .await;
+    sentinels.lose_primary().await;
     goes_on(&scene, &batch, "the Sentinels named the new primary").await;
 }
 
@@ -284,7 +310,7 @@ async fn goes_on(scene: &Scene, batch: &str, since: &str) {
 }
 
 /// A Redis Cluster of three primaries, each with so many replicas.
-async fn cluster(folder: &tempfile::TempDir, replicas: usize) -> Vec<(u16, Server)> {
+pub(crate) async fn cluster(folder: &tempfile::TempDir, replicas: usize) -> Vec<(u16, Server)> {
     let args = words("--save  --appendonly no --cluster-enabled yes --cluster-node-timeout 1000");
     let ports: Vec<u16> = (0..3 * (1 + replicas)).map(|_| port()).collect();
     let servers: Vec<_> = ports.iter().map(|port| (*port, server(folder, *port, &args))).collect();
