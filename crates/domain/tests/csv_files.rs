@@ -164,7 +164,9 @@ fn a_report_may_be_longer_than_a_file_by_what_it_added() {
     let validator = |columns: &[&str]| Validator::new(Arc::new(schema(columns)), Arc::new(Untagged));
     let mut report = validator(&["a"]);
     report.push(b"a,_row,_status,_code,_message,_ref\n").unwrap();
-    let before = report.allowance();
+    assert_eq!(report.allowance(), None, "its first bytes are not read yet");
+    report.push(&b"1,7,failed,http_422,no,\n".repeat(30)).unwrap();
+    let before = report.allowance().unwrap();
     let protected = vec![penstock_domain::csv::column_tag("a")];
     let reference = Untagged::write(&RowReference {
         batch: BatchId(uuid::Uuid::nil()),
@@ -174,10 +176,11 @@ fn a_report_may_be_longer_than_a_file_by_what_it_added() {
     });
     let added = format!(",7,failed,http_422,\"no, not this one\",{reference}");
     report.push(format!("'=1{added}\n").as_bytes()).unwrap();
-    assert_eq!(report.allowance() - before, "'".len() as u64 + added.len() as u64);
+    assert_eq!(report.allowance().unwrap() - before, "'".len() as u64 + added.len() as u64);
     let mut other = validator(&["a"]);
     other.push(b"a,_note\n1,xyz\n").unwrap();
-    assert_eq!(other.allowance(), 0);
+    other.complete().unwrap();
+    assert_eq!(other.allowance(), Some(0));
 }
 
 /// What an apostrophe before a cell means is decided by the line's reference, and by nothing else.
@@ -307,6 +310,7 @@ fn files_that_are_no_csv_are_named() {
             for piece in file.chunks(size) {
                 validator.push(piece).unwrap();
             }
+            validator.complete().unwrap();
             assert!(validator.has_errors());
             let Err(Refused::Errors(rejected)) = validator.finish() else { panic!("{file:?} is taken") };
             assert_eq!(rejected.error_count, 1);

@@ -51,6 +51,7 @@ pub const TARGETS: [Target; 14] = [
     ]),
     ("delimiters", delimiters, &[b"\0a;b\n1;\"2;\"\n", b"\x01a\tb\r\n\"1\t\"\t2\r\n", b"\x02a|b\n1|\"\"\"|\"\n", b"\x03a,b\n1,2\n"]),
     ("error_lists", error_lists, &[
+        b"\0{{\n\"G<\"{{\n1,2,3\"\n",
         b"\0a,b\n=1,\n,x\n\"1,\"\n1,2,3\n\"x\"y,\n",
         b"\x01sep=;\nB;A;c\n@x;;'y\n;;\n1;\xE9;\n1;2;3;\n\x1A",
         b"\x01a|b|_ref|_row\n'=1|x|r1|2\n'=1|1\0|r1|\n",

@@ -51,8 +51,10 @@ pub struct Validator {
     parser: Parser,
     /// What makes text of a file in another dialect; none: it is plain CSV in UTF-8.
     front: Option<Front>,
-    /// The first bytes of the file, until its kind is known.
+    /// The first bytes of the file, which tell its kind.
     beginning: Vec<u8>,
+    /// Whether they were read.
+    begun: bool,
     /// What a compound file is, as far as it was read.
     compound: Compound,
     judge: Judge,
@@ -67,6 +69,7 @@ impl Validator {
             parser: Parser::with_header(limits, schema.header_limits()).of_sheet(schema.dialect.of_sheet),
             front: (!schema.dialect.is_plain()).then(|| Front::new(&schema)),
             beginning: Vec::with_capacity(FileKind::BYTES),
+            begun: false,
             compound: Compound::default(),
             judge: Judge::new(schema, references),
         }
@@ -90,16 +93,46 @@ impl Validator {
         Ok(taken)
     }
 
+    /// The first bytes are read when all of them are there: they tell what the file is, and nothing is judged before that is known.
     fn take(&mut self, bytes: &[u8]) -> Result<(), LimitExceeded> {
-        if self.beginning.len() < FileKind::BYTES {
-            let missing = FileKind::BYTES - self.beginning.len();
-            self.beginning.extend_from_slice(&bytes[..bytes.len().min(missing)]);
-            if self.judge.other_kind.is_none() {
-                let utf16 = self.judge.schema.dialect.takes_utf16(&self.beginning);
-                let kind = FileKind::of(&self.beginning);
-                self.judge.other_kind = kind.filter(|kind| !utf16 || !kind.is_utf16());
-            }
+        if self.begun {
+            return self.read(bytes);
         }
+        let missing = FileKind::BYTES - self.beginning.len();
+        let (first, rest) = bytes.split_at(bytes.len().min(missing));
+        self.beginning.extend_from_slice(first);
+        if self.beginning.len() < FileKind::BYTES {
+            return Ok(());
+        }
+        self.begin()?;
+        self.read(rest)
+    }
+
+    /// No more bytes come: the first ones are all that there are.
+    ///
+    /// # Errors
+    /// As [`Validator::push`].
+    pub fn complete(&mut self) -> Result<(), LimitExceeded> {
+        if self.begun { Ok(()) } else { self.begin() }
+    }
+
+    /// Reads the first bytes.
+    fn begin(&mut self) -> Result<(), LimitExceeded> {
+        self.begun = true;
+        self.look_at_kind();
+        let beginning = std::mem::take(&mut self.beginning);
+        let read = self.read(&beginning);
+        self.beginning = beginning;
+        read
+    }
+
+    fn look_at_kind(&mut self) {
+        let utf16 = self.judge.schema.dialect.takes_utf16(&self.beginning);
+        let kind = FileKind::of(&self.beginning);
+        self.judge.other_kind = kind.filter(|kind| !utf16 || !kind.is_utf16());
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Result<(), LimitExceeded> {
         if let Some(kind) = self.judge.other_kind {
             if kind.is_compound() {
                 self.compound.push(bytes);
@@ -178,6 +211,9 @@ impl Validator {
         code: &'static str,
         message: impl FnOnce() -> String,
     ) -> Rejected {
+        if !self.begun {
+            self.look_at_kind();
+        }
         self.name_kind();
         self.judge.errors.push_first(line, column, code, message);
         self.judge.rejected()
@@ -186,11 +222,7 @@ impl Validator {
     /// Whether the file is something else than CSV, which then is its only error.
     fn name_kind(&mut self) -> bool {
         let Some(kind) = self.judge.other_kind else { return false };
-        // What was told by its first byte or two may be told more exactly by all of them.
-        let kind = match FileKind::of(&self.beginning).unwrap_or(kind) {
-            _ if self.compound.is_encrypted() => FileKind::ENCRYPTED,
-            kind => kind,
-        };
+        let kind = if self.compound.is_encrypted() { FileKind::ENCRYPTED } else { kind };
         self.judge.errors.only(1, kind.code, || kind.sentence.into());
         true
     }
@@ -200,11 +232,12 @@ impl Validator {
         self.parser.line()
     }
 
-    /// How many bytes more than its limit a file may have so far, because a report of ours added them.
-    pub fn allowance(&self) -> u64 {
+    /// How many bytes more than its limit a file may have so far, because a report of ours added them; none: that is not known yet.
+    pub fn allowance(&self) -> Option<u64> {
         match &self.judge.header {
-            Some(header) if header.is_report() => self.judge.added + OURS_BYTES as u64,
-            _ => 0,
+            _ if !self.begun => None,
+            Some(header) if header.is_report() => Some(self.judge.added + OURS_BYTES as u64),
+            _ => Some(0),
         }
     }
 
@@ -223,11 +256,14 @@ impl Validator {
     /// # Errors
     /// The file's errors, when it has any; a limit, when its last record passes one.
     pub fn finish(mut self) -> Result<Validated, Refused> {
-        if self.name_kind() {
-            return Err(Refused::Errors(self.judge.rejected()));
-        }
         if let Some(written) = &mut self.judge.written {
             written.clear();
+        }
+        if let Err(limit) = self.complete() {
+            self.judge.limit.get_or_insert(limit);
+        }
+        if self.name_kind() {
+            return Err(Refused::Errors(self.judge.rejected()));
         }
         if let Some(mut front) = self.front.take() {
             // As below: at most one record is left.

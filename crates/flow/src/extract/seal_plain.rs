@@ -144,6 +144,7 @@ async fn read(
         }
         reading.push_all(plain).await?;
     }
+    reading.complete().await?;
     let (mut validated, mut writer) = reading.file.finish().await?;
     writer.push(&std::mem::take(&mut validated.rest)).await?;
     if let Some(delimiter) = delimiter {
@@ -256,10 +257,17 @@ impl Reading {
     async fn push(&mut self, plain: &[u8]) -> Result<(), ExtractError> {
         self.file.push(plain).await?;
         self.received += plain.len() as u64;
-        if self.received > self.most.saturating_add(self.file.allowance()) {
-            return Err(self.too_large().await);
-        }
-        Ok(())
+        self.is_small_enough().await
+    }
+
+    /// No more comes of it.
+    async fn complete(&mut self) -> Result<(), ExtractError> {
+        self.file.complete().await?;
+        self.is_small_enough().await
+    }
+
+    async fn is_small_enough(&mut self) -> Result<(), ExtractError> {
+        if self.file.is_too_large(self.received, self.most) { Err(self.too_large().await) } else { Ok(()) }
     }
 
     async fn too_large(&mut self) -> ExtractError {

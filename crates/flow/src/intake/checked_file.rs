@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use penstock_crypto::DataKey;
-use penstock_domain::csv::{Refused, Rejected, Schema, Validated, Validator};
+use penstock_domain::csv::{LimitExceeded, Refused, Rejected, Schema, Validated, Validator};
 use penstock_domain::ids::BatchId;
 
 use crate::context::error::FlowError;
@@ -78,9 +78,9 @@ impl CheckedFile {
         Ok(Self { validator: Validator::new(of.schema, references).listing(listing), object })
     }
 
-    /// How many bytes more than its limit a file may have so far, because a report of ours added them.
-    pub fn allowance(&self) -> u64 {
-        self.validator.allowance()
+    /// Whether it has more bytes than it may: those that a report of ours added do not count.
+    pub fn is_too_large(&self, received: u64, most: u64) -> bool {
+        self.validator.allowance().is_some_and(|allowance| received > most.saturating_add(allowance))
     }
 
     /// Rows so far.
@@ -101,18 +101,37 @@ impl CheckedFile {
         while !bytes.is_empty() {
             let taken = match self.validator.push(&bytes[..STEP.min(bytes.len())]) {
                 Ok(taken) => taken,
-                Err(limit) => {
-                    let rejected = self.validator.stopped(&limit);
-                    return Err(UploadError::TooLarge(TooLarge::Csv(self.object.refused(rejected).await)));
-                }
+                Err(limit) => return Err(self.stopped(&limit).await),
             };
             let (now, rest) = bytes.split_at(taken);
             bytes = rest;
-            if self.validator.has_errors() {
-                self.object.store_errors(|| self.validator.next_piece()).await;
-            } else if let Written::File(writer) = &mut self.object.written {
-                writer.push(self.validator.stored(now)).await?;
-            }
+            self.store(now).await?;
+        }
+        Ok(())
+    }
+
+    /// No more bytes come.
+    ///
+    /// # Errors
+    /// As [`CheckedFile::push`].
+    pub async fn complete(&mut self) -> Result<(), UploadError> {
+        match self.validator.complete() {
+            Ok(()) => self.store(&[]).await,
+            Err(limit) => Err(self.stopped(&limit).await),
+        }
+    }
+
+    async fn stopped(&mut self, limit: &LimitExceeded) -> UploadError {
+        let rejected = self.validator.stopped(limit);
+        UploadError::TooLarge(TooLarge::Csv(self.object.refused(rejected).await))
+    }
+
+    /// Stores what was made of the bytes that were taken last, or the errors in them.
+    async fn store(&mut self, taken: &[u8]) -> Result<(), UploadError> {
+        if self.validator.has_errors() {
+            self.object.store_errors(|| self.validator.next_piece()).await;
+        } else if let Written::File(writer) = &mut self.object.written {
+            writer.push(self.validator.stored(taken)).await?;
         }
         Ok(())
     }

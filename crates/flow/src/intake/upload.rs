@@ -152,12 +152,17 @@ impl Upload {
             None => self.file.push(bytes).await?,
         }
         self.received += bytes.len() as u64;
-        let most = self.request.pipeline.max_upload_bytes;
-        if self.received > most.saturating_add(self.file.allowance()) {
-            return Err(UploadError::TooLarge(TooLarge::Bytes(self.file.too_large(most).await)));
-        }
+        self.is_small_enough().await?;
         for (_, fingerprint) in &mut self.fingerprints {
             fingerprint.update(bytes);
+        }
+        Ok(())
+    }
+
+    async fn is_small_enough(&mut self) -> Result<(), UploadError> {
+        let most = self.request.pipeline.max_upload_bytes;
+        if self.workbook.is_some() && self.received > most || self.file.is_too_large(self.received, most) {
+            return Err(UploadError::TooLarge(TooLarge::Bytes(self.file.too_large(most).await)));
         }
         Ok(())
     }
@@ -195,10 +200,13 @@ impl Upload {
         if !rest.is_empty() {
             self.push_plain(&rest).await?;
         }
-        match self.beginning.take() {
-            Some(beginning) => self.push_known(&beginning).await,
-            None => Ok(()),
+        if let Some(beginning) = self.beginning.take() {
+            self.push_known(&beginning).await?;
         }
+        if self.workbook.is_none() {
+            self.file.complete().await?;
+        }
+        self.is_small_enough().await
     }
 
     /// The file as a whole, unless it has errors, and what remains of the upload.
