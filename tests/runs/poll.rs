@@ -207,3 +207,82 @@ async fn whoever_dies_between_two_looks_creates_nothing_twice() {
         assert!(setting.made(id) <= 1, "{id}");
     }
 }
+
+/// However a row ends whose request was answered: the effect may be there, so that another upload of its line never has it again.
+#[tokio::test]
+async fn a_line_whose_result_was_waited_for_has_no_second_effect() {
+    let receiver = Receiver::start().await;
+    let job = |heard: &Heard| -> Answer {
+        if heard.method == "POST" {
+            return Answer { status: 202, ..Answer::json(json!({ "job": heard.json()["id"] }).to_string()) };
+        }
+        match heard.path.rsplit('/').next().expect("a job") {
+            job if job.starts_with("gone") => Answer { status: 404, ..Answer::json("{}") },
+            job if job.starts_with("often") => Answer { status: 429, ..Answer::json("{}") },
+            job if job.starts_with("broken") => Answer { status: 503, ..Answer::json("{}") },
+            _ => Answer::json(json!({ "state": "running" }).to_string()),
+        }
+    };
+    receiver.answer_with(job);
+    let sandbox = Sandbox::start(Config::default()).expect("a sandbox");
+    let definition = |name: &str, request: &str, retry: &str| {
+        format!(
+            "name: {name}\ncsv: {{ columns: [ {{ name: id, required: true }}, {{ name: note }} ] }}\n\
+             dependencies: {{ api: {{ base_url: \"${{INVITE_API_URL}}\", timeout: 8s }} }}\nsteps:\n\
+             \x20 - name: create\n    dependency: api\n\
+             \x20   request: {{ method: POST, path: /jobs, json: {{ id: \"{{{{ row.id }}}}\" }}, {request} }}\n\
+             \x20   poll: {{ until: \"{{{{ body.state == 'done' }}}}\", path: \"/jobs/{{{{ body.job }}}}\", every: 100ms, timeout: 700ms }}\n\
+             retry: {{ attempts: 2, throttled_for: 1s, backoff: {{ initial: 50ms, max: 100ms }}{retry} }}\ndispatch: {{ spread: 0s }}\n"
+        )
+    };
+    let mut place = Place::new(&[
+        ("once.yaml", &definition("once", "idempotent: false", "")),
+        ("keyed.yaml", &definition("keyed", "idempotency_key: true", "")),
+        ("late.yaml", &definition("late", "idempotent: false", ", deadline: 400ms")),
+    ]);
+    place.set("INVITE_API_URL", receiver.url.clone());
+    let key = place.key(&sandbox, "acme");
+    let service = place.start(&sandbox, None);
+    let client = Client::new(&service, &key);
+    let file = "id,note\nwaits,a\ngone,b\noften,c\nbroken,d\n";
+    let asked = || receiver.heard().iter().filter(|heard| heard.method == "POST").count();
+    for (name, code) in
+        [("once", "effect_without_key"), ("late", "effect_without_key"), ("keyed", "changed_after_effect")]
+    {
+        let route = format!("/v2/pipelines/{name}/batches");
+        let before = asked();
+        let (status, batch) = client.upload(&route, file).await.expect("an answer");
+        assert_eq!(status, 202, "{name}: {batch}");
+        let id = batch["id"].as_str().expect("an id");
+        let ended = client.finished(id).await;
+        assert_eq!(ended["counts"]["failed"], 4, "{name}: {ended}");
+        assert_eq!(asked() - before, 4, "{name}");
+        let report = async |name: &str| client.text(&format!("/v2/batches/{id}/{name}")).await;
+        let (failed, unprocessed) = (report("failed.csv").await, report("unprocessed.csv").await);
+        let (offered, kept) = if name == "keyed" { (4, 0) } else { (0, 4) };
+        assert_eq!(
+            (failed.lines().count() - 1, unprocessed.lines().count() - 1),
+            (offered, kept),
+            "{name}:\n{failed}\n{unprocessed}"
+        );
+        let lines = if name == "keyed" { failed } else { unprocessed };
+        let changed = ["waits,a", "gone,b", "often,c", "broken,d"]
+            .iter()
+            .fold(lines.clone(), |text, line| text.replace(line, &format!("{line}!")));
+        let (status, problem) = client.upload(&route, changed).await.expect("an answer");
+        assert_eq!((status, &problem["errors"][0]["code"]), (422, &code.into()), "{name}: {problem}");
+        let (status, again) = client.upload(&route, lines).await.expect("an answer");
+        if name != "keyed" {
+            assert_eq!((status, &again["errors"][0]["code"]), (422, &code.into()), "{name}: {again}");
+            continue;
+        }
+        assert_eq!(status, 202, "{again}");
+        client.finished(again["id"].as_str().expect("an id")).await;
+        let posts = receiver.heard().into_iter().filter(|heard| heard.method == "POST");
+        let keys: std::collections::BTreeSet<_> = posts
+            .map(|heard| heard.header("idempotency-key").to_owned())
+            .filter(|key| !key.is_empty())
+            .collect();
+        assert_eq!(keys.len(), 4, "each line has the key of its row");
+    }
+}

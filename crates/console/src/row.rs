@@ -199,6 +199,7 @@ mod tests {
             http_status: Some(503),
             probe: false,
             took_ms: Some(took_ms),
+            look: false,
         }
     }
 
@@ -212,6 +213,7 @@ mod tests {
             detail: None,
             attempts: vec![attempt(0, 100), attempt(10, 2000)],
             throttled: None,
+            look: false,
         };
         let row = RowView {
             number: 1,

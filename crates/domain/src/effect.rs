@@ -6,7 +6,7 @@
 //!
 //! Steps that are harmless to repeat are left out of it: GET, HEAD, PUT, DELETE and `idempotent: true`. A finished step counts
 //! when its definition shows that a second time is worse: it has an idempotency key, or `idempotent: false`. A step that failed
-//! counts as soon as one of its tries may have been carried out. A worker that died while it held the row is such a try.
+//! counts as soon as one of its tries may have been carried out: its result is waited for, or nobody knows. A worker that died while it held the row is such a try.
 
 use crate::outcome::{Repetition, code};
 use crate::pipeline::Step;
@@ -20,6 +20,8 @@ pub struct Failure<'a> {
     pub step: Option<usize>,
     /// The codes of its tries at that step that failed, the last one included.
     pub tries: &'a [&'a str],
+    /// Whether that step's request was answered, and its result waited for: whatever became of that, it may have been carried out.
+    pub answered: bool,
     /// Whether a worker died while it held the row, after the last try that is known. That is a try of which nobody knows what
     /// came of it, nor at which step it was.
     pub crashed: bool,
@@ -100,7 +102,7 @@ fn of_tries(steps: &[Step], failure: &Failure<'_>) -> Effect {
     // Nobody knows which step it was.
     let Some(step) = steps.get(at) else { return Effect::Unkeyed };
     let mut tried = failure.tries.iter().chain(std::iter::once(&failure.code));
-    let may_be = !is_harmless(step) && tried.any(|code| may_be_done(code, step.keyed));
+    let may_be = !is_harmless(step) && (failure.answered || tried.any(|code| may_be_done(code, step.keyed)));
     let done = Effect::of_any(steps.iter().take(at).filter(|step| creates(step)));
     done.max(if may_be { Effect::of(step) } else { Effect::None })
 }
@@ -151,8 +153,19 @@ mod tests {
         let steps = steps();
         let judged = |step: Option<usize>, tries: &[&str]| {
             let code = tries.last().copied().unwrap_or_default();
-            of_failed(&steps, &Failure { code, step, tries, crashed: false })
+            of_failed(&steps, &Failure { code, step, tries, answered: false, crashed: false })
         };
+        let looked = |step: usize, code: &str| {
+            of_failed(
+                &steps,
+                &Failure { code, step: Some(step), tries: &[code], answered: true, crashed: false },
+            )
+        };
+        assert_eq!(looked(0, "poll_timeout"), Effect::None);
+        assert_eq!(looked(1, "http_404"), Effect::Unkeyed, "the POST was answered");
+        assert_eq!(looked(2, "throttled"), Effect::Keyed);
+        assert_eq!(looked(3, "http_401"), Effect::Unkeyed);
+        assert_eq!(looked(4, "deadline_exceeded"), Effect::Unkeyed, "by the step before");
         for (step, tries, repeated) in [
             // A lookup changes nothing.
             (Some(0), &["timeout"][..], Effect::None),
@@ -190,7 +203,8 @@ mod tests {
             assert_eq!(judged(step, tries), repeated, "{step:?} {tries:?}");
         }
         let twice = |steps: &[Step], step, code| {
-            of_failed(steps, &Failure { code, step, tries: &[], crashed: false }) != Effect::None
+            of_failed(steps, &Failure { code, step, tries: &[], answered: false, crashed: false })
+                != Effect::None
         };
         assert!(!twice(&steps[..2], None, "template_error"), "nothing is said of the POST");
         assert!(twice(&steps[..2], None, "internal_error"));
@@ -201,7 +215,8 @@ mod tests {
         assert!(twice(&steps[..2], None, "worker_crashed"), "the POST may have been carried out");
         assert!(!twice(&steps[..1], None, "worker_crashed"));
         let crashed = |steps: &[Step], step, code| {
-            of_failed(steps, &Failure { code, step, tries: &[], crashed: true }) != Effect::None
+            of_failed(steps, &Failure { code, step, tries: &[], answered: false, crashed: true })
+                != Effect::None
         };
         assert!(crashed(&steps[..2], Some(0), "deadline_exceeded"), "it may have been at the POST");
         assert!(crashed(&steps[..2], None, "deadline_exceeded"));

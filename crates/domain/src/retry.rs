@@ -120,6 +120,7 @@ mod tests {
             http_status: Some(500),
             probe,
             took_ms: None,
+            look: false,
         }
     }
 

@@ -92,6 +92,9 @@ pub struct AttemptRecord {
     /// How long the call took, in milliseconds; none when none was made, and for a call for many rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
+    /// The step's request was answered before, and this try looked for its result.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub look: bool,
 }
 
 /// What a failed row keeps for its owner. Sealed as a whole; `code`, `step` and `http_status` also stand in
@@ -128,6 +131,9 @@ pub struct RowError {
     /// Since when the row waits for the answer to another row's call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaits_since: Option<crate::time::Timestamp>,
+    /// The step's request was answered, and its result was waited for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub look: bool,
 }
 
 /// An unbroken series of throttled answers to one row at one step.

@@ -105,10 +105,14 @@ fn forms_are_encoded_as_browsers_do() {
 #[test]
 fn texts_and_xml_are_sent_as_they_are_written_with_values_escaped() {
     assert_eq!(body("text: \"{{ row.a }}!\"").0, "ä & <b> \"c\" 'd' =+%\r\ne!");
+    // The last line break is sent as well, and so is one around a single expression.
+    assert_eq!(body("text: |\n  a {{ row.amount }}\n").0, "a 12.50\n");
+    assert_eq!(body("text: \"{{ row.amount }}\\n\"").0, "12.50\n");
+    assert_eq!(body("text: \"{{ row.amount }}\"").0, "12.50");
     assert_eq!(body("text: plain").1, "text/plain; charset=utf-8");
     let xml = "xml: |\n  <?xml version=\"1.0\"?>\n  <e a=\"{{ row.a }}\" b='${TOKEN}'>{{ row.a }}{% if row.empty %}no{% endif %}</e>";
     let escaped = "ä &amp; &lt;b&gt; &quot;c&quot; &apos;d&apos; =+%&#13;&#10;e";
-    let wanted = format!("<?xml version=\"1.0\"?>\n<e a=\"{escaped}\" b='a&amp;b&lt;c'>{escaped}</e>");
+    let wanted = format!("<?xml version=\"1.0\"?>\n<e a=\"{escaped}\" b='a&amp;b&lt;c'>{escaped}</e>\n");
     assert_eq!(body(xml), (wanted, "application/xml; charset=utf-8".to_owned()));
     assert_eq!(body("xml: \"<e>${TOKEN}</e>\"").0, "<e>a&amp;b&lt;c</e>", "no expression at all");
     let control = rendered("method: POST\npath: /x\nxml: \"<e>{{ '\\u0001' }}</e>\"").unwrap_err();

@@ -104,6 +104,11 @@ impl Pipeline {
         steps.map(|step| f64::from(step.cost) / step.rows_per_call() as f64).sum()
     }
 
+    /// Whether every row calls the dependency: one of its steps is neither conditional nor finds answers.
+    pub fn always_calls(&self, dependency: usize) -> bool {
+        self.steps.iter().any(|step| step.dependency == dependency && !step.may_call_nothing())
+    }
+
     /// The result's columns.
     pub fn result_columns(&self) -> Vec<&str> {
         self.result.columns()

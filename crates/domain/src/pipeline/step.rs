@@ -121,6 +121,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether a row may leave it out or find its answer, and then calls nothing.
+    pub fn may_call_nothing(&self) -> bool {
+        self.condition.is_some() || self.cache.is_some()
+    }
+
     /// What it is to make a call of it again whose outcome is unknown: a key lets the other side see that it is the
     /// same; without one, what the definition says counts, and then what the method says.
     pub fn repetition(&self) -> Repetition {

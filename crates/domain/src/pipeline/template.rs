@@ -140,10 +140,19 @@ pub enum Template {
 pub(super) enum Kind {
     /// Text, or a value.
     Plain,
+    /// Text of which every character counts, blanks around an expression too.
+    Exact,
     /// A path: every expression is encoded as one segment's part.
     Path,
     /// XML: every expression is escaped.
     Xml,
+}
+
+impl Kind {
+    /// Whether one expression and nothing else is a value here.
+    fn is_value(self, text: &str) -> bool {
+        self == Self::Plain || (self == Self::Exact && text.trim() == text)
+    }
 }
 
 impl Template {
@@ -164,9 +173,9 @@ impl Template {
         match kind {
             Kind::Path => return Program::template(&text).map(|program| Self::Path(Arc::new(program))),
             Kind::Xml => return Program::template(&text).map(|program| Self::Xml(Arc::new(program))),
-            Kind::Plain => {}
+            Kind::Plain | Kind::Exact => {}
         }
-        match single_expression(&text) {
+        match single_expression(&text).filter(|_| kind.is_value(&text)) {
             Some(expression) => {
                 Program::expression(expression).map(|program| Self::Expression(Arc::new(program)))
             }
@@ -271,7 +280,7 @@ fn unless_omitted<T>(rendered: Result<T, minijinja::Error>) -> Result<Option<T>,
 pub(super) fn read(filled: &Filled, kind: Kind, names: &Names, answer: bool) -> Reading {
     match filled {
         Filled::Plain(text) => Reading { skeleton: text.clone(), ..Reading::default() },
-        Filled::Template(text) => match single_expression(text).filter(|_| kind == Kind::Plain) {
+        Filled::Template(text) => match single_expression(text).filter(|_| kind.is_value(text)) {
             Some(expression) => inspect::expression(expression, names, answer, &PLAIN),
             None => inspect::text(text, names, answer, &PLAIN),
         },

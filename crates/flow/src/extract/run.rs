@@ -271,6 +271,7 @@ fn rejected_row(secrets: &SecretsOf, row: &NewRow) -> NewRow {
         series_clock: None,
         earlier_attempts: None,
         awaits_since: None,
+        look: false,
     };
     NewRow {
         number: row.number,

@@ -1,6 +1,7 @@
 //! The effect that a row may have had, by what is stored of it.
 
 use penstock_domain::effect::{self, Effect, Failure};
+use penstock_domain::outcome::code;
 use penstock_domain::pipeline::Step;
 use penstock_domain::row::RowStatus;
 use penstock_store::reading::RowRecord;
@@ -25,10 +26,13 @@ pub(super) fn of(steps: &[Step], record: &RowRecord, error: Option<&ErrorView>) 
     let step = record.step.map(usize::from);
     let name = step.and_then(|step| steps.get(step)).map(|step| step.name.as_str());
     let tries = error.into_iter().flat_map(|error| &error.attempts);
-    let tries: Vec<&str> = tries
-        .filter(|attempt| attempt.step.as_deref() == name)
-        .map(|attempt| attempt.code.as_str())
-        .collect();
+    let tries: Vec<_> = tries.filter(|attempt| attempt.step.as_deref() == name).collect();
+    // An answer that there will be no result: the request was made anew after it.
+    let anew = tries.iter().rposition(|attempt| attempt.code == code::POLL_FAILED).map_or(0, |at| at + 1);
+    let looks_last = error.is_some_and(|error| error.look && error.step.as_deref() == name);
+    let answered = looks_last || tries[anew..].iter().any(|attempt| attempt.look);
+    let tries: Vec<&str> = tries.into_iter().map(|attempt| attempt.code.as_str()).collect();
     let code = record.code.as_deref().unwrap_or_default();
-    effect::of_failed(steps, &Failure { code, step, tries: &tries, crashed: record.crashes > 0 })
+    let crashed = record.crashes > 0;
+    effect::of_failed(steps, &Failure { code, step, tries: &tries, answered, crashed })
 }

@@ -66,6 +66,9 @@ pub struct ErrorView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub throttled: Option<Throttled>,
+    /// The step's request was answered, and its result was waited for.
+    #[serde(skip)]
+    pub look: bool,
 }
 
 impl ErrorView {
@@ -80,6 +83,7 @@ impl ErrorView {
             detail: None,
             attempts: Vec::new(),
             throttled: None,
+            look: false,
         }
     }
 
@@ -104,6 +108,7 @@ impl ErrorView {
             detail: None,
             attempts: told.map(|told| told.attempts).unwrap_or_default(),
             throttled: None,
+            look: false,
         }
     }
 
@@ -126,6 +131,7 @@ impl ErrorView {
             message,
             detail: last.as_ref().and_then(|last| last.detail.clone()),
             throttled: last.as_ref().and_then(|last| last.throttled),
+            look: last.as_ref().is_some_and(|last| last.look),
             attempts: last.map(|last| last.attempts).unwrap_or_default(),
         }
     }
@@ -141,6 +147,7 @@ impl From<RowError> for ErrorView {
             detail: error.detail,
             attempts: error.attempts,
             throttled: error.throttled,
+            look: error.look,
         }
     }
 }

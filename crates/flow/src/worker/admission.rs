@@ -13,6 +13,7 @@ use crate::worker::load::Load;
 use crate::worker::owner_limits::{Own, Owners};
 use crate::worker::slots::Sharing;
 use crate::worker::state::{LOOK_AGAIN, Worker};
+use crate::worker::uses::Uses;
 
 /// While a dependency's next permit is further away than this, its pipeline claims nothing.
 const ADMIT_WITHIN: Duration = Duration::from_millis(500);
@@ -38,7 +39,11 @@ impl Worker {
         let left = |useful: usize| useful.next_multiple_of(sharing.most).saturating_sub(rows);
         let admitted =
             useful.fold(room, |least, useful| least.min(left(useful).next_multiple_of(sharing.at_once)));
-        if admitted == 0 || self.held_up(pipeline) { 0 } else { admitted }
+        match self.hold_up(pipeline, &load.waiting.uses) {
+            HoldUp::None => admitted,
+            HoldUp::Perhaps if admitted > 0 && load.rows == 0 && load.waiting.uses.may_scout() => 1,
+            HoldUp::Perhaps | HoldUp::All => 0,
+        }
     }
 
     /// How the pipeline's rows share calls.
@@ -56,18 +61,33 @@ impl Worker {
     /// Whether one of the pipeline's dependencies is exhausted for longer than a row should wait under a lease. Where it has
     /// refused everything for so long that rows end by it, it holds none of them up.
     pub(super) fn held_up(&self, pipeline: &str) -> bool {
-        let Some(pipeline) = self.services.pipelines.get(pipeline) else { return false };
-        pipeline.steps.iter().map(|step| &pipeline.dependencies[step.dependency]).any(|dependency| {
+        let load = self.slots.load(pipeline);
+        self.hold_up(pipeline, &load.waiting.uses) != HoldUp::None
+    }
+
+    fn hold_up(&self, pipeline: &str, uses: &Uses) -> HoldUp {
+        let Some(pipeline) = self.services.pipelines.get(pipeline) else { return HoldUp::None };
+        let mut hold_up = HoldUp::None;
+        for (index, dependency) in called_by_all(&pipeline, uses) {
             let is_over = self.caller.refused_for(dependency, None) >= pipeline.retry.throttled_for;
-            (self.caller.predicted_wait(dependency) > ADMIT_WITHIN && !is_over)
-                || self.caller.is_crowded(dependency)
-        })
+            let holds = (self.caller.predicted_wait(dependency) > ADMIT_WITHIN && !is_over)
+                || self.caller.is_crowded(dependency);
+            if holds && pipeline.always_calls(index) {
+                return HoldUp::All;
+            }
+            if holds {
+                hold_up = HoldUp::Perhaps;
+            }
+        }
+        hold_up
     }
 
     /// Whether the next calls of one of the pipeline's dependencies are probes of its breaker.
-    pub(super) fn is_probing(&self, pipeline: &str) -> bool {
+    pub(super) fn is_probing(&self, pipeline: &str, load: &Load) -> bool {
         let pipeline = self.services.pipelines.get(pipeline);
-        pipeline.is_some_and(|pipeline| pipeline.dependencies.iter().any(|one| self.caller.is_probing(one)))
+        pipeline.is_some_and(|pipeline| {
+            called_by_all(&pipeline, &load.waiting.uses).any(|(_, one)| self.caller.is_probing(one))
+        })
     }
 
     /// How many of a pipeline's rows are useful in flight: as many as its dependencies accept concurrent calls, and a few
@@ -88,14 +108,15 @@ impl Worker {
         let pipeline = self.services.pipelines.get(pipeline)?;
         let is_new = first_rate_limited(&pipeline)
             .is_some_and(|dependency| !load.any_left && !self.caller.has_met(dependency, None));
-        let is_doubtful = pipeline.dependencies.iter().any(|one| self.caller.is_doubtful(one, None));
+        let uses = &load.waiting.uses;
+        let is_doubtful = called_by_all(&pipeline, uses).any(|(_, one)| self.caller.is_doubtful(one, None));
         let mut useful = (is_new || is_doubtful).then_some(UNKNOWN_ROWS);
         for (index, dependency) in pipeline.dependencies.iter().enumerate() {
             let wait = self.caller.predicted_wait(dependency);
             let paces = |rate: &&Rate| rate.per.is_none() && !rate.per_owner && rate.is_bucket();
             for rate in dependency.unnamed_rates().filter(paces) {
                 let share = self.caller.live_share(dependency, rate);
-                let rows = useful_at(rate, cost_of(&pipeline, index) / share, load, wait);
+                let rows = useful_at(rate, cost_of(&pipeline, index, uses) / share, load, wait);
                 useful = Some(useful.map_or(rows, |least| least.min(rows)));
             }
         }
@@ -128,8 +149,9 @@ impl Worker {
     fn owner_held_for(&self, pipeline: &Pipeline, load: &Load, own: &Own, rows: usize) -> Option<Duration> {
         let is_known = first_rate_limited(pipeline)
             .is_none_or(|dependency| self.caller.has_met(dependency, Some(&own.name)));
+        let uses = &load.waiting.uses;
         let is_doubtful =
-            pipeline.dependencies.iter().any(|one| self.caller.is_doubtful(one, Some(&own.name)));
+            called_by_all(pipeline, uses).any(|(_, one)| self.caller.is_doubtful(one, Some(&own.name)));
         if (is_doubtful || (!is_known && !own.any_left)) && rows >= pipeline.rows_per_call() {
             return Some(LOOK_AGAIN);
         }
@@ -137,12 +159,12 @@ impl Worker {
             let wait = self.caller.predicted_wait_of(dependency, &own.name);
             let is_over =
                 self.caller.refused_for(dependency, Some(&own.name)) >= pipeline.retry.throttled_for;
-            if wait > ADMIT_WITHIN && !is_over {
+            if wait > ADMIT_WITHIN && !is_over && is_called_by_all(pipeline, index, uses) {
                 return Some(wait.min(BELIEVED_FOR).saturating_sub(ADMIT_WITHIN).max(LOOK_AGAIN));
             }
             let Some(rate) = dependency.rate.as_ref().filter(|rate| rate.per_owner) else { continue };
             let share = self.caller.live_share(dependency, rate);
-            let useful = useful_at(rate, cost_of(pipeline, index) / share, load, wait);
+            let useful = useful_at(rate, cost_of(pipeline, index, uses) / share, load, wait);
             #[allow(clippy::cast_precision_loss, reason = "a number of rows")]
             if rows as f64 >= useful.max(pipeline.rows_per_call() as f64) {
                 return Some(LOOK_AGAIN);
@@ -159,10 +181,34 @@ fn first_rate_limited(pipeline: &Pipeline) -> Option<&Dependency> {
     first.rate.is_some().then_some(first)
 }
 
-/// What a row's calls to a dependency cost in all.
-fn cost_of(pipeline: &Pipeline, dependency: usize) -> f64 {
+/// Whether a limit keeps a pipeline's rows from being claimed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HoldUp {
+    None,
+    /// Rows of late did all call the dependency, and the next one may not.
+    Perhaps,
+    All,
+}
+
+/// Whether every row calls a dependency, as far as its definition and the rows of late say.
+fn is_called_by_all(pipeline: &Pipeline, dependency: usize, uses: &Uses) -> bool {
+    pipeline.always_calls(dependency) || uses.is_called_by_all(dependency)
+}
+
+/// The dependencies that every row calls, with their places in the pipeline.
+fn called_by_all<'a>(
+    pipeline: &'a Pipeline,
+    uses: &'a Uses,
+) -> impl Iterator<Item = (usize, &'a Dependency)> {
+    let all = pipeline.dependencies.iter().enumerate();
+    all.filter(|(index, _)| is_called_by_all(pipeline, *index, uses))
+}
+
+/// What a row's calls to a dependency cost in all: where not every row calls it, on average.
+fn cost_of(pipeline: &Pipeline, dependency: usize, uses: &Uses) -> f64 {
     let cost = pipeline.cost_of_row(dependency);
-    if cost > 0.0 { cost } else { 1.0 }
+    let share = if pipeline.always_calls(dependency) { 1.0 } else { uses.share(dependency) };
+    share * if cost > 0.0 { cost } else { 1.0 }
 }
 
 /// How many rows are useful in flight at a rate whose next call has to wait for `wait`.

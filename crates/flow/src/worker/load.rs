@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::worker::uses::Uses;
+
 /// A pipeline none of whose rows ends for this long starts again with its first few; where a row takes longer, later.
 pub(super) const STALLED: Duration = Duration::from_secs(1);
 
@@ -37,6 +39,8 @@ pub(super) struct Waiting {
     pub(super) riding: AtomicUsize,
     /// When the first of them ended its wait.
     pub(super) first_permit_at: OnceLock<Instant>,
+    /// How many rows call a dependency that some may not call.
+    pub(super) uses: Uses,
 }
 
 impl Load {

@@ -2,7 +2,7 @@
 //!
 //! `state` is what a worker holds, `lifecycle` runs and drains it. The `queue_handler` receives messages; rows wait in
 //! [`lanes`], those that run alone in `suspects`, and files go to `extraction`. The `claim_loop` chooses as `admission`, `slots`,
-//! `owner_limits` and `memory` allow, `claim` claims, and `start` starts a task in which [`row`] carries a row through its steps.
+//! `owner_limits`, `uses` and `memory` allow, `claim` claims, and `start` starts a task in which [`row`] carries a row through its steps.
 //! Rows of one batch may share a call ([`bulk`]). Of each batch [`batches`] keeps what its rows need. The [`intent_log`] records
 //! calls that are made at most once, [`settle`] writes how rows end, and `replacements` releases others for those that wait for their
 //! value's limit. A [`heartbeat`] keeps the [`leases`] of the rows in flight.
@@ -46,6 +46,7 @@ mod slots;
 mod start;
 mod state;
 pub(crate) mod suspects;
+mod uses;
 
 pub use crate::telemetry::worker_counters::WorkerMetrics;
 pub use policy::WorkerPolicy;

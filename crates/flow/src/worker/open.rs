@@ -155,6 +155,7 @@ mod tests {
             series_clock: None,
             earlier_attempts: None,
             awaits_since: None,
+            look: false,
         };
         ClaimedRow {
             row: RowRef { batch: work.seq, number: 3 },

@@ -114,8 +114,16 @@ impl Progress {
     pub(super) fn crashed_at(&mut self, step: &str, now: Timestamp) {
         let (step, code) = (Some(step.to_owned()), code::WORKER_CRASHED.to_owned());
         let (api_code, http_status, took_ms) = (None, None, None);
-        self.crash =
-            Some(AttemptRecord { at: now, step, code, api_code, http_status, probe: false, took_ms });
+        self.crash = Some(AttemptRecord {
+            at: now,
+            step,
+            code,
+            api_code,
+            http_status,
+            probe: false,
+            took_ms,
+            look: false,
+        });
     }
 
     /// How long the last call of the step took, in milliseconds: asked for once a call.
@@ -223,7 +231,7 @@ mod tests {
 
     fn failure(code: &str, probe: bool) -> AttemptRecord {
         let (at, step, code) = (Timestamp::from_millis(7), Some("s".to_owned()), code.to_owned());
-        AttemptRecord { at, step, code, api_code: None, http_status: None, probe, took_ms: None }
+        AttemptRecord { at, step, code, api_code: None, http_status: None, probe, took_ms: None, look: false }
     }
 
     /// A batch was held for an hour: by that much the beginning of its rows' runs was moved.
@@ -249,6 +257,7 @@ mod tests {
             earlier_attempts: progress.earlier_attempts(),
             attempts: progress.history.clone(),
             awaits_since: None,
+            look: false,
         };
         let later = at(1000) + Duration::from_secs(3600);
         let mut again = Progress { first_claimed_at: later, ..Progress::default() };

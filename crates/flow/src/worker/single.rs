@@ -31,6 +31,7 @@ use crate::worker::row::{RowEnd, RowTask};
 use crate::worker::settle::{Concerned, settle};
 use crate::worker::settle_calls;
 use crate::worker::settle_calls::Writing;
+use crate::worker::uses::Uses;
 
 /// What became of the row.
 #[derive(Debug)]
@@ -131,6 +132,7 @@ async fn run(
         draining: &|| false,
         limited: &|| Box::new(()),
         rides: &|| Box::new(()),
+        uses: &Uses::default(),
         gatherer: &Arc::new(Gatherer::new(call_writer)),
         company: &|| 0,
     };

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::telemetry::worker_counters::WorkerMetrics;
 use crate::worker::load::{Load, Waiting};
+use crate::worker::uses::Uses;
 
 /// In parts of the concurrency, what all pipelines together may hold before any of their rows has ended.
 const FIRST: usize = 4;
@@ -207,6 +208,13 @@ pub(super) struct Waits {
     waited: AtomicU64,
     /// Whether the row was in a call that another one led: how long that took the other one says.
     rode: AtomicBool,
+}
+
+impl Waits {
+    /// Which dependencies rows of its pipeline call.
+    pub(super) fn uses(&self) -> &Uses {
+        &self.waiting.uses
+    }
 }
 
 /// While it lives, a row waits for a limit and its slot is free for another row.

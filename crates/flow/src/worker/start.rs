@@ -85,6 +85,7 @@ impl Worker {
             draining: &draining,
             limited: &limited,
             rides: &rides,
+            uses: waits.uses(),
             gatherer: &self.gatherer,
             company: &company,
         };

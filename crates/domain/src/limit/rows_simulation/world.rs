@@ -346,6 +346,7 @@ impl World {
             http_status: (status > 0).then_some(status),
             probe: free,
             took_ms: None,
+            look: false,
         });
         self.rows[row].error = Some(error(code, earlier));
         match next {
@@ -391,5 +392,6 @@ pub(super) fn error(code: &str, attempts: Vec<AttemptRecord>) -> RowError {
         series_clock: None,
         earlier_attempts: None,
         awaits_since: None,
+        look: false,
     }
 }

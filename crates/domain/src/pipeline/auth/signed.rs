@@ -37,7 +37,9 @@ fn template(
 ) -> Option<SigningTemplate> {
     let line = written.referenced.line();
     source.take_left_open();
-    let filled = source.fill_template(&written.value, line, false)?;
+    // The line break at the end of a YAML block is no part of a header.
+    let text = if signature { written.value.trim_end_matches('\n') } else { &written.value };
+    let filled = source.fill_template(text, line, false)?;
     if source.take_left_open() {
         return Some(SigningTemplate::Text(String::new()));
     }

@@ -44,7 +44,9 @@ impl Program {
     /// # Errors
     /// When it cannot be read.
     pub fn template(text: &str) -> Result<Self, Error> {
-        let compiled = Compiled::try_new(text.to_owned(), |text| {
+        // The parser takes the last line break away, which may be part of what is sent or signed.
+        let end = if text.ends_with('\n') { "\n" } else { "" };
+        let compiled = Compiled::try_new(format!("{text}{end}"), |text| {
             let parsed = machinery::parse(text, NAME, minijinja::syntax::SyntaxConfig::default())?;
             let mut code = CodeGenerator::new(NAME, text);
             let rewrite = Rewrite::of(text);

@@ -201,11 +201,13 @@ impl RowTask<'_> {
             http_status: problem.http_status,
             probe: counts == Counts::Probe,
             took_ms,
+            look: is_look(step, &problem, progress),
         });
         self.seal(step, problem, progress)
     }
 
     pub(super) fn seal(&self, step: Option<&Step>, problem: Problem, progress: &mut Progress) -> Vec<u8> {
+        let look = is_look(step, &problem, progress);
         let error = RowError {
             code: problem.api_code.unwrap_or(problem.code),
             step: step.map(|step| step.name.clone()),
@@ -217,10 +219,18 @@ impl RowTask<'_> {
             series_clock: step.and_then(|step| progress.series_clock(&step.name)),
             earlier_attempts: progress.earlier_attempts(),
             awaits_since: step.and_then(|step| progress.awaits_since(&step.name)),
+            look,
             attempts: std::mem::take(&mut progress.history),
         };
         self.work.secrets.seal_json(SecretLocation::Error(self.number()), &error)
     }
+}
+
+/// Whether the step's request was answered before, so that it may have had its effect: its result is waited for. After an answer
+/// that there will be none the request is made anew.
+fn is_look(step: Option<&Step>, problem: &Problem, progress: &Progress) -> bool {
+    let waits = step.is_some_and(|step| step.poll.is_some()) && progress.polling;
+    waits && ![code::POLL_FAILED, code::ANSWER_AWAITED].contains(&problem.code.as_str())
 }
 
 /// A failure of which only the code is known.

@@ -22,6 +22,9 @@ impl RowTask<'_> {
         row: &RowValues,
         progress: &mut Progress,
     ) -> StepResult {
+        if at.step.may_call_nothing() && matches!(kept, None | Some(Kept::Nothing)) {
+            self.uses.came(at.step.dependency);
+        }
         match &at.step.cache {
             Some(cache) => self.shared_step(at, cache, kept, row, progress).await,
             None => self.called_step(at, kept, row, progress).await,
@@ -52,6 +55,9 @@ impl RowTask<'_> {
             Ok(false) => {}
             Ok(true) => return StepResult::Done,
             Err(settled) => return StepResult::Settled(*settled),
+        }
+        if at.step.may_call_nothing() {
+            self.uses.called(at.step.dependency);
         }
         if at.step.bulk.is_some() {
             return self.bulk_step(at, row, progress).await;

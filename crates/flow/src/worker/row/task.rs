@@ -21,6 +21,7 @@ use crate::worker::leases::RowLease;
 use crate::worker::lookups::Lookups;
 use crate::worker::observe::Observer;
 use crate::worker::progress::Progress;
+use crate::worker::uses::Uses;
 
 /// What a row's task works with.
 pub struct RowTask<'a> {
@@ -48,6 +49,8 @@ pub struct RowTask<'a> {
     pub limited: &'a (dyn Fn() -> Box<dyn Send> + Sync),
     /// Makes a mark that lives as long as the row waits in a call that another one leads.
     pub rides: &'a (dyn Fn() -> Box<dyn Send> + Sync),
+    /// Counts which dependencies rows call.
+    pub(in crate::worker) uses: &'a Uses,
     /// Where it meets rows that go in the same call.
     pub gatherer: &'a Arc<Gatherer>,
     /// How many rows of its batch are about to be in flight here.

@@ -1,0 +1,117 @@
+//! How many of a pipeline's rows call a dependency, where its definition does not say: a step may be left out by `when`, or find its
+//! answer. A limit holds up those that call, and no others.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Rows after which what was counted before counts half.
+const LATELY: u32 = 128;
+
+/// From this share on a dependency counts as one that every row calls.
+const ALL: f64 = 0.95;
+
+/// While a dependency that every row seems to call holds the others up, a row goes ahead this often: it may be one that does not.
+const SCOUT_EVERY: Duration = Duration::from_millis(250);
+
+/// What was counted of late.
+#[derive(Debug, Default)]
+pub(super) struct Uses(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// By the dependency's place in the pipeline.
+    of: HashMap<usize, Use>,
+    scouted_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Use {
+    /// Rows that came to a step of it.
+    came: u32,
+    /// Those of them that call.
+    called: u32,
+}
+
+impl Uses {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A row came to a step of the dependency that it may leave out.
+    pub(super) fn came(&self, dependency: usize) {
+        let mut counts = self.counts();
+        let of = counts.of.entry(dependency).or_default();
+        of.came += 1;
+        if of.came > LATELY {
+            (of.came, of.called) = (of.came / 2, of.called / 2);
+        }
+    }
+
+    /// It calls.
+    pub(super) fn called(&self, dependency: usize) {
+        self.counts().of.entry(dependency).or_default().called += 1;
+    }
+
+    /// The share of rows that call it, above 0 and up to 1. Until rows came it is 1.
+    pub(super) fn share(&self, dependency: usize) -> f64 {
+        let counts = self.counts();
+        let Some(of) = counts.of.get(&dependency) else { return 1.0 };
+        (f64::from(of.called + 1) / f64::from(of.came + 1)).min(1.0)
+    }
+
+    /// Whether every row seems to call it.
+    pub(super) fn is_called_by_all(&self, dependency: usize) -> bool {
+        self.share(dependency) >= ALL
+    }
+
+    /// Whether a row may go ahead although a limit holds them up; then the next one may only after a while.
+    pub(super) fn may_scout(&self) -> bool {
+        let mut counts = self.counts();
+        let now = Instant::now();
+        let may = counts.scouted_at.is_none_or(|at| now.saturating_duration_since(at) >= SCOUT_EVERY);
+        if may {
+            counts.scouted_at = Some(now);
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_follows_the_rows_of_late() {
+        let uses = Uses::default();
+        assert!(uses.is_called_by_all(0), "nothing is known");
+        let rows = |called: bool, rows: u32| {
+            for _ in 0..rows {
+                uses.came(0);
+                if called {
+                    uses.called(0);
+                }
+            }
+        };
+        rows(true, 100);
+        assert!(uses.is_called_by_all(0));
+        rows(false, 10);
+        assert!(!uses.is_called_by_all(0));
+        rows(false, 1000);
+        assert!(uses.share(0) < 0.02);
+        rows(true, 1000);
+        assert!(uses.is_called_by_all(0));
+        assert!((uses.share(1) - 1.0).abs() < f64::EPSILON);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_row_goes_ahead_now_and_then() {
+        let uses = Uses::default();
+        assert!(uses.may_scout());
+        assert!(!uses.may_scout());
+        tokio::time::advance(SCOUT_EVERY).await;
+        assert!(uses.may_scout());
+    }
+}
