@@ -48,6 +48,12 @@ impl Condition {
     }
 }
 
+/// Whether a text is the same for every row, and neither true nor false. A variable may be either.
+fn is_no_condition(text: &str) -> bool {
+    let varies = ["{{", "{%", "${"].iter().any(|begins| text.contains(begins));
+    !varies && !["", "true", "false"].contains(&text.trim().to_ascii_lowercase().as_str())
+}
+
 /// A step's condition; none when it is called for every row.
 pub fn condition(
     step: &StepDefinition,
@@ -67,6 +73,10 @@ pub fn condition(
     if !value.is_boolean() && !value.is_string() {
         let message = "`when` is a condition, such as `\"{{ row.plan == 'team' }}\"`";
         source.error(line, format!("step `{}`: {message}", step.name));
+    }
+    if let Some(text) = value.as_str().filter(|text| is_no_condition(text)) {
+        let message = format!("step `{}`: `{text}` is no condition; write `{{{{ … }}}}`", step.name);
+        source.error(line, message);
     }
     let when = json(&value, Here { names, answer: false, line }, read, source)?.0;
     let mut outputs = Vec::new();

@@ -266,6 +266,9 @@ mod tests {
             hmac(all, "t={{ request.timestamp }},v1={{ signature | hex }},b={{ signature | base64 }}");
         let wanted = b"1700000000\nPOST\n/v1/a%20b?x=1&y=%20\na/b\n{\"a\": 1}\n|abc";
         assert_eq!(signer.message(&request).unwrap(), wanted);
+        // A line break at the end is signed too, and is none of a header's.
+        let breaks = hmac("{{ request.method }}\n", "{{ signature | hex }}");
+        assert_eq!(breaks.message(&request).unwrap(), b"POST\n");
         assert_eq!(
             signer.headers(&request, &[0xFF, 0, 1]).unwrap(),
             [SignedHeader {

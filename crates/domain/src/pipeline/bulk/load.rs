@@ -6,7 +6,8 @@ use serde_saphyr::Spanned;
 
 use super::definition::{BulkDefinition, ItemResponseDefinition, MatchDefinition, PairDefinition};
 use super::matching::ItemResponse;
-use super::{Bulk, Errors, Match, Pair};
+use super::{Bulk, Errors, List, Match, Pair};
+use crate::pipeline::AnswerKind;
 use crate::pipeline::call::{Here, Read, text};
 use crate::pipeline::check::Source;
 use crate::pipeline::definition::{KeyDefinition, StepDefinition};
@@ -47,15 +48,18 @@ pub fn bulk(
     let (definition, line) = (&written.value, written.referenced.line());
     let mut loader = Loader { step, names, read, source, reads_whole: false };
     loader.check(definition, entries.is_empty(), line);
+    let of_xml = step.response.as_ref().is_some_and(|response| response.kind == AnswerKind::Xml);
     let results =
         definition.results.as_ref().and_then(|results| loader.of_answer("results", results, Reads::Call));
+    let results = results.map(|template| List { template, of_xml });
     let matching = match &definition.matching.value {
         MatchDefinition::Order => Some(Match::Order),
         MatchDefinition::Whole => Some(Match::Whole),
         MatchDefinition::Pair(pair) => loader.pair("match", pair).map(Match::Pair),
     };
     let errors = definition.errors.as_ref().and_then(|errors| {
-        let results = loader.of_answer("errors.results", &errors.value.results, Reads::Call)?;
+        let template = loader.of_answer("errors.results", &errors.value.results, Reads::Call)?;
+        let results = List { template, of_xml };
         Some(Errors { results, pair: loader.pair("errors.match", &errors.value.matching.value)? })
     });
     let response = definition.response.as_ref().map(|response| loader.response(&response.value));

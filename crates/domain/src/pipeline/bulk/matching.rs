@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use minijinja::Value;
 use serde_json::Value as Json;
 
-use super::{Bulk, Entry, Errors, Match, Pair, list};
+use super::{Bulk, Entry, Errors, Match, Pair};
 use crate::pipeline::responses::lenient;
 use crate::pipeline::template::{JsonTemplate, Template, text_of};
 use crate::pipeline::values::{ResponseView, Scope};
@@ -86,12 +86,10 @@ impl Bulk {
     pub(super) fn has_lists(&self, scope: &Scope, answer: ResponseView<'_>) -> bool {
         let values = scope.clone().into_value();
         let results = match &self.results {
-            Some(results) => lenient::json(results, &values).is_some_and(|found| found.is_array()),
+            Some(results) => results.of(&values).is_some(),
             None => answer.body.is_array(),
         };
-        let is_list =
-            |errors: &Errors| lenient::json(&errors.results, &values).is_some_and(|found| found.is_array());
-        results || self.errors.as_ref().is_some_and(is_list)
+        results || self.errors.as_ref().is_some_and(|errors| errors.results.of(&values).is_some())
     }
 
     /// See [`Step::distribute`](super::super::Step::distribute).
@@ -106,7 +104,7 @@ impl Bulk {
             Match::Whole => vec![ItemResult::Whole; entries.len()],
             matching => {
                 let results = match &self.results {
-                    Some(results) => list(results, &scope.clone().into_value()),
+                    Some(results) => results.of(&scope.clone().into_value()),
                     None => answer.body.as_array().cloned(),
                 };
                 if results.is_none() && errors.is_none() {
@@ -151,7 +149,7 @@ impl Bulk {
 impl Errors {
     /// The rows' entries in the list; none when the answer has no such list.
     pub(super) fn of(&self, scope: &Scope, entries: &[Entry]) -> Option<Vec<Option<ItemAnswer>>> {
-        let results = list(&self.results, &scope.clone().into_value())?;
+        let results = self.results.of(&scope.clone().into_value())?;
         let names: Vec<_> = entries.iter().map(|entry| entry.error.as_deref()).collect();
         let places = self.pair.places(&results, &names, scope);
         let answer = |place: Option<usize>| {

@@ -34,7 +34,7 @@ pub struct Bulk {
     /// What each row adds to the body, by the index of [`JsonTemplate::Each`].
     entries: Vec<JsonTemplate>,
     /// Where the answer has its results; none: it is a list itself.
-    results: Option<Template>,
+    results: Option<List>,
     matching: Match,
     errors: Option<Errors>,
     response: Option<ItemResponse>,
@@ -63,7 +63,7 @@ struct Pair {
 /// A second list of results, of failures.
 #[derive(Debug)]
 struct Errors {
-    results: Template,
+    results: List,
     pair: Pair,
 }
 
@@ -174,11 +174,22 @@ impl Step {
     }
 }
 
-/// A template's list; none when it makes none.
-fn list(template: &Template, values: &minijinja::Value) -> Option<Vec<Json>> {
-    match lenient::json(template, values)? {
-        Json::Array(items) => Some(items),
-        _ => None,
+/// Where a list stands in an answer.
+#[derive(Debug)]
+struct List {
+    template: Template,
+    /// Whether one that is no list is a list of that one: XML has no lists, only elements that are repeated.
+    of_xml: bool,
+}
+
+impl List {
+    /// The list; none when the answer has none there.
+    fn of(&self, values: &minijinja::Value) -> Option<Vec<Json>> {
+        match lenient::json(&self.template, values)? {
+            Json::Array(items) => Some(items),
+            Json::Null => None,
+            one => self.of_xml.then(|| vec![one]),
+        }
     }
 }
 

@@ -115,6 +115,24 @@ fn a_second_list_names_the_rows_that_failed() {
     );
 }
 
+/// XML has no lists: one element is what several would be a list of.
+#[test]
+fn one_result_in_xml_is_a_list_of_one() {
+    let bulk = format!(
+        "{{ max_rows: 5, results: \"{{{{ body.R.Ok }}}}\", match: {BY_EMAIL}, errors: {{ results: \"{{{{ body.R.Bad }}}}\", \
+         match: {{ result: \"{{{{ result.email }}}}\", row: \"{{{{ row.email }}}}\" }} }} }}"
+    );
+    let (ok, bad) = (json!({ "email": "a" }), json!({ "email": "b", "why": "no" }));
+    let body = json!({ "R": { "Ok": ok, "Bad": bad } });
+    let json_answer = load(&bulk, UPSERT).unwrap();
+    assert_eq!(results(&json_answer, &["a", "b"], 200, &body), None, "in JSON it is no list");
+    let xml = load(&format!("{bulk}\n    response: {{ as: xml }}"), UPSERT).unwrap();
+    assert_eq!(results(&xml, &["a", "b"], 200, &body).unwrap(), [found(ok), rejected(bad.clone())]);
+    let only_bad = json!({ "R": { "Bad": bad } });
+    assert_eq!(results(&xml, &["b", "c"], 200, &only_bad).unwrap(), [rejected(bad), ItemResult::Missing]);
+    assert_eq!(results(&xml, &["a"], 200, &json!({ "R": "" })), None);
+}
+
 #[test]
 fn a_result_may_be_an_answer_of_its_own() {
     let bulk = "{ max_rows: 5, results: \"{{ body.responses }}\", match: { result: \"{{ result.id }}\", row: \"{{ item.id }}\" }, \

@@ -167,9 +167,7 @@ fn meaning(status: u16, body: &[u8], after: Option<Duration>, secrets: &[String]
     match status {
         200..=299 => match json.as_ref().and_then(token) {
             Some(token) => token,
-            None => {
-                Fetched::Fails { reason: "the token endpoint's answer has no access token".to_owned(), after }
-            }
+            None => without_token(refusal(status, json.as_ref(), &[], secrets), after),
         },
         408 | 425 | 429 => Fetched::Fails { reason: format!("the token endpoint answered {status}"), after },
         400..=499 => Fetched::Refuses(refusal(status, json.as_ref(), body, secrets)),
@@ -177,17 +175,29 @@ fn meaning(status: u16, body: &[u8], after: Option<Duration>, secrets: &[String]
     }
 }
 
+/// An answer of success without a token. Some endpoints refuse like that, with an error of the standard's (RFC 6749, 5.2).
+fn without_token(refusal: Refusal, after: Option<Duration>) -> Fetched {
+    let code = refusal.code.as_str();
+    let refuses = code.starts_with("invalid_")
+        || ["unauthorized_client", "unsupported_grant_type", "access_denied"].contains(&code);
+    if refuses {
+        return Fetched::Refuses(refusal);
+    }
+    let said = if code.starts_with("http_") { String::new() } else { format!(": {code}") };
+    Fetched::Fails { reason: format!("the token endpoint's answer has no access token{said}"), after }
+}
+
 fn token(json: &Value) -> Option<Fetched> {
     let text = |key: &str| json.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let access = text("access_token")?.to_owned();
-    // Some endpoints write the number as a text. Neither 0 nor less says anything.
+    // Some endpoints write the number as a text. What 0 says depends on what the endpoint said before.
     let seconds = match json.get("expires_in") {
         Some(Value::Number(number)) => number.as_f64(),
         Some(Value::String(text)) => text.trim().parse::<f64>().ok(),
         _ => None,
     };
-    let seconds = seconds.filter(|seconds| seconds.is_finite() && *seconds > 0.0);
-    let life = seconds.map(|seconds| Duration::from_secs_f64(seconds.min(10.0 * 365.0 * 86400.0)));
+    let seconds = seconds.filter(|seconds| seconds.is_finite());
+    let life = seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 10.0 * 365.0 * 86400.0)));
     Some(Fetched::Token { access, refresh: text("refresh_token").map(str::to_owned), life })
 }
 
@@ -240,7 +250,13 @@ mod tests {
                 "token t Some(\"r\") Some(60s)",
             ),
             (200, r#"{"access_token": "t"}"#, "token t None None"),
-            (200, r#"{"access_token": "t", "expires_in": 0}"#, "token t None None"),
+            (200, r#"{"access_token": "t", "expires_in": 0}"#, "token t None Some(0ns)"),
+            (200, r#"{"error": "invalid_code"}"#, "refuses invalid_code: invalid_code"),
+            (
+                200,
+                r#"{"ok": false, "error": "ratelimited"}"#,
+                "fails: the token endpoint's answer has no access token: ratelimited",
+            ),
             (200, r#"{"access_token": ""}"#, "fails: the token endpoint's answer has no access token"),
             (200, "<html>", "fails: the token endpoint's answer has no access token"),
             (302, "", "fails: the token endpoint answered 302"),

@@ -74,6 +74,9 @@ impl Token {
     }
 }
 
+/// How long a token is used of which nothing is left.
+const NEARLY_OVER: Duration = Duration::from_secs(1);
+
 /// What an endpoint said when it refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -264,6 +267,12 @@ impl Tokens {
         let now = Instant::now();
         match fetched {
             Fetched::Token { access, life, .. } => {
+                let had_end = state.token.as_ref().is_some_and(|token| token.ends_at.is_some());
+                let life = match life {
+                    // It hands the same token out again, whose time is nearly over. An endpoint that never said more has no end.
+                    Some(Duration::ZERO) => had_end.then_some(NEARLY_OVER),
+                    life => life,
+                };
                 let value = match secret("the access token", &format!("Bearer {access}")) {
                     Ok(value) => value,
                     Err(reason) => return failed(&mut state, now, reason, None),

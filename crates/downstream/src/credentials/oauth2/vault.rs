@@ -170,6 +170,7 @@ async fn renewed(
     let fetched = endpoint::ask(fetching, Some(refresh)).await;
     let tokens = match &fetched {
         Fetched::Token { access, refresh: new, life } => {
+            let life = life.filter(|life| !life.is_zero());
             let at = |life: Duration| (asked_at + life).millis();
             Some(KeptTokens {
                 seed,
