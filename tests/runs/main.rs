@@ -81,6 +81,7 @@ mod tampering;
 mod telemetry;
 mod upgrade;
 mod uploads;
+mod uses;
 mod values;
 mod waits;
 mod windows;

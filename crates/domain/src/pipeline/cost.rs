@@ -46,6 +46,16 @@ impl Costs {
         self.unnamed.is_none() && self.named.is_empty()
     }
 
+    /// Whether a call takes something of the limit with that name.
+    pub fn are_of(&self, name: &str) -> bool {
+        self.named.iter().any(|cost| cost.name == name)
+    }
+
+    /// Whether the answer says what a call has taken of it.
+    pub fn are_corrected_of(&self, name: &str) -> bool {
+        self.named.iter().any(|cost| cost.name == name && cost.actual.is_some())
+    }
+
     /// Whether the answer says what a call has taken.
     pub fn are_corrected(&self) -> bool {
         self.named.iter().any(|cost| cost.actual.is_some())

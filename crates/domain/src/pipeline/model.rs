@@ -183,6 +183,12 @@ impl Dependency {
         self.rate.iter().chain(&self.more).filter(|rate| rate.name.is_none())
     }
 
+    /// The limits with names, of which calls take what their steps say.
+    pub fn named_rates(&self) -> impl Iterator<Item = (&str, &Rate)> {
+        let all = self.rate.iter().chain(&self.more);
+        all.filter_map(|rate| Some((rate.name.as_deref()?, rate)))
+    }
+
     /// The keys by which its limits differ from those of another one with which it has to share them.
     pub fn differing_limits(&self, other: &Self) -> Vec<&'static str> {
         let mut keys = Vec::new();

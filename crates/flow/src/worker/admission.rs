@@ -119,6 +119,22 @@ impl Worker {
                 let rows = useful_at(rate, cost_of(&pipeline, index, uses) / share, load, wait);
                 useful = Some(useful.map_or(rows, |least| least.min(rows)));
             }
+            let named = dependency.named_rates().filter(|(_, rate)| paces(rate));
+            for (name, rate) in named {
+                let Some(calls) = Calls::of(&pipeline, index, name) else { continue };
+                // The first row finds out what a call takes.
+                let rows = uses.taken(index, name).map_or(UNKNOWN_ROWS, |taken| {
+                    let share = self.caller.live_share(dependency, rate);
+                    let cost = (taken * calls.of_row * uses.share(index) / share).max(f64::MIN_POSITIVE);
+                    if !calls.are_corrected {
+                        return useful_at(rate, cost, load, wait);
+                    }
+                    // A permit is for what a call is said to take. Rows that ask at once have theirs one after the other by that, and
+                    // what a call gives back comes too late for them: beside the calls under way one row waits.
+                    1.0 + rate.per_second() * load.service().as_secs_f64() / cost
+                });
+                useful = Some(useful.map_or(rows, |least| least.min(rows)));
+            }
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of rows")]
         useful.map(|rows| rows.ceil().max(1.0) as usize)
@@ -209,6 +225,26 @@ fn cost_of(pipeline: &Pipeline, dependency: usize, uses: &Uses) -> f64 {
     let cost = pipeline.cost_of_row(dependency);
     let share = if pipeline.always_calls(dependency) { 1.0 } else { uses.share(dependency) };
     share * if cost > 0.0 { cost } else { 1.0 }
+}
+
+/// The calls of a row that take something of a dependency's limit with a name.
+struct Calls {
+    /// How many they are. A call that carries many rows is a part of one for each of them.
+    of_row: f64,
+    /// Whether their answers say what they have taken.
+    are_corrected: bool,
+}
+
+impl Calls {
+    /// None: no call takes anything of it.
+    fn of(pipeline: &Pipeline, dependency: usize, name: &str) -> Option<Self> {
+        let steps = pipeline.steps.iter();
+        let steps = steps.filter(|step| step.dependency == dependency && step.costs.are_of(name));
+        #[allow(clippy::cast_precision_loss, reason = "at most 1000")]
+        let of_row: f64 = steps.clone().map(|step| 1.0 / step.rows_per_call() as f64).sum();
+        let are_corrected = steps.clone().any(|step| step.costs.are_corrected_of(name));
+        (of_row > 0.0).then_some(Self { of_row, are_corrected })
+    }
 }
 
 /// How many rows are useful in flight at a rate whose next call has to wait for `wait`.

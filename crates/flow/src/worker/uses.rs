@@ -1,5 +1,5 @@
-//! How many of a pipeline's rows call a dependency, where its definition does not say: a step may be left out by `when`, or find its
-//! answer. A limit holds up those that call, and no others.
+//! What a pipeline's rows use of its dependencies, where its definition does not say: a step may be left out by `when`, or find its
+//! answer, and what a call takes of a limit with a name its answer may say. A limit holds up those that call, and for what they take.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 /// Rows after which what was counted before counts half.
 const LATELY: u32 = 128;
+
+/// How much the newest call counts in what calls have taken.
+const NEWEST: f64 = 1.0 / 8.0;
 
 /// From this share on a dependency counts as one that every row calls.
 const ALL: f64 = 0.95;
@@ -24,6 +27,8 @@ pub(super) struct Uses(Mutex<Counts>);
 struct Counts {
     /// By the dependency's place in the pipeline.
     of: HashMap<usize, Use>,
+    /// What calls have taken of limits with names, on average.
+    taken: HashMap<(usize, String), f64>,
     scouted_at: Option<Instant>,
 }
 
@@ -67,6 +72,29 @@ impl Uses {
         self.share(dependency) >= ALL
     }
 
+    /// A call is about to take that much, as far as is known; what calls before have taken is known better.
+    pub(super) fn takes(&self, dependency: usize, named: &[(String, u32)]) {
+        let mut counts = self.counts();
+        for (name, cost) in named {
+            counts.taken.entry((dependency, name.clone())).or_insert_with(|| f64::from(*cost));
+        }
+    }
+
+    /// A call has taken that much.
+    pub(super) fn took(&self, dependency: usize, named: &[(String, u32)]) {
+        let mut counts = self.counts();
+        for (name, cost) in named {
+            let cost = f64::from(*cost);
+            let mean = counts.taken.entry((dependency, name.clone())).or_insert(cost);
+            *mean += (cost - *mean) * NEWEST;
+        }
+    }
+
+    /// What a call takes of a limit with that name; none: that is not known yet.
+    pub(super) fn taken(&self, dependency: usize, name: &str) -> Option<f64> {
+        self.counts().taken.get(&(dependency, name.to_owned())).copied()
+    }
+
     /// Whether a row may go ahead although a limit holds them up; then the next one may only after a while.
     pub(super) fn may_scout(&self) -> bool {
         let mut counts = self.counts();
@@ -104,6 +132,20 @@ mod tests {
         rows(true, 1000);
         assert!(uses.is_called_by_all(0));
         assert!((uses.share(1) - 1.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_calls_take_is_what_they_have_taken() {
+        let uses = Uses::default();
+        let points = |cost| [("points".to_owned(), cost)];
+        assert_eq!(uses.taken(0, "points"), None);
+        uses.takes(0, &points(40));
+        assert_eq!(uses.taken(0, "points"), Some(40.0));
+        for _ in 0..64 {
+            uses.takes(0, &points(40));
+            uses.took(0, &points(12));
+        }
+        assert!(uses.taken(0, "points").is_some_and(|mean| (mean - 12.0).abs() < 0.1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,6 +48,7 @@ impl RowTask<'_> {
         // What a step takes of a limit with a name, its request took: looks at what became of it do not.
         if at.look.is_none() {
             spend.named = cost.named;
+            self.uses.takes(at.step.dependency, &spend.named);
             spend.corrected = at.step.costs.are_corrected().then(|| self.call_number(at));
         }
         if values.iter().all(Option::is_none) {
@@ -83,9 +84,13 @@ impl RowTask<'_> {
         answer: &Answer,
         progress: &Progress,
     ) {
-        let Some(response) = answer.response.as_ref().filter(|_| spend.corrected.is_some()) else { return };
+        if spend.corrected.is_none() {
+            return self.uses.took(at.step.dependency, &spend.named);
+        }
+        let Some(response) = answer.response.as_ref() else { return };
         let view = ResponseView { status: response.status, headers: &response.headers, body: &response.body };
         let actual = at.step.actual_costs(&self.context(row, progress), view);
+        self.uses.took(at.step.dependency, &actual);
         if !actual.is_empty() {
             let owner = &self.work.owner_name;
             self.caller.correct(self.dependency(at), owner, spend, &actual, answer.left_at).await;
