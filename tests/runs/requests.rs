@@ -107,7 +107,7 @@ async fn requests_leave_as_they_are_written_and_steps_are_skipped() {
         "a space of a query is no plus"
     );
     assert_eq!(find.header("content-type"), "text/xml; charset=utf-8");
-    assert_eq!(find.body, "<?xml version=\"1.0\"?>\n<find note=\"a&amp;b &lt;c&gt;\"><id>1</id></find>");
+    assert_eq!(find.body, "<?xml version=\"1.0\"?>\n<find note=\"a&amp;b &lt;c&gt;\"><id>1</id></find>\n");
     let creates = of("/v1/create");
     assert_eq!(creates.len(), 2, "row 2 is known");
     let create = creates.iter().find(|create| create.header("x-request-id") == "march-1").expect("row 1");

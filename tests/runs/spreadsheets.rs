@@ -221,7 +221,8 @@ async fn failing(client: &Client, file: impl Into<Vec<u8>>) -> (String, Vec<[Str
     let (status, batch) = client.upload(ROUTE, file.into()).await.expect("an answer");
     assert_eq!(status, 202, "{batch}");
     let id = batch["id"].as_str().expect("an id").to_owned();
-    client.finished(&id).await;
+    let ended = client.finished(&id).await;
+    assert_eq!(ended["outcome"], "failure", "{ended}");
     let rows = client.text(&format!("/v2/batches/{id}/failed.ndjson")).await;
     let text = |row: &Value, column: &str| row["row"][column].as_str().expect("a text").to_owned();
     let rows = rows.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));

@@ -113,6 +113,10 @@ impl Validator {
     /// # Errors
     /// As [`Validator::push`].
     pub fn complete(&mut self) -> Result<(), LimitExceeded> {
+        // What was made of the bytes that were pushed last has been taken.
+        if let Some(written) = &mut self.judge.written {
+            written.clear();
+        }
         if self.begun { Ok(()) } else { self.begin() }
     }
 
@@ -256,9 +260,6 @@ impl Validator {
     /// # Errors
     /// The file's errors, when it has any; a limit, when its last record passes one.
     pub fn finish(mut self) -> Result<Validated, Refused> {
-        if let Some(written) = &mut self.judge.written {
-            written.clear();
-        }
         if let Err(limit) = self.complete() {
             self.judge.limit.get_or_insert(limit);
         }

@@ -167,7 +167,11 @@ impl Caller {
         let (dependency, probe) = (demand.dependency, permit.probe);
         let Judged { verdict, not_before, feedback } = verdict::judge(demand, &sent, self.clock.now()).await;
         let Sent { response, failure, .. } = sent;
-        taken.ended(self.end_of(response.as_ref(), matches!(verdict, Verdict::Throttled { .. })));
+        taken.ended(self.end_of(
+            demand.dependency,
+            response.as_ref(),
+            matches!(verdict, Verdict::Throttled { .. }),
+        ));
         let cause =
             failure.as_ref().map(|failure| failure.cause).filter(|cause| cause.is_about_the_dependency());
         let feedback =

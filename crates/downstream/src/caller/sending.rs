@@ -12,7 +12,7 @@ use super::budgets::{End, NotNow, PartAsked, Taken};
 use super::call_waits::{WaitsFor, Whose};
 use super::permit::{Refusal, Waiting};
 use super::{Called, Caller, Demand};
-use crate::budget;
+use crate::budget::{self, Budget};
 use crate::client::{Prepared, Sent};
 use crate::credentials::oauth2::{Asked, Fetching, Token};
 use crate::limiter::{CallLimits, Permit};
@@ -132,7 +132,7 @@ impl Caller {
         let name = &demand.dependency.name;
         let verdict = Verdict::Retry { code: "http_401".to_owned() };
         self.metrics.count(name, |metrics| metrics.called(&verdict, Some(401), made.elapsed));
-        made.taken.ended(self.end_of(made.sent.response.as_ref(), false));
+        made.taken.ended(self.end_of(demand.dependency, made.sent.response.as_ref(), false));
         let feedback = Feedback {
             healthy: Some(true),
             probe: made.permit.probe,
@@ -319,14 +319,31 @@ impl Caller {
     }
 
     /// What an answer says of the calls that are left. `throttled` says whether the definition takes it for a refusal, too.
-    pub(super) fn end_of(&self, response: Option<&Response>, throttled: bool) -> End {
+    pub(super) fn end_of(
+        &self,
+        dependency: &Dependency,
+        response: Option<&Response>,
+        throttled: bool,
+    ) -> End {
         let Some(response) = response else { return End::NoAnswer };
         let budget = budget::read(&response.headers, self.clock.now());
+        let budget = budget.filter(|budget| !is_of_one_value(dependency, budget));
         if throttled || matches!(response.status, 429 | 503 | 529) {
             return End::Refused(budget);
         }
         budget.map_or(End::Silent, End::Reported)
     }
+}
+
+/// Whether an answer tells of the limit of one value, such as a channel's own: by its size it is one that the definition has for each
+/// value, and no other. Calls with other values have nothing to do with it.
+fn is_of_one_value(dependency: &Dependency, budget: &Budget) -> bool {
+    let Some(quota) = budget.quota else { return false };
+    let has = |per: bool| {
+        let rates = dependency.rate.iter().chain(&dependency.more);
+        rates.filter(|rate| rate.per.is_some() == per).any(|rate| (f64::from(rate.limit) - quota).abs() < 0.5)
+    };
+    has(true) && !has(false)
 }
 
 /// Whether each of its calls has a signature.

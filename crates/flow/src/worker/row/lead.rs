@@ -18,6 +18,7 @@ use crate::worker::bulk::Together;
 use crate::worker::bulk::gather::{Gathering, Key, Mates, Member, Replied, Reply};
 use crate::worker::progress::Progress;
 use crate::worker::row::answer::{Answer, NotMade};
+use crate::worker::row::bulk::forgets_broken;
 use crate::worker::row::poll::poll_ends;
 use crate::worker::row::render::forbidden;
 use crate::worker::row::task::{RowTask, StepAt};
@@ -77,7 +78,7 @@ impl RowTask<'_> {
             Key::Fresh(..) => None,
         };
         if let Some(call) = recorded.filter(|_| members.len() < gathering.wanted) {
-            return self.reply_apart(members, call);
+            return self.reply_apart(at, members, call);
         }
         let full = at.step.rows_per_call();
         let (step, sizes) = ((self.work.pipeline.version, at.index), &self.gatherer.sizes);
@@ -106,10 +107,10 @@ impl RowTask<'_> {
     }
 
     /// Not all rows of a recorded call have come.
-    fn reply_apart(&self, members: Vec<Member>, call: CallId) {
+    fn reply_apart(&self, at: StepAt<'_>, members: Vec<Member>, call: CallId) {
         let not_made = match self.gatherer.mates(call) {
             Mates::Broken if !(self.draining)() => {
-                return self.reply_all(members, Some(call), true, || Reply::Broken);
+                return self.reply_all(members, Some(call), forgets_broken(at), || Reply::Broken);
             }
             Mates::Requeued(until) => NotMade::NotAlone(until),
             Mates::Coming | Mates::Broken => NotMade::NotNow,
@@ -249,7 +250,7 @@ impl RowTask<'_> {
             }
         }
         if prepared.members.len() < rows && round.recorded.is_some() {
-            self.reply_all(prepared.members, round.recorded, true, || Reply::Broken);
+            self.reply_all(prepared.members, round.recorded, forgets_broken(at), || Reply::Broken);
             return None;
         }
         Some(prepared).filter(|prepared| !prepared.members.is_empty())
